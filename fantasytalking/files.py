@@ -1,0 +1,50 @@
+"""Files that are there whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fantasytalking.errors import InputError
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` (same suffix) that replaces `path` when the block ends without an error.
+
+    The temporary file or folder is removed when the block fails, so that no half-written output is left behind.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"cannot write '{path}': {error.strerror}; choose another output path") from error
+    try:
+        temporary = folder / path.name
+        yield temporary
+        if path.is_dir() and temporary.is_dir():
+            path.rename(folder / "previous")
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def existing_file(path: str | Path, what: str) -> Path:
+    """`path` as a Path, when a readable regular file is there.
+
+    Raises:
+        InputError: there is none; `what` names it in the message ("portrait", "audio").
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise InputError(f"{what} '{path}' {kind}; give the path of a file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{what} '{path}' cannot be read; check its permissions")
+    return path
