@@ -1,0 +1,18 @@
+"""Pictures, videos and sound as arrays: the one place for frame rates, rotation, colour and time."""
+
+from fantasytalking.media.audio import read_audio
+from fantasytalking.media.container import MediaInfo, probe
+from fantasytalking.media.image import read_image, write_image
+from fantasytalking.media.video import Video, iter_frames, read_video, write_video
+
+__all__ = [
+    "MediaInfo",
+    "Video",
+    "iter_frames",
+    "probe",
+    "read_audio",
+    "read_image",
+    "read_video",
+    "write_image",
+    "write_video",
+]

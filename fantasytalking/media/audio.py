@@ -1,0 +1,145 @@
+"""Reading sound: any container, codec, rate and channel count to mono float samples on the picture's clock."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fantasytalking.errors import InputError
+from fantasytalking.media.container import audio_stream, open_media, time_zero
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.audio.resampler import AudioResampler
+
+MAX_AUDIO_SECONDS = 4 * 3600
+"""Longer stretches are refused: 4 hours at 16 kHz are 0.9 GB of samples."""
+
+# Time stamps are rounded, in some containers to milliseconds; only larger differences are real gaps.
+_GAP_SECONDS = 0.02
+
+# Codecs fill their last block with silence; what lies beyond the declared end by less than this is such filling.
+_CODEC_BLOCK_SECONDS = 0.3
+
+# After a seek these estimate time stamps from the bit rate; they are decoded from the beginning instead.
+_WITHOUT_INDEX = {"mp3", "aac"}
+
+
+def read_audio(
+    path: str | Path, *, sample_rate: int = 16000, start: float = 0.0, duration: float | None = None
+) -> np.ndarray:
+    """Reads mono sound, sample n at the picture's time start + n / sample_rate.
+
+    Time 0 is the first frame of the picture, or the first sample where there is no picture. Sound that begins later is
+    preceded by silence, sound from before is cut off, gaps in the time stamps become silence, and encoder priming is
+    dropped. Channels are averaged. The end is not padded: where the sound stops early, fewer samples come back.
+
+    Returns:
+        (samples,) float32 in [-1, 1]; at most round(duration * sample_rate) samples.
+
+    Raises:
+        InputError: no sound track, no samples in the stretch, a damaged file, longer than `MAX_AUDIO_SECONDS`.
+    """
+    if not 1000 <= sample_rate <= 192_000:
+        raise InputError(f"sample_rate is {sample_rate}; use 1000 to 192000 samples a second (16000 for wav2vec2)")
+    if not 0 <= start < math.inf:
+        raise InputError(f"start is {start}; give seconds from the beginning, 0 or more")
+    if duration is not None and not 0 < duration < math.inf:
+        raise InputError(f"duration is {duration}; give a positive number of seconds or leave it out")
+    wanted = math.inf if duration is None else round(duration * sample_rate)
+    line = _TimeLine(path, sample_rate, start)
+    with open_media(path) as container:
+        stream = audio_stream(container)
+        if stream is None:
+            raise InputError(f"'{path}' has no sound track; give a file with sound")
+        zero = time_zero(container)
+        if start > 1 and container.format.name not in _WITHOUT_INDEX and stream.time_base is not None:
+            # A second early, so that the decoder has settled when the stretch begins.
+            container.seek(int((zero + start - 1) / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            line.add(frame, zero)
+            if line.samples > wanted:
+                break
+        line.flush()
+        declared_end = _declared_end(stream) - zero - start
+    samples = line.collected()
+    if 0 < len(samples) / sample_rate - declared_end < _CODEC_BLOCK_SECONDS:
+        wanted = min(wanted, round(declared_end * sample_rate))
+    samples = samples[: None if math.isinf(wanted) else max(0, int(wanted))]
+    if not len(samples):
+        raise InputError(f"'{path}' has no sound from {start:g} s on; give a file with sound there")
+    return samples
+
+
+def _declared_end(stream: Any) -> float:
+    """Container time in seconds at which a sound track says to end; -inf where it does not say so."""
+    if stream.duration is None or stream.time_base is None:
+        return -math.inf
+    return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+
+
+class _TimeLine:
+    """Places decoded blocks by their time stamps and resamples each unbroken run."""
+
+    def __init__(self, path: str | Path, sample_rate: int, start: float) -> None:
+        self.path, self.sample_rate, self.start = path, sample_rate, start
+        self.parts: list[np.ndarray] = []
+        self.samples = 0
+        self.skip = 0
+        self.expected: float | None = None
+        self.resampler = self._new_resampler()
+
+    def _new_resampler(self) -> "AudioResampler":
+        from av.audio.resampler import AudioResampler
+
+        return AudioResampler(format="flt", layout="mono", rate=self.sample_rate)
+
+    def add(self, frame: "AudioFrame", zero: float) -> None:
+        """Adds a decoded block; `zero` is the container's time that counts as 0."""
+        time = self.expected or 0.0
+        if frame.pts is not None and frame.time_base is not None:
+            time = float(frame.pts * frame.time_base) - zero
+        if self.expected is None or abs(time - self.expected) > _GAP_SECONDS:
+            self.flush()
+            self._move_to(round((time - self.start) * self.sample_rate))
+        else:
+            time = self.expected
+        self.expected = time + frame.samples / frame.sample_rate
+        frame.pts = None
+        self._append(self.resampler.resample(frame))
+
+    def flush(self) -> None:
+        """Ends the current run: the resampler's tail comes out."""
+        if self.expected is not None:
+            self._append(self.resampler.resample(None))
+            self.resampler = self._new_resampler()
+
+    def _move_to(self, position: int) -> None:
+        """Continues at sample `position`: silence up to it, or that much of what comes next is dropped."""
+        gap = position - self.samples
+        self.skip = max(0, -gap)
+        if gap > 0:
+            self._check(gap)
+            self.parts.append(np.zeros(gap, np.float32))
+            self.samples += gap
+
+    def _append(self, frames: "list[AudioFrame]") -> None:
+        for frame in frames:
+            block = frame.to_ndarray().reshape(-1)
+            dropped = min(self.skip, len(block))
+            self.skip -= dropped
+            block = block[dropped:]
+            self._check(len(block))
+            self.parts.append(block)
+            self.samples += len(block)
+
+    def _check(self, more: int) -> None:
+        if self.samples + more > MAX_AUDIO_SECONDS * self.sample_rate:
+            raise InputError(f"'{self.path}' has more than {MAX_AUDIO_SECONDS} s of sound; give a start and a duration")
+
+    def collected(self) -> np.ndarray:
+        samples = np.concatenate(self.parts) if self.parts else np.zeros(0, np.float32)
+        if not np.isfinite(samples).all():
+            raise InputError(f"'{self.path}' holds sound samples that are no numbers; give an intact file")
+        return np.clip(samples, -1, 1).astype(np.float32, copy=False)

@@ -1,0 +1,315 @@
+"""Reading and writing moving pictures: true time stamps, upright square-pixel RGB, BT.709 when written."""
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fantasytalking.errors import InputError
+from fantasytalking.files import written_whole
+from fantasytalking.media.container import (
+    check_size,
+    declared_duration,
+    media_errors,
+    open_media,
+    shown_size,
+    stream_rate,
+    time_zero,
+    video_stream,
+)
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+MAX_VIDEO_BYTES = 8 * 2**30
+"""`read_video` refuses to hold more than this in memory; `iter_frames` streams any length."""
+
+
+class Video(NamedTuple):
+    """A stretch of video in memory."""
+
+    frames: np.ndarray
+    """(T, H, W, 3) uint8 RGB."""
+    times: np.ndarray
+    """(T,) float64 seconds from the first frame of the file."""
+    fps: float
+    """Frames per second: as asked, else the file's mean."""
+
+
+def iter_frames(
+    path: str | Path, *, fps: float | None, start: float = 0.0, duration: float | None = None, threads: int = 1
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Streams (seconds, frame) pairs; memory does not grow with the length of the video.
+
+    Times count from the file's first frame, whatever `start` is. With `fps` None every frame from `start` on comes with
+    its true time stamp. Otherwise times are start + k / fps and each frame is the one whose true time stamp lies
+    nearest (the average lag is then zero, where holding the last frame lags by half a frame), until the last frame's
+    showing ends or `duration` seconds are full.
+
+    Args:
+        threads: of the decoder; 1 leaves the other cores to other processes, 0 lets it choose.
+
+    Yields:
+        float seconds and (H, W, 3) uint8 RGB, upright, square pixels; untagged colours count as BT.601, as in FFmpeg.
+
+    Raises:
+        InputError: no picture, a damaged or cut-off file (after its good frames), a size that changes, bad arguments.
+    """
+    if fps is not None and not 0 < fps <= 240:
+        raise InputError(f"fps is {fps}; frames can be read at above 0 and up to 240 a second")
+    if not 0 <= start < math.inf:
+        raise InputError(f"start is {start}; give seconds from the beginning of the video, 0 or more")
+    if duration is not None and not 0 < duration < math.inf:
+        raise InputError(f"duration is {duration}; give a positive number of seconds or leave it out")
+    end = math.inf if duration is None else start + duration
+    raw = _decoded(path, start, end, threads)
+    chosen = _from_start(raw, start, end) if fps is None else _nearest(raw, fps, start, end)
+    picture = _Picture(path)
+    for time, frame in chosen:
+        yield time, picture.rgb(frame)
+
+
+def read_video(
+    path: str | Path,
+    *,
+    fps: float | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    max_frames: int = 3000,
+) -> Video:
+    """Reads a stretch of video whole; see `iter_frames` for times and resampling.
+
+    Raises:
+        InputError: as `iter_frames`; also when there is no frame in the stretch, when it has more than `max_frames`
+            frames, or when they would take more than `MAX_VIDEO_BYTES`.
+    """
+    frames: list[np.ndarray] = []
+    times: list[float] = []
+    size = 0
+    for time, frame in iter_frames(path, fps=fps, start=start, duration=duration):
+        size += frame.nbytes
+        if len(frames) == max_frames or size > MAX_VIDEO_BYTES:
+            raise InputError(
+                f"'{path}' has more than {len(frames)} frames to read at once (limit {max_frames} frames, "
+                f"{MAX_VIDEO_BYTES >> 30} GiB); give a shorter duration"
+            )
+        frames.append(frame)
+        times.append(time)
+    if not frames:
+        raise InputError(f"'{path}' has no frame from {start:g} s on; give an earlier start")
+    with open_media(path) as container:
+        stream = video_stream(container)
+        assert stream is not None
+        rate = fps or stream_rate(stream)
+    return Video(np.stack(frames), np.array(times), rate)
+
+
+class _Raw(NamedTuple):
+    """A decoded frame that is not yet converted: seconds from the first frame, seconds shown, the frame, its stream."""
+
+    time: float
+    shown: float
+    frame: "VideoFrame"
+    stream: "VideoStream"
+
+
+def _decoded(path: str | Path, start: float, end: float, threads: int) -> Iterator[_Raw]:
+    """Decodes from shortly before `start` until `end` is passed; complains when the file ends too early."""
+    with open_media(path) as container:
+        stream = video_stream(container)
+        if stream is None:
+            raise InputError(f"'{path}' has no picture; give a video file")
+        check_size(path, stream.width, stream.height)
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        zero, rate = time_zero(container), stream_rate(stream) or 25.0
+        last = -math.inf
+        if start > 1 and stream.time_base is not None:
+            # A second early: some demuxers land on the key frame after the one asked for.
+            container.seek(int((zero + start - 1) / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            stamp = frame.pts if frame.pts is not None else frame.dts
+            time = max(last, -1 / rate) + 1 / rate
+            if stamp is not None and frame.time_base is not None:
+                time = float(stamp * frame.time_base) - zero
+            if time <= last:
+                continue
+            last = time
+            shown = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / rate
+            yield _Raw(time, shown, frame, stream)
+            if time > end + 1:
+                return
+        declared = declared_duration(container, stream)
+        if min(end, declared) - (last + 1 / rate) > max(1.0, 0.05 * declared):
+            raise InputError(
+                f"'{path}' breaks off at {max(last, 0.0):.2f} s of the {declared:.2f} s it declares; copy it again, "
+                "or give a duration that ends before"
+            )
+
+
+def _from_start(raw: Iterator[_Raw], start: float, end: float) -> Iterator[tuple[float, _Raw]]:
+    for item in raw:
+        if item.time >= end - 1e-9:
+            return
+        if item.time >= start - 1e-9:
+            yield item.time, item
+
+
+def _nearest(raw: Iterator[_Raw], fps: float, start: float, end: float) -> Iterator[tuple[float, _Raw]]:
+    """The grid start + k / fps, each with the frame nearest to it; two decoded frames are held."""
+    previous: _Raw | None = None
+    index = 0
+    for item in raw:
+        # Everything up to halfway between the two stamps belongs to the earlier frame.
+        border = item.time if previous is None else (previous.time + item.time) / 2
+        while (time := start + index / fps) <= border and time < end - 1e-9:
+            yield time, previous or item
+            index += 1
+        if time >= end - 1e-9:
+            return
+        previous = item
+    if previous is None:
+        return
+    # Half an output frame of tolerance, so that 4.0 s at 25 fps are 100 frames whatever the rounding of the stamps.
+    while (time := start + index / fps) + 0.5 / fps < min(end + 0.5 / fps, previous.time + previous.shown) + 1e-9:
+        yield time, previous
+        index += 1
+
+
+class _Picture:
+    """Turns decoded frames into upright RGB arrays of one size."""
+
+    def __init__(self, path: str | Path) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self.path = path
+        self.reformatter = VideoReformatter()
+        self.coded_size: tuple[int, int] | None = None
+
+    def rgb(self, raw: _Raw) -> np.ndarray:
+        frame = raw.frame
+        size = (frame.width, frame.height)
+        if self.coded_size not in (None, size):
+            raise InputError(f"'{self.path}' changes its size at {raw.time:.2f} s; give videos of one size throughout")
+        self.coded_size = size
+        quarter_turns = round(frame.rotation / 90) % 4
+        width, height = shown_size(frame, raw.stream)
+        if quarter_turns % 2:
+            width, height = height, width
+        check_size(self.path, width, height)
+        with media_errors(Path(self.path)):
+            array = self.reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
+        return np.ascontiguousarray(np.rot90(array, quarter_turns)) if quarter_turns else array
+
+
+def write_video(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    *,
+    fps: float,
+    audio: np.ndarray | None = None,
+    sample_rate: int = 16000,
+    crf: int = 16,
+) -> None:
+    """Writes an mp4: H.264 yuv420p tagged BT.709 (limited range), AAC sound. Same input, same file.
+
+    The sound is cut, or padded with silence, to the length of the picture.
+
+    Args:
+        frames: (H, W, 3) uint8 RGB each; sides must be even, because yuv420p halves the colour planes.
+        fps: frames per second.
+        audio: (samples,) float mono in [-1, 1] at `sample_rate`, or None for a silent file.
+        crf: x264's constant rate factor, 0 (lossless) to 51; 16 cannot be told from the source by eye.
+
+    Raises:
+        InputError: no frame, odd or changing sizes, wrong shapes or types, or the output cannot be written.
+    """
+    if not 0 < fps <= 240:
+        raise InputError(f"fps is {fps}; videos are written at above 0 and up to 240 frames a second")
+    if audio is not None and (audio.ndim != 1 or not np.isfinite(audio).all()):
+        raise InputError(f"audio has shape {audio.shape}; give finite mono samples of shape (samples,)")
+    with written_whole(path) as temporary, media_errors(Path(path)):
+        _encode(temporary, frames, Fraction(fps).limit_denominator(1001), audio, sample_rate, crf)
+
+
+def _encode(
+    path: Path, frames: Iterable[np.ndarray], rate: Fraction, audio: np.ndarray | None, sample_rate: int, crf: int
+) -> None:
+    import av
+
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        picture: Any = None
+        sound: Any = None
+        shape: tuple[int, ...] = ()
+        written = count = 0
+        for count, frame in enumerate(frames, start=1):
+            if picture is None:
+                shape = _checked_shape(frame)
+                picture = _picture_stream(container, rate, shape, crf)
+                sound = _sound_stream(container, sample_rate) if audio is not None else None
+            if frame.shape != shape or frame.dtype != np.uint8:
+                raise InputError(f"frame {count} is {frame.dtype} {frame.shape}, the first is uint8 {shape}")
+            container.mux(picture.encode(_yuv(frame, count - 1)))
+            if audio is not None:
+                until = round(count / rate * sample_rate)
+                container.mux(sound.encode(_sound_block(audio, written, until, sample_rate)))
+                written = until
+        if picture is None:
+            raise InputError("there is no frame to write; give at least one")
+        container.mux(picture.encode(None))
+        if sound is not None:
+            container.mux(sound.encode(None))
+
+
+def _checked_shape(frame: np.ndarray) -> tuple[int, ...]:
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        raise InputError(f"the first frame is {frame.dtype} {frame.shape}; give uint8 RGB frames of shape (H, W, 3)")
+    height, width = frame.shape[:2]
+    if height % 2 or width % 2:
+        raise InputError(f"frames are {width}x{height}; H.264 takes even sides; use {width & ~1}x{height & ~1}")
+    return frame.shape
+
+
+def _picture_stream(container: Any, rate: Fraction, shape: tuple[int, ...], crf: int) -> Any:
+    stream = container.add_stream("libx264", rate=rate)
+    stream.height, stream.width = shape[:2]
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    # 1 = BT.709 for matrix, primaries and transfer; range 1 = limited ("MPEG").
+    context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+    # x264's output depends on the number of threads: a fixed one gives the same file on every machine.
+    context.thread_count = 2
+    stream.options = {"crf": str(crf), "preset": "medium"}
+    return stream
+
+
+def _sound_stream(container: Any, sample_rate: int) -> Any:
+    stream = container.add_stream("aac", rate=sample_rate, layout="mono")
+    stream.bit_rate = 96_000
+    return stream
+
+
+def _yuv(frame: np.ndarray, index: int) -> "VideoFrame":
+    from av import VideoFrame
+    from av.video.reformatter import ColorRange, Colorspace
+
+    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    yuv = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+    yuv.pts = index
+    return yuv
+
+
+def _sound_block(audio: np.ndarray, begin: int, end: int, sample_rate: int) -> Any:
+    from av import AudioFrame
+
+    block = np.zeros((1, end - begin), np.float32)
+    known = audio[begin:end]
+    block[0, : len(known)] = np.clip(known, -1, 1)
+    frame = AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+    frame.sample_rate = sample_rate
+    frame.pts = begin
+    return frame
