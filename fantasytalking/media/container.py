@@ -5,6 +5,7 @@ tried beside it: the same pixels at the same speed, but no sound clock, and it r
 """
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,11 +95,17 @@ def time_zero(container: "InputContainer") -> float:
     return 0.0
 
 
-def declared_duration(container: "InputContainer", stream: Any) -> float:
-    """Seconds a stream is said to last, 0 where neither it nor its container says so."""
+def declared_duration(stream: Any) -> float:
+    """Seconds a stream itself says to last (Matroska keeps it in a tag), 0 where it does not say."""
     if stream.duration is not None and stream.time_base is not None:
         return max(0.0, float(stream.duration * stream.time_base))
-    return max(0.0, container.duration / 1e6) if container.duration is not None else 0.0
+    tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) if tag else 0.0
+
+
+def total_duration(container: "InputContainer", stream: Any) -> float:
+    """Seconds the stream is said to last, by itself or else by its container; 0 where neither says."""
+    return declared_duration(stream) or max(0.0, (container.duration or 0) / 1e6)
 
 
 def stream_rate(stream: "VideoStream") -> float:
@@ -137,12 +144,12 @@ def probe(path: str | Path) -> MediaInfo:
             assert audio is not None
             if next(container.decode(audio), None) is None:
                 raise InputError(f"'{path}' holds a sound track without samples; give an intact file")
-            return MediaInfo(declared_duration(container, audio), 0.0, 0, 0, 0, False, True, sample_rate)
+            return MediaInfo(total_duration(container, audio), 0.0, 0, 0, 0, False, True, sample_rate)
         check_size(path, video.width, video.height)
         frame = next(container.decode(video), None)
         if frame is None:
             raise InputError(f"'{path}' holds a picture track without frames; give an intact file")
         width, height = shown_size(frame, video)
-        duration, fps = declared_duration(container, video), stream_rate(video)
+        duration, fps = total_duration(container, video), stream_rate(video)
         frames = video.frames or round(duration * fps)
         return MediaInfo(duration, fps, frames, width, height, True, audio is not None, sample_rate)

@@ -109,10 +109,10 @@ def read_video(
 
 
 class _Raw(NamedTuple):
-    """A decoded frame that is not yet converted: seconds from the first frame, seconds shown, the frame, its stream."""
+    """A decoded frame that is not yet converted: its time, the seconds to the picture's end, itself, its stream."""
 
     time: float
-    shown: float
+    remaining: float
     frame: "VideoFrame"
     stream: "VideoStream"
 
@@ -127,7 +127,7 @@ def _decoded(path: str | Path, start: float, end: float, threads: int) -> Iterat
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         zero, rate = time_zero(container), stream_rate(stream) or 25.0
-        last = -math.inf
+        last, declared = -math.inf, declared_duration(stream)
         if start > 1 and stream.time_base is not None:
             # A second early: some demuxers land on the key frame after the one asked for.
             container.seek(int((zero + start - 1) / stream.time_base), stream=stream)
@@ -139,11 +139,9 @@ def _decoded(path: str | Path, start: float, end: float, threads: int) -> Iterat
             if time <= last:
                 continue
             last = time
-            shown = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / rate
-            yield _Raw(time, shown, frame, stream)
+            yield _Raw(time, declared - time if declared > time else 1 / rate, frame, stream)
             if time > end + 1:
                 return
-        declared = declared_duration(container, stream)
         if min(end, declared) - (last + 1 / rate) > max(1.0, 0.05 * declared):
             raise InputError(
                 f"'{path}' breaks off at {max(last, 0.0):.2f} s of the {declared:.2f} s it declares; copy it again, "
@@ -175,7 +173,7 @@ def _nearest(raw: Iterator[_Raw], fps: float, start: float, end: float) -> Itera
     if previous is None:
         return
     # Half an output frame of tolerance, so that 4.0 s at 25 fps are 100 frames whatever the rounding of the stamps.
-    while (time := start + index / fps) + 0.5 / fps < min(end + 0.5 / fps, previous.time + previous.shown) + 1e-9:
+    while (time := start + index / fps) + 0.5 / fps < min(end + 0.5 / fps, previous.time + previous.remaining) + 1e-9:
         yield time, previous
         index += 1
 
