@@ -172,8 +172,8 @@ def _nearest(raw: Iterator[_Raw], fps: float, start: float, end: float) -> Itera
         previous = item
     if previous is None:
         return
-    # Half an output frame of tolerance, so that 4.0 s at 25 fps are 100 frames whatever the rounding of the stamps.
-    while (time := start + index / fps) + 0.5 / fps < min(end + 0.5 / fps, previous.time + previous.remaining) + 1e-9:
+    # A quarter of an output frame of tolerance: 4.0 s at 25 fps are 100 frames whatever the rounding of the stamps.
+    while (time := start + index / fps) < min(end - 1e-9, previous.time + previous.remaining - 0.25 / fps):
         yield time, previous
         index += 1
 
