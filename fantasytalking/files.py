@@ -14,10 +14,11 @@ from fantasytalking.errors import InputError
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` (same suffix) that replaces `path` when the block ends without an error.
 
-    The temporary file or folder is removed when the block fails, so that no half-written output is left behind.
+    The temporary file or folder is removed when the block fails, so that no half-written output is left behind. A
+    folder is replaced only by one that has all of its entries, so that nothing of the user's own is lost.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: the folder cannot be made or written, or something else stands there.
     """
     path = Path(path)
     try:
@@ -28,11 +29,21 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         temporary = folder / path.name
         yield temporary
-        if path.is_dir() and temporary.is_dir():
-            path.rename(folder / "previous")
+        _make_room(path, temporary, folder)
         os.replace(temporary, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_room(path: Path, temporary: Path, folder: Path) -> None:
+    if not path.is_dir():
+        return
+    if not temporary.is_dir():
+        raise InputError(f"output '{path}' is a folder; give the path of a file")
+    others = sorted({entry.name for entry in path.iterdir()} - {entry.name for entry in temporary.iterdir()})
+    if others:
+        raise InputError(f"output '{path}' holds other things ('{others[0]}'); choose an empty or new folder")
+    path.rename(folder / "previous")
 
 
 def existing_file(path: str | Path, what: str) -> Path:

@@ -1,0 +1,75 @@
+"""The door of the transformer: every condition has the shape and dtype that the contract says."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fantasytalking.conditions import Conditions
+from fantasytalking.errors import InputError
+
+
+def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions, config: Any) -> None:
+    """Compares shapes and dtypes with the model's `config`; reads no values, so no device is waited for.
+
+    Raises:
+        InputError: naming the tensor, what it is and what it must be.
+    """
+    if hidden_states.ndim != 5 or hidden_states.shape[1] != config.out_channels:
+        raise InputError(
+            f"latents have the shape {tuple(hidden_states.shape)}; "
+            f"(batch, {config.out_channels}, frames, height, width) is needed"
+        )
+    batch, _, frames, height, width = hidden_states.shape
+    for name, size, patch in zip(
+        ("frames", "height", "width"), (frames, height, width), config.patch_size, strict=True
+    ):
+        if size < patch or size % patch:
+            raise InputError(f"latent {name} is {size}; it must be a multiple of {patch}, the transformer's patch")
+    if timestep.shape != (batch,):
+        raise InputError(f"timestep has the shape {tuple(timestep.shape)}; one a sample is needed: ({batch},)")
+
+    windows = conditions.audio.shape[1] if conditions.audio.ndim == 4 else None
+    if windows not in (1, frames):
+        raise InputError(
+            f"audio has the shape {tuple(conditions.audio.shape)}; (batch, windows, tokens, {config.audio_dim}) "
+            f"with 1 window (clip level) or {frames} (one a latent frame) is needed"
+        )
+    tokens = conditions.audio.shape[2]
+    if (conditions.image is None) != (config.image_dim is None):
+        raise InputError(
+            "image is None, but this base reads CLIP tokens; give them"
+            if conditions.image is None
+            else "image was given, but this base has no image cross-attention; give None"
+        )
+    expected: dict[str, tuple[int | None, ...]] = {
+        "text": (None, config.text_dim),
+        "image": (None, config.image_dim),
+        "latents": (config.in_channels - config.out_channels, frames, height, width),
+        "audio": (windows, tokens, config.audio_dim),
+        "audio_mask": (windows, tokens),
+        "face": (None, config.face_dim),
+        "motion": (2,),
+        "gate": (2,),
+    }
+    for name, shape in expected.items():
+        value = getattr(conditions, name)
+        if value is not None:
+            _check_shape(name, value, batch, shape)
+            _check_dtype(name, value, hidden_states.dtype)
+
+
+def _check_shape(name: str, value: Tensor, batch: int, shape: tuple[int | None, ...]) -> None:
+    fits = value.ndim == len(shape) + 1 and value.shape[0] in (1, batch)
+    fits = fits and all(size > 0 and want in (None, size) for size, want in zip(value.shape[1:], shape, strict=True))
+    if not fits:
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise InputError(f"{name} has the shape {tuple(value.shape)}; ({batch}, {wanted}) is needed, or batch 1 for all")
+
+
+def _check_dtype(name: str, value: Tensor, dtype: torch.dtype) -> None:
+    if name == "audio_mask":
+        if value.dtype != torch.bool:
+            raise InputError(f"audio_mask is {value.dtype}; torch.bool is needed, True where a token is real")
+    elif value.dtype != dtype and not (value.is_floating_point() and torch.is_autocast_enabled(value.device.type)):
+        raise InputError(f"{name} is {value.dtype} and the latents are {dtype}; use conditions.to(dtype={dtype})")

@@ -1,0 +1,194 @@
+"""Wan's cross-attention with decoupled audio and face attention on the same query (paper sections 3.1 and 3.3).
+
+Axes: B batch, S video tokens (of this rank), W audio windows, L audio tokens in a window, h heads, d head_dim.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.transformers.transformer_wan import WanAttention
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fantasytalking.models.condition_cache import ConditionTokens, KeysValues, KeyValue
+
+
+class TokenSpan(NamedTuple):
+    """Which audio windows the video tokens at hand belong to.
+
+    Tokens run frame by frame. Under context parallelism a rank may begin or end inside a latent frame: the missing
+    tokens of its first and last frame are padded for the audio attention and cut off again.
+    """
+
+    first_window: int
+    num_windows: int
+    pad_front: int
+    pad_back: int
+
+    @classmethod
+    def of(cls, first_token: int, num_tokens: int, tokens_per_window: int) -> "TokenSpan":
+        """The span of `num_tokens` video tokens that begin at `first_token` of the clip."""
+        first_window, pad_front = divmod(first_token, tokens_per_window)
+        end = first_token + num_tokens
+        last_window = -(-end // tokens_per_window)
+        return cls(first_window, last_window - first_window, pad_front, last_window * tokens_per_window - end)
+
+
+class BlockConditions(NamedTuple):
+    """What one block's cross-attention reads; it stands in the place of Wan's `encoder_hidden_states`."""
+
+    tokens: ConditionTokens
+    audio_mask: Tensor
+    """(B, W, L) bool, True = real token."""
+    scale: Tensor
+    """(B, 2) weight of audio and of face attention."""
+    span: TokenSpan
+    keys_values: KeysValues = KeysValues()
+    """Those already computed for this block."""
+    computed: list[KeysValues] | None = None
+    """When given, the block appends its keys and values, for the next steps."""
+
+
+class PortraitAttnProcessor:
+    """Text + image + audio + face attention with one query, summed before the shared output projection.
+
+    The chosen attention backend computes text, image and face. Audio has padding, which several backends ignore or
+    refuse, so audio always runs on the one that honours a mask on every device: whether a token is padding never
+    depends on the backend. It has few keys, so this costs nothing.
+    """
+
+    # Set by diffusers' set_attention_backend and enable_parallelism.
+    _attention_backend: Any = None
+    _parallel_config: Any = None
+
+    def __call__(
+        self,
+        attn: "PortraitCrossAttention",
+        hidden_states: Tensor,
+        encoder_hidden_states: BlockConditions,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        assert attention_mask is None and rotary_emb is None, "Wan's cross-attention has neither mask nor rotation"
+        conditions = encoder_hidden_states
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))  # (B, S, h, d)
+        keys_values = attn.keys_values(conditions)
+        if conditions.computed is not None:
+            conditions.computed.append(keys_values)
+
+        # 1. Wan's own: image and text
+        assert keys_values.text is not None and keys_values.audio is not None and keys_values.face is not None
+        image = self._attend(query, keys_values.image) if keys_values.image is not None else None
+        attended = self._attend(query, keys_values.text)
+        if image is not None:
+            attended = attended + image
+
+        # 2. Ours: Z' = Z + l1 Attn(Q, K_audio, V_audio) + l2 Attn(Q, K_face, V_face)
+        audio_scale, face_scale = conditions.scale.to(query.dtype)[:, :, None, None].unbind(1)  # (B, 1, 1) each
+        attended = attended + audio_scale * self._attend_audio(query, keys_values.audio, conditions)
+        attended = attended + face_scale * self._attend(query, keys_values.face)
+
+        # 3. Shared output projection
+        return attn.to_out[1](attn.to_out[0](attended))
+
+    def _attend(self, query: Tensor, key_value: KeyValue) -> Tensor:
+        """(B, S, h, d) -> (B, S, h d)."""
+        key, value = (_repeat_batch(tensor, query.shape[0]) for tensor in key_value)
+        attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+        return attended.flatten(2, 3).type_as(query)
+
+    def _attend_audio(self, query: Tensor, key_value: KeyValue, conditions: BlockConditions) -> Tensor:
+        """Each window's video tokens attend to that window's real audio tokens: (B, S, h, d) -> (B, S, h d)."""
+        span, num_tokens, batch = conditions.span, query.shape[1], query.shape[0]
+        if span.pad_front or span.pad_back:
+            query = F.pad(query, (0, 0, 0, 0, span.pad_front, span.pad_back))
+        query = rearrange(query, "b (w n) h d -> (b w) n h d", w=span.num_windows)
+        key, value = (_repeat_batch(tensor, query.shape[0]) for tensor in key_value)
+        mask = _repeat_batch(conditions.audio_mask, batch).flatten(0, 1)  # (B W, L)
+        heard = mask.any(dim=-1, keepdim=True)
+        # A window without a single real token has nothing to attend to: let the softmax run, then give zero.
+        attended = dispatch_attention_fn(
+            query, key, value, attn_mask=(mask | ~heard)[:, None, None, :], backend=AttentionBackendName.NATIVE
+        )
+        attended = attended.masked_fill(~heard[..., None, None], 0.0)
+        attended = rearrange(attended, "(b w) n h d -> b (w n) (h d)", w=span.num_windows)
+        return attended[:, span.pad_front : span.pad_front + num_tokens].type_as(query)
+
+
+class PortraitCrossAttention(WanAttention):
+    """Wan's text and image cross-attention plus keys and values of audio and face.
+
+    Fresh value projections are zero, so that nothing is added; fresh key projections are random, so that they train
+    from the first step on. Keys of audio and face are not normalised (released code).
+    """
+
+    _default_processor_cls = PortraitAttnProcessor
+    _available_processors = (PortraitAttnProcessor,)
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        eps: float,
+        added_kv_proj_dim: int | None,
+        audio_token_dim: int,
+        face_token_dim: int,
+    ) -> None:
+        super().__init__(
+            dim=dim,
+            heads=heads,
+            dim_head=dim // heads,
+            eps=eps,
+            added_kv_proj_dim=added_kv_proj_dim,
+            cross_attention_dim_head=dim // heads,
+            processor=PortraitAttnProcessor(),
+        )
+        self.audio_k_proj = nn.Linear(audio_token_dim, dim, bias=False)
+        self.audio_v_proj = nn.Linear(audio_token_dim, dim, bias=False)
+        self.face_k_proj = nn.Linear(face_token_dim, dim, bias=False)
+        self.face_v_proj = nn.Linear(face_token_dim, dim, bias=False)
+        self.reset_audio_parameters()
+        self.reset_face_parameters()
+
+    def reset_audio_parameters(self) -> None:
+        """Fresh audio projections: logits of unit variance, values zero."""
+        nn.init.normal_(self.audio_k_proj.weight, std=self.audio_k_proj.in_features**-0.5)
+        nn.init.zeros_(self.audio_v_proj.weight)
+
+    def reset_face_parameters(self) -> None:
+        """Fresh face projections: logits of unit variance, values zero."""
+        nn.init.normal_(self.face_k_proj.weight, std=self.face_k_proj.in_features**-0.5)
+        nn.init.zeros_(self.face_v_proj.weight)
+
+    def keys_values(self, conditions: BlockConditions) -> KeysValues:
+        """Keys and values of every condition: those already known, the others computed."""
+        known, tokens = conditions.keys_values, conditions.tokens
+        return KeysValues(
+            text=known.text or self._heads(self.norm_k(self.to_k(tokens.text)), self.to_v(tokens.text)),
+            image=known.image or (None if tokens.image is None else self._image_key_value(tokens.image)),
+            audio=known.audio or self._audio_key_value(tokens.audio),
+            face=known.face or self._heads(self.face_k_proj(tokens.face), self.face_v_proj(tokens.face)),
+        )
+
+    def fuse_projections(self) -> None:
+        """Nothing to fuse: keys and values are projected once for a video and the query stands alone."""
+
+    def _image_key_value(self, image: Tensor) -> KeyValue:
+        assert self.add_k_proj is not None and self.add_v_proj is not None
+        return self._heads(self.norm_added_k(self.add_k_proj(image)), self.add_v_proj(image))
+
+    def _audio_key_value(self, audio: Tensor) -> KeyValue:
+        audio = audio.flatten(0, 1)  # (B W, L, audio_token_dim)
+        return self._heads(self.audio_k_proj(audio), self.audio_v_proj(audio))
+
+    def _heads(self, key: Tensor, value: Tensor) -> KeyValue:
+        return key.unflatten(2, (self.heads, -1)), value.unflatten(2, (self.heads, -1))
+
+
+def _repeat_batch(tensor: Tensor, batch: int) -> Tensor:
+    """Conditions given once for the whole batch serve every sample of it."""
+    if tensor.shape[0] == batch:
+        return tensor
+    return tensor.repeat(batch // tensor.shape[0], *[1] * (tensor.ndim - 1))

@@ -1,0 +1,51 @@
+"""Motion intensity to a vector added to the timestep embedding (paper section 3.4)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class MotionEmbedder(nn.Module):
+    """An MLP each for expression and body, joined, one residual convolution layer, average pooling.
+
+    As in the paper: MLP -> concatenation -> ResNet layer -> average pooling. Here the two embeddings are two positions
+    of a sequence, the ResNet layer convolves over them, and the pooling takes their mean. The last projection starts
+    at zero, so that a fresh embedder adds nothing.
+
+    Args:
+        width: inner width.
+        out_dim: width of the timestep embedding.
+    """
+
+    def __init__(self, width: int, out_dim: int) -> None:
+        super().__init__()
+        self.expression = _mlp(width)
+        self.body = _mlp(width)
+        self.residual = nn.Sequential(
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv1d(width, width, kernel_size=3, padding=1),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv1d(width, width, kernel_size=3, padding=1),
+        )
+        self.output = nn.Linear(width, out_dim)
+        self.reset_parameters()
+
+    def forward(self, motion: Tensor) -> Tensor:
+        """(B, 2) expression and body intensity in [0, 1] -> (B, out_dim)."""
+        centred = 2 * motion - 1  # the neutral 0.5 / 0.5 becomes 0
+        joined = torch.stack([self.expression(centred[:, :1]), self.body(centred[:, 1:])], dim=-1)  # (B, width, 2)
+        pooled = (joined + self.residual(joined)).mean(dim=-1)  # (B, width)
+        return self.output(pooled)
+
+    def reset_parameters(self) -> None:
+        """Fresh random weights; the output is exactly zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.GroupNorm):
+                module.reset_parameters()
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))

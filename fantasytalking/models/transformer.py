@@ -1,0 +1,297 @@
+"""The paper's model: Wan's image-to-video transformer with audio, face and motion.
+
+Axes: B batch, F latent frames, H and W latent height and width, S video tokens = F (H/2) (W/2).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import TaylorSeerCacheConfig, WanTransformer3DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.models._modeling_parallel import ContextParallelInput
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+from diffusers.utils import apply_lora_scale
+from einops import rearrange
+from torch import Tensor, nn
+
+from fantasytalking.conditions import Conditions
+from fantasytalking.models.audio_projector import AudioProjector
+from fantasytalking.models.check import check_inputs
+from fantasytalking.models.condition_cache import ConditionCache, ConditionTokens
+from fantasytalking.models.cross_attention import BlockConditions, PortraitCrossAttention, TokenSpan
+from fantasytalking.models.face_resampler import FaceResampler
+from fantasytalking.models.motion_embedder import MotionEmbedder
+
+
+class PortraitBlock(WanTransformerBlock):
+    """Wan's block with `PortraitCrossAttention`; its `encoder_hidden_states` is a `BlockConditions`."""
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        num_heads: int,
+        qk_norm: str,
+        cross_attn_norm: bool,
+        eps: float,
+        added_kv_proj_dim: int | None,
+        audio_token_dim: int,
+        face_token_dim: int,
+    ) -> None:
+        super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim)
+        self.attn2 = PortraitCrossAttention(dim, num_heads, eps, added_kv_proj_dim, audio_token_dim, face_token_dim)
+
+
+# Step caches (first block, MagCache) look a block's signature up by its class.
+TransformerBlockRegistry.register(
+    PortraitBlock,
+    TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
+)
+
+
+class TokenIndex(nn.Module):
+    """Position of every video token in the clip, (1, S).
+
+    A module, so that context parallelism splits its output as it splits the tokens: what arrives tells a rank which
+    tokens, and so which audio windows, are its own.
+    """
+
+    def forward(self, num_tokens: int) -> Tensor:
+        """0 .. num_tokens - 1, on the CPU, where reading them waits for no device."""
+        return torch.arange(num_tokens)[None]
+
+
+class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
+    """WanTransformer3DModel whose blocks also attend to audio and face tokens and whose timestep knows the motion.
+
+    A fresh model gives exactly what its base gives. Base parameters keep diffusers' names; those of the paper are
+    `audio_projector`, `face_resampler`, `motion_embedder` and `blocks.N.attn2.{audio,face}_{k,v}_proj`.
+
+    Args:
+        patch_size ... pos_embed_seq_len: as in diffusers' WanTransformer3DModel.
+        audio_dim: width of a wav2vec2 feature.
+        audio_token_dim: width of an audio token.
+        audio_scale: l1, weight of the audio attention (paper: 1).
+        face_dim: width of an ArcFace embedding.
+        face_tokens, face_token_dim: number and width of the face tokens.
+        face_width, face_depth, face_heads: size of the Q-Former.
+        face_scale: l2, weight of the face attention (paper: 0.5).
+        motion_width: inner width of the motion embedder.
+    """
+
+    _no_split_modules = ("PortraitBlock",)
+    _repeated_blocks = ("PortraitBlock",)
+    # The timestep is one a sample here, so Wan 2.2's entry for one a token is left out.
+    _cp_plan = {name: plan for name, plan in WanTransformer3DModel._cp_plan.items() if name} | {
+        "token_index": {0: ContextParallelInput(split_dim=1, expected_dims=2, split_output=True)},
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 40,
+        attention_head_dim: int = 128,
+        in_channels: int = 36,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 13824,
+        num_layers: int = 40,
+        cross_attn_norm: bool = True,
+        qk_norm: str = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = 1280,
+        added_kv_proj_dim: int | None = 5120,
+        rope_max_seq_len: int = 1024,
+        pos_embed_seq_len: int | None = None,
+        audio_dim: int = 768,
+        audio_token_dim: int = 2048,
+        audio_scale: float = 1.0,
+        face_dim: int = 512,
+        face_tokens: int = 16,
+        face_token_dim: int = 2048,
+        face_width: int = 1024,
+        face_depth: int = 4,
+        face_heads: int = 16,
+        face_scale: float = 0.5,
+        motion_width: int = 256,
+    ) -> None:
+        # Wan's own part without blocks, since ours take their place; the config keeps the true number.
+        super().__init__(
+            patch_size=patch_size,
+            num_attention_heads=num_attention_heads,
+            attention_head_dim=attention_head_dim,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            text_dim=text_dim,
+            freq_dim=freq_dim,
+            ffn_dim=ffn_dim,
+            num_layers=0,
+            cross_attn_norm=cross_attn_norm,
+            qk_norm=qk_norm,
+            eps=eps,
+            image_dim=image_dim,
+            added_kv_proj_dim=added_kv_proj_dim,
+            rope_max_seq_len=rope_max_seq_len,
+            pos_embed_seq_len=pos_embed_seq_len,
+        )
+        self.register_to_config(num_layers=num_layers)
+        dim = num_attention_heads * attention_head_dim
+        self.blocks = nn.ModuleList(
+            PortraitBlock(
+                dim,
+                ffn_dim,
+                num_attention_heads,
+                qk_norm,
+                cross_attn_norm,
+                eps,
+                added_kv_proj_dim,
+                audio_token_dim,
+                face_token_dim,
+            )
+            for _ in range(num_layers)
+        )
+        self.token_index = TokenIndex()
+        self.audio_projector = AudioProjector(audio_dim, audio_token_dim)
+        self.face_resampler = FaceResampler(face_dim, face_token_dim, face_tokens, face_width, face_depth, face_heads)
+        self.motion_embedder = MotionEmbedder(motion_width, dim)
+
+    @classmethod
+    def from_wan(
+        cls, source: str | Path, *, dtype: torch.dtype | None = None, **portrait: Any
+    ) -> "FantasyTalkingTransformer3DModel":
+        """A fresh model on a Wan base that it equals bit for bit: see `fantasytalking.models.assembly.from_wan`."""
+        from fantasytalking.models.assembly import from_wan
+
+        return from_wan(source, portrait, dtype)
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        conditions: Conditions,
+        cache: ConditionCache | None = None,
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Predicts the flow-matching velocity (noise - sample).
+
+        Args:
+            hidden_states: (B, 16, F, H, W) noisy latents.
+            timestep: (B,) in [0, 1000].
+            conditions: of the same batch; a condition of batch 1 serves every sample.
+            cache: inference only; the same object at every step of a video computes what is constant once.
+            return_dict: whether to return an output object rather than a tuple.
+            attention_kwargs: `scale` of LoRA layers, as in diffusers.
+
+        Returns:
+            `sample` (B, 16, F, H, W).
+
+        Raises:
+            InputError: a condition whose shape or dtype does not fit.
+        """
+        assert cache is None or not torch.is_grad_enabled(), "a ConditionCache carries no gradient: use torch.no_grad()"
+        check_inputs(hidden_states, timestep, conditions, self.config)
+
+        # 1. Embed: patches, positions, timestep with motion, condition tokens
+        batch, _, _, height, width = hidden_states.shape
+        image_latents = conditions.latents.expand(batch, -1, -1, -1, -1)
+        hidden_states = torch.cat([hidden_states, image_latents], dim=1)  # (B, 36, F, H, W)
+        rotary_emb = self.rope(hidden_states)
+        hidden_states = self.patch_embedding(hidden_states)  # (B, dim, F, H/2, W/2)
+        grid = hidden_states.shape[2:]
+        hidden_states = hidden_states.flatten(2).transpose(1, 2).contiguous()  # (B, S, dim)
+        temb, timestep_proj = self._embed_timestep(timestep, conditions)
+        block_conditions = self._block_conditions(conditions, cache, hidden_states.shape[1], batch)
+
+        # 2. Blocks
+        for index, block in enumerate(self.blocks):
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(
+                    block, hidden_states, block_conditions, timestep_proj, rotary_emb
+                )
+            elif cache is None:
+                hidden_states = block(hidden_states, block_conditions, timestep_proj, rotary_emb)
+            else:
+                tokens = block_conditions.tokens
+                known = block_conditions._replace(keys_values=cache.keys_values(index, tokens), computed=[])
+                hidden_states = block(hidden_states, known, timestep_proj, rotary_emb)
+                for keys_values in known.computed:  # empty when a step cache skipped the block
+                    cache.remember(index, tokens, keys_values)
+
+        # 3. Head: norm, projection, patches back to latents
+        table = self.scale_shift_table.to(temb.device) + temb[:, None]  # (B, 2, dim)
+        shift, scale = (part.to(hidden_states.device) for part in table.chunk(2, dim=1))
+        hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
+        hidden_states = self.proj_out(hidden_states)
+        patch_t, patch_h, patch_w = self.config.patch_size
+        sample = rearrange(
+            hidden_states,
+            "b (f h w) (pt ph pw c) -> b c (f pt) (h ph) (w pw)",
+            f=grid[0],
+            h=grid[1],
+            w=grid[2],
+            pt=patch_t,
+            ph=patch_h,
+            pw=patch_w,
+        )
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def enable_cache(self, config: Any) -> None:
+        """diffusers' step caches. Use one `cache_context` for each guidance branch.
+
+        TaylorSeer's default patterns look for modules named `attn` and would find none here; unless others are given,
+        it predicts the two attentions and the feed-forward of every block.
+        """
+        if isinstance(config, TaylorSeerCacheConfig) and not (config.cache_identifiers or config.use_lite_mode):
+            config = dataclasses.replace(config, cache_identifiers=[r"blocks\.\d+\.(attn1|attn2|ffn)"])
+        super().enable_cache(config)
+
+    def _embed_timestep(self, timestep: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """(B,) -> embedding (B, dim) and its six modulations (B, 6, dim); the motion is added before both."""
+        embedder = self.condition_embedder
+        dtype = embedder.time_embedder.linear_1.weight.dtype
+        projected = embedder.timesteps_proj(timestep)
+        if dtype != torch.int8:
+            projected = projected.to(dtype)
+        temb = embedder.time_embedder(projected).type_as(conditions.text)
+        temb = temb + self.motion_embedder(conditions.motion).type_as(temb)
+        return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(1, (6, -1))
+
+    def _block_conditions(
+        self, conditions: Conditions, cache: ConditionCache | None, num_tokens: int, batch: int
+    ) -> BlockConditions:
+        windows = conditions.audio.shape[1]
+        span = TokenSpan(0, windows, 0, 0)
+        if self._parallel_config is not None and windows > 1:
+            own = self.token_index(num_tokens)  # this rank's part
+            span = TokenSpan.of(int(own[0, 0]), own.shape[1], num_tokens // windows)
+        own_windows = slice(span.first_window, span.first_window + span.num_windows)
+        audio_mask = conditions.audio_mask[:, own_windows]
+
+        def project_audio(audio: Tensor) -> Tensor:
+            # Padding may hold anything, even NaN, which no mask of the softmax would keep out.
+            return self.audio_projector(audio[:, own_windows].masked_fill(~audio_mask[..., None], 0.0))
+
+        embedder = self.condition_embedder
+        makers = {
+            "text": (conditions.text, embedder.text_embedder),
+            "image": (conditions.image, embedder.image_embedder),
+            "audio": (conditions.audio, project_audio),
+            "face": (conditions.face, self.face_resampler),
+        }
+        tokens: dict[str, Tensor | None] = {}
+        for name, (source, make) in makers.items():
+            if source is None:
+                tokens[name] = None
+            else:
+                tokens[name] = make(source) if cache is None else cache.tokens(name, source, make)
+        scales = conditions.gate.new_tensor([self.config.audio_scale, self.config.face_scale])
+        scale = (conditions.gate * scales).expand(batch, -1)
+        return BlockConditions(ConditionTokens(**tokens), audio_mask, scale, span)  # type: ignore[arg-type]

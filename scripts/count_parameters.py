@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"""Prints the table of parameter counts in README.md: every preset, built without memory for its weights."""
+
+from collections import Counter
+from time import perf_counter
+
+import torch
+from diffusers import WanTransformer3DModel
+
+from fantasytalking.errors import exit_cleanly
+from fantasytalking.models.assembly import portrait_module
+from fantasytalking.models.presets import PRESETS, load_model_config, meta_transformer, transformer_arguments
+
+
+def count(preset: str) -> str:
+    """One row of the table; also holds that the base's keys are exactly those of diffusers' own transformer."""
+    start = perf_counter()
+    config = load_model_config(preset)
+    model = meta_transformer(config)
+    sizes: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        sizes[portrait_module(name) or "base"] += parameter.numel()
+    seconds = perf_counter() - start
+
+    portrait_keys = vars(config.portrait).keys()
+    with torch.device("meta"):
+        base = WanTransformer3DModel(
+            **{key: value for key, value in transformer_arguments(config).items() if key not in portrait_keys}
+        )
+    base_keys = {key for key in model.state_dict() if portrait_module(key) is None}
+    assert base_keys == base.state_dict().keys(), f"{preset}: base keys differ from diffusers'"
+    columns = (sizes["base"], sizes["audio"], sizes["face"], sizes["motion"], sum(sizes.values()))
+    numbers = " | ".join(f"{size / 1e6:,.2f} M" for size in columns)
+    return f"| {preset} | {len(base_keys)} | {numbers} | {seconds:.1f} s |"
+
+
+def main() -> None:
+    print("| preset | base keys | base | audio | face | motion | total | built in |")
+    print("|---|---|---|---|---|---|---|---|")
+    for preset in PRESETS:
+        print(count(preset), flush=True)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
