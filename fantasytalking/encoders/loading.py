@@ -1,0 +1,91 @@
+"""One strict way to open a part of a diffusers folder or of a hub repository."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from fantasytalking.errors import InputError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+PartT = TypeVar("PartT")
+
+
+def load_model(
+    model_class: type[ModelT],
+    source: str | Path,
+    subfolder: str,
+    what: str,
+    may_miss: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> ModelT:
+    """A model from the folder or hub id `source`, in evaluation mode and without gradients; safetensors only.
+
+    Args:
+        model_class: a diffusers or transformers class that has `from_pretrained`.
+        source: a diffusers folder, or a hub id such as Wan-AI/Wan2.1-I2V-14B-480P-Diffusers.
+        subfolder: the part inside `source`; "" when `source` is the part itself.
+        what: names the part in messages ("VAE").
+        may_miss: patterns of the only weights that the file may lack.
+
+    Raises:
+        InputError: there is no such part, it cannot be read, or it lacks weights of the model.
+    """
+    loaded = load_part(
+        model_class.from_pretrained,  # type: ignore[attr-defined]
+        source,
+        subfolder,
+        what,
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    model, report = loaded
+    missing = [key for key in report["missing_keys"] if not any(re.fullmatch(pattern, key) for pattern in may_miss)]
+    if missing or report["mismatched_keys"]:
+        wrong = sorted(missing)[:1] or [str(key) for key in report["mismatched_keys"]][:1]
+        raise InputError(
+            f"{what} in '{_place(source, subfolder)}' lacks {len(missing)} weights and has "
+            f"{len(report['mismatched_keys'])} of another shape ({wrong[0]}); {_cure(source)}"
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_part(
+    from_pretrained: Callable[..., PartT], source: str | Path, subfolder: str, what: str, **options: Any
+) -> PartT:
+    """What `from_pretrained` makes of a part of `source` (a folder or a hub id), its errors told in one line.
+
+    A hub id is looked up in the local cache when HF_HUB_OFFLINE is set.
+
+    Raises:
+        InputError: there is no such part or it cannot be read.
+    """
+    if not Path(source).is_dir() and not HUB_ID.fullmatch(str(source)):
+        raise InputError(f"{what}: the folder '{source}' does not exist; {_cure(source)}")
+    if Path(source).is_dir() and not (Path(source) / subfolder).is_dir():
+        raise InputError(f"{what}: there is no folder '{subfolder}' in '{source}'; {_cure(source)}")
+    try:
+        return from_pretrained(str(source), **({"subfolder": subfolder} if subfolder else {}), **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{what} in '{_place(source, subfolder)}' cannot be loaded ({reason}); {_cure(source)}"
+        ) from error
+
+
+def _place(source: str | Path, subfolder: str) -> str:
+    return f"{source}/{subfolder}" if subfolder else str(source)
+
+
+def _cure(source: str | Path) -> str:
+    if HUB_ID.fullmatch(str(source)) and not Path(source).exists():
+        return f"fetch it with: hf download {source} --local-dir checkpoints/{str(source).rsplit('/', 1)[-1]}"
+    return f"fetch it with: hf download ID --local-dir {source}"

@@ -1,0 +1,208 @@
+"""Wan's frozen encoders, as diffusers' WanImageToVideoPipeline uses them: causal VAE, umT5 text, CLIP image.
+
+Axes: B batch, T frames (1 + 4k), F latent frames (1 + k), H and W pixels, h and w latent size.
+"""
+
+import html
+import unicodedata
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from einops import rearrange
+from torch import Tensor
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    CLIPVisionModel,
+    PreTrainedTokenizerBase,
+    UMT5EncoderModel,
+)
+
+from fantasytalking.conditions import latent_frame_count
+from fantasytalking.encoders.loading import load_model, load_part
+from fantasytalking.errors import InputError
+
+
+class VideoAutoencoder:
+    """The causal VAE: video to normalised latents and back.
+
+    "Normalised" means (latent - latents_mean) / latents_std, the space in which the transformer works.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self.vae = vae
+        self.temporal_stride: int = vae.config["scale_factor_temporal"]
+        self.spatial_stride: int = vae.config["scale_factor_spatial"]
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "VideoAutoencoder":
+        """The part `vae` of a diffusers folder or hub id. Diffusers advises float32 for this VAE.
+
+        Raises:
+            InputError: it is missing, damaged or incomplete.
+        """
+        return cls(load_model(AutoencoderKLWan, source, "vae", "VAE", device=device, torch_dtype=dtype))
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Latents of a video: the mode of the posterior, normalised.
+
+        Args:
+            video: (B, 3, T, H, W), uint8 in [0, 255] or floating point in [-1, 1].
+
+        Returns:
+            (B, 16, F, h, w) in float32, on the VAE's device.
+
+        Raises:
+            InputError: T is not 1 + 4k, or H or W is not a multiple of the spatial stride.
+        """
+        self._check(video)
+        posterior = self.vae.encode(self._to_signed_unit(video)).latent_dist
+        return self._normalise(posterior.mode().float())
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """The video (B, 3, T, H, W) in [-1, 1], float32, of normalised `latents` (B, 16, F, h, w)."""
+        mean, std = self._statistics(latents)
+        latents = latents.to(self.vae.device, torch.float32) * std + mean
+        return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+
+    def encode_first_frame(self, image: Tensor, num_frames: int) -> Tensor:
+        """Latents of the video [image, 0, 0, ...] of `num_frames` frames, Wan's image condition.
+
+        Args:
+            image: (B, 3, H, W), uint8 in [0, 255] or floating point in [-1, 1].
+
+        Returns:
+            (B, 16, F, h, w) in float32.
+
+        Raises:
+            InputError: as `encode`.
+        """
+        first = rearrange(self._to_signed_unit(image), "b c h w -> b c 1 h w")
+        padding = first.new_zeros(*first.shape[:2], num_frames - 1, *first.shape[3:])
+        return self.encode(torch.cat([first, padding], dim=2))
+
+    def first_frame_mask(self, latents: Tensor) -> Tensor:
+        """The mask channels (B, 4, F, h, w) that go with first-frame latents: 1 in latent frame 0, 0 elsewhere."""
+        return first_frame_mask(latents, self.temporal_stride)
+
+    def _check(self, video: Tensor) -> None:
+        assert video.ndim == 5 and video.shape[1] == 3, f"video must be (B, 3, T, H, W), not {tuple(video.shape)}"
+        latent_frame_count(video.shape[2], self.temporal_stride)
+        for name, size in (("height", video.shape[3]), ("width", video.shape[4])):
+            if size % self.spatial_stride:
+                raise InputError(f"{name} {size} is not a multiple of {self.spatial_stride}; resize the video")
+
+    def _to_signed_unit(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.vae.device)
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.to(torch.float32) / 127.5 - 1
+        return pixels.to(self.vae.dtype)
+
+    def _normalise(self, latents: Tensor) -> Tensor:
+        mean, std = self._statistics(latents)
+        return (latents - mean) * (1 / std)
+
+    def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, self.vae.config["z_dim"], 1, 1, 1)
+        mean = torch.tensor(self.vae.config["latents_mean"], device=self.vae.device, dtype=torch.float32)
+        std = torch.tensor(self.vae.config["latents_std"], device=self.vae.device, dtype=torch.float32)
+        return mean.view(shape), std.view(shape)
+
+
+def first_frame_mask(latents: Tensor, temporal_stride: int = 4) -> Tensor:
+    """Wan's mask of given frames (B, temporal_stride, F, h, w) for `latents` (B, C, F, h, w): only frame 0 is given.
+
+    Frame 0 counts `temporal_stride` times, so that all channels of latent frame 0 are 1.
+    """
+    batch, _, frames, height, width = latents.shape
+    mask = latents.new_zeros(batch, temporal_stride, frames, height, width)
+    mask[:, :, 0] = 1
+    return mask
+
+
+class TextEncoder:
+    """umT5: a prompt to its states."""
+
+    def __init__(self, model: UMT5EncoderModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int = 512) -> None:
+        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "TextEncoder":
+        """The parts `text_encoder` and `tokenizer` of a diffusers folder or hub id.
+
+        Raises:
+            InputError: one is missing, damaged or incomplete.
+        """
+        tokenizer = load_part(AutoTokenizer.from_pretrained, source, "tokenizer", "text tokenizer")
+        model = load_model(UMT5EncoderModel, source, "text_encoder", "text encoder", device=device, dtype=dtype)
+        return cls(model, tokenizer)
+
+    @torch.no_grad()
+    def encode(self, prompt: str) -> Tensor:
+        """States of the real tokens of `prompt`: (T, D) in float32, T <= max_tokens (longer prompts are cut).
+
+        Wan pads the states with zeros after the real tokens (`pad_text`). The encoder masks padding, so that it need
+        not be encoded at all.
+        """
+        tokens = self.tokenizer(
+            [clean_prompt(prompt)],
+            max_length=self.max_tokens,
+            truncation=True,
+            add_special_tokens=True,
+            return_tensors="pt",
+        )
+        device = self.model.device
+        states = self.model(tokens.input_ids.to(device), tokens.attention_mask.to(device)).last_hidden_state
+        return states[0].float()
+
+
+def clean_prompt(prompt: str) -> str:
+    """`prompt` in Unicode's composed form, HTML entities resolved, white space collapsed, as Wan cleans it.
+
+    Wan also repairs wrongly decoded text (with ftfy), which changes nothing in plain text of one encoding.
+    """
+    return " ".join(html.unescape(html.unescape(unicodedata.normalize("NFC", prompt))).split())
+
+
+def pad_text(states: Tensor, length: int) -> Tensor:
+    """`states` (T, D) followed by zeros: (length, D), as Wan was trained; longer ones are cut to `length`."""
+    states = states[:length]
+    return torch.cat([states, states.new_zeros(length - states.shape[0], states.shape[1])])
+
+
+class ImageEncoder:
+    """CLIP's vision transformer: an image to the tokens of its last layer but one."""
+
+    def __init__(self, model: CLIPVisionModel, processor: BaseImageProcessor) -> None:
+        self.model, self.processor = model, processor
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "ImageEncoder":
+        """The parts `image_encoder` and `image_processor` of a diffusers folder or hub id.
+
+        Raises:
+            InputError: one is missing, damaged or incomplete.
+        """
+        processor = load_part(
+            AutoImageProcessor.from_pretrained, source, "image_processor", "image processor", backend="pil"
+        )
+        model = load_model(CLIPVisionModel, source, "image_encoder", "image encoder", device=device, dtype=dtype)
+        return cls(model, processor)
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        """Tokens (I, D) in float32 of one RGB `image` (H, W, 3) uint8; I = 257 and D = 1280 for Wan's CLIP."""
+        assert image.dtype == torch.uint8 and image.ndim == 3 and image.shape[2] == 3, "image must be (H, W, 3) uint8"
+        pixels = self.processor(images=image.cpu().numpy(), return_tensors="pt", input_data_format="channels_last")
+        inputs = pixels["pixel_values"].to(self.model.device, self.model.dtype)
+        return self.model(pixel_values=inputs, output_hidden_states=True).hidden_states[-2][0].float()

@@ -1,0 +1,184 @@
+"""wav2vec2 features of speech, in memory that does not grow with the length of the sound.
+
+Token t of the output stands for 25 ms of sound (the receptive field of 400 samples) centred at (320 t + 200) / 16000 s.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from fantasytalking.encoders.loading import load_model, load_part
+from fantasytalking.errors import InputError
+
+SAMPLE_RATE = 16_000
+STRIDE = 320
+RECEPTIVE_FIELD = 400
+
+
+def token_count(samples: int) -> int:
+    """Tokens that wav2vec2 makes of `samples` samples at 16 kHz (no padding)."""
+    return max(0, (samples - RECEPTIVE_FIELD) // STRIDE + 1)
+
+
+def token_times(count: int) -> NDArray[np.float64]:
+    """(count,) seconds: the centre of each token's receptive field."""
+    return (STRIDE * np.arange(count, dtype=np.float64) + RECEPTIVE_FIELD / 2) / SAMPLE_RATE
+
+
+class AudioEncoder:
+    """Wav2Vec2Model with its processor's normalisation (zero mean and unit variance over the whole sound).
+
+    Sounds up to `window_seconds` are encoded in one pass. Longer ones are cut into windows, of which only the middle
+    is kept: `context_seconds` on both sides are there for the transformer's sake. The normalisation and the statistics
+    of the first layer's group norm, which runs over time, are those of the whole sound in either case, so that the
+    convolutional features equal one pass to rounding. The transformer alone sees less: its output differs from one
+    pass by what attention beyond the window brings (cosine of token vectors at least 0.99 on the seeded model of the
+    tests). wav2vec2 itself was trained on at most 16 s.
+    """
+
+    def __init__(
+        self,
+        model: Wav2Vec2Model,
+        extractor: Wav2Vec2FeatureExtractor,
+        window_seconds: float = 40.0,
+        context_seconds: float = 5.0,
+    ) -> None:
+        assert window_seconds > 2 * context_seconds, "a window must be longer than its context"
+        self.model, self.extractor = model, extractor
+        self.window = round(window_seconds * SAMPLE_RATE / STRIDE)
+        self.context = round(context_seconds * SAMPLE_RATE / STRIDE)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        subfolder: str = "",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "AudioEncoder":
+        """The model at a folder or hub id (facebook/wav2vec2-base-960h), or the part `subfolder` of it.
+
+        Raises:
+            InputError: it is missing, damaged, incomplete, or made for another rate than 16 kHz with stride 320.
+        """
+        extractor = load_part(Wav2Vec2FeatureExtractor.from_pretrained, source, subfolder, "audio processor")
+        # masked_spec_embed serves SpecAugment in wav2vec2's own training; released files lack it.
+        model = load_model(
+            Wav2Vec2Model,
+            source,
+            subfolder,
+            "audio encoder",
+            may_miss=(r"(.*\.)?masked_spec_embed",),
+            device=device,
+            dtype=dtype,
+        )
+        stride, field = _geometry(model)
+        if extractor.sampling_rate != SAMPLE_RATE or (stride, field) != (STRIDE, RECEPTIVE_FIELD):
+            raise InputError(
+                f"audio encoder '{source}' takes {extractor.sampling_rate} Hz with stride {stride} and receptive field "
+                f"{field}; it must be {SAMPLE_RATE} Hz, {STRIDE} and {RECEPTIVE_FIELD}, as wav2vec2-base-960h is"
+            )
+        return cls(model, extractor)
+
+    @property
+    def dim(self) -> int:
+        """Channels of a token (768 for wav2vec2-base)."""
+        return self.model.config.hidden_size
+
+    @torch.no_grad()
+    def encode(self, samples: NDArray[np.float32]) -> Tensor:
+        """Features of mono sound at 16 kHz.
+
+        Args:
+            samples: (S,) in [-1, 1].
+
+        Returns:
+            (token_count(S), D) last hidden states, float32, on the CPU.
+
+        Raises:
+            InputError: the sound is shorter than one token (25 ms).
+        """
+        assert samples.ndim == 1, f"samples must be (S,), not {samples.shape}"
+        count = token_count(len(samples))
+        if count == 0:
+            raise InputError(f"sound of {len(samples)} samples is too short; {RECEPTIVE_FIELD} (25 ms) are needed")
+        normalised = self.extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_values[0]
+        if count <= self.window:
+            return self._last_hidden_state(normalised)
+        return self._encode_in_windows(normalised, count)
+
+    def _last_hidden_state(self, samples: Tensor) -> Tensor:
+        inputs = rearrange(samples, "s -> 1 s").to(self.model.device, self.model.dtype)
+        return self.model(inputs).last_hidden_state[0].float().cpu()
+
+    def _encode_in_windows(self, samples: Tensor, count: int) -> Tensor:
+        statistics = self._group_norm_statistics(samples, count)
+        output = torch.empty(count, self.dim)
+        for start, stop in _spans(count, self.window - 2 * self.context):
+            first, last = max(0, start - self.context), min(count, stop + self.context)
+            convolved = self._convolve(_samples_of(samples, first, last), statistics)
+            hidden, _ = self.model.feature_projection(rearrange(convolved, "1 c t -> 1 t c"))
+            states = self.model.encoder(hidden).last_hidden_state[0]
+            output[start:stop] = states[start - first : stop - first].float().cpu()
+        return output
+
+    def _convolve(self, samples: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(1, C, T) convolutional features; the first layer's group norm uses the given mean and inverse deviation."""
+        inputs = rearrange(samples, "s -> 1 1 s").to(self.model.device, self.model.dtype)
+        first, *others = self.model.feature_extractor.conv_layers
+        if statistics is None:
+            hidden = first(inputs)
+        else:
+            mean, inverse = statistics
+            norm = first.layer_norm
+            hidden = (first.conv(inputs) - mean) * inverse * norm.weight[:, None] + norm.bias[:, None]
+            hidden = first.activation(hidden)
+        for layer in others:
+            hidden = layer(hidden)
+        return hidden
+
+    def _group_norm_statistics(self, samples: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
+        """Mean and inverse deviation (C, 1) of the first layer over the whole sound; None where no layer needs them.
+
+        wav2vec2-base normalises each channel of its first layer over time; the large models do not.
+        """
+        first = self.model.feature_extractor.conv_layers[0]
+        norm = getattr(first, "layer_norm", None)
+        if not isinstance(norm, nn.GroupNorm):
+            return None
+        kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
+        total = (len(samples) - kernel) // stride + 1
+        sums = torch.zeros(2, norm.num_channels, dtype=torch.float64, device=self.model.device)
+        for start, stop in _spans(total, self.window * STRIDE // stride):
+            piece = samples[start * stride : (stop - 1) * stride + kernel]
+            hidden = first.conv(rearrange(piece, "s -> 1 1 s").to(self.model.device, self.model.dtype))[0].double()
+            sums += torch.stack([hidden.sum(dim=1), hidden.square().sum(dim=1)])
+        mean, square = sums / total
+        inverse = (square - mean.square() + norm.eps).rsqrt()
+        return mean.to(self.model.dtype)[:, None], inverse.to(self.model.dtype)[:, None]
+
+
+def _spans(count: int, length: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, length):
+        yield start, min(count, start + length)
+
+
+def _samples_of(samples: Tensor, first: int, last: int) -> Tensor:
+    """The samples from which tokens `first` .. `last` - 1 are made."""
+    return samples[first * STRIDE : (last - 1) * STRIDE + RECEPTIVE_FIELD]
+
+
+def _geometry(model: Wav2Vec2Model) -> tuple[int, int]:
+    """Stride and receptive field of the convolutions, in samples."""
+    stride, field = 1, 1
+    for kernel, step in zip(model.config.conv_kernel, model.config.conv_stride, strict=True):
+        field += (kernel - 1) * stride
+        stride *= step
+    return stride, field

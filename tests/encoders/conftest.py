@@ -1,0 +1,11 @@
+"""Tiny encoders with random weights, built once."""
+
+from pathlib import Path
+
+import pytest
+from tiny_components import build
+
+
+@pytest.fixture(scope="session")
+def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("components"))

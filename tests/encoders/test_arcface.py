@@ -1,0 +1,91 @@
+"""ArcFace on a network of our own: alignment, channel order, refusals."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from tiny_components import tiny_face_network
+
+from fantasytalking.encoders import arcface
+from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.errors import InputError
+
+STANDARD_POINTS = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+"""Where ArcFace wants eyes, nose and mouth in its 112 x 112 picture."""
+
+
+@pytest.fixture(scope="module")
+def encoder(components: Path) -> FaceEncoder:
+    return FaceEncoder.from_pretrained(components / "face_encoder")
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    smooth = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    return np.kron(smooth, np.ones((40, 40, 1), dtype=np.uint8))
+
+
+def test_embedding_is_the_networks_on_rgb_in_signed_unit_range(encoder: FaceEncoder, picture: np.ndarray) -> None:
+    face = picture[100:212, 60:172]
+    with torch.no_grad():
+        inputs = (torch.from_numpy(face.copy()).permute(2, 0, 1)[None].float() - 127.5) / 127.5
+        expected = torch.nn.functional.normalize(tiny_face_network()(inputs))[0]
+    embedding = encoder.encode_aligned(face)
+    assert embedding.shape == (512,) and embedding.dtype == np.float32
+    assert np.isclose(np.linalg.norm(embedding), 1, atol=1e-6)
+    np.testing.assert_allclose(embedding, expected.numpy(), atol=1e-5)
+
+
+def test_alignment_undoes_place_size_and_turn(encoder: FaceEncoder, picture: np.ndarray) -> None:
+    angle, scale, shift = 0.3, 1.7, np.array([60.0, 40.0])
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    aligned = encoder.align(picture, STANDARD_POINTS @ turn.T + shift)
+    for x, y in [(20, 30), (56, 56), (90, 80)]:
+        column, row = (turn @ np.array([x, y]) + shift).round().astype(int)
+        assert np.abs(aligned[y, x].astype(int) - picture[row, column].astype(int)).max() < 90
+
+
+def test_points_in_place_give_the_picture_itself(encoder: FaceEncoder, picture: np.ndarray) -> None:
+    face = np.ascontiguousarray(picture[:112, :112])
+    assert np.array_equal(encoder.align(face, STANDARD_POINTS), face)
+    assert np.array_equal(encoder.encode(face, STANDARD_POINTS), encoder.encode_aligned(face))
+
+
+def save_network(path: Path, inputs: list[list[int]], outputs: list[int]) -> Path:
+    values = [helper.make_tensor_value_info(f"in{i}", TensorProto.FLOAT, shape) for i, shape in enumerate(inputs)]
+    result = helper.make_tensor_value_info("out", TensorProto.FLOAT, outputs)
+    node = helper.make_node("Flatten", ["in0"], ["out"])
+    onnx.save(helper.make_model(helper.make_graph([node], "net", values, [result])), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "message"),
+    [
+        ([[1, 3, 128, 128]], [1, 512], "128, 128"),
+        ([[1, 3, 112, 112]], [1, 128], "1, 128"),
+        ([[1, 3, 112, 112]] * 2, [1, 512], "112"),
+    ],
+)
+def test_other_networks_are_refused(tmp_path: Path, inputs: list[list[int]], output: list[int], message: str) -> None:
+    with pytest.raises(InputError, match=f"{message}.*ArcFace network maps one"):
+        FaceEncoder.from_pretrained(save_network(tmp_path / "other.onnx", inputs, output))
+
+
+def test_files_that_are_no_network_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        FaceEncoder.from_pretrained(tmp_path / "nothing.onnx")
+    with pytest.raises(InputError, match=r"holds 0 \.onnx files"):
+        FaceEncoder.from_pretrained(tmp_path)
+    junk = tmp_path / "junk.onnx"
+    junk.write_bytes(b"\xff" * 2000)
+    with pytest.raises(InputError, match="is not an ONNX file"):
+        FaceEncoder.from_pretrained(junk)
+    monkeypatch.setattr(arcface, "MAX_BYTES", 1000)
+    with pytest.raises(InputError, match="2000 bytes; the limit is 1000"):
+        FaceEncoder.from_pretrained(junk)
