@@ -1,0 +1,51 @@
+"""How far the mouth and the eyes are open, from face landmarks: lengths over the interocular distance."""
+
+import numpy as np
+
+LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS = [33, 133], [362, 263]
+"""Outer and inner corner of the eyes, left and right as seen in the picture."""
+
+_INNER_LIPS = (13, 14)
+_MOUTH_CORNERS = (78, 308)
+# Corners, then two pairs of upper and lower lid, as in the eye aspect ratio of Soukupova and Cech, 2016.
+_EYES = ((33, 133, 160, 144, 158, 153), (362, 263, 385, 380, 387, 373))
+
+
+def interocular_distance(landmarks: np.ndarray) -> np.ndarray:
+    """(..., 478, 3) landmarks to (...) distance between the eyes' centres, in three dimensions.
+
+    An eye's centre is the middle of its two corners; with the depth, turning the head barely changes the distance.
+    """
+    left = landmarks[..., LEFT_EYE_CORNERS, :].mean(axis=-2)
+    right = landmarks[..., RIGHT_EYE_CORNERS, :].mean(axis=-2)
+    return np.linalg.norm(right - left, axis=-1)
+
+
+def _length(landmarks: np.ndarray, one: int, other: int) -> np.ndarray:
+    return np.linalg.norm(landmarks[..., one, :] - landmarks[..., other, :], axis=-1)
+
+
+def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
+    """(..., 478, 3) to (...) gap between the inner lips (points 13 and 14) over the interocular distance.
+
+    0 is closed, speech reaches about 0.3, a yawn 0.8. NaN where the landmarks are NaN.
+    """
+    return _length(landmarks, *_INNER_LIPS) / interocular_distance(landmarks)
+
+
+def mouth_width(landmarks: np.ndarray) -> np.ndarray:
+    """(..., 478, 3) to (...) distance of the inner mouth corners (78 and 308) over the interocular distance."""
+    return _length(landmarks, *_MOUTH_CORNERS) / interocular_distance(landmarks)
+
+
+def eye_opening(landmarks: np.ndarray) -> np.ndarray:
+    """(..., 478, 3) to (..., 2) eye aspect ratio of the left and right eye in the picture: lid gap over eye width.
+
+    About 0.3 when open, below 0.15 in a blink. NaN where the landmarks are NaN.
+    """
+    ratios = [
+        (_length(landmarks, upper_1, lower_1) + _length(landmarks, upper_2, lower_2))
+        / (2 * _length(landmarks, corner_1, corner_2))
+        for corner_1, corner_2, upper_1, lower_1, upper_2, lower_2 in _EYES
+    ]
+    return np.stack(ratios, axis=-1)
