@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,15 +11,7 @@ from fantasytalking.perception.face_following import FaceFollower, Person
 from fantasytalking.perception.facial_measures import interocular_distance
 from fantasytalking.perception.mediapipe_graphs import FACE_LANDMARKS
 
-__all__ = [
-    "Face",
-    "FaceTrack",
-    "TalkingChoice",
-    "choose_talking",
-    "detect_faces",
-    "interocular_distance",
-    "track_faces",
-]
+__all__ = ["Face", "FaceTrack", "detect_faces", "track_faces"]
 
 MAX_GAP = 0.25
 """Seconds without a face that are bridged by interpolation."""
