@@ -38,7 +38,9 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
         merged = _merge(schema, merged, OmegaConf.from_dotlist([override]), f"override '{override}'")
     missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
     if missing:
-        raise InputError(f"{path or 'config'}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=...")
+        raise InputError(
+            f"{path or 'config'}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=..."
+        )
     config = OmegaConf.to_object(merged)
     _validate(config)
     return config  # type: ignore[return-value]
@@ -59,7 +61,9 @@ def preset_path(preset: str, name: str) -> Path:
     path = CONFIGS / preset / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.parent.name for p in CONFIGS.glob(f"*/{name}.yaml"))
-        raise InputError(f"there is no preset '{preset}' with a {name}.yaml;{suggestion(preset, known)} known: {', '.join(known)}")
+        raise InputError(
+            f"there is no preset '{preset}' with a {name}.yaml;{suggestion(preset, known)} known: {', '.join(known)}"
+        )
     return path
 
 

@@ -101,7 +101,15 @@ def read_pickle(path: Path) -> Any:
         raise InputError(f"'{path}' has {size / 2**30:.1f} GiB; at most {MAX_PICKLE_BYTES / 2**30:.0f} are read")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         raise InputError(
             f"'{path}' is not a torch file of plain tensors, and nothing else is loaded from a pickle; "
             "get it again from its source, or as safetensors"
@@ -146,4 +154,6 @@ def _open_one(path: Path) -> Any:
     try:
         return safe_open(existing_file(path, "weights"), framework="pt")
     except (SafetensorError, OSError) as error:
-        raise InputError(f"'{path}' is not a readable safetensors file ({error}); get it again from its source") from error
+        raise InputError(
+            f"'{path}' is not a readable safetensors file ({error}); get it again from its source"
+        ) from error

@@ -13,8 +13,19 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import nn
 
 from fantasytalking.errors import InputError
+from fantasytalking.models.audio_projector import AudioProjector
+from fantasytalking.models.cross_attention import PortraitCrossAttention
+from fantasytalking.models.face_resampler import FaceResampler
+from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.tensor_files import StoredTensors, compare_shapes, open_model_folder, open_safetensors, read_json
+from fantasytalking.tensor_files import (
+    StoredTensors,
+    compare_shapes,
+    open_model_folder,
+    open_safetensors,
+    read_json,
+    safetensors_metadata,
+)
 
 PORTRAIT_MODULES: dict[str, tuple[str, ...]] = {
     "audio": ("audio_projector.*", "blocks.*.attn2.audio_[kv]_proj.weight"),
@@ -24,7 +35,7 @@ PORTRAIT_MODULES: dict[str, tuple[str, ...]] = {
 """The paper's modules and the names of their parameters; every other parameter is the base's."""
 
 WAN_HEAD_DIM = 128
-"""Of every published Wan 2.1 model; a file of tensors alone does not tell the number of heads."""
+"""Of every published Wan 2.1 model."""
 
 
 def portrait_module(name: str) -> str | None:
@@ -83,37 +94,47 @@ def assemble(
 
 def initialise_fresh(module: nn.Module, dtype: torch.dtype) -> None:
     """Gives a meta-device module of the paper's, when it is one, memory and its first weights."""
-    if hasattr(module, "reset_audio_parameters"):
+    if isinstance(module, PortraitCrossAttention):
         for projection in (module.audio_k_proj, module.audio_v_proj, module.face_k_proj, module.face_v_proj):
             projection.to_empty(device="cpu").to(dtype)
         module.reset_audio_parameters()
         module.reset_face_parameters()
-    elif type(module).__name__ in ("AudioProjector", "FaceResampler", "MotionEmbedder"):
+    elif isinstance(module, AudioProjector | FaceResampler | MotionEmbedder):
         module.to_empty(device="cpu").to(dtype)
         module.reset_parameters()
 
 
-def wan_names(names: list[str]) -> dict[str, str]:
-    """Diffusers' names of Wan's original names: {diffusers: original}, by diffusers' own single-file conversion."""
+def wan_names(names: list[str], source: str) -> dict[str, str]:
+    """Diffusers' names of Wan's original names: {diffusers: original}, by diffusers' own single-file conversion.
+
+    Raises:
+        InputError: names of Wan-Animate, another model that the conversion would rename as well.
+    """
+    other = [name for name in names if "face_adapter" in name or "motion_encoder" in name]
+    if other:
+        raise InputError(f"'{source}' holds '{other[0]}'; Wan-Animate is another model, give a Wan 2.1 transformer")
     markers: dict[str, Any] = {name: name for name in names}
     return convert_wan_transformer_to_diffusers(markers)
 
 
-def infer_wan_config(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, Any]:
-    """The base configuration that tensors in diffusers' names imply; heads of 128 as in every published Wan.
+def infer_wan_config(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+    """The base configuration that tensors in diffusers' names imply.
+
+    The number of heads is not in the shapes: it is the metadata's `num_heads`, or else follows from heads of 128.
 
     Raises:
-        InputError: a tensor that every Wan transformer has is missing.
+        InputError: a tensor that every Wan transformer has is missing, or the heads cannot be told.
     """
     try:
         dim, in_channels, *patch_size = shapes["patch_embedding.weight"]
+        heads = _heads(dim, metadata.get("num_heads"), source)
         blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
         image = shapes.get("condition_embedder.image_embedder.norm1.weight")
         position = shapes.get("condition_embedder.image_embedder.pos_embed")
         return {
             "patch_size": tuple(patch_size),
-            "num_attention_heads": max(1, dim // WAN_HEAD_DIM),
-            "attention_head_dim": min(dim, WAN_HEAD_DIM),
+            "num_attention_heads": heads,
+            "attention_head_dim": dim // heads,
             "in_channels": in_channels,
             "out_channels": shapes["proj_out.weight"][0] // (patch_size[0] * patch_size[1] * patch_size[2]),
             "text_dim": shapes["condition_embedder.text_embedder.linear_1.weight"][1],
@@ -125,8 +146,25 @@ def infer_wan_config(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict
             "added_kv_proj_dim": dim if "blocks.0.attn2.add_k_proj.weight" in shapes else None,
             "pos_embed_seq_len": position[1] if position else None,
         }
+    except InputError:
+        raise
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise InputError(f"'{source}' is not a Wan transformer: {error} is missing or has an odd shape") from error
+
+
+def _heads(dim: int, stated: str | None, source: str) -> int:
+    if stated is None:
+        if dim % WAN_HEAD_DIM:
+            raise InputError(
+                f"'{source}': the width {dim} is not a multiple of {WAN_HEAD_DIM}, Wan's head size; "
+                "state num_heads in the file's metadata, or give a diffusers folder"
+            )
+        return dim // WAN_HEAD_DIM
+    if not stated.isdecimal() or not int(stated) or dim % int(stated) or dim // int(stated) < 12:
+        raise InputError(
+            f"'{source}': metadata num_heads is '{stated}'; it must divide the width {dim} into 12 or more"
+        )
+    return int(stated)
 
 
 def _open_base(source: str | Path) -> tuple[dict[str, Any], StoredTensors]:
@@ -147,8 +185,8 @@ def open_single_file(path: Path) -> tuple[dict[str, Any], StoredTensors]:
     """
     tensors = open_safetensors(path)
     if any(".self_attn." in name for name in tensors.shapes):
-        tensors = tensors.renamed(wan_names(list(tensors.shapes)))
-    return infer_wan_config(tensors.shapes, str(path)), tensors
+        tensors = tensors.renamed(wan_names(list(tensors.shapes), str(path)))
+    return infer_wan_config(tensors.shapes, safetensors_metadata(path), str(path)), tensors
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -164,7 +202,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(hub_id, allow_patterns=["transformer/*"])
@@ -183,8 +221,11 @@ def _check_config(config: Mapping[str, Any], tensors: StoredTensors) -> None:
         if key not in parameters:
             raise InputError(f"{tensors.source}: the transformer's configuration has the unknown key '{key}'")
         default = parameters[key].default
-        kinds = (int, type(None)) if key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len") else type(default)
-        kinds = (tuple, list) if key == "patch_size" else kinds
+        kinds: tuple[type, ...] = (type(default),)
+        if key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
+            kinds = (int, type(None))
+        elif key == "patch_size":
+            kinds = (tuple, list)
         if not isinstance(value, kinds) or (isinstance(value, int) and not 0 <= value <= 2**20):
             raise InputError(f"{tensors.source}: the transformer's configuration has {key} = {value!r}")
     blocks = {name.split(".")[1] for name in tensors.shapes if name.startswith("blocks.")}
@@ -195,7 +236,9 @@ def _check_config(config: Mapping[str, Any], tensors: StoredTensors) -> None:
         )
 
 
-def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype | None, model: nn.Module) -> torch.Tensor:
+def _cast(
+    name: str, tensor: torch.Tensor, dtype: torch.dtype | None, model: FantasyTalkingTransformer3DModel
+) -> torch.Tensor:
     if not tensor.is_floating_point():
         raise InputError(f"the base tensor '{name}' is {tensor.dtype}; floating-point weights are needed")
     if dtype is None:

@@ -64,7 +64,9 @@ def _check_shape(name: str, value: Tensor, batch: int, shape: tuple[int | None, 
     fits = fits and all(size > 0 and want in (None, size) for size, want in zip(value.shape[1:], shape, strict=True))
     if not fits:
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
-        raise InputError(f"{name} has the shape {tuple(value.shape)}; ({batch}, {wanted}) is needed, or batch 1 for all")
+        raise InputError(
+            f"{name} has the shape {tuple(value.shape)}; ({batch}, {wanted}) is needed, or batch 1 for all"
+        )
 
 
 def _check_dtype(name: str, value: Tensor, dtype: torch.dtype) -> None:

@@ -5,7 +5,6 @@ Axes: B batch, S video tokens (of this rank), W audio windows, L audio tokens in
 
 from typing import Any, NamedTuple
 
-import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttention
 from einops import rearrange

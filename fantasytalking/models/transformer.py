@@ -4,6 +4,7 @@ Axes: B batch, F latent frames, H and W latent height and width, S video tokens 
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.utils import apply_lora_scale
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.check import check_inputs
-from fantasytalking.models.condition_cache import ConditionCache, ConditionTokens
+from fantasytalking.models.condition_cache import ConditionCache, ConditionTokens, KeysValues
 from fantasytalking.models.cross_attention import BlockConditions, PortraitCrossAttention, TokenSpan
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.motion_embedder import MotionEmbedder
@@ -200,7 +202,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         check_inputs(hidden_states, timestep, conditions, self.config)
 
         # 1. Embed: patches, positions, timestep with motion, condition tokens
-        batch, _, _, height, width = hidden_states.shape
+        batch = hidden_states.shape[0]
         image_latents = conditions.latents.expand(batch, -1, -1, -1, -1)
         hidden_states = torch.cat([hidden_states, image_latents], dim=1)  # (B, 36, F, H, W)
         rotary_emb = self.rope(hidden_states)
@@ -220,9 +222,10 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
                 hidden_states = block(hidden_states, block_conditions, timestep_proj, rotary_emb)
             else:
                 tokens = block_conditions.tokens
-                known = block_conditions._replace(keys_values=cache.keys_values(index, tokens), computed=[])
+                computed: list[KeysValues] = []
+                known = block_conditions._replace(keys_values=cache.keys_values(index, tokens), computed=computed)
                 hidden_states = block(hidden_states, known, timestep_proj, rotary_emb)
-                for keys_values in known.computed:  # empty when a step cache skipped the block
+                for keys_values in computed:  # empty when a step cache skipped the block
                     cache.remember(index, tokens, keys_values)
 
         # 3. Head: norm, projection, patches back to latents
@@ -280,9 +283,11 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
             return self.audio_projector(audio[:, own_windows].masked_fill(~audio_mask[..., None], 0.0))
 
         embedder = self.condition_embedder
-        makers = {
-            "text": (conditions.text, embedder.text_embedder),
-            "image": (conditions.image, embedder.image_embedder),
+        image_length = 0 if conditions.image is None else conditions.image.shape[1]
+        whole = image_length + conditions.text.shape[1]
+        makers: dict[str, tuple[Tensor | None, Callable[[Tensor], Tensor]]] = {
+            "text": (conditions.text, lambda text: _as_part(embedder.text_embedder(text), image_length, whole)),
+            "image": (conditions.image, lambda image: _as_part(embedder.image_embedder(image), 0, whole)),
             "audio": (conditions.audio, project_audio),
             "face": (conditions.face, self.face_resampler),
         }
@@ -295,3 +300,13 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         scales = conditions.gate.new_tensor([self.config.audio_scale, self.config.face_scale])
         scale = (conditions.gate * scales).expand(batch, -1)
         return BlockConditions(ConditionTokens(**tokens), audio_mask, scale, span)  # type: ignore[arg-type]
+
+
+def _as_part(part: Tensor, start: int, whole: int) -> Tensor:
+    """(B, N, dim) as a slice of a sequence of `whole` tokens.
+
+    Wan's blocks read image and text as slices of one sequence. Half-precision products of a slice round otherwise than
+    those of a tensor of its own, so the layout is kept, and with it the base's result to the last bit.
+    """
+    length = part.shape[1]
+    return F.pad(part, (0, 0, start, whole - start - length))[:, start : start + length]

@@ -1,0 +1,263 @@
+"""Adapters on disk, ours and the released one.
+
+Ours is a folder {adapter.safetensors, config.json, train.yaml}: parameters of the paper's modules under the model's own
+names, what they are, and how they were trained. The released file holds the audio part alone, as a torch file of two
+parts or as safetensors with the parts as prefixes.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fantasytalking.audio_windows import WINDOW_SECONDS
+from fantasytalking.config import save_config
+from fantasytalking.errors import InputError
+from fantasytalking.files import existing_file, written_whole
+from fantasytalking.models.assembly import PORTRAIT_MODULES, portrait_module
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.tensor_files import compare_shapes, open_safetensors, read_json, read_pickle
+
+ADAPTER_FILE = "adapter.safetensors"
+FORMAT = 1
+WINDOW_RULES = ("official", "seconds")
+PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
+
+_RELEASED_PROJECTOR = {
+    f"proj_model.{name}": f"audio_projector.{name}" for name in ("proj.weight", "norm.weight", "norm.bias")
+}
+_RELEASED_BLOCK = re.compile(r"audio_processor\.blocks\.(\d+)\.cross_attn\.processor\.([kv])_proj\.weight")
+_OUR_BLOCK = re.compile(r"blocks\.(\d+)\.attn2\.audio_([kv])_proj\.weight")
+
+
+@dataclass
+class AdapterConfig:
+    """What an adapter is: which modules were trained, on which base, with which audio windows."""
+
+    modules: list[str]
+    """Of audio, face, motion: those that were trained and are stored. The others stay as fresh as they began."""
+    audio_window: str
+    """`official` for the released weights, `seconds` for ours."""
+    window_seconds: float = WINDOW_SECONDS
+    """Span of a window under the rule `seconds`."""
+    base: str = ""
+    """Hub id or folder of the base it was trained on, for the reader."""
+    format: int = FORMAT
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Facts of the run that made it (steps, stage), for the reader."""
+
+    def validate(self, source: str) -> None:
+        """Holds every value in its limits.
+
+        Raises:
+            InputError: naming `source`, the value and the limit.
+        """
+        known = list(PORTRAIT_MODULES)
+        if not isinstance(self.modules, list) or not self.modules or any(name not in known for name in self.modules):
+            raise InputError(f"{source}: modules is {self.modules!r}; a list of some of {', '.join(known)} is needed")
+        if self.audio_window not in WINDOW_RULES:
+            raise InputError(f"{source}: audio_window is {self.audio_window!r}; {' or '.join(WINDOW_RULES)} is needed")
+        if not isinstance(self.window_seconds, int | float) or not 0 < self.window_seconds <= 10:
+            raise InputError(f"{source}: window_seconds is {self.window_seconds!r}; 0 to 10 is needed")
+        if self.format != FORMAT:
+            raise InputError(f"{source}: format is {self.format!r}, this version reads {FORMAT}; update the code")
+
+
+def save_adapter(
+    model: FantasyTalkingTransformer3DModel, folder: str | Path, config: AdapterConfig, train: Any = None
+) -> None:
+    """Writes the model's trained modules as an adapter folder, whole or not at all.
+
+    Args:
+        model: holds the weights; only `config.modules` are written.
+        folder: new, or an adapter that is replaced.
+        train: the resolved training configuration (a dataclass), stored as train.yaml.
+    """
+    tensors = {name: value for name, value in model.state_dict().items() if portrait_module(name) in config.modules}
+    write_adapter(tensors, folder, config, train)
+
+
+def write_adapter(tensors: Mapping[str, Tensor], folder: str | Path, config: AdapterConfig, train: Any = None) -> None:
+    """Writes tensors in the model's names as an adapter folder, whole or not at all."""
+    config.validate(str(folder))
+    with written_whole(folder) as temporary:
+        temporary.mkdir()
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / ADAPTER_FILE)
+        (temporary / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+        if train is not None:
+            save_config(train, temporary / "train.yaml")
+
+
+def read_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """Configuration and tensors of an adapter folder (or of the adapter.safetensors in one).
+
+    Raises:
+        InputError: no adapter there, unknown configuration, or a tensor that belongs to none of its modules.
+    """
+    folder = Path(folder)
+    folder = folder.parent if folder.name == ADAPTER_FILE else folder
+    if not folder.is_dir():
+        raise InputError(f"adapter '{folder}' is not a folder; give one that holds {ADAPTER_FILE} and config.json")
+    values = read_json(folder / "config.json")
+    source = str(folder / "config.json")
+    known = {item.name for item in fields(AdapterConfig)}
+    unknown, missing = sorted(values.keys() - known), sorted({"modules", "audio_window"} - values.keys())
+    if unknown or missing:
+        raise InputError(
+            f"{source}: {'unknown' if unknown else 'missing'} key '{(unknown or missing)[0]}'; not an adapter of ours"
+        )
+    config = AdapterConfig(**values)
+    config.validate(source)
+    stored = open_safetensors(folder / ADAPTER_FILE)
+    for name in stored.shapes:
+        if portrait_module(name) not in config.modules:
+            raise InputError(
+                f"'{folder}': the tensor '{name}' belongs to none of the modules {', '.join(config.modules)}"
+            )
+    return config, {name: stored.read(name) for name in stored.shapes}
+
+
+def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) -> AdapterConfig:
+    """Sets the modules that the adapter holds; keys and shapes must match exactly, the rest of the model is untouched.
+
+    Raises:
+        InputError: tensors missing, left over, of another shape or not floating point; then nothing was changed.
+    """
+    config, tensors = read_adapter(folder)
+    state = model.state_dict()
+    wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) in config.modules}
+    compare_shapes(
+        {name: tuple(value.shape) for name, value in tensors.items()},
+        wanted,
+        f"adapter '{folder}'",
+        "it was made for a model of another size",
+    )
+    _check_floating(tensors, str(folder))
+    with torch.no_grad():
+        for name, value in tensors.items():
+            state[name].copy_(value)
+    return config
+
+
+def read_released(path: str | Path) -> dict[str, Tensor]:
+    """The released audio weights from .ckpt (a torch file of two parts) or .safetensors (parts as prefixes), flat.
+
+    Raises:
+        InputError: not such a file, keys missing or left over, shapes that do not agree, or not floating point.
+    """
+    path = existing_file(path, "checkpoint")
+    if path.suffix in PICKLE_SUFFIXES:
+        tensors = _flatten(read_pickle(path), str(path))
+    elif path.suffix == ".safetensors":
+        stored = open_safetensors(path)
+        tensors = {name: stored.read(name) for name in stored.shapes}
+    else:
+        raise InputError(f"'{path}': the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors")
+    check_released(tensors, str(path))
+    return tensors
+
+
+def write_released(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Writes flat released tensors as .ckpt, .pt or .pth (two parts) or .safetensors (flat), whole or not at all.
+
+    Raises:
+        InputError: another suffix.
+    """
+    path = Path(path)
+    with written_whole(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        elif path.suffix in PICKLE_SUFFIXES:
+            parts: dict[str, dict[str, Tensor]] = {"proj_model": {}, "audio_processor": {}}
+            for name, value in tensors.items():
+                part, _, rest = name.partition(".")
+                parts[part][rest] = value
+            torch.save(parts, temporary)
+        else:
+            raise InputError(f"output '{path}': the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors")
+
+
+def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Released names to ours; the tensors themselves are not touched."""
+    return {_our_name(name): value for name, value in tensors.items()}
+
+
+def to_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names to the released ones.
+
+    Raises:
+        InputError: a tensor that the released format has no place for (face and motion).
+    """
+    projector = {ours: released for released, ours in _RELEASED_PROJECTOR.items()}
+    renamed = {}
+    for name, value in tensors.items():
+        block = _OUR_BLOCK.fullmatch(name)
+        if block:
+            renamed[f"audio_processor.blocks.{block[1]}.cross_attn.processor.{block[2]}_proj.weight"] = value
+        elif name in projector:
+            renamed[projector[name]] = value
+        else:
+            raise InputError(f"'{name}' has no place in the released format, which holds audio alone")
+    return renamed
+
+
+def check_released(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Holds that flat released tensors are complete and agree: N blocks from 0 on, one width, floating point.
+
+    Raises:
+        InputError: the first tensor that does not fit.
+    """
+    blocks = {int(match[1]) for match in map(_RELEASED_BLOCK.fullmatch, tensors) if match}
+    names = {*_RELEASED_PROJECTOR}
+    names |= {_released_block(block, kind) for block in range(max(len(blocks), 1)) for kind in "kv"}
+    cure = "it is not the released audio checkpoint; get it again from its source"
+    weight = tensors.get("proj_model.proj.weight")
+    first = tensors.get(_released_block(0, "k"))
+    token_dim = weight.shape[0] if weight is not None and weight.ndim == 2 else 0
+    dim = first.shape[0] if first is not None and first.ndim == 2 else 0
+    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(names, (dim, token_dim))
+    wanted["proj_model.proj.weight"] = (token_dim, weight.shape[1] if token_dim and weight is not None else 0)
+    wanted["proj_model.norm.weight"] = wanted["proj_model.norm.bias"] = (token_dim,)
+    compare_shapes({name: tuple(value.shape) for name, value in tensors.items()}, wanted, f"'{source}'", cure)
+    _check_floating(tensors, source)
+
+
+def _our_name(name: str) -> str:
+    block = _RELEASED_BLOCK.fullmatch(name)
+    return f"blocks.{block[1]}.attn2.audio_{block[2]}_proj.weight" if block else _RELEASED_PROJECTOR[name]
+
+
+def _released_block(block: int, kind: str) -> str:
+    return f"audio_processor.blocks.{block}.cross_attn.processor.{kind}_proj.weight"
+
+
+def _flatten(loaded: Any, source: str) -> dict[str, Tensor]:
+    parts = ("proj_model", "audio_processor")
+    if not isinstance(loaded, Mapping) or set(loaded) != set(parts):
+        found = (
+            ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) and len(loaded) < 10 else type(loaded).__name__
+        )
+        raise InputError(f"'{source}' holds {found}; the released checkpoint holds {' and '.join(parts)}")
+    flat = {}
+    for part in parts:
+        if not isinstance(loaded[part], Mapping):
+            raise InputError(f"'{source}': {part} is a {type(loaded[part]).__name__}; named tensors are needed")
+        for name, value in loaded[part].items():
+            if not isinstance(value, Tensor):
+                raise InputError(f"'{source}': {part}.{name} is a {type(value).__name__}; a tensor is needed")
+            flat[f"{part}.{name}"] = value
+    return flat
+
+
+def _check_floating(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], source: str) -> None:
+    for name, value in dict(tensors).items():
+        if not value.is_floating_point():
+            raise InputError(f"'{source}': '{name}' is {value.dtype}; floating-point weights are needed")
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(f"'{source}': '{name}' holds NaN or infinity; the file is damaged, get it again")

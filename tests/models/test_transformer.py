@@ -1,0 +1,290 @@
+"""The transformer: equal to its base when fresh, deaf to padding, the same cached and uncached."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig, WanTransformer3DModel
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+from torch import Tensor
+
+from fantasytalking.conditions import Conditions
+from fantasytalking.errors import InputError
+from fantasytalking.models.condition_cache import ConditionCache
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
+
+CPU_BACKENDS = ["native", "_native_math", "_native_flash", "flex"]
+
+
+@pytest.fixture(autouse=True)
+def native_backend() -> Iterator[None]:
+    """`set_attention_backend` also changes diffusers' default for every model made after it."""
+    yield
+    _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
+
+
+@torch.no_grad()
+def predict(
+    model: FantasyTalkingTransformer3DModel, conditions: Conditions, cache: ConditionCache | None = None
+) -> Tensor:
+    latents, timestep = tiny_latents(frames=conditions.latents.shape[2])
+    return model(latents, timestep, conditions, cache=cache).sample
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("windows", [1, 5])
+def test_a_fresh_model_equals_its_base_bit_for_bit(tmp_path, dtype, windows):
+    folder = save_base(tmp_path / "transformer")
+    base = WanTransformer3DModel.from_pretrained(folder, torch_dtype=dtype)
+    model = FantasyTalkingTransformer3DModel.from_wan(folder, dtype=dtype, **PORTRAIT)
+    text = torch.randn(2, 512, BASE["text_dim"])  # diffusers' own attention takes 512 text tokens for granted
+    latents, timestep = tiny_latents()
+    for seed in range(3):
+        conditions = tiny_conditions(windows=windows, seed=seed)._replace(text=text).to(dtype=dtype)
+        with torch.no_grad():
+            expected = base(
+                torch.cat([latents.to(dtype), conditions.latents], dim=1),
+                timestep,
+                conditions.text,
+                conditions.image,
+            ).sample
+            assert torch.equal(model(latents.to(dtype), timestep, conditions).sample, expected)
+
+
+def test_every_condition_matters_once_trained():
+    model, conditions = tiny_transformer(), tiny_conditions()
+    reference = predict(model, conditions)
+    other = tiny_conditions(seed=9)
+    for name in ("text", "image", "latents", "audio", "face", "motion"):
+        changed = predict(model, conditions._replace(**{name: getattr(other, name)}))
+        assert not torch.allclose(changed, reference, atol=1e-4), name
+    for gate in ([0.0, 1.0], [1.0, 0.0]):
+        changed = predict(model, conditions._replace(gate=torch.tensor([gate, gate])))
+        assert not torch.allclose(changed, reference, atol=1e-4)
+
+
+def test_a_closed_gate_is_the_same_as_no_attention():
+    model, conditions = tiny_transformer(), tiny_conditions()
+    closed = conditions._replace(gate=torch.zeros(2, 2))
+    other = tiny_conditions(seed=9)
+    assert torch.equal(predict(model, closed), predict(model, closed._replace(audio=other.audio, face=other.face)))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("windows", [1, 5])
+def test_padding_is_never_heard_whatever_the_backend(backend, windows):
+    model, conditions = tiny_transformer(), tiny_conditions(windows=windows)
+    reference = predict(model, conditions)
+    model.set_attention_backend(backend)
+    padding = ~conditions.audio_mask[..., None]
+    outputs = [
+        predict(model, conditions._replace(audio=conditions.audio.masked_fill(padding, value)))
+        for value in (0.0, 1e3, float("nan"))
+    ]
+    shorter = conditions.audio_mask.any(dim=(0, 1)).sum()  # columns that hold a real token somewhere
+    outputs.append(
+        predict(
+            model,
+            conditions._replace(
+                audio=conditions.audio[:, :, :shorter], audio_mask=conditions.audio_mask[:, :, :shorter]
+            ),
+        )
+    )
+    for output in outputs:
+        torch.testing.assert_close(output, outputs[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(outputs[0], reference, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_permuting_the_batch_permutes_the_output(backend):
+    model, conditions = tiny_transformer(), tiny_conditions(batch=3)
+    conditions.audio_mask[1, 2, 1:] = False  # samples with paddings of their own
+    conditions.gate[2] = torch.tensor([0.0, 1.0])
+    model.set_attention_backend(backend)
+    latents, timestep = tiny_latents(batch=3)
+    order = torch.tensor([2, 0, 1])
+    permuted = Conditions(*(value[order] for value in conditions))
+    with torch.no_grad():
+        expected = model(latents, timestep, conditions).sample[order]
+        torch.testing.assert_close(model(latents[order], timestep[order], permuted).sample, expected, rtol=0, atol=1e-6)
+
+
+def test_a_window_without_a_real_token_adds_nothing():
+    model, conditions = tiny_transformer(), tiny_conditions()
+    nothing = conditions._replace(audio_mask=torch.zeros_like(conditions.audio_mask))
+    closed = conditions._replace(gate=torch.tensor([[0.0, 1.0]] * 2))
+    assert torch.equal(predict(model, nothing), predict(model, closed))
+
+
+def test_frame_level_audio_reaches_its_own_latent_frame_only():
+    """In one block and before any self-attention can spread it: the cross-attention alone."""
+    model = tiny_transformer(num_layers=1)
+    conditions = tiny_conditions(batch=1)
+    heard: list[Tensor] = []
+    model.blocks[0].attn2.register_forward_hook(lambda module, inputs, output: heard.append(output))
+    latents, timestep = tiny_latents(batch=1)
+    audio = conditions.audio.clone()
+    audio[:, 2] += 1.0
+    with torch.no_grad():
+        model(latents, timestep, conditions)
+        model(latents, timestep, conditions._replace(audio=audio))
+    difference = (heard[1] - heard[0]).unflatten(1, (5, 16)).abs().amax(dim=(0, 2, 3))  # per latent frame
+    assert difference[2] > 1e-3
+    assert difference[[0, 1, 3, 4]].max() == 0
+
+
+def test_conditions_of_batch_one_serve_the_whole_batch():
+    model, conditions = tiny_transformer(), tiny_conditions(batch=1)
+    doubled = Conditions(*(value.repeat(2, *[1] * (value.ndim - 1)) for value in conditions))
+    torch.testing.assert_close(predict(model, conditions), predict(model, doubled), rtol=0, atol=1e-6)
+
+
+def test_cached_and_uncached_forwards_agree_exactly_over_steps_and_branches():
+    model, conditions = tiny_transformer(), tiny_conditions()
+    negative = conditions._replace(text=tiny_conditions(seed=9).text, gate=torch.zeros(2, 2))
+    silent = conditions._replace(gate=torch.tensor([[0.0, 1.0]] * 2))
+    cache = ConditionCache()
+    for _step in range(3):
+        for branch in (negative, silent, conditions):
+            assert torch.equal(predict(model, branch, cache), predict(model, branch))
+    held = cache.bytes()
+    predict(model, conditions, cache)
+    assert cache.bytes() == held > 0
+
+
+def test_the_cache_projects_each_condition_once():
+    model, conditions = tiny_transformer(), tiny_conditions()
+    calls: list[str] = []
+    for name, module in model.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.add_v_proj", "audio_k_proj", "face_v_proj", "text_embedder")):
+            module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    cache = ConditionCache()
+    for _step in range(4):
+        predict(model, conditions, cache)
+    assert sorted(calls) == sorted(set(calls))
+    assert len(calls) == 4 * BASE["num_layers"] + 1
+
+
+def test_a_cache_refuses_conditions_made_anew_at_every_step():
+    model, cache = tiny_transformer(), ConditionCache()
+    with pytest.raises(InputError, match="different tensors as text, limit 8"):
+        for _step in range(9):
+            predict(model, tiny_conditions(), cache)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_transformer().train()
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        latents, timestep = tiny_latents()
+        model(latents, timestep, tiny_conditions()).sample.square().mean().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+def test_fresh_modules_train_from_the_first_step():
+    model, conditions = tiny_transformer(trained=False).train(), tiny_conditions()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    latents, timestep = tiny_latents()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    for _step in range(2):
+        optimizer.zero_grad()
+        (model(latents, timestep, conditions).sample - 1).square().mean().backward()
+        optimizer.step()
+    names = [name for name in before if any(part in name for part in ("audio_", "face_", "motion_"))]
+    unchanged = [name for name in names if torch.equal(before[name], dict(model.named_parameters())[name])]
+    assert names and not unchanged
+
+
+STEP_CACHES = [
+    (FirstBlockCacheConfig(threshold=1e9), 1),
+    (MagCacheConfig(threshold=1e9, max_skip_steps=9, num_inference_steps=6, mag_ratios=[1.0] * 6), 1),
+    (TaylorSeerCacheConfig(9, disable_cache_before_step=1, max_order=0, taylor_factors_dtype=torch.float32), 2),
+]
+
+
+@pytest.mark.parametrize(("config", "computes"), STEP_CACHES, ids=["first block", "MagCache", "TaylorSeer"])
+def test_step_caches_skip_blocks_and_keep_guidance_branches_apart(config, computes):
+    model, conditions = tiny_transformer(), tiny_conditions()
+    silent = conditions._replace(gate=torch.tensor([[0.0, 1.0]] * 2))
+    plain = {"audio": predict(model, conditions), "silent": predict(model, silent)}
+    calls: list[int] = []
+    model.blocks[1].ffn.net[0].register_forward_hook(lambda *_: calls.append(1))
+    model.enable_cache(config)
+    cache = ConditionCache()
+    for step in range(4):
+        for name, branch in (("audio", conditions), ("silent", silent)):
+            with model.cache_context(name, step_index=step):
+                output = predict(model, branch, cache)
+            # The inputs do not change, so what is remembered of this branch is right for it, and only for it.
+            torch.testing.assert_close(output, plain[name], rtol=0, atol=1e-5)
+    assert len(calls) == 2 * computes
+    assert (plain["audio"] - plain["silent"]).abs().max() > 1e-2
+    model.disable_cache()
+    assert torch.equal(predict(model, conditions), plain["audio"])
+
+
+def test_lora_scale_and_peft_adapters_reach_the_base():
+    from peft import LoraConfig
+
+    model, conditions = tiny_transformer(), tiny_conditions()
+    reference = predict(model, conditions)
+    model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    assert not torch.allclose(predict(model, conditions), reference)
+    latents, timestep = tiny_latents()
+    with torch.no_grad():
+        off = model(latents, timestep, conditions, attention_kwargs={"scale": 0.0}).sample
+    torch.testing.assert_close(off, reference, rtol=0, atol=1e-6)
+
+
+def test_saved_and_loaded_whole(tmp_path):
+    model, conditions = tiny_transformer(), tiny_conditions()
+    model.save_pretrained(tmp_path)
+    loaded = FantasyTalkingTransformer3DModel.from_pretrained(tmp_path)
+    assert torch.equal(predict(loaded, conditions), predict(model, conditions))
+
+
+def test_compiled_blocks_agree():
+    model, conditions = tiny_transformer(), tiny_conditions()
+    reference = predict(model, conditions)
+    model.compile_repeated_blocks(backend="aot_eager")
+    cache = ConditionCache()
+    for _step in range(2):
+        torch.testing.assert_close(predict(model, conditions, cache), reference, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("text", torch.randn(2, 9, 21), r"text has the shape \(2, 9, 21\); \(2, any, 20\)"),
+        ("text", torch.randn(3, 9, 20), "text has the shape"),
+        ("image", None, "image is None"),
+        ("latents", torch.randn(2, 20, 5, 6, 8), "latents has the shape"),
+        ("audio", torch.randn(2, 4, 7, 12), "1 window .clip level. or 5"),
+        ("audio", torch.randn(2, 5, 12), "audio has the shape"),
+        ("audio", torch.randn(2, 5, 7, 12).half(), "audio is torch.float16 and the latents are torch.float32"),
+        ("audio_mask", torch.ones(2, 5, 6, dtype=torch.bool), "audio_mask has the shape"),
+        ("audio_mask", torch.ones(2, 5, 7), "audio_mask is torch.float32; torch.bool"),
+        ("face", torch.randn(2, 32), "face has the shape"),
+        ("face", torch.randn(2, 0, 32), "face has the shape"),
+        ("motion", torch.rand(2, 1), "motion has the shape"),
+        ("gate", torch.ones(2, 3), "gate has the shape"),
+    ],
+)
+def test_conditions_that_do_not_fit_are_refused_by_name(name, value, message):
+    with pytest.raises(InputError, match=message):
+        predict(tiny_transformer(), tiny_conditions()._replace(**{name: value}))
+
+
+def test_latents_and_timesteps_that_do_not_fit_are_refused():
+    model, conditions = tiny_transformer(), tiny_conditions()
+    latents, timestep = tiny_latents()
+    with pytest.raises(InputError, match="latent height is 7; it must be a multiple of 2"):
+        model(latents[:, :, :, :7], timestep, conditions)
+    with pytest.raises(InputError, match="latents have the shape"):
+        model(latents[:, :15], timestep, conditions)
+    with pytest.raises(InputError, match="timestep has the shape"):
+        model(latents, timestep[:1], conditions)
