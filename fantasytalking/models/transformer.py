@@ -12,12 +12,13 @@ import torch
 from diffusers import TaylorSeerCacheConfig, WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
-from diffusers.models._modeling_parallel import ContextParallelInput
+from diffusers.models._modeling_parallel import ContextParallelConfig, ContextParallelInput, ParallelConfig
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.utils import apply_lora_scale
 from einops import rearrange
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 
 from fantasytalking.conditions import Conditions
@@ -255,6 +256,18 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         if isinstance(config, TaylorSeerCacheConfig) and not (config.cache_identifiers or config.use_lite_mode):
             config = dataclasses.replace(config, cache_identifiers=[r"blocks\.\d+\.(attn1|attn2|ffn)"])
         super().enable_cache(config)
+
+    def _resolve_parallel_config(self, config: Any) -> ParallelConfig:
+        """diffusers builds its mesh on an accelerator; without one, ours is on the CPU (gloo)."""
+        if torch.accelerator.is_available() or not isinstance(config, ContextParallelConfig):
+            return super()._resolve_parallel_config(config)
+        parallel = ParallelConfig(context_parallel_config=config)
+        mesh = config.mesh or init_device_mesh(
+            "cpu", mesh_shape=config.mesh_shape, mesh_dim_names=config.mesh_dim_names
+        )
+        parallel.setup(torch.distributed.get_rank(), torch.distributed.get_world_size(), torch.device("cpu"), mesh=mesh)
+        self._parallel_config = parallel
+        return parallel
 
     def _embed_timestep(self, timestep: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """(B,) -> embedding (B, dim) and its six modulations (B, 6, dim); the motion is added before both."""

@@ -1,0 +1,63 @@
+"""Context parallelism: two processes over gloo give the single process's result, each hearing its own frames."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from diffusers import ContextParallelConfig
+
+from fantasytalking.models.condition_cache import ConditionCache
+from fantasytalking.models.cross_attention import TokenSpan
+from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
+
+
+def run_rank(rank: int, port: int, windows: int, folder: str) -> None:
+    """One rank: builds the same model, runs it in parallel, and saves what it saw."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    model, conditions = tiny_transformer(), tiny_conditions(windows=windows)
+    latents, timestep = tiny_latents()
+    model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+    projected: list[tuple[int, ...]] = []
+    model.audio_projector.register_forward_hook(lambda module, inputs, output: projected.append(tuple(output.shape)))
+    cache = ConditionCache()
+    with torch.no_grad():
+        outputs = [model(latents, timestep, conditions, cache=held).sample for held in (None, cache, cache)]
+    torch.save({"outputs": outputs, "projected": projected}, Path(folder) / f"rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("windows", [1, 5])
+def test_two_ranks_give_the_result_of_one(tmp_path, windows):
+    """Five latent frames of 16 tokens over two ranks: each rank ends inside a frame."""
+    model, conditions = tiny_transformer(), tiny_conditions(windows=windows)
+    latents, timestep = tiny_latents()
+    with torch.no_grad():
+        expected = model(latents, timestep, conditions).sample
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(run_rank, args=(port, windows, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        saved = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        for output in saved["outputs"]:
+            torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+        own = 1 if windows == 1 else 3  # frames 0, 1 and half of 2, or the other half and 3, 4
+        assert saved["projected"] == [(2, own, 7, 40)] * 2, "once uncached, once for the cache"
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "span"),
+    [
+        (0, 40, TokenSpan(0, 3, 0, 8)),
+        (40, 40, TokenSpan(2, 3, 8, 0)),
+        (16, 16, TokenSpan(1, 1, 0, 0)),
+        (20, 4, TokenSpan(1, 1, 4, 8)),
+    ],
+)
+def test_a_span_names_the_windows_of_its_tokens(first, count, span):
+    assert TokenSpan.of(first, count, 16) == span
