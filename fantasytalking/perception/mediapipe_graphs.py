@@ -73,11 +73,11 @@ def face_detection(*, full_range: bool, min_confidence: float = 0.5) -> Any:
 
 
 def body_pose() -> Any:
-    """A Pose graph of complexity 1, the only one in the wheel."""
+    """A Pose graph of complexity 1, the only one in the wheel, without its smoothing over frames."""
     with quiet_stderr():
         from mediapipe.python.solutions.pose import Pose
 
-        return _started(Pose(model_complexity=1))
+        return _started(Pose(model_complexity=1, smooth_landmarks=False))
 
 
 def selfie_segmentation() -> Any:

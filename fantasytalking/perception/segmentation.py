@@ -1,0 +1,25 @@
+"""The person's silhouette in every frame, by MediaPipe SelfieSegmentation."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from fantasytalking.perception.mediapipe_graphs import selfie_segmentation
+
+
+def iter_subject_masks(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """For each (H, W, 3) uint8 RGB frame an (H, W) float32 probability, in [0, 1], that a pixel is the person.
+
+    The frames are those of one video in order: the model steadies each mask by the one before.
+    """
+    model = selfie_segmentation()
+    try:
+        for frame in frames:
+            yield np.array(model.process(np.ascontiguousarray(frame)).segmentation_mask, np.float32).clip(0, 1)
+    finally:
+        model.close()
+
+
+def subject_masks(frames: np.ndarray) -> np.ndarray:
+    """(T, H, W, 3) uint8 RGB to (T, H, W) float32 probabilities in [0, 1]; see `iter_subject_masks`."""
+    return np.stack(list(iter_subject_masks(frames)))
