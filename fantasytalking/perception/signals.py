@@ -1,4 +1,4 @@
-"""Signals sampled at uneven times, with gaps: smoothed by a window in seconds, so that the frame rate does not matter."""
+"""Signals at uneven times and with gaps, smoothed by windows in seconds, so that the frame rate does not matter."""
 
 import numpy as np
 

@@ -1,0 +1,100 @@
+"""Pictures of what was seen: frames in a grid with landmarks, lip mask, crop and words."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from fantasytalking.errors import InputError
+from fantasytalking.perception.face_crop import SquareCrop
+
+_POINT, _LIPS, _CROP = (90, 220, 130), (255, 80, 90), (255, 200, 60)
+_PAPER, _INK = (250, 249, 246), (40, 40, 46)
+_GAP = 8
+
+
+def contact_sheet(
+    frames: Sequence[np.ndarray] | np.ndarray,
+    *,
+    landmarks: Sequence[np.ndarray] | np.ndarray | None = None,
+    masks: Sequence[np.ndarray] | np.ndarray | None = None,
+    crops: Sequence[SquareCrop | None] | None = None,
+    captions: Sequence[str] | None = None,
+    title: str = "",
+    columns: int = 6,
+    tile: int = 240,
+) -> np.ndarray:
+    """Lays frames out in a grid and draws on each what is given for it.
+
+    Args:
+        frames: N pictures (H, W, 3) uint8 RGB; sizes may differ, each is fitted into a square.
+        landmarks: (478, 3) pixels each, green points; NaN where there are none.
+        masks: (H, W) bool or [0, 1] each, red outline at one half.
+        crops: yellow squares, None where there is none.
+        captions: a short text under each; longer ones are cut off at the tile.
+        title: a line above the grid.
+        columns: tiles in a row.
+        tile: pixels of a tile's side.
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+
+    Raises:
+        InputError: no frames, or one of the lists has another length.
+    """
+    if len(frames) == 0:
+        raise InputError("there is no frame for the contact sheet; give at least one")
+    for name, given in (("landmarks", landmarks), ("masks", masks), ("crops", crops), ("captions", captions)):
+        if given is not None and len(given) != len(frames):
+            raise InputError(f"{len(given)} {name} come with {len(frames)} frames; give one each")
+    columns = min(columns, len(frames))
+    rows = -(-len(frames) // columns)
+    line = 22
+    row_height = tile + _GAP + (line if captions is not None else 0)
+    top = _GAP + (line + _GAP if title else 0)
+    sheet = Image.new("RGB", (_GAP + columns * (tile + _GAP), top + rows * row_height), _PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    if title:
+        pen.text((_GAP, _GAP), title, fill=_INK, font=font)
+    for number, frame in enumerate(frames):
+        x, y = _GAP + number % columns * (tile + _GAP), top + number // columns * row_height
+        picture = _drawn(
+            frame,
+            None if landmarks is None else landmarks[number],
+            None if masks is None else masks[number],
+            None if crops is None else crops[number],
+            tile,
+        )
+        sheet.paste(Image.fromarray(picture), (x + (tile - picture.shape[1]) // 2, y + (tile - picture.shape[0]) // 2))
+        if captions is not None:
+            pen.text((x, y + tile + 2), _cut_to(captions[number], font, tile), fill=_INK, font=font)
+    return np.asarray(sheet)
+
+
+def _drawn(
+    frame: np.ndarray, landmarks: np.ndarray | None, mask: np.ndarray | None, crop: SquareCrop | None, tile: int
+) -> np.ndarray:
+    """One frame scaled to fit into a tile, with everything drawn at the tile's resolution."""
+    scale = tile / max(frame.shape[:2])
+    size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
+    picture = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    if landmarks is not None and np.isfinite(landmarks).all():
+        for x, y in (landmarks[:, :2] * scale * 16).round().astype(int).tolist():
+            cv2.circle(picture, (x, y), 8, _POINT, -1, cv2.LINE_AA, shift=4)
+    if mask is not None:
+        small = cv2.resize(np.asarray(mask, np.float32), size, interpolation=cv2.INTER_LINEAR)
+        outline, _ = cv2.findContours((small >= 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outline, -1, _LIPS, 1, cv2.LINE_AA)
+    if crop is not None:
+        corner = (round(crop.x * scale), round(crop.y * scale))
+        opposite = (round((crop.x + crop.side) * scale) - 1, round((crop.y + crop.side) * scale) - 1)
+        cv2.rectangle(picture, corner, opposite, _CROP, 2)
+    return picture
+
+
+def _cut_to(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: int) -> str:
+    """The text's beginning that fits into `width` pixels."""
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text
