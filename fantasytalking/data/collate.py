@@ -1,0 +1,113 @@
+"""From clips to the batch of one training step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows, clip_window, frame_windows
+from fantasytalking.conditions import Conditions
+from fantasytalking.data.dataset import Sample
+from fantasytalking.encoders.wan import first_frame_mask, pad_text
+from fantasytalking.errors import InputError
+
+
+class Alignment(Enum):
+    """Which audio the tokens of a latent frame hear (paper section 3.1)."""
+
+    clip = "clip"
+    """All of the clip: stage 1."""
+    frame = "frame"
+    """A window around its own time: stage 2 and inference."""
+
+
+class MaskProjection(Enum):
+    """How the lip mask was brought to latent space."""
+
+    causal = "causal"
+    trilinear = "trilinear"
+
+
+class Batch(NamedTuple):
+    """One training step's clips, in float32."""
+
+    latents: Tensor
+    """(B, 16, F, h, w) clean latents."""
+    conditions: Conditions
+    lip_mask: Tensor
+    """(B, 1, F, h, w) in [0, 1]."""
+
+
+@dataclass
+class CollateConfig:
+    """What a stage wants of its batches."""
+
+    alignment: Alignment = Alignment.clip
+    window_seconds: float = WINDOW_SECONDS
+    """Span of a latent frame's audio window."""
+    text_length: int = 512
+    """Text states are padded with zeros to this many tokens, as Wan does; longer ones are cut."""
+    lip_mask: MaskProjection = MaskProjection.causal
+
+    def validate(self) -> None:
+        """Checks the values.
+
+        Raises:
+            InputError: a value outside its limits.
+        """
+        if not 1 <= self.text_length <= 4096:
+            raise InputError(f"text_length is {self.text_length}; it must lie from 1 to 4096 (Wan: 512)")
+        if not 0.02 <= self.window_seconds <= 10:
+            raise InputError(f"window_seconds is {self.window_seconds}; it must lie from 0.02 to 10")
+
+
+class Collate:
+    """Callable for a DataLoader's `collate_fn`; the clips must be of one bucket (see `BucketBatchSampler`)."""
+
+    def __init__(self, config: CollateConfig) -> None:
+        self.config = config
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Stacks clips of one size, length and frame rate; no condition is dropped (the gates are 1).
+
+        Raises:
+            InputError: the clips differ in shape, as they do when they come from different encoders.
+        """
+        features = [sample.features for sample in samples]
+        masks = [getattr(clip, f"lip_mask_{self.config.lip_mask.value}") for clip in features]
+        first_frame = _stack([clip.first_frame_latents for clip in features], samples, "first_frame_latents")
+        audio = self._windows(
+            _stack([clip.audio for clip in features], samples, "audio"),
+            torch.stack([clip.frame_times for clip in features]),
+        )
+        conditions = Conditions(
+            text=_stack([pad_text(clip.text, self.config.text_length) for clip in features], samples, "text"),
+            image=_stack([clip.image for clip in features], samples, "image"),
+            latents=torch.cat([first_frame_mask(first_frame), first_frame], dim=1),
+            audio=audio.tokens,
+            audio_mask=audio.mask,
+            face=_stack([clip.face for clip in features], samples, "face"),
+            motion=torch.tensor([[sample.record.expression, sample.record.body] for sample in samples]),
+            gate=torch.ones(len(samples), 2),
+        )
+        latents = _stack([clip.latents for clip in features], samples, "latents")
+        return Batch(latents, conditions, _stack(masks, samples, "lip_mask")[:, None])
+
+    def _windows(self, audio: Tensor, frame_times: Tensor) -> AudioWindows:
+        if self.config.alignment is Alignment.clip:
+            return clip_window(audio)
+        return frame_windows(audio, frame_times, self.config.window_seconds)
+
+
+def _stack(tensors: list[Tensor], samples: Sequence[Sample], name: str) -> Tensor:
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    for shape, sample in zip(shapes, samples, strict=True):
+        if shape != shapes[0]:
+            raise InputError(
+                f"'{name}' of '{sample.record.clip}' has shape {shape}, of '{samples[0].record.clip}' {shapes[0]}; "
+                "a batch takes clips of one bucket, prepared with the same encoders"
+            )
+    return torch.stack(tensors).float()

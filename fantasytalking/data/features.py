@@ -1,0 +1,131 @@
+"""The contract of a clip's feature file: one safetensors with everything that training needs of a clip.
+
+| key                 | shape       | type    | meaning |
+|---------------------|-------------|---------|---------|
+| latents             | (16,F,h,w)  | float16 | normalised VAE latents of the clip |
+| first_frame_latents | (16,F,h,w)  | float16 | the same of [first frame, zeros ...] |
+| text                | (T,D)       | float16 | umT5 states of the caption's real tokens, without padding |
+| image               | (I,D)       | float16 | CLIP tokens of the first frame |
+| audio               | (A,C)       | float16 | wav2vec2 tokens of the clip's own sound (C = 768 for wav2vec2-base) |
+| frame_times         | (frames,)   | float64 | seconds from the clip's start at which each frame appears |
+| face                | (N,512)     | float32 | ArcFace embeddings of the first frame's face, of length 1; N = 1 here |
+| lip_mask_causal     | (F,h,w)     | float16 | lip mask in [0,1], projected per causal latent group |
+| lip_mask_trilinear  | (F,h,w)     | float16 | lip mask in [0,1], projected by trilinear interpolation (paper) |
+
+F = 1 + (frames - 1) / 4 latent frames of h x w. The metadata has the one key "fantasytalking", whose value is JSON:
+{"config": hash of the settings, "format": 1}. (One key, because safetensors writes several in an order of chance.)
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fantasytalking.conditions import latent_frame_count
+from fantasytalking.errors import InputError
+from fantasytalking.files import existing_file, written_whole
+
+FORMAT = 1
+METADATA_KEY = "fantasytalking"
+MAX_BYTES = 1 << 30
+"""1201 frames of 720x1280 have 140 MB of latents."""
+
+_SHAPES = {
+    "latents": ("16", "F", "h", "w"),
+    "first_frame_latents": ("16", "F", "h", "w"),
+    "text": ("T", "D_text"),
+    "image": ("I", "D_image"),
+    "audio": ("A", "C"),
+    "frame_times": ("frames",),
+    "face": ("N", "512"),
+    "lip_mask_causal": ("F", "h", "w"),
+    "lip_mask_trilinear": ("F", "h", "w"),
+}
+_TYPES = {"frame_times": torch.float64, "face": torch.float32}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a feature file holds; shapes and types stand at the head of this file."""
+
+    latents: Tensor
+    first_frame_latents: Tensor
+    text: Tensor
+    image: Tensor
+    audio: Tensor
+    frame_times: Tensor
+    face: Tensor
+    lip_mask_causal: Tensor
+    lip_mask_trilinear: Tensor
+
+
+def save_features(features: Features, path: Path, config_hash: str) -> None:
+    """Writes a feature file, whole or not at all; equal features give equal bytes.
+
+    Raises:
+        InputError: a tensor breaks the contract, or the file cannot be written.
+    """
+    tensors = {
+        name: getattr(features, name).to("cpu", _TYPES.get(name, torch.float16)).contiguous() for name in _SHAPES
+    }
+    _check(tensors, str(path))
+    metadata = {METADATA_KEY: json.dumps({"config": config_hash, "format": FORMAT}, sort_keys=True)}
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_features(path: str | Path) -> Features:
+    """Reads and checks a feature file.
+
+    Raises:
+        InputError: it is missing, over 1 GiB, damaged, of another format, or breaks the contract; names the key.
+    """
+    path = existing_file(path, "feature file")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"feature file '{path}' has {path.stat().st_size} bytes; the limit is {MAX_BYTES}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            _check_metadata(file.metadata() or {}, path)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"feature file '{path}' is damaged ({error}); prepare the clip again") from error
+    _check(tensors, str(path))
+    return Features(**tensors)
+
+
+def _check_metadata(metadata: dict[str, str], path: Path) -> None:
+    try:
+        found = json.loads(metadata.get(METADATA_KEY, "{}")).get("format")
+    except (json.JSONDecodeError, AttributeError):
+        found = None
+    if found != FORMAT:
+        raise InputError(f"feature file '{path}' has format {found}; this version reads {FORMAT}; prepare it again")
+
+
+def _check(tensors: dict[str, Tensor], where: str) -> None:
+    """Keys, types, shapes that agree with each other, and finite values."""
+    wrong = sorted(tensors.keys() ^ _SHAPES.keys())
+    if wrong:
+        raise InputError(f"{where}: '{wrong[0]}' {'misses' if wrong[0] in _SHAPES else 'is unknown'}; prepare it again")
+    sizes: dict[str, int] = {}
+    for name, axes in _SHAPES.items():
+        tensor, wanted = tensors[name], _TYPES.get(name, torch.float16)
+        if tensor.dtype != wanted:
+            raise InputError(f"{where}: '{name}' is {tensor.dtype}; it must be {wanted}; prepare it again")
+        fits = tensor.ndim == len(axes) and all(
+            size > 0 and size == (int(axis) if axis.isdigit() else sizes.setdefault(axis, size))
+            for axis, size in zip(axes, tensor.shape, strict=True)
+        )
+        if not fits:
+            raise InputError(f"{where}: '{name}' has shape {tuple(tensor.shape)}; it must be {axes} with {sizes}")
+        if not tensor.isfinite().all():
+            raise InputError(f"{where}: '{name}' holds values that are not finite; prepare it again")
+    if latent_frame_count(sizes["frames"]) != sizes["F"]:
+        raise InputError(f"{where}: {sizes['frames']} frame times do not go with {sizes['F']} latent frames")
+
+
+assert [field.name for field in fields(Features)] == list(_SHAPES)

@@ -1,0 +1,180 @@
+"""manifest.jsonl and rejected.jsonl: what a prepared corpus holds, and what was left out and why."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from fantasytalking.errors import InputError
+from fantasytalking.files import existing_file, written_whole
+
+MANIFEST = "manifest.jsonl"
+REJECTED = "rejected.jsonl"
+MAX_LINE = 1 << 16
+
+
+class Reason(str, Enum):
+    """Why a video or a stretch of it was left out. The values stand in rejected.jsonl."""
+
+    UNREADABLE = "unreadable"
+    """Empty, not a video, or not one that can be decoded."""
+    DAMAGED = "damaged"
+    """It breaks off, or cannot be decoded from `start` on."""
+    TOO_LONG = "too_long"
+    """It declares more than 12 hours."""
+    LOW_FRAME_RATE = "low_frame_rate"
+    """Its frame rate is too far below the one that was asked for."""
+    LOW_RESOLUTION = "low_resolution"
+    """It would have to be enlarged too much."""
+    NO_SOUND = "no_sound"
+    """It has no sound track, or none at `start`."""
+    SOUND_TOO_SHORT = "sound_too_short"
+    """The sound ends before the clip does."""
+    SILENT = "silent"
+    """The sound is never louder than the limit."""
+    TOO_SHORT = "too_short"
+    """The scene is shorter than one clip."""
+    NO_FACE = "no_face"
+    """No frame shows a face."""
+    FACE_LOST = "face_lost"
+    """Too few frames show the face, or the first does not."""
+    LOW_CONFIDENCE = "low_confidence"
+    """The face detector is not sure enough."""
+    FACE_TOO_SMALL = "face_too_small"
+    """The face is too small in the prepared picture."""
+    SEVERAL_PEOPLE = "several_people"
+    """Several people, and none of them is clearly the one who talks."""
+    FACE_CUT_OFF = "face_cut_off"
+    """The face leaves the cropped picture."""
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One line of manifest.jsonl. Paths are relative: `video` to the input folder, `features` to the manifest."""
+
+    clip: str
+    """Unique name, made of the video's name and the start in milliseconds."""
+    video: str
+    start: float
+    """Seconds from the video's first frame."""
+    duration: float
+    """Seconds: frames / fps."""
+    fps: float
+    frames: int
+    """1 + 4k."""
+    width: int
+    """Pixels of the prepared picture."""
+    height: int
+    expression: float
+    """Strength of the face's own motion, [0, 1] over the corpus (paper: omega_l)."""
+    body: float
+    """Strength of the motion of head and body, [0, 1] over the corpus (paper: omega_b)."""
+    expression_measure: float
+    """The measurement from which `expression` was normalised."""
+    body_measure: float
+    face_size: float
+    """Median height of the face in pixels of the prepared picture."""
+    features: str
+
+    def __post_init__(self) -> None:
+        """Checks what a training run relies on.
+
+        Raises:
+            InputError: a value outside its range, or a path that leaves the manifest's folder.
+        """
+        path = PurePosixPath(self.features)
+        checks = {
+            "features": not path.is_absolute() and ".." not in path.parts and path.suffix == ".safetensors",
+            "frames": self.frames >= 1 and (self.frames - 1) % 4 == 0,
+            "width": self.width > 0,
+            "height": self.height > 0,
+            "fps": 0 < self.fps <= 240,
+            "start": self.start >= 0,
+            "duration": self.duration > 0,
+            "expression": 0 <= self.expression <= 1,
+            "body": 0 <= self.body <= 1,
+        }
+        for name, sound in checks.items():
+            if not sound:
+                raise InputError(f"clip '{self.clip}': {name} is {getattr(self, name)!r}, which cannot be")
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One line of rejected.jsonl."""
+
+    video: str
+    start: float
+    """Seconds from the video's first frame; 0 where the whole video is meant."""
+    reason: Reason
+    detail: str
+    """The measured value and the limit, for people."""
+
+
+LineT = TypeVar("LineT", ClipRecord, Rejection)
+
+
+def write_lines(path: Path, lines: Iterable[ClipRecord | Rejection]) -> None:
+    """Writes records sorted by video and start, one JSON object a line, whole or not at all."""
+    ordered = sorted(lines, key=lambda line: (line.video, line.start))
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for line in ordered:
+            file.write(json.dumps(asdict(line), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_manifest(path: str | Path) -> list[ClipRecord]:
+    """The clips of a manifest.jsonl, in its order.
+
+    Raises:
+        InputError: the file is missing, empty, or a line is not a clip; names the line.
+    """
+    records = list(_read_lines(existing_file(path, "manifest"), ClipRecord))
+    if not records:
+        raise InputError(f"manifest '{path}' holds no clip; see rejected.jsonl beside it for the reasons")
+    return records
+
+
+def read_rejections(path: str | Path) -> list[Rejection]:
+    """The lines of a rejected.jsonl.
+
+    Raises:
+        InputError: the file is missing or a line is not a rejection; names the line.
+    """
+    return list(_read_lines(existing_file(path, "list of rejections"), Rejection))
+
+
+def _read_lines(path: Path, kind: type[LineT]) -> Iterator[LineT]:
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
+            try:
+                yield record_from(json.loads(line), kind)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"'{path}' line {number}: {error}; prepare the corpus again") from error
+
+
+def record_from(values: Any, kind: type[LineT]) -> LineT:
+    """A record from the JSON object `values`, its keys and types checked.
+
+    Raises:
+        InputError: a key misses, is unknown, or holds another type.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"a {type(values).__name__} where an object of keys and values should stand")
+    known = {field.name: field.type for field in fields(kind)}
+    wrong = sorted(known.keys() ^ values.keys())
+    if wrong:
+        raise InputError(f"the key '{wrong[0]}' {'misses' if wrong[0] in known else 'is unknown'}")
+    return kind(**{name: _typed(name, values[name], wanted) for name, wanted in known.items()})
+
+
+def _typed(name: str, value: Any, wanted: Any) -> Any:
+    if wanted is Reason:
+        return Reason(value)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
+        raise InputError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
+    return value
