@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tiny_components import build
+
+from tests.tiny_components import build
 
 
 @pytest.fixture(scope="session")

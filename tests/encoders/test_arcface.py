@@ -7,11 +7,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from tiny_components import tiny_face_network
 
 from fantasytalking.encoders import arcface
 from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.errors import InputError
+from tests.tiny_components import tiny_face_network
 
 STANDARD_POINTS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 from PIL import Image
-from tiny_components import IMAGE_DIM, TEXT_DIM
 
 from fantasytalking.encoders.wan import (
     ImageEncoder,
@@ -19,6 +18,7 @@ from fantasytalking.encoders.wan import (
     pad_text,
 )
 from fantasytalking.errors import InputError
+from tests.tiny_components import IMAGE_DIM, TEXT_DIM
 
 PROMPT = "A woman talks & smiles."
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_components import AUDIO_DIM
 
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE, AudioEncoder, token_count, token_times
 from fantasytalking.errors import InputError
+from tests.tiny_components import AUDIO_DIM
 
 
 @pytest.fixture(scope="module")

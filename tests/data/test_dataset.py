@@ -1,0 +1,130 @@
+"""The dataset and its batches: what is read, in which order, and what a step is given."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fantasytalking.audio_windows import window_length
+from fantasytalking.data.collate import Alignment, Collate, CollateConfig, MaskProjection
+from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
+from fantasytalking.data.manifest import write_lines
+from fantasytalking.errors import InputError
+from tests.data.corpus import record, save_clip
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> PortraitDataset:
+    clips = [save_clip(tmp_path, number) for number in range(5)]
+    clips += [save_clip(tmp_path, number, height=48, width=32) for number in range(5, 8)]
+    write_lines(tmp_path / "manifest.jsonl", clips)
+    return PortraitDataset(tmp_path / "manifest.jsonl")
+
+
+def test_a_moved_corpus_is_still_read(dataset: PortraitDataset, tmp_path: Path) -> None:
+    sample = dataset[3]
+    assert len(dataset) == 8 and sample.record.clip == "clip003"
+    moved = tmp_path.parent / f"{tmp_path.name}-moved"
+    tmp_path.rename(moved)
+    again = PortraitDataset(moved / "manifest.jsonl")[3]
+    assert torch.equal(again.features.latents, sample.features.latents)
+
+
+def test_missing_and_exchanged_files_are_named(tmp_path: Path) -> None:
+    clips = [save_clip(tmp_path, 0), save_clip(tmp_path, 1, frames=13)]
+    write_lines(tmp_path / "manifest.jsonl", [clips[0], replace(clips[1], frames=9)])
+    with pytest.raises(InputError, match=r"13 frames.*manifest says 9"):
+        PortraitDataset(tmp_path / "manifest.jsonl")[1]
+    (tmp_path / clips[0].features).unlink()
+    with pytest.raises(InputError, match=r"1 feature files are not there.*clip000"):
+        PortraitDataset(tmp_path / "manifest.jsonl")
+
+
+@pytest.mark.parametrize("alignment", list(Alignment))
+def test_a_batch_is_what_the_model_takes(dataset: PortraitDataset, alignment: Alignment) -> None:
+    samples = [dataset[0], dataset[1], dataset[2]]
+    batch = Collate(CollateConfig(alignment=alignment, text_length=7))(samples)
+    conditions = batch.conditions
+    tokens = samples[0].features.audio.shape[0]
+    windows = (1, tokens) if alignment is Alignment.clip else (3, window_length(0.34))
+    assert batch.latents.shape == (3, 16, 3, 4, 6) and batch.lip_mask.shape == (3, 1, 3, 4, 6)
+    assert conditions.text.shape == (3, 7, 12) and conditions.image.shape == (3, 17, 10)
+    assert conditions.latents.shape == (3, 20, 3, 4, 6) and conditions.face.shape == (3, 1, 512)
+    assert conditions.audio.shape == (3, *windows, 24) and conditions.audio_mask.shape == (3, *windows)
+    assert conditions.motion.tolist() == [[0.25, 0.75]] * 3 and conditions.gate.tolist() == [[1, 1]] * 3
+    assert all(value.is_floating_point() or value.dtype == torch.bool for value in conditions if value is not None)
+    for row, sample in enumerate(samples):
+        features = sample.features
+        assert torch.equal(batch.latents[row], features.latents.float())
+        assert torch.equal(conditions.latents[row, 4:], features.first_frame_latents.float())
+        assert conditions.latents[row, :4, 0].eq(1).all() and conditions.latents[row, :4, 1:].eq(0).all()
+        assert torch.equal(batch.lip_mask[row, 0], features.lip_mask_causal.float())
+        length = min(7, len(features.text))
+        assert torch.equal(conditions.text[row, :length], features.text[:length].float())
+        assert conditions.text[row, length:].eq(0).all()
+        if alignment is Alignment.clip:
+            assert torch.equal(conditions.audio[row, 0], features.audio.float()) and conditions.audio_mask.all()
+
+
+def test_the_papers_mask_can_be_chosen(dataset: PortraitDataset) -> None:
+    batch = Collate(CollateConfig(lip_mask=MaskProjection.trilinear))([dataset[0]])
+    assert torch.equal(batch.lip_mask[0, 0], dataset[0].features.lip_mask_trilinear.float())
+
+
+def test_clips_of_different_shape_are_no_batch(dataset: PortraitDataset) -> None:
+    with pytest.raises(InputError, match=r"clip005.*takes clips of one bucket"):
+        Collate(CollateConfig())([dataset[0], dataset[5]])
+
+
+RECORDS = [record(number) for number in range(10)] + [record(number, height=48, width=32) for number in range(10, 17)]
+
+
+def batches(sampler: BucketBatchSampler, epoch: int) -> list[list[int]]:
+    sampler.set_position(epoch)
+    return list(sampler)
+
+
+def test_batches_hold_one_bucket_and_an_epoch_holds_every_clip() -> None:
+    sampler = BucketBatchSampler(RECORDS, 3, seed=0)
+    found = batches(sampler, 0)
+    assert len(found) == len(sampler) == 4 + 3
+    assert all(len(batch) == 3 and len({index < 10 for index in batch}) == 1 for batch in found)
+    assert {index for batch in found for index in batch} == set(range(17))
+
+
+def test_order_derives_from_seed_and_epoch_alone() -> None:
+    one, other = BucketBatchSampler(RECORDS, 3, seed=0), BucketBatchSampler(RECORDS, 3, seed=0)
+    assert batches(one, 1) == batches(other, 1) != batches(one, 0)
+    assert batches(BucketBatchSampler(RECORDS, 3, seed=1), 0) != batches(one, 0)
+
+
+def test_ranks_take_disjoint_parts_of_the_same_bucket() -> None:
+    ranks = [batches(BucketBatchSampler(RECORDS, 2, seed=0, rank=rank, world_size=2), 4) for rank in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == 3 + 2
+    for first, second in zip(*ranks, strict=True):
+        assert len({index < 10 for index in first + second}) == 1
+    assert {index for rank in ranks for batch in rank for index in batch} == set(range(17))
+    assert batches(BucketBatchSampler(RECORDS, 4, seed=0), 4) == [a + b for a, b in zip(*ranks, strict=True)]
+
+
+def test_an_epoch_goes_on_where_it_stopped() -> None:
+    sampler = BucketBatchSampler(RECORDS, 2, seed=0)
+    whole = batches(sampler, 2)
+    sampler.set_position(2, 3)
+    assert list(sampler) == whole[3:]
+    assert list(sampler) == whole, "the next pass is whole again"
+
+
+def test_the_training_side_needs_no_perception() -> None:
+    program = (
+        "import sys; import fantasytalking.data.collate, fantasytalking.data.dataset;"
+        "found = {'mediapipe', 'decord', 'cv2', 'av', 'insightface'} & set(sys.modules);"
+        "sys.exit(str(found) if found else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,118 @@
+"""Which clips a folder has: files, ranges, clips of a scene, names."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fantasytalking.data.manifest import Reason, Rejection
+from fantasytalking.data.prepare_plan import (
+    Clip,
+    Crop,
+    TimeRange,
+    VideoFile,
+    find_videos,
+    plan_video,
+    probe_video,
+    ranges_of,
+    read_ranges,
+    spans_of,
+)
+from fantasytalking.data.prepare_scenes import SpanScan
+from fantasytalking.data.settings import DataConfig
+from fantasytalking.errors import InputError
+from fantasytalking.media import write_video
+
+CONFIG = DataConfig(components="x", fps=25.0, frames=25, stride=10)
+ALL = [TimeRange(0.0, 1e5, None)]
+
+
+def test_videos_are_found_below_and_in_order(tmp_path: Path) -> None:
+    for name in ("b/two.MP4", "a.mkv", "b/.hidden.mp4", ".cache/c.mp4", "notes.txt", "b/one.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = find_videos(tmp_path, None)
+    assert [file.video for file in found] == ["a.mkv", "b/one.mp4", "b/two.MP4"]
+    assert [file.video for file in find_videos(tmp_path, {"b/one": ALL})] == ["b/one.mp4"]
+    with pytest.raises(InputError, match="that the file of ranges names"):
+        find_videos(tmp_path, {"other": ALL})
+    with pytest.raises(InputError, match="is not a folder"):
+        find_videos(tmp_path / "nowhere", None)
+
+
+def test_names_are_safe_and_never_the_same(tmp_path: Path) -> None:
+    files = [VideoFile(tmp_path, video, 5) for video in ("a b.mp4", "a_b.mp4", "a/b.mp4", "ä" * 300 + ".mp4")]
+    files.append(replace(files[0], size=6))
+    names = {file.name for file in files}
+    assert len(names) == 5 and all(len(name) < 80 and name.isascii() and "/" not in name for name in names)
+    crops = [None, Crop(0.0, 0.0, 0.5, 0.5)]
+    clips = {Clip(files[0], start, crop).name for start in (0.0, 1.5) for crop in crops}
+    assert len(clips) == 4
+
+
+def test_clips_of_a_scene_never_leave_it(tmp_path: Path) -> None:
+    file = VideoFile(tmp_path, "a.mp4", 5)
+    planned = list(plan_video(file, [SpanScan([1.0], 4.0, "")], ALL, CONFIG))
+    assert [clip.start for clip in planned] == pytest.approx([0.0, *np.arange(1.0, 3.01, 0.4)])
+    assert all(clip.start + CONFIG.duration <= 4.0 + 1e-6 for clip in planned)
+
+
+def test_short_scenes_breaks_and_stretches_beyond_the_end_are_told(tmp_path: Path) -> None:
+    file = VideoFile(tmp_path, "a.mp4", 5)
+    planned = list(plan_video(file, [SpanScan([0.5], 1.6, "breaks off")], ALL, CONFIG))
+    assert [(line.start, line.reason) for line in planned if isinstance(line, Rejection)] == [
+        (0.0, Reason.TOO_SHORT),
+        (1.6, Reason.DAMAGED),
+    ]
+    assert [line.start for line in planned if isinstance(line, Clip)] == [0.5]
+    (nothing,) = plan_video(file, [], [TimeRange(50.0, 60.0, None)], CONFIG)
+    assert isinstance(nothing, Rejection) and nothing.reason is Reason.TOO_SHORT
+
+
+def test_spans_cover_what_is_wanted(tmp_path: Path) -> None:
+    file = VideoFile(tmp_path, "a.mp4", 5)
+    assert [span.start for span in spans_of(file, 130.0, ALL)] == [0.0, 60.0, 120.0]
+    assert [span.start for span in spans_of(file, 7200.0, [TimeRange(100.0, 130.0, None)])] == [60.0, 120.0]
+    assert [span.start for span in spans_of(file, 0.0, ALL)] == [0.0], "where the duration is not known"
+    assert spans_of(file, 30.0, [TimeRange(100.0, 130.0, None)])[0].start == 0.0
+
+
+def test_ranges_are_read_by_name_with_or_without_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "ranges.jsonl"
+    lines = [
+        {"video": "a", "start": 30, "end": 60.5, "crop": [360, 0, 720, 720], "crop_of_height": 720},
+        {"video": "a", "start": 5, "end": 10, "crop": None},
+        {"video": "b.mp4", "start": 0, "end": 10, "crop": None},
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    wanted = read_ranges(path)
+    assert ranges_of(VideoFile(tmp_path, "a.mkv", 1), wanted) == [
+        TimeRange(5.0, 10.0, None),
+        TimeRange(30.0, 60.5, Crop(0.5, 0.0, 1.0, 1.0)),
+    ]
+    assert len(ranges_of(VideoFile(tmp_path, "b.mp4", 1), wanted)) == 1
+    assert ranges_of(VideoFile(tmp_path, "c.mp4", 1), wanted) == []
+    for broken in ({"video": "a", "start": 9, "end": 3, "crop": None}, {"video": "a"}, [1]):
+        path.write_text(json.dumps(lines[0]) + "\n" + json.dumps(broken))
+        with pytest.raises(InputError, match="line 2 is not a range"):
+            read_ranges(path)
+
+
+def test_unusable_files_have_a_reason(tmp_path: Path) -> None:
+    frames = [np.full((32, 32, 3), 9 * number, dtype=np.uint8) for number in range(20)]
+    write_video(tmp_path / "mute.mp4", frames, fps=25)
+    write_video(tmp_path / "slow.mp4", frames, fps=10, audio=np.zeros(32000, np.float32))
+    write_video(tmp_path / "good.mp4", frames, fps=25, audio=np.zeros(12800, np.float32))
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "junk.mp4").write_bytes(bytes(range(256)) * 40)
+    found = {file.video: probe_video(file, CONFIG) for file in find_videos(tmp_path, None)}
+    assert {name: result.get("reason") for name, result in found.items()} == {
+        "mute.mp4": "no_sound",
+        "slow.mp4": "low_frame_rate",
+        "good.mp4": None,
+        "empty.mp4": "unreadable",
+        "junk.mp4": "unreadable",
+    }
+    assert found["good.mp4"]["duration"] == pytest.approx(0.8)
