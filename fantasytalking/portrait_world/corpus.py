@@ -1,0 +1,170 @@
+"""The portrait world as a corpus: people times sentences, made by many processes, continued where it stopped."""
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from fantasytalking.errors import InputError
+from fantasytalking.files import existing_file, written_whole
+from fantasytalking.portrait_world.clip import ClipPlan, Sitter, write_clip
+from fantasytalking.portrait_world.identity import HELD_OUT_IDENTITIES, make_identity
+from fantasytalking.portrait_world.speech import MAXIMUM_CHARACTERS
+
+SMALLEST_SIZE, LARGEST_SIZE = 64, 512
+MAXIMUM_FILE_BYTES, MAXIMUM_SENTENCES = 1_000_000, 10_000
+HELD_OUT_MARK = "heldout"
+CLIPS_PER_TASK = 6
+
+
+@dataclass(frozen=True)
+class CorpusPlan:
+    """What to make: everyone in `identities` says every sentence. None draws an intensity for each clip.
+
+    Raises:
+        InputError: a size or an intensity out of bounds, or training and held-out material mixed.
+    """
+
+    identities: Sequence[int]
+    sentences: Sequence[str]
+    size: int = 256
+    expression: float | None = None
+    body: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not SMALLEST_SIZE <= self.size <= LARGEST_SIZE or self.size % 2:
+            raise InputError(f"size is {self.size}; give an even number from {SMALLEST_SIZE} to {LARGEST_SIZE}")
+        for name in ("expression", "body"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{name} is {value}; give a number from 0 to 1, or leave it out to draw one per clip")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}; give a whole number from 0 on")
+
+    def clips(self) -> Iterator[ClipPlan]:
+        """One plan per clip, person by person."""
+        for identity in self.identities:
+            for sentence, text in enumerate(self.sentences):
+                yield ClipPlan(identity, sentence, text, self.seed, self.expression, self.body)
+
+    def settings(self) -> dict[str, object]:
+        """What all clips in a folder have in common."""
+        values = asdict(self)
+        return {name: values[name] for name in ("size", "expression", "body", "seed")}
+
+
+def read_sentences(path: str | Path, identities: range) -> list[str]:
+    """The lines of a sentences file without blank ones, checked to be meant for these people.
+
+    Held-out people say only sentences of files whose name contains "heldout", training people only others.
+
+    Raises:
+        InputError: missing, not UTF-8, too large, empty, a line too long, or meant for the other people.
+    """
+    path = existing_file(path, "sentences file")
+    held_out_file = HELD_OUT_MARK in path.name
+    if held_out_file != (identities[0] in HELD_OUT_IDENTITIES):
+        kind = "held-out sentences are for held-out" if held_out_file else "training sentences are for training"
+        raise InputError(f"'{path.name}' does not go with identities {identities[0]}-{identities[-1]}: {kind} people")
+    if path.stat().st_size > MAXIMUM_FILE_BYTES:
+        raise InputError(f"sentences file '{path}' has over {MAXIMUM_FILE_BYTES} bytes; split it")
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"sentences file '{path}' is not UTF-8 text; give one sentence a line") from error
+    sentences = [line for line in lines if line]
+    if not 0 < len(sentences) <= MAXIMUM_SENTENCES:
+        raise InputError(f"sentences file '{path}' has {len(sentences)} sentences; give 1 to {MAXIMUM_SENTENCES}")
+    for sentence in sentences:
+        if len(sentence) > MAXIMUM_CHARACTERS or not sentence.isprintable() or not any(map(str.isalnum, sentence)):
+            raise InputError(
+                f"'{sentence[:40]}' cannot be spoken; give lines of words, up to {MAXIMUM_CHARACTERS} letters"
+            )
+    return sentences
+
+
+def make_corpus(plan: CorpusPlan, output: str | Path, processes: int = 1) -> Iterator[tuple[int, int]]:
+    """Makes every clip that `output` does not hold yet, a folder each; yields clips done so far and clips in all.
+
+    The files do not depend on the number of processes, nor on how often the work was interrupted.
+
+    Raises:
+        InputError: `output` cannot be written, or holds clips made with other settings.
+    """
+    if processes < 1:
+        raise InputError(f"processes is {processes}; give 1 or more")
+    output = Path(output)
+    _claim(plan, output)
+    clips = list(plan.clips())
+    missing = [clip for clip in clips if not (output / clip.name).is_dir()]
+    done = len(clips) - len(missing)
+    yield done, len(clips)
+    tasks = list(_tasks(missing))
+    if processes == 1:
+        for task in tasks:
+            for clip in task:
+                _make_clips((clip,), plan.size, output)
+                done += 1
+                yield done, len(clips)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, max(1, len(tasks))), mp_context=context) as pool:
+        running = [pool.submit(_make_clips, task, plan.size, output) for task in tasks]
+        try:
+            for finished in as_completed(running):
+                done += finished.result()
+                yield done, len(clips)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _claim(plan: CorpusPlan, output: Path) -> None:
+    """Notes the settings beside the clips, or checks that they are those of the clips that are there."""
+    note = output / "corpus.json"
+    if note.is_file():
+        try:
+            previous = json.loads(note.read_text("utf-8"))
+        except ValueError as error:
+            raise InputError(f"'{note}' is damaged; choose another output folder") from error
+        if previous != plan.settings():
+            raise InputError(
+                f"'{output}' holds clips made with {previous}; choose another output folder or those settings"
+            )
+    else:
+        with written_whole(note) as temporary:
+            temporary.write_text(json.dumps(plan.settings()) + "\n", "utf-8")
+    # What an earlier run was writing when it was killed.
+    for unfinished in output.glob(".id????_s????.*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _tasks(clips: list[ClipPlan]) -> Iterator[tuple[ClipPlan, ...]]:
+    """Some clips of one person at a time."""
+    task: list[ClipPlan] = []
+    for clip in clips:
+        if task and (len(task) == CLIPS_PER_TASK or task[0].identity != clip.identity):
+            yield tuple(task)
+            task = []
+        task.append(clip)
+    if task:
+        yield tuple(task)
+
+
+@lru_cache(maxsize=2)
+def _sitter(identity: int, size: int) -> Sitter:
+    return Sitter(make_identity(identity), size)
+
+
+def _make_clips(clips: tuple[ClipPlan, ...], size: int, output: Path) -> int:
+    import cv2
+
+    # One thread a process: the processes share the cores.
+    cv2.setNumThreads(1)
+    for clip in clips:
+        write_clip(_sitter(clip.identity, size), clip, output / clip.name)
+    return len(clips)

@@ -1,0 +1,83 @@
+"""Where head and shoulders are in a frame, and how the camera sees them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fantasytalking.portrait_world.rasteriser import FloatArray
+from fantasytalking.portrait_world.state import FaceState
+
+HEAD_PIVOT = np.array([0.0, -0.95, -0.22], np.float32)
+BODY_PIVOT = np.array([0.0, -2.6, -0.1], np.float32)
+PICTURE_UNITS = 3.45  # height of a portrait in head units
+PICTURE_CENTRE = -0.33  # y of a portrait's middle, in head units
+CAMERA_DISTANCE = 13.0
+BODY_FOLLOWS = 0.35  # share of the head's shift that the shoulders make too
+
+
+@dataclass(frozen=True)
+class Posture:
+    """Rotation matrices (3, 3) and shifts (3,), in units, of head and body."""
+
+    head_rotation: FloatArray
+    head_shift: FloatArray
+    body_rotation: FloatArray
+    body_shift: FloatArray
+
+    def move(self, points: FloatArray, carried: FloatArray | None = None) -> FloatArray:
+        """Resting points (V, 3) in this posture; `carried` (V,) is the head's share, all of it when not given."""
+        with_head = (points - HEAD_PIVOT) @ self.head_rotation.T + HEAD_PIVOT + self.head_shift
+        if carried is None:
+            return with_head
+        with_body = (points - BODY_PIVOT) @ self.body_rotation.T + BODY_PIVOT + self.body_shift
+        return with_body + (with_head - with_body) * carried[:, None]
+
+    def turn(self, normals: FloatArray, carried: FloatArray | None = None) -> FloatArray:
+        """Resting normals (V, 3) in this posture (not renormalised)."""
+        with_head = normals @ self.head_rotation.T
+        if carried is None:
+            return with_head
+        return normals @ self.body_rotation.T * (1 - carried[:, None]) + with_head * carried[:, None]
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
+    """Turn to the picture's right by `yaw`, nod down by `pitch`, tilt the top to the right by `roll`; radians."""
+    cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    about_z = np.array([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]])
+    return (about_z @ about_y @ about_x).astype(np.float32)
+
+
+def posture_of(state: FaceState) -> Posture:
+    """The posture of a frame's state."""
+    head_shift = np.array([state.x, -state.y, 0], np.float32) * PICTURE_UNITS
+    shoulders = np.array([state.shoulder_x, -state.shoulder_y, 0], np.float32) * PICTURE_UNITS
+    return Posture(
+        rotation(state.yaw, state.pitch, state.roll),
+        head_shift,
+        rotation(0.25 * state.yaw, 0, state.shoulder_roll),
+        shoulders + BODY_FOLLOWS * head_shift,
+    )
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A place on a picture: `scale` pixels per unit around (`column`, `row`), where the origin's axis meets it."""
+
+    scale: float
+    column: float
+    row: float
+
+    @classmethod
+    def portrait(cls, height: int, width: int) -> "Camera":
+        """The usual portrait: head and shoulders, centred."""
+        scale = height / PICTURE_UNITS
+        return cls(scale, width / 2, height / 2 + PICTURE_CENTRE * scale)
+
+    def project(self, points: FloatArray) -> FloatArray:
+        """Points (V, 3) to column, row and nearness (V, 3) in pixels."""
+        factor = self.scale * CAMERA_DISTANCE / (CAMERA_DISTANCE - points[:, 2])
+        column = self.column + factor * points[:, 0]
+        row = self.row - factor * points[:, 1]
+        return np.stack([column, row, points[:, 2] * self.scale], 1).astype(np.float32)

@@ -1,0 +1,90 @@
+"""A small z-buffer rasteriser in numpy: triangles to covered pixels, all triangles of a frame at once."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int32]
+
+# Tolerance on barycentric weights, so that neighbouring triangles leave no crack between them.
+EDGE_TOLERANCE = 1e-4
+
+
+class Fragments(NamedTuple):
+    """Visible samples: `pixel` (N,) flat index, `face` (N,) triangle, `weights` (N, 3) barycentric, `depth` (N,)."""
+
+    pixel: NDArray[np.int64]
+    face: NDArray[np.int64]
+    weights: FloatArray
+    depth: FloatArray
+
+    def where(self, mask: NDArray[np.bool_]) -> "Fragments":
+        return Fragments(self.pixel[mask], self.face[mask], self.weights[mask], self.depth[mask])
+
+    def interpolate(self, faces: IntArray, values: FloatArray) -> FloatArray:
+        """Values per vertex (V, K) to values per sample (N, K)."""
+        corners = faces[self.face]
+        result = values[corners[:, 0]] * self.weights[:, :1]
+        result += values[corners[:, 1]] * self.weights[:, 1:2]
+        result += values[corners[:, 2]] * self.weights[:, 2:]
+        return result
+
+
+def empty_depth(height: int, width: int) -> FloatArray:
+    """A depth buffer (H * W,) with nothing in it; nearer is larger."""
+    return np.full(height * width, -np.inf, dtype=np.float32)
+
+
+def rasterise(
+    points: FloatArray, faces: IntArray, depth: FloatArray, shape: tuple[int, int], two_sided: bool = False
+) -> Fragments:
+    """Samples of triangles at pixel centres that are nearer than all others and than `depth`, which is updated.
+
+    Args:
+        points: (V, 3) column, row and nearness in pixels; faces (F, 3) counter-clockwise as seen on the screen
+            (rows grow downwards), else dropped unless `two_sided`.
+        depth: (H * W,) from `empty_depth` or an earlier call.
+        shape: height and width in pixels.
+    """
+    height, width = shape
+    corners = points[faces]
+    x, y, z = corners[..., 0], corners[..., 1], corners[..., 2]
+    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    left = np.maximum(np.ceil(x.min(1) - 0.5), 0).astype(np.int64)
+    right = np.minimum(np.floor(x.max(1) - 0.5), width - 1).astype(np.int64)
+    top = np.maximum(np.ceil(y.min(1) - 0.5), 0).astype(np.int64)
+    bottom = np.minimum(np.floor(y.max(1) - 0.5), height - 1).astype(np.int64)
+    facing = np.abs(area) > 1e-9 if two_sided else area < -1e-9
+    kept = np.flatnonzero(facing & (right >= left) & (bottom >= top))
+    columns = right[kept] - left[kept] + 1
+    counts = columns * (bottom[kept] - top[kept] + 1)
+    owner = np.repeat(np.arange(len(kept)), counts)
+    step = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    row_step = step // columns[owner]
+    column = left[kept][owner] + step - row_step * columns[owner]
+    row = top[kept][owner] + row_step
+    sample_x, sample_y = column.astype(np.float32) + np.float32(0.5), row.astype(np.float32) + np.float32(0.5)
+
+    plane = _weight_planes(x[kept], y[kept], area[kept])[owner]
+    first = plane[:, 0] * sample_x + plane[:, 1] * sample_y + plane[:, 2]
+    second = plane[:, 3] * sample_x + plane[:, 4] * sample_y + plane[:, 5]
+    inside = np.flatnonzero(
+        (first >= -EDGE_TOLERANCE) & (second >= -EDGE_TOLERANCE) & (first + second <= 1 + EDGE_TOLERANCE)
+    )
+    face = kept[owner[inside]]
+    weights = np.stack([first[inside], second[inside], 1 - first[inside] - second[inside]], 1).astype(np.float32)
+    nearness = (z[face] * weights).sum(1)
+    pixel = row[inside] * width + column[inside]
+    np.maximum.at(depth, pixel, nearness)
+    visible = np.flatnonzero(nearness >= depth[pixel])
+    return Fragments(pixel[visible], face[visible], weights[visible], nearness[visible])
+
+
+def _weight_planes(x: FloatArray, y: FloatArray, area: FloatArray) -> FloatArray:
+    """Coefficients (F, 6) of the first two barycentric weights as planes over (column, row)."""
+    x, y, area = x.astype(np.float64), y.astype(np.float64), area.astype(np.float64)
+    first = np.stack([y[:, 1] - y[:, 2], x[:, 2] - x[:, 1], x[:, 1] * y[:, 2] - x[:, 2] * y[:, 1]], 1)
+    second = np.stack([y[:, 2] - y[:, 0], x[:, 0] - x[:, 2], x[:, 2] * y[:, 0] - x[:, 0] * y[:, 2]], 1)
+    return (np.concatenate([first, second], 1) / area[:, None]).astype(np.float32)

@@ -1,0 +1,39 @@
+"""Makes a corpus of talking people: python scripts/make_portrait_world.py --identities 0-9 --sentences FILE --output DIR
+
+Identities 0-999 are for training, 1000-1999 are held out; data/portrait_world has sentences for each.
+"""
+
+import argparse
+
+from tqdm import tqdm
+
+from fantasytalking.errors import exit_cleanly
+from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus, read_sentences
+from fantasytalking.portrait_world.identity import identity_range
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--identities", required=True, metavar="A-B", help="people, both ends included")
+    parser.add_argument("--sentences", required=True, metavar="FILE", help="one sentence a line; everyone says each")
+    parser.add_argument("--output", required=True, metavar="DIR", help="a folder per clip; continued when it exists")
+    parser.add_argument("--size", type=int, default=256, help="sides of the picture in pixels, 64 to 512 (default 256)")
+    parser.add_argument("--expression", type=float, help="strength of the face's movement, 0 to 1 (default: drawn)")
+    parser.add_argument("--body", type=float, help="strength of head and shoulder movement, 0 to 1 (default: drawn)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    identities = identity_range(options.identities)
+    sentences = read_sentences(options.sentences, identities)
+    plan = CorpusPlan(identities, sentences, options.size, options.expression, options.body, options.seed)
+    with tqdm(total=len(identities) * len(sentences), unit="clip") as bar:
+        for done, _ in make_corpus(plan, options.output, options.processes):
+            bar.update(done - bar.n)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
