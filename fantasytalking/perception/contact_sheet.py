@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fantasytalking.errors import InputError
 from fantasytalking.perception.face_crop import SquareCrop
+from fantasytalking.perception.facial_measures import interocular_distance
 
 _POINT, _LIPS, _CROP = (90, 220, 130), (255, 80, 90), (255, 200, 60)
 _PAPER, _INK = (250, 249, 246), (40, 40, 46)
@@ -80,8 +81,10 @@ def _drawn(
     size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
     picture = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     if landmarks is not None and np.isfinite(landmarks).all():
-        for x, y in (landmarks[:, :2] * scale * 16).round().astype(int).tolist():
-            cv2.circle(picture, (x, y), 8, _POINT, -1, cv2.LINE_AA, shift=4)
+        # On a small face all 478 points would hide it.
+        sparse = max(1, round(40 / max(1.0, float(interocular_distance(landmarks)) * scale)))
+        for x, y in (landmarks[::sparse, :2] * scale * 16).round().astype(int).tolist():
+            cv2.circle(picture, (x, y), 10, _POINT, -1, cv2.LINE_AA, shift=4)
     if mask is not None:
         small = cv2.resize(np.asarray(mask, np.float32), size, interpolation=cv2.INTER_LINEAR)
         outline, _ = cv2.findContours((small >= 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
