@@ -93,8 +93,10 @@ def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:
 
 
 def _refuse_unknown(schema: Any, update: Any, prefix: str, source: str) -> None:
-    if not is_dataclass(schema) or not isinstance(update, dict):
+    if not is_dataclass(schema):
         return
+    if not isinstance(update, dict):
+        raise InputError(f"{source}: '{prefix.rstrip('.')}' is {update!r}; it holds keys and values")
     hints = get_type_hints(schema)
     known = [field.name for field in fields(schema)]
     for key, value in update.items():

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,18 @@ from fantasytalking.files import existing_file
 
 MAX_PICKLE_BYTES = 16 * 2**30
 """A released adapter is 1.7 GB; a pickle is read whole, so it is bounded."""
+
+# A file that is no pickle fails in many ways before anything of it is believed.
+_PICKLE_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
 
 
 @dataclass(frozen=True)
@@ -100,16 +113,10 @@ def read_pickle(path: Path) -> Any:
     if size > MAX_PICKLE_BYTES:
         raise InputError(f"'{path}' has {size / 2**30:.1f} GiB; at most {MAX_PICKLE_BYTES / 2**30:.0f} are read")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a hint about pickle protocols; what is wrong is said below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except _PICKLE_ERRORS as error:
         raise InputError(
             f"'{path}' is not a torch file of plain tensors, and nothing else is loaded from a pickle; "
             "get it again from its source, or as safetensors"

@@ -14,40 +14,42 @@ from fantasytalking.models.cross_attention import TokenSpan
 from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
 
 
-def run_rank(rank: int, port: int, windows: int, folder: str) -> None:
-    """One rank: builds the same model, runs it in parallel, and saves what it saw."""
+def run_rank(rank: int, port: int, folder: str) -> None:
+    """One rank: builds the same model, runs it in parallel at clip and at frame level, and saves what it saw."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    model, conditions = tiny_transformer(), tiny_conditions(windows=windows)
-    latents, timestep = tiny_latents()
+    model = tiny_transformer()
     model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
     projected: list[tuple[int, ...]] = []
     model.audio_projector.register_forward_hook(lambda module, inputs, output: projected.append(tuple(output.shape)))
-    cache = ConditionCache()
-    with torch.no_grad():
-        outputs = [model(latents, timestep, conditions, cache=held).sample for held in (None, cache, cache)]
-    torch.save({"outputs": outputs, "projected": projected}, Path(folder) / f"rank{rank}.pt")
+    latents, timestep = tiny_latents()
+    for windows in (1, 5):
+        conditions, cache = tiny_conditions(windows=windows), ConditionCache()
+        projected.clear()
+        with torch.no_grad():
+            outputs = [model(latents, timestep, conditions, cache=held).sample for held in (None, cache, cache)]
+        torch.save({"outputs": outputs, "projected": list(projected)}, Path(folder) / f"{windows}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("windows", [1, 5])
-def test_two_ranks_give_the_result_of_one(tmp_path, windows):
+def test_two_ranks_give_the_result_of_one(tmp_path):
     """Five latent frames of 16 tokens over two ranks: each rank ends inside a frame."""
-    model, conditions = tiny_transformer(), tiny_conditions(windows=windows)
-    latents, timestep = tiny_latents()
-    with torch.no_grad():
-        expected = model(latents, timestep, conditions).sample
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(run_rank, args=(port, windows, str(tmp_path)), nprocs=2)
-    for rank in range(2):
-        saved = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
-        for output in saved["outputs"]:
-            torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
-        own = 1 if windows == 1 else 3  # frames 0, 1 and half of 2, or the other half and 3, 4
-        assert saved["projected"] == [(2, own, 7, 40)] * 2, "once uncached, once for the cache"
+    multiprocessing.spawn(run_rank, args=(port, str(tmp_path)), nprocs=2)
+    model = tiny_transformer()
+    latents, timestep = tiny_latents()
+    for windows in (1, 5):
+        with torch.no_grad():
+            expected = model(latents, timestep, tiny_conditions(windows=windows)).sample
+        for rank in range(2):
+            saved = torch.load(tmp_path / f"{windows}-{rank}.pt", weights_only=True)
+            for output in saved["outputs"]:
+                torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+            own = 1 if windows == 1 else 3  # frames 0, 1 and half of 2, or the other half and 3, 4
+            assert saved["projected"] == [(2, own, 7, 40)] * 2, "once uncached, once for the cache"
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_a_closed_gate_is_the_same_as_no_attention():
     assert torch.equal(predict(model, closed), predict(model, closed._replace(audio=other.audio, face=other.face)))
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("windows", [1, 5])
 def test_padding_is_never_heard_whatever_the_backend(backend, windows):

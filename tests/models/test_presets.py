@@ -1,0 +1,49 @@
+"""The presets, on the meta device: in seconds, every base key accounted for."""
+
+import time
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from fantasytalking.errors import InputError
+from fantasytalking.models.assembly import portrait_module
+from fantasytalking.models.presets import PRESETS, load_model_config, meta_transformer, transformer_arguments
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+
+# Tensors in the published checkpoints: Wan2.1-I2V-14B has 1303, Wan2.1-Fun-1.3B-InP 983.
+PUBLISHED = {"wan14b": 1303, "wan1.3b": 983}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_base_key_is_wans_and_every_other_one_a_modules(preset):
+    start = time.perf_counter()
+    config = load_model_config(preset)
+    model = meta_transformer(config)
+    assert time.perf_counter() - start < 10
+    names = set(model.state_dict())
+    base_names = {name for name in names if portrait_module(name) is None}
+    portrait_keys = vars(config.portrait).keys()
+    with torch.device("meta"):
+        base = WanTransformer3DModel(
+            **{key: value for key, value in transformer_arguments(config).items() if key not in portrait_keys}
+        )
+    assert base_names == set(base.state_dict())
+    assert len(base_names) == PUBLISHED.get(preset, len(base_names))
+    assert {portrait_module(name) for name in names - base_names} == {"audio", "face", "motion"}
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_wan14b_has_the_released_adapters_shapes():
+    """fantasytalking_model.ckpt: 40 blocks of two 2048 -> 5120 projections, a 768 -> 2048 projector."""
+    state = meta_transformer(load_model_config("wan14b")).state_dict()
+    audio = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) == "audio"}
+    assert len(audio) == 83
+    assert audio["blocks.39.attn2.audio_k_proj.weight"] == (5120, 2048)
+    assert audio["audio_projector.proj.weight"] == (2048, 768)
+
+
+def test_a_base_that_is_nowhere_is_one_line_with_the_command(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="hf download Wan-AI/nowhere --local-dir"):
+        FantasyTalkingTransformer3DModel.from_wan("Wan-AI/nowhere")

@@ -1,0 +1,65 @@
+"""The house: imports point down only, and a training node needs no perception package."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "fantasytalking"
+LAYERS = [
+    {"errors", "files"},
+    {"config", "conditions", "media"},
+    {"flow_matching", "audio_windows", "tensor_files"},
+    {"models"},
+    {"data", "encoders", "perception", "checkpoint"},
+    {"convert", "training", "pipeline", "evaluation", "portrait_world"},
+]
+"""From the ground up; a room imports from its own layer's lower neighbours and from layers below."""
+NEVER = {("training", "pipeline"), ("models", "encoders"), ("models", "data"), ("evaluation", "pipeline")}
+LIGHT = ["models.transformer", "models.assembly", "checkpoint", "convert", "audio_windows", "training", "pipeline"]
+HEAVY = ["mediapipe", "insightface", "decord", "cv2", "av", "deepspeed", "wandb", "gradio"]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of the package that a file imports."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = (
+                [node.module] if node.module != "fantasytalking" else [f"{node.module}.{a.name}" for a in node.names]
+            )
+        rooms |= {name.split(".")[1] for name in names if name.startswith("fantasytalking.")}
+    return rooms
+
+
+def layer(room: str) -> int:
+    return next(index for index, rooms in enumerate(LAYERS) if room in rooms)
+
+
+def test_imports_point_down():
+    files = sorted(PACKAGE.rglob("*.py"))
+    assert len(files) > 15
+    for path in files:
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for other in imported_rooms(path) - {room}:
+            assert layer(other) <= layer(room), f"{path.relative_to(PACKAGE)} imports {other}, which lies above it"
+            assert (room, other) not in NEVER, f"{room} must not see {other}"
+
+
+def test_models_and_training_import_without_the_perception_packages():
+    paths = {name: PACKAGE / name.replace(".", "/") for name in LIGHT}
+    built = [name for name, path in paths.items() if path.exists() or path.with_suffix(".py").exists()]
+    program = f"""
+import importlib, sys
+for name in {built}:
+    importlib.import_module("fantasytalking." + name)
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
