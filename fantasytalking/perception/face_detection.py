@@ -15,6 +15,8 @@ WINDOW_PER_FACE = 3.0
 MIN_WINDOW = 256
 """Windows with fewer pixels are enlarged to this side before detection."""
 
+_LEAST_SCORE = 0.5
+
 
 class Box(NamedTuple):
     """A detected face: centre and size in pixels, score in [0, 1]."""
@@ -103,9 +105,8 @@ class FaceDetector:
     """Both FaceDetection models over a picture of any size; found boxes are cleared of doubles."""
 
     def __init__(self) -> None:
-        self._near = face_detection(full_range=False)
-        self._far = face_detection(full_range=True)
-        self._scorer: Any = face_detection(full_range=False, min_confidence=0.05)
+        self._near = face_detection(full_range=False, min_confidence=0.05)
+        self._far = face_detection(full_range=True, min_confidence=_LEAST_SCORE)
 
     def find(self, image: np.ndarray, *, thorough: bool = True) -> list[Box]:
         """Boxes of all faces in an (H, W, 3) uint8 picture, largest first.
@@ -126,23 +127,23 @@ class FaceDetector:
     def score(self, image: np.ndarray, box: Box) -> float:
         """FaceDetection's (short range) score of a known face, seen through a window of twice its size; 0 if unseen."""
         window = window_around(box, image.shape[0], image.shape[1], per_face=2.0)
-        found = self._search(self._scorer, image, window)
+        found = self._search(self._near, image, window, 0.0)
         return max((other.score for other in found if box.near(other)), default=0.0)
 
     @staticmethod
-    def _search(model: Any, image: np.ndarray, window: Window) -> list[Box]:
+    def _search(model: Any, image: np.ndarray, window: Window, least: float = _LEAST_SCORE) -> list[Box]:
         boxes = []
         for detection in model.process(window.cut(image)).detections or ():
             area = detection.location_data.relative_bounding_box
             corners = np.array([[area.xmin, area.ymin, 0], [area.xmin + area.width, area.ymin + area.height, 0]])
             (x0, y0, _), (x1, y1, _) = window.to_image(corners).tolist()
-            if x1 > x0 and y1 > y0:
+            if x1 > x0 and y1 > y0 and detection.score[0] >= least:
                 boxes.append(Box((x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0), float(detection.score[0])))
         return boxes
 
     def close(self) -> None:
         """Frees the graphs."""
-        for model in (self._near, self._far, self._scorer):
+        for model in (self._near, self._far):
             model.close()
 
 

@@ -12,7 +12,7 @@ from fantasytalking.perception.mediapipe_graphs import face_mesh, mesh_faces, re
 SCORE_EVERY = 0.5
 """Seconds between two FaceDetection scores of a followed face."""
 
-LOOK_AROUND_EVERY = 1.0
+LOOK_AROUND_EVERY = 2.0
 """Seconds between two looks for people who are not followed yet."""
 
 SEARCH_EVERY = 0.2
