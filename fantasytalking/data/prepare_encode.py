@@ -1,0 +1,77 @@
+"""A prepared clip to its features: every encoder runs once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from fantasytalking.data.features import Features
+from fantasytalking.data.prepare_clip import PreparedClip
+from fantasytalking.data.settings import DataConfig
+from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
+from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.perception.face_crop import five_points
+from fantasytalking.perception.lip_mask import project_mask
+
+
+@dataclass
+class Encoders:
+    """All frozen encoders of the method."""
+
+    video: VideoAutoencoder
+    text: TextEncoder
+    image: ImageEncoder
+    audio: AudioEncoder
+    face: FaceEncoder
+
+    def __post_init__(self) -> None:
+        # Most clips of a corpus share one caption.
+        self._captions: tuple[str, Tensor] | None = None
+
+    @classmethod
+    def load(cls, config: DataConfig, device: torch.device) -> "Encoders":
+        """Opens what the settings name.
+
+        Raises:
+            InputError: an encoder is missing, damaged or of another kind; says how to fetch it.
+        """
+        dtype = getattr(torch, config.precision.value)
+        source = config.components
+        audio, folder = (config.audio_encoder, "") if config.audio_encoder else (source, "audio_encoder")
+        face = Path(config.face_encoder or Path(source) / "face_encoder")
+        return cls(
+            video=VideoAutoencoder.from_pretrained(source, device=device),
+            text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
+            image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype),
+            audio=AudioEncoder.from_pretrained(audio, subfolder=folder, device=device),
+            face=FaceEncoder.from_pretrained(face, threads=config.threads),
+        )
+
+    def encode(self, clip: PreparedClip) -> Features:
+        """All features of a clip, on the CPU, in the types of the feature file."""
+        first = torch.from_numpy(clip.frames[0])
+        video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 c t h w")
+        stride, steps = self.video.spatial_stride, self.video.temporal_stride
+        masks = {
+            method: torch.from_numpy(project_mask(clip.lip_mask, stride, steps, method)).half()
+            for method in ("causal", "trilinear")
+        }
+        return Features(
+            latents=self.video.encode(video)[0].half().cpu(),
+            first_frame_latents=self.video.encode_first_frame(video[:, :, 0], len(clip.frames))[0].half().cpu(),
+            text=self._text(clip.caption),
+            image=self.image.encode(first).half().cpu(),
+            audio=self.audio.encode(clip.samples).half(),
+            frame_times=torch.from_numpy(clip.times),
+            face=torch.from_numpy(self.face.encode(clip.frames[0], five_points(clip.track.landmarks[0])))[None],
+            lip_mask_causal=masks["causal"],
+            lip_mask_trilinear=masks["trilinear"],
+        )
+
+    def _text(self, caption: str) -> Tensor:
+        if self._captions is None or self._captions[0] != caption:
+            self._captions = caption, self.text.encode(caption).half().cpu()
+        return self._captions[1]
