@@ -1,0 +1,128 @@
+"""Reading sound: any container, the picture's clock, damage."""
+
+import subprocess
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fantasytalking.errors import InputError
+from fantasytalking.media import read_audio, write_video
+
+RATE = 44100
+
+
+def clicks(path: Path, seconds: float = 2.0, at: float = 1.0, channels: int = 1) -> Path:
+    """A wav of a quiet tone with a loud click at one second."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    sound = 0.05 * np.sin(2 * np.pi * 220 * time)
+    sound[int(at * RATE) : int(at * RATE) + 200] = 0.9
+    block = np.repeat((sound * 32767).astype("<i2")[:, None], channels, axis=1)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(block.tobytes())
+    return path
+
+
+def click_time(sound: np.ndarray, rate: int = 16000) -> float:
+    return float(np.flatnonzero(np.abs(sound) > 0.4)[0]) / rate
+
+
+def ffmpeg(*arguments: str) -> None:
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *arguments], check=True)
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "m4a", "flac", "ogg", "webm", "mkv", "mp4"])
+def test_every_container_keeps_the_time(tmp_path: Path, suffix: str) -> None:
+    ffmpeg("-i", str(clicks(tmp_path / "a.wav")), str(tmp_path / f"b.{suffix}"))
+    sound = read_audio(tmp_path / f"b.{suffix}")
+    assert sound.dtype == np.float32 and sound.ndim == 1
+    assert len(sound) / 16000 == pytest.approx(2.0, abs=0.03)
+    assert click_time(sound) == pytest.approx(1.0, abs=0.005)
+    assert np.abs(sound).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_channels_are_averaged(tmp_path: Path, channels: int) -> None:
+    sound = read_audio(clicks(tmp_path / "a.wav", channels=channels), sample_rate=RATE)
+    assert len(sound) == 2 * RATE
+    assert click_time(sound, RATE) == pytest.approx(1.0, abs=0.001)
+
+
+def test_a_stretch_is_the_same_as_the_part_of_the_whole(tmp_path: Path) -> None:
+    for suffix in ("wav", "mp3", "m4a", "flac"):
+        path = tmp_path / f"a.{suffix}"
+        clicks(tmp_path / "source.wav", seconds=6.0, at=4.0)
+        ffmpeg("-i", str(tmp_path / "source.wav"), str(path))
+        whole, part = read_audio(path), read_audio(path, start=3.5, duration=1.0)
+        assert len(part) == 16000
+        assert click_time(part) == pytest.approx(0.5, abs=0.005), suffix
+        assert np.corrcoef(part, whole[56000:72000])[0, 1] > 0.99
+
+
+def test_sound_that_starts_later_is_preceded_by_silence(tmp_path: Path) -> None:
+    write_video(tmp_path / "picture.mp4", [np.zeros((64, 64, 3), np.uint8)] * 100, fps=25)
+    clicks(tmp_path / "a.wav")
+    for suffix in ("mp4", "mkv"):
+        ffmpeg(
+            "-i", str(tmp_path / "picture.mp4"), "-itsoffset", "0.5", "-i", str(tmp_path / "a.wav"),
+            "-map", "0:v", "-map", "1:a", "-c:v", "copy", str(tmp_path / f"late.{suffix}"),
+        )  # fmt: skip
+        sound = read_audio(tmp_path / f"late.{suffix}")
+        assert np.abs(sound[: int(0.47 * 16000)]).max() < 0.01
+        assert click_time(sound) == pytest.approx(1.5, abs=0.01), suffix
+
+
+def test_sound_from_before_the_picture_is_cut_off(tmp_path: Path) -> None:
+    write_video(tmp_path / "picture.mp4", [np.zeros((64, 64, 3), np.uint8)] * 50, fps=25)
+    ffmpeg(
+        "-itsoffset", "0.5", "-i", str(tmp_path / "picture.mp4"), "-i", str(clicks(tmp_path / "a.wav")),
+        "-map", "0:v", "-map", "1:a", "-c:v", "copy", str(tmp_path / "early.mkv"),
+    )  # fmt: skip
+    assert click_time(read_audio(tmp_path / "early.mkv")) == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_video_s_sound_lies_where_it_was_put(tmp_path: Path) -> None:
+    sound = np.zeros(32000, np.float32)
+    sound[16000:16200] = 0.8
+    write_video(tmp_path / "a.mp4", [np.zeros((64, 64, 3), np.uint8)] * 50, fps=25, audio=sound)
+    assert click_time(read_audio(tmp_path / "a.mp4")) == pytest.approx(1.0, abs=0.004)
+
+
+def test_videos_without_sound_and_empty_sound_are_refused(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", [np.zeros((64, 64, 3), np.uint8)] * 5, fps=25)
+    with pytest.raises(InputError, match="no sound track"):
+        read_audio(tmp_path / "a.mp4")
+    clicks(tmp_path / "empty.wav", seconds=0.0, at=-1)
+    with pytest.raises(InputError) as error:
+        read_audio(tmp_path / "empty.wav")
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="no sound from 9 s on"):
+        read_audio(clicks(tmp_path / "b.wav"), start=9)
+
+
+@pytest.mark.parametrize("arguments", [{"sample_rate": 1}, {"start": -0.1}, {"duration": 0}, {"start": float("nan")}])
+def test_impossible_requests_are_refused(tmp_path: Path, arguments: dict) -> None:
+    with pytest.raises(InputError):
+        read_audio(clicks(tmp_path / "a.wav"), **arguments)
+
+
+def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    header = bytes.fromhex(
+        "5249464600000000574156 45666d7420100000000300010040 1f0000007d000004002000".replace(" ", "")
+    )
+    block = np.full(8000, np.nan, "<f4").tobytes()
+    (tmp_path / "nan.wav").write_bytes(header + b"data" + len(block).to_bytes(4, "little") + block)
+    with pytest.raises(InputError, match="no numbers"):
+        read_audio(tmp_path / "nan.wav")
+
+
+def test_real_recordings(real_media: Path) -> None:
+    for path in (real_media / "speech").iterdir():
+        sound = read_audio(path)
+        assert len(sound) / 16000 == pytest.approx(10.0, abs=0.03)
+        assert 0.1 < np.abs(sound).max() <= 1
