@@ -1,7 +1,8 @@
 """Adapters on disk, ours and the released one.
 
 Ours is a folder {adapter.safetensors, config.json, train.yaml}: parameters of the paper's modules under the model's own
-names, what they are, and how they were trained. The released file holds the audio part alone, as a torch file of two
+names, what they are, and how they were trained. Where the base was trained too, lora.safetensors or base.safetensors
+stands beside them and holds what changed. The released file holds the audio part alone, as a torch file of two
 parts or as safetensors with the parts as prefixes.
 """
 
@@ -20,11 +21,14 @@ from fantasytalking.audio_windows import WINDOW_SECONDS
 from fantasytalking.config import save_config
 from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, written_whole
+from fantasytalking.lora import LoraSettings, add_lora, has_lora, lora_shapes, lora_tensors, plain_name
 from fantasytalking.models.assembly import PORTRAIT_MODULES, portrait_module
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.tensor_files import compare_shapes, open_safetensors, read_json, read_pickle
 
 ADAPTER_FILE = "adapter.safetensors"
+LORA_FILE = "lora.safetensors"
+BASE_FILE = "base.safetensors"
 FORMAT = 1
 WINDOW_RULES = ("official", "seconds")
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
@@ -48,6 +52,10 @@ class AdapterConfig:
     """Span of a window under the rule `seconds`."""
     base: str = ""
     """Hub id or folder of the base it was trained on, for the reader."""
+    lora: dict[str, Any] | None = None
+    """Rank, alpha and targets of lora.safetensors; None when there is none."""
+    base_tensors: int = 0
+    """Tensors in base.safetensors: those of the base that were trained; 0 when there is no such file."""
     format: int = FORMAT
     extra: dict[str, Any] = field(default_factory=dict)
     """Facts of the run that made it (steps, stage), for the reader."""
@@ -65,6 +73,10 @@ class AdapterConfig:
             raise InputError(f"{source}: audio_window is {self.audio_window!r}; {' or '.join(WINDOW_RULES)} is needed")
         if not isinstance(self.window_seconds, int | float) or not 0 < self.window_seconds <= 10:
             raise InputError(f"{source}: window_seconds is {self.window_seconds!r}; 0 to 10 is needed")
+        if self.lora is not None:
+            LoraSettings.read(self.lora, source)
+        if type(self.base_tensors) is not int or not 0 <= self.base_tensors <= 100_000:
+            raise InputError(f"{source}: base_tensors is {self.base_tensors!r}; a number of tensors is needed")
         if self.format != FORMAT:
             raise InputError(f"{source}: format is {self.format!r}, this version reads {FORMAT}; update the code")
 
@@ -72,23 +84,49 @@ class AdapterConfig:
 def save_adapter(
     model: FantasyTalkingTransformer3DModel, folder: str | Path, config: AdapterConfig, train: Any = None
 ) -> None:
-    """Writes the model's trained modules as an adapter folder, whole or not at all.
+    """Writes the model's trained modules, and its LoRA when the config has one, as an adapter folder.
 
     Args:
-        model: holds the weights; only `config.modules` are written.
+        model: holds the weights; only `config.modules` and the LoRA are written.
         folder: new, or an adapter that is replaced.
         train: the resolved training configuration (a dataclass), stored as train.yaml.
     """
-    tensors = {name: value for name, value in model.state_dict().items() if portrait_module(name) in config.modules}
-    write_adapter(tensors, folder, config, train)
+    write_state(model.state_dict(), folder, config, train)
+
+
+def write_state(
+    state: Mapping[str, Tensor], folder: str | Path, config: AdapterConfig, train: Any = None, base: Iterable[str] = ()
+) -> None:
+    """Writes the trained part of a model's whole state as an adapter folder, whole or not at all.
+
+    Args:
+        state: of the model.
+        base: the names, as in files, of the base's tensors that were trained; `config.base_tensors` many.
+    """
+    plain = {plain_name(name): value for name, value in state.items() if ".lora_" not in name}
+    parts = {ADAPTER_FILE: {name: value for name, value in plain.items() if portrait_module(name) in config.modules}}
+    if config.lora is not None:
+        parts[LORA_FILE] = lora_tensors(state)
+    if config.base_tensors:
+        parts[BASE_FILE] = {name: plain[name] for name in base}
+        assert len(parts[BASE_FILE]) == config.base_tensors, "base_tensors must count the trained tensors of the base"
+    _write_parts(parts, folder, config, train)
 
 
 def write_adapter(tensors: Mapping[str, Tensor], folder: str | Path, config: AdapterConfig, train: Any = None) -> None:
     """Writes tensors in the model's names as an adapter folder, whole or not at all."""
+    assert config.lora is None and not config.base_tensors, "write_state writes what was trained of the base"
+    _write_parts({ADAPTER_FILE: tensors}, folder, config, train)
+
+
+def _write_parts(
+    parts: Mapping[str, Mapping[str, Tensor]], folder: str | Path, config: AdapterConfig, train: Any
+) -> None:
     config.validate(str(folder))
     with written_whole(folder) as temporary:
         temporary.mkdir()
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / ADAPTER_FILE)
+        for file, tensors in parts.items():
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / file)
         (temporary / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
         if train is not None:
             save_config(train, temporary / "train.yaml")
@@ -124,25 +162,71 @@ def read_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
 
 
 def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) -> AdapterConfig:
-    """Sets the modules that the adapter holds; keys and shapes must match exactly, the rest of the model is untouched.
+    """Sets the modules that the adapter holds, adds its LoRA, and sets what was trained of the base.
+
+    Keys and shapes must match exactly; the rest of the model is untouched.
 
     Raises:
-        InputError: tensors missing, left over, of another shape or not floating point; then nothing was changed.
+        InputError: tensors missing, left over, of another shape or not floating point, or a LoRA where the model has
+            one already; then nothing was changed.
     """
+    folder = Path(folder)
     config, tensors = read_adapter(folder)
-    state = model.state_dict()
+    folder = folder.parent if folder.name == ADAPTER_FILE else folder
+    state = {plain_name(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
     wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) in config.modules}
-    compare_shapes(
-        {name: tuple(value.shape) for name, value in tensors.items()},
-        wanted,
-        f"adapter '{folder}'",
-        "it was made for a model of another size",
-    )
-    _check_floating(tensors, str(folder))
+    _compare(tensors, wanted, folder)
+    base = _read_base(folder, config, state)
+    lora, settings = _read_lora(folder, config, model)
     with torch.no_grad():
-        for name, value in tensors.items():
+        for name, value in {**tensors, **base}.items():
             state[name].copy_(value)
+        if settings is not None:
+            add_lora(model, settings, next(iter(lora.values())).dtype)
+            for name, value in lora_tensors(model.state_dict()).items():
+                value.copy_(lora[name])
     return config
+
+
+def trained_base_names(folder: str | Path) -> list[str]:
+    """Names of the base's tensors that an adapter folder brings with it."""
+    config, _ = read_adapter(folder)
+    return sorted(open_safetensors(Path(folder) / BASE_FILE).shapes) if config.base_tensors else []
+
+
+def _read_base(folder: Path, config: AdapterConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not config.base_tensors:
+        return {}
+    tensors = _read_file(folder / BASE_FILE)
+    if len(tensors) != config.base_tensors:
+        raise InputError(f"'{folder / BASE_FILE}' has {len(tensors)} tensors, config.json says {config.base_tensors}")
+    named = {name: tuple(state[name].shape) for name in tensors if name in state and portrait_module(name) is None}
+    _compare(tensors, named, folder)
+    return tensors
+
+
+def _read_lora(
+    folder: Path, config: AdapterConfig, model: FantasyTalkingTransformer3DModel
+) -> tuple[dict[str, Tensor], LoraSettings | None]:
+    if config.lora is None:
+        return {}, None
+    if has_lora(model):
+        raise InputError(f"adapter '{folder}' brings a LoRA and the model has one already; load it on a fresh model")
+    settings = LoraSettings.read(config.lora, str(folder))
+    tensors = _read_file(folder / LORA_FILE)
+    _compare(tensors, lora_shapes(model, settings), folder)
+    return tensors, settings
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    stored = open_safetensors(path)
+    return {name: stored.read(name) for name in stored.shapes}
+
+
+def _compare(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    compare_shapes(found, wanted, f"adapter '{folder}'", "it was made for a model of another size")
+    _check_floating(tensors, str(folder))
 
 
 def read_released(path: str | Path) -> dict[str, Tensor]:

@@ -41,7 +41,9 @@ def convert(source: str | Path, output: str | Path) -> str:
     """
     source, output = Path(source), Path(output)
     if source.is_dir() or source.name == ADAPTER_FILE:
-        _, tensors = read_adapter(source)
+        config, tensors = read_adapter(source)
+        if config.lora is not None or config.base_tensors:
+            raise InputError(f"'{source}' changes the base too, and the released format has no place for that")
         released = to_official(tensors)
         check_released(released, str(source))
         write_released(released, output)

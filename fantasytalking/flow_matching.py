@@ -1,0 +1,107 @@
+"""Flow matching as Wan uses it: sigma 0 is the sample, sigma 1 is noise, and the model predicts noise - sample.
+
+Axes: B batch, C channels, F latent frames, h and w latent height and width.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from fantasytalking.errors import InputError
+
+TIMESTEPS = 1000
+"""Wan's transformer reads sigma times 1000."""
+
+
+class SigmaDistribution(Enum):
+    """How often each noise level is trained, before the shift."""
+
+    uniform = "uniform"
+    logit_normal = "logit_normal"
+    """More in the middle (Esser et al., arXiv 2403.03206, section 3.1; Wan 2.1 was pretrained so)."""
+
+
+class Normalisation(Enum):
+    """By what the weighted squared error of a sample is divided. The paper leaves it open."""
+
+    positions = "positions"
+    """All positions, as the paper's M * L reads: a lip counts as much as it does without a mask."""
+    mask = "mask"
+    """The mask's own area: the mean error of the lips alone, however small they are."""
+
+
+@dataclass
+class SigmaConfig:
+    """Distribution of the noise levels in training."""
+
+    distribution: SigmaDistribution = SigmaDistribution.uniform
+    mean: float = 0.0
+    """Of the logit, for logit_normal."""
+    std: float = 1.0
+    shift: float = 5.0
+    """Towards noise; 1 = none. The released inference code samples with 5, so that is where the model is asked."""
+
+    def validate(self) -> None:
+        """Holds every value in its limits.
+
+        Raises:
+            InputError: naming the value and the limit.
+        """
+        for name, low, high in (("mean", -10, 10), ("std", 1e-3, 10), ("shift", 1e-2, 100)):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"sigmas.{name} is {getattr(self, name)}; it must be {low} to {high}")
+
+
+def sample_sigmas(uniforms: Tensor, config: SigmaConfig) -> Tensor:
+    """sigma = s x / (1 + (s - 1) x), x uniform or logit-normal (arXiv 2403.03206, equations 19 and 23).
+
+    Args:
+        uniforms: (B,) random numbers in [0, 1); a quantile function of them, so that who draws them decides the rest.
+
+    Returns:
+        (B,) noise levels in [0, 1], float32.
+    """
+    x = uniforms.double()
+    if config.distribution is SigmaDistribution.logit_normal:
+        x = torch.sigmoid(config.mean + config.std * torch.special.ndtri(x.clamp(1e-7, 1 - 1e-7)))
+    return (config.shift * x / (1 + (config.shift - 1) * x)).float()
+
+
+def add_noise(sample: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
+    """x_sigma = (1 - sigma) sample + sigma noise: the straight path (rectified flow, arXiv 2209.03003, equation 1).
+
+    Args:
+        sample, noise: (B, ...) of one shape.
+        sigmas: (B,).
+    """
+    sigmas = sigmas.view(-1, *[1] * (sample.ndim - 1)).to(sample)
+    return (1 - sigmas) * sample + sigmas * noise
+
+
+def flow_matching_loss(
+    prediction: Tensor,
+    sample: Tensor,
+    noise: Tensor,
+    weight: Tensor | None = None,
+    normalisation: Normalisation = Normalisation.positions,
+) -> Tensor:
+    """L = |v - (noise - sample)|^2 (arXiv 2210.02747, equation 23), or M L with a mask M (FantasyTalking, section 3.2).
+
+    Args:
+        prediction, sample, noise: (B, C, F, h, w).
+        weight: (B, 1, F, h, w) in [0, 1], the mask M; None = 1 everywhere.
+        normalisation: of the weighted loss; a sample whose mask is empty has no loss under either.
+
+    Returns:
+        (B,) mean squared error of each sample, float32.
+    """
+    error = (prediction.float() - (noise.float() - sample.float())).square().mean(dim=1, keepdim=True)  # over channels
+    if weight is None:
+        return error.flatten(1).mean(dim=1)
+    weighted = (weight.float() * error).flatten(1)
+    if normalisation is Normalisation.positions:
+        return weighted.mean(dim=1)
+    area = weight.float().flatten(1).sum(dim=1)
+    return weighted.sum(dim=1) / area.clamp_min(torch.finfo(area.dtype).tiny)

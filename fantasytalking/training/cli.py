@@ -1,0 +1,67 @@
+"""What scripts/train_stage1.py and train_stage2.py share: they differ in their default YAML alone."""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from fantasytalking.config import load_config, preset_path
+from fantasytalking.errors import InputError
+from fantasytalking.training.config import TrainConfig
+
+
+def train(stage: str, description: str) -> None:
+    """Parses the command line, then trains or, with --dry-run, tells the plan.
+
+    Args:
+        stage: name of the default YAML: configs/nano/`stage`.yaml.
+
+    Raises:
+        InputError: anything given that cannot be used.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help=f"default: configs/nano/{stage}.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="tell the plan: settings, parameters, memory; no step")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in batch=4 stage.steps=1000")
+    arguments = parser.parse_args()
+    config = load_config(TrainConfig, arguments.config or preset_path("nano", stage), arguments.overrides)
+    # Only now, so that a wrong option is told at once.
+    if arguments.dry_run:
+        from fantasytalking.training.plan import describe_plan
+
+        sys.stdout.write(describe_plan(config) + "\n")
+        return
+    check_corpus(config)
+    _tell_progress()
+    from fantasytalking.training.trainer import Trainer
+
+    Trainer(config).train()
+
+
+def check_corpus(config: TrainConfig) -> None:
+    """Holds that every manifest is there.
+
+    Raises:
+        InputError: one is not; names the command that makes it.
+    """
+    for manifest in config.data.manifests:
+        if not Path(manifest).is_file():
+            cure = (
+                "python scripts/build_nano.py"
+                if config.model == "nano"
+                else f"python scripts/prepare_data.py --config configs/{config.model}/data.yaml "
+                f"--input VIDEOS --output {Path(manifest).parent}"
+            )
+            raise InputError(f"there is no corpus at '{manifest}'; make and prepare it with: {cure}")
+
+
+def _tell_progress() -> None:
+    """The project's own lines on stdout, of the first process only."""
+    first = int(os.environ.get("RANK", "0")) == 0
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    package = logging.getLogger("fantasytalking")
+    package.addHandler(handler)
+    package.setLevel(logging.INFO if first else logging.WARNING)
+    package.propagate = False

@@ -1,0 +1,302 @@
+"""What a training run is: configs/<preset>/stage1.yaml and stage2.yaml over these defaults."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+from fantasytalking.data.collate import Alignment, CollateConfig, MaskProjection
+from fantasytalking.errors import InputError
+from fantasytalking.flow_matching import Normalisation, SigmaConfig
+
+
+class LossWeight(Enum):
+    """Where in the picture errors count."""
+
+    uniform = "uniform"
+    """Everywhere alike: stage 1."""
+    lip = "lip"
+    """Lip mask times loss when p > eta, else everywhere (paper section 3.2): stage 2."""
+
+
+class Draw(Enum):
+    """How often p of the lip-mask loss is drawn. The paper leaves it open."""
+
+    sample = "sample"
+    """For every clip: each batch holds both kinds, so the gradient is less noisy."""
+    step = "step"
+    """Once for the whole global batch."""
+
+
+class ReferenceDropout(Enum):
+    """What is taken away when the reference is dropped. The paper only says that it is."""
+
+    face = "face"
+    """The face attention. The first frame stays, as in every branch of inference and as a frozen base needs it."""
+    image = "image"
+    """The first frame (its latents, their mask, and the CLIP tokens), so that the face tokens must carry the person."""
+    all = "all"
+    """Both."""
+
+
+class Schedule(Enum):
+    """Of the learning rate, after the warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    """Down to `final_share` at the last step."""
+    cosine = "cosine"
+
+
+class Precision(Enum):
+    """Arithmetic of forward and backward. What trains is kept in float32; in bf16 the frozen base is kept in bf16."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class WandbMode(Enum):
+    """Where wandb writes."""
+
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass
+class LossConfig:
+    """The loss of a stage."""
+
+    weight: LossWeight = LossWeight.uniform
+    eta: float = 0.2
+    """Share of clips (or steps) whose loss is not masked (paper: 0.2)."""
+    draw: Draw = Draw.sample
+    normalisation: Normalisation = Normalisation.positions
+    """positions: on average a lip counts 1 and the rest eta, as in the paper's formula. mask: the lips' mean error."""
+    sigmas: SigmaConfig = field(default_factory=SigmaConfig)
+
+    def validate(self) -> None:
+        """Holds eta in its limits."""
+        _share("loss.eta", self.eta)
+
+
+@dataclass
+class DropoutConfig:
+    """How often each condition is left out, independently of the others (paper: 0.1 each)."""
+
+    reference: float = 0.1
+    audio: float = 0.1
+    """Closes the audio gate, as guidance does at inference."""
+    prompt: float = 0.1
+    """Sets the text states to zeros, which are what Wan pads every prompt with."""
+    reference_drops: ReferenceDropout = ReferenceDropout.face
+
+    def validate(self) -> None:
+        """Holds the shares in their limits."""
+        for name in ("reference", "audio", "prompt"):
+            _share(f"dropout.{name}", getattr(self, name))
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adaptation of the base (PEFT); rank 0 = none."""
+
+    rank: int = 0
+    alpha: float = 64.0
+    """The update is scaled by alpha / rank."""
+    targets: list[str] = field(
+        default_factory=lambda: [
+            f"{attention}.{layer}" for attention in ("attn1", "attn2") for layer in ("to_q", "to_k", "to_v", "to_out.0")
+        ]
+    )
+    """Ends of the names of the layers that get one."""
+
+    def validate(self) -> None:
+        """Holds rank and alpha in their limits."""
+        _between("lora.rank", self.rank, 0, 1024)
+        _between("lora.alpha", self.alpha, 1e-3, 1e5)
+        if self.rank and not self.targets:
+            raise InputError("lora.targets is empty; name the layers, as in lora.targets=[attn1.to_q,attn1.to_v]")
+
+
+@dataclass
+class StageConfig:
+    """What makes a stage: everything in which stage 1 and stage 2 may differ."""
+
+    name: str = MISSING
+    alignment: Alignment = MISSING
+    """clip or frame (paper section 3.1)."""
+    steps: int = MISSING
+    """Steps in all, also when resumed."""
+    trainable: list[str] = field(default_factory=lambda: ["audio", "face", "motion"])
+    """Shell patterns of parameter names; audio, face and motion stand for the paper's modules and * for everything.
+    LoRA layers train whenever there are any."""
+    init_from: str | None = None
+    """An adapter folder of ours (stage 1's, for stage 2) or the released audio weights; none: fresh modules."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between("stage.steps", self.steps, 1, 10**8)
+        if not self.trainable:
+            raise InputError("stage.trainable is empty; name what trains, as in stage.trainable=[audio,face,motion]")
+
+
+@dataclass
+class DataConfig:
+    """The prepared clips of a run."""
+
+    manifests: list[str] = MISSING
+    """manifest.jsonl files of prepare_data."""
+    text_length: int = 512
+    """Text states are padded or cut to this many tokens; Wan: 512."""
+    window_seconds: float = CollateConfig.window_seconds
+    """Span of a latent frame's audio window."""
+    lip_mask: MaskProjection = MaskProjection.causal
+    """How the lip mask came to latent space: causal groups, or trilinear as in the paper."""
+    workers: int = 2
+    """Processes that read clips, for each training process; 0 = none of their own."""
+    max_bad_share: float = 0.01
+    """Clips that cannot be read are replaced by their neighbours; training stops when more than this share is."""
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        if not self.manifests:
+            raise InputError("data.manifests is empty; give the manifest.jsonl of a prepared corpus")
+        _between("data.workers", self.workers, 0, 256)
+        _share("data.max_bad_share", self.max_bad_share)
+
+    def collate(self, alignment: Alignment) -> CollateConfig:
+        """The batches of a stage; checked when the configuration is."""
+        config = CollateConfig(alignment, self.window_seconds, self.text_length, self.lip_mask)
+        config.validate()
+        return config
+
+
+@dataclass
+class OptimiserConfig:
+    """AdamW, its learning rate over time, clipping and averaging."""
+
+    learning_rate: float = 1e-4
+    """Paper: 1e-4."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    """On matrices; never on vectors (biases, norms)."""
+    warm_up: int = 500
+    """Steps over which the learning rate rises from zero."""
+    schedule: Schedule = Schedule.constant
+    final_share: float = 0.0
+    """Of the learning rate at the last step, for linear and cosine."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient of a step."""
+    ema_decay: float = 0.0
+    """Moving average of what trains, for validation and for the final adapter; 0 = none."""
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between("optimiser.learning_rate", self.learning_rate, 1e-12, 10)
+        for name in ("beta1", "beta2", "ema_decay"):
+            _between(f"optimiser.{name}", getattr(self, name), 0, 0.999999)
+        _between("optimiser.epsilon", self.epsilon, 1e-30, 1)
+        _between("optimiser.weight_decay", self.weight_decay, 0, 10)
+        _between("optimiser.warm_up", self.warm_up, 0, 10**7)
+        _share("optimiser.final_share", self.final_share)
+        _between("optimiser.clip_norm", self.clip_norm, 1e-6, 1e6)
+
+
+@dataclass
+class SavingConfig:
+    """Checkpoints to resume from."""
+
+    every: int = 500
+    keep_last: int = 2
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between("saving.every", self.every, 1, 10**8)
+        _between("saving.keep_last", self.keep_last, 1, 1000)
+
+
+@dataclass
+class LoggingConfig:
+    """What is told while it trains; log.jsonl is always written."""
+
+    every: int = 10
+    trackers: list[str] = field(default_factory=list)
+    """Of tensorboard and wandb."""
+    project: str = "fantasytalking"
+    wandb_mode: WandbMode = WandbMode.offline
+
+    def validate(self) -> None:
+        """Holds the values in their limits."""
+        _between("logging.every", self.every, 1, 10**6)
+        for name in self.trackers:
+            if name not in ("tensorboard", "wandb"):
+                raise InputError(f"logging.trackers has '{name}'; tensorboard and wandb are known")
+
+
+@dataclass
+class ValidationConfig:
+    """A video of a fixed portrait and sound every so many steps; 0 = never."""
+
+    every: int = 0
+    portrait: str | None = None
+    audio: str | None = None
+    prompt: str = "A person is talking."
+    motion: float = 0.5
+    steps: int = 30
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Portrait and sound are given when they are needed."""
+        _between("validation.every", self.every, 0, 10**8)
+        _share("validation.motion", self.motion)
+        _between("validation.steps", self.steps, 1, 1000)
+        for name in ("portrait", "audio"):
+            if self.every and not getattr(self, name):
+                raise InputError(f"validation.every is {self.every} and validation.{name} is not given; give a file")
+
+
+@dataclass
+class TrainConfig:
+    """A training run."""
+
+    model: str = "nano"
+    """Preset of the sizes: nano, wan1.3b or wan14b (configs/*/model.yaml)."""
+    base: str | None = None
+    """Folder, file or hub id of the Wan base; none: the preset's."""
+    output: str = MISSING
+    """Folder of the run: checkpoints/, adapter/, log.jsonl, validation/."""
+    seed: int = 0
+    batch: int = 1
+    """Clips a process takes at once."""
+    accumulation: int = 1
+    """Times it does so before the weights change. Global batch = batch x accumulation x processes."""
+    precision: Precision = Precision.bf16
+    gradient_checkpointing: bool = True
+    stage: StageConfig = field(default_factory=StageConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    saving: SavingConfig = field(default_factory=SavingConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits and the parts against each other."""
+        _between("seed", self.seed, 0, 2**63 - 1)
+        _between("batch", self.batch, 1, 4096)
+        _between("accumulation", self.accumulation, 1, 65536)
+        self.data.collate(self.stage.alignment)
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}; it must be {low} to {high}")
+
+
+def _share(name: str, value: float) -> None:
+    _between(name, value, 0, 1)

@@ -1,0 +1,53 @@
+"""Moving average of what trains, in float32."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class MovingAverage:
+    """average <- d average + (1 - d) weight, d = min(decay, (1 + step) / (10 + step)) so that the start is forgotten.
+
+    Args:
+        model: unwrapped, with whole parameters (one process, DDP or ZeRO-2).
+        decay: in [0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._average = {name: value.detach().float().clone() for name, value in self._trained.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """After step number `step` (0 is the first)."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for name, value in self._trained.items():
+            self._average[name].lerp_(value.detach().float(), 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model holds the average inside the block and its own weights after it."""
+        own = {name: value.detach().clone() for name, value in self._trained.items()}
+        self._set(self._average)
+        try:
+            yield
+        finally:
+            self._set(own)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average by parameter name."""
+        return dict(self._average)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The names must be exactly those that train."""
+        assert state.keys() == self._average.keys(), "the moving average of other parameters"
+        for name, value in state.items():
+            self._average[name].copy_(value)
+
+    @torch.no_grad()
+    def _set(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._trained.items():
+            parameter.copy_(values[name])

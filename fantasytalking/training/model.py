@@ -1,0 +1,127 @@
+"""The model of a run: base, what it starts from, and what of it trains."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from fantasytalking.checkpoint import (
+    AdapterConfig,
+    from_official,
+    load_adapter,
+    read_released,
+    trained_base_names,
+)
+from fantasytalking.errors import InputError
+from fantasytalking.lora import LoraSettings, add_lora, plain_name
+from fantasytalking.models.assembly import PORTRAIT_MODULES, from_wan, portrait_module
+from fantasytalking.models.presets import load_model_config
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.tensor_files import compare_shapes
+from fantasytalking.training.config import LoraConfig, TrainConfig
+from fantasytalking.training.trainable import part_of, set_trainable
+
+
+def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[FantasyTalkingTransformer3DModel, "Origin"]:
+    """The model, on the CPU, with gradients on exactly what trains; that is float32, as are the paper's modules.
+
+    Raises:
+        InputError: base or init_from is missing or does not fit, or what is to train is not in the model.
+    """
+    torch.manual_seed(config.seed)  # fresh modules are alike on every process and at every start
+    preset = load_model_config(config.model)
+    base = config.base or preset.base
+    _check_base(base)
+    model = from_wan(base, asdict(preset.portrait), frozen_dtype)
+    set_trainable(model, config.stage.trainable)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad or portrait_module(name):
+            parameter.data = parameter.data.float()
+    origin = Origin(base)
+    if config.stage.init_from is not None:
+        origin = load_start(model, Path(config.stage.init_from), base)
+    _apply_lora(model, config.stage.lora, origin)
+    origin.trained = set_trainable(model, config.stage.trainable)
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    return model.train(), origin
+
+
+class Origin:
+    """Where a run's weights come from, and so what its adapter must hold."""
+
+    def __init__(
+        self,
+        base: str,
+        modules: list[str] | None = None,
+        base_names: list[str] | None = None,
+        lora: LoraSettings | None = None,
+    ) -> None:
+        self.base, self.modules, self.base_names, self.lora = base, modules or [], base_names or [], lora
+        self.trained: list[str] = []
+        """Names of what trains in this run."""
+
+    def adapter(self, config: TrainConfig, step: int) -> tuple[AdapterConfig, list[str]]:
+        """The adapter's configuration after `step` steps, and the names of the base's tensors that it holds."""
+        parts = {part_of(name) for name in self.trained}
+        modules = [name for name in PORTRAIT_MODULES if name in {*parts, *self.modules}]
+        base_names = {plain_name(name) for name in self.trained if part_of(name) == "base"} | set(self.base_names)
+        described = AdapterConfig(
+            modules=modules,
+            audio_window="seconds",
+            window_seconds=config.data.window_seconds,
+            base=self.base,
+            lora=None if self.lora is None else self.lora.as_json(),
+            base_tensors=len(base_names),
+            extra={"stage": config.stage.name, "steps": step, "ema_decay": config.optimiser.ema_decay},
+        )
+        return described, sorted(base_names)
+
+
+def load_start(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> Origin:
+    """Sets what the run starts from: an adapter folder of ours, or the released audio weights (a file).
+
+    Raises:
+        InputError: neither is there, or it does not fit the model.
+    """
+    if source.is_dir():
+        adapter = load_adapter(model, source)
+        lora = None if adapter.lora is None else LoraSettings.read(adapter.lora, str(source))
+        return Origin(base, adapter.modules, trained_base_names(source), lora)
+    if not source.exists():
+        raise InputError(
+            f"stage.init_from '{source}' is not there; for stage 2 train stage 1 first "
+            "(accelerate launch scripts/train_stage1.py), or set stage.init_from to an adapter folder or null"
+        )
+    released = from_official(read_released(source))
+    state = model.state_dict()
+    wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) == "audio"}
+    found = {name: tuple(value.shape) for name, value in released.items()}
+    compare_shapes(found, wanted, f"'{source}'", f"it was made for another model than '{base}'")
+    with torch.no_grad():
+        for name, value in released.items():
+            state[name].copy_(value)
+    return Origin(base, ["audio"])
+
+
+def _apply_lora(model: FantasyTalkingTransformer3DModel, config: LoraConfig, origin: Origin) -> None:
+    if not config.rank:
+        return  # one that init_from brought trains on
+    wanted = LoraSettings(config.rank, config.alpha, tuple(config.targets))
+    if origin.lora is None:
+        add_lora(model, wanted, torch.float32)
+        origin.lora = wanted
+    elif (wanted.rank, wanted.alpha, set(wanted.targets)) != (
+        origin.lora.rank,
+        origin.lora.alpha,
+        set(origin.lora.targets),
+    ):
+        raise InputError(
+            f"stage.init_from brings a LoRA of rank {origin.lora.rank}, alpha {origin.lora.alpha:g}; stage.lora says "
+            f"rank {wanted.rank}, alpha {wanted.alpha:g}: make rank, alpha and targets equal"
+        )
+
+
+def _check_base(base: str) -> None:
+    if base == load_model_config("nano").base and not Path(base).is_dir():
+        raise InputError(f"the nano base '{base}' is not there; make it with: python scripts/build_nano.py")

@@ -1,0 +1,89 @@
+"""accelerate as a run uses it: one process, DDP, FSDP or DeepSpeed, and the trackers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from fantasytalking.errors import InputError
+from fantasytalking.training.config import Precision, TrainConfig, WandbMode
+
+
+def build_accelerator(config: TrainConfig) -> Accelerator:
+    """An Accelerator of the run's precision and accumulation; how many processes there are is the launcher's say.
+
+    Raises:
+        InputError: bf16 on a GPU that has none.
+    """
+    accelerator = Accelerator(
+        mixed_precision="bf16" if config.precision is Precision.bf16 else "no",
+        gradient_accumulation_steps=config.accumulation,
+        log_with=list(config.logging.trackers) or None,
+        project_dir=config.output,
+    )
+    if accelerator.device.type == "cuda" and config.precision is Precision.bf16 and not torch.cuda.is_bf16_supported():
+        raise InputError(f"{torch.cuda.get_device_name()} has no bf16; use precision=fp32")
+    if accelerator.distributed_type is DistributedType.DEEPSPEED:
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["train_micro_batch_size_per_gpu"] = config.batch
+        settings["gradient_accumulation_steps"] = config.accumulation
+        settings["gradient_clipping"] = config.optimiser.clip_norm
+        accelerator.gradient_accumulation_steps = config.accumulation
+    return accelerator
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether a process holds only a part of every parameter (FSDP, ZeRO-3)."""
+    if accelerator.distributed_type is DistributedType.DEEPSPEED:
+        return int(accelerator.state.deepspeed_plugin.zero_stage) == 3
+    return accelerator.distributed_type is DistributedType.FSDP
+
+
+class Trackers:
+    """tensorboard and wandb, or none."""
+
+    def __init__(self, accelerator: Accelerator, config: TrainConfig) -> None:
+        self._accelerator, self._config = accelerator, config
+
+    def start(self) -> None:
+        """Opens them; a wandb run is continued when the run is resumed."""
+        config = self._config
+        if not config.logging.trackers:
+            return
+        options: dict[str, dict[str, Any]] = {}
+        if "wandb" in config.logging.trackers:
+            options["wandb"] = {
+                "mode": WandbMode(config.logging.wandb_mode).value,
+                "dir": config.output,
+                "id": _wandb_id(Path(config.output)),
+                "resume": "allow",
+            }
+        self._accelerator.init_trackers(config.logging.project, init_kwargs=options)
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Numbers of a step."""
+        if self._config.logging.trackers:
+            self._accelerator.log(values, step=step)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """A picture file."""
+        from PIL import Image
+
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        for tracker in self._accelerator.trackers:
+            tracker.log_images({name: pixels[None]}, step=step)
+
+    def finish(self) -> None:
+        """Closes them."""
+        if self._config.logging.trackers:
+            self._accelerator.end_training()
+
+
+def _wandb_id(output: Path) -> str:
+    """The same for the same output folder, in the letters that wandb allows."""
+    text = str(output.resolve())
+    return "".join(character if character.isalnum() else "-" for character in text)[-64:].strip("-")

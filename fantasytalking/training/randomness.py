@@ -1,0 +1,51 @@
+"""Every random number of a step as a function of (seed, step, place in the global batch), and of nothing else.
+
+So a resumed run repeats what the undisturbed one would have done, and two processes draw what one would have drawn: the
+place in the global batch stands for the rank. Axes: B clips.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Draws(NamedTuple):
+    """The random numbers of some clips of one step, float32; those in [0, 1) are uniform."""
+
+    noise: Tensor
+    """(B, 16, F, h, w) standard normal."""
+    sigma: Tensor
+    """(B,) in [0, 1): becomes the noise level."""
+    mask: Tensor
+    """(B,) in [0, 1): p of the lip-mask loss, one a clip."""
+    mask_of_step: Tensor
+    """(B,) in [0, 1): the same for every clip of the step."""
+    dropout: Tensor
+    """(B, 3) in [0, 1): reference, audio, prompt."""
+
+
+def draw(seed: int, step: int, places: Sequence[int], shape: Sequence[int]) -> Draws:
+    """The random numbers for the clips at `places` of the global batch, latents of `shape` (16, F, h, w) each."""
+    of_step = torch.rand(1, generator=_generator(seed, step))
+    uniforms, noises = [], []
+    for place in places:
+        generator = _generator(seed, step, place)
+        uniforms.append(torch.rand(5, generator=generator))
+        noises.append(torch.randn(*shape, generator=generator))
+    uniform = torch.stack(uniforms)
+    return Draws(
+        noise=torch.stack(noises),
+        sigma=uniform[:, 0],
+        mask=uniform[:, 1],
+        mask_of_step=of_step.expand(len(places)),
+        dropout=uniform[:, 2:],
+    )
+
+
+def _generator(*key: int) -> torch.Generator:
+    """A generator on the CPU, so that every device sees the same numbers; keys of different length differ too."""
+    state = np.random.SeedSequence([len(key), *key]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))

@@ -1,0 +1,155 @@
+"""Checkpoints to resume from: complete or not there, the last N, and a folder that is known to take them.
+
+<output>/checkpoints/step-00000500/ is written as .step-00000500.partial and renamed when everything is in it.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from fantasytalking.errors import InputError
+from fantasytalking.files import written_whole
+from fantasytalking.training.config import TrainConfig
+
+PROGRESS = "progress.json"
+FREE = (
+    *("output", "batch", "accumulation", "gradient_checkpointing", "saving", "logging", "validation"),
+    *("stage.steps", "data.workers", "data.max_bad_share"),
+)
+"""Keys of a run that may change when it is resumed."""
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass
+class Progress:
+    """How far a run is, beside weights and optimiser state."""
+
+    step: int = 0
+    """Steps done."""
+    bad: dict[str, str] = field(default_factory=dict)
+    """Clips that could not be read, and why."""
+    seconds: float = 0.0
+    """Time spent training."""
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, output: Path, keep_last: int) -> None:
+        self._folder = output / "checkpoints"
+        self._keep_last = keep_last
+
+    def latest(self) -> Path | None:
+        """The newest complete one."""
+        complete = self._complete()
+        return complete[-1] if complete else None
+
+    def partial(self, step: int) -> Path:
+        """Where the one of `step` is written until it is complete."""
+        return self._folder / f".step-{step:08d}.partial"
+
+    def clear_partial(self) -> None:
+        """Removes what a killed run left half-written. Main process."""
+        for path in self._folder.glob(".step-*.partial"):
+            shutil.rmtree(path)
+
+    def commit(self, step: int) -> None:
+        """Gives the complete one its name and removes the oldest beyond the number to keep. Main process."""
+        final = self._folder / f"step-{step:08d}"
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(self.partial(step), final)
+        for path in self._complete()[: -self._keep_last]:
+            # Renamed first, so that a kill in the middle of the removal leaves nothing that looks complete.
+            doomed = path.with_name(f".{path.name}.partial")
+            os.replace(path, doomed)
+            shutil.rmtree(doomed)
+
+    def _complete(self) -> list[Path]:
+        found = self._folder.iterdir() if self._folder.is_dir() else ()
+        return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Writes progress.json into a checkpoint."""
+    (folder / PROGRESS).write_text(json.dumps(vars(progress), indent=1) + "\n", encoding="utf-8")
+
+
+def read_progress(folder: Path) -> Progress:
+    """Reads progress.json of a checkpoint.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        return Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"checkpoint '{folder}' is damaged ({error}); remove it to resume from the one before") from (
+            error
+        )
+
+
+def check_output(output: Path, needed: int) -> None:
+    """Holds, before the first step, that the folder can be written and has room for `needed` bytes.
+
+    Raises:
+        InputError: it cannot, or has not.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output) as probe:
+            probe.write(b"x")
+            probe.flush()
+    except OSError as error:
+        raise InputError(f"output '{output}' cannot be written: {error.strerror}; choose another folder") from error
+    free = shutil.disk_usage(output).free
+    if free < needed:
+        raise InputError(
+            f"output '{output}' has {free / 2**30:.2f} GiB free and the run's checkpoints need {needed / 2**30:.2f}; "
+            "free some, choose another folder or lower saving.keep_last"
+        )
+
+
+def check_same_run(output: Path, global_batch: int, config: TrainConfig) -> None:
+    """Holds that a run is resumed with the configuration that decides its weights; run.json keeps the first one's.
+
+    How a global batch is spread over processes and accumulation may change, and so may `FREE`.
+
+    Raises:
+        InputError: it was begun with another; names the key and both values.
+    """
+    path, now = output / "run.json", {"global batch": global_batch, **_deciding(asdict(config))}
+    if not path.is_file():
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        begun = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"'{path}' is damaged ({error}); choose another output folder") from error
+    for key in sorted(now.keys() | begun.keys()):
+        if begun.get(key) != now.get(key):
+            raise InputError(
+                f"output '{output}' holds a run with {key} = {begun.get(key)!r}, not {now.get(key)!r}; "
+                "resume with the same configuration or choose another output folder"
+            )
+
+
+def _deciding(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flat, `a.b.c` -> value as JSON gives it back, without what may change."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if key in FREE:
+            continue
+        if isinstance(value, dict):
+            flat.update(_deciding(value, f"{key}."))
+        else:
+            flat[key] = value.value if isinstance(value, Enum) else value
+    return flat

@@ -1,0 +1,97 @@
+"""A tiny corpus of random features in the contract's layout, seeded, and a tiny base to train on it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fantasytalking.data.features import Features, save_features
+from fantasytalking.data.manifest import ClipRecord, write_lines
+from tests.models.tiny import save_base
+
+TEXT_DIM, IMAGE_DIM, AUDIO_DIM = 64, 128, 128
+FRAMES = 9
+
+
+def make_corpus(folder: Path, clips: int = 8, sizes: tuple[tuple[int, int], ...] = ((64, 64),)) -> Path:
+    """Writes `clips` clips, spread over `sizes` (width, height in pixels), and their manifest; gives its path."""
+    records = []
+    for number in range(clips):
+        width, height = sizes[number % len(sizes)]
+        name = f"clip{number:03d}"
+        save_features(_features(number, width // 8, height // 8), folder / "features" / f"{name}.safetensors", "test")
+        records.append(
+            ClipRecord(
+                clip=name,
+                video=f"{name}.mp4",
+                start=0.0,
+                duration=FRAMES / 25,
+                fps=25.0,
+                frames=FRAMES,
+                width=width,
+                height=height,
+                expression=(number % 4) / 3,
+                body=(number % 3) / 2,
+                expression_measure=1.0,
+                body_measure=1.0,
+                face_size=30.0,
+                features=f"features/{name}.safetensors",
+            )
+        )
+    write_lines(folder / "manifest.jsonl", records)
+    return folder / "manifest.jsonl"
+
+
+def _features(seed: int, width: int, height: int) -> Features:
+    generator = torch.Generator().manual_seed(seed)
+    frames = (FRAMES - 1) // 4 + 1
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    first = random(16, 1, height, width)
+    audio = random(18, AUDIO_DIM)
+    lips = torch.zeros(frames, height, width)
+    lips[:, height // 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2] = 1.0
+    # The lips follow the sound, so that there is something to learn from it.
+    loudness = audio[:, :16].unflatten(0, (frames, -1)).mean(dim=1).T[:, :, None, None]
+    return Features(
+        latents=first + 0.1 * random(16, frames, height, width) + 2 * lips * loudness,
+        first_frame_latents=torch.cat([first, torch.zeros(16, frames - 1, height, width)], dim=1),
+        text=random(5, TEXT_DIM),
+        image=random(6, IMAGE_DIM),
+        audio=audio,
+        frame_times=torch.arange(FRAMES, dtype=torch.float64) / 25,
+        face=torch.nn.functional.normalize(random(1, 512), dim=-1),
+        lip_mask_causal=lips,
+        lip_mask_trilinear=lips * 0.5,
+    )
+
+
+def make_base(folder: Path) -> Path:
+    """A tiny Wan base that reads the corpus' features."""
+    return save_base(folder, text_dim=TEXT_DIM, image_dim=IMAGE_DIM, num_layers=2)
+
+
+def overrides(folder: Path, manifest: Path, base: Path, **changes: Any) -> list[str]:
+    """A run's configuration as overrides, small enough for a test; `changes` use __ for a dot."""
+    values: dict[str, Any] = {
+        "model": "nano",
+        "base": base,
+        "output": folder,
+        "batch": 2,
+        "precision": "fp32",
+        "gradient_checkpointing": False,
+        "data.manifests": f"[{manifest}]",
+        "data.text_length": 8,
+        "data.workers": 0,
+        "stage.name": "stage1",
+        "stage.alignment": "clip",
+        "stage.steps": 2,
+        "optimiser.warm_up": 0,
+        "optimiser.learning_rate": 1e-3,
+        "logging.every": 1,
+        "saving.every": 1,
+        **{key.replace("__", "."): value for key, value in changes.items()},
+    }
+    return [f"{key}={value}" for key, value in values.items()]
