@@ -16,13 +16,19 @@ LOOK_AROUND_EVERY = 2.0
 """Seconds between two looks for people who are not followed yet."""
 
 SEARCH_EVERY = 0.2
-"""Seconds between two searches for a face that was lost less than `SEARCH_FOR` ago."""
+"""Seconds between two searches for a lost face, when `SEARCH_HARD_FOR` seconds of searching in every frame are over."""
 
-SEARCH_FOR = 2.0
+SEARCH_HARD_FOR, SEARCH_FOR = 0.5, 2.0
+"""Seconds that a lost face is searched for in every frame, and at all while others are still followed."""
 
 # Mean absolute difference of two frames' thumbnails, in levels of 255, above which they belong to different shots.
 _CUT_LEVELS = 30.0
 _THUMBNAIL = 24
+
+# FaceMesh goes on drawing a face over whatever covers it. When the colours under the landmarks change by more than this
+# mean number of levels from one frame to the next, FaceDetection is asked at once; below this score the face is lost.
+_CHANGED_LEVELS = 20.0
+_LEAST_SCORE = 0.3
 
 # Correlation of two aligned face patches. Beyond a cut only a close likeness counts as the same person: of ten people
 # in real footage no two came closer than 0.82, and one person in one scene mostly lies above 0.9.
@@ -54,6 +60,7 @@ class Person:
         self.window = window_around(box, height, width)
         self.sightings: list[Sighting] = []
         self.patches: list[np.ndarray] = []
+        self.colours: np.ndarray | None = None
         self.score = box.score
         self.scored_at = self.seen_at = -np.inf
         self.following = False
@@ -69,6 +76,13 @@ class Person:
         landmarks = self.window.to_image(found[0])
         seen = landmark_centre(landmarks)
         return landmarks if seen.near(self.box) and not any(same_place(seen, other) for other in others) else None
+
+    def has_changed(self, frame: np.ndarray, landmarks: np.ndarray) -> bool:
+        """Whether the colours under the landmarks differ from those of the last call as no movement explains."""
+        height, width = frame.shape[:2]
+        columns, rows = np.clip(landmarks[::8, :2].astype(int), 0, [width - 1, height - 1]).T
+        previous, self.colours = self.colours, frame[rows, columns].astype(np.float32)
+        return previous is not None and bool(np.abs(self.colours - previous).mean() > _CHANGED_LEVELS)
 
     def saw(self, sighting: Sighting, time: float) -> None:
         """Takes down a sighting."""
@@ -110,12 +124,15 @@ class FaceFollower:
                 person.following = False
         for person in self._following():
             self._follow(person, index, time, frame)
-        searching = not self._following() or any(
-            not person.following and person.is_in_shot(self.shot) and time - person.seen_at < SEARCH_FOR
-            for person in self.people
-        )
-        if (searching and time - self.searched_at >= SEARCH_EVERY) or time - self.looked_at >= LOOK_AROUND_EVERY:
+        missed = min((time - person.seen_at for person in self.people if self._is_missed(person)), default=np.inf)
+        searching = missed < SEARCH_FOR or not self._following()
+        pause = 0.0 if missed < SEARCH_HARD_FOR else SEARCH_EVERY
+        if (searching and time - self.searched_at >= pause) or time - self.looked_at >= LOOK_AROUND_EVERY:
             self._look_around(index, time, frame, thorough=searching)
+
+    def _is_missed(self, person: Person) -> bool:
+        """Whether someone of this shot is not followed at the moment."""
+        return not person.following and person.is_in_shot(self.shot)
 
     def _following(self) -> list[Person]:
         return [person for person in self.people if person.following]
@@ -130,18 +147,21 @@ class FaceFollower:
     def _follow(self, person: Person, index: int, time: float, frame: np.ndarray) -> None:
         others = [other.box for other in self._following() if other is not person]
         landmarks = person.look(frame, others)
+        if landmarks is not None and (person.has_changed(frame, landmarks) or time - person.scored_at >= SCORE_EVERY):
+            landmarks = landmarks if self._examine(person, time, frame, landmarks) else None
         if landmarks is None:
             person.following = False
-            self.searched_at = -np.inf
             return
-        if time - person.scored_at >= SCORE_EVERY:
-            self._examine(person, time, frame, landmarks)
         person.saw(Sighting(index, landmarks, person.score, self.shot), time)
 
-    def _examine(self, person: Person, time: float, frame: np.ndarray, landmarks: np.ndarray) -> None:
-        person.score = self.detector.score(frame, landmark_centre(landmarks))
-        person.scored_at = time
+    def _examine(self, person: Person, time: float, frame: np.ndarray, landmarks: np.ndarray) -> bool:
+        """Scores a face and remembers its looks; False when FaceDetection sees none."""
+        score = self.detector.score(frame, landmark_centre(landmarks))
+        if score < _LEAST_SCORE:
+            return False
+        person.score, person.scored_at = score, time
         person.remember(face_patch(frame, landmarks))
+        return True
 
     def _look_around(self, index: int, time: float, frame: np.ndarray, *, thorough: bool) -> None:
         """Detects faces; each that nobody has is given to the lost person it fits, else to a new one."""
@@ -152,7 +172,7 @@ class FaceFollower:
                 continue
             newcomer = Person(box, frame.shape[0], frame.shape[1])
             landmarks = newcomer.look(frame, [person.box for person in following])
-            if landmarks is None:
+            if landmarks is None or not self._examine(newcomer, time, frame, landmarks):
                 newcomer.mesh.close()
                 continue
             person = self._recognise(landmark_centre(landmarks), face_patch(frame, landmarks)) or newcomer
@@ -160,8 +180,8 @@ class FaceFollower:
                 self.people.append(newcomer)
             else:
                 person.mesh.close()
-                person.mesh, person.window = newcomer.mesh, newcomer.window
-            self._examine(person, time, frame, landmarks)
+                person.mesh, person.window, person.colours = newcomer.mesh, newcomer.window, None
+                self._examine(person, time, frame, landmarks)
             person.saw(Sighting(index, landmarks, person.score, self.shot), time)
 
     def _recognise(self, place: Box, patch: np.ndarray) -> Person | None:

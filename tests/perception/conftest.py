@@ -1,0 +1,56 @@
+"""People drawn by the portrait world, whose every movement is known."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from fantasytalking.perception.face_track import FaceTrack, track_faces
+
+pytest.importorskip("mediapipe")
+
+FPS = 20
+COUNT = 40
+SIZE = 128
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What was drawn and what is true of it."""
+
+    frames: np.ndarray
+    """(T, H, W, 3) uint8."""
+    times: np.ndarray
+    mouth: np.ndarray
+    """(T,) true mouth opening."""
+    yaw: np.ndarray
+    """(T,) true yaw, radians."""
+
+
+def act(identity: int, *, talking: bool, count: int = COUNT) -> Scene:
+    from fantasytalking.portrait_world.clip import Sitter
+    from fantasytalking.portrait_world.identity import make_identity
+    from fantasytalking.portrait_world.state import FaceState
+
+    times = np.arange(count) / FPS
+    mouth = (0.45 - 0.45 * np.cos(2 * np.pi * 2.5 * times)) if talking else np.zeros(count)
+    yaw = 0.2 * np.sin(2 * np.pi * 0.7 * times)
+    sitter = Sitter(make_identity(identity), SIZE)
+    states = [FaceState(mouth_open=float(m), yaw=float(y), roll=float(y) / 2) for m, y in zip(mouth, yaw, strict=True)]
+    return Scene(np.stack([sitter.frame(state) for state in states]), times, mouth, yaw)
+
+
+@pytest.fixture(scope="session")
+def talker() -> Scene:
+    return act(3, talking=True)
+
+
+@pytest.fixture(scope="session")
+def listener() -> Scene:
+    return act(8, talking=False)
+
+
+@pytest.fixture(scope="session")
+def track(talker: Scene) -> FaceTrack:
+    (found,) = track_faces(talker.frames, talker.times)
+    return found

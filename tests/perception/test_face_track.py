@@ -1,0 +1,213 @@
+"""Following faces: every frame, small faces, loss, cuts, and nobody mixed up."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fantasytalking.errors import InputError
+from fantasytalking.media import iter_frames, read_image, read_video
+from fantasytalking.perception.face_track import FaceTrack, detect_faces, track_faces
+from fantasytalking.perception.facial_measures import eye_opening, mouth_opening, mouth_width
+from tests.perception.conftest import COUNT, FPS, SIZE, Scene
+
+TIMES = np.arange(200) / FPS
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.concatenate([left, right], axis=2)
+
+
+def centres(track: FaceTrack) -> np.ndarray:
+    return track.boxes[:, [0, 2]].mean(axis=1)
+
+
+def test_every_frame_is_found_and_the_mouth_is_measured(talker: Scene, track: FaceTrack) -> None:
+    assert track.present.all() and not track.interpolated.any()
+    assert track.landmarks.shape == (COUNT, 478, 3) and track.landmarks.dtype == np.float32
+    assert track.confidence.min() > 0.8
+    assert np.corrcoef(mouth_opening(track.landmarks), talker.mouth)[0, 1] > 0.95
+    boxes = track.boxes
+    assert (boxes[:, :2] > 0).all() and (boxes[:, 2:] < SIZE).all()
+    assert 0.15 * SIZE < track.interocular.mean() < 0.35 * SIZE
+
+
+def test_size_does_not_change_what_is_measured(talker: Scene, track: FaceTrack) -> None:
+    small = np.stack([cv2.resize(frame, (96, 96), interpolation=cv2.INTER_AREA) for frame in talker.frames])
+    (found,) = track_faces(small, talker.times)
+    assert found.present.mean() >= 0.95
+    assert np.corrcoef(mouth_opening(found.landmarks), mouth_opening(track.landmarks))[0, 1] > 0.95
+    assert found.interocular.mean() / 96 == pytest.approx(track.interocular.mean() / SIZE, rel=0.05)
+
+
+def test_a_small_face_in_a_large_frame_is_found(talker: Scene) -> None:
+    frames = np.full((10, 480, 640, 3), 90, np.uint8)
+    for frame, picture in zip(frames, talker.frames, strict=False):
+        frame[300:396, 500:596] = cv2.resize(picture, (96, 96), interpolation=cv2.INTER_AREA)
+    (found,) = track_faces(frames, TIMES[:10])
+    assert found.present.all()
+    assert 500 < np.nanmean(centres(found)) < 596
+
+
+def test_a_stream_gives_the_same_as_an_array(talker: Scene, track: FaceTrack) -> None:
+    (found,) = track_faces(zip(talker.times.tolist(), talker.frames, strict=True))
+    assert np.array_equal(found.landmarks, track.landmarks)
+
+
+def test_short_gaps_are_bridged_and_marked(talker: Scene, track: FaceTrack) -> None:
+    frames = talker.frames.copy()
+    frames[20:23, 30:100, 20:110] = 128  # a hand before the face, for 0.15 s
+    (found,) = track_faces(frames, talker.times)
+    assert found.interpolated[20:23].all() and not found.present[20:23].any()
+    assert found.present.sum() == COUNT - 3
+    assert (found.confidence[20:23] == 0).all()
+    error = np.abs(found.landmarks[20:23, :, :2] - track.landmarks[20:23, :, :2]).mean()
+    assert error < 0.1 * found.interocular[19]
+
+
+def test_long_gaps_stay_open_and_the_face_is_found_again(talker: Scene) -> None:
+    frames = talker.frames.copy()
+    frames[10:22, 30:100, 20:110] = 128
+    (found,) = track_faces(frames, talker.times)
+    assert not found.known[10:22].any()
+    assert np.isnan(found.landmarks[10:22]).all() and np.isnan(mouth_opening(found.landmarks)[12])
+    assert found.present[:10].all() and found.present[27:].all()
+
+
+def test_a_face_comes_back_after_a_cut_to_black(talker: Scene) -> None:
+    frames = talker.frames.copy()
+    frames[15:25] = 0
+    (found,) = track_faces(frames, talker.times)
+    assert found.present[:15].all() and found.present[25:].all() and not found.known[15:25].any()
+
+
+def test_a_cut_to_somebody_else_begins_another_track(talker: Scene, listener: Scene) -> None:
+    frames = np.concatenate([talker.frames[:20], listener.frames[:16]])
+    first, second = track_faces(frames, TIMES[:36])
+    assert first.present.tolist() == [True] * 20 + [False] * 16
+    assert second.present.tolist() == [False] * 20 + [True] * 16
+
+
+def test_two_people_keep_their_tracks(talker: Scene, listener: Scene) -> None:
+    frames = side_by_side(talker.frames, listener.frames)
+    tracks = track_faces(frames, talker.times)
+    assert len(tracks) == 2
+    left, right = sorted(tracks, key=lambda one: np.nanmean(centres(one)))
+    assert left.present.all() and right.present.all()
+    assert (centres(left) < SIZE).all() and (centres(right) > SIZE).all()
+    assert np.corrcoef(mouth_opening(left.landmarks), talker.mouth)[0, 1] > 0.95
+    assert np.nanmax(mouth_opening(right.landmarks)) < 0.1
+
+
+def test_hiding_one_of_two_does_not_give_the_other_away(talker: Scene, listener: Scene) -> None:
+    frames = side_by_side(talker.frames, listener.frames)
+    frames[12:30, :, :SIZE] = 100  # the left one disappears
+    left, right = sorted(track_faces(frames, talker.times), key=lambda one: np.nanmean(centres(one)))
+    assert right.present.all() and (centres(right) > SIZE).all()
+    assert not left.known[12:30].any() and left.present[35:].all()
+    assert (centres(left)[left.present] < SIZE).all()
+
+
+def test_people_who_change_places_at_a_cut_are_not_swapped(talker: Scene, listener: Scene) -> None:
+    frames = np.concatenate(
+        [side_by_side(talker.frames[:12], listener.frames[:12]), side_by_side(listener.frames[:12], talker.frames[:12])]
+    )
+    for found in track_faces(frames, TIMES[:24]):
+        opened = np.nanstd(mouth_opening(found.landmarks)[:12]), np.nanstd(mouth_opening(found.landmarks)[12:])
+        known = found.known[:12].any(), found.known[12:].any()
+        if all(known):  # recognised: then the same mouth moves before and after
+            assert (opened[0] > 0.05) == (opened[1] > 0.05)
+
+
+def test_a_video_without_a_face_has_no_track() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 120, 160, 3), np.uint8)
+    assert track_faces(noise, TIMES[:8]) == []
+
+
+def test_a_part_of_a_track(track: FaceTrack) -> None:
+    part = track[5:9]
+    assert part.times == pytest.approx(track.times[5:9])
+    assert np.array_equal(part.landmarks, track.landmarks[5:9]) and part.confidence.shape == (4,)
+
+
+def test_wrong_frames_are_refused(talker: Scene) -> None:
+    for frames, times in (
+        (talker.frames, talker.times[:-1]),
+        (talker.frames, None),
+        (talker.frames[:0], talker.times[:0]),
+        (talker.frames.astype(np.float32), talker.times),
+        ([(0.0, talker.frames[0]), (0.1, talker.frames[0][:64])], None),
+    ):
+        with pytest.raises(InputError) as error:
+            track_faces(frames, times)
+        assert "\n" not in str(error.value)
+
+
+def test_portraits_from_left_to_right(talker: Scene, listener: Scene) -> None:
+    faces = detect_faces(side_by_side(talker.frames[:1], listener.frames[:1])[0])
+    assert len(faces) == 2
+    assert faces[0].box[2] < SIZE < faces[1].box[0]
+    assert all(face.confidence > 0.8 and face.landmarks.shape == (478, 3) for face in faces)
+    assert detect_faces(np.zeros((64, 64, 3), np.uint8)) == []
+    with pytest.raises(InputError):
+        detect_faces(np.zeros((64, 64), np.uint8))
+
+
+def test_eyes_and_mouth(listener: Scene) -> None:
+    from fantasytalking.portrait_world.clip import Sitter
+    from fantasytalking.portrait_world.identity import make_identity
+    from fantasytalking.portrait_world.state import FaceState
+
+    sitter = Sitter(make_identity(8), SIZE)
+    measured = {}
+    for name, state in {
+        "rest": FaceState(),
+        "blink": FaceState(blink=1.0),
+        "open": FaceState(mouth_open=0.9),
+        "wide": FaceState(mouth_width=1.0),
+    }.items():
+        (face,) = detect_faces(sitter.frame(state))
+        points = face.landmarks
+        measured[name] = eye_opening(points).mean(), float(mouth_opening(points)), float(mouth_width(points))
+    assert measured["blink"][0] < 0.7 * measured["rest"][0]
+    assert measured["open"][1] > 0.2 > 0.06 > measured["rest"][1]
+    assert measured["wide"][2] > 1.05 * measured["rest"][2]
+
+
+def test_nothing_is_printed(talker: Scene, tmp_path: Path) -> None:
+    np.save(tmp_path / "frames.npy", talker.frames[:3])
+    code = (
+        "import sys, numpy as np; from fantasytalking.perception.face_track import track_faces; "
+        "print(len(track_faces(np.load(sys.argv[1]), np.arange(3.0))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "frames.npy")], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_real_portraits(real_media: Path) -> None:
+    for name, count in (("woman.jpg", 1), ("man.jpg", 1), ("two_people.jpg", 2)):
+        faces = detect_faces(read_image(real_media / "portraits" / name))
+        assert len(faces) == count
+        assert all(face.confidence > 0.8 for face in faces)
+
+
+@pytest.mark.slow
+def test_real_videos(real_media: Path) -> None:
+    for path in sorted((real_media / "videos").glob("*.mp4")):
+        tracks = track_faces(iter_frames(path, fps=None))
+        assert len(tracks) == (2 if "two_people" in path.name else 1), path.name
+        assert all(one.present.mean() >= 0.99 and one.confidence.mean() > 0.8 for one in tracks), path.name
+
+
+@pytest.mark.slow
+def test_real_videos_at_96_pixels(real_media: Path) -> None:
+    for path in sorted((real_media / "videos").glob("talk_*.mp4")):
+        video = read_video(path)
+        small = np.stack([cv2.resize(frame, (96, 96), interpolation=cv2.INTER_AREA) for frame in video.frames])
+        (found,) = track_faces(small, video.times)
+        assert found.present.mean() >= 0.95
