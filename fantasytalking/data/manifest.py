@@ -30,7 +30,7 @@ class Reason(str, Enum):
     LOW_RESOLUTION = "low_resolution"
     """It would have to be enlarged too much."""
     NO_SOUND = "no_sound"
-    """It has no sound track, or none at `start`."""
+    """It has no sound track, or none that can be read at `start`."""
     SOUND_TOO_SHORT = "sound_too_short"
     """The sound ends before the clip does."""
     SILENT = "silent"

@@ -92,7 +92,7 @@ def read_sound(clip: Clip, config: DataConfig) -> NDArray[np.float32]:
     try:
         samples = media.read_audio(clip.file.path, sample_rate=SAMPLE_RATE, start=clip.start, duration=config.duration)
     except InputError as error:
-        raise Refused(Reason.NO_SOUND, str(error)) from error
+        raise Refused(Reason.NO_SOUND, clip.file.told(error)) from error
     if len(samples) < wanted - SAMPLE_RATE / config.fps:
         detail = f"{len(samples) / SAMPLE_RATE:.2f} s of sound for {config.duration:.2f} s of picture"
         raise Refused(Reason.SOUND_TOO_SHORT, detail)
@@ -149,7 +149,7 @@ class _FrameReader:
             except StopIteration:
                 break
             except InputError as error:
-                raise Refused(Reason.DAMAGED, str(error)) from error
+                raise Refused(Reason.DAMAGED, self.clip.file.told(error)) from error
             frame = cut_crop(whole, self.clip.crop)
             self.framing = self.framing or self._chosen(frame)
             number = len(self.kept)

@@ -53,6 +53,10 @@ class VideoFile:
         stem = re.sub(r"[^A-Za-z0-9-]+", "-", PurePosixPath(self.video).with_suffix("").as_posix())[-60:]
         return f"{digest[:2]}-{stem.strip('-')}-{digest[2:]}"
 
+    def told(self, error: InputError) -> str:
+        """An error about this file, without the place of the input folder, which is not the corpus' business."""
+        return str(error).replace(str(self.path), self.video)
+
 
 @dataclass(frozen=True)
 class Span:
@@ -151,7 +155,7 @@ def probe_video(file: VideoFile, config: DataConfig) -> dict[str, Any]:
     try:
         info = media.probe(file.path)
     except InputError as error:
-        return _refused(Reason.UNREADABLE, str(error))
+        return _refused(Reason.UNREADABLE, file.told(error))
     if not info.has_video:
         return _refused(Reason.UNREADABLE, "there is no picture")
     if info.duration > MAX_SECONDS:

@@ -53,7 +53,7 @@ def scan_span(path: Path, start: float, threshold: float) -> SpanScan:
             times.append(time)
             histograms.append(colour_histograms(frame))
     except InputError as broken:
-        error = str(broken)
+        error = str(broken).replace(str(path), path.name)
     if not times:
         return SpanScan([], start, error)
     cuts = [times[index] for index in find_cuts(np.stack(histograms), threshold) if start <= times[index] < stop]

@@ -13,6 +13,8 @@ from fantasytalking.conditions import latent_frame_count
 from fantasytalking.data.features import FORMAT
 from fantasytalking.errors import InputError
 
+MIN_SECONDS = 0.5
+
 
 class Fit(Enum):
     """How a picture is brought into a bucket of another aspect ratio."""
@@ -117,6 +119,11 @@ class DataConfig:
         for text, bucket in zip(self.buckets, parsed, strict=True):
             if any(size % 16 or not 16 <= size <= 4096 for size in bucket):
                 raise InputError(f"bucket {text}: width and height must be multiples of 16, from 16 to 4096")
+        if self.frames - 1 < MIN_SECONDS * self.fps:
+            raise InputError(
+                f"frames is {self.frames}, {self.duration:.2f} s at {self.fps:g} frames a second; motion can be measured "
+                f"from {MIN_SECONDS} s on"
+            )
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")
 
