@@ -1,4 +1,4 @@
-"""Makes a corpus of talking people: python scripts/make_portrait_world.py --identities 0-9 --sentences FILE --output DIR
+"""Makes a corpus of talking people: make_portrait_world.py --identities 0-9 --sentences FILE --output DIR
 
 Identities 0-999 are for training, 1000-1999 are held out; data/portrait_world has sentences for each.
 """

@@ -9,6 +9,7 @@ from fantasytalking.portrait_world import eyes, mouth
 from fantasytalking.portrait_world.ears import make_ear
 from fantasytalking.portrait_world.expression import FaceRig
 from fantasytalking.portrait_world.garment import garment_thickness
+from fantasytalking.portrait_world.hair import covers_ears
 from fantasytalking.portrait_world.head import Head, make_head
 from fantasytalking.portrait_world.identity import Identity
 from fantasytalking.portrait_world.meshes import Grid, unit
@@ -55,8 +56,10 @@ class Anatomy:
         lip_columns = np.flatnonzero((np.abs(self._seam(2, 0)[:, 0]) < 0.99 * head.features.mouth_half_width) & front)
         self._lips = slice(int(lip_columns[0]) - 1, int(lip_columns[-1]) + 2)
         self._lids = [self._lid_columns(side) for side in (-1, 1)]
-        self._ears = [make_ear(identity, self._half_width_at_ears(), side) for side in (-1, 1)]
+        bare_ears = not covers_ears(identity)
+        self._ears = [make_ear(identity, self._half_width_at_ears(), side) for side in (-1, 1)] if bare_ears else []
         self._lip_depth = head.surface_depth(0.0, head.features.mouth_y)
+        self._chin_depth = head.surface_depth(0.0, head.features.mouth_y - head.features.lower_lip - 0.05)
 
         middle = len(head.sheets[0].of(head.points)) + head.sheets[1].rows
         rows = texture_rows(head)
@@ -103,14 +106,18 @@ class Anatomy:
         gap = self.rig.gap(state.mouth_open)
         blocks = [points]
         upper, lower = self._seam_of(points, 1, -1)[self._lips], self._seam_of(points, 2, 0)[self._lips]
-        blocks.append(np.stack([upper, upper + (0, -0.004, -0.035), upper + (0, 0.02, -0.12)]))
-        blocks.append(np.stack([lower, lower + (0, 0.006, -0.035), lower + (0, -0.03, -0.12)])[::-1])
+        blocks.append(np.stack([upper, upper + np.array([0, -0.004, -0.035]), upper + np.array([0, 0.02, -0.12])]))
+        blocks.append(
+            np.stack([lower, lower + np.array([0, 0.006, -0.035]), lower + np.array([0, -0.03, -0.12])])[::-1]
+        )
         for lid in self._lids:
             upper, lower = self._seam_of(points, 0, -1)[lid], self._seam_of(points, 1, 0)[lid]
-            blocks.append(np.stack([upper, upper + (0, 0.002, -0.02), upper + (0, 0.006, -0.06)]))
-            blocks.append(np.stack([lower, lower + (0, -0.002, -0.02), lower + (0, -0.006, -0.06)])[::-1])
+            blocks.append(np.stack([upper, upper + np.array([0, 0.002, -0.02]), upper + np.array([0, 0.006, -0.06])]))
+            blocks.append(
+                np.stack([lower, lower + np.array([0, -0.002, -0.02]), lower + np.array([0, -0.006, -0.06])])[::-1]
+            )
         blocks += [centre + f.eyeball * eyes.eyeball_directions() for centre in self.head.eye_centres]
-        blocks += list(mouth.mouth_sheets(self.head, state, gap, self._lip_depth))
+        blocks += list(mouth.mouth_sheets(self.head, state, gap, self._lip_depth, self._chin_depth))
         blocks += [ear for ear, _ in self._ears]
         points = np.concatenate([block.reshape(-1, 3) for block in blocks]).astype(np.float32)
         return points, self._normals(points)

@@ -1,10 +1,10 @@
 """What is behind a person: a soft studio wall, a wall with lights out of focus, or a blurred room."""
 
-import cv2
 import numpy as np
 
 from fantasytalking.portrait_world.face_paint import linear
 from fantasytalking.portrait_world.identity import Identity, mixed
+from fantasytalking.portrait_world.images import blurred
 from fantasytalking.portrait_world.meshes import smooth_step
 from fantasytalking.portrait_world.rasteriser import FloatArray
 
@@ -41,7 +41,7 @@ def _room(
         picture = np.where(inside[..., None], 0.6 * picture + 0.4 * tint, picture)
     shelf = np.exp(-(((y - 0.26) / 0.012) ** 2))[..., None] * 0.35
     picture = picture * (1 - shelf)
-    return cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.022 * scale)
+    return blurred(picture, 0.022 * scale)
 
 
 def _lights(

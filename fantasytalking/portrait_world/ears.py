@@ -13,7 +13,7 @@ def make_ear(identity: Identity, half_width: float, side: int) -> tuple[FloatArr
     """Points (ROWS, COLUMNS, 3) of the ear on `side` (-1 left, 1 right) and the share of light that reaches each."""
     size = 1 + 0.14 * identity.shape.ears + 0.10 * identity.wrinkles
     radius = np.linspace(0.02, 1, ROWS)[:, None]
-    turn = np.linspace(-np.pi, np.pi, COLUMNS)[None] * (1 if side < 0 else -1)
+    turn = np.linspace(-np.pi, np.pi, COLUMNS)[None] * (1 if side > 0 else -1)
     up = unit(np.array([0.10 * side, 1.0, -0.16], np.float32))
     back = unit(np.array([0.42 * side, 0.0, -0.90], np.float32))
     out = np.cross(up, back) * -side

@@ -8,7 +8,7 @@ from fantasytalking.portrait_world.rasteriser import FloatArray
 from fantasytalking.portrait_world.state import FaceState
 
 # The gap between the inner lips at mouth_open = 1, in distances between the eyes.
-LARGEST_GAP = 0.46
+LARGEST_GAP = 0.50
 UPPER_SHARE = 0.20
 JAW_SHARE = 0.66
 LID_THICKNESS = 0.014
@@ -22,7 +22,7 @@ class FaceRig:
         f = head.features
         x, y = head.points[:, 0], head.points[:, 1]
         facing = smooth_step(1.5, 1.0, np.abs(head.angle)) * smooth_step(12.6, 11.4, head.ring)
-        upper_sheet, middle_sheet, lower_sheet = head.sheets
+        _, middle_sheet, lower_sheet = head.sheets
         index = np.arange(len(x))
         self.above_eyes = index < middle_sheet.start
         self.between = (index >= middle_sheet.start) & (index < lower_sheet.start)
@@ -59,8 +59,10 @@ class FaceRig:
         self.lower_lip = self.lips * below
         self.corners = facing * bump(np.abs(x), y, (f.mouth_half_width + 0.01, f.mouth_y), (0.13, 0.13))
         self.cheeks = facing * bump(np.abs(x), y, (0.39, -0.34), (0.19, 0.17))
-        self.brows = facing * bump(np.abs(x), y, (0.28, f.brow_y + 0.02), (0.32, 0.15)) * self.above_eyes
-        self.inner_brows = facing * bump(np.abs(x), y, (0.09, f.brow_y), (0.13, 0.11)) * self.above_eyes
+        # The skin at the eyes' line belongs to both sheets and must stay where it is.
+        clear_of_lids = self.above_eyes * smooth_step(0.0, 0.10, above)
+        self.brows = facing * bump(np.abs(x), y, (0.28, f.brow_y + 0.02), (0.32, 0.15)) * clear_of_lids
+        self.inner_brows = facing * bump(np.abs(x), y, (0.09, f.brow_y), (0.13, 0.11)) * clear_of_lids
         self.outward = np.tanh(x / 0.1)
         upper_seam = middle_sheet.start + (middle_sheet.rows - 1) * middle_sheet.columns
         self.middle_upper = self._nearest_on_seam(upper_seam, 0.0)

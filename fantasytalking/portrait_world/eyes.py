@@ -7,7 +7,7 @@ from fantasytalking.portrait_world.meshes import smooth_step, unit
 from fantasytalking.portrait_world.rasteriser import FloatArray
 
 ROWS, COLUMNS = 11, 13
-IRIS_ANGLE, PUPIL_ANGLE = 0.435, 0.185
+IRIS_ANGLE, PUPIL_ANGLE = 0.455, 0.190
 LARGEST_GAZE = (0.42, 0.26)  # radians, sideways and upwards
 
 
@@ -30,7 +30,7 @@ def eye_albedo(identity: Identity, directions: FloatArray, gaze: FloatArray, sof
     angle = np.arccos(np.clip(directions @ gaze, -1, 1))
     ahead = directions - (directions @ gaze)[:, None] * gaze
     around = np.arctan2(ahead[:, 1], ahead[:, 0])
-    white = np.array([0.90, 0.87, 0.84]) ** 2
+    white = np.array([0.84, 0.81, 0.79]) ** 2
     veins = smooth_step(0.5, 1.15, np.abs(directions[:, 0]))[:, None]
     sclera = white * (1 - veins * np.array([0.12, 0.34, 0.34]))
     colour = np.array(identity.eyes) ** 2

@@ -78,12 +78,12 @@ def _occlusion(identity: Identity, f: Features, canvas: FaceCanvas) -> FloatArra
     broad = 1 + 0.22 * identity.shape.nose_width
     dark = 0.26 * bump(side, y, (f.eye_x - 0.17, f.eye_y + 0.04), (0.07, 0.09))
     dark += 0.16 * bump(side, y, (f.eye_x, f.eye_y + 0.09), (0.20, 0.06))
-    dark += 0.34 * bump(side, y, (0.185 * broad, f.nose_y + 0.055), (0.032, 0.06))
-    dark += 0.40 * bump(x, y, (0, f.nose_y - 0.012), (0.15 * broad, 0.030))
+    dark += 0.22 * bump(side, y, (0.190 * broad, f.nose_y + 0.060), (0.032, 0.06))
+    dark += 0.20 * bump(x, y, (0, f.nose_y - 0.014), (0.13 * broad, 0.030))
     dark += 0.22 * bump(x, y, (0, f.mouth_y - 0.5 * f.lower_lip - 0.115), (0.17, 0.035))
     dark += 0.26 * bump(side, y, (f.mouth_half_width + 0.012, f.mouth_y - 0.008), (0.030, 0.030))
-    nostril = bump(side, y, (0.066 * broad, f.nose_y + 0.012), (0.036 * broad, 0.017))
-    dark += 0.85 * smooth_step(0.25, 0.8, nostril)
+    nostril = bump(side, y, (0.066 * broad, f.nose_y + 0.018), (0.036 * broad, 0.016))
+    dark += 0.66 * smooth_step(0.15, 0.9, nostril)
     return np.clip(1 - dark, 0.08, 1)
 
 
@@ -105,21 +105,23 @@ def _lips(
     deep = linear(mixed(identity.lips, (0.25, 0.06, 0.08), 0.45))
     shade = np.where(y >= line, 0.86, 1.0) * lines
     colour += (linear(identity.lips) * shade[..., None] - colour) * cover[..., None]
-    blend(colour, deep, 0.62 * within * np.exp(-(((y - line) / 0.016) ** 2)))
+    blend(colour, deep, 0.42 * within * np.exp(-(((y - line) / 0.011) ** 2)))
     gloss += within * (0.25 + 0.5 * identity.make_up) * np.where(y >= line, 0.4, 1.0)
 
 
 def _eyes(identity: Identity, f: Features, canvas: FaceCanvas, colour: FloatArray, gloss: FloatArray) -> None:
     x, y = canvas.x, canvas.y
     side = np.abs(x)
-    upper, closing, lower = f.lid_line(x)
+    _, closing, _ = f.lid_line(x)
     along = (side - f.eye_x) / f.eye_half_width
     inside = smooth_step(1.10, 0.92, np.abs(along))
     dark = linear(mixed(identity.brows, (0.05, 0.04, 0.04), 0.6))
-    lashes = inside * smooth_step(-0.006, 0.003, y - closing) * smooth_step(0.030, 0.012, y - closing)
+    thickness = 0.012 + 0.016 * np.clip(1 - along**2, 0, 1) * (1 + 0.35 * along)
+    lashes = smooth_step(1.04, 0.80, np.abs(along)) * smooth_step(-0.006, 0.003, y - closing)
+    lashes = lashes * smooth_step(1.0, 0.45, (y - closing) / thickness)
     blend(colour, dark, lashes * (0.62 + 0.33 * identity.make_up))
     wing = bump(along, y, (1.05, 0.0), (0.22, 1e9)) * np.exp(-(((y - closing - 0.012) / 0.012) ** 2))
-    blend(colour, dark, np.clip(wing * (0.25 + 0.5 * identity.make_up), 0, 1))
+    blend(colour, dark, np.clip(wing * (0.10 + 0.5 * identity.make_up), 0, 1))
     under = inside * np.exp(-(((y - closing + 0.010) / 0.009) ** 2))
     blend(colour, linear(mixed(identity.skin, (0.45, 0.20, 0.18), 0.55)), 0.55 * under)
     # The crease of the upper lid lies in the skin that folds when the eye opens.
@@ -137,9 +139,9 @@ def brow_line(
     identity: Identity, f: Features, along: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """x and y of the brow's middle line for `along` in [0, 1] from the nose outwards (right side)."""
-    x = 0.115 + along * (0.40 + 0.05 * identity.shape.width)
+    x = 0.125 + along * (0.39 + 0.05 * identity.shape.width)
     arch = 0.055 * np.sin(np.pi * np.clip(along / 1.25, 0, 1)) * (0.8 + 0.5 * identity.softness)
-    return x, f.brow_y - 0.02 + arch + (0.03 + 0.025 * identity.shape.brow_angle) * (along - 0.35)
+    return x, f.brow_y - 0.02 + arch + (0.002 + 0.025 * identity.shape.brow_angle) * (along - 0.35)
 
 
 def _brows(
@@ -174,12 +176,12 @@ def beard_cover(identity: Identity, f: Features, x: FloatArray, y: FloatArray) -
     top, _, bottom = f.lip_borders(x)
     cheek_line = -0.42 - 0.55 * np.clip(0.55 - side, 0, 0.5)
     cheeks = smooth_step(0.07, -0.07, y - cheek_line)
-    moustache = bump(x, y, (0, 0.5 * (f.nose_y + f.mouth_y) - 0.005), (0.27, 0.075)) * smooth_step(
-        0.02, -0.02, y - f.nose_y
-    )
+    moustache = bump(x, y + 0.20 * side, (0, f.mouth_y + 0.095), (0.29, 0.070)) * smooth_step(0.02, -0.02, y - f.nose_y)
     moustache = smooth_step(0.25, 0.75, 1.35 * moustache) * smooth_step(0.38, 0.26, side)
     chin = smooth_step(0.30, 0.17, side) * smooth_step(0.0, -0.08, y - f.mouth_y + 0.10)
-    goatee = np.maximum(chin, smooth_step(0.05, 0.02, np.abs(side - 0.30)) * (y < f.mouth_y + 0.08) * (y > -1.0))
+    ring = np.hypot(x / 0.285, (y - f.mouth_y + 0.06) / 0.27)
+    sides = np.exp(-(((ring - 1) / 0.20) ** 2)) * smooth_step(0.06, -0.04, y - f.mouth_y)
+    goatee = np.maximum(chin, sides)
     cover = {
         "stubble": np.maximum(cheeks, moustache),
         "full": np.maximum(cheeks, moustache),

@@ -32,7 +32,7 @@ def garment_thickness(identity: Identity, ring: FloatArray, angle: FloatArray, x
     neckline = _line(NECKLINES[identity.garment], angle, x)
     thickness = THICKNESS[identity.garment] * smooth_step(-0.14, 0.10, ring - neckline)
     if identity.garment == "jacket":
-        thickness = thickness + 0.045 * smooth_step(-0.10, 0.16, ring - _line(LAPELS, angle, x))
+        thickness = thickness + 0.022 * smooth_step(-0.45, 0.45, ring - _line(LAPELS, angle, x))
     return thickness.astype(np.float32)
 
 
@@ -44,7 +44,7 @@ def dress(
     depth = ring - _line(NECKLINES[identity.garment], angle, x)
     inner = identity.second_cloth if identity.garment == "jacket" else identity.cloth
     texels[..., 4] *= 1 - 0.35 * smooth_step(-0.55, 0.0, depth) * (depth < 0)
-    _cover(texels, smooth_step(-0.02, 0.03, depth), _cloth(inner, x, y, random, _weave(identity)))
+    _cover(texels, smooth_step(-0.05, 0.06, depth), _cloth(inner, x, y, random, _weave(identity)))
     seam = 0.0 if identity.garment in ("shirt", "jacket") else 1.0
     ribs = 0.10 * np.sin(angle * 90) * smooth_step(0.42, 0.34, depth) * (depth > 0) * seam
     texels[..., :3] *= (1 + ribs)[..., None]
@@ -54,7 +54,7 @@ def dress(
     if identity.garment == "jacket":
         lapel = ring - _line(LAPELS, angle, x)
         texels[..., 4] *= 1 - 0.45 * smooth_step(-0.5, 0.0, lapel) * (lapel < 0) * (depth > 0)
-        _cover(texels, smooth_step(-0.02, 0.03, lapel), _cloth(identity.cloth, x, y, random, 0.03))
+        _cover(texels, smooth_step(-0.05, 0.06, lapel), _cloth(identity.cloth, x, y, random, 0.03))
         _groove(texels, lapel - 1.05, 0.05, 0.45)
 
 
@@ -84,7 +84,7 @@ def _groove(texels: FloatArray, distance: FloatArray, width: float, strength: fl
 
 def _collar(texels: FloatArray, depth: FloatArray, angle: FloatArray, x: FloatArray, colour: Colour) -> None:
     lower = 0.62 + 0.55 * np.clip(1 - np.abs(np.abs(x) - 0.24) / 0.2, 0, 1)
-    on_collar = smooth_step(0.05, 0.0, depth - lower) * (depth > 0)
+    on_collar = smooth_step(0.06, -0.05, depth - lower) * (depth > 0)
     texels[..., :3] += (linear(mixed(colour, (1, 1, 1), 0.10)) - texels[..., :3]) * (on_collar * 0.8)[..., None]
     shadow = np.exp(-(((depth - lower - 0.08) / 0.10) ** 2)) * (depth > lower)
     texels[..., 4] *= 1 - 0.45 * shadow

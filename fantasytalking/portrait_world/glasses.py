@@ -1,15 +1,14 @@
 """Glasses: frames of two shapes, drawn as smooth lines over the face."""
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.portrait_world.head import Head
 from fantasytalking.portrait_world.identity import Identity
+from fantasytalking.portrait_world.images import draw_lines, fill_polygon
 from fantasytalking.portrait_world.pose import Camera, Posture
 from fantasytalking.portrait_world.rasteriser import FloatArray
 
-SUBPIXEL_BITS = 4
 FRAME_COLOURS = ((0.10, 0.09, 0.09), (0.30, 0.17, 0.09), (0.42, 0.40, 0.38))
 
 
@@ -51,14 +50,11 @@ def draw_glasses(glasses: Glasses, picture: FloatArray, posture: Posture, camera
     def projected(line: NDArray[np.float64]) -> FloatArray:
         return camera.project(posture.move(line.astype(np.float32)))
 
-    def draw(points: FloatArray, closed: bool, thick: int) -> None:
-        cv2.polylines(layer, [_fixed(points)], closed, 255, thick, cv2.LINE_AA, SUBPIXEL_BITS)
-
     for rim in glasses.rims:
         points = projected(rim)
-        draw(points, True, thickness)
-        cv2.fillPoly(lenses, [_fixed(points)], 255, cv2.LINE_AA, SUBPIXEL_BITS)
-    draw(projected(glasses.bridge), False, thickness)
+        draw_lines(layer, [points], thickness, closed=True)
+        fill_polygon(lenses, points)
+    draw_lines(layer, [projected(glasses.bridge)], thickness)
     surface = depth.reshape(height, width)
     for arm in glasses.arms:
         points = projected(arm)
@@ -67,12 +63,8 @@ def draw_glasses(glasses: Glasses, picture: FloatArray, posture: Posture, camera
         seen = points[:, 2] + 0.03 * camera.scale >= surface[rows, columns]
         hidden = int(np.argmin(seen)) if not seen.all() else len(seen)
         if hidden > 1:
-            draw(points[:hidden], False, max(1, thickness - 1))
+            draw_lines(layer, [points[:hidden]], max(1, thickness - 1))
     cover = layer[..., None].astype(np.float32) / 255
     glint = lenses[..., None].astype(np.float32) / 255 * 0.035
     picture += (1 - picture) * glint
     picture += (np.array(glasses.colour, np.float32) - picture) * cover * 0.94
-
-
-def _fixed(points: FloatArray) -> NDArray[np.int32]:
-    return np.round((points[:, :2] - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)[:, None]

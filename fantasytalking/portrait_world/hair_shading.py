@@ -1,14 +1,14 @@
 """Draws a head of hair: strands with the two soft highlights of fibres, over whatever lies behind."""
 
-import cv2
 import numpy as np
 
 from fantasytalking.portrait_world.face_paint import linear
 from fantasytalking.portrait_world.hair import STYLES, Hair
 from fantasytalking.portrait_world.identity import Identity
+from fantasytalking.portrait_world.images import samples_at
 from fantasytalking.portrait_world.meshes import Grid, difference, smooth_step, unit
 from fantasytalking.portrait_world.pose import Camera, Posture
-from fantasytalking.portrait_world.rasteriser import FloatArray, Fragments, rasterise
+from fantasytalking.portrait_world.rasteriser import FloatArray, rasterise
 from fantasytalking.portrait_world.shading import VIEW, Lamps, displayed
 
 
@@ -32,44 +32,41 @@ class HairShell:
         """Blends the nearest hair over a picture (H, W, 3) where it is nearer than `depth` (H * W,); in place."""
         height, width = picture.shape[:2]
         points = posture.move(self.hair.points, self.hair.carried)
-        fragments = rasterise(camera.project(points), self.faces, depth, (height, width), two_sided=True)
-        if not len(fragments.pixel):
-            return
+        projected = camera.project(points)
         normals = posture.turn(self.normals, self.hair.carried)
         tangents = posture.turn(self.tangents, self.hair.carried)
         values = np.concatenate([self.places, normals, tangents, points[:, 1:3]], 1)
-        attributes = fragments.interpolate(self.faces, values)
-        texels = self._texels(attributes[:, 0], attributes[:, 1])
-        colour = displayed(self._radiance(attributes, texels))
         flat = picture.reshape(-1, 3)
-        behind = flat[fragments.pixel]
-        flat[fragments.pixel] = behind + (colour - behind) * texels[:, 2:3]
+        # First the inside of the hair behind the neck, then the outside, so that gaps in it show the inside.
+        for inner in (True, False):
+            faces = self.faces[:, ::-1] if inner else self.faces
+            fragments = rasterise(projected, faces, depth.copy() if inner else depth, (height, width))
+            if len(fragments.pixel):
+                attributes = fragments.interpolate(faces, values)
+                texels = self._texels(attributes[:, 0], attributes[:, 1])
+                colour = displayed(self._radiance(attributes, texels, inner))
+                behind = flat[fragments.pixel]
+                flat[fragments.pixel] = behind + (colour - behind) * texels[:, 2:3]
 
     def _texels(self, columns: FloatArray, rows: FloatArray) -> FloatArray:
-        count, width = len(columns), 4096
-        padded = -(-count // width) * width
-        maps = np.zeros((2, padded), np.float32)
-        maps[0, :count], maps[1, :count] = columns * self.hair.per_cell, rows * self.hair.per_cell
-        maps = maps.reshape(2, -1, width)
-        return cv2.remap(self.hair.texels, maps[0], maps[1], cv2.INTER_LINEAR).reshape(padded, 3)[:count]
+        return samples_at(self.hair.texels, columns * self.hair.per_cell, rows * self.hair.per_cell)
 
-    def _radiance(self, attributes: FloatArray, texels: FloatArray) -> FloatArray:
+    def _radiance(self, attributes: FloatArray, texels: FloatArray, inner: bool) -> FloatArray:
         normals, tangents = unit(attributes[:, 2:5]), unit(attributes[:, 5:8])
-        inner = normals[:, 2] < 0
-        normals = np.where(inner[:, None], -normals, normals)
+        normals = -normals if inner else normals
         tangents = unit(tangents + normals * texels[:, 1:2] * 1.6)
         key = self.lamps.key
         wrapped = np.maximum((normals @ key + 0.35) / 1.35, 0)
         across = np.sqrt(np.maximum(1 - (tangents @ key) ** 2, 0))
         light = 0.75 * wrapped * (0.35 + 0.65 * across) + 0.24 + 0.12 * normals[:, 1]
         light += 0.22 * np.maximum(normals @ self.lamps.fill, 0)
-        light = light * texels[:, 0] * np.where(inner, 0.30, 1.0)
+        light = light * texels[:, 0] * (0.16 if inner else 1.0)
         # Hair that hangs behind the face lies in its shade.
         light = light * (0.55 + 0.45 * smooth_step(-0.7, 0.25, attributes[:, 9]))
         half = unit(key + VIEW)
         along = tangents @ half
         fibre = np.sqrt(np.maximum(1 - along**2, 0))
-        gleam = wrapped * ~inner * (0.085 * fibre**60 + 0.10 * fibre**14 * np.sqrt(self.albedo.mean()))
+        gleam = wrapped * (not inner) * (0.085 * fibre**60 + 0.10 * fibre**14 * np.sqrt(self.albedo.mean()))
         rim = 0.30 * np.maximum(1 - normals[:, 2], 0) ** 2 * np.maximum(normals @ self.lamps.rim, 0)
         tint = 0.5 * self.albedo / max(float(self.albedo.max()), 1e-3) + 0.5
         bright = light[:, None] * self.albedo

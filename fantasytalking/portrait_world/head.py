@@ -20,16 +20,17 @@ EYE_RING, MOUTH_RING, NECK_RING, CHEST_RING = 6.0, 9.0, 13.0, 15.5
 
 # t, then front y and z, half width, side y and z, back y and z.
 RINGS = (
-    (0.0, 1.130, -0.080, 0.010, 1.130, -0.100, 1.130, -0.120),
-    (1.0, 1.085, 0.300, 0.400, 1.060, -0.100, 1.030, -0.540),
-    (2.0, 0.950, 0.630, 0.625, 0.900, -0.090, 0.800, -0.840),
-    (3.0, 0.720, 0.830, 0.730, 0.640, -0.080, 0.500, -0.970),
-    (4.0, 0.450, 0.915, 0.760, 0.400, -0.070, 0.220, -0.990),
-    (5.0, 0.220, 0.930, 0.752, 0.190, -0.060, 0.000, -0.950),
-    (6.0, -0.020, 0.885, 0.730, -0.010, -0.050, -0.220, -0.870),
-    (7.0, -0.220, 0.880, 0.705, -0.180, -0.040, -0.400, -0.770),
-    (8.0, -0.470, 0.880, 0.660, -0.370, -0.040, -0.560, -0.680),
-    (9.0, -0.690, 0.870, 0.610, -0.540, -0.050, -0.700, -0.630),
+    (0.0, 1.090, -0.080, 0.010, 1.090, -0.100, 1.090, -0.120),
+    (0.5, 1.078, 0.130, 0.185, 1.072, -0.100, 1.065, -0.330),
+    (1.0, 1.040, 0.330, 0.345, 1.025, -0.100, 0.980, -0.560),
+    (2.0, 0.900, 0.610, 0.555, 0.860, -0.090, 0.760, -0.840),
+    (3.0, 0.690, 0.805, 0.675, 0.640, -0.080, 0.480, -0.970),
+    (4.0, 0.440, 0.905, 0.722, 0.400, -0.070, 0.220, -0.990),
+    (5.0, 0.220, 0.930, 0.722, 0.190, -0.060, 0.000, -0.950),
+    (6.0, -0.020, 0.885, 0.705, -0.010, -0.050, -0.220, -0.870),
+    (7.0, -0.220, 0.880, 0.685, -0.180, -0.040, -0.400, -0.770),
+    (8.0, -0.470, 0.880, 0.645, -0.370, -0.040, -0.560, -0.680),
+    (9.0, -0.690, 0.870, 0.598, -0.540, -0.050, -0.700, -0.630),
     (10.0, -0.960, 0.840, 0.535, -0.720, -0.060, -0.820, -0.600),
     (11.0, -1.110, 0.720, 0.455, -0.830, -0.090, -0.920, -0.590),
     (12.0, -1.130, 0.480, 0.405, -0.950, -0.120, -1.000, -0.590),
@@ -86,28 +87,7 @@ CHIN_ROWS = (
     10.85,
     11,
 )
-NECK_ROWS = (
-    11.2,
-    11.5,
-    11.8,
-    12.1,
-    12.5,
-    13,
-    13.5,
-    14,
-    14.4,
-    14.8,
-    15.2,
-    15.6,
-    16,
-    16.4,
-    16.8,
-    17.2,
-    17.6,
-    18,
-    18.5,
-    19,
-)
+NECK_ROWS = (11.2, 11.5, 11.8, 12.1, 12.5, *np.arange(12.8, 17.5, 0.2).round(1), 17.8, 18.2, 18.6, 19)
 PATCH_ROWS = (TOP_ROWS + BROW_ROWS, CHEEK_ROWS + LIP_ROWS, CHIN_ROWS + NECK_ROWS)
 
 
@@ -152,7 +132,7 @@ class Features:
     def lip_borders(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Top of the upper lip, closing line and bottom of the lower lip (y) over x."""
         along = np.clip(np.abs(x) / self.mouth_half_width, 0, 1)
-        line = self.mouth_y + 0.012 * along**2 - 0.010 * np.exp(-((along / 0.28) ** 2)) + 0.006
+        line = self.mouth_y + 0.040 * along**2 - 0.010 * np.exp(-((along / 0.28) ** 2)) + 0.006
         bow = 1 - 0.16 * np.exp(-((along / 0.13) ** 2))
         top = line + self.upper_lip * bow * (1 - along**1.8) ** 0.9
         bottom = line - self.lower_lip * (1 - along**2.4) ** 0.8
@@ -167,13 +147,13 @@ def features_of(identity: Identity) -> Features:
         eye_x=0.315 * (1 + 0.06 * shape.eye_spacing + 0.05 * shape.width),
         eye_y=-0.005 + 0.02 * shape.eye_height - 0.05 * child,
         eye_half_width=0.158 * eye_size,
-        eye_up=0.068 * eye_size * (1 + 0.14 * shape.eye_size),
-        eye_down=0.052 * eye_size,
+        eye_up=0.058 * eye_size * (1 + 0.14 * shape.eye_size),
+        eye_down=0.047 * eye_size,
         eye_tilt=0.010 + 0.016 * shape.eye_tilt,
         eyeball=0.138 * (1 + 0.05 * shape.eye_size + 0.05 * child),
         brow_y=0.205 + 0.035 * shape.brow_height + 0.02 * child,
-        nose_y=-0.455 - 0.05 * shape.nose_length + 0.06 * child,
-        mouth_y=-0.700 - 0.02 * shape.nose_length + 0.03 * shape.mouth_height + 0.02 * child,
+        nose_y=-0.455 - 0.05 * shape.nose_length + 0.08 * child,
+        mouth_y=-0.700 - 0.02 * shape.nose_length + 0.03 * shape.mouth_height + 0.075 * child,
         mouth_half_width=0.262 * (1 + 0.11 * shape.mouth_width - 0.07 * child),
         upper_lip=0.078 * (1 + 0.32 * shape.upper_lip),
         lower_lip=0.104 * (1 + 0.28 * shape.lower_lip),
@@ -273,7 +253,7 @@ def _shaped(identity: Identity, table: NDArray[np.float64]) -> NDArray[np.float6
     scale += (0.10 * shape.shoulders - 0.22 * child) * smooth_step(15.0, 17.0, ring)
     table[:, 3] *= scale
     longer = 0.05 * shape.length * smooth_step(6.0, 11.0, ring) - 0.02 * shape.length * smooth_step(5, 2, ring)
-    shorter_face = 0.13 * child * smooth_step(8.5, 11.0, ring)
+    shorter_face = 0.14 * child * smooth_step(7.0, 11.0, ring)
     taller_skull = 0.03 * child * smooth_step(4, 1, ring)
     for column in (1, 4, 6):
         table[:, column] += -longer * 1.2 + shorter_face + taller_skull
@@ -343,15 +323,15 @@ def _nose(identity: Identity, f: Features, x: FloatArray, y: FloatArray) -> Floa
     length = bridge - base
     down = (bridge - y) / length  # 0 at the bridge, 1 at the base
     size = 1 + 0.22 * shape.nose_depth - 0.18 * identity.child
-    stops = [-0.45, -0.1, 0.1, 0.4, 0.68, 0.80, 0.87, 0.92, 0.965, 1.0, 1.05]
+    stops = [-0.45, -0.1, 0.1, 0.4, 0.65, 0.75, 0.82, 0.89, 0.96, 1.03, 1.13]
     bridge_height = 0.045 + 0.02 * shape.nose_depth
-    heights = [0, 0.5 * bridge_height, bridge_height, 0.105, 0.185, 0.215, 0.21, 0.18, 0.11, 0.045, 0]
-    ridge = PchipInterpolator(stops, heights, extrapolate=False)(np.clip(down, -0.45, 1.05)) * size
+    heights = [0, 0.5 * bridge_height, bridge_height, 0.105, 0.182, 0.205, 0.195, 0.165, 0.105, 0.045, 0]
+    ridge = PchipInterpolator(stops, heights, extrapolate=False)(np.clip(down, -0.45, 1.13)) * size
     broad = 1 + 0.22 * shape.nose_width
     half_width = broad * np.interp(down, [-0.3, 0.1, 0.5, 0.85, 1.05], [0.10, 0.078, 0.088, 0.115, 0.11])
-    z = ridge * np.exp(-(np.abs(x / half_width) ** 2.1))
-    tip = (0.028 + 0.012 * shape.nose_tip) * bump(x, y, (0.0, base + 0.085), (0.075 * broad, 0.065))
-    wings = 0.125 * size * bump(np.abs(x), y, (0.128 * broad, base + 0.062), (0.058, 0.052))
+    z = ridge * (0.66 * np.exp(-(np.abs(x / half_width) ** 2.1)) + 0.34 * np.exp(-((x / (1.75 * half_width)) ** 2)))
+    tip = (0.028 + 0.012 * shape.nose_tip) * bump(x, y, (0.0, base + 0.085), (0.082 * broad, 0.072))
+    wings = 0.088 * size * bump(np.abs(x), y, (0.122 * broad, base + 0.070), (0.064, 0.060))
     return z + tip + wings
 
 

@@ -10,7 +10,7 @@ from fantasytalking.portrait_world.speech import Voice
 Colour = tuple[float, float, float]  # sRGB, 0 to 1
 
 # People of these numbers are never trained on. The two ranges are part of every benchmark's definition.
-TRAINING_IDENTITIES = range(0, 1000)
+TRAINING_IDENTITIES = range(1000)
 HELD_OUT_IDENTITIES = range(1000, 2000)
 
 SKIN_TONES: tuple[Colour, ...] = (
@@ -152,7 +152,7 @@ def identity_range(text: str) -> range:
         InputError: not of this form, out of bounds, or across the border between training and held-out people.
     """
     first, separator, last = text.partition("-")
-    if not (first.isascii() and first.isdigit() and (last.isascii() and last.isdigit() or not separator)):
+    if not (first.isascii() and first.isdigit() and ((last.isascii() and last.isdigit()) or not separator)):
         raise InputError(f"identities '{text[:40]}' are not of the form A-B; give for example 0-199")
     chosen = range(int(first), int(last or first) + 1)
     if not len(chosen):

@@ -21,24 +21,30 @@ class MouthSheets(NamedTuple):
     tongue: FloatArray
 
 
-def mouth_sheets(head: Head, state: FaceState, gap: float, lip_depth: float) -> MouthSheets:
-    """The mouth's inside for an inner-lip gap in units, `lip_depth` being z of the resting lips' seam in front."""
+def mouth_sheets(head: Head, state: FaceState, gap: float, lip_depth: float, chin_depth: float) -> MouthSheets:
+    """The mouth's inside for an inner-lip gap in units.
+
+    `lip_depth` and `chin_depth` are z of the resting face at the lips' seam and just below the lower lip; nothing of
+    the mouth may come through the skin there.
+    """
     f = head.features
-    drop = 0.80 * gap + 0.02 * state.teeth_gap
+    drop = 0.70 * gap
+    back = 0.20 * gap
+    lower_depth = min(lip_depth - 0.125, chin_depth - 0.075)
     line = f.mouth_y
     return MouthSheets(
-        _wall(f.mouth_half_width, line, drop, lip_depth),
-        _teeth(0.80 * f.mouth_half_width, line + 0.13, line - 0.006 - 0.012 * state.smile, lip_depth - 0.085),
-        _teeth(0.70 * f.mouth_half_width, line - 0.035 - drop, line - 0.15 - drop, lip_depth - 0.105),
-        _tongue(f.mouth_half_width, line - 0.035 - drop, line, state.tongue, lip_depth),
+        _wall(f.mouth_half_width, line, drop, lower_depth + 0.10),
+        _teeth(0.80 * f.mouth_half_width, line + 0.13, line + 0.010 - 0.014 * max(state.smile, 0.0), lip_depth - 0.085),
+        _teeth(0.70 * f.mouth_half_width, line - 0.035 - drop, line - 0.105 - drop, lower_depth - back),
+        _tongue(f.mouth_half_width, line - 0.035 - drop, line, state.tongue, lower_depth + 0.11 - back),
     )
 
 
 def _wall(half_width: float, line: float, drop: float, depth: float) -> FloatArray:
-    across = np.linspace(-1.15, 1.15, WALL[1])[None] * np.ones((WALL[0], 1))
+    across = np.linspace(-1.02, 1.02, WALL[1])[None] * np.ones((WALL[0], 1))
     down = np.linspace(0, 1, WALL[0])[:, None] * np.ones((1, WALL[1]))
-    y = line + 0.14 - down * (0.34 + drop)
-    z = depth - 0.30 - 0.10 * across**2
+    y = line + 0.14 - down * (0.26 + drop)
+    z = depth - 0.34 - 0.16 * across**2 - 0.10 * down
     return np.stack([half_width * across, y, z], -1).astype(np.float32)
 
 

@@ -31,8 +31,8 @@ class Person:
         self.lamps = lamps_of(identity)
         per_cell = int(np.clip(round(detail / 22), 3, 14))
         self.texture = make_texture(identity, self.anatomy.head, float(np.clip(1.3 * detail, 60, 420)), per_cell)
-        hair = make_hair(identity, self.anatomy.head, int(np.clip(per_cell, 4, 10)))
-        self.hair = HairShell(identity, hair, self.lamps) if hair else None
+        shells = make_hair(identity, self.anatomy.head, int(np.clip(per_cell, 4, 10)))
+        self.hair = [HairShell(identity, shell, self.lamps) for shell in shells]
         self.glasses = Glasses(identity, self.anatomy.head) if identity.glasses != "none" else None
 
     def mouth_size(self, state: FaceState) -> tuple[float, float]:
@@ -60,8 +60,8 @@ class Person:
                 flat[chosen.pixel] = displayed(self._radiance(part, attributes, chosen, state, camera))
         if self.glasses:
             draw_glasses(self.glasses, picture, posture, camera, depth)
-        if self.hair:
-            self.hair.draw(picture, camera, posture, depth)
+        for shell in self.hair:
+            shell.draw(picture, camera, posture, depth)
 
     def _radiance(
         self, part: Part, attributes: FloatArray, fragments: Fragments, state: FaceState, camera: Camera
@@ -74,9 +74,8 @@ class Person:
             wrap = CLOTH_WRAP + (SKIN_WRAP - CLOTH_WRAP) * texels[:, 5:6]
             return lit(texels[:, :3], normals, texels[:, 4], texels[:, 3], self.lamps, wrap)
         if part in (Part.INNER_LIP, Part.LID_MARGIN):
-            texels = self.texture.sample(columns, rows)
-            inner = linear(mixed(self.identity.lips, (0.45, 0.12, 0.13), 0.45))
-            albedo = np.broadcast_to(inner, (len(one), 3)) if part is Part.INNER_LIP else texels[:, :3]
+            base = self.identity.lips if part is Part.INNER_LIP else mixed(self.identity.skin, (0.80, 0.42, 0.40), 0.5)
+            albedo = np.broadcast_to(linear(mixed(base, (0.45, 0.12, 0.13), 0.40)), (len(one), 3))
             return lit(albedo, normals, 0.60 * one, 0.5 * one, self.lamps, SKIN_WRAP)
         if part is Part.EYE:
             return self._eye(unit(local), normals, state, camera)

@@ -9,8 +9,8 @@ from fantasytalking.portrait_world.state import FaceState
 
 HEAD_PIVOT = np.array([0.0, -0.95, -0.22], np.float32)
 BODY_PIVOT = np.array([0.0, -2.6, -0.1], np.float32)
-PICTURE_UNITS = 3.45  # height of a portrait in head units
-PICTURE_CENTRE = -0.33  # y of a portrait's middle, in head units
+PICTURE_UNITS = 3.08  # height of a portrait in head units
+PICTURE_CENTRE = -0.21  # y of a portrait's middle, in head units
 CAMERA_DISTANCE = 13.0
 BODY_FOLLOWS = 0.35  # share of the head's shift that the shoulders make too
 
@@ -26,10 +26,10 @@ class Posture:
 
     def move(self, points: FloatArray, carried: FloatArray | None = None) -> FloatArray:
         """Resting points (V, 3) in this posture; `carried` (V,) is the head's share, all of it when not given."""
-        with_head = (points - HEAD_PIVOT) @ self.head_rotation.T + HEAD_PIVOT + self.head_shift
+        with_head: FloatArray = (points - HEAD_PIVOT) @ self.head_rotation.T + HEAD_PIVOT + self.head_shift
         if carried is None:
             return with_head
-        with_body = (points - BODY_PIVOT) @ self.body_rotation.T + BODY_PIVOT + self.body_shift
+        with_body: FloatArray = (points - BODY_PIVOT) @ self.body_rotation.T + BODY_PIVOT + self.body_shift
         return with_body + (with_head - with_body) * carried[:, None]
 
     def turn(self, normals: FloatArray, carried: FloatArray | None = None) -> FloatArray:

@@ -1,11 +1,11 @@
 """A small z-buffer rasteriser in numpy: triangles to covered pixels, all triangles of a frame at once."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating[Any]]  # float32 wherever there is one value per pixel
 IntArray = NDArray[np.int32]
 
 # Tolerance on barycentric weights, so that neighbouring triangles leave no crack between them.
@@ -37,27 +37,24 @@ def empty_depth(height: int, width: int) -> FloatArray:
     return np.full(height * width, -np.inf, dtype=np.float32)
 
 
-def rasterise(
-    points: FloatArray, faces: IntArray, depth: FloatArray, shape: tuple[int, int], two_sided: bool = False
-) -> Fragments:
+def rasterise(points: FloatArray, faces: IntArray, depth: FloatArray, shape: tuple[int, int]) -> Fragments:
     """Samples of triangles at pixel centres that are nearer than all others and than `depth`, which is updated.
 
     Args:
         points: (V, 3) column, row and nearness in pixels; faces (F, 3) counter-clockwise as seen on the screen
-            (rows grow downwards), else dropped unless `two_sided`.
+            (rows grow downwards), else dropped.
         depth: (H * W,) from `empty_depth` or an earlier call.
         shape: height and width in pixels.
     """
     height, width = shape
     corners = points[faces]
     x, y, z = corners[..., 0], corners[..., 1], corners[..., 2]
-    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    area: FloatArray = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
     left = np.maximum(np.ceil(x.min(1) - 0.5), 0).astype(np.int64)
     right = np.minimum(np.floor(x.max(1) - 0.5), width - 1).astype(np.int64)
     top = np.maximum(np.ceil(y.min(1) - 0.5), 0).astype(np.int64)
     bottom = np.minimum(np.floor(y.max(1) - 0.5), height - 1).astype(np.int64)
-    facing = np.abs(area) > 1e-9 if two_sided else area < -1e-9
-    kept = np.flatnonzero(facing & (right >= left) & (bottom >= top))
+    kept = np.flatnonzero((area < -1e-9) & (right >= left) & (bottom >= top))
     columns = right[kept] - left[kept] + 1
     counts = columns * (bottom[kept] - top[kept] + 1)
     owner = np.repeat(np.arange(len(kept)), counts)

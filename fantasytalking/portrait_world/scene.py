@@ -1,4 +1,4 @@
-"""Pictures of people: a backdrop, one or more persons at their places, drawn larger and scaled down for smooth edges."""
+"""Pictures of people: a backdrop and persons at their places, drawn larger and scaled down for smooth edges."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

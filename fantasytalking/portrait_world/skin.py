@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from fantasytalking.portrait_world.face_paint import linear, paint_face
@@ -10,6 +9,7 @@ from fantasytalking.portrait_world.garment import dress
 from fantasytalking.portrait_world.hair import hair_shadow, scalp_cover
 from fantasytalking.portrait_world.head import Head
 from fantasytalking.portrait_world.identity import Identity, mixed
+from fantasytalking.portrait_world.images import resampled, samples_at
 from fantasytalking.portrait_world.meshes import smooth_step
 from fantasytalking.portrait_world.rasteriser import FloatArray
 
@@ -26,18 +26,8 @@ class Texture:
 
     def sample(self, columns: FloatArray, rows: FloatArray) -> FloatArray:
         """Values (N, 6) at mesh columns and mesh rows (N,)."""
-        # cv2.remap allows at most 32767 samples along an axis and 4 channels at a time.
-        count = len(columns)
-        width = 4096
-        padded = -(-count // width) * width
-        maps = np.zeros((2, padded), np.float32)
-        maps[0, :count], maps[1, :count] = columns * self.per_cell, rows * self.per_cell
-        maps = maps.reshape(2, -1, width)
-        parts = [
-            cv2.remap(np.ascontiguousarray(self.texels[..., part]), maps[0], maps[1], cv2.INTER_LINEAR)
-            for part in (slice(0, 3), slice(3, 6))
-        ]
-        return np.concatenate([part.reshape(padded, 3)[:count] for part in parts], 1)
+        places = columns * self.per_cell, rows * self.per_cell
+        return np.concatenate([samples_at(self.texels[..., part], *places) for part in (slice(3), slice(3, 6))], 1)
 
 
 def texture_rows(head: Head) -> FloatArray:
@@ -56,13 +46,13 @@ def make_texture(identity: Identity, head: Head, density: float, per_cell: int) 
     grid_x, grid_y = np.meshgrid(
         np.arange(width, dtype=np.float32) / per_cell, np.arange(height, dtype=np.float32) / per_cell
     )
-    where = cv2.remap(places.astype(np.float32), grid_x, grid_y, cv2.INTER_LINEAR)
-    angles = cv2.remap(angle, grid_x, grid_y, cv2.INTER_LINEAR)
+    where = resampled(places, grid_x, grid_y)
+    angles = resampled(angle, grid_x, grid_y)
     x, y, ring = where[..., 0], where[..., 1], where[..., 3]
 
     canvas, layers = paint_face(identity, head.features, density)
     texels = canvas.sample(layers[..., :3], x, y)
-    rest = canvas.sample(np.ascontiguousarray(layers[..., 3:]), x, y)
+    rest = canvas.sample(layers[..., 3:], x, y)
     texels = np.dstack([texels, rest, np.ones_like(x)])
     # Round the side, and down the neck, the plain skin takes over from the frontal drawing.
     plain = np.maximum(smooth_step(1.05, 1.3, np.abs(angles)), smooth_step(11.0, 11.6, ring))

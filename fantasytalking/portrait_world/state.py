@@ -18,7 +18,6 @@ class FaceState:
     mouth_width: float = 0.0
     lip_press: float = 0.0
     lip_tuck: float = 0.0
-    teeth_gap: float = 0.0
     tongue: float = 0.0
     smile: float = 0.0
     blink: float = 0.0

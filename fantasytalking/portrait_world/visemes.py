@@ -28,22 +28,22 @@ REST = MouthShape(0.0, dominance=1.2)
 CLOSED = MouthShape(0.0, 0.0, press=1.0, dominance=2.2)
 LABIODENTAL = MouthShape(0.07, 0.10, tuck=1.0, dominance=1.5)
 DENTAL = MouthShape(0.15, 0.10, tongue=0.75, dominance=0.9)
-ALVEOLAR = MouthShape(0.15, 0.15, tongue=0.80, dominance=0.7)
-HISSING = MouthShape(0.11, 0.40, tongue=0.35, dominance=1.1)
-HUSHING = MouthShape(0.17, -0.60, tongue=0.30, dominance=1.2)
+ALVEOLAR = MouthShape(0.13, 0.15, tongue=0.80, dominance=0.7)
+HISSING = MouthShape(0.09, 0.40, tongue=0.35, dominance=1.1)
+HUSHING = MouthShape(0.15, -0.60, tongue=0.30, dominance=1.2)
 VELAR = MouthShape(0.22, 0.05, dominance=0.6)
 ASPIRATE = MouthShape(0.30, 0.0, dominance=0.35)
 
 A = MouthShape(0.74, 0.10)
 BROAD_A = MouthShape(0.80, -0.05)
-E = MouthShape(0.48, 0.38)
-I = MouthShape(0.27, 0.45)  # noqa: E741
-LONG_I = MouthShape(0.21, 0.75)
+E = MouthShape(0.52, 0.38)
+I = MouthShape(0.33, 0.45)  # noqa: E741
+LONG_I = MouthShape(0.26, 0.75)
 O = MouthShape(0.52, -0.55)  # noqa: E741
 U = MouthShape(0.24, -0.80)
 LONG_U = MouthShape(0.19, -1.0)
 SHORT_U = MouthShape(0.55, 0.0)
-SCHWA = MouthShape(0.30, 0.0, dominance=0.7)
+SCHWA = MouthShape(0.34, 0.0, dominance=0.7)
 
 # eSpeak NG's mnemonics for English without stress marks; two shapes are a diphthong's start and end.
 SHAPES: dict[str, tuple[MouthShape, ...]] = {
