@@ -121,8 +121,8 @@ class DataConfig:
                 raise InputError(f"bucket {text}: width and height must be multiples of 16, from 16 to 4096")
         if self.frames - 1 < MIN_SECONDS * self.fps:
             raise InputError(
-                f"frames is {self.frames}, {self.duration:.2f} s at {self.fps:g} frames a second; motion can be measured "
-                f"from {MIN_SECONDS} s on"
+                f"frames is {self.frames}, {self.duration:.2f} s at {self.fps:g} frames a second; motion can be "
+                f"measured from {MIN_SECONDS} s on"
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import resource
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from fantasytalking.data.manifest import ClipRecord, Rejection
@@ -49,6 +51,12 @@ def _run(videos: Path, output: Path, config: DataConfig, environment: dict[str, 
     state = PartialState(cpu=True)
     prepare(videos, output, config, state, torch.device("cpu"))
     state.destroy_process_group()
+
+
+def measure_memory(videos: Path, output: Path, config: DataConfig, answer: SimpleQueue) -> None:
+    """Prepares and answers with this process's peak memory in MiB."""
+    _run(videos, output, config, {})
+    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def start(
