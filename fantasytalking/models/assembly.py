@@ -236,12 +236,15 @@ def _check_config(config: Mapping[str, Any], tensors: StoredTensors) -> None:
         )
 
 
+def kept_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+    """`dtype`, or float32 for a parameter of the modules that Wan keeps in it."""
+    keep = any(part in (getattr(model, "_keep_in_fp32_modules", None) or ()) for part in name.split("."))
+    return torch.float32 if keep else dtype
+
+
 def _cast(
     name: str, tensor: torch.Tensor, dtype: torch.dtype | None, model: FantasyTalkingTransformer3DModel
 ) -> torch.Tensor:
     if not tensor.is_floating_point():
         raise InputError(f"the base tensor '{name}' is {tensor.dtype}; floating-point weights are needed")
-    if dtype is None:
-        return tensor
-    keep = any(part in model._keep_in_fp32_modules for part in name.split("."))
-    return tensor.to(torch.float32 if keep else dtype)
+    return tensor if dtype is None else tensor.to(kept_dtype(model, name, dtype))

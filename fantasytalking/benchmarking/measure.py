@@ -1,0 +1,82 @@
+"""Timing that can be trusted on a busy machine: ways of doing the same work, in turn, within one run."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+Side = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one side over the rounds, beside the first side's in the same rounds."""
+
+    name: str
+    seconds: list[float]
+    ratios: list[float]
+    """Each round's seconds over those of the first side in that round."""
+    flops: int
+    """Floating-point operations of its matrix products and attentions, counted by torch."""
+
+    @property
+    def median(self) -> float:
+        """Median seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def ratio(self) -> float:
+        """Median of the ratios."""
+        return statistics.median(self.ratios)
+
+
+def in_turn(sides: Mapping[str, Side], device: torch.device, rounds: int, warm_up: int = 1) -> list[Timing]:
+    """Runs the sides one after the other, `rounds` times over, after `warm_up` rounds that do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(-warm_up, rounds):
+        for name, side in sides.items():
+            elapsed = _seconds(side, device)
+            if number >= 0:
+                seconds[name].append(elapsed)
+    first = next(iter(seconds.values()))
+    return [
+        Timing(
+            name, own, [mine / reference for mine, reference in zip(own, first, strict=True)], count_flops(sides[name])
+        )
+        for name, own in seconds.items()
+    ]
+
+
+def count_flops(side: Side) -> int:
+    """Floating-point operations of one run of `side`."""
+    with FlopCounterMode(display=False) as counter:
+        side()
+    return counter.get_total_flops()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """Operations a second that a square matrix product of random numbers attains here: the ceiling to compare with."""
+    first, second = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = [_seconds(lambda: first @ second, device) for _ in range(7)]
+    return 2 * size**3 / statistics.median(seconds[2:])
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory held so far in GiB: by torch on a GPU, by the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _seconds(side: Side, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    side()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

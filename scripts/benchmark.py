@@ -1,0 +1,35 @@
+#!/usr/bin/env python
+"""Speed and memory as ratios within one run: python scripts/benchmark.py [--only ROW ...] [--device D] [--dtype D]
+
+Every row runs its sides in turn and gives medians, so the ratios hold when the machine's own speed drifts.
+"""
+
+import argparse
+
+import torch
+
+from fantasytalking.benchmarking.guided_step import CPU_SIZE, GPU_SIZE, guided_step
+from fantasytalking.errors import exit_cleanly
+
+
+def _guided_step(device: torch.device, dtype: torch.dtype) -> str:
+    return guided_step(GPU_SIZE if device.type == "cuda" else CPU_SIZE, device, dtype)
+
+
+ROWS = {"guided_step": _guided_step}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=sorted(ROWS), default=sorted(ROWS), metavar="ROW")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 on CPU, bfloat16 on a GPU")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    dtype = getattr(torch, arguments.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    for row in arguments.only:
+        print(f"## {row}\n\n{ROWS[row](device, dtype)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

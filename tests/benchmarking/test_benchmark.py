@@ -1,0 +1,43 @@
+"""The benchmark measures what it says: same work on every side, operations counted, ratios to the first side."""
+
+import time
+
+import pytest
+import torch
+
+from fantasytalking.benchmarking.guided_step import GuidedStepSize, guided_step
+from fantasytalking.benchmarking.measure import count_flops, in_turn
+
+
+def test_sides_are_run_in_turn_and_compared_round_by_round():
+    order: list[str] = []
+
+    def side(name: str, seconds: float) -> None:
+        order.append(name)
+        time.sleep(seconds)
+
+    timings = in_turn(
+        {"fast": lambda: side("fast", 0.002), "slow": lambda: side("slow", 0.02)}, torch.device("cpu"), rounds=3
+    )
+    assert order[:8] == ["fast", "slow"] * 4
+    assert [len(timing.seconds) for timing in timings] == [3, 3]
+    assert timings[0].ratios == [1.0] * 3
+    assert timings[1].ratio > 3
+
+
+def test_operations_are_counted():
+    first, second = torch.randn(4, 8), torch.randn(8, 16)
+    assert count_flops(lambda: first @ second) == 2 * 4 * 8 * 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_guided_step_row_runs_and_reuse_saves_operations(dtype):
+    size = GuidedStepSize("nano", layers=2, latents=(5, 8, 8), rounds=1)
+    table = guided_step(size, torch.device("cpu"), dtype)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")][
+        1:
+    ]
+    operations = {row[0]: float(row[4]) for row in rows}
+    assert len(operations) == 5
+    for calls in ("ours, three calls", "ours, one batched call"):
+        assert operations[f"{calls}, keys and values reused"] < operations[calls]
