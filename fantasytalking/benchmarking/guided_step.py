@@ -111,7 +111,7 @@ def _inputs(
 def _random_weights(model_class: type, arguments: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
     with torch.device(device):
-        model = model_class(**arguments).eval()
+        model = model_class(**arguments).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(kept_dtype(model, name, dtype))
     return model
