@@ -68,9 +68,10 @@ def track_faces(
 ) -> list[FaceTrack]:
     """Follows every face through a video.
 
-    A face that is lost is searched for at once, in every frame for half a second and then five times a second; people
-    who come later are found within two seconds. Short gaps are filled by straight lines and marked. After a hard cut a face counts as somebody already
-    seen only if it looks very like them, else as somebody new: nobody is given another's landmarks.
+    A face that is lost is searched for in every frame for half a second and then five times a second; people who come
+    later are found within two seconds. Short gaps are filled by straight lines and marked. After a hard cut a face
+    counts as somebody already seen only if it looks very like them, else as somebody new: nobody is given another's
+    landmarks.
 
     Args:
         frames: pairs of seconds and (H, W, 3) uint8 RGB, as `iter_frames` gives them (only one frame is held), or an

@@ -44,10 +44,12 @@ def lip_mask(landmarks: np.ndarray, height: int, width: int, dilation: float = D
         if not np.isfinite(radius):
             continue
         limit = 4.0 * max(height, width)
-        contour = np.round(np.clip(points, -limit, limit) * 2**_SUB_PIXEL_BITS).astype(np.int32)
+        # Landmarks count from the picture's edge, OpenCV from the first pixel's centre.
+        contour = np.round((np.clip(points, -limit, limit) - 0.5) * 2**_SUB_PIXEL_BITS).astype(np.int32)
         cv2.fillPoly(mask, [contour], (1,), shift=_SUB_PIXEL_BITS)
-        # A line twice as wide as the radius, with round joints, is the widening by a disc.
-        thickness = min(round(2 * radius), 32767)
+        # A line twice as wide as the radius, with round joints, is the widening by a disc. (OpenCV's lines and
+        # polygons take in half a pixel more on each side.)
+        thickness = min(round(2 * radius) - 1, 32767)
         if thickness > 0:
             cv2.polylines(mask, [contour], True, (1,), thickness, shift=_SUB_PIXEL_BITS)
     return masks.view(bool)

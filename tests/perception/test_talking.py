@@ -1,0 +1,71 @@
+"""Of several people the talking one is chosen, or nobody with a reason."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fantasytalking.media import read_video
+from fantasytalking.perception.face_track import FaceTrack, track_faces
+from fantasytalking.perception.talking import choose_talking
+from tests.perception.conftest import Scene
+
+
+@pytest.fixture(scope="module")
+def tracks(talker: Scene, listener: Scene) -> list[FaceTrack]:
+    """The listener on the left, the talker on the right."""
+    found = track_faces(np.concatenate([listener.frames, talker.frames], axis=2), talker.times)
+    return sorted(found, key=lambda one: float(np.nanmean(one.boxes[:, 0])))
+
+
+def voice(talker: Scene, seconds: float = 2.0) -> np.ndarray:
+    """Noise as loud as the mouth is open."""
+    time = np.arange(int(16000 * seconds)) / 16000
+    loud = np.interp(time, talker.times, talker.mouth)
+    return (np.random.default_rng(0).normal(0, 0.3, len(time)) * loud).astype(np.float32)
+
+
+def test_the_moving_mouth_is_chosen(tracks: list[FaceTrack], talker: Scene) -> None:
+    for audio in (None, voice(talker)):
+        choice = choose_talking(tracks, audio)
+        assert choice.track == 1 and choice.reason
+        assert choice.movement[1] > 2 * choice.movement[0]
+    assert choice.agreement[1] > 0.8
+
+
+def test_one_person_is_chosen_without_question(tracks: list[FaceTrack]) -> None:
+    assert choose_talking(tracks[:1]).track == 0
+
+
+def test_two_mouths_that_move_alike_are_refused_unless_the_sound_tells(tracks: list[FaceTrack], talker: Scene) -> None:
+    other = replace(tracks[1], landmarks=tracks[1].landmarks[(np.arange(40) * 0.7).astype(int)])  # more slowly
+    refused = choose_talking([other, tracks[1]])
+    assert refused.track is None and "2 people" in refused.reason
+    assert choose_talking([other, tracks[1]], voice(talker)).track == 1
+    assert choose_talking([other, tracks[1]], np.zeros(32000, np.float32)).track is None
+
+
+def test_two_listeners_are_refused(tracks: list[FaceTrack]) -> None:
+    choice = choose_talking([tracks[0], tracks[0]])
+    assert choice.track is None and "no mouth moves" in choice.reason
+
+
+def test_passers_by_do_not_matter(tracks: list[FaceTrack]) -> None:
+    absent = np.zeros(len(tracks[1].times), bool)
+    absent[:5] = True
+    landmarks = np.where(absent[:, None, None], tracks[1].landmarks, np.nan)
+    passer_by = replace(tracks[1], landmarks=landmarks, present=absent)
+    far_away = replace(tracks[1], landmarks=tracks[1].landmarks * 0.2)
+    assert choose_talking([tracks[0], passer_by, far_away]).track == 0
+
+
+def test_no_face_is_a_reason() -> None:
+    choice = choose_talking([])
+    assert choice.track is None and "no face" in choice.reason
+
+
+@pytest.mark.slow
+def test_two_real_people_are_refused(real_media: Path) -> None:
+    video = read_video(real_media / "videos" / "two_people_no_sound_23fps.mp4")
+    assert choose_talking(track_faces(video.frames, video.times)).track is None
