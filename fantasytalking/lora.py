@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
 from torch import Tensor, nn
 
 from fantasytalking.errors import InputError
@@ -52,8 +51,10 @@ def add_lora(model: FantasyTalkingTransformer3DModel, settings: LoraSettings, dt
     Raises:
         InputError: as `lora_shapes`.
     """
+    from peft import LoraConfig  # seconds to import, and most models have no LoRA
+
     lora_shapes(model, settings)
-    peft_config = PeftLoraConfig(
+    peft_config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets), init_lora_weights=True
     )
     model.add_adapter(peft_config, PEFT_NAME)

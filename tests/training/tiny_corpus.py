@@ -73,7 +73,7 @@ def make_base(folder: Path) -> Path:
     return save_base(folder, text_dim=TEXT_DIM, image_dim=IMAGE_DIM, num_layers=2)
 
 
-def overrides(folder: Path, manifest: Path, base: Path, **changes: Any) -> list[str]:
+def overrides(folder: Path, manifest: Path, base: Path, /, **changes: Any) -> list[str]:
     """A run's configuration as overrides, small enough for a test; `changes` use __ for a dot."""
     values: dict[str, Any] = {
         "model": "nano",

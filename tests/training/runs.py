@@ -1,0 +1,50 @@
+"""What a test reads of a run."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from fantasytalking.checkpoint import ADAPTER_FILE
+from fantasytalking.data.collate import Collate
+from fantasytalking.data.dataset import PortraitDataset
+from fantasytalking.training.config import DropoutConfig, TrainConfig
+from fantasytalking.training.objectives import stage_loss
+from fantasytalking.training.randomness import draw
+
+
+def log(output: str | Path) -> list[dict]:
+    """The lines of log.jsonl."""
+    return [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
+
+
+def losses(output: str | Path) -> list[float]:
+    return [line["loss"] for line in log(output)]
+
+
+def adapter(output: str | Path) -> dict[str, torch.Tensor]:
+    return load_file(Path(output) / "adapter" / ADAPTER_FILE)
+
+
+def checkpoint(output: str | Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(Path(output) / "checkpoints" / f"step-{step:08d}" / "trained.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@torch.no_grad()
+def loss_on_the_corpus(model: nn.Module, config: TrainConfig, repeats: int = 8) -> float:
+    """Mean loss of the stage over every clip, with noise that training never saw and nothing dropped."""
+    dataset = PortraitDataset(*config.data.manifests)
+    batch = Collate(config.data.collate(config.stage.alignment))([dataset[i] for i in range(len(dataset))])
+    whole = DropoutConfig(reference=0.0, audio=0.0, prompt=0.0)
+    found = []
+    for repeat in range(repeats):
+        draws = draw(config.seed, 10**6 + repeat, range(len(dataset)), batch.latents.shape[1:])
+        found.append(stage_loss(model.eval(), batch, draws, config.stage.loss, whole, torch.float32).loss.mean())
+    return torch.stack(found).mean().item()

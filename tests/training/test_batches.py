@@ -1,0 +1,76 @@
+"""Which clips come when: the same for one process and for many, from any step on, and without the bad ones."""
+
+from pathlib import Path
+
+import pytest
+
+from fantasytalking.data.dataset import PortraitDataset
+from fantasytalking.errors import InputError
+from fantasytalking.training.batches import Layout, Request, StepSampler, TolerantClips, step_loader
+from tests.training.conftest import Configure
+from tests.training.tiny_corpus import make_corpus
+
+
+@pytest.fixture(scope="module")
+def buckets(tmp_path_factory: pytest.TempPathFactory) -> PortraitDataset:
+    """Eleven clips of two sizes."""
+    return PortraitDataset(make_corpus(tmp_path_factory.mktemp("buckets"), clips=11, sizes=((64, 64), (96, 64))))
+
+
+def requests(dataset: PortraitDataset, layout: Layout, first: int = 0, last: int = 12) -> list[list[Request]]:
+    sampler = StepSampler(dataset, layout, 5, first, last)
+    found = list(sampler)
+    assert len(found) == len(sampler)
+    return found
+
+
+def test_processes_and_micro_batches_share_out_the_same_global_batches(buckets: PortraitDataset):
+    alone = requests(buckets, Layout(batch=4, accumulation=1, processes=1, rank=0))
+    spread: dict[int, list[Request]] = {}
+    for rank in range(2):
+        for micro_batch in requests(buckets, Layout(batch=1, accumulation=2, processes=2, rank=rank)):
+            spread.setdefault(micro_batch[0].step, []).extend(micro_batch)
+    for step, batch in enumerate(alone):
+        assert sorted(spread[step], key=lambda request: request.place) == batch
+        assert [request.place for request in batch] == [0, 1, 2, 3]
+
+
+def test_the_order_can_be_entered_at_any_step(buckets: PortraitDataset):
+    layout = Layout(batch=2, accumulation=2, processes=1, rank=0)
+    whole = requests(buckets, layout)
+    for first in range(12):
+        assert requests(buckets, layout, first) == whole[2 * first :]
+
+
+def test_a_step_has_clips_of_one_size_and_an_epoch_has_them_all(buckets: PortraitDataset):
+    steps = requests(buckets, Layout(batch=3, accumulation=1, processes=1, rank=0), last=8)
+    for batch in steps:
+        assert len({buckets.records[request.clip].width for request in batch}) == 1
+    for epoch in (steps[:4], steps[4:]):
+        assert {request.clip for batch in epoch for request in batch} == set(range(11))
+
+
+def test_loader_processes_change_nothing(configure: Configure):
+    layout = Layout(batch=2, accumulation=1, processes=1, rank=0)
+    loaded = []
+    for workers in (0, 2):
+        config = configure(data__workers=workers, stage__steps=3)
+        dataset = PortraitDataset(*config.data.manifests)
+        loaded.append(list(step_loader(dataset, config, layout, 0, pin_memory=False)))
+    for one, other in zip(*loaded, strict=True):
+        assert one.names == other.names
+        assert one.draws.noise.equal(other.draws.noise)
+        assert one.batch.latents.equal(other.batch.latents)
+
+
+def test_a_bad_clip_is_replaced_by_the_next_of_its_size(tmp_path: Path):
+    dataset = PortraitDataset(make_corpus(tmp_path, clips=6, sizes=((64, 64), (96, 64))))
+    for number in (2, 4):
+        (tmp_path / "features" / f"clip{number:03d}.safetensors").write_bytes(b"damaged")
+    delivery = TolerantClips(dataset)[Request(clip=2, step=0, place=0)]
+    assert delivery.sample.record.clip == "clip000"
+    assert sorted(delivery.bad) == ["clip002", "clip004"]
+    (tmp_path / "features" / "clip000.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="none of the 3 clips of the size of 'clip002' can be read"):
+        TolerantClips(dataset)[Request(clip=2, step=0, place=0)]
+    assert TolerantClips(dataset)[Request(clip=1, step=0, place=0)].bad == {}

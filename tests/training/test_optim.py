@@ -1,0 +1,61 @@
+"""The learning rate over the steps, decay, and the moving average."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from fantasytalking.training.config import OptimiserConfig, Schedule
+from fantasytalking.training.ema import MovingAverage
+from fantasytalking.training.optim import build_optimiser, learning_rate
+
+
+def rates(schedule: Schedule, final_share: float = 0.0) -> list[float]:
+    config = OptimiserConfig(learning_rate=2.0, warm_up=4, schedule=schedule, final_share=final_share)
+    return [learning_rate(step, 13, config) for step in range(13)]
+
+
+def test_learning_rate_warms_up_and_follows_its_schedule():
+    assert rates(Schedule.constant) == [0.5, 1.0, 1.5] + [2.0] * 10
+    linear = rates(Schedule.linear)
+    assert linear[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert linear[8] == pytest.approx(1.0)
+    assert linear[12] == 0.0
+    cosine = rates(Schedule.cosine, final_share=0.1)
+    assert cosine[8] == pytest.approx(2.0 * 0.55)
+    assert cosine[12] == pytest.approx(0.2)
+    assert all(later <= earlier for earlier, later in itertools.pairwise(cosine[3:]))
+
+
+def test_matrices_decay_and_vectors_do_not():
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3))
+    model[2].requires_grad_(False)
+    optimiser = build_optimiser(model, OptimiserConfig(weight_decay=0.5, learning_rate=0.1))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    weight, bias, scale, shift, frozen_weight, frozen_bias = model.parameters()
+    torch.testing.assert_close(weight, before[0] * 0.95)
+    for parameter, old in ((bias, 1), (scale, 2), (shift, 3), (frozen_weight, 4), (frozen_bias, 5)):
+        assert torch.equal(parameter, before[old])
+
+
+def test_the_average_follows_its_formula_and_gives_the_weights_back():
+    model = nn.Linear(1, 1)
+    model.bias.requires_grad_(False)
+    with torch.no_grad():
+        model.weight.fill_(0.0)
+    average = MovingAverage(model, 0.15)
+    values, expected = (1.0, 3.0, -2.0), 0.0
+    for step, value in enumerate(values):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update(step)
+        decay = min(0.15, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    assert list(average.state_dict()) == ["weight"]
+    with average.applied():
+        assert model.weight.item() == pytest.approx(expected)
+    assert model.weight.item() == -2.0

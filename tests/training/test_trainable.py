@@ -1,0 +1,96 @@
+"""Which parameters train, by name."""
+
+from fnmatch import fnmatchcase
+
+import pytest
+import torch
+
+from fantasytalking.errors import InputError
+from fantasytalking.lora import LoraSettings, add_lora
+from fantasytalking.models.assembly import portrait_module
+from fantasytalking.training.model import build_model
+from fantasytalking.training.trainable import set_trainable, trainable_table
+from tests.models.tiny import tiny_transformer
+from tests.training.conftest import Configure
+
+ADAPTERS = (
+    "audio_projector.*",
+    "face_resampler.*",
+    "motion_embedder.*",
+    "blocks.*.attn2.audio_k_proj.weight",
+    "blocks.*.attn2.audio_v_proj.weight",
+    "blocks.*.attn2.face_k_proj.weight",
+    "blocks.*.attn2.face_v_proj.weight",
+)
+
+
+def training(model: torch.nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_adapters_alone(configure: Configure):
+    model, _ = build_model(configure(), torch.float32)
+    expected = {name for name, _ in model.named_parameters() if any(fnmatchcase(name, p) for p in ADAPTERS)}
+    assert training(model) == expected
+    assert not any(portrait_module(name) is None for name in expected)
+
+
+def test_one_module_leaves_the_others_fresh(configure: Configure):
+    model, origin = build_model(configure(stage__trainable="[audio,motion]"), torch.float32)
+    assert {portrait_module(name) for name in training(model)} == {"audio", "motion"}
+    assert origin.adapter(configure(), 1)[0].modules == ["audio", "motion"]
+
+
+def test_lora_and_adapters(configure: Configure):
+    config = configure(stage__lora__rank=4, stage__lora__targets="[attn1.to_q,attn2.to_out.0]")
+    model, origin = build_model(config, torch.float32)
+    extra = {name for name in training(model) if portrait_module(name) is None}
+    assert extra == {
+        f"blocks.{block}.{layer}.lora_{half}.default.weight"
+        for block in range(2)
+        for layer in ("attn1.to_q", "attn2.to_out.0")
+        for half in "AB"
+    }
+    assert {portrait_module(name) for name in training(model) - extra} == {"audio", "face", "motion"}
+    assert origin.adapter(config, 1)[0].lora == {
+        "rank": 4,
+        "alpha": 64.0,
+        "targets": ["attn1.to_q", "attn2.to_out.0"],
+    }
+
+
+def test_everything(configure: Configure):
+    config = configure(stage__trainable="['*']")
+    model, origin = build_model(config, torch.float32)
+    assert training(model) == {name for name, _ in model.named_parameters()}
+    described, base_names = origin.adapter(config, 1)
+    assert described.base_tensors == len(base_names) == sum(portrait_module(n) is None for n in training(model))
+
+
+def test_in_bf16_only_the_frozen_base_is_half(configure: Configure):
+    model, _ = build_model(configure(precision="bf16"), torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.dtype == torch.float32, name
+    frozen = dict(model.named_parameters())["blocks.0.attn1.to_q.weight"]
+    assert frozen.dtype == torch.bfloat16
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    with pytest.raises(InputError, match=r"'blocks\.\*\.attn3\.\*' matches no parameter"):
+        set_trainable(tiny_transformer(), ["audio", "blocks.*.attn3.*"])
+
+
+def test_the_table_counts_every_part():
+    model = tiny_transformer()
+    add_lora(model, LoraSettings(2, 4.0, ("attn1.to_q",)), torch.float32)
+    set_trainable(model, ["face"])
+    table = {line.split()[0]: line.split()[1:] for line in trainable_table(model).splitlines()}
+    sizes: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = "lora" if ".lora_" in name else portrait_module(name) or "base"
+        sizes[part] = sizes.get(part, 0) + parameter.numel()
+    assert table["lora"] == [f"{3 * 2 * 2 * 48:,}"] * 2
+    assert table["face"] == [f"{sizes['face']:,}"] * 2
+    assert table["base"] == [f"{sizes['base']:,}", "0"]
+    assert table["total"] == [f"{sum(sizes.values()):,}", f"{sizes['face'] + sizes['lora']:,}"]

@@ -1,0 +1,214 @@
+"""Whole runs on a tiny corpus: resume, learning, golden losses, what a run leaves behind, and what stops it."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fantasytalking.checkpoint import load_adapter, read_adapter
+from fantasytalking.errors import InputError
+from fantasytalking.training.config import TrainConfig, ValidationConfig
+from fantasytalking.training.model import build_model
+from fantasytalking.training.trainer import Trainer, ValidationResult
+from tests.training.conftest import Configure
+from tests.training.runs import adapter, checkpoint, log, loss_on_the_corpus, losses, same
+from tests.training.tiny_corpus import make_corpus
+
+STAGE2 = {"stage__name": "stage2", "stage__alignment": "frame", "stage__loss__weight": "lip"}
+
+GOLDEN = {
+    "stage1": [2.412675, 2.349249, 2.496806, 2.258245, 2.292568, 2.343211, 2.171492, 2.258078, 2.255309, 2.235817],
+    "stage2": [0.375957, 1.420067, 0.378427, 0.320415, 0.383652, 0.345414, 1.314441, 1.315295, 1.388456, 0.346150],
+}
+"""Losses of the first ten steps. They change only when what is computed changes."""
+
+
+def run(config: TrainConfig, **arguments: object) -> Path:
+    return Trainer(config, **arguments).train()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stage", [{}, STAGE2], ids=["stage1", "stage2"])
+def test_ten_steps_give_the_golden_losses(configure: Configure, stage: dict[str, str], request: pytest.FixtureRequest):
+    config = configure(stage__steps=10, saving__every=10, **stage)
+    run(config)
+    assert losses(config.output) == pytest.approx(GOLDEN[config.stage.name], rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimiser__ema_decay": 0.9, "accumulation": 2, "batch": 1, **STAGE2}])
+def test_two_steps_then_resumed_to_four_equal_four(configure: Configure, changes: dict[str, object]):
+    straight = configure("straight", stage__steps=4, **changes)
+    run(straight)
+    run(configure("resumed", stage__steps=2, **changes))
+    resumed = configure("resumed", stage__steps=4, **changes)
+    run(resumed)
+    assert same(checkpoint(resumed.output, 4), checkpoint(straight.output, 4))
+    assert same(adapter(resumed.output), adapter(straight.output))
+    assert losses(resumed.output) == losses(straight.output)
+
+
+@pytest.mark.parametrize("stage", [{}, STAGE2], ids=["stage1", "stage2"])
+def test_twenty_steps_lower_the_loss(configure: Configure, stage: dict[str, str]):
+    config = configure(stage__steps=20, batch=8, saving__every=20, optimiser__learning_rate=3e-3, **stage)
+    fresh, _ = build_model(config, torch.float32)
+    before = loss_on_the_corpus(fresh, config)
+    folder = run(config)
+    load_adapter(fresh, folder)
+    after = loss_on_the_corpus(fresh, config)
+    assert after < 0.97 * before
+
+
+def test_stage_two_starts_from_stage_one(configure: Configure):
+    first = run(configure("one"))
+    config = configure("two", stage__init_from=first, **STAGE2)
+    model, _ = build_model(config, torch.float32)
+    stage1 = adapter(Path(config.output).parent / "one")
+    assert same({name: value for name, value in model.state_dict().items() if name in stage1}, stage1)
+    second = run(config)
+    described, tensors = read_adapter(second)
+    assert described.modules == ["audio", "face", "motion"]
+    assert described.extra["stage"] == "stage2"
+    assert not same(tensors, stage1)
+
+
+def test_accumulation_is_exact(configure: Configure):
+    whole, split = (configure(f"{batch}", batch=batch, accumulation=4 // batch, stage__steps=4) for batch in (4, 1))
+    run(whole)
+    run(split)
+    for name in ("loss", "gradient_norm"):
+        found = [line[name] for line in log(split.output)]
+        assert found == pytest.approx([line[name] for line in log(whole.output)], rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing(configure: Configure):
+    kept, computed_again = configure("kept"), configure("again", gradient_checkpointing=True)
+    run(kept)
+    run(computed_again)
+    assert losses(computed_again.output) == losses(kept.output)
+    for name, value in adapter(kept.output).items():
+        torch.testing.assert_close(adapter(computed_again.output)[name], value)
+
+
+def test_what_a_run_leaves_behind(configure: Configure):
+    config = configure(stage__steps=5, saving__every=1, saving__keep_last=2)
+    run(config)
+    output = Path(config.output)
+    assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["step-00000004", "step-00000005"]
+    assert sorted(path.name for path in (output / "adapter").iterdir()) == [
+        "adapter.safetensors",
+        "config.json",
+        "train.yaml",
+    ]
+    described, _ = read_adapter(output / "adapter")
+    assert (described.modules, described.audio_window) == (["audio", "face", "motion"], "seconds")
+    lines = log(output)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    for line in lines:
+        filled = [value for value in line["loss_by_noise"] if value is not None]
+        assert len(line["loss_by_noise"]) == 8
+        assert 1 <= len(filled) <= config.batch
+        for name in ("gradient_norm", "clips_per_second", "tokens_per_second", "memory_gib"):
+            assert line[name] > 0
+        assert line["tokens_per_second"] == pytest.approx(48 * line["clips_per_second"])
+
+
+def test_the_base_is_never_copied_nor_touched(configure: Configure):
+    config = configure()
+    before, _ = build_model(config, torch.float32)
+    trainer = Trainer(config)
+    trainer.train()
+    trained = dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters())
+    for name, value in before.named_parameters():
+        if not value.requires_grad:
+            assert torch.equal(trained[name], value), name
+    assert not any(name.startswith("blocks.0.attn1") for name in checkpoint(config.output, 2))
+
+
+def test_the_final_adapter_holds_the_moving_average(configure: Configure):
+    config = configure(stage__steps=3, optimiser__ema_decay=0.5)
+    run(config)
+    average = load_file(Path(config.output) / "checkpoints" / "step-00000003" / "average.safetensors")
+    assert same(adapter(config.output), average)
+    assert not same(adapter(config.output), checkpoint(config.output, 3))
+
+
+def test_a_bad_clip_is_replaced_counted_and_named(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    manifest = make_corpus(tmp_path / "corpus")
+    (tmp_path / "corpus" / "features" / "clip003.safetensors").write_bytes(b"damaged")
+    config = configure(manifest=manifest, stage__steps=4, data__max_bad_share=0.2)
+    run(config)
+    assert "clip 'clip003' cannot be read" in caplog.text
+    progress = json.loads((Path(config.output) / "checkpoints" / "step-00000004" / "progress.json").read_text())
+    assert list(progress["bad"]) == ["clip003"]
+    with pytest.raises(InputError, match=r"1 of 8 clips cannot be read.*0\.1.*clip003"):
+        run(configure("strict", manifest=manifest, stage__steps=4, data__max_bad_share=0.1))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights(configure: Configure, tmp_path: Path, base: Path):
+    weights = load_file(base / "diffusion_pytorch_model.safetensors")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text((base / "config.json").read_text())
+    weights["proj_out.bias"][0] = math.nan
+    save_file(weights, broken / "diffusion_pytorch_model.safetensors")
+    config = configure(base=broken)
+    with pytest.raises(InputError, match="the loss of step 1 is not finite"):
+        run(config)
+    told = json.loads((Path(config.output) / "not_finite_0.json").read_text())
+    assert told["step"] == 1
+    assert len(told["clips"]) == 2
+    assert all(name.startswith("clip") for name in told["clips"])
+    assert not (Path(config.output) / "checkpoints").exists()
+
+
+def test_another_configuration_in_the_same_folder_is_refused(configure: Configure):
+    run(configure())
+    with pytest.raises(InputError, match=r"holds a run with seed = 0, not 1"):
+        run(configure(seed=1, stage__steps=4))
+    with pytest.raises(InputError, match=r"is at step 2 and stage\.steps is 1"):
+        run(configure(stage__steps=1))
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(configure: Configure, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        run(configure("file/run"))
+
+
+def test_a_full_disk_is_told_before_the_first_step(configure: Configure):
+    config = configure(saving__keep_last=1000)
+    config.saving.keep_last = 10**9
+    with pytest.raises(InputError, match="GiB free and the run's checkpoints need"):
+        run(config)
+    assert not (Path(config.output) / "log.jsonl").exists()
+
+
+def test_validation_is_called_with_the_model_and_a_folder(configure: Configure, tmp_path: Path):
+    seen = []
+
+    def sample(model: torch.nn.Module, config: ValidationConfig, folder: Path | None) -> ValidationResult:
+        seen.append((model.training, torch.is_grad_enabled(), config.prompt, folder))
+        return ValidationResult({"opening": 0.5}, None)
+
+    changes = {"validation__every": 2, "validation__portrait": "p.png", "validation__audio": "a.wav"}
+    config = configure(stage__steps=4, **changes)
+    run(config, sample=sample)
+    folders = [Path(config.output) / "validation" / f"step-{step:08d}" for step in (2, 4)]
+    assert seen == [(False, False, config.validation.prompt, folder) for folder in folders]
+    plain = configure("plain", stage__steps=4)
+    run(plain)
+    assert same(adapter(plain.output), adapter(config.output))
+    with pytest.raises(InputError, match="cannot make videos"):
+        run(configure("none", **changes))
+
+
+def test_trackers_write_what_was_logged(configure: Configure):
+    config = configure(logging__trackers="[tensorboard]")
+    run(config)
+    events = list(Path(config.output).rglob("events.out.tfevents.*"))
+    assert events
+    assert b"loss_by_noise" in b"".join(path.read_bytes() for path in events)
