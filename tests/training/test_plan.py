@@ -1,0 +1,71 @@
+"""The plan: what it counts, and its estimate of activations against what a real forward pass keeps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fantasytalking.config import CONFIGS, load_config
+from fantasytalking.data.collate import Collate
+from fantasytalking.data.dataset import PortraitDataset
+from fantasytalking.models.presets import load_model_config, meta_transformer
+from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.plan import PAPER_SIZE, ClipSize, activation_bytes, describe_plan, estimate_memory
+from fantasytalking.training.trainable import set_trainable
+from tests.training.conftest import Configure
+
+
+def kept_bytes(config: TrainConfig) -> int:
+    """What autograd really keeps for a batch of the corpus on the nano model, on the CPU."""
+    model = meta_transformer(load_model_config("nano")).to_empty(device="cpu")
+    set_trainable(model, config.stage.trainable)
+    for value in (*model.parameters(), *model.buffers()):
+        torch.nn.init.normal_(value.data) if value.is_floating_point() else None
+    dataset = PortraitDataset(*config.data.manifests)
+    batch = Collate(config.data.collate(config.stage.alignment))([dataset[0], dataset[1]])
+    own = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(batch.latents, torch.zeros(2), batch.conditions)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("alignment", ["clip", "frame"])
+def test_activations_are_what_a_real_forward_pass_keeps(configure: Configure, alignment: str):
+    config = configure(stage__alignment=alignment)
+    estimate = activation_bytes(config, ClipSize(64, 64, 9, 25.0))
+    assert 0.8 < estimate / kept_bytes(config) < 1.6
+
+
+def test_gradient_checkpointing_and_size_show_in_the_estimate():
+    config = load_config(TrainConfig, CONFIGS / "wan14b" / "stage1.yaml")
+    checkpointed = activation_bytes(config, PAPER_SIZE)
+    config.gradient_checkpointing = False
+    everything = activation_bytes(config, PAPER_SIZE)
+    assert everything > 8 * checkpointed
+    half_as_long = activation_bytes(config, PAPER_SIZE._replace(frames=41))
+    assert half_as_long / everything == pytest.approx(11 / 21, abs=0.03)
+
+
+def test_weights_are_counted():
+    config = load_config(TrainConfig, CONFIGS / "wan14b" / "stage2.yaml", ["optimiser.ema_decay=0.99"])
+    memory = estimate_memory(config, PAPER_SIZE)
+    assert memory.frozen == 2 * 16_394_878_784
+    assert memory.trained == memory.gradients == memory.average == 4 * 1_752_516_608
+    assert memory.optimiser == 8 * 1_752_516_608
+    whole = load_config(TrainConfig, CONFIGS / "wan14b" / "stage2.yaml", ["stage.trainable=['*']"])
+    assert estimate_memory(whole, PAPER_SIZE).trained == 4 * (16_394_878_784 + 1_752_516_608)
+    assert estimate_memory(whole, PAPER_SIZE).frozen == 0
+
+
+def test_the_plan_counts_lora_and_needs_no_corpus(configure: Configure, tmp_path: Path):
+    told = describe_plan(configure(manifest=tmp_path / "none.jsonl", stage__lora__rank=8))
+    assert "no corpus yet" in told
+    # 8 blocks, 8 layers of 256 to 256, two matrices of rank 8
+    assert f"{8 * 8 * 2 * 8 * 256:,}" in told
