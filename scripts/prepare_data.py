@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from transformers.utils import logging
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.data.prepare import prepare
@@ -29,6 +30,7 @@ def main() -> None:
     config = load_config(DataConfig, arguments.config or preset_path("wan14b", "data"), arguments.overrides)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is 'cuda', but there is no CUDA device; use device=cpu")
+    logging.disable_progress_bar()
     # One process may have hours of work more than another; nobody may give up waiting.
     state = PartialState(cpu=config.device == "cpu", timeout=timedelta(days=14))
     summary = prepare(arguments.input, arguments.output, config, state, state.device)

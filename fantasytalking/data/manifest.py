@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ REJECTED = "rejected.jsonl"
 MAX_LINE = 1 << 16
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """Why a video or a stretch of it was left out. The values stand in rejected.jsonl."""
 
     UNREADABLE = "unreadable"

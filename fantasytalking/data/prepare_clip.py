@@ -67,7 +67,10 @@ def prepare_clip(clip: Clip, config: DataConfig) -> PreparedClip:
     samples = read_sound(clip, config)
     caption = read_caption(clip, config.prompt)
     reader = _FrameReader(clip, config)
-    tracks = track_faces(reader)
+    try:
+        tracks = track_faces(reader)
+    except InputError as error:
+        raise Refused(Reason.DAMAGED, str(error)) from error
     frames, framing = reader.collected()
     track = choose_face(tracks, samples, config)
     offset = framing.offset(_centre(track))

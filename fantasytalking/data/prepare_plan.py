@@ -88,7 +88,8 @@ def find_videos(folder: Path, wanted: Mapping[str, list[TimeRange]] | None) -> l
     """All videos below `folder` in the order of their names; hidden files and linked folders are passed over.
 
     Args:
-        wanted: names (paths within the folder, with or without suffix) of the only videos to use; None for all.
+        wanted: the only videos to use, by name: with or without the folders below `folder`, with or without suffix;
+            None for all.
 
     Raises:
         InputError: there is no such folder, or no video in it.
@@ -146,8 +147,10 @@ def ranges_of(file: VideoFile, wanted: Mapping[str, list[TimeRange]] | None) -> 
     """The wanted stretches of a video, all of it when nothing is said."""
     if wanted is None:
         return [TimeRange(0.0, MAX_SECONDS, None)]
-    stem = PurePosixPath(file.video).with_suffix("").as_posix()
-    return sorted(wanted.get(file.video, []) or wanted.get(stem, []), key=lambda found: (found.start, found.end))
+    path = PurePosixPath(file.video)
+    names = (path.as_posix(), path.with_suffix("").as_posix(), path.name, path.stem)
+    found = next((wanted[name] for name in names if name in wanted), [])
+    return sorted(found, key=lambda stretch: (stretch.start, stretch.end))
 
 
 def probe_video(file: VideoFile, config: DataConfig) -> dict[str, Any]:

@@ -72,13 +72,13 @@ class Stage(Generic[TaskT]):
         """What a finished task left.
 
         Raises:
-            InputError: its file is damaged.
+            InputError: its file is damaged or gone.
         """
         path = self.path(task)
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"'{path}' is damaged; delete it and run the preparation again") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"'{path}' is damaged or gone; delete it and run the preparation again") from error
         assert isinstance(result, dict)
         return result
 

@@ -1,5 +1,6 @@
 """ArcFace identity embeddings from a local .onnx, aligned by five points; no face detector is downloaded."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,10 @@ class FaceEncoder:
 
         assert frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8, "frame must be (H, W, 3) uint8"
         assert points.shape == (5, 2), f"points must be (5, 2), not {points.shape}"
-        return norm_crop(frame, np.asarray(points, dtype=np.float32), SIZE)
+        with warnings.catch_warnings():
+            # insightface calls scikit-image by a name that is about to change.
+            warnings.simplefilter("ignore", FutureWarning)
+            return norm_crop(frame, np.asarray(points, dtype=np.float32), SIZE)
 
     def encode_aligned(self, face: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The embedding (512,) of length 1 of an aligned RGB face (112, 112, 3)."""

@@ -20,7 +20,7 @@ from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.data.manifest import ClipRecord, Rejection, read_manifest, read_rejections
 from fantasytalking.data.prepare_clip import loudness, prepare_clip
 from fantasytalking.data.prepare_encode import Encoders
-from fantasytalking.data.prepare_plan import Clip, VideoFile
+from fantasytalking.data.prepare_plan import Clip, Crop, VideoFile
 from fantasytalking.data.settings import DataConfig
 from fantasytalking.encoders.wav2vec import token_count, token_times
 from fantasytalking.errors import InputError
@@ -101,6 +101,18 @@ def test_features_are_those_of_the_encoders(corpus: Corpus) -> None:
     cells = torch.nonzero(features.lip_mask_causal[0] > 0.3).double().mean(dim=0)
     assert np.allclose(cells + 0.5, lips, atol=1), "the latent mask lies where the mouth is"
     assert 0 < features.lip_mask_causal.mean() < 0.3 and 0 < features.lip_mask_trilinear.mean() < 0.3
+
+
+def test_a_listed_crop_brings_the_face_closer(corpus: Corpus) -> None:
+    path = corpus.videos / "talk.mp4"
+    file = VideoFile(path, path.name, path.stat().st_size)
+    whole = prepare_clip(Clip(file, 0.2, None), corpus.config)
+    closer = prepare_clip(Clip(file, 0.2, Crop(0.1, 0.0, 0.8, 0.8)), corpus.config)
+    assert closer.frames.shape == whole.frames.shape
+    assert closer.face_size == pytest.approx(whole.face_size / 0.8, rel=0.05)
+    assert np.array_equal(closer.samples, whole.samples) and closer.expression == pytest.approx(
+        whole.expression, rel=0.3
+    )
 
 
 def test_the_caption_beside_a_video_is_its_text(corpus: Corpus) -> None:

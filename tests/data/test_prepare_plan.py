@@ -93,6 +93,7 @@ def test_ranges_are_read_by_name_with_or_without_suffix(tmp_path: Path) -> None:
         TimeRange(30.0, 60.5, Crop(0.5, 0.0, 1.0, 1.0)),
     ]
     assert len(ranges_of(VideoFile(tmp_path, "b.mp4", 1), wanted)) == 1
+    assert len(ranges_of(VideoFile(tmp_path, "part/a.mp4", 1), wanted)) == 2
     assert ranges_of(VideoFile(tmp_path, "c.mp4", 1), wanted) == []
     for broken in ({"video": "a", "start": 9, "end": 3, "crop": None}, {"video": "a"}, [1]):
         path.write_text(json.dumps(lines[0]) + "\n" + json.dumps(broken))

@@ -62,7 +62,7 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     stage: Stage[Task] = Stage("testing", tmp_path, lambda task: {})
     stage.run(TASKS[:1], Rank(0, 1))
     stage.path(TASKS[0]).write_text("{")
-    with pytest.raises(InputError, match="is damaged; delete it"):
+    with pytest.raises(InputError, match="is damaged or gone; delete it"):
         stage.result(TASKS[0])
 
 

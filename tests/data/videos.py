@@ -103,4 +103,4 @@ def repeat(source: Path, target: Path, seconds: float) -> None:
                         packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
                         packet.stream = streams[packet.stream.index]
                         container.mux(packet)
-            shift += length + 0.001
+            shift += length + 0.1  # decoding begins before time 0
