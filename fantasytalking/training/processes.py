@@ -1,5 +1,6 @@
 """accelerate as a run uses it: one process, DDP, FSDP or DeepSpeed, and the trackers."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,22 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     """An Accelerator of the run's precision and accumulation; how many processes there are is the launcher's say.
 
     Raises:
-        InputError: bf16 on a GPU that has none.
+        InputError: bf16 on a GPU that has none, or several processes that would not know of each other.
     """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    sharding = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
     accelerator = Accelerator(
+        cpu=not sharding and not torch.cuda.is_available(),
         mixed_precision="bf16" if config.precision is Precision.bf16 else "no",
         gradient_accumulation_steps=config.accumulation,
         log_with=list(config.logging.trackers) or None,
         project_dir=config.output,
     )
+    if accelerator.num_processes != launched:
+        raise InputError(
+            f"{launched} processes were launched and accelerate counts {accelerator.num_processes}: without a GPU it "
+            "joins processes under DDP alone; launch one, or use configs/accelerate/ddp.yaml"
+        )
     if accelerator.device.type == "cuda" and config.precision is Precision.bf16 and not torch.cuda.is_bf16_supported():
         raise InputError(f"{torch.cuda.get_device_name()} has no bf16; use precision=fp32")
     if accelerator.distributed_type is DistributedType.DEEPSPEED:

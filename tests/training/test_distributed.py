@@ -1,0 +1,48 @@
+"""Two processes on the CPU follow one at the same global batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fantasytalking.config import CONFIGS
+from tests.training.runs import adapter, log, same
+from tests.training.tiny_corpus import make_corpus, overrides
+
+ROOT = CONFIGS.parent
+ACCELERATE = ROOT / "configs" / "accelerate"
+
+
+def launch(settings: list[str], tmp_path: Path, config: str, processes: int) -> None:
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("model: nano\n")
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / config)]
+    options = ["--num_processes", str(processes), "--main_process_port", "0"]
+    command = [*accelerate, *options, str(ROOT / "scripts" / "train_stage1.py"), "--config", str(empty), *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=220, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
+    corpus = make_corpus(tmp_path / "corpus", clips=10, sizes=((64, 64), (96, 64)))
+    changes = {"saving__every": 2, "stage__loss__weight": "lip", "optimiser__ema_decay": 0.9}
+
+    def settings(name: str, **more: object) -> list[str]:
+        return overrides(tmp_path / name, corpus, base, **changes, **more)
+
+    launch(settings("one", batch=4, stage__steps=6), tmp_path, "single.yaml", 1)
+    launch(settings("two", batch=1, accumulation=2, stage__steps=6), tmp_path, "ddp.yaml", 2)
+    for name in ("loss", "gradient_norm"):
+        found = [line[name] for line in log(tmp_path / "two")]
+        assert found == pytest.approx([line[name] for line in log(tmp_path / "one")], rel=1e-4)
+    losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("one", "two")]
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=0)
+
+    launch(settings("again", batch=1, accumulation=2, stage__steps=4), tmp_path, "ddp.yaml", 2)
+    launch(settings("again", batch=1, accumulation=2, stage__steps=6), tmp_path, "ddp.yaml", 2)
+    assert same(adapter(tmp_path / "again"), adapter(tmp_path / "two"))
