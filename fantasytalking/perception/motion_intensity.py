@@ -3,10 +3,12 @@
 The paper takes w_l, the variance of face-landmark sequences, and w_b, the variance of body-joint sequences, and leaves
 open how rigid head motion is told from expression and what the variance is measured in. Decided here:
 
-- Expression is the variance of the landmarks after the head's rigid pose and size are taken out, in squared
-  interocular distances: turning the head is no expression, and the distance to the camera does not matter.
+- Expression is the variance of brows, eyelids and lips after the head's rigid pose and size are taken out, in squared
+  interocular distances: turning the head is no expression, and the distance to the camera does not matter. The mesh
+  also bends a little as the head turns; what follows the yaw linearly is taken out as well. (Not what follows the
+  pitch: that is read from the same points as the mouth, and would take the mouth's motion along.)
 - Body is the variance of the head's translation and rotation plus that of the visible upper-body joints, in the same
-  unit. (A rotation by one radian moves the face's features by about one interocular distance.)
+  unit. A rotation by one radian counts as two interocular distances, the distance of chin and crown from the axis.
 - Variance within windows of two seconds, averaged, of trajectories smoothed by a window in seconds, rather than the
   variance of the whole clip or the energy of frame differences. The windows make it a rate: a slow drift over a long
   clip does not add up, a clip of 4 s and one of 40 s are comparable. The smoothing fixes the frequencies that count
@@ -39,13 +41,14 @@ WINDOW_SECONDS = 2.0
 # Measures below this (a frozen picture) have no meaningful logarithm.
 _SMALLEST = 1e-9
 
-# Brows, eyelids, inner and outer lips, chin and cheeks: what moves in a face. The rest of the mesh adds jitter only.
 _BROWS = (70, 63, 105, 66, 107, 300, 293, 334, 296, 336)
 _LIDS = (160, 158, 144, 153, 385, 387, 380, 373)
 _LIPS = (61, 291, 78, 308, 13, 14, 0, 17, 81, 311, 178, 402, 37, 267, 84, 314)
-_JAW = (152, 148, 377, 176, 400, 205, 425)
-EXPRESSIVE = (*_BROWS, *_LIDS, *_LIPS, *_JAW)
-"""Landmarks whose motion counts as expression."""
+EXPRESSIVE = (*_BROWS, *_LIDS, *_LIPS)
+"""Landmarks whose motion counts as expression. The rest of the mesh, its outline above all, adds jitter only."""
+
+# Interocular distances that a turn of the head by one radian counts for.
+_HEAD_RADIUS = 2.0
 
 _UPPER_BODY = (11, 12, 13, 14, 15, 16)
 
@@ -79,11 +82,24 @@ def measure_motion(track: FaceTrack, body: BodyTrack | None = None) -> MotionMea
     pose = head_pose(track.landmarks)
     size = float(np.nanmedian(pose.scale))
     face = smooth_to_grid(pose.local[:, EXPRESSIVE, :2], track.times, FACE_SIGMA)
-    head = np.concatenate([pose.translation[:, :2] / size, pose.angles], axis=1)
+    face = _without_yaw(face, smooth_to_grid(pose.angles[:, :1], track.times, FACE_SIGMA))
+    head = np.concatenate([pose.translation[:, :2] / size, _HEAD_RADIUS * pose.angles], axis=1)
     moving = _variance(smooth_to_grid(head, track.times, BODY_SIGMA)).sum()
     if body is not None:
         moving += _joint_motion(track, body, size)
     return MotionMeasure(float(_variance(face).sum(axis=-1).mean()), float(moving))
+
+
+def _without_yaw(face: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """(G, N, 2) trajectories less their linear regression on (G, 1) yaw."""
+    known = np.isfinite(yaw[:, 0])
+    deviation = yaw[:, 0] - yaw[known, 0].mean()
+    strength = np.square(deviation[known]).sum()
+    # A head that hardly turns tells nothing about how its mesh bends.
+    if strength < 1e-4 * known.sum():
+        return face
+    slope = np.tensordot(deviation[known], face[known] - face[known].mean(axis=0), axes=1) / strength
+    return face - deviation[:, None, None] * slope
 
 
 def _joint_motion(track: FaceTrack, body: BodyTrack, size: float) -> float:
