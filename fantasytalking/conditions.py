@@ -35,10 +35,12 @@ class Conditions(NamedTuple):
     gate: Tensor
     """(B, 2) weight of audio and of face; 0 = dropped, 1 = as trained."""
 
-    def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> "Conditions":
-        """Moves every tensor to `device` and every floating-point tensor to `dtype`."""
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> "Conditions":
+        """Moves every tensor to `device` and every floating-point tensor to `dtype`; offloading hooks call it too."""
         moved = {
-            name: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+            name: value.to(device=device, dtype=dtype if value.is_floating_point() else None, non_blocking=non_blocking)
             for name, value in self._asdict().items()
             if value is not None
         }

@@ -35,6 +35,12 @@ class TokenSpan(NamedTuple):
         return cls(first_window, last_window - first_window, pad_front, last_window * tokens_per_window - end)
 
 
+class ComputedKeysValues:
+    """A place for what a block computed. An object of its own, since offloading hooks copy lists on the way in."""
+
+    value: KeysValues | None = None
+
+
 class BlockConditions(NamedTuple):
     """What one block's cross-attention reads; it stands in the place of Wan's `encoder_hidden_states`."""
 
@@ -46,8 +52,8 @@ class BlockConditions(NamedTuple):
     span: TokenSpan
     keys_values: KeysValues = KeysValues()
     """Those already computed for this block."""
-    computed: list[KeysValues] | None = None
-    """When given, the block appends its keys and values, for the next steps."""
+    computed: ComputedKeysValues | None = None
+    """When given, the block leaves its keys and values here, for the next steps."""
 
 
 class PortraitAttnProcessor:
@@ -75,7 +81,7 @@ class PortraitAttnProcessor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))  # (B, S, h, d)
         keys_values = attn.keys_values(conditions)
         if conditions.computed is not None:
-            conditions.computed.append(keys_values)
+            conditions.computed.value = keys_values
 
         # 1. Wan's own: image and text
         assert keys_values.text is not None and keys_values.audio is not None and keys_values.face is not None

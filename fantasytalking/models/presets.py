@@ -32,8 +32,8 @@ class WanConfig:
         for name, value in asdict(self).items():
             if value is not None and value < 1:
                 raise InputError(f"wan.{name} is {value}; it must be at least 1")
-        if self.attention_head_dim % 2 or self.attention_head_dim < 12:
-            raise InputError(f"wan.attention_head_dim is {self.attention_head_dim}; it must be even and at least 12")
+        if self.attention_head_dim % 2 or self.attention_head_dim < 6:
+            raise InputError(f"wan.attention_head_dim is {self.attention_head_dim}; it must be even and at least 6")
 
 
 @dataclass

@@ -24,8 +24,13 @@ from torch.nn import functional as F
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.check import check_inputs
-from fantasytalking.models.condition_cache import ConditionCache, ConditionTokens, KeysValues
-from fantasytalking.models.cross_attention import BlockConditions, PortraitCrossAttention, TokenSpan
+from fantasytalking.models.condition_cache import ConditionCache, ConditionTokens
+from fantasytalking.models.cross_attention import (
+    BlockConditions,
+    ComputedKeysValues,
+    PortraitCrossAttention,
+    TokenSpan,
+)
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.motion_embedder import MotionEmbedder
 
@@ -223,11 +228,11 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
                 hidden_states = block(hidden_states, block_conditions, timestep_proj, rotary_emb)
             else:
                 tokens = block_conditions.tokens
-                computed: list[KeysValues] = []
+                computed = ComputedKeysValues()
                 known = block_conditions._replace(keys_values=cache.keys_values(index, tokens), computed=computed)
                 hidden_states = block(hidden_states, known, timestep_proj, rotary_emb)
-                for keys_values in computed:  # empty when a step cache skipped the block
-                    cache.remember(index, tokens, keys_values)
+                if computed.value is not None:  # as it is when a step cache skipped the block
+                    cache.remember(index, tokens, computed.value)
 
         # 3. Head: norm, projection, patches back to latents
         table = self.scale_shift_table.to(temb.device) + temb[:, None]  # (B, 2, dim)

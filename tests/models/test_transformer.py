@@ -167,6 +167,20 @@ def test_the_cache_projects_each_condition_once():
     assert len(calls) == 4 * BASE["num_layers"] + 1
 
 
+@pytest.mark.parametrize(("kind", "groups"), [("block_level", 1), ("leaf_level", None)])
+def test_offloaded_blocks_compute_the_same_and_still_fill_the_cache(kind, groups):
+    """On one device here, through the same hooks that move blocks to a GPU and back."""
+    conditions, cache = tiny_conditions(), ConditionCache()
+    expected = predict(tiny_transformer(), conditions)
+    model, cpu = tiny_transformer(), torch.device("cpu")
+    model.enable_group_offload(cpu, cpu, offload_type=kind, num_blocks_per_group=groups)
+    assert torch.equal(predict(model, conditions, cache), expected)
+    held = cache.bytes()
+    assert held > tiny_conditions().audio.nbytes * BASE["num_layers"]
+    assert torch.equal(predict(model, conditions, cache), expected)
+    assert cache.bytes() == held
+
+
 def test_a_cache_refuses_conditions_made_anew_at_every_step():
     model, cache = tiny_transformer(), ConditionCache()
     with pytest.raises(InputError, match="different tensors as text, limit 8"):
