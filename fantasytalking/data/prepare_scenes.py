@@ -5,6 +5,7 @@ A video is scanned in spans of a minute, so that the work on a long one can be s
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,14 +65,19 @@ def scan_span(path: Path, start: float, threshold: float) -> SpanScan:
 def colour_histograms(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(blocks, 3, levels) shares of the colour levels in 3 x 3 blocks of a picture (H, W, 3)."""
     step = max(1, min(frame.shape[:2]) // 72)
-    small = frame[step // 2 :: step, step // 2 :: step] // (256 // _LEVELS)
-    blocks = [block for rows in np.array_split(small, _BLOCKS) for block in np.array_split(rows, _BLOCKS, axis=1)]
-    return np.stack([_histogram(block) for block in blocks])
+    small = frame[step // 2 :: step, step // 2 :: step]
+    places = _first_bins(small.shape[0], small.shape[1])
+    counts = np.bincount((places + small // (256 // _LEVELS)).ravel(), minlength=_BLOCKS**2 * 3 * _LEVELS)
+    histograms = counts.reshape(-1, 3, _LEVELS).astype(np.float32)
+    return histograms / np.maximum(histograms.sum(axis=-1, keepdims=True), 1)
 
 
-def _histogram(block: NDArray[np.uint8]) -> NDArray[np.float32]:
-    levels = np.arange(_LEVELS, dtype=np.uint8)
-    return (block.reshape(-1, 3)[:, :, None] == levels).mean(axis=0, dtype=np.float32)
+@lru_cache(maxsize=8)
+def _first_bins(height: int, width: int) -> NDArray[np.int32]:
+    """(height, width, 3) number of the lowest level's bin for every pixel's block and colour."""
+    rows, columns = (np.arange(size) * _BLOCKS // size for size in (height, width))
+    blocks = rows[:, None] * _BLOCKS + columns
+    return ((blocks[:, :, None] * 3 + np.arange(3)) * _LEVELS).astype(np.int32)
 
 
 def find_cuts(histograms: NDArray[np.float32], threshold: float) -> list[int]:

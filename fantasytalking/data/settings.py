@@ -77,7 +77,7 @@ class DataConfig:
     which is used here, gives good frontal faces 0.89 to 0.94."""
     min_face_share: float = 0.95
     """Part of the frames that must show the face."""
-    min_face_size: float = 0.12
+    min_face_size: float = 0.1
     """Least height of the face, as a part of the prepared picture's."""
 
     normaliser: str | None = None

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ import torch
 
 from fantasytalking.data.collate import Alignment, Collate, CollateConfig
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.data.manifest import ClipRecord, Rejection, read_manifest, read_rejections
-from fantasytalking.data.prepare_clip import loudness, prepare_clip
+from fantasytalking.data.manifest import ClipRecord, Reason, Rejection, read_manifest, read_rejections
+from fantasytalking.data.prepare_clip import Refused, choose_face, loudness, prepare_clip, read_caption
 from fantasytalking.data.prepare_encode import Encoders
 from fantasytalking.data.prepare_plan import Clip, Crop, VideoFile
 from fantasytalking.data.settings import DataConfig
@@ -107,12 +107,53 @@ def test_a_listed_crop_brings_the_face_closer(corpus: Corpus) -> None:
     path = corpus.videos / "talk.mp4"
     file = VideoFile(path, path.name, path.stat().st_size)
     whole = prepare_clip(Clip(file, 0.2, None), corpus.config)
-    closer = prepare_clip(Clip(file, 0.2, Crop(0.1, 0.0, 0.8, 0.8)), corpus.config)
+    closer = prepare_clip(Clip(file, 0.2, Crop(0.1, 0.1, 0.8, 0.8)), corpus.config)
     assert closer.frames.shape == whole.frames.shape
     assert closer.face_size == pytest.approx(whole.face_size / 0.8, rel=0.05)
     assert np.array_equal(closer.samples, whole.samples) and closer.expression == pytest.approx(
         whole.expression, rel=0.3
     )
+
+
+@pytest.mark.parametrize(
+    ("limits", "crop", "reason"),
+    [
+        ({"min_confidence": 0.99}, None, Reason.LOW_CONFIDENCE),
+        ({"min_face_size": 0.8}, None, Reason.FACE_TOO_SMALL),
+        ({}, Crop(0.1, 0.0, 0.8, 0.7), Reason.FACE_CUT_OFF),
+    ],
+)
+def test_faces_that_will_not_do_are_refused(
+    corpus: Corpus, components: Path, limits: dict, crop: Crop | None, reason: Reason
+) -> None:
+    path = corpus.videos / "talk.mp4"
+    clip = Clip(VideoFile(path, path.name, path.stat().st_size), 0.0, crop)
+    with pytest.raises(Refused) as refused:
+        prepare_clip(clip, small_config(components, **limits))
+    assert refused.value.reason is reason
+
+
+def test_a_face_must_be_there_from_the_first_frame_on(corpus: Corpus) -> None:
+    path = corpus.videos / "talk.mp4"
+    clip = Clip(VideoFile(path, path.name, path.stat().st_size), 0.0, None)
+    prepared = prepare_clip(clip, corpus.config)
+    assert choose_face([prepared.track], prepared.samples, corpus.config) is prepared.track
+    for missing in ([0], [5, 6, 7]):
+        present = prepared.track.present.copy()
+        present[missing] = False
+        with pytest.raises(Refused) as refused:
+            choose_face([replace(prepared.track, present=present)], prepared.samples, corpus.config)
+        assert refused.value.reason is Reason.FACE_LOST
+
+
+def test_a_caption_that_is_no_text_costs_the_clip(corpus: Corpus, tmp_path: Path) -> None:
+    clip = Clip(VideoFile(tmp_path / "a.mp4", "a.mp4", 1), 0.0, None)
+    assert read_caption(clip, "default") == "default"
+    for content in (b"\xff\xfe", b"a" * 20_000):
+        (tmp_path / "a.txt").write_bytes(content)
+        with pytest.raises(Refused) as refused:
+            read_caption(clip, "default")
+        assert refused.value.reason is Reason.UNREADABLE
 
 
 def test_the_caption_beside_a_video_is_its_text(corpus: Corpus) -> None:
@@ -304,7 +345,7 @@ def test_accelerate_launch_gives_the_bytes_of_one_process(good: Path, components
 def test_a_video_of_two_hours_takes_no_more_memory(good: Path, components: Path, tmp_path: Path) -> None:
     config = small_config(components, stride=90_000, contact_sheet_clips=0)
     peaks = {}
-    for name, seconds in (("short", 120), ("long", 7200)):
+    for name, seconds in (("short", 120), ("long", 7190)):
         (tmp_path / name).mkdir()
         repeat(good / "talk.mp4", tmp_path / name / "video.mp4", seconds)
         answer = PROCESSES.SimpleQueue()

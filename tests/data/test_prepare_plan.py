@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fantasytalking.data import prepare_plan
 from fantasytalking.data.manifest import Reason, Rejection
 from fantasytalking.data.prepare_plan import (
     Clip,
@@ -101,7 +102,7 @@ def test_ranges_are_read_by_name_with_or_without_suffix(tmp_path: Path) -> None:
             read_ranges(path)
 
 
-def test_unusable_files_have_a_reason(tmp_path: Path) -> None:
+def test_unusable_files_have_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [np.full((32, 32, 3), 9 * number, dtype=np.uint8) for number in range(20)]
     write_video(tmp_path / "mute.mp4", frames, fps=25)
     write_video(tmp_path / "slow.mp4", frames, fps=10, audio=np.zeros(32000, np.float32))
@@ -117,3 +118,6 @@ def test_unusable_files_have_a_reason(tmp_path: Path) -> None:
         "junk.mp4": "unreadable",
     }
     assert found["good.mp4"]["duration"] == pytest.approx(0.8)
+    monkeypatch.setattr(prepare_plan, "MAX_SECONDS", 0.5)
+    good = VideoFile(tmp_path / "good.mp4", "good.mp4", 1)
+    assert probe_video(good, CONFIG)["reason"] == "too_long"

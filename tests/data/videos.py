@@ -37,8 +37,6 @@ def bad_videos(folder: Path) -> dict[str, str]:
     frames, samples, rate = talking(0)
     others, _, _ = talking(1)
     noise = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), dtype=np.uint8)
-    small = np.zeros((40, 512, 512, 3), dtype=np.uint8)
-    small[:, 400:440, 400:440] = frames[:40, ::3, ::3][:, :40, :40]
     count = min(len(frames), len(others))
     videos = {
         "silent": (frames, samples * 0, FPS),
