@@ -97,7 +97,7 @@ def landmark_box(landmarks: np.ndarray) -> np.ndarray:
 
 def landmark_centre(landmarks: np.ndarray) -> Box:
     """The place and size (larger side of the landmarks' box) of a face with (478, 3) landmarks; score 1."""
-    x0, y0, x1, y1 = (float(value) for value in landmark_box(landmarks))
+    (x0, y0), (x1, y1) = landmarks[:, :2].min(axis=0).tolist(), landmarks[:, :2].max(axis=0).tolist()
     return Box((x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0), 1.0)
 
 

@@ -31,7 +31,8 @@ class FaceTrack:
     """(T,) bool: not seen, but between two sightings at most `MAX_GAP` seconds apart within one shot."""
     confidence: np.ndarray
     """(T,) float32 in [0, 1]: FaceDetection's short-range score through a window of twice the face's size, taken at
-    the first sighting and every half second (FaceMesh gives no score) and held between; 0 where not present."""
+    the first sighting, every second and at sudden changes, and held between (FaceMesh gives no score); 0 where not
+    present."""
     height: int
     width: int
 
