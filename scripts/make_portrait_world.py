@@ -17,7 +17,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--identities", required=True, metavar="A-B", help="people, both ends included")
     parser.add_argument("--sentences", required=True, metavar="FILE", help="one sentence a line; everyone says each")
     parser.add_argument("--output", required=True, metavar="DIR", help="a folder per clip; continued when it exists")
-    parser.add_argument("--size", type=int, default=256, help="sides of the picture in pixels, 64 to 512 (default 256)")
+    parser.add_argument("--size", type=int, default=256, help="sides of the picture in pixels, 96 to 512 (default 256)")
     parser.add_argument("--expression", type=float, help="strength of the face's movement, 0 to 1 (default: drawn)")
     parser.add_argument("--body", type=float, help="strength of head and shoulder movement, 0 to 1 (default: drawn)")
     parser.add_argument("--seed", type=int, default=0)

@@ -15,7 +15,7 @@ from fantasytalking.portrait_world.clip import ClipPlan, Sitter, write_clip
 from fantasytalking.portrait_world.identity import HELD_OUT_IDENTITIES, make_identity
 from fantasytalking.portrait_world.speech import MAXIMUM_CHARACTERS
 
-SMALLEST_SIZE, LARGEST_SIZE = 64, 512
+SMALLEST_SIZE, LARGEST_SIZE = 96, 512
 MAXIMUM_FILE_BYTES, MAXIMUM_SENTENCES = 1_000_000, 10_000
 HELD_OUT_MARK = "heldout"
 CLIPS_PER_TASK = 6

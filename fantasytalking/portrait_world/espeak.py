@@ -53,6 +53,8 @@ def synthesise(request: dict[str, Any]) -> tuple[int, list[tuple[float, str]], b
     sample_rate = library.espeak_Initialize(SYNCHRONOUS_OUTPUT, 0, data_path, PHONEME_EVENTS)
     if sample_rate <= 0:
         raise RuntimeError(f"eSpeak NG does not start (code {sample_rate})")
+    # Breath noise comes from a random generator that the library seeds with the time of day.
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))
     samples: list[bytes] = []
     phonemes: list[tuple[float, str]] = []
 

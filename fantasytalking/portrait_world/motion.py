@@ -24,7 +24,7 @@ SHOULDER_SWING = {"shoulder_x": 0.012, "shoulder_y": 0.010, "shoulder_roll": 0.0
 SECONDS_OF_SWING = {"yaw": 0.42, "pitch": 0.34, "roll": 0.45, "x": 0.5, "y": 0.4}
 STILL = 0.04  # what is left of them at body intensity 0
 LARGEST = {"yaw": 0.42, "pitch": 0.22, "roll": 0.20, "x": 0.05, "y": 0.03}
-MOUTH_SPREAD_AT_REST, MOUTH_SPREAD_AT_FULL = 0.130, 0.245  # standard deviation of mouth_open over a clip
+MOUTH_SPREAD_AT_REST, MOUTH_SPREAD_AT_FULL = 0.145, 0.250  # standard deviation of mouth_open over a clip
 
 
 @dataclass(frozen=True)

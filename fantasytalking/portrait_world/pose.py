@@ -34,10 +34,11 @@ class Posture:
 
     def turn(self, normals: FloatArray, carried: FloatArray | None = None) -> FloatArray:
         """Resting normals (V, 3) in this posture (not renormalised)."""
-        with_head = normals @ self.head_rotation.T
+        with_head: FloatArray = normals @ self.head_rotation.T
         if carried is None:
             return with_head
-        return normals @ self.body_rotation.T * (1 - carried[:, None]) + with_head * carried[:, None]
+        with_body: FloatArray = normals @ self.body_rotation.T
+        return with_body + (with_head - with_body) * carried[:, None]
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
