@@ -31,6 +31,23 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
     merged = OmegaConf.structured(schema)
     if path is not None:
         merged = _merge(schema, merged, _read_yaml(existing_file(path, "config")), str(path))
+    return _finish(schema, merged, overrides, str(path or "config"))
+
+
+def config_of(schema: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
+    """The dataclass `schema` of plain `values`, as `load_config` makes it of a file; `source` names them in messages.
+
+    Raises:
+        InputError: as `load_config`.
+    """
+    try:
+        update = OmegaConf.create(values)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
+    return _finish(schema, _merge(schema, OmegaConf.structured(schema), update, source), (), source)
+
+
+def _finish(schema: type[ConfigT], merged: Any, overrides: Sequence[str], source: str) -> ConfigT:
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
@@ -38,10 +55,11 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
         merged = _merge(schema, merged, OmegaConf.from_dotlist([override]), f"override '{override}'")
     missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
     if missing:
-        raise InputError(
-            f"{path or 'config'}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=..."
-        )
-    config = OmegaConf.to_object(merged)
+        raise InputError(f"{source}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=...")
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{source} at '{error.full_key}': {str(error).splitlines()[0]}") from error
     _validate(config)
     return config  # type: ignore[return-value]
 

@@ -81,6 +81,13 @@ def load_part(
         ) from error
 
 
+def bring(module: nn.Module) -> None:
+    """Has offloaded weights brought to their device, for a module that is used otherwise than by its `forward`."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(module)
+
+
 def _place(source: str | Path, subfolder: str) -> str:
     return f"{source}/{subfolder}" if subfolder else str(source)
 

@@ -5,10 +5,12 @@ Axes: B batch, T frames (1 + 4k), F latent frames (1 + k), H and W pixels, h and
 
 import html
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.utils.torch_utils import get_module_execution_device
 from einops import rearrange
 from torch import Tensor
 from transformers import (
@@ -21,7 +23,7 @@ from transformers import (
 )
 
 from fantasytalking.conditions import latent_frame_count
-from fantasytalking.encoders.loading import load_model, load_part
+from fantasytalking.encoders.loading import bring, load_model, load_part
 from fantasytalking.errors import InputError
 
 
@@ -68,8 +70,38 @@ class VideoAutoencoder:
     def decode(self, latents: Tensor) -> Tensor:
         """The video (B, 3, T, H, W) in [-1, 1], float32, of normalised `latents` (B, 16, F, h, w)."""
         mean, std = self._statistics(latents)
-        latents = latents.to(self.vae.device, torch.float32) * std + mean
+        latents = latents.to(self._device, torch.float32) * std + mean
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+
+    @torch.no_grad()
+    def decode_in_turn(self, latents: Tensor) -> Iterator[Tensor]:
+        """What `decode` gives, latent frame by latent frame, in memory that does not grow with the length.
+
+        Args:
+            latents: (1, 16, F, h, w) normalised.
+
+        Yields:
+            (3, 1, H, W), then (3, 4, H, W) F - 1 times, in [-1, 1], float32.
+        """
+        assert latents.shape[0] == 1 and self.vae.config["patch_size"] is None, "one video of Wan 2.1's VAE"
+        bring(self.vae)
+        if self.vae.use_tiling:
+            # Tiles run over the whole time themselves.
+            yield from self.decode(latents)[0].split([1, *[self.temporal_stride] * (latents.shape[2] - 1)], dim=1)
+            return
+        mean, std = self._statistics(latents)
+        self.vae.clear_cache()
+        for number in range(latents.shape[2]):
+            frame = latents[:, :, number : number + 1].to(self._device, torch.float32) * std + mean
+            self.vae._conv_idx = [0]
+            pixels = self.vae.decoder(
+                self.vae.post_quant_conv(frame.to(self.vae.dtype)),
+                feat_cache=self.vae._feat_map,
+                feat_idx=self.vae._conv_idx,
+                first_chunk=number == 0,
+            )
+            yield pixels[0].clamp(-1, 1).float()
+        self.vae.clear_cache()
 
     def encode_first_frame(self, image: Tensor, num_frames: int) -> Tensor:
         """Latents of the video [image, 0, 0, ...] of `num_frames` frames, Wan's image condition.
@@ -91,6 +123,11 @@ class VideoAutoencoder:
         """The mask channels (B, 4, F, h, w) that go with first-frame latents: 1 in latent frame 0, 0 elsewhere."""
         return first_frame_mask(latents, self.temporal_stride)
 
+    @property
+    def _device(self) -> torch.device:
+        """Where the VAE computes; its weights may wait elsewhere when they are offloaded."""
+        return get_module_execution_device(self.vae)
+
     def _check(self, video: Tensor) -> None:
         assert video.ndim == 5 and video.shape[1] == 3, f"video must be (B, 3, T, H, W), not {tuple(video.shape)}"
         latent_frame_count(video.shape[2], self.temporal_stride)
@@ -99,7 +136,7 @@ class VideoAutoencoder:
                 raise InputError(f"{name} {size} is not a multiple of {self.spatial_stride}; resize the video")
 
     def _to_signed_unit(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.to(self.vae.device)
+        pixels = pixels.to(self._device)
         if pixels.dtype == torch.uint8:
             pixels = pixels.to(torch.float32) / 127.5 - 1
         return pixels.to(self.vae.dtype)
@@ -110,8 +147,8 @@ class VideoAutoencoder:
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, self.vae.config["z_dim"], 1, 1, 1)
-        mean = torch.tensor(self.vae.config["latents_mean"], device=self.vae.device, dtype=torch.float32)
-        std = torch.tensor(self.vae.config["latents_std"], device=self.vae.device, dtype=torch.float32)
+        mean = torch.tensor(self.vae.config["latents_mean"], device=self._device, dtype=torch.float32)
+        std = torch.tensor(self.vae.config["latents_std"], device=self._device, dtype=torch.float32)
         return mean.view(shape), std.view(shape)
 
 
@@ -159,7 +196,7 @@ class TextEncoder:
             add_special_tokens=True,
             return_tensors="pt",
         )
-        device = self.model.device
+        device = get_module_execution_device(self.model)
         states = self.model(tokens.input_ids.to(device), tokens.attention_mask.to(device)).last_hidden_state
         return states[0].float()
 
@@ -204,5 +241,5 @@ class ImageEncoder:
         """Tokens (I, D) in float32 of one RGB `image` (H, W, 3) uint8; I = 257 and D = 1280 for Wan's CLIP."""
         assert image.dtype == torch.uint8 and image.ndim == 3 and image.shape[2] == 3, "image must be (H, W, 3) uint8"
         pixels = self.processor(images=image.cpu().numpy(), return_tensors="pt", input_data_format="channels_last")
-        inputs = pixels["pixel_values"].to(self.model.device, self.model.dtype)
+        inputs = pixels["pixel_values"].to(get_module_execution_device(self.model), self.model.dtype)
         return self.model(pixel_values=inputs, output_hidden_states=True).hidden_states[-2][0].float()

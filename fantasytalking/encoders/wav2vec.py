@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.utils.torch_utils import get_module_execution_device
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from fantasytalking.encoders.loading import load_model, load_part
+from fantasytalking.encoders.loading import bring, load_model, load_part
 from fantasytalking.errors import InputError
 
 SAMPLE_RATE = 16_000
@@ -60,15 +61,24 @@ class AudioEncoder:
         source: str | Path,
         *,
         subfolder: str = "",
+        processor_subfolder: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "AudioEncoder":
         """The model at a folder or hub id (facebook/wav2vec2-base-960h), or the part `subfolder` of it.
 
+        Args:
+            processor_subfolder: where its feature extractor stands, when it is not beside the model.
+
         Raises:
             InputError: it is missing, damaged, incomplete, or made for another rate than 16 kHz with stride 320.
         """
-        extractor = load_part(Wav2Vec2FeatureExtractor.from_pretrained, source, subfolder, "audio processor")
+        extractor = load_part(
+            Wav2Vec2FeatureExtractor.from_pretrained,
+            source,
+            subfolder if processor_subfolder is None else processor_subfolder,
+            "audio processor",
+        )
         # masked_spec_embed serves SpecAugment in wav2vec2's own training; released files lack it.
         model = load_model(
             Wav2Vec2Model,
@@ -92,6 +102,11 @@ class AudioEncoder:
         """Channels of a token (768 for wav2vec2-base)."""
         return self.model.config.hidden_size
 
+    @property
+    def _device(self) -> torch.device:
+        """Where the model computes; its weights may wait elsewhere when they are offloaded."""
+        return get_module_execution_device(self.model)
+
     @torch.no_grad()
     def encode(self, samples: NDArray[np.float32]) -> Tensor:
         """Features of mono sound at 16 kHz.
@@ -110,12 +125,13 @@ class AudioEncoder:
         if count == 0:
             raise InputError(f"sound of {len(samples)} samples is too short; {RECEPTIVE_FIELD} (25 ms) are needed")
         normalised = self.extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_values[0]
+        bring(self.model)
         if count <= self.window:
             return self._last_hidden_state(normalised)
         return self._encode_in_windows(normalised, count)
 
     def _last_hidden_state(self, samples: Tensor) -> Tensor:
-        inputs = rearrange(samples, "s -> 1 s").to(self.model.device, self.model.dtype)
+        inputs = rearrange(samples, "s -> 1 s").to(self._device, self.model.dtype)
         return self.model(inputs).last_hidden_state[0].float().cpu()
 
     def _encode_in_windows(self, samples: Tensor, count: int) -> Tensor:
@@ -131,7 +147,7 @@ class AudioEncoder:
 
     def _convolve(self, samples: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
         """(1, C, T) convolutional features; the first layer's group norm uses the given mean and inverse deviation."""
-        inputs = rearrange(samples, "s -> 1 1 s").to(self.model.device, self.model.dtype)
+        inputs = rearrange(samples, "s -> 1 1 s").to(self._device, self.model.dtype)
         first, *others = self.model.feature_extractor.conv_layers
         if statistics is None:
             hidden = first(inputs)
@@ -155,10 +171,10 @@ class AudioEncoder:
             return None
         kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
         total = (len(samples) - kernel) // stride + 1
-        sums = torch.zeros(2, norm.num_channels, dtype=torch.float64, device=self.model.device)
+        sums = torch.zeros(2, norm.num_channels, dtype=torch.float64, device=self._device)
         for start, stop in _spans(total, self.window * STRIDE // stride):
             piece = samples[start * stride : (stop - 1) * stride + kernel]
-            hidden = first.conv(rearrange(piece, "s -> 1 1 s").to(self.model.device, self.model.dtype))[0].double()
+            hidden = first.conv(rearrange(piece, "s -> 1 1 s").to(self._device, self.model.dtype))[0].double()
             sums += torch.stack([hidden.sum(dim=1), hidden.square().sum(dim=1)])
         mean, square = sums / total
         inverse = (square - mean.square() + norm.eps).rsqrt()

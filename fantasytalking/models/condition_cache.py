@@ -85,6 +85,12 @@ class ConditionCache:
             if value is not None:
                 self._keys_values.setdefault((block, name), {})[id(source)] = (source, value)
 
+    def forget(self, name: str) -> None:
+        """Drops everything made of the condition `name`, as when a long video goes on to its next stretch of sound."""
+        self._tokens.pop(name, None)
+        for key in [key for key in self._keys_values if key[1] == name]:
+            del self._keys_values[key]
+
     def bytes(self) -> int:
         """Memory held, in bytes."""
         tokens = [value for held in self._tokens.values() for _, value in held.values()]

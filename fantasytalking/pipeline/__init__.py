@@ -1,0 +1,15 @@
+"""Inference: a portrait and speech to a talking video."""
+
+from fantasytalking.pipeline.guidance import Formula, GuidanceConfig, ScaleSchedule
+from fantasytalking.pipeline.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline
+from fantasytalking.pipeline.portrait import Portrait, frame_portrait
+
+__all__ = [
+    "FantasyTalkingOutput",
+    "FantasyTalkingPipeline",
+    "Formula",
+    "GuidanceConfig",
+    "Portrait",
+    "ScaleSchedule",
+    "frame_portrait",
+]

@@ -1,0 +1,149 @@
+"""Everything that is encoded once for a video, and the conditions of each window and branch made of it.
+
+Axes: T text tokens, F latent frames of the video, L latent frames of a window, h and w latent height and width.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fantasytalking.audio_windows import AudioWindows, frame_windows, official_windows, window_length
+from fantasytalking.conditions import Conditions
+from fantasytalking.encoders.wan import TextEncoder, VideoAutoencoder, clean_prompt, first_frame_mask, pad_text
+from fantasytalking.encoders.wav2vec import SAMPLE_RATE, STRIDE, AudioEncoder
+from fantasytalking.errors import InputError
+from fantasytalking.pipeline.guidance import Branch
+from fantasytalking.pipeline.windows import Window
+
+MAX_SECONDS = 4 * 3600.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a video is."""
+
+    frames: int
+    """Frames shown: the sound's length, rounded to the nearest."""
+    fps: float
+    stride: int
+    """Frames of a latent frame, the first excepted."""
+
+    @classmethod
+    def of(cls, samples: int, fps: float, stride: int) -> "Timing":
+        """The timing of a sound of so many samples at 16 kHz.
+
+        Raises:
+            InputError: no sound, more than four hours of it, or a frame rate outside 1 to 120.
+        """
+        if not 1 <= fps <= 120:
+            raise InputError(f"fps is {fps}; it must be 1 to 120 frames a second")
+        if not 0 < samples <= MAX_SECONDS * SAMPLE_RATE:
+            raise InputError(
+                f"the sound has {samples / SAMPLE_RATE:.2f} s; above 0 and up to {MAX_SECONDS:g} s is needed"
+            )
+        return cls(max(1, round(samples / SAMPLE_RATE * fps)), fps, stride)
+
+    @property
+    def latent_frames(self) -> int:
+        """F: the fewest that hold all frames, and 2 at least, so that a frame's time is known."""
+        return 1 + max(1, -(-(self.frames - 1) // self.stride))
+
+    @property
+    def generated(self) -> int:
+        """Frames that the latent frames hold; those beyond `frames` are not shown."""
+        return 1 + self.stride * (self.latent_frames - 1)
+
+
+@dataclass(frozen=True)
+class VideoConditions:
+    """What a video is denoised with. Tensors stand on the model's device in its type, the sound's windows on the CPU."""
+
+    text: Tensor
+    """(1, T, D) states of the prompt."""
+    no_text: Tensor
+    """(1, T, D) states of the negative prompt; the very same object as `text` when both prompts are alike."""
+    image: Tensor
+    """(1, I, D) CLIP tokens of the portrait."""
+    latents: Tensor
+    """(1, 20, L, h, w) first-frame mask and latents, the same for every window."""
+    audio: AudioWindows
+    """(1, F, tokens, D) and mask."""
+    face: Tensor
+    """(1, N, 512)."""
+    motion: Tensor
+    """(1, 2)."""
+    face_scale: float
+    """Weight of the face: 0 = dropped, 1 = as trained."""
+    _joined: dict[tuple[Branch, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def prompted(self) -> bool:
+        """Whether text guidance has anything to add."""
+        return self.text is not self.no_text
+
+    def of(self, branches: tuple[Branch, ...], audio: AudioWindows) -> Conditions:
+        """The conditions of one call: one sample for each branch, what they share given once.
+
+        Text and gates come as the same objects at every step, as a `ConditionCache` needs it.
+        """
+        if branches not in self._joined:
+            texts = [self.text if branch.text else self.no_text for branch in branches]
+            alike = all(text is texts[0] for text in texts)
+            gates = [[float(branch.audio), self.face_scale] for branch in branches]
+            self._joined[branches] = (texts[0] if alike else torch.cat(texts), self.motion.new_tensor(gates))
+        text, gate = self._joined[branches]
+        return Conditions(
+            text=text,
+            image=self.image,
+            latents=self.latents,
+            audio=audio.tokens,
+            audio_mask=audio.mask,
+            face=self.face,
+            motion=self.motion,
+            gate=gate,
+        )
+
+    def sound(self, window: Window) -> AudioWindows:
+        """The sound of one window, on the model's device in its type."""
+        tokens, mask = (tensor[:, window.frames] for tensor in self.audio)
+        return AudioWindows(tokens.to(self.motion), mask.to(self.motion.device))
+
+
+def encode_text(encoder: TextEncoder, prompt: str, length: int, dim: int) -> Tensor:
+    """(1, length, dim) states of a prompt, padded with zeros as Wan does.
+
+    An empty prompt is zeros throughout: what training puts in the place of a dropped prompt.
+    """
+    if not clean_prompt(prompt):
+        return torch.zeros(1, length, dim)
+    return pad_text(encoder.encode(prompt), length)[None].cpu()
+
+
+def encode_sound(
+    encoder: AudioEncoder, samples: NDArray[np.float32], timing: Timing, rule: str, span: float
+) -> AudioWindows:
+    """The audio window of every latent frame of the video.
+
+    The sound is encoded whole, so that a window hears what comes before and after it wherever it is cut. It is cut or
+    padded with silence to the generated frames, as the clips of training are exactly as long as their frames.
+    """
+    seconds = timing.generated / timing.fps
+    needed = round(seconds * SAMPLE_RATE)
+    if rule == "seconds":
+        needed = max(needed, (window_length(span) + 1) * STRIDE)
+    samples = np.pad(samples, (0, max(0, needed - len(samples))))[:needed]
+    features = encoder.encode(samples)[None]
+    if rule == "official":
+        return official_windows(features, timing.generated)
+    times = torch.arange(timing.generated, dtype=torch.float64) / timing.fps
+    return frame_windows(features, times, span)
+
+
+def encode_first_frame(autoencoder: VideoAutoencoder, pixels: NDArray[np.uint8], latent_frames: int) -> Tensor:
+    """(1, 20, L, h, w): mask and latents of [portrait, nothing ...]."""
+    picture = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    latents = autoencoder.encode_first_frame(picture, 1 + autoencoder.temporal_stride * (latent_frames - 1))
+    return torch.cat([first_frame_mask(latents, autoencoder.temporal_stride), latents], dim=1)

@@ -1,0 +1,170 @@
+"""Classifier-free guidance by text and by audio: which branches are computed, and how they are summed.
+
+Axes: B batch, C channels, F latent frames, h and w latent height and width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fantasytalking.errors import InputError
+
+MAX_SCALE = 100.0
+
+
+class Branch(NamedTuple):
+    """One prediction: what it is told. Without audio means an audio gate of 0, never zeroed audio."""
+
+    text: bool
+    audio: bool
+
+    @property
+    def label(self) -> str:
+        """Name of its cache context."""
+        return f"{'text' if self.text else 'none'}+{'audio' if self.audio else 'none'}"
+
+
+class Formula(Enum):
+    """In which order text and audio are added to e(none, none)."""
+
+    text_first = "text_first"
+    """e(none,none) + s_text [e(text,none) - e(none,none)] + s_audio [e(text,audio) - e(text,none)], as released."""
+    audio_first = "audio_first"
+    """e(none,none) + s_audio [e(none,audio) - e(none,none)] + s_text [e(text,audio) - e(none,audio)]."""
+
+
+@dataclass
+class ScaleSchedule:
+    """A guidance scale over the steps: from `start` to `end` in a straight line over the first `share` of them, then 1.
+
+    A scale of 1 is no guidance: the model's own prediction.
+    """
+
+    start: float = 5.0
+    end: float = 5.0
+    share: float = 1.0
+
+    @classmethod
+    def of(cls, scale: "float | ScaleSchedule") -> "ScaleSchedule":
+        """A schedule as it is; a number as the same scale at every step."""
+        return scale if isinstance(scale, ScaleSchedule) else cls(scale, scale)
+
+    def at(self, step: int, steps: int) -> float:
+        """The scale at `step` of 0 .. `steps` - 1."""
+        guided = round(self.share * steps)
+        if step >= guided:
+            return 1.0
+        return self.start + (self.end - self.start) * step / max(1, guided - 1)
+
+    def validate(self) -> None:
+        """Holds scales and share in their limits.
+
+        Raises:
+            InputError: naming the value and the limit.
+        """
+        for name, scale in (("start", self.start), ("end", self.end)):
+            if not 0 <= scale <= MAX_SCALE:
+                raise InputError(
+                    f"a guidance scale ({name}) is {scale}; it must be 0 to {MAX_SCALE:g} (useful: 3 to 7)"
+                )
+        if not 0 <= self.share <= 1:
+            raise InputError(f"the share of guided steps is {self.share}; it must be 0 to 1")
+
+
+@dataclass
+class GuidanceConfig:
+    """How a video is guided."""
+
+    text: ScaleSchedule = field(default_factory=ScaleSchedule)
+    audio: ScaleSchedule = field(default_factory=ScaleSchedule)
+    formula: Formula = Formula.text_first
+    keep_colour: float = 0.0
+    """Strength in [0, 1] of `keep_colour`; 0 = the formula as it stands."""
+    batched: bool = False
+    """All branches in one call: faster where a call does not fill the device, for as many times the memory."""
+
+    def validate(self) -> None:
+        """Holds the strength in its limits.
+
+        Raises:
+            InputError: naming the value and the limit.
+        """
+        if not 0 <= self.keep_colour <= 1:
+            raise InputError(f"keep_colour is {self.keep_colour}; it must be 0 to 1")
+
+
+class StepGuidance(NamedTuple):
+    """The guidance of one step."""
+
+    weights: dict[Branch, float]
+    """Factors with which the branches sum to the guided prediction; they sum to 1, and none is 0."""
+    reference: dict[Branch, float]
+    """The same without audio guidance, whose colour is kept; empty where nothing is to be kept."""
+    keep_colour: float
+
+    @property
+    def branches(self) -> list[Branch]:
+        """What must be computed, in a fixed order."""
+        return sorted({*self.weights, *self.reference})
+
+    def combine(self, predictions: Mapping[Branch, Tensor]) -> Tensor:
+        """The guided prediction (B, C, F, h, w), float32."""
+        guided = weighted_sum(predictions, self.weights)
+        if not self.reference:
+            return guided
+        return keep_colour(guided, weighted_sum(predictions, self.reference), self.keep_colour)
+
+
+def step_guidance(config: GuidanceConfig, step: int, steps: int, *, prompted: bool = True) -> StepGuidance:
+    """What to compute at `step` and how to sum it.
+
+    Args:
+        prompted: False when prompt and negative prompt are the same, so that text guidance has nothing to add.
+    """
+    text, audio = config.text.at(step, steps), config.audio.at(step, steps)
+    weights = branch_weights(config.formula, text, audio, prompted=prompted)
+    reference: dict[Branch, float] = {}
+    if config.keep_colour > 0 and audio != 1:
+        reference = branch_weights(config.formula, text, 1.0, prompted=prompted)
+    return StepGuidance(weights, reference, config.keep_colour)
+
+
+def branch_weights(formula: Formula, text: float, audio: float, *, prompted: bool = True) -> dict[Branch, float]:
+    """The formula as a weighted sum of its branches, without those of weight 0."""
+    if formula is Formula.text_first:
+        path, first, second = (Branch(False, False), Branch(True, False), Branch(True, True)), text, audio
+    else:
+        path, first, second = (Branch(False, False), Branch(False, True), Branch(True, True)), audio, text
+    weights: dict[Branch, float] = {}
+    for branch, weight in zip(path, (1 - first, first - second, second), strict=True):
+        same = branch if prompted else branch._replace(text=False)
+        weights[same] = weights.get(same, 0.0) + weight
+    return {branch: weight for branch, weight in weights.items() if weight != 0}
+
+
+def weighted_sum(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, float]) -> Tensor:
+    """Sum of the predictions times their weights, float32."""
+    terms = [predictions[branch].float() * weight for branch, weight in weights.items()]
+    return torch.stack(terms).sum(dim=0)
+
+
+def keep_colour(guided: Tensor, reference: Tensor, strength: float) -> Tensor:
+    """Gives every frame and channel of `guided` the mean and spread over the picture that `reference` has.
+
+    Strong audio guidance tints and blurs the first frames. The mean of a latent channel over a frame is the frame's
+    colour and brightness, its spread the contrast; where the picture moves (the mouth) is in neither. Because a step
+    is linear in the prediction, equal means here are equal means in the denoised picture. The idea is the rescaling of
+    arXiv 2305.08891 (section 3.4), there over a whole sample and without the mean, here for each frame and channel.
+
+    Args:
+        guided, reference: (B, C, F, h, w).
+        strength: 1 = wholly, 0 = not at all.
+    """
+    picture = (-2, -1)
+    spread = reference.std(dim=picture, keepdim=True) / guided.std(dim=picture, keepdim=True).clamp_min(1e-8)
+    mean, wanted = guided.mean(dim=picture, keepdim=True), reference.mean(dim=picture, keepdim=True)
+    return torch.lerp(guided, (guided - mean) * spread + wanted, strength)

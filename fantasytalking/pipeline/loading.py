@@ -1,0 +1,212 @@
+"""Pipelines from folders: one that was saved whole, or a Wan base with an adapter; every part is loaded strictly."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
+
+from fantasytalking.checkpoint import load_adapter
+from fantasytalking.encoders.loading import HUB_ID, load_model, load_part
+from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
+from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.errors import InputError
+from fantasytalking.files import existing_file, written_whole
+from fantasytalking.models.assembly import from_wan
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
+from fantasytalking.tensor_files import read_json
+
+if TYPE_CHECKING:
+    from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
+
+NORMALISER = "motion_normaliser.json"
+FACE_ENCODER = "face_encoder"
+"""Folder of the ArcFace .onnx in a components folder and in a saved pipeline."""
+
+SETTINGS = ("trained_modules", "audio_window", "window_seconds", "text_length")
+"""What a saved pipeline says of itself in model_index.json beside its parts."""
+
+Progress = Callable[[str], object]
+
+
+def load_saved(
+    pipeline_class: "type[FantasyTalkingPipeline]",
+    source: str | Path,
+    *,
+    torch_dtype: torch.dtype = torch.float32,
+    progress: Progress = lambda _: None,
+    **ready: Any,
+) -> "FantasyTalkingPipeline":
+    """A pipeline that `save_pretrained` wrote.
+
+    Args:
+        source: its folder, or a hub id of one.
+        torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32, as everywhere here.
+        progress: told each part's name when it is loaded.
+        ready: parts that are loaded already (quantised, for instance), under their names.
+
+    Raises:
+        InputError: a part is missing, damaged, incomplete or of another kind.
+    """
+    folder = _local(source)
+    index = read_json(folder / "model_index.json")
+    if index.get("_class_name") != pipeline_class.__name__:
+        raise InputError(
+            f"'{folder}' holds a {index.get('_class_name') or 'folder of unknown kind'}, not a "
+            f"{pipeline_class.__name__}; give a Wan base together with an adapter"
+        )
+    parts = _encoders(folder, folder, torch_dtype, ready, progress, processor="audio_processor")
+    if "transformer" not in ready:
+        parts["transformer"] = load_model(
+            FantasyTalkingTransformer3DModel, folder, "transformer", "transformer", torch_dtype=torch_dtype
+        )
+        progress("transformer")
+    if "scheduler" not in ready:
+        parts["scheduler"] = _scheduler(folder)
+    missing = sorted(set(SETTINGS) - index.keys())
+    if missing:
+        raise InputError(f"'{folder}/model_index.json' has no {missing[0]}; save the pipeline again")
+    pipeline = pipeline_class(**parts, **ready, **{name: index[name] for name in SETTINGS})
+    found = sorted((folder / FACE_ENCODER).glob("*.onnx"))
+    pipeline.face_network = found[0] if found else None
+    pipeline.motion_normaliser = read_normaliser(folder)
+    return pipeline
+
+
+def load_base(
+    pipeline_class: "type[FantasyTalkingPipeline]",
+    base: str | Path,
+    adapter: str | Path,
+    *,
+    portrait: Mapping[str, Any],
+    audio_encoder: str | Path | None = None,
+    face_encoder: str | Path | None = None,
+    scheduler: SchedulerMixin | None = None,
+    text_length: int = 512,
+    torch_dtype: torch.dtype = torch.float32,
+    progress: Progress = lambda _: None,
+) -> "FantasyTalkingPipeline":
+    """A Wan image-to-video base (diffusers folder or hub id) with an adapter of ours on it.
+
+    Args:
+        portrait: sizes of the paper's modules (`dataclasses.asdict(load_model_config(PRESET).portrait)`).
+        audio_encoder: wav2vec2 folder or hub id; None = audio_encoder in `base`.
+        face_encoder: ArcFace .onnx; None = the one in face_encoder of `base`, where there is one.
+        scheduler: None = Euler, shift 5.
+        text_length, torch_dtype, progress: as in the pipeline and in `load_saved`.
+
+    Raises:
+        InputError: a part is missing, damaged, incomplete or of another kind.
+    """
+    base, adapter = Path(base), Path(adapter)
+    parts = _encoders(base, audio_encoder, torch_dtype, {}, progress)
+    transformer = from_wan(base, portrait, torch_dtype)
+    described = load_adapter(transformer, adapter)
+    progress("transformer")
+    pipeline = pipeline_class(
+        transformer=transformer.requires_grad_(False),
+        scheduler=scheduler or make_scheduler(Sampler.euler),
+        trained_modules=",".join(described.modules),
+        audio_window=described.audio_window,
+        window_seconds=described.window_seconds,
+        text_length=text_length,
+        **parts,
+    )
+    if face_encoder is None:
+        found = sorted((base / FACE_ENCODER).glob("*.onnx"))
+        pipeline.face_network = found[0] if found else None
+    else:
+        pipeline.face_network = existing_file(face_encoder, "face encoder")
+    pipeline.motion_normaliser = read_normaliser(adapter) or read_normaliser(base)
+    return pipeline
+
+
+def read_normaliser(folder: Path) -> dict[str, float] | None:
+    """The constants of motion_normaliser.json in a folder, where there is one.
+
+    Raises:
+        InputError: it does not hold them.
+    """
+    path = folder / NORMALISER
+    return _constants(read_json(path), str(path)) if path.is_file() else None
+
+
+def write_normaliser(constants: Mapping[str, float], folder: Path) -> None:
+    """Writes them as motion_normaliser.json."""
+    with written_whole(folder / NORMALISER) as temporary:
+        temporary.write_text(json.dumps(dict(constants), indent=2) + "\n", encoding="utf-8")
+
+
+def _encoders(
+    source: str | Path,
+    audio: str | Path | None,
+    dtype: torch.dtype,
+    given: Mapping[str, Any],
+    progress: Progress,
+    processor: str | None = None,
+) -> dict[str, Any]:
+    """Every part but transformer and scheduler, those of `given` left out."""
+    parts: dict[str, Any] = {}
+    if "vae" not in given:
+        parts["vae"] = VideoAutoencoder.from_pretrained(source).vae
+        progress("VAE")
+    if not {"text_encoder", "tokenizer"} <= given.keys():
+        text = TextEncoder.from_pretrained(source, dtype=dtype)
+        parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
+        progress("text encoder")
+    if not {"image_encoder", "image_processor"} <= given.keys():
+        image = ImageEncoder.from_pretrained(source, dtype=dtype)
+        parts |= {"image_encoder": image.model, "image_processor": image.processor}
+        progress("image encoder")
+    if not {"audio_encoder", "audio_processor"} <= given.keys():
+        place, subfolder = (audio, "") if audio is not None and processor is None else (source, "audio_encoder")
+        sound = AudioEncoder.from_pretrained(place, subfolder=subfolder, processor_subfolder=processor)
+        parts |= {"audio_encoder": sound.model, "audio_processor": sound.extractor}
+        progress("audio encoder")
+    return {name: part for name, part in parts.items() if name not in given}
+
+
+def _scheduler(folder: Path) -> SchedulerMixin:
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    for kind in (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler):
+        if config.get("_class_name") == kind.__name__:
+            return load_part(kind.from_pretrained, folder, "scheduler", "scheduler")
+    raise InputError(
+        f"the scheduler in '{folder}' is {config.get('_class_name')!r}; FlowMatchEulerDiscreteScheduler or "
+        "UniPCMultistepScheduler is needed"
+    )
+
+
+def _local(source: str | Path) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    if not HUB_ID.fullmatch(str(source)):
+        raise InputError(f"pipeline: the folder '{source}' does not exist; give one that save_pretrained wrote")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"pipeline '{source}' is no local folder and was not had from the hub; give a folder"
+        ) from error
+
+
+def _constants(values: Mapping[str, Any], source: str) -> dict[str, float]:
+    """The constants of a motion_normaliser.json, checked.
+
+    Raises:
+        InputError: other keys, or values that are no positive numbers.
+    """
+    names = ("expression_low", "expression_high", "body_low", "body_high")
+    if set(values) != set(names) or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values.values()
+    ):
+        raise InputError(
+            f"'{source}' does not hold positive numbers named {', '.join(names)}; prepare the corpus again"
+        )
+    return {name: float(values[name]) for name in names}

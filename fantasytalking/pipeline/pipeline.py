@@ -1,0 +1,406 @@
+"""The diffusers pipeline: portrait and speech in, talking video out.
+
+Axes: F latent frames, h and w latent height and width, T frames, H and W pixels.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    BaseImageProcessor,
+    CLIPVisionModel,
+    PreTrainedTokenizerBase,
+    UMT5EncoderModel,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
+
+from fantasytalking import media
+from fantasytalking.audio_windows import WINDOW_SECONDS
+from fantasytalking.checkpoint import AdapterConfig
+from fantasytalking.data.settings import Fit
+from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
+from fantasytalking.encoders.wav2vec import SAMPLE_RATE, AudioEncoder
+from fantasytalking.errors import InputError
+from fantasytalking.files import written_whole
+from fantasytalking.lora import has_lora
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.denoising import Denoiser
+from fantasytalking.pipeline.encoding import Timing, VideoConditions, encode_first_frame, encode_sound, encode_text
+from fantasytalking.pipeline.guidance import Formula, GuidanceConfig, ScaleSchedule, step_guidance
+from fantasytalking.pipeline.loading import FACE_ENCODER, load_base, load_saved, write_normaliser
+from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
+from fantasytalking.pipeline.scheduling import set_steps
+from fantasytalking.pipeline.windows import plan_windows
+
+OUTPUT_TYPES = ("np", "pil", "pt", "latent")
+NEUTRAL_MOTION = 0.5
+MAX_STEPS = 1000
+
+ImageInput = Portrait | NDArray[np.uint8] | Image.Image | str | Path
+AudioInput = NDArray[np.float32] | str | Path
+
+
+@dataclass
+class FantasyTalkingOutput(BaseOutput):
+    """A video."""
+
+    frames: Any
+    """np: (1, T, H, W, 3) float32 in [0, 1]; pt: (1, T, 3, H, W) of the same; pil: a list of a list of pictures;
+    latent: (1, 16, F, h, w) normalised latents, whose frames `iterate_frames` gives one by one."""
+    num_frames: int
+    """T: the sound's length, rounded to the nearest frame."""
+    fps: float
+
+
+class FantasyTalkingPipeline(DiffusionPipeline):
+    """One portrait and one recording of speech become a video in which the person talks.
+
+    Args:
+        transformer, vae, text_encoder, tokenizer, image_encoder, image_processor, scheduler: Wan's parts, with the
+            paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas.
+        audio_encoder, audio_processor: wav2vec2 and its feature extractor.
+        trained_modules: of audio, face and motion, joined by commas: those that were trained. Asking for the control of
+            another is an error, not an effect that fails to come.
+        audio_window, window_seconds: rule of the audio windows, as in `AdapterConfig`.
+        text_length: tokens to which prompts are padded, as in training (Wan: 512).
+
+    The ArcFace network is no torch module: `face_network` is the path of its .onnx file, which stands in the folder
+    face_encoder of a saved pipeline. `motion_normaliser` holds the constants that measured motion was normalised with,
+    from motion_normaliser.json, for whoever measures motion in a result.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->audio_encoder->transformer->vae"
+    _callback_tensor_inputs = ("latents",)
+
+    def __init__(
+        self,
+        transformer: FantasyTalkingTransformer3DModel,
+        vae: AutoencoderKLWan,
+        text_encoder: UMT5EncoderModel,
+        tokenizer: PreTrainedTokenizerBase,
+        image_encoder: CLIPVisionModel,
+        image_processor: BaseImageProcessor,
+        scheduler: SchedulerMixin,
+        audio_encoder: Wav2Vec2Model,
+        audio_processor: Wav2Vec2FeatureExtractor,
+        trained_modules: str = "audio,face,motion",
+        audio_window: str = "seconds",
+        window_seconds: float = WINDOW_SECONDS,
+        text_length: int = 512,
+    ) -> None:
+        super().__init__()
+        AdapterConfig(trained_modules.split(","), audio_window, window_seconds).validate("pipeline")
+        if type(text_length) is not int or not 1 <= text_length <= 4096:
+            raise InputError(f"pipeline: text_length is {text_length!r}; it must be 1 to 4096 (Wan: 512)")
+        self.register_modules(
+            transformer=transformer,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            image_encoder=image_encoder,
+            image_processor=image_processor,
+            scheduler=scheduler,
+            audio_encoder=audio_encoder,
+            audio_processor=audio_processor,
+        )
+        self.register_to_config(
+            trained_modules=trained_modules,
+            audio_window=audio_window,
+            window_seconds=window_seconds,
+            text_length=text_length,
+        )
+        self.face_network: Path | None = None
+        self.motion_normaliser: dict[str, float] | None = None
+        self._interrupt = False
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> "FantasyTalkingPipeline":
+        """A pipeline that `save_pretrained` wrote: see `fantasytalking.pipeline.loading.load_saved`."""
+        return load_saved(cls, source, **kwargs)
+
+    @classmethod
+    def from_base(cls, base: str | Path, adapter: str | Path, **options: Any) -> "FantasyTalkingPipeline":
+        """A Wan base with an adapter of ours: see `fantasytalking.pipeline.loading.load_base`."""
+        return load_base(cls, base, adapter, **options)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Writes the whole pipeline as a diffusers folder, with face_encoder/*.onnx and motion_normaliser.json.
+
+        Raises:
+            InputError: the transformer holds an unfused LoRA, whose layers a plain transformer folder has no place for.
+        """
+        if has_lora(self.transformer):
+            raise InputError(
+                "the transformer holds a LoRA; first call pipe.transformer.fuse_lora() and pipe.transformer.unload_lora()"
+            )
+        super().save_pretrained(save_directory, **kwargs)
+        if self.face_network is not None:
+            with written_whole(Path(save_directory) / FACE_ENCODER / self.face_network.name) as temporary:
+                shutil.copyfile(self.face_network, temporary)
+        if self.motion_normaliser is not None:
+            write_normaliser(self.motion_normaliser, Path(save_directory))
+
+    def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
+        """As diffusers', but VAE and wav2vec2 (0.9 GB in all) stay on the device: they are called by parts."""
+        excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
+        super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
+
+    @property
+    def trained_modules(self) -> list[str]:
+        """Of audio, face and motion, those that were trained."""
+        return self.config.trained_modules.split(",")
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `_interrupt` in a callback to leave the remaining steps out."""
+        return self._interrupt
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: ImageInput,
+        audio: AudioInput,
+        prompt: str = "",
+        negative_prompt: str = "",
+        *,
+        motion: float = NEUTRAL_MOTION,
+        expression_motion: float | None = None,
+        body_motion: float | None = None,
+        face_scale: float | None = None,
+        text_guidance: float | ScaleSchedule = 5.0,
+        audio_guidance: float | ScaleSchedule = 5.0,
+        formula: Formula = Formula.text_first,
+        keep_colour: float = 0.0,
+        batch_branches: bool = False,
+        num_inference_steps: int = 30,
+        fps: float = 25.0,
+        height: int | None = None,
+        width: int | None = None,
+        fit: Fit = Fit.crop,
+        face: int | None = None,
+        window_frames: int = 81,
+        overlap_frames: int = 24,
+        generator: torch.Generator | None = None,
+        output_type: str = "np",
+        callback_on_step_end: Callable[["FantasyTalkingPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+        | None = None,
+    ) -> FantasyTalkingOutput:
+        """Makes a video as long as the sound, to the nearest frame.
+
+        Args:
+            image: a path, a PIL picture, RGB uint8 (H, W, 3), or a `Portrait` that is ready.
+            audio: a path, or mono float32 samples at 16 kHz.
+            prompt: what to see; "" = nothing is said.
+            negative_prompt: what the branches without a prompt are told instead; "" = nothing.
+            motion: intensity in [0, 1] of expression and body, 0.5 = neutral.
+            expression_motion, body_motion: of one alone; None = `motion`.
+            face_scale: weight of the face attention, 1 = as trained; None = 1 where it was trained, else 0.
+            text_guidance, audio_guidance: scales, or schedules of them over the steps (useful: 3 to 7).
+            formula, keep_colour, batch_branches: as in `GuidanceConfig`.
+            num_inference_steps: denoising steps.
+            fps: frames a second.
+            height, width: of the video in pixels, multiples of 16; None = 512 (a `Portrait` brings its own).
+            fit: how other pictures are brought to that size.
+            face: which of several faces, from 1 at the left.
+            window_frames: frames denoised at once, 1 + 4k, as many as the model was trained on.
+            overlap_frames: frames that neighbouring windows of a longer video share, a multiple of 4.
+            generator: of the noise; one on the CPU gives the same noise on every device.
+            output_type: np, pil, pt or latent.
+            callback_on_step_end: called with this pipeline, step, timestep and {"latents": ...}; may give others back.
+
+        Raises:
+            InputError: anything that cannot be used; names the value, the limit and the cure.
+        """
+        # 1. Check what can be checked before anything is computed
+        guidance = GuidanceConfig(
+            ScaleSchedule.of(text_guidance), ScaleSchedule.of(audio_guidance), formula, keep_colour, batch_branches
+        )
+        for part in (guidance.text, guidance.audio, guidance):
+            part.validate()
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type is '{output_type}'; it must be one of {', '.join(OUTPUT_TYPES)}")
+        if not 1 <= num_inference_steps <= MAX_STEPS:
+            raise InputError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {MAX_STEPS}")
+        intensity = self._motion(motion, expression_motion, body_motion)
+        face_scale = self._face_scale(face_scale)
+        samples = audio if isinstance(audio, np.ndarray) else media.read_audio(audio, sample_rate=SAMPLE_RATE)
+        timing = Timing.of(len(samples), fps, self.vae.config.scale_factor_temporal)
+        windows = plan_windows(
+            timing.latent_frames, *_latent_lengths(window_frames, overlap_frames, self.vae.config.scale_factor_temporal)
+        )
+        portrait = _portrait(image, height, width, fit, face)
+
+        # 2. Encode what the video is told
+        conditions = self._encode(
+            portrait, samples, prompt, negative_prompt, timing, len(windows[0].frames), intensity, face_scale
+        )
+
+        # 3. Denoise
+        device = self._execution_device
+        shape = (1, self.transformer.config.out_channels, timing.latent_frames, *conditions.latents.shape[-2:])
+        latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        timesteps = set_steps(self.scheduler, num_inference_steps, device)
+        self._interrupt = False
+        with self.progress_bar(total=len(timesteps) * len(windows)) as bar:
+            bar.set_description("denoise")
+            denoiser = Denoiser(self.transformer, conditions, windows, batched=guidance.batched, advance=bar.update)
+            for step, timestep in enumerate(timesteps):
+                if self.interrupt:
+                    break
+                plan = step_guidance(guidance, step, len(timesteps), prompted=conditions.prompted)
+                prediction = denoiser.predict(latents, timestep, plan)
+                latents = self.scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
+
+        # 4. Decode
+        frames = latents if output_type == "latent" else self._output(latents, timing.frames, output_type)
+        self.maybe_free_model_hooks()
+        return FantasyTalkingOutput(frames=frames, num_frames=timing.frames, fps=fps)
+
+    @torch.no_grad()
+    def iterate_frames(self, latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
+        """The first `num_frames` pictures (H, W, 3) uint8 RGB of (1, 16, F, h, w), decoded as they are asked for."""
+        for chunk in self._decoded(latents, num_frames):
+            yield from rearrange((chunk * 255).round().to(torch.uint8), "c t h w -> t h w c").cpu().numpy()
+
+    def _decoded(self, latents: Tensor, num_frames: int) -> Iterator[Tensor]:
+        """(3, t, H, W) pieces in [0, 1], `num_frames` frames in all."""
+        left = num_frames
+        with self.progress_bar(total=num_frames) as bar:
+            bar.set_description("decode")
+            for chunk in VideoAutoencoder(self.vae).decode_in_turn(latents):
+                chunk = ((chunk + 1) / 2)[:, :left]
+                left -= chunk.shape[1]
+                bar.update(chunk.shape[1])
+                yield chunk
+                if not left:
+                    return
+
+    def _output(self, latents: Tensor, num_frames: int, output_type: str) -> Any:
+        if output_type == "pil":
+            return [[Image.fromarray(frame) for frame in self.iterate_frames(latents, num_frames)]]
+        video = torch.cat([chunk.cpu() for chunk in self._decoded(latents, num_frames)], dim=1)
+        if output_type == "pt":
+            return rearrange(video, "c t h w -> 1 t c h w")
+        return rearrange(video, "c t h w -> 1 t h w c").numpy()
+
+    def _encode(
+        self,
+        portrait: Portrait,
+        samples: NDArray[np.float32],
+        prompt: str,
+        negative_prompt: str,
+        timing: Timing,
+        window_length: int,
+        intensity: tuple[float, float],
+        face_scale: float,
+    ) -> VideoConditions:
+        device, dtype = self._execution_device, self.transformer.dtype
+        length, dim = self.config.text_length, self.transformer.config.text_dim
+        with self.progress_bar(total=5) as bar:
+            bar.set_description("encode")
+
+            def done(tensor: Tensor) -> Tensor:
+                bar.update()
+                return tensor.to(device, dtype)
+
+            text_encoder = TextEncoder(self.text_encoder, self.tokenizer, length)
+            no_text = encode_text(text_encoder, negative_prompt, length, dim).to(device, dtype)
+            alike = prompt == negative_prompt
+            text = done(no_text if alike else encode_text(text_encoder, prompt, length, dim))
+            picture = torch.from_numpy(np.ascontiguousarray(portrait.pixels))
+            image = done(ImageEncoder(self.image_encoder, self.image_processor).encode(picture)[None])
+            audio = encode_sound(
+                AudioEncoder(self.audio_encoder, self.audio_processor),
+                samples,
+                timing,
+                self.config.audio_window,
+                self.config.window_seconds,
+            )
+            bar.update()
+            first = done(encode_first_frame(VideoAutoencoder(self.vae), portrait.pixels, window_length))
+            face = done(self._face(portrait, face_scale))
+        return VideoConditions(
+            text=text,
+            no_text=text if alike else no_text,
+            image=image,
+            latents=first,
+            audio=audio,
+            face=face,
+            motion=torch.tensor([intensity], device=device, dtype=dtype),
+            face_scale=face_scale,
+        )
+
+    def _face(self, portrait: Portrait, face_scale: float) -> Tensor:
+        """(1, 1, 512) identity of the portrait; zeros, which nobody reads, where the face attention is off."""
+        if face_scale == 0:
+            return torch.zeros(1, 1, self.transformer.config.face_dim)
+        if self.face_network is None:
+            raise InputError(
+                "the pipeline has no face encoder; set pipe.face_network to an ArcFace .onnx, or face_scale=0"
+            )
+        return torch.from_numpy(
+            FaceEncoder.from_pretrained(self.face_network).encode(portrait.pixels, portrait.points)
+        )[None, None]
+
+    def _motion(self, motion: float, expression: float | None, body: float | None) -> tuple[float, float]:
+        intensity = (motion if expression is None else expression, motion if body is None else body)
+        for name, value in zip(("expression", "body"), intensity, strict=True):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} motion is {value}; it must be 0 to 1 (0.5 = neutral)")
+        if "audio" not in self.trained_modules:
+            raise InputError("this model's audio module was never trained, so nobody would speak; use another adapter")
+        if "motion" not in self.trained_modules and intensity != (NEUTRAL_MOTION, NEUTRAL_MOTION):
+            raise InputError(
+                f"motion {intensity[0]:g} / {intensity[1]:g} was asked for, but this model's motion module was never "
+                "trained; leave motion at 0.5, or use an adapter that has it"
+            )
+        return intensity
+
+    def _face_scale(self, scale: float | None) -> float:
+        trained = "face" in self.trained_modules
+        if scale is None:
+            return 1.0 if trained else 0.0
+        if not 0 <= scale <= 10:
+            raise InputError(f"face_scale is {scale}; it must be 0 to 10 (1 = as trained)")
+        if scale and not trained:
+            raise InputError(
+                f"face_scale {scale:g} was asked for, but this model's face module was never trained; leave it out, or "
+                "use an adapter that has it"
+            )
+        return scale
+
+
+def _portrait(image: ImageInput, height: int | None, width: int | None, fit: Fit, face: int | None) -> Portrait:
+    if isinstance(image, Portrait):
+        if (height, width) not in ((None, None), image.pixels.shape[:2]):
+            raise InputError(f"height and width are {height} and {width}; the portrait is {image.pixels.shape[:2]}")
+        return image
+    if isinstance(image, str | Path):
+        pixels = media.read_image(image)
+    else:
+        pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    return frame_portrait(pixels, parse_sizes([f"{width or 512}x{height or 512}"]), fit=fit, face=face)
+
+
+def _latent_lengths(window_frames: int, overlap_frames: int, stride: int) -> tuple[int, int]:
+    if window_frames < 1 + 2 * stride or (window_frames - 1) % stride:
+        raise InputError(f"window_frames is {window_frames}; it must be 1 + {stride}k and at least {1 + 2 * stride}")
+    if overlap_frames < stride or overlap_frames % stride:
+        raise InputError(f"overlap_frames is {overlap_frames}; it must be a multiple of {stride}, at least {stride}")
+    return 1 + (window_frames - 1) // stride, overlap_frames // stride
