@@ -11,7 +11,7 @@ from torch import Tensor
 from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows, clip_window, frame_windows
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.dataset import Sample
-from fantasytalking.encoders.wan import first_frame_mask, pad_text
+from fantasytalking.encoders.wan_conventions import first_frame_mask, pad_text
 from fantasytalking.errors import InputError
 
 

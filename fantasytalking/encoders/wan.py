@@ -24,7 +24,10 @@ from transformers import (
 
 from fantasytalking.conditions import latent_frame_count
 from fantasytalking.encoders.loading import bring, load_model, load_part
+from fantasytalking.encoders.wan_conventions import first_frame_mask, pad_text
 from fantasytalking.errors import InputError
+
+__all__ = ["ImageEncoder", "TextEncoder", "VideoAutoencoder", "clean_prompt", "first_frame_mask", "pad_text"]
 
 
 class VideoAutoencoder:
@@ -152,17 +155,6 @@ class VideoAutoencoder:
         return mean.view(shape), std.view(shape)
 
 
-def first_frame_mask(latents: Tensor, temporal_stride: int = 4) -> Tensor:
-    """Wan's mask of given frames (B, temporal_stride, F, h, w) for `latents` (B, C, F, h, w): only frame 0 is given.
-
-    Frame 0 counts `temporal_stride` times, so that all channels of latent frame 0 are 1.
-    """
-    batch, _, frames, height, width = latents.shape
-    mask = latents.new_zeros(batch, temporal_stride, frames, height, width)
-    mask[:, :, 0] = 1
-    return mask
-
-
 class TextEncoder:
     """umT5: a prompt to its states."""
 
@@ -207,12 +199,6 @@ def clean_prompt(prompt: str) -> str:
     Wan also repairs wrongly decoded text (with ftfy), which changes nothing in plain text of one encoding.
     """
     return " ".join(html.unescape(html.unescape(unicodedata.normalize("NFC", prompt))).split())
-
-
-def pad_text(states: Tensor, length: int) -> Tensor:
-    """`states` (T, D) followed by zeros: (length, D), as Wan was trained; longer ones are cut to `length`."""
-    states = states[:length]
-    return torch.cat([states, states.new_zeros(length - states.shape[0], states.shape[1])])
 
 
 class ImageEncoder:

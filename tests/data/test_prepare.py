@@ -181,7 +181,7 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(corpus: Corpus
     assert digests(corpus.output) == digest
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(InputError, match="begun with other settings"):
-        run_here(corpus.videos, corpus.output, small_config(Path(corpus.config.components), frames=13, stride=1000))
+        run_here(corpus.videos, corpus.output, small_config(Path(corpus.config.components), frames=21, stride=1000))
 
 
 def test_the_normaliser_of_another_corpus_can_be_used(corpus: Corpus, components: Path, tmp_path: Path) -> None:
@@ -343,9 +343,10 @@ def test_accelerate_launch_gives_the_bytes_of_one_process(good: Path, components
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_video_of_two_hours_takes_no_more_memory(good: Path, components: Path, tmp_path: Path) -> None:
-    config = small_config(components, stride=90_000, contact_sheet_clips=0)
     peaks = {}
-    for name, seconds in (("short", 120), ("long", 7190)):
+    # Two clips each: MediaPipe's and torch's own memory settles over the first clips.
+    for name, seconds, stride in (("short", 110, 1_500), ("long", 7190, 90_000)):
+        config = small_config(components, stride=stride, contact_sheet_clips=0)
         (tmp_path / name).mkdir()
         repeat(good / "talk.mp4", tmp_path / name / "video.mp4", seconds)
         answer = PROCESSES.SimpleQueue()
@@ -355,8 +356,9 @@ def test_a_video_of_two_hours_takes_no_more_memory(good: Path, components: Path,
         process.start()
         process.join()
         peaks[name] = answer.get()
-    assert len(read_manifest(tmp_path / "short-out" / "manifest.jsonl")) == 1
-    assert [record.start for record in read_manifest(tmp_path / "long-out" / "manifest.jsonl")] == [0.0, 3600.0]
+    for name, second in (("short", 60.0), ("long", 3600.0)):
+        records = read_manifest(tmp_path / f"{name}-out" / "manifest.jsonl")
+        assert [record.start for record in records] == [0.0, second]
     assert peaks["long"] < peaks["short"] + 50, peaks
 
 

@@ -14,9 +14,8 @@ from fantasytalking.encoders.wan import (
     TextEncoder,
     VideoAutoencoder,
     clean_prompt,
-    first_frame_mask,
-    pad_text,
 )
+from fantasytalking.encoders.wan_conventions import first_frame_mask, pad_text
 from fantasytalking.errors import InputError
 from tests.tiny_components import IMAGE_DIM, TEXT_DIM
 
