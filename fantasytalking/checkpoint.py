@@ -132,11 +132,11 @@ def _write_parts(
             save_config(train, temporary / "train.yaml")
 
 
-def read_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    """Configuration and tensors of an adapter folder (or of the adapter.safetensors in one).
+def read_config(folder: str | Path) -> AdapterConfig:
+    """What an adapter folder (or the adapter.safetensors in one) says of itself; no tensor is read.
 
     Raises:
-        InputError: no adapter there, unknown configuration, or a tensor that belongs to none of its modules.
+        InputError: no adapter there, or unknown configuration.
     """
     folder = Path(folder)
     folder = folder.parent if folder.name == ADAPTER_FILE else folder
@@ -152,6 +152,18 @@ def read_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
         )
     config = AdapterConfig(**values)
     config.validate(source)
+    return config
+
+
+def read_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """Configuration and tensors of an adapter folder (or of the adapter.safetensors in one).
+
+    Raises:
+        InputError: no adapter there, unknown configuration, or a tensor that belongs to none of its modules.
+    """
+    config = read_config(folder)
+    folder = Path(folder)
+    folder = folder.parent if folder.name == ADAPTER_FILE else folder
     stored = open_safetensors(folder / ADAPTER_FILE)
     for name in stored.shapes:
         if portrait_module(name) not in config.modules:

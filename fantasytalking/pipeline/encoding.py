@@ -59,7 +59,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class VideoConditions:
-    """What a video is denoised with. Tensors stand on the model's device in its type, the sound's windows on the CPU."""
+    """What a video is denoised with: on the model's device in its type, the sound's windows on the CPU."""
 
     text: Tensor
     """(1, T, D) states of the prompt."""

@@ -70,8 +70,7 @@ def load_saved(
     if missing:
         raise InputError(f"'{folder}/model_index.json' has no {missing[0]}; save the pipeline again")
     pipeline = pipeline_class(**parts, **ready, **{name: index[name] for name in SETTINGS})
-    found = sorted((folder / FACE_ENCODER).glob("*.onnx"))
-    pipeline.face_network = found[0] if found else None
+    pipeline.face_network = find_onnx(folder)
     pipeline.motion_normaliser = read_normaliser(folder)
     return pipeline
 
@@ -115,13 +114,21 @@ def load_base(
         text_length=text_length,
         **parts,
     )
-    if face_encoder is None:
-        found = sorted((base / FACE_ENCODER).glob("*.onnx"))
-        pipeline.face_network = found[0] if found else None
-    else:
-        pipeline.face_network = existing_file(face_encoder, "face encoder")
+    pipeline.face_network = find_onnx(base) if face_encoder is None else existing_file(face_encoder, "face encoder")
     pipeline.motion_normaliser = read_normaliser(adapter) or read_normaliser(base)
     return pipeline
+
+
+def find_onnx(folder: Path) -> Path | None:
+    """The ArcFace network in a components folder or saved pipeline, where there is one.
+
+    Raises:
+        InputError: there are several.
+    """
+    found = sorted((folder / FACE_ENCODER).glob("*.onnx"))
+    if len(found) > 1:
+        raise InputError(f"'{folder / FACE_ENCODER}' holds {len(found)} .onnx files; leave one")
+    return found[0] if found else None
 
 
 def read_normaliser(folder: Path) -> dict[str, float] | None:

@@ -38,6 +38,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.lora import has_lora
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.controls import NEUTRAL_MOTION, check_speech, face_weight, motion_intensity
 from fantasytalking.pipeline.denoising import Denoiser
 from fantasytalking.pipeline.encoding import Timing, VideoConditions, encode_first_frame, encode_sound, encode_text
 from fantasytalking.pipeline.guidance import Formula, GuidanceConfig, ScaleSchedule, step_guidance
@@ -47,7 +48,6 @@ from fantasytalking.pipeline.scheduling import set_steps
 from fantasytalking.pipeline.windows import plan_windows
 
 OUTPUT_TYPES = ("np", "pil", "pt", "latent")
-NEUTRAL_MOTION = 0.5
 MAX_STEPS = 1000
 
 ImageInput = Portrait | NDArray[np.uint8] | Image.Image | str | Path
@@ -145,7 +145,8 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         """
         if has_lora(self.transformer):
             raise InputError(
-                "the transformer holds a LoRA; first call pipe.transformer.fuse_lora() and pipe.transformer.unload_lora()"
+                "the transformer holds a LoRA, which has no place in a plain folder; first call "
+                "pipe.transformer.fuse_lora() and pipe.transformer.unload_lora()"
             )
         super().save_pretrained(save_directory, **kwargs)
         if self.face_network is not None:
@@ -235,12 +236,17 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             raise InputError(f"output_type is '{output_type}'; it must be one of {', '.join(OUTPUT_TYPES)}")
         if not 1 <= num_inference_steps <= MAX_STEPS:
             raise InputError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {MAX_STEPS}")
-        intensity = self._motion(motion, expression_motion, body_motion)
-        face_scale = self._face_scale(face_scale)
+        check_speech(self.trained_modules)
+        intensity = motion_intensity(
+            self.trained_modules,
+            motion if expression_motion is None else expression_motion,
+            motion if body_motion is None else body_motion,
+        )
+        face_scale = face_weight(self.trained_modules, face_scale, self.face_network is not None)
         samples = audio if isinstance(audio, np.ndarray) else media.read_audio(audio, sample_rate=SAMPLE_RATE)
         timing = Timing.of(len(samples), fps, self.vae.config.scale_factor_temporal)
         windows = plan_windows(
-            timing.latent_frames, *_latent_lengths(window_frames, overlap_frames, self.vae.config.scale_factor_temporal)
+            timing.latent_frames, *latent_lengths(window_frames, overlap_frames, self.vae.config.scale_factor_temporal)
         )
         portrait = _portrait(image, height, width, fit, face)
 
@@ -350,40 +356,10 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         """(1, 1, 512) identity of the portrait; zeros, which nobody reads, where the face attention is off."""
         if face_scale == 0:
             return torch.zeros(1, 1, self.transformer.config.face_dim)
-        if self.face_network is None:
-            raise InputError(
-                "the pipeline has no face encoder; set pipe.face_network to an ArcFace .onnx, or face_scale=0"
-            )
+        assert self.face_network is not None, "face_weight has checked it"
         return torch.from_numpy(
             FaceEncoder.from_pretrained(self.face_network).encode(portrait.pixels, portrait.points)
         )[None, None]
-
-    def _motion(self, motion: float, expression: float | None, body: float | None) -> tuple[float, float]:
-        intensity = (motion if expression is None else expression, motion if body is None else body)
-        for name, value in zip(("expression", "body"), intensity, strict=True):
-            if not 0 <= value <= 1:
-                raise InputError(f"{name} motion is {value}; it must be 0 to 1 (0.5 = neutral)")
-        if "audio" not in self.trained_modules:
-            raise InputError("this model's audio module was never trained, so nobody would speak; use another adapter")
-        if "motion" not in self.trained_modules and intensity != (NEUTRAL_MOTION, NEUTRAL_MOTION):
-            raise InputError(
-                f"motion {intensity[0]:g} / {intensity[1]:g} was asked for, but this model's motion module was never "
-                "trained; leave motion at 0.5, or use an adapter that has it"
-            )
-        return intensity
-
-    def _face_scale(self, scale: float | None) -> float:
-        trained = "face" in self.trained_modules
-        if scale is None:
-            return 1.0 if trained else 0.0
-        if not 0 <= scale <= 10:
-            raise InputError(f"face_scale is {scale}; it must be 0 to 10 (1 = as trained)")
-        if scale and not trained:
-            raise InputError(
-                f"face_scale {scale:g} was asked for, but this model's face module was never trained; leave it out, or "
-                "use an adapter that has it"
-            )
-        return scale
 
 
 def _portrait(image: ImageInput, height: int | None, width: int | None, fit: Fit, face: int | None) -> Portrait:
@@ -398,7 +374,7 @@ def _portrait(image: ImageInput, height: int | None, width: int | None, fit: Fit
     return frame_portrait(pixels, parse_sizes([f"{width or 512}x{height or 512}"]), fit=fit, face=face)
 
 
-def _latent_lengths(window_frames: int, overlap_frames: int, stride: int) -> tuple[int, int]:
+def latent_lengths(window_frames: int, overlap_frames: int, stride: int) -> tuple[int, int]:
     if window_frames < 1 + 2 * stride or (window_frames - 1) % stride:
         raise InputError(f"window_frames is {window_frames}; it must be 1 + {stride}k and at least {1 + 2 * stride}")
     if overlap_frames < stride or overlap_frames % stride:

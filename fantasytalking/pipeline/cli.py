@@ -1,0 +1,102 @@
+"""The options of scripts/infer.py."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from fantasytalking.config import load_config, preset_path
+from fantasytalking.errors import InputError
+from fantasytalking.pipeline.run import Job, check_inputs, default_output, replay_job
+from fantasytalking.pipeline.settings import InferConfig
+
+
+class Option(NamedTuple):
+    """An option that sets a field of the configuration."""
+
+    flag: str
+    kind: type
+    text: str
+
+
+OPTIONS = (
+    Option("prompt", str, "what to see"),
+    Option("negative-prompt", str, "what not to see"),
+    Option("motion", float, "intensity of expression and body, 0 to 1; 0.5 = neutral"),
+    Option("expression-motion", float, "of the expression alone"),
+    Option("body-motion", float, "of head and body alone"),
+    Option("text-guidance", float, "scale of text guidance at every step; 1 = none, useful: 3 to 7"),
+    Option("audio-guidance", float, "scale of audio guidance at every step"),
+    Option("steps", int, "denoising steps"),
+    Option("seed", int, "of the noise"),
+    Option("fps", float, "frames a second"),
+    Option("size", str, "of the video: N or WIDTHxHEIGHT, multiples of 16"),
+    Option("seconds", float, "at most so much of the sound"),
+    Option("face", int, "which of several faces, from 1 at the left"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other mistake."""
+        raise InputError(f"{message}; --help tells all options")
+
+
+def parse(arguments: Sequence[str], description: str) -> Job:
+    """What the command line asks for. Options prevail over key=value, which prevails over the configuration file.
+
+    Raises:
+        InputError: anything that cannot be used.
+    """
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--image", type=Path, help="the portrait: jpg, png, webp, bmp, tiff or gif")
+    parser.add_argument("--audio", type=Path, help="the speech: a sound file, or a video for its sound track")
+    for option in OPTIONS:
+        parser.add_argument(f"--{option.flag}", type=option.kind, help=option.text)
+    parser.add_argument("--config", type=Path, help="default: configs/nano/infer.yaml")
+    parser.add_argument("--output", type=Path, help="the video, .mp4; default: outputs/IMAGE_AUDIO.mp4")
+    parser.add_argument("--contact-sheet", action="store_true", help="a picture of some frames beside the video")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="make the video of this JSON again")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in guidance.audio.share=0.7")
+    given = parser.parse_args(arguments)
+    if given.replay is not None:
+        _refuse_others(given)
+        return replay_job(given.replay, given.output, given.contact_sheet)
+    image, audio = check_inputs(given.image, given.audio)
+    config = load_config(InferConfig, given.config or preset_path("nano", "infer"), given.overrides)
+    config = with_options(config, {option.flag: getattr(given, option.flag.replace("-", "_")) for option in OPTIONS})
+    return Job(config, image, audio, given.output or default_output(image, audio), given.contact_sheet)
+
+
+def with_options(config: InferConfig, values: dict[str, Any]) -> InferConfig:
+    """The configuration with the options that are not None; checked again.
+
+    Raises:
+        InputError: a value outside its limits.
+    """
+    values = {flag.replace("-", "_"): value for flag, value in values.items() if value is not None}
+    motion, size = values.pop("motion", None), values.pop("size", None)
+    scales = {name: values.pop(f"{name}_guidance") for name in ("text", "audio") if f"{name}_guidance" in values}
+    if motion is not None:
+        values = {"expression_motion": motion, "body_motion": motion, **values}
+    if size is not None:
+        values["sizes"] = [size]
+    guidance = config.guidance
+    if "text" in scales:
+        guidance = replace(guidance, text=replace(guidance.text, start=scales["text"], end=scales["text"]))
+    if "audio" in scales:
+        guidance = replace(guidance, audio=replace(guidance.audio, start=scales["audio"], end=scales["audio"]))
+    for schedule in (guidance.text, guidance.audio):
+        schedule.validate()
+    config = replace(config, guidance=guidance)
+    config = replace(config, **values)
+    config.validate()
+    return config
+
+
+def _refuse_others(given: argparse.Namespace) -> None:
+    flags = ["image", "audio", "config", *(option.flag for option in OPTIONS)]
+    others = [f"--{flag}" for flag in flags if getattr(given, flag.replace("-", "_")) is not None] + given.overrides
+    if others:
+        raise InputError(f"--replay takes everything from its file; leave '{others[0]}' out")

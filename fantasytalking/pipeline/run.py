@@ -1,0 +1,255 @@
+"""From files to a video file: what scripts/infer.py does once its options are read."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fantasytalking import media
+from fantasytalking.encoders.wav2vec import SAMPLE_RATE
+from fantasytalking.errors import InputError
+from fantasytalking.files import existing_file, written_whole
+from fantasytalking.models.presets import load_model_config
+from fantasytalking.pipeline.controls import check_speech, face_weight, motion_intensity
+from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
+from fantasytalking.pipeline.portrait import frame_portrait, parse_sizes
+from fantasytalking.pipeline.record import Record, hash_file
+from fantasytalking.pipeline.scheduling import make_scheduler
+from fantasytalking.pipeline.settings import InferConfig, Offload
+from fantasytalking.pipeline.weights import Weights, find_weights
+
+SOUND_RATE = 48_000
+"""Of the sound that is written; wav2vec2 hears it at 16 kHz."""
+SHEET_FRAMES = 12
+PARTS = 5
+"""VAE, text, image and audio encoder, transformer."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make."""
+
+    config: InferConfig
+    image: Path
+    audio: Path
+    output: Path
+    contact_sheet: bool = False
+    replayed: Record | None = None
+    """The record that is being made again."""
+
+
+def replay_job(record: Path, output: Path | None, contact_sheet: bool) -> Job:
+    """The job of a record; without `output` the video is made again in its own place."""
+    made = Record.load(record)
+    return Job(made.config, made.image, made.audio, output or made.output, contact_sheet, made)
+
+
+def run(job: Job) -> str:
+    """Makes the video, its record (.json) and, when wanted, its contact sheet (.png), all of them or none.
+
+    Returns:
+        one line: path, duration, seconds taken for each second of video.
+
+    Raises:
+        InputError: anything given that cannot be used.
+    """
+    if job.output.suffix.lower() != ".mp4":
+        raise InputError(f"output '{job.output}' does not end in .mp4, the one format that is written")
+    config = job.config
+    weights = find_weights(config)
+    device = _device(config)
+    modules = weights.trained_modules()
+    check_speech(modules)
+    motion_intensity(modules, config.expression_motion, config.body_motion)
+    face_weight(modules, config.face_scale, weights.has_face_encoder)
+    record = Record.of(config, job.image, job.audio, weights, job.output, _describe(device))
+    if job.replayed is not None:
+        torch.set_num_threads(job.replayed.threads)
+        record = replace(record, threads=job.replayed.threads)
+        for difference in job.replayed.differences(record):
+            _tell(f"note: {difference}; the video may differ")
+    samples = media.read_audio(job.audio, sample_rate=SAMPLE_RATE, duration=config.seconds)
+    sound = media.read_audio(job.audio, sample_rate=SOUND_RATE, duration=config.seconds)
+    portrait = frame_portrait(
+        media.read_image(job.image),
+        parse_sizes(config.sizes),
+        fit=config.fit,
+        face=config.face,
+        least_face=config.least_face,
+    )
+    if config.note:
+        _tell(f"note: {config.note}")
+    with ExitStack() as outputs, _repeatable():
+        # Made before the work, so that a place that cannot be written to is told at once.
+        video = outputs.enter_context(written_whole(job.output))
+        text = outputs.enter_context(written_whole(job.output.with_suffix(".json")))
+        sheet = outputs.enter_context(written_whole(job.output.with_suffix(".png"))) if job.contact_sheet else None
+        pipe = load_pipeline(config, weights, device)
+        begin = time.perf_counter()
+        made = pipe(
+            portrait,
+            samples,
+            config.prompt,
+            config.negative_prompt,
+            expression_motion=config.expression_motion,
+            body_motion=config.body_motion,
+            face_scale=config.face_scale,
+            text_guidance=config.guidance.text,
+            audio_guidance=config.guidance.audio,
+            formula=config.guidance.formula,
+            keep_colour=config.guidance.keep_colour,
+            batch_branches=config.guidance.batched,
+            num_inference_steps=config.steps,
+            fps=config.fps,
+            window_frames=config.window_frames,
+            overlap_frames=config.overlap_frames,
+            generator=torch.Generator().manual_seed(config.seed),
+            output_type="latent",
+        )
+        shown = _Shown(pipe.iterate_frames(made.frames, made.num_frames), made.num_frames, sheet is not None)
+        media.write_video(video, shown, fps=config.fps, audio=sound, sample_rate=SOUND_RATE)
+        elapsed = time.perf_counter() - begin
+        if sheet is not None:
+            _write_sheet(sheet, shown.kept, config.fps)
+        record = replace(record, video=hash_file(video))
+        duration = made.num_frames / config.fps
+        height, width = portrait.pixels.shape[:2]
+        result = {
+            "frames": made.num_frames,
+            "fps": config.fps,
+            "width": width,
+            "height": height,
+            "seconds": duration,
+            "seconds_taken": round(elapsed, 3),
+            "motion_normaliser": pipe.motion_normaliser,
+        }
+        text.write_text(record.as_json(result), encoding="utf-8")
+    line = f"{job.output}: {duration:.2f} s, {width}x{height}, {elapsed / duration:.1f} s of work for a second of video"
+    if job.replayed is not None:
+        line += ", the same bits as recorded" if record.video == job.replayed.video else ", NOT the same as recorded"
+    return line
+
+
+def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -> FantasyTalkingPipeline:
+    """The pipeline of a configuration, on its device.
+
+    Raises:
+        InputError: a part is damaged, incomplete or of another kind.
+    """
+    dtype = getattr(torch, config.precision.value)
+    with tqdm(total=PARTS, desc="load", unit=" parts", leave=True) as bar:
+
+        def progress(part: str) -> None:
+            bar.set_postfix_str(part)
+            bar.update()
+
+        if weights.adapter is None:
+            pipe = FantasyTalkingPipeline.from_pretrained(weights.base, torch_dtype=dtype, progress=progress)
+        else:
+            pipe = FantasyTalkingPipeline.from_base(
+                weights.base,
+                weights.adapter,
+                portrait=asdict(load_model_config(config.model).portrait),
+                audio_encoder=weights.audio_encoder,
+                face_encoder=weights.face_encoder,
+                scheduler=make_scheduler(config.sampler, config.shift),
+                text_length=config.text_length,
+                torch_dtype=dtype,
+                progress=progress,
+            )
+    if config.offload is Offload.model:
+        pipe.enable_model_cpu_offload(device=device)
+    elif config.offload is Offload.group:
+        pipe.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)
+    else:
+        pipe.to(device)
+    return pipe
+
+
+class _Shown:
+    """Passes frames on and keeps a few, evenly spread, for the contact sheet."""
+
+    def __init__(self, frames: Iterable[NDArray[np.uint8]], count: int, keep: bool) -> None:
+        self.frames = frames
+        self.wanted = set(np.linspace(0, count - 1, min(count, SHEET_FRAMES)).round().astype(int)) if keep else set()
+        self.kept: dict[int, NDArray[np.uint8]] = {}
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        for number, frame in enumerate(self.frames):
+            if number in self.wanted:
+                self.kept[number] = frame
+            yield frame
+
+
+def _write_sheet(path: Path, frames: dict[int, NDArray[np.uint8]], fps: float) -> None:
+    from fantasytalking.perception.contact_sheet import contact_sheet
+
+    captions = [f"{number / fps:.2f} s" for number in frames]
+    media.write_image(path, contact_sheet(list(frames.values()), captions=captions))
+
+
+def _device(config: InferConfig) -> torch.device:
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise InputError("device is 'cuda', but there is no CUDA device; use device=cpu")
+    device = torch.device("cuda" if available and config.device != "cpu" else "cpu")
+    if config.offload is not Offload.none and device.type == "cpu":
+        raise InputError(f"offload is '{config.offload.value}', but the device is the CPU; use offload=none")
+    return device
+
+
+def _describe(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Arithmetic that gives the same bits each time, where PyTorch has it; a warning where it has not."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def default_output(image: Path, audio: Path) -> Path:
+    """outputs/IMAGE_AUDIO.mp4."""
+    return Path("outputs") / f"{image.stem}_{audio.stem}.mp4"
+
+
+def check_inputs(image: Path | None, audio: Path | None) -> tuple[Path, Path]:
+    """Both are given and are files.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name, path in (("image", image), ("audio", audio)):
+        if path is None:
+            raise InputError(f"no {name} was given; use --{name} FILE")
+        existing_file(path, name)
+    assert image is not None and audio is not None
+    return image, audio
+
+
+def quiet() -> None:
+    """Leaves the progress bars to us: libraries show one for every file they read."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

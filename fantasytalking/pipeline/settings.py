@@ -1,0 +1,119 @@
+"""The settings of inference (configs/*/infer.yaml)."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from fantasytalking.data.settings import Fit
+from fantasytalking.errors import InputError
+from fantasytalking.pipeline.guidance import GuidanceConfig
+from fantasytalking.pipeline.pipeline import MAX_STEPS, latent_lengths
+from fantasytalking.pipeline.portrait import parse_sizes
+from fantasytalking.pipeline.scheduling import Sampler
+
+MAX_PROMPT = 4096
+
+
+class Precision(Enum):
+    """Arithmetic of transformer, text and image encoder. VAE and wav2vec2 always work in float32."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Offload(Enum):
+    """What of the model waits in main memory while a GPU computes."""
+
+    none = "none"
+    """Nothing."""
+    model = "model"
+    """All parts but the one that works."""
+    group = "group"
+    """All blocks but the one that works: the least memory, and the slowest."""
+
+
+@dataclass
+class InferConfig:
+    """One video: the model, and what it is told. Everything that decides what comes out."""
+
+    # The model
+    model: str = "nano"
+    """Preset of the sizes: nano, wan1.3b or wan14b (configs/*/model.yaml)."""
+    base: str | None = None
+    """Folder or hub id of the Wan base, or a folder that `save_pretrained` wrote; none: the preset's."""
+    adapter: str | None = None
+    """Adapter folder; none where `base` is a saved pipeline, which has everything."""
+    audio_encoder: str | None = None
+    """wav2vec2 folder or hub id; none: the one in the base."""
+    face_encoder: str | None = None
+    """ArcFace .onnx; none: the one in the base."""
+    sampler: Sampler = Sampler.euler
+    shift: float = 5.0
+    """Of the noise levels towards noise (released: 5). A saved pipeline brings its own sampler and shift."""
+    text_length: int = 512
+    """Tokens to which prompts are padded, as in training; Wan: 512."""
+    precision: Precision = Precision.float32
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu or cuda."""
+    offload: Offload = Offload.none
+    note: str = ""
+    """A line about this model, told before it works."""
+
+    # The picture
+    sizes: list[str] = field(default_factory=lambda: ["512x512"])
+    """WIDTHxHEIGHT; the one of nearest aspect ratio is used."""
+    fit: Fit = Fit.crop
+    least_face: float = 0.12
+    """With crop, go nearer until the face has this share of the height; 0 = never."""
+    face: int | None = None
+    """Which of several faces, from 1 at the left."""
+
+    # What happens
+    prompt: str = ""
+    negative_prompt: str = ""
+    expression_motion: float = 0.5
+    body_motion: float = 0.5
+    face_scale: float | None = None
+    """Weight of the face attention, 1 = as trained; none: 1 where it was trained, else 0."""
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    steps: int = 30
+    seed: int = 0
+    fps: float = 25.0
+    seconds: float | None = None
+    """At most so much of the sound; none: all of it."""
+    window_frames: int = 81
+    """Frames denoised at once: as many as the model was trained on."""
+    overlap_frames: int = 24
+    """Frames that neighbouring windows of a longer video share."""
+
+    def validate(self) -> None:
+        """Holds every value in its limits.
+
+        Raises:
+            InputError: naming the value, the limit and the cure.
+        """
+        parse_sizes(self.sizes)
+        latent_lengths(self.window_frames, self.overlap_frames, 4)
+        limits: dict[str, tuple[float, float]] = {
+            "shift": (0.01, 100),
+            "text_length": (1, 4096),
+            "least_face": (0, 0.9),
+            "expression_motion": (0, 1),
+            "body_motion": (0, 1),
+            "face_scale": (0, 10),
+            "steps": (1, MAX_STEPS),
+            "seed": (0, 2**63 - 1),
+            "fps": (1, 120),
+            "seconds": (0.04, 14_400),
+            "face": (1, 100),
+            "window_frames": (9, 1201),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InputError(f"{name} is {value}; it must be {low:g} to {high:g}")
+        for name in ("prompt", "negative_prompt"):
+            if len(getattr(self, name)) > MAX_PROMPT:
+                raise InputError(f"{name} has {len(getattr(self, name))} characters; at most {MAX_PROMPT} are read")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")

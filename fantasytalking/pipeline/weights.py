@@ -1,0 +1,155 @@
+"""Where the weights of a configuration are, and how to get those that are not there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fantasytalking.checkpoint import read_config
+from fantasytalking.encoders.loading import HUB_ID
+from fantasytalking.errors import InputError
+from fantasytalking.models.presets import load_model_config
+from fantasytalking.pipeline.loading import find_onnx
+from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.tensor_files import read_json
+
+CHECKPOINTS = Path("checkpoints")
+
+
+class Source(NamedTuple):
+    """How weights are obtained."""
+
+    command: str
+    size: str
+    licence: str
+
+
+_HALF_OR_FULL = "in half precision, {} GB in single"
+# Sizes follow from the numbers of parameters.
+SOURCES = {
+    "checkpoints/nano": Source("python scripts/build_nano.py", "40 MB at most", "Apache-2.0"),
+    "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": Source(
+        "hf download Wan-AI/Wan2.1-I2V-14B-720P-Diffusers --local-dir checkpoints/Wan2.1-I2V-14B-720P-Diffusers",
+        f"about 46 GB {_HALF_OR_FULL.format(91)}",
+        "Apache-2.0",
+    ),
+    "weizhou03/Wan2.1-Fun-1.3B-InP-Diffusers": Source(
+        "hf download weizhou03/Wan2.1-Fun-1.3B-InP-Diffusers --local-dir checkpoints/Wan2.1-Fun-1.3B-InP-Diffusers",
+        f"about 16 GB {_HALF_OR_FULL.format(32)}",
+        "Apache-2.0",
+    ),
+    "facebook/wav2vec2-base-960h": Source(
+        "hf download facebook/wav2vec2-base-960h --include '*.json' model.safetensors "
+        "--local-dir checkpoints/wav2vec2-base-960h",
+        "about 0.4 GB",
+        "Apache-2.0",
+    ),
+    "checkpoints/fantasytalking_audio": Source(
+        "hf download acvlab/FantasyTalking fantasytalking_model.ckpt --local-dir checkpoints && "
+        "python scripts/convert_official.py checkpoints/fantasytalking_model.ckpt checkpoints/fantasytalking_audio",
+        f"about 1.7 GB {_HALF_OR_FULL.format('3.4')}",
+        "Apache-2.0",
+    ),
+    "outputs/wan1.3b/stage2/adapter": Source(
+        "accelerate launch scripts/train_stage2.py --config configs/wan1.3b/stage2.yaml (after stage 1)",
+        "about 0.9 GB in half precision, 1.8 GB in single",
+        "yours",
+    ),
+    "checkpoints/arcface/w600k_r50.onnx": Source(
+        "put w600k_r50.onnx of buffalo_l (github.com/deepinsight/insightface, model zoo) into checkpoints/arcface",
+        "0.2 GB",
+        "non-commercial research only",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Local places of everything a configuration needs."""
+
+    base: Path
+    adapter: Path | None
+    """None: `base` is a saved pipeline."""
+    audio_encoder: Path | None
+    face_encoder: Path | None
+
+    @property
+    def has_face_encoder(self) -> bool:
+        """Whether there is an ArcFace network, by itself or in the base."""
+        return self.face_encoder is not None or bool(find_onnx(self.base))
+
+    def trained_modules(self) -> list[str]:
+        """Of audio, face and motion, those that were trained, as the adapter or the saved pipeline says of itself."""
+        if self.adapter is not None:
+            return read_config(self.adapter).modules
+        return str(read_json(self.base / "model_index.json").get("trained_modules", "")).split(",")
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """Those that there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def find_weights(config: InferConfig) -> Weights:
+    """The weights that `config` names; nothing is ever downloaded unasked.
+
+    A hub id is looked for in checkpoints/NAME and then in the local cache of the hub.
+
+    Raises:
+        InputError: some are not there; one line with the command, size and licence of each.
+    """
+    base_name = config.base or load_model_config(config.model).base
+    names = {
+        "base": base_name,
+        "adapter": config.adapter,
+        "audio_encoder": config.audio_encoder,
+        "face_encoder": config.face_encoder,
+    }
+    found = {name: None if place is None else _find(place) for name, place in names.items()}
+    missing = [place for name, place in names.items() if place is not None and found[name] is None]
+    # The parts of the miniature stand in one folder, which one command makes.
+    missing = [place for place in missing if not (place != base_name and place.startswith(f"{base_name}/"))]
+    if missing:
+        raise InputError(f"weights are missing: {'; '.join(_cure(place) for place in missing)}")
+    base = found["base"]
+    assert base is not None
+    if config.adapter is None and not is_saved_pipeline(base):
+        raise InputError(
+            f"adapter is not given and the base '{base}' is no saved pipeline; give an adapter folder: adapter=FOLDER"
+        )
+    return Weights(base, found["adapter"], found["audio_encoder"], found["face_encoder"])
+
+
+def is_saved_pipeline(folder: Path) -> bool:
+    """Whether `save_pretrained` of our pipeline wrote the folder."""
+    index = folder / "model_index.json"
+    return index.is_file() and read_json(index).get("_class_name") == "FantasyTalkingPipeline"
+
+
+def _find(place: str) -> Path | None:
+    path = Path(place)
+    if path.exists():
+        return path
+    if not HUB_ID.fullmatch(place) or place.startswith(f"{CHECKPOINTS}/"):
+        return None
+    local = CHECKPOINTS / path.name
+    return local if local.is_dir() else _cached(place)
+
+
+def _cached(hub_id: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _cure(place: str) -> str:
+    source = SOURCES.get(place)
+    if source is not None:
+        return f"'{place}': {source.command} ({source.size}, {source.licence})"
+    if HUB_ID.fullmatch(place) and not place.startswith((f"{CHECKPOINTS}/", "outputs/")):
+        local = CHECKPOINTS / Path(place).name
+        return f"'{place}': hf download {place} --local-dir {local} (its page tells size and licence)"
+    return f"'{place}' does not exist; check the path"

@@ -1,0 +1,25 @@
+#!/usr/bin/env python
+"""A portrait and speech become a talking video.
+
+    python scripts/infer.py --image portrait.png --audio speech.wav --motion 0.6
+    python scripts/infer.py --config configs/wan14b/infer.yaml --image P --audio A guidance.audio.share=0.7
+    python scripts/infer.py --replay outputs/portrait_speech.json          the same video again, bit for bit
+
+Beside the video stands a .json with everything that decided it. Settings: fantasytalking/pipeline/settings.py.
+"""
+
+import sys
+
+from fantasytalking.errors import exit_cleanly
+
+
+def main() -> None:
+    from fantasytalking.pipeline.cli import parse
+    from fantasytalking.pipeline.run import quiet, run
+
+    quiet()
+    print(run(parse(sys.argv[1:], __doc__)))
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
