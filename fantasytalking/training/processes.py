@@ -87,9 +87,8 @@ class Trackers:
             tracker.log_images({name: pixels[None]}, step=step)
 
     def finish(self) -> None:
-        """Closes them."""
-        if self._config.logging.trackers:
-            self._accelerator.end_training()
+        """Closes them and takes the processes apart."""
+        self._accelerator.end_training()
 
 
 def _wandb_id(output: Path) -> str:

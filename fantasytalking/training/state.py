@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from fantasytalking.errors import InputError
 from fantasytalking.training.ema import MovingAverage
@@ -21,13 +21,20 @@ class RunState:
     """Saves and loads through accelerate, so that FSDP and DeepSpeed write their shards their own way.
 
     Args:
+        model: as `accelerator` prepared it.
         trained: names of the parameters that train.
     """
 
     def __init__(
-        self, accelerator: Accelerator, checkpoints: Checkpoints, average: MovingAverage | None, trained: list[str]
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        checkpoints: Checkpoints,
+        average: MovingAverage | None,
+        trained: list[str],
     ) -> None:
-        self._accelerator, self._checkpoints, self._average = accelerator, checkpoints, average
+        self._accelerator, self._model = accelerator, model
+        self._checkpoints, self._average = checkpoints, average
         self._trained = set(trained)
         accelerator.register_save_state_pre_hook(self._save_trained)
         accelerator.register_load_state_pre_hook(self._load_trained)
@@ -69,7 +76,24 @@ class RunState:
             self._average.load_state_dict(load_file(folder / AVERAGE_FILE))
         return progress
 
-    def _save_trained(self, models: list[nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
+    def whole(self) -> dict[str, Tensor]:
+        """The whole model as it is to be used: the moving average where there is one. Every process.
+
+        DeepSpeed trains half-precision weights with a float32 copy beside them; the copy is what was trained.
+        """
+        gathered = self._accelerator.get_state_dict(self._model)
+        state: dict[str, Tensor] = dict(gathered or {})  # under ZeRO-3 only the main process is given it
+        if self._average is not None:
+            state.update(self._average.state_dict())
+        elif self._accelerator.distributed_type is DistributedType.DEEPSPEED:
+            from deepspeed.utils import safe_get_full_fp32_param
+
+            for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
+                if name in self._trained:
+                    state[name] = safe_get_full_fp32_param(parameter).cpu()
+        return state
+
+    def _save_trained(self, models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
         """accelerate's hook: in place of the whole model, what trains. (FSDP and DeepSpeed have written theirs.)"""
         while weights:
             weights.pop()

@@ -83,7 +83,7 @@ class Trainer:
         model, self.origin = build_model(config, torch.float32 if whole else torch.bfloat16)
         self.table = trainable_table(model)
         optimiser = build_optimiser(model, config.optimiser)
-        check_output(self.output, _checkpoint_bytes(model, config))
+        check_output(self.output, _checkpoint_bytes(model, config, accelerator.distributed_type))
         self.model: nn.Module
         self.model, self.optimiser = accelerator.prepare(model, optimiser)
         # DeepSpeed casts the whole model itself and wants its inputs cast; the others autocast.
@@ -91,9 +91,8 @@ class Trainer:
         self._input_dtype = torch.bfloat16 if cast else torch.float32
         unwrapped = accelerator.unwrap_model(self.model)
         self.average = MovingAverage(unwrapped, config.optimiser.ema_decay) if config.optimiser.ema_decay else None
-        self.state = RunState(
-            accelerator, Checkpoints(self.output, config.saving.keep_last), self.average, self.origin.trained
-        )
+        checkpoints = Checkpoints(self.output, config.saving.keep_last)
+        self.state = RunState(accelerator, self.model, checkpoints, self.average, self.origin.trained)
         self.trackers = Trackers(accelerator, config)
 
     def train(self) -> Path:
@@ -239,19 +238,23 @@ class Trainer:
 
     def _save_adapter(self, step: int) -> None:
         described, base_names = self.origin.adapter(self.config, step)
-        with self._averaged():
-            state = self.accelerator.get_state_dict(self.model)
-            if self.accelerator.is_main_process:
-                write_state(state, self.output / "adapter", described, self.config, base_names)
-                logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(described.modules)}")
+        state = self.state.whole()
+        if self.accelerator.is_main_process:
+            write_state(state, self.output / "adapter", described, self.config, base_names)
+            logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(described.modules)}")
         self.accelerator.wait_for_everyone()
 
     def _averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self.average is None else self.average.applied()
 
 
-def _checkpoint_bytes(model: nn.Module, config: TrainConfig) -> int:
-    """Weights and two moments of what trains (and its average) in every checkpoint kept and one being written."""
+def _checkpoint_bytes(model: nn.Module, config: TrainConfig, kind: DistributedType) -> int:
+    """Weights and two moments of what trains (and its average) in every checkpoint kept and one being written.
+
+    FSDP writes the frozen weights too, in float32.
+    """
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    frozen = sum(value.numel() for value in model.parameters() if not value.requires_grad)
     tensors = 4 if config.optimiser.ema_decay else 3
-    return trained * 4 * tensors * (config.saving.keep_last + 1)
+    numbers = trained * tensors + (frozen if kind is DistributedType.FSDP else 0)
+    return numbers * 4 * (config.saving.keep_last + 1)

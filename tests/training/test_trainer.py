@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.checkpoint import load_adapter, read_adapter
+from fantasytalking.checkpoint import load_adapter, read_adapter, to_official, write_released
 from fantasytalking.errors import InputError
+from fantasytalking.models.assembly import portrait_module
 from fantasytalking.training.config import TrainConfig, ValidationConfig
 from fantasytalking.training.model import build_model
 from fantasytalking.training.trainer import Trainer, ValidationResult
@@ -212,3 +213,46 @@ def test_trackers_write_what_was_logged(configure: Configure):
     events = list(Path(config.output).rglob("events.out.tfevents.*"))
     assert events
     assert b"loss_by_noise" in b"".join(path.read_bytes() for path in events)
+
+
+def test_a_lora_is_trained_saved_and_trained_on(configure: Configure):
+    lora = {"stage__lora__rank": 4, "stage__lora__alpha": 8, "stage__lora__targets": "[attn1.to_q,attn1.to_v]"}
+    first = run(configure("one", **lora))
+    described, _ = read_adapter(first)
+    assert described.lora == {"rank": 4, "alpha": 8.0, "targets": ["attn1.to_q", "attn1.to_v"]}
+    start = load_file(first / "lora.safetensors")
+    assert all(start[name].abs().max() > 0 for name in start)
+
+    second = run(configure("two", stage__init_from=first, **STAGE2))
+    assert read_adapter(second)[0].lora == described.lora
+    assert not same(load_file(second / "lora.safetensors"), start)
+    with pytest.raises(InputError, match="brings a LoRA of rank 4"):
+        run(configure("three", stage__init_from=first, **{**lora, "stage__lora__rank": 8}))
+
+
+def test_everything_is_trained_and_kept_by_the_next_stage(configure: Configure):
+    first = run(configure("one", stage__trainable="['*']"))
+    start = load_file(first / "base.safetensors")
+    assert read_adapter(first)[0].base_tensors == len(start) > 50
+    second = run(configure("two", stage__init_from=first, **STAGE2))
+    assert same(load_file(second / "base.safetensors"), start)
+
+
+def test_the_released_audio_weights_are_a_start(configure: Configure, tmp_path: Path):
+    fresh, _ = build_model(configure(), torch.float32)
+    audio = {name: value + 0.01 for name, value in fresh.state_dict().items() if portrait_module(name) == "audio"}
+    write_released(to_official(audio), tmp_path / "released.safetensors")
+    config = configure(stage__init_from=tmp_path / "released.safetensors", stage__trainable="[face]")
+    described, tensors = read_adapter(run(config))
+    assert described.modules == ["audio", "face"]
+    assert same({name: value for name, value in tensors.items() if name in audio}, audio)
+    with pytest.raises(InputError, match="train stage 1 first"):
+        run(configure("none", stage__init_from=tmp_path / "nothing"))
+
+
+def test_wandb_offline_and_disabled_write_no_line_to_the_net(configure: Configure):
+    for mode in ("offline", "disabled"):
+        config = configure(mode, logging__trackers="[wandb]", logging__wandb_mode=mode)
+        run(config)
+        runs = list((Path(config.output) / "wandb").glob("offline-run-*/*.wandb"))
+        assert len(runs) == (mode == "offline")
