@@ -1,6 +1,6 @@
 """Makes a corpus of talking people: make_portrait_world.py --identities 0-9 --sentences FILE --output DIR
 
-Identities 0-999 are for training, 1000-1999 are held out; data/portrait_world has sentences for each.
+Identities 0-999 are for training, those from 1000 on are held out; data/portrait_world has sentences for each.
 """
 
 import argparse

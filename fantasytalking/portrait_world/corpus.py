@@ -17,7 +17,9 @@ from fantasytalking.portrait_world.speech import MAXIMUM_CHARACTERS
 
 SMALLEST_SIZE, LARGEST_SIZE = 96, 512
 MAXIMUM_FILE_BYTES, MAXIMUM_SENTENCES = 1_000_000, 10_000
-HELD_OUT_MARK = "heldout"
+SENTENCES = Path(__file__).resolve().parent.parent.parent / "data" / "portrait_world"
+TRAINING_SENTENCES, HELD_OUT_SENTENCES = SENTENCES / "sentences_train.txt", SENTENCES / "sentences_heldout.txt"
+"""The project's own sentences, one a line."""
 CLIPS_PER_TASK = 6
 
 
@@ -61,16 +63,31 @@ class CorpusPlan:
 def read_sentences(path: str | Path, identities: range) -> list[str]:
     """The lines of a sentences file without blank ones, checked to be meant for these people.
 
-    Held-out people say only sentences of files whose name contains "heldout", training people only others.
+    The project's held-out sentences are only for held-out people and its training sentences only for the others;
+    sentences of one's own are for anyone.
 
     Raises:
-        InputError: missing, not UTF-8, too large, empty, a line too long, or meant for the other people.
+        InputError: missing, not UTF-8, too large, empty, a line too long, or one kept for the other people.
     """
-    path = existing_file(path, "sentences file")
-    held_out_file = HELD_OUT_MARK in path.name
-    if held_out_file != (identities[0] in HELD_OUT_IDENTITIES):
-        kind = "held-out sentences are for held-out" if held_out_file else "training sentences are for training"
-        raise InputError(f"'{path.name}' does not go with identities {identities[0]}-{identities[-1]}: {kind} people")
+    sentences = _read_lines(existing_file(path, "sentences file"))
+    held_out = identities[0] in HELD_OUT_IDENTITIES
+    others = TRAINING_SENTENCES if held_out else HELD_OUT_SENTENCES
+    kept = {_words(sentence) for sentence in _read_lines(others)} if others.is_file() else set()
+    for sentence in sentences:
+        if _words(sentence) in kept:
+            raise InputError(
+                f"'{sentence[:60]}' is one of {others.name}, which identities {identities[0]}-{identities[-1]} "
+                f"({'held out' if held_out else 'training'}) must not say; take the other file or sentences of your own"
+            )
+    return sentences
+
+
+def _words(sentence: str) -> str:
+    """What is said, whatever the case and the points."""
+    return " ".join("".join(c if c.isalnum() else " " for c in sentence.casefold()).split())
+
+
+def _read_lines(path: Path) -> list[str]:
     if path.stat().st_size > MAXIMUM_FILE_BYTES:
         raise InputError(f"sentences file '{path}' has over {MAXIMUM_FILE_BYTES} bytes; split it")
     try:
@@ -101,7 +118,7 @@ def make_corpus(plan: CorpusPlan, output: str | Path, processes: int = 1) -> Ite
     output = Path(output)
     _claim(plan, output)
     clips = list(plan.clips())
-    missing = [clip for clip in clips if not (output / clip.name).is_dir()]
+    missing = [clip for clip in clips if not _is_made(clip, output)]
     done = len(clips) - len(missing)
     yield done, len(clips)
     tasks = list(_tasks(missing))
@@ -121,6 +138,22 @@ def make_corpus(plan: CorpusPlan, output: str | Path, processes: int = 1) -> Ite
                 yield done, len(clips)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _is_made(clip: ClipPlan, output: Path) -> bool:
+    truth = output / clip.name / "truth.json"
+    if not truth.is_file():
+        return False
+    try:
+        text = json.loads(truth.read_text("utf-8"))["text"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{truth}' is damaged; remove its folder, and it is made again") from error
+    if text != clip.text:
+        raise InputError(
+            f"'{output / clip.name}' says '{str(text)[:40]}' and the sentences file has '{clip.text[:40]}' there; "
+            "choose another output folder"
+        )
+    return True
 
 
 def _claim(plan: CorpusPlan, output: Path) -> None:

@@ -83,8 +83,23 @@ def test_training_and_held_out_sentences_have_nothing_in_common() -> None:
     ("name", "people"), [("sentences_train.txt", range(1000, 1002)), ("sentences_heldout.txt", range(2))]
 )
 def test_the_two_halves_are_not_mixed(name: str, people: range) -> None:
-    with pytest.raises(InputError, match="does not go with"):
+    with pytest.raises(InputError, match="must not say"):
         read_sentences(SENTENCES / name, people)
+
+
+def test_a_sentence_is_known_under_any_name_and_case_and_ones_own_are_for_anyone(tmp_path: Path) -> None:
+    held_out = (SENTENCES / "sentences_heldout.txt").read_text().splitlines()[3]
+    path = tmp_path / "mine.txt"
+    path.write_text(f"A line of my own.\n{held_out.upper().rstrip('.')}\n")
+    with pytest.raises(InputError, match="must not say"):
+        read_sentences(path, range(2))
+    path.write_text("A line of my own.\n")
+    assert read_sentences(path, range(2)) == read_sentences(path, range(5000, 5002)) == ["A line of my own."]
+
+
+def test_clips_that_say_something_else_are_not_taken_for_these(corpus: Path) -> None:
+    with pytest.raises(InputError, match="and the sentences file has"):
+        next(make_corpus(CorpusPlan(range(2), ("Other words.",), size=96, seed=1), corpus))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe", b"...\n", b"x" * 500, b"a\x07b\n", b"a b\n" * 10_001])

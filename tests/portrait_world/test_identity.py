@@ -47,7 +47,7 @@ def test_ranges_include_both_ends(text: str, first: int, last: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a-b", "5-", "-5", "9-3", "990-1010", "1990-2005", "3-4-5", "²", "1e3", "99999999999"]
+    "text", ["", "a-b", "5-", "-5", "9-3", "990-1010", "3-4-5", "²", "1e3", "99999999999"]
 )
 def test_other_ranges_are_refused(text: str) -> None:
     with pytest.raises(InputError):
