@@ -5,17 +5,22 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import InputError
 from fantasytalking.training.config import TrainConfig
 
+if TYPE_CHECKING:
+    from fantasytalking.training.trainer import ValidationSampler
 
-def train(stage: str, description: str) -> None:
+
+def train(stage: str, description: str, sample: "ValidationSampler | None" = None) -> None:
     """Parses the command line, then trains or, with --dry-run, tells the plan.
 
     Args:
         stage: name of the default YAML: configs/nano/`stage`.yaml.
+        sample: makes the validation videos; the script brings it, since training knows no pipeline.
 
     Raises:
         InputError: anything given that cannot be used.
@@ -36,7 +41,7 @@ def train(stage: str, description: str) -> None:
     _tell_progress()
     from fantasytalking.training.trainer import Trainer
 
-    Trainer(config).train()
+    Trainer(config, sample).train()
 
 
 def check_corpus(config: TrainConfig) -> None:
