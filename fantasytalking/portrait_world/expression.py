@@ -99,11 +99,11 @@ class FaceRig:
         y += self.lower_lip * (0.010 * state.lip_press + 0.014 * state.lip_tuck)
         z -= self.lower_lip * 0.035 * state.lip_tuck
 
-        x += self.corners * self.outward * 0.050 * state.smile
-        y += self.corners * 0.062 * state.smile + self.cheeks * 0.030 * state.smile
+        x += self.corners * self.outward * 0.062 * state.smile
+        y += self.corners * 0.078 * state.smile + self.cheeks * 0.036 * state.smile
         z += self.cheeks * 0.034 * state.smile - self.corners * 0.014 * state.smile
 
-        y += self.brows * 0.085 * state.brow - self.inner_brows * 0.050 * state.frown
+        y += self.brows * 0.115 * state.brow - self.inner_brows * 0.050 * state.frown
         x -= self.inner_brows * self.outward * 0.028 * state.frown
         z += self.inner_brows * 0.012 * state.frown
         self._over_eyeballs(points)

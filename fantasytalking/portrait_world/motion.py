@@ -24,7 +24,7 @@ SHOULDER_SWING = {"shoulder_x": 0.012, "shoulder_y": 0.010, "shoulder_roll": 0.0
 SECONDS_OF_SWING = {"yaw": 0.42, "pitch": 0.34, "roll": 0.45, "x": 0.5, "y": 0.4}
 STILL = 0.04  # what is left of them at body intensity 0
 LARGEST = {"yaw": 0.42, "pitch": 0.22, "roll": 0.20, "x": 0.05, "y": 0.03}
-MOUTH_SPREAD_AT_REST, MOUTH_SPREAD_AT_FULL = 0.145, 0.250  # standard deviation of mouth_open over a clip
+MOUTH_SPREAD_AT_REST, MOUTH_SPREAD_AT_FULL = 0.140, 0.280  # standard deviation of mouth_open over a clip
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _mouth(speech: Speech, times: Track, loud: Track, expression: float) -> dict
     opening = np.where(opening > 0.7, 0.7 + 0.3 * np.tanh((opening - 0.7) / 0.3), opening)
     return {
         "mouth_open": opening,
-        "mouth_width": np.clip(width * (0.30 + 0.80 * expression), -1, 1),
+        "mouth_width": np.clip(width * (0.25 + 1.0 * expression), -1, 1),
         "lip_press": press * (0.4 + 0.6 * expression),
         "lip_tuck": tuck,
         "tongue": tongue,
@@ -99,11 +99,11 @@ def _head_and_shoulders(count: int, loud: Track, body: float, random: np.random.
 def _face(count: int, loud: Track, expression: float, random: np.random.Generator) -> dict[str, Track]:
     brow = 0.75 * swinging(random, count, 0.30) + 0.65 * _standardised(_smoothed(loud, 4))
     mood = random.uniform(-0.3, 1.0)
-    smile = np.clip(0.30 * mood + 0.34 * swinging(random, count, 0.55), -0.25, 1)
+    smile = np.clip(0.25 * mood + 0.45 * swinging(random, count, 0.50), -0.35, 1)
     frown = np.clip(0.30 * swinging(random, count, 0.5) - 0.35 * mood, 0, 1)
     squint = np.clip(0.20 * swinging(random, count, 0.6), 0, 0.6)
     return {
-        "brow": np.clip(0.48 * expression * brow, -0.8, 1),
+        "brow": np.clip(0.60 * expression * brow, -0.8, 1),
         "smile": expression * smile,
         "frown": expression * frown,
         "squint": expression * squint,
@@ -115,7 +115,7 @@ def _blinks(count: int, expression: float, random: np.random.Generator) -> Track
     """Lids that fall in 80 ms and rise in 160 ms, more often in a lively face."""
     shut = np.zeros(count)
     frames = np.arange(count)
-    per_second = 0.10 + 0.36 * expression
+    per_second = 0.02 + 0.48 * expression
     at = random.uniform(0.2, 1) * FRAMES_PER_SECOND / per_second
     while at < count:
         since = (frames - at) / FRAMES_PER_SECOND
