@@ -5,18 +5,29 @@ Every row runs its sides in turn and gives medians, so the ratios hold when the 
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
-from fantasytalking.benchmarking.guided_step import CPU_SIZE, GPU_SIZE, guided_step
 from fantasytalking.errors import exit_cleanly
+from fantasytalking.files import existing_file
 
 
-def _guided_step(device: torch.device, dtype: torch.dtype) -> str:
+def _guided_step(arguments: argparse.Namespace) -> str:
+    from fantasytalking.benchmarking.guided_step import CPU_SIZE, GPU_SIZE, guided_step
+
+    device = torch.device(arguments.device)
+    dtype = getattr(torch, arguments.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     return guided_step(GPU_SIZE if device.type == "cuda" else CPU_SIZE, device, dtype)
 
 
-ROWS = {"guided_step": _guided_step}
+def _tracking(arguments: argparse.Namespace) -> str:
+    from fantasytalking.benchmarking.tracking import tracking
+
+    return tracking(existing_file(arguments.video, "video") if arguments.video else None)
+
+
+ROWS = {"guided_step": _guided_step, "tracking": _tracking}
 
 
 def main() -> None:
@@ -24,11 +35,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=sorted(ROWS), default=sorted(ROWS), metavar="ROW")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 on CPU, bfloat16 on a GPU")
+    parser.add_argument("--video", type=Path, help="for tracking; default: a clip of the portrait world")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    dtype = getattr(torch, arguments.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     for row in arguments.only:
-        print(f"## {row}\n\n{ROWS[row](device, dtype)}\n", flush=True)
+        print(f"## {row}\n\n{ROWS[row](arguments)}\n", flush=True)
 
 
 if __name__ == "__main__":

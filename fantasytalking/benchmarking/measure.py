@@ -20,8 +20,6 @@ class Timing:
     seconds: list[float]
     ratios: list[float]
     """Each round's seconds over those of the first side in that round."""
-    flops: int
-    """Floating-point operations of its matrix products and attentions, counted by torch."""
 
     @property
     def median(self) -> float:
@@ -44,15 +42,13 @@ def in_turn(sides: Mapping[str, Side], device: torch.device, rounds: int, warm_u
                 seconds[name].append(elapsed)
     first = next(iter(seconds.values()))
     return [
-        Timing(
-            name, own, [mine / reference for mine, reference in zip(own, first, strict=True)], count_flops(sides[name])
-        )
+        Timing(name, own, [mine / reference for mine, reference in zip(own, first, strict=True)])
         for name, own in seconds.items()
     ]
 
 
 def count_flops(side: Side) -> int:
-    """Floating-point operations of one run of `side`."""
+    """Floating-point operations of the matrix products and attentions in one run of `side`, counted by torch."""
     with FlopCounterMode(display=False) as counter:
         side()
     return counter.get_total_flops()

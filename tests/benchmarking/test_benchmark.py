@@ -7,6 +7,8 @@ import torch
 
 from fantasytalking.benchmarking.guided_step import GuidedStepSize, guided_step
 from fantasytalking.benchmarking.measure import count_flops, in_turn
+from fantasytalking.benchmarking.tracking import tracking
+from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 
 
 def test_sides_are_run_in_turn_and_compared_round_by_round():
@@ -41,3 +43,20 @@ def test_the_guided_step_row_runs_and_reuse_saves_operations(dtype):
     assert len(operations) == 5
     for calls in ("ours, three calls", "ours, one batched call"):
         assert operations[f"{calls}, keys and values reused"] < operations[calls]
+
+
+def test_the_tracking_row_counts_the_same_frames_on_every_side(tmp_path):
+    for _ in make_corpus(CorpusPlan(range(1), ["Pip."], size=128), tmp_path):
+        pass
+    video = next(tmp_path.glob("id*/video.mp4"))
+    table = tracking(video, rounds=1)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")][
+        1:
+    ]
+    assert [row[0] for row in rows] == [
+        "bare FaceMesh",
+        "tracking with lip masks",
+        "tracking, one process",
+        "tracking, two processes",
+    ]
+    assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows)

@@ -1,0 +1,104 @@
+"""Row tracking: faces followed and lips masked, against MediaPipe's bare FaceMesh; two processes against one."""
+
+import multiprocessing
+import statistics
+import tempfile
+import time
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fantasytalking.benchmarking.measure import in_turn
+from fantasytalking.media import Video, read_video
+from fantasytalking.perception.face_track import track_faces
+from fantasytalking.perception.lip_mask import lip_mask
+from fantasytalking.perception.mediapipe_graphs import face_mesh
+from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
+
+SENTENCE = "We measure how fast a face is followed while somebody reads a rather long sentence aloud."
+ROUNDS = 5
+PATIENCE = 600.0
+"""Seconds after which a process that does not answer is given up."""
+
+
+def tracking(video: Path | None, rounds: int = ROUNDS) -> str:
+    """Times both on the same frames, in turn; gives Markdown.
+
+    Args:
+        video: what to track; None = a clip of the portrait world, 256 px, made for it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = video or _make_clip(Path(folder))
+        frames = read_video(path, max_frames=500)
+        count, height, width = frames.frames.shape[:3]
+        bare, ours = in_turn(
+            {"bare": lambda: _bare_face_mesh(frames), "ours": lambda: _track_with_masks(frames)},
+            torch.device("cpu"),
+            rounds,
+        )
+        one, two = (_seconds_in_processes(path, processes, rounds) for processes in (1, 2))
+    speed = [1 / ratio for ratio in ours.ratios]
+    return "\n".join(
+        [
+            f"{count} frames of {width} x {height}, median of {rounds} rounds, one core a process",
+            "",
+            "| side | frames a second | ratio | spread |",
+            "|---|---|---|---|",
+            f"| bare FaceMesh | {count / bare.median:.1f} | 1 | |",
+            f"| tracking with lip masks | {count / ours.median:.1f} | {1 / ours.ratio:.2f} | "
+            f"{min(speed):.2f} to {max(speed):.2f} |",
+            f"| tracking, one process | {count / one:.1f} | 1 | |",
+            f"| tracking, two processes | {2 * count / two:.1f} | {2 * one / two:.2f} | |",
+        ]
+    )
+
+
+def _make_clip(folder: Path) -> Path:
+    for _ in make_corpus(CorpusPlan(range(1), [SENTENCE], size=256), folder):
+        pass
+    return next(folder.glob("id*/video.mp4"))
+
+
+def _bare_face_mesh(video: Video) -> int:
+    mesh = face_mesh()
+    found = sum(mesh.process(frame).multi_face_landmarks is not None for frame in video.frames)
+    mesh.close()
+    return found
+
+
+def _track_with_masks(video: Video) -> np.ndarray:
+    tracks = track_faces(video.frames, video.times)
+    return lip_mask(tracks[0].landmarks, *video.frames.shape[1:3])
+
+
+def _seconds_in_processes(path: Path, processes: int, rounds: int) -> float:
+    """Median seconds in which each of so many processes tracks the video once, all beginning together."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(processes + 1), context.Queue()
+    workers = [
+        context.Process(target=_work, args=(path, rounds, barrier, results), daemon=True) for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    seconds = []
+    for _ in range(rounds):
+        barrier.wait(PATIENCE)
+        start = time.perf_counter()
+        for _ in workers:
+            results.get(timeout=PATIENCE)
+        seconds.append(time.perf_counter() - start)
+    for worker in workers:
+        worker.join()
+    return statistics.median(seconds)
+
+
+def _work(path: Path, rounds: int, barrier: Barrier, results: "Queue[int]") -> None:
+    torch.set_num_threads(1)
+    video = read_video(path, max_frames=500)
+    _track_with_masks(video)  # graphs are built and memory is warm
+    for _ in range(rounds):
+        barrier.wait(PATIENCE)
+        results.put(len(_track_with_masks(video)))
