@@ -1,0 +1,213 @@
+"""The recipe of nano (configs/nano/build.yaml): seeds, sizes and numbers of steps of everything that is trained."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from fantasytalking.errors import InputError
+
+MAX_OUTPUT_BYTES = 40_000_000
+
+
+@dataclass
+class FitConfig:
+    """One optimisation: AdamW, a warm-up, then a cosine down to a hundredth of the learning rate."""
+
+    steps: int = MISSING
+    batch: int = MISSING
+    learning_rate: float = MISSING
+    warm_up: int = 50
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    save_every: int = 200
+    """Steps between the states from which a killed run goes on."""
+    tell_every: int = 20
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        for name in ("steps", "batch", "save_every", "tell_every"):
+            if not 1 <= getattr(self, name) <= 10**7:
+                raise InputError(f"{name} is {getattr(self, name)}; it must lie from 1 to 10000000")
+        for name, low, high in (
+            ("learning_rate", 1e-9, 1),
+            ("warm_up", 0, 10**6),
+            ("weight_decay", 0, 1),
+            ("clip_norm", 1e-6, 1e6),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name} is {getattr(self, name)}; it must lie from {low:g} to {high:g}")
+
+
+@dataclass
+class VideosConfig:
+    """Talking people. Groups of people share a few sentences; every group has others."""
+
+    identities: int = MISSING
+    """Training people, from number 0 on."""
+    group: int = MISSING
+    """People who say the same sentences."""
+    sentences: int = MISSING
+    """Sentences that each of them says."""
+    held_out: int = MISSING
+    """Held-out people, who say one held-out sentence each: reconstruction is measured on them."""
+    size: int = 128
+    """Pixels of a side."""
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between(self, "identities", 1, 1000)
+        _between(self, "group", 1, 1000)
+        _between(self, "sentences", 1, 200)
+        _between(self, "held_out", 1, 60)
+
+
+@dataclass
+class VaeConfig:
+    """The causal video VAE: a small AutoencoderKLWan."""
+
+    base_dim: int = 16
+    dim_mult: list[int] = field(default_factory=lambda: [1, 2, 4, 4])
+    num_res_blocks: int = 1
+    frames: int = 17
+    """Of a training clip, 1 + 4k."""
+    crop: int = 64
+    """Side of the part of the picture that most steps see. It is where the mouth is in half of the clips."""
+    whole_every: int = 4
+    """Every so many steps the whole picture is seen, of fewer clips, as the middle attention needs it."""
+    edge_weight: float = 1.0
+    """Of the difference between neighbouring pixels' differences, so that lips and lids keep their edges."""
+    mouth_weight: float = 4.0
+    """How much more the middle of the mouth counts than the backdrop."""
+    kl_weight: float = 1e-5
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        if self.frames < 5 or (self.frames - 1) % 4:
+            raise InputError(f"vae.frames is {self.frames}; it must be 1 + 4k, from 5 on")
+        if self.crop < 16 or self.crop % 16:
+            raise InputError(f"vae.crop is {self.crop}; it must be a multiple of 16")
+        _between(self, "whole_every", 1, 1000)
+
+
+@dataclass
+class AudioConfig:
+    """wav2vec2, trained to name the phoneme that sounds at every one of its tokens."""
+
+    utterances: int = MISSING
+    held_out_utterances: int = MISSING
+    seconds: float = 3.0
+    """Length of a training window."""
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 512
+    channels: int = 64
+    """Of the convolutions."""
+    label_smoothing: float = 0.05
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between(self, "utterances", 1, 100_000)
+        _between(self, "held_out_utterances", 1, 10_000)
+        _between(self, "seconds", 0.5, 20)
+
+
+@dataclass
+class StillsConfig:
+    """Single pictures of many people in many poses, for the face net and the text and image encoders."""
+
+    identities: int = MISSING
+    held_out: int = MISSING
+    poses: int = MISSING
+    """Pictures of each."""
+    size: int = 128
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between(self, "identities", 2, 1000)
+        _between(self, "held_out", 2, 1000)
+        _between(self, "poses", 2, 1000)
+
+
+@dataclass
+class FaceConfig:
+    """The face net: additive-margin softmax over the people of the stills (Wang et al., CosFace, CVPR 2018)."""
+
+    channels: list[int] = field(default_factory=lambda: [32, 64, 96, 128])
+    scale: float = 24.0
+    margin: float = 0.3
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass
+class LanguageConfig:
+    """Text and image encoder, trained together to tell which caption goes with which portrait."""
+
+    vocabulary: int = 512
+    text_layers: int = 2
+    text_heads: int = 4
+    image_size: int = 64
+    patch_size: int = 16
+    image_layers: int = 4
+    image_heads: int = 4
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between(self, "vocabulary", 260, 10_000)
+        if self.image_size % self.patch_size:
+            raise InputError(f"language.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+
+
+@dataclass
+class ScriptConfig:
+    """A public script of the project: its YAML below configs/ and what differs from it here."""
+
+    config: str = MISSING
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
+class BuildConfig:
+    """The whole chain."""
+
+    work: str = "outputs/nano"
+    """Folder of everything on the way: videos, components, features, runs."""
+    model: str = "nano"
+    """Preset of the transformer's sizes, which also fixes the widths of the text, image and audio encoders."""
+    seed: int = 0
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu or cuda."""
+    processes: int = 0
+    """That draw, speak and prepare; 0: as many as there are cores, up to 16."""
+    components: str | None = None
+    """A finished folder (checkpoints/nano) whose encoders and base are used, in place of training them."""
+    text_length: int = 16
+    """Tokens to which prompts are padded; must be what the stages' YAML says."""
+    videos: VideosConfig = field(default_factory=VideosConfig)
+    stills: StillsConfig = field(default_factory=StillsConfig)
+    vae: VaeConfig = field(default_factory=VaeConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    face: FaceConfig = field(default_factory=FaceConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    prepare: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/data.yaml"))
+    base: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/base.yaml"))
+    stage1: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage1.yaml"))
+    stage2: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage2.yaml"))
+
+    def validate(self) -> None:
+        """Holds the values in their limits."""
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")
+        _between(self, "processes", 0, 256)
+        _between(self, "seed", 0, 2**31 - 1)
+        _between(self, "text_length", 1, 512)
+        if self.vae.crop > self.videos.size:
+            raise InputError(f"vae.crop is {self.vae.crop}; the pictures have {self.videos.size} pixels a side")
+
+
+def _between(config: object, name: str, low: float, high: float) -> None:
+    value = getattr(config, name)
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}; it must lie from {low:g} to {high:g}")

@@ -1,0 +1,135 @@
+"""The one training loop of the components: a function of seed and step, so that a killed run goes on as if it had not.
+
+The transformer is not trained here but by the project's Trainer.
+"""
+
+import logging
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fantasytalking.errors import InputError
+from fantasytalking.files import written_whole
+from fantasytalking.nano.config import FitConfig
+
+logger = logging.getLogger(__name__)
+
+STATE = "state.pt"
+FINAL_SHARE = 0.01
+
+
+class Task(Protocol):
+    """What is trained, and the loss of a step."""
+
+    name: str
+
+    @property
+    def model(self) -> nn.Module:
+        """Trained as a whole."""
+
+    def loss(self, random: np.random.Generator, step: int) -> Tensor:
+        """The mean loss of one batch, with gradient; all randomness from `random` and torch's global generator."""
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What came of an optimisation."""
+
+    first_loss: float
+    """Mean of the first tenth of the steps."""
+    last_loss: float
+    """Mean of the last tenth."""
+    steps: int
+    seconds: float
+    """Spent in steps, over all runs."""
+
+
+def fit(task: Task, config: FitConfig, folder: Path, device: torch.device, seed: int) -> FitReport:
+    """Trains `task` from the state in `folder`, or from nothing, to the last step.
+
+    Raises:
+        InputError: the state is damaged, or the loss is not finite.
+    """
+    model = task.model.to(device).train()
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    losses, seconds = _resume(folder / STATE, model, optimiser)
+    for step in range(len(losses), config.steps):
+        start = perf_counter()
+        for group in optimiser.param_groups:
+            group["lr"] = _rate(step, config)
+        torch.manual_seed(seed * 1_000_003 + step)
+        with autocast(device):
+            loss = task.loss(np.random.default_rng([seed, step]), step)
+        if not torch.isfinite(loss):
+            raise InputError(f"the loss of {task.name} is not finite at step {step}; lower its fit.learning_rate")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimiser.step()
+        losses.append(loss.item())
+        seconds += perf_counter() - start
+        done = step + 1
+        if done % config.tell_every == 0 or done == config.steps:
+            _tell(task.name, losses, config, seconds)
+        if done % config.save_every == 0 or done == config.steps:
+            _save(folder / STATE, model, optimiser, losses, seconds)
+    model.eval()
+    tenth = max(1, len(losses) // 10)
+    return FitReport(float(np.mean(losses[:tenth])), float(np.mean(losses[-tenth:])), len(losses), seconds)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """bfloat16 on a GPU that has it; float32 elsewhere."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()
+
+
+def _rate(step: int, config: FitConfig) -> float:
+    rise = min(1.0, (step + 1) / max(1, config.warm_up))
+    progress = min(1.0, step / max(1, config.steps))
+    share = FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.learning_rate * rise * share
+
+
+def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[list[float], float]:
+    if not path.is_file():
+        return [], 0.0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        return list(state["losses"]), float(state["seconds"])
+    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
+        raise InputError(f"'{path}' cannot be gone on from ({error}); remove it to begin this step anew") from error
+
+
+def _save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, losses: list[float], seconds: float) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "losses": losses,
+        "seconds": seconds,
+    }
+    with written_whole(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _tell(name: str, losses: list[float], config: FitConfig, seconds: float) -> None:
+    done = len(losses)
+    each = seconds / done
+    left = round((config.steps - done) * each)
+    recent = float(np.mean(losses[-config.tell_every :]))
+    logger.info(
+        f"{name}: step {done}/{config.steps}  loss {recent:.4f}  {each:.2f} s a step  "
+        f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+    )

@@ -1,0 +1,57 @@
+"""The finished pipeline in one folder: half precision, within the size that a repository bears."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fantasytalking.errors import InputError
+from fantasytalking.files import written_whole
+from fantasytalking.nano.config import MAX_OUTPUT_BYTES
+from fantasytalking.pipeline import FantasyTalkingPipeline
+
+PREPROCESSOR = "preprocessor_config.json"
+
+
+def pack(
+    components: Path, adapter: Path, normaliser: Path, output: Path, portrait: Mapping[str, Any], text_length: int
+) -> dict[str, Any]:
+    """Writes base, adapter and encoders as one `FantasyTalkingPipeline` folder, whole or not at all.
+
+    The folder serves as the pipeline, as the components of scripts/prepare_data.py and as the base of the training
+    scripts.
+
+    Raises:
+        InputError: the result is larger than `MAX_OUTPUT_BYTES`; nothing is written then.
+    """
+    pipeline = FantasyTalkingPipeline.from_base(components, adapter, portrait=portrait, text_length=text_length)
+    pipeline.to(torch.float16)
+    with written_whole(output) as temporary:
+        pipeline.save_pretrained(temporary)
+        shutil.copyfile(normaliser, temporary / normaliser.name)
+        # prepare_data looks for it beside the model, as transformers keeps it.
+        shutil.copyfile(temporary / "audio_processor" / PREPROCESSOR, temporary / "audio_encoder" / PREPROCESSOR)
+        sizes = {part.name: part_bytes(part) for part in sorted(temporary.iterdir())}
+        check_size(sum(sizes.values()), output)
+    return {"bytes": sum(sizes.values()), "parts": sizes}
+
+
+def part_bytes(part: Path) -> int:
+    """Of a file, or of all files below a folder."""
+    files = [part] if part.is_file() else [path for path in part.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files)
+
+
+def check_size(size: int, output: Path) -> None:
+    """Holds that a finished folder is no larger than the limit.
+
+    Raises:
+        InputError: it is.
+    """
+    if size > MAX_OUTPUT_BYTES:
+        raise InputError(
+            f"'{output}' would have {size / 1e6:.1f} MB; the limit is {MAX_OUTPUT_BYTES / 1e6:.0f} MB: "
+            "make the transformer or an encoder smaller"
+        )

@@ -1,0 +1,118 @@
+"""Single pictures of many people in many poses, with the face as ArcFace's alignment cuts it out."""
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from fantasytalking.files import written_whole
+from fantasytalking.portrait_world.clip import Sitter
+from fantasytalking.portrait_world.identity import make_identity
+from fantasytalking.portrait_world.state import NEUTRAL, FaceState
+
+SPREAD = {"yaw": 0.16, "pitch": 0.075, "roll": 0.07, "x": 0.018, "y": 0.009}
+"""Of head poses: radians and picture heights, as in the liveliest videos."""
+
+
+@dataclass(frozen=True)
+class Stills:
+    """Pictures of people, all of one person together."""
+
+    pictures: NDArray[np.uint8]
+    """(N, size, size, 3) RGB."""
+    faces: NDArray[np.uint8]
+    """(N, 112, 112, 3) RGB, turned and scaled by insightface's norm_crop."""
+    people: NDArray[np.int64]
+    """(N,) the identity's number."""
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The people, each once."""
+        return np.unique(self.people)
+
+
+def collect_stills(people: range, poses: int, size: int, folder: Path, seed: int, processes: int) -> Iterator[int]:
+    """Draws everyone in `people` who is not in `folder` yet; yields how many are."""
+    missing = [number for number in people if not (folder / f"{number}.safetensors").is_file()]
+    done = len(people) - len(missing)
+    yield done
+    work = partial(_draw_person, poses=poses, size=size, folder=folder, seed=seed)
+    if processes == 1:
+        for number in missing:
+            work(number)
+            done += 1
+            yield done
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for _ in pool.map(work, missing):
+            done += 1
+            yield done
+
+
+def load_stills(people: range, folder: Path) -> Stills:
+    """What `collect_stills` drew."""
+    files = [load_file(folder / f"{number}.safetensors") for number in people]
+    counts = [len(file["faces"]) for file in files]
+    return Stills(
+        np.concatenate([file["pictures"].numpy() for file in files]),
+        np.concatenate([file["faces"].numpy() for file in files]),
+        np.repeat(np.array(people, dtype=np.int64), counts),
+    )
+
+
+def random_state(random: np.random.Generator) -> FaceState:
+    """Any expression and pose that the videos may show."""
+    moved = {name: float(np.clip(random.normal(), -2.2, 2.2)) * spread for name, spread in SPREAD.items()}
+    return FaceState(
+        mouth_open=float(max(0.0, random.normal(0.2, 0.25)) % 1.0),
+        mouth_width=float(random.uniform(-0.8, 0.8)),
+        smile=float(np.clip(random.normal(0.15, 0.3), -0.25, 1)),
+        blink=float(random.random() < 0.1) * float(random.random()),
+        brow=float(np.clip(random.normal(0, 0.35), -0.8, 1)),
+        frown=float(np.clip(random.normal(0, 0.3), 0, 1)),
+        gaze_x=float(random.uniform(-0.6, 0.6)),
+        gaze_y=float(random.uniform(-0.4, 0.4)),
+        **moved,
+    )
+
+
+def _draw_person(number: int, poses: int, size: int, folder: Path, seed: int) -> None:
+    """The portrait at rest and `poses` - 1 others; those in which no face is found are left out."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    random = np.random.default_rng([seed, number, 5])
+    sitter = Sitter(make_identity(number), size)
+    states = [NEUTRAL, *(random_state(random) for _ in range(poses - 1))]
+    pictures = [sitter.frame(state) for state in states]
+    found = [(picture, face) for picture, face in zip(pictures, _aligned(pictures), strict=True) if face is not None]
+    assert found, f"no picture of person {number} shows a face"
+    tensors = {
+        "pictures": torch.from_numpy(np.stack([picture for picture, _ in found])),
+        "faces": torch.from_numpy(np.stack([face for _, face in found])),
+    }
+    with written_whole(folder / f"{number}.safetensors") as temporary:
+        save_file(tensors, temporary)
+
+
+def _aligned(pictures: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8] | None]:
+    """The face of each picture as the encoder will see it; None where none is found."""
+    from fantasytalking.encoders.arcface import FaceEncoder
+    from fantasytalking.perception.face_crop import five_points
+    from fantasytalking.perception.face_detection import FaceDetector, find_landmarks
+    from fantasytalking.perception.mediapipe_graphs import face_mesh
+
+    detector, mesh, encoder = FaceDetector(), face_mesh(static=True), FaceEncoder(None)
+    for picture in pictures:
+        boxes = detector.find(picture)
+        landmarks = find_landmarks(mesh, picture, boxes[0]) if boxes else None
+        yield None if landmarks is None else encoder.align(picture, five_points(landmarks))
+    detector.close()
+    mesh.close()

@@ -1,0 +1,182 @@
+"""The miniature's causal video VAE: diffusers' AutoencoderKLWan at a fiftieth of its size.
+
+Axes: B clips, T frames, F latent frames, H and W pixels, h and w latent size.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from fantasytalking.encoders.wan import VideoAutoencoder
+from fantasytalking.nano.config import VaeConfig
+from fantasytalking.nano.frames import Frames
+
+CHANNELS = 16
+GREY_SHARE = 0.1
+"""Part of the clips that are one picture and then grey, as the image condition is encoded."""
+MOUTH_RADIUS = 0.09
+"""Of the weight around the mouth, as a part of the picture's height."""
+
+
+def build_vae(config: VaeConfig, seed: int) -> AutoencoderKLWan:
+    """A fresh VAE, 8 times smaller in space and 4 times in time."""
+    torch.manual_seed(seed)
+    return AutoencoderKLWan(
+        base_dim=config.base_dim,
+        z_dim=CHANNELS,
+        dim_mult=list(config.dim_mult),
+        num_res_blocks=config.num_res_blocks,
+        latents_mean=[0.0] * CHANNELS,
+        latents_std=[1.0] * CHANNELS,
+    )
+
+
+class VaeTask:
+    """Reconstruction of clips."""
+
+    name = "vae"
+
+    def __init__(self, config: VaeConfig, frames: Frames, seed: int, device: torch.device) -> None:
+        self.model = build_vae(config, seed)
+        self._config, self._frames, self._device = config, frames, device
+
+    def loss(self, random: np.random.Generator, step: int) -> Tensor:
+        """L1 of pixels and of edges, both weighted by the mouth, and a small KL."""
+        clips, mouths, side = self._draw(random, step)
+        video = clips.to(self._device)
+        posterior = self.model.encode(video).latent_dist
+        result = decode_unclamped(self.model, posterior.sample()).float()
+        weight = mouth_weight(mouths, side, clips.shape[-1], self._config.mouth_weight).to(self._device)
+        error = (weight * (result - video).abs()).mean()
+        edges = sum((weight * (_edges(result, axis) - _edges(video, axis)).abs()).mean() for axis in (-1, -2))
+        kl = posterior.kl().mean() / (posterior.mean[0].numel())
+        return error + self._config.edge_weight * edges + self._config.kl_weight * kl
+
+    def _draw(self, random: np.random.Generator, step: int) -> tuple[Tensor, Tensor, int]:
+        """Clips (B, 3, T, s, s) in [-1, 1], mouths (B, T, 2) in their pixels, and the whole picture's side."""
+        config, whole = self._config, self._frames.pixels.shape[1]
+        size, batch = config.crop, config.fit.batch
+        if step % config.whole_every == config.whole_every - 1:
+            size, batch = whole, max(1, round(batch * (config.crop / whole) ** 2))
+        drawn = [self._clip(random, size) for _ in range(batch)]
+        pixels = torch.from_numpy(np.stack([clip for clip, _ in drawn])).float() / 127.5 - 1
+        clips = rearrange(pixels, "b t h w c -> b c t h w")
+        for number in range(batch):
+            if random.random() < GREY_SHARE:
+                clips[number, :, 1:] = 0
+        return clips, torch.from_numpy(np.stack([mouths for _, mouths in drawn])), whole
+
+    def _clip(self, random: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """A stretch of a random video, cut to `size`: frames (T, s, s, 3) and mouths (T, 2), half of them mirrored."""
+        frames, count = self._frames, self._config.frames
+        long_enough = [video for video in range(len(frames)) if frames.length(video) >= count]
+        video = long_enough[int(random.integers(len(long_enough)))]
+        stretch = frames.stretch(video, int(random.integers(frames.length(video) - count + 1)), count)
+        whole = frames.pixels.shape[1]
+        corner = random.integers(0, whole - size + 1, 2)
+        if random.random() < 0.5:
+            around = frames.mouths[stretch].mean(axis=0) - size / 2 + random.uniform(-size / 4, size / 4, 2)
+            corner = np.clip(np.round(around).astype(int), 0, whole - size)
+        left, top = (int(value) for value in corner)
+        clip = frames.pixels[stretch, top : top + size, left : left + size]
+        mouths = frames.mouths[stretch] - np.array([left, top], np.float32)
+        if random.random() < 0.5:
+            clip, mouths = clip[:, :, ::-1], np.stack([size - mouths[:, 0], mouths[:, 1]], axis=1)
+        return np.ascontiguousarray(clip), mouths.astype(np.float32)
+
+
+def decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """What `vae.decode` gives before it is cut to [-1, 1], where the gradient would end."""
+    vae.clear_cache()
+    latents = vae.post_quant_conv(latents)
+    pieces = []
+    for number in range(latents.shape[2]):
+        vae._conv_idx = [0]
+        pieces.append(
+            vae.decoder(
+                latents[:, :, number : number + 1],
+                feat_cache=vae._feat_map,
+                feat_idx=vae._conv_idx,
+                first_chunk=number == 0,
+            )
+        )
+    vae.clear_cache()
+    return torch.cat(pieces, dim=2)
+
+
+def mouth_weight(mouths: Tensor, whole: int, size: int, peak: float) -> Tensor:
+    """(B, 1, T, size, size) of mean 1: `peak` more at the mouth (B, T, 2) than far from it."""
+    place = torch.arange(size) + 0.5
+    across = place - mouths[..., 0, None]  # (B, T, s)
+    down = place - mouths[..., 1, None]
+    radius = MOUTH_RADIUS * whole
+    near = torch.exp(-0.5 * (across[:, :, None, :] ** 2 + down[:, :, :, None] ** 2) / radius**2)
+    weight = 1 + peak * near
+    return (weight / weight.mean())[:, None]
+
+
+@torch.no_grad()
+def set_latent_statistics(vae: AutoencoderKLWan, frames: Frames, clips: int, seed: int) -> tuple[float, float]:
+    """Measures mean and deviation of each latent channel over whole clips and writes them into the VAE's config.
+
+    Returns:
+        the largest absolute mean and the largest distance of the deviation from 1 of the latents so normalised, on
+        clips that were not measured.
+    """
+    vae.eval()
+    drawn = [vae.encode(clip).latent_dist.mode().float() for clip in _whole_clips(vae, frames, 2 * clips, seed)]
+    measured = torch.cat(drawn[:clips]).transpose(0, 1).flatten(1)
+    mean, deviation = measured.mean(dim=1), measured.std(dim=1)
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=deviation.tolist())
+    others = torch.cat(drawn[clips:]).transpose(0, 1).flatten(1)
+    normalised = (others - mean[:, None]) / deviation[:, None]
+    return float(normalised.mean(dim=1).abs().max()), float((normalised.std(dim=1) - 1).abs().max())
+
+
+def reconstruction_quality(vae: VideoAutoencoder, frames: Frames, count: int = 33) -> dict[str, float]:
+    """Peak signal to noise ratio in decibels of each video's first 1 + 4k frames: of all of it, and of the mouth."""
+    whole, mouth = [], []
+    for video in range(len(frames)):
+        length = min(count, frames.length(video))
+        stretch = frames.stretch(video, 0, length - (length - 1) % 4)
+        pixels = np.array(frames.pixels[stretch])
+        clip = rearrange(torch.from_numpy(pixels), "t h w c -> 1 c t h w")
+        result = vae.decode(vae.encode(clip)).cpu()
+        error = ((result - (clip.float() / 127.5 - 1)) / 2).square()
+        near = mouth_weight(torch.from_numpy(frames.mouths[stretch])[None], clip.shape[-1], clip.shape[-1], 1e6)
+        whole.append(_decibels(error.mean()))
+        mouth.append(_decibels((error * near).mean()))
+    return {"psnr": float(np.mean(whole)), "psnr_mouth": float(np.mean(mouth)), "videos": len(whole)}
+
+
+def save_vae(vae: AutoencoderKLWan, folder: Path) -> None:
+    """Writes the part `vae` of a components folder, in half precision."""
+    vae.to("cpu", torch.float16).save_pretrained(folder)
+
+
+def _edges(video: Tensor, axis: int) -> Tensor:
+    """Differences of neighbours along an axis, of the same shape."""
+    return F.pad(torch.diff(video, dim=axis), (0, 1) if axis == -1 else (0, 0, 0, 1))
+
+
+def _whole_clips(vae: AutoencoderKLWan, frames: Frames, count: int, seed: int) -> list[Tensor]:
+    random = np.random.default_rng([seed, 77])
+    clips = []
+    for _ in range(count):
+        video = int(random.integers(len(frames)))
+        length = min(33, frames.length(video))
+        stretch = frames.stretch(video, int(random.integers(frames.length(video) - length + 1)), length)
+        pixels = np.array(frames.pixels[stretch])[: length - (length - 1) % 4]
+        clip = torch.from_numpy(pixels).to(vae.device, torch.float32) / 127.5 - 1
+        clips.append(rearrange(clip, "t h w c -> 1 c t h w").to(vae.dtype))
+    return clips
+
+
+def _decibels(error: Tensor) -> float:
+    return float(-10 * torch.log10(error.clamp_min(1e-10)))

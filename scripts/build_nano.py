@@ -1,0 +1,39 @@
+#!/usr/bin/env python
+"""Makes nano, the miniature of the whole method, from nothing: its corpus, every component, the three trainings.
+
+    python scripts/build_nano.py                                                  the recipe of configs/nano/build.yaml
+    python scripts/build_nano.py --until prepare                                  only the corpus, for training anew
+    python scripts/build_nano.py --config configs/nano/build_smoke.yaml           the whole chain in minutes, untrained
+
+Run the same command again after an interruption: finished steps are skipped, the others go on.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from fantasytalking.config import load_config, preset_path
+from fantasytalking.errors import exit_cleanly
+from fantasytalking.nano.build import NAMES, build
+from fantasytalking.nano.config import BuildConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="default: configs/nano/build.yaml")
+    parser.add_argument("--output", type=Path, default=Path("checkpoints/nano"), help="default: checkpoints/nano")
+    parser.add_argument("--until", default=NAMES[-1], metavar="STEP", help=f"stop after one of: {', '.join(NAMES)}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in work=DIR vae.fit.steps=100")
+    arguments = parser.parse_intermixed_args()
+    config = load_config(BuildConfig, arguments.config or preset_path("nano", "build"), arguments.overrides)
+    transformers_logging.disable_progress_bar()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("fantasytalking").setLevel(logging.INFO)
+    build(config, arguments.output, arguments.until)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
