@@ -1,6 +1,7 @@
 """Configuration as data: YAML over typed dataclasses, overrides from the command line, checked once at the door."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -37,11 +38,13 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
 def config_of(schema: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
     """The dataclass `schema` of plain `values`, as `load_config` makes it of a file; `source` names them in messages.
 
+    Text is taken as it stands: `${...}` has no meaning in it.
+
     Raises:
         InputError: as `load_config`.
     """
     try:
-        update = OmegaConf.create(values)
+        update = OmegaConf.create(_literal(values))
     except OmegaConfBaseException as error:
         raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
     return _finish(schema, _merge(schema, OmegaConf.structured(schema), update, source), (), source)
@@ -53,10 +56,10 @@ def _finish(schema: type[ConfigT], merged: Any, overrides: Sequence[str], source
         if not separator or not key:
             raise InputError(f"override '{override}' is not of the form key=value, as in steps=30")
         merged = _merge(schema, merged, OmegaConf.from_dotlist([override]), f"override '{override}'")
-    missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
-    if missing:
-        raise InputError(f"{source}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=...")
     try:
+        missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+        if missing:
+            raise InputError(f"{source}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=...")
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise InputError(f"{source} at '{error.full_key}': {str(error).splitlines()[0]}") from error
@@ -89,6 +92,15 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     """' did you mean X?' when one of `known` is near `word`, else ''."""
     near = difflib.get_close_matches(word, known, n=1)
     return f" did you mean '{near[0]}'?" if near else ""
+
+
+def _literal(value: Any) -> Any:
+    """`value` with OmegaConf's interpolations in its texts escaped (a run of backslashes before one is doubled)."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _read_yaml(path: Path) -> DictConfig:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from omegaconf import MISSING
 
-from fantasytalking.config import load_config, preset_path, save_config
+from fantasytalking.config import config_of, load_config, preset_path, save_config
 from fantasytalking.errors import InputError
 
 
@@ -66,3 +66,15 @@ def test_a_missing_file_and_an_unknown_preset(tmp_path):
         load_config(Outer, tmp_path / "none.yaml")
     with pytest.raises(InputError, match=r"no preset 'wan13b'.*did you mean 'wan1.3b'"):
         preset_path("wan13b", "model")
+
+
+def test_plain_values_mean_what_they_say():
+    @dataclass
+    class Texts:
+        text: str = ""
+        many: list[str] = field(default_factory=list)
+
+    for text in ("${oc.env:HOME}", "x ${a} y\\", "\\${a}", "\\\\${a} \\ z", "${", "costs $5", "a\\b", "{a: 1}", "null"):
+        assert config_of(Texts, {"text": text, "many": [text]}, "record") == Texts(text, [text])
+    with pytest.raises(InputError, match="record: unknown key 'txt'; did you mean 'text'"):
+        config_of(Texts, {"txt": "a"}, "record")

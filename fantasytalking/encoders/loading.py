@@ -13,6 +13,9 @@ from fantasytalking.errors import InputError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+# A configuration that holds anything at all fails in many ways before a model is made of it.
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
+
 ModelT = TypeVar("ModelT", bound=nn.Module)
 PartT = TypeVar("PartT")
 
@@ -74,7 +77,7 @@ def load_part(
         raise InputError(f"{what}: there is no folder '{subfolder}' in '{source}'; {_cure(source)}")
     try:
         return from_pretrained(str(source), **({"subfolder": subfolder} if subfolder else {}), **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{what} in '{_place(source, subfolder)}' cannot be loaded ({reason}); {_cure(source)}"

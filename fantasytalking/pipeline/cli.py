@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str], description: str) -> Job:
     parser.add_argument("--contact-sheet", action="store_true", help="a picture of some frames beside the video")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="make the video of this JSON again")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in guidance.audio.share=0.7")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     if given.replay is not None:
         _refuse_others(given)
         return replay_job(given.replay, given.output, given.contact_sheet)

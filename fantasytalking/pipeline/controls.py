@@ -39,8 +39,8 @@ def face_weight(modules: Sequence[str], scale: float | None, has_encoder: bool) 
         raise InputError(f"face_scale is {weight}; it must be 0 to 10 (1 = as trained)")
     if weight and not trained:
         raise InputError(
-            f"face_scale {weight:g} was asked for, but this model's face module was never trained; leave it out, or use "
-            "an adapter that has it"
+            f"face_scale {weight:g} was asked for, but this model's face module was never trained; leave it out, or "
+            "use an adapter that has it"
         )
     if weight and not has_encoder:
         raise InputError("this model reads the face, but has no face encoder; give an ArcFace .onnx, or face_scale=0")

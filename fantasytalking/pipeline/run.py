@@ -53,7 +53,7 @@ def replay_job(record: Path, output: Path | None, contact_sheet: bool) -> Job:
 
 
 def run(job: Job) -> str:
-    """Makes the video, its record (.json) and, when wanted, its contact sheet (.png), all of them or none.
+    """Makes the video, its record (.json) and, when wanted, its contact sheet (.sheet.png), all of them or none.
 
     Returns:
         one line: path, duration, seconds taken for each second of video.
@@ -61,8 +61,7 @@ def run(job: Job) -> str:
     Raises:
         InputError: anything given that cannot be used.
     """
-    if job.output.suffix.lower() != ".mp4":
-        raise InputError(f"output '{job.output}' does not end in .mp4, the one format that is written")
+    paths = _check_outputs(job)
     config = job.config
     weights = find_weights(config)
     device = _device(config)
@@ -89,9 +88,7 @@ def run(job: Job) -> str:
         _tell(f"note: {config.note}")
     with ExitStack() as outputs, _repeatable():
         # Made before the work, so that a place that cannot be written to is told at once.
-        video = outputs.enter_context(written_whole(job.output))
-        text = outputs.enter_context(written_whole(job.output.with_suffix(".json")))
-        sheet = outputs.enter_context(written_whole(job.output.with_suffix(".png"))) if job.contact_sheet else None
+        video, text, *sheets = (outputs.enter_context(written_whole(path)) for path in paths)
         pipe = load_pipeline(config, weights, device)
         begin = time.perf_counter()
         made = pipe(
@@ -114,10 +111,10 @@ def run(job: Job) -> str:
             generator=torch.Generator().manual_seed(config.seed),
             output_type="latent",
         )
-        shown = _Shown(pipe.iterate_frames(made.frames, made.num_frames), made.num_frames, sheet is not None)
+        shown = _Shown(pipe.iterate_frames(made.frames, made.num_frames), made.num_frames, bool(sheets))
         media.write_video(video, shown, fps=config.fps, audio=sound, sample_rate=SOUND_RATE)
         elapsed = time.perf_counter() - begin
-        if sheet is not None:
+        for sheet in sheets:
             _write_sheet(sheet, shown.kept, config.fps)
         record = replace(record, video=hash_file(video))
         duration = made.num_frames / config.fps
@@ -136,6 +133,21 @@ def run(job: Job) -> str:
     if job.replayed is not None:
         line += ", the same bits as recorded" if record.video == job.replayed.video else ", NOT the same as recorded"
     return line
+
+
+def _check_outputs(job: Job) -> list[Path]:
+    """The files that will be written: video, record and, when wanted, contact sheet."""
+    if job.output.suffix.lower() != ".mp4":
+        raise InputError(f"output '{job.output}' does not end in .mp4, the one format that is written")
+    paths = [job.output, job.output.with_suffix(".json")]
+    if job.contact_sheet:
+        paths.append(job.output.with_suffix(".sheet.png"))
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"output '{path}' is a folder; give another --output")
+        if path.resolve() in (job.image.resolve(), job.audio.resolve()):
+            raise InputError(f"output '{path}' would overwrite what the video is made from; give another --output")
+    return paths
 
 
 def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -> FantasyTalkingPipeline:

@@ -16,7 +16,7 @@ class Sampler(Enum):
     euler = "euler"
     """Straight steps, as the released code samples."""
     unipc = "unipc"
-    """Second order (arXiv 2302.04867), as Wan samples: as good with fewer steps."""
+    """Second order (arXiv 2302.04867), as Wan itself samples."""
 
 
 def make_scheduler(sampler: Sampler, shift: float = 5.0) -> SchedulerMixin:

@@ -1,0 +1,111 @@
+"""One tiny model with random weights for all tests of inference: folders, a pipeline, a portrait, a sound."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from fantasytalking.checkpoint import AdapterConfig, save_adapter
+from fantasytalking.models.assembly import from_wan
+from fantasytalking.models.presets import load_model_config
+from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
+from tests.tiny_components import IMAGE_DIM, TEXT_DIM, build
+
+SIZE = 32
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A components folder with a tiny Wan transformer, whose adapter has the sizes of the nano preset."""
+    folder = build(tmp_path_factory.mktemp("base"), audio_dim=load_model_config("nano").portrait.audio_dim)
+    torch.manual_seed(0)
+    WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=24,
+        in_channels=36,
+        out_channels=16,
+        text_dim=TEXT_DIM,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=2,
+        image_dim=IMAGE_DIM,
+        added_kv_proj_dim=48,
+    ).save_pretrained(folder / "transformer")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """all/: everything trained, with motion_normaliser.json; audio/: audio alone, with the released windows."""
+    folder = tmp_path_factory.mktemp("adapters")
+    torch.manual_seed(1)
+    model = from_wan(base, asdict(load_model_config("nano").portrait))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("audio_v_proj.weight", "face_v_proj.weight")) or name.startswith("motion_embedder.o"):
+                parameter.normal_(std=0.3)
+    save_adapter(model, folder / "all", AdapterConfig(["audio", "face", "motion"], "seconds"))
+    constants = '{"expression_low": 1e-4, "expression_high": 1e-2, "body_low": 1e-3, "body_high": 0.1}'
+    (folder / "all" / "motion_normaliser.json").write_text(constants)
+    save_adapter(model, folder / "audio", AdapterConfig(["audio"], "official"))
+    return folder
+
+
+def open_pipeline(base: Path, adapter: Path) -> FantasyTalkingPipeline:
+    pipe = FantasyTalkingPipeline.from_base(
+        base, adapter, portrait=asdict(load_model_config("nano").portrait), text_length=12
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def pipe(base: Path, adapters: Path) -> FantasyTalkingPipeline:
+    """Tests leave it as they find it."""
+    return open_pipeline(base, adapters / "all")
+
+
+@pytest.fixture(scope="session")
+def saved(pipe: FantasyTalkingPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pipeline, saved whole."""
+    folder = tmp_path_factory.mktemp("saved")
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Portrait:
+    """Colours of chance with five points in them: no face is looked for in a `Portrait`."""
+    pixels = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
+    return Portrait(pixels, np.array([[11, 12], [21, 12], [16, 17], [12, 22], [20, 22]], np.float32))
+
+
+def sound(seconds: float, seed: int = 0) -> np.ndarray:
+    """Noise at 16 kHz whose loudness rises and falls."""
+    count = round(seconds * 16000)
+    noise = np.random.default_rng(seed).normal(0, 0.1, count)
+    return (noise * (1 + np.sin(np.arange(count) / 800))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def face_picture() -> np.ndarray:
+    """(160, 160, 3) a person of the portrait world."""
+    pytest.importorskip("mediapipe")
+    from fantasytalking.portrait_world.clip import Sitter
+    from fantasytalking.portrait_world.identity import make_identity
+    from fantasytalking.portrait_world.state import FaceState
+
+    return Sitter(make_identity(3), 160).frame(FaceState())
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny products are fastest on one thread, and equal on machines of any size."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,57 @@
+"""scripts/infer.py inside the tests' own process: what it prints and how it ends."""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from fantasytalking.errors import exit_cleanly
+from fantasytalking.media import write_image
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def told(self) -> list[str]:
+        """Lines on stderr, progress bars left out."""
+        return [line for line in self.err.splitlines() if line and "\r" not in line and "it/s" not in line]
+
+
+def infer(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
+    from fantasytalking.pipeline.cli import parse
+    from fantasytalking.pipeline.run import run
+
+    capsys.readouterr()
+    code = 0
+    try:
+        exit_cleanly(lambda: sys.stdout.write(run(parse([str(item) for item in arguments], "test")) + "\n"))
+    except SystemExit as stop:
+        assert isinstance(stop.code, int)
+        code = stop.code
+    captured = capsys.readouterr()
+    return Ended(code, captured.out, captured.err)
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int = 16000, channels: int = 1) -> Path:
+    import wave
+
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> Path:
+    write_image(path, pixels)
+    return path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

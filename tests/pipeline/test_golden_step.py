@@ -1,0 +1,62 @@
+"""One guided step on the released code's reference weights equals the combination of its own predictions."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from fantasytalking.audio_windows import official_windows
+from fantasytalking.convert import _reference_inputs, _reference_metadata, _reference_model
+from fantasytalking.models.assembly import portrait_module
+from fantasytalking.pipeline.denoising import Denoiser
+from fantasytalking.pipeline.encoding import VideoConditions
+from fantasytalking.pipeline.guidance import Formula, GuidanceConfig, ScaleSchedule, step_guidance
+from fantasytalking.pipeline.windows import plan_windows
+from fantasytalking.tensor_files import open_safetensors
+
+
+@pytest.fixture(scope="module")
+def reference(golden: Path):
+    path = golden / "official_forward_frame.safetensors"
+    stored, metadata = open_safetensors(path), _reference_metadata(path)
+    return _reference_model(stored, metadata, str(path)), _reference_inputs(stored, str(path)), stored, metadata
+
+
+@pytest.fixture(scope="module")
+def unconditional(reference) -> torch.Tensor:
+    """e(none, none) by diffusers' own transformer with the base's weights."""
+    model, inputs, _, _ = reference
+    names = inspect.signature(WanTransformer3DModel.__init__).parameters
+    base = WanTransformer3DModel(**{name: value for name, value in model.config.items() if name in names}).eval()
+    base.load_state_dict({name: value for name, value in model.state_dict().items() if portrait_module(name) is None})
+    joined = torch.cat([inputs["latents"], inputs["image_condition"]], dim=1)
+    with torch.no_grad():
+        return base(joined, inputs["timestep"], torch.zeros_like(inputs["text_embeds"]), inputs["image_embeds"]).sample
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize(("text", "audio"), [(5.0, 5.0), (4.0, 6.0)])
+def test_a_guided_step_equals_the_reference_combination(reference, unconditional, batched, text, audio):
+    model, inputs, stored, metadata = reference
+    frames = inputs["latents"].shape[2]
+    conditions = VideoConditions(
+        text=inputs["text_embeds"],
+        no_text=torch.zeros_like(inputs["text_embeds"]),
+        image=inputs["image_embeds"],
+        latents=inputs["image_condition"],
+        audio=official_windows(inputs["audio_features"], metadata["num_frames"]),
+        face=torch.zeros(1, 1, model.config.face_dim),
+        motion=torch.full((1, 2), 0.5),
+        face_scale=0.0,
+    )
+    windows = plan_windows(frames, 21, 4)
+    denoiser = Denoiser(model, conditions, windows, batched=batched, advance=lambda: None)
+    guidance = GuidanceConfig(ScaleSchedule(text, text), ScaleSchedule(audio, audio), Formula.text_first)
+    with torch.no_grad():
+        guided = denoiser.predict(inputs["latents"], inputs["timestep"][0], step_guidance(guidance, 0, 30))
+    heard, silent = stored.read("out.prediction"), stored.read("out.prediction_without_audio")
+    expected = unconditional + text * (silent - unconditional) + audio * (heard - silent)
+    assert (guided - expected).abs().max() < 1e-4
+    assert (guided - heard).abs().max() > 1e-2, "guidance must do something here"

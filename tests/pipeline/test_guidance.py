@@ -1,0 +1,108 @@
+"""The two formulas by hand, schedules, branches that need not be computed, colour kept."""
+
+import pytest
+import torch
+
+from fantasytalking.errors import InputError
+from fantasytalking.pipeline.guidance import (
+    Branch,
+    Formula,
+    GuidanceConfig,
+    ScaleSchedule,
+    branch_weights,
+    keep_colour,
+    step_guidance,
+)
+
+NONE, TEXT, AUDIO, BOTH = Branch(False, False), Branch(True, False), Branch(False, True), Branch(True, True)
+
+
+@pytest.fixture
+def e() -> dict[Branch, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {branch: torch.randn(1, 4, 3, 8, 8, generator=generator) for branch in (NONE, TEXT, AUDIO, BOTH)}
+
+
+def config(text: float, audio: float, **changes: object) -> GuidanceConfig:
+    return GuidanceConfig(ScaleSchedule(text, text), ScaleSchedule(audio, audio), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("text", "audio"), [(5.0, 5.0), (4.0, 6.0), (1.0, 3.0), (3.0, 1.0), (0.0, 2.0), (2.0, 0.0)])
+def test_the_formulas_by_hand(e, text, audio):
+    released = step_guidance(config(text, audio), 0, 10)
+    expected = e[NONE] + text * (e[TEXT] - e[NONE]) + audio * (e[BOTH] - e[TEXT])
+    torch.testing.assert_close(released.combine(e), expected, atol=2e-5, rtol=1e-5)
+    other = step_guidance(config(text, audio, formula=Formula.audio_first), 0, 10)
+    expected = e[NONE] + text * (e[BOTH] - e[AUDIO]) + audio * (e[AUDIO] - e[NONE])
+    torch.testing.assert_close(other.combine(e), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("formula", "text", "audio", "branches"),
+    [
+        (Formula.text_first, 4, 6, {NONE, TEXT, BOTH}),
+        (Formula.text_first, 5, 5, {NONE, BOTH}),
+        (Formula.text_first, 1, 1, {BOTH}),
+        (Formula.text_first, 0, 0, {NONE}),
+        (Formula.text_first, 1, 5, {TEXT, BOTH}),
+        (Formula.text_first, 5, 0, {NONE, TEXT}),
+        (Formula.audio_first, 4, 6, {NONE, AUDIO, BOTH}),
+        (Formula.audio_first, 0, 6, {NONE, AUDIO}),
+        (Formula.audio_first, 5, 1, {AUDIO, BOTH}),
+    ],
+)
+def test_only_what_counts_is_computed(formula, text, audio, branches):
+    weights = branch_weights(formula, text, audio)
+    assert set(weights) == branches
+    assert sum(weights.values()) == pytest.approx(1)
+
+
+def test_prompts_that_are_alike_leave_the_audio_alone(e):
+    e = {**e, TEXT: e[NONE], BOTH: e[AUDIO]}
+    for formula in Formula:
+        step = step_guidance(config(5, 3, formula=formula), 0, 10, prompted=False)
+        assert step.branches == [NONE, AUDIO]
+        expected = e[NONE] + 3 * (e[AUDIO] - e[NONE])
+        torch.testing.assert_close(step.combine(e), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_schedules_run_over_their_share_and_then_end():
+    schedule = ScaleSchedule(6.0, 3.0, 0.7)
+    scales = [schedule.at(step, 10) for step in range(10)]
+    assert scales == pytest.approx([6, 5.5, 5, 4.5, 4, 3.5, 3, 1, 1, 1])
+    assert [ScaleSchedule(5, 5, 0.0).at(step, 4) for step in range(4)] == [1, 1, 1, 1]
+    assert [ScaleSchedule(7, 2, 1.0).at(step, 1) for step in range(1)] == [7]
+    assert ScaleSchedule.of(4.5).at(29, 30) == 4.5
+
+
+def test_a_schedule_changes_what_is_computed():
+    audio = ScaleSchedule(5, 5, 0.5)
+    guidance = GuidanceConfig(ScaleSchedule(1, 1), audio)
+    assert [len(step_guidance(guidance, step, 4).branches) for step in range(4)] == [2, 2, 1, 1]
+
+
+def test_colour_is_kept_and_pictures_are_not(e):
+    guided = 5 * e[BOTH] + torch.tensor([2.0, -1.0, 0.0, 0.5]).view(1, 4, 1, 1, 1)  # tinted and too contrasty
+    kept = keep_colour(guided, e[BOTH], 1.0)
+    for frame in range(3):
+        torch.testing.assert_close(kept[:, :, frame].mean((-2, -1)), e[BOTH][:, :, frame].mean((-2, -1)))
+        torch.testing.assert_close(kept[:, :, frame].std((-2, -1)), e[BOTH][:, :, frame].std((-2, -1)))
+    torch.testing.assert_close(kept, e[BOTH], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(keep_colour(guided, e[BOTH], 0.25), 0.75 * guided + 0.25 * kept)
+
+
+def test_colour_is_kept_against_the_same_step_without_audio_guidance(e):
+    step = step_guidance(config(4, 6, keep_colour=1.0), 0, 10)
+    reference = e[NONE] + 4 * (e[TEXT] - e[NONE]) + (e[BOTH] - e[TEXT])
+    assert step.branches == [NONE, TEXT, BOTH]
+    torch.testing.assert_close(step.combine(e).mean((-2, -1)), reference.mean((-2, -1)), atol=1e-5, rtol=1e-5)
+    without = step_guidance(config(4, 1, keep_colour=1.0), 0, 10)
+    assert not without.reference, "without audio guidance there is nothing to keep"
+
+
+@pytest.mark.parametrize(
+    "wrong", [ScaleSchedule(-1, 5), ScaleSchedule(5, 101), ScaleSchedule(float("nan"), 5), ScaleSchedule(5, 5, 1.5)]
+)
+def test_scales_outside_their_limits_are_refused(wrong):
+    with pytest.raises(InputError, match="must be 0 to"):
+        wrong.validate()

@@ -1,0 +1,317 @@
+"""The pipeline: lengths, kinds of output, repeatability, saving, offloading, controls that were never trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FirstBlockCacheConfig, UniPCMultistepScheduler
+from PIL import Image
+
+from fantasytalking.errors import InputError
+from fantasytalking.pipeline import FantasyTalkingPipeline, Formula, Portrait, ScaleSchedule
+from fantasytalking.pipeline.encoding import Timing
+from fantasytalking.pipeline.scheduling import Sampler, make_scheduler, set_steps
+from tests.pipeline.conftest import SIZE, open_pipeline, sound
+
+
+def make(pipe: FantasyTalkingPipeline, portrait: Portrait, seconds: float = 0.5, seed: int = 0, **options):
+    given = {"prompt": "hello", "num_inference_steps": 2, "window_frames": 17, "overlap_frames": 8, **options}
+    given.setdefault("generator", torch.Generator().manual_seed(seed))
+    return pipe(portrait, options.pop("audio", sound(seconds)), **{k: v for k, v in given.items() if k != "audio"})
+
+
+def latents(pipe: FantasyTalkingPipeline, portrait: Portrait, **options) -> torch.Tensor:
+    return make(pipe, portrait, output_type="latent", **options).frames
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fps"),
+    [
+        (0.04, 25),
+        (0.2, 25),
+        (0.68, 25),
+        (0.69, 25),
+        (1.7, 25),
+        (0.7, 23),
+        (0.7, 16),
+        (0.7, 29.97),
+        (0.4, 60),
+        (0.5, 12.5),
+    ],
+)
+def test_the_video_is_as_long_as_the_sound(pipe, portrait, seconds, fps):
+    made = make(pipe, portrait, seconds, fps=fps, output_type="latent", num_inference_steps=1)
+    assert abs(made.num_frames / fps - seconds) <= 0.5 / fps + 1e-4
+    latent_frames = made.frames.shape[2]
+    assert made.frames.shape == (1, 16, latent_frames, SIZE // 8, SIZE // 8)
+    assert 1 + 4 * (latent_frames - 2) < max(made.num_frames, 2) <= 1 + 4 * (latent_frames - 1)
+    assert len(list(pipe.iterate_frames(made.frames, made.num_frames))) == made.num_frames
+
+
+def test_timing_at_any_rate():
+    for fps in (1, 8, 15, 16, 23, 23.976, 24, 25, 29.97, 30, 50, 60, 120):
+        for samples in (1, 400, 16000, 16001, 48123, 160000):
+            timing = Timing.of(samples, fps, 4)
+            assert abs(timing.frames / fps - samples / 16000) <= 1 / fps
+            assert timing.frames <= timing.generated and timing.generated % 4 == 1
+
+
+def test_output_types_agree(pipe, portrait):
+    array = make(pipe, portrait, output_type="np").frames
+    tensor = make(pipe, portrait, output_type="pt").frames
+    (pictures,) = make(pipe, portrait, output_type="pil").frames
+    assert array.shape == (1, 12, SIZE, SIZE, 3) and tensor.shape == (1, 12, 3, SIZE, SIZE)
+    assert array.min() >= 0 and array.max() <= 1
+    np.testing.assert_array_equal(array[0].transpose(0, 3, 1, 2), tensor[0].numpy())
+    assert len(pictures) == 12 and isinstance(pictures[0], Image.Image)
+    np.testing.assert_array_equal(np.asarray(pictures[5]), np.round(array[0, 5] * 255).astype(np.uint8))
+    made = make(pipe, portrait, output_type="latent")
+    streamed = np.stack(list(pipe.iterate_frames(made.frames, made.num_frames)))
+    np.testing.assert_array_equal(streamed, np.round(array[0] * 255).astype(np.uint8))
+
+
+def test_decoding_in_turn_equals_decoding_whole(pipe):
+    from fantasytalking.encoders.wan import VideoAutoencoder
+
+    coded = torch.randn(1, 16, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    autoencoder = VideoAutoencoder(pipe.vae)
+    pieces = list(autoencoder.decode_in_turn(coded))
+    assert [piece.shape[1] for piece in pieces] == [1, 4, 4, 4, 4]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), autoencoder.decode(coded)[0], atol=1e-6, rtol=0)
+    pipe.vae.enable_tiling()
+    tiled = torch.cat(list(autoencoder.decode_in_turn(coded)), dim=1)
+    pipe.vae.disable_tiling()
+    torch.testing.assert_close(tiled, torch.cat(pieces, dim=1), atol=1e-6, rtol=0)
+
+
+def test_same_seed_same_bits_other_seed_other_video(pipe, portrait):
+    first = latents(pipe, portrait)
+    assert torch.equal(first, latents(pipe, portrait))
+    assert not torch.equal(first, latents(pipe, portrait, seed=1))
+
+
+def test_everything_told_reaches_the_model(pipe, portrait):
+    """No option is deaf: each changes what comes out."""
+    plain = latents(pipe, portrait)
+    other = Portrait(portrait.pixels, portrait.points + 5)
+    mirrored = Portrait(np.ascontiguousarray(portrait.pixels[:, ::-1]), portrait.points)
+    cases = {
+        "prompt": {"prompt": "goodbye"},
+        "negative_prompt": {"negative_prompt": "still"},
+        "expression": {"expression_motion": 0.9},
+        "body": {"body_motion": 0.1},
+        "face": {"face_scale": 0.0},
+        "sound": {"audio": sound(0.5, seed=1)},
+        "text_guidance": {"text_guidance": 3.0},
+        "audio_guidance": {"audio_guidance": 3.0},
+        "schedule": {"audio_guidance": ScaleSchedule(5, 5, 0.5)},
+        "formula": {"formula": Formula.audio_first, "text_guidance": 4.0},
+        "colour": {"keep_colour": 1.0},
+        "steps": {"num_inference_steps": 3},
+        "rate": {"fps": 24.0},
+    }
+    for name, options in cases.items():
+        changed = latents(pipe, portrait, **options)
+        assert changed.shape == plain.shape and (changed - plain).abs().max() > 1e-4, name
+    assert (latents(pipe, other) - plain).abs().max() > 1e-4, "identity"
+    assert (latents(pipe, mirrored) - plain).abs().max() > 1e-3, "first frame"
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5])
+@pytest.mark.parametrize("formula", list(Formula))
+def test_branches_in_one_call_equal_branches_in_turn(pipe, portrait, seconds, formula):
+    options = {"seconds": seconds, "text_guidance": 4.0, "audio_guidance": 6.0, "formula": formula}
+    in_turn = latents(pipe, portrait, **options)
+    assert (latents(pipe, portrait, batch_branches=True, **options) - in_turn).abs().max() < 1e-5
+
+
+def count_samples(pipe: FantasyTalkingPipeline, portrait: Portrait, **options) -> list[int]:
+    """Batch sizes of the transformer's calls."""
+    sizes: list[int] = []
+    hook = pipe.transformer.register_forward_pre_hook(
+        lambda _, arguments: sizes.append(arguments[0].shape[0]),
+    )
+    try:
+        latents(pipe, portrait, **options)
+    finally:
+        hook.remove()
+    return sizes
+
+
+def test_branches_that_do_not_count_are_not_computed(pipe, portrait):
+    assert count_samples(pipe, portrait, text_guidance=4.0, audio_guidance=6.0) == [1] * 6
+    assert count_samples(pipe, portrait, text_guidance=4.0, audio_guidance=6.0, batch_branches=True) == [3, 3]
+    assert count_samples(pipe, portrait, text_guidance=5.0, audio_guidance=5.0) == [1] * 4
+    assert count_samples(pipe, portrait, text_guidance=1.0, audio_guidance=1.0) == [1, 1]
+    assert count_samples(pipe, portrait, prompt="", text_guidance=4.0, audio_guidance=6.0) == [1] * 4
+    scheduled = ScaleSchedule(6, 6, 0.5)
+    assert count_samples(pipe, portrait, text_guidance=1.0, audio_guidance=scheduled) == [1, 1, 1]
+
+
+def test_what_is_constant_is_computed_once(pipe, portrait):
+    projected: list[int] = []
+    hooks = [
+        pipe.transformer.face_resampler.register_forward_hook(lambda *_: projected.append(0)),
+        pipe.transformer.condition_embedder.text_embedder.register_forward_hook(lambda *_: projected.append(1)),
+        pipe.transformer.audio_projector.register_forward_hook(lambda *_: projected.append(2)),
+    ]
+    try:
+        latents(pipe, portrait, num_inference_steps=4, text_guidance=4.0, audio_guidance=6.0)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert [projected.count(kind) for kind in (0, 1, 2)] == [1, 2, 1]
+
+
+def test_the_audio_is_gated_not_zeroed(pipe, portrait):
+    """Without audio guidance and audio, other sounds make no difference; zeroed sound would."""
+    options = {"audio_guidance": 0.0, "text_guidance": 1.0}
+    first = latents(pipe, portrait, audio=sound(0.5), **options)
+    assert torch.equal(first, latents(pipe, portrait, audio=sound(0.5, seed=3), **options))
+    assert not torch.equal(latents(pipe, portrait, audio=np.zeros(8000, np.float32), text_guidance=1.0), first)
+
+
+def test_an_empty_prompt_is_what_training_drops_to(pipe):
+    from fantasytalking.encoders.wan import TextEncoder
+    from fantasytalking.pipeline.encoding import encode_text
+
+    encoder = TextEncoder(pipe.text_encoder, pipe.tokenizer, 12)
+    assert not encode_text(encoder, "  ", 12, 32).any()
+    states = encode_text(encoder, "hi", 12, 32)
+    assert states.shape == (1, 12, 32) and states[0, :3].any() and not states[0, 3:].any()
+
+
+def test_a_callback_sees_every_step_and_may_change_the_latents(pipe, portrait):
+    seen: list[tuple[int, float]] = []
+
+    def callback(pipeline, step, timestep, tensors):
+        seen.append((step, float(timestep)))
+        return {"latents": torch.zeros_like(tensors["latents"])} if step == 1 else {}
+
+    assert not latents(pipe, portrait, callback_on_step_end=callback).any()
+    assert [step for step, _ in seen] == [0, 1] and seen[0][1] == pytest.approx(1000)
+
+
+def test_a_callback_may_interrupt(pipe, portrait):
+    steps: list[int] = []
+
+    def callback(pipeline, step, timestep, tensors):
+        steps.append(step)
+        pipeline._interrupt = True
+        return {}
+
+    latents(pipe, portrait, num_inference_steps=5, callback_on_step_end=callback)
+    assert steps == [0]
+
+
+def test_released_noise_levels():
+    """sigma = 5 x / (1 + 4 x) for x = 1, 1 - 1/n, ...: the shift acts once."""
+    timesteps = set_steps(make_scheduler(Sampler.euler, 5.0), 30, torch.device("cpu"))
+    x = 1 - torch.arange(30) / 30
+    torch.testing.assert_close(timesteps, 1000 * 5 * x / (1 + 4 * x), atol=1e-2, rtol=1e-5)
+
+
+def test_the_other_sampler_works(base, adapters, portrait, pipe):
+    other = open_pipeline(base, adapters / "all")
+    other.scheduler = make_scheduler(Sampler.unipc, 5.0)
+    assert isinstance(other.scheduler, UniPCMultistepScheduler)
+    exact = latents(pipe, portrait, num_inference_steps=150)
+    errors = [(latents(other, portrait, num_inference_steps=steps) - exact).square().mean() for steps in (5, 75)]
+    assert errors[1] < errors[0] / 5 and errors[1] < 1e-3 * exact.square().mean(), "both follow the same flow"
+
+
+def test_a_saved_pipeline_is_the_same(pipe, saved, portrait):
+    again = FantasyTalkingPipeline.from_pretrained(saved)
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(latents(again, portrait), latents(pipe, portrait))
+    assert again.trained_modules == ["audio", "face", "motion"] and again.config.text_length == 12
+    assert again.motion_normaliser == pipe.motion_normaliser is not None
+    assert again.face_network is not None and again.face_network.parent == saved / "face_encoder"
+    assert json.loads((saved / "model_index.json").read_text())["_class_name"] == "FantasyTalkingPipeline"
+
+
+def test_ready_parts_are_taken(pipe, saved):
+    again = FantasyTalkingPipeline.from_pretrained(saved, transformer=pipe.transformer)
+    assert again.transformer is pipe.transformer and again.vae is not pipe.vae
+
+
+def test_it_moves_and_changes_its_type(base, adapters, portrait):
+    other = open_pipeline(base, adapters / "all").to("cpu")
+    other.transformer.to(torch.bfloat16)
+    made = latents(other, portrait)
+    assert made.dtype == torch.float32 and made.isfinite().all()
+
+
+def test_group_offloading_changes_nothing(base, adapters, portrait, pipe):
+    other = open_pipeline(base, adapters / "all")
+    other.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
+    torch.testing.assert_close(latents(other, portrait), latents(pipe, portrait), atol=1e-5, rtol=1e-5)
+
+
+def test_model_offloading_changes_nothing(base, adapters, portrait, pipe):
+    other = open_pipeline(base, adapters / "all")
+    other.enable_model_cpu_offload(device="cpu")
+    made = make(other, portrait, output_type="pt").frames
+    torch.testing.assert_close(made, make(pipe, portrait, output_type="pt").frames, atol=1e-5, rtol=1e-5)
+
+
+def test_step_caches_keep_windows_and_branches_apart(base, adapters, portrait, pipe):
+    """At a threshold of 0 nothing is ever reused, so a context that mixed things up would show."""
+    other = open_pipeline(base, adapters / "all")
+    other.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))
+    options = {"seconds": 1.5, "num_inference_steps": 3, "text_guidance": 4.0, "audio_guidance": 6.0}
+    torch.testing.assert_close(latents(other, portrait, **options), latents(pipe, portrait, **options))
+
+
+@pytest.fixture(scope="module")
+def heard(base: Path, adapters: Path) -> FantasyTalkingPipeline:
+    """Audio alone was trained, and there is no face encoder."""
+    pipeline = open_pipeline(base, adapters / "audio")
+    pipeline.face_network = None
+    return pipeline
+
+
+class TestNeverTrained:
+    def test_neutral_works(self, heard, portrait):
+        assert latents(heard, portrait).isfinite().all()
+        assert heard.config.audio_window == "official"
+
+    @pytest.mark.parametrize("option", ["motion", "expression_motion", "body_motion"])
+    def test_motion_is_refused(self, heard, portrait, option):
+        with pytest.raises(InputError, match="motion module was never trained"):
+            make(heard, portrait, **{option: 0.6})
+
+    def test_face_is_refused(self, heard, portrait):
+        with pytest.raises(InputError, match="face module was never trained"):
+            make(heard, portrait, face_scale=1.0)
+
+    def test_identity_is_not_even_read(self, heard, portrait):
+        assert torch.equal(latents(heard, portrait), latents(heard, Portrait(portrait.pixels, portrait.points + 5)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"motion": 1.5}, "expression motion is 1.5"),
+        ({"body_motion": -0.1}, "body motion is -0.1"),
+        ({"face_scale": 11.0}, "face_scale is 11"),
+        ({"text_guidance": -1.0}, "guidance scale"),
+        ({"audio_guidance": float("nan")}, "guidance scale"),
+        ({"keep_colour": 2.0}, "keep_colour"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"fps": 0.0}, "fps is 0"),
+        ({"fps": 500.0}, "fps is 500"),
+        ({"window_frames": 16}, "window_frames is 16"),
+        ({"overlap_frames": 3}, "overlap_frames is 3"),
+        ({"overlap_frames": 12}, "overlap"),
+        ({"output_type": "gif"}, "output_type is 'gif'"),
+        ({"height": 64, "width": 64}, "height and width"),
+        ({"audio": np.zeros(0, np.float32)}, "sound has 0.00 s"),
+    ],
+)
+def test_wrong_arguments_are_refused(pipe, portrait, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        make(pipe, portrait, **options)
+    assert "\n" not in str(error.value)

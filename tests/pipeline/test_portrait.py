@@ -1,0 +1,94 @@
+"""Pictures of any shape become the model's picture: the face in it, nothing distorted."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mediapipe")
+
+import cv2
+
+from fantasytalking.data.settings import Bucket, Fit
+from fantasytalking.errors import InputError
+from fantasytalking.perception.face_track import detect_faces
+from fantasytalking.pipeline.portrait import frame_portrait, parse_sizes
+
+
+def eye_to_mouth(points: np.ndarray) -> tuple[float, float]:
+    """Distance between the eyes, and from them to the mouth."""
+    return float(np.linalg.norm(points[1] - points[0])), float(points[3:, 1].mean() - points[:2, 1].mean())
+
+
+@pytest.mark.parametrize(("fit", "size"), [(Fit.crop, (64, 128)), (Fit.letterbox, (64, 128)), (Fit.crop, (128, 96))])
+def test_nothing_is_distorted(face_picture, fit, size):
+    made = frame_portrait(face_picture, [Bucket(*size)], fit=fit)
+    assert made.pixels.shape == (size[1], size[0], 3)
+    square = frame_portrait(face_picture, [Bucket(160, 160)])
+    wide, tall = eye_to_mouth(made.points)
+    wanted_wide, wanted_tall = eye_to_mouth(square.points)
+    assert wide / tall == pytest.approx(wanted_wide / wanted_tall, rel=0.05)
+    if fit is Fit.letterbox:
+        assert not made.pixels[:20].any() and not made.pixels[-20:].any(), "black bars above and below"
+
+
+def test_the_nearest_shape_is_taken(face_picture):
+    wide = np.concatenate([np.full_like(face_picture, 120), face_picture], axis=1)
+    made = frame_portrait(wide, parse_sizes(["64x64", "128x64", "64x128"]))
+    assert made.pixels.shape == (64, 128, 3)
+
+
+def test_the_crop_follows_the_face(face_picture):
+    plain = np.full_like(face_picture, 120)
+    for order in ((plain, plain, face_picture), (face_picture, plain, plain)):
+        made = frame_portrait(np.concatenate(order, axis=1), [Bucket(128, 128)])
+        assert 40 < made.points[:, 0].mean() < 88
+        (face,) = detect_faces(made.pixels)
+        assert face.box[0] > 0 and face.box[2] < 128
+
+
+def test_a_small_face_is_gone_nearer_to(face_picture):
+    room = np.full((800, 900, 3), 120, np.uint8)
+    room[300:460, 500:660] = face_picture
+    far = frame_portrait(room, [Bucket(256, 256)])
+    near = frame_portrait(room, [Bucket(256, 256)], least_face=0.3)
+    assert eye_to_mouth(near.points)[0] > 2 * eye_to_mouth(far.points)[0]
+    (face,) = detect_faces(near.pixels)
+    assert (face.box[3] - face.box[1]) / 256 == pytest.approx(0.3, abs=0.06)
+
+
+def test_the_points_are_on_the_prepared_picture(face_picture):
+    made = frame_portrait(cv2.resize(face_picture, (400, 400)), [Bucket(96, 128)])
+    (face,) = detect_faces(made.pixels)
+    assert face.box[0] < made.points[:, 0].min() and made.points[:, 0].max() < face.box[2]
+    assert face.box[1] < made.points[:, 1].min() and made.points[:, 1].max() < face.box[3]
+
+
+def test_one_of_several_faces_must_be_chosen(face_picture):
+    two = np.concatenate([face_picture, face_picture[:, ::-1]], axis=1)
+    with pytest.raises(InputError, match=r"2 faces were found.*--face 1 .left. to --face 2"):
+        frame_portrait(two, [Bucket(64, 64)])
+    left = frame_portrait(two, [Bucket(160, 160)], face=1)
+    right = frame_portrait(two, [Bucket(160, 160)], face=2)
+    assert np.abs(left.pixels.astype(int) - right.pixels[:, ::-1]).mean() < 3
+    with pytest.raises(InputError, match="face 3 was asked for and 2 found"):
+        frame_portrait(two, [Bucket(64, 64)], face=3)
+
+
+def test_no_face_is_told():
+    with pytest.raises(InputError, match="no face was found"):
+        frame_portrait(np.full((100, 100, 3), 90, np.uint8), [Bucket(64, 64)])
+
+
+def test_real_photographs(real_media):
+    from fantasytalking.media import read_image
+
+    for name, face in (("woman.jpg", None), ("man.jpg", None), ("two_people.jpg", 2)):
+        made = frame_portrait(
+            read_image(real_media / "portraits" / name), [Bucket(256, 256)], face=face, least_face=0.2
+        )
+        assert len(detect_faces(made.pixels)) >= 1
+
+
+@pytest.mark.parametrize("text", ["", "abc", "0", "17", "64x", "x64", "64x65", "99999", "64*64", "4096x4096", "-64"])
+def test_impossible_sizes_are_refused(text):
+    with pytest.raises(InputError, match="multiples of 16"):
+        parse_sizes([text])

@@ -1,0 +1,70 @@
+"""Missing weights: one line with the command, the size and the licence of each."""
+
+from pathlib import Path
+
+import pytest
+
+from fantasytalking.config import load_config, preset_path
+from fantasytalking.errors import InputError
+from fantasytalking.models.presets import PRESETS
+from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.weights import SOURCES, find_weights
+
+
+def config_of_preset(preset: str, *overrides: str) -> InferConfig:
+    return load_config(InferConfig, preset_path(preset, "infer"), overrides)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory and an empty cache of the hub."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_names_how_to_get_its_weights(preset, elsewhere):
+    config = config_of_preset(preset)
+    with pytest.raises(InputError) as error:
+        find_weights(config)
+    message = str(error.value)
+    assert "\n" not in message and message.startswith("weights are missing")
+    named = [place for place in (config.adapter, config.audio_encoder, config.face_encoder) if place]
+    if preset == "nano":
+        named = ["checkpoints/nano"]
+    for place in named:
+        source = SOURCES[place]
+        assert f"'{place}': {source.command} ({source.size}, {source.licence})" in message
+
+
+def test_nano_is_one_thing_to_make(elsewhere):
+    with pytest.raises(InputError) as error:
+        find_weights(config_of_preset("nano"))
+    assert str(error.value).count("build_nano.py") == 1 and "adapter" not in str(error.value)
+
+
+def test_a_download_into_checkpoints_is_found(elsewhere):
+    for name in ("Wan2.1-I2V-14B-720P-Diffusers", "wav2vec2-base-960h", "fantasytalking_audio"):
+        (elsewhere / "checkpoints" / name).mkdir(parents=True)
+    weights = find_weights(config_of_preset("wan14b"))
+    assert weights.base == Path("checkpoints/Wan2.1-I2V-14B-720P-Diffusers")
+    assert weights.audio_encoder == Path("checkpoints/wav2vec2-base-960h") and weights.face_encoder is None
+
+
+def test_a_hub_id_of_one_s_own_and_a_path(elsewhere):
+    with pytest.raises(InputError, match="hf download somebody/model --local-dir checkpoints/model"):
+        find_weights(config_of_preset("nano", "base=somebody/model"))
+    with pytest.raises(InputError, match=r"'\./nowhere' does not exist"):
+        find_weights(config_of_preset("nano", "base=./nowhere"))
+
+
+def test_a_base_without_adapter_is_refused(base):
+    with pytest.raises(InputError, match="adapter is not given"):
+        find_weights(config_of_preset("nano", f"base={base}", "adapter=null"))
+
+
+def test_a_saved_pipeline_needs_nothing_else(saved):
+    weights = find_weights(config_of_preset("nano", f"base={saved}", "adapter=null"))
+    assert weights.places == {"base": saved}
+    assert weights.trained_modules() == ["audio", "face", "motion"] and weights.has_face_encoder
