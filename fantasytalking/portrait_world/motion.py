@@ -24,7 +24,8 @@ SHOULDER_SWING = {"shoulder_x": 0.012, "shoulder_y": 0.010, "shoulder_roll": 0.0
 SECONDS_OF_SWING = {"yaw": 0.42, "pitch": 0.34, "roll": 0.45, "x": 0.5, "y": 0.4}
 STILL = 0.04  # what is left of them at body intensity 0
 LARGEST = {"yaw": 0.42, "pitch": 0.22, "roll": 0.20, "x": 0.05, "y": 0.03}
-MOUTH_SPREAD_AT_REST, MOUTH_SPREAD_AT_FULL = 0.140, 0.280  # standard deviation of mouth_open over a clip
+# Standard deviations over a clip of the mouth's opening and width, at expression intensity 0 and 1.
+OPEN_SPREAD, WIDTH_SPREAD = (0.140, 0.285), (0.09, 0.50)
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,22 @@ def _mouth(speech: Speech, times: Track, loud: Track, expression: float) -> dict
     opening = opening * (0.72 + 0.42 * loud)
     # Consonants between vowels part the lips less than a mean of targets says.
     opening = opening - 0.06 * (1 - np.exp(-opening / 0.06))
-    wanted = MOUTH_SPREAD_AT_REST + (MOUTH_SPREAD_AT_FULL - MOUTH_SPREAD_AT_REST) * expression
-    gain = np.clip(wanted / max(float(opening.std()), 1e-6), 0.15, 1.9)
-    opening = opening * gain
+    opening = _spread_to(opening, OPEN_SPREAD, expression)
     # The largest openings are pressed together softly below 1.
     opening = np.where(opening > 0.7, 0.7 + 0.3 * np.tanh((opening - 0.7) / 0.3), opening)
     return {
         "mouth_open": opening,
-        "mouth_width": np.clip(width * (0.25 + 1.0 * expression), -1, 1),
+        "mouth_width": np.clip(_spread_to(width, WIDTH_SPREAD, expression), -1, 1),
         "lip_press": press * (0.4 + 0.6 * expression),
         "lip_tuck": tuck,
         "tongue": tongue,
     }
+
+
+def _spread_to(track: Track, spread: tuple[float, float], expression: float) -> Track:
+    """Scales a track to the standard deviation that belongs to an intensity, as far as that takes a gain up to 1.9."""
+    wanted = spread[0] + (spread[1] - spread[0]) * expression
+    return track * np.clip(wanted / max(float(track.std()), 1e-6), 0.1, 1.9)
 
 
 def _head_and_shoulders(count: int, loud: Track, body: float, random: np.random.Generator) -> dict[str, Track]:
@@ -97,13 +102,13 @@ def _head_and_shoulders(count: int, loud: Track, body: float, random: np.random.
 
 
 def _face(count: int, loud: Track, expression: float, random: np.random.Generator) -> dict[str, Track]:
-    brow = 0.75 * swinging(random, count, 0.30) + 0.65 * _standardised(_smoothed(loud, 4))
+    brow = 0.80 * swinging(random, count, 0.26) + 0.60 * _standardised(_smoothed(loud, 4))
     mood = random.uniform(-0.3, 1.0)
-    smile = np.clip(0.25 * mood + 0.45 * swinging(random, count, 0.50), -0.35, 1)
+    smile = np.clip(0.20 * mood + 0.50 * swinging(random, count, 0.36), -0.45, 1)
     frown = np.clip(0.30 * swinging(random, count, 0.5) - 0.35 * mood, 0, 1)
     squint = np.clip(0.20 * swinging(random, count, 0.6), 0, 0.6)
     return {
-        "brow": np.clip(0.60 * expression * brow, -0.8, 1),
+        "brow": np.clip(0.65 * expression * brow, -0.9, 1),
         "smile": expression * smile,
         "frown": expression * frown,
         "squint": expression * squint,
