@@ -23,11 +23,13 @@ class GuidedStepSize:
     layers: int
     latents: tuple[int, int, int]
     rounds: int
+    matrix: int
+    """Side of the square product whose speed is the ceiling."""
     audio_tokens: int = 17
 
 
-CPU_SIZE = GuidedStepSize("wan1.3b", layers=4, latents=(9, 24, 24), rounds=5)
-GPU_SIZE = GuidedStepSize("wan14b", layers=40, latents=(21, 64, 64), rounds=5)
+CPU_SIZE = GuidedStepSize("wan1.3b", layers=4, latents=(9, 24, 24), rounds=5, matrix=3072)
+GPU_SIZE = GuidedStepSize("wan14b", layers=40, latents=(21, 64, 64), rounds=5, matrix=8192)
 """Full depth, 81 frames at 512 px."""
 
 
@@ -46,7 +48,7 @@ def guided_step(size: GuidedStepSize, device: torch.device, dtype: torch.dtype) 
         sides = _sides(base, ours, latents, timestep, branches)
         timings = in_turn(sides, device, size.rounds)
         flops = [count_flops(side) for side in sides.values()]
-    rate = matrix_rate(device, dtype, 4096 if device.type == "cpu" else 8192)
+    rate = matrix_rate(device, dtype, size.matrix)
     title = (
         f"{size.preset}, {size.layers} layers, latents {' x '.join(map(str, size.latents))}, "
         f"{size.audio_tokens} audio tokens a frame, {device.type}, {str(dtype).removeprefix('torch.')}, "

@@ -34,7 +34,7 @@ def test_operations_are_counted():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_guided_step_row_runs_and_reuse_saves_operations(dtype):
-    size = GuidedStepSize("nano", layers=2, latents=(5, 8, 8), rounds=1)
+    size = GuidedStepSize("nano", layers=2, latents=(5, 8, 8), rounds=1, matrix=256)
     table = guided_step(size, torch.device("cpu"), dtype)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")][
         1:
