@@ -45,7 +45,8 @@ class AdapterConfig:
     """What an adapter is: which modules were trained, on which base, with which audio windows."""
 
     modules: list[str]
-    """Of audio, face, motion: those that were trained and are stored. The others stay as fresh as they began."""
+    """Of audio, face, motion: those that were trained and are stored. The others stay as fresh as they began.
+    Empty when the base alone was trained."""
     audio_window: str
     """`official` for the released weights, `seconds` for ours."""
     window_seconds: float = WINDOW_SECONDS
@@ -67,7 +68,8 @@ class AdapterConfig:
             InputError: naming `source`, the value and the limit.
         """
         known = list(PORTRAIT_MODULES)
-        if not isinstance(self.modules, list) or not self.modules or any(name not in known for name in self.modules):
+        nothing = not self.modules and not self.base_tensors and self.lora is None
+        if not isinstance(self.modules, list) or nothing or any(name not in known for name in self.modules):
             raise InputError(f"{source}: modules is {self.modules!r}; a list of some of {', '.join(known)} is needed")
         if self.audio_window not in WINDOW_RULES:
             raise InputError(f"{source}: audio_window is {self.audio_window!r}; {' or '.join(WINDOW_RULES)} is needed")

@@ -53,7 +53,7 @@ def from_wan(
 
     Args:
         source: a diffusers folder (a pipeline's or the transformer's own), a single safetensors file in Wan's original
-            or diffusers' names, or a hub id.
+            or diffusers' names, or a hub id. Of a whole portrait transformer the base is taken.
         portrait: configuration of the paper's modules (`audio_dim` ... `motion_width`); defaults else.
         dtype: of the parameters, but for those that Wan keeps in float32; None = as stored.
 
@@ -174,7 +174,15 @@ def _open_base(source: str | Path) -> tuple[dict[str, Any], StoredTensors]:
     folder = path if path.is_dir() else _download(str(source))
     if not (folder / "config.json").is_file() and (folder / "transformer" / "config.json").is_file():
         folder = folder / "transformer"
-    return _read_config(folder), open_model_folder(folder)
+    return _base_part(_read_config(folder), open_model_folder(folder))
+
+
+def _base_part(config: dict[str, Any], tensors: StoredTensors) -> tuple[dict[str, Any], StoredTensors]:
+    """What is the base's of a folder, which may be a portrait transformer's as a saved pipeline has it."""
+    known = inspect.signature(WanTransformer3DModel.__init__).parameters
+    ours = inspect.signature(FantasyTalkingTransformer3DModel.__init__).parameters.keys() - known.keys()
+    base = {name: name for name in tensors.shapes if portrait_module(name) is None}
+    return {key: value for key, value in config.items() if key not in ours}, tensors.renamed(base)
 
 
 def open_single_file(path: Path) -> tuple[dict[str, Any], StoredTensors]:
@@ -192,7 +200,7 @@ def open_single_file(path: Path) -> tuple[dict[str, Any], StoredTensors]:
 def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     class_name = config.get("_class_name")
-    if class_name != WanTransformer3DModel.__name__:
+    if class_name not in (WanTransformer3DModel.__name__, FantasyTalkingTransformer3DModel.__name__):
         raise InputError(
             f"'{folder}' holds a {class_name or 'model without a class name'}; "
             f"a {WanTransformer3DModel.__name__} folder is needed"
