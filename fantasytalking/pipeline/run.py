@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, written_whole
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.controls import check_speech, face_weight, motion_intensity
-from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.portrait import frame_portrait, parse_sizes
+from fantasytalking.pipeline.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline
+from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
 from fantasytalking.pipeline.record import Record, hash_file
 from fantasytalking.pipeline.scheduling import make_scheduler
 from fantasytalking.pipeline.settings import InferConfig, Offload
@@ -62,21 +63,45 @@ def run(job: Job) -> str:
         InputError: anything given that cannot be used.
     """
     paths = _check_outputs(job)
+    weights = find_weights(job.config)
+    device = _device(job.config)
+    _check_controls(job.config, weights)
+    record = _begin_record(job, weights, device)
+    given = _read(job)
+    if job.config.note:
+        _tell(f"note: {job.config.note}")
+    with ExitStack() as outputs, _repeatable():
+        # Made before the work, so that a place that cannot be written to is told at once.
+        video, text, *sheets = (outputs.enter_context(written_whole(path)) for path in paths)
+        pipe = load_pipeline(job.config, weights, device)
+        begin = time.perf_counter()
+        made = _generate(pipe, job.config, given)
+        shown = _Shown(pipe.iterate_frames(made.frames, made.num_frames), made.num_frames, bool(sheets))
+        media.write_video(video, shown, fps=made.fps, audio=given.sound, sample_rate=SOUND_RATE)
+        elapsed = time.perf_counter() - begin
+        for sheet in sheets:
+            _write_sheet(sheet, shown.kept, made.fps)
+        record = replace(record, video=hash_file(video))
+        result = _result(given, made, elapsed, pipe.motion_normaliser)
+        text.write_text(record.as_json(result), encoding="utf-8")
+    return _summary(job, result, record.video)
+
+
+class _Given(NamedTuple):
+    """What the video is made from."""
+
+    portrait: Portrait
+    samples: NDArray[np.float32]
+    """At 16 kHz, for wav2vec2."""
+    sound: NDArray[np.float32]
+    """At 48 kHz, for the file."""
+
+
+def _read(job: Job) -> _Given:
     config = job.config
-    weights = find_weights(config)
-    device = _device(config)
-    modules = weights.trained_modules()
-    check_speech(modules)
-    motion_intensity(modules, config.expression_motion, config.body_motion)
-    face_weight(modules, config.face_scale, weights.has_face_encoder)
-    record = Record.of(config, job.image, job.audio, weights, job.output, _describe(device))
-    if job.replayed is not None:
-        torch.set_num_threads(job.replayed.threads)
-        record = replace(record, threads=job.replayed.threads)
-        for difference in job.replayed.differences(record):
-            _tell(f"note: {difference}; the video may differ")
-    samples = media.read_audio(job.audio, sample_rate=SAMPLE_RATE, duration=config.seconds)
-    sound = media.read_audio(job.audio, sample_rate=SOUND_RATE, duration=config.seconds)
+    samples, sound = (
+        media.read_audio(job.audio, sample_rate=rate, duration=config.seconds) for rate in (SAMPLE_RATE, SOUND_RATE)
+    )
     portrait = frame_portrait(
         media.read_image(job.image),
         parse_sizes(config.sizes),
@@ -84,55 +109,74 @@ def run(job: Job) -> str:
         face=config.face,
         least_face=config.least_face,
     )
-    if config.note:
-        _tell(f"note: {config.note}")
-    with ExitStack() as outputs, _repeatable():
-        # Made before the work, so that a place that cannot be written to is told at once.
-        video, text, *sheets = (outputs.enter_context(written_whole(path)) for path in paths)
-        pipe = load_pipeline(config, weights, device)
-        begin = time.perf_counter()
-        made = pipe(
-            portrait,
-            samples,
-            config.prompt,
-            config.negative_prompt,
-            expression_motion=config.expression_motion,
-            body_motion=config.body_motion,
-            face_scale=config.face_scale,
-            text_guidance=config.guidance.text,
-            audio_guidance=config.guidance.audio,
-            formula=config.guidance.formula,
-            keep_colour=config.guidance.keep_colour,
-            batch_branches=config.guidance.batched,
-            num_inference_steps=config.steps,
-            fps=config.fps,
-            window_frames=config.window_frames,
-            overlap_frames=config.overlap_frames,
-            generator=torch.Generator().manual_seed(config.seed),
-            output_type="latent",
-        )
-        shown = _Shown(pipe.iterate_frames(made.frames, made.num_frames), made.num_frames, bool(sheets))
-        media.write_video(video, shown, fps=config.fps, audio=sound, sample_rate=SOUND_RATE)
-        elapsed = time.perf_counter() - begin
-        for sheet in sheets:
-            _write_sheet(sheet, shown.kept, config.fps)
-        record = replace(record, video=hash_file(video))
-        duration = made.num_frames / config.fps
-        height, width = portrait.pixels.shape[:2]
-        result = {
-            "frames": made.num_frames,
-            "fps": config.fps,
-            "width": width,
-            "height": height,
-            "seconds": duration,
-            "seconds_taken": round(elapsed, 3),
-            "motion_normaliser": pipe.motion_normaliser,
-        }
-        text.write_text(record.as_json(result), encoding="utf-8")
-    line = f"{job.output}: {duration:.2f} s, {width}x{height}, {elapsed / duration:.1f} s of work for a second of video"
+    return _Given(portrait, samples, sound)
+
+
+def _check_controls(config: InferConfig, weights: Weights) -> None:
+    """What the pipeline would refuse too, but before gigabytes are loaded."""
+    modules = weights.trained_modules()
+    check_speech(modules)
+    motion_intensity(modules, config.expression_motion, config.body_motion)
+    face_weight(modules, config.face_scale, weights.has_face_encoder)
+
+
+def _begin_record(job: Job, weights: Weights, device: torch.device) -> Record:
+    """The record of the video to be made; what differs from a replayed one is told."""
+    record = Record.of(job.config, job.image, job.audio, weights, job.output, _describe(device))
     if job.replayed is not None:
-        line += ", the same bits as recorded" if record.video == job.replayed.video else ", NOT the same as recorded"
-    return line
+        torch.set_num_threads(job.replayed.threads)
+        record = replace(record, threads=job.replayed.threads)
+        for difference in job.replayed.differences(record):
+            _tell(f"note: {difference}; the video may differ")
+    return record
+
+
+def _generate(pipe: FantasyTalkingPipeline, config: InferConfig, given: _Given) -> FantasyTalkingOutput:
+    return pipe(
+        given.portrait,
+        given.samples,
+        config.prompt,
+        config.negative_prompt,
+        expression_motion=config.expression_motion,
+        body_motion=config.body_motion,
+        face_scale=config.face_scale,
+        text_guidance=config.guidance.text,
+        audio_guidance=config.guidance.audio,
+        formula=config.guidance.formula,
+        keep_colour=config.guidance.keep_colour,
+        batch_branches=config.guidance.batched,
+        num_inference_steps=config.steps,
+        fps=config.fps,
+        window_frames=config.window_frames,
+        overlap_frames=config.overlap_frames,
+        generator=torch.Generator().manual_seed(config.seed),
+        output_type="latent",
+    )
+
+
+def _result(
+    given: _Given, made: FantasyTalkingOutput, elapsed: float, normaliser: dict[str, float] | None
+) -> dict[str, Any]:
+    height, width = given.portrait.pixels.shape[:2]
+    return {
+        "frames": made.num_frames,
+        "fps": made.fps,
+        "width": width,
+        "height": height,
+        "seconds": made.num_frames / made.fps,
+        "seconds_taken": round(elapsed, 3),
+        "motion_normaliser": normaliser,
+    }
+
+
+def _summary(job: Job, result: dict[str, Any], video: str) -> str:
+    line = (
+        f"{job.output}: {result['seconds']:.2f} s, {result['width']}x{result['height']}, "
+        f"{result['seconds_taken'] / result['seconds']:.1f} s of work for a second of video"
+    )
+    if job.replayed is None:
+        return line
+    return line + (", the same bits as recorded" if video == job.replayed.video else ", NOT the same as recorded")
 
 
 def _check_outputs(job: Job) -> list[Path]:

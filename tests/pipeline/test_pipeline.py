@@ -1,6 +1,7 @@
 """The pipeline: lengths, kinds of output, repeatability, saving, offloading, controls that were never trained."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,11 @@ import torch
 from diffusers import FirstBlockCacheConfig, UniPCMultistepScheduler
 from PIL import Image
 
+from fantasytalking.checkpoint import AdapterConfig, save_adapter
 from fantasytalking.errors import InputError
+from fantasytalking.lora import LoraSettings, add_lora
+from fantasytalking.models.assembly import from_wan
+from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Formula, Portrait, ScaleSchedule
 from fantasytalking.pipeline.encoding import Timing
 from fantasytalking.pipeline.scheduling import Sampler, make_scheduler, set_steps
@@ -230,6 +235,27 @@ def test_a_saved_pipeline_is_the_same(pipe, saved, portrait):
     assert again.motion_normaliser == pipe.motion_normaliser is not None
     assert again.face_network is not None and again.face_network.parent == saved / "face_encoder"
     assert json.loads((saved / "model_index.json").read_text())["_class_name"] == "FantasyTalkingPipeline"
+
+
+def test_an_adapter_with_a_lora(base, tmp_path, portrait):
+    """It works as it is, and is saved once it is fused."""
+    settings = LoraSettings(2, 4.0, ("attn1.to_q", "ffn.net.2"))
+    model = from_wan(base, asdict(load_model_config("nano").portrait))
+    add_lora(model, settings, torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
+    save_adapter(model, tmp_path / "lora", AdapterConfig(["audio"], "seconds", lora=settings.as_json()))
+    pipeline = open_pipeline(base, tmp_path / "lora")
+    made = latents(pipeline, portrait)
+    with pytest.raises(InputError, match="holds a LoRA"):
+        pipeline.save_pretrained(tmp_path / "saved")
+    pipeline.transformer.fuse_lora()
+    pipeline.transformer.unload_lora()
+    pipeline.save_pretrained(tmp_path / "saved")
+    again = FantasyTalkingPipeline.from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(latents(again, portrait), made, atol=1e-4, rtol=1e-4)
 
 
 def test_ready_parts_are_taken(pipe, saved):
