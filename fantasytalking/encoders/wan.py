@@ -94,17 +94,19 @@ class VideoAutoencoder:
             return
         mean, std = self._statistics(latents)
         self.vae.clear_cache()
-        for number in range(latents.shape[2]):
-            frame = latents[:, :, number : number + 1].to(self._device, torch.float32) * std + mean
-            self.vae._conv_idx = [0]
-            pixels = self.vae.decoder(
-                self.vae.post_quant_conv(frame.to(self.vae.dtype)),
-                feat_cache=self.vae._feat_map,
-                feat_idx=self.vae._conv_idx,
-                first_chunk=number == 0,
-            )
-            yield pixels[0].clamp(-1, 1).float()
-        self.vae.clear_cache()
+        try:
+            for number in range(latents.shape[2]):
+                frame = latents[:, :, number : number + 1].to(self._device, torch.float32) * std + mean
+                self.vae._conv_idx = [0]
+                pixels = self.vae.decoder(
+                    self.vae.post_quant_conv(frame.to(self.vae.dtype)),
+                    feat_cache=self.vae._feat_map,
+                    feat_idx=self.vae._conv_idx,
+                    first_chunk=number == 0,
+                )
+                yield pixels[0].clamp(-1, 1).float()
+        finally:
+            self.vae.clear_cache()
 
     def encode_first_frame(self, image: Tensor, num_frames: int) -> Tensor:
         """Latents of the video [image, 0, 0, ...] of `num_frames` frames, Wan's image condition.

@@ -3,6 +3,7 @@
 Axes: T text tokens, F latent frames of the video, L latent frames of a window, h and w latent height and width.
 """
 
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,8 @@ from fantasytalking.encoders.wav2vec import SAMPLE_RATE, STRIDE, AudioEncoder
 from fantasytalking.errors import InputError
 from fantasytalking.pipeline.guidance import Branch
 from fantasytalking.pipeline.windows import Window
+
+logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 4 * 3600.0
 
@@ -115,10 +118,17 @@ class VideoConditions:
 def encode_text(encoder: TextEncoder, prompt: str, length: int, dim: int) -> Tensor:
     """(1, length, dim) states of a prompt, padded with zeros as Wan does.
 
-    An empty prompt is zeros throughout: what training puts in the place of a dropped prompt.
+    An empty prompt is zeros throughout: what training puts in the place of a dropped prompt. A longer one is cut, which
+    is told.
     """
-    if not clean_prompt(prompt):
+    prompt = clean_prompt(prompt)
+    if not prompt:
         return torch.zeros(1, length, dim)
+    tokens = len(encoder.tokenizer(prompt).input_ids)
+    if tokens > length:
+        logger.warning(
+            "note: the prompt '%.40s...' has %d tokens; the model reads the first %d", prompt, tokens, length
+        )
     return pad_text(encoder.encode(prompt), length)[None].cpu()
 
 

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import shlex
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -165,11 +164,6 @@ def versions() -> dict[str, str]:
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
     found["source"] = digest.hexdigest()[:16]
     return found
-
-
-def replay_command(record: Path) -> str:
-    """The command that makes the video again."""
-    return f"python scripts/infer.py --replay {shlex.quote(str(record))}"
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The pipeline: lengths, kinds of output, repeatability, saving, offloading, controls that were never trained."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from diffusers import FirstBlockCacheConfig, UniPCMultistepScheduler
 from PIL import Image
 
 from fantasytalking.checkpoint import AdapterConfig, save_adapter
+from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import InputError
 from fantasytalking.lora import LoraSettings, add_lora
 from fantasytalking.models.assembly import from_wan
@@ -18,6 +20,8 @@ from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Formula, Portrait, ScaleSchedule
 from fantasytalking.pipeline.encoding import Timing
 from fantasytalking.pipeline.scheduling import Sampler, make_scheduler, set_steps
+from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.weights import find_weights
 from tests.pipeline.conftest import SIZE, open_pipeline, sound
 
 
@@ -178,13 +182,16 @@ def test_the_audio_is_gated_not_zeroed(pipe, portrait):
     assert not torch.equal(latents(pipe, portrait, audio=np.zeros(8000, np.float32), text_guidance=1.0), first)
 
 
-def test_an_empty_prompt_is_what_training_drops_to(pipe):
+def test_an_empty_prompt_is_what_training_drops_to(pipe, caplog):
     from fantasytalking.encoders.wan import TextEncoder
     from fantasytalking.pipeline.encoding import encode_text
 
     encoder = TextEncoder(pipe.text_encoder, pipe.tokenizer, 12)
     assert not encode_text(encoder, "  ", 12, 32).any()
     states = encode_text(encoder, "hi", 12, 32)
+    assert not caplog.records
+    encode_text(encoder, "a prompt of more than twelve bytes", 12, 32)
+    assert "has 35 tokens; the model reads the first 12" in caplog.text
     assert states.shape == (1, 12, 32) and states[0, :3].any() and not states[0, 3:].any()
 
 
@@ -256,6 +263,21 @@ def test_an_adapter_with_a_lora(base, tmp_path, portrait):
     pipeline.save_pretrained(tmp_path / "saved")
     again = FantasyTalkingPipeline.from_pretrained(tmp_path / "saved")
     torch.testing.assert_close(latents(again, portrait), made, atol=1e-4, rtol=1e-4)
+
+
+def test_a_pipeline_of_the_hub_s_cache(saved, tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--somebody--talker" / "snapshots" / "abc"
+    shutil.copytree(saved, snapshot)
+    (tmp_path / "models--somebody--talker" / "refs").mkdir()
+    (tmp_path / "models--somebody--talker" / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert FantasyTalkingPipeline.from_pretrained("somebody/talker").face_network is not None
+    config = load_config(InferConfig, preset_path("nano", "infer"), ["base=somebody/talker", "adapter=null"])
+    assert find_weights(config).base == snapshot
+    for name in ("somebody/else", "nowhere"):
+        with pytest.raises(InputError, match="pipeline"):
+            FantasyTalkingPipeline.from_pretrained(name)
 
 
 def test_ready_parts_are_taken(pipe, saved):

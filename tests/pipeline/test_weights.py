@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from fantasytalking.config import load_config, preset_path
+from fantasytalking.data.settings import DataConfig
 from fantasytalking.errors import InputError
 from fantasytalking.models.presets import PRESETS
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.pipeline.weights import SOURCES, find_weights
+from fantasytalking.training.config import TrainConfig
 
 
 def config_of_preset(preset: str, *overrides: str) -> InferConfig:
@@ -68,3 +70,13 @@ def test_a_saved_pipeline_needs_nothing_else(saved):
     weights = find_weights(config_of_preset("nano", f"base={saved}", "adapter=null"))
     assert weights.places == {"base": saved}
     assert weights.trained_modules() == ["audio", "face", "motion"] and weights.has_face_encoder
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_inference_is_set_as_training_was(preset):
+    """Frame rate, length, sizes and text as in the presets of data and training."""
+    infer = config_of_preset(preset)
+    data = load_config(DataConfig, preset_path(preset, "data"))
+    stage = load_config(TrainConfig, preset_path(preset, "stage2"))
+    assert (infer.model, infer.fps, infer.window_frames, infer.sizes) == (preset, data.fps, data.frames, data.buckets)
+    assert infer.text_length == stage.data.text_length
