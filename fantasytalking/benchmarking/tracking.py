@@ -18,7 +18,11 @@ from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.perception.mediapipe_graphs import face_mesh
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 
-SENTENCE = "We measure how fast a face is followed while somebody reads a rather long sentence aloud."
+SENTENCE = (
+    "We measure how fast a face is followed while somebody reads aloud, and since it takes a moment before the first "
+    "face is found, the text has to be long enough to make that moment small beside the rest of it. "
+    "So here are some more words about nothing in particular, until about twenty seconds have gone by."
+)
 ROUNDS = 5
 PATIENCE = 600.0
 """Seconds after which a process that does not answer is given up."""
