@@ -15,6 +15,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE, AudioEncoder, token_count
 from fantasytalking.nano.config import AudioConfig
+from fantasytalking.nano.halves import halve
 from fantasytalking.nano.speech_set import PHONEMES, SpeechSet
 
 SILENCE = PHONEMES.index("_")
@@ -123,5 +124,6 @@ def token_accuracy(encoder: AudioEncoder, head: nn.Linear, speech: SpeechSet) ->
 
 def save_audio_encoder(model: Wav2Vec2Model, folder: Path) -> None:
     """Writes the part `audio_encoder` of a components folder, in half precision, with its feature extractor."""
-    model.to("cpu", torch.float16).save_pretrained(folder)
+    halve(model)
+    model.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from fantasytalking.checkpoint import BASE_FILE
 from fantasytalking.files import written_whole
 from fantasytalking.models.presets import ModelConfig, transformer_arguments
+from fantasytalking.nano.halves import halve
 
 TRANSFORMER = "transformer"
 
@@ -41,5 +42,6 @@ def write_trained_base(config: ModelConfig, adapter: Path, components: Path) -> 
     # Wan's files hold this norm, and nothing reads it.
     unread = {name: value for name, value in model.state_dict().items() if "norm_added_q" in name}
     model.load_state_dict(unread | load_file(adapter / BASE_FILE), strict=True)
+    halve(model)
     with written_whole(components / TRANSFORMER) as temporary:
-        model.to(torch.float16).save_pretrained(temporary)
+        model.save_pretrained(temporary)

@@ -34,21 +34,22 @@ class Step:
     settings: tuple[str, ...]
 
 
+ENCODERS = ("vae", "audio_encoder", "face_encoder", "language")
 STEPS: tuple[Step, ...] = (
-    Step("videos", steps.make_training_videos, (), ("videos",)),
+    Step("videos", steps.make_training_videos, (), ("videos", "size")),
     Step("vae", steps.train_vae, ("videos",), ("vae",)),
     Step("audio_encoder", steps.train_audio_encoder, (), ("audio",)),
-    Step("stills", steps.draw_stills, (), ("stills",)),
+    Step("stills", steps.draw_stills, (), ("stills", "size")),
     Step("face_encoder", steps.train_face_encoder, ("stills",), ("face",)),
     Step("language", steps.train_language, ("stills",), ("language",)),
-    Step("prepare", steps.prepare_clips, ("vae", "audio_encoder", "face_encoder", "language"), ("prepare",)),
+    Step("prepare", steps.prepare_clips, ENCODERS, ("prepare", "prepared_size")),
     Step("base", steps.train_base, ("prepare",), ("base", "text_length")),
     Step("stage1", steps.train_stage1, ("base",), ("stage1",)),
     Step("stage2", steps.train_stage2, ("stage1",), ("stage2",)),
     Step("pack", steps.pack_pipeline, ("stage2",), ()),
 )
 NAMES = tuple(step.name for step in STEPS)
-COMPONENT_STEPS = ("vae", "audio_encoder", "stills", "face_encoder", "language", "base")
+COMPONENT_STEPS = (*ENCODERS, "stills", "base")
 """Not done when finished components are given."""
 
 

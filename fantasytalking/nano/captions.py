@@ -22,12 +22,12 @@ CLOTH_COLOURS: dict[str, Colour] = {
     "purple": (0.42, 0.29, 0.42),
     "orange": (0.64, 0.38, 0.30),
 }
-ENDINGS = ("is talking.", "speaks to the camera.", "is speaking.", "talks.")
+ENDINGS = ("is talking.", "is speaking.", "talks.", "speaks.")
 DEFAULT = "A person is talking."
 
 
 def caption(identity: Identity, random: np.random.Generator) -> str:
-    """A sentence of at most twelve words about who is seen; the same person is told in several ways."""
+    """A sentence of at most fourteen words about who is seen; the same person is told in several ways."""
     features = [f"{_nearest(identity.hair, COLOURS)} hair"] if identity.hair_style not in ("bald", "buzz") else []
     if identity.hair_style in ("bald", "balding"):
         features = ["a bald head"]

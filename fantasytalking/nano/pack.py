@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.nano.config import MAX_OUTPUT_BYTES
+from fantasytalking.nano.halves import halve
 from fantasytalking.pipeline import FantasyTalkingPipeline
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -27,7 +28,9 @@ def pack(
         InputError: the result is larger than `MAX_OUTPUT_BYTES`; nothing is written then.
     """
     pipeline = FantasyTalkingPipeline.from_base(components, adapter, portrait=portrait, text_length=text_length)
-    pipeline.to(torch.float16)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            halve(part)
     with written_whole(output) as temporary:
         pipeline.save_pretrained(temporary)
         shutil.copyfile(normaliser, temporary / normaliser.name)

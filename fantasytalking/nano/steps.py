@@ -33,8 +33,8 @@ FIRST_HELD_OUT = 1000
 def make_training_videos(shop: Workshop) -> dict[str, Any]:
     """The corpus, and a few held-out people to measure on."""
     config, seed, processes = shop.config.videos, shop.config.seed, shop.processes
-    videos = make_videos(training_portions(config), shop.work / "videos", config.size, seed, processes)
-    held_out = make_videos(held_out_portions(config), shop.work / "videos_held_out", config.size, seed, processes)
+    videos = make_videos(training_portions(config), shop.work / "videos", shop.config.size, seed, processes)
+    held_out = make_videos(held_out_portions(config), shop.work / "videos_held_out", shop.config.size, seed, processes)
     return {"videos": videos, "held_out_videos": held_out}
 
 
@@ -72,7 +72,7 @@ def draw_stills(shop: Workshop) -> dict[str, Any]:
     config, folder = shop.config.stills, shop.folder("stills")
     counts = {}
     for name, people in _stills_people(config).items():
-        for done in collect_stills(people, config.poses, config.size, folder, shop.config.seed, shop.processes):
+        for done in collect_stills(people, config.poses, shop.config.size, folder, shop.config.seed, shop.processes):
             if done % 20 == 0:
                 logger.info(f"stills: {done}/{len(people)} {name} people")
         counts[name] = len(people)

@@ -80,6 +80,8 @@ class Workshop:
         settings = [f"model={self.config.model}", f"base={base}", f"seed={self.config.seed}", *more]
         manifest = self.corpus / "manifest.jsonl"
         settings += [f"data.manifests=[{manifest}]", f"data.text_length={self.config.text_length}"]
+        if self.device.type == "cuda":
+            settings.append("precision=bf16")
         self._run([_script(script), "--config", str(CONFIGS / chosen.config), *settings, *chosen.overrides], {})
 
     def prepare(self, videos: Path) -> None:
@@ -90,7 +92,9 @@ class Workshop:
         """
         chosen = self.config.prepare
         command = [_script("prepare_data.py"), "--input", str(videos), "--output", str(self.corpus)]
+        size = self.config.prepared_size or self.config.size
         command += ["--config", str(CONFIGS / chosen.config), f"components={self.components}", "device=cpu"]
+        command += [f"buckets=[{size}x{size}]"]
         launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "accelerate" / "ddp.yaml")]
         launcher += ["--num_processes", str(self.processes), "--main_process_port", "0"]
         alone = self.processes == 1

@@ -1,0 +1,38 @@
+"""Two drawn people who say two words, and pictures of three more, for the whole session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fantasytalking.nano.frames import Frames, collect_frames
+from fantasytalking.nano.stills import Stills, collect_stills, load_stills
+from fantasytalking.nano.videos import Portion, make_videos
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    make_videos([Portion("group000", range(3, 5), ("Move up.",))], folder, 96, seed=0, processes=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def frames(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Frames:
+    return collect_frames(videos, tmp_path_factory.mktemp("frames") / "frames")
+
+
+@pytest.fixture(scope="session")
+def stills(tmp_path_factory: pytest.TempPathFactory) -> Stills:
+    folder = tmp_path_factory.mktemp("stills")
+    assert list(collect_stills(range(3), 4, 96, folder, seed=0, processes=1)) == [0, 1, 2, 3]
+    return load_stills(range(3), folder)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,129 @@
+"""The base, and the folder in which everything ends."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fantasytalking.checkpoint import BASE_FILE, AdapterConfig, save_adapter, write_state
+from fantasytalking.errors import InputError
+from fantasytalking.models.assembly import from_wan, portrait_module
+from fantasytalking.models.presets import ModelConfig, load_model_config
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.nano.base import build_base, write_fresh_base, write_trained_base
+from fantasytalking.nano.config import MAX_OUTPUT_BYTES
+from fantasytalking.nano.pack import check_size, pack
+from fantasytalking.pipeline import FantasyTalkingPipeline
+from tests.tiny_components import build
+
+Packed = tuple[Path, FantasyTalkingTransformer3DModel]
+
+
+@pytest.fixture(scope="module")
+def small() -> ModelConfig:
+    nano = load_model_config("nano")
+    wan = replace(nano.wan, num_layers=1, num_attention_heads=2, attention_head_dim=12, ffn_dim=32, text_dim=32)
+    return replace(nano, wan=replace(wan, image_dim=32))
+
+
+def test_a_fresh_base_predicts_nothing_and_becomes_a_portrait_model(small: ModelConfig, tmp_path: Path) -> None:
+    write_fresh_base(small, 0, tmp_path)
+    before = (tmp_path / "transformer" / "config.json").stat().st_mtime_ns
+    write_fresh_base(small, 0, tmp_path)
+    assert (tmp_path / "transformer" / "config.json").stat().st_mtime_ns == before, "written once"
+    model = from_wan(tmp_path, asdict(small.portrait))
+    assert not model.proj_out.weight.any() and model.config["audio_dim"] == small.portrait.audio_dim
+    assert torch.equal(model.patch_embedding.weight, build_base(small, 0).patch_embedding.weight)
+
+
+def test_what_was_trained_of_the_base_becomes_the_base(small: ModelConfig, tmp_path: Path) -> None:
+    write_fresh_base(small, 0, tmp_path / "fresh")
+    model = from_wan(tmp_path / "fresh", asdict(small.portrait))
+    names = [name for name, _ in model.named_parameters() if portrait_module(name) is None]
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name in names:
+                value.add_(0.25)
+    described = AdapterConfig([], "seconds", base_tensors=len(names))
+    write_state(model.state_dict(), tmp_path / "adapter", described, base=names)
+    assert len(load_file(tmp_path / "adapter" / BASE_FILE)) == len(names)
+    write_trained_base(small, tmp_path / "adapter", tmp_path / "components")
+    again = from_wan(tmp_path / "components", asdict(small.portrait), torch.float32)
+    for name, value in model.state_dict().items():
+        if portrait_module(name) is None:
+            assert torch.allclose(value, again.state_dict()[name], atol=2e-3), name
+
+
+@pytest.fixture(scope="module")
+def packed(
+    small: ModelConfig, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, FantasyTalkingTransformer3DModel]:
+    folder = tmp_path_factory.mktemp("pack")
+    components = build(folder / "components", audio_dim=small.portrait.audio_dim)
+    write_fresh_base(small, 0, components)
+    model = from_wan(components, asdict(small.portrait))
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if portrait_module(name):
+                value.normal_(generator=torch.Generator().manual_seed(len(name)))
+    save_adapter(model, folder / "adapter", AdapterConfig(["audio", "face", "motion"], "seconds"))
+    normaliser = folder / "motion_normaliser.json"
+    normaliser.write_text('{"expression_low": 0.1, "expression_high": 1.0, "body_low": 0.1, "body_high": 1.0}')
+    pack(components, folder / "adapter", normaliser, folder / "nano", asdict(small.portrait), 16)
+    return folder / "nano", model
+
+
+def test_one_folder_is_pipeline_components_and_base(packed: Packed, small: ModelConfig) -> None:
+    folder, model = packed
+    pipeline = FantasyTalkingPipeline.from_pretrained(folder)
+    assert pipeline.config.text_length == 16 and pipeline.trained_modules == ["audio", "face", "motion"]
+    assert pipeline.face_network is not None and pipeline.motion_normaliser is not None
+    assert (folder / "audio_encoder" / "preprocessor_config.json").is_file(), "prepare_data reads it there"
+    for name, value in pipeline.transformer.state_dict().items():
+        assert torch.allclose(value, model.state_dict()[name], atol=4e-3, rtol=1e-3), name
+    base = from_wan(folder, asdict(small.portrait), torch.float32)
+    assert torch.allclose(base.patch_embedding.weight, model.patch_embedding.weight, atol=1e-3)
+    fresh = [
+        name for name, value in base.named_parameters() if name.endswith("audio_v_proj.weight") and not value.any()
+    ]
+    assert len(fresh) == 1, "of the portrait transformer the base alone is taken"
+
+
+def test_all_weights_are_stored_in_half_precision(packed: Packed) -> None:
+    files = sorted(packed[0].rglob("*.safetensors"))
+    assert len(files) == 5
+    for file in files:
+        assert {value.dtype for value in load_file(file).values() if value.is_floating_point()} == {torch.float16}
+
+
+def test_a_folder_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+    check_size(MAX_OUTPUT_BYTES, tmp_path)
+    with pytest.raises(InputError, match=r"40\.0 MB; the limit is 40 MB"):
+        check_size(MAX_OUTPUT_BYTES + 1, tmp_path)
+
+
+def test_too_large_a_pipeline_leaves_nothing(packed: Packed, small: ModelConfig, tmp_path: Path) -> None:
+    source = packed[0].parent
+    onnx = source / "components" / "face_encoder" / "tiny.onnx"
+    kept = onnx.read_bytes()
+    try:
+        onnx.write_bytes(kept + bytes(MAX_OUTPUT_BYTES))
+        with pytest.raises(InputError, match="smaller"):
+            pack(
+                source / "components",
+                source / "adapter",
+                source / "motion_normaliser.json",
+                tmp_path / "nano",
+                asdict(small.portrait),
+                16,
+            )
+    finally:
+        onnx.write_bytes(kept)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="modules is"):
+        AdapterConfig([], "seconds").validate("here")
