@@ -22,7 +22,7 @@ from fantasytalking.nano.halves import halve
 CHANNELS = 16
 GREY_SHARE = 0.1
 """Part of the clips that are one picture and then grey, as the image condition is encoded."""
-RESIDUAL_GAIN, FIRST_LOG_VARIANCE = 0.3, -5.0
+RESIDUAL_GAIN, FIRST_BIAS, FIRST_LOG_VARIANCE = 0.3, 0.2, -5.0
 MOUTH_RADIUS = 0.09
 """Of the weight around the mouth, as a part of the picture's height."""
 
@@ -46,8 +46,9 @@ def build_vae(config: VaeConfig, seed: int) -> AutoencoderKLWan:
 def _initialise(vae: AutoencoderKLWan) -> None:
     """First weights with which a short training gets far (the default ones hide the picture behind biases).
 
-    Convolutions keep the size of what passes and add nothing to it; residual branches begin small, so that pictures
-    pass through at once; and the posterior begins narrow, so that its noise does not drown them.
+    Convolutions keep the size of what passes and add nothing to it, but for the first ones, since the normalisation has
+    no gradient at zero, which plain grey is; residual branches begin small, so that pictures pass through at once; and
+    the posterior begins narrow, so that its noise does not drown them.
     """
     for module in vae.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
@@ -59,6 +60,8 @@ def _initialise(vae: AutoencoderKLWan) -> None:
             module.conv2.weight.mul_(RESIDUAL_GAIN)
         elif isinstance(module, WanAttentionBlock):
             nn.init.zeros_(module.proj.weight)
+    for first in (vae.encoder.conv_in, vae.decoder.conv_in):
+        first.bias.normal_(0, FIRST_BIAS)
     vae.quant_conv.weight[CHANNELS:] *= 0.1
     vae.quant_conv.bias[CHANNELS:] = FIRST_LOG_VARIANCE
 

@@ -1,0 +1,118 @@
+"""The whole chain at a size that trains nothing: every step runs, is skipped when done, and goes on when killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fantasytalking.config import CONFIGS, load_config, preset_path
+from fantasytalking.errors import InputError
+from fantasytalking.nano.build import NAMES, build
+from fantasytalking.nano.card import write_card
+from fantasytalking.nano.config import BuildConfig
+from fantasytalking.nano.videos import held_out_portions, held_out_sentences, training_portions, training_sentences
+
+ROOT = CONFIGS.parent
+SMOKE = CONFIGS / "nano" / "build_smoke.yaml"
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    script = str(ROOT / "scripts" / "build_nano.py")
+    settings = [f"work={folder / 'work'}", "processes=1", *more]
+    return [sys.executable, script, "--config", str(SMOKE), "--output", str(folder / "nano"), *settings]
+
+
+def run(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command(folder, *more), capture_output=True, text=True, env=environment, timeout=900)
+
+
+def test_the_recipe_is_valid_and_gives_every_group_its_own_sentences() -> None:
+    recipe = load_config(BuildConfig, preset_path("nano", "build"))
+    portions = training_portions(recipe.videos)
+    assert sum(len(portion.identities) for portion in portions) == recipe.videos.identities
+    assert max(portion.identities[-1] for portion in portions) < 1000
+    said = [sentence for portion in portions for sentence in portion.sentences]
+    assert set(said) <= set(training_sentences())
+    assert len(set(said)) == min(len(said), len(training_sentences()))
+    for portion in held_out_portions(recipe.videos):
+        assert portion.identities[0] >= 1000 and set(portion.sentences) <= set(held_out_sentences())
+
+
+def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no step 'vea'; did you mean 'vae'"):
+        build(load_config(BuildConfig, SMOKE), tmp_path / "nano", "vea")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("size=100", "multiple of 16"),
+        ("vae.crop=200", "multiple of 16"),
+        ("vae.crop=112", "pictures have 96"),
+        ("videos.identities=1001", "identities is 1001"),
+        ("device=tpu", "use auto, cpu or cuda"),
+        ("language.patch_size=24", "not a multiple"),
+    ],
+)
+def test_settings_out_of_bounds_are_refused(setting: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        load_config(BuildConfig, SMOKE, [setting])
+
+
+def test_steps_done_with_other_settings_are_told(tmp_path: Path) -> None:
+    report = tmp_path / "work" / "reports" / "videos.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"fingerprint": "of another recipe"}))
+    config = load_config(BuildConfig, SMOKE, [f"work={tmp_path / 'work'}"])
+    with pytest.raises(InputError, match=r"videos.json' was made with other settings"):
+        build(config, tmp_path / "nano", "videos")
+
+
+def test_the_card_tells_what_was_measured_and_no_more(tmp_path: Path) -> None:
+    timed = {"seconds": 90.0, "device": "cpu"}
+    face = {"accuracy": 0.987, "people": 60, "cosine_same": 0.8, "cosine_other": 0.1, "steps": 7, "first_loss": 9.0}
+    reports = {"face_encoder": face | timed, "pack": {"bytes": 12_345_678, "parts": {"vae": 345_678}} | timed}
+    write_card(load_config(BuildConfig, preset_path("nano", "build")), reports, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "98.7% of pairs verified, 60 people" in card and "| face_encoder | 7 | 9 |" in card
+    assert "12.35" in card and "3.0" in card and "vae:" in card
+    assert "PSNR" not in card and "phoneme, " not in card
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_chain_runs_is_killed_goes_on_and_is_skipped(tmp_path: Path) -> None:
+    # Killed in the middle of whatever it does after the VAE.
+    killed = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "work" / "reports" / "vae.json").is_file():
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    ended = run(tmp_path)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    assert "[2/11] vae: done before" in ended.stdout
+    folder = tmp_path / "nano"
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "FantasyTalkingPipeline" and index["text_length"] == 16
+    card = (folder / "README.md").read_text()
+    assert all(f"| {name} |" in card for name in NAMES) and "dB PSNR" in card
+
+    # Nothing is left to do; the finished folder is a base and a set of components for another run.
+    again = run(tmp_path)
+    assert again.returncode == 0 and again.stdout.count("done before") == len(NAMES)
+    other = run(tmp_path, f"work={tmp_path / 'other'}", f"components={folder}", "--until", "stage1")
+    assert other.returncode == 0, other.stdout[-3000:] + other.stderr[-3000:]
+    assert other.stdout.count("taken from") == 6
+    assert (tmp_path / "other" / "stage1" / "adapter" / "adapter.safetensors").is_file()
+
+    # Another recipe must not be mixed in.
+    refused = run(tmp_path, "vae.fit.steps=5")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "other settings" in refused.stderr
