@@ -1,0 +1,200 @@
+"""One video as metrics see it: frames, sound and what perception found, each computed once for all metrics."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fantasytalking.errors import InputError
+from fantasytalking.media import Video, read_audio, read_video
+from fantasytalking.perception.body_pose import BodyTrack, track_body
+from fantasytalking.perception.face_crop import face_crop
+from fantasytalking.perception.face_track import FaceTrack, track_faces
+from fantasytalking.perception.mediapipe_graphs import FACE_LANDMARKS
+from fantasytalking.perception.segmentation import subject_masks
+
+SAMPLE_RATE = 16000
+"""Samples per second of every clip's sound."""
+MAX_FRAMES = 3000
+"""Longer stretches are refused: a clip is held in memory whole."""
+
+
+class Frame(NamedTuple):
+    """The part of the picture that is looked at, and the size in pixels that it is brought to."""
+
+    crop: tuple[float, float, float, float] | None
+    """left, top, width, height in heights of the picture; None: all of it."""
+    width: int
+    height: int
+
+
+class Clip:
+    """A stretch of video. Nothing is read before it is asked for, and nothing twice."""
+
+    def __init__(
+        self,
+        name: str,
+        pictures: Callable[[], Video],
+        sound: Callable[[], NDArray[np.float32]],
+        *,
+        path: Path | None = None,
+        whole: "tuple[Clip, slice] | None" = None,
+    ) -> None:
+        """Use `from_file` or `from_arrays`; `whole` is the clip that this one is a slice of."""
+        self.name = name
+        self.path = path
+        self._pictures, self._hear, self._whole = pictures, sound, whole
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        name: str = "",
+        fps: float | None = None,
+        start: float = 0.0,
+        duration: float | None = None,
+        frame: Frame | None = None,
+    ) -> "Clip":
+        """A stretch of a file; with `fps` None every frame as it stands, else the nearest frames.
+
+        Reading raises InputError: not decodable, without a picture, over `MAX_FRAMES` frames, `frame` not inside.
+        """
+        path = Path(path)
+
+        def pictures() -> Video:
+            video = read_video(path, fps=fps, start=start, duration=duration, max_frames=MAX_FRAMES)
+            return video if frame is None else video._replace(frames=_framed(video.frames, frame, path))
+
+        def sound() -> NDArray[np.float32]:
+            return read_audio(path, sample_rate=SAMPLE_RATE, start=start, duration=duration)
+
+        return cls(name or path.stem, pictures, sound, path=path)
+
+    @classmethod
+    def from_arrays(
+        cls, frames: NDArray[np.uint8], fps: float, sound: NDArray[np.float32] | None = None, name: str = "clip"
+    ) -> "Clip":
+        """A clip in memory: (T, H, W, 3) uint8 RGB and (S,) samples at `SAMPLE_RATE`; None: there is no sound."""
+
+        def heard() -> NDArray[np.float32]:
+            if sound is None:
+                raise InputError(f"clip '{name}' has no sound; give one with sound")
+            return sound
+
+        return cls(name, lambda: Video(frames, np.arange(len(frames)) / fps, fps), heard)
+
+    def with_sound(self, sound: NDArray[np.float32]) -> "Clip":
+        """The same pictures, and the same track where it is known, with (S,) other samples."""
+        return Clip(self.name, lambda: self._video, lambda: sound, path=self.path, whole=(self, slice(None)))
+
+    def part(self, frames: slice) -> "Clip":
+        """Some of the frames, sliced as a list: a stretch with its sound, or every n-th frame with all of it."""
+
+        def pictures() -> Video:
+            video = self._video
+            rate = video.fps / (frames.step or 1)
+            return Video(video.frames[frames], video.times[frames] - video.times[frames][0], rate)
+
+        def sound() -> NDArray[np.float32]:
+            start, stop, _ = frames.indices(len(self.frames))
+            first, last = (round(place / self.fps * SAMPLE_RATE) for place in (start, stop))
+            return self.sound[first:last]
+
+        return Clip(self.name, pictures, sound, path=self.path, whole=(self, frames))
+
+    @cached_property
+    def _video(self) -> Video:
+        return self._pictures()
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """(T, H, W, 3) uint8 RGB."""
+        return self._video.frames
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """(T,) seconds from the first frame of the clip."""
+        return self._video.times - self._video.times[0]
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self._video.fps
+
+    @cached_property
+    def sound(self) -> NDArray[np.float32]:
+        """(S,) mono in [-1, 1], sample n at n / `SAMPLE_RATE` s of the clip; at most as long as the pictures.
+
+        Raises:
+            InputError: there is none.
+        """
+        return self._hear()[: round(len(self.frames) / self.fps * SAMPLE_RATE)]
+
+    @cached_property
+    def track(self) -> FaceTrack:
+        """The face seen most often, over all T frames; where no face is ever seen every landmark is NaN."""
+        if self._whole is not None:
+            clip, part = self._whole
+            return replace(clip.track[part], times=self.times)
+        found = track_faces(self.frames, self.times, max_people=1)
+        return found[0] if found else _no_face(self.times, *self.frames.shape[1:3])
+
+    @property
+    def has_face(self) -> bool:
+        """Whether the face is known in at least two frames."""
+        return bool(self.track.known.sum() >= 2)
+
+    @cached_property
+    def body(self) -> BodyTrack:
+        """The body's joints over all T frames."""
+        if self._whole is not None:
+            clip, part = self._whole
+            return BodyTrack(self.times, clip.body.joints[part], clip.body.visibility[part])
+        return track_body(self.frames, self.times)
+
+    @cached_property
+    def subject(self) -> NDArray[np.float32]:
+        """(T, H, W) probability that a pixel belongs to the person, in [0, 1]."""
+        if self._whole is not None:
+            clip, part = self._whole
+            return clip.subject[part]
+        return subject_masks(self.frames)
+
+    def face_crops(self, size: int, margin: float = 0.5) -> NDArray[np.uint8]:
+        """(T, size, size, 3) uint8 RGB: one square around all places of the face, as `face_crop` makes it.
+
+        Raises:
+            InputError: no face is seen (ask `has_face` before).
+        """
+        square = face_crop(self.track.landmarks, margin)
+        return np.stack([square.cut(frame, size) for frame in self.frames])
+
+
+def _no_face(times: NDArray[np.float64], height: int, width: int) -> FaceTrack:
+    landmarks = np.full((len(times), FACE_LANDMARKS, 3), np.nan, np.float32)
+    never = np.zeros(len(times), bool)
+    return FaceTrack(times, landmarks, never, never, np.zeros(len(times), np.float32), height, width)
+
+
+def _framed(frames: NDArray[np.uint8], wanted: Frame, path: Path) -> NDArray[np.uint8]:
+    """(T, H, W, 3) cropped and scaled: by areas when smaller, by cubics when larger."""
+    import cv2
+
+    height, width = frames.shape[1:3]
+    if wanted.crop is not None:
+        left, top, across, down = (round(share * height) for share in wanted.crop)
+        if left < 0 or top < 0 or min(across, down) < 1 or left + across > width + 1 or top + down > height + 1:
+            raise InputError(
+                f"'{path}' is {width}x{height}, and its crop reaches from ({left}, {top}) over {across}x{down} pixels; "
+                "give the video that the manifest was made for"
+            )
+        frames = frames[:, top : top + down, left : left + across]
+    if frames.shape[1:3] == (wanted.height, wanted.width):
+        return frames
+    how = cv2.INTER_AREA if wanted.height < frames.shape[1] else cv2.INTER_CUBIC
+    return np.stack([cv2.resize(frame, (wanted.width, wanted.height), interpolation=how) for frame in frames])

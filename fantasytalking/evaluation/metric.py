@@ -1,0 +1,93 @@
+"""What a metric is: measured clip by clip into records, summarised from records alone.
+
+Records are what a run keeps on disk. Because a summary is a pure function of records, intervals come from resampling
+them, floors and controls from records of other pairs, and results of many processes from putting theirs together.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fantasytalking.evaluation.clip import Clip
+from fantasytalking.evaluation.weights import Weights
+
+Record = dict[str, NDArray]
+"""What one pair gives: scalars as 0-d arrays, features as (N, D), curves as (P,). NaN: could not be measured."""
+
+
+class Value(NamedTuple):
+    """One number of a metric's summary."""
+
+    name: str
+    """Key of the summary; unique over all metrics."""
+    unit: str
+    """As shown in tables; empty for a plain number."""
+    better: Literal["higher", "lower", "reference"]
+    """`reference`: the closer to the ground truth's own score the better."""
+    description: str
+    """One sentence for the report."""
+
+
+class Curve(NamedTuple):
+    """An entry of a metric's records that is drawn over time: (P,), one point a full second of the clip."""
+
+    name: str
+    unit: str
+    description: str
+
+
+class Metric(ABC):
+    """One metric. Constructed with the folder of weights, whose `needs` have been found there before."""
+
+    name: ClassVar[str]
+    """Key in the registry, as given to --metrics."""
+    values: ClassVar[tuple[Value, ...]]
+    needs: ClassVar[tuple[Weights, ...]] = ()
+    paired: ClassVar[bool]
+    """Whether the reference is looked at. If not, the ground truth gets a score of its own."""
+    hears: ClassVar[bool] = False
+    """Whether the sound matters: then the run measures every clip with another's sound as well, as a control."""
+    distribution: ClassVar[bool] = False
+    """A distance of two sets of clips (`video` and `reference` features in a record): one clip alone has no score, and
+    the floor is one half of the references against the other."""
+    resamples: ClassVar[int] = 1000
+    """Bootstrap resamples of an interval; fewer where a summary is slow."""
+    curves: ClassVar[tuple[Curve, ...]] = ()
+
+    def __init__(self, weights: Path | None = None) -> None:
+        self._records: list[Record] = []
+
+    @abstractmethod
+    def measure(self, video: Clip, reference: Clip | None) -> Record:
+        """One clip; deterministic and without state. `reference` is None only where `paired` is False.
+
+        Clips of a pair have equal frame rates, lengths and sizes. What cannot be measured (no face, no sound) is NaN.
+        """
+
+    @abstractmethod
+    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+        """Every name of `values`, and `n`, the number of clips that entered; a pure function of the records."""
+
+    def update(self, video: Clip, reference: Clip | None) -> None:
+        """Measures one clip and keeps its record."""
+        self._records.append(self.measure(video, reference))
+
+    def compute(self) -> dict[str, float]:
+        """The summary of everything since the last `reset`."""
+        return self.summarise(self._records)
+
+    def reset(self) -> None:
+        """Forgets all records."""
+        self._records.clear()
+
+
+def mean_over_clips(records: Sequence[Record], names: Sequence[str]) -> dict[str, float]:
+    """Means of 0-d entries over the clips where all of them are finite, and `n`, the number of these clips."""
+    table = np.array([[float(record[name]) for name in names] for record in records]).reshape(-1, len(names))
+    table = table[np.isfinite(table).all(axis=1)]
+    means = table.mean(axis=0) if len(table) else np.full(len(names), np.nan)
+    return {name: float(mean) for name, mean in zip(names, means, strict=True)} | {"n": float(len(table))}

@@ -1,0 +1,62 @@
+"""Every metric by name, in the order of the report, and which of them can be had with the weights at hand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fantasytalking.errors import InputError
+from fantasytalking.evaluation.metric import Metric
+from fantasytalking.evaluation.metrics.psnr import PSNR
+from fantasytalking.evaluation.metrics.ssim import SSIM
+from fantasytalking.evaluation.weights import Weights, find
+
+METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in (PSNR, SSIM)}
+
+
+class Skipped(NamedTuple):
+    """A metric that cannot be computed, and the weights that are not there."""
+
+    name: str
+    missing: tuple[Weights, ...]
+
+    def told(self) -> str:
+        """One line."""
+        return f"{self.name}: {'; '.join(weights.told() for weights in self.missing)}"
+
+
+def choose(
+    names: Sequence[str] | None, weights: Path | None, required: Sequence[str] = ()
+) -> tuple[list[str], list[Skipped]]:
+    """The metrics that can be computed, in the order of the registry, and those that are skipped.
+
+    Args:
+        names: what was asked for; None: everything.
+        weights: folder of weight files, None: none are at hand.
+        required: metrics that must not be skipped.
+
+    Raises:
+        InputError: an unknown name, a required metric without its weights, damaged weights, or no metric is left.
+    """
+    unknown = sorted({*(names or ()), *required} - METRICS.keys())
+    if unknown:
+        raise InputError(f"there is no metric '{unknown[0]}'; known: {', '.join(METRICS)}")
+    usable, skipped = [], []
+    for name, metric in METRICS.items():
+        if names is not None and name not in (*names, *required):
+            continue
+        missing = tuple(need for need in metric.needs if find(need, weights) is None)
+        if missing:
+            skipped.append(Skipped(name, missing))
+        else:
+            usable.append(name)
+    for entry in skipped:
+        if entry.name in required:
+            raise InputError(f"metric {entry.told()} must lie in --weights '{weights}'")
+    if not usable:
+        raise InputError(f"none of the metrics can be computed without weights: {skipped[0].told()}")
+    return usable, skipped
+
+
+def build(name: str, weights: Path | None) -> Metric:
+    """A metric whose weights are there."""
+    return METRICS[name](weights)

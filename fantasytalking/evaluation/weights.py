@@ -1,0 +1,136 @@
+"""Weights that metrics need: which file, of which content, under which licence, from where. Nothing is downloaded."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from fantasytalking.errors import InputError
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file (or, without hash and size, a folder) that must lie in the folder of weights."""
+
+    file: str
+    """Name within the folder of weights."""
+    sha256: str | None
+    """None: not known to this project, and not checked."""
+    bytes: int | None
+    licence: str
+    source: str
+    used_by: str
+
+    def told(self) -> str:
+        """One line for the list of skipped metrics."""
+        return f"{self.file} (sha256 {self.sha256 or 'not known'}; {self.licence}; {self.source})"
+
+
+INCEPTION = Weights(
+    "pt_inception-2015-12-05-6726825d.pth",
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    None,
+    "Apache-2.0",
+    "github.com/mseitzer/pytorch-fid, releases, fid_weights",
+    "FID",
+)
+I3D = Weights(
+    "i3d_torchscript.pt",
+    "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+    None,
+    "not stated by its authors",
+    "github.com/universome/stylegan-v, its FVD detector",
+    "FVD",
+)
+SYNCNET = Weights(
+    "syncnet_v2.model",
+    "961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442",
+    54_573_114,
+    "not stated for the weights (code: MIT)",
+    "github.com/joonson/syncnet_python, download_model.sh",
+    "Sync-C, Sync-D, offset",
+)
+ARCFACE = Weights(
+    "w600k_r50.onnx",
+    None,
+    None,
+    "non-commercial research only",
+    "github.com/deepinsight/insightface, model zoo, buffalo_l",
+    "CSIM, ES-ArcFace, drift of the identity",
+)
+NANO_FACE = Weights(
+    "nano_face.onnx",
+    None,
+    None,
+    "Apache-2.0",
+    "python scripts/build_nano.py; checkpoints/nano/face_encoder",
+    "csim_nano",
+)
+DINO = Weights(
+    "dino_vitbase16_pretrain.pth",
+    None,
+    None,
+    "Apache-2.0",
+    "github.com/facebookresearch/dino, ViT-B/16 backbone only",
+    "IDC",
+)
+RAFT = Weights(
+    "raft-things.pth", None, None, "BSD-3-Clause", "github.com/princeton-vl/RAFT, download_models.sh", "SD, BD"
+)
+AESTHETIC_HEAD = Weights(
+    "sa_0_4_vit_l_14_linear.pth",
+    None,
+    None,
+    "MIT",
+    "github.com/LAION-AI/aesthetic-predictor",
+    "aesthetic",
+)
+CLIP_VIT_L = Weights(
+    "clip-vit-large-patch14",
+    None,
+    None,
+    "MIT",
+    "hf download openai/clip-vit-large-patch14 --local-dir WEIGHTS/clip-vit-large-patch14",
+    "aesthetic",
+)
+LPIPS_BACKBONE = Weights(
+    "alexnet-owt-7be5be79.pth", None, None, "BSD-3-Clause", "torchvision's AlexNet, ImageNet weights", "LPIPS"
+)
+LPIPS_HEAD = Weights(
+    "lpips_alex.pth",
+    None,
+    None,
+    "BSD-2-Clause",
+    "github.com/richzhang/PerceptualSimilarity, weights/v0.1/alex.pth",
+    "LPIPS",
+)
+
+KNOWN_WEIGHTS = {
+    weights.file: weights
+    for weights in (
+        INCEPTION, I3D, SYNCNET, ARCFACE, NANO_FACE, DINO, RAFT, AESTHETIC_HEAD, CLIP_VIT_L, LPIPS_BACKBONE, LPIPS_HEAD,
+    )
+}  # fmt: skip
+
+
+def find(weights: Weights, folder: Path | None) -> Path | None:
+    """Where the weights are, None where they are not there.
+
+    Raises:
+        InputError: something of that name is there, and its size or sha256 is another.
+    """
+    path = None if folder is None else folder / weights.file
+    if path is None or not path.exists():
+        return None
+    if weights.bytes is not None and path.stat().st_size != weights.bytes:
+        raise InputError(
+            f"'{path}' has {path.stat().st_size} bytes and must have {weights.bytes}; get it again: {weights.source}"
+        )
+    if weights.sha256 is not None:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != weights.sha256:
+            raise InputError(
+                f"'{path}' has sha256 {found[:12]}... and must have {weights.sha256[:12]}...; get it again: "
+                f"{weights.source}"
+            )
+    return path
