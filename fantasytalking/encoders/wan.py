@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, unpatchify
 from diffusers.utils.torch_utils import get_module_execution_device
 from einops import rearrange
 from torch import Tensor
@@ -86,7 +86,7 @@ class VideoAutoencoder:
         Yields:
             (3, 1, H, W), then (3, 4, H, W) F - 1 times, in [-1, 1], float32.
         """
-        assert latents.shape[0] == 1 and self.vae.config["patch_size"] is None, "one video of Wan 2.1's VAE"
+        assert latents.shape[0] == 1, "one video"
         bring(self.vae)
         if self.vae.use_tiling:
             # Tiles run over the whole time themselves.
@@ -104,7 +104,7 @@ class VideoAutoencoder:
                     feat_idx=self.vae._conv_idx,
                     first_chunk=number == 0,
                 )
-                yield pixels[0].clamp(-1, 1).float()
+                yield unpatchify(pixels, self.vae.config["patch_size"] or 1)[0].clamp(-1, 1).float()
         finally:
             self.vae.clear_cache()
 

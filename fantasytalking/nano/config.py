@@ -63,8 +63,11 @@ class VideosConfig:
 class VaeConfig:
     """The causal video VAE: a small AutoencoderKLWan."""
 
-    base_dim: int = 16
-    dim_mult: list[int] = field(default_factory=lambda: [1, 2, 4, 4])
+    base_dim: int = 24
+    dim_mult: list[int] = field(default_factory=lambda: [1, 2, 3])
+    """Widths of the levels, in units of `base_dim`; time is halved at the last two of the halvings between them."""
+    patch_size: int = 2
+    """Side of the squares of pixels that enter as channels, as in Wan 2.2's VAE: the dearest level falls away."""
     num_res_blocks: int = 1
     frames: int = 17
     """Of a training clip, 1 + 4k."""
@@ -86,6 +89,11 @@ class VaeConfig:
         if self.crop < 16 or self.crop % 16:
             raise InputError(f"vae.crop is {self.crop}; it must be a multiple of 16")
         _between(self, "whole_every", 1, 1000)
+        if self.patch_size * 2 ** (len(self.dim_mult) - 1) != 8 or len(self.dim_mult) < 3:
+            raise InputError(
+                f"vae.patch_size {self.patch_size} and {len(self.dim_mult)} levels in vae.dim_mult do not make "
+                "pictures 8 times smaller and time 4 times; use 2 and three levels, or 1 and four"
+            )
 
 
 @dataclass

@@ -82,12 +82,11 @@ def make_videos(portions: Sequence[Portion], output: Path, size: int, seed: int,
     start, made, before = perf_counter(), 0, 0
     for portion in portions:
         plan = CorpusPlan(portion.identities, portion.sentences, size=size, seed=seed)
-        first = True
+        previous: int | None = None  # what was there already is told first, and took no time
         for done, _ in make_corpus(plan, output / portion.folder, processes):
-            made += 0 if first else 1
-            first = False
-            spent = perf_counter() - start
-            left = round((total - before - done) * spent / made) if made else 0
+            made += 0 if previous is None else done - previous
+            previous = done
+            left = round((total - before - done) * (perf_counter() - start) / made) if made else 0
             if made and (before + done) % 20 == 0:
                 logger.info(f"videos: {before + done}/{total}  {left // 60}:{left % 60:02d} left")
         before += len(portion.identities) * len(portion.sentences)

@@ -14,12 +14,12 @@ from fantasytalking.nano.frames import Frames
 from fantasytalking.nano.vae import (
     VaeTask,
     build_vae,
-    decode_unclamped,
     mouth_weight,
     reconstruction_quality,
     save_vae,
     set_latent_statistics,
 )
+from fantasytalking.nano.whole_clip import decode_whole, encode_whole
 from fantasytalking.perception.face_track import track_faces
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ INNER_LIPS = [78, 308, 13, 14]
 
 def tiny(steps: int = 80, save_every: int = 100) -> VaeConfig:
     run = FitConfig(steps=steps, batch=2, learning_rate=0.003, warm_up=2, save_every=save_every)
-    return VaeConfig(base_dim=4, dim_mult=[1, 1, 1, 1], frames=5, crop=32, fit=run)
+    return VaeConfig(base_dim=4, dim_mult=[1, 1, 1], frames=5, crop=32, fit=run)
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,22 @@ def test_a_stopped_training_ends_in_the_same_weights(frames: Frames, tmp_path: P
         assert torch.equal(one, other)
 
 
-def test_decoding_for_training_is_decoding(frames: Frames) -> None:
-    vae = build_vae(tiny(), 0).eval()
-    latents = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize(("patch", "widths"), [(1, [1, 1, 2, 1]), (2, [1, 2, 1])])
+def test_a_whole_clip_at_once_gives_what_diffusers_gives_piece_by_piece(patch: int, widths: list[int]) -> None:
+    config = VaeConfig(base_dim=4, dim_mult=widths, patch_size=patch, frames=5, crop=32, fit=tiny().fit)
+    config.validate()
+    vae = build_vae(config, 0).double().eval()
+    video = torch.randn(2, 3, 13, 32, 48, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
-        assert torch.equal(decode_unclamped(vae, latents).clamp(-1, 1), vae.decode(latents).sample)
+        moments = encode_whole(vae, video)
+        assert moments.shape == (2, 32, 4, 4, 6)
+        torch.testing.assert_close(moments, vae.encode(video).latent_dist.parameters, rtol=1e-4, atol=1e-5)
+        latents = moments[:, :16]
+        whole = decode_whole(vae, latents).clamp(-1, 1)
+        torch.testing.assert_close(whole, vae.decode(latents).sample, rtol=1e-4, atol=1e-5)
+        single = VideoAutoencoder(vae)
+        pieces = torch.cat(list(single.decode_in_turn(latents[:1])), dim=1)
+        torch.testing.assert_close(pieces, whole[0].float(), rtol=1e-4, atol=1e-5)
 
 
 def test_latents_become_unit_and_the_shipped_vae_keeps_them_so(
