@@ -8,9 +8,10 @@ from fantasytalking.errors import InputError
 from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.metrics.psnr import PSNR
 from fantasytalking.evaluation.metrics.ssim import SSIM
+from fantasytalking.evaluation.metrics.syncnet import Sync
 from fantasytalking.evaluation.weights import Weights, find
 
-METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in (PSNR, SSIM)}
+METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in (Sync, PSNR, SSIM)}
 
 
 class Skipped(NamedTuple):

@@ -1,0 +1,58 @@
+"""Weights of a feature network from a file that others made: plain tensors, every name and shape as it must be."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fantasytalking.errors import InputError
+from fantasytalking.evaluation.weights import Weights, find
+from fantasytalking.tensor_files import compare_shapes, read_pickle
+
+CURE = "get the file again from its source"
+COUNTER = "num_batches_tracked"
+"""Counts the steps of a batch norm's training; of no use afterwards, and absent from files of older versions."""
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+def located(need: Weights, folder: Path | None) -> Path:
+    """Where the weights of a metric are.
+
+    Raises:
+        InputError: they are not there, or are others than those known.
+    """
+    path = find(need, folder)
+    if path is None:
+        raise InputError(f"{need.used_by} needs {need.told()} in the folder of weights, '{folder}'")
+    return path
+
+
+def load_strictly(network: NetworkT, path: Path, *, counters: bool = True) -> NetworkT:
+    """Fills a network from a torch file of plain tensors; in evaluation mode and without gradients.
+
+    Args:
+        counters: whether the file must hold the counters of batch norms too; if not, it may.
+
+    Raises:
+        InputError: no such file, not plain tensors, tensors missing, left over or of another shape.
+    """
+    tensors = read_pickle(path)
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise InputError(f"'{path}' holds no table of tensors; {CURE}")
+    own = network.state_dict()
+    if not counters:
+        own, tensors = (
+            {name: value for name, value in table.items() if COUNTER not in name} for table in (own, tensors)
+        )
+    found, wanted = ({name: tuple(tensor.shape) for name, tensor in table.items()} for table in (tensors, own))
+    compare_shapes(found, wanted, f"'{path}'", CURE)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+    return network.eval().requires_grad_(False)
+
+
+def _without_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}

@@ -1,0 +1,108 @@
+"""SyncNet (Chung and Zisserman, "Out of time", 2016): one network hears, one sees, and both give like features.
+
+Layers and names as in the released weights (github.com/joonson/syncnet_python, syncnet_v2.model).
+"""
+
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from fantasytalking.evaluation.networks.loading import load_strictly
+
+FRAMES, COLUMNS, CEPSTRA = 5, 20, 13
+"""Of a window: frames at 25 a second, and MFCC columns at 100 a second with so many coefficients each."""
+SIZE = 224
+DIM = 1024
+CHUNK = 20
+"""Windows that are computed together."""
+
+
+def _normed(convolution: nn.Module, channels: int) -> list[nn.Module]:
+    norm = nn.BatchNorm3d(channels) if isinstance(convolution, nn.Conv3d) else nn.BatchNorm2d(channels)
+    return [convolution, norm, nn.ReLU()]
+
+
+def _hearing() -> nn.Sequential:
+    return nn.Sequential(
+        *_normed(nn.Conv2d(1, 64, 3, padding=1), 64),
+        nn.MaxPool2d(1, 1),
+        *_normed(nn.Conv2d(64, 192, 3, padding=1), 192),
+        nn.MaxPool2d(3, (1, 2)),
+        *_normed(nn.Conv2d(192, 384, 3, padding=1), 384),
+        *_normed(nn.Conv2d(384, 256, 3, padding=1), 256),
+        *_normed(nn.Conv2d(256, 256, 3, padding=1), 256),
+        nn.MaxPool2d(3, 2),
+        *_normed(nn.Conv2d(256, 512, (5, 4)), 512),
+    )
+
+
+def _seeing() -> nn.Sequential:
+    """Only the first convolution spans time, and just a window of it: a whole video gives one column a window."""
+    return nn.Sequential(
+        *_normed(nn.Conv3d(3, 96, (FRAMES, 7, 7), (1, 2, 2)), 96),
+        nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+        *_normed(nn.Conv3d(96, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1)), 256),
+        nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        *_normed(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), 256),
+        *_normed(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), 256),
+        *_normed(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), 256),
+        nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+        *_normed(nn.Conv3d(256, 512, (1, 6, 6)), 512),
+    )
+
+
+def _head() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, DIM))
+
+
+class SyncNet(nn.Module):
+    """Features of windows of five frames and of their sound; not normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.netcnnaud = _hearing()
+        self.netfcaud = _head()
+        self.netfclip = _head()
+        self.netcnnlip = _seeing()
+
+    @classmethod
+    def from_file(cls, path: Path) -> "SyncNet":
+        """The released weights.
+
+        Raises:
+            InputError: they are not exactly those of this network.
+        """
+        return load_strictly(cls(), path)
+
+    def hear(self, columns: Tensor) -> Tensor:
+        """(N, 13, 20) MFCC windows to (N, 1024)."""
+        features: Tensor = self.netfcaud(self.netcnnaud(rearrange(columns, "n c t -> n 1 c t")).flatten(1))
+        return features
+
+    def see(self, frames: Tensor) -> Tensor:
+        """(F, 224, 224, 3) BGR in [0, 255] to (F - 4, 1024), one feature a window."""
+        hidden = self.netcnnlip(rearrange(frames, "f h w c -> 1 c f h w"))
+        features: Tensor = self.netfclip(rearrange(hidden, "1 c f 1 1 -> f c"))
+        return features
+
+
+@torch.no_grad()
+def window_features(network: SyncNet, frames: Tensor, cepstra: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Features of the first `count` windows of a clip.
+
+    Window v sees frames v to v + 4 and hears columns 4 v to 4 v + 19, which are 0.2 s each.
+
+    Args:
+        frames: (F, 224, 224, 3) BGR in [0, 255], 25 a second; F at least count + 4.
+        cepstra: (C, 13), 100 a second; C at least 4 count + 16.
+
+    Returns:
+        (count, 1024) seen and (count, 1024) heard.
+    """
+    windows = cepstra.unfold(0, COLUMNS, 4)[:count]
+    starts = range(0, count, CHUNK)
+    seen = [network.see(frames[v : min(v + CHUNK, count) + FRAMES - 1].float()) for v in starts]
+    heard = [network.hear(windows[v : v + CHUNK].float()) for v in starts]
+    return torch.cat(seen), torch.cat(heard)
