@@ -9,11 +9,11 @@ Run the same command again to resume. --dry-run tells the plan, the parameter co
 """
 
 from fantasytalking.errors import exit_cleanly
-from fantasytalking.training.cli import train
+from fantasytalking.train_command import run
 
 
 def main() -> None:
-    train("stage2", __doc__)
+    run("stage2", __doc__)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ LAYERS = [
     {"models"},
     {"data", "encoders", "perception", "checkpoint", "lora"},
     {"convert", "training", "pipeline", "evaluation", "portrait_world"},
-    {"nano", "benchmarking"},
+    {"nano", "benchmarking", "validation"},
+    {"train_command", "app"},
 ]
 """From the ground up; a room imports from its own layer's lower neighbours and from layers below."""
 NEVER = {("training", "pipeline"), ("models", "encoders"), ("models", "data"), ("evaluation", "pipeline")}

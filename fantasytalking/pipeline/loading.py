@@ -58,7 +58,7 @@ def load_saved(
             f"'{folder}' holds a {index.get('_class_name') or 'folder of unknown kind'}, not a "
             f"{pipeline_class.__name__}; give a Wan base together with an adapter"
         )
-    parts = _encoders(folder, folder, torch_dtype, ready, progress, processor="audio_processor")
+    parts = load_encoders(folder, folder, torch_dtype, ready, progress, processor="audio_processor")
     if "transformer" not in ready:
         parts["transformer"] = load_model(
             FantasyTalkingTransformer3DModel, folder, "transformer", "transformer", torch_dtype=torch_dtype
@@ -102,7 +102,7 @@ def load_base(
         InputError: a part is missing, damaged, incomplete or of another kind.
     """
     base, adapter = Path(base), Path(adapter)
-    parts = _encoders(base, audio_encoder, torch_dtype, {}, progress)
+    parts = load_encoders(base, audio_encoder, torch_dtype, {}, progress)
     transformer = from_wan(base, portrait, torch_dtype)
     described = load_adapter(transformer, adapter)
     progress("transformer")
@@ -162,7 +162,7 @@ def _settle(pipeline: "FantasyTalkingPipeline") -> None:
                     tensor.data = tensor.data.clone()
 
 
-def _encoders(
+def load_encoders(
     source: str | Path,
     audio: str | Path | None,
     dtype: torch.dtype,
@@ -170,7 +170,19 @@ def _encoders(
     progress: Progress,
     processor: str | None = None,
 ) -> dict[str, Any]:
-    """Every part but transformer and scheduler, those of `given` left out."""
+    """Every part but transformer and scheduler, those of `given` left out, under the pipeline's names.
+
+    Args:
+        source: a diffusers folder or hub id.
+        audio: wav2vec2 folder or hub id; None = audio_encoder in `source`.
+        dtype: of text and image encoder.
+        given: parts that are loaded already.
+        progress: told each part's name when it is loaded.
+        processor: folder of the feature extractor in `source`, where it is not the audio encoder's.
+
+    Raises:
+        InputError: a part is missing, damaged or incomplete.
+    """
     parts: dict[str, Any] = {}
     if "vae" not in given:
         parts["vae"] = VideoAutoencoder.from_pretrained(source).vae

@@ -1,5 +1,6 @@
 """Where the weights of a configuration are, and how to get those that are not there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -104,12 +105,7 @@ def find_weights(config: InferConfig) -> Weights:
         "audio_encoder": config.audio_encoder,
         "face_encoder": config.face_encoder,
     }
-    found = {name: None if place is None else _find(place) for name, place in names.items()}
-    missing = [place for name, place in names.items() if place is not None and found[name] is None]
-    # The parts of the miniature stand in one folder, which one command makes.
-    missing = [place for place in missing if not (place != base_name and place.startswith(f"{base_name}/"))]
-    if missing:
-        raise InputError(f"weights are missing: {'; '.join(_cure(place) for place in missing)}")
+    found = find_places(names, within=base_name)
     base = found["base"]
     assert base is not None
     if config.adapter is None and not is_saved_pipeline(base):
@@ -117,6 +113,24 @@ def find_weights(config: InferConfig) -> Weights:
             f"adapter is not given and the base '{base}' is no saved pipeline; give an adapter folder: adapter=FOLDER"
         )
     return Weights(base, found["adapter"], found["audio_encoder"], found["face_encoder"])
+
+
+def find_places(names: Mapping[str, str | None], within: str) -> dict[str, Path | None]:
+    """The local place of each folder, file or hub id; None for those that are None.
+
+    Args:
+        within: what is missing of the parts that stand in this folder is told as the folder.
+
+    Raises:
+        InputError: some are not there; one line with the command, size and licence of each.
+    """
+    found = {name: None if place is None else _find(place) for name, place in names.items()}
+    missing = [place for name, place in names.items() if place is not None and found[name] is None]
+    # The parts of the miniature stand in one folder, which one command makes.
+    missing = [place for place in missing if not (place != within and place.startswith(f"{within}/"))]
+    if missing:
+        raise InputError(f"weights are missing: {'; '.join(_cure(place) for place in missing)}")
+    return found
 
 
 def is_saved_pipeline(folder: Path) -> bool:

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,19 @@ if TYPE_CHECKING:
     from fantasytalking.training.trainer import ValidationSampler
 
 
-def train(stage: str, description: str, sample: "ValidationSampler | None" = None) -> None:
+def train(
+    stage: str,
+    description: str,
+    make_sampler: "Callable[[TrainConfig], ValidationSampler] | None" = None,
+    make_corpus: Callable[[TrainConfig], None] | None = None,
+) -> None:
     """Parses the command line, then trains or, with --dry-run, tells the plan.
 
     Args:
         stage: name of the default YAML: configs/nano/`stage`.yaml.
-        sample: makes the validation videos; the script brings it, since training knows no pipeline.
+        make_sampler: gives what makes the validation videos, when there are to be any; brought from above, since
+            training knows no pipeline.
+        make_corpus: makes the corpus where it is not there and can be made; brought from above as well.
 
     Raises:
         InputError: anything given that cannot be used.
@@ -37,10 +45,15 @@ def train(stage: str, description: str, sample: "ValidationSampler | None" = Non
 
         sys.stdout.write(describe_plan(config) + "\n")
         return
-    check_corpus(config)
     _tell_progress()
+    from fantasytalking.training.model import check_start
     from fantasytalking.training.trainer import Trainer
 
+    check_start(config.stage.init_from)  # before a corpus is made, which takes long
+    if make_corpus is not None:
+        make_corpus(config)
+    check_corpus(config)
+    sample = make_sampler(config) if make_sampler is not None and config.validation.every else None
     Trainer(config, sample).train()
 
 

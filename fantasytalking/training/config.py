@@ -245,15 +245,23 @@ class ValidationConfig:
 
     every: int = 0
     portrait: str | None = None
+    """A picture."""
     audio: str | None = None
+    """A sound."""
+    seconds: float = 4.0
+    """At most so much of it."""
     prompt: str = "A person is talking."
     motion: float = 0.5
     steps: int = 30
     seed: int = 0
+    infer: str | None = None
+    """YAML of inference settings, for guidance and encoders; none: configs/<model>/infer.yaml."""
 
     def validate(self) -> None:
         """Portrait and sound are given when they are needed."""
         _between("validation.every", self.every, 0, 10**8)
+        _between("validation.seconds", self.seconds, 0.2, 30)
+        _between("validation.seed", self.seed, 0, 2**63 - 1)
         _share("validation.motion", self.motion)
         _between("validation.steps", self.steps, 1, 1000)
         for name in ("portrait", "audio"):

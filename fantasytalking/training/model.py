@@ -88,11 +88,7 @@ def load_start(model: FantasyTalkingTransformer3DModel, source: Path, base: str)
         adapter = load_adapter(model, source)
         lora = None if adapter.lora is None else LoraSettings.read(adapter.lora, str(source))
         return Origin(base, adapter.modules, trained_base_names(source), lora)
-    if not source.exists():
-        raise InputError(
-            f"stage.init_from '{source}' is not there; for stage 2 train stage 1 first "
-            "(accelerate launch scripts/train_stage1.py), or set stage.init_from to an adapter folder or null"
-        )
+    check_start(str(source))
     released = from_official(read_released(source))
     state = model.state_dict()
     wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) == "audio"}
@@ -102,6 +98,19 @@ def load_start(model: FantasyTalkingTransformer3DModel, source: Path, base: str)
         for name, value in released.items():
             state[name].copy_(value)
     return Origin(base, ["audio"])
+
+
+def check_start(source: str | None) -> None:
+    """Holds that what a run starts from is there, if it starts from anything.
+
+    Raises:
+        InputError: it is not; names the command that makes it.
+    """
+    if source is not None and not Path(source).exists():
+        raise InputError(
+            f"stage.init_from '{source}' is not there; for stage 2 train stage 1 first "
+            "(accelerate launch scripts/train_stage1.py), or set stage.init_from to an adapter folder or null"
+        )
 
 
 def _apply_lora(model: FantasyTalkingTransformer3DModel, config: LoraConfig, origin: Origin) -> None:

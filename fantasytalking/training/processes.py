@@ -84,7 +84,15 @@ class Trackers:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         for tracker in self._accelerator.trackers:
-            tracker.log_images({name: pixels[None]}, step=step)
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({name: pixels[None]}, step=step, **layout)
+
+    def video(self, name: str, path: Path, step: int) -> None:
+        """A video file with its sound; tensorboard has no place for one."""
+        if "wandb" in self._config.logging.trackers and self._accelerator.is_main_process:
+            import wandb
+
+            self._accelerator.get_tracker("wandb").log({name: wandb.Video(str(path))}, step=step)
 
     def finish(self) -> None:
         """Closes them and takes the processes apart."""

@@ -42,6 +42,7 @@ class ValidationResult(NamedTuple):
 
     metrics: dict[str, float]
     contact_sheet: Path | None
+    video: Path | None = None
 
 
 class ValidationSampler(Protocol):
@@ -235,6 +236,8 @@ class Trainer:
         self.trackers.log({f"validation/{name}": value for name, value in result.metrics.items()}, step)
         if result.contact_sheet is not None:
             self.trackers.picture("validation/contact_sheet", result.contact_sheet, step)
+        if result.video is not None:
+            self.trackers.video("validation/video", result.video, step)
 
     def _save_adapter(self, step: int) -> None:
         described, base_names = self.origin.adapter(self.config, step)
