@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.metric import Metric
+from fantasytalking.evaluation.metrics.fid import FID
+from fantasytalking.evaluation.metrics.fvd import FVD
 from fantasytalking.evaluation.metrics.psnr import PSNR
 from fantasytalking.evaluation.metrics.ssim import SSIM
 from fantasytalking.evaluation.metrics.syncnet import Sync
 from fantasytalking.evaluation.weights import Weights, find
 
-METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in (Sync, PSNR, SSIM)}
+METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in (FID, FVD, Sync, PSNR, SSIM)}
 
 
 class Skipped(NamedTuple):
