@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.errors import InputError
-from fantasytalking.media import Video, read_audio, read_video
+from fantasytalking.media import Video, iter_frames, probe, read_audio
 from fantasytalking.perception.body_pose import BodyTrack, track_body
 from fantasytalking.perception.face_crop import face_crop
 from fantasytalking.perception.face_track import FaceTrack, track_faces
@@ -43,11 +44,12 @@ class Clip:
         *,
         path: Path | None = None,
         whole: "tuple[Clip, slice] | None" = None,
+        opening: Callable[[], NDArray[np.float64]] | None = None,
     ) -> None:
         """Use `from_file` or `from_arrays`; `whole` is the clip that this one is a slice of."""
         self.name = name
         self.path = path
-        self._pictures, self._hear, self._whole = pictures, sound, whole
+        self._pictures, self._hear, self._whole, self._opening = pictures, sound, whole, opening
 
     @classmethod
     def from_file(
@@ -59,16 +61,31 @@ class Clip:
         start: float = 0.0,
         duration: float | None = None,
         frame: Frame | None = None,
+        count: int | None = None,
     ) -> "Clip":
         """A stretch of a file; with `fps` None every frame as it stands, else the nearest frames.
 
-        Reading raises InputError: not decodable, without a picture, over `MAX_FRAMES` frames, `frame` not inside.
+        Args:
+            duration: seconds; with `count` it rules the sound alone.
+            count: frames that there must be; later ones are left out.
+
+        Reading raises InputError: not decodable, no picture, over `MAX_FRAMES` frames or under `count`, a crop outside.
         """
         path = Path(path)
 
         def pictures() -> Video:
-            video = read_video(path, fps=fps, start=start, duration=duration, max_frames=MAX_FRAMES)
-            return video if frame is None else video._replace(frames=_framed(video.frames, frame, path))
+            seconds = duration if count is None else None
+            stream = iter_frames(path, fps=fps, start=start, duration=seconds)
+            # Framed one by one: ten seconds of 1080p are 1.5 GB, of the face in it 0.2 GB.
+            framed = ((time, picture if frame is None else _framed(picture, frame, path)) for time, picture in stream)
+            found = list(islice(framed, count or MAX_FRAMES + 1))
+            if not found or len(found) < (count or 0) or len(found) > MAX_FRAMES:
+                raise InputError(
+                    f"'{path}' has {len(found)} frames from {start:g} s on; "
+                    f"{f'{count} are needed' if count else f'1 to {MAX_FRAMES} can be evaluated at once'}"
+                )
+            times, frames = zip(*found, strict=True)
+            return Video(np.stack(frames), np.array(times), fps or probe(path).fps)
 
         def sound() -> NDArray[np.float32]:
             return read_audio(path, sample_rate=SAMPLE_RATE, start=start, duration=duration)
@@ -87,6 +104,10 @@ class Clip:
             return sound
 
         return cls(name, lambda: Video(frames, np.arange(len(frames)) / fps, fps), heard)
+
+    def with_truth(self, opening: Callable[[], NDArray[np.float64]]) -> "Clip":
+        """The same clip, not read yet, of which the true mouth opening (T,) or more frames is known."""
+        return Clip(self.name, self._pictures, self._hear, path=self.path, opening=opening)
 
     def with_sound(self, sound: NDArray[np.float32]) -> "Clip":
         """The same pictures, and the same track where it is known, with (S,) other samples."""
@@ -135,6 +156,14 @@ class Clip:
         """
         return self._hear()[: round(len(self.frames) / self.fps * SAMPLE_RATE)]
 
+    def sound_alone(self) -> NDArray[np.float32]:
+        """(S,) the sound without looking at the pictures, whose length may differ by a frame.
+
+        Raises:
+            InputError: there is none.
+        """
+        return self._hear()
+
     @cached_property
     def track(self) -> FaceTrack:
         """The face seen most often, over all T frames; where no face is ever seen every landmark is NaN."""
@@ -143,6 +172,18 @@ class Clip:
             return replace(clip.track[part], times=self.times)
         found = track_faces(self.frames, self.times, max_people=1)
         return found[0] if found else _no_face(self.times, *self.frames.shape[1:3])
+
+    @cached_property
+    def true_opening(self) -> NDArray[np.float64]:
+        """(T,) true mouth opening in [0, 1] of whoever was drawn; NaN where nobody knows, as in all real footage."""
+        if self._whole is not None:
+            clip, part = self._whole
+            return clip.true_opening[part]
+        values = np.full(len(self.frames), np.nan)
+        if self._opening is not None:
+            known = self._opening()[: len(values)]
+            values[: len(known)] = known
+        return values
 
     @property
     def has_face(self) -> bool:
@@ -181,20 +222,21 @@ def _no_face(times: NDArray[np.float64], height: int, width: int) -> FaceTrack:
     return FaceTrack(times, landmarks, never, never, np.zeros(len(times), np.float32), height, width)
 
 
-def _framed(frames: NDArray[np.uint8], wanted: Frame, path: Path) -> NDArray[np.uint8]:
-    """(T, H, W, 3) cropped and scaled: by areas when smaller, by cubics when larger."""
+def _framed(picture: NDArray[np.uint8], wanted: Frame, path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) cropped and scaled: by areas when smaller, by cubics when larger."""
     import cv2
 
-    height, width = frames.shape[1:3]
+    height, width = picture.shape[:2]
     if wanted.crop is not None:
         left, top, across, down = (round(share * height) for share in wanted.crop)
-        if left < 0 or top < 0 or min(across, down) < 1 or left + across > width + 1 or top + down > height + 1:
+        # The crop's numbers were rounded: a pixel of it may lie outside.
+        if min(across, down) < 1 or left + across > width + 1 or top + down > height + 1:
             raise InputError(
-                f"'{path}' is {width}x{height}, and its crop reaches from ({left}, {top}) over {across}x{down} pixels; "
+                f"'{path}' is {width}x{height}, and its crop is {across}x{down} pixels from ({left}, {top}) on; "
                 "give the video that the manifest was made for"
             )
-        frames = frames[:, top : top + down, left : left + across]
-    if frames.shape[1:3] == (wanted.height, wanted.width):
-        return frames
-    how = cv2.INTER_AREA if wanted.height < frames.shape[1] else cv2.INTER_CUBIC
-    return np.stack([cv2.resize(frame, (wanted.width, wanted.height), interpolation=how) for frame in frames])
+        picture = picture[top : top + down, left : left + across]
+    if picture.shape[:2] == (wanted.height, wanted.width):
+        return picture.copy()
+    how = cv2.INTER_AREA if wanted.height < picture.shape[0] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (wanted.width, wanted.height), interpolation=how))

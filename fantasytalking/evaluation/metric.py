@@ -7,7 +7,7 @@ them, floors and controls from records of other pairs, and results of many proce
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,11 @@ class Metric(ABC):
     def __init__(self, weights: Path | None = None) -> None:
         self._records: list[Record] = []
 
+    @classmethod
+    def for_records(cls) -> Self:
+        """An instance without weights, which summarises records of earlier runs and cannot measure."""
+        return cls.__new__(cls)
+
     @abstractmethod
     def measure(self, video: Clip, reference: Clip | None) -> Record:
         """One clip; deterministic and without state. `reference` is None only where `paired` is False.
@@ -70,7 +75,7 @@ class Metric(ABC):
 
     @abstractmethod
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
-        """Every name of `values`, and `n`, the number of clips that entered; a pure function of the records."""
+        """Every name of `values`, and `n`, the number of clips that entered; from the records alone."""
 
     def update(self, video: Clip, reference: Clip | None) -> None:
         """Measures one clip and keeps its record."""

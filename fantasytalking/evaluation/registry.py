@@ -6,14 +6,47 @@ from typing import NamedTuple
 
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.metric import Metric
+from fantasytalking.evaluation.metrics.blinks import BlinkRate
+from fantasytalking.evaluation.metrics.colour import Colour
+from fantasytalking.evaluation.metrics.dis_flow import DISFlow
+from fantasytalking.evaluation.metrics.envelope import EnvelopeGain
 from fantasytalking.evaluation.metrics.fid import FID
+from fantasytalking.evaluation.metrics.flicker import Flicker
 from fantasytalking.evaluation.metrics.fvd import FVD
+from fantasytalking.evaluation.metrics.lmd import LMD
+from fantasytalking.evaluation.metrics.motion import MotionIntensity
+from fantasytalking.evaluation.metrics.mouth_truth import MouthTruth
+from fantasytalking.evaluation.metrics.pose import HeadPoseDistance
 from fantasytalking.evaluation.metrics.psnr import PSNR
+from fantasytalking.evaluation.metrics.real_time import RealTimeFactor
 from fantasytalking.evaluation.metrics.ssim import SSIM
 from fantasytalking.evaluation.metrics.syncnet import Sync
+from fantasytalking.evaluation.metrics.theval import THEval
+from fantasytalking.evaluation.metrics.theval_score import THEvalScore
 from fantasytalking.evaluation.weights import Weights, find
 
-METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in (FID, FVD, Sync, PSNR, SSIM)}
+METRICS: dict[str, type[Metric]] = {
+    metric.name: metric
+    for metric in (
+        FID,
+        FVD,
+        Sync,
+        MouthTruth,
+        DISFlow,
+        PSNR,
+        SSIM,
+        LMD,
+        HeadPoseDistance,
+        THEvalScore,
+        THEval,
+        EnvelopeGain,
+        MotionIntensity,
+        BlinkRate,
+        Flicker,
+        Colour,
+        RealTimeFactor,
+    )
+}
 
 
 class Skipped(NamedTuple):

@@ -1,0 +1,66 @@
+"""What a run keeps of every clip and metric: one file each, put in place whole, with what it was measured from."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from fantasytalking.errors import InputError
+from fantasytalking.evaluation.metric import Record
+from fantasytalking.files import written_whole
+
+MAX_BYTES = 1 << 28
+_HASH = "prediction_sha256"
+
+
+class Side(StrEnum):
+    """What was measured."""
+
+    PREDICTION = "prediction"
+    TRUTH = "truth"
+    """The reference itself, by a metric that looks at one video."""
+    FLOOR = "floor"
+    """Real against real: even against odd frames of the reference, or its second half by a metric of one video."""
+    CONTROL = "control"
+    """The prediction with the sound of another clip."""
+
+
+Sides = dict[Side, Record]
+
+
+def record_path(folder: Path, metric: str, clip: str) -> Path:
+    """Where a record stands."""
+    return folder / "records" / metric / f"{clip}.npz"
+
+
+def save_record(path: Path, sides: Mapping[Side, Record], prediction_sha256: str) -> None:
+    """Writes a record whole or not at all."""
+    values = {f"{side.value}/{key}": value for side, record in sides.items() for key, value in record.items()}
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **{_HASH: np.array(prediction_sha256)}, **values)
+
+
+def load_record(path: Path, prediction_sha256: str | None = None) -> Sides | None:
+    """The record; None where there is none, or one of another video (`prediction_sha256`; None: not asked).
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        with np.load(path, allow_pickle=False) as values:
+            if prediction_sha256 is not None and str(values[_HASH]) != prediction_sha256:
+                return None
+            sides: Sides = {}
+            for key in values.files:
+                if key != _HASH:
+                    side, _, name = key.partition("/")
+                    sides.setdefault(Side(side), {})[name] = values[key]
+            return sides
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise InputError(f"record '{path}' is damaged ({error}); delete it and evaluate again") from error

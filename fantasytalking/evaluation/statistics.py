@@ -1,0 +1,188 @@
+"""What may be concluded from some clips: intervals over clips, floors, controls, and whether two runs differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+
+from fantasytalking.evaluation.metric import Metric, Record
+from fantasytalking.evaluation.records import Side, Sides
+
+SEED = 20250404
+LEVEL = 95.0
+"""Per cent of an interval."""
+SPLITS = 10
+"""Halvings of the references for the floor of a distribution metric."""
+LEAST_CLIPS = 2
+"""From fewer clips no interval is drawn."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score and its interval; NaN where there is none."""
+
+    score: float
+    low: float = float("nan")
+    high: float = float("nan")
+    n: int = 0
+    """Clips that entered."""
+
+
+Estimates = dict[str, Estimate]
+
+
+def estimate(metric: Metric, records: Sequence[Record], resamples: int | None = None) -> Estimates:
+    """Scores over clips with percentile-bootstrap intervals: clips are drawn with replacement, seeded.
+
+    Frames of one clip are no independent observations, so that clips alone are resampled.
+    """
+    summary = metric.summarise(records)
+    count = int(summary["n"])
+    drawn = _bootstrap(metric, records, metric.resamples if resamples is None else resamples)
+    result = {}
+    for value in metric.values:
+        score, scores = summary[value.name], drawn[value.name]
+        if metric.distribution:
+            # A resample holds some clips twice, which raises a distance of sets: its spread is laid round the score.
+            scores = scores - np.nanmean(scores) + score
+        low, high = _interval(scores) if count >= LEAST_CLIPS else (np.nan, np.nan)
+        result[value.name] = Estimate(score, low, high, count)
+    return result
+
+
+def _bootstrap(metric: Metric, records: Sequence[Record], resamples: int) -> dict[str, NDArray[np.float64]]:
+    random = np.random.default_rng(SEED)
+    draws = random.integers(0, len(records), (resamples, len(records)))
+    summaries = [metric.summarise([records[index] for index in draw]) for draw in draws]
+    return {value.name: np.array([summary[value.name] for summary in summaries]) for value in metric.values}
+
+
+def _interval(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    known = drawn[np.isfinite(drawn)]
+    if len(known) < 2:
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def side_estimate(metric: Metric, sides: Sequence[Sides], side: Side) -> Estimates | None:
+    """Scores of one side; None where no clip has it."""
+    records = [record[side] for record in sides if side in record]
+    return estimate(metric, records) if records else None
+
+
+def floor_estimate(metric: Metric, sides: Sequence[Sides]) -> Estimates | None:
+    """What real videos score against real ones; None where it cannot be had.
+
+    Of a distribution metric: the references' one half of clips against the other, over seeded halvings, at half of N,
+    where the bias of small sets is larger than in the score itself; the interval is that of the halvings. Of a paired
+    metric: even against odd frames of the same reference. Of the others: the second half of every reference.
+    """
+    if not metric.distribution:
+        return side_estimate(metric, sides, Side.FLOOR)
+    records = [record[Side.PREDICTION] for record in sides]
+    half = len(records) // 2
+    if half < 1:
+        return None
+    random = np.random.default_rng(SEED)
+    summaries = []
+    for _ in range(SPLITS):
+        order = random.permutation(len(records))
+        pairs = zip(order[:half], order[half : 2 * half], strict=True)
+        halves = [
+            {**records[one], "video": records[one]["reference"], "reference": records[other]["reference"]}
+            for one, other in pairs
+        ]
+        summaries.append(metric.summarise(halves))
+    result = {}
+    for value in metric.values:
+        scores = np.array([summary[value.name] for summary in summaries])
+        result[value.name] = Estimate(float(scores.mean()), *_interval(scores), half)
+    return result
+
+
+def per_clip(metric: Metric, sides: Sequence[Sides], side: Side = Side.PREDICTION) -> dict[str, NDArray[np.float64]]:
+    """(N,) scores of every clip alone by value; empty for a distribution metric."""
+    if metric.distribution or any(side not in record for record in sides):
+        return {}
+    summaries = [metric.summarise([record[side]]) for record in sides]
+    return {value.name: np.array([summary[value.name] for summary in summaries]) for value in metric.values}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two runs on the same clips."""
+
+    first: float
+    second: float
+    difference: float
+    """Second less first; of a value that should meet the ground truth's: of the distances to it."""
+    low: float
+    high: float
+    p: float
+    """Wilcoxon's signed-rank test over clips; NaN for a distribution metric and where too little is known."""
+    n: int
+
+
+def compare(metric: Metric, first: Sequence[Sides], second: Sequence[Sides]) -> dict[str, Difference]:
+    """Paired comparison: the same clips are drawn for both, and each clip is compared with itself."""
+    sides = [[record[Side.PREDICTION] for record in run] for run in (first, second)]
+    truths = [record[Side.TRUTH] for record in first if Side.TRUTH in record]
+    random = np.random.default_rng(SEED)
+    draws = random.integers(0, len(first), (metric.resamples, len(first)))
+    whole = _gap(metric, sides, truths, range(len(first)))
+    drawn = [_gap(metric, sides, truths, draw.tolist()) for draw in draws]
+    tests = _signed_rank(metric, first, second)
+    result = {}
+    for value in metric.values:
+        low, high = _interval(np.array([gap[value.name][2] for gap in drawn]))
+        p, n = tests.get(value.name, (float("nan"), len(first)))
+        result[value.name] = Difference(*whole[value.name], low, high, p, n)
+    return result
+
+
+def _gap(
+    metric: Metric, sides: Sequence[Sequence[Record]], truths: Sequence[Record], draw: Sequence[int]
+) -> dict[str, tuple[float, float, float]]:
+    """First, second and their difference over the clips drawn."""
+    one, other = (metric.summarise([run[index] for index in draw]) for run in sides)
+    aim = metric.summarise([truths[index] for index in draw]) if len(truths) == len(sides[0]) else None
+    result = {}
+    for value in metric.values:
+        scores = one[value.name], other[value.name]
+        measured = scores
+        if value.better == "reference" and aim is not None:
+            measured = (abs(scores[0] - aim[value.name]), abs(scores[1] - aim[value.name]))
+        result[value.name] = (*scores, measured[1] - measured[0])
+    return result
+
+
+def _signed_rank(metric: Metric, first: Sequence[Sides], second: Sequence[Sides]) -> dict[str, tuple[float, int]]:
+    """(p, clips) by value, from every clip's own scores."""
+    ones, others = per_clip(metric, first), per_clip(metric, second)
+    aims = per_clip(metric, first, Side.TRUTH)
+    result = {}
+    for value in metric.values:
+        if value.name not in ones:
+            continue
+        one, other = ones[value.name], others[value.name]
+        if value.better == "reference" and value.name in aims:
+            one, other = abs(one - aims[value.name]), abs(other - aims[value.name])
+        gaps = other - one
+        gaps = gaps[np.isfinite(gaps)]
+        # Equal runs give no ranks, and p is 1 by definition.
+        p = float(wilcoxon(gaps).pvalue) if np.any(gaps != 0) else 1.0
+        result[value.name] = (p if len(gaps) >= LEAST_CLIPS else float("nan"), len(gaps))
+    return result
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's correction of several p for having asked several questions; NaN stays NaN."""
+    order = [index for index in np.argsort(values) if np.isfinite(values[index])]
+    corrected, largest = [float("nan")] * len(values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * values[index]))
+        corrected[index] = largest
+    return corrected

@@ -1,0 +1,118 @@
+"""Several results side by side: runs as rows, as an ablation is shown; and two of them compared clip by clip."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fantasytalking.errors import InputError
+from fantasytalking.evaluation.page import render
+from fantasytalking.evaluation.pairing import NAMES_SHOWN
+from fantasytalking.evaluation.protocol import Protocol
+from fantasytalking.evaluation.records import Sides, load_record, record_path
+from fantasytalking.evaluation.registry import METRICS
+from fantasytalking.evaluation.report import NOTES, facts, heading, number, with_interval
+from fantasytalking.evaluation.results import Results, Row
+from fantasytalking.evaluation.run import PROTOCOL
+from fantasytalking.evaluation.statistics import LEVEL, Difference, compare, holm
+from fantasytalking.files import written_whole
+
+
+def load_alike(paths: Sequence[Path]) -> list[Results]:
+    """Results of one protocol with a name each.
+
+    Raises:
+        InputError: a file is no results, protocols differ, or two runs have one name.
+    """
+    loaded = [Results.load(path) for path in paths]
+    odd = [place for place, results in enumerate(loaded) if results.protocol != loaded[0].protocol]
+    if odd:
+        raise InputError(
+            f"'{paths[0]}' is of protocol {loaded[0].protocol} and '{paths[odd[0]]}' of {loaded[odd[0]].protocol}; "
+            "only results of one protocol may stand side by side"
+        )
+    names = [results.name for results in loaded]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{names.count(twice[0])} results have the name '{twice[0]}'; evaluate with --name")
+    return loaded
+
+
+def write_table(runs: Sequence[Results], output: Path, title: str) -> None:
+    """table.md and table.html: a row a run with intervals, the real videos' own scores as the last row."""
+    columns = list(dict.fromkeys(row.value for results in runs for row in results.rows))
+    rows = [(results.name, [_shown(results.row(value)) for value in columns]) for results in runs]
+    firsts = [next(row for results in runs if (row := results.row(value)) is not None) for value in columns]
+    rows.append(("real", [with_interval(row.truth) for row in firsts]))
+    heads = [heading(row) for row in firsts]
+    lines = [f"# {title}", "", facts(runs[0]), "", f"| run | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
+    lines += [f"| {name.replace('|', '')} | {' | '.join(cells)} |" for name, cells in rows]
+    with written_whole(output / "table.md") as temporary:
+        temporary.write_text("\n".join([*lines, "", NOTES, ""]), encoding="utf-8")
+    legend = [(heading(row), row.description) for row in firsts]
+    render(
+        "table.html", output / "table.html", title=title, facts=facts(runs[0]), heads=heads, rows=rows, legend=legend
+    )
+
+
+def _shown(row: Row | None) -> str:
+    return "–" if row is None else with_interval(row.score)
+
+
+class Compared(NamedTuple):
+    """One value of two runs."""
+
+    heading: str
+    difference: Difference
+    corrected: float
+    """p after Holm's correction over all values of the comparison."""
+
+
+def compare_results(first: Path, second: Path) -> list[Compared]:
+    """Paired tests of every value that both runs have, from the records beside their results.json.
+
+    Raises:
+        InputError: another protocol, or records are gone.
+    """
+    one, other = load_alike([first, second])
+    protocol = Protocol.load(first.parent / PROTOCOL)
+    if protocol.id != one.protocol:
+        raise InputError(f"'{first.parent / PROTOCOL}' is not the protocol of '{first}'; evaluate again")
+    shared = {row.metric for row in one.rows} & {row.metric for row in other.rows}
+    found: list[tuple[Row, Difference]] = []
+    for name in (name for name in METRICS if name in shared):
+        sides = [_records(path.parent, name, one.clips) for path in (first, second)]
+        differences = compare(METRICS[name].for_records(), *sides)
+        found += [(row, differences[row.value]) for row in one.rows if row.metric == name]
+    corrected = holm([difference.p for _, difference in found])
+    return [Compared(heading(row), gap, p) for (row, gap), p in zip(found, corrected, strict=True)]
+
+
+def _records(folder: Path, metric: str, clips: Sequence[str]) -> list[Sides]:
+    found = {clip: load_record(record_path(folder, metric, clip)) for clip in clips}
+    gone = [clip for clip, record in found.items() if record is None]
+    if gone:
+        raise InputError(
+            f"{len(gone)} records of '{metric}' in '{folder}' are gone: {', '.join(gone[:NAMES_SHOWN])}; evaluate again"
+        )
+    return [record for record in found.values() if record is not None]
+
+
+def comparison_table(first: str, second: str, compared: Sequence[Compared]) -> str:
+    """As Markdown."""
+    lines = [
+        f"| measure | {first} | {second} | difference [{LEVEL:g} %] | p | p, Holm | N |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for entry in compared:
+        gap = entry.difference
+        interval = f" [{number(gap.low)}, {number(gap.high)}]" if math.isfinite(gap.low) else ""
+        cells = [number(gap.first), number(gap.second), number(gap.difference) + interval]
+        cells += [number(gap.p), number(entry.corrected), str(gap.n)]
+        lines.append(f"| {entry.heading} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Difference: second less first; of a measure that should meet the real videos' (→ real), of the distances to "
+        "them. p: Wilcoxon's signed-rank test over clips.",
+    ]
+    return "\n".join(lines)
