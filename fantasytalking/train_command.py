@@ -1,4 +1,7 @@
-"""What the two training scripts run: training, with what lies above it brought along."""
+"""What the two training scripts run: training, with what lies above it brought along.
+
+Both are imported only when they are wanted: they need the pipeline and the perception packages.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -11,11 +14,16 @@ if TYPE_CHECKING:
 
 def run(stage: str, description: str) -> None:
     """Trains a stage: see `fantasytalking.training.cli.train`."""
-    train(stage, description, _sampler)
+    train(stage, description, _sampler, _corpus)
 
 
 def _sampler(config: TrainConfig) -> "PortraitValidation":
-    # Imported only when it is wanted: it needs the pipeline and the perception packages.
     from fantasytalking.validation import PortraitValidation
 
     return PortraitValidation(config)
+
+
+def _corpus(config: TrainConfig) -> None:
+    from fantasytalking.nano.first_corpus import make_first_corpus
+
+    make_first_corpus(config)
