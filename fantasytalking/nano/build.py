@@ -88,14 +88,19 @@ def build(config: BuildConfig, output: Path, until: str = NAMES[-1]) -> None:
 def _fingerprint(step: Step, config: BuildConfig, before: dict[str, str]) -> str:
     """Hash of the settings that decide what comes of a step, its forerunners' included."""
     chosen = {name: _plain(getattr(config, name)) for name in (*step.settings, "seed", "model", "components")}
-    told = json.dumps([chosen, [before[name] for name in step.after]], sort_keys=True)
+    told = json.dumps([chosen, [before[name] for name in step.after]], sort_keys=True, default=_choice)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
+def _choice(value: object) -> Any:
+    assert isinstance(value, Enum), f"settings are plain values or choices, not {type(value).__name__}"
+    return value.value
+
+
 def _plain(value: Any) -> Any:
-    """As JSON; of a script's settings its YAML file too."""
+    """As a dictionary; of a script's settings its YAML file too."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return value.value if isinstance(value, Enum) else value
+        return value
     told = dataclasses.asdict(value)
     if isinstance(value, ScriptConfig):
         told["file"] = (CONFIGS / value.config).read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """The recipe of nano (configs/nano/build.yaml): seeds, sizes and numbers of steps of everything that is trained."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from omegaconf import MISSING
 
@@ -9,13 +10,22 @@ from fantasytalking.errors import InputError
 MAX_OUTPUT_BYTES = 40_000_000
 
 
+class Optimiser(Enum):
+    """How weights are stepped."""
+
+    adamw = "adamw"
+    muon = "muon"
+    """A third of the steps for the VAE."""
+
+
 @dataclass
 class FitConfig:
-    """One optimisation: AdamW, a warm-up, then a cosine down to a hundredth of the learning rate."""
+    """One optimisation: a warm-up, then a cosine down to a hundredth of the learning rate."""
 
     steps: int = MISSING
     batch: int = MISSING
     learning_rate: float = MISSING
+    optimiser: Optimiser = Optimiser.adamw
     warm_up: int = 50
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -75,8 +85,11 @@ class VaeConfig:
     """Side of the part of the picture that most steps see. It is where the mouth is in half of the clips."""
     whole_every: int = 4
     """Every so many steps the whole picture is seen, of fewer clips, as the middle attention needs it."""
-    edge_weight: float = 1.0
-    """Of the difference between neighbouring pixels' differences, so that lips and lids keep their edges."""
+    square_weight: float = 4.0
+    """Of the squared error, which leads while the pictures are rough."""
+    absolute_weight: float = 0.2
+    """Of the absolute error of pixels and of neighbouring pixels' differences, which lead once it is small, so that
+    lips and lids keep their edges. Alone, it leads to grey first: after 300 steps 19 dB, and 22 dB with the square."""
     mouth_weight: float = 4.0
     """How much more the middle of the mouth counts than the backdrop."""
     kl_weight: float = 1e-5

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
-from fantasytalking.nano.config import FitConfig
+from fantasytalking.nano.config import FitConfig, Optimiser
+from fantasytalking.nano.muon import Muon
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +60,8 @@ def fit(task: Task, config: FitConfig, folder: Path, device: torch.device, seed:
         InputError: the state is damaged, or the loss is not finite.
     """
     model = task.model.to(device).train()
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-    )
+    kind = {Optimiser.adamw: torch.optim.AdamW, Optimiser.muon: Muon}[config.optimiser]
+    optimiser = kind(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     losses, seconds = _resume(folder / STATE, model, optimiser)
     for step in range(len(losses), config.steps):
         start = perf_counter()

@@ -88,16 +88,19 @@ class VaeTask:
         self._config, self._frames, self._device = config, frames, device
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:
-        """L1 of pixels and of edges, both weighted by the mouth, and a small KL."""
+        """Squared and absolute error of pixels, absolute error of edges, all weighted by the mouth, and a small KL."""
+        config = self._config
         clips, mouths, side = self._draw(random, step)
         video = clips.to(self._device, memory_format=torch.channels_last_3d)
         posterior = DiagonalGaussianDistribution(encode_whole(self.model, video))
         result = decode_whole(self.model, posterior.sample()).float()
-        weight = mouth_weight(mouths, side, clips.shape[-1], self._config.mouth_weight).to(self._device)
-        error = (weight * (result - video).abs()).mean()
-        edges = sum((weight * (_edges(result, axis) - _edges(video, axis)).abs()).mean() for axis in (-1, -2))
+        weight = mouth_weight(mouths, side, clips.shape[-1], config.mouth_weight).to(self._device)
+        error = result - video
+        edges = sum(_edges(error, axis).abs() for axis in (-1, -2))
+        squared = (weight * error.square()).mean()
+        absolute = (weight * (error.abs() + edges)).mean()
         kl = posterior.kl().mean() / (posterior.mean[0].numel())
-        return error + self._config.edge_weight * edges + self._config.kl_weight * kl
+        return config.square_weight * squared + config.absolute_weight * absolute + config.kl_weight * kl
 
     def _draw(self, random: np.random.Generator, step: int) -> tuple[Tensor, Tensor, int]:
         """Clips (B, 3, T, s, s) in [-1, 1], mouths (B, T, 2) in their pixels, and the whole picture's side."""
