@@ -11,9 +11,9 @@ from fantasytalking.files import written_whole
 
 ARROWS = {"higher": "↑", "lower": "↓", "reference": "→ real"}
 NOTES = (
-    f"Brackets: {LEVEL:g} % bootstrap intervals over clips. *Real*: the reference videos' own score. *Floor*: real "
+    f"Brackets: {LEVEL:g} % bootstrap intervals over clips. Real: the reference videos' own score. Floor: real "
     "against real (distances of sets: one half of the references against the other, at half of N; paired measures: "
-    "even against odd frames of one reference; others: the second half of every reference). *Other sound*: with "
+    "even against odd frames of one reference; others: the second half of every reference). Other sound: with "
     "another clip's sound. N: clips that entered the score."
 )
 

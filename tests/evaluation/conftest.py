@@ -1,16 +1,25 @@
-"""Two people of the portrait world who say a sentence, rendered once: the real videos of these tests."""
+"""Two people of the portrait world who say two sentences, rendered once: the real videos of these tests."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fantasytalking.config import load_config, preset_path
 from fantasytalking.evaluation.clip import Clip
+from fantasytalking.evaluation.freeze import freeze
+from fantasytalking.evaluation.protocol import Protocol
+from fantasytalking.evaluation.settings import BenchmarkConfig
+from fantasytalking.media import read_audio, read_video, write_video
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 
 pytest.importorskip("mediapipe")
 
 SIZE = 96
 SENTENCES = ("We took the early train to the sea.", "Both maps were above the pump.")
+LATE = 2
+"""Frames."""
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +35,35 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clips(world: Path) -> list[Clip]:
     """The corpus as clips in the order of their names; what they cache is shared by all tests."""
     return [Clip.from_file(path, name=path.parent.name) for path in sorted(world.glob("id*/video.mp4"))]
+
+
+def world_config(*overrides: str) -> BenchmarkConfig:
+    """The portrait world's settings at the size of these clips."""
+    path = preset_path("evaluation", "portrait_world")
+    return load_config(BenchmarkConfig, path, [f"width={SIZE}", f"height={SIZE}", *overrides])
+
+
+@pytest.fixture(scope="session")
+def protocol(world: Path) -> Protocol:
+    """The corpus, frozen."""
+    return freeze("portrait_world", world, world_config())
+
+
+@pytest.fixture(scope="session")
+def same(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Predictions that are the real videos themselves."""
+    folder = tmp_path_factory.mktemp("same")
+    for path in world.glob("id*/video.mp4"):
+        shutil.copy(path, folder / f"{path.parent.name}.mp4")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def late(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Predictions whose picture comes two frames late."""
+    folder = tmp_path_factory.mktemp("late")
+    for path in world.glob("id*/video.mp4"):
+        frames = read_video(path).frames
+        later = np.concatenate([np.repeat(frames[:1], LATE, axis=0), frames[:-LATE]])
+        write_video(folder / f"{path.parent.name}.mp4", later, fps=25, audio=read_audio(path))
+    return folder
