@@ -6,14 +6,20 @@ from typing import NamedTuple
 
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.metric import Metric
+from fantasytalking.evaluation.metrics.aesthetic import Aesthetic
 from fantasytalking.evaluation.metrics.blinks import BlinkRate
 from fantasytalking.evaluation.metrics.colour import Colour
+from fantasytalking.evaluation.metrics.csim import CSIM
+from fantasytalking.evaluation.metrics.csim_nano import NanoCSIM
 from fantasytalking.evaluation.metrics.dis_flow import DISFlow
 from fantasytalking.evaluation.metrics.envelope import EnvelopeGain
+from fantasytalking.evaluation.metrics.es_arcface import ESArcFace
 from fantasytalking.evaluation.metrics.fid import FID
 from fantasytalking.evaluation.metrics.flicker import Flicker
 from fantasytalking.evaluation.metrics.fvd import FVD
+from fantasytalking.evaluation.metrics.idc import IDC
 from fantasytalking.evaluation.metrics.lmd import LMD
+from fantasytalking.evaluation.metrics.lpips import LPIPS
 from fantasytalking.evaluation.metrics.motion import MotionIntensity
 from fantasytalking.evaluation.metrics.mouth_truth import MouthTruth
 from fantasytalking.evaluation.metrics.pose import HeadPoseDistance
@@ -32,7 +38,13 @@ METRICS: dict[str, type[Metric]] = {
         FVD,
         Sync,
         MouthTruth,
+        CSIM,
+        NanoCSIM,
+        IDC,
+        ESArcFace,
         DISFlow,
+        Aesthetic,
+        LPIPS,
         PSNR,
         SSIM,
         LMD,

@@ -29,10 +29,11 @@ def located(need: Weights, folder: Path | None) -> Path:
     return path
 
 
-def load_strictly(network: NetworkT, path: Path, *, counters: bool = True) -> NetworkT:
+def load_strictly(network: NetworkT, path: Path, *, counters: bool = True, part: str = "") -> NetworkT:
     """Fills a network from a torch file of plain tensors; in evaluation mode and without gradients.
 
     Args:
+        part: what the names of the network's tensors begin with in the file; others there are not looked at.
         counters: whether the file must hold the counters of batch norms too; if not, it may.
 
     Raises:
@@ -42,6 +43,7 @@ def load_strictly(network: NetworkT, path: Path, *, counters: bool = True) -> Ne
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise InputError(f"'{path}' holds no table of tensors; {CURE}")
     own = network.state_dict()
+    tensors = {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
     if not counters:
         own, tensors = (
             {name: value for name, value in table.items() if COUNTER not in name} for table in (own, tensors)
