@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.data.progress import Processes
@@ -13,7 +14,7 @@ from fantasytalking.evaluation.freeze import freeze
 from fantasytalking.evaluation.page import write_page
 from fantasytalking.evaluation.pairing import pair_up
 from fantasytalking.evaluation.protocol import Protocol
-from fantasytalking.evaluation.registry import METRICS, choose
+from fantasytalking.evaluation.registry import METRICS, Skipped, choose
 from fantasytalking.evaluation.report import facts, write_csv, write_markdown
 from fantasytalking.evaluation.results import Results, collect
 from fantasytalking.evaluation.run import PROTOCOL, Run, measure_all
@@ -35,6 +36,7 @@ def parse(arguments: Sequence[str], description: str | None) -> argparse.Namespa
     parser.add_argument("--weights", type=Path, help="folder of weights; metrics without theirs are skipped")
     parser.add_argument("--metrics", type=_names, help=f"of {', '.join(METRICS)}; default: all")
     parser.add_argument("--require", type=_names, default=[], metavar="METRICS", help="not to be skipped")
+    parser.add_argument("--reuse", type=Path, help="output of an earlier run: its measurements of the references serve")
     parser.add_argument("--processes", type=int, default=1, help="on this machine and, under accelerate, in each rank")
     parser.add_argument("--name", help="of this run in tables; default: the output folder's")
     parser.add_argument("--output", type=Path, help="folder for results.json, .csv, .md, index.html and the records")
@@ -44,7 +46,7 @@ def parse(arguments: Sequence[str], description: str | None) -> argparse.Namespa
     parser.add_argument("--table", type=Path, nargs="+", metavar="RESULTS", help="several results.json as one table")
     parser.add_argument("--title", default="Comparison", help="of that table")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the benchmark, as in clips=20")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -74,11 +76,23 @@ def _evaluate(arguments: argparse.Namespace) -> str:
     if not 1 <= arguments.processes <= MOST_PROCESSES:
         raise InputError(f"--processes is {arguments.processes}; give 1 to {MOST_PROCESSES}")
     names, skipped = choose(arguments.metrics, arguments.weights, arguments.require)
-    ranks = _ranks()
+    state = _state()
+    try:
+        return _evaluate_among(arguments, names, skipped, state)
+    finally:
+        state.destroy_process_group()
+
+
+def _evaluate_among(
+    arguments: argparse.Namespace, names: Sequence[str], skipped: Sequence[Skipped], ranks: Processes
+) -> str:
+    """One rank's part of the work; the first writes the reports."""
     protocol = _protocol(arguments)
     pairs = tuple(pair_up(protocol, arguments.references, arguments.predictions))
     output: Path = arguments.output
-    run = Run(protocol, arguments.references, pairs, tuple(names), arguments.weights, output)
+    if arguments.reuse is not None and Protocol.load(arguments.reuse / PROTOCOL).id != protocol.id:
+        raise InputError(f"--reuse '{arguments.reuse}' is of another protocol than {protocol.id}; leave it out")
+    run = Run(protocol, arguments.references, pairs, tuple(names), arguments.weights, output, arguments.reuse)
     if ranks.is_main_process:
         _claim(output, protocol)
     ranks.wait_for_everyone()
@@ -122,7 +136,8 @@ def _claim(output: Path, protocol: Protocol) -> None:
     protocol.save(note)
 
 
-def _ranks() -> Processes:
+def _state() -> Any:
+    """accelerate's knowledge of the ranks: one, or those that it launched."""
     from accelerate import PartialState
 
     # Nobody may give up waiting for a rank that has hours of work more than another.

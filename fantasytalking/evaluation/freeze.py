@@ -67,7 +67,7 @@ def freeze(benchmark: str, references: Path, config: BenchmarkConfig) -> Protoco
             people[one.identity] += 1
     if not clips:
         raise InputError(
-            f"none of {len(candidates)} videos in '{references}' has a picture with sound for {config.least_seconds:g} s; "
+            f"none of {len(candidates)} videos in '{references}' has picture and sound for {config.least_seconds:g} s; "
             "give longer ones or a lower least_seconds"
         )
     return Protocol(benchmark, config.fps, config.width, config.height, config.surplus, tuple(clips))

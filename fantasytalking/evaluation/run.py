@@ -33,6 +33,8 @@ class Run:
     metrics: tuple[str, ...]
     weights: Path | None
     output: Path
+    reuse: Path | None = None
+    """Folder of an earlier run of the same protocol, whose measurements of the references are taken over."""
 
     def tasks(self) -> Iterator["Task"]:
         """One per clip that a metric has no record of yet. A clip's control is the sound of the next."""
@@ -140,7 +142,8 @@ def measure_clip(task: Task, metrics: dict[str, Metric]) -> str:
         video = run.protocol.prediction(pair.clip, pair.prediction, run.references)
         strange = None if task.other is None else _sound_of(task, task.other, len(real.frames) / real.fps)
         for metric in task.metrics:
-            sides = measure_sides(metrics[metric], video, real, strange)
+            known = {} if run.reuse is None else load_record(record_path(run.reuse, metric, name)) or {}
+            sides = measure_sides(metrics[metric], video, real, strange, known)
             save_record(record_path(run.output, metric, name), sides, pair.sha256)
     except InputError as error:
         return f"'{name}': {error}"
@@ -156,24 +159,33 @@ def _sound_of(task: Task, other: ProtocolClip, seconds: float) -> NDArray[np.flo
     return np.resize(clip.sound_alone(), round(seconds * SAMPLE_RATE))
 
 
-def measure_sides(metric: Metric, video: Clip, real: Clip, strange: NDArray[np.float32] | None) -> Sides:
+def measure_sides(
+    metric: Metric, video: Clip, real: Clip, strange: NDArray[np.float32] | None, known: Sides | None = None
+) -> Sides:
     """Everything that a metric measures on one clip.
 
     Args:
         strange: (S,) sound of somebody else; None: there is nobody else, and no control.
+        known: of the same reference, measured before; its truth and floor are taken over.
     """
     reference = real if metric.paired else None
     sides = {Side.PREDICTION: metric.measure(video, reference)}
     if metric.hears and strange is not None:
         sides[Side.CONTROL] = metric.measure(video.with_sound(strange), reference)
-    if metric.distribution:
-        return sides
-    count = len(real.frames)
-    if metric.paired:
-        odd, even = real.part(slice(1, None, 2)), real.part(slice(0, count - count % 2, 2))
-        if count > 1:
-            sides[Side.FLOOR] = metric.measure(odd, even)
-    else:
-        sides[Side.TRUTH] = metric.measure(real, None)
-        sides[Side.FLOOR] = metric.measure(real.part(slice(count // 2, None)), None)
+    if not metric.distribution:
+        of_reference: Sides = {side: known[side] for side in (Side.TRUTH, Side.FLOOR) if known and side in known}
+        sides |= of_reference or _measure_reference(metric, real)
     return sides
+
+
+def _measure_reference(metric: Metric, real: Clip) -> Sides:
+    """What does not depend on the prediction."""
+    count = len(real.frames)
+    if not metric.paired:
+        return {
+            Side.TRUTH: metric.measure(real, None),
+            Side.FLOOR: metric.measure(real.part(slice(count // 2, None)), None),
+        }
+    if count < 2:
+        return {}
+    return {Side.FLOOR: metric.measure(real.part(slice(1, None, 2)), real.part(slice(0, count - count % 2, 2)))}

@@ -13,7 +13,7 @@ from fantasytalking.evaluation.metric import Record, Value, mean_over_clips
 from fantasytalking.evaluation.metrics.psnr import PSNR
 from fantasytalking.evaluation.pairing import pair_up
 from fantasytalking.evaluation.protocol import Protocol
-from fantasytalking.evaluation.records import Side, load_record, record_path
+from fantasytalking.evaluation.records import Side, load_record, record_path, save_record
 from fantasytalking.evaluation.run import Run, measure_all, measure_sides
 
 
@@ -117,6 +117,21 @@ def test_sides_of_a_paired_and_of_a_hearing_metric(clips: list[Clip]) -> None:
     paired = measure_sides(PSNR(), real, real, np.zeros(100, np.float32))
     assert set(paired) == {Side.PREDICTION, Side.FLOOR}
     assert float(paired[Side.PREDICTION]["psnr"]) == 100 > float(paired[Side.FLOOR]["psnr"]) > 20
+
+
+def test_measurements_of_references_are_taken_over(run: Run, same: Path, tmp_path: Path) -> None:
+    measure_all(run, 1, Rank())
+    mark = record_path(run.output, "psnr", run.pairs[0].clip.name)
+    before = load_record(mark)
+    assert before is not None
+    before[Side.FLOOR]["psnr"] = np.array(12.5)
+    save_record(mark, before, run.pairs[0].sha256)
+    pairs = tuple(pair_up(run.protocol, run.references, same))
+    other = replace(run, pairs=pairs, output=tmp_path / "other", reuse=run.output)
+    measure_all(other, 1, Rank())
+    after = other.records("psnr")[0]
+    assert float(after[Side.FLOOR]["psnr"]) == 12.5
+    assert float(after[Side.PREDICTION]["psnr"]) == 100 > float(before[Side.PREDICTION]["psnr"])
 
 
 def test_records_hold_what_was_measured(run: Run) -> None:
