@@ -27,7 +27,13 @@ def _tracking(arguments: argparse.Namespace) -> str:
     return tracking(existing_file(arguments.video, "video") if arguments.video else None)
 
 
-ROWS = {"guided_step": _guided_step, "tracking": _tracking}
+def _evaluation(arguments: argparse.Namespace) -> str:
+    from fantasytalking.benchmarking.evaluation import evaluation
+
+    return evaluation()
+
+
+ROWS = {"evaluation": _evaluation, "guided_step": _guided_step, "tracking": _tracking}
 
 
 def main() -> None:

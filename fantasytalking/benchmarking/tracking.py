@@ -1,17 +1,14 @@
 """Row tracking: faces followed and lips masked, against MediaPipe's bare FaceMesh; two processes against one."""
 
-import multiprocessing
-import statistics
 import tempfile
-import time
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fantasytalking.benchmarking.measure import in_turn
+from fantasytalking.benchmarking.processes import seconds_in_processes
 from fantasytalking.media import Video, read_video
 from fantasytalking.perception.face_track import track_faces
 from fantasytalking.perception.lip_mask import lip_mask
@@ -24,8 +21,6 @@ SENTENCE = (
     "So here are some more words about nothing in particular, until about twenty seconds have gone by."
 )
 ROUNDS = 5
-PATIENCE = 600.0
-"""Seconds after which a process that does not answer is given up."""
 
 
 def tracking(video: Path | None, rounds: int = ROUNDS) -> str:
@@ -43,7 +38,7 @@ def tracking(video: Path | None, rounds: int = ROUNDS) -> str:
             torch.device("cpu"),
             rounds,
         )
-        one, two = (_seconds_in_processes(path, processes, rounds) for processes in (1, 2))
+        one, two = (seconds_in_processes(_prepare, path, processes, rounds) for processes in (1, 2))
     speed = [1 / ratio for ratio in ours.ratios]
     return "\n".join(
         [
@@ -78,31 +73,6 @@ def _track_with_masks(video: Video) -> np.ndarray:
     return lip_mask(tracks[0].landmarks, *video.frames.shape[1:3])
 
 
-def _seconds_in_processes(path: Path, processes: int, rounds: int) -> float:
-    """Median seconds in which each of so many processes tracks the video once, all beginning together."""
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(processes + 1), context.Queue()
-    workers = [
-        context.Process(target=_work, args=(path, rounds, barrier, results), daemon=True) for _ in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    seconds = []
-    for _ in range(rounds):
-        barrier.wait(PATIENCE)
-        start = time.perf_counter()
-        for _ in workers:
-            results.get(timeout=PATIENCE)
-        seconds.append(time.perf_counter() - start)
-    for worker in workers:
-        worker.join()
-    return statistics.median(seconds)
-
-
-def _work(path: Path, rounds: int, barrier: Barrier, results: "Queue[int]") -> None:
-    torch.set_num_threads(1)
+def _prepare(path: Path) -> Callable[[], object]:
     video = read_video(path, max_frames=500)
-    _track_with_masks(video)  # graphs are built and memory is warm
-    for _ in range(rounds):
-        barrier.wait(PATIENCE)
-        results.put(len(_track_with_masks(video)))
+    return lambda: _track_with_masks(video)

@@ -5,9 +5,11 @@ import time
 import pytest
 import torch
 
+from fantasytalking.benchmarking.evaluation import PERCEPTION, evaluation
 from fantasytalking.benchmarking.guided_step import GuidedStepSize, guided_step
 from fantasytalking.benchmarking.measure import count_flops, in_turn
 from fantasytalking.benchmarking.tracking import tracking
+from fantasytalking.evaluation.registry import METRICS
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 
 
@@ -60,3 +62,14 @@ def test_the_tracking_row_counts_the_same_frames_on_every_side(tmp_path):
         "tracking, two processes",
     ]
     assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_evaluation_row_measures_every_metric_without_weights():
+    table = evaluation(frames=20, size=96, rounds=1)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[1:3]] == ["one process", "two processes"]
+    assert all(float(row[1]) > 0 for row in rows[1:3])
+    parts = {row[0]: float(row[1]) for row in rows[4:]}
+    assert parts.keys() == {name for name, metric in METRICS.items() if not metric.needs} | {PERCEPTION}
+    assert {"theval", "dis", "psnr"} <= parts.keys() and not {"fid", "syncnet"} & parts.keys()

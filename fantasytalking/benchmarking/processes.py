@@ -1,0 +1,47 @@
+"""The same work by one process and by several at once, all beginning together."""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import torch
+
+PATIENCE = 600.0
+"""Seconds after which a process that does not answer is given up."""
+
+Prepare = Callable[[Path], Callable[[], object]]
+"""Top-level function: reads what is needed from a path and gives the work that is timed."""
+
+
+def seconds_in_processes(prepare: Prepare, path: Path, processes: int, rounds: int) -> float:
+    """Median seconds in which each of so many processes, of one thread each, does the work once."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(processes + 1), context.Queue()
+    arguments = (prepare, path, rounds, barrier, results)
+    workers = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    seconds = []
+    for _ in range(rounds):
+        barrier.wait(PATIENCE)
+        start = time.perf_counter()
+        for _ in workers:
+            results.get(timeout=PATIENCE)
+        seconds.append(time.perf_counter() - start)
+    for worker in workers:
+        worker.join()
+    return statistics.median(seconds)
+
+
+def _work(prepare: Prepare, path: Path, rounds: int, barrier: Barrier, results: "Queue[bool]") -> None:
+    torch.set_num_threads(1)
+    work = prepare(path)
+    work()  # graphs are built and memory is warm
+    for _ in range(rounds):
+        barrier.wait(PATIENCE)
+        work()
+        results.put(True)
