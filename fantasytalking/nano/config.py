@@ -85,6 +85,10 @@ class VaeConfig:
     """Side of the part of the picture that most steps see. It is where the mouth is in half of the clips."""
     whole_every: int = 4
     """Every so many steps the whole picture is seen, of fewer clips, as the middle attention needs it."""
+    long_frames: int = 33
+    long_crop: int = 48
+    """Length and side of the clips of every so many other steps: features reach further back than `frames`, and what
+    comes later than that is seen in these alone."""
     square_weight: float = 4.0
     """Of the squared error, which leads while the pictures are rough."""
     absolute_weight: float = 0.2
@@ -97,11 +101,13 @@ class VaeConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        if self.frames < 5 or (self.frames - 1) % 4:
-            raise InputError(f"vae.frames is {self.frames}; it must be 1 + 4k, from 5 on")
-        if self.crop < 16 or self.crop % 16:
-            raise InputError(f"vae.crop is {self.crop}; it must be a multiple of 16")
-        _between(self, "whole_every", 1, 1000)
+        for name in ("frames", "long_frames"):
+            if getattr(self, name) < 5 or (getattr(self, name) - 1) % 4:
+                raise InputError(f"vae.{name} is {getattr(self, name)}; it must be 1 + 4k, from 5 on")
+        for name in ("crop", "long_crop"):
+            if getattr(self, name) < 16 or getattr(self, name) % 16:
+                raise InputError(f"vae.{name} is {getattr(self, name)}; it must be a multiple of 16")
+        _between(self, "whole_every", 2, 1000)
         if self.patch_size * 2 ** (len(self.dim_mult) - 1) != 8 or len(self.dim_mult) < 3:
             raise InputError(
                 f"vae.patch_size {self.patch_size} and {len(self.dim_mult)} levels in vae.dim_mult do not make "
@@ -228,8 +234,11 @@ class BuildConfig:
         for value in (self.size, self.prepared_size or self.size):
             if value % 16 or not 32 <= value <= 512:
                 raise InputError(f"size is {value}; it must be a multiple of 16, from 32 to 512")
-        if self.vae.crop > self.size:
-            raise InputError(f"vae.crop is {self.vae.crop}; the pictures have {self.size} pixels a side")
+        if max(self.vae.crop, self.vae.long_crop) > self.size:
+            raise InputError(
+                f"vae.crop is {self.vae.crop} and vae.long_crop {self.vae.long_crop}; the pictures have {self.size} "
+                "pixels a side"
+            )
 
 
 def _between(config: object, name: str, low: float, high: float) -> None:

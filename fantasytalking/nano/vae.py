@@ -105,10 +105,12 @@ class VaeTask:
     def _draw(self, random: np.random.Generator, step: int) -> tuple[Tensor, Tensor, int]:
         """Clips (B, 3, T, s, s) in [-1, 1], mouths (B, T, 2) in their pixels, and the whole picture's side."""
         config, whole = self._config, self._frames.pixels.shape[1]
-        size, batch = config.crop, config.fit.batch
-        if step % config.whole_every == config.whole_every - 1:
+        size, count, batch = config.crop, config.frames, config.fit.batch
+        if step % config.whole_every == 0:
+            size, count = config.long_crop, config.long_frames
+        elif step % config.whole_every == config.whole_every - 1:
             size, batch = whole, max(1, round(batch * (config.crop / whole) ** 2))
-        drawn = [self._clip(random, size) for _ in range(batch)]
+        drawn = [self._clip(random, size, count) for _ in range(batch)]
         pixels = torch.from_numpy(np.stack([clip for clip, _ in drawn])).float() / 127.5 - 1
         clips = rearrange(pixels, "b t h w c -> b c t h w")
         for number in range(batch):
@@ -116,9 +118,11 @@ class VaeTask:
                 clips[number, :, 1:] = 0
         return clips, torch.from_numpy(np.stack([mouths for _, mouths in drawn])), whole
 
-    def _clip(self, random: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """A stretch of a random video, cut to `size`: frames (T, s, s, 3) and mouths (T, 2), half of them mirrored."""
-        frames, count = self._frames, self._config.frames
+    def _clip(
+        self, random: np.random.Generator, size: int, count: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """`count` frames of a random video, cut to `size`: (T, s, s, 3) and mouths (T, 2), half of them mirrored."""
+        frames = self._frames
         long_enough = [video for video in range(len(frames)) if frames.length(video) >= count]
         video = long_enough[int(random.integers(len(long_enough)))]
         stretch = frames.stretch(video, int(random.integers(frames.length(video) - count + 1)), count)

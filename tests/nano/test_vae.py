@@ -28,7 +28,7 @@ INNER_LIPS = [78, 308, 13, 14]
 
 def tiny(steps: int = 80, save_every: int = 100) -> VaeConfig:
     run = FitConfig(steps=steps, batch=2, learning_rate=0.003, warm_up=2, save_every=save_every)
-    return VaeConfig(base_dim=4, dim_mult=[1, 1, 1], frames=5, crop=32, fit=run)
+    return VaeConfig(base_dim=4, dim_mult=[1, 1, 1], frames=5, crop=32, long_frames=9, long_crop=16, fit=run)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,9 @@ def test_a_stopped_training_ends_in_the_same_weights(frames: Frames, tmp_path: P
 
 @pytest.mark.parametrize(("patch", "widths"), [(1, [1, 1, 2, 1]), (2, [1, 2, 1])])
 def test_a_whole_clip_at_once_gives_what_diffusers_gives_piece_by_piece(patch: int, widths: list[int]) -> None:
-    config = VaeConfig(base_dim=4, dim_mult=widths, patch_size=patch, frames=5, crop=32, fit=tiny().fit)
+    config = VaeConfig(
+        base_dim=4, dim_mult=widths, patch_size=patch, frames=5, crop=32, long_frames=9, long_crop=16, fit=tiny().fit
+    )
     config.validate()
     vae = build_vae(config, 0).double().eval()
     video = torch.randn(2, 3, 13, 32, 48, generator=torch.Generator().manual_seed(1)).double()
