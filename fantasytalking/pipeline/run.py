@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from fantasytalking import media
@@ -54,7 +55,38 @@ def replay_job(record: Path, output: Path | None, contact_sheet: bool) -> Job:
 
 
 def run(job: Job) -> str:
+    """Loads the model and makes the video of a job: see `make_video`."""
+    place = workplace(job.config)
+    return make_video(job, place, lambda: load_pipeline(job.config, place.weights, place.device))
+
+
+class Workplace(NamedTuple):
+    """Where the model of a configuration is, and where it works."""
+
+    weights: Weights
+    device: torch.device
+
+
+def workplace(config: InferConfig) -> Workplace:
+    """The weights of a configuration and its device.
+
+    Raises:
+        InputError: weights are missing, or there is no such device.
+    """
+    return Workplace(find_weights(config), _device(config))
+
+
+def make_video(
+    job: Job,
+    place: Workplace,
+    open_pipeline: Callable[[], FantasyTalkingPipeline],
+    progress: Callable[[str, float], object] = lambda phase, share: None,
+) -> str:
     """Makes the video, its record (.json) and, when wanted, its contact sheet (.sheet.png), all of them or none.
+
+    Args:
+        open_pipeline: gives the pipeline of the job's model; called once everything else is known to be in order.
+        progress: told the phase ("denoise", "decode") and the share of it that is done.
 
     Returns:
         one line: path, duration, seconds taken for each second of video.
@@ -63,20 +95,18 @@ def run(job: Job) -> str:
         InputError: anything given that cannot be used.
     """
     paths = _check_outputs(job)
-    weights = find_weights(job.config)
-    device = _device(job.config)
-    _check_controls(job.config, weights)
-    record = _begin_record(job, weights, device)
+    _check_controls(job.config, place.weights)
+    record = _begin_record(job, place.weights, place.device)
     given = _read(job)
     if job.config.note:
         _tell(f"note: {job.config.note}")
     with ExitStack() as outputs, _repeatable():
         # Made before the work, so that a place that cannot be written to is told at once.
         video, text, *sheets = (outputs.enter_context(written_whole(path)) for path in paths)
-        pipe = load_pipeline(job.config, weights, device)
+        pipe = open_pipeline()
         begin = time.perf_counter()
-        made = _generate(pipe, job.config, given)
-        shown = _Shown(pipe.iterate_frames(made.frames, made.num_frames), made.num_frames, bool(sheets))
+        made = _generate(pipe, job.config, given, progress)
+        shown = _Shown(pipe.iterate_frames(made.frames, made.num_frames), made.num_frames, bool(sheets), progress)
         media.write_video(video, shown, fps=made.fps, audio=given.sound, sample_rate=SOUND_RATE)
         elapsed = time.perf_counter() - begin
         for sheet in sheets:
@@ -131,7 +161,13 @@ def _begin_record(job: Job, weights: Weights, device: torch.device) -> Record:
     return record
 
 
-def _generate(pipe: FantasyTalkingPipeline, config: InferConfig, given: _Given) -> FantasyTalkingOutput:
+def _generate(
+    pipe: FantasyTalkingPipeline, config: InferConfig, given: _Given, progress: Callable[[str, float], object]
+) -> FantasyTalkingOutput:
+    def tell(_: FantasyTalkingPipeline, step: int, __: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        progress("denoise", (step + 1) / config.steps)
+        return values
+
     return pipe(
         given.portrait,
         given.samples,
@@ -151,6 +187,7 @@ def _generate(pipe: FantasyTalkingPipeline, config: InferConfig, given: _Given) 
         overlap_frames=config.overlap_frames,
         generator=torch.Generator().manual_seed(config.seed),
         output_type="latent",
+        callback_on_step_end=tell,
     )
 
 
@@ -231,10 +268,16 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
 
 
 class _Shown:
-    """Passes frames on and keeps a few, evenly spread, for the contact sheet."""
+    """Passes frames on, tells how many, and keeps a few, evenly spread, for the contact sheet."""
 
-    def __init__(self, frames: Iterable[NDArray[np.uint8]], count: int, keep: bool) -> None:
-        self.frames = frames
+    def __init__(
+        self,
+        frames: Iterable[NDArray[np.uint8]],
+        count: int,
+        keep: bool,
+        progress: Callable[[str, float], object],
+    ) -> None:
+        self.frames, self.count, self.progress = frames, count, progress
         self.wanted = set(np.linspace(0, count - 1, min(count, SHEET_FRAMES)).round().astype(int)) if keep else set()
         self.kept: dict[int, NDArray[np.uint8]] = {}
 
@@ -242,6 +285,7 @@ class _Shown:
         for number, frame in enumerate(self.frames):
             if number in self.wanted:
                 self.kept[number] = frame
+            self.progress("decode", (number + 1) / self.count)
             yield frame
 
 

@@ -35,6 +35,7 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, check=False)
 
 
+@pytest.mark.slow
 def test_the_demonstration_ends_with_a_video_and_its_contact_sheet(clone: Path):
     ended = demo(clone)
     assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,115 @@
+"""The page itself: controls, progress, the video, the plot of its mouth."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import Parameter, Signature
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import ImageData
+from matplotlib.figure import Figure
+
+from fantasytalking.app.plot import curve_figure
+from fantasytalking.app.request import AUTOMATIC, Request
+from fantasytalking.app.studio import Studio
+from fantasytalking.errors import InputError
+from fantasytalking.pipeline.settings import MAX_PROMPT
+
+TITLE = "FantasyTalking"
+WAITING = 8
+"""Requests that may wait; more are turned away."""
+DONE_BEFORE = {"read": 0.0, "denoise": 0.02, "decode": 0.8, "measure": 0.95}
+"""Share of the whole that is done when a phase begins."""
+UPLOADS_ARE_KEPT = (3600, 86_400)
+"""Every hour, those of more than a day ago are deleted."""
+
+
+def build_page(studio: Studio, examples: list[list[str]]) -> gr.Blocks:
+    """The page of a studio; `examples` are pairs of portrait and sound."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=UPLOADS_ARE_KEPT) as page:
+        gr.Markdown(f"# {TITLE}\nA portrait and a recording of speech become a talking video. {studio.config.note}")
+        with gr.Row():
+            with gr.Column():
+                controls = _controls(studio)
+                button = gr.Button("Make the video", variant="primary", elem_id="make")
+            with gr.Column():
+                video = gr.Video(label="Video", elem_id="video")
+                line = gr.Textbox(label="What was made", interactive=False, elem_id="line")
+                plot = gr.Plot(label="Mouth and sound", elem_id="plot")
+                record = gr.File(label="Record (scripts/infer.py --replay makes the same video again)")
+        # In the order of the request's fields, so that none of them can be without a control.
+        inputs = [controls[field.name] for field in fields(Request)]
+        button.click(
+            _talk(studio),
+            inputs,
+            [video, line, plot, record],
+            api_name="talk",
+            concurrency_limit=1,
+            trigger_mode="once",
+        )
+        if examples:
+            gr.Examples(examples, [controls["portrait"], controls["sound"]])
+    return page.queue(max_size=WAITING, default_concurrency_limit=1)
+
+
+def _controls(studio: Studio) -> dict[str, Any]:
+    config, moves = studio.config, "motion" in studio.trained_modules
+    made: dict[str, Any] = {
+        "portrait": gr.Image(label="Portrait", type="filepath", image_mode=None, sources=["upload", "clipboard"]),
+        "sound": gr.Audio(label="Speech", type="filepath", sources=["upload", "microphone"]),
+        "prompt": gr.Textbox(config.prompt, label="What to see", max_length=MAX_PROMPT),
+    }
+    made["portrait"].preprocess = _as_uploaded
+    untrained = None if moves else "This model's motion module was never trained."
+    with gr.Row():
+        for name, label in (("expression", "Expression"), ("body", "Head and body")):
+            made[f"{name}_motion"] = gr.Slider(
+                *(0, 1, getattr(config, f"{name}_motion")), label=f"{label} motion", info=untrained, interactive=moves
+            )
+    made["seconds"] = gr.Slider(
+        *(0.2, studio.most_seconds, min(config.seconds or 10, studio.most_seconds)),
+        label="Length",
+        info="At most so many seconds of the sound",
+    )
+    with gr.Accordion("More", open=False):
+        made["negative_prompt"] = gr.Textbox(config.negative_prompt, label="What not to see", max_length=MAX_PROMPT)
+        with gr.Row():
+            for name in ("text", "audio"):
+                scale = getattr(config.guidance, name).start
+                made[f"{name}_guidance"] = gr.Slider(0, 10, scale, label=f"{name.title()} guidance", info="1 = none")
+        with gr.Row():
+            made["steps"] = gr.Slider(1, 100, config.steps, step=1, label="Steps")
+            made["seed"] = gr.Number(config.seed, label="Seed", precision=0, minimum=0)
+        with gr.Row():
+            made["fps"] = gr.Slider(8, 60, config.fps, label="Frames a second")
+            made["size"] = gr.Dropdown([AUTOMATIC, *config.sizes], value=AUTOMATIC, label="Size")
+            made["face"] = gr.Number(config.face or 0, label="Face", precision=0, minimum=0, info="1 = the leftmost")
+    return made
+
+
+def _talk(studio: Studio) -> Callable[..., tuple[str, str, Figure, str]]:
+    def talk(*values: Any) -> tuple[str, str, Figure, str]:
+        *asked, progress = values
+
+        def tell(phase: str, share: float) -> None:
+            begin = DONE_BEFORE[phase]
+            end = min((other for other in DONE_BEFORE.values() if other > begin), default=1.0)
+            progress(begin + share * (end - begin), desc=phase)
+
+        tell("read", 0.0)
+        try:
+            made = studio.make(Request(*asked), tell)
+        except InputError as error:
+            raise gr.Error(" ".join(str(error).split()), duration=None, print_exception=False) from error
+        return str(made.video), made.line, curve_figure(made.curve), str(made.record)
+
+    # Gradio reads from it the names for its own interface, and where the progress goes.
+    names = [Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD) for field in fields(Request)]
+    progress = Parameter("progress", Parameter.POSITIONAL_OR_KEYWORD, default=gr.Progress())
+    talk.__signature__ = Signature([*names, progress])  # type: ignore[attr-defined]
+    return talk
+
+
+def _as_uploaded(picture: ImageData | None) -> str | None:
+    """In place of Gradio's reading, which fails without a word; `read_image` tells what is wrong."""
+    return None if picture is None else picture.path

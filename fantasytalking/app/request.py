@@ -1,0 +1,80 @@
+"""What someone asks the page for, as settings of inference."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fantasytalking.errors import InputError
+from fantasytalking.pipeline.cli import with_options
+from fantasytalking.pipeline.settings import InferConfig
+
+AUTOMATIC = "automatic"
+"""The size of the model whose shape is nearest to the portrait's."""
+WHOLE_NUMBERS = ("steps", "seed", "face")
+NUMBERS = (
+    *("expression_motion", "body_motion", "text_guidance", "audio_guidance"),
+    *("seconds", "fps", *WHOLE_NUMBERS),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The controls of the page, in their order on it. Numbers come from a browser: anything may be in them."""
+
+    portrait: str | None
+    sound: str | None
+    prompt: str
+    negative_prompt: str
+    expression_motion: float | None
+    body_motion: float | None
+    text_guidance: float | None
+    audio_guidance: float | None
+    steps: float | None
+    seed: float | None
+    seconds: float | None
+    fps: float | None
+    size: str
+    face: float | None
+    """0 = the only one."""
+
+    def config(self, default: InferConfig, most_seconds: float) -> InferConfig:
+        """The settings of the request over those of the model.
+
+        Raises:
+            InputError: a field that is empty, no number, or outside its limits.
+        """
+        numbers = {name: self._number(name) for name in NUMBERS}
+        if numbers["seconds"] > most_seconds:
+            raise InputError(f"length is {numbers['seconds']:g} s; this page makes up to {most_seconds:g} s")
+        face = numbers.pop("face")
+        values = {name: int(value) if name in WHOLE_NUMBERS else value for name, value in numbers.items()}
+        config = with_options(default, {**values, "prompt": self.prompt, "negative_prompt": self.negative_prompt})
+        if face:
+            config = with_options(config, {"face": int(face)})
+        return config if self.size == AUTOMATIC else self._of_size(config)
+
+    def files(self) -> tuple[Path, Path]:
+        """Portrait and sound.
+
+        Raises:
+            InputError: one was not given.
+        """
+        for name, given in (("portrait", self.portrait), ("sound", self.sound)):
+            if given is None:
+                raise InputError(f"there is no {name} yet; give one")
+        assert self.portrait is not None and self.sound is not None
+        return Path(self.portrait), Path(self.sound)
+
+    def _of_size(self, config: InferConfig) -> InferConfig:
+        if self.size not in config.sizes:
+            raise InputError(f"size is '{self.size}'; this model has {', '.join(config.sizes)}")
+        return replace(config, sizes=[self.size])
+
+    def _number(self, name: str) -> float:
+        value = getattr(self, name)
+        label = name.replace("_", " ")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise InputError(f"{label} is empty or no number; give one")
+        if name in WHOLE_NUMBERS and value != int(value):
+            raise InputError(f"{label} is {value:g}; give a whole number")
+        return value

@@ -1,0 +1,39 @@
+"""Serves the page."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from fantasytalking.app.page import build_page
+from fantasytalking.app.studio import Studio
+from fantasytalking.errors import InputError
+
+MAX_UPLOAD = "64mb"
+"""Of one file."""
+FONT = ["system-ui", "sans-serif"]
+"""No font is fetched from elsewhere."""
+DEMO = ("data/demo/portrait.png", "data/demo/speech.wav")
+
+
+def serve(studio: Studio, host: str, port: int) -> None:
+    """Until it is interrupted.
+
+    Raises:
+        InputError: the port is taken, or the host is not this machine's.
+    """
+    examples = [list(DEMO)] if all(Path(path).is_file() for path in DEMO) else []
+    page = build_page(studio, examples)
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            max_file_size=MAX_UPLOAD,
+            allowed_paths=[str(studio.folder.resolve())],
+            theme=gr.themes.Default(font=FONT, font_mono=["monospace"]),
+            ssr_mode=False,
+            enable_monitoring=False,
+            footer_links=["api"],
+        )
+    except OSError as error:
+        raise InputError(f"cannot listen on {host}:{port} ({error}); choose another --port or --host") from error

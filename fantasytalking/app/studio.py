@@ -1,0 +1,102 @@
+"""The model, loaded once, and the videos that it makes one after another."""
+
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from fantasytalking import media
+from fantasytalking.app.request import Request
+from fantasytalking.errors import InputError
+from fantasytalking.perception.mouth_curve import MouthCurve, mouth_curve
+from fantasytalking.pipeline.run import Job, load_pipeline, make_video, workplace
+from fantasytalking.pipeline.settings import InferConfig
+
+KEPT = 50
+"""Videos that stay in the folder."""
+MARK = "made-"
+"""Beginning of the names of the folders that are the page's own."""
+CURVE_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of a request."""
+
+    video: Path
+    record: Path
+    line: str
+    curve: MouthCurve
+
+
+class Studio:
+    """Makes videos, one at a time.
+
+    Args:
+        config: of the model, and what requests leave as it is.
+        folder: every video gets a folder of its own in it, with its portrait, sound and record; the last `KEPT` stay.
+        most_seconds: of sound, for one video.
+
+    Raises:
+        InputError: weights are missing or damaged.
+    """
+
+    def __init__(self, config: InferConfig, folder: Path, most_seconds: float) -> None:
+        self.config, self.folder, self.most_seconds = config, folder, most_seconds
+        self._place = workplace(config)
+        self.trained_modules = self._place.weights.trained_modules()
+        self._pipeline = load_pipeline(config, self._place.weights, self._place.device)
+        self._turn = threading.Lock()
+
+    def make(self, request: Request, progress: Callable[[str, float], object]) -> Made:
+        """Makes a video and measures its mouth.
+
+        Args:
+            progress: as of `fantasytalking.pipeline.run.make_video`.
+
+        Raises:
+            InputError: anything in the request that cannot be used.
+        """
+        config = request.config(self.config, self.most_seconds)
+        portrait, sound = request.files()
+        with self._turn, ExitStack() as failed:
+            own = self._new_folder()
+            failed.callback(shutil.rmtree, own, ignore_errors=True)
+            job = Job(config, _copied(portrait, own, "portrait"), _copied(sound, own, "sound"), own / "video.mp4")
+            try:
+                line = make_video(job, self._place, lambda: self._pipeline, progress)
+            except InputError as error:
+                raise InputError(str(error).replace(f"{own}/", "")) from error  # nobody there knows the folder
+            progress("measure", 0.0)
+            made = Made(job.output, job.output.with_suffix(".json"), line, _curve(job.output))
+            failed.pop_all()
+            self._tidy()
+        return made
+
+    def _new_folder(self) -> Path:
+        own = self.folder / f"{MARK}{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        try:
+            own.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"cannot write '{own}': {error.strerror}; start with another --output") from error
+        return own
+
+    def _tidy(self) -> None:
+        """Removes the oldest folders; their names begin with the time."""
+        for old in sorted(self.folder.glob(f"{MARK}*"))[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _copied(source: Path, folder: Path, name: str) -> Path:
+    """A copy beside the video, so that the record can be replayed when the upload is gone."""
+    suffix = "".join(letter for letter in source.suffix if letter.isalnum())[:8]
+    return shutil.copyfile(source, folder / f"{name}.{suffix or 'bin'}")
+
+
+def _curve(video: Path) -> MouthCurve:
+    sound = media.read_audio(video, sample_rate=CURVE_RATE)
+    return mouth_curve(media.iter_frames(video, fps=None), sound, CURVE_RATE)

@@ -1,0 +1,190 @@
+"""Every control of the page reaches the model, and whatever cannot be used ends in one line."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fantasytalking.media import probe, write_image
+from fantasytalking.portrait_world.clip import Sitter
+from fantasytalking.portrait_world.demo import FOLDER, PORTRAIT, SPEECH
+from fantasytalking.portrait_world.identity import make_identity
+from tests.app.conftest import MOST_SECONDS, Server, command
+from tests.pipeline.conftest import sound
+from tests.pipeline.running import write_wav
+
+pytest.importorskip("gradio_client")
+
+ASKED: dict[str, Any] = {
+    "portrait": FOLDER / PORTRAIT,
+    "sound": FOLDER / SPEECH,
+    "prompt": "A person is talking.",
+    "negative_prompt": "",
+    "expression_motion": 0.5,
+    "body_motion": 0.5,
+    "text_guidance": 5,
+    "audio_guidance": 5,
+    "steps": 2,
+    "seed": 0,
+    "seconds": 0.6,
+    "fps": 25,
+    "size": "automatic",
+    "face": 0,
+}
+Talk = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def talk(server: Server) -> Talk:
+    """talk(control=value) gives the record of the video, with "line" and "video" as the page shows them."""
+    from gradio_client import Client, handle_file
+
+    client = Client(server.url, verbose=False)
+
+    def talk(**changes: Any) -> dict[str, Any]:
+        values = {**ASKED, **changes}
+        for name in ("portrait", "sound"):
+            values[name] = None if values[name] is None else handle_file(str(values[name]))
+        video, line, plot, record = client.predict(**values, api_name="/talk")
+        assert plot["type"] == "matplotlib" and len(plot["plot"]) > 5000
+        return {**json.loads(Path(record).read_text()), "line": line, "video": Path(video)}
+
+    return talk
+
+
+@pytest.fixture(scope="session")
+def plain(talk: Talk) -> dict[str, Any]:
+    return talk()
+
+
+def test_the_page_makes_a_video_that_can_be_played(plain: dict[str, Any], server: Server):
+    info = probe(plain["video"])
+    assert (info.frames, info.width, info.height, info.fps, info.has_audio) == (15, 32, 32, 25, True)
+    assert "0.60 s, 32x32" in plain["line"]
+    (own,) = {path.parent for path in server.output.rglob("video.mp4")} & {Path(plain["output"]).parent}
+    assert sorted(path.name for path in own.iterdir()) == ["portrait.png", "sound.wav", "video.json", "video.mp4"]
+    assert Path(plain["image"]) == own / "portrait.png"
+
+
+@pytest.mark.parametrize(
+    ("control", "value", "setting"),
+    [
+        ("prompt", "Rain.", {"prompt": "Rain."}),
+        ("negative_prompt", "Snow.", {"negative_prompt": "Snow."}),
+        ("expression_motion", 1, {"expression_motion": 1.0}),
+        ("body_motion", 0, {"body_motion": 0.0}),
+        ("text_guidance", 8, {"guidance": {"text": {"start": 8.0, "end": 8.0}}}),
+        ("audio_guidance", 1, {"guidance": {"audio": {"start": 1.0, "end": 1.0}}}),
+        ("steps", 3, {"steps": 3}),
+        ("seed", 7, {"seed": 7}),
+        ("seconds", 0.4, {"seconds": 0.4}),
+        ("fps", 20, {"fps": 20.0}),
+        ("size", "64x32", {"sizes": ["64x32"]}),
+        ("face", 1, {"face": 1}),
+    ],
+)
+def test_every_control_reaches_the_model(
+    talk: Talk, plain: dict[str, Any], control: str, value: Any, setting: dict[str, Any]
+):
+    made = talk(**{control: value})
+    assert made["config"] == merged(plain["config"], setting)
+    assert made["config"] != plain["config"]
+    # The only face is the first face.
+    assert (made["video_sha256"] == plain["video_sha256"]) == (control == "face")
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return values | {
+        name: merged(values[name], value) if isinstance(value, dict) else value for name, value in changes.items()
+    }
+
+
+def test_portrait_and_sound_reach_the_model(talk: Talk, plain: dict[str, Any], tmp_path: Path):
+    write_image(tmp_path / "other.png", Sitter(make_identity(1003), 128).portrait())
+    write_wav(tmp_path / "other.wav", sound(0.6))
+    for changes in ({"portrait": tmp_path / "other.png"}, {"sound": tmp_path / "other.wav"}):
+        made = talk(**changes)
+        assert made["config"] == plain["config"] and made["video_sha256"] != plain["video_sha256"]
+
+
+def test_the_same_again_is_the_same_video(talk: Talk, plain: dict[str, Any]):
+    assert talk()["video_sha256"] == plain["video_sha256"]
+
+
+def test_every_control_is_tried_here():
+    from fantasytalking.app.request import Request
+
+    assert [field.name for field in fields(Request)] == list(ASKED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"portrait": None}, "there is no portrait yet"),
+        ({"sound": None}, "there is no sound yet"),
+        ({"portrait": FOLDER / SPEECH}, "image 'portrait.wav' is not a picture"),
+        ({"sound": FOLDER / PORTRAIT}, "'sound.png' cannot be decoded|has no sound track"),
+        ({"portrait": "grey"}, "no face was found in the picture"),
+        ({"seed": None}, "seed is empty"),
+        ({"seed": -1}, "less than minimum value 0"),
+        ({"steps": 101}, "greater than maximum value 100"),
+        ({"steps": 2.5}, "steps is 2.5; give a whole number"),
+        ({"seconds": MOST_SECONDS + 1}, "greater than maximum value 2"),
+        ({"size": "640x640"}, "not in the list of choices"),
+        ({"face": 2}, "face 2 was asked for and 1 found"),
+        ({"prompt": "a" * 5000}, "4096"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    talk: Talk, server: Server, tmp_path: Path, changes: dict[str, Any], told: str
+):
+    from gradio_client.exceptions import AppError
+
+    if changes.get("portrait") == "grey":
+        write_image(tmp_path / "grey.png", np.full((64, 64, 3), 128, np.uint8))
+        changes = {"portrait": tmp_path / "grey.png"}
+    before = list(server.output.rglob("*"))
+    with pytest.raises(AppError, match=told) as raised:
+        talk(**changes)
+    assert "\n" not in str(raised.value) and "Traceback" not in str(raised.value)
+    assert str(server.output) not in str(raised.value)
+    assert list(server.output.rglob("*")) == before
+
+
+def test_a_file_that_is_too_large_is_refused(server: Server, tmp_path: Path):
+    httpx = pytest.importorskip("httpx")
+    large = tmp_path / "large.wav"
+    with large.open("wb") as file:
+        file.truncate(65 * 2**20)
+    with large.open("rb") as file:
+        answer = httpx.post(f"{server.url}/gradio_api/upload", files={"files": file}, timeout=60)
+    assert answer.status_code == 413 and "67108864" in answer.text
+
+
+def test_only_this_machine_is_listened_to(server: Server):
+    import socket
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5):
+        pass
+    # Another address of this same machine: a page that were open to the network would answer on it too.
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", server.port), timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--port", 0), "port is 0; it must be 1 to 65535"),
+        (("--max-seconds", 0), "max-seconds is 0; it must be 1 to 3600"),
+        (("stepz=3",), "unknown key 'stepz'; did you mean 'steps'?"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(options: tuple[object, ...], told: str):
+    ended = subprocess.run(command(*options), capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr.strip().count("\n")) == (2, 0), ended.stderr
+    assert told in ended.stderr
