@@ -1,10 +1,12 @@
-"""Reading sound: any container, codec, rate and channel count to mono float samples on the picture's clock."""
+"""Sound: any container, codec, rate and channel count to mono float samples on the picture's clock; and to a file."""
 
 import math
+import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fantasytalking.errors import InputError
 from fantasytalking.media.container import audio_stream, open_media, time_zero
@@ -24,6 +26,18 @@ _CODEC_BLOCK_SECONDS = 0.3
 
 # After a seek these estimate time stamps from the bit rate; they are decoded from the beginning instead.
 _WITHOUT_INDEX = {"mp3", "aac"}
+
+
+def write_wave(path: str | Path, samples: NDArray[np.float32] | NDArray[np.int16], sample_rate: int) -> None:
+    """Writes mono `samples` (S,), in [-1, 1] or 16-bit, as 16-bit PCM."""
+    assert samples.ndim == 1 and samples.dtype in (np.float32, np.int16), "mono, float32 or int16"
+    if samples.dtype == np.float32:
+        samples = np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(samples.astype("<i2").tobytes())
 
 
 def read_audio(

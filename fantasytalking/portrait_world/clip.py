@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fantasytalking import media
 from fantasytalking.files import written_whole
 from fantasytalking.media import write_image, write_video
 from fantasytalking.portrait_world.backdrop import make_backdrop
@@ -17,7 +18,7 @@ from fantasytalking.portrait_world.motion import FRAMES_PER_SECOND, Performance,
 from fantasytalking.portrait_world.person import Person
 from fantasytalking.portrait_world.pose import Camera
 from fantasytalking.portrait_world.scene import Place, oversampling, render
-from fantasytalking.portrait_world.speech import Speech, Voice, speak, write_wave
+from fantasytalking.portrait_world.speech import Speech, Voice, speak
 from fantasytalking.portrait_world.state import NEUTRAL, FaceState
 
 TRUE_DIGITS = 5
@@ -129,7 +130,7 @@ def write_clip(sitter: Sitter, plan: ClipPlan, folder: Path) -> None:
             sample_rate=acted.speech.sample_rate,
         )
         write_image(temporary / "portrait.png", sitter.portrait())
-        write_wave(temporary / "speech.wav", acted.speech)
+        media.write_wave(temporary / "speech.wav", acted.speech.samples, acted.speech.sample_rate)
         (temporary / "truth.json").write_text(
             json.dumps(known, separators=(",", ":"), ensure_ascii=False) + "\n", "utf-8"
         )

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fantasytalking import media
 from fantasytalking.errors import exit_cleanly
 from fantasytalking.files import written_whole
 from fantasytalking.media import write_image
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.corpus import HELD_OUT_SENTENCES, read_sentences
 from fantasytalking.portrait_world.identity import HELD_OUT_IDENTITIES, make_identity
-from fantasytalking.portrait_world.speech import Speech, speak, write_wave
+from fantasytalking.portrait_world.speech import Speech, speak
 
 FOLDER = HELD_OUT_SENTENCES.parent.parent / "demo"
 PORTRAIT, SPEECH = "portrait.png", "speech.wav"
@@ -49,7 +50,7 @@ def write_demo(folder: Path) -> None:
     demo = make_demo()
     write_image(folder / PORTRAIT, demo.portrait)
     with written_whole(folder / SPEECH) as temporary:
-        write_wave(temporary, demo.speech)
+        media.write_wave(temporary, demo.speech.samples, demo.speech.sample_rate)
 
 
 def _resampled(speech: Speech) -> Speech:

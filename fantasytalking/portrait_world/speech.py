@@ -3,9 +3,7 @@
 import json
 import subprocess
 import sys
-import wave
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,12 +93,3 @@ def _framed_by_silence(spoken: NDArray[np.float64], sample_rate: int, events: li
         if end > start
     )
     return Speech(np.round(scaled).astype(np.int16), sample_rate, phonemes)
-
-
-def write_wave(path: Path, speech: Speech) -> None:
-    """Writes 16-bit mono PCM."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(speech.sample_rate)
-        file.writeframes(speech.samples.astype("<i2").tobytes())

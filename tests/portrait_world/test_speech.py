@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fantasytalking import media
 from fantasytalking.errors import InputError
 from fantasytalking.media import read_audio
 from fantasytalking.portrait_world.identity import make_identity
-from fantasytalking.portrait_world.speech import Voice, speak, write_wave
+from fantasytalking.portrait_world.speech import Voice, speak
 
 # A voice with breath in it, which the library takes from a random generator.
 VOICE = make_identity(1).voice
@@ -64,6 +65,6 @@ def test_what_cannot_be_spoken_is_refused(text: str) -> None:
 
 def test_the_wave_file_is_what_was_spoken(tmp_path: Path) -> None:
     speech = speak(TEXT, VOICE)
-    write_wave(tmp_path / "speech.wav", speech)
+    media.write_wave(tmp_path / "speech.wav", speech.samples, speech.sample_rate)
     heard = read_audio(tmp_path / "speech.wav", sample_rate=speech.sample_rate)
     assert np.abs(heard - speech.samples / 32768).max() < 1e-4

@@ -1,0 +1,87 @@
+"""A frozen benchmark becomes videos that its protocol takes, shared out, resumed, and replayable one by one."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fantasytalking.config import load_config, preset_path
+from fantasytalking.errors import InputError
+from fantasytalking.evaluation.freeze import freeze
+from fantasytalking.evaluation.pairing import pair_up
+from fantasytalking.evaluation.protocol import Protocol
+from fantasytalking.evaluation.settings import BenchmarkConfig
+from fantasytalking.pipeline.batch import Batch, make_batch
+from fantasytalking.pipeline.run import replay_job, run
+from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
+
+pytest.importorskip("mediapipe")
+SENTENCES = ("Go home.",)
+
+
+class Rank(NamedTuple):
+    process_index: int
+    num_processes: int
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    for _ in make_corpus(CorpusPlan(range(1000, 1003), SENTENCES, size=96), folder):
+        pass
+    return folder
+
+
+@pytest.fixture(scope="module")
+def protocol(world: Path) -> Protocol:
+    settings = ["width=96", "height=96", "least_seconds=0.3"]
+    return freeze("portrait_world", world, load_config(BenchmarkConfig, _settings(), settings))
+
+
+def _settings() -> Path:
+    return preset_path("evaluation", "portrait_world")
+
+
+def _config(base: Path, adapters: Path, *more: str) -> InferConfig:
+    place = [f"base={base}", f"adapter={adapters / 'all'}", "text_length=12", "sizes=[32x32]", "steps=2"]
+    return load_config(
+        InferConfig, preset_path("nano", "infer"), [*place, "window_frames=17", "overlap_frames=4", *more]
+    )
+
+
+def test_two_ranks_make_what_the_protocol_takes(
+    base: Path, adapters: Path, world: Path, protocol: Protocol, tmp_path: Path
+) -> None:
+    batch = Batch(protocol, world, tmp_path / "videos", _config(base, adapters))
+    assert [make_batch(batch, Rank(rank, 2)) for rank in (0, 1)] == [2, 1]
+    pairs = pair_up(protocol, world, batch.output)
+    assert len(pairs) == 3 and len({pair.sha256 for pair in pairs}) == 3
+    times = {path: path.stat().st_mtime_ns for path in batch.output.glob("*.mp4")}
+    first = batch.output / f"{protocol.clips[0].name}.mp4"
+    content = first.read_bytes()
+    first.with_suffix(".json").unlink()
+    make_batch(batch, Rank(0, 1))
+    assert first.read_bytes() == content, "made again alike"
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items() if path != first), "and nothing else"
+    record = json.loads(first.with_suffix(".json").read_text())
+    assert record["config"]["seed"] == 0 and record["config"]["fps"] == protocol.fps
+    assert "the same bits as recorded" in run(replay_job(first.with_suffix(".json"), tmp_path / "again.mp4", False))
+
+
+def test_a_clip_that_cannot_be_used_does_not_stop_the_others(
+    base: Path, adapters: Path, world: Path, protocol: Protocol, tmp_path: Path
+) -> None:
+    batch = Batch(protocol, world, tmp_path / "videos", _config(base, adapters, "face=2"))
+    with pytest.raises(InputError, match=r"3 of 3 clips could not be made: .*face"):
+        make_batch(batch, Rank(0, 1))
+    assert not list(batch.output.glob("*.mp4"))
+
+
+def test_references_that_are_not_there_are_named(
+    base: Path, adapters: Path, protocol: Protocol, tmp_path: Path
+) -> None:
+    batch = Batch(protocol, tmp_path, tmp_path / "videos", _config(base, adapters))
+    with pytest.raises(InputError, match="3 of 3 references are not in"):
+        make_batch(batch, Rank(0, 1))
