@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> str:
         return comparison_table(Results.load(first).name, Results.load(second).name, compared)
     if arguments.table:
         _needed(arguments, "output")
-        write_table(load_alike(arguments.table), arguments.output, arguments.title)
+        write_table(load_alike(arguments.table), arguments.output, arguments.title, arguments.metrics)
         return f"'{arguments.output / 'table.html'}' and table.md"
     return _evaluate(arguments)
 

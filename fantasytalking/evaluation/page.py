@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fantasytalking.evaluation.plots import clip_plot, curve_plot
-from fantasytalking.evaluation.report import NOTES, facts, heading, number, with_interval
+from fantasytalking.evaluation.report import NOTES, facts, heading, interval_of, score_of
 from fantasytalking.evaluation.reported import NOT_COMPARABLE, REPORTED
 from fantasytalking.evaluation.results import Results
 from fantasytalking.evaluation.sheets import Sheets
@@ -44,7 +44,7 @@ def render(template: str, path: Path, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, interval=with_interval, heading=heading)
+    environment.filters.update(score=score_of, interval=interval_of, heading=heading)
     text = environment.get_template(template).render(notes=NOTES, **values)
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -6,8 +6,8 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 560, 150
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 26
+WIDTH, HEIGHT = 360, 150
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 6, 8, 26
 
 
 def clip_plot(scores: Mapping[str, float], truth: Mapping[str, float], unit: str) -> str:
@@ -82,12 +82,14 @@ def _words(x: float, y: float, text: str, anchor: str) -> str:
 
 
 def _axis(low: float, high: float) -> str:
-    """Three lines across with their numbers."""
+    """Lines across at round numbers."""
+    unit = 10 ** math.floor(math.log10((high - low) / 2))
+    step = max(unit * share for share in (1, 2, 5) if unit * share <= (high - low) / 2)
     parts = []
-    for value in np.linspace(low, high, 5)[1:4].tolist():
-        y = _height(value, low, high)
+    for place in range(math.ceil(low / step), math.floor(high / step) + 1):
+        y = _height(place * step, low, high)
         parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_words(_LEFT - 6, y + 4, f"{value:.3g}", "end"))
+        parts.append(_words(_LEFT - 6, y + 4, f"{place * step:.5g}", "end"))
     return "".join(parts)
 
 

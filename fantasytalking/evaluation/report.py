@@ -25,13 +25,21 @@ def number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
+def score_of(estimate: Estimate | None) -> str:
+    """'0.9', or a dash."""
+    return number(math.nan if estimate is None else estimate.score)
+
+
+def interval_of(estimate: Estimate | None) -> str:
+    """'[0.8, 1]', or nothing."""
+    if estimate is None or not (math.isfinite(estimate.score) and math.isfinite(estimate.low)):
+        return ""
+    return f"[{number(estimate.low)}, {number(estimate.high)}]"
+
+
 def with_interval(estimate: Estimate | None) -> str:
     """'0.9 [0.8, 1]', or a dash."""
-    if estimate is None or not math.isfinite(estimate.score):
-        return "–"
-    if not math.isfinite(estimate.low):
-        return number(estimate.score)
-    return f"{number(estimate.score)} [{number(estimate.low)}, {number(estimate.high)}]"
+    return f"{score_of(estimate)} {interval_of(estimate)}".strip()
 
 
 def heading(row: Row) -> str:

@@ -14,7 +14,7 @@ from fantasytalking.evaluation.registry import METRICS
 from fantasytalking.evaluation.report import NOTES, facts, heading, number, with_interval
 from fantasytalking.evaluation.results import Results, Row
 from fantasytalking.evaluation.run import PROTOCOL
-from fantasytalking.evaluation.statistics import LEVEL, Difference, compare, holm
+from fantasytalking.evaluation.statistics import LEVEL, Difference, Estimate, compare, holm
 from fantasytalking.files import written_whole
 
 
@@ -38,25 +38,36 @@ def load_alike(paths: Sequence[Path]) -> list[Results]:
     return loaded
 
 
-def write_table(runs: Sequence[Results], output: Path, title: str) -> None:
-    """table.md and table.html: a row a run with intervals, the real videos' own scores as the last row."""
-    columns = list(dict.fromkeys(row.value for results in runs for row in results.rows))
-    rows = [(results.name, [_shown(results.row(value)) for value in columns]) for results in runs]
-    firsts = [next(row for results in runs if (row := results.row(value)) is not None) for value in columns]
-    rows.append(("real", [with_interval(row.truth) for row in firsts]))
-    heads = [heading(row) for row in firsts]
+def write_table(runs: Sequence[Results], output: Path, title: str, metrics: Sequence[str] | None = None) -> None:
+    """table.md and table.html: a row a run with intervals, the real videos' own scores and the floors as the last rows.
+
+    Args:
+        metrics: those to show; None: all.
+
+    Raises:
+        InputError: one of them is in no run.
+    """
+    known = {row.metric for results in runs for row in results.rows}
+    if unknown := [name for name in metrics or () if name not in known]:
+        raise InputError(f"no result holds metric '{unknown[0]}'; there are {', '.join(sorted(known))}")
+    shown = [row for results in runs for row in results.rows if metrics is None or row.metric in metrics]
+    firsts = {row.value: row for row in reversed(shown)}  # a run may lack a metric, but the first that has it tells
+    columns = [firsts[value] for value in dict.fromkeys(row.value for row in shown)]
+    rows = [(results.name, [_score(results.row(column.value)) for column in columns]) for results in runs]
+    rows += [("real", [column.truth for column in columns]), ("floor", [column.floor for column in columns])]
+    heads = [heading(column) for column in columns]
     lines = [f"# {title}", "", facts(runs[0]), "", f"| run | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
-    lines += [f"| {name.replace('|', '')} | {' | '.join(cells)} |" for name, cells in rows]
+    lines += [f"| {name.replace('|', '')} | {' | '.join(map(with_interval, cells))} |" for name, cells in rows]
     with written_whole(output / "table.md") as temporary:
         temporary.write_text("\n".join([*lines, "", NOTES, ""]), encoding="utf-8")
-    legend = [(heading(row), row.description) for row in firsts]
+    legend = [(heading(column), column.description) for column in columns]
     render(
         "table.html", output / "table.html", title=title, facts=facts(runs[0]), heads=heads, rows=rows, legend=legend
     )
 
 
-def _shown(row: Row | None) -> str:
-    return "–" if row is None else with_interval(row.score)
+def _score(row: Row | None) -> Estimate | None:
+    return None if row is None else row.score
 
 
 class Compared(NamedTuple):

@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from PIL import Image
 
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.cli import parse, run
+from fantasytalking.evaluation.page import write_page
 from fantasytalking.evaluation.plots import clip_plot, curve_plot
 from fantasytalking.evaluation.registry import METRICS, choose
+from fantasytalking.evaluation.report import write_markdown
 from fantasytalking.evaluation.results import DrawnCurve, Results
 from tests.evaluation.conftest import LATE, SIZE
 
@@ -96,6 +99,17 @@ def test_the_page_stands_alone_and_shows_pictures(evaluated: Path) -> None:
     assert page.count('class="dot"') == page.count("<circle") - page.count('class="ring"') == 16
 
 
+def test_reported_numbers_stand_apart(evaluated: Path, tmp_path: Path) -> None:
+    results = replace(Results.load(evaluated / "late" / "results.json"), benchmark="hdtf")
+    write_page(results, None, tmp_path / "index.html")
+    write_markdown(results, tmp_path / "results.md")
+    for text in ((tmp_path / "index.html").read_text(), (tmp_path / "results.md").read_text()):
+        ours, reported = text.split("Reported elsewhere")
+        assert "Not comparable" in reported
+        for number in ("27.695", "301.173", "4.226", "11.745", "25.615"):
+            assert number in reported and number not in ours
+
+
 def test_goes_on_and_refuses_another_protocol(evaluated: Path, world: Path, late: Path) -> None:
     record = next((evaluated / "late" / "records").rglob("*.npz"))
     stamp = record.stat().st_mtime_ns
@@ -141,6 +155,11 @@ def test_runs_side_by_side(evaluated: Path, world: Path, late: Path, tmp_path: P
     assert re.search(r"\| late \| -?0\.\d+ \[", table)
     assert re.search(r"\| real \| 0\.9\d+ \[", table)
     page = (tmp_path / "table.html").read_text()
+    assert "| floor |" in table
+    run(parse(["--table", *paths, "--output", str(tmp_path / "psnr"), "--metrics", "psnr"], None))
+    assert "mouth_truth" not in (tmp_path / "psnr" / "table.md").read_text()
+    with pytest.raises(InputError, match="no result holds metric 'lmd'"):
+        run(parse(["--table", *paths, "--output", str(tmp_path), "--metrics", "psnr,lmd"], None))
     assert "Two &lt;runs&gt;" in page and "&lt;b&gt;same" in page and "<b>same" not in page
     compared = run(parse(["--compare", *paths], None))
     line = next(line for line in compared.splitlines() if line.startswith("| psnr"))
