@@ -9,7 +9,7 @@ import pytest
 from fantasytalking.evaluation.clip import SAMPLE_RATE, Clip
 from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.metrics.blinks import BlinkRate, count_blinks
-from fantasytalking.evaluation.metrics.envelope import EnvelopeGain, best_correlation
+from fantasytalking.evaluation.metrics.envelope import EnvelopeGain, correlations
 from fantasytalking.evaluation.metrics.lmd import LMD, centred_distance
 from fantasytalking.evaluation.metrics.motion import MotionIntensity
 from fantasytalking.evaluation.metrics.pose import HeadPoseDistance
@@ -166,12 +166,14 @@ def longer(clip: Clip, times: int) -> Clip:
 
 def test_mouth_and_loudness_go_together_only_where_they_belong(clips: list[Clip], grey: Clip) -> None:
     loud = np.random.default_rng(0).normal(size=200)
-    assert best_correlation(np.roll(loud, 3), loud) == pytest.approx(1, abs=0.05)
-    assert best_correlation(np.roll(loud, 30), loud) < 0.4
+    late = correlations(np.roll(loud, 3), loud, 12)
+    assert late.argmax() - 12 == 3 and late.max() == pytest.approx(1, abs=0.05)
+    assert correlations(np.roll(loud, 30), loud, 12).max() < 0.4
     clip = longer(clips[0], 1)
     assert len(clip.sound) / SAMPLE_RATE >= 3
-    own, late = (summary(EnvelopeGain(), (video, None)) for video in (clip, sound_later(clip, 19)))
-    assert own["envelope_gain"] > late["envelope_gain"] + 0.1
-    assert summary(EnvelopeGain(), (clips[0].part(slice(0, 60)), None))["n"] == 0
-    assert summary(EnvelopeGain(), (frozen(clip), None))["envelope_gain"] < own["envelope_gain"]
-    assert summary(EnvelopeGain(), (grey, None))["n"] == 0
+    own, early = (summary(EnvelopeGain(), (video, None)) for video in (clip, sound_later(clip, -8)))
+    assert own["envelope_gain"] > early["envelope_gain"] + 0.1
+    assert abs(own["envelope_lag"]) <= 0.12
+    assert early["envelope_lag"] - own["envelope_lag"] == pytest.approx(8 / 25, abs=0.05)
+    for video in (clips[0].part(slice(0, 60)), frozen(clip), grey):
+        assert summary(EnvelopeGain(), (video, None))["n"] == 0
