@@ -24,6 +24,7 @@ from fantasytalking.evaluation.metrics.motion import MotionIntensity
 from fantasytalking.evaluation.metrics.mouth_truth import MouthTruth
 from fantasytalking.evaluation.metrics.pose import HeadPoseDistance
 from fantasytalking.evaluation.metrics.psnr import PSNR
+from fantasytalking.evaluation.metrics.raft_flow import RAFTFlow
 from fantasytalking.evaluation.metrics.real_time import RealTimeFactor
 from fantasytalking.evaluation.metrics.ssim import SSIM
 from fantasytalking.evaluation.metrics.syncnet import Sync
@@ -42,6 +43,7 @@ METRICS: dict[str, type[Metric]] = {
         NanoCSIM,
         IDC,
         ESArcFace,
+        RAFTFlow,
         DISFlow,
         Aesthetic,
         LPIPS,
