@@ -57,6 +57,8 @@ class Metric(ABC):
     resamples: ClassVar[int] = 1000
     """Bootstrap resamples of an interval; fewer where a summary is slow."""
     curves: ClassVar[tuple[Curve, ...]] = ()
+    version: ClassVar[int] = 1
+    """Rises when records hold other things, or the same measured otherwise: older records are measured anew."""
 
     def __init__(self, weights: Path | None = None) -> None:
         self._records: list[Record] = []

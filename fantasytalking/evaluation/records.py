@@ -12,7 +12,7 @@ from fantasytalking.evaluation.metric import Record
 from fantasytalking.files import written_whole
 
 MAX_BYTES = 1 << 28
-_HASH = "prediction_sha256"
+_VERSION, _HASH = "version", "prediction_sha256"
 
 
 class Side(StrEnum):
@@ -35,15 +35,16 @@ def record_path(folder: Path, metric: str, clip: str) -> Path:
     return folder / "records" / metric / f"{clip}.npz"
 
 
-def save_record(path: Path, sides: Mapping[Side, Record], prediction_sha256: str) -> None:
-    """Writes a record whole or not at all."""
+def save_record(path: Path, sides: Mapping[Side, Record], version: int, prediction_sha256: str) -> None:
+    """Writes a record whole or not at all, with the metric's version and what it was measured from."""
     values = {f"{side.value}/{key}": value for side, record in sides.items() for key, value in record.items()}
+    source = {_VERSION: np.array(version), _HASH: np.array(prediction_sha256)}
     with written_whole(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{_HASH: np.array(prediction_sha256)}, **values)
+        np.savez(file, **source, **values)
 
 
-def load_record(path: Path, prediction_sha256: str | None = None) -> Sides | None:
-    """The record; None where there is none, or one of another video (`prediction_sha256`; None: not asked).
+def load_record(path: Path, version: int, prediction_sha256: str | None = None) -> Sides | None:
+    """The record; None where there is none of this version, or it is of another video (None: of whichever).
 
     Raises:
         InputError: the file is damaged.
@@ -54,12 +55,14 @@ def load_record(path: Path, prediction_sha256: str | None = None) -> Sides | Non
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes")
         with np.load(path, allow_pickle=False) as values:
+            if int(values[_VERSION]) != version:
+                return None
             if prediction_sha256 is not None and str(values[_HASH]) != prediction_sha256:
                 return None
             sides: Sides = {}
             for key in values.files:
-                if key != _HASH:
-                    side, _, name = key.partition("/")
+                side, _, name = key.partition("/")
+                if name:
                     sides.setdefault(Side(side), {})[name] = values[key]
             return sides
     except (OSError, ValueError, KeyError, BadZipFile) as error:

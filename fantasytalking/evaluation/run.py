@@ -17,7 +17,7 @@ from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.pairing import NAMES_SHOWN, Pair
 from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, file_sha256
 from fantasytalking.evaluation.records import Side, Sides, load_record, record_path, save_record
-from fantasytalking.evaluation.registry import build
+from fantasytalking.evaluation.registry import METRICS, build
 
 PROTOCOL = "protocol.json"
 """Beside results.json: what was evaluated."""
@@ -47,7 +47,10 @@ class Run:
                 yield Task(light, pair, other if other != pair.clip else None, left)
 
     def _is_done(self, metric: str, pair: Pair) -> bool:
-        return load_record(record_path(self.output, metric, pair.clip.name), pair.sha256) is not None
+        return self._record(metric, pair) is not None
+
+    def _record(self, metric: str, pair: Pair) -> Sides | None:
+        return load_record(record_path(self.output, metric, pair.clip.name), METRICS[metric].version, pair.sha256)
 
     def records(self, metric: str) -> list[Sides]:
         """Of all clips, in the protocol's order.
@@ -55,7 +58,7 @@ class Run:
         Raises:
             InputError: one is gone.
         """
-        found = [load_record(record_path(self.output, metric, pair.clip.name), pair.sha256) for pair in self.pairs]
+        found = [self._record(metric, pair) for pair in self.pairs]
         sides = [record for record in found if record is not None]
         if len(sides) != len(found):
             raise InputError(f"{len(found) - len(sides)} records of '{metric}' are gone; evaluate again")
@@ -142,9 +145,10 @@ def measure_clip(task: Task, metrics: dict[str, Metric]) -> str:
         video = run.protocol.prediction(pair.clip, pair.prediction, run.references)
         strange = None if task.other is None else _sound_of(task, task.other, len(real.frames) / real.fps)
         for metric in task.metrics:
-            known = {} if run.reuse is None else load_record(record_path(run.reuse, metric, name)) or {}
+            version = metrics[metric].version
+            known = None if run.reuse is None else load_record(record_path(run.reuse, metric, name), version)
             sides = measure_sides(metrics[metric], video, real, strange, known)
-            save_record(record_path(run.output, metric, name), sides, pair.sha256)
+            save_record(record_path(run.output, metric, name), sides, version, pair.sha256)
     except InputError as error:
         return f"'{name}': {error}"
     except Exception as error:

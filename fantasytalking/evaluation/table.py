@@ -100,7 +100,7 @@ def compare_results(first: Path, second: Path) -> list[Compared]:
 
 
 def _records(folder: Path, metric: str, clips: Sequence[str]) -> list[Sides]:
-    found = {clip: load_record(record_path(folder, metric, clip)) for clip in clips}
+    found = {clip: load_record(record_path(folder, metric, clip), METRICS[metric].version) for clip in clips}
     gone = [clip for clip, record in found.items() if record is None]
     if gone:
         raise InputError(

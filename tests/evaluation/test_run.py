@@ -74,6 +74,13 @@ def test_only_what_misses_is_measured_again(run: Run) -> None:
         other.records("psnr")
 
 
+def test_another_version_of_a_metric_measures_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_all(run, 1, Rank())
+    assert not list(run.tasks())
+    monkeypatch.setattr(PSNR, "version", 2)
+    assert [task.metrics for task in run.tasks()] == [("psnr",)] * 4
+
+
 def test_a_clip_that_fails_is_named_and_the_others_are_kept(run: Run, world: Path, tmp_path: Path) -> None:
     changed = Path(shutil.copytree(world, tmp_path / "changed"))
     first, second = run.pairs[0], run.pairs[1]
@@ -122,10 +129,10 @@ def test_sides_of_a_paired_and_of_a_hearing_metric(clips: list[Clip]) -> None:
 def test_measurements_of_references_are_taken_over(run: Run, same: Path, tmp_path: Path) -> None:
     measure_all(run, 1, Rank())
     mark = record_path(run.output, "psnr", run.pairs[0].clip.name)
-    before = load_record(mark)
+    before = load_record(mark, PSNR.version)
     assert before is not None
     before[Side.FLOOR]["psnr"] = np.array(12.5)
-    save_record(mark, before, run.pairs[0].sha256)
+    save_record(mark, before, PSNR.version, run.pairs[0].sha256)
     pairs = tuple(pair_up(run.protocol, run.references, same))
     other = replace(run, pairs=pairs, output=tmp_path / "other", reuse=run.output)
     measure_all(other, 1, Rank())
@@ -137,7 +144,7 @@ def test_measurements_of_references_are_taken_over(run: Run, same: Path, tmp_pat
 def test_records_hold_what_was_measured(run: Run) -> None:
     measure_all(run, 1, Rank())
     pair = run.pairs[0]
-    sides = load_record(record_path(run.output, "psnr", pair.clip.name), pair.sha256)
+    sides = load_record(record_path(run.output, "psnr", pair.clip.name), PSNR.version, pair.sha256)
     assert sides is not None
     expected = PSNR().measure(
         run.protocol.prediction(pair.clip, pair.prediction, run.references),
