@@ -30,12 +30,14 @@ def build_page(studio: Studio, examples: list[list[str]]) -> gr.Blocks:
         gr.Markdown(f"# {TITLE}\nA portrait and a recording of speech become a talking video. {studio.config.note}")
         with gr.Row():
             with gr.Column():
-                controls = _controls(studio)
+                controls = _first_controls(studio)
                 button = gr.Button("Make the video", variant="primary", elem_id="make")
+                with gr.Accordion("More", open=False):
+                    controls |= _more_controls(studio)
             with gr.Column():
                 video = gr.Video(label="Video", elem_id="video")
                 line = gr.Textbox(label="What was made", interactive=False, elem_id="line")
-                plot = gr.Plot(label="Mouth and sound", elem_id="plot")
+                plot = gr.Plot(label="Mouth and sound", show_label=False, elem_id="plot")
                 record = gr.File(label="Record (scripts/infer.py --replay makes the same video again)")
         # In the order of the request's fields, so that none of them can be without a control.
         inputs = [controls[field.name] for field in fields(Request)]
@@ -52,11 +54,11 @@ def build_page(studio: Studio, examples: list[list[str]]) -> gr.Blocks:
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
-def _controls(studio: Studio) -> dict[str, Any]:
+def _first_controls(studio: Studio) -> dict[str, Any]:
     config, moves = studio.config, "motion" in studio.trained_modules
     made: dict[str, Any] = {
         "portrait": gr.Image(label="Portrait", type="filepath", image_mode=None, sources=["upload", "clipboard"]),
-        "sound": gr.Audio(label="Speech", type="filepath", sources=["upload", "microphone"]),
+        "sound": gr.Audio(label="Speech", type="filepath", sources=["upload", "microphone"], buttons=[]),
         "prompt": gr.Textbox(config.prompt, label="What to see", max_length=MAX_PROMPT),
     }
     made["portrait"].preprocess = _as_uploaded
@@ -71,19 +73,27 @@ def _controls(studio: Studio) -> dict[str, Any]:
         label="Length",
         info="At most so many seconds of the sound",
     )
-    with gr.Accordion("More", open=False):
-        made["negative_prompt"] = gr.Textbox(config.negative_prompt, label="What not to see", max_length=MAX_PROMPT)
-        with gr.Row():
-            for name in ("text", "audio"):
-                scale = getattr(config.guidance, name).start
-                made[f"{name}_guidance"] = gr.Slider(0, 10, scale, label=f"{name.title()} guidance", info="1 = none")
-        with gr.Row():
-            made["steps"] = gr.Slider(1, 100, config.steps, step=1, label="Steps")
-            made["seed"] = gr.Number(config.seed, label="Seed", precision=0, minimum=0)
-        with gr.Row():
-            made["fps"] = gr.Slider(8, 60, config.fps, label="Frames a second")
-            made["size"] = gr.Dropdown([AUTOMATIC, *config.sizes], value=AUTOMATIC, label="Size")
-            made["face"] = gr.Number(config.face or 0, label="Face", precision=0, minimum=0, info="1 = the leftmost")
+    return made
+
+
+def _more_controls(studio: Studio) -> dict[str, Any]:
+    config = studio.config
+    made: dict[str, Any] = {
+        "negative_prompt": gr.Textbox(config.negative_prompt, label="What not to see", max_length=MAX_PROMPT)
+    }
+    with gr.Row():
+        for name in ("text", "audio"):
+            scale = getattr(config.guidance, name).start
+            made[f"{name}_guidance"] = gr.Slider(0, 10, scale, label=f"{name.title()} guidance", info="1 = none")
+    with gr.Row():
+        made["steps"] = gr.Slider(1, 100, config.steps, step=1, label="Steps")
+        made["fps"] = gr.Slider(8, 60, config.fps, label="Frames a second")
+    with gr.Row():
+        made["seed"] = gr.Number(config.seed, label="Seed", precision=0, minimum=0)
+        made["size"] = gr.Dropdown([AUTOMATIC, *config.sizes], value=AUTOMATIC, label="Size")
+        made["face"] = gr.Number(
+            config.face or 0, label="Face", precision=0, minimum=0, info="0 = the only one, 1 = the leftmost"
+        )
     return made
 
 
