@@ -20,8 +20,7 @@ def normalised(frames: NDArray[np.uint8], statistics: tuple[tuple[float, ...], t
 def short_side(frames: NDArray[np.uint8], side: int, mode: str) -> NDArray[np.uint8]:
     """(N, H, W, 3) scaled so that min(h, w) is `side`, by torch's `mode` without antialiasing, rounded to levels."""
     height, width = frames.shape[1:3]
-    scale = side / min(height, width)
-    size = (max(side, int(height * scale)), max(side, int(width * scale)))
+    size = (side * height // min(height, width), side * width // min(height, width))
     pictures = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
     scaled = F.interpolate(pictures, size=size, mode=mode, align_corners=False)
     return scaled.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -25,7 +25,7 @@ from fantasytalking.evaluation.theval import (
     lip_sync,
     silent_lips,
 )
-from tests.evaluation.videos import frozen, moved, same_length, sound_later
+from tests.evaluation.videos import delayed, frozen, moved, same_length, sound_later
 
 
 def summary(metric: Metric, *pairs: tuple[Clip, Clip | None]) -> dict[str, float]:
@@ -67,6 +67,15 @@ def test_head_pose_distance(clips: list[Clip], still: Clip, grey: Clip) -> None:
     assert shifted["pose_place"] == pytest.approx(5 / eyes, rel=0.1)
     assert shifted["pose_angle"] < 1.5 < summary(HeadPoseDistance(), (still, clip))["pose_angle"]
     assert summary(HeadPoseDistance(), (grey, grey))["n"] == 0
+
+
+def test_distances_grow_with_a_delay(clips: list[Clip]) -> None:
+    clip = clips[0].part(slice(0, 50))
+    late = [delayed(clip, frames) for frames in (0, 2, 6)]
+    for metric, names in ((LMD(), ("lmd", "lmd_mouth")), (HeadPoseDistance(), ("pose_angle", "pose_place"))):
+        scores = [summary(metric, (video, clip)) for video in late]
+        for name in names:
+            assert scores[0][name] < 0.2 * scores[1][name] < 0.2 * scores[2][name]
 
 
 def talking_face(opening: np.ndarray) -> np.ndarray:

@@ -94,6 +94,16 @@ def test_a_lead_of_the_sound_is_found(lead: int) -> None:
     assert int(scores.along.isnan().sum()) == abs(lead)
 
 
+def test_sound_that_comes_later_is_heard_in_later_windows(network: SyncNet) -> None:
+    sound = tone(40)
+    silence = np.zeros(3 * 640, np.int16)
+    cepstra = [torch.from_numpy(mfcc(samples)) for samples in (sound, np.concatenate([silence, sound])[: 40 * 640])]
+    on_time, late = (window_features(network, pictures(9), part, 5)[1] for part in cepstra)
+    # The first window begins at the first sample, where preemphasis has nothing before it.
+    torch.testing.assert_close(late[4], on_time[1], atol=1e-3, rtol=1e-3)
+    assert (late[4] - on_time[4]).norm() > 1
+
+
 def test_padding_biases_the_confidence_and_the_valid_one_is_free_of_it() -> None:
     lengths = (35, 76, 120, 245)
     constant = [sync_scores(torch.ones(length, 1024), torch.full((length, 1024), 0.4)) for length in lengths]

@@ -29,6 +29,11 @@ def moved(clip: Clip, right: int, down: int) -> Clip:
     return with_frames(clip, np.stack(moved))
 
 
+def delayed(clip: Clip, frames: int) -> Clip:
+    """The pictures come so many frames late; the first one waits."""
+    return with_frames(clip, np.concatenate([clip.frames[:1]] * frames + [clip.frames[: len(clip.frames) - frames]]))
+
+
 def sound_later(clip: Clip, frames: int) -> Clip:
     """The sound comes so many frames late, rolled round."""
     return clip.with_sound(np.roll(clip.sound, round(frames / clip.fps * SAMPLE_RATE)))
