@@ -46,6 +46,7 @@ def build_page(studio: Studio, examples: list[list[str]]) -> gr.Blocks:
             inputs,
             [video, line, plot, record],
             api_name="talk",
+            show_progress_on=video,
             concurrency_limit=1,
             trigger_mode="once",
         )
@@ -84,10 +85,12 @@ def _more_controls(studio: Studio) -> dict[str, Any]:
     with gr.Row():
         for name in ("text", "audio"):
             scale = getattr(config.guidance, name).start
-            made[f"{name}_guidance"] = gr.Slider(0, 10, scale, label=f"{name.title()} guidance", info="1 = none")
+            made[f"{name}_guidance"] = gr.Slider(
+                0, max(10, scale), scale, label=f"{name.title()} guidance", info="1 = none"
+            )
     with gr.Row():
-        made["steps"] = gr.Slider(1, 100, config.steps, step=1, label="Steps")
-        made["fps"] = gr.Slider(8, 60, config.fps, label="Frames a second")
+        made["steps"] = gr.Slider(1, max(100, config.steps), config.steps, step=1, label="Steps")
+        made["fps"] = gr.Slider(min(8, config.fps), max(60, config.fps), config.fps, label="Frames a second")
     with gr.Row():
         made["seed"] = gr.Number(config.seed, label="Seed", precision=0, minimum=0)
         made["size"] = gr.Dropdown([AUTOMATIC, *config.sizes], value=AUTOMATIC, label="Size")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fantasytalking.media import probe, write_image
+from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.demo import FOLDER, PORTRAIT, SPEECH
 from fantasytalking.portrait_world.identity import make_identity
@@ -164,6 +165,22 @@ def test_a_file_that_is_too_large_is_refused(server: Server, tmp_path: Path):
     with large.open("rb") as file:
         answer = httpx.post(f"{server.url}/gradio_api/upload", files={"files": file}, timeout=60)
     assert answer.status_code == 413 and "67108864" in answer.text
+
+
+def test_motion_cannot_be_set_where_it_was_never_trained(base: Path, adapters: Path, tmp_path: Path):
+    from fantasytalking.app.page import build_page
+    from fantasytalking.app.studio import Studio
+
+    config = InferConfig(base=str(base), adapter=str(adapters / "audio"), sizes=["32x32"], text_length=12)
+    page = build_page(Studio(config, tmp_path, MOST_SECONDS), [])
+    sliders = {
+        part["props"]["label"]: part["props"]
+        for part in page.get_config_file()["components"]
+        if part["type"] == "slider"
+    }
+    for label in ("Expression motion", "Head and body motion"):
+        assert sliders[label]["interactive"] is False and "never trained" in sliders[label]["info"]
+    assert sliders["Steps"].get("interactive") is not False
 
 
 def test_only_this_machine_is_listened_to(server: Server):
