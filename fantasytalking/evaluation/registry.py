@@ -8,13 +8,14 @@ from fantasytalking.errors import InputError
 from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.metrics.aesthetic import Aesthetic
 from fantasytalking.evaluation.metrics.blinks import BlinkRate
-from fantasytalking.evaluation.metrics.colour import Colour
+from fantasytalking.evaluation.metrics.colour import ColourDrift
 from fantasytalking.evaluation.metrics.csim import CSIM
 from fantasytalking.evaluation.metrics.csim_nano import NanoCSIM
 from fantasytalking.evaluation.metrics.dis_flow import DISFlow
 from fantasytalking.evaluation.metrics.envelope import EnvelopeGain
 from fantasytalking.evaluation.metrics.es_arcface import ESArcFace
 from fantasytalking.evaluation.metrics.fid import FID
+from fantasytalking.evaluation.metrics.first_frame import FirstFrameShift
 from fantasytalking.evaluation.metrics.flicker import Flicker
 from fantasytalking.evaluation.metrics.fvd import FVD
 from fantasytalking.evaluation.metrics.idc import IDC
@@ -57,7 +58,8 @@ METRICS: dict[str, type[Metric]] = {
         MotionIntensity,
         BlinkRate,
         Flicker,
-        Colour,
+        FirstFrameShift,
+        ColourDrift,
         RealTimeFactor,
     )
 }

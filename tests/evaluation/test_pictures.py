@@ -9,8 +9,9 @@ import pytest
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.curves import drift, per_second
 from fantasytalking.evaluation.metric import Metric
-from fantasytalking.evaluation.metrics.colour import Colour, mean_colours
+from fantasytalking.evaluation.metrics.colour import ColourDrift, mean_colours
 from fantasytalking.evaluation.metrics.dis_flow import DISFlow, flow_lengths
+from fantasytalking.evaluation.metrics.first_frame import FirstFrameShift
 from fantasytalking.evaluation.metrics.flicker import Flicker
 from fantasytalking.evaluation.metrics.real_time import RealTimeFactor
 from fantasytalking.media import write_video
@@ -58,21 +59,23 @@ def test_flicker_is_the_amplitude(clips: list[Clip]) -> None:
     assert summary(Flicker(), (still.part(slice(0, 2)), None))["n"] == 0
 
 
-def test_colour_shift_and_drift(clips: list[Clip]) -> None:
+def test_the_first_frame_is_compared_with_the_portrait(clips: list[Clip]) -> None:
     assert mean_colours(np.full((1, 8, 8, 3), 255, np.uint8))[0] == pytest.approx([100, 0, 0], abs=0.1)
-    clip = clips[0].part(slice(0, 50))
-    still = frozen(clip)
-    assert summary(Colour(), (still, clip)) == pytest.approx(
-        {"first_frame_shift": 0, "colour_drift": 0, "n": 1}, abs=1e-6
-    )
-    shifts = [summary(Colour(), (brighter(still, by), clip)) for by in (10, 40)]
-    assert 2 < shifts[0]["first_frame_shift"] < shifts[1]["first_frame_shift"]
-    assert shifts[1]["colour_drift"] == pytest.approx(0, abs=1e-6)
+    clip = clips[0].part(slice(0, 10))
+    shifts = [summary(FirstFrameShift(), (brighter(clip, by), clip))["first_frame_shift"] for by in (0, 10, 40)]
+    assert shifts[0] == 0 and 2 < shifts[1] < shifts[2]
+    assert summary(FirstFrameShift(), (clips[2], clip))["first_frame_shift"] > 1
+
+
+def test_colour_drifts_when_it_changes_with_time(clips: list[Clip]) -> None:
+    still = frozen(clips[0].part(slice(0, 50)))
+    assert summary(ColourDrift(), (still, None)) == pytest.approx({"colour_drift": 0, "n": 1}, abs=1e-6)
+    assert summary(ColourDrift(), (brighter(still, 40), None))["colour_drift"] == pytest.approx(0, abs=1e-6)
     reddening = still.frames.astype(int)
     reddening[..., 0] += np.arange(50)[:, None, None]
     drifting = with_frames(still, np.clip(reddening, 0, 255).astype(np.uint8))
-    assert summary(Colour(), (drifting, clip))["colour_drift"] > 4
-    curve = Colour().measure(drifting, clip)["colour_curve"]
+    assert summary(ColourDrift(), (drifting, None))["colour_drift"] > 3
+    curve = ColourDrift().measure(drifting, None)["colour_curve"]
     assert curve.shape == (2,) and curve[1] > 2 * curve[0] > 0
 
 

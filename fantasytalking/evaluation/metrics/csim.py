@@ -24,7 +24,7 @@ class CSIM(Metric):
     name = "csim"
     values = (
         Value("csim", "", "higher", f"Cosine of ArcFace embeddings to the reference's first, {PER_SECOND:g} a second."),
-        Value("csim_drift", "1/s", "reference", "Change of that cosine with time."),
+        Value("csim_drift", "1/s", "higher", "Change of that cosine with time; below 0: the person is lost."),
     )
     needs = (ARCFACE,)
     paired = True

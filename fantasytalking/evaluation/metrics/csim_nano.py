@@ -11,7 +11,7 @@ class NanoCSIM(CSIM):
     name = "csim_nano"
     values = (
         Value("csim_nano", "", "higher", "Cosine of embeddings by nano's face network to the reference's first frame."),
-        Value("csim_nano_drift", "1/s", "reference", "Change of that cosine with time."),
+        Value("csim_nano_drift", "1/s", "higher", "Change of that cosine with time; below 0: the person is lost."),
     )
     needs = (NANO_FACE,)
     curves = (Curve("csim_nano_curve", "", "Cosine by nano's face network to the reference's first frame."),)
