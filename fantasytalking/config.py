@@ -138,6 +138,9 @@ def _refuse_unknown(schema: Any, update: Any, prefix: str, source: str) -> None:
 
 
 def _validate(config: Any) -> None:
+    if isinstance(config, list):
+        for entry in config:
+            _validate(entry)
     if not is_dataclass(config):
         return
     for field in fields(config):

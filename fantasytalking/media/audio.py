@@ -31,13 +31,13 @@ _WITHOUT_INDEX = {"mp3", "aac"}
 def write_wave(path: str | Path, samples: NDArray[np.float32] | NDArray[np.int16], sample_rate: int) -> None:
     """Writes mono `samples` (S,), in [-1, 1] or 16-bit, as 16-bit PCM."""
     assert samples.ndim == 1 and samples.dtype in (np.float32, np.int16), "mono, float32 or int16"
-    if samples.dtype == np.float32:
-        samples = np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
+    is_unit = samples.dtype == np.float32
+    values = np.round(np.clip(samples.astype(np.float32), -1, 1) * 32767) if is_unit else samples
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate)
-        file.writeframes(samples.astype("<i2").tobytes())
+        file.writeframes(values.astype("<i2").tobytes())
 
 
 def read_audio(

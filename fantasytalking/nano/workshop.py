@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class Workshop:
         settings += [f"data.manifests=[{manifest}]", f"data.text_length={self.config.text_length}"]
         if self.device.type == "cuda":
             settings.append("precision=bf16")
-        self._run([_script(script), "--config", str(CONFIGS / chosen.config), *settings, *chosen.overrides], {})
+        run_script([script_path(script), "--config", str(CONFIGS / chosen.config), *settings, *chosen.overrides], {})
 
     def prepare(self, videos: Path) -> None:
         """Runs scripts/prepare_data.py over `videos`, on the processor's cores, since tracking is most of its work.
@@ -91,30 +91,41 @@ class Workshop:
             InputError: as `train`.
         """
         chosen = self.config.prepare
-        command = [_script("prepare_data.py"), "--input", str(videos), "--output", str(self.corpus)]
+        command = [script_path("prepare_data.py"), "--input", str(videos), "--output", str(self.corpus)]
         size = self.config.prepared_size or self.config.size
         command += ["--config", str(CONFIGS / chosen.config), f"components={self.components}", "device=cpu"]
         command += [f"buckets=[{size}x{size}]"]
         launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "accelerate" / "ddp.yaml")]
         launcher += ["--num_processes", str(self.processes), "--main_process_port", "0"]
         alone = self.processes == 1
-        self._run([*([] if alone else launcher), *command, *chosen.overrides], {"CUDA_VISIBLE_DEVICES": ""})
+        run_script([*([] if alone else launcher), *command, *chosen.overrides], {"CUDA_VISIBLE_DEVICES": ""})
 
-    def _run(self, command: Sequence[str], environment: dict[str, str]) -> None:
-        root = str(CONFIGS.parent)
-        paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        finished = subprocess.run(
-            [sys.executable, *command], env={**os.environ, "PYTHONPATH": paths, **environment}, check=False
+
+def run_script(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Runs a script of the project in a process of its own, which tells the rest.
+
+    Args:
+        command: of Python: options, script, arguments.
+        environment: added to this process's.
+
+    Raises:
+        InputError: it ended with an error, which it has told.
+    """
+    root = str(CONFIGS.parent)
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    finished = subprocess.run(
+        [sys.executable, *command], env={**os.environ, "PYTHONPATH": paths, **environment}, check=False
+    )
+    if finished.returncode == -2 or finished.returncode == 130:
+        raise KeyboardInterrupt
+    if finished.returncode != 0:
+        names = [Path(part).name for part in command if part.endswith(".py")]
+        raise InputError(
+            f"{names[0]} ended with code {finished.returncode}, see what it told above; "
+            "the same command goes on where it stopped"
         )
-        if finished.returncode == -2 or finished.returncode == 130:
-            raise KeyboardInterrupt
-        if finished.returncode != 0:
-            names = [Path(part).name for part in command if part.endswith(".py")]
-            raise InputError(
-                f"{names[0]} ended with code {finished.returncode}, see what it told above; "
-                "the same command goes on where it stopped"
-            )
 
 
-def _script(name: str) -> str:
+def script_path(name: str) -> str:
+    """Of a script of the project."""
     return str(CONFIGS.parent / "scripts" / name)

@@ -1,0 +1,181 @@
+"""The paper's ablation in miniature (its tables 3 and 4): every row trained, generated and scored by public scripts.
+
+Rows differ in what configs/nano/ablation.yaml says of them; steps, clips, base and encoders are the same. Every script
+goes on where it stopped, so the whole does.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fantasytalking.config import CONFIGS
+from fantasytalking.errors import InputError
+from fantasytalking.evaluation.results import RESULTS, Results
+from fantasytalking.evaluation.weights import NANO_FACE
+from fantasytalking.files import written_whole
+from fantasytalking.nano.ablation_config import AblationConfig, RowConfig
+from fantasytalking.nano.config import VideosConfig
+from fantasytalking.nano.videos import held_out_portions, make_videos
+from fantasytalking.nano.workshop import run_script, script_path
+
+logger = logging.getLogger(__name__)
+
+CONTROLLED = {"motion_expression": "expression", "motion_body": "body", "sd_dis": "subject flow"}
+"""What should rise with the intensity that is asked for, and its name."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A row with one of its seeds."""
+
+    row: RowConfig
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """In the table."""
+        return self.row.name if self.row.seeds == 1 else f"{self.row.name}, seed {self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """Below the work folder."""
+        return "".join(letter if letter.isalnum() else "_" for letter in self.name)
+
+
+class Ablation:
+    """All rows of a configuration."""
+
+    def __init__(self, config: AblationConfig, processes: int) -> None:
+        """`processes` draw and measure."""
+        self.config, self.processes, self.work = config, processes, Path(config.work)
+        self.references, self.protocol = self.work / "references", self.work / "protocol.json"
+
+    def run(self) -> Path:
+        """Does what is not done yet; gives the table.
+
+        Raises:
+            InputError: components or corpus are missing, or a script fails.
+        """
+        for path in (Path(self.config.components), Path(self.config.manifest)):
+            if not path.exists():
+                raise InputError(f"'{path}' is not there; make it: python scripts/build_nano.py --until base")
+        self._freeze()
+        results = []
+        for trained in self._trained():
+            logger.info(f"row '{trained.name}'")
+            adapter = self._train(trained)
+            results.append(self._score(trained.name, trained.folder, adapter, trained.row.infer))
+            if self.config.control is not None and self.config.control.row == trained.row.name and trained.seed == 0:
+                results += self._control(trained, adapter)
+        self._script("evaluate.py", "--table", *results, "--output", self.work, "--title", "Ablation on nano")
+        return self.work / "table.html"
+
+    def _trained(self) -> Iterator[Trained]:
+        for row in self.config.rows:
+            yield from (Trained(row, seed) for seed in range(row.seeds))
+
+    def _freeze(self) -> None:
+        """Held-out people with held-out sentences, and the benchmark that they make."""
+        clips = VideosConfig(identities=1, group=1, sentences=1, held_out=self.config.clips)
+        make_videos(held_out_portions(clips), self.references, self.config.size, 0, self.processes)
+        if not self.protocol.is_file():
+            size = [f"width={self.config.size}", f"height={self.config.size}"]
+            settings = ["--benchmark", "portrait_world", "--references", self.references, "--output", self.protocol]
+            self._script("make_benchmark.py", *settings, *size)
+
+    def _train(self, trained: Trained) -> Path:
+        """Both stages, or one; gives the adapter of the last."""
+        first = round(self.config.steps * trained.row.stage1_share)
+        adapter: Path | None = None
+        for number, steps in ((1, first), (2, self.config.steps - first)):
+            if steps == 0:
+                continue
+            output = self.work / trained.folder / f"stage{number}"
+            start = f"stage.init_from={adapter or 'null'}"
+            if not (output / "adapter").is_dir():
+                settings = [f"output={output}", f"seed={trained.seed}", f"stage.steps={steps}", start]
+                settings += [f"base={self.config.components}", f"data.manifests=[{self.config.manifest}]"]
+                config = CONFIGS / "nano" / f"stage{number}.yaml"
+                more = (*self.config.train, *trained.row.train)
+                self._script(f"train_stage{number}.py", "--config", config, *settings, *more)
+            adapter = output / "adapter"
+        assert adapter is not None, "a row has two steps and more"
+        return adapter
+
+    def _score(self, name: str, folder: str, adapter: Path, infer: Sequence[str]) -> Path:
+        """Generates and measures; gives results.json."""
+        videos, output = self.work / folder / "videos", self.work / folder / "scores"
+        asked = ["--manifest", self.protocol, "--references", self.references, "--output", videos]
+        settings = [
+            f"base={self.config.components}",
+            f"adapter={adapter}",
+            f"sizes=[{self.config.size}x{self.config.size}]",
+        ]
+        if not (output / RESULTS).is_file():
+            self._script("generate_benchmark.py", *asked, *settings, *self.config.infer, *infer)
+            given = ["--benchmark", "portrait_world", "--references", self.references, "--predictions", videos]
+            given += ["--manifest", self.protocol, "--weights", self._weights(), "--output", output, "--name", name]
+            given += ["--metrics", ",".join(self.config.metrics), "--processes", self.processes]
+            self._script("evaluate.py", *given)
+        return output / RESULTS
+
+    def _control(self, trained: Trained, adapter: Path) -> list[Path]:
+        """The same model asked for several intensities, and how what is measured follows."""
+        assert self.config.control is not None
+        results = []
+        for intensity in self.config.control.intensities:
+            asked = [f"expression_motion={intensity}", f"body_motion={intensity}"]
+            folder = f"{trained.folder}_motion_{intensity:g}"
+            results.append(self._score(f"{trained.name}, motion {intensity:g}", folder, adapter, asked))
+        loaded = [Results.load(path) for path in results]
+        lines = control_lines(self.config.control.intensities, loaded)
+        with written_whole(self.work / "control.md") as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return results
+
+    def _weights(self) -> Path:
+        """A folder with nano's face net under the name by which metrics look for it."""
+        folder = self.work / "weights"
+        if not (folder / NANO_FACE.file).is_file():
+            (network,) = (Path(self.config.components) / "face_encoder").glob("*.onnx")
+            with written_whole(folder / NANO_FACE.file) as temporary:
+                shutil.copyfile(network, temporary)
+        return folder
+
+    def _script(self, name: str, *arguments: object) -> None:
+        run_script([script_path(name), *map(str, arguments)], {})
+
+
+def control_lines(intensities: Sequence[float], results: Sequence[Results]) -> list[str]:
+    """Requested against measured motion over all clips and intensities, as a Markdown table."""
+    heads = ["measured", "Spearman with the requested", "the same, each clip centred", "at the highest : at the lowest"]
+    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|"]
+    for value, title in CONTROLLED.items():
+        rows = [result.row(value) for result in results]
+        if any(row is None for row in rows):
+            continue
+        clips = results[0].clips
+        measured = np.array([[row.per_clip[clip] for clip in clips] for row in rows if row is not None])  # (M, clips)
+        centred = measured - np.nanmean(measured, axis=0, keepdims=True)
+        ratio = np.nanmean(measured[-1]) / np.nanmean(measured[0])
+        found = [requested_against_measured(intensities, values) for values in (measured, centred)]
+        lines.append(f"| {title} | {found[0]:.3f} | {found[1]:.3f} | {ratio:.2f} |")
+    return lines
+
+
+def requested_against_measured(intensities: Sequence[float], measured: NDArray[np.float64]) -> float:
+    """Spearman's correlation of M intensities with what clips showed at them.
+
+    Args:
+        measured: (M, clips); NaN where it could not be measured.
+    """
+    from scipy.stats import spearmanr
+
+    asked = np.repeat(np.asarray(intensities)[:, None], measured.shape[1], axis=1)
+    known = np.isfinite(measured)
+    return float(spearmanr(asked[known], measured[known]).statistic)
