@@ -117,6 +117,7 @@ def test_fid_is_zero_for_equal_and_grows_with_change(inception: Inception, clips
     assert scores[0]["fid"] < scores[1]["fid"] < scores[2]["fid"]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_fvd_takes_stretches_of_sixteen(clips: list[Clip], tmp_path: Path) -> None:
     torch.jit.script(TinyI3D()).save(str(tmp_path / I3D.file))
     with pytest.raises(InputError, match="sha256"):

@@ -12,7 +12,7 @@ from transformers import CLIPVisionModelWithProjection
 from fantasytalking.encoders.loading import load_model
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
-from fantasytalking.evaluation.networks.loading import load_strictly, located
+from fantasytalking.evaluation.networks.loading import compute_device, device_of, load_strictly, located
 from fantasytalking.evaluation.pictures import CLIP, centre_square, normalised, short_side
 from fantasytalking.evaluation.weights import AESTHETIC_HEAD, CLIP_VIT_L
 
@@ -31,7 +31,7 @@ class Aesthetic(Metric):
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
         head, network = (located(need, weights) for need in self.needs)
-        self._network = load_model(CLIPVisionModelWithProjection, network, "", "CLIP ViT-L/14")
+        self._network = load_model(CLIPVisionModelWithProjection, network, "", "CLIP ViT-L/14", device=compute_device())
         self._head = load_strictly(nn.Linear(self._network.config.projection_dim, 1), head)
 
     @torch.no_grad()
@@ -40,7 +40,7 @@ class Aesthetic(Metric):
         count = min(FRAMES, len(video.frames))
         frames = video.frames[np.linspace(0, len(video.frames) - 1, count).round().astype(int)]
         side = self._network.config.image_size
-        pictures = normalised(centre_square(short_side(frames, side, "bicubic"), side), CLIP)
+        pictures = normalised(centre_square(short_side(frames, side, "bicubic"), side), CLIP).to(device_of(self._head))
         scores = self._head(F.normalize(self._network(pictures).image_embeds, dim=-1))
         return {"aesthetic": np.array(float(scores.mean()) / 10)}
 

@@ -11,7 +11,7 @@ from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.frechet import frechet_distance
 from fantasytalking.evaluation.metric import Metric, Record, Value
 from fantasytalking.evaluation.networks.inception import Inception
-from fantasytalking.evaluation.networks.loading import located
+from fantasytalking.evaluation.networks.loading import device_of, located
 from fantasytalking.evaluation.weights import INCEPTION
 
 FRAMES = 32
@@ -49,7 +49,8 @@ class FID(Metric):
         count = min(FRAMES, len(clip.frames))
         chosen = clip.frames[np.linspace(0, len(clip.frames) - 1, count).round().astype(int)]
         images = torch.from_numpy(chosen).permute(0, 3, 1, 2)
-        return torch.cat([self._network(part.float() / 255) for part in images.split(CHUNK)]).numpy()
+        parts = (part.to(device_of(self._network)).float() / 255 for part in images.split(CHUNK))
+        return torch.cat([self._network(part) for part in parts]).cpu().numpy()
 
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
         """The distance of all frames of all clips."""

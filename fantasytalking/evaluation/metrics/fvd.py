@@ -13,7 +13,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value
 from fantasytalking.evaluation.metrics.fid import distance_of_records
-from fantasytalking.evaluation.networks.loading import located
+from fantasytalking.evaluation.networks.loading import compute_device, located
 from fantasytalking.evaluation.weights import I3D
 
 FRAMES = 16
@@ -55,7 +55,8 @@ class FVD(Metric):
         stretches = torch.from_numpy(clip.frames[: count * FRAMES]).unflatten(0, (count, FRAMES))
         parts = stretches.permute(0, 4, 1, 2, 3).split(CHUNK)
         options = {"rescale": True, "resize": True, "return_features": True}
-        return torch.cat([self._network(part.float(), **options) for part in parts]).numpy()
+        device = compute_device()
+        return torch.cat([self._network(part.to(device).float(), **options) for part in parts]).cpu().numpy()
 
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
         """The distance of all stretches of all clips."""
@@ -67,6 +68,6 @@ def _load(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(str(path), map_location="cpu").eval()
+            return torch.jit.load(str(path), map_location=compute_device()).eval()
     except RuntimeError as error:
         raise InputError(f"'{path}' is no TorchScript file; get it again: {I3D.source}") from error

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
-from fantasytalking.evaluation.networks.loading import located
+from fantasytalking.evaluation.networks.loading import device_of, located
 from fantasytalking.evaluation.networks.vit import VisionTransformer
 from fantasytalking.evaluation.pictures import IMAGENET, normalised, short_side
 from fantasytalking.evaluation.weights import DINO
@@ -49,8 +49,9 @@ class IDC(Metric):
     @torch.no_grad()
     def _consistency(self, frames: NDArray[np.uint8]) -> float:
         parts = [frames[first : first + CHUNK] for first in range(0, len(frames), CHUNK)]
-        features = torch.cat([self._network(normalised(part, IMAGENET)) for part in parts])
-        return subject_consistency(features.numpy())
+        device = device_of(self._network)
+        features = torch.cat([self._network(normalised(part, IMAGENET).to(device)) for part in parts])
+        return subject_consistency(features.cpu().numpy())
 
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
         """Means over clips with a face."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
 from fantasytalking.evaluation.networks.alexnet import CHANNELS, AlexNetFeatures
-from fantasytalking.evaluation.networks.loading import load_strictly, located
+from fantasytalking.evaluation.networks.loading import device_of, load_strictly, located
 from fantasytalking.evaluation.weights import LPIPS_BACKBONE, LPIPS_HEAD
 
 LEAST_SIDE = 64
@@ -68,8 +68,11 @@ class LPIPS(Metric):
     @torch.no_grad()
     def distances(self, one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Tensor:
         """(N, H, W, 3) uint8 RGB each to (N,)."""
-        sides = [self._features.activations(_scaled(frames)) for frames in (one, other)]
-        return self._lines([(_unit(first) - _unit(second)).square() for first, second in zip(*sides, strict=True)])
+        sides = [self._features.activations(_scaled(frames).to(device_of(self._features))) for frames in (one, other)]
+        distances: Tensor = self._lines(
+            [(_unit(first) - _unit(second)).square() for first, second in zip(*sides, strict=True)]
+        )
+        return distances.cpu()
 
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
         """The mean over clips."""

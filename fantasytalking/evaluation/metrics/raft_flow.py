@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
 from fantasytalking.evaluation.metrics.dis_flow import inside_and_outside, scaled
-from fantasytalking.evaluation.networks.loading import located
+from fantasytalking.evaluation.networks.loading import device_of, located
 from fantasytalking.evaluation.networks.raft import RAFT, STRIDE
 from fantasytalking.evaluation.weights import RAFT as RAFT_WEIGHTS
 
@@ -48,10 +48,10 @@ class RAFTFlow(Metric):
         height, width = pictures.shape[2:]
         top, left = -height % STRIDE // 2, -width % STRIDE // 2
         edges = (left, -width % STRIDE - left, top, -height % STRIDE - top)
-        pictures = F.pad(pictures, edges, mode="replicate")
+        pictures = F.pad(pictures, edges, mode="replicate").to(device_of(self._network))
         flows = [self._network(pictures[k : k + 1], pictures[k + 1 : k + 2]) for k in range(len(pictures) - 1)]
         flow = torch.cat(flows)[:, :, top : top + height, left : left + width]
-        return flow.norm(dim=1).numpy()
+        return flow.norm(dim=1).cpu().numpy()
 
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
         """Means over clips that have both."""

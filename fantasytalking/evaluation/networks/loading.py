@@ -1,5 +1,6 @@
 """Weights of a feature network from a file that others made: plain tensors, every name and shape as it must be."""
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +30,24 @@ def located(need: Weights, folder: Path | None) -> Path:
     return path
 
 
+def compute_device() -> torch.device:
+    """The GPU of this process's rank, as accelerate numbers them, or the CPU where there is none.
+
+    Convolutions on it are full float32, so that scores do not depend on where they were computed.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights are, and its inputs must be."""
+    return next(network.parameters()).device
+
+
 def load_strictly(network: NetworkT, path: Path, *, counters: bool = True, part: str = "") -> NetworkT:
-    """Fills a network from a torch file of plain tensors; in evaluation mode and without gradients.
+    """Fills a network from a torch file of plain tensors; on `compute_device`, to be evaluated only.
 
     Args:
         part: what the names of the network's tensors begin with in the file; others there are not looked at.
@@ -53,7 +70,7 @@ def load_strictly(network: NetworkT, path: Path, *, counters: bool = True, part:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-    return network.eval().requires_grad_(False)
+    return network.to(compute_device()).eval().requires_grad_(False)
 
 
 def _without_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import load_strictly
+from fantasytalking.evaluation.networks.loading import device_of, load_strictly
 
 FRAMES, COLUMNS, CEPSTRA = 5, 20, 13
 """Of a window: frames at 25 a second, and MFCC columns at 100 a second with so many coefficients each."""
@@ -99,10 +99,11 @@ def window_features(network: SyncNet, frames: Tensor, cepstra: Tensor, count: in
         cepstra: (C, 13), 100 a second; C at least 4 count + 16.
 
     Returns:
-        (count, 1024) seen and (count, 1024) heard.
+        (count, 1024) seen and (count, 1024) heard, on the CPU.
     """
+    device = device_of(network)
     windows = cepstra.unfold(0, COLUMNS, 4)[:count]
     starts = range(0, count, CHUNK)
-    seen = [network.see(frames[v : min(v + CHUNK, count) + FRAMES - 1].float()) for v in starts]
-    heard = [network.hear(windows[v : v + CHUNK].float()) for v in starts]
-    return torch.cat(seen), torch.cat(heard)
+    seen = [network.see(frames[v : min(v + CHUNK, count) + FRAMES - 1].to(device).float()) for v in starts]
+    heard = [network.hear(windows[v : v + CHUNK].to(device, torch.float32)) for v in starts]
+    return torch.cat(seen).cpu(), torch.cat(heard).cpu()
