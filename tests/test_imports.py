@@ -19,7 +19,7 @@ LAYERS = [
 """From the ground up; a room imports from its own layer's lower neighbours and from layers below."""
 NEVER = {("training", "pipeline"), ("models", "encoders"), ("models", "data"), ("evaluation", "pipeline")}
 LIGHT = ["models.transformer", "models.assembly", "checkpoint", "convert", "audio_windows", "training", "pipeline"]
-LIGHT += ["pipeline.cli", "pipeline.run", "pipeline.weights"]
+LIGHT += ["pipeline.cli", "pipeline.run", "pipeline.weights", "train_command"]
 HEAVY = ["mediapipe", "insightface", "decord", "cv2", "av", "deepspeed", "wandb", "gradio"]
 
 
