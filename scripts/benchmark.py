@@ -33,7 +33,15 @@ def _evaluation(arguments: argparse.Namespace) -> str:
     return evaluation()
 
 
-ROWS = {"evaluation": _evaluation, "guided_step": _guided_step, "tracking": _tracking}
+def _training_step(arguments: argparse.Namespace) -> str:
+    from fantasytalking.benchmarking.training_step import CPU_SIZE, GPU_SIZE, training_step
+
+    device = torch.device(arguments.device)
+    dtype = getattr(torch, arguments.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    return training_step(GPU_SIZE if device.type == "cuda" else CPU_SIZE, device, dtype)
+
+
+ROWS = {"evaluation": _evaluation, "guided_step": _guided_step, "tracking": _tracking, "training_step": _training_step}
 
 
 def main() -> None:

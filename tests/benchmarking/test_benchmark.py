@@ -9,6 +9,7 @@ from fantasytalking.benchmarking.evaluation import PERCEPTION, evaluation
 from fantasytalking.benchmarking.guided_step import GuidedStepSize, guided_step
 from fantasytalking.benchmarking.measure import count_flops, in_turn
 from fantasytalking.benchmarking.tracking import tracking
+from fantasytalking.benchmarking.training_step import TrainingStepSize, training_step
 from fantasytalking.evaluation.registry import METRICS
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 
@@ -45,6 +46,20 @@ def test_the_guided_step_row_runs_and_reuse_saves_operations(dtype):
     assert len(operations) == 5
     for calls in ("ours, three calls", "ours, one batched call"):
         assert operations[f"{calls}, keys and values reused"] < operations[calls]
+
+
+def test_the_training_row_trains_what_it_says():
+    size = TrainingStepSize("nano", layers=2, latents=(3, 4, 4), batch=2, rounds=1, checkpointing=False)
+    table = training_step(size, torch.device("cpu"), torch.float32)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    trained = [float(row[1].removesuffix(" M")) for row in rows[1:]]
+    assert [row[0] for row in rows[1:]] == [
+        "adapters (audio, face, motion)",
+        "adapters and LoRA of rank 64",
+        "everything",
+    ]
+    assert trained[0] < trained[1] < trained[2]
+    assert all(float(row[2]) >= 0 and float(row[6].removesuffix(" GiB")) > 0 for row in rows[1:])
 
 
 def test_the_tracking_row_counts_the_same_frames_on_every_side(tmp_path):
