@@ -43,7 +43,7 @@ STEPS: tuple[Step, ...] = (
     Step("face_encoder", steps.train_face_encoder, ("stills",), ("face",)),
     Step("language", steps.train_language, ("stills",), ("language",)),
     Step("prepare", steps.prepare_clips, ENCODERS, ("prepare", "prepared_size")),
-    Step("base", steps.train_base, ("prepare",), ("base", "text_length")),
+    Step("base", steps.train_base, ("prepare",), ("base", "text_length", "shift")),
     Step("stage1", steps.train_stage1, ("base",), ("stage1",)),
     Step("stage2", steps.train_stage2, ("stage1",), ("stage2",)),
     Step("pack", steps.pack_pipeline, ("stage2",), ()),

@@ -1,21 +1,13 @@
 """The recipe of nano (configs/nano/build.yaml): seeds, sizes and numbers of steps of everything that is trained."""
 
 from dataclasses import dataclass, field
-from enum import Enum
 
 from omegaconf import MISSING
 
 from fantasytalking.errors import InputError
+from fantasytalking.training.config import Optimiser
 
 MAX_OUTPUT_BYTES = 40_000_000
-
-
-class Optimiser(Enum):
-    """How weights are stepped."""
-
-    adamw = "adamw"
-    muon = "muon"
-    """A third of the steps for the VAE."""
 
 
 @dataclass
@@ -213,6 +205,9 @@ class BuildConfig:
     """A finished folder (checkpoints/nano) whose encoders and base are used, in place of training them."""
     text_length: int = 16
     """Tokens to which prompts are padded; must be what the stages' YAML says."""
+    shift: float = 2.0
+    """Of the noise levels towards noise, in training and in the pipeline: small latents need less than Wan's 5, since
+    the noise in fewer values hides less; must be what the stages' YAML says."""
     videos: VideosConfig = field(default_factory=VideosConfig)
     stills: StillsConfig = field(default_factory=StillsConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)
@@ -231,6 +226,7 @@ class BuildConfig:
         _between(self, "processes", 0, 256)
         _between(self, "seed", 0, 2**31 - 1)
         _between(self, "text_length", 1, 512)
+        _between(self, "shift", 0.1, 20)
         for value in (self.size, self.prepared_size or self.size):
             if value % 16 or not 32 <= value <= 512:
                 raise InputError(f"size is {value}; it must be a multiple of 16, from 32 to 512")

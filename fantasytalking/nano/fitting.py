@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
-from fantasytalking.nano.config import FitConfig, Optimiser
-from fantasytalking.nano.muon import Muon
+from fantasytalking.nano.config import FitConfig
+from fantasytalking.training.config import Optimiser
+from fantasytalking.training.muon import Muon
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,19 @@ from fantasytalking.files import written_whole
 from fantasytalking.nano.config import MAX_OUTPUT_BYTES
 from fantasytalking.nano.halves import halve
 from fantasytalking.pipeline import FantasyTalkingPipeline
+from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
 
 PREPROCESSOR = "preprocessor_config.json"
 
 
 def pack(
-    components: Path, adapter: Path, normaliser: Path, output: Path, portrait: Mapping[str, Any], text_length: int
+    components: Path,
+    adapter: Path,
+    normaliser: Path,
+    output: Path,
+    portrait: Mapping[str, Any],
+    text_length: int,
+    shift: float,
 ) -> dict[str, Any]:
     """Writes base, adapter and encoders as one `FantasyTalkingPipeline` folder, whole or not at all.
 
@@ -27,7 +34,10 @@ def pack(
     Raises:
         InputError: the result is larger than `MAX_OUTPUT_BYTES`; nothing is written then.
     """
-    pipeline = FantasyTalkingPipeline.from_base(components, adapter, portrait=portrait, text_length=text_length)
+    scheduler = make_scheduler(Sampler.euler, shift)
+    pipeline = FantasyTalkingPipeline.from_base(
+        components, adapter, portrait=portrait, text_length=text_length, scheduler=scheduler
+    )
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             halve(part)

@@ -144,6 +144,7 @@ def pack_pipeline(shop: Workshop) -> dict[str, Any]:
         shop.output,
         dataclasses.asdict(shop.model.portrait),
         shop.config.text_length,
+        shop.config.shift,
     )
 
 

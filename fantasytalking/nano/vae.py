@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.encoders.wan import VideoAutoencoder
+from fantasytalking.encoders.whole_clip import channels_last, decode_whole, encode_whole
 from fantasytalking.nano.config import VaeConfig
 from fantasytalking.nano.frames import Frames
 from fantasytalking.nano.halves import halve
-from fantasytalking.nano.whole_clip import decode_whole, encode_whole
 
 CHANNELS = 16
 GREY_SHARE = 0.1
@@ -79,12 +79,7 @@ class VaeTask:
     name = "vae"
 
     def __init__(self, config: VaeConfig, frames: Frames, seed: int, device: torch.device) -> None:
-        self.model = build_vae(config, seed)
-        for value in self.model.parameters():
-            if value.ndim == 5:  # convolutions take a fifth less time in these layouts
-                value.data = value.data.contiguous(memory_format=torch.channels_last_3d)
-            elif value.ndim == 4 and value.shape[1] > 1:
-                value.data = value.data.contiguous(memory_format=torch.channels_last)
+        self.model = channels_last(build_vae(config, seed))
         self._config, self._frames, self._device = config, frames, device
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:

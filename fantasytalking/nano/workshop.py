@@ -80,6 +80,7 @@ class Workshop:
         settings = [f"model={self.config.model}", f"base={base}", f"seed={self.config.seed}", *more]
         manifest = self.corpus / "manifest.jsonl"
         settings += [f"data.manifests=[{manifest}]", f"data.text_length={self.config.text_length}"]
+        settings.append(f"stage.loss.sigmas.shift={self.config.shift}")
         if self.device.type == "cuda":
             settings.append("precision=bf16")
         run_script([script_path(script), "--config", str(CONFIGS / chosen.config), *settings, *chosen.overrides], {})

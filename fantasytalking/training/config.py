@@ -48,6 +48,14 @@ class Schedule(Enum):
     cosine = "cosine"
 
 
+class Optimiser(Enum):
+    """How weights are stepped."""
+
+    adamw = "adamw"
+    muon = "muon"
+    """Orthogonalised momentum for matrices, AdamW for the rest: fewer steps for what is trained from nothing."""
+
+
 class Precision(Enum):
     """Arithmetic of forward and backward. What trains is kept in float32; in bf16 the frozen base is kept in bf16."""
 
@@ -177,8 +185,9 @@ class DataConfig:
 
 @dataclass
 class OptimiserConfig:
-    """AdamW, its learning rate over time, clipping and averaging."""
+    """The optimiser, its learning rate over time, clipping and averaging."""
 
+    kind: Optimiser = Optimiser.adamw
     learning_rate: float = 1e-4
     """Paper: 1e-4."""
     beta1: float = 0.9

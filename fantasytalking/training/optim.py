@@ -1,21 +1,23 @@
-"""AdamW and its learning rate, a function of the step alone."""
+"""The optimiser and its learning rate, a function of the step alone."""
 
 import math
 
 import torch
 from torch import nn
 
-from fantasytalking.training.config import OptimiserConfig, Schedule
+from fantasytalking.training.config import Optimiser, OptimiserConfig, Schedule
+from fantasytalking.training.muon import Muon
 
 
-def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over what trains: matrices decay, vectors (biases, norms) do not."""
+def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
+    """AdamW or Muon over what trains: matrices decay, vectors (biases, norms) do not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    kind = {Optimiser.adamw: torch.optim.AdamW, Optimiser.muon: Muon}[config.kind]
+    return kind(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),

@@ -23,7 +23,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.batches import Layout, MicroBatch, step_loader
-from fantasytalking.training.config import Precision, TrainConfig, ValidationConfig
+from fantasytalking.training.config import Optimiser, Precision, TrainConfig, ValidationConfig
 from fantasytalking.training.ema import MovingAverage
 from fantasytalking.training.model import build_model
 from fantasytalking.training.objectives import stage_loss
@@ -77,6 +77,9 @@ class Trainer:
         self.layout = Layout(config.batch, config.accumulation, accelerator.num_processes, accelerator.process_index)
         if config.optimiser.ema_decay and is_sharded(accelerator):
             raise InputError("optimiser.ema_decay needs whole parameters (one process, DDP or ZeRO-2); set it to 0")
+        sharding = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        if config.optimiser.kind is Optimiser.muon and sharding:
+            raise InputError("optimiser.kind=muon needs whole matrices (one process or DDP); use adamw")
         check_output(self.output, 0)
 
         half = config.precision is Precision.bf16

@@ -55,7 +55,8 @@ def test_first_frame_condition_is_the_pipelines(vae: VideoAutoencoder, official:
     latents = vae.encode_first_frame(image, 9)
     ours = torch.cat([vae.first_frame_mask(latents), latents], dim=1)
     assert ours.shape == (1, 20, 3, 4, 6)
-    assert torch.equal(ours, expected)
+    # Not to the bit: the whole clip is encoded at once.
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_text_states_are_the_pipelines(

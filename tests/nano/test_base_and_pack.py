@@ -71,7 +71,7 @@ def packed(
     save_adapter(model, folder / "adapter", AdapterConfig(["audio", "face", "motion"], "seconds"))
     normaliser = folder / "motion_normaliser.json"
     normaliser.write_text('{"expression_low": 0.1, "expression_high": 1.0, "body_low": 0.1, "body_high": 1.0}')
-    pack(components, folder / "adapter", normaliser, folder / "nano", asdict(small.portrait), 16)
+    pack(components, folder / "adapter", normaliser, folder / "nano", asdict(small.portrait), 16, 2.0)
     return folder / "nano", model
 
 
@@ -118,6 +118,7 @@ def test_too_large_a_pipeline_leaves_nothing(packed: Packed, small: ModelConfig,
                 tmp_path / "nano",
                 asdict(small.portrait),
                 16,
+                2.0,
             )
     finally:
         onnx.write_bytes(kept)

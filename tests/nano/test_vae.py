@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 
 from fantasytalking.encoders.wan import VideoAutoencoder
+from fantasytalking.encoders.whole_clip import decode_whole, encode_whole
 from fantasytalking.nano.config import FitConfig, VaeConfig
 from fantasytalking.nano.fitting import fit
 from fantasytalking.nano.frames import Frames
@@ -19,7 +20,6 @@ from fantasytalking.nano.vae import (
     save_vae,
     set_latent_statistics,
 )
-from fantasytalking.nano.whole_clip import decode_whole, encode_whole
 from fantasytalking.perception.face_track import track_faces
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fantasytalking.nano.muon import MATCHED_SIZE, Muon, orthogonalised
+from fantasytalking.training.muon import MATCHED_SIZE, Muon, orthogonalised
 
 
 def test_an_orthogonalised_matrix_keeps_its_directions_and_evens_their_lengths() -> None:

@@ -17,18 +17,18 @@ MATCHED_SIZE = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weights of two axes and more, AdamW for the rest. Parameters without gradient stay."""
+    """Muon for matrices, AdamW for the rest. Parameters without gradient stay."""
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.98),
-        epsilon: float = 1e-8,
+        eps: float = 1e-8,
     ) -> None:
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "epsilon": epsilon}
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
         super().__init__(parameters, defaults)
 
     @torch.no_grad()
@@ -40,20 +40,25 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                update = _orthogonal if parameter.ndim >= 2 and parameter.shape[1] > 1 else _adaptive
+                update = _orthogonal if is_matrix(parameter) else _adaptive
                 parameter.add_(update(parameter.grad, self.state[parameter], group), alpha=-group["lr"])
 
 
+def is_matrix(parameter: Tensor) -> bool:
+    """Whether Muon steps it: weights of linear layers and of convolutions, neither vectors nor tables of one row."""
+    return parameter.ndim >= 2 and min(parameter.shape[:2]) > 1
+
+
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Nearly U Vᵀ of `matrix` = U S Vᵀ (m, n), by Newton and Schulz's iteration."""
+    """Nearly U Vᵀ of `matrix` = U S Vᵀ (m, n), by Newton and Schulz's iteration, in bfloat16 as its author does."""
     tall = matrix.shape[0] > matrix.shape[1]
     found = matrix.T if tall else matrix
-    found = found / (found.norm() + 1e-7)
+    found = (found / (found.norm() + 1e-7)).bfloat16()
     first, second, third = NEWTON_SCHULZ
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = found @ found.T
         found = first * found + (second * gram + third * gram @ gram) @ found
-    return found.T if tall else found
+    return (found.T if tall else found).to(matrix.dtype)
 
 
 def _orthogonal(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
@@ -73,4 +78,4 @@ def _adaptive(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) ->
     state["mean"].lerp_(gradient, 1 - first)
     state["square"].lerp_(gradient.square(), 1 - second)
     mean = state["mean"] / (1 - first ** state["steps"])
-    return mean / ((state["square"] / (1 - second ** state["steps"])).sqrt() + group["epsilon"])
+    return mean / ((state["square"] / (1 - second ** state["steps"])).sqrt() + group["eps"])
