@@ -87,7 +87,9 @@ def build(config: BuildConfig, output: Path, until: str = NAMES[-1]) -> None:
 
 def _fingerprint(step: Step, config: BuildConfig, before: dict[str, str]) -> str:
     """Hash of the settings that decide what comes of a step, its forerunners' included."""
-    chosen = {name: _plain(getattr(config, name)) for name in (*step.settings, "seed", "model", "components")}
+    # Videos owe nothing to the components, so that a build and a corpus with finished components share them.
+    always = ("seed", "model") if step.name == "videos" else ("seed", "model", "components")
+    chosen = {name: _plain(getattr(config, name)) for name in (*step.settings, *always)}
     told = json.dumps([chosen, [before[name] for name in step.after]], sort_keys=True, default=_choice)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
