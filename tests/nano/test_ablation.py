@@ -1,0 +1,85 @@
+"""The ablation: what its rows say, what is concluded from them, and that a second run has nothing left to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fantasytalking.config import CONFIGS, load_config, preset_path
+from fantasytalking.errors import InputError
+from fantasytalking.nano.ablation import Ablation, requested_against_measured
+from fantasytalking.nano.ablation_config import AblationConfig
+
+
+def load(*overrides: str) -> AblationConfig:
+    return load_config(AblationConfig, preset_path("nano", "ablation"), overrides)
+
+
+def test_the_rows_are_the_papers() -> None:
+    rows = {row.name: row for row in load().rows}
+    assert rows["clip level only"].stage1_share == 1 and rows["frame level only"].stage1_share == 0
+    assert rows["both stages"].seeds == 3 and rows["both stages"].train == []
+    assert rows["both without lip mask"].train == ["stage.loss.weight=uniform"]
+    assert rows["both without face attention"].train == ["stage.trainable=[audio,motion]"]
+    assert rows["both without motion module"].train == ["stage.trainable=[audio,face]"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("rows=[{name: a, stage1_share: 2}]", "stage1_share of 'a' is 2"),
+        ("rows=[{name: a, stage1_share: 1}, {name: a, stage1_share: 0}]", "2 rows have the name 'a'"),
+        ("rows=[{name: a, stage1_share: 1, seed: 3}]", "seed"),
+        ("control.row=nobody", "control.row is 'nobody'"),
+        ("control.intensities=[0.1, 1.5]", "from 0 to 1"),
+        ("steps=1", "steps is 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(override: str, told: str) -> None:
+    with pytest.raises(InputError, match="(?s)" + told.replace("[", r"\[")):
+        load(override)
+
+
+def test_without_components_nothing_is_begun(tmp_path: Path) -> None:
+    config = load(f"work={tmp_path / 'work'}", f"components={tmp_path / 'nano'}")
+    with pytest.raises(InputError, match="build_nano"):
+        Ablation(config, 1).run()
+    assert not (tmp_path / "work").exists()
+
+
+def test_requested_against_measured_is_of_ranks_and_leaves_out_what_was_not_measured() -> None:
+    asked = [0.1, 0.5, 1.0]
+    measured = np.array([[0.1, 1.0], [0.2, np.nan], [30.0, 40.0]])
+    assert requested_against_measured(asked, np.array([[1.0], [2.0], [9.0]])) == pytest.approx(1)
+    assert requested_against_measured(asked, np.array([[9.0], [2.0], [1.0]])) == pytest.approx(-1)
+    assert 0 < requested_against_measured(asked, measured) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: Path) -> None:
+    scripts = CONFIGS.parent / "scripts"
+    work = tmp_path / "build"
+
+    def run(script: str, *arguments: object) -> str:
+        ended = subprocess.run(
+            [sys.executable, scripts / script, *map(str, arguments)], capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-3000:]
+        return ended.stdout
+
+    smoke = ["--config", CONFIGS / "nano" / "build_smoke.yaml", "--output", tmp_path / "nano", f"work={work}"]
+    run("build_nano.py", *smoke, "device=cpu")
+    settings = [f"components={work / 'components'}", f"manifest={work / 'corpus' / 'manifest.jsonl'}", "clips=2"]
+    settings += ["steps=4", f"work={tmp_path / 'ablation'}", "infer=[steps=1]", "metrics=[psnr,csim_nano,motion]"]
+    settings += ["train=[batch=2,data.workers=0,optimiser.warm_up=0,saving.every=1]", "control.row=both"]
+    settings += ["rows=[{name: both, stage1_share: 0.5}, {name: frame only, stage1_share: 0}]"]
+    run("ablation.py", "--processes", 1, *settings)
+    table = (tmp_path / "ablation" / "table.md").read_text()
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    assert rows[1:6] == ["both", "both, motion 0.1", "both, motion 0.5", "both, motion 1", "frame only"]
+    assert (tmp_path / "ablation" / "control.md").is_file()
+    assert not (tmp_path / "ablation" / "frame_only" / "stage1").exists()
+    assert "step 0" not in run("ablation.py", "--processes", 1, *settings), "nothing is trained again"
