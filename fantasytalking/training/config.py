@@ -295,6 +295,8 @@ class TrainConfig:
     """Times it does so before the weights change. Global batch = batch x accumulation x processes."""
     precision: Precision = Precision.bf16
     gradient_checkpointing: bool = True
+    attention: str | None = None
+    """Attention backend by diffusers' name (native, _native_math, flash, ...); none: PyTorch's choice."""
     stage: StageConfig = field(default_factory=StageConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
 
 from fantasytalking.checkpoint import (
     AdapterConfig,
@@ -12,6 +13,7 @@ from fantasytalking.checkpoint import (
     read_released,
     trained_base_names,
 )
+from fantasytalking.config import suggestion
 from fantasytalking.errors import InputError
 from fantasytalking.lora import LoraSettings, add_lora, plain_name
 from fantasytalking.models.assembly import PORTRAIT_MODULES, from_wan, portrait_module
@@ -42,6 +44,8 @@ def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[Fantasy
         origin = load_start(model, Path(config.stage.init_from), base)
     _apply_lora(model, config.stage.lora, origin)
     origin.trained = set_trainable(model, config.stage.trainable)
+    if config.attention is not None:
+        _set_attention(model, config.attention)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model.train(), origin
@@ -129,6 +133,16 @@ def _apply_lora(model: FantasyTalkingTransformer3DModel, config: LoraConfig, ori
             f"stage.init_from brings a LoRA of rank {origin.lora.rank}, alpha {origin.lora.alpha:g}; stage.lora says "
             f"rank {wanted.rank}, alpha {wanted.alpha:g}: make rank, alpha and targets equal"
         )
+
+
+def _set_attention(model: FantasyTalkingTransformer3DModel, name: str) -> None:
+    known = [backend.value for backend in AttentionBackendName]
+    if name not in known:
+        raise InputError(f"attention is '{name}';{suggestion(name, known)} known: {', '.join(known)}")
+    try:
+        model.set_attention_backend(name)
+    except (RuntimeError, ImportError) as error:
+        raise InputError(f"attention '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def _check_base(base: str) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from safetensors.torch import load_file, save_file
 
 from fantasytalking.checkpoint import load_adapter, read_adapter, to_official, write_released
 from fantasytalking.errors import InputError
 from fantasytalking.models.assembly import portrait_module
-from fantasytalking.training.config import TrainConfig, ValidationConfig
+from fantasytalking.training.config import Optimiser, TrainConfig, ValidationConfig
 from fantasytalking.training.model import build_model
 from fantasytalking.training.trainer import Trainer, ValidationResult
 from tests.training.conftest import Configure
@@ -38,7 +39,14 @@ def test_ten_steps_give_the_golden_losses(configure: Configure, stage: dict[str,
     assert losses(config.output) == pytest.approx(GOLDEN[config.stage.name], rel=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimiser__ema_decay": 0.9, "accumulation": 2, "batch": 1, **STAGE2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimiser__ema_decay": 0.9, "accumulation": 2, "batch": 1, **STAGE2},
+        {"optimiser__kind": Optimiser.muon},
+    ],
+)
 def test_two_steps_then_resumed_to_four_equal_four(configure: Configure, changes: dict[str, object]):
     straight = configure("straight", stage__steps=4, **changes)
     run(straight)
@@ -90,6 +98,21 @@ def test_gradient_checkpointing_changes_nothing(configure: Configure):
     assert losses(computed_again.output) == losses(kept.output)
     for name, value in adapter(kept.output).items():
         torch.testing.assert_close(adapter(computed_again.output)[name], value)
+
+
+def test_the_attention_backend_changes_how_and_not_what(configure: Configure):
+    chosen, told = configure("chosen"), configure("told", attention="_native_math")
+    run(chosen)
+    try:
+        run(told)
+    finally:
+        _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
+    assert losses(told.output) == pytest.approx(losses(chosen.output), rel=1e-4)
+
+
+def test_an_attention_backend_that_there_is_not_is_refused(configure: Configure):
+    with pytest.raises(InputError, match="attention is 'nativ'; did you mean 'native'"):
+        run(configure(attention="nativ"))
 
 
 def test_what_a_run_leaves_behind(configure: Configure):
