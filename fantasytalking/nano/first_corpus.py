@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 RECIPE = CONFIGS / "nano" / "build.yaml"
 LAST_STEP = "prepare"
-DRAWN, PREPARED = 4.0, 20.0
+DRAWN, PREPARED = 4.0, 3.5
 """Seconds that a core takes to draw and speak a video of 96 pixels, and to track and encode it."""
 _LAUNCHER = ("ACCELERATE_", "FSDP_", "DEEPSPEED_", "TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_", "LOCAL_")
 _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE")
