@@ -60,7 +60,7 @@ class AblationConfig:
     """key=value settings of the training scripts in every row."""
     infer: list[str] = field(default_factory=list)
     """key=value settings of generation in every row."""
-    metrics: list[str] = field(default_factory=lambda: ["mouth_truth", "csim_nano", "dis_flow", "motion"])
+    metrics: list[str] = field(default_factory=lambda: ["mouth_truth", "csim_nano", "dis", "motion"])
     rows: list[RowConfig] = MISSING
     control: ControlConfig | None = None
 
