@@ -117,7 +117,7 @@ def test_replay_tells_what_has_changed(capsys, options, tmp_path):
 def test_a_base_with_an_adapter(capsys, options, base, adapters, saved, tmp_path):
     """The parts by themselves make the same video as the saved pipeline, and an adapter's limits are told."""
     assert infer(capsys, *options, "text_length=12").code == 0
-    parts = [*options, f"base={base}", f"adapter={adapters / 'all'}", "text_length=12"]
+    parts = [*options, f"base={base}", f"adapter={adapters / 'all'}", "text_length=12", "shift=5"]
     assert infer(capsys, *parts, "--output", tmp_path / "parts.mp4").code == 0
     assert digest(tmp_path / "parts.mp4") == digest(tmp_path / "video.mp4")
     heard = [*options, f"base={base}", f"adapter={adapters / 'audio'}", "--output", tmp_path / "heard.mp4"]
