@@ -14,6 +14,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
     WanMidBlock,
     WanResample,
     WanResidualBlock,
+    WanResidualDownBlock,
+    WanResidualUpBlock,
     WanRMS_norm,
     WanUpBlock,
     patchify,
@@ -62,10 +64,20 @@ def _layer(layer: nn.Module, features: Tensor) -> Tensor:
         return _resample(layer, features)
     if isinstance(layer, WanAttentionBlock):
         return layer(features)
-    assert isinstance(layer, WanUpBlock), f"a layer of Wan 2.1's VAE, not {type(layer).__name__}"
-    for block in layer.resnets:
+    if isinstance(layer, WanResidualDownBlock):
+        # Frames are averaged in pairs from the end, and the first one stands alone: whole or in pieces, the same.
+        return _resnets(layer.resnets, layer.downsampler, features) + layer.avg_shortcut(features)
+    if isinstance(layer, WanResidualUpBlock):
+        result = _resnets(layer.resnets, layer.upsampler, features)
+        return result if layer.avg_shortcut is None else result + layer.avg_shortcut(features, first_chunk=True)
+    assert isinstance(layer, WanUpBlock), f"a layer of Wan's VAE, not {type(layer).__name__}"
+    return _resnets(layer.resnets, None if layer.upsamplers is None else layer.upsamplers[0], features)
+
+
+def _resnets(blocks: nn.ModuleList, resample: nn.Module | None, features: Tensor) -> Tensor:
+    for block in blocks:
         features = _residual(block, features)
-    return features if layer.upsamplers is None else _resample(layer.upsamplers[0], features)
+    return features if resample is None else _resample(resample, features)
 
 
 def _middle(block: WanMidBlock, features: Tensor) -> Tensor:

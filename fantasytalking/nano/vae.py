@@ -21,7 +21,6 @@ from fantasytalking.nano.config import VaeConfig
 from fantasytalking.nano.frames import Frames
 from fantasytalking.nano.halves import halve
 
-CHANNELS = 16
 GREY_SHARE = 0.1
 """Part of the clips that are one picture and then grey, as the image condition is encoded."""
 RESIDUAL_GAIN, FIRST_BIAS, FIRST_LOG_VARIANCE = 0.3, 0.2, -5.0
@@ -35,15 +34,16 @@ def build_vae(config: VaeConfig, seed: int) -> AutoencoderKLWan:
     halvings = len(config.dim_mult) - 1
     vae = AutoencoderKLWan(
         base_dim=config.base_dim,
-        z_dim=CHANNELS,
+        z_dim=config.channels,
         dim_mult=list(config.dim_mult),
         num_res_blocks=config.num_res_blocks,
         temperal_downsample=[place >= halvings - 2 for place in range(halvings)],
         in_channels=3 * config.patch_size**2,
         out_channels=3 * config.patch_size**2,
         patch_size=config.patch_size if config.patch_size > 1 else None,
-        latents_mean=[0.0] * CHANNELS,
-        latents_std=[1.0] * CHANNELS,
+        is_residual=config.residual,
+        latents_mean=[0.0] * config.channels,
+        latents_std=[1.0] * config.channels,
     )
     _initialise(vae)
     return vae
@@ -69,8 +69,9 @@ def _initialise(vae: AutoencoderKLWan) -> None:
             nn.init.zeros_(module.proj.weight)
     for first in (vae.encoder.conv_in, vae.decoder.conv_in):
         first.bias.normal_(0, FIRST_BIAS)
-    vae.quant_conv.weight[CHANNELS:] *= 0.1
-    vae.quant_conv.bias[CHANNELS:] = FIRST_LOG_VARIANCE
+    channels = vae.config["z_dim"]
+    vae.quant_conv.weight[channels:] *= 0.1
+    vae.quant_conv.bias[channels:] = FIRST_LOG_VARIANCE
 
 
 class VaeTask:

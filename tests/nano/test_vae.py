@@ -9,6 +9,7 @@ from einops import rearrange
 
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.encoders.whole_clip import decode_whole, encode_whole
+from fantasytalking.errors import InputError
 from fantasytalking.nano.config import FitConfig, VaeConfig
 from fantasytalking.nano.fitting import fit
 from fantasytalking.nano.frames import Frames
@@ -78,24 +79,44 @@ def test_a_stopped_training_ends_in_the_same_weights(frames: Frames, tmp_path: P
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("patch", "widths"), [(1, [1, 1, 2, 1]), (2, [1, 2, 1])])
-def test_a_whole_clip_at_once_gives_what_diffusers_gives_piece_by_piece(patch: int, widths: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("patch", "widths", "channels", "residual"),
+    [(1, [1, 1, 2, 1], 16, False), (2, [1, 2, 1], 16, False), (2, [1, 2, 2], 8, True), (1, [1, 2, 2, 1], 16, True)],
+)
+def test_a_whole_clip_at_once_gives_what_diffusers_gives_piece_by_piece(
+    patch: int, widths: list[int], channels: int, residual: bool
+) -> None:
     config = VaeConfig(
-        base_dim=4, dim_mult=widths, patch_size=patch, frames=5, crop=32, long_frames=9, long_crop=16, fit=tiny().fit
+        base_dim=4,
+        dim_mult=widths,
+        patch_size=patch,
+        channels=channels,
+        residual=residual,
+        frames=5,
+        crop=32,
+        long_frames=9,
+        long_crop=16,
+        fit=tiny().fit,
     )
     config.validate()
     vae = build_vae(config, 0).double().eval()
     video = torch.randn(2, 3, 13, 32, 48, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         moments = encode_whole(vae, video)
-        assert moments.shape == (2, 32, 4, 4, 6)
+        assert moments.shape == (2, 2 * channels, 4, 4, 6)
         torch.testing.assert_close(moments, vae.encode(video).latent_dist.parameters, rtol=1e-4, atol=1e-5)
-        latents = moments[:, :16]
+        latents = moments[:, :channels]
         whole = decode_whole(vae, latents).clamp(-1, 1)
         torch.testing.assert_close(whole, vae.decode(latents).sample, rtol=1e-4, atol=1e-5)
         single = VideoAutoencoder(vae)
         pieces = torch.cat(list(single.decode_in_turn(latents[:1])), dim=1)
         torch.testing.assert_close(pieces, whole[0].float(), rtol=1e-4, atol=1e-5)
+
+
+def test_widths_that_no_shortcut_joins_are_refused() -> None:
+    config = VaeConfig(base_dim=4, dim_mult=[1, 2, 3], residual=True, fit=tiny().fit)
+    with pytest.raises(InputError, match=r"\[1, 2, 3\]"):
+        config.validate()
 
 
 def test_latents_become_unit_and_the_shipped_vae_keeps_them_so(
