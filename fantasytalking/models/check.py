@@ -8,9 +8,14 @@ from torch import Tensor
 from fantasytalking.conditions import Conditions
 from fantasytalking.errors import InputError
 
+PARTING = ("text", "gate")
+"""Conditions by which samples may differ that have their latents in common: what guidance branches differ by."""
+
 
 def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions, config: Any) -> None:
     """Compares shapes and dtypes with the model's `config`; reads no values, so no device is waited for.
+
+    Latents of batch 1 may be given with text and gates of many samples: those share what is computed before they part.
 
     Raises:
         InputError: naming the tensor, what it is and what it must be.
@@ -52,11 +57,17 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
         "motion": (2,),
         "gate": (2,),
     }
+    samples = sample_count(batch, conditions)
     for name, shape in expected.items():
         value = getattr(conditions, name)
         if value is not None:
-            _check_shape(name, value, batch, shape)
+            _check_shape(name, value, samples if name in PARTING else batch, shape)
             _check_dtype(name, value, hidden_states.dtype)
+
+
+def sample_count(batch: int, conditions: Conditions) -> int:
+    """Samples that are predicted: those of the latents or, where these are one for all, of the text and the gates."""
+    return max(getattr(conditions, name).shape[0] for name in PARTING) if batch == 1 else batch
 
 
 def _check_shape(name: str, value: Tensor, batch: int, shape: tuple[int | None, ...]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.models.condition_cache import ConditionTokens, KeysValues, KeyValue
+from fantasytalking.models.cpu_attention import float32_attention
 
 
 class TokenSpan(NamedTuple):
@@ -67,6 +68,8 @@ class PortraitAttnProcessor:
     # Set by diffusers' set_attention_backend and enable_parallelism.
     _attention_backend: Any = None
     _parallel_config: Any = None
+    in_float32: bool = False
+    """Set by `attend_in_float32`."""
 
     def __call__(
         self,
@@ -99,9 +102,13 @@ class PortraitAttnProcessor:
         return attn.to_out[1](attn.to_out[0](attended))
 
     def _attend(self, query: Tensor, key_value: KeyValue) -> Tensor:
-        """(B, S, h, d) -> (B, S, h d)."""
-        key, value = (_repeat_batch(tensor, query.shape[0]) for tensor in key_value)
-        attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+        """(B, S, h, d) -> (B, S, h d); a query of one sample serves all samples of the keys."""
+        batch = max(query.shape[0], key_value[0].shape[0])
+        query, key, value = (_repeat_batch(tensor, batch) for tensor in (query, *key_value))
+        if self.in_float32:
+            attended = float32_attention(query, key, value)
+        else:
+            attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
         return attended.flatten(2, 3).type_as(query)
 
     def _attend_audio(self, query: Tensor, key_value: KeyValue, conditions: BlockConditions) -> Tensor:

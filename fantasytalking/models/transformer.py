@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.audio_projector import AudioProjector
-from fantasytalking.models.check import check_inputs
+from fantasytalking.models.check import check_inputs, sample_count
 from fantasytalking.models.condition_cache import ConditionCache, ConditionTokens
 from fantasytalking.models.cross_attention import (
     BlockConditions,
@@ -193,7 +193,9 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         Args:
             hidden_states: (B, 16, F, H, W) noisy latents.
             timestep: (B,) in [0, 1000].
-            conditions: of the same batch; a condition of batch 1 serves every sample.
+            conditions: of the same batch; a condition of batch 1 serves every sample. With latents of batch 1, text
+                and gate may have B samples: guidance branches, which part in the first cross-attention only, so that
+                everything before it is computed once.
             cache: inference only; the same object at every step of a video computes what is constant once.
             return_dict: whether to return an output object rather than a tuple.
             attention_kwargs: `scale` of LoRA layers, as in diffusers.
@@ -208,8 +210,8 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         check_inputs(hidden_states, timestep, conditions, self.config)
 
         # 1. Embed: patches, positions, timestep with motion, condition tokens
-        batch = hidden_states.shape[0]
-        image_latents = conditions.latents.expand(batch, -1, -1, -1, -1)
+        batch = sample_count(hidden_states.shape[0], conditions)
+        image_latents = conditions.latents.expand(hidden_states.shape[0], -1, -1, -1, -1)
         hidden_states = torch.cat([hidden_states, image_latents], dim=1)  # (B, 36, F, H, W)
         rotary_emb = self.rope(hidden_states)
         hidden_states = self.patch_embedding(hidden_states)  # (B, dim, F, H/2, W/2)

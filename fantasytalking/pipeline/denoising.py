@@ -3,16 +3,22 @@
 Axes: B = 1 video, F latent frames of the video, L of a window.
 """
 
+import math
+import os
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from fantasytalking.errors import InputError
 from fantasytalking.models.condition_cache import ConditionCache
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.encoding import VideoConditions
 from fantasytalking.pipeline.guidance import Branch, StepGuidance
 from fantasytalking.pipeline.windows import Window
+
+MEMORY_SHARE = 8
+"""Branches are computed together when what they need at once is at most this part of the device's memory."""
 
 
 class Denoiser:
@@ -23,6 +29,7 @@ class Denoiser:
     hundredth of a call, so that memory does not grow with the length.
 
     Args:
+        batched: all branches in one call; None = where memory allows it and no step cache tells them apart.
         advance: called after each window, for a progress bar.
     """
 
@@ -32,11 +39,11 @@ class Denoiser:
         conditions: VideoConditions,
         windows: Sequence[Window],
         *,
-        batched: bool,
+        batched: bool | None,
         advance: Callable[[], object],
     ) -> None:
         self.transformer, self.conditions, self.windows = transformer, conditions, windows
-        self.batched, self.advance = batched, advance
+        self.batched, self.advance = _batched(batched, transformer, conditions), advance
         self._cache = ConditionCache()
         self._only_sound = conditions.sound(windows[0]) if len(windows) == 1 else None
 
@@ -61,12 +68,11 @@ class Denoiser:
         calls = [tuple(branches)] if self.batched else [(branch,) for branch in branches]
         predictions: dict[Branch, Tensor] = {}
         for call in calls:
-            samples = len(call)
             # A step cache must not take one window's or branch's features for another's.
             with self.transformer.cache_context(f"{number}:{'|'.join(branch.label for branch in call)}"):
                 sample = self.transformer(
-                    noisy.expand(samples, -1, -1, -1, -1),
-                    timestep.expand(samples),
+                    noisy,
+                    timestep.expand(1),
                     self.conditions.of(call, sound),
                     cache=self._cache,
                     return_dict=False,
@@ -75,3 +81,25 @@ class Denoiser:
         if self._only_sound is None:
             self._cache.forget("audio")
         return predictions
+
+
+def _batched(wanted: bool | None, transformer: FantasyTalkingTransformer3DModel, conditions: VideoConditions) -> bool:
+    if wanted is False or (wanted is None and transformer.is_cache_enabled):
+        return False
+    if wanted and transformer.is_cache_enabled:
+        raise InputError("guidance.batched is true, but a step cache needs one call a branch; leave one of them out")
+    if wanted:
+        return True
+    shape = transformer.config
+    tokens = conditions.latents[0, 0].numel() // math.prod(shape.patch_size)
+    width = shape.num_attention_heads * shape.attention_head_dim
+    # Of three branches: a block's input in float32 twice, eight tensors of its width and the two of the feed-forward.
+    needed = 3 * tokens * (8 * width + conditions.motion.itemsize * (8 * width + 2 * shape.ffn_dim))
+    return needed * MEMORY_SHARE <= _memory(conditions.motion.device)
+
+
+def _memory(device: torch.device) -> int:
+    """All of it, used or not, so that the same machine always chooses alike."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -84,8 +84,9 @@ class GuidanceConfig:
     formula: Formula = Formula.text_first
     keep_colour: float = 0.0
     """Strength in [0, 1] of `keep_colour`; 0 = the formula as it stands."""
-    batched: bool = False
-    """All branches in one call: faster where a call does not fill the device, for as many times the memory."""
+    batched: bool | None = None
+    """All branches in one call, so that they share what comes before they part, for as many times the memory; none:
+    where memory allows."""
 
     def validate(self) -> None:
         """Holds the strength in its limits.

@@ -186,7 +186,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         audio_guidance: float | ScaleSchedule = 5.0,
         formula: Formula = Formula.text_first,
         keep_colour: float = 0.0,
-        batch_branches: bool = False,
+        batch_branches: bool | None = None,
         num_inference_steps: int = 30,
         fps: float = 25.0,
         height: int | None = None,

@@ -11,6 +11,7 @@ from torch import Tensor
 from fantasytalking.conditions import Conditions
 from fantasytalking.errors import InputError
 from fantasytalking.models.condition_cache import ConditionCache
+from fantasytalking.models.cpu_attention import attend_in_float32
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
@@ -139,6 +140,36 @@ def test_conditions_of_batch_one_serve_the_whole_batch():
     model, conditions = tiny_transformer(), tiny_conditions(batch=1)
     doubled = Conditions(*(value.repeat(2, *[1] * (value.ndim - 1)) for value in conditions))
     torch.testing.assert_close(predict(model, conditions), predict(model, doubled), rtol=0, atol=1e-6)
+
+
+def test_branches_share_what_comes_before_they_part():
+    model, conditions = tiny_transformer(), tiny_conditions(batch=1)
+    latents, timestep = tiny_latents(batch=1)
+    texts = torch.cat([tiny_conditions(batch=1, seed=9).text, conditions.text, conditions.text])
+    branches = conditions._replace(text=texts, gate=torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]]))
+    attended: list[int] = []
+    model.blocks[0].attn1.register_forward_hook(lambda module, inputs, output: attended.append(output.shape[0]))
+    with torch.no_grad():
+        shared = model(latents, timestep, branches).sample
+        repeated = model(latents.repeat(3, 1, 1, 1, 1), timestep.repeat(3), branches).sample
+    assert attended == [1, 3]
+    torch.testing.assert_close(shared, repeated, rtol=0, atol=1e-5)
+    assert (shared[2] - shared[1]).abs().max() > 1e-2 < (shared[1] - shared[0]).abs().max()
+
+
+def test_attention_in_float32_brings_a_half_model_nearer_to_the_whole_one():
+    exact, half, wide = (tiny_transformer(num_layers=8) for _ in range(3))
+    conditions = tiny_conditions()
+    reference = predict(exact, conditions)
+    latents, timestep = tiny_latents()
+    attend_in_float32(wide.bfloat16())
+    with torch.no_grad():
+        errors = [
+            (model(latents.bfloat16(), timestep, conditions.to(dtype=torch.bfloat16)).sample.float() - reference).norm()
+            for model in (half.bfloat16(), wide)
+        ]
+    assert 0 < errors[1] < errors[0] < 0.05 * reference.norm()
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none", "products of others stay as they were"
 
 
 def test_cached_and_uncached_forwards_agree_exactly_over_steps_and_branches():

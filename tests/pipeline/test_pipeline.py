@@ -132,18 +132,16 @@ def test_everything_told_reaches_the_model(pipe, portrait):
 @pytest.mark.parametrize("formula", list(Formula))
 def test_branches_in_one_call_equal_branches_in_turn(pipe, portrait, seconds, formula):
     options = {"seconds": seconds, "text_guidance": 4.0, "audio_guidance": 6.0, "formula": formula}
-    in_turn = latents(pipe, portrait, **options)
+    in_turn = latents(pipe, portrait, batch_branches=False, **options)
     assert (latents(pipe, portrait, batch_branches=True, **options) - in_turn).abs().max() < 1e-5
 
 
 def count_samples(pipe: FantasyTalkingPipeline, portrait: Portrait, **options) -> list[int]:
-    """Batch sizes of the transformer's calls."""
+    """Samples that each of the transformer's calls predicts."""
     sizes: list[int] = []
-    hook = pipe.transformer.register_forward_pre_hook(
-        lambda _, arguments: sizes.append(arguments[0].shape[0]),
-    )
+    hook = pipe.transformer.register_forward_hook(lambda module, given, made: sizes.append(made[0].shape[0]))
     try:
-        latents(pipe, portrait, **options)
+        latents(pipe, portrait, **{"batch_branches": False, **options})
     finally:
         hook.remove()
     return sizes
@@ -152,6 +150,7 @@ def count_samples(pipe: FantasyTalkingPipeline, portrait: Portrait, **options) -
 def test_branches_that_do_not_count_are_not_computed(pipe, portrait):
     assert count_samples(pipe, portrait, text_guidance=4.0, audio_guidance=6.0) == [1] * 6
     assert count_samples(pipe, portrait, text_guidance=4.0, audio_guidance=6.0, batch_branches=True) == [3, 3]
+    assert count_samples(pipe, portrait, text_guidance=4.0, audio_guidance=6.0, batch_branches=None) == [3, 3]
     assert count_samples(pipe, portrait, text_guidance=5.0, audio_guidance=5.0) == [1] * 4
     assert count_samples(pipe, portrait, text_guidance=1.0, audio_guidance=1.0) == [1, 1]
     assert count_samples(pipe, portrait, prompt="", text_guidance=4.0, audio_guidance=6.0) == [1] * 4

@@ -1,0 +1,73 @@
+"""Attention of a bfloat16 model on a CPU in float32.
+
+PyTorch multiplies bfloat16 matrices of a linear layer by the processor's own instructions, but not those of its
+attention on processors without AMX: that runs as slow as float32 while it rounds logits and weights. Here queries, keys
+and values go up to float32 and the products to oneDNN, which is allowed to use bfloat16 instructions for them where it
+has any: faster, and closer to the float32 model.
+
+Axes: B batch, S queries, T keys, h heads, d head_dim.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PRODUCTS = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+"""What oneDNN may do in products of float32 matrices."""
+
+
+def attend_in_float32(model: nn.Module) -> None:
+    """Lets every attention of Wan's blocks, those of audio excepted, work in float32. For inference on a CPU."""
+    for module in model.modules():
+        if isinstance(module, WanAttention) and module.is_cross_attention:
+            module.processor.in_float32 = True
+        elif isinstance(module, WanAttention):
+            module.set_processor(Float32SelfAttnProcessor())
+
+
+def float32_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V: (B, S, h, d), (B, T, h, d) twice -> (B, S, h, d) float32."""
+    query, key, value = (tensor.float().transpose(1, 2) for tensor in (query, key, value))
+    with _onednn_products():
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+
+class Float32SelfAttnProcessor(WanAttnProcessor):
+    """Wan's self-attention, rotated and attended in float32."""
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """(B, S, dim) -> (B, S, dim); `rotary_emb` holds cosines and sines, (1, S, 1, d) each, every one twice."""
+        assert encoder_hidden_states is None and attention_mask is None and rotary_emb is not None
+        assert self._parallel_config is None, "context parallelism has an attention of its own"
+        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
+        query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, attn.to_v(hidden_states)))
+        rotation = torch.complex(*(part[..., ::2].float().contiguous() for part in rotary_emb))
+        attended = float32_attention(_rotate(query, rotation), _rotate(key, rotation), value)
+        return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(hidden_states)))
+
+
+def _rotate(tensor: Tensor, rotation: Tensor) -> Tensor:
+    """Neighbouring channels as real and imaginary parts, turned: (B, S, h, d) -> the same in float32."""
+    turned = torch.view_as_complex(tensor.float().unflatten(-1, (-1, 2))) * rotation
+    return torch.view_as_real(turned).flatten(-2)
+
+
+@contextmanager
+def _onednn_products() -> Iterator[None]:
+    before = PRODUCTS.fp32_precision
+    PRODUCTS.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        PRODUCTS.fp32_precision = before
