@@ -158,7 +158,8 @@ def test_branches_that_do_not_count_are_not_computed(pipe, portrait):
     assert count_samples(pipe, portrait, text_guidance=1.0, audio_guidance=scheduled) == [1, 1, 1]
 
 
-def test_what_is_constant_is_computed_once(pipe, portrait):
+@pytest.mark.parametrize(("batched", "texts"), [(False, 2), (True, 1)])
+def test_what_is_constant_is_computed_once(pipe, portrait, batched, texts):
     projected: list[int] = []
     hooks = [
         pipe.transformer.face_resampler.register_forward_hook(lambda *_: projected.append(0)),
@@ -166,11 +167,12 @@ def test_what_is_constant_is_computed_once(pipe, portrait):
         pipe.transformer.audio_projector.register_forward_hook(lambda *_: projected.append(2)),
     ]
     try:
-        latents(pipe, portrait, num_inference_steps=4, text_guidance=4.0, audio_guidance=6.0)
+        scales = {"text_guidance": 4.0, "audio_guidance": 6.0}
+        latents(pipe, portrait, num_inference_steps=4, batch_branches=batched, **scales)
     finally:
         for hook in hooks:
             hook.remove()
-    assert [projected.count(kind) for kind in (0, 1, 2)] == [1, 2, 1]
+    assert [projected.count(kind) for kind in (0, 1, 2)] == [1, texts, 1]
 
 
 def test_the_audio_is_gated_not_zeroed(pipe, portrait):
