@@ -1,13 +1,14 @@
-"""The paper's ablation in miniature (its tables 3 and 4): every row trained, generated and scored by public scripts.
+"""The paper's ablation in miniature: every row trained, generated and scored by public scripts.
 
 Rows differ in what configs/nano/ablation.yaml says of them; steps, clips, base and encoders are the same. Every script
 goes on where it stopped, so the whole does.
 """
 
+import dataclasses
+import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,13 @@ from fantasytalking.nano.workshop import run_script, script_path
 
 logger = logging.getLogger(__name__)
 
+SETTINGS = "settings.json"
+"""In a row's folder: what it is made with."""
 CONTROLLED = {"motion_expression": "expression", "motion_body": "body", "sd_dis": "subject flow"}
 """What should rise with the intensity that is asked for, and its name."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Trained:
     """A row with one of its seeds."""
 
@@ -68,6 +71,7 @@ class Ablation:
         results = []
         for trained in self._trained():
             logger.info(f"row '{trained.name}'")
+            claim(self.work / trained.folder, trained, self.config)
             adapter = self._train(trained)
             results.append(self._score(trained.name, trained.folder, adapter, trained.row.infer))
             if self.config.control is not None and self.config.control.row == trained.row.name and trained.seed == 0:
@@ -149,6 +153,22 @@ class Ablation:
 
     def _script(self, name: str, *arguments: object) -> None:
         run_script([script_path(name), *map(str, arguments)], {})
+
+
+def claim(folder: Path, trained: Trained, config: AblationConfig) -> None:
+    """Notes in a row's folder what the row is made with, or checks that it is what it was begun with.
+
+    Raises:
+        InputError: it is not.
+    """
+    settings = dataclasses.asdict(config) | {"rows": [], "control": None, "work": ""}
+    settings |= {"row": dataclasses.asdict(trained.row), "seed": trained.seed}
+    note, text = folder / SETTINGS, json.dumps(settings, indent=1) + "\n"
+    if not note.is_file():
+        with written_whole(note) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    elif note.read_text(encoding="utf-8") != text:
+        raise InputError(f"row '{trained.name}' in '{folder}' was begun with other settings; remove it or set work=")
 
 
 def control_lines(intensities: Sequence[float], results: Sequence[Results]) -> list[str]:

@@ -94,7 +94,7 @@ class VaeConfig:
     """Of the squared error, which leads while the pictures are rough."""
     absolute_weight: float = 0.2
     """Of the absolute error of pixels and of neighbouring pixels' differences, which lead once it is small, so that
-    lips and lids keep their edges. Alone, it leads to grey first: after 185 steps of AdamW 18 dB, and 21 dB with the square."""
+    lips and lids keep their edges. Alone, it leads to grey first: 185 steps of AdamW give 18 dB, 21 with the square."""
     mouth_weight: float = 4.0
     """How much more the middle of the mouth counts than the backdrop."""
     kl_weight: float = 1e-5
@@ -227,8 +227,8 @@ class BuildConfig:
     text_length: int = 16
     """Tokens to which prompts are padded; must be what the stages' YAML says."""
     shift: float = 2.0
-    """Of the noise levels towards noise, in training and in the pipeline: less than Wan's 5, since the
-    same noise hides less in large latents than in small ones; not measured on nano. Must be what the stages' YAML says."""
+    """Of the noise levels towards noise, in training and in the pipeline: less than Wan's 5, since the same noise hides
+    less in large latents than in small ones; not measured on nano. Must be what the stages' YAML says."""
     videos: VideosConfig = field(default_factory=VideosConfig)
     stills: StillsConfig = field(default_factory=StillsConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)

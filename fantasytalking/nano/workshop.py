@@ -82,7 +82,7 @@ class Workshop:
         settings += [f"data.manifests=[{manifest}]", f"data.text_length={self.config.text_length}"]
         settings.append(f"stage.loss.sigmas.shift={self.config.shift}")
         if self.device.type == "cuda":
-            settings.append("precision=bf16")
+            settings.append("attention=native")  # the plain one of the YAML is for processors
         run_script([script_path(script), "--config", str(CONFIGS / chosen.config), *settings, *chosen.overrides], {})
 
     def prepare(self, videos: Path) -> None:

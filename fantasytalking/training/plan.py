@@ -21,7 +21,7 @@ from fantasytalking.data.manifest import ClipRecord, read_manifest
 from fantasytalking.lora import LoraSettings, add_lora
 from fantasytalking.models.presets import load_model_config, meta_transformer
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.training.config import Precision, TrainConfig
+from fantasytalking.training.config import Optimiser, Precision, TrainConfig
 from fantasytalking.training.trainable import set_trainable, trainable_table
 
 SHARDED_OVER = 8
@@ -110,7 +110,8 @@ def estimate_memory(config: TrainConfig, size: ClipSize) -> Memory:
         frozen=frozen * (2 if half else 4),
         trained=trained * 4,
         gradients=trained * 4,
-        optimiser=trained * 8,
+        # AdamW keeps two numbers of each weight, Muon one of what is a matrix, which is nearly all.
+        optimiser=trained * (4 if config.optimiser.kind is Optimiser.muon else 8),
         average=trained * 4 if config.optimiser.ema_decay else 0,
         activations=activation_bytes(config, size),
     )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from fantasytalking.config import CONFIGS, load_config, preset_path
 from fantasytalking.errors import InputError
-from fantasytalking.nano.ablation import Ablation, requested_against_measured
+from fantasytalking.nano.ablation import SETTINGS, Ablation, Trained, claim, requested_against_measured
 from fantasytalking.nano.ablation_config import AblationConfig
 
 
@@ -49,6 +50,25 @@ def test_without_components_nothing_is_begun(tmp_path: Path) -> None:
     assert not (tmp_path / "work").exists()
 
 
+def test_a_row_goes_on_with_the_settings_that_it_was_begun_with_alone(tmp_path: Path) -> None:
+    config = load()
+    row = config.rows[0]
+    claim(tmp_path, Trained(row, 0), config)
+    noted = (tmp_path / SETTINGS).read_bytes()
+    # Other rows, and where the work is, are nothing to it.
+    claim(tmp_path, Trained(row, 0), replace(config, rows=[row], control=None, work="elsewhere"))
+    for trained, other in (
+        (Trained(row, 0), replace(config, steps=config.steps + 1)),
+        (Trained(row, 0), replace(config, train=[*config.train, "batch=2"])),
+        (Trained(row, 0), replace(config, infer=["steps=1"])),
+        (Trained(replace(row, stage1_share=0.25), 0), config),
+        (Trained(row, 1), config),
+    ):
+        with pytest.raises(InputError, match="was begun with other settings; remove it or set work="):
+            claim(tmp_path, trained, other)
+    assert (tmp_path / SETTINGS).read_bytes() == noted
+
+
 def test_requested_against_measured_is_of_ranks_and_leaves_out_what_was_not_measured() -> None:
     asked = [0.1, 0.5, 1.0]
     measured = np.array([[0.1, 1.0], [0.2, np.nan], [30.0, 40.0]])
@@ -63,12 +83,12 @@ def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: P
     scripts = CONFIGS.parent / "scripts"
     work = tmp_path / "build"
 
-    def run(script: str, *arguments: object) -> str:
+    def run(script: str, *arguments: object, code: int = 0) -> str:
         ended = subprocess.run(
             [sys.executable, scripts / script, *map(str, arguments)], capture_output=True, text=True, check=False
         )
-        assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-3000:]
-        return ended.stdout
+        assert ended.returncode == code, ended.stdout[-2000:] + ended.stderr[-3000:]
+        return ended.stdout + ended.stderr
 
     smoke = ["--config", CONFIGS / "nano" / "build_smoke.yaml", "--output", tmp_path / "nano", f"work={work}"]
     run("build_nano.py", *smoke, "device=cpu")
@@ -76,10 +96,13 @@ def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: P
     settings += ["steps=4", f"work={tmp_path / 'ablation'}", "infer=[steps=1]", "metrics=[psnr,csim_nano,motion]"]
     settings += ["train=[batch=2,data.workers=0,optimiser.warm_up=0,saving.every=1]", "control.row=both"]
     settings += ["rows=[{name: both, stage1_share: 0.5}, {name: frame only, stage1_share: 0}]"]
-    run("ablation.py", "--processes", 1, *settings)
+    assert "step 1/2" in run("ablation.py", "--processes", 1, *settings)
     table = (tmp_path / "ablation" / "table.md").read_text()
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
     assert rows[1:6] == ["both", "both, motion 0.1", "both, motion 0.5", "both, motion 1", "frame only"]
     assert (tmp_path / "ablation" / "control.md").is_file()
     assert not (tmp_path / "ablation" / "frame_only" / "stage1").exists()
-    assert "step 0" not in run("ablation.py", "--processes", 1, *settings), "nothing is trained again"
+    assert "step 1/" not in run("ablation.py", "--processes", 1, *settings), "nothing is trained again"
+    refused = run("ablation.py", "--processes", 1, *settings, "steps=6", code=2)
+    assert "row 'both' in" in refused and "begun with other settings" in refused and "step 1/" not in refused
+    assert (tmp_path / "ablation" / "table.md").read_text() == table
