@@ -160,6 +160,11 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
         super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
 
+    def part_bytes(self) -> dict[str, int]:
+        """Memory that the weights of each part need, in bytes."""
+        parts = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
+        return {name: sum(value.nbytes for value in part.parameters()) for name, part in parts.items()}
+
     @property
     def trained_modules(self) -> list[str]:
         """Of audio, face and motion, those that were trained."""

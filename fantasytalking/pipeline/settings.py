@@ -8,6 +8,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.pipeline.guidance import GuidanceConfig
 from fantasytalking.pipeline.pipeline import MAX_STEPS, latent_lengths
 from fantasytalking.pipeline.portrait import parse_sizes
+from fantasytalking.pipeline.savings import SavingsConfig
 from fantasytalking.pipeline.scheduling import Sampler
 
 MAX_PROMPT = 4096
@@ -56,6 +57,7 @@ class InferConfig:
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda."""
     offload: Offload = Offload.none
+    savings: SavingsConfig = field(default_factory=SavingsConfig)
     note: str = ""
     """A line about this model, told before it works."""
 
@@ -115,5 +117,10 @@ class InferConfig:
         for name in ("prompt", "negative_prompt"):
             if len(getattr(self, name)) > MAX_PROMPT:
                 raise InputError(f"{name} has {len(getattr(self, name))} characters; at most {MAX_PROMPT} are read")
+        ratios = self.savings.mag_ratios
+        if ratios and len(ratios) != self.steps:
+            raise InputError(
+                f"savings.mag_ratios has {len(ratios)} values; one a step is needed: set steps={len(ratios)}"
+            )
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")
