@@ -1,5 +1,6 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what is in them."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -59,3 +60,9 @@ def existing_file(path: str | Path, what: str) -> Path:
     if not os.access(path, os.R_OK):
         raise InputError(f"{what} '{path}' cannot be read; check its permissions")
     return path
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

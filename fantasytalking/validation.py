@@ -23,7 +23,7 @@ from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline import FantasyTalkingPipeline, frame_portrait
 from fantasytalking.pipeline.loading import find_onnx, load_encoders
-from fantasytalking.pipeline.run import quiet
+from fantasytalking.pipeline.run import SOUND_RATE, quiet, sheet_moments, write_sheet
 from fantasytalking.pipeline.scheduling import make_scheduler
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.pipeline.weights import find_places
@@ -31,8 +31,6 @@ from fantasytalking.training.config import TrainConfig, ValidationConfig
 from fantasytalking.training.trainer import ValidationResult
 
 VIDEO, SHEET = "video.mp4", "contact_sheet.png"
-SHEET_FRAMES = 12
-SOUND_RATE = 48_000
 TRAINED = "audio,face,motion"
 """Whatever of them a stage does not train is fresh, and adds nothing."""
 
@@ -85,7 +83,6 @@ class PortraitValidation:
         start = perf_counter()
         device = next(model.parameters()).device
         pipe = self._pipeline(model, device)
-        guidance = self.settings.guidance
         # The model's own forward casts as training does; VAE and wav2vec2 stay in float32.
         with torch.autocast(device.type, enabled=False):
             made = pipe(
@@ -95,11 +92,7 @@ class PortraitValidation:
                 self.settings.negative_prompt,
                 motion=config.motion,
                 face_scale=None if pipe.face_network else 0.0,
-                text_guidance=guidance.text,
-                audio_guidance=guidance.audio,
-                formula=guidance.formula,
-                keep_colour=guidance.keep_colour,
-                batch_branches=guidance.batched,
+                **self.settings.guidance.arguments(),
                 num_inference_steps=config.steps,
                 fps=self.settings.fps,
                 window_frames=self.settings.window_frames,
@@ -111,7 +104,8 @@ class PortraitValidation:
                 return ValidationResult({}, None)
             frames = list(pipe.iterate_frames(made.frames, made.num_frames))
         media.write_video(folder / VIDEO, frames, fps=self.settings.fps, audio=self.sound, sample_rate=SOUND_RATE)
-        _write_sheet(folder / SHEET, frames, self.settings.fps)
+        shown = {number: frames[number] for number in sheet_moments(len(frames))}
+        write_sheet(folder / SHEET, shown, self.settings.fps)
         metrics = {**self._measured(frames), "seconds": perf_counter() - start}
         return ValidationResult(metrics, folder / SHEET, folder / VIDEO)
 
@@ -159,11 +153,3 @@ def _commonest(records: list[ClipRecord]) -> ClipRecord:
 def _half_of(frames: int) -> int:
     """The most that windows of so many frames may overlap: half, in whole latent frames."""
     return max(4, (frames - 1) // 8 * 4)
-
-
-def _write_sheet(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> None:
-    from fantasytalking.perception.contact_sheet import contact_sheet
-
-    chosen = np.linspace(0, len(frames) - 1, min(len(frames), SHEET_FRAMES)).round().astype(int).tolist()
-    captions = [f"{number / fps:.2f} s" for number in chosen]
-    media.write_image(path, contact_sheet([frames[number] for number in chosen], captions=captions))

@@ -18,8 +18,9 @@ from fantasytalking import media
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.data.prepare_plan import Crop, TimeRange, VideoFile, find_videos, ranges_of, read_ranges
 from fantasytalking.errors import InputError
-from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, file_sha256
+from fantasytalking.evaluation.protocol import Protocol, ProtocolClip
 from fantasytalking.evaluation.settings import BenchmarkConfig, Layout
+from fantasytalking.files import hash_file
 
 _MEAD = re.compile(r"(?:^|[/_])([MW]\d{3})[/_]video[/_]front[/_](\w+?)[/_]level_(\d)[/_](\d+)\.\w+$")
 _CELEBVHQ = re.compile(r"([A-Za-z0-9_-]{11})_(\d+)")
@@ -123,5 +124,5 @@ def _clip(one: Candidate, stretches: Sequence[TimeRange], config: BenchmarkConfi
         frames = min(there, round(config.seconds * config.fps))
         if frames >= config.least_seconds * config.fps - 0.5:
             crop = None if stretch.crop is None else Crop(*(round(share, 6) for share in stretch.crop))
-            return ProtocolClip(one.name, one.file.video, one.identity, stretch.start, frames, crop, file_sha256(path))
+            return ProtocolClip(one.name, one.file.video, one.identity, stretch.start, frames, crop, hash_file(path))
     return None

@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 
 from fantasytalking.data.prepare_plan import SUFFIXES
 from fantasytalking.errors import InputError
-from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, file_sha256
+from fantasytalking.evaluation.protocol import Protocol, ProtocolClip
+from fantasytalking.files import hash_file
 from fantasytalking.media import MediaInfo, probe
 
 NAMES_SHOWN = 3
@@ -32,16 +33,30 @@ def pair_up(protocol: Protocol, references: Path, predictions: Path) -> list[Pai
         InputError: predictions or references miss, or a prediction has another frame rate, too few or too many frames,
             another shape or no sound; one line with how many and the first names.
     """
-    for what, folder in (("references", references), ("predictions", predictions)):
-        if not folder.is_dir():
-            raise InputError(f"{what} '{folder}' is not a folder; give a folder of videos")
+    _check_folder("predictions", predictions)
+    real = find_references(protocol, references)
     found = {clip.name: _find(predictions, clip.name) for clip in protocol.clips}
     _refuse(f"have no prediction in '{predictions}'", [name for name, path in found.items() if path is None])
-    real = {clip.name: references / PurePosixPath(clip.video) for clip in protocol.clips}
-    _refuse(f"have no reference in '{references}'", [name for name, path in real.items() if not path.is_file()])
     paths = {name: path for name, path in found.items() if path is not None}
     _check(protocol, {name: probe(path) for name, path in paths.items()})
-    return [Pair(clip, real[clip.name], paths[clip.name], file_sha256(paths[clip.name])) for clip in protocol.clips]
+    return [Pair(clip, real[clip.name], paths[clip.name], hash_file(paths[clip.name])) for clip in protocol.clips]
+
+
+def find_references(protocol: Protocol, references: Path) -> dict[str, Path]:
+    """The real file of every clip, by the clips' names; what is in it is not looked at.
+
+    Raises:
+        InputError: there is no such folder, or files are missing; one line with how many and the first names.
+    """
+    _check_folder("references", references)
+    real = {clip.name: references / PurePosixPath(clip.video) for clip in protocol.clips}
+    _refuse(f"have no reference in '{references}'", [name for name, path in real.items() if not path.is_file()])
+    return real
+
+
+def _check_folder(what: str, folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{what} '{folder}' is not a folder; give a folder of videos")
 
 
 def _find(folder: Path, name: str) -> Path | None:

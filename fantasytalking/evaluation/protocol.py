@@ -15,7 +15,7 @@ from typing import Any
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.clip import MAX_FRAMES, Clip, Frame
 from fantasytalking.evaluation.truth import TRUTH, true_opening
-from fantasytalking.files import existing_file, written_whole
+from fantasytalking.files import existing_file, hash_file, written_whole
 
 FORMAT = 1
 """Rises when a metric's definition changes, so that older results count as those of another protocol."""
@@ -171,7 +171,13 @@ def _four(crop: Sequence[float]) -> tuple[float, float, float, float]:
     return left, top, width, height
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def check_reference(clip: ProtocolClip, references: Path) -> Path:
+    """The file of a clip's reference.
+
+    Raises:
+        InputError: it is another file than the one that was frozen.
+    """
+    path = references / PurePosixPath(clip.video)
+    if hash_file(path) != clip.sha256:
+        raise InputError(f"reference '{path}' is not the file that the protocol was made for")
+    return path

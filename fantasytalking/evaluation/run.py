@@ -15,7 +15,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.evaluation.clip import SAMPLE_RATE, Clip
 from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.pairing import NAMES_SHOWN, Pair
-from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, file_sha256
+from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, check_reference
 from fantasytalking.evaluation.records import Side, Sides, load_record, record_path, save_record
 from fantasytalking.evaluation.registry import METRICS, build
 
@@ -139,8 +139,7 @@ def measure_clip(task: Task, metrics: dict[str, Metric]) -> str:
     run, pair = task.run, task.pair
     name = pair.clip.name
     try:
-        if file_sha256(pair.reference) != pair.clip.sha256:
-            raise InputError(f"reference '{pair.reference}' is not the file that the protocol was made for")
+        check_reference(pair.clip, run.references)
         real = run.protocol.reference(pair.clip, run.references)
         video = run.protocol.prediction(pair.clip, pair.prediction, run.references)
         strange = None if task.other is None else _sound_of(task, task.other, len(real.frames) / real.fps)

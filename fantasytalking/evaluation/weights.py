@@ -1,10 +1,10 @@
 """Weights that metrics need: which file, of which content, under which licence, from where. Nothing is downloaded."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from fantasytalking.errors import InputError
+from fantasytalking.files import hash_file
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ def find(weights: Weights, folder: Path | None) -> Path | None:
             f"'{path}' has {path.stat().st_size} bytes and must have {weights.bytes}; get it again: {weights.source}"
         )
     if weights.sha256 is not None:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = hash_file(path)
         if found != weights.sha256:
             raise InputError(
                 f"'{path}' has sha256 {found[:12]}... and must have {weights.sha256[:12]}...; get it again: "

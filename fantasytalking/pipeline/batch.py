@@ -3,7 +3,6 @@
 Every clip's first frame and sound are written beside the videos, so that the record of each video can be replayed.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol as Interface
@@ -13,15 +12,16 @@ from tqdm import tqdm
 
 from fantasytalking import media
 from fantasytalking.errors import InputError
-from fantasytalking.evaluation.protocol import Protocol, ProtocolClip
+from fantasytalking.evaluation.pairing import NAMES_SHOWN, find_references
+from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, check_reference
 from fantasytalking.files import written_whole
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
+from fantasytalking.pipeline.record import Record, fingerprint
 from fantasytalking.pipeline.run import SOUND_RATE, Job, Workplace, load_pipeline, make_video, workplace
 from fantasytalking.pipeline.settings import InferConfig
 
 GIVEN = "given"
 """Folder of first frames and sounds, below the videos."""
-NAMES_SHOWN = 3
 
 
 class Processes(Interface):
@@ -46,7 +46,7 @@ class Batch:
     def job(self, number: int) -> Job:
         """The video of clip `number`."""
         clip = self.protocol.clips[number]
-        config = replace(self.config, seed=self.config.seed + number, fps=self.protocol.fps, least_face=0.0)
+        config = replace(self.config, seed=self.config.seed + number, fps=self.protocol.fps, least_face=0.0, note="")
         image, audio = (self.output / GIVEN / f"{clip.name}{suffix}" for suffix in (".png", ".wav"))
         return Job(config, image, audio, self.output / f"{clip.name}.mp4")
 
@@ -55,21 +55,24 @@ def make_batch(batch: Batch, processes: Processes) -> int:
     """Makes this process's share of the videos that are not there yet; gives how many clips that share has.
 
     Raises:
-        InputError: the model or a reference is missing; or, once all others were made, clips could not be used.
+        InputError: the model or a reference is missing, or the folder holds videos of another model or other settings;
+            or, once all others were made, clips could not be used.
     """
     place = workplace(batch.config)
-    _check_references(batch.protocol, batch.references)
+    find_references(batch.protocol, batch.references)
+    weights = {name: fingerprint(path) for name, path in place.weights.places.items()}
+    # All of the folder before anything is added to it, so that it never mixes models or settings.
+    made = [_is_made(batch.job(number), weights) for number in range(len(batch.protocol.clips))]
     pipe: FantasyTalkingPipeline | None = None
     share = range(processes.process_index, len(batch.protocol.clips), processes.num_processes)
     refused: list[str] = []
     for number in tqdm(share, desc="videos", unit=" clips", dynamic_ncols=True, disable=processes.process_index > 0):
-        job = batch.job(number)
-        if _is_made(job):
+        if made[number]:
             continue
         if pipe is None:
             pipe = load_pipeline(batch.config, place.weights, place.device)
             pipe.set_progress_bar_config(disable=True)
-        reason = _make(batch, number, job, place, pipe)
+        reason = _make(batch, number, place, pipe)
         if reason:
             refused.append(f"{batch.protocol.clips[number].name} ({reason})")
     if refused:
@@ -78,11 +81,12 @@ def make_batch(batch: Batch, processes: Processes) -> int:
     return len(share)
 
 
-def _make(batch: Batch, number: int, job: Job, place: Workplace, pipe: FantasyTalkingPipeline) -> str:
+def _make(batch: Batch, number: int, place: Workplace, pipe: FantasyTalkingPipeline) -> str:
     """Makes one video; gives why it could not be made, or nothing."""
+    job = batch.job(number)
     try:
         _write_given(batch.protocol, batch.protocol.clips[number], batch.references, job)
-        make_video(replace(job, config=replace(job.config, note="")), place, lambda: pipe)
+        make_video(job, place, lambda: pipe)
     except InputError as error:
         return str(error)
     return ""
@@ -90,9 +94,10 @@ def _make(batch: Batch, number: int, job: Job, place: Workplace, pipe: FantasyTa
 
 def _write_given(protocol: Protocol, clip: ProtocolClip, references: Path, job: Job) -> None:
     """The reference's first frame, as the protocol crops it, and its sound, as long as the clip."""
+    path = check_reference(clip, references)
     real = protocol.reference(clip, references)
     length = protocol.duration(clip)
-    sound = media.read_audio(references / clip.video, sample_rate=SOUND_RATE, start=clip.start, duration=length)
+    sound = media.read_audio(path, sample_rate=SOUND_RATE, start=clip.start, duration=length)
     samples = np.zeros(round(length * SOUND_RATE), dtype=np.float32)
     samples[: len(sound)] = sound
     job.image.parent.mkdir(parents=True, exist_ok=True)
@@ -101,15 +106,16 @@ def _write_given(protocol: Protocol, clip: ProtocolClip, references: Path, job: 
         media.write_wave(temporary, samples, SOUND_RATE)
 
 
-def _is_made(job: Job) -> bool:
-    """The record is the last to be put in place."""
-    return job.output.is_file() and job.output.with_suffix(".json").is_file()
+def _is_made(job: Job, weights: dict[str, str]) -> bool:
+    """Whether the video is there; its record is the last to be put in place.
 
-
-def _check_references(protocol: Protocol, references: Path) -> None:
-    if not references.is_dir():
-        raise InputError(f"references '{references}' is not a folder; give the data set's")
-    missing: Sequence[str] = [clip.video for clip in protocol.clips if not (references / clip.video).is_file()]
-    if missing:
-        shown = ", ".join(missing[:NAMES_SHOWN])
-        raise InputError(f"{len(missing)} of {len(protocol.clips)} references are not in '{references}': {shown}")
+    Raises:
+        InputError: it was made by other weights or with other settings.
+    """
+    path = job.output.with_suffix(".json")
+    if not (job.output.is_file() and path.is_file()):
+        return False
+    record = Record.load(path)
+    if record.config != job.config or any(record.hashes.get(name) != value for name, value in weights.items()):
+        raise InputError(f"'{job.output}' was made by another model or with other settings; choose another --output")
+    return True

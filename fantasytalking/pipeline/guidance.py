@@ -6,7 +6,7 @@ Axes: B batch, C channels, F latent frames, h and w latent height and width.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,6 +96,16 @@ class GuidanceConfig:
         """
         if not 0 <= self.keep_colour <= 1:
             raise InputError(f"keep_colour is {self.keep_colour}; it must be 0 to 1")
+
+    def arguments(self) -> dict[str, Any]:
+        """As `FantasyTalkingPipeline` takes it."""
+        return {
+            "text_guidance": self.text,
+            "audio_guidance": self.audio,
+            "formula": self.formula,
+            "keep_colour": self.keep_colour,
+            "batch_branches": self.batched,
+        }
 
 
 class StepGuidance(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 import fantasytalking
 from fantasytalking.config import config_of
 from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file
+from fantasytalking.files import existing_file, hash_file
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.pipeline.weights import Weights
 from fantasytalking.tensor_files import read_json
@@ -131,12 +131,6 @@ class Record:
             if self.versions.get(name) != now.versions.get(name)
         ]
         return changed + ([f"the device was {self.device}, is {now.device}"] if self.device != now.device else [])
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(place: Path) -> str:

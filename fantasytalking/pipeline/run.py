@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,13 +18,12 @@ from tqdm import tqdm
 from fantasytalking import media
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE
 from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, written_whole
+from fantasytalking.files import existing_file, hash_file, written_whole
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.controls import check_speech, face_weight, motion_intensity
 from fantasytalking.pipeline.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline
 from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
-from fantasytalking.pipeline.record import Record, hash_file
-from fantasytalking.pipeline.savings import apply_savings, choose_offload
+from fantasytalking.pipeline.record import Record
 from fantasytalking.pipeline.scheduling import make_scheduler
 from fantasytalking.pipeline.settings import InferConfig, Offload
 from fantasytalking.pipeline.weights import Weights, find_weights
@@ -111,7 +110,7 @@ def make_video(
         media.write_video(video, shown, fps=made.fps, audio=given.sound, sample_rate=SOUND_RATE)
         elapsed = time.perf_counter() - begin
         for sheet in sheets:
-            _write_sheet(sheet, shown.kept, made.fps)
+            write_sheet(sheet, shown.kept, made.fps)
         record = replace(record, video=hash_file(video))
         result = _result(given, made, elapsed, pipe.motion_normaliser)
         text.write_text(record.as_json(result), encoding="utf-8")
@@ -177,11 +176,7 @@ def _generate(
         expression_motion=config.expression_motion,
         body_motion=config.body_motion,
         face_scale=config.face_scale,
-        text_guidance=config.guidance.text,
-        audio_guidance=config.guidance.audio,
-        formula=config.guidance.formula,
-        keep_colour=config.guidance.keep_colour,
-        batch_branches=config.guidance.batched,
+        **config.guidance.arguments(),
         num_inference_steps=config.steps,
         fps=config.fps,
         window_frames=config.window_frames,
@@ -259,13 +254,9 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
                 torch_dtype=dtype,
                 progress=progress,
             )
-    apply_savings(pipe.transformer, config.savings, device)
-    offload = config.offload
-    if config.savings.gpu_gib is not None:
-        offload = Offload(choose_offload(pipe.part_bytes(), config.savings.gpu_gib))
-    if offload is Offload.model:
+    if config.offload is Offload.model:
         pipe.enable_model_cpu_offload(device=device)
-    elif offload is Offload.group:
+    elif config.offload is Offload.group:
         pipe.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)
     else:
         pipe.to(device)
@@ -283,7 +274,7 @@ class _Shown:
         progress: Callable[[str, float], object],
     ) -> None:
         self.frames, self.count, self.progress = frames, count, progress
-        self.wanted = set(np.linspace(0, count - 1, min(count, SHEET_FRAMES)).round().astype(int)) if keep else set()
+        self.wanted = set(sheet_moments(count)) if keep else set()
         self.kept: dict[int, NDArray[np.uint8]] = {}
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
@@ -294,7 +285,13 @@ class _Shown:
             yield frame
 
 
-def _write_sheet(path: Path, frames: dict[int, NDArray[np.uint8]], fps: float) -> None:
+def sheet_moments(count: int) -> list[int]:
+    """Numbers of the frames that a contact sheet of `count` frames shows, evenly spread."""
+    return [int(number) for number in np.linspace(0, count - 1, min(count, SHEET_FRAMES)).round()]
+
+
+def write_sheet(path: Path, frames: Mapping[int, NDArray[np.uint8]], fps: float) -> None:
+    """Writes frames (H, W, 3), by their numbers, as one picture with their times."""
     from fantasytalking.perception.contact_sheet import contact_sheet
 
     captions = [f"{number / fps:.2f} s" for number in frames]
@@ -306,8 +303,6 @@ def _device(config: InferConfig) -> torch.device:
     if config.device == "cuda" and not available:
         raise InputError("device is 'cuda', but there is no CUDA device; use device=cpu")
     device = torch.device("cuda" if available and config.device != "cpu" else "cpu")
-    if config.savings.gpu_gib is not None and device.type == "cpu":
-        raise InputError(f"savings.gpu_gib is {config.savings.gpu_gib:g}, but the device is the CPU; leave it out")
     if config.offload is not Offload.none and device.type == "cpu":
         raise InputError(f"offload is '{config.offload.value}', but the device is the CPU; use offload=none")
     return device

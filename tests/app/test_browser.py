@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fantasytalking.files import hash_file
 from fantasytalking.media import read_audio
-from fantasytalking.pipeline.record import hash_file
 from fantasytalking.portrait_world.demo import FOLDER, PORTRAIT, SPEECH
 from tests.app.conftest import MOST_SECONDS, Server
 

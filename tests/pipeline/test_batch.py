@@ -1,10 +1,14 @@
 """A frozen benchmark becomes videos that its protocol takes, shared out, resumed, and replayable one by one."""
 
 import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import InputError
@@ -79,9 +83,50 @@ def test_a_clip_that_cannot_be_used_does_not_stop_the_others(
     assert not list(batch.output.glob("*.mp4"))
 
 
+def test_a_folder_never_mixes_models_or_settings(
+    base: Path, adapters: Path, world: Path, protocol: Protocol, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(adapters / "all", adapter)
+    config = _config(base, adapters, f"adapter={adapter}", "steps=1")
+    batch = Batch(protocol, world, tmp_path / "videos", config)
+    make_batch(batch, Rank(0, 1))
+    (batch.output / f"{protocol.clips[0].name}.mp4").unlink()
+    before = _contents(batch.output)
+    refused = f"'{batch.output / protocol.clips[1].name}.mp4' was made by another model or with other settings"
+    for other in (replace(config, steps=3), replace(config, seed=1), replace(config, adapter=str(adapters / "audio"))):
+        with pytest.raises(InputError, match=re.escape(refused)):
+            make_batch(replace(batch, config=other), Rank(0, 1))
+        assert _contents(batch.output) == before, "the missing clip is not made either"
+    tensors = load_file(adapter / "adapter.safetensors")
+    next(iter(tensors.values()))[0] += 1
+    save_file(tensors, adapter / "adapter.safetensors")
+    with pytest.raises(InputError, match=re.escape(refused)):
+        make_batch(batch, Rank(0, 1))
+    assert _contents(batch.output) == before, "weights of the same name"
+
+
+def test_a_reference_that_has_changed_is_not_used(
+    base: Path, adapters: Path, world: Path, protocol: Protocol, tmp_path: Path
+) -> None:
+    references = tmp_path / "references"
+    shutil.copytree(world, references)
+    with (references / protocol.clips[1].video).open("ab") as video:
+        video.write(b"more")
+    batch = Batch(protocol, references, tmp_path / "videos", _config(base, adapters, "steps=1"))
+    with pytest.raises(InputError, match=r"1 of 3 clips could not be made: .*is not the file that the protocol"):
+        make_batch(batch, Rank(0, 1))
+    made = {path.stem for path in batch.output.glob("*.mp4")}
+    assert made == {protocol.clips[0].name, protocol.clips[2].name}
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_references_that_are_not_there_are_named(
     base: Path, adapters: Path, protocol: Protocol, tmp_path: Path
 ) -> None:
     batch = Batch(protocol, tmp_path, tmp_path / "videos", _config(base, adapters))
-    with pytest.raises(InputError, match="3 of 3 references are not in"):
+    with pytest.raises(InputError, match="3 clips have no reference in"):
         make_batch(batch, Rank(0, 1))

@@ -71,7 +71,3 @@ def load_strictly(network: NetworkT, path: Path, *, counters: bool = True, part:
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
     return network.to(compute_device()).eval().requires_grad_(False)
-
-
-def _without_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
