@@ -4,6 +4,8 @@
     python scripts/infer.py --image portrait.png --audio speech.wav --motion 0.6
     python scripts/infer.py --config configs/wan14b/infer.yaml --image P --audio A guidance.audio.share=0.7
     python scripts/infer.py --replay outputs/portrait_speech.json          the same video again, bit for bit
+    ffmpeg ... -f wav - | python scripts/infer.py --stream --image P --audio - --output - | ffplay -
+    torchrun --nproc-per-node 2 scripts/infer.py --image P --audio A       several processes (GPUs) for one video
 
 Beside the video stands a .json with everything that decided it. Settings: fantasytalking/pipeline/settings.py.
 """
@@ -14,11 +16,11 @@ from fantasytalking.errors import exit_cleanly
 
 
 def main() -> None:
-    from fantasytalking.pipeline.cli import parse
-    from fantasytalking.pipeline.run import quiet, run
+    from fantasytalking.pipeline.run import quiet
+    from fantasytalking.pipeline.start import start
 
     quiet()
-    print(run(parse(sys.argv[1:], __doc__)))
+    start(sys.argv[1:], __doc__)
 
 
 if __name__ == "__main__":

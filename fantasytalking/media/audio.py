@@ -2,6 +2,7 @@
 
 import math
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,35 @@ def read_audio(
     return samples
 
 
+def iter_audio(path: str | Path, *, sample_rate: int = 16000) -> Iterator[NDArray[np.float32]]:
+    """The samples that `read_audio` gives of a whole file, in blocks (samples,), in memory that does not grow.
+
+    Raises:
+        InputError: as `read_audio`, when the place is reached.
+    """
+    line, taken = _TimeLine(path, sample_rate, 0.0), 0
+    with open_media(path) as container:
+        stream = audio_stream(container)
+        if stream is None:
+            raise InputError(f"'{path}' has no sound track; give a file with sound")
+        zero = time_zero(container)
+        end = _declared_end(stream) - zero
+        for frame in container.decode(stream):
+            line.add(frame, zero)
+            # What lies beyond the declared end is given only when it is more than a codec's filling.
+            if not 0 < line.samples / sample_rate - end < _CODEC_BLOCK_SECONDS:
+                block = line.take()
+                taken += len(block)
+                yield block
+        line.flush()
+    rest = line.take()
+    if 0 < line.samples / sample_rate - end < _CODEC_BLOCK_SECONDS:
+        rest = rest[: max(0, round(end * sample_rate) - taken)]
+    if not taken + len(rest):
+        raise InputError(f"'{path}' has no sound; give a file with sound")
+    yield rest
+
+
 def _declared_end(stream: Any) -> float:
     """Container time in seconds at which a sound track says to end; -inf where it does not say so."""
     if stream.duration is None or stream.time_base is None:
@@ -151,6 +181,12 @@ class _TimeLine:
     def _check(self, more: int) -> None:
         if self.samples + more > MAX_AUDIO_SECONDS * self.sample_rate:
             raise InputError(f"'{self.path}' has more than {MAX_AUDIO_SECONDS} s of sound; give a start and a duration")
+
+    def take(self) -> np.ndarray:
+        """What was collected since the last time."""
+        samples = self.collected()
+        self.parts.clear()
+        return samples
 
     def collected(self) -> np.ndarray:
         samples = np.concatenate(self.parts) if self.parts else np.zeros(0, np.float32)

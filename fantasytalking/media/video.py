@@ -1,7 +1,6 @@
 """Reading and writing moving pictures: true time stamps, upright square-pixel RGB, BT.709 when written."""
 
 import math
-import platform
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +20,7 @@ from fantasytalking.media.container import (
     time_zero,
     video_stream,
 )
+from fantasytalking.media.h264 import checked_shape, picture_stream, sound_block, sound_stream, yuv
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -247,71 +247,18 @@ def _encode(
         written = count = 0
         for count, frame in enumerate(frames, start=1):
             if picture is None:
-                shape = _checked_shape(frame)
-                picture = _picture_stream(container, rate, shape, crf)
-                sound = _sound_stream(container, sample_rate) if audio is not None else None
+                shape = checked_shape(frame)
+                picture = picture_stream(container, rate, shape, crf)
+                sound = sound_stream(container, sample_rate) if audio is not None else None
             if frame.shape != shape or frame.dtype != np.uint8:
                 raise InputError(f"frame {count} is {frame.dtype} {frame.shape}, the first is uint8 {shape}")
-            container.mux(picture.encode(_yuv(frame, count - 1)))
+            container.mux(picture.encode(yuv(frame, count - 1)))
             if audio is not None:
                 until = round(count / rate * sample_rate)
-                container.mux(sound.encode(_sound_block(audio, written, until, sample_rate)))
+                container.mux(sound.encode(sound_block(audio, written, until, sample_rate)))
                 written = until
         if picture is None:
             raise InputError("there is no frame to write; give at least one")
         container.mux(picture.encode(None))
         if sound is not None:
             container.mux(sound.encode(None))
-
-
-def _checked_shape(frame: np.ndarray) -> tuple[int, ...]:
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        raise InputError(f"the first frame is {frame.dtype} {frame.shape}; give uint8 RGB frames of shape (H, W, 3)")
-    height, width = frame.shape[:2]
-    if height % 2 or width % 2:
-        raise InputError(f"frames are {width}x{height}; H.264 takes even sides; use {width & ~1}x{height & ~1}")
-    return frame.shape
-
-
-def _picture_stream(container: Any, rate: Fraction, shape: tuple[int, ...], crf: int) -> Any:
-    stream = container.add_stream("libx264", rate=rate)
-    stream.height, stream.width = shape[:2]
-    stream.pix_fmt = "yuv420p"
-    context = stream.codec_context
-    # 1 = BT.709 for matrix, primaries and transfer; range 1 = limited ("MPEG").
-    context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
-    # x264's output depends on the number of threads: a fixed one gives the same file on every machine.
-    context.thread_count = 2
-    stream.options = {"crf": str(crf), "preset": "medium"}
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        # With AVX-512 x264 165 was seen to differ from its own C code, and from run to run; every x86-64 has SSE 4.2.
-        stream.options = {**stream.options, "x264-params": "asm=sse4.2"}
-    return stream
-
-
-def _sound_stream(container: Any, sample_rate: int) -> Any:
-    stream = container.add_stream("aac", rate=sample_rate, layout="mono")
-    stream.bit_rate = 96_000
-    return stream
-
-
-def _yuv(frame: np.ndarray, index: int) -> "VideoFrame":
-    from av import VideoFrame
-    from av.video.reformatter import ColorRange, Colorspace
-
-    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    yuv = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
-    yuv.pts = index
-    return yuv
-
-
-def _sound_block(audio: np.ndarray, begin: int, end: int, sample_rate: int) -> Any:
-    from av import AudioFrame
-
-    block = np.zeros((1, end - begin), np.float32)
-    known = audio[begin:end]
-    block[0, : len(known)] = np.clip(known, -1, 1)
-    frame = AudioFrame.from_ndarray(block, format="fltp", layout="mono")
-    frame.sample_rate = sample_rate
-    frame.pts = begin
-    return frame

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import InputError
+from fantasytalking.pipeline.live import PIPE
 from fantasytalking.pipeline.run import Job, check_inputs, default_output, replay_job
 from fantasytalking.pipeline.settings import InferConfig
 
@@ -37,6 +38,10 @@ OPTIONS = (
 )
 
 
+AUDIO_HELP = "the speech: a sound file, or a video for its sound track; - = a pipe of WAV or s16le at 16 kHz (--stream)"
+STREAM_HELP = "write frames while later ones are made; with --output - to standard output"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as for every other mistake."""
@@ -51,22 +56,32 @@ def parse(arguments: Sequence[str], description: str) -> Job:
     """
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--image", type=Path, help="the portrait: jpg, png, webp, bmp, tiff or gif")
-    parser.add_argument("--audio", type=Path, help="the speech: a sound file, or a video for its sound track")
+    parser.add_argument("--audio", type=Path, help=AUDIO_HELP)
     for option in OPTIONS:
         parser.add_argument(f"--{option.flag}", type=option.kind, help=option.text)
     parser.add_argument("--config", type=Path, help="default: configs/nano/infer.yaml")
     parser.add_argument("--output", type=Path, help="the video, .mp4; default: outputs/IMAGE_AUDIO.mp4")
     parser.add_argument("--contact-sheet", action="store_true", help="a picture of some frames beside the video")
+    parser.add_argument("--stream", action="store_const", const=True, help=STREAM_HELP)
     parser.add_argument("--replay", type=Path, metavar="FILE", help="make the video of this JSON again")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in guidance.audio.share=0.7")
     given = parser.parse_intermixed_args(arguments)
     if given.replay is not None:
         _refuse_others(given)
         return replay_job(given.replay, given.output, given.contact_sheet)
-    image, audio = check_inputs(given.image, given.audio)
     config = load_config(InferConfig, given.config or preset_path("nano", "infer"), given.overrides)
     config = with_options(config, {option.flag: getattr(given, option.flag.replace("-", "_")) for option in OPTIONS})
-    return Job(config, image, audio, given.output or default_output(image, audio), given.contact_sheet)
+    if given.stream:
+        config = replace(config, stream=True)
+    if not config.stream and PIPE in (given.audio, given.output):
+        raise InputError("'-' is a pipe, which only a stream reads and writes; add --stream")
+    if given.audio == PIPE:
+        image, _ = check_inputs(given.image, given.image)  # the pipe is no file
+        audio, name = PIPE, Path("live")
+    else:
+        image, audio = check_inputs(given.image, given.audio)
+        name = audio
+    return Job(config, image, audio, given.output or default_output(image, name), given.contact_sheet)
 
 
 def with_options(config: InferConfig, values: dict[str, Any]) -> InferConfig:
@@ -96,7 +111,7 @@ def with_options(config: InferConfig, values: dict[str, Any]) -> InferConfig:
 
 
 def _refuse_others(given: argparse.Namespace) -> None:
-    flags = ["image", "audio", "config", *(option.flag for option in OPTIONS)]
+    flags = ["image", "audio", "config", "stream", *(option.flag for option in OPTIONS)]
     others = [f"--{flag}" for flag in flags if getattr(given, flag.replace("-", "_")) is not None] + given.overrides
     if others:
         raise InputError(f"--replay takes everything from its file; leave '{others[0]}' out")

@@ -31,6 +31,7 @@ class Denoiser:
     Args:
         batched: all branches in one call; None = where memory allows it and no step cache tells them apart.
         advance: called after each window, for a progress bar.
+        cache: of an earlier part of the same video, whose sound was forgotten; None = a new one.
     """
 
     def __init__(
@@ -41,10 +42,11 @@ class Denoiser:
         *,
         batched: bool | None,
         advance: Callable[[], object],
+        cache: ConditionCache | None = None,
     ) -> None:
         self.transformer, self.conditions, self.windows = transformer, conditions, windows
         self.batched, self.advance = _batched(batched, transformer, conditions), advance
-        self._cache = ConditionCache()
+        self._cache = ConditionCache() if cache is None else cache
         self._only_sound = conditions.sound(windows[0]) if len(windows) == 1 else None
 
     def predict(self, latents: Tensor, timestep: Tensor, guidance: StepGuidance) -> Tensor:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from fantasytalking import media
-from fantasytalking.audio_windows import WINDOW_SECONDS
+from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows
 from fantasytalking.checkpoint import AdapterConfig
 from fantasytalking.data.settings import Fit
 from fantasytalking.encoders.arcface import FaceEncoder
@@ -37,20 +37,24 @@ from fantasytalking.encoders.wav2vec import SAMPLE_RATE, AudioEncoder
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.lora import has_lora
+from fantasytalking.media.live_sound import SampleQueue
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.controls import NEUTRAL_MOTION, check_speech, face_weight, motion_intensity
 from fantasytalking.pipeline.denoising import Denoiser
 from fantasytalking.pipeline.encoding import Timing, VideoConditions, encode_first_frame, encode_sound, encode_text
 from fantasytalking.pipeline.guidance import Formula, GuidanceConfig, ScaleSchedule, step_guidance
 from fantasytalking.pipeline.loading import FACE_ENCODER, load_base, load_saved, write_normaliser
-from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
+from fantasytalking.pipeline.portrait import ImageInput, Portrait, frame_portrait, open_picture, parse_sizes
 from fantasytalking.pipeline.scheduling import set_steps
-from fantasytalking.pipeline.windows import plan_windows
+from fantasytalking.pipeline.streaming import Streamer, StreamPlan, portrait_for
+from fantasytalking.pipeline.windows import latent_lengths, plan_windows
+
+if TYPE_CHECKING:
+    from fantasytalking.pipeline.settings import InferConfig
 
 OUTPUT_TYPES = ("np", "pil", "pt", "latent")
 MAX_STEPS = 1000
 
-ImageInput = Portrait | NDArray[np.uint8] | Image.Image | str | Path
 AudioInput = NDArray[np.float32] | str | Path
 
 
@@ -256,8 +260,12 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         portrait = _portrait(image, height, width, fit, face)
 
         # 2. Encode what the video is told
+        def hear() -> AudioWindows:
+            encoder = AudioEncoder(self.audio_encoder, self.audio_processor)
+            return encode_sound(encoder, samples, timing, self.config.audio_window, self.config.window_seconds)
+
         conditions = self._encode(
-            portrait, samples, prompt, negative_prompt, timing, len(windows[0].frames), intensity, face_scale
+            portrait, hear, prompt, negative_prompt, len(windows[0].frames), intensity, face_scale
         )
 
         # 3. Denoise
@@ -282,6 +290,35 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         frames = latents if output_type == "latent" else self._output(latents, timing.frames, output_type)
         self.maybe_free_model_hooks()
         return FantasyTalkingOutput(frames=frames, num_frames=timing.frames, fps=fps)
+
+    def stream(
+        self,
+        image: ImageInput,
+        sound: SampleQueue,
+        config: "InferConfig",
+        progress: Callable[[float], object] = lambda share: None,
+    ) -> Streamer:
+        """Iterates over frames while later windows are still being made: see `fantasytalking.pipeline.streaming`.
+
+        Args:
+            image: as of `__call__`.
+            sound: mono at 16 kHz, read no further than needed; whoever fills it may still be speaking.
+            config: the picture and what happens; its part about the model is not read.
+            progress: told the share of a window's steps that is done.
+
+        Raises:
+            InputError: at once, or from the frames when an unusable place of the sound is reached.
+        """
+        plan = StreamPlan.of(config, self.vae.config.scale_factor_temporal)
+        check_speech(self.trained_modules)
+        intensity = motion_intensity(self.trained_modules, config.expression_motion, config.body_motion)
+        face_scale = face_weight(self.trained_modules, config.face_scale, self.face_network is not None)
+        portrait = portrait_for(image, config)
+
+        def encode(hear: Callable[[], AudioWindows]) -> VideoConditions:
+            return self._encode(portrait, hear, *plan.prompts, plan.length, intensity, face_scale)
+
+        return Streamer(self, plan, sound, encode, progress)
 
     @torch.no_grad()
     def iterate_frames(self, latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
@@ -313,10 +350,9 @@ class FantasyTalkingPipeline(DiffusionPipeline):
     def _encode(
         self,
         portrait: Portrait,
-        samples: NDArray[np.float32],
+        hear: Callable[[], AudioWindows],
         prompt: str,
         negative_prompt: str,
-        timing: Timing,
         window_length: int,
         intensity: tuple[float, float],
         face_scale: float,
@@ -336,16 +372,10 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             text = done(no_text if alike else encode_text(text_encoder, prompt, length, dim))
             picture = torch.from_numpy(np.ascontiguousarray(portrait.pixels))
             image = done(ImageEncoder(self.image_encoder, self.image_processor).encode(picture)[None])
-            audio = encode_sound(
-                AudioEncoder(self.audio_encoder, self.audio_processor),
-                samples,
-                timing,
-                self.config.audio_window,
-                self.config.window_seconds,
-            )
-            bar.update()
             first = done(encode_first_frame(VideoAutoencoder(self.vae), portrait.pixels, window_length))
             face = done(self._face(portrait, face_scale))
+            audio = hear()  # last, since it may be waited for
+            bar.update()
         return VideoConditions(
             text=text,
             no_text=text if alike else no_text,
@@ -368,20 +398,9 @@ class FantasyTalkingPipeline(DiffusionPipeline):
 
 
 def _portrait(image: ImageInput, height: int | None, width: int | None, fit: Fit, face: int | None) -> Portrait:
-    if isinstance(image, Portrait):
-        if (height, width) not in ((None, None), image.pixels.shape[:2]):
-            raise InputError(f"height and width are {height} and {width}; the portrait is {image.pixels.shape[:2]}")
-        return image
-    if isinstance(image, str | Path):
-        pixels = media.read_image(image)
-    else:
-        pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    return frame_portrait(pixels, parse_sizes([f"{width or 512}x{height or 512}"]), fit=fit, face=face)
-
-
-def latent_lengths(window_frames: int, overlap_frames: int, stride: int) -> tuple[int, int]:
-    if window_frames < 1 + 2 * stride or (window_frames - 1) % stride:
-        raise InputError(f"window_frames is {window_frames}; it must be 1 + {stride}k and at least {1 + 2 * stride}")
-    if overlap_frames < stride or overlap_frames % stride:
-        raise InputError(f"overlap_frames is {overlap_frames}; it must be a multiple of {stride}, at least {stride}")
-    return 1 + (window_frames - 1) // stride, overlap_frames // stride
+    picture = open_picture(image)
+    if not isinstance(picture, Portrait):
+        return frame_portrait(picture, parse_sizes([f"{width or 512}x{height or 512}"]), fit=fit, face=face)
+    if (height, width) not in ((None, None), picture.pixels.shape[:2]):
+        raise InputError(f"height and width are {height} and {width}; the portrait is {picture.pixels.shape[:2]}")
+    return picture

@@ -5,11 +5,14 @@ The perception and imaging packages are imported where they are used, so that th
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from fantasytalking import media
 from fantasytalking.data.settings import Bucket, Fit
 from fantasytalking.errors import InputError
 
@@ -24,6 +27,22 @@ class Portrait(NamedTuple):
     """(H, W, 3) RGB, H and W multiples of 16."""
     points: NDArray[np.float32]
     """(5, 2) pixels of eyes, nose and corners of the mouth, in the order of ArcFace's alignment."""
+
+
+ImageInput = Portrait | NDArray[np.uint8] | Image.Image | str | Path
+
+
+def open_picture(image: ImageInput) -> Portrait | NDArray[np.uint8]:
+    """A picture's pixels (H, W, 3), or the portrait that is ready.
+
+    Raises:
+        InputError: the file is no picture.
+    """
+    if isinstance(image, Portrait):
+        return image
+    if isinstance(image, str | Path):
+        return media.read_image(image)
+    return np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
 
 
 def frame_portrait(

@@ -94,13 +94,13 @@ def make_video(
     Raises:
         InputError: anything given that cannot be used.
     """
-    paths = _check_outputs(job)
-    _check_controls(job.config, place.weights)
-    record = _begin_record(job, place.weights, place.device)
+    paths = check_outputs(job)
+    check_controls(job.config, place.weights)
+    record = begin_record(job, place.weights, place.device)
     given = _read(job)
     if job.config.note:
-        _tell(f"note: {job.config.note}")
-    with ExitStack() as outputs, _repeatable():
+        tell(f"note: {job.config.note}")
+    with ExitStack() as outputs, repeatable():
         # Made before the work, so that a place that cannot be written to is told at once.
         video, text, *sheets = (outputs.enter_context(written_whole(path)) for path in paths)
         pipe = open_pipeline()
@@ -142,7 +142,7 @@ def _read(job: Job) -> _Given:
     return _Given(portrait, samples, sound)
 
 
-def _check_controls(config: InferConfig, weights: Weights) -> None:
+def check_controls(config: InferConfig, weights: Weights) -> None:
     """What the pipeline would refuse too, but before gigabytes are loaded."""
     modules = weights.trained_modules()
     check_speech(modules)
@@ -150,14 +150,14 @@ def _check_controls(config: InferConfig, weights: Weights) -> None:
     face_weight(modules, config.face_scale, weights.has_face_encoder)
 
 
-def _begin_record(job: Job, weights: Weights, device: torch.device) -> Record:
+def begin_record(job: Job, weights: Weights, device: torch.device) -> Record:
     """The record of the video to be made; what differs from a replayed one is told."""
-    record = Record.of(job.config, job.image, job.audio, weights, job.output, _describe(device))
+    record = Record.of(job.config, job.image, job.audio, weights, job.output, describe(device))
     if job.replayed is not None:
         torch.set_num_threads(job.replayed.threads)
         record = replace(record, threads=job.replayed.threads)
         for difference in job.replayed.differences(record):
-            _tell(f"note: {difference}; the video may differ")
+            tell(f"note: {difference}; the video may differ")
     return record
 
 
@@ -212,7 +212,7 @@ def _summary(job: Job, result: dict[str, Any], video: str) -> str:
     return line + (", the same bits as recorded" if video == job.replayed.video else ", NOT the same as recorded")
 
 
-def _check_outputs(job: Job) -> list[Path]:
+def check_outputs(job: Job) -> list[Path]:
     """The files that will be written: video, record and, when wanted, contact sheet."""
     if job.output.suffix.lower() != ".mp4":
         raise InputError(f"output '{job.output}' does not end in .mp4, the one format that is written")
@@ -308,12 +308,13 @@ def _device(config: InferConfig) -> torch.device:
     return device
 
 
-def _describe(device: torch.device) -> str:
+def describe(device: torch.device) -> str:
+    """Name of a device, as records hold it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 @contextmanager
-def _repeatable() -> Iterator[None]:
+def repeatable() -> Iterator[None]:
     """Arithmetic that gives the same bits each time, where PyTorch has it; a warning where it has not."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
@@ -324,7 +325,8 @@ def _repeatable() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
+    """A line on stderr, where it is in nobody's way."""
     sys.stderr.write(line + "\n")
 
 

@@ -6,10 +6,11 @@ from enum import Enum
 from fantasytalking.data.settings import Fit
 from fantasytalking.errors import InputError
 from fantasytalking.pipeline.guidance import GuidanceConfig
-from fantasytalking.pipeline.pipeline import MAX_STEPS, latent_lengths
+from fantasytalking.pipeline.pipeline import MAX_STEPS
 from fantasytalking.pipeline.portrait import parse_sizes
 from fantasytalking.pipeline.savings import SavingsConfig
 from fantasytalking.pipeline.scheduling import Sampler
+from fantasytalking.pipeline.windows import latent_lengths
 
 MAX_PROMPT = 4096
 
@@ -87,6 +88,8 @@ class InferConfig:
     """Frames denoised at once: as many as the model was trained on."""
     overlap_frames: int = 24
     """Frames that neighbouring windows of a longer video share."""
+    stream: bool = False
+    """One window after another, each shown while the next is made, where they else are made together."""
 
     def validate(self) -> None:
         """Holds every value in its limits.

@@ -62,3 +62,19 @@ def plan_windows(latent_frames: int, length: int, overlap: int) -> list[Window]:
         frames = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(start, start + stretch)])
         windows.append(Window(frames, share[number, frames]))
     return windows
+
+
+def latent_lengths(window_frames: int, overlap_frames: int, stride: int) -> tuple[int, int]:
+    """Latent frames of a window and of an overlap, from frames.
+
+    Args:
+        stride: frames of a latent frame, the first excepted.
+
+    Raises:
+        InputError: numbers that are no whole latent frames, or too small.
+    """
+    if window_frames < 1 + 2 * stride or (window_frames - 1) % stride:
+        raise InputError(f"window_frames is {window_frames}; it must be 1 + {stride}k and at least {1 + 2 * stride}")
+    if overlap_frames < stride or overlap_frames % stride:
+        raise InputError(f"overlap_frames is {overlap_frames}; it must be a multiple of {stride}, at least {stride}")
+    return 1 + (window_frames - 1) // stride, overlap_frames // stride

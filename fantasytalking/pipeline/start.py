@@ -1,0 +1,40 @@
+"""From the command line to a video, by one process or by several: what scripts/infer.py does."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from fantasytalking.pipeline.cli import parse
+from fantasytalking.pipeline.live import PIPE, stream_video
+from fantasytalking.pipeline.parallel import Leader, follow, join, launched
+from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
+from fantasytalking.pipeline.run import Job, load_pipeline, make_video, tell, workplace
+
+
+def start(arguments: Sequence[str], description: str) -> None:
+    """Makes what the command line asks for and tells so in one line.
+
+    Raises:
+        InputError: anything that cannot be used; of several processes the first alone raises it, the others exit with
+            code 2.
+    """
+    if launched() == 1:
+        _report(parse(arguments, description), lambda _, load: load())
+        return
+    if join() > 0:
+        sys.exit(follow())
+    leader, code = Leader(), 2
+    try:
+        _report(parse(arguments, description), lambda job, load: leader.open(job.config, load))
+        code = 0
+    finally:
+        leader.dismiss(code)
+
+
+def _report(job: Job, load: Callable[[Job, Callable[[], FantasyTalkingPipeline]], FantasyTalkingPipeline]) -> None:
+    place = workplace(job.config)
+    make = stream_video if job.config.stream else make_video
+    line = make(job, place, lambda: load(job, lambda: load_pipeline(job.config, place.weights, place.device)))
+    if job.output == PIPE:
+        tell(line)  # the video went to standard output
+    else:
+        sys.stdout.write(line + "\n")

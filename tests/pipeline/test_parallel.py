@@ -1,0 +1,115 @@
+"""Several processes for one video: two over gloo give the single process's video, and a mistake ends all of them."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from fantasytalking.errors import InputError
+from fantasytalking.media.live_sound import SampleQueue
+from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
+from fantasytalking.pipeline.parallel import Leader, follow, join
+from fantasytalking.pipeline.settings import InferConfig
+from tests.app.conftest import free_port
+from tests.pipeline.conftest import sound
+from tests.pipeline.test_pipeline import latents
+from tests.pipeline.test_streaming import config
+
+
+def videos(pipe: FantasyTalkingPipeline, portrait: Portrait) -> dict[str, torch.Tensor]:
+    """One window, then several, each with all branches; then a stream."""
+    made = {
+        str(seconds): latents(pipe, portrait, seconds=seconds, prompt="a", num_inference_steps=2)
+        for seconds in (0.5, 1.1)
+    }
+    pieces = [piece.frames for piece in pipe.stream(portrait, SampleQueue([sound(1.1)]), config())]
+    return made | {"stream": torch.from_numpy(np.concatenate(pieces))}
+
+
+def run_rank(rank: int, port: int, saved: str, folder: str, pixels: np.ndarray, points: np.ndarray) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
+    torch.set_num_threads(1)
+    if join() > 0:
+        sys.exit(follow())
+    leader = Leader()
+    pipe = leader.open(InferConfig(base=saved), lambda: FantasyTalkingPipeline.from_pretrained(saved))
+    pipe.set_progress_bar_config(disable=True)
+    torch.save(videos(pipe, Portrait(pixels, points)), Path(folder) / "videos.pt")
+    leader.dismiss(0)
+
+
+def test_two_processes_give_the_video_of_one(pipe, saved, portrait, tmp_path):
+    arguments = (free_port(), str(saved), str(tmp_path), portrait.pixels, portrait.points)
+    multiprocessing.spawn(run_rank, args=arguments, nprocs=2)
+    made = torch.load(tmp_path / "videos.pt", weights_only=True)
+    for name, expected in videos(pipe, portrait).items():
+        tolerance = 1 if name == "stream" else 1e-4  # uint8 pictures may round to a neighbour
+        torch.testing.assert_close(made[name], expected, rtol=0, atol=tolerance)
+
+
+def refuse_rank(rank: int, port: int, saved: str, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
+    if join() > 0:
+        import fantasytalking.pipeline.parallel as parallel
+
+        def broken(_: InferConfig) -> None:
+            raise InputError("the transformer here is damaged")
+
+        parallel._load = broken  # type: ignore[assignment]
+        (Path(folder) / "follower").write_text(str(follow()))
+        return
+    leader = Leader()
+    with pytest.raises(InputError, match="process 1: the transformer here is damaged"):
+        leader.open(InferConfig(base=saved), lambda: FantasyTalkingPipeline.from_pretrained(saved))
+    with pytest.raises(InputError, match="offload is 'group'"):
+        from fantasytalking.pipeline.settings import Offload
+
+        leader.open(InferConfig(base=saved, offload=Offload.group), lambda: None)  # type: ignore[arg-type,return-value]
+    leader.dismiss(2)
+    (Path(folder) / "leader").write_text("refused")
+
+
+def test_a_mistake_of_one_process_ends_all(saved, tmp_path):
+    multiprocessing.spawn(refuse_rank, args=(free_port(), str(saved), str(tmp_path)), nprocs=2)
+    assert (tmp_path / "leader").read_text() == "refused" and (tmp_path / "follower").read_text() == "2"
+
+
+@pytest.mark.slow
+def test_torchrun_tells_a_mistake_once(saved, tmp_path):
+    script = Path(__file__).parents[2] / "scripts" / "infer.py"
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
+    began = time.monotonic()
+    ended = subprocess.run(
+        [
+            *command,
+            str(script),
+            "--image",
+            "MISSING.png",
+            "--audio",
+            "MISSING.wav",
+            "--output",
+            str(tmp_path / "a.mp4"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode != 0 and time.monotonic() - began < 300
+    assert [line for line in ended.stderr.splitlines() if line.startswith("error: ")] == [
+        "error: image 'MISSING.png' does not exist; give the path of a file"
+    ]
+    assert ended.stderr.count("exitcode  : 2") >= 1 and not list(tmp_path.iterdir())
