@@ -5,6 +5,7 @@ C channels. A window is never wider than its mask says: what lies outside the cl
 the mask, and must not be attended to.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -138,6 +139,29 @@ def latent_frame_times(frame_times: Tensor) -> Tensor:
     first = (times[..., :1] + ends[..., :1]) / 2
     groups = (times[..., 1::4] + ends[..., 4::4]) / 2  # frames 4k-3 .. 4k
     return torch.cat([first, groups], dim=-1)
+
+
+def join_speakers(windows: Sequence[AudioWindows]) -> AudioWindows:
+    """The windows of several speakers side by side, as `Conditions.speaker_regions` tells them apart.
+
+    Args:
+        windows: (B, W, L, C) each, of one rule and one video, in the order of the regions.
+
+    Returns:
+        (B, W, P L, C) with its mask.
+
+    Raises:
+        InputError: no speaker, or windows of different shapes.
+    """
+    shapes = [tuple(window.tokens.shape) for window in windows]
+    if len(set(shapes)) != 1:
+        raise InputError(
+            f"the speakers' audio windows have the shapes {shapes}; one shape, and at least one speaker, is needed: "
+            "bring every sound to the video's length first"
+        )
+    return AudioWindows(
+        torch.cat([window.tokens for window in windows], dim=2), torch.cat([window.mask for window in windows], dim=2)
+    )
 
 
 def cut_windows(features: Tensor, first: Tensor, length: int) -> AudioWindows:

@@ -23,8 +23,16 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, written_whole
 from fantasytalking.lora import LoraSettings, add_lora, has_lora, lora_shapes, lora_tensors, plain_name
 from fantasytalking.models.assembly import PORTRAIT_MODULES, portrait_module
+from fantasytalking.models.expression_projector import PADDINGS
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.tensor_files import compare_shapes, open_safetensors, read_json, read_pickle
+from fantasytalking.tensor_files import (
+    check_floating,
+    compare_shapes,
+    flatten_parts,
+    open_safetensors,
+    read_json,
+    read_pickle,
+)
 
 ADAPTER_FILE = "adapter.safetensors"
 LORA_FILE = "lora.safetensors"
@@ -32,6 +40,8 @@ BASE_FILE = "base.safetensors"
 FORMAT = 1
 WINDOW_RULES = ("official", "seconds")
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
+RELEASED_PARTS = ("proj_model", "audio_processor")
+"""Of the released audio checkpoint."""
 
 _RELEASED_PROJECTOR = {
     f"proj_model.{name}": f"audio_projector.{name}" for name in ("proj.weight", "norm.weight", "norm.bias")
@@ -45,7 +55,7 @@ class AdapterConfig:
     """What an adapter is: which modules were trained, on which base, with which audio windows."""
 
     modules: list[str]
-    """Of audio, face, motion: those that were trained and are stored. The others stay as fresh as they began.
+    """Of audio, face, motion, expression: those that were trained and are stored. The others stay fresh.
     Empty when the base alone was trained."""
     audio_window: str
     """`official` for the released weights, `seconds` for ours."""
@@ -53,6 +63,10 @@ class AdapterConfig:
     """Span of a window under the rule `seconds`."""
     base: str = ""
     """Hub id or folder of the base it was trained on, for the reader."""
+    expression_padding: str = PADDINGS[0]
+    """How the expression was trained to treat padding; `attended` for the released weights."""
+    expression_heads: int | None = None
+    """Heads of the expression's resamplers, which no shape tells; None when the expression is not stored."""
     lora: dict[str, Any] | None = None
     """Rank, alpha and targets of lora.safetensors; None when there is none."""
     base_tensors: int = 0
@@ -75,6 +89,13 @@ class AdapterConfig:
             raise InputError(f"{source}: audio_window is {self.audio_window!r}; {' or '.join(WINDOW_RULES)} is needed")
         if not isinstance(self.window_seconds, int | float) or not 0 < self.window_seconds <= 10:
             raise InputError(f"{source}: window_seconds is {self.window_seconds!r}; 0 to 10 is needed")
+        if self.expression_padding not in PADDINGS:
+            raise InputError(
+                f"{source}: expression_padding is {self.expression_padding!r}; {' or '.join(PADDINGS)} is needed"
+            )
+        heads = self.expression_heads
+        if (heads is None) != ("expression" not in self.modules) or type(heads) not in (int, type(None)):
+            raise InputError(f"{source}: expression_heads is {heads!r}; a number is needed where expression is stored")
         if self.lora is not None:
             LoraSettings.read(self.lora, source)
         if type(self.base_tensors) is not int or not 0 <= self.base_tensors <= 100_000:
@@ -187,6 +208,7 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     folder = Path(folder)
     config, tensors = read_adapter(folder)
     folder = folder.parent if folder.name == ADAPTER_FILE else folder
+    _check_expression(config, model, folder)
     state = {plain_name(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
     wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) in config.modules}
     _compare(tensors, wanted, folder)
@@ -195,11 +217,28 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     with torch.no_grad():
         for name, value in {**tensors, **base}.items():
             state[name].copy_(value)
+        if "expression" in config.modules:
+            model.register_to_config(expression_padding=config.expression_padding)
         if settings is not None:
             add_lora(model, settings, next(iter(lora.values())).dtype)
             for name, value in lora_tensors(model.state_dict()).items():
                 value.copy_(lora[name])
     return config
+
+
+def _check_expression(config: AdapterConfig, model: FantasyTalkingTransformer3DModel, folder: Path) -> None:
+    if "expression" not in config.modules:
+        return
+    if model.config.expression_dims is None:
+        raise InputError(
+            f"adapter '{folder}' holds an expression module and the model has none; build it with "
+            "portrait.expression_dims"
+        )
+    if model.config.expression_heads != config.expression_heads:
+        raise InputError(
+            f"adapter '{folder}' was trained with {config.expression_heads} heads in its resamplers, the model has "
+            f"{model.config.expression_heads}; set portrait.expression_heads to {config.expression_heads}"
+        )
 
 
 def trained_base_names(folder: str | Path) -> list[str]:
@@ -240,7 +279,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _compare(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     compare_shapes(found, wanted, f"adapter '{folder}'", "it was made for a model of another size")
-    _check_floating(tensors, str(folder))
+    check_floating(tensors, str(folder))
 
 
 def read_released(path: str | Path) -> dict[str, Tensor]:
@@ -251,7 +290,7 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     """
     path = existing_file(path, "checkpoint")
     if path.suffix in PICKLE_SUFFIXES:
-        tensors = _flatten(read_pickle(path), str(path))
+        tensors = flatten_parts(read_pickle(path), RELEASED_PARTS, str(path))
     elif path.suffix == ".safetensors":
         stored = open_safetensors(path)
         tensors = {name: stored.read(name) for name in stored.shapes}
@@ -272,7 +311,7 @@ def write_released(tensors: Mapping[str, Tensor], path: str | Path) -> None:
         if path.suffix == ".safetensors":
             save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
         elif path.suffix in PICKLE_SUFFIXES:
-            parts: dict[str, dict[str, Tensor]] = {"proj_model": {}, "audio_processor": {}}
+            parts: dict[str, dict[str, Tensor]] = {part: {} for part in RELEASED_PARTS}
             for name, value in tensors.items():
                 part, _, rest = name.partition(".")
                 parts[part][rest] = value
@@ -323,7 +362,7 @@ def check_released(tensors: Mapping[str, Tensor], source: str) -> None:
     wanted["proj_model.proj.weight"] = (token_dim, weight.shape[1] if token_dim and weight is not None else 0)
     wanted["proj_model.norm.weight"] = wanted["proj_model.norm.bias"] = (token_dim,)
     compare_shapes({name: tuple(value.shape) for name, value in tensors.items()}, wanted, f"'{source}'", cure)
-    _check_floating(tensors, source)
+    check_floating(tensors, source)
 
 
 def _our_name(name: str) -> str:
@@ -333,29 +372,3 @@ def _our_name(name: str) -> str:
 
 def _released_block(block: int, kind: str) -> str:
     return f"audio_processor.blocks.{block}.cross_attn.processor.{kind}_proj.weight"
-
-
-def _flatten(loaded: Any, source: str) -> dict[str, Tensor]:
-    parts = ("proj_model", "audio_processor")
-    if not isinstance(loaded, Mapping) or set(loaded) != set(parts):
-        found = (
-            ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) and len(loaded) < 10 else type(loaded).__name__
-        )
-        raise InputError(f"'{source}' holds {found}; the released checkpoint holds {' and '.join(parts)}")
-    flat = {}
-    for part in parts:
-        if not isinstance(loaded[part], Mapping):
-            raise InputError(f"'{source}': {part} is a {type(loaded[part]).__name__}; named tensors are needed")
-        for name, value in loaded[part].items():
-            if not isinstance(value, Tensor):
-                raise InputError(f"'{source}': {part}.{name} is a {type(value).__name__}; a tensor is needed")
-            flat[f"{part}.{name}"] = value
-    return flat
-
-
-def _check_floating(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], source: str) -> None:
-    for name, value in dict(tensors).items():
-        if not value.is_floating_point():
-            raise InputError(f"'{source}': '{name}' is {value.dtype}; floating-point weights are needed")
-        if not bool(torch.isfinite(value).all()):
-            raise InputError(f"'{source}': '{name}' holds NaN or infinity; the file is damaged, get it again")

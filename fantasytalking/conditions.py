@@ -1,14 +1,37 @@
 """Everything the transformer is told beside the noisy latents, as one typed object.
 
-Axes: B batch, F latent frames, H and W latent height and width, L audio tokens in a window, N face crops.
+Axes: B batch, F latent frames, H and W latent height and width, L audio tokens in a window, N face crops, P people.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fantasytalking.errors import InputError
+
+
+class ExpressionCondition(NamedTuple):
+    """What drives the faces of one or several people by the expression in a video (FantasyPortrait, arXiv 2507.12956).
+
+    The order of the people means nothing; features, presence and regions share it.
+    """
+
+    features: Tensor
+    """(B, P, 1 + 4 (F - 1), D) implicit features of every video frame: head, eye, emotion, mouth. What stands where
+    `present` is False never matters."""
+    present: Tensor
+    """(B, P, 1 + 4 (F - 1)) bool, True where the frame has features; all False for a person that a sample lacks."""
+    regions: Tensor | None
+    """(B, P, F, H/2, W/2) bool, True where a video token attends to the person; None = all do, for one person only."""
+    gate: Tensor
+    """(B,) weight; 0 = dropped, 1 = as trained."""
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> "ExpressionCondition":
+        """Moves every tensor to `device` and every floating-point tensor to `dtype`."""
+        return self._replace(**_moved(self, device, dtype, non_blocking))
 
 
 class Conditions(NamedTuple):
@@ -25,7 +48,8 @@ class Conditions(NamedTuple):
     latents: Tensor
     """(B, 20, F, H, W) first-frame mask (4 channels) and first-frame latents (16), concatenated to the noisy ones."""
     audio: Tensor
-    """(B, 1 or F, L, D_audio) wav2vec2 features cut into windows."""
+    """(B, 1 or F, L, D_audio) wav2vec2 features cut into windows. With `speaker_regions`, L holds one equal block for
+    every speaker, in the order of the regions (`audio_windows.join_speakers`)."""
     audio_mask: Tensor
     """(B, 1 or F, L) bool, True where the token is real. What stands in the others never matters."""
     face: Tensor
@@ -34,17 +58,29 @@ class Conditions(NamedTuple):
     """(B, 2) expression and body intensity in [0, 1]."""
     gate: Tensor
     """(B, 2) weight of audio and of face; 0 = dropped, 1 = as trained."""
+    expression: ExpressionCondition | None = None
+    """The expressions that drive the faces; None for a video driven by sound alone."""
+    speaker_regions: Tensor | None = None
+    """(B, P, F, H/2, W/2) bool, True where a video token hears the speaker; None = every token hears all sound."""
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
     ) -> "Conditions":
         """Moves every tensor to `device` and every floating-point tensor to `dtype`; offloading hooks call it too."""
-        moved = {
-            name: value.to(device=device, dtype=dtype if value.is_floating_point() else None, non_blocking=non_blocking)
-            for name, value in self._asdict().items()
-            if value is not None
-        }
-        return self._replace(**moved)
+        return self._replace(**_moved(self, device, dtype, non_blocking))
+
+
+def _moved(
+    values: NamedTuple, device: torch.device | str | None, dtype: torch.dtype | None, non_blocking: bool
+) -> dict[str, Any]:
+    moved: dict[str, Any] = {}
+    for name, value in values._asdict().items():
+        if isinstance(value, Tensor):
+            kind = dtype if value.is_floating_point() else None
+            moved[name] = value.to(device=device, dtype=kind, non_blocking=non_blocking)
+        elif value is not None:
+            moved[name] = value.to(device=device, dtype=dtype, non_blocking=non_blocking)
+    return moved
 
 
 def latent_frame_count(num_frames: int, temporal_stride: int = 4) -> int:

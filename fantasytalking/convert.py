@@ -22,6 +22,13 @@ from fantasytalking.checkpoint import (
 )
 from fantasytalking.conditions import Conditions
 from fantasytalking.errors import InputError
+from fantasytalking.expression_checkpoint import (
+    expression_adapter,
+    holds_expression,
+    read_released_expression,
+    write_released_expression,
+)
+from fantasytalking.expression_reference import expression_forward
 from fantasytalking.files import existing_file, written_whole
 from fantasytalking.models.assembly import assemble, infer_wan_config, open_single_file, wan_names
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -31,9 +38,10 @@ from fantasytalking.tensor_files import StoredTensors, compare_shapes, open_safe
 def convert(source: str | Path, output: str | Path) -> str:
     """Converts by what `source` is; gives a sentence that says what was done.
 
-    - an adapter folder of ours -> the released format (.ckpt, .pt, .pth or .safetensors);
-    - the released audio checkpoint -> an adapter folder of ours, or the released format in another container when
-      `output` has a file's suffix;
+    - an adapter folder of ours that holds audio or expression -> its released format (.ckpt, .pt, .pth or
+      .safetensors);
+    - the released audio or portrait checkpoint -> an adapter folder of ours, or the released format in another
+      container when `output` has a file's suffix;
     - a Wan transformer as a single safetensors file -> a diffusers folder.
 
     Raises:
@@ -44,6 +52,9 @@ def convert(source: str | Path, output: str | Path) -> str:
         config, tensors = read_adapter(source)
         if config.lora is not None or config.base_tensors:
             raise InputError(f"'{source}' changes the base too, and the released format has no place for that")
+        if config.modules == ["expression"]:
+            count = write_released_expression(tensors, output)
+            return f"wrote {count} tensors in the released portrait format to '{output}'"
         released = to_official(tensors)
         check_released(released, str(source))
         write_released(released, output)
@@ -51,12 +62,23 @@ def convert(source: str | Path, output: str | Path) -> str:
     if _is_wan(existing_file(source, "input")):
         count = wan_to_diffusers(source, output)
         return f"wrote {count} tensors of a Wan transformer in diffusers' layout to '{output}'"
+    if holds_expression(source):
+        return _convert_expression(source, output)
     released = read_released(source)
     if output.suffix:
         write_released(released, output)
         return f"wrote {len(released)} tensors in the released format to '{output}'"
     write_adapter(from_official(released), output, AdapterConfig(modules=["audio"], audio_window="official"))
     return f"wrote an adapter of {len(released)} tensors to '{output}'; it holds audio, neither face nor motion"
+
+
+def _convert_expression(source: Path, output: Path) -> str:
+    tensors = read_released_expression(source)
+    if output.suffix:
+        count = write_released_expression(tensors, output)
+        return f"wrote {count} tensors in the released portrait format to '{output}'"
+    write_adapter(tensors, output, expression_adapter(tensors, str(source)))
+    return f"wrote an adapter of {len(tensors)} tensors to '{output}'; it holds expression alone"
 
 
 def wan_to_diffusers(source: Path, output: Path) -> int:
@@ -80,9 +102,10 @@ def wan_to_diffusers(source: Path, output: Path) -> int:
 def forward_reference(reference: str | Path) -> dict[str, Tensor]:
     """Our model on the weights, inputs and metadata of a reference file of the released code.
 
-    The file holds `wan.*` (Wan's original names), `proj_model.*` and `audio_processor.*` (the released checkpoint's
-    parts), `in.*` (latents (1,16,F,h,w), image_condition (1,20,F,h,w), text_embeds, image_embeds, timestep,
-    audio_features (1,L,768)), and as metadata num_heads, num_frames, audio_scale and per_frame.
+    A file that holds `ip_adapter.*` is one of the portrait method: see `expression_reference.expression_forward`.
+    One of the audio path holds `wan.*` (Wan's original names), `proj_model.*` and `audio_processor.*` (the released
+    checkpoint's parts), `in.*` (latents (1,16,F,h,w), image_condition (1,20,F,h,w), text_embeds, image_embeds,
+    timestep, audio_features (1,L,768)), and as metadata num_heads, num_frames, audio_scale and per_frame.
 
     Returns:
         prediction and prediction_without_audio (1,16,F,h,w), and audio_windows (1,F,L,C): projected features cut into
@@ -92,6 +115,8 @@ def forward_reference(reference: str | Path) -> dict[str, Tensor]:
         InputError: not such a file, or anything in it that does not fit.
     """
     path = existing_file(reference, "reference")
+    if holds_expression(path):
+        return expression_forward(path)
     metadata = _reference_metadata(path)
     stored = open_safetensors(path)
     model = _reference_model(stored, metadata, str(path))

@@ -3,7 +3,7 @@
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,41 @@ def compare_shapes(
     for name, shape in wanted.items():
         if found[name] != shape:
             raise InputError(f"{source}: '{name}' has the shape {found[name]}, {shape} is needed; {cure}")
+
+
+def flatten_parts(loaded: Any, parts: Sequence[str], source: str) -> dict[str, Tensor]:
+    """What a torch file of named parts holds, the parts as prefixes of the names.
+
+    Raises:
+        InputError: other parts, or anything in them that is no tensor.
+    """
+    if not isinstance(loaded, Mapping) or set(loaded) != set(parts):
+        found = (
+            ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) and len(loaded) < 10 else type(loaded).__name__
+        )
+        raise InputError(f"'{source}' holds {found}; the released checkpoint holds {' and '.join(parts)}")
+    flat = {}
+    for part in parts:
+        if not isinstance(loaded[part], Mapping):
+            raise InputError(f"'{source}': {part} is a {type(loaded[part]).__name__}; named tensors are needed")
+        for name, value in loaded[part].items():
+            if not isinstance(value, Tensor):
+                raise InputError(f"'{source}': {part}.{name} is a {type(value).__name__}; a tensor is needed")
+            flat[f"{part}.{name}"] = value
+    return flat
+
+
+def check_floating(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Holds that tensors of a file are finite numbers.
+
+    Raises:
+        InputError: the first that is not.
+    """
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            raise InputError(f"'{source}': '{name}' is {value.dtype}; floating-point weights are needed")
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(f"'{source}': '{name}' holds NaN or infinity; the file is damaged, get it again")
 
 
 def _open_one(path: Path) -> Any:

@@ -3,10 +3,12 @@
 
 python scripts/convert_official.py IN OUT
     IN  fantasytalking_model.ckpt or .safetensors   OUT  a folder: our adapter
+    IN  fantasyportrait_model.ckpt or its flat port OUT  a folder: our adapter
     IN  our adapter folder                          OUT  a .ckpt or .safetensors file: the released format
     IN  a Wan transformer as one .safetensors file  OUT  a folder: diffusers' layout
 python scripts/convert_official.py --forward REFERENCE.safetensors OUT.safetensors
-    writes prediction, prediction_without_audio and audio_windows
+    writes prediction, prediction_without_audio and audio_windows; of a portrait reference prediction,
+    prediction_without_portrait and, for one person, prediction_padding_attended
 """
 
 import argparse

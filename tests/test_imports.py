@@ -9,10 +9,10 @@ PACKAGE = Path(__file__).parent.parent / "fantasytalking"
 LAYERS = [
     {"errors", "files"},
     {"config", "conditions", "media"},
-    {"flow_matching", "audio_windows", "tensor_files"},
+    {"flow_matching", "audio_windows", "regions", "tensor_files"},
     {"models"},
-    {"data", "encoders", "perception", "checkpoint", "lora"},
-    {"convert", "training", "pipeline", "evaluation", "portrait_world"},
+    {"data", "encoders", "perception", "checkpoint", "expression_checkpoint", "lora"},
+    {"convert", "expression_reference", "training", "pipeline", "evaluation", "portrait_world"},
     {"nano", "benchmarking", "validation"},
     {"train_command", "app"},
 ]

@@ -15,6 +15,7 @@ from torch import nn
 from fantasytalking.errors import InputError
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
+from fantasytalking.models.expression_projector import ExpressionProjector, check_expression_config
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -31,8 +32,10 @@ PORTRAIT_MODULES: dict[str, tuple[str, ...]] = {
     "audio": ("audio_projector.*", "blocks.*.attn2.audio_[kv]_proj.weight"),
     "face": ("face_resampler.*", "blocks.*.attn2.face_[kv]_proj.weight"),
     "motion": ("motion_embedder.*",),
+    "expression": ("expression_projector.*", "blocks.*.attn2.expression_[kv]_proj.weight"),
 }
-"""The paper's modules and the names of their parameters; every other parameter is the base's."""
+"""The paper's modules and the names of their parameters; every other parameter is the base's. The expression's are
+there only in a model with `expression_dims`."""
 
 WAN_HEAD_DIM = 128
 """Of every published Wan 2.1 model."""
@@ -99,7 +102,11 @@ def initialise_fresh(module: nn.Module, dtype: torch.dtype) -> None:
             projection.to_empty(device="cpu").to(dtype)
         module.reset_audio_parameters()
         module.reset_face_parameters()
-    elif isinstance(module, AudioProjector | FaceResampler | MotionEmbedder):
+        if module.knows_expression:
+            module.expression_k_proj.to_empty(device="cpu").to(dtype)
+            module.expression_v_proj.to_empty(device="cpu").to(dtype)
+            module.reset_expression_parameters()
+    elif isinstance(module, AudioProjector | FaceResampler | MotionEmbedder | ExpressionProjector):
         module.to_empty(device="cpu").to(dtype)
         module.reset_parameters()
 
@@ -232,10 +239,14 @@ def _check_config(config: Mapping[str, Any], tensors: StoredTensors) -> None:
         kinds: tuple[type, ...] = (type(default),)
         if key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
             kinds = (int, type(None))
-        elif key == "patch_size":
-            kinds = (tuple, list)
-        if not isinstance(value, kinds) or (isinstance(value, int) and not 0 <= value <= 2**20):
+        elif key in ("patch_size", "expression_dims", "expression_learned"):
+            kinds = (tuple, list) if default is not None else (tuple, list, type(None))
+        sizes = value if isinstance(value, tuple | list) else [value] if isinstance(value, int) else []
+        if not isinstance(value, kinds) or any(
+            type(size) not in (int, bool) or not 0 <= size <= 2**20 for size in sizes
+        ):
             raise InputError(f"{tensors.source}: the transformer's configuration has {key} = {value!r}")
+    check_expression_config(config, tensors.source)
     blocks = {name.split(".")[1] for name in tensors.shapes if name.startswith("blocks.")}
     if config.get("num_layers") != len(blocks):
         raise InputError(

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fantasytalking.conditions import Conditions
+from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.errors import InputError
 
 PARTING = ("text", "gate")
@@ -63,6 +63,47 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
         if value is not None:
             _check_shape(name, value, samples if name in PARTING else batch, shape)
             _check_dtype(name, value, hidden_states.dtype)
+    patch_h, patch_w = config.patch_size[1:]
+    grid = (frames, height // patch_h, width // patch_w)
+    if conditions.speaker_regions is not None:
+        _check_speakers(conditions.speaker_regions, tokens, batch, grid)
+    if conditions.expression is not None:
+        _check_expression(conditions.expression, hidden_states, samples, config, grid)
+
+
+def _check_speakers(regions: Tensor, tokens: int, batch: int, grid: tuple[int, int, int]) -> None:
+    _check_shape("speaker_regions", regions, batch, (None, *grid))
+    _check_bool("speaker_regions", regions, "True where a video token hears the speaker")
+    if tokens % regions.shape[1]:
+        raise InputError(
+            f"audio has {tokens} tokens a window and there are {regions.shape[1]} speakers; "
+            "every speaker needs as many tokens: join their windows with audio_windows.join_speakers"
+        )
+
+
+def _check_expression(
+    expression: ExpressionCondition, hidden_states: Tensor, samples: int, config: Any, grid: tuple[int, int, int]
+) -> None:
+    if config.expression_dims is None:
+        raise InputError(
+            "an expression was given, but this model has no expression condition; "
+            "give none, or build the model with portrait.expression_dims"
+        )
+    batch, num_frames, people = hidden_states.shape[0], 4 * (grid[0] - 1) + 1, expression.features.shape[1]
+    _check_shape("expression.features", expression.features, batch, (None, num_frames, sum(config.expression_dims)))
+    _check_shape("expression.present", expression.present, batch, (people, num_frames))
+    _check_shape("expression.gate", expression.gate, samples, ())
+    _check_bool("expression.present", expression.present, "True where a frame has features")
+    for name in ("features", "gate"):
+        _check_dtype(f"expression.{name}", getattr(expression, name), hidden_states.dtype)
+    if expression.regions is not None:
+        _check_shape("expression.regions", expression.regions, batch, (people, *grid))
+        _check_bool("expression.regions", expression.regions, "True where a video token attends to the person")
+    elif people > 1:
+        raise InputError(
+            f"{people} expressions were given without regions, and each would drive every face; "
+            "give expression.regions (fantasytalking.regions makes them)"
+        )
 
 
 def sample_count(batch: int, conditions: Conditions) -> int:
@@ -82,7 +123,11 @@ def _check_shape(name: str, value: Tensor, batch: int, shape: tuple[int | None, 
 
 def _check_dtype(name: str, value: Tensor, dtype: torch.dtype) -> None:
     if name == "audio_mask":
-        if value.dtype != torch.bool:
-            raise InputError(f"audio_mask is {value.dtype}; torch.bool is needed, True where a token is real")
+        _check_bool(name, value, "True where a token is real")
     elif value.dtype != dtype and not (value.is_floating_point() and torch.is_autocast_enabled(value.device.type)):
         raise InputError(f"{name} is {value.dtype} and the latents are {dtype}; use conditions.to(dtype={dtype})")
+
+
+def _check_bool(name: str, value: Tensor, meaning: str) -> None:
+    if value.dtype != torch.bool:
+        raise InputError(f"{name} is {value.dtype}; torch.bool is needed, {meaning}")

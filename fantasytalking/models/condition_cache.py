@@ -27,16 +27,20 @@ class ConditionTokens(NamedTuple):
     """(B, W, L, audio_token_dim)."""
     face: Tensor
     """(B, N, face_token_dim)."""
+    expression: Tensor | None
+    """(B, W, P K, expression_token_dim), K tokens in each person's window; None where nothing drives by expression."""
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of one block; None where they are not computed yet (or, for image, where the base has none)."""
+    """Keys and values of one block; None where they are not computed yet (or where there is no such condition)."""
 
     text: KeyValue | None = None
     image: KeyValue | None = None
     audio: KeyValue | None = None
     """Windows folded into the batch: (B W, L, heads, head_dim)."""
     face: KeyValue | None = None
+    expression: KeyValue | None = None
+    """Windows folded into the batch: (B W, P K, heads, head_dim)."""
 
 
 class ConditionCache:

@@ -1,6 +1,7 @@
-"""Wan's cross-attention with decoupled audio and face attention on the same query (paper sections 3.1 and 3.3).
+"""Wan's cross-attention with decoupled attention to audio, face and expression on the same query (paper 3.1 and 3.3).
 
-Axes: B batch, S video tokens (of this rank), W audio windows, L audio tokens in a window, h heads, d head_dim.
+Axes: B batch, S video tokens (of this rank), W windows, n video tokens in a window, L condition tokens in a window,
+h heads, d head_dim.
 """
 
 from typing import Any, NamedTuple
@@ -13,27 +14,7 @@ from torch.nn import functional as F
 
 from fantasytalking.models.condition_cache import ConditionTokens, KeysValues, KeyValue
 from fantasytalking.models.cpu_attention import float32_attention
-
-
-class TokenSpan(NamedTuple):
-    """Which audio windows the video tokens at hand belong to.
-
-    Tokens run frame by frame. Under context parallelism a rank may begin or end inside a latent frame: the missing
-    tokens of its first and last frame are padded for the audio attention and cut off again.
-    """
-
-    first_window: int
-    num_windows: int
-    pad_front: int
-    pad_back: int
-
-    @classmethod
-    def of(cls, first_token: int, num_tokens: int, tokens_per_window: int) -> "TokenSpan":
-        """The span of `num_tokens` video tokens that begin at `first_token` of the clip."""
-        first_window, pad_front = divmod(first_token, tokens_per_window)
-        end = first_token + num_tokens
-        last_window = -(-end // tokens_per_window)
-        return cls(first_window, last_window - first_window, pad_front, last_window * tokens_per_window - end)
+from fantasytalking.models.token_windows import WindowedAttention
 
 
 class ComputedKeysValues:
@@ -46,11 +27,12 @@ class BlockConditions(NamedTuple):
     """What one block's cross-attention reads; it stands in the place of Wan's `encoder_hidden_states`."""
 
     tokens: ConditionTokens
-    audio_mask: Tensor
-    """(B, W, L) bool, True = real token."""
+    audio: WindowedAttention
     scale: Tensor
     """(B, 2) weight of audio and of face attention."""
-    span: TokenSpan
+    expression: WindowedAttention | None = None
+    expression_scale: Tensor | None = None
+    """(B,) weight of the expression attention."""
     keys_values: KeysValues = KeysValues()
     """Those already computed for this block."""
     computed: ComputedKeysValues | None = None
@@ -60,9 +42,10 @@ class BlockConditions(NamedTuple):
 class PortraitAttnProcessor:
     """Text + image + audio + face attention with one query, summed before the shared output projection.
 
-    The chosen attention backend computes text, image and face. Audio has padding, which several backends ignore or
-    refuse, so audio always runs on the one that honours a mask on every device: whether a token is padding never
-    depends on the backend. It has few keys, so this costs nothing.
+    Where an expression drives faces, its attention is added to them. The chosen attention backend computes text, image
+    and face. Audio and expression have padding and regions, which several backends ignore or refuse, so they always run
+    on the one that honours a mask on every device: whether a token is padding never depends on the backend. They have
+    few keys, so this costs nothing.
     """
 
     # Set by diffusers' set_attention_backend and enable_parallelism.
@@ -95,8 +78,13 @@ class PortraitAttnProcessor:
 
         # 2. Ours: Z' = Z + l1 Attn(Q, K_audio, V_audio) + l2 Attn(Q, K_face, V_face)
         audio_scale, face_scale = conditions.scale.to(query.dtype)[:, :, None, None].unbind(1)  # (B, 1, 1) each
-        attended = attended + audio_scale * self._attend_audio(query, keys_values.audio, conditions)
+        attended = attended + audio_scale * self._attend_windows(query, keys_values.audio, conditions.audio)
         attended = attended + face_scale * self._attend(query, keys_values.face)
+        if conditions.expression is not None:
+            assert keys_values.expression is not None and conditions.expression_scale is not None
+            expression_scale = conditions.expression_scale.to(query.dtype)[:, None, None]
+            driven = self._attend_windows(query, keys_values.expression, conditions.expression)
+            attended = attended + expression_scale * driven
 
         # 3. Shared output projection
         return attn.to_out[1](attn.to_out[0](attended))
@@ -111,29 +99,32 @@ class PortraitAttnProcessor:
             attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
         return attended.flatten(2, 3).type_as(query)
 
-    def _attend_audio(self, query: Tensor, key_value: KeyValue, conditions: BlockConditions) -> Tensor:
-        """Each window's video tokens attend to that window's real audio tokens: (B, S, h, d) -> (B, S, h d)."""
-        span, num_tokens, batch = conditions.span, query.shape[1], query.shape[0]
+    def _attend_windows(self, query: Tensor, key_value: KeyValue, windows: WindowedAttention) -> Tensor:
+        """Each window's video tokens attend to that window's unmasked tokens: (B, S, h, d) -> (B, S, h d)."""
+        span, num_tokens, batch = windows.span, query.shape[1], query.shape[0]
         if span.pad_front or span.pad_back:
             query = F.pad(query, (0, 0, 0, 0, span.pad_front, span.pad_back))
         query = rearrange(query, "b (w n) h d -> (b w) n h d", w=span.num_windows)
         key, value = (_repeat_batch(tensor, query.shape[0]) for tensor in key_value)
-        mask = _repeat_batch(conditions.audio_mask, batch).flatten(0, 1)  # (B W, L)
+        mask = _repeat_batch(windows.mask, batch).flatten(0, 1)  # (B W, 1 or n, L)
         heard = mask.any(dim=-1, keepdim=True)
-        # A window without a single real token has nothing to attend to: let the softmax run, then give zero.
+        # A video token without a single one to attend to: let the softmax run, then give zero.
         attended = dispatch_attention_fn(
-            query, key, value, attn_mask=(mask | ~heard)[:, None, None, :], backend=AttentionBackendName.NATIVE
+            query, key, value, attn_mask=(mask | ~heard)[:, None], backend=AttentionBackendName.NATIVE
         )
-        attended = attended.masked_fill(~heard[..., None, None], 0.0)
+        attended = attended.masked_fill(~heard[..., None], 0.0)
         attended = rearrange(attended, "(b w) n h d -> b (w n) (h d)", w=span.num_windows)
         return attended[:, span.pad_front : span.pad_front + num_tokens].type_as(query)
 
 
 class PortraitCrossAttention(WanAttention):
-    """Wan's text and image cross-attention plus keys and values of audio and face.
+    """Wan's text and image cross-attention plus keys and values of audio, of face and, where asked for, of expression.
 
     Fresh value projections are zero, so that nothing is added; fresh key projections are random, so that they train
-    from the first step on. Keys of audio and face are not normalised (released code).
+    from the first step on. Keys of audio, face and expression are not normalised (released code).
+
+    Args:
+        expression_token_dim: width of an expression token; None = the model knows no expression condition.
     """
 
     _default_processor_cls = PortraitAttnProcessor
@@ -147,6 +138,7 @@ class PortraitCrossAttention(WanAttention):
         added_kv_proj_dim: int | None,
         audio_token_dim: int,
         face_token_dim: int,
+        expression_token_dim: int | None = None,
     ) -> None:
         super().__init__(
             dim=dim,
@@ -163,6 +155,11 @@ class PortraitCrossAttention(WanAttention):
         self.face_v_proj = nn.Linear(face_token_dim, dim, bias=False)
         self.reset_audio_parameters()
         self.reset_face_parameters()
+        self.knows_expression = expression_token_dim is not None
+        if expression_token_dim is not None:
+            self.expression_k_proj = nn.Linear(expression_token_dim, dim, bias=False)
+            self.expression_v_proj = nn.Linear(expression_token_dim, dim, bias=False)
+            self.reset_expression_parameters()
 
     def reset_audio_parameters(self) -> None:
         """Fresh audio projections: logits of unit variance, values zero."""
@@ -174,14 +171,20 @@ class PortraitCrossAttention(WanAttention):
         nn.init.normal_(self.face_k_proj.weight, std=self.face_k_proj.in_features**-0.5)
         nn.init.zeros_(self.face_v_proj.weight)
 
+    def reset_expression_parameters(self) -> None:
+        """Fresh expression projections: logits of unit variance, values zero."""
+        nn.init.normal_(self.expression_k_proj.weight, std=self.expression_k_proj.in_features**-0.5)
+        nn.init.zeros_(self.expression_v_proj.weight)
+
     def keys_values(self, conditions: BlockConditions) -> KeysValues:
         """Keys and values of every condition: those already known, the others computed."""
         known, tokens = conditions.keys_values, conditions.tokens
         return KeysValues(
             text=known.text or self._heads(self.norm_k(self.to_k(tokens.text)), self.to_v(tokens.text)),
             image=known.image or (None if tokens.image is None else self._image_key_value(tokens.image)),
-            audio=known.audio or self._audio_key_value(tokens.audio),
+            audio=known.audio or self._window_key_value(tokens.audio, self.audio_k_proj, self.audio_v_proj),
             face=known.face or self._heads(self.face_k_proj(tokens.face), self.face_v_proj(tokens.face)),
+            expression=known.expression or self._expression_key_value(tokens.expression),
         )
 
     def fuse_projections(self) -> None:
@@ -191,9 +194,14 @@ class PortraitCrossAttention(WanAttention):
         assert self.add_k_proj is not None and self.add_v_proj is not None
         return self._heads(self.norm_added_k(self.add_k_proj(image)), self.add_v_proj(image))
 
-    def _audio_key_value(self, audio: Tensor) -> KeyValue:
-        audio = audio.flatten(0, 1)  # (B W, L, audio_token_dim)
-        return self._heads(self.audio_k_proj(audio), self.audio_v_proj(audio))
+    def _expression_key_value(self, expression: Tensor | None) -> KeyValue | None:
+        if expression is None:
+            return None
+        return self._window_key_value(expression, self.expression_k_proj, self.expression_v_proj)
+
+    def _window_key_value(self, tokens: Tensor, to_key: nn.Linear, to_value: nn.Linear) -> KeyValue:
+        tokens = tokens.flatten(0, 1)  # (B W, L, token_dim)
+        return self._heads(to_key(tokens), to_value(tokens))
 
     def _heads(self, key: Tensor, value: Tensor) -> KeyValue:
         return key.unflatten(2, (self.heads, -1)), value.unflatten(2, (self.heads, -1))

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import InputError
+from fantasytalking.models.expression_projector import check_expression_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 PRESETS = ("nano", "wan1.3b", "wan14b")
@@ -51,6 +52,17 @@ class PortraitConfig:
     face_heads: int = 16
     face_scale: float = 0.5
     motion_width: int = 256
+    expression_dims: list[int] | None = None
+    """None = no expression condition; [6, 6, 30, 512] for the released front end."""
+    expression_learned: list[int] = field(default_factory=lambda: [0, 0, 4, 16])
+    """Learned tokens of head, eye, emotion and mouth; [0, 0, 0, 0] and [4, 4, 4, 16] are the ablation's other rows."""
+    expression_token_dim: int = 2048
+    expression_width: int = 1280
+    expression_depth: int = 4
+    expression_heads: int = 20
+    expression_head_dim: int = 64
+    expression_scale: float = 1.0
+    expression_padding: str = "masked"
 
     def validate(self) -> None:
         """Widths divide as the modules need."""
@@ -58,6 +70,7 @@ class PortraitConfig:
             raise InputError(f"portrait.face_width {self.face_width} is not a multiple of {self.face_heads} face_heads")
         if self.motion_width % 8:
             raise InputError(f"portrait.motion_width is {self.motion_width}; it must be a multiple of 8")
+        check_expression_config(asdict(self), "portrait")
 
 
 @dataclass

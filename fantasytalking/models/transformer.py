@@ -1,4 +1,4 @@
-"""The paper's model: Wan's image-to-video transformer with audio, face and motion.
+"""The paper's model: Wan's image-to-video transformer with audio, face and motion, and expression where asked for.
 
 Axes: B batch, F latent frames, H and W latent height and width, S video tokens = F (H/2) (W/2).
 """
@@ -25,14 +25,11 @@ from fantasytalking.conditions import Conditions
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.check import check_inputs, sample_count
 from fantasytalking.models.condition_cache import ConditionCache, ConditionTokens
-from fantasytalking.models.cross_attention import (
-    BlockConditions,
-    ComputedKeysValues,
-    PortraitCrossAttention,
-    TokenSpan,
-)
+from fantasytalking.models.cross_attention import BlockConditions, ComputedKeysValues, PortraitCrossAttention
+from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.motion_embedder import MotionEmbedder
+from fantasytalking.models.token_windows import OwnTokens, windowed_attention
 
 
 class PortraitBlock(WanTransformerBlock):
@@ -49,9 +46,12 @@ class PortraitBlock(WanTransformerBlock):
         added_kv_proj_dim: int | None,
         audio_token_dim: int,
         face_token_dim: int,
+        expression_token_dim: int | None = None,
     ) -> None:
         super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim)
-        self.attn2 = PortraitCrossAttention(dim, num_heads, eps, added_kv_proj_dim, audio_token_dim, face_token_dim)
+        self.attn2 = PortraitCrossAttention(
+            dim, num_heads, eps, added_kv_proj_dim, audio_token_dim, face_token_dim, expression_token_dim
+        )
 
 
 # Step caches (first block, MagCache) look a block's signature up by its class.
@@ -77,7 +77,8 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
     """WanTransformer3DModel whose blocks also attend to audio and face tokens and whose timestep knows the motion.
 
     A fresh model gives exactly what its base gives. Base parameters keep diffusers' names; those of the paper are
-    `audio_projector`, `face_resampler`, `motion_embedder` and `blocks.N.attn2.{audio,face}_{k,v}_proj`.
+    `audio_projector`, `face_resampler`, `motion_embedder` and `blocks.N.attn2.{audio,face}_{k,v}_proj`. A model with
+    `expression_dims` also has `expression_projector` and `blocks.N.attn2.expression_{k,v}_proj` (FantasyPortrait).
 
     Args:
         patch_size ... pos_embed_seq_len: as in diffusers' WanTransformer3DModel.
@@ -89,6 +90,13 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         face_width, face_depth, face_heads: size of the Q-Former.
         face_scale: l2, weight of the face attention (paper: 0.5).
         motion_width: inner width of the motion embedder.
+        expression_dims: widths of an expression's head, eye, emotion and mouth (released: 6, 6, 30, 512); None = the
+            model has no expression condition.
+        expression_learned: learned tokens of each (`expression_projector.AUGMENTATIONS`).
+        expression_token_dim: width of an expression token.
+        expression_width, expression_depth, expression_heads, expression_head_dim: size of the resamplers.
+        expression_scale: weight of the expression attention.
+        expression_padding: `masked`, or `attended` for weights trained by the released code.
     """
 
     _no_split_modules = ("PortraitBlock",)
@@ -128,6 +136,15 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         face_heads: int = 16,
         face_scale: float = 0.5,
         motion_width: int = 256,
+        expression_dims: tuple[int, int, int, int] | None = None,
+        expression_learned: tuple[int, int, int, int] = (0, 0, 4, 16),
+        expression_token_dim: int = 2048,
+        expression_width: int = 1280,
+        expression_depth: int = 4,
+        expression_heads: int = 20,
+        expression_head_dim: int = 64,
+        expression_scale: float = 1.0,
+        expression_padding: str = "masked",
     ) -> None:
         # Wan's own part without blocks, since ours take their place; the config keeps the true number.
         super().__init__(
@@ -161,6 +178,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
                 added_kv_proj_dim,
                 audio_token_dim,
                 face_token_dim,
+                None if expression_dims is None else expression_token_dim,
             )
             for _ in range(num_layers)
         )
@@ -168,6 +186,17 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         self.audio_projector = AudioProjector(audio_dim, audio_token_dim)
         self.face_resampler = FaceResampler(face_dim, face_token_dim, face_tokens, face_width, face_depth, face_heads)
         self.motion_embedder = MotionEmbedder(motion_width, dim)
+        self.expression_projector: ExpressionProjector | None = None
+        if expression_dims is not None:
+            self.expression_projector = ExpressionProjector(
+                expression_dims,
+                expression_learned,
+                expression_token_dim,
+                expression_width,
+                expression_depth,
+                expression_heads,
+                expression_head_dim,
+            )
 
     @classmethod
     def from_wan(
@@ -290,17 +319,19 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
     def _block_conditions(
         self, conditions: Conditions, cache: ConditionCache | None, num_tokens: int, batch: int
     ) -> BlockConditions:
-        windows = conditions.audio.shape[1]
-        span = TokenSpan(0, windows, 0, 0)
-        if self._parallel_config is not None and windows > 1:
-            own = self.token_index(num_tokens)  # this rank's part
-            span = TokenSpan.of(int(own[0, 0]), own.shape[1], num_tokens // windows)
-        own_windows = slice(span.first_window, span.first_window + span.num_windows)
-        audio_mask = conditions.audio_mask[:, own_windows]
+        own = self._own_tokens(num_tokens)
+        frames, windows = conditions.latents.shape[2], conditions.audio.shape[1]
+        span = own.windows(windows)
+        audio_mask = conditions.audio_mask[:, span.own_windows]
+        expression, frame_span = conditions.expression, own.windows(frames)
 
         def project_audio(audio: Tensor) -> Tensor:
             # Padding may hold anything, even NaN, which no mask of the softmax would keep out.
-            return self.audio_projector(audio[:, own_windows].masked_fill(~audio_mask[..., None], 0.0))
+            return self.audio_projector(audio[:, span.own_windows].masked_fill(~audio_mask[..., None], 0.0))
+
+        def project_expression(features: Tensor) -> Tensor:
+            assert self.expression_projector is not None and expression is not None
+            return self.expression_projector.windows(features, expression.present)[:, frame_span.own_windows]
 
         embedder = self.condition_embedder
         image_length = 0 if conditions.image is None else conditions.image.shape[1]
@@ -310,6 +341,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
             "image": (conditions.image, lambda image: _as_part(embedder.image_embedder(image), 0, whole)),
             "audio": (conditions.audio, project_audio),
             "face": (conditions.face, self.face_resampler),
+            "expression": (None if expression is None else expression.features, project_expression),
         }
         tokens: dict[str, Tensor | None] = {}
         for name, (source, make) in makers.items():
@@ -318,8 +350,27 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
             else:
                 tokens[name] = make(source) if cache is None else cache.tokens(name, source, make)
         scales = conditions.gate.new_tensor([self.config.audio_scale, self.config.face_scale])
-        scale = (conditions.gate * scales).expand(batch, -1)
-        return BlockConditions(ConditionTokens(**tokens), audio_mask, scale, span)  # type: ignore[arg-type]
+        block_conditions = BlockConditions(
+            tokens=ConditionTokens(**tokens),  # type: ignore[arg-type]
+            audio=windowed_attention(own, span, audio_mask, conditions.speaker_regions),
+            scale=(conditions.gate * scales).expand(batch, -1),
+        )
+        if expression is None or self.expression_projector is None:
+            return block_conditions
+        mask = self.expression_projector.window_mask(expression.present, self.config.expression_padding)
+        return block_conditions._replace(
+            expression=windowed_attention(
+                own, frame_span, mask[:, frame_span.own_windows].flatten(2), expression.regions
+            ),
+            expression_scale=(expression.gate * self.config.expression_scale).expand(batch),
+        )
+
+    def _own_tokens(self, num_tokens: int) -> OwnTokens:
+        """All of the clip's tokens, or this rank's part of them."""
+        if self._parallel_config is None:
+            return OwnTokens(0, num_tokens, num_tokens)
+        own = self.token_index(num_tokens)
+        return OwnTokens(int(own[0, 0]), own.shape[1], num_tokens)
 
 
 def _as_part(part: Tensor, start: int, whole: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch.multiprocessing as multiprocessing
 from diffusers import ContextParallelConfig
 
 from fantasytalking.models.condition_cache import ConditionCache
-from fantasytalking.models.cross_attention import TokenSpan
+from fantasytalking.models.token_windows import TokenSpan
 from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
 
 

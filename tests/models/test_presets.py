@@ -43,6 +43,22 @@ def test_wan14b_has_the_released_adapters_shapes():
     assert audio["audio_projector.proj.weight"] == (2048, 768)
 
 
+def test_wan14b_has_the_released_portrait_adapters_shapes():
+    """40 blocks of two 2048 -> 5120 projections, four plain ones with a norm, two resamplers of width 1280, depth 4."""
+    config = load_model_config("wan14b")
+    config.portrait.expression_dims = [6, 6, 30, 512]
+    config.portrait.validate()
+    state = meta_transformer(config).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) == "expression"}
+    assert len(shapes) == 40 * 2 + 6 + 2 * (7 + 4 * 11)
+    assert shapes["blocks.39.attn2.expression_k_proj.weight"] == (5120, 2048)
+    assert shapes["expression_projector.learned.mouth.queries"] == (1, 16, 1280)
+    assert shapes["expression_projector.learned.emotion.layers.3.to_key_value.weight"] == (2560, 1280)
+    config.portrait.expression_padding = "ignored"
+    with pytest.raises(InputError, match="expression_padding is 'ignored'; masked or attended is needed"):
+        config.portrait.validate()
+
+
 def test_a_base_that_is_nowhere_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="hf download Wan-AI/nowhere --local-dir"):

@@ -1,6 +1,6 @@
 """The transformer: equal to its base when fresh, deaf to padding, the same cached and uncached."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -23,6 +23,11 @@ def native_backend() -> Iterator[None]:
     """`set_attention_backend` also changes diffusers' default for every model made after it."""
     yield
     _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
+
+
+def for_each(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Conditions:
+    """The conditions that there are, changed alike."""
+    return Conditions(*(None if value is None else change(value) for value in conditions))
 
 
 @torch.no_grad()
@@ -106,7 +111,7 @@ def test_permuting_the_batch_permutes_the_output(backend):
     model.set_attention_backend(backend)
     latents, timestep = tiny_latents(batch=3)
     order = torch.tensor([2, 0, 1])
-    permuted = Conditions(*(value[order] for value in conditions))
+    permuted = for_each(conditions, lambda value: value[order])
     with torch.no_grad():
         expected = model(latents, timestep, conditions).sample[order]
         torch.testing.assert_close(model(latents[order], timestep[order], permuted).sample, expected, rtol=0, atol=1e-6)
@@ -138,7 +143,7 @@ def test_frame_level_audio_reaches_its_own_latent_frame_only():
 
 def test_conditions_of_batch_one_serve_the_whole_batch():
     model, conditions = tiny_transformer(), tiny_conditions(batch=1)
-    doubled = Conditions(*(value.repeat(2, *[1] * (value.ndim - 1)) for value in conditions))
+    doubled = for_each(conditions, lambda value: value.repeat(2, *[1] * (value.ndim - 1)))
     torch.testing.assert_close(predict(model, conditions), predict(model, doubled), rtol=0, atol=1e-6)
 
 

@@ -1,0 +1,88 @@
+"""Regions: the released labels, and tracked boxes in which the order of people means nothing."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fantasytalking.errors import InputError
+from fantasytalking.regions import Background, box_regions, label_regions, widen_boxes
+
+LEFT, RIGHT = [8.0, 16.0, 40.0, 48.0], [56.0, 16.0, 88.0, 48.0]
+
+
+def still(*boxes: list[float], frames: int = 9) -> Tensor:
+    return torch.tensor(boxes)[:, None].repeat(1, frames, 1)
+
+
+def test_labels_are_max_pooled_and_background_is_everyones():
+    masks = torch.zeros(2, 32, 64)
+    masks[0, :16, :32] = 1
+    masks[1, 3, 31] = 1  # one pixel of the second person takes the token
+    regions = label_regions(masks, 9)
+    assert regions.shape == (2, 3, 2, 4)
+    assert regions[0, 0].tolist() == [[True, False, True, True], [True] * 4]
+    assert regions[1, 2].tolist() == [[False, True, True, True], [True] * 4]
+    assert not label_regions(masks, 9, Background.nobody)[:, :, 1].any()
+
+
+def test_boxes_and_labels_agree_where_people_are_apart():
+    masks = torch.zeros(2, 64, 96)
+    masks[0, 16:48, 8:40] = masks[1, 16:48, 56:88] = 1
+    assert torch.equal(box_regions(still(LEFT, RIGHT), 64, 96), label_regions(masks, 9))
+
+
+@pytest.mark.parametrize("background", Background)
+def test_the_order_of_people_means_nothing(background):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.rand(3, 17, 2, generator=generator) * 60  # they overlap often
+    boxes = torch.cat([start, start + 20 + 40 * torch.rand(3, 17, 2, generator=generator)], dim=-1)
+    regions = box_regions(boxes, 96, 112, background)
+    order = torch.tensor([1, 2, 0])
+    assert torch.equal(box_regions(boxes[order], 96, 112, background), regions[order])
+    if background is Background.nobody:
+        assert (regions.sum(dim=0) <= 1).all(), "nobody shares a token but by an exact tie"
+        assert regions.any(dim=(1, 2, 3)).all()
+
+
+def test_boxes_are_followed_and_missing_faces_have_no_region():
+    boxes = still(LEFT, RIGHT)
+    boxes[0, 5:] += torch.tensor([0.0, 16.0, 0.0, 16.0])  # frames 5 to 8: latent frame 2
+    boxes[1, 5:] = torch.nan
+    regions = box_regions(boxes, 80, 96, Background.nobody)
+    assert regions[0].any(dim=-1).tolist() == [
+        [False, True, True, False, False],
+        [False, True, True, False, False],
+        [False, False, True, True, False],
+    ]
+    assert regions[1].any(dim=(1, 2)).tolist() == [True, True, False]
+
+
+def test_touching_faces_part_where_each_covers_more():
+    regions = box_regions(still([0.0, 0.0, 24.0, 16.0], [22.0, 0.0, 64.0, 16.0]), 16, 64, Background.nobody)
+    assert regions[:, 0, 0].tolist() == [[True, False, False, False], [False, True, True, True]]
+    same = box_regions(still([0.0, 0.0, 32.0, 16.0], [0.0, 0.0, 32.0, 16.0]), 16, 32, Background.nobody)
+    assert same.all(), "people who cannot be told apart share"
+
+
+def test_boxes_grow_by_the_drivers_movement_to_a_quarter_at_most():
+    driver = still([10.0, 10.0, 30.0, 50.0], [0.0, 0.0, 10.0, 10.0], frames=5)
+    driver[0, 2] += torch.tensor([-2.0, 0.0, -2.0, 0.0])  # a tenth of its width to the left
+    driver[0, 3] += torch.tensor([0.0, 40.0, 0.0, 40.0])  # a whole height down
+    driver[1, 3:] = torch.nan
+    widened = widen_boxes(torch.tensor([[100.0, 100.0, 200.0, 200.0], RIGHT]), driver)
+    assert widened.tolist() == [[90.0, 100.0, 200.0, 225.0], RIGHT]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: label_regions(torch.zeros(2, 30, 64), 9), "multiples of 16"),
+        (lambda: label_regions(torch.zeros(2, 32, 64), 8), "num_frames is 8"),
+        (lambda: box_regions(still(LEFT)[0], 64, 96), r"\(people, frames, 4\)"),
+        (lambda: box_regions(still(LEFT), 60, 96), "multiples of 16"),
+        (lambda: box_regions(still([40.0, 16.0, 8.0, 48.0]), 64, 96), "ends before it begins"),
+    ],
+)
+def test_what_is_no_region_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
