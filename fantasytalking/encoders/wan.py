@@ -30,9 +30,8 @@ from fantasytalking.errors import InputError
 
 __all__ = ["ImageEncoder", "TextEncoder", "VideoAutoencoder", "clean_prompt", "first_frame_mask", "pad_text"]
 
-
 WHOLE_CLIP = 1 << 20
-"""Pixels times frames up to which a video is encoded at once, in half the time of diffusers' pieces."""
+"""Pixels, over all frames of all videos of a batch, up to which they are encoded at once and not in pieces."""
 
 
 class VideoAutoencoder:
@@ -72,7 +71,7 @@ class VideoAutoencoder:
         """
         self._check(video)
         pixels = self._to_signed_unit(video)
-        if video[0, 0].numel() <= WHOLE_CLIP and not self.vae.use_tiling:
+        if video[:, 0].numel() <= WHOLE_CLIP and not self.vae.use_tiling:
             bring(self.vae)
             moments = encode_whole(self.vae, pixels.contiguous(memory_format=torch.channels_last_3d))
             return self._normalise(moments[:, : self.vae.config["z_dim"]].float())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def _track(person: Person, times: np.ndarray, height: int, width: int) -> FaceTr
         landmarks[sighting.frame] = sighting.landmarks
         confidence[sighting.frame] = sighting.score
         present[sighting.frame] = True
-    for before, after in zip(person.sightings, person.sightings[1:], strict=False):
+    for before, after in pairwise(person.sightings):
         first, last = before.frame, after.frame
         gap = times[last] - times[first]
         if last == first + 1 or gap > MAX_GAP or before.shot != after.shot:
