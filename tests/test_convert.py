@@ -187,8 +187,9 @@ SPOILT = ["missing", "extra", "shape", "integers", "truncated", "no weights", "j
 def test_a_spoilt_base_is_refused_in_one_line(tmp_path, kind):
     folder = save_base(tmp_path / "transformer")
     spoil_base(folder, kind)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as refused:
         FantasyTalkingTransformer3DModel.from_wan(folder, **PORTRAIT)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_base_of_other_text_width_does_not_pass_for_this_one(tmp_path):
@@ -230,8 +231,9 @@ REFERENCES += ["no base tensor", "no audio tensor", "no blocks"]
 @pytest.mark.parametrize("kind", REFERENCES)
 def test_a_spoilt_reference_is_refused_in_one_line(golden, tmp_path, kind):
     spoil_reference(golden, kind, tmp_path / "reference.safetensors")
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as refused:
         forward_reference(tmp_path / "reference.safetensors")
+    assert "\n" not in str(refused.value)
 
 
 def test_the_script_refuses_in_one_line_with_code_2_and_leaves_nothing(golden, tmp_path, monkeypatch, capsys):

@@ -99,26 +99,27 @@ def test_names_tell_who_it_is(layout: Layout, video: str, expected: tuple[str, s
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "told"),
     [
-        lambda values: values["clips"][0].update(video="../../etc/passwd"),
-        lambda values: values["clips"][0].update(name="../x"),
-        lambda values: values["clips"][0].update(frames=10**9),
-        lambda values: values["clips"].append(values["clips"][0]),
-        lambda values: values.update(width=10**6),
-        lambda values: values.update(fps=30.0),
-        lambda values: values.pop("clips"),
-        lambda values: values.update(format=0),
+        (lambda values: values["clips"][0].update(video="../../etc/passwd"), r"of '\.\./\.\./etc/passwd'"),
+        (lambda values: values["clips"][0].update(video="/etc/passwd"), "of '/etc/passwd'"),
+        (lambda values: values["clips"][0].update(name="../x"), r"clip '\.\./x'"),
+        (lambda values: values["clips"][0].update(frames=10**9), "1000000000 frames"),
+        (lambda values: values["clips"].append(values["clips"][0]), "5 clips of 4 names"),
+        (lambda values: values.update(width=10**6), "1000000x96 pixels"),
+        (lambda values: values.pop("clips"), "'clips'"),
+        (lambda values: values.update(fps=30.0), "changed by hand"),
+        (lambda values: values.update(format=0), "says format 0"),
     ],
 )
 def test_a_manifest_changed_by_hand_is_refused(
-    protocol: Protocol, tmp_path: Path, change: Callable[[dict], object]
+    protocol: Protocol, tmp_path: Path, change: Callable[[dict], object], told: str
 ) -> None:
     protocol.save(tmp_path / "p.json")
     values = json.loads((tmp_path / "p.json").read_text())
     change(values)
     (tmp_path / "p.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match="make"):
+    with pytest.raises(InputError, match=told):
         Protocol.load(tmp_path / "p.json")
 
 

@@ -122,7 +122,9 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_real_recordings(real_media: Path) -> None:
-    for path in (real_media / "speech").iterdir():
+    paths = list((real_media / "speech").iterdir())
+    assert paths
+    for path in paths:
         sound = read_audio(path)
         assert len(sound) / 16000 == pytest.approx(10.0, abs=0.03)
         assert 0.1 < np.abs(sound).max() <= 1

@@ -238,7 +238,9 @@ def test_wrong_frames_leave_no_file(tmp_path: Path, frames: list[np.ndarray]) ->
 
 
 def test_real_files_give_as_many_frames_as_they_last(real_media: Path) -> None:
-    for path in sorted((real_media / "videos").glob("talk_*.mp4")):
+    paths = sorted((real_media / "videos").glob("talk_*.mp4"))
+    assert paths
+    for path in paths:
         information = probe(path)
         frames = sum(1 for _ in iter_frames(path, fps=25))
         assert abs(frames / 25 - information.duration) <= 1 / 25

@@ -61,7 +61,7 @@ def test_training_lowers_the_loss_and_the_encoders_can_be_shipped(stills: Stills
     task = LanguageTask(config, tokenizer, (16, 32), stills, 0, CPU)
     report = fit(task, run, tmp_path / "run", CPU, 0)
     assert report.last_loss < 0.8 * report.first_loss
-    assert 0 <= task.matched(stills, seed=0, rounds=4)["matched"] <= 1
+    assert task.matched(stills, seed=0, rounds=4)["matched"] > 0.8, "chance is a third"
     save_language(task.text, task.image, tokenizer, config.image_size, tmp_path)
     text, image = TextEncoder.from_pretrained(tmp_path), ImageEncoder.from_pretrained(tmp_path)
     assert text.encode(DEFAULT).shape == (len(tokenizer(DEFAULT).input_ids), 16)

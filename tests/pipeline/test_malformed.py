@@ -166,7 +166,7 @@ SOUNDS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "empty": (lambda path, _: path.touch(), "is empty (0 bytes)"),
     "text": (lambda path, _: path.write_text("la la la"), "cannot be decoded"),
     "picture": (lambda path, inputs: shutil.copy(inputs / "face.png", path), "cannot be decoded"),
-    "header": (lambda path, inputs: path.write_bytes((inputs / "speech.wav").read_bytes()[:30]), "error: "),
+    "header": (lambda path, inputs: path.write_bytes((inputs / "speech.wav").read_bytes()[:30]), "cannot be decoded"),
     "no samples": (lambda path, _: write_wav(path, np.zeros(0)), "no sound"),
     "video without sound": (lambda path, _: _silent_video(path), "has no sound track"),
     "playlist": (lambda path, _: path.write_text("#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n"), "cannot be decoded"),

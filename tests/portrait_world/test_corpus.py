@@ -66,7 +66,7 @@ def test_a_folder_holds_clips_of_one_kind(corpus: Path) -> None:
     "wrong", [{"size": 95}, {"size": 514}, {"size": 129}, {"expression": 1.5}, {"body": -0.1}, {"seed": -1}]
 )
 def test_impossible_plans_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=next(iter(wrong))):
         CorpusPlan(range(2), ("Pip.",), **wrong)  # type: ignore[arg-type]
 
 
