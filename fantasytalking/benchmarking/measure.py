@@ -1,10 +1,10 @@
 """Timing that can be trusted on a busy machine: ways of doing the same work, in turn, within one run."""
 
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -62,10 +62,12 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory held so far in GiB: by torch on a GPU, by the process on the CPU."""
+    """Most memory held so far in GiB: by torch on a GPU, by the process on the CPU (of Linux)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # getrusage would count what the parent held when it started this process.
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 2**20  # kibibytes
 
 
 def _seconds(side: Side, device: torch.device) -> float:

@@ -11,6 +11,10 @@ from fantasytalking.benchmarking.measure import count_flops, in_turn
 from fantasytalking.benchmarking.tracking import tracking
 from fantasytalking.benchmarking.training_step import TrainingStepSize, training_step
 from fantasytalking.evaluation.registry import METRICS
+from fantasytalking.media import read_video
+from fantasytalking.models.assembly import portrait_module
+from fantasytalking.models.presets import load_model_config, transformer_arguments
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 
 
@@ -51,17 +55,29 @@ def test_the_guided_step_row_runs_and_every_saving_saves_operations():
 
 
 def test_the_training_row_trains_what_it_says():
-    size = TrainingStepSize("nano", layers=2, latents=(3, 4, 4), batch=2, rounds=1, checkpointing=False)
+    size = TrainingStepSize("nano", layers=12, latents=(3, 4, 4), batch=2, rounds=1, checkpointing=False)
     table = training_step(size, torch.device("cpu"), torch.float32)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
-    trained = [float(row[1].removesuffix(" M")) for row in rows[1:]]
+    adapters, lora, everything = rows[1:]
     assert [row[0] for row in rows[1:]] == [
         "adapters (audio, face, motion)",
         "adapters and LoRA of rank 64",
         "everything",
     ]
+    with torch.device("meta"):
+        arguments = {**transformer_arguments(load_model_config("nano")), "num_layers": size.layers}
+        model = FantasyTalkingTransformer3DModel(**arguments)
+    counts = {name: value.numel() / 1e6 for name, value in model.named_parameters()}
+    assert adapters[1] == f"{sum(count for name, count in counts.items() if portrait_module(name)):.1f} M"
+    assert everything[1] == f"{sum(counts.values()):.1f} M"
+    trained, memory = ([float(row[column].split()[0]) for row in rows[1:]] for column in (1, 6))
     assert trained[0] < trained[1] < trained[2]
-    assert all(float(row[2]) >= 0 and float(row[6].removesuffix(" GiB")) > 0 for row in rows[1:])
+    assert memory[2] > memory[0], "gradients and moments of the base"
+    clips = [float(row[3]) for row in rows[1:]]
+    assert min(clips) > 0 and adapters[4] == "1.00"
+    for row, a_second in zip((lora, everything), clips[1:], strict=True):
+        assert float(row[4]) == pytest.approx(clips[0] / a_second, rel=0.01, abs=0.006), "the ratio is of the seconds"
+        assert row[5] == f"{row[4]} to {row[4]}", "one round has no spread"
 
 
 def test_the_tracking_row_counts_the_same_frames_on_every_side(tmp_path):
@@ -78,7 +94,11 @@ def test_the_tracking_row_counts_the_same_frames_on_every_side(tmp_path):
         "tracking, one process",
         "tracking, two processes",
     ]
-    assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows)
+    assert table.startswith(f"{len(read_video(video).frames)} frames of 128 x 128")
+    speed, ratio = ([float(row[column]) for row in rows] for column in (1, 2))
+    assert min(speed) > 0 and (ratio[0], ratio[2]) == (1, 1)
+    for ours, reference in ((1, 0), (3, 2)):
+        assert ratio[ours] == pytest.approx(speed[ours] / speed[reference], rel=0.02, abs=0.01)
 
 
 @pytest.mark.slow
