@@ -75,7 +75,7 @@ def describe_plan(config: TrainConfig) -> str:
     Raises:
         InputError: a manifest that is there but damaged, or what is to train is not in the model.
     """
-    model = _planned_model(config)
+    model = planned_model(config)
     sizes = _clip_sizes(config)
     largest = max(sizes or {PAPER_SIZE: 0}, key=lambda size: size.tokens)
     memory = estimate_memory(config, largest)
@@ -102,7 +102,7 @@ def describe_plan(config: TrainConfig) -> str:
 
 def estimate_memory(config: TrainConfig, size: ClipSize) -> Memory:
     """Memory of one process that holds whole parameters, training clips of `size`."""
-    model = _planned_model(config)
+    model = planned_model(config)
     half = config.precision is Precision.bf16
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     frozen = sum(value.numel() for value in model.parameters() if not value.requires_grad)
@@ -130,7 +130,8 @@ def activation_bytes(config: TrainConfig, size: ClipSize) -> int:
     return rest + per_block + layers * config.batch * size.tokens * width * 4
 
 
-def _planned_model(config: TrainConfig, layers: int | None = None) -> FantasyTalkingTransformer3DModel:
+def planned_model(config: TrainConfig, layers: int | None = None) -> FantasyTalkingTransformer3DModel:
+    """The model of a run without memory for its weights, with what trains set; `layers` = fewer blocks."""
     preset = load_model_config(config.model)
     if layers is not None:
         preset = replace(preset, wan=replace(preset.wan, num_layers=layers))
@@ -153,11 +154,11 @@ def _size(record: ClipRecord) -> ClipSize:
 
 
 def _kept_bytes(config: TrainConfig, size: ClipSize, layers: int) -> int:
-    model = _planned_model(config, layers)
+    model = planned_model(config, layers)
     dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
-    latents, conditions = _meta_inputs(config, size, model, dtype)
+    latents, conditions = meta_inputs(config, size, model, dtype)
     own = {_storage(value) for value in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}  # the tensors themselves, so that no storage's address is given out twice
 
@@ -182,9 +183,10 @@ def _is_attention_weights(
     return tensor.shape[-2] in (size.tokens, size.tokens // conditions.audio.shape[1]) and tensor.shape[-1] in keys
 
 
-def _meta_inputs(
+def meta_inputs(
     config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel, dtype: torch.dtype
 ) -> tuple[Tensor, Conditions]:
+    """Latents and conditions of a micro-batch, without memory."""
     frames, batch, shape = latent_frame_count(size.frames), config.batch, model.config
     grid = (frames, size.height // 8, size.width // 8)
     by_clip = config.stage.alignment is Alignment.clip

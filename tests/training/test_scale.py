@@ -1,0 +1,65 @@
+"""The scale plan: operations as a real step has them, memory as the plan's, and what cannot be planned refused."""
+
+import pytest
+import torch
+
+from fantasytalking.config import CONFIGS, load_config
+from fantasytalking.errors import InputError
+from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.plan import ClipSize, meta_inputs, planned_model
+from fantasytalking.training.scale import (
+    TRAINED,
+    OperationCounter,
+    ScalePlan,
+    forward_operations,
+    scale_table,
+    training_operations,
+)
+
+SIZE = ClipSize(64, 64, 9, 25.0)
+
+
+def nano(*overrides: str) -> TrainConfig:
+    return load_config(TrainConfig, CONFIGS / "nano" / "stage2.yaml", ["batch=1", *overrides])
+
+
+def test_products_are_counted_forward_and_backward():
+    first, second = torch.randn(4, 8, requires_grad=True), torch.randn(8, 16, requires_grad=True)
+    with OperationCounter() as counter:
+        (first @ second).sum().backward()
+    assert counter.total == 3 * 2 * 4 * 8 * 16
+
+
+def test_operations_are_those_of_the_whole_model():
+    config = nano("gradient_checkpointing=false", "stage.trainable=['*']")
+    model = planned_model(config)
+    latents, conditions = meta_inputs(config, SIZE, model, torch.float32)
+    with torch.device("meta"), OperationCounter() as counter:
+        model(latents, torch.zeros(1, device="meta"), conditions).sample.sum().backward()
+    assert training_operations(config, SIZE) == pytest.approx(counter.total, rel=1e-3)
+    again = training_operations(nano("gradient_checkpointing=true", "stage.trainable=['*']"), SIZE)
+    recomputed = (again - counter.total) / forward_operations(config, SIZE)
+    assert 0.85 < recomputed < 1, "the blocks, but not what lies outside of them"
+
+
+def test_a_step_that_trains_everything_has_three_times_the_operations_of_a_forward_pass():
+    config = nano("gradient_checkpointing=false", "stage.trainable=['*']")
+    assert training_operations(config, SIZE) / forward_operations(config, SIZE) == pytest.approx(3, abs=0.05)
+
+
+def test_the_table_has_a_row_for_everything_and_grows_where_it_must():
+    table = scale_table(ScalePlan(("wan1.3b",), (256, 512), 17, (1, 8), 100e12))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| wan")]
+    assert [row[2] for row in rows] == list(TRAINED) * 2
+    for small, large in zip(rows[:3], rows[3:], strict=True):
+        assert float(small[4]) < float(large[4]) and 4 * float(small[6]) < float(large[6]) + 0.05
+        assert float(small[5]) < float(small[4])
+    assert float(rows[0][4]) < float(rows[1][4]) < float(rows[2][4])
+    doubled = scale_table(ScalePlan(("wan1.3b",), (512,), 17, (1,), 50e12)).splitlines()[-1].split("|")
+    assert float(doubled[7]) == pytest.approx(2 * float(rows[5][7]), abs=0.02)
+
+
+@pytest.mark.parametrize("change", [{"sizes": (500,)}, {"processes": (0,)}, {"rate": 0.0}])
+def test_what_cannot_be_planned_is_refused(change):
+    with pytest.raises(InputError, match="it must be"):
+        ScalePlan(**change).validate()
