@@ -24,6 +24,7 @@ from fantasytalking.files import existing_file, written_whole
 from fantasytalking.lora import LoraSettings, add_lora, has_lora, lora_shapes, lora_tensors, plain_name
 from fantasytalking.models.assembly import PORTRAIT_MODULES, portrait_module
 from fantasytalking.models.expression_projector import PADDINGS
+from fantasytalking.models.guidance_embedder import Distillation, embedder_shapes
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.tensor_files import (
     check_floating,
@@ -67,6 +68,8 @@ class AdapterConfig:
     """How the expression was trained to treat padding; `attended` for the released weights."""
     expression_heads: int | None = None
     """Heads of the expression's resamplers, which no shape tells; None when the expression is not stored."""
+    distillation: dict[str, Any] | None = None
+    """What a distilled model follows (`Distillation.as_json`); None when the guidance module is not stored."""
     lora: dict[str, Any] | None = None
     """Rank, alpha and targets of lora.safetensors; None when there is none."""
     base_tensors: int = 0
@@ -96,6 +99,10 @@ class AdapterConfig:
         heads = self.expression_heads
         if (heads is None) != ("expression" not in self.modules) or type(heads) not in (int, type(None)):
             raise InputError(f"{source}: expression_heads is {heads!r}; a number is needed where expression is stored")
+        if (self.distillation is None) != ("guidance" not in self.modules):
+            raise InputError(f"{source}: distillation is {self.distillation!r}; it belongs to the guidance module")
+        if self.distillation is not None:
+            Distillation.read(self.distillation, source)
         if self.lora is not None:
             LoraSettings.read(self.lora, source)
         if type(self.base_tensors) is not int or not 0 <= self.base_tensors <= 100_000:
@@ -211,9 +218,16 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     _check_expression(config, model, folder)
     state = {plain_name(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
     wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) in config.modules}
+    distillation = _read_distillation(config, model, folder)
+    if distillation is not None:
+        shapes = embedder_shapes(distillation, len(model.motion_embedder.output.weight))
+        wanted |= {f"guidance_embedder.{name}": shape for name, shape in shapes.items()}
     _compare(tensors, wanted, folder)
     base = _read_base(folder, config, state)
     lora, settings = _read_lora(folder, config, model)
+    if distillation is not None and model.distillation is None:
+        model.add_guidance(distillation)
+        state |= {name: value for name, value in model.state_dict().items() if portrait_module(name) == "guidance"}
     with torch.no_grad():
         for name, value in {**tensors, **base}.items():
             state[name].copy_(value)
@@ -239,6 +253,17 @@ def _check_expression(config: AdapterConfig, model: FantasyTalkingTransformer3DM
             f"adapter '{folder}' was trained with {config.expression_heads} heads in its resamplers, the model has "
             f"{model.config.expression_heads}; set portrait.expression_heads to {config.expression_heads}"
         )
+
+
+def _read_distillation(
+    config: AdapterConfig, model: FantasyTalkingTransformer3DModel, folder: Path
+) -> Distillation | None:
+    if config.distillation is None:
+        return None
+    distillation = Distillation.read(config.distillation, str(folder))
+    if model.distillation not in (None, distillation):
+        raise InputError(f"adapter '{folder}' is distilled, and so is the model, otherwise; load it on a fresh one")
+    return distillation
 
 
 def trained_base_names(folder: str | Path) -> list[str]:

@@ -62,6 +62,8 @@ class Conditions(NamedTuple):
     """The expressions that drive the faces; None for a video driven by sound alone."""
     speaker_regions: Tensor | None = None
     """(B, P, F, H/2, W/2) bool, True where a video token hears the speaker; None = every token hears all sound."""
+    guidance: Tensor | None = None
+    """(B, 2) scales of text and audio guidance, for a distilled model alone; None = the prediction is not guided."""
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -123,6 +123,9 @@ def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:
 
 
 def _refuse_unknown(schema: Any, update: Any, prefix: str, source: str) -> None:
+    if update is None and type(None) in get_args(schema):
+        return
+    schema = next((kind for kind in get_args(schema) if is_dataclass(kind)), schema)  # of a part that may be left out
     if not is_dataclass(schema):
         return
     if not isinstance(update, dict):

@@ -66,7 +66,12 @@ def sample_sigmas(uniforms: Tensor, config: SigmaConfig) -> Tensor:
     x = uniforms.double()
     if config.distribution is SigmaDistribution.logit_normal:
         x = torch.sigmoid(config.mean + config.std * torch.special.ndtri(x.clamp(1e-7, 1 - 1e-7)))
-    return (config.shift * x / (1 + (config.shift - 1) * x)).float()
+    return shifted(x, config.shift).float()
+
+
+def shifted(x: Tensor, shift: float) -> Tensor:
+    """Noise levels in [0, 1] moved towards noise: s x / (1 + (s - 1) x), of any shape."""
+    return shift * x / (1 + (shift - 1) * x)
 
 
 def add_noise(sample: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
@@ -97,7 +102,17 @@ def flow_matching_loss(
     Returns:
         (B,) mean squared error of each sample, float32.
     """
-    error = (prediction.float() - (noise.float() - sample.float())).square().mean(dim=1, keepdim=True)  # over channels
+    return velocity_loss(prediction, noise.float() - sample.float(), weight, normalisation)
+
+
+def velocity_loss(
+    prediction: Tensor,
+    velocity: Tensor,
+    weight: Tensor | None = None,
+    normalisation: Normalisation = Normalisation.positions,
+) -> Tensor:
+    """(B,) weighted squared error of a velocity, float32; arguments as of `flow_matching_loss`."""
+    error = (prediction.float() - velocity.float()).square().mean(dim=1, keepdim=True)  # over channels
     if weight is None:
         return error.flatten(1).mean(dim=1)
     weighted = (weight.float() * error).flatten(1)

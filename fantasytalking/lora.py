@@ -1,6 +1,7 @@
 """Low-rank adaptation of the base's linear layers, by PEFT: put in, taken out, and checked by name and shape."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,6 +62,27 @@ def add_lora(model: FantasyTalkingTransformer3DModel, settings: LoraSettings, dt
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.to(dtype)
+
+
+@contextmanager
+def lora_off(model: nn.Module) -> Iterator[None]:
+    """Within it the model is as it was without its LoRA, whose layers are not even computed."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def fuse_lora(model: FantasyTalkingTransformer3DModel) -> None:
+    """Adds the LoRA's update to the weights that it adapts, and takes its layers out."""
+    model.fuse_lora()
+    model.unload_lora()
 
 
 def has_lora(model: nn.Module) -> bool:

@@ -88,6 +88,7 @@ def _more_controls(studio: Studio) -> dict[str, Any]:
             made[f"{name}_guidance"] = gr.Slider(
                 0, max(10, scale), scale, label=f"{name.title()} guidance", info="1 = none"
             )
+    assert config.steps is not None, "the studio has counted them"
     with gr.Row():
         made["steps"] = gr.Slider(1, max(100, config.steps), config.steps, step=1, label="Steps")
         made["fps"] = gr.Slider(min(8, config.fps), max(60, config.fps), config.fps, label="Frames a second")

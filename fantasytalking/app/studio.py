@@ -6,13 +6,14 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fantasytalking import media
 from fantasytalking.app.request import Request
 from fantasytalking.errors import InputError
 from fantasytalking.perception.mouth_curve import MouthCurve, mouth_curve
+from fantasytalking.pipeline.distilled import step_count
 from fantasytalking.pipeline.run import Job, load_pipeline, make_video, workplace
 from fantasytalking.pipeline.settings import InferConfig
 
@@ -46,10 +47,12 @@ class Studio:
     """
 
     def __init__(self, config: InferConfig, folder: Path, most_seconds: float) -> None:
-        self.config, self.folder, self.most_seconds = config, folder, most_seconds
+        self.folder, self.most_seconds = folder, most_seconds
         self._place = workplace(config)
         self.trained_modules = self._place.weights.trained_modules()
         self._pipeline = load_pipeline(config, self._place.weights, self._place.device)
+        steps = step_count(self._pipeline.transformer.distillation, config.steps)
+        self.config = replace(config, steps=steps)
         self._turn = threading.Lock()
 
     def make(self, request: Request, progress: Callable[[str, float], object]) -> Made:

@@ -33,9 +33,10 @@ PORTRAIT_MODULES: dict[str, tuple[str, ...]] = {
     "face": ("face_resampler.*", "blocks.*.attn2.face_[kv]_proj.weight"),
     "motion": ("motion_embedder.*",),
     "expression": ("expression_projector.*", "blocks.*.attn2.expression_[kv]_proj.weight"),
+    "guidance": ("guidance_embedder.*",),
 }
 """The paper's modules and the names of their parameters; every other parameter is the base's. The expression's are
-there only in a model with `expression_dims`."""
+there only in a model with `expression_dims`, the guidance's only in a distilled one."""
 
 WAN_HEAD_DIM = 128
 """Of every published Wan 2.1 model."""

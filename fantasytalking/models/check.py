@@ -56,7 +56,12 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
         "face": (None, config.face_dim),
         "motion": (2,),
         "gate": (2,),
+        "guidance": (2,),
     }
+    if conditions.guidance is not None and config.distillation is None:
+        raise InputError(
+            "guidance scales were given, but this model was not distilled and cannot follow them; give none"
+        )
     samples = sample_count(batch, conditions)
     for name, shape in expected.items():
         value = getattr(conditions, name)

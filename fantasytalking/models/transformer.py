@@ -28,6 +28,7 @@ from fantasytalking.models.condition_cache import ConditionCache, ConditionToken
 from fantasytalking.models.cross_attention import BlockConditions, ComputedKeysValues, PortraitCrossAttention
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
+from fantasytalking.models.guidance_embedder import Distillation, GuidanceEmbedder
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.token_windows import OwnTokens, windowed_attention
 
@@ -97,6 +98,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         expression_width, expression_depth, expression_heads, expression_head_dim: size of the resamplers.
         expression_scale: weight of the expression attention.
         expression_padding: `masked`, or `attended` for weights trained by the released code.
+        distillation: what a distilled model follows (`Distillation.as_json`); None = the model is not distilled.
     """
 
     _no_split_modules = ("PortraitBlock",)
@@ -145,6 +147,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         expression_head_dim: int = 64,
         expression_scale: float = 1.0,
         expression_padding: str = "masked",
+        distillation: dict[str, Any] | None = None,
     ) -> None:
         # Wan's own part without blocks, since ours take their place; the config keeps the true number.
         super().__init__(
@@ -186,6 +189,10 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         self.audio_projector = AudioProjector(audio_dim, audio_token_dim)
         self.face_resampler = FaceResampler(face_dim, face_token_dim, face_tokens, face_width, face_depth, face_heads)
         self.motion_embedder = MotionEmbedder(motion_width, dim)
+        self.distillation: Distillation | None = None
+        self.guidance_embedder: GuidanceEmbedder | None = None
+        if distillation is not None:
+            self.add_guidance(Distillation.read(distillation, "transformer"))
         self.expression_projector: ExpressionProjector | None = None
         if expression_dims is not None:
             self.expression_projector = ExpressionProjector(
@@ -206,6 +213,13 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         from fantasytalking.models.assembly import from_wan
 
         return from_wan(source, portrait, dtype)
+
+    def add_guidance(self, distillation: Distillation) -> None:
+        """Gives the model a fresh guidance embedder, which adds nothing yet; then it can be, or was, distilled."""
+        self.register_to_config(distillation=distillation.as_json())
+        self.distillation = distillation
+        like = self.motion_embedder.output.weight
+        self.guidance_embedder = GuidanceEmbedder(distillation, len(like)).to(like.device, like.dtype)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -306,7 +320,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         return parallel
 
     def _embed_timestep(self, timestep: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        """(B,) -> embedding (B, dim) and its six modulations (B, 6, dim); the motion is added before both."""
+        """(B,) -> embedding (B, dim) and its six modulations (B, 6, dim); motion and guidance are added before both."""
         embedder = self.condition_embedder
         dtype = embedder.time_embedder.linear_1.weight.dtype
         projected = embedder.timesteps_proj(timestep)
@@ -314,6 +328,8 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
             projected = projected.to(dtype)
         temb = embedder.time_embedder(projected).type_as(conditions.text)
         temb = temb + self.motion_embedder(conditions.motion).type_as(temb)
+        if self.guidance_embedder is not None and conditions.guidance is not None:
+            temb = temb + self.guidance_embedder(conditions.guidance).type_as(temb)
         return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(1, (6, -1))
 
     def _block_conditions(

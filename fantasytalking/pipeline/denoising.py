@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fantasytalking.errors import InputError
 from fantasytalking.models.condition_cache import ConditionCache
+from fantasytalking.models.guidance_branches import WHOLE, Branch
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.encoding import VideoConditions
-from fantasytalking.pipeline.guidance import Branch, StepGuidance
+from fantasytalking.pipeline.guidance import StepGuidance
 from fantasytalking.pipeline.windows import Window
 
 MEMORY_SHARE = 8
@@ -47,6 +48,7 @@ class Denoiser:
         self.transformer, self.conditions, self.windows = transformer, conditions, windows
         self.batched, self.advance = _batched(batched, transformer, conditions), advance
         self._cache = ConditionCache() if cache is None else cache
+        self._scales: dict[tuple[float, float], Tensor] = {}
         self._only_sound = conditions.sound(windows[0]) if len(windows) == 1 else None
 
     def predict(self, latents: Tensor, timestep: Tensor, guidance: StepGuidance) -> Tensor:
@@ -56,14 +58,29 @@ class Denoiser:
         """
         fused = torch.zeros_like(latents)
         for number, window in enumerate(self.windows):
-            guided = guidance.combine(self._branches(number, window, latents, timestep, guidance.branches))
+            guided = self._guided(number, window, latents, timestep, guidance)
             weights = window.weights.to(fused).view(1, 1, -1, 1, 1)
             fused.index_add_(2, window.frames.to(fused.device), (weights * guided).to(fused))
             self.advance()
         return fused
 
+    def _guided(self, number: int, window: Window, latents: Tensor, timestep: Tensor, guidance: StepGuidance) -> Tensor:
+        """A window's prediction: its branches summed, or the one call of a distilled model, which knows the scales."""
+        if self.transformer.distillation is None:
+            return guidance.combine(self._branches(number, window, latents, timestep, guidance.branches))
+        if guidance.scales not in self._scales:
+            self._scales[guidance.scales] = self.conditions.motion.new_tensor([guidance.scales])
+        scales = self._scales[guidance.scales]
+        return self._branches(number, window, latents, timestep, [WHOLE], scales)[WHOLE].float()
+
     def _branches(
-        self, number: int, window: Window, latents: Tensor, timestep: Tensor, branches: list[Branch]
+        self,
+        number: int,
+        window: Window,
+        latents: Tensor,
+        timestep: Tensor,
+        branches: list[Branch],
+        scales: Tensor | None = None,
     ) -> dict[Branch, Tensor]:
         sound = self._only_sound or self.conditions.sound(window)
         noisy = latents[:, :, window.frames.to(latents.device)].to(self.conditions.motion)
@@ -75,7 +92,7 @@ class Denoiser:
                 sample = self.transformer(
                     noisy,
                     timestep.expand(1),
-                    self.conditions.of(call, sound),
+                    self.conditions.of(call, sound)._replace(guidance=scales),
                     cache=self._cache,
                     return_dict=False,
                 )[0]

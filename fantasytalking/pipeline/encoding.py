@@ -16,7 +16,7 @@ from fantasytalking.conditions import Conditions
 from fantasytalking.encoders.wan import TextEncoder, VideoAutoencoder, clean_prompt, first_frame_mask, pad_text
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE, STRIDE, AudioEncoder
 from fantasytalking.errors import InputError
-from fantasytalking.pipeline.guidance import Branch
+from fantasytalking.models.guidance_branches import Branch
 from fantasytalking.pipeline.windows import Window
 
 logger = logging.getLogger(__name__)

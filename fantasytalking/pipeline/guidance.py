@@ -5,36 +5,14 @@ Axes: B batch, C channels, F latent frames, h and w latent height and width.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fantasytalking.errors import InputError
-
-MAX_SCALE = 100.0
-
-
-class Branch(NamedTuple):
-    """One prediction: what it is told. Without audio means an audio gate of 0, never zeroed audio."""
-
-    text: bool
-    audio: bool
-
-    @property
-    def label(self) -> str:
-        """Name of its cache context."""
-        return f"{'text' if self.text else 'none'}+{'audio' if self.audio else 'none'}"
-
-
-class Formula(Enum):
-    """In which order text and audio are added to e(none, none)."""
-
-    text_first = "text_first"
-    """e(none,none) + s_text [e(text,none) - e(none,none)] + s_audio [e(text,audio) - e(text,none)], as released."""
-    audio_first = "audio_first"
-    """e(none,none) + s_audio [e(none,audio) - e(none,none)] + s_text [e(text,audio) - e(none,audio)]."""
+from fantasytalking.models.guidance_branches import Branch, Formula, path_weights
+from fantasytalking.models.guidance_embedder import MAX_SCALE
 
 
 @dataclass
@@ -116,6 +94,8 @@ class StepGuidance(NamedTuple):
     reference: dict[Branch, float]
     """The same without audio guidance, whose colour is kept; empty where nothing is to be kept."""
     keep_colour: float
+    scales: tuple[float, float]
+    """Of text and audio at this step: what a distilled model is told in place of being called for every branch."""
 
     @property
     def branches(self) -> list[Branch]:
@@ -141,17 +121,13 @@ def step_guidance(config: GuidanceConfig, step: int, steps: int, *, prompted: bo
     reference: dict[Branch, float] = {}
     if config.keep_colour > 0 and audio != 1:
         reference = branch_weights(config.formula, text, 1.0, prompted=prompted)
-    return StepGuidance(weights, reference, config.keep_colour)
+    return StepGuidance(weights, reference, config.keep_colour, (text, audio))
 
 
 def branch_weights(formula: Formula, text: float, audio: float, *, prompted: bool = True) -> dict[Branch, float]:
     """The formula as a weighted sum of its branches, without those of weight 0."""
-    if formula is Formula.text_first:
-        path, first, second = (Branch(False, False), Branch(True, False), Branch(True, True)), text, audio
-    else:
-        path, first, second = (Branch(False, False), Branch(False, True), Branch(True, True)), audio, text
     weights: dict[Branch, float] = {}
-    for branch, weight in zip(path, (1 - first, first - second, second), strict=True):
+    for branch, weight in path_weights(formula, text, audio):
         same = branch if prompted else branch._replace(text=False)
         weights[same] = weights.get(same, 0.0) + weight
     return {branch: weight for branch, weight in weights.items() if weight != 0}

@@ -16,6 +16,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, written_whole
 from fantasytalking.models.assembly import from_wan
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.distilled import settle_distilled
 from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
 from fantasytalking.tensor_files import read_json
 
@@ -105,11 +106,12 @@ def load_base(
     parts = load_encoders(base, audio_encoder, torch_dtype, {}, progress)
     transformer = from_wan(base, portrait, torch_dtype)
     described = load_adapter(transformer, adapter)
+    settle_distilled(transformer)
     progress("transformer")
     pipeline = pipeline_class(
-        transformer=transformer.requires_grad_(False),
+        transformer=transformer,
         scheduler=scheduler or make_scheduler(Sampler.euler),
-        trained_modules=",".join(described.modules),
+        trained_modules=",".join(name for name in described.modules if name != "guidance"),
         audio_window=described.audio_window,
         window_seconds=described.window_seconds,
         text_length=text_length,

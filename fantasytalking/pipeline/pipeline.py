@@ -5,7 +5,7 @@ Axes: F latent frames, h and w latent height and width, T frames, H and W pixels
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,13 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.lora import has_lora
 from fantasytalking.media.live_sound import SampleQueue
+from fantasytalking.models.guidance_branches import Formula
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.controls import NEUTRAL_MOTION, check_speech, face_weight, motion_intensity
 from fantasytalking.pipeline.denoising import Denoiser
+from fantasytalking.pipeline.distilled import plan_steps
 from fantasytalking.pipeline.encoding import Timing, VideoConditions, encode_first_frame, encode_sound, encode_text
-from fantasytalking.pipeline.guidance import Formula, GuidanceConfig, ScaleSchedule, step_guidance
+from fantasytalking.pipeline.guidance import GuidanceConfig, ScaleSchedule, step_guidance
 from fantasytalking.pipeline.loading import FACE_ENCODER, load_base, load_saved, write_normaliser
 from fantasytalking.pipeline.portrait import ImageInput, Portrait, frame_portrait, open_picture, parse_sizes
 from fantasytalking.pipeline.scheduling import set_steps
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
     from fantasytalking.pipeline.settings import InferConfig
 
 OUTPUT_TYPES = ("np", "pil", "pt", "latent")
-MAX_STEPS = 1000
 
 AudioInput = NDArray[np.float32] | str | Path
 
@@ -196,7 +197,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         formula: Formula = Formula.text_first,
         keep_colour: float = 0.0,
         batch_branches: bool | None = None,
-        num_inference_steps: int = 30,
+        num_inference_steps: int | None = None,
         fps: float = 25.0,
         height: int | None = None,
         width: int | None = None,
@@ -221,7 +222,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             face_scale: weight of the face attention, 1 = as trained; None = 1 where it was trained, else 0.
             text_guidance, audio_guidance: scales, or schedules of them over the steps (useful: 3 to 7).
             formula, keep_colour, batch_branches: as in `GuidanceConfig`.
-            num_inference_steps: denoising steps.
+            num_inference_steps: denoising steps; None = 30, or those that a distilled model was made for.
             fps: frames a second.
             height, width: of the video in pixels, multiples of 16; None = 512 (a `Portrait` brings its own).
             fit: how other pictures are brought to that size.
@@ -243,8 +244,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             part.validate()
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is '{output_type}'; it must be one of {', '.join(OUTPUT_TYPES)}")
-        if not 1 <= num_inference_steps <= MAX_STEPS:
-            raise InputError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {MAX_STEPS}")
+        steps = plan_steps(self, num_inference_steps, guidance, negative_prompt)
         check_speech(self.trained_modules)
         intensity = motion_intensity(
             self.trained_modules,
@@ -272,7 +272,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         device = self._execution_device
         shape = (1, self.transformer.config.out_channels, timing.latent_frames, *conditions.latents.shape[-2:])
         latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        timesteps = set_steps(self.scheduler, num_inference_steps, device)
+        timesteps = set_steps(self.scheduler, steps, device)
         self._interrupt = False
         with self.progress_bar(total=len(timesteps) * len(windows)) as bar:
             bar.set_description("denoise")
@@ -309,6 +309,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         Raises:
             InputError: at once, or from the frames when an unusable place of the sound is reached.
         """
+        config = replace(config, steps=plan_steps(self, config.steps, config.guidance, config.negative_prompt))
         plan = StreamPlan.of(config, self.vae.config.scale_factor_temporal)
         check_speech(self.trained_modules)
         intensity = motion_intensity(self.trained_modules, config.expression_motion, config.body_motion)

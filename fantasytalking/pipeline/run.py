@@ -21,6 +21,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, hash_file, written_whole
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.controls import check_speech, face_weight, motion_intensity
+from fantasytalking.pipeline.distilled import add_distilled, check_followed, goes_on_saved, step_count
 from fantasytalking.pipeline.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline
 from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
 from fantasytalking.pipeline.record import Record
@@ -148,6 +149,9 @@ def check_controls(config: InferConfig, weights: Weights) -> None:
     check_speech(modules)
     motion_intensity(modules, config.expression_motion, config.body_motion)
     face_weight(modules, config.face_scale, weights.has_face_encoder)
+    distillation = weights.distillation()
+    step_count(distillation, config.steps)
+    check_followed(distillation, config.guidance, config.negative_prompt)
 
 
 def begin_record(job: Job, weights: Weights, device: torch.device) -> Record:
@@ -165,7 +169,7 @@ def _generate(
     pipe: FantasyTalkingPipeline, config: InferConfig, given: _Given, progress: Callable[[str, float], object]
 ) -> FantasyTalkingOutput:
     def tell(_: FantasyTalkingPipeline, step: int, __: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        progress("denoise", (step + 1) / config.steps)
+        progress("denoise", (step + 1) / len(pipe.scheduler.timesteps))
         return values
 
     return pipe(
@@ -240,8 +244,10 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
             bar.set_postfix_str(part)
             bar.update()
 
-        if weights.adapter is None:
+        if weights.adapter is None or goes_on_saved(weights.adapter):
             pipe = FantasyTalkingPipeline.from_pretrained(weights.base, torch_dtype=dtype, progress=progress)
+            if weights.adapter is not None:
+                add_distilled(pipe, weights.adapter)
         else:
             pipe = FantasyTalkingPipeline.from_base(
                 weights.base,

@@ -5,8 +5,8 @@ from enum import Enum
 
 from fantasytalking.data.settings import Fit
 from fantasytalking.errors import InputError
+from fantasytalking.pipeline.distilled import MAX_STEPS
 from fantasytalking.pipeline.guidance import GuidanceConfig
-from fantasytalking.pipeline.pipeline import MAX_STEPS
 from fantasytalking.pipeline.portrait import parse_sizes
 from fantasytalking.pipeline.savings import SavingsConfig
 from fantasytalking.pipeline.scheduling import Sampler
@@ -44,7 +44,7 @@ class InferConfig:
     base: str | None = None
     """Folder or hub id of the Wan base, or a folder that `save_pretrained` wrote; none: the preset's."""
     adapter: str | None = None
-    """Adapter folder; none where `base` is a saved pipeline, which has everything."""
+    """Adapter folder; none where `base` is a saved pipeline, which has everything but what distillation adds."""
     audio_encoder: str | None = None
     """wav2vec2 folder or hub id; none: the one in the base."""
     face_encoder: str | None = None
@@ -79,7 +79,8 @@ class InferConfig:
     face_scale: float | None = None
     """Weight of the face attention, 1 = as trained; none: 1 where it was trained, else 0."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
-    steps: int = 30
+    steps: int | None = None
+    """None: 30, or as many as a distilled adapter was made for."""
     seed: int = 0
     fps: float = 25.0
     seconds: float | None = None

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from fantasytalking.checkpoint import read_config
 from fantasytalking.encoders.loading import HUB_ID
 from fantasytalking.errors import InputError
+from fantasytalking.models.guidance_embedder import Distillation
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.pipeline.distilled import goes_on_saved
 from fantasytalking.pipeline.loading import find_onnx
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.tensor_files import read_json
@@ -79,10 +81,28 @@ class Weights:
         return self.face_encoder is not None or bool(find_onnx(self.base))
 
     def trained_modules(self) -> list[str]:
-        """Of audio, face and motion, those that were trained, as the adapter or the saved pipeline says of itself."""
-        if self.adapter is not None:
+        """Of audio, face and motion, those that were trained, as the adapter or the saved pipeline says of itself.
+
+        Raises:
+            InputError: the adapter needs a saved pipeline, and the base is none.
+        """
+        if self.adapter is not None and not goes_on_saved(self.adapter):
             return read_config(self.adapter).modules
+        if not is_saved_pipeline(self.base):
+            raise InputError(
+                f"adapter '{self.adapter}' holds only what distillation added, and the base '{self.base}' is no saved "
+                "pipeline; give the one that it was distilled from: base=FOLDER"
+            )
         return str(read_json(self.base / "model_index.json").get("trained_modules", "")).split(",")
+
+    def distillation(self) -> Distillation | None:
+        """What a distilled adapter, or else a saved pipeline's transformer, follows; None = it is not distilled."""
+        if self.adapter is not None:
+            place, values = self.adapter, read_config(self.adapter).distillation
+        else:
+            place = self.base / "transformer" / "config.json"
+            values = read_json(place).get("distillation") if place.is_file() else None  # its absence is told on loading
+        return None if values is None else Distillation.read(values, str(place))
 
     @property
     def places(self) -> dict[str, Path]:

@@ -8,6 +8,8 @@ from omegaconf import MISSING
 from fantasytalking.data.collate import Alignment, CollateConfig, MaskProjection
 from fantasytalking.errors import InputError
 from fantasytalking.flow_matching import Normalisation, SigmaConfig
+from fantasytalking.models.guidance_branches import Formula
+from fantasytalking.models.guidance_embedder import MAX_SCALE, MAX_WINDOWS, Distillation
 
 
 class LossWeight(Enum):
@@ -128,8 +130,51 @@ class LoraConfig:
 
 
 @dataclass
+class DistillationConfig:
+    """Few steps with guidance folded in: stage 3 (fantasytalking/training/distillation.py)."""
+
+    windows: int = 4
+    """K: steps that the student will take."""
+    teacher_steps: int = 4
+    """Guided steps of the teacher for each of them; every one is three calls."""
+    shift: float = 5.0
+    """Of the noise levels of both, and so of the videos that the student will make."""
+    text: list[float] = field(default_factory=lambda: [1.0, 7.0])
+    """Least and largest scale of text guidance that the student learns."""
+    audio: list[float] = field(default_factory=lambda: [1.0, 7.0])
+    formula: Formula = Formula.text_first
+    at_start: float = 0.5
+    """Share of the clips asked at the very start of a window, where K steps ask; the others anywhere in it, as in the
+    publication, whose share is 0."""
+    width: int = 128
+    """Inner width of the guidance embedder."""
+    half: bool = False
+    """Whether the adapter is written in float16."""
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between("stage.distillation.windows", self.windows, 1, MAX_WINDOWS)
+        _between("stage.distillation.teacher_steps", self.teacher_steps, 1, 1000)
+        _between("stage.distillation.shift", self.shift, 0.01, 100)
+        _between("stage.distillation.width", self.width, 1, 8192)
+        _share("stage.distillation.at_start", self.at_start)
+        for name in ("text", "audio"):
+            scales = getattr(self, name)
+            if len(scales) != 2 or not 0 <= scales[0] <= scales[1] <= MAX_SCALE:
+                raise InputError(
+                    f"stage.distillation.{name} is {scales}; it must be two scales, the least and the largest, "
+                    f"0 to {MAX_SCALE:g}, as in [1, 7]"
+                )
+
+    def described(self) -> Distillation:
+        """What the student will follow."""
+        text, audio = ((scales[0], scales[1]) for scales in (self.text, self.audio))
+        return Distillation(self.windows, self.shift, text, audio, self.formula, self.width)
+
+
+@dataclass
 class StageConfig:
-    """What makes a stage: everything in which stage 1 and stage 2 may differ."""
+    """What makes a stage: everything in which the stages may differ."""
 
     name: str = MISSING
     alignment: Alignment = MISSING
@@ -140,16 +185,36 @@ class StageConfig:
     """Shell patterns of parameter names; audio, face and motion stand for the paper's modules and * for everything.
     LoRA layers train whenever there are any."""
     init_from: str | None = None
-    """An adapter folder of ours (stage 1's, for stage 2) or the released audio weights; none: fresh modules."""
+    """An adapter folder of ours (stage 1's, for stage 2), the released audio weights, or the saved pipeline that is the
+    base as well; none: fresh modules."""
     loss: LossConfig = field(default_factory=LossConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    distillation: DistillationConfig | None = None
+    """Teaches what `init_from` brings to make videos in few steps; none: ordinary training."""
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
         _between("stage.steps", self.steps, 1, 10**8)
         if not self.trainable:
             raise InputError("stage.trainable is empty; name what trains, as in stage.trainable=[audio,face,motion]")
+        if self.distillation is not None:
+            self._check_distillation()
+
+    def _check_distillation(self) -> None:
+        """Teacher and student are one network, so only what the teacher leaves out may train."""
+        if self.trainable != ["guidance"] or not self.lora.rank:
+            raise InputError(
+                f"stage.distillation trains the guidance embedder and a LoRA; stage.trainable is {self.trainable}, "
+                f"stage.lora.rank {self.lora.rank}: use stage.trainable=[guidance] and a rank above 0"
+            )
+        if self.init_from is None:
+            raise InputError("stage.distillation has no teacher; set stage.init_from to the adapter of stage 2")
+        dropped = [name for name in ("reference", "audio", "prompt") if getattr(self.dropout, name)]
+        if dropped:
+            raise InputError(
+                f"stage.dropout.{dropped[0]} is {getattr(self.dropout, dropped[0])}; distillation drops nothing: use 0"
+            )
 
 
 @dataclass

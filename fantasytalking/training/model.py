@@ -1,10 +1,12 @@
 """The model of a run: base, what it starts from, and what of it trains."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
+from torch import Tensor
 
 from fantasytalking.checkpoint import (
     AdapterConfig,
@@ -19,7 +21,7 @@ from fantasytalking.lora import LoraSettings, add_lora, plain_name
 from fantasytalking.models.assembly import PORTRAIT_MODULES, from_wan, portrait_module
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.tensor_files import compare_shapes
+from fantasytalking.tensor_files import StoredTensors, compare_shapes, open_model_folder
 from fantasytalking.training.config import LoraConfig, TrainConfig
 from fantasytalking.training.trainable import part_of, set_trainable
 
@@ -35,6 +37,8 @@ def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[Fantasy
     base = config.base or preset.base
     _check_base(base)
     model = from_wan(base, asdict(preset.portrait), frozen_dtype)
+    if config.stage.distillation is not None:
+        model.add_guidance(config.stage.distillation.described())
     set_trainable(model, config.stage.trainable)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad or portrait_module(name):
@@ -42,6 +46,11 @@ def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[Fantasy
     origin = Origin(base)
     if config.stage.init_from is not None:
         origin = load_start(model, Path(config.stage.init_from), base)
+    if config.stage.distillation is not None and origin.lora is not None:
+        raise InputError(
+            f"stage.init_from '{config.stage.init_from}' brings a LoRA, and the teacher's weights must be its own; "
+            "distil a model that was trained without one"
+        )
     _apply_lora(model, config.stage.lora, origin)
     origin.trained = set_trainable(model, config.stage.trainable)
     if config.attention is not None:
@@ -69,12 +78,14 @@ class Origin:
         """The adapter's configuration after `step` steps, and the names of the base's tensors that it holds."""
         parts = {part_of(name) for name in self.trained}
         modules = [name for name in PORTRAIT_MODULES if name in {*parts, *self.modules}]
+        distillation = config.stage.distillation
         base_names = {plain_name(name) for name in self.trained if part_of(name) == "base"} | set(self.base_names)
         described = AdapterConfig(
             modules=modules,
             audio_window="seconds",
             window_seconds=config.data.window_seconds,
             base=self.base,
+            distillation=None if distillation is None else distillation.described().as_json(),
             lora=None if self.lora is None else self.lora.as_json(),
             base_tensors=len(base_names),
             extra={"stage": config.stage.name, "steps": step, "ema_decay": config.optimiser.ema_decay},
@@ -83,25 +94,45 @@ class Origin:
 
 
 def load_start(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> Origin:
-    """Sets what the run starts from: an adapter folder of ours, or the released audio weights (a file).
+    """Sets what the run starts from: an adapter folder of ours, a saved pipeline, or the released audio weights.
 
     Raises:
         InputError: neither is there, or it does not fit the model.
     """
+    if (source / "model_index.json").is_file():
+        return _load_saved(model, source, base)
     if source.is_dir():
         adapter = load_adapter(model, source)
         lora = None if adapter.lora is None else LoraSettings.read(adapter.lora, str(source))
         return Origin(base, adapter.modules, trained_base_names(source), lora)
     check_start(str(source))
-    released = from_official(read_released(source))
-    state = model.state_dict()
-    wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) == "audio"}
-    found = {name: tuple(value.shape) for name, value in released.items()}
-    compare_shapes(found, wanted, f"'{source}'", f"it was made for another model than '{base}'")
-    with torch.no_grad():
-        for name, value in released.items():
-            state[name].copy_(value)
+    _set(model, ["audio"], from_official(read_released(source)), f"'{source}'", base)
     return Origin(base, ["audio"])
+
+
+def _load_saved(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> Origin:
+    """The paper's modules of a saved pipeline. An adapter of what is trained on them goes on that pipeline."""
+    if source.resolve() != Path(base).resolve():
+        raise InputError(
+            f"stage.init_from '{source}' is a saved pipeline and base is '{base}'; they must be the same folder"
+        )
+    stored: StoredTensors = open_model_folder(source / "transformer")
+    modules = ("audio", "face", "motion")
+    tensors = {name: stored.read(name) for name in stored.shapes if portrait_module(name) in modules}
+    _set(model, modules, tensors, f"'{source}'", base)
+    return Origin(base)
+
+
+def _set(
+    model: FantasyTalkingTransformer3DModel, modules: Sequence[str], tensors: Mapping[str, Tensor], what: str, base: str
+) -> None:
+    state = model.state_dict()
+    wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) in modules}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    compare_shapes(found, wanted, what, f"it was made for another model than '{base}'")
+    with torch.no_grad():
+        for name, value in tensors.items():
+            state[name].copy_(value)
 
 
 def check_start(source: str | None) -> None:

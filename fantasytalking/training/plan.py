@@ -136,6 +136,8 @@ def planned_model(config: TrainConfig, layers: int | None = None) -> FantasyTalk
     if layers is not None:
         preset = replace(preset, wan=replace(preset.wan, num_layers=layers))
     model = meta_transformer(preset)
+    if config.stage.distillation is not None:
+        model.add_guidance(config.stage.distillation.described())
     lora = config.stage.lora
     if lora.rank:
         with torch.device("meta"):

@@ -24,9 +24,10 @@ from fantasytalking.files import written_whole
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.batches import Layout, MicroBatch, step_loader
 from fantasytalking.training.config import Optimiser, Precision, TrainConfig, ValidationConfig
+from fantasytalking.training.distillation import distillation_loss
 from fantasytalking.training.ema import MovingAverage
 from fantasytalking.training.model import build_model
-from fantasytalking.training.objectives import stage_loss
+from fantasytalking.training.objectives import StepLoss, stage_loss
 from fantasytalking.training.optim import build_optimiser, learning_rate, set_learning_rate
 from fantasytalking.training.processes import Trackers, build_accelerator, is_sharded
 from fantasytalking.training.report import Meter, append_line, forget_after, scalars, sentence
@@ -176,9 +177,7 @@ class Trainer:
             micro = next(batches).to(accelerator.device)
             bad.update(micro.bad)
             with accelerator.accumulate(self.model):
-                result = stage_loss(
-                    self.model, micro.batch, micro.draws, config.stage.loss, config.stage.dropout, self._input_dtype
-                )
+                result = self._loss(micro)
                 self._hold_finite("loss", result.loss, step, micro)
                 accelerator.backward(result.loss.mean())
                 if accelerator.sync_gradients:
@@ -190,6 +189,12 @@ class Trainer:
             tokens += self.layout.batch * self.layout.processes * frames * (height // 2) * (width // 2)
         everywhere = accelerator.gather(torch.cat(told, dim=1).T.contiguous())  # (global batch, 2)
         return everywhere[:, 0], everywhere[:, 1], norm, tokens, bad
+
+    def _loss(self, micro: MicroBatch) -> StepLoss:
+        stage, given = self.config.stage, (self.model, micro.batch, micro.draws)
+        if stage.distillation is not None:
+            return distillation_loss(*given, stage.distillation, stage.loss, self._input_dtype)
+        return stage_loss(*given, stage.loss, stage.dropout, self._input_dtype)
 
     def _clip(self, step: int, micro: MicroBatch) -> float:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip_norm)
@@ -245,6 +250,8 @@ class Trainer:
     def _save_adapter(self, step: int) -> None:
         described, base_names = self.origin.adapter(self.config, step)
         state = self.state.whole()
+        if self.config.stage.distillation is not None and self.config.stage.distillation.half:
+            state = {name: value.half() for name, value in state.items()}
         if self.accelerator.is_main_process:
             write_state(state, self.output / "adapter", described, self.config, base_names)
             logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(described.modules)}")

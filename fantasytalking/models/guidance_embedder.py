@@ -1,0 +1,114 @@
+"""Guidance folded into the model: the two scales become a vector added to the timestep embedding.
+
+A distilled student is told the scales in place of being called once for every guidance branch (Meng et al.,
+arXiv 2210.03142, section 3.1).
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fantasytalking.errors import InputError
+from fantasytalking.models.guidance_branches import Formula
+
+FREQUENCIES = 4
+"""Of each scale: one, two, three and four quarter turns from the middle of its range to an end."""
+MAX_WINDOWS = 100
+MAX_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a distilled model was taught to follow; it follows nothing else."""
+
+    windows: int
+    """K: parts of the way from noise to sample, each of which the student crosses in one straight step."""
+    shift: float
+    """Of the noise levels towards noise; the windows are equal before it."""
+    text: tuple[float, float]
+    """Least and largest scale of text guidance."""
+    audio: tuple[float, float]
+    """Least and largest scale of audio guidance."""
+    formula: Formula
+    """Of the teacher's three branches."""
+    width: int
+    """Inner width of the embedder."""
+
+    @classmethod
+    def read(cls, values: Any, source: str) -> "Distillation":
+        """From the JSON object of an adapter's or a transformer's configuration.
+
+        Raises:
+            InputError: a key misses, is unknown, or holds a value out of its limits.
+        """
+        names = {item.name for item in fields(cls)}
+        if not isinstance(values, dict) or values.keys() != names:
+            raise InputError(f"{source}: distillation is {values!r}; {', '.join(sorted(names))} are needed")
+        known = [formula.value for formula in Formula]
+        fits = type(values["windows"]) is int and 1 <= values["windows"] <= MAX_WINDOWS
+        fits = fits and _is_number(values["shift"]) and 0.01 <= values["shift"] <= 100
+        fits = fits and type(values["width"]) is int and 1 <= values["width"] <= 8192
+        fits = fits and values["formula"] in known and all(_is_range(values[name]) for name in ("text", "audio"))
+        if not fits:
+            raise InputError(
+                f"{source}: distillation is {values!r}; windows 1 to {MAX_WINDOWS}, shift 0.01 to 100, width 1 to "
+                f"8192, formula {' or '.join(known)}, and for text and audio two scales, 0 to {MAX_SCALE:g}, are needed"
+            )
+        low_high = {name: (float(values[name][0]), float(values[name][1])) for name in ("text", "audio")}
+        formula = Formula(values["formula"])
+        return cls(values["windows"], float(values["shift"]), **low_high, formula=formula, width=values["width"])
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in a configuration."""
+        return {**asdict(self), "text": list(self.text), "audio": list(self.audio), "formula": self.formula.value}
+
+
+class GuidanceEmbedder(nn.Module):
+    """Sines and cosines of both scales, then an MLP whose last layer starts at zero: a fresh one adds nothing.
+
+    Args:
+        distillation: the ranges of the scales and the inner width.
+        out_dim: width of the timestep embedding.
+    """
+
+    def __init__(self, distillation: Distillation, out_dim: int) -> None:
+        super().__init__()
+        self.ranges = (distillation.text, distillation.audio)
+        self.inner = nn.Linear(4 * FREQUENCIES, distillation.width)
+        self.output = nn.Linear(distillation.width, out_dim)
+        self.reset_parameters()
+
+    def forward(self, scales: Tensor) -> Tensor:
+        """(B, 2) scales of text and audio guidance -> (B, out_dim)."""
+        low, high = torch.tensor(self.ranges, device=scales.device).unbind(dim=1)
+        centred = (2 * scales.float() - low - high) / (high - low).clamp_min(1e-6)  # a range becomes -1 to 1
+        turns = torch.arange(1, FREQUENCIES + 1, device=scales.device) * (math.pi / 2)
+        angles = (centred[..., None] * turns).flatten(1)  # (B, 2 * FREQUENCIES)
+        features = torch.cat([angles.sin(), angles.cos()], dim=1).to(self.output.weight.dtype)
+        return self.output(F.silu(self.inner(features)))
+
+    def reset_parameters(self) -> None:
+        """Fresh random weights; the output is exactly zero."""
+        self.inner.reset_parameters()
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+
+def embedder_shapes(distillation: Distillation, out_dim: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of an embedder's tensors; none is made."""
+    with torch.device("meta"):
+        embedder = GuidanceEmbedder(distillation, out_dim)
+    return {name: tuple(value.shape) for name, value in embedder.state_dict().items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_range(value: Any) -> bool:
+    pair = isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(end) for end in value)
+    return pair and 0 <= value[0] <= value[1] <= MAX_SCALE

@@ -1,0 +1,120 @@
+"""The guidance embedder: fresh it changes nothing, trained it does, and what is no distillation is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fantasytalking.checkpoint import AdapterConfig, load_adapter, save_adapter
+from fantasytalking.errors import InputError
+from fantasytalking.models.guidance_branches import WHOLE, Branch, Formula, path_weights
+from fantasytalking.models.guidance_embedder import Distillation
+from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
+
+DISTILLATION = Distillation(4, 3.0, (1.0, 7.0), (2.0, 6.0), Formula.text_first, 8)
+SCALES = torch.tensor([[4.0, 5.0], [1.5, 3.0]])
+
+
+def predicted(model: torch.nn.Module, scales: torch.Tensor | None) -> torch.Tensor:
+    with torch.no_grad():
+        return model(*tiny_latents(), tiny_conditions()._replace(guidance=scales)).sample
+
+
+def test_a_fresh_embedder_changes_no_bit_and_a_trained_one_follows_the_scales():
+    plain = tiny_transformer()
+    model = tiny_transformer()
+    model.add_guidance(DISTILLATION)
+    before = predicted(plain, None)
+    assert torch.equal(predicted(model, None), before)
+    assert torch.equal(predicted(model, SCALES), before)
+    torch.nn.init.normal_(model.guidance_embedder.output.weight)
+    assert torch.equal(predicted(model, None), before)  # the teacher is never told
+    told = predicted(model, SCALES)
+    for changed in (SCALES + torch.tensor([1.0, 0.0]), SCALES + torch.tensor([0.0, 0.5])):
+        assert (predicted(model, changed) - told).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
+
+
+def test_scales_are_refused_by_a_model_that_was_not_distilled():
+    with pytest.raises(InputError, match="was not distilled"):
+        predicted(tiny_transformer(), SCALES)
+
+
+@pytest.mark.parametrize("formula", Formula)
+def test_the_weights_of_the_path_are_the_formula(formula: Formula):
+    nothing, text, audio, both = (torch.tensor(value) for value in (0.3, -1.0, 2.0, 5.0))
+    value = {Branch(False, False): nothing, Branch(True, False): text, Branch(False, True): audio, WHOLE: both}
+    found = sum(weight * value[branch] for branch, weight in path_weights(formula, 4.0, 6.0))
+    if formula is Formula.text_first:
+        expected = nothing + 4 * (text - nothing) + 6 * (both - text)
+    else:
+        expected = nothing + 6 * (audio - nothing) + 4 * (both - audio)
+    assert float(found) == pytest.approx(float(expected))
+
+
+def adapter(folder: Path, **changes: Any) -> Path:
+    model = tiny_transformer()
+    model.add_guidance(DISTILLATION)
+    torch.nn.init.normal_(model.guidance_embedder.output.weight)
+    values = DISTILLATION.as_json() | changes
+    save_adapter(model, folder, AdapterConfig(["guidance"], "seconds", distillation=values))
+    return folder
+
+
+def test_an_adapter_brings_its_embedder_and_what_it_follows(tmp_path: Path):
+    model = tiny_transformer()
+    load_adapter(model, adapter(tmp_path / "fast"))
+    assert model.distillation == DISTILLATION
+    assert Distillation.read(model.config.distillation, "config") == DISTILLATION
+    first, second = predicted(model, SCALES), predicted(model, None)
+    load_adapter(model, tmp_path / "fast")
+    assert torch.equal(predicted(model, SCALES), first)
+    assert not torch.equal(first, second)
+
+
+def test_a_saved_transformer_is_distilled_still(tmp_path: Path):
+    model = tiny_transformer()
+    load_adapter(model, adapter(tmp_path / "fast"))
+    model.save_pretrained(tmp_path / "saved")
+    again = type(model).from_pretrained(tmp_path / "saved").eval()
+    assert again.distillation == DISTILLATION
+    assert torch.equal(predicted(again, SCALES), predicted(model, SCALES))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"windows": 0},
+        {"windows": True},
+        {"shift": "3"},
+        {"text": [7.0, 1.0]},
+        {"audio": [1.0]},
+        {"formula": "both"},
+        {"width": 1 << 20},
+        {"speed": 2},
+    ],
+)
+def test_values_that_are_no_distillation_are_refused(changes: dict[str, Any]):
+    with pytest.raises(InputError, match="distillation is"):
+        Distillation.read(DISTILLATION.as_json() | changes, "here")
+
+
+def test_an_adapter_of_another_width_or_distillation_changes_nothing(tmp_path: Path):
+    fast = adapter(tmp_path / "fast")
+    model = tiny_transformer()
+    text = (fast / "config.json").read_text()
+    (fast / "config.json").write_text(text.replace('"width": 8', '"width": 9'))
+    with pytest.raises(InputError, match="guidance_embedder"):
+        load_adapter(model, fast)
+    assert model.guidance_embedder is None
+    (fast / "config.json").write_text(text.replace('"windows": 4', '"windows": 5'))
+    model.add_guidance(DISTILLATION)
+    with pytest.raises(InputError, match="is distilled, and so is the model"):
+        load_adapter(model, fast)
+
+
+def test_a_guidance_module_without_its_distillation_is_refused():
+    with pytest.raises(InputError, match="belongs to the guidance module"):
+        AdapterConfig(["guidance"], "seconds").validate("here")
+    with pytest.raises(InputError, match="belongs to the guidance module"):
+        AdapterConfig(["audio"], "seconds", distillation=DISTILLATION.as_json()).validate("here")

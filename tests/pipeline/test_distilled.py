@@ -1,0 +1,163 @@
+"""A distilled adapter in the pipeline: one call a step, as many steps as windows, and nothing it was not taught."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fantasytalking.checkpoint import AdapterConfig, save_adapter
+from fantasytalking.errors import InputError
+from fantasytalking.lora import LoraSettings, add_lora
+from fantasytalking.models.assembly import from_wan
+from fantasytalking.models.guidance_branches import Formula
+from fantasytalking.models.guidance_embedder import Distillation
+from fantasytalking.models.presets import load_model_config
+from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait, ScaleSchedule
+from fantasytalking.pipeline.distilled import add_distilled, step_count
+from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
+from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.weights import find_weights
+from tests.pipeline.conftest import open_pipeline, sound
+
+DISTILLATION = Distillation(4, 5.0, (1.0, 7.0), (1.0, 7.0), Formula.text_first, 8)
+LORA = LoraSettings(2, 2.0, ("attn1.to_q", "ffn.net.2"))
+
+
+@pytest.fixture(scope="module")
+def fast(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stage 3 leaves of a saved pipeline: LoRA and guidance embedder in half precision."""
+    torch.manual_seed(2)
+    model = from_wan(base, asdict(load_model_config("nano").portrait))
+    model.add_guidance(DISTILLATION)
+    add_lora(model, LORA, torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name or name.startswith("guidance_embedder.output"):
+                parameter.normal_(std=0.1)
+    folder = tmp_path_factory.mktemp("fast") / "adapter"
+    config = AdapterConfig(["guidance"], "seconds", distillation=DISTILLATION.as_json(), lora=LORA.as_json())
+    save_adapter(model.half(), folder, config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def distilled(saved: Path, fast: Path) -> FantasyTalkingPipeline:
+    pipe = FantasyTalkingPipeline.from_pretrained(saved)
+    add_distilled(pipe, fast)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+Make = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def make(distilled: FantasyTalkingPipeline, portrait: Portrait) -> Make:
+    def video(**changes: Any) -> np.ndarray:
+        options = {"window_frames": 9, "overlap_frames": 4, "prompt": "someone", **changes}
+        generator = torch.Generator().manual_seed(0)
+        made = distilled(portrait, sound(0.3), generator=generator, output_type="latent", **options)
+        return made.frames.numpy()
+
+    return video
+
+
+def test_a_video_takes_one_call_for_each_window(distilled: FantasyTalkingPipeline, make: Make):
+    asked: list[tuple[float, list[list[float]], int]] = []
+
+    def note(_: Any, arguments: tuple[Any, ...], __: Any) -> None:
+        latents, timestep, conditions = arguments
+        asked.append((float(timestep[0]), conditions.guidance.tolist(), len(latents)))
+
+    hook = distilled.transformer.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        make(text_guidance=3.0, audio_guidance=6.0)
+    finally:
+        hook.remove()
+    boundaries = [1000 * 5 * x / (1 + 4 * x) for x in (1.0, 0.75, 0.5, 0.25)]
+    assert [moment for moment, _, _ in asked] == pytest.approx(boundaries, rel=1e-5)
+    assert [(scales, batch) for _, scales, batch in asked] == [([[3.0, 6.0]], 1)] * 4
+
+
+def test_scales_and_motion_are_followed(make: Make):
+    first = make()
+    assert np.array_equal(make(), first)
+    for change in ({"text_guidance": 2.0}, {"audio_guidance": 3.0}, {"motion": 0.9}):
+        assert np.abs(make(**change) - first).max() > 1e-3
+
+
+def test_the_lora_is_fused_and_counts(distilled: FantasyTalkingPipeline, saved: Path):
+    before = FantasyTalkingPipeline.from_pretrained(saved).transformer
+    after = dict(distilled.transformer.named_parameters())
+    assert not any(".lora_" in name for name in after)
+    assert all(not parameter.requires_grad for parameter in after.values())
+    changed = {name for name, value in before.named_parameters() if not torch.equal(value, after[name])}
+    assert changed == {f"blocks.{n}.{layer}.weight" for n in (0, 1) for layer in LORA.targets}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"num_inference_steps": 6}, "takes 4, or a multiple of it"),
+        ({"audio_guidance": ScaleSchedule(5, 3)}, "audio guidance follows a schedule"),
+        ({"text_guidance": ScaleSchedule(5, 5, 0.5)}, "text guidance follows a schedule"),
+        ({"audio_guidance": 7.5}, "was taught 1 to 7"),
+        ({"formula": Formula.audio_first}, "was taught text_first"),
+        ({"keep_colour": 0.5}, "keep_colour is 0.5"),
+        ({"negative_prompt": "blurred"}, "negative prompt"),
+    ],
+)
+def test_what_it_was_not_taught_is_refused(make: Make, change: dict[str, Any], told: str):
+    with pytest.raises(InputError, match=told):
+        make(**change)
+
+
+@pytest.mark.parametrize("sampler", [make_scheduler(Sampler.unipc), make_scheduler(Sampler.euler, 3.0)])
+def test_a_sampler_that_misses_the_windows_is_refused(distilled: FantasyTalkingPipeline, make: Make, sampler: Any):
+    own, distilled.scheduler = distilled.scheduler, sampler
+    try:
+        with pytest.raises(InputError, match="sampler"):
+            make()
+    finally:
+        distilled.scheduler = own
+
+
+def test_the_number_of_steps():
+    assert [step_count(None, None), step_count(None, 7)] == [30, 7]
+    assert [step_count(DISTILLATION, None), step_count(DISTILLATION, 8)] == [4, 8]
+    with pytest.raises(InputError, match="1 to 1000"):
+        step_count(None, 0)
+
+
+def test_weights_tell_what_a_fast_adapter_goes_on(saved: Path, base: Path, adapters: Path, fast: Path):
+    weights = find_weights(InferConfig(base=str(saved), adapter=str(fast)))
+    assert weights.trained_modules() == ["audio", "face", "motion"]
+    assert weights.distillation() == DISTILLATION
+    assert find_weights(InferConfig(base=str(saved))).distillation() is None
+    with pytest.raises(InputError, match="is no saved pipeline"):
+        find_weights(InferConfig(base=str(base), adapter=str(fast))).trained_modules()
+
+
+def test_an_adapter_that_hears_otherwise_is_refused(saved: Path, fast: Path, tmp_path: Path):
+    other = shutil.copytree(fast, tmp_path / "other")
+    values = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**values, "audio_window": "official"}))
+    with pytest.raises(InputError, match="audio windows"):
+        add_distilled(FantasyTalkingPipeline.from_pretrained(saved), other)
+
+
+def test_an_adapter_that_holds_everything_opens_on_a_base(
+    base: Path, tmp_path: Path, distilled: FantasyTalkingPipeline
+):
+    model = distilled.transformer
+    config = AdapterConfig(["audio", "face", "motion", "guidance"], "seconds", distillation=DISTILLATION.as_json())
+    save_adapter(model, tmp_path / "whole", config)
+    pipe = open_pipeline(base, tmp_path / "whole")
+    assert pipe.transformer.distillation == DISTILLATION
+    assert pipe.trained_modules == ["audio", "face", "motion"]

@@ -1,0 +1,243 @@
+"""Stage 3: the teacher is the guided model, the student learns the straight line of its way."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fantasytalking.checkpoint import load_adapter, read_adapter
+from fantasytalking.data.collate import Batch, Collate
+from fantasytalking.data.dataset import PortraitDataset
+from fantasytalking.errors import InputError
+from fantasytalking.flow_matching import TIMESTEPS, shifted
+from fantasytalking.lora import lora_off
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.scheduling import Sampler, make_scheduler, set_steps
+from fantasytalking.training.config import DistillationConfig, TrainConfig
+from fantasytalking.training.distillation import Asked, ask, distillation_loss, follow_teacher
+from fantasytalking.training.model import build_model
+from fantasytalking.training.randomness import draw
+from fantasytalking.training.trainer import Trainer
+from tests.training.conftest import Configure
+from tests.training.runs import adapter, checkpoint, losses, same
+
+STAGE3: dict[str, Any] = {
+    "stage__name": "stage3",
+    "stage__alignment": "frame",
+    "stage__trainable": "[guidance]",
+    "stage__dropout__reference": 0,
+    "stage__dropout__audio": 0,
+    "stage__dropout__prompt": 0,
+    "stage__lora__rank": 4,
+    "stage__lora__alpha": 4,
+    "stage__distillation__windows": 2,
+    "stage__distillation__teacher_steps": 2,
+    "stage__distillation__shift": 3,
+    "stage__distillation__width": 16,
+}
+GOLDEN = [2.108482, 2.761527, 0.674239, 1.752294, 2.295832, 0.602224, 0.448605, 0.694461, 1.982908, 0.619556]
+"""Losses of the first ten steps. They change only when what is computed changes."""
+
+
+@pytest.fixture(scope="module")
+def stage2(tmp_path_factory: pytest.TempPathFactory, corpus: Path, base: Path) -> Path:
+    """An adapter whose sound, face and motion count, for a teacher."""
+    from dataclasses import asdict
+
+    from fantasytalking.checkpoint import AdapterConfig, save_adapter
+    from fantasytalking.models.assembly import from_wan
+    from fantasytalking.models.presets import load_model_config
+
+    torch.manual_seed(1)
+    model = from_wan(base, asdict(load_model_config("nano").portrait))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("audio_v_proj.weight", "face_v_proj.weight")) or name.startswith("motion_embedder.o"):
+                parameter.normal_(std=0.1)
+    folder = tmp_path_factory.mktemp("teacher") / "adapter"
+    save_adapter(model, folder, AdapterConfig(["audio", "face", "motion"], "seconds"))
+    return folder
+
+
+def batch_of(config: TrainConfig) -> Batch:
+    dataset = PortraitDataset(*config.data.manifests)
+    return Collate(config.data.collate(config.stage.alignment))([dataset[i] for i in range(4)])
+
+
+def student(config: TrainConfig) -> tuple[FantasyTalkingTransformer3DModel, DistillationConfig]:
+    model, _ = build_model(config, torch.float32)
+    assert config.stage.distillation is not None
+    return model.eval(), config.stage.distillation
+
+
+def away_from_its_start(model: FantasyTalkingTransformer3DModel) -> None:
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name or name.startswith("guidance_embedder.output"):
+                parameter.normal_(std=0.1)
+
+
+def test_the_teacher_takes_the_steps_of_the_pipeline_with_its_guidance(configure: Configure, stage2: Path):
+    """The windows one after another are a video of windows x teacher_steps steps with three branches."""
+    model, distillation = student(configure(stage__init_from=stage2, **STAGE3))
+    away_from_its_start(model)
+    batch = batch_of(configure("plain"))
+    conditions = batch.conditions
+    batch = batch_of(configure(stage__init_from=stage2, **STAGE3))
+    conditions, scales = batch.conditions, torch.tensor([[5.0, 4.0]]).expand(4, 2)
+    noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
+
+    teacher, _ = build_model(configure("teacher", stage__init_from=stage2, stage__alignment="frame"), torch.float32)
+    scheduler = make_scheduler(Sampler.euler, 3.0)
+    expected = noise
+    with torch.no_grad():
+        for timestep in set_steps(scheduler, 4, torch.device("cpu")):
+            nothing, text, both = (
+                teacher.eval()(expected, timestep.expand(4), told).sample
+                for told in (
+                    conditions._replace(text=conditions.text * 0, gate=torch.tensor([[0.0, 1.0]])),
+                    conditions._replace(gate=torch.tensor([[0.0, 1.0]])),
+                    conditions,
+                )
+            )
+            guided = nothing + 5 * (text - nothing) + 4 * (both - text)
+            expected = scheduler.step(guided, timestep, expected, return_dict=False)[0]
+
+        found = noise
+        with lora_off(model):
+            for start in (1.0, 0.5):
+                asked = Asked(torch.full((4,), start, dtype=torch.float64), torch.zeros(4), scales)
+                found = follow_teacher(model, found, conditions, asked, distillation, torch.float32)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_its_lora_and_untold_the_student_is_the_teacher_and_trains_on(configure: Configure, stage2: Path):
+    model, _ = student(configure(stage__init_from=stage2, **STAGE3))
+    batch = batch_of(configure(stage__init_from=stage2, **STAGE3))
+
+    def predicted() -> Tensor:
+        with torch.no_grad():
+            return model(batch.latents, torch.full((4,), 500.0), batch.conditions).sample
+
+    before, trained = predicted(), [name for name, value in model.named_parameters() if value.requires_grad]
+    away_from_its_start(model)
+    assert not torch.equal(predicted(), before)
+    with lora_off(model):
+        assert torch.equal(predicted(), before)
+    assert [name for name, value in model.named_parameters() if value.requires_grad] == trained
+    assert {name.split(".")[0] for name in trained if ".lora_" not in name} == {"guidance_embedder"}
+
+
+def test_the_loss_is_the_distance_from_the_line_that_the_teacher_goes(configure: Configure, stage2: Path):
+    config = configure(stage__init_from=stage2, **STAGE3)
+    model, distillation = student(config)
+    batch = batch_of(config)
+    draws = draw(0, 0, range(4), batch.latents.shape[1:])
+    found = distillation_loss(model, batch, draws, distillation, config.stage.loss, torch.float32)
+
+    asked = ask(draws, distillation)
+    begin, end = shifted(asked.start, 3.0).float(), shifted(asked.start - 0.5, 3.0).float()
+    expected = []
+    for number in range(4):
+        one, alone = slice(number, number + 1), batch.conditions
+        alone = type(alone)(*(value[one] if isinstance(value, Tensor) else value for value in alone))
+        first = (1 - begin[one]) * batch.latents[one] + begin[one] * draws.noise[one]
+        part = Asked(*(value[one] for value in asked))
+        with torch.no_grad(), lora_off(model):
+            last = follow_teacher(model, first, alone, part, distillation, torch.float32)
+        share = asked.place[one].float()
+        between, sigma = torch.lerp(first, last, share), torch.lerp(begin[one], end[one], share)
+        with torch.no_grad():
+            prediction = model(between, sigma * TIMESTEPS, alone._replace(guidance=asked.scales[one])).sample
+        expected.append((prediction - (first - last) / (begin[one] - end[one])).square().mean())
+    torch.testing.assert_close(found.loss, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    assert ((end <= found.sigmas) & (found.sigmas <= begin)).all()
+
+
+def test_what_is_asked_covers_windows_places_and_scales():
+    config = DistillationConfig(windows=4, at_start=0.25, text=[2.0, 6.0], audio=[1.0, 3.0])
+    asked = ask(draw(0, 0, range(4000), (1, 1, 1, 1)), config)
+    for start in (0.25, 0.5, 0.75, 1.0):
+        assert (asked.start == start).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert (asked.place == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert asked.place[asked.place > 0].mean().item() == pytest.approx(0.5, abs=0.03)
+    for column, (low, high) in enumerate(((2, 6), (1, 3))):
+        scales = asked.scales[:, column]
+        assert (low <= scales.min() < low + 0.1) and (high - 0.1 < scales.max() <= high)
+
+
+def test_ten_steps_give_the_golden_losses_and_an_adapter_of_what_was_added(configure: Configure, stage2: Path):
+    config = configure(
+        stage__init_from=stage2, stage__steps=10, saving__every=10, stage__distillation__half=True, **STAGE3
+    )
+    folder = Trainer(config).train()
+    assert losses(config.output) == pytest.approx(GOLDEN, rel=1e-4)
+    described, tensors = read_adapter(folder)
+    assert described.modules == ["audio", "face", "motion", "guidance"]
+    assert described.distillation == config.stage.distillation.described().as_json()
+    assert {value.dtype for value in tensors.values()} == {torch.float16}
+    fresh, _ = build_model(configure("fresh", stage__alignment="frame"), torch.float32)
+    load_adapter(fresh, folder)
+    assert fresh.distillation == config.stage.distillation.described()
+
+
+def test_one_step_then_resumed_to_two_equals_two(configure: Configure, stage2: Path):
+    changes = {"stage__init_from": stage2, "optimiser__ema_decay": 0.9, **STAGE3}
+    straight = configure("straight", stage__steps=2, **changes)
+    Trainer(straight).train()
+    Trainer(configure("resumed", stage__steps=1, **changes)).train()
+    resumed = configure("resumed", stage__steps=2, **changes)
+    Trainer(resumed).train()
+    assert same(checkpoint(resumed.output, 2), checkpoint(straight.output, 2))
+    assert same(adapter(resumed.output), adapter(straight.output))
+    assert losses(resumed.output) == losses(straight.output)
+
+
+def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2: Path):
+    changes = {**STAGE3, "stage__distillation__at_start": 1.0, "stage__lora__rank": 8}
+    config = configure(
+        stage__init_from=stage2, stage__steps=20, batch=4, saving__every=20, optimiser__learning_rate=3e-3, **changes
+    )
+
+    def loss(model: FantasyTalkingTransformer3DModel) -> float:
+        batch, settings = batch_of(config), config.stage.distillation
+        assert settings is not None
+        draws = [draw(0, 10**6 + repeat, range(4), batch.latents.shape[1:]) for repeat in range(4)]
+        with torch.no_grad():
+            found = [
+                distillation_loss(model, batch, one, settings, config.stage.loss, torch.float32).loss for one in draws
+            ]
+        return torch.cat(found).mean().item()
+
+    model, _ = student(config)
+    before = loss(model)
+    trainer = Trainer(config)
+    trainer.train()
+    assert loss(trainer.model.eval()) < 0.95 * before
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"stage__trainable": "[guidance,audio]"}, "trains the guidance embedder and a LoRA"),
+        ({"stage__lora__rank": 0}, "rank above 0"),
+        ({"stage__init_from": "null"}, "no teacher"),
+        ({"stage__dropout__audio": 0.1}, "drops nothing"),
+        ({"stage__distillation__text": "[7,1]"}, "the least and the largest"),
+        ({"stage__distillation__window": 3}, "did you mean 'windows'"),
+    ],
+)
+def test_settings_under_which_the_teacher_would_not_stay_are_refused(
+    configure: Configure, stage2: Path, changes: dict[str, Any], told: str
+):
+    with pytest.raises(InputError, match=told):
+        configure(**{"stage__init_from": stage2, **STAGE3, **changes})
+
+
+def test_a_teacher_with_a_lora_is_refused(configure: Configure, stage2: Path):
+    first = Trainer(configure("first", stage__init_from=stage2, **STAGE3)).train()
+    with pytest.raises(InputError, match="LoRA"):
+        build_model(configure("second", **{**STAGE3, "stage__init_from": first}), torch.float32)
