@@ -25,6 +25,7 @@ from fantasytalking.pipeline.distilled import add_distilled, check_followed, goe
 from fantasytalking.pipeline.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline
 from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
 from fantasytalking.pipeline.record import Record
+from fantasytalking.pipeline.savings import apply_savings, choose_offload
 from fantasytalking.pipeline.scheduling import make_scheduler
 from fantasytalking.pipeline.settings import InferConfig, Offload
 from fantasytalking.pipeline.weights import Weights, find_weights
@@ -260,9 +261,13 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
                 torch_dtype=dtype,
                 progress=progress,
             )
-    if config.offload is Offload.model:
+    apply_savings(pipe.transformer, config.savings, device)
+    offload = config.offload
+    if config.savings.gpu_gib is not None:
+        offload = Offload(choose_offload(pipe.part_bytes(), config.savings.gpu_gib))
+    if offload is Offload.model:
         pipe.enable_model_cpu_offload(device=device)
-    elif config.offload is Offload.group:
+    elif offload is Offload.group:
         pipe.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)
     else:
         pipe.to(device)
@@ -309,6 +314,8 @@ def _device(config: InferConfig) -> torch.device:
     if config.device == "cuda" and not available:
         raise InputError("device is 'cuda', but there is no CUDA device; use device=cpu")
     device = torch.device("cuda" if available and config.device != "cpu" else "cpu")
+    if config.savings.gpu_gib is not None and device.type == "cpu":
+        raise InputError(f"savings.gpu_gib is {config.savings.gpu_gib:g}, but the device is the CPU; leave it out")
     if config.offload is not Offload.none and device.type == "cpu":
         raise InputError(f"offload is '{config.offload.value}', but the device is the CPU; use offload=none")
     return device
