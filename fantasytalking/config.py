@@ -123,9 +123,10 @@ def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:
 
 
 def _refuse_unknown(schema: Any, update: Any, prefix: str, source: str) -> None:
-    if update is None and type(None) in get_args(schema):
-        return
-    schema = next((kind for kind in get_args(schema) if is_dataclass(kind)), schema)  # of a part that may be left out
+    if type(None) in get_args(schema):  # a part that may be left out
+        if update is None:
+            return
+        schema = next((kind for kind in get_args(schema) if is_dataclass(kind)), schema)
     if not is_dataclass(schema):
         return
     if not isinstance(update, dict):

@@ -21,6 +21,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--expression", type=float, help="strength of the face's movement, 0 to 1 (default: drawn)")
     parser.add_argument("--body", type=float, help="strength of head and shoulder movement, 0 to 1 (default: drawn)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--closeness", type=float, default=1.0, help="how much larger people are seen, 1 to 1.5")
     parser.add_argument("--processes", type=int, default=1)
     return parser.parse_args()
 
@@ -29,7 +30,8 @@ def main() -> None:
     options = parse()
     identities = identity_range(options.identities)
     sentences = read_sentences(options.sentences, identities)
-    plan = CorpusPlan(identities, sentences, options.size, options.expression, options.body, options.seed)
+    chosen = {name: getattr(options, name) for name in ("size", "expression", "body", "seed", "closeness")}
+    plan = CorpusPlan(identities, sentences, **chosen)
     with tqdm(total=len(identities) * len(sentences), unit="clip") as bar:
         for done, _ in make_corpus(plan, options.output, options.processes):
             bar.update(done - bar.n)

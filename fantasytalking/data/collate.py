@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     """One training step's clips, in float32."""
 
     latents: Tensor
-    """(B, 16, F, h, w) clean latents."""
+    """(B, Z, F, h, w) clean latents."""
     conditions: Conditions
     lip_mask: Tensor
     """(B, 1, F, h, w) in [0, 1]."""

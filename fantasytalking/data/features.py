@@ -2,8 +2,8 @@
 
 | key                 | shape       | type    | meaning |
 |---------------------|-------------|---------|---------|
-| latents             | (16,F,h,w)  | float16 | normalised VAE latents of the clip |
-| first_frame_latents | (16,F,h,w)  | float16 | the same of [first frame, zeros ...] |
+| latents             | (Z,F,h,w)   | float16 | normalised VAE latents of the clip (Z = 16 for Wan 2.1) |
+| first_frame_latents | (Z,F,h,w)   | float16 | the same of [first frame, zeros ...] |
 | text                | (T,D)       | float16 | umT5 states of the caption's real tokens, without padding |
 | image               | (I,D)       | float16 | CLIP tokens of the first frame |
 | audio               | (A,C)       | float16 | wav2vec2 tokens of the clip's own sound (C = 768 for wav2vec2-base) |
@@ -35,8 +35,8 @@ MAX_BYTES = 1 << 30
 """1201 frames of 720x1280 have 140 MB of latents."""
 
 _SHAPES = {
-    "latents": ("16", "F", "h", "w"),
-    "first_frame_latents": ("16", "F", "h", "w"),
+    "latents": ("Z", "F", "h", "w"),
+    "first_frame_latents": ("Z", "F", "h", "w"),
     "text": ("T", "D_text"),
     "image": ("I", "D_image"),
     "audio": ("A", "C"),

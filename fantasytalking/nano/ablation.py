@@ -86,7 +86,9 @@ class Ablation:
     def _freeze(self) -> None:
         """Held-out people with held-out sentences, and the benchmark that they make."""
         clips = VideosConfig(identities=1, group=1, sentences=1, held_out=self.config.clips)
-        make_videos(held_out_portions(clips), self.references, self.config.size, 0, self.processes)
+        make_videos(
+            held_out_portions(clips), self.references, self.config.size, 0, self.processes, self.config.closeness
+        )
         if not self.protocol.is_file():
             size = [f"width={self.config.size}", f"height={self.config.size}"]
             settings = ["--benchmark", "portrait_world", "--references", self.references, "--output", self.protocol]

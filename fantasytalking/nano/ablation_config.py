@@ -52,6 +52,8 @@ class AblationConfig:
     manifest: str = "outputs/nano/corpus/manifest.jsonl"
     """Prepared training clips."""
     size: int = 96
+    closeness: float = 1.0
+    """Of the held-out clips; must be what the training clips were drawn with."""
     clips: int = 24
     """Held-out people, who say one held-out sentence each."""
     steps: int = MISSING

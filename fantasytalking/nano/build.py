@@ -36,10 +36,10 @@ class Step:
 
 ENCODERS = ("vae", "audio_encoder", "face_encoder", "language")
 STEPS: tuple[Step, ...] = (
-    Step("videos", steps.make_training_videos, (), ("videos", "size")),
+    Step("videos", steps.make_training_videos, (), ("videos", "size", "closeness")),
     Step("vae", steps.train_vae, ("videos",), ("vae",)),
     Step("audio_encoder", steps.train_audio_encoder, (), ("audio",)),
-    Step("stills", steps.draw_stills, (), ("stills", "size")),
+    Step("stills", steps.draw_stills, (), ("stills", "size", "closeness")),
     Step("face_encoder", steps.train_face_encoder, ("stills",), ("face",)),
     Step("language", steps.train_language, ("stills",), ("language",)),
     Step("prepare", steps.prepare_clips, ENCODERS, ("prepare", "prepared_size")),

@@ -6,6 +6,7 @@ from itertools import pairwise
 from omegaconf import MISSING
 
 from fantasytalking.errors import InputError
+from fantasytalking.portrait_world.pose import LARGEST_CLOSENESS
 from fantasytalking.training.config import Optimiser
 
 MAX_OUTPUT_BYTES = 40_000_000
@@ -216,6 +217,8 @@ class BuildConfig:
     seed: int = 0
     size: int = MISSING
     """Pixels of a side of everything that is drawn."""
+    closeness: float = 1.0
+    """How much larger than in the usual portrait people are seen: the mouth of a small picture needs its pixels."""
     prepared_size: int | None = None
     """Of the prepared clips; none: `size`."""
     device: str = "auto"
@@ -248,6 +251,7 @@ class BuildConfig:
         _between(self, "seed", 0, 2**31 - 1)
         _between(self, "text_length", 1, 512)
         _between(self, "shift", 0.1, 20)
+        _between(self, "closeness", 1, LARGEST_CLOSENESS)
         for value in (self.size, self.prepared_size or self.size):
             if value % 16 or not 32 <= value <= 512:
                 raise InputError(f"size is {value}; it must be a multiple of 16, from 32 to 512")

@@ -13,7 +13,7 @@ from fantasytalking import media
 from fantasytalking.files import written_whole
 from fantasytalking.portrait_world.anatomy import Anatomy
 from fantasytalking.portrait_world.identity import make_identity
-from fantasytalking.portrait_world.pose import Camera, posture_of
+from fantasytalking.portrait_world.pose import Camera, posture_of, seen_closer
 from fantasytalking.portrait_world.state import FaceState
 
 POSE = ("yaw", "pitch", "roll", "x", "y")
@@ -58,13 +58,15 @@ def collect_frames(videos: Path, folder: Path) -> Frames:
     return Frames(pixels, np.load(folder / "mouths.npy"), starts)
 
 
-def mouth_places(identity: int, poses: list[dict[str, float]], size: int) -> NDArray[np.float32]:
+def mouth_places(
+    identity: int, poses: list[dict[str, float]], size: int, closeness: float = 1.0
+) -> NDArray[np.float32]:
     """(T, 2) column and row of the middle of the mouth in pictures of `size` pixels, from the true poses."""
     resting = _resting_mouth(identity)
-    camera = Camera.portrait(size, size)
+    camera = Camera.portrait(size, size, closeness)
     places = []
     for pose in poses:
-        state = FaceState(**{name: pose[name] for name in POSE})
+        state = seen_closer(FaceState(**{name: pose[name] for name in POSE}), closeness)
         places.append(camera.project(posture_of(state).move(resting))[0, :2])
     return np.array(places, dtype=np.float32)
 
@@ -83,7 +85,7 @@ def _decode(paths: list[Path], folder: Path) -> None:
         for count, frame in enumerate(_frames(path), start=1):
             pixels[start + count - 1] = frame
         assert count == len(truth["frames"]), f"{path} has {count} frames, its truth {len(truth['frames'])}"
-        mouths.append(mouth_places(truth["identity"], truth["frames"], size))
+        mouths.append(mouth_places(truth["identity"], truth["frames"], size, truth["closeness"]))
     pixels.flush()
     np.save(folder / "mouths.npy", np.concatenate(mouths))
     (folder / "starts.json").write_text(json.dumps(starts), encoding="utf-8")

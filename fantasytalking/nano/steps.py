@@ -32,9 +32,9 @@ FIRST_HELD_OUT = 1000
 
 def make_training_videos(shop: Workshop) -> dict[str, Any]:
     """The corpus, and a few held-out people to measure on."""
-    config, seed, processes = shop.config.videos, shop.config.seed, shop.processes
-    videos = make_videos(training_portions(config), shop.work / "videos", shop.config.size, seed, processes)
-    held_out = make_videos(held_out_portions(config), shop.work / "videos_held_out", shop.config.size, seed, processes)
+    config, drawn = shop.config.videos, (shop.config.size, shop.config.seed, shop.processes, shop.config.closeness)
+    videos = make_videos(training_portions(config), shop.work / "videos", *drawn)
+    held_out = make_videos(held_out_portions(config), shop.work / "videos_held_out", *drawn)
     return {"videos": videos, "held_out_videos": held_out}
 
 
@@ -70,9 +70,10 @@ def train_audio_encoder(shop: Workshop) -> dict[str, Any]:
 def draw_stills(shop: Workshop) -> dict[str, Any]:
     """Pictures of many people, for the face net and the text and image encoders."""
     config, folder = shop.config.stills, shop.folder("stills")
+    drawn = (shop.config.size, folder, shop.config.seed, shop.processes, shop.config.closeness)
     counts = {}
     for name, people in _stills_people(config).items():
-        for done in collect_stills(people, config.poses, shop.config.size, folder, shop.config.seed, shop.processes):
+        for done in collect_stills(people, config.poses, *drawn):
             if done % 20 == 0:
                 logger.info(f"stills: {done}/{len(people)} {name} people")
         counts[name] = len(people)

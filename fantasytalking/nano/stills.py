@@ -38,12 +38,14 @@ class Stills:
         return np.unique(self.people)
 
 
-def collect_stills(people: range, poses: int, size: int, folder: Path, seed: int, processes: int) -> Iterator[int]:
+def collect_stills(
+    people: range, poses: int, size: int, folder: Path, seed: int, processes: int, closeness: float = 1.0
+) -> Iterator[int]:
     """Draws everyone in `people` who is not in `folder` yet; yields how many are."""
     missing = [number for number in people if not (folder / f"{number}.safetensors").is_file()]
     done = len(people) - len(missing)
     yield done
-    work = partial(_draw_person, poses=poses, size=size, folder=folder, seed=seed)
+    work = partial(_draw_person, poses=poses, size=size, folder=folder, seed=seed, closeness=closeness)
     if processes == 1:
         for number in missing:
             work(number)
@@ -83,13 +85,13 @@ def random_state(random: np.random.Generator) -> FaceState:
     )
 
 
-def _draw_person(number: int, poses: int, size: int, folder: Path, seed: int) -> None:
+def _draw_person(number: int, poses: int, size: int, folder: Path, seed: int, closeness: float) -> None:
     """The portrait at rest and `poses` - 1 others; those in which no face is found are left out."""
     import cv2
 
     cv2.setNumThreads(1)
     random = np.random.default_rng([seed, number, 5])
-    sitter = Sitter(make_identity(number), size)
+    sitter = Sitter(make_identity(number), size, closeness)
     states = [NEUTRAL, *(random_state(random) for _ in range(poses - 1))]
     pictures = [sitter.frame(state) for state in states]
     found = [(picture, face) for picture, face in zip(pictures, _aligned(pictures), strict=True) if face is not None]

@@ -72,7 +72,9 @@ def held_out_portions(config: VideosConfig) -> list[Portion]:
     ]
 
 
-def make_videos(portions: Sequence[Portion], output: Path, size: int, seed: int, processes: int) -> int:
+def make_videos(
+    portions: Sequence[Portion], output: Path, size: int, seed: int, processes: int, closeness: float = 1.0
+) -> int:
     """Makes what `output` does not hold yet, and a caption beside every video. Gives the number of videos.
 
     Raises:
@@ -81,7 +83,7 @@ def make_videos(portions: Sequence[Portion], output: Path, size: int, seed: int,
     total = sum(len(portion.identities) * len(portion.sentences) for portion in portions)
     start, made, before = perf_counter(), 0, 0
     for portion in portions:
-        plan = CorpusPlan(portion.identities, portion.sentences, size=size, seed=seed)
+        plan = CorpusPlan(portion.identities, portion.sentences, size=size, seed=seed, closeness=closeness)
         previous: int | None = None  # what was there already is told first, and took no time
         for done, _ in make_corpus(plan, output / portion.folder, processes):
             made += 0 if previous is None else done - previous

@@ -16,7 +16,7 @@ from fantasytalking.portrait_world.backdrop import make_backdrop
 from fantasytalking.portrait_world.identity import Identity
 from fantasytalking.portrait_world.motion import FRAMES_PER_SECOND, Performance, perform
 from fantasytalking.portrait_world.person import Person
-from fantasytalking.portrait_world.pose import Camera
+from fantasytalking.portrait_world.pose import Camera, seen_closer
 from fantasytalking.portrait_world.scene import Place, oversampling, render
 from fantasytalking.portrait_world.speech import Speech, Voice, speak
 from fantasytalking.portrait_world.state import NEUTRAL, FaceState
@@ -42,20 +42,21 @@ class ClipPlan:
 
 
 class Sitter:
-    """A person before a backdrop, framed as a portrait of `size` x `size` pixels."""
+    """A person before a backdrop, `size` x `size` pixels, seen `closeness` times larger than in the usual portrait."""
 
-    def __init__(self, identity: Identity, size: int) -> None:
+    def __init__(self, identity: Identity, size: int, closeness: float = 1.0) -> None:
         self.identity = identity
         self.size = size
+        self.closeness = closeness
         canvas = round(size * oversampling(size))
         self._backdrop = make_backdrop(identity, canvas, canvas)
-        camera = Camera.portrait(canvas, canvas)
+        camera = Camera.portrait(canvas, canvas, closeness)
         self.person = Person(identity, camera.scale)
         self._places = (Place(self.person, camera),)
 
     def frame(self, state: FaceState) -> NDArray[np.uint8]:
         """(size, size, 3) uint8 RGB."""
-        return render(self._backdrop, self._places, (state,), (self.size, self.size))
+        return render(self._backdrop, self._places, (seen_closer(state, self.closeness),), (self.size, self.size))
 
     def portrait(self) -> NDArray[np.uint8]:
         """At rest: mouth closed, eyes open, looking ahead."""
@@ -104,6 +105,7 @@ def truth(sitter: Sitter, plan: ClipPlan, acted: Act) -> dict[str, Any]:
         "text": plan.text,
         "expression": acted.expression,
         "body": acted.body,
+        "closeness": sitter.closeness,
         "fps": FRAMES_PER_SECOND,
         "frames": frames,
     }
@@ -112,10 +114,11 @@ def truth(sitter: Sitter, plan: ClipPlan, acted: Act) -> dict[str, Any]:
 def write_clip(sitter: Sitter, plan: ClipPlan, folder: Path) -> None:
     """Makes `folder` whole or not at all: video.mp4, portrait.png, speech.wav and truth.json.
 
-    truth.json holds identity, text, expression and body in [0, 1], fps, and per frame: mouth_open (gap between the
-    inner lips over its largest value, [0, 1]), mouth_width (distance between the corners over that between the eyes),
-    yaw (to the picture's right), pitch (down) and roll (top to the right) in radians, x (right) and y (down) of the
-    head in picture heights, blink in [0, 1], brow, smile and gaze in [-1, 1], and eSpeak NG's phoneme, "_" in silence.
+    truth.json holds identity, text, expression and body in [0, 1], closeness, fps, and per frame: mouth_open (gap
+    between the inner lips over its largest value, [0, 1]), mouth_width (distance between the corners over that
+    between the eyes), yaw (to the picture's right), pitch (down) and roll (top to the right) in radians, x (right)
+    and y (down) of the head in picture heights, blink in [0, 1], brow, smile and gaze in [-1, 1], and eSpeak NG's
+    phoneme, "_" in silence.
     """
     acted = act(sitter.identity, plan)
     known = truth(sitter, plan, acted)

@@ -13,6 +13,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, written_whole
 from fantasytalking.portrait_world.clip import ClipPlan, Sitter, write_clip
 from fantasytalking.portrait_world.identity import HELD_OUT_IDENTITIES, make_identity
+from fantasytalking.portrait_world.pose import LARGEST_CLOSENESS
 from fantasytalking.portrait_world.speech import MAXIMUM_CHARACTERS
 
 SMALLEST_SIZE, LARGEST_SIZE = 96, 512
@@ -37,6 +38,8 @@ class CorpusPlan:
     expression: float | None = None
     body: float | None = None
     seed: int = 0
+    closeness: float = 1.0
+    """How much larger than in the usual portrait people are seen; 1.2 leaves the face and a little of the shoulders."""
 
     def __post_init__(self) -> None:
         if not SMALLEST_SIZE <= self.size <= LARGEST_SIZE or self.size % 2:
@@ -45,6 +48,8 @@ class CorpusPlan:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; give a number from 0 to 1, or leave it out to draw one per clip")
+        if not 1 <= self.closeness <= LARGEST_CLOSENESS:
+            raise InputError(f"closeness is {self.closeness}; give a number from 1 to {LARGEST_CLOSENESS}")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; give a whole number from 0 on")
 
@@ -57,7 +62,7 @@ class CorpusPlan:
     def settings(self) -> dict[str, object]:
         """What all clips in a folder have in common."""
         values = asdict(self)
-        return {name: values[name] for name in ("size", "expression", "body", "seed")}
+        return {name: values[name] for name in ("size", "expression", "body", "seed", "closeness")}
 
 
 def read_sentences(path: str | Path, identities: range) -> list[str]:
@@ -125,13 +130,13 @@ def make_corpus(plan: CorpusPlan, output: str | Path, processes: int = 1) -> Ite
     if processes == 1:
         for task in tasks:
             for clip in task:
-                _make_clips((clip,), plan.size, output)
+                _make_clips((clip,), plan.size, plan.closeness, output)
                 done += 1
                 yield done, len(clips)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, max(1, len(tasks))), mp_context=context) as pool:
-        running = [pool.submit(_make_clips, task, plan.size, output) for task in tasks]
+        running = [pool.submit(_make_clips, task, plan.size, plan.closeness, output) for task in tasks]
         try:
             for finished in as_completed(running):
                 done += finished.result()
@@ -189,15 +194,15 @@ def _tasks(clips: list[ClipPlan]) -> Iterator[tuple[ClipPlan, ...]]:
 
 
 @lru_cache(maxsize=2)
-def _sitter(identity: int, size: int) -> Sitter:
-    return Sitter(make_identity(identity), size)
+def _sitter(identity: int, size: int, closeness: float) -> Sitter:
+    return Sitter(make_identity(identity), size, closeness)
 
 
-def _make_clips(clips: tuple[ClipPlan, ...], size: int, output: Path) -> int:
+def _make_clips(clips: tuple[ClipPlan, ...], size: int, closeness: float, output: Path) -> int:
     import cv2
 
     # One thread a process: the processes share the cores.
     cv2.setNumThreads(1)
     for clip in clips:
-        write_clip(_sitter(clip.identity, size), clip, output / clip.name)
+        write_clip(_sitter(clip.identity, size, closeness), clip, output / clip.name)
     return len(clips)

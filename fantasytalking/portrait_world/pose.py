@@ -1,6 +1,6 @@
 """Where head and shoulders are in a frame, and how the camera sees them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,8 @@ BODY_PIVOT = np.array([0.0, -2.6, -0.1], np.float32)
 PICTURE_UNITS = 3.08  # height of a portrait in head units
 PICTURE_CENTRE = -0.21  # y of a portrait's middle, in head units
 CAMERA_DISTANCE = 13.0
+APPROACHED = 0.5  # y, in head units, that stays in its place when the camera comes closer
+LARGEST_CLOSENESS = 1.5
 BODY_FOLLOWS = 0.35  # share of the head's shift that the shoulders make too
 
 
@@ -62,6 +64,12 @@ def posture_of(state: FaceState) -> Posture:
     )
 
 
+def seen_closer(state: FaceState, closeness: float) -> FaceState:
+    """The state whose shifts, seen `closeness` times larger, are again the stated share of the picture."""
+    shifts = {name: getattr(state, name) / closeness for name in ("x", "y", "shoulder_x", "shoulder_y")}
+    return replace(state, **shifts)
+
+
 @dataclass(frozen=True)
 class Camera:
     """A place on a picture: `scale` pixels per unit around (`column`, `row`), where the origin's axis meets it."""
@@ -71,10 +79,11 @@ class Camera:
     row: float
 
     @classmethod
-    def portrait(cls, height: int, width: int) -> "Camera":
-        """The usual portrait: head and shoulders, centred."""
-        scale = height / PICTURE_UNITS
-        return cls(scale, width / 2, height / 2 + PICTURE_CENTRE * scale)
+    def portrait(cls, height: int, width: int, closeness: float = 1.0) -> "Camera":
+        """The usual portrait, head and shoulders, centred; or everything `closeness` times larger, at most the face."""
+        scale = height / PICTURE_UNITS * closeness
+        centre = APPROACHED + (PICTURE_CENTRE - APPROACHED) / closeness
+        return cls(scale, width / 2, height / 2 + centre * scale)
 
     def project(self, points: FloatArray) -> FloatArray:
         """Points (V, 3) to column, row and nearness (V, 3) in pixels."""

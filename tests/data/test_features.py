@@ -40,7 +40,7 @@ def test_other_processes_write_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
-        ("latents", torch.zeros(8, 3, 4, 6).half(), "'latents' has shape"),
+        ("latents", torch.zeros(8, 3, 4, 6).half(), "'first_frame_latents' has shape"),
         ("first_frame_latents", torch.zeros(16, 3, 4, 5).half(), "'first_frame_latents' has shape"),
         ("lip_mask_causal", torch.zeros(2, 4, 6).half(), "'lip_mask_causal' has shape"),
         ("face", torch.zeros(1, 128), "'face' has shape"),

@@ -14,7 +14,7 @@ from fantasytalking.nano.videos import Portion, make_videos
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
-    make_videos([Portion("group000", range(3, 5), ("Move up.",))], folder, 96, seed=0, processes=1)
+    make_videos([Portion("group000", range(3, 5), ("Move up.",))], folder, 96, seed=0, processes=1, closeness=1.2)
     return folder
 
 

@@ -60,10 +60,13 @@ def test_it_goes_on_where_it_stopped(corpus: Path, tmp_path: Path) -> None:
 def test_a_folder_holds_clips_of_one_kind(corpus: Path) -> None:
     with pytest.raises(InputError, match="other"):
         next(make_corpus(CorpusPlan(range(2), ("Pip.",), size=128, seed=1), corpus))
+    with pytest.raises(InputError, match="'closeness': "):
+        next(make_corpus(CorpusPlan(range(2), ("Pip.",), size=96, seed=1, closeness=1.2), corpus))
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": 95}, {"size": 514}, {"size": 129}, {"expression": 1.5}, {"body": -0.1}, {"seed": -1}]
+    "wrong",
+    [{"size": 95}, {"size": 514}, {"size": 129}, {"expression": 1.5}, {"body": -0.1}, {"seed": -1}, {"closeness": 0.9}],
 )
 def test_impossible_plans_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):

@@ -7,7 +7,7 @@ from fantasytalking.portrait_world.backdrop import make_backdrop
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.identity import make_identity
 from fantasytalking.portrait_world.person import Person
-from fantasytalking.portrait_world.pose import PICTURE_UNITS, Camera
+from fantasytalking.portrait_world.pose import APPROACHED, PICTURE_UNITS, Camera
 from fantasytalking.portrait_world.scene import Place, render
 from fantasytalking.portrait_world.state import NEUTRAL, FaceState
 
@@ -60,6 +60,21 @@ def test_a_shift_is_in_picture_heights(sitter: Sitter) -> None:
     face = slice(SIZE // 4, SIZE // 2)
     moved = {by: np.abs(np.roll(plain, by, 1)[face, 40:88] - shifted[face, 40:88]).mean() for by in range(4, 13)}
     # The face lies nearer than the head's middle, so that perspective carries it a little further.
+    assert min(moved, key=lambda by: moved[by]) in (8, 9)
+
+
+def test_closer_is_larger_and_a_shift_stays_the_same_share() -> None:
+    near = Sitter(make_identity(11), SIZE, closeness=1.25)
+    usual = Camera.portrait(SIZE, SIZE)
+    camera = Camera.portrait(SIZE, SIZE, 1.25)
+    chin_and_brow = np.array([[0, -0.6, 0], [0, 0.4, 0], [0, APPROACHED, 0]], np.float32)
+    before, after = usual.project(chin_and_brow)[:, 1], camera.project(chin_and_brow)[:, 1]
+    assert after[0] - after[1] == pytest.approx(1.25 * (before[0] - before[1]), rel=1e-4)
+    assert after[2] == pytest.approx(before[2], abs=1e-3), "what is approached stays in its place"
+
+    plain, shifted = near.portrait().astype(float), near.frame(FaceState(x=8 / SIZE)).astype(float)
+    face = slice(SIZE // 4, SIZE // 2)
+    moved = {by: np.abs(np.roll(plain, by, 1)[face, 40:88] - shifted[face, 40:88]).mean() for by in range(4, 13)}
     assert min(moved, key=lambda by: moved[by]) in (8, 9)
 
 
