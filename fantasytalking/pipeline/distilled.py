@@ -1,11 +1,12 @@
 """What a distilled model can be asked for: it follows what it was taught, and anything else is refused."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
-from fantasytalking.checkpoint import load_adapter, read_config
+from fantasytalking.checkpoint import read_config
 from fantasytalking.errors import InputError
 from fantasytalking.lora import fuse_lora, has_lora
 from fantasytalking.models.guidance_embedder import Distillation
@@ -99,21 +100,21 @@ def goes_on_saved(adapter: Path) -> bool:
     return read_config(adapter).modules == ["guidance"]
 
 
-def add_distilled(pipeline: "FantasyTalkingPipeline", adapter: Path) -> None:
-    """Puts an adapter that goes on a saved pipeline into it.
+def check_goes_on(adapter: Path, saved: Mapping[str, Any]) -> None:
+    """Holds that an adapter goes on a saved pipeline, of which `saved` tells the settings.
 
     Raises:
-        InputError: it does not fit the pipeline's transformer, or hears through other audio windows.
+        InputError: it brings more than distillation adds, or hears through other audio windows.
     """
+    if not goes_on_saved(adapter):
+        raise InputError(f"adapter '{adapter}' goes on a Wan base, not on a saved pipeline; give the base")
     described = read_config(adapter)
     heard = described.audio_window, described.window_seconds
-    if heard != (pipeline.config.audio_window, pipeline.config.window_seconds):
+    if heard != (saved["audio_window"], saved["window_seconds"]):
         raise InputError(
             f"adapter '{adapter}' was trained with audio windows {heard}, the pipeline has "
-            f"{(pipeline.config.audio_window, pipeline.config.window_seconds)}; use the pipeline that it was made for"
+            f"{(saved['audio_window'], saved['window_seconds'])}; use the pipeline that it was made for"
         )
-    load_adapter(pipeline.transformer, adapter)
-    settle_distilled(pipeline.transformer)
 
 
 def settle_distilled(transformer: FantasyTalkingTransformer3DModel) -> None:

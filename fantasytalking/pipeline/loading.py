@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
 
-from fantasytalking.checkpoint import load_adapter
+from fantasytalking.checkpoint import load_adapter, read_config
 from fantasytalking.encoders.loading import HUB_ID, load_model, load_part
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
@@ -16,7 +16,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, written_whole
 from fantasytalking.models.assembly import from_wan
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.pipeline.distilled import settle_distilled
+from fantasytalking.pipeline.distilled import check_goes_on, goes_on_saved, settle_distilled
 from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
 from fantasytalking.tensor_files import read_json
 
@@ -37,6 +37,7 @@ def load_saved(
     pipeline_class: "type[FantasyTalkingPipeline]",
     source: str | Path,
     *,
+    adapter: str | Path | None = None,
     torch_dtype: torch.dtype = torch.float32,
     progress: Progress = lambda _: None,
     **ready: Any,
@@ -45,12 +46,13 @@ def load_saved(
 
     Args:
         source: its folder, or a hub id of one.
+        adapter: what distillation added to it; None = it is loaded as it was saved.
         torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32, as everywhere here.
         progress: told each part's name when it is loaded.
         ready: parts that are loaded already (quantised, for instance), under their names.
 
     Raises:
-        InputError: a part is missing, damaged, incomplete or of another kind.
+        InputError: a part is missing, damaged, incomplete or of another kind; or the adapter does not fit.
     """
     folder = _local(source)
     index = read_json(folder / "model_index.json")
@@ -59,17 +61,19 @@ def load_saved(
             f"'{folder}' holds a {index.get('_class_name') or 'folder of unknown kind'}, not a "
             f"{pipeline_class.__name__}; give a Wan base together with an adapter"
         )
-    parts = load_encoders(folder, folder, torch_dtype, ready, progress, processor="audio_processor")
-    if "transformer" not in ready:
-        parts["transformer"] = load_model(
-            FantasyTalkingTransformer3DModel, folder, "transformer", "transformer", torch_dtype=torch_dtype
-        )
-        progress("transformer")
-    if "scheduler" not in ready:
-        parts["scheduler"] = _scheduler(folder)
     wrong = [name for name, kind in SETTINGS.items() if type(index.get(name)) is not kind]
     if wrong:
         raise InputError(f"'{folder}/model_index.json': {wrong[0]} is {index.get(wrong[0])!r}; save the pipeline again")
+    if adapter is not None:
+        check_goes_on(Path(adapter), index)
+        if "transformer" in ready:
+            raise InputError("both a transformer that is ready and an adapter were given; leave one out")
+    parts = load_encoders(folder, folder, torch_dtype, ready, progress, processor="audio_processor")
+    if "transformer" not in ready:
+        parts["transformer"] = load_transformer(folder, adapter, {}, torch_dtype)
+        progress("transformer")
+    if "scheduler" not in ready:
+        parts["scheduler"] = _scheduler(folder)
     pipeline = pipeline_class(**parts, **ready, **{name: index[name] for name in SETTINGS})
     _settle(pipeline)
     pipeline.face_network = find_onnx(folder)
@@ -104,9 +108,7 @@ def load_base(
     """
     base, adapter = Path(base), Path(adapter)
     parts = load_encoders(base, audio_encoder, torch_dtype, {}, progress)
-    transformer = from_wan(base, portrait, torch_dtype)
-    described = load_adapter(transformer, adapter)
-    settle_distilled(transformer)
+    transformer, described = load_transformer(base, adapter, portrait, torch_dtype), read_config(adapter)
     progress("transformer")
     pipeline = pipeline_class(
         transformer=transformer,
@@ -121,6 +123,30 @@ def load_base(
     pipeline.face_network = find_onnx(base) if face_encoder is None else existing_file(face_encoder, "face encoder")
     pipeline.motion_normaliser = read_normaliser(adapter) or read_normaliser(base)
     return pipeline
+
+
+def load_transformer(
+    base: str | Path, adapter: str | Path | None, portrait: Mapping[str, Any], dtype: torch.dtype
+) -> FantasyTalkingTransformer3DModel:
+    """The transformer alone, with its adapter, where there is one.
+
+    Args:
+        base: a saved pipeline, where there is no adapter or one that goes on a saved pipeline; else a Wan base.
+        portrait: as of `load_base`; not read with a saved pipeline, which has the modules.
+
+    Raises:
+        InputError: it is missing, damaged or incomplete, or the adapter does not fit.
+    """
+    if adapter is None or goes_on_saved(Path(adapter)):
+        transformer = load_model(
+            FantasyTalkingTransformer3DModel, base, "transformer", "transformer", torch_dtype=dtype
+        )
+    else:
+        transformer = from_wan(base, portrait, dtype)
+    if adapter is not None:
+        load_adapter(transformer, adapter)
+        settle_distilled(transformer)
+    return transformer
 
 
 def find_onnx(folder: Path) -> Path | None:

@@ -3,8 +3,8 @@
 The first process leads: it reads, encodes, decides, decodes and writes, and nothing of that is done twice. Before each
 call of its transformer it sends the others what the call is given; they make the same call, in which context
 parallelism (diffusers, Ulysses: arXiv 2309.14509) divides the tokens. What is constant over a video is sent once. So
-everything that drives a transformer works with several processes without knowing of them; step caches alone would need
-to be switched on in each.
+everything that drives a transformer works with several processes without knowing of them; step caches alone do not,
+since each process would decide by its own tokens which blocks to leave out.
 """
 
 import os
@@ -18,16 +18,15 @@ import torch
 from diffusers import ContextParallelConfig
 from torch import Tensor, distributed
 
-from fantasytalking.checkpoint import load_adapter
 from fantasytalking.conditions import Conditions
-from fantasytalking.encoders.loading import load_model
 from fantasytalking.errors import InputError
-from fantasytalking.models.assembly import from_wan
 from fantasytalking.models.condition_cache import ConditionCache
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.loading import load_transformer
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.run import workplace
+from fantasytalking.pipeline.savings import StepCache, apply_savings
 from fantasytalking.pipeline.settings import InferConfig, Offload
 
 PATIENCE = timedelta(days=1)
@@ -211,20 +210,24 @@ def _check(config: InferConfig) -> None:
         raise InputError(f"offload is '{config.offload.value}', which several processes do not share; use offload=none")
     if config.device == "cpu" and torch.cuda.is_available():
         raise InputError("device is 'cpu', but several processes divide a video on the GPUs; leave device out")
+    if config.savings.step_cache is not StepCache.none:
+        raise InputError(
+            f"savings.step_cache is {config.savings.step_cache.value}, which several processes cannot follow; "
+            "use savings.step_cache=none, or one process"
+        )
+    if config.savings.gpu_gib is not None:
+        raise InputError(
+            f"savings.gpu_gib is {config.savings.gpu_gib:g}, but several processes do not share offloading; "
+            "leave it out, or use one process"
+        )
 
 
 def _load(config: InferConfig) -> FantasyTalkingTransformer3DModel:
     """The transformer alone: the other parts work on the leader."""
     weights, device = workplace(config)
-    dtype = getattr(torch, config.precision.value)
-    if weights.adapter is None:
-        transformer = load_model(
-            FantasyTalkingTransformer3DModel, weights.base, "transformer", "transformer", torch_dtype=dtype
-        )
-    else:
-        transformer = from_wan(weights.base, asdict(load_model_config(config.model).portrait), dtype)
-        load_adapter(transformer, weights.adapter)
-        transformer.requires_grad_(False)
+    sizes = asdict(load_model_config(config.model).portrait)
+    transformer = load_transformer(weights.base, weights.adapter, sizes, getattr(torch, config.precision.value))
+    apply_savings(transformer, config.savings, device)
     return _divided(transformer.to(device))
 
 

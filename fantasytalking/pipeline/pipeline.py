@@ -46,7 +46,7 @@ from fantasytalking.pipeline.distilled import plan_steps
 from fantasytalking.pipeline.encoding import Timing, VideoConditions, encode_first_frame, encode_sound, encode_text
 from fantasytalking.pipeline.guidance import GuidanceConfig, ScaleSchedule, step_guidance
 from fantasytalking.pipeline.loading import FACE_ENCODER, load_base, load_saved, write_normaliser
-from fantasytalking.pipeline.portrait import ImageInput, Portrait, frame_portrait, open_picture, parse_sizes
+from fantasytalking.pipeline.portrait import ImageInput, Portrait, portrait_of
 from fantasytalking.pipeline.scheduling import set_steps
 from fantasytalking.pipeline.streaming import Streamer, StreamPlan, portrait_for
 from fantasytalking.pipeline.windows import latent_lengths, plan_windows
@@ -257,7 +257,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         windows = plan_windows(
             timing.latent_frames, *latent_lengths(window_frames, overlap_frames, self.vae.config.scale_factor_temporal)
         )
-        portrait = _portrait(image, height, width, fit, face)
+        portrait = portrait_of(image, height, width, fit=fit, face=face)
 
         # 2. Encode what the video is told
         def hear() -> AudioWindows:
@@ -396,12 +396,3 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         return torch.from_numpy(
             FaceEncoder.from_pretrained(self.face_network).encode(portrait.pixels, portrait.points)
         )[None, None]
-
-
-def _portrait(image: ImageInput, height: int | None, width: int | None, fit: Fit, face: int | None) -> Portrait:
-    picture = open_picture(image)
-    if not isinstance(picture, Portrait):
-        return frame_portrait(picture, parse_sizes([f"{width or 512}x{height or 512}"]), fit=fit, face=face)
-    if (height, width) not in ((None, None), picture.pixels.shape[:2]):
-        raise InputError(f"height and width are {height} and {width}; the portrait is {picture.pixels.shape[:2]}")
-    return picture

@@ -90,6 +90,22 @@ def frame_portrait(
     return Portrait(pixels, five_points(framing.move(landmarks, offset)))
 
 
+def portrait_of(
+    image: ImageInput, height: int | None, width: int | None, *, fit: Fit = Fit.crop, face: int | None = None
+) -> Portrait:
+    """Any picture as a portrait of one size; None = 512 pixels, or those of a portrait that is ready.
+
+    Raises:
+        InputError: no picture, no such face in it, an impossible size, or another one than the ready portrait's.
+    """
+    picture = open_picture(image)
+    if not isinstance(picture, Portrait):
+        return frame_portrait(picture, parse_sizes([f"{width or 512}x{height or 512}"]), fit=fit, face=face)
+    if (height, width) not in ((None, None), picture.pixels.shape[:2]):
+        raise InputError(f"height and width are {height} and {width}; the portrait is {picture.pixels.shape[:2]}")
+    return picture
+
+
 def parse_sizes(texts: Sequence[str]) -> list[Bucket]:
     """'512' or '848x480' (width x height) as sizes.
 

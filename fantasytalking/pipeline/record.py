@@ -121,7 +121,8 @@ class Record:
         """
         for name in sorted({*self.hashes, *now.hashes}):
             if self.hashes.get(name) != now.hashes.get(name):
-                place = getattr(now, name, None) or getattr(now.config, name, None) or name
+                owners = (now, now.config, now.config.savings)
+                place = next((place for owner in owners if (place := getattr(owner, name, None))), name)
                 raise InputError(
                     f"{name} '{place}' is not what the video was made from; restore it, or run without --replay"
                 )

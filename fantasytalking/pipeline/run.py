@@ -21,7 +21,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, hash_file, written_whole
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.controls import check_speech, face_weight, motion_intensity
-from fantasytalking.pipeline.distilled import add_distilled, check_followed, goes_on_saved, step_count
+from fantasytalking.pipeline.distilled import check_followed, goes_on_saved, step_count
 from fantasytalking.pipeline.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline
 from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
 from fantasytalking.pipeline.record import Record
@@ -246,9 +246,9 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
             bar.update()
 
         if weights.adapter is None or goes_on_saved(weights.adapter):
-            pipe = FantasyTalkingPipeline.from_pretrained(weights.base, torch_dtype=dtype, progress=progress)
-            if weights.adapter is not None:
-                add_distilled(pipe, weights.adapter)
+            pipe = FantasyTalkingPipeline.from_pretrained(
+                weights.base, adapter=weights.adapter, torch_dtype=dtype, progress=progress
+            )
         else:
             pipe = FantasyTalkingPipeline.from_base(
                 weights.base,

@@ -82,7 +82,9 @@ class SavingsConfig:
         if self.lora is not None and not self.lora.endswith(".safetensors"):
             raise InputError(f"savings.lora is '{self.lora}'; a .safetensors file is needed")
         if self.weights is not Weights.full and find_spec("torchao") is None:
-            raise InputError(f"savings.weights is {self.weights.value}, which needs torchao: pip install torchao")
+            raise InputError(
+                f"savings.weights is {self.weights.value}, which needs torchao: pip install -e '.[quantise]'"
+            )
 
 
 def apply_savings(transformer: FantasyTalkingTransformer3DModel, config: SavingsConfig, device: torch.device) -> None:

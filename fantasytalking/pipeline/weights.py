@@ -8,6 +8,7 @@ from typing import NamedTuple
 from fantasytalking.checkpoint import read_config
 from fantasytalking.encoders.loading import HUB_ID
 from fantasytalking.errors import InputError
+from fantasytalking.files import existing_file
 from fantasytalking.models.guidance_embedder import Distillation
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.distilled import goes_on_saved
@@ -74,6 +75,8 @@ class Weights:
     """None: `base` is a saved pipeline."""
     audio_encoder: Path | None
     face_encoder: Path | None
+    lora: Path | None = None
+    """The few-step LoRA of the savings."""
 
     @property
     def has_face_encoder(self) -> bool:
@@ -128,11 +131,12 @@ def find_weights(config: InferConfig) -> Weights:
     found = find_places(names, within=base_name)
     base = found["base"]
     assert base is not None
+    lora = None if config.savings.lora is None else existing_file(config.savings.lora, "savings.lora")
     if config.adapter is None and not is_saved_pipeline(base):
         raise InputError(
             f"adapter is not given and the base '{base}' is no saved pipeline; give an adapter folder: adapter=FOLDER"
         )
-    return Weights(base, found["adapter"], found["audio_encoder"], found["face_encoder"])
+    return Weights(base, found["adapter"], found["audio_encoder"], found["face_encoder"], lora)
 
 
 def find_places(names: Mapping[str, str | None], within: str) -> dict[str, Path | None]:

@@ -10,12 +10,17 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from fantasytalking.checkpoint import AdapterConfig, save_adapter
+from fantasytalking.lora import LoraSettings, add_lora
 from fantasytalking.models.assembly import from_wan
+from fantasytalking.models.guidance_branches import Formula
+from fantasytalking.models.guidance_embedder import Distillation
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from tests.tiny_components import IMAGE_DIM, TEXT_DIM, build
 
 SIZE = 32
+DISTILLATION = Distillation(4, 5.0, (1.0, 7.0), (1.0, 7.0), Formula.text_first, 8)
+LORA = LoraSettings(2, 2.0, ("attn1.to_q", "ffn.net.2"))
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +79,23 @@ def saved(pipe: FantasyTalkingPipeline, tmp_path_factory: pytest.TempPathFactory
     """The same pipeline, saved whole."""
     folder = tmp_path_factory.mktemp("saved")
     pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fast(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stage 3 leaves of a saved pipeline: LoRA and guidance embedder in half precision."""
+    torch.manual_seed(2)
+    model = from_wan(base, asdict(load_model_config("nano").portrait))
+    model.add_guidance(DISTILLATION)
+    add_lora(model, LORA, torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name or name.startswith("guidance_embedder.output"):
+                parameter.normal_(std=0.1)
+    folder = tmp_path_factory.mktemp("fast") / "adapter"
+    config = AdapterConfig(["guidance"], "seconds", distillation=DISTILLATION.as_json(), lora=LORA.as_json())
+    save_adapter(model.half(), folder, config)
     return folder
 
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +12,18 @@ import torch
 
 from fantasytalking.checkpoint import AdapterConfig, save_adapter
 from fantasytalking.errors import InputError
-from fantasytalking.lora import LoraSettings, add_lora
-from fantasytalking.models.assembly import from_wan
 from fantasytalking.models.guidance_branches import Formula
-from fantasytalking.models.guidance_embedder import Distillation
-from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait, ScaleSchedule
-from fantasytalking.pipeline.distilled import add_distilled, step_count
+from fantasytalking.pipeline.distilled import step_count
 from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.pipeline.weights import find_weights
-from tests.pipeline.conftest import open_pipeline, sound
-
-DISTILLATION = Distillation(4, 5.0, (1.0, 7.0), (1.0, 7.0), Formula.text_first, 8)
-LORA = LoraSettings(2, 2.0, ("attn1.to_q", "ffn.net.2"))
-
-
-@pytest.fixture(scope="module")
-def fast(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What stage 3 leaves of a saved pipeline: LoRA and guidance embedder in half precision."""
-    torch.manual_seed(2)
-    model = from_wan(base, asdict(load_model_config("nano").portrait))
-    model.add_guidance(DISTILLATION)
-    add_lora(model, LORA, torch.float32)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".lora_B." in name or name.startswith("guidance_embedder.output"):
-                parameter.normal_(std=0.1)
-    folder = tmp_path_factory.mktemp("fast") / "adapter"
-    config = AdapterConfig(["guidance"], "seconds", distillation=DISTILLATION.as_json(), lora=LORA.as_json())
-    save_adapter(model.half(), folder, config)
-    return folder
+from tests.pipeline.conftest import DISTILLATION, LORA, open_pipeline, sound
 
 
 @pytest.fixture(scope="module")
 def distilled(saved: Path, fast: Path) -> FantasyTalkingPipeline:
-    pipe = FantasyTalkingPipeline.from_pretrained(saved)
-    add_distilled(pipe, fast)
+    pipe = FantasyTalkingPipeline.from_pretrained(saved, adapter=fast)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -149,7 +123,14 @@ def test_an_adapter_that_hears_otherwise_is_refused(saved: Path, fast: Path, tmp
     values = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**values, "audio_window": "official"}))
     with pytest.raises(InputError, match="audio windows"):
-        add_distilled(FantasyTalkingPipeline.from_pretrained(saved), other)
+        FantasyTalkingPipeline.from_pretrained(saved, adapter=other)
+
+
+def test_what_does_not_go_on_a_saved_pipeline_is_refused(saved: Path, adapters: Path, fast: Path, pipe):
+    with pytest.raises(InputError, match="goes on a Wan base, not on a saved pipeline"):
+        FantasyTalkingPipeline.from_pretrained(saved, adapter=adapters / "all")
+    with pytest.raises(InputError, match="leave one out"):
+        FantasyTalkingPipeline.from_pretrained(saved, adapter=fast, transformer=pipe.transformer)
 
 
 def test_an_adapter_that_holds_everything_opens_on_a_base(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 pytest.importorskip("mediapipe")
 
@@ -112,6 +114,23 @@ def test_replay_tells_what_has_changed(capsys, options, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(record))
     ended = infer(capsys, "--replay", tmp_path / "other.json")
     assert ended.code == 2 and "is not what the video was made from" in ended.err
+
+
+def test_a_few_step_lora_is_part_of_the_record(capsys, options, tmp_path):
+    lora = tmp_path / "lora.safetensors"
+    save_file({"blocks.1.ffn.net.2.diff_b": torch.ones(48)}, lora)
+    assert infer(capsys, *options).code == 0
+    assert infer(capsys, *options, f"savings.lora={lora}", "--output", tmp_path / "fast.mp4").code == 0
+    assert digest(tmp_path / "fast.mp4") != digest(tmp_path / "video.mp4")
+    again = ["--replay", tmp_path / "fast.json", "--output", tmp_path / "again.mp4"]
+    ended = infer(capsys, *again)
+    assert ended.code == 0 and "the same bits as recorded" in ended.out, ended.err
+    save_file({"blocks.1.ffn.net.2.diff_b": torch.zeros(48)}, lora)
+    ended = infer(capsys, *again)
+    assert ended.code == 2 and f"lora '{lora}' is not what the video was made from" in ended.err
+    lora.unlink()
+    ended = infer(capsys, *again)
+    assert ended.code == 2 and f"'{lora}' does not exist" in ended.err and len(ended.told) == 1
 
 
 def test_a_base_with_an_adapter(capsys, options, base, adapters, saved, tmp_path):

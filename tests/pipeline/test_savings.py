@@ -117,7 +117,7 @@ def test_what_cannot_be_saved_is_refused_in_one_line(override, message):
 
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is not None, reason="torchao is there")
 def test_missing_torchao_is_told():
-    with pytest.raises(InputError, match=r"savings\.weights is int8, which needs torchao: pip install torchao"):
+    with pytest.raises(InputError, match=r"weights is int8, which needs torchao: pip install -e '\.\[quantise\]'"):
         infer_config("savings.weights=int8")
 
 
