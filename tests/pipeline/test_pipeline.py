@@ -349,7 +349,7 @@ class TestNeverTrained:
         ({"text_guidance": -1.0}, "guidance scale"),
         ({"audio_guidance": float("nan")}, "guidance scale"),
         ({"keep_colour": 2.0}, "keep_colour"),
-        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"num_inference_steps": 0}, "the number of steps is 0; it must be 1 to 1000"),
         ({"fps": 0.0}, "fps is 0"),
         ({"fps": 500.0}, "fps is 500"),
         ({"window_frames": 16}, "window_frames is 16"),
