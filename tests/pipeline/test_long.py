@@ -78,6 +78,8 @@ def test_one_window_and_many_agree_where_the_model_is_blind_to_time():
     """With a model that looks at each frame by itself, windows must leave no trace at all."""
 
     class PerFrame(torch.nn.Module):
+        distillation = None
+
         def cache_context(self, _):
             return torch.no_grad()
 
