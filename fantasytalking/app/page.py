@@ -1,17 +1,18 @@
 """The page itself: controls, progress, the video, the plot of its mouth."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import fields
 from inspect import Parameter, Signature
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
-from matplotlib.figure import Figure
 
 from fantasytalking.app.plot import curve_figure
 from fantasytalking.app.request import AUTOMATIC, Request
-from fantasytalking.app.studio import Studio
+from fantasytalking.app.studio import Made, Studio
+from fantasytalking.app.watching import Look, watched
 from fantasytalking.errors import InputError
 from fantasytalking.pipeline.settings import MAX_PROMPT
 
@@ -20,6 +21,8 @@ WAITING = 8
 """Requests that may wait; more are turned away."""
 DONE_BEFORE = {"read": 0.0, "denoise": 0.02, "decode": 0.8, "measure": 0.95}
 """Share of the whole that is done when a phase begins."""
+QUIET_LOOKS = 8
+"""Looks at a video that is made whole, for one message to the page: only with a message is a closed page noticed."""
 UPLOADS_ARE_KEPT = (3600, 86_400)
 """Every hour, those of more than a day ago are deleted."""
 
@@ -31,24 +34,36 @@ def build_page(studio: Studio, examples: list[list[str]]) -> gr.Blocks:
         with gr.Row():
             with gr.Column():
                 controls = _first_controls(studio)
-                button = gr.Button("Make the video", variant="primary", elem_id="make")
+                with gr.Row():
+                    button = gr.Button("Make the video", variant="primary", elem_id="make")
+                    stop = gr.Button("Stop", elem_id="stop")
                 with gr.Accordion("More", open=False):
                     controls |= _more_controls(studio)
             with gr.Column():
+                picture = gr.Image(
+                    label="While it is made", visible=False, interactive=False, format="jpeg", elem_id="picture"
+                )
                 video = gr.Video(label="Video", elem_id="video")
                 line = gr.Textbox(label="What was made", interactive=False, elem_id="line")
                 plot = gr.Plot(label="Mouth and sound", show_label=False, elem_id="plot")
                 record = gr.File(label="Record (scripts/infer.py --replay makes the same video again)")
         # In the order of the request's fields, so that none of them can be without a control.
         inputs = [controls[field.name] for field in fields(Request)]
-        button.click(
+        talking = button.click(
             _talk(studio),
             inputs,
-            [video, line, plot, record],
+            [video, line, plot, record, picture],
             api_name="talk",
             show_progress_on=video,
             concurrency_limit=1,
             trigger_mode="once",
+        )
+        stop.click(
+            lambda: ("stopped", _no_picture()),
+            outputs=[line, picture],
+            cancels=[talking],
+            queue=False,
+            api_visibility="private",
         )
         if examples:
             gr.Examples(examples, [controls["portrait"], controls["sound"]])
@@ -73,6 +88,11 @@ def _first_controls(studio: Studio) -> dict[str, Any]:
         *(0.2, studio.most_seconds, min(config.seconds or 10, studio.most_seconds)),
         label="Length",
         info="At most so many seconds of the sound",
+    )
+    made["stream"] = gr.Checkbox(
+        config.stream,
+        label="Show while it is made",
+        info="Every window is ended before the next begins, so the video differs from the one that is made whole",
     )
     return made
 
@@ -101,27 +121,54 @@ def _more_controls(studio: Studio) -> dict[str, Any]:
     return made
 
 
-def _talk(studio: Studio) -> Callable[..., tuple[str, str, Figure, str]]:
-    def talk(*values: Any) -> tuple[str, str, Figure, str]:
+def _talk(studio: Studio) -> Callable[..., AsyncIterator[list[Any]]]:
+    async def talk(*values: Any) -> AsyncIterator[list[Any]]:
         *asked, progress = values
-
-        def tell(phase: str, share: float) -> None:
-            begin = DONE_BEFORE[phase]
-            end = min((other for other in DONE_BEFORE.values() if other > begin), default=1.0)
-            progress(begin + share * (end - begin), desc=phase)
-
-        tell("read", 0.0)
+        request = Request(*asked)
+        _tell(progress, "read", 0.0)
         try:
-            made = studio.make(Request(*asked), tell)
+            async with aclosing(watched(lambda tell, show: studio.make(request, tell, show))) as looks:
+                number = 0
+                async for seen in looks:
+                    if isinstance(seen, Made):
+                        yield [str(seen.video), seen.line, curve_figure(seen.curve), str(seen.record), _no_picture()]
+                    elif request.stream:
+                        yield [gr.skip(), _words(seen), gr.skip(), gr.skip(), _picture(seen)]
+                    else:
+                        number += 1
+                        if number % QUIET_LOOKS == 0:
+                            yield [gr.skip()] * 5
+                        _tell(progress, seen.phase, seen.share)
         except InputError as error:
             raise gr.Error(" ".join(str(error).split()), duration=None, print_exception=False) from error
-        return str(made.video), made.line, curve_figure(made.curve), str(made.record)
 
     # Gradio reads from it the names for its own interface, and where the progress goes.
     names = [Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD) for field in fields(Request)]
     progress = Parameter("progress", Parameter.POSITIONAL_OR_KEYWORD, default=gr.Progress())
     talk.__signature__ = Signature([*names, progress])  # type: ignore[attr-defined]
     return talk
+
+
+def _tell(progress: gr.Progress, phase: str, share: float) -> None:
+    begin = DONE_BEFORE[phase]
+    end = min((other for other in DONE_BEFORE.values() if other > begin), default=1.0)
+    progress(begin + share * (end - begin), desc=phase)
+
+
+def _words(seen: Look) -> str:
+    """How far a stream is."""
+    now = f"{seen.phase} {seen.share:.0%}" if seen.phase == "denoise" else seen.phase
+    if seen.latency is None:
+        return f"first window: {now}"
+    return f"{seen.made:.2f} s of video made, the first frame after {seen.latency:.2f} s; now: {now}"
+
+
+def _picture(seen: Look) -> dict[str, Any]:
+    return gr.skip() if seen.picture is None else gr.update(value=seen.picture, visible=True)
+
+
+def _no_picture() -> dict[str, Any]:
+    return gr.update(value=None, visible=False)
 
 
 def _as_uploaded(picture: ImageData | None) -> str | None:

@@ -36,6 +36,8 @@ class Request:
     size: str
     face: float | None
     """0 = the only one."""
+    stream: bool
+    """Show frames while later ones are made."""
 
     def config(self, default: InferConfig, most_seconds: float) -> InferConfig:
         """The settings of the request over those of the model.
@@ -43,12 +45,15 @@ class Request:
         Raises:
             InputError: a field that is empty, no number, or outside its limits.
         """
+        if not isinstance(self.stream, bool):
+            raise InputError(f"show while it is made is {self.stream!r:.40}; it must be true or false")
         numbers = {name: self._number(name) for name in NUMBERS}
         if numbers["seconds"] > most_seconds:
             raise InputError(f"length is {numbers['seconds']:g} s; this page makes up to {most_seconds:g} s")
         face = numbers.pop("face")
         values = {name: int(value) if name in WHOLE_NUMBERS else value for name, value in numbers.items()}
         config = with_options(default, {**values, "prompt": self.prompt, "negative_prompt": self.negative_prompt})
+        config = replace(config, stream=self.stream)
         if face:
             config = with_options(config, {"face": int(face)})
         return config if self.size == AUTOMATIC else self._of_size(config)

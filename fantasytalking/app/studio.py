@@ -9,11 +9,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fantasytalking import media
 from fantasytalking.app.request import Request
 from fantasytalking.errors import InputError
 from fantasytalking.perception.mouth_curve import MouthCurve, mouth_curve
 from fantasytalking.pipeline.distilled import step_count
+from fantasytalking.pipeline.live import stream_video
 from fantasytalking.pipeline.run import Job, load_pipeline, make_video, workplace
 from fantasytalking.pipeline.settings import InferConfig
 
@@ -55,11 +59,17 @@ class Studio:
         self.config = replace(config, steps=steps)
         self._turn = threading.Lock()
 
-    def make(self, request: Request, progress: Callable[[str, float], object]) -> Made:
-        """Makes a video and measures its mouth.
+    def make(
+        self,
+        request: Request,
+        progress: Callable[[str, float], object],
+        show: Callable[[float, NDArray[np.uint8]], object] = lambda start, frame: None,
+    ) -> Made:
+        """Makes a video and measures its mouth. What `progress` or `show` raise ends it, and nothing of it stays.
 
         Args:
             progress: as of `fantasytalking.pipeline.run.make_video`.
+            show: given the time in seconds and (H, W, 3) of every frame of a request that streams.
 
         Raises:
             InputError: anything in the request that cannot be used.
@@ -69,9 +79,14 @@ class Studio:
         with self._turn, ExitStack() as failed:
             own = self._new_folder()
             failed.callback(shutil.rmtree, own, ignore_errors=True)
+            # A step cache, left in the middle, would take this video's features for the next one's.
+            failed.callback(self._pipeline.maybe_free_model_hooks)
             job = Job(config, _copied(portrait, own, "portrait"), _copied(sound, own, "sound"), own / "video.mp4")
             try:
-                line = make_video(job, self._place, lambda: self._pipeline, progress)
+                if config.stream:
+                    line = stream_video(job, self._place, lambda: self._pipeline, progress, show)
+                else:
+                    line = make_video(job, self._place, lambda: self._pipeline, progress)
             except InputError as error:
                 raise InputError(str(error).replace(f"{own}/", "")) from error  # nobody there knows the folder
             progress("measure", 0.0)

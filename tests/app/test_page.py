@@ -36,6 +36,7 @@ ASKED: dict[str, Any] = {
     "fps": 25,
     "size": "automatic",
     "face": 0,
+    "stream": False,
 }
 Talk = Callable[..., dict[str, Any]]
 
@@ -51,8 +52,9 @@ def talk(server: Server) -> Talk:
         values = {**ASKED, **changes}
         for name in ("portrait", "sound"):
             values[name] = None if values[name] is None else handle_file(str(values[name]))
-        video, line, plot, record = client.predict(**values, api_name="/talk")
+        video, line, plot, record, picture = client.predict(**values, api_name="/talk")
         assert plot["type"] == "matplotlib" and len(plot["plot"]) > 5000
+        assert picture["visible"] is False, "the video is there; nobody needs its last picture any more"
         return {**json.loads(Path(record).read_text()), "line": line, "video": Path(video)}
 
     return talk
@@ -87,6 +89,7 @@ def test_the_page_makes_a_video_that_can_be_played(plain: dict[str, Any], server
         ("fps", 20, {"fps": 20.0}),
         ("size", "64x32", {"sizes": ["64x32"]}),
         ("face", 1, {"face": 1}),
+        ("stream", True, {"stream": True}),
     ],
 )
 def test_every_control_reaches_the_model(
@@ -139,6 +142,9 @@ def test_every_control_is_tried_here():
         ({"size": "640x640"}, "not in the list of choices"),
         ({"face": 2}, "face 2 was asked for and 1 found"),
         ({"prompt": "a" * 5000}, "4096"),
+        ({"stream": "yes"}, "show while it is made is 'yes'; it must be true or false"),
+        ({"stream": True, "portrait": FOLDER / SPEECH}, "image 'portrait.wav' is not a picture"),
+        ({"stream": True, "sound": FOLDER / PORTRAIT}, "'sound.png' cannot be decoded|has no sound track|neither"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(
