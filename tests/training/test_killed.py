@@ -46,8 +46,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(moment: str, configure: Con
     assert process.exitcode == -signal.SIGKILL, "the run was over before it could be killed"
     assert not (output / "adapter").exists()
 
-    train(killed)
-    train(straight)
+    for config in (killed, straight):  # each a process of its own, as a command is
+        again = PROCESSES.Process(target=train, args=(config,))
+        again.start()
+        again.join()
+        assert again.exitcode == 0
     assert same(checkpoint(output, 12), checkpoint(Path(straight.output), 12))
     assert same(adapter(output), adapter(straight.output))
     assert losses(output) == losses(straight.output)
