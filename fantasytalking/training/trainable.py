@@ -9,11 +9,14 @@ from fantasytalking.errors import InputError
 from fantasytalking.models.assembly import PORTRAIT_MODULES, portrait_module
 
 LORA_MARK = ".lora_"
+BASE = "base"
 
 
-def expand_patterns(patterns: Sequence[str]) -> list[str]:
-    """audio, face and motion replaced by the patterns of their parameters."""
-    return [name for pattern in patterns for name in PORTRAIT_MODULES.get(pattern, (pattern,))]
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern means a parameter: `base` all but the paper's modules, audio, face, motion ... one of them."""
+    if pattern == BASE:
+        return portrait_module(name) is None
+    return any(fnmatchcase(name, part) for part in PORTRAIT_MODULES.get(pattern, (pattern,)))
 
 
 def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -23,16 +26,15 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         InputError: a pattern that matches nothing, which would silently train less than was meant.
     """
     names = [name for name, _ in model.named_parameters() if LORA_MARK not in name]
-    for pattern in expand_patterns(patterns):
-        if not any(fnmatchcase(name, pattern) for name in names):
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in names):
             raise InputError(
                 f"stage.trainable: '{pattern}' matches no parameter of the model; "
-                f"use audio, face, motion, * or a pattern such as '{names[len(names) // 2]}'"
+                f"use audio, face, motion, base, * or a pattern such as '{names[len(names) // 2]}'"
             )
-    expanded = expand_patterns(patterns)
     chosen = []
     for name, parameter in model.named_parameters():
-        trains = LORA_MARK in name or any(fnmatchcase(name, pattern) for pattern in expanded)
+        trains = LORA_MARK in name or any(matches(name, pattern) for pattern in patterns)
         parameter.requires_grad_(trains)
         if trains:
             chosen.append(name)
@@ -41,12 +43,12 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 def part_of(name: str) -> str:
     """audio, face, motion, lora or base."""
-    return "lora" if LORA_MARK in name else portrait_module(name) or "base"
+    return "lora" if LORA_MARK in name else portrait_module(name) or BASE
 
 
 def trainable_table(model: nn.Module) -> str:
     """Parameters of every part: how many there are and how many train."""
-    rows = {part: [0, 0] for part in (*PORTRAIT_MODULES, "lora", "base")}
+    rows = {part: [0, 0] for part in (*PORTRAIT_MODULES, "lora", BASE)}
     for name, parameter in model.named_parameters():
         row = rows[part_of(name)]
         row[0] += parameter.numel()

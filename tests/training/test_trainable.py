@@ -41,6 +41,17 @@ def test_one_module_leaves_the_others_fresh(configure: Configure):
     assert origin.adapter(configure(), 1)[0].modules == ["audio", "motion"]
 
 
+def test_base_is_everything_but_the_papers_modules(configure: Configure):
+    model, _ = build_model(configure(stage__trainable="[base,audio]"), torch.float32)
+    named = {portrait_module(name) for name in training(model)}
+    assert named == {None, "audio"}
+    assert all(
+        portrait_module(name) in {"face", "motion"}
+        for name, _ in model.named_parameters()
+        if name not in training(model)
+    )
+
+
 def test_lora_and_adapters(configure: Configure):
     config = configure(stage__lora__rank=4, stage__lora__targets="[attn1.to_q,attn2.to_out.0]")
     model, origin = build_model(config, torch.float32)
