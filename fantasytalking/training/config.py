@@ -182,8 +182,8 @@ class StageConfig:
     steps: int = MISSING
     """Steps in all, also when resumed."""
     trainable: list[str] = field(default_factory=lambda: ["audio", "face", "motion"])
-    """Shell patterns of parameter names; audio, face and motion stand for the paper's modules, base for all that belongs
-    to none of them and * for everything. LoRA layers train whenever there are any."""
+    """Shell patterns of parameter names; audio, face and motion stand for the paper's modules, base for everything else
+    and * for all. LoRA layers train whenever there are any."""
     init_from: str | None = None
     """An adapter folder of ours (stage 1's, for stage 2), the released audio weights, or the saved pipeline that is the
     base as well; none: fresh modules."""
