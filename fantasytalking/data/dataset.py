@@ -53,6 +53,11 @@ class PortraitDataset(Dataset[Sample]):
         record, features = self.records[index], load_features(self._paths[index])
         height, width = features.latents.shape[-2:]
         fits = record.width * height == record.height * width and len(features.frame_times) == record.frames
+        if len(features.face) != record.people:
+            raise InputError(
+                f"'{self._paths[index]}' tells of {len(features.face)} people, the manifest of {record.people}; "
+                "prepare the corpus again"
+            )
         if not fits:
             raise InputError(
                 f"'{self._paths[index]}' holds {len(features.frame_times)} frames of {width}x{height} latents; the "
@@ -62,7 +67,7 @@ class PortraitDataset(Dataset[Sample]):
 
 
 class BucketBatchSampler(Sampler[list[int]]):
-    """Batches of clips of one size and length, the same number of them on every process.
+    """Batches of clips of one size, length and number of people, the same number of them on every process.
 
     The order derives from (seed, epoch) alone and is shared by the processes; each takes its own part of every global
     batch. A bucket that does not fill its last global batch is filled up from its own beginning. To go on in the middle
@@ -75,7 +80,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         assert batch_size >= 1 and 0 <= rank < world_size, f"batch {batch_size}, rank {rank} of {world_size}"
         buckets: dict[tuple[float, ...], list[int]] = defaultdict(list)
         for index, record in enumerate(records):
-            buckets[record.width, record.height, record.frames, record.fps].append(index)
+            buckets[record.width, record.height, record.frames, record.fps, record.people].append(index)
         self._buckets = [buckets[key] for key in sorted(buckets)]
         self._global_size = batch_size * world_size
         self._part = slice(rank * batch_size, (rank + 1) * batch_size)

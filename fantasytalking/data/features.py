@@ -8,10 +8,20 @@
 | image               | (I,D)       | float16 | CLIP tokens of the first frame |
 | audio               | (A,C)       | float16 | wav2vec2 tokens of the clip's own sound (C = 768 for wav2vec2-base) |
 | frame_times         | (frames,)   | float64 | seconds from the clip's start at which each frame appears |
-| face                | (N,512)     | float32 | ArcFace embeddings of the first frame's face, of length 1; N = 1 here |
+| face                | (P,512)     | float32 | ArcFace embeddings of the first frame's faces, of length 1 |
 | lip_mask_causal     | (F,h,w)     | float16 | lip mask in [0,1], projected per causal latent group |
 | lip_mask_trilinear  | (F,h,w)     | float16 | lip mask in [0,1], projected by trilinear interpolation (paper) |
 
+Keys that a file may have besides, a group wholly or not at all:
+
+| key                 | shape        | type    | meaning |
+|---------------------|--------------|---------|---------|
+| expression          | (P,frames,E) | float16 | expression features of every frame: head, eye, emotion, mouth |
+| expression_present  | (P,frames)   | bool    | the face was seen; elsewhere `expression` holds the last that was |
+| boxes               | (P,frames,4) | float32 | left, top, right, bottom of the face in pixels of the picture |
+| speakers            | (P,A,C)      | float16 | wav2vec2 tokens of each person's own sound |
+
+P people stand from left to right as in the first frame; where a face is not seen its box is the last known.
 F = 1 + (frames - 1) / 4 latent frames of h x w. The metadata has the one key "fantasytalking", whose value is JSON:
 {"config": hash of the settings, "format": 1}. (One key, because safetensors writes several in an order of chance.)
 """
@@ -41,11 +51,21 @@ _SHAPES = {
     "image": ("I", "D_image"),
     "audio": ("A", "C"),
     "frame_times": ("frames",),
-    "face": ("N", "512"),
+    "face": ("P", "512"),
     "lip_mask_causal": ("F", "h", "w"),
     "lip_mask_trilinear": ("F", "h", "w"),
+    "expression": ("P", "frames", "E"),
+    "expression_present": ("P", "frames"),
+    "boxes": ("P", "frames", "4"),
+    "speakers": ("P", "A", "C"),
 }
-_TYPES = {"frame_times": torch.float64, "face": torch.float32}
+_OPTIONAL = (("expression", "expression_present", "boxes"), ("speakers",))
+_TYPES = {
+    "frame_times": torch.float64,
+    "face": torch.float32,
+    "expression_present": torch.bool,
+    "boxes": torch.float32,
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,10 @@ class Features:
     face: Tensor
     lip_mask_causal: Tensor
     lip_mask_trilinear: Tensor
+    expression: Tensor | None = None
+    expression_present: Tensor | None = None
+    boxes: Tensor | None = None
+    speakers: Tensor | None = None
 
 
 def save_features(features: Features, path: Path, config_hash: str) -> None:
@@ -70,7 +94,9 @@ def save_features(features: Features, path: Path, config_hash: str) -> None:
         InputError: a tensor breaks the contract, or the file cannot be written.
     """
     tensors = {
-        name: getattr(features, name).to("cpu", _TYPES.get(name, torch.float16)).contiguous() for name in _SHAPES
+        name: tensor.to("cpu", _TYPES.get(name, torch.float16)).contiguous()
+        for name, tensor in vars(features).items()
+        if tensor is not None
     }
     _check(tensors, str(path))
     metadata = {METADATA_KEY: json.dumps({"config": config_hash, "format": FORMAT}, sort_keys=True)}
@@ -108,11 +134,11 @@ def _check_metadata(metadata: dict[str, str], path: Path) -> None:
 
 def _check(tensors: dict[str, Tensor], where: str) -> None:
     """Keys, types, shapes that agree with each other, and finite values."""
-    wrong = sorted(tensors.keys() ^ _SHAPES.keys())
-    if wrong:
-        raise InputError(f"{where}: '{wrong[0]}' {'misses' if wrong[0] in _SHAPES else 'is unknown'}; prepare it again")
+    _check_keys(tensors, where)
     sizes: dict[str, int] = {}
     for name, axes in _SHAPES.items():
+        if name not in tensors:
+            continue
         tensor, wanted = tensors[name], _TYPES.get(name, torch.float16)
         if tensor.dtype != wanted:
             raise InputError(f"{where}: '{name}' is {tensor.dtype}; it must be {wanted}; prepare it again")
@@ -126,6 +152,14 @@ def _check(tensors: dict[str, Tensor], where: str) -> None:
             raise InputError(f"{where}: '{name}' holds values that are not finite; prepare it again")
     if latent_frame_count(sizes["frames"]) != sizes["F"]:
         raise InputError(f"{where}: {sizes['frames']} frame times do not go with {sizes['F']} latent frames")
+
+
+def _check_keys(tensors: dict[str, Tensor], where: str) -> None:
+    """Every key that a file needs, none that is unknown, and groups of optional keys wholly or not at all."""
+    absent = {name for group in _OPTIONAL if tensors.keys().isdisjoint(group) for name in group}
+    wrong = sorted((tensors.keys() ^ _SHAPES.keys()) - absent)
+    if wrong:
+        raise InputError(f"{where}: '{wrong[0]}' {'misses' if wrong[0] in _SHAPES else 'is unknown'}; prepare it again")
 
 
 assert [field.name for field in fields(Features)] == list(_SHAPES)

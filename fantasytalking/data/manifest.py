@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -14,6 +14,8 @@ from fantasytalking.files import existing_file, written_whole
 MANIFEST = "manifest.jsonl"
 REJECTED = "rejected.jsonl"
 MAX_LINE = 1 << 16
+MOST_PEOPLE = 8
+"""In one clip."""
 
 
 class Reason(StrEnum):
@@ -78,6 +80,8 @@ class ClipRecord:
     face_size: float
     """Median height of the face in pixels of the prepared picture."""
     features: str
+    people: int = 1
+    """Whose faces the features tell of. A line of one person does not say so."""
 
     def __post_init__(self) -> None:
         """Checks what a training run relies on.
@@ -96,6 +100,7 @@ class ClipRecord:
             "duration": self.duration > 0,
             "expression": 0 <= self.expression <= 1,
             "body": 0 <= self.body <= 1,
+            "people": 1 <= self.people <= MOST_PEOPLE,
         }
         for name, sound in checks.items():
             if not sound:
@@ -115,6 +120,7 @@ class Rejection:
 
 
 LineT = TypeVar("LineT", ClipRecord, Rejection)
+_DEFAULTS = {field.name: field.default for field in fields(ClipRecord) if field.default is not MISSING}
 
 
 def write_lines(path: Path, lines: Iterable[ClipRecord | Rejection]) -> None:
@@ -122,7 +128,8 @@ def write_lines(path: Path, lines: Iterable[ClipRecord | Rejection]) -> None:
     ordered = sorted(lines, key=lambda line: (line.video, line.start))
     with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for line in ordered:
-            file.write(json.dumps(asdict(line), ensure_ascii=False, allow_nan=False) + "\n")
+            told = {name: value for name, value in asdict(line).items() if value != _DEFAULTS.get(name)}
+            file.write(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_manifest(path: str | Path) -> list[ClipRecord]:
@@ -159,15 +166,16 @@ def record_from(values: Any, kind: type[LineT]) -> LineT:
     """A record from the JSON object `values`, its keys and types checked.
 
     Raises:
-        InputError: a key misses, is unknown, or holds another type.
+        InputError: a key misses that has no default, a key is unknown, or holds another type.
     """
     if not isinstance(values, dict):
         raise InputError(f"a {type(values).__name__} where an object of keys and values should stand")
     known = {field.name: field.type for field in fields(kind)}
-    wrong = sorted(known.keys() ^ values.keys())
+    may_miss = {field.name for field in fields(kind) if field.default is not MISSING} - values.keys()
+    wrong = sorted((known.keys() ^ values.keys()) - may_miss)
     if wrong:
         raise InputError(f"the key '{wrong[0]}' {'misses' if wrong[0] in known else 'is unknown'}")
-    return kind(**{name: _typed(name, values[name], wanted) for name, wanted in known.items()})
+    return kind(**{name: _typed(name, value, known[name]) for name, value in values.items()})
 
 
 def _typed(name: str, value: Any, wanted: Any) -> Any:

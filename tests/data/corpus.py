@@ -1,5 +1,6 @@
 """A made-up prepared corpus: feature files and records with seeded random values."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,23 @@ def random_features(seed: int, frames: int = 9, height: int = 32, width: int = 4
         face=torch.nn.functional.normalize(normal(1, 512)),
         lip_mask_causal=torch.rand(*size, generator=generator).half(),
         lip_mask_trilinear=torch.rand(*size, generator=generator).half(),
+    )
+
+
+def driven(features: Features, people: int, seed: int = 0, speakers: bool = False) -> Features:
+    """The same clip with `people` faces and what drives them, in boxes from left to right."""
+    generator = torch.Generator().manual_seed(seed)
+    frames, (height, width) = len(features.frame_times), features.latents.shape[-2:]
+    edges = torch.linspace(0, 8 * width, people + 1)
+    box = torch.stack([edges[:-1], torch.zeros(people), edges[1:], torch.full((people,), 8.0 * height)], dim=1)
+    sounds = torch.randn(people, *features.audio.shape, generator=generator).half()
+    return replace(
+        features,
+        face=torch.nn.functional.normalize(torch.randn(people, 512, generator=generator)),
+        expression=torch.randn(people, frames, 36, generator=generator).half(),
+        expression_present=torch.rand(people, frames, generator=generator) < 0.9,
+        boxes=box[:, None].repeat(1, frames, 1),
+        speakers=sounds if speakers else None,
     )
 
 

@@ -38,6 +38,9 @@ def test_missing_and_exchanged_files_are_named(tmp_path: Path) -> None:
     write_lines(tmp_path / "manifest.jsonl", [clips[0], replace(clips[1], frames=9)])
     with pytest.raises(InputError, match=r"13 frames.*manifest says 9"):
         PortraitDataset(tmp_path / "manifest.jsonl")[1]
+    write_lines(tmp_path / "manifest.jsonl", [replace(clips[0], people=2)])
+    with pytest.raises(InputError, match=r"tells of 1 people, the manifest of 2"):
+        PortraitDataset(tmp_path / "manifest.jsonl")[0]
     (tmp_path / clips[0].features).unlink()
     with pytest.raises(InputError, match=r"1 feature files are not there.*clip000"):
         PortraitDataset(tmp_path / "manifest.jsonl")
@@ -80,6 +83,12 @@ def test_clips_of_different_shape_are_no_batch(dataset: PortraitDataset) -> None
 
 
 RECORDS = [record(number) for number in range(10)] + [record(number, height=48, width=32) for number in range(10, 17)]
+
+
+def test_clips_of_one_and_of_two_people_are_not_mixed() -> None:
+    records = [replace(record(number), people=1 + number % 2) for number in range(9)]
+    sampler = BucketBatchSampler(records, 2, seed=0)
+    assert len(sampler) == 3 + 2 and all(len({index % 2 for index in batch}) == 1 for batch in sampler)
 
 
 def batches(sampler: BucketBatchSampler, epoch: int) -> list[list[int]]:

@@ -18,9 +18,11 @@ from tests.data.corpus import record
 
 
 def test_lines_come_back_sorted(tmp_path: Path) -> None:
-    clips = [record(3), record(1), replace(record(1), start=0.25, clip="é"), record(2)]
+    clips = [record(3), record(1), replace(record(1), start=0.25, clip="é"), replace(record(2), people=2)]
     write_lines(tmp_path / "manifest.jsonl", clips)
     assert read_manifest(tmp_path / "manifest.jsonl") == [clips[2], clips[1], clips[3], clips[0]]
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert [line.get("people") for line in lines] == [None, None, 2, None], "as before for one person"
     rejections = [Rejection("b.mp4", 0.0, Reason.SILENT, "-80 dB"), Rejection("a.mp4", 2.5, Reason.NO_FACE, "")]
     write_lines(tmp_path / "rejected.jsonl", rejections)
     assert read_rejections(tmp_path / "rejected.jsonl") == rejections[::-1]
@@ -38,6 +40,8 @@ def test_lines_come_back_sorted(tmp_path: Path) -> None:
         ({"fps": float("nan")}, "must be of type float"),
         ({"surprise": 1}, "'surprise' is unknown"),
         ({"body": None}, "must be of type float"),
+        ({"people": 0}, "people is 0"),
+        ({"people": 2.0}, "people is 2.0"),
     ],
 )
 def test_lines_that_cannot_be_are_refused_by_number(tmp_path: Path, change: dict, message: str) -> None:
