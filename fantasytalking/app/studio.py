@@ -17,9 +17,11 @@ from fantasytalking.app.request import Request
 from fantasytalking.errors import InputError
 from fantasytalking.perception.mouth_curve import MouthCurve, mouth_curve
 from fantasytalking.pipeline.distilled import step_count
+from fantasytalking.pipeline.job import Job
 from fantasytalking.pipeline.live import stream_video
-from fantasytalking.pipeline.run import Job, load_pipeline, make_video, workplace
+from fantasytalking.pipeline.run import make_video
 from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.workplace import load_pipeline, workplace
 
 KEPT = 50
 """Videos that stay in the folder."""

@@ -15,10 +15,12 @@ from fantasytalking.errors import InputError
 from fantasytalking.evaluation.pairing import NAMES_SHOWN, find_references
 from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, check_reference
 from fantasytalking.files import written_whole
+from fantasytalking.pipeline.job import Job
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.record import Record, fingerprint
-from fantasytalking.pipeline.run import SOUND_RATE, Job, Workplace, load_pipeline, make_video, workplace
+from fantasytalking.pipeline.run import SOUND_RATE, make_video
 from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.workplace import Workplace, load_pipeline, workplace
 
 GIVEN = "given"
 """Folder of first frames and sounds, below the videos."""

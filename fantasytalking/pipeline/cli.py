@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import InputError
+from fantasytalking.pipeline.job import Job, check_inputs, default_output, replay_job
 from fantasytalking.pipeline.live import PIPE
-from fantasytalking.pipeline.run import Job, check_inputs, default_output, replay_job
 from fantasytalking.pipeline.settings import InferConfig
 
 

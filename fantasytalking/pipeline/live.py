@@ -19,22 +19,14 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.media.growing import GrowingVideo
 from fantasytalking.media.live_sound import LiveSound
+from fantasytalking.pipeline.job import Job, check_outputs
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.portrait import Portrait
 from fantasytalking.pipeline.record import Record, hash_file
-from fantasytalking.pipeline.run import (
-    SOUND_RATE,
-    Job,
-    Workplace,
-    begin_record,
-    check_controls,
-    check_outputs,
-    describe,
-    repeatable,
-    tell,
-)
+from fantasytalking.pipeline.run import SOUND_RATE, begin_record, check_controls, tell
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.pipeline.streaming import portrait_for
+from fantasytalking.pipeline.workplace import Workplace, describe, repeatable
 
 PIPE = Path("-")
 """As the path of a sound or a video: standard input or output."""

@@ -25,9 +25,9 @@ from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.loading import load_transformer
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.run import workplace
 from fantasytalking.pipeline.savings import StepCache, apply_savings
 from fantasytalking.pipeline.settings import InferConfig, Offload
+from fantasytalking.pipeline.workplace import workplace
 
 PATIENCE = timedelta(days=1)
 """For which the others wait for the leader, who may be waiting for sound."""

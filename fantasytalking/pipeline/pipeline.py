@@ -14,9 +14,7 @@ import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from transformers import (
     BaseImageProcessor,
@@ -31,8 +29,6 @@ from fantasytalking import media
 from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows
 from fantasytalking.checkpoint import AdapterConfig
 from fantasytalking.data.settings import Fit
-from fantasytalking.encoders.arcface import FaceEncoder
-from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE, AudioEncoder
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
@@ -40,21 +36,21 @@ from fantasytalking.lora import has_lora
 from fantasytalking.media.live_sound import SampleQueue
 from fantasytalking.models.guidance_branches import Formula
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.conditioning import encode_conditions
 from fantasytalking.pipeline.controls import NEUTRAL_MOTION, check_speech, face_weight, motion_intensity
+from fantasytalking.pipeline.decoding import OUTPUT_TYPES, as_output, pictures
 from fantasytalking.pipeline.denoising import Denoiser
 from fantasytalking.pipeline.distilled import plan_steps
-from fantasytalking.pipeline.encoding import Timing, VideoConditions, encode_first_frame, encode_sound, encode_text
+from fantasytalking.pipeline.encoding import Timing, VideoConditions, encode_sound
 from fantasytalking.pipeline.guidance import GuidanceConfig, ScaleSchedule, step_guidance
 from fantasytalking.pipeline.loading import FACE_ENCODER, load_base, load_saved, write_normaliser
-from fantasytalking.pipeline.portrait import ImageInput, Portrait, portrait_of
+from fantasytalking.pipeline.portrait import ImageInput, portrait_of
 from fantasytalking.pipeline.scheduling import set_steps
 from fantasytalking.pipeline.streaming import Streamer, StreamPlan, portrait_for
 from fantasytalking.pipeline.windows import latent_lengths, plan_windows
 
 if TYPE_CHECKING:
     from fantasytalking.pipeline.settings import InferConfig
-
-OUTPUT_TYPES = ("np", "pil", "pt", "latent")
 
 AudioInput = NDArray[np.float32] | str | Path
 
@@ -264,8 +260,8 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             encoder = AudioEncoder(self.audio_encoder, self.audio_processor)
             return encode_sound(encoder, samples, timing, self.config.audio_window, self.config.window_seconds)
 
-        conditions = self._encode(
-            portrait, hear, prompt, negative_prompt, len(windows[0].frames), intensity, face_scale
+        conditions = encode_conditions(
+            self, portrait, hear, (prompt, negative_prompt), len(windows[0].frames), intensity, face_scale
         )
 
         # 3. Denoise
@@ -287,7 +283,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
                     latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
 
         # 4. Decode
-        frames = latents if output_type == "latent" else self._output(latents, timing.frames, output_type)
+        frames = as_output(self, latents, timing.frames, output_type)
         self.maybe_free_model_hooks()
         return FantasyTalkingOutput(frames=frames, num_frames=timing.frames, fps=fps)
 
@@ -317,82 +313,11 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         portrait = portrait_for(image, config)
 
         def encode(hear: Callable[[], AudioWindows]) -> VideoConditions:
-            return self._encode(portrait, hear, *plan.prompts, plan.length, intensity, face_scale)
+            return encode_conditions(self, portrait, hear, plan.prompts, plan.length, intensity, face_scale)
 
         return Streamer(self, plan, sound, encode, progress)
 
     @torch.no_grad()
     def iterate_frames(self, latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
         """The first `num_frames` pictures (H, W, 3) uint8 RGB of (1, 16, F, h, w), decoded as they are asked for."""
-        for chunk in self._decoded(latents, num_frames):
-            yield from rearrange((chunk * 255).round().to(torch.uint8), "c t h w -> t h w c").cpu().numpy()
-
-    def _decoded(self, latents: Tensor, num_frames: int) -> Iterator[Tensor]:
-        """(3, t, H, W) pieces in [0, 1], `num_frames` frames in all."""
-        left = num_frames
-        with self.progress_bar(total=num_frames) as bar:
-            bar.set_description("decode")
-            for chunk in VideoAutoencoder(self.vae).decode_in_turn(latents):
-                chunk = ((chunk + 1) / 2)[:, :left]
-                left -= chunk.shape[1]
-                bar.update(chunk.shape[1])
-                yield chunk
-                if not left:
-                    return
-
-    def _output(self, latents: Tensor, num_frames: int, output_type: str) -> Any:
-        if output_type == "pil":
-            return [[Image.fromarray(frame) for frame in self.iterate_frames(latents, num_frames)]]
-        video = torch.cat([chunk.cpu() for chunk in self._decoded(latents, num_frames)], dim=1)
-        if output_type == "pt":
-            return rearrange(video, "c t h w -> 1 t c h w")
-        return rearrange(video, "c t h w -> 1 t h w c").numpy()
-
-    def _encode(
-        self,
-        portrait: Portrait,
-        hear: Callable[[], AudioWindows],
-        prompt: str,
-        negative_prompt: str,
-        window_length: int,
-        intensity: tuple[float, float],
-        face_scale: float,
-    ) -> VideoConditions:
-        device, dtype = self._execution_device, self.transformer.dtype
-        length, dim = self.config.text_length, self.transformer.config.text_dim
-        with self.progress_bar(total=5) as bar:
-            bar.set_description("encode")
-
-            def done(tensor: Tensor) -> Tensor:
-                bar.update()
-                return tensor.to(device, dtype)
-
-            text_encoder = TextEncoder(self.text_encoder, self.tokenizer, length)
-            no_text = encode_text(text_encoder, negative_prompt, length, dim).to(device, dtype)
-            alike = prompt == negative_prompt
-            text = done(no_text if alike else encode_text(text_encoder, prompt, length, dim))
-            picture = torch.from_numpy(np.ascontiguousarray(portrait.pixels))
-            image = done(ImageEncoder(self.image_encoder, self.image_processor).encode(picture)[None])
-            first = done(encode_first_frame(VideoAutoencoder(self.vae), portrait.pixels, window_length))
-            face = done(self._face(portrait, face_scale))
-            audio = hear()  # last, since it may be waited for
-            bar.update()
-        return VideoConditions(
-            text=text,
-            no_text=text if alike else no_text,
-            image=image,
-            latents=first,
-            audio=audio,
-            face=face,
-            motion=torch.tensor([intensity], device=device, dtype=dtype),
-            face_scale=face_scale,
-        )
-
-    def _face(self, portrait: Portrait, face_scale: float) -> Tensor:
-        """(1, 1, 512) identity of the portrait; zeros, which nobody reads, where the face attention is off."""
-        if face_scale == 0:
-            return torch.zeros(1, 1, self.transformer.config.face_dim)
-        assert self.face_network is not None, "face_weight has checked it"
-        return torch.from_numpy(
-            FaceEncoder.from_pretrained(self.face_network).encode(portrait.pixels, portrait.points)
-        )[None, None]
+        yield from pictures(self, latents, num_frames)

@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fantasytalking.pipeline.cli import parse
+from fantasytalking.pipeline.job import Job
 from fantasytalking.pipeline.live import PIPE, stream_video
 from fantasytalking.pipeline.parallel import Leader, follow, join, launched
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.run import Job, load_pipeline, make_video, tell, workplace
+from fantasytalking.pipeline.run import make_video, tell
+from fantasytalking.pipeline.workplace import load_pipeline, workplace
 
 
 def start(arguments: Sequence[str], description: str) -> None:

@@ -17,7 +17,8 @@ from fantasytalking.evaluation.pairing import pair_up
 from fantasytalking.evaluation.protocol import Protocol
 from fantasytalking.evaluation.settings import BenchmarkConfig
 from fantasytalking.pipeline.batch import Batch, make_batch
-from fantasytalking.pipeline.run import replay_job, run
+from fantasytalking.pipeline.job import replay_job
+from fantasytalking.pipeline.run import run
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 

@@ -16,9 +16,9 @@ from fantasytalking.errors import InputError
 from fantasytalking.media.live_sound import SampleQueue
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from fantasytalking.pipeline.parallel import Leader, follow, join
-from fantasytalking.pipeline.run import load_pipeline, workplace
 from fantasytalking.pipeline.savings import SavingsConfig, StepCache
 from fantasytalking.pipeline.settings import InferConfig, Offload
+from fantasytalking.pipeline.workplace import load_pipeline, workplace
 from tests.app.conftest import free_port
 from tests.pipeline.conftest import sound
 from tests.pipeline.test_pipeline import latents
