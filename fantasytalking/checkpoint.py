@@ -1,13 +1,11 @@
-"""Adapters on disk, ours and the released one.
+"""Our adapters on disk.
 
-Ours is a folder {adapter.safetensors, config.json, train.yaml}: parameters of the paper's modules under the model's own
-names, what they are, and how they were trained. Where the base was trained too, lora.safetensors or base.safetensors
-stands beside them and holds what changed. The released file holds the audio part alone, as a torch file of two
-parts or as safetensors with the parts as prefixes.
+A folder {adapter.safetensors, config.json, train.yaml}: parameters of the paper's modules under the model's own names,
+what they are, and how they were trained. Where the base was trained too, lora.safetensors or base.safetensors stands
+beside them and holds what changed.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,35 +18,20 @@ from torch import Tensor
 from fantasytalking.audio_windows import WINDOW_SECONDS
 from fantasytalking.config import save_config
 from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, written_whole
+from fantasytalking.files import written_whole
 from fantasytalking.lora import LoraSettings, add_lora, has_lora, lora_shapes, lora_tensors, plain_name
 from fantasytalking.models.assembly import PORTRAIT_MODULES, portrait_module
-from fantasytalking.models.expression_projector import PADDINGS
+from fantasytalking.models.expression_projector import expression_shapes
+from fantasytalking.models.expression_sizes import PADDINGS, ExpressionSizes
 from fantasytalking.models.guidance_embedder import Distillation, embedder_shapes
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.tensor_files import (
-    check_floating,
-    compare_shapes,
-    flatten_parts,
-    open_safetensors,
-    read_json,
-    read_pickle,
-)
+from fantasytalking.tensor_files import check_floating, compare_shapes, open_safetensors, read_json
 
 ADAPTER_FILE = "adapter.safetensors"
 LORA_FILE = "lora.safetensors"
 BASE_FILE = "base.safetensors"
 FORMAT = 1
 WINDOW_RULES = ("official", "seconds")
-PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
-RELEASED_PARTS = ("proj_model", "audio_processor")
-"""Of the released audio checkpoint."""
-
-_RELEASED_PROJECTOR = {
-    f"proj_model.{name}": f"audio_projector.{name}" for name in ("proj.weight", "norm.weight", "norm.bias")
-}
-_RELEASED_BLOCK = re.compile(r"audio_processor\.blocks\.(\d+)\.cross_attn\.processor\.([kv])_proj\.weight")
-_OUR_BLOCK = re.compile(r"blocks\.(\d+)\.attn2\.audio_([kv])_proj\.weight")
 
 
 @dataclass
@@ -64,10 +47,10 @@ class AdapterConfig:
     """Span of a window under the rule `seconds`."""
     base: str = ""
     """Hub id or folder of the base it was trained on, for the reader."""
+    expression: dict[str, Any] | None = None
+    """Sizes of the expression module (`ExpressionSizes.as_json`); None when it is not stored."""
     expression_padding: str = PADDINGS[0]
     """How the expression was trained to treat padding; `attended` for the released weights."""
-    expression_heads: int | None = None
-    """Heads of the expression's resamplers, which no shape tells; None when the expression is not stored."""
     distillation: dict[str, Any] | None = None
     """What a distilled model follows (`Distillation.as_json`); None when the guidance module is not stored."""
     lora: dict[str, Any] | None = None
@@ -96,9 +79,10 @@ class AdapterConfig:
             raise InputError(
                 f"{source}: expression_padding is {self.expression_padding!r}; {' or '.join(PADDINGS)} is needed"
             )
-        heads = self.expression_heads
-        if (heads is None) != ("expression" not in self.modules) or type(heads) not in (int, type(None)):
-            raise InputError(f"{source}: expression_heads is {heads!r}; a number is needed where expression is stored")
+        if (self.expression is None) != ("expression" not in self.modules):
+            raise InputError(f"{source}: expression is {self.expression!r}; it belongs to the expression module")
+        if self.expression is not None:
+            ExpressionSizes.read(self.expression, source)
         if (self.distillation is None) != ("guidance" not in self.modules):
             raise InputError(f"{source}: distillation is {self.distillation!r}; it belongs to the guidance module")
         if self.distillation is not None:
@@ -206,7 +190,8 @@ def read_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
 def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) -> AdapterConfig:
     """Sets the modules that the adapter holds, adds its LoRA, and sets what was trained of the base.
 
-    Keys and shapes must match exactly; the rest of the model is untouched.
+    Keys and shapes must match exactly; the rest of the model is untouched. A model that has no expression condition or
+    no guidance embedder is given those that the adapter holds.
 
     Raises:
         InputError: tensors missing, left over, of another shape or not floating point, or a LoRA where the model has
@@ -215,19 +200,22 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     folder = Path(folder)
     config, tensors = read_adapter(folder)
     folder = folder.parent if folder.name == ADAPTER_FILE else folder
-    _check_expression(config, model, folder)
     state = {plain_name(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
     wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) in config.modules}
-    distillation = _read_distillation(config, model, folder)
+    sizes, distillation = _read_sizes(config, model, folder), _read_distillation(config, model, folder)
+    if sizes is not None:
+        wanted |= expression_shapes(sizes, len(model.motion_embedder.output.weight), len(model.blocks))
     if distillation is not None:
         shapes = embedder_shapes(distillation, len(model.motion_embedder.output.weight))
         wanted |= {f"guidance_embedder.{name}": shape for name, shape in shapes.items()}
     _compare(tensors, wanted, folder)
     base = _read_base(folder, config, state)
     lora, settings = _read_lora(folder, config, model)
+    if sizes is not None and model.expression_projector is None:
+        model.add_expression(sizes)
     if distillation is not None and model.distillation is None:
         model.add_guidance(distillation)
-        state |= {name: value for name, value in model.state_dict().items() if portrait_module(name) == "guidance"}
+    state |= {name: value for name, value in model.state_dict().items() if portrait_module(name) in config.modules}
     with torch.no_grad():
         for name, value in {**tensors, **base}.items():
             state[name].copy_(value)
@@ -240,19 +228,16 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     return config
 
 
-def _check_expression(config: AdapterConfig, model: FantasyTalkingTransformer3DModel, folder: Path) -> None:
-    if "expression" not in config.modules:
-        return
-    if model.config.expression_dims is None:
+def _read_sizes(config: AdapterConfig, model: FantasyTalkingTransformer3DModel, folder: Path) -> ExpressionSizes | None:
+    if config.expression is None:
+        return None
+    sizes, has = ExpressionSizes.read(config.expression, str(folder)), ExpressionSizes.of(model.config)
+    if has not in (None, sizes):
         raise InputError(
-            f"adapter '{folder}' holds an expression module and the model has none; build it with "
-            "portrait.expression_dims"
+            f"adapter '{folder}' holds an expression condition of the sizes {sizes.as_json()}, the model has "
+            f"{has.as_json()}; give both the same"
         )
-    if model.config.expression_heads != config.expression_heads:
-        raise InputError(
-            f"adapter '{folder}' was trained with {config.expression_heads} heads in its resamplers, the model has "
-            f"{model.config.expression_heads}; set portrait.expression_heads to {config.expression_heads}"
-        )
+    return sizes
 
 
 def _read_distillation(
@@ -305,95 +290,3 @@ def _compare(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     compare_shapes(found, wanted, f"adapter '{folder}'", "it was made for a model of another size")
     check_floating(tensors, str(folder))
-
-
-def read_released(path: str | Path) -> dict[str, Tensor]:
-    """The released audio weights from .ckpt (a torch file of two parts) or .safetensors (parts as prefixes), flat.
-
-    Raises:
-        InputError: not such a file, keys missing or left over, shapes that do not agree, or not floating point.
-    """
-    path = existing_file(path, "checkpoint")
-    if path.suffix in PICKLE_SUFFIXES:
-        tensors = flatten_parts(read_pickle(path), RELEASED_PARTS, str(path))
-    elif path.suffix == ".safetensors":
-        stored = open_safetensors(path)
-        tensors = {name: stored.read(name) for name in stored.shapes}
-    else:
-        raise InputError(f"'{path}': the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors")
-    check_released(tensors, str(path))
-    return tensors
-
-
-def write_released(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Writes flat released tensors as .ckpt, .pt or .pth (two parts) or .safetensors (flat), whole or not at all.
-
-    Raises:
-        InputError: another suffix.
-    """
-    path = Path(path)
-    with written_whole(path) as temporary:
-        if path.suffix == ".safetensors":
-            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-        elif path.suffix in PICKLE_SUFFIXES:
-            parts: dict[str, dict[str, Tensor]] = {part: {} for part in RELEASED_PARTS}
-            for name, value in tensors.items():
-                part, _, rest = name.partition(".")
-                parts[part][rest] = value
-            torch.save(parts, temporary)
-        else:
-            raise InputError(f"output '{path}': the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors")
-
-
-def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Released names to ours; the tensors themselves are not touched."""
-    return {_our_name(name): value for name, value in tensors.items()}
-
-
-def to_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names to the released ones.
-
-    Raises:
-        InputError: a tensor that the released format has no place for (face and motion).
-    """
-    projector = {ours: released for released, ours in _RELEASED_PROJECTOR.items()}
-    renamed = {}
-    for name, value in tensors.items():
-        block = _OUR_BLOCK.fullmatch(name)
-        if block:
-            renamed[f"audio_processor.blocks.{block[1]}.cross_attn.processor.{block[2]}_proj.weight"] = value
-        elif name in projector:
-            renamed[projector[name]] = value
-        else:
-            raise InputError(f"'{name}' has no place in the released format, which holds audio alone")
-    return renamed
-
-
-def check_released(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Holds that flat released tensors are complete and agree: N blocks from 0 on, one width, floating point.
-
-    Raises:
-        InputError: the first tensor that does not fit.
-    """
-    blocks = {int(match[1]) for match in map(_RELEASED_BLOCK.fullmatch, tensors) if match}
-    names = {*_RELEASED_PROJECTOR}
-    names |= {_released_block(block, kind) for block in range(max(len(blocks), 1)) for kind in "kv"}
-    cure = "it is not the released audio checkpoint; get it again from its source"
-    weight = tensors.get("proj_model.proj.weight")
-    first = tensors.get(_released_block(0, "k"))
-    token_dim = weight.shape[0] if weight is not None and weight.ndim == 2 else 0
-    dim = first.shape[0] if first is not None and first.ndim == 2 else 0
-    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(names, (dim, token_dim))
-    wanted["proj_model.proj.weight"] = (token_dim, weight.shape[1] if token_dim and weight is not None else 0)
-    wanted["proj_model.norm.weight"] = wanted["proj_model.norm.bias"] = (token_dim,)
-    compare_shapes({name: tuple(value.shape) for name, value in tensors.items()}, wanted, f"'{source}'", cure)
-    check_floating(tensors, source)
-
-
-def _our_name(name: str) -> str:
-    block = _RELEASED_BLOCK.fullmatch(name)
-    return f"blocks.{block[1]}.attn2.audio_{block[2]}_proj.weight" if block else _RELEASED_PROJECTOR[name]
-
-
-def _released_block(block: int, kind: str) -> str:
-    return f"audio_processor.blocks.{block}.cross_attn.processor.{kind}_proj.weight"

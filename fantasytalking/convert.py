@@ -8,18 +8,15 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fantasytalking.audio_windows import clip_window, official_windows
-from fantasytalking.checkpoint import (
-    ADAPTER_FILE,
-    AdapterConfig,
+from fantasytalking.audio_checkpoint import (
     check_released,
     from_official,
-    read_adapter,
     read_released,
     to_official,
-    write_adapter,
     write_released,
 )
+from fantasytalking.audio_windows import clip_window, official_windows
+from fantasytalking.checkpoint import ADAPTER_FILE, AdapterConfig, read_adapter, write_adapter
 from fantasytalking.conditions import Conditions
 from fantasytalking.errors import InputError
 from fantasytalking.expression_checkpoint import (

@@ -8,20 +8,26 @@ tensors; ours are those of the model's `expression` module.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fantasytalking.checkpoint import PICKLE_SUFFIXES, AdapterConfig
+from fantasytalking.checkpoint import AdapterConfig
 from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, written_whole
-from fantasytalking.tensor_files import check_floating, compare_shapes, flatten_parts, open_safetensors, read_pickle
+from fantasytalking.models.expression_sizes import PARTS, ExpressionSizes
+from fantasytalking.tensor_files import (
+    PICKLE_SUFFIXES,
+    check_floating,
+    compare_shapes,
+    open_safetensors,
+    read_parts,
+    read_pickle,
+    write_parts,
+)
 
-PARTS = ("proj_model", "mouth_proj_model", "emo_proj_model", "ip_adapter")
+RELEASED_PARTS = ("proj_model", "mouth_proj_model", "emo_proj_model", "ip_adapter")
 RELEASED_HEAD_DIM = 64
 """Of the released resamplers; the number of heads is not in the shapes."""
+RELEASED_PADDING = "attended"
 
 _PLAIN = {"headpose": "head", "eye": "eye", "emo": "emotion", "mouth": "mouth"}
 _LEARNED = {"mouth_proj_model": "mouth", "emo_proj_model": "emotion"}
@@ -74,15 +80,7 @@ def read_released_expression(path: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: not such a file, keys missing or left over, shapes that do not agree, or not floating point.
     """
-    path = existing_file(path, "checkpoint")
-    if path.suffix in PICKLE_SUFFIXES:
-        tensors = flatten_parts(read_pickle(path), PARTS, str(path))
-    elif path.suffix == ".safetensors":
-        stored = open_safetensors(path)
-        tensors = {name: stored.read(name) for name in stored.shapes}
-    else:
-        raise InputError(f"'{path}': the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors")
-    return from_released_expression(tensors, str(path))
+    return from_released_expression(read_parts(path, RELEASED_PARTS), str(path))
 
 
 def write_released_expression(tensors: Mapping[str, Tensor], path: str | Path) -> int:
@@ -91,20 +89,8 @@ def write_released_expression(tensors: Mapping[str, Tensor], path: str | Path) -
     Raises:
         InputError: another suffix, or tensors that the released format has no place for.
     """
-    path = Path(path)
-    flat = path.suffix == ".safetensors"
-    if not flat and path.suffix not in PICKLE_SUFFIXES:
-        raise InputError(f"output '{path}': the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors")
-    released = to_released_expression(tensors, flat)
-    with written_whole(path) as temporary:
-        if flat:
-            save_file({name: value.contiguous() for name, value in released.items()}, temporary)
-        else:
-            parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
-            for name, value in released.items():
-                part, _, rest = name.partition(".")
-                parts[part][rest] = value
-            torch.save(parts, temporary)
+    released = to_released_expression(tensors, flat=Path(path).suffix == ".safetensors")
+    write_parts(released, path, RELEASED_PARTS)
     return len(released)
 
 
@@ -134,33 +120,39 @@ def to_released_expression(tensors: Mapping[str, Tensor], flat: bool) -> dict[st
     return {_released_name(name, flat): value for name, value in tensors.items()}
 
 
-def expression_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The transformer's `expression_*` arguments that complete tensors in our names imply, but for the heads."""
+def released_sizes(tensors: Mapping[str, Tensor], source: str, head_dim: int = RELEASED_HEAD_DIM) -> ExpressionSizes:
+    """The sizes that complete tensors in our names imply, with resamplers of `head_dim`, which no shape tells.
+
+    Raises:
+        InputError: resamplers whose width is no multiple of the heads'.
+    """
+    inner = tensors["expression_projector.learned.mouth.layers.0.to_query.weight"].shape[0]
+    if inner % head_dim:
+        raise InputError(f"'{source}': the resamplers' width {inner} is not a multiple of heads of {head_dim}")
     queries = {part: tensors[f"expression_projector.learned.{part}.queries"].shape for part in _LEARNED.values()}
-    plain = {part: tensors[f"expression_projector.plain.{part}.weight"].shape for part in _PLAIN.values()}
-    return {
-        "expression_dims": tuple(plain[part][1] for part in _PLAIN.values()),
-        "expression_learned": (0, 0, queries["emotion"][1], queries["mouth"][1]),
-        "expression_token_dim": plain["head"][0],
-        "expression_width": queries["mouth"][2],
-        "expression_depth": _depth(tensors),
-    }
+    plain = {part: tensors[f"expression_projector.plain.{part}.weight"].shape for part in PARTS}
+    return ExpressionSizes(
+        dims=(plain["head"][1], plain["eye"][1], plain["emotion"][1], plain["mouth"][1]),
+        learned=(0, 0, queries["emotion"][1], queries["mouth"][1]),
+        token_dim=plain["head"][0],
+        width=queries["mouth"][2],
+        depth=_depth(tensors),
+        heads=inner // head_dim,
+        head_dim=head_dim,
+    )
 
 
 def expression_adapter(tensors: Mapping[str, Tensor], source: str) -> AdapterConfig:
     """What an adapter of released weights is: padding attended, heads of 64.
 
     Raises:
-        InputError: resamplers whose width is no multiple of the released heads'.
+        InputError: as `released_sizes`.
     """
-    inner = tensors["expression_projector.learned.mouth.layers.0.to_query.weight"].shape[0]
-    if inner % RELEASED_HEAD_DIM:
-        raise InputError(f"'{source}': the resamplers' width {inner} is not a multiple of heads of {RELEASED_HEAD_DIM}")
     return AdapterConfig(
         modules=["expression"],
         audio_window="official",
-        expression_padding="attended",
-        expression_heads=inner // RELEASED_HEAD_DIM,
+        expression=released_sizes(tensors, source).as_json(),
+        expression_padding=RELEASED_PADDING,
     )
 
 

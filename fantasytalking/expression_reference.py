@@ -10,10 +10,10 @@ from torch import Tensor
 from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.errors import InputError
 from fantasytalking.expression_checkpoint import (
-    PARTS,
     RELEASED_HEAD_DIM,
-    expression_sizes,
+    RELEASED_PARTS,
     from_released_expression,
+    released_sizes,
 )
 from fantasytalking.models.assembly import assemble, infer_wan_config, wan_names
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -64,11 +64,11 @@ def _model(stored: StoredTensors, text: dict[str, str], source: str) -> FantasyT
     original = [name.removeprefix("wan.") for name in stored.shapes if name.startswith("wan.")]
     base = stored.renamed({ours: f"wan.{name}" for ours, name in wan_names(original, source).items()})
     config = infer_wan_config(base.shapes, {"num_heads": _metadata(text, "num_heads", source)}, source)
-    released = {name: stored.read(name) for name in stored.shapes if name.startswith(tuple(f"{p}." for p in PARTS))}
+    released = {
+        name: stored.read(name) for name in stored.shapes if name.startswith(tuple(f"{p}." for p in RELEASED_PARTS))
+    }
     adapter = from_released_expression(released, source)
-    head_dim, inner = _head_dim(text, source), adapter["expression_projector.learned.mouth.layers.0.to_query.weight"]
-    if inner.shape[0] % head_dim:
-        raise InputError(f"'{source}': the resamplers' width {inner.shape[0]} is not a multiple of heads of {head_dim}")
+    sizes = released_sizes(adapter, source, _head_dim(text, source))
     # Audio, face and motion are fresh and add nothing, so they are kept as small as they go.
     small: dict[str, Any] = dict.fromkeys(
         ("audio_dim", "audio_token_dim", "face_token_dim", "face_width", "motion_width"), 8
@@ -77,12 +77,10 @@ def _model(stored: StoredTensors, text: dict[str, str], source: str) -> FantasyT
         {**config, "eps": _number(text.get("eps", "1e-06"), "eps", source)},
         {
             **small,
-            **expression_sizes(adapter),
+            **sizes.arguments(),
             "face_tokens": 1,
             "face_depth": 1,
             "face_heads": 1,
-            "expression_heads": inner.shape[0] // head_dim,
-            "expression_head_dim": head_dim,
             "expression_scale": _number(_metadata(text, "portrait_scale", source), "portrait_scale", source),
         },
         base,

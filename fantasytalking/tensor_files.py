@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file
+from fantasytalking.files import existing_file, written_whole
 
+PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
 MAX_PICKLE_BYTES = 16 * 2**30
 """A released adapter is 1.7 GB; a pickle is read whole, so it is bounded."""
 
@@ -177,6 +179,44 @@ def flatten_parts(loaded: Any, parts: Sequence[str], source: str) -> dict[str, T
                 raise InputError(f"'{source}': {part}.{name} is a {type(value).__name__}; a tensor is needed")
             flat[f"{part}.{name}"] = value
     return flat
+
+
+def read_parts(path: str | Path, parts: Sequence[str]) -> dict[str, Tensor]:
+    """A released checkpoint, flat: a torch file of these parts, or safetensors with the parts as prefixes.
+
+    Raises:
+        InputError: it is missing, damaged, has another suffix or, as a torch file, other parts.
+    """
+    path = existing_file(path, "checkpoint")
+    if path.suffix in PICKLE_SUFFIXES:
+        return flatten_parts(read_pickle(path), parts, str(path))
+    _check_suffix(path, f"'{path}'")
+    stored = open_safetensors(path)
+    return {name: stored.read(name) for name in stored.shapes}
+
+
+def write_parts(tensors: Mapping[str, Tensor], path: str | Path, parts: Sequence[str]) -> None:
+    """Writes flat tensors as a torch file of these parts or as flat safetensors, whole or not at all.
+
+    Raises:
+        InputError: another suffix.
+    """
+    path = Path(path)
+    _check_suffix(path, f"output '{path}'")
+    with written_whole(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+            return
+        nested: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            nested[part][rest] = value
+        torch.save(nested, temporary)
+
+
+def _check_suffix(path: Path, what: str) -> None:
+    if path.suffix not in (*PICKLE_SUFFIXES, ".safetensors"):
+        raise InputError(f"{what}: the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors")
 
 
 def check_floating(tensors: Mapping[str, Tensor], source: str) -> None:

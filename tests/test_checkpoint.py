@@ -8,16 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.checkpoint import (
-    AdapterConfig,
-    from_official,
-    load_adapter,
-    read_adapter,
-    read_released,
-    save_adapter,
-    to_official,
-    write_released,
-)
+from fantasytalking.audio_checkpoint import from_official, read_released, to_official, write_released
+from fantasytalking.checkpoint import AdapterConfig, load_adapter, read_adapter, save_adapter
 from fantasytalking.convert import convert
 from fantasytalking.errors import InputError
 from fantasytalking.models.assembly import portrait_module

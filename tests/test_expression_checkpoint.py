@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fantasytalking.convert import convert, forward_reference
 from fantasytalking.errors import InputError
-from fantasytalking.expression_checkpoint import PARTS
+from fantasytalking.expression_checkpoint import RELEASED_PARTS
 from tests.test_convert import run_here
 
 
@@ -22,11 +22,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def adapter_of(golden: Path) -> dict[str, Tensor]:
     """The released adapter in a reference file; its resamplers have one head of the released width."""
     tensors = load_file(golden / "portrait_forward_single.safetensors")
-    return {name: value for name, value in tensors.items() if name.startswith(tuple(f"{part}." for part in PARTS))}
+    return {
+        name: value for name, value in tensors.items() if name.startswith(tuple(f"{part}." for part in RELEASED_PARTS))
+    }
 
 
 def as_parts(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in RELEASED_PARTS}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value
@@ -88,7 +90,7 @@ def test_released_file_and_flat_port_go_through_our_adapter_without_a_loss(golde
     convert(tmp_path / "adapter", tmp_path / "again.ckpt")
     convert(tmp_path / "released.ckpt", tmp_path / "again.safetensors")
     again = torch.load(tmp_path / "again.ckpt", weights_only=True)
-    assert again.keys() == set(PARTS)
+    assert again.keys() == set(RELEASED_PARTS)
     for part, tensors in as_parts(released).items():
         assert again[part].keys() == tensors.keys()
         assert all(value.dtype == torch.bfloat16 and torch.equal(value, tensors[n]) for n, value in again[part].items())

@@ -15,7 +15,8 @@ from torch import nn
 from fantasytalking.errors import InputError
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
-from fantasytalking.models.expression_projector import ExpressionProjector, check_expression_config
+from fantasytalking.models.expression_projector import ExpressionProjector
+from fantasytalking.models.expression_sizes import check_expression_config
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel

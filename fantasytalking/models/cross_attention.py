@@ -118,13 +118,10 @@ class PortraitAttnProcessor:
 
 
 class PortraitCrossAttention(WanAttention):
-    """Wan's text and image cross-attention plus keys and values of audio, of face and, where asked for, of expression.
+    """Wan's text and image cross-attention plus keys and values of audio, of face and, once added, of expression.
 
     Fresh value projections are zero, so that nothing is added; fresh key projections are random, so that they train
     from the first step on. Keys of audio, face and expression are not normalised (released code).
-
-    Args:
-        expression_token_dim: width of an expression token; None = the model knows no expression condition.
     """
 
     _default_processor_cls = PortraitAttnProcessor
@@ -138,7 +135,6 @@ class PortraitCrossAttention(WanAttention):
         added_kv_proj_dim: int | None,
         audio_token_dim: int,
         face_token_dim: int,
-        expression_token_dim: int | None = None,
     ) -> None:
         super().__init__(
             dim=dim,
@@ -155,11 +151,15 @@ class PortraitCrossAttention(WanAttention):
         self.face_v_proj = nn.Linear(face_token_dim, dim, bias=False)
         self.reset_audio_parameters()
         self.reset_face_parameters()
-        self.knows_expression = expression_token_dim is not None
-        if expression_token_dim is not None:
-            self.expression_k_proj = nn.Linear(expression_token_dim, dim, bias=False)
-            self.expression_v_proj = nn.Linear(expression_token_dim, dim, bias=False)
-            self.reset_expression_parameters()
+        self.knows_expression = False
+
+    def add_expression(self, token_dim: int) -> None:
+        """Gives it fresh keys and values of expression tokens of this width."""
+        like = self.face_v_proj.weight
+        self.expression_k_proj = nn.Linear(token_dim, len(like), bias=False, device=like.device, dtype=like.dtype)
+        self.expression_v_proj = nn.Linear(token_dim, len(like), bias=False, device=like.device, dtype=like.dtype)
+        self.knows_expression = True
+        self.reset_expression_parameters()
 
     def reset_audio_parameters(self) -> None:
         """Fresh audio projections: logits of unit variance, values zero."""

@@ -4,8 +4,7 @@ Axes: B batch, P people, N video frames, F latent frames, K tokens a frame (24 a
 window, D token width.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
 from einops import rearrange, repeat
@@ -14,73 +13,30 @@ from torch.nn import functional as F
 
 from fantasytalking.audio_windows import cut_windows, official_ranges
 from fantasytalking.errors import InputError
+from fantasytalking.models.expression_sizes import AUGMENTATIONS, PARTS, ExpressionSizes
 
-PARTS = ("head", "eye", "emotion", "mouth")
-"""Of the features, in their order; released widths 6, 6, 30 and 512."""
 LEARNED_ORDER = ("mouth", "emotion", "eye", "head")
 """Of the learned tokens behind the plain ones; released are the first two."""
-AUGMENTATIONS = {"none": (0, 0, 0, 0), "emotion_and_mouth": (0, 0, 4, 16), "all": (4, 4, 4, 16)}
-"""The paper's ablation of expression-augmented learning: learned tokens of each of `PARTS`. It states no counts for
-head and eye; theirs are emotion's."""
-PADDINGS = ("masked", "attended")
-"""Whether zeros that fill a window outside the clip are masked (ours) or take part in the softmax (as released)."""
-
-
-def check_expression_config(config: Mapping[str, Any], source: str) -> None:
-    """Holds the transformer's `expression_*` arguments in their limits.
-
-    Raises:
-        InputError: naming `source`, the value and the limit.
-    """
-    dims, learned = config.get("expression_dims"), config.get("expression_learned")
-    if dims is not None and (len(dims) != len(PARTS) or min(dims) < 1):
-        raise InputError(f"{source}: expression_dims is {list(dims)}; widths of {', '.join(PARTS)} are needed")
-    if learned is not None and (len(learned) != len(PARTS) or min(learned) < 0):
-        raise InputError(f"{source}: expression_learned is {list(learned)}; tokens of {', '.join(PARTS)} are needed")
-    padding = config.get("expression_padding", PADDINGS[0])
-    if padding not in PADDINGS:
-        raise InputError(f"{source}: expression_padding is {padding!r}; {' or '.join(PADDINGS)} is needed")
 
 
 class ExpressionProjector(nn.Module):
     """Every part as one plain token, and the non-rigid parts also as several learned ones.
 
-    Plain: a linear layer without bias each, then one shared LayerNorm. Learned (expression-augmented learning): queries
-    that decompose the part by cross-attention. The tokens of a frame are head, eye, emotion, mouth, then the learned
-    ones in `LEARNED_ORDER`.
-
-    Args:
-        dims: widths of `PARTS`.
-        learned: number of learned tokens of each of `PARTS`; 0 = the plain token alone.
-        token_dim: D.
-        width, depth, num_heads, head_dim: size of the resamplers (released: 1280, 4, 20, 64).
+    Plain: a linear layer without bias each (two with `sizes.plain_width`), then one shared LayerNorm. Learned
+    (expression-augmented learning): queries that decompose the part by cross-attention. The tokens of a frame are head,
+    eye, emotion, mouth, then the learned ones in `LEARNED_ORDER`.
     """
 
-    def __init__(
-        self,
-        dims: Sequence[int],
-        learned: Sequence[int],
-        token_dim: int,
-        width: int,
-        depth: int,
-        num_heads: int,
-        head_dim: int,
-    ) -> None:
+    def __init__(self, sizes: ExpressionSizes) -> None:
         super().__init__()
-        assert len(dims) == len(learned) == len(PARTS), f"one number is needed for each of {PARTS}"
-        self.dims = tuple(dims)
-        self.tokens_per_frame = len(PARTS) + sum(learned)
-        self.plain = nn.ModuleDict(
-            {part: nn.Linear(dim, token_dim, bias=False) for part, dim in zip(PARTS, dims, strict=True)}
-        )
-        self.norm = nn.LayerNorm(token_dim)
-        sizes = dict(zip(PARTS, zip(dims, learned, strict=True), strict=True))
+        self.dims = sizes.dims
+        self.tokens_per_frame = len(PARTS) + sum(sizes.learned)
+        dims, learned = (dict(zip(PARTS, values, strict=True)) for values in (sizes.dims, sizes.learned))
+        self.plain = nn.ModuleDict({part: _plain(dims[part], sizes) for part in PARTS})
+        self.norm = nn.LayerNorm(sizes.token_dim)
+        shape = (sizes.token_dim, sizes.width, sizes.depth, sizes.heads, sizes.head_dim)
         self.learned = nn.ModuleDict(
-            {
-                part: PartResampler(sizes[part][0], sizes[part][1], token_dim, width, depth, num_heads, head_dim)
-                for part in LEARNED_ORDER
-                if sizes[part][1]
-            }
+            {part: PartResampler(dims[part], learned[part], *shape) for part in LEARNED_ORDER if learned[part]}
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -123,6 +79,45 @@ class ExpressionProjector(nn.Module):
                 module.reset_parameters()
             elif isinstance(module, PartResampler):
                 module.reset_queries()
+
+
+def widened(sizes: ExpressionSizes, augmentation: str) -> ExpressionSizes:
+    """The same with plain projections so wide that there are as many parameters as `augmentation` has with plain ones.
+
+    Equal to half a unit of that width, so that an ablation compares what learned tokens do and not how many weights.
+
+    Raises:
+        InputError: there are more parameters already.
+    """
+    lean = replace(sizes, plain_width=0)
+    wanted = parameter_count(replace(lean, learned=AUGMENTATIONS[augmentation]))
+    a_unit = sum(sizes.dims) + len(PARTS) * sizes.token_dim
+    narrow = parameter_count(lean) - sum(sizes.dims) * sizes.token_dim
+    width = round((wanted - narrow) / a_unit)
+    if width < 1 or sum(sizes.learned) >= sum(AUGMENTATIONS[augmentation]):
+        raise InputError(
+            f"an expression condition of {sum(sizes.learned)} learned tokens cannot be widened to the parameters of "
+            f"'{augmentation}'; name an augmentation that has more"
+        )
+    return replace(lean, plain_width=width)
+
+
+def parameter_count(sizes: ExpressionSizes) -> int:
+    """Parameters of a projector of these sizes; none is made."""
+    return sum(value.numel() for value in _without_memory(sizes).parameters())
+
+
+def expression_shapes(sizes: ExpressionSizes, dim: int, num_blocks: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the expression's tensors in a transformer of that width and depth; none is made."""
+    projector = _without_memory(sizes).state_dict()
+    shapes = {f"expression_projector.{name}": tuple(value.shape) for name, value in projector.items()}
+    names = [f"blocks.{block}.attn2.expression_{kind}_proj.weight" for block in range(num_blocks) for kind in "kv"]
+    return {**shapes, **dict.fromkeys(names, (dim, sizes.token_dim))}
+
+
+def _without_memory(sizes: ExpressionSizes) -> ExpressionProjector:
+    with torch.device("meta"):
+        return ExpressionProjector(sizes)
 
 
 class PartResampler(nn.Module):
@@ -183,6 +178,16 @@ class _PerceiverLayer(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value)
         tokens = tokens + self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
         return tokens + self.feed_forward(tokens)
+
+
+def _plain(part_dim: int, sizes: ExpressionSizes) -> nn.Module:
+    if not sizes.plain_width:
+        return nn.Linear(part_dim, sizes.token_dim, bias=False)
+    return nn.Sequential(
+        nn.Linear(part_dim, sizes.plain_width, bias=False),
+        nn.GELU(),
+        nn.Linear(sizes.plain_width, sizes.token_dim, bias=False),
+    )
 
 
 def _cut(tokens: Tensor, num_frames: int) -> Tensor:

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import InputError
-from fantasytalking.models.expression_projector import check_expression_config
+from fantasytalking.models.expression_sizes import check_expression_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 PRESETS = ("nano", "wan1.3b", "wan14b")
@@ -61,6 +61,8 @@ class PortraitConfig:
     expression_depth: int = 4
     expression_heads: int = 20
     expression_head_dim: int = 64
+    expression_plain_width: int = 0
+    """Inner width of the plain projections; 0 = one linear layer each, as released."""
     expression_scale: float = 1.0
     expression_padding: str = "masked"
 

@@ -27,6 +27,7 @@ from fantasytalking.models.check import check_inputs, sample_count
 from fantasytalking.models.condition_cache import ConditionCache, ConditionTokens
 from fantasytalking.models.cross_attention import BlockConditions, ComputedKeysValues, PortraitCrossAttention
 from fantasytalking.models.expression_projector import ExpressionProjector
+from fantasytalking.models.expression_sizes import ExpressionSizes
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.guidance_embedder import Distillation, GuidanceEmbedder
 from fantasytalking.models.motion_embedder import MotionEmbedder
@@ -47,12 +48,9 @@ class PortraitBlock(WanTransformerBlock):
         added_kv_proj_dim: int | None,
         audio_token_dim: int,
         face_token_dim: int,
-        expression_token_dim: int | None = None,
     ) -> None:
         super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim)
-        self.attn2 = PortraitCrossAttention(
-            dim, num_heads, eps, added_kv_proj_dim, audio_token_dim, face_token_dim, expression_token_dim
-        )
+        self.attn2 = PortraitCrossAttention(dim, num_heads, eps, added_kv_proj_dim, audio_token_dim, face_token_dim)
 
 
 # Step caches (first block, MagCache) look a block's signature up by its class.
@@ -93,9 +91,10 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         motion_width: inner width of the motion embedder.
         expression_dims: widths of an expression's head, eye, emotion and mouth (released: 6, 6, 30, 512); None = the
             model has no expression condition.
-        expression_learned: learned tokens of each (`expression_projector.AUGMENTATIONS`).
+        expression_learned: learned tokens of each (`expression_sizes.AUGMENTATIONS`).
         expression_token_dim: width of an expression token.
         expression_width, expression_depth, expression_heads, expression_head_dim: size of the resamplers.
+        expression_plain_width: inner width of the plain projections; 0 = one linear layer each.
         expression_scale: weight of the expression attention.
         expression_padding: `masked`, or `attended` for weights trained by the released code.
         distillation: what a distilled model follows (`Distillation.as_json`); None = the model is not distilled.
@@ -145,6 +144,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         expression_depth: int = 4,
         expression_heads: int = 20,
         expression_head_dim: int = 64,
+        expression_plain_width: int = 0,
         expression_scale: float = 1.0,
         expression_padding: str = "masked",
         distillation: dict[str, Any] | None = None,
@@ -181,7 +181,6 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
                 added_kv_proj_dim,
                 audio_token_dim,
                 face_token_dim,
-                None if expression_dims is None else expression_token_dim,
             )
             for _ in range(num_layers)
         )
@@ -194,16 +193,9 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         if distillation is not None:
             self.add_guidance(Distillation.read(distillation, "transformer"))
         self.expression_projector: ExpressionProjector | None = None
-        if expression_dims is not None:
-            self.expression_projector = ExpressionProjector(
-                expression_dims,
-                expression_learned,
-                expression_token_dim,
-                expression_width,
-                expression_depth,
-                expression_heads,
-                expression_head_dim,
-            )
+        sizes = ExpressionSizes.of(self.config)
+        if sizes is not None:
+            self.add_expression(sizes)
 
     @classmethod
     def from_wan(
@@ -220,6 +212,14 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         self.distillation = distillation
         like = self.motion_embedder.output.weight
         self.guidance_embedder = GuidanceEmbedder(distillation, len(like)).to(like.device, like.dtype)
+
+    def add_expression(self, sizes: ExpressionSizes) -> None:
+        """Gives the model a fresh expression condition, which adds nothing yet."""
+        self.register_to_config(**sizes.arguments())
+        like = self.motion_embedder.output.weight
+        self.expression_projector = ExpressionProjector(sizes).to(like.device, like.dtype)
+        for block in self.blocks:
+            block.attn2.add_expression(sizes.token_dim)
 
     @apply_lora_scale("attention_kwargs")
     def forward(

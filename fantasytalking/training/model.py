@@ -8,13 +8,8 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor
 
-from fantasytalking.checkpoint import (
-    AdapterConfig,
-    from_official,
-    load_adapter,
-    read_released,
-    trained_base_names,
-)
+from fantasytalking.audio_checkpoint import from_official, read_released
+from fantasytalking.checkpoint import AdapterConfig, load_adapter, trained_base_names
 from fantasytalking.config import suggestion
 from fantasytalking.errors import InputError
 from fantasytalking.lora import LoraSettings, add_lora, plain_name

@@ -1,5 +1,7 @@
 """The expression condition: silent when fresh or absent, every driver kept to their person, padding by choice."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,22 +13,17 @@ from fantasytalking.audio_windows import AudioWindows, join_speakers
 from fantasytalking.checkpoint import AdapterConfig, load_adapter, save_adapter
 from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.errors import InputError
+from fantasytalking.expression_adapter import add_expression
 from fantasytalking.models.assembly import portrait_module
 from fantasytalking.models.condition_cache import ConditionCache
-from fantasytalking.models.expression_projector import AUGMENTATIONS, ExpressionProjector
+from fantasytalking.models.expression_projector import ExpressionProjector, parameter_count, widened
+from fantasytalking.models.expression_sizes import AUGMENTATIONS, ExpressionSizes
 from fantasytalking.models.token_windows import OwnTokens, windowed_attention
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from tests.models.tiny import PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
-EXPRESSION: dict[str, Any] = {
-    "expression_dims": (3, 2, 4, 5),
-    "expression_learned": (0, 0, 2, 3),
-    "expression_token_dim": 16,
-    "expression_width": 12,
-    "expression_depth": 1,
-    "expression_heads": 2,
-    "expression_head_dim": 4,
-}
+SIZES = ExpressionSizes((3, 2, 4, 5), (0, 0, 2, 3), token_dim=16, width=12, depth=1, heads=2, head_dim=4)
+EXPRESSION = SIZES.arguments()
 FRAMES, GRID = 3, (4, 4)
 NUM_FRAMES = 4 * (FRAMES - 1) + 1
 
@@ -198,7 +195,8 @@ def test_cached_and_uncached_agree_over_steps_and_branches():
 
 def test_windows_hold_a_latent_frames_tokens_as_released():
     torch.manual_seed(0)
-    projector = ExpressionProjector((6, 6, 30, 512), (0, 0, 4, 16), 8, 16, 1, 2, 8)
+    sizes = ExpressionSizes((6, 6, 30, 512), token_dim=8, width=16, depth=1, heads=2, head_dim=8)
+    projector = ExpressionProjector(sizes)
     present = torch.ones(1, 2, 9, dtype=torch.bool)
     assert projector.tokens_per_frame == 24
     assert projector.window_mask(present, "masked")[0, :, 1].sum(-1).tolist() == [24, 97, 97]
@@ -222,20 +220,64 @@ def test_every_augmentation_runs_and_trains_from_the_first_step(name):
     assert sum("queries" in n for n in names) == {"none": 0, "emotion_and_mouth": 2, "all": 4}[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "like"), [("none", "emotion_and_mouth"), ("none", "all"), ("emotion_and_mouth", "all")]
+)
+def test_an_augmentation_can_be_widened_to_the_parameters_of_another(name, like):
+    released = ExpressionSizes((6, 6, 30, 512), AUGMENTATIONS[name])
+    small = ExpressionSizes((6, 6, 8, 16), AUGMENTATIONS[name], 256, 128, 2, 4, 32)
+    for sizes in (released, small):
+        wide = widened(sizes, like)
+        assert wide.learned == sizes.learned
+        other = replace(sizes, learned=AUGMENTATIONS[like])
+        assert parameter_count(wide) == pytest.approx(parameter_count(other), rel=0.005)
+        assert parameter_count(sizes) < 0.7 * parameter_count(other)
+    made = expressive(**replace(SIZES, plain_width=5).arguments())
+    assert predict(made, conditions_with(driven())).isfinite().all()
+    with pytest.raises(InputError, match="name an augmentation that has more"):
+        widened(replace(released, learned=AUGMENTATIONS[like]), name)
+
+
 def test_an_adapter_holds_the_expression_and_sets_how_padding_is_treated(tmp_path):
     source = expressive()
-    config = AdapterConfig(["expression"], "seconds", expression_padding="attended", expression_heads=2)
+    config = AdapterConfig(["expression"], "seconds", expression=SIZES.as_json(), expression_padding="attended")
     save_adapter(source, tmp_path / "adapter", config)
-    target = expressive(seed=3, trained=False)
-    load_adapter(target, tmp_path / "adapter")
     source.register_to_config(expression_padding="attended")
-    assert target.config.expression_padding == "attended"
-    ours, theirs = target.state_dict(), source.state_dict()
-    assert all(torch.equal(ours[n], theirs[n]) for n in ours if portrait_module(n) == "expression")
-    with pytest.raises(InputError, match="holds an expression module and the model has none"):
-        load_adapter(tiny_transformer(), tmp_path / "adapter")
-    with pytest.raises(InputError, match=r"trained with 2 heads .* the model has 1"):
+    for target in (expressive(seed=3, trained=False), tiny_transformer(seed=3)):
+        load_adapter(target, tmp_path / "adapter")
+        assert target.config.expression_padding == "attended"
+        ours, theirs = target.state_dict(), source.state_dict()
+        assert all(torch.equal(ours[n], theirs[n]) for n in theirs if portrait_module(n) == "expression")
+    with pytest.raises(InputError, match=r"'heads': 2.*the model has.*'heads': 1"):
         load_adapter(expressive(expression_heads=1, expression_head_dim=8), tmp_path / "adapter")
+
+
+def test_the_added_condition_is_the_one_that_is_built_in(tmp_path):
+    built, added = expressive(trained=False), tiny_transformer(trained=False)
+    add_expression(added, SIZES)
+    assert {n: v.shape for n, v in added.state_dict().items()} == {n: v.shape for n, v in built.state_dict().items()}
+    given = conditions_with(driven())
+    assert torch.equal(predict(added, given), predict(added, given._replace(expression=None))), "fresh, it adds nothing"
+    added.load_state_dict(expressive().state_dict())
+    assert torch.equal(predict(added, given), predict(expressive(), given))
+    added.save_pretrained(tmp_path / "model")
+    again = FantasyTalkingTransformer3DModel.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(predict(again, given), predict(expressive(), given), rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="'depth': 2"):
+        add_expression(added, replace(SIZES, depth=2))
+
+
+@pytest.mark.parametrize("change", [{"heads": 0}, {"dims": [6, 6, 8]}, {"depth": 10**6}, {"witdh": 1}])
+def test_an_adapter_of_impossible_sizes_is_refused(tmp_path, change):
+    save_adapter(
+        expressive(), tmp_path / "adapter", AdapterConfig(["expression"], "seconds", expression=SIZES.as_json())
+    )
+    path = tmp_path / "adapter" / "config.json"
+    described = json.loads(path.read_text())
+    described["expression"] |= change
+    path.write_text(json.dumps(described))
+    with pytest.raises(InputError, match="expression"):
+        load_adapter(tiny_transformer(), tmp_path / "adapter")
 
 
 def test_two_sounds_each_reach_their_own_speaker():

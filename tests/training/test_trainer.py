@@ -9,7 +9,8 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.checkpoint import load_adapter, read_adapter, to_official, write_released
+from fantasytalking.audio_checkpoint import to_official, write_released
+from fantasytalking.checkpoint import load_adapter, read_adapter
 from fantasytalking.errors import InputError
 from fantasytalking.models.assembly import portrait_module
 from fantasytalking.training.config import Optimiser, TrainConfig, ValidationConfig
