@@ -29,12 +29,12 @@ def make_backdrop(identity: Identity, height: int, width: int) -> FloatArray:
 def _room(
     identity: Identity, picture: FloatArray, x: FloatArray, y: FloatArray, random: np.random.Generator, scale: int
 ) -> FloatArray:
-    side = float(np.sign(identity.light_side))
+    side, aspect = float(np.sign(identity.light_side)), x.shape[1] / x.shape[0]
     window = smooth_step(0.20, 0.24, side * x) * smooth_step(0.52, 0.48, side * x) * smooth_step(0.16, 0.12, y)
     bars = 1 - 0.5 * np.exp(-(((side * x - 0.36) / 0.008) ** 2)) - 0.5 * np.exp(-(((y + 0.18) / 0.008) ** 2))
     picture = picture + window[..., None] * bars[..., None] * np.array([0.62, 0.68, 0.72], np.float32) * 0.7
     for _ in range(4):
-        left, top = random.uniform(-0.5, 0.3), random.uniform(-0.35, 0.2)
+        left, top = random.uniform(-0.5, 0.3) * aspect, random.uniform(-0.35, 0.2)
         wide, tall = random.uniform(0.06, 0.22), random.uniform(0.08, 0.3)
         tint = linear(mixed(identity.backdrop, identity.second_cloth, float(random.uniform(0.3, 0.8))))
         inside = (side * x < left + wide) & (side * x > left) & (y > top) & (y < top + tall) & (side * x < 0.15)
@@ -47,9 +47,10 @@ def _room(
 def _lights(
     identity: Identity, picture: FloatArray, x: FloatArray, y: FloatArray, random: np.random.Generator
 ) -> FloatArray:
-    for _ in range(22):
+    aspect = x.shape[1] / x.shape[0]
+    for _ in range(round(22 * aspect)):
         radius = random.uniform(0.02, 0.06)
-        place_x, place_y = random.uniform(-0.55, 0.55), random.uniform(-0.5, 0.35)
+        place_x, place_y = random.uniform(-0.55, 0.55) * aspect, random.uniform(-0.5, 0.35)
         distance = np.hypot(x - place_x, y - place_y)
         disc = smooth_step(radius, radius * 0.82, distance) * (
             0.75 + 0.25 * smooth_step(0.5 * radius, radius, distance)

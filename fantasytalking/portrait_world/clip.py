@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,15 @@ class ClipPlan:
     @property
     def name(self) -> str:
         return f"id{self.identity:04d}_s{self.sentence:04d}"
+
+    @property
+    def lead(self) -> int:
+        """Whose clips are made one after the other."""
+        return self.identity
+
+    def told_by(self, known: dict[str, Any]) -> bool:
+        """Whether a truth.json is of the same person saying the same."""
+        return (known["identity"], known["text"]) == (self.identity, self.text)
 
 
 class Sitter:
@@ -77,29 +86,51 @@ class Act:
     body: float
 
 
+class Manner(NamedTuple):
+    """How someone does it this time: intensities in [0, 1] and a voice a little unlike the usual one."""
+
+    expression: float
+    body: float
+    voice: Voice
+
+
+def draw_manner(
+    identity: Identity, expression: float | None, body: float | None, random: np.random.Generator
+) -> Manner:
+    """Draws the intensities that are None, and the voice."""
+    drawn = random.uniform(0, 1, 2).tolist()
+    rate, pitch = int(random.integers(-18, 19)), int(random.integers(-6, 7))
+    usual = identity.voice
+    voice = Voice(usual.name, usual.rate + rate, int(np.clip(usual.pitch + pitch, 0, 100)), usual.range)
+    return Manner(drawn[0] if expression is None else expression, drawn[1] if body is None else body, voice)
+
+
+def act_speech(speech: Speech, manner: Manner, random: np.random.Generator) -> Act:
+    """Acts what is said in this manner."""
+    performance = perform(speech, manner.expression, manner.body, random)
+    return Act(speech, performance, round(manner.expression, TRUE_DIGITS), round(manner.body, TRUE_DIGITS))
+
+
 def act(identity: Identity, plan: ClipPlan) -> Act:
     """Draws what the plan leaves open, speaks the sentence and acts it; the same for equal plans."""
     random = np.random.default_rng([plan.seed, plan.identity, plan.sentence])
-    expression, body = random.uniform(0, 1, 2)
-    expression = float(expression) if plan.expression is None else plan.expression
-    body = float(body) if plan.body is None else plan.body
-    rate, pitch = int(random.integers(-18, 19)), int(random.integers(-6, 7))
-    voice = identity.voice
-    spoken = Voice(voice.name, voice.rate + rate, int(np.clip(voice.pitch + pitch, 0, 100)), voice.range)
-    speech = speak(plan.text, spoken)
-    return Act(
-        speech, perform(speech, expression, body, random), round(expression, TRUE_DIGITS), round(body, TRUE_DIGITS)
-    )
+    manner = draw_manner(identity, plan.expression, plan.body, random)
+    return act_speech(speak(plan.text, manner.voice), manner, random)
+
+
+def true_frames(person: Person, performance: Performance) -> list[dict[str, Any]]:
+    """What is known of one person in every frame: see `write_clip`."""
+    frames = []
+    for state, phoneme in zip(performance.states, performance.phonemes, strict=True):
+        opening, width = person.mouth_size(state)
+        values = {"mouth_open": min(max(opening, 0.0), 1.0), "mouth_width": width}
+        values |= {name: getattr(state, name) for name in TRUE_VALUES}
+        frames.append({name: round(value, TRUE_DIGITS) + 0.0 for name, value in values.items()} | {"phoneme": phoneme})
+    return frames
 
 
 def truth(sitter: Sitter, plan: ClipPlan, acted: Act) -> dict[str, Any]:
     """What is known of a clip: see `write_clip`."""
-    frames = []
-    for state, phoneme in zip(acted.performance.states, acted.performance.phonemes, strict=True):
-        opening, width = sitter.person.mouth_size(state)
-        values = {"mouth_open": min(max(opening, 0.0), 1.0), "mouth_width": width}
-        values |= {name: getattr(state, name) for name in TRUE_VALUES}
-        frames.append({name: round(value, TRUE_DIGITS) + 0.0 for name, value in values.items()} | {"phoneme": phoneme})
     return {
         "identity": plan.identity,
         "text": plan.text,
@@ -107,8 +138,13 @@ def truth(sitter: Sitter, plan: ClipPlan, acted: Act) -> dict[str, Any]:
         "body": acted.body,
         "closeness": sitter.closeness,
         "fps": FRAMES_PER_SECOND,
-        "frames": frames,
+        "frames": true_frames(sitter.person, acted.performance),
     }
+
+
+def write_truth(path: Path, known: dict[str, Any]) -> None:
+    """Writes what is known of a clip as one line of JSON."""
+    path.write_text(json.dumps(known, separators=(",", ":"), ensure_ascii=False) + "\n", "utf-8")
 
 
 def write_clip(sitter: Sitter, plan: ClipPlan, folder: Path) -> None:
@@ -134,6 +170,4 @@ def write_clip(sitter: Sitter, plan: ClipPlan, folder: Path) -> None:
         )
         write_image(temporary / "portrait.png", sitter.portrait())
         media.write_wave(temporary / "speech.wav", acted.speech.samples, acted.speech.sample_rate)
-        (temporary / "truth.json").write_text(
-            json.dumps(known, separators=(",", ":"), ensure_ascii=False) + "\n", "utf-8"
-        )
+        write_truth(temporary / "truth.json", known)

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, written_whole
@@ -22,6 +23,31 @@ SENTENCES = Path(__file__).resolve().parent.parent.parent / "data" / "portrait_w
 TRAINING_SENTENCES, HELD_OUT_SENTENCES = SENTENCES / "sentences_train.txt", SENTENCES / "sentences_heldout.txt"
 """The project's own sentences, one a line."""
 CLIPS_PER_TASK = 6
+
+
+class PlannedClip(Protocol):
+    """A clip that is to be made."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def lead(self) -> int: ...
+
+    def told_by(self, known: dict[str, Any]) -> bool: ...
+
+
+C = TypeVar("C", bound=PlannedClip)
+
+
+class Plan(Protocol[C]):
+    """What to make: clips, their common settings, and how one of them is made in a folder below `output`."""
+
+    def clips(self) -> Iterator[C]: ...
+
+    def settings(self) -> dict[str, object]: ...
+
+    def make(self, clip: C, output: Path) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -44,14 +70,7 @@ class CorpusPlan:
     def __post_init__(self) -> None:
         if not SMALLEST_SIZE <= self.size <= LARGEST_SIZE or self.size % 2:
             raise InputError(f"size is {self.size}; give an even number from {SMALLEST_SIZE} to {LARGEST_SIZE}")
-        for name in ("expression", "body"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise InputError(f"{name} is {value}; give a number from 0 to 1, or leave it out to draw one per clip")
-        if not 1 <= self.closeness <= LARGEST_CLOSENESS:
-            raise InputError(f"closeness is {self.closeness}; give a number from 1 to {LARGEST_CLOSENESS}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed}; give a whole number from 0 on")
+        check_performing(self.expression, self.body, self.closeness, self.seed)
 
     def clips(self) -> Iterator[ClipPlan]:
         """One plan per clip, person by person."""
@@ -63,6 +82,25 @@ class CorpusPlan:
         """What all clips in a folder have in common."""
         values = asdict(self)
         return {name: values[name] for name in ("size", "expression", "body", "seed", "closeness")}
+
+    def make(self, clip: ClipPlan, output: Path) -> None:
+        """Makes one of the clips."""
+        write_clip(_sitter(clip.identity, self.size, self.closeness), clip, output / clip.name)
+
+
+def check_performing(expression: float | None, body: float | None, closeness: float, seed: int) -> None:
+    """Checks what every corpus has.
+
+    Raises:
+        InputError: out of bounds.
+    """
+    for name, value in (("expression", expression), ("body", body)):
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"{name} is {value}; give a number from 0 to 1, or leave it out to draw one per clip")
+    if not 1 <= closeness <= LARGEST_CLOSENESS:
+        raise InputError(f"closeness is {closeness}; give a number from 1 to {LARGEST_CLOSENESS}")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}; give a whole number from 0 on")
 
 
 def read_sentences(path: str | Path, identities: range) -> list[str]:
@@ -110,7 +148,7 @@ def _read_lines(path: Path) -> list[str]:
     return sentences
 
 
-def make_corpus(plan: CorpusPlan, output: str | Path, processes: int = 1) -> Iterator[tuple[int, int]]:
+def make_corpus(plan: Plan[C], output: str | Path, processes: int = 1) -> Iterator[tuple[int, int]]:
     """Makes every clip that `output` does not hold yet, a folder each; yields clips done so far and clips in all.
 
     The files do not depend on the number of processes, nor on how often the work was interrupted.
@@ -130,13 +168,13 @@ def make_corpus(plan: CorpusPlan, output: str | Path, processes: int = 1) -> Ite
     if processes == 1:
         for task in tasks:
             for clip in task:
-                _make_clips((clip,), plan.size, plan.closeness, output)
+                _make_clips(plan, (clip,), output)
                 done += 1
                 yield done, len(clips)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, max(1, len(tasks))), mp_context=context) as pool:
-        running = [pool.submit(_make_clips, task, plan.size, plan.closeness, output) for task in tasks]
+        running = [pool.submit(_make_clips, plan, task, output) for task in tasks]
         try:
             for finished in as_completed(running):
                 done += finished.result()
@@ -145,23 +183,23 @@ def make_corpus(plan: CorpusPlan, output: str | Path, processes: int = 1) -> Ite
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _is_made(clip: ClipPlan, output: Path) -> bool:
+def _is_made(clip: PlannedClip, output: Path) -> bool:
     truth = output / clip.name / "truth.json"
     if not truth.is_file():
         return False
     try:
-        text = json.loads(truth.read_text("utf-8"))["text"]
+        same = clip.told_by(json.loads(truth.read_text("utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{truth}' is damaged; remove its folder, and it is made again") from error
-    if text != clip.text:
+    if not same:
         raise InputError(
-            f"'{output / clip.name}' says '{str(text)[:40]}' and the sentences file has '{clip.text[:40]}' there; "
+            f"'{output / clip.name}' says other words than the sentences file has there, or by other people; "
             "choose another output folder"
         )
     return True
 
 
-def _claim(plan: CorpusPlan, output: Path) -> None:
+def _claim(plan: Plan[C], output: Path) -> None:
     """Notes the settings beside the clips, or checks that they are those of the clips that are there."""
     note = output / "corpus.json"
     if note.is_file():
@@ -177,15 +215,16 @@ def _claim(plan: CorpusPlan, output: Path) -> None:
         with written_whole(note) as temporary:
             temporary.write_text(json.dumps(plan.settings()) + "\n", "utf-8")
     # What an earlier run was writing when it was killed.
-    for unfinished in output.glob(".id????_s????.*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    for kind in ("id", "g"):
+        for unfinished in output.glob(f".{kind}????_s????.*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _tasks(clips: list[ClipPlan]) -> Iterator[tuple[ClipPlan, ...]]:
-    """Some clips of one person at a time."""
-    task: list[ClipPlan] = []
+def _tasks(clips: list[C]) -> Iterator[tuple[C, ...]]:
+    """Some clips of one person, or group, at a time."""
+    task: list[C] = []
     for clip in clips:
-        if task and (len(task) == CLIPS_PER_TASK or task[0].identity != clip.identity):
+        if task and (len(task) == CLIPS_PER_TASK or task[0].lead != clip.lead):
             yield tuple(task)
             task = []
         task.append(clip)
@@ -198,11 +237,11 @@ def _sitter(identity: int, size: int, closeness: float) -> Sitter:
     return Sitter(make_identity(identity), size, closeness)
 
 
-def _make_clips(clips: tuple[ClipPlan, ...], size: int, closeness: float, output: Path) -> int:
+def _make_clips(plan: Plan[C], clips: tuple[C, ...], output: Path) -> int:
     import cv2
 
     # One thread a process: the processes share the cores.
     cv2.setNumThreads(1)
     for clip in clips:
-        write_clip(_sitter(clip.identity, size, closeness), clip, output / clip.name)
+        plan.make(clip, output)
     return len(clips)

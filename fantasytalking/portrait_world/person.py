@@ -16,6 +16,9 @@ from fantasytalking.portrait_world.shading import CLOTH_WRAP, SKIN_WRAP, display
 from fantasytalking.portrait_world.skin import make_texture
 from fantasytalking.portrait_world.state import FaceState
 
+FACE_ANGLE, FACE_RINGS = 1.3, (3.0, 11.0)
+"""Where a face ends: radians from the front, and rings below the hairline and above the neck."""
+
 
 class Person:
     """Someone who can be drawn any number of times, on any canvas, beside others.
@@ -40,6 +43,12 @@ class Person:
         rig = self.anatomy.rig
         points = rig.pose(state)
         return rig.opening(points), rig.mouth_width(points)
+
+    def face_points(self, state: FaceState) -> FloatArray:
+        """Points (N, 3) of the face with this expression, forehead to chin and ear to ear, the head at rest."""
+        head = self.anatomy.head
+        front = (np.abs(head.angle) < FACE_ANGLE) & (head.ring > FACE_RINGS[0]) & (head.ring < FACE_RINGS[1])
+        return self.anatomy.rig.pose(state)[front]
 
     def draw(self, picture: FloatArray, camera: Camera, state: FaceState) -> None:
         """Draws the person over a picture (H, W, 3), sRGB in [0, 1], in place."""

@@ -13,7 +13,7 @@ PICTURE_UNITS = 3.08  # height of a portrait in head units
 PICTURE_CENTRE = -0.21  # y of a portrait's middle, in head units
 CAMERA_DISTANCE = 13.0
 APPROACHED = 0.5  # y, in head units, that stays in its place when the camera comes closer
-LARGEST_CLOSENESS = 1.5
+LEAST_CLOSENESS, LARGEST_CLOSENESS = 0.62, 1.5  # seen smaller, the shoulders would end in the picture
 BODY_FOLLOWS = 0.35  # share of the head's shift that the shoulders make too
 
 

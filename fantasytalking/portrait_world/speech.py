@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from fantasytalking.errors import InputError
 LEAD_SECONDS = 0.24
 TAIL_SECONDS = 0.32
 PEAK = 0.7
+MIXED_PEAK = 0.95
 MAXIMUM_CHARACTERS = 400
 MAXIMUM_SECONDS = 60
 
@@ -79,6 +81,29 @@ def speak(text: str, voice: Voice) -> Speech:
     if spoken.size > MAXIMUM_SECONDS * sample_rate:
         raise InputError(f"'{text[:40]}...' takes over {MAXIMUM_SECONDS} s to speak; give a shorter sentence")
     return _framed_by_silence(spoken, sample_rate, [(float(time), str(symbol)) for time, symbol in answer["phonemes"]])
+
+
+def silence(seconds: float, sample_rate: int) -> Speech:
+    """Nothing said for this long."""
+    return Speech(np.zeros(round(seconds * sample_rate), np.int16), sample_rate, (Phoneme(0.0, seconds, "_"),))
+
+
+def within_silence(speech: Speech, start: float, seconds: float) -> Speech:
+    """The same speech from `start` on in a stretch of `seconds` that is silent before and after."""
+    rate = speech.sample_rate
+    samples = np.zeros(round(seconds * rate), np.int16)
+    first = min(round(start * rate), len(samples) - len(speech.samples))
+    assert first >= 0, "the speech must fit into the stretch"
+    samples[first : first + len(speech.samples)] = speech.samples
+    moved = [Phoneme(phoneme.start + start, phoneme.end + start, phoneme.symbol) for phoneme in speech.phonemes]
+    around = [Phoneme(0.0, start, "_"), *moved, Phoneme(start + speech.seconds, seconds, "_")]
+    return Speech(samples, rate, tuple(phoneme for phoneme in around if phoneme.end > phoneme.start))
+
+
+def mixed_sound(speeches: Sequence[Speech]) -> NDArray[np.float32]:
+    """Speeches of one length and rate at once: (N,) in [-1, 1], quieter as a whole where their sum would clip."""
+    together = np.sum([speech.samples for speech in speeches], axis=0, dtype=np.float32) / 32768
+    return together / np.float32(max(1.0, float(np.abs(together).max()) / MIXED_PEAK))
 
 
 def _framed_by_silence(spoken: NDArray[np.float64], sample_rate: int, events: list[tuple[float, str]]) -> Speech:

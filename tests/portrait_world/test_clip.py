@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fantasytalking.files import hash_file
 from fantasytalking.media import probe, read_audio, read_image, read_video
 from fantasytalking.portrait_world.clip import ClipPlan, Sitter, act, truth, write_clip
 from fantasytalking.portrait_world.identity import make_identity
+from fantasytalking.portrait_world.state import FaceState
 
 PLAN = ClipPlan(identity=1, sentence=2, text="We moved five maps.", seed=4)
 
@@ -87,3 +89,18 @@ def test_another_seed_moves_otherwise_but_says_the_same() -> None:
 def test_given_intensities_are_kept() -> None:
     acted = act(make_identity(1), ClipPlan(1, 2, PLAN.text, 4, expression=0.25, body=1.0))
     assert (acted.expression, acted.body) == (0.25, 1.0)
+
+
+def test_one_person_is_made_as_ever(tmp_path: Path) -> None:
+    """Corpora and benchmarks that were made once can be made again."""
+    sitter = Sitter(make_identity(1), 96)
+    write_clip(sitter, ClipPlan(1, 0, "Pip.", seed=1), tmp_path / "id0001_s0000")
+    for name, digest in (
+        ("truth.json", "ca42e775f36545a43783eb2ba2d90fba0e1e56ec1daceecf7b6185ba526bfcf3"),
+        ("speech.wav", "58002345adb8da7564549baa0322be803f451963c4c9c38e8b6c5f77738f37c6"),
+    ):
+        assert hash_file(tmp_path / "id0001_s0000" / name) == digest, name
+    # Another processor may round a pixel otherwise.
+    turned = sitter.frame(FaceState(mouth_open=0.6, yaw=0.2, blink=0.5, smile=0.4))
+    assert sitter.portrait().mean((0, 1)) == pytest.approx([118.053, 108.403, 90.068], abs=0.01)
+    assert turned.mean((0, 1)) == pytest.approx([116.722, 106.948, 88.963], abs=0.01)

@@ -101,7 +101,7 @@ def test_a_sentence_is_known_under_any_name_and_case_and_ones_own_are_for_anyone
 
 
 def test_clips_that_say_something_else_are_not_taken_for_these(corpus: Path) -> None:
-    with pytest.raises(InputError, match="and the sentences file has"):
+    with pytest.raises(InputError, match="says other words"):
         next(make_corpus(CorpusPlan(range(2), ("Other words.",), size=96, seed=1), corpus))
 
 
