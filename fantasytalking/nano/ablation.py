@@ -64,7 +64,8 @@ class Ablation:
         Raises:
             InputError: components or corpus are missing, or a script fails.
         """
-        for path in (Path(self.config.components), Path(self.config.manifest)):
+        needed = [self.config.components, *([self.config.manifest] if self.config.trains else [])]
+        for path in map(Path, needed):
             if not path.exists():
                 raise InputError(f"'{path}' is not there; make it: python scripts/build_nano.py --until base")
         self._freeze()
@@ -76,7 +77,7 @@ class Ablation:
             results.append(self._score(trained.name, trained.folder, adapter, trained.row.infer))
             if self.config.control is not None and self.config.control.row == trained.row.name and trained.seed == 0:
                 results += self._control(trained, adapter)
-        self._script("evaluate.py", "--table", *results, "--output", self.work, "--title", "Ablation on nano")
+        self._script("evaluate.py", "--table", *results, "--output", self.work, "--title", self.config.title)
         return self.work / "table.html"
 
     def _trained(self) -> Iterator[Trained]:
@@ -94,8 +95,10 @@ class Ablation:
             settings = ["--benchmark", "portrait_world", "--references", self.references, "--output", self.protocol]
             self._script("make_benchmark.py", *settings, *size)
 
-    def _train(self, trained: Trained) -> Path:
-        """Both stages, or one; gives the adapter of the last."""
+    def _train(self, trained: Trained) -> Path | None:
+        """Both stages, or one; gives the adapter of the last. None for a row that is not trained."""
+        if trained.row.stage1_share is None:
+            return None
         first = round(self.config.steps * trained.row.stage1_share)
         adapter: Path | None = None
         for number, steps in ((1, first), (2, self.config.steps - first)):
@@ -110,18 +113,14 @@ class Ablation:
                 more = (*self.config.train, *trained.row.train)
                 self._script(f"train_stage{number}.py", "--config", config, *settings, *more)
             adapter = output / "adapter"
-        assert adapter is not None, "a row has two steps and more"
         return adapter
 
-    def _score(self, name: str, folder: str, adapter: Path, infer: Sequence[str]) -> Path:
+    def _score(self, name: str, folder: str, adapter: Path | None, infer: Sequence[str]) -> Path:
         """Generates and measures; gives results.json."""
         videos, output = self.work / folder / "videos", self.work / folder / "scores"
         asked = ["--manifest", self.protocol, "--references", self.references, "--output", videos]
-        settings = [
-            f"base={self.config.components}",
-            f"adapter={adapter}",
-            f"sizes=[{self.config.size}x{self.config.size}]",
-        ]
+        settings = [f"base={self.config.components}", f"sizes=[{self.config.size}x{self.config.size}]"]
+        settings += [f"adapter={adapter}"] if adapter else []
         if not (output / RESULTS).is_file():
             self._script("generate_benchmark.py", *asked, *settings, *self.config.infer, *infer)
             given = ["--benchmark", "portrait_world", "--references", self.references, "--predictions", videos]
@@ -130,7 +129,7 @@ class Ablation:
             self._script("evaluate.py", *given)
         return output / RESULTS
 
-    def _control(self, trained: Trained, adapter: Path) -> list[Path]:
+    def _control(self, trained: Trained, adapter: Path | None) -> list[Path]:
         """The same model asked for several intensities, and how what is measured follows."""
         assert self.config.control is not None
         results = []
@@ -163,7 +162,7 @@ def claim(folder: Path, trained: Trained, config: AblationConfig) -> None:
     Raises:
         InputError: it is not.
     """
-    settings = dataclasses.asdict(config) | {"rows": [], "control": None, "work": ""}
+    settings = dataclasses.asdict(config) | {"title": "", "rows": [], "control": None, "work": ""}
     settings |= {"row": dataclasses.asdict(trained.row), "seed": trained.seed}
     note, text = folder / SETTINGS, json.dumps(settings, indent=1) + "\n"
     if not note.is_file():

@@ -12,8 +12,9 @@ class RowConfig:
     """One row of the table."""
 
     name: str = MISSING
-    stage1_share: float = MISSING
-    """Of the steps that are stage 1's; 1: clip level alone, 0: frame level alone."""
+    stage1_share: float | None = None
+    """Of the steps that are stage 1's; 1: clip level alone, 0: frame level alone; none: nothing is trained, and the row
+    is the pipeline in `components` as it stands."""
     train: list[str] = field(default_factory=list)
     """key=value settings of both training scripts."""
     infer: list[str] = field(default_factory=list)
@@ -23,7 +24,7 @@ class RowConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        if not 0 <= self.stage1_share <= 1:
+        if self.stage1_share is not None and not 0 <= self.stage1_share <= 1:
             raise InputError(f"stage1_share of '{self.name}' is {self.stage1_share}; it must lie from 0 to 1")
         if not 1 <= self.seeds <= 100:
             raise InputError(f"seeds of '{self.name}' is {self.seeds}; it must lie from 1 to 100")
@@ -44,8 +45,9 @@ class ControlConfig:
 
 @dataclass
 class AblationConfig:
-    """All rows; every one has the same number of steps and the same clips."""
+    """All rows; every one that is trained has the same number of steps, and all have the same clips."""
 
+    title: str = "Ablation on nano"
     work: str = "outputs/nano/ablation"
     components: str = "checkpoints/nano"
     """Frozen base and encoders."""
@@ -56,8 +58,8 @@ class AblationConfig:
     """Of the held-out clips; must be what the training clips were drawn with."""
     clips: int = 24
     """Held-out people, who say one held-out sentence each."""
-    steps: int = MISSING
-    """Of both stages together."""
+    steps: int = 0
+    """Of both stages together; 0 where no row is trained."""
     train: list[str] = field(default_factory=list)
     """key=value settings of the training scripts in every row."""
     infer: list[str] = field(default_factory=list)
@@ -66,11 +68,16 @@ class AblationConfig:
     rows: list[RowConfig] = MISSING
     control: ControlConfig | None = None
 
+    @property
+    def trains(self) -> bool:
+        """Whether a row is trained."""
+        return any(row.stage1_share is not None for row in self.rows)
+
     def validate(self) -> None:
         """Holds the numbers in their limits and the names apart."""
         if not 1 <= self.clips <= 200:
             raise InputError(f"clips is {self.clips}; it must lie from 1 to 200")
-        if not 2 <= self.steps <= 10**7:
+        if self.trains and not 2 <= self.steps <= 10**7:
             raise InputError(f"steps is {self.steps}; it must lie from 2 to 10000000")
         names = [row.name for row in self.rows]
         twice = sorted({name for name in names if names.count(name) > 1})

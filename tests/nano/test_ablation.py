@@ -43,6 +43,14 @@ def test_what_makes_no_sense_is_refused(override: str, told: str) -> None:
         load(override)
 
 
+def test_rows_without_training_need_no_steps_and_no_corpus() -> None:
+    config = load_config(AblationConfig, preset_path("nano", "savings"), [])
+    assert not config.trains and config.steps == 0
+    assert Ablation(config, 1)._train(Trained(config.rows[0], 0)) is None
+    with pytest.raises(InputError, match="steps is 0"):
+        load("steps=0")
+
+
 def test_without_components_nothing_is_begun(tmp_path: Path) -> None:
     config = load(f"work={tmp_path / 'work'}", f"components={tmp_path / 'nano'}")
     with pytest.raises(InputError, match="build_nano"):
