@@ -1,0 +1,80 @@
+"""Faces turned and scaled to one place by five points, in the picture of any size.
+
+Points of the plane are complex numbers here, x + iy: a similarity (turn, scale, shift) is then z -> a z + b, and the
+best one in the least-squares sense is a quotient of two sums.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+# Left eye, right eye, tip of the nose, left and right corner of the mouth in a crop of side 1. ArcFace's usual places
+# (of 112 pixels), drawn together by `_ROOM`, so that brows and an open mouth's chin are in the crop as well.
+_ARCFACE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+_ROOM = 0.8
+_PLACES = (_ARCFACE / 112 - 0.5) * _ROOM + 0.5
+
+MOST_SAMPLES = 8
+"""Along each side of a pixel of the crop: beyond that a larger face is no longer averaged in full."""
+
+
+class Similarity(NamedTuple):
+    """Where each frame's crop lies in the picture: the crop's point w (side 1) is the picture's `turn` w + `shift`."""
+
+    turn: NDArray[np.complex128]
+    """(T,) the crop's side in pixels of the picture, times a unit number of the angle by which it is turned."""
+    shift: NDArray[np.complex128]
+    """(T,) the crop's left upper corner in pixels."""
+
+    @property
+    def centre(self) -> NDArray[np.complex128]:
+        """(T,) of the crop, in pixels of the picture."""
+        return self.turn * (0.5 + 0.5j) + self.shift
+
+
+def find_similarity(points: NDArray[np.floating]) -> Similarity:
+    """The similarity that brings the crop's standard places nearest to (T, 5, 2) points of faces, in pixels."""
+    assert points.shape[1:] == (5, 2), f"points must be (T, 5, 2), not {points.shape}"
+    found = points[..., 0] + 1j * points[..., 1].astype(np.float64)
+    places = _PLACES[:, 0] + 1j * _PLACES[:, 1]
+    middle, centred = found.mean(axis=1), places - places.mean()
+    turn = (found * centred.conj()).sum(axis=1) / np.square(np.abs(centred)).sum()
+    return Similarity(turn, middle - turn * places.mean())
+
+
+def cut_aligned(frames: NDArray[np.uint8], places: Similarity, size: int) -> Tensor:
+    """Crops of faces, upright and of one size; beyond the picture its edge is repeated.
+
+    A pixel of the crop is the mean of as many bilinear samples as it covers pixels of the picture, so that fine
+    patterns of large pictures do not turn into coarse ones.
+
+    Args:
+        frames: (T, H, W, 3) RGB.
+        places: one for each frame.
+        size: pixels of a side of the crops.
+
+    Returns:
+        (T, 3, size, size) float32 in [-1, 1].
+    """
+    height, width = frames.shape[1:3]
+    covered = float(np.abs(places.turn).max()) / size
+    fine = size * min(MOST_SAMPLES, max(1, math.ceil(covered)))
+    line = (np.arange(fine) + 0.5) / fine
+    crops = []
+    for frame, turn, shift in zip(frames, places.turn, places.shift, strict=True):
+        grid = turn * (line[None, :] + 1j * line[:, None]) + shift
+        # grid_sample counts from -1 to 1 between the picture's edges.
+        where = np.stack([2 * grid.real / width - 1, 2 * grid.imag / height - 1], axis=-1)
+        picture = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+        sampled = F.grid_sample(
+            picture, torch.from_numpy(where).float()[None], padding_mode="border", align_corners=False
+        )
+        crops.append(F.avg_pool2d(sampled, fine // size))
+    return torch.cat(crops) / 127.5 - 1

@@ -1,0 +1,218 @@
+"""The expression in a driving video as implicit features: head, eye, emotion and mouth of every frame.
+
+The method's own encoder is PD-FGC (Wang et al., CVPR 2023), which reads the four from one aligned crop of the face.
+This is a small network of the same inputs and outputs. Axes: T frames, B crops.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fantasytalking.config import config_of
+from fantasytalking.encoders.aligned_crop import Similarity, cut_aligned, find_similarity
+from fantasytalking.errors import InputError
+from fantasytalking.files import existing_file, written_whole
+from fantasytalking.tensor_files import check_floating, compare_shapes, open_safetensors, read_json
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MAX_CONFIG_BYTES = 1 << 16
+MAX_BYTES = 1 << 28
+PARTS = ("head", "eye", "emotion", "mouth")
+PLACE_VALUES = 4
+"""What is known of the crop's place beside its pixels: see `place_values`."""
+_BATCH = 32
+_PLACE_SCALE = 10.0
+"""Heads turn by tenths of a radian and move by tenths of their size; the network is given numbers about 1."""
+
+
+@dataclass
+class ExpressionEncoderConfig:
+    """Sizes of the network (config.json)."""
+
+    dims: list[int] = field(default_factory=lambda: [6, 6, 8, 16])
+    """Features of head, eye, emotion and mouth."""
+    size: int = 64
+    """Pixels of a side of the crop."""
+    channels: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
+    """After each halving of the crop."""
+    hidden: int = 64
+    """Width of each part's hidden layer."""
+
+    def validate(self) -> None:
+        """Holds the sizes in their limits.
+
+        Raises:
+            InputError: a size that no such network has.
+        """
+        sound = {
+            "dims": len(self.dims) == len(PARTS) and all(1 <= dim <= 1024 for dim in self.dims),
+            "channels": 2 <= len(self.channels) <= 6 and all(8 <= c <= 512 and c % 8 == 0 for c in self.channels),
+            "size": 16 <= self.size <= 256 and self.size % 2 ** len(self.channels) == 0,
+            "hidden": 1 <= self.hidden <= 1024,
+        }
+        for name, fits in sound.items():
+            if not fits:
+                raise InputError(
+                    f"expression encoder: {name} is {getattr(self, name)}, which this version cannot build"
+                )
+
+
+class ExpressionFeatures(NamedTuple):
+    """What a driver's frames express."""
+
+    features: Tensor
+    """(T, D) float32: head, eye, emotion, mouth; a frame without a face repeats the last one that has one, or the
+    first where none was before."""
+    present: Tensor
+    """(T,) bool: the frame has a face."""
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, at half the resolution."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inner, outer, 3, 2, 1)
+        self.first_norm = nn.GroupNorm(8, outer)
+        self.second = nn.Conv2d(outer, outer, 3, 1, 1)
+        self.second_norm = nn.GroupNorm(8, outer)
+        self.shortcut = nn.Conv2d(inner, outer, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        hidden = F.silu(self.first_norm(self.first(image)))
+        return F.silu(self.second_norm(self.second(hidden)) + self.shortcut(F.avg_pool2d(image, 2)))
+
+
+class ExpressionNetwork(nn.Module):
+    """Crops and their places to features: a shared trunk and one head a part; the place is the head pose's alone."""
+
+    def __init__(self, config: ExpressionEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = nn.Sequential(*(_Residual(*pair) for pair in pairwise([3, *config.channels])))
+        side = config.size // 2 ** len(config.channels)
+        seen = config.channels[-1] * side * side
+        self.parts = nn.ModuleDict(
+            {
+                part: nn.Sequential(
+                    nn.Linear(seen + (PLACE_VALUES if part == "head" else 0), config.hidden),
+                    nn.SiLU(),
+                    nn.Linear(config.hidden, dim),
+                )
+                for part, dim in zip(PARTS, config.dims, strict=True)
+            }
+        )
+
+    def forward(self, crops: Tensor, places: Tensor) -> Tensor:
+        """(B, 3, size, size) in [-1, 1] and (B, 4) `place_values` to (B, sum of dims)."""
+        seen = self.trunk(crops).flatten(1)
+        given = {part: torch.cat([seen, places], dim=1) if part == "head" else seen for part in PARTS}
+        return torch.cat([self.parts[part](given[part]) for part in PARTS], dim=1)
+
+
+def place_values(places: Similarity, start: Similarity) -> Tensor:
+    """How a head is tilted, and how it has moved from where it began: (T, 4) float32, tenths.
+
+    The tilt in radians, the logarithm of the size over that at the start, and the way right and down in sizes at the
+    start (one size is the crop's side). So neither the picture's resolution nor where somebody sits in it matters.
+
+    Args:
+        places: of the crops.
+        start: one place, or one for each crop.
+    """
+    turn, size = places.turn, np.abs(start.turn)
+    way = (places.centre - start.centre) / size
+    values = np.stack([np.angle(turn), np.log(np.abs(turn) / size), way.real, way.imag], axis=1)
+    return torch.from_numpy(values * _PLACE_SCALE).float()
+
+
+class ExpressionEncoder:
+    """The frozen network with what comes before and after it."""
+
+    def __init__(self, network: ExpressionNetwork, device: torch.device | str = "cpu") -> None:
+        self.network = network.to(device).eval().requires_grad_(False)
+        self._device = device
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> "ExpressionEncoder":
+        """The encoder that `save_pretrained` wrote.
+
+        Raises:
+            InputError: a file is missing, too large or damaged, or the weights are not those of the sizes; says which.
+        """
+        folder = Path(folder)
+        for name, limit in ((CONFIG, MAX_CONFIG_BYTES), (WEIGHTS, MAX_BYTES)):
+            size = existing_file(folder / name, "expression encoder").stat().st_size
+            if size > limit:
+                raise InputError(f"expression encoder '{folder / name}' has {size} bytes; the limit is {limit}")
+        config = config_of(ExpressionEncoderConfig, read_json(folder / CONFIG), str(folder / CONFIG))
+        stored = open_safetensors(folder / WEIGHTS)
+        network = ExpressionNetwork(config)
+        wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        compare_shapes(stored.shapes, wanted, f"expression encoder '{folder}'", "get it again from its source")
+        tensors = {name: stored.read(name) for name in wanted}
+        check_floating(tensors, str(folder / WEIGHTS))
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        return cls(network, device)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Writes config.json and model.safetensors, whole or not at all."""
+        with written_whole(folder) as temporary:
+            temporary.mkdir()
+            state = self.network.state_dict()
+            tensors = {name: value.to("cpu", dtype).contiguous() for name, value in state.items()}
+            save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+            told = json.dumps(asdict(self.network.config), indent=1) + "\n"
+            (temporary / CONFIG).write_text(told, encoding="utf-8")
+
+    @property
+    def dims(self) -> tuple[int, int, int, int]:
+        """Features of head, eye, emotion and mouth."""
+        head, eye, emotion, mouth = self.network.config.dims
+        return head, eye, emotion, mouth
+
+    def encode(
+        self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating] | None = None
+    ) -> ExpressionFeatures:
+        """The features of one person's face in every frame.
+
+        Args:
+            frames: (T, H, W, 3) RGB.
+            points: (T, 5, 2) pixels (x, y): left eye, right eye, tip of the nose, left and right corner of the mouth,
+                as they stand in the picture; NaN where there is no face.
+            start: (5, 2) points from which the head's movement counts, for a video that is encoded piece by piece;
+                None: those of the first frame that has a face.
+
+        Returns:
+            on the CPU.
+
+        Raises:
+            InputError: no frame has a face.
+        """
+        assert frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == np.uint8, "frames must be (T, H, W, 3)"
+        assert points.shape == (len(frames), 5, 2), f"points must be ({len(frames)}, 5, 2), not {points.shape}"
+        present = np.isfinite(points).all(axis=(1, 2))
+        if not present.any():
+            raise InputError(f"none of the driver's {len(frames)} frames shows the face; give a video that does")
+        seen = np.flatnonzero(present)
+        first = find_similarity((points[seen[0]] if start is None else start)[None])
+        batches = np.array_split(seen, -(-len(seen) // _BATCH))
+        found = [self._encode(frames[batch], points[batch], first) for batch in batches]
+        carried = np.maximum(np.cumsum(present) - 1, 0)
+        return ExpressionFeatures(torch.cat(found)[torch.from_numpy(carried)], torch.from_numpy(present))
+
+    @torch.no_grad()
+    def _encode(self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: Similarity) -> Tensor:
+        places = find_similarity(points)
+        crops = cut_aligned(frames, places, self.network.config.size)
+        features: Tensor = self.network(crops.to(self._device), place_values(places, start).to(self._device))
+        return features.cpu()
