@@ -1,4 +1,4 @@
-"""What the two training scripts run: training, with what lies above it brought along.
+"""What the training scripts run: training, with what lies above it brought along.
 
 Both are imported only when they are wanted: they need the pipeline and the perception packages.
 """

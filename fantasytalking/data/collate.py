@@ -8,11 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows, clip_window, frame_windows
+from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows, clip_window, frame_windows, join_speakers
 from fantasytalking.conditions import Conditions
+from fantasytalking.data.collate_people import RegionBoxes, expression_condition, speaker_sounds, stack_faces
 from fantasytalking.data.dataset import Sample
 from fantasytalking.encoders.wan_conventions import first_frame_mask, pad_text
 from fantasytalking.errors import InputError
+from fantasytalking.regions import Background
 
 
 class Alignment(Enum):
@@ -51,6 +53,11 @@ class CollateConfig:
     text_length: int = 512
     """Text states are padded with zeros to this many tokens, as Wan does; longer ones are cut."""
     lip_mask: MaskProjection = MaskProjection.causal
+    expression: bool = False
+    """Whether the clips' expressions are wanted."""
+    regions: RegionBoxes = RegionBoxes.still
+    """Of several people: whose expression and whose sound reaches where in the picture."""
+    background: Background = Background.everyone
 
     def validate(self) -> None:
         """Checks the values.
@@ -74,27 +81,41 @@ class Collate:
         """Stacks clips of one size, length and frame rate; no condition is dropped (the gates are 1).
 
         Raises:
-            InputError: the clips differ in shape, as they do when they come from different encoders.
+            InputError: the clips differ in shape, as they do when they come from different encoders, or lack what the
+                stage wants of them.
         """
-        features = [sample.features for sample in samples]
-        masks = [getattr(clip, f"lip_mask_{self.config.lip_mask.value}") for clip in features]
+        config, features = self.config, [sample.features for sample in samples]
+        masks = [getattr(clip, f"lip_mask_{config.lip_mask.value}") for clip in features]
         first_frame = _stack([clip.first_frame_latents for clip in features], samples, "first_frame_latents")
-        audio = self._windows(
-            _stack([clip.audio for clip in features], samples, "audio"),
-            torch.stack([clip.frame_times for clip in features]),
-        )
+        audio, speaker_regions = self._sound(samples)
         conditions = Conditions(
             text=_stack([pad_text(clip.text, self.config.text_length) for clip in features], samples, "text"),
             image=_stack([clip.image for clip in features], samples, "image"),
             latents=torch.cat([first_frame_mask(first_frame), first_frame], dim=1),
             audio=audio.tokens,
             audio_mask=audio.mask,
-            face=_stack([clip.face for clip in features], samples, "face"),
+            face=stack_faces([clip.face for clip in features]),
             motion=torch.tensor([[sample.record.expression, sample.record.body] for sample in samples]),
             gate=torch.ones(len(samples), 2),
+            expression=expression_condition(samples, config.regions, config.background) if config.expression else None,
+            speaker_regions=speaker_regions,
         )
         latents = _stack([clip.latents for clip in features], samples, "latents")
         return Batch(latents, conditions, _stack(masks, samples, "lip_mask")[:, None])
+
+    def _sound(self, samples: Sequence[Sample]) -> tuple[AudioWindows, Tensor | None]:
+        """Windows of the clips' sound, or of every person's own side by side with the regions that hear them."""
+        frame_times = torch.stack([sample.features.frame_times for sample in samples])
+        speakers = speaker_sounds(samples, self.config.regions, self.config.background)
+        if speakers is None:
+            audio = _stack([sample.features.audio for sample in samples], samples, "audio")
+            return self._windows(audio, frame_times), None
+        sounds, heard, regions = speakers
+        windows = [self._windows(sound, frame_times) for sound in sounds]
+        there = [
+            window._replace(mask=window.mask & heard[:, person, None, None]) for person, window in enumerate(windows)
+        ]
+        return join_speakers(there), regions
 
     def _windows(self, audio: Tensor, frame_times: Tensor) -> AudioWindows:
         if self.config.alignment is Alignment.clip:

@@ -193,8 +193,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         if distillation is not None:
             self.add_guidance(Distillation.read(distillation, "transformer"))
         self.expression_projector: ExpressionProjector | None = None
-        sizes = ExpressionSizes.of(self.config)
-        if sizes is not None:
+        if (sizes := ExpressionSizes.of(self.config)) is not None:
             self.add_expression(sizes)
 
     @classmethod
@@ -218,8 +217,9 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         self.register_to_config(**sizes.arguments())
         like = self.motion_embedder.output.weight
         self.expression_projector = ExpressionProjector(sizes).to(like.device, like.dtype)
-        for block in self.blocks:
-            block.attn2.add_expression(sizes.token_dim)
+        for module in self.modules():
+            if isinstance(module, PortraitCrossAttention):
+                module.add_expression(sizes.token_dim)
 
     @apply_lora_scale("attention_kwargs")
     def forward(

@@ -107,7 +107,7 @@ class TolerantClips(Dataset[Delivery]):
         self._place_in: list[int] = []
         buckets: dict[tuple[float, ...], list[int]] = defaultdict(list)
         for index, record in enumerate(dataset.records):
-            bucket = buckets[record.width, record.height, record.frames, record.fps]
+            bucket = buckets[record.width, record.height, record.frames, record.fps, record.people]
             self._bucket_of.append(bucket)
             self._place_in.append(len(bucket))
             bucket.append(index)
@@ -153,10 +153,11 @@ def step_loader(
     dataset: PortraitDataset, config: TrainConfig, layout: Layout, first: int, pin_memory: bool
 ) -> DataLoader[Any]:
     """A loader of this process's micro-batches from step `first` to the end."""
+    collate = config.data.collate(config.stage.alignment, config.stage.expression is not None)
     return DataLoader(
         TolerantClips(dataset),
         batch_sampler=StepSampler(dataset, layout, config.seed, first, config.stage.steps),
-        collate_fn=StepCollate(Collate(config.data.collate(config.stage.alignment)), config.seed),
+        collate_fn=StepCollate(Collate(collate), config.seed),
         num_workers=config.data.workers,
         pin_memory=pin_memory,
         persistent_workers=False,

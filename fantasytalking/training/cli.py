@@ -1,4 +1,4 @@
-"""What scripts/train_stage1.py and train_stage2.py share: they differ in their default YAML alone."""
+"""What the training scripts share: they differ in their default YAML alone."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""What a training run is: configs/<preset>/stage1.yaml and stage2.yaml over these defaults."""
+"""What a training run is: configs/<preset>/stage1.yaml and the other stages over these defaults."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -6,10 +6,14 @@ from enum import Enum
 from omegaconf import MISSING
 
 from fantasytalking.data.collate import Alignment, CollateConfig, MaskProjection
+from fantasytalking.data.collate_people import RegionBoxes
 from fantasytalking.errors import InputError
 from fantasytalking.flow_matching import Normalisation, SigmaConfig
 from fantasytalking.models.guidance_branches import Formula
 from fantasytalking.models.guidance_embedder import MAX_SCALE, MAX_WINDOWS, Distillation
+from fantasytalking.regions import Background
+from fantasytalking.training.expression import ExpressionConfig
+from fantasytalking.training.limits import between, share
 
 
 class LossWeight(Enum):
@@ -87,7 +91,7 @@ class LossConfig:
 
     def validate(self) -> None:
         """Holds eta in its limits."""
-        _share("loss.eta", self.eta)
+        share("loss.eta", self.eta)
 
 
 @dataclass
@@ -99,12 +103,14 @@ class DropoutConfig:
     """Closes the audio gate, as guidance does at inference."""
     prompt: float = 0.1
     """Sets the text states to zeros, which are what Wan pads every prompt with."""
+    expression: float = 0.2
+    """Closes the expression's gate; of a stage that trains it (FantasyPortrait: 0.2, reference and prompt alike)."""
     reference_drops: ReferenceDropout = ReferenceDropout.face
 
     def validate(self) -> None:
         """Holds the shares in their limits."""
-        for name in ("reference", "audio", "prompt"):
-            _share(f"dropout.{name}", getattr(self, name))
+        for name in ("reference", "audio", "prompt", "expression"):
+            share(f"dropout.{name}", getattr(self, name))
 
 
 @dataclass
@@ -123,8 +129,8 @@ class LoraConfig:
 
     def validate(self) -> None:
         """Holds rank and alpha in their limits."""
-        _between("lora.rank", self.rank, 0, 1024)
-        _between("lora.alpha", self.alpha, 1e-3, 1e5)
+        between("lora.rank", self.rank, 0, 1024)
+        between("lora.alpha", self.alpha, 1e-3, 1e5)
         if self.rank and not self.targets:
             raise InputError("lora.targets is empty; name the layers, as in lora.targets=[attn1.to_q,attn1.to_v]")
 
@@ -153,11 +159,11 @@ class DistillationConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _between("stage.distillation.windows", self.windows, 1, MAX_WINDOWS)
-        _between("stage.distillation.teacher_steps", self.teacher_steps, 1, 1000)
-        _between("stage.distillation.shift", self.shift, 0.01, 100)
-        _between("stage.distillation.width", self.width, 1, 8192)
-        _share("stage.distillation.at_start", self.at_start)
+        between("stage.distillation.windows", self.windows, 1, MAX_WINDOWS)
+        between("stage.distillation.teacher_steps", self.teacher_steps, 1, 1000)
+        between("stage.distillation.shift", self.shift, 0.01, 100)
+        between("stage.distillation.width", self.width, 1, 8192)
+        share("stage.distillation.at_start", self.at_start)
         for name in ("text", "audio"):
             scales = getattr(self, name)
             if len(scales) != 2 or not 0 <= scales[0] <= scales[1] <= MAX_SCALE:
@@ -185,21 +191,28 @@ class StageConfig:
     """Shell patterns of parameter names; audio, face and motion stand for the paper's modules, base for everything else
     and * for all. LoRA layers train whenever there are any."""
     init_from: str | None = None
-    """An adapter folder of ours (stage 1's, for stage 2), the released audio weights, or the saved pipeline that is the
-    base as well; none: fresh modules."""
+    """An adapter folder of ours (stage 1's, for stage 2), the released audio or portrait weights, or the saved pipeline
+    that is the base as well; none: fresh modules."""
     loss: LossConfig = field(default_factory=LossConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    expression: ExpressionConfig | None = None
+    """Adds an expression condition and gives it the clips' expressions; none: the faces are driven by sound alone."""
     distillation: DistillationConfig | None = None
     """Teaches what `init_from` brings to make videos in few steps; none: ordinary training."""
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _between("stage.steps", self.steps, 1, 10**8)
+        between("stage.steps", self.steps, 1, 10**8)
         if not self.trainable:
             raise InputError("stage.trainable is empty; name what trains, as in stage.trainable=[audio,face,motion]")
         if self.distillation is not None:
             self._check_distillation()
+
+    @property
+    def half(self) -> bool:
+        """Whether the adapter is written in float16."""
+        return any(part is not None and part.half for part in (self.expression, self.distillation))
 
     def _check_distillation(self) -> None:
         """Teacher and student are one network, so only what the teacher leaves out may train."""
@@ -229,6 +242,9 @@ class DataConfig:
     """Span of a latent frame's audio window."""
     lip_mask: MaskProjection = MaskProjection.causal
     """How the lip mask came to latent space: causal groups, or trilinear as in the paper."""
+    regions: RegionBoxes = RegionBoxes.still
+    """Of several people: still boxes as inference knows them, or tracked ones."""
+    background: Background = Background.everyone
     workers: int = 2
     """Processes that read clips, for each training process; 0 = none of their own."""
     max_bad_share: float = 0.01
@@ -238,12 +254,13 @@ class DataConfig:
         """Holds the numbers in their limits."""
         if not self.manifests:
             raise InputError("data.manifests is empty; give the manifest.jsonl of a prepared corpus")
-        _between("data.workers", self.workers, 0, 256)
-        _share("data.max_bad_share", self.max_bad_share)
+        between("data.workers", self.workers, 0, 256)
+        share("data.max_bad_share", self.max_bad_share)
 
-    def collate(self, alignment: Alignment) -> CollateConfig:
+    def collate(self, alignment: Alignment, expression: bool = False) -> CollateConfig:
         """The batches of a stage; checked when the configuration is."""
-        config = CollateConfig(alignment, self.window_seconds, self.text_length, self.lip_mask)
+        own = (self.window_seconds, self.text_length, self.lip_mask)
+        config = CollateConfig(alignment, *own, expression, self.regions, self.background)
         config.validate()
         return config
 
@@ -272,14 +289,14 @@ class OptimiserConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _between("optimiser.learning_rate", self.learning_rate, 1e-12, 10)
+        between("optimiser.learning_rate", self.learning_rate, 1e-12, 10)
         for name in ("beta1", "beta2", "ema_decay"):
-            _between(f"optimiser.{name}", getattr(self, name), 0, 0.999999)
-        _between("optimiser.epsilon", self.epsilon, 1e-30, 1)
-        _between("optimiser.weight_decay", self.weight_decay, 0, 10)
-        _between("optimiser.warm_up", self.warm_up, 0, 10**7)
-        _share("optimiser.final_share", self.final_share)
-        _between("optimiser.clip_norm", self.clip_norm, 1e-6, 1e6)
+            between(f"optimiser.{name}", getattr(self, name), 0, 0.999999)
+        between("optimiser.epsilon", self.epsilon, 1e-30, 1)
+        between("optimiser.weight_decay", self.weight_decay, 0, 10)
+        between("optimiser.warm_up", self.warm_up, 0, 10**7)
+        share("optimiser.final_share", self.final_share)
+        between("optimiser.clip_norm", self.clip_norm, 1e-6, 1e6)
 
 
 @dataclass
@@ -291,8 +308,8 @@ class SavingConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _between("saving.every", self.every, 1, 10**8)
-        _between("saving.keep_last", self.keep_last, 1, 1000)
+        between("saving.every", self.every, 1, 10**8)
+        between("saving.keep_last", self.keep_last, 1, 1000)
 
 
 @dataclass
@@ -307,7 +324,7 @@ class LoggingConfig:
 
     def validate(self) -> None:
         """Holds the values in their limits."""
-        _between("logging.every", self.every, 1, 10**6)
+        between("logging.every", self.every, 1, 10**6)
         for name in self.trackers:
             if name not in ("tensorboard", "wandb"):
                 raise InputError(f"logging.trackers has '{name}'; tensorboard and wandb are known")
@@ -333,11 +350,11 @@ class ValidationConfig:
 
     def validate(self) -> None:
         """Portrait and sound are given when they are needed."""
-        _between("validation.every", self.every, 0, 10**8)
-        _between("validation.seconds", self.seconds, 0.2, 30)
-        _between("validation.seed", self.seed, 0, 2**63 - 1)
-        _share("validation.motion", self.motion)
-        _between("validation.steps", self.steps, 1, 1000)
+        between("validation.every", self.every, 0, 10**8)
+        between("validation.seconds", self.seconds, 0.2, 30)
+        between("validation.seed", self.seed, 0, 2**63 - 1)
+        share("validation.motion", self.motion)
+        between("validation.steps", self.steps, 1, 1000)
         for name in ("portrait", "audio"):
             if self.every and not getattr(self, name):
                 raise InputError(f"validation.every is {self.every} and validation.{name} is not given; give a file")
@@ -371,16 +388,7 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits and the parts against each other."""
-        _between("seed", self.seed, 0, 2**63 - 1)
-        _between("batch", self.batch, 1, 4096)
-        _between("accumulation", self.accumulation, 1, 65536)
+        between("seed", self.seed, 0, 2**63 - 1)
+        between("batch", self.batch, 1, 4096)
+        between("accumulation", self.accumulation, 1, 65536)
         self.data.collate(self.stage.alignment)
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InputError(f"{name} is {value}; it must be {low} to {high}")
-
-
-def _share(name: str, value: float) -> None:
-    _between(name, value, 0, 1)

@@ -1,6 +1,6 @@
 """The model of a run: base, what it starts from, and what of it trains."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,16 +9,22 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor
 
 from fantasytalking.audio_checkpoint import from_official, read_released
-from fantasytalking.checkpoint import AdapterConfig, load_adapter, trained_base_names
+from fantasytalking.checkpoint import AdapterConfig, load_adapter, read_config, trained_base_names
 from fantasytalking.config import suggestion
 from fantasytalking.errors import InputError
+from fantasytalking.expression_adapter import add_expression, load_expression
+from fantasytalking.expression_checkpoint import holds_expression
 from fantasytalking.lora import LoraSettings, add_lora, plain_name
 from fantasytalking.models.assembly import PORTRAIT_MODULES, from_wan, portrait_module
+from fantasytalking.models.expression_sizes import PADDINGS, ExpressionSizes
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.tensor_files import StoredTensors, compare_shapes, open_model_folder
+from fantasytalking.tensor_files import StoredTensors, compare_shapes, open_model_folder, read_json
 from fantasytalking.training.config import LoraConfig, TrainConfig
 from fantasytalking.training.trainable import part_of, set_trainable
+
+OWN = frozenset({"audio", "face", "motion"})
+"""Modules that every saved pipeline has."""
 
 
 def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[FantasyTalkingTransformer3DModel, "Origin"]:
@@ -34,6 +40,8 @@ def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[Fantasy
     model = from_wan(base, asdict(preset.portrait), frozen_dtype)
     if config.stage.distillation is not None:
         model.add_guidance(config.stage.distillation.described())
+    if config.stage.expression is not None:
+        add_expression(model, config.stage.expression.sizes())
     set_trainable(model, config.stage.trainable)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad or portrait_module(name):
@@ -46,6 +54,7 @@ def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[Fantasy
             f"stage.init_from '{config.stage.init_from}' brings a LoRA, and the teacher's weights must be its own; "
             "distil a model that was trained without one"
         )
+    origin.expression, origin.padding = ExpressionSizes.of(model.config), model.config.expression_padding
     _apply_lora(model, config.stage.lora, origin)
     origin.trained = set_trainable(model, config.stage.trainable)
     if config.attention is not None:
@@ -68,6 +77,10 @@ class Origin:
         self.base, self.modules, self.base_names, self.lora = base, modules or [], base_names or [], lora
         self.trained: list[str] = []
         """Names of what trains in this run."""
+        self.expression: ExpressionSizes | None = None
+        """Of the model."""
+        self.padding = PADDINGS[0]
+        """How its expression attention treats padding."""
 
     def adapter(self, config: TrainConfig, step: int) -> tuple[AdapterConfig, list[str]]:
         """The adapter's configuration after `step` steps, and the names of the base's tensors that it holds."""
@@ -80,6 +93,8 @@ class Origin:
             audio_window="seconds",
             window_seconds=config.data.window_seconds,
             base=self.base,
+            expression=self.expression.as_json() if self.expression and "expression" in modules else None,
+            expression_padding=self.padding,
             distillation=None if distillation is None else distillation.described().as_json(),
             lora=None if self.lora is None else self.lora.as_json(),
             base_tensors=len(base_names),
@@ -89,20 +104,33 @@ class Origin:
 
 
 def load_start(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> Origin:
-    """Sets what the run starts from: an adapter folder of ours, a saved pipeline, or the released audio weights.
+    """Sets what the run starts from: an adapter folder of ours, a saved pipeline, or released weights.
+
+    An adapter without sound, face and motion, where the base is a saved pipeline, goes on that pipeline's.
 
     Raises:
-        InputError: neither is there, or it does not fit the model.
+        InputError: none of these is there, or it does not fit the model.
     """
     if (source / "model_index.json").is_file():
         return _load_saved(model, source, base)
     if source.is_dir():
+        if OWN.isdisjoint(read_config(source).modules) and _is_saved(Path(base)):
+            _load_saved(model, Path(base), base)
         adapter = load_adapter(model, source)
         lora = None if adapter.lora is None else LoraSettings.read(adapter.lora, str(source))
         return Origin(base, adapter.modules, trained_base_names(source), lora)
     check_start(str(source))
-    _set(model, ["audio"], from_official(read_released(source)), f"'{source}'", base)
+    if holds_expression(source):
+        load_expression(model, source)
+        return Origin(base, ["expression"])
+    _set(model, {"audio"}, from_official(read_released(source)), f"'{source}'", base)
     return Origin(base, ["audio"])
+
+
+def _is_saved(base: Path) -> bool:
+    """Whether a base is a saved pipeline of ours, whose transformer has the paper's modules."""
+    config = base / "transformer" / "config.json"
+    return config.is_file() and read_json(config).get("_class_name") == FantasyTalkingTransformer3DModel.__name__
 
 
 def _load_saved(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> Origin:
@@ -111,15 +139,20 @@ def _load_saved(model: FantasyTalkingTransformer3DModel, source: Path, base: str
         raise InputError(
             f"stage.init_from '{source}' is a saved pipeline and base is '{base}'; they must be the same folder"
         )
+    modules, config = OWN, read_json(source / "transformer" / "config.json")
+    sizes = ExpressionSizes.of(config)
+    if sizes is not None:
+        add_expression(model, sizes)
+        model.register_to_config(expression_padding=config["expression_padding"])
+        modules = OWN | {"expression"}
     stored: StoredTensors = open_model_folder(source / "transformer")
-    modules = ("audio", "face", "motion")
     tensors = {name: stored.read(name) for name in stored.shapes if portrait_module(name) in modules}
     _set(model, modules, tensors, f"'{source}'", base)
     return Origin(base)
 
 
 def _set(
-    model: FantasyTalkingTransformer3DModel, modules: Sequence[str], tensors: Mapping[str, Tensor], what: str, base: str
+    model: FantasyTalkingTransformer3DModel, modules: Set[str], tensors: Mapping[str, Tensor], what: str, base: str
 ) -> None:
     state = model.state_dict()
     wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) in modules}
@@ -136,6 +169,8 @@ def check_start(source: str | None) -> None:
     Raises:
         InputError: it is not; names the command that makes it.
     """
+    if source is not None:
+        _check_base(source)
     if source is not None and not Path(source).exists():
         raise InputError(
             f"stage.init_from '{source}' is not there; for stage 2 train stage 1 first "
@@ -172,5 +207,6 @@ def _set_attention(model: FantasyTalkingTransformer3DModel, name: str) -> None:
 
 
 def _check_base(base: str) -> None:
+    """Holds that the nano base is there where it is what is asked for."""
     if base == load_model_config("nano").base and not Path(base).is_dir():
         raise InputError(f"the nano base '{base}' is not there; make it with: python scripts/build_nano.py")

@@ -52,15 +52,20 @@ def loss_weight(lip_mask: Tensor, draws: Draws, config: LossConfig) -> Tensor | 
 
 
 def drop_conditions(conditions: Conditions, uniforms: Tensor, config: DropoutConfig) -> Conditions:
-    """Leaves out reference, audio and prompt, each where its number of `uniforms` (B, 3) is below its share."""
-    shares = uniforms.new_tensor([config.reference, config.audio, config.prompt])
-    reference, audio, prompt = (uniforms >= shares).to(conditions.gate).unbind(dim=1)  # (B,) 1 = kept
+    """Leaves out reference, audio, prompt and expression, each where its number in `uniforms` is below its share.
+
+    Args:
+        uniforms: (B, 4) in that order.
+    """
+    shares = uniforms.new_tensor([config.reference, config.audio, config.prompt, config.expression])
+    reference, audio, prompt, driven = (uniforms >= shares).to(conditions.gate).unbind(dim=1)  # (B,) 1 = kept
     face = torch.ones_like(reference) if config.reference_drops is ReferenceDropout.image else reference
     picture = torch.ones_like(reference) if config.reference_drops is ReferenceDropout.face else reference
-    image = conditions.image
+    image, expression = conditions.image, conditions.expression
     return conditions._replace(
         text=conditions.text * prompt[:, None, None],
         image=None if image is None else image * picture[:, None, None],
         latents=conditions.latents * picture[:, None, None, None, None],
         gate=conditions.gate * torch.stack([audio, face], dim=1),
+        expression=None if expression is None else expression._replace(gate=expression.gate * driven),
     )

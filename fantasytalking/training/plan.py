@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from fantasytalking.audio_windows import TOKENS_PER_SECOND, window_length
-from fantasytalking.conditions import Conditions, latent_frame_count
+from fantasytalking.conditions import Conditions, ExpressionCondition, latent_frame_count
 from fantasytalking.data.collate import Alignment
 from fantasytalking.data.manifest import ClipRecord, read_manifest
+from fantasytalking.expression_adapter import add_expression
 from fantasytalking.lora import LoraSettings, add_lora
 from fantasytalking.models.presets import load_model_config, meta_transformer
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -37,6 +38,7 @@ class ClipSize(NamedTuple):
     height: int
     frames: int
     fps: float
+    people: int = 1
 
     @property
     def tokens(self) -> int:
@@ -81,7 +83,10 @@ def describe_plan(config: TrainConfig) -> str:
     memory = estimate_memory(config, largest)
     lines = [OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip(), "", trainable_table(model), ""]
     for size, clips in sorted(sizes.items()):
-        lines.append(f"bucket {size.width}x{size.height}, {size.frames} frames at {size.fps:g} fps: {clips} clips")
+        people = f", {size.people} people" if size.people > 1 else ""
+        lines.append(
+            f"bucket {size.width}x{size.height}, {size.frames} frames at {size.fps:g} fps{people}: {clips} clips"
+        )
     if not sizes:
         lines.append(f"no corpus yet at {', '.join(config.data.manifests)}; planned with the paper's clips:")
     lines.append(f"largest clip: {largest.width}x{largest.height}, {largest.frames} frames = {largest.tokens:,} tokens")
@@ -138,6 +143,9 @@ def planned_model(config: TrainConfig, layers: int | None = None) -> FantasyTalk
     model = meta_transformer(preset)
     if config.stage.distillation is not None:
         model.add_guidance(config.stage.distillation.described())
+    if config.stage.expression is not None:
+        with torch.device("meta"):
+            add_expression(model, config.stage.expression.sizes())
     lora = config.stage.lora
     if lora.rank:
         with torch.device("meta"):
@@ -152,7 +160,7 @@ def _clip_sizes(config: TrainConfig) -> Counter[ClipSize]:
 
 
 def _size(record: ClipRecord) -> ClipSize:
-    return ClipSize(record.width, record.height, record.frames, record.fps)
+    return ClipSize(record.width, record.height, record.frames, record.fps, record.people)
 
 
 def _kept_bytes(config: TrainConfig, size: ClipSize, layers: int) -> int:
@@ -181,7 +189,9 @@ def _is_attention_weights(
     if tensor.ndim < 3 or tensor.shape[:-2].numel() % model.config.num_attention_heads:
         return False
     image = 0 if conditions.image is None else conditions.image.shape[1]
-    keys = (size.tokens, conditions.text.shape[1], image, conditions.audio.shape[2], model.config.face_tokens)
+    keys = [size.tokens, conditions.text.shape[1], image, conditions.audio.shape[2], model.config.face_tokens]
+    if model.expression_projector is not None:
+        keys.append(size.people * (4 * model.expression_projector.tokens_per_frame + 1))
     return tensor.shape[-2] in (size.tokens, size.tokens // conditions.audio.shape[1]) and tensor.shape[-1] in keys
 
 
@@ -204,11 +214,26 @@ def meta_inputs(
         latents=empty(shape.in_channels - shape.out_channels, *grid),
         audio=empty(windows, tokens, shape.audio_dim),
         audio_mask=torch.ones(batch, windows, tokens, device="meta", dtype=torch.bool),
-        face=empty(1, shape.face_dim),
+        face=empty(size.people, shape.face_dim),
         motion=empty(2),
         gate=empty(2),
+        expression=_meta_expression(config, size, dtype),
     )
     return empty(shape.out_channels, *grid), conditions
+
+
+def _meta_expression(config: TrainConfig, size: ClipSize, dtype: torch.dtype) -> ExpressionCondition | None:
+    if config.stage.expression is None:
+        return None
+    grid = (latent_frame_count(size.frames), size.height // 16, size.width // 16)
+    there, whose = (config.batch, size.people, size.frames), (config.batch, size.people, *grid)
+    with torch.device("meta"):
+        return ExpressionCondition(
+            features=torch.empty(*there, sum(config.stage.expression.dims), dtype=dtype),
+            present=torch.ones(there, dtype=torch.bool),
+            regions=torch.ones(whose, dtype=torch.bool),
+            gate=torch.empty(config.batch, dtype=dtype),
+        )
 
 
 def _storage(tensor: Tensor) -> int:

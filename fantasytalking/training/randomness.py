@@ -24,7 +24,7 @@ class Draws(NamedTuple):
     mask_of_step: Tensor
     """(B,) in [0, 1): the same for every clip of the step."""
     dropout: Tensor
-    """(B, 3) in [0, 1): reference, audio, prompt."""
+    """(B, 4) in [0, 1): reference, audio, prompt, expression."""
     guidance: Tensor
     """(B, 2) in [0, 1): become the scales of text and audio guidance in distillation."""
 
@@ -32,19 +32,20 @@ class Draws(NamedTuple):
 def draw(seed: int, step: int, places: Sequence[int], shape: Sequence[int]) -> Draws:
     """The random numbers for the clips at `places` of the global batch, latents of `shape` (16, F, h, w) each."""
     of_step = torch.rand(1, generator=_generator(seed, step))
-    uniforms, noises, guidance = [], [], []
+    uniforms, noises, guidance, expression = [], [], [], []
     for place in places:
         generator = _generator(seed, step, place)
         uniforms.append(torch.rand(5, generator=generator))
         noises.append(torch.randn(*shape, generator=generator))
         guidance.append(torch.rand(2, generator=generator))
+        expression.append(torch.rand(1, generator=generator))
     uniform = torch.stack(uniforms)
     return Draws(
         noise=torch.stack(noises),
         sigma=uniform[:, 0],
         mask=uniform[:, 1],
         mask_of_step=of_step.expand(len(places)),
-        dropout=uniform[:, 2:],
+        dropout=torch.cat([uniform[:, 2:], torch.stack(expression)], dim=1),
         guidance=torch.stack(guidance),
     )
 

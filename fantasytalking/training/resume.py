@@ -119,7 +119,8 @@ def check_output(output: Path, needed: int) -> None:
 def check_same_run(output: Path, global_batch: int, config: TrainConfig) -> None:
     """Holds that a run is resumed with the configuration that decides its weights; run.json keeps the first one's.
 
-    How a global batch is spread over processes and accumulation may change, and so may `FREE`.
+    How a global batch is spread over processes and accumulation may change, and so may `FREE`. A key that was not known
+    when the run was begun had its default.
 
     Raises:
         InputError: it was begun with another; names the key and both values.
@@ -133,6 +134,7 @@ def check_same_run(output: Path, global_batch: int, config: TrainConfig) -> None
         begun = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise InputError(f"'{path}' is damaged ({error}); choose another output folder") from error
+    begun = {**_deciding(asdict(TrainConfig())), **begun}
     for key in sorted(now.keys() | begun.keys()):
         if begun.get(key) != now.get(key):
             raise InputError(

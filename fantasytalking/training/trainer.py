@@ -250,7 +250,7 @@ class Trainer:
     def _save_adapter(self, step: int) -> None:
         described, base_names = self.origin.adapter(self.config, step)
         state = self.state.whole()
-        if self.config.stage.distillation is not None and self.config.stage.distillation.half:
+        if self.config.stage.half:
             state = {name: value.half() for name, value in state.items()}
         if self.accelerator.is_main_process:
             write_state(state, self.output / "adapter", described, self.config, base_names)

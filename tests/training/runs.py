@@ -39,10 +39,12 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 @torch.no_grad()
 def loss_on_the_corpus(model: nn.Module, config: TrainConfig, repeats: int = 8) -> float:
-    """Mean loss of the stage over every clip, with noise that training never saw and nothing dropped."""
+    """Mean loss of the stage over every clip, with noise that training never saw; dropped is only what always is."""
     dataset = PortraitDataset(*config.data.manifests)
-    batch = Collate(config.data.collate(config.stage.alignment))([dataset[i] for i in range(len(dataset))])
-    whole = DropoutConfig(reference=0.0, audio=0.0, prompt=0.0)
+    collate = Collate(config.data.collate(config.stage.alignment, config.stage.expression is not None))
+    batch = collate([dataset[i] for i in range(len(dataset))])
+    silent = config.stage.dropout.audio == 1
+    whole = DropoutConfig(reference=0.0, audio=float(silent), prompt=0.0, expression=0.0)
     found = []
     for repeat in range(repeats):
         draws = draw(config.seed, 10**6 + repeat, range(len(dataset)), batch.latents.shape[1:])

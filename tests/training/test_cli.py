@@ -23,7 +23,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path):
     assert told.returncode == 2
     assert told.stderr.strip().splitlines() == [
         "error: override 'stage.stepz=3': unknown key 'stage.stepz'; did you mean 'steps'? known here: "
-        "name, alignment, steps, trainable, init_from, loss, dropout, lora, distillation"
+        "name, alignment, steps, trainable, init_from, loss, dropout, lora, expression, distillation"
     ]
 
 

@@ -41,7 +41,7 @@ def test_each_condition_is_dropped_independently_at_its_own_rate():
 def test_what_a_dropped_reference_takes_away(reference_drops: ReferenceDropout):
     conditions = tiny_conditions(batch=2)
     config = DropoutConfig(reference=0.5, audio=0.0, prompt=0.0, reference_drops=reference_drops)
-    dropped = drop_conditions(conditions, torch.tensor([[0.4, 0.9, 0.9], [0.6, 0.9, 0.9]]), config)
+    dropped = drop_conditions(conditions, torch.tensor([[0.4, 0.9, 0.9, 0.9], [0.6, 0.9, 0.9, 0.9]]), config)
     face = reference_drops in (ReferenceDropout.face, ReferenceDropout.all)
     picture = reference_drops in (ReferenceDropout.image, ReferenceDropout.all)
     assert dropped.gate.tolist() == [[1.0, 0.0 if face else 1.0], [1.0, 1.0]]
@@ -54,7 +54,7 @@ def test_what_a_dropped_reference_takes_away(reference_drops: ReferenceDropout):
 def test_a_base_without_image_attention_keeps_none():
     conditions = tiny_conditions(batch=1)._replace(image=None)
     config = DropoutConfig(reference_drops=ReferenceDropout.all)
-    assert drop_conditions(conditions, torch.zeros(1, 3), config).image is None
+    assert drop_conditions(conditions, torch.zeros(1, 4), config).image is None
 
 
 def test_lip_mask_is_used_where_p_exceeds_eta():

@@ -1,16 +1,18 @@
 """A tiny corpus of random features in the contract's layout, seeded, and a tiny base to train on it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fantasytalking.data.features import Features, save_features
-from fantasytalking.data.manifest import ClipRecord, write_lines
+from fantasytalking.data.manifest import ClipRecord, read_manifest, write_lines
 from tests.models.tiny import save_base
 
 TEXT_DIM, IMAGE_DIM, AUDIO_DIM = 64, 128, 128
 FRAMES = 9
+EXPRESSION_DIMS = (2, 2, 3, 4)
 
 
 def make_corpus(folder: Path, clips: int = 8, sizes: tuple[tuple[int, int], ...] = ((64, 64),)) -> Path:
@@ -65,6 +67,39 @@ def _features(seed: int, width: int, height: int) -> Features:
         face=torch.nn.functional.normalize(random(1, 512), dim=-1),
         lip_mask_causal=lips,
         lip_mask_trilinear=lips * 0.5,
+    )
+
+
+def make_driven_corpus(folder: Path, clips: int = 8, people: tuple[int, ...] = (1, 2), sound: bool = False) -> Path:
+    """As `make_corpus`, 64x64, with faces that the expressions drive, side by side; `sound`: one of each person."""
+    records = []
+    for number, record in enumerate(read_manifest(make_corpus(folder, clips))):
+        count = people[number % len(people)]
+        features = _driven(_features(number, 8, 8), count, number, sound)
+        save_features(features, folder / record.features, "test")
+        records.append(replace(record, people=count))
+    write_lines(folder / "manifest.jsonl", records)
+    return folder / "manifest.jsonl"
+
+
+def _driven(features: Features, people: int, seed: int, sound: bool) -> Features:
+    generator = torch.Generator().manual_seed(1000 + seed)
+    expression = torch.randn(people, FRAMES, sum(EXPRESSION_DIMS), generator=generator)
+    edges = torch.linspace(0, 64, people + 1)
+    box = torch.stack([edges[:-1], torch.zeros(people), edges[1:], torch.full((people,), 64.0)], dim=1)
+    # What a face's expression is, is seen in its part of the picture.
+    latents = features.latents.clone()
+    for person, (left, right) in enumerate(zip(edges[:-1].int() // 8, edges[1:].int() // 8, strict=True)):
+        latents[:, :, :, left:right] += 2 * expression[person, ::4, 0][None, :, None, None]
+    present = torch.rand(people, FRAMES, generator=generator) < 0.9
+    return replace(
+        features,
+        latents=latents,
+        face=torch.nn.functional.normalize(torch.randn(people, 512, generator=generator), dim=-1),
+        expression=expression,
+        expression_present=present,
+        boxes=box[:, None].repeat(1, FRAMES, 1),
+        speakers=torch.randn(people, *features.audio.shape, generator=generator) if sound else None,
     )
 
 
