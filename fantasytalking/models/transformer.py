@@ -216,7 +216,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         """Gives the model a fresh expression condition, which adds nothing yet."""
         self.register_to_config(**sizes.arguments())
         like = self.motion_embedder.output.weight
-        self.expression_projector = ExpressionProjector(sizes).to(like.device, like.dtype)
+        self.expression_projector = ExpressionProjector(sizes).to(like.device, like.dtype).train(self.training)
         for module in self.modules():
             if isinstance(module, PortraitCrossAttention):
                 module.add_expression(sizes.token_dim)

@@ -10,7 +10,7 @@ import torch
 
 from fantasytalking.config import CONFIGS
 from tests.training.runs import adapter, log, same
-from tests.training.tiny_corpus import make_corpus, overrides
+from tests.training.tiny_corpus import PORTRAIT, make_corpus, make_driven_corpus, overrides
 
 ROOT = CONFIGS.parent
 ACCELERATE = ROOT / "configs" / "accelerate"
@@ -77,3 +77,21 @@ def test_sharded_processes_follow_one(config: str, tmp_path: Path, corpus: Path,
         # Adam turns a gradient of nearly nothing into a step of either sign; three steps of 1e-3 at most.
         torch.testing.assert_close(sharded[name], value, rtol=0, atol=3e-3)
         assert (sharded[name] - value).abs().mean() < 1e-5, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp", "fsdp", "zero3"])
+def test_processes_that_train_expressions_follow_one(config: str, tmp_path: Path, base: Path):
+    """Clips of one and of two people; conditions in conditions reach every process."""
+    corpus = make_driven_corpus(tmp_path / "corpus")
+    wrapper = [] if config == "ddp" else [str(Path(__file__).parent / "sharded_on_the_cpu.py")]
+
+    def settings(name: str, **more: object) -> list[str]:
+        return overrides(tmp_path / name, corpus, base, **PORTRAIT, stage__steps=3, **more)
+
+    launch(settings("one", batch=4), tmp_path, "single.yaml", 1)
+    launch(settings(config, batch=1, accumulation=2), tmp_path, f"{config}.yaml", 2, *wrapper)
+    for name in ("loss", "gradient_norm"):
+        found = [line[name] for line in log(tmp_path / config)]
+        assert found == pytest.approx([line[name] for line in log(tmp_path / "one")], rel=1e-4)
+    assert adapter(tmp_path / config).keys() == adapter(tmp_path / "one").keys()

@@ -27,20 +27,8 @@ from fantasytalking.training.randomness import draw
 from fantasytalking.training.trainer import Trainer
 from tests.training.conftest import Configure
 from tests.training.runs import adapter, checkpoint, loss_on_the_corpus, losses, same
-from tests.training.tiny_corpus import EXPRESSION_DIMS, make_driven_corpus
+from tests.training.tiny_corpus import PORTRAIT, make_driven_corpus
 
-PORTRAIT: dict[str, Any] = {
-    "stage__name": "portrait",
-    "stage__alignment": "frame",
-    "stage__trainable": "[expression]",
-    "stage__dropout__audio": 1,
-    "stage__expression__dims": list(EXPRESSION_DIMS),
-    "stage__expression__token_dim": 24,
-    "stage__expression__width": 64,  # released heads of 64
-    "stage__expression__depth": 1,
-    "stage__expression__heads": 1,
-    "stage__loss__sigmas__distribution": "logit_normal",
-}
 GOLDEN = [6.352704, 4.042226, 3.984389, 6.994306, 6.470901, 3.057895, 7.953165, 4.094572, 5.095451, 3.886072]
 """Losses of the first ten steps. They change only when what is computed changes."""
 Portrait = Callable[..., TrainConfig]

@@ -13,6 +13,19 @@ from tests.models.tiny import save_base
 TEXT_DIM, IMAGE_DIM, AUDIO_DIM = 64, 128, 128
 FRAMES = 9
 EXPRESSION_DIMS = (2, 2, 3, 4)
+PORTRAIT: dict[str, Any] = {
+    "stage__name": "portrait",
+    "stage__alignment": "frame",
+    "stage__trainable": "[expression]",
+    "stage__dropout__audio": 1,
+    "stage__expression__dims": list(EXPRESSION_DIMS),
+    "stage__expression__token_dim": 24,
+    "stage__expression__width": 64,  # released heads of 64
+    "stage__expression__depth": 1,
+    "stage__expression__heads": 1,
+    "stage__loss__sigmas__distribution": "logit_normal",
+}
+"""A portrait stage on `make_driven_corpus`, as changes of `overrides`."""
 
 
 def make_corpus(folder: Path, clips: int = 8, sizes: tuple[tuple[int, int], ...] = ((64, 64),)) -> Path:
