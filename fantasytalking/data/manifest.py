@@ -49,6 +49,8 @@ class Reason(StrEnum):
     """The face is too small in the prepared picture."""
     SEVERAL_PEOPLE = "several_people"
     """Several people, and none of them is clearly the one who talks."""
+    SOUNDS_UNMATCHED = "sounds_unmatched"
+    """There are sounds of its people, but of more or fewer than are seen."""
     FACE_CUT_OFF = "face_cut_off"
     """The face leaves the cropped picture."""
 

@@ -16,7 +16,7 @@ import torch
 from fantasytalking.config import save_config
 from fantasytalking.data.features import save_features
 from fantasytalking.data.manifest import MANIFEST, REJECTED, ClipRecord, Reason, Rejection, write_lines
-from fantasytalking.data.prepare_clip import Refused, prepare_clip
+from fantasytalking.data.prepare_clip import prepare_clip
 from fantasytalking.data.prepare_encode import Encoders
 from fantasytalking.data.prepare_plan import (
     Clip,
@@ -33,6 +33,7 @@ from fantasytalking.data.prepare_plan import (
 from fantasytalking.data.prepare_scenes import SpanScan, scan_span
 from fantasytalking.data.prepare_sheet import write_contact_sheet
 from fantasytalking.data.progress import Processes, Stage, open_folder
+from fantasytalking.data.refused import Refused
 from fantasytalking.data.settings import DataConfig
 from fantasytalking.errors import InputError
 from fantasytalking.perception.motion_intensity import MotionMeasure, MotionNormaliser
@@ -106,6 +107,7 @@ class Preparation:
             "face_size": round(prepared.face_size, 3),
             "expression_measure": prepared.expression,
             "body_measure": prepared.body,
+            "people": len(prepared.tracks),
         }
 
     def _merge(self, clips: list[Clip], rejections: list[Rejection]) -> tuple[list[ClipRecord], list[Rejection]]:

@@ -3,17 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fantasytalking.data.features import Features
 from fantasytalking.data.prepare_clip import PreparedClip
 from fantasytalking.data.settings import DataConfig
 from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.perception.face_crop import five_points
+from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.lip_mask import project_mask
 
 
@@ -26,6 +30,7 @@ class Encoders:
     image: ImageEncoder
     audio: AudioEncoder
     face: FaceEncoder
+    expression: ExpressionEncoder | None = None
 
     def __post_init__(self) -> None:
         # Most clips of a corpus share one caption.
@@ -41,6 +46,7 @@ class Encoders:
         dtype = getattr(torch, config.precision.value)
         source = config.components
         audio, folder = (config.audio_encoder, "") if config.audio_encoder else (source, "audio_encoder")
+        driver = config.expression_encoder
         face = Path(config.face_encoder or Path(source) / "face_encoder")
         return cls(
             video=VideoAutoencoder.from_pretrained(source, device=device),
@@ -48,6 +54,7 @@ class Encoders:
             image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype),
             audio=AudioEncoder.from_pretrained(audio, subfolder=folder, device=device),
             face=FaceEncoder.from_pretrained(face, threads=config.threads),
+            expression=None if driver is None else ExpressionEncoder.from_pretrained(driver, device=device),
         )
 
     def encode(self, clip: PreparedClip) -> Features:
@@ -66,12 +73,43 @@ class Encoders:
             image=self.image.encode(first).half().cpu(),
             audio=self.audio.encode(clip.samples).half(),
             frame_times=torch.from_numpy(clip.times),
-            face=torch.from_numpy(self.face.encode(clip.frames[0], five_points(clip.track.landmarks[0])))[None],
+            face=torch.stack([self._face(clip, track) for track in clip.tracks]),
             lip_mask_causal=masks["causal"],
             lip_mask_trilinear=masks["trilinear"],
+            speakers=self._speakers(clip),
+            **self._drivers(clip),
         )
+
+    def _face(self, clip: PreparedClip, track: FaceTrack) -> Tensor:
+        return torch.from_numpy(self.face.encode(clip.frames[0], five_points(track.landmarks[0])))
+
+    def _speakers(self, clip: PreparedClip) -> Tensor | None:
+        if clip.speakers is None:
+            return None
+        return torch.stack([self.audio.encode(samples) for samples in clip.speakers]).half()
+
+    def _drivers(self, clip: PreparedClip) -> dict[str, Tensor]:
+        """What would drive each face to do what it does, and where it is; nothing without an encoder."""
+        if self.expression is None:
+            return {}
+        found = []
+        for track in clip.tracks:
+            points = np.where(track.present[:, None, None], five_points(track.landmarks), np.nan)
+            found.append(self.expression.encode(clip.frames, points))
+        return {
+            "expression": torch.stack([each.features for each in found]).half(),
+            "expression_present": torch.stack([each.present for each in found]),
+            "boxes": torch.from_numpy(np.stack([_known_boxes(track) for track in clip.tracks])),
+        }
 
     def _text(self, caption: str) -> Tensor:
         if self._captions is None or self._captions[0] != caption:
             self._captions = caption, self.text.encode(caption).half().cpu()
         return self._captions[1]
+
+
+def _known_boxes(track: FaceTrack) -> NDArray[np.float32]:
+    """(T, 4) of a face that is known in the first frame; where it is not, the last box before."""
+    last = np.maximum.accumulate(np.where(track.known, np.arange(len(track.times)), 0))
+    boxes: NDArray[np.float32] = track.boxes[last].astype(np.float32)
+    return boxes

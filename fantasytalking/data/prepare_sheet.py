@@ -21,9 +21,9 @@ def write_contact_sheet(clips: list[tuple[Clip, ClipRecord]], config: DataConfig
     for clip, record in clips:
         prepared = prepare_clip(clip, config)
         for number in _chosen(prepared):
-            points = prepared.track.landmarks[number]
+            points = prepared.tracks[0].landmarks[number]
             frames.append(prepared.frames[number])
-            landmarks.append(points)
+            landmarks.append(np.concatenate([track.landmarks[number] for track in prepared.tracks]))
             masks.append(prepared.lip_mask[number])
             crops.append(face_crop(points) if np.isfinite(points).all() else None)
             captions.append(f"{record.start + prepared.times[number]:.2f} s, {Path(record.video).stem}")

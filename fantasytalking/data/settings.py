@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from fantasytalking.conditions import latent_frame_count
 from fantasytalking.data.features import FORMAT
+from fantasytalking.data.manifest import MOST_PEOPLE
 from fantasytalking.errors import InputError
 
 MIN_SECONDS = 0.5
@@ -49,6 +50,10 @@ class DataConfig:
     """wav2vec2 folder or hub id; none: `components`/audio_encoder."""
     face_encoder: str | None = None
     """ArcFace .onnx; none: the only .onnx in `components`/face_encoder."""
+    expression_encoder: str | None = None
+    """Folder of an expression encoder; none: what drives the faces is not told."""
+    people: int = 1
+    """Most people of a clip, all of whom it is about; 1: it is about the one who talks."""
 
     fps: float = 25.0
     """Frames a second of the clips; other rates are resampled to the nearest frames."""
@@ -103,6 +108,7 @@ class DataConfig:
             "fps": (1, 120),
             "frames": (5, 1201),
             "stride": (1, 100_000),
+            "people": (1, MOST_PEOPLE),
             "cut_threshold": (0, 1),
             "min_frame_rate": (0, 1),
             "max_enlargement": (0.1, 100),
@@ -116,6 +122,11 @@ class DataConfig:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie from {low:g} to {high:g}")
+        if self.people > 1 and self.expression_encoder is None:
+            raise InputError(
+                f"people is {self.people} and expression_encoder is not set, without which nobody's place is told; "
+                "give the folder of an encoder"
+            )
         for text, bucket in zip(self.buckets, parsed, strict=True):
             if any(size % 16 or not 16 <= size <= 4096 for size in bucket):
                 raise InputError(f"bucket {text}: width and height must be multiples of 16, from 16 to 4096")
@@ -148,4 +159,9 @@ class DataConfig:
         deciding = asdict(self) | {"format": FORMAT, "fit": self.fit.value, "precision": self.precision.value}
         for name in ("normaliser", "device", "threads", "contact_sheet_clips"):
             deciding.pop(name)
+        # Corpora of one person, made before there were such settings, can be gone on with.
+        if self.expression_encoder is None:
+            deciding.pop("expression_encoder")
+        if self.people == 1:
+            deciding.pop("people")
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]

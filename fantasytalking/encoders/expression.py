@@ -30,8 +30,8 @@ PARTS = ("head", "eye", "emotion", "mouth")
 PLACE_VALUES = 4
 """What is known of the crop's place beside its pixels: see `place_values`."""
 _BATCH = 32
-_PLACE_SCALE = 10.0
-"""Heads turn by tenths of a radian and move by tenths of their size; the network is given numbers about 1."""
+_PLACE_SCALE = 30.0
+"""Heads turn and move by hundredths of a radian and of their size; the network is given numbers about 1."""
 
 
 @dataclass
@@ -103,10 +103,11 @@ class ExpressionNetwork(nn.Module):
         seen = config.channels[-1] * side * side
         self.parts = nn.ModuleDict(
             {
-                part: nn.Sequential(
-                    nn.Linear(seen + (PLACE_VALUES if part == "head" else 0), config.hidden),
-                    nn.SiLU(),
-                    nn.Linear(config.hidden, dim),
+                part: nn.ModuleDict(
+                    {
+                        "hidden": nn.Linear(seen, config.hidden),
+                        "last": nn.Linear(config.hidden + (PLACE_VALUES if part == "head" else 0), dim),
+                    }
                 )
                 for part, dim in zip(PARTS, config.dims, strict=True)
             }
@@ -115,12 +116,13 @@ class ExpressionNetwork(nn.Module):
     def forward(self, crops: Tensor, places: Tensor) -> Tensor:
         """(B, 3, size, size) in [-1, 1] and (B, 4) `place_values` to (B, sum of dims)."""
         seen = self.trunk(crops).flatten(1)
-        given = {part: torch.cat([seen, places], dim=1) if part == "head" else seen for part in PARTS}
-        return torch.cat([self.parts[part](given[part]) for part in PARTS], dim=1)
+        hidden = {part: F.silu(layers["hidden"](seen)) for part, layers in self.parts.items()}
+        hidden["head"] = torch.cat([hidden["head"], places], dim=1)
+        return torch.cat([self.parts[part]["last"](hidden[part]) for part in PARTS], dim=1)
 
 
 def place_values(places: Similarity, start: Similarity) -> Tensor:
-    """How a head is tilted, and how it has moved from where it began: (T, 4) float32, tenths.
+    """How a head is tilted, and how it has moved from where it began: (T, 4) float32, thirtieths.
 
     The tilt in radians, the logarithm of the size over that at the start, and the way right and down in sizes at the
     start (one size is the crop's side). So neither the picture's resolution nor where somebody sits in it matters.

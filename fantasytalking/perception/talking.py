@@ -59,7 +59,7 @@ def choose_talking(
     def chosen(track: int | None, reason: str) -> TalkingChoice:
         return TalkingChoice(track, reason, movement, agreement)
 
-    people = _in_focus(tracks)
+    people = in_focus(tracks)
     if not people:
         return chosen(None, "no face is seen in enough of the frames")
     if len(people) == 1:
@@ -86,7 +86,7 @@ def choose_talking(
     )
 
 
-def _in_focus(tracks: list[FaceTrack]) -> list[int]:
+def in_focus(tracks: list[FaceTrack]) -> list[int]:
     """Numbers of the tracks of people who are there long enough and large enough."""
     sizes = [float(np.nanmedian(track.interocular)) for track in tracks]
     return [

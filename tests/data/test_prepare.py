@@ -18,9 +18,12 @@ import torch
 from fantasytalking.data.collate import Alignment, Collate, CollateConfig
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.data.manifest import ClipRecord, Reason, Rejection, read_manifest, read_rejections
-from fantasytalking.data.prepare_clip import Refused, choose_face, loudness, prepare_clip, read_caption
+from fantasytalking.data.prepare_clip import prepare_clip, read_caption
 from fantasytalking.data.prepare_encode import Encoders
+from fantasytalking.data.prepare_people import choose_people
 from fantasytalking.data.prepare_plan import Clip, Crop, VideoFile
+from fantasytalking.data.prepare_sound import loudness
+from fantasytalking.data.refused import Refused
 from fantasytalking.data.settings import DataConfig
 from fantasytalking.encoders.wav2vec import token_count, token_times
 from fantasytalking.errors import InputError
@@ -137,12 +140,13 @@ def test_a_face_must_be_there_from_the_first_frame_on(corpus: Corpus) -> None:
     path = corpus.videos / "talk.mp4"
     clip = Clip(VideoFile(path, path.name, path.stat().st_size), 0.0, None)
     prepared = prepare_clip(clip, corpus.config)
-    assert choose_face([prepared.track], prepared.samples, corpus.config) is prepared.track
+    (track,) = prepared.tracks
+    assert choose_people([track], prepared.samples, corpus.config) == [track]
     for missing in ([0], [5, 6, 7]):
-        present = prepared.track.present.copy()
+        present = track.present.copy()
         present[missing] = False
         with pytest.raises(Refused) as refused:
-            choose_face([replace(prepared.track, present=present)], prepared.samples, corpus.config)
+            choose_people([replace(track, present=present)], prepared.samples, corpus.config)
         assert refused.value.reason is Reason.FACE_LOST
 
 

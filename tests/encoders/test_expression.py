@@ -80,7 +80,7 @@ def test_the_head_moves_from_where_it_began_at_any_resolution(
     encoder: ExpressionEncoder, picture: NDArray[np.uint8]
 ) -> None:
     room = np.pad(picture, ((64, 64), (64, 64), (0, 0)), mode="edge")
-    frames, both = np.stack([room, np.roll(room, 12, axis=1)]), np.stack([POINTS + 64, POINTS + (76, 64)])
+    frames, both = np.stack([room, np.roll(room, 12, axis=1)]), np.stack([POINTS + 64, POINTS + np.array([76, 64])])
     found = encoder.encode(frames, both).features
     head = slice(0, 6)
     assert torch.allclose(found[1, 6:], found[0, 6:], atol=1e-5), "the same face elsewhere"
