@@ -55,7 +55,7 @@ class Request:
         config = with_options(default, {**values, "prompt": self.prompt, "negative_prompt": self.negative_prompt})
         config = replace(config, stream=self.stream)
         if face:
-            config = with_options(config, {"face": int(face)})
+            config = with_options(config, {"faces": [int(face)]})
         return config if self.size == AUTOMATIC else self._of_size(config)
 
     def files(self) -> tuple[Path, Path]:

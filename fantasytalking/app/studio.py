@@ -83,7 +83,7 @@ class Studio:
             failed.callback(shutil.rmtree, own, ignore_errors=True)
             # A step cache, left in the middle, would take this video's features for the next one's.
             failed.callback(self._pipeline.maybe_free_model_hooks)
-            job = Job(config, _copied(portrait, own, "portrait"), _copied(sound, own, "sound"), own / "video.mp4")
+            job = Job(config, _copied(portrait, own, "portrait"), (_copied(sound, own, "sound"),), own / "video.mp4")
             try:
                 if config.stream:
                     line = stream_video(job, self._place, lambda: self._pipeline, progress, show)

@@ -1,4 +1,4 @@
-"""The formula of guidance by text and by audio: its branches, and their weights."""
+"""The formula of guidance by text, by audio and by expression: its branches, and their weights."""
 
 from enum import Enum
 from typing import NamedTuple, TypeVar
@@ -9,19 +9,24 @@ ScaleT = TypeVar("ScaleT", float, Tensor)
 
 
 class Branch(NamedTuple):
-    """One prediction: what it is told. Without audio means an audio gate of 0, never zeroed audio."""
+    """One prediction: what it is told. Without audio means an audio gate of 0, never zeroed audio; expression too."""
 
     text: bool
     audio: bool
+    expression: bool = False
+    """Of a video whose faces are driven."""
 
     @property
     def label(self) -> str:
         """Name of its cache context."""
-        return f"{'text' if self.text else 'none'}+{'audio' if self.audio else 'none'}"
+        parts = f"{'text' if self.text else 'none'}+{'audio' if self.audio else 'none'}"
+        return f"{parts}+expression" if self.expression else parts
 
 
 WHOLE = Branch(text=True, audio=True)
-"""The branch that is told everything."""
+"""The branch that is told everything, where no expression drives."""
+DRIVEN = WHOLE._replace(expression=True)
+"""The branch that is told everything, where one does."""
 
 
 class Formula(Enum):
@@ -45,3 +50,13 @@ def path_weights(formula: Formula, text: ScaleT, audio: ScaleT) -> list[tuple[Br
         else (Branch(text=False, audio=True), audio, text)
     )
     return [(Branch(text=False, audio=False), 1 - first), (middle, first - second), (WHOLE, second)]
+
+
+def driven_path_weights(formula: Formula, text: float, audio: float, expression: float) -> list[tuple[Branch, float]]:
+    """The same with a last step, from everything but the expression to everything.
+
+    With the path of text and audio before it this is + s_expression [e(all) - e(all but expression)], which with text
+    alone is FantasyPortrait's own formula (released inference code of arXiv 2507.12956).
+    """
+    *before, (whole, second) = path_weights(formula, text, audio)
+    return [*before, (whole, second - expression), (DRIVEN, expression)]

@@ -50,7 +50,7 @@ class Batch:
         clip = self.protocol.clips[number]
         config = replace(self.config, seed=self.config.seed + number, fps=self.protocol.fps, least_face=0.0, note="")
         image, audio = (self.output / GIVEN / f"{clip.name}{suffix}" for suffix in (".png", ".wav"))
-        return Job(config, image, audio, self.output / f"{clip.name}.mp4")
+        return Job(config, image, (audio,), self.output / f"{clip.name}.mp4")
 
 
 def make_batch(batch: Batch, processes: Processes) -> int:
@@ -104,7 +104,7 @@ def _write_given(protocol: Protocol, clip: ProtocolClip, references: Path, job: 
     samples[: len(sound)] = sound
     job.image.parent.mkdir(parents=True, exist_ok=True)
     media.write_image(job.image, real.frames[0])
-    with written_whole(job.audio) as temporary:
+    with written_whole(job.sounds[0]) as temporary:
         media.write_wave(temporary, samples, SOUND_RATE)
 
 

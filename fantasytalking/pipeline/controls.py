@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from fantasytalking.checkpoint import AdapterConfig
 from fantasytalking.errors import InputError
+from fantasytalking.models.assembly import PORTRAIT_MODULES
 
 NEUTRAL_MOTION = 0.5
 
@@ -45,6 +47,48 @@ def face_weight(modules: Sequence[str], scale: float | None, has_encoder: bool) 
     if weight and not has_encoder:
         raise InputError("this model reads the face, but has no face encoder; give an ArcFace .onnx, or face_scale=0")
     return weight
+
+
+def expression_weight(scale: float) -> float:
+    """Weight of the expression attention, checked.
+
+    Raises:
+        InputError: outside [0, 10].
+    """
+    if not 0 <= scale <= 10:
+        raise InputError(f"expression_scale is {scale}; it must be 0 to 10 (1 = as trained)")
+    return scale
+
+
+def check_drive(modules: Sequence[str], has_encoder: bool) -> None:
+    """Holds that the faces of the model can be driven by videos.
+
+    Raises:
+        InputError: it has no expression module, or there is no encoder that reads the drivers.
+    """
+    if "expression" not in modules:
+        raise InputError(
+            "a driver was given, but this model has no expression module that it could drive; give an adapter that has "
+            "one: expression_adapter=FOLDER"
+        )
+    if not has_encoder:
+        raise InputError(
+            "a driver was given, but there is no expression encoder to read it; give the one that the model was "
+            "trained with: expression_encoder=FOLDER"
+        )
+
+
+def check_modules(modules: Sequence[str], audio_window: str, window_seconds: float) -> None:
+    """Holds what a pipeline says of its training.
+
+    Raises:
+        InputError: an unknown module, or an audio window outside its limits.
+    """
+    known = [name for name in PORTRAIT_MODULES if name != "guidance"]
+    unknown = [name for name in modules if name not in known]
+    if unknown:
+        raise InputError(f"pipeline: modules is {list(modules)}; a list of some of {', '.join(known)} is needed")
+    AdapterConfig(["audio"], audio_window, window_seconds).validate("pipeline")
 
 
 def check_speech(modules: Sequence[str]) -> None:

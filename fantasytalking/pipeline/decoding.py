@@ -14,11 +14,22 @@ from PIL import Image
 from torch import Tensor
 
 from fantasytalking.encoders.wan import VideoAutoencoder
+from fantasytalking.errors import InputError
 
 if TYPE_CHECKING:
     from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 
 OUTPUT_TYPES = ("np", "pil", "pt", "latent")
+
+
+def check_output_type(output_type: str) -> None:
+    """Holds that it is one of `OUTPUT_TYPES`.
+
+    Raises:
+        InputError: it is none.
+    """
+    if output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type is '{output_type}'; it must be one of {', '.join(OUTPUT_TYPES)}")
 
 
 def pictures(pipe: "FantasyTalkingPipeline", latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:

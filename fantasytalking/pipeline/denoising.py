@@ -12,12 +12,14 @@ from torch import Tensor
 
 from fantasytalking.errors import InputError
 from fantasytalking.models.condition_cache import ConditionCache
-from fantasytalking.models.guidance_branches import WHOLE, Branch
+from fantasytalking.models.guidance_branches import DRIVEN, WHOLE, Branch
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.encoding import VideoConditions
 from fantasytalking.pipeline.guidance import StepGuidance
 from fantasytalking.pipeline.windows import Window
 
+PASSING = ("audio", "expression")
+"""Conditions that change from one window to the next."""
 MEMORY_SHARE = 8
 """Branches are computed together when what they need at once is at most this part of the device's memory."""
 
@@ -26,8 +28,8 @@ class Denoiser:
     """The guided prediction for a video.
 
     What is constant over steps (text, portrait and face keys and values) is computed once for the video. The sound's
-    are too when the video is one window; with more windows they are computed anew for each, which costs less than a
-    hundredth of a call, so that memory does not grow with the length.
+    and the expressions' are too when the video is one window; with more windows they are computed anew for each, which
+    costs little beside a call, so that memory does not grow with the length.
 
     Args:
         batched: all branches in one call; None = where memory allows it and no step cache tells them apart.
@@ -49,7 +51,7 @@ class Denoiser:
         self.batched, self.advance = _batched(batched, transformer, conditions), advance
         self._cache = ConditionCache() if cache is None else cache
         self._scales: dict[tuple[float, float], Tensor] = {}
-        self._only_sound = conditions.sound(windows[0]) if len(windows) == 1 else None
+        self._only_window = conditions.within(windows[0]) if len(windows) == 1 else None
 
     def predict(self, latents: Tensor, timestep: Tensor, guidance: StepGuidance) -> Tensor:
         """Guided velocity (1, C, F, h, w) in float32: the windows' predictions, weighted and summed.
@@ -71,7 +73,8 @@ class Denoiser:
         if guidance.scales not in self._scales:
             self._scales[guidance.scales] = self.conditions.motion.new_tensor([guidance.scales])
         scales = self._scales[guidance.scales]
-        return self._branches(number, window, latents, timestep, [WHOLE], scales)[WHOLE].float()
+        whole = WHOLE if self.conditions.expression is None else DRIVEN
+        return self._branches(number, window, latents, timestep, [whole], scales)[whole].float()
 
     def _branches(
         self,
@@ -82,7 +85,7 @@ class Denoiser:
         branches: list[Branch],
         scales: Tensor | None = None,
     ) -> dict[Branch, Tensor]:
-        sound = self._only_sound or self.conditions.sound(window)
+        within = self._only_window or self.conditions.within(window)
         noisy = latents[:, :, window.frames.to(latents.device)].to(self.conditions.motion)
         calls = [tuple(branches)] if self.batched else [(branch,) for branch in branches]
         predictions: dict[Branch, Tensor] = {}
@@ -92,13 +95,14 @@ class Denoiser:
                 sample = self.transformer(
                     noisy,
                     timestep.expand(1),
-                    self.conditions.of(call, sound)._replace(guidance=scales),
+                    self.conditions.of(call, within)._replace(guidance=scales),
                     cache=self._cache,
                     return_dict=False,
                 )[0]
             predictions.update(zip(call, sample.split(1), strict=True))
-        if self._only_sound is None:
-            self._cache.forget("audio")
+        if self._only_window is None:
+            for name in PASSING:
+                self._cache.forget(name)
         return predictions
 
 
@@ -112,8 +116,12 @@ def _batched(wanted: bool | None, transformer: FantasyTalkingTransformer3DModel,
     shape = transformer.config
     tokens = conditions.latents[0, 0].numel() // math.prod(shape.patch_size)
     width = shape.num_attention_heads * shape.attention_head_dim
-    # Of three branches: a block's input in float32 twice, eight tensors of its width and the two of the feed-forward.
-    needed = 3 * tokens * (8 * width + conditions.motion.itemsize * (8 * width + 2 * shape.ffn_dim))
+    # Each branch has a block's input in float32 twice, eight tensors of its width and the two of the feed-forward.
+    needed = (
+        (3 if conditions.expression is None else 4)
+        * tokens
+        * (8 * width + conditions.motion.itemsize * (8 * width + 2 * shape.ffn_dim))
+    )
     return needed * MEMORY_SHARE <= _memory(conditions.motion.device)
 
 

@@ -38,7 +38,9 @@ def step_count(distillation: Distillation | None, steps: int | None) -> int:
     return steps
 
 
-def check_followed(distillation: Distillation | None, guidance: GuidanceConfig, negative_prompt: str) -> None:
+def check_followed(
+    distillation: Distillation | None, guidance: GuidanceConfig, negative_prompt: str, *, driven: bool = False
+) -> None:
     """Holds that a distilled model was taught the guidance that is asked for; any other model can follow it.
 
     Raises:
@@ -49,6 +51,11 @@ def check_followed(distillation: Distillation | None, guidance: GuidanceConfig, 
     cure = "change it, or use a model that is not distilled"
     _check_scale("text", guidance.text, distillation.text, cure)
     _check_scale("audio", guidance.audio, distillation.audio, cure)
+    if driven and (guidance.expression.at(0, 1), guidance.expression.end) != (1, 1):
+        raise InputError(
+            f"the scale of expression guidance is {guidance.expression.start:g}; a distilled model was taught none: "
+            "use --expression-guidance 1"
+        )
     if guidance.formula is not distillation.formula:
         raise InputError(
             f"the guidance formula is {guidance.formula.value}; this distilled model was taught "
@@ -82,7 +89,12 @@ def check_sampler(distillation: Distillation | None, scheduler: SchedulerMixin) 
 
 
 def plan_steps(
-    pipeline: "FantasyTalkingPipeline", steps: int | None, guidance: GuidanceConfig, negative_prompt: str
+    pipeline: "FantasyTalkingPipeline",
+    steps: int | None,
+    guidance: GuidanceConfig,
+    negative_prompt: str,
+    *,
+    driven: bool = False,
 ) -> int:
     """The number of steps of a video, once it is known that the model can follow what is asked for.
 
@@ -90,7 +102,7 @@ def plan_steps(
         InputError: as `step_count`, `check_followed` and `check_sampler`.
     """
     distillation = pipeline.transformer.distillation
-    check_followed(distillation, guidance, negative_prompt)
+    check_followed(distillation, guidance, negative_prompt, driven=driven)
     check_sampler(distillation, pipeline.scheduler)
     return step_count(distillation, steps)
 

@@ -1,4 +1,4 @@
-"""Classifier-free guidance by text and by audio: which branches are computed, and how they are summed.
+"""Classifier-free guidance by text, audio and expression: which branches are computed, and how they are summed.
 
 Axes: B batch, C channels, F latent frames, h and w latent height and width.
 """
@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from fantasytalking.errors import InputError
-from fantasytalking.models.guidance_branches import Branch, Formula, path_weights
+from fantasytalking.models.guidance_branches import Branch, Formula, driven_path_weights, path_weights
 from fantasytalking.models.guidance_embedder import MAX_SCALE
+
+EXPRESSION_SCALE = 4.5
+"""The paper's (FantasyPortrait, arXiv 2507.12956); its released code has 4."""
+ROUNDING = 1e-9
 
 
 @dataclass
@@ -65,6 +69,8 @@ class GuidanceConfig:
     batched: bool | None = None
     """All branches in one call, so that they share what comes before they part, for as many times the memory; none:
     where memory allows."""
+    expression: ScaleSchedule = field(default_factory=lambda: ScaleSchedule(EXPRESSION_SCALE, EXPRESSION_SCALE))
+    """Of the expressions that drive faces; without them it is not read."""
 
     def validate(self) -> None:
         """Holds the strength in its limits.
@@ -75,11 +81,21 @@ class GuidanceConfig:
         if not 0 <= self.keep_colour <= 1:
             raise InputError(f"keep_colour is {self.keep_colour}; it must be 0 to 1")
 
+    def validate_all(self) -> None:
+        """Holds the schedules in theirs too, which a configuration's reading does by itself.
+
+        Raises:
+            InputError: naming the value and the limit.
+        """
+        for part in (self.text, self.audio, self.expression, self):
+            part.validate()
+
     def arguments(self) -> dict[str, Any]:
         """As `FantasyTalkingPipeline` takes it."""
         return {
             "text_guidance": self.text,
             "audio_guidance": self.audio,
+            "expression_guidance": self.expression,
             "formula": self.formula,
             "keep_colour": self.keep_colour,
             "batch_branches": self.batched,
@@ -92,7 +108,7 @@ class StepGuidance(NamedTuple):
     weights: dict[Branch, float]
     """Factors with which the branches sum to the guided prediction; they sum to 1, and none is 0."""
     reference: dict[Branch, float]
-    """The same without audio guidance, whose colour is kept; empty where nothing is to be kept."""
+    """The same without audio and expression guidance, whose colour is kept; empty where nothing is to be kept."""
     keep_colour: float
     scales: tuple[float, float]
     """Of text and audio at this step: what a distilled model is told in place of being called for every branch."""
@@ -110,27 +126,43 @@ class StepGuidance(NamedTuple):
         return keep_colour(guided, weighted_sum(predictions, self.reference), self.keep_colour)
 
 
-def step_guidance(config: GuidanceConfig, step: int, steps: int, *, prompted: bool = True) -> StepGuidance:
-    """What to compute at `step` and how to sum it.
+class Told(NamedTuple):
+    """What a video is told at all: by what it is not told, nothing can guide it, and branches fall together."""
 
-    Args:
-        prompted: False when prompt and negative prompt are the same, so that text guidance has nothing to add.
-    """
+    prompt: bool = True
+    """False also when prompt and negative prompt are the same."""
+    sound: bool = True
+    expression: bool = False
+
+
+TALKING = Told()
+
+
+def step_guidance(config: GuidanceConfig, step: int, steps: int, told: Told = TALKING) -> StepGuidance:
+    """What to compute at `step` and how to sum it."""
     text, audio = config.text.at(step, steps), config.audio.at(step, steps)
-    weights = branch_weights(config.formula, text, audio, prompted=prompted)
+    expression = config.expression.at(step, steps)
+    weights = branch_weights(config.formula, text, audio, expression, told)
     reference: dict[Branch, float] = {}
-    if config.keep_colour > 0 and audio != 1:
-        reference = branch_weights(config.formula, text, 1.0, prompted=prompted)
+    if config.keep_colour > 0:
+        plain = branch_weights(config.formula, text, 1.0, 1.0, told)
+        reference = plain if plain != weights else {}
     return StepGuidance(weights, reference, config.keep_colour, (text, audio))
 
 
-def branch_weights(formula: Formula, text: float, audio: float, *, prompted: bool = True) -> dict[Branch, float]:
+def branch_weights(
+    formula: Formula, text: float, audio: float, expression: float = 1.0, told: Told = TALKING
+) -> dict[Branch, float]:
     """The formula as a weighted sum of its branches, without those of weight 0."""
+    path = path_weights(formula, text, audio)
+    if told.expression:
+        path = driven_path_weights(formula, text, audio, expression)
     weights: dict[Branch, float] = {}
-    for branch, weight in path_weights(formula, text, audio):
-        same = branch if prompted else branch._replace(text=False)
+    for branch, weight in path:
+        same = branch._replace(text=branch.text and told.prompt, audio=branch.audio and told.sound)
         weights[same] = weights.get(same, 0.0) + weight
-    return {branch: weight for branch, weight in weights.items() if weight != 0}
+    # Scales that cancel leave a rounding error, which is worth no call.
+    return {branch: weight for branch, weight in weights.items() if abs(weight) > ROUNDING}
 
 
 def weighted_sum(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, float]) -> Tensor:

@@ -1,5 +1,6 @@
 """One video to be made: the files that it is made from, and those that come of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,36 +16,59 @@ class Job:
 
     config: InferConfig
     image: Path
-    audio: Path
+    sounds: tuple[Path, ...]
+    """One for each of the first faces."""
     output: Path
     contact_sheet: bool = False
     replayed: Record | None = None
     """The record that is being made again."""
+    drivers: tuple[Path, ...] = ()
+    """Videos whose expression drives the faces, one for each of the first."""
+
+    @property
+    def people(self) -> int:
+        """Faces that are needed where none is chosen."""
+        return max(len(self.sounds), len(self.drivers), 1)
+
+    @property
+    def given(self) -> tuple[Path, ...]:
+        """All that the video is made from."""
+        return (self.image, *self.sounds, *self.drivers)
 
 
 def replay_job(record: Path, output: Path | None, contact_sheet: bool) -> Job:
     """The job of a record; without `output` the video is made again in its own place."""
     made = Record.load(record)
-    return Job(made.config, made.image, made.audio, output or made.output, contact_sheet, made)
+    return Job(made.config, made.image, made.sounds, output or made.output, contact_sheet, made, made.drivers)
 
 
-def default_output(image: Path, audio: Path) -> Path:
-    """outputs/IMAGE_AUDIO.mp4."""
-    return Path("outputs") / f"{image.stem}_{audio.stem}.mp4"
+def default_output(image: Path, other: Path) -> Path:
+    """outputs/IMAGE_OTHER.mp4, the other being the first sound or driver."""
+    return Path("outputs") / f"{image.stem}_{other.stem}.mp4"
 
 
-def check_inputs(image: Path | None, audio: Path | None) -> tuple[Path, Path]:
-    """Both are given and are files.
+def check_image(image: Path | None) -> Path:
+    """It is given and is a file.
 
     Raises:
-        InputError: one is not.
+        InputError: it is not.
     """
-    for name, path in (("image", image), ("audio", audio)):
-        if path is None:
-            raise InputError(f"no {name} was given; use --{name} FILE")
-        existing_file(path, name)
-    assert image is not None and audio is not None
-    return image, audio
+    if image is None:
+        raise InputError("no image was given; use --image FILE")
+    return existing_file(image, "image")
+
+
+def check_sounds(sounds: Sequence[Path], drivers: Sequence[Path]) -> None:
+    """All are files, and there is at least one of either.
+
+    Raises:
+        InputError: there is none, or one is no file.
+    """
+    if not sounds and not drivers:
+        raise InputError("no audio was given; use --audio FILE, or --drive VIDEO")
+    for name, paths in (("audio", sounds), ("driver", drivers)):
+        for path in paths:
+            existing_file(path, name)
 
 
 def check_outputs(job: Job) -> list[Path]:
@@ -54,9 +78,10 @@ def check_outputs(job: Job) -> list[Path]:
     paths = [job.output, job.output.with_suffix(".json")]
     if job.contact_sheet:
         paths.append(job.output.with_suffix(".sheet.png"))
+    given = {path.resolve() for path in job.given}
     for path in paths:
         if path.is_dir():
             raise InputError(f"output '{path}' is a folder; give another --output")
-        if path.resolve() in (job.image.resolve(), job.audio.resolve()):
+        if path.resolve() in given:
             raise InputError(f"output '{path}' would overwrite what the video is made from; give another --output")
     return paths

@@ -71,43 +71,59 @@ def stream_video(
     """
     if job.contact_sheet:
         raise InputError("a contact sheet shows a whole video; leave out --contact-sheet, or --stream")
-    check_controls(job.config, place.weights)
+    sound_path = _only_sound(job)
+    check_controls(job, place.weights)
     if job.config.note:
         tell(f"note: {job.config.note}")
     portrait = portrait_for(job.image, job.config)
     if job.output == PIPE:
-        with _heard(job, None) as sound, repeatable():
+        with _heard(sound_path, job.config, None) as sound, repeatable():
             return _summary(
                 job, _write(sys.stdout.buffer, open_pipeline(), job.config, portrait, sound, progress, show)
             )
-    paths = [*check_outputs(job), *([job.output.with_suffix(".wav")] if job.audio == PIPE else [])]
-    record = None if job.audio == PIPE else begin_record(job, place.weights, place.device)
+    paths = [*check_outputs(job), *([job.output.with_suffix(".wav")] if sound_path == PIPE else [])]
+    record = None if sound_path == PIPE else begin_record(job, place.weights, place.device)
     with ExitStack() as outputs:
         video, text, *kept = (outputs.enter_context(written_whole(path)) for path in paths)
-        with _heard(job, kept[0] if kept else None) as sound, repeatable():
+        with _heard(sound_path, job.config, kept[0] if kept else None) as sound, repeatable():
             pipe = open_pipeline()
             tell(f"the video grows in {video}")
             pace = _write(video, pipe, job.config, portrait, sound, progress, show)
         if record is None:
-            record = Record.of(job.config, job.image, kept[0], place.weights, job.output, describe(place.device))
-            record = replace(record, audio=paths[-1])
+            device = describe(place.device)
+            record = Record.of(job.config, job.image, kept[:1], (), place.weights, job.output, device)
+            record = replace(record, sounds=(paths[-1],))
         record = replace(record, video=hash_file(video))
         text.write_text(record.as_json(_result(job.config, pace, pipe.motion_normaliser)), encoding="utf-8")
     same = "" if job.replayed is None or record.video == job.replayed.video else "NOT "
     return _summary(job, pace) + ("" if job.replayed is None else f", {same}the same bits as recorded")
 
 
+def _only_sound(job: Job) -> Path:
+    """The one sound of a stream.
+
+    Raises:
+        InputError: there are several, or something drives.
+    """
+    if job.drivers or len(job.sounds) != 1:
+        raise InputError(
+            f"{len(job.sounds)} sounds and {len(job.drivers)} drivers were given; a stream hears one sound and nothing "
+            "drives it: leave the others out, or --stream"
+        )
+    return job.sounds[0]
+
+
 @contextmanager
-def _heard(job: Job, keep: Path | None) -> Iterator[LiveSound]:
+def _heard(path: Path, config: InferConfig, keep: Path | None) -> Iterator[LiveSound]:
     """The sound of a job; of a pipe's, what was heard is kept in a file."""
-    if job.audio != PIPE:
-        media.probe(job.audio)
-        yield LiveSound.of_file(job.audio, RATES, job.config.seconds)
+    if path != PIPE:
+        media.probe(path)
+        yield LiveSound.of_file(path, RATES, config.seconds)
         return
     with ExitStack() as opened:
         pipe = opened.enter_context(open(sys.stdin.fileno(), "rb", closefd=False))
         if keep is None:
-            yield LiveSound.of_pipe(pipe, RATES, job.config.seconds)
+            yield LiveSound.of_pipe(pipe, RATES, config.seconds)
             return
         file = opened.enter_context(wave.open(str(keep), "wb"))
         file.setnchannels(1)
@@ -117,7 +133,7 @@ def _heard(job: Job, keep: Path | None) -> Iterator[LiveSound]:
         def listen(block: NDArray[np.float32]) -> None:
             file.writeframes(np.clip(np.round(block * 32768), -32768, 32767).astype("<i2").tobytes())
 
-        yield LiveSound.of_pipe(pipe, RATES, job.config.seconds, listen)
+        yield LiveSound.of_pipe(pipe, RATES, config.seconds, listen)
 
 
 def _write(

@@ -1,7 +1,7 @@
 """Pipelines from folders: one that was saved whole, or a Wan base with an adapter; every part is loaded strictly."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from fantasytalking.encoders.loading import HUB_ID, load_model, load_part
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.errors import InputError
+from fantasytalking.expression_adapter import load_expression
 from fantasytalking.files import existing_file, written_whole
 from fantasytalking.models.assembly import from_wan
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 NORMALISER = "motion_normaliser.json"
 FACE_ENCODER = "face_encoder"
 """Folder of the ArcFace .onnx in a components folder and in a saved pipeline."""
+EXPRESSION_ENCODER = "expression_encoder"
+"""Folder of the encoder that reads drivers, in a saved pipeline or beside an adapter's weights."""
 
 SETTINGS = {"trained_modules": str, "audio_window": str, "window_seconds": float, "text_length": int}
 """What a saved pipeline says of itself in model_index.json beside its parts."""
@@ -38,6 +41,7 @@ def load_saved(
     source: str | Path,
     *,
     adapter: str | Path | None = None,
+    expression_adapter: str | Path | None = None,
     torch_dtype: torch.dtype = torch.float32,
     progress: Progress = lambda _: None,
     **ready: Any,
@@ -47,6 +51,7 @@ def load_saved(
     Args:
         source: its folder, or a hub id of one.
         adapter: what distillation added to it; None = it is loaded as it was saved.
+        expression_adapter: lets videos drive the faces, as of `load_transformer`.
         torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32, as everywhere here.
         progress: told each part's name when it is loaded.
         ready: parts that are loaded already (quantised, for instance), under their names.
@@ -66,17 +71,20 @@ def load_saved(
         raise InputError(f"'{folder}/model_index.json': {wrong[0]} is {index.get(wrong[0])!r}; save the pipeline again")
     if adapter is not None:
         check_goes_on(Path(adapter), index)
-        if "transformer" in ready:
-            raise InputError("both a transformer that is ready and an adapter were given; leave one out")
+    if "transformer" in ready and (adapter, expression_adapter) != (None, None):
+        raise InputError("both a transformer that is ready and an adapter were given; leave one out")
     parts = load_encoders(folder, folder, torch_dtype, ready, progress, processor="audio_processor")
     if "transformer" not in ready:
-        parts["transformer"] = load_transformer(folder, adapter, {}, torch_dtype)
+        parts["transformer"] = load_transformer(folder, adapter, {}, torch_dtype, expression_adapter)
         progress("transformer")
     if "scheduler" not in ready:
         parts["scheduler"] = _scheduler(folder)
-    pipeline = pipeline_class(**parts, **ready, **{name: index[name] for name in SETTINGS})
+    settings = {name: index[name] for name in SETTINGS}
+    settings["trained_modules"] = _joined(index["trained_modules"].split(","), expression_adapter)
+    pipeline = pipeline_class(**parts, **ready, **settings)
     _settle(pipeline)
     pipeline.face_network = find_onnx(folder)
+    pipeline.expression_network = _expression_encoder(expression_adapter, folder)
     pipeline.motion_normaliser = read_normaliser(folder)
     return pipeline
 
@@ -87,6 +95,7 @@ def load_base(
     adapter: str | Path,
     *,
     portrait: Mapping[str, Any],
+    expression_adapter: str | Path | None = None,
     audio_encoder: str | Path | None = None,
     face_encoder: str | Path | None = None,
     scheduler: SchedulerMixin | None = None,
@@ -98,6 +107,7 @@ def load_base(
 
     Args:
         portrait: sizes of the paper's modules (`dataclasses.asdict(load_model_config(PRESET).portrait)`).
+        expression_adapter: lets videos drive the faces, as of `load_transformer`.
         audio_encoder: wav2vec2 folder or hub id; None = audio_encoder in `base`.
         face_encoder: ArcFace .onnx; None = the one in face_encoder of `base`, where there is one.
         scheduler: None = Euler, shift 5.
@@ -108,12 +118,13 @@ def load_base(
     """
     base, adapter = Path(base), Path(adapter)
     parts = load_encoders(base, audio_encoder, torch_dtype, {}, progress)
-    transformer, described = load_transformer(base, adapter, portrait, torch_dtype), read_config(adapter)
+    transformer = load_transformer(base, adapter, portrait, torch_dtype, expression_adapter)
+    described = read_config(adapter)
     progress("transformer")
     pipeline = pipeline_class(
         transformer=transformer,
         scheduler=scheduler or make_scheduler(Sampler.euler),
-        trained_modules=",".join(name for name in described.modules if name != "guidance"),
+        trained_modules=_joined(described.modules, expression_adapter),
         audio_window=described.audio_window,
         window_seconds=described.window_seconds,
         text_length=text_length,
@@ -121,18 +132,25 @@ def load_base(
     )
     _settle(pipeline)
     pipeline.face_network = find_onnx(base) if face_encoder is None else existing_file(face_encoder, "face encoder")
+    pipeline.expression_network = _expression_encoder(expression_adapter, adapter, base)
     pipeline.motion_normaliser = read_normaliser(adapter) or read_normaliser(base)
     return pipeline
 
 
 def load_transformer(
-    base: str | Path, adapter: str | Path | None, portrait: Mapping[str, Any], dtype: torch.dtype
+    base: str | Path,
+    adapter: str | Path | None,
+    portrait: Mapping[str, Any],
+    dtype: torch.dtype,
+    expression_adapter: str | Path | None = None,
 ) -> FantasyTalkingTransformer3DModel:
-    """The transformer alone, with its adapter, where there is one.
+    """The transformer alone, with its adapters, where there are any.
 
     Args:
         base: a saved pipeline, where there is no adapter or one that goes on a saved pipeline; else a Wan base.
         portrait: as of `load_base`; not read with a saved pipeline, which has the modules.
+        expression_adapter: a folder of ours or FantasyPortrait's released checkpoint: see
+            `fantasytalking.expression_adapter.load_expression`.
 
     Raises:
         InputError: it is missing, damaged or incomplete, or the adapter does not fit.
@@ -146,6 +164,9 @@ def load_transformer(
     if adapter is not None:
         load_adapter(transformer, adapter)
         settle_distilled(transformer)
+    if expression_adapter is not None:
+        load_expression(transformer, expression_adapter)
+        transformer.requires_grad_(False).eval()
     return transformer
 
 
@@ -159,6 +180,18 @@ def find_onnx(folder: Path) -> Path | None:
     if len(found) > 1:
         raise InputError(f"'{folder / FACE_ENCODER}' holds {len(found)} .onnx files; leave one")
     return found[0] if found else None
+
+
+def _expression_encoder(*places: str | Path | None) -> Path | None:
+    """The encoder that reads drivers: the first that stands in one of the folders."""
+    folders = (Path(place) / EXPRESSION_ENCODER for place in places if place is not None)
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def _joined(modules: Sequence[str], expression_adapter: str | Path | None) -> str:
+    """The trained modules as a pipeline says them of itself; distillation is told by the transformer."""
+    brought = [] if expression_adapter is None else ["expression"]
+    return ",".join(dict.fromkeys([*(name for name in modules if name != "guidance"), *brought]))
 
 
 def read_normaliser(folder: Path) -> dict[str, float] | None:

@@ -18,7 +18,7 @@ import torch
 from diffusers import ContextParallelConfig
 from torch import Tensor, distributed
 
-from fantasytalking.conditions import Conditions
+from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.errors import InputError
 from fantasytalking.models.condition_cache import ConditionCache
 from fantasytalking.models.presets import load_model_config
@@ -31,7 +31,9 @@ from fantasytalking.pipeline.workplace import workplace
 
 PATIENCE = timedelta(days=1)
 """For which the others wait for the leader, who may be waiting for sound."""
-SOUND = ("audio", "audio_mask")
+INNER = "expression."
+"""Before the names of what is within the expression condition."""
+PASSING = ("audio", "audio_mask", f"{INNER}features", f"{INNER}present", f"{INNER}regions", "speaker_regions")
 """Conditions that change within a video, one after another."""
 
 
@@ -39,6 +41,8 @@ class Load(NamedTuple):
     """To the others: load the transformer."""
 
     config: InferConfig
+    driven: bool
+    """Whether videos drive the faces."""
 
 
 class Call(NamedTuple):
@@ -83,7 +87,7 @@ def follow() -> int:
         if isinstance(message, Dismissal):
             return message.code
         if isinstance(message, Load):
-            transformer = _agreed(partial(_load, message.config))
+            transformer = _agreed(partial(_load, message))
         else:
             assert transformer is not None and isinstance(message, Call)
             told.call(transformer, message)
@@ -97,14 +101,19 @@ class Leader:
         self._cache: ConditionCache | None = None
         self._count = 0
 
-    def open(self, config: InferConfig, load: Callable[[], FantasyTalkingPipeline]) -> FantasyTalkingPipeline:
+    def open(
+        self, config: InferConfig, load: Callable[[], FantasyTalkingPipeline], *, driven: bool = False
+    ) -> FantasyTalkingPipeline:
         """Loads the pipeline, with the transformer on every process.
+
+        Args:
+            driven: as `load` was told.
 
         Raises:
             InputError: as `load`; a process could not load it; or it cannot be divided by the number of processes.
         """
         _check(config)
-        _sent(Load(config))
+        _sent(Load(config, driven))
         loaded: list[FantasyTalkingPipeline] = []
 
         def parallel() -> FantasyTalkingTransformer3DModel:
@@ -133,16 +142,14 @@ class Leader:
         is_new = cache is None or cache is not self._cache
         if is_new:
             self._known, self._cache = {}, cache
-        numbered = {
-            name: self._number(name, value) for name, value in conditions._asdict().items() if value is not None
-        }
+        numbered = {name: self._number(name, value) for name, value in _flat(conditions).items()}
         _sent(Call(_plain(latents), _plain(timestep), numbered, is_new, cache is not None))
 
     def _number(self, name: str, tensor: Tensor) -> tuple[int, Tensor | None]:
         known = self._known.setdefault(name, {})
         if id(tensor) in known:
             return known[id(tensor)][0], None
-        if name in SOUND:
+        if name in PASSING:
             known.clear()
         self._count += 1
         known[id(tensor)] = (self._count, tensor)  # the tensor is kept, so that its id stays its own
@@ -161,17 +168,17 @@ class _Told:
         device, dtype = transformer.device, transformer.dtype
         if call.is_new_video:
             self._known, self._cache = {}, ConditionCache()
-        tensors: dict[str, Tensor | None] = dict.fromkeys(Conditions._fields)
+        tensors: dict[str, Tensor] = {}
         for name, (number, tensor) in call.conditions.items():
             known = self._known.setdefault(name, {})
             if tensor is not None:
-                if name in SOUND:
+                if name in PASSING:
                     known.clear()
-                    self._cache.forget(name)
+                    self._cache.forget(name.removesuffix(".features"))
                 known[number] = tensor.to(device)
             tensors[name] = known[number]
         cache = self._cache if call.is_cached else None
-        conditions = Conditions(**tensors)  # type: ignore[arg-type]
+        conditions = _joined(tensors)
         transformer(call.latents.to(device, dtype), call.timestep.to(device), conditions, cache=cache)
 
 
@@ -222,11 +229,12 @@ def _check(config: InferConfig) -> None:
         )
 
 
-def _load(config: InferConfig) -> FantasyTalkingTransformer3DModel:
+def _load(message: Load) -> FantasyTalkingTransformer3DModel:
     """The transformer alone: the other parts work on the leader."""
-    weights, device = workplace(config)
-    sizes = asdict(load_model_config(config.model).portrait)
-    transformer = load_transformer(weights.base, weights.adapter, sizes, getattr(torch, config.precision.value))
+    config = message.config
+    weights, device = workplace(config, driven=message.driven)
+    sizes, dtype = asdict(load_model_config(config.model).portrait), getattr(torch, config.precision.value)
+    transformer = load_transformer(weights.base, weights.adapter, sizes, dtype, weights.expression_adapter)
     apply_savings(transformer, config.savings, device)
     return _divided(transformer.to(device))
 
@@ -239,6 +247,25 @@ def _divided(transformer: FantasyTalkingTransformer3DModel) -> FantasyTalkingTra
         )
     transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=size))
     return transformer
+
+
+def _flat(conditions: Conditions) -> dict[str, Tensor]:
+    """Every tensor of the conditions by its name."""
+    values = conditions._asdict()
+    expression = values.pop("expression")
+    if expression is not None:
+        values |= {INNER + name: value for name, value in expression._asdict().items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _joined(tensors: dict[str, Tensor]) -> Conditions:
+    """The conditions that `_flat` took apart."""
+    inner = {name.removeprefix(INNER): value for name, value in tensors.items() if name.startswith(INNER)}
+    values: dict[str, Any] = {name: tensors.get(name) for name in Conditions._fields}
+    if inner:
+        features, present, gate = (inner[name] for name in ("features", "present", "gate"))
+        values["expression"] = ExpressionCondition(features, present, inner.get("regions"), gate)
+    return Conditions(**values)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""The diffusers pipeline: portrait and speech in, talking video out.
+"""The diffusers pipeline: a portrait, speech and videos that drive its faces in, a video out.
 
 Axes: F latent frames, h and w latent height and width, T frames, H and W pixels.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,34 +25,39 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from fantasytalking import media
 from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows
-from fantasytalking.checkpoint import AdapterConfig
 from fantasytalking.data.settings import Fit
-from fantasytalking.encoders.wav2vec import SAMPLE_RATE, AudioEncoder
+from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.lora import has_lora
 from fantasytalking.media.live_sound import SampleQueue
 from fantasytalking.models.guidance_branches import Formula
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.pipeline.conditioning import encode_conditions
-from fantasytalking.pipeline.controls import NEUTRAL_MOTION, check_speech, face_weight, motion_intensity
-from fantasytalking.pipeline.decoding import OUTPUT_TYPES, as_output, pictures
+from fantasytalking.pipeline.conditioning import Asked, encode_conditions, hear_people
+from fantasytalking.pipeline.controls import NEUTRAL_MOTION, check_modules, check_speech
+from fantasytalking.pipeline.decoding import as_output, check_output_type, pictures
 from fantasytalking.pipeline.denoising import Denoiser
 from fantasytalking.pipeline.distilled import plan_steps
-from fantasytalking.pipeline.encoding import Timing, VideoConditions, encode_sound
-from fantasytalking.pipeline.guidance import GuidanceConfig, ScaleSchedule, step_guidance
-from fantasytalking.pipeline.loading import FACE_ENCODER, load_base, load_saved, write_normaliser
+from fantasytalking.pipeline.encoding import VideoConditions
+from fantasytalking.pipeline.guidance import EXPRESSION_SCALE, GuidanceConfig, ScaleSchedule, step_guidance
+from fantasytalking.pipeline.inputs import AudioInput, DriveInput, read_drivers, read_sounds
+from fantasytalking.pipeline.loading import (
+    EXPRESSION_ENCODER,
+    FACE_ENCODER,
+    load_base,
+    load_saved,
+    write_normaliser,
+)
+from fantasytalking.pipeline.people import People
 from fantasytalking.pipeline.portrait import ImageInput, portrait_of
 from fantasytalking.pipeline.scheduling import set_steps
 from fantasytalking.pipeline.streaming import Streamer, StreamPlan, portrait_for
 from fantasytalking.pipeline.windows import latent_lengths, plan_windows
+from fantasytalking.regions import Background
 
 if TYPE_CHECKING:
     from fantasytalking.pipeline.settings import InferConfig
-
-AudioInput = NDArray[np.float32] | str | Path
 
 
 @dataclass
@@ -63,24 +68,25 @@ class FantasyTalkingOutput(BaseOutput):
     """np: (1, T, H, W, 3) float32 in [0, 1]; pt: (1, T, 3, H, W) of the same; pil: a list of a list of pictures;
     latent: (1, 16, F, h, w) normalised latents, whose frames `iterate_frames` gives one by one."""
     num_frames: int
-    """T: the sound's length, rounded to the nearest frame."""
+    """T: the longest sound's length, rounded to the nearest frame, or the shortest driver's."""
     fps: float
 
 
 class FantasyTalkingPipeline(DiffusionPipeline):
-    """One portrait and one recording of speech become a video in which the person talks.
+    """A portrait and recordings of speech become a video in which its people talk; videos may drive their faces.
 
     Args:
         transformer, vae, text_encoder, tokenizer, image_encoder, image_processor, scheduler: Wan's parts, with the
             paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas.
         audio_encoder, audio_processor: wav2vec2 and its feature extractor.
-        trained_modules: of audio, face and motion, joined by commas: those that were trained. Asking for the control of
-            another is an error, not an effect that fails to come.
+        trained_modules: of audio, face, motion and expression, joined by commas: those that were trained. Asking for
+            the control of another is an error, not an effect that fails to come.
         audio_window, window_seconds: rule of the audio windows, as in `AdapterConfig`.
         text_length: tokens to which prompts are padded, as in training (Wan: 512).
 
     The ArcFace network is no torch module: `face_network` is the path of its .onnx file, which stands in the folder
-    face_encoder of a saved pipeline. `motion_normaliser` holds the constants that measured motion was normalised with,
+    face_encoder of a saved pipeline. `expression_network` is the folder of the encoder that reads drivers, there
+    expression_encoder. `motion_normaliser` holds the constants that measured motion was normalised with,
     from motion_normaliser.json, for whoever measures motion in a result.
     """
 
@@ -104,7 +110,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         text_length: int = 512,
     ) -> None:
         super().__init__()
-        AdapterConfig(trained_modules.split(","), audio_window, window_seconds).validate("pipeline")
+        check_modules(trained_modules.split(","), audio_window, window_seconds)
         if type(text_length) is not int or not 1 <= text_length <= 4096:
             raise InputError(f"pipeline: text_length is {text_length!r}; it must be 1 to 4096 (Wan: 512)")
         self.register_modules(
@@ -125,6 +131,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             text_length=text_length,
         )
         self.face_network: Path | None = None
+        self.expression_network: Path | None = None
         self.motion_normaliser: dict[str, float] | None = None
         self._interrupt = False
 
@@ -139,7 +146,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         return load_base(cls, base, adapter, **options)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Writes the whole pipeline as a diffusers folder, with face_encoder/*.onnx and motion_normaliser.json.
+        """Writes the whole pipeline as a diffusers folder, with the encoders and constants that are no torch modules.
 
         Raises:
             InputError: the transformer holds an unfused LoRA, whose layers a plain transformer folder has no place for.
@@ -153,6 +160,10 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         if self.face_network is not None:
             with written_whole(Path(save_directory) / FACE_ENCODER / self.face_network.name) as temporary:
                 shutil.copyfile(self.face_network, temporary)
+        if self.expression_network is not None:
+            ExpressionEncoder.from_pretrained(self.expression_network).save_pretrained(
+                Path(save_directory) / EXPRESSION_ENCODER
+            )
         if self.motion_normaliser is not None:
             write_normaliser(self.motion_normaliser, Path(save_directory))
 
@@ -168,7 +179,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
 
     @property
     def trained_modules(self) -> list[str]:
-        """Of audio, face and motion, those that were trained."""
+        """Of audio, face, motion and expression, those that were trained."""
         return self.config.trained_modules.split(",")
 
     @property
@@ -180,16 +191,20 @@ class FantasyTalkingPipeline(DiffusionPipeline):
     def __call__(
         self,
         image: ImageInput,
-        audio: AudioInput,
+        audio: AudioInput | Sequence[AudioInput] | None = None,
         prompt: str = "",
         negative_prompt: str = "",
         *,
+        drive: DriveInput | Sequence[DriveInput] = (),
         motion: float = NEUTRAL_MOTION,
         expression_motion: float | None = None,
         body_motion: float | None = None,
         face_scale: float | None = None,
+        expression_scale: float = 1.0,
+        background: Background = Background.everyone,
         text_guidance: float | ScaleSchedule = 5.0,
         audio_guidance: float | ScaleSchedule = 5.0,
+        expression_guidance: float | ScaleSchedule = EXPRESSION_SCALE,
         formula: Formula = Formula.text_first,
         keep_colour: float = 0.0,
         batch_branches: bool | None = None,
@@ -198,7 +213,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         fit: Fit = Fit.crop,
-        face: int | None = None,
+        face: int | Sequence[int] | None = None,
         window_frames: int = 81,
         overlap_frames: int = 24,
         generator: torch.Generator | None = None,
@@ -206,23 +221,27 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[["FantasyTalkingPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
         | None = None,
     ) -> FantasyTalkingOutput:
-        """Makes a video as long as the sound, to the nearest frame.
+        """Makes a video as long as the longest sound, to the nearest frame; without one, as the shortest driver.
 
         Args:
             image: a path, a PIL picture, RGB uint8 (H, W, 3), or a `Portrait` that is ready.
-            audio: a path, or mono float32 samples at 16 kHz.
+            audio: a path, or mono float32 samples at 16 kHz; one for each of the first faces. None = nobody speaks.
+            drive: a video of a face, or a `Driver` that is ready; one for each of the first faces.
             prompt: what to see; "" = nothing is said.
             negative_prompt: what the branches without a prompt are told instead; "" = nothing.
             motion: intensity in [0, 1] of expression and body, 0.5 = neutral.
             expression_motion, body_motion: of one alone; None = `motion`.
             face_scale: weight of the face attention, 1 = as trained; None = 1 where it was trained, else 0.
-            text_guidance, audio_guidance: scales, or schedules of them over the steps (useful: 3 to 7).
+            expression_scale: weight of the drivers, 1 = as trained.
+            background: to whose sounds and drivers what is nobody's face attends.
+            text_guidance, audio_guidance, expression_guidance: scales, or schedules of them over the steps (useful: 3
+                to 7).
             formula, keep_colour, batch_branches: as in `GuidanceConfig`.
             num_inference_steps: denoising steps; None = 30, or those that a distilled model was made for.
             fps: frames a second.
             height, width: of the video in pixels, multiples of 16; None = 512 (a `Portrait` brings its own).
             fit: how other pictures are brought to that size.
-            face: which of several faces, from 1 at the left.
+            face: which of several faces, from 1 at the left; several in the order of their sounds and drivers.
             window_frames: frames denoised at once, 1 + 4k, as many as the model was trained on.
             overlap_frames: frames that neighbouring windows of a longer video share, a multiple of 4.
             generator: of the noise; one on the CPU gives the same noise on every device.
@@ -233,35 +252,25 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             InputError: anything that cannot be used; names the value, the limit and the cure.
         """
         # 1. Check what can be checked before anything is computed
-        guidance = GuidanceConfig(
-            ScaleSchedule.of(text_guidance), ScaleSchedule.of(audio_guidance), formula, keep_colour, batch_branches
-        )
-        for part in (guidance.text, guidance.audio, guidance):
-            part.validate()
-        if output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type is '{output_type}'; it must be one of {', '.join(OUTPUT_TYPES)}")
-        steps = plan_steps(self, num_inference_steps, guidance, negative_prompt)
-        check_speech(self.trained_modules)
-        intensity = motion_intensity(
-            self.trained_modules,
-            motion if expression_motion is None else expression_motion,
-            motion if body_motion is None else body_motion,
-        )
-        face_scale = face_weight(self.trained_modules, face_scale, self.face_network is not None)
-        samples = audio if isinstance(audio, np.ndarray) else media.read_audio(audio, sample_rate=SAMPLE_RATE)
-        timing = Timing.of(len(samples), fps, self.vae.config.scale_factor_temporal)
-        windows = plan_windows(
-            timing.latent_frames, *latent_lengths(window_frames, overlap_frames, self.vae.config.scale_factor_temporal)
-        )
-        portrait = portrait_of(image, height, width, fit=fit, face=face)
+        text, heard, seen = (ScaleSchedule.of(scale) for scale in (text_guidance, audio_guidance, expression_guidance))
+        guidance = GuidanceConfig(text, heard, formula, keep_colour, batch_branches, seen)
+        guidance.validate_all()
+        check_output_type(output_type)
+        steps = plan_steps(self, num_inference_steps, guidance, negative_prompt, driven=bool(drive))
+        intensity = [motion if part is None else part for part in (expression_motion, body_motion)]
+        prompts = (prompt, negative_prompt)
+        asked = Asked.of(self, prompts, (intensity[0], intensity[1]), face_scale, expression_scale, background)
+        stride = self.vae.config.scale_factor_temporal
+        lengths = latent_lengths(window_frames, overlap_frames, stride)
+        sounds, drivers = read_sounds(self, audio), read_drivers(self, drive, fps)
+        number = max(len(sounds), len(drivers), 1)
+        people = People(portrait_of(image, height, width, fit=fit, face=face, people=number), sounds, drivers)
+        timing = people.timing(fps, stride)
+        windows = plan_windows(timing.latent_frames, *lengths)
 
         # 2. Encode what the video is told
-        def hear() -> AudioWindows:
-            encoder = AudioEncoder(self.audio_encoder, self.audio_processor)
-            return encode_sound(encoder, samples, timing, self.config.audio_window, self.config.window_seconds)
-
         conditions = encode_conditions(
-            self, portrait, hear, (prompt, negative_prompt), len(windows[0].frames), intensity, face_scale
+            self, people, asked, lambda: hear_people(self, people, timing), len(windows[0].frames), timing
         )
 
         # 3. Denoise
@@ -276,7 +285,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             for step, timestep in enumerate(timesteps):
                 if self.interrupt:
                     break
-                plan = step_guidance(guidance, step, len(timesteps), prompted=conditions.prompted)
+                plan = step_guidance(guidance, step, len(timesteps), conditions.told)
                 prediction = denoiser.predict(latents, timestep, plan)
                 latents = self.scheduler.step(prediction, timestep, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
@@ -308,12 +317,11 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         config = replace(config, steps=plan_steps(self, config.steps, config.guidance, config.negative_prompt))
         plan = StreamPlan.of(config, self.vae.config.scale_factor_temporal)
         check_speech(self.trained_modules)
-        intensity = motion_intensity(self.trained_modules, config.expression_motion, config.body_motion)
-        face_scale = face_weight(self.trained_modules, config.face_scale, self.face_network is not None)
-        portrait = portrait_for(image, config)
+        asked = Asked.of(self, plan.prompts, (config.expression_motion, config.body_motion), config.face_scale)
+        people = People(portrait_for(image, config))
 
         def encode(hear: Callable[[], AudioWindows]) -> VideoConditions:
-            return encode_conditions(self, portrait, hear, plan.prompts, plan.length, intensity, face_scale)
+            return encode_conditions(self, people, asked, hear, plan.length)
 
         return Streamer(self, plan, sound, encode, progress)
 

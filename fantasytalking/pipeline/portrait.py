@@ -1,4 +1,4 @@
-"""Any picture to the model's picture: the face found, the picture cropped around it or padded, never distorted.
+"""Any picture to the model's picture: the faces found, the picture cropped around them or padded, never distorted.
 
 The perception and imaging packages are imported where they are used, so that the pipeline itself loads without them.
 """
@@ -18,6 +18,8 @@ from fantasytalking.errors import InputError
 
 MAX_SIDE = 4096
 """Larger pictures are shrunk to this before the face is looked for: no model draws that many pixels."""
+ROOM = 1.25
+"""Size of the nearest crop around several faces, in sizes of what is around them all."""
 
 
 class Portrait(NamedTuple):
@@ -26,7 +28,9 @@ class Portrait(NamedTuple):
     pixels: NDArray[np.uint8]
     """(H, W, 3) RGB, H and W multiples of 16."""
     points: NDArray[np.float32]
-    """(5, 2) pixels of eyes, nose and corners of the mouth, in the order of ArcFace's alignment."""
+    """(P, 5, 2) pixels of eyes, nose and corners of the mouth of each person, in the order of ArcFace's alignment."""
+    boxes: NDArray[np.float32]
+    """(P, 4) left, top, right, bottom of each face in pixels, around its landmarks."""
 
 
 ImageInput = Portrait | NDArray[np.uint8] | Image.Image | str | Path
@@ -50,48 +54,58 @@ def frame_portrait(
     sizes: Sequence[Bucket],
     *,
     fit: Fit = Fit.crop,
-    face: int | None = None,
+    face: int | Sequence[int] | None = None,
+    people: int = 1,
     least_face: float = 0.0,
 ) -> Portrait:
     """Brings a picture to the size of `sizes` whose aspect ratio is nearest, as data preparation does.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        fit: crop takes the largest part of that ratio, centred on the face; letterbox takes all, with black bars.
-        face: which of several faces, from 1 at the left; None = the only one.
-        least_face: with crop, go nearer until the face has this share of the picture's height (0 = never). Training
-            leaves smaller faces out.
+        fit: crop takes the largest part of that ratio, centred on the faces; letterbox takes all, with black bars.
+        face: which of several faces, from 1 at the left; several stand in the portrait in the order given. None = all.
+        people: how many faces there must be where none is chosen.
+        least_face: with crop, go nearer until the smallest face has this share of the picture's height (0 = never), but
+            never so near that one is cut. Training leaves smaller faces out.
 
     Raises:
-        InputError: no face, several and none chosen, or a number that there is not.
+        InputError: no face, others than `people` and none chosen, a number that there is not, or faces too far apart.
     """
-    import cv2
-
     from fantasytalking.data.prepare_framing import Framing
     from fantasytalking.perception.face_crop import five_points
+    from fantasytalking.perception.face_detection import landmark_box
     from fantasytalking.perception.face_track import detect_faces
 
-    shrink = MAX_SIDE / max(image.shape[:2])
-    if shrink < 1:
-        image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    image = _shrunk(image)
     faces = detect_faces(image)
-    chosen = faces[_choice(len(faces), face)]
+    chosen = [faces[number] for number in _choice(len(faces), face, people)]
+    landmarks = np.stack([one.landmarks for one in chosen])
+    boxes = np.stack([one.box for one in chosen]).astype(np.float64)
     framing = Framing.choose(image.shape[1], image.shape[0], list(sizes), fit)
-    x0, y0, x1, y1 = chosen.box.tolist()
-    landmarks = chosen.landmarks
-    if fit is Fit.crop and (y1 - y0) * framing.scale < least_face * framing.bucket.height:
-        left, top, right, bottom = _nearer((image.shape[0], image.shape[1]), chosen.box, framing.bucket, least_face)
+    smallest = float((boxes[:, 3] - boxes[:, 1]).min())
+    if fit is Fit.crop and smallest * framing.scale < least_face * framing.bucket.height:
+        left, top, right, bottom = _nearer((image.shape[0], image.shape[1]), boxes, framing.bucket, least_face)
         image = np.ascontiguousarray(image[top:bottom, left:right])
         landmarks = landmarks - np.array([left, top, 0], np.float32)
-        x0, x1, y0, y1 = x0 - left, x1 - left, y0 - top, y1 - top
+        boxes = boxes - np.array([left, top, left, top])
         framing = Framing(right - left, bottom - top, framing.bucket, fit)
+    x0, y0, x1, y1 = _around(boxes)
     offset = framing.offset(((x0 + x1) / 2, (y0 + y1) / 2))
     pixels = framing.frame(framing.resize(image), offset)
-    return Portrait(pixels, five_points(framing.move(landmarks, offset)))
+    moved = framing.move(landmarks, offset)
+    portrait = Portrait(pixels, five_points(moved), landmark_box(moved).astype(np.float32))
+    _check_all_inside(portrait)
+    return portrait
 
 
 def portrait_of(
-    image: ImageInput, height: int | None, width: int | None, *, fit: Fit = Fit.crop, face: int | None = None
+    image: ImageInput,
+    height: int | None,
+    width: int | None,
+    *,
+    fit: Fit = Fit.crop,
+    face: int | Sequence[int] | None = None,
+    people: int = 1,
 ) -> Portrait:
     """Any picture as a portrait of one size; None = 512 pixels, or those of a portrait that is ready.
 
@@ -100,7 +114,9 @@ def portrait_of(
     """
     picture = open_picture(image)
     if not isinstance(picture, Portrait):
-        return frame_portrait(picture, parse_sizes([f"{width or 512}x{height or 512}"]), fit=fit, face=face)
+        return frame_portrait(
+            picture, parse_sizes([f"{width or 512}x{height or 512}"]), fit=fit, face=face, people=people
+        )
     if (height, width) not in ((None, None), picture.pixels.shape[:2]):
         raise InputError(f"height and width are {height} and {width}; the portrait is {picture.pixels.shape[:2]}")
     return picture
@@ -124,30 +140,79 @@ def parse_sizes(texts: Sequence[str]) -> list[Bucket]:
     return sizes
 
 
-def _choice(found: int, face: int | None) -> int:
+def _shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import cv2
+
+    scale = MAX_SIDE / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def _choice(found: int, face: int | Sequence[int] | None, people: int) -> list[int]:
+    """Places of the chosen faces among those found, from the left."""
     if not found:
         raise InputError("no face was found in the picture; give one that shows a face from the front, well lit")
-    if face is None and found > 1:
+    if face is None:
+        if found != people:
+            _refuse_number(found, people)
+        return list(range(found))
+    numbers = [face] if isinstance(face, int) else list(face)
+    for number in numbers:
+        if not 1 <= number <= found:
+            raise InputError(
+                f"face {number} was asked for and {found} found; give --face 1 to {found}, counted from the left"
+            )
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"the same face was asked for twice: {', '.join(map(str, numbers))}; give each --face once")
+    return [number - 1 for number in numbers]
+
+
+def _refuse_number(found: int, people: int) -> None:
+    if people == 1:
         raise InputError(
             f"{found} faces were found in the picture; choose one: --face 1 (left) to --face {found} (right)"
         )
-    if face is not None and not 1 <= face <= found:
+    if found < people:
         raise InputError(
-            f"face {face} was asked for and {found} found; give --face 1 to {found}, counted from the left"
+            f"{found} {'face was' if found == 1 else 'faces were'} found in the picture and {people} are needed, one "
+            "for each sound or driver; give fewer of them, or another picture"
         )
-    return (face or 1) - 1
+    raise InputError(
+        f"{found} faces were found in the picture and {people} are needed; choose them in the order of their sounds "
+        f"and drivers: --face 1 (left) to --face {found} (right), {people} times"
+    )
+
+
+def _around(boxes: NDArray[np.floating]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom around all of (P, 4) boxes."""
+    (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
+    return x0, y0, x1, y1
 
 
 def _nearer(
-    shape: tuple[int, int], box: NDArray[np.floating], bucket: Bucket, share: float
+    shape: tuple[int, int], boxes: NDArray[np.floating], bucket: Bucket, share: float
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the part in which the face has `share` of the height, moved into the picture."""
+    """Left, top, right, bottom of the part in which the smallest face has `share` of the height, or all just fit."""
     height, width = shape
-    x0, y0, x1, y1 = box.tolist()
-    tall = (y1 - y0) / share
+    x0, y0, x1, y1 = _around(boxes)
+    tall = float((boxes[:, 3] - boxes[:, 1]).min()) / share
+    if len(boxes) > 1:
+        tall = max(tall, ROOM * (y1 - y0), ROOM * (x1 - x0) * bucket.height / bucket.width)
     wide = tall * bucket.width / bucket.height
     shrink = min(1.0, width / wide, height / tall)
     rows, columns = max(16, round(tall * shrink)), max(16, round(wide * shrink))
     left = min(max(0, round((x0 + x1 - columns) / 2)), max(0, width - columns))
     top = min(max(0, round((y0 + y1 - rows) / 2)), max(0, height - rows))
     return left, top, min(width, left + columns), min(height, top + rows)
+
+
+def _check_all_inside(portrait: Portrait) -> None:
+    """Holds that none of several faces was cropped away."""
+    height, width = portrait.pixels.shape[:2]
+    middles = (portrait.boxes[:, :2] + portrait.boxes[:, 2:]) / 2
+    if len(middles) > 1 and not bool(((middles > 0) & (middles < (width, height))).all()):
+        raise InputError(
+            f"the {len(middles)} faces do not all fit into a crop of {width}x{height}; give a wider --size, or "
+            "fit=letterbox"
+        )

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -32,36 +33,46 @@ class Record:
 
     config: InferConfig
     image: Path
-    audio: Path
+    sounds: tuple[Path, ...]
     hashes: dict[str, str]
-    """Of image, audio and each place of weights."""
+    """Of image, sounds, drivers and each place of weights."""
     versions: dict[str, str]
     device: str
     threads: int
     output: Path
     video: str = ""
     """Hash of the video; empty before there is one."""
+    drivers: tuple[Path, ...] = ()
 
     @classmethod
-    def of(cls, config: InferConfig, image: Path, audio: Path, weights: Weights, output: Path, device: str) -> "Record":
+    def of(
+        cls,
+        config: InferConfig,
+        image: Path,
+        sounds: Sequence[Path],
+        drivers: Sequence[Path],
+        weights: Weights,
+        output: Path,
+        device: str,
+    ) -> "Record":
         """The record of a video that is about to be made.
 
         Raises:
-            InputError: image or audio is no file.
+            InputError: image, a sound or a driver is no file.
         """
-        hashes = {
-            "image": hash_file(existing_file(image, "image")),
-            "audio": hash_file(existing_file(audio, "audio")),
-            **{name: fingerprint(place) for name, place in weights.places.items()},
-        }
-        return cls(config, image, audio, hashes, versions(), device, torch.get_num_threads(), output)
+        hashes = {name: hash_file(existing_file(path, name)) for name, path in _inputs(image, sounds, drivers).items()}
+        hashes |= {name: fingerprint(place) for name, place in weights.places_of(bool(drivers)).items()}
+        threads = torch.get_num_threads()
+        return cls(config, image, tuple(sounds), hashes, versions(), device, threads, output, drivers=tuple(drivers))
 
     def as_json(self, result: dict[str, Any]) -> str:
-        """As text; `result` says what came out."""
+        """As text; `result` says what came out. A single sound stands by itself, as it always has."""
+        sounds = [str(path.resolve()) for path in self.sounds]
         values = {
             "format": FORMAT,
             "image": str(self.image.resolve()),
-            "audio": str(self.audio.resolve()),
+            "audio": sounds[0] if len(sounds) == 1 else sounds,
+            "drive": [str(path.resolve()) for path in self.drivers],
             "output": str(self.output.resolve()),
             "video_sha256": self.video,
             "hashes": self.hashes,
@@ -86,7 +97,8 @@ class Record:
         values = read_json(path)
         kinds = {
             "image": str,
-            "audio": str,
+            "audio": str | list,
+            "drive": list,
             "output": str,
             "video_sha256": str,
             "hashes": dict,
@@ -95,7 +107,9 @@ class Record:
             "threads": int,
             "config": dict,
         }
+        values.setdefault("drive", [])  # which records of before there were drivers have not
         wrong = [name for name, kind in kinds.items() if not isinstance(values.get(name), kind)]
+        wrong += [name for name in ("audio", "drive") if not _are_texts(values.get(name))]
         if values.get("format") != FORMAT or wrong:
             what = f"'{wrong[0]}' is missing or of another kind" if wrong else f"its format is {values.get('format')!r}"
             raise InputError(f"'{path}' is not the record of a video ({what}); give the JSON that stands beside one")
@@ -104,25 +118,28 @@ class Record:
         return cls(
             config_of(InferConfig, values["config"], str(path)),
             Path(values["image"]),
-            Path(values["audio"]),
+            _paths(values["audio"]),
             values["hashes"],
             values["versions"],
             values["device"],
             values["threads"],
             Path(values["output"]),
             values["video_sha256"],
+            _paths(values["drive"]),
         )
 
     def differences(self, now: "Record") -> list[str]:
         """What has changed since this record was made, in words.
 
         Raises:
-            InputError: image, audio or weights are not the same, so that the video cannot be either.
+            InputError: image, sounds, drivers or weights are not the same, so that the video cannot be either.
         """
+        inputs = _inputs(now.image, now.sounds, now.drivers)
         for name in sorted({*self.hashes, *now.hashes}):
             if self.hashes.get(name) != now.hashes.get(name):
-                owners = (now, now.config, now.config.savings)
+                owners = (now.config, now.config.savings)
                 place = next((place for owner in owners if (place := getattr(owner, name, None))), name)
+                place = inputs.get(name, place)
                 raise InputError(
                     f"{name} '{place}' is not what the video was made from; restore it, or run without --replay"
                 )
@@ -132,6 +149,25 @@ class Record:
             if self.versions.get(name) != now.versions.get(name)
         ]
         return changed + ([f"the device was {self.device}, is {now.device}"] if self.device != now.device else [])
+
+
+def _inputs(image: Path, sounds: Sequence[Path], drivers: Sequence[Path]) -> dict[str, Path]:
+    """Everything given, by its name among the hashes: image, audio, audio 2, ..., driver, driver 2, ..."""
+    several = (("audio", sounds), ("driver", drivers))
+    numbered = {
+        name if number == 1 else f"{name} {number}": path
+        for name, paths in several
+        for number, path in enumerate(paths, start=1)
+    }
+    return {"image": image, **numbered}
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def _paths(value: str | list[str]) -> tuple[Path, ...]:
+    return tuple(map(Path, [value] if isinstance(value, str) else value))
 
 
 def fingerprint(place: Path) -> str:

@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fantasytalking import media
+from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE
 from fantasytalking.files import hash_file, written_whole
-from fantasytalking.pipeline.controls import check_speech, face_weight, motion_intensity
+from fantasytalking.pipeline.controls import check_drive, check_speech, face_weight, motion_intensity
 from fantasytalking.pipeline.distilled import check_followed, step_count
+from fantasytalking.pipeline.driving import read_driver
 from fantasytalking.pipeline.job import Job, check_outputs
+from fantasytalking.pipeline.people import People, mix
 from fantasytalking.pipeline.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline
-from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
+from fantasytalking.pipeline.portrait import frame_portrait, parse_sizes
 from fantasytalking.pipeline.record import Record
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.pipeline.weights import Weights
@@ -29,11 +32,13 @@ from fantasytalking.pipeline.workplace import Workplace, describe, load_pipeline
 SOUND_RATE = 48_000
 """Of the sound that is written; wav2vec2 hears it at 16 kHz."""
 SHEET_FRAMES = 12
+STRIDE = 4
+"""Frames of a latent frame of Wan, the first excepted."""
 
 
 def run(job: Job) -> str:
     """Loads the model and makes the video of a job: see `make_video`."""
-    place = workplace(job.config)
+    place = workplace(job.config, driven=bool(job.drivers))
     return make_video(job, place, lambda: load_pipeline(job.config, place.weights, place.device))
 
 
@@ -56,9 +61,9 @@ def make_video(
         InputError: anything given that cannot be used.
     """
     paths = check_outputs(job)
-    check_controls(job.config, place.weights)
+    check_controls(job, place.weights)
     record = begin_record(job, place.weights, place.device)
-    given = _read(job)
+    given = _read(job, place.weights)
     if job.config.note:
         tell(f"note: {job.config.note}")
     with ExitStack() as outputs, repeatable():
@@ -81,42 +86,53 @@ def make_video(
 class _Given(NamedTuple):
     """What the video is made from."""
 
-    portrait: Portrait
-    samples: NDArray[np.float32]
-    """At 16 kHz, for wav2vec2."""
-    sound: NDArray[np.float32]
-    """At 48 kHz, for the file."""
+    people: People
+    sound: NDArray[np.float32] | None
+    """At 48 kHz, for the file; None where nobody has one."""
 
 
-def _read(job: Job) -> _Given:
+def _read(job: Job, weights: Weights) -> _Given:
     config = job.config
-    samples, sound = (
-        media.read_audio(job.audio, sample_rate=rate, duration=config.seconds) for rate in (SAMPLE_RATE, SOUND_RATE)
+    samples, sounds = (
+        tuple(media.read_audio(path, sample_rate=rate, duration=config.seconds) for path in job.sounds)
+        for rate in (SAMPLE_RATE, SOUND_RATE)
     )
     portrait = frame_portrait(
         media.read_image(job.image),
         parse_sizes(config.sizes),
         fit=config.fit,
-        face=config.face,
+        face=config.chosen_faces,
+        people=job.people,
         least_face=config.least_face,
     )
-    return _Given(portrait, samples, sound)
+    people = People(portrait, samples)
+    if job.drivers:
+        assert weights.expression_encoder is not None, "check_controls has checked it"
+        encoder = ExpressionEncoder.from_pretrained(weights.expression_encoder)
+        longest = max((len(one) / SAMPLE_RATE for one in samples), default=config.seconds)
+        drivers = tuple(read_driver(path, encoder, config.fps, longest) for path in job.drivers)
+        people = replace(people, drivers=drivers)
+    people.timing(config.fps, STRIDE)
+    return _Given(people, mix(sounds) if sounds else None)
 
 
-def check_controls(config: InferConfig, weights: Weights) -> None:
+def check_controls(job: Job, weights: Weights) -> None:
     """What the pipeline would refuse too, but before gigabytes are loaded."""
-    modules = weights.trained_modules()
-    check_speech(modules)
+    config, modules = job.config, weights.trained_modules()
+    if job.sounds:
+        check_speech(modules)
+    if job.drivers:
+        check_drive(modules, weights.expression_encoder is not None)
     motion_intensity(modules, config.expression_motion, config.body_motion)
     face_weight(modules, config.face_scale, weights.has_face_encoder)
     distillation = weights.distillation()
     step_count(distillation, config.steps)
-    check_followed(distillation, config.guidance, config.negative_prompt)
+    check_followed(distillation, config.guidance, config.negative_prompt, driven=bool(job.drivers))
 
 
 def begin_record(job: Job, weights: Weights, device: torch.device) -> Record:
     """The record of the video to be made; what differs from a replayed one is told."""
-    record = Record.of(job.config, job.image, job.audio, weights, job.output, describe(device))
+    record = Record.of(job.config, job.image, job.sounds, job.drivers, weights, job.output, describe(device))
     if job.replayed is not None:
         torch.set_num_threads(job.replayed.threads)
         record = replace(record, threads=job.replayed.threads)
@@ -133,13 +149,16 @@ def _generate(
         return values
 
     return pipe(
-        given.portrait,
-        given.samples,
+        given.people.portrait,
+        given.people.sounds,
         config.prompt,
         config.negative_prompt,
+        drive=given.people.drivers,
         expression_motion=config.expression_motion,
         body_motion=config.body_motion,
         face_scale=config.face_scale,
+        expression_scale=config.expression_scale,
+        background=config.background,
         **config.guidance.arguments(),
         num_inference_steps=config.steps,
         fps=config.fps,
@@ -154,7 +173,7 @@ def _generate(
 def _result(
     given: _Given, made: FantasyTalkingOutput, elapsed: float, normaliser: dict[str, float] | None
 ) -> dict[str, Any]:
-    height, width = given.portrait.pixels.shape[:2]
+    height, width = given.people.portrait.pixels.shape[:2]
     return {
         "frames": made.num_frames,
         "fps": made.fps,

@@ -11,8 +11,10 @@ from fantasytalking.pipeline.portrait import parse_sizes
 from fantasytalking.pipeline.savings import SavingsConfig
 from fantasytalking.pipeline.scheduling import Sampler
 from fantasytalking.pipeline.windows import latent_lengths
+from fantasytalking.regions import Background
 
 MAX_PROMPT = 4096
+MAX_FACES = 100
 
 
 class Precision(Enum):
@@ -49,6 +51,11 @@ class InferConfig:
     """wav2vec2 folder or hub id; none: the one in the base."""
     face_encoder: str | None = None
     """ArcFace .onnx; none: the one in the base."""
+    expression_adapter: str | None = None
+    """Adapter folder of ours, or FantasyPortrait's released checkpoint, by which videos can drive the faces; none: that
+    in expression_adapter of the base, or what adapter and base bring themselves. Read only where a driver is given."""
+    expression_encoder: str | None = None
+    """Folder of the encoder that reads drivers; none: expression_encoder in the folder of that adapter or the base."""
     sampler: Sampler = Sampler.euler
     shift: float = 5.0
     """Of the noise levels towards noise (released: 5). A saved pipeline brings its own sampler and shift."""
@@ -70,6 +77,10 @@ class InferConfig:
     """With crop, go nearer until the face has this share of the height; 0 = never."""
     face: int | None = None
     """Which of several faces, from 1 at the left."""
+    faces: list[int] = field(default_factory=list)
+    """Several of them, in the order of their sounds and drivers; none: as many as there are of these, from the left."""
+    background: Background = Background.everyone
+    """Of several people: to whose sounds and drivers what is nobody's face attends."""
 
     # What happens
     prompt: str = ""
@@ -78,19 +89,26 @@ class InferConfig:
     body_motion: float = 0.5
     face_scale: float | None = None
     """Weight of the face attention, 1 = as trained; none: 1 where it was trained, else 0."""
+    expression_scale: float = 1.0
+    """Weight of the drivers, 1 = as trained."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     steps: int | None = None
     """None: 30, or as many as a distilled adapter was made for."""
     seed: int = 0
     fps: float = 25.0
     seconds: float | None = None
-    """At most so much of the sound; none: all of it."""
+    """At most so much of sounds and drivers; none: all of them."""
     window_frames: int = 81
     """Frames denoised at once: as many as the model was trained on."""
     overlap_frames: int = 24
     """Frames that neighbouring windows of a longer video share."""
     stream: bool = False
     """One window after another, each shown while the next is made, where they else are made together."""
+
+    @property
+    def chosen_faces(self) -> int | list[int] | None:
+        """`face` or `faces`, whichever is given."""
+        return self.faces or self.face
 
     def validate(self) -> None:
         """Holds every value in its limits.
@@ -111,7 +129,8 @@ class InferConfig:
             "seed": (0, 2**63 - 1),
             "fps": (1, 120),
             "seconds": (0.04, 14_400),
-            "face": (1, 100),
+            "expression_scale": (0, 10),
+            "face": (1, MAX_FACES),
             "window_frames": (9, 1201),
         }
         for name, (low, high) in limits.items():
@@ -121,6 +140,10 @@ class InferConfig:
         for name in ("prompt", "negative_prompt"):
             if len(getattr(self, name)) > MAX_PROMPT:
                 raise InputError(f"{name} has {len(getattr(self, name))} characters; at most {MAX_PROMPT} are read")
+        if self.face is not None and self.faces:
+            raise InputError(f"face is {self.face} and faces {self.faces}; give one of the two")
+        if any(not 1 <= number <= MAX_FACES for number in self.faces) or len(self.faces) > MAX_FACES:
+            raise InputError(f"faces is {self.faces}; numbers from 1 to {MAX_FACES} are needed")
         ratios = self.savings.mag_ratios
         if ratios and len(ratios) != self.steps:
             raise InputError(

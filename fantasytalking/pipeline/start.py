@@ -26,14 +26,16 @@ def start(arguments: Sequence[str], description: str) -> None:
         sys.exit(follow())
     leader, code = Leader(), 2
     try:
-        _report(parse(arguments, description), lambda job, load: leader.open(job.config, load))
+        _report(
+            parse(arguments, description), lambda job, load: leader.open(job.config, load, driven=bool(job.drivers))
+        )
         code = 0
     finally:
         leader.dismiss(code)
 
 
 def _report(job: Job, load: Callable[[Job, Callable[[], FantasyTalkingPipeline]], FantasyTalkingPipeline]) -> None:
-    place = workplace(job.config)
+    place = workplace(job.config, driven=bool(job.drivers))
     make = stream_video if job.config.stream else make_video
     line = make(job, place, lambda: load(job, lambda: load_pipeline(job.config, place.weights, place.device)))
     if job.output == PIPE:

@@ -20,7 +20,7 @@ from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.media.live_sound import SampleQueue
 from fantasytalking.models.condition_cache import ConditionCache
 from fantasytalking.pipeline.causal import CausalWindow, Trail, first_window, mixed_velocity, next_window
-from fantasytalking.pipeline.denoising import Denoiser
+from fantasytalking.pipeline.denoising import PASSING, Denoiser
 from fantasytalking.pipeline.encoding import Timing, VideoConditions
 from fantasytalking.pipeline.guidance import GuidanceConfig, step_guidance
 from fantasytalking.pipeline.hearing import Hearing
@@ -66,8 +66,8 @@ class StreamPlan(NamedTuple):
         Raises:
             InputError: a value outside its limits.
         """
-        for part in (config, config.guidance, config.guidance.text, config.guidance.audio):
-            part.validate()
+        config.validate()
+        config.guidance.validate_all()
         length, overlap = latent_lengths(config.window_frames, config.overlap_frames, stride)
         plan_windows(length, length, overlap)  # holds their limits
         prompts = config.prompt, config.negative_prompt
@@ -163,13 +163,14 @@ class Streamer:
             cache=self.cache,
         )
         for step, timestep in enumerate(timesteps):
-            guidance = step_guidance(plan.guidance, step, len(timesteps), prompted=conditions.prompted)
+            guidance = step_guidance(plan.guidance, step, len(timesteps), conditions.told)
             prediction = denoiser.predict(latents, timestep, guidance)
             velocity = mixed_velocity(prediction, earlier, noise, window.earlier)
             latents = pipe.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
             self.progress((step + 1) / len(timesteps))
         # The next window has other sound, and no step cache may take this window's features for its own.
-        self.cache.forget("audio")
+        for name in PASSING:
+            self.cache.forget(name)
         pipe.transformer._reset_stateful_cache()
         self.trail.keep(window, latents, noise)
         return latents
@@ -195,5 +196,5 @@ def portrait_for(image: ImageInput, config: "InferConfig") -> Portrait:
     if isinstance(picture, Portrait):
         return picture
     return frame_portrait(
-        picture, parse_sizes(config.sizes), fit=config.fit, face=config.face, least_face=config.least_face
+        picture, parse_sizes(config.sizes), fit=config.fit, face=config.chosen_faces, least_face=config.least_face
     )

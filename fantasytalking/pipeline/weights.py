@@ -1,7 +1,7 @@
 """Where the weights of a configuration are, and how to get those that are not there."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,13 @@ from fantasytalking.files import existing_file
 from fantasytalking.models.guidance_embedder import Distillation
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.distilled import goes_on_saved
-from fantasytalking.pipeline.loading import find_onnx
+from fantasytalking.pipeline.loading import EXPRESSION_ENCODER, find_onnx
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.tensor_files import read_json
 
 CHECKPOINTS = Path("checkpoints")
+EXPRESSION_ADAPTER = "expression_adapter"
+"""Folder in a base of an adapter that goes on it."""
 
 
 class Source(NamedTuple):
@@ -58,6 +60,11 @@ SOURCES = {
         "about 0.9 GB in half precision, 1.8 GB in single",
         "yours",
     ),
+    "checkpoints/fantasyportrait_model.ckpt": Source(
+        "hf download acvlab/FantasyPortrait fantasyportrait_model.ckpt --local-dir checkpoints",
+        "a few GB",
+        "Apache-2.0",
+    ),
     "checkpoints/arcface/w600k_r50.onnx": Source(
         "put w600k_r50.onnx of buffalo_l (github.com/deepinsight/insightface, model zoo) into checkpoints/arcface",
         "0.2 GB",
@@ -77,6 +84,10 @@ class Weights:
     face_encoder: Path | None
     lora: Path | None = None
     """The few-step LoRA of the savings."""
+    expression_adapter: Path | None = None
+    """What lets videos drive the faces; None: the adapter or the base brings it, or nothing does."""
+    expression_encoder: Path | None = None
+    """What reads the drivers."""
 
     @property
     def has_face_encoder(self) -> bool:
@@ -84,11 +95,15 @@ class Weights:
         return self.face_encoder is not None or bool(find_onnx(self.base))
 
     def trained_modules(self) -> list[str]:
-        """Of audio, face and motion, those that were trained, as the adapter or the saved pipeline says of itself.
+        """Of audio, face, motion and expression, those that were trained, as adapters or the saved pipeline say.
 
         Raises:
             InputError: the adapter needs a saved pipeline, and the base is none.
         """
+        brought = [] if self.expression_adapter is None else ["expression"]
+        return [*self._trained_without_expression_adapter(), *brought]
+
+    def _trained_without_expression_adapter(self) -> list[str]:
         if self.adapter is not None and not goes_on_saved(self.adapter):
             return read_config(self.adapter).modules
         if not is_saved_pipeline(self.base):
@@ -112,11 +127,18 @@ class Weights:
         """Those that there are, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
+    def places_of(self, driven: bool) -> dict[str, Path]:
+        """Those that take part in a video whose faces are driven, or in one whose are not."""
+        return {name: place for name, place in self.places.items() if driven or not name.startswith("expression_")}
 
-def find_weights(config: InferConfig) -> Weights:
+
+def find_weights(config: InferConfig, *, driven: bool = False) -> Weights:
     """The weights that `config` names; nothing is ever downloaded unasked.
 
     A hub id is looked for in checkpoints/NAME and then in the local cache of the hub.
+
+    Args:
+        driven: also what videos need to drive the faces, as far as it is there; else nothing of it is looked for.
 
     Raises:
         InputError: some are not there; one line with the command, size and licence of each.
@@ -127,6 +149,8 @@ def find_weights(config: InferConfig) -> Weights:
         "adapter": config.adapter,
         "audio_encoder": config.audio_encoder,
         "face_encoder": config.face_encoder,
+        **({"expression_adapter": config.expression_adapter} if driven else {}),
+        **({"expression_encoder": config.expression_encoder} if driven else {}),
     }
     found = find_places(names, within=base_name)
     base = found["base"]
@@ -136,7 +160,24 @@ def find_weights(config: InferConfig) -> Weights:
         raise InputError(
             f"adapter is not given and the base '{base}' is no saved pipeline; give an adapter folder: adapter=FOLDER"
         )
-    return Weights(base, found["adapter"], found["audio_encoder"], found["face_encoder"], lora)
+    adapter = found["adapter"]
+    if adapter is not None and is_saved_pipeline(base) and read_config(adapter).modules == ["expression"]:
+        # By itself it goes on a saved pipeline, and counts where something drives.
+        found["expression_adapter"], adapter = found.get("expression_adapter") or adapter, None
+    weights = Weights(base, adapter, found["audio_encoder"], found["face_encoder"], lora)
+    return _with_expression(weights, found) if driven else weights
+
+
+def _with_expression(weights: Weights, named: Mapping[str, Path | None]) -> Weights:
+    """With adapter and encoder of the expression: those named, or those that stand where such things stand."""
+    adapter, encoder = named["expression_adapter"], named["expression_encoder"]
+    inside = weights.base / EXPRESSION_ADAPTER
+    if adapter is None and "expression" not in weights.trained_modules() and inside.is_dir():
+        adapter = inside
+    beside = [place for place in (adapter, weights.adapter, weights.base) if place is not None]
+    if encoder is None:
+        encoder = next((place / EXPRESSION_ENCODER for place in beside if (place / EXPRESSION_ENCODER).is_dir()), None)
+    return replace(weights, expression_adapter=adapter, expression_encoder=encoder)
 
 
 def find_places(names: Mapping[str, str | None], within: str) -> dict[str, Path | None]:

@@ -29,13 +29,16 @@ class Workplace(NamedTuple):
     device: torch.device
 
 
-def workplace(config: InferConfig) -> Workplace:
+def workplace(config: InferConfig, *, driven: bool = False) -> Workplace:
     """The weights of a configuration and its device.
+
+    Args:
+        driven: whether videos drive the faces, so that what that needs is looked for and loaded.
 
     Raises:
         InputError: weights are missing, or there is no such device.
     """
-    return Workplace(find_weights(config), _device(config))
+    return Workplace(find_weights(config, driven=driven), _device(config))
 
 
 def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -> FantasyTalkingPipeline:
@@ -53,13 +56,18 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
 
         if weights.adapter is None or goes_on_saved(weights.adapter):
             pipe = FantasyTalkingPipeline.from_pretrained(
-                weights.base, adapter=weights.adapter, torch_dtype=dtype, progress=progress
+                weights.base,
+                adapter=weights.adapter,
+                expression_adapter=weights.expression_adapter,
+                torch_dtype=dtype,
+                progress=progress,
             )
         else:
             pipe = FantasyTalkingPipeline.from_base(
                 weights.base,
                 weights.adapter,
                 portrait=asdict(load_model_config(config.model).portrait),
+                expression_adapter=weights.expression_adapter,
                 audio_encoder=weights.audio_encoder,
                 face_encoder=weights.face_encoder,
                 scheduler=make_scheduler(config.sampler, config.shift),
@@ -67,6 +75,7 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
                 torch_dtype=dtype,
                 progress=progress,
             )
+    pipe.expression_network = weights.expression_encoder or pipe.expression_network
     apply_savings(pipe.transformer, config.savings, device)
     offload = config.offload
     if config.savings.gpu_gib is not None:

@@ -10,16 +10,21 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from fantasytalking.checkpoint import AdapterConfig, save_adapter
+from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
+from fantasytalking.expression_adapter import add_expression
 from fantasytalking.lora import LoraSettings, add_lora
 from fantasytalking.models.assembly import from_wan
+from fantasytalking.models.expression_sizes import ExpressionSizes
 from fantasytalking.models.guidance_branches import Formula
 from fantasytalking.models.guidance_embedder import Distillation
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
+from fantasytalking.pipeline.people import Driver
 from tests.tiny_components import IMAGE_DIM, TEXT_DIM, build
 
 SIZE = 32
 DISTILLATION = Distillation(4, 5.0, (1.0, 7.0), (1.0, 7.0), Formula.text_first, 8)
+EXPRESSION = ExpressionSizes((2, 2, 3, 4), (0, 0, 2, 2), token_dim=16, width=16, depth=1, heads=2, head_dim=8)
 LORA = LoraSettings(2, 2.0, ("attn1.to_q", "ffn.net.2"))
 
 
@@ -60,9 +65,36 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def open_pipeline(base: Path, adapter: Path) -> FantasyTalkingPipeline:
+@pytest.fixture(scope="session")
+def expressive(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter by which videos can drive the faces, with the encoder that reads them."""
+    torch.manual_seed(3)
+    model = from_wan(base, asdict(load_model_config("nano").portrait))
+    add_expression(model, EXPRESSION)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("expression_v_proj.weight"):
+                parameter.normal_(std=0.3)
+    folder = tmp_path_factory.mktemp("expressive") / "adapter"
+    save_adapter(model, folder, AdapterConfig(["expression"], "seconds", expression=EXPRESSION.as_json()))
+    network = ExpressionNetwork(ExpressionEncoderConfig(list(EXPRESSION.dims), size=16, channels=[8, 8], hidden=8))
+    ExpressionEncoder(network).save_pretrained(folder / "expression_encoder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def driven(base: Path, adapters: Path, expressive: Path) -> FantasyTalkingPipeline:
+    """As `pipe`, but its faces can be driven. Tests leave it as they find it."""
+    return open_pipeline(base, adapters / "all", expressive)
+
+
+def open_pipeline(base: Path, adapter: Path, expression_adapter: Path | None = None) -> FantasyTalkingPipeline:
     pipe = FantasyTalkingPipeline.from_base(
-        base, adapter, portrait=asdict(load_model_config("nano").portrait), text_length=12
+        base,
+        adapter,
+        portrait=asdict(load_model_config("nano").portrait),
+        expression_adapter=expression_adapter,
+        text_length=12,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -103,7 +135,24 @@ def fast(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def portrait() -> Portrait:
     """Colours of chance with five points in them: no face is looked for in a `Portrait`."""
     pixels = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
-    return Portrait(pixels, np.array([[11, 12], [21, 12], [16, 17], [12, 22], [20, 22]], np.float32))
+    points = np.array([[[11, 12], [21, 12], [16, 17], [12, 22], [20, 22]]], np.float32)
+    return Portrait(pixels, points, np.array([[8, 8, 24, 26]], np.float32))
+
+
+@pytest.fixture(scope="session")
+def couple() -> Portrait:
+    """Two people side by side, twice as wide."""
+    pixels = np.random.default_rng(1).integers(0, 255, (SIZE, 2 * SIZE, 3), dtype=np.uint8)
+    points = np.array([[[11, 12], [21, 12], [16, 17], [12, 22], [20, 22]]], np.float32)
+    both = np.concatenate([points, points + np.array([SIZE, 0], np.float32)])
+    return Portrait(pixels, both, np.array([[8, 8, 24, 26], [40, 8, 56, 26]], np.float32))
+
+
+def driver(frames: int, seed: int = 0) -> Driver:
+    """Features of chance, of a face that stays where it is and is not seen in the third frame."""
+    features = torch.randn(frames, sum(EXPRESSION.dims), generator=torch.Generator().manual_seed(seed))
+    present = torch.arange(frames) != 2
+    return Driver(features, present, torch.tensor([[10.0, 10.0, 30.0, 30.0]]).repeat(frames, 1))
 
 
 def sound(seconds: float, seed: int = 0) -> np.ndarray:

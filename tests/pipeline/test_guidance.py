@@ -9,18 +9,20 @@ from fantasytalking.pipeline.guidance import (
     Formula,
     GuidanceConfig,
     ScaleSchedule,
+    Told,
     branch_weights,
     keep_colour,
     step_guidance,
 )
 
 NONE, TEXT, AUDIO, BOTH = Branch(False, False), Branch(True, False), Branch(False, True), Branch(True, True)
+ALL, SEEN = Branch(True, True, True), Branch(True, False, True)
 
 
 @pytest.fixture
 def e() -> dict[Branch, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return {branch: torch.randn(1, 4, 3, 8, 8, generator=generator) for branch in (NONE, TEXT, AUDIO, BOTH)}
+    return {branch: torch.randn(1, 4, 3, 8, 8, generator=generator) for branch in (NONE, TEXT, AUDIO, BOTH, ALL, SEEN)}
 
 
 def config(text: float, audio: float, **changes: object) -> GuidanceConfig:
@@ -60,10 +62,53 @@ def test_only_what_counts_is_computed(formula, text, audio, branches):
 def test_prompts_that_are_alike_leave_the_audio_alone(e):
     e = {**e, TEXT: e[NONE], BOTH: e[AUDIO]}
     for formula in Formula:
-        step = step_guidance(config(5, 3, formula=formula), 0, 10, prompted=False)
+        step = step_guidance(config(5, 3, formula=formula), 0, 10, Told(prompt=False))
         assert step.branches == [NONE, AUDIO]
         expected = e[NONE] + 3 * (e[AUDIO] - e[NONE])
         torch.testing.assert_close(step.combine(e), expected, atol=1e-5, rtol=1e-5)
+
+
+def driven(text: float, audio: float, expression: float, **changes: object) -> GuidanceConfig:
+    return config(text, audio, expression=ScaleSchedule(expression, expression), **changes)
+
+
+@pytest.mark.parametrize(("text", "expression"), [(5.0, 4.5), (1.0, 4.0), (3.0, 1.0), (1.0, 1.0), (0.3, 0.1)])
+def test_expression_guidance_without_sound_by_hand(e, text, expression):
+    """FantasyPortrait's own: v_neg + s_text (v_noexpr - v_neg) + s_expr (v_full - v_noexpr)."""
+    told = Told(sound=False, expression=True)
+    for formula in Formula:
+        step = step_guidance(driven(text, 7.3, expression, formula=formula), 0, 10, told)
+        expected = e[NONE] + text * (e[TEXT] - e[NONE]) + expression * (e[SEEN] - e[TEXT])
+        torch.testing.assert_close(step.combine(e), expected, atol=2e-5, rtol=1e-5)
+        used = {NONE: text != 1, TEXT: text != expression, SEEN: True}
+        assert set(step.branches) == {branch for branch, counts in used.items() if counts}
+
+
+@pytest.mark.parametrize(("text", "audio", "expression"), [(4.0, 6.0, 3.0), (1.0, 1.0, 1.0), (5.0, 5.0, 5.0)])
+def test_text_audio_and_expression_by_hand(e, text, audio, expression):
+    step = step_guidance(driven(text, audio, expression), 0, 10, Told(expression=True))
+    expected = e[NONE] + text * (e[TEXT] - e[NONE]) + audio * (e[BOTH] - e[TEXT]) + expression * (e[ALL] - e[BOTH])
+    torch.testing.assert_close(step.combine(e), expected, atol=2e-5, rtol=1e-5)
+    assert len(step.branches) == (4 if text != audio else 1 if text == 1 else 2)
+
+
+def test_expression_guidance_has_its_own_schedule_and_is_not_read_without_one(e):
+    guidance = config(1, 1, expression=ScaleSchedule(6, 4, 0.5))
+    told = Told(expression=True)
+    assert [step_guidance(guidance, step, 4, told).weights for step in range(4)] == [
+        {BOTH: -5, ALL: 6},
+        {BOTH: -3, ALL: 4},
+        {ALL: 1},
+        {ALL: 1},
+    ]
+    assert [step_guidance(guidance, step, 4).weights for step in range(4)] == [{BOTH: 1}] * 4
+
+
+def test_every_branch_has_a_name_of_its_own():
+    branches = [
+        Branch(text, audio, seen) for text in (False, True) for audio in (False, True) for seen in (False, True)
+    ]
+    assert len({branch.label for branch in branches}) == len(branches)
 
 
 def test_schedules_run_over_their_share_and_then_end():
@@ -98,6 +143,8 @@ def test_colour_is_kept_against_the_same_step_without_audio_guidance(e):
     torch.testing.assert_close(step.combine(e).mean((-2, -1)), reference.mean((-2, -1)), atol=1e-5, rtol=1e-5)
     without = step_guidance(config(4, 1, keep_colour=1.0), 0, 10)
     assert not without.reference, "without audio guidance there is nothing to keep"
+    seen = step_guidance(driven(4, 6, 3, keep_colour=1.0), 0, 10, Told(expression=True))
+    assert seen.reference == {NONE: -3, TEXT: 3, ALL: 1}
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,7 @@ def test_any_sound(capsys, options, face_picture, tmp_path, kind):
             block = av.AudioFrame.from_ndarray((sound(0.3)[None] * 32767).astype(np.int16), format="s16", layout="mono")
             block.sample_rate = 16000
             container.mux([*stream.encode(block), *stream.encode(None)])
-    ended = infer(capsys, *options, "--audio", path, "--steps", 1)
+    options[options.index("--audio") + 1] = path
+    ended = infer(capsys, *options, "--steps", 1)
     assert ended.code == 0, ended.err
     assert probe(tmp_path / "video.mp4").frames == pytest.approx(seconds * 25, abs=1)

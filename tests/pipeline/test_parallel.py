@@ -45,7 +45,7 @@ def hurried_video(pipe: FantasyTalkingPipeline, portrait: Portrait) -> torch.Ten
     return latents(pipe, portrait, seconds=0.5, prompt="a", num_inference_steps=4)
 
 
-def run_rank(rank: int, port: int, saved: str, fast: str, folder: str, pixels: np.ndarray, points: np.ndarray) -> None:
+def run_rank(rank: int, port: int, saved: str, fast: str, folder: str, picture: tuple[np.ndarray, ...]) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
     torch.set_num_threads(1)
     if join() > 0:
@@ -53,17 +53,17 @@ def run_rank(rank: int, port: int, saved: str, fast: str, folder: str, pixels: n
     leader = Leader()
     pipe = leader.open(InferConfig(base=saved), lambda: FantasyTalkingPipeline.from_pretrained(saved))
     pipe.set_progress_bar_config(disable=True)
-    made = videos(pipe, Portrait(pixels, points))
+    made = videos(pipe, Portrait(*picture))
     config = hurried(saved, fast, folder)
     pipe = leader.open(config, lambda: load_pipeline(config, *workplace(config)))
-    made["hurried"] = hurried_video(pipe, Portrait(pixels, points))
+    made["hurried"] = hurried_video(pipe, Portrait(*picture))
     torch.save(made, Path(folder) / "videos.pt")
     leader.dismiss(0)
 
 
 def test_two_processes_give_the_video_of_one(pipe, saved, fast, portrait, tmp_path):
     save_file({"blocks.1.ffn.net.2.diff_b": torch.ones(48)}, tmp_path / "lora.safetensors")
-    arguments = (free_port(), str(saved), str(fast), str(tmp_path), portrait.pixels, portrait.points)
+    arguments = (free_port(), str(saved), str(fast), str(tmp_path), tuple(portrait))
     multiprocessing.spawn(run_rank, args=arguments, nprocs=2)
     made = torch.load(tmp_path / "videos.pt", weights_only=True)
     config = hurried(str(saved), str(fast), str(tmp_path))

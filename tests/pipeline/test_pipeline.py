@@ -104,8 +104,8 @@ def test_same_seed_same_bits_other_seed_other_video(pipe, portrait):
 def test_everything_told_reaches_the_model(pipe, portrait):
     """No option is deaf: each changes what comes out."""
     plain = latents(pipe, portrait)
-    other = Portrait(portrait.pixels, portrait.points + 5)
-    mirrored = Portrait(np.ascontiguousarray(portrait.pixels[:, ::-1]), portrait.points)
+    other = portrait._replace(points=portrait.points + 5)
+    mirrored = portrait._replace(pixels=np.ascontiguousarray(portrait.pixels[:, ::-1]))
     cases = {
         "prompt": {"prompt": "goodbye"},
         "negative_prompt": {"negative_prompt": "still"},
@@ -337,7 +337,8 @@ class TestNeverTrained:
             make(heard, portrait, face_scale=1.0)
 
     def test_identity_is_not_even_read(self, heard, portrait):
-        assert torch.equal(latents(heard, portrait), latents(heard, Portrait(portrait.pixels, portrait.points + 5)))
+        other = portrait._replace(points=portrait.points + 5)
+        assert torch.equal(latents(heard, portrait), latents(heard, other))
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ def test_nothing_is_distorted(face_picture, fit, size):
     made = frame_portrait(face_picture, [Bucket(*size)], fit=fit)
     assert made.pixels.shape == (size[1], size[0], 3)
     square = frame_portrait(face_picture, [Bucket(160, 160)])
-    wide, tall = eye_to_mouth(made.points)
-    wanted_wide, wanted_tall = eye_to_mouth(square.points)
+    wide, tall = eye_to_mouth(made.points[0])
+    wanted_wide, wanted_tall = eye_to_mouth(square.points[0])
     assert wide / tall == pytest.approx(wanted_wide / wanted_tall, rel=0.05)
     if fit is Fit.letterbox:
         assert not made.pixels[:20].any() and not made.pixels[-20:].any(), "black bars above and below"
@@ -40,7 +40,7 @@ def test_the_crop_follows_the_face(face_picture):
     plain = np.full_like(face_picture, 120)
     for order in ((plain, plain, face_picture), (face_picture, plain, plain)):
         made = frame_portrait(np.concatenate(order, axis=1), [Bucket(128, 128)])
-        assert 40 < made.points[:, 0].mean() < 88
+        assert 40 < made.points[0, :, 0].mean() < 88
         (face,) = detect_faces(made.pixels)
         assert face.box[0] > 0 and face.box[2] < 128
 
@@ -50,7 +50,7 @@ def test_a_small_face_is_gone_nearer_to(face_picture):
     room[300:460, 500:660] = face_picture
     far = frame_portrait(room, [Bucket(256, 256)])
     near = frame_portrait(room, [Bucket(256, 256)], least_face=0.3)
-    assert eye_to_mouth(near.points)[0] > 2 * eye_to_mouth(far.points)[0]
+    assert eye_to_mouth(near.points[0])[0] > 2 * eye_to_mouth(far.points[0])[0]
     (face,) = detect_faces(near.pixels)
     assert (face.box[3] - face.box[1]) / 256 == pytest.approx(0.3, abs=0.06)
 
@@ -58,8 +58,8 @@ def test_a_small_face_is_gone_nearer_to(face_picture):
 def test_the_points_are_on_the_prepared_picture(face_picture):
     made = frame_portrait(cv2.resize(face_picture, (400, 400)), [Bucket(96, 128)])
     (face,) = detect_faces(made.pixels)
-    assert face.box[0] < made.points[:, 0].min() and made.points[:, 0].max() < face.box[2]
-    assert face.box[1] < made.points[:, 1].min() and made.points[:, 1].max() < face.box[3]
+    assert face.box[0] < made.points[0, :, 0].min() and made.points[0, :, 0].max() < face.box[2]
+    assert face.box[1] < made.points[0, :, 1].min() and made.points[0, :, 1].max() < face.box[3]
 
 
 def test_one_of_several_faces_must_be_chosen(face_picture):
@@ -71,6 +71,48 @@ def test_one_of_several_faces_must_be_chosen(face_picture):
     assert np.abs(left.pixels.astype(int) - right.pixels[:, ::-1]).mean() < 3
     with pytest.raises(InputError, match="face 3 was asked for and 2 found"):
         frame_portrait(two, [Bucket(64, 64)], face=3)
+
+
+def test_several_faces_stand_in_the_order_that_was_asked_for(face_picture):
+    two = np.concatenate([face_picture, face_picture[:, ::-1]], axis=1)
+    both = frame_portrait(two, [Bucket(320, 160)], people=2)
+    assert both.points.shape == (2, 5, 2) and both.boxes.shape == (2, 4)
+    left, right = both.boxes
+    assert left[2] < 170 and right[0] > 150
+    for points, box in zip(both.points, both.boxes, strict=True):
+        assert (points > box[:2]).all() and (points < box[2:]).all()
+    turned = frame_portrait(two, [Bucket(320, 160)], face=[2, 1])
+    np.testing.assert_array_equal(turned.pixels, both.pixels)
+    np.testing.assert_array_equal(turned.boxes, both.boxes[::-1])
+    np.testing.assert_array_equal(turned.points, both.points[::-1])
+
+
+def test_several_faces_are_gone_nearer_to_and_all_kept(face_picture):
+    room = np.full((800, 900, 3), 120, np.uint8)
+    room[300:460, 200:360] = face_picture
+    room[320:480, 420:580] = face_picture[:, ::-1]
+    far = frame_portrait(room, [Bucket(256, 256)], people=2)
+    near = frame_portrait(room, [Bucket(256, 256)], people=2, least_face=0.9)
+    assert eye_to_mouth(near.points[0])[0] > 1.5 * eye_to_mouth(far.points[0])[0]
+    assert near.boxes.min() > 0 and near.boxes.max() < 256
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"people": 3}, "2 faces were found in the picture and 3 are needed"),
+        ({"face": [1, 1]}, "the same face was asked for twice: 1, 1"),
+        ({"face": [1, 3]}, "face 3 was asked for and 2 found"),
+        ({"people": 2, "sizes": [Bucket(32, 160)]}, "the 2 faces do not all fit into a crop of 32x160"),
+    ],
+)
+def test_faces_that_there_are_not_are_told(face_picture, options, told):
+    two = np.concatenate([face_picture, face_picture[:, ::-1]], axis=1)
+    with pytest.raises(InputError, match=told):
+        frame_portrait(two, **{"sizes": [Bucket(320, 160)], **options})
+    three = np.concatenate([two, face_picture], axis=1)
+    with pytest.raises(InputError, match=r"3 faces were found in the picture and 2 are needed; choose them"):
+        frame_portrait(three, [Bucket(480, 160)], people=2)
 
 
 def test_no_face_is_told():

@@ -1,0 +1,58 @@
+"""Sounds and drivers as the pipeline takes them: paths, or what was read from them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fantasytalking import media
+from fantasytalking.encoders.expression import ExpressionEncoder
+from fantasytalking.encoders.wav2vec import SAMPLE_RATE
+from fantasytalking.pipeline.controls import check_drive, check_speech
+from fantasytalking.pipeline.driving import read_driver
+from fantasytalking.pipeline.people import Driver
+
+if TYPE_CHECKING:
+    from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
+
+AudioInput = NDArray[np.float32] | str | Path
+DriveInput = Driver | str | Path
+
+
+def read_sounds(
+    pipe: "FantasyTalkingPipeline", audio: AudioInput | Sequence[AudioInput] | None
+) -> tuple[NDArray[np.float32], ...]:
+    """Mono samples at 16 kHz of every sound.
+
+    Raises:
+        InputError: a file that is no sound, or a model that cannot hear.
+    """
+    given = [] if audio is None else [audio] if isinstance(audio, np.ndarray | str | Path) else list(audio)
+    if given:
+        check_speech(pipe.trained_modules)
+    return tuple(
+        sound if isinstance(sound, np.ndarray) else media.read_audio(sound, sample_rate=SAMPLE_RATE) for sound in given
+    )
+
+
+def read_drivers(
+    pipe: "FantasyTalkingPipeline", drive: DriveInput | Sequence[DriveInput], fps: float
+) -> tuple[Driver, ...]:
+    """The drivers, at the rate of the video that is made.
+
+    Raises:
+        InputError: a file that is no driver, or a model that cannot be driven.
+    """
+    given = [drive] if isinstance(drive, Driver | str | Path) else list(drive)
+    if not given:
+        return ()
+    check_drive(pipe.trained_modules, has_encoder=True)
+    drivers = [one if isinstance(one, Driver) else None for one in given]
+    if all(driver is not None for driver in drivers):
+        return tuple(driver for driver in drivers if driver is not None)
+    check_drive(pipe.trained_modules, pipe.expression_network is not None)
+    assert pipe.expression_network is not None, "check_drive has checked it"
+    encoder = ExpressionEncoder.from_pretrained(pipe.expression_network)
+    return tuple(one if isinstance(one, Driver) else read_driver(one, encoder, fps) for one in given)
