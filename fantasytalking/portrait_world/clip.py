@@ -157,7 +157,11 @@ def write_clip(sitter: Sitter, plan: ClipPlan, folder: Path) -> None:
     phoneme, "_" in silence.
     """
     acted = act(sitter.identity, plan)
-    known = truth(sitter, plan, acted)
+    write_acted(sitter, acted, truth(sitter, plan, acted), folder)
+
+
+def write_acted(sitter: Sitter, acted: Act, known: dict[str, Any], folder: Path) -> None:
+    """Writes the files of `write_clip` for someone who does as `acted` says; `known` is its truth."""
     sound = acted.speech.samples.astype(np.float32) / 32768
     with written_whole(folder) as temporary:
         temporary.mkdir()

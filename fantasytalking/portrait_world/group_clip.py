@@ -146,12 +146,11 @@ def write_group_clip(plan: GroupPlan, size: tuple[int, int], closeness: float, f
     pixels, the camera's shift included. The head's own x and y leave that out.
     """
     group, acted = gather(plan, size, closeness), act_group(plan)
-    write_acted(group, plan.roles, acted, closeness, folder)
+    write_group_acted(group, acted, group_truth(group, plan.roles, acted, closeness), folder)
 
 
-def write_acted(group: Group, roles: Sequence[Role], acted: GroupAct, closeness: float, folder: Path) -> None:
-    """Writes the files of `write_group_clip` for people who do as `acted` says."""
-    known = group_truth(group, roles, acted, closeness)
+def write_group_acted(group: Group, acted: GroupAct, known: dict[str, Any], folder: Path) -> None:
+    """Writes the files of `write_group_clip` for people who do as `acted` says; `known` is its truth."""
     speeches = [act.speech for act in acted.acts]
     rate = speeches[0].sample_rate
     with written_whole(folder) as temporary:
