@@ -101,24 +101,18 @@ class ExpressionNetwork(nn.Module):
         self.trunk = nn.Sequential(*(_Residual(*pair) for pair in pairwise([3, *config.channels])))
         side = config.size // 2 ** len(config.channels)
         seen = config.channels[-1] * side * side
-        self.parts = nn.ModuleDict(
-            {
-                part: nn.ModuleDict(
-                    {
-                        "hidden": nn.Linear(seen, config.hidden),
-                        "last": nn.Linear(config.hidden + (PLACE_VALUES if part == "head" else 0), dim),
-                    }
-                )
-                for part, dim in zip(PARTS, config.dims, strict=True)
-            }
+        known = {part: PLACE_VALUES if part == "head" else 0 for part in PARTS}
+        self.hidden = nn.ModuleDict({part: nn.Linear(seen, config.hidden) for part in PARTS})
+        self.last = nn.ModuleDict(
+            {part: nn.Linear(config.hidden + known[part], dim) for part, dim in zip(PARTS, config.dims, strict=True)}
         )
 
     def forward(self, crops: Tensor, places: Tensor) -> Tensor:
         """(B, 3, size, size) in [-1, 1] and (B, 4) `place_values` to (B, sum of dims)."""
         seen = self.trunk(crops).flatten(1)
-        hidden = {part: F.silu(layers["hidden"](seen)) for part, layers in self.parts.items()}
+        hidden = {part: F.silu(self.hidden[part](seen)) for part in PARTS}
         hidden["head"] = torch.cat([hidden["head"], places], dim=1)
-        return torch.cat([self.parts[part]["last"](hidden[part]) for part in PARTS], dim=1)
+        return torch.cat([self.last[part](hidden[part]) for part in PARTS], dim=1)
 
 
 def place_values(places: Similarity, start: Similarity) -> Tensor:

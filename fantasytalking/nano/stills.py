@@ -1,7 +1,7 @@
 """Single pictures of many people in many poses, with the face as ArcFace's alignment cuts it out."""
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -42,10 +42,15 @@ def collect_stills(
     people: range, poses: int, size: int, folder: Path, seed: int, processes: int, closeness: float = 1.0
 ) -> Iterator[int]:
     """Draws everyone in `people` who is not in `folder` yet; yields how many are."""
+    work = partial(_draw_person, poses=poses, size=size, folder=folder, seed=seed, closeness=closeness)
+    return draw_missing(people, folder, work, processes)
+
+
+def draw_missing(people: range, folder: Path, work: Callable[[int], None], processes: int) -> Iterator[int]:
+    """Has `work` done for everyone in `people` of whom `folder` has no file yet; yields how many are done."""
     missing = [number for number in people if not (folder / f"{number}.safetensors").is_file()]
     done = len(people) - len(missing)
     yield done
-    work = partial(_draw_person, poses=poses, size=size, folder=folder, seed=seed, closeness=closeness)
     if processes == 1:
         for number in missing:
             work(number)
@@ -108,13 +113,20 @@ def _aligned(pictures: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8] | 
     """The face of each picture as the encoder will see it; None where none is found."""
     from fantasytalking.encoders.arcface import FaceEncoder
     from fantasytalking.perception.face_crop import five_points
+
+    encoder = FaceEncoder(None)
+    for picture, landmarks in zip(pictures, find_faces(pictures), strict=True):
+        yield None if landmarks is None else encoder.align(picture, five_points(landmarks))
+
+
+def find_faces(pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32] | None]:
+    """(478, 3) landmarks of the largest face of each picture, in pixels; None where none is found."""
     from fantasytalking.perception.face_detection import FaceDetector, find_landmarks
     from fantasytalking.perception.mediapipe_graphs import face_mesh
 
-    detector, mesh, encoder = FaceDetector(), face_mesh(static=True), FaceEncoder(None)
+    detector, mesh = FaceDetector(), face_mesh(static=True)
     for picture in pictures:
         boxes = detector.find(picture)
-        landmarks = find_landmarks(mesh, picture, boxes[0]) if boxes else None
-        yield None if landmarks is None else encoder.align(picture, five_points(landmarks))
+        yield find_landmarks(mesh, picture, boxes[0]) if boxes else None
     detector.close()
     mesh.close()

@@ -1,0 +1,65 @@
+"""What can be read from features by a linear map: truths, which it should, and people, which it should not."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+class LinearMap(NamedTuple):
+    """x -> (x - mean) weights + offset."""
+
+    mean: FloatArray
+    """(F,)."""
+    weights: FloatArray
+    """(F, K)."""
+    offset: FloatArray
+    """(K,)."""
+
+    def __call__(self, features: NDArray[np.floating]) -> FloatArray:
+        """(N, F) to (N, K)."""
+        result: FloatArray = (features - self.mean) @ self.weights + self.offset
+        return result
+
+
+def fit_linear(features: NDArray[np.floating], targets: NDArray[np.floating], penalty: float) -> LinearMap:
+    """Ridge regression of (N, K) targets on (N, F) features.
+
+    Args:
+        features: any scale; they are divided by their deviations within.
+        targets: likewise.
+        penalty: of the squared weights, relative to the number of samples.
+    """
+    x, y = features.astype(np.float64), targets.astype(np.float64)
+    mean, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
+    scaled, offset = (x - mean) / spread, y.mean(axis=0)
+    gram = scaled.T @ scaled + penalty * len(x) * np.eye(x.shape[1])
+    weights = np.linalg.solve(gram, scaled.T @ (y - offset)) / spread[:, None]
+    return LinearMap(mean, weights, offset)
+
+
+def correlations(found: NDArray[np.floating], truths: NDArray[np.floating], names: tuple[str, ...]) -> dict[str, float]:
+    """Pearson's correlation of each column of two (N, K) tables, by name; NaN where one does not vary."""
+    one, other = (table.astype(np.float64) - table.mean(axis=0) for table in (found, truths))
+    sizes = np.sqrt(np.square(one).sum(axis=0) * np.square(other).sum(axis=0))
+    alike = (one * other).sum(axis=0)
+    return {
+        name: float(product / size) if size > 0 else float("nan")
+        for name, product, size in zip(names, alike, sizes, strict=True)
+    }
+
+
+def identity_accuracy(
+    features: NDArray[np.floating], people: NDArray[np.int64], poses: NDArray[np.int64], penalty: float = 1e-3
+) -> float:
+    """How often a linear map names the person, in faces that it was not fitted to; chance is 1 over the people.
+
+    It is fitted to one half of the poses and judged on the other.
+    """
+    numbers, person = np.unique(people, return_inverse=True)
+    known = poses % 2 == 0
+    probe = fit_linear(features[known], np.eye(len(numbers))[person[known]], penalty)
+    named = probe(features[~known]).argmax(axis=1)
+    return float((named == person[~known]).mean())
