@@ -20,7 +20,7 @@ from fantasytalking.pipeline.savings import SavingsConfig, StepCache
 from fantasytalking.pipeline.settings import InferConfig, Offload
 from fantasytalking.pipeline.workplace import load_pipeline, workplace
 from tests.app.conftest import free_port
-from tests.pipeline.conftest import sound
+from tests.pipeline.conftest import driver, sound
 from tests.pipeline.test_pipeline import latents
 from tests.pipeline.test_streaming import config
 
@@ -45,7 +45,16 @@ def hurried_video(pipe: FantasyTalkingPipeline, portrait: Portrait) -> torch.Ten
     return latents(pipe, portrait, seconds=0.5, prompt="a", num_inference_steps=4)
 
 
-def run_rank(rank: int, port: int, saved: str, fast: str, folder: str, picture: tuple[np.ndarray, ...]) -> None:
+def driven_video(pipe: FantasyTalkingPipeline, people: Portrait) -> torch.Tensor:
+    """Two people, one of whom speaks, over several windows, with all four branches in turn."""
+    pipe.set_progress_bar_config(disable=True)
+    drivers, options = (driver(30), driver(30, seed=1)), {"text_guidance": 4.0, "audio_guidance": 6.0}
+    return latents(pipe, people, audio=(sound(1.1),), drive=drivers, batch_branches=False, **options)
+
+
+def run_rank(
+    rank: int, port: int, saved: str, fast: str, expressive: str, folder: str, *pictures: tuple[np.ndarray, ...]
+) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
     torch.set_num_threads(1)
     if join() > 0:
@@ -53,22 +62,28 @@ def run_rank(rank: int, port: int, saved: str, fast: str, folder: str, picture: 
     leader = Leader()
     pipe = leader.open(InferConfig(base=saved), lambda: FantasyTalkingPipeline.from_pretrained(saved))
     pipe.set_progress_bar_config(disable=True)
-    made = videos(pipe, Portrait(*picture))
+    one, two = (Portrait(*picture) for picture in pictures)
+    made = videos(pipe, one)
     config = hurried(saved, fast, folder)
     pipe = leader.open(config, lambda: load_pipeline(config, *workplace(config)))
-    made["hurried"] = hurried_video(pipe, Portrait(*picture))
+    made["hurried"] = hurried_video(pipe, one)
+    seen = InferConfig(base=saved, expression_adapter=expressive)
+    pipe = leader.open(seen, lambda: load_pipeline(seen, *workplace(seen, driven=True)), driven=True)
+    made["driven"] = driven_video(pipe, two)
     torch.save(made, Path(folder) / "videos.pt")
     leader.dismiss(0)
 
 
-def test_two_processes_give_the_video_of_one(pipe, saved, fast, portrait, tmp_path):
+def test_two_processes_give_the_video_of_one(pipe, driven, saved, fast, expressive, portrait, couple, tmp_path):
     save_file({"blocks.1.ffn.net.2.diff_b": torch.ones(48)}, tmp_path / "lora.safetensors")
-    arguments = (free_port(), str(saved), str(fast), str(tmp_path), tuple(portrait))
+    folders = (str(saved), str(fast), str(expressive), str(tmp_path))
+    arguments = (free_port(), *folders, tuple(portrait), tuple(couple))
     multiprocessing.spawn(run_rank, args=arguments, nprocs=2)
     made = torch.load(tmp_path / "videos.pt", weights_only=True)
     config = hurried(str(saved), str(fast), str(tmp_path))
     alone = hurried_video(load_pipeline(config, *workplace(config)), portrait)
-    for name, expected in {**videos(pipe, portrait), "hurried": alone}.items():
+    others = {"hurried": alone, "driven": driven_video(driven, couple)}
+    for name, expected in {**videos(pipe, portrait), **others}.items():
         tolerance = 1 if name == "stream" else 1e-4  # uint8 pictures may round to a neighbour
         torch.testing.assert_close(made[name], expected, rtol=0, atol=tolerance)
 
