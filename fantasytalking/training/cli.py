@@ -65,11 +65,12 @@ def check_corpus(config: TrainConfig) -> None:
     """
     for manifest in config.data.manifests:
         if not Path(manifest).is_file():
+            driven = " expression_encoder=FOLDER" if config.stage.expression is not None else ""
             cure = (
                 "python scripts/build_nano.py"
-                if config.model == "nano"
+                if config.model == "nano" and not driven
                 else f"python scripts/prepare_data.py --config configs/{config.model}/data.yaml "
-                f"--input VIDEOS --output {Path(manifest).parent}"
+                f"--input VIDEOS --output {Path(manifest).parent}{driven}"
             )
             raise InputError(f"there is no corpus at '{manifest}'; make and prepare it with: {cure}")
 

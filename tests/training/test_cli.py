@@ -48,6 +48,10 @@ def test_without_a_corpus_the_command_that_makes_it_is_named(tmp_path: Path, mon
     config = load_config(TrainConfig, CONFIGS / "wan14b" / "stage1.yaml")
     with pytest.raises(InputError, match=r"scripts/prepare_data\.py --config configs/wan14b/data\.yaml"):
         check_corpus(config)
+    for preset in ("nano", "wan14b"):
+        config = load_config(TrainConfig, CONFIGS / preset / "portrait.yaml")
+        with pytest.raises(InputError, match=rf"configs/{preset}/data\.yaml .* expression_encoder=FOLDER"):
+            check_corpus(config)
 
 
 @pytest.mark.parametrize(
