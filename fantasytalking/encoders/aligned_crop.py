@@ -39,11 +39,11 @@ class Similarity(NamedTuple):
         return self.turn * (0.5 + 0.5j) + self.shift
 
 
-def find_similarity(points: NDArray[np.floating]) -> Similarity:
-    """The similarity that brings the crop's standard places nearest to (T, 5, 2) points of faces, in pixels."""
+def find_similarity(points: NDArray[np.floating], standard: NDArray[np.float64] = _PLACES) -> Similarity:
+    """The similarity that brings the crop's standard places (5, 2) nearest to (T, 5, 2) points of faces, in pixels."""
     assert points.shape[1:] == (5, 2), f"points must be (T, 5, 2), not {points.shape}"
     found = points[..., 0] + 1j * points[..., 1].astype(np.float64)
-    places = _PLACES[:, 0] + 1j * _PLACES[:, 1]
+    places = standard[:, 0] + 1j * standard[:, 1]
     middle, centred = found.mean(axis=1), places - places.mean()
     turn = (found * centred.conj()).sum(axis=1) / np.square(np.abs(centred)).sum()
     return Similarity(turn, middle - turn * places.mean())
@@ -63,18 +63,30 @@ def cut_aligned(frames: NDArray[np.uint8], places: Similarity, size: int) -> Ten
     Returns:
         (T, 3, size, size) float32 in [-1, 1].
     """
-    height, width = frames.shape[1:3]
     covered = float(np.abs(places.turn).max()) / size
-    fine = size * min(MOST_SAMPLES, max(1, math.ceil(covered)))
-    line = (np.arange(fine) + 0.5) / fine
-    crops = []
-    for frame, turn, shift in zip(frames, places.turn, places.shift, strict=True):
-        grid = turn * (line[None, :] + 1j * line[:, None]) + shift
-        # grid_sample counts from -1 to 1 between the picture's edges.
-        where = np.stack([2 * grid.real / width - 1, 2 * grid.imag / height - 1], axis=-1)
-        picture = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
-        sampled = F.grid_sample(
-            picture, torch.from_numpy(where).float()[None], padding_mode="border", align_corners=False
-        )
-        crops.append(F.avg_pool2d(sampled, fine // size))
+    samples = min(MOST_SAMPLES, max(1, math.ceil(covered)))
+    crops = [
+        F.avg_pool2d(_sampled(frame, turn, shift, size * samples, "bilinear", "border"), samples)
+        for frame, turn, shift in zip(frames, places.turn, places.shift, strict=True)
+    ]
     return torch.cat(crops) / 127.5 - 1
+
+
+def cut_sampled(frames: NDArray[np.uint8], places: Similarity, size: int) -> Tensor:
+    """The same by one cubic sample a pixel, black beyond the picture, rounded to whole levels: as OpenCV does it."""
+    crops = [
+        _sampled(frame, turn, shift, size, "bicubic", "zeros").round().clamp(0, 255)
+        for frame, turn, shift in zip(frames, places.turn, places.shift, strict=True)
+    ]
+    return torch.cat(crops) / 127.5 - 1
+
+
+def _sampled(frame: NDArray[np.uint8], turn: complex, shift: complex, size: int, mode: str, beyond: str) -> Tensor:
+    """(1, 3, size, size) levels of a picture at the middles of a crop's pixels."""
+    height, width = frame.shape[:2]
+    line = (np.arange(size) + 0.5) / size
+    grid = turn * (line[None, :] + 1j * line[:, None]) + shift
+    # grid_sample counts from -1 to 1 between the picture's edges.
+    where = torch.from_numpy(np.stack([2 * grid.real / width - 1, 2 * grid.imag / height - 1], axis=-1)).float()
+    picture = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+    return F.grid_sample(picture, where[None], mode=mode, padding_mode=beyond, align_corners=False)

@@ -1,7 +1,7 @@
 """The expression in a driving video as implicit features: head, eye, emotion and mouth of every frame.
 
-The method's own encoder is PD-FGC (Wang et al., CVPR 2023), which reads the four from one aligned crop of the face.
-This is a small network of the same inputs and outputs. Axes: T frames, B crops.
+The method's own encoder is PD-FGC, which reads the four from one aligned crop of the face, for users who have its file.
+Ours is a small network of the same kind. Axes: T frames, B crops.
 """
 
 import json
@@ -19,11 +19,13 @@ from torch.nn import functional as F
 
 from fantasytalking.config import config_of
 from fantasytalking.encoders.aligned_crop import Similarity, cut_aligned, find_similarity
+from fantasytalking.encoders.pd_fgc import PdFgcNetwork, load_pd_fgc
 from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, written_whole
 from fantasytalking.tensor_files import check_floating, compare_shapes, open_safetensors, read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+RELEASED_SUFFIXES = (".pth", ".safetensors")
 MAX_CONFIG_BYTES = 1 << 16
 MAX_BYTES = 1 << 28
 PARTS = ("head", "eye", "emotion", "mouth")
@@ -107,6 +109,21 @@ class ExpressionNetwork(nn.Module):
             {part: nn.Linear(config.hidden + known[part], dim) for part, dim in zip(PARTS, config.dims, strict=True)}
         )
 
+    @property
+    def dims(self) -> tuple[int, int, int, int]:
+        """Features of head, eye, emotion and mouth."""
+        head, eye, emotion, mouth = self.config.dims
+        return head, eye, emotion, mouth
+
+    def look(
+        self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating], device: torch.device
+    ) -> Tensor:
+        """Features (T, D) of faces at (T, 5, 2) points, the head's movement counted from (5, 2) points at the start."""
+        places = find_similarity(points)
+        crops = cut_aligned(frames, places, self.config.size)
+        features: Tensor = self(crops.to(device), place_values(places, find_similarity(start[None])).to(device))
+        return features
+
     def forward(self, crops: Tensor, places: Tensor) -> Tensor:
         """(B, 3, size, size) in [-1, 1] and (B, 4) `place_values` to (B, sum of dims)."""
         seen = self.trunk(crops).flatten(1)
@@ -134,18 +151,20 @@ def place_values(places: Similarity, start: Similarity) -> Tensor:
 class ExpressionEncoder:
     """The frozen network with what comes before and after it."""
 
-    def __init__(self, network: ExpressionNetwork, device: torch.device | str = "cpu") -> None:
-        self.network = network.to(device).eval().requires_grad_(False)
-        self._device = device
+    def __init__(self, network: ExpressionNetwork | PdFgcNetwork, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
+        self.network = network.to(self._device).eval().requires_grad_(False)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> "ExpressionEncoder":
-        """The encoder that `save_pretrained` wrote.
+    def from_pretrained(cls, source: str | Path, *, device: torch.device | str = "cpu") -> "ExpressionEncoder":
+        """The encoder that `save_pretrained` wrote into the folder `source`, or the released one of the file `source`.
 
         Raises:
             InputError: a file is missing, too large or damaged, or the weights are not those of the sizes; says which.
         """
-        folder = Path(folder)
+        folder = Path(source)
+        if folder.suffix in RELEASED_SUFFIXES:
+            return cls(load_pd_fgc(folder), device)
         for name, limit in ((CONFIG, MAX_CONFIG_BYTES), (WEIGHTS, MAX_BYTES)):
             size = existing_file(folder / name, "expression encoder").stat().st_size
             if size > limit:
@@ -161,7 +180,8 @@ class ExpressionEncoder:
         return cls(network, device)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Writes config.json and model.safetensors, whole or not at all."""
+        """Writes config.json and model.safetensors, whole or not at all; of our own network alone."""
+        assert isinstance(self.network, ExpressionNetwork), "the released network has its own file"
         with written_whole(folder) as temporary:
             temporary.mkdir()
             state = self.network.state_dict()
@@ -173,8 +193,7 @@ class ExpressionEncoder:
     @property
     def dims(self) -> tuple[int, int, int, int]:
         """Features of head, eye, emotion and mouth."""
-        head, eye, emotion, mouth = self.network.config.dims
-        return head, eye, emotion, mouth
+        return self.network.dims
 
     def encode(
         self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating] | None = None
@@ -200,15 +219,12 @@ class ExpressionEncoder:
         if not present.any():
             raise InputError(f"none of the driver's {len(frames)} frames shows the face; give a video that does")
         seen = np.flatnonzero(present)
-        first = find_similarity((points[seen[0]] if start is None else start)[None])
+        first = points[seen[0]] if start is None else start
         batches = np.array_split(seen, -(-len(seen) // _BATCH))
         found = [self._encode(frames[batch], points[batch], first) for batch in batches]
         carried = np.maximum(np.cumsum(present) - 1, 0)
         return ExpressionFeatures(torch.cat(found)[torch.from_numpy(carried)], torch.from_numpy(present))
 
     @torch.no_grad()
-    def _encode(self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: Similarity) -> Tensor:
-        places = find_similarity(points)
-        crops = cut_aligned(frames, places, self.network.config.size)
-        features: Tensor = self.network(crops.to(self._device), place_values(places, start).to(self._device))
-        return features.cpu()
+    def _encode(self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating]) -> Tensor:
+        return self.network.look(frames, points, start, self._device).cpu()
