@@ -14,6 +14,7 @@ from fantasytalking.app.request import AUTOMATIC, Request
 from fantasytalking.app.studio import Made, Studio
 from fantasytalking.app.watching import Look, watched
 from fantasytalking.errors import InputError
+from fantasytalking.pipeline.cli import GUIDED
 from fantasytalking.pipeline.settings import MAX_PROMPT
 
 TITLE = "FantasyTalking"
@@ -30,10 +31,14 @@ UPLOADS_ARE_KEPT = (3600, 86_400)
 def build_page(studio: Studio, examples: list[list[str]]) -> gr.Blocks:
     """The page of a studio; `examples` are pairs of portrait and sound."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=UPLOADS_ARE_KEPT) as page:
-        gr.Markdown(f"# {TITLE}\nA portrait and a recording of speech become a talking video. {studio.config.note}")
+        gr.Markdown(
+            f"# {TITLE}\nA portrait and speech, or a video that drives it, become a video. {studio.config.note}"
+        )
         with gr.Row():
             with gr.Column():
                 controls = _first_controls(studio)
+                with gr.Accordion("A second person, to the right of the first", open=False):
+                    controls |= _second_controls(studio)
                 with gr.Row():
                     button = gr.Button("Make the video", variant="primary", elem_id="make")
                     stop = gr.Button("Stop", elem_id="stop")
@@ -75,6 +80,7 @@ def _first_controls(studio: Studio) -> dict[str, Any]:
     made: dict[str, Any] = {
         "portrait": gr.Image(label="Portrait", type="filepath", image_mode=None, sources=["upload", "clipboard"]),
         "sound": gr.Audio(label="Speech", type="filepath", sources=["upload", "microphone"], buttons=[]),
+        "driver": _driver("Driver", studio),
         "prompt": gr.Textbox(config.prompt, label="What to see", max_length=MAX_PROMPT),
     }
     made["portrait"].preprocess = _as_uploaded
@@ -87,7 +93,7 @@ def _first_controls(studio: Studio) -> dict[str, Any]:
     made["seconds"] = gr.Slider(
         *(0.2, studio.most_seconds, min(config.seconds or 10, studio.most_seconds)),
         label="Length",
-        info="At most so many seconds of the sound",
+        info="At most so many seconds of sounds and drivers",
     )
     made["stream"] = gr.Checkbox(
         config.stream,
@@ -97,16 +103,27 @@ def _first_controls(studio: Studio) -> dict[str, Any]:
     return made
 
 
+def _second_controls(studio: Studio) -> dict[str, Any]:
+    sound = gr.Audio(label="Second speech", type="filepath", sources=["upload", "microphone"], buttons=[])
+    return {"second_sound": sound, "second_driver": _driver("Second driver", studio)}
+
+
+def _driver(label: str, studio: Studio) -> gr.Video:
+    if studio.can_be_driven:
+        return gr.Video(label=f"{label}: a face whose expression is taken over", sources=["upload"])
+    return gr.Video(label=f"{label}: this model has no expression module", sources=["upload"], interactive=False)
+
+
 def _more_controls(studio: Studio) -> dict[str, Any]:
     config = studio.config
     made: dict[str, Any] = {
         "negative_prompt": gr.Textbox(config.negative_prompt, label="What not to see", max_length=MAX_PROMPT)
     }
     with gr.Row():
-        for name in ("text", "audio"):
-            scale = getattr(config.guidance, name).start
+        for name in GUIDED:
+            scale, follows = getattr(config.guidance, name).start, name != "expression" or studio.can_be_driven
             made[f"{name}_guidance"] = gr.Slider(
-                0, max(10, scale), scale, label=f"{name.title()} guidance", info="1 = none"
+                0, max(10, scale), scale, label=f"{name.title()} guidance", info="1 = none", interactive=follows
             )
     assert config.steps is not None, "the studio has counted them"
     with gr.Row():

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from fantasytalking.errors import InputError
 from fantasytalking.pipeline.cli import with_options
@@ -12,9 +13,17 @@ AUTOMATIC = "automatic"
 """The size of the model whose shape is nearest to the portrait's."""
 WHOLE_NUMBERS = ("steps", "seed", "face")
 NUMBERS = (
-    *("expression_motion", "body_motion", "text_guidance", "audio_guidance"),
+    *("expression_motion", "body_motion", "text_guidance", "audio_guidance", "expression_guidance"),
     *("seconds", "fps", *WHOLE_NUMBERS),
 )
+
+
+class Given(NamedTuple):
+    """The files of a request, sounds and drivers from the left person to the right one."""
+
+    portrait: Path
+    sounds: tuple[Path, ...]
+    drivers: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -23,12 +32,18 @@ class Request:
 
     portrait: str | None
     sound: str | None
+    """The first person's, who is the left one of two; none where a driver is enough."""
+    driver: str | None
+    """A video whose expression drives the first person's face."""
+    second_sound: str | None
+    second_driver: str | None
     prompt: str
     negative_prompt: str
     expression_motion: float | None
     body_motion: float | None
     text_guidance: float | None
     audio_guidance: float | None
+    expression_guidance: float | None
     steps: float | None
     seed: float | None
     seconds: float | None
@@ -58,17 +73,22 @@ class Request:
             config = with_options(config, {"faces": [int(face)]})
         return config if self.size == AUTOMATIC else self._of_size(config)
 
-    def files(self) -> tuple[Path, Path]:
-        """Portrait and sound.
+    def files(self) -> Given:
+        """What the video is made from.
 
         Raises:
-            InputError: one was not given.
+            InputError: the portrait is not given, neither sound nor driver is, or a second one without a first.
         """
-        for name, given in (("portrait", self.portrait), ("sound", self.sound)):
-            if given is None:
-                raise InputError(f"there is no {name} yet; give one")
-        assert self.portrait is not None and self.sound is not None
-        return Path(self.portrait), Path(self.sound)
+        if self.portrait is None:
+            raise InputError("there is no portrait yet; give one")
+        if self.sound is None and self.driver is None:
+            raise InputError("there is no sound yet; give one, or a driver")
+        pairs = {"sound": (self.sound, self.second_sound), "driver": (self.driver, self.second_driver)}
+        for name, (first, second) in pairs.items():
+            if first is None and second is not None:
+                raise InputError(f"there is a second {name} and no first; the first is the left person's: give it too")
+        sounds, drivers = (tuple(Path(path) for path in pair if path is not None) for pair in pairs.values())
+        return Given(Path(self.portrait), sounds, drivers)
 
     def _of_size(self, config: InferConfig) -> InferConfig:
         if self.size not in config.sizes:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking import media
-from fantasytalking.app.request import Request
+from fantasytalking.app.request import Given, Request
 from fantasytalking.errors import InputError
 from fantasytalking.perception.mouth_curve import MouthCurve, mouth_curve
 from fantasytalking.pipeline.distilled import step_count
@@ -45,8 +45,9 @@ class Studio:
 
     Args:
         config: of the model, and what requests leave as it is.
-        folder: every video gets a folder of its own in it, with its portrait, sound and record; the last `KEPT` stay.
-        most_seconds: of sound, for one video.
+        folder: every video gets a folder of its own in it, with what it was made from and its record; the last `KEPT`
+            stay.
+        most_seconds: of sounds and drivers, for one video.
 
     Raises:
         InputError: weights are missing or damaged.
@@ -54,12 +55,17 @@ class Studio:
 
     def __init__(self, config: InferConfig, folder: Path, most_seconds: float) -> None:
         self.folder, self.most_seconds = folder, most_seconds
-        self._place = workplace(config)
+        self._place = workplace(config, driven=True)
         self.trained_modules = self._place.weights.trained_modules()
         self._pipeline = load_pipeline(config, self._place.weights, self._place.device)
         steps = step_count(self._pipeline.transformer.distillation, config.steps)
         self.config = replace(config, steps=steps)
         self._turn = threading.Lock()
+
+    @property
+    def can_be_driven(self) -> bool:
+        """Whether videos can drive the faces."""
+        return "expression" in self.trained_modules and self._place.weights.expression_encoder is not None
 
     def make(
         self,
@@ -77,13 +83,13 @@ class Studio:
             InputError: anything in the request that cannot be used.
         """
         config = request.config(self.config, self.most_seconds)
-        portrait, sound = request.files()
+        given = request.files()
         with self._turn, ExitStack() as failed:
             own = self._new_folder()
             failed.callback(shutil.rmtree, own, ignore_errors=True)
             # A step cache, left in the middle, would take this video's features for the next one's.
             failed.callback(self._pipeline.maybe_free_model_hooks)
-            job = Job(config, _copied(portrait, own, "portrait"), (_copied(sound, own, "sound"),), own / "video.mp4")
+            job = _job(config, given, own)
             try:
                 if config.stream:
                     line = stream_video(job, self._place, lambda: self._pipeline, progress, show)
@@ -111,6 +117,18 @@ class Studio:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def _job(config: InferConfig, given: Given, own: Path) -> Job:
+    """The video of a request in its own folder, to which what it is made from is copied."""
+
+    def copied(paths: tuple[Path, ...], name: str) -> tuple[Path, ...]:
+        names = [name if number == 1 else f"{name}_{number}" for number in range(1, len(paths) + 1)]
+        return tuple(_copied(path, own, name) for path, name in zip(paths, names, strict=True))
+
+    (portrait,) = copied((given.portrait,), "portrait")
+    sounds, drivers = copied(given.sounds, "sound"), copied(given.drivers, "driver")
+    return Job(config, portrait, sounds, own / "video.mp4", drivers=drivers)
+
+
 def _copied(source: Path, folder: Path, name: str) -> Path:
     """A copy beside the video, so that the record can be replayed when the upload is gone."""
     suffix = "".join(letter for letter in source.suffix if letter.isalnum())[:8]
@@ -118,5 +136,6 @@ def _copied(source: Path, folder: Path, name: str) -> Path:
 
 
 def _curve(video: Path) -> MouthCurve:
-    sound = media.read_audio(video, sample_rate=CURVE_RATE)
+    silence = np.zeros(CURVE_RATE, dtype=np.float32)
+    sound = media.read_audio(video, sample_rate=CURVE_RATE) if media.probe(video).has_audio else silence
     return mouth_curve(media.iter_frames(video, fps=None), sound, CURVE_RATE)

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from fantasytalking.config import CONFIGS
-from tests.pipeline.conftest import adapters, base, pipe, saved
+from tests.pipeline.conftest import adapters, base, expressive, pipe, saved
 
-__all__ = ["adapters", "base", "pipe", "saved"]
+__all__ = ["adapters", "base", "expressive", "pipe", "saved"]
 
 SETTINGS = """
 base: {base}
+expression_adapter: {expressive}
 sizes: [32x32, 64x32]
 window_frames: 9
 overlap_frames: 4
@@ -55,12 +56,12 @@ def command(*arguments: object) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def server(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(saved: Path, expressive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     pytest.importorskip("gradio")
     pytest.importorskip("mediapipe")
     folder = tmp_path_factory.mktemp("page")
     settings = folder / "infer.yaml"
-    settings.write_text(SETTINGS.format(base=saved))
+    settings.write_text(SETTINGS.format(base=saved, expressive=expressive))
     found = Server(free_port(), folder / "made", folder / "log")
     options = ("--config", settings, "--port", found.port, "--output", found.output, "--max-seconds", MOST_SECONDS)
     # The examples come from data/demo of the folder it is started in; uploads go where the test's files go.

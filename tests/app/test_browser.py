@@ -27,6 +27,7 @@ NUMBERS = {
     "number input for Length": 0.6,
     "number input for Text guidance": 6,
     "number input for Audio guidance": 3,
+    "number input for Expression guidance": 2,
     "number input for Steps": 3,
     "number input for Frames a second": 20,
     "Seed": 11,
@@ -91,6 +92,7 @@ def test_an_example_with_every_control_moved_becomes_a_video_that_plays(fresh: A
     assert (config["prompt"], config["negative_prompt"], config["sizes"]) == ("Somebody sings.", "Snow.", ["64x32"])
     assert config["guidance"]["text"] == {"start": 6.0, "end": 6.0, "share": 1.0}
     assert config["guidance"]["audio"] == {"start": 3.0, "end": 3.0, "share": 1.0}
+    assert config["guidance"]["expression"] == {"start": 2.0, "end": 2.0, "share": 1.0}
     names = ("expression_motion", "body_motion", "seconds", "steps", "seed", "fps", "face")
     assert [config[name] for name in names] == [0.8, 0.2, 0.6, 3, 11, 20.0, 1]
     assert hash_file(Path(record["image"])) == hash_file(FOLDER / PORTRAIT)

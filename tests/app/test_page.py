@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fantasytalking.media import probe, write_image
+from fantasytalking.media import probe, write_image, write_video
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.demo import FOLDER, PORTRAIT, SPEECH
 from fantasytalking.portrait_world.identity import make_identity
+from fantasytalking.portrait_world.state import FaceState
 from tests.app.conftest import MOST_SECONDS, Server, command
 from tests.pipeline.conftest import sound
 from tests.pipeline.running import write_wav
@@ -24,12 +25,16 @@ pytest.importorskip("gradio_client")
 ASKED: dict[str, Any] = {
     "portrait": FOLDER / PORTRAIT,
     "sound": FOLDER / SPEECH,
+    "driver": None,
+    "second_sound": None,
+    "second_driver": None,
     "prompt": "A person is talking.",
     "negative_prompt": "",
     "expression_motion": 0.5,
     "body_motion": 0.5,
     "text_guidance": 5,
     "audio_guidance": 5,
+    "expression_guidance": 4.5,
     "steps": 2,
     "seed": 0,
     "seconds": 0.6,
@@ -38,6 +43,7 @@ ASKED: dict[str, Any] = {
     "face": 0,
     "stream": False,
 }
+FILES = ("portrait", "sound", "driver", "second_sound", "second_driver")
 Talk = Callable[..., dict[str, Any]]
 
 
@@ -50,7 +56,7 @@ def talk(server: Server) -> Talk:
 
     def talk(**changes: Any) -> dict[str, Any]:
         values = {**ASKED, **changes}
-        for name in ("portrait", "sound"):
+        for name in FILES:
             values[name] = None if values[name] is None else handle_file(str(values[name]))
         video, line, plot, record, picture = client.predict(**values, api_name="/talk")
         assert plot["type"] == "matplotlib" and len(plot["plot"]) > 5000
@@ -83,6 +89,7 @@ def test_the_page_makes_a_video_that_can_be_played(plain: dict[str, Any], server
         ("body_motion", 0, {"body_motion": 0.0}),
         ("text_guidance", 8, {"guidance": {"text": {"start": 8.0, "end": 8.0}}}),
         ("audio_guidance", 1, {"guidance": {"audio": {"start": 1.0, "end": 1.0}}}),
+        ("expression_guidance", 3, {"guidance": {"expression": {"start": 3.0, "end": 3.0}}}),
         ("steps", 3, {"steps": 3}),
         ("seed", 7, {"seed": 7}),
         ("seconds", 0.4, {"seconds": 0.4}),
@@ -98,8 +105,9 @@ def test_every_control_reaches_the_model(
     made = talk(**{control: value})
     assert made["config"] == merged(plain["config"], setting)
     assert made["config"] != plain["config"]
-    # The only face is the first face.
-    assert (made["video_sha256"] == plain["video_sha256"]) == (control == "face")
+    # The only face is the first face, and without a driver nothing guides by it.
+    unseen = control in ("face", "expression_guidance")
+    assert (made["video_sha256"] == plain["video_sha256"]) == unseen
 
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +122,38 @@ def test_portrait_and_sound_reach_the_model(talk: Talk, plain: dict[str, Any], t
     for changes in ({"portrait": tmp_path / "other.png"}, {"sound": tmp_path / "other.wav"}):
         made = talk(**changes)
         assert made["config"] == plain["config"] and made["video_sha256"] != plain["video_sha256"]
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("driver") / "driver.mp4"
+    sitter = Sitter(make_identity(8), 128)
+    write_video(path, [sitter.frame(FaceState(mouth_open=0.5 + 0.5 * np.sin(number))) for number in range(20)], fps=25)
+    return path
+
+
+def test_a_driver_drives_with_and_without_sound(talk: Talk, plain: dict[str, Any], driver: Path):
+    alone = talk(sound=None, driver=driver)
+    assert alone["audio"] == [] and Path(alone["drive"][0]).name == "driver.mp4"
+    assert not probe(alone["video"]).has_audio and probe(alone["video"]).frames == 15
+    guided = talk(sound=None, driver=driver, expression_guidance=2)
+    assert guided["video_sha256"] != alone["video_sha256"]
+    both = talk(driver=driver)
+    assert probe(both["video"]).has_audio
+    assert len({made["video_sha256"] for made in (alone, both, plain)}) == 3
+    assert both["hashes"].keys() - plain["hashes"].keys() == {"driver", "expression_adapter", "expression_encoder"}
+
+
+def test_a_second_person_speaks_and_is_driven(talk: Talk, driver: Path, tmp_path: Path):
+    picture = Sitter(make_identity(3), 128).portrait()
+    write_image(tmp_path / "two.png", np.concatenate([picture, picture[:, ::-1]], axis=1))
+    write_wav(tmp_path / "second.wav", sound(0.4))
+    people = {"portrait": tmp_path / "two.png", "second_sound": tmp_path / "second.wav", "size": "64x32"}
+    spoken = talk(**people)
+    assert [Path(path).name for path in spoken["audio"]] == ["sound.wav", "sound_2.wav"]
+    seen = talk(**people, driver=driver, second_driver=driver)
+    assert [Path(path).name for path in seen["drive"]] == ["driver.mp4", "driver_2.mp4"]
+    assert seen["video_sha256"] != spoken["video_sha256"]
 
 
 def test_the_same_again_is_the_same_video(talk: Talk, plain: dict[str, Any]):
@@ -131,6 +171,12 @@ def test_every_control_is_tried_here():
     [
         ({"portrait": None}, "there is no portrait yet"),
         ({"sound": None}, "there is no sound yet"),
+        ({"second_sound": FOLDER / SPEECH, "sound": None, "driver": FOLDER / SPEECH}, "a second sound and no first"),
+        ({"second_driver": FOLDER / SPEECH}, "a second driver and no first"),
+        ({"second_sound": FOLDER / SPEECH}, "1 face was found in the picture and 2 are needed"),
+        ({"driver": FOLDER / SPEECH}, "'driver.wav' has no picture"),
+        ({"driver": FOLDER / SPEECH, "stream": True}, "a stream hears one sound and nothing drives it"),
+        ({"expression_guidance": -1}, "less than minimum value 0"),
         ({"portrait": FOLDER / SPEECH}, "image 'portrait.wav' is not a picture"),
         ({"sound": FOLDER / PORTRAIT}, "'sound.png' cannot be decoded|has no sound track"),
         ({"portrait": "grey"}, "no face was found in the picture"),
@@ -187,6 +233,9 @@ def test_motion_cannot_be_set_where_it_was_never_trained(base: Path, adapters: P
     for label in ("Expression motion", "Head and body motion"):
         assert sliders[label]["interactive"] is False and "never trained" in sliders[label]["info"]
     assert sliders["Steps"].get("interactive") is not False
+    assert sliders["Expression guidance"]["interactive"] is False
+    videos = [part["props"] for part in page.get_config_file()["components"] if part["type"] == "video"]
+    assert [video["interactive"] for video in videos if "driver" in video["label"].lower()] == [False, False]
 
 
 def test_only_this_machine_is_listened_to(server: Server):
