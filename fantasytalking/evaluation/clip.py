@@ -1,8 +1,8 @@
 """One video as metrics see it: frames, sound and what perception found, each computed once for all metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.errors import InputError
+from fantasytalking.evaluation.truth import Truth
 from fantasytalking.media import Video, iter_frames, probe, read_audio
 from fantasytalking.perception.body_pose import BodyTrack, track_body
 from fantasytalking.perception.face_crop import face_crop
@@ -32,6 +33,29 @@ class Frame(NamedTuple):
     width: int
     height: int
 
+    def cut(self, picture: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+        """(H, W, 3) cropped and scaled: by areas when smaller, by cubics when larger.
+
+        Raises:
+            InputError: the crop lies outside of the picture, which `path` holds.
+        """
+        import cv2
+
+        height, width = picture.shape[:2]
+        if self.crop is not None:
+            left, top, across, down = (round(share * height) for share in self.crop)
+            # The crop's numbers were rounded: a pixel of it may lie outside.
+            if min(across, down) < 1 or left + across > width + 1 or top + down > height + 1:
+                raise InputError(
+                    f"'{path}' is {width}x{height}, and its crop is {across}x{down} pixels from ({left}, {top}) on; "
+                    "give the video that the manifest was made for"
+                )
+            picture = picture[top : top + down, left : left + across]
+        if picture.shape[:2] == (self.height, self.width):
+            return picture.copy()
+        how = cv2.INTER_AREA if self.height < picture.shape[0] else cv2.INTER_CUBIC
+        return np.asarray(cv2.resize(picture, (self.width, self.height), interpolation=how))
+
 
 class Clip:
     """A stretch of video. Nothing is read before it is asked for, and nothing twice."""
@@ -44,12 +68,21 @@ class Clip:
         *,
         path: Path | None = None,
         whole: "tuple[Clip, slice] | None" = None,
-        opening: Callable[[], NDArray[np.float64]] | None = None,
+        truth: Callable[[], Truth] | None = None,
+        track: Callable[[], FaceTrack] | None = None,
+        people: "Callable[[Clip], tuple[Clip, ...]] | None" = None,
     ) -> None:
-        """Use `from_file` or `from_arrays`; `whole` is the clip that this one is a slice of."""
+        """Use `from_file` or `from_arrays`.
+
+        Args:
+            whole: the clip that this one is a slice of.
+            track: of the face that is looked at, where it is not the one seen most often.
+            people: everyone in this clip, where it shows several.
+        """
         self.name = name
         self.path = path
-        self._pictures, self._hear, self._whole, self._opening = pictures, sound, whole, opening
+        self._pictures, self._hear, self._whole, self._truth = pictures, sound, whole, truth
+        self._tell_track, self._tell_people = track, people
 
     @classmethod
     def from_file(
@@ -77,7 +110,7 @@ class Clip:
             seconds = duration if count is None else None
             stream = iter_frames(path, fps=fps, start=start, duration=seconds)
             # Framed one by one: ten seconds of 1080p are 1.5 GB, of the face in it 0.2 GB.
-            framed = ((time, picture if frame is None else _framed(picture, frame, path)) for time, picture in stream)
+            framed = ((time, picture if frame is None else frame.cut(picture, path)) for time, picture in stream)
             found = list(islice(framed, count or MAX_FRAMES + 1))
             if not found or len(found) < (count or 0) or len(found) > MAX_FRAMES:
                 raise InputError(
@@ -105,9 +138,46 @@ class Clip:
 
         return cls(name, lambda: Video(frames, np.arange(len(frames)) / fps, fps), heard)
 
-    def with_truth(self, opening: Callable[[], NDArray[np.float64]]) -> "Clip":
-        """The same clip, not read yet, of which the true mouth opening (T,) or more frames is known."""
-        return Clip(self.name, self._pictures, self._hear, path=self.path, opening=opening)
+    def with_truth(self, truth: Callable[[], Truth]) -> "Clip":
+        """The same clip, not read yet, of which is known what its person does in its T or more frames."""
+        return Clip(self.name, self._pictures, self._hear, path=self.path, truth=truth)
+
+    def with_people(self, truths: Sequence[Callable[[], Truth] | None]) -> "Clip":
+        """The same clip, not read yet, which shows as many people as there are truths, from left to right.
+
+        Args:
+            truths: what each of them does in T or more frames; None: nobody knows.
+        """
+
+        def tell(clip: Clip) -> tuple[Clip, ...]:
+            tracks = cache(partial(_from_left_to_right, clip, len(truths)))
+
+            def track(place: int) -> Callable[[], FaceTrack]:
+                return lambda: tracks()[place]
+
+            return tuple(clip._person(track(place), truth) for place, truth in enumerate(truths))
+
+        return Clip(self.name, self._pictures, self._hear, path=self.path, people=tell)
+
+    @classmethod
+    def together(cls, clips: "Sequence[Clip]") -> "Clip":
+        """The first of several clips, with the people of all of them, one of each."""
+        first = clips[0]
+        return cls(first.name, lambda: first._video, lambda: first.sound, path=first.path, people=lambda _: (*clips,))
+
+    def _person(self, track: Callable[[], FaceTrack], truth: Callable[[], Truth] | None) -> "Clip":
+        return Clip(self.name, lambda: self._video, lambda: self.sound, path=self.path, truth=truth, track=track)
+
+    @cached_property
+    def people(self) -> "tuple[Clip, ...]":
+        """The same clip for everyone in it, from left to right: itself where it shows one person.
+
+        Where fewer faces are found than there should be, nobody's is known.
+        """
+        if self._whole is not None:
+            clip, part = self._whole
+            return (self,) if clip.people == (clip,) else tuple(person.part(part) for person in clip.people)
+        return (self,) if self._tell_people is None else self._tell_people(self)
 
     def with_sound(self, sound: NDArray[np.float32]) -> "Clip":
         """The same pictures, and the same track where it is known, with (S,) other samples."""
@@ -170,20 +240,24 @@ class Clip:
         if self._whole is not None:
             clip, part = self._whole
             return replace(clip.track[part], times=self.times)
+        if self._tell_track is not None:
+            return self._tell_track()
         found = track_faces(self.frames, self.times, max_people=1)
         return found[0] if found else _no_face(self.times, *self.frames.shape[1:3])
 
     @cached_property
-    def true_opening(self) -> NDArray[np.float64]:
-        """(T,) true mouth opening in [0, 1] of whoever was drawn; NaN where nobody knows, as in all real footage."""
+    def truth(self) -> Truth:
+        """(T,) each: what whoever was drawn truly does; empty where nobody knows, as of all real footage."""
         if self._whole is not None:
             clip, part = self._whole
-            return clip.true_opening[part]
-        values = np.full(len(self.frames), np.nan)
-        if self._opening is not None:
-            known = self._opening()[: len(values)]
-            values[: len(known)] = known
-        return values
+            return {name: track[part] for name, track in clip.truth.items()}
+        known = {} if self._truth is None else self._truth()
+        return {name: _of_length(track, len(self.frames)) for name, track in known.items()}
+
+    @property
+    def true_opening(self) -> NDArray[np.float64]:
+        """(T,) true mouth opening in [0, 1]; NaN where nobody knows."""
+        return self.truth.get("mouth_open", np.full(len(self.frames), np.nan))
 
     @property
     def has_face(self) -> bool:
@@ -216,27 +290,26 @@ class Clip:
         return np.stack([square.cut(frame, size) for frame in self.frames])
 
 
+def _of_length(track: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """(count,) values; NaN beyond the end."""
+    return np.concatenate([track[:count], np.full(max(0, count - len(track)), np.nan)])
+
+
+def _from_left_to_right(clip: Clip, count: int) -> list[FaceTrack]:
+    """So many faces of a clip."""
+    found = track_faces(clip.frames, clip.times, max_people=count)[:count]
+    if len(found) < count:  # who of them is missing cannot be told
+        found = [_no_face(clip.times, *clip.frames.shape[1:3])] * count
+    return sorted(found, key=_first_place)
+
+
+def _first_place(track: FaceTrack) -> float:
+    """How far to the right somebody is seen first; last of all who is never seen."""
+    places = track.boxes[track.known]
+    return float(places[0, 0] + places[0, 2]) if len(places) else np.inf
+
+
 def _no_face(times: NDArray[np.float64], height: int, width: int) -> FaceTrack:
     landmarks = np.full((len(times), FACE_LANDMARKS, 3), np.nan, np.float32)
     never = np.zeros(len(times), bool)
     return FaceTrack(times, landmarks, never, never, np.zeros(len(times), np.float32), height, width)
-
-
-def _framed(picture: NDArray[np.uint8], wanted: Frame, path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) cropped and scaled: by areas when smaller, by cubics when larger."""
-    import cv2
-
-    height, width = picture.shape[:2]
-    if wanted.crop is not None:
-        left, top, across, down = (round(share * height) for share in wanted.crop)
-        # The crop's numbers were rounded: a pixel of it may lie outside.
-        if min(across, down) < 1 or left + across > width + 1 or top + down > height + 1:
-            raise InputError(
-                f"'{path}' is {width}x{height}, and its crop is {across}x{down} pixels from ({left}, {top}) on; "
-                "give the video that the manifest was made for"
-            )
-        picture = picture[top : top + down, left : left + across]
-    if picture.shape[:2] == (wanted.height, wanted.width):
-        return picture.copy()
-    how = cv2.INTER_AREA if wanted.height < picture.shape[0] else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(picture, (wanted.width, wanted.height), interpolation=how))

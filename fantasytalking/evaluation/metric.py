@@ -6,6 +6,7 @@ them, floors and controls from records of other pairs, and results of many proce
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Self
 
@@ -40,6 +41,17 @@ class Curve(NamedTuple):
     description: str
 
 
+class Against(Enum):
+    """What a paired metric holds a video against."""
+
+    REFERENCE = "reference"
+    """The video that it should be."""
+    PORTRAIT = "portrait"
+    """The picture that it is made from: the reference's first frame where there is no other."""
+    DRIVER = "driver"
+    """Those whose expression drives it: the reference where there is no other."""
+
+
 class Metric(ABC):
     """One metric. Constructed with the folder of weights, whose `needs` have been found there before."""
 
@@ -49,6 +61,10 @@ class Metric(ABC):
     needs: ClassVar[tuple[Weights, ...]] = ()
     paired: ClassVar[bool]
     """Whether the reference is looked at. If not, the ground truth gets a score of its own."""
+    against: ClassVar[Against] = Against.REFERENCE
+    """What stands for the reference, if it is looked at."""
+    per_person: ClassVar[bool] = False
+    """Whether it looks at one face: where a video shows several, their records are averaged."""
     hears: ClassVar[bool] = False
     """Whether the sound matters: then the run measures every clip with another's sound as well, as a control."""
     distribution: ClassVar[bool] = False
@@ -90,6 +106,11 @@ class Metric(ABC):
     def reset(self) -> None:
         """Forgets all records."""
         self._records.clear()
+
+
+def mean_over_people(records: Sequence[Record]) -> Record:
+    """The record of a clip from those of everyone in it, entry by entry; NaN where somebody's is."""
+    return {name: np.mean([record[name] for record in records], axis=0) for name in records[0]}
 
 
 def mean_over_clips(records: Sequence[Record], names: Sequence[str]) -> dict[str, float]:

@@ -7,15 +7,17 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.clip import MAX_FRAMES, Clip, Frame
-from fantasytalking.evaluation.truth import TRUTH, true_opening
-from fantasytalking.files import existing_file, hash_file, written_whole
+from fantasytalking.evaluation.source import MOST_FACES, Source, check_place, parse_crop, parse_source
+from fantasytalking.evaluation.truth import TRUTH, Truth, read_truth
+from fantasytalking.files import existing_file, written_whole
 
 FORMAT = 1
 """Rises when a metric's definition changes, so that older results count as those of another protocol."""
@@ -41,6 +43,10 @@ class ProtocolClip:
     """left, top, width, height in heights of the reference's picture; None: all of it."""
     sha256: str
     """Of the reference's file."""
+    portrait: Source | None = None
+    """The picture that the video is made from; None: the reference's first frame."""
+    drivers: tuple[Source, ...] = ()
+    """Videos of those who drive the people in the picture, from left to right; none: it is the sound that drives."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,13 @@ class Protocol:
     surplus: int
     """Frames that a prediction may be longer than its reference; they are cut off."""
     clips: tuple[ProtocolClip, ...]
+    answered: bool = True
+    """Whether references show what predictions must show. If not, they are those who drive."""
+
+    @property
+    def driven(self) -> bool:
+        """Whether it is a benchmark of reenactment."""
+        return any(clip.drivers for clip in self.clips)
 
     @property
     def id(self) -> str:
@@ -63,15 +76,24 @@ class Protocol:
         return hashlib.sha256(values.encode()).hexdigest()[:12]
 
     def as_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {"format": FORMAT, **json.loads(json.dumps(asdict(self)))}
+        """As plain values; what only reenactment has is left out elsewhere, so that older ids hold."""
+        values = json.loads(json.dumps(asdict(self)))
+        values["clips"] = [
+            {key: value for key, value in clip.items() if key not in ("portrait", "drivers") or value}
+            for clip in values["clips"]
+        ]
+        if values["answered"]:
+            del values["answered"]
+        return {"format": FORMAT, **values}
 
     def duration(self, clip: ProtocolClip) -> float:
         """Seconds of a clip."""
         return clip.frames / self.fps
 
     def reference(self, clip: ProtocolClip, folder: Path) -> Clip:
-        """The real side of a clip."""
+        """The real side of a clip; where nobody knows that, those who drive."""
+        if not self.answered and (driver := self.driver(clip, folder)) is not None:
+            return driver
         frame = Frame(clip.crop, self.width, self.height)
         path = folder / PurePosixPath(clip.video)
         length = self.duration(clip)
@@ -86,10 +108,44 @@ class Protocol:
         made = Clip.from_file(path, name=clip.name, duration=self.duration(clip), frame=frame, count=clip.frames)
         return self._told(clip, made, references)
 
+    def driver(self, clip: ProtocolClip, folder: Path) -> Clip | None:
+        """Those who drive the people of a clip; None where the sound does, or they are those of the reference."""
+        if not clip.drivers or clip.portrait is None:
+            return None
+        performances: dict[str, Clip] = {}
+        for source in clip.drivers:
+            if source.file not in performances:
+                performances[source.file] = self._performance(source, clip, folder)
+        everyone = [performances[source.file].people for source in clip.drivers]
+        return Clip.together([people[source.face] for people, source in zip(everyone, clip.drivers, strict=True)])
+
+    def _performance(self, source: Source, clip: ProtocolClip, folder: Path) -> Clip:
+        """All people of a driver's video."""
+        seen = source if source.faces == 1 else replace(source, crop=None)
+        video = seen.performance(folder, clip.name, self.fps, clip.frames, self.height)
+        truths = [self._truth(replace(source, face=face), folder) for face in range(source.faces)]
+        if len(truths) > 1:
+            return video.with_people(truths)
+        return video if truths[0] is None else video.with_truth(truths[0])
+
+    def portrait(self, clip: ProtocolClip, folder: Path) -> Clip | None:
+        """The picture that a clip is made from; None: it is the reference's first frame."""
+        if clip.portrait is None:
+            return None
+        still = clip.portrait.picture(folder, clip.name, self.fps, self.width, self.height)
+        return still.with_people([None] * len(clip.drivers)) if len(clip.drivers) > 1 else still
+
     def _told(self, clip: ProtocolClip, video: Clip, references: Path) -> Clip:
-        """The clip with what is known of its reference's every frame, where somebody drew it."""
-        truth = (references / PurePosixPath(clip.video)).with_name(TRUTH)
-        return video.with_truth(lambda: true_opening(truth, self.fps, clip.start)) if truth.is_file() else video
+        """The clip with what is known of its every frame, where somebody drew what it retells."""
+        truths = [self._truth(driver, references) for driver in clip.drivers]
+        if len(truths) > 1:
+            return video.with_people(truths)
+        truth = truths[0] if truths else self._truth(Source(clip.video, clip.sha256, start=clip.start), references)
+        return video if truth is None else video.with_truth(truth)
+
+    def _truth(self, source: Source, references: Path) -> Callable[[], Truth] | None:
+        path = (references / PurePosixPath(source.file)).with_name(TRUTH)
+        return partial(read_truth, path, self.fps, source.start, source.face) if path.is_file() else None
 
     def save(self, path: Path) -> None:
         """Writes it as JSON, a line a clip."""
@@ -135,6 +191,7 @@ def _protocol(values: Any) -> Protocol:
         height=int(values["height"]),
         surplus=int(values["surplus"]),
         clips=clips,
+        answered=bool(values.get("answered", True)),
     )
     if not (1 <= protocol.fps <= 120 and min(protocol.width, protocol.height) >= 16 and protocol.surplus >= 0):
         raise ValueError(f"{protocol.width}x{protocol.height} at {protocol.fps} frames a second")
@@ -151,12 +208,14 @@ def _clip(values: Any) -> ProtocolClip:
         identity=str(values["identity"]),
         start=float(values["start"]),
         frames=int(values["frames"]),
-        crop=None if crop is None else _four(crop),
+        crop=None if crop is None else parse_crop(crop),
         sha256=str(values["sha256"]),
+        portrait=parse_source(values["portrait"]) if "portrait" in values else None,
+        drivers=tuple(parse_source(driver) for driver in values.get("drivers", ())),
     )
-    place = PurePosixPath(clip.video)
-    if not NAME.fullmatch(clip.name) or place.is_absolute() or ".." in place.parts:
-        raise ValueError(f"clip '{clip.name}' of '{clip.video}'")
+    check_place(clip.video)
+    if not NAME.fullmatch(clip.name) or len(clip.drivers) > MOST_FACES:
+        raise ValueError(f"clip '{clip.name}' of '{clip.video}' with {len(clip.drivers)} drivers")
     if not (
         1 <= clip.frames <= MAX_FRAMES and 0 <= clip.start < math.inf and re.fullmatch("[0-9a-f]{64}", clip.sha256)
     ):
@@ -164,20 +223,13 @@ def _clip(values: Any) -> ProtocolClip:
     return clip
 
 
-def _four(crop: Sequence[float]) -> tuple[float, float, float, float]:
-    left, top, width, height = (float(share) for share in crop)
-    if not (min(left, top) >= 0 and min(width, height) > 0 and max(left, top, width, height) < 100):
-        raise ValueError(f"crop {crop}")
-    return left, top, width, height
-
-
 def check_reference(clip: ProtocolClip, references: Path) -> Path:
     """The file of a clip's reference.
 
     Raises:
-        InputError: it is another file than the one that was frozen.
+        InputError: it, the portrait or a driver is another file than the one that was frozen.
     """
-    path = references / PurePosixPath(clip.video)
-    if hash_file(path) != clip.sha256:
-        raise InputError(f"reference '{path}' is not the file that the protocol was made for")
-    return path
+    for source in (clip.portrait, *clip.drivers):
+        if source is not None:
+            source.find(references)
+    return Source(clip.video, clip.sha256).find(references)

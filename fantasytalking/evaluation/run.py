@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fantasytalking.data.progress import Processes
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.clip import SAMPLE_RATE, Clip
-from fantasytalking.evaluation.metric import Metric
+from fantasytalking.evaluation.metric import Against, Metric, Record, mean_over_people
 from fantasytalking.evaluation.pairing import NAMES_SHOWN, Pair
 from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, check_reference
 from fantasytalking.evaluation.records import Side, Sides, load_record, record_path, save_record
@@ -140,13 +140,17 @@ def measure_clip(task: Task, metrics: dict[str, Metric]) -> str:
     name = pair.clip.name
     try:
         check_reference(pair.clip, run.references)
-        real = run.protocol.reference(pair.clip, run.references)
+        portrait, driver = (find(pair.clip, run.references) for find in (run.protocol.portrait, run.protocol.driver))
+        # Those who drive are read and looked at once, also where they stand for the reference.
+        alone = None if run.protocol.answered else driver
+        real = alone or run.protocol.reference(pair.clip, run.references)
         video = run.protocol.prediction(pair.clip, pair.prediction, run.references)
-        strange = None if task.other is None else _sound_of(task, task.other, len(real.frames) / real.fps)
+        hearing = task.other is not None and any(metrics[metric].hears for metric in task.metrics)
+        strange = _sound_of(task, task.other, len(real.frames) / real.fps) if hearing and task.other else None
         for metric in task.metrics:
             version = metrics[metric].version
             known = None if run.reuse is None else load_record(record_path(run.reuse, metric, name), version)
-            sides = measure_sides(metrics[metric], video, real, strange, known)
+            sides = measure_sides(metrics[metric], video, real, strange, known, portrait=portrait, driver=driver)
             save_record(record_path(run.output, metric, name), sides, version, pair.sha256)
     except InputError as error:
         return f"'{name}': {error}"
@@ -163,32 +167,52 @@ def _sound_of(task: Task, other: ProtocolClip, seconds: float) -> NDArray[np.flo
 
 
 def measure_sides(
-    metric: Metric, video: Clip, real: Clip, strange: NDArray[np.float32] | None, known: Sides | None = None
+    metric: Metric,
+    video: Clip,
+    real: Clip,
+    strange: NDArray[np.float32] | None,
+    known: Sides | None = None,
+    *,
+    portrait: Clip | None = None,
+    driver: Clip | None = None,
 ) -> Sides:
     """Everything that a metric measures on one clip.
 
     Args:
         strange: (S,) sound of somebody else; None: there is nobody else, and no control.
         known: of the same reference, measured before; its truth and floor are taken over.
+        portrait: the picture that the video is made from; None: the reference's first frame.
+        driver: those who drive the people in it; None: the reference.
     """
-    reference = real if metric.paired else None
-    sides = {Side.PREDICTION: metric.measure(video, reference)}
+    aims = {Against.REFERENCE: real, Against.PORTRAIT: portrait or real, Against.DRIVER: driver or real}
+    aim = aims[metric.against] if metric.paired else None
+    sides = {Side.PREDICTION: _measure(metric, video, aim)}
     if metric.hears and strange is not None:
-        sides[Side.CONTROL] = metric.measure(video.with_sound(strange), reference)
+        sides[Side.CONTROL] = _measure(metric, video.with_sound(strange), aim)
     if not metric.distribution:
         of_reference: Sides = {side: known[side] for side in (Side.TRUTH, Side.FLOOR) if known and side in known}
-        sides |= of_reference or _measure_reference(metric, real)
+        sides |= of_reference or _measure_reference(metric, real, aim)
     return sides
 
 
-def _measure_reference(metric: Metric, real: Clip) -> Sides:
+def _measure(metric: Metric, video: Clip, aim: Clip | None) -> Record:
+    """One record, of a metric of faces the mean over everyone in the video."""
+    if not metric.per_person or len(video.people) == 1:
+        return metric.measure(video, aim)
+    aims = [None] * len(video.people) if aim is None else aim.people
+    return mean_over_people([metric.measure(one, other) for one, other in zip(video.people, aims, strict=True)])
+
+
+def _measure_reference(metric: Metric, real: Clip, aim: Clip | None) -> Sides:
     """What does not depend on the prediction."""
     count = len(real.frames)
-    if not metric.paired:
+    if aim is None:
         return {
-            Side.TRUTH: metric.measure(real, None),
-            Side.FLOOR: metric.measure(real.part(slice(count // 2, None)), None),
+            Side.TRUTH: _measure(metric, real, None),
+            Side.FLOOR: _measure(metric, real.part(slice(count // 2, None)), None),
         }
+    sides = {} if aim is real else {Side.TRUTH: _measure(metric, real, aim)}
     if count < 2:
-        return {}
-    return {Side.FLOOR: metric.measure(real.part(slice(1, None, 2)), real.part(slice(0, count - count % 2, 2)))}
+        return sides
+    halves = real.part(slice(1, None, 2)), real.part(slice(0, count - count % 2, 2))
+    return sides | {Side.FLOOR: _measure(metric, *halves)}

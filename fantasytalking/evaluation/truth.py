@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,24 +11,37 @@ from fantasytalking.errors import InputError
 
 TRUTH = "truth.json"
 MAX_BYTES = 1 << 26
+KNOWN = ("mouth_open", "mouth_width", "yaw", "pitch", "roll", "blink", "brow", "smile", "gaze_x", "gaze_y")
+"""What is read of every frame."""
+
+Truth = dict[str, NDArray[np.float64]]
+"""What one person does in every frame, (T,) each, by `KNOWN`'s names, in the units of the file; empty: not known."""
 
 
-def true_opening(path: Path, fps: float, start: float = 0.0) -> NDArray[np.float64]:
-    """The mouth opening in [0, 1] from `start` seconds on: (frames,) at the file's own rate, which must be `fps`.
+def read_truth(path: Path, fps: float, start: float = 0.0, person: int = 0) -> Truth:
+    """What a person of a clip does from `start` seconds on, at the file's own rate, which must be `fps`.
+
+    Args:
+        person: from the left, where the clip shows several.
 
     Raises:
-        InputError: the file is too large, damaged, or of another frame rate.
+        InputError: the file is too large, damaged, of another frame rate, or shows fewer people.
     """
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"'{path}' has {path.stat().st_size} bytes; a truth file has at most {MAX_BYTES}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        opening = np.array([float(frame["mouth_open"]) for frame in values["frames"]], np.float64)
+        frames = (values["people"][person] if "people" in values else [values][person])["frames"]
+        known = {name: _track(frames, name) for name in KNOWN if name in frames[0] or name == KNOWN[0]}
         rate = float(values["fps"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise InputError(f"'{path}' is damaged ({error!r}); make the clip again") from error
     if rate != fps:
         raise InputError(
             f"'{path}' is of {rate:g} frames a second, the protocol of {fps:g}; freeze it with fps={rate:g}"
         )
-    return opening[round(start * fps) :]
+    return {name: track[round(start * fps) :] for name, track in known.items()}
+
+
+def _track(frames: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
+    return np.array([float(frame[name]) for frame in frames], np.float64)

@@ -9,7 +9,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metrics.mouth_truth import MouthTruth
 from fantasytalking.evaluation.protocol import Protocol
-from fantasytalking.evaluation.truth import true_opening
+from fantasytalking.evaluation.truth import KNOWN, read_truth
 from tests.evaluation.conftest import LATE
 
 
@@ -31,7 +31,7 @@ def test_real_late_and_other_videos(protocol: Protocol, world: Path, late: Path)
     assert delayed["mouth_truth"] < own["mouth_truth"] - 0.3
     assert delayed["mouth_truth_best"] > 0.88
     frames, fps = real[0].frames, real[0].fps
-    truth = real[0].true_opening
+    truth = real[0].truth
     frozen = Clip.from_arrays(np.repeat(frames[:1], len(frames), axis=0), fps).with_truth(lambda: truth)
     backwards = Clip.from_arrays(frames[::-1].copy(), fps).with_truth(lambda: truth)
     assert not score([frozen])["mouth_truth_best"] > 0.5
@@ -42,15 +42,19 @@ def test_what_nobody_knows_does_not_enter(clips: list[Clip]) -> None:
     result = score([clips[0]])  # a file alone comes without its truth
     assert result["n"] == 0
     assert np.isnan(result["mouth_truth"])
-    grey = Clip.from_arrays(np.full((20, 64, 64, 3), 128, np.uint8), 25.0).with_truth(lambda: np.linspace(0, 1, 20))
+    grey = Clip.from_arrays(np.full((20, 64, 64, 3), 128, np.uint8), 25.0).with_truth(
+        lambda: {"mouth_open": np.linspace(0, 1, 20)}
+    )
     assert score([grey])["n"] == 0
 
 
 def test_the_truth_is_that_of_the_stretch(world: Path, tmp_path: Path) -> None:
     path = next(world.glob("id*/truth.json"))
-    assert np.array_equal(true_opening(path, 25.0, 0.4), true_opening(path, 25.0)[10:])
+    later, whole = read_truth(path, 25.0, 0.4), read_truth(path, 25.0)
+    assert later.keys() == whole.keys() == set(KNOWN)
+    assert all(np.array_equal(later[name], whole[name][10:]) for name in KNOWN)
     with pytest.raises(InputError, match="fps=25"):
-        true_opening(path, 30.0)
+        read_truth(path, 30.0)
     (tmp_path / "truth.json").write_text('{"frames": [{}], "fps": 25}')
     with pytest.raises(InputError, match="damaged"):
-        true_opening(tmp_path / "truth.json", 25.0)
+        read_truth(tmp_path / "truth.json", 25.0)

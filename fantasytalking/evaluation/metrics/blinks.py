@@ -21,6 +21,7 @@ class BlinkRate(Metric):
     name = "blinks"
     values = (Value("blink_rate", "a minute", "reference", "Blinks a minute of visible face, pooled over clips."),)
     paired = False
+    per_person = True
 
     def measure(self, video: Clip, reference: Clip | None) -> Record:
         """Blinks, and seconds in which the face is known."""

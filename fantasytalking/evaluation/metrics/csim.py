@@ -9,7 +9,7 @@ from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.curves import drift, per_second
 from fantasytalking.evaluation.faces import PER_SECOND, embeddings, first_known, looked_at
-from fantasytalking.evaluation.metric import Curve, Metric, Record, Value, mean_over_clips
+from fantasytalking.evaluation.metric import Against, Curve, Metric, Record, Value, mean_over_clips
 from fantasytalking.evaluation.networks.loading import located
 from fantasytalking.evaluation.weights import ARCFACE
 
@@ -28,6 +28,8 @@ class CSIM(Metric):
     )
     needs = (ARCFACE,)
     paired = True
+    against = Against.PORTRAIT
+    per_person = True
     curves = (Curve("csim_curve", "", "Cosine of ArcFace embeddings to the reference's first frame."),)
 
     def __init__(self, weights: Path | None = None) -> None:

@@ -24,6 +24,7 @@ class ESArcFace(Metric):
     values = (Value("es_arcface", "", "higher", "Cosine of ArcFace embeddings to the reference's at the same time."),)
     needs = (ARCFACE,)
     paired = True
+    per_person = True
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()

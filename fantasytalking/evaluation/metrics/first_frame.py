@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fantasytalking.evaluation.clip import Clip
-from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
+from fantasytalking.evaluation.metric import Against, Metric, Record, Value, mean_over_clips
 from fantasytalking.evaluation.metrics.colour import mean_colours
 
 
@@ -18,6 +18,7 @@ class FirstFrameShift(Metric):
         Value("first_frame_shift", "dE", "lower", "Colour of the first frame against the reference's first frame."),
     )
     paired = True
+    against = Against.PORTRAIT
 
     def measure(self, video: Clip, reference: Clip | None) -> Record:
         """The distance."""

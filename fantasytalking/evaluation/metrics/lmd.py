@@ -22,6 +22,7 @@ class LMD(Metric):
         Value("lmd_mouth", "eye distances", "lower", "The same over the lips, with the lips' centres together."),
     )
     paired = True
+    per_person = True
 
     def measure(self, video: Clip, reference: Clip | None) -> Record:
         """Means over frames; NaN where no frame has both faces."""

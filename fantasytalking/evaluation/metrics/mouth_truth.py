@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.evaluation.clip import Clip
+from fantasytalking.evaluation.correlation import LEAST_FRAMES, centred_sums, pooled_correlation
 from fantasytalking.evaluation.metric import Metric, Record, Value
 from fantasytalking.perception.facial_measures import mouth_opening
 
 MOST_LAG = 0.4
 """Seconds by which the measured opening is moved against the true one to find the best agreement."""
-LEAST_FRAMES = 10
 
 
 class MouthTruth(Metric):
@@ -28,6 +28,7 @@ class MouthTruth(Metric):
         Value("mouth_truth_best", "", "higher", "The correlation at that shift."),
     )
     paired = False
+    per_person = True
 
     def measure(self, video: Clip, reference: Clip | None) -> Record:
         """What correlations are made of: (L, 3) sums of products and squares at every lag, and the lags in frames."""
@@ -35,17 +36,16 @@ class MouthTruth(Metric):
         most = round(MOST_LAG * video.fps)
         lags = np.arange(-most, most + 1)
         enough = int((np.isfinite(measured) & np.isfinite(true)).sum()) >= LEAST_FRAMES
-        sums = [_sums(measured, true, int(lag)) if enough else (np.nan,) * 3 for lag in lags]
+        sums = [_sums(measured, true, int(lag)) if enough else np.full(3, np.nan) for lag in lags]
         return {"sums": np.array(sums), "lags": lags}
 
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
         """Pooled over the clips of which enough is known."""
         known = [record for record in records if np.isfinite(record["sums"]).all()]
-        total = np.sum([record["sums"] for record in known], axis=0) if known else np.zeros((1, 3))
-        strength = np.sqrt(total[:, 1] * total[:, 2])
-        if not (strength > 1e-12).all():
+        scores = pooled_correlation([record["sums"] for record in known])
+        if not np.isfinite(scores).all():
             return {value.name: np.nan for value in self.values} | {"n": float(len(known))}
-        scores, lags = total[:, 0] / strength, known[0]["lags"]
+        lags = known[0]["lags"]
         best = int(scores.argmax())
         return {
             "mouth_truth": float(scores[lags == 0][0]),
@@ -55,12 +55,8 @@ class MouthTruth(Metric):
         }
 
 
-def _sums(measured: NDArray[np.float64], true: NDArray[np.float64], lag: int) -> tuple[float, float, float]:
-    """Of m = measured[t + lag] and k = true[t], each centred on its mean: sums of m k, m^2 and k^2."""
+def _sums(measured: NDArray[np.float64], true: NDArray[np.float64], lag: int) -> NDArray[np.float64]:
+    """Of m = measured[t + lag] and k = true[t]: (3,), see `centred_sums`."""
     length = len(true) - abs(lag)
     one, other = (measured[lag:], true[:length]) if lag >= 0 else (measured[:length], true[-lag:])
-    both = np.isfinite(one) & np.isfinite(other)
-    if not both.any():
-        return 0.0, 0.0, 0.0
-    m, k = one[both] - one[both].mean(), other[both] - other[both].mean()
-    return float(m @ k), float(m @ m), float(k @ k)
+    return centred_sums(one, other)

@@ -23,6 +23,7 @@ class HeadPoseDistance(Metric):
         Value("pose_place", "eye distances", "lower", "Distance of the head's centre from the reference's."),
     )
     paired = True
+    per_person = True
 
     def measure(self, video: Clip, reference: Clip | None) -> Record:
         """Means over frames; NaN where no frame has both faces."""
