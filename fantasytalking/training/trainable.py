@@ -30,7 +30,8 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         if not any(matches(name, pattern) for name in names):
             raise InputError(
                 f"stage.trainable: '{pattern}' matches no parameter of the model; "
-                f"use audio, face, motion, base, * or a pattern such as '{names[len(names) // 2]}'"
+                f"use audio, face, motion, base, *, expression (with stage.expression), or a pattern such as "
+                f"'{names[len(names) // 2]}'"
             )
     chosen = []
     for name, parameter in model.named_parameters():
