@@ -91,8 +91,8 @@ def prepare_clip(clip: Clip, config: DataConfig) -> PreparedClip:
 
 def _motion(frames: NDArray[np.uint8], tracks: Sequence[FaceTrack]) -> tuple[float, float]:
     """Expression and body motion, each the mean over the people; only the most prominent one's joints are seen."""
-    joints = track_body(frames, tracks[0].times)
     try:
+        joints = track_body(frames, tracks[0].times)
         measured = [measure_motion(track, joints) for track in tracks]
     except InputError as error:
         raise Refused(Reason.FACE_LOST, str(error)) from error

@@ -22,10 +22,11 @@ from fantasytalking.encoders.expression import (
 )
 from fantasytalking.errors import InputError
 from fantasytalking.nano.config import FitConfig
-from fantasytalking.nano.expression_samples import NAMES, TRUTHS, ExpressionSamples
+from fantasytalking.nano.expression_samples import TRUTHS, ExpressionSamples
 from fantasytalking.nano.linear_probe import correlations, identity_accuracy
+from fantasytalking.perception.expression_reader import NAMES
 
-POINT_JITTER = 0.012
+POINT_JITTER = 0.004
 """Deviation of the five points in training, as a part of the crop's side: the tracker's own, on small pictures."""
 _CHUNK = 64
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from fantasytalking.files import written_whole
 from fantasytalking.nano.stills import draw_missing, find_faces, random_state
+from fantasytalking.perception.expression_reader import NAMES
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.identity import make_identity
 from fantasytalking.portrait_world.state import NEUTRAL, FaceState
@@ -26,7 +27,7 @@ TRUTHS = {
     "mouth": ("mouth_open", "mouth_width", "lip_press", "lip_tuck", "tongue"),
 }
 """What each part of the expression tells, by the names of `FaceState`."""
-NAMES = tuple(name for names in TRUTHS.values() for name in names)
+assert tuple(name for names in TRUTHS.values() for name in names) == NAMES
 GROUP = 2
 """People, one after the other, who make the same faces."""
 

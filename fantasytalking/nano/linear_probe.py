@@ -1,27 +1,9 @@
 """What can be read from features by a linear map: truths, which it should, and people, which it should not."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-
-
-class LinearMap(NamedTuple):
-    """x -> (x - mean) weights + offset."""
-
-    mean: FloatArray
-    """(F,)."""
-    weights: FloatArray
-    """(F, K)."""
-    offset: FloatArray
-    """(K,)."""
-
-    def __call__(self, features: NDArray[np.floating]) -> FloatArray:
-        """(N, F) to (N, K)."""
-        result: FloatArray = (features - self.mean) @ self.weights + self.offset
-        return result
+from fantasytalking.perception.expression_reader import LinearMap
 
 
 def fit_linear(features: NDArray[np.floating], targets: NDArray[np.floating], penalty: float) -> LinearMap:

@@ -10,10 +10,11 @@ from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEnco
 from fantasytalking.errors import InputError
 from fantasytalking.nano.config import FitConfig
 from fantasytalking.nano.expression import ExpressionConfig, ExpressionTask, encode_samples, measure_encoder
-from fantasytalking.nano.expression_reader import ExpressionReader, fit_reader, measure_reader
-from fantasytalking.nano.expression_samples import NAMES, ExpressionSamples, collect_expressions, load_expressions
+from fantasytalking.nano.expression_reader import fit_reader, measure_reader
+from fantasytalking.nano.expression_samples import ExpressionSamples, collect_expressions, load_expressions
 from fantasytalking.nano.fitting import fit
 from fantasytalking.nano.linear_probe import correlations, fit_linear, identity_accuracy
+from fantasytalking.perception.expression_reader import NAMES, ExpressionReader
 
 CPU = torch.device("cpu")
 POSES = 9
