@@ -47,6 +47,8 @@ class AdapterConfig:
     """Span of a window under the rule `seconds`."""
     base: str = ""
     """Hub id or folder of the base it was trained on, for the reader."""
+    on_saved: bool = False
+    """Whether it goes on a saved pipeline, whose modules it replaces or leaves; else on a bare Wan base."""
     expression: dict[str, Any] | None = None
     """Sizes of the expression module (`ExpressionSizes.as_json`); None when it is not stored."""
     expression_padding: str = PADDINGS[0]
@@ -71,6 +73,8 @@ class AdapterConfig:
         nothing = not self.modules and not self.base_tensors and self.lora is None
         if not isinstance(self.modules, list) or nothing or any(name not in known for name in self.modules):
             raise InputError(f"{source}: modules is {self.modules!r}; a list of some of {', '.join(known)} is needed")
+        if type(self.on_saved) is not bool:
+            raise InputError(f"{source}: on_saved is {self.on_saved!r}; true or false is needed")
         if self.audio_window not in WINDOW_RULES:
             raise InputError(f"{source}: audio_window is {self.audio_window!r}; {' or '.join(WINDOW_RULES)} is needed")
         if not isinstance(self.window_seconds, int | float) or not 0 < self.window_seconds <= 10:

@@ -75,6 +75,8 @@ class Origin:
         lora: LoraSettings | None = None,
     ) -> None:
         self.base, self.modules, self.base_names, self.lora = base, modules or [], base_names or [], lora
+        self.on_saved = False
+        """Whether the modules that it does not bring are a saved pipeline's."""
         self.trained: list[str] = []
         """Names of what trains in this run."""
         self.expression: ExpressionSizes | None = None
@@ -93,6 +95,7 @@ class Origin:
             audio_window="seconds",
             window_seconds=config.data.window_seconds,
             base=self.base,
+            on_saved=self.on_saved,
             expression=self.expression.as_json() if self.expression and "expression" in modules else None,
             expression_padding=self.padding,
             distillation=None if distillation is None else distillation.described().as_json(),
@@ -106,7 +109,7 @@ class Origin:
 def load_start(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> Origin:
     """Sets what the run starts from: an adapter folder of ours, a saved pipeline, or released weights.
 
-    An adapter without sound, face and motion, where the base is a saved pipeline, goes on that pipeline's.
+    An adapter that goes on a saved pipeline goes on the base, which must be one.
 
     Raises:
         InputError: none of these is there, or it does not fit the model.
@@ -114,11 +117,7 @@ def load_start(model: FantasyTalkingTransformer3DModel, source: Path, base: str)
     if (source / "model_index.json").is_file():
         return _load_saved(model, source, base)
     if source.is_dir():
-        if OWN.isdisjoint(read_config(source).modules) and _is_saved(Path(base)):
-            _load_saved(model, Path(base), base)
-        adapter = load_adapter(model, source)
-        lora = None if adapter.lora is None else LoraSettings.read(adapter.lora, str(source))
-        return Origin(base, adapter.modules, trained_base_names(source), lora)
+        return _load_folder(model, source, base)
     check_start(str(source))
     if holds_expression(source):
         load_expression(model, source)
@@ -127,10 +126,20 @@ def load_start(model: FantasyTalkingTransformer3DModel, source: Path, base: str)
     return Origin(base, ["audio"])
 
 
-def _is_saved(base: Path) -> bool:
-    """Whether a base is a saved pipeline of ours, whose transformer has the paper's modules."""
-    config = base / "transformer" / "config.json"
-    return config.is_file() and read_json(config).get("_class_name") == FantasyTalkingTransformer3DModel.__name__
+def _load_folder(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> Origin:
+    on_saved = read_config(source).on_saved
+    if on_saved:
+        if not (Path(base) / "model_index.json").is_file():
+            raise InputError(
+                f"stage.init_from '{source}' goes on a saved pipeline, and base '{base}' is none; give the one that it "
+                "was trained on: base=FOLDER"
+            )
+        _load_saved(model, Path(base), base)
+    adapter = load_adapter(model, source)
+    lora = None if adapter.lora is None else LoraSettings.read(adapter.lora, str(source))
+    origin = Origin(base, adapter.modules, trained_base_names(source), lora)
+    origin.on_saved = on_saved
+    return origin
 
 
 def _load_saved(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> Origin:
@@ -148,7 +157,9 @@ def _load_saved(model: FantasyTalkingTransformer3DModel, source: Path, base: str
     stored: StoredTensors = open_model_folder(source / "transformer")
     tensors = {name: stored.read(name) for name in stored.shapes if portrait_module(name) in modules}
     _set(model, modules, tensors, f"'{source}'", base)
-    return Origin(base)
+    origin = Origin(base)
+    origin.on_saved = True
+    return origin
 
 
 def _set(

@@ -172,10 +172,12 @@ def test_it_goes_on_a_saved_pipeline_on_its_own_adapter_and_on_released_weights(
     sound = load_file(pipeline / "transformer" / "diffusion_pytorch_model.safetensors")["audio_projector.proj.weight"]
     first = Trainer(portrait("first", base=pipeline, stage__init_from=pipeline)).train()
     described, tensors = read_adapter(first)
-    assert described.modules == ["expression"] and described.base == str(pipeline)
+    assert described.modules == ["expression"] and described.on_saved and described.base == str(pipeline)
     model, _ = build_model(portrait("second", base=pipeline, stage__init_from=first), torch.float32)
     assert same({name: value for name, value in model.state_dict().items() if name in tensors}, tensors)
     assert torch.equal(model.audio_projector.proj.weight, sound), "the saved pipeline's, not fresh"
+    with pytest.raises(InputError, match=r"goes on a saved pipeline, and base .* is none"):
+        build_model(portrait("bare", stage__init_from=first), torch.float32)
 
     write_released_expression(tensors, tmp_path / "released.ckpt")
     config = portrait("third", stage__init_from=tmp_path / "released.ckpt")
@@ -183,6 +185,7 @@ def test_it_goes_on_a_saved_pipeline_on_its_own_adapter_and_on_released_weights(
     assert same({name: value for name, value in model.state_dict().items() if name in tensors}, tensors)
     described, again = read_adapter(Trainer(config).train())
     assert described.expression_padding == "attended", "as the released weights were trained"
+    assert not described.on_saved
     assert not same(again, tensors)
     with pytest.raises(InputError, match=r"'depth': 1.*'depth': 2"):
         build_model(portrait("deep", stage__init_from=first, base=pipeline, stage__expression__depth=2), torch.float32)
