@@ -51,7 +51,7 @@ def check_followed(
     cure = "change it, or use a model that is not distilled"
     _check_scale("text", guidance.text, distillation.text, cure)
     _check_scale("audio", guidance.audio, distillation.audio, cure)
-    if driven and (guidance.expression.at(0, 1), guidance.expression.end) != (1, 1):
+    if driven and guidance.expression.share and (guidance.expression.start, guidance.expression.end) != (1, 1):
         raise InputError(
             f"the scale of expression guidance is {guidance.expression.start:g}; a distilled model was taught none: "
             "use --expression-guidance 1"

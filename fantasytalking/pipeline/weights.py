@@ -62,8 +62,8 @@ SOURCES = {
     ),
     "checkpoints/fantasyportrait_model.ckpt": Source(
         "hf download acvlab/FantasyPortrait fantasyportrait_model.ckpt --local-dir checkpoints",
-        "a few GB",
-        "Apache-2.0",
+        f"about 2 GB {_HALF_OR_FULL.format(4)}",
+        "its page tells the licence",
     ),
     "checkpoints/arcface/w600k_r50.onnx": Source(
         "put w600k_r50.onnx of buffalo_l (github.com/deepinsight/insightface, model zoo) into checkpoints/arcface",

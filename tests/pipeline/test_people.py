@@ -201,6 +201,29 @@ class TestDriven:
         with pytest.raises(InputError, match="expression_scale is 11"):
             latents(driven, portrait, drive=driver(13), expression_scale=11.0)
 
+    def test_what_is_held_does_not_grow_with_the_length(self, driven, portrait):
+        held = []
+        for frames in (37, 120):
+            caches: list = []
+            hook = driven.transformer.register_forward_pre_hook(
+                lambda _, given, named, caches=caches: caches.append(named["cache"]), with_kwargs=True
+            )
+            latents(driven, portrait, audio=None, drive=driver(frames), num_inference_steps=1)
+            hook.remove()
+            held.append(caches[-1].bytes())
+        assert held[0] == held[1] > 0
+
+    def test_a_distilled_model_is_driven_in_one_call_a_step(self, saved, fast, expressive, portrait):
+        distilled = FantasyTalkingPipeline.from_pretrained(saved, adapter=fast, expression_adapter=expressive)
+        distilled.set_progress_bar_config(disable=True)
+        options = {"drive": driver(12), "num_inference_steps": None}
+        with pytest.raises(InputError, match="a distilled model was taught none: use --expression-guidance 1"):
+            latents(distilled, portrait, **options)
+        with Spy(distilled.transformer) as spy:
+            made = latents(distilled, portrait, expression_guidance=1.0, **options)
+        assert [call.expression.gate.tolist() for call in spy.calls] == [[1.0]] * 4
+        assert (latents(distilled, portrait, num_inference_steps=None) - made).abs().max() > 1e-4
+
     def test_it_is_saved_whole(self, driven, portrait, tmp_path):
         driven.save_pretrained(tmp_path)
         again = FantasyTalkingPipeline.from_pretrained(tmp_path)
