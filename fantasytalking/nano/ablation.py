@@ -91,9 +91,9 @@ class Ablation:
             held_out_portions(clips), self.references, self.config.size, 0, self.processes, self.config.closeness
         )
         if not self.protocol.is_file():
-            size = [f"width={self.config.size}", f"height={self.config.size}"]
-            settings = ["--benchmark", "portrait_world", "--references", self.references, "--output", self.protocol]
-            self._script("make_benchmark.py", *settings, *size)
+            asked = ["--benchmark", "portrait_world", "--references", self.references, "--output", self.protocol]
+            size = [f"width={self.config.size}", f"height={self.config.size}", f"seconds={self.config.seconds}"]
+            self._script("make_benchmark.py", *asked, *size)
 
     def _train(self, trained: Trained) -> Path | None:
         """Both stages, or one; gives the adapter of the last. None for a row that is not trained."""

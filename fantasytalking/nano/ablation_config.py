@@ -58,6 +58,8 @@ class AblationConfig:
     """Of the held-out clips; must be what the training clips were drawn with."""
     clips: int = 24
     """Held-out people, who say one held-out sentence each."""
+    seconds: float = 10.0
+    """At most so much of every clip."""
     steps: int = 0
     """Of both stages together; 0 where no row is trained."""
     train: list[str] = field(default_factory=list)
