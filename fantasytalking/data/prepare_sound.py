@@ -58,7 +58,7 @@ def _stretch(path: Path, clip: Clip, config: DataConfig) -> NDArray[np.float32]:
     try:
         samples = media.read_audio(path, sample_rate=SAMPLE_RATE, start=clip.start, duration=config.duration)
     except InputError as error:
-        raise Refused(Reason.NO_SOUND, str(error).replace(str(path.parent), "").lstrip()) from error
+        raise Refused(Reason.NO_SOUND, clip.file.told(error).replace(str(path), path.name)) from error
     if len(samples) < wanted - SAMPLE_RATE / config.fps:
         detail = f"{len(samples) / SAMPLE_RATE:.2f} s of sound for {config.duration:.2f} s of picture"
         raise Refused(Reason.SOUND_TOO_SHORT, detail)
