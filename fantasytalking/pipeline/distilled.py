@@ -108,15 +108,16 @@ def plan_steps(
 
 
 def goes_on_saved(adapter: Path) -> bool:
-    """Whether an adapter holds only what distillation added, and so goes on a saved pipeline that has the rest."""
-    return read_config(adapter).modules == ["guidance"]
+    """Whether an adapter goes on a saved pipeline that has the rest: as it says, or with distillation's part alone."""
+    described = read_config(adapter)
+    return described.on_saved or described.modules == ["guidance"]
 
 
 def check_goes_on(adapter: Path, saved: Mapping[str, Any]) -> None:
     """Holds that an adapter goes on a saved pipeline, of which `saved` tells the settings.
 
     Raises:
-        InputError: it brings more than distillation adds, or hears through other audio windows.
+        InputError: it goes on a bare base, or hears through other audio windows.
     """
     if not goes_on_saved(adapter):
         raise InputError(f"adapter '{adapter}' goes on a Wan base, not on a saved pipeline; give the base")

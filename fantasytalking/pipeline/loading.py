@@ -80,7 +80,8 @@ def load_saved(
     if "scheduler" not in ready:
         parts["scheduler"] = _scheduler(folder)
     settings = {name: index[name] for name in SETTINGS}
-    settings["trained_modules"] = _joined(index["trained_modules"].split(","), expression_adapter)
+    brought = [] if adapter is None else read_config(adapter).modules
+    settings["trained_modules"] = _joined([*index["trained_modules"].split(","), *brought], expression_adapter)
     pipeline = pipeline_class(**parts, **ready, **settings)
     _settle(pipeline)
     pipeline.face_network = find_onnx(folder)

@@ -108,10 +108,12 @@ class Weights:
             return read_config(self.adapter).modules
         if not is_saved_pipeline(self.base):
             raise InputError(
-                f"adapter '{self.adapter}' holds only what distillation added, and the base '{self.base}' is no saved "
-                "pipeline; give the one that it was distilled from: base=FOLDER"
+                f"adapter '{self.adapter}' goes on what it was trained on, and the base '{self.base}' is no saved "
+                "pipeline; give the one that it was made for: base=FOLDER"
             )
-        return str(read_json(self.base / "model_index.json").get("trained_modules", "")).split(",")
+        saved = str(read_json(self.base / "model_index.json").get("trained_modules", "")).split(",")
+        brought = [] if self.adapter is None else read_config(self.adapter).modules
+        return saved + [name for name in brought if name not in ("guidance", *saved)]
 
     def distillation(self) -> Distillation | None:
         """What a distilled adapter, or else a saved pipeline's transformer, follows; None = it is not distilled."""

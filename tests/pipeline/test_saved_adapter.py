@@ -1,0 +1,52 @@
+"""An adapter that was trained on a saved pipeline goes on it, whatever modules it brings."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fantasytalking.checkpoint import AdapterConfig, save_adapter
+from fantasytalking.errors import InputError
+from fantasytalking.expression_adapter import add_expression
+from fantasytalking.lora import add_lora
+from fantasytalking.models.assembly import portrait_module
+from fantasytalking.pipeline import FantasyTalkingPipeline
+from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.weights import find_weights
+from tests.pipeline.conftest import EXPRESSION, LORA
+
+
+@pytest.fixture(scope="module")
+def trained_on(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sound trained further beside a fresh expression condition and a LoRA."""
+    torch.manual_seed(8)
+    model = FantasyTalkingPipeline.from_pretrained(saved).transformer
+    add_expression(model, EXPRESSION)
+    add_lora(model, LORA, torch.float32)
+    with torch.no_grad():
+        model.audio_projector.norm.bias.add_(0.25)
+    folder = tmp_path_factory.mktemp("trained_on") / "adapter"
+    described = AdapterConfig(
+        ["audio", "expression"], "seconds", on_saved=True, expression=EXPRESSION.as_json(), lora=LORA.as_json()
+    )
+    save_adapter(model, folder, described)
+    return folder
+
+
+def test_it_replaces_what_it_brings_and_leaves_the_rest(saved: Path, trained_on: Path):
+    before = FantasyTalkingPipeline.from_pretrained(saved).transformer.state_dict()
+    pipe = FantasyTalkingPipeline.from_pretrained(saved, adapter=trained_on)
+    after = pipe.transformer.state_dict()
+    changed = {name for name, value in before.items() if name in after and not torch.equal(value, after[name])}
+    assert changed == {"audio_projector.norm.bias"}
+    new = {portrait_module(name) for name in after.keys() - before.keys() if "lora" not in name and "base" not in name}
+    assert new == {"expression"}
+    assert any(".lora_" in name for name in after)
+    assert pipe.trained_modules == ["audio", "face", "motion", "expression"]
+    weights = find_weights(InferConfig(base=str(saved), adapter=str(trained_on)))
+    assert weights.trained_modules() == ["audio", "face", "motion", "expression"]
+
+
+def test_on_a_bare_base_it_is_refused(base: Path, trained_on: Path):
+    with pytest.raises(InputError, match="is no saved pipeline"):
+        find_weights(InferConfig(base=str(base), adapter=str(trained_on))).trained_modules()
