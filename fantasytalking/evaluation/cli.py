@@ -14,7 +14,7 @@ from fantasytalking.evaluation.freeze import freeze
 from fantasytalking.evaluation.page import write_page
 from fantasytalking.evaluation.pairing import pair_up
 from fantasytalking.evaluation.protocol import Protocol
-from fantasytalking.evaluation.registry import METRICS, Skipped, choose
+from fantasytalking.evaluation.registry import METRICS, Skipped, choose, is_suitable, suitable
 from fantasytalking.evaluation.report import facts, write_csv, write_markdown
 from fantasytalking.evaluation.results import Results, collect
 from fantasytalking.evaluation.run import PROTOCOL, Run, measure_all
@@ -88,6 +88,8 @@ def _evaluate_among(
 ) -> str:
     """One rank's part of the work; the first writes the reports."""
     protocol = _protocol(arguments)
+    names = suitable(names, protocol, [*(arguments.metrics or ()), *arguments.require])
+    skipped = [entry for entry in skipped if is_suitable(entry.name, protocol)]
     pairs = tuple(pair_up(protocol, arguments.references, arguments.predictions))
     output: Path = arguments.output
     if arguments.reuse is not None and Protocol.load(arguments.reuse / PROTOCOL).id != protocol.id:

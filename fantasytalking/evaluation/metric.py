@@ -63,6 +63,8 @@ class Metric(ABC):
     """Whether the reference is looked at. If not, the ground truth gets a score of its own."""
     against: ClassVar[Against] = Against.REFERENCE
     """What stands for the reference, if it is looked at."""
+    driven: ClassVar[bool] = False
+    """Whether it is about those who drive: benchmarks of reenactment alone have it."""
     per_person: ClassVar[bool] = False
     """Whether it looks at one face: where a video shows several, their records are averaged."""
     hears: ClassVar[bool] = False

@@ -97,6 +97,8 @@ def _check(protocol: Protocol, infos: dict[str, MediaInfo]) -> None:
         lambda _, info: abs(info.width / info.height / aspect - 1) > ASPECT_TOLERANCE,
         lambda _, info: f"{info.width}x{info.height}",
     )
+    if protocol.driven:
+        return
     refuse("without sound; put the driving sound into it", lambda _, info: not info.has_audio, lambda *_: "silent")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fantasytalking.errors import InputError
-from fantasytalking.evaluation.metric import Metric
+from fantasytalking.evaluation.metric import Against, Metric
 from fantasytalking.evaluation.metrics.aesthetic import Aesthetic
 from fantasytalking.evaluation.metrics.blinks import BlinkRate
 from fantasytalking.evaluation.metrics.colour import ColourDrift
@@ -14,16 +14,21 @@ from fantasytalking.evaluation.metrics.csim_nano import NanoCSIM
 from fantasytalking.evaluation.metrics.dis_flow import DISFlow
 from fantasytalking.evaluation.metrics.envelope import EnvelopeGain
 from fantasytalking.evaluation.metrics.es_arcface import ESArcFace
+from fantasytalking.evaluation.metrics.expression_distance import ExpressionDistance
+from fantasytalking.evaluation.metrics.expression_truth import ExpressionTruth
 from fantasytalking.evaluation.metrics.fid import FID
 from fantasytalking.evaluation.metrics.first_frame import FirstFrameShift
 from fantasytalking.evaluation.metrics.flicker import Flicker
 from fantasytalking.evaluation.metrics.fvd import FVD
+from fantasytalking.evaluation.metrics.gaze import GazeError
 from fantasytalking.evaluation.metrics.idc import IDC
+from fantasytalking.evaluation.metrics.leakage import Leakage
 from fantasytalking.evaluation.metrics.lmd import LMD
 from fantasytalking.evaluation.metrics.lpips import LPIPS
 from fantasytalking.evaluation.metrics.motion import MotionIntensity
 from fantasytalking.evaluation.metrics.mouth_truth import MouthTruth
 from fantasytalking.evaluation.metrics.pose import HeadPoseDistance
+from fantasytalking.evaluation.metrics.pose_distance import PoseDistance
 from fantasytalking.evaluation.metrics.psnr import PSNR
 from fantasytalking.evaluation.metrics.raft_flow import RAFTFlow
 from fantasytalking.evaluation.metrics.real_time import RealTimeFactor
@@ -31,6 +36,7 @@ from fantasytalking.evaluation.metrics.ssim import SSIM
 from fantasytalking.evaluation.metrics.syncnet import Sync
 from fantasytalking.evaluation.metrics.theval import THEval
 from fantasytalking.evaluation.metrics.theval_score import THEvalScore
+from fantasytalking.evaluation.protocol import Protocol
 from fantasytalking.evaluation.weights import Weights, find
 
 METRICS: dict[str, type[Metric]] = {
@@ -40,6 +46,8 @@ METRICS: dict[str, type[Metric]] = {
         FVD,
         Sync,
         MouthTruth,
+        ExpressionTruth,
+        Leakage,
         CSIM,
         NanoCSIM,
         IDC,
@@ -52,6 +60,9 @@ METRICS: dict[str, type[Metric]] = {
         SSIM,
         LMD,
         HeadPoseDistance,
+        GazeError,
+        ExpressionDistance,
+        PoseDistance,
         THEvalScore,
         THEval,
         EnvelopeGain,
@@ -107,6 +118,38 @@ def choose(
     if not usable:
         raise InputError(f"none of the metrics can be computed without weights: {skipped[0].told()}")
     return usable, skipped
+
+
+def suitable(names: Sequence[str], protocol: Protocol, asked: Sequence[str]) -> list[str]:
+    """Those of the metrics that a benchmark has.
+
+    Raises:
+        InputError: one that was asked for is none of them, or none is left.
+    """
+    reasons = {name: _unsuited(METRICS[name], protocol) for name in names}
+    for name in asked:
+        if reason := reasons.get(name):
+            raise InputError(f"metric '{name}' {reason}; leave it out")
+    left = [name for name in names if not reasons[name]]
+    if not left:
+        raise InputError(f"metric '{names[0]}' {reasons[names[0]]}; choose another of {', '.join(METRICS)}")
+    return left
+
+
+def is_suitable(name: str, protocol: Protocol) -> bool:
+    """Whether a benchmark has a metric."""
+    return not _unsuited(METRICS[name], protocol)
+
+
+def _unsuited(metric: type[Metric], protocol: Protocol) -> str:
+    """Why a benchmark does not have a metric, or nothing."""
+    if metric.driven and not protocol.driven:
+        return f"is about those who drive, and nobody does in benchmark {protocol.benchmark}"
+    if metric.hears and protocol.driven:
+        return "hears, and what a face drives need not be heard"
+    if metric.paired and metric.against is Against.REFERENCE and not protocol.answered:
+        return "holds videos against those that they should be, which nobody has for cross-reenactment of real people"
+    return ""
 
 
 def build(name: str, weights: Path | None) -> Metric:
