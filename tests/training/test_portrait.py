@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from fantasytalking.checkpoint import read_adapter
+from fantasytalking.config import CONFIGS, load_config
 from fantasytalking.data.collate import Batch, Collate
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.errors import InputError
@@ -218,6 +219,27 @@ def test_two_speakers_are_trained_by_stage_two(configure: Configure, tmp_path: P
     batch = Collate(config.data.collate(config.stage.alignment))([PortraitDataset(manifest)[1]])
     assert batch.conditions.speaker_regions is not None and batch.conditions.speaker_regions.shape[1] == 2
     assert read_adapter(Trainer(config).train())[0].modules == ["audio", "face", "motion"]
+
+
+def test_expressions_and_a_sound_each_train_together(portrait: Portrait, base: Path, tmp_path: Path):
+    """What configs/nano/people.yaml does: one adapter of both for a saved pipeline, with a LoRA."""
+    manifest, pipeline = make_driven_corpus(tmp_path / "corpus", sound=True), saved_pipeline(tmp_path / "saved", base)
+    people = load_config(TrainConfig, CONFIGS / "nano" / "people.yaml").stage
+    changes = {
+        "stage__trainable": f"[{','.join(people.trainable)}]",
+        "stage__lora__rank": 2,
+        "stage__lora__targets": f"[{','.join(people.lora.targets)}]",
+        "stage__dropout__audio": people.dropout.audio,
+        "stage__expression__half": True,
+        "optimiser__kind": "muon",
+    }
+    config = portrait(manifest=manifest, base=pipeline, stage__init_from=pipeline, **changes)
+    fresh = build_model(config, torch.float32)[0].state_dict()
+    folder = Trainer(config).train()
+    described, tensors = read_adapter(folder)
+    assert (described.modules, described.on_saved) == (["audio", "expression"], True)
+    assert not any(torch.equal(value.float(), fresh[name].half().float()) for name, value in tensors.items())
+    assert all(value.abs().max() > 0 for value in load_file(folder / "lora.safetensors").values())
 
 
 def test_clips_that_tell_of_no_expression_are_refused(portrait: Portrait, corpus: Path):
