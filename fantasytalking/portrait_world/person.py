@@ -16,8 +16,9 @@ from fantasytalking.portrait_world.shading import CLOTH_WRAP, SKIN_WRAP, display
 from fantasytalking.portrait_world.skin import make_texture
 from fantasytalking.portrait_world.state import FaceState
 
-FACE_ANGLE, FACE_RINGS = 1.3, (3.0, 11.0)
-"""Where a face ends: radians from the front, and rings below the hairline and above the neck."""
+FACE_ANGLE, FACE_RINGS = 1.3, (3.25, 11.0)
+"""Where a face ends: radians from the front, and rings below the hairline and above the neck. It is where MediaPipe's
+landmarks end, to a tenth of the face; those take a beard for a higher chin."""
 
 
 class Person:
