@@ -1,11 +1,14 @@
-"""Inference: a portrait and speech to a talking video."""
+"""Inference: a portrait, speech and videos that drive its faces to a video."""
 
 from fantasytalking.models.guidance_branches import Formula
+from fantasytalking.pipeline.driving import read_driver
 from fantasytalking.pipeline.guidance import GuidanceConfig, ScaleSchedule
+from fantasytalking.pipeline.people import Driver
 from fantasytalking.pipeline.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline
 from fantasytalking.pipeline.portrait import Portrait, frame_portrait
 
 __all__ = [
+    "Driver",
     "FantasyTalkingOutput",
     "FantasyTalkingPipeline",
     "Formula",
@@ -13,4 +16,5 @@ __all__ = [
     "Portrait",
     "ScaleSchedule",
     "frame_portrait",
+    "read_driver",
 ]

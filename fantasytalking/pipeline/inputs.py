@@ -48,11 +48,16 @@ def read_drivers(
     given = [drive] if isinstance(drive, Driver | str | Path) else list(drive)
     if not given:
         return ()
-    check_drive(pipe.trained_modules, has_encoder=True)
-    drivers = [one if isinstance(one, Driver) else None for one in given]
-    if all(driver is not None for driver in drivers):
-        return tuple(driver for driver in drivers if driver is not None)
-    check_drive(pipe.trained_modules, pipe.expression_network is not None)
-    assert pipe.expression_network is not None, "check_drive has checked it"
-    encoder = ExpressionEncoder.from_pretrained(pipe.expression_network)
-    return tuple(one if isinstance(one, Driver) else read_driver(one, encoder, fps) for one in given)
+    are_ready = all(isinstance(one, Driver) for one in given)
+    check_drive(pipe.trained_modules, are_ready or pipe.expression_network is not None)
+    encoder = None
+    if not are_ready and pipe.expression_network is not None:
+        encoder = ExpressionEncoder.from_pretrained(pipe.expression_network)
+
+    def read(one: DriveInput) -> Driver:
+        if isinstance(one, Driver):
+            return one
+        assert encoder is not None, "check_drive has checked it"
+        return read_driver(one, encoder, fps)
+
+    return tuple(map(read, given))

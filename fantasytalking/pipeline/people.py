@@ -37,11 +37,9 @@ class Driver(NamedTuple):
     """For messages."""
 
     def of_length(self, frames: int) -> "Driver":
-        """Cut, or its last frame held, to so many frames."""
+        """Features and presence of so many frames: cut, or the last one held."""
         index = torch.arange(frames).clamp(max=len(self.features) - 1)
-        return self._replace(
-            features=self.features[index], present=self.present[index], boxes=self.boxes[: max(1, frames)]
-        )
+        return self._replace(features=self.features[index], present=self.present[index])
 
 
 @dataclass(frozen=True)

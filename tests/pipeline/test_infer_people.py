@@ -20,6 +20,7 @@ from fantasytalking.portrait_world.state import FaceState
 from tests.pipeline.conftest import EXPRESSION, sound
 from tests.pipeline.running import files, infer, write_picture, write_wav
 from tests.pipeline.test_infer import digest
+from tests.pipeline.test_pipeline import latents
 
 FRAMES, FPS = 16, 20
 
@@ -201,3 +202,17 @@ def test_a_face_that_goes_carries_what_was_last_seen(inputs, expressive, tmp_pat
     assert (read.features[11:] == read.features[10]).all()
     with pytest.raises(InputError, match="its face is seen in "):
         read_driver(inputs / "hidden.mp4", ExpressionEncoder.from_pretrained(expressive / "expression_encoder"), FPS)
+
+
+def test_the_pipeline_reads_drivers_itself(driven, pipe, portrait, inputs, expressive):
+    encoder = ExpressionEncoder.from_pretrained(expressive / "expression_encoder")
+    made = latents(driven, portrait, audio=None, drive=inputs / "driver.mp4")
+    assert torch.equal(
+        made, latents(driven, portrait, audio=None, drive=read_driver(inputs / "driver.mp4", encoder, 25))
+    )
+    with pytest.raises(InputError, match="expression_adapter=FOLDER"):
+        latents(pipe, portrait, drive=str(inputs / "driver.mp4"))
+    network, driven.expression_network = driven.expression_network, None
+    with pytest.raises(InputError, match="there is no expression encoder to read it"):
+        latents(driven, portrait, drive=[inputs / "driver.mp4"])
+    driven.expression_network = network
