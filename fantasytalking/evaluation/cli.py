@@ -11,6 +11,7 @@ from fantasytalking.config import load_config, preset_path
 from fantasytalking.data.progress import Processes
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.freeze import freeze
+from fantasytalking.evaluation.freeze_reenactment import freeze_reenactment
 from fantasytalking.evaluation.page import write_page
 from fantasytalking.evaluation.pairing import pair_up
 from fantasytalking.evaluation.protocol import Protocol
@@ -18,11 +19,11 @@ from fantasytalking.evaluation.registry import METRICS, Skipped, choose, is_suit
 from fantasytalking.evaluation.report import facts, write_csv, write_markdown
 from fantasytalking.evaluation.results import Results, collect
 from fantasytalking.evaluation.run import PROTOCOL, Run, measure_all
-from fantasytalking.evaluation.settings import BenchmarkConfig
+from fantasytalking.evaluation.settings import REENACTED, BenchmarkConfig
 from fantasytalking.evaluation.sheets import make_sheets
 from fantasytalking.evaluation.table import compare_results, comparison_table, load_alike, write_table
 
-BENCHMARKS = ("hdtf", "mead", "celebvhq", "portrait_world")
+BENCHMARKS = ("hdtf", "mead", "celebvhq", "portrait_world", "exprbench", "exprbench_world")
 MOST_PROCESSES = 256
 
 
@@ -68,7 +69,8 @@ def run(arguments: argparse.Namespace) -> str:
 
 def frozen(benchmark: str, references: Path, overrides: Sequence[str]) -> Protocol:
     """The protocol of a local copy under configs/evaluation/BENCHMARK.yaml and overrides."""
-    return freeze(benchmark, references, load_config(BenchmarkConfig, preset_path("evaluation", benchmark), overrides))
+    config = load_config(BenchmarkConfig, preset_path("evaluation", benchmark), overrides)
+    return (freeze_reenactment if config.layout in REENACTED else freeze)(benchmark, references, config)
 
 
 def _evaluate(arguments: argparse.Namespace) -> str:

@@ -8,6 +8,9 @@ from omegaconf import MISSING
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.clip import MAX_FRAMES
 
+MOST_PEOPLE = 4
+"""In a picture."""
+
 
 class Layout(Enum):
     """How the folder of references is laid out, and with that, who is in a video."""
@@ -20,6 +23,23 @@ class Layout(Enum):
     """The data set's clips, YOUTUBE-ID_N.mp4; an address counts as a person."""
     portrait_world = "portrait_world"
     """idNNNN_sNNNN/video.mp4 below any folder."""
+    exprbench = "exprbench"
+    """portraits/WHO_ANYTHING.png and drivers/WHO_ANYTHING.mp4; see `reenactment_folders`."""
+    exprbench_world = "exprbench_world"
+    """Clips of the portrait world below any folder, and crossed/PORTRAIT-by-DRIVER; see `reenactment_folders`."""
+
+
+REENACTED = (Layout.exprbench, Layout.exprbench_world)
+"""Layouts in which a face drives."""
+
+
+class Task(Enum):
+    """Who drives a face."""
+
+    self = "self"
+    """The same person, in the video whose first frame is the portrait."""
+    cross = "cross"
+    """Somebody else."""
 
 
 @dataclass
@@ -48,6 +68,10 @@ class BenchmarkConfig:
     """For `hdtf`: the JSON Lines file of stretches and crops (data/manifests/hdtf.jsonl)."""
     training: list[str] = field(default_factory=list)
     """manifest.jsonl of prepared corpora that a model was trained on: their people are left out."""
+    task: Task = Task.self
+    """Of reenactment: who drives."""
+    people: int = 1
+    """Of reenactment: in every picture."""
 
     def validate(self) -> None:
         """Checks every value.
@@ -64,10 +88,15 @@ class BenchmarkConfig:
             "clips": (1, 100_000),
             "clips_per_identity": (1, 100_000),
             "surplus": (0, 1000),
+            "people": (1, MOST_PEOPLE),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InputError(f"{name} is {value}; it must lie from {low:g} to {high:g}")
+        if self.layout not in REENACTED and (self.people, self.task) != (1, Task.self):
+            raise InputError(f"task and people are settings of reenactment; layout {self.layout.value} has neither")
+        if self.layout in REENACTED and (self.training or self.identities):
+            raise InputError("training and identities are no settings of reenactment; leave the files out instead")
         if (self.layout is Layout.hdtf) != (self.ranges is not None):
             raise InputError(f"ranges is {self.ranges}; layout hdtf needs a file of stretches, no other layout has one")
