@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes the videos of a frozen benchmark: each clip's first frame and sound become NAME.mp4.
+"""Makes the videos of a frozen benchmark: each clip's portrait, driven by its sound or its drivers, becomes NAME.mp4.
 
     python scripts/generate_benchmark.py --manifest hdtf.json --references HDTF --output VIDEOS [key=value ...]
     accelerate launch scripts/generate_benchmark.py ...             one video a rank, over one shared output folder

@@ -1,29 +1,24 @@
 """A frozen benchmark in, one video a clip out: what scripts/generate_benchmark.py does once its options are read.
 
-Every clip's first frame and sound are written beside the videos, so that the record of each video can be replayed.
+What each video is made from is written beside the videos, so that the record of each can be replayed.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol as Interface
 
-import numpy as np
 from tqdm import tqdm
 
-from fantasytalking import media
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.pairing import NAMES_SHOWN, find_references
-from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, check_reference
-from fantasytalking.files import written_whole
+from fantasytalking.evaluation.protocol import Protocol
+from fantasytalking.pipeline.given import given_paths, write_given
 from fantasytalking.pipeline.job import Job
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.record import Record, fingerprint
-from fantasytalking.pipeline.run import SOUND_RATE, make_video
+from fantasytalking.pipeline.run import make_video
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.pipeline.workplace import Workplace, load_pipeline, workplace
-
-GIVEN = "given"
-"""Folder of first frames and sounds, below the videos."""
 
 
 class Processes(Interface):
@@ -49,8 +44,8 @@ class Batch:
         """The video of clip `number`."""
         clip = self.protocol.clips[number]
         config = replace(self.config, seed=self.config.seed + number, fps=self.protocol.fps, least_face=0.0, note="")
-        image, audio = (self.output / GIVEN / f"{clip.name}{suffix}" for suffix in (".png", ".wav"))
-        return Job(config, image, (audio,), self.output / f"{clip.name}.mp4")
+        image, sounds, drivers = given_paths(clip, self.output)
+        return Job(config, image, sounds, self.output / f"{clip.name}.mp4", drivers=drivers)
 
 
 def make_batch(batch: Batch, processes: Processes) -> int:
@@ -60,7 +55,7 @@ def make_batch(batch: Batch, processes: Processes) -> int:
         InputError: the model or a reference is missing, or the folder holds videos of another model or other settings;
             or, once all others were made, clips could not be used.
     """
-    place = workplace(batch.config)
+    place = workplace(batch.config, driven=batch.protocol.driven)
     find_references(batch.protocol, batch.references)
     weights = {name: fingerprint(path) for name, path in place.weights.places.items()}
     # All of the folder before anything is added to it, so that it never mixes models or settings.
@@ -87,25 +82,11 @@ def _make(batch: Batch, number: int, place: Workplace, pipe: FantasyTalkingPipel
     """Makes one video; gives why it could not be made, or nothing."""
     job = batch.job(number)
     try:
-        _write_given(batch.protocol, batch.protocol.clips[number], batch.references, job)
+        write_given(batch.protocol, batch.protocol.clips[number], batch.references, job)
         make_video(job, place, lambda: pipe)
     except InputError as error:
         return str(error)
     return ""
-
-
-def _write_given(protocol: Protocol, clip: ProtocolClip, references: Path, job: Job) -> None:
-    """The reference's first frame, as the protocol crops it, and its sound, as long as the clip."""
-    path = check_reference(clip, references)
-    real = protocol.reference(clip, references)
-    length = protocol.duration(clip)
-    sound = media.read_audio(path, sample_rate=SOUND_RATE, start=clip.start, duration=length)
-    samples = np.zeros(round(length * SOUND_RATE), dtype=np.float32)
-    samples[: len(sound)] = sound
-    job.image.parent.mkdir(parents=True, exist_ok=True)
-    media.write_image(job.image, real.frames[0])
-    with written_whole(job.sounds[0]) as temporary:
-        media.write_wave(temporary, samples, SOUND_RATE)
 
 
 def _is_made(job: Job, weights: dict[str, str]) -> bool:
