@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-# Left eye, right eye, tip of the nose, left and right corner of the mouth in a crop of side 1. ArcFace's usual places
-# (of 112 pixels), drawn together by `_ROOM`, so that brows and an open mouth's chin are in the crop as well.
-_ARCFACE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+# Left eye, right eye, tip of the nose, left and right corner of the mouth in a crop of side 1: ArcFace's places, of 112
+# pixels. A wider crop has more of brows and chin, and fewer pixels for the eyes.
+_PLACES = (
+    np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]) / 112
 )
-_ROOM = 0.8
-_PLACES = (_ARCFACE / 112 - 0.5) * _ROOM + 0.5
 
 MOST_SAMPLES = 8
 """Along each side of a pixel of the crop: beyond that a larger face is no longer averaged in full."""

@@ -35,14 +35,14 @@ _CHUNK = 64
 class ExpressionConfig:
     """The expression encoder and the pictures it learns from."""
 
-    people: int = 96
+    people: int = 160
     """Training people, from number 0 on."""
     held_out: int = 24
     poses: int = 32
     """Pictures of each."""
-    agreement: float = 0.3
-    """Weight of the agreement of two people who make the same face. It grows from 0 at the first step to this at the
-    last: from the beginning on, features would agree best by all telling the same."""
+    agreement: float = 0.4
+    """Weight of the agreement of two people who make the same face. It grows with the square of the steps to this:
+    weighed in full from the beginning, features agree best by all telling the same."""
     network: ExpressionEncoderConfig = field(default_factory=ExpressionEncoderConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
@@ -87,7 +87,7 @@ class ExpressionTask:
         features = self.network(crops.to(self._device), places.to(self._device)).float()
         truths = torch.from_numpy((self._samples.truths[both] - self._mean) / self._spread).to(self._device)
         error = F.mse_loss(self._read(features), truths)
-        weight = self._config.agreement * step / self._config.fit.steps
+        weight = self._config.agreement * (step / self._config.fit.steps) ** 2
         return error + weight * _disagreement(*features.chunk(2))
 
     @torch.no_grad()
