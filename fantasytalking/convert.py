@@ -136,7 +136,7 @@ def forward_reference(reference: str | Path) -> dict[str, Tensor]:
         return {
             "prediction": model(inputs["latents"], inputs["timestep"], conditions).sample,
             "prediction_without_audio": model(inputs["latents"], inputs["timestep"], silent).sample,
-            "audio_windows": official_windows(model.audio_projector(features), num_frames).tokens,
+            "audio_windows": official_windows(model.audio_projector(features, frame_level=False), num_frames).tokens,
         }
 
 

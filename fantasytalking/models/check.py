@@ -41,6 +41,12 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
             f"with 1 window (clip level) or {frames} (one a latent frame) is needed"
         )
     tokens = conditions.audio.shape[2]
+    speakers = 1 if conditions.speaker_regions is None else conditions.speaker_regions.shape[1]
+    if config.audio_positions and windows != 1 and tokens != config.audio_positions * speakers:
+        raise InputError(
+            f"audio has {tokens} tokens a window; this model tells {config.audio_positions} places apart, for each of "
+            f"{speakers} speakers: cut windows of the span that it was trained with"
+        )
     if (conditions.image is None) != (config.image_dim is None):
         raise InputError(
             "image is None, but this base reads CLIP tokens; give them"

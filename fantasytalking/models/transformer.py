@@ -81,16 +81,15 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
 
     Args:
         patch_size ... pos_embed_seq_len: as in diffusers' WanTransformer3DModel.
-        audio_dim: width of a wav2vec2 feature.
-        audio_token_dim: width of an audio token.
+        audio_dim, audio_token_dim: widths of a wav2vec2 feature and of an audio token.
+        audio_positions: tokens in a frame-level window whose places are told apart; 0 = none are, as released.
         audio_scale: l1, weight of the audio attention (paper: 1).
         face_dim: width of an ArcFace embedding.
         face_tokens, face_token_dim: number and width of the face tokens.
         face_width, face_depth, face_heads: size of the Q-Former.
         face_scale: l2, weight of the face attention (paper: 0.5).
         motion_width: inner width of the motion embedder.
-        expression_dims: widths of an expression's head, eye, emotion and mouth (released: 6, 6, 30, 512); None = the
-            model has no expression condition.
+        expression_dims: widths of head, eye, emotion and mouth (released: 6, 6, 30, 512); None = no such condition.
         expression_learned: learned tokens of each (`expression_sizes.AUGMENTATIONS`).
         expression_token_dim: width of an expression token.
         expression_width, expression_depth, expression_heads, expression_head_dim: size of the resamplers.
@@ -128,6 +127,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         pos_embed_seq_len: int | None = None,
         audio_dim: int = 768,
         audio_token_dim: int = 2048,
+        audio_positions: int = 0,
         audio_scale: float = 1.0,
         face_dim: int = 512,
         face_tokens: int = 16,
@@ -185,7 +185,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
             for _ in range(num_layers)
         )
         self.token_index = TokenIndex()
-        self.audio_projector = AudioProjector(audio_dim, audio_token_dim)
+        self.audio_projector = AudioProjector(audio_dim, audio_token_dim, audio_positions)
         self.face_resampler = FaceResampler(face_dim, face_token_dim, face_tokens, face_width, face_depth, face_heads)
         self.motion_embedder = MotionEmbedder(motion_width, dim)
         self.distillation: Distillation | None = None
@@ -343,7 +343,8 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
 
         def project_audio(audio: Tensor) -> Tensor:
             # Padding may hold anything, even NaN, which no mask of the softmax would keep out.
-            return self.audio_projector(audio[:, span.own_windows].masked_fill(~audio_mask[..., None], 0.0))
+            audio = audio[:, span.own_windows].masked_fill(~audio_mask[..., None], 0.0)
+            return self.audio_projector(audio, frame_level=windows > 1)
 
         def project_expression(features: Tensor) -> Tensor:
             assert self.expression_projector is not None and expression is not None

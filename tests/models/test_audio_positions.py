@@ -1,0 +1,77 @@
+"""Places of the tokens in an audio window: without them their order means nothing, with them it does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fantasytalking.audio_checkpoint import to_official
+from fantasytalking.conditions import Conditions
+from fantasytalking.errors import InputError
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_transformer
+
+TOKENS = 7
+
+
+def predict(model: FantasyTalkingTransformer3DModel, conditions: Conditions) -> Tensor:
+    latents = torch.randn(2, 16, 5, 8, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return model(latents, torch.tensor([300.0, 700.0]), conditions).sample
+
+
+def reordered(conditions: Conditions) -> Conditions:
+    """The tokens of every window backwards, with their mask."""
+    return conditions._replace(audio=conditions.audio.flip(2), audio_mask=conditions.audio_mask.flip(2))
+
+
+def test_without_places_the_order_in_a_window_means_nothing():
+    model, conditions = tiny_transformer(), tiny_conditions(tokens=TOKENS)
+    torch.testing.assert_close(predict(model, reordered(conditions)), predict(model, conditions), rtol=0, atol=1e-5)
+
+
+def test_with_places_it_does():
+    model, conditions = tiny_transformer(audio_positions=TOKENS), tiny_conditions(tokens=TOKENS)
+    difference = predict(model, reordered(conditions)) - predict(model, conditions)
+    assert difference.abs().max() > 1e-2
+
+
+def test_the_window_of_a_whole_clip_has_no_places():
+    told, untold = tiny_transformer(audio_positions=TOKENS), tiny_transformer()
+    untold.load_state_dict({name: value for name, value in told.state_dict().items() if "positions" not in name})
+    conditions = tiny_conditions(windows=1, tokens=23)
+    assert torch.equal(predict(told, conditions), predict(untold, conditions))
+
+
+def test_every_speaker_has_the_same_places():
+    """Of two speakers who say the same, either can be heard in the other's stead."""
+    model, one = tiny_transformer(audio_positions=TOKENS), tiny_conditions(tokens=TOKENS)
+    regions = torch.zeros(2, 2, 5, 4, 4, dtype=torch.bool)
+    regions[:, 0, ..., :2], regions[:, 1, ..., 2:] = True, True
+    both = one._replace(
+        audio=torch.cat([one.audio, one.audio], dim=2),
+        audio_mask=torch.cat([one.audio_mask, one.audio_mask], dim=2),
+        speaker_regions=regions,
+    )
+    torch.testing.assert_close(predict(model, both), predict(model, one), rtol=0, atol=1e-5)
+
+
+def test_other_windows_are_refused():
+    with pytest.raises(InputError, match="audio has 5 tokens a window; this model tells 7 places apart"):
+        predict(tiny_transformer(audio_positions=TOKENS), tiny_conditions(tokens=5))
+
+
+def test_a_fresh_model_with_places_is_its_base(tmp_path: Path):
+    save_base(tmp_path)
+    model = FantasyTalkingTransformer3DModel.from_wan(tmp_path, **PORTRAIT, audio_positions=TOKENS)
+    conditions = tiny_conditions(tokens=TOKENS)
+    assert model.audio_projector.positions is not None and model.audio_projector.positions.std() > 0.3
+    assert torch.equal(predict(model, conditions), predict(model, reordered(conditions)))
+    assert model.config.num_layers == BASE["num_layers"]
+
+
+def test_the_released_format_has_no_room_for_them():
+    model = tiny_transformer(audio_positions=TOKENS)
+    with pytest.raises(InputError, match=r"audio_projector\.positions"):
+        to_official({name: value for name, value in model.state_dict().items() if "audio_" in name})
