@@ -16,6 +16,7 @@ from fantasytalking.evaluation.metrics.envelope import EnvelopeGain
 from fantasytalking.evaluation.metrics.es_arcface import ESArcFace
 from fantasytalking.evaluation.metrics.expression_distance import ExpressionDistance
 from fantasytalking.evaluation.metrics.expression_truth import ExpressionTruth
+from fantasytalking.evaluation.metrics.expression_truth_nano import NanoExpressionTruth
 from fantasytalking.evaluation.metrics.fid import FID
 from fantasytalking.evaluation.metrics.first_frame import FirstFrameShift
 from fantasytalking.evaluation.metrics.flicker import Flicker
@@ -23,6 +24,7 @@ from fantasytalking.evaluation.metrics.fvd import FVD
 from fantasytalking.evaluation.metrics.gaze import GazeError
 from fantasytalking.evaluation.metrics.idc import IDC
 from fantasytalking.evaluation.metrics.leakage import Leakage
+from fantasytalking.evaluation.metrics.leakage_nano import NanoLeakage
 from fantasytalking.evaluation.metrics.lmd import LMD
 from fantasytalking.evaluation.metrics.lpips import LPIPS
 from fantasytalking.evaluation.metrics.motion import MotionIntensity
@@ -47,7 +49,9 @@ METRICS: dict[str, type[Metric]] = {
         Sync,
         MouthTruth,
         ExpressionTruth,
+        NanoExpressionTruth,
         Leakage,
+        NanoLeakage,
         CSIM,
         NanoCSIM,
         IDC,

@@ -65,6 +65,14 @@ NANO_FACE = Weights(
     "python scripts/build_nano.py; checkpoints/nano/face_encoder",
     "csim_nano",
 )
+NANO_READER = Weights(
+    "expression_reader.safetensors",
+    None,
+    None,
+    "Apache-2.0",
+    "python scripts/build_nano.py; its step expression_reader",
+    "expression_truth_nano, leakage_nano",
+)
 DINO = Weights(
     "dino_vitbase16_pretrain.pth",
     None,
@@ -107,7 +115,8 @@ LPIPS_HEAD = Weights(
 KNOWN_WEIGHTS = {
     weights.file: weights
     for weights in (
-        INCEPTION, I3D, SYNCNET, ARCFACE, NANO_FACE, DINO, RAFT, AESTHETIC_HEAD, CLIP_VIT_L, LPIPS_BACKBONE, LPIPS_HEAD,
+        INCEPTION, I3D, SYNCNET, ARCFACE, NANO_FACE, NANO_READER, DINO, RAFT, AESTHETIC_HEAD, CLIP_VIT_L,
+        LPIPS_BACKBONE, LPIPS_HEAD,
     )
 }  # fmt: skip
 

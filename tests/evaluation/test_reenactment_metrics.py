@@ -12,10 +12,14 @@ from fantasytalking.evaluation.landmark_reading import EYEBALL, gaze_direction, 
 from fantasytalking.evaluation.metric import Metric, Record
 from fantasytalking.evaluation.metrics.expression_distance import ExpressionDistance
 from fantasytalking.evaluation.metrics.expression_truth import ExpressionTruth
+from fantasytalking.evaluation.metrics.expression_truth_nano import NanoExpressionTruth
 from fantasytalking.evaluation.metrics.gaze import GazeError
 from fantasytalking.evaluation.metrics.leakage import Leakage
+from fantasytalking.evaluation.metrics.leakage_nano import NanoLeakage
 from fantasytalking.evaluation.metrics.pose_distance import PoseDistance
 from fantasytalking.evaluation.protocol import Protocol
+from fantasytalking.evaluation.registry import choose
+from fantasytalking.perception.expression_reader import NAMES, ExpressionReader, LinearMap, reading_values
 from fantasytalking.perception.facial_measures import interocular_distance
 from fantasytalking.perception.motion_intensity import EXPRESSIVE
 from tests.evaluation.test_people import beside
@@ -157,3 +161,31 @@ def test_a_swap_of_drivers_is_all_leakage(protocol: Protocol, world: Path) -> No
     assert swapped["leakage_own"] == pytest.approx(own["leakage_other"])
     assert np.isnan(own["leakage_3_3"])
     assert metric.summarise([metric.measure(third, None)])["n"] == 0
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of weights with a reader that tells the mouth's opening as MediaPipe measures it, and nothing else."""
+    width = reading_values(np.random.default_rng(0).normal(size=(1, 478, 3))).shape[1]
+    weights = np.zeros((width, len(NAMES)))
+    weights[-8, NAMES.index("mouth_open")] = 1.0
+    folder = tmp_path_factory.mktemp("weights")
+    made = ExpressionReader(LinearMap(np.zeros(width), weights, np.zeros(len(NAMES))))
+    made.save(folder / "expression_reader.safetensors")
+    return folder
+
+
+def test_another_reader_is_taken_by_name(protocol: Protocol, world: Path, reader: Path) -> None:
+    one, other = (protocol.reference(clip, world) for clip in protocol.clips[:2])
+    own, nano = ExpressionTruth(), NanoExpressionTruth(reader)
+    plain, read = (metric.summarise([metric.measure(one, None)]) for metric in (own, nano))
+    assert read["n"] == 1
+    assert read["expression_nano_mouth"] == pytest.approx(plain["expression_mouth"], abs=1e-5)
+    assert np.isnan(read["expression_nano_head"])
+    both = beside(one, other).with_people([lambda: one.truth, lambda: other.truth])
+    metric = NanoLeakage(reader)
+    table = metric.summarise([metric.measure(both, None)])
+    assert table["leakage_nano_own"] > 0.8 > table["leakage_nano_other"] + 0.3
+    usable, skipped = choose(["expression_truth", "leakage_nano"], None)
+    assert usable == ["expression_truth"]
+    assert "expression_reader.safetensors" in skipped[0].told()

@@ -13,6 +13,14 @@ from fantasytalking.evaluation.truth import Truth
 ORDER = tuple(name for names in CHANNELS.values() for name in names)
 
 
+def truth_values(prefix: str, reader: str) -> tuple[Value, ...]:
+    """A value for every group of channels."""
+    told = "with the driver's truth, pooled."
+    return tuple(
+        Value(f"{prefix}_{group}", "", "higher", f"Correlation of {group} by {reader} {told}") for group in CHANNELS
+    )
+
+
 class ExpressionTruth(Metric):
     """Correlation of what is read in a video with what whoever drives it truly did.
 
@@ -21,10 +29,7 @@ class ExpressionTruth(Metric):
     """
 
     name = "expression_truth"
-    values = tuple(
-        Value(f"expression_{group}", "", "higher", f"Correlation of {group} by {NAME} with the driver's truth, pooled.")
-        for group in CHANNELS
-    )
+    values = truth_values("expression", NAME)
     paired = False
     driven = True
     per_person = True

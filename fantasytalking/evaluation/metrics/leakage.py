@@ -17,19 +17,15 @@ MOST = 3
 _PLACES = [(person, driver) for person in range(MOST) for driver in range(MOST)]
 
 
-class Leakage(Metric):
-    """Correlations, as in `ExpressionTruth`, of what is read of each person with the truth of each driver: the mean of
-    mouth, blink, brows, gaze and head. Drivers who know nothing of each other give about 0 beside the diagonal; the
-    real videos' own score tells what chance makes of that, and how well the reader reads.
-    """
-
-    name = "leakage"
-    values = (
-        Value("leakage_own", "", "higher", f"Correlation by {NAME} with one's own driver, mean over people."),
-        Value("leakage_other", "", "reference", "With the drivers of others, mean over pairs; about 0 if none leaks."),
+def leakage_values(prefix: str, reader: str) -> tuple[Value, ...]:
+    """Diagonal, the rest, and the whole table, a person after the other."""
+    about_zero = "With the drivers of others, mean over pairs; about 0 if none leaks."
+    return (
+        Value(f"{prefix}_own", "", "higher", f"Correlation by {reader} with one's own driver, mean over people."),
+        Value(f"{prefix}_other", "", "reference", about_zero),
         *(
             Value(
-                f"leakage_{person + 1}_{driver + 1}",
+                f"{prefix}_{person + 1}_{driver + 1}",
                 "",
                 "higher" if person == driver else "reference",
                 f"Person {person + 1} from the left with driver {driver + 1}.",
@@ -37,6 +33,16 @@ class Leakage(Metric):
             for person, driver in _PLACES
         ),
     )
+
+
+class Leakage(Metric):
+    """Correlations, as in `ExpressionTruth`, of what is read of each person with the truth of each driver: the mean of
+    mouth, blink, brows, gaze and head. Drivers who know nothing of each other give about 0 beside the diagonal; the
+    real videos' own score tells what chance makes of that, and how well the reader reads.
+    """
+
+    name = "leakage"
+    values = leakage_values("leakage", NAME)
     paired = False
     driven = True
 
@@ -61,9 +67,9 @@ class Leakage(Metric):
         known = [record["sums"] for record in records if np.isfinite(record["sums"][:2, :2]).all()]
         table = np.array([[_score(known, person, driver) for driver in range(MOST)] for person in range(MOST)])
         own = np.eye(MOST, dtype=bool)
-        result = {f"leakage_{person + 1}_{driver + 1}": float(table[person, driver]) for person, driver in _PLACES}
-        result |= {"leakage_own": _known_mean(table[own]), "leakage_other": _known_mean(table[~own])}
-        return result | {"n": float(len(known))}
+        scores = [_known_mean(table[own]), _known_mean(table[~own]), *table.ravel().tolist()]
+        names = [value.name for value in self.values]
+        return dict(zip(names, scores, strict=True)) | {"n": float(len(known))}
 
 
 def _score(known: Sequence[NDArray[np.float64]], person: int, driver: int) -> float:
