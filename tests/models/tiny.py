@@ -47,11 +47,16 @@ def tiny_transformer(seed: int = 0, trained: bool = True, **changes: Any) -> Fan
     torch.manual_seed(seed)
     model = FantasyTalkingTransformer3DModel(**{**BASE, **PORTRAIT, **changes}).eval()
     if trained:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name.endswith(("audio_v_proj.weight", "face_v_proj.weight")) or name.startswith("motion_embedder.o"):
-                    parameter.normal_(std=0.3)
+        awaken(model, 0.3)
     return model
+
+
+def awaken(model: FantasyTalkingTransformer3DModel, std: float) -> None:
+    """Moves what starts at zero, so that sound, face and motion count."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("audio_v_proj.weight", "face_v_proj.weight")) or name.startswith("motion_embedder.o"):
+                parameter.normal_(std=std)
 
 
 def tiny_conditions(

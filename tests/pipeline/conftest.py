@@ -20,6 +20,7 @@ from fantasytalking.models.guidance_embedder import Distillation
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from fantasytalking.pipeline.people import Driver
+from tests.models.tiny import awaken
 from tests.tiny_components import IMAGE_DIM, TEXT_DIM, build
 
 SIZE = 32
@@ -54,10 +55,7 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapters")
     torch.manual_seed(1)
     model = from_wan(base, asdict(load_model_config("nano").portrait))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("audio_v_proj.weight", "face_v_proj.weight")) or name.startswith("motion_embedder.o"):
-                parameter.normal_(std=0.3)
+    awaken(model, 0.3)
     save_adapter(model, folder / "all", AdapterConfig(["audio", "face", "motion"], "seconds"))
     constants = '{"expression_low": 1e-4, "expression_high": 1e-2, "body_low": 1e-3, "body_high": 0.1}'
     (folder / "all" / "motion_normaliser.json").write_text(constants)

@@ -37,6 +37,13 @@ def infer(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
     return Ended(code, captured.out, captured.err)
 
 
+def write_inputs(folder: Path, face: np.ndarray, samples: np.ndarray) -> Path:
+    """face.png and speech.wav."""
+    write_picture(folder / "face.png", face)
+    write_wav(folder / "speech.wav", samples)
+    return folder
+
+
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16000, channels: int = 1) -> Path:
     import wave
 

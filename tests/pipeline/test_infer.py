@@ -17,17 +17,14 @@ from PIL import Image
 
 from fantasytalking.media import probe, read_audio, read_image, write_video
 from tests.pipeline.conftest import sound
-from tests.pipeline.running import files, infer, write_picture, write_wav
+from tests.pipeline.running import files, infer, write_inputs, write_wav
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "infer.py"
 
 
 @pytest.fixture(scope="module")
 def inputs(face_picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    write_picture(folder / "face.png", face_picture)
-    write_wav(folder / "speech.wav", sound(0.9))
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"), face_picture, sound(0.9))
 
 
 @pytest.fixture

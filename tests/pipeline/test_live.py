@@ -14,7 +14,7 @@ pytest.importorskip("mediapipe")
 from fantasytalking.errors import exit_cleanly
 from fantasytalking.media import probe, read_audio, read_video
 from tests.pipeline.conftest import sound
-from tests.pipeline.running import Ended, files, write_picture, write_wav
+from tests.pipeline.running import Ended, files, write_inputs
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "infer.py"
 
@@ -35,10 +35,7 @@ def start(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
 
 @pytest.fixture(scope="module")
 def inputs(face_picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    write_picture(folder / "face.png", face_picture)
-    write_wav(folder / "speech.wav", sound(1.1))
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"), face_picture, sound(1.1))
 
 
 @pytest.fixture

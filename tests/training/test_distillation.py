@@ -1,5 +1,6 @@
 """Stage 3: the teacher is the guided model, the student learns the straight line of its way."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fantasytalking.checkpoint import load_adapter, read_adapter
+from fantasytalking.checkpoint import AdapterConfig, load_adapter, read_adapter, save_adapter
 from fantasytalking.data.collate import Batch, Collate
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.errors import InputError
 from fantasytalking.flow_matching import TIMESTEPS, shifted
 from fantasytalking.lora import lora_off
+from fantasytalking.models.assembly import from_wan
+from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.scheduling import Sampler, make_scheduler, set_steps
 from fantasytalking.training.config import DistillationConfig, TrainConfig
@@ -20,6 +23,7 @@ from fantasytalking.training.distillation import Asked, ask, distillation_loss, 
 from fantasytalking.training.model import build_model
 from fantasytalking.training.randomness import draw
 from fantasytalking.training.trainer import Trainer
+from tests.models.tiny import awaken
 from tests.training.conftest import Configure
 from tests.training.runs import adapter, checkpoint, losses, same
 
@@ -44,18 +48,9 @@ GOLDEN = [2.108482, 2.761527, 0.674239, 1.752294, 2.295832, 0.602224, 0.448605, 
 @pytest.fixture(scope="module")
 def stage2(tmp_path_factory: pytest.TempPathFactory, corpus: Path, base: Path) -> Path:
     """An adapter whose sound, face and motion count, for a teacher."""
-    from dataclasses import asdict
-
-    from fantasytalking.checkpoint import AdapterConfig, save_adapter
-    from fantasytalking.models.assembly import from_wan
-    from fantasytalking.models.presets import load_model_config
-
     torch.manual_seed(1)
     model = from_wan(base, asdict(load_model_config("nano").portrait))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("audio_v_proj.weight", "face_v_proj.weight")) or name.startswith("motion_embedder.o"):
-                parameter.normal_(std=0.1)
+    awaken(model, 0.1)
     folder = tmp_path_factory.mktemp("teacher") / "adapter"
     save_adapter(model, folder, AdapterConfig(["audio", "face", "motion"], "seconds"))
     return folder
