@@ -2,6 +2,7 @@
 """Finished videos against real ones: scores, intervals, floors and controls, as JSON, CSV, Markdown and a page.
 
     python scripts/evaluate.py --benchmark hdtf --references HDTF --predictions VIDEOS --weights DIR --output DIR
+    python scripts/evaluate.py --benchmark exprbench --references DIR --predictions VIDEOS --output DIR task=cross
     accelerate launch scripts/evaluate.py ...                       clips are divided between the ranks
     python scripts/evaluate.py --compare A/results.json B/results.json
     python scripts/evaluate.py --table A/results.json B/results.json ... --output DIR

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 NOT_COMPARABLE = (
-    "Not comparable with the table above: the clips are not named, and crops, weights and code differ. The same method "
-    "on the same data set is reported with a Frechet distance from 14.9 to 53.1."
+    "Not comparable with the table above: the clips are not named, and crops, weights and code differ. One method "
+    "on one data set (HDTF) is reported with a Frechet distance from 14.9 to 53.1."
 )
 
 
@@ -19,9 +19,18 @@ class Reported(NamedTuple):
 _PAPER = "FantasyTalking (arXiv 2504.04842), 50 clips"
 _COLUMNS = ("FID", "FVD", "Sync-C", "Sync-D", "ES", "IDC", "SD")
 
+_PORTRAIT = "FantasyPortrait (arXiv 2507.12956), {} of ExprBench{}; readers of AED and APD not stated"
+_SELF = ("FID", "FVD", "PSNR", "SSIM", "LMD", "MAE (gaze)")
+_CROSS = ("AED", "APD", "MAE (gaze)")
+
 
 def _line(method: str, *numbers: float) -> Reported:
     return Reported(method, _PAPER, dict(zip(_COLUMNS, numbers, strict=True)))
+
+
+def _reenacted(several: str, columns: tuple[str, ...], *numbers: float) -> Reported:
+    task = "self-reenactment" if columns is _SELF else "cross-reenactment"
+    return Reported("FantasyPortrait", _PORTRAIT.format(task, several), dict(zip(columns, numbers, strict=True)))
 
 
 REPORTED: dict[str, tuple[Reported, ...]] = {
@@ -38,6 +47,12 @@ REPORTED: dict[str, tuple[Reported, ...]] = {
     "mead": (
         Reported("FantasyTalking", "reported by others", {"FID": 46.617}),
         Reported("FantasyTalking", "reported by others", {"FID": 45.24}),
+    ),
+    "exprbench": (
+        _reenacted("", _SELF, 64.66, 358.08, 25.76, 0.818, 5.08, 6.97),
+        _reenacted("", _CROSS, 33.45, 23.08, 14.55),
+        _reenacted("-Multi", _SELF, 84.09, 391.12, 24.29, 0.7652, 5.34, 7.42),
+        _reenacted("-Multi", _CROSS, 34.63, 30.64, 16.26),
     ),
     "celebvhq": (Reported("FantasyTalking", "reported by others", {"FID": 43.14}),),
 }

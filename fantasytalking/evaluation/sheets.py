@@ -16,7 +16,7 @@ from fantasytalking.evaluation.results import Results, Row
 from fantasytalking.evaluation.run import Run
 from fantasytalking.perception.contact_sheet import contact_sheet
 
-FIRST_CHOICES = ("mouth_truth", "sync_c", "csim", "theval_lip_sync", "lmd")
+FIRST_CHOICES = ("mouth_truth", "sync_c", "csim", "theval_lip_sync", "lmd", "aed_centred")
 """Clips are ordered by the first of these that was measured, else by the first value that a clip has alone."""
 SHOWN = 3
 FRAMES, TILE = 8, 120
