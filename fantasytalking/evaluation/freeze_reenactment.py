@@ -30,6 +30,7 @@ from fantasytalking.evaluation.source import Crop, Source
 from fantasytalking.files import hash_file
 from fantasytalking.perception.face_crop import face_crop
 from fantasytalking.perception.face_detection import detect_faces, landmark_box
+from fantasytalking.perception.face_track import FaceTrack
 
 MARGIN = 0.4
 """Left round the face of one of several people who drives, in face sizes."""
@@ -146,12 +147,8 @@ class _Framer:
         shown = Clip.from_file(video, fps=self.config.fps, count=frames).with_people([None] * people)
         if not all(person.track.known.any() for person in shown.people):
             raise InputError(f"'{video}' shows fewer than {people} faces that can be followed; take it away")
-        height, width = shown.frames.shape[1:3]
-        crops = [face_crop(person.track.landmarks, MARGIN, inside=(height, width)) for person in shown.people]
-        return tuple(
-            replace(whole, crop=_in_heights(crop.x, crop.y, crop.side, crop.side, height), face=face, faces=people)
-            for face, crop in enumerate(crops)
-        )
+        crops = crop_people([person.track for person in shown.people])
+        return tuple(replace(whole, crop=crop, face=face, faces=people) for face, crop in enumerate(crops))
 
     @property
     def _aspect(self) -> float:
@@ -179,6 +176,21 @@ def frame_faces(picture: NDArray[np.uint8], aspect: float) -> Crop | None:
         centre = (boxes[:, :2].min(axis=0) + boxes[:, 2:].max(axis=0)) / 2
     left, top = np.clip(np.round(centre - np.array([across, down]) / 2), 0, [width - across, height - down]).tolist()
     return _in_heights(left, top, across, down, height)
+
+
+def crop_people(tracks: Sequence[FaceTrack]) -> list[Crop]:
+    """A part of the picture for each of several faces, known from left to right, that shows no other: it ends between
+    both where neighbours are near."""
+    height, width = tracks[0].height, tracks[0].width
+    boxes = [track.boxes[track.known] for track in tracks]
+    lefts, rights = [float(box[:, 0].min()) for box in boxes], [float(box[:, 2].max()) for box in boxes]
+    between = [(right + left) / 2 for right, left in zip(rights[:-1], lefts[1:], strict=True)]
+    crops = []
+    for track, first, last in zip(tracks, [0.0, *between], [*between, float(width)], strict=True):
+        square = face_crop(track.landmarks, MARGIN, inside=(height, width))
+        left, right = max(square.x, math.ceil(first)), min(square.x + square.side, math.floor(last))
+        crops.append(_in_heights(left, square.y, max(1, right - left), square.side, height))
+    return crops
 
 
 def _in_heights(left: float, top: float, width: float, height: float, of: int) -> Crop:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import runpy
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +17,13 @@ from fantasytalking.errors import InputError
 from fantasytalking.evaluation.cli import frozen, parse, run
 from fantasytalking.evaluation.cross_pairs import Entry, cross_pairs
 from fantasytalking.evaluation.crossing import make_crossed
-from fantasytalking.evaluation.freeze_reenactment import clip_name, frame_faces
+from fantasytalking.evaluation.freeze_reenactment import clip_name, crop_people, frame_faces
 from fantasytalking.evaluation.protocol import Protocol, check_reference
 from fantasytalking.evaluation.results import Results
 from fantasytalking.evaluation.settings import BenchmarkConfig
 from fantasytalking.media import read_image, read_video, write_image, write_video
+from fantasytalking.perception.face_track import FaceTrack
+from fantasytalking.perception.mediapipe_graphs import FACE_LANDMARKS
 from fantasytalking.portrait_world.corpus import make_corpus
 from fantasytalking.portrait_world.group_corpus import GroupCorpusPlan
 from tests.evaluation.conftest import SIZE
@@ -113,7 +117,7 @@ def test_true_reenactments_are_the_answer(copy: Path, tmp_path: Path) -> None:
     others = {row.value: row.score.score for row in evaluated(copy, driving, CROSS, *asked).rows}
     assert others["aed"] == others["apd"] == 0 < rows["aed"].score.score
     assert others["psnr"] < 25 and others["first_frame_shift"] > 3 * rows["first_frame_shift"].score.score
-    assert others["expression_head"] == pytest.approx(rows["expression_head"].score.score, abs=0.1)
+    assert min(others["expression_mouth"], rows["expression_mouth"].score.score) > 0.8
 
 
 def test_two_people_are_held_against_their_own_drivers(copy: Path, tmp_path: Path) -> None:
@@ -149,6 +153,19 @@ def test_several_people_drive_themselves_from_crops(copy: Path) -> None:
         assert (across > left).all() and (across < left + width).all()
         assert (down > top).all() and (down < top + height).all()
         assert width < 0.75 * 160
+
+
+def test_crops_of_near_neighbours_end_between_them() -> None:
+    def track(left: float, right: float) -> FaceTrack:
+        points = np.random.default_rng(0).uniform([left, 20, 0], [right, 60, 1], (3, FACE_LANDMARKS, 3))
+        points[:, :2, 0] = left, right
+        seen = np.ones(3, bool)
+        return FaceTrack(np.arange(3.0), points.astype(np.float32), seen, ~seen, seen * 1.0, 80, 200)
+
+    near, far = crop_people([track(20, 50), track(54, 84)]), crop_people([track(20, 50), track(140, 170)])
+    assert near[0][0] + near[0][2] == pytest.approx(52 / 80, abs=0.01) == near[1][0]
+    assert far[0][2] == far[0][3] > near[0][2], "square where there is room"
+    assert far[0][0] + far[0][2] < 140 / 80
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +262,18 @@ def test_frames_keep_the_face_and_names_are_safe(world: Path) -> None:
     assert left < 0.1 and width == 1.0
     assert clip_name("été+a_1") == "t-a_1"
     assert len(clip_name("a" * 300)) <= 100 and clip_name("a" * 300) != clip_name("a" * 301)
+
+
+def test_the_script_goes_on_and_tells_what_misses(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).parents[2] / "scripts" / "make_crossed.py"
+    stamps = {path: path.stat().st_mtime_ns for path in copy.rglob("video.mp4")}
+    monkeypatch.setattr(sys, "argv", ["make_crossed.py", "--references", str(copy), "--clips", "1"])
+    runpy.run_path(str(script), run_name="__main__")
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("video.mp4")} == stamps
+    monkeypatch.setattr(sys, "argv", ["make_crossed.py", "--references", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 2
+    assert "make clips of more identities" in capsys.readouterr().err.strip().splitlines()[-1]
