@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Makes nano, the miniature of the whole method, from nothing: its corpus, every component, the three trainings.
+"""Makes nano, the miniature of the whole method, from nothing: its corpus, every component, the trainings.
 
     python scripts/build_nano.py                                                  the recipe of configs/nano/build.yaml
     python scripts/build_nano.py --until prepare                                  only the corpus, for training anew
+    python scripts/build_nano.py --until pack                                     without faces that videos drive
     python scripts/build_nano.py --config configs/nano/build_smoke.yaml           the whole chain in minutes, untrained
 
 Run the same command again after an interruption: finished steps are skipped, the others go on.

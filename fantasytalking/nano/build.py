@@ -14,10 +14,11 @@ from typing import Any
 from fantasytalking.config import CONFIGS, suggestion
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
-from fantasytalking.nano import steps
+from fantasytalking.nano import expression_step, people_steps, steps
 from fantasytalking.nano.card import number, write_card
 from fantasytalking.nano.config import BuildConfig, ScriptConfig
 from fantasytalking.nano.workshop import Workshop
+from fantasytalking.pipeline.weights import EXPRESSION_ADAPTER
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +33,17 @@ class Step:
     run: Callable[[Workshop], dict[str, Any]]
     after: tuple[str, ...]
     settings: tuple[str, ...]
+    packs: str | None = None
+    """The folder that it leaves in the finished one, or `.`; gone, it is done again. The model card is written then."""
+
+    def stands(self, output: Path) -> bool:
+        """Whether what it leaves in the finished folder is there."""
+        return self.packs is None or (output / self.packs).is_dir()
 
 
 ENCODERS = ("vae", "audio_encoder", "face_encoder", "language")
+EXPRESSION = ("expression", "size", "closeness")
+PEOPLE = ("pack", "expression_encoder", "people_videos")
 STEPS: tuple[Step, ...] = (
     Step("videos", steps.make_training_videos, (), ("videos", "size", "closeness")),
     Step("vae", steps.train_vae, ("videos",), ("vae",)),
@@ -46,15 +55,21 @@ STEPS: tuple[Step, ...] = (
     Step("base", steps.train_base, ("prepare",), ("base", "text_length", "shift")),
     Step("stage1", steps.train_stage1, ("base",), ("stage1",)),
     Step("stage2", steps.train_stage2, ("stage1",), ("stage2",)),
-    Step("pack", steps.pack_pipeline, ("stage2",), ()),
+    Step("pack", steps.pack_pipeline, ("stage2",), (), packs="."),
+    Step("expression_encoder", expression_step.train_expression_encoder, (), EXPRESSION),
+    Step("expression_reader", expression_step.fit_expression_reader, (), EXPRESSION),
+    Step("people_videos", people_steps.make_people_videos, ("videos",), ("people_videos",)),
+    Step("people_prepare", people_steps.prepare_people, PEOPLE, ("people_prepare", "prepared_size")),
+    Step("people", people_steps.train_people, ("people_prepare",), ("people",)),
+    Step("pack_people", people_steps.pack_people, ("people",), (), packs=EXPRESSION_ADAPTER),
 )
 NAMES = tuple(step.name for step in STEPS)
-COMPONENT_STEPS = (*ENCODERS, "stills", "base")
+COMPONENT_STEPS = (*ENCODERS, "stills", "base", "expression_encoder")
 """Not done when finished components are given."""
 
 
 def build(config: BuildConfig, output: Path, until: str = NAMES[-1]) -> None:
-    """Does every step up to `until` that is not done yet; the last one writes the model card too.
+    """Does every step up to `until` that is not done yet; from `pack` on the finished folder has its model card.
 
     Raises:
         InputError: no such step, a step was done with other settings, or one fails.
@@ -65,24 +80,38 @@ def build(config: BuildConfig, output: Path, until: str = NAMES[-1]) -> None:
     prints: dict[str, str] = {}
     for place, step in enumerate(STEPS, start=1):
         prints[step.name] = _fingerprint(step, config, prints)
-        report = shop.work / REPORTS / f"{step.name}.json"
-        if config.components and step.name in COMPONENT_STEPS:
-            logger.info(f"[{place}/{len(STEPS)}] {step.name}: taken from '{config.components}'")
-        elif _is_done(report, prints[step.name], step.name == "pack" and not output.is_dir()):
-            logger.info(f"[{place}/{len(STEPS)}] {step.name}: done before")
+        what = f"[{place}/{len(STEPS)}] {step.name}"
+        if _is_given(step, config):
+            logger.info(f"{what}: taken from '{config.components}'")
+        elif _is_done(_report(shop, step), prints[step.name], step.stands(output)):
+            logger.info(f"{what}: done before")
         else:
-            logger.info(f"[{place}/{len(STEPS)}] {step.name}")
+            logger.info(what)
             start = perf_counter()
             found = step.run(shop)
             seconds = perf_counter() - start
-            _write(report, {"fingerprint": prints[step.name], "seconds": seconds, "device": str(shop.device)} | found)
-            logger.info(f"[{place}/{len(STEPS)}] {step.name}: {_told(found)}, {seconds / 60:.1f} min")
+            known = {"fingerprint": prints[step.name], "seconds": seconds, "device": str(shop.device)}
+            _write(_report(shop, step), known | found)
+            logger.info(f"{what}: {_told(found)}, {seconds / 60:.1f} min")
+        if step.packs is not None:
+            write_card(config, _reports(shop), output)
+            logger.info(f"wrote '{output}'")
         if step.name == until:
             break
-    if until == NAMES[-1]:
-        done = [step.name for step in STEPS if not (config.components and step.name in COMPONENT_STEPS)]
-        write_card(config, {name: _read(shop.work / REPORTS / f"{name}.json") for name in done}, output)
-        logger.info(f"wrote '{output}'")
+
+
+def _is_given(step: Step, config: BuildConfig) -> bool:
+    return config.components is not None and step.name in COMPONENT_STEPS
+
+
+def _report(shop: Workshop, step: Step) -> Path:
+    return shop.work / REPORTS / f"{step.name}.json"
+
+
+def _reports(shop: Workshop) -> dict[str, dict[str, Any]]:
+    """What the steps measured that are done, by name."""
+    done = [step for step in STEPS if _report(shop, step).is_file() and step.stands(shop.output)]
+    return {step.name: _read(_report(shop, step)) for step in done if not _is_given(step, shop.config)}
 
 
 def _fingerprint(step: Step, config: BuildConfig, before: dict[str, str]) -> str:
@@ -109,8 +138,8 @@ def _plain(value: Any) -> Any:
     return told
 
 
-def _is_done(report: Path, fingerprint: str, output_is_gone: bool) -> bool:
-    if not report.is_file() or output_is_gone:
+def _is_done(report: Path, fingerprint: str, stands: bool) -> bool:
+    if not report.is_file() or not stands:
         return False
     if _read(report)["fingerprint"] != fingerprint:
         raise InputError(

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from fantasytalking.files import written_whole
 from fantasytalking.nano.config import BuildConfig
+from fantasytalking.nano.expression_samples import TRUTHS
 
 CARD = "README.md"
 LICENCE = """---
@@ -26,11 +28,19 @@ This folder is a diffusers pipeline (`FantasyTalkingPipeline.from_pretrained`), 
 `scripts/prepare_data.py`, and the base of the training scripts. Weights are stored in half precision.
 It was made by `python scripts/build_nano.py`; the recipe stands below.
 """
+PORTRAIT = """## Faces that videos drive, of one person and of several
+
+`expression_encoder` reads what the face in a driving video does, and `expression_adapter` goes on this pipeline and
+makes the faces of a portrait do it (FantasyPortrait, arXiv 2507.12956); it also gives each of several people a sound of
+their own. It was trained beside the finished pipeline, which is the same without it:
+`scripts/infer.py --image PORTRAIT --drive VIDEO [--drive VIDEO] [--audio SPEECH]`, people from left to right.
+"""
 
 
 def write_card(config: BuildConfig, reports: Mapping[str, Mapping[str, Any]], output: Path) -> None:
     """Writes README.md into the finished folder; `reports` are what each step measured."""
-    parts = [LICENCE + HEAD, _measured(config, reports), _costs(reports), _sizes(reports.get("pack", {}))]
+    portrait = [PORTRAIT] if "pack_people" in reports else []
+    parts = [LICENCE + HEAD, *portrait, _measured(reports), _costs(reports), _sizes(reports)]
     recipe = OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip()
     parts.append(f"## Recipe\n\nSeed {config.seed}.\n\n```yaml\n{recipe}\n```")
     with written_whole(output / CARD) as temporary:
@@ -42,7 +52,7 @@ def number(value: float) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _measured(config: BuildConfig, reports: Mapping[str, Mapping[str, Any]]) -> str:
+def _measured(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """What each component can do, on people and sentences that were never trained on."""
     rows = []
     if "vae" in reports:
@@ -72,7 +82,28 @@ def _measured(config: BuildConfig, reports: Mapping[str, Mapping[str, Any]]) -> 
             f"| text and image encoder | {language['matched']:.1%} of portraits matched to their caption among "
             f"{language['of']} |"
         )
+    rows += _measured_expressions(reports)
     return "\n".join(["## Measured on held-out people and sentences", "", "| part | result |", "|---|---|", *rows, ""])
+
+
+def _measured_expressions(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = []
+    if "expression_encoder" in reports:
+        encoder = reports["expression_encoder"]
+        rows.append(f"| expression encoder | {_correlations(encoder)} |")
+        rows.append(
+            f"| | a linear map of its features names the person in {encoder['identity_accuracy']:.1%} of the pictures, "
+            f"of the cut face in {encoder['identity_of_crops']:.1%}, chance in {encoder['identity_chance']:.1%} |"
+        )
+    if "expression_reader" in reports:
+        rows.append(f"| reader of expressions, for evaluation | {_correlations(reports['expression_reader'])} |")
+    return rows
+
+
+def _correlations(report: Mapping[str, Any]) -> str:
+    """Means over the truths of each part of the expression."""
+    means = {part: float(np.mean([report[name] for name in names])) for part, names in TRUTHS.items()}
+    return "correlation with the truth: " + ", ".join(f"{part} {mean:.2f}" for part, mean in means.items())
 
 
 def _costs(reports: Mapping[str, Mapping[str, Any]]) -> str:
@@ -91,18 +122,22 @@ def _costs(reports: Mapping[str, Mapping[str, Any]]) -> str:
     lines.append(f"| all | | | | | {total:.1f} | |")
     counts = [f"{reports['videos']['videos']} videos"] if "videos" in reports else []
     if "prepare" in reports:
-        counts.append(f"{reports['prepare']['clips']} clips prepared, {reports['prepare']['left_out']} left out")
-    lines += [
-        "",
-        f"Corpus: {', '.join(counts)}. Minutes of an interrupted step count from when it was last begun.",
-        "",
-    ]
-    return "\n".join(lines)
+        counts.append(_prepared(reports["prepare"]))
+    lines += ["", f"Corpus: {', '.join(counts)}. Minutes of an interrupted step count from when it was last begun."]
+    if {"people_videos", "people_prepare"} <= reports.keys():
+        videos = reports["people_videos"]
+        drawn = f"{videos['videos']} videos of several people, {videos['videos_alone']} of one"
+        lines.append(f"Corpus with what drives the faces: {drawn}, {_prepared(reports['people_prepare'])}.")
+    return "\n".join([*lines, ""])
 
 
-def _sizes(report: Mapping[str, Any]) -> str:
-    sizes = report.get("parts", {})
+def _prepared(report: Mapping[str, Any]) -> str:
+    return f"{report['clips']} clips prepared, {report['left_out']} left out"
+
+
+def _sizes(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    sizes = reports.get("pack", {}).get("parts", {}) | reports.get("pack_people", {}).get("parts", {})
     lines = ["## Size", "", "| part | MB |", "|---|---|"]
     lines += [f"| {name} | {size / 1e6:.2f} |" for name, size in sizes.items()]
-    lines += [f"| all | {report.get('bytes', 0) / 1e6:.2f} |", ""]
+    lines += [f"| all | {sum(sizes.values()) / 1e6:.2f} |", ""]
     return "\n".join(lines)

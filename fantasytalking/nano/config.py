@@ -5,11 +5,16 @@ from itertools import pairwise
 
 from omegaconf import MISSING
 
+from fantasytalking.encoders.expression import ExpressionEncoderConfig
 from fantasytalking.errors import InputError
+from fantasytalking.portrait_world.group import MOST_PEOPLE
 from fantasytalking.portrait_world.pose import LARGEST_CLOSENESS
 from fantasytalking.training.config import Optimiser
 
 MAX_OUTPUT_BYTES = 40_000_000
+"""Of the pipeline."""
+MAX_PORTRAIT_BYTES = 8_000_000
+"""Of what lets videos drive its faces."""
 
 
 @dataclass
@@ -199,6 +204,54 @@ class LanguageConfig:
 
 
 @dataclass
+class ExpressionConfig:
+    """The expression encoder and the pictures it learns from; the reader that judges by expressions has as many."""
+
+    people: int = 160
+    """Training people, from number 0 on."""
+    held_out: int = 24
+    poses: int = 32
+    """Pictures of each."""
+    agreement: float = 0.4
+    """Weight of the agreement of two people who make the same face. It grows with the square of the steps to this:
+    weighed in full from the beginning, features agree best by all telling the same."""
+    network: ExpressionEncoderConfig = field(default_factory=ExpressionEncoderConfig)
+    fit: FitConfig = field(default_factory=lambda: FitConfig(1500, 32, 0.01, Optimiser.muon))
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between(self, "people", 4, 500)
+        _between(self, "held_out", 4, 500)
+        _between(self, "poses", 4, 1000)
+        _between(self, "agreement", 0, 100)
+
+
+@dataclass
+class PeopleVideosConfig:
+    """Pictures of several people who speak or listen, grouped as those of the other videos are."""
+
+    people: int = 2
+    """In a picture."""
+    width: int = 160
+    """Of the pictures in pixels; their height is `size`."""
+    identities: int = 60
+    """Training people, from number 0 on; each gathers others of the own group."""
+    sentences: int = 3
+    """Sentences that each of them says."""
+    alone: int = 40
+    """Training people, from number 0 on, whose videos by themselves are learned from too."""
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between(self, "people", 2, MOST_PEOPLE)
+        _between(self, "identities", 2, 1000)
+        _between(self, "sentences", 1, 200)
+        _between(self, "alone", 0, 1000)
+        if self.width % 16 or not 32 <= self.width <= 1024:
+            raise InputError(f"people_videos.width is {self.width}; it must be a multiple of 16, from 32 to 1024")
+
+
+@dataclass
 class ScriptConfig:
     """A public script of the project: its YAML below configs/ and what differs from it here."""
 
@@ -238,10 +291,14 @@ class BuildConfig:
     audio: AudioConfig = field(default_factory=AudioConfig)
     face: FaceConfig = field(default_factory=FaceConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
+    expression: ExpressionConfig = field(default_factory=ExpressionConfig)
+    people_videos: PeopleVideosConfig = field(default_factory=PeopleVideosConfig)
     prepare: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/data.yaml"))
     base: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/base.yaml"))
     stage1: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage1.yaml"))
     stage2: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage2.yaml"))
+    people_prepare: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/data.yaml"))
+    people: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/people.yaml"))
 
     def validate(self) -> None:
         """Holds the values in their limits."""

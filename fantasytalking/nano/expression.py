@@ -4,8 +4,6 @@ What two people who make the same face have in their features must agree, measur
 identity is kept out of them, those that no truth needs among them.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,12 +14,10 @@ from fantasytalking.encoders.aligned_crop import cut_aligned, find_similarity
 from fantasytalking.encoders.expression import (
     PARTS,
     ExpressionEncoder,
-    ExpressionEncoderConfig,
     ExpressionNetwork,
     place_values,
 )
-from fantasytalking.errors import InputError
-from fantasytalking.nano.config import FitConfig
+from fantasytalking.nano.config import ExpressionConfig
 from fantasytalking.nano.expression_samples import TRUTHS, ExpressionSamples
 from fantasytalking.nano.linear_probe import correlations, identity_accuracy
 from fantasytalking.perception.expression_reader import NAMES
@@ -29,37 +25,6 @@ from fantasytalking.perception.expression_reader import NAMES
 POINT_JITTER = 0.004
 """Deviation of the five points in training, as a part of the crop's side: the tracker's own, on small pictures."""
 _CHUNK = 64
-
-
-@dataclass
-class ExpressionConfig:
-    """The expression encoder and the pictures it learns from."""
-
-    people: int = 160
-    """Training people, from number 0 on."""
-    held_out: int = 24
-    poses: int = 32
-    """Pictures of each."""
-    agreement: float = 0.4
-    """Weight of the agreement of two people who make the same face. It grows with the square of the steps to this:
-    weighed in full from the beginning, features agree best by all telling the same."""
-    network: ExpressionEncoderConfig = field(default_factory=ExpressionEncoderConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
-
-    def validate(self) -> None:
-        """Holds the numbers in their limits.
-
-        Raises:
-            InputError: a value outside its limits.
-        """
-        for name, low, high in (
-            ("people", 4, 500),
-            ("held_out", 4, 500),
-            ("poses", 4, 1000),
-            ("agreement", 0, 100),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie from {low:g} to {high:g}")
 
 
 class ExpressionTask:

@@ -1,4 +1,4 @@
-"""The step of the build that makes the expression encoder, and the reader that judges by expressions."""
+"""The steps of the build that make the expression encoder, and the reader that judges by expressions."""
 
 import logging
 from dataclasses import dataclass
@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.nano.expression import ExpressionConfig, ExpressionTask, measure_encoder
+from fantasytalking.nano.config import ExpressionConfig
+from fantasytalking.nano.expression import ExpressionTask, measure_encoder
 from fantasytalking.nano.expression_reader import fit_reader, measure_reader
 from fantasytalking.nano.expression_samples import ExpressionSamples, collect_expressions, load_expressions
-from fantasytalking.nano.fitting import fit
+from fantasytalking.nano.fitting import fit, fitted
 from fantasytalking.nano.workshop import Workshop
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "expression_encoder"
 FIRST_OF_READER = 500
 FIRST_HELD_OUT = 1000
 READER = "expression_reader.safetensors"
@@ -22,37 +24,33 @@ READER = "expression_reader.safetensors"
 @dataclass(frozen=True)
 class _Drawing:
     shop: Workshop
-    config: ExpressionConfig
 
     def samples(self, what: str, people: range, seed: int) -> ExpressionSamples:
         """Pictures of `people`, drawn where they are not there yet."""
-        config, folder = self.shop.config, self.shop.folder("expression_encoder") / what
+        config, folder = self.shop.config, self.shop.folder(FOLDER) / what
         drawn = (config.size, folder, seed, self.shop.processes, config.closeness)
-        for done in collect_expressions(people, self.config.poses, *drawn):
+        for done in collect_expressions(people, config.expression.poses, *drawn):
             if done % 20 == 0:
                 logger.info(f"expressions: {done}/{len(people)} people, {what}")
         return load_expressions(people, folder)
 
 
-def train_expression_encoder(shop: Workshop, config: ExpressionConfig) -> dict[str, Any]:
-    """The part `expression_encoder`; what is read from it on held-out people."""
-    seed, folder, drawing = shop.config.seed, shop.folder("expression_encoder"), _Drawing(shop, config)
+def train_expression_encoder(shop: Workshop) -> dict[str, Any]:
+    """The expression encoder; what is read from it on held-out people."""
+    config, seed, folder, drawing = shop.config.expression, shop.config.seed, shop.folder(FOLDER), _Drawing(shop)
     training = drawing.samples("training", range(config.people), seed)
     held_out = drawing.samples("held_out", _held_out(config), seed)
     task = ExpressionTask(config, training, seed, shop.device)
     report = fit(task, config.fit, folder, shop.device, seed)
     task.standardise()
-    target = shop.components / "expression_encoder"
-    ExpressionEncoder(task.network, shop.device).save_pretrained(target)
-    found = measure_encoder(ExpressionEncoder.from_pretrained(target, device=shop.device), task, held_out)
-    parameters = sum(value.numel() for value in task.network.parameters())
-    losses = {"first_loss": report.first_loss, "last_loss": report.last_loss}
-    return {"parameters": parameters, "steps": report.steps, **losses, **found}
+    ExpressionEncoder(task.network, shop.device).save_pretrained(shop.expression_encoder)
+    shipped = ExpressionEncoder.from_pretrained(shop.expression_encoder, device=shop.device)
+    return fitted(report, task.network) | measure_encoder(shipped, task, held_out)
 
 
-def fit_expression_reader(shop: Workshop, config: ExpressionConfig) -> dict[str, Any]:
+def fit_expression_reader(shop: Workshop) -> dict[str, Any]:
     """The reader for evaluation, of other people and faces than the encoder's; what it reads on held-out people."""
-    drawing, seed = _Drawing(shop, config), shop.config.seed
+    config, drawing, seed = shop.config.expression, _Drawing(shop), shop.config.seed
     others = drawing.samples("reader", range(FIRST_OF_READER, FIRST_OF_READER + config.people), seed + 1)
     reader = fit_reader(others)
     reader.save(reader_path(shop))
@@ -60,7 +58,7 @@ def fit_expression_reader(shop: Workshop, config: ExpressionConfig) -> dict[str,
 
 
 def reader_path(shop: Workshop) -> Path:
-    """Where the fitted reader lies."""
+    """Where the fitted reader lies: by its name evaluation finds it when the folder is given as that of weights."""
     return shop.work / READER
 
 

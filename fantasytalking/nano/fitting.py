@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -52,6 +52,18 @@ class FitReport:
     steps: int
     seconds: float
     """Spent in steps, over all runs."""
+
+
+def fitted(report: FitReport, model: nn.Module) -> dict[str, Any]:
+    """What a step of the build tells of the training of a model."""
+    parameters = sum(value.numel() for value in model.parameters())
+    return {
+        "parameters": parameters,
+        "steps": report.steps,
+        "first_loss": report.first_loss,
+        "last_loss": report.last_loss,
+        "seconds_a_step": report.seconds / max(1, report.steps),
+    }
 
 
 def fit(task: Task, config: FitConfig, folder: Path, device: torch.device, seed: int) -> FitReport:

@@ -9,10 +9,12 @@ from torch import nn
 
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
-from fantasytalking.nano.config import MAX_OUTPUT_BYTES
+from fantasytalking.nano.config import MAX_OUTPUT_BYTES, MAX_PORTRAIT_BYTES
 from fantasytalking.nano.halves import halve
 from fantasytalking.pipeline import FantasyTalkingPipeline
+from fantasytalking.pipeline.loading import EXPRESSION_ENCODER
 from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
+from fantasytalking.pipeline.weights import EXPRESSION_ADAPTER
 
 PREPROCESSOR = "preprocessor_config.json"
 
@@ -48,6 +50,27 @@ def pack(
         shutil.copyfile(temporary / "audio_processor" / PREPROCESSOR, temporary / "audio_encoder" / PREPROCESSOR)
         sizes = {part.name: part_bytes(part) for part in sorted(temporary.iterdir())}
         check_size(sum(sizes.values()), output)
+    return {"bytes": sum(sizes.values()), "parts": sizes}
+
+
+def pack_portrait(encoder: Path, adapter: Path, output: Path) -> dict[str, Any]:
+    """Adds what lets videos drive the faces of a finished pipeline: expression encoder and adapter, or none of both.
+
+    Raises:
+        InputError: they are larger than `MAX_PORTRAIT_BYTES` together, or there is no pipeline; nothing is written.
+    """
+    parts = {EXPRESSION_ENCODER: encoder, EXPRESSION_ADAPTER: adapter}
+    sizes = {name: part_bytes(part) for name, part in parts.items()}
+    if sum(sizes.values()) > MAX_PORTRAIT_BYTES:
+        raise InputError(
+            f"{' and '.join(parts)} of '{output}' would have {sum(sizes.values()) / 1e6:.1f} MB; the limit is "
+            f"{MAX_PORTRAIT_BYTES / 1e6:.0f} MB: make the expression modules or the rank of the LoRA smaller"
+        )
+    if not output.is_dir():
+        raise InputError(f"there is no pipeline at '{output}'; make it first: the step pack")
+    for name, part in parts.items():
+        with written_whole(output / name) as temporary:
+            shutil.copytree(part, temporary)
     return {"bytes": sum(sizes.values()), "parts": sizes}
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import logging
 from typing import Any
 
-from torch import nn
-
 from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
@@ -13,7 +11,7 @@ from fantasytalking.nano.audio import AudioTask, save_audio_encoder, token_accur
 from fantasytalking.nano.base import write_fresh_base, write_trained_base
 from fantasytalking.nano.config import StillsConfig
 from fantasytalking.nano.face import FaceTask, export_face_network, verification_accuracy
-from fantasytalking.nano.fitting import FitReport, fit
+from fantasytalking.nano.fitting import fit, fitted
 from fantasytalking.nano.frames import collect_frames
 from fantasytalking.nano.language import LanguageTask, save_language, train_tokenizer
 from fantasytalking.nano.pack import pack
@@ -22,7 +20,7 @@ from fantasytalking.nano.stills import Stills, collect_stills, load_stills
 from fantasytalking.nano.training_log import training_summary
 from fantasytalking.nano.vae import VaeTask, reconstruction_quality, save_vae, set_latent_statistics
 from fantasytalking.nano.videos import held_out_portions, make_videos, training_portions
-from fantasytalking.nano.workshop import Workshop
+from fantasytalking.nano.workshop import Workshop, corpus_summary
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +48,7 @@ def train_vae(shop: Workshop) -> dict[str, Any]:
     shipped = VideoAutoencoder.from_pretrained(shop.components, device=shop.device)
     quality = reconstruction_quality(shipped, held_out)
     statistics = {"latent_mean_error": mean, "latent_deviation_error": deviation}
-    return _fitted(report, task.model) | statistics | quality
+    return fitted(report, task.model) | statistics | quality
 
 
 def train_audio_encoder(shop: Workshop) -> dict[str, Any]:
@@ -64,7 +62,7 @@ def train_audio_encoder(shop: Workshop) -> dict[str, Any]:
     others = plan_held_out(config.held_out_utterances, seed)
     held_out = speech_set(others, folder / "speech_held_out.safetensors", shop.processes)
     shipped = AudioEncoder.from_pretrained(shop.components, subfolder="audio_encoder")
-    return _fitted(report, task.encoder) | token_accuracy(shipped, task.head.cpu(), held_out)
+    return fitted(report, task.encoder) | token_accuracy(shipped, task.head.cpu(), held_out)
 
 
 def draw_stills(shop: Workshop) -> dict[str, Any]:
@@ -88,7 +86,7 @@ def train_face_encoder(shop: Workshop) -> dict[str, Any]:
     report = fit(task, config.fit, shop.folder("face_encoder"), shop.device, seed)
     export_face_network(task.network, shop.components / "face_encoder" / "nano.onnx")
     shipped = FaceEncoder.from_pretrained(shop.components / "face_encoder")
-    return _fitted(report, task.network) | verification_accuracy(shipped, held_out, seed)
+    return fitted(report, task.network) | verification_accuracy(shipped, held_out, seed)
 
 
 def train_language(shop: Workshop) -> dict[str, Any]:
@@ -101,15 +99,14 @@ def train_language(shop: Workshop) -> dict[str, Any]:
     report = fit(task, config.fit, shop.folder("language"), shop.device, seed)
     found = task.matched(held_out, seed)
     save_language(task.text, task.image, tokenizer, config.image_size, shop.components)
-    return _fitted(report, task.model) | found
+    return fitted(report, task.model) | found
 
 
 def prepare_clips(shop: Workshop) -> dict[str, Any]:
     """The corpus as features, by the public script."""
-    shop.prepare(shop.work / "videos")
-    manifest = (shop.corpus / "manifest.jsonl").read_text(encoding="utf-8")
-    rejected = (shop.corpus / "rejected.jsonl").read_text(encoding="utf-8")
-    return {"clips": manifest.count("\n"), "left_out": rejected.count("\n")}
+    size = shop.prepared(shop.config.size)
+    shop.prepare(shop.config.prepare, shop.work / "videos", shop.corpus, shop.components, f"buckets=[{size}x{size}]")
+    return corpus_summary(shop.corpus)
 
 
 def train_base(shop: Workshop) -> dict[str, Any]:
@@ -159,14 +156,3 @@ def _stills_people(config: StillsConfig) -> dict[str, range]:
 def _load_stills(shop: Workshop) -> tuple[Stills, Stills]:
     people, folder = _stills_people(shop.config.stills), shop.work / "stills"
     return load_stills(people["training"], folder), load_stills(people["held_out"], folder)
-
-
-def _fitted(report: FitReport, model: nn.Module) -> dict[str, Any]:
-    parameters = sum(value.numel() for value in model.parameters())
-    return {
-        "parameters": parameters,
-        "steps": report.steps,
-        "first_loss": report.first_loss,
-        "last_loss": report.last_loss,
-        "seconds_a_step": report.seconds / max(1, report.steps),
-    }

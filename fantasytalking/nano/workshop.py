@@ -7,17 +7,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fantasytalking.config import CONFIGS
+from fantasytalking.data.manifest import MANIFEST, REJECTED
 from fantasytalking.errors import InputError
 from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.nano.config import BuildConfig, ScriptConfig
+from fantasytalking.pipeline.loading import EXPRESSION_ENCODER
 
 logger = logging.getLogger(__name__)
 
 MOST_PROCESSES = 16
+SIZE_STEP = 16
+"""Pixels of which sides of prepared pictures are multiples."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,17 @@ class Workshop:
     def corpus(self) -> Path:
         """The prepared clips."""
         return self.work / "corpus"
+
+    @property
+    def portrait_corpus(self) -> Path:
+        """The prepared clips with what drives their faces, of one and of several people."""
+        return self.work / "portrait_corpus"
+
+    @property
+    def expression_encoder(self) -> Path:
+        """The trained encoder, or that of a finished folder; apart from the components, which `pack` takes whole."""
+        finished = self.config.components
+        return Path(finished) / EXPRESSION_ENCODER if finished else self.work / EXPRESSION_ENCODER / "finished"
 
     @property
     def model(self) -> ModelConfig:
@@ -71,35 +87,50 @@ class Workshop:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def train(self, script: str, chosen: ScriptConfig, base: Path, *more: str) -> None:
+    def prepared(self, pixels: int) -> int:
+        """So many pixels of a drawn picture, in a prepared one."""
+        size = self.config.prepared_size or self.config.size
+        return SIZE_STEP * round(pixels * size / self.config.size / SIZE_STEP)
+
+    def train(self, script: str, chosen: ScriptConfig, base: Path, *more: str, corpus: Path | None = None) -> None:
         """Runs a training script of the project, which goes on where it was stopped.
+
+        Args:
+            script: its file name.
+            chosen: its settings.
+            base: what is trained on.
+            more: further settings.
+            corpus: None: `self.corpus`.
 
         Raises:
             InputError: it ended with an error, which it has told.
         """
         settings = [f"model={self.config.model}", f"base={base}", f"seed={self.config.seed}", *more]
-        manifest = self.corpus / "manifest.jsonl"
+        manifest = (corpus or self.corpus) / MANIFEST
         settings += [f"data.manifests=[{manifest}]", f"data.text_length={self.config.text_length}"]
         settings.append(f"stage.loss.sigmas.shift={self.config.shift}")
         if self.device.type == "cuda":
             settings.append("attention=native")  # the plain one of the YAML is for processors
         run_script([script_path(script), "--config", str(CONFIGS / chosen.config), *settings, *chosen.overrides], {})
 
-    def prepare(self, videos: Path) -> None:
+    def prepare(self, chosen: ScriptConfig, videos: Path, corpus: Path, components: Path, *more: str) -> None:
         """Runs scripts/prepare_data.py over `videos`, on the processor's cores, since tracking is most of its work.
 
         Raises:
             InputError: as `train`.
         """
-        chosen = self.config.prepare
-        command = [script_path("prepare_data.py"), "--input", str(videos), "--output", str(self.corpus)]
-        size = self.config.prepared_size or self.config.size
-        command += ["--config", str(CONFIGS / chosen.config), f"components={self.components}", "device=cpu"]
-        command += [f"buckets=[{size}x{size}]"]
+        command = [script_path("prepare_data.py"), "--input", str(videos), "--output", str(corpus)]
+        command += ["--config", str(CONFIGS / chosen.config), f"components={components}", "device=cpu", *more]
         launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "accelerate" / "ddp.yaml")]
         launcher += ["--num_processes", str(self.processes), "--main_process_port", "0"]
         alone = self.processes == 1
         run_script([*([] if alone else launcher), *command, *chosen.overrides], {"CUDA_VISIBLE_DEVICES": ""})
+
+
+def corpus_summary(corpus: Path) -> dict[str, Any]:
+    """Clips of a prepared corpus, and those that were left out."""
+    lines = {name: (corpus / name).read_text(encoding="utf-8").count("\n") for name in (MANIFEST, REJECTED)}
+    return {"clips": lines[MANIFEST], "left_out": lines[REJECTED]}
 
 
 def run_script(command: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,16 @@ from pathlib import Path
 import pytest
 
 from fantasytalking.config import CONFIGS, load_config, preset_path
+from fantasytalking.data.manifest import read_manifest
 from fantasytalking.errors import InputError
 from fantasytalking.nano.build import NAMES, build
 from fantasytalking.nano.card import write_card
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.videos import held_out_portions, held_out_sentences, training_portions, training_sentences
+from fantasytalking.perception.expression_reader import NAMES as EXPRESSIONS
+from fantasytalking.pipeline import FantasyTalkingPipeline
+from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.weights import find_weights
 
 ROOT = CONFIGS.parent
 SMOKE = CONFIGS / "nano" / "build_smoke.yaml"
@@ -58,6 +64,9 @@ def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
         ("videos.identities=1001", "identities is 1001"),
         ("device=tpu", "use auto, cpu or cuda"),
         ("language.patch_size=24", "not a multiple"),
+        ("expression.poses=3", "poses is 3; it must lie from 4"),
+        ("people_videos.people=4", "people is 4; it must lie from 2 to 3"),
+        ("people_videos.width=100", "multiple of 16"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(setting: str, told: str) -> None:
@@ -77,7 +86,7 @@ def test_steps_done_with_other_settings_are_told(tmp_path: Path) -> None:
 def test_the_card_tells_what_was_measured_and_no_more(tmp_path: Path) -> None:
     timed = {"seconds": 90.0, "device": "cpu"}
     face = {"accuracy": 0.987, "people": 60, "cosine_same": 0.8, "cosine_other": 0.1, "steps": 7, "first_loss": 9.0}
-    reports = {"face_encoder": face | timed, "pack": {"bytes": 12_345_678, "parts": {"vae": 345_678}} | timed}
+    reports = {"face_encoder": face | timed, "pack": {"parts": {"vae": 345_678, "transformer": 12_000_000}} | timed}
     write_card(load_config(BuildConfig, preset_path("nano", "build")), reports, tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "98.7% of pairs verified, 60 people" in card and "| face_encoder | 7 | 9 |" in card
@@ -85,8 +94,31 @@ def test_the_card_tells_what_was_measured_and_no_more(tmp_path: Path) -> None:
     assert "PSNR" not in card and "phoneme, " not in card
 
 
+def test_the_card_tells_of_faces_that_are_driven_when_they_are(tmp_path: Path) -> None:
+    timed = {"seconds": 60.0, "device": "cpu"}
+    read = dict.fromkeys(EXPRESSIONS, 0.5) | {"yaw": 1.0} | timed
+    known = {"identity_accuracy": 0.25, "identity_of_crops": 0.75, "identity_chance": 0.05}
+    reports = {
+        "pack": {"parts": {"vae": 1_000_000}} | timed,
+        "expression_encoder": read | known,
+        "expression_reader": read,
+        "people_videos": {"videos": 180, "videos_alone": 160} | timed,
+        "people_prepare": {"clips": 900, "left_out": 3} | timed,
+    }
+    config = load_config(BuildConfig, preset_path("nano", "build"))
+    write_card(config, reports, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "--drive" not in card and "| all | 1.00 |" in card
+    assert "| expression encoder | correlation with the truth: head 0.60, eye 0.50, emotion 0.50, mouth 0.50 |" in card
+    assert "names the person in 25.0% of the pictures, of the cut face in 75.0%, chance in 5.0%" in card
+    assert "180 videos of several people, 160 of one, 900 clips prepared, 3 left out" in card
+    write_card(config, reports | {"pack_people": {"parts": {"expression_adapter": 500_000}} | timed}, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "--drive" in card and "| expression_adapter | 0.50 |" in card and "| all | 1.50 |" in card
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_the_chain_runs_is_killed_goes_on_and_is_skipped(tmp_path: Path) -> None:
     # Killed in the middle of whatever it does after the VAE.
     killed = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -98,12 +130,22 @@ def test_the_chain_runs_is_killed_goes_on_and_is_skipped(tmp_path: Path) -> None
     killed.wait()
     ended = run(tmp_path)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
-    assert "[2/11] vae: done before" in ended.stdout
+    assert f"[2/{len(NAMES)}] vae: done before" in ended.stdout
     folder = tmp_path / "nano"
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "FantasyTalkingPipeline" and index["text_length"] == 16
     card = (folder / "README.md").read_text()
     assert all(f"| {name} |" in card for name in NAMES) and "dB PSNR" in card
+
+    # Videos drive its faces, and nothing but its own folders is needed for that.
+    weights = find_weights(InferConfig(base=str(folder)), driven=True)
+    assert weights.trained_modules() == ["audio", "face", "motion", "expression"]
+    assert weights.expression_encoder == folder / "expression_encoder"
+    driven = FantasyTalkingPipeline.from_pretrained(folder, expression_adapter=folder / "expression_adapter")
+    assert driven.transformer.expression_projector is not None and driven.expression_network is not None
+    records = read_manifest(tmp_path / "work" / "portrait_corpus" / "manifest.jsonl")
+    assert {(record.people, record.width, record.height) for record in records} == {(1, 64, 64), (2, 112, 64)}
+    assert (tmp_path / "work" / "expression_reader.safetensors").is_file()
 
     # Nothing is left to do; the finished folder is a base and a set of components for another run.
     again = run(tmp_path)
@@ -112,6 +154,11 @@ def test_the_chain_runs_is_killed_goes_on_and_is_skipped(tmp_path: Path) -> None
     assert other.returncode == 0, other.stdout[-3000:] + other.stderr[-3000:]
     assert other.stdout.count("taken from") == 6
     assert (tmp_path / "other" / "stage1" / "adapter" / "adapter.safetensors").is_file()
+
+    # A finished folder alone is told as what it is.
+    shutil.rmtree(folder / "expression_adapter")
+    alone = run(tmp_path, "--until", "pack")
+    assert alone.returncode == 0 and "--drive" not in (folder / "README.md").read_text()
 
     # Another recipe must not be mixed in.
     refused = run(tmp_path, "vae.fit.steps=5")

@@ -8,8 +8,8 @@ import torch
 
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig
 from fantasytalking.errors import InputError
-from fantasytalking.nano.config import FitConfig
-from fantasytalking.nano.expression import ExpressionConfig, ExpressionTask, encode_samples, measure_encoder
+from fantasytalking.nano.config import ExpressionConfig, FitConfig
+from fantasytalking.nano.expression import ExpressionTask, encode_samples, measure_encoder
 from fantasytalking.nano.expression_reader import fit_reader, measure_reader
 from fantasytalking.nano.expression_samples import ExpressionSamples, collect_expressions, load_expressions
 from fantasytalking.nano.fitting import fit

@@ -1,0 +1,80 @@
+"""What a finished step is known by: a build that is under way must be gone on with by later versions."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fantasytalking.nano import build
+from fantasytalking.nano.config import (
+    AudioConfig,
+    BuildConfig,
+    FaceConfig,
+    FitConfig,
+    LanguageConfig,
+    StillsConfig,
+    VaeConfig,
+    VideosConfig,
+)
+
+FIT = FitConfig(10, 2, 0.001)
+RECIPE = BuildConfig(
+    size=96,
+    videos=VideosConfig(2, 2, 1, 1),
+    stills=StillsConfig(3, 2, 3),
+    vae=VaeConfig(fit=FIT),
+    audio=AudioConfig(4, 2, fit=FIT),
+    face=FaceConfig(fit=FIT),
+    language=LanguageConfig(fit=FIT),
+)
+KNOWN = {
+    "videos": "8633dae3d4e116e7",
+    "vae": "ba5e93aff71356f9",
+    "audio_encoder": "1ca75bf3ee517f02",
+    "stills": "4a2910cd4c66cc49",
+    "face_encoder": "aaa2924b51510e9a",
+    "language": "81dd52f292246f21",
+    "prepare": "ec1162c13d98742c",
+    "base": "70cadafbb2c7cad1",
+    "stage1": "a7fe75a798972147",
+    "stage2": "0453dcb79fd79f50",
+    "pack": "34cbb936e1060bf0",
+}
+"""As written into the reports of builds so far."""
+
+
+@pytest.fixture(autouse=True)
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the scripts that never change, in place of the project's own."""
+    monkeypatch.setattr(build, "CONFIGS", tmp_path)
+    (tmp_path / "nano").mkdir()
+    for name in ("data", "base", "stage1", "stage2", "people"):
+        (tmp_path / "nano" / f"{name}.yaml").write_text("{}\n")
+
+
+def fingerprints(config: BuildConfig) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for step in build.STEPS:
+        found[step.name] = build._fingerprint(step, config, found)
+    return found
+
+
+def test_a_build_that_is_under_way_is_gone_on_with() -> None:
+    found = fingerprints(RECIPE)
+    assert {name: found[name] for name in KNOWN} == KNOWN
+
+
+def test_what_comes_after_the_pipeline_is_no_part_of_it() -> None:
+    changed = replace(
+        RECIPE, expression=replace(RECIPE.expression, poses=9), people=replace(RECIPE.people, overrides=["a=1"])
+    )
+    before, after = fingerprints(RECIPE), fingerprints(changed)
+    names = [name for name in build.NAMES if before[name] != after[name]]
+    assert names == ["expression_encoder", "expression_reader", "people_prepare", "people", "pack_people"]
+
+
+def test_another_pipeline_is_another_start_for_people() -> None:
+    changed = replace(RECIPE, shift=3.0)
+    before, after = fingerprints(RECIPE), fingerprints(changed)
+    names = [name for name in build.NAMES if before[name] != after[name]]
+    assert names == ["base", "stage1", "stage2", "pack", "people_prepare", "people", "pack_people"]
