@@ -34,6 +34,8 @@ from fantasytalking.perception.face_track import FaceTrack
 
 MARGIN = 0.4
 """Left round the face of one of several people who drives, in face sizes."""
+DRIVERS_ASPECT = 1.0
+"""Width over height of what is seen of the one face in a driver."""
 DIGITS = 6
 LONGEST_NAME = 100
 
@@ -103,7 +105,8 @@ def _clip(cast: _Cast, frames: int, framer: "_Framer") -> ProtocolClip:
     if cast.portrait is None:
         drivers = framer.everyone(cast.drivers[0], frames)
     else:
-        drivers = tuple(framer.source(path) for path in cast.drivers)
+        # A wide picture of several people would leave a strip of a face.
+        drivers = tuple(framer.source(path, DRIVERS_ASPECT) for path in cast.drivers)
     shown = drivers[0] if cast.video is None else framer.source(cast.video)
     portrait = None if cast.portrait is None else framer.source(cast.portrait)
     return ProtocolClip(
@@ -116,7 +119,8 @@ class _Framer:
 
     def __init__(self, references: Path, config: BenchmarkConfig) -> None:
         self.references, self.config = references, config
-        self._sources: dict[Path, Source] = {}
+        self._sources: dict[tuple[Path, float], Source] = {}
+        self._aspect = config.width / config.height
 
     def frames(self, video: Path) -> int:
         """Frames of a video at the benchmark's rate, at most so many as a clip has; 0 where there is no picture."""
@@ -127,13 +131,14 @@ class _Framer:
         there = math.ceil(info.duration * self.config.fps - 0.25)
         return min(there, round(self.config.seconds * self.config.fps))
 
-    def source(self, path: Path) -> Source:
-        """A portrait, or a video of which all faces count."""
-        if path not in self._sources:
+    def source(self, path: Path, aspect: float | None = None) -> Source:
+        """A portrait, or a video of which all faces count, in the shape of the benchmark or with this aspect."""
+        key = path, aspect or self._aspect
+        if key not in self._sources:
             picture = _first_picture(path)
             file = path.relative_to(self.references).as_posix()
-            self._sources[path] = Source(file, hash_file(path), frame_faces(picture, self._aspect))
-        return self._sources[path]
+            self._sources[key] = Source(file, hash_file(path), frame_faces(picture, key[1]))
+        return self._sources[key]
 
     def everyone(self, video: Path, frames: int) -> tuple[Source, ...]:
         """A driver for each of the people in a video.
@@ -149,10 +154,6 @@ class _Framer:
             raise InputError(f"'{video}' shows fewer than {people} faces that can be followed; take it away")
         crops = crop_people([person.track for person in shown.people])
         return tuple(replace(whole, crop=crop, face=face, faces=people) for face, crop in enumerate(crops))
-
-    @property
-    def _aspect(self) -> float:
-        return self.config.width / self.config.height
 
 
 def clip_name(name: str) -> str:

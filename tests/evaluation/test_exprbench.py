@@ -127,6 +127,8 @@ def test_two_people_are_held_against_their_own_drivers(copy: Path, tmp_path: Pat
     true = predicted(protocol, copy, tmp_path / "true", lambda p, n: copy / p.clips[n].video)
     rows = {row.value: row.score.score for row in evaluated(copy, true, TWO, "--metrics", "leakage,apd,lmd").rows}
     assert rows["leakage_own"] > rows["leakage_other"] + 0.25
+    assert 0 < rows["apd_centred"] < 2
+    assert all(driver.crop is None for driver in clip.drivers), "not cut to the picture's shape"
     assert rows["leakage_own"] == pytest.approx((rows["leakage_1_1"] + rows["leakage_2_2"]) / 2)
     swapped = replace(protocol, clips=(replace(clip, drivers=clip.drivers[::-1]),))
     straight, crossed = (
