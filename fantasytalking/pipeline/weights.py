@@ -32,7 +32,7 @@ class Source(NamedTuple):
 _HALF_OR_FULL = "in half precision, {} GB in single"
 # Sizes follow from the numbers of parameters.
 SOURCES = {
-    "checkpoints/nano": Source("python scripts/build_nano.py", "40 MB at most", "Apache-2.0"),
+    "checkpoints/nano": Source("python scripts/build_nano.py", "48 MB at most", "Apache-2.0"),
     "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": Source(
         "hf download Wan-AI/Wan2.1-I2V-14B-720P-Diffusers --local-dir checkpoints/Wan2.1-I2V-14B-720P-Diffusers",
         f"about 46 GB {_HALF_OR_FULL.format(91)}",
