@@ -24,6 +24,7 @@ def folder_of(path: Path, **files: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_people_are_drawn_beside_those_who_are_alone(videos: Path, tmp_path: Path) -> None:
     config = load_config(BuildConfig, SMOKE, [f"work={tmp_path / 'work'}", "processes=1", "device=cpu"])
     (tmp_path / "work").mkdir()
