@@ -21,7 +21,7 @@ from fantasytalking.portrait_world.speech import Speech, speak
 
 FOLDER = HELD_OUT_SENTENCES.parent.parent / "demo"
 PORTRAIT, SPEECH = "portrait.png", "speech.wav"
-IDENTITY, SENTENCE, SIZE = 1019, 11, 256
+IDENTITY, SENTENCE, SIZE, CLOSENESS = 1019, 11, 256, 1.1846
 SAMPLE_RATE = 16_000
 """Hz, of the speech: what wav2vec2 hears."""
 
@@ -38,7 +38,7 @@ def make_demo() -> Demo:
     """The same on every call."""
     identity = make_identity(IDENTITY)
     sentence = read_sentences(HELD_OUT_SENTENCES, HELD_OUT_IDENTITIES)[SENTENCE]
-    return Demo(Sitter(identity, SIZE).portrait(), _resampled(speak(sentence, identity.voice)))
+    return Demo(Sitter(identity, SIZE, CLOSENESS).portrait(), _resampled(speak(sentence, identity.voice)))
 
 
 def write_demo(folder: Path) -> None:
