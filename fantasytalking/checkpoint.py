@@ -162,8 +162,6 @@ def read_config(folder: str | Path) -> AdapterConfig:
         raise InputError(f"adapter '{folder}' is not a folder; give one that holds {ADAPTER_FILE} and config.json")
     values = read_json(folder / "config.json")
     source = str(folder / "config.json")
-    if values.get("expression_heads", 0) is None:
-        del values["expression_heads"]  # of adapters that were written before `expression` told all sizes
     known = {item.name for item in fields(AdapterConfig)}
     unknown, missing = sorted(values.keys() - known), sorted({"modules", "audio_window"} - values.keys())
     if unknown or missing:

@@ -110,18 +110,6 @@ def test_an_adapter_that_says_nonsense_is_refused(tmp_path, change, message):
         read_adapter(tmp_path / "adapter")
 
 
-def test_an_adapter_from_before_expressions_had_sizes_is_read(tmp_path):
-    save_adapter(tiny_transformer(), tmp_path / "adapter", AdapterConfig(EVERYTHING, "seconds"))
-    path = tmp_path / "adapter" / "config.json"
-    values = json.loads(path.read_text())
-    del values["expression"]
-    path.write_text(json.dumps({**values, "expression_heads": None}))
-    assert read_adapter(tmp_path / "adapter")[0].modules == EVERYTHING
-    path.write_text(json.dumps({**values, "expression_heads": 2}))
-    with pytest.raises(InputError, match="unknown key 'expression_heads'"):
-        read_adapter(tmp_path / "adapter")
-
-
 def test_a_folder_of_the_users_own_is_never_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "family.jpg").write_bytes(b"x")
