@@ -114,7 +114,8 @@ def encode_conditions(
 def hear_people(pipe: "FantasyTalkingPipeline", people: People, timing: Timing) -> AudioWindows:
     """The windows of all that is said, side by side for several people; masked throughout where nobody has a sound."""
     if not people.sounds:
-        silent = torch.zeros(1, timing.latent_frames, 1, pipe.transformer.config.audio_dim)
+        config = pipe.transformer.config
+        silent = torch.zeros(1, timing.latent_frames, config.audio_positions or 1, config.audio_dim)
         return AudioWindows(silent, torch.zeros(silent.shape[:3], dtype=torch.bool))
     encoder = AudioEncoder(pipe.audio_encoder, pipe.audio_processor)
     silence = np.zeros(len(people.sounds[0]), dtype=np.float32)
