@@ -1,0 +1,207 @@
+"""What the embedded model does, seen on people, sentences and recordings that it has never met.
+
+Minutes of work, so only with --slow; -s shows what was measured.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from fantasytalking.config import load_config, preset_path
+from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.media import read_audio
+from fantasytalking.nano.config import BuildConfig
+from fantasytalking.perception.body_pose import track_body
+from fantasytalking.perception.face_crop import five_points
+from fantasytalking.perception.face_track import FaceTrack, track_faces
+from fantasytalking.perception.facial_measures import mouth_opening
+from fantasytalking.perception.motion_intensity import measure_motion
+from fantasytalking.perception.signals import loudness
+from fantasytalking.pipeline import FantasyTalkingPipeline
+from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
+from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.portrait_world.clip import Act, ClipPlan, Sitter, act
+from fantasytalking.portrait_world.corpus import HELD_OUT_SENTENCES, read_sentences
+from fantasytalking.portrait_world.identity import HELD_OUT_IDENTITIES, make_identity
+
+NANO = Path(__file__).resolve().parent.parent / "checkpoints" / "nano"
+SAMPLE_RATE = 16_000
+PEOPLE = 8
+SECONDS_APART = 2
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A video (T, H, W, 3) and the face in it."""
+
+    frames: np.ndarray
+    track: FaceTrack
+
+    @property
+    def opening(self) -> np.ndarray:
+        return mouth_opening(self.track.landmarks).astype(np.float64)
+
+    @property
+    def motion(self) -> tuple[float, float]:
+        measured = measure_motion(self.track, track_body(self.frames, self.track.times))
+        return measured.expression, measured.body
+
+
+class Nano:
+    """The shipped pipeline with its shipped settings."""
+
+    def __init__(self) -> None:
+        self.config = load_config(InferConfig, preset_path("nano", "infer"), [])
+        self.pipe = FantasyTalkingPipeline.from_pretrained(NANO)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.closeness = load_config(BuildConfig, preset_path("nano", "build"), []).closeness
+
+    def portrait(self, identity: int) -> Portrait:
+        picture = Sitter(make_identity(identity), 256, self.closeness).portrait()
+        return frame_portrait(picture, parse_sizes(self.config.sizes))
+
+    def say(self, portrait: Portrait, samples: np.ndarray, motion: float = 0.5, seed: int = 0) -> Made:
+        made = self.pipe(
+            portrait,
+            samples,
+            self.config.prompt,
+            motion=motion,
+            **self.config.guidance.arguments(),
+            fps=self.config.fps,
+            window_frames=self.config.window_frames,
+            overlap_frames=self.config.overlap_frames,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        frames = (made.frames[0] * 255).round().astype(np.uint8)
+        (track,) = track_faces(frames, np.arange(len(frames)) / self.config.fps, max_people=1)
+        return Made(frames, track)
+
+
+@pytest.fixture(scope="module")
+def nano() -> Nano:
+    return Nano()
+
+
+def heard(acted: Act) -> np.ndarray:
+    """The act's sound as the pipeline takes it."""
+    from scipy.signal import resample_poly
+
+    speech = acted.speech
+    return resample_poly(speech.samples.astype(np.float32) / 32768, SAMPLE_RATE, speech.sample_rate).astype(np.float32)
+
+
+def held_out_act(number: int) -> tuple[int, Act]:
+    identity = HELD_OUT_IDENTITIES[number]
+    sentences = read_sentences(HELD_OUT_SENTENCES, HELD_OUT_IDENTITIES)
+    sentence = number % len(sentences)
+    return identity, act(make_identity(identity), ClipPlan(identity, sentence, sentences[sentence], 0))
+
+
+def tell(line: str) -> None:
+    print(line)  # noqa: T201
+
+
+def centred(values: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([value - value.mean() for value in values])
+
+
+def pooled(measured: list[np.ndarray], known: list[np.ndarray]) -> float:
+    """Correlation over all clips, each centred on its own mean."""
+    return float(np.corrcoef(centred(measured), centred(known))[0, 1])
+
+
+def test_mouths_of_people_it_never_met_say_the_sentence(nano: Nano):
+    measured, known, others = [], [], []
+    for number in range(PEOPLE):
+        identity, acted = held_out_act(number)
+        opening = nano.say(nano.portrait(identity), heard(acted)).opening
+        true = np.array([state.mouth_open for state in acted.performance.states])[: len(opening)]
+        seen = np.isfinite(opening[: len(true)])
+        measured.append(opening[: len(true)][seen])
+        known.append(true[seen])
+        others.append(np.roll(true, len(true) // 2)[seen])
+    own, rolled = pooled(measured, known), pooled(measured, others)
+    tell(f"mouth opening against the truth: {own:.3f}; against the truth rolled by half: {rolled:.3f}")
+    assert own >= 0.7
+    assert rolled < 0.3
+
+
+def test_the_mouth_rests_in_silence(nano: Nano):
+    identity, acted = held_out_act(0)
+    speech = heard(acted)
+    made = nano.say(nano.portrait(identity), np.concatenate([speech, np.zeros(2 * SAMPLE_RATE, np.float32)]))
+    spoken = round(len(speech) / SAMPLE_RATE * nano.config.fps)
+    talking, resting = made.opening[:spoken], made.opening[spoken + 8 :]
+    tell(f"spread of the opening: {np.nanstd(talking):.4f} in speech, {np.nanstd(resting):.4f} in silence")
+    assert np.nanstd(resting) < np.nanstd(talking) / 3
+    assert np.nanmean(resting) < np.nanmean(talking)
+
+
+def test_the_mouth_follows_a_real_voice(nano: Nano, real_media: Path):
+    samples = read_audio(real_media / "speech" / "woman_44k_stereo.wav", sample_rate=SAMPLE_RATE, duration=8.0)
+    made = nano.say(nano.portrait(HELD_OUT_IDENTITIES[1]), samples)
+    loud = loudness(samples, SAMPLE_RATE, made.track.times)
+    seen = np.isfinite(made.opening)
+
+    def agreement(lag: int) -> float:
+        return float(np.corrcoef(made.opening[seen], np.roll(loud, lag)[seen])[0, 1])
+
+    own = max(agreement(lag) for lag in range(-2, 3))
+    away = [agreement(lag) for lag in range(25, len(loud) - 25, 10)]
+    tell(f"opening against loudness: {own:.3f}; with the sound moved by a second and more: {np.max(away):.3f} at most")
+    assert own > 0.3
+    assert own > max(away)
+
+
+def test_more_motion_moves_more(nano: Nano):
+    wanted = (0.1, 0.5, 0.9)
+    measured = []
+    for number in range(4):
+        identity, acted = held_out_act(number)
+        measured.append([nano.say(nano.portrait(identity), heard(acted), motion).motion for motion in wanted])
+    values = np.array(measured)  # (clips, intensities, 2)
+    expression, body = values.mean(axis=0).T
+    tell(f"motion {wanted}: expression {expression}, body {body}")
+    assert expression[0] < expression[1] < expression[2]
+    assert body[0] < body[1] < body[2]
+    relative = values / values.mean(axis=1, keepdims=True)
+    asked = np.tile(wanted, len(values))
+    assert spearmanr(asked, relative[..., 0].ravel()).statistic > 0.6
+    assert spearmanr(asked, relative[..., 1].ravel()).statistic > 0.6
+
+
+def test_half_a_minute_does_not_drift(nano: Nano):
+    """The last second of 30 s is as near to the first as those of 3 s are to each other."""
+    face_encoder = FaceEncoder.from_pretrained(nano.pipe.face_network)
+    identity = HELD_OUT_IDENTITIES[2]
+    portrait = nano.portrait(identity)
+    reference = face_encoder.encode(portrait.pixels, portrait.points)
+    speech = np.concatenate([heard(held_out_act(number)[1]) for number in range(40)])
+
+    def seconds(made: Made) -> tuple[np.ndarray, np.ndarray]:
+        """Mean colour and likeness of every second."""
+        points = five_points(made.track.landmarks)
+        like = np.array(
+            [face_encoder.encode(frame, place) @ reference for frame, place in zip(made.frames, points, strict=True)]
+        )
+        length = len(made.frames) // 25
+        colour = made.frames[: 25 * length].reshape(length, -1, 3).mean(axis=1)
+        return colour, like[: 25 * length].reshape(length, 25).mean(axis=1)
+
+    pieces = [seconds(nano.say(portrait, speech[part * 3 * SAMPLE_RATE :][: 3 * SAMPLE_RATE])) for part in range(5)]
+    colour_limit = max(np.abs(colour[-1] - colour[0]).max() for colour, _ in pieces)
+    likeness_limit = max(like[0] - like[-1] for _, like in pieces)
+    colour, like = seconds(nano.say(portrait, speech[: 30 * SAMPLE_RATE]))
+    assert len(colour) == 30
+    tell(
+        f"last second against the first: colour {np.abs(colour[-1] - colour[0]).max():.2f} of 255 "
+        f"(within 3 s: {colour_limit:.2f}), likeness {like[0]:.3f} -> {like[-1]:.3f} (within 3 s: {likeness_limit:.3f})"
+    )
+    assert np.abs(colour[-1] - colour[0]).max() <= colour_limit
+    assert like[0] - like[-1] <= max(likeness_limit, 0.0)
