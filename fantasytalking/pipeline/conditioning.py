@@ -89,7 +89,7 @@ def encode_conditions(
         no_text = encode_text(text_encoder, negative_prompt, length, dim).to(device, dtype)
         alike = prompt == negative_prompt
         text = done(no_text if alike else encode_text(text_encoder, prompt, length, dim))
-        picture = torch.from_numpy(np.ascontiguousarray(people.portrait.pixels))
+        picture = torch.from_numpy(people.portrait.pixels.copy())  # what was read from a file cannot be written to
         image = done(ImageEncoder(pipe.image_encoder, pipe.image_processor).encode(picture)[None])
         first = done(encode_first_frame(VideoAutoencoder(pipe.vae), people.portrait.pixels, window_length))
         face = done(_identities(pipe, people.portrait, asked.face_scale))
