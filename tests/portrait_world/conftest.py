@@ -6,5 +6,5 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """As in a corpus that is made: pictures this small gain nothing from more, and wait for each other on busy cores."""
+    """As in a corpus that is made: small pictures gain nothing from more, and wait for each other on busy cores."""
     cv2.setNumThreads(1)
