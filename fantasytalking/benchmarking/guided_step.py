@@ -157,7 +157,7 @@ def _inputs(size: GuidedStepSize, arguments: dict[str, Any], device: torch.devic
     heard = Conditions(
         text=prompt,
         image=random(1, 257, arguments["image_dim"]),
-        latents=random(1, 20, frames, height, width),
+        latents=random(1, arguments["in_channels"] - arguments["out_channels"], frames, height, width),
         audio=random(1, frames, size.audio_tokens, arguments["audio_dim"]),
         audio_mask=torch.ones(1, frames, size.audio_tokens, dtype=torch.bool, device=device),
         face=random(1, 1, arguments["face_dim"]),
@@ -165,7 +165,7 @@ def _inputs(size: GuidedStepSize, arguments: dict[str, Any], device: torch.devic
         gate=torch.ones(1, 2, device=device),
     )
     silent = heard._replace(gate=torch.tensor([[0.0, 1.0]], device=device))
-    latents = random(1, 16, frames, height, width)
+    latents = random(1, arguments["out_channels"], frames, height, width)
     return _Inputs(latents, torch.tensor([500.0], device=device), [silent._replace(text=negative), silent, heard])
 
 

@@ -165,7 +165,7 @@ def _batch(size: TrainingStepSize, arguments: dict[str, int], device: torch.devi
     conditions = Conditions(
         text=random(512, arguments["text_dim"]),
         image=random(257, arguments["image_dim"]),
-        latents=random(20, frames, height, width),
+        latents=random(arguments["in_channels"] - arguments["out_channels"], frames, height, width),
         audio=random(frames, window, arguments["audio_dim"]),
         audio_mask=torch.ones(count, frames, window, dtype=torch.bool, device=device),
         face=random(1, arguments["face_dim"]),
@@ -173,7 +173,7 @@ def _batch(size: TrainingStepSize, arguments: dict[str, int], device: torch.devi
         gate=torch.ones(count, 2, device=device),
     )
     lips = torch.ones(count, 1, frames, height, width, device=device)
-    return Batch(random(16, frames, height, width), conditions, lips)
+    return Batch(random(arguments["out_channels"], frames, height, width), conditions, lips)
 
 
 def _table(

@@ -122,7 +122,11 @@ def load_start(model: FantasyTalkingTransformer3DModel, source: Path, base: str)
     if holds_expression(source):
         load_expression(model, source)
         return Origin(base, ["expression"])
-    _set(model, {"audio"}, from_official(read_released(source)), f"'{source}'", base)
+    tensors = from_official(read_released(source))
+    if (positions := model.audio_projector.positions) is not None:
+        # The released weights know of no places; with none at all the model is theirs.
+        tensors["audio_projector.positions"] = torch.zeros_like(positions)
+    _set(model, {"audio"}, tensors, f"'{source}'", base)
     return Origin(base, ["audio"])
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from tests.tiny_components import IMAGE_DIM, TEXT_DIM, build
 SIZE = 32
 DISTILLATION = Distillation(4, 5.0, (1.0, 7.0), (1.0, 7.0), Formula.text_first, 8)
 EXPRESSION = ExpressionSizes((2, 2, 3, 4), (0, 0, 2, 2), token_dim=16, width=16, depth=1, heads=2, head_dim=8)
+WITHOUT_PLACES = asdict(load_model_config("nano").portrait) | {"audio_positions": 0}
+"""The released windows have 15 tokens at 25 frames a second, and the released model tells none of them apart."""
 LORA = LoraSettings(2, 2.0, ("attn1.to_q", "ffn.net.2"))
 
 
@@ -51,7 +54,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """all/: everything trained, with motion_normaliser.json; audio/: audio alone, with the released windows."""
+    """all/: everything trained, with motion_normaliser.json; audio/: audio alone; released/: with released windows."""
     folder = tmp_path_factory.mktemp("adapters")
     torch.manual_seed(1)
     model = from_wan(base, asdict(load_model_config("nano").portrait))
@@ -59,7 +62,10 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_adapter(model, folder / "all", AdapterConfig(["audio", "face", "motion"], "seconds"))
     constants = '{"expression_low": 1e-4, "expression_high": 1e-2, "body_low": 1e-3, "body_high": 0.1}'
     (folder / "all" / "motion_normaliser.json").write_text(constants)
-    save_adapter(model, folder / "audio", AdapterConfig(["audio"], "official"))
+    save_adapter(model, folder / "audio", AdapterConfig(["audio"], "seconds"))
+    plain = from_wan(base, WITHOUT_PLACES)
+    awaken(plain, 0.3)
+    save_adapter(plain, folder / "released", AdapterConfig(["audio"], "official"))
     return folder
 
 
@@ -86,11 +92,16 @@ def driven(base: Path, adapters: Path, expressive: Path) -> FantasyTalkingPipeli
     return open_pipeline(base, adapters / "all", expressive)
 
 
-def open_pipeline(base: Path, adapter: Path, expression_adapter: Path | None = None) -> FantasyTalkingPipeline:
+def open_pipeline(
+    base: Path,
+    adapter: Path,
+    expression_adapter: Path | None = None,
+    portrait: dict[str, Any] | None = None,
+) -> FantasyTalkingPipeline:
     pipe = FantasyTalkingPipeline.from_base(
         base,
         adapter,
-        portrait=asdict(load_model_config("nano").portrait),
+        portrait=portrait or asdict(load_model_config("nano").portrait),
         expression_adapter=expression_adapter,
         text_length=12,
     )

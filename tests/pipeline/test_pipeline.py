@@ -22,7 +22,7 @@ from fantasytalking.pipeline.encoding import Timing
 from fantasytalking.pipeline.scheduling import Sampler, make_scheduler, set_steps
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.pipeline.weights import find_weights
-from tests.pipeline.conftest import SIZE, open_pipeline, sound
+from tests.pipeline.conftest import SIZE, WITHOUT_PLACES, open_pipeline, sound
 
 
 def make(pipe: FantasyTalkingPipeline, portrait: Portrait, seconds: float = 0.5, seed: int = 0, **options):
@@ -317,7 +317,7 @@ def test_step_caches_keep_windows_and_branches_apart(base, adapters, portrait, p
 @pytest.fixture(scope="module")
 def heard(base: Path, adapters: Path) -> FantasyTalkingPipeline:
     """Audio alone was trained, and there is no face encoder."""
-    pipeline = open_pipeline(base, adapters / "audio")
+    pipeline = open_pipeline(base, adapters / "released", portrait=WITHOUT_PLACES)
     pipeline.face_network = None
     return pipeline
 

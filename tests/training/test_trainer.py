@@ -265,11 +265,15 @@ def test_everything_is_trained_and_kept_by_the_next_stage(configure: Configure):
 def test_the_released_audio_weights_are_a_start(configure: Configure, tmp_path: Path):
     fresh, _ = build_model(configure(), torch.float32)
     audio = {name: value + 0.01 for name, value in fresh.state_dict().items() if portrait_module(name) == "audio"}
+    positions = audio.pop("audio_projector.positions")
     write_released(to_official(audio), tmp_path / "released.safetensors")
     config = configure(stage__init_from=tmp_path / "released.safetensors", stage__trainable="[face]")
     described, tensors = read_adapter(run(config))
     assert described.modules == ["audio", "face"]
     assert same({name: value for name, value in tensors.items() if name in audio}, audio)
+    assert torch.equal(tensors["audio_projector.positions"], torch.zeros_like(positions)), (
+        "unknown to the released model"
+    )
     with pytest.raises(InputError, match="train stage 1 first"):
         run(configure("none", stage__init_from=tmp_path / "nothing"))
 
