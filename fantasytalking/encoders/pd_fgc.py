@@ -38,7 +38,7 @@ class PdFgcNetwork(nn.Module):
         for part in ("headpose", "eye", "emo", "mouth"):
             layers = [nn.Linear(_SEEN, _SEEN), nn.ReLU(), nn.BatchNorm1d(_SEEN), nn.Linear(_SEEN, _SEEN)]
             self.add_module(f"to_{part}", nn.Sequential(*layers))
-        for part, dim in zip(("headpose", "eye", "emo"), DIMS, strict=False):
+        for part, dim in zip(("headpose", "eye", "emo"), DIMS[:3], strict=True):
             self.add_module(f"{part}_embed", nn.Sequential(nn.ReLU(), nn.Linear(_SEEN, dim)))
 
     def forward(self, crops: Tensor) -> Tensor:

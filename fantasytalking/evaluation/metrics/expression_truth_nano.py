@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fantasytalking.evaluation.clip import Clip
+from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.metrics.expression_truth import ExpressionTruth, truth_values
 from fantasytalking.evaluation.networks.loading import located
 from fantasytalking.evaluation.truth import Truth
@@ -12,11 +13,9 @@ from fantasytalking.perception.expression_reader import NAMES, ExpressionReader
 READER = "nano's reader"
 
 
-class NanoExpressionTruth(ExpressionTruth):
-    """By a reader that was fitted apart from the encoder of the drivers: to other people, and from landmarks."""
+class NanoReading(Metric):
+    """Reads by what was fitted apart from the encoder of the drivers: to other people, and from landmarks."""
 
-    name = "expression_truth_nano"
-    values = truth_values("expression_nano", READER)
     needs = (NANO_READER,)
 
     def __init__(self, weights: Path | None = None) -> None:
@@ -24,10 +23,13 @@ class NanoExpressionTruth(ExpressionTruth):
         self._reader = ExpressionReader.load(located(self.needs[0], weights))
 
     def read(self, video: Clip) -> Truth:
-        """What is read of the one face in a clip, counted from its first frame."""
-        return read_by(self._reader, video)
+        """What is read of the one face in a clip, counted from its first frame: (T,) each, by the truth's names; NaN
+        where no face is known."""
+        return dict(zip(NAMES, self._reader.read(video.track.landmarks).T, strict=True))
 
 
-def read_by(reader: ExpressionReader, video: Clip) -> Truth:
-    """(T,) each, by the truth's names; NaN where no face is known."""
-    return dict(zip(NAMES, reader.read(video.track.landmarks).T, strict=True))
+class NanoExpressionTruth(NanoReading, ExpressionTruth):
+    """For the portrait world, whose people alone the reader knows."""
+
+    name = "expression_truth_nano"
+    values = truth_values("expression_nano", READER)
