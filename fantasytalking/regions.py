@@ -30,6 +30,8 @@ class Background(Enum):
     """As released."""
     nobody = "nobody"
     """The condition adds nothing there."""
+    no_mask = "no_mask"
+    """Faces attend to everyone too: what the mask is worth is measured against this."""
 
 
 def label_regions(masks: Tensor, num_frames: int, background: Background = Background.everyone) -> Tensor:
@@ -136,5 +138,7 @@ def _over_latent_frames(share: Tensor, distance: Tensor) -> tuple[Tensor, Tensor
 
 
 def _with_background(owned: Tensor, background: Background) -> Tensor:
-    """What nobody owns goes to everyone or stays nobody's: (P, ...) bool."""
+    """What nobody owns goes to everyone or stays nobody's, or all goes to everyone: (P, ...) bool."""
+    if background is Background.no_mask:
+        return torch.ones_like(owned)
     return owned if background is Background.nobody else owned | ~owned.any(dim=0)

@@ -25,6 +25,12 @@ def test_labels_are_max_pooled_and_background_is_everyones():
     assert not label_regions(masks, 9, Background.nobody)[:, :, 1].any()
 
 
+def test_without_the_mask_everything_attends_to_everyone():
+    assert label_regions(torch.zeros(2, 32, 64), 9, Background.no_mask).all()
+    assert box_regions(still(LEFT, RIGHT), 64, 96, Background.no_mask).all()
+    assert not box_regions(still(LEFT, RIGHT), 64, 96).all()
+
+
 def test_boxes_and_labels_agree_where_people_are_apart():
     masks = torch.zeros(2, 64, 96)
     masks[0, 16:48, 8:40] = masks[1, 16:48, 56:88] = 1

@@ -1,7 +1,7 @@
-"""The paper's ablation in miniature: every row trained, generated and scored by public scripts.
+"""The papers' ablations in miniature: every row trained, generated and scored by public scripts.
 
-Rows differ in what configs/nano/ablation.yaml says of them; steps, clips, base and encoders are the same. Every script
-goes on where it stopped, so the whole does.
+Rows differ in what a file like configs/nano/ablation.yaml says of them; steps, clips, base and encoders are the same.
+Every script goes on where it stopped, so the whole does.
 """
 
 import dataclasses
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from fantasytalking.config import CONFIGS
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.results import RESULTS, Results
-from fantasytalking.evaluation.weights import NANO_FACE
+from fantasytalking.evaluation.weights import NANO_FACE, NANO_READER
 from fantasytalking.files import written_whole
-from fantasytalking.nano.ablation_config import AblationConfig, RowConfig
+from fantasytalking.nano.ablation_config import AblationConfig, RowConfig, Task
 from fantasytalking.nano.config import VideosConfig
-from fantasytalking.nano.videos import held_out_portions, make_videos
+from fantasytalking.nano.videos import Portion, held_out_portions, make_videos
 from fantasytalking.nano.workshop import run_script, script_path
+from fantasytalking.portrait_world.corpus import make_corpus
+from fantasytalking.portrait_world.group_corpus import GroupCorpusPlan
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +66,11 @@ class Ablation:
         Raises:
             InputError: components or corpus are missing, or a script fails.
         """
-        needed = [self.config.components, *([self.config.manifest] if self.config.trains else [])]
-        for path in map(Path, needed):
-            if not path.exists():
-                raise InputError(f"'{path}' is not there; make it: python scripts/build_nano.py --until base")
+        config = self.config
+        needed = [config.components, config.manifest if config.trains else None, config.reader]
+        for path in needed:
+            if path is not None and not Path(path).exists():
+                raise InputError(f"'{path}' is not there; make it: python scripts/build_nano.py")
         self._freeze()
         results = []
         for trained in self._trained():
@@ -86,44 +89,69 @@ class Ablation:
 
     def _freeze(self) -> None:
         """Held-out people with held-out sentences, and the benchmark that they make."""
-        clips = VideosConfig(identities=1, group=1, sentences=1, held_out=self.config.clips)
-        make_videos(
-            held_out_portions(clips), self.references, self.config.size, 0, self.processes, self.config.closeness
-        )
+        config = self.config
+        portions = held_out_portions(VideosConfig(identities=1, group=1, sentences=1, held_out=config.clips))
+        make_videos(portions, self.references, config.size, 0, self.processes, config.closeness)
+        size = [f"width={config.width}", f"height={config.size}", f"seconds={config.seconds}"]
+        if config.task is Task.expression:
+            self._cross(portions)
+            size += ["task=cross", f"people={config.people}"]
         if not self.protocol.is_file():
-            asked = ["--benchmark", "portrait_world", "--references", self.references, "--output", self.protocol]
-            size = [f"width={self.config.size}", f"height={self.config.size}", f"seconds={self.config.seconds}"]
+            asked = ["--benchmark", config.task.benchmark, "--references", self.references, "--output", self.protocol]
             self._script("make_benchmark.py", *asked, *size)
+
+    def _cross(self, portions: Sequence[Portion]) -> None:
+        """What the held-out people make of one another's expressions, by the renderer."""
+        config = self.config
+        everyone = [identity for portion in portions for identity in portion.identities]
+        if config.people > 1:
+            said, size = portions[0].sentences, (config.width, config.size)
+            plan = GroupCorpusPlan(everyone, said, config.people, size, closeness=config.closeness)
+            for _ in make_corpus(plan, self.references / "groups", self.processes):
+                pass
+        asked = ["--references", self.references, "--people", config.people, "--clips", config.clips]
+        self._script("make_crossed.py", *asked)
 
     def _train(self, trained: Trained) -> Path | None:
         """Both stages, or one; gives the adapter of the last. None for a row that is not trained."""
+        if trained.row.portrait:
+            return self._run(trained, "train_portrait.py", "portrait", self.config.steps, self.config.components)
         if trained.row.stage1_share is None:
             return None
         first = round(self.config.steps * trained.row.stage1_share)
         adapter: Path | None = None
         for number, steps in ((1, first), (2, self.config.steps - first)):
-            if steps == 0:
-                continue
-            output = self.work / trained.folder / f"stage{number}"
-            start = f"stage.init_from={adapter or 'null'}"
-            if not (output / "adapter").is_dir():
-                settings = [f"output={output}", f"seed={trained.seed}", f"stage.steps={steps}", start]
-                settings += [f"base={self.config.components}", f"data.manifests=[{self.config.manifest}]"]
-                config = CONFIGS / "nano" / f"stage{number}.yaml"
-                more = (*self.config.train, *trained.row.train)
-                self._script(f"train_stage{number}.py", "--config", config, *settings, *more)
-            adapter = output / "adapter"
+            if steps:
+                adapter = self._run(trained, f"train_stage{number}.py", f"stage{number}", steps, adapter or "null")
         return adapter
+
+    def _run(self, trained: Trained, script: str, stage: str, steps: int, start: Path | str) -> Path:
+        """One stage, unless it was run; gives its adapter."""
+        output = self.work / trained.folder / stage
+        if not (output / "adapter").is_dir():
+            settings = [f"output={output}", f"seed={trained.seed}", f"stage.steps={steps}", f"stage.init_from={start}"]
+            settings += [f"base={self.config.components}", f"data.manifests=[{self.config.manifest}]"]
+            more = (*self.config.train, *trained.row.train)
+            self._script(script, "--config", CONFIGS / "nano" / f"{stage}.yaml", *settings, *more)
+        return output / "adapter"
 
     def _score(self, name: str, folder: str, adapter: Path | None, infer: Sequence[str]) -> Path:
         """Generates and measures; gives results.json."""
         videos, output = self.work / folder / "videos", self.work / folder / "scores"
         asked = ["--manifest", self.protocol, "--references", self.references, "--output", videos]
-        settings = [f"base={self.config.components}", f"sizes=[{self.config.size}x{self.config.size}]"]
-        settings += [f"adapter={adapter}"] if adapter else []
+        settings = [f"base={self.config.components}", f"sizes=[{self.config.width}x{self.config.size}]"]
+        role = "adapter" if self.config.task is Task.speech else "expression_adapter"
+        settings += [f"{role}={adapter}"] if adapter else []
         if not (output / RESULTS).is_file():
             self._script("generate_benchmark.py", *asked, *settings, *self.config.infer, *infer)
-            given = ["--benchmark", "portrait_world", "--references", self.references, "--predictions", videos]
+            given = [
+                "--benchmark",
+                self.config.task.benchmark,
+                "--references",
+                self.references,
+                "--predictions",
+                videos,
+            ]
             given += ["--manifest", self.protocol, "--weights", self._weights(), "--output", output, "--name", name]
             given += ["--metrics", ",".join(self.config.metrics), "--processes", self.processes]
             self._script("evaluate.py", *given)
@@ -144,12 +172,16 @@ class Ablation:
         return results
 
     def _weights(self) -> Path:
-        """A folder with nano's face net under the name by which metrics look for it."""
+        """A folder with nano's own networks under the names by which metrics look for them."""
         folder = self.work / "weights"
-        if not (folder / NANO_FACE.file).is_file():
-            (network,) = (Path(self.config.components) / "face_encoder").glob("*.onnx")
-            with written_whole(folder / NANO_FACE.file) as temporary:
-                shutil.copyfile(network, temporary)
+        (face,) = (Path(self.config.components) / "face_encoder").glob("*.onnx")
+        networks = {NANO_FACE.file: face}
+        if self.config.reader is not None:
+            networks[NANO_READER.file] = Path(self.config.reader)
+        for name, network in networks.items():
+            if not (folder / name).is_file():
+                with written_whole(folder / name) as temporary:
+                    shutil.copyfile(network, temporary)
         return folder
 
     def _script(self, name: str, *arguments: object) -> None:
@@ -164,7 +196,7 @@ def claim(folder: Path, trained: Trained, config: AblationConfig) -> None:
     """
     settings = dataclasses.asdict(config) | {"title": "", "rows": [], "control": None, "work": ""}
     settings |= {"row": dataclasses.asdict(trained.row), "seed": trained.seed}
-    note, text = folder / SETTINGS, json.dumps(settings, indent=1) + "\n"
+    note, text = folder / SETTINGS, json.dumps(settings, indent=1, default=lambda choice: choice.value) + "\n"
     if not note.is_file():
         with written_whole(note) as temporary:
             temporary.write_text(text, encoding="utf-8")

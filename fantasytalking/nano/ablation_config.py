@@ -1,10 +1,25 @@
-"""The paper's ablation on the miniature (configs/nano/ablation.yaml): what is trained, and what is asked of it."""
+"""The papers' ablations on the miniature (configs/nano/ablation.yaml): what is trained, and what is asked of it."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from omegaconf import MISSING
 
 from fantasytalking.errors import InputError
+
+
+class Task(Enum):
+    """What videos are made from."""
+
+    speech = "speech"
+    """A portrait and its own sound: portrait_world."""
+    expression = "expression"
+    """A portrait and videos of others who drive it, where the renderer knows the answer: exprbench_world."""
+
+    @property
+    def benchmark(self) -> str:
+        """By its name for evaluation."""
+        return {Task.speech: "portrait_world", Task.expression: "exprbench_world"}[self]
 
 
 @dataclass
@@ -13,17 +28,26 @@ class RowConfig:
 
     name: str = MISSING
     stage1_share: float | None = None
-    """Of the steps that are stage 1's; 1: clip level alone, 0: frame level alone; none: nothing is trained, and the row
-    is the pipeline in `components` as it stands."""
+    """Of the steps that are stage 1's; 1: clip level alone, 0: frame level alone; none: neither stage is trained."""
+    portrait: bool = False
+    """The portrait stage is trained, on the finished pipeline in `components`. A row that trains nothing is that
+    pipeline as it stands."""
     train: list[str] = field(default_factory=list)
-    """key=value settings of both training scripts."""
+    """key=value settings of its training scripts."""
     infer: list[str] = field(default_factory=list)
     """key=value settings of generation."""
     seeds: int = 1
     """Trainings that differ in their seed alone; each gets a row."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained for it."""
+        return self.portrait or self.stage1_share is not None
+
     def validate(self) -> None:
         """Holds the numbers in their limits."""
+        if self.portrait and self.stage1_share is not None:
+            raise InputError(f"'{self.name}' trains the portrait stage and has a stage1_share; give it one of them")
         if self.stage1_share is not None and not 0 <= self.stage1_share <= 1:
             raise InputError(f"stage1_share of '{self.name}' is {self.stage1_share}; it must lie from 0 to 1")
         if not 1 <= self.seeds <= 100:
@@ -53,11 +77,16 @@ class AblationConfig:
     """Frozen base and encoders."""
     manifest: str = "outputs/nano/corpus/manifest.jsonl"
     """Prepared training clips."""
+    task: Task = Task.speech
+    people: int = 1
+    """In a picture; several can only be driven."""
     size: int = 96
+    """Height of the pictures in pixels."""
+    width: int = 96
     closeness: float = 1.0
     """Of the held-out clips; must be what the training clips were drawn with."""
     clips: int = 24
-    """Held-out people, who say one held-out sentence each."""
+    """Held-out people, who say one held-out sentence each; of several in a picture as many pictures."""
     seconds: float = 10.0
     """At most so much of every clip."""
     steps: int = 0
@@ -66,6 +95,8 @@ class AblationConfig:
     """key=value settings of the training scripts in every row."""
     infer: list[str] = field(default_factory=list)
     """key=value settings of generation in every row."""
+    reader: str | None = None
+    """The miniature's own reader of expressions, for metrics that need it."""
     metrics: list[str] = field(default_factory=lambda: ["mouth_truth", "csim_nano", "dis", "motion"])
     rows: list[RowConfig] = MISSING
     control: ControlConfig | None = None
@@ -73,12 +104,14 @@ class AblationConfig:
     @property
     def trains(self) -> bool:
         """Whether a row is trained."""
-        return any(row.stage1_share is not None for row in self.rows)
+        return any(row.trains for row in self.rows)
 
     def validate(self) -> None:
         """Holds the numbers in their limits and the names apart."""
         if not 1 <= self.clips <= 200:
             raise InputError(f"clips is {self.clips}; it must lie from 1 to 200")
+        if self.people != 1 and self.task is not Task.expression:
+            raise InputError(f"people is {self.people}; only task=expression knows several in a picture")
         if self.trains and not 2 <= self.steps <= 10**7:
             raise InputError(f"steps is {self.steps}; it must lie from 2 to 10000000")
         names = [row.name for row in self.rows]

@@ -33,6 +33,8 @@ def test_the_rows_are_the_papers() -> None:
         ("rows=[{name: a, stage1_share: 2}]", "stage1_share of 'a' is 2"),
         ("rows=[{name: a, stage1_share: 1}, {name: a, stage1_share: 0}]", "2 rows have the name 'a'"),
         ("rows=[{name: a, stage1_share: 1, seed: 3}]", "seed"),
+        ("rows=[{name: a, stage1_share: 1, portrait: true}]", "one of them"),
+        ("people=2", "only task=expression"),
         ("control.row=nobody", "control.row is 'nobody'"),
         ("control.intensities=[0.1, 1.5]", "from 0 to 1"),
         ("steps=1", "steps is 1"),
@@ -69,7 +71,7 @@ def test_a_row_goes_on_with_the_settings_that_it_was_begun_with_alone(tmp_path: 
         (Trained(row, 0), replace(config, steps=config.steps + 1)),
         (Trained(row, 0), replace(config, train=[*config.train, "batch=2"])),
         (Trained(row, 0), replace(config, infer=["steps=1"])),
-        (Trained(replace(row, stage1_share=0.25), 0), config),
+        (Trained(replace(row, stage1_share=0.75), 0), config),
         (Trained(row, 1), config),
     ):
         with pytest.raises(InputError, match="was begun with other settings; remove it or set work="):
