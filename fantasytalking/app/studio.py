@@ -58,6 +58,10 @@ class Studio:
         self._place = workplace(config, driven=True)
         self.trained_modules = self._place.weights.trained_modules()
         self._pipeline = load_pipeline(config, self._place.weights, self._place.device)
+        self._one_voice = (self._place, self._pipeline)
+        if self._place.weights.expression_changes_speech:
+            place = workplace(config)
+            self._one_voice = (place, load_pipeline(config, place.weights, place.device))
         steps = step_count(self._pipeline.transformer.distillation, config.steps)
         self.config = replace(config, steps=steps)
         self._turn = threading.Lock()
@@ -87,14 +91,15 @@ class Studio:
         with self._turn, ExitStack() as failed:
             own = self._new_folder()
             failed.callback(shutil.rmtree, own, ignore_errors=True)
-            # A step cache, left in the middle, would take this video's features for the next one's.
-            failed.callback(self._pipeline.maybe_free_model_hooks)
             job = _job(config, given, own)
+            place, pipeline = (self._place, self._pipeline) if job.drivers or job.several_speak else self._one_voice
+            # A step cache, left in the middle, would take this video's features for the next one's.
+            failed.callback(pipeline.maybe_free_model_hooks)
             try:
                 if config.stream:
-                    line = stream_video(job, self._place, lambda: self._pipeline, progress, show)
+                    line = stream_video(job, place, lambda: pipeline, progress, show)
                 else:
-                    line = make_video(job, self._place, lambda: self._pipeline, progress)
+                    line = make_video(job, place, lambda: pipeline, progress)
             except InputError as error:
                 raise InputError(str(error).replace(f"{own}/", "")) from error  # nobody there knows the folder
             progress("measure", 0.0)

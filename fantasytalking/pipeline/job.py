@@ -31,6 +31,11 @@ class Job:
         return max(len(self.sounds), len(self.drivers), 1)
 
     @property
+    def several_speak(self) -> bool:
+        """Whether people must be told apart by their sounds."""
+        return len(self.sounds) > 1
+
+    @property
     def given(self) -> tuple[Path, ...]:
         """All that the video is made from."""
         return (self.image, *self.sounds, *self.drivers)

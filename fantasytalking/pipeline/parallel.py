@@ -42,6 +42,7 @@ class Load(NamedTuple):
 
     config: InferConfig
     driven: bool
+    several: bool
     """Whether videos drive the faces."""
 
 
@@ -102,18 +103,23 @@ class Leader:
         self._count = 0
 
     def open(
-        self, config: InferConfig, load: Callable[[], FantasyTalkingPipeline], *, driven: bool = False
+        self,
+        config: InferConfig,
+        load: Callable[[], FantasyTalkingPipeline],
+        *,
+        driven: bool = False,
+        several: bool = False,
     ) -> FantasyTalkingPipeline:
         """Loads the pipeline, with the transformer on every process.
 
         Args:
-            driven: as `load` was told.
+            driven, several: as `load` was told.
 
         Raises:
             InputError: as `load`; a process could not load it; or it cannot be divided by the number of processes.
         """
         _check(config)
-        _sent(Load(config, driven))
+        _sent(Load(config, driven, several))
         loaded: list[FantasyTalkingPipeline] = []
 
         def parallel() -> FantasyTalkingTransformer3DModel:
@@ -232,7 +238,7 @@ def _check(config: InferConfig) -> None:
 def _load(message: Load) -> FantasyTalkingTransformer3DModel:
     """The transformer alone: the other parts work on the leader."""
     config = message.config
-    weights, device = workplace(config, driven=message.driven)
+    weights, device = workplace(config, driven=message.driven, several=message.several)
     sizes, dtype = asdict(load_model_config(config.model).portrait), getattr(torch, config.precision.value)
     transformer = load_transformer(weights.base, weights.adapter, sizes, dtype, weights.expression_adapter)
     apply_savings(transformer, config.savings, device)

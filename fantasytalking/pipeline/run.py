@@ -38,7 +38,7 @@ STRIDE = 4
 
 def run(job: Job) -> str:
     """Loads the model and makes the video of a job: see `make_video`."""
-    place = workplace(job.config, driven=bool(job.drivers))
+    place = workplace(job.config, driven=bool(job.drivers), several=job.several_speak)
     return make_video(job, place, lambda: load_pipeline(job.config, place.weights, place.device))
 
 

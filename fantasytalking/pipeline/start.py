@@ -27,7 +27,8 @@ def start(arguments: Sequence[str], description: str) -> None:
     leader, code = Leader(), 2
     try:
         _report(
-            parse(arguments, description), lambda job, load: leader.open(job.config, load, driven=bool(job.drivers))
+            parse(arguments, description),
+            lambda job, load: leader.open(job.config, load, driven=bool(job.drivers), several=job.several_speak),
         )
         code = 0
     finally:
@@ -35,7 +36,7 @@ def start(arguments: Sequence[str], description: str) -> None:
 
 
 def _report(job: Job, load: Callable[[Job, Callable[[], FantasyTalkingPipeline]], FantasyTalkingPipeline]) -> None:
-    place = workplace(job.config, driven=bool(job.drivers))
+    place = workplace(job.config, driven=bool(job.drivers), several=job.several_speak)
     make = stream_video if job.config.stream else make_video
     line = make(job, place, lambda: load(job, lambda: load_pipeline(job.config, place.weights, place.device)))
     if job.output == PIPE:

@@ -131,16 +131,28 @@ class Weights:
 
     def places_of(self, driven: bool) -> dict[str, Path]:
         """Those that take part in a video whose faces are driven, or in one whose are not."""
-        return {name: place for name, place in self.places.items() if driven or not name.startswith("expression_")}
+        idle = set() if driven else {"expression_encoder"}
+        if not driven and not self.expression_changes_speech:
+            idle.add("expression_adapter")
+        return {name: place for name, place in self.places.items() if name not in idle}
+
+    @property
+    def expression_changes_speech(self) -> bool:
+        """Whether a video of sounds alone is another with the expression's adapter: where it brings more than that
+        condition, such as to tell several speakers apart."""
+        adapter = self.expression_adapter
+        return adapter is not None and adapter.is_dir() and read_config(adapter).modules != ["expression"]
 
 
-def find_weights(config: InferConfig, *, driven: bool = False) -> Weights:
+def find_weights(config: InferConfig, *, driven: bool = False, several: bool = False) -> Weights:
     """The weights that `config` names; nothing is ever downloaded unasked.
 
     A hub id is looked for in checkpoints/NAME and then in the local cache of the hub.
 
     Args:
-        driven: also what videos need to drive the faces, as far as it is there; else nothing of it is looked for.
+        driven: also what videos need to drive the faces, as far as it is there.
+        several: there are several people; what drives faces may also bring what tells them apart by their sounds.
+            Without either nothing of it is looked for.
 
     Raises:
         InputError: some are not there; one line with the command, size and licence of each.
@@ -151,7 +163,7 @@ def find_weights(config: InferConfig, *, driven: bool = False) -> Weights:
         "adapter": config.adapter,
         "audio_encoder": config.audio_encoder,
         "face_encoder": config.face_encoder,
-        **({"expression_adapter": config.expression_adapter} if driven else {}),
+        **({"expression_adapter": config.expression_adapter} if driven or several else {}),
         **({"expression_encoder": config.expression_encoder} if driven else {}),
     }
     found = find_places(names, within=base_name)
@@ -167,12 +179,18 @@ def find_weights(config: InferConfig, *, driven: bool = False) -> Weights:
         # By itself it goes on a saved pipeline, and counts where something drives.
         found["expression_adapter"], adapter = found.get("expression_adapter") or adapter, None
     weights = Weights(base, adapter, found["audio_encoder"], found["face_encoder"], lora)
-    return _with_expression(weights, found) if driven else weights
+    if not driven and not several:
+        return weights
+    weights = _with_expression(weights, found)
+    if driven:
+        return weights
+    adapter = weights.expression_adapter if weights.expression_changes_speech else None
+    return replace(weights, expression_adapter=adapter, expression_encoder=None)
 
 
 def _with_expression(weights: Weights, named: Mapping[str, Path | None]) -> Weights:
     """With adapter and encoder of the expression: those named, or those that stand where such things stand."""
-    adapter, encoder = named["expression_adapter"], named["expression_encoder"]
+    adapter, encoder = named["expression_adapter"], named.get("expression_encoder")
     inside = weights.base / EXPRESSION_ADAPTER
     if adapter is None and "expression" not in weights.trained_modules() and inside.is_dir():
         adapter = inside

@@ -29,16 +29,17 @@ class Workplace(NamedTuple):
     device: torch.device
 
 
-def workplace(config: InferConfig, *, driven: bool = False) -> Workplace:
+def workplace(config: InferConfig, *, driven: bool = False, several: bool = False) -> Workplace:
     """The weights of a configuration and its device.
 
     Args:
         driven: whether videos drive the faces, so that what that needs is looked for and loaded.
+        several: whether several people speak, likewise.
 
     Raises:
         InputError: weights are missing, or there is no such device.
     """
-    return Workplace(find_weights(config, driven=driven), _device(config))
+    return Workplace(find_weights(config, driven=driven, several=several), _device(config))
 
 
 def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -> FantasyTalkingPipeline:
