@@ -51,6 +51,10 @@ class Reason(StrEnum):
     """Several people, and none of them is clearly the one who talks."""
     SOUNDS_UNMATCHED = "sounds_unmatched"
     """There are sounds of its people, but of more or fewer than are seen."""
+    BLURRED = "blurred"
+    """Somebody's face among several is not sharp."""
+    STILL_FACES = "still_faces"
+    """Somebody's face among several hardly moves, as that of a photograph."""
     FACE_CUT_OFF = "face_cut_off"
     """The face leaves the cropped picture."""
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fantasytalking import media
 from fantasytalking.data.manifest import Reason
 from fantasytalking.data.prepare_framing import Framing, cut_crop
-from fantasytalking.data.prepare_people import centre_of, check_place, choose_people, moved_track
+from fantasytalking.data.prepare_people import centre_of, check_place, choose_people, judge_faces, moved_track
 from fantasytalking.data.prepare_plan import Clip
 from fantasytalking.data.prepare_sound import read_sound, read_speakers
 from fantasytalking.data.refused import Refused
@@ -74,6 +74,7 @@ def prepare_clip(clip: Clip, config: DataConfig) -> PreparedClip:
     for track in tracks:
         check_place(track, config)
     prepared = framing.frame(frames, offset)
+    judge_faces(prepared, tracks, framing.scale, config)
     expression, body = _motion(prepared, tracks)
     mask = np.logical_or.reduce([lip_mask(track.landmarks, *prepared.shape[1:3]) for track in tracks])
     return PreparedClip(

@@ -12,6 +12,7 @@ from fantasytalking.data.refused import Refused
 from fantasytalking.data.settings import DataConfig
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE
 from fantasytalking.perception.face_track import FaceTrack
+from fantasytalking.perception.several_people import TREMBLING, Measured, Refusal, SeveralPeopleConfig, judge_people
 from fantasytalking.perception.talking import choose_talking, in_focus
 
 
@@ -91,3 +92,53 @@ def check_place(track: FaceTrack, config: DataConfig) -> None:
     share = float(inside.mean())
     if share < config.min_face_share:
         raise Refused(Reason.FACE_CUT_OFF, f"the face is whole in {share:.0%} of the frames")
+
+
+def judge_faces(frames: NDArray[np.uint8], tracks: Sequence[FaceTrack], scale: float, config: DataConfig) -> None:
+    """Holds that each of several people can be learned from: sharp, moving, and seen together with the others.
+
+    Nothing is held of one person, nor of anybody where `config.judge_people` is off.
+
+    Args:
+        frames: (T, H, W, 3) uint8, the prepared pictures.
+        tracks: the people whom the features will tell of, in pixels of these pictures.
+        scale: these pixels for one of the pictures in which the faces were followed.
+
+    Raises:
+        Refused: somebody is blurred, still or too small, or they are too rarely seen together.
+    """
+    if not config.judge_people or len(tracks) == 1:
+        return
+    limits = SeveralPeopleConfig(
+        min_people=len(tracks),  # a still face among them would teach stillness
+        min_share=config.min_face_share,
+        min_face_size=config.min_face_size,
+        min_face_pixels=config.min_face_pixels,
+        max_blur=config.max_face_blur,
+        min_movement=config.min_face_movement,
+        trembling=TREMBLING * scale,
+    )
+    judgement = judge_people(frames, tracks, limits)
+    if judgement.refusals:
+        told = [_reason(refusal, judgement.measured, tracks, config) for refusal in judgement.refusals]
+        raise Refused(told[0][0], "; ".join(detail for _, detail in told))
+
+
+def _reason(
+    refusal: Refusal, measured: Sequence[Measured], tracks: Sequence[FaceTrack], config: DataConfig
+) -> tuple[Reason, str]:
+    """Why, with the value that is furthest off and the limit."""
+    if refusal is Refusal.BLURRED:
+        blur = max(person.blur for person in measured)
+        return Reason.BLURRED, f"the blur of a face is {blur:.3f}, at most {config.max_face_blur:g} is allowed"
+    if refusal is Refusal.STILL:
+        movement = min(person.movement for person in measured)
+        least = f"at least {config.min_face_movement:g} is needed"
+        return Reason.STILL_FACES, f"the movement of a face is {movement:.6f} squared interocular distances, {least}"
+    smallest = min(person.size * track.height for person, track in zip(measured, tracks, strict=True))
+    if smallest < config.min_face_pixels:
+        least = f"at least {config.min_face_pixels} are needed to learn from several people"
+        return Reason.FACE_TOO_SMALL, f"a face is {smallest:.1f} pixels high, {least}"
+    share = float(np.all([track.known for track in tracks], axis=0).mean())
+    least = f"at least {config.min_face_share:.0%} are needed"
+    return Reason.FACE_LOST, f"all {len(tracks)} people are seen together in {share:.0%} of the frames; {least}"

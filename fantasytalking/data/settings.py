@@ -54,6 +54,14 @@ class DataConfig:
     """Folder of an expression encoder; none: what drives the faces is not told."""
     people: int = 1
     """Most people of a clip, all of whom it is about; 1: it is about the one who talks."""
+    judge_people: bool = False
+    """Leave out a clip of several people where one of them is blurred or holds still. Clips of one are not judged."""
+    max_face_blur: float = 0.62
+    """Blur of a face in the prepared picture, [0, 1]; as the next two, only with `judge_people`."""
+    min_face_movement: float = 0.0001
+    """Variance of brows, lids and lips beyond the landmarks' own trembling, in squared interocular distances."""
+    min_face_pixels: int = 32
+    """Height of a face in the prepared picture."""
 
     fps: float = 25.0
     """Frames a second of the clips; other rates are resampled to the nearest frames."""
@@ -109,6 +117,9 @@ class DataConfig:
             "frames": (5, 1201),
             "stride": (1, 100_000),
             "people": (1, MOST_PEOPLE),
+            "max_face_blur": (0.01, 1),
+            "min_face_movement": (0, 0.99),
+            "min_face_pixels": (8, 4096),
             "cut_threshold": (0, 1),
             "min_frame_rate": (0, 1),
             "max_enlargement": (0.1, 100),
@@ -122,11 +133,7 @@ class DataConfig:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie from {low:g} to {high:g}")
-        if self.people > 1 and self.expression_encoder is None:
-            raise InputError(
-                f"people is {self.people} and expression_encoder is not set, without which nobody's place is told; "
-                "give the folder of an encoder"
-            )
+        self._check_people()
         for text, bucket in zip(self.buckets, parsed, strict=True):
             if any(size % 16 or not 16 <= size <= 4096 for size in bucket):
                 raise InputError(f"bucket {text}: width and height must be multiples of 16, from 16 to 4096")
@@ -137,6 +144,16 @@ class DataConfig:
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")
+
+    def _check_people(self) -> None:
+        if self.people > 1 and self.expression_encoder is None:
+            raise InputError(
+                f"people is {self.people} and expression_encoder is not set, without which nobody's place is told; "
+                "give the folder of an encoder"
+            )
+        for name in ("min_face_share", "min_face_size"):
+            if self.judge_people and getattr(self, name) == 0:
+                raise InputError(f"{name} is 0 and judge_people is on; give more than 0, or judge_people=false")
 
     @property
     def duration(self) -> float:
@@ -159,9 +176,12 @@ class DataConfig:
         deciding = asdict(self) | {"format": FORMAT, "fit": self.fit.value, "precision": self.precision.value}
         for name in ("normaliser", "device", "threads", "contact_sheet_clips"):
             deciding.pop(name)
-        # Corpora of one person, made before there were such settings, can be gone on with.
+        # Corpora that were made before there were such settings, and without them, can be gone on with.
         if self.expression_encoder is None:
             deciding.pop("expression_encoder")
         if self.people == 1:
             deciding.pop("people")
+        if self.people == 1 or not self.judge_people:
+            for name in ("judge_people", "max_face_blur", "min_face_movement", "min_face_pixels"):
+                deciding.pop(name)
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]

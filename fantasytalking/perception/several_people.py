@@ -50,6 +50,8 @@ class SeveralPeopleConfig:
     """`face_blur`, at most."""
     min_movement: float = 0.0001
     """Variance of brows, lids and lips beyond the landmarks' own trembling, squared interocular distances."""
+    trembling: float = TREMBLING
+    """Pixels of the tracks. Tracks that were scaled tremble as much more or less."""
 
     def validate(self) -> None:
         """Raises:
@@ -64,6 +66,8 @@ class SeveralPeopleConfig:
             raise InputError(f"min_face_pixels is {self.min_face_pixels}; give a number from 8 to 4096")
         if not 0 <= self.min_movement < 1:
             raise InputError(f"min_movement is {self.min_movement}; give a variance from 0 to below 1")
+        if not 0 <= self.trembling <= 100:
+            raise InputError(f"trembling is {self.trembling}; give pixels from 0 to 100")
 
 
 class Measured(NamedTuple):
@@ -76,7 +80,7 @@ class Measured(NamedTuple):
     blur: float
     """Median `face_blur`, in [0, 1]."""
     movement: float
-    """Variance of the expression (`measure_motion`) less that of `TREMBLING`, squared interocular distances, not below
+    """Variance of the expression (`measure_motion`) less that of `trembling`, squared interocular distances, not below
     0; 0 for a face that is hardly seen."""
 
 
@@ -109,7 +113,7 @@ def judge_people(
     for track in tracks:
         if len(track.times) != len(frames):
             raise InputError(f"a face was followed over {len(track.times)} frames and there are {len(frames)}")
-    measured = tuple(_measure(frames, track) for track in tracks)
+    measured = tuple(_measure(frames, track, config.trembling) for track in tracks)
     present = [
         number
         for number, person in enumerate(measured)
@@ -147,20 +151,20 @@ def _together(tracks: Sequence[FaceTrack], people: list[int], config: SeveralPeo
     return float((seen >= config.min_people).mean()) >= config.min_share
 
 
-def _measure(frames: NDArray[np.uint8], track: FaceTrack) -> Measured:
+def _measure(frames: NDArray[np.uint8], track: FaceTrack, trembling: float) -> Measured:
     boxes, known = track.boxes, np.flatnonzero(track.known)
     looks = known[np.linspace(0, len(known) - 1, min(LOOKS, len(known))).round().astype(int)]
     blur = float(np.median([face_blur(frames[index], boxes[index]) for index in looks]))
     size = float(np.median(boxes[known, 3] - boxes[known, 1])) / track.height
-    return Measured(float(track.known.mean()), size, blur, _movement(track))
+    return Measured(float(track.known.mean()), size, blur, _movement(track, trembling))
 
 
-def _movement(track: FaceTrack) -> float:
+def _movement(track: FaceTrack, trembling: float) -> float:
     times = track.times[track.known]
     if len(times) < 2 or np.ptp(times) < 0.5:  # too short for `measure_motion`
         return 0.0
-    trembling = 2 * (TREMBLING / float(np.nanmedian(track.interocular))) ** 2
-    return max(0.0, measure_motion(track).expression - trembling)
+    still = 2 * (trembling / float(np.nanmedian(track.interocular))) ** 2
+    return max(0.0, measure_motion(track).expression - still)
 
 
 def _place(track: FaceTrack) -> float:

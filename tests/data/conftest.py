@@ -3,10 +3,22 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
 from tests.tiny_components import build
 
 
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("components"))
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an expression encoder."""
+    torch.manual_seed(0)
+    network = ExpressionNetwork(ExpressionEncoderConfig(channels=[8, 8, 8, 8], hidden=8))
+    folder = tmp_path_factory.mktemp("driver") / "expression_encoder"
+    ExpressionEncoder(network).save_pretrained(folder)
+    return folder

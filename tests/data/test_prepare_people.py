@@ -17,7 +17,7 @@ from fantasytalking.data.prepare_people import choose_people
 from fantasytalking.data.prepare_plan import Clip, VideoFile
 from fantasytalking.data.refused import Refused
 from fantasytalking.data.settings import DataConfig
-from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
+from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE
 from fantasytalking.errors import InputError
 from fantasytalking.perception.face_crop import five_points
@@ -28,15 +28,6 @@ from tests.data.videos import good_videos
 
 WIDTH, HEIGHT, SCALE = 256, 128, 0.5
 PLAN = GroupPlan(20, 3, (Role(31, "Move up, we go."), Role(4, "")), seed=1, expression=0.7, body=0.4)
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    network = ExpressionNetwork(ExpressionEncoderConfig(channels=[8, 8, 8, 8], hidden=8))
-    folder = tmp_path_factory.mktemp("driver") / "expression_encoder"
-    ExpressionEncoder(network).save_pretrained(folder)
-    return folder
 
 
 @dataclass

@@ -115,6 +115,7 @@ def test_nobody_at_all_is_too_few(moving: Planted) -> None:
         {"min_face_pixels": 4},
         {"max_blur": 0.0},
         {"min_movement": -1e-9},
+        {"trembling": -0.1},
     ],
 )
 def test_impossible_limits_are_refused(wrong: dict[str, float], moving: Planted) -> None:
