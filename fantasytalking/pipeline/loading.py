@@ -85,7 +85,7 @@ def load_saved(
     pipeline = pipeline_class(**parts, **ready, **settings)
     _settle(pipeline)
     pipeline.face_network = find_onnx(folder)
-    pipeline.expression_network = _expression_encoder(expression_adapter, folder)
+    pipeline.expression_network = find_expression_encoder(expression_adapter, folder)
     pipeline.motion_normaliser = read_normaliser(folder)
     return pipeline
 
@@ -133,7 +133,7 @@ def load_base(
     )
     _settle(pipeline)
     pipeline.face_network = find_onnx(base) if face_encoder is None else existing_file(face_encoder, "face encoder")
-    pipeline.expression_network = _expression_encoder(expression_adapter, adapter, base)
+    pipeline.expression_network = find_expression_encoder(expression_adapter, adapter, base)
     pipeline.motion_normaliser = read_normaliser(adapter) or read_normaliser(base)
     return pipeline
 
@@ -183,8 +183,8 @@ def find_onnx(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _expression_encoder(*places: str | Path | None) -> Path | None:
-    """The encoder that reads drivers: the first that stands in one of the folders."""
+def find_expression_encoder(*places: str | Path | None) -> Path | None:
+    """The encoder that reads drivers: the first that stands in one of the folders; None where none does."""
     folders = (Path(place) / EXPRESSION_ENCODER for place in places if place is not None)
     return next((folder for folder in folders if folder.is_dir()), None)
 

@@ -14,6 +14,7 @@ from fantasytalking.models.guidance_embedder import MAX_SCALE, MAX_WINDOWS, Dist
 from fantasytalking.regions import Background
 from fantasytalking.training.expression import ExpressionConfig
 from fantasytalking.training.limits import between, share
+from fantasytalking.training.validation_settings import ValidationConfig
 
 
 class LossWeight(Enum):
@@ -331,36 +332,6 @@ class LoggingConfig:
 
 
 @dataclass
-class ValidationConfig:
-    """A video of a fixed portrait and sound every so many steps; 0 = never."""
-
-    every: int = 0
-    portrait: str | None = None
-    """A picture."""
-    audio: str | None = None
-    """A sound."""
-    seconds: float = 4.0
-    """At most so much of it."""
-    prompt: str = "A person is talking."
-    motion: float = 0.5
-    steps: int = 30
-    seed: int = 0
-    infer: str | None = None
-    """YAML of inference settings, for guidance and encoders; none: configs/<model>/infer.yaml."""
-
-    def validate(self) -> None:
-        """Portrait and sound are given when they are needed."""
-        between("validation.every", self.every, 0, 10**8)
-        between("validation.seconds", self.seconds, 0.2, 30)
-        between("validation.seed", self.seed, 0, 2**63 - 1)
-        share("validation.motion", self.motion)
-        between("validation.steps", self.steps, 1, 1000)
-        for name in ("portrait", "audio"):
-            if self.every and not getattr(self, name):
-                raise InputError(f"validation.every is {self.every} and validation.{name} is not given; give a file")
-
-
-@dataclass
 class TrainConfig:
     """A training run."""
 
@@ -392,3 +363,8 @@ class TrainConfig:
         between("batch", self.batch, 1, 4096)
         between("accumulation", self.accumulation, 1, 65536)
         self.data.collate(self.stage.alignment)
+        if self.validation.drive and self.stage.expression is None:
+            raise InputError(
+                f"validation.drive names {len(self.validation.drive)} video(s), and this stage has no expression "
+                "condition that they could drive; leave them out, or set stage.expression"
+            )

@@ -23,7 +23,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.batches import Layout, MicroBatch, step_loader
-from fantasytalking.training.config import Optimiser, Precision, TrainConfig, ValidationConfig
+from fantasytalking.training.config import Optimiser, Precision, TrainConfig
 from fantasytalking.training.distillation import distillation_loss
 from fantasytalking.training.ema import MovingAverage
 from fantasytalking.training.model import build_model
@@ -34,6 +34,7 @@ from fantasytalking.training.report import Meter, append_line, forget_after, sca
 from fantasytalking.training.resume import Checkpoints, Progress, check_output, check_same_run
 from fantasytalking.training.state import RunState
 from fantasytalking.training.trainable import trainable_table
+from fantasytalking.training.validation_settings import ValidationConfig
 
 logger = logging.getLogger(__name__)
 

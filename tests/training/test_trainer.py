@@ -13,9 +13,10 @@ from fantasytalking.audio_checkpoint import to_official, write_released
 from fantasytalking.checkpoint import load_adapter, read_adapter
 from fantasytalking.errors import InputError
 from fantasytalking.models.assembly import portrait_module
-from fantasytalking.training.config import Optimiser, TrainConfig, ValidationConfig
+from fantasytalking.training.config import Optimiser, TrainConfig
 from fantasytalking.training.model import build_model
 from fantasytalking.training.trainer import Trainer, ValidationResult
+from fantasytalking.training.validation_settings import ValidationConfig
 from tests.training.conftest import Configure
 from tests.training.runs import adapter, checkpoint, log, loss_on_the_corpus, losses, same
 from tests.training.tiny_corpus import make_corpus
