@@ -16,7 +16,11 @@ LOOK_AROUND_EVERY = 2.0
 """Seconds between two looks for people who are not followed yet."""
 
 SEARCH_EVERY = 0.2
-"""Seconds between two searches for a lost face, when `SEARCH_HARD_FOR` seconds of searching in every frame are over."""
+"""Seconds between two searches for a lost face, when `SEARCH_HARD_FOR` seconds of searching in every frame are over;
+and for more people, while a shot is younger than `SETTLING` seconds and fewer than are wanted are followed."""
+
+SETTLING = 2.0
+"""After that, only every `LOOK_AROUND_EVERY`."""
 
 SEARCH_HARD_FOR, SEARCH_FOR = 0.5, 2.0
 """Seconds that a lost face is searched for in every frame, and at all while others are still followed."""
@@ -77,6 +81,18 @@ class Person:
         seen = landmark_centre(landmarks)
         return landmarks if seen.near(self.box) and not any(same_place(seen, other) for other in others) else None
 
+    def look_first(self, frame: np.ndarray, others: list[Box], found: list[Box]) -> np.ndarray | None:
+        """As `look`, where several faces were `found`, this one among them.
+
+        FaceMesh takes whatever face is clearest in its window, and of two that touch that may be the neighbour's. Then
+        it looks again, at a picture without the neighbours.
+        """
+        landmarks = self.look(frame, others)
+        if landmarks is not None and _nearest(landmark_centre(landmarks), found) != self.box:
+            restart(self.mesh)
+            landmarks = self.look(frame, [*others, *(box for box in found if box != self.box)])
+        return landmarks
+
     def has_changed(self, frame: np.ndarray, landmarks: np.ndarray) -> bool:
         """Whether the colours under the landmarks differ from those of the last call as no movement explains."""
         height, width = frame.shape[:2]
@@ -113,19 +129,24 @@ class FaceFollower:
         self.people: list[Person] = []
         self.thumbnail: np.ndarray | None = None
         self.shot = 0
-        self.looked_at = self.searched_at = -np.inf
+        self.looked_at = self.searched_at = self.shot_since = -np.inf
 
     def step(self, index: int, time: float, frame: np.ndarray) -> None:
         """Finds everybody in one (H, W, 3) uint8 frame shown at `time` seconds."""
+        if self.thumbnail is None:
+            self.shot_since = time
         if self._is_cut(frame):
             self.shot += 1
+            self.shot_since = time
             self.looked_at = self.searched_at = -np.inf
             for person in self.people:
                 person.following = False
         for person in self._following():
             self._follow(person, index, time, frame)
+        following = len(self._following())
         missed = min((time - person.seen_at for person in self.people if self._is_missed(person)), default=np.inf)
-        searching = missed < SEARCH_FOR or not self._following()
+        settling = time - self.shot_since < SETTLING and following < self.max_people
+        searching = missed < SEARCH_FOR or settling or not following
         pause = 0.0 if missed < SEARCH_HARD_FOR else SEARCH_EVERY
         if (searching and time - self.searched_at >= pause) or time - self.looked_at >= LOOK_AROUND_EVERY:
             self._look_around(index, time, frame, thorough=searching)
@@ -166,12 +187,13 @@ class FaceFollower:
     def _look_around(self, index: int, time: float, frame: np.ndarray, *, thorough: bool) -> None:
         """Detects faces; each that nobody has is given to the lost person it fits, else to a new one."""
         self.looked_at = self.searched_at = time
-        for box in self.detector.find(frame, thorough=thorough):
+        boxes = self.detector.find(frame, thorough=thorough)
+        for box in boxes:
             following = self._following()
             if len(following) >= self.max_people or any(same_place(person.box, box) for person in following):
                 continue
             newcomer = Person(box, frame.shape[0], frame.shape[1])
-            landmarks = newcomer.look(frame, [person.box for person in following])
+            landmarks = newcomer.look_first(frame, [person.box for person in following], boxes)
             if landmarks is None or not self._examine(newcomer, time, frame, landmarks):
                 newcomer.mesh.close()
                 continue
@@ -201,6 +223,11 @@ class FaceFollower:
 def same_place(one: Box, other: Box) -> bool:
     """Whether two boxes cover the same face: centres within half the larger size."""
     return bool(np.hypot(one.x - other.x, one.y - other.y) < 0.5 * max(one.size, other.size))
+
+
+def _nearest(place: Box, boxes: list[Box]) -> Box:
+    """The one of at least one box whose centre is nearest."""
+    return min(boxes, key=lambda box: float(np.hypot(place.x - box.x, place.y - box.y)))
 
 
 def _sits_well(box: Box, window: Window, height: int, width: int) -> bool:

@@ -70,10 +70,10 @@ def track_faces(
 ) -> list[FaceTrack]:
     """Follows every face through a video.
 
-    A face that is lost is searched for in every frame for half a second and then five times a second; people who come
-    later are found within two seconds. Short gaps are filled by straight lines and marked. After a hard cut a face
-    counts as somebody already seen only if it looks very like them, else as somebody new: nobody is given another's
-    landmarks.
+    A face that is lost is searched for in every frame for half a second and then five times a second. While fewer than
+    `max_people` are followed, others are looked for five times a second in the first two seconds of a shot, and every
+    two seconds after them. Short gaps are filled by straight lines and marked. After a hard cut a face counts as
+    somebody already seen only if it looks very like them, else as somebody new: nobody is given another's landmarks.
 
     Args:
         frames: pairs of seconds and (H, W, 3) uint8 RGB, as `iter_frames` gives them (only one frame is held), or an

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -100,6 +101,40 @@ def test_two_people_keep_their_tracks(talker: Scene, listener: Scene) -> None:
     assert (centres(left) < SIZE).all() and (centres(right) > SIZE).all()
     assert np.corrcoef(mouth_opening(left.landmarks), talker.mouth)[0, 1] > 0.95
     assert np.nanmax(mouth_opening(right.landmarks)) < 0.1
+
+
+@pytest.fixture(scope="module")
+def touching() -> np.ndarray:
+    """(6, 96, 160, 3) two heads that touch: FaceMesh sees the right face through the window around the left one."""
+    from fantasytalking.portrait_world.group_clip import GroupPlan, Role, gather
+    from fantasytalking.portrait_world.state import FaceState
+
+    group = gather(GroupPlan(17, 2, (Role(17, ""), Role(15, "")), seed=0), (160, 96), 1.1846)
+    left = FaceState(mouth_width=0.92, brow=0.3, smile=0.13, gaze_x=0.09, yaw=0.117, roll=0.06, x=-0.0144)
+    right = FaceState(mouth_open=0.05, mouth_width=0.79, brow=0.22, yaw=-0.095, pitch=0.03, x=-0.0153, y=-0.006)
+    opening = 0.62 - 0.09 * np.arange(6)
+    return np.stack([group.frame([replace(left, mouth_open=float(gap)), right]) for gap in opening])
+
+
+def test_two_who_touch_are_both_followed_from_the_first_frame(touching: np.ndarray) -> None:
+    tracks = track_faces(touching, TIMES[:6])
+    assert len(tracks) == 2 and all(one.present.all() for one in tracks)
+    left, right = sorted(tracks, key=lambda one: np.nanmean(centres(one)))
+    assert (centres(left) < 50).all() and (centres(right) > 65).all()
+    assert np.ptp(mouth_opening(left.landmarks)) > 4 * np.ptp(mouth_opening(right.landmarks)), "everyone's own mouth"
+
+
+def test_who_is_missed_at_first_is_found_soon(talker: Scene, listener: Scene) -> None:
+    frames = side_by_side(talker.frames[:12], listener.frames[:12])
+    frames[:3, 30:100, 20:110] = 128  # a hand before the left face
+    left, right = sorted(track_faces(frames, TIMES[:12]), key=lambda one: np.nanmean(centres(one)))
+    assert right.present.all()
+    assert not left.known[:3].any() and left.present[4:].all(), "looked for again after 0.2 s"
+
+
+def test_looking_for_others_leaves_one_person_bit_for_bit(talker: Scene, track: FaceTrack) -> None:
+    (alone,) = track_faces(talker.frames, talker.times, max_people=1)
+    assert np.array_equal(alone.landmarks, track.landmarks) and np.array_equal(alone.confidence, track.confidence)
 
 
 def test_hiding_one_of_two_does_not_give_the_other_away(talker: Scene, listener: Scene) -> None:
