@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -68,8 +68,14 @@ COMPONENT_STEPS = (*ENCODERS, "stills", "base", "expression_encoder")
 """Not done when finished components are given."""
 
 
-def build(config: BuildConfig, output: Path, until: str = NAMES[-1]) -> None:
+def build(config: BuildConfig, output: Path, until: str = NAMES[-1], only: Collection[str] = NAMES) -> None:
     """Does every step up to `until` that is not done yet; from `pack` on the finished folder has its model card.
+
+    Args:
+        config: the recipe.
+        output: where the finished pipeline goes.
+        until: the last step.
+        only: steps that may be done; the others are passed over, in silence, for whom their results lie elsewhere.
 
     Raises:
         InputError: no such step, a step was done with other settings, or one fails.
@@ -80,6 +86,8 @@ def build(config: BuildConfig, output: Path, until: str = NAMES[-1]) -> None:
     prints: dict[str, str] = {}
     for place, step in enumerate(STEPS, start=1):
         prints[step.name] = _fingerprint(step, config, prints)
+        if step.name not in only:
+            continue
         what = f"[{place}/{len(STEPS)}] {step.name}"
         if _is_given(step, config):
             logger.info(f"{what}: taken from '{config.components}'")

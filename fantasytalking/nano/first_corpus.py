@@ -1,4 +1,6 @@
-"""Nano's corpus on first use: what makes `accelerate launch scripts/train_stage1.py` work with no argument."""
+"""Nano's corpora on first use: what makes `accelerate launch scripts/train_stage1.py` and the scripts of the other
+stages work with no argument.
+"""
 
 import logging
 import os
@@ -6,21 +8,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from fantasytalking.config import CONFIGS, load_config
 from fantasytalking.data.manifest import MANIFEST
+from fantasytalking.errors import InputError
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.nano.build import build
-from fantasytalking.nano.config import BuildConfig, VideosConfig
+from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.workshop import Workshop
+from fantasytalking.pipeline.loading import NORMALISER
 from fantasytalking.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 RECIPE = CONFIGS / "nano" / "build.yaml"
-LAST_STEP = "prepare"
+ALONE: tuple[str, ...] = ("videos", "prepare")
+PEOPLE: tuple[str, ...] = ("videos", "people_videos", "people_prepare")
+"""Steps of the build that make each corpus where the encoders are finished."""
 DRAWN, PREPARED = 4.0, 3.5
-"""Seconds that a core takes to draw and speak a video of 96 pixels, and to track and encode it."""
+"""Seconds that a core takes to draw and speak a video of 96 pixels, and to track and encode it, for every person."""
 _LAUNCHER = ("ACCELERATE_", "FSDP_", "DEEPSPEED_", "TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_", "LOCAL_")
 _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE")
 
@@ -28,35 +35,84 @@ _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE")
 def make_first_corpus(config: TrainConfig, recipe: Path = RECIPE) -> None:
     """Draws, tracks and encodes the clips of the recipe, where a run asks for them and they are not there yet.
 
-    The encoders are those of the run's base, so that features and model agree. The first process works, with processes
-    of its own; the others wait. Interrupted, it goes on where it was. Runs on any other corpus are left alone.
+    For the portrait stage they are clips of one and of several people, with what drives their faces. The encoders are
+    those of the run's base, so that features and model agree. The first process works, with processes of its own; the
+    others wait. Interrupted, it goes on where it was. Runs on any other corpus are left alone.
 
     Raises:
-        InputError: the folder cannot be written or holds other clips, or a script that was run ended with an error.
+        InputError: the folder cannot be written or holds other clips, the base tells nothing of faces that are driven,
+            or a script that was run ended with an error.
     """
     base = config.base or load_model_config(config.model).base
     build_config = load_config(BuildConfig, recipe, [f"components={base}"])
     shop = Workshop(build_config, Path(base))
-    manifest = shop.corpus / MANIFEST
-    if config.model != build_config.model or config.data.manifests != [str(manifest)]:
+    steps = _steps_of(shop, config.data.manifests)
+    if config.model != build_config.model or steps is None:
         return
+    manifest = Path(config.data.manifests[0])
     if manifest.is_file() or not (Path(base) / "vae").is_dir():
         return
+    if steps == PEOPLE:
+        _check_driving(shop)
     if int(os.environ.get("RANK", "0")) != 0:
         _wait_for(manifest)
         return
-    logger.info(_announcement(manifest, build_config.videos, shop.processes))
+    logger.info(_announcement(manifest, _work_of(shop, steps), shop.processes))
     with _without_launcher():
-        build(build_config, Path(base), LAST_STEP)
+        build(build_config, Path(base), steps[-1], only=steps)
 
 
-def _announcement(manifest: Path, videos: VideosConfig, processes: int) -> str:
-    count = videos.identities * videos.sentences + videos.held_out
-    minutes = count * (DRAWN + PREPARED) / processes / 60
+def _steps_of(shop: Workshop, manifests: list[str]) -> tuple[str, ...] | None:
+    """What makes the corpus of these manifests; None for those of others."""
+    made_by = {str(shop.corpus / MANIFEST): ALONE, str(shop.portrait_corpus / MANIFEST): PEOPLE}
+    return made_by.get(manifests[0]) if len(manifests) == 1 else None
+
+
+def _check_driving(shop: Workshop) -> None:
+    """Holds that the base has what tells how faces are driven."""
+    if not shop.expression_encoder.is_dir():
+        raise InputError(
+            f"there is no expression encoder at '{shop.expression_encoder}', which tells what drives the faces of a "
+            "corpus; make one with: python scripts/build_nano.py"
+        )
+    if not (shop.output / NORMALISER).is_file():
+        raise InputError(f"there is no '{shop.output / NORMALISER}'; the base must be a finished pipeline")
+
+
+class _Work(NamedTuple):
+    """What is still to be done for a corpus. A video of two people is two faces."""
+
+    videos: int
+    """To be drawn and spoken."""
+    drawn: int
+    """Faces of these."""
+    prepared: int
+    """Faces to be tracked and encoded."""
+
+
+def _work_of(shop: Workshop, steps: tuple[str, ...]) -> _Work:
+    one, several = shop.config.videos, shop.config.people_videos
+    count = one.identities * one.sentences + one.held_out
+    missing = count - _there(shop.work / "videos") - _there(shop.work / "videos_held_out")
+    if steps != PEOPLE:
+        return _Work(missing, missing, count)
+    pictures = several.identities * several.sentences
+    together = pictures - _there(shop.work / "people_videos")
+    alone = min(several.alone, one.identities) * one.sentences
+    return _Work(missing + together, missing + together * several.people, alone + pictures * several.people)
+
+
+def _there(videos: Path) -> int:
+    """Videos that an interrupted run, or that of another stage, has drawn before."""
+    return sum(1 for _ in videos.glob("group*/*/video.mp4"))
+
+
+def _announcement(manifest: Path, work: _Work, processes: int) -> str:
+    minutes = (work.drawn * DRAWN + work.prepared * PREPARED) / processes / 60
     return (
-        f"there is no corpus at '{manifest}' yet, so it is made first, once: {count} videos of the portrait world are "
-        f"drawn and spoken, then tracked and encoded; about {minutes:.0f} minutes on {processes} process(es). "
-        "Interrupted, the same command goes on"
+        f"there is no corpus at '{manifest}' yet, so it is made first, once: {work.videos} videos of the portrait "
+        f"world are drawn and spoken, then all are tracked and encoded; about {minutes:.0f} minutes on {processes} "
+        "process(es). Interrupted, the same command goes on"
     )
 
 

@@ -55,6 +55,12 @@ def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
         build(load_config(BuildConfig, SMOKE), tmp_path / "nano", "vea")
 
 
+def test_what_is_not_among_the_wanted_steps_is_passed_over(tmp_path: Path) -> None:
+    config = load_config(BuildConfig, SMOKE, [f"work={tmp_path / 'work'}"])
+    build(config, tmp_path / "nano", only=())
+    assert list(tmp_path.iterdir()) == [], "no step was done and no card written"
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
