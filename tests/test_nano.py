@@ -24,14 +24,18 @@ from fantasytalking.perception.signals import loudness
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
 from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.workplace import load_pipeline, workplace
 from fantasytalking.portrait_world.clip import Act, ClipPlan, Sitter, act
 from fantasytalking.portrait_world.corpus import HELD_OUT_SENTENCES, read_sentences
+from fantasytalking.portrait_world.group import Group
 from fantasytalking.portrait_world.identity import HELD_OUT_IDENTITIES, make_identity
 
 NANO = Path(__file__).resolve().parent.parent / "checkpoints" / "nano"
 SAMPLE_RATE = 16_000
 PEOPLE = 8
 SECONDS_APART = 2
+TALK_SECONDS = 2
+WIDE = "160x96"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -103,6 +107,10 @@ def held_out_act(number: int) -> tuple[int, Act]:
     return identity, act(make_identity(identity), ClipPlan(identity, sentence, sentences[sentence], 0))
 
 
+def true_opening(acted: Act, frames: int) -> np.ndarray:
+    return np.array([state.mouth_open for state in acted.performance.states])[:frames]
+
+
 def tell(line: str) -> None:
     print(line)  # noqa: T201
 
@@ -121,7 +129,7 @@ def test_mouths_of_people_it_never_met_say_the_sentence(nano: Nano):
     for number in range(PEOPLE):
         identity, acted = held_out_act(number)
         opening = nano.say(nano.portrait(identity), heard(acted)).opening
-        true = np.array([state.mouth_open for state in acted.performance.states])[: len(opening)]
+        true = true_opening(acted, len(opening))
         seen = np.isfinite(opening[: len(true)])
         measured.append(opening[: len(true)][seen])
         known.append(true[seen])
@@ -130,6 +138,41 @@ def test_mouths_of_people_it_never_met_say_the_sentence(nano: Nano):
     tell(f"mouth opening against the truth: {own:.3f}; against the truth rolled by half: {rolled:.3f}")
     assert own >= 0.7
     assert rolled < 0.3
+
+
+def test_two_people_say_a_sentence_each(nano: Nano):
+    place = workplace(nano.config, several=True)
+    pipe = load_pipeline(nano.config, place.weights, place.device)
+    pipe.set_progress_bar_config(disable=True)
+    measured, own, others = [], [], []
+    for first in range(0, PEOPLE, 2):
+        (left, one), (right, two) = held_out_act(first), held_out_act(first + 1)
+        group = Group([left, right], (320, 192), nano.closeness, np.random.default_rng(first))
+        portrait = frame_portrait(group.portrait(), parse_sizes([WIDE]), people=2)
+        made = pipe(
+            portrait,
+            [heard(acted)[: TALK_SECONDS * SAMPLE_RATE] for acted in (one, two)],
+            nano.config.prompt,
+            **nano.config.guidance.arguments(),
+            fps=nano.config.fps,
+            window_frames=nano.config.window_frames,
+            overlap_frames=nano.config.overlap_frames,
+            generator=torch.Generator().manual_seed(first),
+        )
+        frames = (made.frames[0] * 255).round().astype(np.uint8)
+        tracks = track_faces(frames, np.arange(len(frames)) / nano.config.fps, max_people=2)
+        assert len(tracks) == 2
+        tracks.sort(key=lambda track: float(np.nanmean(track.landmarks[..., 0])))
+        true = [true_opening(acted, len(frames)) for acted in (one, two)]
+        for track, mine, theirs in zip(tracks, true, true[::-1], strict=True):
+            opening = mouth_opening(track.landmarks).astype(np.float64)
+            seen = np.isfinite(opening)
+            measured.append(opening[seen])
+            own.append(mine[seen])
+            others.append(theirs[seen])
+    to_own, to_other = pooled(measured, own), pooled(measured, others)
+    tell(f"two speakers, mouth opening against one's own sentence: {to_own:.3f}; against the other's: {to_other:.3f}")
+    assert to_own - to_other >= 0.4
 
 
 def test_the_mouth_rests_in_silence(nano: Nano):
