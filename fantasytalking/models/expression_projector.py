@@ -24,7 +24,8 @@ class ExpressionProjector(nn.Module):
 
     Plain: a linear layer without bias each (two with `sizes.plain_width`), then one shared LayerNorm. Learned
     (expression-augmented learning): queries that decompose the part by cross-attention. The tokens of a frame are head,
-    eye, emotion, mouth, then the learned ones in `LEARNED_ORDER`.
+    eye, emotion, mouth, then the learned ones in `LEARNED_ORDER`. Attention does not see in which order the tokens of a
+    window stand; with `sizes.positions` a learned vector for every place tells it, as `AudioProjector` has them.
     """
 
     def __init__(self, sizes: ExpressionSizes) -> None:
@@ -34,6 +35,9 @@ class ExpressionProjector(nn.Module):
         dims, learned = (dict(zip(PARTS, values, strict=True)) for values in (sizes.dims, sizes.learned))
         self.plain = nn.ModuleDict({part: _plain(dims[part], sizes) for part in PARTS})
         self.norm = nn.LayerNorm(sizes.token_dim)
+        places = torch.empty(sizes.window_length, sizes.token_dim)
+        self.positions = nn.Parameter(places) if sizes.positions else None
+        self.reset_positions()
         shape = (sizes.token_dim, sizes.width, sizes.depth, sizes.heads, sizes.head_dim)
         self.learned = nn.ModuleDict(
             {part: PartResampler(dims[part], learned[part], *shape) for part in LEARNED_ORDER if learned[part]}
@@ -46,7 +50,7 @@ class ExpressionProjector(nn.Module):
         return torch.cat([plain, *(resampler(parts[part]) for part, resampler in self.learned.items())], dim=-2)
 
     def windows(self, features: Tensor, present: Tensor) -> Tensor:
-        """Tokens of every latent frame's window, zeros outside the clip and where no face was present.
+        """Tokens of every latent frame's window, zeros and their places outside the clip and where no face was present.
 
         Args:
             features: (B, P, N, sum of dims).
@@ -58,7 +62,8 @@ class ExpressionProjector(nn.Module):
         # What stands where nobody is may be anything, even NaN, which no mask of the softmax would keep out.
         tokens = self(features.masked_fill(~present[..., None], 0.0))
         tokens = tokens.masked_fill(~present[..., None, None], 0.0)
-        return _cut(rearrange(tokens, "b p n k d -> b p (n k) d"), present.shape[2])
+        windows = _cut(rearrange(tokens, "b p n k d -> b p (n k) d"), present.shape[2])
+        return windows if self.positions is None else windows + self.positions.repeat(present.shape[1], 1)
 
     def window_mask(self, present: Tensor, padding: str) -> Tensor:
         """Which of the windows' tokens take part: (B, P, N) bool -> (B, F, P, L) bool.
@@ -74,11 +79,17 @@ class ExpressionProjector(nn.Module):
 
     def reset_parameters(self) -> None:
         """Fresh random weights."""
+        self.reset_positions()
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.LayerNorm):
                 module.reset_parameters()
             elif isinstance(module, PartResampler):
                 module.reset_queries()
+
+    def reset_positions(self) -> None:
+        """Fresh random places, half as large as what they are added to."""
+        if self.positions is not None:
+            nn.init.normal_(self.positions, std=0.5)
 
 
 def widened(sizes: ExpressionSizes, augmentation: str) -> ExpressionSizes:

@@ -15,7 +15,15 @@ PADDINGS = ("masked", "attended")
 """Whether zeros that fill a window outside the clip are masked (ours) or take part in the softmax (as released)."""
 PREFIX = "expression_"
 """Of the sizes among a transformer's arguments."""
-MOST = {"dims": 8192, "learned": 1024, "token_dim": 16384, "width": 16384, "depth": 64, "heads": 256, "head_dim": 1024}
+MOST = {
+    "dims": 8192,
+    "learned": 1024,
+    "token_dim": 16384,
+    "width": 16384,
+    "depth": 64,
+    "heads": 256,
+    "head_dim": 1024,
+} | {"positions": 1}
 """Largest sizes that a file may ask for."""
 
 Four = tuple[int, int, int, int]
@@ -38,6 +46,13 @@ class ExpressionSizes:
     head_dim: int = 64
     plain_width: int = 0
     """Inner width of the plain projections; 0 = one linear layer each, as released."""
+    positions: int = 0
+    """1: every place in a window has a learned vector, which tells a latent frame's pictures apart; 0 = as released."""
+
+    @property
+    def window_length(self) -> int:
+        """Tokens in the window of a latent frame: those of its four pictures and one more, as released."""
+        return 4 * (len(PARTS) + sum(self.learned)) + 1
 
     @classmethod
     def read(cls, values: Any, source: str) -> "ExpressionSizes":
@@ -91,6 +106,6 @@ def _check(values: Mapping[str, Any], prefix: str, source: str) -> None:
             raise InputError(
                 f"{source}: {prefix}{name} is {value!r}; a number for each of {', '.join(PARTS)} is needed"
             )
-        low, high = int(name not in ("learned", "plain_width")), MOST.get(name, 2**20)
+        low, high = int(name not in ("learned", "plain_width", "positions")), MOST.get(name, 2**20)
         if any(type(size) is not int or not low <= size <= high for size in (value if several else [value])):
             raise InputError(f"{source}: {prefix}{name} is {value!r}; {low} to {high} is needed")

@@ -64,6 +64,7 @@ class PortraitConfig:
     expression_heads: int = 20
     expression_head_dim: int = 64
     expression_plain_width: int = 0
+    expression_positions: int = 0
     """Inner width of the plain projections; 0 = one linear layer each, as released."""
     expression_scale: float = 1.0
     expression_padding: str = "masked"

@@ -91,9 +91,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         motion_width: inner width of the motion embedder.
         expression_dims: widths of head, eye, emotion and mouth (released: 6, 6, 30, 512); None = no such condition.
         expression_learned: learned tokens of each (`expression_sizes.AUGMENTATIONS`).
-        expression_token_dim: width of an expression token.
-        expression_width, expression_depth, expression_heads, expression_head_dim: size of the resamplers.
-        expression_plain_width: inner width of the plain projections; 0 = one linear layer each.
+        expression_token_dim ... expression_positions: widths and counts as `ExpressionSizes` has them.
         expression_scale: weight of the expression attention.
         expression_padding: `masked`, or `attended` for weights trained by the released code.
         distillation: what a distilled model follows (`Distillation.as_json`); None = the model is not distilled.
@@ -145,6 +143,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         expression_heads: int = 20,
         expression_head_dim: int = 64,
         expression_plain_width: int = 0,
+        expression_positions: int = 0,
         expression_scale: float = 1.0,
         expression_padding: str = "masked",
         distillation: dict[str, Any] | None = None,

@@ -22,6 +22,8 @@ from fantasytalking.nano.expression_samples import TRUTHS, ExpressionSamples
 from fantasytalking.nano.linear_probe import correlations, identity_accuracy
 from fantasytalking.perception.expression_reader import NAMES
 
+STAND = 2.0
+"""Mean of the features."""
 POINT_JITTER = 0.004
 """Deviation of the five points in training, as a part of the crop's side: the tracker's own, on small pictures."""
 _CHUNK = 64
@@ -57,15 +59,19 @@ class ExpressionTask:
 
     @torch.no_grad()
     def standardise(self) -> None:
-        """Makes the features of the training pictures 0 in the mean and each part's 1 in size; the readers follow."""
+        """Makes the training pictures' features `STAND` in the mean and each part's 1 in size; the readers follow.
+
+        What makes tokens of them has no bias, and its LayerNorm forgets their length: of features round 0 only the
+        direction would be left.
+        """
         features = encode_samples(ExpressionEncoder(self.network, self._device), self._samples)
         for part, values in zip(PARTS, features.split(self._config.network.dims, dim=1), strict=True):
             last, reader = self.network.last[part], self.readers[part]
             assert isinstance(last, nn.Linear) and isinstance(reader, nn.Linear)
             mean, size = values.mean(dim=0).to(self._device), float(values.std(dim=0).square().mean().sqrt())
-            reader.bias.add_(reader.weight @ mean)
+            reader.bias.add_(reader.weight @ (mean - size * STAND))
             reader.weight.mul_(size)
-            last.bias.sub_(mean).div_(size)
+            last.bias.sub_(mean).div_(size).add_(STAND)
             last.weight.div_(size)
 
     def read(self, features: Tensor) -> NDArray[np.float32]:

@@ -32,6 +32,8 @@ class ExpressionConfig:
     depth: int = 4
     heads: int = 20
     head_dim: int = 64
+    positions: bool = False
+    """Whether every place in a window has a learned vector, which the released model does not have."""
     half: bool = False
     """Whether the adapter is written in float16."""
 
@@ -50,6 +52,7 @@ class ExpressionConfig:
                 **{name: getattr(self, name) for name in ("dims", "token_dim", "width", "depth", "heads", "head_dim")},
                 "learned": list(AUGMENTATIONS[self.augmentation.value]),
                 "plain_width": 0,
+                "positions": int(self.positions),
             },
             "stage",
         )

@@ -119,6 +119,19 @@ def test_a_frame_drives_its_own_latent_frame_only():
     assert difference[[0, 2]].max() == 0
 
 
+@pytest.mark.parametrize("places", [0, 1])
+def test_places_alone_tell_the_order_of_a_latent_frames_pictures(places):
+    model = expressive(expression_positions=places)
+    driver = driven()
+    # The last latent frame's four pictures the other way round: the same tokens in another order.
+    turned = driver.features.clone()
+    turned[:, :, -4:] = driver.features[:, :, -4:].flip(2)
+    forward, backward = (
+        predict(model, conditions_with(driver._replace(features=f))) for f in (driver.features, turned)
+    )
+    assert torch.allclose(forward, backward, atol=1e-5) == (not places)
+
+
 @pytest.mark.parametrize("people", [2, 3])
 def test_nothing_of_a_driver_reaches_another_persons_tokens_in_a_block(people):
     model, expression = expressive(), driven(people)
