@@ -214,6 +214,6 @@ def encode_sound(
 
 def encode_first_frame(autoencoder: VideoAutoencoder, pixels: NDArray[np.uint8], latent_frames: int) -> Tensor:
     """(1, 20, L, h, w): mask and latents of [portrait, nothing ...]."""
-    picture = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
     latents = autoencoder.encode_first_frame(picture, 1 + autoencoder.temporal_stride * (latent_frames - 1))
     return torch.cat([first_frame_mask(latents, autoencoder.temporal_stride), latents], dim=1)
