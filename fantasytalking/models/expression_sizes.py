@@ -23,7 +23,8 @@ MOST = {
     "depth": 64,
     "heads": 256,
     "head_dim": 1024,
-} | {"positions": 1}
+    "positions": 1,
+}
 """Largest sizes that a file may ask for."""
 
 Four = tuple[int, int, int, int]

@@ -144,14 +144,8 @@ class Ablation:
         settings += [f"{role}={adapter}"] if adapter else []
         if not (output / RESULTS).is_file():
             self._script("generate_benchmark.py", *asked, *settings, *self.config.infer, *infer)
-            given = [
-                "--benchmark",
-                self.config.task.benchmark,
-                "--references",
-                self.references,
-                "--predictions",
-                videos,
-            ]
+            given = ["--benchmark", self.config.task.benchmark, "--references", self.references]
+            given += ["--predictions", videos]
             given += ["--manifest", self.protocol, "--weights", self._weights(), "--output", output, "--name", name]
             given += ["--metrics", ",".join(self.config.metrics), "--processes", self.processes]
             self._script("evaluate.py", *given)
