@@ -1,5 +1,7 @@
 """Missing weights: one line with the command, the size and the licence of each."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,19 @@ def test_inference_is_set_as_training_was(preset):
     stage = load_config(TrainConfig, preset_path(preset, "stage2"))
     assert (infer.model, infer.fps, infer.window_frames, infer.sizes) == (preset, data.fps, data.frames, data.buckets)
     assert infer.text_length == stage.data.text_length
+
+
+def test_several_speakers_take_an_adapter_that_changes_speech_and_no_encoder(saved: Path, expressive: Path, tmp_path):
+    config = InferConfig(base=str(saved), expression_adapter=str(expressive))
+    assert find_weights(config, driven=True).expression_adapter == expressive
+    several = find_weights(config, several=True)
+    assert several.expression_adapter is None, "it drives faces alone"
+    speaking = shutil.copytree(expressive, tmp_path / "speaking")
+    described = json.loads((speaking / "config.json").read_text())
+    (speaking / "config.json").write_text(json.dumps(described | {"modules": ["audio", "expression"]}))
+    config = InferConfig(base=str(saved), expression_adapter=str(speaking))
+    several = find_weights(config, several=True)
+    assert (several.expression_adapter, several.expression_encoder) == (speaking, None)
+    assert find_weights(config).expression_adapter is None, "one voice needs none of it"
+    driven = find_weights(config, driven=True)
+    assert driven.places_of(driven=False).keys() == {"base", "expression_adapter"}
