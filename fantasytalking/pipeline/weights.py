@@ -12,7 +12,7 @@ from fantasytalking.files import existing_file
 from fantasytalking.models.guidance_embedder import Distillation
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.distilled import goes_on_saved
-from fantasytalking.pipeline.loading import EXPRESSION_ENCODER, find_onnx
+from fantasytalking.pipeline.loading import find_expression_encoder, find_onnx
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.tensor_files import read_json
 
@@ -194,9 +194,7 @@ def _with_expression(weights: Weights, named: Mapping[str, Path | None]) -> Weig
     inside = weights.base / EXPRESSION_ADAPTER
     if adapter is None and "expression" not in weights.trained_modules() and inside.is_dir():
         adapter = inside
-    beside = [place for place in (adapter, weights.adapter, weights.base) if place is not None]
-    if encoder is None:
-        encoder = next((place / EXPRESSION_ENCODER for place in beside if (place / EXPRESSION_ENCODER).is_dir()), None)
+    encoder = encoder or find_expression_encoder(adapter, weights.adapter, weights.base)
     return replace(weights, expression_adapter=adapter, expression_encoder=encoder)
 
 
