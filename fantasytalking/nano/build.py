@@ -43,7 +43,7 @@ class Step:
 
 ENCODERS = ("vae", "audio_encoder", "face_encoder", "language")
 EXPRESSION = ("expression", "size", "closeness")
-PEOPLE = ("pack", "expression_encoder", "people_videos")
+PEOPLE = ("prepare", "expression_encoder", "people_videos")
 STEPS: tuple[Step, ...] = (
     Step("videos", steps.make_training_videos, (), ("videos", "size", "closeness")),
     Step("vae", steps.train_vae, ("videos",), ("vae",)),
@@ -55,12 +55,13 @@ STEPS: tuple[Step, ...] = (
     Step("base", steps.train_base, ("prepare",), ("base", "text_length", "shift")),
     Step("stage1", steps.train_stage1, ("base",), ("stage1",)),
     Step("stage2", steps.train_stage2, ("stage1",), ("stage2",)),
-    Step("pack", steps.pack_pipeline, ("stage2",), (), packs="."),
     Step("expression_encoder", expression_step.train_expression_encoder, (), EXPRESSION),
     Step("expression_reader", expression_step.fit_expression_reader, (), EXPRESSION),
     Step("people_videos", people_steps.make_people_videos, ("videos",), ("people_videos",)),
     Step("people_prepare", people_steps.prepare_people, PEOPLE, ("people_prepare", "prepared_size")),
-    Step("people", people_steps.train_people, ("people_prepare",), ("people",)),
+    Step("stage2_people", people_steps.train_stage2_people, ("stage2", "people_prepare"), ("stage2_people",)),
+    Step("pack", steps.pack_pipeline, ("stage2_people",), (), packs="."),
+    Step("people", people_steps.train_people, ("pack", "people_prepare"), ("people",)),
     Step("pack_people", people_steps.pack_people, ("people",), (), packs=EXPRESSION_ADAPTER),
 )
 NAMES = tuple(step.name for step in STEPS)

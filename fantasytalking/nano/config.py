@@ -298,6 +298,7 @@ class BuildConfig:
     stage1: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage1.yaml"))
     stage2: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage2.yaml"))
     people_prepare: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/data.yaml"))
+    stage2_people: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage2_people.yaml"))
     people: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/people.yaml"))
 
     def validate(self) -> None:

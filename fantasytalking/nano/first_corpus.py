@@ -5,7 +5,7 @@ stages work with no argument.
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from fantasytalking.config import CONFIGS, load_config
 from fantasytalking.data.manifest import MANIFEST
 from fantasytalking.errors import InputError
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.nano.build import build
+from fantasytalking.nano.build import NAMES, build
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.workshop import Workshop
 from fantasytalking.pipeline.loading import NORMALISER
@@ -35,9 +35,9 @@ _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE")
 def make_first_corpus(config: TrainConfig, recipe: Path = RECIPE) -> None:
     """Draws, tracks and encodes the clips of the recipe, where a run asks for them and they are not there yet.
 
-    For the portrait stage they are clips of one and of several people, with what drives their faces. The encoders are
-    those of the run's base, so that features and model agree. The first process works, with processes of its own; the
-    others wait. Interrupted, it goes on where it was. Runs on any other corpus are left alone.
+    Those of the portrait corpus are of one and of several people, with what drives their faces. The encoders are those
+    of the run's base, so that features and model agree. The first process works, with processes of its own; the others
+    wait. Interrupted, it goes on where it was. Runs on any other corpus are left alone.
 
     Raises:
         InputError: the folder cannot be written or holds other clips, the base tells nothing of faces that are driven,
@@ -46,26 +46,27 @@ def make_first_corpus(config: TrainConfig, recipe: Path = RECIPE) -> None:
     base = config.base or load_model_config(config.model).base
     build_config = load_config(BuildConfig, recipe, [f"components={base}"])
     shop = Workshop(build_config, Path(base))
-    steps = _steps_of(shop, config.data.manifests)
-    if config.model != build_config.model or steps is None:
+    missing = _missing(shop, config.data.manifests)
+    if config.model != build_config.model or not missing or not (Path(base) / "vae").is_dir():
         return
-    manifest = Path(config.data.manifests[0])
-    if manifest.is_file() or not (Path(base) / "vae").is_dir():
-        return
-    if steps == PEOPLE:
+    if shop.portrait_corpus in missing:
         _check_driving(shop)
+    manifests = [corpus / MANIFEST for corpus in missing]
     if int(os.environ.get("RANK", "0")) != 0:
-        _wait_for(manifest)
+        _wait_for(manifests)
         return
-    logger.info(_announcement(manifest, _work_of(shop, steps), shop.processes))
+    logger.info(_announcement(manifests, _work_of(shop, missing), shop.processes))
+    steps = {step for corpus in missing for step in (PEOPLE if corpus == shop.portrait_corpus else ALONE)}
     with _without_launcher():
-        build(build_config, Path(base), steps[-1], only=steps)
+        build(build_config, Path(base), max(steps, key=NAMES.index), only=steps)
 
 
-def _steps_of(shop: Workshop, manifests: list[str]) -> tuple[str, ...] | None:
-    """What makes the corpus of these manifests; None for those of others."""
-    made_by = {str(shop.corpus / MANIFEST): ALONE, str(shop.portrait_corpus / MANIFEST): PEOPLE}
-    return made_by.get(manifests[0]) if len(manifests) == 1 else None
+def _missing(shop: Workshop, manifests: list[str]) -> list[Path]:
+    """The recipe's corpora among these manifests that are not there yet; none where one is of another corpus."""
+    own = {str(corpus / MANIFEST): corpus for corpus in (shop.corpus, shop.portrait_corpus)}
+    if not own.keys() >= set(manifests):
+        return []
+    return [own[manifest] for manifest in manifests if not Path(manifest).is_file()]
 
 
 def _check_driving(shop: Workshop) -> None:
@@ -90,16 +91,17 @@ class _Work(NamedTuple):
     """Faces to be tracked and encoded."""
 
 
-def _work_of(shop: Workshop, steps: tuple[str, ...]) -> _Work:
+def _work_of(shop: Workshop, corpora: Collection[Path]) -> _Work:
     one, several = shop.config.videos, shop.config.people_videos
     count = one.identities * one.sentences + one.held_out
     missing = count - _there(shop.work / "videos") - _there(shop.work / "videos_held_out")
-    if steps != PEOPLE:
-        return _Work(missing, missing, count)
+    prepared = count if shop.corpus in corpora else 0
+    if shop.portrait_corpus not in corpora:
+        return _Work(missing, missing, prepared)
     pictures = several.identities * several.sentences
     together = pictures - _there(shop.work / "people_videos")
     alone = min(several.alone, one.identities) * one.sentences
-    return _Work(missing + together, missing + together * several.people, alone + pictures * several.people)
+    return _Work(missing + together, missing + together * several.people, prepared + alone + pictures * several.people)
 
 
 def _there(videos: Path) -> int:
@@ -107,20 +109,22 @@ def _there(videos: Path) -> int:
     return sum(1 for _ in videos.glob("group*/*/video.mp4"))
 
 
-def _announcement(manifest: Path, work: _Work, processes: int) -> str:
+def _announcement(manifests: Sequence[Path], work: _Work, processes: int) -> str:
     minutes = (work.drawn * DRAWN + work.prepared * PREPARED) / processes / 60
+    places = " and ".join(f"'{manifest}'" for manifest in manifests)
     return (
-        f"there is no corpus at '{manifest}' yet, so it is made first, once: {work.videos} videos of the portrait "
+        f"there is no corpus at {places} yet, so it is made first, once: {work.videos} videos of the portrait "
         f"world are drawn and spoken, then all are tracked and encoded; about {minutes:.0f} minutes on {processes} "
         "process(es). Interrupted, the same command goes on"
     )
 
 
-def _wait_for(manifest: Path) -> None:
-    """Until the first process has written it. Should that one fail, the launcher ends all."""
-    logger.warning(f"process {os.environ['RANK']} waits for '{manifest}'")
-    while not manifest.is_file():
-        time.sleep(1)
+def _wait_for(manifests: Sequence[Path]) -> None:
+    """Until the first process has written them. Should that one fail, the launcher ends all."""
+    for manifest in manifests:
+        logger.warning(f"process {os.environ['RANK']} waits for '{manifest}'")
+        while not manifest.is_file():
+            time.sleep(1)
 
 
 @contextmanager

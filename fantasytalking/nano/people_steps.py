@@ -1,4 +1,4 @@
-"""The steps of the build after which videos can drive the faces of nano, of several people at once."""
+"""The steps of the build after which nano knows pictures of several people, and videos can drive their faces."""
 
 import logging
 import os
@@ -10,7 +10,6 @@ from fantasytalking.nano.pack import pack_portrait
 from fantasytalking.nano.training_log import training_summary
 from fantasytalking.nano.videos import training_portions
 from fantasytalking.nano.workshop import Workshop, corpus_summary
-from fantasytalking.pipeline.loading import NORMALISER
 from fantasytalking.portrait_world.corpus import make_corpus
 from fantasytalking.portrait_world.group_corpus import GroupCorpusPlan
 
@@ -54,17 +53,25 @@ def prepare_people(shop: Workshop) -> dict[str, Any]:
     config = shop.config.people_videos
     height, width = shop.prepared(shop.config.size), shop.prepared(config.width)
     settings = [f"buckets=[{height}x{height},{width}x{height}]", f"people={config.people}"]
-    # Intensities of motion mean what they meant to the pipeline.
-    settings += [f"expression_encoder={shop.expression_encoder}", f"normaliser={shop.output / NORMALISER}"]
-    shop.prepare(shop.config.people_prepare, _videos(shop), shop.portrait_corpus, shop.output, *settings)
+    # Intensities of motion mean what they mean in the clips of one person.
+    settings += [f"expression_encoder={shop.expression_encoder}", f"normaliser={shop.normaliser}"]
+    shop.prepare(shop.config.people_prepare, _videos(shop), shop.portrait_corpus, shop.components, *settings)
     return corpus_summary(shop.portrait_corpus)
+
+
+def train_stage2_people(shop: Workshop) -> dict[str, Any]:
+    """Stage 2 goes on with pictures of several people among those of one, each of whom hears their own sound."""
+    output, start = shop.work / "stage2_people", shop.work / "stage2" / "adapter"
+    settings, corpora = [f"output={output}", f"stage.init_from={start}"], [shop.corpus, shop.portrait_corpus]
+    shop.train("train_stage2.py", shop.config.stage2_people, shop.components, *settings, corpora=corpora)
+    return training_summary(output)
 
 
 def train_people(shop: Workshop) -> dict[str, Any]:
     """The adapter that goes on the finished pipeline, by the public script."""
     output = _run(shop)
     start = [f"output={output}", f"stage.init_from={shop.output}"]
-    shop.train("train_portrait.py", shop.config.people, shop.output, *start, corpus=shop.portrait_corpus)
+    shop.train("train_portrait.py", shop.config.people, shop.output, *start, corpora=[shop.portrait_corpus])
     return training_summary(output)
 
 

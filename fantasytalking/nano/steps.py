@@ -134,11 +134,11 @@ def train_stage2(shop: Workshop) -> dict[str, Any]:
 
 def pack_pipeline(shop: Workshop) -> dict[str, Any]:
     """The finished folder, without its model card."""
-    adapter = shop.work / "stage2" / "adapter"
+    adapter = shop.work / "stage2_people" / "adapter"
     return pack(
         shop.components,
         adapter,
-        shop.corpus / "motion_normaliser.json",
+        shop.normaliser,
         shop.output,
         dataclasses.asdict(shop.model.portrait),
         shop.config.text_length,

@@ -16,7 +16,7 @@ from fantasytalking.data.manifest import MANIFEST, REJECTED
 from fantasytalking.errors import InputError
 from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.nano.config import BuildConfig, ScriptConfig
-from fantasytalking.pipeline.loading import EXPRESSION_ENCODER
+from fantasytalking.pipeline.loading import EXPRESSION_ENCODER, NORMALISER
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,11 @@ class Workshop:
         return Path(finished) / EXPRESSION_ENCODER if finished else self.work / EXPRESSION_ENCODER / "finished"
 
     @property
+    def normaliser(self) -> Path:
+        """What intensities of motion mean: as in the prepared clips, or as in a finished folder."""
+        return Path(self.config.components or self.corpus) / NORMALISER
+
+    @property
     def model(self) -> ModelConfig:
         """Sizes of the transformer, and so the widths of the encoders."""
         return load_model_config(self.config.model)
@@ -92,7 +97,9 @@ class Workshop:
         size = self.config.prepared_size or self.config.size
         return SIZE_STEP * round(pixels * size / self.config.size / SIZE_STEP)
 
-    def train(self, script: str, chosen: ScriptConfig, base: Path, *more: str, corpus: Path | None = None) -> None:
+    def train(
+        self, script: str, chosen: ScriptConfig, base: Path, *more: str, corpora: Sequence[Path] | None = None
+    ) -> None:
         """Runs a training script of the project, which goes on where it was stopped.
 
         Args:
@@ -100,14 +107,14 @@ class Workshop:
             chosen: its settings.
             base: what is trained on.
             more: further settings.
-            corpus: None: `self.corpus`.
+            corpora: None: `self.corpus` alone.
 
         Raises:
             InputError: it ended with an error, which it has told.
         """
         settings = [f"model={self.config.model}", f"base={base}", f"seed={self.config.seed}", *more]
-        manifest = (corpus or self.corpus) / MANIFEST
-        settings += [f"data.manifests=[{manifest}]", f"data.text_length={self.config.text_length}"]
+        manifests = ",".join(str(corpus / MANIFEST) for corpus in corpora or [self.corpus])
+        settings += [f"data.manifests=[{manifests}]", f"data.text_length={self.config.text_length}"]
         settings.append(f"stage.loss.sigmas.shift={self.config.shift}")
         if self.device.type == "cuda":
             settings.append("attention=native")  # the plain one of the YAML is for processors
