@@ -18,7 +18,7 @@ from fantasytalking.config import CONFIGS
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.results import RESULTS, Results
 from fantasytalking.evaluation.weights import NANO_FACE, NANO_READER
-from fantasytalking.files import written_whole
+from fantasytalking.files import hash_file, written_whole
 from fantasytalking.nano.ablation_config import AblationConfig, RowConfig, Task
 from fantasytalking.nano.config import VideosConfig
 from fantasytalking.nano.videos import Portion, held_out_portions, make_videos
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 """In a row's folder: what it is made with."""
+MAKERS = ("transformer", "vae", "audio_encoder")
 CONTROLLED = {"motion_expression": "expression", "motion_body": "body", "sd_dis": "subject flow"}
 """What should rise with the intensity that is asked for, and its name."""
 
@@ -183,19 +184,25 @@ class Ablation:
 
 
 def claim(folder: Path, trained: Trained, config: AblationConfig) -> None:
-    """Notes in a row's folder what the row is made with, or checks that it is what it was begun with.
+    """Notes in a row's folder what the row is made with, weights included, or checks that it was begun with the same.
 
     Raises:
         InputError: it is not.
     """
     settings = dataclasses.asdict(config) | {"title": "", "rows": [], "control": None, "work": ""}
-    settings |= {"row": dataclasses.asdict(trained.row), "seed": trained.seed}
+    settings |= {"row": dataclasses.asdict(trained.row), "seed": trained.seed, "weights": _hashes(config.components)}
     note, text = folder / SETTINGS, json.dumps(settings, indent=1, default=lambda choice: choice.value) + "\n"
     if not note.is_file():
         with written_whole(note) as temporary:
             temporary.write_text(text, encoding="utf-8")
     elif note.read_text(encoding="utf-8") != text:
         raise InputError(f"row '{trained.name}' in '{folder}' was begun with other settings; remove it or set work=")
+
+
+def _hashes(components: str) -> dict[str, str]:
+    """Of the networks that make the pictures: trained again, they are another model."""
+    files = [path for part in MAKERS for path in sorted((Path(components) / part).glob("*.safetensors"))]
+    return {f"{path.parent.name}/{path.name}": hash_file(path) for path in files}
 
 
 def control_lines(intensities: Sequence[float], results: Sequence[Results]) -> list[str]:

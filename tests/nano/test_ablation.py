@@ -61,7 +61,10 @@ def test_without_components_nothing_is_begun(tmp_path: Path) -> None:
 
 
 def test_a_row_goes_on_with_the_settings_that_it_was_begun_with_alone(tmp_path: Path) -> None:
-    config = load()
+    weights = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    config = replace(load(), components=str(tmp_path / "model"))
     row = config.rows[0]
     claim(tmp_path, Trained(row, 0), config)
     noted = (tmp_path / SETTINGS).read_bytes()
@@ -76,6 +79,9 @@ def test_a_row_goes_on_with_the_settings_that_it_was_begun_with_alone(tmp_path: 
     ):
         with pytest.raises(InputError, match="was begun with other settings; remove it or set work="):
             claim(tmp_path, trained, other)
+    weights.write_bytes(b"of a later training")
+    with pytest.raises(InputError, match="was begun with other settings; remove it or set work="):
+        claim(tmp_path, Trained(row, 0), config)
     assert (tmp_path / SETTINGS).read_bytes() == noted
 
 
