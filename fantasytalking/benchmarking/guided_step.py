@@ -20,6 +20,7 @@ from fantasytalking.conditions import Conditions
 from fantasytalking.models.assembly import kept_dtype
 from fantasytalking.models.condition_cache import ConditionCache
 from fantasytalking.models.cpu_attention import attend_in_float32
+from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.presets import load_model_config, transformer_arguments
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
@@ -112,10 +113,13 @@ def _ours(
         Way(f"{name}, three calls, keys and values reused", dtype, in_turn(model, ConditionCache())),
     ]
     ways = [*(ways if everything else []), Way(f"{name}, together, reused", dtype, at_once(model, ConditionCache()))]
-    if latents.device.type == "cpu" and dtype is torch.bfloat16:
-        wide = copy.deepcopy(model)
-        attend_in_float32(wide)
-        ways.append(Way(f"{name}, together, reused, attention in float32", dtype, at_once(wide, ConditionCache())))
+    if latents.device.type == "cpu":
+        fused, name = copy.deepcopy(model), f"{name}, together, reused, fewer passes"
+        fuse_blocks(fused)
+        if dtype is torch.bfloat16:
+            attend_in_float32(fused)
+            name = f"{name}, attention in float32"
+        ways.append(Way(name, dtype, at_once(fused, ConditionCache())))
     return ways
 
 

@@ -21,7 +21,7 @@ PRODUCTS = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
 def attend_in_float32(model: nn.Module) -> None:
-    """Lets every attention of Wan's blocks, those of audio excepted, work in float32. For inference on a CPU."""
+    """Lets every attention of Wan's blocks work in float32. For inference on a CPU."""
     for module in model.modules():
         if isinstance(module, WanAttention) and module.is_cross_attention:
             module.processor.in_float32 = True
@@ -34,6 +34,14 @@ def float32_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, key, value = (tensor.float().transpose(1, 2) for tensor in (query, key, value))
     with _onednn_products():
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+
+def norm_in_float32(norm: nn.RMSNorm, tensor: Tensor) -> Tensor:
+    """(B, S, dim) of another dtype -> float32; torch's own norm takes three passes over the tokens more."""
+    assert tensor.dtype is not torch.float32 and norm.eps is not None
+    tensor = tensor.float()
+    squares = torch.linalg.vector_norm(tensor, dim=-1, keepdim=True).square_() / tensor.shape[-1]
+    return tensor.mul_((squares + norm.eps).rsqrt_()).mul_(norm.weight.float())
 
 
 class Float32SelfAttnProcessor(WanAttnProcessor):
@@ -50,7 +58,10 @@ class Float32SelfAttnProcessor(WanAttnProcessor):
         """(B, S, dim) -> (B, S, dim); `rotary_emb` holds cosines and sines, (1, S, 1, d) each, every one twice."""
         assert encoder_hidden_states is None and attention_mask is None and rotary_emb is not None
         assert self._parallel_config is None, "context parallelism has an attention of its own"
-        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
+        query, key = (
+            norm_in_float32(attn.norm_q, attn.to_q(hidden_states)),
+            norm_in_float32(attn.norm_k, attn.to_k(hidden_states)),
+        )
         query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, attn.to_v(hidden_states)))
         rotation = torch.complex(*(part[..., ::2].float().contiguous() for part in rotary_emb))
         attended = float32_attention(_rotate(query, rotation), _rotate(key, rotation), value)

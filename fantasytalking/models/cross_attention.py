@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.models.condition_cache import ConditionTokens, KeysValues, KeyValue
-from fantasytalking.models.cpu_attention import float32_attention
+from fantasytalking.models.cpu_attention import float32_attention, norm_in_float32
 from fantasytalking.models.token_windows import WindowedAttention
 
 
@@ -64,7 +64,9 @@ class PortraitAttnProcessor:
     ) -> Tensor:
         assert attention_mask is None and rotary_emb is None, "Wan's cross-attention has neither mask nor rotation"
         conditions = encoder_hidden_states
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))  # (B, S, h, d)
+        query = attn.to_q(hidden_states)
+        query = norm_in_float32(attn.norm_q, query) if self.in_float32 else attn.norm_q(query)
+        query = query.unflatten(2, (attn.heads, -1))  # (B, S, h, d)
         keys_values = attn.keys_values(conditions)
         if conditions.computed is not None:
             conditions.computed.value = keys_values
@@ -87,7 +89,7 @@ class PortraitAttnProcessor:
             attended = attended + expression_scale * driven
 
         # 3. Shared output projection
-        return attn.to_out[1](attn.to_out[0](attended))
+        return attn.to_out[1](attn.to_out[0](attended.type_as(hidden_states)))
 
     def _attend(self, query: Tensor, key_value: KeyValue) -> Tensor:
         """(B, S, h, d) -> (B, S, h d); a query of one sample serves all samples of the keys."""
@@ -105,7 +107,7 @@ class PortraitAttnProcessor:
         if span.pad_front or span.pad_back:
             query = F.pad(query, (0, 0, 0, 0, span.pad_front, span.pad_back))
         query = rearrange(query, "b (w n) h d -> (b w) n h d", w=span.num_windows)
-        key, value = (_repeat_batch(tensor, query.shape[0]) for tensor in key_value)
+        key, value = (_repeat_batch(tensor, query.shape[0]).type_as(query) for tensor in key_value)
         mask = _repeat_batch(windows.mask, batch).flatten(0, 1)  # (B W, 1 or n, L)
         heard = mask.any(dim=-1, keepdim=True)
         # A video token without a single one to attend to: let the softmax run, then give zero.

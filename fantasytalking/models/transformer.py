@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from diffusers import TaylorSeerCacheConfig, WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models._modeling_parallel import ContextParallelConfig, ContextParallelInput, ParallelConfig
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.utils import apply_lora_scale
 from einops import rearrange
 from torch import Tensor, nn
@@ -31,33 +29,8 @@ from fantasytalking.models.expression_sizes import ExpressionSizes
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.guidance_embedder import Distillation, GuidanceEmbedder
 from fantasytalking.models.motion_embedder import MotionEmbedder
+from fantasytalking.models.portrait_block import PortraitBlock
 from fantasytalking.models.token_windows import OwnTokens, windowed_attention
-
-
-class PortraitBlock(WanTransformerBlock):
-    """Wan's block with `PortraitCrossAttention`; its `encoder_hidden_states` is a `BlockConditions`."""
-
-    def __init__(
-        self,
-        dim: int,
-        ffn_dim: int,
-        num_heads: int,
-        qk_norm: str,
-        cross_attn_norm: bool,
-        eps: float,
-        added_kv_proj_dim: int | None,
-        audio_token_dim: int,
-        face_token_dim: int,
-    ) -> None:
-        super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim)
-        self.attn2 = PortraitCrossAttention(dim, num_heads, eps, added_kv_proj_dim, audio_token_dim, face_token_dim)
-
-
-# Step caches (first block, MagCache) look a block's signature up by its class.
-TransformerBlockRegistry.register(
-    PortraitBlock,
-    TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
-)
 
 
 class TokenIndex(nn.Module):

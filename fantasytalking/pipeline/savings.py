@@ -17,6 +17,7 @@ from torch import nn
 from fantasytalking.errors import InputError
 from fantasytalking.models.cpu_attention import attend_in_float32
 from fantasytalking.models.few_step_lora import fuse_few_step_lora
+from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 STAYING = ("vae", "audio_encoder")
@@ -88,7 +89,7 @@ class SavingsConfig:
 
 
 def apply_savings(transformer: FantasyTalkingTransformer3DModel, config: SavingsConfig, device: torch.device) -> None:
-    """Changes the transformer as `config` says; and lets a half one on a CPU attend as is fastest there.
+    """Changes the transformer as `config` says; and lets one on a CPU work as is fastest there.
 
     Raises:
         InputError: the LoRA does not fit.
@@ -99,8 +100,10 @@ def apply_savings(transformer: FantasyTalkingTransformer3DModel, config: Savings
         quantise_blocks(transformer, config.weights)
     if config.step_cache is not StepCache.none:
         transformer.enable_cache(_cache_config(config))
-    if device.type == "cpu" and transformer.dtype is torch.bfloat16:
-        attend_in_float32(transformer)
+    if device.type == "cpu":
+        fuse_blocks(transformer)
+        if transformer.dtype is torch.bfloat16:
+            attend_in_float32(transformer)
 
 
 def choose_offload(parts: Mapping[str, int], limit_gib: float) -> str:

@@ -12,6 +12,7 @@ from fantasytalking.conditions import Conditions
 from fantasytalking.errors import InputError
 from fantasytalking.models.condition_cache import ConditionCache
 from fantasytalking.models.cpu_attention import attend_in_float32
+from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
@@ -162,18 +163,45 @@ def test_branches_share_what_comes_before_they_part():
     assert (shared[2] - shared[1]).abs().max() > 1e-2 < (shared[1] - shared[0]).abs().max()
 
 
-def test_attention_in_float32_brings_a_half_model_nearer_to_the_whole_one():
-    exact, half, wide = (tiny_transformer(num_layers=8) for _ in range(3))
-    conditions = tiny_conditions()
-    reference = predict(exact, conditions)
-    latents, timestep = tiny_latents()
+def test_fewer_passes_give_the_same_but_for_rounding():
+    exact, fused = tiny_transformer(num_layers=4), tiny_transformer(num_layers=4)
+    fuse_blocks(fused)
+    assert fused.state_dict().keys() == exact.state_dict().keys()
+    latents, timestep = tiny_latents(batch=1)
+    conditions = tiny_conditions(batch=1)
+    texts = torch.cat([tiny_conditions(batch=1, seed=9).text, conditions.text])
+    conditions = conditions._replace(text=texts, gate=torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+    passes: list[object] = []
+    handle = fused.blocks[1].norm1.register_forward_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        found, expected = (model(latents, timestep, conditions).sample for model in (fused, exact))
+        assert not passes, "the norm is taken along"
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        apart = fused(latents.repeat(2, 1, 1, 1, 1), torch.tensor([100.0, 900.0]), conditions).sample
+        handle.remove()
+        one = exact(latents.repeat(2, 1, 1, 1, 1), torch.tensor([100.0, 900.0]), conditions).sample
+    assert passes, "samples of several timesteps take Wan's own way"
+    assert torch.equal(apart, one)
+    fused(latents, timestep, conditions).sample.sum().backward()
+    assert fused.blocks[0].attn1.to_q.weight.grad.abs().sum() > 0
+
+
+def test_a_half_model_prepared_for_the_processor_is_nearer_to_the_whole_one():
+    exact, half, wide, fused = (tiny_transformer(num_layers=8) for _ in range(4))
+    conditions = tiny_conditions(batch=1)
+    latents, timestep = tiny_latents(batch=1)
+    with torch.no_grad():
+        reference = exact(latents, timestep, conditions).sample
     attend_in_float32(wide.bfloat16())
+    attend_in_float32(fused.bfloat16())
+    fuse_blocks(fused)
     with torch.no_grad():
         errors = [
             (model(latents.bfloat16(), timestep, conditions.to(dtype=torch.bfloat16)).sample.float() - reference).norm()
-            for model in (half.bfloat16(), wide)
+            for model in (half.bfloat16(), wide, fused)
         ]
     assert 0 < errors[1] < errors[0] < 0.05 * reference.norm()
+    assert 0 < errors[2] < errors[0]
     assert torch.backends.mkldnn.matmul.fp32_precision == "none", "products of others stay as they were"
 
 
