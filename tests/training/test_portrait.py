@@ -222,11 +222,11 @@ def test_two_speakers_are_trained_by_stage_two(configure: Configure, tmp_path: P
 
 
 def test_expressions_and_a_sound_each_train_together(portrait: Portrait, base: Path, tmp_path: Path):
-    """What configs/nano/people.yaml does: one adapter of both for a saved pipeline, with a LoRA."""
+    """As in configs/nano/people.yaml, audio besides: one adapter of both for a saved pipeline, with a LoRA."""
     manifest, pipeline = make_driven_corpus(tmp_path / "corpus", sound=True), saved_pipeline(tmp_path / "saved", base)
     people = load_config(TrainConfig, CONFIGS / "nano" / "people.yaml").stage
     changes = {
-        "stage__trainable": f"[{','.join(people.trainable)}]",
+        "stage__trainable": f"[{','.join([*people.trainable, 'audio'])}]",
         "stage__lora__rank": 2,
         "stage__lora__targets": f"[{','.join(people.lora.targets)}]",
         "stage__dropout__audio": people.dropout.audio,
