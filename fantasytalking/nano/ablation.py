@@ -157,7 +157,7 @@ class Ablation:
         assert self.config.control is not None
         results = []
         for intensity in self.config.control.intensities:
-            asked = [f"expression_motion={intensity}", f"body_motion={intensity}"]
+            asked = [*trained.row.infer, f"expression_motion={intensity}", f"body_motion={intensity}"]
             folder = f"{trained.folder}_motion_{intensity:g}"
             results.append(self._score(f"{trained.name}, motion {intensity:g}", folder, adapter, asked))
         loaded = [Results.load(path) for path in results]

@@ -1,5 +1,6 @@
 """The ablation: what its rows say, what is concluded from them, and that a second run has nothing left to do."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -111,12 +112,15 @@ def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: P
     settings = [f"components={work / 'components'}", f"manifest={work / 'corpus' / 'manifest.jsonl'}", "clips=2"]
     settings += ["steps=4", f"work={tmp_path / 'ablation'}", "infer=[steps=1]", "metrics=[psnr,csim_nano,motion]"]
     settings += ["train=[batch=2,data.workers=0,optimiser.warm_up=0,saving.every=1]", "control.row=both"]
-    settings += ["rows=[{name: both, stage1_share: 0.5}, {name: frame only, stage1_share: 0}]"]
+    settings += ["rows=[{name: both, stage1_share: 0.5, infer: [steps=2]}, {name: frame only, stage1_share: 0}]"]
     assert "step 2/2" in run("ablation.py", "--processes", 1, *settings)
     table = (tmp_path / "ablation" / "table.md").read_text()
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
     assert rows[1:6] == ["both", "both, motion 0.1", "both, motion 0.5", "both, motion 1", "frame only"]
     assert (tmp_path / "ablation" / "control.md").is_file()
+    for folder, steps in (("both", 2), ("both_motion_0.1", 2), ("frame_only", 1)):
+        for record in (tmp_path / "ablation" / folder / "videos").glob("*.json"):
+            assert json.loads(record.read_text())["config"]["steps"] == steps, folder
     assert not (tmp_path / "ablation" / "frame_only" / "stage1").exists()
     assert "step 2/" not in run("ablation.py", "--processes", 1, *settings), "nothing is trained again"
     refused = run("ablation.py", "--processes", 1, *settings, "steps=6", code=2)
