@@ -31,8 +31,8 @@ It was made by `python scripts/build_nano.py`; the recipe stands below.
 PORTRAIT = """## Faces that videos drive, of one person and of several
 
 `expression_encoder` reads what the face in a driving video does, and `expression_adapter` goes on this pipeline and
-makes the faces of a portrait do it (FantasyPortrait, arXiv 2507.12956), with a sound for each or without. It was trained
-beside the finished pipeline, which is the same without it:
+makes the faces of a portrait do it (FantasyPortrait, arXiv 2507.12956), with a sound for each or without. It was
+trained beside the finished pipeline, which is the same without it:
 `scripts/infer.py --image PORTRAIT --drive VIDEO [--drive VIDEO] [--audio SPEECH]`, people from left to right.
 """
 
