@@ -49,12 +49,13 @@ def test_the_guided_step_row_runs_and_every_saving_saves_operations():
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")][
         1:
     ]
-    naive, ours, reused, together, half, wide = rows
+    naive, ours, reused, together, fewer, half, wide = rows
     operations = [float(row[4]) for row in rows]
     assert operations[0] == 1 < operations[1]
     assert operations[3] < operations[2] < operations[1]
-    assert operations[3] < 1
-    assert all(float(row[6]) < 1e-5 for row in (naive, ours, reused, together))
+    assert operations[3] < 1 and len(set(operations[3:])) == 1, "what takes fewer passes does the same products"
+    assert all(float(row[6]) < 1e-5 for row in (naive, ours, reused, together, fewer))
+    assert "fewer passes" in fewer[0] and "fewer passes" in wide[0]
     assert "attention in float32" in wide[0] and 1e-5 < float(wide[6]) < 0.3 > float(half[6]) > 1e-5
 
 
