@@ -1,9 +1,8 @@
 """Timing that can be trusted on a busy machine: ways of doing the same work, in turn, within one run."""
 
-import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,15 +49,9 @@ def in_turn(sides: Mapping[str, Side], device: torch.device, rounds: int, warm_u
 
 def count_flops(side: Side) -> int:
     """Floating-point operations of the matrix products and attentions in one run of `side`, counted by torch."""
-    fused = {torch.ops.mkldnn._linear_pointwise: _product_flops} if torch.backends.mkldnn.is_available() else {}
-    with FlopCounterMode(display=False, custom_mapping=fused) as counter:
+    with FlopCounterMode(display=False) as counter:
         side()
     return counter.get_total_flops()
-
-
-def _product_flops(rows: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
-    """Of a linear layer, by the shapes of input and weight; torch does not count the one that takes GELU along."""
-    return 2 * math.prod(rows[:-1]) * math.prod(weight)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
