@@ -21,6 +21,7 @@ from fantasytalking.nano.training_log import training_summary
 from fantasytalking.nano.vae import VaeTask, reconstruction_quality, save_vae, set_latent_statistics
 from fantasytalking.nano.videos import held_out_portions, make_videos, training_portions
 from fantasytalking.nano.workshop import Workshop, corpus_summary
+from fantasytalking.pipeline.loading import NORMALISER
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def pack_pipeline(shop: Workshop) -> dict[str, Any]:
     return pack(
         shop.components,
         adapter,
-        shop.normaliser,
+        shop.corpus / NORMALISER,
         shop.output,
         dataclasses.asdict(shop.model.portrait),
         shop.config.text_length,
