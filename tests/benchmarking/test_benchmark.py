@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from fantasytalking.benchmarking.evaluation import PERCEPTION, evaluation
 from fantasytalking.benchmarking.guided_step import GuidedStepSize, guided_step
@@ -37,6 +38,15 @@ def test_sides_are_run_in_turn_and_compared_round_by_round():
 def test_operations_are_counted():
     first, second = torch.randn(4, 8), torch.randn(8, 16)
     assert count_flops(lambda: first @ second) == 2 * 4 * 8 * 16
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_operations_of_attention_are_counted(masked: bool):
+    query, key = torch.randn(1, 2, 12, 8), torch.randn(1, 2, 5, 8)
+    mask = torch.ones(12, 5, dtype=torch.bool) if masked else None
+    with torch.no_grad():
+        counted = count_flops(lambda: scaled_dot_product_attention(query, key, key, attn_mask=mask))
+    assert counted == 2 * (2 * 2 * 12 * 5 * 8)
 
 
 def test_the_guided_step_row_runs_and_every_saving_saves_operations():
