@@ -60,8 +60,7 @@ STEPS: tuple[Step, ...] = (
     Step("people_videos", people_steps.make_people_videos, ("videos",), ("people_videos",)),
     Step("people_prepare", people_steps.prepare_people, PEOPLE, ("people_prepare", "prepared_size")),
     Step("stage2_people", people_steps.train_stage2_people, ("stage2", "people_prepare"), ("stage2_people",)),
-    Step("stage2_whole", people_steps.train_stage2_whole, ("stage2_people",), ("stage2_whole",)),
-    Step("pack", steps.pack_pipeline, ("stage2_whole",), (), packs="."),
+    Step("pack", steps.pack_pipeline, ("stage2_people",), (), packs="."),
     Step("people", people_steps.train_people, ("pack", "people_prepare"), ("people",)),
     Step("pack_people", people_steps.pack_people, ("people",), (), packs=EXPRESSION_ADAPTER),
 )

@@ -299,7 +299,6 @@ class BuildConfig:
     stage2: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage2.yaml"))
     people_prepare: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/data.yaml"))
     stage2_people: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage2_people.yaml"))
-    stage2_whole: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage2_whole.yaml"))
     people: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/people.yaml"))
 
     def validate(self) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fantasytalking.nano.config import ScriptConfig
 from fantasytalking.nano.pack import pack_portrait
 from fantasytalking.nano.training_log import training_summary
 from fantasytalking.nano.videos import training_portions
@@ -62,18 +61,9 @@ def prepare_people(shop: Workshop) -> dict[str, Any]:
 
 def train_stage2_people(shop: Workshop) -> dict[str, Any]:
     """Stage 2 goes on with pictures of several people among those of one, each of whom hears their own sound."""
-    return _go_on_with_stage2(shop, shop.config.stage2_people, "stage2", "stage2_people")
-
-
-def train_stage2_whole(shop: Workshop) -> dict[str, Any]:
-    """Stage 2 ends with a loss that sees whole pictures more often."""
-    return _go_on_with_stage2(shop, shop.config.stage2_whole, "stage2_people", "stage2_whole")
-
-
-def _go_on_with_stage2(shop: Workshop, script: ScriptConfig, before: str, name: str) -> dict[str, Any]:
-    output, start = shop.work / name, shop.work / before / "adapter"
+    output, start = shop.work / "stage2_people", shop.work / "stage2" / "adapter"
     settings, corpora = [f"output={output}", f"stage.init_from={start}"], [shop.corpus, shop.portrait_corpus]
-    shop.train("train_stage2.py", script, shop.components, *settings, corpora=corpora)
+    shop.train("train_stage2.py", shop.config.stage2_people, shop.components, *settings, corpora=corpora)
     return training_summary(output)
 
 
