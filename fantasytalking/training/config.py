@@ -14,7 +14,7 @@ from fantasytalking.models.guidance_embedder import MAX_SCALE, MAX_WINDOWS, Dist
 from fantasytalking.regions import Background
 from fantasytalking.training.expression import ExpressionConfig
 from fantasytalking.training.limits import between, share
-from fantasytalking.training.validation_settings import ValidationConfig
+from fantasytalking.training.validation_settings import HeldOutConfig, ValidationConfig
 
 
 class LossWeight(Enum):
@@ -340,7 +340,7 @@ class TrainConfig:
     base: str | None = None
     """Folder, file or hub id of the Wan base; none: the preset's."""
     output: str = MISSING
-    """Folder of the run: checkpoints/, adapter/, log.jsonl, validation/."""
+    """Folder of the run: checkpoints/, adapter/, log.jsonl, held_out.jsonl, validation/."""
     seed: int = 0
     batch: int = 1
     """Clips a process takes at once."""
@@ -356,6 +356,7 @@ class TrainConfig:
     saving: SavingConfig = field(default_factory=SavingConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
 
     def validate(self) -> None:
         """Holds the numbers in their limits and the parts against each other."""
@@ -363,6 +364,11 @@ class TrainConfig:
         between("batch", self.batch, 1, 4096)
         between("accumulation", self.accumulation, 1, 65536)
         self.data.collate(self.stage.alignment)
+        if self.held_out.every and self.stage.distillation is not None:
+            raise InputError(
+                f"held_out.every is {self.held_out.every}, and a distilled model's steps have no error of that kind; "
+                "use 0"
+            )
         if self.validation.drive and self.stage.expression is None:
             raise InputError(
                 f"validation.drive names {len(self.validation.drive)} video(s), and this stage has no expression "

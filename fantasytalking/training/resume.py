@@ -19,7 +19,7 @@ from fantasytalking.training.config import TrainConfig
 
 PROGRESS = "progress.json"
 FREE = (
-    *("output", "batch", "accumulation", "gradient_checkpointing", "saving", "logging", "validation"),
+    *("output", "batch", "accumulation", "gradient_checkpointing", "saving", "logging", "validation", "held_out"),
     *("stage.steps", "data.workers", "data.max_bad_share"),
 )
 """Keys of a run that may change when it is resumed."""

@@ -26,6 +26,8 @@ from fantasytalking.training.batches import Layout, MicroBatch, step_loader
 from fantasytalking.training.config import Optimiser, Precision, TrainConfig
 from fantasytalking.training.distillation import distillation_loss
 from fantasytalking.training.ema import MovingAverage
+from fantasytalking.training.held_out import LOG as HELD_OUT_LOG
+from fantasytalking.training.held_out import HeldOut, held_out_line, held_out_scalars
 from fantasytalking.training.model import build_model
 from fantasytalking.training.objectives import StepLoss, stage_loss
 from fantasytalking.training.optim import build_optimiser, learning_rate, set_learning_rate
@@ -76,6 +78,7 @@ class Trainer:
         self.output = Path(config.output)
         self.dataset = PortraitDataset(*config.data.manifests)
         self.accelerator = accelerator = build_accelerator(config)
+        self.held_out = HeldOut(config) if config.held_out.every else None
         self.layout = Layout(config.batch, config.accumulation, accelerator.num_processes, accelerator.process_index)
         if config.optimiser.ema_decay and is_sharded(accelerator):
             raise InputError("optimiser.ema_decay needs whole parameters (one process, DDP or ZeRO-2); set it to 0")
@@ -142,6 +145,8 @@ class Trainer:
             # Validate
             if config.validation.every and progress.step % config.validation.every == 0:
                 self._validate(progress.step)
+            if config.held_out.every and progress.step % config.held_out.every == 0:
+                self._measure_held_out(progress.step)
         self._share_bad(progress)
         self._save_adapter(steps)
         self.trackers.finish()
@@ -159,7 +164,8 @@ class Trainer:
                 "raise it or choose another output folder"
             )
         if main:
-            forget_after(self.output / "log.jsonl", progress.step)
+            for name in ("log.jsonl", HELD_OUT_LOG):
+                forget_after(self.output / name, progress.step)
             logger.info(self.table)
             logger.info(
                 f"{config.stage.name}: step {progress.step} to {config.stage.steps}, {len(self.dataset)} clips, "
@@ -247,6 +253,16 @@ class Trainer:
             self.trackers.picture("validation/contact_sheet", result.contact_sheet, step)
         if result.video is not None:
             self.trackers.video("validation/video", result.video, step)
+
+    def _measure_held_out(self, step: int) -> None:
+        assert self.held_out is not None
+        self.model.eval()
+        with self._averaged(), torch.no_grad(), self.accelerator.autocast():
+            errors = self.held_out.measure(self.model, self.accelerator.device, self._input_dtype)
+        self.model.train()
+        if self.accelerator.is_main_process:
+            logger.info(held_out_line(self.output, step, errors))
+        self.trackers.log(held_out_scalars(errors), step)
 
     def _save_adapter(self, step: int) -> None:
         described, base_names = self.origin.adapter(self.config, step)

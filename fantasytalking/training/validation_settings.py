@@ -7,6 +7,24 @@ from fantasytalking.training.limits import between, share
 
 
 @dataclass
+class HeldOutConfig:
+    """The error on clips that are not trained on every so many steps; 0 = never. See held_out.jsonl of the run."""
+
+    every: int = 0
+    manifests: list[str] = field(default_factory=list)
+    """manifest.jsonl files of prepare_data, of other people than the run's."""
+    clips: int = 32
+    """At most so many of them, chosen by the seed."""
+
+    def validate(self) -> None:
+        """Clips are given when they are needed."""
+        between("held_out.every", self.every, 0, 10**8)
+        between("held_out.clips", self.clips, 1, 10**6)
+        if self.every and not self.manifests:
+            raise InputError(f"held_out.every is {self.every} and held_out.manifests is empty; give prepared clips")
+
+
+@dataclass
 class ValidationConfig:
     """A video of a fixed portrait every so many steps, that talks, is driven or both; 0 = never."""
 
