@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.encoders.arcface import FaceEncoder
-from fantasytalking.media import read_audio
+from fantasytalking.media import read_audio, write_video
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.perception.body_pose import track_body
 from fantasytalking.perception.face_crop import five_points
@@ -173,6 +173,68 @@ def test_two_people_say_a_sentence_each(nano: Nano):
     to_own, to_other = pooled(measured, own), pooled(measured, others)
     tell(f"two speakers, mouth opening against one's own sentence: {to_own:.3f}; against the other's: {to_other:.3f}")
     assert to_own - to_other >= 0.4
+
+
+def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: Path):
+    settings = ["guidance.text.start=1", "guidance.text.end=1"]
+    settings += ["guidance.expression.start=2.5", "guidance.expression.end=2.5"]
+    config = load_config(InferConfig, preset_path("nano", "infer"), settings)
+    place = workplace(config, driven=True, several=True)
+    pipe = load_pipeline(config, place.weights, place.device)
+    pipe.set_progress_bar_config(disable=True)
+    frames = config.window_frames
+
+    def driver(number: int, *, moves: bool = True) -> tuple[Path, np.ndarray]:
+        """A video of somebody else, who talks or sits still, and the true opening of the mouth in it."""
+        identity, acted = held_out_act(PEOPLE + number)
+        states = acted.performance.states[:frames] if moves else acted.performance.states[:1] * frames
+        path = tmp_path / f"{number}_{moves}.mp4"
+        if not path.is_file():
+            sitter = Sitter(make_identity(identity), 192, nano.closeness)
+            write_video(path, [sitter.frame(state) for state in states], fps=config.fps)
+        return path, np.array([state.mouth_open for state in states])
+
+    def openings(portrait: Portrait, drivers: list[Path], seed: int) -> list[np.ndarray]:
+        """Of both people from left to right."""
+        made = pipe(
+            portrait,
+            (),
+            config.prompt,
+            drive=drivers,
+            **config.guidance.arguments(),
+            num_inference_steps=10,
+            fps=config.fps,
+            window_frames=frames,
+            overlap_frames=config.overlap_frames,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        pictures = (made.frames[0] * 255).round().astype(np.uint8)
+        tracks = track_faces(pictures, np.arange(len(pictures)) / config.fps, max_people=2)
+        assert len(tracks) == 2
+        tracks.sort(key=lambda track: float(np.nanmean(track.landmarks[..., 0])))
+        return [mouth_opening(track.landmarks).astype(np.float64) for track in tracks]
+
+    measured, own, others, moving, still = [], [], [], [], []
+    for first in range(0, PEOPLE, 2):
+        identities = [HELD_OUT_IDENTITIES[first], HELD_OUT_IDENTITIES[first + 1]]
+        group = Group(identities, (320, 192), nano.closeness, np.random.default_rng(first))
+        portrait = frame_portrait(group.portrait(), parse_sizes([WIDE]), people=2)
+        (one, its), (two, theirs) = driver(first), driver(first + 1)
+        (rest, _), given = driver(first + 1, moves=False), [(one, its), (two, theirs)]
+        for order in (given, given[::-1]):
+            made = openings(portrait, [path for path, _ in order], first)
+            for opening, (_, mine), (_, other) in zip(made, order, order[::-1], strict=True):
+                seen = np.isfinite(opening)
+                measured.append(opening[seen])
+                own.append(mine[seen])
+                others.append(other[seen])
+                moving.append(np.nanstd(opening))
+        still.append(np.nanstd(openings(portrait, [one, rest], first)[1]))
+    to_own, to_other = pooled(measured, own), pooled(measured, others)
+    tell(f"two drivers, both ways round, mouth opening against one's own: {to_own:.3f}; the other's: {to_other:.3f}")
+    tell(f"spread of the opening: {np.mean(moving):.4f} driven, {np.mean(still):.4f} beside somebody who is")
+    assert to_own - to_other >= 0.2
+    assert np.mean(still) < np.mean(moving) / 2
 
 
 def test_the_mouth_rests_in_silence(nano: Nano):
