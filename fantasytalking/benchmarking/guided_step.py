@@ -20,6 +20,7 @@ from fantasytalking.conditions import Conditions
 from fantasytalking.models.assembly import kept_dtype
 from fantasytalking.models.condition_cache import ConditionCache
 from fantasytalking.models.cpu_attention import attend_in_float32
+from fantasytalking.models.cpu_memory import keep_freed_memory
 from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.presets import load_model_config, transformer_arguments
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -59,6 +60,8 @@ def guided_step(size: GuidedStepSize, device: torch.device, dtypes: Sequence[tor
     The naive side is three calls of diffusers' own transformer in the first of the `dtypes`. It hears no audio and so
     does a little less work; our fresh modules add nothing, so that every side must predict the same.
     """
+    if device.type == "cpu":
+        keep_freed_memory()  # for every side, since it is of the process
     config = load_model_config(size.preset)
     arguments = {**transformer_arguments(config), "num_layers": size.layers}
     base_arguments = {key: value for key, value in arguments.items() if key not in vars(config.portrait)}

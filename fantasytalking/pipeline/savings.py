@@ -16,6 +16,7 @@ from torch import nn
 
 from fantasytalking.errors import InputError
 from fantasytalking.models.cpu_attention import attend_in_float32
+from fantasytalking.models.cpu_memory import keep_freed_memory
 from fantasytalking.models.few_step_lora import fuse_few_step_lora
 from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -101,6 +102,7 @@ def apply_savings(transformer: FantasyTalkingTransformer3DModel, config: Savings
     if config.step_cache is not StepCache.none:
         transformer.enable_cache(_cache_config(config))
     if device.type == "cpu":
+        keep_freed_memory()
         fuse_blocks(transformer)
         if transformer.dtype is torch.bfloat16:
             attend_in_float32(transformer)

@@ -1,0 +1,36 @@
+"""What the process is told of memory shows in the page faults of large tensors."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys, torch
+from fantasytalking.models.cpu_memory import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "keep" and not keep_freed_memory():
+    sys.exit(3)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(2**24)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+def faults(way: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, way], capture_output=True, text=True, check=False, timeout=120
+    )
+    if done.returncode == 3:
+        pytest.skip("this C library keeps no memory")
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_memory_that_is_kept_costs_no_page_faults():
+    pages = 4 * 64 * 2**20 // 4096
+    assert faults("keep") < pages / 50
