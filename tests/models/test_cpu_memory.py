@@ -16,7 +16,8 @@ def faults():
     for _ in range(4):
         torch.ones(2**24)  # 64 MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
+for _ in range(6):  # until the heap has its size
+    faults()
 print(faults())
 """
 
@@ -34,3 +35,4 @@ def faults(way: str) -> int:
 def test_memory_that_is_kept_costs_no_page_faults():
     pages = 4 * 64 * 2**20 // 4096
     assert faults("keep") < pages / 50
+    assert faults("as it is") > pages / 2
