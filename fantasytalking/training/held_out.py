@@ -54,11 +54,10 @@ class HeldOut:
         clip = self._collate([self._dataset[index]])
         noise = draw(self._config.seed, NEVER_A_STEP, [index], clip.latents.shape[1:]).noise.to(device)
         batch = Batch(clip.latents.to(device), clip.conditions.to(device), clip.lip_mask.to(device))
-        errors = []
+        given, errors = batch.conditions.to(dtype=dtype), []
         for level in SIGMAS:
             sigmas = torch.full((1,), level, device=device)
             noisy = add_noise(batch.latents, noise, sigmas).to(dtype)
-            given = batch.conditions.to(dtype=dtype)
             velocity = model(noisy, sigmas * TIMESTEPS, given, return_dict=False)[0]
             masks = (None, batch.lip_mask, 1 - batch.lip_mask)
             own = [flow_matching_loss(velocity, batch.latents, noise, mask, Normalisation.mask) for mask in masks]
