@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fantasytalking.encoders.onnx_network import read_onnx
 from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file
 
 SIZE = 112
 DIM = 512
-MAX_BYTES = 1 << 30
-"""The largest known face network (glint360k r100) has 261 MB."""
 
 
 class FaceEncoder:
@@ -30,25 +29,15 @@ class FaceEncoder:
             InputError: there is no such file, it is over 1 GiB, not an ONNX network, keeps weights in other files,
                 or does not map one (1, 3, 112, 112) input to one (1, 512) output.
         """
-        path = _only_onnx(Path(source))
-        _check_graph(path)
-        import onnxruntime
+        file = read_onnx(_only_onnx(Path(source)), "face encoder", "give an ArcFace network's .onnx")
+        if [shape[1:] for shape in file.inputs] != [[3, SIZE, SIZE]] or [s[-1:] for s in file.outputs] != [[DIM]]:
+            raise InputError(
+                f"face encoder '{file.path}' maps {file.inputs} to {file.outputs}; "
+                f"an ArcFace network maps one (1, 3, {SIZE}, {SIZE}) to one (1, {DIM})"
+            )
         from insightface.model_zoo.arcface_onnx import ArcFaceONNX
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except (
-            errors.Fail,
-            errors.InvalidGraph,
-            errors.NotImplemented,
-            errors.InvalidArgument,
-        ) as error:
-            raise InputError(f"face encoder '{path}' cannot be run ({str(error).splitlines()[0][:200]})") from error
-        return cls(ArcFaceONNX(str(path), session))
+        return cls(ArcFaceONNX(str(file.path), file.open(threads)))
 
     def encode(self, frame: NDArray[np.uint8], points: NDArray[np.floating]) -> NDArray[np.float32]:
         """The embedding of one face.
@@ -91,31 +80,3 @@ def _only_onnx(source: Path) -> Path:
             raise InputError(f"face encoder: '{source}' holds {len(found)} .onnx files; name the one to use")
         return found[0]
     return existing_file(source, "face encoder")
-
-
-def _check_graph(path: Path) -> None:
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise InputError(f"face encoder '{path}' has {size} bytes; the limit is {MAX_BYTES}; give an ArcFace .onnx")
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except DecodeError as error:
-        raise InputError(f"face encoder '{path}' is not an ONNX file; give an ArcFace network's .onnx") from error
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
-        raise InputError(f"face encoder '{path}' keeps its weights in other files; save it as one file")
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    shapes = [_shape(value) for value in (*inputs, *graph.output)]
-    if len(shapes) != 2 or shapes[0][1:] != [3, SIZE, SIZE] or shapes[1][-1:] != [DIM]:
-        raise InputError(
-            f"face encoder '{path}' maps {shapes[: len(inputs)]} to {shapes[len(inputs) :]}; "
-            f"an ArcFace network maps one (1, 3, {SIZE}, {SIZE}) to one (1, {DIM})"
-        )
-
-
-def _shape(value: Any) -> list[int]:
-    """The sizes of an input or output of a graph, 0 for a free one."""
-    return [size.dim_value for size in value.type.tensor_type.shape.dim]
