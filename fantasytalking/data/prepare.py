@@ -97,9 +97,10 @@ class Preparation:
         """Prepares and encodes a clip; the features are in place before its result is."""
         try:
             prepared = prepare_clip(clip, self.config)
+            features = self.encoders.encode(prepared)
         except Refused as refused:
             return {"reason": refused.reason.value, "detail": refused.detail}
-        save_features(self.encoders.encode(prepared), self.output / _features_path(clip), self.fingerprint)
+        save_features(features, self.output / _features_path(clip), self.fingerprint)
         height, width = prepared.frames.shape[1:3]
         return {
             "width": width,

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fantasytalking.data.features import Features
+from fantasytalking.data.manifest import Reason
 from fantasytalking.data.prepare_clip import PreparedClip
+from fantasytalking.data.refused import Refused
 from fantasytalking.data.settings import DataConfig
 from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.encoders.expression import ExpressionEncoder
@@ -58,7 +60,11 @@ class Encoders:
         )
 
     def encode(self, clip: PreparedClip) -> Features:
-        """All features of a clip, on the CPU, in the types of the feature file."""
+        """All features of a clip, on the CPU, in the types of the feature file.
+
+        Raises:
+            Refused: the expression encoder cannot see a face that is there.
+        """
         first = torch.from_numpy(clip.frames[0])
         video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 c t h w")
         stride, steps = self.video.spatial_stride, self.video.temporal_stride
@@ -95,6 +101,9 @@ class Encoders:
         found = []
         for track in clip.tracks:
             points = np.where(track.present[:, None, None], five_points(track.landmarks), np.nan)
+            points = self.expression.follower()(clip.frames, points)
+            if not np.isfinite(points).all(axis=(1, 2)).any():
+                raise Refused(Reason.FACE_LOST, "the expression encoder's own networks see no face")
             found.append(self.expression.encode(clip.frames, points))
         return {
             "expression": torch.stack([each.features for each in found]).half(),

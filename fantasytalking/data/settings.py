@@ -51,7 +51,7 @@ class DataConfig:
     face_encoder: str | None = None
     """ArcFace .onnx; none: the only .onnx in `components`/face_encoder."""
     expression_encoder: str | None = None
-    """Folder of an expression encoder; none: what drives the faces is not told."""
+    """Folder of an expression encoder, of ours or with the released files; none: what drives the faces is not told."""
     people: int = 1
     """Most people of a clip, all of whom it is about; 1: it is about the one who talks."""
     judge_people: bool = False

@@ -1,14 +1,17 @@
 """The expression in a driving video as implicit features: head, eye, emotion and mouth of every frame.
 
-The method's own encoder is PD-FGC, which reads the four from one aligned crop of the face, for users who have its file.
-Ours is a small network of the same kind. Axes: T frames, B crops.
+The method's own encoder is PD-FGC, which reads the four from one aligned crop of the face, for users who have its file;
+with the landmark networks beside it, the crop is where the released front end puts it. Ours is a small network of the
+same kind. Axes: T frames, B crops.
 """
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +27,12 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, written_whole
 from fantasytalking.tensor_files import check_floating, compare_shapes, open_safetensors, read_json
 
+if TYPE_CHECKING:
+    from fantasytalking.encoders.released_faces import ReleasedFaces
+
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RELEASED_SUFFIXES = (".pth", ".safetensors")
+RELEASED_NAME = "pd_fpg"
 MAX_CONFIG_BYTES = 1 << 16
 MAX_BYTES = 1 << 28
 PARTS = ("head", "eye", "emotion", "mouth")
@@ -76,6 +83,10 @@ class ExpressionFeatures(NamedTuple):
     first where none was before."""
     present: Tensor
     """(T,) bool: the frame has a face."""
+
+
+Follow = Callable[[NDArray[np.uint8], NDArray[np.floating]], NDArray[np.floating]]
+"""The next frames (T, H, W, 3) of a video and points (T, 5, 2) of a face to the points that its crops are put by."""
 
 
 class _Residual(nn.Module):
@@ -151,20 +162,33 @@ def place_values(places: Similarity, start: Similarity) -> Tensor:
 class ExpressionEncoder:
     """The frozen network with what comes before and after it."""
 
-    def __init__(self, network: ExpressionNetwork | PdFgcNetwork, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        network: ExpressionNetwork | PdFgcNetwork,
+        device: torch.device | str = "cpu",
+        faces: "ReleasedFaces | None" = None,
+    ) -> None:
         self._device = torch.device(device)
+        self._faces = faces
         self.network = network.to(self._device).eval().requires_grad_(False)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, device: torch.device | str = "cpu") -> "ExpressionEncoder":
-        """The encoder that `save_pretrained` wrote into the folder `source`, or the released one of the file `source`.
+        """The encoder that `save_pretrained` wrote into the folder `source`, or the released one.
+
+        That is the file `source` alone, or a folder's pd_fpg.pth or pd_fpg.safetensors, with the released landmark
+        networks where face_det.onnx and face_landmark.onnx are beside it.
 
         Raises:
             InputError: a file is missing, too large or damaged, or the weights are not those of the sizes; says which.
         """
         folder = Path(source)
-        if folder.suffix in RELEASED_SUFFIXES:
-            return cls(load_pd_fgc(folder), device)
+        released = released_file(folder)
+        if released is not None:
+            from fantasytalking.encoders.released_faces import ReleasedFaces
+
+            faces = ReleasedFaces.of_folder(folder) if folder.is_dir() else None
+            return cls(load_pd_fgc(released), device, faces)
         for name, limit in ((CONFIG, MAX_CONFIG_BYTES), (WEIGHTS, MAX_BYTES)):
             size = existing_file(folder / name, "expression encoder").stat().st_size
             if size > limit:
@@ -195,6 +219,14 @@ class ExpressionEncoder:
         """Features of head, eye, emotion and mouth."""
         return self.network.dims
 
+    def follower(self) -> Follow:
+        """What tells where the crops of one person in one video are: to be called for its frames in their order."""
+        if self._faces is None:
+            return lambda frames, points: points
+        from fantasytalking.encoders.released_faces import FaceFollower
+
+        return FaceFollower(self._faces).follow
+
     def encode(
         self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating] | None = None
     ) -> ExpressionFeatures:
@@ -203,7 +235,7 @@ class ExpressionEncoder:
         Args:
             frames: (T, H, W, 3) RGB.
             points: (T, 5, 2) pixels (x, y): left eye, right eye, tip of the nose, left and right corner of the mouth,
-                as they stand in the picture; NaN where there is no face.
+                as they stand in the picture, by a `follower`; NaN where there is no face.
             start: (5, 2) points from which the head's movement counts, for a video that is encoded piece by piece;
                 None: those of the first frame that has a face.
 
@@ -228,3 +260,29 @@ class ExpressionEncoder:
     @torch.no_grad()
     def _encode(self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating]) -> Tensor:
         return self.network.look(frames, points, start, self._device).cpu()
+
+
+def released_file(source: Path) -> Path | None:
+    """The released network that `source` is or, a folder, holds; None where it is or holds none."""
+    if source.suffix in RELEASED_SUFFIXES:
+        return source
+    files = ((source / RELEASED_NAME).with_suffix(suffix) for suffix in RELEASED_SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def copy_encoder(source: Path, folder: Path) -> None:
+    """Writes the encoder of `source` into `folder`, whole or not at all, so that `from_pretrained` reads it there.
+
+    Raises:
+        InputError: as `from_pretrained`.
+    """
+    encoder, released = ExpressionEncoder.from_pretrained(source), released_file(source)
+    if released is None:
+        encoder.save_pretrained(folder)
+        return
+    beside = sorted(source.glob("*.onnx")) if source.is_dir() else []
+    with written_whole(folder) as temporary:
+        temporary.mkdir()
+        shutil.copyfile(released, (temporary / RELEASED_NAME).with_suffix(released.suffix))
+        for file in beside:
+            shutil.copyfile(file, temporary / file.name)

@@ -50,12 +50,19 @@ def read_driver(path: str | Path, encoder: ExpressionEncoder, fps: float, second
     start_points = points[np.isfinite(points).all(axis=(1, 2))][0]
     features = torch.zeros(len(points), sum(encoder.dims))
     present = torch.zeros(len(points), dtype=torch.bool)
+    follow = encoder.follower()
     for start, frames in _chunks(path, fps, seconds):
         end = start + len(frames)
+        points[start:end] = follow(frames, points[start:end])
         if not np.isfinite(points[start:end]).all(axis=(1, 2)).any():
             continue
         encoded = encoder.encode(frames, points[start:end], start_points)
         features[start:end], present[start:end] = encoded.features.float().cpu(), encoded.present.cpu()
+    if int(present.sum()) < LEAST_SEEN * len(points):
+        raise InputError(
+            f"driver '{path}': the expression encoder's own networks see its face in {int(present.sum())} of "
+            f"{len(points)} frames; half of them are needed"
+        )
     last = torch.where(present, torch.arange(len(present)), -1).cummax(dim=0).values
     index = torch.where(last < 0, int(present.nonzero()[0]), last)
     boxes = torch.from_numpy(track.boxes)

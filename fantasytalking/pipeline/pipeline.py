@@ -27,7 +27,7 @@ from transformers import (
 
 from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows
 from fantasytalking.data.settings import Fit
-from fantasytalking.encoders.expression import ExpressionEncoder
+from fantasytalking.encoders.expression import copy_encoder
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.lora import has_lora
@@ -161,9 +161,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             with written_whole(Path(save_directory) / FACE_ENCODER / self.face_network.name) as temporary:
                 shutil.copyfile(self.face_network, temporary)
         if self.expression_network is not None:
-            ExpressionEncoder.from_pretrained(self.expression_network).save_pretrained(
-                Path(save_directory) / EXPRESSION_ENCODER
-            )
+            copy_encoder(Path(self.expression_network), Path(save_directory) / EXPRESSION_ENCODER)
         if self.motion_normaliser is not None:
             write_normaliser(self.motion_normaliser, Path(save_directory))
 

@@ -55,7 +55,8 @@ class InferConfig:
     """Adapter folder of ours, or FantasyPortrait's released checkpoint, by which videos can drive the faces; none: that
     in expression_adapter of the base, or what adapter and base bring themselves. Read only where a driver is given."""
     expression_encoder: str | None = None
-    """Folder of the encoder that reads drivers; none: expression_encoder in the folder of that adapter or the base."""
+    """Folder of the encoder that reads drivers, ours or of the released files; none: expression_encoder in the folder
+    of that adapter or the base."""
     sampler: Sampler = Sampler.euler
     shift: float = 5.0
     """Of the noise levels towards noise (released: 5). A saved pipeline brings its own sampler and shift."""

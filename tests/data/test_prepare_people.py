@@ -25,6 +25,7 @@ from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.portrait_world.group_clip import GroupPlan, Role, write_group_clip
 from tests.data.running import run_here, small_config
 from tests.data.videos import good_videos
+from tests.released_networks import save_released
 
 WIDTH, HEIGHT, SCALE = 256, 128, 0.5
 PLAN = GroupPlan(20, 3, (Role(31, "Move up, we go."), Role(4, "")), seed=1, expression=0.7, body=0.4)
@@ -69,6 +70,15 @@ def test_both_people_are_in_the_features(pair: Pair) -> None:
     assert features.expression_present is not None and features.expression_present.float().mean() > 0.9
     assert not torch.allclose(features.expression[0], features.expression[1], atol=0.01)
     assert float(features.face[0] @ features.face[1]) < 0.9999, "each has a face of their own"
+
+
+def test_a_face_that_the_released_detector_does_not_see_is_left_out(pair: Pair, tmp_path: Path) -> None:
+    save_released(tmp_path / "blind", brightness=0.3)
+    config = replace(pair.config, expression_encoder=str(tmp_path / "blind"))
+    with pytest.raises(InputError, match=r"no clip of .* can be used \(1 face_lost\)"):
+        run_here(pair.videos, tmp_path / "out", config)
+    (line,) = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert "own networks see no face" in line
 
 
 def test_boxes_lie_where_the_faces_are_from_left_to_right(pair: Pair) -> None:

@@ -21,6 +21,7 @@ from tests.pipeline.conftest import EXPRESSION, sound
 from tests.pipeline.running import files, infer, write_picture, write_wav
 from tests.pipeline.test_infer import digest
 from tests.pipeline.test_pipeline import latents
+from tests.released_networks import save_released
 
 FRAMES, FPS = 16, 20
 
@@ -191,6 +192,17 @@ def test_what_is_read_from_a_driver(inputs, expressive):
     torch.testing.assert_close(half.features, read.features[: FRAMES // 2], atol=1e-4, rtol=1e-4)
     slower = read_driver(inputs / "driver.mp4", encoder, FPS / 2)
     assert len(slower.features) == FRAMES // 2
+
+
+def test_a_driver_is_read_by_the_released_front_end(inputs, tmp_path):
+    save_released(tmp_path / "released")
+    read = read_driver(inputs / "driver.mp4", ExpressionEncoder.from_pretrained(tmp_path / "released"), FPS)
+    assert read.features.shape == (FRAMES, 554) and read.present.all()
+    alone = ExpressionEncoder.from_pretrained(tmp_path / "released" / "pd_fpg.pth")
+    assert not torch.allclose(read_driver(inputs / "driver.mp4", alone, FPS).features, read.features)
+    save_released(tmp_path / "blind", brightness=0.3)
+    with pytest.raises(InputError, match=f"own networks see its face in 0 of {FRAMES} frames"):
+        read_driver(inputs / "driver.mp4", ExpressionEncoder.from_pretrained(tmp_path / "blind"), FPS)
 
 
 def test_a_face_that_goes_carries_what_was_last_seen(inputs, expressive, tmp_path):
