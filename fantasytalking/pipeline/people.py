@@ -88,7 +88,7 @@ class People:
                 raise InputError(
                     f"driver '{driver.name}' has {len(driver.features) / fps:.2f} s, the sound "
                     f"{timing.frames / fps:.2f} s; give a longer driver, or less of the sound: "
-                    f"--seconds {len(driver.features) / fps:.2f}"
+                    f"--seconds {len(driver.features) / fps:.2f}, in a training validation.seconds"
                 )
         return timing
 

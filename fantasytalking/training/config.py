@@ -224,6 +224,11 @@ class StageConfig:
             )
         if self.init_from is None:
             raise InputError("stage.distillation has no teacher; set stage.init_from to the adapter of stage 2")
+        if self.expression is not None:
+            raise InputError(
+                "stage.distillation folds in the guidance of text and audio alone, and stage.expression is set; distil "
+                "the adapter of stage 2 and train the expression condition apart from it"
+            )
         dropped = [name for name in ("reference", "audio", "prompt") if getattr(self.dropout, name)]
         if dropped:
             raise InputError(

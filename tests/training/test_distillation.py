@@ -221,6 +221,7 @@ def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2:
         ({"stage__lora__rank": 0}, "rank above 0"),
         ({"stage__init_from": "null"}, "no teacher"),
         ({"stage__dropout__audio": 0.1}, "drops nothing"),
+        ({"stage__expression": "{}"}, "stage.expression is set"),
         ({"stage__distillation__text": "[7,1]"}, "the least and the largest"),
         ({"stage__distillation__window": 3}, "did you mean 'windows'"),
     ],
