@@ -51,7 +51,8 @@ class HeldOut:
         return {"everywhere": everywhere, "lips": lips, "rest": rest}
 
     def _errors(self, model: nn.Module, index: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        clip = self._collate([self._dataset[index]])
+        with torch.autocast(device.type, enabled=False):  # which on a CPU knows no half precision, as features are in
+            clip = self._collate([self._dataset[index]])
         noise = draw(self._config.seed, NEVER_A_STEP, [index], clip.latents.shape[1:]).noise.to(device)
         batch = Batch(clip.latents.to(device), clip.conditions.to(device), clip.lip_mask.to(device))
         given, errors = batch.conditions.to(dtype=dtype), []

@@ -52,9 +52,10 @@ def test_errors_are_those_of_the_velocity_in_the_parts_of_the_picture(configure:
         assert found["rest"][place] == pytest.approx(((error * (1 - lips)).sum() / (1 - lips).sum()).item(), rel=1e-5)
 
 
-def test_a_run_tells_it_and_trains_the_same(configure: Configure, others: Path):
-    shown = {"held_out__manifests": [str(others)], "held_out__clips": 4}
-    plain = configure("plain", stage__steps=4)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_tells_it_and_trains_the_same(configure: Configure, others: Path, precision: str):
+    shown = {"held_out__manifests": [str(others)], "held_out__clips": 4, "precision": precision}
+    plain = configure("plain", stage__steps=4, precision=precision)
     watched = configure("watched", stage__steps=4, held_out__every=2, **shown)
     Trainer(plain).train()
     Trainer(watched).train()
