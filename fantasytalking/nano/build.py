@@ -14,7 +14,7 @@ from typing import Any
 from fantasytalking.config import CONFIGS, suggestion
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
-from fantasytalking.nano import expression_step, people_steps, steps
+from fantasytalking.nano import expression_step, more_steps, people_steps, steps
 from fantasytalking.nano.card import number, write_card
 from fantasytalking.nano.config import BuildConfig, ScriptConfig
 from fantasytalking.nano.workshop import Workshop
@@ -44,6 +44,7 @@ class Step:
 ENCODERS = ("vae", "audio_encoder", "face_encoder", "language")
 EXPRESSION = ("expression", "size", "closeness")
 PEOPLE = ("prepare", "expression_encoder", "people_videos")
+MORE = ("prepare", "more_videos")
 STEPS: tuple[Step, ...] = (
     Step("videos", steps.make_training_videos, (), ("videos", "size", "closeness")),
     Step("vae", steps.train_vae, ("videos",), ("vae",)),
@@ -60,7 +61,10 @@ STEPS: tuple[Step, ...] = (
     Step("people_videos", people_steps.make_people_videos, ("videos",), ("people_videos",)),
     Step("people_prepare", people_steps.prepare_people, PEOPLE, ("people_prepare", "prepared_size")),
     Step("stage2_people", people_steps.train_stage2_people, ("stage2", "people_prepare"), ("stage2_people",)),
-    Step("pack", steps.pack_pipeline, ("stage2_people",), (), packs="."),
+    Step("more_videos", more_steps.make_more, (), ("more_videos", "size", "closeness")),
+    Step("more_prepare", more_steps.prepare_more, MORE, ("more_prepare", "prepared_size")),
+    Step("stage2_more", more_steps.train_stage2_more, ("stage2_people", "more_prepare"), ("stage2_more",)),
+    Step("pack", steps.pack_pipeline, ("stage2_more",), (), packs="."),
     Step("people", people_steps.train_people, ("pack", "people_prepare"), ("people",)),
     Step("pack_people", people_steps.pack_people, ("people",), (), packs=EXPRESSION_ADAPTER),
 )

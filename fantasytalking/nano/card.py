@@ -128,6 +128,9 @@ def _costs(reports: Mapping[str, Mapping[str, Any]]) -> str:
         videos = reports["people_videos"]
         drawn = f"{videos['videos']} videos of several people, {videos['videos_alone']} of one"
         lines.append(f"Corpus with what drives the faces: {drawn}, {_prepared(reports['people_prepare'])}.")
+    if {"more_videos", "more_prepare"} <= reports.keys():
+        drawn = f"{reports['more_videos']['videos']} videos"
+        lines.append(f"Corpus of further people: {drawn}, {_prepared(reports['more_prepare'])}.")
     return "\n".join([*lines, ""])
 
 

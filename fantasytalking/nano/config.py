@@ -68,6 +68,29 @@ class VideosConfig:
         _between(self, "held_out", 1, 60)
 
 
+@dataclass
+class MoreVideosConfig:
+    """Further people, each with words of their own: what the transformer needs more of than the autoencoder does."""
+
+    first: int = 100
+    """Number of the first of them."""
+    identities: int = 300
+    """How many."""
+    utterances: int = 2
+    """That each of them says."""
+    resting_every: int = 5
+    """One person in so many says one thing more and is silent afterwards, so that mouths learn to rest."""
+    rest_seconds: float = 1.6
+
+    def validate(self) -> None:
+        """Holds the numbers in their limits."""
+        _between(self, "first", 0, 999)
+        _between(self, "identities", 1, 1000 - self.first)
+        _between(self, "utterances", 1, 200)
+        _between(self, "resting_every", 1, 1000)
+        _between(self, "rest_seconds", 0.1, 10)
+
+
 SHORTCUT = 4
 """Positions of a level, at least, that a shortcut joins in one of the next."""
 
@@ -293,12 +316,15 @@ class BuildConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     expression: ExpressionConfig = field(default_factory=ExpressionConfig)
     people_videos: PeopleVideosConfig = field(default_factory=PeopleVideosConfig)
+    more_videos: MoreVideosConfig = field(default_factory=MoreVideosConfig)
     prepare: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/data.yaml"))
     base: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/base.yaml"))
     stage1: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage1.yaml"))
     stage2: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage2.yaml"))
     people_prepare: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/data.yaml"))
     stage2_people: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage2_people.yaml"))
+    more_prepare: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/data.yaml"))
+    stage2_more: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/stage2_more.yaml"))
     people: ScriptConfig = field(default_factory=lambda: ScriptConfig("nano/people.yaml"))
 
     def validate(self) -> None:

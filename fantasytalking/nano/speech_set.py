@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE, token_count, token_times
 from fantasytalking.files import written_whole
+from fantasytalking.nano.own_words import reworded
 from fantasytalking.nano.videos import held_out_sentences, training_sentences
 from fantasytalking.portrait_world.identity import make_identity
 from fantasytalking.portrait_world.speech import Phoneme, Voice, speak
@@ -20,8 +21,6 @@ from fantasytalking.portrait_world.visemes import SHAPES, STRESS_MARKS
 
 PHONEMES: tuple[str, ...] = (*SHAPES, "unknown")
 """The classes: eSpeak NG's mnemonics without marks of stress, of which "_" is silence."""
-SHUFFLED_SHARE = 0.5
-"""Part of the training utterances whose words come in another order, so that more sounds meet."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,8 @@ def plan_training(count: int, seed: int) -> list[Utterance]:
     sentences = training_sentences()
     planned = []
     for number in range(count):
-        words = sentences[number % len(sentences)].split()
-        if random.random() < SHUFFLED_SHARE:
-            others = sentences[int(random.integers(len(sentences)))].split()
-            words = [str(word).strip(",.?!") for word in random.permutation(words + others)[: len(words) + 2]]
-        planned.append(Utterance(" ".join(words), _voice(int(random.integers(1000)), random)))
+        text = reworded(sentences, number, random)
+        planned.append(Utterance(text, _voice(int(random.integers(1000)), random)))
     return planned
 
 

@@ -135,7 +135,7 @@ def train_stage2(shop: Workshop) -> dict[str, Any]:
 
 def pack_pipeline(shop: Workshop) -> dict[str, Any]:
     """The finished folder, without its model card."""
-    adapter = shop.work / "stage2_people" / "adapter"
+    adapter = shop.work / "stage2_more" / "adapter"
     return pack(
         shop.components,
         adapter,

@@ -92,11 +92,12 @@ def make_videos(
             if made and (before + done) % 20 == 0:
                 logger.info(f"videos: {before + done}/{total}  {left // 60}:{left % 60:02d} left")
         before += len(portion.identities) * len(portion.sentences)
-        _write_captions(output / portion.folder, seed)
+        write_captions(output / portion.folder, seed)
     return total
 
 
-def _write_captions(folder: Path, seed: int) -> None:
+def write_captions(folder: Path, seed: int) -> None:
+    """Writes the captions that are missing: of the person, or the one that stands for none."""
     for video in sorted(folder.glob("id*/video.mp4")):
         name = video.parent.name  # id0000_s0000
         identity, sentence = int(name[2:6]), int(name[8:12])

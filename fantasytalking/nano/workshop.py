@@ -54,6 +54,11 @@ class Workshop:
         return self.work / "portrait_corpus"
 
     @property
+    def more_corpus(self) -> Path:
+        """The prepared clips of further people with words of their own."""
+        return self.work / "more_corpus"
+
+    @property
     def expression_encoder(self) -> Path:
         """The trained encoder, or that of a finished folder; apart from the components, which `pack` takes whole."""
         finished = self.config.components

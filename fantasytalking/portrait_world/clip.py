@@ -18,7 +18,7 @@ from fantasytalking.portrait_world.motion import FRAMES_PER_SECOND, Performance,
 from fantasytalking.portrait_world.person import Person
 from fantasytalking.portrait_world.pose import Camera, seen_closer
 from fantasytalking.portrait_world.scene import Place, oversampling, render
-from fantasytalking.portrait_world.speech import Speech, Voice, speak
+from fantasytalking.portrait_world.speech import Speech, Voice, speak, within_silence
 from fantasytalking.portrait_world.state import NEUTRAL, FaceState
 
 TRUE_DIGITS = 5
@@ -35,6 +35,8 @@ class ClipPlan:
     seed: int
     expression: float | None = None
     body: float | None = None
+    rest: float = 0.0
+    """Seconds of silence after what is said."""
 
     @property
     def name(self) -> str:
@@ -115,7 +117,8 @@ def act(identity: Identity, plan: ClipPlan) -> Act:
     """Draws what the plan leaves open, speaks the sentence and acts it; the same for equal plans."""
     random = np.random.default_rng([plan.seed, plan.identity, plan.sentence])
     manner = draw_manner(identity, plan.expression, plan.body, random)
-    return act_speech(speak(plan.text, manner.voice), manner, random)
+    speech = speak(plan.text, manner.voice)
+    return act_speech(within_silence(speech, 0.0, speech.seconds + plan.rest), manner, random)
 
 
 def true_frames(person: Person, performance: Performance) -> list[dict[str, Any]]:

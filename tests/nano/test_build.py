@@ -110,6 +110,8 @@ def test_the_card_tells_of_faces_that_are_driven_when_they_are(tmp_path: Path) -
         "expression_reader": read,
         "people_videos": {"videos": 180, "videos_alone": 160} | timed,
         "people_prepare": {"clips": 900, "left_out": 3} | timed,
+        "more_videos": {"videos": 60} | timed,
+        "more_prepare": {"clips": 400, "left_out": 1} | timed,
     }
     config = load_config(BuildConfig, preset_path("nano", "build"))
     write_card(config, reports, tmp_path)
@@ -118,6 +120,7 @@ def test_the_card_tells_of_faces_that_are_driven_when_they_are(tmp_path: Path) -
     assert "| expression encoder | correlation with the truth: head 0.60, eye 0.50, emotion 0.50, mouth 0.50 |" in card
     assert "names the person in 25.0% of the pictures, of the cut face in 75.0%, chance in 5.0%" in card
     assert "180 videos of several people, 160 of one, 900 clips prepared, 3 left out" in card
+    assert "Corpus of further people: 60 videos, 400 clips prepared, 1 left out" in card
     write_card(config, reports | {"pack_people": {"parts": {"expression_adapter": 500_000}} | timed}, tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "--drive" in card and "| expression_adapter | 0.50 |" in card and "| all | 1.50 |" in card

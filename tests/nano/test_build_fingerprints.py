@@ -40,6 +40,7 @@ KNOWN = {
     "stage2": "0453dcb79fd79f50",
 }
 """As written into the reports of builds so far."""
+AFTER_PEOPLE = ["stage2_people", "stage2_more", "pack", "people", "pack_people"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the scripts that never change, in place of the project's own."""
     monkeypatch.setattr(build, "CONFIGS", tmp_path)
     (tmp_path / "nano").mkdir()
-    for name in ("data", "base", "stage1", "stage2", "stage2_people", "people"):
+    for name in ("data", "base", "stage1", "stage2", "stage2_people", "stage2_more", "people"):
         (tmp_path / "nano" / f"{name}.yaml").write_text("{}\n")
 
 
@@ -75,9 +76,14 @@ def test_what_comes_after_the_pipeline_is_no_part_of_it() -> None:
 
 def test_pictures_of_several_people_come_in_after_the_stages_of_the_paper() -> None:
     changed = replace(RECIPE, people_prepare=replace(RECIPE.people_prepare, overrides=["a=1"]))
-    assert changed_steps(changed) == ["people_prepare", "stage2_people", "pack", "people", "pack_people"]
+    assert changed_steps(changed) == ["people_prepare", *AFTER_PEOPLE]
 
 
 def test_another_pipeline_is_another_start_for_people() -> None:
     changed = replace(RECIPE, shift=3.0)
-    assert changed_steps(changed) == ["base", "stage1", "stage2", "stage2_people", "pack", "people", "pack_people"]
+    assert changed_steps(changed) == ["base", "stage1", "stage2", *AFTER_PEOPLE]
+
+
+def test_further_people_come_in_last() -> None:
+    changed = replace(RECIPE, more_videos=replace(RECIPE.more_videos, identities=5))
+    assert changed_steps(changed) == ["more_videos", "more_prepare", *AFTER_PEOPLE[1:]]

@@ -69,6 +69,8 @@ def test_the_recipe_makes_the_corpus_that_the_presets_train_on():
         assert nano_config(stage=stage).data.manifests == ["outputs/nano/portrait_corpus/manifest.jsonl"]
     both = [f"outputs/nano/{name}/manifest.jsonl" for name in ("corpus", "portrait_corpus")]
     assert nano_config(stage="stage2_people").data.manifests == both
+    more = [f"outputs/nano/{name}/manifest.jsonl" for name in ("more_corpus", "portrait_corpus")]
+    assert nano_config(stage="stage2_more").data.manifests == more
     assert "work: outputs/nano\n" in RECIPE.read_text()
 
 

@@ -1,0 +1,36 @@
+"""The steps of the build in which nano meets further people, each with words of their own."""
+
+from pathlib import Path
+from typing import Any
+
+from fantasytalking.nano.own_words import make_more_videos
+from fantasytalking.nano.training_log import training_summary
+from fantasytalking.nano.workshop import Workshop, corpus_summary
+
+
+def make_more(shop: Workshop) -> dict[str, Any]:
+    """Their videos."""
+    config = shop.config
+    drawn = (config.size, config.seed, shop.processes, config.closeness)
+    return {"videos": make_more_videos(config.more_videos, _videos(shop), *drawn)}
+
+
+def prepare_more(shop: Workshop) -> dict[str, Any]:
+    """Those videos as features, by the public script."""
+    size = shop.prepared(shop.config.size)
+    # Intensities of motion mean what they mean in the other clips.
+    settings = [f"buckets=[{size}x{size}]", f"normaliser={shop.normaliser}"]
+    shop.prepare(shop.config.more_prepare, _videos(shop), shop.more_corpus, shop.components, *settings)
+    return corpus_summary(shop.more_corpus)
+
+
+def train_stage2_more(shop: Workshop) -> dict[str, Any]:
+    """Stage 2 ends with them, and with the pictures of several people."""
+    output, start = shop.work / "stage2_more", shop.work / "stage2_people" / "adapter"
+    settings, corpora = [f"output={output}", f"stage.init_from={start}"], [shop.more_corpus, shop.portrait_corpus]
+    shop.train("train_stage2.py", shop.config.stage2_more, shop.components, *settings, corpora=corpora)
+    return training_summary(output)
+
+
+def _videos(shop: Workshop) -> Path:
+    return shop.work / "videos_more"
