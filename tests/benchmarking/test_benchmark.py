@@ -65,6 +65,7 @@ def test_the_guided_step_row_runs_and_every_saving_saves_operations():
     assert "attention in float32" in wide[0] and 1e-5 < float(wide[6]) < 0.3 > float(half[6]) > 1e-5
 
 
+@pytest.mark.slow
 def test_the_training_row_trains_what_it_says():
     size = TrainingStepSize("nano", layers=12, latents=(3, 4, 4), batch=2, rounds=1, checkpointing=False)
     table = training_step(size, torch.device("cpu"), torch.float32)
@@ -91,6 +92,7 @@ def test_the_training_row_trains_what_it_says():
         assert row[5] == f"{row[4]} to {row[4]}", "one round has no spread"
 
 
+@pytest.mark.slow
 def test_the_tracking_row_counts_the_same_frames_on_every_side(tmp_path):
     for _ in make_corpus(CorpusPlan(range(1), ["Pip."], size=128), tmp_path):
         pass
