@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from fantasytalking.nano.own_words import make_more_videos
-from fantasytalking.nano.training_log import training_summary
 from fantasytalking.nano.workshop import Workshop, corpus_summary
 
 
@@ -26,10 +25,8 @@ def prepare_more(shop: Workshop) -> dict[str, Any]:
 
 def train_stage2_more(shop: Workshop) -> dict[str, Any]:
     """Stage 2 ends with them, and with the pictures of several people."""
-    output, start = shop.work / "stage2_more", shop.work / "stage2_people" / "adapter"
-    settings, corpora = [f"output={output}", f"stage.init_from={start}"], [shop.more_corpus, shop.portrait_corpus]
-    shop.train("train_stage2.py", shop.config.stage2_more, shop.components, *settings, corpora=corpora)
-    return training_summary(output)
+    corpora = [shop.more_corpus, shop.portrait_corpus]
+    return shop.go_on_with_stage2(shop.config.stage2_more, "stage2_people", "stage2_more", corpora)
 
 
 def _videos(shop: Workshop) -> Path:

@@ -61,10 +61,8 @@ def prepare_people(shop: Workshop) -> dict[str, Any]:
 
 def train_stage2_people(shop: Workshop) -> dict[str, Any]:
     """Stage 2 goes on with pictures of several people among those of one, each of whom hears their own sound."""
-    output, start = shop.work / "stage2_people", shop.work / "stage2" / "adapter"
-    settings, corpora = [f"output={output}", f"stage.init_from={start}"], [shop.corpus, shop.portrait_corpus]
-    shop.train("train_stage2.py", shop.config.stage2_people, shop.components, *settings, corpora=corpora)
-    return training_summary(output)
+    corpora = [shop.corpus, shop.portrait_corpus]
+    return shop.go_on_with_stage2(shop.config.stage2_people, "stage2", "stage2_people", corpora)
 
 
 def train_people(shop: Workshop) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fantasytalking.data.manifest import MANIFEST, REJECTED
 from fantasytalking.errors import InputError
 from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.nano.config import BuildConfig, ScriptConfig
+from fantasytalking.nano.training_log import training_summary
 from fantasytalking.pipeline.loading import EXPRESSION_ENCODER, NORMALISER
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,18 @@ class Workshop:
         if self.device.type == "cuda":
             settings.append("attention=native")  # the plain one of the YAML is for processors
         run_script([script_path(script), "--config", str(CONFIGS / chosen.config), *settings, *chosen.overrides], {})
+
+    def go_on_with_stage2(
+        self, chosen: ScriptConfig, before: str, name: str, corpora: Sequence[Path]
+    ) -> dict[str, Any]:
+        """Trains stage 2 in the folder `name` on from the adapter of the run `before`; what is known of the training.
+
+        Raises:
+            InputError: as `train`.
+        """
+        settings = [f"output={self.work / name}", f"stage.init_from={self.work / before / 'adapter'}"]
+        self.train("train_stage2.py", chosen, self.components, *settings, corpora=corpora)
+        return training_summary(self.work / name)
 
     def prepare(self, chosen: ScriptConfig, videos: Path, corpus: Path, components: Path, *more: str) -> None:
         """Runs scripts/prepare_data.py over `videos`, on the processor's cores, since tracking is most of its work.
