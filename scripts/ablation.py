@@ -15,11 +15,12 @@ from pathlib import Path
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import exit_cleanly
-from fantasytalking.nano.ablation import Ablation
-from fantasytalking.nano.ablation_config import AblationConfig
 
 
 def main() -> None:
+    from fantasytalking.nano.ablation import Ablation
+    from fantasytalking.nano.ablation_config import AblationConfig
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="default: configs/nano/ablation.yaml")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that draw and measure")

@@ -18,11 +18,12 @@ from transformers.utils import logging as transformers_logging
 
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import exit_cleanly
-from fantasytalking.nano.build import NAMES, build
-from fantasytalking.nano.config import BuildConfig
 
 
 def main() -> None:
+    from fantasytalking.nano.build import NAMES, build
+    from fantasytalking.nano.config import BuildConfig
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="default: configs/nano/build.yaml")
     parser.add_argument("--output", type=Path, default=Path("checkpoints/nano"), help="default: checkpoints/nano")

@@ -9,9 +9,6 @@ import argparse
 from tqdm import tqdm
 
 from fantasytalking.errors import exit_cleanly
-from fantasytalking.portrait_world.corpus import make_corpus, read_sentences
-from fantasytalking.portrait_world.group_corpus import parse_size, plan_corpus
-from fantasytalking.portrait_world.identity import identity_range
 
 
 def parse() -> argparse.Namespace:
@@ -33,6 +30,10 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    from fantasytalking.portrait_world.corpus import make_corpus, read_sentences
+    from fantasytalking.portrait_world.group_corpus import parse_size, plan_corpus
+    from fantasytalking.portrait_world.identity import identity_range
+
     options = parse()
     identities = identity_range(options.identities)
     sentences = read_sentences(options.sentences, identities)

@@ -7,7 +7,6 @@ that is driven by those clips should make of the portrait.
 import argparse
 
 from fantasytalking.errors import exit_cleanly
-from fantasytalking.portrait_world.reenactment import reenact
 
 
 def parse() -> argparse.Namespace:
@@ -20,6 +19,8 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    from fantasytalking.portrait_world.reenactment import reenact
+
     options = parse()
     count = reenact(options.portrait, options.drive, options.output)
     print(f"{options.output}: {count} frames")

@@ -15,12 +15,13 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from fantasytalking.config import load_config, preset_path
-from fantasytalking.data.prepare import prepare
-from fantasytalking.data.settings import DataConfig
 from fantasytalking.errors import InputError, exit_cleanly
 
 
 def main() -> None:
+    from fantasytalking.data.prepare import prepare
+    from fantasytalking.data.settings import DataConfig
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="folder of videos, searched to the bottom")
     parser.add_argument("--output", type=Path, required=True, help="new folder, or that of a run to go on with")

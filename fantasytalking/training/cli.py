@@ -50,8 +50,8 @@ def train(
     from fantasytalking.training.trainer import Trainer
 
     check_start(config.stage.init_from)  # before a corpus is made, which takes long
-    if make_corpus is not None:
-        make_corpus(config)
+    if make_corpus is not None and not all(Path(manifest).is_file() for manifest in config.data.manifests):
+        make_corpus(config)  # a training node, where there is a corpus, needs none of what makes one
     check_corpus(config)
     sample = make_sampler(config) if make_sampler is not None and config.validation.every else None
     Trainer(config, sample).train()

@@ -1,13 +1,14 @@
 """accelerate as a run uses it: one process, DDP, FSDP or DeepSpeed, and the trackers."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, is_tensorboard_available, is_wandb_available
 
 from fantasytalking.errors import InputError
 from fantasytalking.training.config import Precision, TrainConfig, WandbMode
@@ -17,8 +18,10 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     """An Accelerator of the run's precision and accumulation; how many processes there are is the launcher's say.
 
     Raises:
-        InputError: bf16 on a GPU that has none, or several processes that would not know of each other.
+        InputError: bf16 on a GPU that has none, several processes that would not know of each other, or a tracker that
+            is not installed.
     """
+    _check_trackers(config.logging.trackers)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     sharding = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
     accelerator = Accelerator(
@@ -42,6 +45,13 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         settings["gradient_clipping"] = config.optimiser.clip_norm
         accelerator.gradient_accumulation_steps = config.accumulation
     return accelerator
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    installed = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+    missing = [name for name in names if not installed[name]()]
+    if missing:
+        raise InputError(f"logging.trackers has '{missing[0]}', which is not installed: pip install -e '.[train]'")
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

@@ -27,6 +27,31 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path):
     ]
 
 
+WITHOUT_PERCEPTION = """
+import sys
+for name in ("mediapipe", "insightface", "decord", "imageio", "cv2", "av", "deepspeed", "wandb", "gradio"):
+    sys.modules[name] = None  # as where it is not installed
+"""
+
+
+def test_a_node_without_the_perception_packages_trains_on_a_corpus_that_is_there(
+    tmp_path: Path, corpus: Path, base: Path
+):
+    settings = overrides(tmp_path / "run", corpus, base, stage__steps=1)
+    program = f"{WITHOUT_PERCEPTION}\nfrom fantasytalking.train_command import run\nrun('stage1', 'about')"
+    told = subprocess.run([sys.executable, "-c", program, *settings], capture_output=True, text=True, timeout=120)
+    assert told.returncode == 0, told.stderr[-2000:]
+    assert (tmp_path / "run" / "adapter" / "adapter.safetensors").is_file()
+
+
+def test_a_package_that_is_not_installed_is_one_line_with_the_extra_that_brings_it(tmp_path: Path):
+    script = str(ROOT / "scripts" / "make_portrait_world.py")
+    program = f"{WITHOUT_PERCEPTION}\nimport runpy\nrunpy.run_path({script!r}, run_name='__main__')"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert told.returncode == 2
+    assert told.stderr == "error: 'cv2' is not installed: pip install -e '.[data]'\n"
+
+
 def test_dry_run_tells_the_plan(
     tmp_path: Path, corpus: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

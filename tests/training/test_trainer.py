@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,18 @@ def test_trackers_write_what_was_logged(configure: Configure):
     events = list(Path(config.output).rglob("events.out.tfevents.*"))
     assert events
     assert b"loss_by_noise" in b"".join(path.read_bytes() for path in events)
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
+def test_a_tracker_that_is_not_installed_is_told_before_step_one(
+    configure: Configure, tracker: str, monkeypatch: pytest.MonkeyPatch
+):
+    config = configure(logging__trackers=f"[{tracker}]")
+    for name in (tracker, "tensorboardX"):
+        monkeypatch.setitem(sys.modules, name, None)  # as where it cannot be imported
+    with pytest.raises(InputError, match=rf"'{tracker}', which is not installed: pip install"):
+        run(config)
+    assert not Path(config.output, "log.jsonl").exists()
 
 
 def test_a_lora_is_trained_saved_and_trained_on(configure: Configure):
