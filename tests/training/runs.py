@@ -10,8 +10,12 @@ from torch import nn
 from fantasytalking.checkpoint import ADAPTER_FILE
 from fantasytalking.data.collate import Collate
 from fantasytalking.data.dataset import PortraitDataset
+from fantasytalking.training.batches import Layout, step_loader
 from fantasytalking.training.config import DropoutConfig, TrainConfig
+from fantasytalking.training.distillation import distillation_loss
+from fantasytalking.training.model import build_model
 from fantasytalking.training.objectives import stage_loss
+from fantasytalking.training.optim import build_optimiser
 from fantasytalking.training.randomness import draw
 
 
@@ -35,6 +39,25 @@ def checkpoint(output: str | Path, step: int) -> dict[str, torch.Tensor]:
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     """Bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def step_elsewhere(config: TrainConfig) -> None:
+    """A step's loss, gradients and update on a device that holds no numbers, and raises at a tensor left on the CPU."""
+    elsewhere = torch.device("meta")
+    model = build_model(config, torch.float32)[0].to(elsewhere)
+    optimiser = build_optimiser(model, config.optimiser)
+    loader = step_loader(PortraitDataset(*config.data.manifests), config, Layout(config.batch, 1, 1, 0), 0, False)
+    micro = next(iter(loader)).to(elsewhere)
+    given = (model, micro.batch, micro.draws)
+    if config.stage.distillation is not None:
+        found = distillation_loss(*given, config.stage.distillation, config.stage.loss, torch.float32)
+    else:
+        found = stage_loss(*given, config.stage.loss, config.stage.dropout, torch.float32)
+    found.loss.mean().backward()
+    optimiser.step()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients and all(gradient.device == elsewhere for gradient in gradients)
+    assert found.loss.device == found.sigmas.device == elsewhere
 
 
 @torch.no_grad()

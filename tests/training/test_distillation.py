@@ -25,7 +25,7 @@ from fantasytalking.training.randomness import draw
 from fantasytalking.training.trainer import Trainer
 from tests.models.tiny import awaken
 from tests.training.conftest import Configure
-from tests.training.runs import adapter, checkpoint, losses, same
+from tests.training.runs import adapter, checkpoint, losses, same, step_elsewhere
 
 STAGE3: dict[str, Any] = {
     "stage__name": "stage3",
@@ -150,6 +150,10 @@ def test_the_loss_is_the_distance_from_the_line_that_the_teacher_goes(configure:
         expected.append((prediction - (first - last) / (begin[one] - end[one])).square().mean())
     torch.testing.assert_close(found.loss, torch.stack(expected), rtol=1e-4, atol=1e-5)
     assert ((end <= found.sigmas) & (found.sigmas <= begin)).all()
+
+
+def test_no_tensor_of_a_step_is_left_on_the_cpu(configure: Configure, stage2: Path):
+    step_elsewhere(configure("elsewhere", stage__init_from=stage2, **STAGE3))
 
 
 def test_what_is_asked_covers_windows_places_and_scales():

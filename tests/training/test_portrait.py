@@ -27,7 +27,7 @@ from fantasytalking.training.plan import ClipSize, activation_bytes, describe_pl
 from fantasytalking.training.randomness import draw
 from fantasytalking.training.trainer import Trainer
 from tests.training.conftest import Configure
-from tests.training.runs import adapter, checkpoint, loss_on_the_corpus, losses, same
+from tests.training.runs import adapter, checkpoint, loss_on_the_corpus, losses, same, step_elsewhere
 from tests.training.tiny_corpus import PORTRAIT, make_driven_corpus
 
 GOLDEN = [6.352704, 4.043443, 3.986603, 6.995604, 6.480916, 3.063789, 7.964361, 4.108559, 5.094437, 3.886072]
@@ -86,6 +86,10 @@ def test_twenty_steps_lower_the_loss_and_the_adapter_brings_it_to_a_model_withou
     plain, _ = build_model(portrait("plain", stage__expression="null", stage__trainable="[audio]"), torch.float32)
     load_expression(plain, folder)
     assert loss_on_the_corpus(plain, config) == pytest.approx(after, rel=1e-5)
+
+
+def test_no_tensor_of_a_step_is_left_on_the_cpu(portrait: Portrait):
+    step_elsewhere(portrait())
 
 
 def test_only_the_expression_trains_and_is_stored(portrait: Portrait):

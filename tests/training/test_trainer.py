@@ -19,7 +19,7 @@ from fantasytalking.training.model import build_model
 from fantasytalking.training.trainer import Trainer, ValidationResult
 from fantasytalking.training.validation_settings import ValidationConfig
 from tests.training.conftest import Configure
-from tests.training.runs import adapter, checkpoint, log, loss_on_the_corpus, losses, same
+from tests.training.runs import adapter, checkpoint, log, loss_on_the_corpus, losses, same, step_elsewhere
 from tests.training.tiny_corpus import make_corpus
 
 STAGE2 = {"stage__name": "stage2", "stage__alignment": "frame", "stage__loss__weight": "lip"}
@@ -231,6 +231,13 @@ def test_validation_is_called_with_the_model_and_a_folder(configure: Configure, 
     assert same(adapter(plain.output), adapter(config.output))
     with pytest.raises(InputError, match="cannot make videos"):
         run(configure("none", **changes))
+
+
+@pytest.mark.parametrize(
+    "stage", [{}, STAGE2, {**STAGE2, "stage__loss__normalisation": "mask", "optimiser__kind": "muon"}]
+)
+def test_no_tensor_of_a_step_is_left_on_the_cpu(configure: Configure, stage: dict[str, str]):
+    step_elsewhere(configure(stage__trainable="['*']", **stage))
 
 
 def test_trackers_write_what_was_logged(configure: Configure):

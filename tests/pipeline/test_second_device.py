@@ -1,0 +1,79 @@
+"""Nothing is left behind on the CPU when the model lies elsewhere, and the video is the same."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fantasytalking.media.live_sound import SampleQueue
+from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
+from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
+from fantasytalking.pipeline.settings import InferConfig
+from tests.pipeline.conftest import driver, open_pipeline, sound
+from tests.second_device import FarTensor, second_device
+
+Make = Callable[[FantasyTalkingPipeline], np.ndarray]
+LONG = {"prompt": "hello", "num_inference_steps": 2, "window_frames": 17, "overlap_frames": 8}
+
+
+def test_the_device_refuses_to_mix():
+    with second_device() as device:
+        far = torch.ones(3).to(device)
+        assert isinstance(far, FarTensor) and float((far + 1).cpu()[0]) == 2
+        with pytest.raises(RuntimeError, match="mixes devices"):
+            far + torch.ones(3)
+
+
+def moved(pipe: FantasyTalkingPipeline, device: torch.device) -> None:
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(device)
+
+
+def agree(open_one: Callable[[], FantasyTalkingPipeline], make: Make) -> None:
+    """Both devices give the same pictures, but for roundings, since the CPU has ways of its own."""
+    here, pipe = make(open_one()), open_one()
+    with second_device() as device:
+        moved(pipe, device)
+        assert pipe._execution_device == device
+        there = make(pipe)
+    assert here.std() > 0.01
+    np.testing.assert_allclose(there, here, atol=0.004)  # one grey level
+
+
+@pytest.fixture
+def open_driven(base: Path, adapters: Path, expressive: Path) -> Callable[[], FantasyTalkingPipeline]:
+    return lambda: open_pipeline(base, adapters / "all", expressive)
+
+
+@pytest.mark.parametrize("batch_branches", [True, False])
+def test_a_long_video_with_sound_and_driver(open_driven, portrait: Portrait, batch_branches: bool):
+    def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
+        generator = torch.Generator().manual_seed(0)
+        options = {**LONG, "negative_prompt": "bad", "keep_colour": 0.5, "batch_branches": batch_branches}
+        made = pipe(portrait, sound(1.2), drive=driver(30), motion=0.7, generator=generator, **options)
+        return np.asarray(made.frames)
+
+    agree(open_driven, make)
+
+
+def test_two_people_with_a_sound_each_by_the_other_sampler(open_driven, couple: Portrait):
+    def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
+        pipe.scheduler = make_scheduler(Sampler.unipc, 5.0)
+        sounds = [sound(0.5), sound(0.4, seed=1)]
+        return np.asarray(pipe(couple, sounds, generator=torch.Generator().manual_seed(0), **LONG).frames)
+
+    agree(open_driven, make)
+
+
+def test_a_stream_of_a_distilled_model(saved: Path, fast: Path, portrait: Portrait):
+    config = InferConfig(steps=4, window_frames=17, overlap_frames=8, seed=3, sizes=["32x32"])
+
+    def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
+        pieces = list(pipe.stream(portrait, SampleQueue([sound(1.2)]), replace(config)))
+        return np.concatenate([piece.frames for piece in pieces]) / 255.0
+
+    agree(lambda: FantasyTalkingPipeline.from_pretrained(saved, adapter=fast), make)
