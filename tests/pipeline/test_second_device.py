@@ -1,7 +1,7 @@
 """Nothing is left behind on the CPU when the model lies elsewhere, and the video is the same."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fantasytalking.media.live_sound import SampleQueue
+from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
 from fantasytalking.pipeline.settings import InferConfig
@@ -16,6 +17,7 @@ from tests.pipeline.conftest import driver, open_pipeline, sound
 from tests.second_device import FarTensor, second_device
 
 Make = Callable[[FantasyTalkingPipeline], np.ndarray]
+HALF = torch.bfloat16
 LONG = {"prompt": "hello", "num_inference_steps": 2, "window_frames": 17, "overlap_frames": 8}
 
 
@@ -77,3 +79,21 @@ def test_a_stream_of_a_distilled_model(saved: Path, fast: Path, portrait: Portra
         return np.concatenate([piece.frames for piece in pieces]) / 255.0
 
     agree(lambda: FantasyTalkingPipeline.from_pretrained(saved, adapter=fast), make)
+
+
+def test_half_precision_off_the_cpu(base: Path, adapters: Path, portrait: Portrait):
+    """On a CPU the pipeline attends in float32 and fuses its blocks; elsewhere bfloat16 goes another way."""
+
+    def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
+        made = pipe(portrait, sound(0.5), motion=0.7, generator=torch.Generator().manual_seed(0), **LONG)
+        return np.asarray(made.frames)
+
+    here = make(open_pipeline(base, adapters / "all"))
+    pipe = FantasyTalkingPipeline.from_base(
+        base, adapters / "all", portrait=asdict(load_model_config("nano").portrait), text_length=12, torch_dtype=HALF
+    )
+    with second_device() as device:
+        moved(pipe, device)
+        there = make(pipe)
+    assert pipe.transformer.dtype == HALF
+    assert 0 < np.abs(there - here).mean() < 0.05 * here.std()
