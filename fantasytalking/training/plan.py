@@ -80,7 +80,7 @@ def describe_plan(config: TrainConfig) -> str:
     model = planned_model(config)
     sizes = _clip_sizes(config)
     largest = max(sizes or {PAPER_SIZE: 0}, key=lambda size: size.tokens)
-    memory = estimate_memory(config, largest)
+    memory = estimate_memory(config, largest, model)
     lines = [OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip(), "", trainable_table(model), ""]
     for size, clips in sorted(sizes.items()):
         people = f", {size.people} people" if size.people > 1 else ""
@@ -105,9 +105,8 @@ def describe_plan(config: TrainConfig) -> str:
     return "\n".join(lines)
 
 
-def estimate_memory(config: TrainConfig, size: ClipSize) -> Memory:
-    """Memory of one process that holds whole parameters, training clips of `size`."""
-    model = planned_model(config)
+def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel) -> Memory:
+    """Memory of one process that holds whole parameters of `model`, as planned, training clips of `size`."""
     half = config.precision is Precision.bf16
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     frozen = sum(value.numel() for value in model.parameters() if not value.requires_grad)

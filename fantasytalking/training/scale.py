@@ -105,11 +105,13 @@ def forward_operations(config: TrainConfig, size: ClipSize) -> int:
 
 def _rows(plan: ScalePlan) -> Iterator[str]:
     for preset in plan.presets:
+        path = preset_path(preset, "stage2")
+        configs = {name: load_config(TrainConfig, path, overrides) for name, overrides in TRAINED.items()}
+        models = {name: planned_model(config) for name, config in configs.items()}
         for pixels in plan.sizes:
             size = ClipSize(pixels, pixels, plan.frames, 23.0)
-            for name, overrides in TRAINED.items():
-                config = load_config(TrainConfig, preset_path(preset, "stage2"), overrides)
-                need = estimate_memory(config, size)
+            for name, config in configs.items():
+                need = estimate_memory(config, size, models[name])
                 gib = " | ".join(f"{need.sharded(count) / 2**30:.1f}" for count in plan.processes)
                 training = training_operations(config, size) / plan.rate
                 guided = BRANCHES * forward_operations(config, size) / plan.rate

@@ -10,7 +10,14 @@ from fantasytalking.data.collate import Collate
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.models.presets import load_model_config, meta_transformer
 from fantasytalking.training.config import TrainConfig
-from fantasytalking.training.plan import PAPER_SIZE, ClipSize, activation_bytes, describe_plan, estimate_memory
+from fantasytalking.training.plan import (
+    PAPER_SIZE,
+    ClipSize,
+    activation_bytes,
+    describe_plan,
+    estimate_memory,
+    planned_model,
+)
 from fantasytalking.training.trainable import set_trainable
 from tests.training.conftest import Configure
 
@@ -57,13 +64,14 @@ def test_gradient_checkpointing_and_size_show_in_the_estimate():
 
 def test_weights_are_counted():
     config = load_config(TrainConfig, CONFIGS / "wan14b" / "stage2.yaml", ["optimiser.ema_decay=0.99"])
-    memory = estimate_memory(config, PAPER_SIZE)
+    memory = estimate_memory(config, PAPER_SIZE, planned_model(config))
     assert memory.frozen == 2 * 16_394_878_784
     assert memory.trained == memory.gradients == memory.average == 4 * 1_752_516_608
     assert memory.optimiser == 8 * 1_752_516_608
     whole = load_config(TrainConfig, CONFIGS / "wan14b" / "stage2.yaml", ["stage.trainable=['*']"])
-    assert estimate_memory(whole, PAPER_SIZE).trained == 4 * (16_394_878_784 + 1_752_516_608)
-    assert estimate_memory(whole, PAPER_SIZE).frozen == 0
+    everything = estimate_memory(whole, PAPER_SIZE, planned_model(whole))
+    assert everything.trained == 4 * (16_394_878_784 + 1_752_516_608)
+    assert everything.frozen == 0
 
 
 def test_the_plan_counts_lora_and_needs_no_corpus(configure: Configure, tmp_path: Path):
