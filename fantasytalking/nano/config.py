@@ -82,6 +82,12 @@ class MoreVideosConfig:
     """One person in so many says one thing more and is silent afterwards, so that mouths learn to rest."""
     rest_seconds: float = 1.6
 
+    @property
+    def videos(self) -> int:
+        """Of all of them together."""
+        people = range(self.first, self.first + self.identities)
+        return self.identities * self.utterances + sum(1 for number in people if number % self.resting_every == 0)
+
     def validate(self) -> None:
         """Holds the numbers in their limits."""
         _between(self, "first", 0, 999)

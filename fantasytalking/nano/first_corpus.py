@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 RECIPE = CONFIGS / "nano" / "build.yaml"
 ALONE: tuple[str, ...] = ("videos", "prepare")
 PEOPLE: tuple[str, ...] = ("videos", "people_videos", "people_prepare")
+MORE: tuple[str, ...] = ("more_videos", "more_prepare")
 """Steps of the build that make each corpus where the encoders are finished."""
 DRAWN, PREPARED = 4.0, 3.5
 """Seconds that a core takes to draw and speak a video of 96 pixels, and to track and encode it, for every person."""
@@ -35,9 +36,10 @@ _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE")
 def make_first_corpus(config: TrainConfig, recipe: Path = RECIPE) -> None:
     """Draws, tracks and encodes the clips of the recipe, where a run asks for them and they are not there yet.
 
-    Those of the portrait corpus are of one and of several people, with what drives their faces. The encoders are those
-    of the run's base, so that features and model agree. The first process works, with processes of its own; the others
-    wait. Interrupted, it goes on where it was. Runs on any other corpus are left alone.
+    Those of the portrait corpus are of one and of several people, with what drives their faces; those of the further
+    people have words of their own. The encoders are those of the run's base, so that features and model agree. The
+    first process works, with processes of its own; the others wait. Interrupted, it goes on where it was. Runs on any
+    other corpus are left alone.
 
     Raises:
         InputError: the folder cannot be written or holds other clips, the base tells nothing of faces that are driven,
@@ -49,34 +51,34 @@ def make_first_corpus(config: TrainConfig, recipe: Path = RECIPE) -> None:
     missing = _missing(shop, config.data.manifests)
     if config.model != build_config.model or not missing or not (Path(base) / "vae").is_dir():
         return
-    if shop.portrait_corpus in missing:
-        _check_driving(shop)
+    _check_base(shop, missing)
     manifests = [corpus / MANIFEST for corpus in missing]
     if int(os.environ.get("RANK", "0")) != 0:
         _wait_for(manifests)
         return
     logger.info(_announcement(manifests, _work_of(shop, missing), shop.processes))
-    steps = {step for corpus in missing for step in (PEOPLE if corpus == shop.portrait_corpus else ALONE)}
+    made_by = {shop.corpus: ALONE, shop.portrait_corpus: PEOPLE, shop.more_corpus: MORE}
+    steps = {step for corpus in missing for step in made_by[corpus]}
     with _without_launcher():
         build(build_config, Path(base), max(steps, key=NAMES.index), only=steps)
 
 
 def _missing(shop: Workshop, manifests: list[str]) -> list[Path]:
     """The recipe's corpora among these manifests that are not there yet; none where one is of another corpus."""
-    own = {str(corpus / MANIFEST): corpus for corpus in (shop.corpus, shop.portrait_corpus)}
+    own = {str(corpus / MANIFEST): corpus for corpus in (shop.corpus, shop.portrait_corpus, shop.more_corpus)}
     if not own.keys() >= set(manifests):
         return []
     return [own[manifest] for manifest in manifests if not Path(manifest).is_file()]
 
 
-def _check_driving(shop: Workshop) -> None:
-    """Holds that the base has what tells how faces are driven."""
-    if not shop.expression_encoder.is_dir():
+def _check_base(shop: Workshop, corpora: Collection[Path]) -> None:
+    """Holds that the base has what tells how faces are driven and what intensities of motion mean, where it counts."""
+    if shop.portrait_corpus in corpora and not shop.expression_encoder.is_dir():
         raise InputError(
             f"there is no expression encoder at '{shop.expression_encoder}', which tells what drives the faces of a "
             "corpus; make one with: python scripts/build_nano.py"
         )
-    if not (shop.output / NORMALISER).is_file():
+    if set(corpora) != {shop.corpus} and not (shop.output / NORMALISER).is_file():
         raise InputError(f"there is no '{shop.output / NORMALISER}'; the base must be a finished pipeline")
 
 
@@ -92,21 +94,27 @@ class _Work(NamedTuple):
 
 
 def _work_of(shop: Workshop, corpora: Collection[Path]) -> _Work:
-    one, several = shop.config.videos, shop.config.people_videos
-    count = one.identities * one.sentences + one.held_out
-    missing = count - _there(shop.work / "videos") - _there(shop.work / "videos_held_out")
-    prepared = count if shop.corpus in corpora else 0
-    if shop.portrait_corpus not in corpora:
-        return _Work(missing, missing, prepared)
-    pictures = several.identities * several.sentences
-    together = pictures - _there(shop.work / "people_videos")
-    alone = min(several.alone, one.identities) * one.sentences
-    return _Work(missing + together, missing + together * several.people, prepared + alone + pictures * several.people)
+    one, several, more = shop.config.videos, shop.config.people_videos, shop.config.more_videos
+    videos = drawn = prepared = 0
+    if shop.corpus in corpora or shop.portrait_corpus in corpora:
+        count = one.identities * one.sentences + one.held_out
+        videos = drawn = count - _there(shop.work / "videos") - _there(shop.work / "videos_held_out")
+        prepared = count if shop.corpus in corpora else 0
+    if shop.portrait_corpus in corpora:
+        pictures = several.identities * several.sentences
+        together = pictures - _there(shop.work / "people_videos")
+        alone = min(several.alone, one.identities) * one.sentences
+        videos, drawn = videos + together, drawn + together * several.people
+        prepared += alone + pictures * several.people
+    if shop.more_corpus in corpora:
+        left = more.videos - _there(shop.work / "videos_more", "id*/video.mp4")
+        videos, drawn, prepared = videos + left, drawn + left, prepared + more.videos
+    return _Work(videos, drawn, prepared)
 
 
-def _there(videos: Path) -> int:
+def _there(videos: Path, pattern: str = "group*/*/video.mp4") -> int:
     """Videos that an interrupted run, or that of another stage, has drawn before."""
-    return sum(1 for _ in videos.glob("group*/*/video.mp4"))
+    return sum(1 for _ in videos.glob(pattern))
 
 
 def _announcement(manifests: Sequence[Path], work: _Work, processes: int) -> str:

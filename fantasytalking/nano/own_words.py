@@ -54,9 +54,8 @@ def make_more_videos(
     """
     people = range(config.first, config.first + config.identities)
     plan = OwnWordsPlan(people, training_sentences(), size, seed=seed, closeness=closeness, words=config)
-    total = len(list(plan.clips()))
     for done, _ in make_corpus(plan, output, processes):
         if done and done % 20 == 0:
-            logger.info(f"more videos: {done}/{total}")
+            logger.info(f"more videos: {done}/{config.videos}")
     write_captions(output, seed)
-    return total
+    return config.videos

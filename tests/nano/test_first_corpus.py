@@ -23,6 +23,7 @@ from tests import tiny_components
 from tests.models.tiny import save_base
 
 SMOKE = CONFIGS / "nano" / "build_smoke.yaml"
+MORE_ALONE = "data.manifests=[outputs/nano/more_corpus/manifest.jsonl]"
 PROGRAM = """
 import sys
 from functools import partial
@@ -81,9 +82,10 @@ def test_the_recipe_makes_the_corpus_that_the_presets_train_on():
         replace(nano_config(), model="wan14b"),
         nano_config("base=nowhere"),
         nano_config("base=nowhere", stage="portrait"),
+        nano_config("base=nowhere", stage="stage2_more"),
         nano_config("data.manifests=[outputs/nano/portrait_corpus/manifest.jsonl,mine.jsonl]", stage="portrait"),
     ],
-    ids=["another corpus", "another model", "no encoders", "no encoders, driven", "corpora"],
+    ids=["another corpus", "another model", "no encoders", "no encoders, driven", "no encoders, more", "corpora"],
 )
 def test_other_runs_are_left_alone(home: Path, config: TrainConfig):
     before = sorted(home.rglob("*"))
@@ -109,6 +111,13 @@ def test_a_base_that_drives_no_faces_is_told_before_anything_is_drawn(driven: Pa
     shutil.rmtree(base / "expression_encoder")
     with pytest.raises(InputError, match=r"no expression encoder at 'checkpoints/nano/expression_encoder'.*build_nano"):
         make_first_corpus(config)
+    assert not (driven / "outputs").exists()
+
+
+def test_a_base_that_measures_no_motion_is_told_before_further_people_are_drawn(driven: Path):
+    (driven / "checkpoints" / "nano" / "motion_normaliser.json").unlink()
+    with pytest.raises(InputError, match=r"no 'checkpoints/nano/motion_normaliser\.json'; the base must be a finished"):
+        make_first_corpus(nano_config(MORE_ALONE, stage="stage2_more"))
     assert not (driven / "outputs").exists()
 
 
@@ -168,3 +177,17 @@ def test_the_portrait_stage_makes_clips_of_one_and_of_two_people_and_leaves_the_
     told = again.communicate(timeout=400)[0]
     assert again.returncode == 0, told
     assert "once: 0 videos" in told and "people_videos: done before" in told and "step 2/2" in told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_further_people_are_made_for_the_run_that_trains_on_them_and_nothing_else_is(driven: Path):
+    work = driven / "outputs" / "nano_smoke"
+    settings = ["data.manifests=[outputs/nano_smoke/more_corpus/manifest.jsonl]", "stage.init_from=null"]
+    settings += ["stage.steps=2", "batch=2", "data.workers=0"]
+    first = launched(driven, 0, *settings, "output=outputs/first", stage="stage2_more")
+    told = first.communicate(timeout=400)[0]
+    assert first.returncode == 0, told
+    assert "so it is made first, once: 2 videos" in told and "step 2/2" in told
+    assert [path.stem for path in sorted((work / "reports").iterdir())] == ["more_prepare", "more_videos"]
+    assert sorted(path.name for path in work.iterdir()) == ["more_corpus", "reports", "videos_more"]
