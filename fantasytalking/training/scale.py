@@ -7,7 +7,7 @@ continued to the full depth; communication, the optimiser's step and reading of 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import InputError
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.plan import ClipSize, estimate_memory, meta_inputs, planned_model
 
@@ -89,18 +90,24 @@ def scale_table(plan: ScalePlan) -> str:
     return "\n".join(lines)
 
 
-def training_operations(config: TrainConfig, size: ClipSize) -> int:
-    """Of forward and backward pass of one micro-batch, recomputation included."""
-    one, two = (_operations(config, size, layers, backward=True) for layers in (1, 2))
+class Operations(NamedTuple):
+    """Of one micro-batch."""
+
+    forward: int
+    """One forward pass."""
+    training: int
+    """Forward and backward pass, recomputation included."""
+
+
+def count_operations(config: TrainConfig, size: ClipSize) -> Operations:
+    """Of a run's whole model, on clips of one size."""
+    models = [planned_model(config, layers) for layers in (1, 2)]
+    first, second = (_operations(config, size, model, backward=False) for model in models)
+    one, two = (_operations(config, size, model, backward=True) for model in models)
     if config.gradient_checkpointing:  # every block runs forward once more
-        first, second = (_operations(config, size, layers, backward=False) for layers in (1, 2))
         one, two = one + (second - first), two + 2 * (second - first)
-    return _continued(config, [one, two])
-
-
-def forward_operations(config: TrainConfig, size: ClipSize) -> int:
-    """Of one forward pass."""
-    return _continued(config, [_operations(config, size, layers, backward=False) for layers in (1, 2)])
+    layers = load_model_config(config.model).wan.num_layers
+    return Operations(first + (layers - 1) * (second - first), one + (layers - 1) * (two - one))
 
 
 def _rows(plan: ScalePlan) -> Iterator[str]:
@@ -113,8 +120,8 @@ def _rows(plan: ScalePlan) -> Iterator[str]:
             for name, config in configs.items():
                 need = estimate_memory(config, size, models[name])
                 gib = " | ".join(f"{need.sharded(count) / 2**30:.1f}" for count in plan.processes)
-                training = training_operations(config, size) / plan.rate
-                guided = BRANCHES * forward_operations(config, size) / plan.rate
+                operations = count_operations(config, size)
+                training, guided = operations.training / plan.rate, BRANCHES * operations.forward / plan.rate
                 row = (
                     preset,
                     str(pixels),
@@ -127,15 +134,7 @@ def _rows(plan: ScalePlan) -> Iterator[str]:
                 yield f"| {' | '.join(row)} |"
 
 
-def _continued(config: TrainConfig, counted: list[int]) -> int:
-    """From one and two blocks to all of them."""
-    one, two = counted
-    layers = load_model_config(config.model).wan.num_layers
-    return one + (layers - 1) * (two - one)
-
-
-def _operations(config: TrainConfig, size: ClipSize, layers: int, *, backward: bool) -> int:
-    model = planned_model(config, layers)
+def _operations(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel, *, backward: bool) -> int:
     latents, conditions = meta_inputs(config, size, model, torch.float32)
     with torch.device("meta"), OperationCounter() as counter:
         if not backward:

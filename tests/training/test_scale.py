@@ -11,9 +11,8 @@ from fantasytalking.training.scale import (
     TRAINED,
     OperationCounter,
     ScalePlan,
-    forward_operations,
+    count_operations,
     scale_table,
-    training_operations,
 )
 
 SIZE = ClipSize(64, 64, 9, 25.0)
@@ -36,15 +35,16 @@ def test_operations_are_those_of_the_whole_model():
     latents, conditions = meta_inputs(config, SIZE, model, torch.float32)
     with torch.device("meta"), OperationCounter() as counter:
         model(latents, torch.zeros(1, device="meta"), conditions).sample.sum().backward()
-    assert training_operations(config, SIZE) == pytest.approx(counter.total, rel=1e-3)
-    again = training_operations(nano("gradient_checkpointing=true", "stage.trainable=['*']"), SIZE)
-    recomputed = (again - counter.total) / forward_operations(config, SIZE)
+    operations = count_operations(config, SIZE)
+    assert operations.training == pytest.approx(counter.total, rel=1e-3)
+    again = count_operations(nano("gradient_checkpointing=true", "stage.trainable=['*']"), SIZE)
+    recomputed = (again.training - counter.total) / operations.forward
     assert 0.85 < recomputed < 1, "the blocks, but not what lies outside of them"
 
 
 def test_a_step_that_trains_everything_has_three_times_the_operations_of_a_forward_pass():
-    config = nano("gradient_checkpointing=false", "stage.trainable=['*']")
-    assert training_operations(config, SIZE) / forward_operations(config, SIZE) == pytest.approx(3, abs=0.05)
+    operations = count_operations(nano("gradient_checkpointing=false", "stage.trainable=['*']"), SIZE)
+    assert operations.training / operations.forward == pytest.approx(3, abs=0.05)
 
 
 def test_the_table_has_a_row_for_everything_and_grows_where_it_must():
