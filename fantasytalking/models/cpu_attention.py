@@ -1,9 +1,12 @@
-"""Attention of a bfloat16 model on a CPU in float32.
+"""Attention in bfloat16 on a CPU: of a model that makes videos in float32, of one that trains by plain products.
 
 PyTorch multiplies bfloat16 matrices of a linear layer by the processor's own instructions, but not those of its
-attention on processors without AMX: that runs as slow as float32 while it rounds logits and weights. Here queries, keys
-and values go up to float32 and the products to oneDNN, which is allowed to use bfloat16 instructions for them where it
-has any: faster, and closer to the float32 model.
+attention on processors without AMX: that runs as slow as float32 while it rounds logits and weights. A model that makes
+videos takes queries, keys and values up to float32 and leaves the products to oneDNN, which is allowed to use bfloat16
+instructions for them where it has any: faster, and closer to the float32 model.
+
+Gradients of that attention take seven times as long as its forward pass, and PyTorch's unfused one (`_native_math`)
+spends most of its time on copies and on rows that are padding alone. A model that trains multiplies by itself.
 
 Axes: B batch, S queries, T keys, h heads, d head_dim.
 """
@@ -27,6 +30,28 @@ def attend_in_float32(model: nn.Module) -> None:
             module.processor.in_float32 = True
         elif isinstance(module, WanAttention):
             module.set_processor(Float32SelfAttnProcessor())
+
+
+def attend_by_products(model: nn.Module) -> None:
+    """Lets every attention of Wan's blocks be two products and a softmax. For training in bfloat16 on a CPU."""
+    for module in model.modules():
+        if isinstance(module, WanAttention) and module.is_cross_attention:
+            module.processor.by_products = True
+        elif isinstance(module, WanAttention):
+            module.set_processor(ProductsSelfAttnProcessor())
+
+
+def attention_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V in the dtype of products: (B, S, h, d), (B, T, h, d) twice -> (B, S, h, d).
+
+    Args:
+        mask: of bool, broadcast to (B, h, S, T); True attends. Every query has a key that it attends to.
+    """
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # (B, h, S, d)
+    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    return (logits.softmax(dim=-1) @ value).transpose(1, 2)
 
 
 def float32_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -63,9 +88,37 @@ class Float32SelfAttnProcessor(WanAttnProcessor):
             norm_in_float32(attn.norm_k, attn.to_k(hidden_states)),
         )
         query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, attn.to_v(hidden_states)))
-        rotation = torch.complex(*(part[..., ::2].float().contiguous() for part in rotary_emb))
+        rotation = _rotation(rotary_emb)
         attended = float32_attention(_rotate(query, rotation), _rotate(key, rotation), value)
         return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(hidden_states)))
+
+
+class ProductsSelfAttnProcessor(WanAttnProcessor):
+    """Wan's self-attention, rotated in float32 and attended by products."""
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """(B, S, dim) -> (B, S, dim); `rotary_emb` as of `Float32SelfAttnProcessor`."""
+        assert encoder_hidden_states is None and attention_mask is None and rotary_emb is not None
+        if torch.is_autocast_enabled("cpu"):
+            hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))  # once, and not for each projection
+        query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        query, key = attn.norm_q(query), attn.norm_k(key)
+        query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, value))
+        rotation = _rotation(rotary_emb)
+        query, key = _rotate(query, rotation).type_as(value), _rotate(key, rotation).type_as(value)
+        return attn.to_out[1](attn.to_out[0](attention_by_products(query, key, value).flatten(2, 3)))
+
+
+def _rotation(rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Cosines and sines, every one twice -> complex (1, S, 1, d / 2)."""
+    return torch.complex(*(part[..., ::2].float().contiguous() for part in rotary))
 
 
 def _rotate(tensor: Tensor, rotation: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.models.condition_cache import ConditionTokens, KeysValues, KeyValue
-from fantasytalking.models.cpu_attention import float32_attention, norm_in_float32
+from fantasytalking.models.cpu_attention import attention_by_products, float32_attention, norm_in_float32
 from fantasytalking.models.token_windows import WindowedAttention
 
 
@@ -53,6 +53,8 @@ class PortraitAttnProcessor:
     _parallel_config: Any = None
     in_float32: bool = False
     """Set by `attend_in_float32`."""
+    by_products: bool = False
+    """Set by `attend_by_products`."""
 
     def __call__(
         self,
@@ -97,6 +99,8 @@ class PortraitAttnProcessor:
         query, key, value = (_repeat_batch(tensor, batch) for tensor in (query, *key_value))
         if self.in_float32:
             attended = float32_attention(query, key, value)
+        elif self.by_products:
+            attended = attention_by_products(query, key, value)
         else:
             attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
         return attended.flatten(2, 3).type_as(query)
@@ -111,9 +115,12 @@ class PortraitAttnProcessor:
         mask = _repeat_batch(windows.mask, batch).flatten(0, 1)  # (B W, 1 or n, L)
         heard = mask.any(dim=-1, keepdim=True)
         # A video token without a single one to attend to: let the softmax run, then give zero.
-        attended = dispatch_attention_fn(
-            query, key, value, attn_mask=(mask | ~heard)[:, None], backend=AttentionBackendName.NATIVE
-        )
+        allowed = (mask | ~heard)[:, None]
+        if self.by_products:
+            attended = attention_by_products(query, key, value, allowed)
+        else:
+            native = AttentionBackendName.NATIVE
+            attended = dispatch_attention_fn(query, key, value, attn_mask=allowed, backend=native)
         attended = attended.masked_fill(~heard[..., None], 0.0)
         attended = rearrange(attended, "(b w) n h d -> b (w n) (h d)", w=span.num_windows)
         return attended[:, span.pad_front : span.pad_front + num_tokens].type_as(query)

@@ -122,8 +122,6 @@ class Workshop:
         manifests = ",".join(str(corpus / MANIFEST) for corpus in corpora or [self.corpus])
         settings += [f"data.manifests=[{manifests}]", f"data.text_length={self.config.text_length}"]
         settings.append(f"stage.loss.sigmas.shift={self.config.shift}")
-        if self.device.type == "cuda":
-            settings.append("attention=native")  # the plain one of the YAML is for processors
         run_script([script_path(script), "--config", str(CONFIGS / chosen.config), *settings, *chosen.overrides], {})
 
     def go_on_with_stage2(

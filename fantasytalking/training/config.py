@@ -354,7 +354,8 @@ class TrainConfig:
     precision: Precision = Precision.bf16
     gradient_checkpointing: bool = True
     attention: str | None = None
-    """Attention backend by diffusers' name (native, _native_math, flash, ...); none: PyTorch's choice."""
+    """Attention backend by diffusers' name (native, _native_math, flash, ...); none: PyTorch's choice, or plain
+    products in bfloat16 on a CPU."""
     stage: StageConfig = field(default_factory=StageConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)

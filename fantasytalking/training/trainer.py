@@ -21,6 +21,7 @@ from fantasytalking.config import save_config
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
+from fantasytalking.models.cpu_attention import attend_by_products
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.batches import Layout, MicroBatch, step_loader
 from fantasytalking.training.config import Optimiser, Precision, TrainConfig
@@ -90,6 +91,8 @@ class Trainer:
         half = config.precision is Precision.bf16
         whole = not half or accelerator.distributed_type is DistributedType.FSDP  # FSDP shards one dtype at a time
         model, self.origin = build_model(config, torch.float32 if whole else torch.bfloat16)
+        if half and accelerator.device.type == "cpu" and config.attention is None:
+            attend_by_products(model)
         self.table = trainable_table(model)
         optimiser = build_optimiser(model, config.optimiser)
         check_output(self.output, _checkpoint_bytes(model, config, accelerator.distributed_type))

@@ -11,11 +11,12 @@ from torch import Tensor
 from fantasytalking.conditions import Conditions
 from fantasytalking.errors import InputError
 from fantasytalking.models.condition_cache import ConditionCache
-from fantasytalking.models.cpu_attention import attend_in_float32
+from fantasytalking.models.cpu_attention import attend_by_products, attend_in_float32
 from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
+PRODUCTS = "plain products"
 CPU_BACKENDS = ["native", "_native_math", "_native_flash", "flex"]
 
 
@@ -59,6 +60,13 @@ def test_a_fresh_model_equals_its_base_bit_for_bit(tmp_path, dtype, windows):
             assert torch.equal(model(latents.to(dtype), timestep, conditions).sample, expected)
 
 
+def attend_by(model: FantasyTalkingTransformer3DModel, backend: str) -> None:
+    if backend == PRODUCTS:
+        attend_by_products(model)
+    else:
+        model.set_attention_backend(backend)
+
+
 def test_every_condition_matters_once_trained():
     model, conditions = tiny_transformer(), tiny_conditions()
     reference = predict(model, conditions)
@@ -79,12 +87,12 @@ def test_a_closed_gate_is_the_same_as_no_attention():
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("backend", [*CPU_BACKENDS, PRODUCTS])
 @pytest.mark.parametrize("windows", [1, 5])
 def test_padding_is_never_heard_whatever_the_backend(backend, windows):
     model, conditions = tiny_transformer(), tiny_conditions(windows=windows)
     reference = predict(model, conditions)
-    model.set_attention_backend(backend)
+    attend_by(model, backend)
     padding = ~conditions.audio_mask[..., None]
     outputs = [
         predict(model, conditions._replace(audio=conditions.audio.masked_fill(padding, value)))
@@ -203,6 +211,21 @@ def test_a_half_model_prepared_for_the_processor_is_nearer_to_the_whole_one():
     assert 0 < errors[1] < errors[0] < 0.05 * reference.norm()
     assert 0 < errors[2] < errors[0]
     assert torch.backends.mkldnn.matmul.fp32_precision == "none", "products of others stay as they were"
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_plain_products_are_the_same_attention_and_have_its_gradients(dtype: torch.dtype, limit: float):
+    conditions = tiny_conditions(windows=5)
+    latents, timestep = tiny_latents()
+    gradients = []
+    for backend in ("native", PRODUCTS):
+        model = tiny_transformer()
+        attend_by(model, backend)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            model(latents, timestep, conditions).sample.float().square().mean().backward()
+        gradients.append(torch.cat([value.grad.flatten() for value in model.parameters() if value.grad is not None]))
+    assert gradients[0].norm() > 0
+    assert (gradients[1] - gradients[0]).norm() < limit * gradients[0].norm()
 
 
 def test_cached_and_uncached_forwards_agree_exactly_over_steps_and_branches():

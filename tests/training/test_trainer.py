@@ -14,6 +14,7 @@ from fantasytalking.audio_checkpoint import to_official, write_released
 from fantasytalking.checkpoint import load_adapter, read_adapter
 from fantasytalking.errors import InputError
 from fantasytalking.models.assembly import portrait_module
+from fantasytalking.models.cpu_attention import ProductsSelfAttnProcessor
 from fantasytalking.training.config import Optimiser, TrainConfig
 from fantasytalking.training.model import build_model
 from fantasytalking.training.trainer import Trainer, ValidationResult
@@ -111,6 +112,19 @@ def test_the_attention_backend_changes_how_and_not_what(configure: Configure):
     finally:
         _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
     assert losses(told.output) == pytest.approx(losses(chosen.output), rel=1e-4)
+
+
+def test_half_precision_on_a_cpu_multiplies_by_itself_unless_a_backend_is_chosen(configure: Configure):
+    steps = {}
+    for name, attention in (("products", "null"), ("native", "native")):
+        config = configure(name, attention=attention, precision="bf16")
+        trainer = Trainer(config)
+        blocks = trainer.accelerator.unwrap_model(trainer.model).blocks
+        assert all(block.attn2.processor.by_products == (attention == "null") for block in blocks)
+        assert all(isinstance(b.attn1.processor, ProductsSelfAttnProcessor) == (attention == "null") for b in blocks)
+        trainer.train()
+        steps[name] = losses(config.output)
+    assert steps["products"] == pytest.approx(steps["native"], rel=0.02)
 
 
 def test_an_attention_backend_that_there_is_not_is_refused(configure: Configure):
