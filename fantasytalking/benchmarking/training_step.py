@@ -19,6 +19,7 @@ from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import Batch
 from fantasytalking.lora import LoraSettings, add_lora
 from fantasytalking.models.assembly import portrait_module
+from fantasytalking.models.cpu_attention import attend_by_products
 from fantasytalking.models.presets import load_model_config, transformer_arguments
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import DropoutConfig, LoraConfig, LossConfig, OptimiserConfig
@@ -116,6 +117,8 @@ def _prepare(
     """A step of the project's own training, and the number of parameters that it trains."""
     patterns, rank = SIDES[name]
     model = _model(size, patterns, rank, device, dtype)
+    if device.type == "cpu" and dtype is torch.bfloat16:  # as the trainer does
+        attend_by_products(model)
     optimiser = build_optimiser(model, OptimiserConfig())
     batch = _batch(size, model.config, device)
 

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 
 PRODUCTS = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 """What oneDNN may do in products of float32 matrices."""
+MOST_LOGITS = 2**27
+"""Held at once by plain products: 256 MiB in bfloat16, and as much again for their gradient."""
 
 
 def attend_in_float32(model: nn.Module) -> None:
@@ -44,10 +46,14 @@ def attend_by_products(model: nn.Module) -> None:
 def attention_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V in the dtype of products: (B, S, h, d), (B, T, h, d) twice -> (B, S, h, d).
 
+    Where the logits would be more than `MOST_LOGITS`, PyTorch's own attention, which holds a few of them at a time.
+
     Args:
         mask: of bool, broadcast to (B, h, S, T); True attends. Every query has a key that it attends to.
     """
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # (B, h, S, d)
+    if query.shape[:3].numel() * key.shape[2] > MOST_LOGITS:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if mask is not None:
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fantasytalking.conditions import Conditions
 from fantasytalking.errors import InputError
+from fantasytalking.models import cpu_attention
 from fantasytalking.models.condition_cache import ConditionCache
-from fantasytalking.models.cpu_attention import attend_by_products, attend_in_float32
+from fantasytalking.models.cpu_attention import attend_by_products, attend_in_float32, attention_by_products
 from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
@@ -226,6 +227,23 @@ def test_plain_products_are_the_same_attention_and_have_its_gradients(dtype: tor
         gradients.append(torch.cat([value.grad.flatten() for value in model.parameters() if value.grad is not None]))
     assert gradients[0].norm() > 0
     assert (gradients[1] - gradients[0]).norm() < limit * gradients[0].norm()
+
+
+def test_plain_products_are_left_to_pytorch_where_they_would_take_much_memory(monkeypatch: pytest.MonkeyPatch):
+    query, key, value = torch.randn(3, 2, 7, 2, 8)
+    mask = torch.rand(2, 1, 1, 7) < 0.6
+    mask[..., 0] = True
+    few = attention_by_products(query, key, value, mask)
+    calls = []
+    own = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        cpu_attention.F, "scaled_dot_product_attention", lambda *a, **b: calls.append(1) or own(*a, **b)
+    )
+    monkeypatch.setattr(cpu_attention, "MOST_LOGITS", 2 * 2 * 7 * 7)
+    assert torch.equal(attention_by_products(query, key, value, mask), few) and not calls
+    monkeypatch.setattr(cpu_attention, "MOST_LOGITS", 2 * 2 * 7 * 7 - 1)
+    torch.testing.assert_close(attention_by_products(query, key, value, mask), few)
+    assert calls
 
 
 def test_cached_and_uncached_forwards_agree_exactly_over_steps_and_branches():
