@@ -42,7 +42,19 @@ def _training_step(arguments: argparse.Namespace) -> str:
     return training_step(GPU_SIZE if device.type == "cuda" else CPU_SIZE, device, dtype)
 
 
-ROWS = {"evaluation": _evaluation, "guided_step": _guided_step, "tracking": _tracking, "training_step": _training_step}
+def _compiled_step(arguments: argparse.Namespace) -> str:
+    from fantasytalking.benchmarking.compiled_step import compiled_step
+
+    return compiled_step(torch.device(arguments.device), getattr(torch, arguments.dtype or "bfloat16"))
+
+
+ROWS = {
+    "compiled_step": _compiled_step,
+    "evaluation": _evaluation,
+    "guided_step": _guided_step,
+    "tracking": _tracking,
+    "training_step": _training_step,
+}
 
 
 def main() -> None:
@@ -52,7 +64,7 @@ def main() -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="default: float32 on CPU (guided_step: both), bfloat16 on a GPU",
+        help="default: float32 on CPU (guided_step: both, compiled_step: bfloat16), bfloat16 on a GPU",
     )
     parser.add_argument("--video", type=Path, help="for tracking; default: a clip of the portrait world")
     arguments = parser.parse_args()

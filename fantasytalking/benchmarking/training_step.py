@@ -5,7 +5,7 @@ Each runs in a process of its own, so that its peak memory is its own; they step
 
 import multiprocessing
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -22,6 +22,7 @@ from fantasytalking.models.assembly import portrait_module
 from fantasytalking.models.cpu_attention import attend_by_products
 from fantasytalking.models.presets import load_model_config, transformer_arguments
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.training.compiling import compile_blocks
 from fantasytalking.training.config import DropoutConfig, LoraConfig, LossConfig, OptimiserConfig
 from fantasytalking.training.objectives import stage_loss
 from fantasytalking.training.optim import build_optimiser
@@ -46,28 +47,48 @@ class TrainingStepSize:
     batch: int
     rounds: int
     checkpointing: bool
+    text_tokens: int = 512
+    image_tokens: int = 257
 
 
 CPU_SIZE = TrainingStepSize("wan1.3b", layers=2, latents=(3, 16, 16), batch=1, rounds=3, checkpointing=False)
 GPU_SIZE = TrainingStepSize("wan1.3b", layers=30, latents=(21, 64, 64), batch=1, rounds=5, checkpointing=True)
 """Full depth, 81 frames at 512 px."""
 
-SIDES: dict[str, tuple[list[str], int]] = {
-    "adapters (audio, face, motion)": (["audio", "face", "motion"], 0),
-    f"adapters and LoRA of rank {LORA_RANK}": (["audio", "face", "motion"], LORA_RANK),
-    "everything": (["*"], 0),
+ADAPTERS = ("audio", "face", "motion")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of stepping."""
+
+    trainable: tuple[str, ...] = ADAPTERS
+    """By patterns."""
+    lora: int = 0
+    """Rank; 0: none."""
+    products: bool = True
+    """Attention by plain products in bfloat16 on a CPU, as the trainer has it."""
+    compiled: bool = False
+    """Blocks are compiled."""
+
+
+SIDES = {
+    "adapters (audio, face, motion)": Side(),
+    f"adapters and LoRA of rank {LORA_RANK}": Side(lora=LORA_RANK),
+    "everything": Side(("*",)),
 }
-"""What trains, by patterns, and the rank of LoRA."""
 
 
-def training_step(size: TrainingStepSize, device: torch.device, dtype: torch.dtype) -> str:
+def training_step(
+    size: TrainingStepSize, device: torch.device, dtype: torch.dtype, sides: Mapping[str, Side] = SIDES
+) -> str:
     """Times forward, backward and optimiser of each side in turn; gives a Markdown table."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     workers = []
-    for name in SIDES:
+    for name, side in sides.items():
         ours, theirs = context.Pipe()
-        worker = context.Process(target=_serve, args=(theirs, name, size, device, dtype), daemon=True)
+        worker = context.Process(target=_serve, args=(theirs, side, size, device, dtype), daemon=True)
         worker.start()
         theirs.close()
         workers.append(worker)
@@ -99,9 +120,9 @@ def _answer(pipe: Connection) -> tuple[float, int]:
     return found
 
 
-def _serve(pipe: Connection, name: str, size: TrainingStepSize, device: torch.device, dtype: torch.dtype) -> None:
+def _serve(pipe: Connection, side: Side, size: TrainingStepSize, device: torch.device, dtype: torch.dtype) -> None:
     """One side: a step whenever it is told so."""
-    step, trained = _prepare(name, size, device, dtype)
+    step, trained = _prepare(side, size, device, dtype)
     step()
     pipe.send((0.0, trained))
     while pipe.recv() == "step":
@@ -112,13 +133,10 @@ def _serve(pipe: Connection, name: str, size: TrainingStepSize, device: torch.de
 
 
 def _prepare(
-    name: str, size: TrainingStepSize, device: torch.device, dtype: torch.dtype
+    side: Side, size: TrainingStepSize, device: torch.device, dtype: torch.dtype
 ) -> tuple[Callable[[], None], int]:
     """A step of the project's own training, and the number of parameters that it trains."""
-    patterns, rank = SIDES[name]
-    model = _model(size, patterns, rank, device, dtype)
-    if device.type == "cpu" and dtype is torch.bfloat16:  # as the trainer does
-        attend_by_products(model)
+    model = _model(size, side, device, dtype)
     optimiser = build_optimiser(model, OptimiserConfig())
     batch = _batch(size, model.config, device)
 
@@ -137,22 +155,26 @@ def _prepare(
 
 
 def _model(
-    size: TrainingStepSize, patterns: list[str], rank: int, device: torch.device, dtype: torch.dtype
+    size: TrainingStepSize, side: Side, device: torch.device, dtype: torch.dtype
 ) -> FantasyTalkingTransformer3DModel:
     """Random weights; what trains is float32, the frozen base `dtype`."""
     torch.manual_seed(0)
     arguments = {**transformer_arguments(load_model_config(size.preset)), "num_layers": size.layers}
     with torch.device(device):
         model = FantasyTalkingTransformer3DModel(**arguments)
-    trained = set(set_trainable(model, patterns))
+    trained = set(set_trainable(model, list(side.trainable)))
     for name, parameter in model.named_parameters():
         if name not in trained and not portrait_module(name):
             parameter.data = parameter.data.to(dtype)
-    if rank:
-        add_lora(model, LoraSettings(rank, float(rank), tuple(LoraConfig().targets)), torch.float32)
-        set_trainable(model, patterns)
+    if side.lora:
+        add_lora(model, LoraSettings(side.lora, float(side.lora), tuple(LoraConfig().targets)), torch.float32)
+        set_trainable(model, list(side.trainable))
     if size.checkpointing:
         model.enable_gradient_checkpointing()
+    if side.products and device.type == "cpu" and dtype is torch.bfloat16:
+        attend_by_products(model)
+    if side.compiled:
+        compile_blocks(model, device)
     return model.train()
 
 
@@ -166,8 +188,8 @@ def _batch(size: TrainingStepSize, arguments: dict[str, int], device: torch.devi
         return torch.randn(count, *shape, generator=generator).to(device)
 
     conditions = Conditions(
-        text=random(512, arguments["text_dim"]),
-        image=random(257, arguments["image_dim"]),
+        text=random(size.text_tokens, arguments["text_dim"]),
+        image=random(size.image_tokens, arguments["image_dim"]),
         latents=random(arguments["in_channels"] - arguments["out_channels"], frames, height, width),
         audio=random(frames, window, arguments["audio_dim"]),
         audio_mask=torch.ones(count, frames, window, dtype=torch.bool, device=device),
@@ -186,7 +208,7 @@ def _table(
     trained: dict[str, int],
 ) -> str:
     lines = [
-        "| what trains | parameters | seconds a step | clips a second | ratio | spread | peak memory |",
+        "| | trained parameters | seconds a step | clips a second | ratio | spread | peak memory |",
         "|---|---|---|---|---|---|---|",
     ]
     first = next(iter(seconds.values()))

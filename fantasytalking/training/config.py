@@ -356,6 +356,8 @@ class TrainConfig:
     attention: str | None = None
     """Attention backend by diffusers' name (native, _native_math, flash, ...); none: PyTorch's choice, or plain
     products in bfloat16 on a CPU."""
+    compile: bool = False
+    """PyTorch compiles the blocks, for a minute or two before the first step. On a CPU it needs a C++ compiler."""
     stage: StageConfig = field(default_factory=StageConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)

@@ -24,6 +24,7 @@ from fantasytalking.files import written_whole
 from fantasytalking.models.cpu_attention import attend_by_products
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.batches import Layout, MicroBatch, step_loader
+from fantasytalking.training.compiling import compile_blocks
 from fantasytalking.training.config import Optimiser, Precision, TrainConfig
 from fantasytalking.training.distillation import distillation_loss
 from fantasytalking.training.ema import MovingAverage
@@ -93,6 +94,8 @@ class Trainer:
         model, self.origin = build_model(config, torch.float32 if whole else torch.bfloat16)
         if half and accelerator.device.type == "cpu" and config.attention is None:
             attend_by_products(model)
+        if config.compile:
+            compile_blocks(model, accelerator.device)
         self.table = trainable_table(model)
         optimiser = build_optimiser(model, config.optimiser)
         check_output(self.output, _checkpoint_bytes(model, config, accelerator.distributed_type))

@@ -1,11 +1,13 @@
 """The benchmark measures what it says: same work on every side, operations counted, ratios to the first side."""
 
+import shutil
 import time
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from fantasytalking.benchmarking import compiled_step
 from fantasytalking.benchmarking.evaluation import PERCEPTION, evaluation
 from fantasytalking.benchmarking.guided_step import GuidedStepSize, guided_step
 from fantasytalking.benchmarking.measure import count_flops, in_turn
@@ -90,6 +92,21 @@ def test_the_training_row_trains_what_it_says():
     for row, a_second in zip((lora, everything), clips[1:], strict=True):
         assert float(row[4]) == pytest.approx(clips[0] / a_second, rel=0.01, abs=0.006), "the ratio is of the seconds"
         assert row[5] == f"{row[4]} to {row[4]}", "one round has no spread"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_the_compiled_row_has_its_three_sides(monkeypatch: pytest.MonkeyPatch):
+    small = TrainingStepSize("nano", layers=1, latents=(2, 4, 4), batch=1, rounds=1, checkpointing=False)
+    monkeypatch.setattr(compiled_step, "NANO_SIZE", small)
+    table = compiled_step.compiled_step(torch.device("cpu"), torch.bfloat16)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    assert [row[0].split(":")[0] for row in rows[1:]] == [
+        "PyTorch's attention",
+        "the trainer's",
+        "the same, compiled blocks",
+    ]
+    assert len({row[1] for row in rows[1:]}) == 1 and "bfloat16" in table
 
 
 @pytest.mark.slow

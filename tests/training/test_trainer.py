@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -125,6 +126,29 @@ def test_half_precision_on_a_cpu_multiplies_by_itself_unless_a_backend_is_chosen
         trainer.train()
         steps[name] = losses(config.output)
     assert steps["products"] == pytest.approx(steps["native"], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_blocks_step_alike_and_resume(configure: Configure):
+    steps = {"stage__steps": 4, "saving__every": 2, "precision": "bf16"}
+    plain, straight = configure("plain", **steps), configure("compiled", compile=True, **steps)
+    run(plain)
+    run(straight)
+    assert losses(straight.output) == pytest.approx(losses(plain.output), rel=0.02)
+    assert adapter(straight.output).keys() == adapter(plain.output).keys()
+    run(configure("resumed", compile=True, **steps | {"stage__steps": 2}))
+    resumed = configure("resumed", compile=True, **steps)
+    run(resumed)
+    assert same(checkpoint(resumed.output, 4), checkpoint(straight.output, 4))
+
+
+def test_without_a_compiler_nothing_is_begun(configure: Configure, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    config = configure(compile=True)
+    with pytest.raises(InputError, match="there is no C\\+\\+ compiler 'no-such-compiler'; install one or set compile"):
+        run(config)
 
 
 def test_an_attention_backend_that_there_is_not_is_refused(configure: Configure):
