@@ -24,8 +24,8 @@ def test_the_rows_are_the_papers() -> None:
     assert rows["clip level only"].stage1_share == 1 and rows["frame level only"].stage1_share == 0
     assert rows["both stages"].seeds == 3 and rows["both stages"].train == []
     assert rows["both without lip mask"].train == ["stage.loss.weight=uniform"]
-    assert rows["both without face attention"].train == ["stage.trainable=[base,audio,motion]"]
-    assert rows["both without motion module"].train == ["stage.trainable=[base,audio,face]"]
+    assert rows["both without face attention"].train == ["stage.trainable=[audio,motion]"]
+    assert rows["both without motion module"].train == ["stage.trainable=[audio,face]"]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> SpeechSet:
     return speech_set(plan_training(3, 0), tmp_path_factory.mktemp("speech") / "speech.safetensors", 1)
 
 
-def tiny(steps: int = 30) -> AudioConfig:
+def tiny(steps: int = 60) -> AudioConfig:
     run = FitConfig(steps=steps, batch=2, learning_rate=0.002, warm_up=2)
     return AudioConfig(1, 1, seconds=1.0, layers=1, heads=2, feed_forward=32, channels=16, fit=run)
 
