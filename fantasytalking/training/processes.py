@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, is_tensorboard_available, is_wandb_available
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    is_tensorboard_available,
+    is_wandb_available,
+)
 
 from fantasytalking.errors import InputError
 from fantasytalking.training.config import Precision, TrainConfig, WandbMode
@@ -30,6 +35,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         gradient_accumulation_steps=config.accumulation,
         log_with=list(config.logging.trackers) or None,
         project_dir=config.output,
+        # Clip-level audio has no use for the places of a frame-level window.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if accelerator.num_processes != launched:
         raise InputError(
