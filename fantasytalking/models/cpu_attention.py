@@ -75,8 +75,8 @@ def norm_in_float32(norm: nn.RMSNorm, tensor: Tensor) -> Tensor:
     return tensor.mul_((squares + norm.eps).rsqrt_()).mul_(norm.weight.float())
 
 
-class Float32SelfAttnProcessor(WanAttnProcessor):
-    """Wan's self-attention, rotated and attended in float32."""
+class RotatedSelfAttnProcessor(WanAttnProcessor):
+    """Wan's self-attention, rotated in float32."""
 
     def __call__(
         self,
@@ -89,42 +89,46 @@ class Float32SelfAttnProcessor(WanAttnProcessor):
         """(B, S, dim) -> (B, S, dim); `rotary_emb` holds cosines and sines, (1, S, 1, d) each, every one twice."""
         assert encoder_hidden_states is None and attention_mask is None and rotary_emb is not None
         assert self._parallel_config is None, "context parallelism has an attention of its own"
-        query, key = (
-            norm_in_float32(attn.norm_q, attn.to_q(hidden_states)),
-            norm_in_float32(attn.norm_k, attn.to_k(hidden_states)),
-        )
-        query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, attn.to_v(hidden_states)))
-        rotation = _rotation(rotary_emb)
-        attended = float32_attention(_rotate(query, rotation), _rotate(key, rotation), value)
-        return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(hidden_states)))
+        query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in self.project(attn, hidden_states))
+        rotation = torch.complex(*(part[..., ::2].float().contiguous() for part in rotary_emb))
+        attended = self.attend(_rotate(query, rotation), _rotate(key, rotation), value)
+        return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(value)))
+
+    def project(self, attn: WanAttention, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, dim) -> queries and keys, both normalised, and values."""
+        raise NotImplementedError
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Queries and keys come in float32: (B, S, h, d) each -> (B, S, h, d)."""
+        raise NotImplementedError
 
 
-class ProductsSelfAttnProcessor(WanAttnProcessor):
-    """Wan's self-attention, rotated in float32 and attended by products."""
+class Float32SelfAttnProcessor(RotatedSelfAttnProcessor):
+    """In float32. Without gradients."""
 
-    def __call__(
-        self,
-        attn: WanAttention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        rotary_emb: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """(B, S, dim) -> (B, S, dim); `rotary_emb` as of `Float32SelfAttnProcessor`."""
-        assert encoder_hidden_states is None and attention_mask is None and rotary_emb is not None
+    def project(self, attn: WanAttention, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Norms in float32."""
+        query = norm_in_float32(attn.norm_q, attn.to_q(hidden_states))
+        return query, norm_in_float32(attn.norm_k, attn.to_k(hidden_states)), attn.to_v(hidden_states)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `float32_attention`."""
+        return float32_attention(query, key, value)
+
+
+class ProductsSelfAttnProcessor(RotatedSelfAttnProcessor):
+    """By plain products."""
+
+    def project(self, attn: WanAttention, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Under autocast the tokens are cast once, and not for each projection."""
         if torch.is_autocast_enabled("cpu"):
-            hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))  # once, and not for each projection
-        query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        query, key = attn.norm_q(query), attn.norm_k(key)
-        query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, value))
-        rotation = _rotation(rotary_emb)
-        query, key = _rotate(query, rotation).type_as(value), _rotate(key, rotation).type_as(value)
-        return attn.to_out[1](attn.to_out[0](attention_by_products(query, key, value).flatten(2, 3)))
+            hidden_states = hidden_states.to(torch.get_autocast_dtype("cpu"))
+        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
+        return query, key, attn.to_v(hidden_states)
 
-
-def _rotation(rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Cosines and sines, every one twice -> complex (1, S, 1, d / 2)."""
-    return torch.complex(*(part[..., ::2].float().contiguous() for part in rotary))
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `attention_by_products`, in the dtype of the values."""
+        return attention_by_products(query.type_as(value), key.type_as(value), value)
 
 
 def _rotate(tensor: Tensor, rotation: Tensor) -> Tensor:
