@@ -25,6 +25,7 @@ from fantasytalking.models.expression_projector import expression_shapes
 from fantasytalking.models.expression_sizes import PADDINGS, ExpressionSizes
 from fantasytalking.models.guidance_embedder import Distillation, embedder_shapes
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.motion_normaliser import NORMALISER, MotionNormaliser
 from fantasytalking.tensor_files import check_floating, compare_shapes, open_safetensors, read_json
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -113,13 +114,19 @@ def save_adapter(
 
 
 def write_state(
-    state: Mapping[str, Tensor], folder: str | Path, config: AdapterConfig, train: Any = None, base: Iterable[str] = ()
+    state: Mapping[str, Tensor],
+    folder: str | Path,
+    config: AdapterConfig,
+    train: Any = None,
+    base: Iterable[str] = (),
+    motion: MotionNormaliser | None = None,
 ) -> None:
     """Writes the trained part of a model's whole state as an adapter folder, whole or not at all.
 
     Args:
         state: of the model.
         base: the names, as in files, of the base's tensors that were trained; `config.base_tensors` many.
+        motion: constants of the clips that it was trained on, stored as motion_normaliser.json.
     """
     plain = {plain_name(name): value for name, value in state.items() if ".lora_" not in name}
     parts = {ADAPTER_FILE: {name: value for name, value in plain.items() if portrait_module(name) in config.modules}}
@@ -128,7 +135,7 @@ def write_state(
     if config.base_tensors:
         parts[BASE_FILE] = {name: plain[name] for name in base}
         assert len(parts[BASE_FILE]) == config.base_tensors, "base_tensors must count the trained tensors of the base"
-    _write_parts(parts, folder, config, train)
+    _write_parts(parts, folder, config, train, motion)
 
 
 def write_adapter(tensors: Mapping[str, Tensor], folder: str | Path, config: AdapterConfig, train: Any = None) -> None:
@@ -138,7 +145,11 @@ def write_adapter(tensors: Mapping[str, Tensor], folder: str | Path, config: Ada
 
 
 def _write_parts(
-    parts: Mapping[str, Mapping[str, Tensor]], folder: str | Path, config: AdapterConfig, train: Any
+    parts: Mapping[str, Mapping[str, Tensor]],
+    folder: str | Path,
+    config: AdapterConfig,
+    train: Any,
+    motion: MotionNormaliser | None = None,
 ) -> None:
     config.validate(str(folder))
     with written_whole(folder) as temporary:
@@ -148,6 +159,8 @@ def _write_parts(
         (temporary / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
         if train is not None:
             save_config(train, temporary / "train.yaml")
+        if motion is not None:
+            motion.save(temporary / NORMALISER)
 
 
 def read_config(folder: str | Path) -> AdapterConfig:

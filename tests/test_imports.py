@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "fantasytalking"
 LAYERS = [
     {"errors", "files"},
     {"config", "conditions", "media"},
-    {"flow_matching", "audio_windows", "regions", "tensor_files"},
+    {"flow_matching", "audio_windows", "regions", "tensor_files", "motion_normaliser"},
     {"models"},
     {
         "data",

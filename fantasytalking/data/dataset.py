@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from fantasytalking.data.features import Features, load_features
 from fantasytalking.data.manifest import ClipRecord, read_manifest
 from fantasytalking.errors import InputError
+from fantasytalking.motion_normaliser import MotionNormaliser
 
 
 class Sample(NamedTuple):
@@ -26,11 +27,14 @@ class Sample(NamedTuple):
 class PortraitDataset(Dataset[Sample]):
     """The clips of one or several manifests, in their order.
 
+    Args:
+        motion: constants by which the clips' motion is normalised anew; None = as it was prepared.
+
     Raises:
         InputError: a manifest is missing or damaged, or a feature file is not there.
     """
 
-    def __init__(self, *manifests: str | Path) -> None:
+    def __init__(self, *manifests: str | Path, motion: MotionNormaliser | None = None) -> None:
         assert manifests, "at least one manifest"
         found = [(record, Path(path).parent / record.features) for path in manifests for record in read_manifest(path)]
         missing = [path for _, path in found if not path.is_file()]
@@ -38,7 +42,7 @@ class PortraitDataset(Dataset[Sample]):
             raise InputError(
                 f"{len(missing)} feature files are not there, '{missing[0]}' for one; prepare the corpus again"
             )
-        self.records = [record for record, _ in found]
+        self.records = [record if motion is None else record.renormalised(motion) for record, _ in found]
         self._paths = [path for _, path in found]
 
     def __len__(self) -> int:

@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file, written_whole
+from fantasytalking.motion_normaliser import MotionMeasure, MotionNormaliser
 
 MANIFEST = "manifest.jsonl"
 REJECTED = "rejected.jsonl"
@@ -88,6 +89,11 @@ class ClipRecord:
     features: str
     people: int = 1
     """Whose faces the features tell of. A line of one person does not say so."""
+
+    def renormalised(self, motion: MotionNormaliser) -> "ClipRecord":
+        """The same with its motion normalised by other constants."""
+        expression, body = motion.normalise(MotionMeasure(self.expression_measure, self.body_measure))
+        return replace(self, expression=round(expression, 6), body=round(body, 6))
 
     def __post_init__(self) -> None:
         """Checks what a training run relies on.

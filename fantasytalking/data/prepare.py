@@ -36,9 +36,8 @@ from fantasytalking.data.progress import Processes, Stage, open_folder
 from fantasytalking.data.refused import Refused
 from fantasytalking.data.settings import DataConfig
 from fantasytalking.errors import InputError
-from fantasytalking.perception.motion_intensity import MotionMeasure, MotionNormaliser
+from fantasytalking.motion_normaliser import NORMALISER, MotionMeasure, MotionNormaliser
 
-NORMALISER = "motion_normaliser.json"
 CONTACT_SHEET = "contact_sheet.png"
 
 

@@ -14,10 +14,10 @@ from fantasytalking.config import CONFIGS, load_config
 from fantasytalking.data.manifest import MANIFEST
 from fantasytalking.errors import InputError
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.motion_normaliser import NORMALISER
 from fantasytalking.nano.build import NAMES, build
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.workshop import Workshop
-from fantasytalking.pipeline.loading import NORMALISER
 from fantasytalking.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from typing import Any
 from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.motion_normaliser import NORMALISER
 from fantasytalking.nano.audio import AudioTask, save_audio_encoder, token_accuracy
 from fantasytalking.nano.base import write_fresh_base, write_trained_base
 from fantasytalking.nano.config import StillsConfig
@@ -21,7 +22,6 @@ from fantasytalking.nano.training_log import training_summary
 from fantasytalking.nano.vae import VaeTask, reconstruction_quality, save_vae, set_latent_statistics
 from fantasytalking.nano.videos import held_out_portions, make_videos, training_portions
 from fantasytalking.nano.workshop import Workshop, corpus_summary
-from fantasytalking.pipeline.loading import NORMALISER
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ from fantasytalking.config import CONFIGS
 from fantasytalking.data.manifest import MANIFEST, REJECTED
 from fantasytalking.errors import InputError
 from fantasytalking.models.presets import ModelConfig, load_model_config
+from fantasytalking.motion_normaliser import NORMALISER
 from fantasytalking.nano.config import BuildConfig, ScriptConfig
 from fantasytalking.nano.training_log import training_summary
-from fantasytalking.pipeline.loading import EXPRESSION_ENCODER, NORMALISER
+from fantasytalking.pipeline.loading import EXPRESSION_ENCODER
 
 logger = logging.getLogger(__name__)
 

@@ -17,17 +17,12 @@ open how rigid head motion is told from expression and what the variance is meas
   where the jitter of small faces lies, most.
 """
 
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, written_whole
+from fantasytalking.motion_normaliser import MotionMeasure
 from fantasytalking.perception.body_pose import BodyTrack
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.head_pose import head_pose
@@ -37,9 +32,6 @@ FACE_SIGMA, BODY_SIGMA = 0.06, 0.12
 """Standard deviations of the smoothing windows, seconds."""
 
 WINDOW_SECONDS = 2.0
-
-# Measures below this (a frozen picture) have no meaningful logarithm.
-_SMALLEST = 1e-9
 
 _BROWS = (70, 63, 105, 66, 107, 300, 293, 334, 296, 336)
 _LIDS = (160, 158, 144, 153, 385, 387, 380, 373)
@@ -57,13 +49,6 @@ _LEAST_SEEN = 0.8
 
 # Variance of Pose's jitter on people who hold still, measured in real footage as 0.0004 to 0.0015.
 _JOINT_JITTER = 0.002
-
-
-class MotionMeasure(NamedTuple):
-    """Motion of a clip before normalisation, in squared interocular distances."""
-
-    expression: float
-    body: float
 
 
 def measure_motion(track: FaceTrack, body: BodyTrack | None = None) -> MotionMeasure:
@@ -133,80 +118,3 @@ def _variance(values: np.ndarray) -> np.ndarray:
         if len(window) >= length / 2:
             variances.append(window.var(axis=0))
     return np.mean(variances, axis=0) if variances else np.zeros(values.shape[1:])
-
-
-@dataclass(frozen=True)
-class MotionNormaliser:
-    """Maps measures to [0, 1] by constants fitted on a corpus: keep them with the checkpoint trained on it.
-
-    The logarithm of a measure goes linearly from its 2nd percentile (0) to its 98th (1), and is clipped. The logarithm,
-    because the measures spread over two powers of ten; percentiles, because one wild clip must not squeeze all others.
-    """
-
-    expression_low: float
-    expression_high: float
-    body_low: float
-    body_high: float
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("expression", self.expression_low, self.expression_high),
-            ("body", self.body_low, self.body_high),
-        ):
-            if not (0 < low < high < math.inf):
-                raise InputError(f"motion constants of {name} are {low} and {high}; they must satisfy 0 < low < high")
-
-    @classmethod
-    def fit(cls, measures: Sequence[MotionMeasure]) -> "MotionNormaliser":
-        """Fits the constants.
-
-        Raises:
-            InputError: no measures, or measures that are not finite.
-        """
-        block = np.array(measures, np.float64).reshape(-1, 2)
-        if not len(block) or not np.isfinite(block).all() or (block < 0).any():
-            raise InputError(f"motion constants need finite measures of at least one clip; {len(block)} were given")
-        low, high = np.exp(np.percentile(np.log(np.maximum(block, _SMALLEST)), [2, 98], axis=0))
-        # A corpus of equal clips still gives a valid map: a factor of e around its value.
-        same = high < low * 1.01
-        low, high = np.where(same, low / math.e, low), np.where(same, high * math.e, high)
-        return cls(float(low[0]), float(high[0]), float(low[1]), float(high[1]))
-
-    def normalise(self, measure: MotionMeasure) -> tuple[float, float]:
-        """(expression, body) in [0, 1]."""
-        return (
-            _log_share(measure.expression, self.expression_low, self.expression_high),
-            _log_share(measure.body, self.body_low, self.body_high),
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Writes the constants as JSON, whole or not at all."""
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> "MotionNormaliser":
-        """Reads constants that `save` wrote.
-
-        Raises:
-            InputError: the file is missing, not such a JSON, or holds impossible constants.
-        """
-        path = existing_file(path, "motion constants")
-        names = {field.name for field in fields(cls)}
-        if path.stat().st_size > 100_000:
-            raise InputError(f"'{path}' is too large for motion constants; give a file that prepare_data wrote")
-        try:
-            values = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"'{path}' is not JSON; give a file that prepare_data wrote") from error
-        if not isinstance(values, dict) or set(values) != names:
-            raise InputError(f"'{path}' does not hold exactly {', '.join(sorted(names))}; prepare the corpus again")
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values()):
-            raise InputError(f"'{path}' holds constants that are no numbers; prepare the corpus again")
-        return cls(**{name: float(value) for name, value in values.items()})
-
-
-def _log_share(value: float, low: float, high: float) -> float:
-    """Where log(value) lies between log(low) and log(high), clipped to [0, 1]."""
-    share = (math.log(max(value, _SMALLEST)) - math.log(low)) / (math.log(high) - math.log(low))
-    return min(1.0, max(0.0, share))

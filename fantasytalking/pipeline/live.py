@@ -5,7 +5,7 @@ import time
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,6 +19,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.media.growing import GrowingVideo
 from fantasytalking.media.live_sound import LiveSound
+from fantasytalking.motion_normaliser import MotionNormaliser
 from fantasytalking.pipeline.job import Job, check_outputs
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.portrait import Portrait
@@ -162,7 +163,7 @@ def _write(
     return Pace(video.frames, (width, height), first, time.perf_counter() - begin)
 
 
-def _result(config: InferConfig, pace: Pace, normaliser: dict[str, float] | None) -> dict[str, Any]:
+def _result(config: InferConfig, pace: Pace, normaliser: MotionNormaliser | None) -> dict[str, Any]:
     return {
         "frames": pace.frames,
         "fps": config.fps,
@@ -172,7 +173,7 @@ def _result(config: InferConfig, pace: Pace, normaliser: dict[str, float] | None
         "seconds_taken": round(pace.seconds, 3),
         "first_frame_after": round(pace.first_frame, 3),
         "frames_a_second": round(pace.frames / pace.seconds, 3),
-        "motion_normaliser": normaliser,
+        "motion_normaliser": None if normaliser is None else asdict(normaliser),
     }
 
 

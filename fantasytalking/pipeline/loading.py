@@ -1,6 +1,5 @@
 """Pipelines from folders: one that was saved whole, or a Wan base with an adapter; every part is loaded strictly."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,10 @@ from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoenco
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.errors import InputError
 from fantasytalking.expression_adapter import load_expression
-from fantasytalking.files import existing_file, written_whole
+from fantasytalking.files import existing_file
 from fantasytalking.models.assembly import from_wan
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.motion_normaliser import MotionNormaliser
 from fantasytalking.pipeline.distilled import check_goes_on, goes_on_saved, settle_distilled
 from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
 from fantasytalking.tensor_files import read_json
@@ -24,7 +24,6 @@ from fantasytalking.tensor_files import read_json
 if TYPE_CHECKING:
     from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 
-NORMALISER = "motion_normaliser.json"
 FACE_ENCODER = "face_encoder"
 """Folder of the ArcFace .onnx in a components folder and in a saved pipeline."""
 EXPRESSION_ENCODER = "expression_encoder"
@@ -86,7 +85,7 @@ def load_saved(
     _settle(pipeline)
     pipeline.face_network = find_onnx(folder)
     pipeline.expression_network = find_expression_encoder(expression_adapter, folder)
-    pipeline.motion_normaliser = read_normaliser(folder)
+    pipeline.motion_normaliser = MotionNormaliser.beside(folder)
     return pipeline
 
 
@@ -134,7 +133,7 @@ def load_base(
     _settle(pipeline)
     pipeline.face_network = find_onnx(base) if face_encoder is None else existing_file(face_encoder, "face encoder")
     pipeline.expression_network = find_expression_encoder(expression_adapter, adapter, base)
-    pipeline.motion_normaliser = read_normaliser(adapter) or read_normaliser(base)
+    pipeline.motion_normaliser = MotionNormaliser.beside(adapter) or MotionNormaliser.beside(base)
     return pipeline
 
 
@@ -193,22 +192,6 @@ def _joined(modules: Sequence[str], expression_adapter: str | Path | None) -> st
     """The trained modules as a pipeline says them of itself; distillation is told by the transformer."""
     brought = [] if expression_adapter is None else ["expression"]
     return ",".join(dict.fromkeys([*(name for name in modules if name != "guidance"), *brought]))
-
-
-def read_normaliser(folder: Path) -> dict[str, float] | None:
-    """The constants of motion_normaliser.json in a folder, where there is one.
-
-    Raises:
-        InputError: it does not hold them.
-    """
-    path = folder / NORMALISER
-    return _constants(read_json(path), str(path)) if path.is_file() else None
-
-
-def write_normaliser(constants: Mapping[str, float], folder: Path) -> None:
-    """Writes them as motion_normaliser.json."""
-    with written_whole(folder / NORMALISER) as temporary:
-        temporary.write_text(json.dumps(dict(constants), indent=2) + "\n", encoding="utf-8")
 
 
 def _settle(pipeline: "FantasyTalkingPipeline") -> None:
@@ -290,19 +273,3 @@ def _local(source: str | Path) -> Path:
         raise InputError(
             f"pipeline '{source}' is no local folder and was not had from the hub; give a folder"
         ) from error
-
-
-def _constants(values: Mapping[str, Any], source: str) -> dict[str, float]:
-    """The constants of a motion_normaliser.json, checked.
-
-    Raises:
-        InputError: other keys, or values that are no positive numbers.
-    """
-    names = ("expression_low", "expression_high", "body_low", "body_high")
-    if set(values) != set(names) or not all(
-        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values.values()
-    ):
-        raise InputError(
-            f"'{source}' does not hold positive numbers named {', '.join(names)}; prepare the corpus again"
-        )
-    return {name: float(values[name]) for name in names}

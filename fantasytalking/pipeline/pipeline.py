@@ -34,6 +34,7 @@ from fantasytalking.lora import has_lora
 from fantasytalking.media.live_sound import SampleQueue
 from fantasytalking.models.guidance_branches import Formula
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.motion_normaliser import NORMALISER, MotionNormaliser
 from fantasytalking.pipeline.conditioning import Asked, encode_conditions, hear_people
 from fantasytalking.pipeline.controls import NEUTRAL_MOTION, check_modules, check_speech
 from fantasytalking.pipeline.decoding import as_output, check_output_type, pictures
@@ -47,7 +48,6 @@ from fantasytalking.pipeline.loading import (
     FACE_ENCODER,
     load_base,
     load_saved,
-    write_normaliser,
 )
 from fantasytalking.pipeline.people import People
 from fantasytalking.pipeline.portrait import ImageInput, portrait_of
@@ -132,7 +132,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         )
         self.face_network: Path | None = None
         self.expression_network: Path | None = None
-        self.motion_normaliser: dict[str, float] | None = None
+        self.motion_normaliser: MotionNormaliser | None = None
         self._interrupt = False
 
     @classmethod
@@ -163,7 +163,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         if self.expression_network is not None:
             copy_encoder(Path(self.expression_network), Path(save_directory) / EXPRESSION_ENCODER)
         if self.motion_normaliser is not None:
-            write_normaliser(self.motion_normaliser, Path(save_directory))
+            self.motion_normaliser.save(Path(save_directory) / NORMALISER)
 
     def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
         """As diffusers', but VAE and wav2vec2 (0.9 GB in all) stay on the device: they are called by parts."""

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from fantasytalking import media
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE
 from fantasytalking.files import hash_file, written_whole
+from fantasytalking.motion_normaliser import MotionNormaliser
 from fantasytalking.pipeline.controls import check_drive, check_speech, face_weight, motion_intensity
 from fantasytalking.pipeline.distilled import check_followed, step_count
 from fantasytalking.pipeline.driving import read_driver
@@ -171,7 +172,7 @@ def _generate(
 
 
 def _result(
-    given: _Given, made: FantasyTalkingOutput, elapsed: float, normaliser: dict[str, float] | None
+    given: _Given, made: FantasyTalkingOutput, elapsed: float, normaliser: MotionNormaliser | None
 ) -> dict[str, Any]:
     height, width = given.people.portrait.pixels.shape[:2]
     return {
@@ -181,7 +182,7 @@ def _result(
         "height": height,
         "seconds": made.num_frames / made.fps,
         "seconds_taken": round(elapsed, 3),
-        "motion_normaliser": normaliser,
+        "motion_normaliser": None if normaliser is None else asdict(normaliser),
     }
 
 

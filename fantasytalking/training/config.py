@@ -242,6 +242,9 @@ class DataConfig:
 
     manifests: list[str] = MISSING
     """manifest.jsonl files of prepare_data."""
+    fit_motion: bool = False
+    """Motion is normalised anew over these clips, whatever they were prepared with: one that begins from nothing has
+    all of its range, and corpora of different constants go together."""
     text_length: int = 512
     """Text states are padded or cut to this many tokens; Wan: 512."""
     window_seconds: float = CollateConfig.window_seconds

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fantasytalking.data.collate import Batch, Collate
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
 from fantasytalking.flow_matching import TIMESTEPS, Normalisation, add_noise, flow_matching_loss
+from fantasytalking.motion_normaliser import MotionNormaliser
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.randomness import draw
 from fantasytalking.training.report import append_line
@@ -22,13 +23,16 @@ LOG = "held_out.jsonl"
 class HeldOut:
     """A fixed choice of clips with fixed noise, every condition given.
 
+    Args:
+        motion: constants of the clips that are trained on; None = unknown, motion stays as it was prepared.
+
     Raises:
         InputError: a manifest is missing or damaged.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, motion: MotionNormaliser | None) -> None:
         self._config = config
-        self._dataset = PortraitDataset(*config.held_out.manifests)
+        self._dataset = PortraitDataset(*config.held_out.manifests, motion=motion)
         self._collate = Collate(config.data.collate(config.stage.alignment, config.stage.expression is not None))
         batches = list(BucketBatchSampler(self._dataset.records, 1, seed=config.seed))
         self._chosen = [index for (index,) in batches[: config.held_out.clips]]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fantasytalking.checkpoint import write_state
 from fantasytalking.config import save_config
 from fantasytalking.data.dataset import PortraitDataset
+from fantasytalking.data.motion import check_start, fitted_motion, prepared_motion
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.models.cpu_attention import attend_by_products
@@ -78,9 +79,12 @@ class Trainer:
             )
         self.config, self._sample = config, sample
         self.output = Path(config.output)
-        self.dataset = PortraitDataset(*config.data.manifests)
+        fit = config.data.fit_motion
+        self.motion = (fitted_motion if fit else prepared_motion)(config.data.manifests)
+        self.dataset = PortraitDataset(*config.data.manifests, motion=self.motion if fit else None)
+        check_start(config.stage.init_from, self.motion)
         self.accelerator = accelerator = build_accelerator(config)
-        self.held_out = HeldOut(config) if config.held_out.every else None
+        self.held_out = HeldOut(config, self.motion) if config.held_out.every else None
         self.layout = Layout(config.batch, config.accumulation, accelerator.num_processes, accelerator.process_index)
         if config.optimiser.ema_decay and is_sharded(accelerator):
             raise InputError("optimiser.ema_decay needs whole parameters (one process, DDP or ZeRO-2); set it to 0")
@@ -276,7 +280,7 @@ class Trainer:
         if self.config.stage.half:
             state = {name: value.half() for name, value in state.items()}
         if self.accelerator.is_main_process:
-            write_state(state, self.output / "adapter", described, self.config, base_names)
+            write_state(state, self.output / "adapter", described, self.config, base_names, self.motion)
             logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(described.modules)}")
         self.accelerator.wait_for_everyone()
 

@@ -15,9 +15,9 @@ from fantasytalking.data.features import load_features
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
 from fantasytalking.errors import InputError
+from fantasytalking.motion_normaliser import MotionMeasure, MotionNormaliser
 from fantasytalking.nano.build import NAMES
 from fantasytalking.nano.first_corpus import RECIPE, make_first_corpus
-from fantasytalking.perception.motion_intensity import MotionMeasure, MotionNormaliser
 from fantasytalking.training.config import TrainConfig
 from tests import tiny_components
 from tests.models.tiny import save_base

@@ -35,7 +35,7 @@ def lines(output: str) -> list[dict]:
 def test_errors_are_those_of_the_velocity_in_the_parts_of_the_picture(configure: Configure, others: Path):
     config = configure(held_out__every=1, held_out__manifests=[str(others)], held_out__clips=1)
     model, _ = build_model(config, torch.float32)
-    held_out = HeldOut(config)
+    held_out = HeldOut(config, None)
     (index,) = held_out._chosen
     found = held_out.measure(model.eval(), torch.device("cpu"), torch.float32)
 

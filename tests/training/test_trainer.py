@@ -16,6 +16,7 @@ from fantasytalking.checkpoint import load_adapter, read_adapter
 from fantasytalking.errors import InputError
 from fantasytalking.models.assembly import portrait_module
 from fantasytalking.models.cpu_attention import ProductsSelfAttnProcessor
+from fantasytalking.motion_normaliser import NORMALISER, MotionNormaliser
 from fantasytalking.training.config import Optimiser, TrainConfig
 from fantasytalking.training.model import build_model
 from fantasytalking.training.trainer import Trainer, ValidationResult
@@ -177,6 +178,21 @@ def test_what_a_run_leaves_behind(configure: Configure):
         for name in ("gradient_norm", "clips_per_second", "tokens_per_second", "memory_gib"):
             assert line[name] > 0
         assert line["tokens_per_second"] == pytest.approx(48 * line["clips_per_second"])
+
+
+def test_the_adapter_holds_the_constants_of_its_clips_motion(configure: Configure, tmp_path: Path):
+    manifest = make_corpus(tmp_path / "corpus")
+    prepared = MotionNormaliser(0.5, 2.0, 0.5, 2.0)
+    prepared.save(manifest.parent / NORMALISER)
+    one = run(configure("one", data__manifests=[str(manifest)], stage__steps=1))
+    assert MotionNormaliser.beside(one) == prepared
+    fitted = configure("fitted", data__manifests=[str(manifest)], data__fit_motion=True, stage__steps=1)
+    # All clips of this corpus have a measure of 1, so they lie in the middle of constants that are fitted.
+    trainer = Trainer(fitted)
+    assert {(record.expression, record.body) for record in trainer.dataset.records} == {(0.5, 0.5)}
+    assert MotionNormaliser.beside(trainer.train()) == trainer.motion != prepared
+    with pytest.raises(InputError, match="other constants than"):
+        run(configure("two", data__manifests=[str(manifest)], stage__init_from=str(fitted.output) + "/adapter"))
 
 
 def test_the_base_is_never_copied_nor_touched(configure: Configure):
