@@ -120,6 +120,7 @@ def write_state(
     train: Any = None,
     base: Iterable[str] = (),
     motion: MotionNormaliser | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Writes the trained part of a model's whole state as an adapter folder, whole or not at all.
 
@@ -127,6 +128,7 @@ def write_state(
         state: of the model.
         base: the names, as in files, of the base's tensors that were trained; `config.base_tensors` many.
         motion: constants of the clips that it was trained on, stored as motion_normaliser.json.
+        dtype: of what is written; None = as it is.
     """
     plain = {plain_name(name): value for name, value in state.items() if ".lora_" not in name}
     parts = {ADAPTER_FILE: {name: value for name, value in plain.items() if portrait_module(name) in config.modules}}
@@ -135,6 +137,8 @@ def write_state(
     if config.base_tensors:
         parts[BASE_FILE] = {name: plain[name] for name in base}
         assert len(parts[BASE_FILE]) == config.base_tensors, "base_tensors must count the trained tensors of the base"
+    if dtype is not None:
+        parts = {file: {name: value.to(dtype) for name, value in part.items()} for file, part in parts.items()}
     _write_parts(parts, folder, config, train, motion)
 
 

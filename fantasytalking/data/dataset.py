@@ -106,7 +106,7 @@ class BucketBatchSampler(Sampler[list[int]]):
             yield batch[self._part]
 
     def _global_batches(self) -> list[list[int]]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._epoch) % 2**63)
         batches: list[list[int]] = []
         for bucket in self._buckets:
             order = [bucket[place] for place in torch.randperm(len(bucket), generator=generator).tolist()]

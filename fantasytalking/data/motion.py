@@ -34,18 +34,20 @@ def fitted_motion(manifests: Sequence[str | Path]) -> MotionNormaliser:
     return MotionNormaliser.fit([MotionMeasure(record.expression_measure, record.body_measure) for record in records])
 
 
-def check_start(start: str | Path | None, motion: MotionNormaliser | None) -> None:
+def check_start_motion(start: str | Path | None, motion: MotionNormaliser | None, fitted: bool) -> None:
     """Holds that clips are normalised as those were that the checkpoint a run starts from was trained on.
 
     Args:
         start: an adapter folder, or something else, which has no constants.
+        fitted: `motion` was fitted on the clips.
 
     Raises:
         InputError: they are not.
     """
     before = None if start is None else MotionNormaliser.beside(start)
     if before is not None and motion is not None and before != motion:
+        cure = f"prepare the corpus with normaliser={Path(start or '') / NORMALISER}"
         raise InputError(
-            f"the clips' motion is normalised by other constants than '{start}' was trained with; prepare the corpus "
-            f"with normaliser={Path(start or '') / NORMALISER}"
+            f"the clips' motion is normalised by other constants than '{start}' was trained with; {cure}"
+            f"{' and leave data.fit_motion out' if fitted else ''}"
         )

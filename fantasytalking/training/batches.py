@@ -98,7 +98,7 @@ class StepSampler(Sampler[list[Request]]):
                 step += 1
 
 
-class TolerantClips(Dataset[Delivery]):
+class TolerantClips(Dataset[Delivery | InputError]):
     """Clips that are replaced by the next one of their bucket when they cannot be read."""
 
     def __init__(self, dataset: PortraitDataset) -> None:
@@ -115,11 +115,10 @@ class TolerantClips(Dataset[Delivery]):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, request: Request) -> Delivery:
-        """The clip asked for or the next that can be read.
+    def __getitem__(self, request: Request) -> Delivery | InputError:
+        """The clip asked for or the next that can be read; an error, given and not raised, where none can.
 
-        Raises:
-            InputError: no clip of the bucket can be read.
+        What a loader's process raises reaches the main one as a printed traceback.
         """
         bad: dict[str, str] = {}
         bucket, place = self._bucket_of[request.clip], self._place_in[request.clip]
@@ -130,7 +129,7 @@ class TolerantClips(Dataset[Delivery]):
             except InputError as error:
                 bad[self._dataset.records[index].clip] = str(error)
         name, reason = next(iter(bad.items()))
-        raise InputError(f"none of the {len(bucket)} clips of the size of '{name}' can be read: {reason}")
+        return InputError(f"none of the {len(bucket)} clips of the size of '{name}' can be read: {reason}")
 
 
 class StepCollate:
@@ -139,9 +138,17 @@ class StepCollate:
     def __init__(self, collate: Collate, seed: int) -> None:
         self._collate, self._seed = collate, seed
 
-    def __call__(self, deliveries: Sequence[Delivery]) -> MicroBatch:
-        """Stacks the clips of one step."""
-        batch = self._collate([delivery.sample for delivery in deliveries])
+    def __call__(self, given: Sequence[Delivery | InputError]) -> MicroBatch | InputError:
+        """Stacks the clips of one step; errors are given on."""
+        deliveries: list[Delivery] = []
+        for delivery in given:
+            if isinstance(delivery, InputError):
+                return delivery
+            deliveries.append(delivery)
+        try:
+            batch = self._collate([delivery.sample for delivery in deliveries])
+        except InputError as error:
+            return error
         places = [delivery.request.place for delivery in deliveries]
         draws = draw(self._seed, deliveries[0].request.step, places, batch.latents.shape[1:])
         names = [delivery.sample.record.clip for delivery in deliveries]
@@ -149,10 +156,23 @@ class StepCollate:
         return MicroBatch(batch, draws, names, bad)
 
 
-def step_loader(
+def step_batches(
+    dataset: PortraitDataset, config: TrainConfig, layout: Layout, first: int, pin_memory: bool
+) -> Iterator[MicroBatch]:
+    """This process's micro-batches from step `first` to the end.
+
+    Raises:
+        InputError: clips do not go together, or no clip of a size can be read; when the step is reached.
+    """
+    for micro in _step_loader(dataset, config, layout, first, pin_memory):
+        if isinstance(micro, InputError):
+            raise micro
+        yield micro
+
+
+def _step_loader(
     dataset: PortraitDataset, config: TrainConfig, layout: Layout, first: int, pin_memory: bool
 ) -> DataLoader[Any]:
-    """A loader of this process's micro-batches from step `first` to the end."""
     collate = config.data.collate(config.stage.alignment, config.stage.expression is not None)
     return DataLoader(
         TolerantClips(dataset),

@@ -57,6 +57,9 @@ def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[Fantasy
     origin.expression, origin.padding = ExpressionSizes.of(model.config), model.config.expression_padding
     _apply_lora(model, config.stage.lora, origin)
     origin.trained = set_trainable(model, config.stage.trainable)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # a LoRA that init_from brings is as it was written
     if config.attention is not None:
         _set_attention(model, config.attention)
     if config.gradient_checkpointing:

@@ -53,6 +53,13 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         settings["gradient_accumulation_steps"] = config.accumulation
         settings["gradient_clipping"] = config.optimiser.clip_norm
         accelerator.gradient_accumulation_steps = config.accumulation
+    if accelerator.distributed_type is DistributedType.FSDP and config.precision is Precision.bf16:
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
+        # accelerate's own would cast timesteps and rotations too, and sum gradients in bf16.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
     return accelerator
 
 

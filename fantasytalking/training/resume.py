@@ -8,13 +8,15 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from fantasytalking.errors import InputError
-from fantasytalking.files import written_whole
+from fantasytalking.files import hash_file, written_whole
+from fantasytalking.tensor_files import read_json
 from fantasytalking.training.config import TrainConfig
 
 PROGRESS = "progress.json"
@@ -53,6 +55,11 @@ class Checkpoints:
     def partial(self, step: int) -> Path:
         """Where the one of `step` is written until it is complete."""
         return self._folder / f".step-{step:08d}.partial"
+
+    def room_for(self, size: int) -> int:
+        """Bytes that must be free for all that are kept, of `size` each, and one being written beside them."""
+        kept = [path.stat().st_size for folder in self._complete() for path in folder.rglob("*") if path.is_file()]
+        return max(size, (self._keep_last + 1) * size - sum(kept))
 
     def clear_partial(self) -> None:
         """Removes what a killed run left half-written. Main process."""
@@ -141,6 +148,29 @@ def check_same_run(output: Path, global_batch: int, config: TrainConfig) -> None
                 f"output '{output}' holds a run with {key} = {begun.get(key)!r}, not {now.get(key)!r}; "
                 "resume with the same configuration or choose another output folder"
             )
+
+
+def check_same_clips(output: Path, manifests: Sequence[str]) -> None:
+    """Holds that a run is resumed with the manifests that it was begun with, by their content; clips.json keeps it.
+
+    With more clips, or others, the order of the data would be another from the next step on, and motion constants that
+    are fitted on them too.
+
+    Raises:
+        InputError: one was changed.
+    """
+    path, now = output / "clips.json", {manifest: hash_file(Path(manifest)) for manifest in manifests}
+    if not path.is_file():
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        return
+    begun = read_json(path)
+    changed = [manifest for manifest, content in now.items() if begun.get(manifest) != content]
+    if changed:
+        raise InputError(
+            f"'{changed[0]}' is not what the run in '{output}' was begun with; put it back, or choose another output "
+            "folder (stage.init_from goes on from an adapter)"
+        )
 
 
 def _deciding(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -72,6 +72,7 @@ class RunState:
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["load_module_strict"] = False  # DeepSpeed's word for: the frozen base is not in there
         accelerator.load_state(str(folder), **options)
+        accelerator.step = 0  # checkpoints lie between steps; what was counted went by the accumulation of then
         if self._average is not None:
             self._average.load_state_dict(load_file(folder / AVERAGE_FILE))
         return progress

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from fantasytalking.checkpoint import write_state
 from fantasytalking.config import save_config
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.data.motion import check_start, fitted_motion, prepared_motion
+from fantasytalking.data.motion import check_start_motion, fitted_motion, prepared_motion
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.models.cpu_attention import attend_by_products
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.training.batches import Layout, MicroBatch, step_loader
+from fantasytalking.training.batches import Layout, MicroBatch, step_batches
 from fantasytalking.training.compiling import compile_blocks
 from fantasytalking.training.config import Optimiser, Precision, TrainConfig
 from fantasytalking.training.distillation import distillation_loss
@@ -36,7 +36,7 @@ from fantasytalking.training.objectives import StepLoss, stage_loss
 from fantasytalking.training.optim import build_optimiser, learning_rate, set_learning_rate
 from fantasytalking.training.processes import Trackers, build_accelerator, is_sharded
 from fantasytalking.training.report import Meter, append_line, forget_after, scalars, sentence
-from fantasytalking.training.resume import Checkpoints, Progress, check_output, check_same_run
+from fantasytalking.training.resume import Checkpoints, Progress, check_output, check_same_clips, check_same_run
 from fantasytalking.training.state import RunState
 from fantasytalking.training.trainable import trainable_table
 from fantasytalking.training.validation_settings import ValidationConfig
@@ -82,18 +82,20 @@ class Trainer:
         fit = config.data.fit_motion
         self.motion = (fitted_motion if fit else prepared_motion)(config.data.manifests)
         self.dataset = PortraitDataset(*config.data.manifests, motion=self.motion if fit else None)
-        check_start(config.stage.init_from, self.motion)
+        check_start_motion(config.stage.init_from, self.motion, fit)
         self.accelerator = accelerator = build_accelerator(config)
         self.held_out = HeldOut(config, self.motion) if config.held_out.every else None
         self.layout = Layout(config.batch, config.accumulation, accelerator.num_processes, accelerator.process_index)
         if config.optimiser.ema_decay and is_sharded(accelerator):
             raise InputError("optimiser.ema_decay needs whole parameters (one process, DDP or ZeRO-2); set it to 0")
         sharding = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        half = config.precision is Precision.bf16
+        if config.optimiser.ema_decay and half and sharding:
+            raise InputError("optimiser.ema_decay would average DeepSpeed's rounded weights; set it to 0, or use fp32")
         if config.optimiser.kind is Optimiser.muon and sharding:
             raise InputError("optimiser.kind=muon needs whole matrices (one process or DDP); use adamw")
         check_output(self.output, 0)
 
-        half = config.precision is Precision.bf16
         whole = not half or accelerator.distributed_type is DistributedType.FSDP  # FSDP shards one dtype at a time
         model, self.origin = build_model(config, torch.float32 if whole else torch.bfloat16)
         if half and accelerator.device.type == "cpu" and config.attention is None:
@@ -102,15 +104,14 @@ class Trainer:
             compile_blocks(model, accelerator.device)
         self.table = trainable_table(model)
         optimiser = build_optimiser(model, config.optimiser)
-        check_output(self.output, _checkpoint_bytes(model, config, accelerator.distributed_type))
+        checkpoints = Checkpoints(self.output, config.saving.keep_last)
+        check_output(self.output, checkpoints.room_for(_checkpoint_bytes(model, config, accelerator.distributed_type)))
         self.model: nn.Module
         self.model, self.optimiser = accelerator.prepare(model, optimiser)
-        # DeepSpeed casts the whole model itself and wants its inputs cast; the others autocast.
-        cast = half and accelerator.distributed_type is DistributedType.DEEPSPEED
-        self._input_dtype = torch.bfloat16 if cast else torch.float32
+        # DeepSpeed and FSDP cast the whole model themselves and want its inputs cast; the others autocast.
+        self._input_dtype = torch.bfloat16 if half and sharding else torch.float32
         unwrapped = accelerator.unwrap_model(self.model)
         self.average = MovingAverage(unwrapped, config.optimiser.ema_decay) if config.optimiser.ema_decay else None
-        checkpoints = Checkpoints(self.output, config.saving.keep_last)
         self.state = RunState(accelerator, self.model, checkpoints, self.average, self.origin.trained)
         self.trackers = Trackers(accelerator, config)
 
@@ -124,7 +125,7 @@ class Trainer:
         progress = self._resume()
         meter, log = Meter(), self.output / "log.jsonl"
         pin_memory = self.accelerator.device.type == "cuda"
-        batches = iter(step_loader(self.dataset, config, self.layout, progress.step, pin_memory))
+        batches = step_batches(self.dataset, config, self.layout, progress.step, pin_memory)
         self.trackers.start()
         for step in range(progress.step, steps):
             # Step
@@ -166,6 +167,7 @@ class Trainer:
         config, main = self.config, self.accelerator.is_main_process
         if main:
             check_same_run(self.output, self.layout.global_batch, config)
+            check_same_clips(self.output, config.data.manifests)
             save_config(config, self.output / "train.yaml")
         progress = self.state.load()
         if progress.step > config.stage.steps:
@@ -277,10 +279,12 @@ class Trainer:
     def _save_adapter(self, step: int) -> None:
         described, base_names = self.origin.adapter(self.config, step)
         state = self.state.whole()
-        if self.config.stage.half:
-            state = {name: value.half() for name, value in state.items()}
         if self.accelerator.is_main_process:
-            write_state(state, self.output / "adapter", described, self.config, base_names, self.motion)
+            write_state(
+                *(state, self.output / "adapter", described, self.config, base_names),
+                motion=self.motion,
+                dtype=torch.float16 if self.config.stage.half else None,
+            )
             logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(described.modules)}")
         self.accelerator.wait_for_everyone()
 
@@ -289,7 +293,7 @@ class Trainer:
 
 
 def _checkpoint_bytes(model: nn.Module, config: TrainConfig, kind: DistributedType) -> int:
-    """Weights and two moments of what trains (and its average) in every checkpoint kept and one being written.
+    """Weights and two moments of what trains (and its average) in a checkpoint.
 
     FSDP writes the frozen weights too, in float32.
     """
@@ -297,4 +301,4 @@ def _checkpoint_bytes(model: nn.Module, config: TrainConfig, kind: DistributedTy
     frozen = sum(value.numel() for value in model.parameters() if not value.requires_grad)
     tensors = 4 if config.optimiser.ema_decay else 3
     numbers = trained * tensors + (frozen if kind is DistributedType.FSDP else 0)
-    return numbers * 4 * (config.saving.keep_last + 1)
+    return numbers * 4

@@ -8,7 +8,7 @@ import pytest
 
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.data.manifest import write_lines
-from fantasytalking.data.motion import check_start, fitted_motion, prepared_motion
+from fantasytalking.data.motion import check_start_motion, fitted_motion, prepared_motion
 from fantasytalking.errors import InputError
 from fantasytalking.motion_normaliser import NORMALISER, MotionNormaliser
 from tests.data.corpus import record, save_clip
@@ -59,9 +59,12 @@ def test_the_dataset_tells_motion_by_the_constants_it_is_given(tmp_path: Path) -
 
 def test_a_start_of_other_constants_is_refused(tmp_path: Path) -> None:
     CONSTANTS.save(tmp_path / "adapter" / NORMALISER)
-    check_start(tmp_path / "adapter", CONSTANTS)
-    check_start(tmp_path / "adapter", None)
-    check_start(None, CONSTANTS)
-    check_start(tmp_path / "released" / "weights.ckpt", CONSTANTS)
-    with pytest.raises(InputError, match=r"other constants than '.*adapter'.*normaliser=.*motion_normaliser\.json"):
-        check_start(tmp_path / "adapter", replace(CONSTANTS, body_high=2.0))
+    check_start_motion(tmp_path / "adapter", CONSTANTS, False)
+    check_start_motion(tmp_path / "adapter", None, False)
+    check_start_motion(None, CONSTANTS, False)
+    check_start_motion(tmp_path / "released" / "weights.ckpt", CONSTANTS, False)
+    other = replace(CONSTANTS, body_high=2.0)
+    with pytest.raises(InputError, match=r"other constants than '.*adapter'.*normaliser=.*motion_normaliser\.json$"):
+        check_start_motion(tmp_path / "adapter", other, False)
+    with pytest.raises(InputError, match=r"motion_normaliser\.json and leave data\.fit_motion out$"):
+        check_start_motion(tmp_path / "adapter", other, True)

@@ -10,7 +10,7 @@ from torch import nn
 from fantasytalking.checkpoint import ADAPTER_FILE
 from fantasytalking.data.collate import Collate
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.training.batches import Layout, step_loader
+from fantasytalking.training.batches import Layout, step_batches
 from fantasytalking.training.config import DropoutConfig, TrainConfig
 from fantasytalking.training.distillation import distillation_loss
 from fantasytalking.training.model import build_model
@@ -46,8 +46,8 @@ def step_elsewhere(config: TrainConfig) -> None:
     elsewhere = torch.device("meta")
     model = build_model(config, torch.float32)[0].to(elsewhere)
     optimiser = build_optimiser(model, config.optimiser)
-    loader = step_loader(PortraitDataset(*config.data.manifests), config, Layout(config.batch, 1, 1, 0), 0, False)
-    micro = next(iter(loader)).to(elsewhere)
+    layout = Layout(config.batch, 1, 1, 0)
+    micro = next(step_batches(PortraitDataset(*config.data.manifests), config, layout, 0, False)).to(elsewhere)
     given = (model, micro.batch, micro.draws)
     if config.stage.distillation is not None:
         found = distillation_loss(*given, config.stage.distillation, config.stage.loss, torch.float32)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.data.dataset import PortraitDataset
+from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
 from fantasytalking.errors import InputError
-from fantasytalking.training.batches import Layout, Request, StepSampler, TolerantClips, step_loader
+from fantasytalking.training.batches import Delivery, Layout, Request, StepSampler, TolerantClips, step_batches
 from tests.training.conftest import Configure
 from tests.training.tiny_corpus import make_corpus
 
@@ -56,7 +56,7 @@ def test_loader_processes_change_nothing(configure: Configure):
     for workers in (0, 2):
         config = configure(data__workers=workers, stage__steps=3)
         dataset = PortraitDataset(*config.data.manifests)
-        loaded.append(list(step_loader(dataset, config, layout, 0, pin_memory=False)))
+        loaded.append(list(step_batches(dataset, config, layout, 0, pin_memory=False)))
     for one, other in zip(*loaded, strict=True):
         assert one.names == other.names
         assert one.draws.noise.equal(other.draws.noise)
@@ -68,9 +68,33 @@ def test_a_bad_clip_is_replaced_by_the_next_of_its_size(tmp_path: Path):
     for number in (2, 4):
         (tmp_path / "features" / f"clip{number:03d}.safetensors").write_bytes(b"damaged")
     delivery = TolerantClips(dataset)[Request(clip=2, step=0, place=0)]
+    assert isinstance(delivery, Delivery)
     assert delivery.sample.record.clip == "clip000"
     assert sorted(delivery.bad) == ["clip002", "clip004"]
     (tmp_path / "features" / "clip000.safetensors").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="none of the 3 clips of the size of 'clip002' can be read"):
-        TolerantClips(dataset)[Request(clip=2, step=0, place=0)]
-    assert TolerantClips(dataset)[Request(clip=1, step=0, place=0)].bad == {}
+    refused = TolerantClips(dataset)[Request(clip=2, step=0, place=0)]
+    assert isinstance(refused, InputError)
+    assert "none of the 3 clips of the size of 'clip002' can be read" in str(refused)
+    other = TolerantClips(dataset)[Request(clip=1, step=0, place=0)]
+    assert isinstance(other, Delivery) and other.bad == {}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_loader_process_refuses_is_told_in_a_line(configure: Configure, tmp_path: Path, workers: int):
+    manifest = make_corpus(tmp_path / "corpus", clips=2)
+    for file in (tmp_path / "corpus" / "features").iterdir():
+        file.write_bytes(b"damaged")
+    config = configure(manifest=manifest, data__workers=workers)
+    dataset, layout = PortraitDataset(manifest), Layout(batch=2, accumulation=1, processes=1, rank=0)
+    with pytest.raises(InputError, match=r"^none of the 2 clips") as told:
+        next(step_batches(dataset, config, layout, 0, pin_memory=False))
+    assert "Traceback" not in str(told.value)
+
+
+def test_any_seed_gives_an_order(configure: Configure):
+    dataset = PortraitDataset(*configure().data.manifests)
+    first, second = (
+        [clip for batch in BucketBatchSampler(dataset.records, 2, seed=seed) for clip in batch]
+        for seed in (0, 2**63 - 1)
+    )
+    assert first != second and sorted(first) == sorted(second)

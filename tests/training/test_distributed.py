@@ -10,9 +10,14 @@ import torch
 
 from fantasytalking.config import CONFIGS
 from tests.training.runs import adapter, log, same
+from tests.training.test_distillation import STAGE3 as DISTILLED
 from tests.training.tiny_corpus import PORTRAIT, make_corpus, make_driven_corpus, overrides
 
 ROOT = CONFIGS.parent
+STAGE3: dict[str, object] = {
+    **DISTILLED,
+    "stage__distillation__teacher_steps": 4,  # twelve calls of the teacher
+}
 ACCELERATE = ROOT / "configs" / "accelerate"
 
 
@@ -77,6 +82,25 @@ def test_sharded_processes_follow_one(config: str, tmp_path: Path, corpus: Path,
         # Adam turns a gradient of nearly nothing into a step of either sign; three steps of 1e-3 at most.
         torch.testing.assert_close(sharded[name], value, rtol=0, atol=3e-3)
         assert (sharded[name] - value).abs().mean() < 1e-5, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [{}, STAGE3], ids=["stage1", "stage3"])
+@pytest.mark.parametrize("config", ["fsdp", "zero3"])
+def test_sharded_processes_train_in_half_precision(
+    config: str, stage: dict[str, object], tmp_path: Path, corpus: Path, base: Path
+):
+    """As the presets of 14B do: sums of gradients and noise levels must not be rounded, teachers need many calls."""
+    wrapper = str(Path(__file__).parent / "sharded_on_the_cpu.py")
+
+    def settings(name: str, **more: object) -> list[str]:
+        return overrides(tmp_path / name, corpus, base, **stage, stage__steps=3, **more)
+
+    launch(settings("one", batch=4), tmp_path, "single.yaml", 1)
+    launch(settings("half", batch=2, precision="bf16"), tmp_path, f"{config}.yaml", 2, wrapper)
+    for name in ("loss", "gradient_norm"):
+        found = [line[name] for line in log(tmp_path / "half")]
+        assert found == pytest.approx([line[name] for line in log(tmp_path / "one")], rel=0.02)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from fantasytalking.models.cpu_attention import ProductsSelfAttnProcessor
 from fantasytalking.motion_normaliser import NORMALISER, MotionNormaliser
 from fantasytalking.training.config import Optimiser, TrainConfig
 from fantasytalking.training.model import build_model
+from fantasytalking.training.resume import Checkpoints
 from fantasytalking.training.trainer import Trainer, ValidationResult
 from fantasytalking.training.validation_settings import ValidationConfig
 from tests.training.conftest import Configure
@@ -95,6 +96,15 @@ def test_accumulation_is_exact(configure: Configure):
     for name in ("loss", "gradient_norm"):
         found = [line[name] for line in log(split.output)]
         assert found == pytest.approx([line[name] for line in log(whole.output)], rel=1e-4)
+
+
+def test_a_run_goes_on_with_another_accumulation(configure: Configure):
+    run(configure("straight", batch=2, stage__steps=6))
+    run(configure("split", batch=2, stage__steps=3))
+    run(configure("split", batch=1, accumulation=2, stage__steps=6))
+    for name in ("loss", "gradient_norm"):
+        found, straight = ([line[name] for line in log(configure(run).output)] for run in ("split", "straight"))
+        assert found == pytest.approx(straight, rel=1e-4)
 
 
 def test_gradient_checkpointing_changes_nothing(configure: Configure):
@@ -268,6 +278,29 @@ def test_a_full_disk_is_told_before_the_first_step(configure: Configure):
     assert not (Path(config.output) / "log.jsonl").exists()
 
 
+def test_what_is_kept_already_needs_no_room_again(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    assert checkpoints.room_for(100) == 300
+    for step, size in ((1, 100), (2, 100)):
+        checkpoints.partial(step).mkdir(parents=True)
+        (checkpoints.partial(step) / "weights").write_bytes(b"x" * size)
+        checkpoints.commit(step)
+    assert checkpoints.room_for(100) == 100
+    assert checkpoints.room_for(1000) == 2800
+    assert checkpoints.room_for(10) == 10
+
+
+def test_other_clips_in_the_same_folder_are_refused(configure: Configure, tmp_path: Path):
+    manifest = make_corpus(tmp_path / "corpus")
+    run(configure(manifest=manifest))
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match=r"corpus.manifest\.jsonl' is not what the run in '.*' was begun with"):
+        run(configure(manifest=manifest, stage__steps=4))
+    manifest.write_text("".join(lines))
+    run(configure(manifest=manifest, stage__steps=4))
+
+
 def test_validation_is_called_with_the_model_and_a_folder(configure: Configure, tmp_path: Path):
     seen = []
 
@@ -321,10 +354,12 @@ def test_a_lora_is_trained_saved_and_trained_on(configure: Configure):
     assert described.lora == {"rank": 4, "alpha": 8.0, "targets": ["attn1.to_q", "attn1.to_v"]}
     start = load_file(first / "lora.safetensors")
     assert all(start[name].abs().max() > 0 for name in start)
+    save_file({name: value.half() for name, value in start.items()}, first / "lora.safetensors")
 
     second = run(configure("two", stage__init_from=first, **STAGE2))
     assert read_adapter(second)[0].lora == described.lora
     assert not same(load_file(second / "lora.safetensors"), start)
+    assert all(value.dtype == torch.float32 for value in load_file(second / "lora.safetensors").values())
     with pytest.raises(InputError, match="brings a LoRA of rank 4"):
         run(configure("three", stage__init_from=first, **{**lora, "stage__lora__rank": 8}))
 
