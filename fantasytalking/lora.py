@@ -70,13 +70,20 @@ def lora_off(model: nn.Module) -> Iterator[None]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    for layer in layers:
-        layer.enable_adapters(False)
+
+    def enable(enabled: bool) -> None:
+        for layer in layers:
+            trained = [(parameter, parameter.requires_grad) for parameter in layer.parameters()]
+            layer.enable_adapters(enabled)
+            # PEFT freezes what it switches off, and FSDP takes what is frozen at its first call as frozen for good.
+            for parameter, trains in trained:
+                parameter.requires_grad_(trains)
+
+    enable(False)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.enable_adapters(True)
+        enable(True)
 
 
 def fuse_lora(model: FantasyTalkingTransformer3DModel) -> None:

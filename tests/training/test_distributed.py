@@ -96,6 +96,9 @@ def test_sharded_processes_train_in_half_precision(
     def settings(name: str, **more: object) -> list[str]:
         return overrides(tmp_path / name, corpus, base, **stage, stage__steps=3, **more)
 
+    if stage:
+        launch(overrides(tmp_path / "teacher", corpus, base, stage__steps=1), tmp_path, "single.yaml", 1)
+        stage = {**stage, "stage__init_from": tmp_path / "teacher" / "adapter"}
     launch(settings("one", batch=4), tmp_path, "single.yaml", 1)
     launch(settings("half", batch=2, precision="bf16"), tmp_path, f"{config}.yaml", 2, wrapper)
     for name in ("loss", "gradient_norm"):
