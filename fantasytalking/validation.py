@@ -3,6 +3,7 @@
 Training knows no pipeline; its scripts hand it a `PortraitValidation`.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,9 +21,11 @@ from fantasytalking.data.settings import Bucket
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE
 from fantasytalking.errors import InputError
+from fantasytalking.models.guidance_embedder import Distillation
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline import Driver, FantasyTalkingPipeline, frame_portrait, read_driver
+from fantasytalking.pipeline.distilled import check_followed, check_sampler, step_count
 from fantasytalking.pipeline.loading import find_expression_encoder, find_onnx, load_encoders
 from fantasytalking.pipeline.people import People
 from fantasytalking.pipeline.run import SOUND_RATE, STRIDE, quiet, sheet_moments, write_sheet
@@ -32,6 +35,8 @@ from fantasytalking.pipeline.weights import find_places
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import ValidationResult
 from fantasytalking.training.validation_settings import ValidationConfig
+
+logger = logging.getLogger(__name__)
 
 VIDEO, SHEET = "video.mp4", "contact_sheet.png"
 TRAINED = "audio,face,motion"
@@ -58,12 +63,30 @@ class PortraitValidation:
         overlap = min(settings.overlap_frames, _half_of(clip.frames))
         self.settings = replace(settings, fps=clip.fps, window_frames=clip.frames, overlap_frames=overlap)
         self.settings.validate()
+        if config.stage.distillation is not None:
+            self._follow(config.stage.distillation.described(), chosen)
         quiet()
         self.text_length, self.window_seconds = config.data.text_length, config.data.window_seconds
         self.places = _find_encoders(config, settings)
+        if self._face_network() is None and "face" in config.stage.trainable:
+            logger.warning(
+                "validation videos leave face attention out, since there is no face encoder: give validation.infer a "
+                "YAML of inference settings with face_encoder"
+            )
         self.people = self._read_people(config, Bucket(clip.width, clip.height))
         self.people.timing(clip.fps, STRIDE)
         self.sound = _read_sound(chosen, SOUND_RATE)
+
+    def _follow(self, distillation: Distillation, chosen: ValidationConfig) -> None:
+        """Settings that are the teacher's are the student's too, but for a negative prompt, which it has no branch for.
+
+        Raises:
+            InputError: the student is not taught the guidance, the sampler's shift or the number of steps.
+        """
+        self.settings = replace(self.settings, negative_prompt="")
+        step_count(distillation, chosen.steps)
+        check_followed(distillation, self.settings.guidance, "", driven=bool(chosen.drive))
+        check_sampler(distillation, make_scheduler(self.settings.sampler, self.settings.shift))
 
     def _read_people(self, config: TrainConfig, size: Bucket) -> People:
         chosen = config.validation
@@ -149,9 +172,14 @@ class PortraitValidation:
             text_length=self.text_length,
             **parts,
         )
-        pipe.face_network = self.places["face_encoder"] or find_onnx(base)
+        pipe.face_network = self._face_network()
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+    def _face_network(self) -> Path | None:
+        base = self.places["base"]
+        assert base is not None, "it is always named"
+        return self.places["face_encoder"] or find_onnx(base)
 
     def _measured(self, frames: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
         """Share of frames with a face and, where there are any, how fast the mouth moves."""

@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Sets up .venv when needed and runs the tests: bash scripts/test.sh [pytest arguments]
-# Two processes share the files; PROCESSES=0 bash scripts/test.sh runs all in one, for a debugger.
+# Two processes share the files; -s, or PROCESSES=0 bash scripts/test.sh, runs all in one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
-exec .venv/bin/python -m pytest -n "${PROCESSES:-2}" --dist loadfile "$@"
+case " $* " in
+*" -s "*) processes=0 ;; # what tests print is seen from the one process alone
+*) processes=2 ;;
+esac
+exec .venv/bin/python -m pytest -n "${PROCESSES:-$processes}" --dist loadfile "$@"

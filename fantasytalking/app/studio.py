@@ -58,10 +58,12 @@ class Studio:
         self._place = workplace(config, driven=True)
         self.trained_modules = self._place.weights.trained_modules()
         self._pipeline = load_pipeline(config, self._place.weights, self._place.device)
-        self._one_voice = (self._place, self._pipeline)
-        if self._place.weights.expression_changes_speech:
+        self._plain = (self._place, self._pipeline)
+        weights = self._place.weights
+        self._tells_voices_apart = weights.expression_changes_speech
+        if weights.expression_changes_speech or weights.expression_changes_network:
             place = workplace(config)
-            self._one_voice = (place, load_pipeline(config, place.weights, place.device))
+            self._plain = (place, load_pipeline(config, place.weights, place.device))
         steps = step_count(self._pipeline.transformer.distillation, config.steps)
         self.config = replace(config, steps=steps)
         self._turn = threading.Lock()
@@ -92,7 +94,8 @@ class Studio:
             own = self._new_folder()
             failed.callback(shutil.rmtree, own, ignore_errors=True)
             job = _job(config, given, own)
-            place, pipeline = (self._place, self._pipeline) if job.drivers or job.several_speak else self._one_voice
+            whole = bool(job.drivers) or (job.several_speak and self._tells_voices_apart)
+            place, pipeline = (self._place, self._pipeline) if whole else self._plain
             # A step cache, left in the middle, would take this video's features for the next one's.
             failed.callback(pipeline.maybe_free_model_hooks)
             try:

@@ -151,3 +151,16 @@ def export_face_network(network: FaceNetwork, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
+        _forget_its_making(temporary)
+
+
+def _forget_its_making(path: Path) -> None:
+    """Takes out of a .onnx where the code stood that made each node."""
+    import onnx
+
+    model = onnx.load(path)
+    parts = [model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output]
+    for part in (model, *parts, *model.graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, path)

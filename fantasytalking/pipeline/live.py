@@ -32,6 +32,8 @@ from fantasytalking.pipeline.workplace import Workplace, describe, repeatable
 PIPE = Path("-")
 """As the path of a sound or a video: standard input or output."""
 RATES = (SAMPLE_RATE, SOUND_RATE)
+HEARD = ".heard.wav"
+"""Suffix of what was heard: whoever records what they pipe, does so under the video's name with .wav."""
 
 
 class Pace(NamedTuple):
@@ -56,7 +58,8 @@ def stream_video(
     """Makes a video that can be watched while it is being made.
 
     A file grows under a temporary name, which is told, and is put in its place at the end, with its record. A sound
-    that came through a pipe is kept beside them as it was heard (.wav, 16 kHz), so that the record can be replayed. A
+    that came through a pipe is kept beside them as it was heard (.heard.wav, 16 kHz, 16 bits), so that the record can
+    be replayed: bit for bit where it came so, else with what the rounding makes of it, and that sound in the video. A
     video that goes to standard output leaves no record.
 
     Args:
@@ -82,7 +85,7 @@ def stream_video(
             return _summary(
                 job, _write(sys.stdout.buffer, open_pipeline(), job.config, portrait, sound, progress, show)
             )
-    paths = [*check_outputs(job), *([job.output.with_suffix(".wav")] if sound_path == PIPE else [])]
+    paths = [*check_outputs(job), *([job.output.with_suffix(HEARD)] if sound_path == PIPE else [])]
     record = None if sound_path == PIPE else begin_record(job, place.weights, place.device)
     with ExitStack() as outputs:
         video, text, *kept = (outputs.enter_context(written_whole(path)) for path in paths)
@@ -104,8 +107,13 @@ def _only_sound(job: Job) -> Path:
     """The one sound of a stream.
 
     Raises:
-        InputError: there are several, or something drives.
+        InputError: there are several, several faces were chosen, or something drives.
     """
+    if len(job.config.faces) > 1:
+        raise InputError(
+            f"{len(job.config.faces)} faces were chosen; a stream has one person who speaks: give one --face, or leave "
+            "out --stream"
+        )
     if job.drivers or len(job.sounds) != 1:
         raise InputError(
             f"{len(job.sounds)} sounds and {len(job.drivers)} drivers were given; a stream hears one sound and nothing "

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from fantasytalking.errors import InputError
 from fantasytalking.pipeline.cli import parse
 from fantasytalking.pipeline.job import Job
 from fantasytalking.pipeline.live import PIPE, stream_video
@@ -24,15 +25,18 @@ def start(arguments: Sequence[str], description: str) -> None:
         return
     if join() > 0:
         sys.exit(follow())
-    leader, code = Leader(), 2
+    leader = Leader()
     try:
         _report(
             parse(arguments, description),
             lambda job, load: leader.open(job.config, load, driven=bool(job.drivers), several=job.several_speak),
         )
-        code = 0
-    finally:
-        leader.dismiss(code)
+    except (InputError, SystemExit):
+        leader.dismiss(2)
+        raise
+    # After any other error the others may be waiting in the middle of a call, and nothing that is sent would reach
+    # them; the launcher ends them when this process ends.
+    leader.dismiss(0)
 
 
 def _report(job: Job, load: Callable[[Job, Callable[[], FantasyTalkingPipeline]], FantasyTalkingPipeline]) -> None:

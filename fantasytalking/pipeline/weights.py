@@ -44,7 +44,7 @@ SOURCES = {
         "Apache-2.0",
     ),
     "facebook/wav2vec2-base-960h": Source(
-        "hf download facebook/wav2vec2-base-960h --include '*.json' model.safetensors "
+        "hf download facebook/wav2vec2-base-960h --include '*.json' --include model.safetensors "
         "--local-dir checkpoints/wav2vec2-base-960h",
         "about 0.4 GB",
         "Apache-2.0",
@@ -142,6 +142,16 @@ class Weights:
         condition, such as to tell several speakers apart."""
         adapter = self.expression_adapter
         return adapter is not None and adapter.is_dir() and read_config(adapter).modules != ["expression"]
+
+    @property
+    def expression_changes_network(self) -> bool:
+        """Whether a pipeline that holds the expression's adapter makes another video of sounds alone: where it brings
+        a LoRA, or weights of the base, which are there for whatever is made."""
+        adapter = self.expression_adapter
+        if adapter is None or not adapter.is_dir():
+            return False
+        config = read_config(adapter)
+        return config.lora is not None or config.base_tensors > 0
 
 
 def find_weights(config: InferConfig, *, driven: bool = False, several: bool = False) -> Weights:

@@ -1,6 +1,7 @@
 """Where the model of a configuration is and where it works; loading it there, with what was chosen to save."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.distilled import goes_on_saved
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.savings import apply_savings, choose_offload
-from fantasytalking.pipeline.scheduling import make_scheduler
+from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
 from fantasytalking.pipeline.settings import InferConfig, Offload
 from fantasytalking.pipeline.weights import Weights, find_weights
 
@@ -49,13 +50,15 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
         InputError: a part is damaged, incomplete or of another kind.
     """
     dtype = getattr(torch, config.precision.value)
+    is_saved = weights.adapter is None or goes_on_saved(weights.adapter)
     with tqdm(total=PARTS, desc="load", unit=" parts", leave=True) as bar:
 
         def progress(part: str) -> None:
             bar.set_postfix_str(part)
             bar.update()
 
-        if weights.adapter is None or goes_on_saved(weights.adapter):
+        if is_saved:
+            _check_encoders(config, weights)
             pipe = FantasyTalkingPipeline.from_pretrained(
                 weights.base,
                 adapter=weights.adapter,
@@ -64,6 +67,7 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
                 progress=progress,
             )
         else:
+            assert weights.adapter is not None, "a pipeline without one was saved whole"
             pipe = FantasyTalkingPipeline.from_base(
                 weights.base,
                 weights.adapter,
@@ -76,6 +80,8 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
                 torch_dtype=dtype,
                 progress=progress,
             )
+    if is_saved:
+        _tell_settings(pipe, config, weights)
     pipe.expression_network = weights.expression_encoder or pipe.expression_network
     apply_savings(pipe.transformer, config.savings, device)
     offload = config.offload
@@ -88,6 +94,35 @@ def load_pipeline(config: InferConfig, weights: Weights, device: torch.device) -
     else:
         pipe.to(device)
     return pipe
+
+
+def _check_encoders(config: InferConfig, weights: Weights) -> None:
+    """Holds that no other encoder was asked for than a saved pipeline brings itself.
+
+    Raises:
+        InputError: one was.
+    """
+    for name in ("audio_encoder", "face_encoder"):
+        if getattr(config, name) is not None:
+            raise InputError(
+                f"{name} is '{getattr(config, name)}', but '{weights.base}' is a saved pipeline, which has its own; "
+                f"set {name}=null"
+            )
+
+
+def _tell_settings(pipe: FantasyTalkingPipeline, config: InferConfig, weights: Weights) -> None:
+    """Tells what was asked for, by a preset or by hand, and a saved pipeline has otherwise: its own holds."""
+    plain, own = InferConfig(), make_scheduler(config.sampler, config.shift)
+    alike = {
+        "sampler": isinstance(pipe.scheduler, type(own)),
+        "shift": getattr(pipe.scheduler, "shift", config.shift) == config.shift,
+        "text_length": pipe.text_length == config.text_length,
+    }
+    for name, is_alike in alike.items():
+        value = getattr(config, name)
+        if value != getattr(plain, name) and not is_alike:
+            said = value.value if isinstance(value, Sampler) else value
+            sys.stderr.write(f"note: {name}={said} is not used: '{weights.base}' was saved with another, which holds\n")
 
 
 def describe(device: torch.device) -> str:

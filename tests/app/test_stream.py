@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("gradio")
 pytest.importorskip("mediapipe")
@@ -18,11 +21,15 @@ pytest.importorskip("mediapipe")
 from fantasytalking.app.request import Request
 from fantasytalking.app.studio import Made, Studio
 from fantasytalking.app.watching import BEAT, Look, UnwatchedError, watched
+from fantasytalking.checkpoint import load_adapter, read_config, save_adapter
+from fantasytalking.lora import add_lora
 from fantasytalking.media import probe, read_video
 from fantasytalking.perception.mouth_curve import MouthCurve
+from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.settings import InferConfig
 from tests.app.conftest import Server
 from tests.app.test_page import ASKED
+from tests.pipeline.conftest import LORA
 
 FRAME = np.zeros((4, 4, 3), np.uint8)
 MADE = Made(Path("video.mp4"), Path("video.json"), "made", MouthCurve(np.zeros(1), np.zeros(1), np.zeros(1)))
@@ -33,6 +40,29 @@ def studio(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
     config = InferConfig(base=str(saved), sizes=["32x32"], window_frames=9, overlap_frames=4, steps=2)
     config.savings.step_cache = type(config.savings.step_cache)("first_block")
     return Studio(config, tmp_path_factory.mktemp("made"), 2.0)
+
+
+def test_speech_is_as_without_the_adapter_that_drives(studio: Studio, saved: Path, expressive: Path, tmp_path: Path):
+    """One that brings a LoRA, as nano's does, would change it."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(expressive, adapter)
+    model = FantasyTalkingPipeline.from_pretrained(saved).transformer
+    load_adapter(model, expressive)
+    add_lora(model, LORA, torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.fill_(0.1)
+    described = replace(read_config(expressive), lora=LORA.as_json())
+    save_adapter(model, tmp_path / "brought", described)
+    for file in (tmp_path / "brought").iterdir():
+        shutil.copyfile(file, adapter / file.name)
+    config = replace(studio.config, expression_adapter=str(adapter))
+    with_lora = Studio(config, tmp_path / "made", 2.0)
+    assert with_lora.can_be_driven
+    request = asked(stream=False)
+    videos = [maker.make(request, lambda phase, share: None).video for maker in (studio, with_lora)]
+    assert videos[0].read_bytes() == videos[1].read_bytes()
 
 
 def asked(**changes: Any) -> Request:

@@ -46,6 +46,11 @@ def test_training_tells_people_apart(stills: Stills, tmp_path: Path) -> None:
     assert report.last_loss < 0.7 * report.first_loss
 
 
+def test_the_file_does_not_tell_where_it_was_made(exported: tuple[FaceNetwork, Path]) -> None:
+    content = exported[1].read_bytes()
+    assert b".py" not in content and str(Path(__file__).parents[2]).encode() not in content
+
+
 def test_insightface_reads_it_as_recognition(exported: tuple[FaceNetwork, Path], stills: Stills) -> None:
     network, path = exported
     model = get_model(str(path), providers=["CPUExecutionProvider"])

@@ -68,6 +68,14 @@ def test_picture_and_sound_end_together(capsys, options, tmp_path, fps):
     assert abs(info.frames / fps - 0.9) <= 1 / fps and abs(heard - info.frames / fps) <= 1 / fps
 
 
+def test_what_a_saved_pipeline_brings_itself_is_not_asked_for_silently(capsys, options, inputs, tmp_path):
+    ended = infer(capsys, *options, f"audio_encoder={inputs}")
+    assert ended.code == 2 and "is a saved pipeline, which has its own; set audio_encoder=null" in ended.err
+    assert files(tmp_path) == []
+    ended = infer(capsys, *options, "shift=3", "--steps", 1)
+    assert ended.code == 0 and "note: shift=3.0 is not used" in ended.err
+
+
 def test_only_so_many_seconds(capsys, options, tmp_path):
     assert infer(capsys, *options, "--seconds", 0.4).code == 0
     assert probe(tmp_path / "video.mp4").frames == 10

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,16 +82,18 @@ def test_from_a_pipe_to_a_pipe(options, inputs, tmp_path):
 
 
 def test_what_came_through_a_pipe_is_kept_for_the_record(capsys, monkeypatch, options, inputs, tmp_path):
-    with (inputs / "speech.wav").open("rb") as pipe:
+    own = tmp_path / "video.wav"  # of whoever records what they pipe
+    shutil.copyfile(inputs / "speech.wav", own)
+    with own.open("rb") as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
         ended = start(capsys, *options, "--audio", "-", "--output", tmp_path / "video.mp4")
     assert ended.code == 0, ended.err
-    assert files(tmp_path) == ["video.json", "video.mp4", "video.wav"]
-    np.testing.assert_array_equal(read_audio(tmp_path / "video.wav"), read_audio(inputs / "speech.wav"))
+    assert files(tmp_path) == ["video.heard.wav", "video.json", "video.mp4", "video.wav"]
+    assert digest(own) == digest(inputs / "speech.wav")
+    heard = tmp_path / "video.heard.wav"
+    np.testing.assert_array_equal(read_audio(heard), read_audio(own))
     record = json.loads((tmp_path / "video.json").read_text())
-    assert record["audio"] == str(tmp_path / "video.wav") and record["hashes"]["audio"] == digest(
-        tmp_path / "video.wav"
-    )
+    assert record["audio"] == str(heard) and record["hashes"]["audio"] == digest(heard)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,7 @@ def test_what_came_through_a_pipe_is_kept_for_the_record(capsys, monkeypatch, op
         (["--audio", "SPEECH", "--contact-sheet"], "a contact sheet shows a whole video"),
         (["--audio", "SPEECH", "--output", "OUT/video.avi"], "does not end in .mp4"),
         (["--audio", "SPEECH", "overlap_frames=12"], "overlap by 3"),
+        (["--audio", "SPEECH", "--face", 1, "--face", 2], "2 faces were chosen; a stream has one person"),
         (["--audio", "-"], "an mp3 file came through the pipe"),
     ],
 )
