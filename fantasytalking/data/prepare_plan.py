@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -121,13 +122,18 @@ def read_ranges(path: str | Path) -> dict[str, list[TimeRange]]:
         InputError: the file is missing or a line is not of that kind; names the line.
     """
     wanted: dict[str, list[TimeRange]] = {}
-    text = existing_file(path, "file of ranges").read_text(encoding="utf-8")
+    try:
+        text = existing_file(path, "file of ranges").read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}' is no text in UTF-8; give a file of ranges, JSON Lines") from error
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             video, found = _range_of(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, ArithmeticError) as error:
             raise InputError(f"'{path}' line {number} is not a range of a video ({error!r})") from error
-        wanted.setdefault(video, []).append(found)
+        stretches = wanted.setdefault(video, [])
+        if found not in stretches:  # a line that stands there twice is one clip
+            stretches.append(found)
     return wanted
 
 
@@ -138,7 +144,8 @@ def _range_of(values: Any) -> tuple[str, TimeRange]:
     if values["crop"] is None:
         return str(values["video"]), TimeRange(start, end, None)
     crop = Crop(*(float(value) / float(values["crop_of_height"]) for value in values["crop"]))
-    if min(crop) < 0 or not 0 < crop.width < 100 or not 0 < crop.height <= 1 - crop.top + 1e-9:
+    fits = 0 < crop.width < 100 and 0 < crop.height <= 1 - crop.top + 1e-9
+    if not (all(map(math.isfinite, crop)) and min(crop) >= 0 and fits):
         raise ValueError(f"crop {values['crop']}")
     return str(values["video"]), TimeRange(start, end, crop)
 

@@ -18,6 +18,7 @@ from fantasytalking import media
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.data.prepare_plan import Crop, TimeRange, VideoFile, find_videos, ranges_of, read_ranges
 from fantasytalking.errors import InputError
+from fantasytalking.evaluation.framing import first_picture, frame_faces
 from fantasytalking.evaluation.protocol import Protocol, ProtocolClip
 from fantasytalking.evaluation.settings import BenchmarkConfig, Layout
 from fantasytalking.files import hash_file
@@ -113,7 +114,10 @@ def identify(video: str, layout: Layout) -> tuple[str, str] | None:
 
 
 def _clip(one: Candidate, stretches: Sequence[TimeRange], config: BenchmarkConfig) -> ProtocolClip | None:
-    """The first stretch of a video that is long enough, None where there is none, or no picture with sound."""
+    """The first stretch of a video that is long enough, None where there is none, or no picture with sound.
+
+    A stretch without a crop is cropped around its face where the benchmark's pictures have another shape.
+    """
     path = one.file.path
     info = media.probe(path)
     if not (info.has_video and info.has_audio):
@@ -123,6 +127,10 @@ def _clip(one: Candidate, stretches: Sequence[TimeRange], config: BenchmarkConfi
         there = math.ceil((min(stretch.end, info.duration) - stretch.start) * config.fps - 0.25)
         frames = min(there, round(config.seconds * config.fps))
         if frames >= config.least_seconds * config.fps - 0.5:
-            crop = None if stretch.crop is None else Crop(*(round(share, 6) for share in stretch.crop))
+            if stretch.crop is None:
+                found = frame_faces(first_picture(path, stretch.start), config.width / config.height)
+                crop = None if found is None else Crop(*found)
+            else:
+                crop = Crop(*(round(share, 6) for share in stretch.crop))
             return ProtocolClip(one.name, one.file.video, one.identity, stretch.start, frames, crop, hash_file(path))
     return None

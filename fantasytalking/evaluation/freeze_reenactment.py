@@ -14,29 +14,25 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fantasytalking import media
-from fantasytalking.data.prepare_plan import SUFFIXES
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.cross_pairs import cross_pairs
+from fantasytalking.evaluation.framing import first_picture, frame_faces, in_heights
 from fantasytalking.evaluation.protocol import Protocol, ProtocolClip
 from fantasytalking.evaluation.reenactment_folders import BY, crossed_videos, list_drivers, list_portraits, list_selves
 from fantasytalking.evaluation.settings import BenchmarkConfig, Layout, Task
 from fantasytalking.evaluation.source import Crop, Source
 from fantasytalking.files import hash_file
 from fantasytalking.perception.face_crop import face_crop
-from fantasytalking.perception.face_detection import detect_faces, landmark_box
 from fantasytalking.perception.face_track import FaceTrack
 
 MARGIN = 0.4
 """Left round the face of one of several people who drives, in face sizes."""
 DRIVERS_ASPECT = 1.0
 """Width over height of what is seen of the one face in a driver."""
-DIGITS = 6
 LONGEST_NAME = 100
 
 
@@ -135,7 +131,7 @@ class _Framer:
         """A portrait, or a video of which all faces count, in the shape of the benchmark or with this aspect."""
         key = path, aspect or self._aspect
         if key not in self._sources:
-            picture = _first_picture(path)
+            picture = first_picture(path)
             file = path.relative_to(self.references).as_posix()
             self._sources[key] = Source(file, hash_file(path), frame_faces(picture, key[1]))
         return self._sources[key]
@@ -164,21 +160,6 @@ def clip_name(name: str) -> str:
     return plain[: LONGEST_NAME - 9] + "-" + hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
-def frame_faces(picture: NDArray[np.uint8], aspect: float) -> Crop | None:
-    """The largest part of a (H, W, 3) picture that is `aspect` times as wide as high, its faces as near to the middle
-    as can be; the middle of the picture where none is found (animals, drawings). None: it is the whole picture."""
-    height, width = picture.shape[:2]
-    across, down = min(width, round(height * aspect)), min(height, round(width / aspect))
-    if (across, down) == (width, height):
-        return None
-    boxes = np.array([landmark_box(face.landmarks) for face in detect_faces(picture)]).reshape(-1, 4)
-    centre = np.array([width, height]) / 2
-    if len(boxes):
-        centre = (boxes[:, :2].min(axis=0) + boxes[:, 2:].max(axis=0)) / 2
-    left, top = np.clip(np.round(centre - np.array([across, down]) / 2), 0, [width - across, height - down]).tolist()
-    return _in_heights(left, top, across, down, height)
-
-
 def crop_people(tracks: Sequence[FaceTrack]) -> list[Crop]:
     """A part of the picture for each of several faces, known from left to right, that shows no other: it ends between
     both where neighbours are near."""
@@ -190,15 +171,5 @@ def crop_people(tracks: Sequence[FaceTrack]) -> list[Crop]:
     for track, first, last in zip(tracks, [0.0, *between], [*between, float(width)], strict=True):
         square = face_crop(track.landmarks, MARGIN, inside=(height, width))
         left, right = max(square.x, math.ceil(first)), min(square.x + square.side, math.floor(last))
-        crops.append(_in_heights(left, square.y, max(1, right - left), square.side, height))
+        crops.append(in_heights(left, square.y, max(1, right - left), square.side, height))
     return crops
-
-
-def _in_heights(left: float, top: float, width: float, height: float, of: int) -> Crop:
-    return round(left / of, DIGITS), round(top / of, DIGITS), round(width / of, DIGITS), round(height / of, DIGITS)
-
-
-def _first_picture(path: Path) -> NDArray[np.uint8]:
-    if path.suffix.lower() in SUFFIXES:
-        return next(frame for _, frame in media.iter_frames(path, fps=None))
-    return media.read_image(path)

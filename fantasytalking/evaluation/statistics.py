@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from fantasytalking.evaluation.metric import Metric, Record
+from fantasytalking.evaluation.metric import Metric, Record, Value
 from fantasytalking.evaluation.records import Side, Sides
 
 SEED = 20250404
@@ -118,64 +118,73 @@ class Difference:
     first: float
     second: float
     difference: float
-    """Second less first; of a value that should meet the ground truth's: of the distances to it."""
+    """Second less first; of a value that should meet the ground truth's: of the clips' mean distances to it."""
     low: float
     high: float
     p: float
     """Wilcoxon's signed-rank test over clips; NaN for a distribution metric and where too little is known."""
     n: int
+    """Clips that both have a score of."""
 
 
 def compare(metric: Metric, first: Sequence[Sides], second: Sequence[Sides]) -> dict[str, Difference]:
-    """Paired comparison: the same clips are drawn for both, and each clip is compared with itself."""
+    """Paired comparison: the same clips are drawn for both, and each clip is compared with itself.
+
+    Clips that either run (or the truth, where it is the aim) has no score of count for neither. Of a value that should
+    meet the truth's, the difference is that of the clips' mean distances to it.
+    """
+    ones, others, aims = per_clip(metric, first), per_clip(metric, second), per_clip(metric, first, Side.TRUTH)
     sides = [[record[Side.PREDICTION] for record in run] for run in (first, second)]
-    truths = [record[Side.TRUTH] for record in first if Side.TRUTH in record]
-    random = np.random.default_rng(SEED)
-    draws = random.integers(0, len(first), (metric.resamples, len(first)))
-    whole = _gap(metric, sides, truths, range(len(first)))
-    drawn = [_gap(metric, sides, truths, draw.tolist()) for draw in draws]
-    tests = _signed_rank(metric, first, second)
     result = {}
     for value in metric.values:
-        low, high = _interval(np.array([gap[value.name][2] for gap in drawn]))
-        p, n = tests.get(value.name, (float("nan"), len(first)))
-        result[value.name] = Difference(*whole[value.name], low, high, p, n)
-    return result
-
-
-def _gap(
-    metric: Metric, sides: Sequence[Sequence[Record]], truths: Sequence[Record], draw: Sequence[int]
-) -> dict[str, tuple[float, float, float]]:
-    """First, second and their difference over the clips drawn."""
-    one, other = (metric.summarise([run[index] for index in draw]) for run in sides)
-    aim = metric.summarise([truths[index] for index in draw]) if len(truths) == len(sides[0]) else None
-    result = {}
-    for value in metric.values:
-        scores = one[value.name], other[value.name]
-        measured = scores
-        if value.better == "reference" and aim is not None:
-            measured = (abs(scores[0] - aim[value.name]), abs(scores[1] - aim[value.name]))
-        result[value.name] = (*scores, measured[1] - measured[0])
-    return result
-
-
-def _signed_rank(metric: Metric, first: Sequence[Sides], second: Sequence[Sides]) -> dict[str, tuple[float, int]]:
-    """(p, clips) by value, from every clip's own scores."""
-    ones, others = per_clip(metric, first), per_clip(metric, second)
-    aims = per_clip(metric, first, Side.TRUTH)
-    result = {}
-    for value in metric.values:
-        if value.name not in ones:
+        if value.name not in ones:  # of sets as a whole
+            result[value.name] = Difference(*_gap(metric, value, sides, range(len(first))), float("nan"), len(first))
             continue
         one, other = ones[value.name], others[value.name]
         if value.better == "reference" and value.name in aims:
             one, other = abs(one - aims[value.name]), abs(other - aims[value.name])
         gaps = other - one
-        gaps = gaps[np.isfinite(gaps)]
-        # Equal runs give no ranks, and p is 1 by definition.
-        p = float(wilcoxon(gaps).pvalue) if np.any(gaps != 0) else 1.0
-        result[value.name] = (p if len(gaps) >= LEAST_CLIPS else float("nan"), len(gaps))
+        clips = np.flatnonzero(np.isfinite(gaps)).tolist()
+        scores = _gap(metric, value, sides, clips)
+        if value.better == "reference" and value.name in aims:
+            scores = (*scores[:2], *_mean_gap(metric, gaps[clips]))
+        result[value.name] = Difference(*scores, _signed_rank(gaps[clips]), len(clips))
     return result
+
+
+def _gap(
+    metric: Metric, value: Value, sides: Sequence[Sequence[Record]], clips: Sequence[int]
+) -> tuple[float, float, float, float, float]:
+    """First, second, their difference over some clips, and its interval."""
+    if not len(clips):
+        return (float("nan"),) * 5
+    chosen = [[run[index] for index in clips] for run in sides]
+    first, second = (metric.summarise(run)[value.name] for run in chosen)
+    drawn = []
+    for draw in _draws(metric, len(clips)):
+        one, other = (metric.summarise([run[index] for index in draw])[value.name] for run in chosen)
+        drawn.append(other - one)
+    return (first, second, second - first, *_interval(np.array(drawn)))
+
+
+def _mean_gap(metric: Metric, gaps: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of clips' differences and its interval."""
+    if not len(gaps):
+        return (float("nan"),) * 3
+    return (float(gaps.mean()), *_interval(gaps[_draws(metric, len(gaps))].mean(axis=1)))
+
+
+def _draws(metric: Metric, count: int) -> NDArray[np.int64]:
+    """(resamples, count) numbers of clips."""
+    return np.random.default_rng(SEED).integers(0, count, (metric.resamples, count))
+
+
+def _signed_rank(gaps: NDArray[np.float64]) -> float:
+    """Wilcoxon's p of clips' differences."""
+    if len(gaps) < LEAST_CLIPS:
+        return float("nan")
+    # Equal runs give no ranks, and p is 1 by definition.
+    return float(wilcoxon(gaps).pvalue) if np.any(gaps != 0) else 1.0
 
 
 def holm(values: Sequence[float]) -> list[float]:

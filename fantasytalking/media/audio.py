@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.errors import InputError
-from fantasytalking.media.container import audio_stream, open_media, time_zero
+from fantasytalking.media.container import audio_stream, check_decoder, open_media, time_zero
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -25,8 +25,8 @@ _GAP_SECONDS = 0.02
 # Codecs fill their last block with silence; what lies beyond the declared end by less than this is such filling.
 _CODEC_BLOCK_SECONDS = 0.3
 
-# After a seek these estimate time stamps from the bit rate; they are decoded from the beginning instead.
-_WITHOUT_INDEX = {"mp3", "aac"}
+# After a seek these estimate time stamps, or land within a frame; they are decoded from the beginning instead.
+_WITHOUT_INDEX = {"mp3", "aac", "mpeg", "mpegts"}
 
 
 def write_wave(path: str | Path, samples: NDArray[np.float32] | NDArray[np.int16], sample_rate: int) -> None:
@@ -68,6 +68,7 @@ def read_audio(
         stream = audio_stream(container)
         if stream is None:
             raise InputError(f"'{path}' has no sound track; give a file with sound")
+        check_decoder(path, stream)
         zero = time_zero(container)
         if start > 1 and container.format.name not in _WITHOUT_INDEX and stream.time_base is not None:
             # A second early, so that the decoder has settled when the stretch begins.
@@ -98,6 +99,7 @@ def iter_audio(path: str | Path, *, sample_rate: int = 16000) -> Iterator[NDArra
         stream = audio_stream(container)
         if stream is None:
             raise InputError(f"'{path}' has no sound track; give a file with sound")
+        check_decoder(path, stream)
         zero = time_zero(container)
         end = _declared_end(stream) - zero
         for frame in container.decode(stream):
@@ -132,12 +134,14 @@ class _TimeLine:
         self.samples = 0
         self.skip = 0
         self.expected: float | None = None
+        self.kind: tuple[str, str, int] | None = None
         self.resampler = self._new_resampler()
 
     def _new_resampler(self) -> "AudioResampler":
         from av.audio.resampler import AudioResampler
 
-        return AudioResampler(format="flt", layout="mono", rate=self.sample_rate)
+        # All channels: asked for one of floats it would add them up, louder than what is heard.
+        return AudioResampler(format="fltp", rate=self.sample_rate)
 
     def add(self, frame: "AudioFrame", zero: float) -> None:
         """Adds a decoded block; `zero` is the container's time that counts as 0."""
@@ -149,6 +153,10 @@ class _TimeLine:
             self._move_to(round((time - self.start) * self.sample_rate))
         else:
             time = self.expected
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self.kind not in (None, kind):  # as broadcasts do between programmes
+            self.flush()
+        self.kind = kind
         self.expected = time + frame.samples / frame.sample_rate
         frame.pts = None
         self._append(self.resampler.resample(frame))
@@ -170,7 +178,7 @@ class _TimeLine:
 
     def _append(self, frames: "list[AudioFrame]") -> None:
         for frame in frames:
-            block = frame.to_ndarray().reshape(-1)
+            block = frame.to_ndarray().mean(axis=0)  # (channels, samples) -> (samples,)
             dropped = min(self.skip, len(block))
             self.skip -= dropped
             block = block[dropped:]

@@ -87,6 +87,12 @@ def audio_stream(container: "InputContainer") -> "AudioStream | None":
     return next(iter(container.streams.audio), None)
 
 
+def check_decoder(path: str | Path, stream: Any) -> None:
+    """Refuses a stream whose code nothing here can decode."""
+    if stream.codec_context is None:
+        raise InputError(f"'{path}' holds a {stream.type} track in a code that cannot be decoded; convert it first")
+
+
 def time_zero(container: "InputContainer") -> float:
     """The container's time in seconds that counts as 0: the start of the picture, else of the sound."""
     for stream in (video_stream(container), audio_stream(container)):
@@ -139,6 +145,9 @@ def probe(path: str | Path) -> MediaInfo:
         video, audio = video_stream(container), audio_stream(container)
         if video is None and audio is None:
             raise InputError(f"'{path}' holds neither a picture nor a sound track; give a video or sound file")
+        for stream in (video, audio):
+            if stream is not None:
+                check_decoder(path, stream)
         sample_rate = audio.rate if audio is not None else 0
         if video is None:
             assert audio is not None

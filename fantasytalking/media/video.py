@@ -1,7 +1,8 @@
 """Reading and writing moving pictures: true time stamps, upright square-pixel RGB, BT.709 when written."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
 from fantasytalking.media.container import (
+    check_decoder,
     check_size,
     declared_duration,
     media_errors,
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 MAX_VIDEO_BYTES = 8 * 2**30
 """`read_video` refuses to hold more than this in memory; `iter_frames` streams any length."""
+
+LOST_SECONDS = 1.0
+"""A file may end so much before it says to; one that lacks more was cut off."""
 
 
 class Video(NamedTuple):
@@ -110,28 +115,45 @@ def read_video(
 
 
 class _Raw(NamedTuple):
-    """A decoded frame that is not yet converted: its time, the seconds to the picture's end, itself, its stream."""
+    """A decoded frame that is not yet converted: its time, the seconds that it is shown, itself, its stream."""
 
     time: float
-    remaining: float
+    shown: float
     frame: "VideoFrame"
     stream: "VideoStream"
 
 
 def _decoded(path: str | Path, start: float, end: float, threads: int) -> Iterator[_Raw]:
-    """Decodes from shortly before `start` until `end` is passed; complains when the file ends too early."""
+    """Decodes from shortly before `start` until `end` is passed.
+
+    A seek may land behind `start`, where nothing tells the demuxer of key frames (MPEG-TS); then it is decoded from the
+    beginning.
+    """
+    raw = _decoded_from(path, max(0.0, start - 1), end, threads)
+    first = next(raw, None)
+    if start > 1 and (first is None or first.time > start):
+        raw.close()
+        yield from _decoded_from(path, 0.0, end, threads)
+        return
+    if first is not None:
+        yield first
+    yield from raw
+
+
+def _decoded_from(path: str | Path, begin: float, end: float, threads: int) -> Generator[_Raw]:
+    """Decodes from about `begin` on; complains when the file ends too early."""
     with open_media(path) as container:
         stream = video_stream(container)
         if stream is None:
             raise InputError(f"'{path}' has no picture; give a video file")
+        check_decoder(path, stream)
         check_size(path, stream.width, stream.height)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         zero, rate = time_zero(container), stream_rate(stream) or 25.0
-        last, declared = -math.inf, declared_duration(stream)
-        if start > 1 and stream.time_base is not None:
-            # A second early: some demuxers land on the key frame after the one asked for.
-            container.seek(int((zero + start - 1) / stream.time_base), stream=stream)
+        last, shown, declared = -math.inf, 1 / rate, declared_duration(stream)
+        if begin > 0 and stream.time_base is not None:
+            container.seek(int((zero + begin) / stream.time_base), stream=stream)
         for frame in container.decode(stream):
             stamp = frame.pts if frame.pts is not None else frame.dts
             time = max(last, -1 / rate) + 1 / rate
@@ -140,14 +162,23 @@ def _decoded(path: str | Path, start: float, end: float, threads: int) -> Iterat
             if time <= last:
                 continue
             last = time
-            yield _Raw(time, declared - time if declared > time else 1 / rate, frame, stream)
+            shown = _shown(frame, declared - time, rate)
+            yield _Raw(time, shown, frame, stream)
             if time > end + 1:
                 return
-        if min(end, declared) - (last + 1 / rate) > max(1.0, 0.05 * declared):
+        nothing_behind_a_seek = begin > 0 and last == -math.inf
+        if not nothing_behind_a_seek and min(end, declared) - (last + shown) > LOST_SECONDS:
             raise InputError(
                 f"'{path}' breaks off at {max(last, 0.0):.2f} s of the {declared:.2f} s it declares; copy it again, "
                 "or give a duration that ends before"
             )
+
+
+def _shown(frame: "VideoFrame", left: float, rate: float) -> float:
+    """Seconds that the last frame is shown: its own, else what is `left` of the file, a second at most."""
+    if frame.duration and frame.time_base is not None:
+        return float(frame.duration * frame.time_base)
+    return min(max(left, 1 / rate), LOST_SECONDS)
 
 
 def _from_start(raw: Iterator[_Raw], start: float, end: float) -> Iterator[tuple[float, _Raw]]:
@@ -174,7 +205,7 @@ def _nearest(raw: Iterator[_Raw], fps: float, start: float, end: float) -> Itera
     if previous is None:
         return
     # A quarter of an output frame of tolerance: 4.0 s at 25 fps are 100 frames whatever the rounding of the stamps.
-    while (time := start + index / fps) < min(end - 1e-9, previous.time + previous.remaining - 0.25 / fps):
+    while (time := start + index / fps) < min(end - 1e-9, previous.time + previous.shown - 0.25 / fps):
         yield time, previous
         index += 1
 
@@ -231,8 +262,19 @@ def write_video(
         raise InputError(f"fps is {fps}; videos are written at above 0 and up to 240 frames a second")
     if audio is not None and (audio.ndim != 1 or not np.isfinite(audio).all()):
         raise InputError(f"audio has shape {audio.shape}; give finite mono samples of shape (samples,)")
-    with written_whole(path) as temporary, media_errors(Path(path)):
+    with written_whole(path) as temporary, _writing_errors(path):
         _encode(temporary, frames, Fraction(fps).limit_denominator(1001), audio, sample_rate, crf)
+
+
+@contextmanager
+def _writing_errors(path: str | Path) -> Iterator[None]:
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"cannot write '{path}': {reason}; choose another output, rate or size") from error
 
 
 def _encode(

@@ -96,10 +96,17 @@ def test_ranges_are_read_by_name_with_or_without_suffix(tmp_path: Path) -> None:
     assert len(ranges_of(VideoFile(tmp_path, "b.mp4", 1), wanted)) == 1
     assert len(ranges_of(VideoFile(tmp_path, "part/a.mp4", 1), wanted)) == 2
     assert ranges_of(VideoFile(tmp_path, "c.mp4", 1), wanted) == []
-    for broken in ({"video": "a", "start": 9, "end": 3, "crop": None}, {"video": "a"}, [1]):
+    framed = {"video": "a", "start": 1, "end": 3, "crop": [0, 0, 100, 100], "crop_of_height": 100}
+    path.write_text(f"{json.dumps(framed)}\n{json.dumps(framed)}\n")
+    assert len(read_ranges(path)["a"]) == 1
+    impossible = ({**framed, "crop_of_height": 0}, {**framed, "crop": [float("nan"), 0, 100, 100]})
+    for broken in ({"video": "a", "start": 9, "end": 3, "crop": None}, {"video": "a"}, [1], *impossible):
         path.write_text(json.dumps(lines[0]) + "\n" + json.dumps(broken))
         with pytest.raises(InputError, match="line 2 is not a range"):
             read_ranges(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is no text in UTF-8"):
+        read_ranges(path)
 
 
 def test_unusable_files_have_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from fantasytalking.errors import InputError
 from fantasytalking.evaluation.cli import frozen, parse, run
 from fantasytalking.evaluation.cross_pairs import Entry, cross_pairs
 from fantasytalking.evaluation.crossing import make_crossed
-from fantasytalking.evaluation.freeze_reenactment import clip_name, crop_people, frame_faces
+from fantasytalking.evaluation.framing import frame_faces
+from fantasytalking.evaluation.freeze_reenactment import clip_name, crop_people
 from fantasytalking.evaluation.protocol import Protocol, check_reference
 from fantasytalking.evaluation.results import Results
 from fantasytalking.evaluation.settings import BenchmarkConfig

@@ -97,5 +97,7 @@ def test_the_real_time_factor_is_that_of_the_record(clips: list[Clip], tmp_path:
     record = {"result": {"seconds": 4.0, "seconds_taken": 50.0}}
     path.with_suffix(".json").write_text(json.dumps(record))
     assert summary(metric, (clip, None)) == {"real_time_factor": 12.5, "n": 1}
+    path.with_suffix(".json").write_text("[somebody else's]")
+    assert np.isnan(metric.measure(clip, None)["real_time_factor"])
     path.with_suffix(".json").write_text(json.dumps({"result": {"seconds": "4"}}))
     assert summary(metric, (clip, None))["n"] == 0

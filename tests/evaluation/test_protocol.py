@@ -42,6 +42,15 @@ def test_the_id_depends_on_all_that_counts(world: Path, protocol: Protocol, tmp_
     assert protocol.id in text
 
 
+def test_pictures_of_another_shape_are_cropped_around_the_face(world: Path) -> None:
+    frozen = freeze("portrait_world", world, world_config("width=64"))
+    for clip in frozen.clips:
+        assert clip.crop is not None
+        left, top, across, down = clip.crop
+        assert across / down == pytest.approx(64 / 96, abs=0.01) and top == 0 and 0 < left < 1 - across
+    assert frozen.reference(frozen.clips[0], world).frames.shape[1:3] == (96, 64)
+
+
 def test_limits_and_people(world: Path, tmp_path: Path) -> None:
     short = freeze("portrait_world", world, world_config("seconds=1", "clips_per_identity=1"))
     assert [clip.frames for clip in short.clips] == [25, 25]

@@ -124,6 +124,23 @@ def test_a_value_with_an_aim_is_judged_by_its_distance() -> None:
     assert found.p < 0.01
 
 
+def test_clips_without_a_score_count_for_neither_run() -> None:
+    """A run that loses the hard clips is no better on the rest."""
+    first = runs([0.9] * 10 + [0.1] * 10, [0] * 20, 0.0)
+    second = runs([0.85] * 10 + [float("nan")] * 10, [0] * 20, 0.0)
+    found = compare(Plain(), first, second)["plain"]
+    assert (found.first, found.second, found.n) == (pytest.approx(0.9), pytest.approx(0.85), 10)
+    assert (found.difference, found.low, found.high) == pytest.approx((-0.05, -0.05, -0.05))
+    assert isnan(compare(Plain(), first, runs([float("nan")] * 20, [0] * 20, 0.0))["plain"].difference)
+
+
+def test_a_mean_at_its_aim_is_not_every_clip_at_its_aim() -> None:
+    far, near = runs([0] * 20, [1.0, -1.0] * 10, truth=0.0), runs([0] * 20, [0.2] * 20, truth=0.0)
+    found = compare(Plain(), far, near)["aimed"]
+    assert (found.first, found.second) == (0.0, pytest.approx(0.2))
+    assert found.difference == pytest.approx(-0.8) and found.high < 0 and found.p < 1e-3
+
+
 def test_distances_are_compared_over_the_same_resamples() -> None:
     random = np.random.default_rng(4)
     real = [random.normal(0, 1, (20, 4)) for _ in range(10)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fantasytalking.errors import InputError
-from fantasytalking.media import read_audio, write_video
+from fantasytalking.media import probe, read_audio, write_video
 
 RATE = 44100
 
@@ -44,6 +44,46 @@ def test_every_container_keeps_the_time(tmp_path: Path, suffix: str) -> None:
     assert len(sound) / 16000 == pytest.approx(2.0, abs=0.03)
     assert click_time(sound) == pytest.approx(1.0, abs=0.005)
     assert np.abs(sound).max() <= 1
+
+
+@pytest.mark.parametrize(("left", "right"), [(0.9, 0.9), (0.9, 0.0), (0.6, -0.6)])
+@pytest.mark.parametrize("suffix", ["wav", "m4a"])
+def test_the_level_is_the_mean_of_the_channels(tmp_path: Path, suffix: str, left: float, right: float) -> None:
+    wave = np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
+    channels = np.stack([left * wave, right * wave], axis=1)
+    (tmp_path / "raw").write_bytes(channels.astype("<f4").tobytes())
+    ffmpeg("-f", "f32le", "-ar", str(RATE), "-ac", "2", "-i", str(tmp_path / "raw"), str(tmp_path / f"a.{suffix}"))
+    sound = read_audio(tmp_path / f"a.{suffix}")[2000:-2000]
+    assert np.abs(sound).max() == pytest.approx(abs(left + right) / 2, abs=0.02)
+
+
+def test_channels_may_change_on_the_way(tmp_path: Path) -> None:
+    for name, channels in (("one", 1), ("two", 2)):
+        clicks(tmp_path / f"{name}.wav", channels=channels)
+        ffmpeg("-i", str(tmp_path / f"{name}.wav"), "-c:a", "mp2", str(tmp_path / f"{name}.ts"))
+    whole = (tmp_path / "one.ts").read_bytes() + (tmp_path / "two.ts").read_bytes()
+    (tmp_path / "both.ts").write_bytes(whole)
+    sound = read_audio(tmp_path / "both.ts")
+    assert len(sound) / 16000 >= 2.0 and click_time(sound[:32000]) == pytest.approx(1.0, abs=0.06)
+
+
+@pytest.mark.parametrize("suffix", ["mpg", "ts"])
+@pytest.mark.parametrize("start", [1.5, 3.0])
+def test_streams_without_an_index_are_read_from_anywhere(tmp_path: Path, suffix: str, start: float) -> None:
+    source = clicks(tmp_path / "a.wav", seconds=6.0, at=4.0)
+    picture = ["-f", "lavfi", "-i", "testsrc=size=64x64:rate=25:duration=6"]
+    ffmpeg(*picture, "-i", str(source), "-c:v", "mpeg2video", "-c:a", "mp2", "-g", "50", str(tmp_path / f"a.{suffix}"))
+    sound = read_audio(tmp_path / f"a.{suffix}", start=start, duration=2.9)
+    assert click_time(sound) == pytest.approx(4.0 - start, abs=0.06)
+
+
+def test_a_code_that_nothing_decodes_is_one_line(tmp_path: Path) -> None:
+    content = bytearray(clicks(tmp_path / "a.wav").read_bytes())
+    content[20:22] = b"\x99\x99"  # the format's tag
+    (tmp_path / "b.wav").write_bytes(content)
+    for read in (probe, read_audio):
+        with pytest.raises(InputError, match=r"b\.wav' .*cannot be decoded"):
+            read(tmp_path / "b.wav")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6])

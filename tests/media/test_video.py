@@ -199,6 +199,35 @@ def test_a_file_cut_off_gives_its_good_frames_then_the_reason(tmp_path: Path) ->
         probe(tmp_path / "head.mp4")
 
 
+@pytest.mark.parametrize("start", [3.0, 7.32])
+def test_a_stretch_far_from_a_key_frame_is_read(tmp_path: Path, start: float) -> None:
+    write_video(tmp_path / "a.mp4", numbered(250), fps=25)
+    ffmpeg("-i", str(tmp_path / "a.mp4"), "-c:v", "libx264", "-g", "250", "-bf", "0", str(tmp_path / "a.ts"))
+    whole = read_video(tmp_path / "a.ts", fps=25)
+    part = read_video(tmp_path / "a.ts", fps=25, start=start, duration=1.0)
+    first = round(start * 25)
+    assert numbers(part.frames) == numbers(whole.frames[first : first + 25])
+
+
+def test_a_tail_that_is_missing_is_not_made_up(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_video(tmp_path / "a.mp4", (rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(1500)), fps=25)
+    ffmpeg("-i", str(tmp_path / "a.mp4"), "-c", "copy", str(tmp_path / "a.mkv"))
+    content = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: int(len(content) * 0.97)])
+    times: list[float] = []
+    with pytest.raises(InputError, match=r"breaks off at 5\d\.\d\d s of the 60\.\d\d s"):
+        times.extend(time for time, _ in iter_frames(tmp_path / "cut.mkv", fps=25))
+    assert len(times) < 0.985 * 1500
+
+
+def test_what_cannot_be_written_is_not_told_as_unreadable(tmp_path: Path) -> None:
+    sound = np.zeros(12345, np.float32)
+    with pytest.raises(InputError, match=r"cannot write '.*a\.mp4'"):
+        write_video(tmp_path / "a.mp4", numbered(25), fps=25, audio=sound, sample_rate=12345)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sound_alone_has_no_picture(tmp_path: Path) -> None:
     ffmpeg("-f", "lavfi", "-i", "sine=440:duration=1", str(tmp_path / "a.wav"))
     assert probe(tmp_path / "a.wav") == (1.0, 0.0, 0, 0, 0, False, True, 44100)

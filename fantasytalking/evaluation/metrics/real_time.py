@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fantasytalking.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
 from fantasytalking.tensor_files import read_json
@@ -24,7 +25,11 @@ class RealTimeFactor(Metric):
         path = video.path and video.path.with_suffix(".json")
         if path is None or not path.is_file() or path.stat().st_size > MAX_BYTES:
             return {"real_time_factor": np.array(np.nan)}
-        return {"real_time_factor": np.array(_factor(read_json(path).get("result")))}
+        try:
+            told = read_json(path)
+        except InputError:  # a file of somebody else's, which only has that name
+            return {"real_time_factor": np.array(np.nan)}
+        return {"real_time_factor": np.array(_factor(told.get("result")))}
 
     def summarise(self, records: Sequence[Record]) -> dict[str, float]:
         """The mean over clips that have a record."""
