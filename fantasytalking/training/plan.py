@@ -66,10 +66,9 @@ class Memory(NamedTuple):
         """All of it."""
         return sum(self)
 
-    def sharded(self, processes: int, *, fsdp: bool, precision: Precision) -> int:
-        """Under FSDP or ZeRO-3: everything but the activations is divided, and frozen weights are float32 in FSDP."""
-        copies = 2 if fsdp and precision is Precision.bf16 else 1
-        return (self.total - self.activations + (copies - 1) * self.frozen) // processes + self.activations
+    def sharded(self, processes: int) -> int:
+        """Under FSDP or ZeRO-3: everything but the activations is divided."""
+        return (self.total - self.activations) // processes + self.activations
 
 
 def describe_plan(config: TrainConfig) -> str:
@@ -97,16 +96,13 @@ def describe_plan(config: TrainConfig) -> str:
         epochs = config.stage.steps * per_process / sum(sizes.values())
         lines.append(f"on one process that is {epochs:.1f} times through the corpus")
     gib = {name: f"{value / 2**30:.2f}" for name, value in memory._asdict().items()}
-    fsdp, zero = (
-        f"{memory.sharded(SHARDED_OVER, fsdp=kind, precision=config.precision) / 2**30:.2f}" for kind in (True, False)
-    )
-    whole = sum(value.numel() for value in model.parameters()) * 4
     lines += [
         "",
         "memory of a process, estimated, GiB: " + ", ".join(f"{name} {value}" for name, value in gib.items()),
-        f"one process or DDP: {memory.total / 2**30:.2f} GiB; on {SHARDED_OVER}: FSDP {fsdp} GiB each, ZeRO-3 {zero}",
-        "the machine's own memory while a process loads, GiB: "
-        f"{(memory.frozen + memory.trained) / 2**30:.2f}, under FSDP {whole / 2**30:.2f}; every process of it at once",
+        f"one process or DDP: {memory.total / 2**30:.2f} GiB; "
+        f"FSDP or ZeRO-3 on {SHARDED_OVER}: {memory.sharded(SHARDED_OVER) / 2**30:.2f} GiB each",
+        "the machine's own memory, for each of its processes while they load: "
+        f"{(memory.frozen + memory.trained) / 2**30:.2f} GiB",
     ]
     return "\n".join(lines)
 

@@ -17,8 +17,8 @@ from fantasytalking.config import load_config, preset_path
 from fantasytalking.errors import InputError
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.training.config import Precision, TrainConfig
-from fantasytalking.training.plan import ClipSize, Memory, estimate_memory, meta_inputs, planned_model
+from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.plan import ClipSize, estimate_memory, meta_inputs, planned_model
 
 BRANCHES = 3
 """Of a guided step."""
@@ -80,7 +80,7 @@ def scale_table(plan: ScalePlan) -> str:
     """Markdown: a row for each preset, size and set of what trains; one clip on each GPU, weights sharded over them."""
     memory = " | ".join(f"GiB a GPU of {count}" for count in plan.processes)
     lines = [
-        f"{plan.frames} frames, one clip a GPU, bf16, gradient checkpointing, FSDP; "
+        f"{plan.frames} frames, one clip a GPU, bf16, gradient checkpointing; "
         f"{plan.rate / 1e12:g} TFLOP/s a GPU assumed",
         "",
         f"| model | pixels | what trains | parameters | {memory} | s a training step | s a guided step |",
@@ -119,7 +119,7 @@ def _rows(plan: ScalePlan) -> Iterator[str]:
             size = ClipSize(pixels, pixels, plan.frames, 23.0)
             for name, config in configs.items():
                 need = estimate_memory(config, size, models[name])
-                gib = " | ".join(f"{_gib(need, count):.1f}" for count in plan.processes)
+                gib = " | ".join(f"{need.sharded(count) / 2**30:.1f}" for count in plan.processes)
                 operations = count_operations(config, size)
                 training, guided = operations.training / plan.rate, BRANCHES * operations.forward / plan.rate
                 row = (
@@ -132,11 +132,6 @@ def _rows(plan: ScalePlan) -> Iterator[str]:
                     f"{guided:.2f}",
                 )
                 yield f"| {' | '.join(row)} |"
-
-
-def _gib(need: Memory, processes: int) -> float:
-    """On each of so many; one alone holds everything, several share it by FSDP."""
-    return (need.total if processes == 1 else need.sharded(processes, fsdp=True, precision=Precision.bf16)) / 2**30
 
 
 def _operations(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel, *, backward: bool) -> int:

@@ -96,8 +96,7 @@ class Trainer:
             raise InputError("optimiser.kind=muon needs whole matrices (one process or DDP); use adamw")
         check_output(self.output, 0)
 
-        whole = not half or accelerator.distributed_type is DistributedType.FSDP  # FSDP shards one dtype at a time
-        model, self.origin = build_model(config, torch.float32 if whole else torch.bfloat16)
+        model, self.origin = build_model(config, torch.bfloat16 if half else torch.float32)
         if half and accelerator.device.type == "cpu" and config.attention is None:
             attend_by_products(model)
         if config.compile:
@@ -295,10 +294,10 @@ class Trainer:
 def _checkpoint_bytes(model: nn.Module, config: TrainConfig, kind: DistributedType) -> int:
     """Weights and two moments of what trains (and its average) in a checkpoint.
 
-    FSDP writes the frozen weights too, in float32.
+    FSDP writes the frozen weights too.
     """
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     frozen = sum(value.numel() for value in model.parameters() if not value.requires_grad)
     tensors = 4 if config.optimiser.ema_decay else 3
-    numbers = trained * tensors + (frozen if kind is DistributedType.FSDP else 0)
-    return numbers * 4
+    size = 2 if config.precision is Precision.bf16 else 4
+    return trained * tensors * 4 + (frozen * size if kind is DistributedType.FSDP else 0)
