@@ -10,6 +10,9 @@ from pathlib import Path
 
 from fantasytalking.errors import InputError
 
+MAX_HASHED_BYTES = 64 << 20
+"""Files of weights up to this size are compared by content, larger ones by name and size."""
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
@@ -66,3 +69,14 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(place: Path) -> str:
+    """Of a file or a folder: names, sizes and, up to `MAX_HASHED_BYTES`, contents."""
+    digest = hashlib.sha256()
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    for file in files:
+        size = file.stat().st_size
+        content = hash_file(file) if size <= MAX_HASHED_BYTES else ""
+        digest.update(f"{file.relative_to(place.parent).as_posix()}\0{size}\0{content}\n".encode())
+    return digest.hexdigest()

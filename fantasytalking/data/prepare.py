@@ -17,7 +17,7 @@ from fantasytalking.config import save_config
 from fantasytalking.data.features import save_features
 from fantasytalking.data.manifest import MANIFEST, REJECTED, ClipRecord, Reason, Rejection, write_lines
 from fantasytalking.data.prepare_clip import prepare_clip
-from fantasytalking.data.prepare_encode import Encoders
+from fantasytalking.data.prepare_encode import Encoders, encoder_places
 from fantasytalking.data.prepare_plan import (
     Clip,
     Span,
@@ -36,6 +36,7 @@ from fantasytalking.data.progress import Processes, Stage, open_folder
 from fantasytalking.data.refused import Refused
 from fantasytalking.data.settings import DataConfig
 from fantasytalking.errors import InputError
+from fantasytalking.files import fingerprint
 from fantasytalking.motion_normaliser import NORMALISER, MotionMeasure, MotionNormaliser
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -65,7 +66,8 @@ class Preparation:
             InputError: the output holds other things or another run, or no clip can be used.
         """
         if processes.is_main_process:
-            open_folder(self.output, self.fingerprint)
+            encoders = {name: fingerprint(place) for name, place in encoder_places(self.config).items()}
+            open_folder(self.output, self.fingerprint, encoders)
             save_config(self.config, self.output / "data.yaml")
         processes.wait_for_everyone()
         self.probing.run(self.files, processes)

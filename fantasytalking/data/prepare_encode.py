@@ -122,3 +122,14 @@ def _known_boxes(track: FaceTrack) -> NDArray[np.float32]:
     last = np.maximum.accumulate(np.where(track.known, np.arange(len(track.times)), 0))
     boxes: NDArray[np.float32] = track.boxes[last].astype(np.float32)
     return boxes
+
+
+def encoder_places(config: DataConfig) -> dict[str, Path]:
+    """Files and folders of the encoders, by name, as far as they are on this machine and no hub's."""
+    source = Path(config.components)
+    places = {name: source / name for name in ("vae", "text_encoder", "image_encoder")}
+    places["audio_encoder"] = Path(config.audio_encoder or source / "audio_encoder")
+    places["face_encoder"] = Path(config.face_encoder or source / "face_encoder")
+    if config.expression_encoder is not None:
+        places["expression_encoder"] = Path(config.expression_encoder)
+    return {name: place for name, place in places.items() if place.exists()}

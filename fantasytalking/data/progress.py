@@ -7,7 +7,7 @@ on the task alone, so that neither interruptions nor the number of processes can
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
+from fantasytalking.tensor_files import read_json
 
 _LEFTOVER = re.compile(r"\..+\.(json|jsonl|yaml|png|safetensors)\.[a-z0-9_]{8}")
 
@@ -83,11 +84,14 @@ class Stage(Generic[TaskT]):
         return result
 
 
-def open_folder(folder: Path, fingerprint: str) -> None:
+def open_folder(folder: Path, fingerprint: str, encoders: Mapping[str, str] | None = None) -> None:
     """Makes `folder` the place of a run with these settings, and clears what an earlier, killed run left half-written.
 
+    Args:
+        encoders: fingerprints of what makes features, by name.
+
     Raises:
-        InputError: the folder holds other things, or was made with other settings.
+        InputError: the folder holds other things, or was made with other settings or encoders.
     """
     mark = folder / "progress" / "settings.json"
     if mark.is_file():
@@ -98,8 +102,18 @@ def open_folder(folder: Path, fingerprint: str) -> None:
             )
     elif folder.is_dir() and _foreign(folder):
         raise InputError(f"output '{folder}' holds other things; choose an empty or new folder")
+    known = mark.with_name("encoders.json")
+    begun = read_json(known) if known.is_file() else {}
+    for name, found in (encoders or {}).items():
+        if begun.get(name, found) != found:
+            raise InputError(
+                f"output '{folder}' was begun with another {name}, whose features do not go with this one's; put it "
+                "back, or choose another folder"
+            )
     with written_whole(mark) as temporary:
         temporary.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
+    with written_whole(known) as temporary:
+        temporary.write_text(json.dumps({**begun, **(encoders or {})}), encoding="utf-8")
     for leftover in [*folder.glob(".*"), *folder.glob("features/*/.*"), *folder.glob("progress/**/.*")]:
         if leftover.is_dir() and _LEFTOVER.fullmatch(leftover.name):
             shutil.rmtree(leftover)

@@ -12,10 +12,11 @@ from tqdm import tqdm
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.pairing import NAMES_SHOWN, find_references
 from fantasytalking.evaluation.protocol import Protocol
+from fantasytalking.files import fingerprint
 from fantasytalking.pipeline.given import given_paths, write_given
 from fantasytalking.pipeline.job import Job
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.record import Record, fingerprint
+from fantasytalking.pipeline.record import Record
 from fantasytalking.pipeline.run import make_video
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.pipeline.workplace import Workplace, load_pipeline, workplace

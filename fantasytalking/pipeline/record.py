@@ -15,7 +15,7 @@ import torch
 import fantasytalking
 from fantasytalking.config import config_of
 from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, hash_file
+from fantasytalking.files import existing_file, fingerprint, hash_file
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.pipeline.weights import Weights
 from fantasytalking.tensor_files import read_json
@@ -23,8 +23,6 @@ from fantasytalking.tensor_files import read_json
 FORMAT = 1
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "av", "opencv-contrib-python", "mediapipe", "onnxruntime")
 MAX_RECORD_BYTES = 1 << 20
-MAX_HASHED_BYTES = 64 << 20
-"""Files of weights up to this size are compared by content, larger ones by name and size."""
 
 
 @dataclass(frozen=True)
@@ -168,17 +166,6 @@ def _are_texts(value: Any) -> bool:
 
 def _paths(value: str | list[str]) -> tuple[Path, ...]:
     return tuple(map(Path, [value] if isinstance(value, str) else value))
-
-
-def fingerprint(place: Path) -> str:
-    """Of a file or a folder: names, sizes and, up to `MAX_HASHED_BYTES`, contents."""
-    digest = hashlib.sha256()
-    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    for file in files:
-        size = file.stat().st_size
-        content = hash_file(file) if size <= MAX_HASHED_BYTES else ""
-        digest.update(f"{file.relative_to(place.parent).as_posix()}\0{size}\0{content}\n".encode())
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fantasytalking.data.collate import Alignment, Collate, CollateConfig
 from fantasytalking.data.dataset import PortraitDataset
@@ -186,6 +187,18 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(corpus: Corpus
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(InputError, match="begun with other settings"):
         run_here(corpus.videos, corpus.output, small_config(Path(corpus.config.components), frames=21, stride=1000))
+
+
+def test_encoders_that_were_made_anew_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    components = tmp_path / "components"
+    shutil.copytree(corpus.config.components, components)
+    config = small_config(components, contact_sheet_clips=0)
+    run_here(corpus.videos, tmp_path / "out", config)
+    (weights,) = (components / "vae").glob("*.safetensors")
+    tensors = load_file(weights)
+    save_file({name: value + 0.1 for name, value in tensors.items()}, weights)
+    with pytest.raises(InputError, match="was begun with another vae, whose features do not go with this one's"):
+        run_here(corpus.videos, tmp_path / "out", config)
 
 
 def test_the_normaliser_of_another_corpus_can_be_used(corpus: Corpus, components: Path, tmp_path: Path) -> None:
