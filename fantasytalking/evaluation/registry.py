@@ -1,6 +1,7 @@
 """Every metric by name, in the order of the report, and which of them can be had with the weights at hand."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ from fantasytalking.evaluation.metrics.theval import THEval
 from fantasytalking.evaluation.metrics.theval_score import THEvalScore
 from fantasytalking.evaluation.protocol import Protocol
 from fantasytalking.evaluation.weights import Weights, find
+from fantasytalking.files import fingerprint
 
 METRICS: dict[str, type[Metric]] = {
     metric.name: metric
@@ -159,3 +161,15 @@ def _unsuited(metric: type[Metric], protocol: Protocol) -> str:
 def build(name: str, weights: Path | None) -> Metric:
     """A metric whose weights are there."""
     return METRICS[name](weights)
+
+
+def measured_by(name: str, weights: Path | None) -> str:
+    """What a metric's records say that they were measured by: its version and, where it needs any, its weights."""
+    return " ".join([str(METRICS[name].version), *_prints(name, weights)])
+
+
+@cache
+def _prints(name: str, weights: Path | None) -> list[str]:
+    """Of every file or folder of weights that a metric needs."""
+    places = [find(need, weights) for need in METRICS[name].needs]
+    return [fingerprint(place)[:16] for place in places if place is not None]

@@ -17,7 +17,7 @@ from fantasytalking.evaluation.metric import Against, Metric, Record, mean_over_
 from fantasytalking.evaluation.pairing import NAMES_SHOWN, Pair
 from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, check_reference
 from fantasytalking.evaluation.records import Side, Sides, load_record, record_path, save_record
-from fantasytalking.evaluation.registry import METRICS, build
+from fantasytalking.evaluation.registry import build, measured_by
 
 PROTOCOL = "protocol.json"
 """Beside results.json: what was evaluated."""
@@ -50,7 +50,8 @@ class Run:
         return self._record(metric, pair) is not None
 
     def _record(self, metric: str, pair: Pair) -> Sides | None:
-        return load_record(record_path(self.output, metric, pair.clip.name), METRICS[metric].version, pair.sha256)
+        known = record_path(self.output, metric, pair.clip.name)
+        return load_record(known, measured_by(metric, self.weights), pair.sha256)
 
     def records(self, metric: str) -> list[Sides]:
         """Of all clips, in the protocol's order.
@@ -148,10 +149,10 @@ def measure_clip(task: Task, metrics: dict[str, Metric]) -> str:
         hearing = task.other is not None and any(metrics[metric].hears for metric in task.metrics)
         strange = _sound_of(task, task.other, len(real.frames) / real.fps) if hearing and task.other else None
         for metric in task.metrics:
-            version = metrics[metric].version
-            known = None if run.reuse is None else load_record(record_path(run.reuse, metric, name), version)
+            by = measured_by(metric, run.weights)
+            known = None if run.reuse is None else load_record(record_path(run.reuse, metric, name), by)
             sides = measure_sides(metrics[metric], video, real, strange, known, portrait=portrait, driver=driver)
-            save_record(record_path(run.output, metric, name), sides, version, pair.sha256)
+            save_record(record_path(run.output, metric, name), sides, by, pair.sha256)
     except InputError as error:
         return f"'{name}': {error}"
     except Exception as error:

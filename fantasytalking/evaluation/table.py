@@ -9,7 +9,7 @@ from fantasytalking.errors import InputError
 from fantasytalking.evaluation.page import render
 from fantasytalking.evaluation.pairing import NAMES_SHOWN
 from fantasytalking.evaluation.protocol import Protocol
-from fantasytalking.evaluation.records import Sides, load_record, record_path
+from fantasytalking.evaluation.records import Sides, load_record, record_measured_by, record_path
 from fantasytalking.evaluation.registry import METRICS
 from fantasytalking.evaluation.report import NOTES, facts, heading, number, with_interval
 from fantasytalking.evaluation.results import Results, Row
@@ -92,15 +92,33 @@ def compare_results(first: Path, second: Path) -> list[Compared]:
     shared = {row.metric for row in one.rows} & {row.metric for row in other.rows}
     found: list[tuple[Row, Difference]] = []
     for name in (name for name in METRICS if name in shared):
-        sides = [_records(path.parent, name, one.clips) for path in (first, second)]
+        by = _alike([first.parent, second.parent], name, one.clips[0])
+        sides = [_records(path.parent, name, one.clips, by) for path in (first, second)]
         differences = compare(METRICS[name].for_records(), *sides)
         found += [(row, differences[row.value]) for row in one.rows if row.metric == name]
     corrected = holm([difference.p for _, difference in found])
     return [Compared(heading(row), gap, p) for (row, gap), p in zip(found, corrected, strict=True)]
 
 
-def _records(folder: Path, metric: str, clips: Sequence[str]) -> list[Sides]:
-    found = {clip: load_record(record_path(folder, metric, clip), METRICS[metric].version) for clip in clips}
+def _alike(folders: Sequence[Path], metric: str, clip: str) -> str:
+    """What a clip's records of a metric were measured by in all of the folders.
+
+    Raises:
+        InputError: by different versions or weights.
+    """
+    found = {str(folder): record_measured_by(record_path(folder, metric, clip)) for folder in folders}
+    known = {by for by in found.values() if by is not None}
+    version = str(METRICS[metric].version)
+    if len(known) > 1 or any(by.split(" ")[0] != version for by in known):
+        raise InputError(
+            f"'{metric}' was measured by other weights or another version in one of {', '.join(map(repr, found))}; "
+            "evaluate again"
+        )
+    return known.pop() if known else version
+
+
+def _records(folder: Path, metric: str, clips: Sequence[str], by: str) -> list[Sides]:
+    found = {clip: load_record(record_path(folder, metric, clip), by) for clip in clips}
     gone = [clip for clip, record in found.items() if record is None]
     if gone:
         raise InputError(

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,9 +20,11 @@ from fantasytalking.errors import InputError
 from fantasytalking.evaluation.cli import parse, run
 from fantasytalking.evaluation.page import write_page
 from fantasytalking.evaluation.plots import clip_plot, curve_plot
-from fantasytalking.evaluation.registry import METRICS, choose
+from fantasytalking.evaluation.records import load_record, record_path, save_record
+from fantasytalking.evaluation.registry import METRICS, choose, measured_by
 from fantasytalking.evaluation.report import write_markdown
 from fantasytalking.evaluation.results import DrawnCurve, Results
+from fantasytalking.evaluation.table import compare_results
 from tests.evaluation.conftest import LATE, SIZE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -121,6 +124,20 @@ def test_goes_on_and_refuses_another_protocol(evaluated: Path, world: Path, late
         evaluate(world, late, evaluated / "late", "seconds=1", "surplus=60")
     with pytest.raises(InputError, match="holds other things"):
         evaluate(world, late, late)
+
+
+def test_runs_that_were_measured_otherwise_are_not_compared(evaluated: Path, tmp_path: Path) -> None:
+    results = Results.load(evaluated / "late" / "results.json")
+    other = Path(shutil.copytree(evaluated / "late", tmp_path / "other"))
+    replace(results, name="other").save(other)
+    assert compare_results(evaluated / "late" / "results.json", other / "results.json")
+    metric = results.rows[0].metric
+    path = record_path(other, metric, results.clips[0])
+    sides = load_record(path, measured_by(metric, None))
+    assert sides is not None
+    save_record(path, sides, f"{measured_by(metric, None)} 0123", "0")
+    with pytest.raises(InputError, match=f"'{metric}' was measured by other weights or another version"):
+        compare_results(evaluated / "late" / "results.json", other / "results.json")
 
 
 def run_script(name: str, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,9 @@ from fantasytalking.evaluation.metrics.psnr import PSNR
 from fantasytalking.evaluation.pairing import pair_up
 from fantasytalking.evaluation.protocol import Protocol
 from fantasytalking.evaluation.records import Side, load_record, record_path, save_record
+from fantasytalking.evaluation.registry import METRICS, measured_by
 from fantasytalking.evaluation.run import Run, measure_all, measure_sides
+from fantasytalking.evaluation.weights import NANO_FACE
 
 
 @dataclass
@@ -81,6 +83,15 @@ def test_another_version_of_a_metric_measures_anew(run: Run, monkeypatch: pytest
     assert [task.metrics for task in run.tasks()] == [("psnr",)] * 4
 
 
+def test_records_tell_the_weights_that_measured_them(tmp_path: Path) -> None:
+    for name, content in (("one", b"1"), ("other", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / NANO_FACE.file).write_bytes(content)
+    one, other = (measured_by("csim_nano", tmp_path / name) for name in ("one", "other"))
+    assert one != other and one.split(" ")[0] == other.split(" ")[0] == str(METRICS["csim_nano"].version)
+    assert measured_by("psnr", tmp_path / "one") == measured_by("psnr", None) == str(PSNR.version)
+
+
 def test_a_clip_that_fails_is_named_and_the_others_are_kept(run: Run, world: Path, tmp_path: Path) -> None:
     changed = Path(shutil.copytree(world, tmp_path / "changed"))
     first, second = run.pairs[0], run.pairs[1]
@@ -129,10 +140,10 @@ def test_sides_of_a_paired_and_of_a_hearing_metric(clips: list[Clip]) -> None:
 def test_measurements_of_references_are_taken_over(run: Run, same: Path, tmp_path: Path) -> None:
     measure_all(run, 1, Rank())
     mark = record_path(run.output, "psnr", run.pairs[0].clip.name)
-    before = load_record(mark, PSNR.version)
+    before = load_record(mark, measured_by("psnr", None))
     assert before is not None
     before[Side.FLOOR]["psnr"] = np.array(12.5)
-    save_record(mark, before, PSNR.version, run.pairs[0].sha256)
+    save_record(mark, before, measured_by("psnr", None), run.pairs[0].sha256)
     pairs = tuple(pair_up(run.protocol, run.references, same))
     other = replace(run, pairs=pairs, output=tmp_path / "other", reuse=run.output)
     measure_all(other, 1, Rank())
@@ -144,7 +155,7 @@ def test_measurements_of_references_are_taken_over(run: Run, same: Path, tmp_pat
 def test_records_hold_what_was_measured(run: Run) -> None:
     measure_all(run, 1, Rank())
     pair = run.pairs[0]
-    sides = load_record(record_path(run.output, "psnr", pair.clip.name), PSNR.version, pair.sha256)
+    sides = load_record(record_path(run.output, "psnr", pair.clip.name), measured_by("psnr", None), pair.sha256)
     assert sides is not None
     expected = PSNR().measure(
         run.protocol.prediction(pair.clip, pair.prediction, run.references),
