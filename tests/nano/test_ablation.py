@@ -19,13 +19,14 @@ def load(*overrides: str) -> AblationConfig:
     return load_config(AblationConfig, preset_path("nano", "ablation"), overrides)
 
 
-def test_the_rows_are_the_papers() -> None:
-    rows = {row.name: row for row in load().rows}
+@pytest.mark.parametrize(("name", "base"), [("ablation", "base,"), ("ablation_adapters", "")])
+def test_the_rows_are_the_papers(name: str, base: str) -> None:
+    rows = {row.name: row for row in load_config(AblationConfig, preset_path("nano", name), []).rows}
     assert rows["clip level only"].stage1_share == 1 and rows["frame level only"].stage1_share == 0
     assert rows["both stages"].seeds == 3 and rows["both stages"].train == []
     assert rows["both without lip mask"].train == ["stage.loss.weight=uniform"]
-    assert rows["both without face attention"].train == ["stage.trainable=[audio,motion]"]
-    assert rows["both without motion module"].train == ["stage.trainable=[audio,face]"]
+    assert rows["both without face attention"].train == [f"stage.trainable=[{base}audio,motion]"]
+    assert rows["both without motion module"].train == [f"stage.trainable=[{base}audio,face]"]
 
 
 @pytest.mark.parametrize(
