@@ -175,10 +175,14 @@ def _decoded_from(path: str | Path, begin: float, end: float, threads: int) -> G
 
 
 def _shown(frame: "VideoFrame", left: float, rate: float) -> float:
-    """Seconds that the last frame is shown: its own, else what is `left` of the file, a second at most."""
-    if frame.duration and frame.time_base is not None:
-        return float(frame.duration * frame.time_base)
-    return min(max(left, 1 / rate), LOST_SECONDS)
+    """Seconds that a frame is shown where no other follows: its own, but no more than is `left` of the file.
+
+    Where it has none of its own, what is left, a second at most: a file that was cut off says to go on for long.
+    """
+    own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base is not None else 0.0
+    if left <= 0:
+        return own or 1 / rate
+    return min(own or LOST_SECONDS, left)
 
 
 def _from_start(raw: Iterator[_Raw], start: float, end: float) -> Iterator[tuple[float, _Raw]]:
