@@ -21,7 +21,7 @@ from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.tensor_files import StoredTensors, compare_shapes, open_model_folder, read_json
 from fantasytalking.training.config import LoraConfig, TrainConfig
-from fantasytalking.training.trainable import part_of, set_trainable
+from fantasytalking.training.trainable import POSITIONS, part_of, set_stage, set_trainable
 
 OWN = frozenset({"audio", "face", "motion"})
 """Modules that every saved pipeline has."""
@@ -56,7 +56,7 @@ def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[Fantasy
         )
     origin.expression, origin.padding = ExpressionSizes.of(model.config), model.config.expression_padding
     _apply_lora(model, config.stage.lora, origin)
-    origin.trained = set_trainable(model, config.stage.trainable)
+    origin.trained = set_stage(model, config.stage)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # a LoRA that init_from brings is as it was written
@@ -128,7 +128,7 @@ def load_start(model: FantasyTalkingTransformer3DModel, source: Path, base: str)
     tensors = from_official(read_released(source))
     if (positions := model.audio_projector.positions) is not None:
         # The released weights know of no places; with none at all the model is theirs.
-        tensors["audio_projector.positions"] = torch.zeros_like(positions)
+        tensors[POSITIONS] = torch.zeros_like(positions)
     _set(model, {"audio"}, tensors, f"'{source}'", base)
     return Origin(base, ["audio"])
 

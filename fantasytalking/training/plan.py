@@ -23,7 +23,7 @@ from fantasytalking.lora import LoraSettings, add_lora
 from fantasytalking.models.presets import load_model_config, meta_transformer
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import Optimiser, Precision, TrainConfig
-from fantasytalking.training.trainable import set_trainable, trainable_table
+from fantasytalking.training.trainable import set_stage, trainable_table
 
 SHARDED_OVER = 8
 """Processes for which the sharded estimate is told."""
@@ -151,7 +151,7 @@ def planned_model(config: TrainConfig, layers: int | None = None) -> FantasyTalk
     if lora.rank:
         with torch.device("meta"):
             add_lora(model, LoraSettings(lora.rank, lora.alpha, tuple(lora.targets)), torch.float32)
-    set_trainable(model, config.stage.trainable)
+    set_stage(model, config.stage)
     return model
 
 

@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     DistributedType,
     is_tensorboard_available,
     is_wandb_available,
 )
 
-from fantasytalking.data.collate import Alignment
 from fantasytalking.errors import InputError
 from fantasytalking.training.config import Precision, TrainConfig, WandbMode
 
@@ -30,15 +28,12 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     _check_trackers(config.logging.trackers)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     sharding = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
-    clip_level = config.stage.alignment is Alignment.clip
     accelerator = Accelerator(
         cpu=not sharding and not torch.cuda.is_available(),
         mixed_precision="bf16" if config.precision is Precision.bf16 else "no",
         gradient_accumulation_steps=config.accumulation,
         log_with=list(config.logging.trackers) or None,
         project_dir=config.output,
-        # Clip-level audio has no use for the places of a frame-level window.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=clip_level)],
     )
     if accelerator.num_processes != launched:
         raise InputError(

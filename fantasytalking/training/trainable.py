@@ -5,11 +5,14 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from fantasytalking.data.collate import Alignment
 from fantasytalking.errors import InputError
 from fantasytalking.models.assembly import PORTRAIT_MODULES, portrait_module
+from fantasytalking.training.config import StageConfig
 
 LORA_MARK = ".lora_"
 BASE = "base"
+POSITIONS = "audio_projector.positions"
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -40,6 +43,22 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         if trains:
             chosen.append(name)
     return chosen
+
+
+def set_stage(model: nn.Module, stage: StageConfig) -> list[str]:
+    """Lets what a stage trains train; gives the names.
+
+    A clip's audio has no places in a window: what would train and never have a gradient is an error to DDP, has no
+    optimiser state that FSDP could load again, and decays under DeepSpeed alone.
+
+    Raises:
+        InputError: as `set_trainable`.
+    """
+    names = set_trainable(model, stage.trainable)
+    if stage.alignment is Alignment.clip and POSITIONS in names:
+        model.get_parameter(POSITIONS).requires_grad_(False)
+        names.remove(POSITIONS)
+    return names
 
 
 def part_of(name: str) -> str:

@@ -29,10 +29,18 @@ def training(model: torch.nn.Module) -> set[str]:
 
 
 def test_adapters_alone(configure: Configure):
-    model, _ = build_model(configure(), torch.float32)
+    model, _ = build_model(configure(stage__alignment="frame"), torch.float32)
     expected = {name for name, _ in model.named_parameters() if any(fnmatchcase(name, p) for p in ADAPTERS)}
     assert training(model) == expected
     assert not any(portrait_module(name) is None for name in expected)
+
+
+def test_a_clip_s_audio_trains_no_places(configure: Configure):
+    """They would have no gradient; the adapter holds them as they are."""
+    clip, frame = (build_model(configure(stage__alignment=kind), torch.float32) for kind in ("clip", "frame"))
+    assert training(frame[0]) - training(clip[0]) == {"audio_projector.positions"}
+    assert set(frame[1].trained) - set(clip[1].trained) == {"audio_projector.positions"}
+    assert clip[1].adapter(configure(), 1)[0].modules == ["audio", "face", "motion"]
 
 
 def test_one_module_leaves_the_others_fresh(configure: Configure):
@@ -42,7 +50,7 @@ def test_one_module_leaves_the_others_fresh(configure: Configure):
 
 
 def test_base_is_everything_but_the_papers_modules(configure: Configure):
-    model, _ = build_model(configure(stage__trainable="[base,audio]"), torch.float32)
+    model, _ = build_model(configure(stage__trainable="[base,audio]", stage__alignment="frame"), torch.float32)
     named = {portrait_module(name) for name in training(model)}
     assert named == {None, "audio"}
     assert all(
@@ -71,7 +79,7 @@ def test_lora_and_adapters(configure: Configure):
 
 
 def test_everything(configure: Configure):
-    config = configure(stage__trainable="['*']")
+    config = configure(stage__trainable="['*']", stage__alignment="frame")
     model, origin = build_model(config, torch.float32)
     assert training(model) == {name for name, _ in model.named_parameters()}
     described, base_names = origin.adapter(config, 1)

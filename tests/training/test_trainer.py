@@ -218,7 +218,7 @@ def test_the_base_is_never_copied_nor_touched(configure: Configure):
 
 
 def test_the_final_adapter_holds_the_moving_average(configure: Configure):
-    config = configure(stage__steps=3, optimiser__ema_decay=0.5)
+    config = configure(stage__steps=3, stage__alignment="frame", optimiser__ema_decay=0.5)
     run(config)
     average = load_file(Path(config.output) / "checkpoints" / "step-00000003" / "average.safetensors")
     assert same(adapter(config.output), average)
