@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedType,
-    is_tensorboard_available,
-    is_wandb_available,
-)
+from accelerate.utils import DistributedType, is_tensorboard_available, is_wandb_available
 
 from fantasytalking.errors import InputError
 from fantasytalking.training.config import Precision, TrainConfig, WandbMode
