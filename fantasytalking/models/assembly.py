@@ -52,7 +52,10 @@ def portrait_module(name: str) -> str | None:
 
 
 def from_wan(
-    source: str | Path, portrait: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
+    source: str | Path,
+    portrait: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    values: bool = True,
 ) -> FantasyTalkingTransformer3DModel:
     """A fresh portrait transformer on the weights of a Wan image-to-video base, which it equals bit for bit.
 
@@ -61,20 +64,26 @@ def from_wan(
             or diffusers' names, or a hub id. Of a whole portrait transformer the base is taken.
         portrait: configuration of the paper's modules (`audio_dim` ... `motion_width`); defaults else.
         dtype: of the parameters, but for those that Wan keeps in float32; None = as stored.
+        values: False leaves the base's tensors unwritten, which takes no memory yet: for a process that is sent them.
+            Needs a dtype.
 
     Raises:
         InputError: nothing there, not a Wan transformer, or tensors missing, left over or of other shapes.
     """
     config, tensors = _open_base(source)
-    return assemble(config, portrait or {}, tensors, dtype)
+    return assemble(config, portrait or {}, tensors, dtype, values)
 
 
 def assemble(
-    base: Mapping[str, Any], portrait: Mapping[str, Any], tensors: StoredTensors, dtype: torch.dtype | None = None
+    base: Mapping[str, Any],
+    portrait: Mapping[str, Any],
+    tensors: StoredTensors,
+    dtype: torch.dtype | None = None,
+    values: bool = True,
 ) -> FantasyTalkingTransformer3DModel:
     """The model of the configurations `base` and `portrait` with every base tensor set from `tensors`.
 
-    All shapes are compared before the first tensor is read, so nothing is ever half-loaded.
+    All shapes are compared before the first tensor is read, so nothing is ever half-loaded. `values` is `from_wan`'s.
 
     Raises:
         InputError: an unknown configuration key, or `tensors` are not exactly the base's.
@@ -88,7 +97,11 @@ def assemble(
 
     config = model.config
     model.rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
-    state = {name: _cast(name, tensors.read(name), dtype, model) for name in wanted}
+    if values:
+        state = {name: _cast(name, tensors.read(name), dtype, model) for name in wanted}
+    else:
+        assert dtype is not None, "what is not read has no dtype of its own"
+        state = {name: torch.empty(shape, dtype=kept_dtype(model, name, dtype)) for name, shape in wanted.items()}
     fresh_dtype = dtype or state["proj_out.weight"].dtype
     for module in model.modules():
         initialise_fresh(module, fresh_dtype)

@@ -27,8 +27,15 @@ OWN = frozenset({"audio", "face", "motion"})
 """Modules that every saved pipeline has."""
 
 
-def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[FantasyTalkingTransformer3DModel, "Origin"]:
+def build_model(
+    config: TrainConfig, frozen_dtype: torch.dtype, values: bool = True
+) -> tuple[FantasyTalkingTransformer3DModel, "Origin"]:
     """The model, on the CPU, with gradients on exactly what trains; that is float32, as are the paper's modules.
+
+    Args:
+        config: of the run.
+        frozen_dtype: of what does not train.
+        values: False leaves the base unwritten, for a process that is sent it and then needs no memory for it.
 
     Raises:
         InputError: base or init_from is missing or does not fit, or what is to train is not in the model.
@@ -37,15 +44,17 @@ def build_model(config: TrainConfig, frozen_dtype: torch.dtype) -> tuple[Fantasy
     preset = load_model_config(config.model)
     base = config.base or preset.base
     _check_base(base)
-    model = from_wan(base, asdict(preset.portrait), frozen_dtype)
+    model = from_wan(base, asdict(preset.portrait), frozen_dtype, values)
     if config.stage.distillation is not None:
         model.add_guidance(config.stage.distillation.described())
     if config.stage.expression is not None:
         add_expression(model, config.stage.expression.sizes())
     set_trainable(model, config.stage.trainable)
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad or portrait_module(name):
+        if portrait_module(name) or (parameter.requires_grad and values):
             parameter.data = parameter.data.float()
+        elif parameter.requires_grad:
+            parameter.data = torch.empty_like(parameter, dtype=torch.float32)
     origin = Origin(base)
     if config.stage.init_from is not None:
         origin = load_start(model, Path(config.stage.init_from), base)

@@ -23,7 +23,7 @@ from fantasytalking.lora import LoraSettings, add_lora
 from fantasytalking.models.presets import load_model_config, meta_transformer
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import Optimiser, Precision, TrainConfig
-from fantasytalking.training.trainable import set_stage, trainable_table
+from fantasytalking.training.trainable import part_of, set_stage, trainable_table
 
 SHARDED_OVER = 8
 """Processes for which the sharded estimate is told."""
@@ -96,15 +96,21 @@ def describe_plan(config: TrainConfig) -> str:
         epochs = config.stage.steps * per_process / sum(sizes.values())
         lines.append(f"on one process that is {epochs:.1f} times through the corpus")
     gib = {name: f"{value / 2**30:.2f}" for name, value in memory._asdict().items()}
+    loading = (memory.frozen + memory.trained) / 2**30
     lines += [
         "",
         "memory of a process, estimated, GiB: " + ", ".join(f"{name} {value}" for name, value in gib.items()),
         f"one process or DDP: {memory.total / 2**30:.2f} GiB; "
         f"FSDP or ZeRO-3 on {SHARDED_OVER}: {memory.sharded(SHARDED_OVER) / 2**30:.2f} GiB each",
-        "the machine's own memory, for each of its processes while they load: "
-        f"{(memory.frozen + memory.trained) / 2**30:.2f} GiB",
+        f"the machine's own memory while a run loads: the first process {loading:.2f} GiB, "
+        f"every other, which is sent the base, {_unsent_bytes(model) / 2**30:.2f} GiB",
     ]
     return "\n".join(lines)
+
+
+def _unsent_bytes(model: FantasyTalkingTransformer3DModel) -> int:
+    """What a process holds before it is sent the base: the other modules, in float32."""
+    return sum(4 * value.numel() for name, value in model.named_parameters() if part_of(name) != "base")
 
 
 def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel) -> Memory:

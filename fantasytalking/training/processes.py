@@ -2,24 +2,36 @@
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, is_tensorboard_available, is_wandb_available
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import (
+    DistributedType,
+    InitProcessGroupKwargs,
+    is_tensorboard_available,
+    is_wandb_available,
+)
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from fantasytalking.errors import InputError
 from fantasytalking.training.config import Precision, TrainConfig, WandbMode
+
+PATIENCE = timedelta(hours=2)
+"""For one another: the first process alone reads the base and writes checkpoints, and 14B take their time."""
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """An Accelerator of the run's precision and accumulation; how many processes there are is the launcher's say.
 
     Raises:
-        InputError: bf16 on a GPU that has none, several processes that would not know of each other, or a tracker that
-            is not installed.
+        InputError: bf16 on a GPU that has none, several processes that would not know of each other, FSDP's first
+            version, or a tracker that is not installed.
     """
     _check_trackers(config.logging.trackers)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -30,6 +42,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         gradient_accumulation_steps=config.accumulation,
         log_with=list(config.logging.trackers) or None,
         project_dir=config.output,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     if accelerator.num_processes != launched:
         raise InputError(
@@ -44,14 +57,38 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         settings["gradient_accumulation_steps"] = config.accumulation
         settings["gradient_clipping"] = config.optimiser.clip_norm
         accelerator.gradient_accumulation_steps = config.accumulation
-    if accelerator.distributed_type is DistributedType.FSDP and config.precision is Precision.bf16:
+    if accelerator.distributed_type is DistributedType.FSDP:
+        _set_sharding(accelerator, config.precision)
+    return accelerator
+
+
+def _set_sharding(accelerator: Accelerator, precision: Precision) -> None:
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.fsdp_version != 2:
+        raise InputError(f"fsdp_version is {plugin.fsdp_version}; training shards by 2: configs/accelerate/fsdp.yaml")
+    if precision is Precision.bf16:
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
         # accelerate's own would cast timesteps and rotations too, and sum gradients in bf16.
-        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
-    return accelerator
+
+
+def prepare(
+    accelerator: Accelerator, model: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[nn.Module, AcceleratedOptimizer]:
+    """Model and optimiser as accelerate prepares them, with the first process's weights on every process."""
+    sharding = accelerator.distributed_type is DistributedType.FSDP  # DDP and DeepSpeed send weights themselves
+    weights = model.state_dict() if sharding and accelerator.is_main_process else {}
+    prepared, prepared_optimiser = accelerator.prepare(model, optimiser)
+    if sharding:
+        # accelerate's cpu_ram_efficient_loading fails on a parameter of the outermost module, and would have
+        # transformers leave the encoders of validation empty.
+        set_model_state_dict(
+            prepared, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        )
+    return prepared, prepared_optimiser
 
 
 def _check_trackers(names: Sequence[str]) -> None:

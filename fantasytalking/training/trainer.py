@@ -34,7 +34,7 @@ from fantasytalking.training.held_out import HeldOut, held_out_line, held_out_sc
 from fantasytalking.training.model import build_model
 from fantasytalking.training.objectives import StepLoss, stage_loss
 from fantasytalking.training.optim import build_optimiser, learning_rate, set_learning_rate
-from fantasytalking.training.processes import Trackers, build_accelerator, is_sharded
+from fantasytalking.training.processes import Trackers, build_accelerator, is_sharded, prepare
 from fantasytalking.training.report import Meter, append_line, forget_after, scalars, sentence
 from fantasytalking.training.resume import Checkpoints, Progress, check_output, check_same_clips, check_same_run
 from fantasytalking.training.state import RunState
@@ -96,7 +96,8 @@ class Trainer:
             raise InputError("optimiser.kind=muon needs whole matrices (one process or DDP); use adamw")
         check_output(self.output, 0)
 
-        model, self.origin = build_model(config, torch.bfloat16 if half else torch.float32)
+        frozen_dtype = torch.bfloat16 if half else torch.float32
+        model, self.origin = build_model(config, frozen_dtype, values=accelerator.is_main_process)
         if half and accelerator.device.type == "cpu" and config.attention is None:
             attend_by_products(model)
         if config.compile:
@@ -106,7 +107,7 @@ class Trainer:
         checkpoints = Checkpoints(self.output, config.saving.keep_last)
         check_output(self.output, checkpoints.room_for(_checkpoint_bytes(model, config, accelerator.distributed_type)))
         self.model: nn.Module
-        self.model, self.optimiser = accelerator.prepare(model, optimiser)
+        self.model, self.optimiser = prepare(accelerator, model, optimiser)
         # DeepSpeed and FSDP cast the whole model themselves and want its inputs cast; the others autocast.
         self._input_dtype = torch.bfloat16 if half and sharding else torch.float32
         unwrapped = accelerator.unwrap_model(self.model)

@@ -11,10 +11,12 @@ from torch import Tensor
 from fantasytalking.conditions import Conditions
 from fantasytalking.errors import InputError
 from fantasytalking.models import cpu_attention
+from fantasytalking.models.assembly import assemble
 from fantasytalking.models.condition_cache import ConditionCache
 from fantasytalking.models.cpu_attention import attend_by_products, attend_in_float32, attention_by_products
 from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.tensor_files import StoredTensors
 from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
 PRODUCTS = "plain products"
@@ -39,6 +41,18 @@ def predict(
 ) -> Tensor:
     latents, timestep = tiny_latents(frames=conditions.latents.shape[2])
     return model(latents, timestep, conditions, cache=cache).sample
+
+
+def test_without_values_no_tensor_is_read():
+    def read(name: str) -> Tensor:
+        raise AssertionError(f"'{name}' was read")
+
+    with torch.device("meta"):
+        shapes = {name: tuple(value.shape) for name, value in WanTransformer3DModel(**BASE).state_dict().items()}
+    model = assemble(BASE, PORTRAIT, StoredTensors("nothing", shapes, read), torch.bfloat16, values=False)
+    assert model.proj_out.weight.dtype == torch.bfloat16
+    assert model.scale_shift_table.dtype == torch.float32
+    assert {value.device.type for value in model.parameters()} == {"cpu"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

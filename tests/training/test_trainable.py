@@ -95,6 +95,19 @@ def test_in_bf16_only_the_frozen_base_is_half(configure: Configure):
     assert frozen.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("trainable", ["[audio,face,motion]", "['*']"])
+def test_a_process_that_is_sent_the_base_has_the_first_one_s_model(configure: Configure, trainable: str):
+    """What is not alike could not be sent."""
+    config = configure(precision="bf16", stage__trainable=trainable, stage__alignment="frame", stage__lora__rank=4)
+    first, sent = (build_model(config, torch.bfloat16, values) for values in (True, False))
+    described = [
+        [(name, value.shape, value.dtype, value.requires_grad) for name, value in model.named_parameters()]
+        for model, _ in (first, sent)
+    ]
+    assert described[0] == described[1]
+    assert first[1].adapter(config, 1) == sent[1].adapter(config, 1)
+
+
 def test_a_pattern_that_matches_nothing_is_refused():
     with pytest.raises(InputError, match=r"'blocks\.\*\.attn3\.\*' matches no parameter"):
         set_trainable(tiny_transformer(), ["audio", "blocks.*.attn3.*"])
