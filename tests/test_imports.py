@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "fantasytalking"
 LAYERS = [
-    {"errors", "files"},
+    {"errors", "files", "hub"},
     {"config", "conditions", "media"},
     {"flow_matching", "audio_windows", "regions", "tensor_files", "motion_normaliser"},
     {"models"},

@@ -18,6 +18,7 @@ from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.hub import at_hand
 from fantasytalking.perception.face_crop import five_points
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.lip_mask import project_mask
@@ -49,7 +50,7 @@ class Encoders:
         source = config.components
         audio, folder = (config.audio_encoder, "") if config.audio_encoder else (source, "audio_encoder")
         driver = config.expression_encoder
-        face = Path(config.face_encoder or Path(source) / "face_encoder")
+        face = Path(config.face_encoder or Path(at_hand(source)) / "face_encoder")
         return cls(
             video=VideoAutoencoder.from_pretrained(source, device=device),
             text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
@@ -126,9 +127,9 @@ def _known_boxes(track: FaceTrack) -> NDArray[np.float32]:
 
 def encoder_places(config: DataConfig) -> dict[str, Path]:
     """Files and folders of the encoders, by name, as far as they are on this machine and no hub's."""
-    source = Path(config.components)
+    source = Path(at_hand(config.components))
     places = {name: source / name for name in ("vae", "text_encoder", "image_encoder")}
-    places["audio_encoder"] = Path(config.audio_encoder or source / "audio_encoder")
+    places["audio_encoder"] = Path(at_hand(config.audio_encoder or source / "audio_encoder"))
     places["face_encoder"] = Path(config.face_encoder or source / "face_encoder")
     if config.expression_encoder is not None:
         places["expression_encoder"] = Path(config.expression_encoder)

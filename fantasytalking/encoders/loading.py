@@ -10,8 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from fantasytalking.errors import InputError
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+from fantasytalking.hub import HUB_ID, at_hand, local_folder
 
 # A configuration that holds anything at all fails in many ways before a model is made of it.
 _LOADING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
@@ -66,11 +65,12 @@ def load_part(
 ) -> PartT:
     """What `from_pretrained` makes of a part of `source` (a folder or a hub id), its errors told in one line.
 
-    A hub id is looked up in the local cache when HF_HUB_OFFLINE is set.
+    A hub id is looked for in checkpoints/NAME, and only in the local cache when HF_HUB_OFFLINE is set.
 
     Raises:
         InputError: there is no such part or it cannot be read.
     """
+    source = at_hand(source)
     if not Path(source).is_dir() and not HUB_ID.fullmatch(str(source)):
         raise InputError(f"{what}: the folder '{source}' does not exist; {_cure(source)}")
     if Path(source).is_dir() and not (Path(source) / subfolder).is_dir():
@@ -97,5 +97,5 @@ def _place(source: str | Path, subfolder: str) -> str:
 
 def _cure(source: str | Path) -> str:
     if HUB_ID.fullmatch(str(source)) and not Path(source).exists():
-        return f"fetch it with: hf download {source} --local-dir checkpoints/{str(source).rsplit('/', 1)[-1]}"
+        return f"fetch it with: hf download {source} --local-dir {local_folder(str(source))}"
     return f"fetch it with: hf download ID --local-dir {source}"

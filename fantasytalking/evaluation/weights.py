@@ -70,7 +70,7 @@ NANO_READER = Weights(
     None,
     None,
     "Apache-2.0",
-    "python scripts/build_nano.py; its step expression_reader",
+    "python scripts/build_nano.py --only expression_reader",
     "expression_truth_nano, leakage_nano",
 )
 DINO = Weights(

@@ -13,6 +13,7 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import nn
 
 from fantasytalking.errors import InputError
+from fantasytalking.hub import at_hand, local_folder
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
 from fantasytalking.models.expression_projector import ExpressionProjector
@@ -190,7 +191,7 @@ def _heads(dim: int, stated: str | None, source: str) -> int:
 
 
 def _open_base(source: str | Path) -> tuple[dict[str, Any], StoredTensors]:
-    path = Path(source)
+    path = Path(at_hand(source))
     if path.is_file():
         return open_single_file(path)
     folder = path if path.is_dir() else _download(str(source))
@@ -239,7 +240,7 @@ def _download(hub_id: str) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"base '{hub_id}' is no local folder or file and was not had from the hub; "
-            f"hf download {hub_id} --local-dir checkpoints/base, then give that folder"
+            f"hf download {hub_id} --local-dir {local_folder(hub_id)}"
         ) from error
     return Path(folder)
 

@@ -68,9 +68,9 @@ class Ablation:
             InputError: components are missing, or a script fails.
         """
         config = self.config
-        for path in (config.components, config.reader):
+        for path, options in ((config.components, ""), (config.reader, " --only expression_reader")):
             if path is not None and not Path(path).exists():
-                raise InputError(f"'{path}' is not there; make it: python scripts/build_nano.py")
+                raise InputError(f"'{path}' is not there; make it: python scripts/build_nano.py{options}")
         self._freeze()
         results = []
         for trained in self._trained():

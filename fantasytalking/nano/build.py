@@ -69,6 +69,7 @@ STEPS: tuple[Step, ...] = (
     Step("pack_people", people_steps.pack_people, ("people",), (), packs=EXPRESSION_ADAPTER),
 )
 NAMES = tuple(step.name for step in STEPS)
+PACK = "pack"
 COMPONENT_STEPS = (*ENCODERS, "stills", "base", "expression_encoder")
 """Not done when finished components are given."""
 
@@ -83,11 +84,14 @@ def build(config: BuildConfig, output: Path, until: str = NAMES[-1], only: Colle
         only: steps that may be done; the others are passed over, in silence, for whom their results lie elsewhere.
 
     Raises:
-        InputError: no such step, a step was done with other settings, or one fails.
+        InputError: no such step, a step was done with other settings, another pipeline stands where the finished one
+            goes, or a step fails.
     """
     if until not in NAMES:
         raise InputError(f"there is no step '{until}';{suggestion(until, NAMES)} known: {', '.join(NAMES)}")
     shop = Workshop(config, output)
+    if PACK in only and NAMES.index(PACK) <= NAMES.index(until):
+        _check_room(shop)
     prints: dict[str, str] = {}
     for place, step in enumerate(STEPS, start=1):
         prints[step.name] = _fingerprint(step, config, prints)
@@ -111,6 +115,15 @@ def build(config: BuildConfig, output: Path, until: str = NAMES[-1], only: Colle
             logger.info(f"wrote '{output}'")
         if step.name == until:
             break
+
+
+def _check_room(shop: Workshop) -> None:
+    """Tells before the hours of training what packing would tell after them."""
+    packed = shop.work / REPORTS / f"{PACK}.json"
+    if shop.output.is_dir() and any(shop.output.iterdir()) and not packed.is_file():
+        raise InputError(
+            f"output '{shop.output}' holds a pipeline or other things already; give a new folder: --output FOLDER"
+        )
 
 
 def _is_given(step: Step, config: BuildConfig) -> bool:

@@ -8,12 +8,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
 
 from fantasytalking.checkpoint import load_adapter, read_config
-from fantasytalking.encoders.loading import HUB_ID, load_model, load_part
+from fantasytalking.encoders.loading import load_model, load_part
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.errors import InputError
 from fantasytalking.expression_adapter import load_expression
 from fantasytalking.files import existing_file
+from fantasytalking.hub import HUB_ID, at_hand
 from fantasytalking.models.assembly import from_wan
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normaliser import MotionNormaliser
@@ -260,6 +261,7 @@ def _scheduler(folder: Path) -> SchedulerMixin:
 
 
 def _local(source: str | Path) -> Path:
+    source = at_hand(source)
     if Path(source).is_dir():
         return Path(source)
     if not HUB_ID.fullmatch(str(source)):

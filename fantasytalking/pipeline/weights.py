@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fantasytalking.checkpoint import read_config
-from fantasytalking.encoders.loading import HUB_ID
 from fantasytalking.errors import InputError
 from fantasytalking.files import existing_file
+from fantasytalking.hub import CHECKPOINTS, HUB_ID, at_hand, local_folder
 from fantasytalking.models.guidance_embedder import Distillation
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.distilled import goes_on_saved
@@ -16,7 +16,6 @@ from fantasytalking.pipeline.loading import find_expression_encoder, find_onnx
 from fantasytalking.pipeline.settings import InferConfig
 from fantasytalking.tensor_files import read_json
 
-CHECKPOINTS = Path("checkpoints")
 EXPRESSION_ADAPTER = "expression_adapter"
 """Folder in a base of an adapter that goes on it."""
 
@@ -233,13 +232,12 @@ def is_saved_pipeline(folder: Path) -> bool:
 
 
 def _find(place: str) -> Path | None:
-    path = Path(place)
+    path = Path(at_hand(place))
     if path.exists():
         return path
     if not HUB_ID.fullmatch(place) or place.startswith(f"{CHECKPOINTS}/"):
         return None
-    local = CHECKPOINTS / path.name
-    return local if local.is_dir() else _cached(place)
+    return _cached(place)
 
 
 def _cached(hub_id: str) -> Path | None:
@@ -257,6 +255,5 @@ def _cure(place: str) -> str:
     if source is not None:
         return f"'{place}': {source.command} ({source.size}, {source.licence})"
     if HUB_ID.fullmatch(place) and not place.startswith((f"{CHECKPOINTS}/", "outputs/")):
-        local = CHECKPOINTS / Path(place).name
-        return f"'{place}': hf download {place} --local-dir {local} (its page tells size and licence)"
+        return f"'{place}': hf download {place} --local-dir {local_folder(place)} (its page tells size and licence)"
     return f"'{place}' does not exist; check the path"

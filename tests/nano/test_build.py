@@ -61,6 +61,15 @@ def test_what_is_not_among_the_wanted_steps_is_passed_over(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [], "no step was done and no card written"
 
 
+def test_a_finished_pipeline_is_told_before_the_first_step(tmp_path: Path) -> None:
+    config, output = load_config(BuildConfig, SMOKE, [f"work={tmp_path / 'work'}"]), tmp_path / "nano"
+    (output / "fast").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"nano' holds a pipeline or other things already; .*--output"):
+        build(config, output)
+    assert not (tmp_path / "work").exists()
+    build(config, output, only=())  # what leaves packing out goes on beside it
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
