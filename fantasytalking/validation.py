@@ -122,12 +122,17 @@ class PortraitValidation:
         return tuple(read_driver(path, encoder, self.settings.fps, seconds) for path in config.validation.drive)
 
     def __call__(
-        self, model: FantasyTalkingTransformer3DModel, config: ValidationConfig, folder: Path | None
+        self,
+        model: FantasyTalkingTransformer3DModel,
+        config: ValidationConfig,
+        folder: Path | None,
+        dtype: torch.dtype | None = None,
     ) -> ValidationResult:
         """Writes video.mp4 and contact_sheet.png; see `fantasytalking.training.trainer.ValidationSampler`."""
         start = perf_counter()
         device = next(model.parameters()).device
         pipe = self._pipeline(model, device)
+        pipe.input_dtype = dtype
         # The model's own forward casts as training does; VAE and wav2vec2 stay in float32.
         with torch.autocast(device.type, enabled=False):
             made = pipe(

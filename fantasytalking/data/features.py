@@ -110,15 +110,17 @@ def load_features(path: str | Path) -> Features:
     Raises:
         InputError: it is missing, over 1 GiB, damaged, of another format, or breaks the contract; names the key.
     """
-    path = existing_file(path, "feature file")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"feature file '{path}' has {path.stat().st_size} bytes; the limit is {MAX_BYTES}")
     try:
+        path = existing_file(path, "feature file")
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"feature file '{path}' has {path.stat().st_size} bytes; the limit is {MAX_BYTES}")
         with safe_open(path, framework="pt") as file:
             _check_metadata(file.metadata() or {}, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"feature file '{path}' is damaged ({error}); prepare the clip again") from error
+    except OSError as error:  # of a file system that several machines share, for instance
+        raise InputError(f"feature file '{path}' could not be read ({error}); check its file system") from error
     _check(tensors, str(path))
     return Features(**tensors)
 

@@ -102,7 +102,9 @@ class PortraitAttnProcessor:
         elif self.by_products:
             attended = attention_by_products(query, key, value)
         else:
-            attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+            # Autocast leaves what comes from a norm in float32, which kernels other than PyTorch's refuse.
+            half = (query.to(value.dtype), key.to(value.dtype), value)
+            attended = dispatch_attention_fn(*half, backend=self._attention_backend)
         return attended.flatten(2, 3).type_as(query)
 
     def _attend_windows(self, query: Tensor, key_value: KeyValue, windows: WindowedAttention) -> Tensor:

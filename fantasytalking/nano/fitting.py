@@ -103,7 +103,8 @@ def fit(task: Task, config: FitConfig, folder: Path, device: torch.device, seed:
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 on a GPU or a processor that computes with it (a third less time there); float32 elsewhere."""
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _processor_has_bf16()
+    on_gpu = device.type == "cuda"
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _processor_has_bf16()
     return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
 
 

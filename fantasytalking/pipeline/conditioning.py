@@ -75,7 +75,7 @@ def encode_conditions(
     Raises:
         InputError: drivers whose features are not of the model's sizes.
     """
-    device, dtype = pipe._execution_device, pipe.transformer.dtype
+    device, dtype = pipe._execution_device, pipe.input_dtype or pipe.transformer.dtype
     length, dim = pipe.config.text_length, pipe.transformer.config.text_dim
     prompt, negative_prompt = asked.prompts
     with pipe.progress_bar(total=5) as bar:

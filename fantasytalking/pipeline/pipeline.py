@@ -130,6 +130,8 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             window_seconds=window_seconds,
             text_length=text_length,
         )
+        self.input_dtype: torch.dtype | None = None
+        """What the transformer is given its inputs in; None: the type of its weights."""
         self.face_network: Path | None = None
         self.expression_network: Path | None = None
         self.motion_normaliser: MotionNormaliser | None = None

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from fantasytalking.data.collate import Batch, Collate
@@ -41,7 +43,7 @@ class HeldOut:
         """Mean squared errors of the velocity, one a noise level of `SIGMAS`.
 
         Args:
-            model: wrapped or not; every process of a sharded one must call this.
+            model: wrapped or not. Every process must call this: the clips are divided between them.
             device, dtype: of what the model is given.
 
         Returns:
@@ -50,8 +52,13 @@ class HeldOut:
         Raises:
             InputError: a clip is damaged.
         """
-        found = [self._errors(model, index, device, dtype) for index in self._chosen]  # each (3, sigmas)
-        everywhere, lips, rest = torch.stack(found).mean(dim=0).tolist()
+        state = PartialState()
+        # All measure equally many, since a sharded model needs them all; what is measured twice counts once.
+        turns = range(-(-len(self._chosen) // state.num_processes))
+        own = [(turn * state.num_processes + state.process_index) % len(self._chosen) for turn in turns]
+        measured = [(place, self._errors(model, self._chosen[place], device, dtype)) for place in own]
+        found = dict(gather_object(measured))
+        everywhere, lips, rest = torch.stack([found[place] for place in sorted(found)]).mean(dim=0).tolist()
         return {"everywhere": everywhere, "lips": lips, "rest": rest}
 
     def _errors(self, model: nn.Module, index: int, device: torch.device, dtype: torch.dtype) -> Tensor:

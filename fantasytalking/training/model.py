@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
-from torch import Tensor
+from torch import Tensor, nn
 
 from fantasytalking.audio_checkpoint import from_official, read_released
 from fantasytalking.checkpoint import AdapterConfig, load_adapter, read_config, trained_base_names
@@ -231,6 +231,14 @@ def _set_attention(model: FantasyTalkingTransformer3DModel, name: str) -> None:
         model.set_attention_backend(name)
     except (RuntimeError, ImportError) as error:
         raise InputError(f"attention '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
+    for place, module in model.named_modules():
+        if place.endswith(("attn1.norm_q", "attn1.norm_k")):
+            module.register_forward_hook(_as_given)
+
+
+def _as_given(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Autocast gives norms back in float32, which kernels other than PyTorch's own do not take."""
+    return output.to(inputs[0].dtype)
 
 
 def _check_base(base: str) -> None:

@@ -23,7 +23,7 @@ from fantasytalking.lora import LoraSettings, add_lora
 from fantasytalking.models.presets import load_model_config, meta_transformer
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import Optimiser, Precision, TrainConfig
-from fantasytalking.training.trainable import part_of, set_stage, trainable_table
+from fantasytalking.training.trainable import BASE, part_of, set_stage, trainable_table
 
 SHARDED_OVER = 8
 """Processes for which the sharded estimate is told."""
@@ -117,9 +117,14 @@ def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTr
     """Memory of one process that holds whole parameters of `model`, as planned, training clips of `size`."""
     half = config.precision is Precision.bf16
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    frozen = sum(value.numel() for value in model.parameters() if not value.requires_grad)
+    # The paper's modules are float32 whether they train or not.
+    frozen = sum(
+        value.numel() * (2 if half and part_of(name) == BASE else 4)
+        for name, value in model.named_parameters()
+        if not value.requires_grad
+    )
     return Memory(
-        frozen=frozen * (2 if half else 4),
+        frozen=frozen,
         trained=trained * 4,
         gradients=trained * 4,
         # AdamW keeps two numbers of each weight, Muon one of what is a matrix, which is nearly all.

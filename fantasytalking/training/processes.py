@@ -49,7 +49,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"{launched} processes were launched and accelerate counts {accelerator.num_processes}: without a GPU it "
             "joins processes under DDP alone; launch one, or use configs/accelerate/ddp.yaml"
         )
-    if accelerator.device.type == "cuda" and config.precision is Precision.bf16 and not torch.cuda.is_bf16_supported():
+    half = config.precision is Precision.bf16
+    if accelerator.device.type == "cuda" and half and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(f"{torch.cuda.get_device_name()} has no bf16; use precision=fp32")
     if accelerator.distributed_type is DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -38,6 +38,8 @@ class Progress:
     """Clips that could not be read, and why."""
     seconds: float = 0.0
     """Time spent training."""
+    layout: str = ""
+    """How processes shared the work when it was written, where files depend on it; "" = it is not known."""
 
 
 class Checkpoints:
@@ -58,8 +60,8 @@ class Checkpoints:
 
     def room_for(self, size: int) -> int:
         """Bytes that must be free for all that are kept, of `size` each, and one being written beside them."""
-        kept = [path.stat().st_size for folder in self._complete() for path in folder.rglob("*") if path.is_file()]
-        return max(size, (self._keep_last + 1) * size - sum(kept))
+        kept, partial = _bytes(self._complete()), _bytes(self._folder.glob(".step-*.partial"))
+        return max(0, max(size, (self._keep_last + 1) * size - kept) - partial)  # what is half-written goes first
 
     def clear_partial(self) -> None:
         """Removes what a killed run left half-written. Main process."""
@@ -81,6 +83,10 @@ class Checkpoints:
     def _complete(self) -> list[Path]:
         found = self._folder.iterdir() if self._folder.is_dir() else ()
         return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
+
+
+def _bytes(folders: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
 def write_progress(folder: Path, progress: Progress) -> None:
@@ -126,7 +132,8 @@ def check_output(output: Path, needed: int) -> None:
 def check_same_run(output: Path, global_batch: int, config: TrainConfig) -> None:
     """Holds that a run is resumed with the configuration that decides its weights; run.json keeps the first one's.
 
-    How a global batch is spread over processes and accumulation may change, and so may `FREE`. A key that was not known
+    How a global batch is spread over processes and accumulation may change (not their number under ZeRO, which a
+    checkpoint tells), and so may `FREE`. A key that was not known
     when the run was begun had its default.
 
     Raises:

@@ -1,11 +1,12 @@
 """The state of a run on disk: trained weights, optimiser, moving average, progress; never the frozen base."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -45,6 +46,7 @@ class RunState:
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
+        progress.layout = self._layout()
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["exclude_frozen_parameters"] = True
@@ -59,15 +61,24 @@ class RunState:
         accelerator.wait_for_everyone()
 
     def load(self) -> Progress:
-        """Goes back to the newest complete checkpoint; without one, a fresh Progress. Every process."""
+        """Goes back to the newest complete checkpoint; without one, a fresh Progress. Every process.
+
+        Raises:
+            InputError: it was written in another way of sharing the work, or a process does not see it.
+        """
         accelerator = self._accelerator
         if accelerator.is_main_process:
             self._checkpoints.clear_partial()
         accelerator.wait_for_everyone()
-        folder = self._checkpoints.latest()
+        folder = self._newest()
         if folder is None:
             return Progress()
         progress = read_progress(folder)
+        if progress.layout and progress.layout != self._layout():
+            raise InputError(
+                f"checkpoint '{folder}' was written under {progress.layout} and this run is {self._layout()}; launch "
+                "it as it was begun, or choose another output folder (stage.init_from goes on from an adapter)"
+            )
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["load_module_strict"] = False  # DeepSpeed's word for: the frozen base is not in there
@@ -77,22 +88,64 @@ class RunState:
             self._average.load_state_dict(load_file(folder / AVERAGE_FILE))
         return progress
 
-    def whole(self) -> dict[str, Tensor]:
-        """The whole model as it is to be used: the moving average where there is one. Every process.
+    def whole(self, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+        """The model's tensors as they are to be used: the moving average where there is one.
+
+        Every process must call this, and the main process alone is given all of them.
+
+        Args:
+            wanted: tells by a parameter's name whether it is needed; a sharded one is put together for it.
+        """
+        if self._accelerator.distributed_type is DistributedType.DEEPSPEED:
+            state = self._deepspeed_tensors(wanted)
+        else:
+            state = dict(self._accelerator.get_state_dict(self._model) or {})
+        if self._average is not None:
+            state.update(self._average.state_dict())
+        return state
+
+    def _deepspeed_tensors(self, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+        """One after another, on the main process alone: accelerate's own way copies the model on every process.
 
         DeepSpeed trains half-precision weights with a float32 copy beside them; the copy is what was trained.
         """
-        gathered = self._accelerator.get_state_dict(self._model)
-        state: dict[str, Tensor] = dict(gathered or {})  # under ZeRO-3 only the main process is given it
-        if self._average is not None:
-            state.update(self._average.state_dict())
-        elif self._accelerator.distributed_type is DistributedType.DEEPSPEED:
-            from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed.zero import GatheredParameters
 
-            for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
-                if name in self._trained:
-                    state[name] = safe_get_full_fp32_param(parameter).cpu()
+        state: dict[str, Tensor] = {}
+        for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
+            if not wanted(name):
+                continue
+            with GatheredParameters([parameter]):  # of what is whole already, nothing
+                value = safe_get_full_fp32_param(parameter) if name in self._trained else parameter.detach()
+                if self._accelerator.is_main_process:
+                    state[name] = value.cpu().clone()
         return state
+
+    def _layout(self) -> str:
+        """How processes share the work, as far as a checkpoint's files depend on it."""
+        accelerator = self._accelerator
+        if accelerator.distributed_type is DistributedType.FSDP:
+            return "FSDP"
+        if accelerator.distributed_type is DistributedType.DEEPSPEED:
+            stage = accelerator.state.deepspeed_plugin.zero_stage
+            return f"ZeRO-{stage} on {accelerator.num_processes} processes"
+        return "one process or DDP"
+
+    def _newest(self) -> Path | None:
+        """The newest checkpoint that the main process sees, which all must see.
+
+        Raises:
+            InputError: one does not.
+        """
+        newest = self._checkpoints.latest()
+        (agreed,) = broadcast_object_list([newest])
+        if not all(gather_object([agreed is None or agreed.is_dir()])):
+            raise InputError(
+                f"checkpoint '{agreed}' is not there for every process; output must be a folder that all machines "
+                "share (one that was just written may need a moment: run the same command again)"
+            )
+        return agreed
 
     def _save_trained(self, models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
         """accelerate's hook: in place of the whole model, what trains. (FSDP and DeepSpeed have written theirs.)"""

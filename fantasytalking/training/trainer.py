@@ -22,6 +22,7 @@ from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.data.motion import check_start_motion, fitted_motion, prepared_motion
 from fantasytalking.errors import InputError
 from fantasytalking.files import written_whole
+from fantasytalking.lora import plain_name
 from fantasytalking.models.cpu_attention import attend_by_products
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.batches import Layout, MicroBatch, step_batches
@@ -38,7 +39,7 @@ from fantasytalking.training.processes import Trackers, build_accelerator, is_sh
 from fantasytalking.training.report import Meter, append_line, forget_after, scalars, sentence
 from fantasytalking.training.resume import Checkpoints, Progress, check_output, check_same_clips, check_same_run
 from fantasytalking.training.state import RunState
-from fantasytalking.training.trainable import trainable_table
+from fantasytalking.training.trainable import BASE, part_of, trainable_table
 from fantasytalking.training.validation_settings import ValidationConfig
 
 logger = logging.getLogger(__name__)
@@ -56,9 +57,16 @@ class ValidationSampler(Protocol):
     """Makes a video of the model as it stands. Given by the script, since training knows no pipeline."""
 
     def __call__(
-        self, model: FantasyTalkingTransformer3DModel, config: ValidationConfig, folder: Path | None
+        self,
+        model: FantasyTalkingTransformer3DModel,
+        config: ValidationConfig,
+        folder: Path | None,
+        dtype: torch.dtype | None = None,
     ) -> ValidationResult:
-        """Called on every process, since a sharded model needs them all; only one is given a folder to write to."""
+        """Called on every process, since a sharded model needs them all; only one is given a folder to write to.
+
+        `dtype` is what the model wants its inputs in; None: what its weights are in.
+        """
 
 
 class Trainer:
@@ -258,7 +266,9 @@ class Trainer:
         folder = self.output / "validation" / f"step-{step:08d}" if self.accelerator.is_main_process else None
         model = self.accelerator.unwrap_model(self.model).eval()
         with self._averaged(), torch.no_grad(), self.accelerator.autocast():
-            result = self._sample(model, self.config.validation, folder)
+            # Without autocast in the model itself, FSDP computes in another type than it keeps.
+            dtype = self._input_dtype if is_sharded(self.accelerator) else None
+            result = self._sample(model, self.config.validation, folder, dtype)
         model.train()
         self.trackers.log({f"validation/{name}": value for name, value in result.metrics.items()}, step)
         if result.contact_sheet is not None:
@@ -278,7 +288,8 @@ class Trainer:
 
     def _save_adapter(self, step: int) -> None:
         described, base_names = self.origin.adapter(self.config, step)
-        state = self.state.whole()
+        bases = set(base_names)
+        state = self.state.whole(lambda name: part_of(name) != BASE or plain_name(name) in bases)
         if self.accelerator.is_main_process:
             write_state(
                 *(state, self.output / "adapter", described, self.config, base_names),

@@ -1,5 +1,6 @@
 """Two processes on the CPU follow one at the same global batch: DDP, FSDP, ZeRO-2 and ZeRO-3."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from fantasytalking.config import CONFIGS
+from fantasytalking.training.held_out import LOG as HELD_OUT
 from tests.training.runs import adapter, log, same
 from tests.training.test_distillation import STAGE3 as DISTILLED
 from tests.training.tiny_corpus import PORTRAIT, make_corpus, make_driven_corpus, overrides
@@ -45,6 +47,7 @@ def launch(settings: list[str], tmp_path: Path, config: str, processes: int, *be
 def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
     corpus = make_corpus(tmp_path / "corpus", clips=10, sizes=((64, 64), (96, 64)))
     changes = {"saving__every": 2, "stage__loss__weight": "lip", "optimiser__ema_decay": 0.9}
+    changes |= {"held_out__every": 3, "held_out__manifests": f"[{corpus}]", "held_out__clips": 5}
 
     def settings(name: str, **more: object) -> list[str]:
         return overrides(tmp_path / name, corpus, base, **changes, **more)
@@ -56,6 +59,10 @@ def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
         assert found == pytest.approx([line[name] for line in log(tmp_path / "one")], rel=1e-4)
     losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("one", "two")]
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=0)
+    held_out = [json.loads(line) for name in ("one", "two") for line in (tmp_path / name / HELD_OUT).open()]
+    assert [line["step"] for line in held_out] == [3, 6, 3, 6]
+    for alone, together in zip(held_out[:2], held_out[2:], strict=True):
+        assert together["lips"] == pytest.approx(alone["lips"], rel=1e-4)
 
     launch(settings("again", batch=1, accumulation=2, stage__steps=4), tmp_path, "ddp.yaml", 2)
     launch(settings("again", batch=1, accumulation=2, stage__steps=6), tmp_path, "ddp.yaml", 2)

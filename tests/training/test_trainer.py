@@ -288,6 +288,23 @@ def test_what_is_kept_already_needs_no_room_again(tmp_path: Path):
     assert checkpoints.room_for(100) == 100
     assert checkpoints.room_for(1000) == 2800
     assert checkpoints.room_for(10) == 10
+    checkpoints.partial(3).mkdir()  # of a run that was killed while it saved
+    (checkpoints.partial(3) / "weights").write_bytes(b"x" * 60)
+    assert checkpoints.room_for(100) == 40 and checkpoints.room_for(10) == 0
+
+
+def test_a_checkpoint_of_another_way_of_sharing_the_work_is_refused(configure: Configure):
+    config = configure(saving__every=2)
+    run(config)
+    (checkpoint,) = (Path(config.output) / "checkpoints").iterdir()
+    told = json.loads((checkpoint / "progress.json").read_text())
+    assert told["layout"] == "one process or DDP"
+    (checkpoint / "progress.json").write_text(json.dumps({**told, "layout": "ZeRO-2 on 8 processes"}))
+    with pytest.raises(InputError, match=r"written under ZeRO-2 on 8 processes and this run is one process or DDP"):
+        run(configure(stage__steps=4))
+    del told["layout"]
+    (checkpoint / "progress.json").write_text(json.dumps(told))
+    run(configure(stage__steps=4))
 
 
 def test_other_clips_in_the_same_folder_are_refused(configure: Configure, tmp_path: Path):
@@ -304,7 +321,10 @@ def test_other_clips_in_the_same_folder_are_refused(configure: Configure, tmp_pa
 def test_validation_is_called_with_the_model_and_a_folder(configure: Configure, tmp_path: Path):
     seen = []
 
-    def sample(model: torch.nn.Module, config: ValidationConfig, folder: Path | None) -> ValidationResult:
+    def sample(
+        model: torch.nn.Module, config: ValidationConfig, folder: Path | None, dtype: torch.dtype | None
+    ) -> ValidationResult:
+        assert dtype is None, "the model casts by itself"
         seen.append((model.training, torch.is_grad_enabled(), config.prompt, folder))
         return ValidationResult({"opening": 0.5}, None)
 
