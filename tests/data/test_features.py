@@ -105,5 +105,5 @@ def test_wrong_types_keys_and_formats_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_system_that_fails_costs_the_clip(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="could not be read .*check its file system"):
+    with pytest.raises(InputError, match=r"could not be read .*check its file system"):
         load_features(tmp_path / ("x" * 300))
