@@ -40,7 +40,7 @@ def launch(settings: list[str], tmp_path: Path, config: str, processes: int, *be
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=220, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-6000:]
 
 
 @pytest.mark.slow
@@ -67,6 +67,18 @@ def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
     launch(settings("again", batch=1, accumulation=2, stage__steps=4), tmp_path, "ddp.yaml", 2)
     launch(settings("again", batch=1, accumulation=2, stage__steps=6), tmp_path, "ddp.yaml", 2)
     assert same(adapter(tmp_path / "again"), adapter(tmp_path / "two"))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_machine_alone_has_is_refused(tmp_path: Path, corpus: Path, base: Path):
+    wrapper = str(Path(__file__).parent / "on_machines_of_their_own.py")
+
+    def settings(steps: int) -> list[str]:
+        return overrides(Path("run"), corpus, base, batch=1, stage__steps=steps, saving__every=2)
+
+    launch(settings(2), tmp_path, "ddp.yaml", 2, wrapper)
+    with pytest.raises(AssertionError, match="is not there for every process; output must be a folder that all"):
+        launch(settings(4), tmp_path, "ddp.yaml", 2, wrapper)
 
 
 @pytest.mark.slow

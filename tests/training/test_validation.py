@@ -24,6 +24,7 @@ from tests import tiny_components
 from tests.models.tiny import save_base
 from tests.training import tiny_corpus
 from tests.training.runs import adapter, losses, same
+from tests.training.test_distributed import launch
 from tests.training.tiny_corpus import overrides
 
 pytest.importorskip("mediapipe")
@@ -73,6 +74,16 @@ def settings(folder: Path, places: dict[str, Path], **changes: object) -> list[s
 
 def config_of(folder: Path, places: dict[str, Path], **changes: object) -> TrainConfig:
     return load_config(TrainConfig, None, settings(folder, places, **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["fsdp", "zero3"])
+def test_sharded_processes_make_the_video_of_a_base_that_trains(tmp_path: Path, places: dict[str, Path], config: str):
+    """Its weights are float32 and it computes in bf16."""
+    changes = {"precision": "bf16", "stage__trainable": "['*']", "stage__steps": 1, "saving__every": 1}
+    options = settings(tmp_path / "run", places, **changes, **SHOWN)
+    launch(options, tmp_path, f"{config}.yaml", 2, str(Path(__file__).parent / "sharded_on_the_cpu.py"))
+    assert read_video(tmp_path / "run" / "validation" / "step-00000001" / VIDEO).frames.std() > 0
 
 
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "optimiser__ema_decay": 0.9}], ids=["fp32", "bf16"])
