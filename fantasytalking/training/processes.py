@@ -83,6 +83,9 @@ def prepare(
     sharding = accelerator.distributed_type is DistributedType.FSDP  # DDP and DeepSpeed send weights themselves
     weights = model.state_dict() if sharding and accelerator.is_main_process else {}
     prepared, prepared_optimiser = accelerator.prepare(model, optimiser)
+    if accelerator.distributed_type is DistributedType.DEEPSPEED:
+        # While this lives, transformers divides under ZeRO-3 whatever it loads, validation's encoders too.
+        accelerator.state.deepspeed_plugin.dschf = None
     if sharding:
         # accelerate's cpu_ram_efficient_loading fails on a parameter of the outermost module, and would have
         # transformers leave the encoders of validation empty.

@@ -109,8 +109,8 @@ class RunState:
 
         DeepSpeed trains half-precision weights with a float32 copy beside them; the copy is what was trained.
         """
-        from deepspeed.utils import safe_get_full_fp32_param
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
 
         state: dict[str, Tensor] = {}
         for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
