@@ -125,6 +125,8 @@ class Difference:
     """Wilcoxon's signed-rank test over clips; NaN for a distribution metric and where too little is known."""
     n: int
     """Clips that both have a score of."""
+    own: tuple[float, float, float] | None = None
+    """Of a value that should meet the ground truth's: second less first of the value itself, and its interval."""
 
 
 def compare(metric: Metric, first: Sequence[Sides], second: Sequence[Sides]) -> dict[str, Difference]:
@@ -145,10 +147,10 @@ def compare(metric: Metric, first: Sequence[Sides], second: Sequence[Sides]) -> 
             one, other = abs(one - aims[value.name]), abs(other - aims[value.name])
         gaps = other - one
         clips = np.flatnonzero(np.isfinite(gaps)).tolist()
-        scores = _gap(metric, value, sides, clips)
+        scores, own = _gap(metric, value, sides, clips), None
         if value.better == "reference" and value.name in aims:
-            scores = (*scores[:2], *_mean_gap(metric, gaps[clips]))
-        result[value.name] = Difference(*scores, _signed_rank(gaps[clips]), len(clips))
+            scores, own = (*scores[:2], *_mean_gap(metric, gaps[clips])), scores[2:]
+        result[value.name] = Difference(*scores, _signed_rank(gaps[clips]), len(clips), own)
     return result
 
 

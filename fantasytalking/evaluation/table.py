@@ -130,18 +130,22 @@ def _records(folder: Path, metric: str, clips: Sequence[str], by: str) -> list[S
 def comparison_table(first: str, second: str, compared: Sequence[Compared]) -> str:
     """As Markdown."""
     lines = [
-        f"| measure | {first} | {second} | difference [{LEVEL:g} %] | p | p, Holm | N |",
-        "|---|---|---|---|---|---|---|",
+        f"| measure | {first} | {second} | difference [{LEVEL:g} %] | p | p, Holm | N | of the value itself |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for entry in compared:
         gap = entry.difference
-        interval = f" [{number(gap.low)}, {number(gap.high)}]" if math.isfinite(gap.low) else ""
-        cells = [number(gap.first), number(gap.second), number(gap.difference) + interval]
+        cells = [number(gap.first), number(gap.second), _with_interval(gap.difference, gap.low, gap.high)]
         cells += [number(gap.p), number(entry.corrected), str(gap.n)]
+        cells.append("" if gap.own is None else _with_interval(*gap.own))
         lines.append(f"| {entry.heading} | {' | '.join(cells)} |")
     lines += [
         "",
         "Difference: second less first; of a measure that should meet the real videos' (→ real), of the distances to "
-        "them. p: Wilcoxon's signed-rank test over clips.",
+        "them, and in the last column of the measure itself. p: Wilcoxon's signed-rank test over clips.",
     ]
     return "\n".join(lines)
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return number(value) + (f" [{number(low)}, {number(high)}]" if math.isfinite(low) else "")

@@ -122,6 +122,8 @@ def test_a_value_with_an_aim_is_judged_by_its_distance() -> None:
     assert (found.first, found.second) == pytest.approx((1.1, 0.5))
     assert found.difference == pytest.approx(0.4)
     assert found.p < 0.01
+    assert found.own == pytest.approx((-0.6, -0.6, -0.6)), "it fell, and came no nearer"
+    assert compare(Plain(), near, far)["plain"].own is None
 
 
 def test_clips_without_a_score_count_for_neither_run() -> None:
