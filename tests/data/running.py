@@ -3,7 +3,6 @@
 import hashlib
 import os
 import resource
-from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -12,9 +11,7 @@ from fantasytalking.data.manifest import ClipRecord, Rejection
 from fantasytalking.data.prepare import Preparation
 from fantasytalking.data.prepare_encode import Encoders
 from fantasytalking.data.settings import DataConfig
-
-PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.data.running"])
+from tests.processes import PROCESSES
 
 
 class Alone:

@@ -12,6 +12,7 @@ from diffusers import ContextParallelConfig
 from fantasytalking.models.condition_cache import ConditionCache
 from fantasytalking.models.token_windows import TokenSpan
 from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
+from tests.processes import PROCESSES
 
 
 def run_rank(rank: int, port: int, folder: str) -> None:
@@ -38,7 +39,9 @@ def test_two_ranks_give_the_result_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(run_rank, args=(port, str(tmp_path)), nprocs=2)
+    multiprocessing.start_processes(
+        run_rank, start_method=PROCESSES.get_start_method(), args=(port, str(tmp_path)), nprocs=2
+    )
     model = tiny_transformer()
     latents, timestep = tiny_latents()
     for windows in (1, 5):

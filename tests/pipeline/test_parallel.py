@@ -23,6 +23,7 @@ from tests.app.conftest import free_port
 from tests.pipeline.conftest import driver, sound
 from tests.pipeline.test_pipeline import latents
 from tests.pipeline.test_streaming import config
+from tests.processes import PROCESSES
 
 
 def videos(pipe: FantasyTalkingPipeline, portrait: Portrait) -> dict[str, torch.Tensor]:
@@ -84,7 +85,7 @@ def test_two_processes_give_the_video_of_one_and_a_mistake_of_one_ends_both(
     save_file({"blocks.1.ffn.net.2.diff_b": torch.ones(48)}, tmp_path / "lora.safetensors")
     folders = (str(saved), str(fast), str(expressive), str(tmp_path))
     arguments = (free_port(), *folders, tuple(portrait), tuple(couple))
-    multiprocessing.spawn(run_rank, args=arguments, nprocs=2)
+    multiprocessing.start_processes(run_rank, start_method=PROCESSES.get_start_method(), args=arguments, nprocs=2)
     made = torch.load(tmp_path / "videos.pt", weights_only=True)
     config = hurried(str(saved), str(fast), str(tmp_path))
     alone = hurried_video(load_pipeline(config, *workplace(config)), portrait)

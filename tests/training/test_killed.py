@@ -1,6 +1,5 @@
 """kill -9 in the middle of a run, then the same command again."""
 
-import multiprocessing
 import signal
 import time
 from pathlib import Path
@@ -10,11 +9,9 @@ import torch
 
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import Trainer
+from tests.processes import PROCESSES
 from tests.training.conftest import Configure
 from tests.training.runs import adapter, checkpoint, losses, same
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([Trainer.__module__])
 
 
 def train(config: TrainConfig) -> None:
