@@ -126,7 +126,7 @@ class PortraitValidation:
         model: FantasyTalkingTransformer3DModel,
         config: ValidationConfig,
         folder: Path | None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None,
     ) -> ValidationResult:
         """Writes video.mp4 and contact_sheet.png; see `fantasytalking.training.trainer.ValidationSampler`."""
         start = perf_counter()

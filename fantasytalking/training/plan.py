@@ -110,7 +110,7 @@ def describe_plan(config: TrainConfig) -> str:
 
 def _unsent_bytes(model: FantasyTalkingTransformer3DModel) -> int:
     """What a process holds before it is sent the base: the other modules, in float32."""
-    return sum(4 * value.numel() for name, value in model.named_parameters() if part_of(name) != "base")
+    return sum(4 * value.numel() for name, value in model.named_parameters() if part_of(name) != BASE)
 
 
 def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel) -> Memory:

@@ -116,8 +116,9 @@ class RunState:
         for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
             if not wanted(name):
                 continue
-            with GatheredParameters([parameter]):  # of what is whole already, nothing
-                value = safe_get_full_fp32_param(parameter) if name in self._trained else parameter.detach()
+            trained = name in self._trained
+            with GatheredParameters([] if trained else [parameter]):  # which does nothing where it is whole already
+                value = safe_get_full_fp32_param(parameter) if trained else parameter.detach()
                 if self._accelerator.is_main_process:
                     state[name] = value.cpu().clone()
         return state

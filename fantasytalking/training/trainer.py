@@ -61,7 +61,7 @@ class ValidationSampler(Protocol):
         model: FantasyTalkingTransformer3DModel,
         config: ValidationConfig,
         folder: Path | None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None,
     ) -> ValidationResult:
         """Called on every process, since a sharded model needs them all; only one is given a folder to write to.
 
@@ -309,7 +309,6 @@ def _checkpoint_bytes(model: nn.Module, config: TrainConfig, kind: DistributedTy
     FSDP writes the frozen weights too.
     """
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    frozen = sum(value.numel() for value in model.parameters() if not value.requires_grad)
+    frozen = sum(value.numel() * value.element_size() for value in model.parameters() if not value.requires_grad)
     tensors = 4 if config.optimiser.ema_decay else 3
-    size = 2 if config.precision is Precision.bf16 else 4
-    return trained * tensors * 4 + (frozen * size if kind is DistributedType.FSDP else 0)
+    return trained * tensors * 4 + (frozen if kind is DistributedType.FSDP else 0)
