@@ -47,7 +47,7 @@ def estimate(metric: Metric, records: Sequence[Record], resamples: int | None = 
         if metric.distribution:
             # A resample holds some clips twice, which raises a distance of sets: its spread is laid round the score.
             scores = scores - np.nanmean(scores) + score
-        low, high = _interval(scores) if count >= LEAST_CLIPS else (np.nan, np.nan)
+        low, high = interval(scores) if count >= LEAST_CLIPS else (np.nan, np.nan)
         result[value.name] = Estimate(score, low, high, count)
     return result
 
@@ -59,7 +59,8 @@ def _bootstrap(metric: Metric, records: Sequence[Record], resamples: int) -> dic
     return {value.name: np.array([summary[value.name] for summary in summaries]) for value in metric.values}
 
 
-def _interval(drawn: NDArray[np.float64]) -> tuple[float, float]:
+def interval(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    """Within which `LEVEL` per cent of these scores of resamples lie; NaN for fewer than two that are known."""
     known = drawn[np.isfinite(drawn)]
     if len(known) < 2:
         return float("nan"), float("nan")
@@ -99,7 +100,7 @@ def floor_estimate(metric: Metric, sides: Sequence[Sides]) -> Estimates | None:
     result = {}
     for value in metric.values:
         scores = np.array([summary[value.name] for summary in summaries])
-        result[value.name] = Estimate(float(scores.mean()), *_interval(scores), half)
+        result[value.name] = Estimate(float(scores.mean()), *interval(scores), half)
     return result
 
 
@@ -166,14 +167,14 @@ def _gap(
     for draw in _draws(metric, len(clips)):
         one, other = (metric.summarise([run[index] for index in draw])[value.name] for run in chosen)
         drawn.append(other - one)
-    return (first, second, second - first, *_interval(np.array(drawn)))
+    return (first, second, second - first, *interval(np.array(drawn)))
 
 
 def _mean_gap(metric: Metric, gaps: NDArray[np.float64]) -> tuple[float, float, float]:
     """Mean of clips' differences and its interval."""
     if not len(gaps):
         return (float("nan"),) * 3
-    return (float(gaps.mean()), *_interval(gaps[_draws(metric, len(gaps))].mean(axis=1)))
+    return (float(gaps.mean()), *interval(gaps[_draws(metric, len(gaps))].mean(axis=1)))
 
 
 def _draws(metric: Metric, count: int) -> NDArray[np.int64]:

@@ -11,16 +11,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fantasytalking.config import CONFIGS
 from fantasytalking.errors import InputError
 from fantasytalking.evaluation.results import RESULTS, Results
+from fantasytalking.evaluation.run import PROTOCOL
 from fantasytalking.evaluation.weights import NANO_FACE, NANO_READER
 from fantasytalking.files import hash_file, written_whole
 from fantasytalking.nano.ablation_config import AblationConfig, RowConfig, Task
 from fantasytalking.nano.config import VideosConfig
+from fantasytalking.nano.motion_control import control_lines
 from fantasytalking.nano.videos import Portion, held_out_portions, make_videos
 from fantasytalking.nano.workshop import run_script, script_path
 from fantasytalking.portrait_world.corpus import make_corpus
@@ -30,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 """In a row's folder: what it is made with."""
+CONTROL = "control"
+"""Folder of what was asked for several intensities of motion."""
 MAKERS = ("transformer", "vae", "audio_encoder")
-CONTROLLED = {"motion_expression": "expression", "motion_body": "body", "sd_dis": "subject flow"}
-"""What should rise with the intensity that is asked for, and its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Ablation:
     def __init__(self, config: AblationConfig, processes: int) -> None:
         """`processes` draw and measure."""
         self.config, self.processes, self.work = config, processes, Path(config.work)
-        self.references, self.protocol = self.work / "references", self.work / "protocol.json"
+        self.references = self.work / "references"
 
     def run(self) -> Path:
         """Does what is not done yet; gives the table.
@@ -78,8 +77,8 @@ class Ablation:
             claim(self.work / trained.folder, trained, self.config)
             adapter = self._train(trained)
             results.append(self._score(trained.name, trained.folder, adapter, trained.row.infer))
-            if self.config.control is not None and self.config.control.row == trained.row.name and trained.seed == 0:
-                results += self._control(trained, adapter)
+            if self.config.control is not None and self.config.control.row == trained.row.name:
+                self._control(trained, adapter)
         self._script("evaluate.py", "--table", *results, "--output", self.work, "--title", self.config.title)
         return self.work / "table.html"
 
@@ -88,17 +87,21 @@ class Ablation:
             yield from (Trained(row, seed) for seed in range(row.seeds))
 
     def _freeze(self) -> None:
-        """Held-out people with held-out sentences, and the benchmark that they make."""
+        """Held-out people with held-out sentences, and the benchmarks that they make."""
         config = self.config
         portions = held_out_portions(VideosConfig(identities=1, group=1, sentences=1, held_out=config.clips))
         make_videos(portions, self.references, config.size, 0, self.processes, config.closeness)
-        size = [f"width={config.width}", f"height={config.size}", f"seconds={config.seconds}"]
+        size = [f"width={config.width}", f"height={config.size}"]
         if config.task is Task.expression:
             self._cross(portions)
             size += ["task=cross", f"people={config.people}"]
-        if not self.protocol.is_file():
-            asked = ["--benchmark", config.task.benchmark, "--references", self.references, "--output", self.protocol]
-            self._script("make_benchmark.py", *asked, *size)
+        asked = ["--benchmark", config.task.benchmark, "--references", self.references]
+        protocols = {self.work / PROTOCOL: config.seconds}
+        if config.control is not None:
+            protocols[self.work / CONTROL / PROTOCOL] = config.control.seconds or config.seconds
+        for protocol, seconds in protocols.items():
+            if not protocol.is_file():
+                self._script("make_benchmark.py", *asked, "--output", protocol, *size, f"seconds={seconds}")
 
     def _cross(self, portions: Sequence[Portion]) -> None:
         """What the held-out people make of one another's expressions, by the renderer."""
@@ -135,10 +138,13 @@ class Ablation:
             self._script(script, "--config", CONFIGS / "nano" / f"{stage}.yaml", *settings, *more)
         return output / "adapter"
 
-    def _score(self, name: str, folder: str, adapter: Path | None, infer: Sequence[str]) -> Path:
-        """Generates and measures; gives results.json."""
+    def _score(
+        self, name: str, folder: str, adapter: Path | None, infer: Sequence[str], protocol: Path | None = None
+    ) -> Path:
+        """Generates and measures by this protocol, or by that of the rows; gives results.json."""
+        protocol = protocol or self.work / PROTOCOL
         videos, output = self.work / folder / "videos", self.work / folder / "scores"
-        asked = ["--manifest", self.protocol, "--references", self.references, "--output", videos]
+        asked = ["--manifest", protocol, "--references", self.references, "--output", videos]
         settings = [f"base={self.config.components}", f"sizes=[{self.config.width}x{self.config.size}]"]
         role = "adapter" if self.config.task is Task.speech else "expression_adapter"
         settings += [f"{role}={adapter}"] if adapter else []
@@ -146,24 +152,24 @@ class Ablation:
             self._script("generate_benchmark.py", *asked, *settings, *self.config.infer, *infer)
             given = ["--benchmark", self.config.task.benchmark, "--references", self.references]
             given += ["--predictions", videos]
-            given += ["--manifest", self.protocol, "--weights", self._weights(), "--output", output, "--name", name]
+            given += ["--manifest", protocol, "--weights", self._weights(), "--output", output, "--name", name]
             given += ["--metrics", ",".join(self.config.metrics), "--processes", self.processes]
             self._script("evaluate.py", *given)
         return output / RESULTS
 
-    def _control(self, trained: Trained, adapter: Path | None) -> list[Path]:
-        """The same model asked for several intensities, and how what is measured follows."""
-        assert self.config.control is not None
+    def _control(self, trained: Trained, adapter: Path | None) -> None:
+        """The same model asked for several intensities, and a table of how what is measured follows."""
+        control = self.config.control
+        assert control is not None
+        work = self.work / CONTROL
         results = []
-        for intensity in self.config.control.intensities:
+        for intensity in control.intensities:
             asked = [*trained.row.infer, f"expression_motion={intensity}", f"body_motion={intensity}"]
-            folder = f"{trained.folder}_motion_{intensity:g}"
-            results.append(self._score(f"{trained.name}, motion {intensity:g}", folder, adapter, asked))
-        loaded = [Results.load(path) for path in results]
-        lines = control_lines(self.config.control.intensities, loaded)
-        with written_whole(self.work / "control.md") as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return results
+            name, folder = f"{trained.name}, motion {intensity:g}", f"{CONTROL}/{trained.folder}_motion_{intensity:g}"
+            results.append(self._score(name, folder, adapter, asked, work / PROTOCOL))
+        lines = control_lines(control.intensities, [Results.load(path) for path in results])
+        with written_whole(work / f"{trained.folder}.md") as temporary:
+            temporary.write_text("\n".join([f"# {trained.name}", "", *lines]) + "\n", encoding="utf-8")
 
     def _weights(self) -> Path:
         """A folder with nano's own networks under the names by which metrics look for them."""
@@ -202,33 +208,3 @@ def _hashes(components: str) -> dict[str, str]:
     """Of the networks that make the pictures: trained again, they are another model."""
     files = [path for part in MAKERS for path in sorted((Path(components) / part).glob("*.safetensors"))]
     return {f"{path.parent.name}/{path.name}": hash_file(path) for path in files}
-
-
-def control_lines(intensities: Sequence[float], results: Sequence[Results]) -> list[str]:
-    """Requested against measured motion over all clips and intensities, as a Markdown table."""
-    heads = ["measured", "Spearman with the requested", "the same, each clip centred", "at the highest : at the lowest"]
-    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|"]
-    for value, title in CONTROLLED.items():
-        rows = [result.row(value) for result in results]
-        if any(row is None for row in rows):
-            continue
-        clips = results[0].clips
-        measured = np.array([[row.per_clip[clip] for clip in clips] for row in rows if row is not None])  # (M, clips)
-        centred = measured - np.nanmean(measured, axis=0, keepdims=True)
-        ratio = np.nanmean(measured[-1]) / np.nanmean(measured[0])
-        found = [requested_against_measured(intensities, values) for values in (measured, centred)]
-        lines.append(f"| {title} | {found[0]:.3f} | {found[1]:.3f} | {ratio:.2f} |")
-    return lines
-
-
-def requested_against_measured(intensities: Sequence[float], measured: NDArray[np.float64]) -> float:
-    """Spearman's correlation of M intensities with what clips showed at them.
-
-    Args:
-        measured: (M, clips); NaN where it could not be measured.
-    """
-    from scipy.stats import spearmanr
-
-    asked = np.repeat(np.asarray(intensities)[:, None], measured.shape[1], axis=1)
-    known = np.isfinite(measured)
-    return float(spearmanr(asked[known], measured[known]).statistic)

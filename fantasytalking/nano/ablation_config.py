@@ -1,5 +1,6 @@
 """The papers' ablations on the miniature (configs/nano/ablation.yaml): what is trained, and what is asked of it."""
 
+import itertools
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -60,11 +61,17 @@ class ControlConfig:
 
     row: str = MISSING
     intensities: list[float] = field(default_factory=lambda: [0.1, 0.5, 1.0])
+    """Ascending."""
+    seconds: float | None = None
+    """At most so much of every clip; none: as much as the rows have."""
 
     def validate(self) -> None:
         """Holds the intensities in their limits."""
-        if len(self.intensities) < 2 or not all(0 <= value <= 1 for value in self.intensities):
-            raise InputError(f"control.intensities is {self.intensities}; give two and more, from 0 to 1")
+        ascending = all(low < high for low, high in itertools.pairwise(self.intensities))
+        if len(self.intensities) < 2 or not ascending or not all(0 <= value <= 1 for value in self.intensities):
+            raise InputError(f"control.intensities is {self.intensities}; give two and more, ascending, from 0 to 1")
+        if self.seconds is not None and not self.seconds > 0:
+            raise InputError(f"control.seconds is {self.seconds}; it must be above 0")
 
 
 @dataclass

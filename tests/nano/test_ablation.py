@@ -6,12 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fantasytalking.config import CONFIGS, load_config, preset_path
 from fantasytalking.errors import InputError
-from fantasytalking.nano.ablation import SETTINGS, Ablation, Trained, claim, requested_against_measured
+from fantasytalking.nano.ablation import SETTINGS, Ablation, Trained, claim
 from fantasytalking.nano.ablation_config import AblationConfig
 
 
@@ -39,6 +38,8 @@ def test_the_rows_are_the_papers(name: str, base: str) -> None:
         ("people=2", "only task=expression"),
         ("control.row=nobody", "control.row is 'nobody'"),
         ("control.intensities=[0.1, 1.5]", "from 0 to 1"),
+        ("control.intensities=[0.5, 0.1]", "ascending"),
+        ("control.seconds=0", "control.seconds is 0"),
         ("steps=1", "steps is 1"),
     ],
 )
@@ -87,14 +88,6 @@ def test_a_row_goes_on_with_the_settings_that_it_was_begun_with_alone(tmp_path: 
     assert (tmp_path / SETTINGS).read_bytes() == noted
 
 
-def test_requested_against_measured_is_of_ranks_and_leaves_out_what_was_not_measured() -> None:
-    asked = [0.1, 0.5, 1.0]
-    measured = np.array([[0.1, 1.0], [0.2, np.nan], [30.0, 40.0]])
-    assert requested_against_measured(asked, np.array([[1.0], [2.0], [9.0]])) == pytest.approx(1)
-    assert requested_against_measured(asked, np.array([[9.0], [2.0], [1.0]])) == pytest.approx(-1)
-    assert 0 < requested_against_measured(asked, measured) < 1
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: Path) -> None:
@@ -112,14 +105,24 @@ def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: P
     run("build_nano.py", *smoke, "device=cpu")
     settings = [f"components={work / 'components'}", f"manifest={work / 'corpus' / 'manifest.jsonl'}", "clips=2"]
     settings += ["steps=4", f"work={tmp_path / 'ablation'}", "infer=[steps=1]", "metrics=[psnr,csim_nano,motion]"]
-    settings += ["train=[batch=2,data.workers=0,optimiser.warm_up=0,saving.every=1]", "control.row=both"]
+    settings += [
+        "train=[batch=2,data.workers=0,optimiser.warm_up=0,saving.every=1]",
+        "control.row=both",
+        "control.seconds=0.52",
+    ]
     settings += ["rows=[{name: both, stage1_share: 0.5, infer: [steps=2]}, {name: frame only, stage1_share: 0}]"]
     assert "step 2/2" in run("ablation.py", "--processes", 1, *settings)
     table = (tmp_path / "ablation" / "table.md").read_text()
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
-    assert rows[1:6] == ["both", "both, motion 0.1", "both, motion 0.5", "both, motion 1", "frame only"]
-    assert (tmp_path / "ablation" / "control.md").is_file()
-    for folder, steps in (("both", 2), ("both_motion_0.1", 2), ("frame_only", 1)):
+    assert rows[1:3] == ["both", "frame only"]
+    followed = (tmp_path / "ablation" / "control" / "both.md").read_text()
+    assert "| expression, 1e-3 |" in followed and "| at 0.1 | at 0.5 | at 1 |" in followed
+    frames = [
+        {clip["frames"] for clip in json.loads((tmp_path / "ablation" / place).read_text())["clips"]}
+        for place in ("protocol.json", "control/protocol.json")
+    ]
+    assert max(frames[0]) > max(frames[1]) == 13
+    for folder, steps in (("both", 2), ("control/both_motion_0.1", 2), ("frame_only", 1)):
         for record in (tmp_path / "ablation" / folder / "videos").glob("*.json"):
             assert json.loads(record.read_text())["config"]["steps"] == steps, folder
     assert not (tmp_path / "ablation" / "frame_only" / "stage1").exists()
