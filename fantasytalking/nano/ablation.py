@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 """In a row's folder: what it is made with."""
-CONTROL = "control"
-"""Folder of what was asked for several intensities of motion."""
 MAKERS = ("transformer", "vae", "audio_encoder")
 
 
@@ -98,7 +96,7 @@ class Ablation:
         asked = ["--benchmark", config.task.benchmark, "--references", self.references]
         protocols = {self.work / PROTOCOL: config.seconds}
         if config.control is not None:
-            protocols[self.work / CONTROL / PROTOCOL] = config.control.seconds or config.seconds
+            protocols[self.work / config.control_folder / PROTOCOL] = config.control_seconds
         for protocol, seconds in protocols.items():
             if not protocol.is_file():
                 self._script("make_benchmark.py", *asked, "--output", protocol, *size, f"seconds={seconds}")
@@ -161,14 +159,13 @@ class Ablation:
         """The same model asked for several intensities, and a table of how what is measured follows."""
         control = self.config.control
         assert control is not None
-        work = self.work / CONTROL
-        results = []
+        below, results = self.config.control_folder, []
         for intensity in control.intensities:
             asked = [*trained.row.infer, f"expression_motion={intensity}", f"body_motion={intensity}"]
-            name, folder = f"{trained.name}, motion {intensity:g}", f"{CONTROL}/{trained.folder}_motion_{intensity:g}"
-            results.append(self._score(name, folder, adapter, asked, work / PROTOCOL))
+            name, folder = f"{trained.name}, motion {intensity:g}", f"{below}/{trained.folder}_motion_{intensity:g}"
+            results.append(self._score(name, folder, adapter, asked, self.work / below / PROTOCOL))
         lines = control_lines(control.intensities, [Results.load(path) for path in results])
-        with written_whole(work / f"{trained.folder}.md") as temporary:
+        with written_whole(self.work / below / f"{trained.folder}.md") as temporary:
             temporary.write_text("\n".join([f"# {trained.name}", "", *lines]) + "\n", encoding="utf-8")
 
     def _weights(self) -> Path:

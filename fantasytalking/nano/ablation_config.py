@@ -113,6 +113,16 @@ class AblationConfig:
         """Whether a row is trained."""
         return any(row.trains for row in self.rows)
 
+    @property
+    def control_seconds(self) -> float:
+        """At most so much of every clip where motion is asked for."""
+        return self.seconds if self.control is None or self.control.seconds is None else self.control.seconds
+
+    @property
+    def control_folder(self) -> str:
+        """Below the work folder; videos of other lengths are others."""
+        return f"control_{self.control_seconds:g}_seconds"
+
     def validate(self) -> None:
         """Holds the numbers in their limits and the names apart."""
         if not 1 <= self.clips <= 200:

@@ -48,6 +48,12 @@ def test_what_makes_no_sense_is_refused(override: str, told: str) -> None:
         load(override)
 
 
+def test_other_lengths_of_controlled_videos_are_other_videos() -> None:
+    assert load("control.seconds=4").control_folder != load("control.seconds=10").control_folder
+    assert load("control.seconds=null").control_seconds == load().seconds
+    assert load("control=null").control_seconds == load().seconds
+
+
 def test_rows_without_training_need_no_steps_and_no_corpus() -> None:
     config = load_config(AblationConfig, preset_path("nano", "savings"), [])
     assert not config.trains and config.steps == 0
@@ -108,21 +114,21 @@ def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: P
     settings += [
         "train=[batch=2,data.workers=0,optimiser.warm_up=0,saving.every=1]",
         "control.row=both",
-        "control.seconds=0.52",
+        "control.seconds=1",
     ]
     settings += ["rows=[{name: both, stage1_share: 0.5, infer: [steps=2]}, {name: frame only, stage1_share: 0}]"]
     assert "step 2/2" in run("ablation.py", "--processes", 1, *settings)
     table = (tmp_path / "ablation" / "table.md").read_text()
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
     assert rows[1:3] == ["both", "frame only"]
-    followed = (tmp_path / "ablation" / "control" / "both.md").read_text()
+    followed = (tmp_path / "ablation" / "control_1_seconds" / "both.md").read_text()
     assert "| expression, 1e-3 |" in followed and "| at 0.1 | at 0.5 | at 1 |" in followed
     frames = [
         {clip["frames"] for clip in json.loads((tmp_path / "ablation" / place).read_text())["clips"]}
-        for place in ("protocol.json", "control/protocol.json")
+        for place in ("protocol.json", "control_1_seconds/protocol.json")
     ]
-    assert max(frames[0]) > max(frames[1]) == 13
-    for folder, steps in (("both", 2), ("control/both_motion_0.1", 2), ("frame_only", 1)):
+    assert max(frames[0]) > max(frames[1]) == 25
+    for folder, steps in (("both", 2), ("control_1_seconds/both_motion_0.1", 2), ("frame_only", 1)):
         for record in (tmp_path / "ablation" / folder / "videos").glob("*.json"):
             assert json.loads(record.read_text())["config"]["steps"] == steps, folder
     assert not (tmp_path / "ablation" / "frame_only" / "stage1").exists()
