@@ -40,7 +40,7 @@ def control_lines(intensities: Sequence[float], results: Sequence[Results]) -> l
         if value in CONTROLLED:
             clips = results[0].clips
             measured = np.array([[row.per_clip[clip] for clip in clips] for row in rows])  # (M, N)
-            cells += [with_interval(found) for found in followed(intensities, measured)]
+            cells += [with_interval(estimate) for estimate in followed(intensities, measured)]
         else:
             cells += ["–"] * len(found)
         lines.append(f"| {title} | {' | '.join(cells)} |")
