@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import latent_frame_count
-from fantasytalking.errors import InputError
 
 TOKENS_PER_SECOND = 50.0
 """wav2vec2: a stride of 320 samples at 16 kHz."""

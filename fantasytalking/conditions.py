@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 
 
 class ExpressionCondition(NamedTuple):

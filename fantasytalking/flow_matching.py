@@ -9,7 +9,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 
 TIMESTEPS = 1000
 """Wan's transformer reads sigma times 1000."""

@@ -13,8 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import argparse
 import os
 from pathlib import Path
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.errors import InputError, exit_cleanly
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError, exit_cleanly
 
 
 def main() -> None:
@@ -29,13 +29,13 @@ def main() -> None:
         raise InputError(f"port is {options.port}; it must be 1 to 65535")
     if not 1 <= options.max_seconds <= 3600:
         raise InputError(f"max-seconds is {options.max_seconds:g}; it must be 1 to 3600")
-    from fantasytalking.pipeline.run import quiet
-    from fantasytalking.pipeline.settings import InferConfig
+    from fantasytalking.inference.generate import quiet
+    from fantasytalking.pipeline.config import InferConfig
 
     config = load_config(InferConfig, options.config or preset_path("nano", "infer"), options.overrides)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     from fantasytalking.app.serve import serve
-    from fantasytalking.app.studio import Studio
+    from fantasytalking.app.service import Studio
 
     quiet()
     serve(Studio(config, options.output, options.max_seconds), options.host, options.port)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from fantasytalking.errors import exit_cleanly
-from fantasytalking.files import existing_file
+from fantasytalking.common.errors import exit_cleanly
+from fantasytalking.common.files import existing_file
 
 
 def _guided_step(arguments: argparse.Namespace) -> str:

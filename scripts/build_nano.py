@@ -18,8 +18,8 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:

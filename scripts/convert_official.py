@@ -15,9 +15,9 @@ import argparse
 
 from safetensors.torch import save_file
 
-from fantasytalking.convert import convert, forward_reference
-from fantasytalking.errors import exit_cleanly
-from fantasytalking.files import written_whole
+from fantasytalking.checkpoints.convert import convert, forward_reference
+from fantasytalking.common.errors import exit_cleanly
+from fantasytalking.common.files import written_whole
 
 
 def main() -> None:

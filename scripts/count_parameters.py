@@ -7,9 +7,9 @@ from time import perf_counter
 import torch
 from diffusers import WanTransformer3DModel
 
-from fantasytalking.errors import exit_cleanly
-from fantasytalking.models.assembly import portrait_module
+from fantasytalking.common.errors import exit_cleanly
 from fantasytalking.models.presets import PRESETS, load_model_config, meta_transformer, transformer_arguments
+from fantasytalking.models.wan_loading import portrait_module
 
 
 def count(preset: str) -> str:

@@ -12,7 +12,7 @@ Goes on where an interrupted run stopped. Metrics whose weights are not in --wei
 
 import sys
 
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:

@@ -11,17 +11,17 @@ import argparse
 from datetime import timedelta
 from pathlib import Path
 
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:
     from accelerate import PartialState
 
-    from fantasytalking.config import load_config, preset_path
+    from fantasytalking.common.config import load_config, preset_path
     from fantasytalking.evaluation.protocol import Protocol
-    from fantasytalking.pipeline.batch import Batch, make_batch
-    from fantasytalking.pipeline.run import quiet
-    from fantasytalking.pipeline.settings import InferConfig
+    from fantasytalking.inference.benchmark_batch import Batch, make_batch
+    from fantasytalking.inference.generate import quiet
+    from fantasytalking.pipeline.config import InferConfig
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="as scripts/make_benchmark.py writes it")

@@ -9,17 +9,17 @@
     ffmpeg ... -f wav - | python scripts/infer.py --stream --image P --audio - --output - | ffplay -
     torchrun --nproc-per-node 2 scripts/infer.py --image P --audio A       several processes (GPUs) for one video
 
-Beside the video stands a .json with everything that decided it. Settings: fantasytalking/pipeline/settings.py.
+Beside the video stands a .json with everything that decided it. Settings: fantasytalking/pipeline/config.py.
 """
 
 import sys
 
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:
-    from fantasytalking.pipeline.run import quiet
-    from fantasytalking.pipeline.start import start
+    from fantasytalking.inference.generate import quiet
+    from fantasytalking.inference.start import start
 
     quiet()
     start(sys.argv[1:], __doc__)

@@ -9,7 +9,7 @@ The manifest holds names, times and hashes, and no media. Settings: configs/eval
 import argparse
 from pathlib import Path
 
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.errors import exit_cleanly
 
 
 def parse() -> argparse.Namespace:

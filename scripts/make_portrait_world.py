@@ -8,7 +8,7 @@ import argparse
 
 from tqdm import tqdm
 
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.errors import exit_cleanly
 
 
 def parse() -> argparse.Namespace:

@@ -6,7 +6,7 @@ that is driven by those clips should make of the portrait.
 
 import argparse
 
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.errors import exit_cleanly
 
 
 def parse() -> argparse.Namespace:

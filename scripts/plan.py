@@ -3,8 +3,8 @@
 
 import argparse
 
-from fantasytalking.errors import exit_cleanly
-from fantasytalking.training.scale import ScalePlan, scale_table
+from fantasytalking.common.errors import exit_cleanly
+from fantasytalking.training.compute_estimate import ScalePlan, scale_table
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ import torch
 from accelerate import PartialState
 from transformers.utils import logging
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.errors import InputError, exit_cleanly
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError, exit_cleanly
 
 
 def main() -> None:
-    from fantasytalking.data.prepare import prepare
-    from fantasytalking.data.settings import DataConfig
+    from fantasytalking.data.prepare.config import DataConfig
+    from fantasytalking.data.prepare.preparation import prepare
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="folder of videos, searched to the bottom")

@@ -8,8 +8,8 @@
 Run the same command again to resume. --dry-run tells the plan, the parameter counts and an estimate of the memory.
 """
 
-from fantasytalking.errors import exit_cleanly
-from fantasytalking.train_command import run
+from fantasytalking.common.errors import exit_cleanly
+from fantasytalking.train import run
 
 
 def main() -> None:

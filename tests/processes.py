@@ -7,5 +7,5 @@ from multiprocessing import get_context
 
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["fantasytalking.training.trainer", "fantasytalking.data.prepare", "fantasytalking.pipeline.pipeline"]
+    ["fantasytalking.training.trainer", "fantasytalking.data.prepare.preparation", "fantasytalking.pipeline.pipeline"]
 )

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fantasytalking.encoders.pd_fgc import PdFgcNetwork
-from fantasytalking.encoders.released_faces import DETECTOR, LANDMARKS
+from fantasytalking.encoders.fantasy_portrait.pd_fgc import PdFgcNetwork
+from fantasytalking.encoders.fantasy_portrait.tracker import DETECTOR, LANDMARKS
 
 STRIDES = (8, 16, 32)
 HALF_FACE = 3

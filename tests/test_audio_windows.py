@@ -14,8 +14,8 @@ from fantasytalking.audio_windows import (
     official_windows,
     window_length,
 )
+from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import latent_frame_count
-from fantasytalking.errors import InputError
 
 
 def token_numbers(count: int, batch: int = 1) -> torch.Tensor:

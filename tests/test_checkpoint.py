@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.audio_checkpoint import from_official, read_released, to_official, write_released
-from fantasytalking.checkpoint import AdapterConfig, load_adapter, read_adapter, save_adapter
-from fantasytalking.convert import convert
-from fantasytalking.errors import InputError
-from fantasytalking.models.assembly import portrait_module
+from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter, save_adapter
+from fantasytalking.checkpoints.convert import convert
+from fantasytalking.checkpoints.released_audio import from_official, read_released, to_official, write_released
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.wan_loading import portrait_module
 from tests.models.tiny import tiny_transformer
 
 EVERYTHING = ["audio", "face", "motion"]

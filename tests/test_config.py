@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 from omegaconf import MISSING
 
-from fantasytalking.config import config_of, load_config, preset_path, save_config
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import config_of, load_config, preset_path, save_config
+from fantasytalking.common.errors import InputError
 
 
 @dataclass

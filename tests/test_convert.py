@@ -10,10 +10,10 @@ from diffusers import WanTransformer3DModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.convert import convert, forward_reference
-from fantasytalking.errors import InputError
+from fantasytalking.checkpoints.convert import convert, forward_reference
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.tensor_io import open_model_folder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.tensor_files import open_model_folder
 from tests.models.tiny import BASE, PORTRAIT, save_base
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "convert_official.py"
@@ -87,7 +87,7 @@ def test_our_forward_is_the_released_forward(golden, tmp_path, level, monkeypatc
 def test_released_weights_through_the_adapter_give_the_released_forward(golden, tmp_path):
     """The other way in: converter, from_wan on a single file of Wan's names, load_adapter."""
     from fantasytalking.audio_windows import official_windows
-    from fantasytalking.checkpoint import load_adapter
+    from fantasytalking.checkpoints.adapter import load_adapter
     from fantasytalking.conditions import Conditions
 
     tensors, metadata = read(golden / "official_forward_frame.safetensors")

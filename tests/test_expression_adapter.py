@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.checkpoint import AdapterConfig, save_adapter
-from fantasytalking.errors import InputError
-from fantasytalking.expression_adapter import load_expression
-from fantasytalking.expression_checkpoint import write_released_expression
-from fantasytalking.models.assembly import portrait_module
-from fantasytalking.models.expression_sizes import ExpressionSizes
+from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
+from fantasytalking.checkpoints.expression_adapter import load_expression
+from fantasytalking.checkpoints.released_portrait import write_released_expression
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.expression_config import ExpressionSizes
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import portrait_module
 from tests.models.tiny import tiny_transformer
 
 SIZES = ExpressionSizes((3, 2, 4, 5), (0, 0, 2, 3), token_dim=16, width=12, depth=2, heads=2)  # released heads of 64

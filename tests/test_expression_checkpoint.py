@@ -8,9 +8,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fantasytalking.convert import convert, forward_reference
-from fantasytalking.errors import InputError
-from fantasytalking.expression_checkpoint import RELEASED_PARTS
+from fantasytalking.checkpoints.convert import convert, forward_reference
+from fantasytalking.checkpoints.released_portrait import RELEASED_PARTS
+from fantasytalking.common.errors import InputError
 from tests.test_convert import run_here
 
 

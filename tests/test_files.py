@@ -2,8 +2,8 @@
 
 import pytest
 
-from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, written_whole
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, written_whole
 
 
 def test_a_file_appears_whole_and_a_failure_leaves_the_old_one(tmp_path):

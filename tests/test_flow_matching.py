@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fantasytalking.config import load_config
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import load_config
+from fantasytalking.common.errors import InputError
 from fantasytalking.flow_matching import (
     Normalisation,
     SigmaConfig,

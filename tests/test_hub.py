@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.data.prepare_encode import encoder_places
-from fantasytalking.data.settings import DataConfig
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.hub import at_hand
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.encode import encoder_places
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.errors import InputError
-from fantasytalking.hub import at_hand
-from fantasytalking.models.assembly import from_wan
+from fantasytalking.models.wan_loading import from_wan
 from tests.models.tiny import PORTRAIT, save_base
 from tests.tiny_components import build
 

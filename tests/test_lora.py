@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.checkpoint import (
+from fantasytalking.checkpoints.adapter import (
     BASE_FILE,
     LORA_FILE,
     AdapterConfig,
@@ -17,9 +17,9 @@ from fantasytalking.checkpoint import (
     trained_base_names,
     write_state,
 )
-from fantasytalking.convert import convert
-from fantasytalking.errors import InputError
-from fantasytalking.lora import LoraSettings, add_lora, lora_shapes
+from fantasytalking.checkpoints.convert import convert
+from fantasytalking.checkpoints.lora import LoraSettings, add_lora, lora_shapes
+from fantasytalking.common.errors import InputError
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
 

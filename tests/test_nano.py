@@ -11,20 +11,20 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from fantasytalking.config import load_config, preset_path
+from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.inference.model_sources import load_pipeline, workplace
 from fantasytalking.media import read_audio, write_video
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.perception.body_pose import track_body
 from fantasytalking.perception.face_crop import five_points
 from fantasytalking.perception.face_track import FaceTrack, track_faces
-from fantasytalking.perception.facial_measures import mouth_opening
+from fantasytalking.perception.landmark_measures import mouth_opening
 from fantasytalking.perception.motion_intensity import measure_motion
 from fantasytalking.perception.signals import loudness
 from fantasytalking.pipeline import FantasyTalkingPipeline
+from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
-from fantasytalking.pipeline.settings import InferConfig
-from fantasytalking.pipeline.workplace import load_pipeline, workplace
 from fantasytalking.portrait_world.clip import Act, ClipPlan, Sitter, act
 from fantasytalking.portrait_world.corpus import HELD_OUT_SENTENCES, read_sentences
 from fantasytalking.portrait_world.group import Group

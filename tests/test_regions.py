@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fantasytalking.errors import InputError
-from fantasytalking.regions import Background, box_regions, label_regions, widen_boxes
+from fantasytalking.attention_regions import Background, box_regions, label_regions, widen_boxes
+from fantasytalking.common.errors import InputError
 
 LEFT, RIGHT = [8.0, 16.0, 40.0, 48.0], [56.0, 16.0, 88.0, 48.0]
 

@@ -10,12 +10,12 @@ import gradio as gr
 from gradio.data_classes import ImageData
 
 from fantasytalking.app.plot import curve_figure
+from fantasytalking.app.progress_stream import Look, watched
 from fantasytalking.app.request import AUTOMATIC, Request
-from fantasytalking.app.studio import Made, Studio
-from fantasytalking.app.watching import Look, watched
-from fantasytalking.errors import InputError
-from fantasytalking.pipeline.cli import GUIDED
-from fantasytalking.pipeline.settings import MAX_PROMPT
+from fantasytalking.app.service import Made, Studio
+from fantasytalking.common.errors import InputError
+from fantasytalking.inference.cli import GUIDED
+from fantasytalking.pipeline.config import MAX_PROMPT
 
 TITLE = "FantasyTalking"
 WAITING = 8

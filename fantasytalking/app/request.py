@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from fantasytalking.errors import InputError
-from fantasytalking.pipeline.cli import with_options
-from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.common.errors import InputError
+from fantasytalking.inference.cli import with_options
+from fantasytalking.pipeline.config import InferConfig
 
 AUTOMATIC = "automatic"
 """The size of the model whose shape is nearest to the portrait's."""

@@ -5,8 +5,8 @@ from pathlib import Path
 import gradio as gr
 
 from fantasytalking.app.page import build_page
-from fantasytalking.app.studio import Studio
-from fantasytalking.errors import InputError
+from fantasytalking.app.service import Studio
+from fantasytalking.common.errors import InputError
 
 MAX_UPLOAD = "64mb"
 """Of one file."""

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from fantasytalking.benchmarking.measure import Side, Timing, count_flops, in_turn, matrix_rate, peak_memory
 from fantasytalking.conditions import Conditions
-from fantasytalking.models.assembly import kept_dtype
-from fantasytalking.models.condition_cache import ConditionCache
-from fantasytalking.models.cpu_attention import attend_in_float32
-from fantasytalking.models.cpu_memory import keep_freed_memory
+from fantasytalking.models.cpu.attention import attend_in_float32
+from fantasytalking.models.cpu.memory import keep_freed_memory
+from fantasytalking.models.kv_cache import ConditionCache
 from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.presets import load_model_config, transformer_arguments
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import kept_dtype
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from fantasytalking.audio_windows import WINDOW_SECONDS
 from fantasytalking.benchmarking.measure import peak_memory
+from fantasytalking.checkpoints.lora import LoraSettings, add_lora
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import Batch
-from fantasytalking.lora import LoraSettings, add_lora
-from fantasytalking.models.assembly import portrait_module
-from fantasytalking.models.cpu_attention import attend_by_products
+from fantasytalking.models.cpu.attention import attend_by_products
 from fantasytalking.models.presets import load_model_config, transformer_arguments
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.training.compiling import compile_blocks
+from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.training.compilation import compile_blocks
 from fantasytalking.training.config import DropoutConfig, LoraConfig, LossConfig, OptimiserConfig
-from fantasytalking.training.objectives import stage_loss
-from fantasytalking.training.optim import build_optimiser
-from fantasytalking.training.randomness import draw
-from fantasytalking.training.trainable import set_trainable
+from fantasytalking.training.losses import stage_loss
+from fantasytalking.training.optimizers import build_optimiser
+from fantasytalking.training.parameter_groups import set_trainable
+from fantasytalking.training.rng import draw
 
 PATIENCE = 1800.0
 """Seconds after which a process that does not answer is given up."""

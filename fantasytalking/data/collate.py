@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fantasytalking.attention_regions import Background
 from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows, clip_window, frame_windows, join_speakers
+from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import Conditions
-from fantasytalking.data.collate_people import RegionBoxes, expression_condition, speaker_sounds, stack_faces
+from fantasytalking.data.collate_multi_person import RegionBoxes, expression_condition, speaker_sounds, stack_faces
 from fantasytalking.data.dataset import Sample
-from fantasytalking.encoders.wan_conventions import first_frame_mask, pad_text
-from fantasytalking.errors import InputError
-from fantasytalking.regions import Background
+from fantasytalking.encoders.wan_layout import first_frame_mask, pad_text
 
 
 class Alignment(Enum):

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.features import Features, load_features
 from fantasytalking.data.manifest import ClipRecord, read_manifest
-from fantasytalking.errors import InputError
-from fantasytalking.motion_normaliser import MotionNormaliser
+from fantasytalking.motion_normalizer import MotionNormaliser
 
 
 class Sample(NamedTuple):

@@ -35,9 +35,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, written_whole
 from fantasytalking.conditions import latent_frame_count
-from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, written_whole
 
 FORMAT = 1
 METADATA_KEY = "fantasytalking"

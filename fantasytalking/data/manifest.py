@@ -8,9 +8,9 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, written_whole
-from fantasytalking.motion_normaliser import MotionMeasure, MotionNormaliser
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, written_whole
+from fantasytalking.motion_normalizer import MotionMeasure, MotionNormaliser
 
 MANIFEST = "manifest.jsonl"
 REJECTED = "rejected.jsonl"

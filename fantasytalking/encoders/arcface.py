@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.encoders.onnx_network import read_onnx
-from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file
+from fantasytalking.encoders.onnx import read_onnx
 
 SIZE = 112
 DIM = 512

@@ -20,15 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.config import config_of
-from fantasytalking.encoders.aligned_crop import Similarity, cut_aligned, find_similarity
-from fantasytalking.encoders.pd_fgc import PdFgcNetwork, load_pd_fgc
-from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, written_whole
-from fantasytalking.tensor_files import check_floating, compare_shapes, open_safetensors, read_json
+from fantasytalking.common.config import config_of
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, written_whole
+from fantasytalking.common.tensor_io import check_floating, compare_shapes, open_safetensors, read_json
+from fantasytalking.encoders.face_alignment import Similarity, cut_aligned, find_similarity
+from fantasytalking.encoders.fantasy_portrait.pd_fgc import PdFgcNetwork, load_pd_fgc
 
 if TYPE_CHECKING:
-    from fantasytalking.encoders.released_faces import ReleasedFaces
+    from fantasytalking.encoders.fantasy_portrait.tracker import ReleasedFaces
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RELEASED_SUFFIXES = (".pth", ".safetensors")
@@ -185,7 +185,7 @@ class ExpressionEncoder:
         folder = Path(source)
         released = released_file(folder)
         if released is not None:
-            from fantasytalking.encoders.released_faces import ReleasedFaces
+            from fantasytalking.encoders.fantasy_portrait.tracker import ReleasedFaces
 
             faces = ReleasedFaces.of_folder(folder) if folder.is_dir() else None
             return cls(load_pd_fgc(released), device, faces)
@@ -223,7 +223,7 @@ class ExpressionEncoder:
         """What tells where the crops of one person in one video are: to be called for its frames in their order."""
         if self._faces is None:
             return lambda frames, points: points
-        from fantasytalking.encoders.released_faces import FaceFollower
+        from fantasytalking.encoders.fantasy_portrait.tracker import FaceFollower
 
         return FaceFollower(self._faces).follow
 

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from fantasytalking.errors import InputError
-from fantasytalking.hub import HUB_ID, at_hand, local_folder
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.hub import HUB_ID, at_hand, local_folder
 
 # A configuration that holds anything at all fails in many ways before a model is made of it.
 _LOADING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)

@@ -22,11 +22,11 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import latent_frame_count
 from fantasytalking.encoders.loading import bring, load_model, load_part
-from fantasytalking.encoders.wan_conventions import first_frame_mask, pad_text
-from fantasytalking.encoders.whole_clip import channels_last, encode_whole
-from fantasytalking.errors import InputError
+from fantasytalking.encoders.vae_full_clip import channels_last, encode_whole
+from fantasytalking.encoders.wan_layout import first_frame_mask, pad_text
 
 __all__ = ["ImageEncoder", "TextEncoder", "VideoAutoencoder", "clean_prompt", "first_frame_mask", "pad_text"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.loading import bring, load_model, load_part
-from fantasytalking.errors import InputError
 
 SAMPLE_RATE = 16_000
 STRIDE = 320

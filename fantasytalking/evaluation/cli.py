@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.data.progress import Processes
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.resumable_tasks import Processes
 from fantasytalking.evaluation.freeze import freeze
 from fantasytalking.evaluation.freeze_reenactment import freeze_reenactment
 from fantasytalking.evaluation.page import write_page

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.truth import Truth
 from fantasytalking.media import Video, iter_frames, probe, read_audio
 from fantasytalking.perception.body_pose import BodyTrack, track_body

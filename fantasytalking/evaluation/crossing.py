@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.cross_pairs import cross_pairs
 from fantasytalking.evaluation.reenactment_folders import BY, CROSSED, list_world
 from fantasytalking.portrait_world.reenactment import reenact

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking import media
-from fantasytalking.data.prepare_plan import SUFFIXES
+from fantasytalking.data.prepare.plan import SUFFIXES
 from fantasytalking.evaluation.source import Crop
 from fantasytalking.perception.face_detection import detect_faces, landmark_box
 

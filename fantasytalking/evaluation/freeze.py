@@ -15,13 +15,13 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from fantasytalking import media
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import hash_file
 from fantasytalking.data.manifest import read_manifest
-from fantasytalking.data.prepare_plan import Crop, TimeRange, VideoFile, find_videos, ranges_of, read_ranges
-from fantasytalking.errors import InputError
+from fantasytalking.data.prepare.plan import Crop, TimeRange, VideoFile, find_videos, ranges_of, read_ranges
 from fantasytalking.evaluation.framing import first_picture, frame_faces
 from fantasytalking.evaluation.protocol import Protocol, ProtocolClip
 from fantasytalking.evaluation.settings import BenchmarkConfig, Layout
-from fantasytalking.files import hash_file
 
 _MEAD = re.compile(r"(?:^|[/_])([MW]\d{3})[/_]video[/_]front[/_](\w+?)[/_]level_(\d)[/_](\d+)\.\w+$")
 _CELEBVHQ = re.compile(r"([A-Za-z0-9_-]{11})_(\d+)")

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from fantasytalking import media
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import hash_file
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.cross_pairs import cross_pairs
 from fantasytalking.evaluation.framing import first_picture, frame_faces, in_heights
@@ -25,7 +26,6 @@ from fantasytalking.evaluation.protocol import Protocol, ProtocolClip
 from fantasytalking.evaluation.reenactment_folders import BY, crossed_videos, list_drivers, list_portraits, list_selves
 from fantasytalking.evaluation.settings import BenchmarkConfig, Layout, Task
 from fantasytalking.evaluation.source import Crop, Source
-from fantasytalking.files import hash_file
 from fantasytalking.perception.face_crop import face_crop
 from fantasytalking.perception.face_track import FaceTrack
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from fantasytalking.evaluation.truth import Truth
 from fantasytalking.perception.face_track import FaceTrack
-from fantasytalking.perception.facial_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS, eye_opening, mouth_opening
 from fantasytalking.perception.head_pose import HeadPose, head_pose
+from fantasytalking.perception.landmark_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS, eye_opening, mouth_opening
 
 NAME = "MediaPipe's landmarks"
 CHANNELS: dict[str, tuple[str, ...]] = {

@@ -6,12 +6,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from fantasytalking.common.files import written_whole
 from fantasytalking.evaluation.plots import clip_plot, curve_plot
 from fantasytalking.evaluation.report import NOTES, facts, heading, interval_of, score_of
 from fantasytalking.evaluation.reported import NOT_COMPARABLE, REPORTED
 from fantasytalking.evaluation.results import Results
 from fantasytalking.evaluation.sheets import Sheets
-from fantasytalking.files import written_whole
 
 _FOLDER = Path(__file__).parent
 

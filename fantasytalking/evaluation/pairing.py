@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fantasytalking.data.prepare_plan import SUFFIXES
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import hash_file
+from fantasytalking.data.prepare.plan import SUFFIXES
 from fantasytalking.evaluation.protocol import Protocol, ProtocolClip
-from fantasytalking.files import hash_file
 from fantasytalking.media import MediaInfo, probe
 
 NAMES_SHOWN = 3

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, written_whole
 from fantasytalking.evaluation.clip import MAX_FRAMES, Clip, Frame
 from fantasytalking.evaluation.source import MOST_FACES, Source, check_place, parse_crop, parse_source
 from fantasytalking.evaluation.truth import TRUTH, Truth, read_truth
-from fantasytalking.files import existing_file, written_whole
 
 FORMAT = 1
 """Rises when a metric's definition changes, so that older results count as those of another protocol."""

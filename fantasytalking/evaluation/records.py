@@ -7,9 +7,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import written_whole
 from fantasytalking.evaluation.metric import Record
-from fantasytalking.files import written_whole
 
 MAX_BYTES = 1 << 28
 _MEASURED_BY, _HASH = "version", "prediction_sha256"

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from fantasytalking.data.prepare_plan import SUFFIXES
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.prepare.plan import SUFFIXES
 from fantasytalking.evaluation.cross_pairs import Entry
 from fantasytalking.evaluation.settings import BenchmarkConfig, Layout
 from fantasytalking.evaluation.truth import MAX_BYTES, TRUTH

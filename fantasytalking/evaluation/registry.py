@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import fingerprint
 from fantasytalking.evaluation.metric import Against, Metric
 from fantasytalking.evaluation.metrics.aesthetic import Aesthetic
 from fantasytalking.evaluation.metrics.blinks import BlinkRate
@@ -41,7 +42,6 @@ from fantasytalking.evaluation.metrics.theval import THEval
 from fantasytalking.evaluation.metrics.theval_score import THEvalScore
 from fantasytalking.evaluation.protocol import Protocol
 from fantasytalking.evaluation.weights import Weights, find
-from fantasytalking.files import fingerprint
 
 METRICS: dict[str, type[Metric]] = {
     metric.name: metric

@@ -4,10 +4,10 @@ import csv
 import math
 from pathlib import Path
 
+from fantasytalking.common.files import written_whole
 from fantasytalking.evaluation.reported import NOT_COMPARABLE, REPORTED
 from fantasytalking.evaluation.results import Results, Row
 from fantasytalking.evaluation.statistics import LEVEL, Estimate
-from fantasytalking.files import written_whole
 
 ARROWS = {"higher": "↑", "lower": "↓", "reference": "→ real"}
 NOTES = (

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, written_whole
 from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.protocol import Protocol
 from fantasytalking.evaluation.records import Side, Sides
 from fantasytalking.evaluation.registry import Skipped
 from fantasytalking.evaluation.statistics import Estimate, Estimates, estimate, floor_estimate, per_clip, side_estimate
-from fantasytalking.files import existing_file, written_whole
 
 RESULTS = "results.json"
 FORMAT = 1

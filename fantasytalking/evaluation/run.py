@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fantasytalking.data.progress import Processes
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.resumable_tasks import Processes
 from fantasytalking.evaluation.clip import SAMPLE_RATE, Clip
 from fantasytalking.evaluation.metric import Against, Metric, Record, mean_over_people
 from fantasytalking.evaluation.pairing import NAMES_SHOWN, Pair

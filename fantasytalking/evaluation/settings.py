@@ -5,7 +5,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import MAX_FRAMES
 
 MOST_PEOPLE = 4

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, hash_file
 from fantasytalking.evaluation.clip import Clip, Frame
-from fantasytalking.files import existing_file, hash_file
 from fantasytalking.media import Video, read_image
 
 MOST_FACES = 16

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import SAMPLE_RATE, Clip
 from fantasytalking.perception.signals import loudness
 

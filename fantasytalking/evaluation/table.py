@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import written_whole
 from fantasytalking.evaluation.page import render
 from fantasytalking.evaluation.pairing import NAMES_SHOWN
 from fantasytalking.evaluation.protocol import Protocol
@@ -15,7 +16,6 @@ from fantasytalking.evaluation.report import NOTES, facts, heading, number, with
 from fantasytalking.evaluation.results import Results, Row
 from fantasytalking.evaluation.run import PROTOCOL
 from fantasytalking.evaluation.statistics import LEVEL, Difference, Estimate, compare, holm
-from fantasytalking.files import written_whole
 
 
 def load_alike(paths: Sequence[Path]) -> list[Results]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 
 TRUTH = "truth.json"
 MAX_BYTES = 1 << 26

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fantasytalking.errors import InputError
-from fantasytalking.files import hash_file
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import hash_file
 
 
 @dataclass(frozen=True)

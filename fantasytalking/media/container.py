@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream

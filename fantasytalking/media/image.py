@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, written_whole
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, written_whole
 
 MAX_IMAGE_PIXELS = 100_000_000
 """Larger pictures are refused before their pixels are decoded."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fantasytalking.errors import InputError
-from fantasytalking.files import written_whole
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import written_whole
 from fantasytalking.media.container import (
     check_decoder,
     check_size,

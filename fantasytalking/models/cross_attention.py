@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.models.condition_cache import ConditionTokens, KeysValues, KeyValue
-from fantasytalking.models.cpu_attention import attention_by_products, float32_attention, norm_in_float32
-from fantasytalking.models.token_windows import WindowedAttention
+from fantasytalking.models.attention_windows import WindowedAttention
+from fantasytalking.models.cpu.attention import attention_by_products, float32_attention, norm_in_float32
+from fantasytalking.models.kv_cache import ConditionTokens, KeysValues, KeyValue
 
 
 class ComputedKeysValues:

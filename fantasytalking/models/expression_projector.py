@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.audio_windows import cut_windows, official_ranges
-from fantasytalking.errors import InputError
-from fantasytalking.models.expression_sizes import AUGMENTATIONS, PARTS, ExpressionSizes
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.expression_config import AUGMENTATIONS, PARTS, ExpressionSizes
 
 LEARNED_ORDER = ("mouth", "emotion", "eye", "head")
 """Of the learned tokens behind the plain ones; released are the first two."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.errors import InputError
-from fantasytalking.models.guidance_branches import Formula
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.cfg_branches import Formula
 
 FREQUENCIES = 4
 """Of each scale: one, two, three and four quarter turns from the middle of its range to an end."""

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.errors import InputError
-from fantasytalking.models.expression_sizes import check_expression_config
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.expression_config import check_expression_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 PRESETS = ("nano", "wan1.3b", "wan14b")

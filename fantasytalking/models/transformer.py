@@ -20,17 +20,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 
 from fantasytalking.conditions import Conditions
+from fantasytalking.models.attention_windows import OwnTokens, windowed_attention
 from fantasytalking.models.audio_projector import AudioProjector
-from fantasytalking.models.check import check_inputs, sample_count
-from fantasytalking.models.condition_cache import ConditionCache, ConditionTokens
 from fantasytalking.models.cross_attention import BlockConditions, ComputedKeysValues, PortraitCrossAttention
+from fantasytalking.models.expression_config import ExpressionSizes
 from fantasytalking.models.expression_projector import ExpressionProjector
-from fantasytalking.models.expression_sizes import ExpressionSizes
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.guidance_embedder import Distillation, GuidanceEmbedder
+from fantasytalking.models.input_checks import check_inputs, sample_count
+from fantasytalking.models.kv_cache import ConditionCache, ConditionTokens
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.portrait_block import PortraitBlock
-from fantasytalking.models.token_windows import OwnTokens, windowed_attention
 
 
 class TokenIndex(nn.Module):
@@ -172,8 +172,8 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
     def from_wan(
         cls, source: str | Path, *, dtype: torch.dtype | None = None, **portrait: Any
     ) -> "FantasyTalkingTransformer3DModel":
-        """A fresh model on a Wan base that it equals bit for bit: see `fantasytalking.models.assembly.from_wan`."""
-        from fantasytalking.models.assembly import from_wan
+        """A fresh model on a Wan base that it equals bit for bit: see `fantasytalking.models.wan_loading.from_wan`."""
+        from fantasytalking.models.wan_loading import from_wan
 
         return from_wan(source, portrait, dtype)
 

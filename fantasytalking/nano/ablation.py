@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fantasytalking.config import CONFIGS
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import CONFIGS
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import hash_file, written_whole
 from fantasytalking.evaluation.results import RESULTS, Results
 from fantasytalking.evaluation.run import PROTOCOL
 from fantasytalking.evaluation.weights import NANO_FACE, NANO_READER
-from fantasytalking.files import hash_file, written_whole
 from fantasytalking.nano.ablation_config import AblationConfig, RowConfig, Task
 from fantasytalking.nano.config import VideosConfig
 from fantasytalking.nano.motion_control import control_lines

@@ -6,7 +6,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 
 
 class Task(Enum):

@@ -10,8 +10,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 
-from fantasytalking.checkpoint import BASE_FILE
-from fantasytalking.files import written_whole
+from fantasytalking.checkpoints.adapter import BASE_FILE
+from fantasytalking.common.files import written_whole
 from fantasytalking.models.presets import ModelConfig, transformer_arguments
 from fantasytalking.nano.halves import halve
 

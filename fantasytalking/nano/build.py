@@ -11,14 +11,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from fantasytalking.config import CONFIGS, suggestion
-from fantasytalking.errors import InputError
-from fantasytalking.files import written_whole
+from fantasytalking.common.config import CONFIGS, suggestion
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import written_whole
+from fantasytalking.inference.model_files import EXPRESSION_ADAPTER
 from fantasytalking.nano import expression_step, more_steps, people_steps, steps
 from fantasytalking.nano.card import number, write_card
 from fantasytalking.nano.config import BuildConfig, ScriptConfig
 from fantasytalking.nano.workshop import Workshop
-from fantasytalking.pipeline.weights import EXPRESSION_ADAPTER
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from fantasytalking.files import written_whole
+from fantasytalking.common.files import written_whole
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.expression_samples import TRUTHS
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from omegaconf import MISSING
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoderConfig
-from fantasytalking.errors import InputError
 from fantasytalking.portrait_world.group import MOST_PEOPLE
 from fantasytalking.portrait_world.pose import LARGEST_CLOSENESS
 from fantasytalking.training.config import Optimiser

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.encoders.aligned_crop import cut_aligned, find_similarity
 from fantasytalking.encoders.expression import (
     PARTS,
     ExpressionEncoder,
     ExpressionNetwork,
     place_values,
 )
+from fantasytalking.encoders.face_alignment import cut_aligned, find_similarity
 from fantasytalking.nano.config import ExpressionConfig
 from fantasytalking.nano.expression_samples import TRUTHS, ExpressionSamples
 from fantasytalking.nano.linear_probe import correlations, identity_accuracy

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.files import written_whole
+from fantasytalking.common.files import written_whole
 from fantasytalking.nano.stills import draw_missing, find_faces, random_state
 from fantasytalking.perception.expression_reader import NAMES
 from fantasytalking.portrait_world.clip import Sitter

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fantasytalking.common.files import written_whole
 from fantasytalking.encoders.arcface import DIM, SIZE, FaceEncoder
-from fantasytalking.files import written_whole
 from fantasytalking.nano.config import FaceConfig
 from fantasytalking.nano.stills import Stills
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fantasytalking.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import MANIFEST
-from fantasytalking.errors import InputError
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.motion_normaliser import NORMALISER
+from fantasytalking.motion_normalizer import NORMALISER
 from fantasytalking.nano.build import NAMES, build
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.workshop import Workshop

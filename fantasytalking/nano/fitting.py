@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fantasytalking.errors import InputError
-from fantasytalking.files import written_whole
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import written_whole
 from fantasytalking.nano.config import FitConfig
 from fantasytalking.training.config import Optimiser
 from fantasytalking.training.muon import Muon

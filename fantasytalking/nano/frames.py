@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking import media
-from fantasytalking.files import written_whole
+from fantasytalking.common.files import written_whole
 from fantasytalking.portrait_world.anatomy import Anatomy
 from fantasytalking.portrait_world.identity import make_identity
 from fantasytalking.portrait_world.pose import Camera, posture_of, seen_closer

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from fantasytalking.common.files import written_whole
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE, token_count, token_times
-from fantasytalking.files import written_whole
 from fantasytalking.nano.own_words import reworded
 from fantasytalking.nano.videos import held_out_sentences, training_sentences
 from fantasytalking.portrait_world.identity import make_identity

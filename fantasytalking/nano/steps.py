@@ -7,7 +7,7 @@ from typing import Any
 from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
-from fantasytalking.motion_normaliser import NORMALISER
+from fantasytalking.motion_normalizer import NORMALISER
 from fantasytalking.nano.audio import AudioTask, save_audio_encoder, token_accuracy
 from fantasytalking.nano.base import write_fresh_base, write_trained_base
 from fantasytalking.nano.config import StillsConfig

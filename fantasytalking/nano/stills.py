@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.files import written_whole
+from fantasytalking.common.files import written_whole
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.identity import make_identity
 from fantasytalking.portrait_world.state import NEUTRAL, FaceState

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fantasytalking.encoders.vae_full_clip import channels_last, decode_whole, encode_whole
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.encoders.whole_clip import channels_last, decode_whole, encode_whole
 from fantasytalking.nano.config import VaeConfig
 from fantasytalking.nano.frames import Frames
 from fantasytalking.nano.halves import halve

@@ -8,8 +8,8 @@ from time import perf_counter
 
 import numpy as np
 
-from fantasytalking.errors import InputError
-from fantasytalking.files import written_whole
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import written_whole
 from fantasytalking.nano.captions import DEFAULT, caption
 from fantasytalking.nano.config import VideosConfig
 from fantasytalking.portrait_world.corpus import (

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from fantasytalking.config import CONFIGS
+from fantasytalking.common.config import CONFIGS
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import MANIFEST, REJECTED
-from fantasytalking.errors import InputError
 from fantasytalking.models.presets import ModelConfig, load_model_config
-from fantasytalking.motion_normaliser import NORMALISER
+from fantasytalking.motion_normalizer import NORMALISER
 from fantasytalking.nano.config import BuildConfig, ScriptConfig
 from fantasytalking.nano.training_log import training_summary
 from fantasytalking.pipeline.loading import EXPRESSION_ENCODER

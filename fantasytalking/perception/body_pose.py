@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.perception.mediapipe_graphs import BODY_JOINTS, body_pose
 
 # Frames without a body cost a detection each; after this many in a row only every few are looked at.

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.perception.face_crop import SquareCrop
-from fantasytalking.perception.facial_measures import interocular_distance
+from fantasytalking.perception.landmark_measures import interocular_distance
 
 _POINT, _LIPS, _CROP = (90, 220, 130), (255, 80, 90), (255, 200, 60)
 _PAPER, _INK = (250, 249, 246), (40, 40, 46)

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from fantasytalking.encoders.aligned_crop import find_similarity
-from fantasytalking.files import existing_file, written_whole
+from fantasytalking.common.files import existing_file, written_whole
+from fantasytalking.common.tensor_io import check_floating, compare_shapes, open_safetensors
+from fantasytalking.encoders.face_alignment import find_similarity
 from fantasytalking.perception.face_crop import five_points
-from fantasytalking.perception.facial_measures import eye_opening, mouth_opening, mouth_width
+from fantasytalking.perception.landmark_measures import eye_opening, mouth_opening, mouth_width
 from fantasytalking.perception.mediapipe_graphs import FACE_LANDMARKS
-from fantasytalking.tensor_files import check_floating, compare_shapes, open_safetensors
 
 NAMES = (
     *("yaw", "pitch", "roll", "x", "y"),

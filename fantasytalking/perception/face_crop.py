@@ -5,9 +5,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.perception.face_detection import landmark_box
-from fantasytalking.perception.facial_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
+from fantasytalking.perception.landmark_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 
 _NOSE_TIP, _LEFT_MOUTH_CORNER, _RIGHT_MOUTH_CORNER = 1, 61, 291
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.perception.mediapipe_graphs import face_detection, face_mesh, mesh_faces
 
 WINDOW_PER_FACE = 3.0

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.perception.face_detection import Face, detect_faces, landmark_box
-from fantasytalking.perception.face_following import FaceFollower, Person
-from fantasytalking.perception.facial_measures import interocular_distance
+from fantasytalking.perception.face_tracker import FaceFollower, Person
+from fantasytalking.perception.landmark_measures import interocular_distance
 from fantasytalking.perception.mediapipe_graphs import FACE_LANDMARKS
 
 __all__ = ["Face", "FaceTrack", "detect_faces", "track_faces"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fantasytalking.errors import InputError
-from fantasytalking.perception.facial_measures import interocular_distance
+from fantasytalking.common.errors import InputError
+from fantasytalking.perception.landmark_measures import interocular_distance
 
 SKULL = (10, 338, 297, 332, 284, 251, 109, 67, 103, 54, 21, 127, 356, 168, 6, 197, 195, 33, 133, 362, 263, 151, 9, 8)
 """Landmarks that neither speech nor mimicry moves: forehead and temples, bridge of the nose, eye corners."""

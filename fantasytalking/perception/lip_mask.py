@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import latent_frame_count
-from fantasytalking.errors import InputError
-from fantasytalking.perception.facial_measures import interocular_distance
+from fantasytalking.perception.landmark_measures import interocular_distance
 
 OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
 """The outer contour of the lips in MediaPipe's face mesh, in order around the mouth."""

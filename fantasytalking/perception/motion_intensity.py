@@ -21,8 +21,8 @@ import math
 
 import numpy as np
 
-from fantasytalking.errors import InputError
-from fantasytalking.motion_normaliser import MotionMeasure
+from fantasytalking.common.errors import InputError
+from fantasytalking.motion_normalizer import MotionMeasure
 from fantasytalking.perception.body_pose import BodyTrack
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.head_pose import head_pose

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fantasytalking.perception.face_track import track_faces
-from fantasytalking.perception.facial_measures import mouth_opening
+from fantasytalking.perception.landmark_measures import mouth_opening
 from fantasytalking.perception.signals import loudness
 
 
@@ -29,7 +29,8 @@ class MouthCurve(NamedTuple):
     def movement(self) -> float:
         """Mean speed of the mouth opening, interocular distances per second; NaN where no face is known.
 
-        Talkers in real footage show 0.28 to 0.76 once smoothed, listeners 0.07 (`fantasytalking.perception.talking`).
+        Talkers in real footage show 0.28 to 0.76 once smoothed, listeners 0.07
+        (`fantasytalking.perception.active_speaker`).
         """
         speed = np.abs(np.diff(self.opening) / np.diff(self.times))
         return float(np.nanmean(speed)) if np.isfinite(speed).any() else float("nan")

@@ -1,11 +1,11 @@
 """Inference: a portrait, speech and videos that drive its faces to a video."""
 
-from fantasytalking.models.guidance_branches import Formula
-from fantasytalking.pipeline.driving import read_driver
+from fantasytalking.models.cfg_branches import Formula
+from fantasytalking.pipeline.driving_video import read_driver
 from fantasytalking.pipeline.guidance import GuidanceConfig, ScaleSchedule
-from fantasytalking.pipeline.people import Driver
 from fantasytalking.pipeline.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline
 from fantasytalking.pipeline.portrait import Portrait, frame_portrait
+from fantasytalking.pipeline.speakers import Driver
 
 __all__ = [
     "Driver",

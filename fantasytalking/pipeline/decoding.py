@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.errors import InputError
 
 if TYPE_CHECKING:
     from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fantasytalking.errors import InputError
-from fantasytalking.models.condition_cache import ConditionCache
-from fantasytalking.models.guidance_branches import DRIVEN, WHOLE, Branch
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.cfg_branches import DRIVEN, WHOLE, Branch
+from fantasytalking.models.kv_cache import ConditionCache
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.pipeline.encoding import VideoConditions
 from fantasytalking.pipeline.guidance import StepGuidance
-from fantasytalking.pipeline.windows import Window
+from fantasytalking.pipeline.sliding_window import Window
+from fantasytalking.pipeline.video_conditions import VideoConditions
 
 PASSING = ("audio", "expression")
 """Conditions that change from one window to the next."""

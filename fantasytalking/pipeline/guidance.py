@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fantasytalking.errors import InputError
-from fantasytalking.models.guidance_branches import Branch, Formula, driven_path_weights, path_weights
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.cfg_branches import Branch, Formula, driven_path_weights, path_weights
 from fantasytalking.models.guidance_embedder import MAX_SCALE
 
 EXPRESSION_SCALE = 4.5

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from fantasytalking import media
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE
-from fantasytalking.pipeline.controls import check_drive, check_speech
-from fantasytalking.pipeline.driving import read_driver
-from fantasytalking.pipeline.people import Driver
+from fantasytalking.pipeline.control_checks import check_drive, check_speech
+from fantasytalking.pipeline.driving_video import read_driver
+from fantasytalking.pipeline.speakers import Driver
 
 if TYPE_CHECKING:
     from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
 
-from fantasytalking.checkpoint import load_adapter, read_config
+from fantasytalking.checkpoints.adapter import load_adapter, read_config
+from fantasytalking.checkpoints.expression_adapter import load_expression
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file
+from fantasytalking.common.hub import HUB_ID, at_hand
+from fantasytalking.common.tensor_io import read_json
 from fantasytalking.encoders.loading import load_model, load_part
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
-from fantasytalking.errors import InputError
-from fantasytalking.expression_adapter import load_expression
-from fantasytalking.files import existing_file
-from fantasytalking.hub import HUB_ID, at_hand
-from fantasytalking.models.assembly import from_wan
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.motion_normaliser import MotionNormaliser
-from fantasytalking.pipeline.distilled import check_goes_on, goes_on_saved, settle_distilled
-from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
-from fantasytalking.tensor_files import read_json
+from fantasytalking.models.wan_loading import from_wan
+from fantasytalking.motion_normalizer import MotionNormaliser
+from fantasytalking.pipeline.distillation_limits import check_goes_on, goes_on_saved, settle_distilled
+from fantasytalking.pipeline.schedulers import Sampler, make_scheduler
 
 if TYPE_CHECKING:
     from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
@@ -151,7 +151,7 @@ def load_transformer(
         base: a saved pipeline, where there is no adapter or one that goes on a saved pipeline; else a Wan base.
         portrait: as of `load_base`; not read with a saved pipeline, which has the modules.
         expression_adapter: a folder of ours or FantasyPortrait's released checkpoint: see
-            `fantasytalking.expression_adapter.load_expression`.
+            `fantasytalking.checkpoints.expression_adapter.load_expression`.
 
     Raises:
         InputError: it is missing, damaged or incomplete, or the adapter does not fit.

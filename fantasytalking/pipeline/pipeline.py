@@ -25,22 +25,22 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+from fantasytalking.attention_regions import Background
 from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows
-from fantasytalking.data.settings import Fit
+from fantasytalking.checkpoints.lora import has_lora
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import written_whole
+from fantasytalking.data.prepare.config import Fit
 from fantasytalking.encoders.expression import copy_encoder
-from fantasytalking.errors import InputError
-from fantasytalking.files import written_whole
-from fantasytalking.lora import has_lora
-from fantasytalking.media.live_sound import SampleQueue
-from fantasytalking.models.guidance_branches import Formula
+from fantasytalking.media.audio_stream import SampleQueue
+from fantasytalking.models.cfg_branches import Formula
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.motion_normaliser import NORMALISER, MotionNormaliser
-from fantasytalking.pipeline.conditioning import Asked, encode_conditions, hear_people
-from fantasytalking.pipeline.controls import NEUTRAL_MOTION, check_modules, check_speech
+from fantasytalking.motion_normalizer import NORMALISER, MotionNormaliser
+from fantasytalking.pipeline.condition_encoder import Asked, encode_conditions, hear_people
+from fantasytalking.pipeline.control_checks import NEUTRAL_MOTION, check_modules, check_speech
 from fantasytalking.pipeline.decoding import as_output, check_output_type, pictures
 from fantasytalking.pipeline.denoising import Denoiser
-from fantasytalking.pipeline.distilled import plan_steps
-from fantasytalking.pipeline.encoding import VideoConditions
+from fantasytalking.pipeline.distillation_limits import plan_steps
 from fantasytalking.pipeline.guidance import EXPRESSION_SCALE, GuidanceConfig, ScaleSchedule, step_guidance
 from fantasytalking.pipeline.inputs import AudioInput, DriveInput, read_drivers, read_sounds
 from fantasytalking.pipeline.loading import (
@@ -49,15 +49,15 @@ from fantasytalking.pipeline.loading import (
     load_base,
     load_saved,
 )
-from fantasytalking.pipeline.people import People
 from fantasytalking.pipeline.portrait import ImageInput, portrait_of
-from fantasytalking.pipeline.scheduling import set_steps
-from fantasytalking.pipeline.streaming import Streamer, StreamPlan, portrait_for
-from fantasytalking.pipeline.windows import latent_lengths, plan_windows
-from fantasytalking.regions import Background
+from fantasytalking.pipeline.schedulers import set_steps
+from fantasytalking.pipeline.sliding_window import latent_lengths, plan_windows
+from fantasytalking.pipeline.speakers import People
+from fantasytalking.pipeline.streaming.streamer import Streamer, StreamPlan, portrait_for
+from fantasytalking.pipeline.video_conditions import VideoConditions
 
 if TYPE_CHECKING:
-    from fantasytalking.pipeline.settings import InferConfig
+    from fantasytalking.pipeline.config import InferConfig
 
 
 @dataclass
@@ -303,7 +303,8 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         config: "InferConfig",
         progress: Callable[[float], object] = lambda share: None,
     ) -> Streamer:
-        """Iterates over frames while later windows are still being made: see `fantasytalking.pipeline.streaming`.
+        """Iterates over frames while later windows are still being made: see
+        `fantasytalking.pipeline.streaming.streamer`.
 
         Args:
             image: as of `__call__`.

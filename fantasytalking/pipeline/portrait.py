@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fantasytalking import media
-from fantasytalking.data.settings import Bucket, Fit
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.prepare.config import Bucket, Fit
 
 MAX_SIDE = 4096
 """Larger pictures are shrunk to this before the face is looked for: no model draws that many pixels."""
@@ -71,7 +71,7 @@ def frame_portrait(
     Raises:
         InputError: no face, others than `people` and none chosen, a number that there is not, or faces too far apart.
     """
-    from fantasytalking.data.prepare_framing import Framing
+    from fantasytalking.data.prepare.framing import Framing
     from fantasytalking.perception.face_crop import five_points
     from fantasytalking.perception.face_detection import landmark_box
     from fantasytalking.perception.face_track import detect_faces

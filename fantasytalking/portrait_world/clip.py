@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking import media
-from fantasytalking.files import written_whole
+from fantasytalking.common.files import written_whole
 from fantasytalking.media import write_image, write_video
 from fantasytalking.portrait_world.backdrop import make_backdrop
 from fantasytalking.portrait_world.identity import Identity

@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file, written_whole
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, written_whole
 from fantasytalking.portrait_world.clip import ClipPlan, Sitter, write_clip
 from fantasytalking.portrait_world.identity import HELD_OUT_IDENTITIES, make_identity
 from fantasytalking.portrait_world.pose import LARGEST_CLOSENESS

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking import media
-from fantasytalking.errors import exit_cleanly
-from fantasytalking.files import written_whole
+from fantasytalking.common.errors import exit_cleanly
+from fantasytalking.common.files import written_whole
 from fantasytalking.media import write_image
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.corpus import HELD_OUT_SENTENCES, read_sentences

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fantasytalking import media
-from fantasytalking.files import written_whole
+from fantasytalking.common.files import written_whole
 from fantasytalking.media import write_image, write_video
 from fantasytalking.portrait_world.clip import TRUE_DIGITS, Act, act_speech, draw_manner, true_frames, write_truth
 from fantasytalking.portrait_world.group import Group

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.portrait_world.corpus import (
     LARGEST_SIZE,
     SMALLEST_SIZE,

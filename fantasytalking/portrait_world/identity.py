@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.portrait_world.speech import Voice
 
 Colour = tuple[float, float, float]  # sRGB, 0 to 1

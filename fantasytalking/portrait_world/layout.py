@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.portrait_world.person import Person
 from fantasytalking.portrait_world.pose import LEAST_CLOSENESS, PICTURE_UNITS, Camera
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fantasytalking.errors import InputError
-from fantasytalking.files import existing_file
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file
 from fantasytalking.portrait_world.clip import TRUE_DIGITS, TRUE_VALUES, Act, ClipPlan, act
 from fantasytalking.portrait_world.corpus import CorpusPlan
 from fantasytalking.portrait_world.group_clip import GroupPlan, Role

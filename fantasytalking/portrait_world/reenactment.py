@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.portrait_world.clip import Act, ClipPlan, Sitter, truth, write_acted
 from fantasytalking.portrait_world.group_clip import GroupAct, Role, gather, group_truth, write_group_acted
 from fantasytalking.portrait_world.identity import make_identity

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 
 LEAD_SECONDS = 0.24
 TAIL_SECONDS = 0.32

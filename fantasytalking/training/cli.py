@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
 from fantasytalking.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ def train(
     config = load_config(TrainConfig, arguments.config or preset_path("nano", stage), arguments.overrides)
     # Only now, so that a wrong option is told at once.
     if arguments.dry_run:
-        from fantasytalking.training.plan import describe_plan
+        from fantasytalking.training.memory_estimate import describe_plan
 
         sys.stdout.write(describe_plan(config) + "\n")
         return
     _tell_progress()
-    from fantasytalking.training.model import check_start
+    from fantasytalking.training.model_setup import check_start
     from fantasytalking.training.trainer import Trainer
 
     check_start(config.stage.init_from)  # before a corpus is made, which takes long

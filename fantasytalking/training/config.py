@@ -5,16 +5,16 @@ from enum import Enum
 
 from omegaconf import MISSING
 
+from fantasytalking.attention_regions import Background
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.collate import Alignment, CollateConfig, MaskProjection
-from fantasytalking.data.collate_people import RegionBoxes
-from fantasytalking.errors import InputError
+from fantasytalking.data.collate_multi_person import RegionBoxes
 from fantasytalking.flow_matching import Normalisation, SigmaConfig
-from fantasytalking.models.guidance_branches import Formula
+from fantasytalking.models.cfg_branches import Formula
 from fantasytalking.models.guidance_embedder import MAX_SCALE, MAX_WINDOWS, Distillation
-from fantasytalking.regions import Background
-from fantasytalking.training.expression import ExpressionConfig
+from fantasytalking.training.expression_condition import ExpressionConfig
 from fantasytalking.training.limits import between, share
-from fantasytalking.training.validation_settings import HeldOutConfig, ValidationConfig
+from fantasytalking.training.validation_config import HeldOutConfig, ValidationConfig
 
 
 class LossWeight(Enum):

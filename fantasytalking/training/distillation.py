@@ -14,14 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fantasytalking.checkpoints.lora import lora_off
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import Batch
 from fantasytalking.flow_matching import TIMESTEPS, add_noise, shifted, velocity_loss
-from fantasytalking.lora import lora_off
-from fantasytalking.models.guidance_branches import Branch, path_weights
+from fantasytalking.models.cfg_branches import Branch, path_weights
 from fantasytalking.training.config import DistillationConfig, LossConfig
-from fantasytalking.training.objectives import StepLoss, loss_weight
-from fantasytalking.training.randomness import Draws
+from fantasytalking.training.losses import StepLoss, loss_weight
+from fantasytalking.training.rng import Draws
 
 
 class Asked(NamedTuple):

@@ -1,6 +1,6 @@
 """Limits of numbers in a run's configuration."""
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 
 
 def between(name: str, value: float, low: float, high: float) -> None:

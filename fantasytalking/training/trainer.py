@@ -16,31 +16,31 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 
-from fantasytalking.checkpoint import write_state
-from fantasytalking.config import save_config
+from fantasytalking.checkpoints.adapter import write_state
+from fantasytalking.checkpoints.lora import plain_name
+from fantasytalking.common.config import save_config
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import written_whole
+from fantasytalking.data.corpus_motion import check_start_motion, fitted_motion, prepared_motion
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.data.motion import check_start_motion, fitted_motion, prepared_motion
-from fantasytalking.errors import InputError
-from fantasytalking.files import written_whole
-from fantasytalking.lora import plain_name
-from fantasytalking.models.cpu_attention import attend_by_products
+from fantasytalking.models.cpu.attention import attend_by_products
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.training.batches import Layout, MicroBatch, step_batches
-from fantasytalking.training.compiling import compile_blocks
+from fantasytalking.training.checkpointer import RunState
+from fantasytalking.training.compilation import compile_blocks
 from fantasytalking.training.config import Optimiser, Precision, TrainConfig
+from fantasytalking.training.dataloader import Layout, MicroBatch, step_batches
 from fantasytalking.training.distillation import distillation_loss
+from fantasytalking.training.distributed import Trackers, build_accelerator, is_sharded, prepare
 from fantasytalking.training.ema import MovingAverage
-from fantasytalking.training.held_out import LOG as HELD_OUT_LOG
-from fantasytalking.training.held_out import HeldOut, held_out_line, held_out_scalars
-from fantasytalking.training.model import build_model
-from fantasytalking.training.objectives import StepLoss, stage_loss
-from fantasytalking.training.optim import build_optimiser, learning_rate, set_learning_rate
-from fantasytalking.training.processes import Trackers, build_accelerator, is_sharded, prepare
-from fantasytalking.training.report import Meter, append_line, forget_after, scalars, sentence
-from fantasytalking.training.resume import Checkpoints, Progress, check_output, check_same_clips, check_same_run
-from fantasytalking.training.state import RunState
-from fantasytalking.training.trainable import BASE, part_of, trainable_table
-from fantasytalking.training.validation_settings import ValidationConfig
+from fantasytalking.training.holdout_loss import LOG as HELD_OUT_LOG
+from fantasytalking.training.holdout_loss import HeldOut, held_out_line, held_out_scalars
+from fantasytalking.training.losses import StepLoss, stage_loss
+from fantasytalking.training.metrics_log import Meter, append_line, forget_after, scalars, sentence
+from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.optimizers import build_optimiser, learning_rate, set_learning_rate
+from fantasytalking.training.parameter_groups import BASE, part_of, trainable_table
+from fantasytalking.training.run_guard import Checkpoints, Progress, check_output, check_same_clips, check_same_run
+from fantasytalking.training.validation_config import ValidationConfig
 
 logger = logging.getLogger(__name__)
 

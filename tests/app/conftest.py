@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.config import CONFIGS
+from fantasytalking.common.config import CONFIGS
 from tests.pipeline.conftest import adapters, base, expressive, pipe, saved
 
 __all__ = ["adapters", "base", "expressive", "pipe", "saved"]

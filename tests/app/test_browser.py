@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fantasytalking.files import hash_file
+from fantasytalking.common.files import hash_file
 from fantasytalking.media import read_audio
 from fantasytalking.portrait_world.demo import FOLDER, PORTRAIT, SPEECH
 from tests.app.conftest import MOST_SECONDS, Server

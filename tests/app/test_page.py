@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fantasytalking.media import probe, write_image, write_video
-from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.demo import FOLDER, PORTRAIT, SPEECH
 from fantasytalking.portrait_world.identity import make_identity
@@ -221,7 +221,7 @@ def test_a_file_that_is_too_large_is_refused(server: Server, tmp_path: Path):
 
 def test_motion_cannot_be_set_where_it_was_never_trained(base: Path, adapters: Path, tmp_path: Path):
     from fantasytalking.app.page import build_page
-    from fantasytalking.app.studio import Studio
+    from fantasytalking.app.service import Studio
 
     config = InferConfig(base=str(base), adapter=str(adapters / "audio"), sizes=["32x32"], text_length=12)
     page = build_page(Studio(config, tmp_path, MOST_SECONDS), [])

@@ -18,15 +18,15 @@ import torch
 pytest.importorskip("gradio")
 pytest.importorskip("mediapipe")
 
+from fantasytalking.app.progress_stream import BEAT, Look, UnwatchedError, watched
 from fantasytalking.app.request import Request
-from fantasytalking.app.studio import Made, Studio
-from fantasytalking.app.watching import BEAT, Look, UnwatchedError, watched
-from fantasytalking.checkpoint import load_adapter, read_config, save_adapter
-from fantasytalking.lora import add_lora
+from fantasytalking.app.service import Made, Studio
+from fantasytalking.checkpoints.adapter import load_adapter, read_config, save_adapter
+from fantasytalking.checkpoints.lora import add_lora
 from fantasytalking.media import probe, read_video
 from fantasytalking.perception.mouth_curve import MouthCurve
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.config import InferConfig
 from tests.app.conftest import Server
 from tests.app.test_page import ASKED
 from tests.pipeline.conftest import LORA

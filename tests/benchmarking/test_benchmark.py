@@ -15,9 +15,9 @@ from fantasytalking.benchmarking.tracking import tracking
 from fantasytalking.benchmarking.training_step import TrainingStepSize, training_step
 from fantasytalking.evaluation.registry import METRICS
 from fantasytalking.media import read_video
-from fantasytalking.models.assembly import portrait_module
 from fantasytalking.models.presets import load_model_config, transformer_arguments
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import portrait_module
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 
 

@@ -8,9 +8,9 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from fantasytalking.data.manifest import ClipRecord, Rejection
-from fantasytalking.data.prepare import Preparation
-from fantasytalking.data.prepare_encode import Encoders
-from fantasytalking.data.settings import DataConfig
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.encode import Encoders
+from fantasytalking.data.prepare.preparation import Preparation
 from tests.processes import PROCESSES
 
 
@@ -42,7 +42,7 @@ def _run(videos: Path, output: Path, config: DataConfig, environment: dict[str, 
     import torch
     from accelerate import PartialState
 
-    from fantasytalking.data.prepare import prepare
+    from fantasytalking.data.prepare.preparation import prepare
 
     os.environ.update(environment)
     state = PartialState(cpu=True)

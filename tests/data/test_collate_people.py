@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from fantasytalking.attention_regions import Background
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.collate import Alignment, Batch, Collate, CollateConfig
-from fantasytalking.data.collate_people import RegionBoxes
+from fantasytalking.data.collate_multi_person import RegionBoxes
 from fantasytalking.data.dataset import Sample
-from fantasytalking.errors import InputError
-from fantasytalking.models.expression_sizes import ExpressionSizes
+from fantasytalking.models.expression_config import ExpressionSizes
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.regions import Background
 from tests.data.corpus import driven, random_features, record
 from tests.models.tiny import tiny_transformer
 

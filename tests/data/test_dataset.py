@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fantasytalking.audio_windows import window_length
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.collate import Alignment, Collate, CollateConfig, MaskProjection
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
 from fantasytalking.data.manifest import write_lines
-from fantasytalking.errors import InputError
 from tests.data.corpus import record, save_clip
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.features import METADATA_KEY, load_features, save_features
-from fantasytalking.errors import InputError
 from tests.data.corpus import driven, random_features
 
 ROOT = Path(__file__).resolve().parents[2]

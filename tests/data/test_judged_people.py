@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from fantasytalking.config import load_config, preset_path
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.clip_rejected import Refused
 from fantasytalking.data.manifest import ClipRecord, Reason, Rejection, read_rejections
-from fantasytalking.data.prepare_clip import PreparedClip, prepare_clip
-from fantasytalking.data.prepare_people import judge_faces
-from fantasytalking.data.prepare_plan import Clip, VideoFile
-from fantasytalking.data.refused import Refused
-from fantasytalking.data.settings import DataConfig
-from fantasytalking.errors import InputError
+from fantasytalking.data.prepare.clip import PreparedClip, prepare_clip
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.people import judge_faces
+from fantasytalking.data.prepare.plan import Clip, VideoFile
 from fantasytalking.media import write_video
-from fantasytalking.perception.several_people import SeveralPeopleConfig
+from fantasytalking.perception.multi_person_filter import SeveralPeopleConfig
 from fantasytalking.portrait_world.motion import FRAMES_PER_SECOND
 from tests.data.running import run_here, small_config
 from tests.perception.planted_people import STEP, Planter

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import (
     Reason,
     Rejection,
@@ -13,7 +14,6 @@ from fantasytalking.data.manifest import (
     read_rejections,
     write_lines,
 )
-from fantasytalking.errors import InputError
 from tests.data.corpus import record
 
 

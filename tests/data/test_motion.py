@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.corpus_motion import check_start_motion, fitted_motion, prepared_motion
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.data.manifest import write_lines
-from fantasytalking.data.motion import check_start_motion, fitted_motion, prepared_motion
-from fantasytalking.errors import InputError
-from fantasytalking.motion_normaliser import NORMALISER, MotionNormaliser
+from fantasytalking.motion_normalizer import NORMALISER, MotionNormaliser
 from tests.data.corpus import record, save_clip
 
 CONSTANTS = MotionNormaliser(0.001, 0.01, 0.01, 1.0)

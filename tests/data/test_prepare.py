@@ -16,18 +16,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.clip_rejected import Refused
 from fantasytalking.data.collate import Alignment, Collate, CollateConfig
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.data.manifest import ClipRecord, Reason, Rejection, read_manifest, read_rejections
-from fantasytalking.data.prepare_clip import prepare_clip, read_caption
-from fantasytalking.data.prepare_encode import Encoders
-from fantasytalking.data.prepare_people import choose_people
-from fantasytalking.data.prepare_plan import Clip, Crop, VideoFile
-from fantasytalking.data.prepare_sound import loudness
-from fantasytalking.data.refused import Refused
-from fantasytalking.data.settings import DataConfig
+from fantasytalking.data.prepare.clip import prepare_clip, read_caption
+from fantasytalking.data.prepare.clip_audio import loudness
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.encode import Encoders
+from fantasytalking.data.prepare.people import choose_people
+from fantasytalking.data.prepare.plan import Clip, Crop, VideoFile
 from fantasytalking.encoders.wav2vec import token_count, token_times
-from fantasytalking.errors import InputError
 from fantasytalking.media import read_image
 from tests.data.running import PROCESSES, digests, finish, measure_memory, run_here, small_config, start, warm_up
 from tests.data.videos import bad_videos, good_videos, repeat

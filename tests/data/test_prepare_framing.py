@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fantasytalking.data.prepare_framing import Framing, cut_crop
-from fantasytalking.data.prepare_plan import Crop
-from fantasytalking.data.settings import Bucket, Fit
+from fantasytalking.data.prepare.config import Bucket, Fit
+from fantasytalking.data.prepare.framing import Framing, cut_crop
+from fantasytalking.data.prepare.plan import Crop
 
 BUCKETS = [Bucket(512, 512), Bucket(832, 480), Bucket(480, 832)]
 

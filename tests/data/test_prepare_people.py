@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.clip_rejected import Refused
 from fantasytalking.data.dataset import PortraitDataset, Sample
 from fantasytalking.data.features import Features
 from fantasytalking.data.manifest import ClipRecord, Reason
-from fantasytalking.data.prepare_clip import PreparedClip, prepare_clip
-from fantasytalking.data.prepare_encode import Encoders
-from fantasytalking.data.prepare_people import choose_people
-from fantasytalking.data.prepare_plan import Clip, VideoFile
-from fantasytalking.data.refused import Refused
-from fantasytalking.data.settings import DataConfig
+from fantasytalking.data.prepare.clip import PreparedClip, prepare_clip
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.encode import Encoders
+from fantasytalking.data.prepare.people import choose_people
+from fantasytalking.data.prepare.plan import Clip, VideoFile
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE
-from fantasytalking.errors import InputError
 from fantasytalking.perception.face_crop import five_points
 from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.portrait_world.group_clip import GroupPlan, Role, write_group_clip

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.data import prepare_plan
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import Reason, Rejection
-from fantasytalking.data.prepare_plan import (
+from fantasytalking.data.prepare import plan as prepare_plan
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.plan import (
     Clip,
     Crop,
     TimeRange,
@@ -21,9 +23,7 @@ from fantasytalking.data.prepare_plan import (
     read_ranges,
     spans_of,
 )
-from fantasytalking.data.prepare_scenes import SpanScan
-from fantasytalking.data.settings import DataConfig
-from fantasytalking.errors import InputError
+from fantasytalking.data.prepare.scenes import SpanScan
 from fantasytalking.media import write_video
 
 CONFIG = DataConfig(components="x", fps=25.0, frames=25, stride=10)

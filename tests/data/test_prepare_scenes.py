@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.data import prepare_scenes
-from fantasytalking.data.prepare_scenes import SpanScan, scan_span, scenes, span_starts, video_end
+from fantasytalking.data.prepare import scenes as prepare_scenes
+from fantasytalking.data.prepare.scenes import SpanScan, scan_span, scenes, span_starts, video_end
 from fantasytalking.media import write_video
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.data.progress import Stage, open_folder
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.resumable_tasks import Stage, open_folder
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from fantasytalking.encoders import onnx_network
+from fantasytalking.common.errors import InputError
+from fantasytalking.encoders import onnx as onnx_network
 from fantasytalking.encoders.arcface import FaceEncoder
-from fantasytalking.errors import InputError
 from tests.tiny_components import tiny_face_network
 
 STANDARD_POINTS = np.array(

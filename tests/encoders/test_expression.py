@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.encoders.aligned_crop import cut_aligned, find_similarity
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
-from fantasytalking.errors import InputError
+from fantasytalking.encoders.face_alignment import cut_aligned, find_similarity
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.identity import make_identity
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fantasytalking.encoders.aligned_crop import cut_sampled, find_similarity
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.encoders.pd_fgc import PdFgcNetwork
-from fantasytalking.errors import InputError
+from fantasytalking.encoders.face_alignment import cut_sampled, find_similarity
+from fantasytalking.encoders.fantasy_portrait.pd_fgc import PdFgcNetwork
 
 STANDARD = np.array([[0.3843, 0.27], [0.62, 0.2668], [0.503, 0.4185], [0.406, 0.5273], [0.5977, 0.525]])
 

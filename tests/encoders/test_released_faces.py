@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, copy_encoder
-from fantasytalking.encoders.released_detector import ReleasedDetector
-from fantasytalking.encoders.released_faces import DETECTOR, LANDMARKS, FaceFollower, ReleasedFaces
-from fantasytalking.encoders.released_landmarks import (
+from fantasytalking.encoders.fantasy_portrait.detector import ReleasedDetector
+from fantasytalking.encoders.fantasy_portrait.landmarks import (
     GROUPS,
     PointSmoother,
     ReleasedLandmarks,
@@ -19,7 +19,7 @@ from fantasytalking.encoders.released_landmarks import (
     crop_of_points,
     eye_angle,
 )
-from fantasytalking.errors import InputError
+from fantasytalking.encoders.fantasy_portrait.tracker import DETECTOR, LANDMARKS, FaceFollower, ReleasedFaces
 from tests.released_networks import SHAPE, save_released
 
 SIDES = {"wide": (180, 320), "high": (400, 150)}

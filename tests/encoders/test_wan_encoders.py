@@ -9,14 +9,14 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 from PIL import Image
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.wan import (
     ImageEncoder,
     TextEncoder,
     VideoAutoencoder,
     clean_prompt,
 )
-from fantasytalking.encoders.wan_conventions import first_frame_mask, pad_text
-from fantasytalking.errors import InputError
+from fantasytalking.encoders.wan_layout import first_frame_mask, pad_text
 from tests.tiny_components import IMAGE_DIM, TEXT_DIM
 
 PROMPT = "A woman talks & smiles."

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE, AudioEncoder, token_count, token_times
-from fantasytalking.errors import InputError
 from tests.tiny_components import AUDIO_DIM
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.config import load_config, preset_path
+from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.freeze import freeze
 from fantasytalking.evaluation.protocol import Protocol

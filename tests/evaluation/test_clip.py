@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import SAMPLE_RATE, Clip, Frame
 from tests.evaluation.conftest import SIZE
 

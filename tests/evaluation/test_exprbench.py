@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.cli import frozen, parse, run
 from fantasytalking.evaluation.cross_pairs import Entry, cross_pairs
 from fantasytalking.evaluation.crossing import make_crossed

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.frechet import frechet_distance
 from fantasytalking.evaluation.metrics.fid import FID

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metrics.mouth_truth import MouthTruth
 from fantasytalking.evaluation.protocol import Protocol

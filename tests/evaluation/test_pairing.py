@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.pairing import pair_up
 from fantasytalking.evaluation.protocol import Protocol
 from fantasytalking.media import write_video

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.config import load_config, preset_path
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import ClipRecord, write_lines
-from fantasytalking.errors import InputError
 from fantasytalking.evaluation.freeze import freeze, identify
 from fantasytalking.evaluation.protocol import Protocol
 from fantasytalking.evaluation.settings import BenchmarkConfig, Layout

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metrics.raft_flow import RAFTFlow
 from fantasytalking.evaluation.networks.raft import LEVELS, RADIUS, RAFT, correlation_pyramid, look_up, upsample

@@ -20,7 +20,7 @@ from fantasytalking.evaluation.metrics.pose_distance import PoseDistance
 from fantasytalking.evaluation.protocol import Protocol
 from fantasytalking.evaluation.registry import choose
 from fantasytalking.perception.expression_reader import NAMES, ExpressionReader, LinearMap, reading_values
-from fantasytalking.perception.facial_measures import interocular_distance
+from fantasytalking.perception.landmark_measures import interocular_distance
 from fantasytalking.perception.motion_intensity import EXPRESSIVE
 from tests.evaluation.test_people import beside
 from tests.evaluation.videos import delayed, frozen, moved, same_length, with_frames

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.cli import parse, run
 from fantasytalking.evaluation.page import write_page
 from fantasytalking.evaluation.plots import clip_plot, curve_plot

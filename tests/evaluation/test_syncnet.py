@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metrics.syncnet import Sync, sync_scores
 from fantasytalking.evaluation.mfcc import mfcc

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.media import read_image, write_image
 
 

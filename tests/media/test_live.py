@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.media import probe, read_audio, read_video, write_video, write_wave
 from fantasytalking.media.audio import iter_audio
-from fantasytalking.media.growing import GrowingVideo
-from fantasytalking.media.live_sound import LiveSound, SampleQueue, resampled
-from fantasytalking.media.sound_pipe import open_pipe
+from fantasytalking.media.audio_pipe import open_pipe
+from fantasytalking.media.audio_stream import LiveSound, SampleQueue, resampled
+from fantasytalking.media.fragmented_mp4 import GrowingVideo
 
 RATE = 16_000
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fantasytalking.audio_checkpoint import to_official
+from fantasytalking.checkpoints.released_audio import to_official
+from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import Conditions
-from fantasytalking.errors import InputError
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_transformer
 

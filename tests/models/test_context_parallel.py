@@ -9,8 +9,8 @@ import torch
 import torch.multiprocessing as multiprocessing
 from diffusers import ContextParallelConfig
 
-from fantasytalking.models.condition_cache import ConditionCache
-from fantasytalking.models.token_windows import TokenSpan
+from fantasytalking.models.attention_windows import TokenSpan
+from fantasytalking.models.kv_cache import ConditionCache
 from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
 from tests.processes import PROCESSES
 

@@ -10,16 +10,16 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from fantasytalking.audio_windows import AudioWindows, join_speakers
-from fantasytalking.checkpoint import AdapterConfig, load_adapter, save_adapter
+from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, save_adapter
+from fantasytalking.checkpoints.expression_adapter import add_expression
+from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import Conditions, ExpressionCondition
-from fantasytalking.errors import InputError
-from fantasytalking.expression_adapter import add_expression
-from fantasytalking.models.assembly import portrait_module
-from fantasytalking.models.condition_cache import ConditionCache
+from fantasytalking.models.attention_windows import OwnTokens, windowed_attention
+from fantasytalking.models.expression_config import AUGMENTATIONS, ExpressionSizes
 from fantasytalking.models.expression_projector import ExpressionProjector, parameter_count, widened
-from fantasytalking.models.expression_sizes import AUGMENTATIONS, ExpressionSizes
-from fantasytalking.models.token_windows import OwnTokens, windowed_attention
+from fantasytalking.models.kv_cache import ConditionCache
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import portrait_module
 from tests.models.tiny import PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
 SIZES = ExpressionSizes((3, 2, 4, 5), (0, 0, 2, 3), token_dim=16, width=12, depth=1, heads=2, head_dim=4)

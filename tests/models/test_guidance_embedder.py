@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from fantasytalking.checkpoint import AdapterConfig, load_adapter, save_adapter
-from fantasytalking.errors import InputError
-from fantasytalking.models.guidance_branches import WHOLE, Branch, Formula, path_weights
+from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, save_adapter
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.cfg_branches import WHOLE, Branch, Formula, path_weights
 from fantasytalking.models.guidance_embedder import Distillation
 from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from fantasytalking.errors import InputError
-from fantasytalking.models.assembly import portrait_module
+from fantasytalking.common.errors import InputError
 from fantasytalking.models.presets import PRESETS, load_model_config, meta_transformer, transformer_arguments
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import portrait_module
 
 # Tensors in the published checkpoints: Wan2.1-I2V-14B has 1303, Wan2.1-Fun-1.3B-InP 983.
 PUBLISHED = {"wan14b": 1303, "wan1.3b": 983}

@@ -8,15 +8,15 @@ from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConf
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import Tensor
 
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.tensor_io import StoredTensors
 from fantasytalking.conditions import Conditions
-from fantasytalking.errors import InputError
-from fantasytalking.models import cpu_attention
-from fantasytalking.models.assembly import assemble
-from fantasytalking.models.condition_cache import ConditionCache
-from fantasytalking.models.cpu_attention import attend_by_products, attend_in_float32, attention_by_products
+from fantasytalking.models.cpu import attention as cpu_attention
+from fantasytalking.models.cpu.attention import attend_by_products, attend_in_float32, attention_by_products
+from fantasytalking.models.kv_cache import ConditionCache
 from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.tensor_files import StoredTensors
+from fantasytalking.models.wan_loading import assemble
 from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
 PRODUCTS = "plain products"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.config import CONFIGS, load_config, preset_path
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import CONFIGS, load_config, preset_path
+from fantasytalking.common.errors import InputError
 from fantasytalking.nano.ablation import SETTINGS, Ablation, Trained, claim
 from fantasytalking.nano.ablation_config import AblationConfig
 

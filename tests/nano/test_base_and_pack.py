@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fantasytalking.checkpoint import BASE_FILE, AdapterConfig, save_adapter, write_state
-from fantasytalking.errors import InputError
-from fantasytalking.models.assembly import from_wan, portrait_module
+from fantasytalking.checkpoints.adapter import BASE_FILE, AdapterConfig, save_adapter, write_state
+from fantasytalking.common.errors import InputError
 from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import from_wan, portrait_module
 from fantasytalking.nano.base import build_base, write_fresh_base, write_trained_base
 from fantasytalking.nano.config import MAX_OUTPUT_BYTES
 from fantasytalking.nano.pack import check_size, pack

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.config import CONFIGS, load_config, preset_path
+from fantasytalking.common.config import CONFIGS, load_config, preset_path
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import read_manifest
-from fantasytalking.errors import InputError
+from fantasytalking.inference.model_files import find_weights
 from fantasytalking.nano.build import NAMES, build
 from fantasytalking.nano.card import write_card
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.videos import held_out_portions, held_out_sentences, training_portions, training_sentences
 from fantasytalking.perception.expression_reader import NAMES as EXPRESSIONS
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.settings import InferConfig
-from fantasytalking.pipeline.weights import find_weights
+from fantasytalking.pipeline.config import InferConfig
 
 ROOT = CONFIGS.parent
 SMOKE = CONFIGS / "nano" / "build_smoke.yaml"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig
-from fantasytalking.errors import InputError
 from fantasytalking.nano.config import ExpressionConfig, FitConfig
 from fantasytalking.nano.expression import STAND, ExpressionTask, encode_samples, measure_encoder
 from fantasytalking.nano.expression_reader import fit_reader, measure_reader

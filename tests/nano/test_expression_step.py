@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fantasytalking.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS, load_config
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.expression_step import fit_expression_reader, reader_path, train_expression_encoder

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.config import CONFIGS, load_config, preset_path
+from fantasytalking.common.config import CONFIGS, load_config, preset_path
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.features import load_features
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
-from fantasytalking.errors import InputError
-from fantasytalking.motion_normaliser import MotionMeasure, MotionNormaliser
+from fantasytalking.motion_normalizer import MotionMeasure, MotionNormaliser
 from fantasytalking.nano.build import NAMES
 from fantasytalking.nano.first_corpus import RECIPE, make_first_corpus
 from fantasytalking.training.config import TrainConfig
@@ -28,7 +28,7 @@ PROGRAM = """
 import sys
 from functools import partial
 from pathlib import Path
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.errors import exit_cleanly
 from fantasytalking.nano.first_corpus import make_first_corpus
 from fantasytalking.training.cli import train
 recipe, stage = Path(sys.argv.pop(1)), sys.argv.pop(1)

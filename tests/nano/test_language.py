@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.config import load_config, preset_path
+from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder
 from fantasytalking.nano.captions import DEFAULT, caption
 from fantasytalking.nano.config import BuildConfig, FitConfig, LanguageConfig

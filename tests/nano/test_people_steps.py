@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.config import CONFIGS, load_config
-from fantasytalking.data.prepare_plan import find_videos
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.prepare.plan import find_videos
 from fantasytalking.media import read_video
 from fantasytalking.nano.config import MAX_PORTRAIT_BYTES, BuildConfig
 from fantasytalking.nano.pack import pack_portrait

@@ -7,9 +7,9 @@ import pytest
 import torch
 from einops import rearrange
 
+from fantasytalking.common.errors import InputError
+from fantasytalking.encoders.vae_full_clip import decode_whole, encode_whole
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.encoders.whole_clip import decode_whole, encode_whole
-from fantasytalking.errors import InputError
 from fantasytalking.nano.config import FitConfig, VaeConfig
 from fantasytalking.nano.fitting import fit
 from fantasytalking.nano.frames import Frames

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fantasytalking.perception.several_people import Refusal
+from fantasytalking.perception.multi_person_filter import Refusal
 from fantasytalking.portrait_world.clip import Sitter, act_speech, draw_manner
 from fantasytalking.portrait_world.group import Group
 from fantasytalking.portrait_world.group_clip import camera_path

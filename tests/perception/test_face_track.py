@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.media import iter_frames, read_image, read_video
 from fantasytalking.perception.face_track import FaceTrack, detect_faces, track_faces
-from fantasytalking.perception.facial_measures import eye_opening, mouth_opening, mouth_width
+from fantasytalking.perception.landmark_measures import eye_opening, mouth_opening, mouth_width
 from tests.perception.conftest import COUNT, FPS, SIZE, Scene
 
 TIMES = np.arange(200) / FPS

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.perception.face_crop import SquareCrop, face_crop, five_points
 from fantasytalking.perception.face_track import FaceTrack
-from fantasytalking.perception.facial_measures import mouth_opening
 from fantasytalking.perception.head_pose import SKULL, head_pose
+from fantasytalking.perception.landmark_measures import mouth_opening
 from tests.perception.conftest import SIZE, Scene
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.lip_mask import OUTER_LIPS, lip_mask, project_mask
 from tests.perception.conftest import SIZE

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.media import read_video
-from fantasytalking.motion_normaliser import MotionMeasure, MotionNormaliser
+from fantasytalking.motion_normalizer import MotionMeasure, MotionNormaliser
 from fantasytalking.perception.body_pose import BodyTrack, track_body
 from fantasytalking.perception.face_track import FaceTrack, track_faces
 from fantasytalking.perception.head_pose import head_pose

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.perception.body_pose import track_body
 from fantasytalking.perception.contact_sheet import contact_sheet
 from fantasytalking.perception.face_crop import face_crop

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.perception.face_track import FaceTrack, track_faces
-from fantasytalking.perception.several_people import Judgement, Refusal, SeveralPeopleConfig, judge_people
+from fantasytalking.perception.multi_person_filter import Judgement, Refusal, SeveralPeopleConfig, judge_people
 from tests.perception.planted_people import KINDS, Planted, Planter
 
 SEED = 10

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fantasytalking.media import read_video
+from fantasytalking.perception.active_speaker import choose_talking
 from fantasytalking.perception.face_track import FaceTrack, track_faces
-from fantasytalking.perception.talking import choose_talking
 from tests.perception.conftest import Scene
 
 

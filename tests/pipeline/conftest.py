@@ -10,17 +10,17 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from fantasytalking.checkpoint import AdapterConfig, save_adapter
+from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
+from fantasytalking.checkpoints.expression_adapter import add_expression
+from fantasytalking.checkpoints.lora import LoraSettings, add_lora
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
-from fantasytalking.expression_adapter import add_expression
-from fantasytalking.lora import LoraSettings, add_lora
-from fantasytalking.models.assembly import from_wan
-from fantasytalking.models.expression_sizes import ExpressionSizes
-from fantasytalking.models.guidance_branches import Formula
+from fantasytalking.models.cfg_branches import Formula
+from fantasytalking.models.expression_config import ExpressionSizes
 from fantasytalking.models.guidance_embedder import Distillation
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.models.wan_loading import from_wan
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
-from fantasytalking.pipeline.people import Driver
+from fantasytalking.pipeline.speakers import Driver
 from tests.models.tiny import awaken
 from tests.tiny_components import IMAGE_DIM, TEXT_DIM, build
 

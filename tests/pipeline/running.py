@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.errors import exit_cleanly
 from fantasytalking.media import write_image
 
 
@@ -23,8 +23,8 @@ class Ended(NamedTuple):
 
 
 def infer(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
-    from fantasytalking.pipeline.cli import parse
-    from fantasytalking.pipeline.run import run
+    from fantasytalking.inference.cli import parse
+    from fantasytalking.inference.generate import run
 
     capsys.readouterr()
     code = 0

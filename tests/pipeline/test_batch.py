@@ -10,16 +10,16 @@ from typing import NamedTuple
 import pytest
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.freeze import freeze
 from fantasytalking.evaluation.pairing import pair_up
 from fantasytalking.evaluation.protocol import Protocol
 from fantasytalking.evaluation.settings import BenchmarkConfig
-from fantasytalking.pipeline.batch import Batch, make_batch
-from fantasytalking.pipeline.job import replay_job
-from fantasytalking.pipeline.run import run
-from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.inference.benchmark_batch import Batch, make_batch
+from fantasytalking.inference.generate import run
+from fantasytalking.inference.job import replay_job
+from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 
 pytest.importorskip("mediapipe")

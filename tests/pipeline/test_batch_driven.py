@@ -8,15 +8,15 @@ import pytest
 
 pytest.importorskip("mediapipe")
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.cli import frozen
 from fantasytalking.evaluation.crossing import make_crossed
 from fantasytalking.evaluation.pairing import pair_up
+from fantasytalking.inference.benchmark_batch import Batch, make_batch
+from fantasytalking.inference.provenance import Record
 from fantasytalking.media import read_image, read_video
-from fantasytalking.pipeline.batch import Batch, make_batch
-from fantasytalking.pipeline.record import Record
-from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 from tests.pipeline.test_batch import Rank
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.checkpoint import AdapterConfig, save_adapter
-from fantasytalking.errors import InputError
-from fantasytalking.models.guidance_branches import Formula
+from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
+from fantasytalking.common.errors import InputError
+from fantasytalking.inference.model_files import find_weights
+from fantasytalking.models.cfg_branches import Formula
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait, ScaleSchedule
-from fantasytalking.pipeline.distilled import step_count
-from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
-from fantasytalking.pipeline.settings import InferConfig
-from fantasytalking.pipeline.weights import find_weights
+from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.distillation_limits import step_count
+from fantasytalking.pipeline.schedulers import Sampler, make_scheduler
 from tests.pipeline.conftest import DISTILLATION, LORA, open_pipeline, sound
 
 

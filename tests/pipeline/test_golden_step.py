@@ -8,13 +8,13 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from fantasytalking.audio_windows import official_windows
-from fantasytalking.convert import _reference_inputs, _reference_metadata, _reference_model
-from fantasytalking.models.assembly import portrait_module
+from fantasytalking.checkpoints.convert import _reference_inputs, _reference_metadata, _reference_model
+from fantasytalking.common.tensor_io import open_safetensors
+from fantasytalking.models.wan_loading import portrait_module
 from fantasytalking.pipeline.denoising import Denoiser
-from fantasytalking.pipeline.encoding import VideoConditions
 from fantasytalking.pipeline.guidance import Formula, GuidanceConfig, ScaleSchedule, step_guidance
-from fantasytalking.pipeline.windows import plan_windows
-from fantasytalking.tensor_files import open_safetensors
+from fantasytalking.pipeline.sliding_window import plan_windows
+from fantasytalking.pipeline.video_conditions import VideoConditions
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.pipeline.guidance import (
     Branch,
     Formula,

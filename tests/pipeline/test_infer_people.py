@@ -10,11 +10,11 @@ import torch
 
 pytest.importorskip("mediapipe")
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.errors import InputError
 from fantasytalking.media import probe, read_audio, write_video
-from fantasytalking.pipeline.driving import read_driver
-from fantasytalking.pipeline.people import Driver
+from fantasytalking.pipeline.driving_video import read_driver
+from fantasytalking.pipeline.speakers import Driver
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.identity import make_identity
 from fantasytalking.portrait_world.state import FaceState

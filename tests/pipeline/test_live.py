@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("mediapipe")
 
-from fantasytalking.errors import exit_cleanly
+from fantasytalking.common.errors import exit_cleanly
 from fantasytalking.media import probe, read_audio, read_video
 from tests.pipeline.conftest import sound
 from tests.pipeline.running import Ended, files, write_inputs
@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "infer.py"
 
 
 def start(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
-    from fantasytalking.pipeline.start import start
+    from fantasytalking.inference.start import start
 
     capsys.readouterr()
     code = 0

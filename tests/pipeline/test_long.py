@@ -3,9 +3,9 @@
 import torch
 
 from fantasytalking.pipeline.denoising import Denoiser
-from fantasytalking.pipeline.encoding import VideoConditions
 from fantasytalking.pipeline.guidance import Branch, GuidanceConfig, ScaleSchedule, step_guidance
-from fantasytalking.pipeline.windows import plan_windows
+from fantasytalking.pipeline.sliding_window import plan_windows
+from fantasytalking.pipeline.video_conditions import VideoConditions
 from tests.pipeline.conftest import sound
 from tests.pipeline.test_pipeline import latents
 

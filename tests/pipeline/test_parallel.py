@@ -12,13 +12,13 @@ import torch
 import torch.multiprocessing as multiprocessing
 from safetensors.torch import save_file
 
-from fantasytalking.errors import InputError
-from fantasytalking.media.live_sound import SampleQueue
+from fantasytalking.common.errors import InputError
+from fantasytalking.inference.context_parallel import Leader, follow, join
+from fantasytalking.inference.model_sources import load_pipeline, workplace
+from fantasytalking.media.audio_stream import SampleQueue
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
-from fantasytalking.pipeline.parallel import Leader, follow, join
-from fantasytalking.pipeline.savings import SavingsConfig, StepCache
-from fantasytalking.pipeline.settings import InferConfig, Offload
-from fantasytalking.pipeline.workplace import load_pipeline, workplace
+from fantasytalking.pipeline.config import InferConfig, Offload
+from fantasytalking.pipeline.optimizations import SavingsConfig, StepCache
 from tests.app.conftest import free_port
 from tests.pipeline.conftest import driver, sound
 from tests.pipeline.test_pipeline import latents

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from fantasytalking.attention_regions import Background
 from fantasytalking.audio_windows import AudioWindows
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.conditioning import hear_people
-from fantasytalking.pipeline.people import People, mix
-from fantasytalking.regions import Background
+from fantasytalking.pipeline.condition_encoder import hear_people
+from fantasytalking.pipeline.speakers import People, mix
 from tests.pipeline.conftest import driver, sound
 from tests.pipeline.test_pipeline import latents
 

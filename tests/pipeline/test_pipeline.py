@@ -11,17 +11,17 @@ import torch
 from diffusers import FirstBlockCacheConfig, UniPCMultistepScheduler
 from PIL import Image
 
-from fantasytalking.checkpoint import AdapterConfig, save_adapter
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.errors import InputError
-from fantasytalking.lora import LoraSettings, add_lora
-from fantasytalking.models.assembly import from_wan
+from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
+from fantasytalking.checkpoints.lora import LoraSettings, add_lora
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
+from fantasytalking.inference.model_files import find_weights
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.models.wan_loading import from_wan
 from fantasytalking.pipeline import FantasyTalkingPipeline, Formula, Portrait, ScaleSchedule
-from fantasytalking.pipeline.encoding import Timing
-from fantasytalking.pipeline.scheduling import Sampler, make_scheduler, set_steps
-from fantasytalking.pipeline.settings import InferConfig
-from fantasytalking.pipeline.weights import find_weights
+from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.schedulers import Sampler, make_scheduler, set_steps
+from fantasytalking.pipeline.video_conditions import Timing
 from tests.pipeline.conftest import SIZE, WITHOUT_PLACES, open_pipeline, sound
 
 
@@ -185,7 +185,7 @@ def test_the_audio_is_gated_not_zeroed(pipe, portrait):
 
 def test_an_empty_prompt_is_what_training_drops_to(pipe, caplog):
     from fantasytalking.encoders.wan import TextEncoder
-    from fantasytalking.pipeline.encoding import encode_text
+    from fantasytalking.pipeline.video_conditions import encode_text
 
     encoder = TextEncoder(pipe.text_encoder, pipe.tokenizer, 12)
     assert not encode_text(encoder, "  ", 12, 32).any()

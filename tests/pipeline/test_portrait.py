@@ -7,8 +7,8 @@ pytest.importorskip("mediapipe")
 
 import cv2
 
-from fantasytalking.data.settings import Bucket, Fit
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.prepare.config import Bucket, Fit
 from fantasytalking.perception.face_track import detect_faces
 from fantasytalking.pipeline.portrait import frame_portrait, parse_sizes
 

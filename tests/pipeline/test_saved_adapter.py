@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.checkpoint import AdapterConfig, save_adapter
-from fantasytalking.errors import InputError
-from fantasytalking.expression_adapter import add_expression
-from fantasytalking.lora import add_lora
-from fantasytalking.models.assembly import portrait_module
+from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
+from fantasytalking.checkpoints.expression_adapter import add_expression
+from fantasytalking.checkpoints.lora import add_lora
+from fantasytalking.common.errors import InputError
+from fantasytalking.inference.model_files import find_weights
+from fantasytalking.models.wan_loading import portrait_module
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.settings import InferConfig
-from fantasytalking.pipeline.weights import find_weights
+from fantasytalking.pipeline.config import InferConfig
 from tests.pipeline.conftest import EXPRESSION, LORA
 
 

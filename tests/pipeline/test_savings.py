@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fantasytalking.config import CONFIGS, load_config
-from fantasytalking.errors import InputError
-from fantasytalking.models.few_step_lora import fuse_few_step_lora
-from fantasytalking.pipeline.savings import SavingsConfig, StepCache, apply_savings, choose_offload
-from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
+from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.errors import InputError
+from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.optimizations import SavingsConfig, StepCache, apply_savings, choose_offload
 from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
 
 CPU = torch.device("cpu")

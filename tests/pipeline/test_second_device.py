@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.media.live_sound import SampleQueue
+from fantasytalking.media.audio_stream import SampleQueue
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
-from fantasytalking.pipeline.scheduling import Sampler, make_scheduler
-from fantasytalking.pipeline.settings import InferConfig
+from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.schedulers import Sampler, make_scheduler
 from tests.pipeline.conftest import driver, open_pipeline, sound
 from tests.second_device import FarTensor, second_device
 

@@ -9,16 +9,22 @@ import numpy as np
 import pytest
 import torch
 
+from fantasytalking.common.errors import InputError
+from fantasytalking.encoders.vae_streaming import StreamDecoder
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.encoders.wan_stream import StreamDecoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
-from fantasytalking.errors import InputError
-from fantasytalking.media.live_sound import LiveSound, SampleQueue
-from fantasytalking.pipeline.causal import CausalWindow, Trail, first_window, mixed_velocity, next_window
-from fantasytalking.pipeline.encoding import Timing, encode_sound
-from fantasytalking.pipeline.hearing import Hearing
-from fantasytalking.pipeline.settings import InferConfig
-from fantasytalking.pipeline.windows import plan_windows
+from fantasytalking.media.audio_stream import LiveSound, SampleQueue
+from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.sliding_window import plan_windows
+from fantasytalking.pipeline.streaming.streaming_audio import Hearing
+from fantasytalking.pipeline.streaming.window_history import (
+    CausalWindow,
+    Trail,
+    first_window,
+    mixed_velocity,
+    next_window,
+)
+from fantasytalking.pipeline.video_conditions import Timing, encode_sound
 from tests.pipeline.conftest import sound
 
 RATES = (16_000, 48_000)

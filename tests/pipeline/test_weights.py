@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.config import load_config, preset_path
-from fantasytalking.data.settings import DataConfig
-from fantasytalking.errors import InputError
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.inference.model_files import SOURCES, find_weights
 from fantasytalking.models.presets import PRESETS
-from fantasytalking.pipeline.settings import InferConfig
-from fantasytalking.pipeline.weights import SOURCES, find_weights
+from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.training.config import TrainConfig
 
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fantasytalking.errors import InputError
-from fantasytalking.pipeline.windows import plan_windows
+from fantasytalking.common.errors import InputError
+from fantasytalking.pipeline.sliding_window import plan_windows
 
 
 @pytest.mark.parametrize("length", [3, 5, 9, 21])

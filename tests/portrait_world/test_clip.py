@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fantasytalking.files import hash_file
+from fantasytalking.common.files import hash_file
 from fantasytalking.media import probe, read_audio, read_image, read_video
 from fantasytalking.portrait_world.clip import ClipPlan, Sitter, act, truth, write_clip
 from fantasytalking.portrait_world.identity import make_identity

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.media import read_video
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus, read_sentences
 

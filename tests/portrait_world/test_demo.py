@@ -47,7 +47,7 @@ def test_silence_stands_around_about_three_seconds_of_speech():
 def test_the_mouth_is_closed_and_the_face_is_found():
     pytest.importorskip("mediapipe")
     from fantasytalking.perception.face_track import detect_faces
-    from fantasytalking.perception.facial_measures import eye_opening, mouth_opening
+    from fantasytalking.perception.landmark_measures import eye_opening, mouth_opening
 
     (face,) = detect_faces(read_image(FOLDER / PORTRAIT))
     assert mouth_opening(face.landmarks) < 0.04, "speech reaches 0.3"

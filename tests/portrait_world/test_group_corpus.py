@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 from fantasytalking.portrait_world.group_corpus import GroupCorpusPlan, parse_size, plan_corpus
 

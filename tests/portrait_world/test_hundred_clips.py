@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from fantasytalking.media import read_video
 from fantasytalking.perception.body_pose import track_body
 from fantasytalking.perception.face_track import track_faces
-from fantasytalking.perception.facial_measures import mouth_opening
+from fantasytalking.perception.landmark_measures import mouth_opening
 from fantasytalking.perception.motion_intensity import measure_motion
 from fantasytalking.portrait_world.corpus import HELD_OUT_SENTENCES, CorpusPlan, make_corpus, read_sentences
 

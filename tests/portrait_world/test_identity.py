@@ -2,7 +2,7 @@
 
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.portrait_world.identity import (
     HELD_OUT_IDENTITIES,
     TRAINING_IDENTITIES,

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.portrait_world.layout import SEEN_OF_FACE, Standing, arrange
 from fantasytalking.portrait_world.pose import LEAST_CLOSENESS, PICTURE_UNITS
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.media import read_audio, read_image, read_video
 from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
 from fantasytalking.portrait_world.group_corpus import GroupCorpusPlan

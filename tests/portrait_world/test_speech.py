@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fantasytalking import media
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.media import read_audio
 from fantasytalking.portrait_world.identity import make_identity
 from fantasytalking.portrait_world.speech import Voice, speak

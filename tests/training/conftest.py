@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from fantasytalking.config import load_config
+from fantasytalking.common.config import load_config
 from fantasytalking.training.config import TrainConfig
 from tests.training.tiny_corpus import make_base, make_corpus, overrides
 

@@ -7,16 +7,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fantasytalking.checkpoint import ADAPTER_FILE
+from fantasytalking.checkpoints.adapter import ADAPTER_FILE
 from fantasytalking.data.collate import Collate
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.training.batches import Layout, step_batches
 from fantasytalking.training.config import DropoutConfig, TrainConfig
+from fantasytalking.training.dataloader import Layout, step_batches
 from fantasytalking.training.distillation import distillation_loss
-from fantasytalking.training.model import build_model
-from fantasytalking.training.objectives import stage_loss
-from fantasytalking.training.optim import build_optimiser
-from fantasytalking.training.randomness import draw
+from fantasytalking.training.losses import stage_loss
+from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.optimizers import build_optimiser
+from fantasytalking.training.rng import draw
 
 
 def log(output: str | Path) -> list[dict]:

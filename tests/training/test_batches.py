@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
-from fantasytalking.errors import InputError
-from fantasytalking.training.batches import Delivery, Layout, Request, StepSampler, TolerantClips, step_batches
+from fantasytalking.training.dataloader import Delivery, Layout, Request, StepSampler, TolerantClips, step_batches
 from tests.training.conftest import Configure
 from tests.training.tiny_corpus import make_corpus
 

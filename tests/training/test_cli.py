@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.collate import Alignment
-from fantasytalking.errors import InputError
 from fantasytalking.training.cli import check_corpus, train
 from fantasytalking.training.config import LossWeight, TrainConfig
 from tests.training.conftest import Configure
@@ -43,7 +43,7 @@ def test_a_node_without_the_perception_packages_imports_the_models_and_trains_on
     program = f"""{WITHOUT_PERCEPTION}
 for name in {LIGHT}:
     importlib.import_module("fantasytalking." + name)
-from fantasytalking.train_command import run
+from fantasytalking.train import run
 run("stage1", "about")
 """
     told = subprocess.run([sys.executable, "-c", program, *settings], capture_output=True, text=True, timeout=120)

@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from fantasytalking.checkpoint import AdapterConfig, load_adapter, read_adapter, save_adapter
+from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter, save_adapter
+from fantasytalking.checkpoints.lora import lora_off
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.collate import Batch, Collate
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.errors import InputError
 from fantasytalking.flow_matching import TIMESTEPS, shifted
-from fantasytalking.lora import lora_off
-from fantasytalking.models.assembly import from_wan
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.pipeline.scheduling import Sampler, make_scheduler, set_steps
+from fantasytalking.models.wan_loading import from_wan
+from fantasytalking.pipeline.schedulers import Sampler, make_scheduler, set_steps
 from fantasytalking.training.config import DistillationConfig, TrainConfig
 from fantasytalking.training.distillation import Asked, ask, distillation_loss, follow_teacher
-from fantasytalking.training.model import build_model
-from fantasytalking.training.randomness import draw
+from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.rng import draw
 from fantasytalking.training.trainer import Trainer
 from tests.models.tiny import awaken
 from tests.training.conftest import Configure

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.config import CONFIGS
-from fantasytalking.training.held_out import LOG as HELD_OUT
+from fantasytalking.common.config import CONFIGS
+from fantasytalking.training.holdout_loss import LOG as HELD_OUT
 from tests.training.runs import adapter, log, same
 from tests.training.test_distillation import STAGE3 as DISTILLED
 from tests.training.tiny_corpus import PORTRAIT, make_corpus, make_driven_corpus, overrides

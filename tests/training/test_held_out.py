@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.config import load_config, preset_path
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.collate import Collate
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.errors import InputError
 from fantasytalking.flow_matching import TIMESTEPS, add_noise
 from fantasytalking.training.config import TrainConfig
-from fantasytalking.training.held_out import NEVER_A_STEP, SIGMAS, HeldOut
-from fantasytalking.training.model import build_model
-from fantasytalking.training.randomness import draw
+from fantasytalking.training.holdout_loss import NEVER_A_STEP, SIGMAS, HeldOut
+from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.rng import draw
 from fantasytalking.training.trainer import Trainer
 from tests.training.conftest import Configure
 from tests.training.runs import adapter, same

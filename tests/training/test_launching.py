@@ -4,7 +4,7 @@ import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 
-from fantasytalking.config import CONFIGS
+from fantasytalking.common.config import CONFIGS
 
 
 @pytest.mark.parametrize("config", ["zero2", "zero3"])

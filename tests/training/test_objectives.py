@@ -6,8 +6,8 @@ import torch
 from fantasytalking.data.collate import Batch
 from fantasytalking.flow_matching import Normalisation, SigmaConfig
 from fantasytalking.training.config import Draw, DropoutConfig, LossConfig, LossWeight, ReferenceDropout
-from fantasytalking.training.objectives import drop_conditions, loss_weight, stage_loss
-from fantasytalking.training.randomness import Draws, draw
+from fantasytalking.training.losses import drop_conditions, loss_weight, stage_loss
+from fantasytalking.training.rng import Draws, draw
 from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
 
 LIP = LossConfig(weight=LossWeight.lip)

@@ -8,7 +8,7 @@ from torch import nn
 
 from fantasytalking.training.config import OptimiserConfig, Schedule
 from fantasytalking.training.ema import MovingAverage
-from fantasytalking.training.optim import build_optimiser, learning_rate
+from fantasytalking.training.optimizers import build_optimiser, learning_rate
 
 
 def rates(schedule: Schedule, final_share: float = 0.0) -> list[float]:

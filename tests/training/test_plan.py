@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS, load_config
 from fantasytalking.data.collate import Collate
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.models.presets import load_model_config, meta_transformer
 from fantasytalking.training.config import TrainConfig
-from fantasytalking.training.plan import (
+from fantasytalking.training.memory_estimate import (
     PAPER_SIZE,
     ClipSize,
     activation_bytes,
@@ -18,7 +18,7 @@ from fantasytalking.training.plan import (
     estimate_memory,
     planned_model,
 )
-from fantasytalking.training.trainable import set_trainable
+from fantasytalking.training.parameter_groups import set_trainable
 from tests.training.conftest import Configure
 
 

@@ -10,21 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fantasytalking.checkpoint import read_adapter
-from fantasytalking.config import CONFIGS, load_config
+from fantasytalking.checkpoints.adapter import read_adapter
+from fantasytalking.checkpoints.expression_adapter import load_expression
+from fantasytalking.checkpoints.released_portrait import write_released_expression
+from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.errors import InputError
 from fantasytalking.data.collate import Batch, Collate
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.errors import InputError
-from fantasytalking.expression_adapter import load_expression
-from fantasytalking.expression_checkpoint import write_released_expression
-from fantasytalking.models.assembly import from_wan, portrait_module
 from fantasytalking.models.expression_projector import parameter_count
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.models.wan_loading import from_wan, portrait_module
 from fantasytalking.training.config import DropoutConfig, TrainConfig
-from fantasytalking.training.model import build_model
-from fantasytalking.training.objectives import drop_conditions
-from fantasytalking.training.plan import ClipSize, activation_bytes, describe_plan
-from fantasytalking.training.randomness import draw
+from fantasytalking.training.losses import drop_conditions
+from fantasytalking.training.memory_estimate import ClipSize, activation_bytes, describe_plan
+from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.rng import draw
 from fantasytalking.training.trainer import Trainer
 from tests.training.conftest import Configure
 from tests.training.runs import adapter, checkpoint, loss_on_the_corpus, losses, same, step_elsewhere

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from fantasytalking.config import CONFIGS, load_config
-from fantasytalking.errors import InputError
-from fantasytalking.training.config import TrainConfig
-from fantasytalking.training.plan import ClipSize, meta_inputs, planned_model
-from fantasytalking.training.scale import (
+from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.errors import InputError
+from fantasytalking.training.compute_estimate import (
     TRAINED,
     OperationCounter,
     ScalePlan,
     count_operations,
     scale_table,
 )
+from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.memory_estimate import ClipSize, meta_inputs, planned_model
 
 SIZE = ClipSize(64, 64, 9, 25.0)
 

@@ -5,11 +5,11 @@ from fnmatch import fnmatchcase
 import pytest
 import torch
 
-from fantasytalking.errors import InputError
-from fantasytalking.lora import LoraSettings, add_lora
-from fantasytalking.models.assembly import portrait_module
-from fantasytalking.training.model import build_model
-from fantasytalking.training.trainable import set_trainable, trainable_table
+from fantasytalking.checkpoints.lora import LoraSettings, add_lora
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.parameter_groups import set_trainable, trainable_table
 from tests.models.tiny import tiny_transformer
 from tests.training.conftest import Configure
 

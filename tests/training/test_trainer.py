@@ -11,17 +11,17 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.audio_checkpoint import to_official, write_released
-from fantasytalking.checkpoint import load_adapter, read_adapter
-from fantasytalking.errors import InputError
-from fantasytalking.models.assembly import portrait_module
-from fantasytalking.models.cpu_attention import ProductsSelfAttnProcessor
-from fantasytalking.motion_normaliser import NORMALISER, MotionNormaliser
+from fantasytalking.checkpoints.adapter import load_adapter, read_adapter
+from fantasytalking.checkpoints.released_audio import to_official, write_released
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.cpu.attention import ProductsSelfAttnProcessor
+from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.motion_normalizer import NORMALISER, MotionNormaliser
 from fantasytalking.training.config import Optimiser, TrainConfig
-from fantasytalking.training.model import build_model
-from fantasytalking.training.resume import Checkpoints
+from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.run_guard import Checkpoints
 from fantasytalking.training.trainer import Trainer, ValidationResult
-from fantasytalking.training.validation_settings import ValidationConfig
+from fantasytalking.training.validation_config import ValidationConfig
 from tests.training.conftest import Configure
 from tests.training.runs import adapter, checkpoint, log, loss_on_the_corpus, losses, same, step_elsewhere
 from tests.training.tiny_corpus import make_corpus

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.config import load_config, preset_path
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
-from fantasytalking.errors import InputError
+from fantasytalking.inference.validation_sampler import SHEET, VIDEO, PortraitValidation
 from fantasytalking.media import probe, read_audio, read_image, read_video, write_image, write_video
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.portrait_world.clip import Sitter
 from fantasytalking.portrait_world.demo import FOLDER, PORTRAIT, SPEECH
 from fantasytalking.portrait_world.identity import make_identity
 from fantasytalking.portrait_world.state import FaceState
-from fantasytalking.train_command import run as run_command
+from fantasytalking.train import run as run_command
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import Trainer
-from fantasytalking.validation import SHEET, VIDEO, PortraitValidation
 from tests import tiny_components
 from tests.models.tiny import save_base
 from tests.training import tiny_corpus

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value
-from fantasytalking.perception.facial_measures import eye_opening
+from fantasytalking.perception.landmark_measures import eye_opening
 
 CLOSED, OPEN = 0.6, 0.8
 """Shares of the median eye opening: a blink begins below the one and ends above the other."""

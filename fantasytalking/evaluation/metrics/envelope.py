@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import SAMPLE_RATE, Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
-from fantasytalking.perception.facial_measures import mouth_opening
+from fantasytalking.perception.landmark_measures import mouth_opening
 from fantasytalking.perception.signals import GRID_RATE, loudness, smooth_to_grid
 
 SIGMA = 0.05

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value
 from fantasytalking.evaluation.metrics.fid import distance_of_records

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
 from fantasytalking.perception.motion_intensity import measure_motion

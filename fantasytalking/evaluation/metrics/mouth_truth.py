@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.correlation import LEAST_FRAMES, centred_sums, pooled_correlation
 from fantasytalking.evaluation.metric import Metric, Record, Value
-from fantasytalking.perception.facial_measures import mouth_opening
+from fantasytalking.perception.landmark_measures import mouth_opening
 
 MOST_LAG = 0.4
 """Seconds by which the measured opening is moved against the true one to find the best agreement."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.tensor_io import read_json
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
-from fantasytalking.tensor_files import read_json
 
 MAX_BYTES = 1 << 20
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.clip import Clip
 from fantasytalking.evaluation.curves import per_second
 from fantasytalking.evaluation.metric import Curve, Metric, Record, Value, mean_over_clips

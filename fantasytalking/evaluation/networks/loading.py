@@ -7,9 +7,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fantasytalking.errors import InputError
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.tensor_io import compare_shapes, read_pickle
 from fantasytalking.evaluation.weights import Weights, find
-from fantasytalking.tensor_files import compare_shapes, read_pickle
 
 CURE = "get the file again from its source"
 COUNTER = "num_batches_tracked"

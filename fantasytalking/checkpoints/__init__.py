@@ -1,0 +1,1 @@
+"""Reads and writes checkpoints: adapters, LoRAs, and the weights that the authors released."""

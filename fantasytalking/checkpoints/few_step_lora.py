@@ -1,0 +1,119 @@
+"""LoRA files for a Wan base, as few-step distillations are given out, fused into the base for good.
+
+Two spellings are read: PEFT's (lora_A, lora_B) and kohya's (lora_down, lora_up, alpha), each in Wan's original names or
+in diffusers', and beside them full changes of a weight or bias (diff, diff_b).
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.tensor_io import open_safetensors
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+
+PREFIXES = ("diffusion_model.", "transformer.", "base_model.model.")
+ENDINGS = {
+    "lora_A.weight": "down",
+    "lora_B.weight": "up",
+    "lora_A.default.weight": "down",
+    "lora_B.default.weight": "up",
+    "lora_down.weight": "down",
+    "lora_up.weight": "up",
+    "alpha": "alpha",
+    "diff": "weight",
+    "diff_b": "bias",
+}
+WAN_NAMES = (
+    (r"\.self_attn\.([qkv])$", r".attn1.to_\1"),
+    (r"\.self_attn\.o$", ".attn1.to_out.0"),
+    (r"\.cross_attn\.([qkv])$", r".attn2.to_\1"),
+    (r"\.cross_attn\.o$", ".attn2.to_out.0"),
+    (r"\.cross_attn\.([kv])_img$", r".attn2.add_\1_proj"),
+    (r"\.(self_attn|cross_attn)\.norm_([qk])$", lambda hit: f".attn{1 if hit[1] == 'self_attn' else 2}.norm_{hit[2]}"),
+    (r"\.cross_attn\.norm_k_img$", ".attn2.norm_added_k"),
+    (r"\.ffn\.0$", ".ffn.net.0.proj"),
+    (r"\.ffn\.2$", ".ffn.net.2"),
+    (r"\.norm3$", ".norm2"),
+    (r"^text_embedding\.0$", "condition_embedder.text_embedder.linear_1"),
+    (r"^text_embedding\.2$", "condition_embedder.text_embedder.linear_2"),
+    (r"^time_embedding\.0$", "condition_embedder.time_embedder.linear_1"),
+    (r"^time_embedding\.2$", "condition_embedder.time_embedder.linear_2"),
+    (r"^time_projection\.1$", "condition_embedder.time_proj"),
+    (r"^img_emb\.proj\.0$", "condition_embedder.image_embedder.norm1"),
+    (r"^img_emb\.proj\.1$", "condition_embedder.image_embedder.ff.net.0.proj"),
+    (r"^img_emb\.proj\.3$", "condition_embedder.image_embedder.ff.net.2"),
+    (r"^img_emb\.proj\.4$", "condition_embedder.image_embedder.norm2"),
+    (r"^head\.head$", "proj_out"),
+)
+"""Wan's names of layers and diffusers'."""
+
+
+@torch.no_grad()
+def fuse_few_step_lora(model: FantasyTalkingTransformer3DModel, path: Path, scale: float = 1.0) -> int:
+    """Adds scale * alpha / rank * B A, and full changes, to the weights; gives how many layers changed.
+
+    Everything is checked before the first weight is touched.
+
+    Raises:
+        InputError: no safetensors, a tensor for a layer that the model lacks or of another shape, or half a pair.
+    """
+    stored = open_safetensors(path)
+    layers: dict[str, dict[str, str]] = {}
+    for name in stored.shapes:
+        layer, part = _place(name, str(path))
+        layers.setdefault(layer, {})[part] = name
+    parameters = dict(model.named_parameters())
+    for layer, parts in layers.items():
+        _check(layer, {part: stored.shapes[name] for part, name in parts.items()}, parameters, str(path))
+    for layer, parts in layers.items():
+        tensors = {part: stored.read(name).float() for part, name in parts.items()}
+        if "down" in tensors:
+            _add(parameters[f"{layer}.weight"], scale * _product(tensors))
+        for part in ("weight", "bias"):
+            if part in tensors:
+                _add(parameters[f"{layer}.{part}"], scale * tensors[part])
+    return len(layers)
+
+
+def _place(name: str, source: str) -> tuple[str, str]:
+    """The layer, in diffusers' name, and what of it the tensor is."""
+    plain = next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
+    for ending, part in ENDINGS.items():
+        if plain.endswith(f".{ending}"):
+            layer = plain.removesuffix(f".{ending}")
+            for pattern, replacement in WAN_NAMES:
+                layer = re.sub(pattern, replacement, layer)
+            return layer, part
+    raise InputError(f"'{source}' holds '{name}', which is no part of a LoRA; a LoRA file for Wan 2.1 is needed")
+
+
+def _check(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dict[str, Tensor], source: str) -> None:
+    weight = parameters.get(f"{layer}.weight")
+    if weight is None:
+        raise InputError(f"'{source}' changes the layer '{layer}', which this model lacks; use a LoRA of its base")
+    if ("down" in shapes) != ("up" in shapes) or shapes.keys() == {"alpha"}:
+        raise InputError(f"'{source}' holds half a pair for the layer '{layer}'; get the file again")
+    if shapes.get("alpha", ()) not in ((), (1,)):
+        raise InputError(f"'{source}': alpha of '{layer}' has the shape {shapes['alpha']}; one number is needed")
+    down, up = shapes.get("down"), shapes.get("up")
+    if down and up and (len(down) != 2 or len(up) != 2 or down[0] != up[1] or (up[0], down[1]) != tuple(weight.shape)):
+        raise InputError(f"'{source}': '{layer}' has {up} x {down}, the model's weight is {tuple(weight.shape)}")
+    for part in ("weight", "bias"):
+        own = parameters.get(f"{layer}.{part}")
+        if part in shapes and (own is None or tuple(own.shape) != shapes[part]):
+            raise InputError(
+                f"'{source}': the change of '{layer}.{part}' has the shape {shapes[part]}, which does not fit"
+            )
+
+
+def _product(tensors: dict[str, Tensor]) -> Tensor:
+    rank = tensors["down"].shape[0]
+    alpha = float(tensors["alpha"]) if "alpha" in tensors else float(rank)
+    return alpha / rank * (tensors["up"] @ tensors["down"])
+
+
+def _add(parameter: Tensor, change: Tensor) -> None:
+    parameter.copy_(parameter.float() + change.to(parameter.device))

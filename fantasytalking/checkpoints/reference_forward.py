@@ -1,0 +1,161 @@
+"""Our model on reference files of the released FantasyPortrait code."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fantasytalking.attention_regions import label_regions
+from fantasytalking.checkpoints.released_portrait import (
+    RELEASED_HEAD_DIM,
+    RELEASED_PARTS,
+    from_released_expression,
+    released_sizes,
+)
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.tensor_io import StoredTensors, compare_shapes, open_safetensors, safetensors_metadata
+from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import assemble, infer_wan_config, wan_names
+
+INPUTS = ("latents", "image_condition", "text_embeds", "image_embeds", "timestep", "expression_features")
+
+
+def expression_forward(path: Path) -> dict[str, Tensor]:
+    """The predictions of a reference file: its weights, inputs and metadata through our model.
+
+    The file holds `wan.*` (Wan's original names), the released adapter's four parts, `in.*` (latents (1,16,F,h,w),
+    image_condition (1,20,F,h,w), text_embeds, image_embeds, timestep, expression_features (people, frames, 554) and,
+    for several people, face_regions (people, H, W)), and as metadata num_heads, num_frames and portrait_scale.
+
+    Returns:
+        prediction and prediction_without_portrait (1,16,F,h,w). For one person, prediction masks padding and
+        prediction_padding_attended is what the released code computes; for several, padding is attended as released.
+
+    Raises:
+        InputError: not such a file, or anything in it that does not fit.
+    """
+    stored = open_safetensors(path)
+    text = safetensors_metadata(path)
+    model = _model(stored, text, str(path))
+    inputs = _inputs(stored, str(path))
+    conditions = _conditions(stored, inputs, text, str(path))
+    expression = conditions.expression
+    assert expression is not None
+    several = expression.features.shape[1] > 1
+
+    def predict(padding: str, driven: bool = True) -> Tensor:
+        model.register_to_config(expression_padding=padding)
+        given = conditions if driven else conditions._replace(expression=None)
+        return model(inputs["latents"], inputs["timestep"], given).sample
+
+    with torch.no_grad():
+        attended = predict("attended")
+        outputs = {
+            "prediction": attended if several else predict("masked"),
+            "prediction_without_portrait": predict("masked", driven=False),
+        }
+        return outputs if several else {**outputs, "prediction_padding_attended": attended}
+
+
+def _model(stored: StoredTensors, text: dict[str, str], source: str) -> FantasyTalkingTransformer3DModel:
+    original = [name.removeprefix("wan.") for name in stored.shapes if name.startswith("wan.")]
+    base = stored.renamed({ours: f"wan.{name}" for ours, name in wan_names(original, source).items()})
+    config = infer_wan_config(base.shapes, {"num_heads": _metadata(text, "num_heads", source)}, source)
+    released = {
+        name: stored.read(name) for name in stored.shapes if name.startswith(tuple(f"{p}." for p in RELEASED_PARTS))
+    }
+    adapter = from_released_expression(released, source)
+    sizes = released_sizes(adapter, source, _head_dim(text, source))
+    # Audio, face and motion are fresh and add nothing, so they are kept as small as they go.
+    small: dict[str, Any] = dict.fromkeys(
+        ("audio_dim", "audio_token_dim", "face_token_dim", "face_width", "motion_width"), 8
+    )
+    model = assemble(
+        {**config, "eps": _number(text.get("eps", "1e-06"), "eps", source)},
+        {
+            **small,
+            **sizes.arguments(),
+            "face_tokens": 1,
+            "face_depth": 1,
+            "face_heads": 1,
+            "expression_scale": _number(_metadata(text, "portrait_scale", source), "portrait_scale", source),
+        },
+        base,
+    )
+    state = model.state_dict()
+    compare_shapes(
+        {name: tuple(value.shape) for name, value in adapter.items()},
+        {name: tuple(value.shape) for name, value in state.items() if "expression_" in name},
+        source,
+        "base and portrait parts differ",
+    )
+    with torch.no_grad():
+        for name, value in adapter.items():
+            state[name].copy_(value)
+    return model
+
+
+def _conditions(stored: StoredTensors, inputs: dict[str, Tensor], text: dict[str, str], source: str) -> Conditions:
+    features = inputs["expression_features"]
+    num_frames = int(_number(_metadata(text, "num_frames", source), "num_frames", source))
+    if features.ndim != 3 or not features.numel() or features.shape[1] != num_frames:
+        raise InputError(
+            f"'{source}': expression_features has the shape {tuple(features.shape)}; "
+            f"(people, {num_frames}, features) is needed"
+        )
+    dtype, regions = features.dtype, None
+    if "in.face_regions" in stored.shapes:
+        regions = label_regions(stored.read("in.face_regions"), num_frames)[None]
+    return Conditions(
+        text=inputs["text_embeds"],
+        image=inputs["image_embeds"],
+        latents=inputs["image_condition"],
+        audio=torch.zeros(1, 1, 1, 8, dtype=dtype),
+        audio_mask=torch.zeros(1, 1, 1, dtype=torch.bool),
+        face=torch.zeros(1, 1, 512, dtype=dtype),
+        motion=torch.full((1, 2), 0.5, dtype=dtype),
+        gate=torch.zeros(1, 2, dtype=dtype),
+        expression=ExpressionCondition(
+            features=features[None],
+            present=torch.ones(1, *features.shape[:2], dtype=torch.bool),
+            regions=regions,
+            gate=torch.ones(1, dtype=dtype),
+        ),
+    )
+
+
+def _inputs(stored: StoredTensors, source: str) -> dict[str, Tensor]:
+    missing = [name for name in INPUTS if f"in.{name}" not in stored.shapes]
+    if missing:
+        raise InputError(
+            f"'{source}' has no tensor 'in.{missing[0]}'; a portrait reference has in.{', in.'.join(INPUTS)}"
+        )
+    return {name: stored.read(f"in.{name}") for name in INPUTS}
+
+
+def _metadata(text: dict[str, str], name: str, source: str) -> str:
+    if name not in text:
+        raise InputError(f"'{source}' has no metadata '{name}'; a portrait reference has it")
+    return text[name]
+
+
+def _number(value: str, name: str, source: str) -> float:
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise InputError(f"'{source}': metadata {name} is '{value}'; a number is needed") from error
+    if not 0 <= number <= 1e6:
+        raise InputError(f"'{source}': metadata {name} is '{value}'; 0 to 1,000,000 is needed")
+    return number
+
+
+def _head_dim(text: dict[str, str], source: str) -> int:
+    """Width of the resamplers' heads: `dim_head=32` in the metadata `resampler`, or the released one."""
+    stated = re.search(r"\bdim_head=(\d{1,5})\b", text.get("resampler", ""))
+    head_dim = int(stated[1]) if stated else RELEASED_HEAD_DIM
+    if not head_dim:
+        raise InputError(f"'{source}': metadata resampler is '{text['resampler']}'; dim_head must be at least 1")
+    return head_dim

@@ -1,0 +1,94 @@
+"""The released audio checkpoint: names, completeness, reading and writing.
+
+It is a torch file of two parts, proj_model and audio_processor, or safetensors with the parts as prefixes. The tensors
+are those of the model's `audio` module.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.tensor_io import check_floating, compare_shapes, read_parts, write_parts
+
+PARTS = ("proj_model", "audio_processor")
+
+_PROJECTOR = {f"proj_model.{name}": f"audio_projector.{name}" for name in ("proj.weight", "norm.weight", "norm.bias")}
+_BLOCK = re.compile(r"audio_processor\.blocks\.(\d+)\.cross_attn\.processor\.([kv])_proj\.weight")
+_OUR_BLOCK = re.compile(r"blocks\.(\d+)\.attn2\.audio_([kv])_proj\.weight")
+
+
+def read_released(path: str | Path) -> dict[str, Tensor]:
+    """The released audio weights from .ckpt (a torch file of two parts) or .safetensors (parts as prefixes), flat.
+
+    Raises:
+        InputError: not such a file, keys missing or left over, shapes that do not agree, or not floating point.
+    """
+    tensors = read_parts(path, PARTS)
+    check_released(tensors, str(path))
+    return tensors
+
+
+def write_released(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Writes flat released tensors as .ckpt, .pt or .pth (two parts) or .safetensors (flat), whole or not at all.
+
+    Raises:
+        InputError: another suffix.
+    """
+    write_parts(tensors, path, PARTS)
+
+
+def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Released names to ours; the tensors themselves are not touched."""
+    return {_our_name(name): value for name, value in tensors.items()}
+
+
+def to_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names to the released ones.
+
+    Raises:
+        InputError: a tensor that the released format has no place for (face and motion).
+    """
+    projector = {ours: released for released, ours in _PROJECTOR.items()}
+    renamed = {}
+    for name, value in tensors.items():
+        block = _OUR_BLOCK.fullmatch(name)
+        if block:
+            renamed[f"audio_processor.blocks.{block[1]}.cross_attn.processor.{block[2]}_proj.weight"] = value
+        elif name in projector:
+            renamed[projector[name]] = value
+        else:
+            raise InputError(f"'{name}' has no place in the released format, which holds audio alone")
+    return renamed
+
+
+def check_released(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Holds that flat released tensors are complete and agree: N blocks from 0 on, one width, floating point.
+
+    Raises:
+        InputError: the first tensor that does not fit.
+    """
+    blocks = {int(match[1]) for match in map(_BLOCK.fullmatch, tensors) if match}
+    names = {*_PROJECTOR}
+    names |= {_released_block(block, kind) for block in range(max(len(blocks), 1)) for kind in "kv"}
+    cure = "it is not the released audio checkpoint; get it again from its source"
+    weight = tensors.get("proj_model.proj.weight")
+    first = tensors.get(_released_block(0, "k"))
+    token_dim = weight.shape[0] if weight is not None and weight.ndim == 2 else 0
+    dim = first.shape[0] if first is not None and first.ndim == 2 else 0
+    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(names, (dim, token_dim))
+    wanted["proj_model.proj.weight"] = (token_dim, weight.shape[1] if token_dim and weight is not None else 0)
+    wanted["proj_model.norm.weight"] = wanted["proj_model.norm.bias"] = (token_dim,)
+    compare_shapes({name: tuple(value.shape) for name, value in tensors.items()}, wanted, f"'{source}'", cure)
+    check_floating(tensors, source)
+
+
+def _our_name(name: str) -> str:
+    block = _BLOCK.fullmatch(name)
+    return f"blocks.{block[1]}.attn2.audio_{block[2]}_proj.weight" if block else _PROJECTOR[name]
+
+
+def _released_block(block: int, kind: str) -> str:
+    return f"audio_processor.blocks.{block}.cross_attn.processor.{kind}_proj.weight"

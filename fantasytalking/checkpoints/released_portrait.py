@@ -1,0 +1,265 @@
+"""The released FantasyPortrait checkpoint and its flat port: names, completeness, reading and writing.
+
+The released file is a torch file of four parts, proj_model, mouth_proj_model, emo_proj_model and ip_adapter. The flat
+port is safetensors with the parts as prefixes and without `processor.` in the blocks' names. Both hold the same
+tensors; ours are those of the model's `expression` module.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from fantasytalking.checkpoints.adapter import AdapterConfig
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.tensor_io import (
+    PICKLE_SUFFIXES,
+    check_floating,
+    compare_shapes,
+    open_safetensors,
+    read_parts,
+    read_pickle,
+    write_parts,
+)
+from fantasytalking.models.expression_config import PARTS, ExpressionSizes
+
+RELEASED_PARTS = ("proj_model", "mouth_proj_model", "emo_proj_model", "ip_adapter")
+RELEASED_HEAD_DIM = 64
+"""Of the released resamplers; the number of heads is not in the shapes."""
+RELEASED_PADDING = "attended"
+
+_PLAIN = {"headpose": "head", "eye": "eye", "emo": "emotion", "mouth": "mouth"}
+_LEARNED = {"mouth_proj_model": "mouth", "emo_proj_model": "emotion"}
+_RESAMPLER = {
+    "latents": "queries",
+    "proj_in.weight": "input.weight",
+    "proj_in.bias": "input.bias",
+    "proj_out.weight": "output.weight",
+    "proj_out.bias": "output.bias",
+    "norm_out.weight": "output_norm.weight",
+    "norm_out.bias": "output_norm.bias",
+}
+_LAYER = {
+    "0.norm1.weight": "input_norm.weight",
+    "0.norm1.bias": "input_norm.bias",
+    "0.norm2.weight": "query_norm.weight",
+    "0.norm2.bias": "query_norm.bias",
+    "0.to_q.weight": "to_query.weight",
+    "0.to_kv.weight": "to_key_value.weight",
+    "0.to_out.weight": "to_out.weight",
+    "1.0.weight": "feed_forward.0.weight",
+    "1.0.bias": "feed_forward.0.bias",
+    "1.1.weight": "feed_forward.1.weight",
+    "1.3.weight": "feed_forward.3.weight",
+}
+_BLOCK = re.compile(
+    r"ip_adapter\.blocks\.(\d+)\.cross_attn\.(?:processor\.)?ip_adapter_single_stream_([kv])_proj\.weight"
+)
+_OUR_BLOCK = re.compile(r"blocks\.(\d+)\.attn2\.expression_([kv])_proj\.weight")
+_LAYER_NAME = re.compile(r"(mouth_proj_model|emo_proj_model)\.layers\.(\d+)\.(.+)")
+
+
+def holds_expression(path: Path) -> bool:
+    """Whether a file of weights is a released expression adapter, by a name that the released audio part has not.
+
+    Raises:
+        InputError: a torch file that is damaged or holds anything but tensors.
+    """
+    if path.suffix == ".safetensors":
+        return any(name.startswith("ip_adapter.") for name in open_safetensors(path).shapes)
+    if path.suffix not in PICKLE_SUFFIXES:
+        return False
+    loaded = read_pickle(path)
+    return isinstance(loaded, Mapping) and "ip_adapter" in loaded
+
+
+def read_released_expression(path: str | Path) -> dict[str, Tensor]:
+    """The released expression weights from a torch file of four parts or from the flat port, in our names.
+
+    Raises:
+        InputError: not such a file, keys missing or left over, shapes that do not agree, or not floating point.
+    """
+    return from_released_expression(read_parts(path, RELEASED_PARTS), str(path))
+
+
+def write_released_expression(tensors: Mapping[str, Tensor], path: str | Path) -> int:
+    """Writes tensors in our names as .ckpt, .pt or .pth (four parts) or .safetensors (the flat port); gives how many.
+
+    Raises:
+        InputError: another suffix, or tensors that the released format has no place for.
+    """
+    released = to_released_expression(tensors, flat=Path(path).suffix == ".safetensors")
+    write_parts(released, path, RELEASED_PARTS)
+    return len(released)
+
+
+def from_released_expression(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Released names, of either form, to ours; the tensors themselves are not touched.
+
+    Raises:
+        InputError: keys missing, left over or twice, shapes that do not agree, or not floating point.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        ours = _our_name(name)
+        if ours is None or ours in renamed:
+            raise InputError(f"'{source}': the tensor '{name}' is {'not known' if ours is None else 'there twice'}")
+        renamed[ours] = value
+    check_expression_tensors(renamed, source)
+    return renamed
+
+
+def to_released_expression(tensors: Mapping[str, Tensor], flat: bool) -> dict[str, Tensor]:
+    """Our names to the released ones, or to those of the flat port.
+
+    Raises:
+        InputError: a tensor that the released format has no place for, as learned tokens of head and eye.
+    """
+    check_expression_tensors(tensors, "the adapter")
+    return {_released_name(name, flat): value for name, value in tensors.items()}
+
+
+def released_sizes(tensors: Mapping[str, Tensor], source: str, head_dim: int = RELEASED_HEAD_DIM) -> ExpressionSizes:
+    """The sizes that complete tensors in our names imply, with resamplers of `head_dim`, which no shape tells.
+
+    Raises:
+        InputError: resamplers whose width is no multiple of the heads'.
+    """
+    inner = tensors["expression_projector.learned.mouth.layers.0.to_query.weight"].shape[0]
+    if inner % head_dim:
+        raise InputError(f"'{source}': the resamplers' width {inner} is not a multiple of heads of {head_dim}")
+    queries = {part: tensors[f"expression_projector.learned.{part}.queries"].shape for part in _LEARNED.values()}
+    plain = {part: tensors[f"expression_projector.plain.{part}.weight"].shape for part in PARTS}
+    return ExpressionSizes(
+        dims=(plain["head"][1], plain["eye"][1], plain["emotion"][1], plain["mouth"][1]),
+        learned=(0, 0, queries["emotion"][1], queries["mouth"][1]),
+        token_dim=plain["head"][0],
+        width=queries["mouth"][2],
+        depth=_depth(tensors),
+        heads=inner // head_dim,
+        head_dim=head_dim,
+    )
+
+
+def expression_adapter(tensors: Mapping[str, Tensor], source: str) -> AdapterConfig:
+    """What an adapter of released weights is: padding attended, heads of 64.
+
+    Raises:
+        InputError: as `released_sizes`.
+    """
+    return AdapterConfig(
+        modules=["expression"],
+        audio_window="official",
+        expression=released_sizes(tensors, source).as_json(),
+        expression_padding=RELEASED_PADDING,
+    )
+
+
+def check_expression_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Holds that tensors in our names are a whole released adapter: every name, shapes that agree, floating point.
+
+    Raises:
+        InputError: the first tensor that does not fit.
+    """
+    wanted = _wanted_shapes(tensors, source)
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    compare_shapes(found, wanted, f"'{source}'", "it is not a released portrait checkpoint; get it again")
+    check_floating(tensors, source)
+
+
+def _wanted_shapes(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[int, ...]]:
+    """Every name with the shape that follows from the sizes of its neighbours."""
+
+    def shape(name: str, axes: int) -> tuple[int, ...]:
+        found = tensors.get(name)
+        if found is None or found.ndim != axes or not found.numel():
+            raise InputError(f"'{source}' has no '{name}' of {axes} axes; it is not a released portrait checkpoint")
+        return tuple(found.shape)
+
+    token_dim = shape("expression_projector.norm.weight", 1)[0]
+    wanted: dict[str, tuple[int, ...]] = {
+        "expression_projector.norm.weight": (token_dim,),
+        "expression_projector.norm.bias": (token_dim,),
+    }
+    for part in _PLAIN.values():
+        name = f"expression_projector.plain.{part}.weight"
+        wanted[name] = (token_dim, shape(name, 2)[1])
+    width = shape("expression_projector.learned.mouth.queries", 3)[2]
+    inner = shape("expression_projector.learned.mouth.layers.0.to_query.weight", 2)[0]
+    for part in _LEARNED.values():
+        prefix = f"expression_projector.learned.{part}"
+        tokens = shape(f"{prefix}.queries", 3)[1]
+        part_dim = wanted[f"expression_projector.plain.{part}.weight"][1]
+        wanted |= _resampler_shapes(prefix, tokens, part_dim, width, inner, token_dim, _depth(tensors))
+    dim = shape("blocks.0.attn2.expression_k_proj.weight", 2)[0]
+    blocks = {int(match[1]) for match in map(_OUR_BLOCK.fullmatch, tensors) if match}
+    for block in range(len(blocks)):
+        wanted |= {f"blocks.{block}.attn2.expression_{kind}_proj.weight": (dim, token_dim) for kind in "kv"}
+    return wanted
+
+
+def _resampler_shapes(
+    prefix: str, tokens: int, part_dim: int, width: int, inner: int, token_dim: int, depth: int
+) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "queries": (1, tokens, width),
+        "input.weight": (width, part_dim),
+        "input.bias": (width,),
+        "output.weight": (token_dim, width),
+        "output.bias": (token_dim,),
+        "output_norm.weight": (token_dim,),
+        "output_norm.bias": (token_dim,),
+    }
+    layer: dict[str, tuple[int, ...]] = dict.fromkeys(_LAYER.values(), (width,))
+    layer |= {"to_query.weight": (inner, width), "to_key_value.weight": (2 * inner, width)}
+    layer |= {"to_out.weight": (width, inner)}
+    layer |= {"feed_forward.1.weight": (4 * width, width), "feed_forward.3.weight": (width, 4 * width)}
+    for number in range(depth):
+        shapes |= {f"layers.{number}.{name}": shape for name, shape in layer.items()}
+    return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
+
+
+def _depth(tensors: Mapping[str, Tensor]) -> int:
+    prefix = "expression_projector.learned.mouth.layers."
+    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+
+
+def _our_name(released: str) -> str | None:
+    block = _BLOCK.fullmatch(released)
+    if block:
+        return f"blocks.{block[1]}.attn2.expression_{block[2]}_proj.weight"
+    part, _, rest = released.partition(".")
+    if part == "proj_model":
+        stem, _, kind = rest.partition("_proj.")
+        if rest in ("norm.weight", "norm.bias"):
+            return f"expression_projector.{rest}"
+        return f"expression_projector.plain.{_PLAIN[stem]}.weight" if stem in _PLAIN and kind == "weight" else None
+    layer = _LAYER_NAME.fullmatch(released)
+    if layer and layer[3] in _LAYER:
+        return f"expression_projector.learned.{_LEARNED[layer[1]]}.layers.{layer[2]}.{_LAYER[layer[3]]}"
+    if part in _LEARNED and rest in _RESAMPLER:
+        return f"expression_projector.learned.{_LEARNED[part]}.{_RESAMPLER[rest]}"
+    return None
+
+
+def _released_name(ours: str, flat: bool) -> str:
+    block = _OUR_BLOCK.fullmatch(ours)
+    if block:
+        processor = "" if flat else "processor."
+        return f"ip_adapter.blocks.{block[1]}.cross_attn.{processor}ip_adapter_single_stream_{block[2]}_proj.weight"
+    kind, _, rest = ours.removeprefix("expression_projector.").partition(".")
+    if kind == "norm":
+        return f"proj_model.norm.{rest}"
+    part, _, leaf = rest.partition(".")
+    if kind == "plain":
+        return f"proj_model.{_turned(_PLAIN)[part]}_proj.{leaf}"
+    model = _turned(_LEARNED)[part]
+    if leaf in _RESAMPLER.values():
+        return f"{model}.{_turned(_RESAMPLER)[leaf]}"
+    _, number, inner = leaf.split(".", 2)
+    return f"{model}.layers.{number}.{_turned(_LAYER)[inner]}"
+
+
+def _turned(names: Mapping[str, str]) -> dict[str, str]:
+    return {value: key for key, value in names.items()}

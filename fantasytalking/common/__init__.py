@@ -1,0 +1,1 @@
+"""Shared foundations: configuration, errors, atomic files, downloads, safetensors and resumable tasks."""

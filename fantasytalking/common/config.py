@@ -1,0 +1,154 @@
+"""Configuration as data: YAML over typed dataclasses, overrides from the command line, checked once at the door."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, written_whole
+
+CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
+"""The folder of presets, beside the package in a checkout."""
+
+ConfigT = TypeVar("ConfigT")
+
+
+def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Sequence[str] = ()) -> ConfigT:
+    """The dataclass `schema`, filled from its defaults, then the YAML at `path`, then `key.sub=value` overrides.
+
+    A dataclass that has a `validate()` method has it called, innermost first.
+
+    Raises:
+        InputError: the file is missing or not YAML, a key is unknown (with the nearest known one), a value has the
+            wrong type or misses, or `validate` refused.
+    """
+    merged = OmegaConf.structured(schema)
+    if path is not None:
+        merged = _merge(schema, merged, _read_yaml(existing_file(path, "config")), str(path))
+    return _finish(schema, merged, overrides, str(path or "config"))
+
+
+def config_of(schema: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
+    """The dataclass `schema` of plain `values`, as `load_config` makes it of a file; `source` names them in messages.
+
+    Text is taken as it stands: `${...}` has no meaning in it.
+
+    Raises:
+        InputError: as `load_config`.
+    """
+    try:
+        update = OmegaConf.create(_literal(values))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
+    return _finish(schema, _merge(schema, OmegaConf.structured(schema), update, source), (), source)
+
+
+def _finish(schema: type[ConfigT], merged: Any, overrides: Sequence[str], source: str) -> ConfigT:
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator or not key:
+            raise InputError(f"override '{override}' is not of the form key=value, as in steps=30")
+        merged = _merge(schema, merged, OmegaConf.from_dotlist([override]), f"override '{override}'")
+    try:
+        missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+        if missing:
+            raise InputError(f"{source}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=...")
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{source} at '{error.full_key}': {str(error).splitlines()[0]}") from error
+    _validate(config)
+    return config  # type: ignore[return-value]
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Writes the resolved dataclass `config` as YAML, whole or not at all."""
+    with written_whole(path) as temporary:
+        OmegaConf.save(OmegaConf.structured(config), temporary)
+
+
+def preset_path(preset: str, name: str) -> Path:
+    """The file configs/`preset`/`name`.yaml.
+
+    Raises:
+        InputError: there is none; names the presets there are.
+    """
+    path = CONFIGS / preset / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.parent.name for p in CONFIGS.glob(f"*/{name}.yaml"))
+        raise InputError(
+            f"there is no preset '{preset}' with a {name}.yaml;{suggestion(preset, known)} known: {', '.join(known)}"
+        )
+    return path
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """' did you mean X?' when one of `known` is near `word`, else ''."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" did you mean '{near[0]}'?" if near else ""
+
+
+def _literal(value: Any) -> Any:
+    """`value` with OmegaConf's interpolations in its texts escaped (a run of backslashes before one is doubled)."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise InputError(f"config '{path}' is not valid YAML: {error}") from error
+    if not isinstance(loaded, DictConfig):
+        raise InputError(f"config '{path}' holds a {type(loaded).__name__}; it must hold keys and values")
+    return loaded
+
+
+def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:
+    _refuse_unknown(schema, OmegaConf.to_container(update), "", source)
+    try:
+        return OmegaConf.merge(merged, update)
+    except OmegaConfBaseException as error:
+        where = f" at '{error.full_key}'" if error.full_key else ""
+        raise InputError(f"{source}{where}: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_unknown(schema: Any, update: Any, prefix: str, source: str) -> None:
+    if type(None) in get_args(schema):  # a part that may be left out
+        if update is None:
+            return
+        schema = next((kind for kind in get_args(schema) if is_dataclass(kind)), schema)
+    if not is_dataclass(schema):
+        return
+    if not isinstance(update, dict):
+        raise InputError(f"{source}: '{prefix.rstrip('.')}' is {update!r}; it holds keys and values")
+    hints = get_type_hints(schema)
+    known = [field.name for field in fields(schema)]
+    for key, value in update.items():
+        if key not in known:
+            raise InputError(
+                f"{source}: unknown key '{prefix}{key}';{suggestion(str(key), known)} known here: {', '.join(known)}"
+            )
+        _refuse_unknown(hints[key], value, f"{prefix}{key}.", source)
+
+
+def _validate(config: Any) -> None:
+    if isinstance(config, list):
+        for entry in config:
+            _validate(entry)
+    if not is_dataclass(config):
+        return
+    for field in fields(config):
+        _validate(getattr(config, field.name))
+    check = getattr(config, "validate", None)
+    if check is not None:
+        check()

@@ -1,0 +1,241 @@
+"""Tensors of files that others made: safetensors read piece by piece, pickles only as plain tensors."""
+
+import json
+import pickle
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, written_whole
+
+PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
+MAX_PICKLE_BYTES = 16 * 2**30
+"""A released adapter is 1.7 GB; a pickle is read whole, so it is bounded."""
+
+# A file that is no pickle fails in many ways before anything of it is believed.
+_PICKLE_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """Named tensors that are read one at a time, their shapes known before."""
+
+    source: str
+    """For messages: the file or folder."""
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], Tensor]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], source: str) -> "StoredTensors":
+        """Tensors in memory."""
+        return cls(source, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__)
+
+    def renamed(self, names: Mapping[str, str]) -> "StoredTensors":
+        """The tensors of `names`' values under its keys."""
+        return StoredTensors(
+            self.source, {new: self.shapes[old] for new, old in names.items()}, lambda name: self.read(names[name])
+        )
+
+
+def open_safetensors(*paths: Path) -> StoredTensors:
+    """The tensors of one file or of the shards of one model.
+
+    Raises:
+        InputError: a file is missing, is not safetensors, or a name stands in two shards.
+    """
+    handles: dict[str, Any] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        handle = _open_one(path)
+        for name in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+            if name in handles:
+                raise InputError(f"'{path}': the tensor '{name}' stands in another shard too; download the files again")
+            handles[name] = handle
+            shapes[name] = tuple(handle.get_slice(name).get_shape())
+    return StoredTensors(str(paths[0]), shapes, lambda name: handles[name].get_tensor(name))
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The text metadata of a safetensors file.
+
+    Raises:
+        InputError: the file is missing or not safetensors.
+    """
+    return _open_one(path).metadata() or {}
+
+
+def open_model_folder(folder: Path) -> StoredTensors:
+    """The tensors of a diffusers model folder, one file or shards with their index.
+
+    Raises:
+        InputError: no safetensors weights, or a broken index.
+    """
+    single = folder / "diffusion_pytorch_model.safetensors"
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    if single.is_file():
+        return open_safetensors(single)
+    if not index.is_file():
+        raise InputError(f"'{folder}' has no {single.name} and no {index.name}; download the model again")
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise InputError(f"'{index}' has no weight_map of file names; download the model again")
+    shards = sorted(set(weight_map.values()))
+    if any(Path(shard).name != shard for shard in shards):
+        raise InputError(f"'{index}' names a file outside its folder; download the model again")
+    stored = open_safetensors(*(folder / shard for shard in shards))
+    if stored.shapes.keys() != weight_map.keys():
+        raise InputError(f"'{index}' and the shards beside it name different tensors; download the model again")
+    return stored
+
+
+def read_pickle(path: Path) -> Any:
+    """A torch file that holds nothing but containers and tensors.
+
+    Raises:
+        InputError: it is larger than `MAX_PICKLE_BYTES`, damaged, or holds anything else (code, for one).
+    """
+    size = existing_file(path, "checkpoint").stat().st_size
+    if size > MAX_PICKLE_BYTES:
+        raise InputError(f"'{path}' has {size / 2**30:.1f} GiB; at most {MAX_PICKLE_BYTES / 2**30:.0f} are read")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a hint about pickle protocols; what is wrong is said below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except _PICKLE_ERRORS as error:
+        raise InputError(
+            f"'{path}' is not a torch file of plain tensors, and nothing else is loaded from a pickle; "
+            "get it again from its source, or as safetensors"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+    """
+    try:
+        value = json.loads(existing_file(path, "file").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"'{path}' is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"'{path}' holds a {type(value).__name__}; a JSON object is needed")
+    return value
+
+
+def compare_shapes(
+    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], source: str, cure: str
+) -> None:
+    """Holds that exactly the wanted tensors are there.
+
+    Raises:
+        InputError: tensors missing, left over or of another shape: how many, and the first of them.
+    """
+    missing = sorted(wanted.keys() - found.keys())
+    if missing:
+        raise InputError(f"{source}: {len(missing)} tensors are missing, the first is '{missing[0]}'; {cure}")
+    unexpected = sorted(found.keys() - wanted.keys())
+    if unexpected:
+        raise InputError(f"{source}: {len(unexpected)} tensors are not known, the first is '{unexpected[0]}'; {cure}")
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise InputError(f"{source}: '{name}' has the shape {found[name]}, {shape} is needed; {cure}")
+
+
+def flatten_parts(loaded: Any, parts: Sequence[str], source: str) -> dict[str, Tensor]:
+    """What a torch file of named parts holds, the parts as prefixes of the names.
+
+    Raises:
+        InputError: other parts, or anything in them that is no tensor.
+    """
+    if not isinstance(loaded, Mapping) or set(loaded) != set(parts):
+        found = (
+            ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) and len(loaded) < 10 else type(loaded).__name__
+        )
+        raise InputError(f"'{source}' holds {found}; the released checkpoint holds {' and '.join(parts)}")
+    flat = {}
+    for part in parts:
+        if not isinstance(loaded[part], Mapping):
+            raise InputError(f"'{source}': {part} is a {type(loaded[part]).__name__}; named tensors are needed")
+        for name, value in loaded[part].items():
+            if not isinstance(value, Tensor):
+                raise InputError(f"'{source}': {part}.{name} is a {type(value).__name__}; a tensor is needed")
+            flat[f"{part}.{name}"] = value
+    return flat
+
+
+def read_parts(path: str | Path, parts: Sequence[str]) -> dict[str, Tensor]:
+    """A released checkpoint, flat: a torch file of these parts, or safetensors with the parts as prefixes.
+
+    Raises:
+        InputError: it is missing, damaged, has another suffix or, as a torch file, other parts.
+    """
+    path = existing_file(path, "checkpoint")
+    if path.suffix in PICKLE_SUFFIXES:
+        return flatten_parts(read_pickle(path), parts, str(path))
+    _check_suffix(path, f"'{path}'")
+    stored = open_safetensors(path)
+    return {name: stored.read(name) for name in stored.shapes}
+
+
+def write_parts(tensors: Mapping[str, Tensor], path: str | Path, parts: Sequence[str]) -> None:
+    """Writes flat tensors as a torch file of these parts or as flat safetensors, whole or not at all.
+
+    Raises:
+        InputError: another suffix.
+    """
+    path = Path(path)
+    _check_suffix(path, f"output '{path}'")
+    with written_whole(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+            return
+        nested: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            nested[part][rest] = value
+        torch.save(nested, temporary)
+
+
+def _check_suffix(path: Path, what: str) -> None:
+    if path.suffix not in (*PICKLE_SUFFIXES, ".safetensors"):
+        raise InputError(f"{what}: the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors")
+
+
+def check_floating(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Holds that tensors of a file are finite numbers.
+
+    Raises:
+        InputError: the first that is not.
+    """
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            raise InputError(f"'{source}': '{name}' is {value.dtype}; floating-point weights are needed")
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(f"'{source}': '{name}' holds NaN or infinity; the file is damaged, get it again")
+
+
+def _open_one(path: Path) -> Any:
+    try:
+        return safe_open(existing_file(path, "weights"), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"'{path}' is not a readable safetensors file ({error}); get it again from its source"
+        ) from error

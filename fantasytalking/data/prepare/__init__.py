@@ -1,0 +1,1 @@
+"""Prepares a corpus: from videos to a manifest and feature files."""

@@ -1,0 +1,46 @@
+"""The contact sheet of a corpus: what a person should see before training on it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fantasytalking import media
+from fantasytalking.data.manifest import ClipRecord
+from fantasytalking.data.prepare.clip import PreparedClip, prepare_clip
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.plan import Clip
+from fantasytalking.perception.contact_sheet import contact_sheet
+from fantasytalking.perception.face_crop import face_crop
+
+FRAMES_PER_CLIP = 4
+
+
+def write_contact_sheet(clips: list[tuple[Clip, ClipRecord]], config: DataConfig, path: Path) -> None:
+    """Prepares the clips once more and draws some frames of each: landmarks, lip mask, face crop, motion values."""
+    frames, landmarks, masks, crops, captions = [], [], [], [], []
+    for clip, record in clips:
+        prepared = prepare_clip(clip, config)
+        for number in _chosen(prepared):
+            points = prepared.tracks[0].landmarks[number]
+            frames.append(prepared.frames[number])
+            landmarks.append(np.concatenate([track.landmarks[number] for track in prepared.tracks]))
+            masks.append(prepared.lip_mask[number])
+            crops.append(face_crop(points) if np.isfinite(points).all() else None)
+            captions.append(f"{record.start + prepared.times[number]:.2f} s, {Path(record.video).stem}")
+        captions[-FRAMES_PER_CLIP + 1] = f"expression {record.expression:.2f}, body {record.body:.2f}"
+    title = f"{len(clips)} clips, {config.frames} frames at {config.fps:g} a second"
+    sheet = contact_sheet(
+        frames,
+        landmarks=landmarks,
+        masks=masks,
+        crops=crops,
+        captions=captions,
+        title=title,
+        columns=FRAMES_PER_CLIP * 2,
+    )
+    media.write_image(path, sheet)
+
+
+def _chosen(prepared: PreparedClip) -> list[int]:
+    """Numbers of the frames to show, evenly spread."""
+    return np.linspace(0, len(prepared.frames) - 1, FRAMES_PER_CLIP).round().astype(int).tolist()

@@ -1,0 +1,136 @@
+"""A prepared clip to its features: every encoder runs once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fantasytalking.common.hub import at_hand
+from fantasytalking.data.clip_rejected import Refused
+from fantasytalking.data.features import Features
+from fantasytalking.data.manifest import Reason
+from fantasytalking.data.prepare.clip import PreparedClip
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.encoders.expression import ExpressionEncoder
+from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
+from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.perception.face_crop import five_points
+from fantasytalking.perception.face_track import FaceTrack
+from fantasytalking.perception.lip_mask import project_mask
+
+
+@dataclass
+class Encoders:
+    """All frozen encoders of the method."""
+
+    video: VideoAutoencoder
+    text: TextEncoder
+    image: ImageEncoder
+    audio: AudioEncoder
+    face: FaceEncoder
+    expression: ExpressionEncoder | None = None
+
+    def __post_init__(self) -> None:
+        # Most clips of a corpus share one caption.
+        self._captions: tuple[str, Tensor] | None = None
+
+    @classmethod
+    def load(cls, config: DataConfig, device: torch.device) -> "Encoders":
+        """Opens what the settings name.
+
+        Raises:
+            InputError: an encoder is missing, damaged or of another kind; says how to fetch it.
+        """
+        dtype = getattr(torch, config.precision.value)
+        source = config.components
+        audio, folder = (config.audio_encoder, "") if config.audio_encoder else (source, "audio_encoder")
+        driver = config.expression_encoder
+        face = Path(config.face_encoder or Path(at_hand(source)) / "face_encoder")
+        return cls(
+            video=VideoAutoencoder.from_pretrained(source, device=device),
+            text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
+            image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype),
+            audio=AudioEncoder.from_pretrained(audio, subfolder=folder, device=device),
+            face=FaceEncoder.from_pretrained(face, threads=config.threads),
+            expression=None if driver is None else ExpressionEncoder.from_pretrained(driver, device=device),
+        )
+
+    def encode(self, clip: PreparedClip) -> Features:
+        """All features of a clip, on the CPU, in the types of the feature file.
+
+        Raises:
+            Refused: the expression encoder cannot see a face that is there.
+        """
+        first = torch.from_numpy(clip.frames[0])
+        video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 c t h w")
+        stride, steps = self.video.spatial_stride, self.video.temporal_stride
+        masks = {
+            method: torch.from_numpy(project_mask(clip.lip_mask, stride, steps, method)).half()
+            for method in ("causal", "trilinear")
+        }
+        return Features(
+            latents=self.video.encode(video)[0].half().cpu(),
+            first_frame_latents=self.video.encode_first_frame(video[:, :, 0], len(clip.frames))[0].half().cpu(),
+            text=self._text(clip.caption),
+            image=self.image.encode(first).half().cpu(),
+            audio=self.audio.encode(clip.samples).half(),
+            frame_times=torch.from_numpy(clip.times),
+            face=torch.stack([self._face(clip, track) for track in clip.tracks]),
+            lip_mask_causal=masks["causal"],
+            lip_mask_trilinear=masks["trilinear"],
+            speakers=self._speakers(clip),
+            **self._drivers(clip),
+        )
+
+    def _face(self, clip: PreparedClip, track: FaceTrack) -> Tensor:
+        return torch.from_numpy(self.face.encode(clip.frames[0], five_points(track.landmarks[0])))
+
+    def _speakers(self, clip: PreparedClip) -> Tensor | None:
+        if clip.speakers is None:
+            return None
+        return torch.stack([self.audio.encode(samples) for samples in clip.speakers]).half()
+
+    def _drivers(self, clip: PreparedClip) -> dict[str, Tensor]:
+        """What would drive each face to do what it does, and where it is; nothing without an encoder."""
+        if self.expression is None:
+            return {}
+        found = []
+        for track in clip.tracks:
+            points = np.where(track.present[:, None, None], five_points(track.landmarks), np.nan)
+            points = self.expression.follower()(clip.frames, points)
+            if not np.isfinite(points).all(axis=(1, 2)).any():
+                raise Refused(Reason.FACE_LOST, "the expression encoder's own networks see no face")
+            found.append(self.expression.encode(clip.frames, points))
+        return {
+            "expression": torch.stack([each.features for each in found]).half(),
+            "expression_present": torch.stack([each.present for each in found]),
+            "boxes": torch.from_numpy(np.stack([_known_boxes(track) for track in clip.tracks])),
+        }
+
+    def _text(self, caption: str) -> Tensor:
+        if self._captions is None or self._captions[0] != caption:
+            self._captions = caption, self.text.encode(caption).half().cpu()
+        return self._captions[1]
+
+
+def _known_boxes(track: FaceTrack) -> NDArray[np.float32]:
+    """(T, 4) of a face that is known in the first frame; where it is not, the last box before."""
+    last = np.maximum.accumulate(np.where(track.known, np.arange(len(track.times)), 0))
+    boxes: NDArray[np.float32] = track.boxes[last].astype(np.float32)
+    return boxes
+
+
+def encoder_places(config: DataConfig) -> dict[str, Path]:
+    """Files and folders of the encoders, by name, as far as they are on this machine and no hub's."""
+    source = Path(at_hand(config.components))
+    places = {name: source / name for name in ("vae", "text_encoder", "image_encoder")}
+    places["audio_encoder"] = Path(at_hand(config.audio_encoder or source / "audio_encoder"))
+    places["face_encoder"] = Path(config.face_encoder or source / "face_encoder")
+    if config.expression_encoder is not None:
+        places["expression_encoder"] = Path(config.expression_encoder)
+    return {name: place for name, place in places.items() if place.exists()}

@@ -1,0 +1,112 @@
+"""Where a video changes scene, found in a stream: memory does not grow with its length.
+
+A video is scanned in spans of a minute, so that the work on a long one can be shared out and taken up again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fantasytalking import media
+from fantasytalking.common.errors import InputError
+
+SPAN_SECONDS = 60.0
+OVERLAP_SECONDS = 1.0
+"""Seen on both sides of a span, so that a cut is judged by its neighbours wherever it falls."""
+
+_BLOCKS = 3
+_LEVELS = 8
+_NEIGHBOURS = 6
+_RISE = 3.0
+"""A cut differs this many times more than the median of its neighbours: fast motion and flicker differ all the time."""
+
+
+@dataclass(frozen=True)
+class SpanScan:
+    """What the scan of one span found. Times are seconds from the video's first frame."""
+
+    cuts: list[float]
+    """Times of the first frames after cuts."""
+    end: float
+    """When the last frame's showing ends; the span's own end where the video goes on."""
+    error: str
+    """Why the video cannot be decoded beyond `end`; empty where it can."""
+
+
+def span_starts(duration: float) -> list[float]:
+    """Starts of the spans of a video that is said to last `duration` seconds."""
+    return [index * SPAN_SECONDS for index in range(max(1, int(np.ceil(duration / SPAN_SECONDS - 1e-9))))]
+
+
+def scan_span(path: Path, start: float, threshold: float) -> SpanScan:
+    """Decodes the span from `start` on and finds its cuts."""
+    begin, stop = max(0.0, start - OVERLAP_SECONDS), start + SPAN_SECONDS
+    times: list[float] = []
+    histograms: list[NDArray[np.float32]] = []
+    error = ""
+    try:
+        for time, frame in media.iter_frames(path, fps=None, start=begin, duration=stop + OVERLAP_SECONDS - begin):
+            times.append(time)
+            histograms.append(colour_histograms(frame))
+    except InputError as broken:
+        error = str(broken).replace(str(path), path.name)
+    if not times:
+        return SpanScan([], start, error)
+    cuts = [times[index] for index in find_cuts(np.stack(histograms), threshold) if start <= times[index] < stop]
+    shown = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+    return SpanScan(cuts, min(stop, times[-1] + shown), error if times[-1] + shown < stop else "")
+
+
+def colour_histograms(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(blocks, 3, levels) shares of the colour levels in 3 x 3 blocks of a picture (H, W, 3)."""
+    step = max(1, min(frame.shape[:2]) // 72)
+    small = frame[step // 2 :: step, step // 2 :: step]
+    places = _first_bins(small.shape[0], small.shape[1])
+    counts = np.bincount((places + small // (256 // _LEVELS)).ravel(), minlength=_BLOCKS**2 * 3 * _LEVELS)
+    histograms = counts.reshape(-1, 3, _LEVELS).astype(np.float32)
+    return histograms / np.maximum(histograms.sum(axis=-1, keepdims=True), 1)
+
+
+@lru_cache(maxsize=8)
+def _first_bins(height: int, width: int) -> NDArray[np.int32]:
+    """(height, width, 3) number of the lowest level's bin for every pixel's block and colour."""
+    rows, columns = (np.arange(size) * _BLOCKS // size for size in (height, width))
+    blocks = rows[:, None] * _BLOCKS + columns
+    return ((blocks[:, :, None] * 3 + np.arange(3)) * _LEVELS).astype(np.int32)
+
+
+def find_cuts(histograms: NDArray[np.float32], threshold: float) -> list[int]:
+    """Indices of the frames that begin a new scene.
+
+    The difference of two frames is half the L1 distance of their histograms, averaged over blocks and colours, so it
+    lies in [0, 1]. A cut exceeds `threshold` and stands out from its neighbours.
+
+    Args:
+        histograms: (frames, blocks, 3, levels).
+    """
+    differences = np.abs(np.diff(histograms, axis=0)).sum(axis=-1).mean(axis=(1, 2)) / 2
+    return [index + 1 for index in np.flatnonzero(differences > threshold) if _stands_out(differences, int(index))]
+
+
+def _stands_out(differences: NDArray[np.float32], index: int) -> bool:
+    around = np.r_[differences[max(0, index - _NEIGHBOURS) : index], differences[index + 1 : index + 1 + _NEIGHBOURS]]
+    return around.size == 0 or bool(differences[index] > _RISE * np.median(around))
+
+
+def scenes(scans: list[SpanScan], begin: float, stop: float) -> Iterator[tuple[float, float]]:
+    """The scenes (start, end) between `begin` and `stop`, from the scans of all spans in order."""
+    end = min(stop, video_end(scans))
+    borders = [begin, *(cut for scan in scans for cut in scan.cuts if begin < cut < end), end]
+    for first, last in pairwise(borders):
+        if last > first:
+            yield first, last
+
+
+def video_end(scans: list[SpanScan]) -> float:
+    """When the video ends: at the first span that breaks off, else with the last."""
+    return next((scan.end for scan in scans if scan.error), max(scan.end for scan in scans))

@@ -1,0 +1,1 @@
+"""The face detector, tracker, landmark network and expression encoder of the released FantasyPortrait."""

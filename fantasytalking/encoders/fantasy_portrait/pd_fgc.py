@@ -1,0 +1,157 @@
+"""The released expression encoder: PD-FGC's motion network (Wang et al., CVPR 2023) as FantasyPortrait ships it.
+
+Facts of it (layers, their names in the file, the crop) are those of the published inference code of PD-FGC and of
+FantasyPortrait. A face alignment network (Bulat and Tzimiropoulos, ICCV 2017) with one hourglass sees the crop, and
+four heads read its 68 maps. The features are used as they come from the heads, the mouth's before its last projection.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fantasytalking.common.tensor_io import check_floating, compare_shapes, open_safetensors, read_pickle
+from fantasytalking.encoders.face_alignment import cut_sampled, find_similarity
+
+SIZE = 224
+DIMS = (6, 6, 30, 512)
+"""Features of head, eye, emotion and mouth."""
+# Left eye, right eye, tip of the nose, corners of the mouth in a crop of side 1; OpenCV counts from the first pixel's
+# centre.
+_PLACES = np.array([[0.3843, 0.27], [0.62, 0.2668], [0.503, 0.4185], [0.406, 0.5273], [0.5977, 0.525]]) + 0.5 / SIZE
+_WIDTH, _MAPS, _SEEN, _DEPTH = 256, 68, 512, 4
+_UNUSED = ("mouth_embed.", "num_batches_tracked")
+"""In the file, but of no weight in what is computed."""
+
+
+class PdFgcNetwork(nn.Module):
+    """Crops to features. The names of the parts are those of the released file."""
+
+    dims = DIMS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = _AlignmentNetwork()
+        for part in ("headpose", "eye", "emo", "mouth"):
+            layers = [nn.Linear(_SEEN, _SEEN), nn.ReLU(), nn.BatchNorm1d(_SEEN), nn.Linear(_SEEN, _SEEN)]
+            self.add_module(f"to_{part}", nn.Sequential(*layers))
+        for part, dim in zip(("headpose", "eye", "emo"), DIMS[:3], strict=True):
+            self.add_module(f"{part}_embed", nn.Sequential(nn.ReLU(), nn.Linear(_SEEN, dim)))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """(B, 3, 224, 224) RGB in [-1, 1] to (B, 554)."""
+        seen = self.model(crops)
+        read = [
+            self.get_submodule(f"{part}_embed")(self.get_submodule(f"to_{part}")(seen))
+            for part in ("headpose", "eye", "emo")
+        ]
+        return torch.cat([*read, self.get_submodule("to_mouth")(seen)], dim=1)
+
+    def look(
+        self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating], device: torch.device
+    ) -> Tensor:
+        """Features (T, 554) of faces at five points; where the head began does not matter to this network."""
+        crops = cut_sampled(frames, find_similarity(points, _PLACES), SIZE)
+        features: Tensor = self(crops.to(device))
+        return features
+
+
+class _AlignmentNetwork(nn.Module):
+    """(B, 3, 224, 224) to (B, 512)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = _Block(64, 128)
+        self.conv3 = _Block(128, 128)
+        self.conv4 = _Block(128, _WIDTH)
+        self.m0 = _Hourglass()
+        self.top_m_0 = _Block(_WIDTH, _WIDTH)
+        self.conv_last0 = nn.Conv2d(_WIDTH, _WIDTH, 1)
+        self.bn_end0 = nn.BatchNorm2d(_WIDTH)
+        self.l0 = nn.Conv2d(_WIDTH, _MAPS, 1)
+        self.bn5 = nn.BatchNorm2d(_MAPS)
+        self.conv6 = nn.Conv2d(_MAPS, 1, 3, 2, 1)
+        self.fc = nn.Linear((SIZE // 8) ** 2, _SEEN)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        shallow = F.max_pool2d(self.conv2(F.relu(self.bn1(self.conv1(crops)))), 2)
+        deep = self.top_m_0(self.m0(self.conv4(self.conv3(shallow))))
+        maps = self.l0(F.relu(self.bn_end0(self.conv_last0(deep))))
+        joined = self.conv6(F.relu(self.bn5(maps))).flatten(1)
+        seen: Tensor = self.fc(F.relu(joined))
+        return seen
+
+
+class _Hourglass(nn.Module):
+    """Down four times and up again, at every level added to what was not taken down; the size stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for level in range(_DEPTH, 0, -1):
+            for name in ("b1", "b2", "b3"):
+                self.add_module(f"{name}_{level}", _Block(_WIDTH, _WIDTH))
+        self.b2_plus_1 = _Block(_WIDTH, _WIDTH)
+
+    def forward(self, image: Tensor, level: int = _DEPTH) -> Tensor:
+        beside = self.get_submodule(f"b1_{level}")(image)
+        low = self.get_submodule(f"b2_{level}")(F.max_pool2d(image, 2))
+        low = self.b2_plus_1(low) if level == 1 else self(low, level - 1)
+        low = self.get_submodule(f"b3_{level}")(low)
+        raised = F.interpolate(low, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        result: Tensor = beside + raised
+        return result
+
+
+class _Block(nn.Module):
+    """Three convolutions, each on what the one before gave, side by side in the result; added to the input."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        widths = (inner, outer // 2, outer // 4, outer // 4)
+        for number in (1, 2, 3):
+            self.add_module(f"bn{number}", nn.BatchNorm2d(widths[number - 1]))
+            self.add_module(f"conv{number}", nn.Conv2d(widths[number - 1], widths[number], 3, 1, 1, bias=False))
+        if inner != outer:
+            self.downsample = nn.Sequential(nn.BatchNorm2d(inner), nn.ReLU(), nn.Conv2d(inner, outer, 1, bias=False))
+
+    def forward(self, image: Tensor) -> Tensor:
+        found, value = [], image
+        for number in (1, 2, 3):
+            value = self.get_submodule(f"conv{number}")(F.relu(self.get_submodule(f"bn{number}")(value)))
+            found.append(value)
+        beside = self.downsample(image) if hasattr(self, "downsample") else image
+        result: Tensor = torch.cat(found, dim=1) + beside
+        return result
+
+
+def load_pd_fgc(path: Path) -> PdFgcNetwork:
+    """The network of a released file (pd_fpg.pth), or of the same tensors as .safetensors.
+
+    Raises:
+        InputError: the file is missing, damaged, holds more than tensors, or not exactly the network's.
+    """
+    if path.suffix == ".safetensors":
+        stored = open_safetensors(path)
+        found = {name: stored.read(name) for name in stored.shapes}
+    else:
+        loaded = read_pickle(path)
+        found = loaded if isinstance(loaded, dict) else {}
+    tensors = {
+        str(name): value
+        for name, value in found.items()
+        if isinstance(value, Tensor) and not any(part in str(name) for part in _UNUSED)
+    }
+    network = PdFgcNetwork()
+    state = network.state_dict()
+    wanted = {name: tuple(value.shape) for name, value in state.items() if "num_batches_tracked" not in name}
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    compare_shapes(shapes, wanted, f"expression encoder '{path}'", "give the released pd_fpg.pth")
+    check_floating(tensors, str(path))
+    counters = {name: value for name, value in state.items() if name not in wanted}
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()} | counters)
+    return network

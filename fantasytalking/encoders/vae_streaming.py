@@ -1,0 +1,54 @@
+"""Wan's causal decoder for a video that is still being made: latent frames in, frames out, at any pace."""
+
+from collections.abc import Iterator
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d, unpatchify
+from diffusers.utils.torch_utils import get_module_execution_device
+from torch import Tensor
+
+from fantasytalking.common.errors import InputError
+from fantasytalking.encoders.loading import bring
+
+
+class StreamDecoder:
+    """Decodes one video; what its causal convolutions remember stays here between calls, not in the VAE.
+
+    Raises:
+        InputError: the VAE works in tiles, each of which runs over the whole time.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        if vae.use_tiling:
+            raise InputError("the VAE decodes in tiles, which need the whole video; leave tiling out to stream")
+        self.vae = vae
+        self._features: list[Tensor | str | None] = [None] * sum(
+            isinstance(module, WanCausalConv3d) for module in vae.decoder.modules()
+        )
+        self._decoded = 0
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        """The frames of the next latent frames.
+
+        Args:
+            latents: (1, 16, n, h, w) normalised.
+
+        Yields:
+            (3, 1, H, W) for the video's first latent frame, (3, 4, H, W) for every other, in [-1, 1], float32.
+        """
+        bring(self.vae)
+        config, device = self.vae.config, get_module_execution_device(self.vae)
+        mean, std = (
+            torch.tensor(config[f"latents_{name}"], device=device).view(1, -1, 1, 1, 1) for name in ("mean", "std")
+        )
+        for frame in latents.split(1, dim=2):
+            scaled = (frame.to(device, torch.float32) * std + mean).to(self.vae.dtype)
+            pixels = self.vae.decoder(
+                self.vae.post_quant_conv(scaled),
+                feat_cache=self._features,
+                feat_idx=[0],
+                first_chunk=self._decoded == 0,
+            )
+            self._decoded += 1
+            yield unpatchify(pixels, config["patch_size"] or 1)[0].clamp(-1, 1).float()

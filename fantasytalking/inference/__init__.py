@@ -1,0 +1,1 @@
+"""From files to a video file: jobs, command line, records, weights on disk and several processes."""

@@ -1,0 +1,193 @@
+"""The JSON beside a video: all that decided it, so that the same machine can make it again bit for bit."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fantasytalking
+from fantasytalking.common.config import config_of
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file, fingerprint, hash_file
+from fantasytalking.common.tensor_io import read_json
+from fantasytalking.inference.model_files import Weights
+from fantasytalking.pipeline.config import InferConfig
+
+FORMAT = 1
+PACKAGES = ("torch", "diffusers", "transformers", "numpy", "av", "opencv-contrib-python", "mediapipe", "onnxruntime")
+MAX_RECORD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was asked for, with what."""
+
+    config: InferConfig
+    image: Path
+    sounds: tuple[Path, ...]
+    hashes: dict[str, str]
+    """Of image, sounds, drivers and each place of weights."""
+    versions: dict[str, str]
+    device: str
+    threads: int
+    output: Path
+    video: str = ""
+    """Hash of the video; empty before there is one."""
+    drivers: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        config: InferConfig,
+        image: Path,
+        sounds: Sequence[Path],
+        drivers: Sequence[Path],
+        weights: Weights,
+        output: Path,
+        device: str,
+    ) -> "Record":
+        """The record of a video that is about to be made.
+
+        Raises:
+            InputError: image, a sound or a driver is no file.
+        """
+        hashes = {name: hash_file(existing_file(path, name)) for name, path in _inputs(image, sounds, drivers).items()}
+        hashes |= {name: fingerprint(place) for name, place in weights.places_of(bool(drivers)).items()}
+        threads = torch.get_num_threads()
+        return cls(config, image, tuple(sounds), hashes, versions(), device, threads, output, drivers=tuple(drivers))
+
+    def as_json(self, result: dict[str, Any]) -> str:
+        """As text; `result` says what came out. A single sound stands by itself, as it always has."""
+        sounds = [str(path.resolve()) for path in self.sounds]
+        values = {
+            "format": FORMAT,
+            "image": str(self.image.resolve()),
+            "audio": sounds[0] if len(sounds) == 1 else sounds,
+            "drive": [str(path.resolve()) for path in self.drivers],
+            "output": str(self.output.resolve()),
+            "video_sha256": self.video,
+            "hashes": self.hashes,
+            "versions": self.versions,
+            "device": self.device,
+            "threads": self.threads,
+            "config": _plain(asdict(self.config)),
+            "result": result,
+        }
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Record":
+        """Reads a record back.
+
+        Raises:
+            InputError: it is missing, too large, or not such a record.
+        """
+        path = existing_file(path, "record")
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            raise InputError(f"'{path}' is too large for a record; give the JSON that stands beside a video")
+        values = read_json(path)
+        kinds = {
+            "image": str,
+            "audio": str | list,
+            "drive": list,
+            "output": str,
+            "video_sha256": str,
+            "hashes": dict,
+            "versions": dict,
+            "device": str,
+            "threads": int,
+            "config": dict,
+        }
+        values.setdefault("drive", [])  # which records of before there were drivers have not
+        wrong = [name for name, kind in kinds.items() if not isinstance(values.get(name), kind)]
+        wrong += [name for name in ("audio", "drive") if not _are_texts(values.get(name))]
+        if values.get("format") != FORMAT or wrong:
+            what = f"'{wrong[0]}' is missing or of another kind" if wrong else f"its format is {values.get('format')!r}"
+            raise InputError(f"'{path}' is not the record of a video ({what}); give the JSON that stands beside one")
+        if not 1 <= values["threads"] <= 4096:
+            raise InputError(f"'{path}': threads is {values['threads']}; it must be 1 to 4096")
+        return cls(
+            config_of(InferConfig, values["config"], str(path)),
+            Path(values["image"]),
+            _paths(values["audio"]),
+            values["hashes"],
+            values["versions"],
+            values["device"],
+            values["threads"],
+            Path(values["output"]),
+            values["video_sha256"],
+            _paths(values["drive"]),
+        )
+
+    def differences(self, now: "Record") -> list[str]:
+        """What has changed since this record was made, in words.
+
+        Raises:
+            InputError: image, sounds, drivers or weights are not the same, so that the video cannot be either.
+        """
+        inputs = _inputs(now.image, now.sounds, now.drivers)
+        for name in sorted({*self.hashes, *now.hashes}):
+            if self.hashes.get(name) != now.hashes.get(name):
+                owners = (now.config, now.config.savings)
+                place = next((place for owner in owners if (place := getattr(owner, name, None))), name)
+                place = inputs.get(name, place)
+                raise InputError(
+                    f"{name} '{place}' is not what the video was made from; restore it, or run without --replay"
+                )
+        changed = [
+            f"{name} was {self.versions.get(name, 'absent')}, is {now.versions.get(name, 'absent')}"
+            for name in sorted({*self.versions, *now.versions})
+            if self.versions.get(name) != now.versions.get(name)
+        ]
+        return changed + ([f"the device was {self.device}, is {now.device}"] if self.device != now.device else [])
+
+
+def _inputs(image: Path, sounds: Sequence[Path], drivers: Sequence[Path]) -> dict[str, Path]:
+    """Everything given, by its name among the hashes: image, audio, audio 2, ..., driver, driver 2, ..."""
+    several = (("audio", sounds), ("driver", drivers))
+    numbered = {
+        name if number == 1 else f"{name} {number}": path
+        for name, paths in several
+        for number, path in enumerate(paths, start=1)
+    }
+    return {"image": image, **numbered}
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def _paths(value: str | list[str]) -> tuple[Path, ...]:
+    return tuple(map(Path, [value] if isinstance(value, str) else value))
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package, its source code, and what takes part in the arithmetic."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("fantasytalking", *PACKAGES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    folder = Path(fantasytalking.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    found["source"] = digest.hexdigest()[:16]
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Enumerations as their names, as YAML gives them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.name if isinstance(value, Enum) else value

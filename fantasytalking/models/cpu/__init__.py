@@ -1,0 +1,1 @@
+"""CPU implementations of attention, memory reuse and fused layers."""

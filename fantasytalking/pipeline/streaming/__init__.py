@@ -1,0 +1,1 @@
+"""Streams a video window by window while the audio is still arriving."""
