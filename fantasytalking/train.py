@@ -24,6 +24,6 @@ def _sampler(config: TrainConfig) -> "PortraitValidation":
 
 
 def _corpus(config: TrainConfig) -> None:
-    from fantasytalking.nano.first_corpus import make_first_corpus
+    from fantasytalking.nano.bootstrap_corpus import make_first_corpus
 
     make_first_corpus(config)

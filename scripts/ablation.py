@@ -18,8 +18,8 @@ from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:
-    from fantasytalking.nano.ablation import Ablation
-    from fantasytalking.nano.ablation_config import AblationConfig
+    from fantasytalking.nano.ablation.config import AblationConfig
+    from fantasytalking.nano.ablation.experiment import Ablation
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="default: configs/nano/ablation.yaml")

@@ -29,7 +29,7 @@ def _tracking(arguments: argparse.Namespace) -> str:
 
 
 def _evaluation(arguments: argparse.Namespace) -> str:
-    from fantasytalking.benchmarking.evaluation import evaluation
+    from fantasytalking.benchmarking.evaluation_throughput import evaluation
 
     return evaluation()
 

@@ -18,7 +18,7 @@ def main() -> None:
     from accelerate import PartialState
 
     from fantasytalking.common.config import load_config, preset_path
-    from fantasytalking.evaluation.protocol import Protocol
+    from fantasytalking.evaluation.benchmark.protocol import Protocol
     from fantasytalking.inference.benchmark_batch import Batch, make_batch
     from fantasytalking.inference.generate import quiet
     from fantasytalking.pipeline.config import InferConfig

@@ -24,7 +24,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    from fantasytalking.evaluation.crossing import make_crossed
+    from fantasytalking.evaluation.benchmark.cross_ground_truth import make_crossed
 
     options = parse()
     with tqdm(unit="clip") as bar:

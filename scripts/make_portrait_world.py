@@ -30,9 +30,9 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    from fantasytalking.portrait_world.corpus import make_corpus, read_sentences
-    from fantasytalking.portrait_world.group_corpus import parse_size, plan_corpus
-    from fantasytalking.portrait_world.identity import identity_range
+    from fantasytalking.portrait_world.corpus.clip_corpus import make_corpus, read_sentences
+    from fantasytalking.portrait_world.corpus.group_corpus import parse_size, plan_corpus
+    from fantasytalking.portrait_world.people.identity import identity_range
 
     options = parse()
     identities = identity_range(options.identities)

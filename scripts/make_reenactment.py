@@ -19,7 +19,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    from fantasytalking.portrait_world.reenactment import reenact
+    from fantasytalking.portrait_world.corpus.reenacted_clip import reenact
 
     options = parse()
     count = reenact(options.portrait, options.drive, options.output)

@@ -3,7 +3,9 @@
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "fantasytalking"
+from tests.helpers.paths import ROOT
+
+PACKAGE = ROOT / "fantasytalking"
 LAYERS = [
     {"errors", "files", "hub"},
     {"config", "conditions", "media"},

@@ -4,7 +4,8 @@ import ast
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import ROOT
+
 FOLDERS = ("fantasytalking", "scripts", "configs", "data")
 TOLD_TOGETHER = {"__init__.py"}
 

@@ -15,7 +15,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from fantasytalking.benchmarking.measure import Side, Timing, count_flops, in_turn, matrix_rate, peak_memory
+from fantasytalking.benchmarking.interleaved_timing import Side, Timing, count_flops, in_turn, matrix_rate, peak_memory
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.cpu.attention import attend_in_float32
 from fantasytalking.models.cpu.memory import keep_freed_memory

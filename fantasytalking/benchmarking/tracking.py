@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fantasytalking.benchmarking.measure import in_turn
-from fantasytalking.benchmarking.processes import seconds_in_processes
+from fantasytalking.benchmarking.interleaved_timing import in_turn
+from fantasytalking.benchmarking.parallel_processes import seconds_in_processes
 from fantasytalking.media import Video, read_video
 from fantasytalking.perception.face_track import track_faces
 from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.perception.mediapipe_graphs import face_mesh
-from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
+from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 
 SENTENCE = (
     "We measure how fast a face is followed while somebody reads aloud, and since it takes a moment before the first "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fantasytalking.audio_windows import WINDOW_SECONDS
-from fantasytalking.benchmarking.measure import peak_memory
+from fantasytalking.benchmarking.interleaved_timing import peak_memory
 from fantasytalking.checkpoints.lora import LoraSettings, add_lora
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import Batch

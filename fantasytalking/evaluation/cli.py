@@ -10,18 +10,18 @@ from typing import Any
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.resumable_tasks import Processes
-from fantasytalking.evaluation.freeze import freeze
-from fantasytalking.evaluation.freeze_reenactment import freeze_reenactment
-from fantasytalking.evaluation.page import write_page
-from fantasytalking.evaluation.pairing import pair_up
-from fantasytalking.evaluation.protocol import Protocol
+from fantasytalking.evaluation.benchmark.config import REENACTED, BenchmarkConfig
+from fantasytalking.evaluation.benchmark.freeze import freeze
+from fantasytalking.evaluation.benchmark.freeze_reenactment import freeze_reenactment
+from fantasytalking.evaluation.benchmark.prediction_pairing import pair_up
+from fantasytalking.evaluation.benchmark.protocol import Protocol
 from fantasytalking.evaluation.registry import METRICS, Skipped, choose, is_suitable, suitable
-from fantasytalking.evaluation.report import facts, write_csv, write_markdown
-from fantasytalking.evaluation.results import Results, collect
-from fantasytalking.evaluation.run import PROTOCOL, Run, measure_all
-from fantasytalking.evaluation.settings import REENACTED, BenchmarkConfig
-from fantasytalking.evaluation.sheets import make_sheets
-from fantasytalking.evaluation.table import compare_results, comparison_table, load_alike, write_table
+from fantasytalking.evaluation.report.comparison_table import compare_results, comparison_table, load_alike, write_table
+from fantasytalking.evaluation.report.frame_sheets import make_sheets
+from fantasytalking.evaluation.report.html import write_page
+from fantasytalking.evaluation.report.markdown import facts, write_csv, write_markdown
+from fantasytalking.evaluation.report.results import Results, collect
+from fantasytalking.evaluation.runner import PROTOCOL, Run, measure_all
 
 BENCHMARKS = ("hdtf", "mead", "celebvhq", "portrait_world", "exprbench", "exprbench_world")
 MOST_PROCESSES = 256

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.evaluation.clip import Clip
+from fantasytalking.evaluation.evaluation_clip import Clip
 from fantasytalking.evaluation.weights import Weights
 
 Record = dict[str, NDArray]

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import fingerprint
-from fantasytalking.evaluation.pairing import NAMES_SHOWN, find_references
-from fantasytalking.evaluation.protocol import Protocol
+from fantasytalking.evaluation.benchmark.prediction_pairing import NAMES_SHOWN, find_references
+from fantasytalking.evaluation.benchmark.protocol import Protocol
 from fantasytalking.inference.benchmark_inputs import given_paths, write_given
 from fantasytalking.inference.generate import make_video
 from fantasytalking.inference.job import Job

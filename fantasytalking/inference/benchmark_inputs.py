@@ -6,8 +6,8 @@ import numpy as np
 
 from fantasytalking import media
 from fantasytalking.common.files import written_whole
-from fantasytalking.evaluation.clip import Clip
-from fantasytalking.evaluation.protocol import Protocol, ProtocolClip, check_reference
+from fantasytalking.evaluation.benchmark.protocol import Protocol, ProtocolClip, check_reference
+from fantasytalking.evaluation.evaluation_clip import Clip
 from fantasytalking.inference.generate import SOUND_RATE
 from fantasytalking.inference.job import Job
 

@@ -15,10 +15,13 @@ from fantasytalking.common.config import CONFIGS, suggestion
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import written_whole
 from fantasytalking.inference.model_files import EXPRESSION_ADAPTER
-from fantasytalking.nano import expression_step, more_steps, people_steps, steps
-from fantasytalking.nano.card import number, write_card
 from fantasytalking.nano.config import BuildConfig, ScriptConfig
-from fantasytalking.nano.workshop import Workshop
+from fantasytalking.nano.context import Workshop
+from fantasytalking.nano.model_card import number, write_card
+from fantasytalking.nano.steps import components as steps
+from fantasytalking.nano.steps import expression_components as expression_step
+from fantasytalking.nano.steps import extended_corpus as more_steps
+from fantasytalking.nano.steps import multi_person as people_steps
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from omegaconf import MISSING
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoderConfig
-from fantasytalking.portrait_world.group import MOST_PEOPLE
-from fantasytalking.portrait_world.pose import LARGEST_CLOSENESS
+from fantasytalking.portrait_world.corpus.group_scene import MOST_PEOPLE
+from fantasytalking.portrait_world.render.camera import LARGEST_CLOSENESS
 from fantasytalking.training.config import Optimiser
 
 MAX_OUTPUT_BYTES = 40_000_000

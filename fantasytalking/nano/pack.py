@@ -11,7 +11,7 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import written_whole
 from fantasytalking.inference.model_files import EXPRESSION_ADAPTER
 from fantasytalking.nano.config import MAX_OUTPUT_BYTES, MAX_PORTRAIT_BYTES
-from fantasytalking.nano.halves import halve
+from fantasytalking.nano.half_precision import halve
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.loading import EXPRESSION_ENCODER
 from fantasytalking.pipeline.schedulers import Sampler, make_scheduler

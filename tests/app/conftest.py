@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fantasytalking.common.config import CONFIGS
-from tests.pipeline.conftest import adapters, base, expressive, pipe, saved
+from tests.helpers.tiny_pipeline import adapters, base, expressive, pipe, saved
 
 __all__ = ["adapters", "base", "expressive", "pipe", "saved"]
 

@@ -14,7 +14,7 @@ import pytest
 
 from fantasytalking.common.files import hash_file
 from fantasytalking.media import read_audio
-from fantasytalking.portrait_world.demo import FOLDER, PORTRAIT, SPEECH
+from fantasytalking.portrait_world.corpus.demo import FOLDER, PORTRAIT, SPEECH
 from tests.app.conftest import MOST_SECONDS, Server
 
 pytestmark = pytest.mark.browser

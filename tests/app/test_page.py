@@ -12,13 +12,13 @@ import pytest
 
 from fantasytalking.media import probe, write_image, write_video
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.portrait_world.clip import Sitter
-from fantasytalking.portrait_world.demo import FOLDER, PORTRAIT, SPEECH
-from fantasytalking.portrait_world.identity import make_identity
-from fantasytalking.portrait_world.state import FaceState
+from fantasytalking.portrait_world.corpus.demo import FOLDER, PORTRAIT, SPEECH
+from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.portrait_world.motion.frame_state import FaceState
+from fantasytalking.portrait_world.people.identity import make_identity
 from tests.app.conftest import MOST_SECONDS, Server, command
-from tests.pipeline.conftest import sound
-from tests.pipeline.running import write_wav
+from tests.helpers.tiny_pipeline import sound
+from tests.inference.cli_runner import write_wav
 
 pytest.importorskip("gradio_client")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
-from tests.tiny_components import build
+from tests.helpers.tiny_components import build
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.data.collate import Alignment, Collate, CollateConfig, MaskProjection
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
 from fantasytalking.data.manifest import write_lines
-from tests.data.corpus import record, save_clip
+from tests.data.feature_corpus import record, save_clip
+from tests.helpers.paths import ROOT
 
 
 @pytest.fixture
@@ -133,7 +134,5 @@ def test_the_training_side_needs_no_perception() -> None:
         "found = {'mediapipe', 'decord', 'cv2', 'av', 'insightface'} & set(sys.modules);"
         "sys.exit(str(found) if found else 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2]
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

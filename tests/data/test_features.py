@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.features import METADATA_KEY, load_features, save_features
-from tests.data.corpus import driven, random_features
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.data.feature_corpus import driven, random_features
+from tests.helpers.paths import ROOT
 
 
 @pytest.mark.parametrize("people", [0, 1, 3])
@@ -33,7 +32,7 @@ def test_features_come_back(tmp_path: Path, people: int, speakers: bool) -> None
 def test_other_processes_write_the_same_bytes(tmp_path: Path) -> None:
     save_features(random_features(0), tmp_path / "0.safetensors", "abc")
     program = (
-        "import sys; from pathlib import Path; from tests.data.corpus import driven, random_features;"
+        "import sys; from pathlib import Path; from tests.data.feature_corpus import driven, random_features;"
         "from fantasytalking.data.features import save_features;"
         "save_features(random_features(0), Path(sys.argv[1]), 'abc')"
     )

@@ -14,7 +14,7 @@ from fantasytalking.data.manifest import (
     read_rejections,
     write_lines,
 )
-from tests.data.corpus import record
+from tests.data.feature_corpus import record
 
 
 def test_lines_come_back_sorted(tmp_path: Path) -> None:

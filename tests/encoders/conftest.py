@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_components import build
+from tests.helpers.tiny_components import build
 
 
 @pytest.fixture(scope="session")

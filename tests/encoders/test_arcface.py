@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders import onnx as onnx_network
 from fantasytalking.encoders.arcface import FaceEncoder
-from tests.tiny_components import tiny_face_network
+from tests.helpers.tiny_components import tiny_face_network
 
 STANDARD_POINTS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]

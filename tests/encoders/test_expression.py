@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
 from fantasytalking.encoders.face_alignment import cut_aligned, find_similarity
-from fantasytalking.portrait_world.clip import Sitter
-from fantasytalking.portrait_world.identity import make_identity
+from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.portrait_world.people.identity import make_identity
 
 SIZE = 128
 POINTS = np.array([[50, 55], [78, 55], [64, 70], [54, 86], [74, 86]], np.float64)

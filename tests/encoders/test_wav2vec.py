@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.wav2vec import SAMPLE_RATE, AudioEncoder, token_count, token_times
-from tests.tiny_components import AUDIO_DIM
+from tests.helpers.tiny_components import AUDIO_DIM
 
 
 @pytest.fixture(scope="module")

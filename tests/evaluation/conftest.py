@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from fantasytalking.common.config import load_config, preset_path
-from fantasytalking.evaluation.clip import Clip
-from fantasytalking.evaluation.freeze import freeze
-from fantasytalking.evaluation.protocol import Protocol
-from fantasytalking.evaluation.settings import BenchmarkConfig
+from fantasytalking.evaluation.benchmark.config import BenchmarkConfig
+from fantasytalking.evaluation.benchmark.freeze import freeze
+from fantasytalking.evaluation.benchmark.protocol import Protocol
+from fantasytalking.evaluation.evaluation_clip import Clip
 from fantasytalking.media import read_audio, read_video, write_video
-from fantasytalking.portrait_world.corpus import CorpusPlan, make_corpus
+from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 
 pytest.importorskip("mediapipe")
 

@@ -10,7 +10,7 @@ from fantasytalking.checkpoints.released_audio import to_official
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_transformer
+from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base, tiny_conditions, tiny_transformer
 
 TOKENS = 7
 

@@ -11,8 +11,8 @@ from diffusers import ContextParallelConfig
 
 from fantasytalking.models.attention_windows import TokenSpan
 from fantasytalking.models.kv_cache import ConditionCache
-from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
-from tests.processes import PROCESSES
+from tests.helpers.fork_server import PROCESSES
+from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
 
 def run_rank(rank: int, port: int, folder: str) -> None:

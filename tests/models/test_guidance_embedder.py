@@ -10,7 +10,7 @@ from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, save
 from fantasytalking.common.errors import InputError
 from fantasytalking.models.cfg_branches import WHOLE, Branch, Formula, path_weights
 from fantasytalking.models.guidance_embedder import Distillation
-from tests.models.tiny import tiny_conditions, tiny_latents, tiny_transformer
+from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
 DISTILLATION = Distillation(4, 3.0, (1.0, 7.0), (2.0, 6.0), Formula.text_first, 8)
 SCALES = torch.tensor([[4.0, 5.0], [1.5, 3.0]])

@@ -17,7 +17,7 @@ from fantasytalking.models.kv_cache import ConditionCache
 from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import assemble
-from tests.models.tiny import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
+from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
 PRODUCTS = "plain products"
 CPU_BACKENDS = ["native", "_native_math", "_native_flash", "flex"]

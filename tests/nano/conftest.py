@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.nano.frames import Frames, collect_frames
-from fantasytalking.nano.stills import Stills, collect_stills, load_stills
-from fantasytalking.nano.videos import Portion, make_videos
+from fantasytalking.nano.corpora.frame_store import Frames, collect_frames
+from fantasytalking.nano.corpora.portrait_images import Stills, collect_stills, load_stills
+from fantasytalking.nano.corpora.video_corpus import Portion, make_videos
 
 
 @pytest.fixture(scope="session")

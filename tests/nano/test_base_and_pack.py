@@ -12,11 +12,11 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import from_wan, portrait_module
-from fantasytalking.nano.base import build_base, write_fresh_base, write_trained_base
 from fantasytalking.nano.config import MAX_OUTPUT_BYTES
 from fantasytalking.nano.pack import check_size, pack
+from fantasytalking.nano.trainers.base_transformer import build_base, write_fresh_base, write_trained_base
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from tests.tiny_components import build
+from tests.helpers.tiny_components import build
 
 Packed = tuple[Path, FantasyTalkingTransformer3DModel]
 

@@ -16,9 +16,14 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.inference.model_files import find_weights
 from fantasytalking.nano.build import NAMES, build
-from fantasytalking.nano.card import write_card
 from fantasytalking.nano.config import BuildConfig
-from fantasytalking.nano.videos import held_out_portions, held_out_sentences, training_portions, training_sentences
+from fantasytalking.nano.corpora.video_corpus import (
+    held_out_portions,
+    held_out_sentences,
+    training_portions,
+    training_sentences,
+)
+from fantasytalking.nano.model_card import write_card
 from fantasytalking.perception.expression_reader import NAMES as EXPRESSIONS
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.config import InferConfig

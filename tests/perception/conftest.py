@@ -28,9 +28,9 @@ class Scene:
 
 
 def act(identity: int, *, talking: bool, count: int = COUNT) -> Scene:
-    from fantasytalking.portrait_world.clip import Sitter
-    from fantasytalking.portrait_world.identity import make_identity
-    from fantasytalking.portrait_world.state import FaceState
+    from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+    from fantasytalking.portrait_world.motion.frame_state import FaceState
+    from fantasytalking.portrait_world.people.identity import make_identity
 
     times = np.arange(count) / FPS
     mouth = (0.45 - 0.45 * np.cos(2 * np.pi * 2.5 * times)) if talking else np.zeros(count)

@@ -106,8 +106,8 @@ def test_two_people_keep_their_tracks(talker: Scene, listener: Scene) -> None:
 @pytest.fixture(scope="module")
 def touching() -> np.ndarray:
     """(6, 96, 160, 3) two heads that touch: FaceMesh sees the right face through the window around the left one."""
-    from fantasytalking.portrait_world.group_clip import GroupPlan, Role, gather
-    from fantasytalking.portrait_world.state import FaceState
+    from fantasytalking.portrait_world.corpus.group_clip import GroupPlan, Role, gather
+    from fantasytalking.portrait_world.motion.frame_state import FaceState
 
     group = gather(GroupPlan(17, 2, (Role(17, ""), Role(15, "")), seed=0), (160, 96), 1.1846)
     left = FaceState(mouth_width=0.92, brow=0.3, smile=0.13, gaze_x=0.09, yaw=0.117, roll=0.06, x=-0.0144)
@@ -193,9 +193,9 @@ def test_portraits_from_left_to_right(talker: Scene, listener: Scene) -> None:
 
 
 def test_eyes_and_mouth(listener: Scene) -> None:
-    from fantasytalking.portrait_world.clip import Sitter
-    from fantasytalking.portrait_world.identity import make_identity
-    from fantasytalking.portrait_world.state import FaceState
+    from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+    from fantasytalking.portrait_world.motion.frame_state import FaceState
+    from fantasytalking.portrait_world.people.identity import make_identity
 
     sitter = Sitter(make_identity(8), SIZE)
     measured = {}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fantasytalking.perception.mouth_curve import mouth_curve
-from fantasytalking.portrait_world.clip import Sitter
-from fantasytalking.portrait_world.identity import make_identity
-from fantasytalking.portrait_world.state import FaceState
+from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.portrait_world.motion.frame_state import FaceState
+from fantasytalking.portrait_world.people.identity import make_identity
 
 RATE = 16000
 

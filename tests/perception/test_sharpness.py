@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fantasytalking.perception.sharpness import face_blur
-from fantasytalking.portrait_world.clip import Sitter
-from fantasytalking.portrait_world.identity import make_identity
+from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.portrait_world.people.identity import make_identity
 
 SIZE = 192
 BOX = np.array([0.30, 0.15, 0.70, 0.72]) * SIZE

@@ -22,7 +22,7 @@ from fantasytalking.pipeline import FantasyTalkingPipeline, Formula, Portrait, S
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.schedulers import Sampler, make_scheduler, set_steps
 from fantasytalking.pipeline.video_conditions import Timing
-from tests.pipeline.conftest import SIZE, WITHOUT_PLACES, open_pipeline, sound
+from tests.helpers.tiny_pipeline import SIZE, WITHOUT_PLACES, open_pipeline, sound
 
 
 def make(pipe: FantasyTalkingPipeline, portrait: Portrait, seconds: float = 0.5, seed: int = 0, **options):

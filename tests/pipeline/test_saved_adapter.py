@@ -13,7 +13,7 @@ from fantasytalking.inference.model_files import find_weights
 from fantasytalking.models.wan_loading import portrait_module
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.config import InferConfig
-from tests.pipeline.conftest import EXPRESSION, LORA
+from tests.helpers.tiny_pipeline import EXPRESSION, LORA
 
 
 @pytest.fixture(scope="module")

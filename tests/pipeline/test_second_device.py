@@ -13,8 +13,8 @@ from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.schedulers import Sampler, make_scheduler
-from tests.pipeline.conftest import driver, open_pipeline, sound
-from tests.second_device import FarTensor, second_device
+from tests.helpers.second_device import FarTensor, second_device
+from tests.helpers.tiny_pipeline import driver, open_pipeline, sound
 
 Make = Callable[[FantasyTalkingPipeline], np.ndarray]
 HALF = torch.bfloat16

@@ -23,9 +23,9 @@ from fantasytalking.training.distillation import Asked, ask, distillation_loss, 
 from fantasytalking.training.model_setup import build_model
 from fantasytalking.training.rng import draw
 from fantasytalking.training.trainer import Trainer
-from tests.models.tiny import awaken
+from tests.helpers.tiny_transformer import awaken
 from tests.training.conftest import Configure
-from tests.training.runs import adapter, checkpoint, losses, same, step_elsewhere
+from tests.training.run_artifacts import adapter, checkpoint, losses, same, step_elsewhere
 
 STAGE3: dict[str, Any] = {
     "stage__name": "stage3",

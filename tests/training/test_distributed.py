@@ -11,7 +11,7 @@ import torch
 
 from fantasytalking.common.config import CONFIGS
 from fantasytalking.training.holdout_loss import LOG as HELD_OUT
-from tests.training.runs import adapter, log, same
+from tests.training.run_artifacts import adapter, log, same
 from tests.training.test_distillation import STAGE3 as DISTILLED
 from tests.training.tiny_corpus import PORTRAIT, make_corpus, make_driven_corpus, overrides
 
@@ -71,7 +71,7 @@ def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
 
 @pytest.mark.slow
 def test_a_checkpoint_that_one_machine_alone_has_is_refused(tmp_path: Path, corpus: Path, base: Path):
-    wrapper = str(Path(__file__).parent / "on_machines_of_their_own.py")
+    wrapper = str(Path(__file__).parent / "separate_machines.py")
 
     def settings(steps: int) -> list[str]:
         return overrides(Path("run"), corpus, base, batch=1, stage__steps=steps, saving__every=2)
@@ -84,7 +84,7 @@ def test_a_checkpoint_that_one_machine_alone_has_is_refused(tmp_path: Path, corp
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["fsdp", "zero2", "zero3"])
 def test_sharded_processes_follow_one(config: str, tmp_path: Path, corpus: Path, base: Path):
-    wrapper = str(Path(__file__).parent / "sharded_on_the_cpu.py")
+    wrapper = str(Path(__file__).parent / "cpu_sharding.py")
 
     def settings(name: str, **more: object) -> list[str]:
         return overrides(tmp_path / name, corpus, base, **more)
@@ -110,7 +110,7 @@ def test_sharded_processes_train_in_half_precision(
     config: str, stage: dict[str, object], tmp_path: Path, corpus: Path, base: Path
 ):
     """As the presets of 14B do: sums of gradients and noise levels must not be rounded, teachers need many calls."""
-    wrapper = str(Path(__file__).parent / "sharded_on_the_cpu.py")
+    wrapper = str(Path(__file__).parent / "cpu_sharding.py")
 
     def settings(name: str, **more: object) -> list[str]:
         return overrides(tmp_path / name, corpus, base, **stage, stage__steps=3, **more)
@@ -130,7 +130,7 @@ def test_sharded_processes_train_in_half_precision(
 def test_processes_that_train_expressions_follow_one(config: str, tmp_path: Path, base: Path):
     """Clips of one and of two people; conditions in conditions reach every process."""
     corpus = make_driven_corpus(tmp_path / "corpus")
-    wrapper = [] if config == "ddp" else [str(Path(__file__).parent / "sharded_on_the_cpu.py")]
+    wrapper = [] if config == "ddp" else [str(Path(__file__).parent / "cpu_sharding.py")]
 
     def settings(name: str, **more: object) -> list[str]:
         return overrides(tmp_path / name, corpus, base, **PORTRAIT, stage__steps=3, **more)

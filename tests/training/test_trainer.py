@@ -23,7 +23,7 @@ from fantasytalking.training.run_guard import Checkpoints
 from fantasytalking.training.trainer import Trainer, ValidationResult
 from fantasytalking.training.validation_config import ValidationConfig
 from tests.training.conftest import Configure
-from tests.training.runs import adapter, checkpoint, log, loss_on_the_corpus, losses, same, step_elsewhere
+from tests.training.run_artifacts import adapter, checkpoint, log, loss_on_the_corpus, losses, same, step_elsewhere
 from tests.training.tiny_corpus import make_corpus
 
 STAGE2 = {"stage__name": "stage2", "stage__alignment": "frame", "stage__loss__weight": "lip"}

@@ -8,7 +8,7 @@ import torch
 
 from fantasytalking.data.features import Features, save_features
 from fantasytalking.data.manifest import ClipRecord, read_manifest, write_lines
-from tests.models.tiny import save_base
+from tests.helpers.tiny_transformer import save_base
 
 TEXT_DIM, IMAGE_DIM, AUDIO_DIM = 64, 128, 128
 FRAMES = 9

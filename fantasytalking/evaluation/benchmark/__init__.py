@@ -1,0 +1,1 @@
+"""Benchmarks: protocols frozen from a dataset, their clips, crops, drivers and reference videos."""

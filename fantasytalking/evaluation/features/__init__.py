@@ -1,0 +1,1 @@
+"""Features that several metrics share: landmarks, face embeddings, voice activity, spectra."""

@@ -1,0 +1,104 @@
+"""Four measures of THEval (Quignon et al., arXiv 2511.04520) that need no weights, on MediaPipe's landmarks.
+
+Points, normalisations and frames of reference as in its authors' code (github.com/Newbyl/THEval), with one difference:
+they find speech by a trained detector, here it is found by loudness
+(fantasytalking/evaluation/features/voice_activity.py). The paper's means over real videos are in `REAL`; its score of a
+measure m is 1 - |m - real| / |real|, `real` being the ground truth of the set that is evaluated.
+"""
+
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fantasytalking.evaluation.features.voice_activity import runs
+
+UPPER_LIP = (191, 80, 81, 82, 13, 312, 311, 310)
+LOWER_LIP = (95, 88, 178, 87, 14, 317, 402, 318)
+"""Inner contour, one below the other."""
+_OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409)
+LIPS = (*_OUTER_LIPS, 78, *LOWER_LIP, 324, 308, *UPPER_LIP, 415)
+"""All 40 points of the lips' contours."""
+_EYES = (
+    (33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173),
+    (263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398),
+)
+_BROWS = ((46, 53, 52, 65, 55, 70, 63, 105, 66, 107), (276, 283, 282, 295, 285, 300, 293, 334, 296, 336))
+_EYE_CORNERS = ((33, 133), (362, 263))
+
+REAL = {"lip_sync": 0.2528, "silent_lips": 0.0263, "lip_dynamics": 1.7166, "brow_dynamics": 0.006777}
+SILENT_SECONDS = 0.3
+LEAST_SPEECH = 0.1
+"""Share of a clip's frames below which its speech is not judged."""
+PICTURE = 256
+"""Side of the picture in whose pixels lip dynamics are measured."""
+
+
+def aperture(landmarks: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(T, 478, 3) pixels to (T,) vertical gap between the means of the inner lips, not yet over any distance."""
+    y = landmarks[..., 1]
+    return np.abs(y[:, UPPER_LIP].mean(axis=1) - y[:, LOWER_LIP].mean(axis=1))
+
+
+def lip_sync(landmarks: NDArray[np.floating], loud: NDArray[np.float64], speech: NDArray[np.bool_]) -> NDArray:
+    """|minmax(aperture) - minmax(volume)| of every frame of speech; lower is better, their mean is the measure.
+
+    The aperture is over the distance of the eyes' centres; minimum and maximum are those of the frames of speech.
+
+    Args:
+        landmarks: (T, 478, 3) pixels, NaN where not known.
+        loud: (T,) volume.
+        speech: (T,) bool.
+
+    Returns:
+        (T,); NaN outside of speech, without a face, and wholly with less than a tenth of speech.
+    """
+    left, right = (landmarks[:, corners, :2].mean(axis=1) for corners in _EYE_CORNERS)
+    opening = aperture(landmarks) / np.linalg.norm(right - left, axis=1)
+    used = speech & np.isfinite(opening)
+    result = np.full(len(loud), np.nan)
+    if speech.mean() >= LEAST_SPEECH and used.sum() >= 2:
+        result[used] = np.abs(_minmax(opening[used]) - _minmax(loud[used]))
+    return result
+
+
+def _minmax(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low + 1e-8)
+
+
+def silent_lips(landmarks: NDArray[np.floating], speech: NDArray[np.bool_], fps: float) -> float:
+    """Median of |aperture - mean aperture| over silences of 300 ms and more; NaN where there is none.
+
+    The aperture is the mean gap of the eight pairs over the distance of the outer corners of the eyes.
+    """
+    y = landmarks[..., 1]
+    gaps = np.abs(y[:, UPPER_LIP] - y[:, LOWER_LIP]).mean(axis=1)
+    opening = gaps / np.linalg.norm(landmarks[:, 33, :2] - landmarks[:, 263, :2], axis=1)
+    silent = np.zeros(len(speech), bool)
+    for first, last in runs(~speech):
+        silent[first:last] = last - first >= SILENT_SECONDS * fps
+    opening = opening[silent & np.isfinite(opening)]
+    return float(np.median(np.abs(opening - opening.mean()))) if len(opening) >= 2 else float("nan")
+
+
+def lip_dynamics(landmarks: NDArray[np.floating], height: int, width: int) -> float:
+    """Standard deviation over time of the distances of all pairs of lip points, averaged over the pairs.
+
+    In pixels of the frame brought to 256 x 256, so the size of the head in the frame enters: compare equal crops.
+    """
+    points = landmarks[:, LIPS, :2].astype(np.float64) * (PICTURE / width, PICTURE / height)
+    points = points[np.isfinite(points).all(axis=(1, 2))]
+    if len(points) < 2:
+        return float("nan")
+    first, second = np.array(list(combinations(range(len(LIPS)), 2))).T
+    return float(np.linalg.norm(points[:, first] - points[:, second], axis=-1).std(axis=0).mean())
+
+
+def brow_dynamics(landmarks: NDArray[np.floating]) -> float:
+    """Mean change from frame to frame of the distance of brow and eye, over the distance of the eyes' centres."""
+    eyes, brows = ([landmarks[:, points, :2].mean(axis=1) for points in group] for group in (_EYES, _BROWS))
+    size = np.linalg.norm(eyes[0] - eyes[1], axis=1)
+    heights = np.stack([np.linalg.norm(brow - eye, axis=1) / size for brow, eye in zip(brows, eyes, strict=True)])
+    heights = heights[:, np.isfinite(heights).all(axis=0)]
+    return float(np.abs(np.diff(heights, axis=1)).mean()) if heights.shape[1] >= 2 else float("nan")

@@ -1,0 +1,67 @@
+"""IDC: whether the subject looks the same from frame to frame, by DINO, as VBench's subject consistency."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.evaluation.features.image_transforms import IMAGENET, normalised, short_side
+from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
+from fantasytalking.evaluation.networks.loading import device_of, located
+from fantasytalking.evaluation.networks.vit import VisionTransformer
+from fantasytalking.evaluation.weights import DINO
+
+SIZE = 224
+CHUNK = 8
+
+
+class IDC(Metric):
+    """Of every frame but the first, half the cosine to the frame before plus half that to the first frame, negative
+    ones as 0, averaged (Huang et al. 2024, VBench). The paper takes the face's crop, VBench the whole frame: both are
+    here, by name. A frozen video gets 1."""
+
+    name = "idc"
+    values = (
+        Value("idc_face", "", "higher", "Consistency of DINO features of the face's crop, as in the paper."),
+        Value("idc_frame", "", "higher", "Consistency of DINO features of the whole frame, as in VBench."),
+    )
+    needs = (DINO,)
+    paired = False
+
+    def __init__(self, weights: Path | None = None) -> None:
+        super().__init__()
+        self._network = self._load(located(self.needs[0], weights))
+
+    def _load(self, path: Path) -> VisionTransformer:
+        return VisionTransformer.from_file(path)
+
+    def measure(self, video: Clip, reference: Clip | None) -> Record:
+        """Both; NaN for one frame, and for the face where there is none."""
+        face = self._consistency(video.face_crops(SIZE)) if video.has_face else np.nan
+        return {
+            "idc_face": np.array(face),
+            "idc_frame": np.array(self._consistency(short_side(video.frames, SIZE, "bilinear"))),
+        }
+
+    @torch.no_grad()
+    def _consistency(self, frames: NDArray[np.uint8]) -> float:
+        parts = [frames[first : first + CHUNK] for first in range(0, len(frames), CHUNK)]
+        device = device_of(self._network)
+        features = torch.cat([self._network(normalised(part, IMAGENET).to(device)) for part in parts])
+        return subject_consistency(features.cpu().numpy())
+
+    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+        """Means over clips with a face."""
+        return mean_over_clips(records, ("idc_face", "idc_frame"))
+
+
+def subject_consistency(features: NDArray[np.floating]) -> float:
+    """VBench's score of (T, D) features; NaN for a single frame."""
+    if len(features) < 2:
+        return float("nan")
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    to_previous, to_first = (unit[1:] * unit[:-1]).sum(axis=1), unit[1:] @ unit[0]
+    return float((np.maximum(to_previous, 0) + np.maximum(to_first, 0)).mean() / 2)

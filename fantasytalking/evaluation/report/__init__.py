@@ -1,0 +1,1 @@
+"""Results, statistics and reports: tables, plots, frame sheets, HTML."""

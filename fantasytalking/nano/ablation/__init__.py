@@ -1,0 +1,1 @@
+"""The ablation on nano: its rows, measurements and statistics."""

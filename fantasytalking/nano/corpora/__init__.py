@@ -1,0 +1,1 @@
+"""Training corpora of nano's components."""

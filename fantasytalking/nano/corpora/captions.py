@@ -1,0 +1,60 @@
+"""A person of the portrait world in words."""
+
+import numpy as np
+
+from fantasytalking.portrait_world.people.identity import HAIR_STYLES_WORN_LONG, Colour, Identity
+
+COLOURS: dict[str, Colour] = {
+    "black": (0.09, 0.08, 0.08),
+    "brown": (0.30, 0.20, 0.13),
+    "blond": (0.69, 0.54, 0.33),
+    "red": (0.48, 0.21, 0.12),
+    "grey": (0.66, 0.65, 0.64),
+}
+CLOTH_COLOURS: dict[str, Colour] = {
+    "blue": (0.20, 0.27, 0.42),
+    "black": (0.10, 0.10, 0.11),
+    "grey": (0.24, 0.25, 0.28),
+    "red": (0.50, 0.15, 0.17),
+    "green": (0.30, 0.45, 0.38),
+    "white": (0.82, 0.80, 0.76),
+    "yellow": (0.74, 0.56, 0.30),
+    "purple": (0.42, 0.29, 0.42),
+    "orange": (0.64, 0.38, 0.30),
+}
+ENDINGS = ("is talking.", "is speaking.", "talks.", "speaks.")
+DEFAULT = "A person is talking."
+
+
+def caption(identity: Identity, random: np.random.Generator) -> str:
+    """A sentence of at most fourteen words about who is seen; the same person is told in several ways."""
+    features = [f"{_nearest(identity.hair, COLOURS)} hair"] if identity.hair_style not in ("bald", "buzz") else []
+    if identity.hair_style in ("bald", "balding"):
+        features = ["a bald head"]
+    elif identity.hair_style in HAIR_STYLES_WORN_LONG and random.random() < 0.7:
+        features = [f"long {features[0]}"]
+    if identity.glasses != "none":
+        features.append("glasses")
+    if identity.beard in ("full", "goatee", "moustache"):
+        features.append("a moustache" if identity.beard == "moustache" else "a beard")
+    features.append(f"a {_nearest(identity.cloth, CLOTH_COLOURS)} {_garment(identity)}")
+    shown = [features[place] for place in sorted(random.permutation(len(features))[:2])]
+    return f"A {_kind(identity)} with {' and '.join(shown)} {random.choice(ENDINGS)}"
+
+
+def _kind(identity: Identity) -> str:
+    feminine = identity.softness > 0.5
+    if identity.age < 16:
+        return "girl" if feminine else "boy"
+    age = "young " if identity.age < 35 else "old " if identity.age > 60 else ""
+    return age + ("woman" if feminine else "man")
+
+
+def _garment(identity: Identity) -> str:
+    return {"crew": "top", "vee": "top", "turtleneck": "turtleneck", "shirt": "shirt", "jacket": "jacket"}[
+        identity.garment
+    ]
+
+
+def _nearest(colour: Colour, names: dict[str, Colour]) -> str:
+    return min(names, key=lambda name: sum((a - b) ** 2 for a, b in zip(colour, names[name], strict=True)))

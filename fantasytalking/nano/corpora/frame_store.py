@@ -1,0 +1,102 @@
+"""All frames of a folder of portrait-world videos in one file that is mapped into memory, and where the mouths are."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fantasytalking import media
+from fantasytalking.common.files import written_whole
+from fantasytalking.portrait_world.motion.frame_state import FaceState
+from fantasytalking.portrait_world.people.anatomy import Anatomy
+from fantasytalking.portrait_world.people.identity import make_identity
+from fantasytalking.portrait_world.render.camera import Camera, posture_of, seen_closer
+
+POSE = ("yaw", "pitch", "roll", "x", "y")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Videos behind each other."""
+
+    pixels: NDArray[np.uint8]
+    """(N, H, W, 3) RGB, on disk."""
+    mouths: NDArray[np.float32]
+    """(N, 2) column and row of the middle of the mouth, in pixels."""
+    starts: list[int]
+    """The first frame of every video, and N."""
+
+    def __len__(self) -> int:
+        """Videos."""
+        return len(self.starts) - 1
+
+    def stretch(self, video: int, start: int, count: int) -> slice:
+        """Frames `start` to `start + count` of a video, counted through all."""
+        first = self.starts[video] + start
+        assert first + count <= self.starts[video + 1], "the stretch must lie within the video"
+        return slice(first, first + count)
+
+    def length(self, video: int) -> int:
+        """Frames of a video."""
+        return self.starts[video + 1] - self.starts[video]
+
+
+def collect_frames(videos: Path, folder: Path) -> Frames:
+    """The frames of every video below `videos`, decoded into `folder` when they are not there yet."""
+    if not folder.is_dir():
+        paths = sorted(videos.rglob("video.mp4"))
+        assert paths, f"no videos below {videos}"
+        with written_whole(folder) as temporary:
+            temporary.mkdir()
+            _decode(paths, temporary)
+    starts = json.loads((folder / "starts.json").read_text(encoding="utf-8"))
+    pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+    return Frames(pixels, np.load(folder / "mouths.npy"), starts)
+
+
+def mouth_places(
+    identity: int, poses: list[dict[str, float]], size: int, closeness: float = 1.0
+) -> NDArray[np.float32]:
+    """(T, 2) column and row of the middle of the mouth in pictures of `size` pixels, from the true poses."""
+    resting = _resting_mouth(identity)
+    camera = Camera.portrait(size, size, closeness)
+    places = []
+    for pose in poses:
+        state = seen_closer(FaceState(**{name: pose[name] for name in POSE}), closeness)
+        places.append(camera.project(posture_of(state).move(resting))[0, :2])
+    return np.array(places, dtype=np.float32)
+
+
+def _decode(paths: list[Path], folder: Path) -> None:
+    truths = [json.loads((path.parent / "truth.json").read_text(encoding="utf-8")) for path in paths]
+    counts = [len(truth["frames"]) for truth in truths]
+    starts = np.concatenate([[0], np.cumsum(counts)]).tolist()
+    size = media.probe(paths[0]).height
+    pixels = np.lib.format.open_memmap(
+        folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=(starts[-1], size, size, 3)
+    )
+    mouths = []
+    for path, truth, start in zip(paths, truths, starts[:-1], strict=True):
+        count = 0
+        for count, frame in enumerate(_frames(path), start=1):
+            pixels[start + count - 1] = frame
+        assert count == len(truth["frames"]), f"{path} has {count} frames, its truth {len(truth['frames'])}"
+        mouths.append(mouth_places(truth["identity"], truth["frames"], size, truth["closeness"]))
+    pixels.flush()
+    np.save(folder / "mouths.npy", np.concatenate(mouths))
+    (folder / "starts.json").write_text(json.dumps(starts), encoding="utf-8")
+
+
+def _frames(path: Path) -> Iterator[NDArray[np.uint8]]:
+    return (frame for _, frame in media.iter_frames(path, fps=None))
+
+
+@lru_cache(maxsize=4)
+def _resting_mouth(identity: int) -> NDArray[np.float32]:
+    head = Anatomy(make_identity(identity)).head
+    height = head.features.mouth_y
+    return np.array([[0.0, height, head.surface_depth(0.0, height)]], dtype=np.float32)

@@ -1,0 +1,132 @@
+"""Spoken sentences with the phoneme that sounds at every token: what the audio encoder learns from."""
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from fantasytalking.common.files import written_whole
+from fantasytalking.encoders.wav2vec import SAMPLE_RATE, token_count, token_times
+from fantasytalking.nano.corpora.unique_utterances import reworded
+from fantasytalking.nano.corpora.video_corpus import held_out_sentences, training_sentences
+from fantasytalking.portrait_world.people.identity import make_identity
+from fantasytalking.portrait_world.speech.synthesis import Phoneme, Voice, speak
+from fantasytalking.portrait_world.speech.visemes import SHAPES, STRESS_MARKS
+
+PHONEMES: tuple[str, ...] = (*SHAPES, "unknown")
+"""The classes: eSpeak NG's mnemonics without marks of stress, of which "_" is silence."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is to be said by whom."""
+
+    text: str
+    voice: Voice
+
+
+@dataclass(frozen=True)
+class SpeechSet:
+    """Utterances behind each other, at 16 kHz."""
+
+    samples: NDArray[np.int16]
+    labels: NDArray[np.uint8]
+    """Class of every token of every utterance."""
+    sample_starts: NDArray[np.int64]
+    label_starts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Utterances."""
+        return len(self.sample_starts) - 1
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Samples in [-1, 1] and the class of every token."""
+        samples = self.samples[self.sample_starts[index] : self.sample_starts[index + 1]]
+        labels = self.labels[self.label_starts[index] : self.label_starts[index + 1]]
+        return samples.astype(np.float32) / 32768, labels
+
+
+def phoneme_class(symbol: str) -> int:
+    """Number of the longest known beginning of a mnemonic; the last class where none is known."""
+    bare = symbol.lstrip(STRESS_MARKS)
+    for length in range(len(bare), 0, -1):
+        if bare[:length] in SHAPES:
+            return PHONEMES.index(bare[:length])
+    return len(PHONEMES) - 1
+
+
+def labels_at(phonemes: tuple[Phoneme, ...], times: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Class of the phoneme that sounds at each of `times` (T,)."""
+    ends = np.array([phoneme.end for phoneme in phonemes])
+    classes = np.array([phoneme_class(phoneme.symbol) for phoneme in phonemes], dtype=np.uint8)
+    return classes[np.minimum(np.searchsorted(ends, times, side="right"), len(ends) - 1)]
+
+
+def plan_training(count: int, seed: int) -> list[Utterance]:
+    """Training sentences in the voices of training people, half of them with their words shuffled."""
+    random = np.random.default_rng([seed, 41])
+    sentences = training_sentences()
+    planned = []
+    for number in range(count):
+        text = reworded(sentences, number, random)
+        planned.append(Utterance(text, _voice(int(random.integers(1000)), random)))
+    return planned
+
+
+def plan_held_out(count: int, seed: int) -> list[Utterance]:
+    """Held-out sentences in the voices of held-out people."""
+    random = np.random.default_rng([seed, 42])
+    sentences = held_out_sentences()
+    return [
+        Utterance(sentences[number % len(sentences)], _voice(1000 + number % 1000, random)) for number in range(count)
+    ]
+
+
+def speech_set(planned: list[Utterance], path: Path, processes: int) -> SpeechSet:
+    """The utterances as spoken, from `path` when they were spoken before."""
+    if not path.is_file():
+        spoken = list(_speak_all(planned, processes))
+        tensors = {
+            "samples": torch.from_numpy(np.concatenate([samples for samples, _ in spoken])),
+            "labels": torch.from_numpy(np.concatenate([labels for _, labels in spoken])),
+            "sample_starts": torch.from_numpy(_starts([len(samples) for samples, _ in spoken])),
+            "label_starts": torch.from_numpy(_starts([len(labels) for _, labels in spoken])),
+        }
+        with written_whole(path) as temporary:
+            save_file(tensors, temporary)
+    return SpeechSet(**{name: tensor.numpy() for name, tensor in load_file(path).items()})
+
+
+def say(utterance: Utterance) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Samples at 16 kHz and the class of every token."""
+    from scipy.signal import resample_poly
+
+    speech = speak(utterance.text, utterance.voice)
+    resampled = resample_poly(speech.samples.astype(np.float64), SAMPLE_RATE, speech.sample_rate)
+    samples = np.clip(np.round(resampled), -32768, 32767).astype(np.int16)
+    return samples, labels_at(speech.phonemes, token_times(token_count(len(samples))))
+
+
+def _voice(identity: int, random: np.random.Generator) -> Voice:
+    voice = make_identity(identity).voice
+    rate, pitch = int(random.integers(-25, 26)), int(np.clip(voice.pitch + random.integers(-12, 13), 5, 95))
+    return Voice(voice.name, voice.rate + rate, pitch, voice.range)
+
+
+def _speak_all(planned: list[Utterance], processes: int) -> Iterator[tuple[NDArray[np.int16], NDArray[np.uint8]]]:
+    """In order; each utterance is spoken by a process of its own, so the number of workers changes nothing."""
+    if processes == 1:
+        yield from map(say, planned)
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(say, planned, chunksize=16)
+
+
+def _starts(lengths: list[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -1,0 +1,61 @@
+"""Further people, each with words of their own: what the transformer needs more of than the autoencoder does."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fantasytalking.nano.config import MoreVideosConfig
+from fantasytalking.nano.corpora.video_corpus import training_sentences, write_captions
+from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
+from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan
+
+logger = logging.getLogger(__name__)
+
+SHUFFLED_SHARE = 0.5
+"""Part of what is said whose words come in another order, so that more sounds meet."""
+
+
+def reworded(sentences: Sequence[str], number: int, random: np.random.Generator) -> str:
+    """One of the sentences, or as many words of it and another, and two, in another order."""
+    sentence = sentences[number % len(sentences)]
+    if random.random() >= SHUFFLED_SHARE:
+        return sentence
+    words, others = sentence.split(), sentences[int(random.integers(len(sentences)))].split()
+    return " ".join(str(word).strip(",.?!") for word in random.permutation(words + others)[: len(words) + 2])
+
+
+@dataclass(frozen=True)
+class OwnWordsPlan(CorpusPlan):
+    """Everyone in `identities` says words of their own, made of `sentences`; some say one thing more and then rest."""
+
+    words: MoreVideosConfig = field(default_factory=MoreVideosConfig)
+
+    def clips(self) -> Iterator[ClipPlan]:
+        """One plan per clip, person by person."""
+        words = self.words
+        for identity in self.identities:
+            random = np.random.default_rng([self.seed, 43, identity])
+            for number in range(words.utterances + int(identity % words.resting_every == 0)):
+                text = reworded(self.sentences, int(random.integers(len(self.sentences))), random)
+                rest = words.rest_seconds if number == words.utterances else 0.0
+                yield ClipPlan(identity, number, text, self.seed, self.expression, self.body, rest)
+
+
+def make_more_videos(
+    config: MoreVideosConfig, output: Path, size: int, seed: int, processes: int, closeness: float = 1.0
+) -> int:
+    """Makes what `output` does not hold yet. Gives the number of videos.
+
+    Raises:
+        InputError: `output` cannot be written or holds videos of other settings.
+    """
+    people = range(config.first, config.first + config.identities)
+    plan = OwnWordsPlan(people, training_sentences(), size, seed=seed, closeness=closeness, words=config)
+    for done, _ in make_corpus(plan, output, processes):
+        if done and done % 20 == 0:
+            logger.info(f"more videos: {done}/{config.videos}")
+    write_captions(output, seed)
+    return config.videos

@@ -1,0 +1,1 @@
+"""Training of the expression encoder and its reader."""

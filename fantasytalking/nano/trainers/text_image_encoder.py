@@ -1,0 +1,180 @@
+"""The miniature's text and image encoder, trained together as CLIP is (Radford et al., 2021) on portraits and captions.
+
+Axes: B pairs, T text tokens, I image tokens.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from fantasytalking.nano.config import LanguageConfig
+from fantasytalking.nano.corpora.captions import DEFAULT, caption
+from fantasytalking.nano.corpora.portrait_images import Stills
+from fantasytalking.nano.half_precision import halve
+from fantasytalking.portrait_world.people.identity import TRAINING_IDENTITIES, Identity, make_identity
+
+COMMON_DIM = 64
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+
+
+def train_tokenizer(vocabulary: int, seed: int) -> PreTrainedTokenizerFast:
+    """Byte pairs of the training people's captions: nothing is unknown, and a known word is one token.
+
+    Ends every text with </s> and pads on the right, as T5's does.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, END, UNKNOWN],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_all_captions(seed), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
+
+
+def build_text_encoder(config: LanguageConfig, dim: int, seed: int) -> UMT5EncoderModel:
+    """A fresh umT5 encoder of width `dim`."""
+    torch.manual_seed(seed)
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=config.vocabulary,
+            d_model=dim,
+            d_kv=dim // config.text_heads,
+            d_ff=2 * dim,
+            num_layers=config.text_layers,
+            num_heads=config.text_heads,
+            relative_attention_num_buckets=16,
+            relative_attention_max_distance=32,
+            dropout_rate=0.0,
+        )
+    )
+
+
+def build_image_encoder(config: LanguageConfig, dim: int, seed: int) -> CLIPVisionModel:
+    """A fresh CLIP vision transformer of width `dim`."""
+    torch.manual_seed(seed + 1)
+    return CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=dim,
+            intermediate_size=2 * dim,
+            num_hidden_layers=config.image_layers,
+            num_attention_heads=config.image_heads,
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+        )
+    )
+
+
+def build_image_processor(size: int) -> CLIPImageProcessorPil:
+    """Pictures to `size` pixels, with CLIP's mean and deviation."""
+    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+class LanguageTask:
+    """Telling which caption goes with which portrait."""
+
+    name = "text and image encoder"
+
+    def __init__(
+        self,
+        config: LanguageConfig,
+        tokenizer: PreTrainedTokenizerFast,
+        dims: tuple[int, int],
+        stills: Stills,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.text, self.image = build_text_encoder(config, dims[0], seed), build_image_encoder(config, dims[1], seed)
+        heads = {"text": nn.Linear(dims[0], COMMON_DIM), "image": nn.Linear(dims[1], COMMON_DIM)}
+        self._heads, self._scale = nn.ModuleDict(heads), nn.Parameter(torch.tensor(2.0))
+        self.model = nn.ModuleDict({"text": self.text, "image": self.image, "heads": self._heads})
+        self.model.register_parameter("scale", self._scale)
+        self._config, self._tokenizer, self._stills, self._device = config, tokenizer, stills, device
+        self._identities = {int(number): make_identity(int(number)) for number in stills.numbers}
+        self._processor = build_image_processor(config.image_size)
+
+    def loss(self, random: np.random.Generator, step: int) -> Tensor:
+        """Symmetric cross-entropy over the pairs of a batch of different people."""
+        numbers = self._stills.numbers
+        people = random.choice(numbers, min(self._config.fit.batch, len(numbers)), replace=False)
+        logits = self._similarities(people, random)
+        wanted = torch.arange(len(people), device=logits.device)
+        return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
+
+    @torch.no_grad()
+    def matched(self, stills: Stills, seed: int, of: int = 16, rounds: int = 50) -> dict[str, float]:
+        """How often the right one of the captions of `of` other people's portraits is chosen; chance is 1 / `of`."""
+        self.model.eval()
+        random = np.random.default_rng([seed, 3])
+        before, self._stills = self._stills, stills
+        self._identities |= {int(number): make_identity(int(number)) for number in stills.numbers}
+        right = []
+        for _ in range(rounds):
+            people = random.choice(stills.numbers, min(of, len(stills.numbers)), replace=False)
+            named = self._similarities(people, random).argmax(dim=1).cpu().numpy()
+            right.append((named == np.arange(len(people))).mean())
+        self._stills = before
+        return {"matched": float(np.mean(right)), "of": min(of, len(stills.numbers))}
+
+    def _similarities(self, people: Iterable[int], random: np.random.Generator) -> Tensor:
+        """(B, B): portraits by captions."""
+        places = [int(random.choice(np.flatnonzero(self._stills.people == number))) for number in people]
+        images = self._embed_images(torch.from_numpy(self._stills.pictures[places]))
+        texts = self._embed_texts([caption(self._identities[int(number)], random) for number in people])
+        scale: Tensor = self._scale.clamp(max=4).exp()
+        return scale * images @ texts.T
+
+    def _embed_images(self, pictures: Tensor) -> Tensor:
+        size = (self._config.image_size,) * 2
+        pixels = rearrange(pictures, "b h w c -> b c h w").to(self._device, torch.float32) / 255
+        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
+        mean = pixels.new_tensor(self._processor.image_mean).view(1, 3, 1, 1)
+        deviation = pixels.new_tensor(self._processor.image_std).view(1, 3, 1, 1)
+        pooled = self.image(pixel_values=(pixels - mean) / deviation).pooler_output
+        return F.normalize(self._heads["image"](pooled).float(), dim=1)
+
+    def _embed_texts(self, captions: list[str]) -> Tensor:
+        tokens = self._tokenizer(captions, padding=True, return_tensors="pt").to(self._device)
+        states = self.text(tokens.input_ids, tokens.attention_mask).last_hidden_state  # (B, T, D)
+        real = tokens.attention_mask[..., None]
+        return F.normalize(self._heads["text"]((states * real).sum(1) / real.sum(1)).float(), dim=1)
+
+
+def save_language(
+    text: UMT5EncoderModel,
+    image: CLIPVisionModel,
+    tokenizer: PreTrainedTokenizerFast,
+    image_size: int,
+    components: Path,
+) -> None:
+    """Writes text_encoder, tokenizer, image_encoder and image_processor, weights in half precision."""
+    halve(text)
+    halve(image)
+    text.save_pretrained(components / "text_encoder")
+    tokenizer.save_pretrained(components / "tokenizer")
+    image.save_pretrained(components / "image_encoder")
+    build_image_processor(image_size).save_pretrained(components / "image_processor")
+
+
+def _all_captions(seed: int) -> list[str]:
+    random = np.random.default_rng([seed, 2])
+    people: list[Identity] = [make_identity(number) for number in TRAINING_IDENTITIES]
+    return [DEFAULT] * 200 + [caption(person, random) for person in people for _ in range(3)]

@@ -1,0 +1,1 @@
+"""Renders clips and writes corpora of them."""

@@ -1,0 +1,51 @@
+"""A flat drawing of the front of a face in head coordinates, from which skin textures are taken."""
+
+import numpy as np
+
+from fantasytalking.portrait_world.graphics.image_ops import blurred, draw_lines, enlarged, resampled
+from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
+
+LEFT, RIGHT, TOP, BOTTOM = -0.95, 0.95, 1.20, -1.30
+
+
+class FaceCanvas:
+    """Layers of strokes and shapes over x in [LEFT, RIGHT] and y in [BOTTOM, TOP], `density` pixels per unit."""
+
+    def __init__(self, density: float) -> None:
+        self.density = density
+        self.width = round((RIGHT - LEFT) * density)
+        self.height = round((TOP - BOTTOM) * density)
+        columns = (np.arange(self.width, dtype=np.float32) + 0.5) / density + LEFT
+        rows = TOP - (np.arange(self.height, dtype=np.float32) + 0.5) / density
+        self.x, self.y = np.meshgrid(columns, rows)
+
+    def blank(self) -> FloatArray:
+        """An empty layer (H, W)."""
+        return np.zeros((self.height, self.width), np.float32)
+
+    def strokes(self, lines: list[FloatArray], width: float, softness: float = 0.0) -> FloatArray:
+        """Coverage (H, W) in [0, 1] of polylines, each (N, 2) in head coordinates; `width` and `softness` in units."""
+        layer = np.zeros((self.height, self.width), np.uint8)
+        points = [np.stack(self._pixels(line[:, 0], line[:, 1]), -1) for line in lines]
+        draw_lines(layer, points, max(1, round(width * self.density)))
+        # Below one pixel a stroke is drawn fainter, not thinner.
+        faint = min(1.0, width * self.density)
+        return self.blurred(layer.astype(np.float32) * (faint / 255), softness)
+
+    def blurred(self, layer: FloatArray, softness: float) -> FloatArray:
+        """Gaussian blur with a standard deviation in units."""
+        return blurred(layer, softness * self.density)
+
+    def sample(self, layer: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+        """The layer's values at head coordinates; outside the drawing the nearest border counts."""
+        columns, rows = self._pixels(x, y)
+        return resampled(layer, columns - 0.5, rows - 0.5)
+
+    def noise(self, random: np.random.Generator, scale: float) -> FloatArray:
+        """Smooth noise (H, W) of unit spread with features of about `scale` units; the same at every density."""
+        rows, columns = int((TOP - BOTTOM) / scale) + 3, int((RIGHT - LEFT) / scale) + 3
+        coarse = random.standard_normal((rows, columns)).astype(np.float32)
+        return enlarged(coarse, self.height, self.width)
+
+    def _pixels(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return (x - LEFT) * self.density, (TOP - y) * self.density

@@ -1,0 +1,1 @@
+"""What the face and head do over time."""

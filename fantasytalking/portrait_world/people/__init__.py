@@ -1,0 +1,1 @@
+"""Who people are: identity, geometry and textures."""

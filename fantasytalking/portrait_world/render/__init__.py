@@ -1,0 +1,1 @@
+"""Renders a person and the scene around them."""

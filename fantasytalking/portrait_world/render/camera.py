@@ -1,0 +1,93 @@
+"""Where head and shoulders are in a frame, and how the camera sees them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
+from fantasytalking.portrait_world.motion.frame_state import FaceState
+
+HEAD_PIVOT = np.array([0.0, -0.95, -0.22], np.float32)
+BODY_PIVOT = np.array([0.0, -2.6, -0.1], np.float32)
+PICTURE_UNITS = 3.08  # height of a portrait in head units
+PICTURE_CENTRE = -0.21  # y of a portrait's middle, in head units
+CAMERA_DISTANCE = 13.0
+APPROACHED = 0.5  # y, in head units, that stays in its place when the camera comes closer
+LEAST_CLOSENESS, LARGEST_CLOSENESS = 0.62, 1.5  # seen smaller, the shoulders would end in the picture
+BODY_FOLLOWS = 0.35  # share of the head's shift that the shoulders make too
+
+
+@dataclass(frozen=True)
+class Posture:
+    """Rotation matrices (3, 3) and shifts (3,), in units, of head and body."""
+
+    head_rotation: FloatArray
+    head_shift: FloatArray
+    body_rotation: FloatArray
+    body_shift: FloatArray
+
+    def move(self, points: FloatArray, carried: FloatArray | None = None) -> FloatArray:
+        """Resting points (V, 3) in this posture; `carried` (V,) is the head's share, all of it when not given."""
+        with_head: FloatArray = (points - HEAD_PIVOT) @ self.head_rotation.T + HEAD_PIVOT + self.head_shift
+        if carried is None:
+            return with_head
+        with_body: FloatArray = (points - BODY_PIVOT) @ self.body_rotation.T + BODY_PIVOT + self.body_shift
+        return with_body + (with_head - with_body) * carried[:, None]
+
+    def turn(self, normals: FloatArray, carried: FloatArray | None = None) -> FloatArray:
+        """Resting normals (V, 3) in this posture (not renormalised)."""
+        with_head: FloatArray = normals @ self.head_rotation.T
+        if carried is None:
+            return with_head
+        with_body: FloatArray = normals @ self.body_rotation.T
+        return with_body + (with_head - with_body) * carried[:, None]
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
+    """Turn to the picture's right by `yaw`, nod down by `pitch`, tilt the top to the right by `roll`; radians."""
+    cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    about_z = np.array([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]])
+    return (about_z @ about_y @ about_x).astype(np.float32)
+
+
+def posture_of(state: FaceState) -> Posture:
+    """The posture of a frame's state."""
+    head_shift = np.array([state.x, -state.y, 0], np.float32) * PICTURE_UNITS
+    shoulders = np.array([state.shoulder_x, -state.shoulder_y, 0], np.float32) * PICTURE_UNITS
+    return Posture(
+        rotation(state.yaw, state.pitch, state.roll),
+        head_shift,
+        rotation(0.25 * state.yaw, 0, state.shoulder_roll),
+        shoulders + BODY_FOLLOWS * head_shift,
+    )
+
+
+def seen_closer(state: FaceState, closeness: float) -> FaceState:
+    """The state whose shifts, seen `closeness` times larger, are again the stated share of the picture."""
+    shifts = {name: getattr(state, name) / closeness for name in ("x", "y", "shoulder_x", "shoulder_y")}
+    return replace(state, **shifts)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A place on a picture: `scale` pixels per unit around (`column`, `row`), where the origin's axis meets it."""
+
+    scale: float
+    column: float
+    row: float
+
+    @classmethod
+    def portrait(cls, height: int, width: int, closeness: float = 1.0) -> "Camera":
+        """The usual portrait, head and shoulders, centred; or everything `closeness` times larger, at most the face."""
+        scale = height / PICTURE_UNITS * closeness
+        centre = APPROACHED + (PICTURE_CENTRE - APPROACHED) / closeness
+        return cls(scale, width / 2, height / 2 + centre * scale)
+
+    def project(self, points: FloatArray) -> FloatArray:
+        """Points (V, 3) to column, row and nearness (V, 3) in pixels."""
+        factor = self.scale * CAMERA_DISTANCE / (CAMERA_DISTANCE - points[:, 2])
+        column = self.column + factor * points[:, 0]
+        row = self.row - factor * points[:, 1]
+        return np.stack([column, row, points[:, 2] * self.scale], 1).astype(np.float32)

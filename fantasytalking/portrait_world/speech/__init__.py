@@ -1,0 +1,1 @@
+"""Synthesizes speech and derives mouth shapes from phonemes."""

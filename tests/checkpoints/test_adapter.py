@@ -1,0 +1,201 @@
+"""Adapters: exact keys or nothing, released weights there and back without a bit lost, hostile files refused."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter, save_adapter
+from fantasytalking.checkpoints.convert import convert
+from fantasytalking.checkpoints.released_audio import from_official, read_released, to_official, write_released
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.wan_loading import portrait_module
+from tests.helpers.tiny_transformer import tiny_transformer
+
+EVERYTHING = ["audio", "face", "motion"]
+
+
+def released_weights(blocks: int = 3, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
+    """The released format for the tiny transformer, flat."""
+    torch.manual_seed(3)
+    tensors = {
+        "proj_model.proj.weight": torch.randn(40, 12),
+        "proj_model.norm.weight": torch.randn(40),
+        "proj_model.norm.bias": torch.randn(40),
+    }
+    for block in range(blocks):
+        for kind in "kv":
+            tensors[f"audio_processor.blocks.{block}.cross_attn.processor.{kind}_proj.weight"] = torch.randn(48, 40)
+    return {name: value.to(dtype) for name, value in tensors.items()}
+
+
+def two_parts(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """The released .ckpt's nesting."""
+    parts: dict[str, dict[str, torch.Tensor]] = {"proj_model": {}, "audio_processor": {}}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    return parts
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def test_an_adapter_comes_back_exactly_and_touches_nothing_else(tmp_path):
+    source, target = tiny_transformer(seed=0), tiny_transformer(seed=5)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    save_adapter(source, tmp_path / "adapter", AdapterConfig(EVERYTHING, "seconds", base="tiny"))
+    assert load_adapter(target, tmp_path / "adapter").base == "tiny"
+    for name, value in target.state_dict().items():
+        expected = source.state_dict()[name] if portrait_module(name) else before[name]
+        assert torch.equal(value, expected), name
+
+
+def test_an_adapter_of_one_module_leaves_the_others(tmp_path):
+    source, target = tiny_transformer(seed=0), tiny_transformer(seed=5)
+    save_adapter(source, tmp_path / "adapter", AdapterConfig(["face"], "seconds"))
+    assert {portrait_module(name) for name in load_file(tmp_path / "adapter" / "adapter.safetensors")} == {"face"}
+    audio = target.audio_projector.proj.weight.clone()
+    load_adapter(target, tmp_path / "adapter")
+    assert torch.equal(target.audio_projector.proj.weight, audio)
+    assert torch.equal(target.face_resampler.queries, source.face_resampler.queries)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "dtype", "nan"])
+def test_a_damaged_adapter_changes_nothing(tmp_path, change):
+    save_adapter(tiny_transformer(seed=0), tmp_path / "adapter", AdapterConfig(EVERYTHING, "seconds"))
+    path = tmp_path / "adapter" / "adapter.safetensors"
+    tensors = load_file(path)
+    name = "blocks.1.attn2.audio_k_proj.weight"
+    if change == "missing":
+        del tensors[name]
+    elif change == "extra":
+        tensors["blocks.9.attn2.audio_k_proj.weight"] = torch.zeros(48, 40)
+    elif change == "shape":
+        tensors[name] = torch.zeros(48, 41)
+    elif change == "dtype":
+        tensors[name] = torch.zeros(48, 40, dtype=torch.int32)
+    else:
+        tensors[name][0, 0] = float("nan")
+    save_file(tensors, path)
+    target = tiny_transformer(seed=5)
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with pytest.raises(InputError, match="adapter"):
+        load_adapter(target, tmp_path / "adapter")
+    assert all(torch.equal(before[key], value) for key, value in target.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modules": ["voice"]}, "modules is"),
+        ({"modules": "audio"}, "modules is"),
+        ({"audio_window": "frames"}, "audio_window is 'frames'"),
+        ({"window_seconds": -1}, "window_seconds"),
+        ({"format": 2}, "format is 2"),
+        ({"modles": ["audio"]}, "unknown key 'modles'"),
+    ],
+)
+def test_an_adapter_that_says_nonsense_is_refused(tmp_path, change, message):
+    save_adapter(tiny_transformer(), tmp_path / "adapter", AdapterConfig(EVERYTHING, "seconds"))
+    path = tmp_path / "adapter" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match=message):
+        read_adapter(tmp_path / "adapter")
+
+
+def test_a_folder_of_the_users_own_is_never_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "family.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"holds other things \('family.jpg'\)"):
+        save_adapter(tiny_transformer(), tmp_path / "photos", AdapterConfig(EVERYTHING, "seconds"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["photos", "family.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_released_weights_go_to_ours_and_back_without_a_bit_lost(tmp_path, suffix, dtype):
+    tensors = released_weights(dtype=dtype)
+    source, back = tmp_path / f"released{suffix}", tmp_path / f"back{suffix}"
+    write_released(tensors, source)
+    convert(source, tmp_path / "adapter")
+    config, ours = read_adapter(tmp_path / "adapter")
+    assert config.modules == ["audio"]
+    assert config.audio_window == "official"
+    assert set(ours) == {name for name in tiny_transformer().state_dict() if portrait_module(name) == "audio"}
+    convert(tmp_path / "adapter", back)
+    assert same(read_released(back), tensors)
+    assert same(to_official(from_official(tensors)), tensors)
+    if suffix != ".safetensors":
+        loaded = torch.load(back, weights_only=True)
+        assert set(loaded) == {"proj_model", "audio_processor"}
+        assert same(loaded["audio_processor"], two_parts(tensors)["audio_processor"])
+
+
+def test_released_weights_change_container(tmp_path):
+    write_released(released_weights(), tmp_path / "released.ckpt")
+    convert(tmp_path / "released.ckpt", tmp_path / "released.safetensors")
+    assert same(load_file(tmp_path / "released.safetensors"), released_weights())
+
+
+def test_face_and_motion_have_no_place_in_the_released_format(tmp_path):
+    save_adapter(tiny_transformer(), tmp_path / "adapter", AdapterConfig(EVERYTHING, "seconds"))
+    with pytest.raises(InputError, match="holds audio alone"):
+        convert(tmp_path / "adapter", tmp_path / "out.ckpt")
+    assert not (tmp_path / "out.ckpt").exists()
+
+
+class Planted:
+    """Unpickling this would run code."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("planted"),))
+
+
+def hostile(kind: str, path: Path) -> None:
+    tensors = released_weights()
+    if kind == "code":
+        path.write_bytes(pickle.dumps({"proj_model": Planted(), "audio_processor": {}}))
+    elif kind == "torch code":
+        torch.save({"proj_model": Planted(), "audio_processor": {}}, path)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("not a checkpoint")
+    elif kind == "truncated":
+        torch.save(two_parts(tensors), path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "other parts":
+        torch.save({"state_dict": tensors}, path)
+    elif kind == "list":
+        torch.save(list(tensors.values()), path)
+    elif kind == "not tensors":
+        torch.save({"proj_model": {"proj.weight": 3}, "audio_processor": {}}, path)
+    elif kind == "missing block":
+        del tensors["audio_processor.blocks.1.cross_attn.processor.v_proj.weight"]
+        torch.save(two_parts(tensors), path)
+    elif kind == "shape":
+        tensors["proj_model.norm.bias"] = torch.zeros(41)
+        torch.save(two_parts(tensors), path)
+    elif kind == "integers":
+        torch.save(two_parts({name: value.int() for name, value in tensors.items()}), path)
+
+
+KINDS = ["code", "torch code", "empty", "text", "truncated", "other parts", "list", "not tensors"]
+KINDS += ["missing block", "shape", "integers"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hostile_and_broken_checkpoints_are_refused_in_one_line(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hostile(kind, tmp_path / "released.ckpt")
+    with pytest.raises(InputError) as refused:
+        convert(tmp_path / "released.ckpt", tmp_path / "adapter")
+    assert "released.ckpt" in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["released.ckpt"], "no code ran, nothing half-written"

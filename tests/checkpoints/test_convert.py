@@ -1,0 +1,253 @@
+"""The released forward reproduced, and the conversion script as a user runs it."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from fantasytalking.checkpoints.convert import convert, forward_reference
+from fantasytalking.common.errors import InputError
+from fantasytalking.common.tensor_io import open_model_folder
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from tests.helpers.paths import SCRIPTS
+from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base
+
+SCRIPT = SCRIPTS / "convert_official.py"
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """The script as a user runs it, in this process, which has the imports done; gives the exit code."""
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as handle:
+        return load_file(path), dict(handle.metadata())
+
+
+def original_names(base: WanTransformer3DModel) -> dict[str, torch.Tensor]:
+    """A base's tensors under Wan's original names, by the public table of names, independent of the code under test."""
+    parts = {
+        "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+        "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+        "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+        "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+        "condition_embedder.time_proj": "time_projection.1",
+        "condition_embedder.image_embedder.norm1": "img_emb.proj.0",
+        "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
+        "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
+        "condition_embedder.image_embedder.norm2": "img_emb.proj.4",
+        "proj_out": "head.head",
+    }
+    inner = {
+        "attn1.norm_q": "self_attn.norm_q", "attn1.norm_k": "self_attn.norm_k", "attn1.to_q": "self_attn.q",
+        "attn1.to_k": "self_attn.k", "attn1.to_v": "self_attn.v", "attn1.to_out.0": "self_attn.o",
+        "attn2.norm_q": "cross_attn.norm_q", "attn2.norm_k": "cross_attn.norm_k", "attn2.to_q": "cross_attn.q",
+        "attn2.to_k": "cross_attn.k", "attn2.to_v": "cross_attn.v", "attn2.to_out.0": "cross_attn.o",
+        "attn2.add_k_proj": "cross_attn.k_img", "attn2.add_v_proj": "cross_attn.v_img",
+        "attn2.norm_added_k": "cross_attn.norm_k_img", "norm2": "norm3",
+        "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2",
+    }  # fmt: skip
+    renamed = {}
+    for name, value in base.state_dict().items():
+        stem, _, leaf = name.rpartition(".")
+        if name == "scale_shift_table":
+            new = "head.modulation"
+        elif name.endswith("scale_shift_table"):
+            new = f"{stem}.modulation"
+        elif name.startswith("blocks."):
+            _, number, rest = stem.split(".", 2)
+            new = f"blocks.{number}.{inner[rest]}.{leaf}"
+        else:
+            new = f"{parts.get(stem, stem)}.{leaf}"
+        renamed[new] = value
+    return renamed
+
+
+@pytest.mark.parametrize("level", ["frame", "clip"])
+def test_our_forward_is_the_released_forward(golden, tmp_path, level, monkeypatch):
+    reference = golden / f"official_forward_{level}.safetensors"
+    assert run_here(monkeypatch, "--forward", reference, tmp_path / "ours.safetensors") == 0
+    ours, expected = load_file(tmp_path / "ours.safetensors"), load_file(reference)
+    assert set(ours) == {"prediction", "prediction_without_audio", "audio_windows"}
+    for name, value in ours.items():
+        torch.testing.assert_close(value, expected[f"out.{name}"], rtol=0, atol=1e-5)
+    assert not torch.allclose(ours["prediction"], ours["prediction_without_audio"], atol=1e-2)
+
+
+def test_released_weights_through_the_adapter_give_the_released_forward(golden, tmp_path):
+    """The other way in: converter, from_wan on a single file of Wan's names, load_adapter."""
+    from fantasytalking.audio_windows import official_windows
+    from fantasytalking.checkpoints.adapter import load_adapter
+    from fantasytalking.conditions import Conditions
+
+    tensors, metadata = read(golden / "official_forward_frame.safetensors")
+    wan = {name.removeprefix("wan."): value for name, value in tensors.items() if name.startswith("wan.")}
+    save_file(wan, tmp_path / "wan.safetensors", metadata={"num_heads": metadata["num_heads"]})
+    audio = {name: value for name, value in tensors.items() if name.startswith(("proj_model", "audio_processor"))}
+    save_file(audio, tmp_path / "released.safetensors")
+    convert(tmp_path / "released.safetensors", tmp_path / "adapter")
+    model = FantasyTalkingTransformer3DModel.from_wan(tmp_path / "wan.safetensors", audio_token_dim=64)
+    load_adapter(model, tmp_path / "adapter")
+    windows = official_windows(tensors["in.audio_features"], int(metadata["num_frames"]))
+    conditions = Conditions(
+        text=tensors["in.text_embeds"],
+        image=tensors["in.image_embeds"],
+        latents=tensors["in.image_condition"],
+        audio=windows.tokens,
+        audio_mask=windows.mask,
+        face=torch.randn(1, 1, 512),
+        motion=torch.rand(1, 2),
+        gate=torch.ones(1, 2),
+    )
+    with torch.no_grad():
+        prediction = model(tensors["in.latents"], tensors["in.timestep"], conditions).sample
+    torch.testing.assert_close(prediction, tensors["out.prediction"], rtol=0, atol=1e-5)
+
+
+def test_wan_names_become_a_diffusers_folder(tmp_path, monkeypatch):
+    sizes = {"num_attention_heads": 1, "attention_head_dim": 128, "added_kv_proj_dim": 128}
+    base = WanTransformer3DModel.from_pretrained(save_base(tmp_path / "base", **sizes))
+    save_file(original_names(base), tmp_path / "wan.safetensors")
+    assert run_here(monkeypatch, tmp_path / "wan.safetensors", tmp_path / "converted") == 0
+    loaded, info = WanTransformer3DModel.from_pretrained(tmp_path / "converted", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    expected = base.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+    assert {key: loaded.config[key] for key in sizes} == sizes
+    whole = FantasyTalkingTransformer3DModel.from_wan(tmp_path / "wan.safetensors", **PORTRAIT)
+    folder = FantasyTalkingTransformer3DModel.from_wan(tmp_path / "converted", **PORTRAIT)
+    assert torch.equal(whole.patch_embedding.weight, folder.patch_embedding.weight)
+
+
+def test_heads_that_cannot_be_told_are_asked_for(tmp_path):
+    base = WanTransformer3DModel.from_pretrained(save_base(tmp_path / "base"))
+    save_file(original_names(base), tmp_path / "wan.safetensors")
+    with pytest.raises(InputError, match=r"width 48 is not a multiple of 128.*state num_heads"):
+        convert(tmp_path / "wan.safetensors", tmp_path / "out")
+    save_file(original_names(base), tmp_path / "wan.safetensors", metadata={"num_heads": "2"})
+    convert(tmp_path / "wan.safetensors", tmp_path / "out")
+    assert WanTransformer3DModel.load_config(tmp_path / "out")["num_attention_heads"] == 2
+
+
+def test_a_base_loads_from_a_pipeline_folder_and_from_shards(tmp_path):
+    save_base(tmp_path / "pipeline" / "transformer")
+    base = WanTransformer3DModel.from_pretrained(tmp_path / "pipeline" / "transformer")
+    base.save_pretrained(tmp_path / "shards", max_shard_size="60KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    assert open_model_folder(tmp_path / "shards").shapes.keys() == base.state_dict().keys()
+    for folder in ("pipeline", "shards"):
+        model = FantasyTalkingTransformer3DModel.from_wan(tmp_path / folder, **PORTRAIT)
+        assert torch.equal(model.proj_out.weight, base.proj_out.weight)
+
+
+def spoil_base(folder: Path, kind: str) -> None:
+    path = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    if kind == "missing":
+        del tensors["blocks.2.attn1.to_q.weight"]
+    elif kind == "extra":
+        tensors["vace_blocks.0.proj.weight"] = torch.zeros(2)
+    elif kind == "shape":
+        tensors["proj_out.weight"] = torch.zeros(64, 49)
+    elif kind == "integers":
+        tensors["proj_out.weight"] = torch.zeros(64, 48, dtype=torch.int8)
+    if kind in ("missing", "extra", "shape", "integers"):
+        save_file(tensors, path)
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif kind == "no weights":
+        path.unlink()
+    else:
+        config = folder / "config.json"
+        text = config.read_text()
+        spoilt = {
+            "json": "{",
+            "class": text.replace("WanTransformer3DModel", "WanVACETransformer3DModel"),
+            "layers": text.replace('"num_layers": 3', '"num_layers": 900000'),
+            "type": text.replace('"ffn_dim": 64', '"ffn_dim": "wide"'),
+            "key": text.replace('"ffn_dim"', '"fnf_dim"'),
+        }
+        config.write_text(spoilt[kind])
+
+
+SPOILT = ["missing", "extra", "shape", "integers", "truncated", "no weights", "json", "class", "layers", "type", "key"]
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_base_is_refused_in_one_line(tmp_path, kind):
+    folder = save_base(tmp_path / "transformer")
+    spoil_base(folder, kind)
+    with pytest.raises(InputError) as refused:
+        FantasyTalkingTransformer3DModel.from_wan(folder, **PORTRAIT)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_base_of_other_text_width_does_not_pass_for_this_one(tmp_path):
+    assert FantasyTalkingTransformer3DModel.from_wan(save_base(tmp_path, text_dim=24), **PORTRAIT).config.text_dim == 24
+    assert BASE["text_dim"] != 24
+
+
+def spoil_reference(golden: Path, kind: str, path: Path) -> None:
+    tensors, metadata = read(golden / "official_forward_frame.safetensors")
+    if kind == "frames":
+        metadata["num_frames"] = "32"
+    elif kind == "other frames":
+        metadata["num_frames"] = "29"
+    elif kind == "heads":
+        metadata["num_heads"] = "7"
+    elif kind == "scale":
+        metadata["audio_scale"] = "loud"
+    elif kind == "no metadata":
+        metadata = {}
+    elif kind == "short audio":
+        tensors["in.audio_features"] = tensors["in.audio_features"][:, :5].contiguous()
+    elif kind == "half audio":
+        tensors["in.audio_features"] = tensors["in.audio_features"].half()
+    elif kind == "no input":
+        del tensors["in.latents"]
+    elif kind == "no base tensor":
+        del tensors["wan.blocks.1.self_attn.q.weight"]
+    elif kind == "no audio tensor":
+        del tensors["audio_processor.blocks.1.cross_attn.processor.k_proj.weight"]
+    elif kind == "no blocks":
+        tensors = {name: value for name, value in tensors.items() if ".blocks.1." not in name or "wan" in name}
+    save_file(tensors, path, metadata=metadata)
+
+
+REFERENCES = ["frames", "other frames", "heads", "scale", "no metadata", "short audio", "half audio", "no input"]
+REFERENCES += ["no base tensor", "no audio tensor", "no blocks"]
+
+
+@pytest.mark.parametrize("kind", REFERENCES)
+def test_a_spoilt_reference_is_refused_in_one_line(golden, tmp_path, kind):
+    spoil_reference(golden, kind, tmp_path / "reference.safetensors")
+    with pytest.raises(InputError) as refused:
+        forward_reference(tmp_path / "reference.safetensors")
+    assert "\n" not in str(refused.value)
+
+
+def test_the_script_refuses_in_one_line_with_code_2_and_leaves_nothing(golden, tmp_path, monkeypatch, capsys):
+    spoil_reference(golden, "frames", tmp_path / "reference.safetensors")
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    out = tmp_path / "out"
+    for arguments in (
+        ["--forward", tmp_path / "reference.safetensors", out / "o.safetensors"],
+        [tmp_path / "text.ckpt", out / "adapter"],
+        [tmp_path / "nowhere", out / "adapter"],
+        [tmp_path, out / "released.ckpt"],
+    ):
+        assert run_here(monkeypatch, *arguments) == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+        assert not out.exists() or not list(out.iterdir())

@@ -1,0 +1,70 @@
+"""The expression condition brought to a model that has none: by our adapter, by the released file, or refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
+from fantasytalking.checkpoints.expression_adapter import load_expression
+from fantasytalking.checkpoints.released_portrait import write_released_expression
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.expression_config import ExpressionSizes
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import portrait_module
+from tests.helpers.tiny_transformer import tiny_transformer
+
+SIZES = ExpressionSizes((3, 2, 4, 5), (0, 0, 2, 3), token_dim=16, width=12, depth=2, heads=2)  # released heads of 64
+
+
+def expressive() -> FantasyTalkingTransformer3DModel:
+    return tiny_transformer(seed=4, **SIZES.arguments())
+
+
+def expression_of(model: FantasyTalkingTransformer3DModel) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in model.state_dict().items() if portrait_module(name) == "expression"}
+
+
+def write(kind: str, folder: Path) -> Path:
+    source = expressive()
+    if kind == "adapter":
+        save_adapter(source, folder / kind, AdapterConfig(["expression"], "seconds", expression=SIZES.as_json()))
+    else:
+        write_released_expression(expression_of(source), folder / kind)
+    return folder / kind
+
+
+@pytest.mark.parametrize("kind", ["adapter", "released.ckpt", "port.safetensors"])
+def test_a_model_without_an_expression_condition_is_given_it(tmp_path: Path, kind: str):
+    model = tiny_transformer(seed=9)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert load_expression(model, write(kind, tmp_path)) == SIZES
+    wanted = expression_of(expressive())
+    assert all(torch.equal(value, wanted[name]) for name, value in expression_of(model).items())
+    assert expression_of(model).keys() == wanted.keys()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    assert ExpressionSizes.of(model.config) == SIZES
+    assert model.config.expression_padding == ("masked" if kind == "adapter" else "attended")
+
+
+@pytest.mark.parametrize("kind", ["adapter", "released.ckpt"])
+def test_one_for_another_transformer_changes_nothing(tmp_path: Path, kind: str):
+    source = write(kind, tmp_path)
+    shallow = tiny_transformer(num_layers=2)
+    with pytest.raises(InputError, match="made for a model of another size"):
+        load_expression(shallow, source)
+    assert shallow.expression_projector is None and ExpressionSizes.of(shallow.config) is None
+    other = tiny_transformer(**replace(SIZES, depth=1).arguments())
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(InputError, match=r"sizes.*'depth'"):
+        load_expression(other, source)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in before.items())
+
+
+def test_an_adapter_without_an_expression_is_refused(tmp_path: Path):
+    save_adapter(tiny_transformer(), tmp_path / "sound", AdapterConfig(["audio", "face"], "seconds"))
+    with pytest.raises(InputError, match=r"holds audio, face and no expression.*train_portrait\.py"):
+        load_expression(tiny_transformer(), tmp_path / "sound")
+    with pytest.raises(InputError, match="nothing"):
+        load_expression(tiny_transformer(), tmp_path / "nothing")

@@ -1,0 +1,133 @@
+"""Adapters that bring a LoRA or a trained base: written, read back exactly, and refused when they do not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fantasytalking.checkpoints.adapter import (
+    BASE_FILE,
+    LORA_FILE,
+    AdapterConfig,
+    load_adapter,
+    read_adapter,
+    save_adapter,
+    trained_base_names,
+    write_state,
+)
+from fantasytalking.checkpoints.convert import convert
+from fantasytalking.checkpoints.lora import LoraSettings, add_lora, lora_shapes
+from fantasytalking.common.errors import InputError
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
+
+SETTINGS = LoraSettings(4, 8.0, ("attn1.to_q", "attn2.to_out.0", "ffn.net.2"))
+
+
+def forward(model: FantasyTalkingTransformer3DModel) -> torch.Tensor:
+    latents, timestep = tiny_latents()
+    with torch.no_grad():
+        return model(latents, timestep, tiny_conditions()).sample
+
+
+def with_lora(seed: int = 0) -> FantasyTalkingTransformer3DModel:
+    """A model whose LoRA is away from its zero start."""
+    model = tiny_transformer(seed)
+    add_lora(model, SETTINGS, torch.float32)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    config = AdapterConfig(["audio", "face", "motion"], "seconds", lora=SETTINGS.as_json())
+    save_adapter(with_lora(), tmp_path / "adapter", config)
+    return tmp_path / "adapter"
+
+
+def test_a_fresh_lora_adds_nothing():
+    model = tiny_transformer()
+    before = forward(model)
+    add_lora(model, SETTINGS, torch.float32)
+    assert torch.equal(forward(model), before)
+
+
+def test_a_lora_is_read_back_exactly(adapter: Path):
+    model = tiny_transformer(0)
+    fresh = forward(model)
+    load_adapter(model, adapter)
+    assert torch.equal(forward(model), forward(with_lora()))
+    assert not torch.allclose(forward(model), fresh, atol=1e-3)
+
+
+def test_the_file_holds_the_lora_in_names_without_peft(adapter: Path):
+    shapes = {name: tuple(value.shape) for name, value in load_file(adapter / LORA_FILE).items()}
+    assert shapes == lora_shapes(tiny_transformer(), SETTINGS)
+    assert shapes["blocks.0.attn1.to_q.lora_A.weight"] == (4, 48)
+    assert shapes["blocks.2.ffn.net.2.lora_B.weight"] == (48, 4)
+    assert not any("lora" in name for name in load_file(adapter / "adapter.safetensors"))
+
+
+def test_a_lora_of_another_shape_changes_nothing(adapter: Path):
+    model = tiny_transformer(1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tensors = load_file(adapter / LORA_FILE)
+    tensors["blocks.0.attn1.to_q.lora_A.weight"] = torch.zeros(5, 48)
+    save_file(tensors, adapter / LORA_FILE)
+    with pytest.raises(InputError, match=r"blocks\.0\.attn1\.to_q\.lora_A\.weight.*\(5, 48\), \(4, 48\) is needed"):
+        load_adapter(model, adapter)
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_second_lora_is_refused(adapter: Path):
+    with pytest.raises(InputError, match="has one already"):
+        load_adapter(with_lora(), adapter)
+
+
+@pytest.mark.parametrize(
+    "lora", [{"rank": 4}, {"rank": 0, "alpha": 1, "targets": ["a"]}, {"rank": 4, "alpha": 1, "targets": "all"}, []]
+)
+def test_a_damaged_description_is_refused(adapter: Path, lora: object):
+    values = json.loads((adapter / "config.json").read_text())
+    (adapter / "config.json").write_text(json.dumps({**values, "lora": lora}))
+    with pytest.raises(InputError, match="lora is"):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize("target", ["attn3.to_q", "attn2.audio_k_proj", "norm_out"])
+def test_targets_must_be_linear_layers_of_the_base(target: str):
+    with pytest.raises(InputError, match=f"LoRA target '{target}'"):
+        add_lora(tiny_transformer(), LoraSettings(4, 8.0, (target,)), torch.float32)
+
+
+def test_trained_tensors_of_the_base_are_read_back_exactly(tmp_path: Path):
+    trained, names = tiny_transformer(), ["blocks.0.attn1.to_q.weight", "proj_out.bias"]
+    with torch.no_grad():
+        for name in names:
+            trained.get_parameter(name).add_(0.1)
+    config = AdapterConfig(["audio", "face", "motion"], "seconds", base_tensors=2)
+    write_state(trained.state_dict(), tmp_path / "adapter", config, base=names)
+    model = tiny_transformer()
+    load_adapter(model, tmp_path / "adapter")
+    assert torch.equal(forward(model), forward(trained))
+    assert trained_base_names(tmp_path / "adapter") == names
+
+    tensors = load_file(tmp_path / "adapter" / BASE_FILE)
+    save_file({"proj_out.bias": tensors["proj_out.bias"]}, tmp_path / "adapter" / BASE_FILE)
+    with pytest.raises(InputError, match=r"has 1 tensors, config\.json says 2"):
+        load_adapter(model, tmp_path / "adapter")
+    save_file({**tensors, "proj_out.scale": torch.zeros(1)}, tmp_path / "adapter" / BASE_FILE)
+    with pytest.raises(InputError):
+        load_adapter(model, tmp_path / "adapter")
+
+
+def test_the_released_format_has_no_place_for_a_lora(adapter: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="changes the base too"):
+        convert(adapter, tmp_path / "released.safetensors")

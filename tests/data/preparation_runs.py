@@ -1,0 +1,84 @@
+"""Running the preparation inside a test or in processes of their own that may be killed."""
+
+import hashlib
+import os
+import resource
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+from fantasytalking.data.manifest import ClipRecord, Rejection
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.encode import Encoders
+from fantasytalking.data.prepare.preparation import Preparation
+from tests.helpers.fork_server import PROCESSES
+
+
+class Alone:
+    """The only process of a run."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    def wait_for_everyone(self) -> None:
+        pass
+
+
+def small_config(components: Path, **settings: object) -> DataConfig:
+    """Settings for portrait-world clips at 64 pixels."""
+    values: dict = {"fps": 25.0, "frames": 17, "stride": 1000, "buckets": ["64x64"], **settings}
+    config = DataConfig(components=str(components), **values)
+    config.validate()
+    return config
+
+
+def run_here(videos: Path, output: Path, config: DataConfig) -> tuple[list[ClipRecord], list[Rejection]]:
+    import torch
+
+    torch.set_num_threads(config.threads)
+    return Preparation(videos, output, config, Encoders.load(config, torch.device("cpu"))).run(Alone())
+
+
+def _run(videos: Path, output: Path, config: DataConfig, environment: dict[str, str]) -> None:
+    import torch
+    from accelerate import PartialState
+
+    from fantasytalking.data.prepare.preparation import prepare
+
+    os.environ.update(environment)
+    state = PartialState(cpu=True)
+    prepare(videos, output, config, state, torch.device("cpu"))
+    state.destroy_process_group()
+
+
+def measure_memory(videos: Path, output: Path, config: DataConfig, answer: SimpleQueue) -> None:
+    """Prepares and answers with this process's peak memory in MiB."""
+    _run(videos, output, config, {})
+    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def start(
+    videos: Path, output: Path, config: DataConfig, environment: dict[str, str] | None = None
+) -> ForkServerProcess:
+    """A process that prepares; imports are done once, by the fork server."""
+    process = PROCESSES.Process(target=_run, args=(videos, output, config, environment or {}))
+    process.start()
+    return process
+
+
+def warm_up() -> None:
+    """Lets the fork server do its imports, so that they are in nobody's measured time."""
+    process = PROCESSES.Process(target=int)
+    process.start()
+    finish(process)
+
+
+def finish(*processes: ForkServerProcess) -> None:
+    for process in processes:
+        process.join(200)
+        assert process.exitcode == 0, f"exit code {process.exitcode}"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file below a folder, with a hash of its content."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,0 +1,420 @@
+"""Preparation as a whole: what comes out of good videos, the reason for each bad one, and nothing lost to a kill."""
+
+import json
+import random
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.clip_rejected import Refused
+from fantasytalking.data.collate import Alignment, Collate, CollateConfig
+from fantasytalking.data.dataset import PortraitDataset
+from fantasytalking.data.manifest import ClipRecord, Reason, Rejection, read_manifest, read_rejections
+from fantasytalking.data.prepare.clip import prepare_clip, read_caption
+from fantasytalking.data.prepare.clip_audio import loudness
+from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.encode import Encoders
+from fantasytalking.data.prepare.people import choose_people
+from fantasytalking.data.prepare.plan import Clip, Crop, VideoFile
+from fantasytalking.encoders.wav2vec import token_count, token_times
+from fantasytalking.media import read_image
+from tests.data.preparation_runs import (
+    PROCESSES,
+    digests,
+    finish,
+    measure_memory,
+    run_here,
+    small_config,
+    start,
+    warm_up,
+)
+from tests.data.sample_videos import bad_videos, good_videos, repeat
+from tests.helpers.paths import ROOT
+
+SCRIPT = ROOT / "scripts" / "prepare_data.py"
+
+
+@dataclass
+class Corpus:
+    videos: Path
+    output: Path
+    config: DataConfig
+    records: list[ClipRecord]
+    rejections: list[Rejection]
+    expected: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("good")
+    good_videos(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, good: Path, components: Path) -> Corpus:
+    videos, output = tmp_path_factory.mktemp("all"), tmp_path_factory.mktemp("corpus") / "out"
+    (videos / "more").mkdir()
+    for path in good.rglob("*.*"):
+        (videos / path.relative_to(good)).write_bytes(path.read_bytes())
+    expected = bad_videos(videos)
+    config = small_config(components)
+    return Corpus(videos, output, config, *run_here(videos, output, config), expected)
+
+
+def test_good_videos_give_one_clip_a_scene(corpus: Corpus) -> None:
+    assert [(record.video, record.start) for record in corpus.records] == [
+        ("more/cut.mp4", 0.0),
+        ("more/cut.mp4", 1.2),
+        ("talk.mp4", 0.0),
+    ]
+    assert read_manifest(corpus.output / "manifest.jsonl") == corpus.records
+    for record in corpus.records:
+        assert (record.fps, record.frames, record.width, record.height) == (25.0, 17, 64, 64)
+        assert record.duration == pytest.approx(17 / 25) and 20 < record.face_size < 60
+        assert record.expression_measure > 0 and record.body_measure > 0
+
+
+def test_every_bad_video_costs_itself_alone_and_has_its_reason(corpus: Corpus) -> None:
+    told = read_rejections(corpus.output / "rejected.jsonl")
+    assert told == sorted(corpus.rejections, key=lambda line: (line.video, line.start))
+    reasons = {video: {line.reason.value for line in told if line.video == video} for video in corpus.expected}
+    assert {video: reason in reasons[video] for video, reason in corpus.expected.items()} == dict.fromkeys(
+        corpus.expected, True
+    )
+    assert {line.video for line in told} == set(corpus.expected), "no good video is among them"
+    assert str(corpus.videos) not in (corpus.output / "rejected.jsonl").read_text(), "names only, no places"
+
+
+def test_features_are_those_of_the_encoders(corpus: Corpus) -> None:
+    sample = PortraitDataset(corpus.output / "manifest.jsonl")[2]
+    encoders = Encoders.load(corpus.config, torch.device("cpu"))
+    path = corpus.videos / sample.record.video
+    clip = prepare_clip(Clip(VideoFile(path, path.name, path.stat().st_size), 0.0, None), corpus.config)
+    features = sample.features
+    video = torch.from_numpy(clip.frames).permute(3, 0, 1, 2)[None]
+    assert torch.equal(features.latents, encoders.video.encode(video)[0].half())
+    assert torch.equal(features.first_frame_latents, encoders.video.encode_first_frame(video[:, :, 0], 17)[0].half())
+    assert torch.equal(features.text, encoders.text.encode(corpus.config.prompt).half())
+    assert torch.equal(features.audio, encoders.audio.encode(clip.samples).half())
+    assert features.latents.shape == (16, 5, 8, 8) and features.face.shape == (1, 512)
+    assert features.frame_times.tolist() == pytest.approx([number / 25 for number in range(17)])
+    lips = np.argwhere(clip.lip_mask[0]).mean(axis=0) / 8
+    cells = torch.nonzero(features.lip_mask_causal[0] > 0.3).double().mean(dim=0)
+    assert np.allclose(cells + 0.5, lips, atol=1), "the latent mask lies where the mouth is"
+    assert 0 < features.lip_mask_causal.mean() < 0.3 and 0 < features.lip_mask_trilinear.mean() < 0.3
+
+
+def test_a_listed_crop_brings_the_face_closer(corpus: Corpus) -> None:
+    path = corpus.videos / "talk.mp4"
+    file = VideoFile(path, path.name, path.stat().st_size)
+    whole = prepare_clip(Clip(file, 0.2, None), corpus.config)
+    closer = prepare_clip(Clip(file, 0.2, Crop(0.1, 0.1, 0.8, 0.8)), corpus.config)
+    assert closer.frames.shape == whole.frames.shape
+    assert closer.face_size == pytest.approx(whole.face_size / 0.8, rel=0.05)
+    assert np.array_equal(closer.samples, whole.samples) and closer.expression == pytest.approx(
+        whole.expression, rel=0.3
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "crop", "reason"),
+    [
+        ({"min_confidence": 0.99}, None, Reason.LOW_CONFIDENCE),
+        ({"min_face_size": 0.8}, None, Reason.FACE_TOO_SMALL),
+        ({}, Crop(0.1, 0.0, 0.8, 0.7), Reason.FACE_CUT_OFF),
+    ],
+)
+def test_faces_that_will_not_do_are_refused(
+    corpus: Corpus, components: Path, limits: dict, crop: Crop | None, reason: Reason
+) -> None:
+    path = corpus.videos / "talk.mp4"
+    clip = Clip(VideoFile(path, path.name, path.stat().st_size), 0.0, crop)
+    with pytest.raises(Refused) as refused:
+        prepare_clip(clip, small_config(components, **limits))
+    assert refused.value.reason is reason
+
+
+def test_a_face_must_be_there_from_the_first_frame_on(corpus: Corpus) -> None:
+    path = corpus.videos / "talk.mp4"
+    clip = Clip(VideoFile(path, path.name, path.stat().st_size), 0.0, None)
+    prepared = prepare_clip(clip, corpus.config)
+    (track,) = prepared.tracks
+    assert choose_people([track], prepared.samples, corpus.config) == [track]
+    for missing in ([0], [5, 6, 7]):
+        present = track.present.copy()
+        present[missing] = False
+        with pytest.raises(Refused) as refused:
+            choose_people([replace(track, present=present)], prepared.samples, corpus.config)
+        assert refused.value.reason is Reason.FACE_LOST
+
+
+def test_a_caption_that_is_no_text_costs_the_clip(corpus: Corpus, tmp_path: Path) -> None:
+    clip = Clip(VideoFile(tmp_path / "a.mp4", "a.mp4", 1), 0.0, None)
+    assert read_caption(clip, "default") == "default"
+    for content in (b"\xff\xfe", b"a" * 20_000):
+        (tmp_path / "a.txt").write_bytes(content)
+        with pytest.raises(Refused) as refused:
+            read_caption(clip, "default")
+        assert refused.value.reason is Reason.UNREADABLE
+
+
+def test_the_caption_beside_a_video_is_its_text(corpus: Corpus) -> None:
+    dataset = PortraitDataset(corpus.output / "manifest.jsonl")
+    encoder = Encoders.load(corpus.config, torch.device("cpu")).text
+    assert torch.equal(dataset[0].features.text, encoder.encode("Somebody else is talking.").half())
+
+
+def test_prepared_clips_make_batches(corpus: Corpus) -> None:
+    dataset = PortraitDataset(corpus.output / "manifest.jsonl")
+    batch = Collate(CollateConfig(alignment=Alignment.frame, text_length=40))([dataset[0], dataset[2]])
+    assert batch.latents.shape == (2, 16, 5, 8, 8) and batch.conditions.audio.shape[:2] == (2, 5)
+    assert all(value.isfinite().all() for value in batch.conditions if value is not None)
+
+
+def test_the_contact_sheet_shows_every_clip(corpus: Corpus) -> None:
+    sheet = read_image(corpus.output / "contact_sheet.png")
+    assert sheet.shape[0] > 400 and sheet.shape[1] > 1500 and sheet.std() > 20
+
+
+def test_a_second_run_does_nothing_and_other_settings_are_refused(corpus: Corpus) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (corpus.output / "features").rglob("*") if path.is_file()}
+    digest = digests(corpus.output)
+    run_here(corpus.videos, corpus.output, corpus.config)
+    assert digests(corpus.output) == digest
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    with pytest.raises(InputError, match="begun with other settings"):
+        run_here(corpus.videos, corpus.output, small_config(Path(corpus.config.components), frames=21, stride=1000))
+
+
+def test_encoders_that_were_made_anew_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    components = tmp_path / "components"
+    shutil.copytree(corpus.config.components, components)
+    config = small_config(components, contact_sheet_clips=0)
+    run_here(corpus.videos, tmp_path / "out", config)
+    (weights,) = (components / "vae").glob("*.safetensors")
+    tensors = load_file(weights)
+    save_file({name: value + 0.1 for name, value in tensors.items()}, weights)
+    with pytest.raises(InputError, match="was begun with another vae, whose features do not go with this one's"):
+        run_here(corpus.videos, tmp_path / "out", config)
+
+
+def test_the_normaliser_of_another_corpus_can_be_used(corpus: Corpus, components: Path, tmp_path: Path) -> None:
+    constants = {"expression_low": 1e-5, "expression_high": 1.0, "body_low": 1e-5, "body_high": 1.0}
+    (tmp_path / "other.json").write_text(json.dumps(constants))
+    # The clips are done, and the folder can be moved: only the values in the manifest change.
+    shutil.copytree(corpus.output, tmp_path / "moved")
+    config = small_config(components, normaliser=str(tmp_path / "other.json"), contact_sheet_clips=0)
+    records, _ = run_here(corpus.videos, tmp_path / "moved", config)
+    assert [record.expression for record in records] == pytest.approx(
+        [(np.log10(record.expression_measure) + 5) / 5 for record in records], abs=1e-5
+    )
+    assert json.loads((tmp_path / "moved" / "motion_normaliser.json").read_text()) == constants
+
+
+def kill_and_finish(videos: Path, output: Path, config: DataConfig, kills: int, seconds: float, seed: int) -> None:
+    """Kills the preparation `kills` times at random moments of `seconds` in all, then lets it finish."""
+    chance = random.Random(seed)
+    for _ in range(kills):
+        process = start(videos, output, config)
+        time.sleep(chance.uniform(0.05, 1.0) * seconds / kills)
+        process.kill()
+        process.join()
+        assert process.exitcode == -9, "killed in the middle"
+    finish(start(videos, output, config))
+
+
+@dataclass
+class Calm:
+    """The good videos prepared by one process that nobody disturbed."""
+
+    output: Path
+    config: DataConfig
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, good: Path, components: Path) -> Calm:
+    output, config = tmp_path_factory.mktemp("calm") / "out", small_config(components, contact_sheet_clips=1)
+    warm_up()
+    begin = time.monotonic()
+    finish(start(good, output, config))
+    return Calm(output, config, time.monotonic() - begin)
+
+
+def test_killed_three_times_the_result_is_the_same(good: Path, calm: Calm, tmp_path: Path) -> None:
+    kill_and_finish(good, tmp_path / "killed", calm.config, 3, calm.seconds, seed=1)
+    assert digests(tmp_path / "killed") == digests(calm.output)
+
+
+def test_two_processes_give_the_same_bytes(good: Path, calm: Calm, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [
+        {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        for rank in range(2)
+    ]
+    finish(*[start(good, tmp_path / "two", calm.config, rank) for rank in ranks])
+    assert digests(tmp_path / "two") == digests(calm.output)
+
+
+def call_script(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return int(str(exit_info.value.code))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["components=nowhere"], "VAE: the folder 'nowhere' does not exist; fetch it with: hf download"),
+        (["frames=18"], "use 17 or 21"),
+        (["buckets=[65x64]"], "bucket 65x64: width and height must be multiples of 16"),
+        (["min_confidance=0.5"], "did you mean 'min_confidence'?"),
+        (["device=cuda"] if not torch.cuda.is_available() else ["device=tpu"], "device is"),
+        (["ranges=nowhere.jsonl"], "file of ranges 'nowhere.jsonl' does not exist"),
+    ],
+)
+def test_mistakes_are_refused_at_the_door(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    components: Path,
+    tmp_path: Path,
+    settings: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").touch()
+    preset = ["--config", ROOT / "configs" / "nano" / "data.yaml", f"components={components}"]
+    code = call_script(monkeypatch, "--input", tmp_path / "in", "--output", tmp_path / "out", *preset, *settings)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert code == 2 and len(told) == 1 and message in told[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_one_usable_clip_says_why(components: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(InputError, match=r"no clip of .* can be used \(1 unreadable\)"):
+        run_here(tmp_path / "in", tmp_path / "out", small_config(components))
+    assert len(read_rejections(tmp_path / "out" / "rejected.jsonl")) == 1
+
+
+def test_loudness_is_in_decibels_of_full_scale() -> None:
+    time_line = np.arange(32000) / 16000
+    tone = (0.1 * np.sin(2 * np.pi * 200 * time_line)).astype(np.float32)
+    assert loudness(tone) == pytest.approx(20 * np.log10(0.1 / np.sqrt(2)), abs=0.1)
+    assert loudness(tone + np.float32(0.3)) == pytest.approx(loudness(tone), abs=0.1), "an offset is no sound"
+    tone[3200:] = 0
+    assert loudness(tone) > -25, "a word in a pause is not silence"
+    assert loudness(np.zeros(100, np.float32)) == pytest.approx(-120)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_the_result_is_the_same(good: Path, components: Path, tmp_path: Path) -> None:
+    config = small_config(components, stride=6)
+    begin = time.monotonic()
+    finish(start(good, tmp_path / "calm", config))
+    kill_and_finish(good, tmp_path / "killed", config, 10, time.monotonic() - begin, seed=2)
+    assert digests(tmp_path / "killed") == digests(tmp_path / "calm")
+
+
+@pytest.mark.slow
+def test_accelerate_launch_gives_the_bytes_of_one_process(good: Path, components: Path, tmp_path: Path) -> None:
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    for number, command in enumerate(([sys.executable], launch)):
+        arguments = ["--input", good, "--output", tmp_path / str(number), "--config", ROOT / "configs/nano/data.yaml"]
+        settings = [f"components={components}", "buckets=[64x64]", "frames=17"]
+        done = subprocess.run(
+            [*command, str(SCRIPT), *map(str, arguments), *settings],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("clips in") == 1
+    assert digests(tmp_path / "0") == digests(tmp_path / "1")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_video_of_two_hours_takes_no_more_memory(good: Path, components: Path, tmp_path: Path) -> None:
+    peaks = {}
+    # Two clips each: MediaPipe's and torch's own memory settles over the first clips.
+    for name, seconds, stride in (("short", 110, 1_500), ("long", 7190, 90_000)):
+        config = small_config(components, stride=stride, contact_sheet_clips=0)
+        (tmp_path / name).mkdir()
+        repeat(good / "talk.mp4", tmp_path / name / "video.mp4", seconds)
+        answer = PROCESSES.SimpleQueue()
+        process = PROCESSES.Process(
+            target=measure_memory, args=(tmp_path / name, tmp_path / f"{name}-out", config, answer)
+        )
+        process.start()
+        process.join()
+        peaks[name] = answer.get()
+    for name, second in (("short", 60.0), ("long", 3600.0)):
+        records = read_manifest(tmp_path / f"{name}-out" / "manifest.jsonl")
+        assert [record.start for record in records] == [0.0, second]
+    assert peaks["long"] < peaks["short"] + 50, peaks
+
+
+USABLE = {
+    "generated_audio_guidance_10pct.mp4",
+    "generated_audio_guidance_70pct.mp4",
+    "hdtf_style_256_25fps.mp4",
+    "interview_vertical_25fps.mp4",
+    "talk_29.97fps.mp4",
+    "talk_variable_24.6fps.mp4",
+    "talk_variable_24.7fps.mp4",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fps", [16.0, 23.0, 25.0])
+def test_real_media_pass_through(real_media: Path, components: Path, tmp_path: Path, fps: float) -> None:
+    frames = 4 * int(2.5 * fps / 4) + 1
+    config = small_config(components, fps=fps, frames=frames)
+    records, rejections = run_here(real_media, tmp_path / "out", config)
+    assert {Path(record.video).name for record in records} == USABLE
+    assert {Path(line.video).name: line.reason.value for line in rejections} == {
+        "no_sound_25fps.mp4": "no_sound",
+        "two_people_no_sound_23fps.mp4": "no_sound",
+    }
+    dataset = PortraitDataset(tmp_path / "out" / "manifest.jsonl")
+    for index in range(len(dataset)):
+        features, frame = dataset[index].features, 1 / fps
+        tokens = len(features.audio)
+        assert tokens == token_count(round(frames / fps * 16000))
+        heard = token_times(tokens)[[0, -1]] + np.array([-0.0125, 0.0125])
+        shown = features.frame_times[-1].item() + frame
+        assert heard[0] == 0 and abs(heard[1] - shown) < frame, "sound and picture are equally long"

@@ -1,0 +1,283 @@
+"""Benchmarks of reenactment: who drives whom is frozen, and videos whose score is known get it."""
+
+import hashlib
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
+from fantasytalking.evaluation.benchmark.auto_crop import frame_faces
+from fantasytalking.evaluation.benchmark.config import BenchmarkConfig
+from fantasytalking.evaluation.benchmark.cross_ground_truth import make_crossed
+from fantasytalking.evaluation.benchmark.driver_assignment import Entry, cross_pairs
+from fantasytalking.evaluation.benchmark.freeze_reenactment import clip_name, crop_people
+from fantasytalking.evaluation.benchmark.protocol import Protocol, check_reference
+from fantasytalking.evaluation.cli import frozen, parse, run
+from fantasytalking.evaluation.report.results import Results
+from fantasytalking.media import read_image, read_video, write_image, write_video
+from fantasytalking.perception.face_track import FaceTrack
+from fantasytalking.perception.mediapipe_graphs import FACE_LANDMARKS
+from fantasytalking.portrait_world.corpus.clip_corpus import make_corpus
+from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan
+from tests.evaluation.conftest import SIZE
+from tests.helpers.paths import SCRIPTS
+
+SIZES = [f"width={SIZE}", f"height={SIZE}"]
+CROSS = ["task=cross", "seconds=1.2", "surplus=200", *SIZES]
+TWO = ["task=cross", "people=2", "width=160", f"height={SIZE}", "least_seconds=0.5"]
+
+
+@pytest.fixture(scope="module")
+def copy(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The portrait world with true reenactments of one person and of two."""
+    folder = tmp_path_factory.mktemp("exprbench")
+    shutil.copytree(world, folder / "one")
+    plan = GroupCorpusPlan(range(1002, 1004), ("Hop to it.",), 2, (160, SIZE), expression=0.8, body=0.6, seed=1)
+    for _ in make_corpus(plan, folder / "two"):
+        pass
+    for people in (1, 2):
+        assert list(make_crossed(folder, people, 1))[-1] == (1, 1)
+    return folder
+
+
+def predicted(protocol: Protocol, copy: Path, output: Path, source: Callable[[Protocol, int], Path]) -> Path:
+    output.mkdir()
+    for number, clip in enumerate(protocol.clips):
+        shutil.copy(source(protocol, number), output / f"{clip.name}.mp4")
+    return output
+
+
+def evaluated(copy: Path, predictions: Path, overrides: list[str], *more: str) -> Results:
+    output = predictions.with_name(f"{predictions.name}-results")
+    command = ["--benchmark", "exprbench_world", "--references", copy, "--predictions", predictions, "--output", output]
+    run(parse([*map(str, command), *more, *overrides], None))
+    return Results.load(output / "results.json")
+
+
+def test_everyone_is_driven_by_others_in_the_order_of_hashes() -> None:
+    portraits = [Entry(f"{who}_{place}", (who,), Path()) for who in "abc" for place in range(2)]
+    drivers = [Entry(f"{who}_smile", (who,), Path()) for who in "abcd"]
+    pairs = list(cross_pairs(portraits, drivers, 2))
+    assert pairs == list(cross_pairs(portraits[::-1], drivers[::-1], 2))
+    names = [portrait.name for portrait, _ in pairs]
+    assert names == sorted(names, key=lambda name: hashlib.md5(name.encode()).hexdigest())
+    assert len(names) == 6
+    for portrait, (first, second) in pairs:
+        assert len({portrait.people[0], first.people[0], second.people[0]}) == 3
+    turns = [driver.name for _, chosen in pairs for driver in chosen]
+    assert all(2 <= turns.count(driver.name) <= 4 for driver in drivers)
+    assert not list(cross_pairs(portraits[:2], drivers[:1], 1))
+
+
+def test_self_reenactment_of_the_portrait_world(copy: Path, tmp_path: Path) -> None:
+    protocol = frozen("exprbench_world", copy, [*SIZES, "clips=1", "seconds=1"])
+    assert frozen("exprbench_world", copy, [*SIZES, "clips=1", "seconds=1"]).id == protocol.id
+    (clip,) = protocol.clips
+    assert [driver.file for driver in clip.drivers] == [clip.video]
+    assert (clip.portrait, protocol.answered, clip.frames) == (None, True, 25)
+    frames = read_video(copy / clip.video).frames[:25]
+    (tmp_path / "same").mkdir()
+    write_video(tmp_path / "same" / f"{clip.name}.mp4", np.repeat(frames[:1], 25, axis=0), fps=25)
+    asked = ["--metrics", "psnr,aed,apd,gaze,expression_truth"]
+    results = evaluated(copy, tmp_path / "same", [*SIZES, "clips=1", "seconds=1"], *asked)
+    scores = {row.value: row for row in results.rows}
+    assert results.protocol == protocol.id
+    assert scores["aed"].score.score > 0.005 and scores["apd"].score.score > 0.5
+    assert scores["aed"].floor is not None and scores["aed"].floor.score < scores["aed"].score.score
+    mouth = scores["expression_mouth"]
+    assert mouth.truth is not None and mouth.truth.score > 0.8
+    with pytest.raises(InputError, match="metric 'theval' hears"):
+        evaluated(copy, tmp_path / "same", [*SIZES, "clips=1", "seconds=1"], "--metrics", "theval")
+
+
+def test_true_reenactments_are_the_answer(copy: Path, tmp_path: Path) -> None:
+    protocol = frozen("exprbench_world", copy, CROSS)
+    (clip,) = protocol.clips
+    assert protocol.answered
+    portrait, driver = clip.name.split("-by-")
+    assert portrait[:6] == clip.identity != driver[:6]
+    assert clip.portrait is not None
+    assert clip.portrait.file == f"crossed/{clip.name}/portrait.png"
+    assert [source.file for source in clip.drivers] == [f"one/{driver}/video.mp4"]
+    assert clip.frames == 30 < len(read_video(copy / clip.video).frames)
+    true = predicted(protocol, copy, tmp_path / "true", lambda p, n: copy / p.clips[n].video)
+    asked = ["--metrics", "psnr,lmd,aed,apd,expression_truth,first_frame"]
+    rows = {row.value: row for row in evaluated(copy, true, CROSS, *asked).rows}
+    assert rows["psnr"].score.score == 100 and rows["lmd"].score.score == 0
+    for value in ("aed_centred", "apd_centred", "expression_mouth"):
+        truth = rows[value].truth
+        assert truth is not None and rows[value].score.score == truth.score
+    driving = predicted(protocol, copy, tmp_path / "driver", lambda p, n: copy / p.clips[n].drivers[0].file)
+    others = {row.value: row.score.score for row in evaluated(copy, driving, CROSS, *asked).rows}
+    assert others["aed"] == others["apd"] == 0 < rows["aed"].score.score
+    assert others["psnr"] < 25 and others["first_frame_shift"] > 3 * rows["first_frame_shift"].score.score
+    assert min(others["expression_mouth"], rows["expression_mouth"].score.score) > 0.8
+
+
+def test_two_people_are_held_against_their_own_drivers(copy: Path, tmp_path: Path) -> None:
+    protocol = frozen("exprbench_world", copy, TWO)
+    (clip,) = protocol.clips
+    assert len(clip.drivers) == 2 and clip.identity in ("id1002+id1003", "id1003+id1002")
+    true = predicted(protocol, copy, tmp_path / "true", lambda p, n: copy / p.clips[n].video)
+    rows = {row.value: row.score.score for row in evaluated(copy, true, TWO, "--metrics", "leakage,apd,lmd").rows}
+    assert rows["leakage_own"] > rows["leakage_other"] + 0.25
+    assert 0 < rows["apd_centred"] < 2
+    assert all(driver.crop is None for driver in clip.drivers), "not cut to the picture's shape"
+    assert rows["leakage_own"] == pytest.approx((rows["leakage_1_1"] + rows["leakage_2_2"]) / 2)
+    swapped = replace(protocol, clips=(replace(clip, drivers=clip.drivers[::-1]),))
+    straight, crossed = (
+        [person.truth["yaw"] for person in one.prediction(one.clips[0], true / f"{clip.name}.mp4", copy).people]
+        for one in (protocol, swapped)
+    )
+    assert np.array_equal(straight[0], crossed[1]) and np.array_equal(straight[1], crossed[0])
+    assert not np.array_equal(*straight)
+
+
+def test_several_people_drive_themselves_from_crops(copy: Path) -> None:
+    overrides = ["people=2", "width=160", f"height={SIZE}", "least_seconds=0.5", "clips=1", "seconds=1"]
+    (clip,) = frozen("exprbench_world", copy, overrides).clips
+    assert [(driver.face, driver.faces, driver.file) for driver in clip.drivers] == [
+        (0, 2, clip.video),
+        (1, 2, clip.video),
+    ]
+    people = json.loads((copy / clip.video).with_name("truth.json").read_text())["people"]
+    for driver, person in zip(clip.drivers, people, strict=True):
+        assert driver.crop is not None
+        left, top, width, height = (share * SIZE for share in driver.crop)
+        box = np.array([frame["box"] for frame in person["frames"][:25]])
+        across, down = (box[:, 0] + box[:, 2]) / 2, (box[:, 1] + box[:, 3]) / 2
+        assert (across > left).all() and (across < left + width).all()
+        assert (down > top).all() and (down < top + height).all()
+        assert width < 0.75 * 160
+
+
+def test_crops_of_near_neighbours_end_between_them() -> None:
+    def track(left: float, right: float) -> FaceTrack:
+        points = np.random.default_rng(0).uniform([left, 20, 0], [right, 60, 1], (3, FACE_LANDMARKS, 3))
+        points[:, :2, 0] = left, right
+        seen = np.ones(3, bool)
+        return FaceTrack(np.arange(3.0), points.astype(np.float32), seen, ~seen, seen * 1.0, 80, 200)
+
+    near, far = crop_people([track(20, 50), track(54, 84)]), crop_people([track(20, 50), track(140, 170)])
+    assert near[0][0] + near[0][2] == pytest.approx(52 / 80, abs=0.01) == near[1][0]
+    assert far[0][2] == far[0][3] > near[0][2], "square where there is room"
+    assert far[0][0] + far[0][2] < 140 / 80
+
+
+@pytest.fixture(scope="module")
+def real(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder laid out as ExprBench; the portraits are wide."""
+    folder = tmp_path_factory.mktemp("real")
+    for kind in ("portraits", "drivers"):
+        (folder / kind).mkdir()
+    for who, name in (("anna", "id1000_s0000"), ("ben+", "id1001_s0001")):
+        picture = read_image(world / name / "portrait.png")
+        wide = np.concatenate([np.full((SIZE, 2 * SIZE, 3), 90, np.uint8), picture], axis=1)
+        write_image(folder / "portraits" / f"{who}_1.png", wide)
+        shutil.copy(world / name / "video.mp4", folder / "drivers" / f"{who}_laughs.mp4")
+    return folder
+
+
+def test_nobody_knows_the_cross_reenactment_of_real_people(real: Path, tmp_path: Path) -> None:
+    overrides = [*CROSS, "least_seconds=1"]
+    protocol = frozen("exprbench", real, overrides)
+    assert not protocol.answered
+    assert {clip.name for clip in protocol.clips} == {"anna_1-by-ben-_laughs", "ben-_1-by-anna_laughs"}
+    for clip in protocol.clips:
+        assert clip.portrait is not None and clip.portrait.crop == (2.0, 0.0, 1.0, 1.0)
+        still = protocol.portrait(clip, real)
+        assert still is not None and still.frames.shape == (1, SIZE, SIZE, 3) and still.track.known.all()
+    path = tmp_path / "manifest.json"
+    protocol.save(path)
+    assert Protocol.load(path) == protocol
+    made = predicted(protocol, real, tmp_path / "made", lambda p, n: real / p.clips[n].drivers[0].file)
+    command = ["--benchmark", "exprbench", "--references", real, "--predictions", made, "--manifest", path]
+    words = [*map(str, command), "--output", str(tmp_path / "output")]
+    with pytest.raises(InputError, match=r"metric 'psnr' holds videos against those that they should be"):
+        run(parse([*words, "--metrics", "psnr,aed"], None))
+    with pytest.raises(InputError, match=r"metric 'fid' holds|metric fid"):
+        run(parse([*words, "--metrics", "aed", "--require", "fid"], None))
+    run(parse([*words, "--metrics", "aed,apd,first_frame"], None))
+    rows = {row.value: row for row in Results.load(tmp_path / "output" / "results.json").rows}
+    assert rows["aed"].score.score == rows["apd"].score.score == 0
+    assert rows["first_frame_shift"].score.score > 1
+
+
+def test_self_reenactment_of_real_people(real: Path) -> None:
+    protocol = frozen("exprbench", real, [*SIZES, "least_seconds=1"])
+    assert protocol.answered and len(protocol.clips) == 2
+    for clip in protocol.clips:
+        assert clip.video == clip.drivers[0].file and clip.portrait is None
+    with pytest.raises(InputError, match=r"2' is not a folder"):
+        frozen("exprbench", real, [*SIZES, "people=2"])
+    with pytest.raises(InputError, match="least_seconds"):
+        frozen("exprbench", real, [*SIZES, "least_seconds=5"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda clip: clip["drivers"][0].update(file="../secret.mp4"), "below the references"),
+        (lambda clip: clip["portrait"].update(file="/etc/passwd"), "below the references"),
+        (lambda clip: clip["drivers"][0].update(face=3), "face 3 of 1"),
+        (lambda clip: clip["drivers"].extend(clip["drivers"] * 20), "with 21 drivers"),
+        (lambda clip: clip["portrait"].update(crop=[0, 0, -1, 1]), "crop"),
+        (lambda clip: clip["drivers"][0].pop("sha256"), "sha256"),
+        (lambda clip: clip.update(drivers=[]), "changed by hand"),
+    ],
+)
+def test_changed_sources_are_refused(copy: Path, tmp_path: Path, change: Callable[[dict], object], told: str) -> None:
+    frozen("exprbench_world", copy, [*CROSS, "clips=1"]).save(tmp_path / "p.json")
+    values = json.loads((tmp_path / "p.json").read_text())
+    change(values["clips"][0])
+    (tmp_path / "p.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=told):
+        Protocol.load(tmp_path / "p.json")
+
+
+def test_another_driver_than_the_frozen_one_is_refused(copy: Path) -> None:
+    (clip,) = frozen("exprbench_world", copy, [*CROSS, "clips=1"]).clips
+    check_reference(clip, copy)
+    other = replace(clip, drivers=(replace(clip.drivers[0], sha256="0" * 64),))
+    with pytest.raises(InputError, match=r"video\.mp4' is not the file that the protocol was made for"):
+        check_reference(other, copy)
+
+
+def test_settings_of_reenactment_belong_to_it() -> None:
+    for name, override in (("hdtf", "people=2"), ("hdtf", "task=cross"), ("exprbench", "identities=[a]")):
+        with pytest.raises(InputError, match="reenactment"):
+            load_config(BenchmarkConfig, preset_path("evaluation", name), [override])
+
+
+def test_frames_keep_the_face_and_names_are_safe(world: Path) -> None:
+    picture = read_image(world / "id1000_s0000" / "portrait.png")
+    assert frame_faces(picture, 1.0) is None
+    grey = np.full((SIZE, 2 * SIZE, 3), 90, np.uint8)
+    assert frame_faces(grey, 1.0) == (0.5, 0.0, 1.0, 1.0)
+    left, _, width, _ = frame_faces(np.concatenate([picture, grey], axis=1), 1.0) or (9, 9, 9, 9)
+    assert left < 0.1 and width == 1.0
+    assert clip_name("été+a_1") == "t-a_1"
+    assert len(clip_name("a" * 300)) <= 100 and clip_name("a" * 300) != clip_name("a" * 301)
+
+
+def test_the_script_goes_on_and_tells_what_misses(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = SCRIPTS / "make_crossed.py"
+    stamps = {path: path.stat().st_mtime_ns for path in copy.rglob("video.mp4")}
+    monkeypatch.setattr(sys, "argv", ["make_crossed.py", "--references", str(copy), "--clips", "1"])
+    runpy.run_path(str(script), run_name="__main__")
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("video.mp4")} == stamps
+    monkeypatch.setattr(sys, "argv", ["make_crossed.py", "--references", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 2
+    assert "make clips of more identities" in capsys.readouterr().err.strip().splitlines()[-1]

@@ -1,0 +1,218 @@
+"""Measures of identity and looks, by tiny networks: definitions, directions, and files that are refused."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTModel
+
+from fantasytalking.common.errors import InputError
+from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.evaluation.features.image_transforms import centre_square, short_side
+from fantasytalking.evaluation.metrics.identity.csim import CSIM
+from fantasytalking.evaluation.metrics.identity.csim_nano import NanoCSIM
+from fantasytalking.evaluation.metrics.identity.idc import IDC, subject_consistency
+from fantasytalking.evaluation.metrics.quality.aesthetic import Aesthetic
+from fantasytalking.evaluation.metrics.quality.lpips import LPIPS, Lines
+from fantasytalking.evaluation.metrics.reenactment.expression_similarity import ESArcFace
+from fantasytalking.evaluation.networks.alexnet import AlexNetFeatures
+from fantasytalking.evaluation.networks.loading import load_strictly
+from fantasytalking.evaluation.networks.vit import VisionTransformer
+from fantasytalking.evaluation.weights import (
+    AESTHETIC_HEAD,
+    ARCFACE,
+    CLIP_VIT_L,
+    DINO,
+    LPIPS_BACKBONE,
+    LPIPS_HEAD,
+    NANO_FACE,
+)
+from tests.evaluation.video_edits import brighter, frozen, same_length
+from tests.helpers.tiny_components import export_face_network
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny or random networks under the names of the real files, whose hashes the project does not know."""
+    folder = tmp_path_factory.mktemp("weights")
+    export_face_network(folder / ARCFACE.file)
+    shutil.copyfile(folder / ARCFACE.file, folder / NANO_FACE.file)
+    torch.manual_seed(0)
+    lines = {name: value.abs() for name, value in Lines().state_dict().items()}
+    torch.save(lines, folder / LPIPS_HEAD.file)
+    convolutions = {f"features.{name}": value for name, value in AlexNetFeatures().state_dict().items()}
+    torch.save(convolutions | {"classifier.6.bias": torch.zeros(1000)}, folder / LPIPS_BACKBONE.file)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        projection_dim=8,
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / CLIP_VIT_L.file)
+    torch.save(torch.nn.Linear(8, 1).state_dict(), folder / AESTHETIC_HEAD.file)
+    return folder
+
+
+@pytest.mark.parametrize("metric_class", [CSIM, NanoCSIM])
+def test_csim_knows_the_person(weights: Path, clips: list[Clip], metric_class: type[CSIM]) -> None:
+    metric = metric_class(weights)
+    mine, other = same_length(clips[0].part(slice(0, 40)), clips[2].part(slice(0, 40)))
+    still, own, swapped = (metric.measure(video, mine) for video in (frozen(mine), mine, other))
+    name = metric.name
+    assert float(still[name]) == pytest.approx(1, abs=1e-3)
+    assert float(swapped[name]) < float(own[name]) < 1
+    assert own[f"{name}_curve"].shape == (1,)
+    assert set(metric.summarise([own])) == {name, f"{name}_drift", "n"}
+    grey = Clip.from_arrays(np.full((40, 64, 64, 3), 128, np.uint8), 25.0)
+    assert metric.summarise([metric.measure(grey, mine), metric.measure(mine, grey)])["n"] == 0
+
+
+def test_es_compares_equal_times(weights: Path, clips: list[Clip]) -> None:
+    metric = ESArcFace(weights)
+    mine, other = same_length(clips[0].part(slice(0, 40)), clips[2].part(slice(0, 40)))
+    same, still, swapped = (float(metric.measure(video, mine)["es_arcface"]) for video in (mine, frozen(mine), other))
+    assert same == pytest.approx(1, abs=1e-6)
+    assert same > still > swapped
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    for metric in (CSIM, NanoCSIM, ESArcFace, IDC, Aesthetic, LPIPS):
+        with pytest.raises(InputError, match=metric.needs[0].file):
+            metric(tmp_path)
+
+
+def tiny_vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    network = VisionTransformer(dim=32, depth=2, heads=4, patch=8, size=32)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.2)
+    return network.eval()
+
+
+def test_the_transformer_is_the_known_one() -> None:
+    ours = tiny_vit()
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        image_size=32,
+        patch_size=8,
+        layer_norm_eps=1e-6,
+    )
+    theirs = ViTModel(config, add_pooling_layer=False).eval()
+    tensors = dict(ours.state_dict())
+    for number in range(2):
+        for kind in ("weight", "bias"):
+            parts = tensors.pop(f"blocks.{number}.attn.qkv.{kind}").chunk(3)
+            tensors |= {f"layers.{number}.attention.{p}_proj.{kind}": x for p, x in zip("qkv", parts, strict=True)}
+    names = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "blocks.": "layers.",
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "attn.proj": "attention.o_proj",
+    }
+    for old, new in names.items():
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    tensors = {
+        name.replace("norm.", "layernorm.") if name.startswith("norm.") else name: x for name, x in tensors.items()
+    }
+    theirs.load_state_dict(tensors)
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = theirs(pictures).last_hidden_state[:, 0]
+        torch.testing.assert_close(ours(pictures), expected, atol=1e-5, rtol=1e-5)
+        # Wider pictures: a position's vector stays near its place.
+        assert ours(torch.randn(1, 3, 32, 52)).shape == (1, 32)
+        stretched = ours._positions(4, 8).unflatten(1, (4, 8))
+        square = ours.pos_embed[:, 1:].unflatten(1, (4, 4))
+        assert (stretched[:, :, ::2] - square).norm() < (stretched[:, :, ::2].flip(2) - square).norm()
+    assert VisionTransformer().pos_embed.shape == (1, 197, 768)
+
+
+def test_subject_consistency_is_vbenchs() -> None:
+    features = np.array([[1.0, 0], [0, 2], [-3, 0]])
+    # Frame 1: 0 to both. Frame 2: 0 to the one before, -1 (counted as 0) to the first.
+    assert subject_consistency(features) == 0
+    assert subject_consistency(np.array([[1.0, 0], [1, 1]])) == pytest.approx(np.sqrt(0.5))
+    assert subject_consistency(np.ones((4, 3))) == pytest.approx(1)
+    assert np.isnan(subject_consistency(np.ones((1, 3))))
+
+
+class TinyIDC(IDC):
+    """With a small transformer."""
+
+    def _load(self, path: Path) -> VisionTransformer:
+        return load_strictly(VisionTransformer(dim=32, depth=2, heads=4, patch=8, size=32), path)
+
+
+def test_idc_falls_when_another_appears(clips: list[Clip], tmp_path: Path) -> None:
+    torch.save(tiny_vit().state_dict(), tmp_path / DINO.file)
+    with pytest.raises(InputError, match="tensors are missing"):
+        IDC(tmp_path)
+    metric = TinyIDC(tmp_path)
+    mine, other = same_length(clips[0].part(slice(0, 12)), clips[2].part(slice(0, 12)))
+    mixed = Clip.from_arrays(np.concatenate([mine.frames[:6], other.frames[:6]]), 25.0)
+    still, own, swapped = (metric.measure(video, None) for video in (frozen(mine), mine, mixed))
+    for name in ("idc_face", "idc_frame"):
+        assert float(still[name]) == pytest.approx(1, abs=1e-5)
+        assert float(swapped[name]) < float(own[name]) < 1
+
+
+def test_pictures_are_scaled_by_the_shorter_side() -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (2, 48, 96, 3), dtype=np.uint8)
+    scaled = short_side(frames, 24, "bilinear")
+    assert scaled.shape == (2, 24, 48, 3)
+    assert np.array_equal(
+        scaled[0, 3, 5], frames[0, 6:8, 10:12].astype(float).mean(axis=(0, 1)).round().astype(np.uint8)
+    )
+    assert np.array_equal(centre_square(frames, 48), frames[:, :, 24:72])
+
+
+def test_the_aesthetic_score_is_the_head_over_ten(weights: Path, clips: list[Clip]) -> None:
+    metric = Aesthetic(weights)
+    still = frozen(clips[0].part(slice(0, 3)))
+    score = float(metric.measure(still, None)["aesthetic"])
+    head = torch.load(weights / AESTHETIC_HEAD.file)
+    bound = float(head["weight"].norm())
+    assert abs(10 * score - float(head["bias"])) <= bound
+    assert score != float(metric.measure(brighter(still, 60), None)["aesthetic"])
+    assert metric.summarise([{"aesthetic": np.array(score)}]) == {"aesthetic": score, "n": 1}
+
+
+def test_lpips_is_its_formula(weights: Path, clips: list[Clip]) -> None:
+    metric = LPIPS(weights)
+    clip = clips[0].part(slice(0, 10))
+    scores = [float(metric.measure(brighter(clip, by), clip)["lpips"]) for by in (0, 20, 80)]
+    assert scores[0] == pytest.approx(0, abs=1e-9)
+    assert scores[0] < scores[1] < scores[2]
+    one, other = clip.frames[:1], brighter(clip, 20).frames[:1]
+    expected = 0.0
+    network, head = AlexNetFeatures.from_file(weights / LPIPS_BACKBONE.file), torch.load(weights / LPIPS_HEAD.file)
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        # The original's scaling of [-1, 1] is ImageNet's of [0, 1], to its digits.
+        pair = [torch.from_numpy((x / 255 - mean) / deviation).float().permute(0, 3, 1, 2) for x in (one, other)]
+        for number, (a, b) in enumerate(zip(*(network.activations(x) for x in pair), strict=True)):
+            difference = torch.nn.functional.normalize(a, dim=1) - torch.nn.functional.normalize(b, dim=1)
+            line = head[f"lin{number}.model.1.weight"].flatten()
+            expected += float(torch.einsum("c,bchw->bhw", line, difference**2).mean())
+    assert float(metric.distances(one, other)) == pytest.approx(expected, rel=1e-3)
+    tiny = Clip.from_arrays(np.zeros((2, 32, 32, 3), np.uint8), 25.0)
+    assert metric.summarise([metric.measure(tiny, tiny)])["n"] == 0
+
+
+def test_the_released_lines_of_lpips_fit() -> None:
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    path = Path(functional.__file__).parent / "lpips_models" / "alex.pth"
+    lines = load_strictly(Lines(), path)
+    assert all(float(weight.min()) >= 0 for weight in lines.parameters())

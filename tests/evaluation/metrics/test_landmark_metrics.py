@@ -1,0 +1,188 @@
+"""Measures on landmarks: known answers on landmarks that were made up, known directions on videos."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fantasytalking.evaluation.evaluation_clip import SAMPLE_RATE, Clip
+from fantasytalking.evaluation.features.theval_landmarks import (
+    LIPS,
+    LOWER_LIP,
+    UPPER_LIP,
+    brow_dynamics,
+    lip_dynamics,
+    lip_sync,
+    silent_lips,
+)
+from fantasytalking.evaluation.features.voice_activity import runs, speech_frames, volume
+from fantasytalking.evaluation.metric import Metric
+from fantasytalking.evaluation.metrics.motion.blink_rate import BlinkRate, count_blinks
+from fantasytalking.evaluation.metrics.motion.output_motion import MotionIntensity
+from fantasytalking.evaluation.metrics.motion.theval import THEval
+from fantasytalking.evaluation.metrics.motion.theval_score import THEvalScore
+from fantasytalking.evaluation.metrics.reenactment.head_pose_error import HeadPoseDistance
+from fantasytalking.evaluation.metrics.reenactment.lmd import LMD, centred_distance
+from fantasytalking.evaluation.metrics.sync.audio_mouth_gain import EnvelopeGain, correlations
+from tests.evaluation.video_edits import delayed, frozen, moved, same_length, sound_later
+
+
+def summary(metric: Metric, *pairs: tuple[Clip, Clip | None]) -> dict[str, float]:
+    metric.reset()
+    for video, reference in pairs:
+        metric.update(video, reference)
+    return metric.compute()
+
+
+@pytest.fixture(scope="module")
+def grey() -> Clip:
+    return Clip.from_arrays(np.full((40, 64, 64, 3), 128, np.uint8), 25.0, np.zeros(25600, np.float32))
+
+
+@pytest.fixture(scope="module")
+def still(clips: list[Clip]) -> Clip:
+    return frozen(clips[0])
+
+
+def test_landmark_distance(clips: list[Clip], still: Clip, grey: Clip) -> None:
+    points = np.random.default_rng(0).normal(size=(3, 10, 3))
+    assert centred_distance(points + np.array([5, 7, 1]), points) == pytest.approx(np.zeros(3), abs=1e-12)
+    spread = points * np.array([2, 2, 1])
+    expected = np.linalg.norm((points - points.mean(axis=1, keepdims=True))[..., :2], axis=-1).mean(axis=1)
+    assert centred_distance(spread, points) == pytest.approx(expected)
+    mine, other = same_length(clips[0], clips[2])
+    same, shifted, swapped = (summary(LMD(), (video, mine)) for video in (mine, moved(mine, 2, 1), other))
+    assert same == {"lmd": 0, "lmd_mouth": 0, "n": 1}
+    assert 0 < shifted["lmd"] < 0.04 < swapped["lmd"]
+    assert summary(LMD(), (still, clips[0]))["lmd_mouth"] > 2 * shifted["lmd_mouth"]
+    assert summary(LMD(), (grey, grey))["n"] == 0
+
+
+def test_head_pose_distance(clips: list[Clip], still: Clip, grey: Clip) -> None:
+    clip = clips[0]
+    same, shifted = (summary(HeadPoseDistance(), (video, clip)) for video in (clip, moved(clip, 3, 4)))
+    assert same == pytest.approx({"pose_angle": 0, "pose_place": 0, "n": 1}, abs=0.01)
+    eyes = float(np.nanmean(clip.track.interocular))
+    assert shifted["pose_place"] == pytest.approx(5 / eyes, rel=0.1)
+    assert shifted["pose_angle"] < 1.5 < summary(HeadPoseDistance(), (still, clip))["pose_angle"]
+    assert summary(HeadPoseDistance(), (grey, grey))["n"] == 0
+
+
+def test_distances_grow_with_a_delay(clips: list[Clip]) -> None:
+    clip = clips[0].part(slice(0, 50))
+    late = [delayed(clip, frames) for frames in (0, 2, 6)]
+    for metric, names in ((LMD(), ("lmd", "lmd_mouth")), (HeadPoseDistance(), ("pose_angle", "pose_place"))):
+        scores = [summary(metric, (video, clip)) for video in late]
+        for name in names:
+            assert scores[0][name] < 0.2 * scores[1][name] < 0.2 * scores[2][name]
+
+
+def talking_face(opening: np.ndarray) -> np.ndarray:
+    """(T,) gaps of the lips in pixels to (T, 478, 3) landmarks with eyes 60 px apart, outer corners 90 px."""
+    face = np.random.default_rng(0).uniform(0, 200, (478, 3))
+    face[[33, 133, 362, 263], :2] = [[40, 80], [70, 80], [100, 80], [130, 80]]
+    face[list(UPPER_LIP), 1] = face[list(LOWER_LIP), 1] = 150
+    landmarks = np.repeat(face[None], len(opening), axis=0)
+    landmarks[:, LOWER_LIP, 1] += opening[:, None]
+    return landmarks
+
+
+def test_theval_measures_of_a_made_up_face() -> None:
+    loud = 0.1 + 0.05 * np.sin(np.arange(50))
+    speech = np.ones(50, bool)
+    assert lip_sync(talking_face(100 * loud), loud, speech) == pytest.approx(np.zeros(50), abs=1e-6)
+    against = np.abs(2 * (loud - loud.min()) / np.ptp(loud) - 1)
+    assert lip_sync(talking_face(20 - 100 * loud), loud, speech) == pytest.approx(against, abs=1e-6)
+    assert np.isnan(lip_sync(talking_face(100 * loud), loud, np.arange(50) < 4)).all()
+    speech = np.arange(50) < 30
+    opening = np.where(np.arange(50) % 2, 9.0, 18.0)
+    assert silent_lips(talking_face(opening), speech, 25.0) == pytest.approx(4.5 / 90)
+    assert np.isnan(silent_lips(talking_face(opening), np.arange(50) < 43, 25.0))
+    # All lip points move apart from their centre by half, then back: distances vary by that share of their own.
+    face = talking_face(np.zeros(2))
+    centre = face[0, list(LIPS)].mean(axis=0)
+    face[1][list(LIPS)] += 0.5 * (face[1][list(LIPS)] - centre)
+    points = face[0, list(LIPS), :2]
+    between = np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(40, 1)]
+    assert lip_dynamics(face, 512, 512) == pytest.approx(0.25 * between.mean() / 2)
+    brows = talking_face(np.zeros(6))
+    assert brow_dynamics(brows) == 0
+    assert len(LIPS) == len(set(LIPS)) == 40
+
+
+def test_speech_is_where_it_is_loud() -> None:
+    loud = np.full(50, 0.0005)
+    loud[10:30] = 0.1
+    loud[20:22] = 0  # a closure
+    assert runs(speech_frames(loud, 25.0)) == [(10, 30)]
+    loud[20:24] = 0
+    assert runs(speech_frames(loud, 25.0)) == [(10, 20), (24, 30)]
+    assert not speech_frames(np.zeros(50), 25.0).any()
+
+
+def test_theval_on_videos(clips: list[Clip], still: Clip, grey: Clip) -> None:
+    everything = summary(THEval(), (clips[0], None), (clips[1], None), (grey, None))
+    assert everything["n"] == everything["theval_speech_n"] == 2
+    assert everything["theval_lip_sync"] < summary(THEval(), (still, None), (frozen(clips[1]), None))["theval_lip_sync"]
+    nothing = summary(THEval(), (still, None))
+    for name in ("theval_lip_dynamics", "theval_brow_dynamics"):
+        assert nothing[name] < 0.3 * everything[name]
+    loud = volume(clips[0])
+    assert loud is not None and speech_frames(loud, 25.0).mean() > 0.5
+    exact = summary(THEvalScore(), (clips[0], clips[0]), (clips[2], clips[2]))
+    assert exact["theval_score_lip_dynamics"] == exact["theval_score_brow_dynamics"] == 1
+    assert summary(THEvalScore(), (still, clips[0]))["theval_score_lip_dynamics"] < 0.3
+
+
+def test_motion_is_less_in_a_frozen_video(clips: list[Clip], still: Clip, grey: Clip) -> None:
+    alive, dead = (summary(MotionIntensity(), (video, None)) for video in (clips[0], still))
+    assert dead["motion_expression"] < 0.1 * alive["motion_expression"]
+    assert dead["motion_body"] < 0.1 * alive["motion_body"]
+    assert summary(MotionIntensity(), (grey, None))["n"] == 0
+
+
+def test_blinks_are_counted() -> None:
+    opening = np.full(100, 0.3)
+    opening[10:14] = opening[50:53] = 0.1
+    opening[60:62] = 0.2  # not shut enough
+    opening[70:95] = 0.05  # asleep
+    assert count_blinks(opening, 25.0) == 2
+    opening[30:40] = np.nan
+    assert count_blinks(opening, 25.0) == 2
+
+
+def test_blink_rate_on_the_portrait_world(world: Path, clips: list[Clip], still: Clip, grey: Clip) -> None:
+    known, seconds = 0, 0.0
+    for path in sorted(world.glob("id*/truth.json")):
+        shut = np.array([frame["blink"] for frame in json.loads(path.read_text())["frames"]])
+        known += len(runs(shut > 0.6))
+        seconds += len(shut) / 25
+    found = summary(BlinkRate(), *((clip, None) for clip in clips))
+    assert found["n"] == 4
+    assert abs(found["blink_rate"] * seconds / 60 - known) <= 1
+    assert summary(BlinkRate(), (still, None)) == {"blink_rate": 0, "n": 1}
+    assert summary(BlinkRate(), (grey, None))["n"] == 0
+
+
+def longer(clip: Clip, times: int) -> Clip:
+    """Forwards and backwards, sound included, so that a short clip becomes long enough."""
+    whole = len(clip.frames) * 640
+    sound = np.pad(clip.sound, (0, whole - len(clip.sound)))
+    frames = np.concatenate([clip.frames, clip.frames[::-1]] * times)
+    return Clip.from_arrays(frames, 25.0, np.concatenate([sound, sound[::-1]] * times))
+
+
+def test_mouth_and_loudness_go_together_only_where_they_belong(clips: list[Clip], grey: Clip) -> None:
+    loud = np.random.default_rng(0).normal(size=200)
+    late = correlations(np.roll(loud, 3), loud, 12)
+    assert late.argmax() - 12 == 3 and late.max() == pytest.approx(1, abs=0.05)
+    assert correlations(np.roll(loud, 30), loud, 12).max() < 0.4
+    clip = longer(clips[0], 1)
+    assert len(clip.sound) / SAMPLE_RATE >= 3
+    own, early = (summary(EnvelopeGain(), (video, None)) for video in (clip, sound_later(clip, -8)))
+    assert own["envelope_gain"] > early["envelope_gain"] + 0.1
+    assert abs(own["envelope_lag"]) <= 0.12
+    assert early["envelope_lag"] - own["envelope_lag"] == pytest.approx(8 / 25, abs=0.05)
+    for video in (clips[0].part(slice(0, 60)), frozen(clip), grey):
+        assert summary(EnvelopeGain(), (video, None))["n"] == 0

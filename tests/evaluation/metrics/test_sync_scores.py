@@ -1,0 +1,171 @@
+"""SyncNet against reference values computed with its authors' code, and on videos whose sync is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fantasytalking.common.errors import InputError
+from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.evaluation.features.mfcc import mfcc
+from fantasytalking.evaluation.features.syncnet_input import frames_at_rate, mouth_crops
+from fantasytalking.evaluation.metrics.sync.sync_scores import Sync, sync_scores
+from fantasytalking.evaluation.networks.syncnet_model import SyncNet, window_features
+from fantasytalking.evaluation.weights import SYNCNET, Weights
+
+SCALES = {"netcnnaud.0.weight": 0.1, "netcnnlip.0.weight": 0.02}
+
+
+def wave(place: np.ndarray, tensor: int) -> np.ndarray:
+    """Numbers in [-1, 1] that look random and are the same everywhere."""
+    value = 43758.5453 * np.sin(12.9898 * place + 78.233 * tensor)
+    return 2 * (value - np.floor(value)) - 1
+
+
+def filled() -> SyncNet:
+    """SyncNet with weights by formula."""
+    network = SyncNet().eval().requires_grad_(False)
+    floats = [(name, value) for name, value in network.state_dict().items() if value.is_floating_point()]
+    for number, (name, value) in enumerate(floats):
+        x = wave(np.arange(value.numel(), dtype=np.float64), number)
+        if name.endswith("running_var"):
+            x = 1 + 0.5 * x
+        elif name.endswith("running_mean"):
+            x = 0.2 * x
+        elif value.ndim == 1:
+            x = 1 + 0.2 * x if name.endswith("weight") else 0.1 * x
+        else:
+            x = x * np.sqrt(6 / value[0].numel()) * SCALES.get(name, 0.6)
+        value.copy_(torch.from_numpy(x).reshape(value.shape))
+    return network
+
+
+def pictures(count: int) -> torch.Tensor:
+    """(count, 224, 224, 3) BGR by formula."""
+    f, y, x, c = np.ogrid[:count, :224, :224, :3]
+    value = 128 + 60 * np.sin(0.9 * f + 0.11 * y * (1 + 0.2 * c)) + 50 * np.sin(0.07 * x + 1.7 * f**2)
+    return torch.from_numpy(np.clip(np.round(value), 0, 255).astype(np.uint8))
+
+
+def tone(frames: int) -> np.ndarray:
+    n = np.arange(640 * frames)
+    strength = 0.55 + 0.45 * np.sin(2 * np.pi * 3.1 * n / 16000)
+    return np.round(6000 * np.sin(2 * np.pi * (200 + 0.02 * n) * n / 16000) * strength).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def network() -> SyncNet:
+    return filled()
+
+
+def test_cepstra_are_those_of_the_reference() -> None:
+    cepstra = mfcc(tone(40))
+    assert cepstra.shape == (159, 13)
+    np.testing.assert_allclose(cepstra[0, :3], [16.30292, 23.98277, 15.83043], atol=1e-5)
+    assert cepstra.sum() == pytest.approx(-3202.5945, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("frames", "distance", "median", "confidence"),
+    [(40, 11.11451, 11.82095, 0.70643), (81, 11.97979, 12.33503, 0.35524)],
+)
+def test_scores_are_those_of_the_reference(
+    network: SyncNet, frames: int, distance: float, median: float, confidence: float
+) -> None:
+    assert len(network.state_dict()) == 102
+    cepstra = torch.from_numpy(mfcc(tone(frames)))
+    scores = sync_scores(*window_features(network, pictures(frames), cepstra, frames - 5))
+    assert scores.distance == pytest.approx(distance, abs=1e-4)
+    assert scores.confidence == pytest.approx(confidence, abs=1e-4)
+    assert scores.distance + scores.confidence == pytest.approx(median, abs=1e-4)
+    assert scores.offset == 15
+
+
+@pytest.mark.parametrize("lead", [-4, 0, 7])
+def test_a_lead_of_the_sound_is_found(lead: int) -> None:
+    torch.manual_seed(0)
+    world = torch.randn(120, 1024)
+    seen, heard = world[20:100], world[20 + lead : 100 + lead]
+    scores = sync_scores(seen, heard)
+    assert scores.offset == lead
+    assert scores.valid_distance < 0.1 < scores.distance + 0.1
+    assert scores.confidence > sync_scores(seen, torch.randn(80, 1024)).confidence + 10
+    assert int(scores.along.isnan().sum()) == abs(lead)
+
+
+def test_sound_that_comes_later_is_heard_in_later_windows(network: SyncNet) -> None:
+    sound = tone(40)
+    silence = np.zeros(3 * 640, np.int16)
+    cepstra = [torch.from_numpy(mfcc(samples)) for samples in (sound, np.concatenate([silence, sound])[: 40 * 640])]
+    on_time, late = (window_features(network, pictures(9), part, 5)[1] for part in cepstra)
+    # The first window begins at the first sample, where preemphasis has nothing before it.
+    torch.testing.assert_close(late[4], on_time[1], atol=1e-3, rtol=1e-3)
+    assert (late[4] - on_time[4]).norm() > 1
+
+
+def test_padding_biases_the_confidence_and_the_valid_one_is_free_of_it() -> None:
+    lengths = (35, 76, 120, 245)
+    constant = [sync_scores(torch.ones(length, 1024), torch.full((length, 1024), 0.4)) for length in lengths]
+    biased = [scores.confidence for scores in constant]
+    assert biased == sorted(biased, reverse=True) and biased[0] > 5 * biased[-1] > 0
+    assert [scores.valid_confidence for scores in constant] == pytest.approx([0] * 4, abs=1e-4)
+
+
+class SyncByFormula(Sync):
+    """The metric with weights whose hash is not that of the released ones."""
+
+    needs = (Weights(SYNCNET.file, None, None, "", "", ""),)
+
+
+@pytest.fixture(scope="module")
+def metric(network: SyncNet, tmp_path_factory: pytest.TempPathFactory) -> Sync:
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save(network.state_dict(), folder / SYNCNET.file)
+    with pytest.raises(InputError, match="54573114"):
+        Sync(folder)
+    return SyncByFormula(folder)
+
+
+def test_a_clip_is_scored_and_one_without_face_or_sound_is_not(metric: Sync, clips: list[Clip]) -> None:
+    clip = clips[0].part(slice(0, 32))
+    silent = Clip.from_arrays(clip.frames, 25.0)
+    grey = Clip.from_arrays(np.full((32, 64, 64, 3), 128, np.uint8), 25.0, clip.sound)
+    for video in (clip, silent, grey):
+        metric.update(video, None)
+    summary = metric.compute()
+    assert summary["n"] == 1
+    assert summary["sync_windows"] == 32 - 5
+    assert np.isfinite([summary[value.name] for value in metric.values]).all()
+    record = metric.measure(clip, None)
+    assert record["sync_curve"].shape == (1,)
+    assert float(record["sync_d"]) != float(metric.measure(clip.with_sound(clips[1].sound), None)["sync_d"])
+
+
+def test_crops_follow_the_face_and_the_rate_is_25(clips: list[Clip]) -> None:
+    clip = clips[0].part(slice(0, 20))
+    crops = mouth_crops(clip)
+    assert crops.shape == (20, 224, 224, 3) and crops.dtype == np.uint8
+    box = clip.track.boxes[10]
+    half = max(box[2] - box[0], box[3] - box[1]) / 2
+    x, y = (box[:2] + box[2:]) / 2
+    # The nose's side of the centre lands where the crop says: 1 of 2.8 from the top, in the middle across.
+    row, column = round(224 / 2.8), 112
+    expected = clip.frames[10][round(y) - 2 : round(y) + 3, round(x) - 2 : round(x) + 3].mean(axis=(0, 1))
+    spot = round(224 / (2.8 * half) * 2)
+    found = crops[10][row - spot : row + spot, column - spot : column + spot].mean(axis=(0, 1))[::-1]
+    np.testing.assert_allclose(found, expected, atol=12)
+    slow = clips[0].part(slice(0, 40, 2))
+    assert frames_at_rate(slow).tolist() == [k // 2 for k in range(40)]
+
+
+def test_other_files_are_refused(network: SyncNet, tmp_path: Path) -> None:
+    path = tmp_path / SYNCNET.file
+    tensors = dict(network.state_dict())
+    tensors.pop("netfclip.0.bias")
+    torch.save(tensors, path)
+    with pytest.raises(InputError, match=r"netfclip\.0\.bias"):
+        SyncNet.from_file(path)
+    torch.save([1], path)
+    with pytest.raises(InputError, match="table of tensors"):
+        SyncNet.from_file(path)

@@ -1,0 +1,260 @@
+"""From the command line to the page: what is written agrees, stands alone and lets nothing through."""
+
+import base64
+import csv
+import io
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fantasytalking.common.errors import InputError
+from fantasytalking.evaluation.cli import parse, run
+from fantasytalking.evaluation.records import load_record, record_path, save_record
+from fantasytalking.evaluation.registry import METRICS, choose, measured_by
+from fantasytalking.evaluation.report.comparison_table import compare_results
+from fantasytalking.evaluation.report.html import write_page
+from fantasytalking.evaluation.report.markdown import write_markdown
+from fantasytalking.evaluation.report.results import DrawnCurve, Results
+from fantasytalking.evaluation.report.svg_plots import clip_plot, curve_plot
+from tests.evaluation.conftest import LATE, SIZE
+from tests.helpers.paths import ROOT
+
+SIZES = (f"width={SIZE}", f"height={SIZE}")
+
+
+def evaluate(world: Path, predictions: Path, output: Path, *more: str) -> str:
+    command = ["--benchmark", "portrait_world", "--references", world, "--predictions", predictions, "--output", output]
+    chosen = [] if "--metrics" in more else ["--metrics", "mouth_truth,psnr"]
+    sizes = [] if "--manifest" in more else SIZES
+    return run(parse([*map(str, command), *chosen, *more, *sizes], None))
+
+
+@pytest.fixture(scope="module")
+def evaluated(world: Path, same: Path, late: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs: `same`, the real videos themselves, and `late`."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    evaluate(world, same, folder / "same", "--name", "<b>same & real</b>")
+    evaluate(world, late, folder / "late")
+    return folder
+
+
+def test_the_real_videos_score_as_themselves(evaluated: Path) -> None:
+    results = Results.load(evaluated / "same" / "results.json")
+    rows = {row.value: row for row in results.rows}
+    assert rows["psnr"].score.score == 100
+    mouth = rows["mouth_truth"]
+    assert mouth.truth is not None and mouth.floor is not None
+    assert mouth.score == mouth.truth
+    assert mouth.score.low < mouth.score.score < mouth.score.high
+    assert mouth.score.n == len(mouth.per_clip) == 4
+    late = Results.load(evaluated / "late" / "results.json")
+    assert late.protocol == results.protocol
+    lag = late.row("mouth_lag")
+    assert lag is not None and lag.truth is not None
+    assert (lag.score.score, lag.truth.score) == (LATE, 0)
+
+
+def test_json_csv_and_markdown_agree(evaluated: Path) -> None:
+    folder = evaluated / "late"
+    text = (folder / "results.json").read_text()
+    assert "NaN" not in text
+    results = Results.load(folder / "results.json")
+    with (folder / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(results.rows) * 5
+    for row in results.rows:
+        (summary,) = [line for line in lines if line["value"] == row.value and not line["clip"]]
+        assert float(summary["score"]) == row.score.score
+        per_clip = {line["clip"]: float(line["score"]) for line in lines if line["value"] == row.value and line["clip"]}
+        assert per_clip == row.per_clip
+        assert f"| {row.value}" in (folder / "results.md").read_text()
+    assert results.protocol in (folder / "results.md").read_text()
+    again = evaluated / "again"
+    again.mkdir()
+    results.save(again)
+    assert (again / "results.json").read_text() == text
+
+
+def test_the_page_stands_alone_and_shows_pictures(evaluated: Path) -> None:
+    page = (evaluated / "same" / "index.html").read_text()
+    assert "<b>same" not in page
+    assert "&lt;b&gt;same &amp; real&lt;/b&gt;" in page
+    assert not re.search(r"https?:|<script|<link|@import|url\(|src=\"(?!data:)", page)
+    assert Results.load(evaluated / "same" / "results.json").protocol in page
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(pictures) == 4  # two worst, two best of four
+    for picture in pictures:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
+        assert pixels.shape[1] > 8 * 120
+        upper, lower = pixels[8:128, 8:128].astype(int), pixels[158:278, 8:128].astype(int)
+        assert np.abs(upper - lower).mean() < 4  # the prediction is the reference, but for JPEG's blocks
+        assert pixels[8:128, 8:128].std() > 20
+    assert page.count("<svg") == 4
+    assert page.count('class="dot"') == page.count("<circle") - page.count('class="ring"') == 16
+
+
+def test_reported_numbers_stand_apart(evaluated: Path, tmp_path: Path) -> None:
+    results = replace(Results.load(evaluated / "late" / "results.json"), benchmark="hdtf")
+    write_page(results, None, tmp_path / "index.html")
+    write_markdown(results, tmp_path / "results.md")
+    for text in ((tmp_path / "index.html").read_text(), (tmp_path / "results.md").read_text()):
+        ours, reported = text.split("Reported elsewhere")
+        assert "Not comparable" in reported
+        for number in ("27.695", "301.173", "4.226", "11.745", "25.615"):
+            assert number in reported and number not in ours
+
+
+def test_goes_on_and_refuses_another_protocol(evaluated: Path, world: Path, late: Path) -> None:
+    record = next((evaluated / "late" / "records").rglob("*.npz"))
+    stamp = record.stat().st_mtime_ns
+    before = (evaluated / "late" / "results.json").read_text()
+    evaluate(world, late, evaluated / "late")
+    assert record.stat().st_mtime_ns == stamp
+    assert (evaluated / "late" / "results.json").read_text() == before
+    with pytest.raises(InputError, match="holds records of protocol"):
+        evaluate(world, late, evaluated / "late", "seconds=1", "surplus=60")
+    with pytest.raises(InputError, match="holds other things"):
+        evaluate(world, late, late)
+
+
+def test_runs_that_were_measured_otherwise_are_not_compared(evaluated: Path, tmp_path: Path) -> None:
+    results = Results.load(evaluated / "late" / "results.json")
+    other = Path(shutil.copytree(evaluated / "late", tmp_path / "other"))
+    replace(results, name="other").save(other)
+    assert compare_results(evaluated / "late" / "results.json", other / "results.json")
+    metric = results.rows[0].metric
+    path = record_path(other, metric, results.clips[0])
+    sides = load_record(path, measured_by(metric, None))
+    assert sides is not None
+    save_record(path, sides, f"{measured_by(metric, None)} 0123", "0")
+    with pytest.raises(InputError, match=f"'{metric}' was measured by other weights or another version"):
+        compare_results(evaluated / "late" / "results.json", other / "results.json")
+
+
+def run_script(name: str, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *command])
+    runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+
+
+def test_a_frozen_manifest_gives_the_same_protocol(
+    evaluated: Path,
+    world: Path,
+    late: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = tmp_path / "manifest.json"
+    command = ["--benchmark", "portrait_world", "--references", str(world), "--output", str(manifest), *SIZES]
+    run_script("make_benchmark.py", command, monkeypatch)
+    printed = capsys.readouterr().out
+    identity = Results.load(evaluated / "late" / "results.json").protocol
+    assert printed.startswith(f"protocol {identity}: 4 clips of 2 people")
+    evaluate(world, late, tmp_path / "run", "--manifest", str(manifest), "--metrics", "psnr")
+    assert Results.load(tmp_path / "run" / "results.json").protocol == identity
+    with pytest.raises(InputError, match="would change the frozen"):
+        evaluate(world, late, tmp_path / "run", "--manifest", str(manifest), "seconds=1")
+
+
+def test_runs_side_by_side(evaluated: Path, world: Path, late: Path, tmp_path: Path) -> None:
+    paths = [str(evaluated / name / "results.json") for name in ("same", "late")]
+    run(parse(["--table", *paths, "--output", str(tmp_path), "--title", "Two <runs>"], None))
+    table = (tmp_path / "table.md").read_text()
+    assert re.search(r"\| late \| -?0\.\d+ \[", table)
+    assert re.search(r"\| real \| 0\.9\d+ \[", table)
+    page = (tmp_path / "table.html").read_text()
+    assert "| floor |" in table
+    run(parse(["--table", *paths, "--output", str(tmp_path / "psnr"), "--metrics", "psnr"], None))
+    assert "mouth_truth" not in (tmp_path / "psnr" / "table.md").read_text()
+    with pytest.raises(InputError, match="no result holds metric 'lmd'"):
+        run(parse(["--table", *paths, "--output", str(tmp_path), "--metrics", "psnr,lmd"], None))
+    assert "Two &lt;runs&gt;" in page and "&lt;b&gt;same" in page and "<b>same" not in page
+    compared = run(parse(["--compare", *paths], None))
+    line = next(line for line in compared.splitlines() if line.startswith("| psnr"))
+    first, second, difference = (float(cell.split()[0]) for cell in line.split("|")[2:5])
+    assert first == 100 > second
+    assert difference == pytest.approx(second - first, rel=1e-2)
+    with pytest.raises(InputError, match="the name 'late'"):
+        run(parse(["--table", paths[1], paths[1], "--output", str(tmp_path)], None))
+    evaluate(world, late, tmp_path / "short", "--metrics", "psnr", "seconds=1", "surplus=60")
+    with pytest.raises(InputError, match="only results of one protocol"):
+        run(parse(["--compare", paths[0], str(tmp_path / "short" / "results.json")], None))
+
+
+def test_metrics_without_weights_are_told_or_refused(evaluated: Path, tmp_path: Path) -> None:
+    usable, skipped = choose(None, None)
+    assert {"psnr", "ssim", "mouth_truth"} <= set(usable)
+    assert {entry.name for entry in skipped} == {name for name, metric in METRICS.items() if metric.needs}
+    told = next(entry.told() for entry in skipped if entry.name == "syncnet")
+    for fact in ("syncnet_v2.model", "961e8696f888", "joonson/syncnet_python"):
+        assert fact in told
+    with pytest.raises(InputError, match=r"syncnet_v2\.model"):
+        choose(["psnr"], None, ["syncnet"])
+    with pytest.raises(InputError, match="no metric 'fld'"):
+        choose(["fld"], None)
+    (tmp_path / "syncnet_v2.model").write_bytes(b"short")
+    with pytest.raises(InputError, match="5 bytes and must have 54573114"):
+        choose(["syncnet"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--benchmark", "hdtf"], "--references, --predictions, --output must be given"),
+        (["--table", "no.json", "--output", "x"], "'no.json' does not exist"),
+        (["--compare", "no.json", "none.json"], "'no.json' does not exist"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    command: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_script("evaluate.py", command, monkeypatch)
+    told = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert message in told
+    assert len(told.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("change", [{"rows": [{}]}, {"format": 7}, {"extra": 1}, {"curves": 3}])
+def test_damaged_results_are_refused(evaluated: Path, tmp_path: Path, change: dict) -> None:
+    values = json.loads((evaluated / "late" / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps({**values, **change}))
+    with pytest.raises(InputError, match=r"is no results\.json"):
+        Results.load(tmp_path / "results.json")
+
+
+def test_plots_draw_what_is_known() -> None:
+    plot = clip_plot({"a<": 1.0, "b": float("nan"), "c": 3.0}, {"a<": 2.0}, "px")
+    assert plot.count('class="dot"') == 2
+    assert plot.count('class="ring"') == 1
+    assert "a&lt;: 1 px" in plot
+    heights = [float(y) for y in re.findall(r'class="dot" cx="[\d.]+" cy="([\d.]+)"', plot)]
+    assert heights[0] > heights[1]  # the larger score stands higher
+    assert clip_plot({"a": float("nan")}, {}, "") == ""
+    curve = DrawnCurve("c", "", "", {"a": [1.0, 2.0, 3.0], "b": [1.0, float("nan")]}, {"a": [0.0, 0.0, 0.0]})
+    drawn = curve_plot(curve.per_clip, curve.truth_per_clip, "")
+    assert drawn.count("<polyline") == 4
+    assert "nan" not in drawn
+    assert curve_plot({"a": []}, {}, "") == ""
+
+
+@pytest.mark.slow
+def test_ranks_of_accelerate_share_the_clips(evaluated: Path, world: Path, late: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        ROOT / "scripts" / "evaluate.py", "--benchmark", "portrait_world", "--references", world, "--predictions", late,
+        "--metrics", "mouth_truth,psnr", "--output", tmp_path / "late", *SIZES,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.count("protocol") == 1
+    assert (tmp_path / "late" / "results.json").read_text() == (evaluated / "late" / "results.json").read_text()

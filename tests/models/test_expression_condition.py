@@ -1,0 +1,353 @@
+"""The expression condition: silent when fresh or absent, every driver kept to their person, padding by choice."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from fantasytalking.audio_windows import AudioWindows, join_speakers
+from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, save_adapter
+from fantasytalking.checkpoints.expression_adapter import add_expression
+from fantasytalking.common.errors import InputError
+from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.models.attention_windows import OwnTokens, windowed_attention
+from fantasytalking.models.expression_config import AUGMENTATIONS, ExpressionSizes
+from fantasytalking.models.expression_projector import ExpressionProjector, parameter_count, widened
+from fantasytalking.models.kv_cache import ConditionCache
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import portrait_module
+from tests.helpers.tiny_transformer import PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
+
+SIZES = ExpressionSizes((3, 2, 4, 5), (0, 0, 2, 3), token_dim=16, width=12, depth=1, heads=2, head_dim=4)
+EXPRESSION = SIZES.arguments()
+FRAMES, GRID = 3, (4, 4)
+NUM_FRAMES = 4 * (FRAMES - 1) + 1
+
+
+def expressive(trained: bool = True, **changes: Any) -> FantasyTalkingTransformer3DModel:
+    """A tiny model with an expression condition; `trained` moves its values away from zero."""
+    model = tiny_transformer(trained=trained, **{**EXPRESSION, **changes})
+    if trained:
+        with torch.no_grad():
+            for block in model.blocks:
+                block.attn2.expression_v_proj.weight.normal_(std=0.3)
+    return model
+
+
+def columns(people: int) -> Tensor:
+    """Every person a column of the grid of tokens, (1, people, F, 4, 4); what is left is nobody's."""
+    regions = torch.zeros(1, people, FRAMES, *GRID, dtype=torch.bool)
+    for person in range(people):
+        regions[:, person, :, :, person] = True
+    return regions
+
+
+def driven(people: int = 1, seed: int = 5) -> ExpressionCondition:
+    generator = torch.Generator().manual_seed(seed)
+    return ExpressionCondition(
+        features=torch.randn(1, people, NUM_FRAMES, 14, generator=generator),
+        present=torch.ones(1, people, NUM_FRAMES, dtype=torch.bool),
+        regions=columns(people) if people > 1 else None,
+        gate=torch.ones(1),
+    )
+
+
+def conditions_with(expression: ExpressionCondition | None) -> Conditions:
+    return tiny_conditions(batch=1, frames=FRAMES)._replace(expression=expression)
+
+
+@torch.no_grad()
+def predict(
+    model: FantasyTalkingTransformer3DModel, conditions: Conditions, cache: ConditionCache | None = None
+) -> Tensor:
+    latents, timestep = tiny_latents(batch=1, frames=FRAMES)
+    return model(latents, timestep, conditions, cache=cache).sample
+
+
+def attended_by_tokens(model: FantasyTalkingTransformer3DModel, *given: Conditions) -> list[Tensor]:
+    """What the first block's cross-attention gave for each of `given`, (F, h, w, dim): nothing has spread it yet."""
+    seen: list[Tensor] = []
+    hook = model.blocks[0].attn2.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    for conditions in given:
+        predict(model, conditions)
+    hook.remove()
+    return [output[0].unflatten(0, (FRAMES, *GRID)) for output in seen]
+
+
+def test_a_fresh_model_and_an_absent_condition_equal_the_base_bit_for_bit(tmp_path):
+    folder = save_base(tmp_path / "transformer")
+    base = WanTransformer3DModel.from_pretrained(folder)
+    fresh = FantasyTalkingTransformer3DModel.from_wan(folder, **PORTRAIT, **EXPRESSION)
+    given = conditions_with(driven())._replace(text=torch.randn(1, 512, 20))
+    latents, timestep = tiny_latents(batch=1, frames=FRAMES)
+    with torch.no_grad():
+        expected = base(torch.cat([latents, given.latents], dim=1), timestep, given.text, given.image).sample
+    assert torch.equal(predict(fresh, given), expected)
+    trained, without = expressive(), tiny_transformer()
+    without.load_state_dict({k: v for k, v in trained.state_dict().items() if portrait_module(k) != "expression"})
+    assert torch.equal(predict(trained, conditions_with(None)), predict(without, conditions_with(None)))
+
+
+def test_every_part_drives_and_gate_and_scale_weigh_it():
+    model, expression = expressive(), driven()
+    absent, reference = predict(model, conditions_with(None)), predict(model, conditions_with(expression))
+    for part in (slice(0, 3), slice(3, 5), slice(5, 9), slice(9, 14)):
+        features = expression.features.clone()
+        features[..., part] += 1.0
+        changed = predict(model, conditions_with(expression._replace(features=features)))
+        assert not torch.allclose(changed, reference, atol=1e-4)
+    assert torch.equal(predict(model, conditions_with(expression._replace(gate=torch.zeros(1)))), absent)
+    model.register_to_config(expression_scale=0.5)
+    half = predict(model, conditions_with(expression))
+    model.register_to_config(expression_scale=1.0)
+    assert torch.equal(half, predict(model, conditions_with(expression._replace(gate=torch.full((1,), 0.5)))))
+
+
+def test_a_frame_drives_its_own_latent_frame_only():
+    model, expression = expressive(), driven()
+    features = expression.features.clone()
+    features[:, :, 2] += 1.0  # of frames 1 to 4: latent frame 1
+    before, after = attended_by_tokens(
+        model, conditions_with(expression), conditions_with(expression._replace(features=features))
+    )
+    difference = (after - before).abs().amax(dim=(1, 2, 3))
+    assert difference[1] > 1e-3
+    assert difference[[0, 2]].max() == 0
+
+
+@pytest.mark.parametrize("places", [0, 1])
+def test_places_alone_tell_the_order_of_a_latent_frames_pictures(places):
+    model = expressive(expression_positions=places)
+    driver = driven()
+    # The last latent frame's four pictures the other way round: the same tokens in another order.
+    turned = driver.features.clone()
+    turned[:, :, -4:] = driver.features[:, :, -4:].flip(2)
+    forward, backward = (
+        predict(model, conditions_with(driver._replace(features=f))) for f in (driver.features, turned)
+    )
+    assert torch.allclose(forward, backward, atol=1e-5) == (not places)
+
+
+@pytest.mark.parametrize("people", [2, 3])
+def test_nothing_of_a_driver_reaches_another_persons_tokens_in_a_block(people):
+    model, expression = expressive(), driven(people)
+    moved = []
+    for person in range(people):
+        features = expression.features.clone()
+        features[:, person] += 1.0
+        moved.append(conditions_with(expression._replace(features=features)))
+    before, *after = attended_by_tokens(model, conditions_with(expression), *moved)
+    for person, attended in enumerate(after):
+        by_column = (attended - before).abs().amax(dim=(0, 1, 3))
+        assert by_column[person] > 1e-3
+        assert by_column[[column for column in range(4) if column != person]].max() == 0
+    # Without the mask every driver reaches everyone.
+    everyone = expression._replace(regions=torch.ones_like(columns(people)))
+    moved_features = moved[0].expression
+    assert moved_features is not None
+    before, reached = attended_by_tokens(
+        model, conditions_with(everyone), conditions_with(everyone._replace(features=moved_features.features))
+    )
+    assert (reached - before).abs().amax(dim=(0, 1, 3)).min() > 1e-4
+
+
+def test_three_people_in_another_order_give_the_same_video_and_swapped_drivers_another():
+    model, expression = expressive(), driven(3)
+    reference = predict(model, conditions_with(expression))
+    order = torch.tensor([2, 0, 1])
+    assert expression.regions is not None
+    turned = ExpressionCondition(
+        expression.features[:, order], expression.present[:, order], expression.regions[:, order], expression.gate
+    )
+    torch.testing.assert_close(predict(model, conditions_with(turned)), reference, rtol=0, atol=1e-5)
+    swapped = predict(model, conditions_with(expression._replace(features=expression.features[:, order])))
+    assert not torch.allclose(swapped, reference, atol=1e-3)
+
+
+def test_tokens_with_nobody_to_attend_to_get_exactly_nothing():
+    model, expression = expressive(), driven(2)
+    nobody = expression._replace(regions=torch.zeros_like(columns(2)))
+    unseen = driven()._replace(present=torch.zeros(1, 1, NUM_FRAMES, dtype=torch.bool))
+    unseen.features.fill_(torch.nan)
+    absent = predict(model, conditions_with(None))
+    assert torch.equal(predict(model, conditions_with(nobody)), absent)
+    for padding in ("masked", "attended"):
+        model.register_to_config(expression_padding=padding)
+        assert torch.equal(predict(model, conditions_with(unseen)), absent)
+    some, none = attended_by_tokens(model, conditions_with(expression), conditions_with(None))
+    difference = (some - none).abs().amax(dim=(0, 1, 3))
+    assert difference[:2].min() > 1e-3
+    assert difference[2:].max() == 0
+
+
+def test_a_person_that_is_not_there_changes_nothing():
+    model, pair = expressive(), driven(2)
+    pair.present[:, 1] = False
+    pair.features[:, 1] = torch.nan
+    assert pair.regions is not None
+    alone = ExpressionCondition(pair.features[:, :1], pair.present[:, :1], pair.regions[:, :1], pair.gate)
+    for padding in ("masked", "attended"):
+        model.register_to_config(expression_padding=padding)
+        torch.testing.assert_close(
+            predict(model, conditions_with(pair)), predict(model, conditions_with(alone)), rtol=1e-6, atol=1e-6
+        )
+
+
+def test_cached_and_uncached_agree_over_steps_and_branches():
+    model, cache, expression = expressive(), ConditionCache(), driven(2)
+    full = conditions_with(expression)
+    still = full._replace(expression=expression._replace(gate=torch.zeros(1)))
+    for _ in range(2):
+        for branch in (full, still, full._replace(expression=None)):
+            assert torch.equal(predict(model, branch, cache), predict(model, branch))
+
+
+def test_windows_hold_a_latent_frames_tokens_as_released():
+    torch.manual_seed(0)
+    sizes = ExpressionSizes((6, 6, 30, 512), token_dim=8, width=16, depth=1, heads=2, head_dim=8)
+    projector = ExpressionProjector(sizes)
+    present = torch.ones(1, 2, 9, dtype=torch.bool)
+    assert projector.tokens_per_frame == 24
+    assert projector.window_mask(present, "masked")[0, :, 1].sum(-1).tolist() == [24, 97, 97]
+    assert projector.window_mask(present, "attended").all()
+    features = torch.randn(1, 2, 9, 554)
+    windows, tokens = projector.windows(features, present), projector(features).flatten(2, 3)
+    assert windows.shape == (1, 3, 2 * 97, 8)
+    assert torch.equal(windows[0, 2, 97:], tokens[0, 1, 96 * 2 - 73 : 96 * 2 + 24])
+    assert torch.equal(windows[0, 0, :24], tokens[0, 0, :24])
+    assert windows[0, 0, 24:97].abs().max() == 0
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_every_augmentation_runs_and_trains_from_the_first_step(name):
+    model = expressive(expression_learned=AUGMENTATIONS[name], trained=True).train()
+    latents, timestep = tiny_latents(batch=1, frames=FRAMES)
+    model(latents, timestep, conditions_with(driven())).sample.square().mean().backward()
+    parameters = dict(model.named_parameters())
+    names = [n for n in parameters if portrait_module(n) == "expression"]
+    assert all(parameters[n].grad is not None and parameters[n].grad.abs().max() > 0 for n in names)
+    assert sum("queries" in n for n in names) == {"none": 0, "emotion_and_mouth": 2, "all": 4}[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "like"), [("none", "emotion_and_mouth"), ("none", "all"), ("emotion_and_mouth", "all")]
+)
+def test_an_augmentation_can_be_widened_to_the_parameters_of_another(name, like):
+    released = ExpressionSizes((6, 6, 30, 512), AUGMENTATIONS[name])
+    small = ExpressionSizes((6, 6, 8, 16), AUGMENTATIONS[name], 256, 128, 2, 4, 32)
+    for sizes in (released, small):
+        wide = widened(sizes, like)
+        assert wide.learned == sizes.learned
+        other = replace(sizes, learned=AUGMENTATIONS[like])
+        assert parameter_count(wide) == pytest.approx(parameter_count(other), rel=0.005)
+        assert parameter_count(sizes) < 0.7 * parameter_count(other)
+    made = expressive(**replace(SIZES, plain_width=5).arguments())
+    assert predict(made, conditions_with(driven())).isfinite().all()
+    with pytest.raises(InputError, match="name an augmentation that has more"):
+        widened(replace(released, learned=AUGMENTATIONS[like]), name)
+
+
+def test_an_adapter_holds_the_expression_and_sets_how_padding_is_treated(tmp_path):
+    source = expressive()
+    config = AdapterConfig(["expression"], "seconds", expression=SIZES.as_json(), expression_padding="attended")
+    save_adapter(source, tmp_path / "adapter", config)
+    source.register_to_config(expression_padding="attended")
+    for target in (expressive(seed=3, trained=False), tiny_transformer(seed=3)):
+        load_adapter(target, tmp_path / "adapter")
+        assert target.config.expression_padding == "attended"
+        ours, theirs = target.state_dict(), source.state_dict()
+        assert all(torch.equal(ours[n], theirs[n]) for n in theirs if portrait_module(n) == "expression")
+    with pytest.raises(InputError, match=r"'heads': 2.*the model has.*'heads': 1"):
+        load_adapter(expressive(expression_heads=1, expression_head_dim=8), tmp_path / "adapter")
+
+
+def test_the_added_condition_is_the_one_that_is_built_in(tmp_path):
+    built, added = expressive(trained=False), tiny_transformer(trained=False)
+    add_expression(added, SIZES)
+    assert {n: v.shape for n, v in added.state_dict().items()} == {n: v.shape for n, v in built.state_dict().items()}
+    given = conditions_with(driven())
+    assert torch.equal(predict(added, given), predict(added, given._replace(expression=None))), "fresh, it adds nothing"
+    added.load_state_dict(expressive().state_dict())
+    assert torch.equal(predict(added, given), predict(expressive(), given))
+    added.save_pretrained(tmp_path / "model")
+    again = FantasyTalkingTransformer3DModel.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(predict(again, given), predict(expressive(), given), rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="'depth': 2"):
+        add_expression(added, replace(SIZES, depth=2))
+
+
+@pytest.mark.parametrize("change", [{"heads": 0}, {"dims": [6, 6, 8]}, {"depth": 10**6}, {"witdh": 1}])
+def test_an_adapter_of_impossible_sizes_is_refused(tmp_path, change):
+    save_adapter(
+        expressive(), tmp_path / "adapter", AdapterConfig(["expression"], "seconds", expression=SIZES.as_json())
+    )
+    path = tmp_path / "adapter" / "config.json"
+    described = json.loads(path.read_text())
+    described["expression"] |= change
+    path.write_text(json.dumps(described))
+    with pytest.raises(InputError, match="expression"):
+        load_adapter(tiny_transformer(), tmp_path / "adapter")
+
+
+def test_two_sounds_each_reach_their_own_speaker():
+    model, plain = tiny_transformer(), tiny_conditions(batch=1, frames=FRAMES)
+    both = join_speakers([AudioWindows(plain.audio, plain.audio_mask)] * 2)
+    pair = plain._replace(audio=both.tokens, audio_mask=both.mask, speaker_regions=columns(2))
+    louder = pair.audio.clone()
+    louder[:, :, 7:] += 1.0  # the second speaker's
+    nobody = pair._replace(gate=torch.tensor([[0.0, 1.0]]))
+    before, after, silent = attended_by_tokens(model, pair, pair._replace(audio=louder), nobody)
+    changed, heard = ((a - b).abs().amax(dim=(0, 1, 3)) for a, b in ((after, before), (before, silent)))
+    assert changed[1] > 1e-3
+    assert changed[[0, 2, 3]].max() == 0
+    assert heard[:2].min() > 1e-4
+    assert heard[2:].max() == 0, "nobody's tokens hear nothing"
+    one = attended_by_tokens(model, plain)[0]
+    torch.testing.assert_close(before[:, :, :2], one[:, :, :2], rtol=0, atol=1e-6)
+
+
+def test_a_rank_keeps_to_the_regions_of_its_own_tokens():
+    """Half of three latent frames of 16 tokens: the second rank begins inside latent frame 1."""
+    generator = torch.Generator().manual_seed(0)
+    regions = torch.rand(1, 2, FRAMES, *GRID, generator=generator) < 0.5
+    whole, half = OwnTokens(0, 48, 48), OwnTokens(24, 24, 48)
+    for windows in (FRAMES, 1):
+        real = torch.rand(1, windows, 6, generator=generator) < 0.8
+        expected = windowed_attention(whole, whole.windows(windows), real, regions).mask.flatten(1, 2)
+        span = half.windows(windows)
+        mask = windowed_attention(half, span, real[:, span.own_windows], regions).mask.flatten(1, 2)
+        assert torch.equal(mask[:, span.pad_front :], expected[:, 24:])
+        assert not mask[:, : span.pad_front].any()
+
+
+def spoilt(kind: str) -> Conditions:
+    pair = driven(2)
+    changes: dict[str, ExpressionCondition] = {
+        "no regions": pair._replace(regions=None),
+        "frames": pair._replace(features=pair.features[:, :, :-1]),
+        "width": pair._replace(features=pair.features[..., :-1]),
+        "people": pair._replace(regions=columns(3)),
+        "dtype": pair._replace(features=pair.features.half()),
+        "float mask": pair._replace(present=pair.present.float()),
+        "gate": pair._replace(gate=torch.ones(1, 2)),
+    }
+    return conditions_with(changes[kind])
+
+
+@pytest.mark.parametrize("kind", ["no regions", "frames", "width", "people", "dtype", "float mask", "gate"])
+def test_an_expression_that_does_not_fit_is_refused(kind):
+    with pytest.raises(InputError, match="expression"):
+        predict(expressive(), spoilt(kind))
+
+
+def test_what_a_model_cannot_hear_is_refused():
+    with pytest.raises(InputError, match="this model has no expression condition"):
+        predict(tiny_transformer(), conditions_with(driven()))
+    with pytest.raises(InputError, match="7 tokens a window and there are 2 speakers"):
+        predict(tiny_transformer(), tiny_conditions(batch=1, frames=FRAMES)._replace(speaker_regions=columns(2)))
+    with pytest.raises(InputError, match="at least one speaker"):
+        join_speakers([])

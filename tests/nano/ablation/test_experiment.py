@@ -1,0 +1,138 @@
+"""The ablation: what its rows say, what is concluded from them, and that a second run has nothing left to do."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fantasytalking.common.config import CONFIGS, load_config, preset_path
+from fantasytalking.common.errors import InputError
+from fantasytalking.nano.ablation.config import AblationConfig
+from fantasytalking.nano.ablation.experiment import SETTINGS, Ablation, Trained, claim
+
+
+def load(*overrides: str) -> AblationConfig:
+    return load_config(AblationConfig, preset_path("nano", "ablation"), overrides)
+
+
+@pytest.mark.parametrize(("name", "base"), [("ablation", "base,"), ("ablation_adapters", "")])
+def test_the_rows_are_the_papers(name: str, base: str) -> None:
+    rows = {row.name: row for row in load_config(AblationConfig, preset_path("nano", name), []).rows}
+    assert rows["clip level only"].stage1_share == 1 and rows["frame level only"].stage1_share == 0
+    assert rows["both stages"].seeds == 3 and rows["both stages"].train == []
+    assert rows["both without lip mask"].train == ["stage.loss.weight=uniform"]
+    assert rows["both without face attention"].train == [f"stage.trainable=[{base}audio,motion]"]
+    assert rows["both without motion module"].train == [f"stage.trainable=[{base}audio,face]"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("rows=[{name: a, stage1_share: 2}]", "stage1_share of 'a' is 2"),
+        ("rows=[{name: a, stage1_share: 1}, {name: a, stage1_share: 0}]", "2 rows have the name 'a'"),
+        ("rows=[{name: a, stage1_share: 1, seed: 3}]", "seed"),
+        ("rows=[{name: a, stage1_share: 1, portrait: true}]", "one of them"),
+        ("people=2", "only task=expression"),
+        ("control.row=nobody", "control.row is 'nobody'"),
+        ("control.intensities=[0.1, 1.5]", "from 0 to 1"),
+        ("control.intensities=[0.5, 0.1]", "ascending"),
+        ("control.seconds=0", "control.seconds is 0"),
+        ("steps=1", "steps is 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(override: str, told: str) -> None:
+    with pytest.raises(InputError, match="(?s)" + told.replace("[", r"\[")):
+        load(override)
+
+
+def test_other_lengths_of_controlled_videos_are_other_videos() -> None:
+    assert load("control.seconds=4").control_folder != load("control.seconds=10").control_folder
+    assert load("control.seconds=null").control_seconds == load().seconds
+    assert load("control=null").control_seconds == load().seconds
+
+
+def test_rows_without_training_need_no_steps_and_no_corpus() -> None:
+    config = load_config(AblationConfig, preset_path("nano", "savings"), [])
+    assert not config.trains and config.steps == 0
+    assert Ablation(config, 1)._train(Trained(config.rows[0], 0)) is None
+    with pytest.raises(InputError, match="steps is 0"):
+        load("steps=0")
+
+
+def test_without_components_nothing_is_begun(tmp_path: Path) -> None:
+    config = load(f"work={tmp_path / 'work'}", f"components={tmp_path / 'nano'}")
+    with pytest.raises(InputError, match="build_nano"):
+        Ablation(config, 1).run()
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_row_goes_on_with_the_settings_that_it_was_begun_with_alone(tmp_path: Path) -> None:
+    weights = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    config = replace(load(), components=str(tmp_path / "model"))
+    row = config.rows[0]
+    claim(tmp_path, Trained(row, 0), config)
+    noted = (tmp_path / SETTINGS).read_bytes()
+    # Other rows, and where the work is, are nothing to it.
+    claim(tmp_path, Trained(row, 0), replace(config, rows=[row], control=None, work="elsewhere"))
+    for trained, other in (
+        (Trained(row, 0), replace(config, steps=config.steps + 1)),
+        (Trained(row, 0), replace(config, train=[*config.train, "batch=2"])),
+        (Trained(row, 0), replace(config, infer=["steps=1"])),
+        (Trained(replace(row, stage1_share=0.75), 0), config),
+        (Trained(row, 1), config),
+    ):
+        with pytest.raises(InputError, match="was begun with other settings; remove it or set work="):
+            claim(tmp_path, trained, other)
+    weights.write_bytes(b"of a later training")
+    with pytest.raises(InputError, match="was begun with other settings; remove it or set work="):
+        claim(tmp_path, Trained(row, 0), config)
+    assert (tmp_path / SETTINGS).read_bytes() == noted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: Path) -> None:
+    scripts = CONFIGS.parent / "scripts"
+    work = tmp_path / "build"
+
+    def run(script: str, *arguments: object, code: int = 0) -> str:
+        ended = subprocess.run(
+            [sys.executable, scripts / script, *map(str, arguments)], capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == code, ended.stdout[-2000:] + ended.stderr[-3000:]
+        return ended.stdout + ended.stderr
+
+    smoke = ["--config", CONFIGS / "nano" / "build_smoke.yaml", "--output", tmp_path / "nano", f"work={work}"]
+    run("build_nano.py", *smoke, "device=cpu")
+    settings = [f"components={work / 'components'}", f"manifest={work / 'corpus' / 'manifest.jsonl'}", "clips=2"]
+    settings += ["steps=4", f"work={tmp_path / 'ablation'}", "infer=[steps=1]", "metrics=[psnr,csim_nano,motion]"]
+    settings += [
+        "train=[batch=2,data.workers=0,optimiser.warm_up=0,saving.every=1]",
+        "control.row=both",
+        "control.seconds=1",
+    ]
+    settings += ["rows=[{name: both, stage1_share: 0.5, infer: [steps=2]}, {name: frame only, stage1_share: 0}]"]
+    assert "step 2/2" in run("ablation.py", "--processes", 1, *settings)
+    table = (tmp_path / "ablation" / "table.md").read_text()
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    assert rows[1:3] == ["both", "frame only"]
+    followed = (tmp_path / "ablation" / "control_1_seconds" / "both.md").read_text()
+    assert "| expression, 1e-3 |" in followed and "| at 0.1 | at 0.5 | at 1 |" in followed
+    frames = [
+        {clip["frames"] for clip in json.loads((tmp_path / "ablation" / place).read_text())["clips"]}
+        for place in ("protocol.json", "control_1_seconds/protocol.json")
+    ]
+    assert max(frames[0]) > max(frames[1]) == 25
+    for folder, steps in (("both", 2), ("control_1_seconds/both_motion_0.1", 2), ("frame_only", 1)):
+        for record in (tmp_path / "ablation" / folder / "videos").glob("*.json"):
+            assert json.loads(record.read_text())["config"]["steps"] == steps, folder
+    assert not (tmp_path / "ablation" / "frame_only" / "stage1").exists()
+    assert "step 2/" not in run("ablation.py", "--processes", 1, *settings), "nothing is trained again"
+    refused = run("ablation.py", "--processes", 1, *settings, "steps=6", code=2)
+    assert "row 'both' in" in refused and "begun with other settings" in refused and "step 2/" not in refused
+    assert (tmp_path / "ablation" / "table.md").read_text() == table

@@ -1,0 +1,193 @@
+"""The corpora that nano's training makes for itself, with a recipe of two people who say one sentence."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fantasytalking.common.config import CONFIGS, load_config, preset_path
+from fantasytalking.common.errors import InputError
+from fantasytalking.data.features import load_features
+from fantasytalking.data.manifest import read_manifest
+from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
+from fantasytalking.motion_normalizer import MotionMeasure, MotionNormaliser
+from fantasytalking.nano.bootstrap_corpus import RECIPE, make_first_corpus
+from fantasytalking.nano.build import NAMES
+from fantasytalking.training.config import TrainConfig
+from tests.helpers import tiny_components
+from tests.helpers.tiny_transformer import save_base
+
+SMOKE = CONFIGS / "nano" / "build_smoke.yaml"
+MORE_ALONE = "data.manifests=[outputs/nano/more_corpus/manifest.jsonl]"
+PROGRAM = """
+import sys
+from functools import partial
+from pathlib import Path
+from fantasytalking.common.errors import exit_cleanly
+from fantasytalking.nano.bootstrap_corpus import make_first_corpus
+from fantasytalking.training.cli import train
+recipe, stage = Path(sys.argv.pop(1)), sys.argv.pop(1)
+exit_cleanly(lambda: train(stage, "about", None, partial(make_first_corpus, recipe=recipe)))
+"""
+
+
+def nano_config(*more: str, stage: str = "stage1") -> TrainConfig:
+    return load_config(TrainConfig, preset_path("nano", stage), more)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with the encoders that prepare the clips."""
+    monkeypatch.chdir(tmp_path)
+    base = tiny_components.build(tmp_path / "checkpoints" / "nano", audio_dim=128)
+    widths = {"text_dim": tiny_components.TEXT_DIM, "image_dim": tiny_components.IMAGE_DIM}
+    save_base(base / "transformer", num_layers=2, **widths)
+    return tmp_path
+
+
+@pytest.fixture
+def driven(home: Path) -> Path:
+    """That folder, where the base has an expression encoder and says what intensities of motion mean."""
+    torch.manual_seed(0)
+    network = ExpressionNetwork(ExpressionEncoderConfig(channels=[8, 8, 8, 8], hidden=8))
+    base = home / "checkpoints" / "nano"
+    ExpressionEncoder(network).save_pretrained(base / "expression_encoder")
+    measures = [MotionMeasure(expression, body) for expression, body in ((0.001, 0.01), (0.002, 0.03))]
+    MotionNormaliser.fit(measures).save(base / "motion_normaliser.json")
+    return home
+
+
+def test_the_recipe_makes_the_corpus_that_the_presets_train_on():
+    for stage in ("stage1", "stage2"):
+        config = load_config(TrainConfig, preset_path("nano", stage))
+        assert config.data.manifests == ["outputs/nano/corpus/manifest.jsonl"]
+    for stage in ("portrait", "people"):
+        assert nano_config(stage=stage).data.manifests == ["outputs/nano/portrait_corpus/manifest.jsonl"]
+    both = [f"outputs/nano/{name}/manifest.jsonl" for name in ("corpus", "portrait_corpus")]
+    assert nano_config(stage="stage2_people").data.manifests == both
+    more = [f"outputs/nano/{name}/manifest.jsonl" for name in ("more_corpus", "portrait_corpus")]
+    assert nano_config(stage="stage2_more").data.manifests == more
+    assert "work: outputs/nano\n" in RECIPE.read_text()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        nano_config("data.manifests=[elsewhere/manifest.jsonl]"),
+        replace(nano_config(), model="wan14b"),
+        nano_config("base=nowhere"),
+        nano_config("base=nowhere", stage="portrait"),
+        nano_config("base=nowhere", stage="stage2_more"),
+        nano_config("data.manifests=[outputs/nano/portrait_corpus/manifest.jsonl,mine.jsonl]", stage="portrait"),
+    ],
+    ids=["another corpus", "another model", "no encoders", "no encoders, driven", "no encoders, more", "corpora"],
+)
+def test_other_runs_are_left_alone(home: Path, config: TrainConfig):
+    before = sorted(home.rglob("*"))
+    make_first_corpus(config)
+    assert sorted(home.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("stage", "folder"), [("stage1", "corpus"), ("portrait", "portrait_corpus")])
+def test_a_corpus_that_is_there_is_taken_as_it_is(home: Path, stage: str, folder: str):
+    manifest = home / "outputs" / "nano" / folder / "manifest.jsonl"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("mine\n")
+    make_first_corpus(nano_config(stage=stage))
+    assert manifest.read_text() == "mine\n"
+    assert [path.name for path in (home / "outputs" / "nano").iterdir()] == [folder]
+
+
+def test_a_base_that_drives_no_faces_is_told_before_anything_is_drawn(driven: Path):
+    base, config = driven / "checkpoints" / "nano", nano_config(stage="portrait")
+    (base / "motion_normaliser.json").unlink()
+    with pytest.raises(InputError, match=r"no 'checkpoints/nano/motion_normaliser\.json'; the base must be a finished"):
+        make_first_corpus(config)
+    shutil.rmtree(base / "expression_encoder")
+    with pytest.raises(InputError, match=r"no expression encoder at 'checkpoints/nano/expression_encoder'.*build_nano"):
+        make_first_corpus(config)
+    assert not (driven / "outputs").exists()
+
+
+def test_a_base_that_measures_no_motion_is_told_before_further_people_are_drawn(driven: Path):
+    (driven / "checkpoints" / "nano" / "motion_normaliser.json").unlink()
+    with pytest.raises(InputError, match=r"no 'checkpoints/nano/motion_normaliser\.json'; the base must be a finished"):
+        make_first_corpus(nano_config(MORE_ALONE, stage="stage2_more"))
+    assert not (driven / "outputs").exists()
+
+
+def launched(home: Path, rank: int, *settings: str, stage: str = "stage1") -> subprocess.Popen[str]:
+    """A process as a launcher of two would start it; only its own part of the launch is real."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "PYTHONPATH": str(CONFIGS.parent)}
+    command = [sys.executable, "-c", PROGRAM, str(SMOKE), stage, *settings]
+    return subprocess.Popen(
+        command, cwd=home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+@pytest.mark.slow
+def test_the_first_process_makes_it_while_the_other_waits_and_both_train(home: Path):
+    settings = ["data.manifests=[outputs/nano_smoke/corpus/manifest.jsonl]", "stage.steps=2", "batch=2"]
+    other = launched(home, 1, *settings, "output=outputs/other", "data.workers=0")
+    first = launched(home, 0, *settings, "output=outputs/first", "data.workers=0")
+    told, told_other = first.communicate(timeout=200)[0], other.communicate(timeout=200)[0]
+    assert (first.returncode, other.returncode) == (0, 0), told + told_other
+    assert "so it is made first, once: 3 videos" in told and "about" in told
+    assert "process 1 waits for 'outputs/nano_smoke/corpus/manifest.jsonl'" in told_other
+    assert f"[7/{len(NAMES)}] prepare" in told and "step 2/2" in told
+    assert len(read_manifest(home / "outputs" / "nano_smoke" / "corpus" / "manifest.jsonl")) >= 2
+
+    # Interrupted before the clips were prepared: only that is done again.
+    shutil.rmtree(home / "outputs" / "nano_smoke" / "corpus")
+    (home / "outputs" / "nano_smoke" / "reports" / "prepare.json").unlink()
+    again = launched(home, 0, *settings, "output=outputs/again", "data.workers=0")
+    told = again.communicate(timeout=200)[0]
+    assert again.returncode == 0, told
+    assert "videos: done before" in told and "step 2/2" in told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_portrait_stage_makes_clips_of_one_and_of_two_people_and_leaves_the_base_alone(driven: Path):
+    base = driven / "checkpoints" / "nano"
+    before = {path: path.stat().st_mtime_ns for path in base.rglob("*")}
+    work = driven / "outputs" / "nano_smoke"
+    settings = ["data.manifests=[outputs/nano_smoke/portrait_corpus/manifest.jsonl]", "stage.init_from=null"]
+    settings += ["stage.steps=2", "batch=2", "data.workers=0"]
+    first = launched(driven, 0, *settings, "output=outputs/first", stage="portrait")
+    told = first.communicate(timeout=400)[0]
+    assert first.returncode == 0, told
+    assert "so it is made first, once: 5 videos" in told and "step 2/2" in told
+    assert [path.stem for path in sorted((work / "reports").iterdir())] == ["people_prepare", "people_videos", "videos"]
+    records = read_manifest(work / "portrait_corpus" / "manifest.jsonl")
+    assert {record.people for record in records} == {1, 2}
+    features = [load_features(work / "portrait_corpus" / record.features) for record in records]
+    assert all(each.expression is not None and each.boxes is not None for each in features)
+    assert {path: path.stat().st_mtime_ns for path in base.rglob("*")} == before
+
+    # Interrupted before the clips were prepared: only that is done again, and nothing is said to be drawn.
+    shutil.rmtree(work / "portrait_corpus")
+    (work / "reports" / "people_prepare.json").unlink()
+    again = launched(driven, 0, *settings, "output=outputs/again", stage="portrait")
+    told = again.communicate(timeout=400)[0]
+    assert again.returncode == 0, told
+    assert "once: 0 videos" in told and "people_videos: done before" in told and "step 2/2" in told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_further_people_are_made_for_the_run_that_trains_on_them_and_nothing_else_is(driven: Path):
+    work = driven / "outputs" / "nano_smoke"
+    settings = ["data.manifests=[outputs/nano_smoke/more_corpus/manifest.jsonl]", "stage.init_from=null"]
+    settings += ["stage.steps=2", "batch=2", "data.workers=0"]
+    first = launched(driven, 0, *settings, "output=outputs/first", stage="stage2_more")
+    told = first.communicate(timeout=400)[0]
+    assert first.returncode == 0, told
+    assert "so it is made first, once: 2 videos" in told and "step 2/2" in told
+    assert [path.stem for path in sorted((work / "reports").iterdir())] == ["more_prepare", "more_videos"]
+    assert sorted(path.name for path in work.iterdir()) == ["more_corpus", "reports", "videos_more"]

@@ -1,0 +1,144 @@
+"""A distilled adapter in the pipeline: one call a step, as many steps as windows, and nothing it was not taught."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
+from fantasytalking.common.errors import InputError
+from fantasytalking.inference.model_files import find_weights
+from fantasytalking.models.cfg_branches import Formula
+from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait, ScaleSchedule
+from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.distillation_limits import step_count
+from fantasytalking.pipeline.schedulers import Sampler, make_scheduler
+from tests.helpers.tiny_pipeline import DISTILLATION, LORA, open_pipeline, sound
+
+
+@pytest.fixture(scope="module")
+def distilled(saved: Path, fast: Path) -> FantasyTalkingPipeline:
+    pipe = FantasyTalkingPipeline.from_pretrained(saved, adapter=fast)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+Make = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def make(distilled: FantasyTalkingPipeline, portrait: Portrait) -> Make:
+    def video(**changes: Any) -> np.ndarray:
+        options = {"window_frames": 9, "overlap_frames": 4, "prompt": "someone", **changes}
+        generator = torch.Generator().manual_seed(0)
+        made = distilled(portrait, sound(0.3), generator=generator, output_type="latent", **options)
+        return made.frames.numpy()
+
+    return video
+
+
+def test_a_video_takes_one_call_for_each_window(distilled: FantasyTalkingPipeline, make: Make):
+    asked: list[tuple[float, list[list[float]], int]] = []
+
+    def note(_: Any, arguments: tuple[Any, ...], __: Any) -> None:
+        latents, timestep, conditions = arguments
+        asked.append((float(timestep[0]), conditions.guidance.tolist(), len(latents)))
+
+    hook = distilled.transformer.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        make(text_guidance=3.0, audio_guidance=6.0)
+    finally:
+        hook.remove()
+    boundaries = [1000 * 5 * x / (1 + 4 * x) for x in (1.0, 0.75, 0.5, 0.25)]
+    assert [moment for moment, _, _ in asked] == pytest.approx(boundaries, rel=1e-5)
+    assert [(scales, batch) for _, scales, batch in asked] == [([[3.0, 6.0]], 1)] * 4
+
+
+def test_scales_and_motion_are_followed(make: Make):
+    first = make()
+    assert np.array_equal(make(), first)
+    for change in ({"text_guidance": 2.0}, {"audio_guidance": 3.0}, {"motion": 0.9}):
+        assert np.abs(make(**change) - first).max() > 1e-3
+
+
+def test_the_lora_is_fused_and_counts(distilled: FantasyTalkingPipeline, saved: Path):
+    before = FantasyTalkingPipeline.from_pretrained(saved).transformer
+    after = dict(distilled.transformer.named_parameters())
+    assert not any(".lora_" in name for name in after)
+    assert all(not parameter.requires_grad for parameter in after.values())
+    changed = {name for name, value in before.named_parameters() if not torch.equal(value, after[name])}
+    assert changed == {f"blocks.{n}.{layer}.weight" for n in (0, 1) for layer in LORA.targets}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"num_inference_steps": 6}, "takes 4, or a multiple of it"),
+        ({"audio_guidance": ScaleSchedule(5, 3)}, "audio guidance follows a schedule"),
+        ({"text_guidance": ScaleSchedule(5, 5, 0.5)}, "text guidance follows a schedule"),
+        ({"audio_guidance": 7.5}, "was taught 1 to 7"),
+        ({"formula": Formula.audio_first}, "was taught text_first"),
+        ({"keep_colour": 0.5}, "keep_colour is 0.5"),
+        ({"negative_prompt": "blurred"}, "negative prompt"),
+    ],
+)
+def test_what_it_was_not_taught_is_refused(make: Make, change: dict[str, Any], told: str):
+    with pytest.raises(InputError, match=told):
+        make(**change)
+
+
+@pytest.mark.parametrize("sampler", [make_scheduler(Sampler.unipc), make_scheduler(Sampler.euler, 3.0)])
+def test_a_sampler_that_misses_the_windows_is_refused(distilled: FantasyTalkingPipeline, make: Make, sampler: Any):
+    own, distilled.scheduler = distilled.scheduler, sampler
+    try:
+        with pytest.raises(InputError, match="sampler"):
+            make()
+    finally:
+        distilled.scheduler = own
+
+
+def test_the_number_of_steps():
+    assert [step_count(None, None), step_count(None, 7)] == [30, 7]
+    assert [step_count(DISTILLATION, None), step_count(DISTILLATION, 8)] == [4, 8]
+    with pytest.raises(InputError, match="1 to 1000"):
+        step_count(None, 0)
+
+
+def test_weights_tell_what_a_fast_adapter_goes_on(saved: Path, base: Path, adapters: Path, fast: Path):
+    weights = find_weights(InferConfig(base=str(saved), adapter=str(fast)))
+    assert weights.trained_modules() == ["audio", "face", "motion"]
+    assert weights.distillation() == DISTILLATION
+    assert find_weights(InferConfig(base=str(saved))).distillation() is None
+    with pytest.raises(InputError, match="is no saved pipeline"):
+        find_weights(InferConfig(base=str(base), adapter=str(fast))).trained_modules()
+
+
+def test_an_adapter_that_hears_otherwise_is_refused(saved: Path, fast: Path, tmp_path: Path):
+    other = shutil.copytree(fast, tmp_path / "other")
+    values = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**values, "audio_window": "official"}))
+    with pytest.raises(InputError, match="audio windows"):
+        FantasyTalkingPipeline.from_pretrained(saved, adapter=other)
+
+
+def test_what_does_not_go_on_a_saved_pipeline_is_refused(saved: Path, adapters: Path, fast: Path, pipe):
+    with pytest.raises(InputError, match="goes on a Wan base, not on a saved pipeline"):
+        FantasyTalkingPipeline.from_pretrained(saved, adapter=adapters / "all")
+    with pytest.raises(InputError, match="leave one out"):
+        FantasyTalkingPipeline.from_pretrained(saved, adapter=fast, transformer=pipe.transformer)
+
+
+def test_an_adapter_that_holds_everything_opens_on_a_base(
+    base: Path, tmp_path: Path, distilled: FantasyTalkingPipeline
+):
+    model = distilled.transformer
+    config = AdapterConfig(["audio", "face", "motion", "guidance"], "seconds", distillation=DISTILLATION.as_json())
+    save_adapter(model, tmp_path / "whole", config)
+    pipe = open_pipeline(base, tmp_path / "whole")
+    assert pipe.transformer.distillation == DISTILLATION
+    assert pipe.trained_modules == ["audio", "face", "motion"]

@@ -1,0 +1,127 @@
+"""Chosen savings: each does what it says, refuses what cannot work in one line, and is off unless asked for."""
+
+import importlib.util
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
+from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.errors import InputError
+from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.optimizations import SavingsConfig, StepCache, apply_savings, choose_offload
+from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
+
+CPU = torch.device("cpu")
+
+
+def infer_config(*overrides: str) -> InferConfig:
+    return load_config(InferConfig, CONFIGS / "nano" / "infer.yaml", overrides)
+
+
+def test_nothing_is_saved_unless_asked_for():
+    model = tiny_transformer()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    apply_savings(model, infer_config().savings, CPU)
+    assert not model.is_cache_enabled
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "computed"),
+    [
+        (["savings.step_cache=first_block", "savings.threshold=9"], 1),
+        (["savings.step_cache=mag_cache", "savings.mag_ratios=[1,1,1,1,1,1]", "savings.threshold=9", "steps=6"], 2),
+        (["savings.step_cache=taylor_seer", "savings.interval=3"], 4),
+    ],
+)
+@torch.no_grad()
+def test_step_caches_leave_blocks_out(overrides, computed):
+    model, (latents, timestep) = tiny_transformer(), tiny_latents(batch=1)
+    apply_savings(model, infer_config(*overrides).savings, CPU)
+    calls: list[int] = []
+    model.blocks[-1].ffn.net[0].register_forward_hook(lambda *_: calls.append(1))
+    for _ in range(6):
+        with model.cache_context("0:text+audio"):
+            model(latents, timestep, tiny_conditions(batch=1))
+    assert len(calls) == computed
+
+
+@pytest.mark.parametrize("wan_names", [False, True])
+@pytest.mark.parametrize("kohya", [False, True])
+@torch.no_grad()
+def test_a_few_step_lora_is_fused_in_every_spelling(tmp_path, wan_names, kohya):
+    model = tiny_transformer()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    down, up = torch.randn(4, 48), torch.randn(64, 4)
+    layer = "diffusion_model.blocks.1.ffn.0" if wan_names else "blocks.1.ffn.net.0.proj"
+    ends = ("lora_down", "lora_up") if kohya else ("lora_A", "lora_B")
+    tensors = {f"{layer}.{ends[0]}.weight": down, f"{layer}.{ends[1]}.weight": up, f"{layer}.diff_b": torch.ones(64)}
+    if kohya:
+        tensors[f"{layer}.alpha"] = torch.tensor(2.0)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    assert fuse_few_step_lora(model, tmp_path / "lora.safetensors", 0.5) == 1
+    name = "blocks.1.ffn.net.0.proj"
+    change = (0.25 if kohya else 0.5) * (up @ down)
+    torch.testing.assert_close(model.state_dict()[f"{name}.weight"], before[f"{name}.weight"] + change)
+    torch.testing.assert_close(model.state_dict()[f"{name}.bias"], before[f"{name}.bias"] + 0.5)
+    others = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    assert sorted(others) == [f"{name}.bias", f"{name}.weight"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"blocks.9.ffn.0.diff_b": (64,)}, "changes the layer 'blocks.9.ffn.net.0.proj', which this model lacks"),
+        ({"blocks.1.ffn.0.lora_A.weight": (4, 48)}, "half a pair"),
+        ({"blocks.1.ffn.0.lora_A.weight": (4, 48), "blocks.1.ffn.0.lora_B.weight": (63, 4)}, "the model's weight is"),
+        ({"blocks.1.ffn.0.diff_b": (63,)}, "does not fit"),
+        ({"blocks.1.ffn.0.weight": (64, 48)}, "no part of a LoRA"),
+    ],
+)
+def test_a_lora_that_does_not_fit_is_refused_whole(tmp_path, tensors, message):
+    model = tiny_transformer()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    good = {"blocks.0.ffn.0.diff_b": torch.ones(64)}
+    save_file({**good, **{name: torch.ones(shape) for name, shape in tensors.items()}}, tmp_path / "lora.safetensors")
+    with pytest.raises(InputError, match=message):
+        fuse_few_step_lora(model, tmp_path / "lora.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_least_offloading_that_fits_is_chosen():
+    parts = {"transformer": 30 * 2**30, "text_encoder": 10 * 2**30, "vae": 2**29, "audio_encoder": 2**29}
+    assert [choose_offload(parts, limit) for limit in (80, 60, 24)] == ["none", "model", "group"]
+    with pytest.raises(InputError, match=r"savings.gpu_gib is 1; vae, audio_encoder alone need 1.7 GiB"):
+        choose_offload(parts, 1)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("savings.threshold=-1", "savings.threshold is -1.0; it must be 0 to 10"),
+        ("savings.interval=1", "savings.interval is 1; it must be 2 to 100"),
+        ("savings.step_cache=mag_cache", "needs savings.mag_ratios"),
+        ("savings.mag_ratios=[1,1]", "set steps=2"),
+        ("savings.lora=weights.ckpt", "a .safetensors file is needed"),
+        ("savings.gpu_gib=0", "savings.gpu_gib is 0"),
+        ("savings.step_cach=none", "step_cache"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_in_one_line(override, message):
+    with pytest.raises(InputError, match=message) as refused:
+        infer_config(override)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is not None, reason="torchao is there")
+def test_missing_torchao_is_told():
+    with pytest.raises(InputError, match=r"weights is int8, which needs torchao: pip install -e '\.\[quantise\]'"):
+        infer_config("savings.weights=int8")
+
+
+def test_a_half_model_on_a_cpu_attends_in_float32():
+    model = tiny_transformer().bfloat16()
+    apply_savings(model, SavingsConfig(step_cache=StepCache.none), CPU)
+    assert all(block.attn2.processor.in_float32 for block in model.blocks)

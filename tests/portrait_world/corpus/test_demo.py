@@ -1,0 +1,54 @@
+"""data/demo: somebody held out, at rest, and three seconds of a held-out sentence; both come out the same again."""
+
+import wave
+
+import numpy as np
+import pytest
+
+from fantasytalking.media import read_audio, read_image
+from fantasytalking.portrait_world.corpus.demo import FOLDER, IDENTITY, PORTRAIT, SPEECH, Demo, make_demo
+from fantasytalking.portrait_world.people.identity import make_identity
+
+
+@pytest.fixture(scope="module")
+def made() -> Demo:
+    return make_demo()
+
+
+def test_the_person_is_held_out():
+    assert make_identity(IDENTITY).held_out
+
+
+def test_the_portrait_comes_out_the_same_again(made: Demo):
+    kept = read_image(FOLDER / PORTRAIT).astype(int)
+    assert kept.shape == (256, 256, 3)
+    assert np.abs(kept - made.portrait).max() <= 1, "another processor may round a pixel otherwise"
+
+
+def test_the_speech_comes_out_the_same_again(made: Demo):
+    with wave.open(str(FOLDER / SPEECH)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16000, 1, 2)
+        kept = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(int)
+    assert len(kept) == len(made.speech.samples)
+    assert np.abs(kept - made.speech.samples).max() <= 1
+
+
+def test_the_files_are_small():
+    assert all((FOLDER / name).stat().st_size < 150_000 for name in (PORTRAIT, SPEECH))
+
+
+def test_silence_stands_around_about_three_seconds_of_speech():
+    sound = read_audio(FOLDER / SPEECH)
+    assert 2.5 < len(sound) / 16000 < 3.5
+    assert max(np.abs(sound[:3200]).max(), np.abs(sound[-4800:]).max()) < 0.01
+    assert np.abs(sound).max() > 0.5
+
+
+def test_the_mouth_is_closed_and_the_face_is_found():
+    pytest.importorskip("mediapipe")
+    from fantasytalking.perception.face_track import detect_faces
+    from fantasytalking.perception.landmark_measures import eye_opening, mouth_opening
+
+    (face,) = detect_faces(read_image(FOLDER / PORTRAIT))
+    assert mouth_opening(face.landmarks) < 0.04, "speech reaches 0.3"
+    assert eye_opening(face.landmarks).min() > 0.2

@@ -1,0 +1,89 @@
+"""How someone acts a sentence: the intensities rule what they should and nothing else."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fantasytalking.portrait_world.motion.frame_state import FaceState
+from fantasytalking.portrait_world.motion.performance import FRAMES_PER_SECOND, frame_count, perform
+from fantasytalking.portrait_world.speech.synthesis import Speech, Voice, speak
+
+FACE = ("mouth_open", "mouth_width", "brow", "smile", "frown", "squint", "blink")
+POSTURE = ("yaw", "pitch", "roll", "x", "y", "shoulder_x", "shoulder_roll")
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@pytest.fixture(scope="module")
+def speech() -> Speech:
+    return speak("My brother keeps bees behind the old wooden barn.", Voice("en-us+f2", 160, 50, 50))
+
+
+def tracks(speech: Speech, expression: float, body: float, seed: int = 3) -> dict[str, np.ndarray]:
+    states = perform(speech, expression, body, np.random.default_rng(seed)).states
+    return {
+        field.name: np.array([getattr(state, field.name) for state in states])
+        for field in dataclasses.fields(FaceState)
+    }
+
+
+def strength(played: dict[str, np.ndarray], names: tuple[str, ...]) -> float:
+    return float(np.mean([played[name].std() for name in names]))
+
+
+def test_expression_moves_the_face_and_not_the_head(speech: Speech) -> None:
+    played = [tracks(speech, level, 0.5) for level in LEVELS]
+    face = [strength(track, FACE) for track in played]
+    assert face == sorted(face)
+    assert face[-1] > 2 * face[0]
+    for name in POSTURE:
+        assert all(np.array_equal(track[name], played[0][name]) for track in played)
+
+
+def test_body_moves_head_and_shoulders_and_not_the_face(speech: Speech) -> None:
+    played = [tracks(speech, 0.5, level) for level in LEVELS]
+    posture = [strength(track, POSTURE) for track in played]
+    assert posture == sorted(posture)
+    assert posture[-1] > 10 * posture[0]
+    for name in FACE:
+        assert all(np.array_equal(track[name], played[0][name]) for track in played)
+
+
+def test_a_still_body_hardly_moves(speech: Speech) -> None:
+    played = tracks(speech, 1.0, 0.0)
+    assert max(np.abs(played[name]).max() for name in ("yaw", "pitch", "roll")) < 0.03
+
+
+def test_an_empty_face_keeps_brows_and_corners_still(speech: Speech) -> None:
+    played = tracks(speech, 0.0, 1.0)
+    assert all(np.abs(played[name]).max() == 0 for name in ("brow", "smile", "frown"))
+    assert played["mouth_open"].max() > 0.25
+
+
+def test_there_is_a_frame_for_every_25th_of_a_second(speech: Speech) -> None:
+    performance = perform(speech, 0.5, 0.5, np.random.default_rng(0))
+    assert abs(len(performance.states) / FRAMES_PER_SECOND - speech.seconds) <= 1 / FRAMES_PER_SECOND
+    assert len(performance.states) == len(performance.phonemes) == frame_count(speech.seconds)
+
+
+def test_the_mouth_is_shut_before_and_after_speaking(speech: Speech) -> None:
+    opening = tracks(speech, 1.0, 0.5)["mouth_open"]
+    assert opening[:3].max() < 0.02
+    assert opening[-3:].max() < 0.02
+    assert opening.min() >= 0 and opening.max() <= 1
+
+
+def test_the_mouth_opens_with_the_sound(speech: Speech) -> None:
+    frames = speech.samples[: len(speech.samples) // 882 * 882].astype(float).reshape(-1, 882)
+    level = np.sqrt(np.sqrt((frames**2).mean(1)))
+    for expression in (0.0, 1.0):
+        opening = tracks(speech, expression, 0.5)["mouth_open"]
+        count = min(len(opening), len(level))
+        assert np.corrcoef(opening[:count], level[:count])[0, 1] > 0.5
+
+
+def test_chance_is_in_the_seed_alone(speech: Speech) -> None:
+    assert perform(speech, 0.5, 0.5, np.random.default_rng(1)) == perform(speech, 0.5, 0.5, np.random.default_rng(1))
+    first, second = tracks(speech, 0.5, 0.5, seed=1), tracks(speech, 0.5, 0.5, seed=2)
+    assert not np.allclose(first["yaw"], second["yaw"])
+    assert np.array_equal(first["mouth_open"], second["mouth_open"])

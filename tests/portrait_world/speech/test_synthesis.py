@@ -1,0 +1,70 @@
+"""Speech from eSpeak NG: repeatable, with phonemes that cover the sound."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fantasytalking import media
+from fantasytalking.common.errors import InputError
+from fantasytalking.media import read_audio
+from fantasytalking.portrait_world.people.identity import make_identity
+from fantasytalking.portrait_world.speech.synthesis import Voice, speak
+
+# A voice with breath in it, which the library takes from a random generator.
+VOICE = make_identity(1).voice
+TEXT = "Bob moved the map."
+
+
+def test_the_same_words_sound_the_same_whatever_was_said_before() -> None:
+    first = speak(TEXT, VOICE)
+    speak("Something else entirely.", Voice("en-gb-x-rp+m3", 140, 40, 60))
+    again = speak(TEXT, VOICE)
+    assert np.array_equal(first.samples, again.samples)
+    assert first.phonemes == again.phonemes
+
+
+def test_phonemes_cover_the_sound_without_a_gap() -> None:
+    speech = speak(TEXT, VOICE)
+    assert speech.sample_rate == 22050
+    assert speech.phonemes[0].start == 0
+    assert speech.phonemes[-1].end == pytest.approx(speech.seconds)
+    for earlier, later in zip(speech.phonemes[:-1], speech.phonemes[1:], strict=True):
+        assert earlier.end == later.start
+    assert [phoneme.symbol for phoneme in speech.phonemes].count("m") == 2
+
+
+def test_it_is_silent_where_the_phonemes_say_so() -> None:
+    speech = speak(TEXT, VOICE)
+    first = speech.phonemes[0]
+    assert first.symbol == "_"
+    samples = np.abs(speech.samples.astype(float))
+    assert samples[: int(0.9 * first.end * speech.sample_rate)].max() < 0.02 * samples.max()
+    assert samples.max() == pytest.approx(0.7 * 32767, abs=1)
+
+
+def test_rate_and_voice_change_the_speech() -> None:
+    slow, fast = speak(TEXT, Voice("en-us+f3", 110, 50, 50)), speak(TEXT, Voice("en-us+f3", 220, 50, 50))
+    assert slow.seconds > 1.3 * fast.seconds
+    other = speak(TEXT, Voice("en-us+m3", 110, 50, 50))
+    assert not np.array_equal(other.samples[:20000], slow.samples[:20000])
+
+
+def test_the_voices_of_many_people_exist() -> None:
+    names = {make_identity(number).voice.name for number in range(60)}
+    assert len(names) >= 20
+    for name in sorted(names):
+        assert speak("Yes.", Voice(name, 160, 50, 50)).seconds > 0.6
+
+
+@pytest.mark.parametrize("text", ["", "   ", "...", "word " * 200])
+def test_what_cannot_be_spoken_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        speak(text, VOICE)
+
+
+def test_the_wave_file_is_what_was_spoken(tmp_path: Path) -> None:
+    speech = speak(TEXT, VOICE)
+    media.write_wave(tmp_path / "speech.wav", speech.samples, speech.sample_rate)
+    heard = read_audio(tmp_path / "speech.wav", sample_rate=speech.sample_rate)
+    assert np.abs(heard - speech.samples / 32768).max() < 1e-4

@@ -1,0 +1,54 @@
+"""kill -9 in the middle of a run, then the same command again."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.trainer import Trainer
+from tests.helpers.fork_server import PROCESSES
+from tests.training.conftest import Configure
+from tests.training.run_artifacts import adapter, checkpoint, losses, same
+
+
+def train(config: TrainConfig) -> None:
+    torch.set_num_threads(1)
+    Trainer(config).train()
+
+
+def seen(output: Path, moment: str) -> bool:
+    """Whether the run is well under way, and in the midst of what `moment` says."""
+    saved = [path for path in (output / "checkpoints").glob("*step-*") if path.name.startswith("step-")]
+    saving = list((output / "checkpoints").glob(".step-*.partial"))
+    return bool(saved) and bool(saving) == (moment == "while saving")
+
+
+@pytest.mark.parametrize("moment", ["while training", "while saving"])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(moment: str, configure: Configure):
+    changes = {"stage__steps": 12, "saving__every": 2, "optimiser__ema_decay": 0.9}
+    killed, straight = configure("killed", **changes), configure("straight", **changes)
+    output = Path(killed.output)
+
+    process = PROCESSES.Process(target=train, args=(killed,))
+    process.start()
+    while process.is_alive():
+        if seen(output, moment):
+            process.kill()
+            break
+        time.sleep(0.0005)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "the run was over before it could be killed"
+    assert not (output / "adapter").exists()
+
+    for config in (killed, straight):  # each a process of its own, as a command is
+        again = PROCESSES.Process(target=train, args=(config,))
+        again.start()
+        again.join()
+        assert again.exitcode == 0
+    assert same(checkpoint(output, 12), checkpoint(Path(straight.output), 12))
+    assert same(adapter(output), adapter(straight.output))
+    assert losses(output) == losses(straight.output)
+    assert not list((output / "checkpoints").glob(".*"))

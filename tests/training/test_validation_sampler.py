@@ -1,0 +1,241 @@
+"""Validation videos while a tiny model trains: they are made, they can be played, and training does not notice."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import InputError
+from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
+from fantasytalking.inference.validation_sampler import SHEET, VIDEO, PortraitValidation
+from fantasytalking.media import probe, read_audio, read_image, read_video, write_image, write_video
+from fantasytalking.models.presets import load_model_config
+from fantasytalking.portrait_world.corpus.demo import FOLDER, PORTRAIT, SPEECH
+from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.portrait_world.motion.frame_state import FaceState
+from fantasytalking.portrait_world.people.identity import make_identity
+from fantasytalking.train import run as run_command
+from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.trainer import Trainer
+from tests.helpers import tiny_components
+from tests.helpers.tiny_transformer import save_base
+from tests.training import tiny_corpus
+from tests.training.run_artifacts import adapter, losses, same
+from tests.training.test_distributed import launch
+from tests.training.tiny_corpus import overrides
+
+pytest.importorskip("mediapipe")
+
+SHOWN = {
+    "validation__every": 1,
+    "validation__portrait": FOLDER / PORTRAIT,
+    "validation__audio": FOLDER / SPEECH,
+    "validation__seconds": 0.6,
+    "validation__steps": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base with all its encoders, and a corpus of features that are as wide as theirs."""
+    base = tiny_components.build(tmp_path_factory.mktemp("whole"), load_model_config("nano").portrait.audio_dim)
+    widths = {"text_dim": tiny_components.TEXT_DIM, "image_dim": tiny_components.IMAGE_DIM}
+    save_base(base / "transformer", num_layers=2, **widths)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in widths.items():
+            patch.setattr(tiny_corpus, name.upper(), value)
+        manifest = tiny_corpus.make_corpus(tmp_path_factory.mktemp("features"))
+        driven = tiny_corpus.make_driven_corpus(tmp_path_factory.mktemp("driven"))
+    return {"base": base, "manifest": manifest, "driven": driven}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """two.png: two people; one.mp4 and other.mp4: somebody talks; encoder: what reads them; wide: of other sizes."""
+    folder = tmp_path_factory.mktemp("given")
+    pair = [Sitter(make_identity(identity), 96).portrait()[:, 16:80] for identity in (3, 8)]
+    write_image(folder / "two.png", np.concatenate(pair, axis=1))
+    for name, identity, count in (("one", 8, 14), ("other", 3, 12)):
+        sitter = Sitter(make_identity(identity), 96)
+        states = [FaceState(mouth_open=0.3 + 0.3 * np.sin(number), yaw=0.02 * number) for number in range(count)]
+        write_video(folder / f"{name}.mp4", [sitter.frame(state) for state in states], fps=25)
+    for name, dims in (("encoder", [2, 2, 3, 4]), ("wide", [2, 2, 3, 5])):
+        config = ExpressionEncoderConfig(dims, size=16, channels=[8, 8], hidden=8)
+        ExpressionEncoder(ExpressionNetwork(config)).save_pretrained(folder / name)
+    return folder
+
+
+def settings(folder: Path, places: dict[str, Path], **changes: object) -> list[str]:
+    return overrides(folder, places["manifest"], places["base"], **changes)
+
+
+def config_of(folder: Path, places: dict[str, Path], **changes: object) -> TrainConfig:
+    return load_config(TrainConfig, None, settings(folder, places, **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["fsdp", "zero3"])
+def test_sharded_processes_make_the_video_of_a_base_that_trains(tmp_path: Path, places: dict[str, Path], config: str):
+    """Its weights are float32 and it computes in bf16."""
+    changes = {"precision": "bf16", "stage__trainable": "['*']", "stage__steps": 1, "saving__every": 1}
+    options = settings(tmp_path / "run", places, **changes, **SHOWN)
+    launch(options, tmp_path, f"{config}.yaml", 2, str(Path(__file__).parent / "cpu_sharding.py"))
+    assert read_video(tmp_path / "run" / "validation" / "step-00000001" / VIDEO).frames.std() > 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "optimiser__ema_decay": 0.9}], ids=["fp32", "bf16"])
+def test_every_step_leaves_a_video_and_a_contact_sheet(
+    tmp_path: Path, places: dict[str, Path], changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "shown"
+    chosen = settings(folder, places, **SHOWN, **changes, logging__trackers="[tensorboard,wandb]")
+    monkeypatch.setattr(sys, "argv", ["train_stage1.py", *chosen])
+    run_command("stage1", "about")
+    for step in (1, 2):
+        made = folder / "validation" / f"step-{step:08d}"
+        video = read_video(made / VIDEO)
+        assert video.frames.shape == (15, 64, 64, 3)
+        assert len(read_audio(made / VIDEO)) / 16000 == pytest.approx(0.6, abs=0.05)
+        assert probe(made / VIDEO).fps == 25
+        assert read_image(made / SHEET).shape[2] == 3
+    assert len(list(folder.rglob("wandb/**/media/videos/validation/video_*.mp4"))) == 2
+    told = b"".join(path.read_bytes() for path in folder.rglob("events.out.tfevents.*"))
+    assert b"validation/contact_sheet" in told and b"validation/face_seen" in told
+
+    plain = load_config(TrainConfig, preset_path("nano", "stage1"), settings(tmp_path / "plain", places, **changes))
+    Trainer(plain).train()
+    assert losses(folder) == losses(plain.output)
+    assert same(adapter(folder), adapter(plain.output))
+
+
+def test_the_video_is_of_the_weights_as_they_stand(tmp_path: Path, places: dict[str, Path]):
+    changes = {**SHOWN, "stage__trainable": "['*']", "optimiser__learning_rate": 0.1}
+    config = config_of(tmp_path / "run", places, **changes)
+    Trainer(config, PortraitValidation(config)).train()
+    first, second = (
+        read_video(tmp_path / "run" / "validation" / f"step-{step:08d}" / VIDEO).frames.astype(int) for step in (1, 2)
+    )
+    assert np.abs(first - second).mean() > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"validation__portrait": "nobody.png"}, "image 'nobody.png' does not exist"),
+        ({"validation__audio": FOLDER / PORTRAIT}, "sound"),
+        ({"validation__infer": "none.yaml"}, "config 'none.yaml' does not exist"),
+        ({"validation__seconds": 90}, "validation.seconds is 90"),
+        ({"validation__seed": -1}, "validation.seed is -1"),
+    ],
+)
+def test_what_cannot_be_used_is_told_before_the_first_step(
+    tmp_path: Path, places: dict[str, Path], changes: dict[str, object], told: str
+):
+    with pytest.raises(InputError, match=told):
+        PortraitValidation(config_of(tmp_path / "run", places, **{**SHOWN, **changes}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_base_without_encoders_is_told(tmp_path: Path, places: dict[str, Path]):
+    alone = {**places, "base": places["base"] / "transformer"}
+    with pytest.raises(InputError, match=r"has no vae; name a diffusers folder .* validation\.infer"):
+        PortraitValidation(config_of(tmp_path / "run", alone, **SHOWN))
+
+
+def driven_by(given: Path, places: dict[str, Path], **changes: object) -> tuple[dict[str, Path], dict[str, object]]:
+    """A portrait stage whose validation shows two people, each driven by a video."""
+    shown: dict[str, object] = {
+        **tiny_corpus.PORTRAIT,
+        **SHOWN,
+        "stage__init_from": "null",
+        "optimiser__kind": "adamw",
+        "optimiser__ema_decay": 0,
+        "validation__portrait": given / "two.png",
+        "validation__audio": "null",
+        "validation__drive": [str(given / "one.mp4"), str(given / "other.mp4")],
+        "validation__expression_encoder": given / "encoder",
+    }
+    return {**places, "manifest": places["driven"]}, {**shown, **changes}
+
+
+def shown_at(folder: Path, step: int) -> np.ndarray:
+    return read_video(folder / "validation" / f"step-{step:08d}" / VIDEO).frames.astype(int)
+
+
+def test_faces_are_driven_by_videos(
+    tmp_path: Path, places: dict[str, Path], given: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "shown"
+    places, changes = driven_by(given, places, optimiser__learning_rate=0.1)
+    monkeypatch.setattr(sys, "argv", ["train_portrait.py", *settings(folder, places, **changes)])
+    run_command("portrait", "about")
+    video = folder / "validation" / "step-00000002" / VIDEO
+    assert probe(video).frames == 12 and not probe(video).has_audio, "as long as the shorter driver"
+    assert read_image(video.with_name(SHEET)).shape[2] == 3
+    # The expression alone trains, so whatever changes came from the drivers.
+    assert (shown_at(folder, 1) != shown_at(folder, 2)).mean() > 0.1
+
+    chosen = settings(tmp_path / "plain", places, **{**changes, "validation__every": 0})
+    plain = load_config(TrainConfig, preset_path("nano", "portrait"), chosen)
+    Trainer(plain).train()
+    assert losses(folder) == losses(plain.output)
+    assert same(adapter(folder), adapter(plain.output))
+
+
+def test_one_is_driven_and_talks_and_without_drivers_the_expression_changes_nothing(
+    tmp_path: Path, places: dict[str, Path], given: Path
+):
+    alone = {"validation__portrait": FOLDER / PORTRAIT, "validation__seconds": 0.4, "precision": "bf16"}
+    places, changes = driven_by(given, places, optimiser__learning_rate=0.1, **alone)
+    both = {"validation__drive": [str(given / "one.mp4")], "validation__audio": FOLDER / SPEECH}
+    for name, changed in (("both", both), ("heard", {**both, "validation__drive": "[]"})):
+        config = config_of(tmp_path / name, places, **{**changes, **changed})
+        Trainer(config, PortraitValidation(config)).train()
+    assert probe(tmp_path / "both" / "validation" / "step-00000002" / VIDEO).has_audio
+    assert (shown_at(tmp_path / "both", 1) != shown_at(tmp_path / "both", 2)).mean() > 0.1
+    assert (shown_at(tmp_path / "heard", 1) == shown_at(tmp_path / "heard", 2)).all()
+
+
+def test_the_encoder_in_the_base_reads_the_drivers(tmp_path: Path, places: dict[str, Path], given: Path):
+    places, changes = driven_by(given, places, validation__expression_encoder="null")
+    shutil.copytree(places["base"], tmp_path / "base")
+    shutil.copytree(given / "encoder", tmp_path / "base" / "expression_encoder")
+    sample = PortraitValidation(config_of(tmp_path / "run", {**places, "base": tmp_path / "base"}, **changes))
+    assert [len(driver.features) for driver in sample.people.drivers] == [14, 12]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"validation__drive": "[nowhere.mp4,nowhere.mp4]"}, "driver 'nowhere.mp4' does not exist"),
+        (
+            {"validation__expression_encoder": "null"},
+            "no expression encoder .* validation.expression_encoder=",
+        ),
+        ({"validation__expression_encoder": "./none"}, "'./none' does not exist"),
+        (
+            {"validation__expression_encoder": "WIDE"},
+            r"gives \[2, 2, 3, 5\] .*dims is \[2, 2, 3, 4\]",
+        ),
+        ({"validation__portrait": FOLDER / PORTRAIT}, "1 face was found in the picture and 2 are needed"),
+        ({"validation__drive": f"[{FOLDER / SPEECH},{FOLDER / SPEECH}]"}, "has no picture"),
+        (
+            {"validation__audio": FOLDER / SPEECH, "validation__seconds": 1},
+            "has 0.56 s, the sound 1.00 s; give a longer driver",
+        ),
+        ({"validation__drive": "[]"}, "neither validation.audio nor validation.drive is given"),
+        ({"stage__expression": "null"}, "validation.drive names 2 .* no expression condition"),
+    ],
+)
+def test_what_cannot_drive_is_told_before_the_first_step(
+    tmp_path: Path, places: dict[str, Path], given: Path, changes: dict[str, object], told: str
+):
+    changes = {key: given / "wide" if value == "WIDE" else value for key, value in changes.items()}
+    places, changes = driven_by(given, places, **changes)
+    with pytest.raises(InputError, match=told) as error:
+        PortraitValidation(config_of(tmp_path / "run", places, **changes))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
