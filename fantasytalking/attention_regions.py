@@ -2,9 +2,10 @@
 
 Axes: P people, N video frames, F latent frames, H and W pixels, h and w video tokens (H/16, W/16).
 
-A region says for every person which video tokens attend to them. Two rules make them: `label_regions`, the released
-one, from still pixel masks in an order; and `box_regions`, ours, from a box for every frame, in which the order of the
-people means nothing. What is nobody's is background, and `Background` says to whom it attends.
+A region says for every person which video tokens attend to them. Two rules make them: `regions_from_masks`, the
+released one, from still pixel masks in an order; and `regions_from_boxes`, ours, from a box for every frame, in which
+the order of the people means nothing. What is nobody's is background, and `BackgroundAttention` says to whom it
+attends.
 """
 
 from enum import Enum
@@ -19,11 +20,11 @@ from fantasytalking.conditions import latent_frame_count
 
 TOKEN_PIXELS = 16
 """Pixels of a video token's side: the VAE's 8 times the transformer's patch of 2."""
-MOST_EXCURSION = 0.25
+MAX_BOX_EXPANSION = 0.25
 """Of the face's size: the most that a box is widened on a side by its driver's movement (released code)."""
 
 
-class Background(Enum):
+class BackgroundAttention(Enum):
     """To whom video tokens attend that are in nobody's region."""
 
     everyone = "everyone"
@@ -34,7 +35,9 @@ class Background(Enum):
     """Faces attend to everyone too: what the mask is worth is measured against this."""
 
 
-def label_regions(masks: Tensor, num_frames: int, background: Background = Background.everyone) -> Tensor:
+def regions_from_masks(
+    masks: Tensor, num_frames: int, background: BackgroundAttention = BackgroundAttention.everyone
+) -> Tensor:
     """Regions of still pixel masks by the released rule: every pixel has one label, and labels are max-pooled.
 
     Where masks overlap, or one token has pixels of several people, the later person has it, so the order counts.
@@ -61,7 +64,9 @@ def label_regions(masks: Tensor, num_frames: int, background: Background = Backg
     return owned[:, None].expand(-1, latent_frame_count(num_frames), -1, -1)
 
 
-def box_regions(boxes: Tensor, height: int, width: int, background: Background = Background.everyone) -> Tensor:
+def regions_from_boxes(
+    boxes: Tensor, height: int, width: int, background: BackgroundAttention = BackgroundAttention.everyone
+) -> Tensor:
     """Regions of tracked boxes: a token is the person's whose face covers most of it.
 
     A latent frame takes the boxes of all its frames. Where two cover a token alike, it is theirs whose face's centre
@@ -85,32 +90,32 @@ def box_regions(boxes: Tensor, height: int, width: int, background: Background =
     if bool((boxes[..., 2:] <= boxes[..., :2]).any()):
         raise InputError("a face box ends before it begins; give left, top, right, bottom in pixels")
     latent_frame_count(boxes.shape[1])
-    share, distance = _over_latent_frames(*_closeness(boxes.double(), height, width))
+    share, distance = _reduce_to_latent_frames(*_coverage_and_distance(boxes.double(), height, width))
     best = share >= share.amax(dim=0)
     distance = distance.masked_fill(~best, torch.inf)
     owned = best & (share > 0) & (distance <= distance.amin(dim=0))
     return _with_background(owned, background)
 
 
-def widen_boxes(boxes: Tensor, driver_boxes: Tensor) -> Tensor:
+def expand_boxes(boxes: Tensor, driving_boxes: Tensor) -> Tensor:
     """Faces' boxes in a portrait, widened by how far each driver's face moves from where it began (released code).
 
     Args:
         boxes: (P, 4) left, top, right, bottom in the portrait's pixels.
-        driver_boxes: (P, N, 4) in the drivers' pixels; NaN where no face is, but not in the first frame.
+        driving_boxes: (P, N, 4) in the drivers' pixels; NaN where no face is, but not in the first frame.
 
     Returns:
         (P, 4), each side moved by at most a quarter of the face's own size.
     """
-    size = driver_boxes[:, 0, 2:] - driver_boxes[:, 0, :2]
-    start = driver_boxes[:, :1]
-    away = torch.cat([start[..., :2] - driver_boxes[..., :2], driver_boxes[..., 2:] - start[..., 2:]], dim=-1)
+    size = driving_boxes[:, 0, 2:] - driving_boxes[:, 0, :2]
+    start = driving_boxes[:, :1]
+    away = torch.cat([start[..., :2] - driving_boxes[..., :2], driving_boxes[..., 2:] - start[..., 2:]], dim=-1)
     furthest = away.nan_to_num(0.0).amax(dim=1) / size.repeat(1, 2)  # (P, 4), at least 0: the first frame's
-    side = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2) * furthest.clamp(max=MOST_EXCURSION)
+    side = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2) * furthest.clamp(max=MAX_BOX_EXPANSION)
     return torch.cat([boxes[:, :2] - side[:, :2], boxes[:, 2:] + side[:, 2:]], dim=1)
 
 
-def _closeness(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def _coverage_and_distance(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Share of each token that a box covers, and the distance of their centres in boxes: (P, N, h, w) each."""
     left, top, right, bottom = boxes[..., None].unbind(dim=2)  # (P, N, 1)
     columns = torch.arange(0, width, TOKEN_PIXELS, dtype=boxes.dtype, device=boxes.device)
@@ -127,18 +132,18 @@ def _closeness(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     return share.nan_to_num(0.0), distance.nan_to_num(torch.inf)
 
 
-def _over_latent_frames(share: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+def _reduce_to_latent_frames(coverage: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
     """The largest share and the smallest distance within each latent frame: frame 0, then every 4."""
 
     def groups(values: Tensor) -> Tensor:
         return rearrange(values[:, 1:], "p (f four) h w -> p f four h w", four=4)
 
-    largest = torch.cat([share[:, :1], groups(share).amax(dim=2)], dim=1)
+    largest = torch.cat([coverage[:, :1], groups(coverage).amax(dim=2)], dim=1)
     return largest, torch.cat([distance[:, :1], groups(distance).amin(dim=2)], dim=1)
 
 
-def _with_background(owned: Tensor, background: Background) -> Tensor:
+def _with_background(owned: Tensor, background: BackgroundAttention) -> Tensor:
     """What nobody owns goes to everyone or stays nobody's, or all goes to everyone: (P, ...) bool."""
-    if background is Background.no_mask:
+    if background is BackgroundAttention.no_mask:
         return torch.ones_like(owned)
-    return owned if background is Background.nobody else owned | ~owned.any(dim=0)
+    return owned if background is BackgroundAttention.nobody else owned | ~owned.any(dim=0)

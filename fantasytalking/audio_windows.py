@@ -16,11 +16,11 @@ from fantasytalking.conditions import latent_frame_count
 
 TOKENS_PER_SECOND = 50.0
 """wav2vec2: a stride of 320 samples at 16 kHz."""
-FIRST_TOKEN_CENTRE = 200 / 16000
+FIRST_TOKEN_CENTER_SECONDS = 200 / 16000
 """Seconds: the middle of the first token's receptive field of 400 samples."""
-WINDOW_SECONDS = 0.34
+AUDIO_WINDOW_SECONDS = 0.34
 """Default span of a window: 17 tokens, what the released rule gives at its own 23 fps."""
-RELEASED_WIDENING = 4
+RELEASED_WINDOW_MARGIN = 4
 """Tokens the released code adds on both sides of a range."""
 
 
@@ -33,7 +33,7 @@ class AudioWindows(NamedTuple):
     """(B, W, L) bool, True where the token is real."""
 
 
-def clip_window(features: Tensor) -> AudioWindows:
+def clip_level_window(features: Tensor) -> AudioWindows:
     """One window that holds the whole clip: stage 1, clip-level alignment (paper section 3.1).
 
     Args:
@@ -44,7 +44,7 @@ def clip_window(features: Tensor) -> AudioWindows:
     return AudioWindows(tokens, torch.ones(tokens.shape[:3], dtype=torch.bool, device=features.device))
 
 
-def official_windows(features: Tensor, num_frames: int) -> AudioWindows:
+def released_frame_windows(features: Tensor, num_frames: int) -> AudioWindows:
     """One window a latent frame by the released code's integer arithmetic, for weights trained with it.
 
     The window's length depends on the frame rate: 17 tokens at 23 fps, 15 at 25.
@@ -56,13 +56,13 @@ def official_windows(features: Tensor, num_frames: int) -> AudioWindows:
     Raises:
         InputError: a wrong number of frames, or audio shorter than one window's core.
     """
-    ranges = official_ranges(features.shape[1], num_frames)
+    ranges = released_token_ranges(features.shape[1], num_frames)
     _check_features(features, ranges[0][1] - ranges[0][0] + 1, "one window")
-    first = torch.tensor([start - RELEASED_WIDENING for start, _ in ranges])
-    return cut_windows(features, first, ranges[0][1] - ranges[0][0] + 1 + 2 * RELEASED_WIDENING)
+    first = torch.tensor([start - RELEASED_WINDOW_MARGIN for start, _ in ranges])
+    return cut_windows(features, first, ranges[0][1] - ranges[0][0] + 1 + 2 * RELEASED_WINDOW_MARGIN)
 
 
-def official_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, int]]:
+def released_token_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, int]]:
     """First and last token of each latent frame, inclusive, before widening (released inference code).
 
     Frame 0 mirrors the start of frame 1, so it begins before the clip.
@@ -89,8 +89,11 @@ def official_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, int]]:
     return [(start_of_one - 2 * half, start_of_one)] + [around(frame) for frame in range(1, latent_frames)]
 
 
-def frame_windows(features: Tensor, frame_times: Tensor, span: float = WINDOW_SECONDS) -> AudioWindows:
-    """One window a latent frame, `span` seconds around its true time: the same at every frame rate. Our default.
+def timed_frame_windows(
+    features: Tensor, frame_times: Tensor, window_seconds: float = AUDIO_WINDOW_SECONDS
+) -> AudioWindows:
+    """One window a latent frame, `window_seconds` seconds around its true time: the same at every frame rate. Our
+    default.
 
     Latent frame 0 is frame 0; latent frame k > 0 is frames 4k-3 to 4k. A latent frame's time is the middle of the
     time during which its frames are shown, so variable frame rates need nothing else.
@@ -99,27 +102,27 @@ def frame_windows(features: Tensor, frame_times: Tensor, span: float = WINDOW_SE
         features: (B, T, C) wav2vec2 tokens; token t is centred at (320 t + 200) / 16000 s of the clip.
         frame_times: (num_frames,) or (B, num_frames) seconds from the clip's start at which each frame appears,
             increasing, num_frames = 1 + 4k > 1.
-        span: width of a window in seconds; it is rounded to an odd number of tokens.
+        window_seconds: width of a window in seconds; it is rounded to an odd number of tokens.
 
     Raises:
         InputError: times that do not increase, a wrong number of frames, or audio shorter than one window.
     """
-    length = window_length(span)
-    _check_features(features, length, f"one window of {span} s")
+    length = tokens_per_window(window_seconds)
+    _check_features(features, length, f"one window of {window_seconds} s")
     # Token whose centre is nearest; half a token up, so that a tie is broken alike on every platform.
-    centre = torch.floor((latent_frame_times(frame_times) - FIRST_TOKEN_CENTRE) * TOKENS_PER_SECOND + 0.5)
+    centre = torch.floor((latent_frame_times(frame_times) - FIRST_TOKEN_CENTER_SECONDS) * TOKENS_PER_SECOND + 0.5)
     return cut_windows(features, centre.long() - length // 2, length)
 
 
-def window_length(span: float) -> int:
-    """Tokens in a window of `span` seconds: the nearest odd number, so that it has a middle.
+def tokens_per_window(window_seconds: float) -> int:
+    """Tokens in a window of `window_seconds` seconds: the nearest odd number, so that it has a middle.
 
     Raises:
         InputError: a span under one token or over ten seconds.
     """
-    if not 1 / TOKENS_PER_SECOND <= span <= 10:
-        raise InputError(f"an audio window of {span} s; it must be {1 / TOKENS_PER_SECOND} to 10 s")
-    return 2 * int((span * TOKENS_PER_SECOND - 1) / 2 + 0.5) + 1
+    if not 1 / TOKENS_PER_SECOND <= window_seconds <= 10:
+        raise InputError(f"an audio window of {window_seconds} s; it must be {1 / TOKENS_PER_SECOND} to 10 s")
+    return 2 * int((window_seconds * TOKENS_PER_SECOND - 1) / 2 + 0.5) + 1
 
 
 def latent_frame_times(frame_times: Tensor) -> Tensor:
@@ -141,7 +144,7 @@ def latent_frame_times(frame_times: Tensor) -> Tensor:
     return torch.cat([first, groups], dim=-1)
 
 
-def join_speakers(windows: Sequence[AudioWindows]) -> AudioWindows:
+def join_speaker_windows(windows: Sequence[AudioWindows]) -> AudioWindows:
     """The windows of several speakers side by side, as `Conditions.speaker_regions` tells them apart.
 
     Args:

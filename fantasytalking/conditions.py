@@ -24,14 +24,14 @@ class ExpressionCondition(NamedTuple):
     """(B, P, 1 + 4 (F - 1)) bool, True where the frame has features; all False for a person that a sample lacks."""
     regions: Tensor | None
     """(B, P, F, H/2, W/2) bool, True where a video token attends to the person; None = all do, for one person only."""
-    gate: Tensor
+    scale: Tensor
     """(B,) weight; 0 = dropped, 1 = as trained."""
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
     ) -> "ExpressionCondition":
         """Moves every tensor to `device` and every floating-point tensor to `dtype`."""
-        return self._replace(**_moved(self, device, dtype, non_blocking))
+        return self._replace(**_moved_tensors(self, device, dtype, non_blocking))
 
 
 class Conditions(NamedTuple):
@@ -41,22 +41,22 @@ class Conditions(NamedTuple):
     frame (stage 2 and inference), paper section 3.1.
     """
 
-    text: Tensor
+    prompt_embeds: Tensor
     """(B, T, D_text) umT5 states; Wan pads to T = 512, shorter is allowed."""
-    image: Tensor | None
+    image_embeds: Tensor | None
     """(B, I, D_clip) CLIP states of the portrait (I = 257 for Wan); None for a base without image cross-attention."""
-    latents: Tensor
+    image_latents: Tensor
     """(B, 20, F, H, W) first-frame mask (4 channels) and first-frame latents (16), concatenated to the noisy ones."""
-    audio: Tensor
+    audio_embeds: Tensor
     """(B, 1 or F, L, D_audio) wav2vec2 features cut into windows. With `speaker_regions`, L holds one equal block for
-    every speaker, in the order of the regions (`audio_windows.join_speakers`)."""
+    every speaker, in the order of the regions (`audio_windows.join_speaker_windows`)."""
     audio_mask: Tensor
     """(B, 1 or F, L) bool, True where the token is real. What stands in the others never matters."""
-    face: Tensor
+    face_embeds: Tensor
     """(B, N, 512) ArcFace embeddings of the portrait."""
-    motion: Tensor
+    motion_intensity: Tensor
     """(B, 2) expression and body intensity in [0, 1]."""
-    gate: Tensor
+    condition_scale: Tensor
     """(B, 2) weight of audio and of face; 0 = dropped, 1 = as trained."""
     expression: ExpressionCondition | None = None
     """The expressions that drive the faces; None for a video driven by sound alone."""
@@ -69,10 +69,10 @@ class Conditions(NamedTuple):
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
     ) -> "Conditions":
         """Moves every tensor to `device` and every floating-point tensor to `dtype`; offloading hooks call it too."""
-        return self._replace(**_moved(self, device, dtype, non_blocking))
+        return self._replace(**_moved_tensors(self, device, dtype, non_blocking))
 
 
-def _moved(
+def _moved_tensors(
     values: NamedTuple, device: torch.device | str | None, dtype: torch.dtype | None, non_blocking: bool
 ) -> dict[str, Any]:
     moved: dict[str, Any] = {}

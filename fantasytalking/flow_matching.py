@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fantasytalking.common.errors import InputError
 
-TIMESTEPS = 1000
+NUM_TRAIN_TIMESTEPS = 1000
 """Wan's transformer reads sigma times 1000."""
 
 
@@ -23,7 +23,7 @@ class SigmaDistribution(Enum):
     """More in the middle (Esser et al., arXiv 2403.03206, section 3.1; Wan 2.1 was pretrained so)."""
 
 
-class Normalisation(Enum):
+class LossNormalization(Enum):
     """By what the weighted squared error of a sample is divided. The paper leaves it open."""
 
     positions = "positions"
@@ -66,12 +66,12 @@ def sample_sigmas(uniforms: Tensor, config: SigmaConfig) -> Tensor:
     x = uniforms.double()
     if config.distribution is SigmaDistribution.logit_normal:
         x = torch.sigmoid(config.mean + config.std * torch.special.ndtri(x.clamp(1e-7, 1 - 1e-7)))
-    return shifted(x, config.shift).float()
+    return shift_sigmas(x, config.shift).float()
 
 
-def shifted(x: Tensor, shift: float) -> Tensor:
+def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
     """Noise levels in [0, 1] moved towards noise: s x / (1 + (s - 1) x), of any shape."""
-    return shift * x / (1 + (shift - 1) * x)
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
 def add_noise(sample: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
@@ -90,33 +90,33 @@ def flow_matching_loss(
     sample: Tensor,
     noise: Tensor,
     weight: Tensor | None = None,
-    normalisation: Normalisation = Normalisation.positions,
+    normalization: LossNormalization = LossNormalization.positions,
 ) -> Tensor:
     """L = |v - (noise - sample)|^2 (arXiv 2210.02747, equation 23), or M L with a mask M (FantasyTalking, section 3.2).
 
     Args:
         prediction, sample, noise: (B, C, F, h, w).
         weight: (B, 1, F, h, w) in [0, 1], the mask M; None = 1 everywhere.
-        normalisation: of the weighted loss; a sample whose mask is empty has no loss under either.
+        normalization: of the weighted loss; a sample whose mask is empty has no loss under either.
 
     Returns:
         (B,) mean squared error of each sample, float32.
     """
-    return velocity_loss(prediction, noise.float() - sample.float(), weight, normalisation)
+    return velocity_loss(prediction, noise.float() - sample.float(), weight, normalization)
 
 
 def velocity_loss(
     prediction: Tensor,
     velocity: Tensor,
     weight: Tensor | None = None,
-    normalisation: Normalisation = Normalisation.positions,
+    normalization: LossNormalization = LossNormalization.positions,
 ) -> Tensor:
     """(B,) weighted squared error of a velocity, float32; arguments as of `flow_matching_loss`."""
     error = (prediction.float() - velocity.float()).square().mean(dim=1, keepdim=True)  # over channels
     if weight is None:
         return error.flatten(1).mean(dim=1)
     weighted = (weight.float() * error).flatten(1)
-    if normalisation is Normalisation.positions:
+    if normalization is LossNormalization.positions:
         return weighted.mean(dim=1)
     area = weight.float().flatten(1).sum(dim=1)
     return weighted.sum(dim=1) / area.clamp_min(torch.finfo(area.dtype).tiny)

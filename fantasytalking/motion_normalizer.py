@@ -14,16 +14,16 @@ from typing import NamedTuple
 import numpy as np
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import written_whole
+from fantasytalking.common.files import atomic_write
 from fantasytalking.common.tensor_io import read_json
 
-NORMALISER = "motion_normaliser.json"
+MOTION_NORMALIZER_FILE = "motion_normaliser.json"
 """The file, in the folder of a corpus, an adapter or a pipeline."""
-PERCENTILES = (10, 90)
+MOTION_PERCENTILES = (10, 90)
 """Of a corpus: where 0 and 1 lie."""
 
 # Measures below this (a frozen picture) have no meaningful logarithm.
-_SMALLEST = 1e-9
+_MIN_MEASURE = 1e-9
 
 
 class MotionMeasure(NamedTuple):
@@ -34,7 +34,7 @@ class MotionMeasure(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MotionNormaliser:
+class MotionNormalizer:
     """Maps measures to [0, 1] by constants fitted on a corpus: keep them with the checkpoint trained on it.
 
     The logarithm of a measure goes linearly from its 10th percentile (0) to its 90th (1), and is clipped. The
@@ -57,7 +57,7 @@ class MotionNormaliser:
                 raise InputError(f"motion constants of {name} are {low} and {high}; they must satisfy 0 < low < high")
 
     @classmethod
-    def fit(cls, measures: Sequence[MotionMeasure]) -> "MotionNormaliser":
+    def fit(cls, measures: Sequence[MotionMeasure]) -> "MotionNormalizer":
         """Fits the constants.
 
         Raises:
@@ -66,26 +66,26 @@ class MotionNormaliser:
         block = np.array(measures, np.float64).reshape(-1, 2)
         if not len(block) or not np.isfinite(block).all() or (block < 0).any():
             raise InputError(f"motion constants need finite measures of at least one clip; {len(block)} were given")
-        low, high = np.exp(np.percentile(np.log(np.maximum(block, _SMALLEST)), PERCENTILES, axis=0))
+        low, high = np.exp(np.percentile(np.log(np.maximum(block, _MIN_MEASURE)), MOTION_PERCENTILES, axis=0))
         # A corpus of equal clips still gives a valid map: a factor of e around its value.
         same = high < low * 1.01
         low, high = np.where(same, low / math.e, low), np.where(same, high * math.e, high)
         return cls(float(low[0]), float(high[0]), float(low[1]), float(high[1]))
 
-    def normalise(self, measure: MotionMeasure) -> tuple[float, float]:
+    def normalize(self, measure: MotionMeasure) -> tuple[float, float]:
         """(expression, body) in [0, 1]."""
         return (
-            _log_share(measure.expression, self.expression_low, self.expression_high),
-            _log_share(measure.body, self.body_low, self.body_high),
+            _log_fraction(measure.expression, self.expression_low, self.expression_high),
+            _log_fraction(measure.body, self.body_low, self.body_high),
         )
 
     def save(self, path: str | Path) -> None:
         """Writes the constants as JSON, whole or not at all."""
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path) -> "MotionNormaliser":
+    def load(cls, path: str | Path) -> "MotionNormalizer":
         """Reads constants that `save` wrote.
 
         Raises:
@@ -102,18 +102,18 @@ class MotionNormaliser:
             raise InputError(f"'{path}': {error}; prepare the corpus again") from error
 
     @classmethod
-    def beside(cls, path: str | Path) -> "MotionNormaliser | None":
+    def load_if_present(cls, path: str | Path) -> "MotionNormalizer | None":
         """Those of the folder that holds `path`, or that it is; None where it has none.
 
         Raises:
             InputError: as of `load`.
         """
         path = Path(path)
-        file = (path if path.is_dir() else path.parent) / NORMALISER
+        file = (path if path.is_dir() else path.parent) / MOTION_NORMALIZER_FILE
         return cls.load(file) if file.is_file() else None
 
 
-def _log_share(value: float, low: float, high: float) -> float:
+def _log_fraction(value: float, low: float, high: float) -> float:
     """Where log(value) lies between log(low) and log(high), clipped to [0, 1]."""
-    share = (math.log(max(value, _SMALLEST)) - math.log(low)) / (math.log(high) - math.log(low))
+    share = (math.log(max(value, _MIN_MEASURE)) - math.log(low)) / (math.log(high) - math.log(low))
     return min(1.0, max(0.0, share))

@@ -9,21 +9,21 @@ from fantasytalking.training.cli import train
 from fantasytalking.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from fantasytalking.inference.validation_sampler import PortraitValidation
+    from fantasytalking.inference.validation_sampler import PipelineValidationSampler
 
 
-def run(stage: str, description: str) -> None:
+def run_training(stage: str, description: str) -> None:
     """Trains a stage: see `fantasytalking.training.cli.train`."""
-    train(stage, description, _sampler, _corpus)
+    train(stage, description, _build_sampler, _build_corpus)
 
 
-def _sampler(config: TrainConfig) -> "PortraitValidation":
-    from fantasytalking.inference.validation_sampler import PortraitValidation
+def _build_sampler(config: TrainConfig) -> "PipelineValidationSampler":
+    from fantasytalking.inference.validation_sampler import PipelineValidationSampler
 
-    return PortraitValidation(config)
+    return PipelineValidationSampler(config)
 
 
-def _corpus(config: TrainConfig) -> None:
-    from fantasytalking.nano.bootstrap_corpus import make_first_corpus
+def _build_corpus(config: TrainConfig) -> None:
+    from fantasytalking.nano.bootstrap_corpus import bootstrap_corpus
 
-    make_first_corpus(config)
+    bootstrap_corpus(config)

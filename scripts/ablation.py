@@ -19,7 +19,7 @@ from fantasytalking.common.errors import exit_cleanly
 
 def main() -> None:
     from fantasytalking.nano.ablation.config import AblationConfig
-    from fantasytalking.nano.ablation.experiment import Ablation
+    from fantasytalking.nano.ablation.experiment import AblationStudy
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="default: configs/nano/ablation.yaml")
@@ -29,7 +29,7 @@ def main() -> None:
     config = load_config(AblationConfig, arguments.config or preset_path("nano", "ablation"), arguments.overrides)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("fantasytalking").setLevel(logging.INFO)
-    print(Ablation(config, arguments.processes).run())
+    print(AblationStudy(config, arguments.processes).run())
 
 
 if __name__ == "__main__":

@@ -29,16 +29,16 @@ def main() -> None:
         raise InputError(f"port is {options.port}; it must be 1 to 65535")
     if not 1 <= options.max_seconds <= 3600:
         raise InputError(f"max-seconds is {options.max_seconds:g}; it must be 1 to 3600")
-    from fantasytalking.inference.generate import quiet
+    from fantasytalking.inference.generate import silence_libraries
     from fantasytalking.pipeline.config import InferConfig
 
     config = load_config(InferConfig, options.config or preset_path("nano", "infer"), options.overrides)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    from fantasytalking.app.serve import serve
-    from fantasytalking.app.service import Studio
+    from fantasytalking.app.serve import serve_page
+    from fantasytalking.app.service import GenerationService
 
-    quiet()
-    serve(Studio(config, options.output, options.max_seconds), options.host, options.port)
+    silence_libraries()
+    serve_page(GenerationService(config, options.output, options.max_seconds), options.host, options.port)
 
 
 if __name__ == "__main__":

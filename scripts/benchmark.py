@@ -14,41 +14,53 @@ from fantasytalking.common.files import existing_file
 
 
 def _guided_step(arguments: argparse.Namespace) -> str:
-    from fantasytalking.benchmarking.guided_step import CPU_SIZE, GPU_SIZE, guided_step
+    from fantasytalking.benchmarking.guided_step import (
+        CPU_GUIDED_STEP_SIZE,
+        GPU_GUIDED_STEP_SIZE,
+        benchmark_guided_step,
+    )
 
     device = torch.device(arguments.device)
     usual = ["float32", "bfloat16"] if device.type == "cpu" else ["bfloat16"]
     dtypes = [getattr(torch, name) for name in ([arguments.dtype] if arguments.dtype else usual)]
-    return guided_step(GPU_SIZE if device.type == "cuda" else CPU_SIZE, device, dtypes)
+    return benchmark_guided_step(
+        GPU_GUIDED_STEP_SIZE if device.type == "cuda" else CPU_GUIDED_STEP_SIZE, device, dtypes
+    )
 
 
 def _tracking(arguments: argparse.Namespace) -> str:
-    from fantasytalking.benchmarking.tracking import tracking
+    from fantasytalking.benchmarking.tracking import benchmark_tracking
 
-    return tracking(existing_file(arguments.video, "video") if arguments.video else None)
+    return benchmark_tracking(existing_file(arguments.video, "video") if arguments.video else None)
 
 
 def _evaluation(arguments: argparse.Namespace) -> str:
-    from fantasytalking.benchmarking.evaluation_throughput import evaluation
+    from fantasytalking.benchmarking.evaluation_throughput import benchmark_evaluation
 
-    return evaluation()
+    return benchmark_evaluation()
 
 
 def _training_step(arguments: argparse.Namespace) -> str:
-    from fantasytalking.benchmarking.training_step import CPU_SIZE, GPU_SIZE, training_step
+    from fantasytalking.benchmarking.training_step import (
+        CPU_TRAINING_STEP_SIZE,
+        GPU_TRAINING_STEP_SIZE,
+        benchmark_training_step,
+    )
 
     device = torch.device(arguments.device)
     dtype = getattr(torch, arguments.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    return training_step(GPU_SIZE if device.type == "cuda" else CPU_SIZE, device, dtype)
+    return benchmark_training_step(
+        GPU_TRAINING_STEP_SIZE if device.type == "cuda" else CPU_TRAINING_STEP_SIZE, device, dtype
+    )
 
 
 def _compiled_step(arguments: argparse.Namespace) -> str:
-    from fantasytalking.benchmarking.compiled_step import compiled_step
+    from fantasytalking.benchmarking.compiled_step import benchmark_compiled_step
 
-    return compiled_step(torch.device(arguments.device), getattr(torch, arguments.dtype or "bfloat16"))
+    return benchmark_compiled_step(torch.device(arguments.device), getattr(torch, arguments.dtype or "bfloat16"))
 
 
-ROWS = {
+BENCHMARK_ROWS = {
     "compiled_step": _compiled_step,
     "evaluation": _evaluation,
     "guided_step": _guided_step,
@@ -59,7 +71,9 @@ ROWS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=sorted(ROWS), default=sorted(ROWS), metavar="ROW")
+    parser.add_argument(
+        "--only", nargs="+", choices=sorted(BENCHMARK_ROWS), default=sorted(BENCHMARK_ROWS), metavar="ROW"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument(
         "--dtype",
@@ -69,7 +83,7 @@ def main() -> None:
     parser.add_argument("--video", type=Path, help="for tracking; default: a clip of the portrait world")
     arguments = parser.parse_args()
     for row in arguments.only:
-        print(f"## {row}\n\n{ROWS[row](arguments)}\n", flush=True)
+        print(f"## {row}\n\n{BENCHMARK_ROWS[row](arguments)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,16 @@ from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:
-    from fantasytalking.nano.build import NAMES, build
+    from fantasytalking.nano.build import STEP_NAMES, build_nano
     from fantasytalking.nano.config import BuildConfig
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="default: configs/nano/build.yaml")
     parser.add_argument("--output", type=Path, default=Path("checkpoints/nano"), help="default: checkpoints/nano")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--until", default=NAMES[-1], metavar="STEP", help=f"stop after one of: {', '.join(NAMES)}")
+    which.add_argument(
+        "--until", default=STEP_NAMES[-1], metavar="STEP", help=f"stop after one of: {', '.join(STEP_NAMES)}"
+    )
     which.add_argument("--only", metavar="STEP", help="one step, what it needs being there")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in work=DIR vae.fit.steps=100")
     arguments = parser.parse_intermixed_args()
@@ -39,9 +41,9 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("fantasytalking").setLevel(logging.INFO)
     if arguments.only is None:
-        build(config, arguments.output, arguments.until)
+        build_nano(config, arguments.output, arguments.until)
     else:
-        build(config, arguments.output, arguments.only, only=(arguments.only,))
+        build_nano(config, arguments.output, arguments.only, only=(arguments.only,))
 
 
 if __name__ == "__main__":

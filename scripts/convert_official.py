@@ -15,9 +15,9 @@ import argparse
 
 from safetensors.torch import save_file
 
-from fantasytalking.checkpoints.convert import convert, forward_reference
+from fantasytalking.checkpoints.convert import convert_checkpoint, reference_forward
 from fantasytalking.common.errors import exit_cleanly
-from fantasytalking.common.files import written_whole
+from fantasytalking.common.files import atomic_write
 
 
 def main() -> None:
@@ -27,10 +27,10 @@ def main() -> None:
     parser.add_argument("--forward", action="store_true", help="IN is a reference file: run our model on it")
     arguments = parser.parse_args()
     if not arguments.forward:
-        print(convert(arguments.input, arguments.output))
+        print(convert_checkpoint(arguments.input, arguments.output))
         return
-    outputs = forward_reference(arguments.input)
-    with written_whole(arguments.output) as temporary:
+    outputs = reference_forward(arguments.input)
+    with atomic_write(arguments.output) as temporary:
         save_file({name: value.contiguous() for name, value in outputs.items()}, temporary)
     print(f"wrote {', '.join(outputs)} to '{arguments.output}'")
 

@@ -16,9 +16,9 @@ from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:
-    from fantasytalking.evaluation.cli import parse, run
+    from fantasytalking.evaluation.cli import parse_evaluation_args, run_evaluation
 
-    told = run(parse(sys.argv[1:], __doc__))
+    told = run_evaluation(parse_evaluation_args(sys.argv[1:], __doc__))
     if told:
         print(told)
 

@@ -18,9 +18,9 @@ def main() -> None:
     from accelerate import PartialState
 
     from fantasytalking.common.config import load_config, preset_path
-    from fantasytalking.evaluation.benchmark.protocol import Protocol
-    from fantasytalking.inference.benchmark_batch import Batch, make_batch
-    from fantasytalking.inference.generate import quiet
+    from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
+    from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
+    from fantasytalking.inference.generate import silence_libraries
     from fantasytalking.pipeline.config import InferConfig
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,11 +31,11 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in steps=20 face_scale=0")
     arguments = parser.parse_intermixed_args()
     config = load_config(InferConfig, arguments.config or preset_path("nano", "infer"), arguments.overrides)
-    batch = Batch(Protocol.load(arguments.manifest), arguments.references, arguments.output, config)
-    quiet()
+    batch = BenchmarkJob(BenchmarkProtocol.load(arguments.manifest), arguments.references, arguments.output, config)
+    silence_libraries()
     # One process may have hours of work more than another; nobody may give up waiting.
     state = PartialState(cpu=config.device == "cpu", timeout=timedelta(days=14))
-    count = make_batch(batch, state)
+    count = generate_benchmark(batch, state)
     print(f"{count} clips of protocol {batch.protocol.id} in '{arguments.output}'")
     state.destroy_process_group()
 

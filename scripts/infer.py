@@ -2,7 +2,7 @@
 """A portrait and speech become a talking video; a video of a face may drive it, with or without speech.
 
     python scripts/infer.py --image portrait.png --audio speech.wav --motion 0.6
-    python scripts/infer.py --config configs/wan14b/infer.yaml --image P --audio A guidance.audio.share=0.7
+    python scripts/infer.py --config configs/wan14b/infer.yaml --image P --audio A guidance.audio.stop=0.7
     python scripts/infer.py --image P --drive face.mp4          somebody else's expression on the portrait
     python scripts/infer.py --image TWO --audio left.wav --audio right.wav       one sound a face, from the left
     python scripts/infer.py --replay outputs/portrait_speech.json          the same video again, bit for bit
@@ -18,11 +18,11 @@ from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:
-    from fantasytalking.inference.generate import quiet
-    from fantasytalking.inference.start import start
+    from fantasytalking.inference.generate import silence_libraries
+    from fantasytalking.inference.start import run_inference_cli
 
-    quiet()
-    start(sys.argv[1:], __doc__)
+    silence_libraries()
+    run_inference_cli(sys.argv[1:], __doc__)
 
 
 if __name__ == "__main__":

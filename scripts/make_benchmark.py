@@ -3,7 +3,7 @@
 
     python scripts/make_benchmark.py --benchmark hdtf --references HDTF --output hdtf.json [key=value ...]
 
-The manifest holds names, times and hashes, and no media. Settings: configs/evaluation/*.yaml.
+The manifest holds names, times and hashes, and no media. Settings: configs/benchmarks/*.yaml.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:
-    from fantasytalking.evaluation.cli import BENCHMARKS, frozen
+    from fantasytalking.evaluation.cli import BENCHMARKS, freeze_benchmark
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmark", choices=BENCHMARKS, required=True)
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the manifest, a .json")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in clips=20 width=256")
     arguments = parser.parse_intermixed_args()
-    protocol = frozen(arguments.benchmark, arguments.references, arguments.overrides)
+    protocol = freeze_benchmark(arguments.benchmark, arguments.references, arguments.overrides)
     protocol.save(arguments.output)
     people = len({clip.identity for clip in protocol.clips})
     print(f"protocol {protocol.id}: {len(protocol.clips)} clips of {people} people in '{arguments.output}'")

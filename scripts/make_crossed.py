@@ -24,11 +24,11 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    from fantasytalking.evaluation.benchmark.cross_ground_truth import make_crossed
+    from fantasytalking.evaluation.benchmark.cross_ground_truth import render_cross_ground_truth
 
     options = parse()
     with tqdm(unit="clip") as bar:
-        for done, count in make_crossed(options.references, options.people, options.clips):
+        for done, count in render_cross_ground_truth(options.references, options.people, options.clips):
             bar.total = count
             bar.update(done - bar.n)
 

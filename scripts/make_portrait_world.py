@@ -31,15 +31,15 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     from fantasytalking.portrait_world.corpus.clip_corpus import make_corpus, read_sentences
-    from fantasytalking.portrait_world.corpus.group_corpus import parse_size, plan_corpus
-    from fantasytalking.portrait_world.people.identity import identity_range
+    from fantasytalking.portrait_world.corpus.group_corpus import parse_image_size, plan_world_corpus
+    from fantasytalking.portrait_world.people.identity import parse_identity_range
 
     options = parse()
-    identities = identity_range(options.identities)
+    identities = parse_identity_range(options.identities)
     sentences = read_sentences(options.sentences, identities)
     names = ("people", "jitter", "expression", "body", "seed", "closeness")
-    size = parse_size(options.size, options.people)
-    plan = plan_corpus(identities, sentences, size=size, **{name: getattr(options, name) for name in names})
+    size = parse_image_size(options.size, options.people)
+    plan = plan_world_corpus(identities, sentences, size=size, **{name: getattr(options, name) for name in names})
     with tqdm(total=len(identities) * len(sentences), unit="clip") as bar:
         for done, _ in make_corpus(plan, options.output, options.processes):
             bar.update(done - bar.n)

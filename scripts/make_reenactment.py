@@ -19,10 +19,10 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    from fantasytalking.portrait_world.corpus.reenacted_clip import reenact
+    from fantasytalking.portrait_world.corpus.reenacted_clip import render_reenactment
 
     options = parse()
-    count = reenact(options.portrait, options.drive, options.output)
+    count = render_reenactment(options.portrait, options.drive, options.output)
     print(f"{options.output}: {count} frames")
 
 

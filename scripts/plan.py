@@ -4,22 +4,27 @@
 import argparse
 
 from fantasytalking.common.errors import exit_cleanly
-from fantasytalking.training.compute_estimate import ScalePlan, scale_table
+from fantasytalking.training.compute_estimate import ComputeEstimateConfig, compute_estimate_table
 
 
 def main() -> None:
-    usual = ScalePlan()
+    usual = ComputeEstimateConfig()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presets", nargs="+", default=usual.presets, choices=usual.presets)
-    parser.add_argument("--sizes", nargs="+", type=int, default=usual.sizes, metavar="PIXELS", help="multiples of 16")
-    parser.add_argument("--gpus", nargs="+", type=int, default=usual.processes, metavar="N")
     parser.add_argument(
-        "--rate", type=float, default=usual.rate / 1e12, help="TFLOP/s that a GPU attains (default: %(default)g)"
+        "--sizes", nargs="+", type=int, default=usual.resolutions, metavar="PIXELS", help="multiples of 16"
+    )
+    parser.add_argument("--gpus", nargs="+", type=int, default=usual.num_gpus, metavar="N")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=usual.flops_per_second / 1e12,
+        help="TFLOP/s that a GPU attains (default: %(default)g)",
     )
     given = parser.parse_args()
-    plan = ScalePlan(given.presets, given.sizes, usual.frames, given.gpus, given.rate * 1e12)
+    plan = ComputeEstimateConfig(given.presets, given.sizes, usual.num_frames, given.gpus, given.rate * 1e12)
     plan.validate()
-    print(scale_table(plan))
+    print(compute_estimate_table(plan))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from fantasytalking.common.errors import InputError, exit_cleanly
 
 
 def main() -> None:
-    from fantasytalking.data.prepare.config import DataConfig
-    from fantasytalking.data.prepare.preparation import prepare
+    from fantasytalking.data.prepare.config import PreparationConfig
+    from fantasytalking.data.prepare.preparation import prepare_corpus
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="folder of videos, searched to the bottom")
@@ -28,13 +28,13 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="default: configs/wan14b/data.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in frames=33 fps=25")
     arguments = parser.parse_args()
-    config = load_config(DataConfig, arguments.config or preset_path("wan14b", "data"), arguments.overrides)
+    config = load_config(PreparationConfig, arguments.config or preset_path("wan14b", "data"), arguments.overrides)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is 'cuda', but there is no CUDA device; use device=cpu")
     logging.disable_progress_bar()
     # One process may have hours of work more than another; nobody may give up waiting.
     state = PartialState(cpu=config.device == "cpu", timeout=timedelta(days=14))
-    summary = prepare(arguments.input, arguments.output, config, state, state.device)
+    summary = prepare_corpus(arguments.input, arguments.output, config, state, state.device)
     if state.is_main_process:
         print(summary)
     state.destroy_process_group()

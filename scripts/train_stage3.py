@@ -9,11 +9,11 @@ Run the same command again to resume. --dry-run tells the plan, the parameter co
 """
 
 from fantasytalking.common.errors import exit_cleanly
-from fantasytalking.train import run
+from fantasytalking.train import run_training
 
 
 def main() -> None:
-    run("stage3", __doc__)
+    run_training("stage3", __doc__)
 
 
 if __name__ == "__main__":

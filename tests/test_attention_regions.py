@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fantasytalking.attention_regions import Background, box_regions, label_regions, widen_boxes
+from fantasytalking.attention_regions import BackgroundAttention, expand_boxes, regions_from_boxes, regions_from_masks
 from fantasytalking.common.errors import InputError
 
 LEFT, RIGHT = [8.0, 16.0, 40.0, 48.0], [56.0, 16.0, 88.0, 48.0]
@@ -18,34 +18,34 @@ def test_labels_are_max_pooled_and_background_is_everyones():
     masks = torch.zeros(2, 32, 64)
     masks[0, :16, :32] = 1
     masks[1, 3, 31] = 1  # one pixel of the second person takes the token
-    regions = label_regions(masks, 9)
+    regions = regions_from_masks(masks, 9)
     assert regions.shape == (2, 3, 2, 4)
     assert regions[0, 0].tolist() == [[True, False, True, True], [True] * 4]
     assert regions[1, 2].tolist() == [[False, True, True, True], [True] * 4]
-    assert not label_regions(masks, 9, Background.nobody)[:, :, 1].any()
+    assert not regions_from_masks(masks, 9, BackgroundAttention.nobody)[:, :, 1].any()
 
 
 def test_without_the_mask_everything_attends_to_everyone():
-    assert label_regions(torch.zeros(2, 32, 64), 9, Background.no_mask).all()
-    assert box_regions(still(LEFT, RIGHT), 64, 96, Background.no_mask).all()
-    assert not box_regions(still(LEFT, RIGHT), 64, 96).all()
+    assert regions_from_masks(torch.zeros(2, 32, 64), 9, BackgroundAttention.no_mask).all()
+    assert regions_from_boxes(still(LEFT, RIGHT), 64, 96, BackgroundAttention.no_mask).all()
+    assert not regions_from_boxes(still(LEFT, RIGHT), 64, 96).all()
 
 
 def test_boxes_and_labels_agree_where_people_are_apart():
     masks = torch.zeros(2, 64, 96)
     masks[0, 16:48, 8:40] = masks[1, 16:48, 56:88] = 1
-    assert torch.equal(box_regions(still(LEFT, RIGHT), 64, 96), label_regions(masks, 9))
+    assert torch.equal(regions_from_boxes(still(LEFT, RIGHT), 64, 96), regions_from_masks(masks, 9))
 
 
-@pytest.mark.parametrize("background", Background)
+@pytest.mark.parametrize("background", BackgroundAttention)
 def test_the_order_of_people_means_nothing(background):
     generator = torch.Generator().manual_seed(0)
     start = torch.rand(3, 17, 2, generator=generator) * 60  # they overlap often
     boxes = torch.cat([start, start + 20 + 40 * torch.rand(3, 17, 2, generator=generator)], dim=-1)
-    regions = box_regions(boxes, 96, 112, background)
+    regions = regions_from_boxes(boxes, 96, 112, background)
     order = torch.tensor([1, 2, 0])
-    assert torch.equal(box_regions(boxes[order], 96, 112, background), regions[order])
-    if background is Background.nobody:
+    assert torch.equal(regions_from_boxes(boxes[order], 96, 112, background), regions[order])
+    if background is BackgroundAttention.nobody:
         assert (regions.sum(dim=0) <= 1).all(), "nobody shares a token but by an exact tie"
         assert regions.any(dim=(1, 2, 3)).all()
 
@@ -54,7 +54,7 @@ def test_boxes_are_followed_and_missing_faces_have_no_region():
     boxes = still(LEFT, RIGHT)
     boxes[0, 5:] += torch.tensor([0.0, 16.0, 0.0, 16.0])  # frames 5 to 8: latent frame 2
     boxes[1, 5:] = torch.nan
-    regions = box_regions(boxes, 80, 96, Background.nobody)
+    regions = regions_from_boxes(boxes, 80, 96, BackgroundAttention.nobody)
     assert regions[0].any(dim=-1).tolist() == [
         [False, True, True, False, False],
         [False, True, True, False, False],
@@ -64,9 +64,11 @@ def test_boxes_are_followed_and_missing_faces_have_no_region():
 
 
 def test_touching_faces_part_where_each_covers_more():
-    regions = box_regions(still([0.0, 0.0, 24.0, 16.0], [22.0, 0.0, 64.0, 16.0]), 16, 64, Background.nobody)
+    regions = regions_from_boxes(
+        still([0.0, 0.0, 24.0, 16.0], [22.0, 0.0, 64.0, 16.0]), 16, 64, BackgroundAttention.nobody
+    )
     assert regions[:, 0, 0].tolist() == [[True, False, False, False], [False, True, True, True]]
-    same = box_regions(still([0.0, 0.0, 32.0, 16.0], [0.0, 0.0, 32.0, 16.0]), 16, 32, Background.nobody)
+    same = regions_from_boxes(still([0.0, 0.0, 32.0, 16.0], [0.0, 0.0, 32.0, 16.0]), 16, 32, BackgroundAttention.nobody)
     assert same.all(), "people who cannot be told apart share"
 
 
@@ -75,18 +77,18 @@ def test_boxes_grow_by_the_drivers_movement_to_a_quarter_at_most():
     driver[0, 2] += torch.tensor([-2.0, 0.0, -2.0, 0.0])  # a tenth of its width to the left
     driver[0, 3] += torch.tensor([0.0, 40.0, 0.0, 40.0])  # a whole height down
     driver[1, 3:] = torch.nan
-    widened = widen_boxes(torch.tensor([[100.0, 100.0, 200.0, 200.0], RIGHT]), driver)
+    widened = expand_boxes(torch.tensor([[100.0, 100.0, 200.0, 200.0], RIGHT]), driver)
     assert widened.tolist() == [[90.0, 100.0, 200.0, 225.0], RIGHT]
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: label_regions(torch.zeros(2, 30, 64), 9), "multiples of 16"),
-        (lambda: label_regions(torch.zeros(2, 32, 64), 8), "num_frames is 8"),
-        (lambda: box_regions(still(LEFT)[0], 64, 96), r"\(people, frames, 4\)"),
-        (lambda: box_regions(still(LEFT), 60, 96), "multiples of 16"),
-        (lambda: box_regions(still([40.0, 16.0, 8.0, 48.0]), 64, 96), "ends before it begins"),
+        (lambda: regions_from_masks(torch.zeros(2, 30, 64), 9), "multiples of 16"),
+        (lambda: regions_from_masks(torch.zeros(2, 32, 64), 8), "num_frames is 8"),
+        (lambda: regions_from_boxes(still(LEFT)[0], 64, 96), r"\(people, frames, 4\)"),
+        (lambda: regions_from_boxes(still(LEFT), 60, 96), "multiples of 16"),
+        (lambda: regions_from_boxes(still([40.0, 16.0, 8.0, 48.0]), 64, 96), "ends before it begins"),
     ],
 )
 def test_what_is_no_region_is_refused(call, message):

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from fantasytalking.audio_windows import (
-    clip_window,
+    clip_level_window,
     cut_windows,
-    frame_windows,
     latent_frame_times,
-    official_ranges,
-    official_windows,
-    window_length,
+    released_frame_windows,
+    released_token_ranges,
+    timed_frame_windows,
+    tokens_per_window,
 )
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import latent_frame_count
@@ -27,14 +27,14 @@ def test_every_released_range_and_length(golden):
     cases = json.loads((golden / "official_audio_ranges.json").read_text())
     assert len(cases) >= 9
     for case in cases:
-        ranges = official_ranges(case["audio_length"], case["num_frames"])
+        ranges = released_token_ranges(case["audio_length"], case["num_frames"])
         assert [list(pair) for pair in ranges] == case["ranges"]
-        windows = official_windows(token_numbers(case["audio_length"]), case["num_frames"])
+        windows = released_frame_windows(token_numbers(case["audio_length"]), case["num_frames"])
         assert windows.mask.sum(-1)[0].tolist() == case["lengths"]
 
 
 def test_a_released_window_holds_its_range_widened_by_four_and_pads_on_the_right():
-    windows = official_windows(token_numbers(173, batch=2), 81)
+    windows = released_frame_windows(token_numbers(173, batch=2), 81)
     first, second, last = windows.tokens[0, 0, :, 0], windows.tokens[0, 1, :, 0], windows.tokens[1, -1, :, 0]
     assert first.tolist() == [1, 2, 3, 4, 5, 6] + [0] * 11
     assert second.tolist() == [*range(1, 15), 0, 0, 0]  # range 1..9, widened -3..13
@@ -45,7 +45,7 @@ def test_a_released_window_holds_its_range_widened_by_four_and_pads_on_the_right
 @pytest.mark.parametrize("fps", [12.5, 16, 23, 24, 25, 29.97, 30, 50, 60])
 def test_windows_in_seconds_are_the_same_at_every_frame_rate(fps):
     num_frames = 81
-    windows = frame_windows(token_numbers(round(num_frames / fps * 50)), torch.arange(num_frames) / fps)
+    windows = timed_frame_windows(token_numbers(round(num_frames / fps * 50)), torch.arange(num_frames) / fps)
     assert windows.tokens.shape == (1, 21, 17, 1)
     for latent_frame in range(4, 16):
         true_centre = (4 * latent_frame - 1) / fps  # frames 4k-3 .. 4k are shown from (4k-3)/fps to (4k+1)/fps
@@ -56,7 +56,7 @@ def test_windows_in_seconds_are_the_same_at_every_frame_rate(fps):
 def test_windows_in_seconds_follow_variable_frame_times():
     times = torch.arange(17) / 25
     times[9:] += 1.0  # a second's pause
-    windows = frame_windows(token_numbers(100, batch=2), torch.stack([times, torch.arange(17) / 25]))
+    windows = timed_frame_windows(token_numbers(100, batch=2), torch.stack([times, torch.arange(17) / 25]))
     moved = windows.tokens[0, 3, 0, 0] - windows.tokens[1, 3, 0, 0]  # latent frame 3 = frames 9..12
     assert moved == 50
     assert torch.equal(windows.tokens[0, 1], windows.tokens[1, 1])
@@ -68,7 +68,7 @@ def test_latent_frame_times_are_the_middle_of_what_is_shown():
 
 
 def test_the_clip_window_holds_everything():
-    windows = clip_window(token_numbers(20, batch=2))
+    windows = clip_level_window(token_numbers(20, batch=2))
     assert windows.tokens.shape == (2, 1, 20, 1)
     assert windows.mask.all()
 
@@ -81,13 +81,13 @@ def test_windows_wholly_outside_are_all_padding():
 
 def test_audio_shorter_than_one_window_is_refused_with_what_is_needed():
     with pytest.raises(InputError, match=r"20 tokens for 81 frames .* shorter than one window; at least 41 tokens"):
-        official_windows(token_numbers(20), 81)
+        released_frame_windows(token_numbers(20), 81)
     with pytest.raises(InputError, match=r"16 tokens \(0.32 s\) and is shorter than one window of 0.34 s: 17 tokens"):
-        frame_windows(token_numbers(16), torch.arange(17) / 25)
+        timed_frame_windows(token_numbers(16), torch.arange(17) / 25)
     with pytest.raises(InputError, match="shorter than one token"):
-        clip_window(token_numbers(0))
+        clip_level_window(token_numbers(0))
     with pytest.raises(InputError, match="features have the shape"):
-        clip_window(torch.zeros(5, 768))
+        clip_level_window(torch.zeros(5, 768))
 
 
 @pytest.mark.parametrize(
@@ -97,26 +97,26 @@ def test_frame_counts_other_than_one_and_fours_are_refused(num_frames, cure):
     with pytest.raises(InputError, match=f"num_frames is {num_frames}; .* {cure}"):
         latent_frame_count(num_frames)
     with pytest.raises(InputError):
-        official_ranges(100, num_frames)
+        released_token_ranges(100, num_frames)
 
 
 @pytest.mark.parametrize("times", [[0, 1, 2, 2, 3], [0, 1, 2, float("nan"), 4], [4, 3, 2, 1, 0]])
 def test_frame_times_that_do_not_increase_are_refused(times):
     with pytest.raises(InputError, match="finite and increase"):
-        frame_windows(token_numbers(50), torch.tensor(times, dtype=torch.float64))
+        timed_frame_windows(token_numbers(50), torch.tensor(times, dtype=torch.float64))
 
 
 def test_one_frame_has_no_duration():
     with pytest.raises(InputError, match="at least 5 are needed"):
-        frame_windows(token_numbers(50), torch.zeros(1))
+        timed_frame_windows(token_numbers(50), torch.zeros(1))
 
 
 @pytest.mark.parametrize(("span", "length"), [(0.34, 17), (0.02, 1), (0.3, 15), (0.32, 17), (1.0, 51)])
 def test_a_span_is_an_odd_number_of_tokens(span, length):
-    assert window_length(span) == length
+    assert tokens_per_window(span) == length
 
 
 def test_senseless_spans_are_refused():
     for span in (0.0, -1.0, 11.0):
         with pytest.raises(InputError, match="audio window of"):
-            window_length(span)
+            tokens_per_window(span)

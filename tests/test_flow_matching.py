@@ -6,7 +6,7 @@ import torch
 from fantasytalking.common.config import load_config
 from fantasytalking.common.errors import InputError
 from fantasytalking.flow_matching import (
-    Normalisation,
+    LossNormalization,
     SigmaConfig,
     SigmaDistribution,
     add_noise,
@@ -48,14 +48,14 @@ def test_masked_loss_by_hand():
     # Squared errors, averaged over the two channels: 1, 4, 9, (16 + 36) / 2 = 26.
     by_positions = flow_matching_loss(prediction, sample, noise, mask)
     assert by_positions.item() == pytest.approx((4 + 0.5 * 26) / 4)
-    by_mask = flow_matching_loss(prediction, sample, noise, mask, Normalisation.mask)
+    by_mask = flow_matching_loss(prediction, sample, noise, mask, LossNormalization.mask)
     assert by_mask.item() == pytest.approx((4 + 0.5 * 26) / 1.5)
 
 
 def test_a_mask_of_ones_changes_nothing_and_an_empty_one_has_no_loss():
     prediction, sample, noise = (random(2, 16, 2, 4, 4, seed=seed) for seed in range(3))
     plain = flow_matching_loss(prediction, sample, noise)
-    for normalisation in Normalisation:
+    for normalisation in LossNormalization:
         ones = flow_matching_loss(prediction, sample, noise, torch.ones(2, 1, 2, 4, 4), normalisation)
         torch.testing.assert_close(ones, plain)
         empty = flow_matching_loss(prediction, sample, noise, torch.zeros(2, 1, 2, 4, 4), normalisation)

@@ -5,24 +5,26 @@ from matplotlib.figure import Figure
 
 from fantasytalking.perception.mouth_curve import MouthCurve
 
-_MOUTH, _SOUND = "#c2410c", "#64748b"
+_MOUTH_COLOR, _AUDIO_COLOR = "#c2410c", "#64748b"
 
 
-def curve_figure(curve: MouthCurve) -> Figure:
+def mouth_curve_figure(curve: MouthCurve) -> Figure:
     """Both over time, each on an axis of its own."""
     figure = Figure(figsize=(7, 2.4), layout="constrained")
     sound = figure.add_subplot()
-    sound.fill_between(curve.times, curve.loudness, color=_SOUND, alpha=0.35, linewidth=0)
-    sound.set_ylabel("loudness", color=_SOUND)
+    sound.fill_between(curve.times, curve.loudness, color=_AUDIO_COLOR, alpha=0.35, linewidth=0)
+    sound.set_ylabel("loudness", color=_AUDIO_COLOR)
     sound.set_xlabel("seconds")
     sound.set_ylim(0, max(0.05, 1.1 * float(curve.loudness.max())))
     sound.set_xlim(curve.times[0], max(curve.times[-1], curve.times[0] + 1e-3))
     mouth = sound.twinx()
-    mouth.set_ylabel("mouth opening", color=_MOUTH)
+    mouth.set_ylabel("mouth opening", color=_MOUTH_COLOR)
     if np.isfinite(curve.opening).any():
-        mouth.plot(curve.times, curve.opening, color=_MOUTH, linewidth=1.6)
+        mouth.plot(curve.times, curve.opening, color=_MOUTH_COLOR, linewidth=1.6)
         mouth.set_ylim(0, max(0.1, 1.1 * float(np.nanmax(curve.opening))))
     else:
         mouth.set_yticks([])
-        mouth.text(0.5, 0.5, "no face was found in the video", transform=mouth.transAxes, ha="center", color=_MOUTH)
+        mouth.text(
+            0.5, 0.5, "no face was found in the video", transform=mouth.transAxes, ha="center", color=_MOUTH_COLOR
+        )
     return figure

@@ -5,32 +5,32 @@ from pathlib import Path
 import gradio as gr
 
 from fantasytalking.app.page import build_page
-from fantasytalking.app.service import Studio
+from fantasytalking.app.service import GenerationService
 from fantasytalking.common.errors import InputError
 
-MAX_UPLOAD = "64mb"
+MAX_UPLOAD_SIZE = "64mb"
 """Of one file."""
-FONT = ["system-ui", "sans-serif"]
+FONT_FAMILIES = ["system-ui", "sans-serif"]
 """No font is fetched from elsewhere."""
-DEMO = ("data/demo/portrait.png", "data/demo/speech.wav")
+DEMO_INPUTS = ("data/demo/portrait.png", "data/demo/speech.wav")
 
 
-def serve(studio: Studio, host: str, port: int) -> None:
+def serve_page(service: GenerationService, host: str, port: int) -> None:
     """Until it is interrupted.
 
     Raises:
         InputError: the port is taken, or the host is not this machine's.
     """
-    examples = [list(DEMO)] if all(Path(path).is_file() for path in DEMO) else []
-    page = build_page(studio, examples)
+    examples = [list(DEMO_INPUTS)] if all(Path(path).is_file() for path in DEMO_INPUTS) else []
+    page = build_page(service, examples)
     try:
         page.launch(
             server_name=host,
             server_port=port,
             share=False,
-            max_file_size=MAX_UPLOAD,
-            allowed_paths=[str(studio.folder.resolve())],
-            theme=gr.themes.Default(font=FONT, font_mono=["monospace"]),
+            max_file_size=MAX_UPLOAD_SIZE,
+            allowed_paths=[str(service.output_folder.resolve())],
+            theme=gr.themes.Default(font=FONT_FAMILIES, font_mono=["monospace"]),
             ssr_mode=False,
             enable_monitoring=False,
             footer_links=["api"],

@@ -2,28 +2,38 @@
 
 import torch
 
-from fantasytalking.benchmarking.training_step import GPU_SIZE, Side, TrainingStepSize, training_step
+from fantasytalking.benchmarking.training_step import (
+    GPU_TRAINING_STEP_SIZE,
+    TrainingStepSize,
+    TrainingVariant,
+    benchmark_training_step,
+)
 
 NANO_SIZE = TrainingStepSize(
     "nano",
     layers=8,
     latents=(9, 12, 12),
-    batch=8,
+    batch_size=8,
     rounds=9,
-    checkpointing=False,
+    gradient_checkpointing=False,
     text_tokens=16,
     image_tokens=17,
 )
 """33 frames of 96 pixels."""
 
 
-def compiled_step(device: torch.device, dtype: torch.dtype) -> str:
+def benchmark_compiled_step(device: torch.device, dtype: torch.dtype) -> str:
     """All of nano trains on a CPU, the adapters of the full model on a GPU; gives a Markdown table."""
     if device.type == "cuda":
-        return training_step(GPU_SIZE, device, dtype, {"as it is": Side(), "compiled blocks": Side(compiled=True)})
+        return benchmark_training_step(
+            GPU_TRAINING_STEP_SIZE,
+            device,
+            dtype,
+            {"as it is": TrainingVariant(), "compiled blocks": TrainingVariant(compiled=True)},
+        )
     sides = {
-        "PyTorch's attention": Side(("*",), products=False),
-        "the trainer's: plain products in bfloat16": Side(("*",)),
-        "the same, compiled blocks": Side(("*",), compiled=True),
+        "PyTorch's attention": TrainingVariant(("*",), matmul_attention=False),
+        "the trainer's: plain products in bfloat16": TrainingVariant(("*",)),
+        "the same, compiled blocks": TrainingVariant(("*",), compiled=True),
     }
-    return training_step(NANO_SIZE, device, dtype, sides)
+    return benchmark_training_step(NANO_SIZE, device, dtype, sides)

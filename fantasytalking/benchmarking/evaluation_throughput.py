@@ -9,20 +9,22 @@ import cv2
 import numpy as np
 import torch
 
-from fantasytalking.benchmarking.parallel_processes import seconds_in_processes
-from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.benchmarking.parallel_processes import time_in_processes
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.metric import Metric
-from fantasytalking.evaluation.registry import METRICS, build
+from fantasytalking.evaluation.registry import METRICS, build_metric
 from fantasytalking.evaluation.runner import measure_sides
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 
-SENTENCE = "We count how many clips are judged in a minute, by every measure that needs no weights at all."
-FRAMES, SIZE = 100, 128
-ROUNDS = 3
-PERCEPTION = "faces, body, silhouette"
+EVALUATION_SENTENCE = "We count how many clips are judged in a minute, by every measure that needs no weights at all."
+EVALUATION_FRAMES, EVALUATION_SIZE = 100, 128
+EVALUATION_ROUNDS = 3
+PERCEPTION_ROW = "faces, body, silhouette"
 
 
-def evaluation(frames: int = FRAMES, size: int = SIZE, rounds: int = ROUNDS) -> str:
+def benchmark_evaluation(
+    frames: int = EVALUATION_FRAMES, size: int = EVALUATION_SIZE, rounds: int = EVALUATION_ROUNDS
+) -> str:
     """Evaluates a clip of the portrait world against itself; gives Markdown.
 
     A clip counts with all that a run measures for it: the prediction, the reference's own score, the floor and the
@@ -31,8 +33,8 @@ def evaluation(frames: int = FRAMES, size: int = SIZE, rounds: int = ROUNDS) -> 
     with tempfile.TemporaryDirectory() as folder:
         path = _make_clip(Path(folder), size)
         seconds = _seconds_by_metric(path, frames)
-        prepare = _Prepare(frames)
-        one, two = (seconds_in_processes(prepare, path, processes, rounds) for processes in (1, 2))
+        prepare = _PrepareEvaluation(frames)
+        one, two = (time_in_processes(prepare, path, processes, rounds) for processes in (1, 2))
     rows = sorted(seconds.items(), key=lambda entry: -entry[1])
     return "\n".join(
         [
@@ -51,18 +53,18 @@ def evaluation(frames: int = FRAMES, size: int = SIZE, rounds: int = ROUNDS) -> 
     )
 
 
-def weight_free() -> dict[str, Metric]:
+def weight_free_metrics() -> dict[str, Metric]:
     """The metrics that need no weights."""
-    return {name: build(name, None) for name, metric in METRICS.items() if not metric.needs}
+    return {name: build_metric(name, None) for name, metric in METRICS.items() if not metric.required_weights}
 
 
 def _make_clip(folder: Path, size: int) -> Path:
-    for _ in make_corpus(CorpusPlan(range(1), [SENTENCE], size=size), folder):
+    for _ in make_corpus(CorpusPlan(range(1), [EVALUATION_SENTENCE], size=size), folder):
         pass
     return next(folder.glob("id*/video.mp4"))
 
 
-class _Prepare:
+class _PrepareEvaluation:
     """The work of one clip, as a process is given it."""
 
     def __init__(self, frames: int) -> None:
@@ -70,26 +72,26 @@ class _Prepare:
 
     def __call__(self, path: Path) -> Callable[[], object]:
         cv2.setNumThreads(1)
-        metrics = weight_free()
+        metrics = weight_free_metrics()
         return lambda: _evaluate(path, self.frames, metrics)
 
 
 def _seconds_by_metric(path: Path, frames: int) -> dict[str, float]:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    metrics = weight_free()
+    metrics = weight_free_metrics()
     _evaluate(path, frames, metrics)  # graphs are built and memory is warm
     return _evaluate(path, frames, metrics)
 
 
 def _evaluate(path: Path, frames: int, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Everything of one clip from its file on; seconds of each metric, and of perception, which they share."""
-    video, real = (Clip.from_file(path, count=frames) for _ in range(2))
+    video, real = (EvaluationClip.from_file(path, frame_count=frames) for _ in range(2))
     start, seconds = time.perf_counter(), {}
     for clip in (video, real):
-        _ = clip.track, clip.body, clip.subject
-    strange = np.roll(real.sound, len(real.sound) // 2)
-    seconds[PERCEPTION] = time.perf_counter() - start
+        _ = clip.track, clip.body_track, clip.subject_masks
+    strange = np.roll(real.audio, len(real.audio) // 2)
+    seconds[PERCEPTION_ROW] = time.perf_counter() - start
     for name, metric in metrics.items():
         start = time.perf_counter()
         measure_sides(metric, video, real, strange)

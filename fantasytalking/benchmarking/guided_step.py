@@ -15,15 +15,22 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from fantasytalking.benchmarking.interleaved_timing import Side, Timing, count_flops, in_turn, matrix_rate, peak_memory
+from fantasytalking.benchmarking.interleaved_timing import (
+    Workload,
+    WorkloadTiming,
+    count_flops,
+    matmul_flops_per_second,
+    peak_memory_gib,
+    time_interleaved,
+)
 from fantasytalking.conditions import Conditions
-from fantasytalking.models.cpu.attention import attend_in_float32
-from fantasytalking.models.cpu.memory import keep_freed_memory
-from fantasytalking.models.kv_cache import ConditionCache
+from fantasytalking.models.cpu.attention import use_float32_attention
+from fantasytalking.models.cpu.memory import retain_freed_memory
+from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.portrait_block import fuse_blocks
-from fantasytalking.models.presets import load_model_config, transformer_arguments
+from fantasytalking.models.presets import load_model_config, transformer_kwargs
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import kept_dtype
+from fantasytalking.models.wan_loading import parameter_dtype
 
 
 @dataclass(frozen=True)
@@ -34,104 +41,106 @@ class GuidedStepSize:
     layers: int
     latents: tuple[int, int, int]
     rounds: int
-    matrix: int
+    matrix_side: int
     """Side of the square product whose speed is the ceiling."""
     audio_tokens: int = 17
 
 
-CPU_SIZE = GuidedStepSize("wan1.3b", layers=4, latents=(9, 24, 24), rounds=3, matrix=3072)
-GPU_SIZE = GuidedStepSize("wan14b", layers=40, latents=(21, 64, 64), rounds=5, matrix=8192)
+CPU_GUIDED_STEP_SIZE = GuidedStepSize("wan1.3b", layers=4, latents=(9, 24, 24), rounds=3, matrix_side=3072)
+GPU_GUIDED_STEP_SIZE = GuidedStepSize("wan14b", layers=40, latents=(21, 64, 64), rounds=5, matrix_side=8192)
 """Full depth, 81 frames at 512 px."""
 
 
-class Way(NamedTuple):
+class StepVariant(NamedTuple):
     """One way of doing the step; `run` gives the three predictions."""
 
     name: str
     dtype: torch.dtype
-    run: Side
-    counted: Side | None = None
+    run: Workload
+    flops_run: Workload | None = None
     """Another that takes the same products, where torch does not count those of `run`."""
 
 
-def guided_step(size: GuidedStepSize, device: torch.device, dtypes: Sequence[torch.dtype]) -> str:
+def benchmark_guided_step(size: GuidedStepSize, device: torch.device, dtypes: Sequence[torch.dtype]) -> str:
     """Times the three branches (none, text, text and audio) in every way; gives a Markdown table.
 
     The naive side is three calls of diffusers' own transformer in the first of the `dtypes`. It hears no audio and so
     does a little less work; our fresh modules add nothing, so that every side must predict the same.
     """
     if device.type == "cpu":
-        keep_freed_memory()  # for every side, since it is of the process
+        retain_freed_memory()  # for every side, since it is of the process
     config = load_model_config(size.preset)
-    arguments = {**transformer_arguments(config), "num_layers": size.layers}
+    arguments = {**transformer_kwargs(config), "num_layers": size.layers}
     base_arguments = {key: value for key, value in arguments.items() if key not in vars(config.portrait)}
     torch.manual_seed(0)
     with torch.device(device):
         base = WanTransformer3DModel(**base_arguments).eval().requires_grad_(False)
         ours = FantasyTalkingTransformer3DModel(**arguments).eval().requires_grad_(False)
     ours.load_state_dict({**ours.state_dict(), **base.state_dict()})
-    inputs = _inputs(size, arguments, device)
+    inputs = _random_inputs(size, arguments, device)
     with torch.no_grad():
-        ways = _naive(_cast(base, dtypes[0]), inputs, dtypes[0])
+        ways = _diffusers_variants(_cast_parameters(base, dtypes[0]), inputs, dtypes[0])
         for dtype in dtypes:
-            ways += _ours(_cast(copy.deepcopy(ours), dtype), inputs, dtype, everything=dtype is dtypes[0])
-        errors = _errors(ways)
-        timings = in_turn({way.name: way.run for way in ways}, device, size.rounds)
-        flops = [count_flops(way.counted or way.run) for way in ways]  # after the first step, which fills the caches
-    rates = {dtype: matrix_rate(device, dtype, size.matrix) for dtype in dtypes}
-    attained = ", ".join(f"{rate / 1e12:.3f} TFLOP/s in {_short(dtype)}" for dtype, rate in rates.items())
+            ways += _our_variants(
+                _cast_parameters(copy.deepcopy(ours), dtype), inputs, dtype, include_slower=dtype is dtypes[0]
+            )
+        errors = _prediction_errors(ways)
+        timings = time_interleaved({way.name: way.run for way in ways}, device, size.rounds)
+        flops = [count_flops(way.flops_run or way.run) for way in ways]  # after the first step, which fills the caches
+    rates = {dtype: matmul_flops_per_second(device, dtype, size.matrix_side) for dtype in dtypes}
+    attained = ", ".join(f"{rate / 1e12:.3f} TFLOP/s in {_dtype_name(dtype)}" for dtype, rate in rates.items())
     title = (
         f"{size.preset}, {size.layers} layers, latents {' x '.join(map(str, size.latents))}, "
         f"{size.audio_tokens} audio tokens a frame, {device.type}, median of {size.rounds} rounds; "
-        f"matrix products here attain {attained}; peak memory {peak_memory(device):.1f} GiB"
+        f"matrix products here attain {attained}; peak memory {peak_memory_gib(device):.1f} GiB"
     )
     return f"{title}\n\n{_table(timings, flops, [rates[way.dtype] for way in ways], errors)}"
 
 
-def _naive(base: WanTransformer3DModel, inputs: "_Inputs", dtype: torch.dtype) -> list[Way]:
-    latents, branches = inputs.of(dtype)
-    joined = torch.cat([latents, branches[0].latents], dim=1)
+def _diffusers_variants(base: WanTransformer3DModel, inputs: "_Inputs", dtype: torch.dtype) -> list[StepVariant]:
+    latents, branches = inputs.cast(dtype)
+    joined = torch.cat([latents, branches[0].image_latents], dim=1)
 
     def run() -> list[Tensor]:
-        return [base(joined, inputs.timestep, branch.text, branch.image).sample for branch in branches]
+        return [base(joined, inputs.timestep, branch.prompt_embeds, branch.image_embeds).sample for branch in branches]
 
-    return [Way(f"diffusers' transformer, {_short(dtype)}, three calls", dtype, run)]
+    return [StepVariant(f"diffusers' transformer, {_dtype_name(dtype)}, three calls", dtype, run)]
 
 
-def _ours(
-    model: FantasyTalkingTransformer3DModel, inputs: "_Inputs", dtype: torch.dtype, *, everything: bool
-) -> list[Way]:
-    """`everything`: also the ways that save less."""
-    latents, branches = inputs.of(dtype)
+def _our_variants(
+    model: FantasyTalkingTransformer3DModel, inputs: "_Inputs", dtype: torch.dtype, *, include_slower: bool
+) -> list[StepVariant]:
+    """`include_slower`: also the ways that save less."""
+    latents, branches = inputs.cast(dtype)
     heard = branches[-1]
     texts, gates = (torch.cat([getattr(branch, name) for branch in branches]) for name in ("text", "gate"))
-    together, name = heard._replace(text=texts, gate=gates), f"ours, {_short(dtype)}"
+    together, name = heard._replace(prompt_embeds=texts, condition_scale=gates), f"ours, {_dtype_name(dtype)}"
 
-    def in_turn(model: FantasyTalkingTransformer3DModel, cache: ConditionCache | None) -> Side:
+    def in_turn(model: FantasyTalkingTransformer3DModel, cache: ConditionKVCache | None) -> Workload:
         return lambda: [model(latents, inputs.timestep, branch, cache=cache).sample for branch in branches]
 
-    def at_once(model: FantasyTalkingTransformer3DModel, cache: ConditionCache) -> Side:
+    def at_once(model: FantasyTalkingTransformer3DModel, cache: ConditionKVCache) -> Workload:
         return lambda: model(latents, inputs.timestep, together, cache=cache).sample.split(1)
 
     ways = [
-        Way(f"{name}, three calls", dtype, in_turn(model, None)),
-        Way(f"{name}, three calls, keys and values reused", dtype, in_turn(model, ConditionCache())),
+        StepVariant(f"{name}, three calls", dtype, in_turn(model, None)),
+        StepVariant(f"{name}, three calls, keys and values reused", dtype, in_turn(model, ConditionKVCache())),
     ]
-    together_once = at_once(model, ConditionCache())
-    ways = [*(ways if everything else []), Way(f"{name}, together, reused", dtype, together_once)]
+    together_once = at_once(model, ConditionKVCache())
+    ways = [*(ways if include_slower else []), StepVariant(f"{name}, together, reused", dtype, together_once)]
     if latents.device.type == "cpu":
         fused, name = copy.deepcopy(model), f"{name}, together, reused, fewer passes"
         fuse_blocks(fused)
         if dtype is torch.bfloat16:
-            attend_in_float32(fused)
+            use_float32_attention(fused)
             name = f"{name}, attention in float32"
-        ways.append(Way(name, dtype, at_once(fused, ConditionCache()), together_once))
+        ways.append(StepVariant(name, dtype, at_once(fused, ConditionKVCache()), together_once))
     return ways
 
 
-def _errors(ways: list[Way]) -> list[float]:
+def _prediction_errors(variants: list[StepVariant]) -> list[float]:
     """Largest difference from the naive side's predictions, over their standard deviation."""
-    expected, *others = (torch.cat(list(way.run())).float() for way in ways)  # type: ignore[call-overload]
+    expected, *others = (torch.cat(list(way.run())).float() for way in variants)  # type: ignore[call-overload]
     return [0.0, *(float((other - expected).abs().max() / expected.std()) for other in others)]
 
 
@@ -142,21 +151,21 @@ class _Inputs(NamedTuple):
     timestep: Tensor
     branches: list[Conditions]
 
-    def of(self, dtype: torch.dtype) -> tuple[Tensor, list[Conditions]]:
+    def cast(self, dtype: torch.dtype) -> tuple[Tensor, list[Conditions]]:
         """Latents and branches in `dtype`; what branches have in common stays one object."""
         first = self.branches[-1].to(dtype=dtype)
         parting = [branch.to(dtype=dtype) for branch in self.branches]
         texts = [
-            first.text if own.text is self.branches[-1].text else new.text
+            first.prompt_embeds if own.prompt_embeds is self.branches[-1].prompt_embeds else new.prompt_embeds
             for own, new in zip(self.branches, parting, strict=True)
         ]
-        gates = [branch.gate for branch in parting]
+        gates = [branch.condition_scale for branch in parting]
         return self.latents.to(dtype), [
-            first._replace(text=text, gate=gate) for text, gate in zip(texts, gates, strict=True)
+            first._replace(prompt_embeds=text, condition_scale=gate) for text, gate in zip(texts, gates, strict=True)
         ]
 
 
-def _inputs(size: GuidedStepSize, arguments: dict[str, Any], device: torch.device) -> _Inputs:
+def _random_inputs(size: GuidedStepSize, arguments: dict[str, Any], device: torch.device) -> _Inputs:
     generator = torch.Generator().manual_seed(0)
     frames, height, width = size.latents
 
@@ -165,31 +174,33 @@ def _inputs(size: GuidedStepSize, arguments: dict[str, Any], device: torch.devic
 
     prompt, negative = random(1, 512, arguments["text_dim"]), random(1, 512, arguments["text_dim"])
     heard = Conditions(
-        text=prompt,
-        image=random(1, 257, arguments["image_dim"]),
-        latents=random(1, arguments["in_channels"] - arguments["out_channels"], frames, height, width),
-        audio=random(1, frames, size.audio_tokens, arguments["audio_dim"]),
+        prompt_embeds=prompt,
+        image_embeds=random(1, 257, arguments["image_dim"]),
+        image_latents=random(1, arguments["in_channels"] - arguments["out_channels"], frames, height, width),
+        audio_embeds=random(1, frames, size.audio_tokens, arguments["audio_dim"]),
         audio_mask=torch.ones(1, frames, size.audio_tokens, dtype=torch.bool, device=device),
-        face=random(1, 1, arguments["face_dim"]),
-        motion=torch.full((1, 2), 0.5, device=device),
-        gate=torch.ones(1, 2, device=device),
+        face_embeds=random(1, 1, arguments["face_dim"]),
+        motion_intensity=torch.full((1, 2), 0.5, device=device),
+        condition_scale=torch.ones(1, 2, device=device),
     )
-    silent = heard._replace(gate=torch.tensor([[0.0, 1.0]], device=device))
+    silent = heard._replace(condition_scale=torch.tensor([[0.0, 1.0]], device=device))
     latents = random(1, arguments["out_channels"], frames, height, width)
-    return _Inputs(latents, torch.tensor([500.0], device=device), [silent._replace(text=negative), silent, heard])
+    return _Inputs(
+        latents, torch.tensor([500.0], device=device), [silent._replace(prompt_embeds=negative), silent, heard]
+    )
 
 
-def _cast(model: Any, dtype: torch.dtype) -> Any:
+def _cast_parameters(model: Any, dtype: torch.dtype) -> Any:
     for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(kept_dtype(model, name, dtype))
+        parameter.data = parameter.data.to(parameter_dtype(model, name, dtype))
     return model
 
 
-def _short(dtype: torch.dtype) -> str:
+def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _table(timings: list[Timing], flops: list[int], rates: list[float], errors: list[float]) -> str:
+def _table(timings: list[WorkloadTiming], flops: list[int], rates: list[float], errors: list[float]) -> str:
     lines = [
         "| side | seconds | ratio | spread | by operations | of the attained rate | largest error |",
         "|---|---|---|---|---|---|---|",

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-Side = Callable[[], object]
-Shape = tuple[int, ...]
+Workload = Callable[[], object]
+TensorShape = tuple[int, ...]
 
-ATTENTION_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+CPU_ATTENTION_OP = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(frozen=True)
-class Timing:
+class WorkloadTiming:
     """Seconds of one side over the rounds, beside the first side's in the same rounds."""
 
     name: str
@@ -35,36 +35,38 @@ class Timing:
         return statistics.median(self.ratios)
 
 
-def in_turn(sides: Mapping[str, Side], device: torch.device, rounds: int, warm_up: int = 1) -> list[Timing]:
-    """Runs the sides one after the other, `rounds` times over, after `warm_up` rounds that do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(-warm_up, rounds):
-        for name, side in sides.items():
-            elapsed = _seconds(side, device)
+def time_interleaved(
+    workloads: Mapping[str, Workload], device: torch.device, rounds: int, warmup_rounds: int = 1
+) -> list[WorkloadTiming]:
+    """Runs the sides one after the other, `rounds` times over, after `warmup_rounds` rounds that do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in workloads}
+    for number in range(-warmup_rounds, rounds):
+        for name, side in workloads.items():
+            elapsed = _time_workload(side, device)
             if number >= 0:
                 seconds[name].append(elapsed)
     first = next(iter(seconds.values()))
     return [
-        Timing(name, own, [mine / reference for mine, reference in zip(own, first, strict=True)])
+        WorkloadTiming(name, own, [mine / reference for mine, reference in zip(own, first, strict=True)])
         for name, own in seconds.items()
     ]
 
 
-def count_flops(side: Side) -> int:
-    """Floating-point operations of the matrix products and attentions in one run of `side`."""
-    with FlopCounterMode(display=False, custom_mapping={ATTENTION_ON_CPU: _attention_flops}) as counter:
-        side()
+def count_flops(workload: Workload) -> int:
+    """Floating-point operations of the matrix products and attentions in one run of `workload`."""
+    with FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION_OP: _attention_flops}) as counter:
+        workload()
     return counter.get_total_flops()
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, size: int) -> float:
     """Operations a second that a square matrix product of random numbers attains here: the ceiling to compare with."""
     first, second = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    seconds = [_seconds(lambda: first @ second, device) for _ in range(7)]
+    seconds = [_time_workload(lambda: first @ second, device) for _ in range(7)]
     return 2 * size**3 / statistics.median(seconds[2:])
 
 
-def peak_memory(device: torch.device) -> float:
+def peak_memory_gib(device: torch.device) -> float:
     """Most memory held so far in GiB: by torch on a GPU, by the process on the CPU (of Linux)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
@@ -73,17 +75,17 @@ def peak_memory(device: torch.device) -> float:
     return int(line.split()[1]) / 2**20  # kibibytes
 
 
-def _attention_flops(query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
+def _attention_flops(query: TensorShape, key: TensorShape, value: TensorShape, *_: object, **__: object) -> int:
     """Of both products, as torch counts them on a GPU; it counts none of a CPU's."""
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[2] * (width + value[3])
 
 
-def _seconds(side: Side, device: torch.device) -> float:
+def _time_workload(workload: Workload, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
-    side()
+    workload()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start

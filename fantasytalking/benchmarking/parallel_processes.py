@@ -10,38 +10,38 @@ from pathlib import Path
 
 import torch
 
-PATIENCE = 600.0
+MEASUREMENT_TIMEOUT = 600.0
 """Seconds after which a process that does not answer is given up."""
 
-Prepare = Callable[[Path], Callable[[], object]]
+PrepareWork = Callable[[Path], Callable[[], object]]
 """Top-level function: reads what is needed from a path and gives the work that is timed."""
 
 
-def seconds_in_processes(prepare: Prepare, path: Path, processes: int, rounds: int) -> float:
+def time_in_processes(prepare: PrepareWork, path: Path, processes: int, rounds: int) -> float:
     """Median seconds in which each of so many processes, of one thread each, does the work once."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes + 1), context.Queue()
     arguments = (prepare, path, rounds, barrier, results)
-    workers = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(processes)]
+    workers = [context.Process(target=_run_worker, args=arguments, daemon=True) for _ in range(processes)]
     for worker in workers:
         worker.start()
     seconds = []
     for _ in range(rounds):
-        barrier.wait(PATIENCE)
+        barrier.wait(MEASUREMENT_TIMEOUT)
         start = time.perf_counter()
         for _ in workers:
-            results.get(timeout=PATIENCE)
+            results.get(timeout=MEASUREMENT_TIMEOUT)
         seconds.append(time.perf_counter() - start)
     for worker in workers:
         worker.join()
     return statistics.median(seconds)
 
 
-def _work(prepare: Prepare, path: Path, rounds: int, barrier: Barrier, results: "Queue[bool]") -> None:
+def _run_worker(prepare: PrepareWork, path: Path, rounds: int, barrier: Barrier, results: "Queue[bool]") -> None:
     torch.set_num_threads(1)
     work = prepare(path)
     work()  # graphs are built and memory is warm
     for _ in range(rounds):
-        barrier.wait(PATIENCE)
+        barrier.wait(MEASUREMENT_TIMEOUT)
         work()
         results.put(True)

@@ -7,23 +7,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fantasytalking.benchmarking.interleaved_timing import in_turn
-from fantasytalking.benchmarking.parallel_processes import seconds_in_processes
+from fantasytalking.benchmarking.interleaved_timing import time_interleaved
+from fantasytalking.benchmarking.parallel_processes import time_in_processes
 from fantasytalking.media import Video, read_video
 from fantasytalking.perception.face_track import track_faces
 from fantasytalking.perception.lip_mask import lip_mask
-from fantasytalking.perception.mediapipe_graphs import face_mesh
+from fantasytalking.perception.mediapipe_graphs import create_face_mesh
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 
-SENTENCE = (
+TRACKING_SENTENCE = (
     "We measure how fast a face is followed while somebody reads aloud, and since it takes a moment before the first "
     "face is found, the text has to be long enough to make that moment small beside the rest of it. "
     "So here are some more words about nothing in particular, until about twenty seconds have gone by."
 )
-ROUNDS = 5
+TRACKING_ROUNDS = 5
 
 
-def tracking(video: Path | None, rounds: int = ROUNDS) -> str:
+def benchmark_tracking(video: Path | None, rounds: int = TRACKING_ROUNDS) -> str:
     """Times both on the same frames, in turn; gives Markdown.
 
     Args:
@@ -33,12 +33,12 @@ def tracking(video: Path | None, rounds: int = ROUNDS) -> str:
         path = video or _make_clip(Path(folder))
         frames = read_video(path, max_frames=500)
         count, height, width = frames.frames.shape[:3]
-        bare, ours = in_turn(
+        bare, ours = time_interleaved(
             {"bare": lambda: _bare_face_mesh(frames), "ours": lambda: _track_with_masks(frames)},
             torch.device("cpu"),
             rounds,
         )
-        one, two = (seconds_in_processes(_prepare, path, processes, rounds) for processes in (1, 2))
+        one, two = (time_in_processes(_prepare, path, processes, rounds) for processes in (1, 2))
     speed = [1 / ratio for ratio in ours.ratios]
     return "\n".join(
         [
@@ -56,13 +56,13 @@ def tracking(video: Path | None, rounds: int = ROUNDS) -> str:
 
 
 def _make_clip(folder: Path) -> Path:
-    for _ in make_corpus(CorpusPlan(range(1), [SENTENCE], size=256), folder):
+    for _ in make_corpus(CorpusPlan(range(1), [TRACKING_SENTENCE], size=256), folder):
         pass
     return next(folder.glob("id*/video.mp4"))
 
 
 def _bare_face_mesh(video: Video) -> int:
-    mesh = face_mesh()
+    mesh = create_face_mesh()
     found = sum(mesh.process(frame).multi_face_landmarks is not None for frame in video.frames)
     mesh.close()
     return found

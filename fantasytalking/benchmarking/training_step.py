@@ -13,28 +13,28 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from fantasytalking.audio_windows import WINDOW_SECONDS
-from fantasytalking.benchmarking.interleaved_timing import peak_memory
-from fantasytalking.checkpoints.lora import LoraSettings, add_lora
+from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS
+from fantasytalking.benchmarking.interleaved_timing import peak_memory_gib
+from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.conditions import Conditions
-from fantasytalking.data.collate import Batch
-from fantasytalking.models.cpu.attention import attend_by_products
-from fantasytalking.models.presets import load_model_config, transformer_arguments
+from fantasytalking.data.collate import TrainingBatch
+from fantasytalking.models.cpu.attention import use_matmul_attention
+from fantasytalking.models.presets import load_model_config, transformer_kwargs
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.training.compilation import compile_blocks
-from fantasytalking.training.config import DropoutConfig, LoraConfig, LossConfig, OptimiserConfig
+from fantasytalking.training.config import DropoutConfig, LoraConfig, LossConfig, OptimizerConfig
 from fantasytalking.training.losses import stage_loss
-from fantasytalking.training.optimizers import build_optimiser
+from fantasytalking.training.optimizers import build_optimizer
 from fantasytalking.training.parameter_groups import set_trainable
-from fantasytalking.training.rng import draw
+from fantasytalking.training.rng import step_randomness
 
-PATIENCE = 1800.0
+TRAINING_STEP_TIMEOUT = 1800.0
 """Seconds after which a process that does not answer is given up."""
 LORA_RANK = 64
-TOKENS_A_SECOND = 50
+AUDIO_TOKENS_PER_SECOND = 50
 """Of wav2vec2."""
-FRAMES_A_LATENT_FRAME, FPS = 4, 25
+FRAMES_PER_LATENT_FRAME, TRAINING_STEP_FPS = 4, 25
 
 
 @dataclass(frozen=True)
@@ -44,104 +44,115 @@ class TrainingStepSize:
     preset: str
     layers: int
     latents: tuple[int, int, int]
-    batch: int
+    batch_size: int
     rounds: int
-    checkpointing: bool
+    gradient_checkpointing: bool
     text_tokens: int = 512
     image_tokens: int = 257
 
 
-CPU_SIZE = TrainingStepSize("wan1.3b", layers=2, latents=(3, 16, 16), batch=1, rounds=3, checkpointing=False)
-GPU_SIZE = TrainingStepSize("wan1.3b", layers=30, latents=(21, 64, 64), batch=1, rounds=5, checkpointing=True)
+CPU_TRAINING_STEP_SIZE = TrainingStepSize(
+    "wan1.3b", layers=2, latents=(3, 16, 16), batch_size=1, rounds=3, gradient_checkpointing=False
+)
+GPU_TRAINING_STEP_SIZE = TrainingStepSize(
+    "wan1.3b", layers=30, latents=(21, 64, 64), batch_size=1, rounds=5, gradient_checkpointing=True
+)
 """Full depth, 81 frames at 512 px."""
 
-ADAPTERS = ("audio", "face", "motion")
+ADAPTER_PATTERNS = ("audio", "face", "motion")
 
 
 @dataclass(frozen=True)
-class Side:
+class TrainingVariant:
     """One way of stepping."""
 
-    trainable: tuple[str, ...] = ADAPTERS
+    trainable: tuple[str, ...] = ADAPTER_PATTERNS
     """By patterns."""
-    lora: int = 0
+    lora_rank: int = 0
     """Rank; 0: none."""
-    products: bool = True
+    matmul_attention: bool = True
     """Attention by plain products in bfloat16 on a CPU, as the trainer has it."""
     compiled: bool = False
     """Blocks are compiled."""
 
 
-SIDES = {
-    "adapters (audio, face, motion)": Side(),
-    f"adapters and LoRA of rank {LORA_RANK}": Side(lora=LORA_RANK),
-    "everything": Side(("*",)),
+TRAINING_VARIANTS = {
+    "adapters (audio, face, motion)": TrainingVariant(),
+    f"adapters and LoRA of rank {LORA_RANK}": TrainingVariant(lora_rank=LORA_RANK),
+    "everything": TrainingVariant(("*",)),
 }
 
 
-def training_step(
-    size: TrainingStepSize, device: torch.device, dtype: torch.dtype, sides: Mapping[str, Side] = SIDES
+def benchmark_training_step(
+    size: TrainingStepSize,
+    device: torch.device,
+    dtype: torch.dtype,
+    variants: Mapping[str, TrainingVariant] = TRAINING_VARIANTS,
 ) -> str:
     """Times forward, backward and optimiser of each side in turn; gives a Markdown table."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     workers = []
-    for name, side in sides.items():
+    for name, side in variants.items():
         ours, theirs = context.Pipe()
-        worker = context.Process(target=_serve, args=(theirs, side, size, device, dtype), daemon=True)
+        worker = context.Process(target=_serve_variant, args=(theirs, side, size, device, dtype), daemon=True)
         worker.start()
         theirs.close()
         workers.append(worker)
         pipes[name] = ours
-        _answer(ours)  # built, one step done
+        _receive(ours)  # built, one step done
     seconds: dict[str, list[float]] = {name: [] for name in pipes}
     for _ in range(size.rounds):
         for name, pipe in pipes.items():
             pipe.send("step")
-            seconds[name].append(_answer(pipe)[0])
+            seconds[name].append(_receive(pipe)[0])
     memory, trained = {}, {}
     for name, pipe in pipes.items():
         pipe.send("end")
-        memory[name], trained[name] = _answer(pipe)
+        memory[name], trained[name] = _receive(pipe)
     for worker in workers:
         worker.join()
     title = (
-        f"{size.preset}, {size.layers} layers, batch {size.batch} of latents {' x '.join(map(str, size.latents))}, "
-        f"{device.type}, {str(dtype).removeprefix('torch.')}, {'with' if size.checkpointing else 'without'} gradient "
+        f"{size.preset}, {size.layers} layers, batch {size.batch_size} of latents "
+        f"{' x '.join(map(str, size.latents))}, "
+        f"{device.type}, {str(dtype).removeprefix('torch.')}, {'with' if size.gradient_checkpointing else 'without'} "
+        "gradient "
         f"checkpointing, median of {size.rounds} rounds"
     )
     return f"{title}\n\n{_table(size, seconds, memory, trained)}"
 
 
-def _answer(pipe: Connection) -> tuple[float, int]:
+def _receive(pipe: Connection) -> tuple[float, int]:
     """Seconds of a step or, at the end, peak memory in GiB; and the parameters that train."""
-    assert pipe.poll(PATIENCE), f"a side has not answered for {PATIENCE:g} s"
+    assert pipe.poll(TRAINING_STEP_TIMEOUT), f"a side has not answered for {TRAINING_STEP_TIMEOUT:g} s"
     found: tuple[float, int] = pipe.recv()
     return found
 
 
-def _serve(pipe: Connection, side: Side, size: TrainingStepSize, device: torch.device, dtype: torch.dtype) -> None:
+def _serve_variant(
+    pipe: Connection, variant: TrainingVariant, size: TrainingStepSize, device: torch.device, dtype: torch.dtype
+) -> None:
     """One side: a step whenever it is told so."""
-    step, trained = _prepare(side, size, device, dtype)
+    step, trained = _build_step(variant, size, device, dtype)
     step()
     pipe.send((0.0, trained))
     while pipe.recv() == "step":
         start = perf_counter()
         step()
         pipe.send((perf_counter() - start, trained))
-    pipe.send((peak_memory(device), trained))
+    pipe.send((peak_memory_gib(device), trained))
 
 
-def _prepare(
-    side: Side, size: TrainingStepSize, device: torch.device, dtype: torch.dtype
+def _build_step(
+    variant: TrainingVariant, size: TrainingStepSize, device: torch.device, dtype: torch.dtype
 ) -> tuple[Callable[[], None], int]:
     """A step of the project's own training, and the number of parameters that it trains."""
-    model = _model(size, side, device, dtype)
-    optimiser = build_optimiser(model, OptimiserConfig())
-    batch = _batch(size, model.config, device)
+    model = _build_model(size, variant, device, dtype)
+    optimiser = build_optimizer(model, OptimizerConfig())
+    batch = _random_batch(size, model.config, device)
 
     def step() -> None:
-        draws = draw(0, 0, range(size.batch), batch.latents.shape[1:])
+        draws = step_randomness(0, 0, range(size.batch_size), batch.latents.shape[1:])
         draws = type(draws)(*(value.to(device) for value in draws))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = stage_loss(model, batch, draws, LossConfig(), DropoutConfig(), torch.float32).loss.mean()
@@ -154,69 +165,73 @@ def _prepare(
     return step, sum(value.numel() for value in model.parameters() if value.requires_grad)
 
 
-def _model(
-    size: TrainingStepSize, side: Side, device: torch.device, dtype: torch.dtype
+def _build_model(
+    size: TrainingStepSize, variant: TrainingVariant, device: torch.device, dtype: torch.dtype
 ) -> FantasyTalkingTransformer3DModel:
     """Random weights; what trains is float32, the frozen base `dtype`."""
     torch.manual_seed(0)
-    arguments = {**transformer_arguments(load_model_config(size.preset)), "num_layers": size.layers}
+    arguments = {**transformer_kwargs(load_model_config(size.preset)), "num_layers": size.layers}
     with torch.device(device):
         model = FantasyTalkingTransformer3DModel(**arguments)
-    trained = set(set_trainable(model, list(side.trainable)))
+    trained = set(set_trainable(model, list(variant.trainable)))
     for name, parameter in model.named_parameters():
-        if name not in trained and not portrait_module(name):
+        if name not in trained and not adapter_module_of(name):
             parameter.data = parameter.data.to(dtype)
-    if side.lora:
-        add_lora(model, LoraSettings(side.lora, float(side.lora), tuple(LoraConfig().targets)), torch.float32)
-        set_trainable(model, list(side.trainable))
-    if size.checkpointing:
+    if variant.lora_rank:
+        add_lora(
+            model,
+            LoraSpec(variant.lora_rank, float(variant.lora_rank), tuple(LoraConfig().target_modules)),
+            torch.float32,
+        )
+        set_trainable(model, list(variant.trainable))
+    if size.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    if side.products and device.type == "cpu" and dtype is torch.bfloat16:
-        attend_by_products(model)
-    if side.compiled:
+    if variant.matmul_attention and device.type == "cpu" and dtype is torch.bfloat16:
+        use_matmul_attention(model)
+    if variant.compiled:
         compile_blocks(model, device)
     return model.train()
 
 
-def _batch(size: TrainingStepSize, arguments: dict[str, int], device: torch.device) -> Batch:
+def _random_batch(size: TrainingStepSize, arguments: dict[str, int], device: torch.device) -> TrainingBatch:
     """Clips of random features, heard frame by frame as in stage 2."""
     generator = torch.Generator().manual_seed(0)
-    (frames, height, width), count = size.latents, size.batch
-    window = round(TOKENS_A_SECOND * max(WINDOW_SECONDS, FRAMES_A_LATENT_FRAME / FPS))
+    (frames, height, width), count = size.latents, size.batch_size
+    window = round(AUDIO_TOKENS_PER_SECOND * max(AUDIO_WINDOW_SECONDS, FRAMES_PER_LATENT_FRAME / TRAINING_STEP_FPS))
 
     def random(*shape: int) -> Tensor:
         return torch.randn(count, *shape, generator=generator).to(device)
 
     conditions = Conditions(
-        text=random(size.text_tokens, arguments["text_dim"]),
-        image=random(size.image_tokens, arguments["image_dim"]),
-        latents=random(arguments["in_channels"] - arguments["out_channels"], frames, height, width),
-        audio=random(frames, window, arguments["audio_dim"]),
+        prompt_embeds=random(size.text_tokens, arguments["text_dim"]),
+        image_embeds=random(size.image_tokens, arguments["image_dim"]),
+        image_latents=random(arguments["in_channels"] - arguments["out_channels"], frames, height, width),
+        audio_embeds=random(frames, window, arguments["audio_dim"]),
         audio_mask=torch.ones(count, frames, window, dtype=torch.bool, device=device),
-        face=random(1, arguments["face_dim"]),
-        motion=torch.full((count, 2), 0.5, device=device),
-        gate=torch.ones(count, 2, device=device),
+        face_embeds=random(1, arguments["face_dim"]),
+        motion_intensity=torch.full((count, 2), 0.5, device=device),
+        condition_scale=torch.ones(count, 2, device=device),
     )
     lips = torch.ones(count, 1, frames, height, width, device=device)
-    return Batch(random(arguments["out_channels"], frames, height, width), conditions, lips)
+    return TrainingBatch(random(arguments["out_channels"], frames, height, width), conditions, lips)
 
 
 def _table(
     size: TrainingStepSize,
-    seconds: dict[str, list[float]],
-    memory: dict[str, float],
-    trained: dict[str, int],
+    step_seconds: dict[str, list[float]],
+    peak_memory: dict[str, float],
+    trained_parameters: dict[str, int],
 ) -> str:
     lines = [
         "| | trained parameters | seconds a step | clips a second | ratio | spread | peak memory |",
         "|---|---|---|---|---|---|---|",
     ]
-    first = next(iter(seconds.values()))
-    for name, own in seconds.items():
+    first = next(iter(step_seconds.values()))
+    for name, own in step_seconds.items():
         ratios = [mine / reference for mine, reference in zip(own, first, strict=True)]
         median = statistics.median(own)
         lines.append(
-            f"| {name} | {trained[name] / 1e6:.1f} M | {median:.2f} | {size.batch / median:.3f} | "
-            f"{statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} | {memory[name]:.1f} GiB |"
+            f"| {name} | {trained_parameters[name] / 1e6:.1f} M | {median:.2f} | {size.batch_size / median:.3f} | "
+            f"{statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} | {peak_memory[name]:.1f} GiB |"
         )
     return "\n".join(lines)

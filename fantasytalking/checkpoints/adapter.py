@@ -15,24 +15,31 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fantasytalking.audio_windows import WINDOW_SECONDS
-from fantasytalking.checkpoints.lora import LoraSettings, add_lora, has_lora, lora_shapes, lora_tensors, plain_name
+from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS
+from fantasytalking.checkpoints.lora import (
+    LoraSpec,
+    add_lora,
+    has_lora,
+    lora_tensor_shapes,
+    lora_tensors,
+    strip_peft_name,
+)
 from fantasytalking.common.config import save_config
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import written_whole
-from fantasytalking.common.tensor_io import check_floating, compare_shapes, open_safetensors, read_json
-from fantasytalking.models.expression_config import PADDINGS, ExpressionSizes
-from fantasytalking.models.expression_projector import expression_shapes
-from fantasytalking.models.guidance_embedder import Distillation, embedder_shapes
+from fantasytalking.common.files import atomic_write
+from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors, read_json
+from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig
+from fantasytalking.models.expression_projector import expression_tensor_shapes
+from fantasytalking.models.guidance_embedder import DistillationSpec, guidance_embedder_shapes
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import PORTRAIT_MODULES, portrait_module
-from fantasytalking.motion_normalizer import NORMALISER, MotionNormaliser
+from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of
+from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
 
 ADAPTER_FILE = "adapter.safetensors"
 LORA_FILE = "lora.safetensors"
 BASE_FILE = "base.safetensors"
-FORMAT = 1
-WINDOW_RULES = ("official", "seconds")
+ADAPTER_FORMAT = 1
+AUDIO_WINDOW_RULES = ("official", "seconds")
 
 
 @dataclass
@@ -44,23 +51,23 @@ class AdapterConfig:
     Empty when the base alone was trained."""
     audio_window: str
     """`official` for the released weights, `seconds` for ours."""
-    window_seconds: float = WINDOW_SECONDS
+    window_seconds: float = AUDIO_WINDOW_SECONDS
     """Span of a window under the rule `seconds`."""
     base: str = ""
     """Hub id or folder of the base it was trained on, for the reader."""
     on_saved: bool = False
     """Whether it goes on a saved pipeline, whose modules it replaces or leaves; else on a bare Wan base."""
     expression: dict[str, Any] | None = None
-    """Sizes of the expression module (`ExpressionSizes.as_json`); None when it is not stored."""
-    expression_padding: str = PADDINGS[0]
+    """Sizes of the expression module (`ExpressionModuleConfig.to_dict`); None when it is not stored."""
+    expression_padding: str = PADDING_MODES[0]
     """How the expression was trained to treat padding; `attended` for the released weights."""
     distillation: dict[str, Any] | None = None
-    """What a distilled model follows (`Distillation.as_json`); None when the guidance module is not stored."""
+    """What a distilled model follows (`DistillationSpec.to_dict`); None when the guidance module is not stored."""
     lora: dict[str, Any] | None = None
     """Rank, alpha and targets of lora.safetensors; None when there is none."""
     base_tensors: int = 0
     """Tensors in base.safetensors: those of the base that were trained; 0 when there is no such file."""
-    format: int = FORMAT
+    format: int = ADAPTER_FORMAT
     extra: dict[str, Any] = field(default_factory=dict)
     """Facts of the run that made it (steps, stage), for the reader."""
 
@@ -70,104 +77,110 @@ class AdapterConfig:
         Raises:
             InputError: naming `source`, the value and the limit.
         """
-        known = list(PORTRAIT_MODULES)
+        known = list(ADAPTER_MODULES)
         nothing = not self.modules and not self.base_tensors and self.lora is None
         if not isinstance(self.modules, list) or nothing or any(name not in known for name in self.modules):
             raise InputError(f"{source}: modules is {self.modules!r}; a list of some of {', '.join(known)} is needed")
         if type(self.on_saved) is not bool:
             raise InputError(f"{source}: on_saved is {self.on_saved!r}; true or false is needed")
-        if self.audio_window not in WINDOW_RULES:
-            raise InputError(f"{source}: audio_window is {self.audio_window!r}; {' or '.join(WINDOW_RULES)} is needed")
+        if self.audio_window not in AUDIO_WINDOW_RULES:
+            raise InputError(
+                f"{source}: audio_window is {self.audio_window!r}; {' or '.join(AUDIO_WINDOW_RULES)} is needed"
+            )
         if not isinstance(self.window_seconds, int | float) or not 0 < self.window_seconds <= 10:
             raise InputError(f"{source}: window_seconds is {self.window_seconds!r}; 0 to 10 is needed")
-        if self.expression_padding not in PADDINGS:
+        if self.expression_padding not in PADDING_MODES:
             raise InputError(
-                f"{source}: expression_padding is {self.expression_padding!r}; {' or '.join(PADDINGS)} is needed"
+                f"{source}: expression_padding is {self.expression_padding!r}; {' or '.join(PADDING_MODES)} is needed"
             )
         if (self.expression is None) != ("expression" not in self.modules):
             raise InputError(f"{source}: expression is {self.expression!r}; it belongs to the expression module")
         if self.expression is not None:
-            ExpressionSizes.read(self.expression, source)
+            ExpressionModuleConfig.from_dict(self.expression, source)
         if (self.distillation is None) != ("guidance" not in self.modules):
             raise InputError(f"{source}: distillation is {self.distillation!r}; it belongs to the guidance module")
         if self.distillation is not None:
-            Distillation.read(self.distillation, source)
+            DistillationSpec.from_dict(self.distillation, source)
         if self.lora is not None:
-            LoraSettings.read(self.lora, source)
+            LoraSpec.from_dict(self.lora, source)
         if type(self.base_tensors) is not int or not 0 <= self.base_tensors <= 100_000:
             raise InputError(f"{source}: base_tensors is {self.base_tensors!r}; a number of tensors is needed")
-        if self.format != FORMAT:
-            raise InputError(f"{source}: format is {self.format!r}, this version reads {FORMAT}; update the code")
+        if self.format != ADAPTER_FORMAT:
+            raise InputError(
+                f"{source}: format is {self.format!r}, this version reads {ADAPTER_FORMAT}; update the code"
+            )
 
 
 def save_adapter(
-    model: FantasyTalkingTransformer3DModel, folder: str | Path, config: AdapterConfig, train: Any = None
+    model: FantasyTalkingTransformer3DModel, folder: str | Path, config: AdapterConfig, train_config: Any = None
 ) -> None:
     """Writes the model's trained modules, and its LoRA when the config has one, as an adapter folder.
 
     Args:
         model: holds the weights; only `config.modules` and the LoRA are written.
         folder: new, or an adapter that is replaced.
-        train: the resolved training configuration (a dataclass), stored as train.yaml.
+        train_config: the resolved training configuration (a dataclass), stored as train.yaml.
     """
-    write_state(model.state_dict(), folder, config, train)
+    save_adapter_state(model.state_dict(), folder, config, train_config)
 
 
-def write_state(
+def save_adapter_state(
     state: Mapping[str, Tensor],
     folder: str | Path,
     config: AdapterConfig,
-    train: Any = None,
-    base: Iterable[str] = (),
-    motion: MotionNormaliser | None = None,
+    train_config: Any = None,
+    base_names: Iterable[str] = (),
+    motion_normalizer: MotionNormalizer | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Writes the trained part of a model's whole state as an adapter folder, whole or not at all.
 
     Args:
         state: of the model.
-        base: the names, as in files, of the base's tensors that were trained; `config.base_tensors` many.
-        motion: constants of the clips that it was trained on, stored as motion_normaliser.json.
+        base_names: the names, as in files, of the base's tensors that were trained; `config.base_tensors` many.
+        motion_normalizer: constants of the clips that it was trained on, stored as motion_normaliser.json.
         dtype: of what is written; None = as it is.
     """
-    plain = {plain_name(name): value for name, value in state.items() if ".lora_" not in name}
-    parts = {ADAPTER_FILE: {name: value for name, value in plain.items() if portrait_module(name) in config.modules}}
+    plain = {strip_peft_name(name): value for name, value in state.items() if ".lora_" not in name}
+    parts = {ADAPTER_FILE: {name: value for name, value in plain.items() if adapter_module_of(name) in config.modules}}
     if config.lora is not None:
         parts[LORA_FILE] = lora_tensors(state)
     if config.base_tensors:
-        parts[BASE_FILE] = {name: plain[name] for name in base}
+        parts[BASE_FILE] = {name: plain[name] for name in base_names}
         assert len(parts[BASE_FILE]) == config.base_tensors, "base_tensors must count the trained tensors of the base"
     if dtype is not None:
         parts = {file: {name: value.to(dtype) for name, value in part.items()} for file, part in parts.items()}
-    _write_parts(parts, folder, config, train, motion)
+    _write_files(parts, folder, config, train_config, motion_normalizer)
 
 
-def write_adapter(tensors: Mapping[str, Tensor], folder: str | Path, config: AdapterConfig, train: Any = None) -> None:
+def save_adapter_tensors(
+    tensors: Mapping[str, Tensor], folder: str | Path, config: AdapterConfig, train_config: Any = None
+) -> None:
     """Writes tensors in the model's names as an adapter folder, whole or not at all."""
     assert config.lora is None and not config.base_tensors, "write_state writes what was trained of the base"
-    _write_parts({ADAPTER_FILE: tensors}, folder, config, train)
+    _write_files({ADAPTER_FILE: tensors}, folder, config, train_config)
 
 
-def _write_parts(
+def _write_files(
     parts: Mapping[str, Mapping[str, Tensor]],
     folder: str | Path,
     config: AdapterConfig,
-    train: Any,
-    motion: MotionNormaliser | None = None,
+    train_config: Any,
+    motion_normalizer: MotionNormalizer | None = None,
 ) -> None:
     config.validate(str(folder))
-    with written_whole(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
         for file, tensors in parts.items():
             save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / file)
         (temporary / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-        if train is not None:
-            save_config(train, temporary / "train.yaml")
-        if motion is not None:
-            motion.save(temporary / NORMALISER)
+        if train_config is not None:
+            save_config(train_config, temporary / "train.yaml")
+        if motion_normalizer is not None:
+            motion_normalizer.save(temporary / MOTION_NORMALIZER_FILE)
 
 
-def read_config(folder: str | Path) -> AdapterConfig:
+def read_adapter_config(folder: str | Path) -> AdapterConfig:
     """What an adapter folder (or the adapter.safetensors in one) says of itself; no tensor is read.
 
     Raises:
@@ -196,12 +209,12 @@ def read_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     Raises:
         InputError: no adapter there, unknown configuration, or a tensor that belongs to none of its modules.
     """
-    config = read_config(folder)
+    config = read_adapter_config(folder)
     folder = Path(folder)
     folder = folder.parent if folder.name == ADAPTER_FILE else folder
     stored = open_safetensors(folder / ADAPTER_FILE)
     for name in stored.shapes:
-        if portrait_module(name) not in config.modules:
+        if adapter_module_of(name) not in config.modules:
             raise InputError(
                 f"'{folder}': the tensor '{name}' belongs to none of the modules {', '.join(config.modules)}"
             )
@@ -221,22 +234,22 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     folder = Path(folder)
     config, tensors = read_adapter(folder)
     folder = folder.parent if folder.name == ADAPTER_FILE else folder
-    state = {plain_name(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
-    wanted = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) in config.modules}
-    sizes, distillation = _read_sizes(config, model, folder), _read_distillation(config, model, folder)
+    state = {strip_peft_name(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
+    wanted = {name: tuple(value.shape) for name, value in state.items() if adapter_module_of(name) in config.modules}
+    sizes, distillation = _read_expression_config(config, model, folder), _read_distillation(config, model, folder)
     if sizes is not None:
-        wanted |= expression_shapes(sizes, len(model.motion_embedder.output.weight), len(model.blocks))
+        wanted |= expression_tensor_shapes(sizes, len(model.motion_embedder.output.weight), len(model.blocks))
     if distillation is not None:
-        shapes = embedder_shapes(distillation, len(model.motion_embedder.output.weight))
+        shapes = guidance_embedder_shapes(distillation, len(model.motion_embedder.output.weight))
         wanted |= {f"guidance_embedder.{name}": shape for name, shape in shapes.items()}
-    _compare(tensors, wanted, folder)
+    _check_adapter_shapes(tensors, wanted, folder)
     base = _read_base(folder, config, state)
     lora, settings = _read_lora(folder, config, model)
     if sizes is not None and model.expression_projector is None:
-        model.add_expression(sizes)
+        model.add_expression_modules(sizes)
     if distillation is not None and model.distillation is None:
-        model.add_guidance(distillation)
-    state |= {name: value for name, value in model.state_dict().items() if portrait_module(name) in config.modules}
+        model.add_guidance_embedder(distillation)
+    state |= {name: value for name, value in model.state_dict().items() if adapter_module_of(name) in config.modules}
     with torch.no_grad():
         for name, value in {**tensors, **base}.items():
             state[name].copy_(value)
@@ -249,24 +262,29 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     return config
 
 
-def _read_sizes(config: AdapterConfig, model: FantasyTalkingTransformer3DModel, folder: Path) -> ExpressionSizes | None:
+def _read_expression_config(
+    config: AdapterConfig, model: FantasyTalkingTransformer3DModel, folder: Path
+) -> ExpressionModuleConfig | None:
     if config.expression is None:
         return None
-    sizes, has = ExpressionSizes.read(config.expression, str(folder)), ExpressionSizes.of(model.config)
+    sizes, has = (
+        ExpressionModuleConfig.from_dict(config.expression, str(folder)),
+        ExpressionModuleConfig.from_transformer_config(model.config),
+    )
     if has not in (None, sizes):
         raise InputError(
-            f"adapter '{folder}' holds an expression condition of the sizes {sizes.as_json()}, the model has "
-            f"{has.as_json()}; give both the same"
+            f"adapter '{folder}' holds an expression condition of the sizes {sizes.to_dict()}, the model has "
+            f"{has.to_dict()}; give both the same"
         )
     return sizes
 
 
 def _read_distillation(
     config: AdapterConfig, model: FantasyTalkingTransformer3DModel, folder: Path
-) -> Distillation | None:
+) -> DistillationSpec | None:
     if config.distillation is None:
         return None
-    distillation = Distillation.read(config.distillation, str(folder))
+    distillation = DistillationSpec.from_dict(config.distillation, str(folder))
     if model.distillation not in (None, distillation):
         raise InputError(f"adapter '{folder}' is distilled, and so is the model, otherwise; load it on a fresh one")
     return distillation
@@ -281,33 +299,33 @@ def trained_base_names(folder: str | Path) -> list[str]:
 def _read_base(folder: Path, config: AdapterConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not config.base_tensors:
         return {}
-    tensors = _read_file(folder / BASE_FILE)
+    tensors = _read_tensors(folder / BASE_FILE)
     if len(tensors) != config.base_tensors:
         raise InputError(f"'{folder / BASE_FILE}' has {len(tensors)} tensors, config.json says {config.base_tensors}")
-    named = {name: tuple(state[name].shape) for name in tensors if name in state and portrait_module(name) is None}
-    _compare(tensors, named, folder)
+    named = {name: tuple(state[name].shape) for name in tensors if name in state and adapter_module_of(name) is None}
+    _check_adapter_shapes(tensors, named, folder)
     return tensors
 
 
 def _read_lora(
     folder: Path, config: AdapterConfig, model: FantasyTalkingTransformer3DModel
-) -> tuple[dict[str, Tensor], LoraSettings | None]:
+) -> tuple[dict[str, Tensor], LoraSpec | None]:
     if config.lora is None:
         return {}, None
     if has_lora(model):
         raise InputError(f"adapter '{folder}' brings a LoRA and the model has one already; load it on a fresh model")
-    settings = LoraSettings.read(config.lora, str(folder))
-    tensors = _read_file(folder / LORA_FILE)
-    _compare(tensors, lora_shapes(model, settings), folder)
+    settings = LoraSpec.from_dict(config.lora, str(folder))
+    tensors = _read_tensors(folder / LORA_FILE)
+    _check_adapter_shapes(tensors, lora_tensor_shapes(model, settings), folder)
     return tensors, settings
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     stored = open_safetensors(path)
     return {name: stored.read(name) for name in stored.shapes}
 
 
-def _compare(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+def _check_adapter_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     found = {name: tuple(value.shape) for name, value in tensors.items()}
-    compare_shapes(found, wanted, f"adapter '{folder}'", "it was made for a model of another size")
-    check_floating(tensors, str(folder))
+    check_shapes(found, expected, f"adapter '{folder}'", "it was made for a model of another size")
+    check_finite(tensors, str(folder))

@@ -8,31 +8,36 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fantasytalking.audio_windows import clip_window, official_windows
-from fantasytalking.checkpoints.adapter import ADAPTER_FILE, AdapterConfig, read_adapter, write_adapter
-from fantasytalking.checkpoints.reference_forward import expression_forward
+from fantasytalking.audio_windows import clip_level_window, released_frame_windows
+from fantasytalking.checkpoints.adapter import ADAPTER_FILE, AdapterConfig, read_adapter, save_adapter_tensors
+from fantasytalking.checkpoints.reference_forward import portrait_reference_forward
 from fantasytalking.checkpoints.released_audio import (
-    check_released,
-    from_official,
-    read_released,
-    to_official,
-    write_released,
+    check_released_audio,
+    from_released_audio,
+    read_released_audio,
+    to_released_audio,
+    write_released_audio,
 )
 from fantasytalking.checkpoints.released_portrait import (
-    expression_adapter,
-    holds_expression,
+    is_released_portrait,
     read_released_expression,
+    released_adapter_config,
     write_released_expression,
 )
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import existing_file, written_whole
-from fantasytalking.common.tensor_io import StoredTensors, compare_shapes, open_safetensors, safetensors_metadata
+from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.tensor_io import LazyTensors, check_shapes, open_safetensors, safetensors_metadata
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import assemble, infer_wan_config, open_single_file, wan_names
+from fantasytalking.models.wan_loading import (
+    build_from_wan,
+    diffusers_to_wan_names,
+    infer_wan_config,
+    open_wan_single_file,
+)
 
 
-def convert(source: str | Path, output: str | Path) -> str:
+def convert_checkpoint(source: str | Path, output: str | Path) -> str:
     """Converts by what `source` is; gives a sentence that says what was done.
 
     - an adapter folder of ours that holds audio or expression -> its released format (.ckpt, .pt, .pth or
@@ -52,20 +57,22 @@ def convert(source: str | Path, output: str | Path) -> str:
         if config.modules == ["expression"]:
             count = write_released_expression(tensors, output)
             return f"wrote {count} tensors in the released portrait format to '{output}'"
-        released = to_official(tensors)
-        check_released(released, str(source))
-        write_released(released, output)
+        released = to_released_audio(tensors)
+        check_released_audio(released, str(source))
+        write_released_audio(released, output)
         return f"wrote {len(released)} tensors in the released format to '{output}'"
-    if _is_wan(existing_file(source, "input")):
-        count = wan_to_diffusers(source, output)
+    if _is_wan_transformer(existing_file(source, "input")):
+        count = convert_wan_to_diffusers(source, output)
         return f"wrote {count} tensors of a Wan transformer in diffusers' layout to '{output}'"
-    if holds_expression(source):
+    if is_released_portrait(source):
         return _convert_expression(source, output)
-    released = read_released(source)
+    released = read_released_audio(source)
     if output.suffix:
-        write_released(released, output)
+        write_released_audio(released, output)
         return f"wrote {len(released)} tensors in the released format to '{output}'"
-    write_adapter(from_official(released), output, AdapterConfig(modules=["audio"], audio_window="official"))
+    save_adapter_tensors(
+        from_released_audio(released), output, AdapterConfig(modules=["audio"], audio_window="official")
+    )
     return f"wrote an adapter of {len(released)} tensors to '{output}'; it holds audio, neither face nor motion"
 
 
@@ -74,35 +81,36 @@ def _convert_expression(source: Path, output: Path) -> str:
     if output.suffix:
         count = write_released_expression(tensors, output)
         return f"wrote {count} tensors in the released portrait format to '{output}'"
-    write_adapter(tensors, output, expression_adapter(tensors, str(source)))
+    save_adapter_tensors(tensors, output, released_adapter_config(tensors, str(source)))
     return f"wrote an adapter of {len(tensors)} tensors to '{output}'; it holds expression alone"
 
 
-def wan_to_diffusers(source: Path, output: Path) -> int:
+def convert_wan_to_diffusers(source: Path, output: Path) -> int:
     """Writes a single-file Wan transformer as a diffusers folder; gives the number of tensors.
 
     Raises:
         InputError: tensors missing, left over or of other shapes than a Wan transformer's.
     """
-    config, tensors = open_single_file(source)
+    config, tensors = open_wan_single_file(source)
     with torch.device("meta"):
         model = WanTransformer3DModel(**config)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    compare_shapes(tensors.shapes, wanted, f"'{source}'", "it must be a Wan 2.1 transformer")
-    with written_whole(output) as temporary:
+    check_shapes(tensors.shapes, wanted, f"'{source}'", "it must be a Wan 2.1 transformer")
+    with atomic_write(output) as temporary:
         model.save_config(temporary)
         state = {name: tensors.read(name).contiguous() for name in wanted}
         save_file(state, temporary / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     return len(wanted)
 
 
-def forward_reference(reference: str | Path) -> dict[str, Tensor]:
+def reference_forward(reference: str | Path) -> dict[str, Tensor]:
     """Our model on the weights, inputs and metadata of a reference file of the released code.
 
-    A file that holds `ip_adapter.*` is one of the portrait method: see `expression_reference.expression_forward`.
-    One of the audio path holds `wan.*` (Wan's original names), `proj_model.*` and `audio_processor.*` (the released
-    checkpoint's parts), `in.*` (latents (1,16,F,h,w), image_condition (1,20,F,h,w), text_embeds, image_embeds,
-    timestep, audio_features (1,L,768)), and as metadata num_heads, num_frames, audio_scale and per_frame.
+    A file that holds `ip_adapter.*` is one of the portrait method: see
+    `expression_reference.portrait_reference_forward`. One of the audio path holds `wan.*` (Wan's original names),
+    `proj_model.*` and `audio_processor.*` (the released checkpoint's parts), `in.*` (latents (1,16,F,h,w),
+    image_condition (1,20,F,h,w), text_embeds, image_embeds, timestep, audio_features (1,L,768)), and as metadata
+    num_heads, num_frames, audio_scale and per_frame.
 
     Returns:
         prediction and prediction_without_audio (1,16,F,h,w), and audio_windows (1,F,L,C): projected features cut into
@@ -112,35 +120,37 @@ def forward_reference(reference: str | Path) -> dict[str, Tensor]:
         InputError: not such a file, or anything in it that does not fit.
     """
     path = existing_file(reference, "reference")
-    if holds_expression(path):
-        return expression_forward(path)
+    if is_released_portrait(path):
+        return portrait_reference_forward(path)
     metadata = _reference_metadata(path)
     stored = open_safetensors(path)
     model = _reference_model(stored, metadata, str(path))
     inputs = _reference_inputs(stored, str(path))
     features, num_frames = inputs["audio_features"], metadata["num_frames"]
-    windows = official_windows(features, num_frames) if metadata["per_frame"] else clip_window(features)
+    windows = released_frame_windows(features, num_frames) if metadata["per_frame"] else clip_level_window(features)
     dtype = features.dtype
     conditions = Conditions(
-        text=inputs["text_embeds"],
-        image=inputs["image_embeds"],
-        latents=inputs["image_condition"],
-        audio=windows.tokens,
+        prompt_embeds=inputs["text_embeds"],
+        image_embeds=inputs["image_embeds"],
+        image_latents=inputs["image_condition"],
+        audio_embeds=windows.tokens,
         audio_mask=windows.mask,
-        face=torch.zeros(1, 1, model.config.face_dim, dtype=dtype),
-        motion=torch.full((1, 2), 0.5, dtype=dtype),
-        gate=torch.tensor([[metadata["audio_scale"], 0.0]], dtype=dtype),
+        face_embeds=torch.zeros(1, 1, model.config.face_dim, dtype=dtype),
+        motion_intensity=torch.full((1, 2), 0.5, dtype=dtype),
+        condition_scale=torch.tensor([[metadata["audio_scale"], 0.0]], dtype=dtype),
     )
-    silent = conditions._replace(gate=torch.zeros(1, 2, dtype=dtype))
+    silent = conditions._replace(condition_scale=torch.zeros(1, 2, dtype=dtype))
     with torch.no_grad():
         return {
             "prediction": model(inputs["latents"], inputs["timestep"], conditions).sample,
             "prediction_without_audio": model(inputs["latents"], inputs["timestep"], silent).sample,
-            "audio_windows": official_windows(model.audio_projector(features, frame_level=False), num_frames).tokens,
+            "audio_windows": released_frame_windows(
+                model.audio_projector(features, frame_level=False), num_frames
+            ).tokens,
         }
 
 
-def _is_wan(path: Path) -> bool:
+def _is_wan_transformer(path: Path) -> bool:
     if path.suffix != ".safetensors":
         return False
     return any(name.endswith("patch_embedding.weight") for name in open_safetensors(path).shapes)
@@ -167,16 +177,16 @@ def _reference_metadata(path: Path) -> dict[str, Any]:
     return {**values, "per_frame": text["per_frame"] == "True", "num_heads": text["num_heads"]}
 
 
-def _reference_model(stored: StoredTensors, metadata: dict[str, Any], source: str) -> FantasyTalkingTransformer3DModel:
+def _reference_model(stored: LazyTensors, metadata: dict[str, Any], source: str) -> FantasyTalkingTransformer3DModel:
     original = [name.removeprefix("wan.") for name in stored.shapes if name.startswith("wan.")]
-    base = stored.renamed({ours: f"wan.{name}" for ours, name in wan_names(original, source).items()})
+    base = stored.renamed({ours: f"wan.{name}" for ours, name in diffusers_to_wan_names(original, source).items()})
     config = infer_wan_config(base.shapes, {"num_heads": metadata["num_heads"]}, source)
     released = {
         name: stored.read(name) for name in stored.shapes if name.startswith(("proj_model.", "audio_processor."))
     }
-    check_released(released, source)
+    check_released_audio(released, source)
     token_dim, feature_dim = released["proj_model.proj.weight"].shape
-    model = assemble(
+    model = build_from_wan(
         {**config, "eps": metadata["eps"]},
         # Face and motion are fresh and add nothing, so they are kept as small as they go.
         {
@@ -191,10 +201,10 @@ def _reference_model(stored: StoredTensors, metadata: dict[str, Any], source: st
         },
         base,
     )
-    adapter = from_official(released)
+    adapter = from_released_audio(released)
     state = model.state_dict()
     expected = {name: tuple(state[name].shape) for name in state if name in adapter or "audio_" in name}
-    compare_shapes(
+    check_shapes(
         {name: tuple(value.shape) for name, value in adapter.items()}, expected, source, "base and audio parts differ"
     )
     with torch.no_grad():
@@ -203,7 +213,7 @@ def _reference_model(stored: StoredTensors, metadata: dict[str, Any], source: st
     return model
 
 
-def _reference_inputs(stored: StoredTensors, source: str) -> dict[str, Tensor]:
+def _reference_inputs(stored: LazyTensors, source: str) -> dict[str, Tensor]:
     names = ("latents", "image_condition", "text_embeds", "image_embeds", "timestep", "audio_features")
     missing = [name for name in names if f"in.{name}" not in stored.shapes]
     if missing:

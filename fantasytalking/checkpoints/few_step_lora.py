@@ -14,8 +14,8 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.common.tensor_io import open_safetensors
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
-PREFIXES = ("diffusion_model.", "transformer.", "base_model.model.")
-ENDINGS = {
+KEY_PREFIXES = ("diffusion_model.", "transformer.", "base_model.model.")
+KEY_SUFFIXES = {
     "lora_A.weight": "down",
     "lora_B.weight": "up",
     "lora_A.default.weight": "down",
@@ -26,7 +26,7 @@ ENDINGS = {
     "diff": "weight",
     "diff_b": "bias",
 }
-WAN_NAMES = (
+WAN_TO_DIFFUSERS = (
     (r"\.self_attn\.([qkv])$", r".attn1.to_\1"),
     (r"\.self_attn\.o$", ".attn1.to_out.0"),
     (r"\.cross_attn\.([qkv])$", r".attn2.to_\1"),
@@ -63,34 +63,34 @@ def fuse_few_step_lora(model: FantasyTalkingTransformer3DModel, path: Path, scal
     stored = open_safetensors(path)
     layers: dict[str, dict[str, str]] = {}
     for name in stored.shapes:
-        layer, part = _place(name, str(path))
+        layer, part = _parse_key(name, str(path))
         layers.setdefault(layer, {})[part] = name
     parameters = dict(model.named_parameters())
     for layer, parts in layers.items():
-        _check(layer, {part: stored.shapes[name] for part, name in parts.items()}, parameters, str(path))
+        _check_layer(layer, {part: stored.shapes[name] for part, name in parts.items()}, parameters, str(path))
     for layer, parts in layers.items():
         tensors = {part: stored.read(name).float() for part, name in parts.items()}
         if "down" in tensors:
-            _add(parameters[f"{layer}.weight"], scale * _product(tensors))
+            _add_in_place(parameters[f"{layer}.weight"], scale * _lora_delta(tensors))
         for part in ("weight", "bias"):
             if part in tensors:
-                _add(parameters[f"{layer}.{part}"], scale * tensors[part])
+                _add_in_place(parameters[f"{layer}.{part}"], scale * tensors[part])
     return len(layers)
 
 
-def _place(name: str, source: str) -> tuple[str, str]:
+def _parse_key(name: str, source: str) -> tuple[str, str]:
     """The layer, in diffusers' name, and what of it the tensor is."""
-    plain = next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
-    for ending, part in ENDINGS.items():
+    plain = next((name.removeprefix(prefix) for prefix in KEY_PREFIXES if name.startswith(prefix)), name)
+    for ending, part in KEY_SUFFIXES.items():
         if plain.endswith(f".{ending}"):
             layer = plain.removesuffix(f".{ending}")
-            for pattern, replacement in WAN_NAMES:
+            for pattern, replacement in WAN_TO_DIFFUSERS:
                 layer = re.sub(pattern, replacement, layer)
             return layer, part
     raise InputError(f"'{source}' holds '{name}', which is no part of a LoRA; a LoRA file for Wan 2.1 is needed")
 
 
-def _check(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dict[str, Tensor], source: str) -> None:
+def _check_layer(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dict[str, Tensor], source: str) -> None:
     weight = parameters.get(f"{layer}.weight")
     if weight is None:
         raise InputError(f"'{source}' changes the layer '{layer}', which this model lacks; use a LoRA of its base")
@@ -109,11 +109,11 @@ def _check(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dict[str,
             )
 
 
-def _product(tensors: dict[str, Tensor]) -> Tensor:
+def _lora_delta(tensors: dict[str, Tensor]) -> Tensor:
     rank = tensors["down"].shape[0]
     alpha = float(tensors["alpha"]) if "alpha" in tensors else float(rank)
     return alpha / rank * (tensors["up"] @ tensors["down"])
 
 
-def _add(parameter: Tensor, change: Tensor) -> None:
-    parameter.copy_(parameter.float() + change.to(parameter.device))
+def _add_in_place(parameter: Tensor, delta: Tensor) -> None:
+    parameter.copy_(parameter.float() + delta.to(parameter.device))

@@ -7,23 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fantasytalking.attention_regions import label_regions
+from fantasytalking.attention_regions import regions_from_masks
 from fantasytalking.checkpoints.released_portrait import (
-    RELEASED_HEAD_DIM,
-    RELEASED_PARTS,
+    RELEASED_PORTRAIT_PARTS,
+    RELEASED_RESAMPLER_HEAD_DIM,
     from_released_expression,
-    released_sizes,
+    released_expression_config,
 )
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.tensor_io import StoredTensors, compare_shapes, open_safetensors, safetensors_metadata
+from fantasytalking.common.tensor_io import LazyTensors, check_shapes, open_safetensors, safetensors_metadata
 from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import assemble, infer_wan_config, wan_names
+from fantasytalking.models.wan_loading import build_from_wan, diffusers_to_wan_names, infer_wan_config
 
-INPUTS = ("latents", "image_condition", "text_embeds", "image_embeds", "timestep", "expression_features")
+PORTRAIT_REFERENCE_INPUTS = (
+    "latents",
+    "image_condition",
+    "text_embeds",
+    "image_embeds",
+    "timestep",
+    "expression_features",
+)
 
 
-def expression_forward(path: Path) -> dict[str, Tensor]:
+def portrait_reference_forward(path: Path) -> dict[str, Tensor]:
     """The predictions of a reference file: its weights, inputs and metadata through our model.
 
     The file holds `wan.*` (Wan's original names), the released adapter's four parts, `in.*` (latents (1,16,F,h,w),
@@ -60,33 +67,37 @@ def expression_forward(path: Path) -> dict[str, Tensor]:
         return outputs if several else {**outputs, "prediction_padding_attended": attended}
 
 
-def _model(stored: StoredTensors, text: dict[str, str], source: str) -> FantasyTalkingTransformer3DModel:
+def _model(stored: LazyTensors, metadata: dict[str, str], source: str) -> FantasyTalkingTransformer3DModel:
     original = [name.removeprefix("wan.") for name in stored.shapes if name.startswith("wan.")]
-    base = stored.renamed({ours: f"wan.{name}" for ours, name in wan_names(original, source).items()})
-    config = infer_wan_config(base.shapes, {"num_heads": _metadata(text, "num_heads", source)}, source)
+    base = stored.renamed({ours: f"wan.{name}" for ours, name in diffusers_to_wan_names(original, source).items()})
+    config = infer_wan_config(base.shapes, {"num_heads": _required_metadata(metadata, "num_heads", source)}, source)
     released = {
-        name: stored.read(name) for name in stored.shapes if name.startswith(tuple(f"{p}." for p in RELEASED_PARTS))
+        name: stored.read(name)
+        for name in stored.shapes
+        if name.startswith(tuple(f"{p}." for p in RELEASED_PORTRAIT_PARTS))
     }
     adapter = from_released_expression(released, source)
-    sizes = released_sizes(adapter, source, _head_dim(text, source))
+    sizes = released_expression_config(adapter, source, _head_dim(metadata, source))
     # Audio, face and motion are fresh and add nothing, so they are kept as small as they go.
     small: dict[str, Any] = dict.fromkeys(
         ("audio_dim", "audio_token_dim", "face_token_dim", "face_width", "motion_width"), 8
     )
-    model = assemble(
-        {**config, "eps": _number(text.get("eps", "1e-06"), "eps", source)},
+    model = build_from_wan(
+        {**config, "eps": _parse_number(metadata.get("eps", "1e-06"), "eps", source)},
         {
             **small,
-            **sizes.arguments(),
+            **sizes.to_transformer_kwargs(),
             "face_tokens": 1,
             "face_depth": 1,
             "face_heads": 1,
-            "expression_scale": _number(_metadata(text, "portrait_scale", source), "portrait_scale", source),
+            "expression_scale": _parse_number(
+                _required_metadata(metadata, "portrait_scale", source), "portrait_scale", source
+            ),
         },
         base,
     )
     state = model.state_dict()
-    compare_shapes(
+    check_shapes(
         {name: tuple(value.shape) for name, value in adapter.items()},
         {name: tuple(value.shape) for name, value in state.items() if "expression_" in name},
         source,
@@ -98,9 +109,9 @@ def _model(stored: StoredTensors, text: dict[str, str], source: str) -> FantasyT
     return model
 
 
-def _conditions(stored: StoredTensors, inputs: dict[str, Tensor], text: dict[str, str], source: str) -> Conditions:
+def _conditions(stored: LazyTensors, inputs: dict[str, Tensor], metadata: dict[str, str], source: str) -> Conditions:
     features = inputs["expression_features"]
-    num_frames = int(_number(_metadata(text, "num_frames", source), "num_frames", source))
+    num_frames = int(_parse_number(_required_metadata(metadata, "num_frames", source), "num_frames", source))
     if features.ndim != 3 or not features.numel() or features.shape[1] != num_frames:
         raise InputError(
             f"'{source}': expression_features has the shape {tuple(features.shape)}; "
@@ -108,41 +119,42 @@ def _conditions(stored: StoredTensors, inputs: dict[str, Tensor], text: dict[str
         )
     dtype, regions = features.dtype, None
     if "in.face_regions" in stored.shapes:
-        regions = label_regions(stored.read("in.face_regions"), num_frames)[None]
+        regions = regions_from_masks(stored.read("in.face_regions"), num_frames)[None]
     return Conditions(
-        text=inputs["text_embeds"],
-        image=inputs["image_embeds"],
-        latents=inputs["image_condition"],
-        audio=torch.zeros(1, 1, 1, 8, dtype=dtype),
+        prompt_embeds=inputs["text_embeds"],
+        image_embeds=inputs["image_embeds"],
+        image_latents=inputs["image_condition"],
+        audio_embeds=torch.zeros(1, 1, 1, 8, dtype=dtype),
         audio_mask=torch.zeros(1, 1, 1, dtype=torch.bool),
-        face=torch.zeros(1, 1, 512, dtype=dtype),
-        motion=torch.full((1, 2), 0.5, dtype=dtype),
-        gate=torch.zeros(1, 2, dtype=dtype),
+        face_embeds=torch.zeros(1, 1, 512, dtype=dtype),
+        motion_intensity=torch.full((1, 2), 0.5, dtype=dtype),
+        condition_scale=torch.zeros(1, 2, dtype=dtype),
         expression=ExpressionCondition(
             features=features[None],
             present=torch.ones(1, *features.shape[:2], dtype=torch.bool),
             regions=regions,
-            gate=torch.ones(1, dtype=dtype),
+            scale=torch.ones(1, dtype=dtype),
         ),
     )
 
 
-def _inputs(stored: StoredTensors, source: str) -> dict[str, Tensor]:
-    missing = [name for name in INPUTS if f"in.{name}" not in stored.shapes]
+def _inputs(stored: LazyTensors, source: str) -> dict[str, Tensor]:
+    missing = [name for name in PORTRAIT_REFERENCE_INPUTS if f"in.{name}" not in stored.shapes]
     if missing:
         raise InputError(
-            f"'{source}' has no tensor 'in.{missing[0]}'; a portrait reference has in.{', in.'.join(INPUTS)}"
+            f"'{source}' has no tensor 'in.{missing[0]}'; a portrait reference has "
+            f"in.{', in.'.join(PORTRAIT_REFERENCE_INPUTS)}"
         )
-    return {name: stored.read(f"in.{name}") for name in INPUTS}
+    return {name: stored.read(f"in.{name}") for name in PORTRAIT_REFERENCE_INPUTS}
 
 
-def _metadata(text: dict[str, str], name: str, source: str) -> str:
-    if name not in text:
+def _required_metadata(metadata: dict[str, str], name: str, source: str) -> str:
+    if name not in metadata:
         raise InputError(f"'{source}' has no metadata '{name}'; a portrait reference has it")
-    return text[name]
+    return metadata[name]
 
 
-def _number(value: str, name: str, source: str) -> float:
+def _parse_number(value: str, name: str, source: str) -> float:
     try:
         number = float(value)
     except ValueError as error:
@@ -152,10 +164,10 @@ def _number(value: str, name: str, source: str) -> float:
     return number
 
 
-def _head_dim(text: dict[str, str], source: str) -> int:
+def _head_dim(metadata: dict[str, str], source: str) -> int:
     """Width of the resamplers' heads: `dim_head=32` in the metadata `resampler`, or the released one."""
-    stated = re.search(r"\bdim_head=(\d{1,5})\b", text.get("resampler", ""))
-    head_dim = int(stated[1]) if stated else RELEASED_HEAD_DIM
+    stated = re.search(r"\bdim_head=(\d{1,5})\b", metadata.get("resampler", ""))
+    head_dim = int(stated[1]) if stated else RELEASED_RESAMPLER_HEAD_DIM
     if not head_dim:
-        raise InputError(f"'{source}': metadata resampler is '{text['resampler']}'; dim_head must be at least 1")
+        raise InputError(f"'{source}': metadata resampler is '{metadata['resampler']}'; dim_head must be at least 1")
     return head_dim

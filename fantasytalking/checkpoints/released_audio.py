@@ -11,41 +11,41 @@ from pathlib import Path
 from torch import Tensor
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.tensor_io import check_floating, compare_shapes, read_parts, write_parts
+from fantasytalking.common.tensor_io import check_finite, check_shapes, read_parts, write_parts
 
-PARTS = ("proj_model", "audio_processor")
+RELEASED_AUDIO_PARTS = ("proj_model", "audio_processor")
 
 _PROJECTOR = {f"proj_model.{name}": f"audio_projector.{name}" for name in ("proj.weight", "norm.weight", "norm.bias")}
 _BLOCK = re.compile(r"audio_processor\.blocks\.(\d+)\.cross_attn\.processor\.([kv])_proj\.weight")
 _OUR_BLOCK = re.compile(r"blocks\.(\d+)\.attn2\.audio_([kv])_proj\.weight")
 
 
-def read_released(path: str | Path) -> dict[str, Tensor]:
+def read_released_audio(path: str | Path) -> dict[str, Tensor]:
     """The released audio weights from .ckpt (a torch file of two parts) or .safetensors (parts as prefixes), flat.
 
     Raises:
         InputError: not such a file, keys missing or left over, shapes that do not agree, or not floating point.
     """
-    tensors = read_parts(path, PARTS)
-    check_released(tensors, str(path))
+    tensors = read_parts(path, RELEASED_AUDIO_PARTS)
+    check_released_audio(tensors, str(path))
     return tensors
 
 
-def write_released(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+def write_released_audio(tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Writes flat released tensors as .ckpt, .pt or .pth (two parts) or .safetensors (flat), whole or not at all.
 
     Raises:
         InputError: another suffix.
     """
-    write_parts(tensors, path, PARTS)
+    write_parts(tensors, path, RELEASED_AUDIO_PARTS)
 
 
-def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_released_audio(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Released names to ours; the tensors themselves are not touched."""
     return {_our_name(name): value for name, value in tensors.items()}
 
 
-def to_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_released_audio(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names to the released ones.
 
     Raises:
@@ -64,7 +64,7 @@ def to_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def check_released(tensors: Mapping[str, Tensor], source: str) -> None:
+def check_released_audio(tensors: Mapping[str, Tensor], source: str) -> None:
     """Holds that flat released tensors are complete and agree: N blocks from 0 on, one width, floating point.
 
     Raises:
@@ -81,8 +81,8 @@ def check_released(tensors: Mapping[str, Tensor], source: str) -> None:
     wanted: dict[str, tuple[int, ...]] = dict.fromkeys(names, (dim, token_dim))
     wanted["proj_model.proj.weight"] = (token_dim, weight.shape[1] if token_dim and weight is not None else 0)
     wanted["proj_model.norm.weight"] = wanted["proj_model.norm.bias"] = (token_dim,)
-    compare_shapes({name: tuple(value.shape) for name, value in tensors.items()}, wanted, f"'{source}'", cure)
-    check_floating(tensors, source)
+    check_shapes({name: tuple(value.shape) for name, value in tensors.items()}, wanted, f"'{source}'", cure)
+    check_finite(tensors, source)
 
 
 def _our_name(name: str) -> str:

@@ -15,19 +15,19 @@ from fantasytalking.checkpoints.adapter import AdapterConfig
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.tensor_io import (
     PICKLE_SUFFIXES,
-    check_floating,
-    compare_shapes,
+    check_finite,
+    check_shapes,
     open_safetensors,
     read_parts,
     read_pickle,
     write_parts,
 )
-from fantasytalking.models.expression_config import PARTS, ExpressionSizes
+from fantasytalking.models.expression_config import EXPRESSION_FEATURE_PARTS, ExpressionModuleConfig
 
-RELEASED_PARTS = ("proj_model", "mouth_proj_model", "emo_proj_model", "ip_adapter")
-RELEASED_HEAD_DIM = 64
+RELEASED_PORTRAIT_PARTS = ("proj_model", "mouth_proj_model", "emo_proj_model", "ip_adapter")
+RELEASED_RESAMPLER_HEAD_DIM = 64
 """Of the released resamplers; the number of heads is not in the shapes."""
-RELEASED_PADDING = "attended"
+RELEASED_PADDING_MODE = "attended"
 
 _PLAIN = {"headpose": "head", "eye": "eye", "emo": "emotion", "mouth": "mouth"}
 _LEARNED = {"mouth_proj_model": "mouth", "emo_proj_model": "emotion"}
@@ -60,7 +60,7 @@ _OUR_BLOCK = re.compile(r"blocks\.(\d+)\.attn2\.expression_([kv])_proj\.weight")
 _LAYER_NAME = re.compile(r"(mouth_proj_model|emo_proj_model)\.layers\.(\d+)\.(.+)")
 
 
-def holds_expression(path: Path) -> bool:
+def is_released_portrait(path: Path) -> bool:
     """Whether a file of weights is a released expression adapter, by a name that the released audio part has not.
 
     Raises:
@@ -80,7 +80,7 @@ def read_released_expression(path: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: not such a file, keys missing or left over, shapes that do not agree, or not floating point.
     """
-    return from_released_expression(read_parts(path, RELEASED_PARTS), str(path))
+    return from_released_expression(read_parts(path, RELEASED_PORTRAIT_PARTS), str(path))
 
 
 def write_released_expression(tensors: Mapping[str, Tensor], path: str | Path) -> int:
@@ -90,7 +90,7 @@ def write_released_expression(tensors: Mapping[str, Tensor], path: str | Path) -
         InputError: another suffix, or tensors that the released format has no place for.
     """
     released = to_released_expression(tensors, flat=Path(path).suffix == ".safetensors")
-    write_parts(released, path, RELEASED_PARTS)
+    write_parts(released, path, RELEASED_PORTRAIT_PARTS)
     return len(released)
 
 
@@ -120,7 +120,9 @@ def to_released_expression(tensors: Mapping[str, Tensor], flat: bool) -> dict[st
     return {_released_name(name, flat): value for name, value in tensors.items()}
 
 
-def released_sizes(tensors: Mapping[str, Tensor], source: str, head_dim: int = RELEASED_HEAD_DIM) -> ExpressionSizes:
+def released_expression_config(
+    tensors: Mapping[str, Tensor], source: str, head_dim: int = RELEASED_RESAMPLER_HEAD_DIM
+) -> ExpressionModuleConfig:
     """The sizes that complete tensors in our names imply, with resamplers of `head_dim`, which no shape tells.
 
     Raises:
@@ -130,8 +132,8 @@ def released_sizes(tensors: Mapping[str, Tensor], source: str, head_dim: int = R
     if inner % head_dim:
         raise InputError(f"'{source}': the resamplers' width {inner} is not a multiple of heads of {head_dim}")
     queries = {part: tensors[f"expression_projector.learned.{part}.queries"].shape for part in _LEARNED.values()}
-    plain = {part: tensors[f"expression_projector.plain.{part}.weight"].shape for part in PARTS}
-    return ExpressionSizes(
+    plain = {part: tensors[f"expression_projector.plain.{part}.weight"].shape for part in EXPRESSION_FEATURE_PARTS}
+    return ExpressionModuleConfig(
         dims=(plain["head"][1], plain["eye"][1], plain["emotion"][1], plain["mouth"][1]),
         learned=(0, 0, queries["emotion"][1], queries["mouth"][1]),
         token_dim=plain["head"][0],
@@ -142,17 +144,17 @@ def released_sizes(tensors: Mapping[str, Tensor], source: str, head_dim: int = R
     )
 
 
-def expression_adapter(tensors: Mapping[str, Tensor], source: str) -> AdapterConfig:
+def released_adapter_config(tensors: Mapping[str, Tensor], source: str) -> AdapterConfig:
     """What an adapter of released weights is: padding attended, heads of 64.
 
     Raises:
-        InputError: as `released_sizes`.
+        InputError: as `released_expression_config`.
     """
     return AdapterConfig(
         modules=["expression"],
         audio_window="official",
-        expression=released_sizes(tensors, source).as_json(),
-        expression_padding=RELEASED_PADDING,
+        expression=released_expression_config(tensors, source).to_dict(),
+        expression_padding=RELEASED_PADDING_MODE,
     )
 
 
@@ -162,13 +164,13 @@ def check_expression_tensors(tensors: Mapping[str, Tensor], source: str) -> None
     Raises:
         InputError: the first tensor that does not fit.
     """
-    wanted = _wanted_shapes(tensors, source)
+    wanted = _expected_shapes(tensors, source)
     found = {name: tuple(value.shape) for name, value in tensors.items()}
-    compare_shapes(found, wanted, f"'{source}'", "it is not a released portrait checkpoint; get it again")
-    check_floating(tensors, source)
+    check_shapes(found, wanted, f"'{source}'", "it is not a released portrait checkpoint; get it again")
+    check_finite(tensors, source)
 
 
-def _wanted_shapes(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[int, ...]]:
     """Every name with the shape that follows from the sizes of its neighbours."""
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
@@ -253,13 +255,13 @@ def _released_name(ours: str, flat: bool) -> str:
         return f"proj_model.norm.{rest}"
     part, _, leaf = rest.partition(".")
     if kind == "plain":
-        return f"proj_model.{_turned(_PLAIN)[part]}_proj.{leaf}"
-    model = _turned(_LEARNED)[part]
+        return f"proj_model.{_inverted(_PLAIN)[part]}_proj.{leaf}"
+    model = _inverted(_LEARNED)[part]
     if leaf in _RESAMPLER.values():
-        return f"{model}.{_turned(_RESAMPLER)[leaf]}"
+        return f"{model}.{_inverted(_RESAMPLER)[leaf]}"
     _, number, inner = leaf.split(".", 2)
-    return f"{model}.layers.{number}.{_turned(_LAYER)[inner]}"
+    return f"{model}.layers.{number}.{_inverted(_LAYER)[inner]}"
 
 
-def _turned(names: Mapping[str, str]) -> dict[str, str]:
+def _inverted(names: Mapping[str, str]) -> dict[str, str]:
     return {value: key for key, value in names.items()}

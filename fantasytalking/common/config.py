@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from fantasytalking.common.config_aliases import rename_old_keys
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import existing_file, written_whole
+from fantasytalking.common.files import atomic_write, existing_file
 
-CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
+CONFIGS_FOLDER = Path(__file__).resolve().parent.parent.parent / "configs"
 """The folder of presets, beside the package in a checkout."""
 
 ConfigT = TypeVar("ConfigT")
@@ -32,10 +33,10 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
     merged = OmegaConf.structured(schema)
     if path is not None:
         merged = _merge(schema, merged, _read_yaml(existing_file(path, "config")), str(path))
-    return _finish(schema, merged, overrides, str(path or "config"))
+    return _finalize(schema, merged, overrides, str(path or "config"))
 
 
-def config_of(schema: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
+def config_from_dict(schema: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
     """The dataclass `schema` of plain `values`, as `load_config` makes it of a file; `source` names them in messages.
 
     Text is taken as it stands: `${...}` has no meaning in it.
@@ -44,13 +45,13 @@ def config_of(schema: type[ConfigT], values: dict[str, Any], source: str) -> Con
         InputError: as `load_config`.
     """
     try:
-        update = OmegaConf.create(_literal(values))
+        update = OmegaConf.create(_escape_interpolations(values))
     except OmegaConfBaseException as error:
         raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
-    return _finish(schema, _merge(schema, OmegaConf.structured(schema), update, source), (), source)
+    return _finalize(schema, _merge(schema, OmegaConf.structured(schema), update, source), (), source)
 
 
-def _finish(schema: type[ConfigT], merged: Any, overrides: Sequence[str], source: str) -> ConfigT:
+def _finalize(schema: type[ConfigT], merged: Any, overrides: Sequence[str], source: str) -> ConfigT:
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
@@ -69,7 +70,7 @@ def _finish(schema: type[ConfigT], merged: Any, overrides: Sequence[str], source
 
 def save_config(config: Any, path: str | Path) -> None:
     """Writes the resolved dataclass `config` as YAML, whole or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         OmegaConf.save(OmegaConf.structured(config), temporary)
 
 
@@ -79,27 +80,27 @@ def preset_path(preset: str, name: str) -> Path:
     Raises:
         InputError: there is none; names the presets there are.
     """
-    path = CONFIGS / preset / f"{name}.yaml"
+    path = CONFIGS_FOLDER / preset / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(p.parent.name for p in CONFIGS.glob(f"*/{name}.yaml"))
+        known = sorted(p.parent.name for p in CONFIGS_FOLDER.glob(f"*/{name}.yaml"))
         raise InputError(
-            f"there is no preset '{preset}' with a {name}.yaml;{suggestion(preset, known)} known: {', '.join(known)}"
+            f"there is no preset '{preset}' with a {name}.yaml;{did_you_mean(preset, known)} known: {', '.join(known)}"
         )
     return path
 
 
-def suggestion(word: str, known: Sequence[str]) -> str:
+def did_you_mean(word: str, known: Sequence[str]) -> str:
     """' did you mean X?' when one of `known` is near `word`, else ''."""
     near = difflib.get_close_matches(word, known, n=1)
     return f" did you mean '{near[0]}'?" if near else ""
 
 
-def _literal(value: Any) -> Any:
+def _escape_interpolations(value: Any) -> Any:
     """`value` with OmegaConf's interpolations in its texts escaped (a run of backslashes before one is doubled)."""
     if isinstance(value, dict):
-        return {key: _literal(item) for key, item in value.items()}
+        return {key: _escape_interpolations(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_literal(item) for item in value]
+        return [_escape_interpolations(item) for item in value]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
@@ -114,15 +115,16 @@ def _read_yaml(path: Path) -> DictConfig:
 
 
 def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:
-    _refuse_unknown(schema, OmegaConf.to_container(update), "", source)
+    values = rename_old_keys(schema, OmegaConf.to_container(update), source)
+    _reject_unknown_keys(schema, values, "", source)
     try:
-        return OmegaConf.merge(merged, update)
+        return OmegaConf.merge(merged, OmegaConf.create(values))
     except OmegaConfBaseException as error:
         where = f" at '{error.full_key}'" if error.full_key else ""
         raise InputError(f"{source}{where}: {str(error).splitlines()[0]}") from error
 
 
-def _refuse_unknown(schema: Any, update: Any, prefix: str, source: str) -> None:
+def _reject_unknown_keys(schema: Any, update: Any, prefix: str, source: str) -> None:
     if type(None) in get_args(schema):  # a part that may be left out
         if update is None:
             return
@@ -136,9 +138,9 @@ def _refuse_unknown(schema: Any, update: Any, prefix: str, source: str) -> None:
     for key, value in update.items():
         if key not in known:
             raise InputError(
-                f"{source}: unknown key '{prefix}{key}';{suggestion(str(key), known)} known here: {', '.join(known)}"
+                f"{source}: unknown key '{prefix}{key}';{did_you_mean(str(key), known)} known here: {', '.join(known)}"
             )
-        _refuse_unknown(hints[key], value, f"{prefix}{key}.", source)
+        _reject_unknown_keys(hints[key], value, f"{prefix}{key}.", source)
 
 
 def _validate(config: Any) -> None:

@@ -2,20 +2,79 @@
 
 import sys
 from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
 
-_DATA = (
+_DATA_PACKAGES = (
     *("PIL", "av", "cv2", "decord", "espeakng_loader", "imageio", "insightface", "jinja2", "markupsafe", "matplotlib"),
     *("mediapipe", "onnx", "onnxruntime", "onnxscript", "scipy"),
 )
-_EXTRAS = dict.fromkeys(_DATA, "data") | {
+_PACKAGE_EXTRAS = dict.fromkeys(_DATA_PACKAGES, "data") | {
     **dict.fromkeys(("deepspeed", "tensorboard", "torchdata", "wandb"), "train"),
     "gradio": "app",
 }
 """Packages that only some of the project needs, and the extra of pyproject.toml that brings them."""
 
 
+class ErrorCode(StrEnum):
+    """What kind of mistake an `InputError` reports."""
+
+    missing_file = "missing_file"
+    """A file or folder does not exist, or is not of the expected kind (a folder in place of a file)."""
+    missing_weights = "missing_weights"
+    """Weights or a component are not on this machine; the message says how to get them."""
+    missing_value = "missing_value"
+    """A required value or input was not given."""
+    unknown_key = "unknown_key"
+    """A key, name or option does not exist."""
+    invalid_type = "invalid_type"
+    """A value has the wrong type or cannot be parsed."""
+    invalid_choice = "invalid_choice"
+    """A value is none of the allowed ones."""
+    out_of_range = "out_of_range"
+    """A number, length or size lies outside its limits."""
+    malformed_file = "malformed_file"
+    """A file can be opened, but its content is damaged, incomplete or of another format."""
+    unreadable_media = "unreadable_media"
+    """An image, video or audio file cannot be decoded, or holds nothing that can be used."""
+    shape_mismatch = "shape_mismatch"
+    """Tensors or arrays are missing, unexpected, or have other shapes than the model."""
+    conflict = "conflict"
+    """Two values that were given exclude each other, or do not fit together."""
+    not_trained = "not_trained"
+    """The model has no trained module for what was requested."""
+    unsupported = "unsupported"
+    """The model, device or package cannot do what was requested."""
+    output_exists = "output_exists"
+    """An output cannot be written, would overwrite something, or belongs to another run."""
+    insufficient_resources = "insufficient_resources"
+    """There is not enough memory, disk space or time."""
+    no_face = "no_face"
+    """No face, or not the required number of faces, was found."""
+
+
 class InputError(ValueError):
-    """Something given from outside cannot be used. The message names the value, the limit and the cure, on one line."""
+    """Reports input that cannot be used.
+
+    Args:
+        message: names the value, the limit and the cure, in this order, on one line.
+        code: the kind of mistake.
+        field: the configuration key, option, argument or file entry that is wrong.
+        value: the value that was refused.
+    """
+
+    def __init__(
+        self, message: str, *, code: ErrorCode | None = None, field: str | None = None, value: object = None
+    ) -> None:
+        super().__init__(message)
+        self.code, self.field, self.value = code, field, value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_input_error, (str(self), self.code, self.field, self.value)
+
+
+def _rebuild_input_error(message: str, code: ErrorCode | None, field: str | None, value: object) -> InputError:
+    return InputError(message, code=code, field=field, value=value)
 
 
 def exit_cleanly(main: Callable[[], None]) -> None:
@@ -29,7 +88,7 @@ def exit_cleanly(main: Callable[[], None]) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        extra = _PACKAGE_EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
         print(f"error: '{error.name}' is not installed: pip install -e '.[{extra}]'", file=sys.stderr)  # noqa: T201

@@ -15,7 +15,7 @@ MAX_HASHED_BYTES = 64 << 20
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` (same suffix) that replaces `path` when the block ends without an error.
 
     The temporary file or folder is removed when the block fails, so that no half-written output is left behind. A
@@ -33,13 +33,13 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         temporary = folder / path.name
         yield temporary
-        _make_room(path, temporary, folder)
+        _clear_target(path, temporary, folder)
         os.replace(temporary, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_room(path: Path, temporary: Path, folder: Path) -> None:
+def _clear_target(path: Path, temporary: Path, folder: Path) -> None:
     if not path.is_dir():
         return
     if not temporary.is_dir():
@@ -71,12 +71,16 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(place: Path) -> str:
+def fingerprint(file_or_folder: Path) -> str:
     """Of a file or a folder: names, sizes and, up to `MAX_HASHED_BYTES`, contents."""
     digest = hashlib.sha256()
-    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    files = (
+        [file_or_folder]
+        if file_or_folder.is_file()
+        else sorted(path for path in file_or_folder.rglob("*") if path.is_file())
+    )
     for file in files:
         size = file.stat().st_size
         content = hash_file(file) if size <= MAX_HASHED_BYTES else ""
-        digest.update(f"{file.relative_to(place.parent).as_posix()}\0{size}\0{content}\n".encode())
+        digest.update(f"{file.relative_to(file_or_folder.parent).as_posix()}\0{size}\0{content}\n".encode())
     return digest.hexdigest()

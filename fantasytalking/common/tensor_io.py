@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import existing_file, written_whole
+from fantasytalking.common.files import atomic_write, existing_file
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
 MAX_PICKLE_BYTES = 16 * 2**30
@@ -34,7 +34,7 @@ _PICKLE_ERRORS = (
 
 
 @dataclass(frozen=True)
-class StoredTensors:
+class LazyTensors:
     """Named tensors that are read one at a time, their shapes known before."""
 
     source: str
@@ -43,18 +43,18 @@ class StoredTensors:
     read: Callable[[str], Tensor]
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], source: str) -> "StoredTensors":
+    def from_tensors(cls, tensors: Mapping[str, Tensor], source: str) -> "LazyTensors":
         """Tensors in memory."""
         return cls(source, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__)
 
-    def renamed(self, names: Mapping[str, str]) -> "StoredTensors":
+    def renamed(self, names: Mapping[str, str]) -> "LazyTensors":
         """The tensors of `names`' values under its keys."""
-        return StoredTensors(
+        return LazyTensors(
             self.source, {new: self.shapes[old] for new, old in names.items()}, lambda name: self.read(names[name])
         )
 
 
-def open_safetensors(*paths: Path) -> StoredTensors:
+def open_safetensors(*paths: Path) -> LazyTensors:
     """The tensors of one file or of the shards of one model.
 
     Raises:
@@ -63,13 +63,13 @@ def open_safetensors(*paths: Path) -> StoredTensors:
     handles: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for path in paths:
-        handle = _open_one(path)
+        handle = _open_safetensors(path)
         for name in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
             if name in handles:
                 raise InputError(f"'{path}': the tensor '{name}' stands in another shard too; download the files again")
             handles[name] = handle
             shapes[name] = tuple(handle.get_slice(name).get_shape())
-    return StoredTensors(str(paths[0]), shapes, lambda name: handles[name].get_tensor(name))
+    return LazyTensors(str(paths[0]), shapes, lambda name: handles[name].get_tensor(name))
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
@@ -78,10 +78,10 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
     Raises:
         InputError: the file is missing or not safetensors.
     """
-    return _open_one(path).metadata() or {}
+    return _open_safetensors(path).metadata() or {}
 
 
-def open_model_folder(folder: Path) -> StoredTensors:
+def open_model_folder(folder: Path) -> LazyTensors:
     """The tensors of a diffusers model folder, one file or shards with their index.
 
     Raises:
@@ -140,23 +140,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def compare_shapes(
-    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], source: str, cure: str
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: str, hint: str
 ) -> None:
     """Holds that exactly the wanted tensors are there.
 
     Raises:
         InputError: tensors missing, left over or of another shape: how many, and the first of them.
     """
-    missing = sorted(wanted.keys() - found.keys())
+    missing = sorted(expected.keys() - found.keys())
     if missing:
-        raise InputError(f"{source}: {len(missing)} tensors are missing, the first is '{missing[0]}'; {cure}")
-    unexpected = sorted(found.keys() - wanted.keys())
+        raise InputError(f"{source}: {len(missing)} tensors are missing, the first is '{missing[0]}'; {hint}")
+    unexpected = sorted(found.keys() - expected.keys())
     if unexpected:
-        raise InputError(f"{source}: {len(unexpected)} tensors are not known, the first is '{unexpected[0]}'; {cure}")
-    for name, shape in wanted.items():
+        raise InputError(f"{source}: {len(unexpected)} tensors are not known, the first is '{unexpected[0]}'; {hint}")
+    for name, shape in expected.items():
         if found[name] != shape:
-            raise InputError(f"{source}: '{name}' has the shape {found[name]}, {shape} is needed; {cure}")
+            raise InputError(f"{source}: '{name}' has the shape {found[name]}, {shape} is needed; {hint}")
 
 
 def flatten_parts(loaded: Any, parts: Sequence[str], source: str) -> dict[str, Tensor]:
@@ -203,7 +203,7 @@ def write_parts(tensors: Mapping[str, Tensor], path: str | Path, parts: Sequence
     """
     path = Path(path)
     _check_suffix(path, f"output '{path}'")
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         if path.suffix == ".safetensors":
             save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
             return
@@ -219,7 +219,7 @@ def _check_suffix(path: Path, what: str) -> None:
         raise InputError(f"{what}: the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors")
 
 
-def check_floating(tensors: Mapping[str, Tensor], source: str) -> None:
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
     """Holds that tensors of a file are finite numbers.
 
     Raises:
@@ -232,7 +232,7 @@ def check_floating(tensors: Mapping[str, Tensor], source: str) -> None:
             raise InputError(f"'{source}': '{name}' holds NaN or infinity; the file is damaged, get it again")
 
 
-def _open_one(path: Path) -> Any:
+def _open_safetensors(path: Path) -> Any:
     try:
         return safe_open(existing_file(path, "weights"), framework="pt")
     except (SafetensorError, OSError) as error:

@@ -8,16 +8,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fantasytalking.attention_regions import Background
-from fantasytalking.audio_windows import WINDOW_SECONDS, AudioWindows, clip_window, frame_windows, join_speakers
+from fantasytalking.attention_regions import BackgroundAttention
+from fantasytalking.audio_windows import (
+    AUDIO_WINDOW_SECONDS,
+    AudioWindows,
+    clip_level_window,
+    join_speaker_windows,
+    timed_frame_windows,
+)
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import Conditions
-from fantasytalking.data.collate_multi_person import RegionBoxes, expression_condition, speaker_sounds, stack_faces
+from fantasytalking.data.collate_multi_person import RegionBoxes, collate_expression, collate_speakers, stack_faces
 from fantasytalking.data.dataset import Sample
-from fantasytalking.encoders.wan_layout import first_frame_mask, pad_text
+from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
 
 
-class Alignment(Enum):
+class AudioAlignment(Enum):
     """Which audio the tokens of a latent frame hear (paper section 3.1)."""
 
     clip = "clip"
@@ -33,7 +39,7 @@ class MaskProjection(Enum):
     trilinear = "trilinear"
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """One training step's clips, in float32."""
 
     latents: Tensor
@@ -47,17 +53,17 @@ class Batch(NamedTuple):
 class CollateConfig:
     """What a stage wants of its batches."""
 
-    alignment: Alignment = Alignment.clip
-    window_seconds: float = WINDOW_SECONDS
+    alignment: AudioAlignment = AudioAlignment.clip
+    audio_window_seconds: float = AUDIO_WINDOW_SECONDS
     """Span of a latent frame's audio window."""
-    text_length: int = 512
+    max_text_tokens: int = 512
     """Text states are padded with zeros to this many tokens, as Wan does; longer ones are cut."""
-    lip_mask: MaskProjection = MaskProjection.causal
+    lip_mask_projection: MaskProjection = MaskProjection.causal
     expression: bool = False
     """Whether the clips' expressions are wanted."""
-    regions: RegionBoxes = RegionBoxes.still
+    region_boxes: RegionBoxes = RegionBoxes.still
     """Of several people: whose expression and whose sound reaches where in the picture."""
-    background: Background = Background.everyone
+    background: BackgroundAttention = BackgroundAttention.everyone
 
     def validate(self) -> None:
         """Checks the values.
@@ -65,19 +71,19 @@ class CollateConfig:
         Raises:
             InputError: a value outside its limits.
         """
-        if not 1 <= self.text_length <= 4096:
-            raise InputError(f"text_length is {self.text_length}; it must lie from 1 to 4096 (Wan: 512)")
-        if not 0.02 <= self.window_seconds <= 10:
-            raise InputError(f"window_seconds is {self.window_seconds}; it must lie from 0.02 to 10")
+        if not 1 <= self.max_text_tokens <= 4096:
+            raise InputError(f"text_length is {self.max_text_tokens}; it must lie from 1 to 4096 (Wan: 512)")
+        if not 0.02 <= self.audio_window_seconds <= 10:
+            raise InputError(f"window_seconds is {self.audio_window_seconds}; it must lie from 0.02 to 10")
 
 
-class Collate:
+class PortraitCollator:
     """Callable for a DataLoader's `collate_fn`; the clips must be of one bucket (see `BucketBatchSampler`)."""
 
     def __init__(self, config: CollateConfig) -> None:
         self.config = config
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
+    def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
         """Stacks clips of one size, length and frame rate; no condition is dropped (the gates are 1).
 
         Raises:
@@ -85,42 +91,46 @@ class Collate:
                 stage wants of them.
         """
         config, features = self.config, [sample.features for sample in samples]
-        masks = [getattr(clip, f"lip_mask_{config.lip_mask.value}") for clip in features]
+        masks = [getattr(clip, f"lip_mask_{config.lip_mask_projection.value}") for clip in features]
         first_frame = _stack([clip.first_frame_latents for clip in features], samples, "first_frame_latents")
-        audio, speaker_regions = self._sound(samples)
+        audio, speaker_regions = self._audio_condition(samples)
         conditions = Conditions(
-            text=_stack([pad_text(clip.text, self.config.text_length) for clip in features], samples, "text"),
-            image=_stack([clip.image for clip in features], samples, "image"),
-            latents=torch.cat([first_frame_mask(first_frame), first_frame], dim=1),
-            audio=audio.tokens,
+            prompt_embeds=_stack(
+                [pad_prompt_embeds(clip.text, self.config.max_text_tokens) for clip in features], samples, "text"
+            ),
+            image_embeds=_stack([clip.image for clip in features], samples, "image"),
+            image_latents=torch.cat([first_frame_mask(first_frame), first_frame], dim=1),
+            audio_embeds=audio.tokens,
             audio_mask=audio.mask,
-            face=stack_faces([clip.face for clip in features]),
-            motion=torch.tensor([[sample.record.expression, sample.record.body] for sample in samples]),
-            gate=torch.ones(len(samples), 2),
-            expression=expression_condition(samples, config.regions, config.background) if config.expression else None,
+            face_embeds=stack_faces([clip.face for clip in features]),
+            motion_intensity=torch.tensor([[sample.record.expression, sample.record.body] for sample in samples]),
+            condition_scale=torch.ones(len(samples), 2),
+            expression=collate_expression(samples, config.region_boxes, config.background)
+            if config.expression
+            else None,
             speaker_regions=speaker_regions,
         )
         latents = _stack([clip.latents for clip in features], samples, "latents")
-        return Batch(latents, conditions, _stack(masks, samples, "lip_mask")[:, None])
+        return TrainingBatch(latents, conditions, _stack(masks, samples, "lip_mask")[:, None])
 
-    def _sound(self, samples: Sequence[Sample]) -> tuple[AudioWindows, Tensor | None]:
+    def _audio_condition(self, samples: Sequence[Sample]) -> tuple[AudioWindows, Tensor | None]:
         """Windows of the clips' sound, or of every person's own side by side with the regions that hear them."""
         frame_times = torch.stack([sample.features.frame_times for sample in samples])
-        speakers = speaker_sounds(samples, self.config.regions, self.config.background)
+        speakers = collate_speakers(samples, self.config.region_boxes, self.config.background)
         if speakers is None:
             audio = _stack([sample.features.audio for sample in samples], samples, "audio")
-            return self._windows(audio, frame_times), None
+            return self._audio_windows(audio, frame_times), None
         sounds, heard, regions = speakers
-        windows = [self._windows(sound, frame_times) for sound in sounds]
+        windows = [self._audio_windows(sound, frame_times) for sound in sounds]
         there = [
             window._replace(mask=window.mask & heard[:, person, None, None]) for person, window in enumerate(windows)
         ]
-        return join_speakers(there), regions
+        return join_speaker_windows(there), regions
 
-    def _windows(self, audio: Tensor, frame_times: Tensor) -> AudioWindows:
-        if self.config.alignment is Alignment.clip:
-            return clip_window(audio)
-        return frame_windows(audio, frame_times, self.config.window_seconds)
+    def _audio_windows(self, audio: Tensor, frame_times: Tensor) -> AudioWindows:
+        if self.config.alignment is AudioAlignment.clip:
+            return clip_level_window(audio)
+        return timed_frame_windows(audio, frame_times, self.config.audio_window_seconds)
 
 
 def _stack(tensors: list[Tensor], samples: Sequence[Sample], name: str) -> Tensor:

@@ -10,7 +10,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from fantasytalking.attention_regions import Background, box_regions, widen_boxes
+from fantasytalking.attention_regions import BackgroundAttention, expand_boxes, regions_from_boxes
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import ExpressionCondition
 from fantasytalking.data.dataset import Sample
@@ -25,7 +25,9 @@ class RegionBoxes(Enum):
     """Those of every frame."""
 
 
-def expression_condition(samples: Sequence[Sample], boxes: RegionBoxes, background: Background) -> ExpressionCondition:
+def collate_expression(
+    samples: Sequence[Sample], boxes: RegionBoxes, background: BackgroundAttention
+) -> ExpressionCondition:
     """The expressions of a batch, gates open; a clip of fewer people than another is filled with absent ones.
 
     Raises:
@@ -41,18 +43,18 @@ def expression_condition(samples: Sequence[Sample], boxes: RegionBoxes, backgrou
             )
         features.append(expression.float())
         present.append(seen)
-    _check_alike(features, samples, "expression")
+    _check_same_shape(features, samples, "expression")
     people = max(len(value) for value in features)
     return ExpressionCondition(
-        features=_fill(features, people),
-        present=_fill(present, people),
-        regions=_fill([clip_regions(sample, boxes, background) for sample in samples], people),
-        gate=torch.ones(len(samples)),
+        features=_pad_people(features, people),
+        present=_pad_people(present, people),
+        regions=_pad_people([clip_regions(sample, boxes, background) for sample in samples], people),
+        scale=torch.ones(len(samples)),
     )
 
 
-def speaker_sounds(
-    samples: Sequence[Sample], boxes: RegionBoxes, background: Background
+def collate_speakers(
+    samples: Sequence[Sample], boxes: RegionBoxes, background: BackgroundAttention
 ) -> tuple[list[Tensor], Tensor, Tensor] | None:
     """The sounds of a batch in which some clip has one of each person; None where no clip has.
 
@@ -73,13 +75,13 @@ def speaker_sounds(
         sounds.append(sample.features.audio[None].float() if told is None else told.float())
         whole = torch.ones(1, *grid, dtype=torch.bool)
         regions.append(whole if told is None else clip_regions(sample, boxes, background))
-    _check_alike(sounds, samples, "speakers")
+    _check_same_shape(sounds, samples, "speakers")
     people = max(len(value) for value in sounds)
     heard = torch.tensor([[person < len(value) for person in range(people)] for value in sounds])
-    return list(_fill(sounds, people).unbind(dim=1)), heard, _fill(regions, people)
+    return list(_pad_people(sounds, people).unbind(dim=1)), heard, _pad_people(regions, people)
 
 
-def clip_regions(sample: Sample, boxes: RegionBoxes, background: Background) -> Tensor:
+def clip_regions(sample: Sample, boxes: RegionBoxes, background: BackgroundAttention) -> Tensor:
     """(P, F, h, w) bool: which video tokens of a clip are whose.
 
     Raises:
@@ -92,8 +94,8 @@ def clip_regions(sample: Sample, boxes: RegionBoxes, background: Background) -> 
             "encoder"
         )
     if boxes is RegionBoxes.still:
-        tracked = widen_boxes(tracked[:, 0], tracked)[:, None].expand_as(tracked)
-    return box_regions(tracked, sample.record.height, sample.record.width, background)
+        tracked = expand_boxes(tracked[:, 0], tracked)[:, None].expand_as(tracked)
+    return regions_from_boxes(tracked, sample.record.height, sample.record.width, background)
 
 
 def stack_faces(faces: Sequence[Tensor]) -> Tensor:
@@ -105,15 +107,15 @@ def stack_faces(faces: Sequence[Tensor]) -> Tensor:
     return torch.stack([face.repeat(count // len(face), 1) for face in faces]).float()
 
 
-def _fill(values: Sequence[Tensor], people: int) -> Tensor:
+def _pad_people(values: Sequence[Tensor], max_people: int) -> Tensor:
     """(P, ...) each -> (B, people, ...), zeros or False for people that are not there."""
-    filled = values[0].new_zeros(len(values), people, *values[0].shape[1:])
+    filled = values[0].new_zeros(len(values), max_people, *values[0].shape[1:])
     for row, value in zip(filled, values, strict=True):
         row[: len(value)] = value
     return filled
 
 
-def _check_alike(values: Sequence[Tensor], samples: Sequence[Sample], name: str) -> None:
+def _check_same_shape(values: Sequence[Tensor], samples: Sequence[Sample], name: str) -> None:
     for value, sample in zip(values, samples, strict=True):
         if value.shape[1:] != values[0].shape[1:]:
             raise InputError(

@@ -12,16 +12,16 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.features import Features, load_features
+from fantasytalking.data.features import ClipFeatures, load_features
 from fantasytalking.data.manifest import ClipRecord, read_manifest
-from fantasytalking.motion_normalizer import MotionNormaliser
+from fantasytalking.motion_normalizer import MotionNormalizer
 
 
 class Sample(NamedTuple):
     """A clip: its line in the manifest and what its feature file holds."""
 
     record: ClipRecord
-    features: Features
+    features: ClipFeatures
 
 
 class PortraitDataset(Dataset[Sample]):
@@ -34,7 +34,7 @@ class PortraitDataset(Dataset[Sample]):
         InputError: a manifest is missing or damaged, or a feature file is not there.
     """
 
-    def __init__(self, *manifests: str | Path, motion: MotionNormaliser | None = None) -> None:
+    def __init__(self, *manifests: str | Path, motion_normalizer: MotionNormalizer | None = None) -> None:
         assert manifests, "at least one manifest"
         found = [(record, Path(path).parent / record.features) for path in manifests for record in read_manifest(path)]
         missing = [path for _, path in found if not path.is_file()]
@@ -42,7 +42,9 @@ class PortraitDataset(Dataset[Sample]):
             raise InputError(
                 f"{len(missing)} feature files are not there, '{missing[0]}' for one; prepare the corpus again"
             )
-        self.records = [record if motion is None else record.renormalised(motion) for record, _ in found]
+        self.records = [
+            record if motion_normalizer is None else record.renormalized(motion_normalizer) for record, _ in found
+        ]
         self._paths = [path for _, path in found]
 
     def __len__(self) -> int:
@@ -86,30 +88,30 @@ class BucketBatchSampler(Sampler[list[int]]):
         for index, record in enumerate(records):
             buckets[record.width, record.height, record.frames, record.fps, record.people].append(index)
         self._buckets = [buckets[key] for key in sorted(buckets)]
-        self._global_size = batch_size * world_size
-        self._part = slice(rank * batch_size, (rank + 1) * batch_size)
-        self._seed, self._epoch, self._first = seed, 0, 0
+        self._global_batch_size = batch_size * world_size
+        self._rank_slice = slice(rank * batch_size, (rank + 1) * batch_size)
+        self._seed, self._epoch, self._start_batch = seed, 0, 0
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
         """The next iteration is of this epoch and begins with this batch; later ones of it begin with the first."""
         assert 0 <= batch <= len(self), f"batch {batch} of {len(self)}"
-        self._epoch, self._first = epoch, batch
+        self._epoch, self._start_batch = epoch, batch
 
     def __len__(self) -> int:
         """Batches of a whole epoch on each process."""
-        return sum(-(-len(bucket) // self._global_size) for bucket in self._buckets)
+        return sum(-(-len(bucket) // self._global_batch_size) for bucket in self._buckets)
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._global_batches()
-        first, self._first = self._first, 0
+        first, self._start_batch = self._start_batch, 0
         for batch in batches[first:]:
-            yield batch[self._part]
+            yield batch[self._rank_slice]
 
     def _global_batches(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._epoch) % 2**63)
         batches: list[list[int]] = []
         for bucket in self._buckets:
             order = [bucket[place] for place in torch.randperm(len(bucket), generator=generator).tolist()]
-            for start in range(0, len(order), self._global_size):
-                batches.append([order[place % len(order)] for place in range(start, start + self._global_size)])
+            for start in range(0, len(order), self._global_batch_size):
+                batches.append([order[place % len(order)] for place in range(start, start + self._global_batch_size)])
         return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]

@@ -36,12 +36,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import existing_file, written_whole
+from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.conditions import latent_frame_count
 
-FORMAT = 1
+FEATURE_FORMAT = 1
 METADATA_KEY = "fantasytalking"
-MAX_BYTES = 1 << 30
+MAX_FEATURE_BYTES = 1 << 30
 """1201 frames of 720x1280 have 140 MB of latents."""
 
 _SHAPES = {
@@ -60,7 +60,7 @@ _SHAPES = {
     "speakers": ("P", "A", "C"),
 }
 _OPTIONAL = (("expression", "expression_present", "boxes"), ("speakers",))
-_TYPES = {
+_DTYPES = {
     "frame_times": torch.float64,
     "face": torch.float32,
     "expression_present": torch.bool,
@@ -69,7 +69,7 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
-class Features:
+class ClipFeatures:
     """What a feature file holds; shapes and types stand at the head of this file."""
 
     latents: Tensor
@@ -87,24 +87,24 @@ class Features:
     speakers: Tensor | None = None
 
 
-def save_features(features: Features, path: Path, config_hash: str) -> None:
+def save_features(features: ClipFeatures, path: Path, config_hash: str) -> None:
     """Writes a feature file, whole or not at all; equal features give equal bytes.
 
     Raises:
         InputError: a tensor breaks the contract, or the file cannot be written.
     """
     tensors = {
-        name: tensor.to("cpu", _TYPES.get(name, torch.float16)).contiguous()
+        name: tensor.to("cpu", _DTYPES.get(name, torch.float16)).contiguous()
         for name, tensor in vars(features).items()
         if tensor is not None
     }
     _check(tensors, str(path))
-    metadata = {METADATA_KEY: json.dumps({"config": config_hash, "format": FORMAT}, sort_keys=True)}
-    with written_whole(path) as temporary:
+    metadata = {METADATA_KEY: json.dumps({"config": config_hash, "format": FEATURE_FORMAT}, sort_keys=True)}
+    with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
 
-def load_features(path: str | Path) -> Features:
+def load_features(path: str | Path) -> ClipFeatures:
     """Reads and checks a feature file.
 
     Raises:
@@ -112,8 +112,8 @@ def load_features(path: str | Path) -> Features:
     """
     try:
         path = existing_file(path, "feature file")
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"feature file '{path}' has {path.stat().st_size} bytes; the limit is {MAX_BYTES}")
+        if path.stat().st_size > MAX_FEATURE_BYTES:
+            raise InputError(f"feature file '{path}' has {path.stat().st_size} bytes; the limit is {MAX_FEATURE_BYTES}")
         with safe_open(path, framework="pt") as file:
             _check_metadata(file.metadata() or {}, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -122,7 +122,7 @@ def load_features(path: str | Path) -> Features:
     except OSError as error:  # of a file system that several machines share, for instance
         raise InputError(f"feature file '{path}' could not be read ({error}); check its file system") from error
     _check(tensors, str(path))
-    return Features(**tensors)
+    return ClipFeatures(**tensors)
 
 
 def _check_metadata(metadata: dict[str, str], path: Path) -> None:
@@ -130,38 +130,42 @@ def _check_metadata(metadata: dict[str, str], path: Path) -> None:
         found = json.loads(metadata.get(METADATA_KEY, "{}")).get("format")
     except (json.JSONDecodeError, AttributeError):
         found = None
-    if found != FORMAT:
-        raise InputError(f"feature file '{path}' has format {found}; this version reads {FORMAT}; prepare it again")
+    if found != FEATURE_FORMAT:
+        raise InputError(
+            f"feature file '{path}' has format {found}; this version reads {FEATURE_FORMAT}; prepare it again"
+        )
 
 
-def _check(tensors: dict[str, Tensor], where: str) -> None:
+def _check(tensors: dict[str, Tensor], source: str) -> None:
     """Keys, types, shapes that agree with each other, and finite values."""
-    _check_keys(tensors, where)
+    _check_keys(tensors, source)
     sizes: dict[str, int] = {}
     for name, axes in _SHAPES.items():
         if name not in tensors:
             continue
-        tensor, wanted = tensors[name], _TYPES.get(name, torch.float16)
+        tensor, wanted = tensors[name], _DTYPES.get(name, torch.float16)
         if tensor.dtype != wanted:
-            raise InputError(f"{where}: '{name}' is {tensor.dtype}; it must be {wanted}; prepare it again")
+            raise InputError(f"{source}: '{name}' is {tensor.dtype}; it must be {wanted}; prepare it again")
         fits = tensor.ndim == len(axes) and all(
             size > 0 and size == (int(axis) if axis.isdigit() else sizes.setdefault(axis, size))
             for axis, size in zip(axes, tensor.shape, strict=True)
         )
         if not fits:
-            raise InputError(f"{where}: '{name}' has shape {tuple(tensor.shape)}; it must be {axes} with {sizes}")
+            raise InputError(f"{source}: '{name}' has shape {tuple(tensor.shape)}; it must be {axes} with {sizes}")
         if not tensor.isfinite().all():
-            raise InputError(f"{where}: '{name}' holds values that are not finite; prepare it again")
+            raise InputError(f"{source}: '{name}' holds values that are not finite; prepare it again")
     if latent_frame_count(sizes["frames"]) != sizes["F"]:
-        raise InputError(f"{where}: {sizes['frames']} frame times do not go with {sizes['F']} latent frames")
+        raise InputError(f"{source}: {sizes['frames']} frame times do not go with {sizes['F']} latent frames")
 
 
-def _check_keys(tensors: dict[str, Tensor], where: str) -> None:
+def _check_keys(tensors: dict[str, Tensor], source: str) -> None:
     """Every key that a file needs, none that is unknown, and groups of optional keys wholly or not at all."""
     absent = {name for group in _OPTIONAL if tensors.keys().isdisjoint(group) for name in group}
     wrong = sorted((tensors.keys() ^ _SHAPES.keys()) - absent)
     if wrong:
-        raise InputError(f"{where}: '{wrong[0]}' {'misses' if wrong[0] in _SHAPES else 'is unknown'}; prepare it again")
+        raise InputError(
+            f"{source}: '{wrong[0]}' {'misses' if wrong[0] in _SHAPES else 'is unknown'}; prepare it again"
+        )
 
 
-assert [field.name for field in fields(Features)] == list(_SHAPES)
+assert [field.name for field in fields(ClipFeatures)] == list(_SHAPES)

@@ -9,17 +9,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import existing_file, written_whole
-from fantasytalking.motion_normalizer import MotionMeasure, MotionNormaliser
+from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.motion_normalizer import MotionMeasure, MotionNormalizer
 
-MANIFEST = "manifest.jsonl"
-REJECTED = "rejected.jsonl"
-MAX_LINE = 1 << 16
-MOST_PEOPLE = 8
+MANIFEST_FILE = "manifest.jsonl"
+REJECTIONS_FILE = "rejected.jsonl"
+MAX_LINE_BYTES = 1 << 16
+MAX_PEOPLE_PER_CLIP = 8
 """In one clip."""
 
 
-class Reason(StrEnum):
+class RejectionReason(StrEnum):
     """Why a video or a stretch of it was left out. The values stand in rejected.jsonl."""
 
     UNREADABLE = "unreadable"
@@ -32,9 +32,9 @@ class Reason(StrEnum):
     """Its frame rate is too far below the one that was asked for."""
     LOW_RESOLUTION = "low_resolution"
     """It would have to be enlarged too much."""
-    NO_SOUND = "no_sound"
+    NO_AUDIO = "no_sound"
     """It has no sound track, or none that can be read at `start`."""
-    SOUND_TOO_SHORT = "sound_too_short"
+    AUDIO_TOO_SHORT = "sound_too_short"
     """The sound ends before the clip does."""
     SILENT = "silent"
     """The sound is never louder than the limit."""
@@ -48,13 +48,13 @@ class Reason(StrEnum):
     """The face detector is not sure enough."""
     FACE_TOO_SMALL = "face_too_small"
     """The face is too small in the prepared picture."""
-    SEVERAL_PEOPLE = "several_people"
+    MULTIPLE_PEOPLE = "several_people"
     """Several people, and none of them is clearly the one who talks."""
-    SOUNDS_UNMATCHED = "sounds_unmatched"
+    SPEAKER_COUNT_MISMATCH = "sounds_unmatched"
     """There are sounds of its people, but of more or fewer than are seen."""
     BLURRED = "blurred"
     """Somebody's face among several is not sharp."""
-    STILL_FACES = "still_faces"
+    STATIC_FACES = "still_faces"
     """Somebody's face among several hardly moves, as that of a photograph."""
     FACE_CUT_OFF = "face_cut_off"
     """The face leaves the cropped picture."""
@@ -90,9 +90,9 @@ class ClipRecord:
     people: int = 1
     """Whose faces the features tell of. A line of one person does not say so."""
 
-    def renormalised(self, motion: MotionNormaliser) -> "ClipRecord":
+    def renormalized(self, normalizer: MotionNormalizer) -> "ClipRecord":
         """The same with its motion normalised by other constants."""
-        expression, body = motion.normalise(MotionMeasure(self.expression_measure, self.body_measure))
+        expression, body = normalizer.normalize(MotionMeasure(self.expression_measure, self.body_measure))
         return replace(self, expression=round(expression, 6), body=round(body, 6))
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class ClipRecord:
             "duration": self.duration > 0,
             "expression": 0 <= self.expression <= 1,
             "body": 0 <= self.body <= 1,
-            "people": 1 <= self.people <= MOST_PEOPLE,
+            "people": 1 <= self.people <= MAX_PEOPLE_PER_CLIP,
         }
         for name, sound in checks.items():
             if not sound:
@@ -126,19 +126,19 @@ class Rejection:
     video: str
     start: float
     """Seconds from the video's first frame; 0 where the whole video is meant."""
-    reason: Reason
+    reason: RejectionReason
     detail: str
     """The measured value and the limit, for people."""
 
 
-LineT = TypeVar("LineT", ClipRecord, Rejection)
+RecordT = TypeVar("RecordT", ClipRecord, Rejection)
 _DEFAULTS = {field.name: field.default for field in fields(ClipRecord) if field.default is not MISSING}
 
 
-def write_lines(path: Path, lines: Iterable[ClipRecord | Rejection]) -> None:
+def write_records(path: Path, records: Iterable[ClipRecord | Rejection]) -> None:
     """Writes records sorted by video and start, one JSON object a line, whole or not at all."""
-    ordered = sorted(lines, key=lambda line: (line.video, line.start))
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    ordered = sorted(records, key=lambda line: (line.video, line.start))
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for line in ordered:
             told = {name: value for name, value in asdict(line).items() if value != _DEFAULTS.get(name)}
             file.write(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n")
@@ -165,16 +165,16 @@ def read_rejections(path: str | Path) -> list[Rejection]:
     return list(_read_lines(existing_file(path, "list of rejections"), Rejection))
 
 
-def _read_lines(path: Path, kind: type[LineT]) -> Iterator[LineT]:
+def _read_lines(path: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
     with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
             try:
-                yield record_from(json.loads(line), kind)
+                yield parse_record(json.loads(line), record_type)
             except (ValueError, RecursionError) as error:
                 raise InputError(f"'{path}' line {number}: {error}; prepare the corpus again") from error
 
 
-def record_from(values: Any, kind: type[LineT]) -> LineT:
+def parse_record(values: Any, record_type: type[RecordT]) -> RecordT:
     """A record from the JSON object `values`, its keys and types checked.
 
     Raises:
@@ -182,19 +182,19 @@ def record_from(values: Any, kind: type[LineT]) -> LineT:
     """
     if not isinstance(values, dict):
         raise InputError(f"a {type(values).__name__} where an object of keys and values should stand")
-    known = {field.name: field.type for field in fields(kind)}
-    may_miss = {field.name for field in fields(kind) if field.default is not MISSING} - values.keys()
+    known = {field.name: field.type for field in fields(record_type)}
+    may_miss = {field.name for field in fields(record_type) if field.default is not MISSING} - values.keys()
     wrong = sorted((known.keys() ^ values.keys()) - may_miss)
     if wrong:
         raise InputError(f"the key '{wrong[0]}' {'misses' if wrong[0] in known else 'is unknown'}")
-    return kind(**{name: _typed(name, value, known[name]) for name, value in values.items()})
+    return record_type(**{name: _check_type(name, value, known[name]) for name, value in values.items()})
 
 
-def _typed(name: str, value: Any, wanted: Any) -> Any:
-    if wanted is Reason:
-        return Reason(value)
-    if wanted is float and type(value) is int:
+def _check_type(name: str, value: Any, expected_type: Any) -> Any:
+    if expected_type is RejectionReason:
+        return RejectionReason(value)
+    if expected_type is float and type(value) is int:
         value = float(value)
-    if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
-        raise InputError(f"{name} is {value!r}; it must be of type {wanted.__name__}")
+    if type(value) is not expected_type or (expected_type is float and not math.isfinite(value)):
+        raise InputError(f"{name} is {value!r}; it must be of type {expected_type.__name__}")
     return value

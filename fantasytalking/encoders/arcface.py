@@ -11,8 +11,8 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.encoders.onnx import read_onnx
 
-SIZE = 112
-DIM = 512
+ARCFACE_SIZE = 112
+ARCFACE_DIM = 512
 
 
 class FaceEncoder:
@@ -29,15 +29,17 @@ class FaceEncoder:
             InputError: there is no such file, it is over 1 GiB, not an ONNX network, keeps weights in other files,
                 or does not map one (1, 3, 112, 112) input to one (1, 512) output.
         """
-        file = read_onnx(_only_onnx(Path(source)), "face encoder", "give an ArcFace network's .onnx")
-        if [shape[1:] for shape in file.inputs] != [[3, SIZE, SIZE]] or [s[-1:] for s in file.outputs] != [[DIM]]:
+        file = read_onnx(_resolve_onnx_file(Path(source)), "face encoder", "give an ArcFace network's .onnx")
+        if [shape[1:] for shape in file.inputs] != [[3, ARCFACE_SIZE, ARCFACE_SIZE]] or [
+            s[-1:] for s in file.outputs
+        ] != [[ARCFACE_DIM]]:
             raise InputError(
                 f"face encoder '{file.path}' maps {file.inputs} to {file.outputs}; "
-                f"an ArcFace network maps one (1, 3, {SIZE}, {SIZE}) to one (1, {DIM})"
+                f"an ArcFace network maps one (1, 3, {ARCFACE_SIZE}, {ARCFACE_SIZE}) to one (1, {ARCFACE_DIM})"
             )
         from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
-        return cls(ArcFaceONNX(str(file.path), file.open(threads)))
+        return cls(ArcFaceONNX(str(file.path), file.create_session(threads)))
 
     def encode(self, frame: NDArray[np.uint8], points: NDArray[np.floating]) -> NDArray[np.float32]:
         """The embedding of one face.
@@ -62,18 +64,20 @@ class FaceEncoder:
         with warnings.catch_warnings():
             # insightface calls scikit-image by a name that is about to change.
             warnings.simplefilter("ignore", FutureWarning)
-            return norm_crop(frame, np.asarray(points, dtype=np.float32), SIZE)
+            return norm_crop(frame, np.asarray(points, dtype=np.float32), ARCFACE_SIZE)
 
     def encode_aligned(self, face: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The embedding (512,) of length 1 of an aligned RGB face (112, 112, 3)."""
-        assert face.shape == (SIZE, SIZE, 3), f"face must be ({SIZE}, {SIZE}, 3), not {face.shape}"
+        assert face.shape == (ARCFACE_SIZE, ARCFACE_SIZE, 3), (
+            f"face must be ({ARCFACE_SIZE}, {ARCFACE_SIZE}, 3), not {face.shape}"
+        )
         # ArcFaceONNX takes BGR, as OpenCV reads it, and swaps the channels itself.
         embedding = self._network.get_feat(np.ascontiguousarray(face[:, :, ::-1]))[0].astype(np.float32)
         length = float(np.linalg.norm(embedding))
         return embedding / np.float32(max(length, 1e-12))
 
 
-def _only_onnx(source: Path) -> Path:
+def _resolve_onnx_file(source: Path) -> Path:
     if source.is_dir():
         found = sorted(source.glob("*.onnx"))
         if len(found) != 1:

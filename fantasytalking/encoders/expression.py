@@ -20,26 +20,26 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.common.config import config_of
+from fantasytalking.common.config import config_from_dict
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import existing_file, written_whole
-from fantasytalking.common.tensor_io import check_floating, compare_shapes, open_safetensors, read_json
-from fantasytalking.encoders.face_alignment import Similarity, cut_aligned, find_similarity
+from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors, read_json
+from fantasytalking.encoders.face_alignment import SimilarityTransform, crop_aligned, estimate_similarity
 from fantasytalking.encoders.fantasy_portrait.pd_fgc import PdFgcNetwork, load_pd_fgc
 
 if TYPE_CHECKING:
-    from fantasytalking.encoders.fantasy_portrait.tracker import ReleasedFaces
+    from fantasytalking.encoders.fantasy_portrait.tracker import FantasyPortraitNetworks
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-RELEASED_SUFFIXES = (".pth", ".safetensors")
-RELEASED_NAME = "pd_fpg"
-MAX_CONFIG_BYTES = 1 << 16
-MAX_BYTES = 1 << 28
-PARTS = ("head", "eye", "emotion", "mouth")
-PLACE_VALUES = 4
-"""What is known of the crop's place beside its pixels: see `place_values`."""
-_BATCH = 32
-_PLACE_SCALE = 30.0
+ENCODER_CONFIG_FILE, ENCODER_WEIGHTS_FILE = "config.json", "model.safetensors"
+PD_FGC_SUFFIXES = (".pth", ".safetensors")
+PD_FGC_FILE_STEM = "pd_fpg"
+MAX_ENCODER_CONFIG_BYTES = 1 << 16
+MAX_ENCODER_BYTES = 1 << 28
+ENCODED_PARTS = ("head", "eye", "emotion", "mouth")
+NUM_POSE_VALUES = 4
+"""What is known of the crop's place beside its pixels: see `crop_pose_values`."""
+_BATCH_SIZE = 32
+_POSE_SCALE = 30.0
 """Heads turn and move by hundredths of a radian and of their size; the network is given numbers about 1."""
 
 
@@ -63,7 +63,7 @@ class ExpressionEncoderConfig:
             InputError: a size that no such network has.
         """
         sound = {
-            "dims": len(self.dims) == len(PARTS) and all(1 <= dim <= 1024 for dim in self.dims),
+            "dims": len(self.dims) == len(ENCODED_PARTS) and all(1 <= dim <= 1024 for dim in self.dims),
             "channels": 2 <= len(self.channels) <= 6 and all(8 <= c <= 512 and c % 8 == 0 for c in self.channels),
             "size": 16 <= self.size <= 256 and self.size % 2 ** len(self.channels) == 0,
             "hidden": 1 <= self.hidden <= 1024,
@@ -85,20 +85,20 @@ class ExpressionFeatures(NamedTuple):
     """(T,) bool: the frame has a face."""
 
 
-Follow = Callable[[NDArray[np.uint8], NDArray[np.floating]], NDArray[np.floating]]
+PointTracker = Callable[[NDArray[np.uint8], NDArray[np.floating]], NDArray[np.floating]]
 """The next frames (T, H, W, 3) of a video and points (T, 5, 2) of a face to the points that its crops are put by."""
 
 
 class _Residual(nn.Module):
     """Two 3x3 convolutions beside a shortcut, at half the resolution."""
 
-    def __init__(self, inner: int, outer: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(inner, outer, 3, 2, 1)
-        self.first_norm = nn.GroupNorm(8, outer)
-        self.second = nn.Conv2d(outer, outer, 3, 1, 1)
-        self.second_norm = nn.GroupNorm(8, outer)
-        self.shortcut = nn.Conv2d(inner, outer, 1)
+        self.first = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
+        self.first_norm = nn.GroupNorm(8, out_channels)
+        self.second = nn.Conv2d(out_channels, out_channels, 3, 1, 1)
+        self.second_norm = nn.GroupNorm(8, out_channels)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         hidden = F.silu(self.first_norm(self.first(image)))
@@ -114,10 +114,13 @@ class ExpressionNetwork(nn.Module):
         self.trunk = nn.Sequential(*(_Residual(*pair) for pair in pairwise([3, *config.channels])))
         side = config.size // 2 ** len(config.channels)
         seen = config.channels[-1] * side * side
-        known = {part: PLACE_VALUES if part == "head" else 0 for part in PARTS}
-        self.hidden = nn.ModuleDict({part: nn.Linear(seen, config.hidden) for part in PARTS})
+        known = {part: NUM_POSE_VALUES if part == "head" else 0 for part in ENCODED_PARTS}
+        self.hidden = nn.ModuleDict({part: nn.Linear(seen, config.hidden) for part in ENCODED_PARTS})
         self.last = nn.ModuleDict(
-            {part: nn.Linear(config.hidden + known[part], dim) for part, dim in zip(PARTS, config.dims, strict=True)}
+            {
+                part: nn.Linear(config.hidden + known[part], dim)
+                for part, dim in zip(ENCODED_PARTS, config.dims, strict=True)
+            }
         )
 
     @property
@@ -126,37 +129,43 @@ class ExpressionNetwork(nn.Module):
         head, eye, emotion, mouth = self.config.dims
         return head, eye, emotion, mouth
 
-    def look(
-        self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating], device: torch.device
+    def encode_faces(
+        self,
+        frames: NDArray[np.uint8],
+        points: NDArray[np.floating],
+        reference_points: NDArray[np.floating],
+        device: torch.device,
     ) -> Tensor:
         """Features (T, D) of faces at (T, 5, 2) points, the head's movement counted from (5, 2) points at the start."""
-        places = find_similarity(points)
-        crops = cut_aligned(frames, places, self.config.size)
-        features: Tensor = self(crops.to(device), place_values(places, find_similarity(start[None])).to(device))
+        places = estimate_similarity(points)
+        crops = crop_aligned(frames, places, self.config.size)
+        features: Tensor = self(
+            crops.to(device), crop_pose_values(places, estimate_similarity(reference_points[None])).to(device)
+        )
         return features
 
-    def forward(self, crops: Tensor, places: Tensor) -> Tensor:
-        """(B, 3, size, size) in [-1, 1] and (B, 4) `place_values` to (B, sum of dims)."""
+    def forward(self, crops: Tensor, pose_values: Tensor) -> Tensor:
+        """(B, 3, size, size) in [-1, 1] and (B, 4) `crop_pose_values` to (B, sum of dims)."""
         seen = self.trunk(crops).flatten(1)
-        hidden = {part: F.silu(self.hidden[part](seen)) for part in PARTS}
-        hidden["head"] = torch.cat([hidden["head"], places], dim=1)
-        return torch.cat([self.last[part](hidden[part]) for part in PARTS], dim=1)
+        hidden = {part: F.silu(self.hidden[part](seen)) for part in ENCODED_PARTS}
+        hidden["head"] = torch.cat([hidden["head"], pose_values], dim=1)
+        return torch.cat([self.last[part](hidden[part]) for part in ENCODED_PARTS], dim=1)
 
 
-def place_values(places: Similarity, start: Similarity) -> Tensor:
+def crop_pose_values(transforms: SimilarityTransform, reference: SimilarityTransform) -> Tensor:
     """How a head is tilted, and how it has moved from where it began: (T, 4) float32, thirtieths.
 
     The tilt in radians, the logarithm of the size over that at the start, and the way right and down in sizes at the
-    start (one size is the crop's side). So neither the picture's resolution nor where somebody sits in it matters.
+    reference (one size is the crop's side). So neither the picture's resolution nor where somebody sits in it matters.
 
     Args:
-        places: of the crops.
-        start: one place, or one for each crop.
+        transforms: of the crops.
+        reference: one place, or one for each crop.
     """
-    turn, size = places.turn, np.abs(start.turn)
-    way = (places.centre - start.centre) / size
+    turn, size = transforms.scale_rotation, np.abs(reference.scale_rotation)
+    way = (transforms.center - reference.center) / size
     values = np.stack([np.angle(turn), np.log(np.abs(turn) / size), way.real, way.imag], axis=1)
-    return torch.from_numpy(values * _PLACE_SCALE).float()
+    return torch.from_numpy(values * _POSE_SCALE).float()
 
 
 class ExpressionEncoder:
@@ -166,10 +175,10 @@ class ExpressionEncoder:
         self,
         network: ExpressionNetwork | PdFgcNetwork,
         device: torch.device | str = "cpu",
-        faces: "ReleasedFaces | None" = None,
+        face_networks: "FantasyPortraitNetworks | None" = None,
     ) -> None:
         self._device = torch.device(device)
-        self._faces = faces
+        self._face_networks = face_networks
         self.network = network.to(self._device).eval().requires_grad_(False)
 
     @classmethod
@@ -183,61 +192,66 @@ class ExpressionEncoder:
             InputError: a file is missing, too large or damaged, or the weights are not those of the sizes; says which.
         """
         folder = Path(source)
-        released = released_file(folder)
+        released = find_pd_fgc_file(folder)
         if released is not None:
-            from fantasytalking.encoders.fantasy_portrait.tracker import ReleasedFaces
+            from fantasytalking.encoders.fantasy_portrait.tracker import FantasyPortraitNetworks
 
-            faces = ReleasedFaces.of_folder(folder) if folder.is_dir() else None
+            faces = FantasyPortraitNetworks.from_folder(folder) if folder.is_dir() else None
             return cls(load_pd_fgc(released), device, faces)
-        for name, limit in ((CONFIG, MAX_CONFIG_BYTES), (WEIGHTS, MAX_BYTES)):
+        for name, limit in ((ENCODER_CONFIG_FILE, MAX_ENCODER_CONFIG_BYTES), (ENCODER_WEIGHTS_FILE, MAX_ENCODER_BYTES)):
             size = existing_file(folder / name, "expression encoder").stat().st_size
             if size > limit:
                 raise InputError(f"expression encoder '{folder / name}' has {size} bytes; the limit is {limit}")
-        config = config_of(ExpressionEncoderConfig, read_json(folder / CONFIG), str(folder / CONFIG))
-        stored = open_safetensors(folder / WEIGHTS)
+        config = config_from_dict(
+            ExpressionEncoderConfig, read_json(folder / ENCODER_CONFIG_FILE), str(folder / ENCODER_CONFIG_FILE)
+        )
+        stored = open_safetensors(folder / ENCODER_WEIGHTS_FILE)
         network = ExpressionNetwork(config)
         wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-        compare_shapes(stored.shapes, wanted, f"expression encoder '{folder}'", "get it again from its source")
+        check_shapes(stored.shapes, wanted, f"expression encoder '{folder}'", "get it again from its source")
         tensors = {name: stored.read(name) for name in wanted}
-        check_floating(tensors, str(folder / WEIGHTS))
+        check_finite(tensors, str(folder / ENCODER_WEIGHTS_FILE))
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         return cls(network, device)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Writes config.json and model.safetensors, whole or not at all; of our own network alone."""
         assert isinstance(self.network, ExpressionNetwork), "the released network has its own file"
-        with written_whole(folder) as temporary:
+        with atomic_write(folder) as temporary:
             temporary.mkdir()
             state = self.network.state_dict()
             tensors = {name: value.to("cpu", dtype).contiguous() for name, value in state.items()}
-            save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+            save_file(tensors, temporary / ENCODER_WEIGHTS_FILE, metadata={"format": "pt"})
             told = json.dumps(asdict(self.network.config), indent=1) + "\n"
-            (temporary / CONFIG).write_text(told, encoding="utf-8")
+            (temporary / ENCODER_CONFIG_FILE).write_text(told, encoding="utf-8")
 
     @property
     def dims(self) -> tuple[int, int, int, int]:
         """Features of head, eye, emotion and mouth."""
         return self.network.dims
 
-    def follower(self) -> Follow:
+    def point_tracker(self) -> PointTracker:
         """What tells where the crops of one person in one video are: to be called for its frames in their order."""
-        if self._faces is None:
+        if self._face_networks is None:
             return lambda frames, points: points
-        from fantasytalking.encoders.fantasy_portrait.tracker import FaceFollower
+        from fantasytalking.encoders.fantasy_portrait.tracker import FantasyPortraitFaceTracker
 
-        return FaceFollower(self._faces).follow
+        return FantasyPortraitFaceTracker(self._face_networks).track
 
     def encode(
-        self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating] | None = None
+        self,
+        frames: NDArray[np.uint8],
+        points: NDArray[np.floating],
+        reference_points: NDArray[np.floating] | None = None,
     ) -> ExpressionFeatures:
         """The features of one person's face in every frame.
 
         Args:
             frames: (T, H, W, 3) RGB.
             points: (T, 5, 2) pixels (x, y): left eye, right eye, tip of the nose, left and right corner of the mouth,
-                as they stand in the picture, by a `follower`; NaN where there is no face.
-            start: (5, 2) points from which the head's movement counts, for a video that is encoded piece by piece;
-                None: those of the first frame that has a face.
+                as they stand in the picture, by a `point_tracker`; NaN where there is no face.
+            reference_points: (5, 2) points from which the head's movement counts, for a video that is encoded piece by
+                piece; None: those of the first frame that has a face.
 
         Returns:
             on the CPU.
@@ -251,38 +265,40 @@ class ExpressionEncoder:
         if not present.any():
             raise InputError(f"none of the driver's {len(frames)} frames shows the face; give a video that does")
         seen = np.flatnonzero(present)
-        first = points[seen[0]] if start is None else start
-        batches = np.array_split(seen, -(-len(seen) // _BATCH))
+        first = points[seen[0]] if reference_points is None else reference_points
+        batches = np.array_split(seen, -(-len(seen) // _BATCH_SIZE))
         found = [self._encode(frames[batch], points[batch], first) for batch in batches]
         carried = np.maximum(np.cumsum(present) - 1, 0)
         return ExpressionFeatures(torch.cat(found)[torch.from_numpy(carried)], torch.from_numpy(present))
 
     @torch.no_grad()
-    def _encode(self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating]) -> Tensor:
-        return self.network.look(frames, points, start, self._device).cpu()
+    def _encode(
+        self, frames: NDArray[np.uint8], points: NDArray[np.floating], reference_points: NDArray[np.floating]
+    ) -> Tensor:
+        return self.network.encode_faces(frames, points, reference_points, self._device).cpu()
 
 
-def released_file(source: Path) -> Path | None:
+def find_pd_fgc_file(source: Path) -> Path | None:
     """The released network that `source` is or, a folder, holds; None where it is or holds none."""
-    if source.suffix in RELEASED_SUFFIXES:
+    if source.suffix in PD_FGC_SUFFIXES:
         return source
-    files = ((source / RELEASED_NAME).with_suffix(suffix) for suffix in RELEASED_SUFFIXES)
+    files = ((source / PD_FGC_FILE_STEM).with_suffix(suffix) for suffix in PD_FGC_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 
-def copy_encoder(source: Path, folder: Path) -> None:
+def copy_expression_encoder(source: Path, folder: Path) -> None:
     """Writes the encoder of `source` into `folder`, whole or not at all, so that `from_pretrained` reads it there.
 
     Raises:
         InputError: as `from_pretrained`.
     """
-    encoder, released = ExpressionEncoder.from_pretrained(source), released_file(source)
+    encoder, released = ExpressionEncoder.from_pretrained(source), find_pd_fgc_file(source)
     if released is None:
         encoder.save_pretrained(folder)
         return
     beside = sorted(source.glob("*.onnx")) if source.is_dir() else []
-    with written_whole(folder) as temporary:
+    with atomic_write(folder) as temporary:
         temporary.mkdir()
-        shutil.copyfile(released, (temporary / RELEASED_NAME).with_suffix(released.suffix))
+        shutil.copyfile(released, (temporary / PD_FGC_FILE_STEM).with_suffix(released.suffix))
         for file in beside:
             shutil.copyfile(file, temporary / file.name)

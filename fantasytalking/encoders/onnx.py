@@ -7,7 +7,7 @@ from typing import Any
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import existing_file
 
-MAX_BYTES = 1 << 30
+MAX_ONNX_BYTES = 1 << 30
 """The largest known face network (glint360k r100) has 261 MB."""
 
 
@@ -16,13 +16,13 @@ class OnnxFile:
     """A network that has been read and not yet built."""
 
     path: Path
-    name: str
+    label: str
     """What errors call it."""
     inputs: list[list[int]]
     """Sizes; 0 for a free one."""
     outputs: list[list[int]]
 
-    def open(self, threads: int = 1) -> Any:
+    def create_session(self, threads: int = 1) -> Any:
         """The network as onnxruntime runs it, on the CPU.
 
         Raises:
@@ -38,35 +38,35 @@ class OnnxFile:
             return onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except (errors.Fail, errors.InvalidGraph, errors.NotImplemented, errors.InvalidArgument) as error:
             detail = str(error).splitlines()[0][:200]
-            raise InputError(f"{self.name} '{self.path}' cannot be run ({detail})") from error
+            raise InputError(f"{self.label} '{self.path}' cannot be run ({detail})") from error
 
 
-def read_onnx(path: Path, name: str, cure: str) -> OnnxFile:
+def read_onnx(path: Path, label: str, hint: str) -> OnnxFile:
     """Reads a network's inputs and outputs.
 
     Args:
         path: of the .onnx file.
-        name: what errors call it.
-        cure: what to give instead of a file that is none.
+        label: what errors call it.
+        hint: what to give instead of a file that is none.
 
     Raises:
         InputError: there is no such file, it is over 1 GiB, not an ONNX network, or keeps weights in other files.
     """
-    size = existing_file(path, name).stat().st_size
-    if size > MAX_BYTES:
-        raise InputError(f"{name} '{path}' has {size} bytes; the limit is {MAX_BYTES}; {cure}")
+    size = existing_file(path, label).stat().st_size
+    if size > MAX_ONNX_BYTES:
+        raise InputError(f"{label} '{path}' has {size} bytes; the limit is {MAX_ONNX_BYTES}; {hint}")
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except DecodeError as error:
-        raise InputError(f"{name} '{path}' is not an ONNX file; {cure}") from error
+        raise InputError(f"{label} '{path}' is not an ONNX file; {hint}") from error
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
-        raise InputError(f"{name} '{path}' keeps its weights in other files; save it as one file")
+        raise InputError(f"{label} '{path}' keeps its weights in other files; save it as one file")
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [_shape(value) for value in graph.input if value.name not in constants]
-    return OnnxFile(path, name, inputs, [_shape(value) for value in graph.output])
+    return OnnxFile(path, label, inputs, [_shape(value) for value in graph.output])
 
 
 def _shape(value: Any) -> list[int]:

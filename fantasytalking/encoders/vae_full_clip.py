@@ -25,10 +25,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SMALLEST_NORM = 1e-12
+MIN_NORM = 1e-12
 
 
-def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+def to_channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
     """The same VAE with its weights laid out so that convolutions take a fifth less time on a processor."""
     for value in vae.parameters():
         if value.ndim == 5:
@@ -38,56 +38,56 @@ def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
     return vae
 
 
-def encode_whole(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+def encode_full_clip(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
     """Moments (B, 2 * 16, F, h, w) of `video` (B, 3, T, H, W) in [-1, 1], T = 1 + 4k."""
     features = vae.encoder.conv_in(patchify(video, vae.config["patch_size"] or 1))
     for layer in vae.encoder.down_blocks:
-        features = _layer(layer, features)
-    features = _middle(vae.encoder.mid_block, features)
+        features = _run_layer(layer, features)
+    features = _run_mid_block(vae.encoder.mid_block, features)
     features = vae.encoder.conv_out(_norm_silu(vae.encoder.norm_out, features))
     return vae.quant_conv(features)
 
 
-def decode_whole(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+def decode_full_clip(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """Video (B, 3, T, H, W) of `latents` (B, 16, F, h, w), not cut to [-1, 1], where the gradient would end."""
-    features = _middle(vae.decoder.mid_block, vae.decoder.conv_in(vae.post_quant_conv(latents)))
+    features = _run_mid_block(vae.decoder.mid_block, vae.decoder.conv_in(vae.post_quant_conv(latents)))
     for block in vae.decoder.up_blocks:
-        features = _layer(block, features)
+        features = _run_layer(block, features)
     features = vae.decoder.conv_out(_norm_silu(vae.decoder.norm_out, features))
     return unpatchify(features, vae.config["patch_size"] or 1)
 
 
-def _layer(layer: nn.Module, features: Tensor) -> Tensor:
+def _run_layer(layer: nn.Module, features: Tensor) -> Tensor:
     if isinstance(layer, WanResidualBlock):
-        return _residual(layer, features)
+        return _run_residual_block(layer, features)
     if isinstance(layer, WanResample):
         return _resample(layer, features)
     if isinstance(layer, WanAttentionBlock):
         return layer(features)
     if isinstance(layer, WanResidualDownBlock):
         # Frames are averaged in pairs from the end, and the first one stands alone: whole or in pieces, the same.
-        return _resnets(layer.resnets, layer.downsampler, features) + layer.avg_shortcut(features)
+        return _run_resnets(layer.resnets, layer.downsampler, features) + layer.avg_shortcut(features)
     if isinstance(layer, WanResidualUpBlock):
-        result = _resnets(layer.resnets, layer.upsampler, features)
+        result = _run_resnets(layer.resnets, layer.upsampler, features)
         return result if layer.avg_shortcut is None else result + layer.avg_shortcut(features, first_chunk=True)
     assert isinstance(layer, WanUpBlock), f"a layer of Wan's VAE, not {type(layer).__name__}"
-    return _resnets(layer.resnets, None if layer.upsamplers is None else layer.upsamplers[0], features)
+    return _run_resnets(layer.resnets, None if layer.upsamplers is None else layer.upsamplers[0], features)
 
 
-def _resnets(blocks: nn.ModuleList, resample: nn.Module | None, features: Tensor) -> Tensor:
+def _run_resnets(blocks: nn.ModuleList, resample: nn.Module | None, features: Tensor) -> Tensor:
     for block in blocks:
-        features = _residual(block, features)
+        features = _run_residual_block(block, features)
     return features if resample is None else _resample(resample, features)
 
 
-def _middle(block: WanMidBlock, features: Tensor) -> Tensor:
-    features = _residual(block.resnets[0], features)
+def _run_mid_block(block: WanMidBlock, features: Tensor) -> Tensor:
+    features = _run_residual_block(block.resnets[0], features)
     for attention, residual in zip(block.attentions, block.resnets[1:], strict=True):
-        features = _residual(residual, attention(features))
+        features = _run_residual_block(residual, attention(features))
     return features
 
 
-def _residual(block: WanResidualBlock, features: Tensor) -> Tensor:
+def _run_residual_block(block: WanResidualBlock, features: Tensor) -> Tensor:
     hidden = block.conv1(_norm_silu(block.norm1, features))
     return block.conv_shortcut(features) + block.conv2(_norm_silu(block.norm2, hidden))
 
@@ -95,7 +95,7 @@ def _residual(block: WanResidualBlock, features: Tensor) -> Tensor:
 def _norm_silu(norm: WanRMS_norm, features: Tensor) -> Tensor:
     """The length in float32 at least, the features in their own type."""
     dtype = torch.promote_types(features.dtype, torch.float32)
-    length = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=dtype).clamp_min(SMALLEST_NORM)
+    length = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=dtype).clamp_min(MIN_NORM)
     return F.silu(features * (norm.scale / length).to(features.dtype) * norm.gamma.to(features.dtype))
 
 

@@ -8,10 +8,10 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.encoders.loading import bring
+from fantasytalking.encoders.loading import onload_module
 
 
-class StreamDecoder:
+class StreamingVaeDecoder:
     """Decodes one video; what its causal convolutions remember stays here between calls, not in the VAE.
 
     Raises:
@@ -22,10 +22,10 @@ class StreamDecoder:
         if vae.use_tiling:
             raise InputError("the VAE decodes in tiles, which need the whole video; leave tiling out to stream")
         self.vae = vae
-        self._features: list[Tensor | str | None] = [None] * sum(
+        self._feature_cache: list[Tensor | str | None] = [None] * sum(
             isinstance(module, WanCausalConv3d) for module in vae.decoder.modules()
         )
-        self._decoded = 0
+        self._num_decoded = 0
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
@@ -37,7 +37,7 @@ class StreamDecoder:
         Yields:
             (3, 1, H, W) for the video's first latent frame, (3, 4, H, W) for every other, in [-1, 1], float32.
         """
-        bring(self.vae)
+        onload_module(self.vae)
         config, device = self.vae.config, get_module_execution_device(self.vae)
         mean, std = (
             torch.tensor(config[f"latents_{name}"], device=device).view(1, -1, 1, 1, 1) for name in ("mean", "std")
@@ -46,9 +46,9 @@ class StreamDecoder:
             scaled = (frame.to(device, torch.float32) * std + mean).to(self.vae.dtype)
             pixels = self.vae.decoder(
                 self.vae.post_quant_conv(scaled),
-                feat_cache=self._features,
+                feat_cache=self._feature_cache,
                 feat_idx=[0],
-                first_chunk=self._decoded == 0,
+                first_chunk=self._num_decoded == 0,
             )
-            self._decoded += 1
+            self._num_decoded += 1
             yield unpatchify(pixels, config["patch_size"] or 1)[0].clamp(-1, 1).float()

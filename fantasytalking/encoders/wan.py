@@ -24,13 +24,13 @@ from transformers import (
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import latent_frame_count
-from fantasytalking.encoders.loading import bring, load_model, load_part
-from fantasytalking.encoders.vae_full_clip import channels_last, encode_whole
-from fantasytalking.encoders.wan_layout import first_frame_mask, pad_text
+from fantasytalking.encoders.loading import load_component, load_model, onload_module
+from fantasytalking.encoders.vae_full_clip import encode_full_clip, to_channels_last
+from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
 
-__all__ = ["ImageEncoder", "TextEncoder", "VideoAutoencoder", "clean_prompt", "first_frame_mask", "pad_text"]
+__all__ = ["ImageEncoder", "TextEncoder", "VideoAutoencoder", "clean_prompt", "first_frame_mask", "pad_prompt_embeds"]
 
-WHOLE_CLIP = 1 << 20
+MAX_FULL_CLIP_PIXELS = 1 << 20
 """Pixels, over all frames of all videos of a batch, up to which they are encoded at once and not in pieces."""
 
 
@@ -41,7 +41,7 @@ class VideoAutoencoder:
     """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
-        self.vae = channels_last(vae)
+        self.vae = to_channels_last(vae)
         self.temporal_stride: int = vae.config["scale_factor_temporal"]
         self.spatial_stride: int = vae.config["scale_factor_spatial"]
 
@@ -69,13 +69,13 @@ class VideoAutoencoder:
         Raises:
             InputError: T is not 1 + 4k, or H or W is not a multiple of the spatial stride.
         """
-        self._check(video)
+        self._check_video(video)
         pixels = self._to_signed_unit(video)
-        if video[:, 0].numel() <= WHOLE_CLIP and not self.vae.use_tiling:
-            bring(self.vae)
-            moments = encode_whole(self.vae, pixels.contiguous(memory_format=torch.channels_last_3d))
-            return self._normalise(moments[:, : self.vae.config["z_dim"]].float())
-        return self._normalise(self.vae.encode(pixels).latent_dist.mode().float())
+        if video[:, 0].numel() <= MAX_FULL_CLIP_PIXELS and not self.vae.use_tiling:
+            onload_module(self.vae)
+            moments = encode_full_clip(self.vae, pixels.contiguous(memory_format=torch.channels_last_3d))
+            return self._normalize(moments[:, : self.vae.config["z_dim"]].float())
+        return self._normalize(self.vae.encode(pixels).latent_dist.mode().float())
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class VideoAutoencoder:
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
 
     @torch.no_grad()
-    def decode_in_turn(self, latents: Tensor) -> Iterator[Tensor]:
+    def iter_decode(self, latents: Tensor) -> Iterator[Tensor]:
         """What `decode` gives, latent frame by latent frame, in memory that does not grow with the length.
 
         Args:
@@ -95,7 +95,7 @@ class VideoAutoencoder:
             (3, 1, H, W), then (3, 4, H, W) F - 1 times, in [-1, 1], float32.
         """
         assert latents.shape[0] == 1, "one video"
-        bring(self.vae)
+        onload_module(self.vae)
         if self.vae.use_tiling:
             # Tiles run over the whole time themselves.
             yield from self.decode(latents)[0].split([1, *[self.temporal_stride] * (latents.shape[2] - 1)], dim=1)
@@ -141,7 +141,7 @@ class VideoAutoencoder:
         """Where the VAE computes; its weights may wait elsewhere when they are offloaded."""
         return get_module_execution_device(self.vae)
 
-    def _check(self, video: Tensor) -> None:
+    def _check_video(self, video: Tensor) -> None:
         assert video.ndim == 5 and video.shape[1] == 3, f"video must be (B, 3, T, H, W), not {tuple(video.shape)}"
         latent_frame_count(video.shape[2], self.temporal_stride)
         for name, size in (("height", video.shape[3]), ("width", video.shape[4])):
@@ -154,7 +154,7 @@ class VideoAutoencoder:
             pixels = pixels.to(torch.float32) / 127.5 - 1
         return pixels.to(self.vae.dtype)
 
-    def _normalise(self, latents: Tensor) -> Tensor:
+    def _normalize(self, latents: Tensor) -> Tensor:
         mean, std = self._statistics(latents)
         return (latents - mean) * (1 / std)
 
@@ -180,7 +180,7 @@ class TextEncoder:
         Raises:
             InputError: one is missing, damaged or incomplete.
         """
-        tokenizer = load_part(AutoTokenizer.from_pretrained, source, "tokenizer", "text tokenizer")
+        tokenizer = load_component(AutoTokenizer.from_pretrained, source, "tokenizer", "text tokenizer")
         model = load_model(UMT5EncoderModel, source, "text_encoder", "text encoder", device=device, dtype=dtype)
         return cls(model, tokenizer)
 
@@ -188,8 +188,8 @@ class TextEncoder:
     def encode(self, prompt: str) -> Tensor:
         """States of the real tokens of `prompt`: (T, D) in float32, T <= max_tokens (longer prompts are cut).
 
-        Wan pads the states with zeros after the real tokens (`pad_text`). The encoder masks padding, so that it need
-        not be encoded at all.
+        Wan pads the states with zeros after the real tokens (`pad_prompt_embeds`). The encoder masks padding, so that
+        it need not be encoded at all.
         """
         tokens = self.tokenizer(
             [clean_prompt(prompt)],
@@ -226,7 +226,7 @@ class ImageEncoder:
         Raises:
             InputError: one is missing, damaged or incomplete.
         """
-        processor = load_part(
+        processor = load_component(
             AutoImageProcessor.from_pretrained, source, "image_processor", "image processor", backend="pil"
         )
         model = load_model(CLIPVisionModel, source, "image_encoder", "image encoder", device=device, dtype=dtype)

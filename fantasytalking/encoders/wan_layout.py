@@ -15,7 +15,7 @@ def first_frame_mask(latents: Tensor, temporal_stride: int = 4) -> Tensor:
     return mask
 
 
-def pad_text(states: Tensor, length: int) -> Tensor:
-    """`states` (T, D) followed by zeros: (length, D), as Wan was trained; longer ones are cut to `length`."""
-    states = states[:length]
-    return torch.cat([states, states.new_zeros(length - states.shape[0], states.shape[1])])
+def pad_prompt_embeds(prompt_embeds: Tensor, length: int) -> Tensor:
+    """`prompt_embeds` (T, D) followed by zeros: (length, D), as Wan was trained; longer ones are cut to `length`."""
+    prompt_embeds = prompt_embeds[:length]
+    return torch.cat([prompt_embeds, prompt_embeds.new_zeros(length - prompt_embeds.shape[0], prompt_embeds.shape[1])])

@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.encoders.loading import bring, load_model, load_part
+from fantasytalking.encoders.loading import load_component, load_model, onload_module
 
-SAMPLE_RATE = 16_000
-STRIDE = 320
-RECEPTIVE_FIELD = 400
+WAV2VEC_SAMPLE_RATE = 16_000
+WAV2VEC_STRIDE = 320
+WAV2VEC_RECEPTIVE_FIELD = 400
 
 
 def token_count(samples: int) -> int:
     """Tokens that wav2vec2 makes of `samples` samples at 16 kHz (no padding)."""
-    return max(0, (samples - RECEPTIVE_FIELD) // STRIDE + 1)
+    return max(0, (samples - WAV2VEC_RECEPTIVE_FIELD) // WAV2VEC_STRIDE + 1)
 
 
 def token_times(count: int) -> NDArray[np.float64]:
     """(count,) seconds: the centre of each token's receptive field."""
-    return (STRIDE * np.arange(count, dtype=np.float64) + RECEPTIVE_FIELD / 2) / SAMPLE_RATE
+    return (WAV2VEC_STRIDE * np.arange(count, dtype=np.float64) + WAV2VEC_RECEPTIVE_FIELD / 2) / WAV2VEC_SAMPLE_RATE
 
 
 class AudioEncoder:
@@ -46,14 +46,14 @@ class AudioEncoder:
     def __init__(
         self,
         model: Wav2Vec2Model,
-        extractor: Wav2Vec2FeatureExtractor,
+        feature_extractor: Wav2Vec2FeatureExtractor,
         window_seconds: float = 40.0,
         context_seconds: float = 5.0,
     ) -> None:
         assert window_seconds > 2 * context_seconds, "a window must be longer than its context"
-        self.model, self.extractor = model, extractor
-        self.window = round(window_seconds * SAMPLE_RATE / STRIDE)
-        self.context = round(context_seconds * SAMPLE_RATE / STRIDE)
+        self.model, self.feature_extractor = model, feature_extractor
+        self.window_tokens = round(window_seconds * WAV2VEC_SAMPLE_RATE / WAV2VEC_STRIDE)
+        self.context_tokens = round(context_seconds * WAV2VEC_SAMPLE_RATE / WAV2VEC_STRIDE)
 
     @classmethod
     def from_pretrained(
@@ -73,7 +73,7 @@ class AudioEncoder:
         Raises:
             InputError: it is missing, damaged, incomplete, or made for another rate than 16 kHz with stride 320.
         """
-        extractor = load_part(
+        extractor = load_component(
             Wav2Vec2FeatureExtractor.from_pretrained,
             source,
             subfolder if processor_subfolder is None else processor_subfolder,
@@ -85,15 +85,19 @@ class AudioEncoder:
             source,
             subfolder,
             "audio encoder",
-            may_miss=(r"(.*\.)?masked_spec_embed",),
+            allowed_missing=(r"(.*\.)?masked_spec_embed",),
             device=device,
             dtype=dtype,
         )
-        stride, field = _geometry(model)
-        if extractor.sampling_rate != SAMPLE_RATE or (stride, field) != (STRIDE, RECEPTIVE_FIELD):
+        stride, field = _conv_geometry(model)
+        if extractor.sampling_rate != WAV2VEC_SAMPLE_RATE or (stride, field) != (
+            WAV2VEC_STRIDE,
+            WAV2VEC_RECEPTIVE_FIELD,
+        ):
             raise InputError(
                 f"audio encoder '{source}' takes {extractor.sampling_rate} Hz with stride {stride} and receptive field "
-                f"{field}; it must be {SAMPLE_RATE} Hz, {STRIDE} and {RECEPTIVE_FIELD}, as wav2vec2-base-960h is"
+                f"{field}; it must be {WAV2VEC_SAMPLE_RATE} Hz, {WAV2VEC_STRIDE} and {WAV2VEC_RECEPTIVE_FIELD}, as "
+                "wav2vec2-base-960h is"
             )
         return cls(model, extractor)
 
@@ -123,10 +127,14 @@ class AudioEncoder:
         assert samples.ndim == 1, f"samples must be (S,), not {samples.shape}"
         count = token_count(len(samples))
         if count == 0:
-            raise InputError(f"sound of {len(samples)} samples is too short; {RECEPTIVE_FIELD} (25 ms) are needed")
-        normalised = self.extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_values[0]
-        bring(self.model)
-        if count <= self.window:
+            raise InputError(
+                f"sound of {len(samples)} samples is too short; {WAV2VEC_RECEPTIVE_FIELD} (25 ms) are needed"
+            )
+        normalised = self.feature_extractor(
+            samples, sampling_rate=WAV2VEC_SAMPLE_RATE, return_tensors="pt"
+        ).input_values[0]
+        onload_module(self.model)
+        if count <= self.window_tokens:
             return self._last_hidden_state(normalised)
         return self._encode_in_windows(normalised, count)
 
@@ -137,9 +145,9 @@ class AudioEncoder:
     def _encode_in_windows(self, samples: Tensor, count: int) -> Tensor:
         statistics = self._group_norm_statistics(samples, count)
         output = torch.empty(count, self.dim)
-        for start, stop in _spans(count, self.window - 2 * self.context):
-            first, last = max(0, start - self.context), min(count, stop + self.context)
-            convolved = self._convolve(_samples_of(samples, first, last), statistics)
+        for start, stop in _spans(count, self.window_tokens - 2 * self.context_tokens):
+            first, last = max(0, start - self.context_tokens), min(count, stop + self.context_tokens)
+            convolved = self._convolve(_samples_for_tokens(samples, first, last), statistics)
             hidden, _ = self.model.feature_projection(rearrange(convolved, "1 c t -> 1 t c"))
             states = self.model.encoder(hidden).last_hidden_state[0]
             output[start:stop] = states[start - first : stop - first].float().cpu()
@@ -172,7 +180,7 @@ class AudioEncoder:
         kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
         total = (len(samples) - kernel) // stride + 1
         sums = torch.zeros(2, norm.num_channels, dtype=torch.float64, device=self._device)
-        for start, stop in _spans(total, self.window * STRIDE // stride):
+        for start, stop in _spans(total, self.window_tokens * WAV2VEC_STRIDE // stride):
             piece = samples[start * stride : (stop - 1) * stride + kernel]
             hidden = first.conv(rearrange(piece, "s -> 1 1 s").to(self._device, self.model.dtype))[0].double()
             sums += torch.stack([hidden.sum(dim=1), hidden.square().sum(dim=1)])
@@ -186,12 +194,12 @@ def _spans(count: int, length: int) -> Iterator[tuple[int, int]]:
         yield start, min(count, start + length)
 
 
-def _samples_of(samples: Tensor, first: int, last: int) -> Tensor:
+def _samples_for_tokens(samples: Tensor, first: int, last: int) -> Tensor:
     """The samples from which tokens `first` .. `last` - 1 are made."""
-    return samples[first * STRIDE : (last - 1) * STRIDE + RECEPTIVE_FIELD]
+    return samples[first * WAV2VEC_STRIDE : (last - 1) * WAV2VEC_STRIDE + WAV2VEC_RECEPTIVE_FIELD]
 
 
-def _geometry(model: Wav2Vec2Model) -> tuple[int, int]:
+def _conv_geometry(model: Wav2Vec2Model) -> tuple[int, int]:
     """Stride and receptive field of the convolutions, in samples."""
     stride, field = 1, 1
     for kernel, step in zip(model.config.conv_kernel, model.config.conv_stride, strict=True):

@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from fantasytalking.common.errors import InputError
 
-TRUTH = "truth.json"
-MAX_BYTES = 1 << 26
-KNOWN = ("mouth_open", "mouth_width", "yaw", "pitch", "roll", "blink", "brow", "smile", "gaze_x", "gaze_y")
+TRUTH_FILE = "truth.json"
+MAX_TRUTH_BYTES = 1 << 26
+GROUND_TRUTH_KEYS = ("mouth_open", "mouth_width", "yaw", "pitch", "roll", "blink", "brow", "smile", "gaze_x", "gaze_y")
 """What is read of every frame."""
 
-Truth = dict[str, NDArray[np.float64]]
-"""What one person does in every frame, (T,) each, by `KNOWN`'s names, in the units of the file; empty: not known."""
+GroundTruth = dict[str, NDArray[np.float64]]
+"""What one person does in every frame, (T,) each, by `GROUND_TRUTH_KEYS`'s names, in the units of the file; empty: not
+known."""
 
 
-def read_truth(path: Path, fps: float, start: float = 0.0, person: int = 0) -> Truth:
+def load_ground_truth(path: Path, fps: float, start: float = 0.0, person: int = 0) -> GroundTruth:
     """What a person of a clip does from `start` seconds on, at the file's own rate, which must be `fps`.
 
     Args:
@@ -27,12 +28,16 @@ def read_truth(path: Path, fps: float, start: float = 0.0, person: int = 0) -> T
     Raises:
         InputError: the file is too large, damaged, of another frame rate, or shows fewer people.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"'{path}' has {path.stat().st_size} bytes; a truth file has at most {MAX_BYTES}")
+    if path.stat().st_size > MAX_TRUTH_BYTES:
+        raise InputError(f"'{path}' has {path.stat().st_size} bytes; a truth file has at most {MAX_TRUTH_BYTES}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         frames = (values["people"][person] if "people" in values else [values][person])["frames"]
-        known = {name: _track(frames, name) for name in KNOWN if name in frames[0] or name == KNOWN[0]}
+        known = {
+            name: _frame_values(frames, name)
+            for name in GROUND_TRUTH_KEYS
+            if name in frames[0] or name == GROUND_TRUTH_KEYS[0]
+        }
         rate = float(values["fps"])
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise InputError(f"'{path}' is damaged ({error!r}); make the clip again") from error
@@ -43,5 +48,5 @@ def read_truth(path: Path, fps: float, start: float = 0.0, person: int = 0) -> T
     return {name: track[round(start * fps) :] for name, track in known.items()}
 
 
-def _track(frames: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
+def _frame_values(frames: list[dict[str, Any]], name: str) -> NDArray[np.float64]:
     return np.array([float(frame[name]) for frame in frames], np.float64)

@@ -13,14 +13,14 @@ from typing import ClassVar, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.weights import Weights
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.weights import MetricWeights
 
-Record = dict[str, NDArray]
+Measurement = dict[str, NDArray]
 """What one pair gives: scalars as 0-d arrays, features as (N, D), curves as (P,). NaN: could not be measured."""
 
 
-class Value(NamedTuple):
+class MetricValue(NamedTuple):
     """One number of a metric's summary."""
 
     name: str
@@ -33,7 +33,7 @@ class Value(NamedTuple):
     """One sentence for the report."""
 
 
-class Curve(NamedTuple):
+class MetricCurve(NamedTuple):
     """An entry of a metric's records that is drawn over time: (P,), one point a full second of the clip."""
 
     name: str
@@ -41,7 +41,7 @@ class Curve(NamedTuple):
     description: str
 
 
-class Against(Enum):
+class Target(Enum):
     """What a paired metric holds a video against."""
 
     REFERENCE = "reference"
@@ -53,33 +53,33 @@ class Against(Enum):
 
 
 class Metric(ABC):
-    """One metric. Constructed with the folder of weights, whose `needs` have been found there before."""
+    """One metric. Constructed with the folder of weights, whose `required_weights` have been found there before."""
 
     name: ClassVar[str]
     """Key in the registry, as given to --metrics."""
-    values: ClassVar[tuple[Value, ...]]
-    needs: ClassVar[tuple[Weights, ...]] = ()
+    values: ClassVar[tuple[MetricValue, ...]]
+    required_weights: ClassVar[tuple[MetricWeights, ...]] = ()
     paired: ClassVar[bool]
     """Whether the reference is looked at. If not, the ground truth gets a score of its own."""
-    against: ClassVar[Against] = Against.REFERENCE
+    target: ClassVar[Target] = Target.REFERENCE
     """What stands for the reference, if it is looked at."""
-    driven: ClassVar[bool] = False
+    reenactment_only: ClassVar[bool] = False
     """Whether it is about those who drive: benchmarks of reenactment alone have it."""
     per_person: ClassVar[bool] = False
     """Whether it looks at one face: where a video shows several, their records are averaged."""
-    hears: ClassVar[bool] = False
+    uses_audio: ClassVar[bool] = False
     """Whether the sound matters: then the run measures every clip with another's sound as well, as a control."""
     distribution: ClassVar[bool] = False
     """A distance of two sets of clips (`video` and `reference` features in a record): one clip alone has no score, and
     the floor is one half of the references against the other."""
     resamples: ClassVar[int] = 1000
     """Bootstrap resamples of an interval; fewer where a summary is slow."""
-    curves: ClassVar[tuple[Curve, ...]] = ()
+    curves: ClassVar[tuple[MetricCurve, ...]] = ()
     version: ClassVar[int] = 1
     """Rises when records hold other things, or the same measured otherwise: older records are measured anew."""
 
     def __init__(self, weights: Path | None = None) -> None:
-        self._records: list[Record] = []
+        self._measurements: list[Measurement] = []
 
     @classmethod
     def for_records(cls) -> Self:
@@ -87,37 +87,37 @@ class Metric(ABC):
         return cls.__new__(cls)
 
     @abstractmethod
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """One clip; deterministic and without state. `reference` is None only where `paired` is False.
 
         Clips of a pair have equal frame rates, lengths and sizes. What cannot be measured (no face, no sound) is NaN.
         """
 
     @abstractmethod
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """Every name of `values`, and `n`, the number of clips that entered; from the records alone."""
 
-    def update(self, video: Clip, reference: Clip | None) -> None:
+    def update(self, video: EvaluationClip, reference: EvaluationClip | None) -> None:
         """Measures one clip and keeps its record."""
-        self._records.append(self.measure(video, reference))
+        self._measurements.append(self.measure(video, reference))
 
     def compute(self) -> dict[str, float]:
         """The summary of everything since the last `reset`."""
-        return self.summarise(self._records)
+        return self.summarize(self._measurements)
 
     def reset(self) -> None:
         """Forgets all records."""
-        self._records.clear()
+        self._measurements.clear()
 
 
-def mean_over_people(records: Sequence[Record]) -> Record:
+def mean_over_people(measurements: Sequence[Measurement]) -> Measurement:
     """The record of a clip from those of everyone in it, entry by entry; NaN where somebody's is."""
-    return {name: np.mean([record[name] for record in records], axis=0) for name in records[0]}
+    return {name: np.mean([record[name] for record in measurements], axis=0) for name in measurements[0]}
 
 
-def mean_over_clips(records: Sequence[Record], names: Sequence[str]) -> dict[str, float]:
+def mean_over_clips(measurements: Sequence[Measurement], names: Sequence[str]) -> dict[str, float]:
     """Means of 0-d entries over the clips where all of them are finite, and `n`, the number of these clips."""
-    table = np.array([[float(record[name]) for name in names] for record in records]).reshape(-1, len(names))
+    table = np.array([[float(record[name]) for name in names] for record in measurements]).reshape(-1, len(names))
     table = table[np.isfinite(table).all(axis=1)]
     means = table.mean(axis=0) if len(table) else np.full(len(names), np.nan)
     return {name: float(mean) for name, mean in zip(names, means, strict=True)} | {"n": float(len(table))}

@@ -8,18 +8,18 @@ from zipfile import BadZipFile
 import numpy as np
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import written_whole
-from fantasytalking.evaluation.metric import Record
+from fantasytalking.common.files import atomic_write
+from fantasytalking.evaluation.metric import Measurement
 
-MAX_BYTES = 1 << 28
-_MEASURED_BY, _HASH = "version", "prediction_sha256"
+MAX_MEASUREMENT_BYTES = 1 << 28
+_KEY_FIELD, _HASH_FIELD = "version", "prediction_sha256"
 
 
-class Side(StrEnum):
+class MeasurementSide(StrEnum):
     """What was measured."""
 
     PREDICTION = "prediction"
-    TRUTH = "truth"
+    REFERENCE = "truth"
     """The reference itself, by a metric that looks at one video."""
     FLOOR = "floor"
     """Real against real: even against odd frames of the reference, or its second half by a metric of one video."""
@@ -27,7 +27,7 @@ class Side(StrEnum):
     """The prediction with the sound of another clip."""
 
 
-Sides = dict[Side, Record]
+ClipMeasurements = dict[MeasurementSide, Measurement]
 
 
 def record_path(folder: Path, metric: str, clip: str) -> Path:
@@ -35,49 +35,51 @@ def record_path(folder: Path, metric: str, clip: str) -> Path:
     return folder / "records" / metric / f"{clip}.npz"
 
 
-def save_record(path: Path, sides: Mapping[Side, Record], measured_by: str, prediction_sha256: str) -> None:
-    """Writes a record whole or not at all, with what it was measured by (`registry.measured_by`) and from."""
-    values = {f"{side.value}/{key}": value for side, record in sides.items() for key, value in record.items()}
-    source = {_MEASURED_BY: np.array(measured_by), _HASH: np.array(prediction_sha256)}
-    with written_whole(path) as temporary, temporary.open("wb") as file:
+def save_record(
+    path: Path, measurements: Mapping[MeasurementSide, Measurement], measurement_key: str, prediction_sha256: str
+) -> None:
+    """Writes a record whole or not at all, with what it was measured by (`registry.measurement_key`) and from."""
+    values = {f"{side.value}/{key}": value for side, record in measurements.items() for key, value in record.items()}
+    source = {_KEY_FIELD: np.array(measurement_key), _HASH_FIELD: np.array(prediction_sha256)}
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **source, **values)
 
 
-def load_record(path: Path, measured_by: str, prediction_sha256: str | None = None) -> Sides | None:
+def load_record(path: Path, measurement_key: str, prediction_sha256: str | None = None) -> ClipMeasurements | None:
     """The record; None where there is none measured so, or it is of another video (None: of whichever).
 
     Raises:
         InputError: the file is damaged.
     """
-    found = _read(path)
-    if found is None or found[0] != measured_by or prediction_sha256 not in (None, found[1]):
+    found = _read_record(path)
+    if found is None or found[0] != measurement_key or prediction_sha256 not in (None, found[1]):
         return None
     return found[2]
 
 
-def record_measured_by(path: Path) -> str | None:
+def stored_measurement_key(path: Path) -> str | None:
     """What a record was measured by; None where there is none.
 
     Raises:
         InputError: the file is damaged.
     """
-    found = _read(path)
+    found = _read_record(path)
     return None if found is None else found[0]
 
 
-def _read(path: Path) -> tuple[str, str, Sides] | None:
+def _read_record(path: Path) -> tuple[str, str, ClipMeasurements] | None:
     """What measured it, from what, and the sides."""
     if not path.is_file():
         return None
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if path.stat().st_size > MAX_MEASUREMENT_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes")
         with np.load(path, allow_pickle=False) as values:
-            sides: Sides = {}
+            sides: ClipMeasurements = {}
             for key in values.files:
                 side, _, name = key.partition("/")
                 if name:
-                    sides.setdefault(Side(side), {})[name] = values[key]
-            return str(values[_MEASURED_BY]), str(values[_HASH]), sides
+                    sides.setdefault(MeasurementSide(side), {})[name] = values[key]
+            return str(values[_KEY_FIELD]), str(values[_HASH_FIELD]), sides
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise InputError(f"record '{path}' is damaged ({error}); delete it and evaluate again") from error

@@ -8,24 +8,24 @@ from fantasytalking.common.files import hash_file
 
 
 @dataclass(frozen=True)
-class Weights:
+class MetricWeights:
     """A file (or, without hash and size, a folder) that must lie in the folder of weights."""
 
     file: str
     """Name within the folder of weights."""
     sha256: str | None
     """None: not known to this project, and not checked."""
-    bytes: int | None
-    licence: str
+    size_bytes: int | None
+    license: str
     source: str
     used_by: str
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """One line for the list of skipped metrics."""
-        return f"{self.file} (sha256 {self.sha256 or 'not known'}; {self.licence}; {self.source})"
+        return f"{self.file} (sha256 {self.sha256 or 'not known'}; {self.license}; {self.source})"
 
 
-INCEPTION = Weights(
+INCEPTION_WEIGHTS = MetricWeights(
     "pt_inception-2015-12-05-6726825d.pth",
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     None,
@@ -33,7 +33,7 @@ INCEPTION = Weights(
     "github.com/mseitzer/pytorch-fid, releases, fid_weights",
     "FID",
 )
-I3D = Weights(
+I3D_WEIGHTS = MetricWeights(
     "i3d_torchscript.pt",
     "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
     None,
@@ -41,7 +41,7 @@ I3D = Weights(
     "github.com/universome/stylegan-v, its FVD detector",
     "FVD",
 )
-SYNCNET = Weights(
+SYNCNET_WEIGHTS = MetricWeights(
     "syncnet_v2.model",
     "961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442",
     54_573_114,
@@ -49,7 +49,7 @@ SYNCNET = Weights(
     "github.com/joonson/syncnet_python, download_model.sh",
     "Sync-C, Sync-D, offset",
 )
-ARCFACE = Weights(
+ARCFACE_WEIGHTS = MetricWeights(
     "w600k_r50.onnx",
     None,
     None,
@@ -57,7 +57,7 @@ ARCFACE = Weights(
     "github.com/deepinsight/insightface, model zoo, buffalo_l",
     "CSIM, ES-ArcFace, drift of the identity",
 )
-NANO_FACE = Weights(
+NANO_FACE_WEIGHTS = MetricWeights(
     "nano_face.onnx",
     None,
     None,
@@ -65,7 +65,7 @@ NANO_FACE = Weights(
     "python scripts/build_nano.py; checkpoints/nano/face_encoder",
     "csim_nano",
 )
-NANO_READER = Weights(
+NANO_READER_WEIGHTS = MetricWeights(
     "expression_reader.safetensors",
     None,
     None,
@@ -73,7 +73,7 @@ NANO_READER = Weights(
     "python scripts/build_nano.py --only expression_reader",
     "expression_truth_nano, leakage_nano",
 )
-DINO = Weights(
+DINO_WEIGHTS = MetricWeights(
     "dino_vitbase16_pretrain.pth",
     None,
     None,
@@ -81,10 +81,10 @@ DINO = Weights(
     "github.com/facebookresearch/dino, ViT-B/16 backbone only",
     "IDC",
 )
-RAFT = Weights(
+RAFT_WEIGHTS = MetricWeights(
     "raft-things.pth", None, None, "BSD-3-Clause", "github.com/princeton-vl/RAFT, download_models.sh", "SD, BD"
 )
-AESTHETIC_HEAD = Weights(
+AESTHETIC_HEAD_WEIGHTS = MetricWeights(
     "sa_0_4_vit_l_14_linear.pth",
     None,
     None,
@@ -92,7 +92,7 @@ AESTHETIC_HEAD = Weights(
     "github.com/LAION-AI/aesthetic-predictor",
     "aesthetic",
 )
-CLIP_VIT_L = Weights(
+CLIP_VIT_L_WEIGHTS = MetricWeights(
     "clip-vit-large-patch14",
     None,
     None,
@@ -100,10 +100,10 @@ CLIP_VIT_L = Weights(
     "hf download openai/clip-vit-large-patch14 --local-dir WEIGHTS/clip-vit-large-patch14",
     "aesthetic",
 )
-LPIPS_BACKBONE = Weights(
+LPIPS_BACKBONE_WEIGHTS = MetricWeights(
     "alexnet-owt-7be5be79.pth", None, None, "BSD-3-Clause", "torchvision's AlexNet, ImageNet weights", "LPIPS"
 )
-LPIPS_HEAD = Weights(
+LPIPS_HEAD_WEIGHTS = MetricWeights(
     "lpips_alex.pth",
     None,
     None,
@@ -115,13 +115,14 @@ LPIPS_HEAD = Weights(
 KNOWN_WEIGHTS = {
     weights.file: weights
     for weights in (
-        INCEPTION, I3D, SYNCNET, ARCFACE, NANO_FACE, NANO_READER, DINO, RAFT, AESTHETIC_HEAD, CLIP_VIT_L,
-        LPIPS_BACKBONE, LPIPS_HEAD,
+        INCEPTION_WEIGHTS, I3D_WEIGHTS, SYNCNET_WEIGHTS, ARCFACE_WEIGHTS, NANO_FACE_WEIGHTS, NANO_READER_WEIGHTS,
+        DINO_WEIGHTS, RAFT_WEIGHTS, AESTHETIC_HEAD_WEIGHTS, CLIP_VIT_L_WEIGHTS, LPIPS_BACKBONE_WEIGHTS,
+        LPIPS_HEAD_WEIGHTS,
     )
 }  # fmt: skip
 
 
-def find(weights: Weights, folder: Path | None) -> Path | None:
+def locate_metric_weights(weights: MetricWeights, folder: Path | None) -> Path | None:
     """Where the weights are, None where they are not there.
 
     Raises:
@@ -130,9 +131,10 @@ def find(weights: Weights, folder: Path | None) -> Path | None:
     path = None if folder is None else folder / weights.file
     if path is None or not path.exists():
         return None
-    if weights.bytes is not None and path.stat().st_size != weights.bytes:
+    if weights.size_bytes is not None and path.stat().st_size != weights.size_bytes:
         raise InputError(
-            f"'{path}' has {path.stat().st_size} bytes and must have {weights.bytes}; get it again: {weights.source}"
+            f"'{path}' has {path.stat().st_size} bytes and must have {weights.size_bytes}; get it again: "
+            f"{weights.source}"
         )
     if weights.sha256 is not None:
         found = hash_file(path)

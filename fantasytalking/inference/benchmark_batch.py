@@ -11,18 +11,18 @@ from tqdm import tqdm
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import fingerprint
-from fantasytalking.evaluation.benchmark.prediction_pairing import NAMES_SHOWN, find_references
-from fantasytalking.evaluation.benchmark.protocol import Protocol
-from fantasytalking.inference.benchmark_inputs import given_paths, write_given
-from fantasytalking.inference.generate import make_video
-from fantasytalking.inference.job import Job
-from fantasytalking.inference.model_sources import Workplace, load_pipeline, workplace
-from fantasytalking.inference.provenance import Record
+from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES, find_references
+from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
+from fantasytalking.inference.benchmark_inputs import input_paths, write_inputs
+from fantasytalking.inference.generate import generate_video
+from fantasytalking.inference.job import GenerationJob
+from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline, resolve_model
+from fantasytalking.inference.provenance import GenerationRecord
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 
 
-class Processes(Interface):
+class ProcessState(Interface):
     """What accelerate's PartialState tells of the processes of a run."""
 
     process_index: int
@@ -30,10 +30,10 @@ class Processes(Interface):
 
 
 @dataclass(frozen=True)
-class Batch:
+class BenchmarkJob:
     """A benchmark to be generated."""
 
-    protocol: Protocol
+    protocol: BenchmarkProtocol
     references: Path
     """Folder of the real videos that the protocol names."""
     output: Path
@@ -41,56 +41,60 @@ class Batch:
     config: InferConfig
     """The seed of clip n is `config.seed` + n; the picture is taken as the protocol crops it."""
 
-    def job(self, number: int) -> Job:
-        """The video of clip `number`."""
-        clip = self.protocol.clips[number]
-        config = replace(self.config, seed=self.config.seed + number, fps=self.protocol.fps, least_face=0.0, note="")
-        image, sounds, drivers = given_paths(clip, self.output)
-        return Job(config, image, sounds, self.output / f"{clip.name}.mp4", drivers=drivers)
+    def clip_job(self, index: int) -> GenerationJob:
+        """The video of clip `index`."""
+        clip = self.protocol.clips[index]
+        config = replace(
+            self.config, seed=self.config.seed + index, fps=self.protocol.fps, min_face_fraction=0.0, notice=""
+        )
+        image, sounds, drivers = input_paths(clip, self.output)
+        return GenerationJob(config, image, sounds, self.output / f"{clip.name}.mp4", driving_videos=drivers)
 
 
-def make_batch(batch: Batch, processes: Processes) -> int:
+def generate_benchmark(benchmark: BenchmarkJob, process_state: ProcessState) -> int:
     """Makes this process's share of the videos that are not there yet; gives how many clips that share has.
 
     Raises:
         InputError: the model or a reference is missing, or the folder holds videos of another model or other settings;
             or, once all others were made, clips could not be used.
     """
-    place = workplace(batch.config, driven=batch.protocol.driven)
-    find_references(batch.protocol, batch.references)
-    weights = {name: fingerprint(path) for name, path in place.weights.places.items()}
+    place = resolve_model(benchmark.config, has_driving_video=benchmark.protocol.is_reenactment)
+    find_references(benchmark.protocol, benchmark.references)
+    weights = {name: fingerprint(path) for name, path in place.files.paths.items()}
     # All of the folder before anything is added to it, so that it never mixes models or settings.
-    made = [_is_made(batch.job(number), weights) for number in range(len(batch.protocol.clips))]
+    made = [_is_complete(benchmark.clip_job(number), weights) for number in range(len(benchmark.protocol.clips))]
     pipe: FantasyTalkingPipeline | None = None
-    share = range(processes.process_index, len(batch.protocol.clips), processes.num_processes)
+    share = range(process_state.process_index, len(benchmark.protocol.clips), process_state.num_processes)
     refused: list[str] = []
-    for number in tqdm(share, desc="videos", unit=" clips", dynamic_ncols=True, disable=processes.process_index > 0):
+    for number in tqdm(
+        share, desc="videos", unit=" clips", dynamic_ncols=True, disable=process_state.process_index > 0
+    ):
         if made[number]:
             continue
         if pipe is None:
-            pipe = load_pipeline(batch.config, place.weights, place.device)
+            pipe = load_pipeline(benchmark.config, place.files, place.device)
             pipe.set_progress_bar_config(disable=True)
-        reason = _make(batch, number, place, pipe)
+        reason = _generate_clip(benchmark, number, place, pipe)
         if reason:
-            refused.append(f"{batch.protocol.clips[number].name} ({reason})")
+            refused.append(f"{benchmark.protocol.clips[number].name} ({reason})")
     if refused:
-        shown = "; ".join(refused[:NAMES_SHOWN])
+        shown = "; ".join(refused[:MAX_LISTED_NAMES])
         raise InputError(f"{len(refused)} of {len(share)} clips could not be made: {shown}")
     return len(share)
 
 
-def _make(batch: Batch, number: int, place: Workplace, pipe: FantasyTalkingPipeline) -> str:
+def _generate_clip(benchmark: BenchmarkJob, index: int, model: ResolvedModel, pipe: FantasyTalkingPipeline) -> str:
     """Makes one video; gives why it could not be made, or nothing."""
-    job = batch.job(number)
+    job = benchmark.clip_job(index)
     try:
-        write_given(batch.protocol, batch.protocol.clips[number], batch.references, job)
-        make_video(job, place, lambda: pipe)
+        write_inputs(benchmark.protocol, benchmark.protocol.clips[index], benchmark.references, job)
+        generate_video(job, model, lambda: pipe)
     except InputError as error:
         return str(error)
     return ""
 
 
-def _is_made(job: Job, weights: dict[str, str]) -> bool:
+def _is_complete(job: GenerationJob, fingerprints: dict[str, str]) -> bool:
     """Whether the video is there; its record is the last to be put in place.
 
     Raises:
@@ -99,7 +103,7 @@ def _is_made(job: Job, weights: dict[str, str]) -> bool:
     path = job.output.with_suffix(".json")
     if not (job.output.is_file() and path.is_file()):
         return False
-    record = Record.load(path)
-    if record.config != job.config or any(record.hashes.get(name) != value for name, value in weights.items()):
+    record = GenerationRecord.load(path)
+    if record.config != job.config or any(record.hashes.get(name) != value for name, value in fingerprints.items()):
         raise InputError(f"'{job.output}' was made by another model or with other settings; choose another --output")
     return True

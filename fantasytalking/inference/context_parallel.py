@@ -20,33 +20,40 @@ from torch import Tensor, distributed
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import Conditions, ExpressionCondition
-from fantasytalking.inference.model_sources import workplace
-from fantasytalking.models.kv_cache import ConditionCache
+from fantasytalking.inference.model_sources import resolve_model
+from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.config import InferConfig, Offload
 from fantasytalking.pipeline.loading import load_transformer
-from fantasytalking.pipeline.optimizations import StepCache, apply_savings
+from fantasytalking.pipeline.optimizations import StepCache, apply_optimizations
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 
-PATIENCE = timedelta(days=1)
+WORKER_TIMEOUT = timedelta(days=1)
 """For which the others wait for the leader, who may be waiting for sound."""
-INNER = "expression."
+EXPRESSION_PREFIX = "expression."
 """Before the names of what is within the expression condition."""
-PASSING = ("audio", "audio_mask", f"{INNER}features", f"{INNER}present", f"{INNER}regions", "speaker_regions")
+WINDOWED_TENSORS = (
+    "audio",
+    "audio_mask",
+    f"{EXPRESSION_PREFIX}features",
+    f"{EXPRESSION_PREFIX}present",
+    f"{EXPRESSION_PREFIX}regions",
+    "speaker_regions",
+)
 """Conditions that change within a video, one after another."""
 
 
-class Load(NamedTuple):
+class LoadCommand(NamedTuple):
     """To the others: load the transformer."""
 
     config: InferConfig
-    driven: bool
-    several: bool
+    has_driving_video: bool
+    is_multi_speaker: bool
     """Whether videos drive the faces."""
 
 
-class Call(NamedTuple):
+class ForwardCommand(NamedTuple):
     """To the others: call the transformer."""
 
     latents: Tensor
@@ -54,61 +61,61 @@ class Call(NamedTuple):
     conditions: dict[str, tuple[int, Tensor | None]]
     """Number of each condition's tensor, and the tensor itself where it is new."""
     is_new_video: bool
-    is_cached: bool
+    uses_cache: bool
 
 
-class Dismissal(NamedTuple):
+class ShutdownCommand(NamedTuple):
     """To the others: the work is done."""
 
-    code: int
+    exit_code: int
     """With which to exit."""
 
 
-def launched() -> int:
+def launched_world_size() -> int:
     """Processes that were started together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def join() -> int:
+def init_processes() -> int:
     """Joins the processes that torchrun started; gives this one's rank."""
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    distributed.init_process_group(backend, timeout=WORKER_TIMEOUT)
     return distributed.get_rank()
 
 
-def follow() -> int:
+def run_worker() -> int:
     """What every process but the first does; gives the code to exit with."""
     transformer: FantasyTalkingTransformer3DModel | None = None
-    told = _Told()
+    told = _WorkerState()
     while True:
-        message = _sent(None)
-        if isinstance(message, Dismissal):
-            return message.code
-        if isinstance(message, Load):
-            transformer = _agreed(partial(_load, message))
+        message = _broadcast(None)
+        if isinstance(message, ShutdownCommand):
+            return message.exit_code
+        if isinstance(message, LoadCommand):
+            transformer = _load_on_all_ranks(partial(_load_worker_transformer, message))
         else:
-            assert transformer is not None and isinstance(message, Call)
-            told.call(transformer, message)
+            assert transformer is not None and isinstance(message, ForwardCommand)
+            told.forward(transformer, message)
 
 
-class Leader:
+class Coordinator:
     """The first process."""
 
     def __init__(self) -> None:
-        self._known: dict[str, dict[int, tuple[int, Tensor]]] = {}
-        self._cache: ConditionCache | None = None
-        self._count = 0
+        self._sent_tensors: dict[str, dict[int, tuple[int, Tensor]]] = {}
+        self._cache: ConditionKVCache | None = None
+        self._num_sent = 0
 
-    def open(
+    def load_pipeline(
         self,
         config: InferConfig,
         load: Callable[[], FantasyTalkingPipeline],
         *,
-        driven: bool = False,
-        several: bool = False,
+        has_driving_video: bool = False,
+        is_multi_speaker: bool = False,
     ) -> FantasyTalkingPipeline:
         """Loads the pipeline, with the transformer on every process.
 
@@ -118,25 +125,25 @@ class Leader:
         Raises:
             InputError: as `load`; a process could not load it; or it cannot be divided by the number of processes.
         """
-        _check(config)
-        _sent(Load(config, driven, several))
+        _check_config(config)
+        _broadcast(LoadCommand(config, has_driving_video, is_multi_speaker))
         loaded: list[FantasyTalkingPipeline] = []
 
         def parallel() -> FantasyTalkingTransformer3DModel:
             loaded.append(load())
-            return _divided(loaded[0].transformer)
+            return _enable_context_parallel(loaded[0].transformer)
 
-        transformer = _agreed(parallel)
+        transformer = _load_on_all_ranks(parallel)
         assert transformer is not None, "an error was raised"
-        transformer.register_forward_pre_hook(self._announce, with_kwargs=True)
+        transformer.register_forward_pre_hook(self._broadcast_forward, with_kwargs=True)
         return loaded[0]
 
-    def dismiss(self, code: int) -> None:
+    def shutdown(self, exit_code: int) -> None:
         """Lets the others end."""
-        _sent(Dismissal(code))
+        _broadcast(ShutdownCommand(exit_code))
         distributed.destroy_process_group()
 
-    def _announce(self, _: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _broadcast_forward(self, _: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         latents, timestep, conditions = arguments
         cache = keywords.get("cache")
         tokens, size = latents[0, 0].numel() // 4, distributed.get_world_size()
@@ -147,55 +154,55 @@ class Leader:
             )
         is_new = cache is None or cache is not self._cache
         if is_new:
-            self._known, self._cache = {}, cache
-        numbered = {name: self._number(name, value) for name, value in _flat(conditions).items()}
-        _sent(Call(_plain(latents), _plain(timestep), numbered, is_new, cache is not None))
+            self._sent_tensors, self._cache = {}, cache
+        numbered = {name: self._register_tensor(name, value) for name, value in _flatten_conditions(conditions).items()}
+        _broadcast(ForwardCommand(_cpu_copy(latents), _cpu_copy(timestep), numbered, is_new, cache is not None))
 
-    def _number(self, name: str, tensor: Tensor) -> tuple[int, Tensor | None]:
-        known = self._known.setdefault(name, {})
+    def _register_tensor(self, name: str, tensor: Tensor) -> tuple[int, Tensor | None]:
+        known = self._sent_tensors.setdefault(name, {})
         if id(tensor) in known:
             return known[id(tensor)][0], None
-        if name in PASSING:
+        if name in WINDOWED_TENSORS:
             known.clear()
-        self._count += 1
-        known[id(tensor)] = (self._count, tensor)  # the tensor is kept, so that its id stays its own
-        return self._count, _plain(tensor)
+        self._num_sent += 1
+        known[id(tensor)] = (self._num_sent, tensor)  # the tensor is kept, so that its id stays its own
+        return self._num_sent, _cpu_copy(tensor)
 
 
-class _Told:
+class _WorkerState:
     """What one of the others knows of the video."""
 
     def __init__(self) -> None:
-        self._known: dict[str, dict[int, Tensor]] = {}
-        self._cache = ConditionCache()
+        self._tensors: dict[str, dict[int, Tensor]] = {}
+        self._cache = ConditionKVCache()
 
     @torch.no_grad()
-    def call(self, transformer: FantasyTalkingTransformer3DModel, call: Call) -> None:
+    def forward(self, transformer: FantasyTalkingTransformer3DModel, command: ForwardCommand) -> None:
         device, dtype = transformer.device, transformer.dtype
-        if call.is_new_video:
-            self._known, self._cache = {}, ConditionCache()
+        if command.is_new_video:
+            self._tensors, self._cache = {}, ConditionKVCache()
         tensors: dict[str, Tensor] = {}
-        for name, (number, tensor) in call.conditions.items():
-            known = self._known.setdefault(name, {})
+        for name, (number, tensor) in command.conditions.items():
+            known = self._tensors.setdefault(name, {})
             if tensor is not None:
-                if name in PASSING:
+                if name in WINDOWED_TENSORS:
                     known.clear()
-                    self._cache.forget(name.removesuffix(".features"))
+                    self._cache.evict(name.removesuffix(".features"))
                 known[number] = tensor.to(device)
             tensors[name] = known[number]
-        cache = self._cache if call.is_cached else None
-        conditions = _joined(tensors)
-        transformer(call.latents.to(device, dtype), call.timestep.to(device), conditions, cache=cache)
+        cache = self._cache if command.uses_cache else None
+        conditions = _unflatten_conditions(tensors)
+        transformer(command.latents.to(device, dtype), command.timestep.to(device), conditions, cache=cache)
 
 
-def _sent(message: Any) -> Any:
+def _broadcast(message: Any) -> Any:
     """The leader's message, on every process."""
     held = [message]
     distributed.broadcast_object_list(held, src=0, device=torch.device("cpu"))
     return held[0]
 
 
-def _agreed(load: Callable[[], FantasyTalkingTransformer3DModel]) -> FantasyTalkingTransformer3DModel | None:
+def _load_on_all_ranks(load: Callable[[], FantasyTalkingTransformer3DModel]) -> FantasyTalkingTransformer3DModel | None:
     """What `load` gives, when it succeeds on every process; else None, and on the leader the first error.
 
     Raises:
@@ -218,34 +225,39 @@ def _agreed(load: Callable[[], FantasyTalkingTransformer3DModel]) -> FantasyTalk
     return None
 
 
-def _check(config: InferConfig) -> None:
+def _check_config(config: InferConfig) -> None:
     if config.offload is not Offload.none:
         raise InputError(f"offload is '{config.offload.value}', which several processes do not share; use offload=none")
     if config.device == "cpu" and torch.cuda.is_available():
         raise InputError("device is 'cpu', but several processes divide a video on the GPUs; leave device out")
-    if config.savings.step_cache is not StepCache.none:
+    if config.optimizations.step_cache is not StepCache.none:
         raise InputError(
-            f"savings.step_cache is {config.savings.step_cache.value}, which several processes cannot follow; "
-            "use savings.step_cache=none, or one process"
+            f"optimizations.step_cache is {config.optimizations.step_cache.value}, which several processes cannot "
+            "follow; "
+            "use optimizations.step_cache=none, or one process"
         )
-    if config.savings.gpu_gib is not None:
+    if config.optimizations.vram_limit_gib is not None:
         raise InputError(
-            f"savings.gpu_gib is {config.savings.gpu_gib:g}, but several processes do not share offloading; "
+            f"optimizations.vram_limit_gib is {config.optimizations.vram_limit_gib:g}, but several processes do not "
+            "share "
+            "offloading; "
             "leave it out, or use one process"
         )
 
 
-def _load(message: Load) -> FantasyTalkingTransformer3DModel:
+def _load_worker_transformer(command: LoadCommand) -> FantasyTalkingTransformer3DModel:
     """The transformer alone: the other parts work on the leader."""
-    config = message.config
-    weights, device = workplace(config, driven=message.driven, several=message.several)
-    sizes, dtype = asdict(load_model_config(config.model).portrait), getattr(torch, config.precision.value)
+    config = command.config
+    weights, device = resolve_model(
+        config, has_driving_video=command.has_driving_video, is_multi_speaker=command.is_multi_speaker
+    )
+    sizes, dtype = asdict(load_model_config(config.model).portrait), getattr(torch, config.dtype.value)
     transformer = load_transformer(weights.base, weights.adapter, sizes, dtype, weights.expression_adapter)
-    apply_savings(transformer, config.savings, device)
-    return _divided(transformer.to(device))
+    apply_optimizations(transformer, config.optimizations, device)
+    return _enable_context_parallel(transformer.to(device))
 
 
-def _divided(transformer: FantasyTalkingTransformer3DModel) -> FantasyTalkingTransformer3DModel:
+def _enable_context_parallel(transformer: FantasyTalkingTransformer3DModel) -> FantasyTalkingTransformer3DModel:
     heads, size = transformer.config.num_attention_heads, distributed.get_world_size()
     if heads % size:
         raise InputError(
@@ -255,18 +267,22 @@ def _divided(transformer: FantasyTalkingTransformer3DModel) -> FantasyTalkingTra
     return transformer
 
 
-def _flat(conditions: Conditions) -> dict[str, Tensor]:
+def _flatten_conditions(conditions: Conditions) -> dict[str, Tensor]:
     """Every tensor of the conditions by its name."""
     values = conditions._asdict()
     expression = values.pop("expression")
     if expression is not None:
-        values |= {INNER + name: value for name, value in expression._asdict().items()}
+        values |= {EXPRESSION_PREFIX + name: value for name, value in expression._asdict().items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _joined(tensors: dict[str, Tensor]) -> Conditions:
-    """The conditions that `_flat` took apart."""
-    inner = {name.removeprefix(INNER): value for name, value in tensors.items() if name.startswith(INNER)}
+def _unflatten_conditions(tensors: dict[str, Tensor]) -> Conditions:
+    """The conditions that `_flatten_conditions` took apart."""
+    inner = {
+        name.removeprefix(EXPRESSION_PREFIX): value
+        for name, value in tensors.items()
+        if name.startswith(EXPRESSION_PREFIX)
+    }
     values: dict[str, Any] = {name: tensors.get(name) for name in Conditions._fields}
     if inner:
         features, present, gate = (inner[name] for name in ("features", "present", "gate"))
@@ -274,6 +290,6 @@ def _joined(tensors: dict[str, Tensor]) -> Conditions:
     return Conditions(**values)
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def _cpu_copy(tensor: Tensor) -> Tensor:
     """A copy in main memory that brings nothing but its own values."""
     return tensor.detach().cpu().clone()

@@ -6,53 +6,55 @@ from pathlib import Path
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import existing_file
-from fantasytalking.inference.provenance import Record
+from fantasytalking.inference.provenance import GenerationRecord
 from fantasytalking.pipeline.config import InferConfig
 
 
 @dataclass(frozen=True)
-class Job:
+class GenerationJob:
     """One video to make."""
 
     config: InferConfig
     image: Path
-    sounds: tuple[Path, ...]
+    audio_paths: tuple[Path, ...]
     """One for each of the first faces."""
     output: Path
     contact_sheet: bool = False
-    replayed: Record | None = None
+    reproduced: GenerationRecord | None = None
     """The record that is being made again."""
-    drivers: tuple[Path, ...] = ()
+    driving_videos: tuple[Path, ...] = ()
     """Videos whose expression drives the faces, one for each of the first."""
 
     @property
-    def people(self) -> int:
+    def num_faces(self) -> int:
         """Faces that are needed where none is chosen."""
-        return max(len(self.sounds), len(self.drivers), 1)
+        return max(len(self.audio_paths), len(self.driving_videos), 1)
 
     @property
-    def several_speak(self) -> bool:
+    def is_multi_speaker(self) -> bool:
         """Whether people must be told apart by their sounds."""
-        return len(self.sounds) > 1
+        return len(self.audio_paths) > 1
 
     @property
-    def given(self) -> tuple[Path, ...]:
+    def input_files(self) -> tuple[Path, ...]:
         """All that the video is made from."""
-        return (self.image, *self.sounds, *self.drivers)
+        return (self.image, *self.audio_paths, *self.driving_videos)
 
 
-def replay_job(record: Path, output: Path | None, contact_sheet: bool) -> Job:
+def job_from_record(record: Path, output: Path | None, contact_sheet: bool) -> GenerationJob:
     """The job of a record; without `output` the video is made again in its own place."""
-    made = Record.load(record)
-    return Job(made.config, made.image, made.sounds, output or made.output, contact_sheet, made, made.drivers)
+    made = GenerationRecord.load(record)
+    return GenerationJob(
+        made.config, made.image, made.audio_paths, output or made.output, contact_sheet, made, made.driving_videos
+    )
 
 
-def default_output(image: Path, other: Path) -> Path:
+def default_output_path(image: Path, other: Path) -> Path:
     """outputs/IMAGE_OTHER.mp4, the other being the first sound or driver."""
     return Path("outputs") / f"{image.stem}_{other.stem}.mp4"
 
 
-def check_image(image: Path | None) -> Path:
+def checked_image_path(image: Path | None) -> Path:
     """It is given and is a file.
 
     Raises:
@@ -63,27 +65,27 @@ def check_image(image: Path | None) -> Path:
     return existing_file(image, "image")
 
 
-def check_sounds(sounds: Sequence[Path], drivers: Sequence[Path]) -> None:
+def check_speech_inputs(audio_paths: Sequence[Path], driving_videos: Sequence[Path]) -> None:
     """All are files, and there is at least one of either.
 
     Raises:
         InputError: there is none, or one is no file.
     """
-    if not sounds and not drivers:
+    if not audio_paths and not driving_videos:
         raise InputError("no audio was given; use --audio FILE, or --drive VIDEO")
-    for name, paths in (("audio", sounds), ("driver", drivers)):
+    for name, paths in (("audio", audio_paths), ("driver", driving_videos)):
         for path in paths:
             existing_file(path, name)
 
 
-def check_outputs(job: Job) -> list[Path]:
+def checked_output_paths(job: GenerationJob) -> list[Path]:
     """The files that will be written: video, record and, when wanted, contact sheet."""
     if job.output.suffix.lower() != ".mp4":
         raise InputError(f"output '{job.output}' does not end in .mp4, the one format that is written")
     paths = [job.output, job.output.with_suffix(".json")]
     if job.contact_sheet:
         paths.append(job.output.with_suffix(".sheet.png"))
-    given = {path.resolve() for path in job.given}
+    given = {path.resolve() for path in job.input_files}
     for path in paths:
         if path.is_dir():
             raise InputError(f"output '{path}' is a folder; give another --output")

@@ -13,77 +13,99 @@ from typing import Any
 import torch
 
 import fantasytalking
-from fantasytalking.common.config import config_of
+from fantasytalking.common.config import config_from_dict
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import existing_file, fingerprint, hash_file
 from fantasytalking.common.tensor_io import read_json
-from fantasytalking.inference.model_files import Weights
+from fantasytalking.inference.model_files import ModelFiles
 from fantasytalking.pipeline.config import InferConfig
 
-FORMAT = 1
-PACKAGES = ("torch", "diffusers", "transformers", "numpy", "av", "opencv-contrib-python", "mediapipe", "onnxruntime")
+RECORD_FORMAT = 1
+RECORDED_PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "av",
+    "opencv-contrib-python",
+    "mediapipe",
+    "onnxruntime",
+)
 MAX_RECORD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Record:
+class GenerationRecord:
     """What was asked for, with what."""
 
     config: InferConfig
     image: Path
-    sounds: tuple[Path, ...]
+    audio_paths: tuple[Path, ...]
     hashes: dict[str, str]
     """Of image, sounds, drivers and each place of weights."""
     versions: dict[str, str]
     device: str
-    threads: int
+    num_threads: int
     output: Path
-    video: str = ""
+    video_sha256: str = ""
     """Hash of the video; empty before there is one."""
-    drivers: tuple[Path, ...] = ()
+    driving_videos: tuple[Path, ...] = ()
 
     @classmethod
-    def of(
+    def create(
         cls,
         config: InferConfig,
         image: Path,
-        sounds: Sequence[Path],
-        drivers: Sequence[Path],
-        weights: Weights,
+        audio_paths: Sequence[Path],
+        driving_videos: Sequence[Path],
+        files: ModelFiles,
         output: Path,
         device: str,
-    ) -> "Record":
+    ) -> "GenerationRecord":
         """The record of a video that is about to be made.
 
         Raises:
             InputError: image, a sound or a driver is no file.
         """
-        hashes = {name: hash_file(existing_file(path, name)) for name, path in _inputs(image, sounds, drivers).items()}
-        hashes |= {name: fingerprint(place) for name, place in weights.places_of(bool(drivers)).items()}
+        hashes = {
+            name: hash_file(existing_file(path, name))
+            for name, path in _input_files(image, audio_paths, driving_videos).items()
+        }
+        hashes |= {name: fingerprint(place) for name, place in files.paths_used(bool(driving_videos)).items()}
         threads = torch.get_num_threads()
-        return cls(config, image, tuple(sounds), hashes, versions(), device, threads, output, drivers=tuple(drivers))
+        return cls(
+            config,
+            image,
+            tuple(audio_paths),
+            hashes,
+            package_versions(),
+            device,
+            threads,
+            output,
+            driving_videos=tuple(driving_videos),
+        )
 
-    def as_json(self, result: dict[str, Any]) -> str:
+    def to_json_string(self, result: dict[str, Any]) -> str:
         """As text; `result` says what came out. A single sound stands by itself, as it always has."""
-        sounds = [str(path.resolve()) for path in self.sounds]
+        sounds = [str(path.resolve()) for path in self.audio_paths]
         values = {
-            "format": FORMAT,
+            "format": RECORD_FORMAT,
             "image": str(self.image.resolve()),
             "audio": sounds[0] if len(sounds) == 1 else sounds,
-            "drive": [str(path.resolve()) for path in self.drivers],
+            "drive": [str(path.resolve()) for path in self.driving_videos],
             "output": str(self.output.resolve()),
-            "video_sha256": self.video,
+            "video_sha256": self.video_sha256,
             "hashes": self.hashes,
             "versions": self.versions,
             "device": self.device,
-            "threads": self.threads,
-            "config": _plain(asdict(self.config)),
+            "threads": self.num_threads,
+            "config": _to_plain(asdict(self.config)),
             "result": result,
         }
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def load(cls, path: str | Path) -> "Record":
+    def load(cls, path: str | Path) -> "GenerationRecord":
         """Reads a record back.
 
         Raises:
@@ -107,14 +129,14 @@ class Record:
         }
         values.setdefault("drive", [])  # which records of before there were drivers have not
         wrong = [name for name, kind in kinds.items() if not isinstance(values.get(name), kind)]
-        wrong += [name for name in ("audio", "drive") if not _are_texts(values.get(name))]
-        if values.get("format") != FORMAT or wrong:
+        wrong += [name for name in ("audio", "drive") if not _is_str_or_list(values.get(name))]
+        if values.get("format") != RECORD_FORMAT or wrong:
             what = f"'{wrong[0]}' is missing or of another kind" if wrong else f"its format is {values.get('format')!r}"
             raise InputError(f"'{path}' is not the record of a video ({what}); give the JSON that stands beside one")
         if not 1 <= values["threads"] <= 4096:
             raise InputError(f"'{path}': threads is {values['threads']}; it must be 1 to 4096")
         return cls(
-            config_of(InferConfig, values["config"], str(path)),
+            config_from_dict(InferConfig, values["config"], str(path)),
             Path(values["image"]),
             _paths(values["audio"]),
             values["hashes"],
@@ -126,32 +148,34 @@ class Record:
             _paths(values["drive"]),
         )
 
-    def differences(self, now: "Record") -> list[str]:
+    def differences(self, current: "GenerationRecord") -> list[str]:
         """What has changed since this record was made, in words.
 
         Raises:
             InputError: image, sounds, drivers or weights are not the same, so that the video cannot be either.
         """
-        inputs = _inputs(now.image, now.sounds, now.drivers)
-        for name in sorted({*self.hashes, *now.hashes}):
-            if self.hashes.get(name) != now.hashes.get(name):
-                owners = (now.config, now.config.savings)
+        inputs = _input_files(current.image, current.audio_paths, current.driving_videos)
+        for name in sorted({*self.hashes, *current.hashes}):
+            if self.hashes.get(name) != current.hashes.get(name):
+                owners = (current.config, current.config.optimizations)
                 place = next((place for owner in owners if (place := getattr(owner, name, None))), name)
                 place = inputs.get(name, place)
                 raise InputError(
                     f"{name} '{place}' is not what the video was made from; restore it, or run without --replay"
                 )
         changed = [
-            f"{name} was {self.versions.get(name, 'absent')}, is {now.versions.get(name, 'absent')}"
-            for name in sorted({*self.versions, *now.versions})
-            if self.versions.get(name) != now.versions.get(name)
+            f"{name} was {self.versions.get(name, 'absent')}, is {current.versions.get(name, 'absent')}"
+            for name in sorted({*self.versions, *current.versions})
+            if self.versions.get(name) != current.versions.get(name)
         ]
-        return changed + ([f"the device was {self.device}, is {now.device}"] if self.device != now.device else [])
+        return changed + (
+            [f"the device was {self.device}, is {current.device}"] if self.device != current.device else []
+        )
 
 
-def _inputs(image: Path, sounds: Sequence[Path], drivers: Sequence[Path]) -> dict[str, Path]:
+def _input_files(image: Path, audio_paths: Sequence[Path], driving_videos: Sequence[Path]) -> dict[str, Path]:
     """Everything given, by its name among the hashes: image, audio, audio 2, ..., driver, driver 2, ..."""
-    several = (("audio", sounds), ("driver", drivers))
+    several = (("audio", audio_paths), ("driver", driving_videos))
     numbered = {
         name if number == 1 else f"{name} {number}": path
         for name, paths in several
@@ -160,7 +184,7 @@ def _inputs(image: Path, sounds: Sequence[Path], drivers: Sequence[Path]) -> dic
     return {"image": image, **numbered}
 
 
-def _are_texts(value: Any) -> bool:
+def _is_str_or_list(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
@@ -168,10 +192,10 @@ def _paths(value: str | list[str]) -> tuple[Path, ...]:
     return tuple(map(Path, [value] if isinstance(value, str) else value))
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Of Python, this package, its source code, and what takes part in the arithmetic."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("fantasytalking", *PACKAGES):
+    for name in ("fantasytalking", *RECORDED_PACKAGES):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -184,10 +208,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """Enumerations as their names, as YAML gives them."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     return value.name if isinstance(value, Enum) else value

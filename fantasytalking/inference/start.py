@@ -4,46 +4,50 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.inference.cli import parse
-from fantasytalking.inference.context_parallel import Leader, follow, join, launched
-from fantasytalking.inference.generate import make_video, tell
-from fantasytalking.inference.job import Job
-from fantasytalking.inference.model_sources import load_pipeline, workplace
-from fantasytalking.inference.stream import PIPE, stream_video
+from fantasytalking.inference.cli import parse_job
+from fantasytalking.inference.context_parallel import Coordinator, init_processes, launched_world_size, run_worker
+from fantasytalking.inference.generate import generate_video, notify
+from fantasytalking.inference.job import GenerationJob
+from fantasytalking.inference.model_sources import load_pipeline, resolve_model
+from fantasytalking.inference.stream import STDIO_PATH, stream_video
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 
 
-def start(arguments: Sequence[str], description: str) -> None:
+def run_inference_cli(arguments: Sequence[str], description: str) -> None:
     """Makes what the command line asks for and tells so in one line.
 
     Raises:
         InputError: anything that cannot be used; of several processes the first alone raises it, the others exit with
             code 2.
     """
-    if launched() == 1:
-        _report(parse(arguments, description), lambda _, load: load())
+    if launched_world_size() == 1:
+        _generate_and_report(parse_job(arguments, description), lambda _, load: load())
         return
-    if join() > 0:
-        sys.exit(follow())
-    leader = Leader()
+    if init_processes() > 0:
+        sys.exit(run_worker())
+    leader = Coordinator()
     try:
-        _report(
-            parse(arguments, description),
-            lambda job, load: leader.open(job.config, load, driven=bool(job.drivers), several=job.several_speak),
+        _generate_and_report(
+            parse_job(arguments, description),
+            lambda job, load: leader.load_pipeline(
+                job.config, load, has_driving_video=bool(job.driving_videos), is_multi_speaker=job.is_multi_speaker
+            ),
         )
     except (InputError, SystemExit):
-        leader.dismiss(2)
+        leader.shutdown(2)
         raise
     # After any other error the others may be waiting in the middle of a call, and nothing that is sent would reach
     # them; the launcher ends them when this process ends.
-    leader.dismiss(0)
+    leader.shutdown(0)
 
 
-def _report(job: Job, load: Callable[[Job, Callable[[], FantasyTalkingPipeline]], FantasyTalkingPipeline]) -> None:
-    place = workplace(job.config, driven=bool(job.drivers), several=job.several_speak)
-    make = stream_video if job.config.stream else make_video
-    line = make(job, place, lambda: load(job, lambda: load_pipeline(job.config, place.weights, place.device)))
-    if job.output == PIPE:
-        tell(line)  # the video went to standard output
+def _generate_and_report(
+    job: GenerationJob, load: Callable[[GenerationJob, Callable[[], FantasyTalkingPipeline]], FantasyTalkingPipeline]
+) -> None:
+    place = resolve_model(job.config, has_driving_video=bool(job.driving_videos), is_multi_speaker=job.is_multi_speaker)
+    make = stream_video if job.config.stream else generate_video
+    line = make(job, place, lambda: load(job, lambda: load_pipeline(job.config, place.files, place.device)))
+    if job.output == STDIO_PATH:
+        notify(line)  # the video went to standard output
     else:
         sys.stdout.write(line + "\n")

@@ -1,6 +1,6 @@
 """Pictures, videos and sound as arrays: the one place for frame rates, rotation, colour and time."""
 
-from fantasytalking.media.audio import read_audio, write_wave
+from fantasytalking.media.audio import read_audio, write_wav
 from fantasytalking.media.container import MediaInfo, probe
 from fantasytalking.media.image import read_image, write_image
 from fantasytalking.media.video import Video, iter_frames, read_video, write_video
@@ -15,5 +15,5 @@ __all__ = [
     "read_video",
     "write_image",
     "write_video",
-    "write_wave",
+    "write_wav",
 ]

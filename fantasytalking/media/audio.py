@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.media.container import audio_stream, check_decoder, open_media, time_zero
+from fantasytalking.media.container import audio_stream, check_decoder, open_media, time_origin
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -26,10 +26,10 @@ _GAP_SECONDS = 0.02
 _CODEC_BLOCK_SECONDS = 0.3
 
 # After a seek these estimate time stamps, or land within a frame; they are decoded from the beginning instead.
-_WITHOUT_INDEX = {"mp3", "aac", "mpeg", "mpegts"}
+_UNINDEXED_FORMATS = {"mp3", "aac", "mpeg", "mpegts"}
 
 
-def write_wave(path: str | Path, samples: NDArray[np.float32] | NDArray[np.int16], sample_rate: int) -> None:
+def write_wav(path: str | Path, samples: NDArray[np.float32] | NDArray[np.int16], sample_rate: int) -> None:
     """Writes mono `samples` (S,), in [-1, 1] or 16-bit, as 16-bit PCM."""
     assert samples.ndim == 1 and samples.dtype in (np.float32, np.int16), "mono, float32 or int16"
     is_unit = samples.dtype == np.float32
@@ -63,14 +63,14 @@ def read_audio(
     if duration is not None and not 0 < duration < math.inf:
         raise InputError(f"duration is {duration}; give a positive number of seconds or leave it out")
     wanted = math.inf if duration is None else round(duration * sample_rate)
-    line = _TimeLine(path, sample_rate, start)
+    line = _AudioTimeline(path, sample_rate, start)
     with open_media(path) as container:
         stream = audio_stream(container)
         if stream is None:
             raise InputError(f"'{path}' has no sound track; give a file with sound")
         check_decoder(path, stream)
-        zero = time_zero(container)
-        if start > 1 and container.format.name not in _WITHOUT_INDEX and stream.time_base is not None:
+        zero = time_origin(container)
+        if start > 1 and container.format.name not in _UNINDEXED_FORMATS and stream.time_base is not None:
             # A second early, so that the decoder has settled when the stretch begins.
             container.seek(int((zero + start - 1) / stream.time_base), stream=stream)
         for frame in container.decode(stream):
@@ -79,7 +79,7 @@ def read_audio(
                 break
         line.flush()
         declared_end = _declared_end(stream) - zero - start
-    samples = line.collected()
+    samples = line.concatenated()
     if 0 < len(samples) / sample_rate - declared_end < _CODEC_BLOCK_SECONDS:
         wanted = min(wanted, round(declared_end * sample_rate))
     samples = samples[: None if math.isinf(wanted) else max(0, int(wanted))]
@@ -94,23 +94,23 @@ def iter_audio(path: str | Path, *, sample_rate: int = 16000) -> Iterator[NDArra
     Raises:
         InputError: as `read_audio`, when the place is reached.
     """
-    line, taken = _TimeLine(path, sample_rate, 0.0), 0
+    line, taken = _AudioTimeline(path, sample_rate, 0.0), 0
     with open_media(path) as container:
         stream = audio_stream(container)
         if stream is None:
             raise InputError(f"'{path}' has no sound track; give a file with sound")
         check_decoder(path, stream)
-        zero = time_zero(container)
+        zero = time_origin(container)
         end = _declared_end(stream) - zero
         for frame in container.decode(stream):
             line.add(frame, zero)
             # What lies beyond the declared end is given only when it is more than a codec's filling.
             if not 0 < line.samples / sample_rate - end < _CODEC_BLOCK_SECONDS:
-                block = line.take()
+                block = line.drain()
                 taken += len(block)
                 yield block
         line.flush()
-    rest = line.take()
+    rest = line.drain()
     if 0 < line.samples / sample_rate - end < _CODEC_BLOCK_SECONDS:
         rest = rest[: max(0, round(end * sample_rate) - taken)]
     if not taken + len(rest):
@@ -125,16 +125,16 @@ def _declared_end(stream: Any) -> float:
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
 
 
-class _TimeLine:
+class _AudioTimeline:
     """Places decoded blocks by their time stamps and resamples each unbroken run."""
 
     def __init__(self, path: str | Path, sample_rate: int, start: float) -> None:
         self.path, self.sample_rate, self.start = path, sample_rate, start
         self.parts: list[np.ndarray] = []
         self.samples = 0
-        self.skip = 0
-        self.expected: float | None = None
-        self.kind: tuple[str, str, int] | None = None
+        self.skip_samples = 0
+        self.expected_time: float | None = None
+        self.source_format: tuple[str, str, int] | None = None
         self.resampler = self._new_resampler()
 
     def _new_resampler(self) -> "AudioResampler":
@@ -143,60 +143,60 @@ class _TimeLine:
         # All channels: asked for one of floats it would add them up, louder than what is heard.
         return AudioResampler(format="fltp", rate=self.sample_rate)
 
-    def add(self, frame: "AudioFrame", zero: float) -> None:
-        """Adds a decoded block; `zero` is the container's time that counts as 0."""
-        time = self.expected or 0.0
+    def add(self, frame: "AudioFrame", time_origin: float) -> None:
+        """Adds a decoded block; `time_origin` is the container's time that counts as 0."""
+        time = self.expected_time or 0.0
         if frame.pts is not None and frame.time_base is not None:
-            time = float(frame.pts * frame.time_base) - zero
-        if self.expected is None or abs(time - self.expected) > _GAP_SECONDS:
+            time = float(frame.pts * frame.time_base) - time_origin
+        if self.expected_time is None or abs(time - self.expected_time) > _GAP_SECONDS:
             self.flush()
-            self._move_to(round((time - self.start) * self.sample_rate))
+            self._seek(round((time - self.start) * self.sample_rate))
         else:
-            time = self.expected
+            time = self.expected_time
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if self.kind not in (None, kind):  # as broadcasts do between programmes
+        if self.source_format not in (None, kind):  # as broadcasts do between programmes
             self.flush()
-        self.kind = kind
-        self.expected = time + frame.samples / frame.sample_rate
+        self.source_format = kind
+        self.expected_time = time + frame.samples / frame.sample_rate
         frame.pts = None
         self._append(self.resampler.resample(frame))
 
     def flush(self) -> None:
         """Ends the current run: the resampler's tail comes out."""
-        if self.expected is not None:
+        if self.expected_time is not None:
             self._append(self.resampler.resample(None))
             self.resampler = self._new_resampler()
 
-    def _move_to(self, position: int) -> None:
+    def _seek(self, position: int) -> None:
         """Continues at sample `position`: silence up to it, or that much of what comes next is dropped."""
         gap = position - self.samples
-        self.skip = max(0, -gap)
+        self.skip_samples = max(0, -gap)
         if gap > 0:
-            self._check(gap)
+            self._check_length(gap)
             self.parts.append(np.zeros(gap, np.float32))
             self.samples += gap
 
     def _append(self, frames: "list[AudioFrame]") -> None:
         for frame in frames:
             block = frame.to_ndarray().mean(axis=0)  # (channels, samples) -> (samples,)
-            dropped = min(self.skip, len(block))
-            self.skip -= dropped
+            dropped = min(self.skip_samples, len(block))
+            self.skip_samples -= dropped
             block = block[dropped:]
-            self._check(len(block))
+            self._check_length(len(block))
             self.parts.append(block)
             self.samples += len(block)
 
-    def _check(self, more: int) -> None:
-        if self.samples + more > MAX_AUDIO_SECONDS * self.sample_rate:
+    def _check_length(self, num_samples: int) -> None:
+        if self.samples + num_samples > MAX_AUDIO_SECONDS * self.sample_rate:
             raise InputError(f"'{self.path}' has more than {MAX_AUDIO_SECONDS} s of sound; give a start and a duration")
 
-    def take(self) -> np.ndarray:
+    def drain(self) -> np.ndarray:
         """What was collected since the last time."""
-        samples = self.collected()
+        samples = self.concatenated()
         self.parts.clear()
         return samples
 
-    def collected(self) -> np.ndarray:
+    def concatenated(self) -> np.ndarray:
         samples = np.concatenate(self.parts) if self.parts else np.zeros(0, np.float32)
         if not np.isfinite(samples).all():
             raise InputError(f"'{self.path}' holds sound samples that are no numbers; give an intact file")

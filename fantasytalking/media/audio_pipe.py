@@ -15,81 +15,89 @@ from numpy.typing import NDArray
 
 from fantasytalking.common.errors import InputError
 
-BARE_RATE = 16_000
+RAW_SAMPLE_RATE = 16_000
 BLOCK_SECONDS = 0.1
-CURE = "send it through: ffmpeg -i SOUND -f wav -c:a pcm_s16le -"
+PIPE_HINT = "send it through: ffmpeg -i SOUND -f wav -c:a pcm_s16le -"
 
-_MAX_CHUNK = 1 << 20
+_MAX_CHUNK_BYTES = 1 << 20
 """Bytes of notes before the samples of a WAV."""
-_ENDLESS = 0x7FFF0000
+_UNKNOWN_LENGTH = 0x7FFF0000
 """Lengths from here on, and 0, are what senders write that do not know the length."""
-_OTHER_KINDS = {b"ID3": "an mp3", b"OggS": "an Ogg", b"fLaC": "a FLAC", b"\x1aE\xdf\xa3": "a WebM", b"FORM": "an AIFF"}
+_UNSUPPORTED_MAGIC = {
+    b"ID3": "an mp3",
+    b"OggS": "an Ogg",
+    b"fLaC": "a FLAC",
+    b"\x1aE\xdf\xa3": "a WebM",
+    b"FORM": "an AIFF",
+}
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
 
-class PipedSound(NamedTuple):
+class PipedAudio(NamedTuple):
     """A sound of which the samples are still to come."""
 
-    rate: int
+    sample_rate: int
     """Samples a second."""
     blocks: Iterator[NDArray[np.float32]]
     """(samples,) each, mono, in [-1, 1]; whatever has come, at most `BLOCK_SECONDS` of it."""
 
 
-class _Coding(NamedTuple):
+class _SampleFormat(NamedTuple):
     """How samples stand in the pipe."""
 
-    rate: int
+    sample_rate: int
     channels: int
-    kind: np.dtype
+    dtype: np.dtype
     scale: float
 
 
-def open_pipe(stream: BufferedReader) -> PipedSound:
+def open_audio_pipe(stream: BufferedReader) -> PipedAudio:
     """Waits for the first bytes and tells what they begin.
 
     Raises:
         InputError: nothing came, or no WAV that can be read; from the blocks: values that are no numbers.
     """
-    begin = _read(stream, 12)
+    begin = _read_up_to(stream, 12)
     if not begin:
-        raise InputError(f"no sound came through the pipe; {CURE}")
-    for magic, name in _OTHER_KINDS.items():
+        raise InputError(f"no sound came through the pipe; {PIPE_HINT}")
+    for magic, name in _UNSUPPORTED_MAGIC.items():
         if begin.startswith(magic):
-            raise InputError(f"{name} file came through the pipe, which takes WAV or 16-bit samples; {CURE}")
+            raise InputError(f"{name} file came through the pipe, which takes WAV or 16-bit samples; {PIPE_HINT}")
     if begin[4:8] == b"ftyp":
-        raise InputError(f"an mp4 file came through the pipe, which takes WAV or 16-bit samples; {CURE}")
+        raise InputError(f"an mp4 file came through the pipe, which takes WAV or 16-bit samples; {PIPE_HINT}")
     if not begin.startswith(b"RIFF"):
-        coding = _Coding(BARE_RATE, 1, np.dtype("<i2"), 1 / 32768)
-        return PipedSound(BARE_RATE, _blocks(stream, coding, None, begin))
+        coding = _SampleFormat(RAW_SAMPLE_RATE, 1, np.dtype("<i2"), 1 / 32768)
+        return PipedAudio(RAW_SAMPLE_RATE, _blocks(stream, coding, None, begin))
     if begin[8:] != b"WAVE":
-        raise InputError(f"the pipe begins as a RIFF file that is no WAV; {CURE}")
-    coding, length = _wave_header(stream)
-    return PipedSound(coding.rate, _blocks(stream, coding, length, b""))
+        raise InputError(f"the pipe begins as a RIFF file that is no WAV; {PIPE_HINT}")
+    coding, length = _read_wav_header(stream)
+    return PipedAudio(coding.sample_rate, _blocks(stream, coding, length, b""))
 
 
-def _wave_header(stream: BufferedReader) -> tuple[_Coding, int | None]:
+def _read_wav_header(stream: BufferedReader) -> tuple[_SampleFormat, int | None]:
     """Reads up to the samples; gives their coding and, where it is known, their length in bytes."""
-    coding: _Coding | None = None
+    coding: _SampleFormat | None = None
     while True:
-        header = _read(stream, 8)
+        header = _read_up_to(stream, 8)
         if len(header) < 8:
-            raise InputError(f"the WAV in the pipe ends before its samples; {CURE}")
+            raise InputError(f"the WAV in the pipe ends before its samples; {PIPE_HINT}")
         name, size = header[:4], struct.unpack("<I", header[4:])[0]
         if name == b"data":
             if coding is None:
-                raise InputError(f"the WAV in the pipe does not tell how its samples are coded; {CURE}")
-            return coding, size if 0 < size < _ENDLESS else None
-        if size > _MAX_CHUNK:
-            raise InputError(f"the WAV in the pipe has {size} bytes before its samples; at most {_MAX_CHUNK}; {CURE}")
-        chunk = _read(stream, size + size % 2)
+                raise InputError(f"the WAV in the pipe does not tell how its samples are coded; {PIPE_HINT}")
+            return coding, size if 0 < size < _UNKNOWN_LENGTH else None
+        if size > _MAX_CHUNK_BYTES:
+            raise InputError(
+                f"the WAV in the pipe has {size} bytes before its samples; at most {_MAX_CHUNK_BYTES}; {PIPE_HINT}"
+            )
+        chunk = _read_up_to(stream, size + size % 2)
         if name == b"fmt ":
-            coding = _coding(chunk)
+            coding = _parse_format_chunk(chunk)
 
 
-def _coding(chunk: bytes) -> _Coding:
+def _parse_format_chunk(chunk: bytes) -> _SampleFormat:
     if len(chunk) < 16:
-        raise InputError(f"the WAV in the pipe has a damaged header; {CURE}")
+        raise InputError(f"the WAV in the pipe has a damaged header; {PIPE_HINT}")
     tag, channels, rate, _, _, bits = struct.unpack("<HHIIHH", chunk[:16])
     if tag == _EXTENSIBLE and len(chunk) >= 26:
         tag = struct.unpack("<H", chunk[24:26])[0]
@@ -97,17 +105,19 @@ def _coding(chunk: bytes) -> _Coding:
     if (tag, bits) not in kinds or not 1 <= channels <= 64 or not 1000 <= rate <= 192_000:
         raise InputError(
             f"the WAV in the pipe has coding {tag} with {bits} bits, {channels} channels, {rate} Hz; 16-bit integers "
-            f"or 32-bit floats, up to 64 channels and 1000 to 192000 Hz can be read; {CURE}"
+            f"or 32-bit floats, up to 64 channels and 1000 to 192000 Hz can be read; {PIPE_HINT}"
         )
     kind, scale = kinds[tag, bits]
-    return _Coding(rate, channels, np.dtype(kind), scale)
+    return _SampleFormat(rate, channels, np.dtype(kind), scale)
 
 
-def _blocks(stream: BufferedReader, coding: _Coding, length: int | None, begun: bytes) -> Iterator[NDArray[np.float32]]:
+def _blocks(
+    stream: BufferedReader, sample_format: _SampleFormat, length: int | None, prefix: bytes
+) -> Iterator[NDArray[np.float32]]:
     """Samples as they come; a last sample that is not whole is left out."""
-    size = coding.kind.itemsize * coding.channels
-    most = size * max(1, round(coding.rate * BLOCK_SECONDS))
-    left, held, ended = length, begun, False
+    size = sample_format.dtype.itemsize * sample_format.channels
+    most = size * max(1, round(sample_format.sample_rate * BLOCK_SECONDS))
+    left, held, ended = length, prefix, False
     while not ended:
         wanted = most - len(held) if left is None else min(most - len(held), left)
         more = stream.read1(wanted) if wanted else b""
@@ -116,18 +126,21 @@ def _blocks(stream: BufferedReader, coding: _Coding, length: int | None, begun: 
         held += more
         whole = len(held) - len(held) % size
         if whole:
-            yield _mono(held[:whole], coding)
+            yield _to_mono(held[:whole], sample_format)
         held = held[whole:]
 
 
-def _mono(data: bytes, coding: _Coding) -> NDArray[np.float32]:
-    values = np.frombuffer(data, coding.kind).astype(np.float32).reshape(-1, coding.channels) * coding.scale
+def _to_mono(data: bytes, sample_format: _SampleFormat) -> NDArray[np.float32]:
+    values = (
+        np.frombuffer(data, sample_format.dtype).astype(np.float32).reshape(-1, sample_format.channels)
+        * sample_format.scale
+    )
     if not np.isfinite(values).all():
-        raise InputError(f"the sound in the pipe holds samples that are no numbers; {CURE}")
+        raise InputError(f"the sound in the pipe holds samples that are no numbers; {PIPE_HINT}")
     return np.clip(values.mean(axis=1, dtype=np.float32), -1, 1)
 
 
-def _read(stream: BufferedReader, count: int) -> bytes:
+def _read_up_to(stream: BufferedReader, count: int) -> bytes:
     """`count` bytes, or fewer at the end."""
     data = b""
     while len(data) < count and (more := stream.read(count - len(data))):

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.media.audio import iter_audio
-from fantasytalking.media.audio_pipe import open_pipe
+from fantasytalking.media.audio_pipe import open_audio_pipe
 
 
-class SampleQueue:
+class AudioSampleQueue:
     """Samples that come in blocks: waits for those that are asked for, and forgets those before.
 
     Args:
@@ -21,22 +21,22 @@ class SampleQueue:
         most: samples after which the sound is taken to end; None = when the blocks do.
     """
 
-    def __init__(self, blocks: Iterable[NDArray[np.float32]], most: int | None = None) -> None:
-        self._blocks, self._most = iter(blocks), most
-        self._held = np.zeros(0, np.float32)
-        self._begin = 0
+    def __init__(self, blocks: Iterable[NDArray[np.float32]], max_samples: int | None = None) -> None:
+        self._blocks, self._max_samples = iter(blocks), max_samples
+        self._buffer = np.zeros(0, np.float32)
+        self._buffer_start = 0
         self.ended = False
         """Whether all samples are known."""
 
     @property
-    def known(self) -> int:
+    def available(self) -> int:
         """Samples that have come so far; all there are when `ended`."""
-        return self._begin + len(self._held)
+        return self._buffer_start + len(self._buffer)
 
     def wait_for(self, count: int) -> None:
         """Reads until `count` samples are known, or the end."""
-        parts = [self._held]
-        known = self.known
+        parts = [self._buffer]
+        known = self.available
         while known < count and not self.ended:
             block = next(self._blocks, None)
             if block is None:
@@ -44,71 +44,78 @@ class SampleQueue:
             else:
                 parts.append(block)
                 known += len(block)
-            if self._most is not None and known >= self._most:
+            if self._max_samples is not None and known >= self._max_samples:
                 self.ended = True
         if len(parts) > 1:
             held = np.concatenate(parts)
-            self._held = held if self._most is None else held[: max(0, self._most - self._begin)]
+            self._buffer = held if self._max_samples is None else held[: max(0, self._max_samples - self._buffer_start)]
 
     def take(self, begin: int, end: int) -> NDArray[np.float32]:
         """Samples `begin` .. `end` - 1, fewer where the sound ends before; earlier ones are given up."""
-        assert begin >= self._begin, f"sample {begin} was given up; the first that is held is {self._begin}"
+        assert begin >= self._buffer_start, (
+            f"sample {begin} was given up; the first that is held is {self._buffer_start}"
+        )
         self.wait_for(end)
-        given_up = min(begin - self._begin, len(self._held))
-        self._held = self._held[given_up:].copy() if given_up else self._held
-        self._begin += given_up
-        return self._held[begin - self._begin : max(0, end - self._begin)]
+        given_up = min(begin - self._buffer_start, len(self._buffer))
+        self._buffer = self._buffer[given_up:].copy() if given_up else self._buffer
+        self._buffer_start += given_up
+        return self._buffer[begin - self._buffer_start : max(0, end - self._buffer_start)]
 
 
-class LiveSound:
+class DualRateAudio:
     """One sound at two rates.
 
     Args:
         heard, written: the same sound, for the model (16 kHz) and for the file.
     """
 
-    def __init__(self, heard: SampleQueue, written: SampleQueue) -> None:
-        self.heard, self.written = heard, written
+    def __init__(self, model_audio: AudioSampleQueue, output_audio: AudioSampleQueue) -> None:
+        self.model_audio, self.output_audio = model_audio, output_audio
 
     @classmethod
-    def of_file(cls, path: Path, rates: tuple[int, int], seconds: float | None = None) -> "LiveSound":
+    def from_file(cls, path: Path, rates: tuple[int, int], max_seconds: float | None = None) -> "DualRateAudio":
         """A file; what is damaged in it is told when that place is reached."""
-        return cls(*(SampleQueue(iter_audio(path, sample_rate=rate), _most(seconds, rate)) for rate in rates))
+        return cls(
+            *(AudioSampleQueue(iter_audio(path, sample_rate=rate), _sample_limit(max_seconds, rate)) for rate in rates)
+        )
 
     @classmethod
-    def of_pipe(
+    def from_pipe(
         cls,
         stream: BufferedReader,
         rates: tuple[int, int],
-        seconds: float | None = None,
-        listen: Callable[[NDArray[np.float32]], object] = lambda block: None,
-    ) -> "LiveSound":
+        max_seconds: float | None = None,
+        on_block: Callable[[NDArray[np.float32]], object] = lambda block: None,
+    ) -> "DualRateAudio":
         """A pipe: see `fantasytalking.media.audio_pipe`. It is read no further than needed, so its sender may wait.
 
         Args:
-            listen: given every block that is heard, at the first of the rates.
+            on_block: given every block that is heard, at the first of the rates.
 
         Raises:
             InputError: nothing came, or nothing that can be read.
         """
-        piped = open_pipe(stream)
+        piped = open_audio_pipe(stream)
         heard, written = (
-            resampled(blocks, piped.rate, rate) for blocks, rate in zip(tee(piped.blocks), rates, strict=True)
+            resample_blocks(blocks, piped.sample_rate, rate)
+            for blocks, rate in zip(tee(piped.blocks), rates, strict=True)
         )
-        limits = (_most(seconds, rate) for rate in rates)
-        queues = zip((_listened(heard, listen), written), limits, strict=True)
-        return cls(*(SampleQueue(blocks, most) for blocks, most in queues))
+        limits = (_sample_limit(max_seconds, rate) for rate in rates)
+        queues = zip((_tap_blocks(heard, on_block), written), limits, strict=True)
+        return cls(*(AudioSampleQueue(blocks, most) for blocks, most in queues))
 
 
-def resampled(blocks: Iterable[NDArray[np.float32]], rate: int, wanted: int) -> Iterator[NDArray[np.float32]]:
+def resample_blocks(
+    blocks: Iterable[NDArray[np.float32]], sample_rate: int, target_rate: int
+) -> Iterator[NDArray[np.float32]]:
     """The same sound at another rate, block by block."""
-    if rate == wanted:
+    if sample_rate == target_rate:
         yield from blocks
         return
     from av import AudioFrame
     from av.audio.resampler import AudioResampler
 
-    resampler = AudioResampler(format="flt", layout="mono", rate=wanted)
+    resampler = AudioResampler(format="flt", layout="mono", rate=target_rate)
 
     def converted(frame: Any) -> Iterator[NDArray[np.float32]]:
         for out in resampler.resample(frame):
@@ -116,18 +123,18 @@ def resampled(blocks: Iterable[NDArray[np.float32]], rate: int, wanted: int) -> 
 
     for block in blocks:
         frame = AudioFrame.from_ndarray(np.ascontiguousarray(block)[None], format="flt", layout="mono")
-        frame.sample_rate = rate
+        frame.sample_rate = sample_rate
         yield from converted(frame)
     yield from converted(None)
 
 
-def _listened(
-    blocks: Iterable[NDArray[np.float32]], listen: Callable[[NDArray[np.float32]], object]
+def _tap_blocks(
+    blocks: Iterable[NDArray[np.float32]], on_block: Callable[[NDArray[np.float32]], object]
 ) -> Iterator[NDArray[np.float32]]:
     for block in blocks:
-        listen(block)
+        on_block(block)
         yield block
 
 
-def _most(seconds: float | None, rate: int) -> int | None:
-    return None if seconds is None else round(seconds * rate)
+def _sample_limit(max_seconds: float | None, sample_rate: int) -> int | None:
+    return None if max_seconds is None else round(max_seconds * sample_rate)

@@ -93,7 +93,7 @@ def check_decoder(path: str | Path, stream: Any) -> None:
         raise InputError(f"'{path}' holds a {stream.type} track in a code that cannot be decoded; convert it first")
 
 
-def time_zero(container: "InputContainer") -> float:
+def time_origin(container: "InputContainer") -> float:
     """The container's time in seconds that counts as 0: the start of the picture, else of the sound."""
     for stream in (video_stream(container), audio_stream(container)):
         if stream is not None and stream.start_time is not None and stream.time_base is not None:
@@ -114,13 +114,13 @@ def total_duration(container: "InputContainer", stream: Any) -> float:
     return declared_duration(stream) or max(0.0, (container.duration or 0) / 1e6)
 
 
-def stream_rate(stream: "VideoStream") -> float:
+def stream_frame_rate(stream: "VideoStream") -> float:
     """Mean frames per second, from the container's counts, else guessed by the demuxer."""
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate else 0.0
 
 
-def shown_size(frame: "VideoFrame", stream: "VideoStream") -> tuple[int, int]:
+def display_size(frame: "VideoFrame", stream: "VideoStream") -> tuple[int, int]:
     """(width, height) as shown: square pixels, then rotated by the frame's display matrix."""
     ratio = float(stream.sample_aspect_ratio or 1)
     width, height = frame.width, frame.height
@@ -129,7 +129,7 @@ def shown_size(frame: "VideoFrame", stream: "VideoStream") -> tuple[int, int]:
     return (height, width) if round(frame.rotation / 90) % 2 else (width, height)
 
 
-def check_size(path: str | Path, width: int, height: int) -> None:
+def check_frame_size(path: str | Path, width: int, height: int) -> None:
     """Refuses pictures without area or beyond `MAX_FRAME_PIXELS`."""
     if not 0 < width * height <= MAX_FRAME_PIXELS:
         raise InputError(f"'{path}' is {width}x{height}; the limit is {MAX_FRAME_PIXELS} pixels; scale it down first")
@@ -154,11 +154,11 @@ def probe(path: str | Path) -> MediaInfo:
             if next(container.decode(audio), None) is None:
                 raise InputError(f"'{path}' holds a sound track without samples; give an intact file")
             return MediaInfo(total_duration(container, audio), 0.0, 0, 0, 0, False, True, sample_rate)
-        check_size(path, video.width, video.height)
+        check_frame_size(path, video.width, video.height)
         frame = next(container.decode(video), None)
         if frame is None:
             raise InputError(f"'{path}' holds a picture track without frames; give an intact file")
-        width, height = shown_size(frame, video)
-        duration, fps = total_duration(container, video), stream_rate(video)
+        width, height = display_size(frame, video)
+        duration, fps = total_duration(container, video), stream_frame_rate(video)
         frames = video.frames or round(duration * fps)
         return MediaInfo(duration, fps, frames, width, height, True, audio is not None, sample_rate)

@@ -11,21 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.media.h264 import checked_shape, picture_stream, sound_block, sound_stream, yuv
+from fantasytalking.media.h264 import add_audio_stream, add_video_stream, audio_frame, checked_frame_shape, to_yuv_frame
 
 FRAGMENT_SECONDS = 0.2
 """A player sees what was written up to so long before."""
 
 # empty_moov: what a player must know stands first; delay_moov: with the delay of AAC in it, so that picture and sound
 # begin together.
-_FRAGMENTS = {
+_MUXER_OPTIONS = {
     "movflags": "+empty_moov+delay_moov+default_base_moof",
     "frag_duration": str(round(FRAGMENT_SECONDS * 1e6)),
     "flush_packets": "1",
 }
 
 
-class GrowingVideo:
+class FragmentedMp4Writer:
     """H.264 and AAC as `write_video` codes them, without looking ahead, given out in fragments.
 
     Args:
@@ -39,15 +39,15 @@ class GrowingVideo:
         if not 0 < fps <= 240:
             raise InputError(f"fps is {fps}; videos are written at above 0 and up to 240 frames a second")
         self._target, self._sample_rate, self._crf = target, sample_rate, crf
-        self._rate = Fraction(fps).limit_denominator(1001)
+        self._frame_rate = Fraction(fps).limit_denominator(1001)
         self._shape: tuple[int, ...] = ()
         self._container: Any = None
-        self._picture: Any = None
-        self._sound: Any = None
-        self.frames = 0
+        self._video_stream: Any = None
+        self._audio_stream: Any = None
+        self.num_frames = 0
         """Written so far."""
 
-    def __enter__(self) -> "GrowingVideo":
+    def __enter__(self) -> "FragmentedMp4Writer":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -57,48 +57,51 @@ class GrowingVideo:
             # The encoders are not emptied: after a failure nobody wants their last frames.
             self._container = None
             return
-        with self._errors():
-            self._container.mux(self._picture.encode(None))
-            self._container.mux(self._sound.encode(None))
+        with self._write_errors():
+            self._container.mux(self._video_stream.encode(None))
+            self._container.mux(self._audio_stream.encode(None))
             self._container.close()
 
-    def samples_until(self, frames: int) -> int:
-        """Of sound that belong to the first `frames` frames."""
-        return round(frames / self._rate * self._sample_rate)
+    def samples_until(self, num_frames: int) -> int:
+        """Of sound that belong to the first `num_frames` frames."""
+        return round(num_frames / self._frame_rate * self._sample_rate)
 
-    def write(self, frame: NDArray[np.uint8], sound: NDArray[np.float32]) -> None:
+    def write(self, frame: NDArray[np.uint8], audio: NDArray[np.float32]) -> None:
         """Adds a frame with its sound.
 
         Args:
             frame: (H, W, 3) RGB; sides must be even.
-            sound: (samples,) in [-1, 1], `samples_until(frames)` to `samples_until(frames + 1)`; silence beyond.
+            audio: (samples,) in [-1, 1], `samples_until(num_frames)` to `samples_until(num_frames + 1)`; silence
+                beyond.
 
         Raises:
             InputError: odd or changing sizes, or the target cannot be written to (its reader has gone).
         """
-        with self._errors():
+        with self._write_errors():
             if self._container is None:
                 self._open(frame)
             if frame.shape != self._shape or frame.dtype != np.uint8:
-                raise InputError(f"frame {self.frames + 1} is {frame.dtype} {frame.shape}, not uint8 {self._shape}")
-            begin, end = (self.samples_until(count) for count in (self.frames, self.frames + 1))
-            self._container.mux(self._picture.encode(yuv(frame, self.frames)))
-            block = sound_block(sound, 0, end - begin, self._sample_rate)
+                raise InputError(f"frame {self.num_frames + 1} is {frame.dtype} {frame.shape}, not uint8 {self._shape}")
+            begin, end = (self.samples_until(count) for count in (self.num_frames, self.num_frames + 1))
+            self._container.mux(self._video_stream.encode(to_yuv_frame(frame, self.num_frames)))
+            block = audio_frame(audio, 0, end - begin, self._sample_rate)
             block.pts = begin
-            self._container.mux(self._sound.encode(block))
-            self.frames += 1
+            self._container.mux(self._audio_stream.encode(block))
+            self.num_frames += 1
 
     def _open(self, frame: NDArray[np.uint8]) -> None:
         import av
 
-        self._shape = checked_shape(frame)
+        self._shape = checked_frame_shape(frame)
         target = str(self._target) if isinstance(self._target, Path) else self._target
-        self._container = av.open(target, "w", format="mp4", options=_FRAGMENTS)
-        self._picture = picture_stream(self._container, self._rate, self._shape, self._crf, live=True)
-        self._sound = sound_stream(self._container, self._sample_rate)
+        self._container = av.open(target, "w", format="mp4", options=_MUXER_OPTIONS)
+        self._video_stream = add_video_stream(
+            self._container, self._frame_rate, self._shape, self._crf, low_latency=True
+        )
+        self._audio_stream = add_audio_stream(self._container, self._sample_rate)
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _write_errors(self) -> Iterator[None]:
         import av
 
         try:

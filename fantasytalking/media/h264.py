@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 
-def checked_shape(frame: np.ndarray) -> tuple[int, ...]:
+def checked_frame_shape(frame: np.ndarray) -> tuple[int, ...]:
     """The shape that all frames must have, of the first of them.
 
     Raises:
@@ -26,9 +26,11 @@ def checked_shape(frame: np.ndarray) -> tuple[int, ...]:
     return frame.shape
 
 
-def picture_stream(container: Any, rate: Fraction, shape: tuple[int, ...], crf: int, *, live: bool = False) -> Any:
+def add_video_stream(
+    container: Any, frame_rate: Fraction, shape: tuple[int, ...], crf: int, *, low_latency: bool = False
+) -> Any:
     """Adds the picture's track; a live one gives every frame out at once, for a slightly larger file."""
-    stream = container.add_stream("libx264", rate=rate)
+    stream = container.add_stream("libx264", rate=frame_rate)
     stream.height, stream.width = shape[:2]
     stream.pix_fmt = "yuv420p"
     context = stream.codec_context
@@ -36,21 +38,21 @@ def picture_stream(container: Any, rate: Fraction, shape: tuple[int, ...], crf: 
     context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
     # x264's output depends on the number of threads: a fixed one gives the same file on every machine.
     context.thread_count = 2
-    stream.options = {"crf": str(crf), "preset": "medium"} | ({"tune": "zerolatency"} if live else {})
+    stream.options = {"crf": str(crf), "preset": "medium"} | ({"tune": "zerolatency"} if low_latency else {})
     if platform.machine().lower() in ("x86_64", "amd64"):
         # With AVX-512 x264 165 was seen to differ from its own C code, and from run to run; every x86-64 has SSE 4.2.
         stream.options = {**stream.options, "x264-params": "asm=sse4.2"}
     return stream
 
 
-def sound_stream(container: Any, sample_rate: int) -> Any:
+def add_audio_stream(container: Any, sample_rate: int) -> Any:
     """Adds the sound's track."""
     stream = container.add_stream("aac", rate=sample_rate, layout="mono")
     stream.bit_rate = 96_000
     return stream
 
 
-def yuv(frame: np.ndarray, index: int) -> "VideoFrame":
+def to_yuv_frame(frame: np.ndarray, index: int) -> "VideoFrame":
     """Frame number `index` of a video, (H, W, 3) uint8 RGB, as H.264 takes it."""
     from av import VideoFrame
     from av.video.reformatter import ColorRange, Colorspace
@@ -61,7 +63,7 @@ def yuv(frame: np.ndarray, index: int) -> "VideoFrame":
     return yuv
 
 
-def sound_block(audio: np.ndarray, begin: int, end: int, sample_rate: int) -> Any:
+def audio_frame(audio: np.ndarray, begin: int, end: int, sample_rate: int) -> Any:
     """Samples `begin` .. `end` - 1 of `audio`, silence where it has none."""
     from av import AudioFrame
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import existing_file, written_whole
+from fantasytalking.common.files import atomic_write, existing_file
 
 MAX_IMAGE_PIXELS = 100_000_000
 """Larger pictures are refused before their pixels are decoded."""
@@ -38,7 +38,7 @@ def read_image(path: str | Path) -> np.ndarray:
             )
         with image:
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise InputError(f"image '{path}' is not a picture; give a {', '.join(_FORMATS)} file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -47,7 +47,7 @@ def read_image(path: str | Path) -> np.ndarray:
         raise InputError(f"image '{path}' cannot be decoded: {error}; give an intact picture") from error
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         grey = np.clip((values + 128) // 257, 0, 255).astype(np.uint8)
@@ -76,5 +76,5 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
         raise InputError(f"'{path}' ends in '{suffix}'; images are written as .png, .jpg, .webp or .bmp")
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(np.ascontiguousarray(array)).save(temporary, quality=95)

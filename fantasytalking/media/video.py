@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import written_whole
+from fantasytalking.common.files import atomic_write
 from fantasytalking.media.container import (
     check_decoder,
-    check_size,
+    check_frame_size,
     declared_duration,
+    display_size,
     media_errors,
     open_media,
-    shown_size,
-    stream_rate,
-    time_zero,
+    stream_frame_rate,
+    time_origin,
     video_stream,
 )
-from fantasytalking.media.h264 import checked_shape, picture_stream, sound_block, sound_stream, yuv
+from fantasytalking.media.h264 import add_audio_stream, add_video_stream, audio_frame, checked_frame_shape, to_yuv_frame
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MAX_VIDEO_BYTES = 8 * 2**30
 """`read_video` refuses to hold more than this in memory; `iter_frames` streams any length."""
 
-LOST_SECONDS = 1.0
+TRUNCATION_TOLERANCE_SECONDS = 1.0
 """A file may end so much before it says to; one that lacks more was cut off."""
 
 
@@ -72,11 +72,11 @@ def iter_frames(
     if duration is not None and not 0 < duration < math.inf:
         raise InputError(f"duration is {duration}; give a positive number of seconds or leave it out")
     end = math.inf if duration is None else start + duration
-    raw = _decoded(path, start, end, threads)
-    chosen = _from_start(raw, start, end) if fps is None else _nearest(raw, fps, start, end)
-    picture = _Picture(path)
+    raw = _decode(path, start, end, threads)
+    chosen = _trim(raw, start, end) if fps is None else _resample_nearest(raw, fps, start, end)
+    picture = _FrameConverter(path)
     for time, frame in chosen:
-        yield time, picture.rgb(frame)
+        yield time, picture.to_rgb(frame)
 
 
 def read_video(
@@ -110,47 +110,47 @@ def read_video(
     with open_media(path) as container:
         stream = video_stream(container)
         assert stream is not None
-        rate = fps or stream_rate(stream)
+        rate = fps or stream_frame_rate(stream)
     return Video(np.stack(frames), np.array(times), rate)
 
 
-class _Raw(NamedTuple):
+class _DecodedFrame(NamedTuple):
     """A decoded frame that is not yet converted: its time, the seconds that it is shown, itself, its stream."""
 
     time: float
-    shown: float
+    display_seconds: float
     frame: "VideoFrame"
     stream: "VideoStream"
 
 
-def _decoded(path: str | Path, start: float, end: float, threads: int) -> Iterator[_Raw]:
+def _decode(path: str | Path, start: float, end: float, threads: int) -> Iterator[_DecodedFrame]:
     """Decodes from shortly before `start` until `end` is passed.
 
     A seek may land behind `start`, where nothing tells the demuxer of key frames (MPEG-TS); then it is decoded from the
     beginning.
     """
-    raw = _decoded_from(path, max(0.0, start - 1), end, threads)
+    raw = _decode_from(path, max(0.0, start - 1), end, threads)
     first = next(raw, None)
     if start > 1 and (first is None or first.time > start):
         raw.close()
-        yield from _decoded_from(path, 0.0, end, threads)
+        yield from _decode_from(path, 0.0, end, threads)
         return
     if first is not None:
         yield first
     yield from raw
 
 
-def _decoded_from(path: str | Path, begin: float, end: float, threads: int) -> Generator[_Raw]:
+def _decode_from(path: str | Path, begin: float, end: float, threads: int) -> Generator[_DecodedFrame]:
     """Decodes from about `begin` on; complains when the file ends too early."""
     with open_media(path) as container:
         stream = video_stream(container)
         if stream is None:
             raise InputError(f"'{path}' has no picture; give a video file")
         check_decoder(path, stream)
-        check_size(path, stream.width, stream.height)
+        check_frame_size(path, stream.width, stream.height)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
-        zero, rate = time_zero(container), stream_rate(stream) or 25.0
+        zero, rate = time_origin(container), stream_frame_rate(stream) or 25.0
         last, shown, declared = -math.inf, 1 / rate, declared_duration(stream)
         if begin > 0 and stream.time_base is not None:
             container.seek(int((zero + begin) / stream.time_base), stream=stream)
@@ -162,42 +162,44 @@ def _decoded_from(path: str | Path, begin: float, end: float, threads: int) -> G
             if time <= last:
                 continue
             last = time
-            shown = _shown(frame, declared - time, rate)
-            yield _Raw(time, shown, frame, stream)
+            shown = _display_seconds(frame, declared - time, rate)
+            yield _DecodedFrame(time, shown, frame, stream)
             if time > end + 1:
                 return
         nothing_behind_a_seek = begin > 0 and last == -math.inf
-        if not nothing_behind_a_seek and min(end, declared) - (last + shown) > LOST_SECONDS:
+        if not nothing_behind_a_seek and min(end, declared) - (last + shown) > TRUNCATION_TOLERANCE_SECONDS:
             raise InputError(
                 f"'{path}' breaks off at {max(last, 0.0):.2f} s of the {declared:.2f} s it declares; copy it again, "
                 "or give a duration that ends before"
             )
 
 
-def _shown(frame: "VideoFrame", left: float, rate: float) -> float:
-    """Seconds that a frame is shown where no other follows: its own, but no more than is `left` of the file.
+def _display_seconds(frame: "VideoFrame", remaining: float, frame_rate: float) -> float:
+    """Seconds that a frame is shown where no other follows: its own, but no more than is `remaining` of the file.
 
     Where it has none of its own, what is left, a second at most: a file that was cut off says to go on for long.
     """
     own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base is not None else 0.0
-    if left <= 0:
-        return own or 1 / rate
-    return min(own or LOST_SECONDS, left)
+    if remaining <= 0:
+        return own or 1 / frame_rate
+    return min(own or TRUNCATION_TOLERANCE_SECONDS, remaining)
 
 
-def _from_start(raw: Iterator[_Raw], start: float, end: float) -> Iterator[tuple[float, _Raw]]:
-    for item in raw:
+def _trim(decoded: Iterator[_DecodedFrame], start: float, end: float) -> Iterator[tuple[float, _DecodedFrame]]:
+    for item in decoded:
         if item.time >= end - 1e-9:
             return
         if item.time >= start - 1e-9:
             yield item.time, item
 
 
-def _nearest(raw: Iterator[_Raw], fps: float, start: float, end: float) -> Iterator[tuple[float, _Raw]]:
+def _resample_nearest(
+    decoded: Iterator[_DecodedFrame], fps: float, start: float, end: float
+) -> Iterator[tuple[float, _DecodedFrame]]:
     """The grid start + k / fps, each with the frame nearest to it; two decoded frames are held."""
-    previous: _Raw | None = None
+    previous: _DecodedFrame | None = None
     index = 0
-    for item in raw:
+    for item in decoded:
         # Everything up to halfway between the two stamps belongs to the earlier frame.
         border = item.time if previous is None else (previous.time + item.time) / 2
         while (time := start + index / fps) <= border and time < end - 1e-9:
@@ -209,12 +211,12 @@ def _nearest(raw: Iterator[_Raw], fps: float, start: float, end: float) -> Itera
     if previous is None:
         return
     # A quarter of an output frame of tolerance: 4.0 s at 25 fps are 100 frames whatever the rounding of the stamps.
-    while (time := start + index / fps) < min(end - 1e-9, previous.time + previous.shown - 0.25 / fps):
+    while (time := start + index / fps) < min(end - 1e-9, previous.time + previous.display_seconds - 0.25 / fps):
         yield time, previous
         index += 1
 
 
-class _Picture:
+class _FrameConverter:
     """Turns decoded frames into upright RGB arrays of one size."""
 
     def __init__(self, path: str | Path) -> None:
@@ -224,17 +226,19 @@ class _Picture:
         self.reformatter = VideoReformatter()
         self.coded_size: tuple[int, int] | None = None
 
-    def rgb(self, raw: _Raw) -> np.ndarray:
-        frame = raw.frame
+    def to_rgb(self, decoded: _DecodedFrame) -> np.ndarray:
+        frame = decoded.frame
         size = (frame.width, frame.height)
         if self.coded_size not in (None, size):
-            raise InputError(f"'{self.path}' changes its size at {raw.time:.2f} s; give videos of one size throughout")
+            raise InputError(
+                f"'{self.path}' changes its size at {decoded.time:.2f} s; give videos of one size throughout"
+            )
         self.coded_size = size
         quarter_turns = round(frame.rotation / 90) % 4
-        width, height = shown_size(frame, raw.stream)
+        width, height = display_size(frame, decoded.stream)
         if quarter_turns % 2:
             width, height = height, width
-        check_size(self.path, width, height)
+        check_frame_size(self.path, width, height)
         with media_errors(Path(self.path)):
             array = self.reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
         return np.ascontiguousarray(np.rot90(array, quarter_turns)) if quarter_turns else array
@@ -266,7 +270,7 @@ def write_video(
         raise InputError(f"fps is {fps}; videos are written at above 0 and up to 240 frames a second")
     if audio is not None and (audio.ndim != 1 or not np.isfinite(audio).all()):
         raise InputError(f"audio has shape {audio.shape}; give finite mono samples of shape (samples,)")
-    with written_whole(path) as temporary, _writing_errors(path):
+    with atomic_write(path) as temporary, _writing_errors(path):
         _encode(temporary, frames, Fraction(fps).limit_denominator(1001), audio, sample_rate, crf)
 
 
@@ -282,7 +286,7 @@ def _writing_errors(path: str | Path) -> Iterator[None]:
 
 
 def _encode(
-    path: Path, frames: Iterable[np.ndarray], rate: Fraction, audio: np.ndarray | None, sample_rate: int, crf: int
+    path: Path, frames: Iterable[np.ndarray], frame_rate: Fraction, audio: np.ndarray | None, sample_rate: int, crf: int
 ) -> None:
     import av
 
@@ -293,15 +297,15 @@ def _encode(
         written = count = 0
         for count, frame in enumerate(frames, start=1):
             if picture is None:
-                shape = checked_shape(frame)
-                picture = picture_stream(container, rate, shape, crf)
-                sound = sound_stream(container, sample_rate) if audio is not None else None
+                shape = checked_frame_shape(frame)
+                picture = add_video_stream(container, frame_rate, shape, crf)
+                sound = add_audio_stream(container, sample_rate) if audio is not None else None
             if frame.shape != shape or frame.dtype != np.uint8:
                 raise InputError(f"frame {count} is {frame.dtype} {frame.shape}, the first is uint8 {shape}")
-            container.mux(picture.encode(yuv(frame, count - 1)))
+            container.mux(picture.encode(to_yuv_frame(frame, count - 1)))
             if audio is not None:
-                until = round(count / rate * sample_rate)
-                container.mux(sound.encode(sound_block(audio, written, until, sample_rate)))
+                until = round(count / frame_rate * sample_rate)
+                container.mux(sound.encode(audio_frame(audio, written, until, sample_rate)))
                 written = until
         if picture is None:
             raise InputError("there is no frame to write; give at least one")

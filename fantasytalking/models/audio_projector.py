@@ -16,11 +16,11 @@ class AudioProjector(nn.Module):
         positions: tokens in a frame-level window; 0 = as released.
     """
 
-    def __init__(self, feature_dim: int, token_dim: int, positions: int = 0) -> None:
+    def __init__(self, feature_dim: int, token_dim: int, num_positions: int = 0) -> None:
         super().__init__()
         self.proj = nn.Linear(feature_dim, token_dim, bias=False)
         self.norm = nn.LayerNorm(token_dim)
-        self.positions = nn.Parameter(torch.empty(positions, token_dim)) if positions else None
+        self.positions = nn.Parameter(torch.empty(num_positions, token_dim)) if num_positions else None
         self.reset_positions()
 
     def forward(self, features: Tensor, *, frame_level: bool) -> Tensor:

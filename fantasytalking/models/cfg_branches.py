@@ -8,7 +8,7 @@ from torch import Tensor
 ScaleT = TypeVar("ScaleT", float, Tensor)
 
 
-class Branch(NamedTuple):
+class GuidanceBranch(NamedTuple):
     """One prediction: what it is told. Without audio means an audio gate of 0, never zeroed audio; expression too."""
 
     text: bool
@@ -23,13 +23,13 @@ class Branch(NamedTuple):
         return f"{parts}+expression" if self.expression else parts
 
 
-WHOLE = Branch(text=True, audio=True)
+FULL_BRANCH = GuidanceBranch(text=True, audio=True)
 """The branch that is told everything, where no expression drives."""
-DRIVEN = WHOLE._replace(expression=True)
+FULL_BRANCH_WITH_EXPRESSION = FULL_BRANCH._replace(expression=True)
 """The branch that is told everything, where one does."""
 
 
-class Formula(Enum):
+class CfgOrder(Enum):
     """In which order text and audio are added to e(none, none)."""
 
     text_first = "text_first"
@@ -38,25 +38,27 @@ class Formula(Enum):
     """e(none,none) + s_audio [e(none,audio) - e(none,none)] + s_text [e(text,audio) - e(none,audio)]."""
 
 
-def path_weights(formula: Formula, text: ScaleT, audio: ScaleT) -> list[tuple[Branch, ScaleT]]:
-    """The formula as a weighted sum of three branches, from the one that is told nothing to `WHOLE`.
+def cfg_branch_weights(order: CfgOrder, text: ScaleT, audio: ScaleT) -> list[tuple[GuidanceBranch, ScaleT]]:
+    """The formula as a weighted sum of three branches, from the one that is told nothing to `FULL_BRANCH`.
 
     Args:
         text, audio: the scales; tensors give the weights of many samples at once.
     """
     middle, first, second = (
-        (Branch(text=True, audio=False), text, audio)
-        if formula is Formula.text_first
-        else (Branch(text=False, audio=True), audio, text)
+        (GuidanceBranch(text=True, audio=False), text, audio)
+        if order is CfgOrder.text_first
+        else (GuidanceBranch(text=False, audio=True), audio, text)
     )
-    return [(Branch(text=False, audio=False), 1 - first), (middle, first - second), (WHOLE, second)]
+    return [(GuidanceBranch(text=False, audio=False), 1 - first), (middle, first - second), (FULL_BRANCH, second)]
 
 
-def driven_path_weights(formula: Formula, text: float, audio: float, expression: float) -> list[tuple[Branch, float]]:
+def cfg_branch_weights_with_expression(
+    order: CfgOrder, text: float, audio: float, expression: float
+) -> list[tuple[GuidanceBranch, float]]:
     """The same with a last step, from everything but the expression to everything.
 
     With the path of text and audio before it this is + s_expression [e(all) - e(all but expression)], which with text
     alone is FantasyPortrait's own formula (released inference code of arXiv 2507.12956).
     """
-    *before, (whole, second) = path_weights(formula, text, audio)
-    return [*before, (whole, second - expression), (DRIVEN, expression)]
+    *before, (whole, second) = cfg_branch_weights(order, text, audio)
+    return [*before, (whole, second - expression), (FULL_BRANCH_WITH_EXPRESSION, expression)]

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.models.attention_windows import WindowedAttention
-from fantasytalking.models.cpu.attention import attention_by_products, float32_attention, norm_in_float32
+from fantasytalking.models.cpu.attention import float32_attention, float32_rms_norm, matmul_attention
 from fantasytalking.models.kv_cache import ConditionTokens, KeysValues, KeyValue
 
 
-class ComputedKeysValues:
+class KVCapture:
     """A place for what a block computed. An object of its own, since offloading hooks copy lists on the way in."""
 
     value: KeysValues | None = None
@@ -35,7 +35,7 @@ class BlockConditions(NamedTuple):
     """(B,) weight of the expression attention."""
     keys_values: KeysValues = KeysValues()
     """Those already computed for this block."""
-    computed: ComputedKeysValues | None = None
+    capture: KVCapture | None = None
     """When given, the block leaves its keys and values here, for the next steps."""
 
 
@@ -51,10 +51,10 @@ class PortraitAttnProcessor:
     # Set by diffusers' set_attention_backend and enable_parallelism.
     _attention_backend: Any = None
     _parallel_config: Any = None
-    in_float32: bool = False
-    """Set by `attend_in_float32`."""
-    by_products: bool = False
-    """Set by `attend_by_products`."""
+    use_float32: bool = False
+    """Set by `use_float32_attention`."""
+    use_matmul: bool = False
+    """Set by `use_matmul_attention`."""
 
     def __call__(
         self,
@@ -67,11 +67,11 @@ class PortraitAttnProcessor:
         assert attention_mask is None and rotary_emb is None, "Wan's cross-attention has neither mask nor rotation"
         conditions = encoder_hidden_states
         query = attn.to_q(hidden_states)
-        query = norm_in_float32(attn.norm_q, query) if self.in_float32 else attn.norm_q(query)
+        query = float32_rms_norm(attn.norm_q, query) if self.use_float32 else attn.norm_q(query)
         query = query.unflatten(2, (attn.heads, -1))  # (B, S, h, d)
-        keys_values = attn.keys_values(conditions)
-        if conditions.computed is not None:
-            conditions.computed.value = keys_values
+        keys_values = attn.project_keys_values(conditions)
+        if conditions.capture is not None:
+            conditions.capture.value = keys_values
 
         # 1. Wan's own: image and text
         assert keys_values.text is not None and keys_values.audio is not None and keys_values.face is not None
@@ -97,10 +97,10 @@ class PortraitAttnProcessor:
         """(B, S, h, d) -> (B, S, h d); a query of one sample serves all samples of the keys."""
         batch = max(query.shape[0], key_value[0].shape[0])
         query, key, value = (_repeat_batch(tensor, batch) for tensor in (query, *key_value))
-        if self.in_float32:
+        if self.use_float32:
             attended = float32_attention(query, key, value)
-        elif self.by_products:
-            attended = attention_by_products(query, key, value)
+        elif self.use_matmul:
+            attended = matmul_attention(query, key, value)
         else:
             # Autocast leaves what comes from a norm in float32, which kernels other than PyTorch's refuse.
             half = (query.to(value.dtype), key.to(value.dtype), value)
@@ -118,8 +118,8 @@ class PortraitAttnProcessor:
         heard = mask.any(dim=-1, keepdim=True)
         # A video token without a single one to attend to: let the softmax run, then give zero.
         allowed = (mask | ~heard)[:, None]
-        if self.by_products:
-            attended = attention_by_products(query, key, value, allowed)
+        if self.use_matmul:
+            attended = matmul_attention(query, key, value, allowed)
         else:
             native = AttentionBackendName.NATIVE
             attended = dispatch_attention_fn(query, key, value, attn_mask=allowed, backend=native)
@@ -162,14 +162,14 @@ class PortraitCrossAttention(WanAttention):
         self.face_v_proj = nn.Linear(face_token_dim, dim, bias=False)
         self.reset_audio_parameters()
         self.reset_face_parameters()
-        self.knows_expression = False
+        self.has_expression = False
 
-    def add_expression(self, token_dim: int) -> None:
+    def add_expression_projections(self, token_dim: int) -> None:
         """Gives it fresh keys and values of expression tokens of this width."""
         like = self.face_v_proj.weight
         self.expression_k_proj = nn.Linear(token_dim, len(like), bias=False, device=like.device, dtype=like.dtype)
         self.expression_v_proj = nn.Linear(token_dim, len(like), bias=False, device=like.device, dtype=like.dtype)
-        self.knows_expression = True
+        self.has_expression = True
         self.reset_expression_parameters()
 
     def reset_audio_parameters(self) -> None:
@@ -187,14 +187,14 @@ class PortraitCrossAttention(WanAttention):
         nn.init.normal_(self.expression_k_proj.weight, std=self.expression_k_proj.in_features**-0.5)
         nn.init.zeros_(self.expression_v_proj.weight)
 
-    def keys_values(self, conditions: BlockConditions) -> KeysValues:
+    def project_keys_values(self, conditions: BlockConditions) -> KeysValues:
         """Keys and values of every condition: those already known, the others computed."""
         known, tokens = conditions.keys_values, conditions.tokens
         return KeysValues(
-            text=known.text or self._heads(self.norm_k(self.to_k(tokens.text)), self.to_v(tokens.text)),
+            text=known.text or self._split_heads(self.norm_k(self.to_k(tokens.text)), self.to_v(tokens.text)),
             image=known.image or (None if tokens.image is None else self._image_key_value(tokens.image)),
             audio=known.audio or self._window_key_value(tokens.audio, self.audio_k_proj, self.audio_v_proj),
-            face=known.face or self._heads(self.face_k_proj(tokens.face), self.face_v_proj(tokens.face)),
+            face=known.face or self._split_heads(self.face_k_proj(tokens.face), self.face_v_proj(tokens.face)),
             expression=known.expression or self._expression_key_value(tokens.expression),
         )
 
@@ -203,7 +203,7 @@ class PortraitCrossAttention(WanAttention):
 
     def _image_key_value(self, image: Tensor) -> KeyValue:
         assert self.add_k_proj is not None and self.add_v_proj is not None
-        return self._heads(self.norm_added_k(self.add_k_proj(image)), self.add_v_proj(image))
+        return self._split_heads(self.norm_added_k(self.add_k_proj(image)), self.add_v_proj(image))
 
     def _expression_key_value(self, expression: Tensor | None) -> KeyValue | None:
         if expression is None:
@@ -212,9 +212,9 @@ class PortraitCrossAttention(WanAttention):
 
     def _window_key_value(self, tokens: Tensor, to_key: nn.Linear, to_value: nn.Linear) -> KeyValue:
         tokens = tokens.flatten(0, 1)  # (B W, L, token_dim)
-        return self._heads(to_key(tokens), to_value(tokens))
+        return self._split_heads(to_key(tokens), to_value(tokens))
 
-    def _heads(self, key: Tensor, value: Tensor) -> KeyValue:
+    def _split_heads(self, key: Tensor, value: Tensor) -> KeyValue:
         return key.unflatten(2, (self.heads, -1)), value.unflatten(2, (self.heads, -1))
 
 

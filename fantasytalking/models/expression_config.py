@@ -6,16 +6,16 @@ from typing import Any
 
 from fantasytalking.common.errors import InputError
 
-PARTS = ("head", "eye", "emotion", "mouth")
+EXPRESSION_FEATURE_PARTS = ("head", "eye", "emotion", "mouth")
 """Of the features, in their order; released widths 6, 6, 30 and 512."""
-AUGMENTATIONS = {"none": (0, 0, 0, 0), "emotion_and_mouth": (0, 0, 4, 16), "all": (4, 4, 4, 16)}
+LEARNED_TOKEN_COUNTS = {"none": (0, 0, 0, 0), "emotion_and_mouth": (0, 0, 4, 16), "all": (4, 4, 4, 16)}
 """The paper's ablation of expression-augmented learning: learned tokens of each of `PARTS`. It states no counts for
 head and eye; theirs are emotion's."""
-PADDINGS = ("masked", "attended")
+PADDING_MODES = ("masked", "attended")
 """Whether zeros that fill a window outside the clip are masked (ours) or take part in the softmax (as released)."""
-PREFIX = "expression_"
+TRANSFORMER_ARG_PREFIX = "expression_"
 """Of the sizes among a transformer's arguments."""
-MOST = {
+UPPER_BOUNDS = {
     "dims": 8192,
     "learned": 1024,
     "token_dim": 16384,
@@ -27,17 +27,17 @@ MOST = {
 }
 """Largest sizes that a file may ask for."""
 
-Four = tuple[int, int, int, int]
+PerPart = tuple[int, int, int, int]
 """One number for each of `PARTS`."""
 
 
 @dataclass(frozen=True)
-class ExpressionSizes:
+class ExpressionModuleConfig:
     """What an expression condition is built with."""
 
-    dims: Four
+    dims: PerPart
     """Widths of the features' parts."""
-    learned: Four = AUGMENTATIONS["emotion_and_mouth"]
+    learned: PerPart = LEARNED_TOKEN_COUNTS["emotion_and_mouth"]
     """Learned tokens of each part."""
     token_dim: int = 2048
     width: int = 1280
@@ -53,10 +53,10 @@ class ExpressionSizes:
     @property
     def window_length(self) -> int:
         """Tokens in the window of a latent frame: those of its four pictures and one more, as released."""
-        return 4 * (len(PARTS) + sum(self.learned)) + 1
+        return 4 * (len(EXPRESSION_FEATURE_PARTS) + sum(self.learned)) + 1
 
     @classmethod
-    def read(cls, values: Any, source: str) -> "ExpressionSizes":
+    def from_dict(cls, values: Any, source: str) -> "ExpressionModuleConfig":
         """From the JSON object of an adapter's configuration.
 
         Raises:
@@ -65,23 +65,27 @@ class ExpressionSizes:
         names = {item.name for item in fields(cls)}
         if not isinstance(values, dict) or values.keys() != names:
             raise InputError(f"{source}: expression is {values!r}; {', '.join(sorted(names))} are needed")
-        _check(values, "expression.", source)
+        _check_values(values, "expression.", source)
         four = {name: tuple(values[name]) for name in ("dims", "learned")}
         return cls(**{**values, **four})
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "ExpressionSizes | None":
+    def from_transformer_config(cls, config: Mapping[str, Any]) -> "ExpressionModuleConfig | None":
         """From a transformer's configuration; None where it has no expression condition."""
         if config.get("expression_dims") is None:
             return None
-        values = {item.name: config[PREFIX + item.name] for item in fields(cls) if PREFIX + item.name in config}
+        values = {
+            item.name: config[TRANSFORMER_ARG_PREFIX + item.name]
+            for item in fields(cls)
+            if TRANSFORMER_ARG_PREFIX + item.name in config
+        }
         return cls(**{**values, "dims": tuple(values["dims"]), "learned": tuple(values["learned"])})
 
-    def arguments(self) -> dict[str, Any]:
+    def to_transformer_kwargs(self) -> dict[str, Any]:
         """The transformer's arguments of these sizes."""
-        return {PREFIX + name: value for name, value in vars(self).items()}
+        return {TRANSFORMER_ARG_PREFIX + name: value for name, value in vars(self).items()}
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As it stands in an adapter's configuration."""
         return {**asdict(self), "dims": list(self.dims), "learned": list(self.learned)}
 
@@ -93,20 +97,21 @@ def check_expression_config(config: Mapping[str, Any], source: str) -> None:
         InputError: naming `source`, the value and the limit.
     """
     if config.get("expression_dims") is not None:
-        names = [item.name for item in fields(ExpressionSizes) if PREFIX + item.name in config]
-        _check({name: config[PREFIX + name] for name in names}, PREFIX, source)
-    padding = config.get("expression_padding", PADDINGS[0])
-    if padding not in PADDINGS:
-        raise InputError(f"{source}: expression_padding is {padding!r}; {' or '.join(PADDINGS)} is needed")
+        names = [item.name for item in fields(ExpressionModuleConfig) if TRANSFORMER_ARG_PREFIX + item.name in config]
+        _check_values({name: config[TRANSFORMER_ARG_PREFIX + name] for name in names}, TRANSFORMER_ARG_PREFIX, source)
+    padding = config.get("expression_padding", PADDING_MODES[0])
+    if padding not in PADDING_MODES:
+        raise InputError(f"{source}: expression_padding is {padding!r}; {' or '.join(PADDING_MODES)} is needed")
 
 
-def _check(values: Mapping[str, Any], prefix: str, source: str) -> None:
+def _check_values(values: Mapping[str, Any], prefix: str, source: str) -> None:
     for name, value in values.items():
         several = name in ("dims", "learned")
-        if several and (not isinstance(value, list | tuple) or len(value) != len(PARTS)):
+        if several and (not isinstance(value, list | tuple) or len(value) != len(EXPRESSION_FEATURE_PARTS)):
             raise InputError(
-                f"{source}: {prefix}{name} is {value!r}; a number for each of {', '.join(PARTS)} is needed"
+                f"{source}: {prefix}{name} is {value!r}; a number for each of {', '.join(EXPRESSION_FEATURE_PARTS)} is "
+                "needed"
             )
-        low, high = int(name not in ("learned", "plain_width", "positions")), MOST.get(name, 2**20)
+        low, high = int(name not in ("learned", "plain_width", "positions")), UPPER_BOUNDS.get(name, 2**20)
         if any(type(size) is not int or not low <= size <= high for size in (value if several else [value])):
             raise InputError(f"{source}: {prefix}{name} is {value!r}; {low} to {high} is needed")

@@ -11,11 +11,15 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.audio_windows import cut_windows, official_ranges
+from fantasytalking.audio_windows import cut_windows, released_token_ranges
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.expression_config import AUGMENTATIONS, PARTS, ExpressionSizes
+from fantasytalking.models.expression_config import (
+    EXPRESSION_FEATURE_PARTS,
+    LEARNED_TOKEN_COUNTS,
+    ExpressionModuleConfig,
+)
 
-LEARNED_ORDER = ("mouth", "emotion", "eye", "head")
+LEARNED_TOKEN_ORDER = ("mouth", "emotion", "eye", "head")
 """Of the learned tokens behind the plain ones; released are the first two."""
 
 
@@ -24,32 +28,35 @@ class ExpressionProjector(nn.Module):
 
     Plain: a linear layer without bias each (two with `sizes.plain_width`), then one shared LayerNorm. Learned
     (expression-augmented learning): queries that decompose the part by cross-attention. The tokens of a frame are head,
-    eye, emotion, mouth, then the learned ones in `LEARNED_ORDER`. Attention does not see in which order the tokens of a
-    window stand; with `sizes.positions` a learned vector for every place tells it, as `AudioProjector` has them.
+    eye, emotion, mouth, then the learned ones in `LEARNED_TOKEN_ORDER`. Attention does not see in which order the
+    tokens of a window stand; with `sizes.positions` a learned vector for every place tells it, as `AudioProjector` has
+    them.
     """
 
-    def __init__(self, sizes: ExpressionSizes) -> None:
+    def __init__(self, sizes: ExpressionModuleConfig) -> None:
         super().__init__()
         self.dims = sizes.dims
-        self.tokens_per_frame = len(PARTS) + sum(sizes.learned)
-        dims, learned = (dict(zip(PARTS, values, strict=True)) for values in (sizes.dims, sizes.learned))
-        self.plain = nn.ModuleDict({part: _plain(dims[part], sizes) for part in PARTS})
+        self.tokens_per_frame = len(EXPRESSION_FEATURE_PARTS) + sum(sizes.learned)
+        dims, learned = (
+            dict(zip(EXPRESSION_FEATURE_PARTS, values, strict=True)) for values in (sizes.dims, sizes.learned)
+        )
+        self.plain = nn.ModuleDict({part: _plain_projection(dims[part], sizes) for part in EXPRESSION_FEATURE_PARTS})
         self.norm = nn.LayerNorm(sizes.token_dim)
         places = torch.empty(sizes.window_length, sizes.token_dim)
         self.positions = nn.Parameter(places) if sizes.positions else None
         self.reset_positions()
         shape = (sizes.token_dim, sizes.width, sizes.depth, sizes.heads, sizes.head_dim)
         self.learned = nn.ModuleDict(
-            {part: PartResampler(dims[part], learned[part], *shape) for part in LEARNED_ORDER if learned[part]}
+            {part: PartResampler(dims[part], learned[part], *shape) for part in LEARNED_TOKEN_ORDER if learned[part]}
         )
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, P, N, sum of dims) -> (B, P, N, K, D)."""
-        parts = dict(zip(PARTS, features.split(self.dims, dim=-1), strict=True))
-        plain = torch.stack([self.norm(self.plain[part](parts[part])) for part in PARTS], dim=-2)
+        parts = dict(zip(EXPRESSION_FEATURE_PARTS, features.split(self.dims, dim=-1), strict=True))
+        plain = torch.stack([self.norm(self.plain[part](parts[part])) for part in EXPRESSION_FEATURE_PARTS], dim=-2)
         return torch.cat([plain, *(resampler(parts[part]) for part, resampler in self.learned.items())], dim=-2)
 
-    def windows(self, features: Tensor, present: Tensor) -> Tensor:
+    def window_tokens(self, features: Tensor, present: Tensor) -> Tensor:
         """Tokens of every latent frame's window, zeros and their places outside the clip and where no face was present.
 
         Args:
@@ -62,7 +69,7 @@ class ExpressionProjector(nn.Module):
         # What stands where nobody is may be anything, even NaN, which no mask of the softmax would keep out.
         tokens = self(features.masked_fill(~present[..., None], 0.0))
         tokens = tokens.masked_fill(~present[..., None, None], 0.0)
-        windows = _cut(rearrange(tokens, "b p n k d -> b p (n k) d"), present.shape[2])
+        windows = _cut_windows(rearrange(tokens, "b p n k d -> b p (n k) d"), present.shape[2])
         return windows if self.positions is None else windows + self.positions.repeat(present.shape[1], 1)
 
     def window_mask(self, present: Tensor, padding: str) -> Tensor:
@@ -71,7 +78,7 @@ class ExpressionProjector(nn.Module):
         Padding that is attended is so for people that are there at all.
         """
         tokens = repeat(present, "b p n -> b p (n k) one", k=self.tokens_per_frame, one=1)
-        real = _cut(tokens.float(), present.shape[2])[..., 0] > 0
+        real = _cut_windows(tokens.float(), present.shape[2])[..., 0] > 0
         real = rearrange(real, "b f (p l) -> b f p l", p=present.shape[1])
         if padding == "attended":
             real = real | present.any(dim=-1)[:, None, :, None]
@@ -92,7 +99,7 @@ class ExpressionProjector(nn.Module):
             nn.init.normal_(self.positions, std=0.5)
 
 
-def widened(sizes: ExpressionSizes, augmentation: str) -> ExpressionSizes:
+def match_parameter_count(sizes: ExpressionModuleConfig, augmentation: str) -> ExpressionModuleConfig:
     """The same with plain projections so wide that there are as many parameters as `augmentation` has with plain ones.
 
     Equal to half a unit of that width, so that an ablation compares what learned tokens do and not how many weights.
@@ -101,11 +108,11 @@ def widened(sizes: ExpressionSizes, augmentation: str) -> ExpressionSizes:
         InputError: there are more parameters already.
     """
     lean = replace(sizes, plain_width=0)
-    wanted = parameter_count(replace(lean, learned=AUGMENTATIONS[augmentation]))
-    a_unit = sum(sizes.dims) + len(PARTS) * sizes.token_dim
-    narrow = parameter_count(lean) - sum(sizes.dims) * sizes.token_dim
+    wanted = projector_parameter_count(replace(lean, learned=LEARNED_TOKEN_COUNTS[augmentation]))
+    a_unit = sum(sizes.dims) + len(EXPRESSION_FEATURE_PARTS) * sizes.token_dim
+    narrow = projector_parameter_count(lean) - sum(sizes.dims) * sizes.token_dim
     width = round((wanted - narrow) / a_unit)
-    if width < 1 or sum(sizes.learned) >= sum(AUGMENTATIONS[augmentation]):
+    if width < 1 or sum(sizes.learned) >= sum(LEARNED_TOKEN_COUNTS[augmentation]):
         raise InputError(
             f"an expression condition of {sum(sizes.learned)} learned tokens cannot be widened to the parameters of "
             f"'{augmentation}'; name an augmentation that has more"
@@ -113,20 +120,20 @@ def widened(sizes: ExpressionSizes, augmentation: str) -> ExpressionSizes:
     return replace(lean, plain_width=width)
 
 
-def parameter_count(sizes: ExpressionSizes) -> int:
+def projector_parameter_count(sizes: ExpressionModuleConfig) -> int:
     """Parameters of a projector of these sizes; none is made."""
-    return sum(value.numel() for value in _without_memory(sizes).parameters())
+    return sum(value.numel() for value in _meta_projector(sizes).parameters())
 
 
-def expression_shapes(sizes: ExpressionSizes, dim: int, num_blocks: int) -> dict[str, tuple[int, ...]]:
+def expression_tensor_shapes(sizes: ExpressionModuleConfig, dim: int, num_blocks: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the expression's tensors in a transformer of that width and depth; none is made."""
-    projector = _without_memory(sizes).state_dict()
+    projector = _meta_projector(sizes).state_dict()
     shapes = {f"expression_projector.{name}": tuple(value.shape) for name, value in projector.items()}
     names = [f"blocks.{block}.attn2.expression_{kind}_proj.weight" for block in range(num_blocks) for kind in "kv"]
     return {**shapes, **dict.fromkeys(names, (dim, sizes.token_dim))}
 
 
-def _without_memory(sizes: ExpressionSizes) -> ExpressionProjector:
+def _meta_projector(sizes: ExpressionModuleConfig) -> ExpressionProjector:
     with torch.device("meta"):
         return ExpressionProjector(sizes)
 
@@ -191,7 +198,7 @@ class _PerceiverLayer(nn.Module):
         return tokens + self.feed_forward(tokens)
 
 
-def _plain(part_dim: int, sizes: ExpressionSizes) -> nn.Module:
+def _plain_projection(part_dim: int, sizes: ExpressionModuleConfig) -> nn.Module:
     if not sizes.plain_width:
         return nn.Linear(part_dim, sizes.token_dim, bias=False)
     return nn.Sequential(
@@ -201,13 +208,13 @@ def _plain(part_dim: int, sizes: ExpressionSizes) -> nn.Module:
     )
 
 
-def _cut(tokens: Tensor, num_frames: int) -> Tensor:
+def _cut_windows(tokens: Tensor, num_frames: int) -> Tensor:
     """(B, P, N K, D) -> (B, F, P L, D): the released rule, latent frame i > 0 takes its four frames and one token more.
 
     Latent frame 0 has its one frame's tokens; zeros fill the rest of its window, at the end.
     """
     people = tokens.shape[1]
-    ranges = official_ranges(tokens.shape[2], num_frames)
+    ranges = released_token_ranges(tokens.shape[2], num_frames)
     first = torch.tensor([start for start, _ in ranges])
     cut = cut_windows(tokens.flatten(0, 1), first, ranges[0][1] - ranges[0][0] + 1).tokens  # (B P, F, L, D)
     return rearrange(cut, "(b p) f l d -> b f (p l) d", p=people)

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.cfg_branches import Formula
+from fantasytalking.models.cfg_branches import CfgOrder
 
-FREQUENCIES = 4
+NUM_FREQUENCIES = 4
 """Of each scale: one, two, three and four quarter turns from the middle of its range to an end."""
-MAX_WINDOWS = 100
-MAX_SCALE = 100.0
+MAX_DISTILLATION_WINDOWS = 100
+MAX_GUIDANCE_SCALE = 100.0
 
 
 @dataclass(frozen=True)
-class Distillation:
+class DistillationSpec:
     """What a distilled model was taught to follow; it follows nothing else."""
 
     windows: int
@@ -33,13 +33,13 @@ class Distillation:
     """Least and largest scale of text guidance."""
     audio: tuple[float, float]
     """Least and largest scale of audio guidance."""
-    formula: Formula
+    formula: CfgOrder
     """Of the teacher's three branches."""
     width: int
     """Inner width of the embedder."""
 
     @classmethod
-    def read(cls, values: Any, source: str) -> "Distillation":
+    def from_dict(cls, values: Any, source: str) -> "DistillationSpec":
         """From the JSON object of an adapter's or a transformer's configuration.
 
         Raises:
@@ -48,21 +48,23 @@ class Distillation:
         names = {item.name for item in fields(cls)}
         if not isinstance(values, dict) or values.keys() != names:
             raise InputError(f"{source}: distillation is {values!r}; {', '.join(sorted(names))} are needed")
-        known = [formula.value for formula in Formula]
-        fits = type(values["windows"]) is int and 1 <= values["windows"] <= MAX_WINDOWS
+        known = [formula.value for formula in CfgOrder]
+        fits = type(values["windows"]) is int and 1 <= values["windows"] <= MAX_DISTILLATION_WINDOWS
         fits = fits and _is_number(values["shift"]) and 0.01 <= values["shift"] <= 100
         fits = fits and type(values["width"]) is int and 1 <= values["width"] <= 8192
         fits = fits and values["formula"] in known and all(_is_range(values[name]) for name in ("text", "audio"))
         if not fits:
             raise InputError(
-                f"{source}: distillation is {values!r}; windows 1 to {MAX_WINDOWS}, shift 0.01 to 100, width 1 to "
-                f"8192, formula {' or '.join(known)}, and for text and audio two scales, 0 to {MAX_SCALE:g}, are needed"
+                f"{source}: distillation is {values!r}; windows 1 to {MAX_DISTILLATION_WINDOWS}, shift 0.01 to 100, "
+                "width 1 to "
+                f"8192, formula {' or '.join(known)}, and for text and audio two scales, 0 to {MAX_GUIDANCE_SCALE:g}, "
+                "are needed"
             )
         low_high = {name: (float(values[name][0]), float(values[name][1])) for name in ("text", "audio")}
-        formula = Formula(values["formula"])
+        formula = CfgOrder(values["formula"])
         return cls(values["windows"], float(values["shift"]), **low_high, formula=formula, width=values["width"])
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As it stands in a configuration."""
         return {**asdict(self), "text": list(self.text), "audio": list(self.audio), "formula": self.formula.value}
 
@@ -75,10 +77,10 @@ class GuidanceEmbedder(nn.Module):
         out_dim: width of the timestep embedding.
     """
 
-    def __init__(self, distillation: Distillation, out_dim: int) -> None:
+    def __init__(self, distillation: DistillationSpec, out_dim: int) -> None:
         super().__init__()
         self.ranges = (distillation.text, distillation.audio)
-        self.inner = nn.Linear(4 * FREQUENCIES, distillation.width)
+        self.inner = nn.Linear(4 * NUM_FREQUENCIES, distillation.width)
         self.output = nn.Linear(distillation.width, out_dim)
         self.reset_parameters()
 
@@ -86,7 +88,7 @@ class GuidanceEmbedder(nn.Module):
         """(B, 2) scales of text and audio guidance -> (B, out_dim)."""
         low, high = torch.tensor(self.ranges, device=scales.device).unbind(dim=1)
         centred = (2 * scales.float() - low - high) / (high - low).clamp_min(1e-6)  # a range becomes -1 to 1
-        turns = torch.arange(1, FREQUENCIES + 1, device=scales.device) * (math.pi / 2)
+        turns = torch.arange(1, NUM_FREQUENCIES + 1, device=scales.device) * (math.pi / 2)
         angles = (centred[..., None] * turns).flatten(1)  # (B, 2 * FREQUENCIES)
         features = torch.cat([angles.sin(), angles.cos()], dim=1).to(self.output.weight.dtype)
         return self.output(F.silu(self.inner(features)))
@@ -98,7 +100,7 @@ class GuidanceEmbedder(nn.Module):
         nn.init.zeros_(self.output.bias)
 
 
-def embedder_shapes(distillation: Distillation, out_dim: int) -> dict[str, tuple[int, ...]]:
+def guidance_embedder_shapes(distillation: DistillationSpec, out_dim: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of an embedder's tensors; none is made."""
     with torch.device("meta"):
         embedder = GuidanceEmbedder(distillation, out_dim)
@@ -111,4 +113,4 @@ def _is_number(value: Any) -> bool:
 
 def _is_range(value: Any) -> bool:
     pair = isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(end) for end in value)
-    return pair and 0 <= value[0] <= value[1] <= MAX_SCALE
+    return pair and 0 <= value[0] <= value[1] <= MAX_GUIDANCE_SCALE

@@ -8,7 +8,7 @@ from torch import Tensor
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import Conditions, ExpressionCondition
 
-PARTING = ("text", "gate")
+PER_BRANCH_FIELDS = ("text", "gate")
 """Conditions by which samples may differ that have their latents in common: what guidance branches differ by."""
 
 
@@ -34,23 +34,23 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
     if timestep.shape != (batch,):
         raise InputError(f"timestep has the shape {tuple(timestep.shape)}; one a sample is needed: ({batch},)")
 
-    windows = conditions.audio.shape[1] if conditions.audio.ndim == 4 else None
+    windows = conditions.audio_embeds.shape[1] if conditions.audio_embeds.ndim == 4 else None
     if windows not in (1, frames):
         raise InputError(
-            f"audio has the shape {tuple(conditions.audio.shape)}; (batch, windows, tokens, {config.audio_dim}) "
+            f"audio has the shape {tuple(conditions.audio_embeds.shape)}; (batch, windows, tokens, {config.audio_dim}) "
             f"with 1 window (clip level) or {frames} (one a latent frame) is needed"
         )
-    tokens = conditions.audio.shape[2]
+    tokens = conditions.audio_embeds.shape[2]
     speakers = 1 if conditions.speaker_regions is None else conditions.speaker_regions.shape[1]
     if config.audio_positions and windows != 1 and tokens != config.audio_positions * speakers:
         raise InputError(
             f"audio has {tokens} tokens a window; this model tells {config.audio_positions} places apart, for each of "
             f"{speakers} speakers: cut windows of the span that it was trained with"
         )
-    if (conditions.image is None) != (config.image_dim is None):
+    if (conditions.image_embeds is None) != (config.image_dim is None):
         raise InputError(
             "image is None, but this base reads CLIP tokens; give them"
-            if conditions.image is None
+            if conditions.image_embeds is None
             else "image was given, but this base has no image cross-attention; give None"
         )
     expected: dict[str, tuple[int | None, ...]] = {
@@ -68,22 +68,22 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
         raise InputError(
             "guidance scales were given, but this model was not distilled and cannot follow them; give none"
         )
-    samples = sample_count(batch, conditions)
+    samples = prediction_batch_size(batch, conditions)
     for name, shape in expected.items():
         value = getattr(conditions, name)
         if value is not None:
-            _check_shape(name, value, samples if name in PARTING else batch, shape)
+            _check_shape(name, value, samples if name in PER_BRANCH_FIELDS else batch, shape)
             _check_dtype(name, value, hidden_states.dtype)
     patch_h, patch_w = config.patch_size[1:]
     grid = (frames, height // patch_h, width // patch_w)
     if conditions.speaker_regions is not None:
-        _check_speakers(conditions.speaker_regions, tokens, batch, grid)
+        _check_speaker_regions(conditions.speaker_regions, tokens, batch, grid)
     if conditions.expression is not None:
         _check_expression(conditions.expression, hidden_states, samples, config, grid)
 
 
-def _check_speakers(regions: Tensor, tokens: int, batch: int, grid: tuple[int, int, int]) -> None:
-    _check_shape("speaker_regions", regions, batch, (None, *grid))
+def _check_speaker_regions(regions: Tensor, tokens: int, batch: int, token_grid: tuple[int, int, int]) -> None:
+    _check_shape("speaker_regions", regions, batch, (None, *token_grid))
     _check_bool("speaker_regions", regions, "True where a video token hears the speaker")
     if tokens % regions.shape[1]:
         raise InputError(
@@ -93,22 +93,22 @@ def _check_speakers(regions: Tensor, tokens: int, batch: int, grid: tuple[int, i
 
 
 def _check_expression(
-    expression: ExpressionCondition, hidden_states: Tensor, samples: int, config: Any, grid: tuple[int, int, int]
+    expression: ExpressionCondition, hidden_states: Tensor, samples: int, config: Any, token_grid: tuple[int, int, int]
 ) -> None:
     if config.expression_dims is None:
         raise InputError(
             "an expression was given, but this model has no expression condition; "
             "give none, or build the model with portrait.expression_dims"
         )
-    batch, num_frames, people = hidden_states.shape[0], 4 * (grid[0] - 1) + 1, expression.features.shape[1]
+    batch, num_frames, people = hidden_states.shape[0], 4 * (token_grid[0] - 1) + 1, expression.features.shape[1]
     _check_shape("expression.features", expression.features, batch, (None, num_frames, sum(config.expression_dims)))
     _check_shape("expression.present", expression.present, batch, (people, num_frames))
-    _check_shape("expression.gate", expression.gate, samples, ())
+    _check_shape("expression.gate", expression.scale, samples, ())
     _check_bool("expression.present", expression.present, "True where a frame has features")
     for name in ("features", "gate"):
         _check_dtype(f"expression.{name}", getattr(expression, name), hidden_states.dtype)
     if expression.regions is not None:
-        _check_shape("expression.regions", expression.regions, batch, (people, *grid))
+        _check_shape("expression.regions", expression.regions, batch, (people, *token_grid))
         _check_bool("expression.regions", expression.regions, "True where a video token attends to the person")
     elif people > 1:
         raise InputError(
@@ -117,9 +117,9 @@ def _check_expression(
         )
 
 
-def sample_count(batch: int, conditions: Conditions) -> int:
+def prediction_batch_size(batch: int, conditions: Conditions) -> int:
     """Samples that are predicted: those of the latents or, where these are one for all, of the text and the gates."""
-    return max(getattr(conditions, name).shape[0] for name in PARTING) if batch == 1 else batch
+    return max(getattr(conditions, name).shape[0] for name in PER_BRANCH_FIELDS) if batch == 1 else batch
 
 
 def _check_shape(name: str, value: Tensor, batch: int, shape: tuple[int | None, ...]) -> None:

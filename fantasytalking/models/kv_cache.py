@@ -43,7 +43,7 @@ class KeysValues(NamedTuple):
     """Windows folded into the batch: (B W, P K, heads, head_dim)."""
 
 
-class ConditionCache:
+class ConditionKVCache:
     """Holds what one video's constant conditions were projected to. Pass the same one at every denoising step.
 
     It is only for inference: what it holds was computed with the weights as they were, and carries no gradient. The
@@ -58,7 +58,7 @@ class ConditionCache:
         self._tokens: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
         self._keys_values: dict[tuple[int, str], dict[int, tuple[Tensor, KeyValue]]] = {}
 
-    def tokens(self, name: str, source: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def get_tokens(self, name: str, source: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """What `compute(source)` gave the first time it was asked for this `name` and this very tensor.
 
         Raises:
@@ -74,28 +74,28 @@ class ConditionCache:
             held[id(source)] = (source, compute(source))  # the source is kept, so that its id stays its own
         return held[id(source)][1]
 
-    def keys_values(self, block: int, tokens: ConditionTokens) -> KeysValues:
-        """What is known of the keys and values of `tokens` in block number `block`."""
+    def get_keys_values(self, block: int, tokens: ConditionTokens) -> KeysValues:
+        """What is known of the keys and values of `get_tokens` in block number `block`."""
         known = {}
         for name, value in tokens._asdict().items():
             entry = self._keys_values.get((block, name), {}).get(id(value))
             known[name] = entry[1] if entry else None
         return KeysValues(**known)
 
-    def remember(self, block: int, tokens: ConditionTokens, keys_values: KeysValues) -> None:
-        """Stores the keys and values that block number `block` made of `tokens`."""
+    def store(self, block: int, tokens: ConditionTokens, keys_values: KeysValues) -> None:
+        """Stores the keys and values that block number `block` made of `get_tokens`."""
         for name, value in keys_values._asdict().items():
             source = getattr(tokens, name)
             if value is not None:
                 self._keys_values.setdefault((block, name), {})[id(source)] = (source, value)
 
-    def forget(self, name: str) -> None:
+    def evict(self, name: str) -> None:
         """Drops everything made of the condition `name`, as when a long video goes on to its next stretch of sound."""
         self._tokens.pop(name, None)
         for key in [key for key in self._keys_values if key[1] == name]:
             del self._keys_values[key]
 
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Memory held, in bytes."""
         tokens = [value for held in self._tokens.values() for _, value in held.values()]
         pairs = [tensor for held in self._keys_values.values() for _, pair in held.values() for tensor in pair]

@@ -46,16 +46,16 @@ class PortraitBlock(WanTransformerBlock):
             return super().forward(hidden_states, encoder_hidden_states, temb, rotary_emb)
         table = (self.scale_shift_table + temb.float())[0]  # (6, dim)
         shift, scale, gate, feed_shift, feed_scale, feed_gate = table.unbind(0)
-        normed = _modulated(self.norm1, hidden_states, 1 + scale, shift)
+        normed = _modulated_norm(self.norm1, hidden_states, 1 + scale, shift)
         attended = self.attn1(normed, None, None, rotary_emb)
         hidden_states = torch.addcmul(hidden_states, attended, gate.type_as(attended))
 
         normed = hidden_states
         if isinstance(self.norm2, nn.LayerNorm):
-            normed = _modulated(self.norm2, hidden_states, self.norm2.weight, self.norm2.bias)
+            normed = _modulated_norm(self.norm2, hidden_states, self.norm2.weight, self.norm2.bias)
         hidden_states = hidden_states + self.attn2(normed, encoder_hidden_states, None, None)
 
-        normed = _modulated(self.norm3, hidden_states, 1 + feed_scale, feed_shift)
+        normed = _modulated_norm(self.norm3, hidden_states, 1 + feed_scale, feed_shift)
         return hidden_states.addcmul_(self.ffn(normed), feed_gate.type_as(hidden_states))
 
 
@@ -66,7 +66,7 @@ TransformerBlockRegistry.register(
 )
 
 
-class FusedGelu(nn.Module):
+class FusedGELU(nn.Module):
     """The first half of a feed-forward: a bfloat16 product takes GELU by tanh along, computed before it is rounded."""
 
     def __init__(self, proj: nn.Module) -> None:
@@ -88,9 +88,9 @@ def fuse_blocks(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, PortraitBlock):
             module.fused = True
-            module.ffn.net[0] = FusedGelu(module.ffn.net[0].proj)
+            module.ffn.net[0] = FusedGELU(module.ffn.net[0].proj)
 
 
-def _modulated(norm: nn.LayerNorm, hidden_states: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def _modulated_norm(norm: nn.LayerNorm, hidden_states: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """(B, S, dim) normalised, times scale (dim,) plus shift (dim,), in one pass that computes in float32."""
     return F.layer_norm(hidden_states, norm.normalized_shape, scale.float(), shift.float(), norm.eps)

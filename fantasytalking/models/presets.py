@@ -11,7 +11,7 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.models.expression_config import check_expression_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
-PRESETS = ("nano", "wan1.3b", "wan14b")
+MODEL_PRESETS = ("nano", "wan1.3b", "wan14b")
 
 
 @dataclass
@@ -97,7 +97,7 @@ def load_model_config(preset: str) -> ModelConfig:
     return load_config(ModelConfig, preset_path(preset, "model"))
 
 
-def transformer_arguments(config: ModelConfig) -> dict[str, Any]:
+def transformer_kwargs(config: ModelConfig) -> dict[str, Any]:
     """Constructor arguments of the transformer."""
     wan = asdict(config.wan)
     if wan["image_dim"] is not None:
@@ -107,7 +107,7 @@ def transformer_arguments(config: ModelConfig) -> dict[str, Any]:
     return {**wan, **asdict(config.portrait)}
 
 
-def meta_transformer(config: ModelConfig) -> FantasyTalkingTransformer3DModel:
+def build_meta_transformer(config: ModelConfig) -> FantasyTalkingTransformer3DModel:
     """The transformer without memory for its weights, to count and plan with."""
     with torch.device("meta"):
-        return FantasyTalkingTransformer3DModel(**transformer_arguments(config))
+        return FantasyTalkingTransformer3DModel(**transformer_kwargs(config))

@@ -20,15 +20,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 
 from fantasytalking.conditions import Conditions
-from fantasytalking.models.attention_windows import OwnTokens, windowed_attention
+from fantasytalking.models.attention_windows import LocalTokens, build_windowed_attention
 from fantasytalking.models.audio_projector import AudioProjector
-from fantasytalking.models.cross_attention import BlockConditions, ComputedKeysValues, PortraitCrossAttention
-from fantasytalking.models.expression_config import ExpressionSizes
+from fantasytalking.models.cross_attention import BlockConditions, KVCapture, PortraitCrossAttention
+from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
-from fantasytalking.models.guidance_embedder import Distillation, GuidanceEmbedder
-from fantasytalking.models.input_checks import check_inputs, sample_count
-from fantasytalking.models.kv_cache import ConditionCache, ConditionTokens
+from fantasytalking.models.guidance_embedder import DistillationSpec, GuidanceEmbedder
+from fantasytalking.models.input_checks import check_inputs, prediction_batch_size
+from fantasytalking.models.kv_cache import ConditionKVCache, ConditionTokens
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.portrait_block import PortraitBlock
 
@@ -63,11 +63,11 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         face_scale: l2, weight of the face attention (paper: 0.5).
         motion_width: inner width of the motion embedder.
         expression_dims: widths of head, eye, emotion and mouth (released: 6, 6, 30, 512); None = no such condition.
-        expression_learned: learned tokens of each (`expression_sizes.AUGMENTATIONS`).
-        expression_token_dim ... expression_positions: widths and counts as `ExpressionSizes` has them.
+        expression_learned: learned tokens of each (`expression_sizes.LEARNED_TOKEN_COUNTS`).
+        expression_token_dim ... expression_positions: widths and counts as `ExpressionModuleConfig` has them.
         expression_scale: weight of the expression attention.
         expression_padding: `masked`, or `attended` for weights trained by the released code.
-        distillation: what a distilled model follows (`Distillation.as_json`); None = the model is not distilled.
+        distillation: what a distilled model follows (`DistillationSpec.to_dict`); None = the model is not distilled.
     """
 
     _no_split_modules = ("PortraitBlock",)
@@ -160,38 +160,38 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         self.audio_projector = AudioProjector(audio_dim, audio_token_dim, audio_positions)
         self.face_resampler = FaceResampler(face_dim, face_token_dim, face_tokens, face_width, face_depth, face_heads)
         self.motion_embedder = MotionEmbedder(motion_width, dim)
-        self.distillation: Distillation | None = None
+        self.distillation: DistillationSpec | None = None
         self.guidance_embedder: GuidanceEmbedder | None = None
         if distillation is not None:
-            self.add_guidance(Distillation.read(distillation, "transformer"))
+            self.add_guidance_embedder(DistillationSpec.from_dict(distillation, "transformer"))
         self.expression_projector: ExpressionProjector | None = None
-        if (sizes := ExpressionSizes.of(self.config)) is not None:
-            self.add_expression(sizes)
+        if (sizes := ExpressionModuleConfig.from_transformer_config(self.config)) is not None:
+            self.add_expression_modules(sizes)
 
     @classmethod
     def from_wan(
-        cls, source: str | Path, *, dtype: torch.dtype | None = None, **portrait: Any
+        cls, source: str | Path, *, dtype: torch.dtype | None = None, **module_config: Any
     ) -> "FantasyTalkingTransformer3DModel":
         """A fresh model on a Wan base that it equals bit for bit: see `fantasytalking.models.wan_loading.from_wan`."""
-        from fantasytalking.models.wan_loading import from_wan
+        from fantasytalking.models.wan_loading import load_from_wan
 
-        return from_wan(source, portrait, dtype)
+        return load_from_wan(source, module_config, dtype)
 
-    def add_guidance(self, distillation: Distillation) -> None:
+    def add_guidance_embedder(self, distillation: DistillationSpec) -> None:
         """Gives the model a fresh guidance embedder, which adds nothing yet; then it can be, or was, distilled."""
-        self.register_to_config(distillation=distillation.as_json())
+        self.register_to_config(distillation=distillation.to_dict())
         self.distillation = distillation
         like = self.motion_embedder.output.weight
         self.guidance_embedder = GuidanceEmbedder(distillation, len(like)).to(like.device, like.dtype)
 
-    def add_expression(self, sizes: ExpressionSizes) -> None:
+    def add_expression_modules(self, sizes: ExpressionModuleConfig) -> None:
         """Gives the model a fresh expression condition, which adds nothing yet."""
-        self.register_to_config(**sizes.arguments())
+        self.register_to_config(**sizes.to_transformer_kwargs())
         like = self.motion_embedder.output.weight
         self.expression_projector = ExpressionProjector(sizes).to(like.device, like.dtype).train(self.training)
         for module in self.modules():
             if isinstance(module, PortraitCrossAttention):
-                module.add_expression(sizes.token_dim)
+                module.add_expression_projections(sizes.token_dim)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -199,7 +199,7 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         hidden_states: Tensor,
         timestep: Tensor,
         conditions: Conditions,
-        cache: ConditionCache | None = None,
+        cache: ConditionKVCache | None = None,
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
@@ -225,8 +225,8 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         check_inputs(hidden_states, timestep, conditions, self.config)
 
         # 1. Embed: patches, positions, timestep with motion, condition tokens
-        batch = sample_count(hidden_states.shape[0], conditions)
-        image_latents = conditions.latents.expand(hidden_states.shape[0], -1, -1, -1, -1)
+        batch = prediction_batch_size(hidden_states.shape[0], conditions)
+        image_latents = conditions.image_latents.expand(hidden_states.shape[0], -1, -1, -1, -1)
         hidden_states = torch.cat([hidden_states, image_latents], dim=1)  # (B, 36, F, H, W)
         rotary_emb = self.rope(hidden_states)
         hidden_states = self.patch_embedding(hidden_states)  # (B, dim, F, H/2, W/2)
@@ -245,11 +245,11 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
                 hidden_states = block(hidden_states, block_conditions, timestep_proj, rotary_emb)
             else:
                 tokens = block_conditions.tokens
-                computed = ComputedKeysValues()
-                known = block_conditions._replace(keys_values=cache.keys_values(index, tokens), computed=computed)
+                computed = KVCapture()
+                known = block_conditions._replace(keys_values=cache.get_keys_values(index, tokens), capture=computed)
                 hidden_states = block(hidden_states, known, timestep_proj, rotary_emb)
                 if computed.value is not None:  # as it is when a step cache skipped the block
-                    cache.remember(index, tokens, computed.value)
+                    cache.store(index, tokens, computed.value)
 
         # 3. Head: norm, projection, patches back to latents
         table = self.scale_shift_table.to(temb.device) + temb[:, None]  # (B, 2, dim)
@@ -298,38 +298,41 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         projected = embedder.timesteps_proj(timestep)
         if dtype != torch.int8:
             projected = projected.to(dtype)
-        temb = embedder.time_embedder(projected).type_as(conditions.text)
-        temb = temb + self.motion_embedder(conditions.motion).type_as(temb)
+        temb = embedder.time_embedder(projected).type_as(conditions.prompt_embeds)
+        temb = temb + self.motion_embedder(conditions.motion_intensity).type_as(temb)
         if self.guidance_embedder is not None and conditions.guidance is not None:
             temb = temb + self.guidance_embedder(conditions.guidance).type_as(temb)
         return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(1, (6, -1))
 
     def _block_conditions(
-        self, conditions: Conditions, cache: ConditionCache | None, num_tokens: int, batch: int
+        self, conditions: Conditions, cache: ConditionKVCache | None, num_tokens: int, batch: int
     ) -> BlockConditions:
-        own = self._own_tokens(num_tokens)
-        frames, windows = conditions.latents.shape[2], conditions.audio.shape[1]
-        span = own.windows(windows)
-        audio_mask = conditions.audio_mask[:, span.own_windows]
-        expression, frame_span = conditions.expression, own.windows(frames)
+        own = self._local_tokens(num_tokens)
+        frames, windows = conditions.image_latents.shape[2], conditions.audio_embeds.shape[1]
+        span = own.window_span(windows)
+        audio_mask = conditions.audio_mask[:, span.window_slice]
+        expression, frame_span = conditions.expression, own.window_span(frames)
 
         def project_audio(audio: Tensor) -> Tensor:
             # Padding may hold anything, even NaN, which no mask of the softmax would keep out.
-            audio = audio[:, span.own_windows].masked_fill(~audio_mask[..., None], 0.0)
+            audio = audio[:, span.window_slice].masked_fill(~audio_mask[..., None], 0.0)
             return self.audio_projector(audio, frame_level=windows > 1)
 
         def project_expression(features: Tensor) -> Tensor:
             assert self.expression_projector is not None and expression is not None
-            return self.expression_projector.windows(features, expression.present)[:, frame_span.own_windows]
+            return self.expression_projector.window_tokens(features, expression.present)[:, frame_span.window_slice]
 
         embedder = self.condition_embedder
-        image_length = 0 if conditions.image is None else conditions.image.shape[1]
-        whole = image_length + conditions.text.shape[1]
+        image_length = 0 if conditions.image_embeds is None else conditions.image_embeds.shape[1]
+        whole = image_length + conditions.prompt_embeds.shape[1]
         makers: dict[str, tuple[Tensor | None, Callable[[Tensor], Tensor]]] = {
-            "text": (conditions.text, lambda text: _as_part(embedder.text_embedder(text), image_length, whole)),
-            "image": (conditions.image, lambda image: _as_part(embedder.image_embedder(image), 0, whole)),
-            "audio": (conditions.audio, project_audio),
-            "face": (conditions.face, self.face_resampler),
+            "text": (
+                conditions.prompt_embeds,
+                lambda text: _as_slice(embedder.text_embedder(text), image_length, whole),
+            ),
+            "image": (conditions.image_embeds, lambda image: _as_slice(embedder.image_embedder(image), 0, whole)),
+            "audio": (conditions.audio_embeds, project_audio),
+            "face": (conditions.face_embeds, self.face_resampler),
             "expression": (None if expression is None else expression.features, project_expression),
         }
         tokens: dict[str, Tensor | None] = {}
@@ -337,36 +340,36 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
             if source is None:
                 tokens[name] = None
             else:
-                tokens[name] = make(source) if cache is None else cache.tokens(name, source, make)
-        scales = conditions.gate.new_tensor([self.config.audio_scale, self.config.face_scale])
+                tokens[name] = make(source) if cache is None else cache.get_tokens(name, source, make)
+        scales = conditions.condition_scale.new_tensor([self.config.audio_scale, self.config.face_scale])
         block_conditions = BlockConditions(
             tokens=ConditionTokens(**tokens),  # type: ignore[arg-type]
-            audio=windowed_attention(own, span, audio_mask, conditions.speaker_regions),
-            scale=(conditions.gate * scales).expand(batch, -1),
+            audio=build_windowed_attention(own, span, audio_mask, conditions.speaker_regions),
+            scale=(conditions.condition_scale * scales).expand(batch, -1),
         )
         if expression is None or self.expression_projector is None:
             return block_conditions
         mask = self.expression_projector.window_mask(expression.present, self.config.expression_padding)
         return block_conditions._replace(
-            expression=windowed_attention(
-                own, frame_span, mask[:, frame_span.own_windows].flatten(2), expression.regions
+            expression=build_windowed_attention(
+                own, frame_span, mask[:, frame_span.window_slice].flatten(2), expression.regions
             ),
-            expression_scale=(expression.gate * self.config.expression_scale).expand(batch),
+            expression_scale=(expression.scale * self.config.expression_scale).expand(batch),
         )
 
-    def _own_tokens(self, num_tokens: int) -> OwnTokens:
+    def _local_tokens(self, num_tokens: int) -> LocalTokens:
         """All of the clip's tokens, or this rank's part of them."""
         if self._parallel_config is None:
-            return OwnTokens(0, num_tokens, num_tokens)
+            return LocalTokens(0, num_tokens, num_tokens)
         own = self.token_index(num_tokens)
-        return OwnTokens(int(own[0, 0]), own.shape[1], num_tokens)
+        return LocalTokens(int(own[0, 0]), own.shape[1], num_tokens)
 
 
-def _as_part(part: Tensor, start: int, whole: int) -> Tensor:
-    """(B, N, dim) as a slice of a sequence of `whole` tokens.
+def _as_slice(tokens: Tensor, start: int, total: int) -> Tensor:
+    """(B, N, dim) as a slice of a sequence of `total` tokens.
 
     Wan's blocks read image and text as slices of one sequence. Half-precision products of a slice round otherwise than
     those of a tensor of its own, so the layout is kept, and with it the base's result to the last bit.
     """
-    length = part.shape[1]
-    return F.pad(part, (0, 0, start, whole - start - length))[:, start : start + length]
+    length = tokens.shape[1]
+    return F.pad(tokens, (0, 0, start, total - start - length))[:, start : start + length]

@@ -13,10 +13,10 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import nn
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.hub import at_hand, local_folder
+from fantasytalking.common.hub import local_folder, resolve_local
 from fantasytalking.common.tensor_io import (
-    StoredTensors,
-    compare_shapes,
+    LazyTensors,
+    check_shapes,
     open_model_folder,
     open_safetensors,
     read_json,
@@ -30,7 +30,7 @@ from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
-PORTRAIT_MODULES: dict[str, tuple[str, ...]] = {
+ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
     "audio": ("audio_projector.*", "blocks.*.attn2.audio_[kv]_proj.weight"),
     "face": ("face_resampler.*", "blocks.*.attn2.face_[kv]_proj.weight"),
     "motion": ("motion_embedder.*",),
@@ -44,81 +44,82 @@ WAN_HEAD_DIM = 128
 """Of every published Wan 2.1 model."""
 
 
-def portrait_module(name: str) -> str | None:
+def adapter_module_of(name: str) -> str | None:
     """Which of the paper's modules a parameter belongs to; None for the base."""
-    for module, patterns in PORTRAIT_MODULES.items():
+    for module, patterns in ADAPTER_MODULES.items():
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             return module
     return None
 
 
-def from_wan(
+def load_from_wan(
     source: str | Path,
-    portrait: Mapping[str, Any] | None = None,
+    module_config: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
-    values: bool = True,
+    materialize: bool = True,
 ) -> FantasyTalkingTransformer3DModel:
     """A fresh portrait transformer on the weights of a Wan image-to-video base, which it equals bit for bit.
 
     Args:
         source: a diffusers folder (a pipeline's or the transformer's own), a single safetensors file in Wan's original
             or diffusers' names, or a hub id. Of a whole portrait transformer the base is taken.
-        portrait: configuration of the paper's modules (`audio_dim` ... `motion_width`); defaults else.
+        module_config: configuration of the paper's modules (`audio_dim` ... `motion_width`); defaults else.
         dtype: of the parameters, but for those that Wan keeps in float32; None = as stored.
-        values: False leaves the base's tensors unwritten, which takes no memory yet: for a process that is sent them.
-            Needs a dtype.
+        materialize: False leaves the base's tensors unwritten, which takes no memory yet: for a process that is sent
+            them. Needs a dtype.
 
     Raises:
         InputError: nothing there, not a Wan transformer, or tensors missing, left over or of other shapes.
     """
     config, tensors = _open_base(source)
-    return assemble(config, portrait or {}, tensors, dtype, values)
+    return build_from_wan(config, module_config or {}, tensors, dtype, materialize)
 
 
-def assemble(
-    base: Mapping[str, Any],
-    portrait: Mapping[str, Any],
-    tensors: StoredTensors,
+def build_from_wan(
+    base_config: Mapping[str, Any],
+    module_config: Mapping[str, Any],
+    tensors: LazyTensors,
     dtype: torch.dtype | None = None,
-    values: bool = True,
+    materialize: bool = True,
 ) -> FantasyTalkingTransformer3DModel:
-    """The model of the configurations `base` and `portrait` with every base tensor set from `tensors`.
+    """The model of the configurations `base_config` and `module_config` with every base tensor set from `tensors`.
 
-    All shapes are compared before the first tensor is read, so nothing is ever half-loaded. `values` is `from_wan`'s.
+    All shapes are compared before the first tensor is read, so nothing is ever half-loaded. `materialize` is
+    `load_from_wan`'s.
 
     Raises:
         InputError: an unknown configuration key, or `tensors` are not exactly the base's.
     """
-    _check_config({**base, **portrait}, tensors)
+    _check_config({**base_config, **module_config}, tensors)
     with torch.device("meta"):
-        model = FantasyTalkingTransformer3DModel(**{**base, **portrait})
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if portrait_module(name) is None}
+        model = FantasyTalkingTransformer3DModel(**{**base_config, **module_config})
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if adapter_module_of(name) is None}
     found = {name: shape for name, shape in tensors.shapes.items() if "norm_added_q" not in name}  # never read by Wan
-    compare_shapes(found, wanted, tensors.source, "it must be a Wan 2.1 image-to-video transformer")
+    check_shapes(found, wanted, tensors.source, "it must be a Wan 2.1 image-to-video transformer")
 
     config = model.config
     model.rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
-    if values:
-        state = {name: _cast(name, tensors.read(name), dtype, model) for name in wanted}
+    if materialize:
+        state = {name: _cast_base_tensor(name, tensors.read(name), dtype, model) for name in wanted}
     else:
         assert dtype is not None, "what is not read has no dtype of its own"
-        state = {name: torch.empty(shape, dtype=kept_dtype(model, name, dtype)) for name, shape in wanted.items()}
+        state = {name: torch.empty(shape, dtype=parameter_dtype(model, name, dtype)) for name, shape in wanted.items()}
     fresh_dtype = dtype or state["proj_out.weight"].dtype
     for module in model.modules():
-        initialise_fresh(module, fresh_dtype)
-    state.update({name: value for name, value in model.state_dict().items() if portrait_module(name)})
+        initialize_new_module(module, fresh_dtype)
+    state.update({name: value for name, value in model.state_dict().items() if adapter_module_of(name)})
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
 
-def initialise_fresh(module: nn.Module, dtype: torch.dtype) -> None:
+def initialize_new_module(module: nn.Module, dtype: torch.dtype) -> None:
     """Gives a meta-device module of the paper's, when it is one, memory and its first weights."""
     if isinstance(module, PortraitCrossAttention):
         for projection in (module.audio_k_proj, module.audio_v_proj, module.face_k_proj, module.face_v_proj):
             projection.to_empty(device="cpu").to(dtype)
         module.reset_audio_parameters()
         module.reset_face_parameters()
-        if module.knows_expression:
+        if module.has_expression:
             module.expression_k_proj.to_empty(device="cpu").to(dtype)
             module.expression_v_proj.to_empty(device="cpu").to(dtype)
             module.reset_expression_parameters()
@@ -127,7 +128,7 @@ def initialise_fresh(module: nn.Module, dtype: torch.dtype) -> None:
         module.reset_parameters()
 
 
-def wan_names(names: list[str], source: str) -> dict[str, str]:
+def diffusers_to_wan_names(names: list[str], source: str) -> dict[str, str]:
     """Diffusers' names of Wan's original names: {diffusers: original}, by diffusers' own single-file conversion.
 
     Raises:
@@ -150,7 +151,7 @@ def infer_wan_config(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[st
     """
     try:
         dim, in_channels, *patch_size = shapes["patch_embedding.weight"]
-        heads = _heads(dim, metadata.get("num_heads"), source)
+        heads = _num_heads(dim, metadata.get("num_heads"), source)
         blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
         image = shapes.get("condition_embedder.image_embedder.norm1.weight")
         position = shapes.get("condition_embedder.image_embedder.pos_embed")
@@ -175,7 +176,7 @@ def infer_wan_config(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[st
         raise InputError(f"'{source}' is not a Wan transformer: {error} is missing or has an odd shape") from error
 
 
-def _heads(dim: int, stated: str | None, source: str) -> int:
+def _num_heads(dim: int, stated: str | None, source: str) -> int:
     if stated is None:
         if dim % WAN_HEAD_DIM:
             raise InputError(
@@ -190,25 +191,25 @@ def _heads(dim: int, stated: str | None, source: str) -> int:
     return int(stated)
 
 
-def _open_base(source: str | Path) -> tuple[dict[str, Any], StoredTensors]:
-    path = Path(at_hand(source))
+def _open_base(source: str | Path) -> tuple[dict[str, Any], LazyTensors]:
+    path = Path(resolve_local(source))
     if path.is_file():
-        return open_single_file(path)
-    folder = path if path.is_dir() else _download(str(source))
+        return open_wan_single_file(path)
+    folder = path if path.is_dir() else _download_base(str(source))
     if not (folder / "config.json").is_file() and (folder / "transformer" / "config.json").is_file():
         folder = folder / "transformer"
-    return _base_part(_read_config(folder), open_model_folder(folder))
+    return _select_base(_read_base_config(folder), open_model_folder(folder))
 
 
-def _base_part(config: dict[str, Any], tensors: StoredTensors) -> tuple[dict[str, Any], StoredTensors]:
+def _select_base(config: dict[str, Any], tensors: LazyTensors) -> tuple[dict[str, Any], LazyTensors]:
     """What is the base's of a folder, which may be a portrait transformer's as a saved pipeline has it."""
     known = inspect.signature(WanTransformer3DModel.__init__).parameters
     ours = inspect.signature(FantasyTalkingTransformer3DModel.__init__).parameters.keys() - known.keys()
-    base = {name: name for name in tensors.shapes if portrait_module(name) is None}
+    base = {name: name for name in tensors.shapes if adapter_module_of(name) is None}
     return {key: value for key, value in config.items() if key not in ours}, tensors.renamed(base)
 
 
-def open_single_file(path: Path) -> tuple[dict[str, Any], StoredTensors]:
+def open_wan_single_file(path: Path) -> tuple[dict[str, Any], LazyTensors]:
     """Configuration and tensors of a single safetensors file, Wan's original names turned into diffusers'.
 
     Raises:
@@ -216,11 +217,11 @@ def open_single_file(path: Path) -> tuple[dict[str, Any], StoredTensors]:
     """
     tensors = open_safetensors(path)
     if any(".self_attn." in name for name in tensors.shapes):
-        tensors = tensors.renamed(wan_names(list(tensors.shapes), str(path)))
+        tensors = tensors.renamed(diffusers_to_wan_names(list(tensors.shapes), str(path)))
     return infer_wan_config(tensors.shapes, safetensors_metadata(path), str(path)), tensors
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_base_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     class_name = config.get("_class_name")
     if class_name not in (WanTransformer3DModel.__name__, FantasyTalkingTransformer3DModel.__name__):
@@ -231,7 +232,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
-def _download(hub_id: str) -> Path:
+def _download_base(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -245,7 +246,7 @@ def _download(hub_id: str) -> Path:
     return Path(folder)
 
 
-def _check_config(config: Mapping[str, Any], tensors: StoredTensors) -> None:
+def _check_config(config: Mapping[str, Any], tensors: LazyTensors) -> None:
     """Keys known, values of the kind of their defaults and as many blocks as stored, before anything is built."""
     parameters = inspect.signature(FantasyTalkingTransformer3DModel.__init__).parameters
     for key, value in config.items():
@@ -271,15 +272,15 @@ def _check_config(config: Mapping[str, Any], tensors: StoredTensors) -> None:
         )
 
 
-def kept_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+def parameter_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
     """`dtype`, or float32 for a parameter of the modules that Wan keeps in it."""
     keep = any(part in (getattr(model, "_keep_in_fp32_modules", None) or ()) for part in name.split("."))
     return torch.float32 if keep else dtype
 
 
-def _cast(
+def _cast_base_tensor(
     name: str, tensor: torch.Tensor, dtype: torch.dtype | None, model: FantasyTalkingTransformer3DModel
 ) -> torch.Tensor:
     if not tensor.is_floating_point():
         raise InputError(f"the base tensor '{name}' is {tensor.dtype}; floating-point weights are needed")
-    return tensor if dtype is None else tensor.to(kept_dtype(model, name, dtype))
+    return tensor if dtype is None else tensor.to(parameter_dtype(model, name, dtype))

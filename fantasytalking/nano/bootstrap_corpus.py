@@ -10,30 +10,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.manifest import MANIFEST
+from fantasytalking.data.manifest import MANIFEST_FILE
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.motion_normalizer import NORMALISER
-from fantasytalking.nano.build import NAMES, build
+from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE
+from fantasytalking.nano.build import STEP_NAMES, build_nano
 from fantasytalking.nano.config import BuildConfig
-from fantasytalking.nano.context import Workshop
+from fantasytalking.nano.context import BuildContext
 from fantasytalking.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-RECIPE = CONFIGS / "nano" / "build.yaml"
-ALONE: tuple[str, ...] = ("videos", "prepare")
-PEOPLE: tuple[str, ...] = ("videos", "people_videos", "people_prepare")
-MORE: tuple[str, ...] = ("more_videos", "more_prepare")
+BUILD_RECIPE_FILE = CONFIGS_FOLDER / "nano" / "build.yaml"
+SINGLE_PERSON_STEPS: tuple[str, ...] = ("videos", "prepare")
+MULTI_PERSON_STEPS: tuple[str, ...] = ("videos", "people_videos", "people_prepare")
+EXTENDED_STEPS: tuple[str, ...] = ("more_videos", "more_prepare")
 """Steps of the build that make each corpus where the encoders are finished."""
-DRAWN, PREPARED = 4.0, 3.5
+RENDER_SECONDS, PREPARE_SECONDS = 4.0, 3.5
 """Seconds that a core takes to draw and speak a video of 96 pixels, and to track and encode it, for every person."""
-_LAUNCHER = ("ACCELERATE_", "FSDP_", "DEEPSPEED_", "TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_", "LOCAL_")
+_LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "DEEPSPEED_", "TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_", "LOCAL_")
 _LAUNCHER_NAMES = ("RANK", "WORLD_SIZE")
 
 
-def make_first_corpus(config: TrainConfig, recipe: Path = RECIPE) -> None:
+def bootstrap_corpus(config: TrainConfig, recipe: Path = BUILD_RECIPE_FILE) -> None:
     """Draws, tracks and encodes the clips of the recipe, where a run asks for them and they are not there yet.
 
     Those of the portrait corpus are of one and of several people, with what drives their faces; those of the further
@@ -47,81 +47,92 @@ def make_first_corpus(config: TrainConfig, recipe: Path = RECIPE) -> None:
     """
     base = config.base or load_model_config(config.model).base
     build_config = load_config(BuildConfig, recipe, [f"components={base}"])
-    shop = Workshop(build_config, Path(base))
-    missing = _missing(shop, config.data.manifests)
+    shop = BuildContext(build_config, Path(base))
+    missing = _missing_corpora(shop, config.data.manifests)
     if config.model != build_config.model or not missing or not (Path(base) / "vae").is_dir():
         return
     _check_base(shop, missing)
-    manifests = [corpus / MANIFEST for corpus in missing]
+    manifests = [corpus / MANIFEST_FILE for corpus in missing]
     if int(os.environ.get("RANK", "0")) != 0:
         _wait_for(manifests)
         return
-    logger.info(_announcement(manifests, _work_of(shop, missing), shop.processes))
-    made_by = {shop.corpus: ALONE, shop.portrait_corpus: PEOPLE, shop.more_corpus: MORE}
+    logger.info(_announcement(manifests, _remaining_work(shop, missing), shop.processes))
+    made_by = {
+        shop.corpus: SINGLE_PERSON_STEPS,
+        shop.portrait_corpus: MULTI_PERSON_STEPS,
+        shop.extended_corpus: EXTENDED_STEPS,
+    }
     steps = {step for corpus in missing for step in made_by[corpus]}
     with _without_launcher():
-        build(build_config, Path(base), max(steps, key=NAMES.index), only=steps)
+        build_nano(build_config, Path(base), max(steps, key=STEP_NAMES.index), only=steps)
 
 
-def _missing(shop: Workshop, manifests: list[str]) -> list[Path]:
+def _missing_corpora(context: BuildContext, manifests: list[str]) -> list[Path]:
     """The recipe's corpora among these manifests that are not there yet; none where one is of another corpus."""
-    own = {str(corpus / MANIFEST): corpus for corpus in (shop.corpus, shop.portrait_corpus, shop.more_corpus)}
+    own = {
+        str(corpus / MANIFEST_FILE): corpus
+        for corpus in (context.corpus, context.portrait_corpus, context.extended_corpus)
+    }
     if not own.keys() >= set(manifests):
         return []
     return [own[manifest] for manifest in manifests if not Path(manifest).is_file()]
 
 
-def _check_base(shop: Workshop, corpora: Collection[Path]) -> None:
+def _check_base(context: BuildContext, corpora: Collection[Path]) -> None:
     """Holds that the base has what tells how faces are driven and what intensities of motion mean, where it counts."""
-    if shop.portrait_corpus in corpora and not shop.expression_encoder.is_dir():
+    if context.portrait_corpus in corpora and not context.expression_encoder.is_dir():
         raise InputError(
-            f"there is no expression encoder at '{shop.expression_encoder}', which tells what drives the faces of a "
+            f"there is no expression encoder at '{context.expression_encoder}', which tells what drives the faces of a "
             "corpus; make one with: python scripts/build_nano.py"
         )
-    if set(corpora) != {shop.corpus} and not (shop.output / NORMALISER).is_file():
-        raise InputError(f"there is no '{shop.output / NORMALISER}'; the base must be a finished pipeline")
+    if set(corpora) != {context.corpus} and not (context.output / MOTION_NORMALIZER_FILE).is_file():
+        raise InputError(
+            f"there is no '{context.output / MOTION_NORMALIZER_FILE}'; the base must be a finished pipeline"
+        )
 
 
-class _Work(NamedTuple):
+class _RemainingWork(NamedTuple):
     """What is still to be done for a corpus. A video of two people is two faces."""
 
     videos: int
     """To be drawn and spoken."""
-    drawn: int
+    rendered_faces: int
     """Faces of these."""
-    prepared: int
+    prepared_faces: int
     """Faces to be tracked and encoded."""
 
 
-def _work_of(shop: Workshop, corpora: Collection[Path]) -> _Work:
-    one, several, more = shop.config.videos, shop.config.people_videos, shop.config.more_videos
+def _remaining_work(context: BuildContext, corpora: Collection[Path]) -> _RemainingWork:
+    one, several, more = context.config.videos, context.config.multi_person_videos, context.config.extended_videos
     videos = drawn = prepared = 0
-    if shop.corpus in corpora or shop.portrait_corpus in corpora:
-        count = one.identities * one.sentences + one.held_out
-        videos = drawn = count - _there(shop.work / "videos") - _there(shop.work / "videos_held_out")
-        prepared = count if shop.corpus in corpora else 0
-    if shop.portrait_corpus in corpora:
-        pictures = several.identities * several.sentences
-        together = pictures - _there(shop.work / "people_videos")
-        alone = min(several.alone, one.identities) * one.sentences
-        videos, drawn = videos + together, drawn + together * several.people
-        prepared += alone + pictures * several.people
-    if shop.more_corpus in corpora:
-        left = more.videos - _there(shop.work / "videos_more", "id*/video.mp4")
-        videos, drawn, prepared = videos + left, drawn + left, prepared + more.videos
-    return _Work(videos, drawn, prepared)
+    if context.corpus in corpora or context.portrait_corpus in corpora:
+        count = one.num_identities * one.sentences_per_person + one.num_held_out
+        videos = drawn = (
+            count - _count_videos(context.work_dir / "videos") - _count_videos(context.work_dir / "videos_held_out")
+        )
+        prepared = count if context.corpus in corpora else 0
+    if context.portrait_corpus in corpora:
+        pictures = several.num_identities * several.sentences_per_person
+        together = pictures - _count_videos(context.work_dir / "people_videos")
+        alone = min(several.num_single_person_identities, one.num_identities) * one.sentences_per_person
+        videos, drawn = videos + together, drawn + together * several.people_per_video
+        prepared += alone + pictures * several.people_per_video
+    if context.extended_corpus in corpora:
+        left = more.num_videos - _count_videos(context.work_dir / "videos_more", "id*/video.mp4")
+        videos, drawn, prepared = videos + left, drawn + left, prepared + more.num_videos
+    return _RemainingWork(videos, drawn, prepared)
 
 
-def _there(videos: Path, pattern: str = "group*/*/video.mp4") -> int:
+def _count_videos(videos: Path, pattern: str = "group*/*/video.mp4") -> int:
     """Videos that an interrupted run, or that of another stage, has drawn before."""
     return sum(1 for _ in videos.glob(pattern))
 
 
-def _announcement(manifests: Sequence[Path], work: _Work, processes: int) -> str:
-    minutes = (work.drawn * DRAWN + work.prepared * PREPARED) / processes / 60
+def _announcement(manifests: Sequence[Path], remaining: _RemainingWork, processes: int) -> str:
+    minutes = (remaining.rendered_faces * RENDER_SECONDS + remaining.prepared_faces * PREPARE_SECONDS) / processes / 60
     places = " and ".join(f"'{manifest}'" for manifest in manifests)
     return (
-        f"there is no corpus at {places} yet, so it is made first, once: {work.videos} videos of the portrait "
+        f"there is no corpus at {places} yet, so it is made first, once: {remaining.videos} videos of the portrait "
         f"world are drawn and spoken, then all are tracked and encoded; about {minutes:.0f} minutes on {processes} "
         "process(es). Interrupted, the same command goes on"
     )
@@ -138,7 +149,7 @@ def _wait_for(manifests: Sequence[Path]) -> None:
 @contextmanager
 def _without_launcher() -> Iterator[None]:
     """Scripts that are run meanwhile must not take themselves for a part of this launch."""
-    names = [name for name in os.environ if name.startswith(_LAUNCHER) or name in _LAUNCHER_NAMES]
+    names = [name for name in os.environ if name.startswith(_LAUNCHER_PREFIXES) or name in _LAUNCHER_NAMES]
     taken = {name: os.environ.pop(name) for name in names}
     try:
         yield

@@ -11,24 +11,24 @@ from typing import Any
 
 import torch
 
-from fantasytalking.common.config import CONFIGS
+from fantasytalking.common.config import CONFIGS_FOLDER
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.manifest import MANIFEST, REJECTED
+from fantasytalking.data.manifest import MANIFEST_FILE, REJECTIONS_FILE
 from fantasytalking.models.presets import ModelConfig, load_model_config
-from fantasytalking.motion_normalizer import NORMALISER
-from fantasytalking.nano.config import BuildConfig, ScriptConfig
+from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE
+from fantasytalking.nano.config import BuildConfig, ScriptRunConfig
 from fantasytalking.nano.training_log import training_summary
-from fantasytalking.pipeline.loading import EXPRESSION_ENCODER
+from fantasytalking.pipeline.loading import EXPRESSION_ENCODER_FOLDER
 
 logger = logging.getLogger(__name__)
 
-MOST_PROCESSES = 16
-SIZE_STEP = 16
+MAX_BUILD_PROCESSES = 16
+PREPARED_SIZE_MULTIPLE = 16
 """Pixels of which sides of prepared pictures are multiples."""
 
 
 @dataclass(frozen=True)
-class Workshop:
+class BuildContext:
     """What every step of the build is given."""
 
     config: BuildConfig
@@ -36,40 +36,48 @@ class Workshop:
     """Where the finished pipeline goes."""
 
     @property
-    def work(self) -> Path:
+    def work_dir(self) -> Path:
         """Everything on the way."""
-        return Path(self.config.work)
+        return Path(self.config.work_dir)
 
     @property
     def components(self) -> Path:
         """The diffusers folder that grows step by step, or the finished one that takes its place."""
-        return Path(self.config.components) if self.config.components else self.work / "components"
+        return (
+            Path(self.config.pretrained_components)
+            if self.config.pretrained_components
+            else self.work_dir / "components"
+        )
 
     @property
     def corpus(self) -> Path:
         """The prepared clips."""
-        return self.work / "corpus"
+        return self.work_dir / "corpus"
 
     @property
     def portrait_corpus(self) -> Path:
         """The prepared clips with what drives their faces, of one and of several people."""
-        return self.work / "portrait_corpus"
+        return self.work_dir / "portrait_corpus"
 
     @property
-    def more_corpus(self) -> Path:
+    def extended_corpus(self) -> Path:
         """The prepared clips of further people with words of their own."""
-        return self.work / "more_corpus"
+        return self.work_dir / "more_corpus"
 
     @property
     def expression_encoder(self) -> Path:
         """The trained encoder, or that of a finished folder; apart from the components, which `pack` takes whole."""
-        finished = self.config.components
-        return Path(finished) / EXPRESSION_ENCODER if finished else self.work / EXPRESSION_ENCODER / "finished"
+        finished = self.config.pretrained_components
+        return (
+            Path(finished) / EXPRESSION_ENCODER_FOLDER
+            if finished
+            else self.work_dir / EXPRESSION_ENCODER_FOLDER / "finished"
+        )
 
     @property
-    def normaliser(self) -> Path:
+    def motion_normalizer(self) -> Path:
         """What intensities of motion mean: as in the prepared clips, or as in a finished folder."""
-        return Path(self.config.components or self.corpus) / NORMALISER
+        return Path(self.config.pretrained_components or self.corpus) / MOTION_NORMALIZER_FILE
 
     @property
     def model(self) -> ModelConfig:
@@ -91,70 +99,98 @@ class Workshop:
     @property
     def processes(self) -> int:
         """That draw, speak and prepare."""
-        return self.config.processes or min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
+        return self.config.num_processes or min(MAX_BUILD_PROCESSES, len(os.sched_getaffinity(0)))
 
-    def folder(self, step: str) -> Path:
+    def step_folder(self, step: str) -> Path:
         """A step's own folder, made when it is not there."""
-        path = self.work / step
+        path = self.work_dir / step
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def prepared(self, pixels: int) -> int:
+    def prepared_size(self, pixels: int) -> int:
         """So many pixels of a drawn picture, in a prepared one."""
-        size = self.config.prepared_size or self.config.size
-        return SIZE_STEP * round(pixels * size / self.config.size / SIZE_STEP)
+        size = self.config.prepared_size or self.config.image_size
+        return PREPARED_SIZE_MULTIPLE * round(pixels * size / self.config.image_size / PREPARED_SIZE_MULTIPLE)
 
-    def train(
-        self, script: str, chosen: ScriptConfig, base: Path, *more: str, corpora: Sequence[Path] | None = None
+    def run_training(
+        self,
+        script: str,
+        script_config: ScriptRunConfig,
+        base: Path,
+        *overrides: str,
+        corpora: Sequence[Path] | None = None,
     ) -> None:
         """Runs a training script of the project, which goes on where it was stopped.
 
         Args:
             script: its file name.
-            chosen: its settings.
+            script_config: its settings.
             base: what is trained on.
-            more: further settings.
+            overrides: further settings.
             corpora: None: `self.corpus` alone.
 
         Raises:
             InputError: it ended with an error, which it has told.
         """
-        settings = [f"model={self.config.model}", f"base={base}", f"seed={self.config.seed}", *more]
-        manifests = ",".join(str(corpus / MANIFEST) for corpus in corpora or [self.corpus])
-        settings += [f"data.manifests=[{manifests}]", f"data.text_length={self.config.text_length}"]
-        settings.append(f"stage.loss.sigmas.shift={self.config.shift}")
-        run_script([script_path(script), "--config", str(CONFIGS / chosen.config), *settings, *chosen.overrides], {})
+        settings = [f"model={self.config.model}", f"base={base}", f"seed={self.config.seed}", *overrides]
+        manifests = ",".join(str(corpus / MANIFEST_FILE) for corpus in corpora or [self.corpus])
+        settings += [f"data.manifests=[{manifests}]", f"data.max_text_tokens={self.config.max_text_tokens}"]
+        settings.append(f"stage.loss.sigmas.shift={self.config.flow_shift}")
+        run_script(
+            [
+                script_path(script),
+                "--config",
+                str(CONFIGS_FOLDER / script_config.config),
+                *settings,
+                *script_config.overrides,
+            ],
+            {},
+        )
 
-    def go_on_with_stage2(
-        self, chosen: ScriptConfig, before: str, name: str, corpora: Sequence[Path]
+    def resume_stage2(
+        self, script_config: ScriptRunConfig, previous_run: str, name: str, corpora: Sequence[Path]
     ) -> dict[str, Any]:
-        """Trains stage 2 in the folder `name` on from the adapter of the run `before`; what is known of the training.
+        """Trains stage 2 in the folder `name` on from the adapter of the run `previous_run`; what is known of the
+        training.
 
         Raises:
-            InputError: as `train`.
+            InputError: as `run_training`.
         """
-        settings = [f"output={self.work / name}", f"stage.init_from={self.work / before / 'adapter'}"]
-        self.train("train_stage2.py", chosen, self.components, *settings, corpora=corpora)
-        return training_summary(self.work / name)
+        settings = [f"output={self.work_dir / name}", f"stage.init_from={self.work_dir / previous_run / 'adapter'}"]
+        self.run_training("train_stage2.py", script_config, self.components, *settings, corpora=corpora)
+        return training_summary(self.work_dir / name)
 
-    def prepare(self, chosen: ScriptConfig, videos: Path, corpus: Path, components: Path, *more: str) -> None:
+    def run_preparation(
+        self, script_config: ScriptRunConfig, videos: Path, corpus: Path, components: Path, *overrides: str
+    ) -> None:
         """Runs scripts/prepare_data.py over `videos`, on the processor's cores, since tracking is most of its work.
 
         Raises:
-            InputError: as `train`.
+            InputError: as `run_training`.
         """
         command = [script_path("prepare_data.py"), "--input", str(videos), "--output", str(corpus)]
-        command += ["--config", str(CONFIGS / chosen.config), f"components={components}", "device=cpu", *more]
-        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "accelerate" / "ddp.yaml")]
+        command += [
+            "--config",
+            str(CONFIGS_FOLDER / script_config.config),
+            f"components={components}",
+            "device=cpu",
+            *overrides,
+        ]
+        launcher = [
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(CONFIGS_FOLDER / "accelerate" / "ddp.yaml"),
+        ]
         launcher += ["--num_processes", str(self.processes), "--main_process_port", "0"]
         alone = self.processes == 1
-        run_script([*([] if alone else launcher), *command, *chosen.overrides], {"CUDA_VISIBLE_DEVICES": ""})
+        run_script([*([] if alone else launcher), *command, *script_config.overrides], {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def corpus_summary(corpus: Path) -> dict[str, Any]:
     """Clips of a prepared corpus, and those that were left out."""
-    lines = {name: (corpus / name).read_text(encoding="utf-8").count("\n") for name in (MANIFEST, REJECTED)}
-    return {"clips": lines[MANIFEST], "left_out": lines[REJECTED]}
+    lines = {name: (corpus / name).read_text(encoding="utf-8").count("\n") for name in (MANIFEST_FILE, REJECTIONS_FILE)}
+    return {"clips": lines[MANIFEST_FILE], "left_out": lines[REJECTIONS_FILE]}
 
 
 def run_script(command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -167,7 +203,7 @@ def run_script(command: Sequence[str], environment: Mapping[str, str]) -> None:
     Raises:
         InputError: it ended with an error, which it has told.
     """
-    root = str(CONFIGS.parent)
+    root = str(CONFIGS_FOLDER.parent)
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     finished = subprocess.run(
         [sys.executable, *command], env={**os.environ, "PYTHONPATH": paths, **environment}, check=False
@@ -184,4 +220,4 @@ def run_script(command: Sequence[str], environment: Mapping[str, str]) -> None:
 
 def script_path(name: str) -> str:
     """Of a script of the project."""
-    return str(CONFIGS.parent / "scripts" / name)
+    return str(CONFIGS_FOLDER.parent / "scripts" / name)

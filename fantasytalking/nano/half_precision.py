@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 
-def halve(model: nn.Module) -> None:
+def to_half_precision(model: nn.Module) -> None:
     """Moves all floating-point weights to the CPU and to float16, laid out plainly as files want them.
 
     float16 and not bfloat16: trained weights lie far within its range, and it keeps three bits more of them.

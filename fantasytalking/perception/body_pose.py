@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.perception.mediapipe_graphs import BODY_JOINTS, body_pose
+from fantasytalking.perception.mediapipe_graphs import NUM_BODY_JOINTS, create_body_pose
 
 # Frames without a body cost a detection each; after this many in a row only every few are looked at.
-_PATIENCE, _SKIPPED = 5, 4
+_MAX_CONSECUTIVE_MISSES, _SKIPPED_FRAMES = 5, 4
 
 
 class BodyTrack(NamedTuple):
@@ -41,15 +41,17 @@ def track_body(frames: Iterable[tuple[float, np.ndarray]] | np.ndarray, times: n
     stamps: list[float] = []
     joints: list[np.ndarray] = []
     missed = 0
-    pose = body_pose()
+    pose = create_body_pose()
     try:
         for time, frame in frames:
             stamps.append(time)
             found = None
-            if missed < _PATIENCE or missed % (_SKIPPED + 1) == 0:
+            if missed < _MAX_CONSECUTIVE_MISSES or missed % (_SKIPPED_FRAMES + 1) == 0:
                 found = pose.process(frame).pose_landmarks
             missed = 0 if found else missed + 1
-            joints.append(_joints(found.landmark, frame) if found else np.full((BODY_JOINTS, 4), np.nan, np.float32))
+            joints.append(
+                _joints(found.landmark, frame) if found else np.full((NUM_BODY_JOINTS, 4), np.nan, np.float32)
+            )
     finally:
         pose.close()
     if not stamps:

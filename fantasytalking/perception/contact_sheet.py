@@ -10,8 +10,8 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.perception.face_crop import SquareCrop
 from fantasytalking.perception.landmark_measures import interocular_distance
 
-_POINT, _LIPS, _CROP = (90, 220, 130), (255, 80, 90), (255, 200, 60)
-_PAPER, _INK = (250, 249, 246), (40, 40, 46)
+_LANDMARK_COLOR, _LIP_MASK_COLOR, _CROP_COLOR = (90, 220, 130), (255, 80, 90), (255, 200, 60)
+_BACKGROUND_COLOR, _TEXT_COLOR = (250, 249, 246), (40, 40, 46)
 _GAP = 8
 
 
@@ -54,13 +54,13 @@ def contact_sheet(
     line = 22
     row_height = tile + _GAP + (line if captions is not None else 0)
     top = _GAP + (line + _GAP if title else 0)
-    sheet = Image.new("RGB", (_GAP + columns * (tile + _GAP), top + rows * row_height), _PAPER)
+    sheet = Image.new("RGB", (_GAP + columns * (tile + _GAP), top + rows * row_height), _BACKGROUND_COLOR)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     if title:
-        pen.text((_GAP, _GAP), title, fill=_INK, font=font)
+        pen.text((_GAP, _GAP), title, fill=_TEXT_COLOR, font=font)
     for number, frame in enumerate(frames):
         x, y = _GAP + number % columns * (tile + _GAP), top + number // columns * row_height
-        picture = _drawn(
+        picture = _draw_tile(
             frame,
             None if landmarks is None else landmarks[number],
             None if masks is None else masks[number],
@@ -69,11 +69,11 @@ def contact_sheet(
         )
         sheet.paste(Image.fromarray(picture), (x + (tile - picture.shape[1]) // 2, y + (tile - picture.shape[0]) // 2))
         if captions is not None:
-            pen.text((x, y + tile + 2), _cut_to(captions[number], font, tile), fill=_INK, font=font)
+            pen.text((x, y + tile + 2), _truncate_text(captions[number], font, tile), fill=_TEXT_COLOR, font=font)
     return np.asarray(sheet)
 
 
-def _drawn(
+def _draw_tile(
     frame: np.ndarray, landmarks: np.ndarray | None, mask: np.ndarray | None, crop: SquareCrop | None, tile: int
 ) -> np.ndarray:
     """One frame scaled to fit into a tile, with everything drawn at the tile's resolution."""
@@ -84,19 +84,19 @@ def _drawn(
         # On a small face all 478 points would hide it.
         sparse = max(1, round(40 / max(1.0, float(interocular_distance(landmarks)) * scale)))
         for x, y in (landmarks[::sparse, :2] * scale * 16).round().astype(int).tolist():
-            cv2.circle(picture, (x, y), 10, _POINT, -1, cv2.LINE_AA, shift=4)
+            cv2.circle(picture, (x, y), 10, _LANDMARK_COLOR, -1, cv2.LINE_AA, shift=4)
     if mask is not None:
         small = cv2.resize(np.asarray(mask, np.float32), size, interpolation=cv2.INTER_LINEAR)
         outline, _ = cv2.findContours((small >= 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outline, -1, _LIPS, 1, cv2.LINE_AA)
+        cv2.drawContours(picture, outline, -1, _LIP_MASK_COLOR, 1, cv2.LINE_AA)
     if crop is not None:
         corner = (round(crop.x * scale), round(crop.y * scale))
         opposite = (round((crop.x + crop.side) * scale) - 1, round((crop.y + crop.side) * scale) - 1)
-        cv2.rectangle(picture, corner, opposite, _CROP, 2)
+        cv2.rectangle(picture, corner, opposite, _CROP_COLOR, 2)
     return picture
 
 
-def _cut_to(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: int) -> str:
+def _truncate_text(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: int) -> str:
     """The text's beginning that fits into `width` pixels."""
     while text and font.getlength(text) > width:
         text = text[:-1]

@@ -19,7 +19,7 @@ class SquareCrop(NamedTuple):
     y: int
     side: int
 
-    def cut(self, image: np.ndarray, size: int | None = None) -> np.ndarray:
+    def extract(self, image: np.ndarray, size: int | None = None) -> np.ndarray:
         """The crop of an (H, W, 3) uint8 picture, scaled to `size`; beyond the edges the edge pixels are repeated."""
         height, width = image.shape[:2]
         before_x, before_y = max(0, -self.x), max(0, -self.y)
@@ -32,14 +32,14 @@ class SquareCrop(NamedTuple):
         return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
 
-def face_crop(landmarks: np.ndarray, margin: float = 0.5, *, inside: tuple[int, int] | None = None) -> SquareCrop:
+def face_crop(landmarks: np.ndarray, margin: float = 0.5, *, image_size: tuple[int, int] | None = None) -> SquareCrop:
     """The square around a face, or around all places of a face in motion.
 
     Args:
         landmarks: (478, 3) or (T, 478, 3) pixels; frames with NaN are left out.
         margin: added on each side, as a share of the landmarks' larger side. The landmarks end at the hairline: 0.5
             keeps hair and chin, 1.0 keeps the shoulders' beginning.
-        inside: (height, width): the square is moved, and shrunk where it must be, to lie in the picture.
+        image_size: (height, width): the square is moved, and shrunk where it must be, to lie in the picture.
 
     Raises:
         InputError: no frame has landmarks, or a negative margin.
@@ -52,11 +52,11 @@ def face_crop(landmarks: np.ndarray, margin: float = 0.5, *, inside: tuple[int, 
         raise InputError("there is no face to crop around: no frame has landmarks")
     (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
     side = max(1, round(max(x1 - x0, y1 - y0) * (1 + 2 * margin)))
-    if inside is not None:
-        side = min(side, *inside)
+    if image_size is not None:
+        side = min(side, *image_size)
     x, y = round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2)
-    if inside is not None:
-        x, y = min(max(0, x), inside[1] - side), min(max(0, y), inside[0] - side)
+    if image_size is not None:
+        x, y = min(max(0, x), image_size[1] - side), min(max(0, y), image_size[0] - side)
     return SquareCrop(x, y, side)
 
 

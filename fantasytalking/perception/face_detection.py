@@ -7,18 +7,18 @@ import cv2
 import numpy as np
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.perception.mediapipe_graphs import face_detection, face_mesh, mesh_faces
+from fantasytalking.perception.mediapipe_graphs import create_face_detection, create_face_mesh, run_face_mesh
 
-WINDOW_PER_FACE = 3.0
+WINDOW_FACE_RATIO = 3.0
 """Side of the window a face is looked at through, in face sizes: MediaPipe's detectors like this share best."""
 
-MIN_WINDOW = 256
+MIN_WINDOW_SIZE = 256
 """Windows with fewer pixels are enlarged to this side before detection."""
 
-_LEAST_SCORE = 0.5
+_MIN_SCORE = 0.5
 
 
-class Box(NamedTuple):
+class FaceBox(NamedTuple):
     """A detected face: centre and size in pixels, score in [0, 1]."""
 
     x: float
@@ -26,13 +26,13 @@ class Box(NamedTuple):
     size: float
     score: float
 
-    def near(self, other: "Box") -> bool:
+    def is_near(self, other: "FaceBox") -> bool:
         """Whether both may be the same face a moment apart: centres within one size, sizes within a factor of two."""
         small, large = sorted((self.size, other.size))
         return bool(np.hypot(self.x - other.x, self.y - other.y) < large and large < 2 * small)
 
 
-class Face(NamedTuple):
+class DetectedFace(NamedTuple):
     """A face in a still picture."""
 
     landmarks: np.ndarray
@@ -43,7 +43,7 @@ class Face(NamedTuple):
     """FaceDetection's score in [0, 1]."""
 
 
-class Window(NamedTuple):
+class DetectionWindow(NamedTuple):
     """A part of a picture that MediaPipe looks at: [x0, x1) x [y0, y1) in pixels."""
 
     x0: int
@@ -51,13 +51,13 @@ class Window(NamedTuple):
     x1: int
     y1: int
 
-    def cut(self, image: np.ndarray, without: Sequence[Box] = ()) -> np.ndarray:
-        """The part of an (H, W, 3) picture, contiguous, enlarged to `MIN_WINDOW` when it is smaller.
+    def extract(self, image: np.ndarray, masked_faces: Sequence[FaceBox] = ()) -> np.ndarray:
+        """The part of an (H, W, 3) picture, contiguous, enlarged to `MIN_WINDOW_SIZE` when it is smaller.
 
-        Faces in `without` are painted grey, so that nobody takes them for the one looked for.
+        Faces in `masked_faces` are painted grey, so that nobody takes them for the one looked for.
         """
         part = np.ascontiguousarray(image[self.y0 : self.y1, self.x0 : self.x1])
-        for box in without:
+        for box in masked_faces:
             x0, y0, x1, y1 = (
                 round(edge)
                 for edge in (
@@ -70,7 +70,7 @@ class Window(NamedTuple):
             if x1 > 0 and y1 > 0 and x0 < part.shape[1] and y0 < part.shape[0]:
                 part = part.copy() if part.base is not None or part is image else part
                 part[max(0, y0) : y1, max(0, x0) : x1] = 128
-        scale = MIN_WINDOW / min(part.shape[:2])
+        scale = MIN_WINDOW_SIZE / min(part.shape[:2])
         if scale <= 1:
             return part
         return cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
@@ -82,12 +82,12 @@ class Window(NamedTuple):
         return points * scale + np.array([self.x0, self.y0, 0], np.float32)
 
 
-def window_around(box: Box, height: int, width: int, per_face: float = WINDOW_PER_FACE) -> Window:
-    """The square of `per_face` face sizes around a face, moved (and shrunk where it must be) into the picture."""
-    side = max(8, min(round(box.size * per_face), height, width))
+def window_around(box: FaceBox, height: int, width: int, face_ratio: float = WINDOW_FACE_RATIO) -> DetectionWindow:
+    """The square of `face_ratio` face sizes around a face, moved (and shrunk where it must be) into the picture."""
+    side = max(8, min(round(box.size * face_ratio), height, width))
     x0 = min(max(0, round(box.x - side / 2)), width - side)
     y0 = min(max(0, round(box.y - side / 2)), height - side)
-    return Window(x0, y0, x0 + side, y0 + side)
+    return DetectionWindow(x0, y0, x0 + side, y0 + side)
 
 
 def landmark_box(landmarks: np.ndarray) -> np.ndarray:
@@ -95,76 +95,76 @@ def landmark_box(landmarks: np.ndarray) -> np.ndarray:
     return np.concatenate([landmarks[..., :2].min(axis=-2), landmarks[..., :2].max(axis=-2)], axis=-1)
 
 
-def landmark_centre(landmarks: np.ndarray) -> Box:
+def landmark_center(landmarks: np.ndarray) -> FaceBox:
     """The place and size (larger side of the landmarks' box) of a face with (478, 3) landmarks; score 1."""
     (x0, y0), (x1, y1) = landmarks[:, :2].min(axis=0).tolist(), landmarks[:, :2].max(axis=0).tolist()
-    return Box((x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0), 1.0)
+    return FaceBox((x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0), 1.0)
 
 
 class FaceDetector:
     """Both FaceDetection models over a picture of any size; found boxes are cleared of doubles."""
 
     def __init__(self) -> None:
-        self._near = face_detection(full_range=False, min_confidence=0.05)
-        self._far = face_detection(full_range=True, min_confidence=_LEAST_SCORE)
+        self._short_range = create_face_detection(full_range=False, min_confidence=0.05)
+        self._full_range = create_face_detection(full_range=True, min_confidence=_MIN_SCORE)
 
-    def find(self, image: np.ndarray, *, thorough: bool = True) -> list[Box]:
+    def detect(self, image: np.ndarray, *, thorough: bool = True) -> list[FaceBox]:
         """Boxes of all faces in an (H, W, 3) uint8 picture, largest first.
 
         With `thorough` both models look, and when neither finds anything also at the overlapping squares of the longer
         side (faces below about 1/20 of the picture); without, the full-range model alone, for a look in passing.
         """
         height, width = image.shape[:2]
-        whole = Window(0, 0, width, height)
-        boxes = self._search(self._far, image, whole)
+        whole = DetectionWindow(0, 0, width, height)
+        boxes = self._search(self._full_range, image, whole)
         if thorough:
-            boxes += self._search(self._near, image, whole)
+            boxes += self._search(self._short_range, image, whole)
             if not boxes:
                 for window in _tiles(height, width):
-                    boxes += self._search(self._near, image, window)
-        return _without_doubles(boxes)
+                    boxes += self._search(self._short_range, image, window)
+        return _suppress_duplicates(boxes)
 
-    def score(self, image: np.ndarray, box: Box) -> float:
+    def score(self, image: np.ndarray, box: FaceBox) -> float:
         """FaceDetection's (short range) score of a known face, seen through a window of twice its size; 0 if unseen."""
-        window = window_around(box, image.shape[0], image.shape[1], per_face=2.0)
-        found = self._search(self._near, image, window, 0.0)
-        return max((other.score for other in found if box.near(other)), default=0.0)
+        window = window_around(box, image.shape[0], image.shape[1], face_ratio=2.0)
+        found = self._search(self._short_range, image, window, 0.0)
+        return max((other.score for other in found if box.is_near(other)), default=0.0)
 
     @staticmethod
-    def _search(model: Any, image: np.ndarray, window: Window, least: float = _LEAST_SCORE) -> list[Box]:
+    def _search(model: Any, image: np.ndarray, window: DetectionWindow, min_score: float = _MIN_SCORE) -> list[FaceBox]:
         boxes = []
-        for detection in model.process(window.cut(image)).detections or ():
+        for detection in model.process(window.extract(image)).detections or ():
             area = detection.location_data.relative_bounding_box
             corners = np.array([[area.xmin, area.ymin, 0], [area.xmin + area.width, area.ymin + area.height, 0]])
             (x0, y0, _), (x1, y1, _) = window.to_image(corners).tolist()
-            if x1 > x0 and y1 > y0 and detection.score[0] >= least:
-                boxes.append(Box((x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0), float(detection.score[0])))
+            if x1 > x0 and y1 > y0 and detection.score[0] >= min_score:
+                boxes.append(FaceBox((x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0), float(detection.score[0])))
         return boxes
 
     def close(self) -> None:
         """Frees the graphs."""
-        for model in (self._near, self._far):
+        for model in (self._short_range, self._full_range):
             model.close()
 
 
-def _tiles(height: int, width: int) -> list[Window]:
+def _tiles(height: int, width: int) -> list[DetectionWindow]:
     """Overlapping squares of half the shorter side's length that cover the picture."""
     side = max(1, min(height, width) * 2 // 3)
     rows = np.linspace(0, height - side, max(2, round(2 * height / side) - 1)).astype(int).tolist()
     columns = np.linspace(0, width - side, max(2, round(2 * width / side) - 1)).astype(int).tolist()
-    return [Window(x, y, x + side, y + side) for y in rows for x in columns]
+    return [DetectionWindow(x, y, x + side, y + side) for y in rows for x in columns]
 
 
-def _without_doubles(boxes: list[Box]) -> list[Box]:
+def _suppress_duplicates(boxes: list[FaceBox]) -> list[FaceBox]:
     """Keeps the best-scored of boxes that mean the same face."""
-    kept: list[Box] = []
+    kept: list[FaceBox] = []
     for box in sorted(boxes, key=lambda item: -item.score):
         if all(np.hypot(box.x - other.x, box.y - other.y) > 0.5 * max(box.size, other.size) for other in kept):
             kept.append(box)
     return sorted(kept, key=lambda item: -item.size)
 
 
-def detect_faces(image: np.ndarray) -> list[Face]:
+def detect_faces(image: np.ndarray) -> list[DetectedFace]:
     """All faces of a still portrait, from left to right.
 
     Args:
@@ -175,27 +175,27 @@ def detect_faces(image: np.ndarray) -> list[Face]:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 8:
         raise InputError(f"the picture is {image.dtype} {image.shape}; give uint8 RGB of shape (H, W, 3)")
-    detector, mesh = FaceDetector(), face_mesh(static=True, max_faces=4)
+    detector, mesh = FaceDetector(), create_face_mesh(static=True, max_faces=4)
     try:
         faces = []
-        for box in detector.find(image):
+        for box in detector.detect(image):
             landmarks = find_landmarks(mesh, image, box)
             if landmarks is not None:
-                confidence = detector.score(image, landmark_centre(landmarks))
-                faces.append(Face(landmarks, landmark_box(landmarks), confidence))
+                confidence = detector.score(image, landmark_center(landmarks))
+                faces.append(DetectedFace(landmarks, landmark_box(landmarks), confidence))
     finally:
         detector.close()
         mesh.close()
     return sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))
 
 
-def find_landmarks(mesh: Any, image: np.ndarray, box: Box) -> np.ndarray | None:
+def find_landmarks(mesh: Any, image: np.ndarray, box: FaceBox) -> np.ndarray | None:
     """(478, 3) landmarks in pixels of the face at `box`, or None; `mesh` is static and may see the neighbours too."""
     window = window_around(box, image.shape[0], image.shape[1])
-    found = [window.to_image(points) for points in mesh_faces(mesh, window.cut(image))]
-    near = [points for points in found if landmark_centre(points).near(box)]
-    return min(near, key=lambda points: _distance(landmark_centre(points), box), default=None)
+    found = [window.to_image(points) for points in run_face_mesh(mesh, window.extract(image))]
+    near = [points for points in found if landmark_center(points).is_near(box)]
+    return min(near, key=lambda points: _distance(landmark_center(points), box), default=None)
 
 
-def _distance(one: Box, other: Box) -> float:
+def _distance(one: FaceBox, other: FaceBox) -> float:
     return float(np.hypot(one.x - other.x, one.y - other.y))

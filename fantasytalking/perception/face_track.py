@@ -7,14 +7,14 @@ from itertools import pairwise
 import numpy as np
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.perception.face_detection import Face, detect_faces, landmark_box
-from fantasytalking.perception.face_tracker import FaceFollower, Person
+from fantasytalking.perception.face_detection import DetectedFace, detect_faces, landmark_box
+from fantasytalking.perception.face_tracker import FaceTracker, TrackedPerson
 from fantasytalking.perception.landmark_measures import interocular_distance
-from fantasytalking.perception.mediapipe_graphs import FACE_LANDMARKS
+from fantasytalking.perception.mediapipe_graphs import NUM_FACE_LANDMARKS
 
-__all__ = ["Face", "FaceTrack", "detect_faces", "track_faces"]
+__all__ = ["DetectedFace", "FaceTrack", "detect_faces", "track_faces"]
 
-MAX_GAP = 0.25
+MAX_GAP_SECONDS = 0.25
 """Seconds without a face that are bridged by interpolation."""
 
 
@@ -29,7 +29,7 @@ class FaceTrack:
     present: np.ndarray
     """(T,) bool: seen in this very frame."""
     interpolated: np.ndarray
-    """(T,) bool: not seen, but between two sightings at most `MAX_GAP` seconds apart within one shot."""
+    """(T,) bool: not seen, but between two sightings at most `MAX_GAP_SECONDS` seconds apart within one shot."""
     confidence: np.ndarray
     """(T,) float32 in [0, 1]: FaceDetection's short-range score through a window of twice the face's size, taken at
     the first sighting, every second and at sudden changes, and held between (FaceMesh gives no score); 0 where not
@@ -92,7 +92,7 @@ def track_faces(
                 f"{len(frames)} frames come with {0 if times is None else len(times)} times; give one each"
             )
         frames = zip(np.asarray(times, np.float64).tolist(), frames, strict=True)
-    follower = FaceFollower(max_people)
+    follower = FaceTracker(max_people)
     stamps: list[float] = []
     shape: tuple[int, ...] = ()
     try:
@@ -113,23 +113,23 @@ def track_faces(
     if not stamps:
         raise InputError("there is no frame to look for faces in; give at least one")
     least = min(2, len(stamps))
-    people = [person for person in follower.people if len(person.sightings) >= least]
-    people.sort(key=lambda person: -len(person.sightings))
-    return [_track(person, np.array(stamps), shape[0], shape[1]) for person in people]
+    people = [person for person in follower.people if len(person.observations) >= least]
+    people.sort(key=lambda person: -len(person.observations))
+    return [_build_track(person, np.array(stamps), shape[0], shape[1]) for person in people]
 
 
-def _track(person: Person, times: np.ndarray, height: int, width: int) -> FaceTrack:
-    landmarks = np.full((len(times), FACE_LANDMARKS, 3), np.nan, np.float32)
+def _build_track(person: TrackedPerson, times: np.ndarray, height: int, width: int) -> FaceTrack:
+    landmarks = np.full((len(times), NUM_FACE_LANDMARKS, 3), np.nan, np.float32)
     present, interpolated = np.zeros(len(times), bool), np.zeros(len(times), bool)
     confidence = np.zeros(len(times), np.float32)
-    for sighting in person.sightings:
+    for sighting in person.observations:
         landmarks[sighting.frame] = sighting.landmarks
         confidence[sighting.frame] = sighting.score
         present[sighting.frame] = True
-    for before, after in pairwise(person.sightings):
+    for before, after in pairwise(person.observations):
         first, last = before.frame, after.frame
         gap = times[last] - times[first]
-        if last == first + 1 or gap > MAX_GAP or before.shot != after.shot:
+        if last == first + 1 or gap > MAX_GAP_SECONDS or before.shot != after.shot:
             continue
         share = ((times[first + 1 : last] - times[first]) / gap).astype(np.float32)[:, None, None]
         landmarks[first + 1 : last] = (1 - share) * before.landmarks + share * after.landmarks

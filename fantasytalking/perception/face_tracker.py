@@ -5,43 +5,50 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from fantasytalking.perception.face_detection import Box, FaceDetector, Window, landmark_centre, window_around
+from fantasytalking.perception.face_detection import (
+    DetectionWindow,
+    FaceBox,
+    FaceDetector,
+    landmark_center,
+    window_around,
+)
 from fantasytalking.perception.landmark_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
-from fantasytalking.perception.mediapipe_graphs import face_mesh, mesh_faces, restart
+from fantasytalking.perception.mediapipe_graphs import create_face_mesh, reset_graph, run_face_mesh
 
-SCORE_EVERY = 1.0
+SCORE_INTERVAL = 1.0
 """Seconds between two FaceDetection scores of a followed face."""
 
-LOOK_AROUND_EVERY = 2.0
+DISCOVERY_INTERVAL = 2.0
 """Seconds between two looks for people who are not followed yet."""
 
-SEARCH_EVERY = 0.2
-"""Seconds between two searches for a lost face, when `SEARCH_HARD_FOR` seconds of searching in every frame are over;
-and for more people, while a shot is younger than `SETTLING` seconds and fewer than are wanted are followed."""
+SEARCH_INTERVAL = 0.2
+"""Seconds between two searches for a lost face, when `DENSE_SEARCH_SECONDS` seconds of searching in every frame are
+over; and for more people, while a shot is younger than `SHOT_START_SECONDS` seconds and fewer than are wanted are
+followed."""
 
-SETTLING = 2.0
-"""After that, only every `LOOK_AROUND_EVERY`."""
+SHOT_START_SECONDS = 2.0
+"""After that, only every `DISCOVERY_INTERVAL`."""
 
-SEARCH_HARD_FOR, SEARCH_FOR = 0.5, 2.0
+DENSE_SEARCH_SECONDS, SEARCH_TIMEOUT = 0.5, 2.0
 """Seconds that a lost face is searched for in every frame, and at all while others are still followed."""
 
 # Mean absolute difference of two frames' thumbnails, in levels of 255, above which they belong to different shots.
-_CUT_LEVELS = 30.0
-_THUMBNAIL = 24
+_CUT_THRESHOLD = 30.0
+_THUMBNAIL_SIZE = 24
 
 # FaceMesh goes on drawing a face over whatever covers it. When the colours under the landmarks change by more than this
 # mean number of levels from one frame to the next, FaceDetection is asked at once; below this score the face is lost.
-_CHANGED_LEVELS = 20.0
-_LEAST_SCORE = 0.3
+_CHANGE_THRESHOLD = 20.0
+_MIN_SCORE = 0.3
 
 # Correlation of two aligned face patches. Beyond a cut only a close likeness counts as the same person: of ten people
 # in real footage no two came closer than 0.82, and one person in one scene mostly lies above 0.9.
-_SAME_FACE = 0.85
-_PATCH = 32
-_PATCHES_KEPT = 16
+_MIN_SIMILARITY = 0.85
+_PATCH_SIZE = 32
+_MAX_PATCHES = 16
 
 
-class Sighting(NamedTuple):
+class FaceObservation(NamedTuple):
     """One face in one frame."""
 
     frame: int
@@ -54,188 +61,196 @@ class Sighting(NamedTuple):
     """Number of the shot, counted at hard cuts."""
 
 
-class Person:
+class TrackedPerson:
     """A followed face: its graph, the window it is looked at through, what it looks like, and all its sightings."""
 
-    def __init__(self, box: Box, height: int, width: int) -> None:
-        self.mesh = face_mesh()
+    def __init__(self, box: FaceBox, height: int, width: int) -> None:
+        self.mesh = create_face_mesh()
         self.height, self.width = height, width
         self.box = box
         self.window = window_around(box, height, width)
-        self.sightings: list[Sighting] = []
+        self.observations: list[FaceObservation] = []
         self.patches: list[np.ndarray] = []
-        self.colours: np.ndarray | None = None
+        self.colors: np.ndarray | None = None
         self.score = box.score
-        self.scored_at = self.seen_at = -np.inf
-        self.following = False
+        self.last_scored = self.last_seen = -np.inf
+        self.is_tracked = False
 
-    def look(self, frame: np.ndarray, others: list[Box]) -> np.ndarray | None:
+    def locate(self, frame: np.ndarray, others: list[FaceBox]) -> np.ndarray | None:
         """(478, 3) landmarks of this face in the frame, or None. `others` are faces that must not be taken for it."""
-        if not _sits_well(self.box, self.window, self.height, self.width):
+        if not _is_centered(self.box, self.window, self.height, self.width):
             self.window = window_around(self.box, self.height, self.width)
-            restart(self.mesh)
-        found = mesh_faces(self.mesh, self.window.cut(frame, without=others))
+            reset_graph(self.mesh)
+        found = run_face_mesh(self.mesh, self.window.extract(frame, masked_faces=others))
         if not found:
             return None
         landmarks = self.window.to_image(found[0])
-        seen = landmark_centre(landmarks)
-        return landmarks if seen.near(self.box) and not any(same_place(seen, other) for other in others) else None
+        seen = landmark_center(landmarks)
+        return landmarks if seen.is_near(self.box) and not any(same_face(seen, other) for other in others) else None
 
-    def look_first(self, frame: np.ndarray, others: list[Box], found: list[Box]) -> np.ndarray | None:
-        """As `look`, where several faces were `found`, this one among them.
+    def locate_among(self, frame: np.ndarray, others: list[FaceBox], detected: list[FaceBox]) -> np.ndarray | None:
+        """As `locate`, where several faces were `detected`, this one among them.
 
         FaceMesh takes whatever face is clearest in its window, and of two that touch that may be the neighbour's. Then
         it looks again, at a picture without the neighbours.
         """
-        landmarks = self.look(frame, others)
-        if landmarks is not None and _nearest(landmark_centre(landmarks), found) != self.box:
-            restart(self.mesh)
-            landmarks = self.look(frame, [*others, *(box for box in found if box != self.box)])
+        landmarks = self.locate(frame, others)
+        if landmarks is not None and _nearest_box(landmark_center(landmarks), detected) != self.box:
+            reset_graph(self.mesh)
+            landmarks = self.locate(frame, [*others, *(box for box in detected if box != self.box)])
         return landmarks
 
     def has_changed(self, frame: np.ndarray, landmarks: np.ndarray) -> bool:
         """Whether the colours under the landmarks differ from those of the last call as no movement explains."""
         height, width = frame.shape[:2]
         columns, rows = np.clip(landmarks[::8, :2].astype(int), 0, [width - 1, height - 1]).T
-        previous, self.colours = self.colours, frame[rows, columns].astype(np.float32)
-        return previous is not None and bool(np.abs(self.colours - previous).mean() > _CHANGED_LEVELS)
+        previous, self.colors = self.colors, frame[rows, columns].astype(np.float32)
+        return previous is not None and bool(np.abs(self.colors - previous).mean() > _CHANGE_THRESHOLD)
 
-    def saw(self, sighting: Sighting, place: Box, time: float) -> None:
+    def add_observation(self, observation: FaceObservation, box: FaceBox, time: float) -> None:
         """Takes down a sighting at a place."""
-        self.box = place
-        self.following, self.seen_at = True, time
-        self.sightings.append(sighting)
+        self.box = box
+        self.is_tracked, self.last_seen = True, time
+        self.observations.append(observation)
 
-    def lose(self) -> None:
+    def mark_lost(self) -> None:
         """The face is not where it was. Whoever finds it again looks with a graph of their own; this one is freed, as
         each takes two threads and 28 MB."""
-        self.following = False
+        self.is_tracked = False
         self.mesh.close()
 
-    def remember(self, patch: np.ndarray) -> None:
+    def add_patch(self, patch: np.ndarray) -> None:
         """Keeps a view of the face that differs from those known."""
-        if len(self.patches) < _PATCHES_KEPT and self.likeness(patch) < 0.9:
+        if len(self.patches) < _MAX_PATCHES and self.similarity(patch) < 0.9:
             self.patches.append(patch)
 
-    def likeness(self, patch: np.ndarray) -> float:
+    def similarity(self, patch: np.ndarray) -> float:
         """Correlation in [-1, 1] with the most similar view of this face."""
         return max((float((patch * known).sum()) for known in self.patches), default=-1.0)
 
     def is_in_shot(self, shot: int) -> bool:
         """Whether it was seen since the last cut."""
-        return bool(self.sightings) and self.sightings[-1].shot == shot
+        return bool(self.observations) and self.observations[-1].shot == shot
 
 
-class FaceFollower:
+class FaceTracker:
     """The state between frames: people followed now, people lost, and when to look around again."""
 
     def __init__(self, max_people: int) -> None:
         self.max_people = max_people
         self.detector = FaceDetector()
-        self.people: list[Person] = []
+        self.people: list[TrackedPerson] = []
         self.thumbnail: np.ndarray | None = None
         self.shot = 0
-        self.looked_at = self.searched_at = self.shot_since = -np.inf
+        self.last_discovery = self.last_search = self.shot_start = -np.inf
 
     def step(self, index: int, time: float, frame: np.ndarray) -> None:
         """Finds everybody in one (H, W, 3) uint8 frame shown at `time` seconds."""
         if self.thumbnail is None:
-            self.shot_since = time
+            self.shot_start = time
         if self._is_cut(frame):
             self.shot += 1
-            self.shot_since = time
-            self.looked_at = self.searched_at = -np.inf
-            for person in self._following():
-                person.lose()
-        for person in self._following():
-            self._follow(person, index, time, frame)
-        following = len(self._following())
-        missed = min((time - person.seen_at for person in self.people if self._is_missed(person)), default=np.inf)
-        settling = time - self.shot_since < SETTLING and following < self.max_people
-        searching = missed < SEARCH_FOR or settling or not following
-        pause = 0.0 if missed < SEARCH_HARD_FOR else SEARCH_EVERY
-        if (searching and time - self.searched_at >= pause) or time - self.looked_at >= LOOK_AROUND_EVERY:
-            self._look_around(index, time, frame, thorough=searching)
+            self.shot_start = time
+            self.last_discovery = self.last_search = -np.inf
+            for person in self._tracked_people():
+                person.mark_lost()
+        for person in self._tracked_people():
+            self._update_person(person, index, time, frame)
+        following = len(self._tracked_people())
+        missed = min(
+            (time - person.last_seen for person in self.people if self._is_lost_in_shot(person)), default=np.inf
+        )
+        settling = time - self.shot_start < SHOT_START_SECONDS and following < self.max_people
+        searching = missed < SEARCH_TIMEOUT or settling or not following
+        pause = 0.0 if missed < DENSE_SEARCH_SECONDS else SEARCH_INTERVAL
+        if (searching and time - self.last_search >= pause) or time - self.last_discovery >= DISCOVERY_INTERVAL:
+            self._discover(index, time, frame, thorough=searching)
 
-    def _is_missed(self, person: Person) -> bool:
+    def _is_lost_in_shot(self, person: TrackedPerson) -> bool:
         """Whether someone of this shot is not followed at the moment."""
-        return not person.following and person.is_in_shot(self.shot)
+        return not person.is_tracked and person.is_in_shot(self.shot)
 
-    def _following(self) -> list[Person]:
-        return [person for person in self.people if person.following]
+    def _tracked_people(self) -> list[TrackedPerson]:
+        return [person for person in self.people if person.is_tracked]
 
     def _is_cut(self, frame: np.ndarray) -> bool:
         # Even picking instead of scaling: it costs nothing and a cut shows all the same.
-        steps = [max(1, side // _THUMBNAIL) for side in frame.shape[:2]]
+        steps = [max(1, side // _THUMBNAIL_SIZE) for side in frame.shape[:2]]
         thumbnail = frame[:: steps[0], :: steps[1]].astype(np.int16)
         previous, self.thumbnail = self.thumbnail, thumbnail
-        return previous is not None and bool(np.abs(thumbnail - previous).mean() > _CUT_LEVELS)
+        return previous is not None and bool(np.abs(thumbnail - previous).mean() > _CUT_THRESHOLD)
 
-    def _follow(self, person: Person, index: int, time: float, frame: np.ndarray) -> None:
-        others = [other.box for other in self._following() if other is not person]
-        landmarks = person.look(frame, others)
-        if landmarks is not None and (person.has_changed(frame, landmarks) or time - person.scored_at >= SCORE_EVERY):
-            landmarks = landmarks if self._examine(person, time, frame, landmarks) else None
+    def _update_person(self, person: TrackedPerson, index: int, time: float, frame: np.ndarray) -> None:
+        others = [other.box for other in self._tracked_people() if other is not person]
+        landmarks = person.locate(frame, others)
+        if landmarks is not None and (
+            person.has_changed(frame, landmarks) or time - person.last_scored >= SCORE_INTERVAL
+        ):
+            landmarks = landmarks if self._verify(person, time, frame, landmarks) else None
         if landmarks is None:
-            person.lose()
+            person.mark_lost()
             return
-        person.saw(Sighting(index, landmarks, person.score, self.shot), landmark_centre(landmarks), time)
+        person.add_observation(
+            FaceObservation(index, landmarks, person.score, self.shot), landmark_center(landmarks), time
+        )
 
-    def _examine(self, person: Person, time: float, frame: np.ndarray, landmarks: np.ndarray) -> bool:
+    def _verify(self, person: TrackedPerson, time: float, frame: np.ndarray, landmarks: np.ndarray) -> bool:
         """Scores a face and remembers its looks; False when FaceDetection sees none."""
-        score = self.detector.score(frame, landmark_centre(landmarks))
-        if score < _LEAST_SCORE:
+        score = self.detector.score(frame, landmark_center(landmarks))
+        if score < _MIN_SCORE:
             return False
-        person.score, person.scored_at = score, time
-        person.remember(face_patch(frame, landmarks))
+        person.score, person.last_scored = score, time
+        person.add_patch(face_patch(frame, landmarks))
         return True
 
-    def _look_around(self, index: int, time: float, frame: np.ndarray, *, thorough: bool) -> None:
+    def _discover(self, index: int, time: float, frame: np.ndarray, *, thorough: bool) -> None:
         """Detects faces; each that nobody has is given to the lost person it fits, else to a new one."""
-        self.looked_at = self.searched_at = time
-        boxes = self.detector.find(frame, thorough=thorough)
+        self.last_discovery = self.last_search = time
+        boxes = self.detector.detect(frame, thorough=thorough)
         for box in boxes:
-            following = self._following()
-            if len(following) >= self.max_people or any(same_place(person.box, box) for person in following):
+            following = self._tracked_people()
+            if len(following) >= self.max_people or any(same_face(person.box, box) for person in following):
                 continue
-            newcomer = Person(box, frame.shape[0], frame.shape[1])
-            landmarks = newcomer.look_first(frame, [person.box for person in following], boxes)
-            if landmarks is None or not self._examine(newcomer, time, frame, landmarks):
+            newcomer = TrackedPerson(box, frame.shape[0], frame.shape[1])
+            landmarks = newcomer.locate_among(frame, [person.box for person in following], boxes)
+            if landmarks is None or not self._verify(newcomer, time, frame, landmarks):
                 newcomer.mesh.close()
                 continue
-            person = self._recognise(landmark_centre(landmarks), face_patch(frame, landmarks)) or newcomer
+            person = self._reidentify(landmark_center(landmarks), face_patch(frame, landmarks)) or newcomer
             if person is newcomer:
                 self.people.append(newcomer)
             else:
-                person.mesh, person.window, person.colours = newcomer.mesh, newcomer.window, None
-                self._examine(person, time, frame, landmarks)
-            person.saw(Sighting(index, landmarks, person.score, self.shot), landmark_centre(landmarks), time)
+                person.mesh, person.window, person.colors = newcomer.mesh, newcomer.window, None
+                self._verify(person, time, frame, landmarks)
+            person.add_observation(
+                FaceObservation(index, landmarks, person.score, self.shot), landmark_center(landmarks), time
+            )
 
-    def _recognise(self, place: Box, patch: np.ndarray) -> Person | None:
+    def _reidentify(self, box: FaceBox, patch: np.ndarray) -> TrackedPerson | None:
         """The lost person a face belongs to: at its last place in the same shot, or very like it anywhere."""
-        lost = [person for person in self.people if not person.following]
-        here = [person for person in lost if person.is_in_shot(self.shot) and person.box.near(place)]
-        alike = [person for person in lost if person.likeness(patch) > _SAME_FACE]
-        return max(here or alike, key=lambda person: person.likeness(patch), default=None)
+        lost = [person for person in self.people if not person.is_tracked]
+        here = [person for person in lost if person.is_in_shot(self.shot) and person.box.is_near(box)]
+        alike = [person for person in lost if person.similarity(patch) > _MIN_SIMILARITY]
+        return max(here or alike, key=lambda person: person.similarity(patch), default=None)
 
     def close(self) -> None:
         """Frees all graphs."""
         self.detector.close()
-        for person in self._following():
+        for person in self._tracked_people():
             person.mesh.close()
 
 
-def same_place(one: Box, other: Box) -> bool:
+def same_face(one: FaceBox, other: FaceBox) -> bool:
     """Whether two boxes cover the same face: centres within half the larger size."""
     return bool(np.hypot(one.x - other.x, one.y - other.y) < 0.5 * max(one.size, other.size))
 
 
-def _nearest(place: Box, boxes: list[Box]) -> Box:
+def _nearest_box(target: FaceBox, boxes: list[FaceBox]) -> FaceBox:
     """The one of at least one box whose centre is nearest."""
-    return min(boxes, key=lambda box: float(np.hypot(place.x - box.x, place.y - box.y)))
+    return min(boxes, key=lambda box: float(np.hypot(target.x - box.x, target.y - box.y)))
 
 
-def _sits_well(box: Box, window: Window, height: int, width: int) -> bool:
+def _is_centered(box: FaceBox, window: DetectionWindow, height: int, width: int) -> bool:
     """Whether a face is still well seen through a window: not near its edge, neither too large nor too small in it.
 
     The window stays where it is for as long as that holds, because the graph expects the face where it last was.
@@ -251,9 +266,9 @@ def face_patch(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     eyes_and_mouth = np.stack(
         [landmarks[pair, :2].mean(axis=0) for pair in (LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS, [13, 14])]
     )
-    places = np.array([[0.3, 0.35], [0.7, 0.35], [0.5, 0.8]], np.float32) * 4 * _PATCH
+    places = np.array([[0.3, 0.35], [0.7, 0.35], [0.5, 0.8]], np.float32) * 4 * _PATCH_SIZE
     matrix = cv2.getAffineTransform(eyes_and_mouth.astype(np.float32), places)
-    large = cv2.warpAffine(frame, matrix, (4 * _PATCH, 4 * _PATCH), borderMode=cv2.BORDER_REPLICATE)
-    patch = cv2.resize(large, (_PATCH, _PATCH), interpolation=cv2.INTER_AREA).astype(np.float32)
+    large = cv2.warpAffine(frame, matrix, (4 * _PATCH_SIZE, 4 * _PATCH_SIZE), borderMode=cv2.BORDER_REPLICATE)
+    patch = cv2.resize(large, (_PATCH_SIZE, _PATCH_SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
     patch -= patch.mean(axis=(0, 1))
     return patch / max(1e-6, float(np.linalg.norm(patch)))

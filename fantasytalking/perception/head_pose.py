@@ -11,7 +11,32 @@ import numpy as np
 from fantasytalking.common.errors import InputError
 from fantasytalking.perception.landmark_measures import interocular_distance
 
-SKULL = (10, 338, 297, 332, 284, 251, 109, 67, 103, 54, 21, 127, 356, 168, 6, 197, 195, 33, 133, 362, 263, 151, 9, 8)
+SKULL_LANDMARKS = (
+    10,
+    338,
+    297,
+    332,
+    284,
+    251,
+    109,
+    67,
+    103,
+    54,
+    21,
+    127,
+    356,
+    168,
+    6,
+    197,
+    195,
+    33,
+    133,
+    362,
+    263,
+    151,
+    9,
+    8,
+)
 """Landmarks that neither speech nor mimicry moves: forehead and temples, bridge of the nose, eye corners."""
 
 _LEFT_TO_RIGHT = ((33, 263), (133, 362), (127, 356), (21, 251), (54, 284))
@@ -30,7 +55,7 @@ class HeadPose:
     """(T, 3) float64 pixels: centre of the skull points (z is depth within the mesh only, nearly constant)."""
     scale: np.ndarray
     """(T,) float64: size relative to the mean shape, which has interocular distance 1; so pixels per interocular."""
-    local: np.ndarray
+    local_landmarks: np.ndarray
     """(T, 478, 3) float64: landmarks with pose and size removed, in interocular distances, frontal."""
     rotation: np.ndarray
     """(T, 3, 3) float64 matrices that turn the frontal mean shape to the frame's."""
@@ -50,7 +75,7 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
         raise InputError("there is no face whose pose could be measured: no frame has landmarks")
     points = landmarks[known].astype(np.float64)
     shape = _mean_shape(points)
-    rotation, translation, scale = _fit(points[:, SKULL], shape[SKULL, :])
+    rotation, translation, scale = _fit(points[:, SKULL_LANDMARKS], shape[SKULL_LANDMARKS, :])
     # x_frame = scale * R x_shape + translation, hence the way back:
     local = np.einsum("tji,tnj->tni", rotation, points - translation[:, None]) / scale[:, None, None]
 
@@ -62,10 +87,10 @@ def head_pose(landmarks: np.ndarray) -> HeadPose:
     return HeadPose(
         angles=spread(_angles(rotation)),
         translation=spread(
-            translation + np.einsum("tij,j->ti", rotation, shape[SKULL, :].mean(axis=0)) * scale[:, None]
+            translation + np.einsum("tij,j->ti", rotation, shape[SKULL_LANDMARKS, :].mean(axis=0)) * scale[:, None]
         ),
         scale=spread(scale),
-        local=spread(local),
+        local_landmarks=spread(local),
         rotation=spread(rotation),
     )
 
@@ -76,15 +101,15 @@ def _mean_shape(points: np.ndarray) -> np.ndarray:
     points = points[::step]
     shape = points[0]
     for _ in range(3):
-        shape = shape - shape[SKULL, :].mean(axis=0)
+        shape = shape - shape[SKULL_LANDMARKS, :].mean(axis=0)
         shape = shape / interocular_distance(shape)
-        rotation, translation, scale = _fit(points[:, SKULL], shape[SKULL, :])
+        rotation, translation, scale = _fit(points[:, SKULL_LANDMARKS], shape[SKULL_LANDMARKS, :])
         shape = (np.einsum("tji,tnj->tni", rotation, points - translation[:, None]) / scale[:, None, None]).mean(axis=0)
-    shape = shape - shape[SKULL, :].mean(axis=0)
-    return shape @ _own_axes(shape).T / interocular_distance(shape)
+    shape = shape - shape[SKULL_LANDMARKS, :].mean(axis=0)
+    return shape @ _frontal_axes(shape).T / interocular_distance(shape)
 
 
-def _own_axes(shape: np.ndarray) -> np.ndarray:
+def _frontal_axes(shape: np.ndarray) -> np.ndarray:
     """(3, 3) rotation that turns a shape upright and frontal, from its symmetry and its nose-to-forehead line."""
     across = sum(shape[right] - shape[left] for left, right in _LEFT_TO_RIGHT)
     down = sum(shape[bottom] - shape[top] for top, bottom in _TOP_TO_BOTTOM)

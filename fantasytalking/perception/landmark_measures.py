@@ -21,7 +21,7 @@ def interocular_distance(landmarks: np.ndarray) -> np.ndarray:
     return np.linalg.norm(right - left, axis=-1)
 
 
-def _length(landmarks: np.ndarray, one: int, other: int) -> np.ndarray:
+def _point_distance(landmarks: np.ndarray, one: int, other: int) -> np.ndarray:
     return np.linalg.norm(landmarks[..., one, :] - landmarks[..., other, :], axis=-1)
 
 
@@ -30,12 +30,12 @@ def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
 
     0 is closed, speech reaches about 0.3, a yawn 0.8. NaN where the landmarks are NaN.
     """
-    return _length(landmarks, *_INNER_LIPS) / interocular_distance(landmarks)
+    return _point_distance(landmarks, *_INNER_LIPS) / interocular_distance(landmarks)
 
 
 def mouth_width(landmarks: np.ndarray) -> np.ndarray:
     """(..., 478, 3) to (...) distance of the inner mouth corners (78 and 308) over the interocular distance."""
-    return _length(landmarks, *_MOUTH_CORNERS) / interocular_distance(landmarks)
+    return _point_distance(landmarks, *_MOUTH_CORNERS) / interocular_distance(landmarks)
 
 
 def eye_opening(landmarks: np.ndarray) -> np.ndarray:
@@ -44,8 +44,8 @@ def eye_opening(landmarks: np.ndarray) -> np.ndarray:
     About 0.3 when open, below 0.15 in a blink. NaN where the landmarks are NaN.
     """
     ratios = [
-        (_length(landmarks, upper_1, lower_1) + _length(landmarks, upper_2, lower_2))
-        / (2 * _length(landmarks, corner_1, corner_2))
+        (_point_distance(landmarks, upper_1, lower_1) + _point_distance(landmarks, upper_2, lower_2))
+        / (2 * _point_distance(landmarks, corner_1, corner_2))
         for corner_1, corner_2, upper_1, lower_1, upper_2, lower_2 in _EYES
     ]
     return np.stack(ratios, axis=-1)

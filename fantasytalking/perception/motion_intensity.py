@@ -31,12 +31,12 @@ from fantasytalking.perception.signals import GRID_RATE, smooth_to_grid
 FACE_SIGMA, BODY_SIGMA = 0.06, 0.12
 """Standard deviations of the smoothing windows, seconds."""
 
-WINDOW_SECONDS = 2.0
+VARIANCE_WINDOW_SECONDS = 2.0
 
 _BROWS = (70, 63, 105, 66, 107, 300, 293, 334, 296, 336)
 _LIDS = (160, 158, 144, 153, 385, 387, 380, 373)
 _LIPS = (61, 291, 78, 308, 13, 14, 0, 17, 81, 311, 178, 402, 37, 267, 84, 314)
-EXPRESSIVE = (*_BROWS, *_LIDS, *_LIPS)
+EXPRESSION_LANDMARKS = (*_BROWS, *_LIDS, *_LIPS)
 """Landmarks whose motion counts as expression. The rest of the mesh, its outline above all, adds jitter only."""
 
 # Interocular distances that a turn of the head by one radian counts for.
@@ -45,7 +45,7 @@ _HEAD_RADIUS = 2.0
 _UPPER_BODY = (11, 12, 13, 14, 15, 16)
 
 # Pose guesses what it does not see: joints count in full when always in the picture and sure, not at all below this.
-_LEAST_SEEN = 0.8
+_MIN_VISIBILITY = 0.8
 
 # Variance of Pose's jitter on people who hold still, measured in real footage as 0.0004 to 0.0015.
 _JOINT_JITTER = 0.002
@@ -66,16 +66,16 @@ def measure_motion(track: FaceTrack, body: BodyTrack | None = None) -> MotionMea
         raise InputError(f"the face is seen in {int(known.sum())} frames; motion needs at least half a second of it")
     pose = head_pose(track.landmarks)
     size = float(np.nanmedian(pose.scale))
-    face = smooth_to_grid(pose.local[:, EXPRESSIVE, :2], track.times, FACE_SIGMA)
-    face = _without_yaw(face, smooth_to_grid(pose.angles[:, :1], track.times, FACE_SIGMA))
+    face = smooth_to_grid(pose.local_landmarks[:, EXPRESSION_LANDMARKS, :2], track.times, FACE_SIGMA)
+    face = _regress_out_yaw(face, smooth_to_grid(pose.angles[:, :1], track.times, FACE_SIGMA))
     head = np.concatenate([pose.translation[:, :2] / size, _HEAD_RADIUS * pose.angles], axis=1)
-    moving = _variance(smooth_to_grid(head, track.times, BODY_SIGMA)).sum()
+    moving = _windowed_variance(smooth_to_grid(head, track.times, BODY_SIGMA)).sum()
     if body is not None:
         moving += _joint_motion(track, body, size)
-    return MotionMeasure(float(_variance(face).sum(axis=-1).mean()), float(moving))
+    return MotionMeasure(float(_windowed_variance(face).sum(axis=-1).mean()), float(moving))
 
 
-def _without_yaw(face: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+def _regress_out_yaw(face: np.ndarray, yaw: np.ndarray) -> np.ndarray:
     """(G, N, 2) trajectories less their linear regression on (G, 1) yaw."""
     known = np.isfinite(yaw[:, 0])
     deviation = yaw[:, 0] - yaw[known, 0].mean()
@@ -99,17 +99,19 @@ def _joint_motion(track: FaceTrack, body: BodyTrack, size: float) -> float:
     joints = np.where(own[:, None, None], body.joints[:, _UPPER_BODY, :2], np.nan)
     inside = ((joints >= 0) & (joints < [track.width, track.height])).all(axis=-1)[own].mean(axis=0)
     sure = np.median(body.visibility[own][:, _UPPER_BODY], axis=0)
-    weight = np.prod([np.clip((seen - _LEAST_SEEN) / (1 - _LEAST_SEEN), 0, 1) for seen in (inside, sure)], axis=0)
-    variance = _variance(smooth_to_grid(joints / size, body.times, BODY_SIGMA)).sum(axis=-1)
+    weight = np.prod(
+        [np.clip((seen - _MIN_VISIBILITY) / (1 - _MIN_VISIBILITY), 0, 1) for seen in (inside, sure)], axis=0
+    )
+    variance = _windowed_variance(smooth_to_grid(joints / size, body.times, BODY_SIGMA)).sum(axis=-1)
     return float((weight * np.maximum(0.0, variance - _JOINT_JITTER)).mean())
 
 
-def _variance(values: np.ndarray) -> np.ndarray:
+def _windowed_variance(values: np.ndarray) -> np.ndarray:
     """(G, ...) grid samples to (...) variance over time within windows of two seconds, averaged.
 
     The windows overlap by about a half and cover the whole clip evenly.
     """
-    length = min(len(values), round(WINDOW_SECONDS * GRID_RATE))
+    length = min(len(values), round(VARIANCE_WINDOW_SECONDS * GRID_RATE))
     starts = np.linspace(0, len(values) - length, 1 + math.ceil((len(values) - length) / (length / 2)))
     variances = []
     for start in np.round(starts).astype(int).tolist():

@@ -7,7 +7,7 @@ import numpy as np
 
 from fantasytalking.perception.face_track import track_faces
 from fantasytalking.perception.landmark_measures import mouth_opening
-from fantasytalking.perception.signals import loudness
+from fantasytalking.perception.signals import loudness_envelope
 
 
 class MouthCurve(NamedTuple):
@@ -21,12 +21,12 @@ class MouthCurve(NamedTuple):
     """(T,) root mean square of the sound around the frame, in [0, 1]."""
 
     @property
-    def seen(self) -> float:
+    def visible_fraction(self) -> float:
         """Share of the frames that show a face, in [0, 1]."""
         return float(np.isfinite(self.opening).mean())
 
     @property
-    def movement(self) -> float:
+    def mean_opening_speed(self) -> float:
         """Mean speed of the mouth opening, interocular distances per second; NaN where no face is known.
 
         Talkers in real footage show 0.28 to 0.76 once smoothed, listeners 0.07
@@ -57,4 +57,4 @@ def mouth_curve(frames: Iterable[tuple[float, np.ndarray]], audio: np.ndarray, s
     tracks = track_faces(timed())
     moments = np.array(times)
     opening = mouth_opening(tracks[0].landmarks) if tracks else np.full(len(moments), np.nan)
-    return MouthCurve(moments, opening, loudness(audio, sample_rate, moments))
+    return MouthCurve(moments, opening, loudness_envelope(audio, sample_rate, moments))

@@ -19,28 +19,28 @@ from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.motion_intensity import measure_motion
 from fantasytalking.perception.sharpness import face_blur
 
-LOOKS = 9
+BLUR_SAMPLE_FRAMES = 9
 """Frames of a face whose blur is measured, evenly spaced; their median counts."""
 
 
-TREMBLING = 0.25
+LANDMARK_JITTER = 0.25
 """Standard deviation, in pixels and on each axis, of smoothed landmarks on a face that holds still."""
 
 
-class Refusal(Enum):
+class MultiPersonRejection(Enum):
     """Why a clip is left out."""
 
     TOO_FEW_PEOPLE = "too few people"
     BLURRED = "blurred faces"
-    STILL = "still faces"
+    STATIC = "still faces"
 
 
 @dataclass(frozen=True)
-class SeveralPeopleConfig:
-    """Limits of `judge_people`."""
+class MultiPersonFilterConfig:
+    """Limits of `assess_people`."""
 
     min_people: int = 2
-    min_share: float = 0.9
+    min_visible_fraction: float = 0.9
     """Part of the frames in which somebody, and all who count together, must be seen."""
     min_face_size: float = 0.12
     """Height of a face over that of the picture."""
@@ -50,7 +50,7 @@ class SeveralPeopleConfig:
     """`face_blur`, at most."""
     min_movement: float = 0.0001
     """Variance of brows, lids and lips beyond the landmarks' own trembling, squared interocular distances."""
-    trembling: float = TREMBLING
+    landmark_jitter: float = LANDMARK_JITTER
     """Pixels of the tracks. Tracks that were scaled tremble as much more or less."""
 
     def validate(self) -> None:
@@ -66,107 +66,107 @@ class SeveralPeopleConfig:
             raise InputError(f"min_face_pixels is {self.min_face_pixels}; give a number from 8 to 4096")
         if not 0 <= self.min_movement < 1:
             raise InputError(f"min_movement is {self.min_movement}; give a variance from 0 to below 1")
-        if not 0 <= self.trembling <= 100:
-            raise InputError(f"trembling is {self.trembling}; give pixels from 0 to 100")
+        if not 0 <= self.landmark_jitter <= 100:
+            raise InputError(f"trembling is {self.landmark_jitter}; give pixels from 0 to 100")
 
 
-class Measured(NamedTuple):
+class PersonQuality(NamedTuple):
     """One of the tracks."""
 
-    share: float
+    visible_fraction: float
     """Part of the frames in which the face is known."""
-    size: float
+    face_height: float
     """Median height of the face over that of the picture."""
     blur: float
     """Median `face_blur`, in [0, 1]."""
     movement: float
-    """Variance of the expression (`measure_motion`) less that of `trembling`, squared interocular distances, not below
-    0; 0 for a face that is hardly seen."""
+    """Variance of the expression (`measure_motion`) less that of `landmark_jitter`, squared interocular distances, not
+    below 0; 0 for a face that is hardly seen."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class MultiPersonAssessment:
     """Whether a clip is kept, and why not."""
 
-    refusals: tuple[Refusal, ...]
+    rejections: tuple[MultiPersonRejection, ...]
     """Empty for a clip that is kept."""
-    people: tuple[int, ...]
+    person_indices: tuple[int, ...]
     """Numbers of the tracks that satisfy every limit, from left to right."""
-    measured: tuple[Measured, ...]
+    qualities: tuple[PersonQuality, ...]
     """Of every track."""
 
     @property
-    def kept(self) -> bool:
-        return not self.refusals
+    def accepted(self) -> bool:
+        return not self.rejections
 
 
-def judge_people(
-    frames: NDArray[np.uint8], tracks: Sequence[FaceTrack], config: SeveralPeopleConfig | None = None
-) -> Judgement:
+def assess_people(
+    frames: NDArray[np.uint8], tracks: Sequence[FaceTrack], config: MultiPersonFilterConfig | None = None
+) -> MultiPersonAssessment:
     """Judges a clip by its frames (T, H, W, 3) and the faces followed through them, in pixels of these frames.
 
     Raises:
         InputError: limits out of bounds, or tracks of another number of frames.
     """
-    config = config or SeveralPeopleConfig()
+    config = config or MultiPersonFilterConfig()
     config.validate()
     for track in tracks:
         if len(track.times) != len(frames):
             raise InputError(f"a face was followed over {len(track.times)} frames and there are {len(frames)}")
-    measured = tuple(_measure(frames, track, config.trembling) for track in tracks)
+    measured = tuple(_measure(frames, track, config.landmark_jitter) for track in tracks)
     present = [
         number
         for number, person in enumerate(measured)
-        if person.share >= config.min_share
-        and person.size >= max(config.min_face_size, config.min_face_pixels / tracks[number].height)
+        if person.visible_fraction >= config.min_visible_fraction
+        and person.face_height >= max(config.min_face_size, config.min_face_pixels / tracks[number].height)
     ]
     good = [
         number
         for number in present
         if measured[number].blur <= config.max_blur and measured[number].movement >= config.min_movement
     ]
-    good.sort(key=lambda number: _place(tracks[number]))
-    refusals = () if _together(tracks, good, config) else _reasons(tracks, present, measured, config)
-    return Judgement(refusals, tuple(good), measured)
+    good.sort(key=lambda number: _horizontal_position(tracks[number]))
+    refusals = () if _visible_together(tracks, good, config) else _rejections(tracks, present, measured, config)
+    return MultiPersonAssessment(refusals, tuple(good), measured)
 
 
-def _reasons(
-    tracks: Sequence[FaceTrack], present: list[int], measured: Sequence[Measured], config: SeveralPeopleConfig
-) -> tuple[Refusal, ...]:
-    if not _together(tracks, present, config):
-        return (Refusal.TOO_FEW_PEOPLE,)
+def _rejections(
+    tracks: Sequence[FaceTrack], present: list[int], qualities: Sequence[PersonQuality], config: MultiPersonFilterConfig
+) -> tuple[MultiPersonRejection, ...]:
+    if not _visible_together(tracks, present, config):
+        return (MultiPersonRejection.TOO_FEW_PEOPLE,)
     reasons = []
-    if any(measured[number].blur > config.max_blur for number in present):
-        reasons.append(Refusal.BLURRED)
-    if any(measured[number].movement < config.min_movement for number in present):
-        reasons.append(Refusal.STILL)
+    if any(qualities[number].blur > config.max_blur for number in present):
+        reasons.append(MultiPersonRejection.BLURRED)
+    if any(qualities[number].movement < config.min_movement for number in present):
+        reasons.append(MultiPersonRejection.STATIC)
     return tuple(reasons)
 
 
-def _together(tracks: Sequence[FaceTrack], people: list[int], config: SeveralPeopleConfig) -> bool:
+def _visible_together(tracks: Sequence[FaceTrack], people: list[int], config: MultiPersonFilterConfig) -> bool:
     """Whether enough of these people are seen at once, in enough of the frames."""
     if len(people) < config.min_people:
         return False
     seen = np.sum([tracks[number].known for number in people], axis=0)
-    return float((seen >= config.min_people).mean()) >= config.min_share
+    return float((seen >= config.min_people).mean()) >= config.min_visible_fraction
 
 
-def _measure(frames: NDArray[np.uint8], track: FaceTrack, trembling: float) -> Measured:
+def _measure(frames: NDArray[np.uint8], track: FaceTrack, landmark_jitter: float) -> PersonQuality:
     boxes, known = track.boxes, np.flatnonzero(track.known)
-    looks = known[np.linspace(0, len(known) - 1, min(LOOKS, len(known))).round().astype(int)]
+    looks = known[np.linspace(0, len(known) - 1, min(BLUR_SAMPLE_FRAMES, len(known))).round().astype(int)]
     blur = float(np.median([face_blur(frames[index], boxes[index]) for index in looks]))
     size = float(np.median(boxes[known, 3] - boxes[known, 1])) / track.height
-    return Measured(float(track.known.mean()), size, blur, _movement(track, trembling))
+    return PersonQuality(float(track.known.mean()), size, blur, _movement(track, landmark_jitter))
 
 
-def _movement(track: FaceTrack, trembling: float) -> float:
+def _movement(track: FaceTrack, landmark_jitter: float) -> float:
     times = track.times[track.known]
     if len(times) < 2 or np.ptp(times) < 0.5:  # too short for `measure_motion`
         return 0.0
-    still = 2 * (trembling / float(np.nanmedian(track.interocular))) ** 2
+    still = 2 * (landmark_jitter / float(np.nanmedian(track.interocular))) ** 2
     return max(0.0, measure_motion(track).expression - still)
 
 
-def _place(track: FaceTrack) -> float:
+def _horizontal_position(track: FaceTrack) -> float:
     box = track.boxes[np.flatnonzero(track.known)[0]]
     return float(box[0] + box[2])

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from fantasytalking.perception.mediapipe_graphs import selfie_segmentation
+from fantasytalking.perception.mediapipe_graphs import create_selfie_segmentation
 
 
 def iter_subject_masks(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -12,7 +12,7 @@ def iter_subject_masks(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
     The frames are those of one video in order: the model steadies each mask by the one before.
     """
-    model = selfie_segmentation()
+    model = create_selfie_segmentation()
     try:
         for frame in frames:
             yield np.array(model.process(np.ascontiguousarray(frame)).segmentation_mask, np.float32).clip(0, 1)

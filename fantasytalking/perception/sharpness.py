@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-FACE_PIXELS = 48
+MAX_FACE_WIDTH = 48
 """Width that larger faces are brought to, so that what counts is detail beside the face, not the number of pixels."""
 
 _TAPS = 5
-_LEAST_CONTRAST = 1e-6
+_MIN_CONTRAST = 1e-6
 
 
 def face_blur(frame: NDArray[np.uint8], box: NDArray[np.floating]) -> float:
@@ -30,16 +30,14 @@ def face_blur(frame: NDArray[np.uint8], box: NDArray[np.floating]) -> float:
     if right - left < _TAPS or bottom - top < _TAPS:
         return 1.0
     face = np.asarray(cv2.cvtColor(np.ascontiguousarray(frame[top:bottom, left:right]), cv2.COLOR_RGB2GRAY), np.float32)
-    scale = FACE_PIXELS / (right - left)
+    scale = MAX_FACE_WIDTH / (right - left)
     if scale < 1:
         face = np.asarray(cv2.resize(face, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.float32)
-    return max(_left_after_blurring(face, axis) for axis in (0, 1))
+    return max(_reblur_residual(face, axis) for axis in (0, 1))
 
 
-def _left_after_blurring(picture: NDArray[np.float32], axis: int) -> float:
+def _reblur_residual(image: NDArray[np.float32], axis: int) -> float:
     """Root of the share of the squared differences along an axis that blurring along it leaves, in [0, 1]."""
     taps = (_TAPS, 1) if axis == 1 else (1, _TAPS)
-    before, after = (
-        float(np.square(np.diff(values, axis=axis)).sum()) for values in (picture, cv2.blur(picture, taps))
-    )
-    return min(1.0, (after / before) ** 0.5) if before > _LEAST_CONTRAST else 1.0
+    before, after = (float(np.square(np.diff(values, axis=axis)).sum()) for values in (image, cv2.blur(image, taps)))
+    return min(1.0, (after / before) ** 0.5) if before > _MIN_CONTRAST else 1.0

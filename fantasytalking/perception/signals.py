@@ -22,26 +22,28 @@ def smooth_to_grid(values: np.ndarray, times: np.ndarray, sigma: float) -> np.nd
     return smooth_at(values, times, grid, sigma)
 
 
-def smooth_at(values: np.ndarray, times: np.ndarray, at: np.ndarray, sigma: float) -> np.ndarray:
+def smooth_at(values: np.ndarray, times: np.ndarray, query_times: np.ndarray, sigma: float) -> np.ndarray:
     """As `smooth_to_grid`, evaluated at any (G,) increasing times."""
     flat = values.reshape(len(values), -1).astype(np.float64)
     known = np.isfinite(flat).all(axis=1)
     flat, times = flat[known], times[known]
-    result = np.full((len(at), flat.shape[1]), np.nan)
-    for begin in range(0, len(at), 256):
-        part = at[begin : begin + 256]
+    result = np.full((len(query_times), flat.shape[1]), np.nan)
+    for begin in range(0, len(query_times), 256):
+        part = query_times[begin : begin + 256]
         first, last = np.searchsorted(times, [part[0] - 3 * sigma, part[-1] + 3 * sigma])
         offset = part[:, None] - times[None, first:last]
         weights = np.where(np.abs(offset) <= 3 * sigma, np.exp(-0.5 * (offset / sigma) ** 2), 0.0)
         total = weights.sum(axis=1, keepdims=True)
         reached = total[:, 0] > 0
         result[begin : begin + 256][reached] = (weights[reached] / total[reached]) @ flat[first:last]
-    return result.reshape(len(at), *values.shape[1:])
+    return result.reshape(len(query_times), *values.shape[1:])
 
 
-def loudness(audio: np.ndarray, sample_rate: int, times: np.ndarray, seconds: float = 0.1) -> np.ndarray:
-    """(samples,) sound to (T,) root mean square within `seconds` around each time; 0 beyond the sound's ends."""
+def loudness_envelope(
+    audio: np.ndarray, sample_rate: int, times: np.ndarray, window_seconds: float = 0.1
+) -> np.ndarray:
+    """(samples,) sound to (T,) root mean square within `window_seconds` around each time; 0 beyond the sound's ends."""
     total = np.concatenate([[0.0], np.cumsum(np.square(audio, dtype=np.float64))])
-    begin = np.clip(np.round((times - seconds / 2) * sample_rate), 0, len(audio)).astype(np.int64)
-    end = np.clip(np.round((times + seconds / 2) * sample_rate), 0, len(audio)).astype(np.int64)
+    begin = np.clip(np.round((times - window_seconds / 2) * sample_rate), 0, len(audio)).astype(np.int64)
+    end = np.clip(np.round((times + window_seconds / 2) * sample_rate), 0, len(audio)).astype(np.int64)
     return np.sqrt(np.maximum(total[end] - total[begin], 0) / np.maximum(end - begin, 1))

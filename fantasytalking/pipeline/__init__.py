@@ -1,20 +1,20 @@
 """Inference: a portrait, speech and videos that drive its faces to a video."""
 
-from fantasytalking.models.cfg_branches import Formula
-from fantasytalking.pipeline.driving_video import read_driver
-from fantasytalking.pipeline.guidance import GuidanceConfig, ScaleSchedule
+from fantasytalking.models.cfg_branches import CfgOrder
+from fantasytalking.pipeline.driving_video import encode_driving_video
+from fantasytalking.pipeline.guidance import GuidanceConfig, GuidanceSchedule
 from fantasytalking.pipeline.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline
-from fantasytalking.pipeline.portrait import Portrait, frame_portrait
-from fantasytalking.pipeline.speakers import Driver
+from fantasytalking.pipeline.portrait import Portrait, prepare_portrait
+from fantasytalking.pipeline.speakers import DrivingExpression
 
 __all__ = [
-    "Driver",
+    "CfgOrder",
+    "DrivingExpression",
     "FantasyTalkingOutput",
     "FantasyTalkingPipeline",
-    "Formula",
     "GuidanceConfig",
+    "GuidanceSchedule",
     "Portrait",
-    "ScaleSchedule",
-    "frame_portrait",
-    "read_driver",
+    "encode_driving_video",
+    "prepare_portrait",
 ]

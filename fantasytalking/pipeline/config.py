@@ -3,21 +3,21 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from fantasytalking.attention_regions import Background
+from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.prepare.config import Fit
-from fantasytalking.pipeline.distillation_limits import MAX_STEPS
+from fantasytalking.data.prepare.config import ResizeMode
+from fantasytalking.pipeline.distillation_limits import MAX_NUM_INFERENCE_STEPS
 from fantasytalking.pipeline.guidance import GuidanceConfig
-from fantasytalking.pipeline.optimizations import SavingsConfig
+from fantasytalking.pipeline.optimizations import OptimizationConfig
 from fantasytalking.pipeline.portrait import parse_sizes
-from fantasytalking.pipeline.schedulers import Sampler
-from fantasytalking.pipeline.sliding_window import latent_lengths
+from fantasytalking.pipeline.schedulers import SchedulerType
+from fantasytalking.pipeline.sliding_window import latent_window_sizes
 
-MAX_PROMPT = 4096
+MAX_PROMPT_CHARS = 4096
 MAX_FACES = 100
 
 
-class Precision(Enum):
+class Dtype(Enum):
     """Arithmetic of transformer, text and image encoder. VAE and wav2vec2 always work in float32."""
 
     float32 = "float32"
@@ -57,30 +57,30 @@ class InferConfig:
     expression_encoder: str | None = None
     """Folder of the encoder that reads drivers, ours or of the released files; none: expression_encoder in the folder
     of that adapter or the base."""
-    sampler: Sampler = Sampler.euler
-    shift: float = 5.0
+    scheduler: SchedulerType = SchedulerType.euler
+    flow_shift: float = 5.0
     """Of the noise levels towards noise (released: 5). A saved pipeline brings its own sampler and shift."""
-    text_length: int = 512
+    max_text_tokens: int = 512
     """Tokens to which prompts are padded, as in training; Wan: 512."""
-    precision: Precision = Precision.float32
+    dtype: Dtype = Dtype.float32
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda."""
     offload: Offload = Offload.none
-    savings: SavingsConfig = field(default_factory=SavingsConfig)
-    note: str = ""
+    optimizations: OptimizationConfig = field(default_factory=OptimizationConfig)
+    notice: str = ""
     """A line about this model, told before it works."""
 
     # The picture
     sizes: list[str] = field(default_factory=lambda: ["512x512"])
     """WIDTHxHEIGHT; the one of nearest aspect ratio is used."""
-    fit: Fit = Fit.crop
-    least_face: float = 0.12
+    resize_mode: ResizeMode = ResizeMode.crop
+    min_face_fraction: float = 0.12
     """With crop, go nearer until the face has this share of the height; 0 = never."""
-    face: int | None = None
+    face_index: int | None = None
     """Which of several faces, from 1 at the left."""
-    faces: list[int] = field(default_factory=list)
+    face_indices: list[int] = field(default_factory=list)
     """Several of them, in the order of their sounds and drivers; none: as many as there are of these, from the left."""
-    background: Background = Background.everyone
+    background: BackgroundAttention = BackgroundAttention.everyone
     """Of several people: to whose sounds and drivers what is nobody's face attends."""
 
     # What happens
@@ -93,11 +93,11 @@ class InferConfig:
     expression_scale: float = 1.0
     """Weight of the drivers, 1 = as trained."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
-    steps: int | None = None
+    num_inference_steps: int | None = None
     """None: 30, or as many as a distilled adapter was made for."""
     seed: int = 0
     fps: float = 25.0
-    seconds: float | None = None
+    max_seconds: float | None = None
     """At most so much of sounds and drivers; none: all of them."""
     window_frames: int = 81
     """Frames denoised at once: as many as the model was trained on."""
@@ -107,9 +107,9 @@ class InferConfig:
     """One window after another, each shown while the next is made, where they else are made together."""
 
     @property
-    def chosen_faces(self) -> int | list[int] | None:
-        """`face` or `faces`, whichever is given."""
-        return self.faces or self.face
+    def selected_faces(self) -> int | list[int] | None:
+        """`face_index` or `face_indices`, whichever is given."""
+        return self.face_indices or self.face_index
 
     def validate(self) -> None:
         """Holds every value in its limits.
@@ -118,7 +118,7 @@ class InferConfig:
             InputError: naming the value, the limit and the cure.
         """
         parse_sizes(self.sizes)
-        latent_lengths(self.window_frames, self.overlap_frames, 4)
+        latent_window_sizes(self.window_frames, self.overlap_frames, 4)
         limits: dict[str, tuple[float, float]] = {
             "shift": (0.01, 100),
             "text_length": (1, 4096),
@@ -126,7 +126,7 @@ class InferConfig:
             "expression_motion": (0, 1),
             "body_motion": (0, 1),
             "face_scale": (0, 10),
-            "steps": (1, MAX_STEPS),
+            "steps": (1, MAX_NUM_INFERENCE_STEPS),
             "seed": (0, 2**63 - 1),
             "fps": (1, 120),
             "seconds": (0.04, 14_400),
@@ -139,16 +139,18 @@ class InferConfig:
             if value is not None and not low <= value <= high:
                 raise InputError(f"{name} is {value}; it must be {low:g} to {high:g}")
         for name in ("prompt", "negative_prompt"):
-            if len(getattr(self, name)) > MAX_PROMPT:
-                raise InputError(f"{name} has {len(getattr(self, name))} characters; at most {MAX_PROMPT} are read")
-        if self.face is not None and self.faces:
-            raise InputError(f"face is {self.face} and faces {self.faces}; give one of the two")
-        if any(not 1 <= number <= MAX_FACES for number in self.faces) or len(self.faces) > MAX_FACES:
-            raise InputError(f"faces is {self.faces}; numbers from 1 to {MAX_FACES} are needed")
-        ratios = self.savings.mag_ratios
-        if ratios and len(ratios) != self.steps:
+            if len(getattr(self, name)) > MAX_PROMPT_CHARS:
+                raise InputError(
+                    f"{name} has {len(getattr(self, name))} characters; at most {MAX_PROMPT_CHARS} are read"
+                )
+        if self.face_index is not None and self.face_indices:
+            raise InputError(f"face is {self.face_index} and faces {self.face_indices}; give one of the two")
+        if any(not 1 <= number <= MAX_FACES for number in self.face_indices) or len(self.face_indices) > MAX_FACES:
+            raise InputError(f"faces is {self.face_indices}; numbers from 1 to {MAX_FACES} are needed")
+        ratios = self.optimizations.mag_ratios
+        if ratios and len(ratios) != self.num_inference_steps:
             raise InputError(
-                f"savings.mag_ratios has {len(ratios)} values; one a step is needed: set steps={len(ratios)}"
+                f"optimizations.mag_ratios has {len(ratios)} values; one a step is needed: set steps={len(ratios)}"
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")

@@ -32,30 +32,30 @@ def check_output_type(output_type: str) -> None:
         raise InputError(f"output_type is '{output_type}'; it must be one of {', '.join(OUTPUT_TYPES)}")
 
 
-def pictures(pipe: "FantasyTalkingPipeline", latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
+def decode_frames(pipe: "FantasyTalkingPipeline", latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
     """The first `num_frames` pictures (H, W, 3) uint8 RGB of (1, 16, F, h, w), decoded as they are asked for."""
-    for chunk in _decoded(pipe, latents, num_frames):
+    for chunk in _decode_chunks(pipe, latents, num_frames):
         yield from rearrange((chunk * 255).round().to(torch.uint8), "c t h w -> t h w c").cpu().numpy()
 
 
-def as_output(pipe: "FantasyTalkingPipeline", latents: Tensor, num_frames: int, output_type: str) -> Any:
+def decode_output(pipe: "FantasyTalkingPipeline", latents: Tensor, num_frames: int, output_type: str) -> Any:
     """(1, 16, F, h, w) as one of `OUTPUT_TYPES`: see `fantasytalking.pipeline.FantasyTalkingOutput`."""
     if output_type == "latent":
         return latents
     if output_type == "pil":
-        return [[Image.fromarray(frame) for frame in pictures(pipe, latents, num_frames)]]
-    video = torch.cat([chunk.cpu() for chunk in _decoded(pipe, latents, num_frames)], dim=1)
+        return [[Image.fromarray(frame) for frame in decode_frames(pipe, latents, num_frames)]]
+    video = torch.cat([chunk.cpu() for chunk in _decode_chunks(pipe, latents, num_frames)], dim=1)
     if output_type == "pt":
         return rearrange(video, "c t h w -> 1 t c h w")
     return rearrange(video, "c t h w -> 1 t h w c").numpy()
 
 
-def _decoded(pipe: "FantasyTalkingPipeline", latents: Tensor, num_frames: int) -> Iterator[Tensor]:
+def _decode_chunks(pipe: "FantasyTalkingPipeline", latents: Tensor, num_frames: int) -> Iterator[Tensor]:
     """(3, t, H, W) pieces in [0, 1], `num_frames` frames in all."""
     left = num_frames
     with pipe.progress_bar(total=num_frames) as bar:
         bar.set_description("decode")
-        for chunk in VideoAutoencoder(pipe.vae).decode_in_turn(latents):
+        for chunk in VideoAutoencoder(pipe.vae).iter_decode(latents):
             chunk = ((chunk + 1) / 2)[:, :left]
             left -= chunk.shape[1]
             bar.update(chunk.shape[1])

@@ -16,22 +16,24 @@ from fantasytalking import media
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.pipeline.speakers import Driver
+from fantasytalking.pipeline.speakers import DrivingExpression
 
 if TYPE_CHECKING:
     from fantasytalking.perception.face_track import FaceTrack
 
-LEAST_FRAMES = 5
+MIN_DRIVING_FRAMES = 5
 """Of a driver: two latent frames. Fewer are a picture."""
-LEAST_SEEN = 0.5
+MIN_VISIBLE_FRACTION = 0.5
 """Share of a driver's frames in which its face must be seen."""
-BYSTANDER = 0.1
+MAX_BYSTANDER_FRACTION = 0.1
 """Others who are seen in a smaller share of a driver's frames are passed over."""
-CHUNK = 32
+DRIVING_CHUNK_FRAMES = 32
 """Frames held at a time."""
 
 
-def read_driver(path: str | Path, encoder: ExpressionEncoder, fps: float, seconds: float | None = None) -> Driver:
+def encode_driving_video(
+    path: str | Path, encoder: ExpressionEncoder, fps: float, max_seconds: float | None = None
+) -> DrivingExpression:
     """The expression of the one face in a video.
 
     A frame in which it is not seen carries the last features that were (the first ones, before it) and is not present.
@@ -39,26 +41,26 @@ def read_driver(path: str | Path, encoder: ExpressionEncoder, fps: float, second
     Args:
         encoder: of expressions.
         fps: frames a second of the video that is made.
-        seconds: at most so much of the driver is read.
+        max_seconds: at most so much of the driver is read.
 
     Raises:
         InputError: no video, too few frames, no face, several, or one that is seen too seldom.
     """
     path = existing_file(path, "driver")
-    track = _only_face(path, fps, seconds)
-    points = _points(track)
+    track = _single_face_track(path, fps, max_seconds)
+    points = _face_points(track)
     start_points = points[np.isfinite(points).all(axis=(1, 2))][0]
     features = torch.zeros(len(points), sum(encoder.dims))
     present = torch.zeros(len(points), dtype=torch.bool)
-    follow = encoder.follower()
-    for start, frames in _chunks(path, fps, seconds):
+    follow = encoder.point_tracker()
+    for start, frames in _frame_chunks(path, fps, max_seconds):
         end = start + len(frames)
         points[start:end] = follow(frames, points[start:end])
         if not np.isfinite(points[start:end]).all(axis=(1, 2)).any():
             continue
         encoded = encoder.encode(frames, points[start:end], start_points)
         features[start:end], present[start:end] = encoded.features.float().cpu(), encoded.present.cpu()
-    if int(present.sum()) < LEAST_SEEN * len(points):
+    if int(present.sum()) < MIN_VISIBLE_FRACTION * len(points):
         raise InputError(
             f"driver '{path}': the expression encoder's own networks see its face in {int(present.sum())} of "
             f"{len(points)} frames; half of them are needed"
@@ -67,44 +69,45 @@ def read_driver(path: str | Path, encoder: ExpressionEncoder, fps: float, second
     index = torch.where(last < 0, int(present.nonzero()[0]), last)
     boxes = torch.from_numpy(track.boxes)
     boxes[0] = boxes[torch.isfinite(boxes).all(dim=1)][0]
-    return Driver(features[index], present, boxes, str(path))
+    return DrivingExpression(features[index], present, boxes, str(path))
 
 
-def _only_face(path: Path, fps: float, seconds: float | None) -> "FaceTrack":
+def _single_face_track(path: Path, fps: float, max_seconds: float | None) -> "FaceTrack":
     from fantasytalking.perception.face_track import track_faces
 
-    frames = media.iter_frames(path, fps=fps, duration=seconds)
-    first = list(itertools.islice(frames, LEAST_FRAMES))
-    if len(first) < LEAST_FRAMES:
+    frames = media.iter_frames(path, fps=fps, duration=max_seconds)
+    first = list(itertools.islice(frames, MIN_DRIVING_FRAMES))
+    if len(first) < MIN_DRIVING_FRAMES:
         raise InputError(
-            f"driver '{path}' has {len(first)} frame(s) at {fps:g} a second; a video of {LEAST_FRAMES} or more is "
+            f"driver '{path}' has {len(first)} frame(s) at {fps:g} a second; a video of {MIN_DRIVING_FRAMES} or more "
+            "is "
             "needed"
         )
     tracks = track_faces(itertools.chain(first, frames))
     if not tracks:
         raise InputError(f"driver '{path}' shows no face; give a video of one face, seen from the front")
     count = len(tracks[0].times)
-    several = [track for track in tracks if track.known.sum() >= BYSTANDER * count]
+    several = [track for track in tracks if track.known.sum() >= MAX_BYSTANDER_FRACTION * count]
     if len(several) > 1:
         raise InputError(f"driver '{path}' shows {len(several)} faces; give a video of one, cropped where it must be")
     seen = int(tracks[0].known.sum())
-    if seen < LEAST_SEEN * count:
+    if seen < MIN_VISIBLE_FRACTION * count:
         raise InputError(f"driver '{path}': its face is seen in {seen} of {count} frames; half of them are needed")
     return tracks[0]
 
 
-def _points(track: "FaceTrack") -> NDArray[np.float32]:
+def _face_points(track: "FaceTrack") -> NDArray[np.float32]:
     """(N, 5, 2), NaN where the face is not known."""
     from fantasytalking.perception.face_crop import five_points
 
     return five_points(track.landmarks)
 
 
-def _chunks(path: Path, fps: float, seconds: float | None) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _frame_chunks(path: Path, fps: float, max_seconds: float | None) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Number of the first frame, and frames (up to `CHUNK`, H, W, 3)."""
-    frames = (frame for _, frame in media.iter_frames(path, fps=fps, duration=seconds))
-    for start in itertools.count(step=CHUNK):
-        chunk = list(itertools.islice(frames, CHUNK))
+    frames = (frame for _, frame in media.iter_frames(path, fps=fps, duration=max_seconds))
+    for start in itertools.count(step=DRIVING_CHUNK_FRAMES):
+        chunk = list(itertools.islice(frames, DRIVING_CHUNK_FRAMES))
         if not chunk:
             return
         yield start, np.stack(chunk)

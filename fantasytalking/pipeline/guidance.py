@@ -11,36 +11,42 @@ import torch
 from torch import Tensor
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.cfg_branches import Branch, Formula, driven_path_weights, path_weights
-from fantasytalking.models.guidance_embedder import MAX_SCALE
+from fantasytalking.models.cfg_branches import (
+    CfgOrder,
+    GuidanceBranch,
+    cfg_branch_weights,
+    cfg_branch_weights_with_expression,
+)
+from fantasytalking.models.guidance_embedder import MAX_GUIDANCE_SCALE
 
-EXPRESSION_SCALE = 4.5
+EXPRESSION_GUIDANCE_SCALE = 4.5
 """The paper's (FantasyPortrait, arXiv 2507.12956); its released code has 4."""
-ROUNDING = 1e-9
+MIN_BRANCH_WEIGHT = 1e-9
 
 
 @dataclass
-class ScaleSchedule:
-    """A guidance scale over the steps: from `start` to `end` in a straight line over the first `share` of them, then 1.
+class GuidanceSchedule:
+    """A guidance scale over the steps: from `scale_start` to `scale_end` in a straight line over the first `stop` of
+    them, then 1.
 
     A scale of 1 is no guidance: the model's own prediction.
     """
 
-    start: float = 5.0
-    end: float = 5.0
-    share: float = 1.0
+    scale_start: float = 5.0
+    scale_end: float = 5.0
+    stop: float = 1.0
 
     @classmethod
-    def of(cls, scale: "float | ScaleSchedule") -> "ScaleSchedule":
+    def from_scale(cls, scale: "float | GuidanceSchedule") -> "GuidanceSchedule":
         """A schedule as it is; a number as the same scale at every step."""
-        return scale if isinstance(scale, ScaleSchedule) else cls(scale, scale)
+        return scale if isinstance(scale, GuidanceSchedule) else cls(scale, scale)
 
-    def at(self, step: int, steps: int) -> float:
-        """The scale at `step` of 0 .. `steps` - 1."""
-        guided = round(self.share * steps)
+    def scale_at(self, step: int, num_steps: int) -> float:
+        """The scale at `step` of 0 .. `num_steps` - 1."""
+        guided = round(self.stop * num_steps)
         if step >= guided:
             return 1.0
-        return self.start + (self.end - self.start) * step / max(1, guided - 1)
+        return self.scale_start + (self.scale_end - self.scale_start) * step / max(1, guided - 1)
 
     def validate(self) -> None:
         """Holds scales and share in their limits.
@@ -48,28 +54,30 @@ class ScaleSchedule:
         Raises:
             InputError: naming the value and the limit.
         """
-        for name, scale in (("start", self.start), ("end", self.end)):
-            if not 0 <= scale <= MAX_SCALE:
+        for name, scale in (("start", self.scale_start), ("end", self.scale_end)):
+            if not 0 <= scale <= MAX_GUIDANCE_SCALE:
                 raise InputError(
-                    f"a guidance scale ({name}) is {scale}; it must be 0 to {MAX_SCALE:g} (useful: 3 to 7)"
+                    f"a guidance scale ({name}) is {scale}; it must be 0 to {MAX_GUIDANCE_SCALE:g} (useful: 3 to 7)"
                 )
-        if not 0 <= self.share <= 1:
-            raise InputError(f"the share of guided steps is {self.share}; it must be 0 to 1")
+        if not 0 <= self.stop <= 1:
+            raise InputError(f"the share of guided steps is {self.stop}; it must be 0 to 1")
 
 
 @dataclass
 class GuidanceConfig:
     """How a video is guided."""
 
-    text: ScaleSchedule = field(default_factory=ScaleSchedule)
-    audio: ScaleSchedule = field(default_factory=ScaleSchedule)
-    formula: Formula = Formula.text_first
-    keep_colour: float = 0.0
-    """Strength in [0, 1] of `keep_colour`; 0 = the formula as it stands."""
-    batched: bool | None = None
+    text: GuidanceSchedule = field(default_factory=GuidanceSchedule)
+    audio: GuidanceSchedule = field(default_factory=GuidanceSchedule)
+    order: CfgOrder = CfgOrder.text_first
+    color_rescale: float = 0.0
+    """Strength in [0, 1] of `color_rescale`; 0 = the formula as it stands."""
+    batch_branches: bool | None = None
     """All branches in one call, so that they share what comes before they part, for as many times the memory; none:
     where memory allows."""
-    expression: ScaleSchedule = field(default_factory=lambda: ScaleSchedule(EXPRESSION_SCALE, EXPRESSION_SCALE))
+    expression: GuidanceSchedule = field(
+        default_factory=lambda: GuidanceSchedule(EXPRESSION_GUIDANCE_SCALE, EXPRESSION_GUIDANCE_SCALE)
+    )
     """Of the expressions that drive faces; without them it is not read."""
 
     def validate(self) -> None:
@@ -78,8 +86,8 @@ class GuidanceConfig:
         Raises:
             InputError: naming the value and the limit.
         """
-        if not 0 <= self.keep_colour <= 1:
-            raise InputError(f"keep_colour is {self.keep_colour}; it must be 0 to 1")
+        if not 0 <= self.color_rescale <= 1:
+            raise InputError(f"keep_colour is {self.color_rescale}; it must be 0 to 1")
 
     def validate_all(self) -> None:
         """Holds the schedules in theirs too, which a configuration's reading does by itself.
@@ -90,88 +98,90 @@ class GuidanceConfig:
         for part in (self.text, self.audio, self.expression, self):
             part.validate()
 
-    def arguments(self) -> dict[str, Any]:
+    def pipeline_kwargs(self) -> dict[str, Any]:
         """As `FantasyTalkingPipeline` takes it."""
         return {
             "text_guidance": self.text,
             "audio_guidance": self.audio,
             "expression_guidance": self.expression,
-            "formula": self.formula,
-            "keep_colour": self.keep_colour,
-            "batch_branches": self.batched,
+            "formula": self.order,
+            "keep_colour": self.color_rescale,
+            "batch_branches": self.batch_branches,
         }
 
 
 class StepGuidance(NamedTuple):
     """The guidance of one step."""
 
-    weights: dict[Branch, float]
+    weights: dict[GuidanceBranch, float]
     """Factors with which the branches sum to the guided prediction; they sum to 1, and none is 0."""
-    reference: dict[Branch, float]
+    color_reference: dict[GuidanceBranch, float]
     """The same without audio and expression guidance, whose colour is kept; empty where nothing is to be kept."""
-    keep_colour: float
+    color_rescale: float
     scales: tuple[float, float]
     """Of text and audio at this step: what a distilled model is told in place of being called for every branch."""
 
     @property
-    def branches(self) -> list[Branch]:
+    def branches(self) -> list[GuidanceBranch]:
         """What must be computed, in a fixed order."""
-        return sorted({*self.weights, *self.reference})
+        return sorted({*self.weights, *self.color_reference})
 
-    def combine(self, predictions: Mapping[Branch, Tensor]) -> Tensor:
+    def combine(self, predictions: Mapping[GuidanceBranch, Tensor]) -> Tensor:
         """The guided prediction (B, C, F, h, w), float32."""
         guided = weighted_sum(predictions, self.weights)
-        if not self.reference:
+        if not self.color_reference:
             return guided
-        return keep_colour(guided, weighted_sum(predictions, self.reference), self.keep_colour)
+        return rescale_color(guided, weighted_sum(predictions, self.color_reference), self.color_rescale)
 
 
-class Told(NamedTuple):
+class AvailableConditions(NamedTuple):
     """What a video is told at all: by what it is not told, nothing can guide it, and branches fall together."""
 
     prompt: bool = True
     """False also when prompt and negative prompt are the same."""
-    sound: bool = True
+    audio: bool = True
     expression: bool = False
 
 
-TALKING = Told()
+SPEECH_ONLY = AvailableConditions()
 
 
-def step_guidance(config: GuidanceConfig, step: int, steps: int, told: Told = TALKING) -> StepGuidance:
+def guidance_at_step(
+    config: GuidanceConfig, step: int, num_steps: int, available: AvailableConditions = SPEECH_ONLY
+) -> StepGuidance:
     """What to compute at `step` and how to sum it."""
-    text, audio = config.text.at(step, steps), config.audio.at(step, steps)
-    expression = config.expression.at(step, steps)
-    weights = branch_weights(config.formula, text, audio, expression, told)
-    reference: dict[Branch, float] = {}
-    if config.keep_colour > 0:
-        plain = branch_weights(config.formula, text, 1.0, 1.0, told)
+    text, audio = config.text.scale_at(step, num_steps), config.audio.scale_at(step, num_steps)
+    expression = config.expression.scale_at(step, num_steps)
+    weights = active_branch_weights(config.order, text, audio, expression, available)
+    reference: dict[GuidanceBranch, float] = {}
+    if config.color_rescale > 0:
+        plain = active_branch_weights(config.order, text, 1.0, 1.0, available)
         reference = plain if plain != weights else {}
-    return StepGuidance(weights, reference, config.keep_colour, (text, audio))
+    return StepGuidance(weights, reference, config.color_rescale, (text, audio))
 
 
-def branch_weights(
-    formula: Formula, text: float, audio: float, expression: float = 1.0, told: Told = TALKING
-) -> dict[Branch, float]:
+def active_branch_weights(
+    order: CfgOrder, text: float, audio: float, expression: float = 1.0, available: AvailableConditions = SPEECH_ONLY
+) -> dict[GuidanceBranch, float]:
     """The formula as a weighted sum of its branches, without those of weight 0."""
-    path = path_weights(formula, text, audio)
-    if told.expression:
-        path = driven_path_weights(formula, text, audio, expression)
-    weights: dict[Branch, float] = {}
+    path = cfg_branch_weights(order, text, audio)
+    if available.expression:
+        path = cfg_branch_weights_with_expression(order, text, audio, expression)
+    weights: dict[GuidanceBranch, float] = {}
     for branch, weight in path:
-        same = branch._replace(text=branch.text and told.prompt, audio=branch.audio and told.sound)
+        same = branch._replace(text=branch.text and available.prompt, audio=branch.audio and available.audio)
         weights[same] = weights.get(same, 0.0) + weight
     # Scales that cancel leave a rounding error, which is worth no call.
-    return {branch: weight for branch, weight in weights.items() if abs(weight) > ROUNDING}
+    return {branch: weight for branch, weight in weights.items() if abs(weight) > MIN_BRANCH_WEIGHT}
 
 
-def weighted_sum(predictions: Mapping[Branch, Tensor], weights: Mapping[Branch, float]) -> Tensor:
+def weighted_sum(predictions: Mapping[GuidanceBranch, Tensor], weights: Mapping[GuidanceBranch, float]) -> Tensor:
     """Sum of the predictions times their weights, float32."""
     terms = [predictions[branch].float() * weight for branch, weight in weights.items()]
     return torch.stack(terms).sum(dim=0)
 
 
-def keep_colour(guided: Tensor, reference: Tensor, strength: float) -> Tensor:
+def rescale_color(guided: Tensor, reference: Tensor, strength: float) -> Tensor:
     """Gives every frame and channel of `guided` the mean and spread over the picture that `reference` has.
 
     Strong audio guidance tints and blurs the first frames. The mean of a latent channel over a frame is the frame's

@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.encoders.wav2vec import SAMPLE_RATE
-from fantasytalking.pipeline.control_checks import check_drive, check_speech
-from fantasytalking.pipeline.driving_video import read_driver
-from fantasytalking.pipeline.speakers import Driver
+from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
+from fantasytalking.pipeline.control_checks import check_audio_supported, check_driving_supported
+from fantasytalking.pipeline.driving_video import encode_driving_video
+from fantasytalking.pipeline.speakers import DrivingExpression
 
 if TYPE_CHECKING:
     from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 
 AudioInput = NDArray[np.float32] | str | Path
-DriveInput = Driver | str | Path
+DrivingInput = DrivingExpression | str | Path
 
 
-def read_sounds(
+def load_audio_inputs(
     pipe: "FantasyTalkingPipeline", audio: AudioInput | Sequence[AudioInput] | None
 ) -> tuple[NDArray[np.float32], ...]:
     """Mono samples at 16 kHz of every sound.
@@ -31,33 +31,34 @@ def read_sounds(
     """
     given = [] if audio is None else [audio] if isinstance(audio, np.ndarray | str | Path) else list(audio)
     if given:
-        check_speech(pipe.trained_modules)
+        check_audio_supported(pipe.trained_modules)
     return tuple(
-        sound if isinstance(sound, np.ndarray) else media.read_audio(sound, sample_rate=SAMPLE_RATE) for sound in given
+        sound if isinstance(sound, np.ndarray) else media.read_audio(sound, sample_rate=WAV2VEC_SAMPLE_RATE)
+        for sound in given
     )
 
 
-def read_drivers(
-    pipe: "FantasyTalkingPipeline", drive: DriveInput | Sequence[DriveInput], fps: float
-) -> tuple[Driver, ...]:
+def load_driving_inputs(
+    pipe: "FantasyTalkingPipeline", driving_video: DrivingInput | Sequence[DrivingInput], fps: float
+) -> tuple[DrivingExpression, ...]:
     """The drivers, at the rate of the video that is made.
 
     Raises:
         InputError: a file that is no driver, or a model that cannot be driven.
     """
-    given = [drive] if isinstance(drive, Driver | str | Path) else list(drive)
+    given = [driving_video] if isinstance(driving_video, DrivingExpression | str | Path) else list(driving_video)
     if not given:
         return ()
-    are_ready = all(isinstance(one, Driver) for one in given)
-    check_drive(pipe.trained_modules, are_ready or pipe.expression_network is not None)
+    are_ready = all(isinstance(one, DrivingExpression) for one in given)
+    check_driving_supported(pipe.trained_modules, are_ready or pipe.expression_encoder_path is not None)
     encoder = None
-    if not are_ready and pipe.expression_network is not None:
-        encoder = ExpressionEncoder.from_pretrained(pipe.expression_network)
+    if not are_ready and pipe.expression_encoder_path is not None:
+        encoder = ExpressionEncoder.from_pretrained(pipe.expression_encoder_path)
 
-    def read(one: DriveInput) -> Driver:
-        if isinstance(one, Driver):
+    def read(one: DrivingInput) -> DrivingExpression:
+        if isinstance(one, DrivingExpression):
             return one
         assert encoder is not None, "check_drive has checked it"
-        return read_driver(one, encoder, fps)
+        return encode_driving_video(one, encoder, fps)
 
     return tuple(map(read, given))

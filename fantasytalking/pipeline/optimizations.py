@@ -16,14 +16,14 @@ from torch import nn
 
 from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.cpu.attention import attend_in_float32
-from fantasytalking.models.cpu.memory import keep_freed_memory
+from fantasytalking.models.cpu.attention import use_float32_attention
+from fantasytalking.models.cpu.memory import retain_freed_memory
 from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
-STAYING = ("vae", "audio_encoder")
+GPU_RESIDENT_COMPONENTS = ("vae", "audio_encoder")
 """Parts that stay on the GPU when groups are offloaded."""
-WORKING_SHARE = 0.4
+ACTIVATION_MEMORY_FRACTION = 0.4
 """Of the memory, for what is computed; an estimate from 81 frames of 512 px on the 14B model, not measured."""
 
 
@@ -39,31 +39,31 @@ class StepCache(Enum):
     """Between full steps, attentions and feed-forwards are continued as a series (arXiv 2503.06923)."""
 
 
-class Weights(Enum):
+class WeightQuantization(Enum):
     """How the linear layers of the blocks are stored, by torchao; products are made in the model's precision."""
 
-    full = "full"
+    none = "full"
     int8 = "int8"
     float8 = "float8"
 
 
 @dataclass
-class SavingsConfig:
+class OptimizationConfig:
     """What is saved, for a price."""
 
     step_cache: StepCache = StepCache.none
-    threshold: float = 0.08
+    cache_threshold: float = 0.08
     """first_block, mag_cache: how much may be passed over; more = faster and less true."""
     mag_ratios: list[float] = field(default_factory=list)
     """mag_cache: one a step, of this model (diffusers' MagCache prints them when it calibrates)."""
-    interval: int = 3
+    cache_interval: int = 3
     """taylor_seer: one full step in so many."""
-    weights: Weights = Weights.full
-    lora: str | None = None
+    quantization: WeightQuantization = WeightQuantization.none
+    few_step_lora: str | None = None
     """A few-step LoRA for the Wan base (.safetensors), fused into it; set steps, shift and guidance as its page
     says."""
-    lora_scale: float = 1.0
-    gpu_gib: float | None = None
+    few_step_lora_scale: float = 1.0
+    vram_limit_gib: float | None = None
     """GPU memory that may be used, in GiB: the least offloading that fits is chosen, in the place of `offload`."""
 
     def validate(self) -> None:
@@ -77,69 +77,75 @@ class SavingsConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InputError(f"savings.{name} is {value}; it must be {low:g} to {high:g}")
-        if self.gpu_gib is not None and not 1 <= self.gpu_gib <= 1024:
-            raise InputError(f"savings.gpu_gib is {self.gpu_gib}; it must be 1 to 1024")
+        if self.vram_limit_gib is not None and not 1 <= self.vram_limit_gib <= 1024:
+            raise InputError(f"optimizations.vram_limit_gib is {self.vram_limit_gib}; it must be 1 to 1024")
         if self.step_cache is StepCache.mag_cache and not self.mag_ratios:
-            raise InputError("savings.step_cache is mag_cache, which needs savings.mag_ratios of this model; give them")
-        if self.lora is not None and not self.lora.endswith(".safetensors"):
-            raise InputError(f"savings.lora is '{self.lora}'; a .safetensors file is needed")
-        if self.weights is not Weights.full and find_spec("torchao") is None:
             raise InputError(
-                f"savings.weights is {self.weights.value}, which needs torchao: pip install -e '.[quantise]'"
+                "optimizations.step_cache is mag_cache, which needs optimizations.mag_ratios of this model; give them"
+            )
+        if self.few_step_lora is not None and not self.few_step_lora.endswith(".safetensors"):
+            raise InputError(f"optimizations.few_step_lora is '{self.few_step_lora}'; a .safetensors file is needed")
+        if self.quantization is not WeightQuantization.none and find_spec("torchao") is None:
+            raise InputError(
+                f"optimizations.quantization is {self.quantization.value}, which needs torchao: pip install -e "
+                "'.[quantise]'"
             )
 
 
-def apply_savings(transformer: FantasyTalkingTransformer3DModel, config: SavingsConfig, device: torch.device) -> None:
+def apply_optimizations(
+    transformer: FantasyTalkingTransformer3DModel, config: OptimizationConfig, device: torch.device
+) -> None:
     """Changes the transformer as `config` says; and lets one on a CPU work as is fastest there.
 
     Raises:
         InputError: the LoRA does not fit.
     """
-    if config.lora is not None:
-        fuse_few_step_lora(transformer, Path(config.lora), config.lora_scale)
-    if config.weights is not Weights.full:
-        quantise_blocks(transformer, config.weights)
+    if config.few_step_lora is not None:
+        fuse_few_step_lora(transformer, Path(config.few_step_lora), config.few_step_lora_scale)
+    if config.quantization is not WeightQuantization.none:
+        quantize_blocks(transformer, config.quantization)
     if config.step_cache is not StepCache.none:
-        transformer.enable_cache(_cache_config(config))
+        transformer.enable_cache(_step_cache_config(config))
     if device.type == "cpu":
-        keep_freed_memory()
+        retain_freed_memory()
         fuse_blocks(transformer)
         if transformer.dtype is torch.bfloat16:
-            attend_in_float32(transformer)
+            use_float32_attention(transformer)
 
 
-def choose_offload(parts: Mapping[str, int], limit_gib: float) -> str:
-    """none, model or group: the least offloading that leaves `WORKING_SHARE` of the limit free of parts (bytes).
+def choose_offload(component_bytes: Mapping[str, int], vram_limit_gib: float) -> str:
+    """none, model or group: the least offloading that leaves `ACTIVATION_MEMORY_FRACTION` of the limit free of parts
+    (bytes).
 
     Raises:
         InputError: even what always stays on the GPU does not fit.
     """
-    room = limit_gib * 2**30 * (1 - WORKING_SHARE)
-    staying = sum(parts.get(name, 0) for name in STAYING)
-    if sum(parts.values()) <= room:
+    room = vram_limit_gib * 2**30 * (1 - ACTIVATION_MEMORY_FRACTION)
+    staying = sum(component_bytes.get(name, 0) for name in GPU_RESIDENT_COMPONENTS)
+    if sum(component_bytes.values()) <= room:
         return "none"
-    if max(parts.values()) <= room:
+    if max(component_bytes.values()) <= room:
         return "model"
     if staying <= room:
         return "group"
     raise InputError(
-        f"savings.gpu_gib is {limit_gib:g}; {', '.join(STAYING)} alone need "
-        f"{staying / 2**30 / (1 - WORKING_SHARE):.1f} GiB; give more"
+        f"optimizations.vram_limit_gib is {vram_limit_gib:g}; {', '.join(GPU_RESIDENT_COMPONENTS)} alone need "
+        f"{staying / 2**30 / (1 - ACTIVATION_MEMORY_FRACTION):.1f} GiB; give more"
     )
 
 
-def quantise_blocks(transformer: FantasyTalkingTransformer3DModel, weights: Weights) -> None:
+def quantize_blocks(transformer: FantasyTalkingTransformer3DModel, quantization: WeightQuantization) -> None:
     """Stores the weights of the blocks' wide linear layers in one byte each, with a scale for every output."""
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
-    kind = Int8WeightOnlyConfig() if weights is Weights.int8 else Float8WeightOnlyConfig()
+    kind = Int8WeightOnlyConfig() if quantization is WeightQuantization.int8 else Float8WeightOnlyConfig()
     quantize_(transformer.blocks, kind, filter_fn=lambda module, name: isinstance(module, nn.Linear))
 
 
-def _cache_config(config: SavingsConfig) -> Any:
+def _step_cache_config(config: OptimizationConfig) -> Any:
     if config.step_cache is StepCache.first_block:
-        return FirstBlockCacheConfig(threshold=config.threshold)
+        return FirstBlockCacheConfig(threshold=config.cache_threshold)
     if config.step_cache is StepCache.taylor_seer:
-        return TaylorSeerCacheConfig(cache_interval=config.interval)
+        return TaylorSeerCacheConfig(cache_interval=config.cache_interval)
     ratios = config.mag_ratios
-    return MagCacheConfig(threshold=config.threshold, num_inference_steps=len(ratios), mag_ratios=ratios)
+    return MagCacheConfig(threshold=config.cache_threshold, num_inference_steps=len(ratios), mag_ratios=ratios)

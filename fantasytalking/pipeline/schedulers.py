@@ -7,10 +7,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
 from torch import Tensor
 
-from fantasytalking.flow_matching import TIMESTEPS
+from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS
 
 
-class Sampler(Enum):
+class SchedulerType(Enum):
     """How the flow is followed."""
 
     euler = "euler"
@@ -19,23 +19,26 @@ class Sampler(Enum):
     """Second order (arXiv 2302.04867), as Wan itself samples."""
 
 
-def make_scheduler(sampler: Sampler, shift: float = 5.0) -> SchedulerMixin:
-    """A scheduler of diffusers; `shift` moves the noise levels towards noise (released: 5)."""
-    if sampler is Sampler.euler:
-        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=shift)
+def make_scheduler(scheduler_type: SchedulerType, flow_shift: float = 5.0) -> SchedulerMixin:
+    """A scheduler of diffusers; `flow_shift` moves the noise levels towards noise (released: 5)."""
+    if scheduler_type is SchedulerType.euler:
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=flow_shift)
     return UniPCMultistepScheduler(
-        num_train_timesteps=TIMESTEPS, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=flow_shift,
     )
 
 
-def set_steps(scheduler: SchedulerMixin, steps: int, device: torch.device) -> Tensor:
-    """Sets the noise levels of `steps` steps and gives their timesteps (steps,).
+def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device) -> Tensor:
+    """Sets the noise levels of `num_inference_steps` steps and gives their timesteps (steps,).
 
     Euler's are evenly spaced from 1 to 1/steps before the shift, as in the released code; left to itself diffusers
     would shift the last of them twice.
     """
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].tolist(), device=device)
+        scheduler.set_timesteps(sigmas=np.linspace(1, 0, num_inference_steps + 1)[:-1].tolist(), device=device)
     else:
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler.timesteps

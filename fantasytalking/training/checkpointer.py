@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.training.ema import MovingAverage
-from fantasytalking.training.run_guard import Checkpoints, Progress, read_progress, write_progress
+from fantasytalking.training.ema import EMAModel
+from fantasytalking.training.run_guard import CheckpointManager, TrainingProgress, read_progress, write_progress
 
-TRAINED_FILE = "trained.safetensors"
-AVERAGE_FILE = "average.safetensors"
+TRAINED_WEIGHTS_FILE = "trained.safetensors"
+EMA_WEIGHTS_FILE = "average.safetensors"
 
 
 class RunState:
@@ -30,37 +30,37 @@ class RunState:
         self,
         accelerator: Accelerator,
         model: nn.Module,
-        checkpoints: Checkpoints,
-        average: MovingAverage | None,
-        trained: list[str],
+        checkpoints: CheckpointManager,
+        ema: EMAModel | None,
+        trained_names: list[str],
     ) -> None:
         self._accelerator, self._model = accelerator, model
-        self._checkpoints, self._average = checkpoints, average
-        self._trained = set(trained)
+        self._checkpoints, self._ema = checkpoints, ema
+        self._trained_names = set(trained_names)
         accelerator.register_save_state_pre_hook(self._save_trained)
         accelerator.register_load_state_pre_hook(self._load_trained)
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: TrainingProgress) -> None:
         """Writes a checkpoint under a temporary name and renames it when all processes are done. Every process."""
-        accelerator, folder = self._accelerator, self._checkpoints.partial(progress.step)
+        accelerator, folder = self._accelerator, self._checkpoints.partial_path(progress.step)
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
-        progress.layout = self._layout()
+        progress.layout = self._parallelism()
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["exclude_frozen_parameters"] = True
         accelerator.save_state(str(folder), **options)
         if accelerator.is_main_process:
-            if self._average is not None:
-                save_file(self._average.state_dict(), folder / AVERAGE_FILE)
+            if self._ema is not None:
+                save_file(self._ema.state_dict(), folder / EMA_WEIGHTS_FILE)
             write_progress(folder, progress)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             self._checkpoints.commit(progress.step)
         accelerator.wait_for_everyone()
 
-    def load(self) -> Progress:
+    def load(self) -> TrainingProgress:
         """Goes back to the newest complete checkpoint; without one, a fresh Progress. Every process.
 
         Raises:
@@ -68,15 +68,16 @@ class RunState:
         """
         accelerator = self._accelerator
         if accelerator.is_main_process:
-            self._checkpoints.clear_partial()
+            self._checkpoints.remove_partial()
         accelerator.wait_for_everyone()
-        folder = self._newest()
+        folder = self._latest_checkpoint()
         if folder is None:
-            return Progress()
+            return TrainingProgress()
         progress = read_progress(folder)
-        if progress.layout and progress.layout != self._layout():
+        if progress.layout and progress.layout != self._parallelism():
             raise InputError(
-                f"checkpoint '{folder}' was written under {progress.layout} and this run is {self._layout()}; launch "
+                f"checkpoint '{folder}' was written under {progress.layout} and this run is {self._parallelism()}; "
+                "launch "
                 "it as it was begun, or choose another output folder (stage.init_from goes on from an adapter)"
             )
         options: dict[str, Any] = {}
@@ -84,27 +85,27 @@ class RunState:
             options["load_module_strict"] = False  # DeepSpeed's word for: the frozen base is not in there
         accelerator.load_state(str(folder), **options)
         accelerator.step = 0  # checkpoints lie between steps; what was counted went by the accumulation of then
-        if self._average is not None:
-            self._average.load_state_dict(load_file(folder / AVERAGE_FILE))
+        if self._ema is not None:
+            self._ema.load_state_dict(load_file(folder / EMA_WEIGHTS_FILE))
         return progress
 
-    def whole(self, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    def full_state_dict(self, is_needed: Callable[[str], bool]) -> dict[str, Tensor]:
         """The model's tensors as they are to be used: the moving average where there is one.
 
         Every process must call this, and the main process alone is given all of them.
 
         Args:
-            wanted: tells by a parameter's name whether it is needed; a sharded one is put together for it.
+            is_needed: tells by a parameter's name whether it is needed; a sharded one is put together for it.
         """
         if self._accelerator.distributed_type is DistributedType.DEEPSPEED:
-            state = self._deepspeed_tensors(wanted)
+            state = self._deepspeed_state_dict(is_needed)
         else:
             state = dict(self._accelerator.get_state_dict(self._model) or {})
-        if self._average is not None:
-            state.update(self._average.state_dict())
+        if self._ema is not None:
+            state.update(self._ema.state_dict())
         return state
 
-    def _deepspeed_tensors(self, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    def _deepspeed_state_dict(self, is_needed: Callable[[str], bool]) -> dict[str, Tensor]:
         """One after another, on the main process alone: accelerate's own way copies the model on every process.
 
         DeepSpeed trains half-precision weights with a float32 copy beside them; the copy is what was trained.
@@ -114,16 +115,16 @@ class RunState:
 
         state: dict[str, Tensor] = {}
         for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
-            if not wanted(name):
+            if not is_needed(name):
                 continue
-            trained = name in self._trained
+            trained = name in self._trained_names
             with GatheredParameters([] if trained else [parameter]):  # which does nothing where it is whole already
                 value = safe_get_full_fp32_param(parameter) if trained else parameter.detach()
                 if self._accelerator.is_main_process:
                     state[name] = value.cpu().clone()
         return state
 
-    def _layout(self) -> str:
+    def _parallelism(self) -> str:
         """How processes share the work, as far as a checkpoint's files depend on it."""
         accelerator = self._accelerator
         if accelerator.distributed_type is DistributedType.FSDP:
@@ -133,7 +134,7 @@ class RunState:
             return f"ZeRO-{stage} on {accelerator.num_processes} processes"
         return "one process or DDP"
 
-    def _newest(self) -> Path | None:
+    def _latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that the main process sees, which all must see.
 
         Raises:
@@ -154,14 +155,17 @@ class RunState:
             weights.pop()
             if self._accelerator.is_main_process:
                 model = self._accelerator.unwrap_model(models[0])
-                trained = {name: value for name, value in model.named_parameters() if name in self._trained}
-                save_file({name: value.detach().contiguous() for name, value in trained.items()}, _file(folder))
+                trained = {name: value for name, value in model.named_parameters() if name in self._trained_names}
+                save_file(
+                    {name: value.detach().contiguous() for name, value in trained.items()},
+                    _trained_weights_path(folder),
+                )
 
     def _load_trained(self, models: list[nn.Module], folder: str) -> None:
         while models:
             model = self._accelerator.unwrap_model(models.pop())
-            stored = load_file(_file(folder))
-            if stored.keys() != self._trained:
+            stored = load_file(_trained_weights_path(folder))
+            if stored.keys() != self._trained_names:
                 raise InputError(f"checkpoint '{folder}' holds other parameters; choose another output folder")
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
@@ -169,5 +173,5 @@ class RunState:
                         parameter.copy_(stored[name])
 
 
-def _file(folder: str) -> Path:
-    return Path(folder) / TRAINED_FILE
+def _trained_weights_path(folder: str) -> Path:
+    return Path(folder) / TRAINED_WEIGHTS_FILE

@@ -17,47 +17,51 @@ if TYPE_CHECKING:
 
 
 def train(
-    stage: str,
+    config_name: str,
     description: str,
-    make_sampler: "Callable[[TrainConfig], ValidationSampler] | None" = None,
-    make_corpus: Callable[[TrainConfig], None] | None = None,
+    build_validation_sampler: "Callable[[TrainConfig], ValidationSampler] | None" = None,
+    build_corpus: Callable[[TrainConfig], None] | None = None,
 ) -> None:
     """Parses the command line, then trains or, with --dry-run, tells the plan.
 
     Args:
-        stage: name of the default YAML: configs/nano/`stage`.yaml.
-        make_sampler: gives what makes the validation videos, when there are to be any; brought from above, since
-            training knows no pipeline.
-        make_corpus: makes the corpus where it is not there and can be made; brought from above as well.
+        config_name: name of the default YAML: configs/nano/`config_name`.yaml.
+        build_validation_sampler: gives what makes the validation videos, when there are to be any; brought from above,
+            since training knows no pipeline.
+        build_corpus: makes the corpus where it is not there and can be made; brought from above as well.
 
     Raises:
         InputError: anything given that cannot be used.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help=f"default: configs/nano/{stage}.yaml")
+    parser.add_argument("--config", type=Path, help=f"default: configs/nano/{config_name}.yaml")
     parser.add_argument("--dry-run", action="store_true", help="tell the plan: settings, parameters, memory; no step")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in batch=4 stage.steps=1000")
     arguments = parser.parse_args()
-    config = load_config(TrainConfig, arguments.config or preset_path("nano", stage), arguments.overrides)
+    config = load_config(TrainConfig, arguments.config or preset_path("nano", config_name), arguments.overrides)
     # Only now, so that a wrong option is told at once.
     if arguments.dry_run:
         from fantasytalking.training.memory_estimate import describe_plan
 
         sys.stdout.write(describe_plan(config) + "\n")
         return
-    _tell_progress()
-    from fantasytalking.training.model_setup import check_start
+    _configure_logging()
+    from fantasytalking.training.model_setup import check_initial_weights_exist
     from fantasytalking.training.trainer import Trainer
 
-    check_start(config.stage.init_from)  # before a corpus is made, which takes long
-    if make_corpus is not None and not all(Path(manifest).is_file() for manifest in config.data.manifests):
-        make_corpus(config)  # a training node, where there is a corpus, needs none of what makes one
-    check_corpus(config)
-    sample = make_sampler(config) if make_sampler is not None and config.validation.every else None
+    check_initial_weights_exist(config.stage.init_from)  # before a corpus is made, which takes long
+    if build_corpus is not None and not all(Path(manifest).is_file() for manifest in config.data.manifests):
+        build_corpus(config)  # a training node, where there is a corpus, needs none of what makes one
+    check_manifests_exist(config)
+    sample = (
+        build_validation_sampler(config)
+        if build_validation_sampler is not None and config.validation.interval
+        else None
+    )
     Trainer(config, sample).train()
 
 
-def check_corpus(config: TrainConfig) -> None:
+def check_manifests_exist(config: TrainConfig) -> None:
     """Holds that every manifest is there.
 
     Raises:
@@ -75,7 +79,7 @@ def check_corpus(config: TrainConfig) -> None:
             raise InputError(f"there is no corpus at '{manifest}'; make and prepare it with: {cure}")
 
 
-def _tell_progress() -> None:
+def _configure_logging() -> None:
     """The project's own lines on stdout, of the first process only."""
     first = int(os.environ.get("RANK", "0")) == 0
     handler = logging.StreamHandler(sys.stdout)

@@ -18,11 +18,11 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import TrainConfig
-from fantasytalking.training.memory_estimate import ClipSize, estimate_memory, meta_inputs, planned_model
+from fantasytalking.training.memory_estimate import ClipSize, build_meta_model, estimate_memory, meta_inputs
 
-BRANCHES = 3
+GUIDED_STEP_BRANCHES = 3
 """Of a guided step."""
-TRAINED: dict[str, list[str]] = {
+TRAINABLE_SETS: dict[str, list[str]] = {
     "adapters": [],
     "adapters and LoRA 64": ["stage.lora.rank=64", "stage.lora.alpha=64"],
     "everything": ["stage.trainable=['*']"],
@@ -30,7 +30,7 @@ TRAINED: dict[str, list[str]] = {
 """What trains, as overrides of a preset's stage 2."""
 
 
-class OperationCounter(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):
     """Counts the operations of products and attentions, backward too, by torch's own formulas.
 
     torch's FlopCounterMode also follows modules, which fails on a backward pass through parameters without memory.
@@ -38,26 +38,26 @@ class OperationCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.total_flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the function and adds its operations."""
         made = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=made)
+            self.total_flops += formula(*args, **(kwargs or {}), out_val=made)
         return made
 
 
 @dataclass(frozen=True)
-class ScalePlan:
+class ComputeEstimateConfig:
     """The rows of the table."""
 
     presets: Sequence[str] = ("wan1.3b", "wan14b")
-    sizes: Sequence[int] = (256, 512, 720)
-    frames: int = 81
-    processes: Sequence[int] = (1, 8, 64)
-    rate: float = 400e12
+    resolutions: Sequence[int] = (256, 512, 720)
+    num_frames: int = 81
+    num_gpus: Sequence[int] = (1, 8, 64)
+    flops_per_second: float = 400e12
     """Operations a second that a GPU attains."""
 
     def validate(self) -> None:
@@ -66,67 +66,72 @@ class ScalePlan:
         Raises:
             InputError: naming the value, the limit and the cure.
         """
-        for pixels in self.sizes:
+        for pixels in self.resolutions:
             if not 16 <= pixels <= 4096 or pixels % 16:
                 raise InputError(f"a size is {pixels}; it must be a multiple of 16 from 16 to 4096")
-        for count in self.processes:
+        for count in self.num_gpus:
             if not 1 <= count <= 65536:
                 raise InputError(f"the number of GPUs is {count}; it must be 1 to 65536")
-        if not 0 < self.rate <= 1e18:
-            raise InputError(f"the rate is {self.rate / 1e12:g} TFLOP/s; it must be above 0 and at most a million")
+        if not 0 < self.flops_per_second <= 1e18:
+            raise InputError(
+                f"the rate is {self.flops_per_second / 1e12:g} TFLOP/s; it must be above 0 and at most a million"
+            )
 
 
-def scale_table(plan: ScalePlan) -> str:
+def compute_estimate_table(config: ComputeEstimateConfig) -> str:
     """Markdown: a row for each preset, size and set of what trains; one clip on each GPU, weights sharded over them."""
-    memory = " | ".join(f"GiB a GPU of {count}" for count in plan.processes)
+    memory = " | ".join(f"GiB a GPU of {count}" for count in config.num_gpus)
     lines = [
-        f"{plan.frames} frames, one clip a GPU, bf16, gradient checkpointing; "
-        f"{plan.rate / 1e12:g} TFLOP/s a GPU assumed",
+        f"{config.num_frames} frames, one clip a GPU, bf16, gradient checkpointing; "
+        f"{config.flops_per_second / 1e12:g} TFLOP/s a GPU assumed",
         "",
         f"| model | pixels | what trains | parameters | {memory} | s a training step | s a guided step |",
-        "|" + "---|" * (6 + len(plan.processes)),
+        "|" + "---|" * (6 + len(config.num_gpus)),
     ]
-    lines += list(_rows(plan))
+    lines += list(_rows(config))
     return "\n".join(lines)
 
 
-class Operations(NamedTuple):
+class FlopCounts(NamedTuple):
     """Of one micro-batch."""
 
     forward: int
     """One forward pass."""
-    training: int
+    training_step: int
     """Forward and backward pass, recomputation included."""
 
 
-def count_operations(config: TrainConfig, size: ClipSize) -> Operations:
+def estimate_flops(config: TrainConfig, size: ClipSize) -> FlopCounts:
     """Of a run's whole model, on clips of one size."""
-    models = [planned_model(config, layers) for layers in (1, 2)]
-    first, second = (_operations(config, size, model, backward=False) for model in models)
-    one, two = (_operations(config, size, model, backward=True) for model in models)
+    models = [build_meta_model(config, layers) for layers in (1, 2)]
+    first, second = (_measure_flops(config, size, model, backward=False) for model in models)
+    one, two = (_measure_flops(config, size, model, backward=True) for model in models)
     if config.gradient_checkpointing:  # every block runs forward once more
         one, two = one + (second - first), two + 2 * (second - first)
     layers = load_model_config(config.model).wan.num_layers
-    return Operations(first + (layers - 1) * (second - first), one + (layers - 1) * (two - one))
+    return FlopCounts(first + (layers - 1) * (second - first), one + (layers - 1) * (two - one))
 
 
-def _rows(plan: ScalePlan) -> Iterator[str]:
-    for preset in plan.presets:
+def _rows(estimate: ComputeEstimateConfig) -> Iterator[str]:
+    for preset in estimate.presets:
         path = preset_path(preset, "stage2")
-        configs = {name: load_config(TrainConfig, path, overrides) for name, overrides in TRAINED.items()}
-        models = {name: planned_model(config) for name, config in configs.items()}
-        for pixels in plan.sizes:
-            size = ClipSize(pixels, pixels, plan.frames, 23.0)
+        configs = {name: load_config(TrainConfig, path, overrides) for name, overrides in TRAINABLE_SETS.items()}
+        models = {name: build_meta_model(config) for name, config in configs.items()}
+        for pixels in estimate.resolutions:
+            size = ClipSize(pixels, pixels, estimate.num_frames, 23.0)
             for name, config in configs.items():
                 need = estimate_memory(config, size, models[name])
-                gib = " | ".join(f"{need.sharded(count) / 2**30:.1f}" for count in plan.processes)
-                operations = count_operations(config, size)
-                training, guided = operations.training / plan.rate, BRANCHES * operations.forward / plan.rate
+                gib = " | ".join(f"{need.sharded(count) / 2**30:.1f}" for count in estimate.num_gpus)
+                operations = estimate_flops(config, size)
+                training, guided = (
+                    operations.training_step / estimate.flops_per_second,
+                    GUIDED_STEP_BRANCHES * operations.forward / estimate.flops_per_second,
+                )
                 row = (
                     preset,
                     str(pixels),
                     name,
-                    f"{need.trained / 4e6:,.0f} M",
+                    f"{need.trainable / 4e6:,.0f} M",
                     gib,
                     f"{training:.2f}",
                     f"{guided:.2f}",
@@ -134,12 +139,14 @@ def _rows(plan: ScalePlan) -> Iterator[str]:
                 yield f"| {' | '.join(row)} |"
 
 
-def _operations(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel, *, backward: bool) -> int:
+def _measure_flops(
+    config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel, *, backward: bool
+) -> int:
     latents, conditions = meta_inputs(config, size, model, torch.float32)
-    with torch.device("meta"), OperationCounter() as counter:
+    with torch.device("meta"), FlopCounter() as counter:
         if not backward:
             with torch.no_grad():
-                model(latents, torch.zeros(config.batch, device="meta"), conditions)
+                model(latents, torch.zeros(config.batch_size, device="meta"), conditions)
         else:
-            model(latents, torch.zeros(config.batch, device="meta"), conditions).sample.sum().backward()
-    return counter.total
+            model(latents, torch.zeros(config.batch_size, device="meta"), conditions).sample.sum().backward()
+    return counter.total_flops

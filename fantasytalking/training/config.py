@@ -5,16 +5,16 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from fantasytalking.attention_regions import Background
+from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.collate import Alignment, CollateConfig, MaskProjection
+from fantasytalking.data.collate import AudioAlignment, CollateConfig, MaskProjection
 from fantasytalking.data.collate_multi_person import RegionBoxes
-from fantasytalking.flow_matching import Normalisation, SigmaConfig
-from fantasytalking.models.cfg_branches import Formula
-from fantasytalking.models.guidance_embedder import MAX_SCALE, MAX_WINDOWS, Distillation
-from fantasytalking.training.expression_condition import ExpressionConfig
-from fantasytalking.training.limits import between, share
-from fantasytalking.training.validation_config import HeldOutConfig, ValidationConfig
+from fantasytalking.flow_matching import LossNormalization, SigmaConfig
+from fantasytalking.models.cfg_branches import CfgOrder
+from fantasytalking.models.guidance_embedder import MAX_DISTILLATION_WINDOWS, MAX_GUIDANCE_SCALE, DistillationSpec
+from fantasytalking.training.expression_condition import ExpressionConditionConfig
+from fantasytalking.training.limits import check_fraction, check_range
+from fantasytalking.training.validation_config import HoldoutConfig, ValidationConfig
 
 
 class LossWeight(Enum):
@@ -26,7 +26,7 @@ class LossWeight(Enum):
     """Lip mask times loss when p > eta, else everywhere (paper section 3.2): stage 2."""
 
 
-class Draw(Enum):
+class MaskSampling(Enum):
     """How often p of the lip-mask loss is drawn. The paper leaves it open."""
 
     sample = "sample"
@@ -35,7 +35,7 @@ class Draw(Enum):
     """Once for the whole global batch."""
 
 
-class ReferenceDropout(Enum):
+class ReferenceDropoutTarget(Enum):
     """What is taken away when the reference is dropped. The paper only says that it is."""
 
     face = "face"
@@ -46,16 +46,16 @@ class ReferenceDropout(Enum):
     """Both."""
 
 
-class Schedule(Enum):
+class LRSchedule(Enum):
     """Of the learning rate, after the warm-up."""
 
     constant = "constant"
     linear = "linear"
-    """Down to `final_share` at the last step."""
+    """Down to `min_lr_ratio` at the last step."""
     cosine = "cosine"
 
 
-class Optimiser(Enum):
+class OptimizerType(Enum):
     """How weights are stepped."""
 
     adamw = "adamw"
@@ -63,10 +63,10 @@ class Optimiser(Enum):
     """Orthogonalised momentum for matrices, AdamW for the rest: fewer steps for what is trained from nothing."""
 
 
-class Precision(Enum):
+class MixedPrecision(Enum):
     """Arithmetic of forward and backward. What trains is kept in float32; in bf16 the frozen base is kept in bf16."""
 
-    fp32 = "fp32"
+    no = "fp32"
     bf16 = "bf16"
 
 
@@ -85,14 +85,14 @@ class LossConfig:
     weight: LossWeight = LossWeight.uniform
     eta: float = 0.2
     """Share of clips (or steps) whose loss is not masked (paper: 0.2)."""
-    draw: Draw = Draw.sample
-    normalisation: Normalisation = Normalisation.positions
+    mask_sampling: MaskSampling = MaskSampling.sample
+    normalization: LossNormalization = LossNormalization.positions
     """positions: on average a lip counts 1 and the rest eta, as in the paper's formula. mask: the lips' mean error."""
     sigmas: SigmaConfig = field(default_factory=SigmaConfig)
 
     def validate(self) -> None:
         """Holds eta in its limits."""
-        share("loss.eta", self.eta)
+        check_fraction("loss.eta", self.eta)
 
 
 @dataclass
@@ -106,12 +106,12 @@ class DropoutConfig:
     """Sets the text states to zeros, which are what Wan pads every prompt with."""
     expression: float = 0.2
     """Closes the expression's gate; of a stage that trains it (FantasyPortrait: 0.2, reference and prompt alike)."""
-    reference_drops: ReferenceDropout = ReferenceDropout.face
+    reference_target: ReferenceDropoutTarget = ReferenceDropoutTarget.face
 
     def validate(self) -> None:
         """Holds the shares in their limits."""
         for name in ("reference", "audio", "prompt", "expression"):
-            share(f"dropout.{name}", getattr(self, name))
+            check_fraction(f"dropout.{name}", getattr(self, name))
 
 
 @dataclass
@@ -121,7 +121,7 @@ class LoraConfig:
     rank: int = 0
     alpha: float = 64.0
     """The update is scaled by alpha / rank."""
-    targets: list[str] = field(
+    target_modules: list[str] = field(
         default_factory=lambda: [
             f"{attention}.{layer}" for attention in ("attn1", "attn2") for layer in ("to_q", "to_k", "to_v", "to_out.0")
         ]
@@ -130,9 +130,9 @@ class LoraConfig:
 
     def validate(self) -> None:
         """Holds rank and alpha in their limits."""
-        between("lora.rank", self.rank, 0, 1024)
-        between("lora.alpha", self.alpha, 1e-3, 1e5)
-        if self.rank and not self.targets:
+        check_range("lora.rank", self.rank, 0, 1024)
+        check_range("lora.alpha", self.alpha, 1e-3, 1e5)
+        if self.rank and not self.target_modules:
             raise InputError("lora.targets is empty; name the layers, as in lora.targets=[attn1.to_q,attn1.to_v]")
 
 
@@ -140,43 +140,43 @@ class LoraConfig:
 class DistillationConfig:
     """Few steps with guidance folded in: stage 3 (fantasytalking/training/distillation.py)."""
 
-    windows: int = 4
+    num_windows: int = 4
     """K: steps that the student will take."""
-    teacher_steps: int = 4
+    teacher_steps_per_window: int = 4
     """Guided steps of the teacher for each of them; every one is three calls."""
-    shift: float = 5.0
+    flow_shift: float = 5.0
     """Of the noise levels of both, and so of the videos that the student will make."""
-    text: list[float] = field(default_factory=lambda: [1.0, 7.0])
+    text_guidance_range: list[float] = field(default_factory=lambda: [1.0, 7.0])
     """Least and largest scale of text guidance that the student learns."""
-    audio: list[float] = field(default_factory=lambda: [1.0, 7.0])
-    formula: Formula = Formula.text_first
-    at_start: float = 0.5
+    audio_guidance_range: list[float] = field(default_factory=lambda: [1.0, 7.0])
+    guidance_order: CfgOrder = CfgOrder.text_first
+    window_start_fraction: float = 0.5
     """Share of the clips asked at the very start of a window, where K steps ask; the others anywhere in it, as in the
     publication, whose share is 0."""
-    width: int = 128
+    embedder_dim: int = 128
     """Inner width of the guidance embedder."""
-    half: bool = False
+    save_float16: bool = False
     """Whether the adapter is written in float16."""
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        between("stage.distillation.windows", self.windows, 1, MAX_WINDOWS)
-        between("stage.distillation.teacher_steps", self.teacher_steps, 1, 1000)
-        between("stage.distillation.shift", self.shift, 0.01, 100)
-        between("stage.distillation.width", self.width, 1, 8192)
-        share("stage.distillation.at_start", self.at_start)
+        check_range("stage.distillation.num_windows", self.num_windows, 1, MAX_DISTILLATION_WINDOWS)
+        check_range("stage.distillation.teacher_steps_per_window", self.teacher_steps_per_window, 1, 1000)
+        check_range("stage.distillation.flow_shift", self.flow_shift, 0.01, 100)
+        check_range("stage.distillation.embedder_dim", self.embedder_dim, 1, 8192)
+        check_fraction("stage.distillation.window_start_fraction", self.window_start_fraction)
         for name in ("text", "audio"):
             scales = getattr(self, name)
-            if len(scales) != 2 or not 0 <= scales[0] <= scales[1] <= MAX_SCALE:
+            if len(scales) != 2 or not 0 <= scales[0] <= scales[1] <= MAX_GUIDANCE_SCALE:
                 raise InputError(
                     f"stage.distillation.{name} is {scales}; it must be two scales, the least and the largest, "
-                    f"0 to {MAX_SCALE:g}, as in [1, 7]"
+                    f"0 to {MAX_GUIDANCE_SCALE:g}, as in [1, 7]"
                 )
 
-    def described(self) -> Distillation:
+    def to_spec(self) -> DistillationSpec:
         """What the student will follow."""
-        text, audio = ((scales[0], scales[1]) for scales in (self.text, self.audio))
-        return Distillation(self.windows, self.shift, text, audio, self.formula, self.width)
+        text, audio = ((scales[0], scales[1]) for scales in (self.text_guidance_range, self.audio_guidance_range))
+        return DistillationSpec(self.num_windows, self.flow_shift, text, audio, self.guidance_order, self.embedder_dim)
 
 
 @dataclass
@@ -184,7 +184,7 @@ class StageConfig:
     """What makes a stage: everything in which the stages may differ."""
 
     name: str = MISSING
-    alignment: Alignment = MISSING
+    alignment: AudioAlignment = MISSING
     """clip or frame (paper section 3.1)."""
     steps: int = MISSING
     """Steps in all, also when resumed."""
@@ -197,23 +197,23 @@ class StageConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
-    expression: ExpressionConfig | None = None
+    expression: ExpressionConditionConfig | None = None
     """Adds an expression condition and gives it the clips' expressions; none: the faces are driven by sound alone."""
     distillation: DistillationConfig | None = None
     """Teaches what `init_from` brings to make videos in few steps; none: ordinary training."""
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        between("stage.steps", self.steps, 1, 10**8)
+        check_range("stage.steps", self.steps, 1, 10**8)
         if not self.trainable:
             raise InputError("stage.trainable is empty; name what trains, as in stage.trainable=[audio,face,motion]")
         if self.distillation is not None:
             self._check_distillation()
 
     @property
-    def half(self) -> bool:
+    def save_float16(self) -> bool:
         """Whether the adapter is written in float16."""
-        return any(part is not None and part.half for part in (self.expression, self.distillation))
+        return any(part is not None and part.save_float16 for part in (self.expression, self.distillation))
 
     def _check_distillation(self) -> None:
         """Teacher and student are one network, so only what the teacher leaves out may train."""
@@ -237,48 +237,48 @@ class StageConfig:
 
 
 @dataclass
-class DataConfig:
+class TrainingDataConfig:
     """The prepared clips of a run."""
 
     manifests: list[str] = MISSING
     """manifest.jsonl files of prepare_data."""
-    fit_motion: bool = False
+    refit_motion_normalizer: bool = False
     """Motion is normalised anew over these clips, whatever they were prepared with: one that begins from nothing has
     all of its range, and corpora of different constants go together."""
-    text_length: int = 512
+    max_text_tokens: int = 512
     """Text states are padded or cut to this many tokens; Wan: 512."""
-    window_seconds: float = CollateConfig.window_seconds
+    audio_window_seconds: float = CollateConfig.audio_window_seconds
     """Span of a latent frame's audio window."""
-    lip_mask: MaskProjection = MaskProjection.causal
+    lip_mask_projection: MaskProjection = MaskProjection.causal
     """How the lip mask came to latent space: causal groups, or trilinear as in the paper."""
-    regions: RegionBoxes = RegionBoxes.still
+    region_boxes: RegionBoxes = RegionBoxes.still
     """Of several people: still boxes as inference knows them, or tracked ones."""
-    background: Background = Background.everyone
-    workers: int = 2
+    background: BackgroundAttention = BackgroundAttention.everyone
+    num_workers: int = 2
     """Processes that read clips, for each training process; 0 = none of their own."""
-    max_bad_share: float = 0.01
+    max_unreadable_fraction: float = 0.01
     """Clips that cannot be read are replaced by their neighbours; training stops when more than this share is."""
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
         if not self.manifests:
             raise InputError("data.manifests is empty; give the manifest.jsonl of a prepared corpus")
-        between("data.workers", self.workers, 0, 256)
-        share("data.max_bad_share", self.max_bad_share)
+        check_range("data.num_workers", self.num_workers, 0, 256)
+        check_fraction("data.max_unreadable_fraction", self.max_unreadable_fraction)
 
-    def collate(self, alignment: Alignment, expression: bool = False) -> CollateConfig:
+    def collate_config(self, alignment: AudioAlignment, expression: bool = False) -> CollateConfig:
         """The batches of a stage; checked when the configuration is."""
-        own = (self.window_seconds, self.text_length, self.lip_mask)
-        config = CollateConfig(alignment, *own, expression, self.regions, self.background)
+        own = (self.audio_window_seconds, self.max_text_tokens, self.lip_mask_projection)
+        config = CollateConfig(alignment, *own, expression, self.region_boxes, self.background)
         config.validate()
         return config
 
 
 @dataclass
-class OptimiserConfig:
+class OptimizerConfig:
     """The optimiser, its learning rate over time, clipping and averaging."""
 
-    kind: Optimiser = Optimiser.adamw
+    type: OptimizerType = OptimizerType.adamw
     learning_rate: float = 1e-4
     """Paper: 1e-4."""
     beta1: float = 0.9
@@ -286,46 +286,46 @@ class OptimiserConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
     """On matrices; never on vectors (biases, norms)."""
-    warm_up: int = 500
+    warmup_steps: int = 500
     """Steps over which the learning rate rises from zero."""
-    schedule: Schedule = Schedule.constant
-    final_share: float = 0.0
+    lr_schedule: LRSchedule = LRSchedule.constant
+    min_lr_ratio: float = 0.0
     """Of the learning rate at the last step, for linear and cosine."""
-    clip_norm: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest norm of the gradient of a step."""
     ema_decay: float = 0.0
     """Moving average of what trains, for validation and for the final adapter; 0 = none."""
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        between("optimiser.learning_rate", self.learning_rate, 1e-12, 10)
+        check_range("optimizer.learning_rate", self.learning_rate, 1e-12, 10)
         for name in ("beta1", "beta2", "ema_decay"):
-            between(f"optimiser.{name}", getattr(self, name), 0, 0.999999)
-        between("optimiser.epsilon", self.epsilon, 1e-30, 1)
-        between("optimiser.weight_decay", self.weight_decay, 0, 10)
-        between("optimiser.warm_up", self.warm_up, 0, 10**7)
-        share("optimiser.final_share", self.final_share)
-        between("optimiser.clip_norm", self.clip_norm, 1e-6, 1e6)
+            check_range(f"optimiser.{name}", getattr(self, name), 0, 0.999999)
+        check_range("optimizer.epsilon", self.epsilon, 1e-30, 1)
+        check_range("optimizer.weight_decay", self.weight_decay, 0, 10)
+        check_range("optimizer.warmup_steps", self.warmup_steps, 0, 10**7)
+        check_fraction("optimizer.min_lr_ratio", self.min_lr_ratio)
+        check_range("optimizer.max_grad_norm", self.max_grad_norm, 1e-6, 1e6)
 
 
 @dataclass
-class SavingConfig:
+class CheckpointsConfig:
     """Checkpoints to resume from."""
 
-    every: int = 500
-    keep_last: int = 2
+    interval: int = 500
+    keep_last_n: int = 2
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        between("saving.every", self.every, 1, 10**8)
-        between("saving.keep_last", self.keep_last, 1, 1000)
+        check_range("checkpoints.interval", self.interval, 1, 10**8)
+        check_range("checkpoints.keep_last_n", self.keep_last_n, 1, 1000)
 
 
 @dataclass
 class LoggingConfig:
     """What is told while it trains; log.jsonl is always written."""
 
-    every: int = 10
+    interval: int = 10
     trackers: list[str] = field(default_factory=list)
     """Of tensorboard and wandb."""
     project: str = "fantasytalking"
@@ -333,7 +333,7 @@ class LoggingConfig:
 
     def validate(self) -> None:
         """Holds the values in their limits."""
-        between("logging.every", self.every, 1, 10**6)
+        check_range("logging.interval", self.interval, 1, 10**6)
         for name in self.trackers:
             if name not in ("tensorboard", "wandb"):
                 raise InputError(f"logging.trackers has '{name}'; tensorboard and wandb are known")
@@ -350,38 +350,41 @@ class TrainConfig:
     output: str = MISSING
     """Folder of the run: checkpoints/, adapter/, log.jsonl, held_out.jsonl, validation/."""
     seed: int = 0
-    batch: int = 1
+    batch_size: int = 1
     """Clips a process takes at once."""
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     """Times it does so before the weights change. Global batch = batch x accumulation x processes."""
-    precision: Precision = Precision.bf16
+    mixed_precision: MixedPrecision = MixedPrecision.bf16
     gradient_checkpointing: bool = True
-    attention: str | None = None
+    attention_backend: str | None = None
     """Attention backend by diffusers' name (native, _native_math, flash, ...); none: PyTorch's choice, or plain
     products in bfloat16 on a CPU."""
     compile: bool = False
     """PyTorch compiles the blocks, for a minute or two before the first step. On a CPU it needs a C++ compiler."""
     stage: StageConfig = field(default_factory=StageConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    saving: SavingConfig = field(default_factory=SavingConfig)
+    data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
 
     def validate(self) -> None:
         """Holds the numbers in their limits and the parts against each other."""
-        between("seed", self.seed, 0, 2**63 - 1)
-        between("batch", self.batch, 1, 4096)
-        between("accumulation", self.accumulation, 1, 65536)
-        self.data.collate(self.stage.alignment)
-        if self.held_out.every and self.stage.distillation is not None:
+        check_range("seed", self.seed, 0, 2**63 - 1)
+        check_range("batch", self.batch_size, 1, 4096)
+        check_range("accumulation", self.gradient_accumulation_steps, 1, 65536)
+        self.data.collate_config(self.stage.alignment)
+        if self.holdout.interval and self.stage.distillation is not None:
             raise InputError(
-                f"held_out.every is {self.held_out.every}, and a distilled model's steps have no error of that kind; "
+                f"holdout.interval is {self.holdout.interval}, and a distilled model's steps have no error of that "
+                "kind; "
                 "use 0"
             )
-        if self.validation.drive and self.stage.expression is None:
+        if self.validation.driving_videos and self.stage.expression is None:
             raise InputError(
-                f"validation.drive names {len(self.validation.drive)} video(s), and this stage has no expression "
+                f"validation.driving_videos names {len(self.validation.driving_videos)} video(s), and this stage has "
+                "no "
+                "expression "
                 "condition that they could drive; leave them out, or set stage.expression"
             )

@@ -2,7 +2,7 @@
 
 The way from noise to sample is cut into K windows. Within one the guided teacher is followed by small steps; the
 student learns the straight line from where that began to where it ended, in one call that is told the guidance scales
-(Meng et al., arXiv 2210.03142). K steps of the student then stand for K times `teacher_steps` guided ones.
+(Meng et al., arXiv 2210.03142). K steps of the student then stand for K times `teacher_steps_per_window` guided ones.
 
 Teacher and student are one network: without its LoRA and not told the scales, it is the teacher.
 
@@ -14,29 +14,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fantasytalking.checkpoints.lora import lora_off
+from fantasytalking.checkpoints.lora import lora_disabled
 from fantasytalking.conditions import Conditions
-from fantasytalking.data.collate import Batch
-from fantasytalking.flow_matching import TIMESTEPS, add_noise, shifted, velocity_loss
-from fantasytalking.models.cfg_branches import Branch, path_weights
+from fantasytalking.data.collate import TrainingBatch
+from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, add_noise, shift_sigmas, velocity_loss
+from fantasytalking.models.cfg_branches import GuidanceBranch, cfg_branch_weights
 from fantasytalking.training.config import DistillationConfig, LossConfig
 from fantasytalking.training.losses import StepLoss, loss_weight
-from fantasytalking.training.rng import Draws
+from fantasytalking.training.rng import StepRandomness
 
 
-class Asked(NamedTuple):
+class SegmentSample(NamedTuple):
     """Which part of the way each clip is about, and with which guidance."""
 
     start: Tensor
     """(B,) position at which the window begins, float64: 1 = noise, 0 = sample, before the shift."""
-    place: Tensor
+    fraction: Tensor
     """(B,) how far into the window the student is asked, in noise levels: 0 = at its start."""
-    scales: Tensor
+    guidance_scales: Tensor
     """(B, 2) of text and audio guidance."""
 
 
 def distillation_loss(
-    model: nn.Module, batch: Batch, draws: Draws, config: DistillationConfig, loss: LossConfig, dtype: torch.dtype
+    model: nn.Module,
+    batch: TrainingBatch,
+    randomness: StepRandomness,
+    config: DistillationConfig,
+    loss: LossConfig,
+    dtype: torch.dtype,
 ) -> StepLoss:
     """The loss of one micro-batch: the student's velocity against the line that the teacher's way amounts to.
 
@@ -45,70 +50,76 @@ def distillation_loss(
         batch, draws: on the model's device.
         dtype: of what the model is given.
     """
-    asked = ask(draws, config)
-    begin, end = (shifted(asked.start - part, config.shift).float() for part in (0, 1 / config.windows))
+    asked = sample_segments(randomness, config)
+    begin, end = (shift_sigmas(asked.start - part, config.flow_shift).float() for part in (0, 1 / config.num_windows))
     conditions = batch.conditions.to(dtype=dtype)
-    noisy = add_noise(batch.latents, draws.noise, begin)
-    with torch.no_grad(), lora_off(model):
-        arrived = follow_teacher(model, noisy, conditions, asked, config, dtype)
-    velocity = (noisy - arrived) / _wide(begin - end)
+    noisy = add_noise(batch.latents, randomness.noise, begin)
+    with torch.no_grad(), lora_disabled(model):
+        arrived = integrate_teacher(model, noisy, conditions, asked, config, dtype)
+    velocity = (noisy - arrived) / _broadcast(begin - end)
 
-    sigmas = torch.lerp(begin, end, asked.place.float())
-    on_the_line = noisy - _wide(begin - sigmas) * velocity
-    told = conditions._replace(guidance=asked.scales.to(dtype))
-    prediction = model(on_the_line.to(dtype), sigmas * TIMESTEPS, told, return_dict=False)[0]
-    weight = loss_weight(batch.lip_mask, draws, loss)
-    return StepLoss(velocity_loss(prediction, velocity, weight, loss.normalisation), sigmas)
+    sigmas = torch.lerp(begin, end, asked.fraction.float())
+    on_the_line = noisy - _broadcast(begin - sigmas) * velocity
+    told = conditions._replace(guidance=asked.guidance_scales.to(dtype))
+    prediction = model(on_the_line.to(dtype), sigmas * NUM_TRAIN_TIMESTEPS, told, return_dict=False)[0]
+    weight = loss_weight(batch.lip_mask, randomness, loss)
+    return StepLoss(velocity_loss(prediction, velocity, weight, loss.normalization), sigmas)
 
 
-def ask(draws: Draws, config: DistillationConfig) -> Asked:
-    """What the random numbers of a step ask of each clip: any window and scales, `at_start` of them at its start."""
-    position = draws.sigma.double() * config.windows
-    window = position.floor().clamp_max(config.windows - 1)
+def sample_segments(randomness: StepRandomness, config: DistillationConfig) -> SegmentSample:
+    """What the random numbers of a step ask of each clip: any window and scales, `window_start_fraction` of them at its
+    start."""
+    position = randomness.sigma_uniform.double() * config.num_windows
+    window = position.floor().clamp_max(config.num_windows - 1)
     inside = position - window
-    place = ((inside - config.at_start) / max(1 - config.at_start, 1e-6)).clamp(0, 1)
-    low, high = draws.guidance.new_tensor([config.text, config.audio]).unbind(dim=1)
-    return Asked(1 - window / config.windows, place, torch.lerp(low, high, draws.guidance))
+    place = ((inside - config.window_start_fraction) / max(1 - config.window_start_fraction, 1e-6)).clamp(0, 1)
+    low, high = randomness.guidance_uniform.new_tensor(
+        [config.text_guidance_range, config.audio_guidance_range]
+    ).unbind(dim=1)
+    return SegmentSample(1 - window / config.num_windows, place, torch.lerp(low, high, randomness.guidance_uniform))
 
 
-def follow_teacher(
+def integrate_teacher(
     model: nn.Module,
     noisy: Tensor,
     conditions: Conditions,
-    asked: Asked,
+    segments: SegmentSample,
     config: DistillationConfig,
     dtype: torch.dtype,
 ) -> Tensor:
     """(B, 16, F, h, w) where the guided model comes from `noisy` by the end of the window, by Euler's steps.
 
-    They are those that the pipeline takes in a video of `windows` times `teacher_steps` steps. Nothing is kept from one
+    They are those that the pipeline takes in a video of `num_windows` times `teacher_steps_per_window` steps. Nothing
+    is kept from one
     call to the next, as the pipeline keeps keys and values: it would find them by the identity of tensors, which a
     sharded model's hooks do not keep, and save a few per cent.
     """
-    text, audio = asked.scales.unbind(dim=1)
-    weights = path_weights(config.formula, text, audio)
+    text, audio = segments.guidance_scales.unbind(dim=1)
+    weights = cfg_branch_weights(config.guidance_order, text, audio)
     branches = [(branch_conditions(conditions, branch), weight) for branch, weight in weights]
-    stride = 1 / (config.windows * config.teacher_steps)
+    stride = 1 / (config.num_windows * config.teacher_steps_per_window)
     latents = noisy
-    for step in range(config.teacher_steps):
-        here, there = (shifted(asked.start - (step + i) * stride, config.shift).float() for i in (0, 1))
+    for step in range(config.teacher_steps_per_window):
+        here, there = (shift_sigmas(segments.start - (step + i) * stride, config.flow_shift).float() for i in (0, 1))
         velocity = torch.zeros_like(latents)
         for told, weight in branches:
-            sample = model(latents.to(dtype), here * TIMESTEPS, told, return_dict=False)[0]
-            velocity = velocity + _wide(weight) * sample.float()
-        latents = latents + _wide(there - here) * velocity
+            sample = model(latents.to(dtype), here * NUM_TRAIN_TIMESTEPS, told, return_dict=False)[0]
+            velocity = velocity + _broadcast(weight) * sample.float()
+        latents = latents + _broadcast(there - here) * velocity
     return latents
 
 
-def branch_conditions(conditions: Conditions, branch: Branch) -> Conditions:
+def branch_conditions(conditions: Conditions, branch: GuidanceBranch) -> Conditions:
     """What a guidance branch is told: without text, zeros as in dropout; without audio, its gate closed."""
     if not branch.text:
-        conditions = conditions._replace(text=torch.zeros_like(conditions.text))
+        conditions = conditions._replace(prompt_embeds=torch.zeros_like(conditions.prompt_embeds))
     if not branch.audio:
-        conditions = conditions._replace(gate=conditions.gate * conditions.gate.new_tensor([0.0, 1.0]))
+        conditions = conditions._replace(
+            condition_scale=conditions.condition_scale * conditions.condition_scale.new_tensor([0.0, 1.0])
+        )
     return conditions
 
 
-def _wide(values: Tensor) -> Tensor:
+def _broadcast(values: Tensor) -> Tensor:
     """(B,) -> (B, 1, 1, 1, 1)."""
     return values.view(-1, 1, 1, 1, 1)

@@ -20,9 +20,9 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.training.config import Precision, TrainConfig, WandbMode
+from fantasytalking.training.config import MixedPrecision, TrainConfig, WandbMode
 
-PATIENCE = timedelta(hours=2)
+PROCESS_GROUP_TIMEOUT = timedelta(hours=2)
 """For one another: the first process alone reads the base and writes checkpoints, and 14B take their time."""
 
 
@@ -38,36 +38,36 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     sharding = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
     accelerator = Accelerator(
         cpu=not sharding and not torch.cuda.is_available(),
-        mixed_precision="bf16" if config.precision is Precision.bf16 else "no",
-        gradient_accumulation_steps=config.accumulation,
+        mixed_precision="bf16" if config.mixed_precision is MixedPrecision.bf16 else "no",
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=list(config.logging.trackers) or None,
         project_dir=config.output,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
     )
     if accelerator.num_processes != launched:
         raise InputError(
             f"{launched} processes were launched and accelerate counts {accelerator.num_processes}: without a GPU it "
             "joins processes under DDP alone; launch one, or use configs/accelerate/ddp.yaml"
         )
-    half = config.precision is Precision.bf16
+    half = config.mixed_precision is MixedPrecision.bf16
     if accelerator.device.type == "cuda" and half and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(f"{torch.cuda.get_device_name()} has no bf16; use precision=fp32")
     if accelerator.distributed_type is DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        settings["train_micro_batch_size_per_gpu"] = config.batch
-        settings["gradient_accumulation_steps"] = config.accumulation
-        settings["gradient_clipping"] = config.optimiser.clip_norm
-        accelerator.gradient_accumulation_steps = config.accumulation
+        settings["train_micro_batch_size_per_gpu"] = config.batch_size
+        settings["gradient_accumulation_steps"] = config.gradient_accumulation_steps
+        settings["gradient_clipping"] = config.optimizer.max_grad_norm
+        accelerator.gradient_accumulation_steps = config.gradient_accumulation_steps
     if accelerator.distributed_type is DistributedType.FSDP:
-        _set_sharding(accelerator, config.precision)
+        _configure_fsdp(accelerator, config.mixed_precision)
     return accelerator
 
 
-def _set_sharding(accelerator: Accelerator, precision: Precision) -> None:
+def _configure_fsdp(accelerator: Accelerator, mixed_precision: MixedPrecision) -> None:
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise InputError(f"fsdp_version is {plugin.fsdp_version}; training shards by 2: configs/accelerate/fsdp.yaml")
-    if precision is Precision.bf16:
+    if mixed_precision is MixedPrecision.bf16:
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
         # accelerate's own would cast timesteps and rotations too, and sum gradients in bf16.
@@ -76,13 +76,13 @@ def _set_sharding(accelerator: Accelerator, precision: Precision) -> None:
         )
 
 
-def prepare(
-    accelerator: Accelerator, model: nn.Module, optimiser: torch.optim.Optimizer
+def prepare_model_and_optimizer(
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, AcceleratedOptimizer]:
     """Model and optimiser as accelerate prepares them, with the first process's weights on every process."""
     sharding = accelerator.distributed_type is DistributedType.FSDP  # DDP and DeepSpeed send weights themselves
     weights = model.state_dict() if sharding and accelerator.is_main_process else {}
-    prepared, prepared_optimiser = accelerator.prepare(model, optimiser)
+    prepared, prepared_optimiser = accelerator.prepare(model, optimizer)
     if accelerator.distributed_type is DistributedType.DEEPSPEED:
         # While this lives, transformers divides under ZeRO-3 whatever it loads, validation's encoders too.
         accelerator.state.deepspeed_plugin.dschf = None
@@ -135,7 +135,7 @@ class Trackers:
         if self._config.logging.trackers:
             self._accelerator.log(values, step=step)
 
-    def picture(self, name: str, path: Path, step: int) -> None:
+    def log_image(self, name: str, path: Path, step: int) -> None:
         """A picture file."""
         from PIL import Image
 
@@ -145,7 +145,7 @@ class Trackers:
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             tracker.log_images({name: pixels[None]}, step=step, **layout)
 
-    def video(self, name: str, path: Path, step: int) -> None:
+    def log_video(self, name: str, path: Path, step: int) -> None:
         """A video file with its sound; tensorboard has no place for one."""
         if "wandb" in self._config.logging.trackers and self._accelerator.is_main_process:
             import wandb

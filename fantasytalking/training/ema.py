@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 
-class MovingAverage:
+class EMAModel:
     """average <- d average + (1 - d) weight, d = min(decay, (1 + step) / (10 + step)) so that the start is forgotten.
 
     Args:
@@ -17,37 +17,37 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
-        self._trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._average = {name: value.detach().float().clone() for name, value in self._trained.items()}
+        self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._shadow = {name: value.detach().float().clone() for name, value in self._parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After step number `step` (0 is the first)."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, value in self._trained.items():
-            self._average[name].lerp_(value.detach().float(), 1 - decay)
+        for name, value in self._parameters.items():
+            self._shadow[name].lerp_(value.detach().float(), 1 - decay)
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def average_parameters(self) -> Iterator[None]:
         """The model holds the average inside the block and its own weights after it."""
-        own = {name: value.detach().clone() for name, value in self._trained.items()}
-        self._set(self._average)
+        own = {name: value.detach().clone() for name, value in self._parameters.items()}
+        self._copy_to_model(self._shadow)
         try:
             yield
         finally:
-            self._set(own)
+            self._copy_to_model(own)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average by parameter name."""
-        return dict(self._average)
+        return dict(self._shadow)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The names must be exactly those that train."""
-        assert state.keys() == self._average.keys(), "the moving average of other parameters"
+        assert state.keys() == self._shadow.keys(), "the moving average of other parameters"
         for name, value in state.items():
-            self._average[name].copy_(value)
+            self._shadow[name].copy_(value)
 
     @torch.no_grad()
-    def _set(self, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in self._trained.items():
+    def _copy_to_model(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
             parameter.copy_(values[name])

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from fantasytalking.models.expression_config import AUGMENTATIONS, ExpressionSizes
-from fantasytalking.models.expression_projector import widened
+from fantasytalking.models.expression_config import LEARNED_TOKEN_COUNTS, ExpressionModuleConfig
+from fantasytalking.models.expression_projector import match_parameter_count
 
 
-class Augmentation(Enum):
+class ExpressionAugmentation(Enum):
     """Which parts of an expression become learned tokens beside their plain one: the paper's ablation."""
 
     none = "none"
@@ -17,13 +17,13 @@ class Augmentation(Enum):
 
 
 @dataclass
-class ExpressionConfig:
+class ExpressionConditionConfig:
     """What a model that has no expression condition is given; the defaults are the released sizes."""
 
     dims: list[int] = field(default_factory=lambda: [6, 6, 30, 512])
     """Widths of head, eye, emotion and mouth: those of the encoder that prepared the corpus."""
-    augmentation: Augmentation = Augmentation.emotion_and_mouth
-    parameters_of: Augmentation | None = None
+    augmentation: ExpressionAugmentation = ExpressionAugmentation.emotion_and_mouth
+    match_parameters_of: ExpressionAugmentation | None = None
     """Plain projections are widened until there are as many parameters as this augmentation has; none: one linear
     layer each, as released."""
     token_dim: int = 2048
@@ -34,28 +34,28 @@ class ExpressionConfig:
     head_dim: int = 64
     positions: bool = False
     """Whether every place in a window has a learned vector, which the released model does not have."""
-    half: bool = False
+    save_float16: bool = False
     """Whether the adapter is written in float16."""
 
     def validate(self) -> None:
         """Holds the sizes in their limits."""
-        self.sizes()
+        self.to_module_config()
 
-    def sizes(self) -> ExpressionSizes:
+    def to_module_config(self) -> ExpressionModuleConfig:
         """What the model is built with.
 
         Raises:
-            InputError: a size outside its limits, or no way to reach the parameters of `parameters_of`.
+            InputError: a size outside its limits, or no way to reach the parameters of `match_parameters_of`.
         """
-        sizes = ExpressionSizes.read(
+        sizes = ExpressionModuleConfig.from_dict(
             {
                 **{name: getattr(self, name) for name in ("dims", "token_dim", "width", "depth", "heads", "head_dim")},
-                "learned": list(AUGMENTATIONS[self.augmentation.value]),
+                "learned": list(LEARNED_TOKEN_COUNTS[self.augmentation.value]),
                 "plain_width": 0,
                 "positions": int(self.positions),
             },
             "stage",
         )
-        if self.parameters_of in (None, self.augmentation):
+        if self.match_parameters_of in (None, self.augmentation):
             return sizes
-        return widened(sizes, self.parameters_of.value)
+        return match_parameter_count(sizes, self.match_parameters_of.value)

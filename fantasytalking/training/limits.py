@@ -3,7 +3,7 @@
 from fantasytalking.common.errors import InputError
 
 
-def between(name: str, value: float, low: float, high: float) -> None:
+def check_range(name: str, value: float, low: float, high: float) -> None:
     """Holds a number in its limits.
 
     Raises:
@@ -13,10 +13,10 @@ def between(name: str, value: float, low: float, high: float) -> None:
         raise InputError(f"{name} is {value}; it must be {low} to {high}")
 
 
-def share(name: str, value: float) -> None:
+def check_fraction(name: str, value: float) -> None:
     """Holds a share in [0, 1].
 
     Raises:
-        InputError: as `between`.
+        InputError: as `check_range`.
     """
-    between(name, value, 0, 1)
+    check_range(name, value, 0, 1)

@@ -14,20 +14,20 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from fantasytalking.audio_windows import TOKENS_PER_SECOND, window_length
-from fantasytalking.checkpoints.expression_adapter import add_expression
-from fantasytalking.checkpoints.lora import LoraSettings, add_lora
+from fantasytalking.audio_windows import TOKENS_PER_SECOND, tokens_per_window
+from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
+from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.conditions import Conditions, ExpressionCondition, latent_frame_count
-from fantasytalking.data.collate import Alignment
+from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.data.manifest import ClipRecord, read_manifest
-from fantasytalking.models.presets import load_model_config, meta_transformer
+from fantasytalking.models.presets import build_meta_transformer, load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.training.config import Optimiser, Precision, TrainConfig
-from fantasytalking.training.parameter_groups import BASE, part_of, set_stage, trainable_table
+from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig
+from fantasytalking.training.parameter_groups import BASE_GROUP, freeze_for_stage, group_of, trainable_table
 
-SHARDED_OVER = 8
+ESTIMATED_SHARDS = 8
 """Processes for which the sharded estimate is told."""
-IMAGE_TOKENS = 257
+CLIP_IMAGE_TOKENS = 257
 """CLIP's, as Wan reads them."""
 
 
@@ -46,19 +46,19 @@ class ClipSize(NamedTuple):
         return latent_frame_count(self.frames) * (self.width // 16) * (self.height // 16)
 
 
-PAPER_SIZE = ClipSize(512, 512, 81, 23.0)
+PAPER_CLIP_SIZE = ClipSize(512, 512, 81, 23.0)
 """What is planned with while there is no corpus."""
 
 
-class Memory(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """Bytes on one process."""
 
     frozen: int
-    trained: int
+    trainable: int
     """Weights in float32, or in bf16 with a float32 copy."""
     gradients: int
-    optimiser: int
-    average: int
+    optimizer: int
+    ema: int
     activations: int
 
     @property
@@ -66,9 +66,9 @@ class Memory(NamedTuple):
         """All of it."""
         return sum(self)
 
-    def sharded(self, processes: int) -> int:
+    def sharded(self, world_size: int) -> int:
         """Under FSDP or ZeRO-3: everything but the activations is divided."""
-        return (self.total - self.activations) // processes + self.activations
+        return (self.total - self.activations) // world_size + self.activations
 
 
 def describe_plan(config: TrainConfig) -> str:
@@ -77,9 +77,9 @@ def describe_plan(config: TrainConfig) -> str:
     Raises:
         InputError: a manifest that is there but damaged, or what is to train is not in the model.
     """
-    model = planned_model(config)
-    sizes = _clip_sizes(config)
-    largest = max(sizes or {PAPER_SIZE: 0}, key=lambda size: size.tokens)
+    model = build_meta_model(config)
+    sizes = _count_clip_sizes(config)
+    largest = max(sizes or {PAPER_CLIP_SIZE: 0}, key=lambda size: size.tokens)
     memory = estimate_memory(config, largest, model)
     lines = [OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip(), "", trainable_table(model), ""]
     for size, clips in sorted(sizes.items()):
@@ -90,46 +90,46 @@ def describe_plan(config: TrainConfig) -> str:
     if not sizes:
         lines.append(f"no corpus yet at {', '.join(config.data.manifests)}; planned with the paper's clips:")
     lines.append(f"largest clip: {largest.width}x{largest.height}, {largest.frames} frames = {largest.tokens:,} tokens")
-    per_process = config.batch * config.accumulation
+    per_process = config.batch_size * config.gradient_accumulation_steps
     lines.append(f"{config.stage.steps:,} steps of {per_process} clips on each process")
     if sizes:
         epochs = config.stage.steps * per_process / sum(sizes.values())
         lines.append(f"on one process that is {epochs:.1f} times through the corpus")
     gib = {name: f"{value / 2**30:.2f}" for name, value in memory._asdict().items()}
-    loading = (memory.frozen + memory.trained) / 2**30
+    loading = (memory.frozen + memory.trainable) / 2**30
     lines += [
         "",
         "memory of a process, estimated, GiB: " + ", ".join(f"{name} {value}" for name, value in gib.items()),
         f"one process or DDP: {memory.total / 2**30:.2f} GiB; "
-        f"FSDP or ZeRO-3 on {SHARDED_OVER}: {memory.sharded(SHARDED_OVER) / 2**30:.2f} GiB each",
+        f"FSDP or ZeRO-3 on {ESTIMATED_SHARDS}: {memory.sharded(ESTIMATED_SHARDS) / 2**30:.2f} GiB each",
         f"the machine's own memory while a run loads: the first process {loading:.2f} GiB, "
-        f"every other, which is sent the base, {_unsent_bytes(model) / 2**30:.2f} GiB",
+        f"every other, which is sent the base, {_bytes_before_broadcast(model) / 2**30:.2f} GiB",
     ]
     return "\n".join(lines)
 
 
-def _unsent_bytes(model: FantasyTalkingTransformer3DModel) -> int:
+def _bytes_before_broadcast(model: FantasyTalkingTransformer3DModel) -> int:
     """What a process holds before it is sent the base: the other modules, in float32."""
-    return sum(4 * value.numel() for name, value in model.named_parameters() if part_of(name) != BASE)
+    return sum(4 * value.numel() for name, value in model.named_parameters() if group_of(name) != BASE_GROUP)
 
 
-def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel) -> Memory:
+def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel) -> MemoryEstimate:
     """Memory of one process that holds whole parameters of `model`, as planned, training clips of `size`."""
-    half = config.precision is Precision.bf16
+    half = config.mixed_precision is MixedPrecision.bf16
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     # The paper's modules are float32 whether they train or not.
     frozen = sum(
-        value.numel() * (2 if half and part_of(name) == BASE else 4)
+        value.numel() * (2 if half and group_of(name) == BASE_GROUP else 4)
         for name, value in model.named_parameters()
         if not value.requires_grad
     )
-    return Memory(
+    return MemoryEstimate(
         frozen=frozen,
-        trained=trained * 4,
+        trainable=trained * 4,
         gradients=trained * 4,
         # AdamW keeps two numbers of each weight, Muon one of what is a matrix, which is nearly all.
-        optimiser=trained * (4 if config.optimiser.kind is Optimiser.muon else 8),
-        average=trained * 4 if config.optimiser.ema_decay else 0,
+        optimizer=trained * (4 if config.optimizer.type is OptimizerType.muon else 8),
+        ema=trained * 4 if config.optimizer.ema_decay else 0,
         activations=activation_bytes(config, size),
     )
 
@@ -138,59 +138,59 @@ def activation_bytes(config: TrainConfig, size: ClipSize) -> int:
     """Bytes that autograd keeps for the backward pass of one micro-batch."""
     preset = load_model_config(config.model)
     layers = preset.wan.num_layers
-    one, two = (_kept_bytes(config, size, count) for count in (1, 2))
+    one, two = (_saved_tensor_bytes(config, size, count) for count in (1, 2))
     per_block, rest = two - one, 2 * one - two
     if not config.gradient_checkpointing:
         return rest + per_block * layers
     width = preset.wan.num_attention_heads * preset.wan.attention_head_dim
     # A float32 copy may stand in for bf16 at a block's door, so four bytes a number.
-    return rest + per_block + layers * config.batch * size.tokens * width * 4
+    return rest + per_block + layers * config.batch_size * size.tokens * width * 4
 
 
-def planned_model(config: TrainConfig, layers: int | None = None) -> FantasyTalkingTransformer3DModel:
-    """The model of a run without memory for its weights, with what trains set; `layers` = fewer blocks."""
+def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> FantasyTalkingTransformer3DModel:
+    """The model of a run without memory for its weights, with what trains set; `num_layers` = fewer blocks."""
     preset = load_model_config(config.model)
-    if layers is not None:
-        preset = replace(preset, wan=replace(preset.wan, num_layers=layers))
-    model = meta_transformer(preset)
+    if num_layers is not None:
+        preset = replace(preset, wan=replace(preset.wan, num_layers=num_layers))
+    model = build_meta_transformer(preset)
     if config.stage.distillation is not None:
-        model.add_guidance(config.stage.distillation.described())
+        model.add_guidance_embedder(config.stage.distillation.to_spec())
     if config.stage.expression is not None:
         with torch.device("meta"):
-            add_expression(model, config.stage.expression.sizes())
+            ensure_expression_modules(model, config.stage.expression.to_module_config())
     lora = config.stage.lora
     if lora.rank:
         with torch.device("meta"):
-            add_lora(model, LoraSettings(lora.rank, lora.alpha, tuple(lora.targets)), torch.float32)
-    set_stage(model, config.stage)
+            add_lora(model, LoraSpec(lora.rank, lora.alpha, tuple(lora.target_modules)), torch.float32)
+    freeze_for_stage(model, config.stage)
     return model
 
 
-def _clip_sizes(config: TrainConfig) -> Counter[ClipSize]:
+def _count_clip_sizes(config: TrainConfig) -> Counter[ClipSize]:
     present = [path for path in config.data.manifests if Path(path).exists()]
-    return Counter(_size(record) for path in present for record in read_manifest(path))
+    return Counter(_clip_size(record) for path in present for record in read_manifest(path))
 
 
-def _size(record: ClipRecord) -> ClipSize:
+def _clip_size(record: ClipRecord) -> ClipSize:
     return ClipSize(record.width, record.height, record.frames, record.fps, record.people)
 
 
-def _kept_bytes(config: TrainConfig, size: ClipSize, layers: int) -> int:
-    model = planned_model(config, layers)
-    dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
+def _saved_tensor_bytes(config: TrainConfig, size: ClipSize, num_layers: int) -> int:
+    model = build_meta_model(config, num_layers)
+    dtype = torch.bfloat16 if config.mixed_precision is MixedPrecision.bf16 else torch.float32
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     latents, conditions = meta_inputs(config, size, model, dtype)
-    own = {_storage(value) for value in (*model.parameters(), *model.buffers())}
+    own = {_storage_id(value) for value in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}  # the tensors themselves, so that no storage's address is given out twice
 
     def keep(tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in own and not _is_attention_weights(tensor, conditions, size, model):
-            kept[_storage(tensor)] = tensor
+        if _storage_id(tensor) not in own and not _is_attention_weights(tensor, conditions, size, model):
+            kept[_storage_id(tensor)] = tensor
         return tensor
 
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(latents, torch.zeros(config.batch, device="meta"), conditions)
+        model(latents, torch.zeros(config.batch_size, device="meta"), conditions)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
@@ -200,35 +200,47 @@ def _is_attention_weights(
     """Queries by keys, one matrix a head: no fused kernel keeps them, but the meta device has no fused kernel."""
     if tensor.ndim < 3 or tensor.shape[:-2].numel() % model.config.num_attention_heads:
         return False
-    image = 0 if conditions.image is None else conditions.image.shape[1]
-    keys = [size.tokens, conditions.text.shape[1], image, conditions.audio.shape[2], model.config.face_tokens]
+    image = 0 if conditions.image_embeds is None else conditions.image_embeds.shape[1]
+    keys = [
+        size.tokens,
+        conditions.prompt_embeds.shape[1],
+        image,
+        conditions.audio_embeds.shape[2],
+        model.config.face_tokens,
+    ]
     if model.expression_projector is not None:
         keys.append(size.people * (4 * model.expression_projector.tokens_per_frame + 1))
-    return tensor.shape[-2] in (size.tokens, size.tokens // conditions.audio.shape[1]) and tensor.shape[-1] in keys
+    return (
+        tensor.shape[-2] in (size.tokens, size.tokens // conditions.audio_embeds.shape[1]) and tensor.shape[-1] in keys
+    )
 
 
 def meta_inputs(
     config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel, dtype: torch.dtype
 ) -> tuple[Tensor, Conditions]:
     """Latents and conditions of a micro-batch, without memory."""
-    frames, batch, shape = latent_frame_count(size.frames), config.batch, model.config
+    frames, batch, shape = latent_frame_count(size.frames), config.batch_size, model.config
     grid = (frames, size.height // 8, size.width // 8)
-    by_clip = config.stage.alignment is Alignment.clip
+    by_clip = config.stage.alignment is AudioAlignment.clip
     windows = 1 if by_clip else frames
-    tokens = int(size.frames / size.fps * TOKENS_PER_SECOND) if by_clip else window_length(config.data.window_seconds)
+    tokens = (
+        int(size.frames / size.fps * TOKENS_PER_SECOND)
+        if by_clip
+        else tokens_per_window(config.data.audio_window_seconds)
+    )
 
     def empty(*rest: int) -> Tensor:
         return torch.empty(batch, *rest, device="meta", dtype=dtype)
 
     conditions = Conditions(
-        text=empty(config.data.text_length, shape.text_dim),
-        image=None if shape.image_dim is None else empty(IMAGE_TOKENS, shape.image_dim),
-        latents=empty(shape.in_channels - shape.out_channels, *grid),
-        audio=empty(windows, tokens, shape.audio_dim),
+        prompt_embeds=empty(config.data.max_text_tokens, shape.text_dim),
+        image_embeds=None if shape.image_dim is None else empty(CLIP_IMAGE_TOKENS, shape.image_dim),
+        image_latents=empty(shape.in_channels - shape.out_channels, *grid),
+        audio_embeds=empty(windows, tokens, shape.audio_dim),
         audio_mask=torch.ones(batch, windows, tokens, device="meta", dtype=torch.bool),
-        face=empty(size.people, shape.face_dim),
-        motion=empty(2),
-        gate=empty(2),
+        face_embeds=empty(size.people, shape.face_dim),
+        motion_intensity=empty(2),
+        condition_scale=empty(2),
         expression=_meta_expression(config, size, dtype),
     )
     return empty(shape.out_channels, *grid), conditions
@@ -238,15 +250,15 @@ def _meta_expression(config: TrainConfig, size: ClipSize, dtype: torch.dtype) ->
     if config.stage.expression is None:
         return None
     grid = (latent_frame_count(size.frames), size.height // 16, size.width // 16)
-    there, whose = (config.batch, size.people, size.frames), (config.batch, size.people, *grid)
+    there, whose = (config.batch_size, size.people, size.frames), (config.batch_size, size.people, *grid)
     with torch.device("meta"):
         return ExpressionCondition(
             features=torch.empty(*there, sum(config.stage.expression.dims), dtype=dtype),
             present=torch.ones(there, dtype=torch.bool),
             regions=torch.ones(whose, dtype=torch.bool),
-            gate=torch.empty(config.batch, dtype=dtype),
+            scale=torch.empty(config.batch_size, dtype=dtype),
         )
 
 
-def _storage(tensor: Tensor) -> int:
+def _storage_id(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)

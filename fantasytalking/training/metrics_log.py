@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fantasytalking.common.files import written_whole
+from fantasytalking.common.files import atomic_write
 
 NOISE_BUCKETS = 8
 
 
-class Meter:
+class MetricsAccumulator:
     """Means since the last report.
 
     Args:
@@ -22,43 +22,43 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._clear()
+        self._reset()
 
-    def add(self, losses: Tensor, sigmas: Tensor, norm: float, tokens: int, seconds: float) -> None:
+    def add(self, losses: Tensor, sigmas: Tensor, grad_norm: float, tokens: int, seconds: float) -> None:
         """One step: losses and noise levels (N,) of the global batch, its video tokens, and the time it took."""
         self._losses.append(losses.double().cpu())
         self._sigmas.append(sigmas.double().cpu())
-        self._norms.append(norm)
+        self._grad_norms.append(grad_norm)
         self._tokens += tokens
         self._seconds += seconds
 
-    def report(self, step: int, steps: int, rate: float, device: torch.device) -> dict[str, Any]:
+    def report(self, step: int, steps: int, learning_rate: float, device: torch.device) -> dict[str, Any]:
         """One line of log.jsonl after `step` of `steps` steps; begins anew."""
-        losses, count = torch.cat(self._losses), len(self._norms)
+        losses, count = torch.cat(self._losses), len(self._grad_norms)
         seconds = max(self._seconds, 1e-9)
         line = {
             "step": step,
             "loss": losses.mean().item(),
-            "loss_by_noise": loss_by_noise(losses, torch.cat(self._sigmas)),
-            "gradient_norm": sum(self._norms) / count,
-            "learning_rate": rate,
+            "loss_by_noise": loss_by_noise_level(losses, torch.cat(self._sigmas)),
+            "gradient_norm": sum(self._grad_norms) / count,
+            "learning_rate": learning_rate,
             "steps_per_second": count / seconds,
             "clips_per_second": len(losses) / seconds,
             "tokens_per_second": self._tokens / seconds,
-            "memory_gib": peak_memory(device) / 2**30,
+            "memory_gib": peak_memory_bytes(device) / 2**30,
             "seconds_left": (steps - step) * seconds / count,
         }
-        self._clear()
+        self._reset()
         return line
 
-    def _clear(self) -> None:
+    def _reset(self) -> None:
         self._losses: list[Tensor] = []
         self._sigmas: list[Tensor] = []
-        self._norms: list[float] = []
+        self._grad_norms: list[float] = []
         self._tokens, self._seconds = 0, 0.0
 
 
-def loss_by_noise(losses: Tensor, sigmas: Tensor) -> list[float | None]:
+def loss_by_noise_level(losses: Tensor, sigmas: Tensor) -> list[float | None]:
     """Mean loss of each eighth of the noise levels, from clean to noise; None where there was no clip."""
     bucket = (sigmas * NOISE_BUCKETS).long().clamp(0, NOISE_BUCKETS - 1)
     means: list[float | None] = []
@@ -68,7 +68,7 @@ def loss_by_noise(losses: Tensor, sigmas: Tensor) -> list[float | None]:
     return means
 
 
-def scalars(line: dict[str, Any]) -> dict[str, float]:
+def flatten_scalars(line: dict[str, Any]) -> dict[str, float]:
     """A report as trackers take it: flat, numbers only."""
     flat = {name: float(value) for name, value in line.items() if isinstance(value, int | float)}
     flat.update(
@@ -81,7 +81,7 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
     return flat
 
 
-def sentence(line: dict[str, Any], steps: int) -> str:
+def format_log_line(line: dict[str, Any], steps: int) -> str:
     """A report as a person reads it."""
     minutes, seconds = divmod(round(line["seconds_left"]), 60)
     return (
@@ -92,25 +92,25 @@ def sentence(line: dict[str, Any], steps: int) -> str:
     )
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
     """Bytes: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def append_line(path: Path, line: dict[str, Any]) -> None:
+def append_log_line(path: Path, line: dict[str, Any]) -> None:
     """Adds a line to log.jsonl."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Takes the lines of steps after `step` out of log.jsonl: they will be done again."""
+def truncate_log(path: Path, last_step: int) -> None:
+    """Takes the lines of steps after `last_step` out of log.jsonl: they will be done again."""
     if not path.is_file():
         return
-    kept = [line for line in _complete_lines(path.read_text(encoding="utf-8")) if json.loads(line)["step"] <= step]
-    with written_whole(path) as temporary:
+    kept = [line for line in _complete_lines(path.read_text(encoding="utf-8")) if json.loads(line)["step"] <= last_step]
+    with atomic_write(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-MATCHED_SIZE = 0.2
+ADAMW_UPDATE_RMS = 0.2
 """Root mean square of an update: AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both."""
 
 
@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
     ) -> None:
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
-        super().__init__(parameters, defaults)
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                update = _orthogonal if is_matrix(parameter) else _adaptive
+                update = _muon_update if is_matrix(parameter) else _adamw_update
                 parameter.add_(update(parameter.grad, self.state[parameter], group), alpha=-group["lr"])
 
 
@@ -49,27 +49,27 @@ def is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and min(parameter.shape[:2]) > 1
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """Nearly U Vᵀ of `matrix` = U S Vᵀ (m, n), by Newton and Schulz's iteration, in bfloat16 as its author does."""
     tall = matrix.shape[0] > matrix.shape[1]
     found = matrix.T if tall else matrix
     found = (found / (found.norm() + 1e-7)).bfloat16()
-    first, second, third = NEWTON_SCHULZ
+    first, second, third = NEWTON_SCHULZ_COEFFICIENTS
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = found @ found.T
         found = first * found + (second * gram + third * gram @ gram) @ found
     return (found.T if tall else found).to(matrix.dtype)
 
 
-def _orthogonal(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+def _muon_update(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     if not state:
         state["momentum"] = torch.zeros_like(gradient)
     state["momentum"].lerp_(gradient, 1 - group["momentum"])
     matrix = gradient.lerp(state["momentum"], group["momentum"]).flatten(1)
-    return orthogonalised(matrix).view(gradient.shape) * (MATCHED_SIZE * max(matrix.shape) ** 0.5)
+    return orthogonalize(matrix).view(gradient.shape) * (ADAMW_UPDATE_RMS * max(matrix.shape) ** 0.5)
 
 
-def _adaptive(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+def _adamw_update(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     if not state:
         state["steps"] = torch.zeros(())
         state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)

@@ -5,18 +5,18 @@ import math
 import torch
 from torch import nn
 
-from fantasytalking.training.config import Optimiser, OptimiserConfig, Schedule
+from fantasytalking.training.config import LRSchedule, OptimizerConfig, OptimizerType
 from fantasytalking.training.muon import Muon
 
 
-def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW or Muon over what trains: matrices decay, vectors (biases, norms) do not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    kind = {Optimiser.adamw: torch.optim.AdamW, Optimiser.muon: Muon}[config.kind]
+    kind = {OptimizerType.adamw: torch.optim.AdamW, OptimizerType.muon: Muon}[config.type]
     return kind(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
@@ -25,18 +25,18 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Op
     )
 
 
-def learning_rate(step: int, steps: int, config: OptimiserConfig) -> float:
+def learning_rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
     """The learning rate of step number `step` (0 is the first) of `steps`: linear warm-up, then the schedule."""
-    if step < config.warm_up:
-        return config.learning_rate * (step + 1) / config.warm_up
-    if config.schedule is Schedule.constant:
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.lr_schedule is LRSchedule.constant:
         return config.learning_rate
-    progress = (step - config.warm_up) / max(1, steps - 1 - config.warm_up)
-    share = (1 + math.cos(math.pi * progress)) / 2 if config.schedule is Schedule.cosine else 1 - progress
-    return config.learning_rate * (config.final_share + (1 - config.final_share) * share)
+    progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
+    share = (1 + math.cos(math.pi * progress)) / 2 if config.lr_schedule is LRSchedule.cosine else 1 - progress
+    return config.learning_rate * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     """Sets it for every group."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = value

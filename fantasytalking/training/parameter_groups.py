@@ -6,20 +6,20 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.collate import Alignment
-from fantasytalking.models.wan_loading import PORTRAIT_MODULES, portrait_module
+from fantasytalking.data.collate import AudioAlignment
+from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of
 from fantasytalking.training.config import StageConfig
 
-LORA_MARK = ".lora_"
-BASE = "base"
-POSITIONS = "audio_projector.positions"
+LORA_NAME_PART = ".lora_"
+BASE_GROUP = "base"
+AUDIO_POSITIONS = "audio_projector.positions"
 
 
-def matches(name: str, pattern: str) -> bool:
+def matches_pattern(name: str, pattern: str) -> bool:
     """Whether a pattern means a parameter: `base` all but the paper's modules, audio, face, motion ... one of them."""
-    if pattern == BASE:
-        return portrait_module(name) is None
-    return any(fnmatchcase(name, part) for part in PORTRAIT_MODULES.get(pattern, (pattern,)))
+    if pattern == BASE_GROUP:
+        return adapter_module_of(name) is None
+    return any(fnmatchcase(name, part) for part in ADAPTER_MODULES.get(pattern, (pattern,)))
 
 
 def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -28,9 +28,9 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     Raises:
         InputError: a pattern that matches nothing, which would silently train less than was meant.
     """
-    names = [name for name, _ in model.named_parameters() if LORA_MARK not in name]
+    names = [name for name, _ in model.named_parameters() if LORA_NAME_PART not in name]
     for pattern in patterns:
-        if not any(matches(name, pattern) for name in names):
+        if not any(matches_pattern(name, pattern) for name in names):
             raise InputError(
                 f"stage.trainable: '{pattern}' matches no parameter of the model; "
                 f"use audio, face, motion, base, *, expression (with stage.expression), or a pattern such as "
@@ -38,14 +38,14 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
             )
     chosen = []
     for name, parameter in model.named_parameters():
-        trains = LORA_MARK in name or any(matches(name, pattern) for pattern in patterns)
+        trains = LORA_NAME_PART in name or any(matches_pattern(name, pattern) for pattern in patterns)
         parameter.requires_grad_(trains)
         if trains:
             chosen.append(name)
     return chosen
 
 
-def set_stage(model: nn.Module, stage: StageConfig) -> list[str]:
+def freeze_for_stage(model: nn.Module, stage: StageConfig) -> list[str]:
     """Lets what a stage trains train; gives the names.
 
     A clip's audio has no places in a window: what would train and never have a gradient is an error to DDP, has no
@@ -55,22 +55,22 @@ def set_stage(model: nn.Module, stage: StageConfig) -> list[str]:
         InputError: as `set_trainable`.
     """
     names = set_trainable(model, stage.trainable)
-    if stage.alignment is Alignment.clip and POSITIONS in names:
-        model.get_parameter(POSITIONS).requires_grad_(False)
-        names.remove(POSITIONS)
+    if stage.alignment is AudioAlignment.clip and AUDIO_POSITIONS in names:
+        model.get_parameter(AUDIO_POSITIONS).requires_grad_(False)
+        names.remove(AUDIO_POSITIONS)
     return names
 
 
-def part_of(name: str) -> str:
+def group_of(name: str) -> str:
     """audio, face, motion, lora or base."""
-    return "lora" if LORA_MARK in name else portrait_module(name) or BASE
+    return "lora" if LORA_NAME_PART in name else adapter_module_of(name) or BASE_GROUP
 
 
 def trainable_table(model: nn.Module) -> str:
     """Parameters of every part: how many there are and how many train."""
-    rows = {part: [0, 0] for part in (*PORTRAIT_MODULES, "lora", BASE)}
+    rows = {part: [0, 0] for part in (*ADAPTER_MODULES, "lora", BASE_GROUP)}
     for name, parameter in model.named_parameters():
-        row = rows[part_of(name)]
+        row = rows[group_of(name)]
         row[0] += parameter.numel()
         row[1] += parameter.numel() * parameter.requires_grad
     rows["total"] = [sum(row[0] for row in rows.values()), sum(row[1] for row in rows.values())]

@@ -12,41 +12,42 @@ import torch
 from torch import Tensor
 
 
-class Draws(NamedTuple):
+class StepRandomness(NamedTuple):
     """The random numbers of some clips of one step, float32; those in [0, 1) are uniform."""
 
     noise: Tensor
     """(B, 16, F, h, w) standard normal."""
-    sigma: Tensor
+    sigma_uniform: Tensor
     """(B,) in [0, 1): becomes the noise level."""
-    mask: Tensor
+    mask_uniform: Tensor
     """(B,) in [0, 1): p of the lip-mask loss, one a clip."""
-    mask_of_step: Tensor
+    step_mask_uniform: Tensor
     """(B,) in [0, 1): the same for every clip of the step."""
-    dropout: Tensor
+    dropout_uniform: Tensor
     """(B, 4) in [0, 1): reference, audio, prompt, expression."""
-    guidance: Tensor
+    guidance_uniform: Tensor
     """(B, 2) in [0, 1): become the scales of text and audio guidance in distillation."""
 
 
-def draw(seed: int, step: int, places: Sequence[int], shape: Sequence[int]) -> Draws:
-    """The random numbers for the clips at `places` of the global batch, latents of `shape` (16, F, h, w) each."""
+def step_randomness(seed: int, step: int, positions: Sequence[int], latent_shape: Sequence[int]) -> StepRandomness:
+    """The random numbers for the clips at `positions` of the global batch, latents of `latent_shape` (16, F, h, w)
+    each."""
     of_step = torch.rand(1, generator=_generator(seed, step))
     uniforms, noises, guidance, expression = [], [], [], []
-    for place in places:
+    for place in positions:
         generator = _generator(seed, step, place)
         uniforms.append(torch.rand(5, generator=generator))
-        noises.append(torch.randn(*shape, generator=generator))
+        noises.append(torch.randn(*latent_shape, generator=generator))
         guidance.append(torch.rand(2, generator=generator))
         expression.append(torch.rand(1, generator=generator))
     uniform = torch.stack(uniforms)
-    return Draws(
+    return StepRandomness(
         noise=torch.stack(noises),
-        sigma=uniform[:, 0],
-        mask=uniform[:, 1],
-        mask_of_step=of_step.expand(len(places)),
-        dropout=torch.cat([uniform[:, 2:], torch.stack(expression)], dim=1),
-        guidance=torch.stack(guidance),
+        sigma_uniform=uniform[:, 0],
+        mask_uniform=uniform[:, 1],
+        step_mask_uniform=of_step.expand(len(positions)),
+        dropout_uniform=torch.cat([uniform[:, 2:], torch.stack(expression)], dim=1),
+        guidance_uniform=torch.stack(guidance),
     )
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.common.config import CONFIGS
+from fantasytalking.common.config import CONFIGS_FOLDER
 from tests.helpers.tiny_pipeline import adapters, base, expressive, pipe, saved
 
 __all__ = ["adapters", "base", "expressive", "pipe", "saved"]
 
-SETTINGS = """
+SERVER_CONFIG = """
 base: {base}
 expression_adapter: {expressive}
 sizes: [32x32, 64x32]
@@ -28,7 +28,7 @@ steps: 2
 prompt: A person is talking.
 note: A model for tests.
 """
-MOST_SECONDS = 2.0
+MAX_PAGE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, str(CONFIGS.parent / "scripts" / "app.py"), *map(str, arguments)]
+    return [sys.executable, str(CONFIGS_FOLDER.parent / "scripts" / "app.py"), *map(str, arguments)]
 
 
 @pytest.fixture(scope="session")
@@ -61,14 +61,14 @@ def server(saved: Path, expressive: Path, tmp_path_factory: pytest.TempPathFacto
     pytest.importorskip("mediapipe")
     folder = tmp_path_factory.mktemp("page")
     settings = folder / "infer.yaml"
-    settings.write_text(SETTINGS.format(base=saved, expressive=expressive))
+    settings.write_text(SERVER_CONFIG.format(base=saved, expressive=expressive))
     found = Server(free_port(), folder / "made", folder / "log")
-    options = ("--config", settings, "--port", found.port, "--output", found.output, "--max-seconds", MOST_SECONDS)
+    options = ("--config", settings, "--port", found.port, "--output", found.output, "--max-seconds", MAX_PAGE_SECONDS)
     # The examples come from data/demo of the folder it is started in; uploads go where the test's files go.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "uploads")}
     with found.log.open("w") as log:
         process = subprocess.Popen(
-            command(*options), cwd=CONFIGS.parent, env=environment, stdout=log, stderr=subprocess.STDOUT
+            command(*options), cwd=CONFIGS_FOLDER.parent, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     try:
         _wait_for(found, process)

@@ -14,8 +14,8 @@ import pytest
 
 from fantasytalking.common.files import hash_file
 from fantasytalking.media import read_audio
-from fantasytalking.portrait_world.corpus.demo import FOLDER, PORTRAIT, SPEECH
-from tests.app.conftest import MOST_SECONDS, Server
+from fantasytalking.portrait_world.corpus.demo import DEMO_FOLDER, DEMO_PORTRAIT_FILE, DEMO_SPEECH_FILE
+from tests.app.conftest import MAX_PAGE_SECONDS, Server
 
 pytestmark = pytest.mark.browser
 
@@ -95,8 +95,8 @@ def test_an_example_with_every_control_moved_becomes_a_video_that_plays(fresh: A
     assert config["guidance"]["expression"] == {"start": 2.0, "end": 2.0, "share": 1.0}
     names = ("expression_motion", "body_motion", "seconds", "steps", "seed", "fps", "face")
     assert [config[name] for name in names] == [0.8, 0.2, 0.6, 3, 11, 20.0, 1]
-    assert hash_file(Path(record["image"])) == hash_file(FOLDER / PORTRAIT)
-    assert hash_file(Path(record["audio"])) == hash_file(FOLDER / SPEECH)
+    assert hash_file(Path(record["image"])) == hash_file(DEMO_FOLDER / DEMO_PORTRAIT_FILE)
+    assert hash_file(Path(record["audio"])) == hash_file(DEMO_FOLDER / DEMO_SPEECH_FILE)
 
     fresh.wait_for_function("document.querySelector('#video video')?.readyState >= 2")
     shown = fresh.locator("#video video")
@@ -107,14 +107,14 @@ def test_an_example_with_every_control_moved_becomes_a_video_that_plays(fresh: A
 
 def test_what_the_microphone_hears_is_spoken(fresh: Any, server: Server, tmp_path: Path):
     picture = tmp_path / "somebody.png"
-    shutil.copyfile(FOLDER / PORTRAIT, picture)
+    shutil.copyfile(DEMO_FOLDER / DEMO_PORTRAIT_FILE, picture)
     fresh.get_by_test_id("file-upload").first.set_input_files(str(picture))
     fresh.get_by_label("Record audio").click()
     fresh.get_by_role("button", name="Record", exact=True).click()
     fresh.wait_for_timeout(1500)
     fresh.get_by_role("button", name="Stop", exact=True).click()
     record = make(fresh, server)
-    assert 0.5 < record["result"]["seconds"] <= MOST_SECONDS
+    assert 0.5 < record["result"]["seconds"] <= MAX_PAGE_SECONDS
     assert np.abs(read_audio(record["audio"])).max() > 0.01, "Chromium's own device beeps once a second"
 
 

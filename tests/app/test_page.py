@@ -12,19 +12,19 @@ import pytest
 
 from fantasytalking.media import probe, write_image, write_video
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.portrait_world.corpus.demo import FOLDER, PORTRAIT, SPEECH
-from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.portrait_world.corpus.demo import DEMO_FOLDER, DEMO_PORTRAIT_FILE, DEMO_SPEECH_FILE
+from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.people.identity import make_identity
-from tests.app.conftest import MOST_SECONDS, Server, command
-from tests.helpers.tiny_pipeline import sound
+from tests.app.conftest import MAX_PAGE_SECONDS, Server, command
+from tests.helpers.tiny_pipeline import random_speech
 from tests.inference.cli_runner import write_wav
 
 pytest.importorskip("gradio_client")
 
 ASKED: dict[str, Any] = {
-    "portrait": FOLDER / PORTRAIT,
-    "sound": FOLDER / SPEECH,
+    "portrait": DEMO_FOLDER / DEMO_PORTRAIT_FILE,
+    "sound": DEMO_FOLDER / DEMO_SPEECH_FILE,
     "driver": None,
     "second_sound": None,
     "second_driver": None,
@@ -117,8 +117,8 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_portrait_and_sound_reach_the_model(talk: Talk, plain: dict[str, Any], tmp_path: Path):
-    write_image(tmp_path / "other.png", Sitter(make_identity(1003), 128).portrait())
-    write_wav(tmp_path / "other.wav", sound(0.6))
+    write_image(tmp_path / "other.png", PortraitRenderer(make_identity(1003), 128).portrait())
+    write_wav(tmp_path / "other.wav", random_speech(0.6))
     for changes in ({"portrait": tmp_path / "other.png"}, {"sound": tmp_path / "other.wav"}):
         made = talk(**changes)
         assert made["config"] == plain["config"] and made["video_sha256"] != plain["video_sha256"]
@@ -127,7 +127,7 @@ def test_portrait_and_sound_reach_the_model(talk: Talk, plain: dict[str, Any], t
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("driver") / "driver.mp4"
-    sitter = Sitter(make_identity(8), 128)
+    sitter = PortraitRenderer(make_identity(8), 128)
     write_video(path, [sitter.frame(FaceState(mouth_open=0.5 + 0.5 * np.sin(number))) for number in range(20)], fps=25)
     return path
 
@@ -136,7 +136,7 @@ def test_a_driver_drives_with_and_without_sound(talk: Talk, plain: dict[str, Any
     alone = talk(sound=None, driver=driver)
     assert alone["audio"] == [] and Path(alone["drive"][0]).name == "driver.mp4"
     assert not probe(alone["video"]).has_audio and probe(alone["video"]).frames == 15
-    guided = talk(sound=None, driver=driver, expression_guidance=2)
+    guided = talk(sound=None, driver=driver, expression_guidance_scale=2)
     assert guided["video_sha256"] != alone["video_sha256"]
     both = talk(driver=driver)
     assert probe(both["video"]).has_audio
@@ -145,13 +145,13 @@ def test_a_driver_drives_with_and_without_sound(talk: Talk, plain: dict[str, Any
 
 
 def test_a_second_person_speaks_and_is_driven(talk: Talk, driver: Path, tmp_path: Path):
-    picture = Sitter(make_identity(3), 128).portrait()
+    picture = PortraitRenderer(make_identity(3), 128).portrait()
     write_image(tmp_path / "two.png", np.concatenate([picture, picture[:, ::-1]], axis=1))
-    write_wav(tmp_path / "second.wav", sound(0.4))
+    write_wav(tmp_path / "second.wav", random_speech(0.4))
     people = {"portrait": tmp_path / "two.png", "second_sound": tmp_path / "second.wav", "size": "64x32"}
     spoken = talk(**people)
     assert [Path(path).name for path in spoken["audio"]] == ["sound.wav", "sound_2.wav"]
-    seen = talk(**people, driver=driver, second_driver=driver)
+    seen = talk(**people, driver=driver, second_driving_video=driver)
     assert [Path(path).name for path in seen["drive"]] == ["driver.mp4", "driver_2.mp4"]
     assert seen["video_sha256"] != spoken["video_sha256"]
 
@@ -161,9 +161,9 @@ def test_the_same_again_is_the_same_video(talk: Talk, plain: dict[str, Any]):
 
 
 def test_every_control_is_tried_here():
-    from fantasytalking.app.request import Request
+    from fantasytalking.app.request import PageRequest
 
-    assert [field.name for field in fields(Request)] == list(ASKED)
+    assert [field.name for field in fields(PageRequest)] == list(ASKED)
 
 
 @pytest.mark.parametrize(
@@ -171,26 +171,32 @@ def test_every_control_is_tried_here():
     [
         ({"portrait": None}, "there is no portrait yet"),
         ({"sound": None}, "there is no sound yet"),
-        ({"second_sound": FOLDER / SPEECH, "sound": None, "driver": FOLDER / SPEECH}, "a second sound and no first"),
-        ({"second_driver": FOLDER / SPEECH}, "a second driver and no first"),
-        ({"second_sound": FOLDER / SPEECH}, "1 face was found in the picture and 2 are needed"),
-        ({"driver": FOLDER / SPEECH}, "'driver.wav' has no picture"),
-        ({"driver": FOLDER / SPEECH, "stream": True}, "a stream hears one sound and nothing drives it"),
+        (
+            {"second_sound": DEMO_FOLDER / DEMO_SPEECH_FILE, "sound": None, "driver": DEMO_FOLDER / DEMO_SPEECH_FILE},
+            "a second sound and no first",
+        ),
+        ({"second_driver": DEMO_FOLDER / DEMO_SPEECH_FILE}, "a second driver and no first"),
+        ({"second_sound": DEMO_FOLDER / DEMO_SPEECH_FILE}, "1 face was found in the picture and 2 are needed"),
+        ({"driver": DEMO_FOLDER / DEMO_SPEECH_FILE}, "'driver.wav' has no picture"),
+        ({"driver": DEMO_FOLDER / DEMO_SPEECH_FILE, "stream": True}, "a stream hears one sound and nothing drives it"),
         ({"expression_guidance": -1}, "less than minimum value 0"),
-        ({"portrait": FOLDER / SPEECH}, "image 'portrait.wav' is not a picture"),
-        ({"sound": FOLDER / PORTRAIT}, "'sound.png' cannot be decoded|has no sound track"),
+        ({"portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not a picture"),
+        ({"sound": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "'sound.png' cannot be decoded|has no sound track"),
         ({"portrait": "grey"}, "no face was found in the picture"),
         ({"seed": None}, "seed is empty"),
         ({"seed": -1}, "less than minimum value 0"),
         ({"steps": 101}, "greater than maximum value 100"),
         ({"steps": 2.5}, "steps is 2.5; give a whole number"),
-        ({"seconds": MOST_SECONDS + 1}, "greater than maximum value 2"),
+        ({"seconds": MAX_PAGE_SECONDS + 1}, "greater than maximum value 2"),
         ({"size": "640x640"}, "not in the list of choices"),
         ({"face": 2}, "face 2 was asked for and 1 found"),
         ({"prompt": "a" * 5000}, "4096"),
         ({"stream": "yes"}, "show while it is made is 'yes'; it must be true or false"),
-        ({"stream": True, "portrait": FOLDER / SPEECH}, "image 'portrait.wav' is not a picture"),
-        ({"stream": True, "sound": FOLDER / PORTRAIT}, "'sound.png' cannot be decoded|has no sound track|neither"),
+        ({"stream": True, "portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not a picture"),
+        (
+            {"stream": True, "sound": DEMO_FOLDER / DEMO_PORTRAIT_FILE},
+            "'sound.png' cannot be decoded|has no sound track|neither",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_one_line(
@@ -221,10 +227,10 @@ def test_a_file_that_is_too_large_is_refused(server: Server, tmp_path: Path):
 
 def test_motion_cannot_be_set_where_it_was_never_trained(base: Path, adapters: Path, tmp_path: Path):
     from fantasytalking.app.page import build_page
-    from fantasytalking.app.service import Studio
+    from fantasytalking.app.service import GenerationService
 
-    config = InferConfig(base=str(base), adapter=str(adapters / "audio"), sizes=["32x32"], text_length=12)
-    page = build_page(Studio(config, tmp_path, MOST_SECONDS), [])
+    config = InferConfig(base=str(base), adapter=str(adapters / "audio"), sizes=["32x32"], max_text_tokens=12)
+    page = build_page(GenerationService(config, tmp_path, MAX_PAGE_SECONDS), [])
     sliders = {
         part["props"]["label"]: part["props"]
         for part in page.get_config_file()["components"]

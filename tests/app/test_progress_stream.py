@@ -18,10 +18,10 @@ import torch
 pytest.importorskip("gradio")
 pytest.importorskip("mediapipe")
 
-from fantasytalking.app.progress_stream import BEAT, Look, UnwatchedError, watched
-from fantasytalking.app.request import Request
-from fantasytalking.app.service import Made, Studio
-from fantasytalking.checkpoints.adapter import load_adapter, read_config, save_adapter
+from fantasytalking.app.progress_stream import POLL_SECONDS, ClientDisconnectedError, ProgressSnapshot, stream_progress
+from fantasytalking.app.request import PageRequest
+from fantasytalking.app.service import GenerationResult, GenerationService
+from fantasytalking.checkpoints.adapter import load_adapter, read_adapter_config, save_adapter
 from fantasytalking.checkpoints.lora import add_lora
 from fantasytalking.media import probe, read_video
 from fantasytalking.perception.mouth_curve import MouthCurve
@@ -32,17 +32,21 @@ from tests.app.test_page import ASKED
 from tests.helpers.tiny_pipeline import LORA
 
 FRAME = np.zeros((4, 4, 3), np.uint8)
-MADE = Made(Path("video.mp4"), Path("video.json"), "made", MouthCurve(np.zeros(1), np.zeros(1), np.zeros(1)))
+MADE = GenerationResult(
+    Path("video.mp4"), Path("video.json"), "made", MouthCurve(np.zeros(1), np.zeros(1), np.zeros(1))
+)
 
 
 @pytest.fixture(scope="module")
-def studio(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    config = InferConfig(base=str(saved), sizes=["32x32"], window_frames=9, overlap_frames=4, steps=2)
-    config.savings.step_cache = type(config.savings.step_cache)("first_block")
-    return Studio(config, tmp_path_factory.mktemp("made"), 2.0)
+def studio(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> GenerationService:
+    config = InferConfig(base=str(saved), sizes=["32x32"], window_frames=9, overlap_frames=4, num_inference_steps=2)
+    config.optimizations.step_cache = type(config.optimizations.step_cache)("first_block")
+    return GenerationService(config, tmp_path_factory.mktemp("made"), 2.0)
 
 
-def test_speech_is_as_without_the_adapter_that_drives(studio: Studio, saved: Path, expressive: Path, tmp_path: Path):
+def test_speech_is_as_without_the_adapter_that_drives(
+    studio: GenerationService, saved: Path, expressive: Path, tmp_path: Path
+):
     """One that brings a LoRA, as nano's does, would change it."""
     adapter = tmp_path / "adapter"
     shutil.copytree(expressive, adapter)
@@ -53,25 +57,25 @@ def test_speech_is_as_without_the_adapter_that_drives(studio: Studio, saved: Pat
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
                 parameter.fill_(0.1)
-    described = replace(read_config(expressive), lora=LORA.as_json())
+    described = replace(read_adapter_config(expressive), lora=LORA.to_dict())
     save_adapter(model, tmp_path / "brought", described)
     for file in (tmp_path / "brought").iterdir():
         shutil.copyfile(file, adapter / file.name)
     config = replace(studio.config, expression_adapter=str(adapter))
-    with_lora = Studio(config, tmp_path / "made", 2.0)
-    assert with_lora.can_be_driven
+    with_lora = GenerationService(config, tmp_path / "made", 2.0)
+    assert with_lora.supports_driving
     request = asked(stream=False)
-    videos = [maker.make(request, lambda phase, share: None).video for maker in (studio, with_lora)]
+    videos = [maker.generate(request, lambda phase, share: None).video for maker in (studio, with_lora)]
     assert videos[0].read_bytes() == videos[1].read_bytes()
 
 
-def asked(**changes: Any) -> Request:
-    return Request(
+def asked(**changes: Any) -> PageRequest:
+    return PageRequest(
         **{**ASKED, "stream": True, "portrait": str(ASKED["portrait"]), "sound": str(ASKED["sound"])} | changes
     )
 
 
-def test_frames_are_shown_before_the_last_window_is_made(studio: Studio):
+def test_frames_are_shown_before_the_last_window_is_made(studio: GenerationService):
     told: list[tuple[str, float]] = []
     shown: list[np.ndarray] = []
 
@@ -79,7 +83,7 @@ def test_frames_are_shown_before_the_last_window_is_made(studio: Studio):
         told.append(("show", start))
         shown.append(frame)
 
-    made = studio.make(asked(), lambda phase, share: told.append((phase, share)), show)
+    made = studio.generate(asked(), lambda phase, share: told.append((phase, share)), show)
     names = [name for name, _ in told]
     assert names.index("denoise") < names.index("show") < len(names) - 1 - names[::-1].index("denoise")
     assert [start for name, start in told if name == "show"] == pytest.approx(np.arange(15) / 25)
@@ -87,30 +91,30 @@ def test_frames_are_shown_before_the_last_window_is_made(studio: Studio):
     assert video.shape == (15, 32, 32, 3)
     # H.264 changes each picture a little; another frame of the video would be further away.
     assert np.abs(video.astype(int) - np.stack(shown)).mean() < 12
-    assert "first frame after" in made.line
+    assert "first frame after" in made.summary
     record = json.loads(made.record.read_text())
     assert record["config"]["stream"] is True and record["result"]["frames"] == 15
-    assert len(made.curve.times) == 15
+    assert len(made.mouth_curve.times) == 15
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_job_that_is_ended_leaves_nothing_and_changes_nothing(studio: Studio, stream: bool):
+def test_a_job_that_is_ended_leaves_nothing_and_changes_nothing(studio: GenerationService, stream: bool):
     def told(phase: str, share: float) -> None:
         if phase == "denoise":
-            raise UnwatchedError("after the first step")
+            raise ClientDisconnectedError("after the first step")
 
-    before = sorted(studio.folder.rglob("*"))
-    with pytest.raises(UnwatchedError):
-        studio.make(asked(stream=stream), told)
-    assert sorted(studio.folder.rglob("*")) == before
-    after, again = (studio.make(asked(stream=stream, seed=5), lambda phase, share: None) for _ in range(2))
+    before = sorted(studio.output_folder.rglob("*"))
+    with pytest.raises(ClientDisconnectedError):
+        studio.generate(asked(stream=stream), told)
+    assert sorted(studio.output_folder.rglob("*")) == before
+    after, again = (studio.generate(asked(stream=stream, seed=5), lambda phase, share: None) for _ in range(2))
     assert after.video.read_bytes() == again.video.read_bytes()
 
 
-def looks_of(make: Callable[..., Made], most: int = 1000) -> list[Look | Made]:
-    async def collect() -> list[Look | Made]:
-        seen: list[Look | Made] = []
-        async with aclosing(watched(make)) as looks:
+def looks_of(make: Callable[..., GenerationResult], most: int = 1000) -> list[ProgressSnapshot | GenerationResult]:
+    async def collect() -> list[ProgressSnapshot | GenerationResult]:
+        seen: list[ProgressSnapshot | GenerationResult] = []
+        async with aclosing(stream_progress(make)) as looks:
             async for look in looks:
                 seen.append(look)
                 if len(seen) == most:
@@ -123,41 +127,52 @@ def looks_of(make: Callable[..., Made], most: int = 1000) -> list[Look | Made]:
 def test_a_few_pictures_a_second_are_seen_however_many_there_are():
     begin = time.perf_counter()
 
-    def make(tell: Callable[..., None], show: Callable[..., None]) -> Made:
+    def make(tell: Callable[..., None], show: Callable[..., None]) -> GenerationResult:
         tell("denoise", 0.5)
         for number in range(200):
             show(number / 25, FRAME + number)
-            time.sleep(BEAT / 50)
+            time.sleep(POLL_SECONDS / 50)
         return MADE
 
     *looks, last = looks_of(make)
-    pictures = [look.picture for look in looks if isinstance(look, Look) and look.picture is not None]
-    assert last == MADE and 2 <= len(pictures) <= (time.perf_counter() - begin) / BEAT
+    pictures = [look.frame for look in looks if isinstance(look, ProgressSnapshot) and look.frame is not None]
+    assert last == MADE and 2 <= len(pictures) <= (time.perf_counter() - begin) / POLL_SECONDS
     values = [int(picture[0, 0, 0]) for picture in pictures]
     assert values == sorted(set(values)), "every picture is newer than the one before"
-    assert {look.latency for look in looks if isinstance(look, Look) and look.picture is not None} != {None}
-    assert len({look.latency for look in looks if isinstance(look, Look) and look.latency is not None}) == 1
+    assert {
+        look.first_frame_latency for look in looks if isinstance(look, ProgressSnapshot) and look.frame is not None
+    } != {None}
+    assert (
+        len(
+            {
+                look.first_frame_latency
+                for look in looks
+                if isinstance(look, ProgressSnapshot) and look.first_frame_latency is not None
+            }
+        )
+        == 1
+    )
 
 
 def test_no_picture_is_seen_twice():
-    def make(tell: Callable[..., None], show: Callable[..., None]) -> Made:
+    def make(tell: Callable[..., None], show: Callable[..., None]) -> GenerationResult:
         show(0.0, FRAME)
-        time.sleep(3.5 * BEAT)
+        time.sleep(3.5 * POLL_SECONDS)
         return MADE
 
-    looks = [look for look in looks_of(make) if isinstance(look, Look)]
-    assert len(looks) >= 2 and [look.picture is None for look in looks] == [False] + [True] * (len(looks) - 1)
+    looks = [look for look in looks_of(make) if isinstance(look, ProgressSnapshot)]
+    assert len(looks) >= 2 and [look.frame is None for look in looks] == [False] + [True] * (len(looks) - 1)
 
 
 def test_who_leaves_ends_the_work():
     ended = threading.Event()
 
-    def make(tell: Callable[..., None], show: Callable[..., None]) -> Made:
+    def make(tell: Callable[..., None], show: Callable[..., None]) -> GenerationResult:
         try:
             while True:
                 tell("denoise", 0.1)
                 time.sleep(0.01)
-        except UnwatchedError:
+        except ClientDisconnectedError:
             ended.set()
             raise
 
@@ -203,7 +218,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 def test_a_page_that_is_closed_ends_its_job(server: Server, client: Any):
     """Over HTTP as a browser does it: join the queue, read what comes, and hang up in the middle.
 
-    A tiny model's video made whole would be done before Gradio notices; `watched` is tried above for both.
+    A tiny model's video made whole would be done before Gradio notices; `stream_progress` is tried above for both.
     """
     httpx = pytest.importorskip("httpx")
     folders = set(server.output.glob("made-*"))

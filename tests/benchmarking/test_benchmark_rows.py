@@ -8,16 +8,16 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from fantasytalking.benchmarking import compiled_step
-from fantasytalking.benchmarking.evaluation_throughput import PERCEPTION, evaluation
-from fantasytalking.benchmarking.guided_step import GuidedStepSize, guided_step
-from fantasytalking.benchmarking.interleaved_timing import count_flops, in_turn
-from fantasytalking.benchmarking.tracking import tracking
-from fantasytalking.benchmarking.training_step import TrainingStepSize, training_step
+from fantasytalking.benchmarking.evaluation_throughput import PERCEPTION_ROW, benchmark_evaluation
+from fantasytalking.benchmarking.guided_step import GuidedStepSize, benchmark_guided_step
+from fantasytalking.benchmarking.interleaved_timing import count_flops, time_interleaved
+from fantasytalking.benchmarking.tracking import benchmark_tracking
+from fantasytalking.benchmarking.training_step import TrainingStepSize, benchmark_training_step
 from fantasytalking.evaluation.registry import METRICS
 from fantasytalking.media import read_video
-from fantasytalking.models.presets import load_model_config, transformer_arguments
+from fantasytalking.models.presets import load_model_config, transformer_kwargs
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 
 
@@ -28,7 +28,7 @@ def test_sides_are_run_in_turn_and_compared_round_by_round():
         order.append(name)
         time.sleep(seconds)
 
-    timings = in_turn(
+    timings = time_interleaved(
         {"fast": lambda: side("fast", 0.002), "slow": lambda: side("slow", 0.02)}, torch.device("cpu"), rounds=3
     )
     assert order[:8] == ["fast", "slow"] * 4
@@ -52,8 +52,8 @@ def test_operations_of_attention_are_counted(masked: bool):
 
 
 def test_the_guided_step_row_runs_and_every_saving_saves_operations():
-    size = GuidedStepSize("nano", layers=2, latents=(5, 8, 8), rounds=1, matrix=256)
-    table = guided_step(size, torch.device("cpu"), [torch.float32, torch.bfloat16])
+    size = GuidedStepSize("nano", layers=2, latents=(5, 8, 8), rounds=1, matrix_side=256)
+    table = benchmark_guided_step(size, torch.device("cpu"), [torch.float32, torch.bfloat16])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")][
         1:
     ]
@@ -69,8 +69,8 @@ def test_the_guided_step_row_runs_and_every_saving_saves_operations():
 
 @pytest.mark.slow
 def test_the_training_row_trains_what_it_says():
-    size = TrainingStepSize("nano", layers=12, latents=(3, 4, 4), batch=2, rounds=1, checkpointing=False)
-    table = training_step(size, torch.device("cpu"), torch.float32)
+    size = TrainingStepSize("nano", layers=12, latents=(3, 4, 4), batch_size=2, rounds=1, gradient_checkpointing=False)
+    table = benchmark_training_step(size, torch.device("cpu"), torch.float32)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     adapters, lora, everything = rows[1:]
     assert [row[0] for row in rows[1:]] == [
@@ -79,10 +79,10 @@ def test_the_training_row_trains_what_it_says():
         "everything",
     ]
     with torch.device("meta"):
-        arguments = {**transformer_arguments(load_model_config("nano")), "num_layers": size.layers}
+        arguments = {**transformer_kwargs(load_model_config("nano")), "num_layers": size.layers}
         model = FantasyTalkingTransformer3DModel(**arguments)
     counts = {name: value.numel() / 1e6 for name, value in model.named_parameters()}
-    assert adapters[1] == f"{sum(count for name, count in counts.items() if portrait_module(name)):.1f} M"
+    assert adapters[1] == f"{sum(count for name, count in counts.items() if adapter_module_of(name)):.1f} M"
     assert everything[1] == f"{sum(counts.values()):.1f} M"
     trained, memory = ([float(row[column].split()[0]) for row in rows[1:]] for column in (1, 6))
     assert trained[0] < trained[1] < trained[2]
@@ -97,9 +97,9 @@ def test_the_training_row_trains_what_it_says():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_the_compiled_row_has_its_three_sides(monkeypatch: pytest.MonkeyPatch):
-    small = TrainingStepSize("nano", layers=1, latents=(2, 4, 4), batch=1, rounds=1, checkpointing=False)
+    small = TrainingStepSize("nano", layers=1, latents=(2, 4, 4), batch_size=1, rounds=1, gradient_checkpointing=False)
     monkeypatch.setattr(compiled_step, "NANO_SIZE", small)
-    table = compiled_step.compiled_step(torch.device("cpu"), torch.bfloat16)
+    table = compiled_step.benchmark_compiled_step(torch.device("cpu"), torch.bfloat16)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     assert [row[0].split(":")[0] for row in rows[1:]] == [
         "PyTorch's attention",
@@ -114,7 +114,7 @@ def test_the_tracking_row_counts_the_same_frames_on_every_side(tmp_path):
     for _ in make_corpus(CorpusPlan(range(1), ["Pip."], size=128), tmp_path):
         pass
     video = next(tmp_path.glob("id*/video.mp4"))
-    table = tracking(video, rounds=1)
+    table = benchmark_tracking(video, rounds=1)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")][
         1:
     ]
@@ -133,10 +133,10 @@ def test_the_tracking_row_counts_the_same_frames_on_every_side(tmp_path):
 
 @pytest.mark.slow
 def test_the_evaluation_row_measures_every_metric_without_weights():
-    table = evaluation(frames=20, size=96, rounds=1)
+    table = benchmark_evaluation(frames=20, size=96, rounds=1)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[1:3]] == ["one process", "two processes"]
     assert all(float(row[1]) > 0 for row in rows[1:3])
     parts = {row[0]: float(row[1]) for row in rows[4:]}
-    assert parts.keys() == {name for name, metric in METRICS.items() if not metric.needs} | {PERCEPTION}
+    assert parts.keys() == {name for name, metric in METRICS.items() if not metric.required_weights} | {PERCEPTION_ROW}
     assert {"theval", "dis", "psnr"} <= parts.keys() and not {"fid", "syncnet"} & parts.keys()

@@ -9,10 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter, save_adapter
-from fantasytalking.checkpoints.convert import convert
-from fantasytalking.checkpoints.released_audio import from_official, read_released, to_official, write_released
+from fantasytalking.checkpoints.convert import convert_checkpoint
+from fantasytalking.checkpoints.released_audio import (
+    from_released_audio,
+    read_released_audio,
+    to_released_audio,
+    write_released_audio,
+)
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.models.wan_loading import adapter_module_of
 from tests.helpers.tiny_transformer import tiny_transformer
 
 EVERYTHING = ["audio", "face", "motion"]
@@ -53,14 +58,14 @@ def test_an_adapter_comes_back_exactly_and_touches_nothing_else(tmp_path):
     save_adapter(source, tmp_path / "adapter", AdapterConfig(EVERYTHING, "seconds", base="tiny"))
     assert load_adapter(target, tmp_path / "adapter").base == "tiny"
     for name, value in target.state_dict().items():
-        expected = source.state_dict()[name] if portrait_module(name) else before[name]
+        expected = source.state_dict()[name] if adapter_module_of(name) else before[name]
         assert torch.equal(value, expected), name
 
 
 def test_an_adapter_of_one_module_leaves_the_others(tmp_path):
     source, target = tiny_transformer(seed=0), tiny_transformer(seed=5)
     save_adapter(source, tmp_path / "adapter", AdapterConfig(["face"], "seconds"))
-    assert {portrait_module(name) for name in load_file(tmp_path / "adapter" / "adapter.safetensors")} == {"face"}
+    assert {adapter_module_of(name) for name in load_file(tmp_path / "adapter" / "adapter.safetensors")} == {"face"}
     audio = target.audio_projector.proj.weight.clone()
     load_adapter(target, tmp_path / "adapter")
     assert torch.equal(target.audio_projector.proj.weight, audio)
@@ -123,15 +128,15 @@ def test_a_folder_of_the_users_own_is_never_replaced(tmp_path):
 def test_released_weights_go_to_ours_and_back_without_a_bit_lost(tmp_path, suffix, dtype):
     tensors = released_weights(dtype=dtype)
     source, back = tmp_path / f"released{suffix}", tmp_path / f"back{suffix}"
-    write_released(tensors, source)
-    convert(source, tmp_path / "adapter")
+    write_released_audio(tensors, source)
+    convert_checkpoint(source, tmp_path / "adapter")
     config, ours = read_adapter(tmp_path / "adapter")
     assert config.modules == ["audio"]
     assert config.audio_window == "official"
-    assert set(ours) == {name for name in tiny_transformer().state_dict() if portrait_module(name) == "audio"}
-    convert(tmp_path / "adapter", back)
-    assert same(read_released(back), tensors)
-    assert same(to_official(from_official(tensors)), tensors)
+    assert set(ours) == {name for name in tiny_transformer().state_dict() if adapter_module_of(name) == "audio"}
+    convert_checkpoint(tmp_path / "adapter", back)
+    assert same(read_released_audio(back), tensors)
+    assert same(to_released_audio(from_released_audio(tensors)), tensors)
     if suffix != ".safetensors":
         loaded = torch.load(back, weights_only=True)
         assert set(loaded) == {"proj_model", "audio_processor"}
@@ -139,15 +144,15 @@ def test_released_weights_go_to_ours_and_back_without_a_bit_lost(tmp_path, suffi
 
 
 def test_released_weights_change_container(tmp_path):
-    write_released(released_weights(), tmp_path / "released.ckpt")
-    convert(tmp_path / "released.ckpt", tmp_path / "released.safetensors")
+    write_released_audio(released_weights(), tmp_path / "released.ckpt")
+    convert_checkpoint(tmp_path / "released.ckpt", tmp_path / "released.safetensors")
     assert same(load_file(tmp_path / "released.safetensors"), released_weights())
 
 
 def test_face_and_motion_have_no_place_in_the_released_format(tmp_path):
     save_adapter(tiny_transformer(), tmp_path / "adapter", AdapterConfig(EVERYTHING, "seconds"))
     with pytest.raises(InputError, match="holds audio alone"):
-        convert(tmp_path / "adapter", tmp_path / "out.ckpt")
+        convert_checkpoint(tmp_path / "adapter", tmp_path / "out.ckpt")
     assert not (tmp_path / "out.ckpt").exists()
 
 
@@ -196,6 +201,6 @@ def test_hostile_and_broken_checkpoints_are_refused_in_one_line(tmp_path, kind, 
     monkeypatch.chdir(tmp_path)
     hostile(kind, tmp_path / "released.ckpt")
     with pytest.raises(InputError) as refused:
-        convert(tmp_path / "released.ckpt", tmp_path / "adapter")
+        convert_checkpoint(tmp_path / "released.ckpt", tmp_path / "adapter")
     assert "released.ckpt" in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["released.ckpt"], "no code ran, nothing half-written"

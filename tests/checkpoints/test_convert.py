@@ -10,7 +10,7 @@ from diffusers import WanTransformer3DModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.checkpoints.convert import convert, forward_reference
+from fantasytalking.checkpoints.convert import convert_checkpoint, reference_forward
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.tensor_io import open_model_folder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -87,7 +87,7 @@ def test_our_forward_is_the_released_forward(golden, tmp_path, level, monkeypatc
 
 def test_released_weights_through_the_adapter_give_the_released_forward(golden, tmp_path):
     """The other way in: converter, from_wan on a single file of Wan's names, load_adapter."""
-    from fantasytalking.audio_windows import official_windows
+    from fantasytalking.audio_windows import released_frame_windows
     from fantasytalking.checkpoints.adapter import load_adapter
     from fantasytalking.conditions import Conditions
 
@@ -96,19 +96,19 @@ def test_released_weights_through_the_adapter_give_the_released_forward(golden, 
     save_file(wan, tmp_path / "wan.safetensors", metadata={"num_heads": metadata["num_heads"]})
     audio = {name: value for name, value in tensors.items() if name.startswith(("proj_model", "audio_processor"))}
     save_file(audio, tmp_path / "released.safetensors")
-    convert(tmp_path / "released.safetensors", tmp_path / "adapter")
+    convert_checkpoint(tmp_path / "released.safetensors", tmp_path / "adapter")
     model = FantasyTalkingTransformer3DModel.from_wan(tmp_path / "wan.safetensors", audio_token_dim=64)
     load_adapter(model, tmp_path / "adapter")
-    windows = official_windows(tensors["in.audio_features"], int(metadata["num_frames"]))
+    windows = released_frame_windows(tensors["in.audio_features"], int(metadata["num_frames"]))
     conditions = Conditions(
-        text=tensors["in.text_embeds"],
-        image=tensors["in.image_embeds"],
-        latents=tensors["in.image_condition"],
-        audio=windows.tokens,
+        prompt_embeds=tensors["in.text_embeds"],
+        image_embeds=tensors["in.image_embeds"],
+        image_latents=tensors["in.image_condition"],
+        audio_embeds=windows.tokens,
         audio_mask=windows.mask,
-        face=torch.randn(1, 1, 512),
-        motion=torch.rand(1, 2),
-        gate=torch.ones(1, 2),
+        face_embeds=torch.randn(1, 1, 512),
+        motion_intensity=torch.rand(1, 2),
+        condition_scale=torch.ones(1, 2),
     )
     with torch.no_grad():
         prediction = model(tensors["in.latents"], tensors["in.timestep"], conditions).sample
@@ -134,9 +134,9 @@ def test_heads_that_cannot_be_told_are_asked_for(tmp_path):
     base = WanTransformer3DModel.from_pretrained(save_base(tmp_path / "base"))
     save_file(original_names(base), tmp_path / "wan.safetensors")
     with pytest.raises(InputError, match=r"width 48 is not a multiple of 128.*state num_heads"):
-        convert(tmp_path / "wan.safetensors", tmp_path / "out")
+        convert_checkpoint(tmp_path / "wan.safetensors", tmp_path / "out")
     save_file(original_names(base), tmp_path / "wan.safetensors", metadata={"num_heads": "2"})
-    convert(tmp_path / "wan.safetensors", tmp_path / "out")
+    convert_checkpoint(tmp_path / "wan.safetensors", tmp_path / "out")
     assert WanTransformer3DModel.load_config(tmp_path / "out")["num_attention_heads"] == 2
 
 
@@ -233,7 +233,7 @@ REFERENCES += ["no base tensor", "no audio tensor", "no blocks"]
 def test_a_spoilt_reference_is_refused_in_one_line(golden, tmp_path, kind):
     spoil_reference(golden, kind, tmp_path / "reference.safetensors")
     with pytest.raises(InputError) as refused:
-        forward_reference(tmp_path / "reference.safetensors")
+        reference_forward(tmp_path / "reference.safetensors")
     assert "\n" not in str(refused.value)
 
 

@@ -7,29 +7,31 @@ import pytest
 import torch
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
-from fantasytalking.checkpoints.expression_adapter import load_expression
+from fantasytalking.checkpoints.expression_adapter import load_expression_adapter
 from fantasytalking.checkpoints.released_portrait import write_released_expression
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.expression_config import ExpressionSizes
+from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.models.wan_loading import adapter_module_of
 from tests.helpers.tiny_transformer import tiny_transformer
 
-SIZES = ExpressionSizes((3, 2, 4, 5), (0, 0, 2, 3), token_dim=16, width=12, depth=2, heads=2)  # released heads of 64
+SIZES = ExpressionModuleConfig(
+    (3, 2, 4, 5), (0, 0, 2, 3), token_dim=16, width=12, depth=2, heads=2
+)  # released heads of 64
 
 
 def expressive() -> FantasyTalkingTransformer3DModel:
-    return tiny_transformer(seed=4, **SIZES.arguments())
+    return tiny_transformer(seed=4, **SIZES.to_transformer_kwargs())
 
 
 def expression_of(model: FantasyTalkingTransformer3DModel) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in model.state_dict().items() if portrait_module(name) == "expression"}
+    return {name: value for name, value in model.state_dict().items() if adapter_module_of(name) == "expression"}
 
 
 def write(kind: str, folder: Path) -> Path:
     source = expressive()
     if kind == "adapter":
-        save_adapter(source, folder / kind, AdapterConfig(["expression"], "seconds", expression=SIZES.as_json()))
+        save_adapter(source, folder / kind, AdapterConfig(["expression"], "seconds", expression=SIZES.to_dict()))
     else:
         write_released_expression(expression_of(source), folder / kind)
     return folder / kind
@@ -39,12 +41,12 @@ def write(kind: str, folder: Path) -> Path:
 def test_a_model_without_an_expression_condition_is_given_it(tmp_path: Path, kind: str):
     model = tiny_transformer(seed=9)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert load_expression(model, write(kind, tmp_path)) == SIZES
+    assert load_expression_adapter(model, write(kind, tmp_path)) == SIZES
     wanted = expression_of(expressive())
     assert all(torch.equal(value, wanted[name]) for name, value in expression_of(model).items())
     assert expression_of(model).keys() == wanted.keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
-    assert ExpressionSizes.of(model.config) == SIZES
+    assert ExpressionModuleConfig.from_transformer_config(model.config) == SIZES
     assert model.config.expression_padding == ("masked" if kind == "adapter" else "attended")
 
 
@@ -53,18 +55,20 @@ def test_one_for_another_transformer_changes_nothing(tmp_path: Path, kind: str):
     source = write(kind, tmp_path)
     shallow = tiny_transformer(num_layers=2)
     with pytest.raises(InputError, match="made for a model of another size"):
-        load_expression(shallow, source)
-    assert shallow.expression_projector is None and ExpressionSizes.of(shallow.config) is None
-    other = tiny_transformer(**replace(SIZES, depth=1).arguments())
+        load_expression_adapter(shallow, source)
+    assert (
+        shallow.expression_projector is None and ExpressionModuleConfig.from_transformer_config(shallow.config) is None
+    )
+    other = tiny_transformer(**replace(SIZES, depth=1).to_transformer_kwargs())
     before = {name: value.clone() for name, value in other.state_dict().items()}
     with pytest.raises(InputError, match=r"sizes.*'depth'"):
-        load_expression(other, source)
+        load_expression_adapter(other, source)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in before.items())
 
 
 def test_an_adapter_without_an_expression_is_refused(tmp_path: Path):
     save_adapter(tiny_transformer(), tmp_path / "sound", AdapterConfig(["audio", "face"], "seconds"))
     with pytest.raises(InputError, match=r"holds audio, face and no expression.*train_portrait\.py"):
-        load_expression(tiny_transformer(), tmp_path / "sound")
+        load_expression_adapter(tiny_transformer(), tmp_path / "sound")
     with pytest.raises(InputError, match="nothing"):
-        load_expression(tiny_transformer(), tmp_path / "nothing")
+        load_expression_adapter(tiny_transformer(), tmp_path / "nothing")

@@ -14,16 +14,16 @@ from fantasytalking.checkpoints.adapter import (
     load_adapter,
     read_adapter,
     save_adapter,
+    save_adapter_state,
     trained_base_names,
-    write_state,
 )
-from fantasytalking.checkpoints.convert import convert
-from fantasytalking.checkpoints.lora import LoraSettings, add_lora, lora_shapes
+from fantasytalking.checkpoints.convert import convert_checkpoint
+from fantasytalking.checkpoints.lora import LoraSpec, add_lora, lora_tensor_shapes
 from fantasytalking.common.errors import InputError
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
-SETTINGS = LoraSettings(4, 8.0, ("attn1.to_q", "attn2.to_out.0", "ffn.net.2"))
+SETTINGS = LoraSpec(4, 8.0, ("attn1.to_q", "attn2.to_out.0", "ffn.net.2"))
 
 
 def forward(model: FantasyTalkingTransformer3DModel) -> torch.Tensor:
@@ -46,7 +46,7 @@ def with_lora(seed: int = 0) -> FantasyTalkingTransformer3DModel:
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    config = AdapterConfig(["audio", "face", "motion"], "seconds", lora=SETTINGS.as_json())
+    config = AdapterConfig(["audio", "face", "motion"], "seconds", lora=SETTINGS.to_dict())
     save_adapter(with_lora(), tmp_path / "adapter", config)
     return tmp_path / "adapter"
 
@@ -68,7 +68,7 @@ def test_a_lora_is_read_back_exactly(adapter: Path):
 
 def test_the_file_holds_the_lora_in_names_without_peft(adapter: Path):
     shapes = {name: tuple(value.shape) for name, value in load_file(adapter / LORA_FILE).items()}
-    assert shapes == lora_shapes(tiny_transformer(), SETTINGS)
+    assert shapes == lora_tensor_shapes(tiny_transformer(), SETTINGS)
     assert shapes["blocks.0.attn1.to_q.lora_A.weight"] == (4, 48)
     assert shapes["blocks.2.ffn.net.2.lora_B.weight"] == (48, 4)
     assert not any("lora" in name for name in load_file(adapter / "adapter.safetensors"))
@@ -104,7 +104,7 @@ def test_a_damaged_description_is_refused(adapter: Path, lora: object):
 @pytest.mark.parametrize("target", ["attn3.to_q", "attn2.audio_k_proj", "norm_out"])
 def test_targets_must_be_linear_layers_of_the_base(target: str):
     with pytest.raises(InputError, match=f"LoRA target '{target}'"):
-        add_lora(tiny_transformer(), LoraSettings(4, 8.0, (target,)), torch.float32)
+        add_lora(tiny_transformer(), LoraSpec(4, 8.0, (target,)), torch.float32)
 
 
 def test_trained_tensors_of_the_base_are_read_back_exactly(tmp_path: Path):
@@ -113,7 +113,7 @@ def test_trained_tensors_of_the_base_are_read_back_exactly(tmp_path: Path):
         for name in names:
             trained.get_parameter(name).add_(0.1)
     config = AdapterConfig(["audio", "face", "motion"], "seconds", base_tensors=2)
-    write_state(trained.state_dict(), tmp_path / "adapter", config, base=names)
+    save_adapter_state(trained.state_dict(), tmp_path / "adapter", config, base_names=names)
     model = tiny_transformer()
     load_adapter(model, tmp_path / "adapter")
     assert torch.equal(forward(model), forward(trained))
@@ -130,4 +130,4 @@ def test_trained_tensors_of_the_base_are_read_back_exactly(tmp_path: Path):
 
 def test_the_released_format_has_no_place_for_a_lora(adapter: Path, tmp_path: Path):
     with pytest.raises(InputError, match="changes the base too"):
-        convert(adapter, tmp_path / "released.safetensors")
+        convert_checkpoint(adapter, tmp_path / "released.safetensors")

@@ -8,8 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fantasytalking.checkpoints.convert import convert, forward_reference
-from fantasytalking.checkpoints.released_portrait import RELEASED_PARTS
+from fantasytalking.checkpoints.convert import convert_checkpoint, reference_forward
+from fantasytalking.checkpoints.released_portrait import RELEASED_PORTRAIT_PARTS
 from fantasytalking.common.errors import InputError
 from tests.checkpoints.test_convert import run_here
 
@@ -23,12 +23,14 @@ def adapter_of(golden: Path) -> dict[str, Tensor]:
     """The released adapter in a reference file; its resamplers have one head of the released width."""
     tensors = load_file(golden / "portrait_forward_single.safetensors")
     return {
-        name: value for name, value in tensors.items() if name.startswith(tuple(f"{part}." for part in RELEASED_PARTS))
+        name: value
+        for name, value in tensors.items()
+        if name.startswith(tuple(f"{part}." for part in RELEASED_PORTRAIT_PARTS))
     }
 
 
 def as_parts(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in RELEASED_PARTS}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in RELEASED_PORTRAIT_PARTS}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value
@@ -70,7 +72,7 @@ def test_three_people_of_another_length_and_size_are_driven_each_by_their_own(go
     for order in ([0, 1, 2], [2, 0, 1]):
         turned = {name: changes[name][order] for name in ("in.expression_features", "in.face_regions")}
         save_file({**tensors, **changes, **turned}, tmp_path / "reference.safetensors", metadata=metadata)
-        predictions.append(forward_reference(tmp_path / "reference.safetensors")["prediction"])
+        predictions.append(reference_forward(tmp_path / "reference.safetensors")["prediction"])
     torch.testing.assert_close(predictions[1], predictions[0], rtol=0, atol=1e-5)
 
 
@@ -80,17 +82,17 @@ def test_released_file_and_flat_port_go_through_our_adapter_without_a_loss(golde
     assert port.keys() != released.keys()
     torch.save(as_parts(released), tmp_path / "released.ckpt")
     save_file(port, tmp_path / "port.safetensors")
-    convert(tmp_path / "released.ckpt", tmp_path / "adapter")
-    convert(tmp_path / "port.safetensors", tmp_path / "adapter_of_port")
+    convert_checkpoint(tmp_path / "released.ckpt", tmp_path / "adapter")
+    convert_checkpoint(tmp_path / "port.safetensors", tmp_path / "adapter_of_port")
     ours = load_file(tmp_path / "adapter" / "adapter.safetensors")
     assert len(ours) == len(released)
     theirs = load_file(tmp_path / "adapter_of_port" / "adapter.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    convert(tmp_path / "adapter", tmp_path / "again.ckpt")
-    convert(tmp_path / "released.ckpt", tmp_path / "again.safetensors")
+    convert_checkpoint(tmp_path / "adapter", tmp_path / "again.ckpt")
+    convert_checkpoint(tmp_path / "released.ckpt", tmp_path / "again.safetensors")
     again = torch.load(tmp_path / "again.ckpt", weights_only=True)
-    assert again.keys() == set(RELEASED_PARTS)
+    assert again.keys() == set(RELEASED_PORTRAIT_PARTS)
     for part, tensors in as_parts(released).items():
         assert again[part].keys() == tensors.keys()
         assert all(value.dtype == torch.bfloat16 and torch.equal(value, tensors[n]) for n, value in again[part].items())
@@ -125,7 +127,7 @@ KINDS = ["missing", "extra", "shape", "twice", "not a number", "no queries", "ho
 def test_a_spoilt_checkpoint_is_refused_in_one_line(golden, tmp_path, kind):
     save_file(spoil(adapter_of(golden), kind), tmp_path / "port.safetensors")
     with pytest.raises(InputError):
-        convert(tmp_path / "port.safetensors", tmp_path / "adapter")
+        convert_checkpoint(tmp_path / "port.safetensors", tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from omegaconf import MISSING
 
-from fantasytalking.common.config import config_of, load_config, preset_path, save_config
+from fantasytalking.common.config import config_from_dict, load_config, preset_path, save_config
 from fantasytalking.common.errors import InputError
 
 
@@ -75,6 +75,6 @@ def test_plain_values_mean_what_they_say():
         many: list[str] = field(default_factory=list)
 
     for text in ("${oc.env:HOME}", "x ${a} y\\", "\\${a}", "\\\\${a} \\ z", "${", "costs $5", "a\\b", "{a: 1}", "null"):
-        assert config_of(Texts, {"text": text, "many": [text]}, "record") == Texts(text, [text])
+        assert config_from_dict(Texts, {"text": text, "many": [text]}, "record") == Texts(text, [text])
     with pytest.raises(InputError, match="record: unknown key 'txt'; did you mean 'text'"):
-        config_of(Texts, {"txt": "a"}, "record")
+        config_from_dict(Texts, {"txt": "a"}, "record")

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.hub import at_hand
-from fantasytalking.data.prepare.config import DataConfig
-from fantasytalking.data.prepare.encode import encoder_places
+from fantasytalking.common.hub import resolve_local
+from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.data.prepare.encode import encoder_paths
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.models.wan_loading import from_wan
-from tests.helpers.tiny_components import build
+from fantasytalking.models.wan_loading import load_from_wan
+from tests.helpers.tiny_components import build_components
 from tests.helpers.tiny_transformer import PORTRAIT, save_base
 
 
@@ -26,24 +26,24 @@ def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_only_a_hub_id_is_looked_for(checkpoints: Path) -> None:
     (checkpoints / "model").mkdir(parents=True)
-    assert at_hand("somebody/model") == Path("checkpoints/model")
-    assert at_hand("somebody/other") == "somebody/other"
-    assert at_hand("/somebody/model") == "/somebody/model"
+    assert resolve_local("somebody/model") == Path("checkpoints/model")
+    assert resolve_local("somebody/other") == "somebody/other"
+    assert resolve_local("/somebody/model") == "/somebody/model"
     Path("somebody/model").mkdir(parents=True)
-    assert at_hand("somebody/model") == "somebody/model", "a path that is there is meant"
+    assert resolve_local("somebody/model") == "somebody/model", "a path that is there is meant"
 
 
 def test_a_base_is_found_and_its_absence_told_with_that_place(checkpoints: Path) -> None:
     with pytest.raises(InputError, match="hf download somebody/base --local-dir checkpoints/base"):
-        from_wan("somebody/base", PORTRAIT)
+        load_from_wan("somebody/base", PORTRAIT)
     folder = save_base(checkpoints / "base" / "transformer")
-    found, expected = from_wan("somebody/base", PORTRAIT), from_wan(folder, PORTRAIT)
+    found, expected = load_from_wan("somebody/base", PORTRAIT), load_from_wan(folder, PORTRAIT)
     assert torch.equal(found.proj_out.weight, expected.proj_out.weight)
 
 
 def test_encoders_are_found_and_fingerprinted_there(checkpoints: Path) -> None:
-    build(checkpoints / "tiny")
+    build_components(checkpoints / "tiny")
     assert VideoAutoencoder.from_pretrained("somebody/tiny").spatial_stride == 8
-    config = DataConfig(components="somebody/tiny")
-    places = encoder_places(config)
+    config = PreparationConfig(base="somebody/tiny")
+    places = encoder_paths(config)
     assert places["vae"] == Path("checkpoints/tiny/vae") and {"text_encoder", "face_encoder"} <= places.keys()

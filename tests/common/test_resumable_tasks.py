@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.resumable_tasks import Stage, open_folder
+from fantasytalking.common.resumable_tasks import TaskStage, open_output_folder
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def test_processes_share_the_tasks_and_repeat_none(tmp_path: Path) -> None:
         done.append(task.name)
         return {"name": task.name}
 
-    stage = Stage("testing", tmp_path, work)
+    stage = TaskStage("testing", tmp_path, work)
     for index in range(3):
         stage.run(TASKS, Rank(index, 3))
     assert sorted(done) == [task.name for task in TASKS]
@@ -52,42 +52,42 @@ def test_an_error_leaves_what_was_done(tmp_path: Path) -> None:
             raise RuntimeError("pulled the plug")
         return {}
 
-    stage = Stage("testing", tmp_path, work)
+    stage = TaskStage("testing", tmp_path, work)
     with pytest.raises(RuntimeError, match="pulled the plug"):
         stage.run(TASKS, Rank(0, 1))
-    assert [stage.path(task).is_file() for task in TASKS] == [True] * 4 + [False] * 7
+    assert [stage.result_path(task).is_file() for task in TASKS] == [True] * 4 + [False] * 7
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
-    stage: Stage[Task] = Stage("testing", tmp_path, lambda task: {})
+    stage: TaskStage[Task] = TaskStage("testing", tmp_path, lambda task: {})
     stage.run(TASKS[:1], Rank(0, 1))
-    stage.path(TASKS[0]).write_text("{")
+    stage.result_path(TASKS[0]).write_text("{")
     with pytest.raises(InputError, match="is damaged or gone; delete it"):
         stage.result(TASKS[0])
 
 
 def test_a_folder_is_taken_up_again_only_with_the_same_settings(tmp_path: Path) -> None:
-    open_folder(tmp_path / "out", "one")
-    open_folder(tmp_path / "out", "one")
+    open_output_folder(tmp_path / "out", "one")
+    open_output_folder(tmp_path / "out", "one")
     with pytest.raises(InputError, match="begun with other settings"):
-        open_folder(tmp_path / "out", "two")
+        open_output_folder(tmp_path / "out", "two")
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError, match="holds other things"):
-        open_folder(tmp_path, "one")
+        open_output_folder(tmp_path, "one")
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_half_written_files_are_cleared_and_nothing_else(tmp_path: Path) -> None:
-    open_folder(tmp_path, "one")
+    open_output_folder(tmp_path, "one")
     killed = [tmp_path / ".manifest.jsonl.ab12cd_9", tmp_path / "features" / "ab" / ".x.safetensors.00000000"]
     killed.append(tmp_path / "progress" / "clips" / "ab" / ".x.json.zzzzzzzz")
     kept = [tmp_path / ".git", tmp_path / "features" / "ab" / "kept", tmp_path / ".notes.json.draft"]
     for folder in killed + kept:
         folder.mkdir(parents=True)
         (folder / "part").touch()
-    open_folder(tmp_path, "one")
+    open_output_folder(tmp_path, "one")
     assert not any(folder.exists() for folder in killed)
     assert all((folder / "part").is_file() for folder in kept)

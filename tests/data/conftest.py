@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
-from tests.helpers.tiny_components import build
+from tests.helpers.tiny_components import build_components
 
 
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("components"))
+    return build_components(tmp_path_factory.mktemp("components"))
 
 
 @pytest.fixture(scope="session")

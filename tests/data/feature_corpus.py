@@ -5,18 +5,18 @@ from pathlib import Path
 
 import torch
 
-from fantasytalking.data.features import Features, save_features
+from fantasytalking.data.features import ClipFeatures, save_features
 from fantasytalking.data.manifest import ClipRecord
 
 
-def random_features(seed: int, frames: int = 9, height: int = 32, width: int = 48, fps: float = 25.0) -> Features:
+def random_features(seed: int, frames: int = 9, height: int = 32, width: int = 48, fps: float = 25.0) -> ClipFeatures:
     generator = torch.Generator().manual_seed(seed)
     size = (1 + (frames - 1) // 4, height // 8, width // 8)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    return Features(
+    return ClipFeatures(
         latents=normal(16, *size).half(),
         first_frame_latents=normal(16, *size).half(),
         text=normal(5 + seed % 3, 12).half(),
@@ -29,7 +29,7 @@ def random_features(seed: int, frames: int = 9, height: int = 32, width: int = 4
     )
 
 
-def driven(features: Features, people: int, seed: int = 0, speakers: bool = False) -> Features:
+def with_driven_faces(features: ClipFeatures, people: int, seed: int = 0, speakers: bool = False) -> ClipFeatures:
     """The same clip with `people` faces and what drives them, in boxes from left to right."""
     generator = torch.Generator().manual_seed(seed)
     frames, (height, width) = len(features.frame_times), features.latents.shape[-2:]

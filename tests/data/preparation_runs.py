@@ -8,13 +8,13 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from fantasytalking.data.manifest import ClipRecord, Rejection
-from fantasytalking.data.prepare.config import DataConfig
-from fantasytalking.data.prepare.encode import Encoders
-from fantasytalking.data.prepare.preparation import Preparation
-from tests.helpers.fork_server import PROCESSES
+from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.data.prepare.encode import FeatureEncoders
+from fantasytalking.data.prepare.preparation import CorpusPreparation
+from tests.helpers.fork_server import FORK_SERVER
 
 
-class Alone:
+class SingleProcess:
     """The only process of a run."""
 
     process_index, num_processes, is_main_process = 0, 1, True
@@ -23,62 +23,64 @@ class Alone:
         pass
 
 
-def small_config(components: Path, **settings: object) -> DataConfig:
+def small_config(components: Path, **settings: object) -> PreparationConfig:
     """Settings for portrait-world clips at 64 pixels."""
     values: dict = {"fps": 25.0, "frames": 17, "stride": 1000, "buckets": ["64x64"], **settings}
-    config = DataConfig(components=str(components), **values)
+    config = PreparationConfig(base=str(components), **values)
     config.validate()
     return config
 
 
-def run_here(videos: Path, output: Path, config: DataConfig) -> tuple[list[ClipRecord], list[Rejection]]:
+def run_in_process(videos: Path, output: Path, config: PreparationConfig) -> tuple[list[ClipRecord], list[Rejection]]:
     import torch
 
-    torch.set_num_threads(config.threads)
-    return Preparation(videos, output, config, Encoders.load(config, torch.device("cpu"))).run(Alone())
+    torch.set_num_threads(config.num_threads)
+    return CorpusPreparation(videos, output, config, FeatureEncoders.load(config, torch.device("cpu"))).run(
+        SingleProcess()
+    )
 
 
-def _run(videos: Path, output: Path, config: DataConfig, environment: dict[str, str]) -> None:
+def _run(videos: Path, output: Path, config: PreparationConfig, environment: dict[str, str]) -> None:
     import torch
     from accelerate import PartialState
 
-    from fantasytalking.data.prepare.preparation import prepare
+    from fantasytalking.data.prepare.preparation import prepare_corpus
 
     os.environ.update(environment)
     state = PartialState(cpu=True)
-    prepare(videos, output, config, state, torch.device("cpu"))
+    prepare_corpus(videos, output, config, state, torch.device("cpu"))
     state.destroy_process_group()
 
 
-def measure_memory(videos: Path, output: Path, config: DataConfig, answer: SimpleQueue) -> None:
+def measure_memory(videos: Path, output: Path, config: PreparationConfig, answer: SimpleQueue) -> None:
     """Prepares and answers with this process's peak memory in MiB."""
     _run(videos, output, config, {})
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def start(
-    videos: Path, output: Path, config: DataConfig, environment: dict[str, str] | None = None
+def start_preparation(
+    videos: Path, output: Path, config: PreparationConfig, environment: dict[str, str] | None = None
 ) -> ForkServerProcess:
     """A process that prepares; imports are done once, by the fork server."""
-    process = PROCESSES.Process(target=_run, args=(videos, output, config, environment or {}))
+    process = FORK_SERVER.Process(target=_run, args=(videos, output, config, environment or {}))
     process.start()
     return process
 
 
-def warm_up() -> None:
+def start_fork_server() -> None:
     """Lets the fork server do its imports, so that they are in nobody's measured time."""
-    process = PROCESSES.Process(target=int)
+    process = FORK_SERVER.Process(target=int)
     process.start()
-    finish(process)
+    wait_for_processes(process)
 
 
-def finish(*processes: ForkServerProcess) -> None:
+def wait_for_processes(*processes: ForkServerProcess) -> None:
     for process in processes:
         process.join(200)
         assert process.exitcode == 0, f"exit code {process.exitcode}"
 
 
-def digests(folder: Path) -> dict[str, str]:
+def file_hashes(folder: Path) -> dict[str, str]:
     """Every file below a folder, with a hash of its content."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

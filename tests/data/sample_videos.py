@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.media import write_video
-from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, Sitter, act
+from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, PortraitRenderer, perform_plan
 from fantasytalking.portrait_world.people.identity import make_identity
 
 SENTENCE = "We took the early train to the sea."
@@ -15,27 +15,27 @@ FPS = 25
 
 
 @cache
-def talking(identity: int, size: int = 128) -> tuple[NDArray[np.uint8], NDArray[np.float32], int]:
+def talking_clip(identity: int, size: int = 128) -> tuple[NDArray[np.uint8], NDArray[np.float32], int]:
     """(T, size, size, 3) frames, samples and their rate: a person says a sentence."""
-    acted = act(make_identity(identity), ClipPlan(identity, 0, SENTENCE, seed=0, expression=0.7, body=0.5))
-    frames = np.stack(list(Sitter(make_identity(identity), size).frames(acted.performance)))
+    acted = perform_plan(make_identity(identity), ClipPlan(identity, 0, SENTENCE, seed=0, expression=0.7, body=0.5))
+    frames = np.stack(list(PortraitRenderer(make_identity(identity), size).frames(acted.animation)))
     return frames, acted.speech.samples.astype(np.float32) / 32768, acted.speech.sample_rate
 
 
-def good_videos(folder: Path) -> None:
+def write_good_videos(folder: Path) -> None:
     """talk.mp4: one person; more/cut.mp4: two scenes of different people."""
-    frames, samples, rate = talking(0)
+    frames, samples, rate = talking_clip(0)
     write_video(folder / "talk.mp4", frames, fps=FPS, audio=samples, sample_rate=rate)
-    others, sound, rate = talking(1)
+    others, sound, rate = talking_clip(1)
     both = np.concatenate([others[:30], frames[:30]])
     write_video(folder / "more" / "cut.mp4", both, fps=FPS, audio=sound[: round(60 / FPS * rate)], sample_rate=rate)
     (folder / "more" / "cut.txt").write_text("Somebody else is talking.")
 
 
-def bad_videos(folder: Path) -> dict[str, str]:
+def write_bad_videos(folder: Path) -> dict[str, str]:
     """One video for many a reason; returns the reason that each must get."""
-    frames, samples, rate = talking(0)
-    others, _, _ = talking(1)
+    frames, samples, rate = talking_clip(0)
+    others, _, _ = talking_clip(1)
     noise = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), dtype=np.uint8)
     count = min(len(frames), len(others))
     videos = {
@@ -51,7 +51,7 @@ def bad_videos(folder: Path) -> dict[str, str]:
     for reason, (pictures, sound, fps) in videos.items():
         if reason != "sound_too_short":
             write_video(folder / f"{reason}.mp4", pictures, fps=fps, audio=sound, sample_rate=rate)
-    short_sound(folder / "sound_too_short.mp4", frames, samples[: rate // 4], rate)
+    write_truncated_audio(folder / "sound_too_short.mp4", frames, samples[: rate // 4], rate)
     whole = (folder / "silent.mp4").read_bytes()
     (folder / "unreadable.mp4").write_bytes(whole[:300])
     (folder / "empty.mp4").touch()
@@ -65,7 +65,7 @@ def bad_videos(folder: Path) -> dict[str, str]:
     }
 
 
-def short_sound(path: Path, frames: NDArray[np.uint8], samples: NDArray[np.float32], rate: int) -> None:
+def write_truncated_audio(path: Path, frames: NDArray[np.uint8], samples: NDArray[np.float32], rate: int) -> None:
     """A video whose sound track ends long before the picture; `write_video` would pad it."""
     import av
 
@@ -82,7 +82,7 @@ def short_sound(path: Path, frames: NDArray[np.uint8], samples: NDArray[np.float
         container.mux(picture.encode(None))
 
 
-def repeat(source: Path, target: Path, seconds: float) -> None:
+def write_repeated(source: Path, target: Path, seconds: float) -> None:
     """The same video over and over, its packets copied, until `seconds` are full."""
     import av
 

@@ -7,31 +7,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from fantasytalking.attention_regions import Background
+from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.collate import Alignment, Batch, Collate, CollateConfig
+from fantasytalking.data.collate import AudioAlignment, CollateConfig, PortraitCollator, TrainingBatch
 from fantasytalking.data.collate_multi_person import RegionBoxes
 from fantasytalking.data.dataset import Sample
-from fantasytalking.models.expression_config import ExpressionSizes
+from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from tests.data.feature_corpus import driven, random_features, record
+from tests.data.feature_corpus import random_features, record, with_driven_faces
 from tests.helpers.tiny_transformer import tiny_transformer
 
-SIZES = ExpressionSizes((6, 6, 8, 16), (0, 0, 2, 3), token_dim=16, width=12, depth=1, heads=2, head_dim=4)
+SIZES = ExpressionModuleConfig((6, 6, 8, 16), (0, 0, 2, 3), token_dim=16, width=12, depth=1, heads=2, head_dim=4)
 
 
 def clip(number: int, people: int, speakers: bool = False) -> Sample:
-    features = driven(random_features(number), people, number, speakers)
+    features = with_driven_faces(random_features(number), people, number, speakers)
     return Sample(replace(record(number), people=people), features)
 
 
-def collate(samples: list[Sample], **changes: Any) -> Batch:
-    settings = {"alignment": Alignment.frame, "text_length": 7, "expression": True, **changes}
-    return Collate(CollateConfig(**settings))(samples)
+def collate(samples: list[Sample], **changes: Any) -> TrainingBatch:
+    settings = {"alignment": AudioAlignment.frame, "text_length": 7, "expression": True, **changes}
+    return PortraitCollator(CollateConfig(**settings))(samples)
 
 
 def model() -> FantasyTalkingTransformer3DModel:
-    made = tiny_transformer(text_dim=12, image_dim=10, audio_dim=24, face_dim=512, **SIZES.arguments())
+    made = tiny_transformer(text_dim=12, image_dim=10, audio_dim=24, face_dim=512, **SIZES.to_transformer_kwargs())
     with torch.no_grad():
         for block in made.blocks:
             block.attn2.expression_v_proj.weight.normal_(std=0.3)
@@ -39,20 +39,20 @@ def model() -> FantasyTalkingTransformer3DModel:
 
 
 @torch.no_grad()
-def predict(made: FantasyTalkingTransformer3DModel, batch: Batch) -> Tensor:
+def predict(made: FantasyTalkingTransformer3DModel, batch: TrainingBatch) -> Tensor:
     timestep = torch.full((len(batch.latents),), 500.0)
     return made(batch.latents, timestep, batch.conditions).sample
 
 
-@pytest.mark.parametrize("alignment", Alignment)
-def test_a_clip_predicts_the_same_alone_and_beside_clips_of_more_people(alignment: Alignment):
+@pytest.mark.parametrize("alignment", AudioAlignment)
+def test_a_clip_predicts_the_same_alone_and_beside_clips_of_more_people(alignment: AudioAlignment):
     """Absent people, a repeated face and sounds that are not there change nothing."""
     made, samples = model(), [clip(0, 1), clip(1, 2, speakers=True), clip(2, 3, speakers=True), clip(3, 2)]
     together = collate(samples, alignment=alignment)
     expression = together.conditions.expression
     assert expression is not None and expression.features.shape == (4, 3, 9, 36)
     assert expression.present.any(dim=2).sum(dim=1).tolist() == [1, 2, 3, 2]
-    assert together.conditions.face.shape == (4, 6, 512)
+    assert together.conditions.face_embeds.shape == (4, 6, 512)
     predicted = predict(made, together)
     for row, sample in enumerate(samples):
         alone = predict(made, collate([sample], alignment=alignment))
@@ -70,7 +70,7 @@ def test_every_person_drives_and_is_heard_in_their_own_region():
     told, features = sample.features.speakers, conditions.expression.features
     assert told is not None and sample.features.expression is not None
     assert torch.equal(features[0], sample.features.expression.float())
-    heard = [value.unflatten(2, (3, -1))[0, 1] for value in (conditions.audio, conditions.audio_mask)]
+    heard = [value.unflatten(2, (3, -1))[0, 1] for value in (conditions.audio_embeds, conditions.audio_mask)]
     for person, (tokens, real) in enumerate(zip(*heard, strict=True)):  # of latent frame 1
         assert real.any()
         rows = {tuple(row.tolist()) for row in told[person].float()}
@@ -100,7 +100,7 @@ def test_still_regions_are_the_first_frames_widened_and_tracked_ones_follow():
     samples = [moving(clip(0, 1))]
     regions = {}
     for boxes in RegionBoxes:
-        expression = collate(samples, regions=boxes, background=Background.nobody).conditions.expression
+        expression = collate(samples, regions=boxes, background=BackgroundAttention.nobody).conditions.expression
         assert expression is not None and expression.regions is not None
         regions[boxes] = expression.regions[0, 0].int().tolist()
     # Widened to the right by a quarter of its own size, 4 of the next token's 16 pixels.
@@ -130,4 +130,6 @@ def test_one_persons_sound_is_what_it_was():
     conditions = collate([sample], expression=False).conditions
     assert conditions.speaker_regions is None and conditions.expression is None
     plain = collate([Sample(record(0), random_features(0))], expression=False).conditions
-    assert torch.equal(conditions.audio, plain.audio) and torch.equal(conditions.audio_mask, plain.audio_mask)
+    assert torch.equal(conditions.audio_embeds, plain.audio_embeds) and torch.equal(
+        conditions.audio_mask, plain.audio_mask
+    )

@@ -7,25 +7,29 @@ import numpy as np
 import pytest
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.corpus_motion import check_start_motion, fitted_motion, prepared_motion
+from fantasytalking.data.corpus_motion import (
+    check_initial_motion_normalizer,
+    fit_motion_normalizer,
+    prepared_motion_normalizer,
+)
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.data.manifest import write_lines
-from fantasytalking.motion_normalizer import NORMALISER, MotionNormaliser
+from fantasytalking.data.manifest import write_records
+from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
 from tests.data.feature_corpus import record, save_clip
 
-CONSTANTS = MotionNormaliser(0.001, 0.01, 0.01, 1.0)
+CONSTANTS = MotionNormalizer(0.001, 0.01, 0.01, 1.0)
 
 
-def corpus(folder: Path, constants: MotionNormaliser | None, measures: list[float]) -> Path:
+def corpus(folder: Path, constants: MotionNormalizer | None, measures: list[float]) -> Path:
     """A manifest alone, of clips with these measures of expression, and ten times them of the body."""
     records = [
         replace(record(number), expression_measure=measure, body_measure=10 * measure)
         for number, measure in enumerate(measures)
     ]
     folder.mkdir()
-    write_lines(folder / "manifest.jsonl", records)
+    write_records(folder / "manifest.jsonl", records)
     if constants is not None:
-        constants.save(folder / NORMALISER)
+        constants.save(folder / MOTION_NORMALIZER_FILE)
     return folder / "manifest.jsonl"
 
 
@@ -33,16 +37,16 @@ def test_corpora_of_the_same_constants_have_them_and_others_are_refused(tmp_path
     first, same = (corpus(tmp_path / name, CONSTANTS, [0.002]) for name in ("first", "same"))
     other = corpus(tmp_path / "other", replace(CONSTANTS, body_high=2.0), [0.002])
     unknown = corpus(tmp_path / "unknown", None, [0.002])
-    assert prepared_motion([first, same]) == prepared_motion([unknown, first]) == CONSTANTS
-    assert prepared_motion([unknown]) is None
+    assert prepared_motion_normalizer([first, same]) == prepared_motion_normalizer([unknown, first]) == CONSTANTS
+    assert prepared_motion_normalizer([unknown]) is None
     with pytest.raises(InputError, match=r"in '.*first.*' and '.*other.*normaliser=.*data\.fit_motion=true"):
-        prepared_motion([first, other])
+        prepared_motion_normalizer([first, other])
 
 
 def test_fitted_constants_spread_all_clips_together(tmp_path: Path) -> None:
     low = corpus(tmp_path / "low", CONSTANTS, np.geomspace(1e-4, 1e-3, 50).tolist())
     high = corpus(tmp_path / "high", None, np.geomspace(1e-3, 1e-2, 51)[1:].tolist())
-    fitted = fitted_motion([low, high])
+    fitted = fit_motion_normalizer([low, high])
     # A tenth of a hundred clips, evenly over two powers of ten, lies below and above.
     expected = [10**-3.8, 10**-2.2, 10**-2.8, 10**-1.2]
     assert list(vars(fitted).values()) == pytest.approx(expected, rel=0.05)
@@ -50,21 +54,21 @@ def test_fitted_constants_spread_all_clips_together(tmp_path: Path) -> None:
 
 def test_the_dataset_tells_motion_by_the_constants_it_is_given(tmp_path: Path) -> None:
     clip = replace(save_clip(tmp_path, 0), expression_measure=0.01**1.25, body_measure=5.0)
-    write_lines(tmp_path / "manifest.jsonl", [clip])
+    write_records(tmp_path / "manifest.jsonl", [clip])
     (as_prepared,) = PortraitDataset(tmp_path / "manifest.jsonl").records
-    (anew,) = PortraitDataset(tmp_path / "manifest.jsonl", motion=CONSTANTS).records
+    (anew,) = PortraitDataset(tmp_path / "manifest.jsonl", motion_normalizer=CONSTANTS).records
     assert as_prepared == clip and (clip.expression, clip.body) == (0.25, 0.75)
     assert (anew.expression, anew.body) == (0.5, 1.0)
 
 
 def test_a_start_of_other_constants_is_refused(tmp_path: Path) -> None:
-    CONSTANTS.save(tmp_path / "adapter" / NORMALISER)
-    check_start_motion(tmp_path / "adapter", CONSTANTS, False)
-    check_start_motion(tmp_path / "adapter", None, False)
-    check_start_motion(None, CONSTANTS, False)
-    check_start_motion(tmp_path / "released" / "weights.ckpt", CONSTANTS, False)
+    CONSTANTS.save(tmp_path / "adapter" / MOTION_NORMALIZER_FILE)
+    check_initial_motion_normalizer(tmp_path / "adapter", CONSTANTS, False)
+    check_initial_motion_normalizer(tmp_path / "adapter", None, False)
+    check_initial_motion_normalizer(None, CONSTANTS, False)
+    check_initial_motion_normalizer(tmp_path / "released" / "weights.ckpt", CONSTANTS, False)
     other = replace(CONSTANTS, body_high=2.0)
     with pytest.raises(InputError, match=r"other constants than '.*adapter'.*normaliser=.*motion_normaliser\.json$"):
-        check_start_motion(tmp_path / "adapter", other, False)
+        check_initial_motion_normalizer(tmp_path / "adapter", other, False)
     with pytest.raises(InputError, match=r"motion_normaliser\.json and leave data\.fit_motion out$"):
-        check_start_motion(tmp_path / "adapter", other, True)
+        check_initial_motion_normalizer(tmp_path / "adapter", other, True)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.audio_windows import window_length
+from fantasytalking.audio_windows import tokens_per_window
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.collate import Alignment, Collate, CollateConfig, MaskProjection
+from fantasytalking.data.collate import AudioAlignment, CollateConfig, MaskProjection, PortraitCollator
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
-from fantasytalking.data.manifest import write_lines
+from fantasytalking.data.manifest import write_records
 from tests.data.feature_corpus import record, save_clip
 from tests.helpers.paths import ROOT
 
@@ -21,7 +21,7 @@ from tests.helpers.paths import ROOT
 def dataset(tmp_path: Path) -> PortraitDataset:
     clips = [save_clip(tmp_path, number) for number in range(5)]
     clips += [save_clip(tmp_path, number, height=48, width=32) for number in range(5, 8)]
-    write_lines(tmp_path / "manifest.jsonl", clips)
+    write_records(tmp_path / "manifest.jsonl", clips)
     return PortraitDataset(tmp_path / "manifest.jsonl")
 
 
@@ -36,10 +36,10 @@ def test_a_moved_corpus_is_still_read(dataset: PortraitDataset, tmp_path: Path) 
 
 def test_missing_and_exchanged_files_are_named(tmp_path: Path) -> None:
     clips = [save_clip(tmp_path, 0), save_clip(tmp_path, 1, frames=13)]
-    write_lines(tmp_path / "manifest.jsonl", [clips[0], replace(clips[1], frames=9)])
+    write_records(tmp_path / "manifest.jsonl", [clips[0], replace(clips[1], frames=9)])
     with pytest.raises(InputError, match=r"13 frames.*manifest says 9"):
         PortraitDataset(tmp_path / "manifest.jsonl")[1]
-    write_lines(tmp_path / "manifest.jsonl", [replace(clips[0], people=2)])
+    write_records(tmp_path / "manifest.jsonl", [replace(clips[0], people=2)])
     with pytest.raises(InputError, match=r"tells of 1 people, the manifest of 2"):
         PortraitDataset(tmp_path / "manifest.jsonl")[0]
     (tmp_path / clips[0].features).unlink()
@@ -47,40 +47,43 @@ def test_missing_and_exchanged_files_are_named(tmp_path: Path) -> None:
         PortraitDataset(tmp_path / "manifest.jsonl")
 
 
-@pytest.mark.parametrize("alignment", list(Alignment))
-def test_a_batch_is_what_the_model_takes(dataset: PortraitDataset, alignment: Alignment) -> None:
+@pytest.mark.parametrize("alignment", list(AudioAlignment))
+def test_a_batch_is_what_the_model_takes(dataset: PortraitDataset, alignment: AudioAlignment) -> None:
     samples = [dataset[0], dataset[1], dataset[2]]
-    batch = Collate(CollateConfig(alignment=alignment, text_length=7))(samples)
+    batch = PortraitCollator(CollateConfig(alignment=alignment, max_text_tokens=7))(samples)
     conditions = batch.conditions
     tokens = samples[0].features.audio.shape[0]
-    windows = (1, tokens) if alignment is Alignment.clip else (3, window_length(0.34))
+    windows = (1, tokens) if alignment is AudioAlignment.clip else (3, tokens_per_window(0.34))
     assert batch.latents.shape == (3, 16, 3, 4, 6) and batch.lip_mask.shape == (3, 1, 3, 4, 6)
-    assert conditions.text.shape == (3, 7, 12) and conditions.image.shape == (3, 17, 10)
-    assert conditions.latents.shape == (3, 20, 3, 4, 6) and conditions.face.shape == (3, 1, 512)
-    assert conditions.audio.shape == (3, *windows, 24) and conditions.audio_mask.shape == (3, *windows)
-    assert conditions.motion.tolist() == [[0.25, 0.75]] * 3 and conditions.gate.tolist() == [[1, 1]] * 3
+    assert conditions.prompt_embeds.shape == (3, 7, 12) and conditions.image_embeds.shape == (3, 17, 10)
+    assert conditions.image_latents.shape == (3, 20, 3, 4, 6) and conditions.face_embeds.shape == (3, 1, 512)
+    assert conditions.audio_embeds.shape == (3, *windows, 24) and conditions.audio_mask.shape == (3, *windows)
+    assert (
+        conditions.motion_intensity.tolist() == [[0.25, 0.75]] * 3
+        and conditions.condition_scale.tolist() == [[1, 1]] * 3
+    )
     assert all(value.is_floating_point() or value.dtype == torch.bool for value in conditions if value is not None)
     for row, sample in enumerate(samples):
         features = sample.features
         assert torch.equal(batch.latents[row], features.latents.float())
-        assert torch.equal(conditions.latents[row, 4:], features.first_frame_latents.float())
-        assert conditions.latents[row, :4, 0].eq(1).all() and conditions.latents[row, :4, 1:].eq(0).all()
+        assert torch.equal(conditions.image_latents[row, 4:], features.first_frame_latents.float())
+        assert conditions.image_latents[row, :4, 0].eq(1).all() and conditions.image_latents[row, :4, 1:].eq(0).all()
         assert torch.equal(batch.lip_mask[row, 0], features.lip_mask_causal.float())
         length = min(7, len(features.text))
-        assert torch.equal(conditions.text[row, :length], features.text[:length].float())
-        assert conditions.text[row, length:].eq(0).all()
-        if alignment is Alignment.clip:
-            assert torch.equal(conditions.audio[row, 0], features.audio.float()) and conditions.audio_mask.all()
+        assert torch.equal(conditions.prompt_embeds[row, :length], features.text[:length].float())
+        assert conditions.prompt_embeds[row, length:].eq(0).all()
+        if alignment is AudioAlignment.clip:
+            assert torch.equal(conditions.audio_embeds[row, 0], features.audio.float()) and conditions.audio_mask.all()
 
 
 def test_the_papers_mask_can_be_chosen(dataset: PortraitDataset) -> None:
-    batch = Collate(CollateConfig(lip_mask=MaskProjection.trilinear))([dataset[0]])
+    batch = PortraitCollator(CollateConfig(lip_mask_projection=MaskProjection.trilinear))([dataset[0]])
     assert torch.equal(batch.lip_mask[0, 0], dataset[0].features.lip_mask_trilinear.float())
 
 
 def test_clips_of_different_shape_are_no_batch(dataset: PortraitDataset) -> None:
     with pytest.raises(InputError, match=r"clip005.*takes clips of one bucket"):
-        Collate(CollateConfig())([dataset[0], dataset[5]])
+        PortraitCollator(CollateConfig())([dataset[0], dataset[5]])
 
 
 RECORDS = [record(number) for number in range(10)] + [record(number, height=48, width=32) for number in range(10, 17)]

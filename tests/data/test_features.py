@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.features import METADATA_KEY, load_features, save_features
-from tests.data.feature_corpus import driven, random_features
+from tests.data.feature_corpus import random_features, with_driven_faces
 from tests.helpers.paths import ROOT
 
 
 @pytest.mark.parametrize("people", [0, 1, 3])
 @pytest.mark.parametrize("speakers", [False, True])
 def test_features_come_back(tmp_path: Path, people: int, speakers: bool) -> None:
-    features = driven(random_features(0), people, speakers=speakers) if people else random_features(0)
+    features = with_driven_faces(random_features(0), people, speakers=speakers) if people else random_features(0)
     save_features(features, tmp_path / "a.safetensors", "abc")
     loaded = load_features(tmp_path / "a.safetensors")
     for name, tensor in vars(features).items():
@@ -62,7 +62,7 @@ def test_other_processes_write_the_same_bytes(tmp_path: Path) -> None:
 def test_breaches_are_named_when_written_and_when_read(
     tmp_path: Path, name: str, tensor: torch.Tensor, message: str
 ) -> None:
-    broken = replace(driven(random_features(0), 2, speakers=True), **{name: tensor})
+    broken = replace(with_driven_faces(random_features(0), 2, speakers=True), **{name: tensor})
     with pytest.raises(InputError, match=message):
         save_features(broken, tmp_path / "a.safetensors", "abc")
     assert not list(tmp_path.iterdir())
@@ -79,7 +79,7 @@ def test_frame_times_must_go_with_the_latents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["expression", "expression_present", "boxes"])
 def test_what_drives_a_face_is_there_wholly_or_not_at_all(tmp_path: Path, name: str) -> None:
-    broken = replace(driven(random_features(0), 2), **{name: None})
+    broken = replace(with_driven_faces(random_features(0), 2), **{name: None})
     with pytest.raises(InputError, match=f"'{name}' misses"):
         save_features(broken, tmp_path / "a.safetensors", "abc")
 

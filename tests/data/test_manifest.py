@@ -8,23 +8,26 @@ import pytest
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import (
-    Reason,
     Rejection,
+    RejectionReason,
     read_manifest,
     read_rejections,
-    write_lines,
+    write_records,
 )
 from tests.data.feature_corpus import record
 
 
 def test_lines_come_back_sorted(tmp_path: Path) -> None:
     clips = [record(3), record(1), replace(record(1), start=0.25, clip="é"), replace(record(2), people=2)]
-    write_lines(tmp_path / "manifest.jsonl", clips)
+    write_records(tmp_path / "manifest.jsonl", clips)
     assert read_manifest(tmp_path / "manifest.jsonl") == [clips[2], clips[1], clips[3], clips[0]]
     lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [line.get("people") for line in lines] == [None, None, 2, None], "as before for one person"
-    rejections = [Rejection("b.mp4", 0.0, Reason.SILENT, "-80 dB"), Rejection("a.mp4", 2.5, Reason.NO_FACE, "")]
-    write_lines(tmp_path / "rejected.jsonl", rejections)
+    rejections = [
+        Rejection("b.mp4", 0.0, RejectionReason.SILENT, "-80 dB"),
+        Rejection("a.mp4", 2.5, RejectionReason.NO_FACE, ""),
+    ]
+    write_records(tmp_path / "rejected.jsonl", rejections)
     assert read_rejections(tmp_path / "rejected.jsonl") == rejections[::-1]
     assert json.loads((tmp_path / "rejected.jsonl").read_text().splitlines()[0])["reason"] == "no_face"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.tiny_components import build
+from tests.helpers.tiny_components import build_components
 
 
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("components"))
+    return build_components(tmp_path_factory.mktemp("components"))

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
-from fantasytalking.encoders.face_alignment import cut_aligned, find_similarity
-from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.encoders.face_alignment import crop_aligned, estimate_similarity
+from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.people.identity import make_identity
 
 SIZE = 128
@@ -23,7 +23,7 @@ POINTS = np.array([[50, 55], [78, 55], [64, 70], [54, 86], [74, 86]], np.float64
 
 @pytest.fixture(scope="module")
 def picture() -> NDArray[np.uint8]:
-    return Sitter(make_identity(0), SIZE, 1.6).portrait()
+    return PortraitRenderer(make_identity(0), SIZE, 1.6).portrait()
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def moved(
 
 def test_a_face_is_cut_out_alike_however_it_is_held(picture: NDArray[np.uint8]) -> None:
     other, points = moved(picture, 15, 0.8, (9.0, -6.0))
-    upright = cut_aligned(picture[None], find_similarity(POINTS[None]), 64)[0].numpy()
-    turned = cut_aligned(other[None], find_similarity(points[None]), 64)[0].numpy()
+    upright = crop_aligned(picture[None], estimate_similarity(POINTS[None]), 64)[0].numpy()
+    turned = crop_aligned(other[None], estimate_similarity(points[None]), 64)[0].numpy()
     inner = (slice(None), slice(8, -8), slice(8, -8))
     assert upright.shape == (3, 64, 64) and np.abs(upright).max() <= 1
     assert np.corrcoef(upright[inner].ravel(), turned[inner].ravel())[0, 1] > 0.99
@@ -58,7 +58,7 @@ def test_a_face_is_cut_out_alike_however_it_is_held(picture: NDArray[np.uint8]) 
 def test_fine_patterns_are_averaged() -> None:
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::2] = 255
-    crop = cut_aligned(stripes[None], find_similarity(4 * POINTS[None]), 32)
+    crop = crop_aligned(stripes[None], estimate_similarity(4 * POINTS[None]), 32)
     assert crop.abs().max() < 0.25, "single samples would be black or white, 1 and -1"
 
 
@@ -88,7 +88,7 @@ def test_the_head_moves_from_where_it_began_at_any_resolution(
     large = np.stack([cv2.resize(frame, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) for frame in frames])
     again = encoder.encode(large, 2 * both).features
     assert np.corrcoef(again.flatten(), found.flatten())[0, 1] > 0.99
-    later = encoder.encode(frames[1:], both[1:], start=both[0]).features
+    later = encoder.encode(frames[1:], both[1:], reference_points=both[0]).features
     assert torch.allclose(later, found[1:], atol=1e-5)
     assert not torch.allclose(encoder.encode(frames[1:], both[1:]).features[:, head], found[1:, head], atol=1e-3)
 

@@ -9,18 +9,23 @@ import torch
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.encoders.expression import ExpressionEncoder, copy_encoder
-from fantasytalking.encoders.fantasy_portrait.detector import ReleasedDetector
+from fantasytalking.encoders.expression import ExpressionEncoder, copy_expression_encoder
+from fantasytalking.encoders.fantasy_portrait.detector import FantasyPortraitDetector
 from fantasytalking.encoders.fantasy_portrait.landmarks import (
-    GROUPS,
+    SMOOTHING_GROUPS,
+    FantasyPortraitLandmarks,
     PointSmoother,
-    ReleasedLandmarks,
-    crop_of_box,
-    crop_of_points,
+    crop_from_box,
+    crop_from_points,
     eye_angle,
 )
-from fantasytalking.encoders.fantasy_portrait.tracker import DETECTOR, LANDMARKS, FaceFollower, ReleasedFaces
-from tests.helpers.fantasy_portrait_networks import SHAPE, save_released
+from fantasytalking.encoders.fantasy_portrait.tracker import (
+    DETECTOR_FILE,
+    LANDMARKS_FILE,
+    FantasyPortraitFaceTracker,
+    FantasyPortraitNetworks,
+)
+from tests.helpers.fantasy_portrait_networks import SHAPE, save_fantasy_portrait
 
 SIDES = {"wide": (180, 320), "high": (400, 150)}
 
@@ -29,13 +34,13 @@ SIDES = {"wide": (180, 320), "high": (400, 150)}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three files of the released front end."""
     path = tmp_path_factory.mktemp("released")
-    save_released(path)
+    save_fantasy_portrait(path)
     return path
 
 
 @pytest.fixture(scope="module")
-def faces(folder: Path) -> ReleasedFaces:
-    found = ReleasedFaces.of_folder(folder)
+def faces(folder: Path) -> FantasyPortraitNetworks:
+    found = FantasyPortraitNetworks.from_folder(folder)
     assert found is not None
     return found
 
@@ -56,50 +61,50 @@ def five(x: float, y: float) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("size", SIDES.values(), ids=SIDES)
 def test_the_detector_finds_faces_where_they_are_whatever_the_pictures_shape(
-    faces: ReleasedFaces, size: tuple[int, int]
+    faces: FantasyPortraitNetworks, size: tuple[int, int]
 ) -> None:
     height, width = size
     left, right = (0.25 * width, 0.3 * height), (0.7 * width, 0.6 * height)
     scale = min(160 / width, 272 / height)
     frame = picture(size, left, right, radius=round(7 / scale))
     for x, y in (left, right):
-        box = faces.detector.around(frame, complex(x, y))
+        box = faces.detector.detect_at(frame, complex(x, y))
         assert box is not None
         middle = (box[:2] + box[2:]) / 2
         assert np.abs(middle - [x, y]).max() < 5.5 / scale, "there is a place every 8 pixels of the small picture"
         whole = box[[0, 1]].min() > 0 and box[2] < width and box[3] < height
         assert not whole or np.abs((box[2:] - box[:2]) - 48 / scale).max() <= 2
-    assert faces.detector.around(frame, complex(0.9 * width, 0.05 * height)) is None
+    assert faces.detector.detect_at(frame, complex(0.9 * width, 0.05 * height)) is None
     assert (faces.detector.detect(frame)[:, 4] > 0.4).all()
     assert len(faces.detector.detect(picture(size))) == 0
 
 
 def test_crops_hold_the_face_with_its_margin_level() -> None:
-    crop = crop_of_box(np.array([10.0, 20.0, 50.0, 40.0]))
-    corners = crop.turn * np.array([10 + 20j, 50 + 40j]) + crop.shift
+    crop = crop_from_box(np.array([10.0, 20.0, 50.0, 40.0]))
+    corners = crop.scale_rotation * np.array([10 + 20j, 50 + 40j]) + crop.translation
     assert np.allclose(corners.real, [64 - 54.4, 64 + 54.4]) and np.allclose(corners.imag, [64 - 27.2, 64 + 27.2])
     random = np.random.default_rng(0)
     points = random.normal(100, 20, 222) + 1j * random.normal(80, 30, 222)
-    inside = (cut := crop_of_points(points, eye_angle(points))).turn * points + cut.shift
+    inside = (cut := crop_from_points(points, eye_angle(points))).scale_rotation * points + cut.translation
     assert abs(eye_angle(inside)) < 1e-6
     sides = np.array([np.ptp(inside.real), np.ptp(inside.imag)])
     assert np.isclose(sides.max(), 0.85 * 128) and np.isclose(inside.real.max() + inside.real.min(), 128)
 
 
-def test_points_are_found_in_the_pictures_own_pixels(faces: ReleasedFaces) -> None:
+def test_points_are_found_in_the_pictures_own_pixels(faces: FantasyPortraitNetworks) -> None:
     frame = picture((240, 320), (150, 90), radius=30)
-    look = faces.landmarks.find(frame, crop_of_box(np.array([110.0, 60.0, 200.0, 140.0])))
+    look = faces.landmarks.predict(frame, crop_from_box(np.array([110.0, 60.0, 200.0, 140.0])))
     middle = look.points[36] - (look.points - look.points[0]).real.max() * 0.05 * 1j
     assert abs(middle - (150 + 90j)) < 1, "the tip of the nose is a twentieth of the face below its middle"
     assert look.probability > 0.05
 
 
-def test_a_face_is_followed_by_its_own_points(faces: ReleasedFaces) -> None:
+def test_a_face_is_followed_by_its_own_points(faces: FantasyPortraitNetworks) -> None:
     path = [(100 + 4 * step, 120 - 2 * step) for step in range(12)]
     frames = np.stack([picture((240, 320), place, (270, 200)) for place in path])
     known = np.stack([five(*place) for place in path]).astype(np.float64)
     known[7] = np.nan
-    found = FaceFollower(faces).follow(frames, known)
+    found = FantasyPortraitFaceTracker(faces).track(frames, known)
     assert found.shape == (12, 5, 2) and np.isnan(found[7]).all() and np.isfinite(np.delete(found, 7, 0)).all()
     shape = SHAPE[[182, 202, 36, 149, 133]]
     for step in (0, 3, 6, 8, 11):
@@ -107,23 +112,23 @@ def test_a_face_is_followed_by_its_own_points(faces: ReleasedFaces) -> None:
         side = np.ptp(moved[:2, 0]) / np.ptp(shape[:2, 0])
         assert np.allclose(moved, side * (shape - shape.mean(axis=0)), atol=0.35 * side * 0.1 + 1.5)
         assert np.abs(found[step].mean(axis=0) - path[step] - side * shape.mean(axis=0)).max() < 4
-    in_pieces = FaceFollower(faces)
-    pieces = [in_pieces.follow(frames[:5], known[:5]), in_pieces.follow(frames[5:], known[5:])]
+    in_pieces = FantasyPortraitFaceTracker(faces)
+    pieces = [in_pieces.track(frames[:5], known[:5]), in_pieces.track(frames[5:], known[5:])]
     assert np.array_equal(np.concatenate(pieces), found, equal_nan=True)
 
 
-def test_a_face_that_these_networks_do_not_see_is_none(faces: ReleasedFaces) -> None:
+def test_a_face_that_these_networks_do_not_see_is_none(faces: FantasyPortraitNetworks) -> None:
     frames = np.stack([picture((240, 320), (100, 120)), picture((240, 320)), picture((240, 320), (100, 120))])
-    found = FaceFollower(faces).follow(frames, np.stack([five(100, 120)] * 3))
+    found = FantasyPortraitFaceTracker(faces).track(frames, np.stack([five(100, 120)] * 3))
     assert np.isfinite(found[[0, 2]]).all() and np.isnan(found[1]).all()
-    elsewhere = FaceFollower(faces).follow(frames[:1], five(280, 30)[None])
+    elsewhere = FantasyPortraitFaceTracker(faces).track(frames[:1], five(280, 30)[None])
     assert np.isnan(elsewhere).all(), "another's face is not taken"
 
 
 def test_points_are_held_the_more_the_less_they_move() -> None:
     random = np.random.default_rng(1)
     face = random.normal(0, 40, 222) + 1j * random.normal(0, 40, 222)
-    covered = sorted(number for group in GROUPS for number in group.points)
+    covered = sorted(number for group in SMOOTHING_GROUPS for number in group.points)
     assert covered == list(range(222))
 
     def answered(step: float) -> NDArray[np.float64]:
@@ -151,29 +156,29 @@ def test_a_folder_of_the_released_files_is_an_encoder(folder: Path, tmp_path: Pa
     encoder, bare = ExpressionEncoder.from_pretrained(folder), ExpressionEncoder.from_pretrained(folder / "pd_fpg.pth")
     frames = np.stack([picture((240, 320), (100 + 3 * step, 120)) for step in range(4)])
     known = np.stack([five(101 + 3 * step, 122) for step in range(4)])
-    assert bare.follower()(frames, known) is known
-    points = encoder.follower()(frames, known)
+    assert bare.point_tracker()(frames, known) is known
+    points = encoder.point_tracker()(frames, known)
     assert np.abs(points - known).max() > 2
     assert not torch.equal(encoder.encode(frames, points).features, bare.encode(frames, known).features)
-    copy_encoder(folder, tmp_path / "copy")
+    copy_expression_encoder(folder, tmp_path / "copy")
     again = ExpressionEncoder.from_pretrained(tmp_path / "copy")
-    assert np.array_equal(again.follower()(frames, known), points)
+    assert np.array_equal(again.point_tracker()(frames, known), points)
     assert torch.equal(again.encode(frames, points).features, encoder.encode(frames, points).features)
-    copy_encoder(folder / "pd_fpg.pth", tmp_path / "alone")
+    copy_expression_encoder(folder / "pd_fpg.pth", tmp_path / "alone")
     assert [file.name for file in (tmp_path / "alone").iterdir()] == ["pd_fpg.pth"]
 
 
 def test_other_networks_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"face detector .* takes \[\[1, 3, 128, 128\]\].*face_det"):
-        ReleasedDetector.from_pretrained(folder / LANDMARKS)
+        FantasyPortraitDetector.from_pretrained(folder / LANDMARKS_FILE)
     with pytest.raises(InputError, match=r"landmark network .* 6 output"):
-        ReleasedLandmarks.from_pretrained(folder / DETECTOR)
+        FantasyPortraitLandmarks.from_pretrained(folder / DETECTOR_FILE)
     with pytest.raises(InputError, match="does not exist"):
-        ReleasedDetector.from_pretrained(tmp_path / DETECTOR)
-    (tmp_path / DETECTOR).write_bytes(b"\xff" * 100)
+        FantasyPortraitDetector.from_pretrained(tmp_path / DETECTOR_FILE)
+    (tmp_path / DETECTOR_FILE).write_bytes(b"\xff" * 100)
     with pytest.raises(InputError, match="is not an ONNX file"):
-        ReleasedDetector.from_pretrained(tmp_path / DETECTOR)
+        FantasyPortraitDetector.from_pretrained(tmp_path / DETECTOR_FILE)
     with pytest.raises(InputError, match=r"holds face_det.onnx alone.*go together"):
-        ReleasedFaces.of_folder(tmp_path)
-    (tmp_path / DETECTOR).unlink()
-    assert ReleasedFaces.of_folder(tmp_path) is None
+        FantasyPortraitNetworks.from_folder(tmp_path)
+    (tmp_path / DETECTOR_FILE).unlink()
+    assert FantasyPortraitNetworks.from_folder(tmp_path) is None

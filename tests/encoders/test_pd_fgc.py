@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.encoders.face_alignment import cut_sampled, find_similarity
+from fantasytalking.encoders.face_alignment import crop_aligned_bicubic, estimate_similarity
 from fantasytalking.encoders.fantasy_portrait.pd_fgc import PdFgcNetwork
 
 STANDARD = np.array([[0.3843, 0.27], [0.62, 0.2668], [0.503, 0.4185], [0.406, 0.5273], [0.5977, 0.525]])
@@ -49,7 +49,9 @@ def test_the_released_file_is_an_encoder(released: dict[str, Tensor], tmp_path: 
     with torch.no_grad():
         network = encoder.network
         assert isinstance(network, PdFgcNetwork)
-        seen = network.model(cut_sampled(frames[:1], find_similarity(points[:1], STANDARD + 0.5 / 224), 224))
+        seen = network.model(
+            crop_aligned_bicubic(frames[:1], estimate_similarity(points[:1], STANDARD + 0.5 / 224), 224)
+        )
         expected = network.get_submodule("emo_embed")(network.get_submodule("to_emo")(seen))
     assert torch.allclose(found.features[:1, 12:42], expected, atol=1e-5), "emotion stands between eyes and mouth"
 
@@ -62,7 +64,7 @@ def test_crops_are_those_of_opencv() -> None:
     points = 224 * STANDARD @ turn.T + matrix[:, 2] + 0.5
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     expected = cv2.warpAffine(picture, matrix, (224, 224), flags=flags).astype(np.float32)
-    found = cut_sampled(picture[None], find_similarity(points[None], STANDARD + 0.5 / 224), 224)[0]
+    found = crop_aligned_bicubic(picture[None], estimate_similarity(points[None], STANDARD + 0.5 / 224), 224)[0]
     levels = (found.permute(1, 2, 0).numpy() + 1) * 127.5
     inside = expected.min(axis=2) > 0
     assert np.abs(levels - expected)[inside].mean() < 1 and inside.mean() > 0.5

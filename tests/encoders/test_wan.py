@@ -16,7 +16,7 @@ from fantasytalking.encoders.wan import (
     VideoAutoencoder,
     clean_prompt,
 )
-from fantasytalking.encoders.wan_layout import first_frame_mask, pad_text
+from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
 from tests.helpers.tiny_components import IMAGE_DIM, TEXT_DIM
 
 PROMPT = "A woman talks & smiles."
@@ -67,7 +67,7 @@ def test_text_states_are_the_pipelines(
     expected, _ = official.encode_prompt(PROMPT, do_classifier_free_guidance=False, max_sequence_length=64)
     states = text_encoder.encode(PROMPT)
     assert states.shape[1] == TEXT_DIM and states.shape[0] < 64, "only real tokens"
-    torch.testing.assert_close(pad_text(states, 64), expected[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pad_prompt_embeds(states, 64), expected[0], atol=1e-5, rtol=1e-5)
 
 
 def test_prompts_are_cleaned(text_encoder: TextEncoder) -> None:
@@ -77,7 +77,7 @@ def test_prompts_are_cleaned(text_encoder: TextEncoder) -> None:
 
 def test_text_beyond_the_limit_is_cut(text_encoder: TextEncoder) -> None:
     assert text_encoder.encode("a" * 2000).shape == (512, TEXT_DIM)
-    assert pad_text(torch.ones(9, 2), 4).shape == (4, 2)
+    assert pad_prompt_embeds(torch.ones(9, 2), 4).shape == (4, 2)
 
 
 def test_image_tokens_are_the_pipelines(image_encoder: ImageEncoder, official: WanImageToVideoPipeline) -> None:

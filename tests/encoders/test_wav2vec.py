@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.encoders.wav2vec import SAMPLE_RATE, AudioEncoder, token_count, token_times
+from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, AudioEncoder, token_count, token_times
 from tests.helpers.tiny_components import AUDIO_DIM
 
 
@@ -21,7 +21,7 @@ def encoder(components: Path) -> AudioEncoder:
 
 def sound(seconds: float, seed: int = 0) -> NDArray[np.float32]:
     """Noise whose loudness and offset change, so that statistics of a part are not those of the whole."""
-    count = round(seconds * SAMPLE_RATE)
+    count = round(seconds * WAV2VEC_SAMPLE_RATE)
     loudness = np.linspace(0.05, 0.8, count)
     noise = np.random.default_rng(seed).standard_normal(count) * loudness + 0.1
     return np.clip(noise, -1, 1).astype(np.float32)
@@ -40,7 +40,7 @@ def test_features_are_the_models_on_normalised_sound(encoder: AudioEncoder) -> N
 @pytest.mark.parametrize("samples", [400, 719, 720, 16_000, 16_239, 80_123])
 def test_token_count_is_the_models(encoder: AudioEncoder, samples: int) -> None:
     assert (
-        len(encoder.encode(sound(samples / SAMPLE_RATE)))
+        len(encoder.encode(sound(samples / WAV2VEC_SAMPLE_RATE)))
         == token_count(samples)
         == len(token_times(token_count(samples)))
     )
@@ -52,7 +52,7 @@ def test_token_times_are_the_centres_of_what_a_token_hears(encoder: AudioEncoder
     samples = sound(0.5)
     unit = (torch.zeros(32, 1), torch.ones(32, 1))
     for token in (0, 7):
-        first, last = round(times[token] * SAMPLE_RATE) - 200, round(times[token] * SAMPLE_RATE) + 200
+        first, last = round(times[token] * WAV2VEC_SAMPLE_RATE) - 200, round(times[token] * WAV2VEC_SAMPLE_RATE) + 200
         outside = torch.from_numpy(samples).clone().requires_grad_()
         convolved = encoder._convolve(outside, unit)
         (gradient,) = torch.autograd.grad(convolved[0, :, token].sum(), outside)
@@ -63,7 +63,7 @@ def test_token_times_are_the_centres_of_what_a_token_hears(encoder: AudioEncoder
 def test_convolution_in_windows_equals_one_pass(encoder: AudioEncoder) -> None:
     samples = torch.from_numpy(sound(6.0))
     whole = encoder.model.feature_extractor(samples[None])
-    short = AudioEncoder(encoder.model, encoder.extractor, window_seconds=1.0, context_seconds=0.2)
+    short = AudioEncoder(encoder.model, encoder.feature_extractor, window_seconds=1.0, context_seconds=0.2)
     statistics = short._group_norm_statistics(samples, token_count(len(samples)))
     pieces = [short._convolve(samples[320 * t : 320 * (t + 59) + 400], statistics) for t in range(0, 240, 60)]
     torch.testing.assert_close(torch.cat(pieces, dim=2), whole[:, :, :240], atol=1e-4, rtol=1e-3)
@@ -71,12 +71,14 @@ def test_convolution_in_windows_equals_one_pass(encoder: AudioEncoder) -> None:
 
 def test_long_sound_in_windows_agrees_with_one_pass(encoder: AudioEncoder) -> None:
     samples = sound(30.0)
-    whole = AudioEncoder(encoder.model, encoder.extractor, window_seconds=60.0).encode(samples)
-    windows = AudioEncoder(encoder.model, encoder.extractor, window_seconds=14.0, context_seconds=4.0).encode(samples)
+    whole = AudioEncoder(encoder.model, encoder.feature_extractor, window_seconds=60.0).encode(samples)
+    windows = AudioEncoder(encoder.model, encoder.feature_extractor, window_seconds=14.0, context_seconds=4.0).encode(
+        samples
+    )
     assert windows.shape == whole.shape
     agreement = torch.nn.functional.cosine_similarity(windows, whole)
     assert agreement.min() >= 0.99, f"worst token agrees to {agreement.min():.4f}"
-    alone = encoder.encode(samples[: 6 * SAMPLE_RATE])
+    alone = encoder.encode(samples[: 6 * WAV2VEC_SAMPLE_RATE])
     assert torch.nn.functional.cosine_similarity(alone, whole[: len(alone)]).min() < agreement.min(), (
         "statistics matter"
     )
@@ -86,18 +88,18 @@ def test_windows_never_exceed_their_length(encoder: AudioEncoder) -> None:
     """Memory stays flat: no forward pass sees more than a window."""
     seen: list[int] = []
     hook = encoder.model.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
-    AudioEncoder(encoder.model, encoder.extractor, window_seconds=2.0, context_seconds=0.5).encode(sound(20.0))
+    AudioEncoder(encoder.model, encoder.feature_extractor, window_seconds=2.0, context_seconds=0.5).encode(sound(20.0))
     hook.remove()
     assert len(seen) == 20 and max(seen) <= 100
 
 
 def test_silence_gives_finite_features(encoder: AudioEncoder) -> None:
-    assert encoder.encode(np.zeros(SAMPLE_RATE, dtype=np.float32)).isfinite().all()
+    assert encoder.encode(np.zeros(WAV2VEC_SAMPLE_RATE, dtype=np.float32)).isfinite().all()
 
 
 def test_too_short_a_sound_is_refused(encoder: AudioEncoder) -> None:
     with pytest.raises(InputError, match="399 samples is too short; 400"):
-        encoder.encode(sound(399 / SAMPLE_RATE))
+        encoder.encode(sound(399 / WAV2VEC_SAMPLE_RATE))
 
 
 def test_another_rate_is_refused(components: Path, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig
-from fantasytalking.evaluation.benchmark.freeze import freeze
-from fantasytalking.evaluation.benchmark.protocol import Protocol
-from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.evaluation.benchmark.freeze import freeze_videos
+from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.media import read_audio, read_video, write_video
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 
@@ -32,9 +32,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def clips(world: Path) -> list[Clip]:
+def clips(world: Path) -> list[EvaluationClip]:
     """The corpus as clips in the order of their names; what they cache is shared by all tests."""
-    return [Clip.from_file(path, name=path.parent.name) for path in sorted(world.glob("id*/video.mp4"))]
+    return [EvaluationClip.from_file(path, name=path.parent.name) for path in sorted(world.glob("id*/video.mp4"))]
 
 
 def world_config(*overrides: str) -> BenchmarkConfig:
@@ -44,9 +44,9 @@ def world_config(*overrides: str) -> BenchmarkConfig:
 
 
 @pytest.fixture(scope="session")
-def protocol(world: Path) -> Protocol:
+def protocol(world: Path) -> BenchmarkProtocol:
     """The corpus, frozen."""
-    return freeze("portrait_world", world, world_config())
+    return freeze_videos("portrait_world", world, world_config())
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fantasytalking.encoders.fantasy_portrait.pd_fgc import PdFgcNetwork
-from fantasytalking.encoders.fantasy_portrait.tracker import DETECTOR, LANDMARKS
+from fantasytalking.encoders.fantasy_portrait.tracker import DETECTOR_FILE, LANDMARKS_FILE
 
 STRIDES = (8, 16, 32)
 HALF_FACE = 3
@@ -22,11 +22,11 @@ SHAPE[[0, 1, 2, 3]] = [[-0.5, -0.5], [0.5, 0.5], [-0.5, 0.5], [0.5, -0.5]]
 SHAPE[32] = [0.5, 0.0]
 
 
-def save_released(folder: Path, brightness: float = 1.0) -> None:
+def save_fantasy_portrait(folder: Path, brightness: float = 1.0) -> None:
     """The three files of the released front end; the detector sees pictures so much brighter than they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_detector(folder / DETECTOR, brightness)
-    save_landmarks(folder / LANDMARKS)
+    save_detector(folder / DETECTOR_FILE, brightness)
+    save_landmarks(folder / LANDMARKS_FILE)
     torch.manual_seed(0)
     torch.save(PdFgcNetwork().state_dict(), folder / "pd_fpg.pth")
 

@@ -5,7 +5,7 @@ The list is one, since Python has one fork server and the last list that it is g
 
 from multiprocessing import get_context
 
-PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(
+FORK_SERVER = get_context("forkserver")
+FORK_SERVER.set_forkserver_preload(
     ["fantasytalking.training.trainer", "fantasytalking.data.prepare.preparation", "fantasytalking.pipeline.pipeline"]
 )

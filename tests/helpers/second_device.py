@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-NAME = torch.device("meta")
+SECOND_DEVICE = torch.device("meta")
 _OPS = torch.ops.aten
 _MAY_MIX = {
     _OPS._to_copy.default,
@@ -26,20 +26,25 @@ _MAY_MIX = {
 """As on a GPU: copies between devices, and places to look up that lie on the CPU. Numbers of no dimension may too."""
 
 
-class FarTensor(Tensor):
+class SecondDeviceTensor(Tensor):
     """A tensor on the second device."""
 
-    held: Tensor
+    cpu_tensor: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> "FarTensor":
-        far: FarTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=NAME
+    def __new__(cls, held: Tensor) -> "SecondDeviceTensor":
+        far: SecondDeviceTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=SECOND_DEVICE,
         )
         return far
 
     def __init__(self, held: Tensor) -> None:
-        self.held = held
+        self.cpu_tensor = held
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -49,16 +54,16 @@ class FarTensor(Tensor):
 @contextmanager
 def second_device() -> Iterator[torch.device]:
     """Gives the device; `.to(device)` and `device=` work within, and what was moved is used within only."""
-    with _Filled(), _Dispatched(), torch.no_grad():
-        yield NAME
+    with _FillMode(), _DispatchMode(), torch.no_grad():
+        yield SECOND_DEVICE
 
 
-class _Dispatched(TorchDispatchMode):
+class _DispatchMode(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _compute(function, args, kwargs or {})
 
 
-class _Filled(TorchFunctionMode):
+class _FillMode(TorchFunctionMode):
     """What fills memory with numbers from Python does so before anything is dispatched: first here, then there."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -76,27 +81,33 @@ class _Filled(TorchFunctionMode):
 def _compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """The same on the CPU; the result is far where the arguments are, or where it is asked for."""
     given, form = tree_flatten((args, kwargs))
-    far = any(isinstance(value, FarTensor) for value in given)
-    left = [value for value in given if isinstance(value, Tensor) and not isinstance(value, FarTensor) and value.ndim]
+    far = any(isinstance(value, SecondDeviceTensor) for value in given)
+    left = [
+        value
+        for value in given
+        if isinstance(value, Tensor) and not isinstance(value, SecondDeviceTensor) and value.ndim
+    ]
     if far and left and function not in _MAY_MIX:
         raise RuntimeError(f"{function} mixes devices: of shape {tuple(left[0].shape)} one was left on the CPU")
     if (asked := kwargs.get("device")) is not None:
-        far = torch.device(asked) == NAME
+        far = torch.device(asked) == SECOND_DEVICE
     elif function is _OPS.copy_.default:
-        far = isinstance(args[0], FarTensor)
-    here = [_here(value) for value in given]
-    wrappers = {id(value.held): value for value in given if isinstance(value, FarTensor)}  # of what is changed in place
+        far = isinstance(args[0], SecondDeviceTensor)
+    here = [_to_cpu(value) for value in given]
+    wrappers = {
+        id(value.cpu_tensor): value for value in given if isinstance(value, SecondDeviceTensor)
+    }  # of what is changed in place
     args, kwargs = tree_unflatten(here, form)
-    return tree_map(lambda made: _placed(made, far, wrappers), function(*args, **kwargs))
+    return tree_map(lambda made: _to_second_device(made, far, wrappers), function(*args, **kwargs))
 
 
-def _here(value: Any) -> Any:
-    if isinstance(value, FarTensor):
-        return value.held
-    return torch.device("cpu") if value == NAME and isinstance(value, torch.device) else value
+def _to_cpu(value: Any) -> Any:
+    if isinstance(value, SecondDeviceTensor):
+        return value.cpu_tensor
+    return torch.device("cpu") if value == SECOND_DEVICE and isinstance(value, torch.device) else value
 
 
-def _placed(made: Any, far: bool, wrappers: dict[int, FarTensor]) -> Any:
+def _to_second_device(made: Any, far: bool, wrappers: dict[int, SecondDeviceTensor]) -> Any:
     if not isinstance(made, Tensor):
         return made
-    return wrappers.get(id(made), FarTensor(made) if far else made)
+    return wrappers.get(id(made), SecondDeviceTensor(made) if far else made)

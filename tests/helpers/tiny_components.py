@@ -26,7 +26,7 @@ from transformers import (
 TEXT_DIM, IMAGE_DIM, AUDIO_DIM = 32, 32, 768
 
 
-def build(folder: Path, audio_dim: int = AUDIO_DIM) -> Path:
+def build_components(folder: Path, audio_dim: int = AUDIO_DIM) -> Path:
     """Writes vae, text_encoder, tokenizer, image_encoder, image_processor, audio_encoder and face_encoder."""
     tiny_vae().save_pretrained(folder / "vae")
     tiny_text_encoder().save_pretrained(folder / "text_encoder")
@@ -131,4 +131,4 @@ def export_face_network(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]))
+    build_components(Path(sys.argv[1]))

@@ -11,31 +11,31 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
-from fantasytalking.checkpoints.expression_adapter import add_expression
-from fantasytalking.checkpoints.lora import LoraSettings, add_lora
+from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
+from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
-from fantasytalking.models.cfg_branches import Formula
-from fantasytalking.models.expression_config import ExpressionSizes
-from fantasytalking.models.guidance_embedder import Distillation
+from fantasytalking.models.cfg_branches import CfgOrder
+from fantasytalking.models.expression_config import ExpressionModuleConfig
+from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.models.wan_loading import from_wan
+from fantasytalking.models.wan_loading import load_from_wan
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
-from fantasytalking.pipeline.speakers import Driver
-from tests.helpers.tiny_components import IMAGE_DIM, TEXT_DIM, build
-from tests.helpers.tiny_transformer import awaken
+from fantasytalking.pipeline.speakers import DrivingExpression
+from tests.helpers.tiny_components import IMAGE_DIM, TEXT_DIM, build_components
+from tests.helpers.tiny_transformer import randomize_zero_init
 
 SIZE = 32
-DISTILLATION = Distillation(4, 5.0, (1.0, 7.0), (1.0, 7.0), Formula.text_first, 8)
-EXPRESSION = ExpressionSizes((2, 2, 3, 4), (0, 0, 2, 2), token_dim=16, width=16, depth=1, heads=2, head_dim=8)
-WITHOUT_PLACES = asdict(load_model_config("nano").portrait) | {"audio_positions": 0}
+DISTILLATION = DistillationSpec(4, 5.0, (1.0, 7.0), (1.0, 7.0), CfgOrder.text_first, 8)
+EXPRESSION = ExpressionModuleConfig((2, 2, 3, 4), (0, 0, 2, 2), token_dim=16, width=16, depth=1, heads=2, head_dim=8)
+WITHOUT_AUDIO_POSITIONS = asdict(load_model_config("nano").portrait) | {"audio_positions": 0}
 """The released windows have 15 tokens at 25 frames a second, and the released model tells none of them apart."""
-LORA = LoraSettings(2, 2.0, ("attn1.to_q", "ffn.net.2"))
+LORA = LoraSpec(2, 2.0, ("attn1.to_q", "ffn.net.2"))
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A components folder with a tiny Wan transformer, whose adapter has the sizes of the nano preset."""
-    folder = build(tmp_path_factory.mktemp("base"), audio_dim=load_model_config("nano").portrait.audio_dim)
+    folder = build_components(tmp_path_factory.mktemp("base"), audio_dim=load_model_config("nano").portrait.audio_dim)
     torch.manual_seed(0)
     WanTransformer3DModel(
         num_attention_heads=2,
@@ -57,14 +57,14 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """all/: everything trained, with motion_normaliser.json; audio/: audio alone; released/: with released windows."""
     folder = tmp_path_factory.mktemp("adapters")
     torch.manual_seed(1)
-    model = from_wan(base, asdict(load_model_config("nano").portrait))
-    awaken(model, 0.3)
+    model = load_from_wan(base, asdict(load_model_config("nano").portrait))
+    randomize_zero_init(model, 0.3)
     save_adapter(model, folder / "all", AdapterConfig(["audio", "face", "motion"], "seconds"))
     constants = '{"expression_low": 1e-4, "expression_high": 1e-2, "body_low": 1e-3, "body_high": 0.1}'
     (folder / "all" / "motion_normaliser.json").write_text(constants)
     save_adapter(model, folder / "audio", AdapterConfig(["audio"], "seconds"))
-    plain = from_wan(base, WITHOUT_PLACES)
-    awaken(plain, 0.3)
+    plain = load_from_wan(base, WITHOUT_AUDIO_POSITIONS)
+    randomize_zero_init(plain, 0.3)
     save_adapter(plain, folder / "released", AdapterConfig(["audio"], "official"))
     return folder
 
@@ -73,14 +73,14 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expressive(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter by which videos can drive the faces, with the encoder that reads them."""
     torch.manual_seed(3)
-    model = from_wan(base, asdict(load_model_config("nano").portrait))
-    add_expression(model, EXPRESSION)
+    model = load_from_wan(base, asdict(load_model_config("nano").portrait))
+    ensure_expression_modules(model, EXPRESSION)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("expression_v_proj.weight"):
                 parameter.normal_(std=0.3)
     folder = tmp_path_factory.mktemp("expressive") / "adapter"
-    save_adapter(model, folder, AdapterConfig(["expression"], "seconds", expression=EXPRESSION.as_json()))
+    save_adapter(model, folder, AdapterConfig(["expression"], "seconds", expression=EXPRESSION.to_dict()))
     network = ExpressionNetwork(ExpressionEncoderConfig(list(EXPRESSION.dims), size=16, channels=[8, 8], hidden=8))
     ExpressionEncoder(network).save_pretrained(folder / "expression_encoder")
     return folder
@@ -89,10 +89,10 @@ def expressive(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def driven(base: Path, adapters: Path, expressive: Path) -> FantasyTalkingPipeline:
     """As `pipe`, but its faces can be driven. Tests leave it as they find it."""
-    return open_pipeline(base, adapters / "all", expressive)
+    return load_tiny_pipeline(base, adapters / "all", expressive)
 
 
-def open_pipeline(
+def load_tiny_pipeline(
     base: Path,
     adapter: Path,
     expression_adapter: Path | None = None,
@@ -112,7 +112,7 @@ def open_pipeline(
 @pytest.fixture(scope="session")
 def pipe(base: Path, adapters: Path) -> FantasyTalkingPipeline:
     """Tests leave it as they find it."""
-    return open_pipeline(base, adapters / "all")
+    return load_tiny_pipeline(base, adapters / "all")
 
 
 @pytest.fixture(scope="session")
@@ -127,15 +127,15 @@ def saved(pipe: FantasyTalkingPipeline, tmp_path_factory: pytest.TempPathFactory
 def fast(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What stage 3 leaves of a saved pipeline: LoRA and guidance embedder in half precision."""
     torch.manual_seed(2)
-    model = from_wan(base, asdict(load_model_config("nano").portrait))
-    model.add_guidance(DISTILLATION)
+    model = load_from_wan(base, asdict(load_model_config("nano").portrait))
+    model.add_guidance_embedder(DISTILLATION)
     add_lora(model, LORA, torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name or name.startswith("guidance_embedder.output"):
                 parameter.normal_(std=0.1)
     folder = tmp_path_factory.mktemp("fast") / "adapter"
-    config = AdapterConfig(["guidance"], "seconds", distillation=DISTILLATION.as_json(), lora=LORA.as_json())
+    config = AdapterConfig(["guidance"], "seconds", distillation=DISTILLATION.to_dict(), lora=LORA.to_dict())
     save_adapter(model.half(), folder, config)
     return folder
 
@@ -157,14 +157,14 @@ def couple() -> Portrait:
     return Portrait(pixels, both, np.array([[8, 8, 24, 26], [40, 8, 56, 26]], np.float32))
 
 
-def driver(frames: int, seed: int = 0) -> Driver:
+def driving_expression(frames: int, seed: int = 0) -> DrivingExpression:
     """Features of chance, of a face that stays where it is and is not seen in the third frame."""
     features = torch.randn(frames, sum(EXPRESSION.dims), generator=torch.Generator().manual_seed(seed))
     present = torch.arange(frames) != 2
-    return Driver(features, present, torch.tensor([[10.0, 10.0, 30.0, 30.0]]).repeat(frames, 1))
+    return DrivingExpression(features, present, torch.tensor([[10.0, 10.0, 30.0, 30.0]]).repeat(frames, 1))
 
 
-def sound(seconds: float, seed: int = 0) -> np.ndarray:
+def random_speech(seconds: float, seed: int = 0) -> np.ndarray:
     """Noise at 16 kHz whose loudness rises and falls."""
     count = round(seconds * 16000)
     noise = np.random.default_rng(seed).normal(0, 0.1, count)
@@ -175,11 +175,11 @@ def sound(seconds: float, seed: int = 0) -> np.ndarray:
 def face_picture() -> np.ndarray:
     """(160, 160, 3) a person of the portrait world."""
     pytest.importorskip("mediapipe")
-    from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+    from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
     from fantasytalking.portrait_world.motion.frame_state import FaceState
     from fantasytalking.portrait_world.people.identity import make_identity
 
-    return Sitter(make_identity(3), 160).frame(FaceState())
+    return PortraitRenderer(make_identity(3), 160).frame(FaceState())
 
 
 @pytest.fixture(autouse=True)

@@ -47,11 +47,11 @@ def tiny_transformer(seed: int = 0, trained: bool = True, **changes: Any) -> Fan
     torch.manual_seed(seed)
     model = FantasyTalkingTransformer3DModel(**{**BASE, **PORTRAIT, **changes}).eval()
     if trained:
-        awaken(model, 0.3)
+        randomize_zero_init(model, 0.3)
     return model
 
 
-def awaken(model: FantasyTalkingTransformer3DModel, std: float) -> None:
+def randomize_zero_init(model: FantasyTalkingTransformer3DModel, std: float) -> None:
     """Moves what starts at zero, so that sound, face and motion count."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -73,14 +73,14 @@ def tiny_conditions(
     mask[:, 0, 3:] = False
     mask[:, -1, 5:] = False
     return Conditions(
-        text=random(batch, 9, BASE["text_dim"]),
-        image=random(batch, 6, BASE["image_dim"]),
-        latents=random(batch, 20, frames, size, size),
-        audio=random(batch, windows, tokens, PORTRAIT["audio_dim"]),
+        prompt_embeds=random(batch, 9, BASE["text_dim"]),
+        image_embeds=random(batch, 6, BASE["image_dim"]),
+        image_latents=random(batch, 20, frames, size, size),
+        audio_embeds=random(batch, windows, tokens, PORTRAIT["audio_dim"]),
         audio_mask=mask,
-        face=random(batch, 1, PORTRAIT["face_dim"]),
-        motion=torch.rand(batch, 2, generator=generator),
-        gate=torch.ones(batch, 2),
+        face_embeds=random(batch, 1, PORTRAIT["face_dim"]),
+        motion_intensity=torch.rand(batch, 2, generator=generator),
+        condition_scale=torch.ones(batch, 2),
     )
 
 

@@ -11,30 +11,30 @@ from fantasytalking.common.errors import exit_cleanly
 from fantasytalking.media import write_image
 
 
-class Ended(NamedTuple):
+class CommandResult(NamedTuple):
     code: int
     out: str
     err: str
 
     @property
-    def told(self) -> list[str]:
+    def messages(self) -> list[str]:
         """Lines on stderr, progress bars left out."""
         return [line for line in self.err.splitlines() if line and "\r" not in line and "it/s" not in line]
 
 
-def infer(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
-    from fantasytalking.inference.cli import parse
-    from fantasytalking.inference.generate import run
+def run_infer(capsys: pytest.CaptureFixture[str], *arguments: object) -> CommandResult:
+    from fantasytalking.inference.cli import parse_job
+    from fantasytalking.inference.generate import run_job
 
     capsys.readouterr()
     code = 0
     try:
-        exit_cleanly(lambda: sys.stdout.write(run(parse([str(item) for item in arguments], "test")) + "\n"))
+        exit_cleanly(lambda: sys.stdout.write(run_job(parse_job([str(item) for item in arguments], "test")) + "\n"))
     except SystemExit as stop:
         assert isinstance(stop.code, int)
         code = stop.code
     captured = capsys.readouterr()
-    return Ended(code, captured.out, captured.err)
+    return CommandResult(code, captured.out, captured.err)
 
 
 def write_inputs(folder: Path, face: np.ndarray, samples: np.ndarray) -> Path:

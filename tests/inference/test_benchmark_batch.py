@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig
-from fantasytalking.evaluation.benchmark.freeze import freeze
-from fantasytalking.evaluation.benchmark.prediction_pairing import pair_up
-from fantasytalking.evaluation.benchmark.protocol import Protocol
-from fantasytalking.inference.benchmark_batch import Batch, make_batch
-from fantasytalking.inference.generate import run
-from fantasytalking.inference.job import replay_job
+from fantasytalking.evaluation.benchmark.freeze import freeze_videos
+from fantasytalking.evaluation.benchmark.prediction_pairing import match_predictions
+from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
+from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
+from fantasytalking.inference.generate import run_job
+from fantasytalking.inference.job import job_from_record
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 
@@ -40,9 +40,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def protocol(world: Path) -> Protocol:
+def protocol(world: Path) -> BenchmarkProtocol:
     settings = ["width=96", "height=96", "least_seconds=0.3"]
-    return freeze("portrait_world", world, load_config(BenchmarkConfig, _settings(), settings))
+    return freeze_videos("portrait_world", world, load_config(BenchmarkConfig, _settings(), settings))
 
 
 def _settings() -> Path:
@@ -57,66 +57,72 @@ def _config(base: Path, adapters: Path, *more: str) -> InferConfig:
 
 
 def test_two_ranks_make_what_the_protocol_takes(
-    base: Path, adapters: Path, world: Path, protocol: Protocol, tmp_path: Path
+    base: Path, adapters: Path, world: Path, protocol: BenchmarkProtocol, tmp_path: Path
 ) -> None:
-    batch = Batch(protocol, world, tmp_path / "videos", _config(base, adapters))
-    assert [make_batch(batch, Rank(rank, 2)) for rank in (0, 1)] == [2, 1]
-    pairs = pair_up(protocol, world, batch.output)
-    assert len(pairs) == 3 and len({pair.sha256 for pair in pairs}) == 3
+    batch = BenchmarkJob(protocol, world, tmp_path / "videos", _config(base, adapters))
+    assert [generate_benchmark(batch, Rank(rank, 2)) for rank in (0, 1)] == [2, 1]
+    pairs = match_predictions(protocol, world, batch.output)
+    assert len(pairs) == 3 and len({pair.prediction_sha256 for pair in pairs}) == 3
     times = {path: path.stat().st_mtime_ns for path in batch.output.glob("*.mp4")}
     first = batch.output / f"{protocol.clips[0].name}.mp4"
     content = first.read_bytes()
     first.with_suffix(".json").unlink()
-    make_batch(batch, Rank(0, 1))
+    generate_benchmark(batch, Rank(0, 1))
     assert first.read_bytes() == content, "made again alike"
     assert all(path.stat().st_mtime_ns == time for path, time in times.items() if path != first), "and nothing else"
     record = json.loads(first.with_suffix(".json").read_text())
     assert record["config"]["seed"] == 0 and record["config"]["fps"] == protocol.fps
-    assert "the same bits as recorded" in run(replay_job(first.with_suffix(".json"), tmp_path / "again.mp4", False))
+    assert "the same bits as recorded" in run_job(
+        job_from_record(first.with_suffix(".json"), tmp_path / "again.mp4", False)
+    )
 
 
 def test_a_clip_that_cannot_be_used_does_not_stop_the_others(
-    base: Path, adapters: Path, world: Path, protocol: Protocol, tmp_path: Path
+    base: Path, adapters: Path, world: Path, protocol: BenchmarkProtocol, tmp_path: Path
 ) -> None:
-    batch = Batch(protocol, world, tmp_path / "videos", _config(base, adapters, "face=2"))
+    batch = BenchmarkJob(protocol, world, tmp_path / "videos", _config(base, adapters, "face=2"))
     with pytest.raises(InputError, match=r"3 of 3 clips could not be made: .*face"):
-        make_batch(batch, Rank(0, 1))
+        generate_benchmark(batch, Rank(0, 1))
     assert not list(batch.output.glob("*.mp4"))
 
 
 def test_a_folder_never_mixes_models_or_settings(
-    base: Path, adapters: Path, world: Path, protocol: Protocol, tmp_path: Path
+    base: Path, adapters: Path, world: Path, protocol: BenchmarkProtocol, tmp_path: Path
 ) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(adapters / "all", adapter)
     config = _config(base, adapters, f"adapter={adapter}", "steps=1")
-    batch = Batch(protocol, world, tmp_path / "videos", config)
-    make_batch(batch, Rank(0, 1))
+    batch = BenchmarkJob(protocol, world, tmp_path / "videos", config)
+    generate_benchmark(batch, Rank(0, 1))
     (batch.output / f"{protocol.clips[0].name}.mp4").unlink()
     before = _contents(batch.output)
     refused = f"'{batch.output / protocol.clips[1].name}.mp4' was made by another model or with other settings"
-    for other in (replace(config, steps=3), replace(config, seed=1), replace(config, adapter=str(adapters / "audio"))):
+    for other in (
+        replace(config, num_inference_steps=3),
+        replace(config, seed=1),
+        replace(config, adapter=str(adapters / "audio")),
+    ):
         with pytest.raises(InputError, match=re.escape(refused)):
-            make_batch(replace(batch, config=other), Rank(0, 1))
+            generate_benchmark(replace(batch, config=other), Rank(0, 1))
         assert _contents(batch.output) == before, "the missing clip is not made either"
     tensors = load_file(adapter / "adapter.safetensors")
     next(iter(tensors.values()))[0] += 1
     save_file(tensors, adapter / "adapter.safetensors")
     with pytest.raises(InputError, match=re.escape(refused)):
-        make_batch(batch, Rank(0, 1))
+        generate_benchmark(batch, Rank(0, 1))
     assert _contents(batch.output) == before, "weights of the same name"
 
 
 def test_a_reference_that_has_changed_is_not_used(
-    base: Path, adapters: Path, world: Path, protocol: Protocol, tmp_path: Path
+    base: Path, adapters: Path, world: Path, protocol: BenchmarkProtocol, tmp_path: Path
 ) -> None:
     references = tmp_path / "references"
     shutil.copytree(world, references)
     with (references / protocol.clips[1].video).open("ab") as video:
         video.write(b"more")
-    batch = Batch(protocol, references, tmp_path / "videos", _config(base, adapters, "steps=1"))
+    batch = BenchmarkJob(protocol, references, tmp_path / "videos", _config(base, adapters, "steps=1"))
     with pytest.raises(InputError, match=r"1 of 3 clips could not be made: .*is not the file that the protocol"):
-        make_batch(batch, Rank(0, 1))
+        generate_benchmark(batch, Rank(0, 1))
     made = {path.stem for path in batch.output.glob("*.mp4")}
     assert made == {protocol.clips[0].name, protocol.clips[2].name}
 
@@ -126,8 +132,8 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_references_that_are_not_there_are_named(
-    base: Path, adapters: Path, protocol: Protocol, tmp_path: Path
+    base: Path, adapters: Path, protocol: BenchmarkProtocol, tmp_path: Path
 ) -> None:
-    batch = Batch(protocol, tmp_path, tmp_path / "videos", _config(base, adapters))
+    batch = BenchmarkJob(protocol, tmp_path, tmp_path / "videos", _config(base, adapters))
     with pytest.raises(InputError, match="3 clips have no reference in"):
-        make_batch(batch, Rank(0, 1))
+        generate_benchmark(batch, Rank(0, 1))

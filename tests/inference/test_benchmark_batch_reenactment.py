@@ -10,11 +10,11 @@ pytest.importorskip("mediapipe")
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
-from fantasytalking.evaluation.benchmark.cross_ground_truth import make_crossed
-from fantasytalking.evaluation.benchmark.prediction_pairing import pair_up
-from fantasytalking.evaluation.cli import frozen
-from fantasytalking.inference.benchmark_batch import Batch, make_batch
-from fantasytalking.inference.provenance import Record
+from fantasytalking.evaluation.benchmark.cross_ground_truth import render_cross_ground_truth
+from fantasytalking.evaluation.benchmark.prediction_pairing import match_predictions
+from fantasytalking.evaluation.cli import freeze_benchmark
+from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
+from fantasytalking.inference.provenance import GenerationRecord
 from fantasytalking.media import read_image, read_video
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
@@ -28,7 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     for _ in make_corpus(CorpusPlan(range(1000, 1002), ("Go home.",), size=96), folder):
         pass
-    for _ in make_crossed(folder, 1):
+    for _ in render_cross_ground_truth(folder, 1):
         pass
     return folder
 
@@ -40,30 +40,30 @@ def config(saved: Path, expressive: Path) -> InferConfig:
 
 
 def test_everyone_is_given_the_others_driver(world: Path, config: InferConfig, tmp_path: Path) -> None:
-    protocol = frozen("exprbench_world", world, ["task=cross", *SIZES])
-    batch = Batch(protocol, world, tmp_path / "videos", config)
-    assert make_batch(batch, Rank(0, 1)) == 2
-    assert len(pair_up(protocol, world, batch.output)) == 2
+    protocol = freeze_benchmark("exprbench_world", world, ["task=cross", *SIZES])
+    batch = BenchmarkJob(protocol, world, tmp_path / "videos", config)
+    assert generate_benchmark(batch, Rank(0, 1)) == 2
+    assert len(match_predictions(protocol, world, batch.output)) == 2
     for number, clip in enumerate(protocol.clips):
-        job, record = batch.job(number), Record.load(batch.output / f"{clip.name}.json")
-        assert job.sounds == () and len(job.drivers) == 1
-        assert record.drivers == job.drivers
+        job, record = batch.clip_job(number), GenerationRecord.load(batch.output / f"{clip.name}.json")
+        assert job.audio_paths == () and len(job.driving_videos) == 1
+        assert record.driving_videos == job.driving_videos
         still = read_image(world / f"crossed/{clip.name}/portrait.png")
         assert np.array_equal(read_image(job.image), still)
-        given, real = read_video(job.drivers[0]), read_video(world / clip.drivers[0].file)
+        given, real = read_video(job.driving_videos[0]), read_video(world / clip.drivers[0].file)
         assert (len(given.frames), given.fps) == (clip.frames, 25)
         own, next_one = (np.abs(given.frames.astype(int) - real.frames[at : at + 10]).mean() for at in (0, 1))
         assert own < 2 and own < next_one, "compressed anew, but not moved in time"
     before = {path: path.stat().st_mtime_ns for path in batch.output.rglob("*.mp4")}
-    make_batch(batch, Rank(0, 1))
+    generate_benchmark(batch, Rank(0, 1))
     assert {path: path.stat().st_mtime_ns for path in batch.output.rglob("*.mp4")} == before
     with pytest.raises(InputError, match="made by another model or with other settings"):
-        make_batch(replace(batch, config=replace(config, expression_scale=0.5)), Rank(0, 1))
+        generate_benchmark(replace(batch, config=replace(config, expression_scale=0.5)), Rank(0, 1))
 
 
 def test_someone_who_drives_himself_starts_as_his_video_does(world: Path, config: InferConfig, tmp_path: Path) -> None:
-    protocol = frozen("exprbench_world", world, [*SIZES, "clips=1"])
-    batch = Batch(protocol, world, tmp_path / "videos", config)
-    assert make_batch(batch, Rank(0, 1)) == 1
-    (pair,) = pair_up(protocol, world, batch.output)
-    assert np.array_equal(read_image(batch.job(0).image), read_video(world / pair.clip.video).frames[0])
+    protocol = freeze_benchmark("exprbench_world", world, [*SIZES, "clips=1"])
+    batch = BenchmarkJob(protocol, world, tmp_path / "videos", config)
+    assert generate_benchmark(batch, Rank(0, 1)) == 1
+    (pair,) = match_predictions(protocol, world, batch.output)
+    assert np.array_equal(read_image(batch.clip_job(0).image), read_video(world / pair.clip.video).frames[0])

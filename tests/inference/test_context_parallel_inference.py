@@ -13,16 +13,16 @@ import torch.multiprocessing as multiprocessing
 from safetensors.torch import save_file
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.inference.context_parallel import Leader, follow, join
-from fantasytalking.inference.model_sources import load_pipeline, workplace
-from fantasytalking.media.audio_stream import SampleQueue
+from fantasytalking.inference.context_parallel import Coordinator, init_processes, run_worker
+from fantasytalking.inference.model_sources import load_pipeline, resolve_model
+from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from fantasytalking.pipeline.config import InferConfig, Offload
-from fantasytalking.pipeline.optimizations import SavingsConfig, StepCache
+from fantasytalking.pipeline.optimizations import OptimizationConfig, StepCache
 from tests.app.conftest import free_port
-from tests.helpers.fork_server import PROCESSES
+from tests.helpers.fork_server import FORK_SERVER
 from tests.helpers.paths import SCRIPTS
-from tests.helpers.tiny_pipeline import driver, sound
+from tests.helpers.tiny_pipeline import driving_expression, random_speech
 from tests.pipeline.test_pipeline import latents
 from tests.pipeline.test_streamer import config
 
@@ -33,13 +33,15 @@ def videos(pipe: FantasyTalkingPipeline, portrait: Portrait) -> dict[str, torch.
         str(seconds): latents(pipe, portrait, seconds=seconds, prompt="a", num_inference_steps=2)
         for seconds in (0.5, 1.1)
     }
-    pieces = [piece.frames for piece in pipe.stream(portrait, SampleQueue([sound(1.1)]), config())]
+    pieces = [piece.frames for piece in pipe.stream(portrait, AudioSampleQueue([random_speech(1.1)]), config())]
     return made | {"stream": torch.from_numpy(np.concatenate(pieces))}
 
 
 def hurried(saved: str, fast: str, folder: str) -> InferConfig:
     """A saved pipeline with a distilled adapter and a few-step LoRA."""
-    return InferConfig(base=saved, adapter=fast, savings=SavingsConfig(lora=f"{folder}/lora.safetensors"))
+    return InferConfig(
+        base=saved, adapter=fast, optimizations=OptimizationConfig(few_step_lora=f"{folder}/lora.safetensors")
+    )
 
 
 def hurried_video(pipe: FantasyTalkingPipeline, portrait: Portrait) -> torch.Tensor:
@@ -50,8 +52,11 @@ def hurried_video(pipe: FantasyTalkingPipeline, portrait: Portrait) -> torch.Ten
 def driven_video(pipe: FantasyTalkingPipeline, people: Portrait) -> torch.Tensor:
     """Two people, one of whom speaks, over several windows, with all four branches in turn."""
     pipe.set_progress_bar_config(disable=True)
-    drivers, options = (driver(30), driver(30, seed=1)), {"text_guidance": 4.0, "audio_guidance": 6.0}
-    return latents(pipe, people, audio=(sound(1.1),), drive=drivers, batch_branches=False, **options)
+    drivers, options = (
+        (driving_expression(30), driving_expression(30, seed=1)),
+        {"text_guidance": 4.0, "audio_guidance": 6.0},
+    )
+    return latents(pipe, people, audio=(random_speech(1.1),), drive=drivers, batch_branches=False, **options)
 
 
 def run_rank(
@@ -59,25 +64,27 @@ def run_rank(
 ) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
     torch.set_num_threads(1)
-    if join() > 0:
-        (Path(folder) / "follower").write_text(str(follow()))
+    if init_processes() > 0:
+        (Path(folder) / "follower").write_text(str(run_worker()))
         return
-    leader, plain = Leader(), InferConfig(base=saved)
-    pipe = leader.open(plain, lambda: FantasyTalkingPipeline.from_pretrained(saved))
+    leader, plain = Coordinator(), InferConfig(base=saved)
+    pipe = leader.load_pipeline(plain, lambda: FantasyTalkingPipeline.from_pretrained(saved))
     pipe.set_progress_bar_config(disable=True)
     one, two = (Portrait(*picture) for picture in pictures)
     made = videos(pipe, one)
     config = hurried(saved, fast, folder)
-    pipe = leader.open(config, lambda: load_pipeline(config, *workplace(config)))
+    pipe = leader.load_pipeline(config, lambda: load_pipeline(config, *resolve_model(config)))
     made["hurried"] = hurried_video(pipe, one)
     seen = InferConfig(base=saved, expression_adapter=expressive)
-    pipe = leader.open(seen, lambda: load_pipeline(seen, *workplace(seen, driven=True)), driven=True)
+    pipe = leader.load_pipeline(
+        seen, lambda: load_pipeline(seen, *resolve_model(seen, has_driving_video=True)), has_driving_video=True
+    )
     made["driven"] = driven_video(pipe, two)
     torch.save(made, Path(folder) / "videos.pt")
     lacking = InferConfig(base=saved, adapter=f"{folder}/lacking")
     with pytest.raises(InputError, match=r"^process 1: .*lacking"):
-        leader.open(lacking, lambda: load_pipeline(plain, *workplace(plain)))
-    leader.dismiss(2)
+        leader.load_pipeline(lacking, lambda: load_pipeline(plain, *resolve_model(plain)))
+    leader.shutdown(2)
 
 
 def test_two_processes_give_the_video_of_one_and_a_mistake_of_one_ends_both(
@@ -86,10 +93,10 @@ def test_two_processes_give_the_video_of_one_and_a_mistake_of_one_ends_both(
     save_file({"blocks.1.ffn.net.2.diff_b": torch.ones(48)}, tmp_path / "lora.safetensors")
     folders = (str(saved), str(fast), str(expressive), str(tmp_path))
     arguments = (free_port(), *folders, tuple(portrait), tuple(couple))
-    multiprocessing.start_processes(run_rank, start_method=PROCESSES.get_start_method(), args=arguments, nprocs=2)
+    multiprocessing.start_processes(run_rank, start_method=FORK_SERVER.get_start_method(), args=arguments, nprocs=2)
     made = torch.load(tmp_path / "videos.pt", weights_only=True)
     config = hurried(str(saved), str(fast), str(tmp_path))
-    alone = hurried_video(load_pipeline(config, *workplace(config)), portrait)
+    alone = hurried_video(load_pipeline(config, *resolve_model(config)), portrait)
     others = {"hurried": alone, "driven": driven_video(driven, couple)}
     for name, expected in {**videos(pipe, portrait), **others}.items():
         tolerance = 1 if name == "stream" else 1e-4  # uint8 pictures may round to a neighbour
@@ -102,15 +109,15 @@ def test_two_processes_give_the_video_of_one_and_a_mistake_of_one_ends_both(
     [
         (InferConfig(offload=Offload.group), "offload is 'group', which several processes do not share"),
         (
-            InferConfig(savings=SavingsConfig(step_cache=StepCache.first_block)),
+            InferConfig(optimizations=OptimizationConfig(step_cache=StepCache.first_block)),
             "step_cache is first_block, which several",
         ),
-        (InferConfig(savings=SavingsConfig(gpu_gib=12)), "gpu_gib is 12, but several processes"),
+        (InferConfig(optimizations=OptimizationConfig(vram_limit_gib=12)), "gpu_gib is 12, but several processes"),
     ],
 )
 def test_what_several_processes_cannot_follow_is_refused(pipe, config, told):
     with pytest.raises(InputError, match=told) as refused:
-        Leader().open(config, lambda: pipe)
+        Coordinator().load_pipeline(config, lambda: pipe)
     assert "\n" not in str(refused.value)
 
 

@@ -18,15 +18,15 @@ pytest.importorskip("mediapipe")
 from PIL import Image
 
 from fantasytalking.media import probe, read_audio, read_image, write_video
-from tests.helpers.tiny_pipeline import sound
-from tests.inference.cli_runner import files, infer, write_inputs, write_wav
+from tests.helpers.tiny_pipeline import random_speech
+from tests.inference.cli_runner import files, run_infer, write_inputs, write_wav
 
 SCRIPT = SCRIPTS / "infer.py"
 
 
 @pytest.fixture(scope="module")
 def inputs(face_picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"), face_picture, sound(0.9))
+    return write_inputs(tmp_path_factory.mktemp("inputs"), face_picture, random_speech(0.9))
 
 
 @pytest.fixture
@@ -42,7 +42,9 @@ def digest(path: Path) -> str:
 
 
 def test_a_video_with_its_record_and_sheet(capsys, options, tmp_path):
-    ended = infer(capsys, *options, "--contact-sheet", "--motion", 0.6, "--body-motion", 0.3, "--prompt", "a: ${b} {c}")
+    ended = run_infer(
+        capsys, *options, "--contact-sheet", "--motion", 0.6, "--body-motion", 0.3, "--prompt", "a: ${b} {c}"
+    )
     assert ended.code == 0, ended.err
     assert files(tmp_path) == ["video.json", "video.mp4", "video.sheet.png"]
     assert ended.out.startswith(f"{tmp_path / 'video.mp4'}: 0.88 s, 32x32, ") and "for a second of video" in ended.out
@@ -64,37 +66,37 @@ def test_a_video_with_its_record_and_sheet(capsys, options, tmp_path):
 
 @pytest.mark.parametrize("fps", [16, 23, 29.97, 60])
 def test_picture_and_sound_end_together(capsys, options, tmp_path, fps):
-    assert infer(capsys, *options, "--fps", fps, "--steps", 1).code == 0
+    assert run_infer(capsys, *options, "--fps", fps, "--steps", 1).code == 0
     info = probe(tmp_path / "video.mp4")
     heard = len(read_audio(tmp_path / "video.mp4")) / 16000
     assert abs(info.frames / fps - 0.9) <= 1 / fps and abs(heard - info.frames / fps) <= 1 / fps
 
 
 def test_what_a_saved_pipeline_brings_itself_is_not_asked_for_silently(capsys, options, inputs, tmp_path):
-    ended = infer(capsys, *options, f"audio_encoder={inputs}")
+    ended = run_infer(capsys, *options, f"audio_encoder={inputs}")
     assert ended.code == 2 and "is a saved pipeline, which has its own; set audio_encoder=null" in ended.err
     assert files(tmp_path) == []
-    ended = infer(capsys, *options, "shift=3", "--steps", 1)
+    ended = run_infer(capsys, *options, "shift=3", "--steps", 1)
     assert ended.code == 0 and "note: shift=3.0 is not used" in ended.err
 
 
 def test_only_so_many_seconds(capsys, options, tmp_path):
-    assert infer(capsys, *options, "--seconds", 0.4).code == 0
+    assert run_infer(capsys, *options, "--seconds", 0.4).code == 0
     assert probe(tmp_path / "video.mp4").frames == 10
 
 
 def test_replay_makes_the_same_bits(capsys, options, tmp_path):
-    assert infer(capsys, *options, "--seed", 7, "--audio-guidance", 3, "guidance.audio.share=0.5").code == 0
+    assert run_infer(capsys, *options, "--seed", 7, "--audio-guidance", 3, "guidance.audio.stop=0.5").code == 0
     made = digest(tmp_path / "video.mp4")
-    ended = infer(capsys, "--replay", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
+    ended = run_infer(capsys, "--replay", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
     assert ended.code == 0 and "the same bits as recorded" in ended.out, ended.err
     assert digest(tmp_path / "again.mp4") == made
-    assert infer(capsys, *options, "--seed", 8, "--output", tmp_path / "other.mp4").code == 0
+    assert run_infer(capsys, *options, "--seed", 8, "--output", tmp_path / "other.mp4").code == 0
     assert digest(tmp_path / "other.mp4") != made
 
 
 def test_replay_in_a_process_of_its_own(capsys, options, tmp_path):
-    assert infer(capsys, *options).code == 0
+    assert run_infer(capsys, *options).code == 0
     command = [
         sys.executable,
         str(SCRIPT),
@@ -109,47 +111,49 @@ def test_replay_in_a_process_of_its_own(capsys, options, tmp_path):
 
 
 def test_replay_tells_what_has_changed(capsys, options, tmp_path):
-    assert infer(capsys, *options).code == 0
+    assert run_infer(capsys, *options).code == 0
     record = json.loads((tmp_path / "video.json").read_text())
     record["versions"]["torch"] = "1.0"
     del record["drive"]  # as records were before there were drivers
     record["video_sha256"] = "0"
     (tmp_path / "old.json").write_text(json.dumps(record))
-    ended = infer(capsys, "--replay", tmp_path / "old.json")
+    ended = run_infer(capsys, "--replay", tmp_path / "old.json")
     assert ended.code == 0 and "NOT the same as recorded" in ended.out
     assert "note: torch was 1.0, is " in ended.err
     record["hashes"]["audio"] = "0"
     (tmp_path / "other.json").write_text(json.dumps(record))
-    ended = infer(capsys, "--replay", tmp_path / "other.json")
+    ended = run_infer(capsys, "--replay", tmp_path / "other.json")
     assert ended.code == 2 and "is not what the video was made from" in ended.err
 
 
 def test_a_few_step_lora_is_part_of_the_record(capsys, options, tmp_path):
     lora = tmp_path / "lora.safetensors"
     save_file({"blocks.1.ffn.net.2.diff_b": torch.ones(48)}, lora)
-    assert infer(capsys, *options).code == 0
-    assert infer(capsys, *options, f"savings.lora={lora}", "--output", tmp_path / "fast.mp4").code == 0
+    assert run_infer(capsys, *options).code == 0
+    assert (
+        run_infer(capsys, *options, f"optimizations.few_step_lora={lora}", "--output", tmp_path / "fast.mp4").code == 0
+    )
     assert digest(tmp_path / "fast.mp4") != digest(tmp_path / "video.mp4")
     again = ["--replay", tmp_path / "fast.json", "--output", tmp_path / "again.mp4"]
-    ended = infer(capsys, *again)
+    ended = run_infer(capsys, *again)
     assert ended.code == 0 and "the same bits as recorded" in ended.out, ended.err
     save_file({"blocks.1.ffn.net.2.diff_b": torch.zeros(48)}, lora)
-    ended = infer(capsys, *again)
+    ended = run_infer(capsys, *again)
     assert ended.code == 2 and f"lora '{lora}' is not what the video was made from" in ended.err
     lora.unlink()
-    ended = infer(capsys, *again)
-    assert ended.code == 2 and f"'{lora}' does not exist" in ended.err and len(ended.told) == 1
+    ended = run_infer(capsys, *again)
+    assert ended.code == 2 and f"'{lora}' does not exist" in ended.err and len(ended.messages) == 1
 
 
 def test_a_base_with_an_adapter(capsys, options, base, adapters, saved, tmp_path):
     """The parts by themselves make the same video as the saved pipeline, and an adapter's limits are told."""
-    assert infer(capsys, *options, "text_length=12").code == 0
+    assert run_infer(capsys, *options, "text_length=12").code == 0
     parts = [*options, f"base={base}", f"adapter={adapters / 'all'}", "text_length=12", "shift=5"]
-    assert infer(capsys, *parts, "--output", tmp_path / "parts.mp4").code == 0
+    assert run_infer(capsys, *parts, "--output", tmp_path / "parts.mp4").code == 0
     assert digest(tmp_path / "parts.mp4") == digest(tmp_path / "video.mp4")
     heard = [*options, f"base={base}", f"adapter={adapters / 'audio'}", "--output", tmp_path / "heard.mp4"]
-    assert infer(capsys, *heard).code == 0
-    ended = infer(capsys, *heard, "--motion", 0.9)
+    assert run_infer(capsys, *heard).code == 0
+    ended = run_infer(capsys, *heard, "--motion", 0.9)
     assert ended.code == 2 and "motion module was never trained" in ended.err
 
 
@@ -170,7 +174,7 @@ def test_any_picture(capsys, options, face_picture, tmp_path, kind):
         image.resize((3000, 3000)).save(path)
     else:
         image.convert({"alpha": "RGBA", "grey": "L", "cmyk": "CMYK", "palette": "P"}.get(kind, "RGB")).save(path)
-    ended = infer(capsys, *options, "--image", path, "--seconds", 0.2, "--steps", 1)
+    ended = run_infer(capsys, *options, "--image", path, "--seconds", 0.2, "--steps", 1)
     assert ended.code == 0, ended.err
 
 
@@ -178,10 +182,10 @@ def test_any_picture(capsys, options, face_picture, tmp_path, kind):
 def test_any_sound(capsys, options, face_picture, tmp_path, kind):
     path, seconds = tmp_path / "in.wav", 0.3
     if kind == "8k":
-        write_wav(path, sound(0.6)[::2], rate=8000)
+        write_wav(path, random_speech(0.6)[::2], rate=8000)
         seconds = 0.6
     elif kind == "stereo48k":
-        write_wav(path, np.repeat(sound(0.9), 2), rate=48000, channels=2)
+        write_wav(path, np.repeat(random_speech(0.9), 2), rate=48000, channels=2)
     elif kind == "silence":
         write_wav(path, np.zeros(4800))
     elif kind == "10ms":
@@ -189,7 +193,7 @@ def test_any_sound(capsys, options, face_picture, tmp_path, kind):
         seconds = 0.04
     elif kind == "video":
         path = tmp_path / "in.mp4"
-        write_video(path, [face_picture] * 10, fps=25, audio=sound(0.4))
+        write_video(path, [face_picture] * 10, fps=25, audio=random_speech(0.4))
         seconds = 0.4
     else:
         import av
@@ -197,10 +201,12 @@ def test_any_sound(capsys, options, face_picture, tmp_path, kind):
         path = tmp_path / "in.flac"
         with av.open(str(path), "w") as container:
             stream = container.add_stream("flac", rate=16000, layout="mono")
-            block = av.AudioFrame.from_ndarray((sound(0.3)[None] * 32767).astype(np.int16), format="s16", layout="mono")
+            block = av.AudioFrame.from_ndarray(
+                (random_speech(0.3)[None] * 32767).astype(np.int16), format="s16", layout="mono"
+            )
             block.sample_rate = 16000
             container.mux([*stream.encode(block), *stream.encode(None)])
     options[options.index("--audio") + 1] = path
-    ended = infer(capsys, *options, "--steps", 1)
+    ended = run_infer(capsys, *options, "--steps", 1)
     assert ended.code == 0, ended.err
     assert probe(tmp_path / "video.mp4").frames == pytest.approx(seconds * 25, abs=1)

@@ -13,14 +13,14 @@ pytest.importorskip("mediapipe")
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.media import probe, read_audio, write_video
-from fantasytalking.pipeline.driving_video import read_driver
-from fantasytalking.pipeline.speakers import Driver
-from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.pipeline.driving_video import encode_driving_video
+from fantasytalking.pipeline.speakers import DrivingExpression
+from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.people.identity import make_identity
-from tests.helpers.fantasy_portrait_networks import save_released
-from tests.helpers.tiny_pipeline import EXPRESSION, sound
-from tests.inference.cli_runner import files, infer, write_picture, write_wav
+from tests.helpers.fantasy_portrait_networks import save_fantasy_portrait
+from tests.helpers.tiny_pipeline import EXPRESSION, random_speech
+from tests.inference.cli_runner import files, run_infer, write_picture, write_wav
 from tests.inference.test_generate import digest
 from tests.pipeline.test_pipeline import latents
 
@@ -29,7 +29,7 @@ FRAMES, FPS = 16, 20
 
 def nod(number: int) -> np.ndarray:
     """(FRAMES, 128, 128, 3) somebody who opens and shuts the mouth and turns the head."""
-    sitter, times = Sitter(make_identity(number), 128), np.arange(FRAMES) / FPS
+    sitter, times = PortraitRenderer(make_identity(number), 128), np.arange(FRAMES) / FPS
     states = [
         FaceState(mouth_open=float(0.4 - 0.4 * np.cos(8 * time)), yaw=float(0.2 * np.sin(4 * time))) for time in times
     ]
@@ -42,8 +42,8 @@ def inputs(face_picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_picture(folder / "face.png", face_picture)
     two = np.concatenate([face_picture, face_picture[:, ::-1]], axis=1)
     write_picture(folder / "two.png", two)
-    write_wav(folder / "one.wav", sound(0.4))
-    write_wav(folder / "two.wav", sound(0.6, seed=1))
+    write_wav(folder / "one.wav", random_speech(0.4))
+    write_wav(folder / "two.wav", random_speech(0.6, seed=1))
     frames = nod(8)
     write_video(folder / "driver.mp4", frames, fps=FPS)
     write_video(folder / "other.mp4", nod(3), fps=FPS)
@@ -66,52 +66,52 @@ def options(saved: Path, expressive: Path, tmp_path: Path) -> list[object]:
 
 def test_two_sounds_for_two_faces(capsys, options, inputs, tmp_path):
     sounds = ["--audio", inputs / "one.wav", "--audio", inputs / "two.wav"]
-    ended = infer(capsys, *options, "--image", inputs / "two.png", "--size", "64x32", *sounds)
+    ended = run_infer(capsys, *options, "--image", inputs / "two.png", "--size", "64x32", *sounds)
     assert ended.code == 0, ended.err
     info = probe(tmp_path / "video.mp4")
     assert (info.frames, info.width, info.height) == (15, 64, 32)
-    written, one, two = read_audio(tmp_path / "video.mp4"), sound(0.4), sound(0.6, seed=1)
+    written, one, two = read_audio(tmp_path / "video.mp4"), random_speech(0.4), random_speech(0.6, seed=1)
     mixed = two.copy()
     mixed[: len(one)] += one
     assert np.corrcoef(written[: len(mixed)], mixed[: len(written)])[0, 1] > 0.95
     record = json.loads((tmp_path / "video.json").read_text())
     assert record["audio"] == [str(inputs / "one.wav"), str(inputs / "two.wav")] and record["drive"] == []
     assert {"image", "audio", "audio 2", "base"} == set(record["hashes"]), "nothing drives, so no adapter takes part"
-    ended = infer(capsys, "--replay", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
+    ended = run_infer(capsys, "--replay", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
     assert ended.code == 0 and "the same bits as recorded" in ended.out, ended.err
     turned = [*options, "--image", inputs / "two.png", "--size", "64x32", "--face", 2, "--face", 1]
-    assert infer(capsys, *turned, *sounds, "--output", tmp_path / "turned.mp4").code == 0
+    assert run_infer(capsys, *turned, *sounds, "--output", tmp_path / "turned.mp4").code == 0
     assert digest(tmp_path / "turned.mp4") != digest(tmp_path / "video.mp4")
     assert json.loads((tmp_path / "turned.json").read_text())["config"]["faces"] == [2, 1]
 
 
 def test_a_driver_without_sound(capsys, options, inputs, tmp_path):
     drive = [*options, "--image", inputs / "face.png", "--size", 32, "--drive"]
-    ended = infer(capsys, *drive, inputs / "driver.mp4")
+    ended = run_infer(capsys, *drive, inputs / "driver.mp4")
     assert ended.code == 0, ended.err
     info = probe(tmp_path / "video.mp4")
     assert (info.frames, info.has_audio) == (FRAMES * 25 // FPS, False), "at the video's rate, not the driver's"
     record = json.loads((tmp_path / "video.json").read_text())
     assert record["audio"] == [] and record["drive"] == [str(inputs / "driver.mp4")]
     assert {"image", "driver", "base", "expression_adapter", "expression_encoder"} == set(record["hashes"])
-    ended = infer(capsys, "--replay", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
+    ended = run_infer(capsys, "--replay", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
     assert ended.code == 0 and "the same bits as recorded" in ended.out, ended.err
-    assert infer(capsys, *drive, inputs / "other.mp4", "--output", tmp_path / "other.mp4").code == 0
+    assert run_infer(capsys, *drive, inputs / "other.mp4", "--output", tmp_path / "other.mp4").code == 0
     assert digest(tmp_path / "other.mp4") != digest(tmp_path / "video.mp4")
     record["drive"] = [str(inputs / "other.mp4")]
     (tmp_path / "changed.json").write_text(json.dumps(record))
-    ended = infer(capsys, "--replay", tmp_path / "changed.json")
+    ended = run_infer(capsys, "--replay", tmp_path / "changed.json")
     assert ended.code == 2 and f"driver '{inputs / 'other.mp4'}' is not what the video was made from" in ended.err
 
 
 def test_two_drivers_and_a_sound(capsys, options, inputs, tmp_path):
     given = ["--audio", inputs / "two.wav", "--drive", inputs / "driver.mp4", "--drive", inputs / "other.mp4"]
     made = [*options, "--image", inputs / "two.png", "--size", "64x32", *given]
-    assert infer(capsys, *made, "--expression-guidance", 3).code == 0
+    assert run_infer(capsys, *made, "--expression-guidance", 3).code == 0
     assert probe(tmp_path / "video.mp4").frames == 15 and probe(tmp_path / "video.mp4").has_audio
     config = json.loads((tmp_path / "video.json").read_text())["config"]
     assert config["guidance"]["expression"] == {"start": 3.0, "end": 3.0, "share": 1.0}
-    assert infer(capsys, *made, "background=nobody", "--output", tmp_path / "other.mp4").code == 0
+    assert run_infer(capsys, *made, "background=nobody", "--output", tmp_path / "other.mp4").code == 0
     assert digest(tmp_path / "other.mp4") != digest(tmp_path / "video.mp4")
 
 
@@ -119,14 +119,14 @@ def test_the_adapter_is_found_inside_the_base_or_given_as_the_adapter(
     capsys, options, inputs, saved, expressive, tmp_path
 ):
     plain = ["--image", inputs / "face.png", "--size", 32, "--drive", inputs / "driver.mp4", "--seconds", 0.4]
-    assert infer(capsys, *options, *plain).code == 0
+    assert run_infer(capsys, *options, *plain).code == 0
     as_adapter = [item for item in options if item != f"expression_adapter={expressive}"]
     as_adapter[as_adapter.index("adapter=null")] = f"adapter={expressive}"
-    assert infer(capsys, *as_adapter, *plain, "--output", tmp_path / "b.mp4").code == 0
+    assert run_infer(capsys, *as_adapter, *plain, "--output", tmp_path / "b.mp4").code == 0
     shutil.copytree(saved, tmp_path / "whole")
     shutil.copytree(expressive, tmp_path / "whole" / "expression_adapter")
     inside = [f"base={tmp_path / 'whole'}", "adapter=null", "expression_adapter=null"]
-    assert infer(capsys, *options, *plain, *inside, "--output", tmp_path / "c.mp4").code == 0
+    assert run_infer(capsys, *options, *plain, *inside, "--output", tmp_path / "c.mp4").code == 0
     assert digest(tmp_path / "video.mp4") == digest(tmp_path / "b.mp4") == digest(tmp_path / "c.mp4")
 
 
@@ -169,13 +169,13 @@ def test_mistakes(capsys, options, inputs, adapters, tmp_path, case):
     shared = [] if "--replay" in given else options
     ended = start(capsys, *shared, *image, *(places.get(item, item) for item in given))
     assert ended.code == 2 and ended.out == "", ended
-    (line,) = (line for line in ended.told if line.startswith("error: "))
+    (line,) = (line for line in ended.messages if line.startswith("error: "))
     assert told in line and files(tmp_path) == []
 
 
 def test_a_driver_that_ends_before_the_sound(capsys, options, inputs, tmp_path):
-    write_wav(tmp_path / "long.wav", sound(1.5))
-    ended = infer(
+    write_wav(tmp_path / "long.wav", random_speech(1.5))
+    ended = run_infer(
         *(capsys, *options, "--image", inputs / "face.png", "--size", 32),
         *("--audio", tmp_path / "long.wav", "--drive", inputs / "driver.mp4"),
     )
@@ -184,26 +184,28 @@ def test_a_driver_that_ends_before_the_sound(capsys, options, inputs, tmp_path):
 
 def test_what_is_read_from_a_driver(inputs, expressive):
     encoder = ExpressionEncoder.from_pretrained(expressive / "expression_encoder")
-    read = read_driver(inputs / "driver.mp4", encoder, FPS)
+    read = encode_driving_video(inputs / "driver.mp4", encoder, FPS)
     assert read.features.shape == (FRAMES, sum(EXPRESSION.dims)) and read.present.all()
     assert torch.isfinite(read.boxes).all() and (read.boxes[:, 2:] > read.boxes[:, :2]).all()
     assert read.features.std(dim=0).max() > 0
-    half = read_driver(inputs / "driver.mp4", encoder, FPS, seconds=0.4)
+    half = encode_driving_video(inputs / "driver.mp4", encoder, FPS, max_seconds=0.4)
     assert len(half.features) == FRAMES // 2
     torch.testing.assert_close(half.features, read.features[: FRAMES // 2], atol=1e-4, rtol=1e-4)
-    slower = read_driver(inputs / "driver.mp4", encoder, FPS / 2)
+    slower = encode_driving_video(inputs / "driver.mp4", encoder, FPS / 2)
     assert len(slower.features) == FRAMES // 2
 
 
 def test_a_driver_is_read_by_the_released_front_end(inputs, tmp_path):
-    def read(encoder: Path) -> Driver:
-        return read_driver(inputs / "driver.mp4", ExpressionEncoder.from_pretrained(encoder), FPS, seconds=0.3)
+    def read(encoder: Path) -> DrivingExpression:
+        return encode_driving_video(
+            inputs / "driver.mp4", ExpressionEncoder.from_pretrained(encoder), FPS, max_seconds=0.3
+        )
 
-    save_released(tmp_path / "released")
+    save_fantasy_portrait(tmp_path / "released")
     found = read(tmp_path / "released")
     assert found.features.shape[1] == 554 and found.present.all()
     assert not torch.allclose(read(tmp_path / "released" / "pd_fpg.pth").features, found.features)
-    save_released(tmp_path / "blind", brightness=0.3)
+    save_fantasy_portrait(tmp_path / "blind", brightness=0.3)
     with pytest.raises(InputError, match=f"own networks see its face in 0 of {len(found.features)} frames"):
         read(tmp_path / "blind")
 
@@ -212,22 +214,26 @@ def test_a_face_that_goes_carries_what_was_last_seen(inputs, expressive, tmp_pat
     frames = nod(8)
     frames[11:] = 100
     write_video(tmp_path / "gone.mp4", frames, fps=FPS)
-    read = read_driver(tmp_path / "gone.mp4", ExpressionEncoder.from_pretrained(expressive / "expression_encoder"), FPS)
+    read = encode_driving_video(
+        tmp_path / "gone.mp4", ExpressionEncoder.from_pretrained(expressive / "expression_encoder"), FPS
+    )
     assert read.present[:11].all() and not read.present[11:].any()
     assert (read.features[11:] == read.features[10]).all()
     with pytest.raises(InputError, match="its face is seen in "):
-        read_driver(inputs / "hidden.mp4", ExpressionEncoder.from_pretrained(expressive / "expression_encoder"), FPS)
+        encode_driving_video(
+            inputs / "hidden.mp4", ExpressionEncoder.from_pretrained(expressive / "expression_encoder"), FPS
+        )
 
 
 def test_the_pipeline_reads_drivers_itself(driven, pipe, portrait, inputs, expressive):
     encoder = ExpressionEncoder.from_pretrained(expressive / "expression_encoder")
     made = latents(driven, portrait, audio=None, drive=inputs / "driver.mp4")
     assert torch.equal(
-        made, latents(driven, portrait, audio=None, drive=read_driver(inputs / "driver.mp4", encoder, 25))
+        made, latents(driven, portrait, audio=None, drive=encode_driving_video(inputs / "driver.mp4", encoder, 25))
     )
     with pytest.raises(InputError, match="expression_adapter=FOLDER"):
         latents(pipe, portrait, drive=str(inputs / "driver.mp4"))
-    network, driven.expression_network = driven.expression_network, None
+    network, driven.expression_encoder_path = driven.expression_encoder_path, None
     with pytest.raises(InputError, match="there is no expression encoder to read it"):
         latents(driven, portrait, drive=[inputs / "driver.mp4"])
-    driven.expression_network = network
+    driven.expression_encoder_path = network

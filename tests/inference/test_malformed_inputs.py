@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.tiny_pipeline import sound
-from tests.inference.cli_runner import files, infer, write_picture, write_wav
+from tests.helpers.tiny_pipeline import random_speech
+from tests.inference.cli_runner import files, run_infer, write_picture, write_wav
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def inputs(face_picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     write_picture(folder / "face.png", face_picture)
     write_picture(folder / "two.png", np.concatenate([face_picture, face_picture[:, ::-1]], axis=1))
-    write_wav(folder / "speech.wav", sound(0.3))
+    write_wav(folder / "speech.wav", random_speech(0.3))
     return folder
 
 
@@ -38,10 +38,10 @@ def options(inputs: Path, saved: Path, tmp_path: Path) -> list[object]:
 
 def refused(capsys, tmp_path: Path, *arguments: object) -> str:
     """The one line that is told."""
-    ended = infer(capsys, *arguments)
+    ended = run_infer(capsys, *arguments)
     assert ended.code == 2, ended
     assert ended.out == "" and "Traceback" not in ended.err
-    (line,) = (line for line in ended.told if line.startswith("error: "))
+    (line,) = (line for line in ended.messages if line.startswith("error: "))
     assert ended.err.rstrip().endswith(line) and len(line) < 1200
     assert files(tmp_path / "output") == [] if (tmp_path / "output").exists() else True
     assert not [path for path in tmp_path.rglob(".*") if path.is_dir()], "no temporary folder stays"
@@ -81,9 +81,9 @@ OPTIONS: dict[str, tuple[list[object], str]] = {
     "no key": (["=3"], "is not of the form key=value"),
     "no value": (["steps"], "is not of the form key=value"),
     "key of another type": (["text_length=many"], "text_length"),
-    "share above 1": (["guidance.audio.share=2"], "share of guided steps is 2"),
-    "unknown formula": (["guidance.formula=best"], "guidance.formula"),
-    "keep_colour": (["guidance.keep_colour=3"], "keep_colour is 3"),
+    "share above 1": (["guidance.audio.stop=2"], "share of guided steps is 2"),
+    "unknown formula": (["guidance.order=best"], "guidance.order"),
+    "keep_colour": (["guidance.color_rescale=3"], "keep_colour is 3"),
     "window": (["window_frames=16"], "window_frames is 16"),
     "short window": (["window_frames=5"], "window_frames is 5"),
     "overlap": (["overlap_frames=16"], "overlap"),
@@ -344,14 +344,14 @@ def test_records(capsys, tmp_path, case):
     ],
 )
 def test_altered_records(capsys, options, tmp_path, change, message):
-    assert infer(capsys, *options, "--seconds", 0.1).code == 0
+    assert run_infer(capsys, *options, "--seconds", 0.1).code == 0
     record = json.loads((tmp_path / "output" / "video.json").read_text())
     shutil.rmtree(tmp_path / "output")
     if "config" in change:
         change = {"config": {**record["config"], **change["config"]}}
     (tmp_path / "video.json").write_text(json.dumps({**record, **change}))
     if message is None:  # a prompt is text, never an expression
-        ended = infer(capsys, "--replay", tmp_path / "video.json")
+        ended = run_infer(capsys, "--replay", tmp_path / "video.json")
         assert ended.code == 0
         again = json.loads((tmp_path / "output" / "video.json").read_text())
         assert again["config"]["prompt"] == "${oc.env:HOME}"

@@ -8,9 +8,9 @@ import pytest
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.prepare.config import DataConfig
-from fantasytalking.inference.model_files import SOURCES, find_weights
-from fantasytalking.models.presets import PRESETS
+from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.inference.model_files import DOWNLOAD_HINTS, find_model_files
+from fantasytalking.models.presets import MODEL_PRESETS
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.training.config import TrainConfig
 
@@ -27,74 +27,74 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", MODEL_PRESETS)
 def test_every_preset_names_how_to_get_its_weights(preset, elsewhere):
     config = config_of_preset(preset)
     with pytest.raises(InputError) as error:
-        find_weights(config)
+        find_model_files(config)
     message = str(error.value)
     assert "\n" not in message and message.startswith("weights are missing")
     named = [place for place in (config.adapter, config.audio_encoder, config.face_encoder) if place]
     if preset == "nano":
         named = ["checkpoints/nano"]
     for place in named:
-        source = SOURCES[place]
-        assert f"'{place}': {source.command} ({source.size}, {source.licence})" in message
+        source = DOWNLOAD_HINTS[place]
+        assert f"'{place}': {source.command} ({source.size}, {source.license})" in message
 
 
 def test_nano_is_one_thing_to_make(elsewhere):
     with pytest.raises(InputError) as error:
-        find_weights(config_of_preset("nano"))
+        find_model_files(config_of_preset("nano"))
     assert str(error.value).count("build_nano.py") == 1 and "adapter" not in str(error.value)
 
 
 def test_a_download_into_checkpoints_is_found(elsewhere):
     for name in ("Wan2.1-I2V-14B-720P-Diffusers", "wav2vec2-base-960h", "fantasytalking_audio"):
         (elsewhere / "checkpoints" / name).mkdir(parents=True)
-    weights = find_weights(config_of_preset("wan14b"))
+    weights = find_model_files(config_of_preset("wan14b"))
     assert weights.base == Path("checkpoints/Wan2.1-I2V-14B-720P-Diffusers")
     assert weights.audio_encoder == Path("checkpoints/wav2vec2-base-960h") and weights.face_encoder is None
 
 
 def test_a_hub_id_of_one_s_own_and_a_path(elsewhere):
     with pytest.raises(InputError, match="hf download somebody/model --local-dir checkpoints/model"):
-        find_weights(config_of_preset("nano", "base=somebody/model"))
+        find_model_files(config_of_preset("nano", "base=somebody/model"))
     with pytest.raises(InputError, match=r"'\./nowhere' does not exist"):
-        find_weights(config_of_preset("nano", "base=./nowhere"))
+        find_model_files(config_of_preset("nano", "base=./nowhere"))
 
 
 def test_a_base_without_adapter_is_refused(base):
     with pytest.raises(InputError, match="adapter is not given"):
-        find_weights(config_of_preset("nano", f"base={base}", "adapter=null"))
+        find_model_files(config_of_preset("nano", f"base={base}", "adapter=null"))
 
 
 def test_a_saved_pipeline_needs_nothing_else(saved):
-    weights = find_weights(config_of_preset("nano", f"base={saved}", "adapter=null"))
-    assert weights.places == {"base": saved}
+    weights = find_model_files(config_of_preset("nano", f"base={saved}", "adapter=null"))
+    assert weights.paths == {"base": saved}
     assert weights.trained_modules() == ["audio", "face", "motion"] and weights.has_face_encoder
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", MODEL_PRESETS)
 def test_inference_is_set_as_training_was(preset):
     """Frame rate, length, sizes and text as in the presets of data and training."""
     infer = config_of_preset(preset)
-    data = load_config(DataConfig, preset_path(preset, "data"))
+    data = load_config(PreparationConfig, preset_path(preset, "data"))
     stage = load_config(TrainConfig, preset_path(preset, "stage2"))
     assert (infer.model, infer.fps, infer.window_frames, infer.sizes) == (preset, data.fps, data.frames, data.buckets)
-    assert infer.text_length == stage.data.text_length
+    assert infer.max_text_tokens == stage.data.max_text_tokens
 
 
 def test_several_speakers_take_an_adapter_that_changes_speech_and_no_encoder(saved: Path, expressive: Path, tmp_path):
     config = InferConfig(base=str(saved), expression_adapter=str(expressive))
-    assert find_weights(config, driven=True).expression_adapter == expressive
-    several = find_weights(config, several=True)
+    assert find_model_files(config, has_driving_video=True).expression_adapter == expressive
+    several = find_model_files(config, is_multi_speaker=True)
     assert several.expression_adapter is None, "it drives faces alone"
     speaking = shutil.copytree(expressive, tmp_path / "speaking")
     described = json.loads((speaking / "config.json").read_text())
     (speaking / "config.json").write_text(json.dumps(described | {"modules": ["audio", "expression"]}))
     config = InferConfig(base=str(saved), expression_adapter=str(speaking))
-    several = find_weights(config, several=True)
+    several = find_model_files(config, is_multi_speaker=True)
     assert (several.expression_adapter, several.expression_encoder) == (speaking, None)
-    assert find_weights(config).expression_adapter is None, "one voice needs none of it"
-    driven = find_weights(config, driven=True)
-    assert driven.places_of(driven=False).keys() == {"base", "expression_adapter"}
+    assert find_model_files(config).expression_adapter is None, "one voice needs none of it"
+    driven = find_model_files(config, has_driving_video=True)
+    assert driven.paths_used(has_driving_video=False).keys() == {"base", "expression_adapter"}

@@ -16,29 +16,29 @@ pytest.importorskip("mediapipe")
 
 from fantasytalking.common.errors import exit_cleanly
 from fantasytalking.media import probe, read_audio, read_video
-from tests.helpers.tiny_pipeline import sound
-from tests.inference.cli_runner import Ended, files, write_inputs
+from tests.helpers.tiny_pipeline import random_speech
+from tests.inference.cli_runner import CommandResult, files, write_inputs
 
 SCRIPT = SCRIPTS / "infer.py"
 
 
-def start(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
-    from fantasytalking.inference.start import start
+def start(capsys: pytest.CaptureFixture[str], *arguments: object) -> CommandResult:
+    from fantasytalking.inference.start import run_inference_cli
 
     capsys.readouterr()
     code = 0
     try:
-        exit_cleanly(lambda: start([str(item) for item in arguments], "test"))
+        exit_cleanly(lambda: run_inference_cli([str(item) for item in arguments], "test"))
     except SystemExit as stop:
         assert isinstance(stop.code, int)
         code = stop.code
     captured = capsys.readouterr()
-    return Ended(code, captured.out, captured.err)
+    return CommandResult(code, captured.out, captured.err)
 
 
 @pytest.fixture(scope="module")
 def inputs(face_picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"), face_picture, sound(1.1))
+    return write_inputs(tmp_path_factory.mktemp("inputs"), face_picture, random_speech(1.1))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_stream_to_a_file_with_its_record_and_replay(capsys, options, inputs, 
 
 def test_from_a_pipe_to_a_pipe(options, inputs, tmp_path):
     """Standard output holds the video and nothing else; a file would hold the same."""
-    samples = (np.clip(sound(1.1), -1, 1) * 32767).astype("<i2").tobytes()
+    samples = (np.clip(random_speech(1.1), -1, 1) * 32767).astype("<i2").tobytes()
     command = [sys.executable, SCRIPT, *options, "--audio", "-", "--output", "-"]
     ended = subprocess.run([str(item) for item in command], input=samples, capture_output=True, check=False)
     assert ended.returncode == 0, ended.stderr.decode()
@@ -121,6 +121,6 @@ def test_mistakes_end_in_one_line_and_leave_nothing(capsys, monkeypatch, options
         output = tmp_path / "out" / "video.mp4"
         ended = start(capsys, *arguments, "--output", output, *(places.get(item, item) for item in given))
     assert ended.code == 2 and ended.out == "", ended
-    (line,) = (line for line in ended.told if line.startswith("error: "))
+    (line,) = (line for line in ended.messages if line.startswith("error: "))
     assert any(part in line for part in told.split("|")), line
     assert files(tmp_path) == ["in/sound.mp3"]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.media import probe, read_audio, read_video, write_video, write_wave
+from fantasytalking.media import probe, read_audio, read_video, write_video, write_wav
 from fantasytalking.media.audio import iter_audio
-from fantasytalking.media.audio_pipe import open_pipe
-from fantasytalking.media.audio_stream import LiveSound, SampleQueue, resampled
-from fantasytalking.media.fragmented_mp4 import GrowingVideo
+from fantasytalking.media.audio_pipe import open_audio_pipe
+from fantasytalking.media.audio_stream import AudioSampleQueue, DualRateAudio, resample_blocks
+from fantasytalking.media.fragmented_mp4 import FragmentedMp4Writer
 
 RATE = 16_000
 
@@ -47,8 +47,8 @@ def reader(data: bytes) -> io.BufferedReader:
 
 
 def heard(data: bytes) -> tuple[int, np.ndarray]:
-    piped = open_pipe(reader(data))
-    return piped.rate, np.concatenate([np.zeros(0, np.float32), *piped.blocks])
+    piped = open_audio_pipe(reader(data))
+    return piped.sample_rate, np.concatenate([np.zeros(0, np.float32), *piped.blocks])
 
 
 @pytest.mark.parametrize("length", [None, 0, 0xFFFFFFFF], ids=["told", "zero", "endless"])
@@ -106,7 +106,7 @@ def test_samples_are_given_as_soon_as_they_come():
     ends = os.pipe()
     with os.fdopen(ends[1], "wb", buffering=0) as sender, os.fdopen(ends[0], "rb") as receiver:
         sender.write(bytes(2 * 400))
-        blocks = open_pipe(receiver).blocks
+        blocks = open_audio_pipe(receiver).blocks
         assert sum(len(next(blocks)) for _ in range(1)) <= 400  # although the sender has not ended
         sender.write(bytes(2 * 100))
         assert len(next(blocks)) > 0
@@ -120,21 +120,21 @@ def test_a_queue_waits_for_what_is_asked_and_gives_up_the_rest():
             asked.append(number)
             yield np.full(100, number, np.float32)
 
-    queue = SampleQueue(blocks(), most=750)
+    queue = AudioSampleQueue(blocks(), max_samples=750)
     queue.wait_for(150)
-    assert asked == [0, 1] and queue.known == 200 and not queue.ended
+    assert asked == [0, 1] and queue.available == 200 and not queue.ended
     assert queue.take(180, 320).tolist() == [1.0] * 20 + [2.0] * 100 + [3.0] * 20
     assert asked == [0, 1, 2, 3]
     with pytest.raises(AssertionError, match="given up"):
         queue.take(0, 10)
-    assert len(queue.take(700, 900)) == 50 and queue.ended and queue.known == 750
+    assert len(queue.take(700, 900)) == 50 and queue.ended and queue.available == 750
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".mp4"])
 def test_a_file_in_blocks_is_the_file_at_once(tmp_path, suffix):
     path = tmp_path / f"sound{suffix}"
     if suffix == ".wav":
-        write_wave(path, tone(1.3, 22_050), 22_050)
+        write_wav(path, tone(1.3, 22_050), 22_050)
     else:
         write_video(path, [np.zeros((32, 32, 3), np.uint8)] * 33, fps=25, audio=tone(1.32))
     for rate in (16_000, 48_000):
@@ -146,17 +146,17 @@ def test_a_file_in_blocks_is_the_file_at_once(tmp_path, suffix):
 def test_a_pipe_is_heard_at_two_rates_and_listened_to():
     steps = np.round(tone(0.5) * 32767).astype("<i2")
     kept: list[np.ndarray] = []
-    sound = LiveSound.of_pipe(reader(steps.tobytes()), (16_000, 48_000), None, kept.append)
-    assert len(sound.written.take(0, 10**6)) == pytest.approx(24_000, abs=200)
-    samples = sound.heard.take(0, 10**6)
+    sound = DualRateAudio.from_pipe(reader(steps.tobytes()), (16_000, 48_000), None, kept.append)
+    assert len(sound.output_audio.take(0, 10**6)) == pytest.approx(24_000, abs=200)
+    samples = sound.model_audio.take(0, 10**6)
     np.testing.assert_allclose(samples, steps / 32768, atol=1e-7)
     np.testing.assert_array_equal(np.concatenate(kept), samples)
 
 
 def test_resampling_in_blocks_is_resampling_at_once():
     samples = tone(1.0, 44_100)
-    whole = np.concatenate(list(resampled([samples], 44_100, 16_000)))
-    parts = np.concatenate(list(resampled(np.array_split(samples, 37), 44_100, 16_000)))
+    whole = np.concatenate(list(resample_blocks([samples], 44_100, 16_000)))
+    parts = np.concatenate(list(resample_blocks(np.array_split(samples, 37), 44_100, 16_000)))
     np.testing.assert_allclose(parts, whole, atol=1e-6)
     assert len(whole) == pytest.approx(16_000, abs=40)
     np.testing.assert_allclose(whole[200:-200], tone(1.0)[200 : len(whole) - 200], atol=2e-3)
@@ -169,7 +169,7 @@ def pictures(count: int) -> list[np.ndarray]:
 def test_a_growing_file_can_be_opened_while_it_grows(tmp_path):
     path, sound = tmp_path / "video.mp4", tone(2.4, 48_000)
     seen = []
-    with GrowingVideo(path, fps=25, sample_rate=48_000) as video:
+    with FragmentedMp4Writer(path, fps=25, sample_rate=48_000) as video:
         for number, frame in enumerate(pictures(60), start=1):
             begin, end = video.samples_until(number - 1), video.samples_until(number)
             video.write(frame, sound[begin:end])
@@ -196,7 +196,7 @@ def test_a_growing_video_through_a_pipe(tmp_path):
 
     thread = threading.Thread(target=receive)
     thread.start()
-    with os.fdopen(ends[1], "wb") as target, GrowingVideo(target, fps=25, sample_rate=48_000) as video:
+    with os.fdopen(ends[1], "wb") as target, FragmentedMp4Writer(target, fps=25, sample_rate=48_000) as video:
         for frame in pictures(30):
             video.write(frame, np.zeros(0, np.float32))
     thread.join()
@@ -210,7 +210,7 @@ def test_a_reader_that_goes_away_is_told(tmp_path):
     os.close(ends[0])
     with pytest.raises(InputError, match="cannot write the video to its reader"):
         target = os.fdopen(ends[1], "wb", buffering=0)
-        with GrowingVideo(target, fps=25, sample_rate=48_000) as video:
+        with FragmentedMp4Writer(target, fps=25, sample_rate=48_000) as video:
             for frame in pictures(200):
                 video.write(frame, np.zeros(0, np.float32))
 
@@ -219,7 +219,7 @@ def test_the_same_frames_are_the_same_bits(tmp_path):
     made: list[bytes] = []
     for name in ("a", "b"):
         path: Path = tmp_path / f"{name}.mp4"
-        with GrowingVideo(path, fps=25, sample_rate=48_000) as video:
+        with FragmentedMp4Writer(path, fps=25, sample_rate=48_000) as video:
             for frame in pictures(30):
                 video.write(frame, tone(0.04, 48_000))
         made.append(path.read_bytes())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fantasytalking.checkpoints.released_audio import to_official
+from fantasytalking.checkpoints.released_audio import to_released_audio
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -23,7 +23,7 @@ def predict(model: FantasyTalkingTransformer3DModel, conditions: Conditions) -> 
 
 def reordered(conditions: Conditions) -> Conditions:
     """The tokens of every window backwards, with their mask."""
-    return conditions._replace(audio=conditions.audio.flip(2), audio_mask=conditions.audio_mask.flip(2))
+    return conditions._replace(audio_embeds=conditions.audio_embeds.flip(2), audio_mask=conditions.audio_mask.flip(2))
 
 
 def test_without_places_the_order_in_a_window_means_nothing():
@@ -50,7 +50,7 @@ def test_every_speaker_has_the_same_places():
     regions = torch.zeros(2, 2, 5, 4, 4, dtype=torch.bool)
     regions[:, 0, ..., :2], regions[:, 1, ..., 2:] = True, True
     both = one._replace(
-        audio=torch.cat([one.audio, one.audio], dim=2),
+        audio_embeds=torch.cat([one.audio_embeds, one.audio_embeds], dim=2),
         audio_mask=torch.cat([one.audio_mask, one.audio_mask], dim=2),
         speaker_regions=regions,
     )
@@ -74,4 +74,4 @@ def test_a_fresh_model_with_places_is_its_base(tmp_path: Path):
 def test_the_released_format_has_no_room_for_them():
     model = tiny_transformer(audio_positions=TOKENS)
     with pytest.raises(InputError, match=r"audio_projector\.positions"):
-        to_official({name: value for name, value in model.state_dict().items() if "audio_" in name})
+        to_released_audio({name: value for name, value in model.state_dict().items() if "audio_" in name})

@@ -9,9 +9,9 @@ import torch
 import torch.multiprocessing as multiprocessing
 from diffusers import ContextParallelConfig
 
-from fantasytalking.models.attention_windows import TokenSpan
-from fantasytalking.models.kv_cache import ConditionCache
-from tests.helpers.fork_server import PROCESSES
+from fantasytalking.models.attention_windows import WindowSpan
+from fantasytalking.models.kv_cache import ConditionKVCache
+from tests.helpers.fork_server import FORK_SERVER
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
 
@@ -26,7 +26,7 @@ def run_rank(rank: int, port: int, folder: str) -> None:
     model.audio_projector.register_forward_hook(lambda module, inputs, output: projected.append(tuple(output.shape)))
     latents, timestep = tiny_latents()
     for windows in (1, 5):
-        conditions, cache = tiny_conditions(windows=windows), ConditionCache()
+        conditions, cache = tiny_conditions(windows=windows), ConditionKVCache()
         projected.clear()
         with torch.no_grad():
             outputs = [model(latents, timestep, conditions, cache=held).sample for held in (None, cache, cache)]
@@ -40,7 +40,7 @@ def test_two_ranks_give_the_result_of_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     multiprocessing.start_processes(
-        run_rank, start_method=PROCESSES.get_start_method(), args=(port, str(tmp_path)), nprocs=2
+        run_rank, start_method=FORK_SERVER.get_start_method(), args=(port, str(tmp_path)), nprocs=2
     )
     model = tiny_transformer()
     latents, timestep = tiny_latents()
@@ -58,11 +58,11 @@ def test_two_ranks_give_the_result_of_one(tmp_path):
 @pytest.mark.parametrize(
     ("first", "count", "span"),
     [
-        (0, 40, TokenSpan(0, 3, 0, 8)),
-        (40, 40, TokenSpan(2, 3, 8, 0)),
-        (16, 16, TokenSpan(1, 1, 0, 0)),
-        (20, 4, TokenSpan(1, 1, 4, 8)),
+        (0, 40, WindowSpan(0, 3, 0, 8)),
+        (40, 40, WindowSpan(2, 3, 8, 0)),
+        (16, 16, WindowSpan(1, 1, 0, 0)),
+        (20, 4, WindowSpan(1, 1, 4, 8)),
     ],
 )
 def test_a_span_names_the_windows_of_its_tokens(first, count, span):
-    assert TokenSpan.of(first, count, 16) == span
+    assert WindowSpan.from_tokens(first, count, 16) == span

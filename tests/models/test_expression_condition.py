@@ -9,21 +9,25 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from fantasytalking.audio_windows import AudioWindows, join_speakers
+from fantasytalking.audio_windows import AudioWindows, join_speaker_windows
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, save_adapter
-from fantasytalking.checkpoints.expression_adapter import add_expression
+from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import Conditions, ExpressionCondition
-from fantasytalking.models.attention_windows import OwnTokens, windowed_attention
-from fantasytalking.models.expression_config import AUGMENTATIONS, ExpressionSizes
-from fantasytalking.models.expression_projector import ExpressionProjector, parameter_count, widened
-from fantasytalking.models.kv_cache import ConditionCache
+from fantasytalking.models.attention_windows import LocalTokens, build_windowed_attention
+from fantasytalking.models.expression_config import LEARNED_TOKEN_COUNTS, ExpressionModuleConfig
+from fantasytalking.models.expression_projector import (
+    ExpressionProjector,
+    match_parameter_count,
+    projector_parameter_count,
+)
+from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.models.wan_loading import adapter_module_of
 from tests.helpers.tiny_transformer import PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
-SIZES = ExpressionSizes((3, 2, 4, 5), (0, 0, 2, 3), token_dim=16, width=12, depth=1, heads=2, head_dim=4)
-EXPRESSION = SIZES.arguments()
+SIZES = ExpressionModuleConfig((3, 2, 4, 5), (0, 0, 2, 3), token_dim=16, width=12, depth=1, heads=2, head_dim=4)
+EXPRESSION = SIZES.to_transformer_kwargs()
 FRAMES, GRID = 3, (4, 4)
 NUM_FRAMES = 4 * (FRAMES - 1) + 1
 
@@ -52,7 +56,7 @@ def driven(people: int = 1, seed: int = 5) -> ExpressionCondition:
         features=torch.randn(1, people, NUM_FRAMES, 14, generator=generator),
         present=torch.ones(1, people, NUM_FRAMES, dtype=torch.bool),
         regions=columns(people) if people > 1 else None,
-        gate=torch.ones(1),
+        scale=torch.ones(1),
     )
 
 
@@ -62,7 +66,7 @@ def conditions_with(expression: ExpressionCondition | None) -> Conditions:
 
 @torch.no_grad()
 def predict(
-    model: FantasyTalkingTransformer3DModel, conditions: Conditions, cache: ConditionCache | None = None
+    model: FantasyTalkingTransformer3DModel, conditions: Conditions, cache: ConditionKVCache | None = None
 ) -> Tensor:
     latents, timestep = tiny_latents(batch=1, frames=FRAMES)
     return model(latents, timestep, conditions, cache=cache).sample
@@ -82,13 +86,15 @@ def test_a_fresh_model_and_an_absent_condition_equal_the_base_bit_for_bit(tmp_pa
     folder = save_base(tmp_path / "transformer")
     base = WanTransformer3DModel.from_pretrained(folder)
     fresh = FantasyTalkingTransformer3DModel.from_wan(folder, **PORTRAIT, **EXPRESSION)
-    given = conditions_with(driven())._replace(text=torch.randn(1, 512, 20))
+    given = conditions_with(driven())._replace(prompt_embeds=torch.randn(1, 512, 20))
     latents, timestep = tiny_latents(batch=1, frames=FRAMES)
     with torch.no_grad():
-        expected = base(torch.cat([latents, given.latents], dim=1), timestep, given.text, given.image).sample
+        expected = base(
+            torch.cat([latents, given.image_latents], dim=1), timestep, given.prompt_embeds, given.image_embeds
+        ).sample
     assert torch.equal(predict(fresh, given), expected)
     trained, without = expressive(), tiny_transformer()
-    without.load_state_dict({k: v for k, v in trained.state_dict().items() if portrait_module(k) != "expression"})
+    without.load_state_dict({k: v for k, v in trained.state_dict().items() if adapter_module_of(k) != "expression"})
     assert torch.equal(predict(trained, conditions_with(None)), predict(without, conditions_with(None)))
 
 
@@ -100,11 +106,11 @@ def test_every_part_drives_and_gate_and_scale_weigh_it():
         features[..., part] += 1.0
         changed = predict(model, conditions_with(expression._replace(features=features)))
         assert not torch.allclose(changed, reference, atol=1e-4)
-    assert torch.equal(predict(model, conditions_with(expression._replace(gate=torch.zeros(1)))), absent)
+    assert torch.equal(predict(model, conditions_with(expression._replace(scale=torch.zeros(1)))), absent)
     model.register_to_config(expression_scale=0.5)
     half = predict(model, conditions_with(expression))
     model.register_to_config(expression_scale=1.0)
-    assert torch.equal(half, predict(model, conditions_with(expression._replace(gate=torch.full((1,), 0.5)))))
+    assert torch.equal(half, predict(model, conditions_with(expression._replace(scale=torch.full((1,), 0.5)))))
 
 
 def test_a_frame_drives_its_own_latent_frame_only():
@@ -161,7 +167,7 @@ def test_three_people_in_another_order_give_the_same_video_and_swapped_drivers_a
     order = torch.tensor([2, 0, 1])
     assert expression.regions is not None
     turned = ExpressionCondition(
-        expression.features[:, order], expression.present[:, order], expression.regions[:, order], expression.gate
+        expression.features[:, order], expression.present[:, order], expression.regions[:, order], expression.scale
     )
     torch.testing.assert_close(predict(model, conditions_with(turned)), reference, rtol=0, atol=1e-5)
     swapped = predict(model, conditions_with(expression._replace(features=expression.features[:, order])))
@@ -189,7 +195,7 @@ def test_a_person_that_is_not_there_changes_nothing():
     pair.present[:, 1] = False
     pair.features[:, 1] = torch.nan
     assert pair.regions is not None
-    alone = ExpressionCondition(pair.features[:, :1], pair.present[:, :1], pair.regions[:, :1], pair.gate)
+    alone = ExpressionCondition(pair.features[:, :1], pair.present[:, :1], pair.regions[:, :1], pair.scale)
     for padding in ("masked", "attended"):
         model.register_to_config(expression_padding=padding)
         torch.testing.assert_close(
@@ -198,9 +204,9 @@ def test_a_person_that_is_not_there_changes_nothing():
 
 
 def test_cached_and_uncached_agree_over_steps_and_branches():
-    model, cache, expression = expressive(), ConditionCache(), driven(2)
+    model, cache, expression = expressive(), ConditionKVCache(), driven(2)
     full = conditions_with(expression)
-    still = full._replace(expression=expression._replace(gate=torch.zeros(1)))
+    still = full._replace(expression=expression._replace(scale=torch.zeros(1)))
     for _ in range(2):
         for branch in (full, still, full._replace(expression=None)):
             assert torch.equal(predict(model, branch, cache), predict(model, branch))
@@ -208,27 +214,27 @@ def test_cached_and_uncached_agree_over_steps_and_branches():
 
 def test_windows_hold_a_latent_frames_tokens_as_released():
     torch.manual_seed(0)
-    sizes = ExpressionSizes((6, 6, 30, 512), token_dim=8, width=16, depth=1, heads=2, head_dim=8)
+    sizes = ExpressionModuleConfig((6, 6, 30, 512), token_dim=8, width=16, depth=1, heads=2, head_dim=8)
     projector = ExpressionProjector(sizes)
     present = torch.ones(1, 2, 9, dtype=torch.bool)
     assert projector.tokens_per_frame == 24
     assert projector.window_mask(present, "masked")[0, :, 1].sum(-1).tolist() == [24, 97, 97]
     assert projector.window_mask(present, "attended").all()
     features = torch.randn(1, 2, 9, 554)
-    windows, tokens = projector.windows(features, present), projector(features).flatten(2, 3)
+    windows, tokens = projector.window_tokens(features, present), projector(features).flatten(2, 3)
     assert windows.shape == (1, 3, 2 * 97, 8)
     assert torch.equal(windows[0, 2, 97:], tokens[0, 1, 96 * 2 - 73 : 96 * 2 + 24])
     assert torch.equal(windows[0, 0, :24], tokens[0, 0, :24])
     assert windows[0, 0, 24:97].abs().max() == 0
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", LEARNED_TOKEN_COUNTS)
 def test_every_augmentation_runs_and_trains_from_the_first_step(name):
-    model = expressive(expression_learned=AUGMENTATIONS[name], trained=True).train()
+    model = expressive(expression_learned=LEARNED_TOKEN_COUNTS[name], trained=True).train()
     latents, timestep = tiny_latents(batch=1, frames=FRAMES)
     model(latents, timestep, conditions_with(driven())).sample.square().mean().backward()
     parameters = dict(model.named_parameters())
-    names = [n for n in parameters if portrait_module(n) == "expression"]
+    names = [n for n in parameters if adapter_module_of(n) == "expression"]
     assert all(parameters[n].grad is not None and parameters[n].grad.abs().max() > 0 for n in names)
     assert sum("queries" in n for n in names) == {"none": 0, "emotion_and_mouth": 2, "all": 4}[name]
 
@@ -237,37 +243,37 @@ def test_every_augmentation_runs_and_trains_from_the_first_step(name):
     ("name", "like"), [("none", "emotion_and_mouth"), ("none", "all"), ("emotion_and_mouth", "all")]
 )
 def test_an_augmentation_can_be_widened_to_the_parameters_of_another(name, like):
-    released = ExpressionSizes((6, 6, 30, 512), AUGMENTATIONS[name])
-    small = ExpressionSizes((6, 6, 8, 16), AUGMENTATIONS[name], 256, 128, 2, 4, 32)
+    released = ExpressionModuleConfig((6, 6, 30, 512), LEARNED_TOKEN_COUNTS[name])
+    small = ExpressionModuleConfig((6, 6, 8, 16), LEARNED_TOKEN_COUNTS[name], 256, 128, 2, 4, 32)
     for sizes in (released, small):
-        wide = widened(sizes, like)
+        wide = match_parameter_count(sizes, like)
         assert wide.learned == sizes.learned
-        other = replace(sizes, learned=AUGMENTATIONS[like])
-        assert parameter_count(wide) == pytest.approx(parameter_count(other), rel=0.005)
-        assert parameter_count(sizes) < 0.7 * parameter_count(other)
-    made = expressive(**replace(SIZES, plain_width=5).arguments())
+        other = replace(sizes, learned=LEARNED_TOKEN_COUNTS[like])
+        assert projector_parameter_count(wide) == pytest.approx(projector_parameter_count(other), rel=0.005)
+        assert projector_parameter_count(sizes) < 0.7 * projector_parameter_count(other)
+    made = expressive(**replace(SIZES, plain_width=5).to_transformer_kwargs())
     assert predict(made, conditions_with(driven())).isfinite().all()
     with pytest.raises(InputError, match="name an augmentation that has more"):
-        widened(replace(released, learned=AUGMENTATIONS[like]), name)
+        match_parameter_count(replace(released, learned=LEARNED_TOKEN_COUNTS[like]), name)
 
 
 def test_an_adapter_holds_the_expression_and_sets_how_padding_is_treated(tmp_path):
     source = expressive()
-    config = AdapterConfig(["expression"], "seconds", expression=SIZES.as_json(), expression_padding="attended")
+    config = AdapterConfig(["expression"], "seconds", expression=SIZES.to_dict(), expression_padding="attended")
     save_adapter(source, tmp_path / "adapter", config)
     source.register_to_config(expression_padding="attended")
     for target in (expressive(seed=3, trained=False), tiny_transformer(seed=3)):
         load_adapter(target, tmp_path / "adapter")
         assert target.config.expression_padding == "attended"
         ours, theirs = target.state_dict(), source.state_dict()
-        assert all(torch.equal(ours[n], theirs[n]) for n in theirs if portrait_module(n) == "expression")
+        assert all(torch.equal(ours[n], theirs[n]) for n in theirs if adapter_module_of(n) == "expression")
     with pytest.raises(InputError, match=r"'heads': 2.*the model has.*'heads': 1"):
         load_adapter(expressive(expression_heads=1, expression_head_dim=8), tmp_path / "adapter")
 
 
 def test_the_added_condition_is_the_one_that_is_built_in(tmp_path):
     built, added = expressive(trained=False), tiny_transformer(trained=False)
-    add_expression(added, SIZES)
+    ensure_expression_modules(added, SIZES)
     assert {n: v.shape for n, v in added.state_dict().items()} == {n: v.shape for n, v in built.state_dict().items()}
     given = conditions_with(driven())
     assert torch.equal(predict(added, given), predict(added, given._replace(expression=None))), "fresh, it adds nothing"
@@ -277,13 +283,13 @@ def test_the_added_condition_is_the_one_that_is_built_in(tmp_path):
     again = FantasyTalkingTransformer3DModel.from_pretrained(tmp_path / "model")
     torch.testing.assert_close(predict(again, given), predict(expressive(), given), rtol=0, atol=1e-5)
     with pytest.raises(InputError, match="'depth': 2"):
-        add_expression(added, replace(SIZES, depth=2))
+        ensure_expression_modules(added, replace(SIZES, depth=2))
 
 
 @pytest.mark.parametrize("change", [{"heads": 0}, {"dims": [6, 6, 8]}, {"depth": 10**6}, {"witdh": 1}])
 def test_an_adapter_of_impossible_sizes_is_refused(tmp_path, change):
     save_adapter(
-        expressive(), tmp_path / "adapter", AdapterConfig(["expression"], "seconds", expression=SIZES.as_json())
+        expressive(), tmp_path / "adapter", AdapterConfig(["expression"], "seconds", expression=SIZES.to_dict())
     )
     path = tmp_path / "adapter" / "config.json"
     described = json.loads(path.read_text())
@@ -295,12 +301,12 @@ def test_an_adapter_of_impossible_sizes_is_refused(tmp_path, change):
 
 def test_two_sounds_each_reach_their_own_speaker():
     model, plain = tiny_transformer(), tiny_conditions(batch=1, frames=FRAMES)
-    both = join_speakers([AudioWindows(plain.audio, plain.audio_mask)] * 2)
-    pair = plain._replace(audio=both.tokens, audio_mask=both.mask, speaker_regions=columns(2))
-    louder = pair.audio.clone()
+    both = join_speaker_windows([AudioWindows(plain.audio_embeds, plain.audio_mask)] * 2)
+    pair = plain._replace(audio_embeds=both.tokens, audio_mask=both.mask, speaker_regions=columns(2))
+    louder = pair.audio_embeds.clone()
     louder[:, :, 7:] += 1.0  # the second speaker's
-    nobody = pair._replace(gate=torch.tensor([[0.0, 1.0]]))
-    before, after, silent = attended_by_tokens(model, pair, pair._replace(audio=louder), nobody)
+    nobody = pair._replace(condition_scale=torch.tensor([[0.0, 1.0]]))
+    before, after, silent = attended_by_tokens(model, pair, pair._replace(audio_embeds=louder), nobody)
     changed, heard = ((a - b).abs().amax(dim=(0, 1, 3)) for a, b in ((after, before), (before, silent)))
     assert changed[1] > 1e-3
     assert changed[[0, 2, 3]].max() == 0
@@ -314,12 +320,12 @@ def test_a_rank_keeps_to_the_regions_of_its_own_tokens():
     """Half of three latent frames of 16 tokens: the second rank begins inside latent frame 1."""
     generator = torch.Generator().manual_seed(0)
     regions = torch.rand(1, 2, FRAMES, *GRID, generator=generator) < 0.5
-    whole, half = OwnTokens(0, 48, 48), OwnTokens(24, 24, 48)
+    whole, half = LocalTokens(0, 48, 48), LocalTokens(24, 24, 48)
     for windows in (FRAMES, 1):
         real = torch.rand(1, windows, 6, generator=generator) < 0.8
-        expected = windowed_attention(whole, whole.windows(windows), real, regions).mask.flatten(1, 2)
-        span = half.windows(windows)
-        mask = windowed_attention(half, span, real[:, span.own_windows], regions).mask.flatten(1, 2)
+        expected = build_windowed_attention(whole, whole.window_span(windows), real, regions).mask.flatten(1, 2)
+        span = half.window_span(windows)
+        mask = build_windowed_attention(half, span, real[:, span.window_slice], regions).mask.flatten(1, 2)
         assert torch.equal(mask[:, span.pad_front :], expected[:, 24:])
         assert not mask[:, : span.pad_front].any()
 
@@ -333,7 +339,7 @@ def spoilt(kind: str) -> Conditions:
         "people": pair._replace(regions=columns(3)),
         "dtype": pair._replace(features=pair.features.half()),
         "float mask": pair._replace(present=pair.present.float()),
-        "gate": pair._replace(gate=torch.ones(1, 2)),
+        "gate": pair._replace(scale=torch.ones(1, 2)),
     }
     return conditions_with(changes[kind])
 
@@ -350,4 +356,4 @@ def test_what_a_model_cannot_hear_is_refused():
     with pytest.raises(InputError, match="7 tokens a window and there are 2 speakers"):
         predict(tiny_transformer(), tiny_conditions(batch=1, frames=FRAMES)._replace(speaker_regions=columns(2)))
     with pytest.raises(InputError, match="at least one speaker"):
-        join_speakers([])
+        join_speaker_windows([])

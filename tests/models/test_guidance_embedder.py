@@ -8,11 +8,11 @@ import torch
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, save_adapter
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.cfg_branches import WHOLE, Branch, Formula, path_weights
-from fantasytalking.models.guidance_embedder import Distillation
+from fantasytalking.models.cfg_branches import FULL_BRANCH, CfgOrder, GuidanceBranch, cfg_branch_weights
+from fantasytalking.models.guidance_embedder import DistillationSpec
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
-DISTILLATION = Distillation(4, 3.0, (1.0, 7.0), (2.0, 6.0), Formula.text_first, 8)
+DISTILLATION = DistillationSpec(4, 3.0, (1.0, 7.0), (2.0, 6.0), CfgOrder.text_first, 8)
 SCALES = torch.tensor([[4.0, 5.0], [1.5, 3.0]])
 
 
@@ -24,7 +24,7 @@ def predicted(model: torch.nn.Module, scales: torch.Tensor | None) -> torch.Tens
 def test_a_fresh_embedder_changes_no_bit_and_a_trained_one_follows_the_scales():
     plain = tiny_transformer()
     model = tiny_transformer()
-    model.add_guidance(DISTILLATION)
+    model.add_guidance_embedder(DISTILLATION)
     before = predicted(plain, None)
     assert torch.equal(predicted(model, None), before)
     assert torch.equal(predicted(model, SCALES), before)
@@ -40,12 +40,17 @@ def test_scales_are_refused_by_a_model_that_was_not_distilled():
         predicted(tiny_transformer(), SCALES)
 
 
-@pytest.mark.parametrize("formula", Formula)
-def test_the_weights_of_the_path_are_the_formula(formula: Formula):
+@pytest.mark.parametrize("formula", CfgOrder)
+def test_the_weights_of_the_path_are_the_formula(formula: CfgOrder):
     nothing, text, audio, both = (torch.tensor(value) for value in (0.3, -1.0, 2.0, 5.0))
-    value = {Branch(False, False): nothing, Branch(True, False): text, Branch(False, True): audio, WHOLE: both}
-    found = sum(weight * value[branch] for branch, weight in path_weights(formula, 4.0, 6.0))
-    if formula is Formula.text_first:
+    value = {
+        GuidanceBranch(False, False): nothing,
+        GuidanceBranch(True, False): text,
+        GuidanceBranch(False, True): audio,
+        FULL_BRANCH: both,
+    }
+    found = sum(weight * value[branch] for branch, weight in cfg_branch_weights(formula, 4.0, 6.0))
+    if formula is CfgOrder.text_first:
         expected = nothing + 4 * (text - nothing) + 6 * (both - text)
     else:
         expected = nothing + 6 * (audio - nothing) + 4 * (both - audio)
@@ -54,9 +59,9 @@ def test_the_weights_of_the_path_are_the_formula(formula: Formula):
 
 def adapter(folder: Path, **changes: Any) -> Path:
     model = tiny_transformer()
-    model.add_guidance(DISTILLATION)
+    model.add_guidance_embedder(DISTILLATION)
     torch.nn.init.normal_(model.guidance_embedder.output.weight)
-    values = DISTILLATION.as_json() | changes
+    values = DISTILLATION.to_dict() | changes
     save_adapter(model, folder, AdapterConfig(["guidance"], "seconds", distillation=values))
     return folder
 
@@ -65,7 +70,7 @@ def test_an_adapter_brings_its_embedder_and_what_it_follows(tmp_path: Path):
     model = tiny_transformer()
     load_adapter(model, adapter(tmp_path / "fast"))
     assert model.distillation == DISTILLATION
-    assert Distillation.read(model.config.distillation, "config") == DISTILLATION
+    assert DistillationSpec.from_dict(model.config.distillation, "config") == DISTILLATION
     first, second = predicted(model, SCALES), predicted(model, None)
     load_adapter(model, tmp_path / "fast")
     assert torch.equal(predicted(model, SCALES), first)
@@ -96,7 +101,7 @@ def test_a_saved_transformer_is_distilled_still(tmp_path: Path):
 )
 def test_values_that_are_no_distillation_are_refused(changes: dict[str, Any]):
     with pytest.raises(InputError, match="distillation is"):
-        Distillation.read(DISTILLATION.as_json() | changes, "here")
+        DistillationSpec.from_dict(DISTILLATION.to_dict() | changes, "here")
 
 
 def test_an_adapter_of_another_width_or_distillation_changes_nothing(tmp_path: Path):
@@ -108,7 +113,7 @@ def test_an_adapter_of_another_width_or_distillation_changes_nothing(tmp_path: P
         load_adapter(model, fast)
     assert model.guidance_embedder is None
     (fast / "config.json").write_text(text.replace('"windows": 4', '"windows": 5'))
-    model.add_guidance(DISTILLATION)
+    model.add_guidance_embedder(DISTILLATION)
     with pytest.raises(InputError, match="is distilled, and so is the model"):
         load_adapter(model, fast)
 
@@ -117,4 +122,4 @@ def test_a_guidance_module_without_its_distillation_is_refused():
     with pytest.raises(InputError, match="belongs to the guidance module"):
         AdapterConfig(["guidance"], "seconds").validate("here")
     with pytest.raises(InputError, match="belongs to the guidance module"):
-        AdapterConfig(["audio"], "seconds", distillation=DISTILLATION.as_json()).validate("here")
+        AdapterConfig(["audio"], "seconds", distillation=DISTILLATION.to_dict()).validate("here")

@@ -7,37 +7,37 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.presets import PRESETS, load_model_config, meta_transformer, transformer_arguments
+from fantasytalking.models.presets import MODEL_PRESETS, build_meta_transformer, load_model_config, transformer_kwargs
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.models.wan_loading import adapter_module_of
 
 # Tensors in the published checkpoints: Wan2.1-I2V-14B has 1303, Wan2.1-Fun-1.3B-InP 983.
 PUBLISHED = {"wan14b": 1303, "wan1.3b": 983}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", MODEL_PRESETS)
 def test_every_base_key_is_wans_and_every_other_one_a_modules(preset):
     start = time.perf_counter()
     config = load_model_config(preset)
-    model = meta_transformer(config)
+    model = build_meta_transformer(config)
     assert time.perf_counter() - start < 10
     names = set(model.state_dict())
-    base_names = {name for name in names if portrait_module(name) is None}
+    base_names = {name for name in names if adapter_module_of(name) is None}
     portrait_keys = vars(config.portrait).keys()
     with torch.device("meta"):
         base = WanTransformer3DModel(
-            **{key: value for key, value in transformer_arguments(config).items() if key not in portrait_keys}
+            **{key: value for key, value in transformer_kwargs(config).items() if key not in portrait_keys}
         )
     assert base_names == set(base.state_dict())
     assert len(base_names) == PUBLISHED.get(preset, len(base_names))
-    assert {portrait_module(name) for name in names - base_names} == {"audio", "face", "motion"}
+    assert {adapter_module_of(name) for name in names - base_names} == {"audio", "face", "motion"}
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
 def test_wan14b_has_the_released_adapters_shapes():
     """fantasytalking_model.ckpt: 40 blocks of two 2048 -> 5120 projections, a 768 -> 2048 projector."""
-    state = meta_transformer(load_model_config("wan14b")).state_dict()
-    audio = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) == "audio"}
+    state = build_meta_transformer(load_model_config("wan14b")).state_dict()
+    audio = {name: tuple(value.shape) for name, value in state.items() if adapter_module_of(name) == "audio"}
     assert len(audio) == 83
     assert audio["blocks.39.attn2.audio_k_proj.weight"] == (5120, 2048)
     assert audio["audio_projector.proj.weight"] == (2048, 768)
@@ -48,8 +48,8 @@ def test_wan14b_has_the_released_portrait_adapters_shapes():
     config = load_model_config("wan14b")
     config.portrait.expression_dims = [6, 6, 30, 512]
     config.portrait.validate()
-    state = meta_transformer(config).state_dict()
-    shapes = {name: tuple(value.shape) for name, value in state.items() if portrait_module(name) == "expression"}
+    state = build_meta_transformer(config).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items() if adapter_module_of(name) == "expression"}
     assert len(shapes) == 40 * 2 + 6 + 2 * (7 + 4 * 11)
     assert shapes["blocks.39.attn2.expression_k_proj.weight"] == (5120, 2048)
     assert shapes["expression_projector.learned.mouth.queries"] == (1, 16, 1280)

@@ -9,14 +9,14 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from torch import Tensor
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.tensor_io import StoredTensors
+from fantasytalking.common.tensor_io import LazyTensors
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.cpu import attention as cpu_attention
-from fantasytalking.models.cpu.attention import attend_by_products, attend_in_float32, attention_by_products
-from fantasytalking.models.kv_cache import ConditionCache
+from fantasytalking.models.cpu.attention import matmul_attention, use_float32_attention, use_matmul_attention
+from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import assemble
+from fantasytalking.models.wan_loading import build_from_wan
 from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
 PRODUCTS = "plain products"
@@ -37,9 +37,9 @@ def for_each(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Cond
 
 @torch.no_grad()
 def predict(
-    model: FantasyTalkingTransformer3DModel, conditions: Conditions, cache: ConditionCache | None = None
+    model: FantasyTalkingTransformer3DModel, conditions: Conditions, cache: ConditionKVCache | None = None
 ) -> Tensor:
-    latents, timestep = tiny_latents(frames=conditions.latents.shape[2])
+    latents, timestep = tiny_latents(frames=conditions.image_latents.shape[2])
     return model(latents, timestep, conditions, cache=cache).sample
 
 
@@ -49,7 +49,7 @@ def test_without_values_no_tensor_is_read():
 
     with torch.device("meta"):
         shapes = {name: tuple(value.shape) for name, value in WanTransformer3DModel(**BASE).state_dict().items()}
-    model = assemble(BASE, PORTRAIT, StoredTensors("nothing", shapes, read), torch.bfloat16, values=False)
+    model = build_from_wan(BASE, PORTRAIT, LazyTensors("nothing", shapes, read), torch.bfloat16, materialize=False)
     assert model.proj_out.weight.dtype == torch.bfloat16
     assert model.scale_shift_table.dtype == torch.float32
     assert {value.device.type for value in model.parameters()} == {"cpu"}
@@ -64,20 +64,20 @@ def test_a_fresh_model_equals_its_base_bit_for_bit(tmp_path, dtype, windows):
     text = torch.randn(2, 512, BASE["text_dim"])  # diffusers' own attention takes 512 text tokens for granted
     latents, timestep = tiny_latents()
     for seed in range(3):
-        conditions = tiny_conditions(windows=windows, seed=seed)._replace(text=text).to(dtype=dtype)
+        conditions = tiny_conditions(windows=windows, seed=seed)._replace(prompt_embeds=text).to(dtype=dtype)
         with torch.no_grad():
             expected = base(
-                torch.cat([latents.to(dtype), conditions.latents], dim=1),
+                torch.cat([latents.to(dtype), conditions.image_latents], dim=1),
                 timestep,
-                conditions.text,
-                conditions.image,
+                conditions.prompt_embeds,
+                conditions.image_embeds,
             ).sample
             assert torch.equal(model(latents.to(dtype), timestep, conditions).sample, expected)
 
 
 def attend_by(model: FantasyTalkingTransformer3DModel, backend: str) -> None:
     if backend == PRODUCTS:
-        attend_by_products(model)
+        use_matmul_attention(model)
     else:
         model.set_attention_backend(backend)
 
@@ -90,15 +90,18 @@ def test_every_condition_matters_once_trained():
         changed = predict(model, conditions._replace(**{name: getattr(other, name)}))
         assert not torch.allclose(changed, reference, atol=1e-4), name
     for gate in ([0.0, 1.0], [1.0, 0.0]):
-        changed = predict(model, conditions._replace(gate=torch.tensor([gate, gate])))
+        changed = predict(model, conditions._replace(condition_scale=torch.tensor([gate, gate])))
         assert not torch.allclose(changed, reference, atol=1e-4)
 
 
 def test_a_closed_gate_is_the_same_as_no_attention():
     model, conditions = tiny_transformer(), tiny_conditions()
-    closed = conditions._replace(gate=torch.zeros(2, 2))
+    closed = conditions._replace(condition_scale=torch.zeros(2, 2))
     other = tiny_conditions(seed=9)
-    assert torch.equal(predict(model, closed), predict(model, closed._replace(audio=other.audio, face=other.face)))
+    assert torch.equal(
+        predict(model, closed),
+        predict(model, closed._replace(audio_embeds=other.audio_embeds, face_embeds=other.face_embeds)),
+    )
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
@@ -110,7 +113,7 @@ def test_padding_is_never_heard_whatever_the_backend(backend, windows):
     attend_by(model, backend)
     padding = ~conditions.audio_mask[..., None]
     outputs = [
-        predict(model, conditions._replace(audio=conditions.audio.masked_fill(padding, value)))
+        predict(model, conditions._replace(audio_embeds=conditions.audio_embeds.masked_fill(padding, value)))
         for value in (0.0, 1e3, float("nan"))
     ]
     shorter = conditions.audio_mask.any(dim=(0, 1)).sum()  # columns that hold a real token somewhere
@@ -118,7 +121,7 @@ def test_padding_is_never_heard_whatever_the_backend(backend, windows):
         predict(
             model,
             conditions._replace(
-                audio=conditions.audio[:, :, :shorter], audio_mask=conditions.audio_mask[:, :, :shorter]
+                audio_embeds=conditions.audio_embeds[:, :, :shorter], audio_mask=conditions.audio_mask[:, :, :shorter]
             ),
         )
     )
@@ -131,7 +134,7 @@ def test_padding_is_never_heard_whatever_the_backend(backend, windows):
 def test_permuting_the_batch_permutes_the_output(backend):
     model, conditions = tiny_transformer(), tiny_conditions(batch=3)
     conditions.audio_mask[1, 2, 1:] = False  # samples with paddings of their own
-    conditions.gate[2] = torch.tensor([0.0, 1.0])
+    conditions.condition_scale[2] = torch.tensor([0.0, 1.0])
     model.set_attention_backend(backend)
     latents, timestep = tiny_latents(batch=3)
     order = torch.tensor([2, 0, 1])
@@ -144,7 +147,7 @@ def test_permuting_the_batch_permutes_the_output(backend):
 def test_a_window_without_a_real_token_adds_nothing():
     model, conditions = tiny_transformer(), tiny_conditions()
     nothing = conditions._replace(audio_mask=torch.zeros_like(conditions.audio_mask))
-    closed = conditions._replace(gate=torch.tensor([[0.0, 1.0]] * 2))
+    closed = conditions._replace(condition_scale=torch.tensor([[0.0, 1.0]] * 2))
     assert torch.equal(predict(model, nothing), predict(model, closed))
 
 
@@ -155,11 +158,11 @@ def test_frame_level_audio_reaches_its_own_latent_frame_only():
     heard: list[Tensor] = []
     model.blocks[0].attn2.register_forward_hook(lambda module, inputs, output: heard.append(output))
     latents, timestep = tiny_latents(batch=1)
-    audio = conditions.audio.clone()
+    audio = conditions.audio_embeds.clone()
     audio[:, 2] += 1.0
     with torch.no_grad():
         model(latents, timestep, conditions)
-        model(latents, timestep, conditions._replace(audio=audio))
+        model(latents, timestep, conditions._replace(audio_embeds=audio))
     difference = (heard[1] - heard[0]).unflatten(1, (5, 16)).abs().amax(dim=(0, 2, 3))  # per latent frame
     assert difference[2] > 1e-3
     assert difference[[0, 1, 3, 4]].max() == 0
@@ -174,8 +177,12 @@ def test_conditions_of_batch_one_serve_the_whole_batch():
 def test_branches_share_what_comes_before_they_part():
     model, conditions = tiny_transformer(), tiny_conditions(batch=1)
     latents, timestep = tiny_latents(batch=1)
-    texts = torch.cat([tiny_conditions(batch=1, seed=9).text, conditions.text, conditions.text])
-    branches = conditions._replace(text=texts, gate=torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]]))
+    texts = torch.cat(
+        [tiny_conditions(batch=1, seed=9).prompt_embeds, conditions.prompt_embeds, conditions.prompt_embeds]
+    )
+    branches = conditions._replace(
+        prompt_embeds=texts, condition_scale=torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    )
     attended: list[int] = []
     model.blocks[0].attn1.register_forward_hook(lambda module, inputs, output: attended.append(output.shape[0]))
     with torch.no_grad():
@@ -192,8 +199,8 @@ def test_fewer_passes_give_the_same_but_for_rounding():
     assert fused.state_dict().keys() == exact.state_dict().keys()
     latents, timestep = tiny_latents(batch=1)
     conditions = tiny_conditions(batch=1)
-    texts = torch.cat([tiny_conditions(batch=1, seed=9).text, conditions.text])
-    conditions = conditions._replace(text=texts, gate=torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+    texts = torch.cat([tiny_conditions(batch=1, seed=9).prompt_embeds, conditions.prompt_embeds])
+    conditions = conditions._replace(prompt_embeds=texts, condition_scale=torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
     passes: list[object] = []
     handle = fused.blocks[1].norm1.register_forward_hook(lambda *_: passes.append(1))
     with torch.no_grad():
@@ -215,8 +222,8 @@ def test_a_half_model_prepared_for_the_processor_is_nearer_to_the_whole_one():
     latents, timestep = tiny_latents(batch=1)
     with torch.no_grad():
         reference = exact(latents, timestep, conditions).sample
-    attend_in_float32(wide.bfloat16())
-    attend_in_float32(fused.bfloat16())
+    use_float32_attention(wide.bfloat16())
+    use_float32_attention(fused.bfloat16())
     fuse_blocks(fused)
     with torch.no_grad():
         errors = [
@@ -247,30 +254,32 @@ def test_plain_products_are_left_to_pytorch_where_they_would_take_much_memory(mo
     query, key, value = torch.randn(3, 2, 7, 2, 8)
     mask = torch.rand(2, 1, 1, 7) < 0.6
     mask[..., 0] = True
-    few = attention_by_products(query, key, value, mask)
+    few = matmul_attention(query, key, value, mask)
     calls = []
     own = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
         cpu_attention.F, "scaled_dot_product_attention", lambda *a, **b: calls.append(1) or own(*a, **b)
     )
-    monkeypatch.setattr(cpu_attention, "MOST_LOGITS", 2 * 2 * 7 * 7)
-    assert torch.equal(attention_by_products(query, key, value, mask), few) and not calls
-    monkeypatch.setattr(cpu_attention, "MOST_LOGITS", 2 * 2 * 7 * 7 - 1)
-    torch.testing.assert_close(attention_by_products(query, key, value, mask), few)
+    monkeypatch.setattr(cpu_attention, "MAX_LOGITS", 2 * 2 * 7 * 7)
+    assert torch.equal(matmul_attention(query, key, value, mask), few) and not calls
+    monkeypatch.setattr(cpu_attention, "MAX_LOGITS", 2 * 2 * 7 * 7 - 1)
+    torch.testing.assert_close(matmul_attention(query, key, value, mask), few)
     assert calls
 
 
 def test_cached_and_uncached_forwards_agree_exactly_over_steps_and_branches():
     model, conditions = tiny_transformer(), tiny_conditions()
-    negative = conditions._replace(text=tiny_conditions(seed=9).text, gate=torch.zeros(2, 2))
-    silent = conditions._replace(gate=torch.tensor([[0.0, 1.0]] * 2))
-    cache = ConditionCache()
+    negative = conditions._replace(
+        prompt_embeds=tiny_conditions(seed=9).prompt_embeds, condition_scale=torch.zeros(2, 2)
+    )
+    silent = conditions._replace(condition_scale=torch.tensor([[0.0, 1.0]] * 2))
+    cache = ConditionKVCache()
     for _step in range(3):
         for branch in (negative, silent, conditions):
             assert torch.equal(predict(model, branch, cache), predict(model, branch))
-    held = cache.bytes()
+    held = cache.nbytes()
     predict(model, conditions, cache)
-    assert cache.bytes() == held > 0
+    assert cache.nbytes() == held > 0
 
 
 def test_the_cache_projects_each_condition_once():
@@ -279,7 +288,7 @@ def test_the_cache_projects_each_condition_once():
     for name, module in model.named_modules():
         if name.endswith(("attn2.to_k", "attn2.add_v_proj", "audio_k_proj", "face_v_proj", "text_embedder")):
             module.register_forward_hook(lambda *_, name=name: calls.append(name))
-    cache = ConditionCache()
+    cache = ConditionKVCache()
     for _step in range(4):
         predict(model, conditions, cache)
     assert sorted(calls) == sorted(set(calls))
@@ -289,19 +298,19 @@ def test_the_cache_projects_each_condition_once():
 @pytest.mark.parametrize(("kind", "groups"), [("block_level", 1), ("leaf_level", None)])
 def test_offloaded_blocks_compute_the_same_and_still_fill_the_cache(kind, groups):
     """On one device here, through the same hooks that move blocks to a GPU and back."""
-    conditions, cache = tiny_conditions(), ConditionCache()
+    conditions, cache = tiny_conditions(), ConditionKVCache()
     expected = predict(tiny_transformer(), conditions)
     model, cpu = tiny_transformer(), torch.device("cpu")
     model.enable_group_offload(cpu, cpu, offload_type=kind, num_blocks_per_group=groups)
     assert torch.equal(predict(model, conditions, cache), expected)
-    held = cache.bytes()
-    assert held > tiny_conditions().audio.nbytes * BASE["num_layers"]
+    held = cache.nbytes()
+    assert held > tiny_conditions().audio_embeds.nbytes * BASE["num_layers"]
     assert torch.equal(predict(model, conditions, cache), expected)
-    assert cache.bytes() == held
+    assert cache.nbytes() == held
 
 
 def test_a_cache_refuses_conditions_made_anew_at_every_step():
-    model, cache = tiny_transformer(), ConditionCache()
+    model, cache = tiny_transformer(), ConditionKVCache()
     with pytest.raises(InputError, match="different tensors as text, limit 8"):
         for _step in range(9):
             predict(model, tiny_conditions(), cache)
@@ -343,12 +352,12 @@ STEP_CACHES = [
 @pytest.mark.parametrize(("config", "computes"), STEP_CACHES, ids=["first block", "MagCache", "TaylorSeer"])
 def test_step_caches_skip_blocks_and_keep_guidance_branches_apart(config, computes):
     model, conditions = tiny_transformer(), tiny_conditions()
-    silent = conditions._replace(gate=torch.tensor([[0.0, 1.0]] * 2))
+    silent = conditions._replace(condition_scale=torch.tensor([[0.0, 1.0]] * 2))
     plain = {"audio": predict(model, conditions), "silent": predict(model, silent)}
     calls: list[int] = []
     model.blocks[1].ffn.net[0].register_forward_hook(lambda *_: calls.append(1))
     model.enable_cache(config)
-    cache = ConditionCache()
+    cache = ConditionKVCache()
     for step in range(4):
         for name, branch in (("audio", conditions), ("silent", silent)):
             with model.cache_context(name, step_index=step):
@@ -385,7 +394,7 @@ def test_compiled_blocks_agree():
     model, conditions = tiny_transformer(), tiny_conditions()
     reference = predict(model, conditions)
     model.compile_repeated_blocks(backend="aot_eager")
-    cache = ConditionCache()
+    cache = ConditionKVCache()
     for _step in range(2):
         torch.testing.assert_close(predict(model, conditions, cache), reference, rtol=0, atol=1e-5)
 

@@ -6,28 +6,28 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.nano.corpora.frame_store import Frames, collect_frames
-from fantasytalking.nano.corpora.portrait_images import Stills, collect_stills, load_stills
-from fantasytalking.nano.corpora.video_corpus import Portion, make_videos
+from fantasytalking.nano.corpora.frame_store import FrameStore, open_frame_store
+from fantasytalking.nano.corpora.portrait_images import PortraitImages, load_portrait_images, render_missing_portraits
+from fantasytalking.nano.corpora.video_corpus import CorpusPart, render_videos
 
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
-    make_videos([Portion("group000", range(3, 5), ("Move up.",))], folder, 96, seed=0, processes=1, closeness=1.2)
+    render_videos([CorpusPart("group000", range(3, 5), ("Move up.",))], folder, 96, seed=0, processes=1, zoom=1.2)
     return folder
 
 
 @pytest.fixture(scope="session")
-def frames(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Frames:
-    return collect_frames(videos, tmp_path_factory.mktemp("frames") / "frames")
+def frames(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
+    return open_frame_store(videos, tmp_path_factory.mktemp("frames") / "frames")
 
 
 @pytest.fixture(scope="session")
-def stills(tmp_path_factory: pytest.TempPathFactory) -> Stills:
+def stills(tmp_path_factory: pytest.TempPathFactory) -> PortraitImages:
     folder = tmp_path_factory.mktemp("stills")
-    assert list(collect_stills(range(3), 4, 96, folder, seed=0, processes=1)) == [0, 1, 2, 3]
-    return load_stills(range(3), folder)
+    assert list(render_missing_portraits(range(3), 4, 96, folder, seed=0, processes=1)) == [0, 1, 2, 3]
+    return load_portrait_images(range(3), folder)
 
 
 @pytest.fixture(autouse=True)

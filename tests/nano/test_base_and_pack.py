@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fantasytalking.checkpoints.adapter import BASE_FILE, AdapterConfig, save_adapter, write_state
+from fantasytalking.checkpoints.adapter import BASE_FILE, AdapterConfig, save_adapter, save_adapter_state
 from fantasytalking.common.errors import InputError
 from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import from_wan, portrait_module
-from fantasytalking.nano.config import MAX_OUTPUT_BYTES
-from fantasytalking.nano.pack import check_size, pack
+from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
+from fantasytalking.nano.config import MAX_PIPELINE_BYTES
+from fantasytalking.nano.pack import check_pipeline_size, write_pipeline
 from fantasytalking.nano.trainers.base_transformer import build_base, write_fresh_base, write_trained_base
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from tests.helpers.tiny_components import build
+from tests.helpers.tiny_components import build_components
 
 Packed = tuple[Path, FantasyTalkingTransformer3DModel]
 
@@ -33,26 +33,26 @@ def test_a_fresh_base_predicts_nothing_and_becomes_a_portrait_model(small: Model
     before = (tmp_path / "transformer" / "config.json").stat().st_mtime_ns
     write_fresh_base(small, 0, tmp_path)
     assert (tmp_path / "transformer" / "config.json").stat().st_mtime_ns == before, "written once"
-    model = from_wan(tmp_path, asdict(small.portrait))
+    model = load_from_wan(tmp_path, asdict(small.portrait))
     assert not model.proj_out.weight.any() and model.config["audio_dim"] == small.portrait.audio_dim
     assert torch.equal(model.patch_embedding.weight, build_base(small, 0).patch_embedding.weight)
 
 
 def test_what_was_trained_of_the_base_becomes_the_base(small: ModelConfig, tmp_path: Path) -> None:
     write_fresh_base(small, 0, tmp_path / "fresh")
-    model = from_wan(tmp_path / "fresh", asdict(small.portrait))
-    names = [name for name, _ in model.named_parameters() if portrait_module(name) is None]
+    model = load_from_wan(tmp_path / "fresh", asdict(small.portrait))
+    names = [name for name, _ in model.named_parameters() if adapter_module_of(name) is None]
     with torch.no_grad():
         for name, value in model.named_parameters():
             if name in names:
                 value.add_(0.25)
     described = AdapterConfig([], "seconds", base_tensors=len(names))
-    write_state(model.state_dict(), tmp_path / "adapter", described, base=names)
+    save_adapter_state(model.state_dict(), tmp_path / "adapter", described, base_names=names)
     assert len(load_file(tmp_path / "adapter" / BASE_FILE)) == len(names)
     write_trained_base(small, tmp_path / "adapter", tmp_path / "components")
-    again = from_wan(tmp_path / "components", asdict(small.portrait), torch.float32)
+    again = load_from_wan(tmp_path / "components", asdict(small.portrait), torch.float32)
     for name, value in model.state_dict().items():
-        if portrait_module(name) is None:
+        if adapter_module_of(name) is None:
             assert torch.allclose(value, again.state_dict()[name], atol=2e-3), name
 
 
@@ -61,29 +61,29 @@ def packed(
     small: ModelConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, FantasyTalkingTransformer3DModel]:
     folder = tmp_path_factory.mktemp("pack")
-    components = build(folder / "components", audio_dim=small.portrait.audio_dim)
+    components = build_components(folder / "components", audio_dim=small.portrait.audio_dim)
     write_fresh_base(small, 0, components)
-    model = from_wan(components, asdict(small.portrait))
+    model = load_from_wan(components, asdict(small.portrait))
     with torch.no_grad():
         for name, value in model.named_parameters():
-            if portrait_module(name):
+            if adapter_module_of(name):
                 value.normal_(generator=torch.Generator().manual_seed(len(name)))
     save_adapter(model, folder / "adapter", AdapterConfig(["audio", "face", "motion"], "seconds"))
     normaliser = folder / "motion_normaliser.json"
     normaliser.write_text('{"expression_low": 0.1, "expression_high": 1.0, "body_low": 0.1, "body_high": 1.0}')
-    pack(components, folder / "adapter", normaliser, folder / "nano", asdict(small.portrait), 16, 2.0)
+    write_pipeline(components, folder / "adapter", normaliser, folder / "nano", asdict(small.portrait), 16, 2.0)
     return folder / "nano", model
 
 
 def test_one_folder_is_pipeline_components_and_base(packed: Packed, small: ModelConfig) -> None:
     folder, model = packed
     pipeline = FantasyTalkingPipeline.from_pretrained(folder)
-    assert pipeline.config.text_length == 16 and pipeline.trained_modules == ["audio", "face", "motion"]
-    assert pipeline.face_network is not None and pipeline.motion_normaliser is not None
+    assert pipeline.config.max_text_tokens == 16 and pipeline.trained_modules == ["audio", "face", "motion"]
+    assert pipeline.face_encoder_path is not None and pipeline.motion_normalizer is not None
     assert (folder / "audio_encoder" / "preprocessor_config.json").is_file(), "prepare_data reads it there"
     for name, value in pipeline.transformer.state_dict().items():
         assert torch.allclose(value, model.state_dict()[name], atol=4e-3, rtol=1e-3), name
-    base = from_wan(folder, asdict(small.portrait), torch.float32)
+    base = load_from_wan(folder, asdict(small.portrait), torch.float32)
     assert torch.allclose(base.patch_embedding.weight, model.patch_embedding.weight, atol=1e-3)
     fresh = [
         name for name, value in base.named_parameters() if name.endswith("audio_v_proj.weight") and not value.any()
@@ -99,9 +99,9 @@ def test_all_weights_are_stored_in_half_precision(packed: Packed) -> None:
 
 
 def test_a_folder_beyond_the_limit_is_refused(tmp_path: Path) -> None:
-    check_size(MAX_OUTPUT_BYTES, tmp_path)
+    check_pipeline_size(MAX_PIPELINE_BYTES, tmp_path)
     with pytest.raises(InputError, match=r"40\.0 MB; the limit is 40 MB"):
-        check_size(MAX_OUTPUT_BYTES + 1, tmp_path)
+        check_pipeline_size(MAX_PIPELINE_BYTES + 1, tmp_path)
 
 
 def test_too_large_a_pipeline_leaves_nothing(packed: Packed, small: ModelConfig, tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_too_large_a_pipeline_leaves_nothing(packed: Packed, small: ModelConfig,
     onnx = source / "components" / "face_encoder" / "tiny.onnx"
     kept = onnx.read_bytes()
     try:
-        onnx.write_bytes(kept + bytes(MAX_OUTPUT_BYTES))
+        onnx.write_bytes(kept + bytes(MAX_PIPELINE_BYTES))
         with pytest.raises(InputError, match="smaller"):
-            pack(
+            write_pipeline(
                 source / "components",
                 source / "adapter",
                 source / "motion_normaliser.json",

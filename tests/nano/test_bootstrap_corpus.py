@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.common.config import CONFIGS, load_config, preset_path
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.features import load_features
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
-from fantasytalking.motion_normalizer import MotionMeasure, MotionNormaliser
-from fantasytalking.nano.bootstrap_corpus import RECIPE, make_first_corpus
-from fantasytalking.nano.build import NAMES
+from fantasytalking.motion_normalizer import MotionMeasure, MotionNormalizer
+from fantasytalking.nano.bootstrap_corpus import BUILD_RECIPE_FILE, bootstrap_corpus
+from fantasytalking.nano.build import STEP_NAMES
 from fantasytalking.training.config import TrainConfig
 from tests.helpers import tiny_components
 from tests.helpers.tiny_transformer import save_base
 
-SMOKE = CONFIGS / "nano" / "build_smoke.yaml"
+SMOKE = CONFIGS_FOLDER / "nano" / "build_smoke.yaml"
 MORE_ALONE = "data.manifests=[outputs/nano/more_corpus/manifest.jsonl]"
 PROGRAM = """
 import sys
@@ -44,7 +44,7 @@ def nano_config(*more: str, stage: str = "stage1") -> TrainConfig:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with the encoders that prepare the clips."""
     monkeypatch.chdir(tmp_path)
-    base = tiny_components.build(tmp_path / "checkpoints" / "nano", audio_dim=128)
+    base = tiny_components.build_components(tmp_path / "checkpoints" / "nano", audio_dim=128)
     widths = {"text_dim": tiny_components.TEXT_DIM, "image_dim": tiny_components.IMAGE_DIM}
     save_base(base / "transformer", num_layers=2, **widths)
     return tmp_path
@@ -58,7 +58,7 @@ def driven(home: Path) -> Path:
     base = home / "checkpoints" / "nano"
     ExpressionEncoder(network).save_pretrained(base / "expression_encoder")
     measures = [MotionMeasure(expression, body) for expression, body in ((0.001, 0.01), (0.002, 0.03))]
-    MotionNormaliser.fit(measures).save(base / "motion_normaliser.json")
+    MotionNormalizer.fit(measures).save(base / "motion_normaliser.json")
     return home
 
 
@@ -72,7 +72,7 @@ def test_the_recipe_makes_the_corpus_that_the_presets_train_on():
     assert nano_config(stage="stage2_people").data.manifests == both
     more = [f"outputs/nano/{name}/manifest.jsonl" for name in ("more_corpus", "portrait_corpus")]
     assert nano_config(stage="stage2_more").data.manifests == more
-    assert "work: outputs/nano\n" in RECIPE.read_text()
+    assert "work: outputs/nano\n" in BUILD_RECIPE_FILE.read_text()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_recipe_makes_the_corpus_that_the_presets_train_on():
 )
 def test_other_runs_are_left_alone(home: Path, config: TrainConfig):
     before = sorted(home.rglob("*"))
-    make_first_corpus(config)
+    bootstrap_corpus(config)
     assert sorted(home.rglob("*")) == before
 
 
@@ -98,7 +98,7 @@ def test_a_corpus_that_is_there_is_taken_as_it_is(home: Path, stage: str, folder
     manifest = home / "outputs" / "nano" / folder / "manifest.jsonl"
     manifest.parent.mkdir(parents=True)
     manifest.write_text("mine\n")
-    make_first_corpus(nano_config(stage=stage))
+    bootstrap_corpus(nano_config(stage=stage))
     assert manifest.read_text() == "mine\n"
     assert [path.name for path in (home / "outputs" / "nano").iterdir()] == [folder]
 
@@ -107,23 +107,23 @@ def test_a_base_that_drives_no_faces_is_told_before_anything_is_drawn(driven: Pa
     base, config = driven / "checkpoints" / "nano", nano_config(stage="portrait")
     (base / "motion_normaliser.json").unlink()
     with pytest.raises(InputError, match=r"no 'checkpoints/nano/motion_normaliser\.json'; the base must be a finished"):
-        make_first_corpus(config)
+        bootstrap_corpus(config)
     shutil.rmtree(base / "expression_encoder")
     with pytest.raises(InputError, match=r"no expression encoder at 'checkpoints/nano/expression_encoder'.*build_nano"):
-        make_first_corpus(config)
+        bootstrap_corpus(config)
     assert not (driven / "outputs").exists()
 
 
 def test_a_base_that_measures_no_motion_is_told_before_further_people_are_drawn(driven: Path):
     (driven / "checkpoints" / "nano" / "motion_normaliser.json").unlink()
     with pytest.raises(InputError, match=r"no 'checkpoints/nano/motion_normaliser\.json'; the base must be a finished"):
-        make_first_corpus(nano_config(MORE_ALONE, stage="stage2_more"))
+        bootstrap_corpus(nano_config(MORE_ALONE, stage="stage2_more"))
     assert not (driven / "outputs").exists()
 
 
 def launched(home: Path, rank: int, *settings: str, stage: str = "stage1") -> subprocess.Popen[str]:
     """A process as a launcher of two would start it; only its own part of the launch is real."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "PYTHONPATH": str(CONFIGS.parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "PYTHONPATH": str(CONFIGS_FOLDER.parent)}
     command = [sys.executable, "-c", PROGRAM, str(SMOKE), stage, *settings]
     return subprocess.Popen(
         command, cwd=home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -133,19 +133,19 @@ def launched(home: Path, rank: int, *settings: str, stage: str = "stage1") -> su
 @pytest.mark.slow
 def test_the_first_process_makes_it_while_the_other_waits_and_both_train(home: Path):
     settings = ["data.manifests=[outputs/nano_smoke/corpus/manifest.jsonl]", "stage.steps=2", "batch=2"]
-    other = launched(home, 1, *settings, "output=outputs/other", "data.workers=0")
-    first = launched(home, 0, *settings, "output=outputs/first", "data.workers=0")
+    other = launched(home, 1, *settings, "output=outputs/other", "data.num_workers=0")
+    first = launched(home, 0, *settings, "output=outputs/first", "data.num_workers=0")
     told, told_other = first.communicate(timeout=200)[0], other.communicate(timeout=200)[0]
     assert (first.returncode, other.returncode) == (0, 0), told + told_other
     assert "so it is made first, once: 3 videos" in told and "about" in told
     assert "process 1 waits for 'outputs/nano_smoke/corpus/manifest.jsonl'" in told_other
-    assert f"[7/{len(NAMES)}] prepare" in told and "step 2/2" in told
+    assert f"[7/{len(STEP_NAMES)}] prepare" in told and "step 2/2" in told
     assert len(read_manifest(home / "outputs" / "nano_smoke" / "corpus" / "manifest.jsonl")) >= 2
 
     # Interrupted before the clips were prepared: only that is done again.
     shutil.rmtree(home / "outputs" / "nano_smoke" / "corpus")
     (home / "outputs" / "nano_smoke" / "reports" / "prepare.json").unlink()
-    again = launched(home, 0, *settings, "output=outputs/again", "data.workers=0")
+    again = launched(home, 0, *settings, "output=outputs/again", "data.num_workers=0")
     told = again.communicate(timeout=200)[0]
     assert again.returncode == 0, told
     assert "videos: done before" in told and "step 2/2" in told
@@ -158,7 +158,7 @@ def test_the_portrait_stage_makes_clips_of_one_and_of_two_people_and_leaves_the_
     before = {path: path.stat().st_mtime_ns for path in base.rglob("*")}
     work = driven / "outputs" / "nano_smoke"
     settings = ["data.manifests=[outputs/nano_smoke/portrait_corpus/manifest.jsonl]", "stage.init_from=null"]
-    settings += ["stage.steps=2", "batch=2", "data.workers=0"]
+    settings += ["stage.steps=2", "batch=2", "data.num_workers=0"]
     first = launched(driven, 0, *settings, "output=outputs/first", stage="portrait")
     told = first.communicate(timeout=400)[0]
     assert first.returncode == 0, told
@@ -184,7 +184,7 @@ def test_the_portrait_stage_makes_clips_of_one_and_of_two_people_and_leaves_the_
 def test_further_people_are_made_for_the_run_that_trains_on_them_and_nothing_else_is(driven: Path):
     work = driven / "outputs" / "nano_smoke"
     settings = ["data.manifests=[outputs/nano_smoke/more_corpus/manifest.jsonl]", "stage.init_from=null"]
-    settings += ["stage.steps=2", "batch=2", "data.workers=0"]
+    settings += ["stage.steps=2", "batch=2", "data.num_workers=0"]
     first = launched(driven, 0, *settings, "output=outputs/first", stage="stage2_more")
     told = first.communicate(timeout=400)[0]
     assert first.returncode == 0, told

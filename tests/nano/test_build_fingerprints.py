@@ -7,25 +7,25 @@ import pytest
 
 from fantasytalking.nano import build
 from fantasytalking.nano.config import (
-    AudioConfig,
+    AudioEncoderTraining,
     BuildConfig,
-    FaceConfig,
-    FitConfig,
-    LanguageConfig,
-    StillsConfig,
-    VaeConfig,
+    ComponentTrainingConfig,
+    FaceEncoderTraining,
+    PortraitImagesConfig,
+    TextImageEncoderTraining,
+    VaeTraining,
     VideosConfig,
 )
 
-FIT = FitConfig(10, 2, 0.001)
+FIT = ComponentTrainingConfig(10, 2, 0.001)
 RECIPE = BuildConfig(
-    size=96,
+    image_size=96,
     videos=VideosConfig(2, 2, 1, 1),
-    stills=StillsConfig(3, 2, 3),
-    vae=VaeConfig(fit=FIT),
-    audio=AudioConfig(4, 2, fit=FIT),
-    face=FaceConfig(fit=FIT),
-    language=LanguageConfig(fit=FIT),
+    portrait_images=PortraitImagesConfig(3, 2, 3),
+    vae=VaeTraining(fit=FIT),
+    audio_encoder=AudioEncoderTraining(4, 2, fit=FIT),
+    face_encoder=FaceEncoderTraining(fit=FIT),
+    text_image_encoder=TextImageEncoderTraining(fit=FIT),
 )
 KNOWN = {
     "videos": "8633dae3d4e116e7",
@@ -46,7 +46,7 @@ AFTER_PEOPLE = ["stage2_people", "stage2_more", "pack", "people", "pack_people"]
 @pytest.fixture(autouse=True)
 def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the scripts that never change, in place of the project's own."""
-    monkeypatch.setattr(build, "CONFIGS", tmp_path)
+    monkeypatch.setattr(build, "CONFIGS_FOLDER", tmp_path)
     (tmp_path / "nano").mkdir()
     for name in ("data", "base", "stage1", "stage2", "stage2_people", "stage2_more", "people"):
         (tmp_path / "nano" / f"{name}.yaml").write_text("{}\n")
@@ -54,7 +54,7 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fingerprints(config: BuildConfig) -> dict[str, str]:
     found: dict[str, str] = {}
-    for step in build.STEPS:
+    for step in build.BUILD_STEPS:
         found[step.name] = build._fingerprint(step, config, found)
     return found
 
@@ -66,24 +66,24 @@ def test_a_build_that_is_under_way_is_gone_on_with() -> None:
 
 def changed_steps(changed: BuildConfig) -> list[str]:
     before, after = fingerprints(RECIPE), fingerprints(changed)
-    return [name for name in build.NAMES if before[name] != after[name]]
+    return [name for name in build.STEP_NAMES if before[name] != after[name]]
 
 
 def test_what_comes_after_the_pipeline_is_no_part_of_it() -> None:
-    changed = replace(RECIPE, people=replace(RECIPE.people, overrides=["a=1"]))
+    changed = replace(RECIPE, portrait_stage=replace(RECIPE.portrait_stage, overrides=["a=1"]))
     assert changed_steps(changed) == ["people", "pack_people"]
 
 
 def test_pictures_of_several_people_come_in_after_the_stages_of_the_paper() -> None:
-    changed = replace(RECIPE, people_prepare=replace(RECIPE.people_prepare, overrides=["a=1"]))
+    changed = replace(RECIPE, multi_person_prepare=replace(RECIPE.multi_person_prepare, overrides=["a=1"]))
     assert changed_steps(changed) == ["people_prepare", *AFTER_PEOPLE]
 
 
 def test_another_pipeline_is_another_start_for_people() -> None:
-    changed = replace(RECIPE, shift=3.0)
+    changed = replace(RECIPE, flow_shift=3.0)
     assert changed_steps(changed) == ["base", "stage1", "stage2", *AFTER_PEOPLE]
 
 
 def test_further_people_come_in_last() -> None:
-    changed = replace(RECIPE, more_videos=replace(RECIPE.more_videos, identities=5))
+    changed = replace(RECIPE, extended_videos=replace(RECIPE.extended_videos, num_identities=5))
     assert changed_steps(changed) == ["more_videos", "more_prepare", *AFTER_PEOPLE[1:]]

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.encoders.arcface import FaceEncoder
-from fantasytalking.inference.model_sources import load_pipeline, workplace
+from fantasytalking.inference.model_sources import load_pipeline, resolve_model
 from fantasytalking.media import read_audio, write_video
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.perception.body_pose import track_body
@@ -21,13 +21,13 @@ from fantasytalking.perception.face_crop import five_points
 from fantasytalking.perception.face_track import FaceTrack, track_faces
 from fantasytalking.perception.landmark_measures import mouth_opening
 from fantasytalking.perception.motion_intensity import measure_motion
-from fantasytalking.perception.signals import loudness
+from fantasytalking.perception.signals import loudness_envelope
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.portrait import Portrait, frame_portrait, parse_sizes
-from fantasytalking.portrait_world.corpus.clip_corpus import HELD_OUT_SENTENCES, read_sentences
-from fantasytalking.portrait_world.corpus.group_scene import Group
-from fantasytalking.portrait_world.corpus.rendered_clip import Act, ClipPlan, Sitter, act
+from fantasytalking.pipeline.portrait import Portrait, parse_sizes, prepare_portrait
+from fantasytalking.portrait_world.corpus.clip_corpus import HELD_OUT_SENTENCES_FILE, read_sentences
+from fantasytalking.portrait_world.corpus.group_scene import GroupRenderer
+from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, Performance, PortraitRenderer, perform_plan
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, make_identity
 from tests.helpers.paths import ROOT
 
@@ -65,11 +65,11 @@ class Nano:
         self.config = load_config(InferConfig, preset_path("nano", "infer"), [])
         self.pipe = FantasyTalkingPipeline.from_pretrained(NANO)
         self.pipe.set_progress_bar_config(disable=True)
-        self.closeness = load_config(BuildConfig, preset_path("nano", "build"), []).closeness
+        self.closeness = load_config(BuildConfig, preset_path("nano", "build"), []).zoom
 
     def portrait(self, identity: int) -> Portrait:
-        picture = Sitter(make_identity(identity), 256, self.closeness).portrait()
-        return frame_portrait(picture, parse_sizes(self.config.sizes))
+        picture = PortraitRenderer(make_identity(identity), 256, self.closeness).portrait()
+        return prepare_portrait(picture, parse_sizes(self.config.sizes))
 
     def say(self, portrait: Portrait, samples: np.ndarray, motion: float = 0.5, seed: int = 0) -> Made:
         made = self.pipe(
@@ -77,7 +77,7 @@ class Nano:
             samples,
             self.config.prompt,
             motion=motion,
-            **self.config.guidance.arguments(),
+            **self.config.guidance.pipeline_kwargs(),
             fps=self.config.fps,
             window_frames=self.config.window_frames,
             overlap_frames=self.config.overlap_frames,
@@ -93,7 +93,7 @@ def nano() -> Nano:
     return Nano()
 
 
-def heard(acted: Act) -> np.ndarray:
+def heard(acted: Performance) -> np.ndarray:
     """The act's sound as the pipeline takes it."""
     from scipy.signal import resample_poly
 
@@ -101,15 +101,15 @@ def heard(acted: Act) -> np.ndarray:
     return resample_poly(speech.samples.astype(np.float32) / 32768, SAMPLE_RATE, speech.sample_rate).astype(np.float32)
 
 
-def held_out_act(number: int) -> tuple[int, Act]:
+def held_out_act(number: int) -> tuple[int, Performance]:
     identity = HELD_OUT_IDENTITIES[number]
-    sentences = read_sentences(HELD_OUT_SENTENCES, HELD_OUT_IDENTITIES)
+    sentences = read_sentences(HELD_OUT_SENTENCES_FILE, HELD_OUT_IDENTITIES)
     sentence = number % len(sentences)
-    return identity, act(make_identity(identity), ClipPlan(identity, sentence, sentences[sentence], 0))
+    return identity, perform_plan(make_identity(identity), ClipPlan(identity, sentence, sentences[sentence], 0))
 
 
-def true_opening(acted: Act, frames: int) -> np.ndarray:
-    return np.array([state.mouth_open for state in acted.performance.states])[:frames]
+def true_opening(acted: Performance, frames: int) -> np.ndarray:
+    return np.array([state.mouth_open for state in acted.animation.states])[:frames]
 
 
 def tell(line: str) -> None:
@@ -142,19 +142,19 @@ def test_mouths_of_people_it_never_met_say_the_sentence(nano: Nano):
 
 
 def test_two_people_say_a_sentence_each(nano: Nano):
-    place = workplace(nano.config, several=True)
-    pipe = load_pipeline(nano.config, place.weights, place.device)
+    place = resolve_model(nano.config, is_multi_speaker=True)
+    pipe = load_pipeline(nano.config, place.files, place.device)
     pipe.set_progress_bar_config(disable=True)
     measured, own, others = [], [], []
     for first in range(0, PEOPLE, 2):
         (left, one), (right, two) = held_out_act(first), held_out_act(first + 1)
-        group = Group([left, right], (320, 192), nano.closeness, np.random.default_rng(first))
-        portrait = frame_portrait(group.portrait(), parse_sizes([WIDE]), people=2)
+        group = GroupRenderer([left, right], (320, 192), nano.closeness, np.random.default_rng(first))
+        portrait = prepare_portrait(group.portrait(), parse_sizes([WIDE]), num_faces=2)
         made = pipe(
             portrait,
             [heard(acted)[: TALK_SECONDS * SAMPLE_RATE] for acted in (one, two)],
             nano.config.prompt,
-            **nano.config.guidance.arguments(),
+            **nano.config.guidance.pipeline_kwargs(),
             fps=nano.config.fps,
             window_frames=nano.config.window_frames,
             overlap_frames=nano.config.overlap_frames,
@@ -177,21 +177,21 @@ def test_two_people_say_a_sentence_each(nano: Nano):
 
 
 def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: Path):
-    settings = ["guidance.text.start=1", "guidance.text.end=1"]
-    settings += ["guidance.expression.start=2.5", "guidance.expression.end=2.5"]
+    settings = ["guidance.text.scale_start=1", "guidance.text.scale_end=1"]
+    settings += ["guidance.expression.scale_start=2.5", "guidance.expression.scale_end=2.5"]
     config = load_config(InferConfig, preset_path("nano", "infer"), settings)
-    place = workplace(config, driven=True, several=True)
-    pipe = load_pipeline(config, place.weights, place.device)
+    place = resolve_model(config, has_driving_video=True, is_multi_speaker=True)
+    pipe = load_pipeline(config, place.files, place.device)
     pipe.set_progress_bar_config(disable=True)
     frames = config.window_frames
 
     def driver(number: int, *, moves: bool = True) -> tuple[Path, np.ndarray]:
         """A video of somebody else, who talks or sits still, and the true opening of the mouth in it."""
         identity, acted = held_out_act(PEOPLE + number)
-        states = acted.performance.states[:frames] if moves else acted.performance.states[:1] * frames
+        states = acted.animation.states[:frames] if moves else acted.animation.states[:1] * frames
         path = tmp_path / f"{number}_{moves}.mp4"
         if not path.is_file():
-            sitter = Sitter(make_identity(identity), 192, nano.closeness)
+            sitter = PortraitRenderer(make_identity(identity), 192, nano.closeness)
             write_video(path, [sitter.frame(state) for state in states], fps=config.fps)
         return path, np.array([state.mouth_open for state in states])
 
@@ -202,7 +202,7 @@ def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: 
             (),
             config.prompt,
             drive=drivers,
-            **config.guidance.arguments(),
+            **config.guidance.pipeline_kwargs(),
             num_inference_steps=10,
             fps=config.fps,
             window_frames=frames,
@@ -218,8 +218,8 @@ def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: 
     measured, own, others, moving, still = [], [], [], [], []
     for first in range(0, PEOPLE, 2):
         identities = [HELD_OUT_IDENTITIES[first], HELD_OUT_IDENTITIES[first + 1]]
-        group = Group(identities, (320, 192), nano.closeness, np.random.default_rng(first))
-        portrait = frame_portrait(group.portrait(), parse_sizes([WIDE]), people=2)
+        group = GroupRenderer(identities, (320, 192), nano.closeness, np.random.default_rng(first))
+        portrait = prepare_portrait(group.portrait(), parse_sizes([WIDE]), num_faces=2)
         (one, its), (two, theirs) = driver(first), driver(first + 1)
         (rest, _), given = driver(first + 1, moves=False), [(one, its), (two, theirs)]
         for order in (given, given[::-1]):
@@ -256,7 +256,7 @@ def test_the_mouth_rests_in_silence(nano: Nano):
 def test_the_mouth_follows_a_real_voice(nano: Nano, real_media: Path):
     samples = read_audio(real_media / "speech" / "woman_44k_stereo.wav", sample_rate=SAMPLE_RATE, duration=8.0)
     made = nano.say(nano.portrait(HELD_OUT_IDENTITIES[1]), samples)
-    loud = loudness(samples, SAMPLE_RATE, made.track.times)
+    loud = loudness_envelope(samples, SAMPLE_RATE, made.track.times)
     seen = np.isfinite(made.opening)
 
     def agreement(lag: int) -> float:
@@ -288,10 +288,10 @@ def test_more_motion_moves_more(nano: Nano):
 
 def test_half_a_minute_does_not_drift(nano: Nano):
     """The last second of 30 s is as near to the first as those of 3 s are to each other."""
-    face_encoder = FaceEncoder.from_pretrained(nano.pipe.face_network)
+    face_encoder = FaceEncoder.from_pretrained(nano.pipe.face_encoder_path)
     identity = HELD_OUT_IDENTITIES[2]
     portrait = nano.portrait(identity)
-    reference = face_encoder.encode(portrait.pixels, portrait.points[0])
+    reference = face_encoder.encode(portrait.pixels, portrait.face_points[0])
     speech = np.concatenate([heard(held_out_act(number)[1]) for number in range(40)])
 
     def seconds(made: Made) -> tuple[np.ndarray, np.ndarray]:

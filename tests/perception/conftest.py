@@ -15,7 +15,7 @@ SIZE = 128
 
 
 @dataclass(frozen=True)
-class Scene:
+class DrawnScene:
     """What was drawn and what is true of it."""
 
     frames: np.ndarray
@@ -27,30 +27,30 @@ class Scene:
     """(T,) true yaw, radians."""
 
 
-def act(identity: int, *, talking: bool, count: int = COUNT) -> Scene:
-    from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+def draw_scene(identity: int, *, talking: bool, count: int = COUNT) -> DrawnScene:
+    from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
     from fantasytalking.portrait_world.motion.frame_state import FaceState
     from fantasytalking.portrait_world.people.identity import make_identity
 
     times = np.arange(count) / FPS
     mouth = (0.45 - 0.45 * np.cos(2 * np.pi * 2.5 * times)) if talking else np.zeros(count)
     yaw = 0.2 * np.sin(2 * np.pi * 0.7 * times)
-    sitter = Sitter(make_identity(identity), SIZE)
+    sitter = PortraitRenderer(make_identity(identity), SIZE)
     states = [FaceState(mouth_open=float(m), yaw=float(y), roll=float(y) / 2) for m, y in zip(mouth, yaw, strict=True)]
-    return Scene(np.stack([sitter.frame(state) for state in states]), times, mouth, yaw)
+    return DrawnScene(np.stack([sitter.frame(state) for state in states]), times, mouth, yaw)
 
 
 @pytest.fixture(scope="session")
-def talker() -> Scene:
-    return act(3, talking=True)
+def talker() -> DrawnScene:
+    return draw_scene(3, talking=True)
 
 
 @pytest.fixture(scope="session")
-def listener() -> Scene:
-    return act(8, talking=False)
+def listener() -> DrawnScene:
+    return draw_scene(8, talking=False)
 
 
 @pytest.fixture(scope="session")
-def track(talker: Scene) -> FaceTrack:
+def track(talker: DrawnScene) -> FaceTrack:
     (found,) = track_faces(talker.frames, talker.times)
     return found

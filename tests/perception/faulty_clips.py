@@ -6,14 +6,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fantasytalking.perception.multi_person_filter import Refusal
+from fantasytalking.perception.multi_person_filter import MultiPersonRejection
 from fantasytalking.portrait_world.corpus.group_clip import camera_path
-from fantasytalking.portrait_world.corpus.group_scene import Group
-from fantasytalking.portrait_world.corpus.rendered_clip import Sitter, act_speech, draw_manner
+from fantasytalking.portrait_world.corpus.group_scene import GroupRenderer
+from fantasytalking.portrait_world.corpus.rendered_clip import (
+    PortraitRenderer,
+    perform_speech,
+    sample_performance_style,
+)
 from fantasytalking.portrait_world.motion.frame_state import FaceState
-from fantasytalking.portrait_world.motion.performance import FRAMES_PER_SECOND
+from fantasytalking.portrait_world.motion.performance import WORLD_FPS
 from fantasytalking.portrait_world.people.identity import make_identity
-from fantasytalking.portrait_world.speech.synthesis import silence, speak, within_silence
+from fantasytalking.portrait_world.speech.synthesis import pad_with_silence, silent_speech, synthesize_speech
 
 SECONDS = 2.4
 STEP = 2
@@ -22,46 +26,46 @@ JITTER, NOISE = 0.006, 2.0
 
 
 @dataclass(frozen=True)
-class Planted:
+class FaultyClip:
     """A clip, and what is true of it."""
 
     kind: str
     frames: np.ndarray
     """(T, H, W, 3) uint8."""
     times: np.ndarray
-    refusal: Refusal | None
+    rejection: MultiPersonRejection | None
     """None where it is to be kept."""
 
 
 States = list[FaceState]
 
 
-class Planter:
+class FaultyClipRenderer:
     """Draws clips of `height` pixels; equal seeds give equal clips."""
 
     def __init__(self, height: int, seed: int) -> None:
         self.height = height
         self.random = np.random.default_rng([seed, height])
-        self.count = round(SECONDS * FRAMES_PER_SECOND)
+        self.count = round(SECONDS * WORLD_FPS)
 
-    def clip(self, kind: str) -> Planted:
-        """One clip of a kind of `KINDS`."""
-        make, refusal = KINDS[kind]
+    def clip(self, kind: str) -> FaultyClip:
+        """One clip of a kind of `FAULT_KINDS`."""
+        make, refusal = FAULT_KINDS[kind]
         frames = np.stack([self._noisy(frame) for frame in make(self)])
-        return Planted(kind, frames, np.arange(len(frames)) * STEP / FRAMES_PER_SECOND, refusal)
+        return FaultyClip(kind, frames, np.arange(len(frames)) * STEP / WORLD_FPS, refusal)
 
     def moving(self, people: int) -> Iterator[np.ndarray]:
         """People who talk or listen, lively."""
         talking = [True] + [bool(self.random.random() < 0.6) for _ in range(people - 1)]
-        return self._shown(self._group(people), [self._states(talks) for talks in talking])
+        return self._render_with_jitter(self._group(people), [self._states(talks) for talks in talking])
 
     def still(self, people: int) -> Iterator[np.ndarray]:
         """People like a photograph, before a camera that is not still."""
-        return self._shown(self._group(people), [[self._pose()] * self.count for _ in range(people)])
+        return self._render_with_jitter(self._group(people), [[self._pose()] * self.count for _ in range(people)])
 
     def one_moves(self) -> Iterator[np.ndarray]:
         """A talker beside somebody who holds wholly still."""
-        return self._shown(self._group(2), [self._states(True), [self._pose()] * self.count])
+        return self._render_with_jitter(self._group(2), [self._states(True), [self._pose()] * self.count])
 
     def blurred(self) -> Iterator[np.ndarray]:
         """Two lively people, out of focus."""
@@ -70,14 +74,14 @@ class Planter:
 
     def photograph(self) -> Iterator[np.ndarray]:
         """A talker before a framed photograph of somebody else, which moves with the camera."""
-        photograph = Sitter(make_identity(self._someone()), self.height).portrait()
+        photograph = PortraitRenderer(make_identity(self._next_identity()), self.height).portrait()
         side = round(0.5 * self.height)
         framed = cv2.resize(photograph, (side, side), interpolation=cv2.INTER_AREA)
         framed = cv2.copyMakeBorder(framed, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(240, 240, 235))
         shifts = self._path()
         group = self._group(1, width=2 * self.height)
-        left = 0.07 if group.standings[0].x > 0 else 2 - 0.07 - len(framed) / self.height
-        for frame, (x, y) in zip(self._drawn(group, [self._states(True)], shifts), shifts[::STEP], strict=True):
+        left = 0.07 if group.placements[0].x > 0 else 2 - 0.07 - len(framed) / self.height
+        for frame, (x, y) in zip(self._render_frames(group, [self._states(True)], shifts), shifts[::STEP], strict=True):
             where = np.array([[1, 0, (left + x) * self.height], [0, 1, (0.1 + y) * self.height]], np.float32)
             size = (frame.shape[1], frame.shape[0])
             inset, cover = (
@@ -90,7 +94,7 @@ class Planter:
         """A talker, and somebody who comes in for the last third."""
         states, group = self._states(True), self._group(2)
         away = [FaceState(y=3.0)] * (2 * self.count // 3)
-        return self._shown(group, [states, away + self._states(True)[len(away) :]])
+        return self._render_with_jitter(group, [states, away + self._states(True)[len(away) :]])
 
     def cut(self) -> Iterator[np.ndarray]:
         """One person, then another after a cut: never both."""
@@ -101,26 +105,26 @@ class Planter:
 
     def nobody(self) -> Iterator[np.ndarray]:
         """An empty room."""
-        return self._shown(self._group(2), [[FaceState(y=3.0)] * self.count] * 2)
+        return self._render_with_jitter(self._group(2), [[FaceState(y=3.0)] * self.count] * 2)
 
-    def _group(self, people: int, width: int = 0) -> Group:
-        identities = [self._someone() for _ in range(people)]
+    def _group(self, people: int, width: int = 0) -> GroupRenderer:
+        identities = [self._next_identity() for _ in range(people)]
         while len(set(identities)) < people:
-            identities = [self._someone() for _ in range(people)]
+            identities = [self._next_identity() for _ in range(people)]
         size = (width or 16 * round(max(1.0, 0.83 * people) * self.height / 16), self.height)
-        return Group(identities, size, 1.0, self.random)
+        return GroupRenderer(identities, size, 1.0, self.random)
 
-    def _someone(self) -> int:
+    def _next_identity(self) -> int:
         return int(self.random.integers(1000, 1100))
 
     def _states(self, talks: bool) -> States:
         expression, body = self.random.uniform(0.2 if talks else 0.4, 1.0), self.random.uniform(0.0, 1.0)
-        identity = make_identity(self._someone())
-        manner = draw_manner(identity, expression, body, self.random)
-        speech = speak("My father bought five big apples there.", manner.voice)
+        identity = make_identity(self._next_identity())
+        manner = sample_performance_style(identity, expression, body, self.random)
+        speech = synthesize_speech("My father bought five big apples there.", manner.voice)
         seconds = max(SECONDS, speech.seconds)
-        whole = within_silence(speech, 0.0, seconds) if talks else silence(seconds, speech.sample_rate)
-        return list(act_speech(whole, manner, self.random).performance.states[: self.count])
+        whole = pad_with_silence(speech, 0.0, seconds) if talks else silent_speech(seconds, speech.sample_rate)
+        return list(perform_speech(whole, manner, self.random).animation.states[: self.count])
 
     def _pose(self) -> FaceState:
         yaw, pitch, smile = self.random.uniform(-0.2, 0.2), self.random.uniform(-0.1, 0.1), self.random.uniform(0, 1)
@@ -129,10 +133,10 @@ class Planter:
     def _path(self) -> np.ndarray:
         return camera_path(self.count, JITTER if self.random.random() < 0.7 else 0.0, self.random)
 
-    def _shown(self, group: Group, states: list[States]) -> Iterator[np.ndarray]:
-        return self._drawn(group, states, self._path())
+    def _render_with_jitter(self, group: GroupRenderer, states: list[States]) -> Iterator[np.ndarray]:
+        return self._render_frames(group, states, self._path())
 
-    def _drawn(self, group: Group, states: list[States], shifts: np.ndarray) -> Iterator[np.ndarray]:
+    def _render_frames(self, group: GroupRenderer, states: list[States], shifts: np.ndarray) -> Iterator[np.ndarray]:
         for frame in range(0, self.count, STEP):
             x, y = shifts[frame].tolist()
             yield group.frame([person[frame] for person in states], (x, y))
@@ -143,16 +147,16 @@ class Planter:
         return np.clip(np.round(noisy), 0, 255).astype(np.uint8)
 
 
-KINDS: dict[str, tuple[Callable[[Planter], Iterator[np.ndarray]], Refusal | None]] = {
+FAULT_KINDS: dict[str, tuple[Callable[[FaultyClipRenderer], Iterator[np.ndarray]], MultiPersonRejection | None]] = {
     "two moving": (lambda planter: planter.moving(2), None),
     "three moving": (lambda planter: planter.moving(3), None),
-    "one moving": (lambda planter: planter.moving(1), Refusal.TOO_FEW_PEOPLE),
-    "nobody": (Planter.nobody, Refusal.TOO_FEW_PEOPLE),
-    "passer-by": (Planter.passer_by, Refusal.TOO_FEW_PEOPLE),
-    "one, then another": (Planter.cut, Refusal.TOO_FEW_PEOPLE),
-    "two still": (lambda planter: planter.still(2), Refusal.STILL),
-    "three still": (lambda planter: planter.still(3), Refusal.STILL),
-    "one of two moving": (Planter.one_moves, Refusal.STILL),
-    "photograph": (Planter.photograph, Refusal.STILL),
-    "two blurred": (Planter.blurred, Refusal.BLURRED),
+    "one moving": (lambda planter: planter.moving(1), MultiPersonRejection.TOO_FEW_PEOPLE),
+    "nobody": (FaultyClipRenderer.nobody, MultiPersonRejection.TOO_FEW_PEOPLE),
+    "passer-by": (FaultyClipRenderer.passer_by, MultiPersonRejection.TOO_FEW_PEOPLE),
+    "one, then another": (FaultyClipRenderer.cut, MultiPersonRejection.TOO_FEW_PEOPLE),
+    "two still": (lambda planter: planter.still(2), MultiPersonRejection.STATIC),
+    "three still": (lambda planter: planter.still(3), MultiPersonRejection.STATIC),
+    "one of two moving": (FaultyClipRenderer.one_moves, MultiPersonRejection.STATIC),
+    "photograph": (FaultyClipRenderer.photograph, MultiPersonRejection.STATIC),
+    "two blurred": (FaultyClipRenderer.blurred, MultiPersonRejection.BLURRED),
 }

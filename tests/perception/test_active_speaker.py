@@ -7,48 +7,50 @@ import numpy as np
 import pytest
 
 from fantasytalking.media import read_video
-from fantasytalking.perception.active_speaker import choose_talking
+from fantasytalking.perception.active_speaker import detect_active_speaker
 from fantasytalking.perception.face_track import FaceTrack, track_faces
-from tests.perception.conftest import Scene
+from tests.perception.conftest import DrawnScene
 
 
 @pytest.fixture(scope="module")
-def tracks(talker: Scene, listener: Scene) -> list[FaceTrack]:
+def tracks(talker: DrawnScene, listener: DrawnScene) -> list[FaceTrack]:
     """The listener on the left, the talker on the right."""
     found = track_faces(np.concatenate([listener.frames, talker.frames], axis=2), talker.times)
     return sorted(found, key=lambda one: float(np.nanmean(one.boxes[:, 0])))
 
 
-def voice(talker: Scene, seconds: float = 2.0) -> np.ndarray:
+def voice(talker: DrawnScene, seconds: float = 2.0) -> np.ndarray:
     """Noise as loud as the mouth is open."""
     time = np.arange(int(16000 * seconds)) / 16000
     loud = np.interp(time, talker.times, talker.mouth)
     return (np.random.default_rng(0).normal(0, 0.3, len(time)) * loud).astype(np.float32)
 
 
-def test_the_moving_mouth_is_chosen(tracks: list[FaceTrack], talker: Scene) -> None:
+def test_the_moving_mouth_is_chosen(tracks: list[FaceTrack], talker: DrawnScene) -> None:
     for audio in (None, voice(talker)):
-        choice = choose_talking(tracks, audio)
-        assert choice.track == 1 and choice.reason
-        assert choice.movement[1] > 2 * choice.movement[0]
-    assert choice.agreement[1] > 0.8
+        choice = detect_active_speaker(tracks, audio)
+        assert choice.track_index == 1 and choice.reason
+        assert choice.mouth_speeds[1] > 2 * choice.mouth_speeds[0]
+    assert choice.sync_correlations[1] > 0.8
 
 
 def test_one_person_is_chosen_without_question(tracks: list[FaceTrack]) -> None:
-    assert choose_talking(tracks[:1]).track == 0
+    assert detect_active_speaker(tracks[:1]).track_index == 0
 
 
-def test_two_mouths_that_move_alike_are_refused_unless_the_sound_tells(tracks: list[FaceTrack], talker: Scene) -> None:
+def test_two_mouths_that_move_alike_are_refused_unless_the_sound_tells(
+    tracks: list[FaceTrack], talker: DrawnScene
+) -> None:
     other = replace(tracks[1], landmarks=tracks[1].landmarks[(np.arange(40) * 0.7).astype(int)])  # more slowly
-    refused = choose_talking([other, tracks[1]])
-    assert refused.track is None and "2 people" in refused.reason
-    assert choose_talking([other, tracks[1]], voice(talker)).track == 1
-    assert choose_talking([other, tracks[1]], np.zeros(32000, np.float32)).track is None
+    refused = detect_active_speaker([other, tracks[1]])
+    assert refused.track_index is None and "2 people" in refused.reason
+    assert detect_active_speaker([other, tracks[1]], voice(talker)).track_index == 1
+    assert detect_active_speaker([other, tracks[1]], np.zeros(32000, np.float32)).track_index is None
 
 
 def test_two_listeners_are_refused(tracks: list[FaceTrack]) -> None:
-    choice = choose_talking([tracks[0], tracks[0]])
-    assert choice.track is None and "no mouth moves" in choice.reason
+    choice = detect_active_speaker([tracks[0], tracks[0]])
+    assert choice.track_index is None and "no mouth moves" in choice.reason
 
 
 def test_passers_by_do_not_matter(tracks: list[FaceTrack]) -> None:
@@ -57,15 +59,15 @@ def test_passers_by_do_not_matter(tracks: list[FaceTrack]) -> None:
     landmarks = np.where(absent[:, None, None], tracks[1].landmarks, np.nan)
     passer_by = replace(tracks[1], landmarks=landmarks, present=absent)
     far_away = replace(tracks[1], landmarks=tracks[1].landmarks * 0.2)
-    assert choose_talking([tracks[0], passer_by, far_away]).track == 0
+    assert detect_active_speaker([tracks[0], passer_by, far_away]).track_index == 0
 
 
 def test_no_face_is_a_reason() -> None:
-    choice = choose_talking([])
-    assert choice.track is None and "no face" in choice.reason
+    choice = detect_active_speaker([])
+    assert choice.track_index is None and "no face" in choice.reason
 
 
 @pytest.mark.slow
 def test_two_real_people_are_refused(real_media: Path) -> None:
     video = read_video(real_media / "videos" / "two_people_no_sound_23fps.mp4")
-    assert choose_talking(track_faces(video.frames, video.times)).track is None
+    assert detect_active_speaker(track_faces(video.frames, video.times)).track_index is None

@@ -10,11 +10,11 @@ from fantasytalking.perception.face_crop import face_crop
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.perception.segmentation import iter_subject_masks, subject_masks
-from fantasytalking.perception.signals import loudness, smooth_at, smooth_to_grid
-from tests.perception.conftest import SIZE, Scene
+from fantasytalking.perception.signals import loudness_envelope, smooth_at, smooth_to_grid
+from tests.perception.conftest import SIZE, DrawnScene
 
 
-def test_shoulders_and_nose_are_found(talker: Scene, track: FaceTrack) -> None:
+def test_shoulders_and_nose_are_found(talker: DrawnScene, track: FaceTrack) -> None:
     body = track_body(talker.frames[:6], talker.times[:6])
     assert body.joints.shape == (6, 33, 3) and body.visibility.shape == (6, 33)
     boxes = track.boxes[:6]
@@ -25,7 +25,7 @@ def test_shoulders_and_nose_are_found(talker: Scene, track: FaceTrack) -> None:
     assert (body.visibility[:, [11, 12]] > 0.5).all()
 
 
-def test_no_body_is_unknown(talker: Scene) -> None:
+def test_no_body_is_unknown(talker: DrawnScene) -> None:
     frames = np.concatenate([np.zeros_like(talker.frames[:8]), talker.frames[:6]])
     body = track_body(zip(range(14), frames, strict=True))
     assert np.isnan(body.joints[:8]).all() and (body.visibility[:8] == 0).all()
@@ -35,7 +35,7 @@ def test_no_body_is_unknown(talker: Scene) -> None:
             track_body(frames, times)
 
 
-def test_the_silhouette_holds_the_face_and_not_the_corners(talker: Scene, track: FaceTrack) -> None:
+def test_the_silhouette_holds_the_face_and_not_the_corners(talker: DrawnScene, track: FaceTrack) -> None:
     masks = subject_masks(talker.frames[:4])
     assert masks.shape == (4, SIZE, SIZE) and masks.dtype == np.float32
     assert masks.min() >= 0 and masks.max() <= 1
@@ -46,7 +46,7 @@ def test_the_silhouette_holds_the_face_and_not_the_corners(talker: Scene, track:
     assert np.array_equal(np.stack(list(iter_subject_masks(iter(talker.frames[:4])))), masks)
 
 
-def test_a_contact_sheet_shows_what_is_given(talker: Scene, track: FaceTrack) -> None:
+def test_a_contact_sheet_shows_what_is_given(talker: DrawnScene, track: FaceTrack) -> None:
     frames = talker.frames[:5]
     plain = contact_sheet(frames, columns=3, tile=96)
     assert plain.dtype == np.uint8 and plain.shape == (8 + 2 * 104, 8 + 3 * 104, 3)
@@ -56,7 +56,7 @@ def test_a_contact_sheet_shows_what_is_given(talker: Scene, track: FaceTrack) ->
         frames,
         landmarks=landmarks,
         masks=lip_mask(landmarks, SIZE, SIZE),
-        crops=[*(face_crop(points, 0.2, inside=(SIZE, SIZE)) for points in landmarks[:4]), None],
+        crops=[*(face_crop(points, 0.2, image_size=(SIZE, SIZE)) for points in landmarks[:4]), None],
         columns=3,
         tile=96,
     )
@@ -68,7 +68,7 @@ def test_a_contact_sheet_shows_what_is_given(talker: Scene, track: FaceTrack) ->
         assert (np.abs(drawn.astype(int) - colour).max(axis=2) < 50).any()
 
 
-def test_captions_and_titles_take_room(talker: Scene) -> None:
+def test_captions_and_titles_take_room(talker: DrawnScene) -> None:
     frames = [talker.frames[0], talker.frames[1, :64]]
     sheet = contact_sheet(
         frames, captions=["first", "a caption that is much too long for its tile " * 3], title="t", tile=80
@@ -95,6 +95,6 @@ def test_smoothing_follows_time_stamps_and_skips_gaps() -> None:
 
 def test_loudness_is_the_root_mean_square_around_a_time() -> None:
     sound = np.concatenate([np.zeros(8000), np.full(8000, 0.5)]).astype(np.float32)
-    assert loudness(sound, 16000, np.array([0.2, 0.5, 0.8, 5.0])) == pytest.approx(
+    assert loudness_envelope(sound, 16000, np.array([0.2, 0.5, 0.8, 5.0])) == pytest.approx(
         [0, 0.5 / np.sqrt(2), 0.5, 0], abs=1e-6
     )

@@ -13,7 +13,7 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.media import iter_frames, read_image, read_video
 from fantasytalking.perception.face_track import FaceTrack, detect_faces, track_faces
 from fantasytalking.perception.landmark_measures import eye_opening, mouth_opening, mouth_width
-from tests.perception.conftest import COUNT, FPS, SIZE, Scene
+from tests.perception.conftest import COUNT, FPS, SIZE, DrawnScene
 
 TIMES = np.arange(200) / FPS
 
@@ -26,7 +26,7 @@ def centres(track: FaceTrack) -> np.ndarray:
     return track.boxes[:, [0, 2]].mean(axis=1)
 
 
-def test_every_frame_is_found_and_the_mouth_is_measured(talker: Scene, track: FaceTrack) -> None:
+def test_every_frame_is_found_and_the_mouth_is_measured(talker: DrawnScene, track: FaceTrack) -> None:
     assert track.present.all() and not track.interpolated.any()
     assert track.landmarks.shape == (COUNT, 478, 3) and track.landmarks.dtype == np.float32
     assert track.confidence.min() > 0.8
@@ -36,7 +36,7 @@ def test_every_frame_is_found_and_the_mouth_is_measured(talker: Scene, track: Fa
     assert 0.15 * SIZE < track.interocular.mean() < 0.35 * SIZE
 
 
-def test_size_does_not_change_what_is_measured(talker: Scene, track: FaceTrack) -> None:
+def test_size_does_not_change_what_is_measured(talker: DrawnScene, track: FaceTrack) -> None:
     small = np.stack([cv2.resize(frame, (96, 96), interpolation=cv2.INTER_AREA) for frame in talker.frames])
     (found,) = track_faces(small, talker.times)
     assert found.present.mean() >= 0.95
@@ -44,7 +44,7 @@ def test_size_does_not_change_what_is_measured(talker: Scene, track: FaceTrack) 
     assert found.interocular.mean() / 96 == pytest.approx(track.interocular.mean() / SIZE, rel=0.05)
 
 
-def test_a_small_face_in_a_large_frame_is_found(talker: Scene) -> None:
+def test_a_small_face_in_a_large_frame_is_found(talker: DrawnScene) -> None:
     frames = np.full((10, 480, 640, 3), 90, np.uint8)
     for frame, picture in zip(frames, talker.frames[:10], strict=True):
         frame[300:396, 500:596] = cv2.resize(picture, (96, 96), interpolation=cv2.INTER_AREA)
@@ -53,12 +53,12 @@ def test_a_small_face_in_a_large_frame_is_found(talker: Scene) -> None:
     assert 500 < np.nanmean(centres(found)) < 596
 
 
-def test_a_stream_gives_the_same_as_an_array(talker: Scene, track: FaceTrack) -> None:
+def test_a_stream_gives_the_same_as_an_array(talker: DrawnScene, track: FaceTrack) -> None:
     (found,) = track_faces(zip(talker.times.tolist(), talker.frames, strict=True))
     assert np.array_equal(found.landmarks, track.landmarks)
 
 
-def test_short_gaps_are_bridged_and_marked(talker: Scene, track: FaceTrack) -> None:
+def test_short_gaps_are_bridged_and_marked(talker: DrawnScene, track: FaceTrack) -> None:
     frames = talker.frames.copy()
     frames[20:23, 30:100, 20:110] = 128  # a hand before the face, for 0.15 s
     (found,) = track_faces(frames, talker.times)
@@ -69,7 +69,7 @@ def test_short_gaps_are_bridged_and_marked(talker: Scene, track: FaceTrack) -> N
     assert error < 0.1 * found.interocular[19]
 
 
-def test_long_gaps_stay_open_and_the_face_is_found_again(talker: Scene) -> None:
+def test_long_gaps_stay_open_and_the_face_is_found_again(talker: DrawnScene) -> None:
     frames = talker.frames.copy()
     frames[10:22, 30:100, 20:110] = 128
     (found,) = track_faces(frames, talker.times)
@@ -78,21 +78,21 @@ def test_long_gaps_stay_open_and_the_face_is_found_again(talker: Scene) -> None:
     assert found.present[:10].all() and found.present[27:].all()
 
 
-def test_a_face_comes_back_after_a_cut_to_black(talker: Scene) -> None:
+def test_a_face_comes_back_after_a_cut_to_black(talker: DrawnScene) -> None:
     frames = talker.frames.copy()
     frames[15:25] = 0
     (found,) = track_faces(frames, talker.times)
     assert found.present[:15].all() and found.present[25:].all() and not found.known[15:25].any()
 
 
-def test_a_cut_to_somebody_else_begins_another_track(talker: Scene, listener: Scene) -> None:
+def test_a_cut_to_somebody_else_begins_another_track(talker: DrawnScene, listener: DrawnScene) -> None:
     frames = np.concatenate([talker.frames[:20], listener.frames[:16]])
     first, second = track_faces(frames, TIMES[:36])
     assert first.present.tolist() == [True] * 20 + [False] * 16
     assert second.present.tolist() == [False] * 20 + [True] * 16
 
 
-def test_two_people_keep_their_tracks(talker: Scene, listener: Scene) -> None:
+def test_two_people_keep_their_tracks(talker: DrawnScene, listener: DrawnScene) -> None:
     frames = side_by_side(talker.frames, listener.frames)
     tracks = track_faces(frames, talker.times)
     assert len(tracks) == 2
@@ -106,10 +106,12 @@ def test_two_people_keep_their_tracks(talker: Scene, listener: Scene) -> None:
 @pytest.fixture(scope="module")
 def touching() -> np.ndarray:
     """(6, 96, 160, 3) two heads that touch: FaceMesh sees the right face through the window around the left one."""
-    from fantasytalking.portrait_world.corpus.group_clip import GroupPlan, Role, gather
+    from fantasytalking.portrait_world.corpus.group_clip import GroupClipPlan, SpeakingRole, make_group_renderer
     from fantasytalking.portrait_world.motion.frame_state import FaceState
 
-    group = gather(GroupPlan(17, 2, (Role(17, ""), Role(15, "")), seed=0), (160, 96), 1.1846)
+    group = make_group_renderer(
+        GroupClipPlan(17, 2, (SpeakingRole(17, ""), SpeakingRole(15, "")), seed=0), (160, 96), 1.1846
+    )
     left = FaceState(mouth_width=0.92, brow=0.3, smile=0.13, gaze_x=0.09, yaw=0.117, roll=0.06, x=-0.0144)
     right = FaceState(mouth_open=0.05, mouth_width=0.79, brow=0.22, yaw=-0.095, pitch=0.03, x=-0.0153, y=-0.006)
     opening = 0.62 - 0.09 * np.arange(6)
@@ -124,7 +126,7 @@ def test_two_who_touch_are_both_followed_from_the_first_frame(touching: np.ndarr
     assert np.ptp(mouth_opening(left.landmarks)) > 4 * np.ptp(mouth_opening(right.landmarks)), "everyone's own mouth"
 
 
-def test_who_is_missed_at_first_is_found_soon(talker: Scene, listener: Scene) -> None:
+def test_who_is_missed_at_first_is_found_soon(talker: DrawnScene, listener: DrawnScene) -> None:
     frames = side_by_side(talker.frames[:12], listener.frames[:12])
     frames[:3, 30:100, 20:110] = 128  # a hand before the left face
     left, right = sorted(track_faces(frames, TIMES[:12]), key=lambda one: np.nanmean(centres(one)))
@@ -132,12 +134,12 @@ def test_who_is_missed_at_first_is_found_soon(talker: Scene, listener: Scene) ->
     assert not left.known[:3].any() and left.present[4:].all(), "looked for again after 0.2 s"
 
 
-def test_looking_for_others_leaves_one_person_bit_for_bit(talker: Scene, track: FaceTrack) -> None:
+def test_looking_for_others_leaves_one_person_bit_for_bit(talker: DrawnScene, track: FaceTrack) -> None:
     (alone,) = track_faces(talker.frames, talker.times, max_people=1)
     assert np.array_equal(alone.landmarks, track.landmarks) and np.array_equal(alone.confidence, track.confidence)
 
 
-def test_hiding_one_of_two_does_not_give_the_other_away(talker: Scene, listener: Scene) -> None:
+def test_hiding_one_of_two_does_not_give_the_other_away(talker: DrawnScene, listener: DrawnScene) -> None:
     frames = side_by_side(talker.frames, listener.frames)
     frames[12:30, :, :SIZE] = 100  # the left one disappears
     left, right = sorted(track_faces(frames, talker.times), key=lambda one: np.nanmean(centres(one)))
@@ -146,7 +148,7 @@ def test_hiding_one_of_two_does_not_give_the_other_away(talker: Scene, listener:
     assert (centres(left)[left.present] < SIZE).all()
 
 
-def test_people_who_change_places_at_a_cut_are_not_swapped(talker: Scene, listener: Scene) -> None:
+def test_people_who_change_places_at_a_cut_are_not_swapped(talker: DrawnScene, listener: DrawnScene) -> None:
     frames = np.concatenate(
         [side_by_side(talker.frames[:12], listener.frames[:12]), side_by_side(listener.frames[:12], talker.frames[:12])]
     )
@@ -169,7 +171,7 @@ def test_a_part_of_a_track(track: FaceTrack) -> None:
     assert np.array_equal(part.landmarks, track.landmarks[5:9]) and part.confidence.shape == (4,)
 
 
-def test_wrong_frames_are_refused(talker: Scene) -> None:
+def test_wrong_frames_are_refused(talker: DrawnScene) -> None:
     for frames, times in (
         (talker.frames, talker.times[:-1]),
         (talker.frames, None),
@@ -182,7 +184,7 @@ def test_wrong_frames_are_refused(talker: Scene) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_portraits_from_left_to_right(talker: Scene, listener: Scene) -> None:
+def test_portraits_from_left_to_right(talker: DrawnScene, listener: DrawnScene) -> None:
     faces = detect_faces(side_by_side(talker.frames[:1], listener.frames[:1])[0])
     assert len(faces) == 2
     assert faces[0].box[2] < SIZE < faces[1].box[0]
@@ -192,12 +194,12 @@ def test_portraits_from_left_to_right(talker: Scene, listener: Scene) -> None:
         detect_faces(np.zeros((64, 64), np.uint8))
 
 
-def test_eyes_and_mouth(listener: Scene) -> None:
-    from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+def test_eyes_and_mouth(listener: DrawnScene) -> None:
+    from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
     from fantasytalking.portrait_world.motion.frame_state import FaceState
     from fantasytalking.portrait_world.people.identity import make_identity
 
-    sitter = Sitter(make_identity(8), SIZE)
+    sitter = PortraitRenderer(make_identity(8), SIZE)
     measured = {}
     for name, state in {
         "rest": FaceState(),
@@ -213,7 +215,7 @@ def test_eyes_and_mouth(listener: Scene) -> None:
     assert measured["wide"][2] > 1.05 * measured["rest"][2]
 
 
-def test_nothing_is_printed(talker: Scene, tmp_path: Path) -> None:
+def test_nothing_is_printed(talker: DrawnScene, tmp_path: Path) -> None:
     np.save(tmp_path / "frames.npy", talker.frames[:3])
     code = (
         "import sys, numpy as np; from fantasytalking.perception.face_track import track_faces; "

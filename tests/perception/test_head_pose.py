@@ -6,9 +6,9 @@ import pytest
 from fantasytalking.common.errors import InputError
 from fantasytalking.perception.face_crop import SquareCrop, face_crop, five_points
 from fantasytalking.perception.face_track import FaceTrack
-from fantasytalking.perception.head_pose import SKULL, head_pose
+from fantasytalking.perception.head_pose import SKULL_LANDMARKS, head_pose
 from fantasytalking.perception.landmark_measures import mouth_opening
-from tests.perception.conftest import SIZE, Scene
+from tests.perception.conftest import SIZE, DrawnScene
 
 
 def turned(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -25,15 +25,15 @@ def moved(shape: np.ndarray, angles: np.ndarray, scale: np.ndarray, shift: np.nd
 
 
 def test_a_rigid_face_has_its_pose_and_no_expression(track: FaceTrack) -> None:
-    shape = head_pose(track.landmarks[:1]).local[0]
+    shape = head_pose(track.landmarks[:1]).local_landmarks[0]
     time = np.linspace(0, 6, 60)
     angles = np.stack([0.4 * np.sin(time), 0.2 * np.sin(2 * time), 0.3 * np.cos(time) - 0.3], axis=1)
     scale, shift = 50 + 10 * np.sin(time), np.stack([100 + 20 * time, 80 - 5 * time, 0 * time], axis=1)
     pose = head_pose(moved(shape, angles, scale, shift))
-    assert pose.local.std(axis=0).max() < 1e-6
+    assert pose.local_landmarks.std(axis=0).max() < 1e-6
     assert pose.scale / pose.scale.mean() == pytest.approx(scale / scale.mean(), rel=1e-6)
     one = moved(shape, angles, scale, shift)
-    assert pose.translation == pytest.approx(one[:, SKULL].mean(axis=1), abs=1e-6)
+    assert pose.translation == pytest.approx(one[:, SKULL_LANDMARKS].mean(axis=1), abs=1e-6)
     # Of one axis at a time the angles come back whole; the mean shape is frontal, so no offset is left.
     for axis in range(3):
         single = np.zeros((60, 3))
@@ -45,12 +45,15 @@ def test_a_rigid_face_has_its_pose_and_no_expression(track: FaceTrack) -> None:
 
 def test_expression_stays_when_the_head_is_held_still(track: FaceTrack) -> None:
     pose = head_pose(track.landmarks)
-    assert np.corrcoef(mouth_opening(pose.local), mouth_opening(track.landmarks))[0, 1] > 0.999
-    lips, skull = pose.local[:, [13, 14]].std(axis=0).mean(), pose.local[:, SKULL].std(axis=0).mean()
+    assert np.corrcoef(mouth_opening(pose.local_landmarks), mouth_opening(track.landmarks))[0, 1] > 0.999
+    lips, skull = (
+        pose.local_landmarks[:, [13, 14]].std(axis=0).mean(),
+        pose.local_landmarks[:, SKULL_LANDMARKS].std(axis=0).mean(),
+    )
     assert lips > 2 * skull
 
 
-def test_yaw_and_roll_follow_the_drawn_head(talker: Scene, track: FaceTrack) -> None:
+def test_yaw_and_roll_follow_the_drawn_head(talker: DrawnScene, track: FaceTrack) -> None:
     angles = head_pose(track.landmarks).angles
     assert np.corrcoef(angles[:, 0], talker.yaw)[0, 1] > 0.97
     assert np.corrcoef(angles[:, 2], talker.yaw)[0, 1] > 0.97  # drawn with half the yaw as roll
@@ -61,22 +64,22 @@ def test_unknown_frames_stay_unknown(track: FaceTrack) -> None:
     points = track.landmarks.copy()
     points[4:7] = np.nan
     pose = head_pose(points)
-    assert np.isnan(pose.angles[4:7]).all() and np.isnan(pose.local[4:7]).all()
+    assert np.isnan(pose.angles[4:7]).all() and np.isnan(pose.local_landmarks[4:7]).all()
     assert np.isfinite(np.delete(pose.angles, [4, 5, 6], axis=0)).all()
     with pytest.raises(InputError):
         head_pose(np.full((3, 478, 3), np.nan))
 
 
-def test_face_crops(talker: Scene, track: FaceTrack) -> None:
+def test_face_crops(talker: DrawnScene, track: FaceTrack) -> None:
     crop = face_crop(track.landmarks[0], margin=0.25)
     box = track.boxes[0]
     assert crop.side == pytest.approx((box[2:] - box[:2]).max() * 1.5, abs=1)
     assert crop.x <= box[0] and crop.y <= box[1] and crop.x + crop.side >= box[2] and crop.y + crop.side >= box[3]
-    assert crop.cut(talker.frames[0], 64).shape == (64, 64, 3)
-    inside = face_crop(track.landmarks, margin=2.0, inside=(SIZE, SIZE))
+    assert crop.extract(talker.frames[0], 64).shape == (64, 64, 3)
+    inside = face_crop(track.landmarks, margin=2.0, image_size=(SIZE, SIZE))
     assert inside == SquareCrop(0, 0, SIZE)
     beyond = face_crop(track.landmarks[0], margin=1.5)
-    assert beyond.cut(talker.frames[0]).shape == (beyond.side, beyond.side, 3)
+    assert beyond.extract(talker.frames[0]).shape == (beyond.side, beyond.side, 3)
     with pytest.raises(InputError):
         face_crop(np.full((478, 3), np.nan))
     with pytest.raises(InputError):

@@ -10,7 +10,7 @@ import pytest
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.media import read_video
-from fantasytalking.motion_normalizer import MotionMeasure, MotionNormaliser
+from fantasytalking.motion_normalizer import MotionMeasure, MotionNormalizer
 from fantasytalking.perception.body_pose import BodyTrack, track_body
 from fantasytalking.perception.face_track import FaceTrack, track_faces
 from fantasytalking.perception.head_pose import head_pose
@@ -41,7 +41,7 @@ def performance(
 
 @pytest.fixture
 def shape(track: FaceTrack) -> np.ndarray:
-    return head_pose(track.landmarks[:1]).local[0]
+    return head_pose(track.landmarks[:1]).local_landmarks[0]
 
 
 def body_of(face: FaceTrack, *, sway: float, visibility: float = 1.0) -> BodyTrack:
@@ -124,28 +124,28 @@ def test_a_still_face_does_not_move(shape: np.ndarray) -> None:
 def test_the_normaliser_is_monotone_clipped_and_spreads_the_corpus() -> None:
     rng = np.random.default_rng(0)
     measures = [MotionMeasure(*np.exp(rng.normal(-7, 1, 2))) for _ in range(200)]
-    normaliser = MotionNormaliser.fit(measures)
-    values = np.array([normaliser.normalise(measure) for measure in measures])
+    normaliser = MotionNormalizer.fit(measures)
+    values = np.array([normaliser.normalize(measure) for measure in measures])
     assert (values == 0).mean(axis=0) == pytest.approx([0.1, 0.1], abs=0.01)
     assert (values == 1).mean(axis=0) == pytest.approx([0.1, 0.1], abs=0.01)
     assert np.median(values, axis=0) == pytest.approx([0.5, 0.5], abs=0.1)
     for axis in range(2):
         order = np.argsort([measure[axis] for measure in measures])
         assert (np.diff(values[order, axis]) >= 0).all()
-    assert normaliser.normalise(MotionMeasure(0.0, 1e9)) == (0.0, 1.0)
-    wild = MotionNormaliser.fit([*measures, MotionMeasure(1e6, 1e6)])
-    assert wild.normalise(measures[0]) == pytest.approx(normaliser.normalise(measures[0]), abs=0.05)
+    assert normaliser.normalize(MotionMeasure(0.0, 1e9)) == (0.0, 1.0)
+    wild = MotionNormalizer.fit([*measures, MotionMeasure(1e6, 1e6)])
+    assert wild.normalize(measures[0]) == pytest.approx(normaliser.normalize(measures[0]), abs=0.05)
 
 
 def test_a_corpus_of_one_clip_is_neutral() -> None:
     one = MotionMeasure(0.001, 0.01)
-    assert MotionNormaliser.fit([one]).normalise(one) == pytest.approx((0.5, 0.5))
+    assert MotionNormalizer.fit([one]).normalize(one) == pytest.approx((0.5, 0.5))
 
 
 def test_constants_are_saved_and_checked(tmp_path: Path) -> None:
-    normaliser = MotionNormaliser.fit([MotionMeasure(0.001, 0.01), MotionMeasure(0.01, 0.2)])
+    normaliser = MotionNormalizer.fit([MotionMeasure(0.001, 0.01), MotionMeasure(0.01, 0.2)])
     normaliser.save(tmp_path / "motion.json")
-    assert MotionNormaliser.load(tmp_path / "motion.json") == normaliser
+    assert MotionNormalizer.load(tmp_path / "motion.json") == normaliser
     good = json.loads((tmp_path / "motion.json").read_text())
     bad = ["", "[]", "{}", json.dumps({**good, "more": 1}), json.dumps({**good, "body_low": "x"}),
            json.dumps({**good, "body_low": 99.0}), json.dumps({**good, "body_low": -1}), '{"a": NaN}',
@@ -153,13 +153,13 @@ def test_constants_are_saved_and_checked(tmp_path: Path) -> None:
     for text in bad:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError) as error:
-            MotionNormaliser.load(tmp_path / "bad.json")
+            MotionNormalizer.load(tmp_path / "bad.json")
         assert "\n" not in str(error.value)
     with pytest.raises(InputError):
-        MotionNormaliser.load(tmp_path / "missing.json")
+        MotionNormalizer.load(tmp_path / "missing.json")
     for measures in ([], [MotionMeasure(float("nan"), 1.0)], [MotionMeasure(-1.0, 1.0)]):
         with pytest.raises(InputError):
-            MotionNormaliser.fit(measures)
+            MotionNormalizer.fit(measures)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fantasytalking.perception.sharpness import face_blur
-from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.people.identity import make_identity
 
 SIZE = 192
@@ -14,7 +14,7 @@ BOX = np.array([0.30, 0.15, 0.70, 0.72]) * SIZE
 
 @pytest.fixture(scope="module", params=[3, 8, 1004])
 def portrait(request: pytest.FixtureRequest) -> np.ndarray:
-    return Sitter(make_identity(request.param), SIZE).portrait()
+    return PortraitRenderer(make_identity(request.param), SIZE).portrait()
 
 
 def test_blur_grows_with_the_lens_out_of_focus(portrait: np.ndarray) -> None:

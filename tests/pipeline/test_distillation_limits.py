@@ -12,13 +12,13 @@ import torch
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
 from fantasytalking.common.errors import InputError
-from fantasytalking.inference.model_files import find_weights
-from fantasytalking.models.cfg_branches import Formula
-from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait, ScaleSchedule
+from fantasytalking.inference.model_files import find_model_files
+from fantasytalking.models.cfg_branches import CfgOrder
+from fantasytalking.pipeline import FantasyTalkingPipeline, GuidanceSchedule, Portrait
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.distillation_limits import step_count
-from fantasytalking.pipeline.schedulers import Sampler, make_scheduler
-from tests.helpers.tiny_pipeline import DISTILLATION, LORA, open_pipeline, sound
+from fantasytalking.pipeline.distillation_limits import resolve_num_inference_steps
+from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
+from tests.helpers.tiny_pipeline import DISTILLATION, LORA, load_tiny_pipeline, random_speech
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def make(distilled: FantasyTalkingPipeline, portrait: Portrait) -> Make:
     def video(**changes: Any) -> np.ndarray:
         options = {"window_frames": 9, "overlap_frames": 4, "prompt": "someone", **changes}
         generator = torch.Generator().manual_seed(0)
-        made = distilled(portrait, sound(0.3), generator=generator, output_type="latent", **options)
+        made = distilled(portrait, random_speech(0.3), generator=generator, output_type="latent", **options)
         return made.frames.numpy()
 
     return video
@@ -51,7 +51,7 @@ def test_a_video_takes_one_call_for_each_window(distilled: FantasyTalkingPipelin
 
     hook = distilled.transformer.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        make(text_guidance=3.0, audio_guidance=6.0)
+        make(text_guidance_scale=3.0, audio_guidance_scale=6.0)
     finally:
         hook.remove()
     boundaries = [1000 * 5 * x / (1 + 4 * x) for x in (1.0, 0.75, 0.5, 0.25)]
@@ -79,10 +79,10 @@ def test_the_lora_is_fused_and_counts(distilled: FantasyTalkingPipeline, saved: 
     ("change", "told"),
     [
         ({"num_inference_steps": 6}, "takes 4, or a multiple of it"),
-        ({"audio_guidance": ScaleSchedule(5, 3)}, "audio guidance follows a schedule"),
-        ({"text_guidance": ScaleSchedule(5, 5, 0.5)}, "text guidance follows a schedule"),
+        ({"audio_guidance": GuidanceSchedule(5, 3)}, "audio guidance follows a schedule"),
+        ({"text_guidance": GuidanceSchedule(5, 5, 0.5)}, "text guidance follows a schedule"),
         ({"audio_guidance": 7.5}, "was taught 1 to 7"),
-        ({"formula": Formula.audio_first}, "was taught text_first"),
+        ({"formula": CfgOrder.audio_first}, "was taught text_first"),
         ({"keep_colour": 0.5}, "keep_colour is 0.5"),
         ({"negative_prompt": "blurred"}, "negative prompt"),
     ],
@@ -92,7 +92,7 @@ def test_what_it_was_not_taught_is_refused(make: Make, change: dict[str, Any], t
         make(**change)
 
 
-@pytest.mark.parametrize("sampler", [make_scheduler(Sampler.unipc), make_scheduler(Sampler.euler, 3.0)])
+@pytest.mark.parametrize("sampler", [make_scheduler(SchedulerType.unipc), make_scheduler(SchedulerType.euler, 3.0)])
 def test_a_sampler_that_misses_the_windows_is_refused(distilled: FantasyTalkingPipeline, make: Make, sampler: Any):
     own, distilled.scheduler = distilled.scheduler, sampler
     try:
@@ -103,19 +103,19 @@ def test_a_sampler_that_misses_the_windows_is_refused(distilled: FantasyTalkingP
 
 
 def test_the_number_of_steps():
-    assert [step_count(None, None), step_count(None, 7)] == [30, 7]
-    assert [step_count(DISTILLATION, None), step_count(DISTILLATION, 8)] == [4, 8]
+    assert [resolve_num_inference_steps(None, None), resolve_num_inference_steps(None, 7)] == [30, 7]
+    assert [resolve_num_inference_steps(DISTILLATION, None), resolve_num_inference_steps(DISTILLATION, 8)] == [4, 8]
     with pytest.raises(InputError, match="1 to 1000"):
-        step_count(None, 0)
+        resolve_num_inference_steps(None, 0)
 
 
 def test_weights_tell_what_a_fast_adapter_goes_on(saved: Path, base: Path, adapters: Path, fast: Path):
-    weights = find_weights(InferConfig(base=str(saved), adapter=str(fast)))
+    weights = find_model_files(InferConfig(base=str(saved), adapter=str(fast)))
     assert weights.trained_modules() == ["audio", "face", "motion"]
     assert weights.distillation() == DISTILLATION
-    assert find_weights(InferConfig(base=str(saved))).distillation() is None
+    assert find_model_files(InferConfig(base=str(saved))).distillation() is None
     with pytest.raises(InputError, match="is no saved pipeline"):
-        find_weights(InferConfig(base=str(base), adapter=str(fast))).trained_modules()
+        find_model_files(InferConfig(base=str(base), adapter=str(fast))).trained_modules()
 
 
 def test_an_adapter_that_hears_otherwise_is_refused(saved: Path, fast: Path, tmp_path: Path):
@@ -137,8 +137,8 @@ def test_an_adapter_that_holds_everything_opens_on_a_base(
     base: Path, tmp_path: Path, distilled: FantasyTalkingPipeline
 ):
     model = distilled.transformer
-    config = AdapterConfig(["audio", "face", "motion", "guidance"], "seconds", distillation=DISTILLATION.as_json())
+    config = AdapterConfig(["audio", "face", "motion", "guidance"], "seconds", distillation=DISTILLATION.to_dict())
     save_adapter(model, tmp_path / "whole", config)
-    pipe = open_pipeline(base, tmp_path / "whole")
+    pipe = load_tiny_pipeline(base, tmp_path / "whole")
     assert pipe.transformer.distillation == DISTILLATION
     assert pipe.trained_modules == ["audio", "face", "motion"]

@@ -3,10 +3,10 @@
 import torch
 
 from fantasytalking.pipeline.denoising import Denoiser
-from fantasytalking.pipeline.guidance import Branch, GuidanceConfig, ScaleSchedule, step_guidance
+from fantasytalking.pipeline.guidance import GuidanceBranch, GuidanceConfig, GuidanceSchedule, guidance_at_step
 from fantasytalking.pipeline.sliding_window import plan_windows
 from fantasytalking.pipeline.video_conditions import VideoConditions
-from tests.helpers.tiny_pipeline import sound
+from tests.helpers.tiny_pipeline import random_speech
 from tests.pipeline.test_pipeline import latents
 
 
@@ -41,9 +41,9 @@ def test_a_step_is_the_weighted_mix_of_its_windows(pipe, portrait):
     noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(0))
     mixed = torch.zeros_like(made)
     for call, window in zip(spy.calls, windows, strict=True):
-        torch.testing.assert_close(call["noisy"], noise[:, :, window.frames])
-        own = noise[:, :, window.frames] - call["sample"]  # Euler's only step goes from sigma 1 to 0
-        mixed.index_add_(2, window.frames, own * window.weights.view(1, 1, -1, 1, 1))
+        torch.testing.assert_close(call["noisy"], noise[:, :, window.frame_indices])
+        own = noise[:, :, window.frame_indices] - call["sample"]  # Euler's only step goes from sigma 1 to 0
+        mixed.index_add_(2, window.frame_indices, own * window.blend_weights.view(1, 1, -1, 1, 1))
     torch.testing.assert_close(made, mixed, atol=1e-5, rtol=1e-5)
 
 
@@ -67,7 +67,7 @@ def test_every_window_hears_its_own_sound(pipe, portrait):
         made = latents(pipe, portrait, seconds=1.9, text_guidance=1.0, audio_guidance=1.0, num_inference_steps=1)
     heard: dict[int, torch.Tensor] = {}
     for call, window in zip(spy.calls, plan_windows(made.shape[2], 5, 2), strict=True):
-        for place, frame in enumerate(window.frames.tolist()):
+        for place, frame in enumerate(window.frame_indices.tolist()):
             tokens = call["conditions"].audio[0, place]
             torch.testing.assert_close(heard.setdefault(frame, tokens), tokens)
     assert len(heard) == made.shape[2]
@@ -93,24 +93,24 @@ def test_one_window_and_many_agree_where_the_model_is_blind_to_time():
 
     def conditions(length: int) -> VideoConditions:
         return VideoConditions(
-            text=torch.ones(1, 2, 3),
-            no_text=torch.zeros(1, 2, 3),
-            image=torch.zeros(1, 2, 3),
-            latents=torch.zeros(1, 20, length, 4, 4),
-            audio=audio,
-            face=torch.zeros(1, 1, 4),
-            motion=torch.full((1, 2), 0.5),
+            prompt_embeds=torch.ones(1, 2, 3),
+            negative_prompt_embeds=torch.zeros(1, 2, 3),
+            image_embeds=torch.zeros(1, 2, 3),
+            image_latents=torch.zeros(1, 20, length, 4, 4),
+            audio_windows=audio,
+            face_embeds=torch.zeros(1, 1, 4),
+            motion_intensity=torch.full((1, 2), 0.5),
             face_scale=1.0,
         )
 
     audio = AudioWindows(torch.randn(1, total, 3, 4, generator=generator), torch.ones(1, total, 3, dtype=torch.bool))
     noisy = torch.randn(1, 16, total, 4, 4, generator=generator)
-    guidance = step_guidance(GuidanceConfig(ScaleSchedule(4, 4), ScaleSchedule(6, 6)), 0, 1)
-    assert Branch(True, True) in guidance.branches
+    guidance = guidance_at_step(GuidanceConfig(GuidanceSchedule(4, 4), GuidanceSchedule(6, 6)), 0, 1)
+    assert GuidanceBranch(True, True) in guidance.branches
     results = []
     for length, overlap in ((40, 1), (9, 3), (9, 4), (5, 1), (21, 10)):
         windows = plan_windows(total, length, overlap)
-        denoiser = Denoiser(PerFrame(), conditions(length), windows, batched=False, advance=lambda: None)  # type: ignore[arg-type]
+        denoiser = Denoiser(PerFrame(), conditions(length), windows, batch_branches=False, on_window_done=lambda: None)  # type: ignore[arg-type]
         results.append(denoiser.predict(noisy, torch.tensor(500.0), guidance))
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], atol=1e-5, rtol=1e-5)
@@ -120,7 +120,7 @@ def test_what_is_held_does_not_grow_with_the_length(pipe, portrait):
     held = []
     for seconds in (1.5, 6.0):
         with Spy(pipe) as spy:
-            latents(pipe, portrait, seconds=seconds, audio=sound(seconds), num_inference_steps=1)
+            latents(pipe, portrait, seconds=seconds, audio=random_speech(seconds), num_inference_steps=1)
         caches = {id(call["cache"]): call["cache"] for call in spy.calls}
         assert len(caches) == 1
         (cache,) = caches.values()

@@ -7,23 +7,23 @@ import torch
 from safetensors.torch import save_file
 
 from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
-from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import InputError
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.optimizations import SavingsConfig, StepCache, apply_savings, choose_offload
+from fantasytalking.pipeline.optimizations import OptimizationConfig, StepCache, apply_optimizations, choose_offload
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
 CPU = torch.device("cpu")
 
 
 def infer_config(*overrides: str) -> InferConfig:
-    return load_config(InferConfig, CONFIGS / "nano" / "infer.yaml", overrides)
+    return load_config(InferConfig, CONFIGS_FOLDER / "nano" / "infer.yaml", overrides)
 
 
 def test_nothing_is_saved_unless_asked_for():
     model = tiny_transformer()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    apply_savings(model, infer_config().savings, CPU)
+    apply_optimizations(model, infer_config().optimizations, CPU)
     assert not model.is_cache_enabled
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -31,15 +31,23 @@ def test_nothing_is_saved_unless_asked_for():
 @pytest.mark.parametrize(
     ("overrides", "computed"),
     [
-        (["savings.step_cache=first_block", "savings.threshold=9"], 1),
-        (["savings.step_cache=mag_cache", "savings.mag_ratios=[1,1,1,1,1,1]", "savings.threshold=9", "steps=6"], 2),
-        (["savings.step_cache=taylor_seer", "savings.interval=3"], 4),
+        (["optimizations.step_cache=first_block", "optimizations.cache_threshold=9"], 1),
+        (
+            [
+                "optimizations.step_cache=mag_cache",
+                "optimizations.mag_ratios=[1,1,1,1,1,1]",
+                "optimizations.cache_threshold=9",
+                "steps=6",
+            ],
+            2,
+        ),
+        (["optimizations.step_cache=taylor_seer", "optimizations.cache_interval=3"], 4),
     ],
 )
 @torch.no_grad()
 def test_step_caches_leave_blocks_out(overrides, computed):
     model, (latents, timestep) = tiny_transformer(), tiny_latents(batch=1)
-    apply_savings(model, infer_config(*overrides).savings, CPU)
+    apply_optimizations(model, infer_config(*overrides).optimizations, CPU)
     calls: list[int] = []
     model.blocks[-1].ffn.net[0].register_forward_hook(lambda *_: calls.append(1))
     for _ in range(6):
@@ -93,19 +101,19 @@ def test_a_lora_that_does_not_fit_is_refused_whole(tmp_path, tensors, message):
 def test_the_least_offloading_that_fits_is_chosen():
     parts = {"transformer": 30 * 2**30, "text_encoder": 10 * 2**30, "vae": 2**29, "audio_encoder": 2**29}
     assert [choose_offload(parts, limit) for limit in (80, 60, 24)] == ["none", "model", "group"]
-    with pytest.raises(InputError, match=r"savings.gpu_gib is 1; vae, audio_encoder alone need 1.7 GiB"):
+    with pytest.raises(InputError, match=r"optimizations.vram_limit_gib is 1; vae, audio_encoder alone need 1.7 GiB"):
         choose_offload(parts, 1)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("savings.threshold=-1", "savings.threshold is -1.0; it must be 0 to 10"),
-        ("savings.interval=1", "savings.interval is 1; it must be 2 to 100"),
-        ("savings.step_cache=mag_cache", "needs savings.mag_ratios"),
-        ("savings.mag_ratios=[1,1]", "set steps=2"),
-        ("savings.lora=weights.ckpt", "a .safetensors file is needed"),
-        ("savings.gpu_gib=0", "savings.gpu_gib is 0"),
+        ("optimizations.cache_threshold=-1", "optimizations.cache_threshold is -1.0; it must be 0 to 10"),
+        ("optimizations.cache_interval=1", "optimizations.cache_interval is 1; it must be 2 to 100"),
+        ("optimizations.step_cache=mag_cache", "needs optimizations.mag_ratios"),
+        ("optimizations.mag_ratios=[1,1]", "set steps=2"),
+        ("optimizations.few_step_lora=weights.ckpt", "a .safetensors file is needed"),
+        ("optimizations.vram_limit_gib=0", "optimizations.vram_limit_gib is 0"),
         ("savings.step_cach=none", "step_cache"),
     ],
 )
@@ -118,10 +126,10 @@ def test_what_cannot_be_saved_is_refused_in_one_line(override, message):
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is not None, reason="torchao is there")
 def test_missing_torchao_is_told():
     with pytest.raises(InputError, match=r"weights is int8, which needs torchao: pip install -e '\.\[quantise\]'"):
-        infer_config("savings.weights=int8")
+        infer_config("optimizations.quantization=int8")
 
 
 def test_a_half_model_on_a_cpu_attends_in_float32():
     model = tiny_transformer().bfloat16()
-    apply_savings(model, SavingsConfig(step_cache=StepCache.none), CPU)
+    apply_optimizations(model, OptimizationConfig(step_cache=StepCache.none), CPU)
     assert all(block.attn2.processor.in_float32 for block in model.blocks)

@@ -12,23 +12,25 @@ from diffusers import FirstBlockCacheConfig, UniPCMultistepScheduler
 from PIL import Image
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
-from fantasytalking.checkpoints.lora import LoraSettings, add_lora
+from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
-from fantasytalking.inference.model_files import find_weights
+from fantasytalking.inference.model_files import find_model_files
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.models.wan_loading import from_wan
-from fantasytalking.pipeline import FantasyTalkingPipeline, Formula, Portrait, ScaleSchedule
+from fantasytalking.models.wan_loading import load_from_wan
+from fantasytalking.pipeline import CfgOrder, FantasyTalkingPipeline, GuidanceSchedule, Portrait
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.schedulers import Sampler, make_scheduler, set_steps
-from fantasytalking.pipeline.video_conditions import Timing
-from tests.helpers.tiny_pipeline import SIZE, WITHOUT_PLACES, open_pipeline, sound
+from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler, set_timesteps
+from fantasytalking.pipeline.video_conditions import Timeline
+from tests.helpers.tiny_pipeline import SIZE, WITHOUT_AUDIO_POSITIONS, load_tiny_pipeline, random_speech
 
 
 def make(pipe: FantasyTalkingPipeline, portrait: Portrait, seconds: float = 0.5, seed: int = 0, **options):
     given = {"prompt": "hello", "num_inference_steps": 2, "window_frames": 17, "overlap_frames": 8, **options}
     given.setdefault("generator", torch.Generator().manual_seed(seed))
-    return pipe(portrait, options.pop("audio", sound(seconds)), **{k: v for k, v in given.items() if k != "audio"})
+    return pipe(
+        portrait, options.pop("audio", random_speech(seconds)), **{k: v for k, v in given.items() if k != "audio"}
+    )
 
 
 def latents(pipe: FantasyTalkingPipeline, portrait: Portrait, **options) -> torch.Tensor:
@@ -62,9 +64,9 @@ def test_the_video_is_as_long_as_the_sound(pipe, portrait, seconds, fps):
 def test_timing_at_any_rate():
     for fps in (1, 8, 15, 16, 23, 23.976, 24, 25, 29.97, 30, 50, 60, 120):
         for samples in (1, 400, 16000, 16001, 48123, 160000):
-            timing = Timing.of(samples, fps, 4)
-            assert abs(timing.frames / fps - samples / 16000) <= 1 / fps
-            assert timing.frames <= timing.generated and timing.generated % 4 == 1
+            timing = Timeline.from_samples(samples, fps, 4)
+            assert abs(timing.num_frames / fps - samples / 16000) <= 1 / fps
+            assert timing.num_frames <= timing.padded_frames and timing.padded_frames % 4 == 1
 
 
 def test_output_types_agree(pipe, portrait):
@@ -86,11 +88,11 @@ def test_decoding_in_turn_equals_decoding_whole(pipe):
 
     coded = torch.randn(1, 16, 5, 4, 4, generator=torch.Generator().manual_seed(0))
     autoencoder = VideoAutoencoder(pipe.vae)
-    pieces = list(autoencoder.decode_in_turn(coded))
+    pieces = list(autoencoder.iter_decode(coded))
     assert [piece.shape[1] for piece in pieces] == [1, 4, 4, 4, 4]
     torch.testing.assert_close(torch.cat(pieces, dim=1), autoencoder.decode(coded)[0], atol=1e-6, rtol=0)
     pipe.vae.enable_tiling()
-    tiled = torch.cat(list(autoencoder.decode_in_turn(coded)), dim=1)
+    tiled = torch.cat(list(autoencoder.iter_decode(coded)), dim=1)
     pipe.vae.disable_tiling()
     torch.testing.assert_close(tiled, torch.cat(pieces, dim=1), atol=1e-6, rtol=0)
 
@@ -112,11 +114,11 @@ def test_everything_told_reaches_the_model(pipe, portrait):
         "expression": {"expression_motion": 0.9},
         "body": {"body_motion": 0.1},
         "face": {"face_scale": 0.0},
-        "sound": {"audio": sound(0.5, seed=1)},
+        "sound": {"audio": random_speech(0.5, seed=1)},
         "text_guidance": {"text_guidance": 3.0},
         "audio_guidance": {"audio_guidance": 3.0},
-        "schedule": {"audio_guidance": ScaleSchedule(5, 5, 0.5)},
-        "formula": {"formula": Formula.audio_first, "text_guidance": 4.0},
+        "schedule": {"audio_guidance": GuidanceSchedule(5, 5, 0.5)},
+        "formula": {"formula": CfgOrder.audio_first, "text_guidance": 4.0},
         "colour": {"keep_colour": 1.0},
         "steps": {"num_inference_steps": 3},
         "rate": {"fps": 24.0},
@@ -129,7 +131,7 @@ def test_everything_told_reaches_the_model(pipe, portrait):
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5])
-@pytest.mark.parametrize("formula", list(Formula))
+@pytest.mark.parametrize("formula", list(CfgOrder))
 def test_branches_in_one_call_equal_branches_in_turn(pipe, portrait, seconds, formula):
     options = {"seconds": seconds, "text_guidance": 4.0, "audio_guidance": 6.0, "formula": formula}
     in_turn = latents(pipe, portrait, batch_branches=False, **options)
@@ -154,7 +156,7 @@ def test_branches_that_do_not_count_are_not_computed(pipe, portrait):
     assert count_samples(pipe, portrait, text_guidance=5.0, audio_guidance=5.0) == [1] * 4
     assert count_samples(pipe, portrait, text_guidance=1.0, audio_guidance=1.0) == [1, 1]
     assert count_samples(pipe, portrait, prompt="", text_guidance=4.0, audio_guidance=6.0) == [1] * 4
-    scheduled = ScaleSchedule(6, 6, 0.5)
+    scheduled = GuidanceSchedule(6, 6, 0.5)
     assert count_samples(pipe, portrait, text_guidance=1.0, audio_guidance=scheduled) == [1, 1, 1]
 
 
@@ -178,8 +180,8 @@ def test_what_is_constant_is_computed_once(pipe, portrait, batched, texts):
 def test_the_audio_is_gated_not_zeroed(pipe, portrait):
     """Without audio guidance and audio, other sounds make no difference; zeroed sound would."""
     options = {"audio_guidance": 0.0, "text_guidance": 1.0}
-    first = latents(pipe, portrait, audio=sound(0.5), **options)
-    assert torch.equal(first, latents(pipe, portrait, audio=sound(0.5, seed=3), **options))
+    first = latents(pipe, portrait, audio=random_speech(0.5), **options)
+    assert torch.equal(first, latents(pipe, portrait, audio=random_speech(0.5, seed=3), **options))
     assert not torch.equal(latents(pipe, portrait, audio=np.zeros(8000, np.float32), text_guidance=1.0), first)
 
 
@@ -221,14 +223,14 @@ def test_a_callback_may_interrupt(pipe, portrait):
 
 def test_released_noise_levels():
     """sigma = 5 x / (1 + 4 x) for x = 1, 1 - 1/n, ...: the shift acts once."""
-    timesteps = set_steps(make_scheduler(Sampler.euler, 5.0), 30, torch.device("cpu"))
+    timesteps = set_timesteps(make_scheduler(SchedulerType.euler, 5.0), 30, torch.device("cpu"))
     x = 1 - torch.arange(30) / 30
     torch.testing.assert_close(timesteps, 1000 * 5 * x / (1 + 4 * x), atol=1e-2, rtol=1e-5)
 
 
 def test_the_other_sampler_works(base, adapters, portrait, pipe):
-    other = open_pipeline(base, adapters / "all")
-    other.scheduler = make_scheduler(Sampler.unipc, 5.0)
+    other = load_tiny_pipeline(base, adapters / "all")
+    other.scheduler = make_scheduler(SchedulerType.unipc, 5.0)
     assert isinstance(other.scheduler, UniPCMultistepScheduler)
     exact = latents(pipe, portrait, num_inference_steps=150)
     errors = [(latents(other, portrait, num_inference_steps=steps) - exact).square().mean() for steps in (5, 75)]
@@ -239,23 +241,23 @@ def test_a_saved_pipeline_is_the_same(pipe, saved, portrait):
     again = FantasyTalkingPipeline.from_pretrained(saved)
     again.set_progress_bar_config(disable=True)
     assert torch.equal(latents(again, portrait), latents(pipe, portrait))
-    assert again.trained_modules == ["audio", "face", "motion"] and again.config.text_length == 12
-    assert again.motion_normaliser == pipe.motion_normaliser is not None
-    assert again.face_network is not None and again.face_network.parent == saved / "face_encoder"
+    assert again.trained_modules == ["audio", "face", "motion"] and again.config.max_text_tokens == 12
+    assert again.motion_normalizer == pipe.motion_normalizer is not None
+    assert again.face_encoder_path is not None and again.face_encoder_path.parent == saved / "face_encoder"
     assert json.loads((saved / "model_index.json").read_text())["_class_name"] == "FantasyTalkingPipeline"
 
 
 def test_an_adapter_with_a_lora(base, tmp_path, portrait):
     """It works as it is, and is saved once it is fused."""
-    settings = LoraSettings(2, 4.0, ("attn1.to_q", "ffn.net.2"))
-    model = from_wan(base, asdict(load_model_config("nano").portrait))
+    settings = LoraSpec(2, 4.0, ("attn1.to_q", "ffn.net.2"))
+    model = load_from_wan(base, asdict(load_model_config("nano").portrait))
     add_lora(model, settings, torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
-    save_adapter(model, tmp_path / "lora", AdapterConfig(["audio"], "seconds", lora=settings.as_json()))
-    pipeline = open_pipeline(base, tmp_path / "lora")
+    save_adapter(model, tmp_path / "lora", AdapterConfig(["audio"], "seconds", lora=settings.to_dict()))
+    pipeline = load_tiny_pipeline(base, tmp_path / "lora")
     made = latents(pipeline, portrait)
     with pytest.raises(InputError, match="holds a LoRA"):
         pipeline.save_pretrained(tmp_path / "saved")
@@ -273,9 +275,9 @@ def test_a_pipeline_of_the_hub_s_cache(saved, tmp_path, monkeypatch):
     (tmp_path / "models--somebody--talker" / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert FantasyTalkingPipeline.from_pretrained("somebody/talker").face_network is not None
+    assert FantasyTalkingPipeline.from_pretrained("somebody/talker").face_encoder_path is not None
     config = load_config(InferConfig, preset_path("nano", "infer"), ["base=somebody/talker", "adapter=null"])
-    assert find_weights(config).base == snapshot
+    assert find_model_files(config).base == snapshot
     for name in ("somebody/else", "nowhere"):
         with pytest.raises(InputError, match="pipeline"):
             FantasyTalkingPipeline.from_pretrained(name)
@@ -287,20 +289,20 @@ def test_ready_parts_are_taken(pipe, saved):
 
 
 def test_it_moves_and_changes_its_type(base, adapters, portrait):
-    other = open_pipeline(base, adapters / "all").to("cpu")
+    other = load_tiny_pipeline(base, adapters / "all").to("cpu")
     other.transformer.to(torch.bfloat16)
     made = latents(other, portrait)
     assert made.dtype == torch.float32 and made.isfinite().all()
 
 
 def test_group_offloading_changes_nothing(base, adapters, portrait, pipe):
-    other = open_pipeline(base, adapters / "all")
+    other = load_tiny_pipeline(base, adapters / "all")
     other.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
     torch.testing.assert_close(latents(other, portrait), latents(pipe, portrait), atol=1e-5, rtol=1e-5)
 
 
 def test_model_offloading_changes_nothing(base, adapters, portrait, pipe):
-    other = open_pipeline(base, adapters / "all")
+    other = load_tiny_pipeline(base, adapters / "all")
     other.enable_model_cpu_offload(device="cpu")
     made = make(other, portrait, output_type="pt").frames
     torch.testing.assert_close(made, make(pipe, portrait, output_type="pt").frames, atol=1e-5, rtol=1e-5)
@@ -308,7 +310,7 @@ def test_model_offloading_changes_nothing(base, adapters, portrait, pipe):
 
 def test_step_caches_keep_windows_and_branches_apart(base, adapters, portrait, pipe):
     """At a threshold of 0 nothing is ever reused, so a context that mixed things up would show."""
-    other = open_pipeline(base, adapters / "all")
+    other = load_tiny_pipeline(base, adapters / "all")
     other.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))
     options = {"seconds": 1.5, "num_inference_steps": 3, "text_guidance": 4.0, "audio_guidance": 6.0}
     torch.testing.assert_close(latents(other, portrait, **options), latents(pipe, portrait, **options))
@@ -317,8 +319,8 @@ def test_step_caches_keep_windows_and_branches_apart(base, adapters, portrait, p
 @pytest.fixture(scope="module")
 def heard(base: Path, adapters: Path) -> FantasyTalkingPipeline:
     """Audio alone was trained, and there is no face encoder."""
-    pipeline = open_pipeline(base, adapters / "released", portrait=WITHOUT_PLACES)
-    pipeline.face_network = None
+    pipeline = load_tiny_pipeline(base, adapters / "released", portrait=WITHOUT_AUDIO_POSITIONS)
+    pipeline.face_encoder_path = None
     return pipeline
 
 

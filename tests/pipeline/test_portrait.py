@@ -8,9 +8,9 @@ pytest.importorskip("mediapipe")
 import cv2
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.prepare.config import Bucket, Fit
+from fantasytalking.data.prepare.config import ResizeMode, ResolutionBucket
 from fantasytalking.perception.face_track import detect_faces
-from fantasytalking.pipeline.portrait import frame_portrait, parse_sizes
+from fantasytalking.pipeline.portrait import parse_sizes, prepare_portrait
 
 
 def eye_to_mouth(points: np.ndarray) -> tuple[float, float]:
@@ -18,29 +18,31 @@ def eye_to_mouth(points: np.ndarray) -> tuple[float, float]:
     return float(np.linalg.norm(points[1] - points[0])), float(points[3:, 1].mean() - points[:2, 1].mean())
 
 
-@pytest.mark.parametrize(("fit", "size"), [(Fit.crop, (64, 128)), (Fit.letterbox, (64, 128)), (Fit.crop, (128, 96))])
+@pytest.mark.parametrize(
+    ("fit", "size"), [(ResizeMode.crop, (64, 128)), (ResizeMode.letterbox, (64, 128)), (ResizeMode.crop, (128, 96))]
+)
 def test_nothing_is_distorted(face_picture, fit, size):
-    made = frame_portrait(face_picture, [Bucket(*size)], fit=fit)
+    made = prepare_portrait(face_picture, [ResolutionBucket(*size)], fit=fit)
     assert made.pixels.shape == (size[1], size[0], 3)
-    square = frame_portrait(face_picture, [Bucket(160, 160)])
-    wide, tall = eye_to_mouth(made.points[0])
-    wanted_wide, wanted_tall = eye_to_mouth(square.points[0])
+    square = prepare_portrait(face_picture, [ResolutionBucket(160, 160)])
+    wide, tall = eye_to_mouth(made.face_points[0])
+    wanted_wide, wanted_tall = eye_to_mouth(square.face_points[0])
     assert wide / tall == pytest.approx(wanted_wide / wanted_tall, rel=0.05)
-    if fit is Fit.letterbox:
+    if fit is ResizeMode.letterbox:
         assert not made.pixels[:20].any() and not made.pixels[-20:].any(), "black bars above and below"
 
 
 def test_the_nearest_shape_is_taken(face_picture):
     wide = np.concatenate([np.full_like(face_picture, 120), face_picture], axis=1)
-    made = frame_portrait(wide, parse_sizes(["64x64", "128x64", "64x128"]))
+    made = prepare_portrait(wide, parse_sizes(["64x64", "128x64", "64x128"]))
     assert made.pixels.shape == (64, 128, 3)
 
 
 def test_the_crop_follows_the_face(face_picture):
     plain = np.full_like(face_picture, 120)
     for order in ((plain, plain, face_picture), (face_picture, plain, plain)):
-        made = frame_portrait(np.concatenate(order, axis=1), [Bucket(128, 128)])
-        assert 40 < made.points[0, :, 0].mean() < 88
+        made = prepare_portrait(np.concatenate(order, axis=1), [ResolutionBucket(128, 128)])
+        assert 40 < made.face_points[0, :, 0].mean() < 88
         (face,) = detect_faces(made.pixels)
         assert face.box[0] > 0 and face.box[2] < 128
 
@@ -48,53 +50,53 @@ def test_the_crop_follows_the_face(face_picture):
 def test_a_small_face_is_gone_nearer_to(face_picture):
     room = np.full((800, 900, 3), 120, np.uint8)
     room[300:460, 500:660] = face_picture
-    far = frame_portrait(room, [Bucket(256, 256)])
-    near = frame_portrait(room, [Bucket(256, 256)], least_face=0.3)
-    assert eye_to_mouth(near.points[0])[0] > 2 * eye_to_mouth(far.points[0])[0]
+    far = prepare_portrait(room, [ResolutionBucket(256, 256)])
+    near = prepare_portrait(room, [ResolutionBucket(256, 256)], min_face_fraction=0.3)
+    assert eye_to_mouth(near.face_points[0])[0] > 2 * eye_to_mouth(far.face_points[0])[0]
     (face,) = detect_faces(near.pixels)
     assert (face.box[3] - face.box[1]) / 256 == pytest.approx(0.3, abs=0.06)
 
 
 def test_the_points_are_on_the_prepared_picture(face_picture):
-    made = frame_portrait(cv2.resize(face_picture, (400, 400)), [Bucket(96, 128)])
+    made = prepare_portrait(cv2.resize(face_picture, (400, 400)), [ResolutionBucket(96, 128)])
     (face,) = detect_faces(made.pixels)
-    assert face.box[0] < made.points[0, :, 0].min() and made.points[0, :, 0].max() < face.box[2]
-    assert face.box[1] < made.points[0, :, 1].min() and made.points[0, :, 1].max() < face.box[3]
+    assert face.box[0] < made.face_points[0, :, 0].min() and made.face_points[0, :, 0].max() < face.box[2]
+    assert face.box[1] < made.face_points[0, :, 1].min() and made.face_points[0, :, 1].max() < face.box[3]
 
 
 def test_one_of_several_faces_must_be_chosen(face_picture):
     two = np.concatenate([face_picture, face_picture[:, ::-1]], axis=1)
     with pytest.raises(InputError, match=r"2 faces were found.*--face 1 .left. to --face 2"):
-        frame_portrait(two, [Bucket(64, 64)])
-    left = frame_portrait(two, [Bucket(160, 160)], face=1)
-    right = frame_portrait(two, [Bucket(160, 160)], face=2)
+        prepare_portrait(two, [ResolutionBucket(64, 64)])
+    left = prepare_portrait(two, [ResolutionBucket(160, 160)], face_index=1)
+    right = prepare_portrait(two, [ResolutionBucket(160, 160)], face_index=2)
     assert np.abs(left.pixels.astype(int) - right.pixels[:, ::-1]).mean() < 3
     with pytest.raises(InputError, match="face 3 was asked for and 2 found"):
-        frame_portrait(two, [Bucket(64, 64)], face=3)
+        prepare_portrait(two, [ResolutionBucket(64, 64)], face_index=3)
 
 
 def test_several_faces_stand_in_the_order_that_was_asked_for(face_picture):
     two = np.concatenate([face_picture, face_picture[:, ::-1]], axis=1)
-    both = frame_portrait(two, [Bucket(320, 160)], people=2)
-    assert both.points.shape == (2, 5, 2) and both.boxes.shape == (2, 4)
-    left, right = both.boxes
+    both = prepare_portrait(two, [ResolutionBucket(320, 160)], num_faces=2)
+    assert both.face_points.shape == (2, 5, 2) and both.face_boxes.shape == (2, 4)
+    left, right = both.face_boxes
     assert left[2] < 170 and right[0] > 150
-    for points, box in zip(both.points, both.boxes, strict=True):
+    for points, box in zip(both.face_points, both.face_boxes, strict=True):
         assert (points > box[:2]).all() and (points < box[2:]).all()
-    turned = frame_portrait(two, [Bucket(320, 160)], face=[2, 1])
+    turned = prepare_portrait(two, [ResolutionBucket(320, 160)], face_index=[2, 1])
     np.testing.assert_array_equal(turned.pixels, both.pixels)
-    np.testing.assert_array_equal(turned.boxes, both.boxes[::-1])
-    np.testing.assert_array_equal(turned.points, both.points[::-1])
+    np.testing.assert_array_equal(turned.face_boxes, both.face_boxes[::-1])
+    np.testing.assert_array_equal(turned.face_points, both.face_points[::-1])
 
 
 def test_several_faces_are_gone_nearer_to_and_all_kept(face_picture):
     room = np.full((800, 900, 3), 120, np.uint8)
     room[300:460, 200:360] = face_picture
     room[320:480, 420:580] = face_picture[:, ::-1]
-    far = frame_portrait(room, [Bucket(256, 256)], people=2)
-    near = frame_portrait(room, [Bucket(256, 256)], people=2, least_face=0.9)
-    assert eye_to_mouth(near.points[0])[0] > 1.5 * eye_to_mouth(far.points[0])[0]
-    assert near.boxes.min() > 0 and near.boxes.max() < 256
+    far = prepare_portrait(room, [ResolutionBucket(256, 256)], num_faces=2)
+    near = prepare_portrait(room, [ResolutionBucket(256, 256)], num_faces=2, min_face_fraction=0.9)
+    assert eye_to_mouth(near.face_points[0])[0] > 1.5 * eye_to_mouth(far.face_points[0])[0]
+    assert near.face_boxes.min() > 0 and near.face_boxes.max() < 256
 
 
 @pytest.mark.parametrize(
@@ -103,29 +105,32 @@ def test_several_faces_are_gone_nearer_to_and_all_kept(face_picture):
         ({"people": 3}, "2 faces were found in the picture and 3 are needed"),
         ({"face": [1, 1]}, "the same face was asked for twice: 1, 1"),
         ({"face": [1, 3]}, "face 3 was asked for and 2 found"),
-        ({"people": 2, "sizes": [Bucket(32, 160)]}, "the 2 faces do not all fit into a crop of 32x160"),
+        ({"people": 2, "sizes": [ResolutionBucket(32, 160)]}, "the 2 faces do not all fit into a crop of 32x160"),
     ],
 )
 def test_faces_that_there_are_not_are_told(face_picture, options, told):
     two = np.concatenate([face_picture, face_picture[:, ::-1]], axis=1)
     with pytest.raises(InputError, match=told):
-        frame_portrait(two, **{"sizes": [Bucket(320, 160)], **options})
+        prepare_portrait(two, **{"sizes": [ResolutionBucket(320, 160)], **options})
     three = np.concatenate([two, face_picture], axis=1)
     with pytest.raises(InputError, match=r"3 faces were found in the picture and 2 are needed; choose them"):
-        frame_portrait(three, [Bucket(480, 160)], people=2)
+        prepare_portrait(three, [ResolutionBucket(480, 160)], num_faces=2)
 
 
 def test_no_face_is_told():
     with pytest.raises(InputError, match="no face was found"):
-        frame_portrait(np.full((100, 100, 3), 90, np.uint8), [Bucket(64, 64)])
+        prepare_portrait(np.full((100, 100, 3), 90, np.uint8), [ResolutionBucket(64, 64)])
 
 
 def test_real_photographs(real_media):
     from fantasytalking.media import read_image
 
     for name, face in (("woman.jpg", None), ("man.jpg", None), ("two_people.jpg", 2)):
-        made = frame_portrait(
-            read_image(real_media / "portraits" / name), [Bucket(256, 256)], face=face, least_face=0.2
+        made = prepare_portrait(
+            read_image(real_media / "portraits" / name),
+            [ResolutionBucket(256, 256)],
+            face_index=face,
+            min_face_fraction=0.2,
         )
         assert len(detect_faces(made.pixels)) >= 1
 

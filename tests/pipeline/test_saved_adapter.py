@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
-from fantasytalking.checkpoints.expression_adapter import add_expression
+from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import add_lora
 from fantasytalking.common.errors import InputError
-from fantasytalking.inference.model_files import find_weights
-from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.inference.model_files import find_model_files
+from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.config import InferConfig
 from tests.helpers.tiny_pipeline import EXPRESSION, LORA
@@ -21,13 +21,13 @@ def trained_on(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sound trained further beside a fresh expression condition and a LoRA."""
     torch.manual_seed(8)
     model = FantasyTalkingPipeline.from_pretrained(saved).transformer
-    add_expression(model, EXPRESSION)
+    ensure_expression_modules(model, EXPRESSION)
     add_lora(model, LORA, torch.float32)
     with torch.no_grad():
         model.audio_projector.norm.bias.add_(0.25)
     folder = tmp_path_factory.mktemp("trained_on") / "adapter"
     described = AdapterConfig(
-        ["audio", "expression"], "seconds", on_saved=True, expression=EXPRESSION.as_json(), lora=LORA.as_json()
+        ["audio", "expression"], "seconds", on_saved=True, expression=EXPRESSION.to_dict(), lora=LORA.to_dict()
     )
     save_adapter(model, folder, described)
     return folder
@@ -39,14 +39,16 @@ def test_it_replaces_what_it_brings_and_leaves_the_rest(saved: Path, trained_on:
     after = pipe.transformer.state_dict()
     changed = {name for name, value in before.items() if name in after and not torch.equal(value, after[name])}
     assert changed == {"audio_projector.norm.bias"}
-    new = {portrait_module(name) for name in after.keys() - before.keys() if "lora" not in name and "base" not in name}
+    new = {
+        adapter_module_of(name) for name in after.keys() - before.keys() if "lora" not in name and "base" not in name
+    }
     assert new == {"expression"}
     assert any(".lora_" in name for name in after)
     assert pipe.trained_modules == ["audio", "face", "motion", "expression"]
-    weights = find_weights(InferConfig(base=str(saved), adapter=str(trained_on)))
+    weights = find_model_files(InferConfig(base=str(saved), adapter=str(trained_on)))
     assert weights.trained_modules() == ["audio", "face", "motion", "expression"]
 
 
 def test_on_a_bare_base_it_is_refused(base: Path, trained_on: Path):
     with pytest.raises(InputError, match="is no saved pipeline"):
-        find_weights(InferConfig(base=str(base), adapter=str(trained_on))).trained_modules()
+        find_model_files(InferConfig(base=str(base), adapter=str(trained_on))).trained_modules()

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.media.audio_stream import SampleQueue
+from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.schedulers import Sampler, make_scheduler
-from tests.helpers.second_device import FarTensor, second_device
-from tests.helpers.tiny_pipeline import driver, open_pipeline, sound
+from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
+from tests.helpers.second_device import SecondDeviceTensor, second_device
+from tests.helpers.tiny_pipeline import driving_expression, load_tiny_pipeline, random_speech
 
 Make = Callable[[FantasyTalkingPipeline], np.ndarray]
 HALF = torch.bfloat16
@@ -24,7 +24,7 @@ LONG = {"prompt": "hello", "num_inference_steps": 2, "window_frames": 17, "overl
 def test_the_device_refuses_to_mix():
     with second_device() as device:
         far = torch.ones(3).to(device)
-        assert isinstance(far, FarTensor) and float((far + 1).cpu()[0]) == 2
+        assert isinstance(far, SecondDeviceTensor) and float((far + 1).cpu()[0]) == 2
         with pytest.raises(RuntimeError, match="mixes devices"):
             far + torch.ones(3)
 
@@ -48,7 +48,7 @@ def agree(open_one: Callable[[], FantasyTalkingPipeline], make: Make) -> None:
 
 @pytest.fixture
 def open_driven(base: Path, adapters: Path, expressive: Path) -> Callable[[], FantasyTalkingPipeline]:
-    return lambda: open_pipeline(base, adapters / "all", expressive)
+    return lambda: load_tiny_pipeline(base, adapters / "all", expressive)
 
 
 @pytest.mark.parametrize("batch_branches", [True, False])
@@ -56,7 +56,9 @@ def test_a_long_video_with_sound_and_driver(open_driven, portrait: Portrait, bat
     def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
         generator = torch.Generator().manual_seed(0)
         options = {**LONG, "negative_prompt": "bad", "keep_colour": 0.5, "batch_branches": batch_branches}
-        made = pipe(portrait, sound(1.2), drive=driver(30), motion=0.7, generator=generator, **options)
+        made = pipe(
+            portrait, random_speech(1.2), drive=driving_expression(30), motion=0.7, generator=generator, **options
+        )
         return np.asarray(made.frames)
 
     agree(open_driven, make)
@@ -64,18 +66,18 @@ def test_a_long_video_with_sound_and_driver(open_driven, portrait: Portrait, bat
 
 def test_two_people_with_a_sound_each_by_the_other_sampler(open_driven, couple: Portrait):
     def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
-        pipe.scheduler = make_scheduler(Sampler.unipc, 5.0)
-        sounds = [sound(0.5), sound(0.4, seed=1)]
+        pipe.scheduler = make_scheduler(SchedulerType.unipc, 5.0)
+        sounds = [random_speech(0.5), random_speech(0.4, seed=1)]
         return np.asarray(pipe(couple, sounds, generator=torch.Generator().manual_seed(0), **LONG).frames)
 
     agree(open_driven, make)
 
 
 def test_a_stream_of_a_distilled_model(saved: Path, fast: Path, portrait: Portrait):
-    config = InferConfig(steps=4, window_frames=17, overlap_frames=8, seed=3, sizes=["32x32"])
+    config = InferConfig(num_inference_steps=4, window_frames=17, overlap_frames=8, seed=3, sizes=["32x32"])
 
     def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
-        pieces = list(pipe.stream(portrait, SampleQueue([sound(1.2)]), replace(config)))
+        pieces = list(pipe.stream(portrait, AudioSampleQueue([random_speech(1.2)]), replace(config)))
         return np.concatenate([piece.frames for piece in pieces]) / 255.0
 
     agree(lambda: FantasyTalkingPipeline.from_pretrained(saved, adapter=fast), make)
@@ -85,10 +87,10 @@ def test_half_precision_off_the_cpu(base: Path, adapters: Path, portrait: Portra
     """On a CPU the pipeline attends in float32 and fuses its blocks; elsewhere bfloat16 goes another way."""
 
     def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
-        made = pipe(portrait, sound(0.5), motion=0.7, generator=torch.Generator().manual_seed(0), **LONG)
+        made = pipe(portrait, random_speech(0.5), motion=0.7, generator=torch.Generator().manual_seed(0), **LONG)
         return np.asarray(made.frames)
 
-    here = make(open_pipeline(base, adapters / "all"))
+    here = make(load_tiny_pipeline(base, adapters / "all"))
     pipe = FantasyTalkingPipeline.from_base(
         base, adapters / "all", portrait=asdict(load_model_config("nano").portrait), text_length=12, torch_dtype=HALF
     )

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.attention_regions import Background
+from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.audio_windows import AudioWindows
 from fantasytalking.common.errors import InputError
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.condition_encoder import hear_people
-from fantasytalking.pipeline.speakers import People, mix
-from tests.helpers.tiny_pipeline import driver, sound
+from fantasytalking.pipeline.condition_encoder import encode_speakers
+from fantasytalking.pipeline.speakers import Speakers, mix_audio
+from tests.helpers.tiny_pipeline import driving_expression, random_speech
 from tests.pipeline.test_pipeline import latents
 
 
@@ -34,19 +34,29 @@ def turned(portrait):
 
 
 def test_one_sound_in_a_list_is_one_sound(pipe, portrait):
-    assert torch.equal(latents(pipe, portrait, audio=[sound(0.5)]), latents(pipe, portrait, audio=sound(0.5)))
+    assert torch.equal(
+        latents(pipe, portrait, audio=[random_speech(0.5)]), latents(pipe, portrait, audio=random_speech(0.5))
+    )
 
 
 def test_the_video_is_as_long_as_the_longest_sound_and_the_shorter_is_silent_afterwards(couple, pipe):
-    people = People(couple, (sound(0.3), sound(0.7, seed=1)))
-    timing = people.timing(25, 4)
-    assert timing.frames == round(0.7 * 25)
-    heard = hear_people(pipe, people, timing)
-    padded = People(couple, (np.pad(sound(0.3), (0, len(sound(0.7)) - len(sound(0.3)))), sound(0.7, seed=1)))
-    for part, same in zip(heard, hear_people(pipe, padded, timing), strict=True):
+    people = Speakers(couple, (random_speech(0.3), random_speech(0.7, seed=1)))
+    timing = people.timeline(25, 4)
+    assert timing.num_frames == round(0.7 * 25)
+    heard = encode_speakers(pipe, people, timing)
+    padded = Speakers(
+        couple,
+        (
+            np.pad(random_speech(0.3), (0, len(random_speech(0.7)) - len(random_speech(0.3)))),
+            random_speech(0.7, seed=1),
+        ),
+    )
+    for part, same in zip(heard, encode_speakers(pipe, padded, timing), strict=True):
         assert torch.equal(part, same)
-    alone = hear_people(pipe, People(couple, (sound(0.3), np.zeros(len(sound(0.7)), np.float32))), timing)
-    only = hear_people(pipe, People(couple, (sound(0.3),)), timing)
+    alone = encode_speakers(
+        pipe, Speakers(couple, (random_speech(0.3), np.zeros(len(random_speech(0.7)), np.float32))), timing
+    )
+    only = encode_speakers(pipe, Speakers(couple, (random_speech(0.3),)), timing)
     half = alone.tokens.shape[2] // 2
     assert torch.equal(alone.tokens[:, :, :half], heard.tokens[:, :, :half])
     assert torch.equal(alone.tokens, only.tokens), "a face without a sound hears silence"
@@ -54,7 +64,7 @@ def test_the_video_is_as_long_as_the_longest_sound_and_the_shorter_is_silent_aft
 
 def test_everyone_hears_their_own(pipe, couple):
     with Spy(pipe.transformer) as spy:
-        latents(pipe, couple, audio=(sound(1.5), sound(1.5, seed=1)), num_inference_steps=1)
+        latents(pipe, couple, audio=(random_speech(1.5), random_speech(1.5, seed=1)), num_inference_steps=1)
     assert len(spy.calls) > 2, "several windows"
     for call in spy.calls:
         first, second = call.speaker_regions[0]
@@ -65,11 +75,11 @@ def test_everyone_hears_their_own(pipe, couple):
 
 
 def test_the_order_of_the_people_means_nothing(pipe, driven, couple):
-    one, two = sound(0.5), sound(0.5, seed=1)
+    one, two = random_speech(0.5), random_speech(0.5, seed=1)
     plain = latents(pipe, couple, audio=(one, two))
     torch.testing.assert_close(latents(pipe, turned(couple), audio=(two, one)), plain, atol=1e-4, rtol=1e-4)
     assert (latents(pipe, couple, audio=(two, one)) - plain).abs().max() > 1e-3
-    drivers = (driver(13), driver(13, seed=1))
+    drivers = (driving_expression(13), driving_expression(13, seed=1))
     plain = latents(driven, couple, audio=(one,), drive=drivers)
     other = latents(driven, turned(couple), audio=(np.zeros_like(one), one), drive=drivers[::-1])
     torch.testing.assert_close(other, plain, atol=1e-4, rtol=1e-4)
@@ -77,29 +87,29 @@ def test_the_order_of_the_people_means_nothing(pipe, driven, couple):
 
 
 def test_regions_follow_faces_and_drivers(couple, portrait):
-    people = People(couple, (), (driver(9), driver(9)))
-    tight = people.regions(Background.nobody)
+    people = Speakers(couple, (), (driving_expression(9), driving_expression(9)))
+    tight = people.regions(BackgroundAttention.nobody)
     assert tight is not None and tight.shape == (2, 1, 2, 4)
-    moving = driver(9)
+    moving = driving_expression(9)
     moving.boxes[4:] += 8
-    wide = People(couple, (), (moving, driver(9))).regions(Background.nobody)
+    wide = Speakers(couple, (), (moving, driving_expression(9))).regions(BackgroundAttention.nobody)
     assert wide is not None and (wide[0] | ~tight[0]).all()
-    assert People(portrait).regions(Background.everyone) is None
-    alone = People(portrait).regions(Background.nobody)
+    assert Speakers(portrait).regions(BackgroundAttention.everyone) is None
+    alone = Speakers(portrait).regions(BackgroundAttention.nobody)
     assert alone is not None and alone.shape == (1, 1, 2, 2)
-    everyone = People(couple).regions(Background.everyone)
+    everyone = Speakers(couple).regions(BackgroundAttention.everyone)
     assert everyone is not None and (everyone.any(dim=0)).all()
 
 
 @pytest.mark.parametrize(("sounds", "drivers", "frames"), [((), (9, 13), 9), ((0.5,), (13,), 12), ((0.5,), (9,), 12)])
 def test_lengths(couple, sounds, drivers, frames):
-    people = People(couple, tuple(map(sound, sounds)), tuple(map(driver, drivers)))
-    timing = people.timing(25, 4)
-    assert timing.frames == frames
-    features, present = people.expression(timing.generated)
-    assert features.shape == (1, 2, timing.generated, 11)
-    given = people.drivers[0]
-    count = min(len(given.features), timing.generated)
+    people = Speakers(couple, tuple(map(random_speech, sounds)), tuple(map(driving_expression, drivers)))
+    timing = people.timeline(25, 4)
+    assert timing.num_frames == frames
+    features, present = people.expression_features(timing.padded_frames)
+    assert features.shape == (1, 2, timing.padded_frames, 11)
+    given = people.driving_expressions[0]
+    count = min(len(given.features), timing.padded_frames)
     assert torch.equal(features[0, 0, :count], given.features[:count])
     assert (features[0, 0, count:] == given.features[count - 1]).all() and present[0, 0, count:].all()
     assert present[0, 1].any() == (len(drivers) == 2)
@@ -116,15 +126,15 @@ def test_lengths(couple, sounds, drivers, frames):
 )
 def test_what_does_not_fit_together_is_refused(couple, sounds, drivers, told):
     with pytest.raises(InputError, match=told):
-        People(couple, tuple(map(sound, sounds)), tuple(map(driver, drivers))).timing(25, 4)
+        Speakers(couple, tuple(map(random_speech, sounds)), tuple(map(driving_expression, drivers))).timeline(25, 4)
 
 
 def test_sounds_are_mixed_without_clipping():
     one, two = np.full(10, 0.3, np.float32), np.full(20, 0.5, np.float32)
-    assert mix([one]) is one
-    quiet = mix([one, two])
+    assert mix_audio([one]) is one
+    quiet = mix_audio([one, two])
     np.testing.assert_allclose(quiet, [0.8] * 10 + [0.5] * 10, atol=1e-6)
-    loud = mix([one * 3, two])
+    loud = mix_audio([one * 3, two])
     assert np.abs(loud).max() == pytest.approx(1)
     np.testing.assert_allclose(loud / loud[0], [1] * 10 + [0.5 / 1.4] * 10, atol=1e-6)
 
@@ -135,30 +145,30 @@ class TestDriven:
         assert torch.equal(latents(driven, portrait), latents(pipe, portrait))
 
     def test_the_driver_reaches_the_model(self, driven, portrait):
-        plain = latents(driven, portrait, drive=driver(12))
-        unseen = driver(12)._replace(present=torch.zeros(12, dtype=torch.bool))
+        plain = latents(driven, portrait, drive=driving_expression(12))
+        unseen = driving_expression(12)._replace(present=torch.zeros(12, dtype=torch.bool))
         cases = {
-            "driver": {"drive": driver(12, seed=1)},
+            "driver": {"drive": driving_expression(12, seed=1)},
             "presence": {"drive": unseen},
             "nothing": {},
             "scale": {"expression_scale": 0.5},
             "guidance": {"expression_guidance": 2.0},
         }
         for name, options in cases.items():
-            given = options if name in ("nothing",) else {"drive": driver(12), **options}
+            given = options if name in ("nothing",) else {"drive": driving_expression(12), **options}
             assert (latents(driven, portrait, **given) - plain).abs().max() > 1e-4, name
-        off = latents(driven, portrait, drive=driver(12), expression_scale=0.0, expression_guidance=1.0)
+        off = latents(driven, portrait, drive=driving_expression(12), expression_scale=0.0, expression_guidance=1.0)
         torch.testing.assert_close(off, latents(driven, portrait), atol=1e-5, rtol=1e-5)
 
     def test_a_frame_in_which_the_face_is_not_seen_does_not_matter(self, driven, portrait):
-        other = driver(12)
+        other = driving_expression(12)
         other.features[2] += 5
         made = latents(driven, portrait, drive=other)
-        assert torch.equal(made, latents(driven, portrait, drive=driver(12)))
+        assert torch.equal(made, latents(driven, portrait, drive=driving_expression(12)))
 
     def test_without_sound_the_driver_tells_the_length_and_nothing_is_heard(self, driven, portrait):
         with Spy(driven.transformer) as spy:
-            made = latents(driven, portrait, audio=None, drive=driver(13), text_guidance=1.0)
+            made = latents(driven, portrait, audio=None, drive=driving_expression(13), text_guidance=1.0)
         assert made.shape[2] == 4 and made.isfinite().all()
         (steps,) = {len(spy.calls)}
         assert steps == 2 and all(call.gate.shape == (2, 2) and not call.gate[:, 0].any() for call in spy.calls)
@@ -167,12 +177,12 @@ class TestDriven:
 
     @pytest.mark.parametrize("seconds", [0.5, 1.5])
     def test_branches_in_one_call_equal_branches_in_turn(self, driven, portrait, seconds):
-        options = {"seconds": seconds, "text_guidance": 4.0, "audio_guidance": 6.0, "drive": driver(40)}
+        options = {"seconds": seconds, "text_guidance": 4.0, "audio_guidance": 6.0, "drive": driving_expression(40)}
         in_turn = latents(driven, portrait, batch_branches=False, **options)
         assert (latents(driven, portrait, batch_branches=True, **options) - in_turn).abs().max() < 1e-5
 
     def test_every_window_has_its_own_frames_of_the_driver(self, driven, portrait):
-        given = driver(45)
+        given = driving_expression(45)
         with Spy(driven.transformer) as spy:
             latents(driven, portrait, audio=None, drive=given, num_inference_steps=1)
         seen = [call.expression.features[0, 0] for call in spy.calls]
@@ -187,19 +197,19 @@ class TestDriven:
 
     def test_who_is_not_driven_has_nothing_present(self, driven, couple):
         with Spy(driven.transformer) as spy:
-            latents(driven, couple, audio=None, drive=driver(13), num_inference_steps=1)
+            latents(driven, couple, audio=None, drive=driving_expression(13), num_inference_steps=1)
         for call in spy.calls:
             assert call.expression.present[0, 0].sum() == 12 and not call.expression.present[0, 1].any()
             assert call.expression.regions.shape == (1, 2, 4, 2, 4) and call.speaker_regions is None
 
     def test_what_cannot_be_driven_is_refused(self, pipe, driven, portrait, tmp_path):
         with pytest.raises(InputError, match=r"has no expression module .* expression_adapter=FOLDER"):
-            latents(pipe, portrait, drive=driver(13))
-        narrow = driver(13)._replace(features=torch.zeros(13, 5))
+            latents(pipe, portrait, drive=driving_expression(13))
+        narrow = driving_expression(13)._replace(features=torch.zeros(13, 5))
         with pytest.raises(InputError, match="have 5 numbers a frame, the model reads 11"):
             latents(driven, portrait, drive=narrow)
         with pytest.raises(InputError, match="expression_scale is 11"):
-            latents(driven, portrait, drive=driver(13), expression_scale=11.0)
+            latents(driven, portrait, drive=driving_expression(13), expression_scale=11.0)
 
     def test_what_is_held_does_not_grow_with_the_length(self, driven, portrait):
         held = []
@@ -208,7 +218,7 @@ class TestDriven:
             hook = driven.transformer.register_forward_pre_hook(
                 lambda _, given, named, caches=caches: caches.append(named["cache"]), with_kwargs=True
             )
-            latents(driven, portrait, audio=None, drive=driver(frames), num_inference_steps=1)
+            latents(driven, portrait, audio=None, drive=driving_expression(frames), num_inference_steps=1)
             hook.remove()
             held.append(caches[-1].bytes())
         assert held[0] == held[1] > 0
@@ -216,7 +226,7 @@ class TestDriven:
     def test_a_distilled_model_is_driven_in_one_call_a_step(self, saved, fast, expressive, portrait):
         distilled = FantasyTalkingPipeline.from_pretrained(saved, adapter=fast, expression_adapter=expressive)
         distilled.set_progress_bar_config(disable=True)
-        options = {"drive": driver(12), "num_inference_steps": None}
+        options = {"drive": driving_expression(12), "num_inference_steps": None}
         with pytest.raises(InputError, match="a distilled model was taught none: use --expression-guidance 1"):
             latents(distilled, portrait, **options)
         with Spy(distilled.transformer) as spy:
@@ -229,11 +239,14 @@ class TestDriven:
         again = FantasyTalkingPipeline.from_pretrained(tmp_path)
         again.set_progress_bar_config(disable=True)
         assert again.trained_modules == driven.trained_modules
-        assert again.expression_network == tmp_path / "expression_encoder"
-        assert torch.equal(latents(again, portrait, drive=driver(13)), latents(driven, portrait, drive=driver(13)))
+        assert again.expression_encoder_path == tmp_path / "expression_encoder"
+        assert torch.equal(
+            latents(again, portrait, drive=driving_expression(13)),
+            latents(driven, portrait, drive=driving_expression(13)),
+        )
 
 
 def test_silence_is_masked_for_several_people_too(driven, couple):
-    people = People(couple, (), (driver(9),))
-    heard = hear_people(driven, people, people.timing(25, 4))
+    people = Speakers(couple, (), (driving_expression(9),))
+    heard = encode_speakers(driven, people, people.timeline(25, 4))
     assert isinstance(heard, AudioWindows) and heard.tokens.shape[1] == 3 and not heard.mask.any()

@@ -10,61 +10,63 @@ import pytest
 import torch
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.encoders.vae_streaming import StreamDecoder
+from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
-from fantasytalking.media.audio_stream import LiveSound, SampleQueue
+from fantasytalking.media.audio_stream import AudioSampleQueue, DualRateAudio
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.sliding_window import plan_windows
-from fantasytalking.pipeline.streaming.streaming_audio import Hearing
+from fantasytalking.pipeline.streaming.streaming_audio import StreamingAudioEncoder
 from fantasytalking.pipeline.streaming.window_history import (
     CausalWindow,
-    Trail,
-    first_window,
-    mixed_velocity,
-    next_window,
+    WindowHistory,
+    blend_velocity,
+    first_causal_window,
+    next_causal_window,
 )
-from fantasytalking.pipeline.video_conditions import Timing, encode_sound
-from tests.helpers.tiny_pipeline import sound
+from fantasytalking.pipeline.video_conditions import Timeline, encode_audio
+from tests.helpers.tiny_pipeline import random_speech
 
 RATES = (16_000, 48_000)
 
 
 def config(**changes) -> InferConfig:
-    plain = InferConfig(steps=2, window_frames=17, overlap_frames=8, seed=3, sizes=["32x32"])
-    guidance = dataclasses.replace(plain.guidance, text=dataclasses.replace(plain.guidance.text, start=1.0, end=1.0))
+    plain = InferConfig(num_inference_steps=2, window_frames=17, overlap_frames=8, seed=3, sizes=["32x32"])
+    guidance = dataclasses.replace(
+        plain.guidance, text=dataclasses.replace(plain.guidance.text, scale_start=1.0, scale_end=1.0)
+    )
     return dataclasses.replace(plain, guidance=guidance, **changes)
 
 
 def streamed(pipe, portrait, seconds: float, **changes) -> tuple[list[float], np.ndarray]:
-    pieces = list(pipe.stream(portrait, SampleQueue([sound(seconds)]), config(**changes)))
+    pieces = list(pipe.stream(portrait, AudioSampleQueue([random_speech(seconds)]), config(**changes)))
     return [piece.start for piece in pieces], np.concatenate([piece.frames for piece in pieces])
 
 
 def all_windows(length: int, overlap: int, latent_frames: int) -> list[CausalWindow]:
-    windows = [first_window(length, overlap, latent_frames if latent_frames <= length else None)]
+    windows = [first_causal_window(length, overlap, latent_frames if latent_frames <= length else None)]
     while not windows[-1].is_last:
-        nominal = windows[-1].ready + windows[-1].end - windows[-1].start
-        windows.append(next_window(windows[-1], latent_frames if latent_frames <= nominal else None))
+        nominal = windows[-1].emittable + windows[-1].end - windows[-1].start
+        windows.append(next_causal_window(windows[-1], latent_frames if latent_frames <= nominal else None))
     return windows
 
 
 @pytest.mark.parametrize("latent_frames", [2, 4, 5, 6, 7, 8, 9, 23])
 def test_windows_show_every_latent_frame_once(latent_frames):
     windows = all_windows(5, 2, latent_frames)
-    shown = [frame for window in windows for frame in range(window.shown, window.ready)]
+    shown = [frame for window in windows for frame in range(window.emitted, window.emittable)]
     assert shown == list(range(latent_frames))
     for window in windows:
-        assert len(window.frames) == min(5, latent_frames) and window.frames[-1] < latent_frames
-        assert bool((window.earlier[window.frames < window.shown] == 1).all())
-        assert bool((window.earlier[window.frames >= window.finished] == 0).all())
+        assert len(window.frame_indices) == min(5, latent_frames) and window.frame_indices[-1] < latent_frames
+        assert bool((window.overlap_weight[window.frame_indices < window.emitted] == 1).all())
+        assert bool((window.overlap_weight[window.frame_indices >= window.denoised] == 0).all())
 
 
 def test_shares_in_an_overlap_are_those_of_windows_made_together():
     """Nine latent frames are two windows in both plans."""
     together, (_, second) = plan_windows(9, 6, 2), all_windows(6, 2, 9)
-    torch.testing.assert_close(second.frames, together[1].frames)
-    torch.testing.assert_close(1 - second.earlier, together[1].weights)
+    torch.testing.assert_close(second.frame_indices, together[1].frame_indices)
+    torch.testing.assert_close(1 - second.overlap_weight, together[1].blend_weights)
 
 
 def test_the_mix_ends_at_the_weighted_mean_of_both_windows():
@@ -73,17 +75,17 @@ def test_the_mix_ends_at_the_weighted_mean_of_both_windows():
     first, second = all_windows(5, 2, 7)
     old, own = torch.randn(1, 16, 5, 2, 2, generator=generator), torch.randn(1, 16, 5, 2, 2, generator=generator)
     noise = torch.randn(1, 16, 7, 2, 2, generator=generator)
-    trail = Trail()
-    trail.keep(first, old, noise[:, :, :5])
-    begun, earlier = trail.begin(second, noise[:, :, 5:])
-    torch.testing.assert_close(begun, noise[:, :, second.frames])
+    trail = WindowHistory()
+    trail.store(first, old, noise[:, :, :5])
+    begun, earlier = trail.start_window(second, noise[:, :, 5:])
+    torch.testing.assert_close(begun, noise[:, :, second.frame_indices])
     torch.testing.assert_close(earlier[:, :, :3], old[:, :, [0, 3, 4]])
-    share = second.earlier.view(1, 1, -1, 1, 1)
+    share = second.overlap_weight.view(1, 1, -1, 1, 1)
     assert share.flatten().tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0, 0])
     wanted = share * earlier + (1 - share) * own
     latents, levels = begun, [1.0, 0.9, 0.6, 0.25, 0.0]
     for level, following in pairwise(levels):
-        velocity = mixed_velocity(begun - own, earlier, begun, second.earlier)
+        velocity = blend_velocity(begun - own, earlier, begun, second.overlap_weight)
         latents = latents + (following - level) * velocity
         torch.testing.assert_close(latents, (1 - following) * wanted + following * begun, atol=1e-5, rtol=1e-5)
 
@@ -91,14 +93,14 @@ def test_the_mix_ends_at_the_weighted_mean_of_both_windows():
 def test_what_was_shown_stays(pipe, portrait):
     """A last window that begins early leaves shown latents as they are."""
     kept = []
-    keep = Trail.keep
+    keep = WindowHistory.store
 
-    class Watched(Trail):
+    class Watched(WindowHistory):
         def keep(self, window, latents, noise):
             kept.append((window, latents))
             keep(self, window, latents, noise)
 
-    streamer = pipe.stream(portrait, SampleQueue([sound(1.1)]), config())
+    streamer = pipe.stream(portrait, AudioSampleQueue([random_speech(1.1)]), config())
     streamer.trail = Watched()
     list(streamer)
     (first, earlier), (last, latents) = kept[-2:]
@@ -136,10 +138,10 @@ def test_one_window_is_what_is_made_whole(pipe, portrait):
     try:
         made = pipe(
             portrait,
-            sound(0.6),
+            random_speech(0.6),
             asked.prompt,
-            text_guidance=1.0,
-            audio_guidance=asked.guidance.audio,
+            text_guidance_scale=1.0,
+            audio_guidance_scale=asked.guidance.audio,
             num_inference_steps=2,
             window_frames=17,
             overlap_frames=8,
@@ -159,7 +161,7 @@ def test_the_same_again_is_the_same(pipe, portrait):
 
 def test_frames_come_before_the_sound_has_ended(pipe, portrait):
     """A window is made as soon as its own sound and half a second more are there."""
-    samples = sound(4.0)
+    samples = random_speech(4.0)
     given = 0
 
     def blocks():
@@ -169,7 +171,7 @@ def test_frames_come_before_the_sound_has_ended(pipe, portrait):
             yield samples[begin : begin + 800]
 
     heard_at = [
-        (piece.start, given / 16_000) for piece in pipe.stream(portrait, SampleQueue(blocks()), config(steps=1))
+        (piece.start, given / 16_000) for piece in pipe.stream(portrait, AudioSampleQueue(blocks()), config(steps=1))
     ]
     assert heard_at[0] == (0, pytest.approx(17 / 25 + 0.5, abs=0.06))
     for start, heard in heard_at:
@@ -178,7 +180,7 @@ def test_frames_come_before_the_sound_has_ended(pipe, portrait):
 
 
 def test_sound_through_a_pipe_is_the_same_video(pipe, portrait):
-    samples = np.round(sound(1.3) * 32767).astype("<i2")
+    samples = np.round(random_speech(1.3) * 32767).astype("<i2")
     ends = os.pipe()
 
     def send() -> None:
@@ -188,9 +190,9 @@ def test_sound_through_a_pipe_is_the_same_video(pipe, portrait):
     sender = threading.Thread(target=send)
     sender.start()
     with os.fdopen(ends[0], "rb") as reader:
-        piped = list(pipe.stream(portrait, LiveSound.of_pipe(reader, RATES).heard, config(steps=1)))
+        piped = list(pipe.stream(portrait, DualRateAudio.from_pipe(reader, RATES).model_audio, config(steps=1)))
     sender.join()
-    direct = list(pipe.stream(portrait, SampleQueue([samples.astype(np.float32) / 32768]), config(steps=1)))
+    direct = list(pipe.stream(portrait, AudioSampleQueue([samples.astype(np.float32) / 32768]), config(steps=1)))
     assert len(piped) == len(direct)
     assert all(np.array_equal(one.frames, other.frames) for one, other in zip(piped, direct, strict=True))
 
@@ -198,14 +200,14 @@ def test_sound_through_a_pipe_is_the_same_video(pipe, portrait):
 def test_what_is_held_does_not_grow_with_the_length(pipe, portrait):
     held = []
     for seconds in (1.5, 6.0):
-        queue = SampleQueue(sound(seconds).reshape(-1, 400))
+        queue = AudioSampleQueue(random_speech(seconds).reshape(-1, 400))
         streamer = pipe.stream(portrait, queue, config(steps=1))
         most = [0, 0, 0]
         for _ in streamer:
             features = [value for value in streamer._decoder._features if isinstance(value, torch.Tensor)]
             now = (streamer.trail.bytes, streamer.cache.bytes(), sum(value.nbytes for value in features))
             most = [max(*pair) for pair in zip(most, now, strict=True)]
-            assert len(queue._held) <= (8 + 17 / 25 + 1) * 16_000
+            assert len(queue._buffer) <= (8 + 17 / 25 + 1) * 16_000
         held.append(most)
     assert held[0] == held[1] and min(held[0]) > 0
     assert held[0][0] == 2 * 4 * 16 * 5 * 4 * 4, "latents and noise of one window"
@@ -214,12 +216,12 @@ def test_what_is_held_does_not_grow_with_the_length(pipe, portrait):
 @pytest.mark.parametrize("rule", ["seconds", "official"])
 def test_one_window_hears_what_a_whole_video_hears(pipe, rule):
     encoder = AudioEncoder(pipe.audio_encoder, pipe.audio_processor)
-    samples = sound(0.6)
-    timing = Timing.of(len(samples), 25.0, 4)
-    hearing = Hearing(encoder, SampleQueue([samples]), 25.0, 4, rule, 0.34)
-    assert hearing.frames_within(5) == timing
-    heard = hearing.window(first_window(5, 2, timing.latent_frames))
-    whole = encode_sound(encoder, samples, timing, rule, 0.34)
+    samples = random_speech(0.6)
+    timing = Timeline.from_samples(len(samples), 25.0, 4)
+    hearing = StreamingAudioEncoder(encoder, AudioSampleQueue([samples]), 25.0, 4, rule, 0.34)
+    assert hearing.wait_for_frames(5) == timing
+    heard = hearing.encode_window(first_causal_window(5, 2, timing.num_latent_frames))
+    whole = encode_audio(encoder, samples, timing, rule, 0.34)
     assert torch.equal(heard.mask, whole.mask)
     torch.testing.assert_close(heard.tokens, whole.tokens)
 
@@ -236,16 +238,16 @@ def test_later_windows_hear_the_same_time_as_in_a_whole_video(pipe, rule):
 
     total = 24 * 16_000
     samples = np.arange(total, dtype=np.float32)
-    timing = Timing.of(total, 25.0, 4)
-    whole = encode_sound(Counted(), samples, timing, rule, 0.34)
-    hearing = Hearing(Counted(), SampleQueue([samples]), 25.0, 4, rule, 0.34)  # type: ignore[arg-type]
+    timing = Timeline.from_samples(total, 25.0, 4)
+    whole = encode_audio(Counted(), samples, timing, rule, 0.34)
+    hearing = StreamingAudioEncoder(Counted(), AudioSampleQueue([samples]), 25.0, 4, rule, 0.34)  # type: ignore[arg-type]
     window, heard = None, []
     while window is None or not window.is_last:
-        nominal = 9 if window is None else window.ready + 8
-        end = hearing.frames_within(nominal)
-        known = None if end is None else end.latent_frames
-        window = first_window(9, 3, known) if window is None else next_window(window, known)
-        heard.append((window, hearing.window(window)))
+        nominal = 9 if window is None else window.emittable + 8
+        end = hearing.wait_for_frames(nominal)
+        known = None if end is None else end.num_latent_frames
+        window = first_causal_window(9, 3, known) if window is None else next_causal_window(window, known)
+        heard.append((window, hearing.encode_window(window)))
     assert len(heard) > 20
     for window, audio in heard:
         for place, frame in enumerate(window.frames.tolist()):
@@ -257,7 +259,7 @@ def test_later_windows_hear_the_same_time_as_in_a_whole_video(pipe, rule):
 def test_frames_decoded_as_they_come_equal_frames_decoded_at_once(pipe):
     latents = torch.randn(1, 16, 7, 4, 4, generator=torch.Generator().manual_seed(0))
     whole = VideoAutoencoder(pipe.vae).decode(latents)[0]
-    decoder, other = StreamDecoder(pipe.vae), StreamDecoder(pipe.vae)
+    decoder, other = StreamingVaeDecoder(pipe.vae), StreamingVaeDecoder(pipe.vae)
     pieces = []
     for part in latents.split([1, 3, 2, 1], dim=2):
         for piece in decoder.decode(part):
@@ -269,10 +271,10 @@ def test_frames_decoded_as_they_come_equal_frames_decoded_at_once(pipe):
 
 def test_empty_sound_is_refused(pipe, portrait):
     with pytest.raises(InputError, match="the sound is empty"):
-        list(pipe.stream(portrait, SampleQueue([]), config()))
+        list(pipe.stream(portrait, AudioSampleQueue([]), config()))
 
 
 def test_settings_are_checked_before_anything_is_read(pipe, portrait):
     for changes, told in (({"overlap_frames": 12}, "overlap by 3"), ({"steps": 0}, "steps is 0")):
         with pytest.raises(InputError, match=told):
-            pipe.stream(portrait, SampleQueue(iter(())), config(**changes))
+            pipe.stream(portrait, AudioSampleQueue(iter(())), config(**changes))

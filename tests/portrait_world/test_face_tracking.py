@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, Sitter, act, truth
+from fantasytalking.portrait_world.corpus.rendered_clip import (
+    ClipPlan,
+    PortraitRenderer,
+    clip_ground_truth,
+    perform_plan,
+)
 from fantasytalking.portrait_world.people.identity import make_identity
 
 UPPER_LIP, LOWER_LIP, LEFT_EYE, RIGHT_EYE = 13, 14, (33, 133), (263, 362)
@@ -14,13 +19,13 @@ def tracked(plan: ClipPlan, size: int, enlarge: int) -> tuple[np.ndarray, np.nda
     import cv2
     import mediapipe
 
-    sitter = Sitter(make_identity(plan.identity), size)
-    acted = act(sitter.identity, plan)
-    known = np.array([frame["mouth_open"] for frame in truth(sitter, plan, acted)["frames"]])
+    sitter = PortraitRenderer(make_identity(plan.identity), size)
+    acted = perform_plan(sitter.identity, plan)
+    known = np.array([frame["mouth_open"] for frame in clip_ground_truth(sitter, plan, acted)["frames"]])
     measured = []
     options = {"static_image_mode": False, "max_num_faces": 1, "refine_landmarks": True}
-    with mediapipe.solutions.face_mesh.FaceMesh(**options) as mesh:
-        for frame in sitter.frames(acted.performance):
+    with mediapipe.solutions.create_face_mesh.FaceMesh(**options) as mesh:
+        for frame in sitter.frames(acted.animation):
             large = cv2.resize(frame, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
             faces = mesh.process(large).multi_face_landmarks
             measured.append(opening(faces[0]) if faces else np.nan)

@@ -15,7 +15,12 @@ from fantasytalking.perception.body_pose import track_body
 from fantasytalking.perception.face_track import track_faces
 from fantasytalking.perception.landmark_measures import mouth_opening
 from fantasytalking.perception.motion_intensity import measure_motion
-from fantasytalking.portrait_world.corpus.clip_corpus import HELD_OUT_SENTENCES, CorpusPlan, make_corpus, read_sentences
+from fantasytalking.portrait_world.corpus.clip_corpus import (
+    HELD_OUT_SENTENCES_FILE,
+    CorpusPlan,
+    make_corpus,
+    read_sentences,
+)
 
 PEOPLE = range(1000, 1020)
 
@@ -51,7 +56,7 @@ def look(folder: Path) -> Seen:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_hundred_held_out_clips_are_measured_as_they_are(tmp_path: Path) -> None:
-    sentences = read_sentences(HELD_OUT_SENTENCES, PEOPLE)[:5]
+    sentences = read_sentences(HELD_OUT_SENTENCES_FILE, PEOPLE)[:5]
     for _ in make_corpus(CorpusPlan(PEOPLE, sentences, size=128), tmp_path, processes=2):
         pass
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:

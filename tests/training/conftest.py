@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fantasytalking.common.config import load_config
 from fantasytalking.training.config import TrainConfig
-from tests.training.tiny_corpus import make_base, make_corpus, overrides
+from tests.training.tiny_corpus import config_overrides, make_base, make_corpus
 
 Configure = Callable[..., TrainConfig]
 
@@ -30,7 +30,7 @@ def configure(tmp_path: Path, corpus: Path, base: Path) -> Configure:
     """configure("name", key__sub=value) gives a run's configuration with the output folder tmp_path / name."""
 
     def build(name: str = "run", manifest: Path = corpus, **changes: Any) -> TrainConfig:
-        return load_config(TrainConfig, None, overrides(tmp_path / name, manifest, base, **changes))
+        return load_config(TrainConfig, None, config_overrides(tmp_path / name, manifest, base, **changes))
 
     return build
 

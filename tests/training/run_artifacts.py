@@ -8,47 +8,47 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fantasytalking.checkpoints.adapter import ADAPTER_FILE
-from fantasytalking.data.collate import Collate
+from fantasytalking.data.collate import PortraitCollator
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.training.config import DropoutConfig, TrainConfig
-from fantasytalking.training.dataloader import Layout, step_batches
+from fantasytalking.training.dataloader import BatchLayout, iter_micro_batches
 from fantasytalking.training.distillation import distillation_loss
 from fantasytalking.training.losses import stage_loss
 from fantasytalking.training.model_setup import build_model
-from fantasytalking.training.optimizers import build_optimiser
-from fantasytalking.training.rng import draw
+from fantasytalking.training.optimizers import build_optimizer
+from fantasytalking.training.rng import step_randomness
 
 
-def log(output: str | Path) -> list[dict]:
+def read_log(output: str | Path) -> list[dict]:
     """The lines of log.jsonl."""
     return [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
 
 
-def losses(output: str | Path) -> list[float]:
-    return [line["loss"] for line in log(output)]
+def read_losses(output: str | Path) -> list[float]:
+    return [line["loss"] for line in read_log(output)]
 
 
-def adapter(output: str | Path) -> dict[str, torch.Tensor]:
+def load_adapter_tensors(output: str | Path) -> dict[str, torch.Tensor]:
     return load_file(Path(output) / "adapter" / ADAPTER_FILE)
 
 
-def checkpoint(output: str | Path, step: int) -> dict[str, torch.Tensor]:
+def load_checkpoint_tensors(output: str | Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(Path(output) / "checkpoints" / f"step-{step:08d}" / "trained.safetensors")
 
 
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+def bit_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     """Bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def step_elsewhere(config: TrainConfig) -> None:
+def step_on_second_device(config: TrainConfig) -> None:
     """A step's loss, gradients and update on a device that holds no numbers, and raises at a tensor left on the CPU."""
     elsewhere = torch.device("meta")
     model = build_model(config, torch.float32)[0].to(elsewhere)
-    optimiser = build_optimiser(model, config.optimiser)
-    layout = Layout(config.batch, 1, 1, 0)
-    micro = next(step_batches(PortraitDataset(*config.data.manifests), config, layout, 0, False)).to(elsewhere)
-    given = (model, micro.batch, micro.draws)
+    optimiser = build_optimizer(model, config.optimizer)
+    layout = BatchLayout(config.batch_size, 1, 1, 0)
+    micro = next(iter_micro_batches(PortraitDataset(*config.data.manifests), config, layout, 0, False)).to(elsewhere)
+    given = (model, micro.batch, micro.randomness)
     if config.stage.distillation is not None:
         found = distillation_loss(*given, config.stage.distillation, config.stage.loss, torch.float32)
     else:
@@ -61,15 +61,15 @@ def step_elsewhere(config: TrainConfig) -> None:
 
 
 @torch.no_grad()
-def loss_on_the_corpus(model: nn.Module, config: TrainConfig, repeats: int = 8) -> float:
+def corpus_loss(model: nn.Module, config: TrainConfig, repeats: int = 8) -> float:
     """Mean loss of the stage over every clip, with noise that training never saw; dropped is only what always is."""
     dataset = PortraitDataset(*config.data.manifests)
-    collate = Collate(config.data.collate(config.stage.alignment, config.stage.expression is not None))
+    collate = PortraitCollator(config.data.collate_config(config.stage.alignment, config.stage.expression is not None))
     batch = collate([dataset[i] for i in range(len(dataset))])
     silent = config.stage.dropout.audio == 1
     whole = DropoutConfig(reference=0.0, audio=float(silent), prompt=0.0, expression=0.0)
     found = []
     for repeat in range(repeats):
-        draws = draw(config.seed, 10**6 + repeat, range(len(dataset)), batch.latents.shape[1:])
+        draws = step_randomness(config.seed, 10**6 + repeat, range(len(dataset)), batch.latents.shape[1:])
         found.append(stage_loss(model.eval(), batch, draws, config.stage.loss, whole, torch.float32).loss.mean())
     return torch.stack(found).mean().item()

@@ -4,13 +4,13 @@ import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 
-from fantasytalking.common.config import CONFIGS
+from fantasytalking.common.config import CONFIGS_FOLDER
 
 
 @pytest.mark.parametrize("config", ["zero2", "zero3"])
 def test_deepspeed_joins_machines_without_a_file_of_hosts(config: str):
     """Its own launcher would start a run of its own on every machine, all of them writing into one folder."""
-    file = str(CONFIGS / "accelerate" / f"{config}.yaml")
+    file = str(CONFIGS_FOLDER / "accelerate" / f"{config}.yaml")
     machines = ["--num_machines", "8", "--num_processes", "64", "--machine_rank", "3", "--main_process_ip", "10.0.0.1"]
     options = ["--config_file", file, *machines, "--main_process_port", "29500", "scripts/train_stage1.py"]
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(options))

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.collate import Alignment
-from fantasytalking.training.cli import check_corpus, train
+from fantasytalking.data.collate import AudioAlignment
+from fantasytalking.training.cli import check_manifests_exist, train
 from fantasytalking.training.config import LossWeight, TrainConfig
 from tests.training.conftest import Configure
-from tests.training.tiny_corpus import overrides
+from tests.training.tiny_corpus import config_overrides
 
-ROOT = CONFIGS.parent
+ROOT = CONFIGS_FOLDER.parent
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path):
@@ -39,7 +39,7 @@ for name in ("mediapipe", "insightface", "decord", "imageio", "cv2", "av", "deep
 def test_a_node_without_the_perception_packages_imports_the_models_and_trains_on_a_corpus_that_is_there(
     tmp_path: Path, corpus: Path, base: Path
 ):
-    settings = overrides(tmp_path / "run", corpus, base, stage__steps=1)
+    settings = config_overrides(tmp_path / "run", corpus, base, stage__steps=1)
     program = f"""{WITHOUT_PERCEPTION}
 for name in {LIGHT}:
     importlib.import_module("fantasytalking." + name)
@@ -62,7 +62,7 @@ def test_a_package_that_is_not_installed_is_one_line_with_the_extra_that_brings_
 def test_dry_run_tells_the_plan(
     tmp_path: Path, corpus: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    settings = overrides(tmp_path / "run", corpus, base)
+    settings = config_overrides(tmp_path / "run", corpus, base)
     monkeypatch.setattr(sys, "argv", ["train_stage1.py", "--dry-run", *settings])
     train("stage1", "about")
     told = capsys.readouterr().out
@@ -77,13 +77,13 @@ def test_without_a_corpus_the_command_that_makes_it_is_named(tmp_path: Path, mon
     with pytest.raises(InputError, match=r"python scripts/build_nano\.py"):
         train("stage1", "about")
     assert not list(tmp_path.iterdir())
-    config = load_config(TrainConfig, CONFIGS / "wan14b" / "stage1.yaml")
+    config = load_config(TrainConfig, CONFIGS_FOLDER / "wan14b" / "stage1.yaml")
     with pytest.raises(InputError, match=r"scripts/prepare_data\.py --config configs/wan14b/data\.yaml"):
-        check_corpus(config)
+        check_manifests_exist(config)
     for preset in ("nano", "wan14b"):
-        config = load_config(TrainConfig, CONFIGS / preset / "portrait.yaml")
+        config = load_config(TrainConfig, CONFIGS_FOLDER / preset / "portrait.yaml")
         with pytest.raises(InputError, match=rf"configs/{preset}/data\.yaml .* expression_encoder=FOLDER"):
-            check_corpus(config)
+            check_manifests_exist(config)
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_without_a_corpus_the_command_that_makes_it_is_named(tmp_path: Path, mon
         ({"stage__dropout__audio": -0.1}, "dropout.audio is -0.1"),
         ({"stage__alignment": "phrase"}, "alignment"),
         ({"stage__trainable": "[]"}, "stage.trainable is empty"),
-        ({"optimiser__learning_rate": "nan"}, "optimiser.learning_rate is nan"),
+        ({"optimizer__learning_rate": "nan"}, "optimizer.learning_rate is nan"),
         ({"logging__trackers": "[comet]"}, "logging.trackers has 'comet'"),
-        ({"validation__every": 10}, "validation.portrait is not given"),
-        ({"data__text_length": 0}, "text_length is 0"),
+        ({"validation__interval": 10}, "validation.image is not given"),
+        ({"data__max_text_tokens": 0}, "text_length is 0"),
         ({"data__manifests": "[]"}, "data.manifests is empty"),
         ({"stage__lora__rank": -1}, "lora.rank is -1"),
     ],
@@ -109,9 +109,9 @@ def test_values_outside_their_limits_are_refused(configure: Configure, changes: 
 
 @pytest.mark.parametrize("preset", ["nano", "wan1.3b", "wan14b"])
 def test_presets_are_the_paper_s_two_stages(preset: str):
-    first, second = (load_config(TrainConfig, CONFIGS / preset / f"stage{number}.yaml") for number in (1, 2))
-    assert (first.stage.alignment, first.stage.loss.weight) == (Alignment.clip, LossWeight.uniform)
-    assert (second.stage.alignment, second.stage.loss.weight) == (Alignment.frame, LossWeight.lip)
+    first, second = (load_config(TrainConfig, CONFIGS_FOLDER / preset / f"stage{number}.yaml") for number in (1, 2))
+    assert (first.stage.alignment, first.stage.loss.weight) == (AudioAlignment.clip, LossWeight.uniform)
+    assert (second.stage.alignment, second.stage.loss.weight) == (AudioAlignment.frame, LossWeight.lip)
     assert second.stage.init_from == f"{first.output}/adapter"
     for config in (first, second):
         assert config.model == preset

@@ -3,54 +3,54 @@
 import pytest
 import torch
 
-from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import InputError
 from fantasytalking.training.compute_estimate import (
-    TRAINED,
-    OperationCounter,
-    ScalePlan,
-    count_operations,
-    scale_table,
+    TRAINABLE_SETS,
+    ComputeEstimateConfig,
+    FlopCounter,
+    compute_estimate_table,
+    estimate_flops,
 )
 from fantasytalking.training.config import TrainConfig
-from fantasytalking.training.memory_estimate import ClipSize, meta_inputs, planned_model
+from fantasytalking.training.memory_estimate import ClipSize, build_meta_model, meta_inputs
 
 SIZE = ClipSize(64, 64, 9, 25.0)
 
 
 def nano(*overrides: str) -> TrainConfig:
-    return load_config(TrainConfig, CONFIGS / "nano" / "stage2.yaml", ["batch=1", *overrides])
+    return load_config(TrainConfig, CONFIGS_FOLDER / "nano" / "stage2.yaml", ["batch=1", *overrides])
 
 
 def test_products_are_counted_forward_and_backward():
     first, second = torch.randn(4, 8, requires_grad=True), torch.randn(8, 16, requires_grad=True)
-    with OperationCounter() as counter:
+    with FlopCounter() as counter:
         (first @ second).sum().backward()
-    assert counter.total == 3 * 2 * 4 * 8 * 16
+    assert counter.total_flops == 3 * 2 * 4 * 8 * 16
 
 
 def test_operations_are_those_of_the_whole_model():
     config = nano("gradient_checkpointing=false", "stage.trainable=['*']")
-    model = planned_model(config)
+    model = build_meta_model(config)
     latents, conditions = meta_inputs(config, SIZE, model, torch.float32)
-    with torch.device("meta"), OperationCounter() as counter:
+    with torch.device("meta"), FlopCounter() as counter:
         model(latents, torch.zeros(1, device="meta"), conditions).sample.sum().backward()
-    operations = count_operations(config, SIZE)
-    assert operations.training == pytest.approx(counter.total, rel=1e-3)
-    again = count_operations(nano("gradient_checkpointing=true", "stage.trainable=['*']"), SIZE)
-    recomputed = (again.training - counter.total) / operations.forward
+    operations = estimate_flops(config, SIZE)
+    assert operations.training_step == pytest.approx(counter.total_flops, rel=1e-3)
+    again = estimate_flops(nano("gradient_checkpointing=true", "stage.trainable=['*']"), SIZE)
+    recomputed = (again.training_step - counter.total_flops) / operations.forward
     assert 0.85 < recomputed < 1, "the blocks, but not what lies outside of them"
 
 
 def test_a_step_that_trains_everything_has_three_times_the_operations_of_a_forward_pass():
-    operations = count_operations(nano("gradient_checkpointing=false", "stage.trainable=['*']"), SIZE)
-    assert operations.training / operations.forward == pytest.approx(3, abs=0.05)
+    operations = estimate_flops(nano("gradient_checkpointing=false", "stage.trainable=['*']"), SIZE)
+    assert operations.training_step / operations.forward == pytest.approx(3, abs=0.05)
 
 
 def test_the_table_has_a_row_for_everything_and_grows_where_it_must():
-    table = scale_table(ScalePlan(("wan1.3b",), (256, 512), 17, (1, 8), 100e12))
+    table = compute_estimate_table(ComputeEstimateConfig(("wan1.3b",), (256, 512), 17, (1, 8), 100e12))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| wan")]
-    assert [row[2] for row in rows] == list(TRAINED) * 2
+    assert [row[2] for row in rows] == list(TRAINABLE_SETS) * 2
     for small, large in zip(rows[:3], rows[3:], strict=True):
         assert float(small[4]) < float(large[4]) and 4 * float(small[6]) < float(large[6]) + 0.05
         assert float(small[5]) < float(small[4])
@@ -59,7 +59,9 @@ def test_the_table_has_a_row_for_everything_and_grows_where_it_must():
 
 @pytest.mark.slow
 def test_half_the_rate_takes_twice_as_long():
-    whole, half = (scale_table(ScalePlan(("wan1.3b",), (512,), 17, (1,), rate)) for rate in (100e12, 50e12))
+    whole, half = (
+        compute_estimate_table(ComputeEstimateConfig(("wan1.3b",), (512,), 17, (1,), rate)) for rate in (100e12, 50e12)
+    )
     seconds = [float(table.splitlines()[-1].split("|")[7]) for table in (whole, half)]
     assert seconds[1] == pytest.approx(2 * seconds[0], abs=0.02)
 
@@ -67,4 +69,4 @@ def test_half_the_rate_takes_twice_as_long():
 @pytest.mark.parametrize("change", [{"sizes": (500,)}, {"processes": (0,)}, {"rate": 0.0}])
 def test_what_cannot_be_planned_is_refused(change):
     with pytest.raises(InputError, match="it must be"):
-        ScalePlan(**change).validate()
+        ComputeEstimateConfig(**change).validate()

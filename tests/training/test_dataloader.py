@@ -6,7 +6,14 @@ import pytest
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
-from fantasytalking.training.dataloader import Delivery, Layout, Request, StepSampler, TolerantClips, step_batches
+from fantasytalking.training.dataloader import (
+    BatchLayout,
+    ClipRequest,
+    ClipResult,
+    FaultTolerantDataset,
+    StepSampler,
+    iter_micro_batches,
+)
 from tests.training.conftest import Configure
 from tests.training.tiny_corpus import make_corpus
 
@@ -17,7 +24,7 @@ def buckets(tmp_path_factory: pytest.TempPathFactory) -> PortraitDataset:
     return PortraitDataset(make_corpus(tmp_path_factory.mktemp("buckets"), clips=11, sizes=((64, 64), (96, 64))))
 
 
-def requests(dataset: PortraitDataset, layout: Layout, first: int = 0, last: int = 12) -> list[list[Request]]:
+def requests(dataset: PortraitDataset, layout: BatchLayout, first: int = 0, last: int = 12) -> list[list[ClipRequest]]:
     sampler = StepSampler(dataset, layout, 5, first, last)
     found = list(sampler)
     assert len(found) == len(sampler)
@@ -25,38 +32,40 @@ def requests(dataset: PortraitDataset, layout: Layout, first: int = 0, last: int
 
 
 def test_processes_and_micro_batches_share_out_the_same_global_batches(buckets: PortraitDataset):
-    alone = requests(buckets, Layout(batch=4, accumulation=1, processes=1, rank=0))
-    spread: dict[int, list[Request]] = {}
+    alone = requests(buckets, BatchLayout(batch_size=4, gradient_accumulation_steps=1, world_size=1, rank=0))
+    spread: dict[int, list[ClipRequest]] = {}
     for rank in range(2):
-        for micro_batch in requests(buckets, Layout(batch=1, accumulation=2, processes=2, rank=rank)):
+        for micro_batch in requests(
+            buckets, BatchLayout(batch_size=1, gradient_accumulation_steps=2, world_size=2, rank=rank)
+        ):
             spread.setdefault(micro_batch[0].step, []).extend(micro_batch)
     for step, batch in enumerate(alone):
-        assert sorted(spread[step], key=lambda request: request.place) == batch
-        assert [request.place for request in batch] == [0, 1, 2, 3]
+        assert sorted(spread[step], key=lambda request: request.position) == batch
+        assert [request.position for request in batch] == [0, 1, 2, 3]
 
 
 def test_the_order_can_be_entered_at_any_step(buckets: PortraitDataset):
-    layout = Layout(batch=2, accumulation=2, processes=1, rank=0)
+    layout = BatchLayout(batch_size=2, gradient_accumulation_steps=2, world_size=1, rank=0)
     whole = requests(buckets, layout)
     for first in range(12):
         assert requests(buckets, layout, first) == whole[2 * first :]
 
 
 def test_a_step_has_clips_of_one_size_and_an_epoch_has_them_all(buckets: PortraitDataset):
-    steps = requests(buckets, Layout(batch=3, accumulation=1, processes=1, rank=0), last=8)
+    steps = requests(buckets, BatchLayout(batch_size=3, gradient_accumulation_steps=1, world_size=1, rank=0), last=8)
     for batch in steps:
-        assert len({buckets.records[request.clip].width for request in batch}) == 1
+        assert len({buckets.records[request.dataset_index].width for request in batch}) == 1
     for epoch in (steps[:4], steps[4:]):
-        assert {request.clip for batch in epoch for request in batch} == set(range(11))
+        assert {request.dataset_index for batch in epoch for request in batch} == set(range(11))
 
 
 def test_loader_processes_change_nothing(configure: Configure):
-    layout = Layout(batch=2, accumulation=1, processes=1, rank=0)
+    layout = BatchLayout(batch_size=2, gradient_accumulation_steps=1, world_size=1, rank=0)
     loaded = []
     for workers in (0, 2):
-        config = configure(data__workers=workers, stage__steps=3)
+        config = configure(data__num_workers=workers, stage__steps=3)
         dataset = PortraitDataset(*config.data.manifests)
-        loaded.append(list(step_batches(dataset, config, layout, 0, pin_memory=False)))
+        loaded.append(list(iter_micro_batches(dataset, config, layout, 0, pin_memory=False)))
     for one, other in zip(*loaded, strict=True):
         assert one.names == other.names
         assert one.draws.noise.equal(other.draws.noise)
@@ -67,16 +76,16 @@ def test_a_bad_clip_is_replaced_by_the_next_of_its_size(tmp_path: Path):
     dataset = PortraitDataset(make_corpus(tmp_path, clips=6, sizes=((64, 64), (96, 64))))
     for number in (2, 4):
         (tmp_path / "features" / f"clip{number:03d}.safetensors").write_bytes(b"damaged")
-    delivery = TolerantClips(dataset)[Request(clip=2, step=0, place=0)]
-    assert isinstance(delivery, Delivery)
+    delivery = FaultTolerantDataset(dataset)[ClipRequest(dataset_index=2, step=0, position=0)]
+    assert isinstance(delivery, ClipResult)
     assert delivery.sample.record.clip == "clip000"
-    assert sorted(delivery.bad) == ["clip002", "clip004"]
+    assert sorted(delivery.unreadable) == ["clip002", "clip004"]
     (tmp_path / "features" / "clip000.safetensors").write_bytes(b"damaged")
-    refused = TolerantClips(dataset)[Request(clip=2, step=0, place=0)]
+    refused = FaultTolerantDataset(dataset)[ClipRequest(dataset_index=2, step=0, position=0)]
     assert isinstance(refused, InputError)
     assert "none of the 3 clips of the size of 'clip002' can be read" in str(refused)
-    other = TolerantClips(dataset)[Request(clip=1, step=0, place=0)]
-    assert isinstance(other, Delivery) and other.bad == {}
+    other = FaultTolerantDataset(dataset)[ClipRequest(dataset_index=1, step=0, position=0)]
+    assert isinstance(other, ClipResult) and other.unreadable == {}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -84,10 +93,13 @@ def test_what_a_loader_process_refuses_is_told_in_a_line(configure: Configure, t
     manifest = make_corpus(tmp_path / "corpus", clips=2)
     for file in (tmp_path / "corpus" / "features").iterdir():
         file.write_bytes(b"damaged")
-    config = configure(manifest=manifest, data__workers=workers)
-    dataset, layout = PortraitDataset(manifest), Layout(batch=2, accumulation=1, processes=1, rank=0)
+    config = configure(manifest=manifest, data__num_workers=workers)
+    dataset, layout = (
+        PortraitDataset(manifest),
+        BatchLayout(batch_size=2, gradient_accumulation_steps=1, world_size=1, rank=0),
+    )
     with pytest.raises(InputError, match=r"^none of the 2 clips") as told:
-        next(step_batches(dataset, config, layout, 0, pin_memory=False))
+        next(iter_micro_batches(dataset, config, layout, 0, pin_memory=False))
     assert "Traceback" not in str(told.value)
 
 

@@ -9,23 +9,29 @@ import torch
 from torch import Tensor
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter, save_adapter
-from fantasytalking.checkpoints.lora import lora_off
+from fantasytalking.checkpoints.lora import lora_disabled
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.collate import Batch, Collate
+from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.flow_matching import TIMESTEPS, shifted
+from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, shift_sigmas
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import from_wan
-from fantasytalking.pipeline.schedulers import Sampler, make_scheduler, set_steps
+from fantasytalking.models.wan_loading import load_from_wan
+from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler, set_timesteps
 from fantasytalking.training.config import DistillationConfig, TrainConfig
-from fantasytalking.training.distillation import Asked, ask, distillation_loss, follow_teacher
+from fantasytalking.training.distillation import SegmentSample, distillation_loss, integrate_teacher, sample_segments
 from fantasytalking.training.model_setup import build_model
-from fantasytalking.training.rng import draw
+from fantasytalking.training.rng import step_randomness
 from fantasytalking.training.trainer import Trainer
-from tests.helpers.tiny_transformer import awaken
+from tests.helpers.tiny_transformer import randomize_zero_init
 from tests.training.conftest import Configure
-from tests.training.run_artifacts import adapter, checkpoint, losses, same, step_elsewhere
+from tests.training.run_artifacts import (
+    bit_equal,
+    load_adapter_tensors,
+    load_checkpoint_tensors,
+    read_losses,
+    step_on_second_device,
+)
 
 STAGE3: dict[str, Any] = {
     "stage__name": "stage3",
@@ -36,10 +42,10 @@ STAGE3: dict[str, Any] = {
     "stage__dropout__prompt": 0,
     "stage__lora__rank": 4,
     "stage__lora__alpha": 4,
-    "stage__distillation__windows": 2,
-    "stage__distillation__teacher_steps": 2,
-    "stage__distillation__shift": 3,
-    "stage__distillation__width": 16,
+    "stage__distillation__num_windows": 2,
+    "stage__distillation__teacher_steps_per_window": 2,
+    "stage__distillation__flow_shift": 3,
+    "stage__distillation__embedder_dim": 16,
 }
 GOLDEN = [2.660167, 3.062257, 0.837476, 2.116757, 2.284831, 0.706188, 0.573135, 1.241796, 2.642950, 1.097292]
 """Losses of the first ten steps. They change only when what is computed changes."""
@@ -49,16 +55,16 @@ GOLDEN = [2.660167, 3.062257, 0.837476, 2.116757, 2.284831, 0.706188, 0.573135, 
 def stage2(tmp_path_factory: pytest.TempPathFactory, corpus: Path, base: Path) -> Path:
     """An adapter whose sound, face and motion count, for a teacher."""
     torch.manual_seed(1)
-    model = from_wan(base, asdict(load_model_config("nano").portrait))
-    awaken(model, 0.1)
+    model = load_from_wan(base, asdict(load_model_config("nano").portrait))
+    randomize_zero_init(model, 0.1)
     folder = tmp_path_factory.mktemp("teacher") / "adapter"
     save_adapter(model, folder, AdapterConfig(["audio", "face", "motion"], "seconds"))
     return folder
 
 
-def batch_of(config: TrainConfig) -> Batch:
+def batch_of(config: TrainConfig) -> TrainingBatch:
     dataset = PortraitDataset(*config.data.manifests)
-    return Collate(config.data.collate(config.stage.alignment))([dataset[i] for i in range(4)])
+    return PortraitCollator(config.data.collate_config(config.stage.alignment))([dataset[i] for i in range(4)])
 
 
 def student(config: TrainConfig) -> tuple[FantasyTalkingTransformer3DModel, DistillationConfig]:
@@ -86,15 +92,17 @@ def test_the_teacher_takes_the_steps_of_the_pipeline_with_its_guidance(configure
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
 
     teacher, _ = build_model(configure("teacher", stage__init_from=stage2, stage__alignment="frame"), torch.float32)
-    scheduler = make_scheduler(Sampler.euler, 3.0)
+    scheduler = make_scheduler(SchedulerType.euler, 3.0)
     expected = noise
     with torch.no_grad():
-        for timestep in set_steps(scheduler, 4, torch.device("cpu")):
+        for timestep in set_timesteps(scheduler, 4, torch.device("cpu")):
             nothing, text, both = (
                 teacher.eval()(expected, timestep.expand(4), told).sample
                 for told in (
-                    conditions._replace(text=conditions.text * 0, gate=torch.tensor([[0.0, 1.0]])),
-                    conditions._replace(gate=torch.tensor([[0.0, 1.0]])),
+                    conditions._replace(
+                        prompt_embeds=conditions.prompt_embeds * 0, condition_scale=torch.tensor([[0.0, 1.0]])
+                    ),
+                    conditions._replace(condition_scale=torch.tensor([[0.0, 1.0]])),
                     conditions,
                 )
             )
@@ -102,10 +110,10 @@ def test_the_teacher_takes_the_steps_of_the_pipeline_with_its_guidance(configure
             expected = scheduler.step(guided, timestep, expected, return_dict=False)[0]
 
         found = noise
-        with lora_off(model):
+        with lora_disabled(model):
             for start in (1.0, 0.5):
-                asked = Asked(torch.full((4,), start, dtype=torch.float64), torch.zeros(4), scales)
-                found = follow_teacher(model, found, conditions, asked, distillation, torch.float32)
+                asked = SegmentSample(torch.full((4,), start, dtype=torch.float64), torch.zeros(4), scales)
+                found = integrate_teacher(model, found, conditions, asked, distillation, torch.float32)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -120,7 +128,7 @@ def test_without_its_lora_and_untold_the_student_is_the_teacher_and_trains_on(co
     before, trained = predicted(), [name for name, value in model.named_parameters() if value.requires_grad]
     away_from_its_start(model)
     assert not torch.equal(predicted(), before)
-    with lora_off(model):
+    with lora_disabled(model):
         assert torch.equal(predicted(), before)
     assert [name for name, value in model.named_parameters() if value.requires_grad] == trained
     assert {name.split(".")[0] for name in trained if ".lora_" not in name} == {"guidance_embedder"}
@@ -130,81 +138,94 @@ def test_the_loss_is_the_distance_from_the_line_that_the_teacher_goes(configure:
     config = configure(stage__init_from=stage2, **STAGE3)
     model, distillation = student(config)
     batch = batch_of(config)
-    draws = draw(0, 0, range(4), batch.latents.shape[1:])
+    draws = step_randomness(0, 0, range(4), batch.latents.shape[1:])
     found = distillation_loss(model, batch, draws, distillation, config.stage.loss, torch.float32)
 
-    asked = ask(draws, distillation)
-    begin, end = shifted(asked.start, 3.0).float(), shifted(asked.start - 0.5, 3.0).float()
+    asked = sample_segments(draws, distillation)
+    begin, end = shift_sigmas(asked.start, 3.0).float(), shift_sigmas(asked.start - 0.5, 3.0).float()
     expected = []
     for number in range(4):
         one, alone = slice(number, number + 1), batch.conditions
         alone = type(alone)(*(value[one] if isinstance(value, Tensor) else value for value in alone))
         first = (1 - begin[one]) * batch.latents[one] + begin[one] * draws.noise[one]
-        part = Asked(*(value[one] for value in asked))
-        with torch.no_grad(), lora_off(model):
-            last = follow_teacher(model, first, alone, part, distillation, torch.float32)
-        share = asked.place[one].float()
+        part = SegmentSample(*(value[one] for value in asked))
+        with torch.no_grad(), lora_disabled(model):
+            last = integrate_teacher(model, first, alone, part, distillation, torch.float32)
+        share = asked.fraction[one].float()
         between, sigma = torch.lerp(first, last, share), torch.lerp(begin[one], end[one], share)
         with torch.no_grad():
-            prediction = model(between, sigma * TIMESTEPS, alone._replace(guidance=asked.scales[one])).sample
+            prediction = model(
+                between, sigma * NUM_TRAIN_TIMESTEPS, alone._replace(guidance=asked.guidance_scales[one])
+            ).sample
         expected.append((prediction - (first - last) / (begin[one] - end[one])).square().mean())
     torch.testing.assert_close(found.loss, torch.stack(expected), rtol=1e-4, atol=1e-5)
     assert ((end <= found.sigmas) & (found.sigmas <= begin)).all()
 
 
 def test_no_tensor_of_a_step_is_left_on_the_cpu(configure: Configure, stage2: Path):
-    step_elsewhere(configure("elsewhere", stage__init_from=stage2, **STAGE3))
+    step_on_second_device(configure("elsewhere", stage__init_from=stage2, **STAGE3))
 
 
 def test_what_is_asked_covers_windows_places_and_scales():
-    config = DistillationConfig(windows=4, at_start=0.25, text=[2.0, 6.0], audio=[1.0, 3.0])
-    asked = ask(draw(0, 0, range(4000), (1, 1, 1, 1)), config)
+    config = DistillationConfig(
+        num_windows=4, window_start_fraction=0.25, text_guidance_range=[2.0, 6.0], audio_guidance_range=[1.0, 3.0]
+    )
+    asked = sample_segments(step_randomness(0, 0, range(4000), (1, 1, 1, 1)), config)
     for start in (0.25, 0.5, 0.75, 1.0):
         assert (asked.start == start).float().mean().item() == pytest.approx(0.25, abs=0.03)
-    assert (asked.place == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
-    assert asked.place[asked.place > 0].mean().item() == pytest.approx(0.5, abs=0.03)
+    assert (asked.fraction == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert asked.fraction[asked.fraction > 0].mean().item() == pytest.approx(0.5, abs=0.03)
     for column, (low, high) in enumerate(((2, 6), (1, 3))):
-        scales = asked.scales[:, column]
+        scales = asked.guidance_scales[:, column]
         assert (low <= scales.min() < low + 0.1) and (high - 0.1 < scales.max() <= high)
 
 
 def test_ten_steps_give_the_golden_losses_and_an_adapter_of_what_was_added(configure: Configure, stage2: Path):
     config = configure(
-        stage__init_from=stage2, stage__steps=10, saving__every=10, stage__distillation__half=True, **STAGE3
+        stage__init_from=stage2,
+        stage__steps=10,
+        checkpoints__interval=10,
+        stage__distillation__save_float16=True,
+        **STAGE3,
     )
     folder = Trainer(config).train()
-    assert losses(config.output) == pytest.approx(GOLDEN, rel=1e-4)
+    assert read_losses(config.output) == pytest.approx(GOLDEN, rel=1e-4)
     described, tensors = read_adapter(folder)
     assert described.modules == ["audio", "face", "motion", "guidance"]
-    assert described.distillation == config.stage.distillation.described().as_json()
+    assert described.distillation == config.stage.distillation.to_spec().to_dict()
     assert {value.dtype for value in tensors.values()} == {torch.float16}
     fresh, _ = build_model(configure("fresh", stage__alignment="frame"), torch.float32)
     load_adapter(fresh, folder)
-    assert fresh.distillation == config.stage.distillation.described()
+    assert fresh.distillation == config.stage.distillation.to_spec()
 
 
 def test_one_step_then_resumed_to_two_equals_two(configure: Configure, stage2: Path):
-    changes = {"stage__init_from": stage2, "optimiser__ema_decay": 0.9, **STAGE3}
+    changes = {"stage__init_from": stage2, "optimizer__ema_decay": 0.9, **STAGE3}
     straight = configure("straight", stage__steps=2, **changes)
     Trainer(straight).train()
     Trainer(configure("resumed", stage__steps=1, **changes)).train()
     resumed = configure("resumed", stage__steps=2, **changes)
     Trainer(resumed).train()
-    assert same(checkpoint(resumed.output, 2), checkpoint(straight.output, 2))
-    assert same(adapter(resumed.output), adapter(straight.output))
-    assert losses(resumed.output) == losses(straight.output)
+    assert bit_equal(load_checkpoint_tensors(resumed.output, 2), load_checkpoint_tensors(straight.output, 2))
+    assert bit_equal(load_adapter_tensors(resumed.output), load_adapter_tensors(straight.output))
+    assert read_losses(resumed.output) == read_losses(straight.output)
 
 
 def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2: Path):
-    changes = {**STAGE3, "stage__distillation__at_start": 1.0, "stage__lora__rank": 8}
+    changes = {**STAGE3, "stage__distillation__window_start_fraction": 1.0, "stage__lora__rank": 8}
     config = configure(
-        stage__init_from=stage2, stage__steps=20, batch=4, saving__every=20, optimiser__learning_rate=3e-3, **changes
+        stage__init_from=stage2,
+        stage__steps=20,
+        batch=4,
+        checkpoints__interval=20,
+        optimizer__learning_rate=3e-3,
+        **changes,
     )
 
     def loss(model: FantasyTalkingTransformer3DModel) -> float:
         batch, settings = batch_of(config), config.stage.distillation
         assert settings is not None
-        draws = [draw(0, 10**6 + repeat, range(4), batch.latents.shape[1:]) for repeat in range(4)]
+        draws = [step_randomness(0, 10**6 + repeat, range(4), batch.latents.shape[1:]) for repeat in range(4)]
         with torch.no_grad():
             found = [
                 distillation_loss(model, batch, one, settings, config.stage.loss, torch.float32).loss for one in draws
@@ -226,7 +247,7 @@ def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2:
         ({"stage__init_from": "null"}, "no teacher"),
         ({"stage__dropout__audio": 0.1}, "drops nothing"),
         ({"stage__expression": "{}"}, "stage.expression is set"),
-        ({"stage__distillation__text": "[7,1]"}, "the least and the largest"),
+        ({"stage__distillation__text_guidance_range": "[7,1]"}, "the least and the largest"),
         ({"stage__distillation__window": 3}, "did you mean 'windows'"),
     ],
 )

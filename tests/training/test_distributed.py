@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.common.config import CONFIGS
-from fantasytalking.training.holdout_loss import LOG as HELD_OUT
-from tests.training.run_artifacts import adapter, log, same
+from fantasytalking.common.config import CONFIGS_FOLDER
+from fantasytalking.training.holdout_loss import HOLDOUT_LOG_FILE as HELD_OUT
+from tests.training.run_artifacts import bit_equal, load_adapter_tensors, read_log
 from tests.training.test_distillation import STAGE3 as DISTILLED
-from tests.training.tiny_corpus import PORTRAIT, make_corpus, make_driven_corpus, overrides
+from tests.training.tiny_corpus import PORTRAIT_STAGE, config_overrides, make_corpus, make_driven_corpus
 
-ROOT = CONFIGS.parent
+ROOT = CONFIGS_FOLDER.parent
 STAGE3: dict[str, object] = {
     **DISTILLED,
-    "stage__distillation__teacher_steps": 4,  # twelve calls of the teacher
+    "stage__distillation__teacher_steps_per_window": 4,  # twelve calls of the teacher
 }
 ACCELERATE = ROOT / "configs" / "accelerate"
 
@@ -46,18 +46,18 @@ def launch(settings: list[str], tmp_path: Path, config: str, processes: int, *be
 @pytest.mark.slow
 def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
     corpus = make_corpus(tmp_path / "corpus", clips=10, sizes=((64, 64), (96, 64)))
-    changes = {"saving__every": 2, "stage__loss__weight": "lip", "optimiser__ema_decay": 0.9}
-    changes |= {"held_out__every": 3, "held_out__manifests": f"[{corpus}]", "held_out__clips": 5}
+    changes = {"checkpoints__interval": 2, "stage__loss__weight": "lip", "optimizer__ema_decay": 0.9}
+    changes |= {"holdout__interval": 3, "holdout__manifests": f"[{corpus}]", "holdout__max_clips": 5}
 
     def settings(name: str, **more: object) -> list[str]:
-        return overrides(tmp_path / name, corpus, base, **changes, **more)
+        return config_overrides(tmp_path / name, corpus, base, **changes, **more)
 
     launch(settings("one", batch=4, stage__steps=6), tmp_path, "single.yaml", 1)
     launch(settings("two", batch=1, accumulation=2, stage__steps=6), tmp_path, "ddp.yaml", 2)
     for name in ("loss", "gradient_norm"):
-        found = [line[name] for line in log(tmp_path / "two")]
-        assert found == pytest.approx([line[name] for line in log(tmp_path / "one")], rel=1e-4)
-    losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("one", "two")]
+        found = [line[name] for line in read_log(tmp_path / "two")]
+        assert found == pytest.approx([line[name] for line in read_log(tmp_path / "one")], rel=1e-4)
+    losses = [[line["loss"] for line in read_log(tmp_path / name)] for name in ("one", "two")]
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=0)
     held_out = [json.loads(line) for name in ("one", "two") for line in (tmp_path / name / HELD_OUT).open()]
     assert [line["step"] for line in held_out] == [3, 6, 3, 6]
@@ -66,7 +66,7 @@ def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
 
     launch(settings("again", batch=1, accumulation=2, stage__steps=4), tmp_path, "ddp.yaml", 2)
     launch(settings("again", batch=1, accumulation=2, stage__steps=6), tmp_path, "ddp.yaml", 2)
-    assert same(adapter(tmp_path / "again"), adapter(tmp_path / "two"))
+    assert bit_equal(load_adapter_tensors(tmp_path / "again"), load_adapter_tensors(tmp_path / "two"))
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_a_checkpoint_that_one_machine_alone_has_is_refused(tmp_path: Path, corp
     wrapper = str(Path(__file__).parent / "separate_machines.py")
 
     def settings(steps: int) -> list[str]:
-        return overrides(Path("run"), corpus, base, batch=1, stage__steps=steps, saving__every=2)
+        return config_overrides(Path("run"), corpus, base, batch=1, stage__steps=steps, checkpoints__interval=2)
 
     launch(settings(2), tmp_path, "ddp.yaml", 2, wrapper)
     with pytest.raises(AssertionError, match="is not there for every process; output must be a folder that all"):
@@ -87,15 +87,15 @@ def test_sharded_processes_follow_one(config: str, tmp_path: Path, corpus: Path,
     wrapper = str(Path(__file__).parent / "cpu_sharding.py")
 
     def settings(name: str, **more: object) -> list[str]:
-        return overrides(tmp_path / name, corpus, base, **more)
+        return config_overrides(tmp_path / name, corpus, base, **more)
 
     launch(settings("one", batch=4, stage__steps=3), tmp_path, "single.yaml", 1)
     for steps in (2, 3):
         launch(settings(config, batch=1, accumulation=2, stage__steps=steps), tmp_path, f"{config}.yaml", 2, wrapper)
     for name in ("loss", "gradient_norm"):
-        found = [line[name] for line in log(tmp_path / config)]
-        assert found == pytest.approx([line[name] for line in log(tmp_path / "one")], rel=1e-4)
-    one, sharded = adapter(tmp_path / "one"), adapter(tmp_path / config)
+        found = [line[name] for line in read_log(tmp_path / config)]
+        assert found == pytest.approx([line[name] for line in read_log(tmp_path / "one")], rel=1e-4)
+    one, sharded = load_adapter_tensors(tmp_path / "one"), load_adapter_tensors(tmp_path / config)
     assert sharded.keys() == one.keys()
     for name, value in one.items():
         # Adam turns a gradient of nearly nothing into a step of either sign; three steps of 1e-3 at most.
@@ -113,16 +113,16 @@ def test_sharded_processes_train_in_half_precision(
     wrapper = str(Path(__file__).parent / "cpu_sharding.py")
 
     def settings(name: str, **more: object) -> list[str]:
-        return overrides(tmp_path / name, corpus, base, **stage, stage__steps=3, **more)
+        return config_overrides(tmp_path / name, corpus, base, **stage, stage__steps=3, **more)
 
     if stage:
-        launch(overrides(tmp_path / "teacher", corpus, base, stage__steps=1), tmp_path, "single.yaml", 1)
+        launch(config_overrides(tmp_path / "teacher", corpus, base, stage__steps=1), tmp_path, "single.yaml", 1)
         stage = {**stage, "stage__init_from": tmp_path / "teacher" / "adapter"}
     launch(settings("one", batch=4), tmp_path, "single.yaml", 1)
     launch(settings("half", batch=2, precision="bf16"), tmp_path, f"{config}.yaml", 2, wrapper)
     for name in ("loss", "gradient_norm"):
-        found = [line[name] for line in log(tmp_path / "half")]
-        assert found == pytest.approx([line[name] for line in log(tmp_path / "one")], rel=0.02)
+        found = [line[name] for line in read_log(tmp_path / "half")]
+        assert found == pytest.approx([line[name] for line in read_log(tmp_path / "one")], rel=0.02)
 
 
 @pytest.mark.slow
@@ -133,11 +133,11 @@ def test_processes_that_train_expressions_follow_one(config: str, tmp_path: Path
     wrapper = [] if config == "ddp" else [str(Path(__file__).parent / "cpu_sharding.py")]
 
     def settings(name: str, **more: object) -> list[str]:
-        return overrides(tmp_path / name, corpus, base, **PORTRAIT, stage__steps=3, **more)
+        return config_overrides(tmp_path / name, corpus, base, **PORTRAIT_STAGE, stage__steps=3, **more)
 
     launch(settings("one", batch=4), tmp_path, "single.yaml", 1)
     launch(settings(config, batch=1, accumulation=2), tmp_path, f"{config}.yaml", 2, *wrapper)
     for name in ("loss", "gradient_norm"):
-        found = [line[name] for line in log(tmp_path / config)]
-        assert found == pytest.approx([line[name] for line in log(tmp_path / "one")], rel=1e-4)
-    assert adapter(tmp_path / config).keys() == adapter(tmp_path / "one").keys()
+        found = [line[name] for line in read_log(tmp_path / config)]
+        assert found == pytest.approx([line[name] for line in read_log(tmp_path / "one")], rel=1e-4)
+    assert load_adapter_tensors(tmp_path / config).keys() == load_adapter_tensors(tmp_path / "one").keys()

@@ -11,24 +11,31 @@ import torch
 from safetensors.torch import load_file
 
 from fantasytalking.checkpoints.adapter import read_adapter
-from fantasytalking.checkpoints.expression_adapter import load_expression
+from fantasytalking.checkpoints.expression_adapter import load_expression_adapter
 from fantasytalking.checkpoints.released_portrait import write_released_expression
-from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.collate import Batch, Collate
+from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.models.expression_projector import parameter_count
+from fantasytalking.models.expression_projector import projector_parameter_count
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.models.wan_loading import from_wan, portrait_module
+from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
 from fantasytalking.training.config import DropoutConfig, TrainConfig
 from fantasytalking.training.losses import drop_conditions
 from fantasytalking.training.memory_estimate import ClipSize, activation_bytes, describe_plan
 from fantasytalking.training.model_setup import build_model
-from fantasytalking.training.rng import draw
+from fantasytalking.training.rng import step_randomness
 from fantasytalking.training.trainer import Trainer
 from tests.training.conftest import Configure
-from tests.training.run_artifacts import adapter, checkpoint, loss_on_the_corpus, losses, same, step_elsewhere
-from tests.training.tiny_corpus import PORTRAIT, make_driven_corpus
+from tests.training.run_artifacts import (
+    bit_equal,
+    corpus_loss,
+    load_adapter_tensors,
+    load_checkpoint_tensors,
+    read_losses,
+    step_on_second_device,
+)
+from tests.training.tiny_corpus import PORTRAIT_STAGE, make_driven_corpus
 
 GOLDEN = [6.352704, 4.043443, 3.986603, 6.995604, 6.480916, 3.063789, 7.964361, 4.108559, 5.094437, 3.886072]
 """Losses of the first ten steps. They change only when what is computed changes."""
@@ -45,14 +52,16 @@ def portrait(configure: Configure, driven: Path) -> Portrait:
     """portrait("name", key__sub=value): a portrait stage on clips of one and of two people."""
 
     def build(name: str = "portrait", **changes: Any) -> TrainConfig:
-        return configure(name, **{"manifest": driven, **PORTRAIT, **changes})
+        return configure(name, **{"manifest": driven, **PORTRAIT_STAGE, **changes})
 
     return build
 
 
-def batch_of(config: TrainConfig, clips: tuple[int, ...] = (0, 1)) -> Batch:
+def batch_of(config: TrainConfig, clips: tuple[int, ...] = (0, 1)) -> TrainingBatch:
     dataset = PortraitDataset(*config.data.manifests)
-    return Collate(config.data.collate(config.stage.alignment, expression=True))([dataset[i] for i in clips])
+    return PortraitCollator(config.data.collate_config(config.stage.alignment, expression=True))(
+        [dataset[i] for i in clips]
+    )
 
 
 def moved(model: torch.nn.Module) -> None:
@@ -65,31 +74,31 @@ def moved(model: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def predict(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def predict(model: torch.nn.Module, batch: TrainingBatch) -> torch.Tensor:
     return model.eval()(batch.latents, torch.full((len(batch.latents),), 500.0), batch.conditions).sample
 
 
 def test_ten_steps_give_the_golden_losses(portrait: Portrait):
-    config = portrait(stage__steps=10, saving__every=10)
+    config = portrait(stage__steps=10, checkpoints__interval=10)
     Trainer(config).train()
-    assert losses(config.output) == pytest.approx(GOLDEN, rel=1e-4)
+    assert read_losses(config.output) == pytest.approx(GOLDEN, rel=1e-4)
 
 
 def test_twenty_steps_lower_the_loss_and_the_adapter_brings_it_to_a_model_without(portrait: Portrait):
-    config = portrait(stage__steps=20, batch=8, saving__every=20, optimiser__learning_rate=1e-2)
+    config = portrait(stage__steps=20, batch=8, checkpoints__interval=20, optimizer__learning_rate=1e-2)
     fresh, _ = build_model(config, torch.float32)
-    before = loss_on_the_corpus(fresh, config)
+    before = corpus_loss(fresh, config)
     trainer = Trainer(config)
     folder = trainer.train()
-    after = loss_on_the_corpus(trainer.accelerator.unwrap_model(trainer.model), config)
+    after = corpus_loss(trainer.accelerator.unwrap_model(trainer.model), config)
     assert after < 0.9 * before
     plain, _ = build_model(portrait("plain", stage__expression="null", stage__trainable="[audio]"), torch.float32)
-    load_expression(plain, folder)
-    assert loss_on_the_corpus(plain, config) == pytest.approx(after, rel=1e-5)
+    load_expression_adapter(plain, folder)
+    assert corpus_loss(plain, config) == pytest.approx(after, rel=1e-5)
 
 
 def test_no_tensor_of_a_step_is_left_on_the_cpu(portrait: Portrait):
-    step_elsewhere(portrait())
+    step_on_second_device(portrait())
 
 
 def test_only_the_expression_trains_and_is_stored(portrait: Portrait):
@@ -99,32 +108,32 @@ def test_only_the_expression_trains_and_is_stored(portrait: Portrait):
     described, tensors = read_adapter(trainer.train())
     after = dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters())
     changed = {name for name, value in before.named_parameters() if not torch.equal(after[name], value)}
-    expression = {name for name in after if portrait_module(name) == "expression"}
-    assert changed == expression == set(tensors) == set(checkpoint(config.output, 2))
+    expression = {name for name in after if adapter_module_of(name) == "expression"}
+    assert changed == expression == set(tensors) == set(load_checkpoint_tensors(config.output, 2))
     assert described.modules == ["expression"]
     assert config.stage.expression is not None
-    assert described.expression == config.stage.expression.sizes().as_json()
+    assert described.expression == config.stage.expression.to_module_config().to_dict()
     assert described.expression_padding == "masked"
 
 
 def test_two_steps_then_resumed_to_four_equal_four(portrait: Portrait):
-    changes = {"optimiser__ema_decay": 0.9, "stage__lora__rank": 2, "stage__lora__targets": "[attn2.to_q]"}
+    changes = {"optimizer__ema_decay": 0.9, "stage__lora__rank": 2, "stage__lora__target_modules": "[attn2.to_q]"}
     straight = portrait("straight", stage__steps=4, **changes)
     Trainer(straight).train()
     Trainer(portrait("resumed", stage__steps=2, **changes)).train()
     begun = Path(straight.output).parent / "resumed" / "run.json"
     known = json.loads(begun.read_text())
-    for key in ("data.regions", "data.background"):  # as of a run that was begun before there were any
+    for key in ("data.region_boxes", "data.background"):  # as of a run that was begun before there were any
         del known[key]
     begun.write_text(json.dumps(known))
     resumed = portrait("resumed", stage__steps=4, **changes)
     folder = Trainer(resumed).train()
-    assert same(checkpoint(resumed.output, 4), checkpoint(straight.output, 4))
-    assert same(adapter(resumed.output), adapter(straight.output))
-    assert losses(resumed.output) == losses(straight.output)
+    assert bit_equal(load_checkpoint_tensors(resumed.output, 4), load_checkpoint_tensors(straight.output, 4))
+    assert bit_equal(load_adapter_tensors(resumed.output), load_adapter_tensors(straight.output))
+    assert read_losses(resumed.output) == read_losses(straight.output)
     assert read_adapter(folder)[0].lora == {"rank": 2, "alpha": 64.0, "targets": ["attn2.to_q"]}
     with pytest.raises(InputError, match=r"with data\.regions = 'still', not 'tracked'"):
-        Trainer(portrait("resumed", stage__steps=4, data__regions="tracked", **changes)).train()
+        Trainer(portrait("resumed", stage__steps=4, data__region_boxes="tracked", **changes)).train()
 
 
 def test_a_dropped_expression_is_none_exactly(portrait: Portrait):
@@ -139,7 +148,7 @@ def test_a_dropped_expression_is_none_exactly(portrait: Portrait):
     assert torch.equal(found[0], without[0])
     assert torch.equal(found[1], whole[1])
     assert not torch.allclose(found[1], without[1], atol=1e-3)
-    kept = (draw(0, 0, range(4000), (1, 1, 1, 1)).dropout >= 0.2).float()
+    kept = (step_randomness(0, 0, range(4000), (1, 1, 1, 1)).dropout_uniform >= 0.2).float()
     assert kept[:, 3].mean().item() == pytest.approx(0.8, abs=0.02)
     assert torch.corrcoef(kept.T)[3, :3].abs().max() < 0.05, "independent of the others"
 
@@ -153,19 +162,19 @@ def test_an_augmentation_trains_with_the_parameters_of_another(portrait: Portrai
     }.items():
         config = portrait(name, **{f"stage__expression__{key}": value for key, value in changes.items()})
         model, origin = build_model(config, torch.float32)
-        counts[name] = sum(value.numel() for n, value in model.named_parameters() if n in origin.trained)
+        counts[name] = sum(value.numel() for n, value in model.named_parameters() if n in origin.trained_names)
         assert model.expression_projector is not None
         assert len(model.expression_projector.learned) == (0 if name != "published" else 2)
     assert counts["wide"] == pytest.approx(counts["published"], rel=0.002)
     assert counts["none"] < 0.5 * counts["published"]
     with pytest.raises(InputError, match="name an augmentation that has more"):
-        portrait("bad", stage__expression__augmentation="all", stage__expression__parameters_of="none")
+        portrait("bad", stage__expression__augmentation="all", stage__expression__match_parameters_of="none")
 
 
 def saved_pipeline(folder: Path, base: Path) -> Path:
     """As much of a saved pipeline as training reads, its sound's weights unlike fresh ones."""
     torch.manual_seed(11)
-    from_wan(base, asdict(load_model_config("nano").portrait)).save_pretrained(folder / "transformer")
+    load_from_wan(base, asdict(load_model_config("nano").portrait)).save_pretrained(folder / "transformer")
     (folder / "model_index.json").write_text("{}")
     return folder
 
@@ -179,7 +188,7 @@ def test_it_goes_on_a_saved_pipeline_on_its_own_adapter_and_on_released_weights(
     described, tensors = read_adapter(first)
     assert described.modules == ["expression"] and described.on_saved and described.base == str(pipeline)
     model, _ = build_model(portrait("second", base=pipeline, stage__init_from=first), torch.float32)
-    assert same({name: value for name, value in model.state_dict().items() if name in tensors}, tensors)
+    assert bit_equal({name: value for name, value in model.state_dict().items() if name in tensors}, tensors)
     assert torch.equal(model.audio_projector.proj.weight, sound), "the saved pipeline's, not fresh"
     with pytest.raises(InputError, match=r"goes on a saved pipeline, and base .* is none"):
         build_model(portrait("bare", stage__init_from=first), torch.float32)
@@ -187,17 +196,17 @@ def test_it_goes_on_a_saved_pipeline_on_its_own_adapter_and_on_released_weights(
     write_released_expression(tensors, tmp_path / "released.ckpt")
     config = portrait("third", stage__init_from=tmp_path / "released.ckpt")
     model, _ = build_model(config, torch.float32)
-    assert same({name: value for name, value in model.state_dict().items() if name in tensors}, tensors)
+    assert bit_equal({name: value for name, value in model.state_dict().items() if name in tensors}, tensors)
     described, again = read_adapter(Trainer(config).train())
     assert described.expression_padding == "attended", "as the released weights were trained"
     assert not described.on_saved
-    assert not same(again, tensors)
+    assert not bit_equal(again, tensors)
     with pytest.raises(InputError, match=r"'depth': 1.*'depth': 2"):
         build_model(portrait("deep", stage__init_from=first, base=pipeline, stage__expression__depth=2), torch.float32)
 
 
 def test_a_half_precision_adapter_holds_half_and_loads(portrait: Portrait):
-    folder = Trainer(portrait(stage__expression__half=True)).train()
+    folder = Trainer(portrait(stage__expression__save_float16=True)).train()
     assert {value.dtype for value in read_adapter(folder)[1].values()} == {torch.float16}
     model, _ = build_model(portrait("next", stage__init_from=folder), torch.float32)
     assert model.expression_projector is not None
@@ -211,7 +220,7 @@ def test_the_plan_counts_the_expression_and_the_people(portrait: Portrait):
     assert "bucket 64x64, 9 frames at 25 fps: 4 clips" in told
     assert "bucket 64x64, 9 frames at 25 fps, 2 people: 4 clips" in told
     # nano's 8 blocks of width 256
-    count = parameter_count(config.stage.expression.sizes()) + 8 * 2 * 256 * 24
+    count = projector_parameter_count(config.stage.expression.to_module_config()) + 8 * 2 * 256 * 24
     assert f"{count:,}" in told.split("expression ")[1].splitlines()[0]
     size = ClipSize(64, 64, 9, 25.0)
     assert activation_bytes(config, size) < activation_bytes(config, size._replace(people=2))
@@ -220,7 +229,7 @@ def test_the_plan_counts_the_expression_and_the_people(portrait: Portrait):
 def test_two_speakers_are_trained_by_stage_two(configure: Configure, tmp_path: Path):
     manifest = make_driven_corpus(tmp_path / "corpus", sound=True)
     config = configure(manifest=manifest, stage__name="stage2", stage__alignment="frame", stage__loss__weight="lip")
-    batch = Collate(config.data.collate(config.stage.alignment))([PortraitDataset(manifest)[1]])
+    batch = PortraitCollator(config.data.collate_config(config.stage.alignment))([PortraitDataset(manifest)[1]])
     assert batch.conditions.speaker_regions is not None and batch.conditions.speaker_regions.shape[1] == 2
     assert read_adapter(Trainer(config).train())[0].modules == ["audio", "face", "motion"]
 
@@ -228,14 +237,14 @@ def test_two_speakers_are_trained_by_stage_two(configure: Configure, tmp_path: P
 def test_expressions_and_a_sound_each_train_together(portrait: Portrait, base: Path, tmp_path: Path):
     """As in configs/nano/people.yaml, audio besides: one adapter of both for a saved pipeline, with a LoRA."""
     manifest, pipeline = make_driven_corpus(tmp_path / "corpus", sound=True), saved_pipeline(tmp_path / "saved", base)
-    people = load_config(TrainConfig, CONFIGS / "nano" / "people.yaml").stage
+    people = load_config(TrainConfig, CONFIGS_FOLDER / "nano" / "people.yaml").stage
     changes = {
         "stage__trainable": f"[{','.join([*people.trainable, 'audio'])}]",
         "stage__lora__rank": 2,
-        "stage__lora__targets": f"[{','.join(people.lora.targets)}]",
+        "stage__lora__target_modules": f"[{','.join(people.lora.target_modules)}]",
         "stage__dropout__audio": people.dropout.audio,
-        "stage__expression__half": True,
-        "optimiser__kind": "muon",
+        "stage__expression__save_float16": True,
+        "optimizer__type": "muon",
     }
     config = portrait(manifest=manifest, base=pipeline, stage__init_from=pipeline, **changes)
     fresh = build_model(config, torch.float32)[0].state_dict()

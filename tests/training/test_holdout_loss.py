@@ -8,16 +8,16 @@ import torch
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.collate import Collate
+from fantasytalking.data.collate import PortraitCollator
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.flow_matching import TIMESTEPS, add_noise
+from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, add_noise
 from fantasytalking.training.config import TrainConfig
-from fantasytalking.training.holdout_loss import NEVER_A_STEP, SIGMAS, HeldOut
+from fantasytalking.training.holdout_loss import HOLDOUT_NOISE_STEP, HOLDOUT_SIGMAS, HoldoutLoss
 from fantasytalking.training.model_setup import build_model
-from fantasytalking.training.rng import draw
+from fantasytalking.training.rng import step_randomness
 from fantasytalking.training.trainer import Trainer
 from tests.training.conftest import Configure
-from tests.training.run_artifacts import adapter, same
+from tests.training.run_artifacts import bit_equal, load_adapter_tensors
 from tests.training.tiny_corpus import make_corpus
 
 
@@ -33,18 +33,18 @@ def lines(output: str) -> list[dict]:
 
 @torch.no_grad()
 def test_errors_are_those_of_the_velocity_in_the_parts_of_the_picture(configure: Configure, others: Path):
-    config = configure(held_out__every=1, held_out__manifests=[str(others)], held_out__clips=1)
+    config = configure(holdout__interval=1, holdout__manifests=[str(others)], holdout__max_clips=1)
     model, _ = build_model(config, torch.float32)
-    held_out = HeldOut(config, None)
-    (index,) = held_out._chosen
-    found = held_out.measure(model.eval(), torch.device("cpu"), torch.float32)
+    held_out = HoldoutLoss(config, None)
+    (index,) = held_out._indices
+    found = held_out.evaluate(model.eval(), torch.device("cpu"), torch.float32)
 
-    batch = Collate(config.data.collate(config.stage.alignment))([PortraitDataset(others)[index]])
-    noise = draw(config.seed, NEVER_A_STEP, [index], batch.latents.shape[1:]).noise
-    for place, level in enumerate(SIGMAS):
+    batch = PortraitCollator(config.data.collate_config(config.stage.alignment))([PortraitDataset(others)[index]])
+    noise = step_randomness(config.seed, HOLDOUT_NOISE_STEP, [index], batch.latents.shape[1:]).noise
+    for place, level in enumerate(HOLDOUT_SIGMAS):
         sigmas = torch.tensor([level])
         noisy = add_noise(batch.latents, noise, sigmas)
-        velocity = model(noisy, sigmas * TIMESTEPS, batch.conditions, return_dict=False)[0]
+        velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, batch.conditions, return_dict=False)[0]
         error = (velocity - (noise - batch.latents)).square().mean(dim=1, keepdim=True)
         lips = batch.lip_mask
         assert found["everywhere"][place] == pytest.approx(error.mean().item(), rel=1e-5)
@@ -54,27 +54,27 @@ def test_errors_are_those_of_the_velocity_in_the_parts_of_the_picture(configure:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_tells_it_and_trains_the_same(configure: Configure, others: Path, precision: str):
-    shown = {"held_out__manifests": [str(others)], "held_out__clips": 4, "precision": precision}
+    shown = {"holdout__manifests": [str(others)], "holdout__max_clips": 4, "precision": precision}
     plain = configure("plain", stage__steps=4, precision=precision)
-    watched = configure("watched", stage__steps=4, held_out__every=2, **shown)
+    watched = configure("watched", stage__steps=4, holdout__interval=2, **shown)
     Trainer(plain).train()
     Trainer(watched).train()
-    assert same(adapter(plain.output), adapter(watched.output))
+    assert bit_equal(load_adapter_tensors(plain.output), load_adapter_tensors(watched.output))
     assert [line["step"] for line in lines(watched.output)] == [2, 4]
     first, second = lines(watched.output)
-    assert first["sigmas"] == list(SIGMAS)
+    assert first["sigmas"] == list(HOLDOUT_SIGMAS)
     assert first["everywhere"] != second["everywhere"], "another model"
     assert all(0 < value < 100 for part in ("everywhere", "lips", "rest") for value in second[part])
 
 
 def test_a_resumed_run_tells_every_step_once(configure: Configure, others: Path):
-    shown = {"held_out__every": 1, "held_out__manifests": [str(others)], "held_out__clips": 2}
+    shown = {"holdout__interval": 1, "holdout__manifests": [str(others)], "holdout__max_clips": 2}
     whole = configure("whole", stage__steps=4, **shown)
     Trainer(whole).train()
-    resumed = configure("resumed", stage__steps=3, saving__every=2, **shown)
+    resumed = configure("resumed", stage__steps=3, checkpoints__interval=2, **shown)
     Trainer(resumed).train()
     (Path(resumed.output) / "checkpoints" / "step-00000003").rename(Path(resumed.output) / "elsewhere")
-    longer = configure("resumed", stage__steps=4, saving__every=2, **shown)
+    longer = configure("resumed", stage__steps=4, checkpoints__interval=2, **shown)
     Trainer(longer).train()
     assert lines(resumed.output) == lines(whole.output)
 
@@ -82,8 +82,8 @@ def test_a_resumed_run_tells_every_step_once(configure: Configure, others: Path)
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"held_out__every": 1}, "held_out.manifests is empty"),
-        ({"held_out__every": 1, "held_out__manifests": ["x"], "held_out__clips": 0}, "held_out.clips is 0"),
+        ({"holdout__interval": 1}, "holdout.manifests is empty"),
+        ({"holdout__interval": 1, "holdout__manifests": ["x"], "holdout__max_clips": 0}, "holdout.max_clips is 0"),
     ],
 )
 def test_what_is_missing_is_told(configure: Configure, changes: dict, told: str):
@@ -92,11 +92,11 @@ def test_what_is_missing_is_told(configure: Configure, changes: dict, told: str)
 
 
 def test_clips_that_are_not_there_are_told_before_the_first_step(configure: Configure, tmp_path: Path):
-    config = configure(held_out__every=1, held_out__manifests=[str(tmp_path / "none.jsonl")])
+    config = configure(holdout__interval=1, holdout__manifests=[str(tmp_path / "none.jsonl")])
     with pytest.raises(InputError, match=r"none\.jsonl"):
         Trainer(config)
 
 
 def test_a_distilled_model_has_no_such_error():
     with pytest.raises(InputError, match="use 0"):
-        load_config(TrainConfig, preset_path("nano", "stage3"), ["held_out.every=1", "held_out.manifests=[x]"])
+        load_config(TrainConfig, preset_path("nano", "stage3"), ["holdout.interval=1", "holdout.manifests=[x]"])

@@ -9,9 +9,9 @@ import torch
 
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import Trainer
-from tests.helpers.fork_server import PROCESSES
+from tests.helpers.fork_server import FORK_SERVER
 from tests.training.conftest import Configure
-from tests.training.run_artifacts import adapter, checkpoint, losses, same
+from tests.training.run_artifacts import bit_equal, load_adapter_tensors, load_checkpoint_tensors, read_losses
 
 
 def train(config: TrainConfig) -> None:
@@ -28,11 +28,11 @@ def seen(output: Path, moment: str) -> bool:
 
 @pytest.mark.parametrize("moment", ["while training", "while saving"])
 def test_a_killed_run_goes_on_as_if_nothing_had_been(moment: str, configure: Configure):
-    changes = {"stage__steps": 12, "saving__every": 2, "optimiser__ema_decay": 0.9}
+    changes = {"stage__steps": 12, "checkpoints__interval": 2, "optimizer__ema_decay": 0.9}
     killed, straight = configure("killed", **changes), configure("straight", **changes)
     output = Path(killed.output)
 
-    process = PROCESSES.Process(target=train, args=(killed,))
+    process = FORK_SERVER.Process(target=train, args=(killed,))
     process.start()
     while process.is_alive():
         if seen(output, moment):
@@ -44,11 +44,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(moment: str, configure: Con
     assert not (output / "adapter").exists()
 
     for config in (killed, straight):  # each a process of its own, as a command is
-        again = PROCESSES.Process(target=train, args=(config,))
+        again = FORK_SERVER.Process(target=train, args=(config,))
         again.start()
         again.join()
         assert again.exitcode == 0
-    assert same(checkpoint(output, 12), checkpoint(Path(straight.output), 12))
-    assert same(adapter(output), adapter(straight.output))
-    assert losses(output) == losses(straight.output)
+    assert bit_equal(load_checkpoint_tensors(output, 12), load_checkpoint_tensors(Path(straight.output), 12))
+    assert bit_equal(load_adapter_tensors(output), load_adapter_tensors(straight.output))
+    assert read_losses(output) == read_losses(straight.output)
     assert not list((output / "checkpoints").glob(".*"))

@@ -3,67 +3,71 @@
 import pytest
 import torch
 
-from fantasytalking.data.collate import Batch
-from fantasytalking.flow_matching import Normalisation, SigmaConfig
-from fantasytalking.training.config import Draw, DropoutConfig, LossConfig, LossWeight, ReferenceDropout
+from fantasytalking.data.collate import TrainingBatch
+from fantasytalking.flow_matching import LossNormalization, SigmaConfig
+from fantasytalking.training.config import DropoutConfig, LossConfig, LossWeight, MaskSampling, ReferenceDropoutTarget
 from fantasytalking.training.losses import drop_conditions, loss_weight, stage_loss
-from fantasytalking.training.rng import Draws, draw
+from fantasytalking.training.rng import StepRandomness, step_randomness
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
 LIP = LossConfig(weight=LossWeight.lip)
 NO_DROPOUT = DropoutConfig(reference=0.0, audio=0.0, prompt=0.0)
 
 
-def many_draws(count: int) -> Draws:
-    return draw(3, 7, range(count), (1, 1, 1, 1))
+def many_draws(count: int) -> StepRandomness:
+    return step_randomness(3, 7, range(count), (1, 1, 1, 1))
 
 
 def test_each_condition_is_dropped_independently_at_its_own_rate():
     count, shares = 6000, DropoutConfig(reference=0.1, audio=0.2, prompt=0.3)
     conditions = tiny_conditions(batch=1, frames=1, size=2)
     many = conditions._replace(
-        text=conditions.text[:, :1, :1].expand(count, 1, 1),
-        latents=conditions.latents.expand(count, -1, -1, -1, -1),
-        image=conditions.image[:, :1, :1].expand(count, 1, 1),
-        gate=torch.ones(count, 2),
+        prompt_embeds=conditions.prompt_embeds[:, :1, :1].expand(count, 1, 1),
+        image_latents=conditions.image_latents.expand(count, -1, -1, -1, -1),
+        image_embeds=conditions.image_embeds[:, :1, :1].expand(count, 1, 1),
+        condition_scale=torch.ones(count, 2),
     )
-    dropped = drop_conditions(many, many_draws(count).dropout, shares)
-    audio, face = (dropped.gate == 0).unbind(dim=1)
-    prompt = (dropped.text == 0).flatten(1).all(dim=1)
+    dropped = drop_conditions(many, many_draws(count).dropout_uniform, shares)
+    audio, face = (dropped.condition_scale == 0).unbind(dim=1)
+    prompt = (dropped.prompt_embeds == 0).flatten(1).all(dim=1)
     for chosen, share in ((face, 0.1), (audio, 0.2), (prompt, 0.3)):
         assert chosen.float().mean().item() == pytest.approx(share, abs=0.02)  # 3 standard errors
     for first, second, share in ((face, audio, 0.02), (face, prompt, 0.03), (audio, prompt, 0.06)):
         assert (first & second).float().mean().item() == pytest.approx(share, abs=0.01)
-    assert torch.equal(dropped.latents, many.latents)
+    assert torch.equal(dropped.image_latents, many.image_latents)
 
 
-@pytest.mark.parametrize("reference_drops", ReferenceDropout)
-def test_what_a_dropped_reference_takes_away(reference_drops: ReferenceDropout):
+@pytest.mark.parametrize("reference_drops", ReferenceDropoutTarget)
+def test_what_a_dropped_reference_takes_away(reference_drops: ReferenceDropoutTarget):
     conditions = tiny_conditions(batch=2)
-    config = DropoutConfig(reference=0.5, audio=0.0, prompt=0.0, reference_drops=reference_drops)
+    config = DropoutConfig(reference=0.5, audio=0.0, prompt=0.0, reference_target=reference_drops)
     dropped = drop_conditions(conditions, torch.tensor([[0.4, 0.9, 0.9, 0.9], [0.6, 0.9, 0.9, 0.9]]), config)
-    face = reference_drops in (ReferenceDropout.face, ReferenceDropout.all)
-    picture = reference_drops in (ReferenceDropout.image, ReferenceDropout.all)
-    assert dropped.gate.tolist() == [[1.0, 0.0 if face else 1.0], [1.0, 1.0]]
-    assert (dropped.latents[0].abs().max() == 0) == picture
-    assert (dropped.image[0].abs().max() == 0) == picture
+    face = reference_drops in (ReferenceDropoutTarget.face, ReferenceDropoutTarget.all)
+    picture = reference_drops in (ReferenceDropoutTarget.image, ReferenceDropoutTarget.all)
+    assert dropped.condition_scale.tolist() == [[1.0, 0.0 if face else 1.0], [1.0, 1.0]]
+    assert (dropped.image_latents[0].abs().max() == 0) == picture
+    assert (dropped.image_embeds[0].abs().max() == 0) == picture
     for name in ("latents", "image", "text"):
         assert torch.equal(getattr(dropped, name)[1], getattr(conditions, name)[1])
 
 
 def test_a_base_without_image_attention_keeps_none():
-    conditions = tiny_conditions(batch=1)._replace(image=None)
-    config = DropoutConfig(reference_drops=ReferenceDropout.all)
-    assert drop_conditions(conditions, torch.zeros(1, 4), config).image is None
+    conditions = tiny_conditions(batch=1)._replace(image_embeds=None)
+    config = DropoutConfig(reference_target=ReferenceDropoutTarget.all)
+    assert drop_conditions(conditions, torch.zeros(1, 4), config).image_embeds is None
 
 
 def test_lip_mask_is_used_where_p_exceeds_eta():
     mask = torch.rand(4, 1, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-    draws = many_draws(4)._replace(mask=torch.tensor([0.1, 0.2, 0.21, 0.9]), mask_of_step=torch.full((4,), 0.9))
+    draws = many_draws(4)._replace(
+        mask_uniform=torch.tensor([0.1, 0.2, 0.21, 0.9]), step_mask_uniform=torch.full((4,), 0.9)
+    )
     weight = loss_weight(mask, draws, LIP)
     assert torch.equal(weight[:2], torch.ones_like(mask[:2]))
     assert torch.equal(weight[2:], mask[2:])
-    assert torch.equal(loss_weight(mask, draws, LossConfig(weight=LossWeight.lip, draw=Draw.step)), mask)
+    assert torch.equal(
+        loss_weight(mask, draws, LossConfig(weight=LossWeight.lip, mask_sampling=MaskSampling.step)), mask
+    )
     assert loss_weight(mask, draws, LossConfig()) is None
 
 
@@ -71,34 +75,42 @@ def test_p_is_masked_at_the_rate_of_eta():
     count = 4000
     weight = loss_weight(torch.zeros(count, 1, 1, 1, 1), many_draws(count), LIP)
     assert weight.mean().item() == pytest.approx(0.2, abs=0.02)
-    per_step = torch.tensor([draw(0, step, [0, 1], (1, 1, 1, 1)).mask_of_step[0] for step in range(1000)])
+    per_step = torch.tensor(
+        [step_randomness(0, step, [0, 1], (1, 1, 1, 1)).step_mask_uniform[0] for step in range(1000)]
+    )
     assert (per_step <= 0.2).float().mean().item() == pytest.approx(0.2, abs=0.04)
 
 
-@pytest.mark.parametrize("normalisation", Normalisation)
-def test_stage_loss_equals_its_formula(normalisation: Normalisation):
+@pytest.mark.parametrize("normalisation", LossNormalization)
+def test_stage_loss_equals_its_formula(normalisation: LossNormalization):
     model, conditions = tiny_transformer(), tiny_conditions()
     sample, _ = tiny_latents()
     mask = torch.rand(2, 1, *sample.shape[2:], generator=torch.Generator().manual_seed(5))
-    draws = draw(0, 0, [0, 1], sample.shape[1:])._replace(sigma=torch.tensor([0.2, 0.6]), mask=torch.tensor([0.1, 0.9]))
-    config = LossConfig(weight=LossWeight.lip, normalisation=normalisation, sigmas=SigmaConfig(shift=3.0))
+    draws = step_randomness(0, 0, [0, 1], sample.shape[1:])._replace(
+        sigma_uniform=torch.tensor([0.2, 0.6]), mask_uniform=torch.tensor([0.1, 0.9])
+    )
+    config = LossConfig(weight=LossWeight.lip, normalization=normalisation, sigmas=SigmaConfig(shift=3.0))
     with torch.no_grad():
-        result = stage_loss(model, Batch(sample, conditions, mask), draws, config, NO_DROPOUT, torch.float32)
+        result = stage_loss(model, TrainingBatch(sample, conditions, mask), draws, config, NO_DROPOUT, torch.float32)
 
         sigmas = torch.tensor([3 * 0.2 / 1.4, 3 * 0.6 / 2.2])
         noisy = (1 - sigmas.view(2, 1, 1, 1, 1)) * sample + sigmas.view(2, 1, 1, 1, 1) * draws.noise
         error = (model(noisy, 1000 * sigmas, conditions).sample - (draws.noise - sample)) ** 2
-    area = 16 * mask[1].sum() if normalisation is Normalisation.mask else error[1].numel()
+    area = 16 * mask[1].sum() if normalisation is LossNormalization.mask else error[1].numel()
     expected = torch.stack([error[0].mean(), (mask[1] * error[1]).sum() / area])
     torch.testing.assert_close(result.loss, expected)
     torch.testing.assert_close(result.sigmas, sigmas)
 
 
 def test_random_numbers_follow_seed_step_and_place_alone():
-    whole, part = draw(1, 5, [0, 1, 2, 3], (2, 3)), draw(1, 5, [2, 3], (2, 3))
+    whole, part = step_randomness(1, 5, [0, 1, 2, 3], (2, 3)), step_randomness(1, 5, [2, 3], (2, 3))
     for name, value in part._asdict().items():
         assert torch.equal(value, getattr(whole, name)[2:])
-    assert whole.mask_of_step.unique().numel() == 1
-    for other in (draw(2, 5, [0], (2, 3)), draw(1, 6, [0], (2, 3)), draw(1, 5, [1], (2, 3))):
+    assert whole.step_mask_uniform.unique().numel() == 1
+    for other in (
+        step_randomness(2, 5, [0], (2, 3)),
+        step_randomness(1, 6, [0], (2, 3)),
+        step_randomness(1, 5, [1], (2, 3)),
+    ):
         assert not torch.equal(other.noise[0], whole.noise[0])
-        assert other.sigma[0] != whole.sigma[0]
+        assert other.sigma_uniform[0] != whole.sigma_uniform[0]

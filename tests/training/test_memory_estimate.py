@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from fantasytalking.common.config import CONFIGS, load_config
-from fantasytalking.data.collate import Collate
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
+from fantasytalking.data.collate import PortraitCollator
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.models.presets import load_model_config, meta_transformer
+from fantasytalking.models.presets import build_meta_transformer, load_model_config
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.memory_estimate import (
-    PAPER_SIZE,
+    PAPER_CLIP_SIZE,
     ClipSize,
     activation_bytes,
+    build_meta_model,
     describe_plan,
     estimate_memory,
-    planned_model,
 )
 from fantasytalking.training.parameter_groups import set_trainable
 from tests.training.conftest import Configure
@@ -26,12 +26,12 @@ def kept_bytes(config: TrainConfig) -> int:
     """What autograd really keeps for a batch of the corpus on the nano model, on the CPU."""
     preset = load_model_config("nano")
     preset.wan.in_channels, preset.wan.out_channels = 36, 16  # the corpus', which are Wan's
-    model = meta_transformer(preset).to_empty(device="cpu")
+    model = build_meta_transformer(preset).to_empty(device="cpu")
     set_trainable(model, config.stage.trainable)
     for value in (*model.parameters(), *model.buffers()):
         torch.nn.init.normal_(value.data) if value.is_floating_point() else None
     dataset = PortraitDataset(*config.data.manifests)
-    batch = Collate(config.data.collate(config.stage.alignment))([dataset[0], dataset[1]])
+    batch = PortraitCollator(config.data.collate_config(config.stage.alignment))([dataset[0], dataset[1]])
     own = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}
 
@@ -53,26 +53,26 @@ def test_activations_are_what_a_real_forward_pass_keeps(configure: Configure, al
 
 
 def test_gradient_checkpointing_and_size_show_in_the_estimate():
-    config = load_config(TrainConfig, CONFIGS / "wan14b" / "stage1.yaml")
-    checkpointed = activation_bytes(config, PAPER_SIZE)
+    config = load_config(TrainConfig, CONFIGS_FOLDER / "wan14b" / "stage1.yaml")
+    checkpointed = activation_bytes(config, PAPER_CLIP_SIZE)
     config.gradient_checkpointing = False
-    everything = activation_bytes(config, PAPER_SIZE)
+    everything = activation_bytes(config, PAPER_CLIP_SIZE)
     assert everything > 8 * checkpointed
-    half_as_long = activation_bytes(config, PAPER_SIZE._replace(frames=41))
+    half_as_long = activation_bytes(config, PAPER_CLIP_SIZE._replace(frames=41))
     assert half_as_long / everything == pytest.approx(11 / 21, abs=0.03)
 
 
 def test_weights_are_counted():
-    config = load_config(TrainConfig, CONFIGS / "wan14b" / "stage2.yaml", ["optimiser.ema_decay=0.99"])
-    memory = estimate_memory(config, PAPER_SIZE, planned_model(config))
+    config = load_config(TrainConfig, CONFIGS_FOLDER / "wan14b" / "stage2.yaml", ["optimizer.ema_decay=0.99"])
+    memory = estimate_memory(config, PAPER_CLIP_SIZE, build_meta_model(config))
     assert memory.frozen == 2 * 16_394_878_784
-    assert memory.trained == memory.gradients == memory.average == 4 * 1_752_516_608
-    assert memory.optimiser == 8 * 1_752_516_608
+    assert memory.trainable == memory.gradients == memory.ema == 4 * 1_752_516_608
+    assert memory.optimizer == 8 * 1_752_516_608
     shared = memory.sharded(8) - memory.activations
     assert shared == (2 * 16_394_878_784 + 5 * 4 * 1_752_516_608) // 8
-    whole = load_config(TrainConfig, CONFIGS / "wan14b" / "stage2.yaml", ["stage.trainable=['*']"])
-    everything = estimate_memory(whole, PAPER_SIZE, planned_model(whole))
-    assert everything.trained == 4 * (16_394_878_784 + 1_752_516_608)
+    whole = load_config(TrainConfig, CONFIGS_FOLDER / "wan14b" / "stage2.yaml", ["stage.trainable=['*']"])
+    everything = estimate_memory(whole, PAPER_CLIP_SIZE, build_meta_model(whole))
+    assert everything.trainable == 4 * (16_394_878_784 + 1_752_516_608)
     assert everything.frozen == 0
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fantasytalking.training.muon import MATCHED_SIZE, Muon, orthogonalised
+from fantasytalking.training.muon import ADAMW_UPDATE_RMS, Muon, orthogonalize
 
 
 def test_an_orthogonalised_matrix_keeps_its_directions_and_evens_their_lengths() -> None:
@@ -14,7 +14,7 @@ def test_an_orthogonalised_matrix_keeps_its_directions_and_evens_their_lengths()
     for shape in ((24, 40), (40, 24)):
         matrix = torch.randn(shape) @ torch.diag(torch.logspace(0, -1, shape[1]))
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-        found = orthogonalised(matrix)
+        found = orthogonalize(matrix)
         values = torch.linalg.svdvals(found)
         assert found.shape == shape and values.max() < 1.3 and values.median() > 0.6
         assert (found * (left @ right)).sum() / found.norm() / (left @ right).norm() > 0.95
@@ -27,7 +27,7 @@ def test_one_step_moves_matrices_by_muon_and_vectors_by_adam() -> None:
     signs = bias.grad.sign()
     Muon([weight, bias], lr=0.1).step()
     torch.testing.assert_close(bias.data, -0.1 * signs, rtol=1e-4, atol=1e-6)
-    assert weight.data.square().mean().sqrt().item() == pytest.approx(0.1 * MATCHED_SIZE, rel=0.2)
+    assert weight.data.square().mean().sqrt().item() == pytest.approx(0.1 * ADAMW_UPDATE_RMS, rel=0.2)
     assert (weight.data * weight.grad).sum() < 0
 
 

@@ -6,23 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from fantasytalking.training.config import OptimiserConfig, Schedule
-from fantasytalking.training.ema import MovingAverage
-from fantasytalking.training.optimizers import build_optimiser, learning_rate
+from fantasytalking.training.config import LRSchedule, OptimizerConfig
+from fantasytalking.training.ema import EMAModel
+from fantasytalking.training.optimizers import build_optimizer, learning_rate_at
 
 
-def rates(schedule: Schedule, final_share: float = 0.0) -> list[float]:
-    config = OptimiserConfig(learning_rate=2.0, warm_up=4, schedule=schedule, final_share=final_share)
-    return [learning_rate(step, 13, config) for step in range(13)]
+def rates(schedule: LRSchedule, final_share: float = 0.0) -> list[float]:
+    config = OptimizerConfig(learning_rate=2.0, warmup_steps=4, lr_schedule=schedule, min_lr_ratio=final_share)
+    return [learning_rate_at(step, 13, config) for step in range(13)]
 
 
 def test_learning_rate_warms_up_and_follows_its_schedule():
-    assert rates(Schedule.constant) == [0.5, 1.0, 1.5] + [2.0] * 10
-    linear = rates(Schedule.linear)
+    assert rates(LRSchedule.constant) == [0.5, 1.0, 1.5] + [2.0] * 10
+    linear = rates(LRSchedule.linear)
     assert linear[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
     assert linear[8] == pytest.approx(1.0)
     assert linear[12] == 0.0
-    cosine = rates(Schedule.cosine, final_share=0.1)
+    cosine = rates(LRSchedule.cosine, final_share=0.1)
     assert cosine[8] == pytest.approx(2.0 * 0.55)
     assert cosine[12] == pytest.approx(0.2)
     assert all(later <= earlier for earlier, later in itertools.pairwise(cosine[3:]))
@@ -31,7 +31,7 @@ def test_learning_rate_warms_up_and_follows_its_schedule():
 def test_matrices_decay_and_vectors_do_not():
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3))
     model[2].requires_grad_(False)
-    optimiser = build_optimiser(model, OptimiserConfig(weight_decay=0.5, learning_rate=0.1))
+    optimiser = build_optimizer(model, OptimizerConfig(weight_decay=0.5, learning_rate=0.1))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -47,7 +47,7 @@ def test_the_average_follows_its_formula_and_gives_the_weights_back():
     model.bias.requires_grad_(False)
     with torch.no_grad():
         model.weight.fill_(0.0)
-    average = MovingAverage(model, 0.15)
+    average = EMAModel(model, 0.15)
     values, expected = (1.0, 3.0, -2.0), 0.0
     for step, value in enumerate(values):
         with torch.no_grad():
@@ -56,6 +56,6 @@ def test_the_average_follows_its_formula_and_gives_the_weights_back():
         decay = min(0.15, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
     assert list(average.state_dict()) == ["weight"]
-    with average.applied():
+    with average.average_parameters():
         assert model.weight.item() == pytest.approx(expected)
     assert model.weight.item() == -2.0

@@ -5,9 +5,9 @@ from fnmatch import fnmatchcase
 import pytest
 import torch
 
-from fantasytalking.checkpoints.lora import LoraSettings, add_lora
+from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.wan_loading import portrait_module
+from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.training.model_setup import build_model
 from fantasytalking.training.parameter_groups import set_trainable, trainable_table
 from tests.helpers.tiny_transformer import tiny_transformer
@@ -32,46 +32,46 @@ def test_adapters_alone(configure: Configure):
     model, _ = build_model(configure(stage__alignment="frame"), torch.float32)
     expected = {name for name, _ in model.named_parameters() if any(fnmatchcase(name, p) for p in ADAPTERS)}
     assert training(model) == expected
-    assert not any(portrait_module(name) is None for name in expected)
+    assert not any(adapter_module_of(name) is None for name in expected)
 
 
 def test_a_clip_s_audio_trains_no_places(configure: Configure):
     """They would have no gradient; the adapter holds them as they are."""
     clip, frame = (build_model(configure(stage__alignment=kind), torch.float32) for kind in ("clip", "frame"))
     assert training(frame[0]) - training(clip[0]) == {"audio_projector.positions"}
-    assert set(frame[1].trained) - set(clip[1].trained) == {"audio_projector.positions"}
-    assert clip[1].adapter(configure(), 1)[0].modules == ["audio", "face", "motion"]
+    assert set(frame[1].trained_names) - set(clip[1].trained_names) == {"audio_projector.positions"}
+    assert clip[1].adapter_config(configure(), 1)[0].modules == ["audio", "face", "motion"]
 
 
 def test_one_module_leaves_the_others_fresh(configure: Configure):
     model, origin = build_model(configure(stage__trainable="[audio,motion]"), torch.float32)
-    assert {portrait_module(name) for name in training(model)} == {"audio", "motion"}
-    assert origin.adapter(configure(), 1)[0].modules == ["audio", "motion"]
+    assert {adapter_module_of(name) for name in training(model)} == {"audio", "motion"}
+    assert origin.adapter_config(configure(), 1)[0].modules == ["audio", "motion"]
 
 
 def test_base_is_everything_but_the_papers_modules(configure: Configure):
     model, _ = build_model(configure(stage__trainable="[base,audio]", stage__alignment="frame"), torch.float32)
-    named = {portrait_module(name) for name in training(model)}
+    named = {adapter_module_of(name) for name in training(model)}
     assert named == {None, "audio"}
     assert all(
-        portrait_module(name) in {"face", "motion"}
+        adapter_module_of(name) in {"face", "motion"}
         for name, _ in model.named_parameters()
         if name not in training(model)
     )
 
 
 def test_lora_and_adapters(configure: Configure):
-    config = configure(stage__lora__rank=4, stage__lora__targets="[attn1.to_q,attn2.to_out.0]")
+    config = configure(stage__lora__rank=4, stage__lora__target_modules="[attn1.to_q,attn2.to_out.0]")
     model, origin = build_model(config, torch.float32)
-    extra = {name for name in training(model) if portrait_module(name) is None}
+    extra = {name for name in training(model) if adapter_module_of(name) is None}
     assert extra == {
         f"blocks.{block}.{layer}.lora_{half}.default.weight"
         for block in range(2)
         for layer in ("attn1.to_q", "attn2.to_out.0")
         for half in "AB"
     }
-    assert {portrait_module(name) for name in training(model) - extra} == {"audio", "face", "motion"}
-    assert origin.adapter(config, 1)[0].lora == {
+    assert {adapter_module_of(name) for name in training(model) - extra} == {"audio", "face", "motion"}
+    assert origin.adapter_config(config, 1)[0].lora == {
         "rank": 4,
         "alpha": 64.0,
         "targets": ["attn1.to_q", "attn2.to_out.0"],
@@ -82,8 +82,8 @@ def test_everything(configure: Configure):
     config = configure(stage__trainable="['*']", stage__alignment="frame")
     model, origin = build_model(config, torch.float32)
     assert training(model) == {name for name, _ in model.named_parameters()}
-    described, base_names = origin.adapter(config, 1)
-    assert described.base_tensors == len(base_names) == sum(portrait_module(n) is None for n in training(model))
+    described, base_names = origin.adapter_config(config, 1)
+    assert described.base_tensors == len(base_names) == sum(adapter_module_of(n) is None for n in training(model))
 
 
 def test_in_bf16_only_the_frozen_base_is_half(configure: Configure):
@@ -105,7 +105,7 @@ def test_a_process_that_is_sent_the_base_has_the_first_one_s_model(configure: Co
         for model, _ in (first, sent)
     ]
     assert described[0] == described[1]
-    assert first[1].adapter(config, 1) == sent[1].adapter(config, 1)
+    assert first[1].adapter_config(config, 1) == sent[1].adapter_config(config, 1)
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
@@ -115,12 +115,12 @@ def test_a_pattern_that_matches_nothing_is_refused():
 
 def test_the_table_counts_every_part():
     model = tiny_transformer()
-    add_lora(model, LoraSettings(2, 4.0, ("attn1.to_q",)), torch.float32)
+    add_lora(model, LoraSpec(2, 4.0, ("attn1.to_q",)), torch.float32)
     set_trainable(model, ["face"])
     table = {line.split()[0]: line.split()[1:] for line in trainable_table(model).splitlines()}
     sizes: dict[str, int] = {}
     for name, parameter in model.named_parameters():
-        part = "lora" if ".lora_" in name else portrait_module(name) or "base"
+        part = "lora" if ".lora_" in name else adapter_module_of(name) or "base"
         sizes[part] = sizes.get(part, 0) + parameter.numel()
     assert table["lora"] == [f"{3 * 2 * 2 * 48:,}"] * 2
     assert table["face"] == [f"{sizes['face']:,}"] * 2

@@ -12,18 +12,26 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from safetensors.torch import load_file, save_file
 
 from fantasytalking.checkpoints.adapter import load_adapter, read_adapter
-from fantasytalking.checkpoints.released_audio import to_official, write_released
+from fantasytalking.checkpoints.released_audio import to_released_audio, write_released_audio
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.cpu.attention import ProductsSelfAttnProcessor
-from fantasytalking.models.wan_loading import portrait_module
-from fantasytalking.motion_normalizer import NORMALISER, MotionNormaliser
-from fantasytalking.training.config import Optimiser, TrainConfig
+from fantasytalking.models.cpu.attention import MatmulSelfAttnProcessor
+from fantasytalking.models.wan_loading import adapter_module_of
+from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
+from fantasytalking.training.config import OptimizerType, TrainConfig
 from fantasytalking.training.model_setup import build_model
-from fantasytalking.training.run_guard import Checkpoints
+from fantasytalking.training.run_guard import CheckpointManager
 from fantasytalking.training.trainer import Trainer, ValidationResult
 from fantasytalking.training.validation_config import ValidationConfig
 from tests.training.conftest import Configure
-from tests.training.run_artifacts import adapter, checkpoint, log, loss_on_the_corpus, losses, same, step_elsewhere
+from tests.training.run_artifacts import (
+    bit_equal,
+    corpus_loss,
+    load_adapter_tensors,
+    load_checkpoint_tensors,
+    read_log,
+    read_losses,
+    step_on_second_device,
+)
 from tests.training.tiny_corpus import make_corpus
 
 STAGE2 = {"stage__name": "stage2", "stage__alignment": "frame", "stage__loss__weight": "lip"}
@@ -41,17 +49,17 @@ def run(config: TrainConfig, **arguments: object) -> Path:
 
 @pytest.mark.parametrize("stage", [{}, STAGE2], ids=["stage1", "stage2"])
 def test_ten_steps_give_the_golden_losses(configure: Configure, stage: dict[str, str], request: pytest.FixtureRequest):
-    config = configure(stage__steps=10, saving__every=10, **stage)
+    config = configure(stage__steps=10, checkpoints__interval=10, **stage)
     run(config)
-    assert losses(config.output) == pytest.approx(GOLDEN[config.stage.name], rel=1e-4)
+    assert read_losses(config.output) == pytest.approx(GOLDEN[config.stage.name], rel=1e-4)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"optimiser__ema_decay": 0.9, "accumulation": 2, "batch": 1, **STAGE2},
-        {"optimiser__kind": Optimiser.muon},
+        {"optimizer__ema_decay": 0.9, "accumulation": 2, "batch": 1, **STAGE2},
+        {"optimizer__type": OptimizerType.muon},
     ],
 )
 def test_two_steps_then_resumed_to_four_equal_four(configure: Configure, changes: dict[str, object]):
@@ -60,19 +68,19 @@ def test_two_steps_then_resumed_to_four_equal_four(configure: Configure, changes
     run(configure("resumed", stage__steps=2, **changes))
     resumed = configure("resumed", stage__steps=4, **changes)
     run(resumed)
-    assert same(checkpoint(resumed.output, 4), checkpoint(straight.output, 4))
-    assert same(adapter(resumed.output), adapter(straight.output))
-    assert losses(resumed.output) == losses(straight.output)
+    assert bit_equal(load_checkpoint_tensors(resumed.output, 4), load_checkpoint_tensors(straight.output, 4))
+    assert bit_equal(load_adapter_tensors(resumed.output), load_adapter_tensors(straight.output))
+    assert read_losses(resumed.output) == read_losses(straight.output)
 
 
 @pytest.mark.parametrize("stage", [{}, STAGE2], ids=["stage1", "stage2"])
 def test_twenty_steps_lower_the_loss(configure: Configure, stage: dict[str, str]):
-    config = configure(stage__steps=20, batch=8, saving__every=20, optimiser__learning_rate=3e-3, **stage)
+    config = configure(stage__steps=20, batch=8, checkpoints__interval=20, optimizer__learning_rate=3e-3, **stage)
     fresh, _ = build_model(config, torch.float32)
-    before = loss_on_the_corpus(fresh, config)
+    before = corpus_loss(fresh, config)
     folder = run(config)
     load_adapter(fresh, folder)
-    after = loss_on_the_corpus(fresh, config)
+    after = corpus_loss(fresh, config)
     assert after < 0.97 * before
 
 
@@ -80,22 +88,24 @@ def test_stage_two_starts_from_stage_one(configure: Configure):
     first = run(configure("one"))
     config = configure("two", stage__init_from=first, **STAGE2)
     model, _ = build_model(config, torch.float32)
-    stage1 = adapter(Path(config.output).parent / "one")
-    assert same({name: value for name, value in model.state_dict().items() if name in stage1}, stage1)
+    stage1 = load_adapter_tensors(Path(config.output).parent / "one")
+    assert bit_equal({name: value for name, value in model.state_dict().items() if name in stage1}, stage1)
     second = run(config)
     described, tensors = read_adapter(second)
     assert described.modules == ["audio", "face", "motion"]
     assert described.extra["stage"] == "stage2"
-    assert not same(tensors, stage1)
+    assert not bit_equal(tensors, stage1)
 
 
 def test_accumulation_is_exact(configure: Configure):
-    whole, split = (configure(f"{batch}", batch=batch, accumulation=4 // batch, stage__steps=4) for batch in (4, 1))
+    whole, split = (
+        configure(f"{batch}", batch=batch, gradient_accumulation_steps=4 // batch, stage__steps=4) for batch in (4, 1)
+    )
     run(whole)
     run(split)
     for name in ("loss", "gradient_norm"):
-        found = [line[name] for line in log(split.output)]
-        assert found == pytest.approx([line[name] for line in log(whole.output)], rel=1e-4)
+        found = [line[name] for line in read_log(split.output)]
+        assert found == pytest.approx([line[name] for line in read_log(whole.output)], rel=1e-4)
 
 
 def test_a_run_goes_on_with_another_accumulation(configure: Configure):
@@ -103,7 +113,7 @@ def test_a_run_goes_on_with_another_accumulation(configure: Configure):
     run(configure("split", batch=2, stage__steps=3))
     run(configure("split", batch=1, accumulation=2, stage__steps=6))
     for name in ("loss", "gradient_norm"):
-        found, straight = ([line[name] for line in log(configure(run).output)] for run in ("split", "straight"))
+        found, straight = ([line[name] for line in read_log(configure(run).output)] for run in ("split", "straight"))
         assert found == pytest.approx(straight, rel=1e-4)
 
 
@@ -111,31 +121,31 @@ def test_gradient_checkpointing_changes_nothing(configure: Configure):
     kept, computed_again = configure("kept"), configure("again", gradient_checkpointing=True)
     run(kept)
     run(computed_again)
-    assert losses(computed_again.output) == losses(kept.output)
-    for name, value in adapter(kept.output).items():
-        torch.testing.assert_close(adapter(computed_again.output)[name], value)
+    assert read_losses(computed_again.output) == read_losses(kept.output)
+    for name, value in load_adapter_tensors(kept.output).items():
+        torch.testing.assert_close(load_adapter_tensors(computed_again.output)[name], value)
 
 
 def test_the_attention_backend_changes_how_and_not_what(configure: Configure):
-    chosen, told = configure("chosen"), configure("told", attention="_native_math")
+    chosen, told = configure("chosen"), configure("told", attention_backend="_native_math")
     run(chosen)
     try:
         run(told)
     finally:
         _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
-    assert losses(told.output) == pytest.approx(losses(chosen.output), rel=1e-4)
+    assert read_losses(told.output) == pytest.approx(read_losses(chosen.output), rel=1e-4)
 
 
 def test_half_precision_on_a_cpu_multiplies_by_itself_unless_a_backend_is_chosen(configure: Configure):
     steps = {}
     for name, attention in (("products", "null"), ("native", "native")):
-        config = configure(name, attention=attention, precision="bf16")
+        config = configure(name, attention_backend=attention, precision="bf16")
         trainer = Trainer(config)
         blocks = trainer.accelerator.unwrap_model(trainer.model).blocks
         assert all(block.attn2.processor.by_products == (attention == "null") for block in blocks)
-        assert all(isinstance(b.attn1.processor, ProductsSelfAttnProcessor) == (attention == "null") for b in blocks)
+        assert all(isinstance(b.attn1.processor, MatmulSelfAttnProcessor) == (attention == "null") for b in blocks)
         trainer.train()
-        steps[name] = losses(config.output)
+        steps[name] = read_losses(config.output)
     assert steps["products"] == pytest.approx(steps["native"], rel=0.02)
 
 
@@ -143,16 +153,16 @@ def test_half_precision_on_a_cpu_multiplies_by_itself_unless_a_backend_is_chosen
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_blocks_step_alike_and_resume(configure: Configure):
-    steps = {"stage__steps": 4, "saving__every": 2, "precision": "bf16"}
+    steps = {"stage__steps": 4, "checkpoints__interval": 2, "precision": "bf16"}
     plain, straight = configure("plain", **steps), configure("compiled", compile=True, **steps)
     run(plain)
     run(straight)
-    assert losses(straight.output) == pytest.approx(losses(plain.output), rel=0.02)
-    assert adapter(straight.output).keys() == adapter(plain.output).keys()
+    assert read_losses(straight.output) == pytest.approx(read_losses(plain.output), rel=0.02)
+    assert load_adapter_tensors(straight.output).keys() == load_adapter_tensors(plain.output).keys()
     run(configure("resumed", compile=True, **steps | {"stage__steps": 2}))
     resumed = configure("resumed", compile=True, **steps)
     run(resumed)
-    assert same(checkpoint(resumed.output, 4), checkpoint(straight.output, 4))
+    assert bit_equal(load_checkpoint_tensors(resumed.output, 4), load_checkpoint_tensors(straight.output, 4))
 
 
 def test_without_a_compiler_nothing_is_begun(configure: Configure, monkeypatch: pytest.MonkeyPatch):
@@ -168,7 +178,7 @@ def test_an_attention_backend_that_there_is_not_is_refused(configure: Configure)
 
 
 def test_what_a_run_leaves_behind(configure: Configure):
-    config = configure(stage__steps=5, saving__every=1, saving__keep_last=2)
+    config = configure(stage__steps=5, checkpoints__interval=1, checkpoints__keep_last_n=2)
     run(config)
     output = Path(config.output)
     assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["step-00000004", "step-00000005"]
@@ -179,12 +189,12 @@ def test_what_a_run_leaves_behind(configure: Configure):
     ]
     described, _ = read_adapter(output / "adapter")
     assert (described.modules, described.audio_window) == (["audio", "face", "motion"], "seconds")
-    lines = log(output)
+    lines = read_log(output)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     for line in lines:
         filled = [value for value in line["loss_by_noise"] if value is not None]
         assert len(line["loss_by_noise"]) == 8
-        assert 1 <= len(filled) <= config.batch
+        assert 1 <= len(filled) <= config.batch_size
         for name in ("gradient_norm", "clips_per_second", "tokens_per_second", "memory_gib"):
             assert line[name] > 0
         assert line["tokens_per_second"] == pytest.approx(48 * line["clips_per_second"])
@@ -192,15 +202,15 @@ def test_what_a_run_leaves_behind(configure: Configure):
 
 def test_the_adapter_holds_the_constants_of_its_clips_motion(configure: Configure, tmp_path: Path):
     manifest = make_corpus(tmp_path / "corpus")
-    prepared = MotionNormaliser(0.5, 2.0, 0.5, 2.0)
-    prepared.save(manifest.parent / NORMALISER)
+    prepared = MotionNormalizer(0.5, 2.0, 0.5, 2.0)
+    prepared.save(manifest.parent / MOTION_NORMALIZER_FILE)
     one = run(configure("one", data__manifests=[str(manifest)], stage__steps=1))
-    assert MotionNormaliser.beside(one) == prepared
-    fitted = configure("fitted", data__manifests=[str(manifest)], data__fit_motion=True, stage__steps=1)
+    assert MotionNormalizer.load_if_present(one) == prepared
+    fitted = configure("fitted", data__manifests=[str(manifest)], data__refit_motion_normalizer=True, stage__steps=1)
     # All clips of this corpus have a measure of 1, so they lie in the middle of constants that are fitted.
     trainer = Trainer(fitted)
     assert {(record.expression, record.body) for record in trainer.dataset.records} == {(0.5, 0.5)}
-    assert MotionNormaliser.beside(trainer.train()) == trainer.motion != prepared
+    assert MotionNormalizer.load_if_present(trainer.train()) == trainer.motion_normalizer != prepared
     with pytest.raises(InputError, match="other constants than"):
         run(configure("two", data__manifests=[str(manifest)], stage__init_from=str(fitted.output) + "/adapter"))
 
@@ -214,15 +224,15 @@ def test_the_base_is_never_copied_nor_touched(configure: Configure):
     for name, value in before.named_parameters():
         if not value.requires_grad:
             assert torch.equal(trained[name], value), name
-    assert not any(name.startswith("blocks.0.attn1") for name in checkpoint(config.output, 2))
+    assert not any(name.startswith("blocks.0.attn1") for name in load_checkpoint_tensors(config.output, 2))
 
 
 def test_the_final_adapter_holds_the_moving_average(configure: Configure):
-    config = configure(stage__steps=3, stage__alignment="frame", optimiser__ema_decay=0.5)
+    config = configure(stage__steps=3, stage__alignment="frame", optimizer__ema_decay=0.5)
     run(config)
     average = load_file(Path(config.output) / "checkpoints" / "step-00000003" / "average.safetensors")
-    assert same(adapter(config.output), average)
-    assert not same(adapter(config.output), checkpoint(config.output, 3))
+    assert bit_equal(load_adapter_tensors(config.output), average)
+    assert not bit_equal(load_adapter_tensors(config.output), load_checkpoint_tensors(config.output, 3))
 
 
 def test_a_bad_clip_is_replaced_counted_and_named(
@@ -230,13 +240,13 @@ def test_a_bad_clip_is_replaced_counted_and_named(
 ):
     manifest = make_corpus(tmp_path / "corpus")
     (tmp_path / "corpus" / "features" / "clip003.safetensors").write_bytes(b"damaged")
-    config = configure(manifest=manifest, stage__steps=4, data__max_bad_share=0.2)
+    config = configure(manifest=manifest, stage__steps=4, data__max_unreadable_fraction=0.2)
     run(config)
     assert "clip 'clip003' cannot be read" in caplog.text
     progress = json.loads((Path(config.output) / "checkpoints" / "step-00000004" / "progress.json").read_text())
     assert list(progress["bad"]) == ["clip003"]
     with pytest.raises(InputError, match=r"1 of 8 clips cannot be read.*0\.1.*clip003"):
-        run(configure("strict", manifest=manifest, stage__steps=4, data__max_bad_share=0.1))
+        run(configure("strict", manifest=manifest, stage__steps=4, data__max_unreadable_fraction=0.1))
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights(configure: Configure, tmp_path: Path, base: Path):
@@ -271,30 +281,30 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(configure
 
 
 def test_a_full_disk_is_told_before_the_first_step(configure: Configure):
-    config = configure(saving__keep_last=1000)
-    config.saving.keep_last = 10**9
+    config = configure(checkpoints__keep_last_n=1000)
+    config.checkpoints.keep_last_n = 10**9
     with pytest.raises(InputError, match="GiB free and the run's checkpoints need"):
         run(config)
     assert not (Path(config.output) / "log.jsonl").exists()
 
 
 def test_what_is_kept_already_needs_no_room_again(tmp_path: Path):
-    checkpoints = Checkpoints(tmp_path, keep_last=2)
-    assert checkpoints.room_for(100) == 300
+    checkpoints = CheckpointManager(tmp_path, keep_last_n=2)
+    assert checkpoints.required_bytes(100) == 300
     for step, size in ((1, 100), (2, 100)):
-        checkpoints.partial(step).mkdir(parents=True)
-        (checkpoints.partial(step) / "weights").write_bytes(b"x" * size)
+        checkpoints.partial_path(step).mkdir(parents=True)
+        (checkpoints.partial_path(step) / "weights").write_bytes(b"x" * size)
         checkpoints.commit(step)
-    assert checkpoints.room_for(100) == 100
-    assert checkpoints.room_for(1000) == 2800
-    assert checkpoints.room_for(10) == 10
-    checkpoints.partial(3).mkdir()  # of a run that was killed while it saved
-    (checkpoints.partial(3) / "weights").write_bytes(b"x" * 60)
-    assert checkpoints.room_for(100) == 40 and checkpoints.room_for(10) == 0
+    assert checkpoints.required_bytes(100) == 100
+    assert checkpoints.required_bytes(1000) == 2800
+    assert checkpoints.required_bytes(10) == 10
+    checkpoints.partial_path(3).mkdir()  # of a run that was killed while it saved
+    (checkpoints.partial_path(3) / "weights").write_bytes(b"x" * 60)
+    assert checkpoints.required_bytes(100) == 40 and checkpoints.required_bytes(10) == 0
 
 
 def test_a_checkpoint_of_another_way_of_sharing_the_work_is_refused(configure: Configure):
-    config = configure(saving__every=2)
+    config = configure(checkpoints__interval=2)
     run(config)
     (checkpoint,) = (Path(config.output) / "checkpoints").iterdir()
     told = json.loads((checkpoint / "progress.json").read_text())
@@ -328,23 +338,23 @@ def test_validation_is_called_with_the_model_and_a_folder(configure: Configure, 
         seen.append((model.training, torch.is_grad_enabled(), config.prompt, folder))
         return ValidationResult({"opening": 0.5}, None)
 
-    changes = {"validation__every": 2, "validation__portrait": "p.png", "validation__audio": "a.wav"}
+    changes = {"validation__interval": 2, "validation__image": "p.png", "validation__audio": "a.wav"}
     config = configure(stage__steps=4, **changes)
     run(config, sample=sample)
     folders = [Path(config.output) / "validation" / f"step-{step:08d}" for step in (2, 4)]
     assert seen == [(False, False, config.validation.prompt, folder) for folder in folders]
     plain = configure("plain", stage__steps=4)
     run(plain)
-    assert same(adapter(plain.output), adapter(config.output))
+    assert bit_equal(load_adapter_tensors(plain.output), load_adapter_tensors(config.output))
     with pytest.raises(InputError, match="cannot make videos"):
         run(configure("none", **changes))
 
 
 @pytest.mark.parametrize(
-    "stage", [{}, STAGE2, {**STAGE2, "stage__loss__normalisation": "mask", "optimiser__kind": "muon"}]
+    "stage", [{}, STAGE2, {**STAGE2, "stage__loss__normalization": "mask", "optimizer__type": "muon"}]
 )
 def test_no_tensor_of_a_step_is_left_on_the_cpu(configure: Configure, stage: dict[str, str]):
-    step_elsewhere(configure(stage__trainable="['*']", **stage))
+    step_on_second_device(configure(stage__trainable="['*']", **stage))
 
 
 def test_trackers_write_what_was_logged(configure: Configure):
@@ -368,7 +378,7 @@ def test_a_tracker_that_is_not_installed_is_told_before_step_one(
 
 
 def test_a_lora_is_trained_saved_and_trained_on(configure: Configure):
-    lora = {"stage__lora__rank": 4, "stage__lora__alpha": 8, "stage__lora__targets": "[attn1.to_q,attn1.to_v]"}
+    lora = {"stage__lora__rank": 4, "stage__lora__alpha": 8, "stage__lora__target_modules": "[attn1.to_q,attn1.to_v]"}
     first = run(configure("one", **lora))
     described, _ = read_adapter(first)
     assert described.lora == {"rank": 4, "alpha": 8.0, "targets": ["attn1.to_q", "attn1.to_v"]}
@@ -378,7 +388,7 @@ def test_a_lora_is_trained_saved_and_trained_on(configure: Configure):
 
     second = run(configure("two", stage__init_from=first, **STAGE2))
     assert read_adapter(second)[0].lora == described.lora
-    assert not same(load_file(second / "lora.safetensors"), start)
+    assert not bit_equal(load_file(second / "lora.safetensors"), start)
     assert all(value.dtype == torch.float32 for value in load_file(second / "lora.safetensors").values())
     with pytest.raises(InputError, match="brings a LoRA of rank 4"):
         run(configure("three", stage__init_from=first, **{**lora, "stage__lora__rank": 8}))
@@ -389,18 +399,18 @@ def test_everything_is_trained_and_kept_by_the_next_stage(configure: Configure):
     start = load_file(first / "base.safetensors")
     assert read_adapter(first)[0].base_tensors == len(start) > 50
     second = run(configure("two", stage__init_from=first, **STAGE2))
-    assert same(load_file(second / "base.safetensors"), start)
+    assert bit_equal(load_file(second / "base.safetensors"), start)
 
 
 def test_the_released_audio_weights_are_a_start(configure: Configure, tmp_path: Path):
     fresh, _ = build_model(configure(), torch.float32)
-    audio = {name: value + 0.01 for name, value in fresh.state_dict().items() if portrait_module(name) == "audio"}
+    audio = {name: value + 0.01 for name, value in fresh.state_dict().items() if adapter_module_of(name) == "audio"}
     positions = audio.pop("audio_projector.positions")
-    write_released(to_official(audio), tmp_path / "released.safetensors")
+    write_released_audio(to_released_audio(audio), tmp_path / "released.safetensors")
     config = configure(stage__init_from=tmp_path / "released.safetensors", stage__trainable="[face]")
     described, tensors = read_adapter(run(config))
     assert described.modules == ["audio", "face"]
-    assert same({name: value for name, value in tensors.items() if name in audio}, audio)
+    assert bit_equal({name: value for name, value in tensors.items() if name in audio}, audio)
     assert torch.equal(tensors["audio_projector.positions"], torch.zeros_like(positions)), (
         "unknown to the released model"
     )

@@ -10,38 +10,40 @@ import pytest
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
-from fantasytalking.inference.validation_sampler import SHEET, VIDEO, PortraitValidation
+from fantasytalking.inference.validation_sampler import CONTACT_SHEET_FILE, VIDEO_FILE, PipelineValidationSampler
 from fantasytalking.media import probe, read_audio, read_image, read_video, write_image, write_video
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.portrait_world.corpus.demo import FOLDER, PORTRAIT, SPEECH
-from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.portrait_world.corpus.demo import DEMO_FOLDER, DEMO_PORTRAIT_FILE, DEMO_SPEECH_FILE
+from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.people.identity import make_identity
-from fantasytalking.train import run as run_command
+from fantasytalking.train import run_training as run_command
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import Trainer
 from tests.helpers import tiny_components
 from tests.helpers.tiny_transformer import save_base
 from tests.training import tiny_corpus
-from tests.training.run_artifacts import adapter, losses, same
+from tests.training.run_artifacts import bit_equal, load_adapter_tensors, read_losses
 from tests.training.test_distributed import launch
-from tests.training.tiny_corpus import overrides
+from tests.training.tiny_corpus import config_overrides
 
 pytest.importorskip("mediapipe")
 
 SHOWN = {
-    "validation__every": 1,
-    "validation__portrait": FOLDER / PORTRAIT,
-    "validation__audio": FOLDER / SPEECH,
-    "validation__seconds": 0.6,
-    "validation__steps": 2,
+    "validation__interval": 1,
+    "validation__image": DEMO_FOLDER / DEMO_PORTRAIT_FILE,
+    "validation__audio": DEMO_FOLDER / DEMO_SPEECH_FILE,
+    "validation__max_seconds": 0.6,
+    "validation__num_inference_steps": 2,
 }
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A base with all its encoders, and a corpus of features that are as wide as theirs."""
-    base = tiny_components.build(tmp_path_factory.mktemp("whole"), load_model_config("nano").portrait.audio_dim)
+    base = tiny_components.build_components(
+        tmp_path_factory.mktemp("whole"), load_model_config("nano").portrait.audio_dim
+    )
     widths = {"text_dim": tiny_components.TEXT_DIM, "image_dim": tiny_components.IMAGE_DIM}
     save_base(base / "transformer", num_layers=2, **widths)
     with pytest.MonkeyPatch.context() as patch:
@@ -56,10 +58,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """two.png: two people; one.mp4 and other.mp4: somebody talks; encoder: what reads them; wide: of other sizes."""
     folder = tmp_path_factory.mktemp("given")
-    pair = [Sitter(make_identity(identity), 96).portrait()[:, 16:80] for identity in (3, 8)]
+    pair = [PortraitRenderer(make_identity(identity), 96).portrait()[:, 16:80] for identity in (3, 8)]
     write_image(folder / "two.png", np.concatenate(pair, axis=1))
     for name, identity, count in (("one", 8, 14), ("other", 3, 12)):
-        sitter = Sitter(make_identity(identity), 96)
+        sitter = PortraitRenderer(make_identity(identity), 96)
         states = [FaceState(mouth_open=0.3 + 0.3 * np.sin(number), yaw=0.02 * number) for number in range(count)]
         write_video(folder / f"{name}.mp4", [sitter.frame(state) for state in states], fps=25)
     for name, dims in (("encoder", [2, 2, 3, 4]), ("wide", [2, 2, 3, 5])):
@@ -69,7 +71,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(folder: Path, places: dict[str, Path], **changes: object) -> list[str]:
-    return overrides(folder, places["manifest"], places["base"], **changes)
+    return config_overrides(folder, places["manifest"], places["base"], **changes)
 
 
 def config_of(folder: Path, places: dict[str, Path], **changes: object) -> TrainConfig:
@@ -80,13 +82,13 @@ def config_of(folder: Path, places: dict[str, Path], **changes: object) -> Train
 @pytest.mark.parametrize("config", ["fsdp", "zero3"])
 def test_sharded_processes_make_the_video_of_a_base_that_trains(tmp_path: Path, places: dict[str, Path], config: str):
     """Its weights are float32 and it computes in bf16."""
-    changes = {"precision": "bf16", "stage__trainable": "['*']", "stage__steps": 1, "saving__every": 1}
+    changes = {"precision": "bf16", "stage__trainable": "['*']", "stage__steps": 1, "checkpoints__interval": 1}
     options = settings(tmp_path / "run", places, **changes, **SHOWN)
     launch(options, tmp_path, f"{config}.yaml", 2, str(Path(__file__).parent / "cpu_sharding.py"))
-    assert read_video(tmp_path / "run" / "validation" / "step-00000001" / VIDEO).frames.std() > 0
+    assert read_video(tmp_path / "run" / "validation" / "step-00000001" / VIDEO_FILE).frames.std() > 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "optimiser__ema_decay": 0.9}], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "optimizer__ema_decay": 0.9}], ids=["fp32", "bf16"])
 def test_every_step_leaves_a_video_and_a_contact_sheet(
     tmp_path: Path, places: dict[str, Path], changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ):
@@ -96,27 +98,28 @@ def test_every_step_leaves_a_video_and_a_contact_sheet(
     run_command("stage1", "about")
     for step in (1, 2):
         made = folder / "validation" / f"step-{step:08d}"
-        video = read_video(made / VIDEO)
+        video = read_video(made / VIDEO_FILE)
         assert video.frames.shape == (15, 64, 64, 3)
-        assert len(read_audio(made / VIDEO)) / 16000 == pytest.approx(0.6, abs=0.05)
-        assert probe(made / VIDEO).fps == 25
-        assert read_image(made / SHEET).shape[2] == 3
+        assert len(read_audio(made / VIDEO_FILE)) / 16000 == pytest.approx(0.6, abs=0.05)
+        assert probe(made / VIDEO_FILE).fps == 25
+        assert read_image(made / CONTACT_SHEET_FILE).shape[2] == 3
     assert len(list(folder.rglob("wandb/**/media/videos/validation/video_*.mp4"))) == 2
     told = b"".join(path.read_bytes() for path in folder.rglob("events.out.tfevents.*"))
     assert b"validation/contact_sheet" in told and b"validation/face_seen" in told
 
     plain = load_config(TrainConfig, preset_path("nano", "stage1"), settings(tmp_path / "plain", places, **changes))
     Trainer(plain).train()
-    assert losses(folder) == losses(plain.output)
-    assert same(adapter(folder), adapter(plain.output))
+    assert read_losses(folder) == read_losses(plain.output)
+    assert bit_equal(load_adapter_tensors(folder), load_adapter_tensors(plain.output))
 
 
 def test_the_video_is_of_the_weights_as_they_stand(tmp_path: Path, places: dict[str, Path]):
-    changes = {**SHOWN, "stage__trainable": "['*']", "optimiser__learning_rate": 0.1}
+    changes = {**SHOWN, "stage__trainable": "['*']", "optimizer__learning_rate": 0.1}
     config = config_of(tmp_path / "run", places, **changes)
-    Trainer(config, PortraitValidation(config)).train()
+    Trainer(config, PipelineValidationSampler(config)).train()
     first, second = (
-        read_video(tmp_path / "run" / "validation" / f"step-{step:08d}" / VIDEO).frames.astype(int) for step in (1, 2)
+        read_video(tmp_path / "run" / "validation" / f"step-{step:08d}" / VIDEO_FILE).frames.astype(int)
+        for step in (1, 2)
     )
     assert np.abs(first - second).mean() > 1
 
@@ -124,10 +127,10 @@ def test_the_video_is_of_the_weights_as_they_stand(tmp_path: Path, places: dict[
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"validation__portrait": "nobody.png"}, "image 'nobody.png' does not exist"),
-        ({"validation__audio": FOLDER / PORTRAIT}, "sound"),
-        ({"validation__infer": "none.yaml"}, "config 'none.yaml' does not exist"),
-        ({"validation__seconds": 90}, "validation.seconds is 90"),
+        ({"validation__image": "nobody.png"}, "image 'nobody.png' does not exist"),
+        ({"validation__audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "sound"),
+        ({"validation__infer_config": "none.yaml"}, "config 'none.yaml' does not exist"),
+        ({"validation__max_seconds": 90}, "validation.max_seconds is 90"),
         ({"validation__seed": -1}, "validation.seed is -1"),
     ],
 )
@@ -135,66 +138,66 @@ def test_what_cannot_be_used_is_told_before_the_first_step(
     tmp_path: Path, places: dict[str, Path], changes: dict[str, object], told: str
 ):
     with pytest.raises(InputError, match=told):
-        PortraitValidation(config_of(tmp_path / "run", places, **{**SHOWN, **changes}))
+        PipelineValidationSampler(config_of(tmp_path / "run", places, **{**SHOWN, **changes}))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_base_without_encoders_is_told(tmp_path: Path, places: dict[str, Path]):
     alone = {**places, "base": places["base"] / "transformer"}
     with pytest.raises(InputError, match=r"has no vae; name a diffusers folder .* validation\.infer"):
-        PortraitValidation(config_of(tmp_path / "run", alone, **SHOWN))
+        PipelineValidationSampler(config_of(tmp_path / "run", alone, **SHOWN))
 
 
 def driven_by(given: Path, places: dict[str, Path], **changes: object) -> tuple[dict[str, Path], dict[str, object]]:
     """A portrait stage whose validation shows two people, each driven by a video."""
     shown: dict[str, object] = {
-        **tiny_corpus.PORTRAIT,
+        **tiny_corpus.PORTRAIT_STAGE,
         **SHOWN,
         "stage__init_from": "null",
-        "optimiser__kind": "adamw",
-        "optimiser__ema_decay": 0,
-        "validation__portrait": given / "two.png",
+        "optimizer__type": "adamw",
+        "optimizer__ema_decay": 0,
+        "validation__image": given / "two.png",
         "validation__audio": "null",
-        "validation__drive": [str(given / "one.mp4"), str(given / "other.mp4")],
+        "validation__driving_videos": [str(given / "one.mp4"), str(given / "other.mp4")],
         "validation__expression_encoder": given / "encoder",
     }
     return {**places, "manifest": places["driven"]}, {**shown, **changes}
 
 
 def shown_at(folder: Path, step: int) -> np.ndarray:
-    return read_video(folder / "validation" / f"step-{step:08d}" / VIDEO).frames.astype(int)
+    return read_video(folder / "validation" / f"step-{step:08d}" / VIDEO_FILE).frames.astype(int)
 
 
 def test_faces_are_driven_by_videos(
     tmp_path: Path, places: dict[str, Path], given: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder = tmp_path / "shown"
-    places, changes = driven_by(given, places, optimiser__learning_rate=0.1)
+    places, changes = driven_by(given, places, optimizer__learning_rate=0.1)
     monkeypatch.setattr(sys, "argv", ["train_portrait.py", *settings(folder, places, **changes)])
     run_command("portrait", "about")
-    video = folder / "validation" / "step-00000002" / VIDEO
+    video = folder / "validation" / "step-00000002" / VIDEO_FILE
     assert probe(video).frames == 12 and not probe(video).has_audio, "as long as the shorter driver"
-    assert read_image(video.with_name(SHEET)).shape[2] == 3
+    assert read_image(video.with_name(CONTACT_SHEET_FILE)).shape[2] == 3
     # The expression alone trains, so whatever changes came from the drivers.
     assert (shown_at(folder, 1) != shown_at(folder, 2)).mean() > 0.1
 
-    chosen = settings(tmp_path / "plain", places, **{**changes, "validation__every": 0})
+    chosen = settings(tmp_path / "plain", places, **{**changes, "validation__interval": 0})
     plain = load_config(TrainConfig, preset_path("nano", "portrait"), chosen)
     Trainer(plain).train()
-    assert losses(folder) == losses(plain.output)
-    assert same(adapter(folder), adapter(plain.output))
+    assert read_losses(folder) == read_losses(plain.output)
+    assert bit_equal(load_adapter_tensors(folder), load_adapter_tensors(plain.output))
 
 
 def test_one_is_driven_and_talks_and_without_drivers_the_expression_changes_nothing(
     tmp_path: Path, places: dict[str, Path], given: Path
 ):
-    alone = {"validation__portrait": FOLDER / PORTRAIT, "validation__seconds": 0.4, "precision": "bf16"}
-    places, changes = driven_by(given, places, optimiser__learning_rate=0.1, **alone)
-    both = {"validation__drive": [str(given / "one.mp4")], "validation__audio": FOLDER / SPEECH}
-    for name, changed in (("both", both), ("heard", {**both, "validation__drive": "[]"})):
+    alone = {"validation__image": DEMO_FOLDER / DEMO_PORTRAIT_FILE, "validation__max_seconds": 0.4, "precision": "bf16"}
+    places, changes = driven_by(given, places, optimizer__learning_rate=0.1, **alone)
+    both = {"validation__driving_videos": [str(given / "one.mp4")], "validation__audio": DEMO_FOLDER / DEMO_SPEECH_FILE}
+    for name, changed in (("both", both), ("heard", {**both, "validation__driving_videos": "[]"})):
         config = config_of(tmp_path / name, places, **{**changes, **changed})
-        Trainer(config, PortraitValidation(config)).train()
-    assert probe(tmp_path / "both" / "validation" / "step-00000002" / VIDEO).has_audio
+        Trainer(config, PipelineValidationSampler(config)).train()
+    assert probe(tmp_path / "both" / "validation" / "step-00000002" / VIDEO_FILE).has_audio
     assert (shown_at(tmp_path / "both", 1) != shown_at(tmp_path / "both", 2)).mean() > 0.1
     assert (shown_at(tmp_path / "heard", 1) == shown_at(tmp_path / "heard", 2)).all()
 
@@ -203,14 +206,14 @@ def test_the_encoder_in_the_base_reads_the_drivers(tmp_path: Path, places: dict[
     places, changes = driven_by(given, places, validation__expression_encoder="null")
     shutil.copytree(places["base"], tmp_path / "base")
     shutil.copytree(given / "encoder", tmp_path / "base" / "expression_encoder")
-    sample = PortraitValidation(config_of(tmp_path / "run", {**places, "base": tmp_path / "base"}, **changes))
-    assert [len(driver.features) for driver in sample.people.drivers] == [14, 12]
+    sample = PipelineValidationSampler(config_of(tmp_path / "run", {**places, "base": tmp_path / "base"}, **changes))
+    assert [len(driver.features) for driver in sample.speakers.driving_expressions] == [14, 12]
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"validation__drive": "[nowhere.mp4,nowhere.mp4]"}, "driver 'nowhere.mp4' does not exist"),
+        ({"validation__driving_videos": "[nowhere.mp4,nowhere.mp4]"}, "driver 'nowhere.mp4' does not exist"),
         (
             {"validation__expression_encoder": "null"},
             "no expression encoder .* validation.expression_encoder=",
@@ -220,14 +223,20 @@ def test_the_encoder_in_the_base_reads_the_drivers(tmp_path: Path, places: dict[
             {"validation__expression_encoder": "WIDE"},
             r"gives \[2, 2, 3, 5\] .*dims is \[2, 2, 3, 4\]",
         ),
-        ({"validation__portrait": FOLDER / PORTRAIT}, "1 face was found in the picture and 2 are needed"),
-        ({"validation__drive": f"[{FOLDER / SPEECH},{FOLDER / SPEECH}]"}, "has no picture"),
         (
-            {"validation__audio": FOLDER / SPEECH, "validation__seconds": 1},
+            {"validation__image": DEMO_FOLDER / DEMO_PORTRAIT_FILE},
+            "1 face was found in the picture and 2 are needed",
+        ),
+        (
+            {"validation__driving_videos": f"[{DEMO_FOLDER / DEMO_SPEECH_FILE},{DEMO_FOLDER / DEMO_SPEECH_FILE}]"},
+            "has no picture",
+        ),
+        (
+            {"validation__audio": DEMO_FOLDER / DEMO_SPEECH_FILE, "validation__max_seconds": 1},
             "has 0.56 s, the sound 1.00 s; give a longer driver",
         ),
-        ({"validation__drive": "[]"}, "neither validation.audio nor validation.drive is given"),
-        ({"stage__expression": "null"}, "validation.drive names 2 .* no expression condition"),
+        ({"validation__driving_videos": "[]"}, "neither validation.audio nor validation.driving_videos is given"),
+        ({"stage__expression": "null"}, "validation.driving_videos names 2 .* no expression condition"),
     ],
 )
 def test_what_cannot_drive_is_told_before_the_first_step(
@@ -236,6 +245,6 @@ def test_what_cannot_drive_is_told_before_the_first_step(
     changes = {key: given / "wide" if value == "WIDE" else value for key, value in changes.items()}
     places, changes = driven_by(given, places, **changes)
     with pytest.raises(InputError, match=told) as error:
-        PortraitValidation(config_of(tmp_path / "run", places, **changes))
+        PipelineValidationSampler(config_of(tmp_path / "run", places, **changes))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from fantasytalking.data.features import Features, save_features
-from fantasytalking.data.manifest import ClipRecord, read_manifest, write_lines
+from fantasytalking.data.features import ClipFeatures, save_features
+from fantasytalking.data.manifest import ClipRecord, read_manifest, write_records
 from tests.helpers.tiny_transformer import save_base
 
 TEXT_DIM, IMAGE_DIM, AUDIO_DIM = 64, 128, 128
 FRAMES = 9
 EXPRESSION_DIMS = (2, 2, 3, 4)
-PORTRAIT: dict[str, Any] = {
+PORTRAIT_STAGE: dict[str, Any] = {
     "stage__name": "portrait",
     "stage__alignment": "frame",
     "stage__trainable": "[expression]",
@@ -25,7 +25,7 @@ PORTRAIT: dict[str, Any] = {
     "stage__expression__heads": 1,
     "stage__loss__sigmas__distribution": "logit_normal",
 }
-"""A portrait stage on `make_driven_corpus`, as changes of `overrides`."""
+"""A portrait stage on `make_driven_corpus`, as changes of `config_overrides`."""
 
 
 def make_corpus(folder: Path, clips: int = 8, sizes: tuple[tuple[int, int], ...] = ((64, 64),)) -> Path:
@@ -53,11 +53,11 @@ def make_corpus(folder: Path, clips: int = 8, sizes: tuple[tuple[int, int], ...]
                 features=f"features/{name}.safetensors",
             )
         )
-    write_lines(folder / "manifest.jsonl", records)
+    write_records(folder / "manifest.jsonl", records)
     return folder / "manifest.jsonl"
 
 
-def _features(seed: int, width: int, height: int) -> Features:
+def _features(seed: int, width: int, height: int) -> ClipFeatures:
     generator = torch.Generator().manual_seed(seed)
     frames = (FRAMES - 1) // 4 + 1
 
@@ -70,7 +70,7 @@ def _features(seed: int, width: int, height: int) -> Features:
     lips[:, height // 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2] = 1.0
     # The lips follow the sound, so that there is something to learn from it.
     loudness = audio[:, :16].unflatten(0, (frames, -1)).mean(dim=1).T[:, :, None, None]
-    return Features(
+    return ClipFeatures(
         latents=first + 0.1 * random(16, frames, height, width) + 2 * lips * loudness,
         first_frame_latents=torch.cat([first, torch.zeros(16, frames - 1, height, width)], dim=1),
         text=random(5, TEXT_DIM),
@@ -91,11 +91,11 @@ def make_driven_corpus(folder: Path, clips: int = 8, people: tuple[int, ...] = (
         features = _driven(_features(number, 8, 8), count, number, sound)
         save_features(features, folder / record.features, "test")
         records.append(replace(record, people=count))
-    write_lines(folder / "manifest.jsonl", records)
+    write_records(folder / "manifest.jsonl", records)
     return folder / "manifest.jsonl"
 
 
-def _driven(features: Features, people: int, seed: int, sound: bool) -> Features:
+def _driven(features: ClipFeatures, people: int, seed: int, sound: bool) -> ClipFeatures:
     generator = torch.Generator().manual_seed(1000 + seed)
     expression = torch.randn(people, FRAMES, sum(EXPRESSION_DIMS), generator=generator)
     edges = torch.linspace(0, 64, people + 1)
@@ -121,7 +121,7 @@ def make_base(folder: Path) -> Path:
     return save_base(folder, text_dim=TEXT_DIM, image_dim=IMAGE_DIM, num_layers=2)
 
 
-def overrides(folder: Path, manifest: Path, base: Path, /, **changes: Any) -> list[str]:
+def config_overrides(folder: Path, manifest: Path, base: Path, /, **changes: Any) -> list[str]:
     """A run's configuration as overrides, small enough for a test; `changes` use __ for a dot."""
     values: dict[str, Any] = {
         "model": "nano",
@@ -131,15 +131,15 @@ def overrides(folder: Path, manifest: Path, base: Path, /, **changes: Any) -> li
         "precision": "fp32",
         "gradient_checkpointing": False,
         "data.manifests": f"[{manifest}]",
-        "data.text_length": 8,
-        "data.workers": 0,
+        "data.max_text_tokens": 8,
+        "data.num_workers": 0,
         "stage.name": "stage1",
         "stage.alignment": "clip",
         "stage.steps": 2,
-        "optimiser.warm_up": 0,
-        "optimiser.learning_rate": 1e-3,
-        "logging.every": 1,
-        "saving.every": 1,
+        "optimizer.warmup_steps": 0,
+        "optimizer.learning_rate": 1e-3,
+        "logging.interval": 1,
+        "checkpoints.interval": 1,
         **{key.replace("__", "."): value for key, value in changes.items()},
     }
     return [f"{key}={value}" for key, value in values.items()]

@@ -8,20 +8,26 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.clip_rejected import Refused
-from fantasytalking.data.manifest import Reason
-from fantasytalking.data.prepare.clip_audio import read_sound, read_speakers
-from fantasytalking.data.prepare.config import DataConfig
-from fantasytalking.data.prepare.framing import Framing, cut_crop
-from fantasytalking.data.prepare.people import centre_of, check_place, choose_people, judge_faces, moved_track
-from fantasytalking.data.prepare.plan import Clip
+from fantasytalking.data.clip_rejected import ClipRejected
+from fantasytalking.data.manifest import RejectionReason
+from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
+from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.data.prepare.framing import Framing, crop_frame
+from fantasytalking.data.prepare.people import (
+    check_face_placement,
+    check_people_quality,
+    select_people,
+    tracks_center,
+    transform_track,
+)
+from fantasytalking.data.prepare.plan import SceneClip
 from fantasytalking.perception.body_pose import track_body
 from fantasytalking.perception.face_track import FaceTrack, track_faces
 from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.perception.motion_intensity import measure_motion
 
 MAX_CAPTION_BYTES = 16_384
-FOLLOWED = 4
+MIN_TRACKED_PEOPLE = 4
 """People who are followed at least, so that passers-by are known as such."""
 
 
@@ -33,18 +39,18 @@ class PreparedClip:
     """(T, H, W, 3) RGB."""
     times: NDArray[np.float64]
     """(T,) seconds from the clip's start."""
-    samples: NDArray[np.float32]
+    waveform: NDArray[np.float32]
     """(round(T / fps * 16000),) the clip's own sound."""
     caption: str
     tracks: tuple[FaceTrack, ...]
     """The people from left to right."""
     lip_mask: NDArray[np.bool_]
     """(T, H, W) of everybody's lips."""
-    expression: float
+    expression_measure: float
     """Measured motion, not normalised, the mean over the people."""
-    body: float
-    speakers: tuple[NDArray[np.float32], ...] | None
-    """What each of them says, as long as `samples`; None where only their common sound is known."""
+    body_measure: float
+    speaker_waveforms: tuple[NDArray[np.float32], ...] | None
+    """What each of them says, as long as `waveform`; None where only their common sound is known."""
 
     @property
     def face_size(self) -> float:
@@ -53,29 +59,29 @@ class PreparedClip:
         return float(np.nanmedian(boxes[:, 3] - boxes[:, 1]))
 
 
-def prepare_clip(clip: Clip, config: DataConfig) -> PreparedClip:
+def prepare_clip(clip: SceneClip, config: PreparationConfig) -> PreparedClip:
     """Reads, checks and frames a clip.
 
     Raises:
         Refused: the clip cannot be used; says why.
     """
-    samples = read_sound(clip, config)
+    samples = read_clip_audio(clip, config)
     caption = read_caption(clip, config.prompt)
     reader = _FrameReader(clip, config)
     try:
-        found = track_faces(reader, max_people=max(FOLLOWED, config.people + 1))
+        found = track_faces(reader, max_people=max(MIN_TRACKED_PEOPLE, config.max_people + 1))
     except InputError as error:
-        raise Refused(Reason.DAMAGED, str(error)) from error
-    frames, framing = reader.collected()
-    people = choose_people(found, samples, config)
-    speakers = None if config.people == 1 else read_speakers(clip, len(people), config)
-    offset = framing.offset(centre_of(people))
-    tracks = tuple(moved_track(track, framing, offset) for track in people)
+        raise ClipRejected(RejectionReason.DAMAGED, str(error)) from error
+    frames, framing = reader.stacked_frames()
+    people = select_people(found, samples, config)
+    speakers = None if config.max_people == 1 else read_speaker_audio(clip, len(people), config)
+    offset = framing.offset(tracks_center(people))
+    tracks = tuple(transform_track(track, framing, offset) for track in people)
     for track in tracks:
-        check_place(track, config)
-    prepared = framing.frame(frames, offset)
-    judge_faces(prepared, tracks, framing.scale, config)
-    expression, body = _motion(prepared, tracks)
+        check_face_placement(track, config)
+    prepared = framing.crop_or_pad(frames, offset)
+    check_people_quality(prepared, tracks, framing.scale, config)
+    expression, body = _measure_motion(prepared, tracks)
     mask = np.logical_or.reduce([lip_mask(track.landmarks, *prepared.shape[1:3]) for track in tracks])
     return PreparedClip(
         prepared,
@@ -90,18 +96,18 @@ def prepare_clip(clip: Clip, config: DataConfig) -> PreparedClip:
     )
 
 
-def _motion(frames: NDArray[np.uint8], tracks: Sequence[FaceTrack]) -> tuple[float, float]:
+def _measure_motion(frames: NDArray[np.uint8], tracks: Sequence[FaceTrack]) -> tuple[float, float]:
     """Expression and body motion, each the mean over the people; only the most prominent one's joints are seen."""
     try:
         joints = track_body(frames, tracks[0].times)
         measured = [measure_motion(track, joints) for track in tracks]
     except InputError as error:
-        raise Refused(Reason.FACE_LOST, str(error)) from error
+        raise ClipRejected(RejectionReason.FACE_LOST, str(error)) from error
     expression, body = np.mean(measured, axis=0).tolist()
     return expression, body
 
 
-def read_caption(clip: Clip, default: str) -> str:
+def read_caption(clip: SceneClip, default: str) -> str:
     """The text file of the video's name beside it, else `default`.
 
     Raises:
@@ -113,11 +119,11 @@ def read_caption(clip: Clip, default: str) -> str:
     with path.open("rb") as file:
         content = file.read(MAX_CAPTION_BYTES + 1)
     if len(content) > MAX_CAPTION_BYTES:
-        raise Refused(Reason.UNREADABLE, f"caption '{path.name}' has more than {MAX_CAPTION_BYTES} bytes")
+        raise ClipRejected(RejectionReason.UNREADABLE, f"caption '{path.name}' has more than {MAX_CAPTION_BYTES} bytes")
     try:
         return content.decode("utf-8").strip() or default
     except UnicodeDecodeError as error:
-        raise Refused(Reason.UNREADABLE, f"caption '{path.name}' is not UTF-8") from error
+        raise ClipRejected(RejectionReason.UNREADABLE, f"caption '{path.name}' is not UTF-8") from error
 
 
 class _FrameReader:
@@ -126,10 +132,10 @@ class _FrameReader:
     Of the source frames, which may be large, only one is in memory.
     """
 
-    def __init__(self, clip: Clip, config: DataConfig) -> None:
+    def __init__(self, clip: SceneClip, config: PreparationConfig) -> None:
         self.clip, self.config = clip, config
         self.framing: Framing | None = None
-        self.kept: list[NDArray[np.uint8]] = []
+        self.resized_frames: list[NDArray[np.uint8]] = []
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         config, start = self.config, self.clip.start
@@ -140,25 +146,27 @@ class _FrameReader:
             except StopIteration:
                 break
             except InputError as error:
-                raise Refused(Reason.DAMAGED, self.clip.file.told(error)) from error
-            frame = cut_crop(whole, self.clip.crop)
-            self.framing = self.framing or self._chosen(frame)
-            number = len(self.kept)
-            self.kept.append(self.framing.resize(frame))
+                raise ClipRejected(RejectionReason.DAMAGED, self.clip.file.error_detail(error)) from error
+            frame = crop_frame(whole, self.clip.crop)
+            self.framing = self.framing or self._choose_framing(frame)
+            number = len(self.resized_frames)
+            self.resized_frames.append(self.framing.resize(frame))
             yield number / config.fps, frame
-        if len(self.kept) < config.frames:
-            raise Refused(Reason.TOO_SHORT, f"{len(self.kept)} frames, a clip has {config.frames}")
+        if len(self.resized_frames) < config.frames:
+            raise ClipRejected(
+                RejectionReason.TOO_SHORT, f"{len(self.resized_frames)} frames, a clip has {config.frames}"
+            )
 
-    def _chosen(self, frame: NDArray[np.uint8]) -> Framing:
+    def _choose_framing(self, frame: NDArray[np.uint8]) -> Framing:
         height, width = frame.shape[:2]
-        framing = Framing.choose(width, height, self.config.parsed_buckets(), self.config.fit)
-        if framing.scale > self.config.max_enlargement:
-            limit = f"the limit is {self.config.max_enlargement:g}"
-            raise Refused(
-                Reason.LOW_RESOLUTION, f"{width}x{height} would be enlarged {framing.scale:.2f} times, {limit}"
+        framing = Framing.for_nearest_bucket(width, height, self.config.parsed_buckets(), self.config.resize_mode)
+        if framing.scale > self.config.max_upscale:
+            limit = f"the limit is {self.config.max_upscale:g}"
+            raise ClipRejected(
+                RejectionReason.LOW_RESOLUTION, f"{width}x{height} would be enlarged {framing.scale:.2f} times, {limit}"
             )
         return framing
 
-    def collected(self) -> tuple[NDArray[np.uint8], Framing]:
-        assert self.framing is not None and len(self.kept) == self.config.frames, "the stream has not ended"
-        return np.stack(self.kept), self.framing
+    def stacked_frames(self) -> tuple[NDArray[np.uint8], Framing]:
+        assert self.framing is not None and len(self.resized_frames) == self.config.frames, "the stream has not ended"
+        return np.stack(self.resized_frames), self.framing

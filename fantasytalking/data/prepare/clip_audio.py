@@ -7,34 +7,34 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.clip_rejected import Refused
-from fantasytalking.data.manifest import MOST_PEOPLE, Reason
-from fantasytalking.data.prepare.config import DataConfig
-from fantasytalking.data.prepare.plan import Clip
-from fantasytalking.encoders.wav2vec import SAMPLE_RATE
+from fantasytalking.data.clip_rejected import ClipRejected
+from fantasytalking.data.manifest import MAX_PEOPLE_PER_CLIP, RejectionReason
+from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.data.prepare.plan import SceneClip
+from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 
-SPOKEN_VIDEO = "video.mp4"
+MULTI_SPEAKER_VIDEO = "video.mp4"
 """Beside a video of this name, speech_0.wav, speech_1.wav and so on are what its people say, from left to right."""
 _LOUDNESS_SECONDS = 0.05
-_LOUD_SHARE = 95
+_LOUDNESS_PERCENTILE = 95
 """Per cent of the sound that is quieter than what counts as its loudness."""
 
 
-def read_sound(clip: Clip, config: DataConfig) -> NDArray[np.float32]:
+def read_clip_audio(clip: SceneClip, config: PreparationConfig) -> NDArray[np.float32]:
     """The clip's own sound at 16 kHz, exactly as long as its frames.
 
     Raises:
         Refused: there is none, it ends more than a frame early, or it is never loud enough.
     """
-    samples = _stretch(clip.file.path, clip, config)
-    level = loudness(samples)
-    if level < config.min_loudness:
-        raise Refused(Reason.SILENT, f"{level:.1f} dB, at least {config.min_loudness:g} dB are needed")
+    samples = _read_segment(clip.file.path, clip, config)
+    level = clip_loudness_db(samples)
+    if level < config.min_loudness_db:
+        raise ClipRejected(RejectionReason.SILENT, f"{level:.1f} dB, at least {config.min_loudness_db:g} dB are needed")
     return samples
 
 
-def read_speakers(clip: Clip, people: int, config: DataConfig) -> list[NDArray[np.float32]] | None:
-    """What each person says, from left to right, as `read_sound` gives it; None where nothing tells.
+def read_speaker_audio(clip: SceneClip, people: int, config: PreparationConfig) -> list[NDArray[np.float32]] | None:
+    """What each person says, from left to right, as `read_clip_audio` gives it; None where nothing tells.
 
     Somebody who only listens is silent.
 
@@ -42,32 +42,36 @@ def read_speakers(clip: Clip, people: int, config: DataConfig) -> list[NDArray[n
         Refused: there are sounds of more or fewer people than are seen, or one cannot be read or ends too early.
     """
     folder = clip.file.path.parent
-    paths = [folder / f"speech_{number}.wav" for number in range(MOST_PEOPLE)]
+    paths = [folder / f"speech_{number}.wav" for number in range(MAX_PEOPLE_PER_CLIP)]
     found = [path for path in paths if path.is_file()]
-    if clip.file.path.name != SPOKEN_VIDEO or not found:
+    if clip.file.path.name != MULTI_SPEAKER_VIDEO or not found:
         return None
     if found != paths[:people]:
         names = ", ".join(path.name for path in found)
-        raise Refused(Reason.SOUNDS_UNMATCHED, f"{people} people are seen and {names} stand beside the video")
-    return [_stretch(path, clip, config) for path in found]
+        raise ClipRejected(
+            RejectionReason.SPEAKER_COUNT_MISMATCH, f"{people} people are seen and {names} stand beside the video"
+        )
+    return [_read_segment(path, clip, config) for path in found]
 
 
-def _stretch(path: Path, clip: Clip, config: DataConfig) -> NDArray[np.float32]:
+def _read_segment(path: Path, clip: SceneClip, config: PreparationConfig) -> NDArray[np.float32]:
     """A clip's stretch of a file's sound."""
-    wanted = round(config.duration * SAMPLE_RATE)
+    wanted = round(config.duration * WAV2VEC_SAMPLE_RATE)
     try:
-        samples = media.read_audio(path, sample_rate=SAMPLE_RATE, start=clip.start, duration=config.duration)
+        samples = media.read_audio(path, sample_rate=WAV2VEC_SAMPLE_RATE, start=clip.start, duration=config.duration)
     except InputError as error:
-        raise Refused(Reason.NO_SOUND, clip.file.told(error).replace(str(path), path.name)) from error
-    if len(samples) < wanted - SAMPLE_RATE / config.fps:
-        detail = f"{len(samples) / SAMPLE_RATE:.2f} s of sound for {config.duration:.2f} s of picture"
-        raise Refused(Reason.SOUND_TOO_SHORT, detail)
+        raise ClipRejected(
+            RejectionReason.NO_AUDIO, clip.file.error_detail(error).replace(str(path), path.name)
+        ) from error
+    if len(samples) < wanted - WAV2VEC_SAMPLE_RATE / config.fps:
+        detail = f"{len(samples) / WAV2VEC_SAMPLE_RATE:.2f} s of sound for {config.duration:.2f} s of picture"
+        raise ClipRejected(RejectionReason.AUDIO_TOO_SHORT, detail)
     return np.pad(samples, (0, max(0, wanted - len(samples))))[:wanted]
 
 
-def loudness(samples: NDArray[np.float32]) -> float:
+def clip_loudness_db(samples: NDArray[np.float32]) -> float:
     """Level in decibels of full scale that the loudest twentieth of the sound reaches; -120 for digital silence."""
-    length = round(_LOUDNESS_SECONDS * SAMPLE_RATE)
+    length = round(_LOUDNESS_SECONDS * WAV2VEC_SAMPLE_RATE)
     blocks = samples[: len(samples) // length * length].reshape(-1, length).astype(np.float64)
     powers = blocks.var(axis=1) if len(blocks) else np.zeros(1)
-    return float(10 * np.log10(np.percentile(powers, _LOUD_SHARE) + 1e-12))
+    return float(10 * np.log10(np.percentile(powers, _LOUDNESS_PERCENTILE) + 1e-12))

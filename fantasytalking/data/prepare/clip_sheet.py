@@ -7,20 +7,20 @@ import numpy as np
 from fantasytalking import media
 from fantasytalking.data.manifest import ClipRecord
 from fantasytalking.data.prepare.clip import PreparedClip, prepare_clip
-from fantasytalking.data.prepare.config import DataConfig
-from fantasytalking.data.prepare.plan import Clip
+from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.data.prepare.plan import SceneClip
 from fantasytalking.perception.contact_sheet import contact_sheet
 from fantasytalking.perception.face_crop import face_crop
 
 FRAMES_PER_CLIP = 4
 
 
-def write_contact_sheet(clips: list[tuple[Clip, ClipRecord]], config: DataConfig, path: Path) -> None:
+def write_contact_sheet(clips: list[tuple[SceneClip, ClipRecord]], config: PreparationConfig, path: Path) -> None:
     """Prepares the clips once more and draws some frames of each: landmarks, lip mask, face crop, motion values."""
     frames, landmarks, masks, crops, captions = [], [], [], [], []
     for clip, record in clips:
         prepared = prepare_clip(clip, config)
-        for number in _chosen(prepared):
+        for number in _frame_indices(prepared):
             points = prepared.tracks[0].landmarks[number]
             frames.append(prepared.frames[number])
             landmarks.append(np.concatenate([track.landmarks[number] for track in prepared.tracks]))
@@ -41,6 +41,6 @@ def write_contact_sheet(clips: list[tuple[Clip, ClipRecord]], config: DataConfig
     media.write_image(path, sheet)
 
 
-def _chosen(prepared: PreparedClip) -> list[int]:
+def _frame_indices(prepared: PreparedClip) -> list[int]:
     """Numbers of the frames to show, evenly spread."""
     return np.linspace(0, len(prepared.frames) - 1, FRAMES_PER_CLIP).round().astype(int).tolist()

@@ -11,13 +11,13 @@ from omegaconf import MISSING
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import latent_frame_count
-from fantasytalking.data.features import FORMAT
-from fantasytalking.data.manifest import MOST_PEOPLE
+from fantasytalking.data.features import FEATURE_FORMAT
+from fantasytalking.data.manifest import MAX_PEOPLE_PER_CLIP
 
-MIN_SECONDS = 0.5
+MIN_CLIP_SECONDS = 0.5
 
 
-class Fit(Enum):
+class ResizeMode(Enum):
     """How a picture is brought into a bucket of another aspect ratio."""
 
     crop = "crop"
@@ -26,14 +26,14 @@ class Fit(Enum):
     """All of it, with black bars."""
 
 
-class Precision(Enum):
+class EncoderDtype(Enum):
     """Arithmetic of the text and image encoders. VAE and wav2vec2 always work in float32."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
-class Bucket(NamedTuple):
+class ResolutionBucket(NamedTuple):
     """Size in pixels of prepared pictures."""
 
     width: int
@@ -41,23 +41,23 @@ class Bucket(NamedTuple):
 
 
 @dataclass
-class DataConfig:
+class PreparationConfig:
     """Settings of `prepare_data`. All but the last four groups decide what comes out."""
 
-    components: str = MISSING
+    base: str = MISSING
     """Diffusers folder or hub id with vae, text_encoder, tokenizer, image_encoder and image_processor."""
     audio_encoder: str | None = None
-    """wav2vec2 folder or hub id; none: `components`/audio_encoder."""
+    """wav2vec2 folder or hub id; none: `base`/audio_encoder."""
     face_encoder: str | None = None
-    """ArcFace .onnx; none: the only .onnx in `components`/face_encoder."""
+    """ArcFace .onnx; none: the only .onnx in `base`/face_encoder."""
     expression_encoder: str | None = None
     """Folder of an expression encoder, of ours or with the released files; none: what drives the faces is not told."""
-    people: int = 1
+    max_people: int = 1
     """Most people of a clip, all of whom it is about; 1: it is about the one who talks."""
-    judge_people: bool = False
+    filter_people: bool = False
     """Leave out a clip of several people where one of them is blurred or holds still. Clips of one are not judged."""
     max_face_blur: float = 0.62
-    """Blur of a face in the prepared picture, [0, 1]; as the next two, only with `judge_people`."""
+    """Blur of a face in the prepared picture, [0, 1]; as the next two, only with `filter_people`."""
     min_face_movement: float = 0.0001
     """Variance of brows, lids and lips beyond the landmarks' own trembling, in squared interocular distances."""
     min_face_pixels: int = 32
@@ -67,39 +67,39 @@ class DataConfig:
     """Frames a second of the clips; other rates are resampled to the nearest frames."""
     frames: int = 81
     """Frames of a clip, 1 + 4k."""
-    stride: int = 81
+    clip_stride: int = 81
     """Frames from the start of one clip to the start of the next within a scene."""
     buckets: list[str] = field(default_factory=lambda: ["512x512"])
     """Sizes WIDTHxHEIGHT; a clip goes into the one of nearest aspect ratio."""
-    fit: Fit = Fit.crop
+    resize_mode: ResizeMode = ResizeMode.crop
     prompt: str = "A person is talking."
     """Caption of videos that have no text file of the same name beside them."""
-    ranges: str | None = None
+    time_ranges: str | None = None
     """A JSON Lines file of videos, times and crops (data/manifests/hdtf.jsonl); none: whole videos."""
 
-    cut_threshold: float = 0.35
+    scene_cut_threshold: float = 0.35
     """Scene cut where neighbouring frames' colour histograms differ by more, [0, 1]."""
-    min_frame_rate: float = 0.9
+    min_fps_ratio: float = 0.9
     """Least frame rate of a video, as a part of `fps`."""
-    max_enlargement: float = 2.0
+    max_upscale: float = 2.0
     """Most that a picture may be enlarged."""
-    min_loudness: float = -50.0
+    min_loudness_db: float = -50.0
     """The loudest twentieth of the sound must reach this, in decibels of full scale."""
-    min_confidence: float = 0.85
+    min_face_confidence: float = 0.85
     """Mean confidence of the face detector. The paper asks for 0.9 of a detector that it does not name; MediaPipe's,
     which is used here, gives good frontal faces 0.89 to 0.94."""
-    min_face_share: float = 0.95
+    min_visible_fraction: float = 0.95
     """Part of the frames that must show the face."""
     min_face_size: float = 0.1
     """Least height of the face, as a part of the prepared picture's."""
 
-    normaliser: str | None = None
+    motion_normalizer: str | None = None
     """motion_normaliser.json of another corpus; none: fitted on this one."""
 
-    precision: Precision = Precision.float32
+    dtype: EncoderDtype = EncoderDtype.float32
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda."""
-    threads: int = 1
+    num_threads: int = 1
     """CPU threads of a process. Another number may change the last bit of the features, more processes never do."""
     contact_sheet_clips: int = 24
     """Clips on contact_sheet.png; 0: none is made."""
@@ -116,7 +116,7 @@ class DataConfig:
             "fps": (1, 120),
             "frames": (5, 1201),
             "stride": (1, 100_000),
-            "people": (1, MOST_PEOPLE),
+            "people": (1, MAX_PEOPLE_PER_CLIP),
             "max_face_blur": (0.01, 1),
             "min_face_movement": (0, 0.99),
             "min_face_pixels": (8, 4096),
@@ -137,22 +137,22 @@ class DataConfig:
         for text, bucket in zip(self.buckets, parsed, strict=True):
             if any(size % 16 or not 16 <= size <= 4096 for size in bucket):
                 raise InputError(f"bucket {text}: width and height must be multiples of 16, from 16 to 4096")
-        if self.frames - 1 < MIN_SECONDS * self.fps:
+        if self.frames - 1 < MIN_CLIP_SECONDS * self.fps:
             raise InputError(
                 f"frames is {self.frames}, {self.duration:.2f} s at {self.fps:g} frames a second; motion can be "
-                f"measured from {MIN_SECONDS} s on"
+                f"measured from {MIN_CLIP_SECONDS} s on"
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")
 
     def _check_people(self) -> None:
-        if self.people > 1 and self.expression_encoder is None:
+        if self.max_people > 1 and self.expression_encoder is None:
             raise InputError(
-                f"people is {self.people} and expression_encoder is not set, without which nobody's place is told; "
+                f"people is {self.max_people} and expression_encoder is not set, without which nobody's place is told; "
                 "give the folder of an encoder"
             )
         for name in ("min_face_share", "min_face_size"):
-            if self.judge_people and getattr(self, name) == 0:
+            if self.filter_people and getattr(self, name) == 0:
                 raise InputError(f"{name} is 0 and judge_people is on; give more than 0, or judge_people=false")
 
     @property
@@ -160,7 +160,7 @@ class DataConfig:
         """Seconds of a clip."""
         return self.frames / self.fps
 
-    def parsed_buckets(self) -> list[Bucket]:
+    def parsed_buckets(self) -> list[ResolutionBucket]:
         """The buckets as numbers.
 
         Raises:
@@ -169,19 +169,23 @@ class DataConfig:
         found = [re.fullmatch(r"(\d{1,5})x(\d{1,5})", text) for text in self.buckets]
         if not found or None in found:
             raise InputError(f"buckets is {list(self.buckets)}; give sizes such as 512x512")
-        return [Bucket(int(match[1]), int(match[2])) for match in found if match]
+        return [ResolutionBucket(int(match[1]), int(match[2])) for match in found if match]
 
     def fingerprint(self) -> str:
         """Hash of everything that decides what a clip's features are."""
-        deciding = asdict(self) | {"format": FORMAT, "fit": self.fit.value, "precision": self.precision.value}
+        deciding = asdict(self) | {
+            "format": FEATURE_FORMAT,
+            "fit": self.resize_mode.value,
+            "precision": self.dtype.value,
+        }
         for name in ("normaliser", "device", "threads", "contact_sheet_clips"):
             deciding.pop(name)
         # Corpora that were made before there were such settings, and without them, can be gone on with.
         if self.expression_encoder is None:
             deciding.pop("expression_encoder")
-        if self.people == 1:
+        if self.max_people == 1:
             deciding.pop("people")
-        if self.people == 1 or not self.judge_people:
+        if self.max_people == 1 or not self.filter_people:
             for name in ("judge_people", "max_face_blur", "min_face_movement", "min_face_pixels"):
                 deciding.pop(name)
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,12 +9,12 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fantasytalking.common.hub import at_hand
-from fantasytalking.data.clip_rejected import Refused
-from fantasytalking.data.features import Features
-from fantasytalking.data.manifest import Reason
+from fantasytalking.common.hub import resolve_local
+from fantasytalking.data.clip_rejected import ClipRejected
+from fantasytalking.data.features import ClipFeatures
+from fantasytalking.data.manifest import RejectionReason
 from fantasytalking.data.prepare.clip import PreparedClip
-from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
@@ -25,7 +25,7 @@ from fantasytalking.perception.lip_mask import project_mask
 
 
 @dataclass
-class Encoders:
+class FeatureEncoders:
     """All frozen encoders of the method."""
 
     video: VideoAutoencoder
@@ -40,27 +40,27 @@ class Encoders:
         self._captions: tuple[str, Tensor] | None = None
 
     @classmethod
-    def load(cls, config: DataConfig, device: torch.device) -> "Encoders":
+    def load(cls, config: PreparationConfig, device: torch.device) -> "FeatureEncoders":
         """Opens what the settings name.
 
         Raises:
             InputError: an encoder is missing, damaged or of another kind; says how to fetch it.
         """
-        dtype = getattr(torch, config.precision.value)
-        source = config.components
+        dtype = getattr(torch, config.dtype.value)
+        source = config.base
         audio, folder = (config.audio_encoder, "") if config.audio_encoder else (source, "audio_encoder")
         driver = config.expression_encoder
-        face = Path(config.face_encoder or Path(at_hand(source)) / "face_encoder")
+        face = Path(config.face_encoder or Path(resolve_local(source)) / "face_encoder")
         return cls(
             video=VideoAutoencoder.from_pretrained(source, device=device),
             text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
             image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype),
             audio=AudioEncoder.from_pretrained(audio, subfolder=folder, device=device),
-            face=FaceEncoder.from_pretrained(face, threads=config.threads),
+            face=FaceEncoder.from_pretrained(face, threads=config.num_threads),
             expression=None if driver is None else ExpressionEncoder.from_pretrained(driver, device=device),
         )
 
-    def encode(self, clip: PreparedClip) -> Features:
+    def encode(self, clip: PreparedClip) -> ClipFeatures:
         """All features of a clip, on the CPU, in the types of the feature file.
 
         Raises:
@@ -73,63 +73,63 @@ class Encoders:
             method: torch.from_numpy(project_mask(clip.lip_mask, stride, steps, method)).half()
             for method in ("causal", "trilinear")
         }
-        return Features(
+        return ClipFeatures(
             latents=self.video.encode(video)[0].half().cpu(),
             first_frame_latents=self.video.encode_first_frame(video[:, :, 0], len(clip.frames))[0].half().cpu(),
-            text=self._text(clip.caption),
+            text=self._prompt_embeds(clip.caption),
             image=self.image.encode(first).half().cpu(),
-            audio=self.audio.encode(clip.samples).half(),
+            audio=self.audio.encode(clip.waveform).half(),
             frame_times=torch.from_numpy(clip.times),
-            face=torch.stack([self._face(clip, track) for track in clip.tracks]),
+            face=torch.stack([self._face_embedding(clip, track) for track in clip.tracks]),
             lip_mask_causal=masks["causal"],
             lip_mask_trilinear=masks["trilinear"],
-            speakers=self._speakers(clip),
-            **self._drivers(clip),
+            speakers=self._speaker_features(clip),
+            **self._expression_features(clip),
         )
 
-    def _face(self, clip: PreparedClip, track: FaceTrack) -> Tensor:
+    def _face_embedding(self, clip: PreparedClip, track: FaceTrack) -> Tensor:
         return torch.from_numpy(self.face.encode(clip.frames[0], five_points(track.landmarks[0])))
 
-    def _speakers(self, clip: PreparedClip) -> Tensor | None:
-        if clip.speakers is None:
+    def _speaker_features(self, clip: PreparedClip) -> Tensor | None:
+        if clip.speaker_waveforms is None:
             return None
-        return torch.stack([self.audio.encode(samples) for samples in clip.speakers]).half()
+        return torch.stack([self.audio.encode(samples) for samples in clip.speaker_waveforms]).half()
 
-    def _drivers(self, clip: PreparedClip) -> dict[str, Tensor]:
+    def _expression_features(self, clip: PreparedClip) -> dict[str, Tensor]:
         """What would drive each face to do what it does, and where it is; nothing without an encoder."""
         if self.expression is None:
             return {}
         found = []
         for track in clip.tracks:
             points = np.where(track.present[:, None, None], five_points(track.landmarks), np.nan)
-            points = self.expression.follower()(clip.frames, points)
+            points = self.expression.point_tracker()(clip.frames, points)
             if not np.isfinite(points).all(axis=(1, 2)).any():
-                raise Refused(Reason.FACE_LOST, "the expression encoder's own networks see no face")
+                raise ClipRejected(RejectionReason.FACE_LOST, "the expression encoder's own networks see no face")
             found.append(self.expression.encode(clip.frames, points))
         return {
             "expression": torch.stack([each.features for each in found]).half(),
             "expression_present": torch.stack([each.present for each in found]),
-            "boxes": torch.from_numpy(np.stack([_known_boxes(track) for track in clip.tracks])),
+            "boxes": torch.from_numpy(np.stack([_filled_boxes(track) for track in clip.tracks])),
         }
 
-    def _text(self, caption: str) -> Tensor:
+    def _prompt_embeds(self, caption: str) -> Tensor:
         if self._captions is None or self._captions[0] != caption:
             self._captions = caption, self.text.encode(caption).half().cpu()
         return self._captions[1]
 
 
-def _known_boxes(track: FaceTrack) -> NDArray[np.float32]:
+def _filled_boxes(track: FaceTrack) -> NDArray[np.float32]:
     """(T, 4) of a face that is known in the first frame; where it is not, the last box before."""
     last = np.maximum.accumulate(np.where(track.known, np.arange(len(track.times)), 0))
     boxes: NDArray[np.float32] = track.boxes[last].astype(np.float32)
     return boxes
 
 
-def encoder_places(config: DataConfig) -> dict[str, Path]:
+def encoder_paths(config: PreparationConfig) -> dict[str, Path]:
     """Files and folders of the encoders, by name, as far as they are on this machine and no hub's."""
-    source = Path(at_hand(config.components))
+    source = Path(resolve_local(config.base))
     places = {name: source / name for name in ("vae", "text_encoder", "image_encoder")}
-    places["audio_encoder"] = Path(at_hand(config.audio_encoder or source / "audio_encoder"))
+    places["audio_encoder"] = Path(resolve_local(config.audio_encoder or source / "audio_encoder"))
     places["face_encoder"] = Path(config.face_encoder or source / "face_encoder")
     if config.expression_encoder is not None:
         places["expression_encoder"] = Path(config.expression_encoder)

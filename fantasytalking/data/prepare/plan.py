@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import existing_file
-from fantasytalking.data.manifest import Reason, Rejection
-from fantasytalking.data.prepare.config import DataConfig
-from fantasytalking.data.prepare.scenes import SpanScan, scenes, span_starts, video_end
+from fantasytalking.data.manifest import Rejection, RejectionReason
+from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.data.prepare.scenes import SpanScan, iter_scenes, span_starts, video_end
 
-SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"])
-MAX_SECONDS = 12 * 3600.0
+VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"])
+MAX_SOURCE_SECONDS = 12 * 3600.0
 
 
-class Crop(NamedTuple):
+class RelativeCrop(NamedTuple):
     """A part of the picture. All numbers are in heights of the picture, so that they hold at every resolution."""
 
     left: float
@@ -35,7 +35,7 @@ class TimeRange(NamedTuple):
 
     start: float
     end: float
-    crop: Crop | None
+    crop: RelativeCrop | None
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class VideoFile:
         stem = re.sub(r"[^A-Za-z0-9-]+", "-", PurePosixPath(self.video).with_suffix("").as_posix())[-60:]
         return f"{digest[:2]}-{stem.strip('-')}-{digest[2:]}"
 
-    def told(self, error: InputError) -> str:
+    def error_detail(self, error: InputError) -> str:
         """An error about this file, without the place of the input folder, which is not the corpus' business."""
         return str(error).replace(str(self.path), self.video)
 
 
 @dataclass(frozen=True)
-class Span:
+class VideoSpan:
     """A minute of a video, to be searched for scene cuts."""
 
     file: VideoFile
@@ -72,12 +72,12 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Clip:
+class SceneClip:
     """A stretch of one scene, as long as clips are."""
 
     file: VideoFile
     start: float
-    crop: Crop | None
+    crop: RelativeCrop | None
 
     @property
     def name(self) -> str:
@@ -85,12 +85,12 @@ class Clip:
         return f"{self.file.name}_{round(self.start * 1000):08d}{suffix}"
 
 
-def find_videos(folder: Path, wanted: Mapping[str, list[TimeRange]] | None) -> list[VideoFile]:
+def find_videos(folder: Path, time_ranges: Mapping[str, list[TimeRange]] | None) -> list[VideoFile]:
     """All videos below `folder` in the order of their names; hidden files and linked folders are passed over.
 
     Args:
-        wanted: the only videos to use, by name: with or without the folders below `folder`, with or without suffix;
-            None for all.
+        time_ranges: the only videos to use, by name: with or without the folders below `folder`, with or without
+            suffix; None for all.
 
     Raises:
         InputError: there is no such folder, or no video in it.
@@ -102,17 +102,17 @@ def find_videos(folder: Path, wanted: Mapping[str, list[TimeRange]] | None) -> l
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = Path(place) / name
-            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path.is_file():
+            if path.suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".") and path.is_file():
                 found.append(VideoFile(path, path.relative_to(folder).as_posix(), path.stat().st_size))
-    if wanted is not None:
-        found = [file for file in found if ranges_of(file, wanted)]
+    if time_ranges is not None:
+        found = [file for file in found if time_ranges_for(file, time_ranges)]
     if not found:
-        among = "" if wanted is None else " that the file of ranges names"
-        raise InputError(f"input '{folder}' holds no video{among}; looked for {', '.join(sorted(SUFFIXES))}")
+        among = "" if time_ranges is None else " that the file of ranges names"
+        raise InputError(f"input '{folder}' holds no video{among}; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
     return sorted(found, key=lambda file: file.video)
 
 
-def read_ranges(path: str | Path) -> dict[str, list[TimeRange]]:
+def read_time_ranges(path: str | Path) -> dict[str, list[TimeRange]]:
     """Wanted stretches by video, from JSON Lines of {video, start, end, crop, crop_of_height}.
 
     `crop` is [x, y, width, height] in pixels of the video at a height of `crop_of_height` pixels; null stands for the
@@ -128,7 +128,7 @@ def read_ranges(path: str | Path) -> dict[str, list[TimeRange]]:
         raise InputError(f"'{path}' is no text in UTF-8; give a file of ranges, JSON Lines") from error
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            video, found = _range_of(json.loads(line))
+            video, found = _parse_time_range(json.loads(line))
         except (ValueError, KeyError, TypeError, ArithmeticError) as error:
             raise InputError(f"'{path}' line {number} is not a range of a video ({error!r})") from error
         stretches = wanted.setdefault(video, [])
@@ -137,84 +137,86 @@ def read_ranges(path: str | Path) -> dict[str, list[TimeRange]]:
     return wanted
 
 
-def _range_of(values: Any) -> tuple[str, TimeRange]:
+def _parse_time_range(values: Any) -> tuple[str, TimeRange]:
     start, end = float(values["start"]), float(values["end"])
-    if not 0 <= start < end <= MAX_SECONDS:
+    if not 0 <= start < end <= MAX_SOURCE_SECONDS:
         raise ValueError(f"start {start}, end {end}")
     if values["crop"] is None:
         return str(values["video"]), TimeRange(start, end, None)
-    crop = Crop(*(float(value) / float(values["crop_of_height"]) for value in values["crop"]))
+    crop = RelativeCrop(*(float(value) / float(values["crop_of_height"]) for value in values["crop"]))
     fits = 0 < crop.width < 100 and 0 < crop.height <= 1 - crop.top + 1e-9
     if not (all(map(math.isfinite, crop)) and min(crop) >= 0 and fits):
         raise ValueError(f"crop {values['crop']}")
     return str(values["video"]), TimeRange(start, end, crop)
 
 
-def ranges_of(file: VideoFile, wanted: Mapping[str, list[TimeRange]] | None) -> list[TimeRange]:
+def time_ranges_for(file: VideoFile, time_ranges: Mapping[str, list[TimeRange]] | None) -> list[TimeRange]:
     """The wanted stretches of a video, all of it when nothing is said."""
-    if wanted is None:
-        return [TimeRange(0.0, MAX_SECONDS, None)]
+    if time_ranges is None:
+        return [TimeRange(0.0, MAX_SOURCE_SECONDS, None)]
     path = PurePosixPath(file.video)
     names = (path.as_posix(), path.with_suffix("").as_posix(), path.name, path.stem)
-    found = next((wanted[name] for name in names if name in wanted), [])
+    found = next((time_ranges[name] for name in names if name in time_ranges), [])
     return sorted(found, key=lambda stretch: (stretch.start, stretch.end))
 
 
-def probe_video(file: VideoFile, config: DataConfig) -> dict[str, Any]:
+def probe_video(file: VideoFile, config: PreparationConfig) -> dict[str, Any]:
     """{"duration": seconds} of a usable video, or {"reason", "detail"} of one that is not."""
     try:
         info = media.probe(file.path)
     except InputError as error:
-        return _refused(Reason.UNREADABLE, file.told(error))
+        return _rejection(RejectionReason.UNREADABLE, file.error_detail(error))
     if not info.has_video:
-        return _refused(Reason.UNREADABLE, "there is no picture")
-    if info.duration > MAX_SECONDS:
-        return _refused(Reason.TOO_LONG, f"{info.duration:.0f} s, the limit is {MAX_SECONDS:.0f} s")
+        return _rejection(RejectionReason.UNREADABLE, "there is no picture")
+    if info.duration > MAX_SOURCE_SECONDS:
+        return _rejection(RejectionReason.TOO_LONG, f"{info.duration:.0f} s, the limit is {MAX_SOURCE_SECONDS:.0f} s")
     if not info.has_audio:
-        return _refused(Reason.NO_SOUND, "there is no sound track")
-    if info.fps < config.min_frame_rate * config.fps:
-        least = config.min_frame_rate * config.fps
-        return _refused(Reason.LOW_FRAME_RATE, f"{info.fps:.2f} frames a second, at least {least:.2f} are needed")
+        return _rejection(RejectionReason.NO_AUDIO, "there is no sound track")
+    if info.fps < config.min_fps_ratio * config.fps:
+        least = config.min_fps_ratio * config.fps
+        return _rejection(
+            RejectionReason.LOW_FRAME_RATE, f"{info.fps:.2f} frames a second, at least {least:.2f} are needed"
+        )
     return {"duration": info.duration}
 
 
-def _refused(reason: Reason, detail: str) -> dict[str, Any]:
+def _rejection(reason: RejectionReason, detail: str) -> dict[str, Any]:
     return {"reason": reason.value, "detail": detail}
 
 
-def spans_of(file: VideoFile, duration: float, ranges: list[TimeRange]) -> list[Span]:
+def spans_to_scan(file: VideoFile, duration: float, ranges: list[TimeRange]) -> list[VideoSpan]:
     """The spans of a video that a wanted stretch touches."""
     starts = span_starts(duration)
     return [
-        Span(file, start)
-        for start, stop in zip(starts, [*starts[1:], MAX_SECONDS], strict=True)
+        VideoSpan(file, start)
+        for start, stop in zip(starts, [*starts[1:], MAX_SOURCE_SECONDS], strict=True)
         if any(wanted.start < stop and start < wanted.end for wanted in ranges)
     ]
 
 
 def plan_video(
-    file: VideoFile, scans: list[SpanScan], ranges: list[TimeRange], config: DataConfig
-) -> Iterator[Clip | Rejection]:
+    file: VideoFile, scans: list[SpanScan], ranges: list[TimeRange], config: PreparationConfig
+) -> Iterator[SceneClip | Rejection]:
     """The clips of a video and, as rejections, the scenes that are too short and the place where it breaks off."""
     if not scans:
-        yield Rejection(file.video, 0.0, Reason.TOO_SHORT, "the wanted stretch lies beyond the video's end")
+        yield Rejection(file.video, 0.0, RejectionReason.TOO_SHORT, "the wanted stretch lies beyond the video's end")
         return
     for wanted in ranges:
-        for start, end in scenes(scans, wanted.start, wanted.end):
+        for start, end in iter_scenes(scans, wanted.start, wanted.end):
             yield from _plan_scene(file, start, end, wanted.crop, config)
     broken = next((scan.error for scan in scans if scan.error), "")
     if broken:
-        yield Rejection(file.video, round(video_end(scans), 6), Reason.DAMAGED, broken)
+        yield Rejection(file.video, round(video_end(scans), 6), RejectionReason.DAMAGED, broken)
 
 
 def _plan_scene(
-    file: VideoFile, start: float, end: float, crop: Crop | None, config: DataConfig
-) -> Iterator[Clip | Rejection]:
+    file: VideoFile, start: float, end: float, crop: RelativeCrop | None, config: PreparationConfig
+) -> Iterator[SceneClip | Rejection]:
     # A quarter of a frame of tolerance, for time stamps that are rounded to milliseconds.
     usable = end - start + 0.25 / config.fps
     if usable < config.duration:
         detail = f"a scene of {end - start:.2f} s, a clip has {config.duration:.2f} s"
-        yield Rejection(file.video, round(start, 6), Reason.TOO_SHORT, detail)
+        yield Rejection(file.video, round(start, 6), RejectionReason.TOO_SHORT, detail)
         return
-    for index in range(int((usable - config.duration) * config.fps / config.stride) + 1):
-        yield Clip(file, round(start + index * config.stride / config.fps, 6), crop)
+    for index in range(int((usable - config.duration) * config.fps / config.clip_stride) + 1):
+        yield SceneClip(file, round(start + index * config.clip_stride / config.fps, 6), crop)

@@ -21,8 +21,8 @@ OVERLAP_SECONDS = 1.0
 
 _BLOCKS = 3
 _LEVELS = 8
-_NEIGHBOURS = 6
-_RISE = 3.0
+_NEIGHBORS = 6
+_MEDIAN_RATIO = 3.0
 """A cut differs this many times more than the median of its neighbours: fast motion and flicker differ all the time."""
 
 
@@ -52,7 +52,7 @@ def scan_span(path: Path, start: float, threshold: float) -> SpanScan:
     try:
         for time, frame in media.iter_frames(path, fps=None, start=begin, duration=stop + OVERLAP_SECONDS - begin):
             times.append(time)
-            histograms.append(colour_histograms(frame))
+            histograms.append(color_histograms(frame))
     except InputError as broken:
         error = str(broken).replace(str(path), path.name)
     if not times:
@@ -62,18 +62,18 @@ def scan_span(path: Path, start: float, threshold: float) -> SpanScan:
     return SpanScan(cuts, min(stop, times[-1] + shown), error if times[-1] + shown < stop else "")
 
 
-def colour_histograms(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+def color_histograms(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(blocks, 3, levels) shares of the colour levels in 3 x 3 blocks of a picture (H, W, 3)."""
     step = max(1, min(frame.shape[:2]) // 72)
     small = frame[step // 2 :: step, step // 2 :: step]
-    places = _first_bins(small.shape[0], small.shape[1])
+    places = _bin_offsets(small.shape[0], small.shape[1])
     counts = np.bincount((places + small // (256 // _LEVELS)).ravel(), minlength=_BLOCKS**2 * 3 * _LEVELS)
     histograms = counts.reshape(-1, 3, _LEVELS).astype(np.float32)
     return histograms / np.maximum(histograms.sum(axis=-1, keepdims=True), 1)
 
 
 @lru_cache(maxsize=8)
-def _first_bins(height: int, width: int) -> NDArray[np.int32]:
+def _bin_offsets(height: int, width: int) -> NDArray[np.int32]:
     """(height, width, 3) number of the lowest level's bin for every pixel's block and colour."""
     rows, columns = (np.arange(size) * _BLOCKS // size for size in (height, width))
     blocks = rows[:, None] * _BLOCKS + columns
@@ -90,18 +90,20 @@ def find_cuts(histograms: NDArray[np.float32], threshold: float) -> list[int]:
         histograms: (frames, blocks, 3, levels).
     """
     differences = np.abs(np.diff(histograms, axis=0)).sum(axis=-1).mean(axis=(1, 2)) / 2
-    return [index + 1 for index in np.flatnonzero(differences > threshold) if _stands_out(differences, int(index))]
+    return [
+        index + 1 for index in np.flatnonzero(differences > threshold) if _exceeds_neighbors(differences, int(index))
+    ]
 
 
-def _stands_out(differences: NDArray[np.float32], index: int) -> bool:
-    around = np.r_[differences[max(0, index - _NEIGHBOURS) : index], differences[index + 1 : index + 1 + _NEIGHBOURS]]
-    return around.size == 0 or bool(differences[index] > _RISE * np.median(around))
+def _exceeds_neighbors(differences: NDArray[np.float32], index: int) -> bool:
+    around = np.r_[differences[max(0, index - _NEIGHBORS) : index], differences[index + 1 : index + 1 + _NEIGHBORS]]
+    return around.size == 0 or bool(differences[index] > _MEDIAN_RATIO * np.median(around))
 
 
-def scenes(scans: list[SpanScan], begin: float, stop: float) -> Iterator[tuple[float, float]]:
-    """The scenes (start, end) between `begin` and `stop`, from the scans of all spans in order."""
+def iter_scenes(scans: list[SpanScan], start: float, stop: float) -> Iterator[tuple[float, float]]:
+    """The scenes (start, end) between `start` and `stop`, from the scans of all spans in order."""
     end = min(stop, video_end(scans))
-    borders = [begin, *(cut for scan in scans for cut in scan.cuts if begin < cut < end), end]
+    borders = [start, *(cut for scan in scans for cut in scan.cuts if start < cut < end), end]
     for first, last in pairwise(borders):
         if last > first:
             yield first, last

@@ -13,33 +13,40 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.common.tensor_io import check_floating, compare_shapes, open_safetensors, read_pickle
-from fantasytalking.encoders.face_alignment import cut_sampled, find_similarity
+from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors, read_pickle
+from fantasytalking.encoders.face_alignment import crop_aligned_bicubic, estimate_similarity
 
-SIZE = 224
-DIMS = (6, 6, 30, 512)
+PD_FGC_SIZE = 224
+PD_FGC_DIMS = (6, 6, 30, 512)
 """Features of head, eye, emotion and mouth."""
 # Left eye, right eye, tip of the nose, corners of the mouth in a crop of side 1; OpenCV counts from the first pixel's
 # centre.
-_PLACES = np.array([[0.3843, 0.27], [0.62, 0.2668], [0.503, 0.4185], [0.406, 0.5273], [0.5977, 0.525]]) + 0.5 / SIZE
-_WIDTH, _MAPS, _SEEN, _DEPTH = 256, 68, 512, 4
-_UNUSED = ("mouth_embed.", "num_batches_tracked")
+_CROP_TEMPLATE = (
+    np.array([[0.3843, 0.27], [0.62, 0.2668], [0.503, 0.4185], [0.406, 0.5273], [0.5977, 0.525]]) + 0.5 / PD_FGC_SIZE
+)
+_CHANNELS, _NUM_HEATMAPS, _FEATURE_DIM, _DEPTH = 256, 68, 512, 4
+_IGNORED_KEYS = ("mouth_embed.", "num_batches_tracked")
 """In the file, but of no weight in what is computed."""
 
 
 class PdFgcNetwork(nn.Module):
     """Crops to features. The names of the parts are those of the released file."""
 
-    dims = DIMS
+    dims = PD_FGC_DIMS
 
     def __init__(self) -> None:
         super().__init__()
         self.model = _AlignmentNetwork()
         for part in ("headpose", "eye", "emo", "mouth"):
-            layers = [nn.Linear(_SEEN, _SEEN), nn.ReLU(), nn.BatchNorm1d(_SEEN), nn.Linear(_SEEN, _SEEN)]
+            layers = [
+                nn.Linear(_FEATURE_DIM, _FEATURE_DIM),
+                nn.ReLU(),
+                nn.BatchNorm1d(_FEATURE_DIM),
+                nn.Linear(_FEATURE_DIM, _FEATURE_DIM),
+            ]
             self.add_module(f"to_{part}", nn.Sequential(*layers))
-        for part, dim in zip(("headpose", "eye", "emo"), DIMS[:3], strict=True):
-            self.add_module(f"{part}_embed", nn.Sequential(nn.ReLU(), nn.Linear(_SEEN, dim)))
+        for part, dim in zip(("headpose", "eye", "emo"), PD_FGC_DIMS[:3], strict=True):
+            self.add_module(f"{part}_embed", nn.Sequential(nn.ReLU(), nn.Linear(_FEATURE_DIM, dim)))
 
     def forward(self, crops: Tensor) -> Tensor:
         """(B, 3, 224, 224) RGB in [-1, 1] to (B, 554)."""
@@ -50,11 +57,15 @@ class PdFgcNetwork(nn.Module):
         ]
         return torch.cat([*read, self.get_submodule("to_mouth")(seen)], dim=1)
 
-    def look(
-        self, frames: NDArray[np.uint8], points: NDArray[np.floating], start: NDArray[np.floating], device: torch.device
+    def encode_faces(
+        self,
+        frames: NDArray[np.uint8],
+        points: NDArray[np.floating],
+        reference_points: NDArray[np.floating],
+        device: torch.device,
     ) -> Tensor:
         """Features (T, 554) of faces at five points; where the head began does not matter to this network."""
-        crops = cut_sampled(frames, find_similarity(points, _PLACES), SIZE)
+        crops = crop_aligned_bicubic(frames, estimate_similarity(points, _CROP_TEMPLATE), PD_FGC_SIZE)
         features: Tensor = self(crops.to(device))
         return features
 
@@ -68,15 +79,15 @@ class _AlignmentNetwork(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.conv2 = _Block(64, 128)
         self.conv3 = _Block(128, 128)
-        self.conv4 = _Block(128, _WIDTH)
+        self.conv4 = _Block(128, _CHANNELS)
         self.m0 = _Hourglass()
-        self.top_m_0 = _Block(_WIDTH, _WIDTH)
-        self.conv_last0 = nn.Conv2d(_WIDTH, _WIDTH, 1)
-        self.bn_end0 = nn.BatchNorm2d(_WIDTH)
-        self.l0 = nn.Conv2d(_WIDTH, _MAPS, 1)
-        self.bn5 = nn.BatchNorm2d(_MAPS)
-        self.conv6 = nn.Conv2d(_MAPS, 1, 3, 2, 1)
-        self.fc = nn.Linear((SIZE // 8) ** 2, _SEEN)
+        self.top_m_0 = _Block(_CHANNELS, _CHANNELS)
+        self.conv_last0 = nn.Conv2d(_CHANNELS, _CHANNELS, 1)
+        self.bn_end0 = nn.BatchNorm2d(_CHANNELS)
+        self.l0 = nn.Conv2d(_CHANNELS, _NUM_HEATMAPS, 1)
+        self.bn5 = nn.BatchNorm2d(_NUM_HEATMAPS)
+        self.conv6 = nn.Conv2d(_NUM_HEATMAPS, 1, 3, 2, 1)
+        self.fc = nn.Linear((PD_FGC_SIZE // 8) ** 2, _FEATURE_DIM)
 
     def forward(self, crops: Tensor) -> Tensor:
         shallow = F.max_pool2d(self.conv2(F.relu(self.bn1(self.conv1(crops)))), 2)
@@ -94,8 +105,8 @@ class _Hourglass(nn.Module):
         super().__init__()
         for level in range(_DEPTH, 0, -1):
             for name in ("b1", "b2", "b3"):
-                self.add_module(f"{name}_{level}", _Block(_WIDTH, _WIDTH))
-        self.b2_plus_1 = _Block(_WIDTH, _WIDTH)
+                self.add_module(f"{name}_{level}", _Block(_CHANNELS, _CHANNELS))
+        self.b2_plus_1 = _Block(_CHANNELS, _CHANNELS)
 
     def forward(self, image: Tensor, level: int = _DEPTH) -> Tensor:
         beside = self.get_submodule(f"b1_{level}")(image)
@@ -110,14 +121,16 @@ class _Hourglass(nn.Module):
 class _Block(nn.Module):
     """Three convolutions, each on what the one before gave, side by side in the result; added to the input."""
 
-    def __init__(self, inner: int, outer: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        widths = (inner, outer // 2, outer // 4, outer // 4)
+        widths = (in_channels, out_channels // 2, out_channels // 4, out_channels // 4)
         for number in (1, 2, 3):
             self.add_module(f"bn{number}", nn.BatchNorm2d(widths[number - 1]))
             self.add_module(f"conv{number}", nn.Conv2d(widths[number - 1], widths[number], 3, 1, 1, bias=False))
-        if inner != outer:
-            self.downsample = nn.Sequential(nn.BatchNorm2d(inner), nn.ReLU(), nn.Conv2d(inner, outer, 1, bias=False))
+        if in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.BatchNorm2d(in_channels), nn.ReLU(), nn.Conv2d(in_channels, out_channels, 1, bias=False)
+            )
 
     def forward(self, image: Tensor) -> Tensor:
         found, value = [], image
@@ -144,14 +157,14 @@ def load_pd_fgc(path: Path) -> PdFgcNetwork:
     tensors = {
         str(name): value
         for name, value in found.items()
-        if isinstance(value, Tensor) and not any(part in str(name) for part in _UNUSED)
+        if isinstance(value, Tensor) and not any(part in str(name) for part in _IGNORED_KEYS)
     }
     network = PdFgcNetwork()
     state = network.state_dict()
     wanted = {name: tuple(value.shape) for name, value in state.items() if "num_batches_tracked" not in name}
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-    compare_shapes(shapes, wanted, f"expression encoder '{path}'", "give the released pd_fpg.pth")
-    check_floating(tensors, str(path))
+    check_shapes(shapes, wanted, f"expression encoder '{path}'", "give the released pd_fpg.pth")
+    check_finite(tensors, str(path))
     counters = {name: value for name, value in state.items() if name not in wanted}
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()} | counters)
     return network

@@ -6,35 +6,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking import media
-from fantasytalking.data.prepare.plan import SUFFIXES
-from fantasytalking.evaluation.benchmark.media_source import Crop
+from fantasytalking.data.prepare.plan import VIDEO_SUFFIXES
+from fantasytalking.evaluation.benchmark.media_source import CropBox
 from fantasytalking.perception.face_detection import detect_faces, landmark_box
 
-DIGITS = 6
+CROP_DIGITS = 6
 
 
-def frame_faces(picture: NDArray[np.uint8], aspect: float) -> Crop | None:
+def crop_around_faces(image: NDArray[np.uint8], aspect: float) -> CropBox | None:
     """The largest part of a (H, W, 3) picture that is `aspect` times as wide as high, its faces as near to the middle
     as can be; the middle of the picture where none is found (animals, drawings). None: it is the whole picture."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     across, down = min(width, round(height * aspect)), min(height, round(width / aspect))
     if (across, down) == (width, height):
         return None
-    boxes = np.array([landmark_box(face.landmarks) for face in detect_faces(picture)]).reshape(-1, 4)
+    boxes = np.array([landmark_box(face.landmarks) for face in detect_faces(image)]).reshape(-1, 4)
     centre = np.array([width, height]) / 2
     if len(boxes):
         centre = (boxes[:, :2].min(axis=0) + boxes[:, 2:].max(axis=0)) / 2
     left, top = np.clip(np.round(centre - np.array([across, down]) / 2), 0, [width - across, height - down]).tolist()
-    return in_heights(left, top, across, down, height)
+    return normalize_crop(left, top, across, down, height)
 
 
-def in_heights(left: float, top: float, width: float, height: float, of: int) -> Crop:
-    """Pixels of a picture `of` pixels high, as a protocol holds them."""
-    return round(left / of, DIGITS), round(top / of, DIGITS), round(width / of, DIGITS), round(height / of, DIGITS)
+def normalize_crop(left: float, top: float, width: float, height: float, image_height: int) -> CropBox:
+    """Pixels of a picture `image_height` pixels high, as a protocol holds them."""
+    return (
+        round(left / image_height, CROP_DIGITS),
+        round(top / image_height, CROP_DIGITS),
+        round(width / image_height, CROP_DIGITS),
+        round(height / image_height, CROP_DIGITS),
+    )
 
 
-def first_picture(path: Path, start: float = 0.0) -> NDArray[np.uint8]:
+def load_first_frame(path: Path, start: float = 0.0) -> NDArray[np.uint8]:
     """(H, W, 3) of a picture file, or of a video at `start` seconds."""
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
         return next(frame for _, frame in media.iter_frames(path, fps=None, start=start))
     return media.read_image(path)

@@ -1,7 +1,7 @@
 """From a local copy of portraits and drivers to a frozen protocol of self- or cross-reenactment.
 
 ExprBench, as FantasyPortrait (arXiv 2507.12956) describes it, is 200 portraits and 100 drivers of 5 s, and for several
-people 100 pictures and 50 drivers; which goes with which is not told. Here pairs are made by `cross_pairs`.
+people 100 pictures and 50 drivers; which goes with which is not told. Here pairs are made by `assign_drivers`.
 """
 
 import hashlib
@@ -19,24 +19,30 @@ from tqdm import tqdm
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import hash_file
-from fantasytalking.evaluation.benchmark.auto_crop import first_picture, frame_faces, in_heights
-from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, Layout, Task
-from fantasytalking.evaluation.benchmark.driver_assignment import cross_pairs
-from fantasytalking.evaluation.benchmark.layouts import BY, crossed_videos, list_drivers, list_portraits, list_selves
-from fantasytalking.evaluation.benchmark.media_source import Crop, Source
-from fantasytalking.evaluation.benchmark.protocol import Protocol, ProtocolClip
-from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.evaluation.benchmark.auto_crop import crop_around_faces, load_first_frame, normalize_crop
+from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, DatasetLayout, ReenactmentTask
+from fantasytalking.evaluation.benchmark.driver_assignment import assign_drivers
+from fantasytalking.evaluation.benchmark.layouts import (
+    DRIVER_SEPARATOR,
+    list_cross_reenactments,
+    list_drivers,
+    list_portraits,
+    list_self_reenactments,
+)
+from fantasytalking.evaluation.benchmark.media_source import CropBox, MediaSource
+from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol, ProtocolClip
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.perception.face_crop import face_crop
 from fantasytalking.perception.face_track import FaceTrack
 
-MARGIN = 0.4
+DRIVER_CROP_MARGIN = 0.4
 """Left round the face of one of several people who drives, in face sizes."""
-DRIVERS_ASPECT = 1.0
+DRIVER_ASPECT_RATIO = 1.0
 """Width over height of what is seen of the one face in a driver."""
-LONGEST_NAME = 100
+MAX_NAME_LENGTH = 100
 
 
-class _Cast(NamedTuple):
+class _PlannedClip(NamedTuple):
     """A clip to be: its video, or None where nobody knows it, its portrait, or None for the video's first frame."""
 
     name: str
@@ -46,7 +52,7 @@ class _Cast(NamedTuple):
     drivers: tuple[Path, ...]
 
 
-def freeze_reenactment(benchmark: str, references: Path, config: BenchmarkConfig) -> Protocol:
+def freeze_reenactment(benchmark: str, references: Path, config: BenchmarkConfig) -> BenchmarkProtocol:
     """The protocol of a local copy; the same for the same files and settings.
 
     Raises:
@@ -54,89 +60,95 @@ def freeze_reenactment(benchmark: str, references: Path, config: BenchmarkConfig
     """
     if not references.is_dir():
         raise InputError(f"references '{references}' is not a folder; give a folder of portraits and drivers")
-    casts = list(_casts(references, config))
+    casts = list(_plan_clips(references, config))
     names = Counter(cast.name for cast in casts)
     if twice := [name for name, count in names.items() if count > 1]:
         raise InputError(f"references '{references}' hold {len(twice)} names more than once: {', '.join(twice[:3])}")
-    found = _freezing(casts, _Framer(references, config))
-    clips = tuple(islice(found, config.clips))
+    found = _freeze_planned(casts, _SourceCropper(references, config))
+    clips = tuple(islice(found, config.max_clips))
     if not clips:
         raise InputError(
-            f"none of {len(casts)} pairs in '{references}' lasts {config.least_seconds:g} s; give longer drivers, more "
+            f"none of {len(casts)} pairs in '{references}' lasts {config.min_seconds:g} s; give longer drivers, more "
             "identities, or a lower least_seconds"
         )
-    answered = config.task is Task.self or config.layout is Layout.exprbench_world
-    return Protocol(benchmark, config.fps, config.width, config.height, config.surplus, clips, answered)
+    answered = config.task is ReenactmentTask.self or config.layout is DatasetLayout.exprbench_world
+    return BenchmarkProtocol(
+        benchmark, config.fps, config.width, config.height, config.max_extra_frames, clips, answered
+    )
 
 
-def _casts(references: Path, config: BenchmarkConfig) -> Iterator[_Cast]:
+def _plan_clips(references: Path, config: BenchmarkConfig) -> Iterator[_PlannedClip]:
     """All clips that there may be, in the order of the md5 of their names or their portraits'."""
-    if config.task is Task.self:
-        for one in sorted(list_selves(references, config), key=lambda entry: entry.order):
-            yield _Cast(clip_name(one.name), "+".join(one.people), one.path, None, (one.path,) * config.people)
-    elif config.layout is Layout.exprbench_world:
-        for shown, still, driving in crossed_videos(references, config.people):
-            yield _Cast(shown.name, "+".join(shown.people), shown.path, still, driving)
+    if config.task is ReenactmentTask.self:
+        for one in sorted(list_self_reenactments(references, config), key=lambda entry: entry.sort_key):
+            yield _PlannedClip(
+                safe_clip_name(one.name), "+".join(one.identities), one.path, None, (one.path,) * config.people
+            )
+    elif config.layout is DatasetLayout.exprbench_world:
+        for shown, still, driving in list_cross_reenactments(references, config.people):
+            yield _PlannedClip(shown.name, "+".join(shown.identities), shown.path, still, driving)
     else:
-        pairs = cross_pairs(list_portraits(references, config), list_drivers(references), config.people)
+        pairs = assign_drivers(list_portraits(references, config), list_drivers(references), config.people)
         for portrait, chosen in pairs:
-            name = clip_name(portrait.name + BY + "-".join(driver.name for driver in chosen))
-            yield _Cast(name, "+".join(portrait.people), None, portrait.path, tuple(one.path for one in chosen))
+            name = safe_clip_name(portrait.name + DRIVER_SEPARATOR + "-".join(driver.name for driver in chosen))
+            yield _PlannedClip(
+                name, "+".join(portrait.identities), None, portrait.path, tuple(one.path for one in chosen)
+            )
 
 
-def _freezing(casts: Sequence[_Cast], framer: "_Framer") -> Iterator[ProtocolClip]:
+def _freeze_planned(planned: Sequence[_PlannedClip], cropper: "_SourceCropper") -> Iterator[ProtocolClip]:
     """Those that are long enough, not more of one person than wanted."""
-    most = framer.config.clips_per_identity
+    most = cropper.config.max_clips_per_identity
     people: Counter[str] = Counter()
-    for cast in tqdm(casts, desc="freezing", unit=" clips", dynamic_ncols=True):
+    for cast in tqdm(planned, desc="freezing", unit=" clips", dynamic_ncols=True):
         if most is not None and people[cast.identity] == most:
             continue
-        frames = min(framer.frames(path) for path in {*cast.drivers, cast.video} if path is not None)
-        if frames >= framer.config.least_seconds * framer.config.fps - 0.5:
+        frames = min(cropper.frame_count(path) for path in {*cast.drivers, cast.video} if path is not None)
+        if frames >= cropper.config.min_seconds * cropper.config.fps - 0.5:
             people[cast.identity] += 1
-            yield _clip(cast, frames, framer)
+            yield _freeze_clip(cast, frames, cropper)
 
 
-def _clip(cast: _Cast, frames: int, framer: "_Framer") -> ProtocolClip:
-    if cast.portrait is None:
-        drivers = framer.everyone(cast.drivers[0], frames)
+def _freeze_clip(planned: _PlannedClip, frames: int, cropper: "_SourceCropper") -> ProtocolClip:
+    if planned.portrait is None:
+        drivers = cropper.driver_sources(planned.drivers[0], frames)
     else:
         # A wide picture of several people would leave a strip of a face.
-        drivers = tuple(framer.source(path, DRIVERS_ASPECT) for path in cast.drivers)
-    shown = drivers[0] if cast.video is None else framer.source(cast.video)
-    portrait = None if cast.portrait is None else framer.source(cast.portrait)
+        drivers = tuple(cropper.source(path, DRIVER_ASPECT_RATIO) for path in planned.drivers)
+    shown = drivers[0] if planned.video is None else cropper.source(planned.video)
+    portrait = None if planned.portrait is None else cropper.source(planned.portrait)
     return ProtocolClip(
-        cast.name, shown.file, cast.identity, 0.0, frames, shown.crop, shown.sha256, portrait, drivers
+        planned.name, shown.file, planned.identity, 0.0, frames, shown.crop, shown.sha256, portrait, drivers
     )  # fmt: skip
 
 
-class _Framer:
+class _SourceCropper:
     """Which part of pictures and videos counts: as much as the benchmark's shape leaves, faces in the middle."""
 
     def __init__(self, references: Path, config: BenchmarkConfig) -> None:
         self.references, self.config = references, config
-        self._sources: dict[tuple[Path, float], Source] = {}
+        self._sources: dict[tuple[Path, float], MediaSource] = {}
         self._aspect = config.width / config.height
 
-    def frames(self, video: Path) -> int:
+    def frame_count(self, video: Path) -> int:
         """Frames of a video at the benchmark's rate, at most so many as a clip has; 0 where there is no picture."""
         info = media.probe(video)
         if not info.has_video:
             return 0
         # A quarter of a frame of tolerance, as in reading.
         there = math.ceil(info.duration * self.config.fps - 0.25)
-        return min(there, round(self.config.seconds * self.config.fps))
+        return min(there, round(self.config.max_seconds * self.config.fps))
 
-    def source(self, path: Path, aspect: float | None = None) -> Source:
+    def source(self, path: Path, aspect: float | None = None) -> MediaSource:
         """A portrait, or a video of which all faces count, in the shape of the benchmark or with this aspect."""
         key = path, aspect or self._aspect
         if key not in self._sources:
-            picture = first_picture(path)
+            picture = load_first_frame(path)
             file = path.relative_to(self.references).as_posix()
-            self._sources[key] = Source(file, hash_file(path), frame_faces(picture, key[1]))
+            self._sources[key] = MediaSource(file, hash_file(path), crop_around_faces(picture, key[1]))
         return self._sources[key]
 
-    def everyone(self, video: Path, frames: int) -> tuple[Source, ...]:
+    def driver_sources(self, video: Path, frames: int) -> tuple[MediaSource, ...]:
         """A driver for each of the people in a video.
 
         Raises:
@@ -145,22 +157,22 @@ class _Framer:
         whole, people = self.source(video), self.config.people
         if people == 1:
             return (whole,)
-        shown = Clip.from_file(video, fps=self.config.fps, count=frames).with_people([None] * people)
+        shown = EvaluationClip.from_file(video, fps=self.config.fps, frame_count=frames).with_people([None] * people)
         if not all(person.track.known.any() for person in shown.people):
             raise InputError(f"'{video}' shows fewer than {people} faces that can be followed; take it away")
-        crops = crop_people([person.track for person in shown.people])
+        crops = crop_each_face([person.track for person in shown.people])
         return tuple(replace(whole, crop=crop, face=face, faces=people) for face, crop in enumerate(crops))
 
 
-def clip_name(name: str) -> str:
+def safe_clip_name(name: str) -> str:
     """The same for any file's name, without what clips' names may not have; long ones end in their md5."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "clip"
-    if len(plain) <= LONGEST_NAME:
+    if len(plain) <= MAX_NAME_LENGTH:
         return plain
-    return plain[: LONGEST_NAME - 9] + "-" + hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
+    return plain[: MAX_NAME_LENGTH - 9] + "-" + hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
-def crop_people(tracks: Sequence[FaceTrack]) -> list[Crop]:
+def crop_each_face(tracks: Sequence[FaceTrack]) -> list[CropBox]:
     """A part of the picture for each of several faces, known from left to right, that shows no other: it ends between
     both where neighbours are near."""
     height, width = tracks[0].height, tracks[0].width
@@ -169,7 +181,7 @@ def crop_people(tracks: Sequence[FaceTrack]) -> list[Crop]:
     between = [(right + left) / 2 for right, left in zip(rights[:-1], lefts[1:], strict=True)]
     crops = []
     for track, first, last in zip(tracks, [0.0, *between], [*between, float(width)], strict=True):
-        square = face_crop(track.landmarks, MARGIN, inside=(height, width))
+        square = face_crop(track.landmarks, DRIVER_CROP_MARGIN, image_size=(height, width))
         left, right = max(square.x, math.ceil(first)), min(square.x + square.side, math.floor(last))
-        crops.append(in_heights(left, square.y, max(1, right - left), square.side, height))
+        crops.append(normalize_crop(left, square.y, max(1, right - left), square.side, height))
     return crops

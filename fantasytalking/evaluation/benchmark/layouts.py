@@ -14,71 +14,75 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.prepare.plan import SUFFIXES
-from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, Layout
-from fantasytalking.evaluation.benchmark.driver_assignment import Entry
-from fantasytalking.evaluation.ground_truth import MAX_BYTES, TRUTH
+from fantasytalking.data.prepare.plan import VIDEO_SUFFIXES
+from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, DatasetLayout
+from fantasytalking.evaluation.benchmark.driver_assignment import ReferenceEntry
+from fantasytalking.evaluation.ground_truth import MAX_TRUTH_BYTES, TRUTH_FILE
 
-PORTRAITS, DRIVERS, CROSSED = "portraits", "drivers", "crossed"
-PICTURES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"])
-VIDEO, PORTRAIT = "video.mp4", "portrait.png"
-BY = "-by-"
-_WORLD = re.compile(r"(?:id|g)\d{4,6}_s\d{4,5}", re.ASCII)
+PORTRAITS_FOLDER, DRIVERS_FOLDER, CROSS_REENACTMENTS_FOLDER = "portraits", "drivers", "crossed"
+IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"])
+WORLD_VIDEO_FILE, WORLD_PORTRAIT_FILE = "video.mp4", "portrait.png"
+DRIVER_SEPARATOR = "-by-"
+_WORLD_CLIP_PATTERN = re.compile(r"(?:id|g)\d{4,6}_s\d{4,5}", re.ASCII)
 
 
-def list_selves(references: Path, config: BenchmarkConfig) -> list[Entry]:
+def list_self_reenactments(references: Path, config: BenchmarkConfig) -> list[ReferenceEntry]:
     """Videos of `people` people who drive themselves."""
-    if config.layout is Layout.exprbench_world:
-        return list_world(references, config.people)
-    return _listed(_several(references / DRIVERS, config.people), SUFFIXES)
+    if config.layout is DatasetLayout.exprbench_world:
+        return list_world_clips(references, config.people)
+    return _list_entries(_people_folder(references / DRIVERS_FOLDER, config.people), VIDEO_SUFFIXES)
 
 
-def list_portraits(references: Path, config: BenchmarkConfig) -> list[Entry]:
+def list_portraits(references: Path, config: BenchmarkConfig) -> list[ReferenceEntry]:
     """Pictures of `people` people."""
-    return _listed(_several(references / PORTRAITS, config.people), PICTURES)
+    return _list_entries(_people_folder(references / PORTRAITS_FOLDER, config.people), IMAGE_SUFFIXES)
 
 
-def list_drivers(references: Path) -> list[Entry]:
+def list_drivers(references: Path) -> list[ReferenceEntry]:
     """Videos of one person each."""
-    return _listed(references / DRIVERS, SUFFIXES)
+    return _list_entries(references / DRIVERS_FOLDER, VIDEO_SUFFIXES)
 
 
-def list_world(references: Path, people: int) -> list[Entry]:
+def list_world_clips(references: Path, num_people: int) -> list[ReferenceEntry]:
     """Clips of the portrait world that show so many people."""
-    found = [path for path in sorted(references.rglob(VIDEO)) if _WORLD.fullmatch(path.parent.name)]
-    entries = [Entry(path.parent.name, seen_in(path.with_name(TRUTH)), path) for path in found]
-    return [entry for entry in entries if len(entry.people) == people]
+    found = [
+        path for path in sorted(references.rglob(WORLD_VIDEO_FILE)) if _WORLD_CLIP_PATTERN.fullmatch(path.parent.name)
+    ]
+    entries = [ReferenceEntry(path.parent.name, identities_in(path.with_name(TRUTH_FILE)), path) for path in found]
+    return [entry for entry in entries if len(entry.identities) == num_people]
 
 
-def crossed_videos(references: Path, people: int) -> Iterator[tuple[Entry, Path, tuple[Path, ...]]]:
+def list_cross_reenactments(
+    references: Path, num_people: int
+) -> Iterator[tuple[ReferenceEntry, Path, tuple[Path, ...]]]:
     """True reenactments with their portraits and drivers, in the order of the md5 of their names.
 
     Raises:
         InputError: a driver is not below the references, or several are of one name.
     """
     clips: dict[str, list[Path]] = {}
-    for entry in list_world(references, 1):
+    for entry in list_world_clips(references, 1):
         clips.setdefault(entry.name, []).append(entry.path)
-    crossed = [path for path in references.rglob(VIDEO) if BY in path.parent.name]
-    entries = [Entry(path.parent.name, seen_in(path.with_name(TRUTH)), path) for path in crossed]
-    for entry in sorted(entries, key=lambda entry: entry.order):
-        names = entry.name.split(BY, 1)[1].split("-")
-        if len(entry.people) != people or len(names) != people:
+    crossed = [path for path in references.rglob(WORLD_VIDEO_FILE) if DRIVER_SEPARATOR in path.parent.name]
+    entries = [ReferenceEntry(path.parent.name, identities_in(path.with_name(TRUTH_FILE)), path) for path in crossed]
+    for entry in sorted(entries, key=lambda entry: entry.sort_key):
+        names = entry.name.split(DRIVER_SEPARATOR, 1)[1].split("-")
+        if len(entry.identities) != num_people or len(names) != num_people:
             continue
         for name in names:
             if len(clips.get(name, ())) != 1:
                 raise InputError(f"'{entry.name}' needs one clip '{name}' below '{references}'")
-        yield entry, entry.path.with_name(PORTRAIT), tuple(clips[name][0] for name in names)
+        yield entry, entry.path.with_name(WORLD_PORTRAIT_FILE), tuple(clips[name][0] for name in names)
 
 
-def seen_in(truth: Path) -> tuple[str, ...]:
+def identities_in(truth: Path) -> tuple[str, ...]:
     """Who is in a clip of the portrait world, from left to right.
 
     Raises:
         InputError: its truth.json is missing, too large or damaged.
     """
-    if not truth.is_file() or truth.stat().st_size > MAX_BYTES:
-        raise InputError(f"'{truth}' is missing or has over {MAX_BYTES} bytes; make the clip again")
+    if not truth.is_file() or truth.stat().st_size > MAX_TRUTH_BYTES:
+        raise InputError(f"'{truth}' is missing or has over {MAX_TRUTH_BYTES} bytes; make the clip again")
     try:
         known = json.loads(truth.read_text(encoding="utf-8"))
         return tuple(f"id{int(person['identity']):04d}" for person in known.get("people", [known]))
@@ -86,12 +90,12 @@ def seen_in(truth: Path) -> tuple[str, ...]:
         raise InputError(f"'{truth}' is damaged ({error!r}); make the clip again") from error
 
 
-def _several(folder: Path, people: int) -> Path:
-    return folder if people == 1 else folder / str(people)
+def _people_folder(folder: Path, num_people: int) -> Path:
+    return folder if num_people == 1 else folder / str(num_people)
 
 
-def _listed(folder: Path, suffixes: frozenset[str]) -> list[Entry]:
+def _list_entries(folder: Path, suffixes: frozenset[str]) -> list[ReferenceEntry]:
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder; this benchmark has its files there")
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.is_file()]
-    return [Entry(path.stem, tuple(path.stem.split("_")[0].split("+")), path) for path in paths]
+    return [ReferenceEntry(path.stem, tuple(path.stem.split("_")[0].split("+")), path) for path in paths]

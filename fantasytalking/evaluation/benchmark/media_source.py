@@ -11,22 +11,22 @@ import numpy as np
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import existing_file, hash_file
-from fantasytalking.evaluation.evaluation_clip import Clip, Frame
+from fantasytalking.evaluation.evaluation_clip import CropAndResize, EvaluationClip
 from fantasytalking.media import Video, read_image
 
-MOST_FACES = 16
+MAX_SOURCE_FACES = 16
 
-Crop = tuple[float, float, float, float]
+CropBox = tuple[float, float, float, float]
 """left, top, width, height in heights of the picture."""
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaSource:
     """A file below the folder of references and the part of it that counts."""
 
     file: str
     sha256: str
-    crop: Crop | None = None
+    crop: CropBox | None = None
     """None: all of the picture. Where a video shows several people, it is the one driving that lies in the crop."""
     start: float = 0.0
     """Seconds from the first frame of a video."""
@@ -35,7 +35,7 @@ class Source:
     faces: int = 1
     """How many people the video shows."""
 
-    def find(self, references: Path) -> Path:
+    def verified_path(self, references: Path) -> Path:
         """The file, which is looked into.
 
         Raises:
@@ -46,34 +46,36 @@ class Source:
             raise InputError(f"reference '{path}' is not the file that the protocol was made for")
         return path
 
-    def picture(self, references: Path, name: str, fps: float, width: int, height: int) -> Clip:
+    def portrait_clip(self, references: Path, name: str, fps: float, width: int, height: int) -> EvaluationClip:
         """A portrait as a clip of one frame of this size."""
         path = references / PurePosixPath(self.file)
 
         def frames() -> Video:
-            picture = Frame(self.crop, width, height).cut(read_image(path), path)
+            picture = CropAndResize(self.crop, width, height).apply(read_image(path), path)
             return Video(picture[None], np.zeros(1), fps)
 
         def sound() -> Any:
             raise InputError(f"portrait '{path}' has no sound; leave out what hears")
 
-        return Clip(name, frames, sound, path=path)
+        return EvaluationClip(name, frames, sound, path=path)
 
-    def performance(self, references: Path, name: str, fps: float, frames: int, height: int) -> Clip:
+    def driver_clip(self, references: Path, name: str, fps: float, frames: int, height: int) -> EvaluationClip:
         """The stretch of a video; where it is cropped, it is brought to this height, so that no shape changes."""
         path = references / PurePosixPath(self.file)
-        frame = None if self.crop is None else Frame(self.crop, round(height * self.crop[2] / self.crop[3]), height)
-        return Clip.from_file(path, name=name, fps=fps, start=self.start, frame=frame, count=frames)
+        frame = (
+            None if self.crop is None else CropAndResize(self.crop, round(height * self.crop[2] / self.crop[3]), height)
+        )
+        return EvaluationClip.from_file(path, name=name, fps=fps, start=self.start, transform=frame, frame_count=frames)
 
 
-def parse_source(values: Any) -> Source:
+def parse_source(values: Any) -> MediaSource:
     """Reads a source of a manifest.
 
     Raises:
         ValueError, KeyError, TypeError: it is none.
     """
     crop = values["crop"]
-    source = Source(
+    source = MediaSource(
         file=str(values["file"]),
         sha256=str(values["sha256"]),
         crop=None if crop is None else parse_crop(crop),
@@ -81,15 +83,15 @@ def parse_source(values: Any) -> Source:
         face=int(values["face"]),
         faces=int(values["faces"]),
     )
-    check_place(source.file)
+    check_relative_path(source.file)
     if not (0 <= source.start < math.inf and re.fullmatch("[0-9a-f]{64}", source.sha256)):
         raise ValueError(f"'{source.file}' from {source.start} s, sha256 {source.sha256!r}")
-    if not 0 <= source.face < source.faces <= MOST_FACES:
+    if not 0 <= source.face < source.faces <= MAX_SOURCE_FACES:
         raise ValueError(f"'{source.file}': face {source.face} of {source.faces}")
     return source
 
 
-def check_place(file: str) -> None:
+def check_relative_path(file: str) -> None:
     """A path within the folder of references.
 
     Raises:
@@ -100,7 +102,7 @@ def check_place(file: str) -> None:
         raise ValueError(f"a file of '{file}', which is not below the references")
 
 
-def parse_crop(crop: Sequence[float]) -> Crop:
+def parse_crop(crop: Sequence[float]) -> CropBox:
     """Four numbers that a crop may have.
 
     Raises:

@@ -14,16 +14,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import existing_file, written_whole
-from fantasytalking.evaluation.benchmark.media_source import MOST_FACES, Source, check_place, parse_crop, parse_source
-from fantasytalking.evaluation.evaluation_clip import MAX_FRAMES, Clip, Frame
-from fantasytalking.evaluation.ground_truth import TRUTH, Truth, read_truth
+from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.evaluation.benchmark.media_source import (
+    MAX_SOURCE_FACES,
+    MediaSource,
+    check_relative_path,
+    parse_crop,
+    parse_source,
+)
+from fantasytalking.evaluation.evaluation_clip import MAX_CLIP_FRAMES, CropAndResize, EvaluationClip
+from fantasytalking.evaluation.ground_truth import TRUTH_FILE, GroundTruth, load_ground_truth
 
-FORMAT = 1
+PROTOCOL_FORMAT = 1
 """Rises when a metric's definition changes, so that older results count as those of another protocol."""
-MAX_BYTES = 1 << 26
-MAX_CLIPS = 100_000
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+MAX_PROTOCOL_BYTES = 1 << 26
+MAX_BENCHMARK_CLIPS = 100_000
+CLIP_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,14 @@ class ProtocolClip:
     """left, top, width, height in heights of the reference's picture; None: all of it."""
     sha256: str
     """Of the reference's file."""
-    portrait: Source | None = None
+    portrait: MediaSource | None = None
     """The picture that the video is made from; None: the reference's first frame."""
-    drivers: tuple[Source, ...] = ()
+    drivers: tuple[MediaSource, ...] = ()
     """Videos of those who drive the people in the picture, from left to right; none: it is the sound that drives."""
 
 
 @dataclass(frozen=True)
-class Protocol:
+class BenchmarkProtocol:
     """What was frozen."""
 
     benchmark: str
@@ -65,17 +71,17 @@ class Protocol:
     """Whether references show what predictions must show. If not, they are those who drive."""
 
     @property
-    def driven(self) -> bool:
+    def is_reenactment(self) -> bool:
         """Whether it is a benchmark of reenactment."""
         return any(clip.drivers for clip in self.clips)
 
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits: equal for equal protocols alone."""
-        values = json.dumps(self.as_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        values = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(values.encode()).hexdigest()[:12]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values; what only reenactment has is left out elsewhere, so that older ids hold."""
         values = json.loads(json.dumps(asdict(self)))
         values["clips"] = [
@@ -84,107 +90,124 @@ class Protocol:
         ]
         if values["answered"]:
             del values["answered"]
-        return {"format": FORMAT, **values}
+        return {"format": PROTOCOL_FORMAT, **values}
 
     def duration(self, clip: ProtocolClip) -> float:
         """Seconds of a clip."""
         return clip.frames / self.fps
 
-    def reference(self, clip: ProtocolClip, folder: Path) -> Clip:
+    def reference_clip(self, clip: ProtocolClip, folder: Path) -> EvaluationClip:
         """The real side of a clip; where nobody knows that, those who drive."""
-        if not self.answered and (driver := self.driver(clip, folder)) is not None:
+        if not self.answered and (driver := self.driver_clip(clip, folder)) is not None:
             return driver
-        frame = Frame(clip.crop, self.width, self.height)
+        frame = CropAndResize(clip.crop, self.width, self.height)
         path = folder / PurePosixPath(clip.video)
         length = self.duration(clip)
-        real = Clip.from_file(
-            path, name=clip.name, fps=self.fps, start=clip.start, duration=length, frame=frame, count=clip.frames
+        real = EvaluationClip.from_file(
+            path,
+            name=clip.name,
+            fps=self.fps,
+            start=clip.start,
+            duration=length,
+            transform=frame,
+            frame_count=clip.frames,
         )
-        return self._told(clip, real, folder)
+        return self._with_ground_truth(clip, real, folder)
 
-    def prediction(self, clip: ProtocolClip, path: Path, references: Path) -> Clip:
+    def prediction_clip(self, clip: ProtocolClip, path: Path, references: Path) -> EvaluationClip:
         """The other side of a clip; its frames are taken as they stand, from the first on."""
-        frame = Frame(None, self.width, self.height)
-        made = Clip.from_file(path, name=clip.name, duration=self.duration(clip), frame=frame, count=clip.frames)
-        return self._told(clip, made, references)
+        frame = CropAndResize(None, self.width, self.height)
+        made = EvaluationClip.from_file(
+            path, name=clip.name, duration=self.duration(clip), transform=frame, frame_count=clip.frames
+        )
+        return self._with_ground_truth(clip, made, references)
 
-    def driver(self, clip: ProtocolClip, folder: Path) -> Clip | None:
+    def driver_clip(self, clip: ProtocolClip, folder: Path) -> EvaluationClip | None:
         """Those who drive the people of a clip; None where the sound does, or they are those of the reference."""
         if not clip.drivers or clip.portrait is None:
             return None
-        performances: dict[str, Clip] = {}
+        performances: dict[str, EvaluationClip] = {}
         for source in clip.drivers:
             if source.file not in performances:
-                performances[source.file] = self._performance(source, clip, folder)
+                performances[source.file] = self._driver_video(source, clip, folder)
         everyone = [performances[source.file].people for source in clip.drivers]
-        return Clip.together([people[source.face] for people, source in zip(everyone, clip.drivers, strict=True)])
+        return EvaluationClip.merge_people(
+            [people[source.face] for people, source in zip(everyone, clip.drivers, strict=True)]
+        )
 
-    def _performance(self, source: Source, clip: ProtocolClip, folder: Path) -> Clip:
+    def _driver_video(self, source: MediaSource, clip: ProtocolClip, folder: Path) -> EvaluationClip:
         """All people of a driver's video."""
         seen = source if source.faces == 1 else replace(source, crop=None)
-        video = seen.performance(folder, clip.name, self.fps, clip.frames, self.height)
-        truths = [self._truth(replace(source, face=face), folder) for face in range(source.faces)]
+        video = seen.driver_clip(folder, clip.name, self.fps, clip.frames, self.height)
+        truths = [self._truth_loader(replace(source, face=face), folder) for face in range(source.faces)]
         if len(truths) > 1:
             return video.with_people(truths)
-        return video if truths[0] is None else video.with_truth(truths[0])
+        return video if truths[0] is None else video.with_ground_truth(truths[0])
 
-    def portrait(self, clip: ProtocolClip, folder: Path) -> Clip | None:
+    def portrait_clip(self, clip: ProtocolClip, folder: Path) -> EvaluationClip | None:
         """The picture that a clip is made from; None: it is the reference's first frame."""
         if clip.portrait is None:
             return None
-        still = clip.portrait.picture(folder, clip.name, self.fps, self.width, self.height)
+        still = clip.portrait.portrait_clip(folder, clip.name, self.fps, self.width, self.height)
         return still.with_people([None] * len(clip.drivers)) if len(clip.drivers) > 1 else still
 
-    def _told(self, clip: ProtocolClip, video: Clip, references: Path) -> Clip:
+    def _with_ground_truth(self, clip: ProtocolClip, video: EvaluationClip, references: Path) -> EvaluationClip:
         """The clip with what is known of its every frame, where somebody drew what it retells."""
-        truths = [self._truth(driver, references) for driver in clip.drivers]
+        truths = [self._truth_loader(driver, references) for driver in clip.drivers]
         if len(truths) > 1:
             return video.with_people(truths)
-        truth = truths[0] if truths else self._truth(Source(clip.video, clip.sha256, start=clip.start), references)
-        return video if truth is None else video.with_truth(truth)
+        truth = (
+            truths[0]
+            if truths
+            else self._truth_loader(MediaSource(clip.video, clip.sha256, start=clip.start), references)
+        )
+        return video if truth is None else video.with_ground_truth(truth)
 
-    def _truth(self, source: Source, references: Path) -> Callable[[], Truth] | None:
-        path = (references / PurePosixPath(source.file)).with_name(TRUTH)
-        return partial(read_truth, path, self.fps, source.start, source.face) if path.is_file() else None
+    def _truth_loader(self, source: MediaSource, references: Path) -> Callable[[], GroundTruth] | None:
+        path = (references / PurePosixPath(source.file)).with_name(TRUTH_FILE)
+        return partial(load_ground_truth, path, self.fps, source.start, source.face) if path.is_file() else None
 
     def save(self, path: Path) -> None:
         """Writes it as JSON, a line a clip."""
-        values = self.as_json()
+        values = self.to_dict()
         clips = values.pop("clips")
         head = json.dumps({"id": self.id, **values}, ensure_ascii=False)[:-1]
         lines = ",\n".join(json.dumps(clip, ensure_ascii=False) for clip in clips)
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(f'{head}, "clips": [\n{lines}\n]}}\n', encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path) -> "Protocol":
+    def load(cls, path: str | Path) -> "BenchmarkProtocol":
         """Reads what `save` wrote.
 
         Raises:
             InputError: the file is missing, too large, not a protocol of this format, or its id is not its own.
         """
         path = existing_file(path, "benchmark manifest")
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"'{path}' has {path.stat().st_size} bytes; a benchmark manifest has at most {MAX_BYTES}")
+        if path.stat().st_size > MAX_PROTOCOL_BYTES:
+            raise InputError(
+                f"'{path}' has {path.stat().st_size} bytes; a benchmark manifest has at most {MAX_PROTOCOL_BYTES}"
+            )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            protocol = _protocol(values)
+            protocol = _parse_protocol(values)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"'{path}' is no benchmark manifest ({error}); make one with make_benchmark.py") from error
-        if values.get("format") != FORMAT or values.get("id") != protocol.id:
+        if values.get("format") != PROTOCOL_FORMAT or values.get("id") != protocol.id:
             raise InputError(
-                f"'{path}' says format {values.get('format')} and id {values.get('id')}, and it is format {FORMAT} and "
+                f"'{path}' says format {values.get('format')} and id {values.get('id')}, and it is format "
+                f"{PROTOCOL_FORMAT} and "
                 f"id {protocol.id}: it was changed by hand or made by another version; make it again"
             )
         return protocol
 
 
-def _protocol(values: Any) -> Protocol:
-    clips = tuple(_clip(clip) for clip in values["clips"])
+def _parse_protocol(values: Any) -> BenchmarkProtocol:
+    clips = tuple(_parse_clip(clip) for clip in values["clips"])
     names = {clip.name for clip in clips}
-    if not 0 < len(clips) <= MAX_CLIPS or len(names) != len(clips):
+    if not 0 < len(clips) <= MAX_BENCHMARK_CLIPS or len(names) != len(clips):
         raise ValueError(f"{len(clips)} clips of {len(names)} names")
-    protocol = Protocol(
+    protocol = BenchmarkProtocol(
         benchmark=str(values["benchmark"]),
         fps=float(values["fps"]),
         width=int(values["width"]),
@@ -200,7 +223,7 @@ def _protocol(values: Any) -> Protocol:
     return protocol
 
 
-def _clip(values: Any) -> ProtocolClip:
+def _parse_clip(values: Any) -> ProtocolClip:
     crop = values["crop"]
     clip = ProtocolClip(
         name=str(values["name"]),
@@ -213,17 +236,17 @@ def _clip(values: Any) -> ProtocolClip:
         portrait=parse_source(values["portrait"]) if "portrait" in values else None,
         drivers=tuple(parse_source(driver) for driver in values.get("drivers", ())),
     )
-    check_place(clip.video)
-    if not NAME.fullmatch(clip.name) or len(clip.drivers) > MOST_FACES:
+    check_relative_path(clip.video)
+    if not CLIP_NAME_PATTERN.fullmatch(clip.name) or len(clip.drivers) > MAX_SOURCE_FACES:
         raise ValueError(f"clip '{clip.name}' of '{clip.video}' with {len(clip.drivers)} drivers")
     if not (
-        1 <= clip.frames <= MAX_FRAMES and 0 <= clip.start < math.inf and re.fullmatch("[0-9a-f]{64}", clip.sha256)
+        1 <= clip.frames <= MAX_CLIP_FRAMES and 0 <= clip.start < math.inf and re.fullmatch("[0-9a-f]{64}", clip.sha256)
     ):
         raise ValueError(f"clip '{clip.name}': {clip.frames} frames from {clip.start} s, sha256 {clip.sha256!r}")
     return clip
 
 
-def check_reference(clip: ProtocolClip, references: Path) -> Path:
+def verify_references(clip: ProtocolClip, references: Path) -> Path:
     """The file of a clip's reference.
 
     Raises:
@@ -231,5 +254,5 @@ def check_reference(clip: ProtocolClip, references: Path) -> Path:
     """
     for source in (clip.portrait, *clip.drivers):
         if source is not None:
-            source.find(references)
-    return Source(clip.video, clip.sha256).find(references)
+            source.verified_path(references)
+    return MediaSource(clip.video, clip.sha256).verified_path(references)

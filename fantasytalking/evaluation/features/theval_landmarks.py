@@ -2,8 +2,8 @@
 
 Points, normalisations and frames of reference as in its authors' code (github.com/Newbyl/THEval), with one difference:
 they find speech by a trained detector, here it is found by loudness
-(fantasytalking/evaluation/features/voice_activity.py). The paper's means over real videos are in `REAL`; its score of a
-measure m is 1 - |m - real| / |real|, `real` being the ground truth of the set that is evaluated.
+(fantasytalking/evaluation/features/voice_activity.py). The paper's means over real videos are in `REAL_VIDEO_MEANS`;
+its score of a measure m is 1 - |m - real| / |real|, `real` being the ground truth of the set that is evaluated.
 """
 
 from itertools import combinations
@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.evaluation.features.voice_activity import runs
+from fantasytalking.evaluation.features.voice_activity import true_runs
 
 UPPER_LIP = (191, 80, 81, 82, 13, 312, 311, 310)
 LOWER_LIP = (95, 88, 178, 87, 14, 317, 402, 318)
@@ -26,39 +26,39 @@ _EYES = (
 _BROWS = ((46, 53, 52, 65, 55, 70, 63, 105, 66, 107), (276, 283, 282, 295, 285, 300, 293, 334, 296, 336))
 _EYE_CORNERS = ((33, 133), (362, 263))
 
-REAL = {"lip_sync": 0.2528, "silent_lips": 0.0263, "lip_dynamics": 1.7166, "brow_dynamics": 0.006777}
-SILENT_SECONDS = 0.3
-LEAST_SPEECH = 0.1
+REAL_VIDEO_MEANS = {"lip_sync": 0.2528, "silent_lips": 0.0263, "lip_dynamics": 1.7166, "brow_dynamics": 0.006777}
+MIN_SILENCE_SECONDS = 0.3
+MIN_SPEECH_FRACTION = 0.1
 """Share of a clip's frames below which its speech is not judged."""
-PICTURE = 256
+REFERENCE_IMAGE_SIDE = 256
 """Side of the picture in whose pixels lip dynamics are measured."""
 
 
-def aperture(landmarks: NDArray[np.floating]) -> NDArray[np.floating]:
+def lip_aperture(landmarks: NDArray[np.floating]) -> NDArray[np.floating]:
     """(T, 478, 3) pixels to (T,) vertical gap between the means of the inner lips, not yet over any distance."""
     y = landmarks[..., 1]
     return np.abs(y[:, UPPER_LIP].mean(axis=1) - y[:, LOWER_LIP].mean(axis=1))
 
 
-def lip_sync(landmarks: NDArray[np.floating], loud: NDArray[np.float64], speech: NDArray[np.bool_]) -> NDArray:
+def lip_sync(landmarks: NDArray[np.floating], volume: NDArray[np.float64], speech: NDArray[np.bool_]) -> NDArray:
     """|minmax(aperture) - minmax(volume)| of every frame of speech; lower is better, their mean is the measure.
 
     The aperture is over the distance of the eyes' centres; minimum and maximum are those of the frames of speech.
 
     Args:
         landmarks: (T, 478, 3) pixels, NaN where not known.
-        loud: (T,) volume.
+        volume: (T,) volume.
         speech: (T,) bool.
 
     Returns:
         (T,); NaN outside of speech, without a face, and wholly with less than a tenth of speech.
     """
     left, right = (landmarks[:, corners, :2].mean(axis=1) for corners in _EYE_CORNERS)
-    opening = aperture(landmarks) / np.linalg.norm(right - left, axis=1)
+    opening = lip_aperture(landmarks) / np.linalg.norm(right - left, axis=1)
     used = speech & np.isfinite(opening)
-    result = np.full(len(loud), np.nan)
-    if speech.mean() >= LEAST_SPEECH and used.sum() >= 2:
-        result[used] = np.abs(_minmax(opening[used]) - _minmax(loud[used]))
+    result = np.full(len(volume), np.nan)
+    if speech.mean() >= MIN_SPEECH_FRACTION and used.sum() >= 2:
+        result[used] = np.abs(_minmax(opening[used]) - _minmax(volume[used]))
     return result
 
 
@@ -76,8 +76,8 @@ def silent_lips(landmarks: NDArray[np.floating], speech: NDArray[np.bool_], fps:
     gaps = np.abs(y[:, UPPER_LIP] - y[:, LOWER_LIP]).mean(axis=1)
     opening = gaps / np.linalg.norm(landmarks[:, 33, :2] - landmarks[:, 263, :2], axis=1)
     silent = np.zeros(len(speech), bool)
-    for first, last in runs(~speech):
-        silent[first:last] = last - first >= SILENT_SECONDS * fps
+    for first, last in true_runs(~speech):
+        silent[first:last] = last - first >= MIN_SILENCE_SECONDS * fps
     opening = opening[silent & np.isfinite(opening)]
     return float(np.median(np.abs(opening - opening.mean()))) if len(opening) >= 2 else float("nan")
 
@@ -87,7 +87,7 @@ def lip_dynamics(landmarks: NDArray[np.floating], height: int, width: int) -> fl
 
     In pixels of the frame brought to 256 x 256, so the size of the head in the frame enters: compare equal crops.
     """
-    points = landmarks[:, LIPS, :2].astype(np.float64) * (PICTURE / width, PICTURE / height)
+    points = landmarks[:, LIPS, :2].astype(np.float64) * (REFERENCE_IMAGE_SIDE / width, REFERENCE_IMAGE_SIDE / height)
     points = points[np.isfinite(points).all(axis=(1, 2))]
     if len(points) < 2:
         return float("nan")

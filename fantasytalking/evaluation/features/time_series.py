@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def per_second(values: NDArray[np.floating], times: NDArray[np.floating], duration: float) -> NDArray[np.float64]:
+def mean_per_second(values: NDArray[np.floating], times: NDArray[np.floating], duration: float) -> NDArray[np.float64]:
     """Means of the known values within each full second.
 
     Args:
@@ -24,7 +24,7 @@ def per_second(values: NDArray[np.floating], times: NDArray[np.floating], durati
     return points
 
 
-def drift(values: NDArray[np.floating], times: NDArray[np.floating]) -> float:
+def drift_per_second(values: NDArray[np.floating], times: NDArray[np.floating]) -> float:
     """Slope in units a second of the least-squares line through the known values; NaN for fewer than two times."""
     known = np.isfinite(values)
     if known.sum() < 2 or np.ptp(times[known]) == 0:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def frechet_distance(one: NDArray[np.floating], other: NDArray[np.floating], *, unbiased: bool = True) -> float:
+def frechet_distance(first: NDArray[np.floating], second: NDArray[np.floating], *, unbiased: bool = True) -> float:
     """|m1 - m2|^2 + tr C1 + tr C2 - 2 tr sqrt(C1 C2), in squared units of the features.
 
     The last trace is the sum of the square roots of the eigenvalues of C1 C2. With C1 = X'X and C2 = Y'Y these are the
@@ -17,11 +17,11 @@ def frechet_distance(one: NDArray[np.floating], other: NDArray[np.floating], *, 
     Returns:
         the distance; NaN with fewer than two samples on a side.
     """
-    assert one.ndim == other.ndim == 2 and one.shape[1] == other.shape[1]
-    if min(len(one), len(other)) < 2:
+    assert first.ndim == second.ndim == 2 and first.shape[1] == second.shape[1]
+    if min(len(first), len(second)) < 2:
         return float("nan")
-    mean_one, root_one = _mean_and_root(one, unbiased)
-    mean_other, root_other = _mean_and_root(other, unbiased)
+    mean_one, root_one = _mean_and_root(first, unbiased)
+    mean_other, root_other = _mean_and_root(second, unbiased)
     overlap = np.linalg.svd(root_one @ root_other.T, compute_uv=False).sum()
     spread = np.square(root_one).sum() + np.square(root_other).sum()
     return float(np.square(mean_one - mean_other).sum() + spread - 2 * overlap)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import load_strictly
+from fantasytalking.evaluation.networks.loading import load_strict
 
-CHANNELS = (64, 192, 384, 256, 256)
-_TAKEN = (1, 4, 7, 9, 11)
+ALEXNET_CHANNELS = (64, 192, 384, 256, 256)
+_ACTIVATION_LAYERS = (1, 4, 7, 9, 11)
 
 
 class AlexNetFeatures(nn.Sequential):
@@ -36,13 +36,13 @@ class AlexNetFeatures(nn.Sequential):
         Raises:
             InputError: the convolutions are not exactly those of this network.
         """
-        return load_strictly(cls(), path, part="features.")
+        return load_strict(cls(), path, prefix="features.")
 
-    def activations(self, pictures: Tensor) -> list[Tensor]:
-        """Five times (B, C, h, w), C from `CHANNELS`."""
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """Five times (B, C, h, w), C from `ALEXNET_CHANNELS`."""
         taken = []
         for number, layer in enumerate(self):
-            pictures = layer(pictures)
-            if number in _TAKEN:
-                taken.append(pictures)
+            images = layer(images)
+            if number in _ACTIVATION_LAYERS:
+                taken.append(images)
         return taken

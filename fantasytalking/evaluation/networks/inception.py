@@ -10,23 +10,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import load_strictly
+from fantasytalking.evaluation.networks.loading import load_strict
 
-DIM = 2048
-SIZE = 299
+INCEPTION_DIM = 2048
+INCEPTION_SIZE = 299
 
-Kernel = int | tuple[int, int]
-Shape = tuple[int, int, Kernel] | tuple[int, int, Kernel, int]
+KernelSize = int | tuple[int, int]
+ConvShape = tuple[int, int, KernelSize] | tuple[int, int, KernelSize, int]
 """Channels in and out, kernel, and the stride where it is not 1."""
 
 
 class _Convolution(nn.Module):
-    def __init__(self, inner: int, outer: int, kernel: Kernel, stride: int = 1, *, valid: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: KernelSize, stride: int = 1, *, valid: bool = False
+    ) -> None:
         super().__init__()
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (0, 0) if valid or stride > 1 else (sides[0] // 2, sides[1] // 2)
-        self.conv = nn.Conv2d(inner, outer, sides, stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(outer, eps=0.001)
+        self.conv = nn.Conv2d(in_channels, out_channels, sides, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels, eps=0.001)
 
     def forward(self, image: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv(image)))
@@ -35,7 +37,7 @@ class _Convolution(nn.Module):
 class _Mixed(nn.Module):
     """Parallel chains over the same input, their channels side by side; chains may begin alike."""
 
-    def __init__(self, parts: dict[str, Shape], chains: list[list[str]]) -> None:
+    def __init__(self, parts: dict[str, ConvShape], chains: list[list[str]]) -> None:
         super().__init__()
         for name, shape in parts.items():
             self.add_module(name, _Convolution(*shape))
@@ -46,10 +48,10 @@ class _Mixed(nn.Module):
         for chain in self._chains:
             for length in range(1, len(chain) + 1):
                 if chain[:length] not in done:
-                    done[chain[:length]] = self._step(chain[length - 1], done[chain[: length - 1]])
+                    done[chain[:length]] = self._apply_operation(chain[length - 1], done[chain[: length - 1]])
         return torch.cat([done[chain] for chain in self._chains], dim=1)
 
-    def _step(self, name: str, image: Tensor) -> Tensor:
+    def _apply_operation(self, name: str, image: Tensor) -> Tensor:
         if name == "average":
             return F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
         if name == "maximum":
@@ -60,53 +62,53 @@ class _Mixed(nn.Module):
         return result
 
 
-def _block_a(inner: int, pooled: int) -> _Mixed:
-    parts: dict[str, Shape] = {
-        "branch1x1": (inner, 64, 1),
-        "branch5x5_1": (inner, 48, 1),
+def _inception_a(in_channels: int, pool_channels: int) -> _Mixed:
+    parts: dict[str, ConvShape] = {
+        "branch1x1": (in_channels, 64, 1),
+        "branch5x5_1": (in_channels, 48, 1),
         "branch5x5_2": (48, 64, 5),
-        "branch3x3dbl_1": (inner, 64, 1),
+        "branch3x3dbl_1": (in_channels, 64, 1),
         "branch3x3dbl_2": (64, 96, 3),
         "branch3x3dbl_3": (96, 96, 3),
-        "branch_pool": (inner, pooled, 1),
+        "branch_pool": (in_channels, pool_channels, 1),
     }
     double = ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"]
     return _Mixed(parts, [["branch1x1"], ["branch5x5_1", "branch5x5_2"], double, ["average", "branch_pool"]])
 
 
-def _block_b(inner: int) -> _Mixed:
-    parts: dict[str, Shape] = {
-        "branch3x3": (inner, 384, 3, 2),
-        "branch3x3dbl_1": (inner, 64, 1),
+def _inception_b(in_channels: int) -> _Mixed:
+    parts: dict[str, ConvShape] = {
+        "branch3x3": (in_channels, 384, 3, 2),
+        "branch3x3dbl_1": (in_channels, 64, 1),
         "branch3x3dbl_2": (64, 96, 3),
         "branch3x3dbl_3": (96, 96, 3, 2),
     }
     return _Mixed(parts, [["branch3x3"], ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"], ["halve"]])
 
 
-def _block_c(inner: int, width: int) -> _Mixed:
-    parts: dict[str, Shape] = {
-        "branch1x1": (inner, 192, 1),
-        "branch7x7_1": (inner, width, 1),
+def _inception_c(in_channels: int, width: int) -> _Mixed:
+    parts: dict[str, ConvShape] = {
+        "branch1x1": (in_channels, 192, 1),
+        "branch7x7_1": (in_channels, width, 1),
         "branch7x7_2": (width, width, (1, 7)),
         "branch7x7_3": (width, 192, (7, 1)),
-        "branch7x7dbl_1": (inner, width, 1),
+        "branch7x7dbl_1": (in_channels, width, 1),
         "branch7x7dbl_2": (width, width, (7, 1)),
         "branch7x7dbl_3": (width, width, (1, 7)),
         "branch7x7dbl_4": (width, width, (7, 1)),
         "branch7x7dbl_5": (width, 192, (1, 7)),
-        "branch_pool": (inner, 192, 1),
+        "branch_pool": (in_channels, 192, 1),
     }
     single = [f"branch7x7_{number}" for number in range(1, 4)]
     double = [f"branch7x7dbl_{number}" for number in range(1, 6)]
     return _Mixed(parts, [["branch1x1"], single, double, ["average", "branch_pool"]])
 
 
-def _block_d(inner: int) -> _Mixed:
-    parts: dict[str, Shape] = {
-        "branch3x3_1": (inner, 192, 1),
+def _inception_d(in_channels: int) -> _Mixed:
+    parts: dict[str, ConvShape] = {
+        "branch3x3_1": (in_channels, 192, 1),
         "branch3x3_2": (192, 320, 3, 2),
-        "branch7x7x3_1": (inner, 192, 1),
+        "branch7x7x3_1": (in_channels, 192, 1),
         "branch7x7x3_2": (192, 192, (1, 7)),
         "branch7x7x3_3": (192, 192, (7, 1)),
         "branch7x7x3_4": (192, 192, 3, 2),
@@ -115,17 +117,17 @@ def _block_d(inner: int) -> _Mixed:
     return _Mixed(parts, [["branch3x3_1", "branch3x3_2"], long, ["halve"]])
 
 
-def _block_e(inner: int, pooling: str) -> _Mixed:
-    parts: dict[str, Shape] = {
-        "branch1x1": (inner, 320, 1),
-        "branch3x3_1": (inner, 384, 1),
+def _inception_e(in_channels: int, pooling: str) -> _Mixed:
+    parts: dict[str, ConvShape] = {
+        "branch1x1": (in_channels, 320, 1),
+        "branch3x3_1": (in_channels, 384, 1),
         "branch3x3_2a": (384, 384, (1, 3)),
         "branch3x3_2b": (384, 384, (3, 1)),
-        "branch3x3dbl_1": (inner, 448, 1),
+        "branch3x3dbl_1": (in_channels, 448, 1),
         "branch3x3dbl_2": (448, 384, 3),
         "branch3x3dbl_3a": (384, 384, (1, 3)),
         "branch3x3dbl_3b": (384, 384, (3, 1)),
-        "branch_pool": (inner, 192, 1),
+        "branch_pool": (in_channels, 192, 1),
     }
     double = ["branch3x3dbl_1", "branch3x3dbl_2"]
     chains = [["branch1x1"]]
@@ -147,23 +149,23 @@ class Inception(nn.Module):
             "Conv2d_3b_1x1": _Convolution(64, 80, 1),
             "Conv2d_4a_3x3": _Convolution(80, 192, 3, valid=True),
             "halve_2": nn.MaxPool2d(3, 2),
-            "Mixed_5b": _block_a(192, 32),
-            "Mixed_5c": _block_a(256, 64),
-            "Mixed_5d": _block_a(288, 64),
-            "Mixed_6a": _block_b(288),
-            "Mixed_6b": _block_c(768, 128),
-            "Mixed_6c": _block_c(768, 160),
-            "Mixed_6d": _block_c(768, 160),
-            "Mixed_6e": _block_c(768, 192),
-            "Mixed_7a": _block_d(768),
-            "Mixed_7b": _block_e(1280, "average"),
-            "Mixed_7c": _block_e(2048, "maximum"),
+            "Mixed_5b": _inception_a(192, 32),
+            "Mixed_5c": _inception_a(256, 64),
+            "Mixed_5d": _inception_a(288, 64),
+            "Mixed_6a": _inception_b(288),
+            "Mixed_6b": _inception_c(768, 128),
+            "Mixed_6c": _inception_c(768, 160),
+            "Mixed_6d": _inception_c(768, 160),
+            "Mixed_6e": _inception_c(768, 192),
+            "Mixed_7a": _inception_d(768),
+            "Mixed_7b": _inception_e(1280, "average"),
+            "Mixed_7c": _inception_e(2048, "maximum"),
         }
         for name, layer in layers.items():
             self.add_module(name, layer)
         self._order = list(layers)
         # The classifier is part of the file; FID ends before it.
-        self.fc = nn.Linear(DIM, 1008)
+        self.fc = nn.Linear(INCEPTION_DIM, 1008)
 
     @classmethod
     def from_file(cls, path: Path) -> "Inception":
@@ -172,10 +174,12 @@ class Inception(nn.Module):
         Raises:
             InputError: they are not exactly those of this network.
         """
-        return load_strictly(cls(), path, counters=False)
+        return load_strict(cls(), path, require_counters=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        hidden = 2 * F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", align_corners=False) - 1
+        hidden = (
+            2 * F.interpolate(images, size=(INCEPTION_SIZE, INCEPTION_SIZE), mode="bilinear", align_corners=False) - 1
+        )
         for name in self._order:
             hidden = self.get_submodule(name)(hidden)
         return hidden.mean(dim=(2, 3))

@@ -8,25 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.tensor_io import compare_shapes, read_pickle
-from fantasytalking.evaluation.weights import Weights, find
+from fantasytalking.common.tensor_io import check_shapes, read_pickle
+from fantasytalking.evaluation.weights import MetricWeights, locate_metric_weights
 
-CURE = "get the file again from its source"
-COUNTER = "num_batches_tracked"
+REDOWNLOAD_HINT = "get the file again from its source"
+BATCH_NORM_COUNTER = "num_batches_tracked"
 """Counts the steps of a batch norm's training; of no use afterwards, and absent from files of older versions."""
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
-def located(need: Weights, folder: Path | None) -> Path:
+def require_weights(weights: MetricWeights, folder: Path | None) -> Path:
     """Where the weights of a metric are.
 
     Raises:
         InputError: they are not there, or are others than those known.
     """
-    path = find(need, folder)
+    path = locate_metric_weights(weights, folder)
     if path is None:
-        raise InputError(f"{need.used_by} needs {need.told()} in the folder of weights, '{folder}'")
+        raise InputError(f"{weights.used_by} needs {weights.describe()} in the folder of weights, '{folder}'")
     return path
 
 
@@ -41,32 +41,32 @@ def compute_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def device_of(network: nn.Module) -> torch.device:
+def module_device(network: nn.Module) -> torch.device:
     """Where a network's weights are, and its inputs must be."""
     return next(network.parameters()).device
 
 
-def load_strictly(network: NetworkT, path: Path, *, counters: bool = True, part: str = "") -> NetworkT:
+def load_strict(network: NetworkT, path: Path, *, require_counters: bool = True, prefix: str = "") -> NetworkT:
     """Fills a network from a torch file of plain tensors; on `compute_device`, to be evaluated only.
 
     Args:
-        part: what the names of the network's tensors begin with in the file; others there are not looked at.
-        counters: whether the file must hold the counters of batch norms too; if not, it may.
+        prefix: what the names of the network's tensors begin with in the file; others there are not looked at.
+        require_counters: whether the file must hold the counters of batch norms too; if not, it may.
 
     Raises:
         InputError: no such file, not plain tensors, tensors missing, left over or of another shape.
     """
     tensors = read_pickle(path)
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise InputError(f"'{path}' holds no table of tensors; {CURE}")
+        raise InputError(f"'{path}' holds no table of tensors; {REDOWNLOAD_HINT}")
     own = network.state_dict()
-    tensors = {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
-    if not counters:
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if not require_counters:
         own, tensors = (
-            {name: value for name, value in table.items() if COUNTER not in name} for table in (own, tensors)
+            {name: value for name, value in table.items() if BATCH_NORM_COUNTER not in name} for table in (own, tensors)
         )
     found, wanted = ({name: tuple(tensor.shape) for name, tensor in table.items()} for table in (tensors, own))
-    compare_shapes(found, wanted, f"'{path}'", CURE)
+    check_shapes(found, wanted, f"'{path}'", REDOWNLOAD_HINT)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])

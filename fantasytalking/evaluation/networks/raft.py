@@ -11,30 +11,30 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import load_strictly
+from fantasytalking.evaluation.networks.loading import load_strict
 
-STRIDE = 8
-HIDDEN, CONTEXT = 128, 128
-LEVELS, RADIUS = 4, 4
-ITERATIONS = 20
+RAFT_STRIDE = 8
+HIDDEN_CHANNELS, CONTEXT_CHANNELS = 128, 128
+PYRAMID_LEVELS, LOOKUP_RADIUS = 4, 4
+RAFT_ITERATIONS = 20
 """As in its authors' demonstration."""
 
 
-def _norm(kind: str, channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.InstanceNorm2d(channels)
+def _norm(norm: str, channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.InstanceNorm2d(channels)
 
 
-class _Residual(nn.Module):
-    def __init__(self, inner: int, outer: int, kind: str, stride: int) -> None:
+class _ResidualBlock(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, norm: str, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1)
-        self.conv2 = nn.Conv2d(outer, outer, 3, padding=1)
-        self.norm1, self.norm2 = _norm(kind, outer), _norm(kind, outer)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm1, self.norm2 = _norm(norm, out_channels), _norm(norm, out_channels)
         self.downsample: nn.Module = nn.Identity()
         if stride > 1:
             # One norm under two names: so it stands in the file.
-            self.norm3 = _norm(kind, outer)
-            self.downsample = nn.Sequential(nn.Conv2d(inner, outer, 1, stride), self.norm3)
+            self.norm3 = _norm(norm, out_channels)
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride), self.norm3)
 
     def forward(self, image: Tensor) -> Tensor:
         result = F.relu(self.norm1(self.conv1(image)))
@@ -45,14 +45,14 @@ class _Residual(nn.Module):
 class _Encoder(nn.Module):
     """(B, 3, 8h, 8w) to (B, outer, h, w)."""
 
-    def __init__(self, outer: int, kind: str) -> None:
+    def __init__(self, out_channels: int, norm: str) -> None:
         super().__init__()
-        self.norm1 = _norm(kind, 64)
+        self.norm1 = _norm(norm, 64)
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3)
-        self.layer1 = nn.Sequential(_Residual(64, 64, kind, 1), _Residual(64, 64, kind, 1))
-        self.layer2 = nn.Sequential(_Residual(64, 96, kind, 2), _Residual(96, 96, kind, 1))
-        self.layer3 = nn.Sequential(_Residual(96, 128, kind, 2), _Residual(128, 128, kind, 1))
-        self.conv2 = nn.Conv2d(128, outer, 1)
+        self.layer1 = nn.Sequential(_ResidualBlock(64, 64, norm, 1), _ResidualBlock(64, 64, norm, 1))
+        self.layer2 = nn.Sequential(_ResidualBlock(64, 96, norm, 2), _ResidualBlock(96, 96, norm, 1))
+        self.layer3 = nn.Sequential(_ResidualBlock(96, 128, norm, 2), _ResidualBlock(128, 128, norm, 1))
+        self.conv2 = nn.Conv2d(128, out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         hidden = F.relu(self.norm1(self.conv1(image)))
@@ -63,7 +63,7 @@ class _Encoder(nn.Module):
 class _MotionEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.convc1 = nn.Conv2d(LEVELS * (2 * RADIUS + 1) ** 2, 256, 1)
+        self.convc1 = nn.Conv2d(PYRAMID_LEVELS * (2 * LOOKUP_RADIUS + 1) ** 2, 256, 1)
         self.convc2 = nn.Conv2d(256, 192, 3, padding=1)
         self.convf1 = nn.Conv2d(2, 128, 7, padding=3)
         self.convf2 = nn.Conv2d(128, 64, 3, padding=1)
@@ -83,15 +83,15 @@ class _SeparableGRU(nn.Module):
         for number, kernel in ((1, (1, 5)), (2, (5, 1))):
             for gate in "zrq":
                 padding = (kernel[0] // 2, kernel[1] // 2)
-                layer = nn.Conv2d(HIDDEN + CONTEXT + 128, HIDDEN, kernel, padding=padding)
+                layer = nn.Conv2d(HIDDEN_CHANNELS + CONTEXT_CHANNELS + 128, HIDDEN_CHANNELS, kernel, padding=padding)
                 self.add_module(f"conv{gate}{number}", layer)
 
-    def forward(self, hidden: Tensor, given: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, inputs: Tensor) -> Tensor:
         for number in (1, 2):
             update, reset, new = (self.get_submodule(f"conv{gate}{number}") for gate in "zrq")
-            both = torch.cat([hidden, given], dim=1)
+            both = torch.cat([hidden, inputs], dim=1)
             share = torch.sigmoid(update(both))
-            fresh = torch.tanh(new(torch.cat([torch.sigmoid(reset(both)) * hidden, given], dim=1)))
+            fresh = torch.tanh(new(torch.cat([torch.sigmoid(reset(both)) * hidden, inputs], dim=1)))
             hidden = (1 - share) * hidden + share * fresh
         return hidden
 
@@ -99,7 +99,7 @@ class _SeparableGRU(nn.Module):
 class _FlowHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(HIDDEN, 256, 3, padding=1)
+        self.conv1 = nn.Conv2d(HIDDEN_CHANNELS, 256, 3, padding=1)
         self.conv2 = nn.Conv2d(256, 2, 3, padding=1)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -107,11 +107,13 @@ class _FlowHead(nn.Module):
         return result
 
 
-class _Update(nn.Module):
+class _UpdateBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.gru, self.flow_head = _MotionEncoder(), _SeparableGRU(), _FlowHead()
-        self.mask = nn.Sequential(nn.Conv2d(HIDDEN, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, STRIDE**2 * 9, 1))
+        self.mask = nn.Sequential(
+            nn.Conv2d(HIDDEN_CHANNELS, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, RAFT_STRIDE**2 * 9, 1)
+        )
 
 
 class RAFT(nn.Module):
@@ -121,8 +123,8 @@ class RAFT(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.fnet = _Encoder(256, "instance")
-        self.cnet = _Encoder(HIDDEN + CONTEXT, "batch")
-        self.update_block = _Update()
+        self.cnet = _Encoder(HIDDEN_CHANNELS + CONTEXT_CHANNELS, "batch")
+        self.update_block = _UpdateBlock()
 
     @classmethod
     def from_file(cls, path: Path) -> "RAFT":
@@ -131,23 +133,23 @@ class RAFT(nn.Module):
         Raises:
             InputError: they are not exactly those of this network.
         """
-        return load_strictly(cls(), path, counters=False, part="module.")
+        return load_strict(cls(), path, require_counters=False, prefix="module.")
 
-    def forward(self, first: Tensor, second: Tensor, iterations: int = ITERATIONS) -> Tensor:
+    def forward(self, first: Tensor, second: Tensor, iterations: int = RAFT_ITERATIONS) -> Tensor:
         # 1. what both pictures show, and the correlations of all places
         first, second = 2 * first / 255 - 1, 2 * second / 255 - 1
         features = self.fnet(torch.cat([first, second])).chunk(2)
         pyramid = correlation_pyramid(*features)
-        hidden, context = self.cnet(first).split([HIDDEN, CONTEXT], dim=1)
+        hidden, context = self.cnet(first).split([HIDDEN_CHANNELS, CONTEXT_CHANNELS], dim=1)
         hidden, context = torch.tanh(hidden), F.relu(context)
         # 2. the flow, step by step
         flow = torch.zeros_like(hidden[:, :2])
         for _ in range(iterations):
-            motion = self.update_block.encoder(flow, look_up(pyramid, flow))
+            motion = self.update_block.encoder(flow, lookup_correlations(pyramid, flow))
             hidden = self.update_block.gru(hidden, torch.cat([context, motion], dim=1))
             flow = flow + self.update_block.flow_head(hidden)
         # 3. at the size of the pictures
-        return upsample(flow, 0.25 * self.update_block.mask(hidden))
+        return convex_upsample(flow, 0.25 * self.update_block.mask(hidden))
 
 
 def correlation_pyramid(first: Tensor, second: Tensor) -> list[Tensor]:
@@ -155,17 +157,17 @@ def correlation_pyramid(first: Tensor, second: Tensor) -> list[Tensor]:
     height, width = first.shape[2:]
     products = torch.einsum("bcn,bcm->bnm", first.flatten(2), second.flatten(2)) / first.shape[1] ** 0.5
     levels = [rearrange(products, "b n (h w) -> (b n) 1 h w", h=height, w=width)]
-    for _ in range(LEVELS - 1):
+    for _ in range(PYRAMID_LEVELS - 1):
         levels.append(F.avg_pool2d(levels[-1], 2))
     return levels
 
 
-def look_up(pyramid: list[Tensor], flow: Tensor) -> Tensor:
+def lookup_correlations(pyramid: list[Tensor], flow: Tensor) -> Tensor:
     """Correlations around the places that a flow (B, 2, h, w) leads to, (B, L 81, h, w); x varies slowest."""
     batch, _, height, width = flow.shape
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = rearrange(flow + torch.stack([x, y]).to(flow), "b xy h w -> (b h w) 1 1 xy")
-    reach = torch.arange(-RADIUS, RADIUS + 1).to(flow)
+    reach = torch.arange(-LOOKUP_RADIUS, LOOKUP_RADIUS + 1).to(flow)
     around = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), dim=-1)
     found = []
     for level, correlations in enumerate(pyramid):
@@ -175,9 +177,9 @@ def look_up(pyramid: list[Tensor], flow: Tensor) -> Tensor:
     return rearrange(torch.cat(found, dim=1), "(b h w) k -> b k h w", b=batch, h=height)
 
 
-def upsample(flow: Tensor, weights: Tensor) -> Tensor:
+def convex_upsample(flow: Tensor, weights: Tensor) -> Tensor:
     """(B, 2, h, w) to (B, 2, 8h, 8w): every fine place mixes the nine coarse ones around it by a softmax of weights."""
-    shares = rearrange(weights, "b (k i j) h w -> b 1 k i j h w", k=9, i=STRIDE).softmax(dim=2)
-    around = F.unfold(STRIDE * flow, 3, padding=1)
+    shares = rearrange(weights, "b (k i j) h w -> b 1 k i j h w", k=9, i=RAFT_STRIDE).softmax(dim=2)
+    around = F.unfold(RAFT_STRIDE * flow, 3, padding=1)
     around = rearrange(around, "b (xy k) (h w) -> b xy k 1 1 h w", k=9, h=flow.shape[2])
     return rearrange((shares * around).sum(dim=2), "b xy i j h w -> b xy (h i) (w j)")

@@ -9,52 +9,52 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import device_of, load_strictly
+from fantasytalking.evaluation.networks.loading import load_strict, module_device
 
-FRAMES, COLUMNS, CEPSTRA = 5, 20, 13
+SYNCNET_WINDOW_FRAMES, SYNCNET_WINDOW_COLUMNS, SYNCNET_CEPSTRA = 5, 20, 13
 """Of a window: frames at 25 a second, and MFCC columns at 100 a second with so many coefficients each."""
-SIZE = 224
-DIM = 1024
-CHUNK = 20
+SYNCNET_SIZE = 224
+SYNCNET_DIM = 1024
+SYNCNET_BATCH_SIZE = 20
 """Windows that are computed together."""
 
 
-def _normed(convolution: nn.Module, channels: int) -> list[nn.Module]:
+def _conv_norm_relu(convolution: nn.Module, channels: int) -> list[nn.Module]:
     norm = nn.BatchNorm3d(channels) if isinstance(convolution, nn.Conv3d) else nn.BatchNorm2d(channels)
     return [convolution, norm, nn.ReLU()]
 
 
-def _hearing() -> nn.Sequential:
+def _audio_layers() -> nn.Sequential:
     return nn.Sequential(
-        *_normed(nn.Conv2d(1, 64, 3, padding=1), 64),
+        *_conv_norm_relu(nn.Conv2d(1, 64, 3, padding=1), 64),
         nn.MaxPool2d(1, 1),
-        *_normed(nn.Conv2d(64, 192, 3, padding=1), 192),
+        *_conv_norm_relu(nn.Conv2d(64, 192, 3, padding=1), 192),
         nn.MaxPool2d(3, (1, 2)),
-        *_normed(nn.Conv2d(192, 384, 3, padding=1), 384),
-        *_normed(nn.Conv2d(384, 256, 3, padding=1), 256),
-        *_normed(nn.Conv2d(256, 256, 3, padding=1), 256),
+        *_conv_norm_relu(nn.Conv2d(192, 384, 3, padding=1), 384),
+        *_conv_norm_relu(nn.Conv2d(384, 256, 3, padding=1), 256),
+        *_conv_norm_relu(nn.Conv2d(256, 256, 3, padding=1), 256),
         nn.MaxPool2d(3, 2),
-        *_normed(nn.Conv2d(256, 512, (5, 4)), 512),
+        *_conv_norm_relu(nn.Conv2d(256, 512, (5, 4)), 512),
     )
 
 
-def _seeing() -> nn.Sequential:
+def _video_layers() -> nn.Sequential:
     """Only the first convolution spans time, and just a window of it: a whole video gives one column a window."""
     return nn.Sequential(
-        *_normed(nn.Conv3d(3, 96, (FRAMES, 7, 7), (1, 2, 2)), 96),
+        *_conv_norm_relu(nn.Conv3d(3, 96, (SYNCNET_WINDOW_FRAMES, 7, 7), (1, 2, 2)), 96),
         nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
-        *_normed(nn.Conv3d(96, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1)), 256),
+        *_conv_norm_relu(nn.Conv3d(96, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1)), 256),
         nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
-        *_normed(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), 256),
-        *_normed(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), 256),
-        *_normed(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), 256),
+        *_conv_norm_relu(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), 256),
+        *_conv_norm_relu(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), 256),
+        *_conv_norm_relu(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), 256),
         nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
-        *_normed(nn.Conv3d(256, 512, (1, 6, 6)), 512),
+        *_conv_norm_relu(nn.Conv3d(256, 512, (1, 6, 6)), 512),
     )
 
 
 def _head() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, DIM))
+    return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, SYNCNET_DIM))
 
 
 class SyncNet(nn.Module):
@@ -62,10 +62,10 @@ class SyncNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.netcnnaud = _hearing()
+        self.netcnnaud = _audio_layers()
         self.netfcaud = _head()
         self.netfclip = _head()
-        self.netcnnlip = _seeing()
+        self.netcnnlip = _video_layers()
 
     @classmethod
     def from_file(cls, path: Path) -> "SyncNet":
@@ -74,14 +74,14 @@ class SyncNet(nn.Module):
         Raises:
             InputError: they are not exactly those of this network.
         """
-        return load_strictly(cls(), path)
+        return load_strict(cls(), path)
 
-    def hear(self, columns: Tensor) -> Tensor:
+    def encode_audio(self, columns: Tensor) -> Tensor:
         """(N, 13, 20) MFCC windows to (N, 1024)."""
         features: Tensor = self.netfcaud(self.netcnnaud(rearrange(columns, "n c t -> n 1 c t")).flatten(1))
         return features
 
-    def see(self, frames: Tensor) -> Tensor:
+    def encode_video(self, frames: Tensor) -> Tensor:
         """(F, 224, 224, 3) BGR in [0, 255] to (F - 4, 1024), one feature a window."""
         hidden = self.netcnnlip(rearrange(frames, "f h w c -> 1 c f h w"))
         features: Tensor = self.netfclip(rearrange(hidden, "1 c f 1 1 -> f c"))
@@ -101,9 +101,14 @@ def window_features(network: SyncNet, frames: Tensor, cepstra: Tensor, count: in
     Returns:
         (count, 1024) seen and (count, 1024) heard, on the CPU.
     """
-    device = device_of(network)
-    windows = cepstra.unfold(0, COLUMNS, 4)[:count]
-    starts = range(0, count, CHUNK)
-    seen = [network.see(frames[v : min(v + CHUNK, count) + FRAMES - 1].to(device).float()) for v in starts]
-    heard = [network.hear(windows[v : v + CHUNK].to(device, torch.float32)) for v in starts]
+    device = module_device(network)
+    windows = cepstra.unfold(0, SYNCNET_WINDOW_COLUMNS, 4)[:count]
+    starts = range(0, count, SYNCNET_BATCH_SIZE)
+    seen = [
+        network.encode_video(
+            frames[v : min(v + SYNCNET_BATCH_SIZE, count) + SYNCNET_WINDOW_FRAMES - 1].to(device).float()
+        )
+        for v in starts
+    ]
+    heard = [network.encode_audio(windows[v : v + SYNCNET_BATCH_SIZE].to(device, torch.float32)) for v in starts]
     return torch.cat(seen).cpu(), torch.cat(heard).cpu()

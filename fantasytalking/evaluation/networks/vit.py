@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import load_strictly
+from fantasytalking.evaluation.networks.loading import load_strict
 
 
 class _Attention(nn.Module):
@@ -45,7 +45,7 @@ class _Block(nn.Module):
         return tokens + self.mlp(self.norm2(tokens))
 
 
-class _Patches(nn.Module):
+class _PatchEmbed(nn.Module):
     def __init__(self, dim: int, patch: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, dim, patch, patch)
@@ -63,7 +63,7 @@ class VisionTransformer(nn.Module):
         self.side = size // patch
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.side**2, dim))
-        self.patch_embed = _Patches(dim, patch)
+        self.patch_embed = _PatchEmbed(dim, patch)
         self.blocks = nn.Sequential(*(_Block(dim, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
@@ -74,10 +74,10 @@ class VisionTransformer(nn.Module):
         Raises:
             InputError: the weights are not exactly those of this network.
         """
-        return load_strictly(cls(), path)
+        return load_strict(cls(), path)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        patches = self.patch_embed.proj(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patch_embed.proj(images)
         tokens = rearrange(patches, "b d h w -> b (h w) d") + self._positions(*patches.shape[2:])
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         result: Tensor = self.norm(self.blocks(torch.cat([first, tokens], dim=1)))[:, 0]

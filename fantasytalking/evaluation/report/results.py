@@ -10,27 +10,27 @@ from typing import Any
 import numpy as np
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import existing_file, written_whole
-from fantasytalking.evaluation.benchmark.protocol import Protocol
+from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.metric import Metric
-from fantasytalking.evaluation.records import Side, Sides
-from fantasytalking.evaluation.registry import Skipped
+from fantasytalking.evaluation.records import ClipMeasurements, MeasurementSide
+from fantasytalking.evaluation.registry import SkippedMetric
 from fantasytalking.evaluation.report.statistics import (
     Estimate,
     Estimates,
-    estimate,
+    bootstrap_estimate,
     floor_estimate,
-    per_clip,
+    per_clip_scores,
     side_estimate,
 )
 
-RESULTS = "results.json"
-FORMAT = 1
-MAX_BYTES = 1 << 28
+RESULTS_FILE = "results.json"
+RESULTS_FORMAT = 1
+MAX_RESULTS_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One value of one metric."""
 
     metric: str
@@ -51,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class DrawnCurve:
+class ResultCurve:
     """A metric's values over time, one a second."""
 
     name: str
@@ -62,7 +62,7 @@ class DrawnCurve:
 
 
 @dataclass(frozen=True)
-class Results:
+class EvaluationResults:
     """One evaluation."""
 
     name: str
@@ -73,65 +73,69 @@ class Results:
     fps: float
     width: int
     height: int
-    rows: list[Row]
-    curves: list[DrawnCurve]
+    rows: list[ResultRow]
+    curves: list[ResultCurve]
     skipped: list[str]
     """Metrics without weights, one line each."""
 
-    def row(self, value: str) -> Row | None:
+    def find_row(self, value: str) -> ResultRow | None:
         """The row of a value."""
         return next((row for row in self.rows if row.value == value), None)
 
     def save(self, folder: Path) -> None:
         """Writes results.json; NaN becomes null."""
-        with written_whole(folder / RESULTS) as temporary:
-            text = json.dumps({"format": FORMAT, **_plain(asdict(self))}, indent=1, ensure_ascii=False, allow_nan=False)
+        with atomic_write(folder / RESULTS_FILE) as temporary:
+            text = json.dumps(
+                {"format": RESULTS_FORMAT, **_json_value(asdict(self))}, indent=1, ensure_ascii=False, allow_nan=False
+            )
             temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path) -> "Results":
+    def load(cls, path: str | Path) -> "EvaluationResults":
         """Reads what `save` wrote.
 
         Raises:
             InputError: the file is missing, too large, or no results of this format.
         """
         path = existing_file(path, "results")
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"'{path}' has {path.stat().st_size} bytes; results have at most {MAX_BYTES}")
+        if path.stat().st_size > MAX_RESULTS_BYTES:
+            raise InputError(f"'{path}' has {path.stat().st_size} bytes; results have at most {MAX_RESULTS_BYTES}")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            if values.pop("format") != FORMAT:
+            if values.pop("format") != RESULTS_FORMAT:
                 raise ValueError("another format")
-            rows = [_row(row) for row in values.pop("rows")]
-            curves = [DrawnCurve(**_curve(curve)) for curve in values.pop("curves")]
+            rows = [_parse_row(row) for row in values.pop("rows")]
+            curves = [ResultCurve(**_parse_curve(curve)) for curve in values.pop("curves")]
             return cls(rows=rows, curves=curves, **values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"'{path}' is no results.json ({error!r}); give one that evaluate.py wrote") from error
 
 
-def collect(
+def collect_results(
     name: str,
-    protocol: Protocol,
-    measured: Sequence[tuple[Metric, Sequence[Sides]]],
-    skipped: Sequence[Skipped],
-) -> Results:
+    protocol: BenchmarkProtocol,
+    measured: Sequence[tuple[Metric, Sequence[ClipMeasurements]]],
+    skipped: Sequence[SkippedMetric],
+) -> EvaluationResults:
     """Summaries of all records: scores, intervals, floors and controls."""
     clips = [clip.name for clip in protocol.clips]
-    rows: list[Row] = []
-    curves: list[DrawnCurve] = []
+    rows: list[ResultRow] = []
+    curves: list[ResultCurve] = []
     for metric, sides in measured:
         rows += _rows(metric, sides, clips)
         curves += _curves(metric, sides, clips)
-    told = [entry.told() for entry in skipped]
+    told = [entry.describe() for entry in skipped]
     size = (protocol.fps, protocol.width, protocol.height)
-    return Results(name, protocol.benchmark, protocol.id, clips, *size, rows, curves, told)
+    return EvaluationResults(name, protocol.benchmark, protocol.id, clips, *size, rows, curves, told)
 
 
-def _rows(metric: Metric, sides: Sequence[Sides], clips: Sequence[str]) -> list[Row]:
-    score = estimate(metric, [record[Side.PREDICTION] for record in sides])
-    truth, control = (side_estimate(metric, sides, side) for side in (Side.TRUTH, Side.CONTROL))
+def _rows(metric: Metric, sides: Sequence[ClipMeasurements], clips: Sequence[str]) -> list[ResultRow]:
+    score = bootstrap_estimate(metric, [record[MeasurementSide.PREDICTION] for record in sides])
+    truth, control = (
+        side_estimate(metric, sides, side) for side in (MeasurementSide.REFERENCE, MeasurementSide.CONTROL)
+    )
     floor = floor_estimate(metric, sides)
-    alone, truth_alone = per_clip(metric, sides), per_clip(metric, sides, Side.TRUTH)
+    alone, truth_alone = per_clip_scores(metric, sides), per_clip_scores(metric, sides, MeasurementSide.REFERENCE)
 
     def of(estimates: Estimates | None, value: str) -> Estimate | None:
         return None if estimates is None else estimates[value]
@@ -140,7 +144,7 @@ def _rows(metric: Metric, sides: Sequence[Sides], clips: Sequence[str]) -> list[
         return dict(zip(clips, scores[value].tolist(), strict=True)) if value in scores else {}
 
     return [
-        Row(
+        ResultRow(
             metric.name, value.name, value.unit, value.better, value.description, score[value.name],
             of(truth, value.name), of(floor, value.name), of(control, value.name),
             named(alone, value.name), named(truth_alone, value.name),
@@ -149,38 +153,41 @@ def _rows(metric: Metric, sides: Sequence[Sides], clips: Sequence[str]) -> list[
     ]  # fmt: skip
 
 
-def _curves(metric: Metric, sides: Sequence[Sides], clips: Sequence[str]) -> list[DrawnCurve]:
-    def of(side: Side, name: str) -> dict[str, list[float]]:
+def _curves(metric: Metric, sides: Sequence[ClipMeasurements], clips: Sequence[str]) -> list[ResultCurve]:
+    def of(side: MeasurementSide, name: str) -> dict[str, list[float]]:
         pairs = zip(clips, sides, strict=True)
         return {clip: record[side][name].tolist() for clip, record in pairs if name in record.get(side, {})}
 
-    return [DrawnCurve(*curve, of(Side.PREDICTION, curve.name), of(Side.TRUTH, curve.name)) for curve in metric.curves]
+    return [
+        ResultCurve(*curve, of(MeasurementSide.PREDICTION, curve.name), of(MeasurementSide.REFERENCE, curve.name))
+        for curve in metric.curves
+    ]
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _number(value: Any) -> float:
+def _float_or_nan(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _row(values: dict[str, Any]) -> Row:
+def _parse_row(values: dict[str, Any]) -> ResultRow:
     for side in ("score", "truth", "floor", "control"):
         if values[side] is not None:
             part = values[side]
-            score, low, high = (_number(part[key]) for key in ("score", "low", "high"))
+            score, low, high = (_float_or_nan(part[key]) for key in ("score", "low", "high"))
             values[side] = Estimate(score, low, high, int(part["n"]))
     for side in ("per_clip", "truth_per_clip"):
-        values[side] = {clip: _number(score) for clip, score in values[side].items()}
-    return Row(**values)
+        values[side] = {clip: _float_or_nan(score) for clip, score in values[side].items()}
+    return ResultRow(**values)
 
 
-def _curve(values: dict[str, Any]) -> dict[str, Any]:
+def _parse_curve(values: dict[str, Any]) -> dict[str, Any]:
     for side in ("per_clip", "truth_per_clip"):
-        values[side] = {clip: [_number(point) for point in points] for clip, points in values[side].items()}
+        values[side] = {clip: [_float_or_nan(point) for point in points] for clip, points in values[side].items()}
     return values

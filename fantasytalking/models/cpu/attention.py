@@ -19,40 +19,40 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PRODUCTS = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+ONEDNN_MATMUL = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 """What oneDNN may do in products of float32 matrices."""
-MOST_LOGITS = 2**27
+MAX_LOGITS = 2**27
 """Held at once by plain products: 256 MiB in bfloat16, and as much again for their gradient."""
 
 
-def attend_in_float32(model: nn.Module) -> None:
+def use_float32_attention(model: nn.Module) -> None:
     """Lets every attention of Wan's blocks work in float32. For inference on a CPU."""
     for module in model.modules():
         if isinstance(module, WanAttention) and module.is_cross_attention:
-            module.processor.in_float32 = True
+            module.processor.use_float32 = True
         elif isinstance(module, WanAttention):
             module.set_processor(Float32SelfAttnProcessor())
 
 
-def attend_by_products(model: nn.Module) -> None:
+def use_matmul_attention(model: nn.Module) -> None:
     """Lets every attention of Wan's blocks be two products and a softmax. For training in bfloat16 on a CPU."""
     for module in model.modules():
         if isinstance(module, WanAttention) and module.is_cross_attention:
-            module.processor.by_products = True
+            module.processor.use_matmul = True
         elif isinstance(module, WanAttention):
-            module.set_processor(ProductsSelfAttnProcessor())
+            module.set_processor(MatmulSelfAttnProcessor())
 
 
-def attention_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+def matmul_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V in the dtype of products: (B, S, h, d), (B, T, h, d) twice -> (B, S, h, d).
 
-    Where the logits would be more than `MOST_LOGITS`, PyTorch's own attention, which holds a few of them at a time.
+    Where the logits would be more than `MAX_LOGITS`, PyTorch's own attention, which holds a few of them at a time.
 
     Args:
         mask: of bool, broadcast to (B, h, S, T); True attends. Every query has a key that it attends to.
     """
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))  # (B, h, S, d)
-    if query.shape[:3].numel() * key.shape[2] > MOST_LOGITS:
+    if query.shape[:3].numel() * key.shape[2] > MAX_LOGITS:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if mask is not None:
@@ -63,11 +63,11 @@ def attention_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tenso
 def float32_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V: (B, S, h, d), (B, T, h, d) twice -> (B, S, h, d) float32."""
     query, key, value = (tensor.float().transpose(1, 2) for tensor in (query, key, value))
-    with _onednn_products():
+    with _onednn_bf16_matmul():
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
-def norm_in_float32(norm: nn.RMSNorm, tensor: Tensor) -> Tensor:
+def float32_rms_norm(norm: nn.RMSNorm, tensor: Tensor) -> Tensor:
     """(B, S, dim) of another dtype -> float32; torch's own norm takes three passes over the tokens more."""
     assert tensor.dtype is not torch.float32 and norm.eps is not None
     tensor = tensor.float()
@@ -75,7 +75,7 @@ def norm_in_float32(norm: nn.RMSNorm, tensor: Tensor) -> Tensor:
     return tensor.mul_((squares + norm.eps).rsqrt_()).mul_(norm.weight.float())
 
 
-class RotatedSelfAttnProcessor(WanAttnProcessor):
+class RotarySelfAttnProcessor(WanAttnProcessor):
     """Wan's self-attention, rotated in float32."""
 
     def __call__(
@@ -91,7 +91,7 @@ class RotatedSelfAttnProcessor(WanAttnProcessor):
         assert self._parallel_config is None, "context parallelism has an attention of its own"
         query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in self.project(attn, hidden_states))
         rotation = torch.complex(*(part[..., ::2].float().contiguous() for part in rotary_emb))
-        attended = self.attend(_rotate(query, rotation), _rotate(key, rotation), value)
+        attended = self.attend(_apply_rotary_emb(query, rotation), _apply_rotary_emb(key, rotation), value)
         return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(value)))
 
     def project(self, attn: WanAttention, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,20 +103,20 @@ class RotatedSelfAttnProcessor(WanAttnProcessor):
         raise NotImplementedError
 
 
-class Float32SelfAttnProcessor(RotatedSelfAttnProcessor):
+class Float32SelfAttnProcessor(RotarySelfAttnProcessor):
     """In float32. Without gradients."""
 
     def project(self, attn: WanAttention, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Norms in float32."""
-        query = norm_in_float32(attn.norm_q, attn.to_q(hidden_states))
-        return query, norm_in_float32(attn.norm_k, attn.to_k(hidden_states)), attn.to_v(hidden_states)
+        query = float32_rms_norm(attn.norm_q, attn.to_q(hidden_states))
+        return query, float32_rms_norm(attn.norm_k, attn.to_k(hidden_states)), attn.to_v(hidden_states)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """As `float32_attention`."""
         return float32_attention(query, key, value)
 
 
-class ProductsSelfAttnProcessor(RotatedSelfAttnProcessor):
+class MatmulSelfAttnProcessor(RotarySelfAttnProcessor):
     """By plain products."""
 
     def project(self, attn: WanAttention, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,21 +127,21 @@ class ProductsSelfAttnProcessor(RotatedSelfAttnProcessor):
         return query, key, attn.to_v(hidden_states)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """As `attention_by_products`, in the dtype of the values."""
-        return attention_by_products(query.type_as(value), key.type_as(value), value)
+        """As `matmul_attention`, in the dtype of the values."""
+        return matmul_attention(query.type_as(value), key.type_as(value), value)
 
 
-def _rotate(tensor: Tensor, rotation: Tensor) -> Tensor:
+def _apply_rotary_emb(tensor: Tensor, rotation: Tensor) -> Tensor:
     """Neighbouring channels as real and imaginary parts, turned: (B, S, h, d) -> the same in float32."""
     turned = torch.view_as_complex(tensor.float().unflatten(-1, (-1, 2))) * rotation
     return torch.view_as_real(turned).flatten(-2)
 
 
 @contextmanager
-def _onednn_products() -> Iterator[None]:
-    before = PRODUCTS.fp32_precision
-    PRODUCTS.fp32_precision = "bf16"
+def _onednn_bf16_matmul() -> Iterator[None]:
+    before = ONEDNN_MATMUL.fp32_precision
+    ONEDNN_MATMUL.fp32_precision = "bf16"
     try:
         yield
     finally:
-        PRODUCTS.fp32_precision = before
+        ONEDNN_MATMUL.fp32_precision = before

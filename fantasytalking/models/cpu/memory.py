@@ -11,14 +11,14 @@ logger = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Of mallopt(3)."""
-KEPT = 2**31 - 1
+MAX_RETAINED_BYTES = 2**31 - 1
 """Bytes at the end of the heap that are kept, and the size up to which a block comes from the heap: the most mallopt
 takes."""
-GROWN = 2**28
+HEAP_GROWTH_BYTES = 2**28
 """Bytes by which the heap grows."""
 
 
-def keep_freed_memory() -> bool:
+def retain_freed_memory() -> bool:
     """Lets this process keep up to 2 GiB of freed memory for its next tensors; tells whether its C library can.
 
     Blocks that worker threads allocate are not concerned.
@@ -27,6 +27,10 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         logger.info("this C library has no mallopt; freed memory goes back to the system")
         return False
-    settings = ((M_MMAP_THRESHOLD, KEPT), (M_TRIM_THRESHOLD, KEPT), (M_TOP_PAD, GROWN))
+    settings = (
+        (M_MMAP_THRESHOLD, MAX_RETAINED_BYTES),
+        (M_TRIM_THRESHOLD, MAX_RETAINED_BYTES),
+        (M_TOP_PAD, HEAP_GROWTH_BYTES),
+    )
     taken = [mallopt(name, value) for name, value in settings]
     return all(taken)

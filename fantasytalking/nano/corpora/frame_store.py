@@ -10,64 +10,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking import media
-from fantasytalking.common.files import written_whole
+from fantasytalking.common.files import atomic_write
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.people.anatomy import Anatomy
 from fantasytalking.portrait_world.people.identity import make_identity
-from fantasytalking.portrait_world.render.camera import Camera, posture_of, seen_closer
+from fantasytalking.portrait_world.render.camera import Camera, posture_from_state, scale_shifts_for_zoom
 
-POSE = ("yaw", "pitch", "roll", "x", "y")
+POSE_FIELDS = ("yaw", "pitch", "roll", "x", "y")
 
 
 @dataclass(frozen=True)
-class Frames:
+class FrameStore:
     """Videos behind each other."""
 
     pixels: NDArray[np.uint8]
     """(N, H, W, 3) RGB, on disk."""
-    mouths: NDArray[np.float32]
+    mouth_centers: NDArray[np.float32]
     """(N, 2) column and row of the middle of the mouth, in pixels."""
-    starts: list[int]
+    video_starts: list[int]
     """The first frame of every video, and N."""
 
     def __len__(self) -> int:
         """Videos."""
-        return len(self.starts) - 1
+        return len(self.video_starts) - 1
 
-    def stretch(self, video: int, start: int, count: int) -> slice:
+    def frame_range(self, video: int, start: int, count: int) -> slice:
         """Frames `start` to `start + count` of a video, counted through all."""
-        first = self.starts[video] + start
-        assert first + count <= self.starts[video + 1], "the stretch must lie within the video"
+        first = self.video_starts[video] + start
+        assert first + count <= self.video_starts[video + 1], "the stretch must lie within the video"
         return slice(first, first + count)
 
-    def length(self, video: int) -> int:
+    def video_length(self, video: int) -> int:
         """Frames of a video."""
-        return self.starts[video + 1] - self.starts[video]
+        return self.video_starts[video + 1] - self.video_starts[video]
 
 
-def collect_frames(videos: Path, folder: Path) -> Frames:
+def open_frame_store(videos: Path, folder: Path) -> FrameStore:
     """The frames of every video below `videos`, decoded into `folder` when they are not there yet."""
     if not folder.is_dir():
         paths = sorted(videos.rglob("video.mp4"))
         assert paths, f"no videos below {videos}"
-        with written_whole(folder) as temporary:
+        with atomic_write(folder) as temporary:
             temporary.mkdir()
             _decode(paths, temporary)
     starts = json.loads((folder / "starts.json").read_text(encoding="utf-8"))
     pixels = np.load(folder / "pixels.npy", mmap_mode="r")
-    return Frames(pixels, np.load(folder / "mouths.npy"), starts)
+    return FrameStore(pixels, np.load(folder / "mouths.npy"), starts)
 
 
-def mouth_places(
-    identity: int, poses: list[dict[str, float]], size: int, closeness: float = 1.0
+def project_mouth_centers(
+    identity: int, poses: list[dict[str, float]], size: int, zoom: float = 1.0
 ) -> NDArray[np.float32]:
     """(T, 2) column and row of the middle of the mouth in pictures of `size` pixels, from the true poses."""
     resting = _resting_mouth(identity)
-    camera = Camera.portrait(size, size, closeness)
+    camera = Camera.portrait(size, size, zoom)
     places = []
     for pose in poses:
-        state = seen_closer(FaceState(**{name: pose[name] for name in POSE}), closeness)
-        places.append(camera.project(posture_of(state).move(resting))[0, :2])
+        state = scale_shifts_for_zoom(FaceState(**{name: pose[name] for name in POSE_FIELDS}), zoom)
+        places.append(camera.project(posture_from_state(state).transform_points(resting))[0, :2])
     return np.array(places, dtype=np.float32)
 
 
@@ -82,16 +82,16 @@ def _decode(paths: list[Path], folder: Path) -> None:
     mouths = []
     for path, truth, start in zip(paths, truths, starts[:-1], strict=True):
         count = 0
-        for count, frame in enumerate(_frames(path), start=1):
+        for count, frame in enumerate(_iter_rgb_frames(path), start=1):
             pixels[start + count - 1] = frame
         assert count == len(truth["frames"]), f"{path} has {count} frames, its truth {len(truth['frames'])}"
-        mouths.append(mouth_places(truth["identity"], truth["frames"], size, truth["closeness"]))
+        mouths.append(project_mouth_centers(truth["identity"], truth["frames"], size, truth["closeness"]))
     pixels.flush()
     np.save(folder / "mouths.npy", np.concatenate(mouths))
     (folder / "starts.json").write_text(json.dumps(starts), encoding="utf-8")
 
 
-def _frames(path: Path) -> Iterator[NDArray[np.uint8]]:
+def _iter_rgb_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     return (frame for _, frame in media.iter_frames(path, fps=None))
 
 

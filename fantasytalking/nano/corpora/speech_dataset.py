@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.common.files import written_whole
-from fantasytalking.encoders.wav2vec import SAMPLE_RATE, token_count, token_times
-from fantasytalking.nano.corpora.unique_utterances import reworded
+from fantasytalking.common.files import atomic_write
+from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, token_count, token_times
+from fantasytalking.nano.corpora.unique_utterances import vary_sentence
 from fantasytalking.nano.corpora.video_corpus import held_out_sentences, training_sentences
 from fantasytalking.portrait_world.people.identity import make_identity
-from fantasytalking.portrait_world.speech.synthesis import Phoneme, Voice, speak
-from fantasytalking.portrait_world.speech.visemes import SHAPES, STRESS_MARKS
+from fantasytalking.portrait_world.speech.synthesis import Phoneme, Voice, synthesize_speech
+from fantasytalking.portrait_world.speech.visemes import PHONEME_VISEMES, STRESS_MARKS
 
-PHONEMES: tuple[str, ...] = (*SHAPES, "unknown")
+PHONEME_CLASSES: tuple[str, ...] = (*PHONEME_VISEMES, "unknown")
 """The classes: eSpeak NG's mnemonics without marks of stress, of which "_" is silence."""
 
 
@@ -32,7 +32,7 @@ class Utterance:
 
 
 @dataclass(frozen=True)
-class SpeechSet:
+class SpeechDataset:
     """Utterances behind each other, at 16 kHz."""
 
     samples: NDArray[np.int16]
@@ -56,30 +56,30 @@ def phoneme_class(symbol: str) -> int:
     """Number of the longest known beginning of a mnemonic; the last class where none is known."""
     bare = symbol.lstrip(STRESS_MARKS)
     for length in range(len(bare), 0, -1):
-        if bare[:length] in SHAPES:
-            return PHONEMES.index(bare[:length])
-    return len(PHONEMES) - 1
+        if bare[:length] in PHONEME_VISEMES:
+            return PHONEME_CLASSES.index(bare[:length])
+    return len(PHONEME_CLASSES) - 1
 
 
-def labels_at(phonemes: tuple[Phoneme, ...], times: NDArray[np.float64]) -> NDArray[np.uint8]:
+def phoneme_labels(phonemes: tuple[Phoneme, ...], times: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Class of the phoneme that sounds at each of `times` (T,)."""
     ends = np.array([phoneme.end for phoneme in phonemes])
     classes = np.array([phoneme_class(phoneme.symbol) for phoneme in phonemes], dtype=np.uint8)
     return classes[np.minimum(np.searchsorted(ends, times, side="right"), len(ends) - 1)]
 
 
-def plan_training(count: int, seed: int) -> list[Utterance]:
+def plan_training_utterances(count: int, seed: int) -> list[Utterance]:
     """Training sentences in the voices of training people, half of them with their words shuffled."""
     random = np.random.default_rng([seed, 41])
     sentences = training_sentences()
     planned = []
     for number in range(count):
-        text = reworded(sentences, number, random)
+        text = vary_sentence(sentences, number, random)
         planned.append(Utterance(text, _voice(int(random.integers(1000)), random)))
     return planned
 
 
-def plan_held_out(count: int, seed: int) -> list[Utterance]:
+def plan_held_out_utterances(count: int, seed: int) -> list[Utterance]:
     """Held-out sentences in the voices of held-out people."""
     random = np.random.default_rng([seed, 42])
     sentences = held_out_sentences()
@@ -88,29 +88,29 @@ def plan_held_out(count: int, seed: int) -> list[Utterance]:
     ]
 
 
-def speech_set(planned: list[Utterance], path: Path, processes: int) -> SpeechSet:
+def load_or_synthesize(planned: list[Utterance], path: Path, processes: int) -> SpeechDataset:
     """The utterances as spoken, from `path` when they were spoken before."""
     if not path.is_file():
-        spoken = list(_speak_all(planned, processes))
+        spoken = list(_synthesize_all(planned, processes))
         tensors = {
             "samples": torch.from_numpy(np.concatenate([samples for samples, _ in spoken])),
             "labels": torch.from_numpy(np.concatenate([labels for _, labels in spoken])),
-            "sample_starts": torch.from_numpy(_starts([len(samples) for samples, _ in spoken])),
-            "label_starts": torch.from_numpy(_starts([len(labels) for _, labels in spoken])),
+            "sample_starts": torch.from_numpy(_offsets([len(samples) for samples, _ in spoken])),
+            "label_starts": torch.from_numpy(_offsets([len(labels) for _, labels in spoken])),
         }
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(tensors, temporary)
-    return SpeechSet(**{name: tensor.numpy() for name, tensor in load_file(path).items()})
+    return SpeechDataset(**{name: tensor.numpy() for name, tensor in load_file(path).items()})
 
 
-def say(utterance: Utterance) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+def synthesize_utterance(utterance: Utterance) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     """Samples at 16 kHz and the class of every token."""
     from scipy.signal import resample_poly
 
-    speech = speak(utterance.text, utterance.voice)
-    resampled = resample_poly(speech.samples.astype(np.float64), SAMPLE_RATE, speech.sample_rate)
+    speech = synthesize_speech(utterance.text, utterance.voice)
+    resampled = resample_poly(speech.samples.astype(np.float64), WAV2VEC_SAMPLE_RATE, speech.sample_rate)
     samples = np.clip(np.round(resampled), -32768, 32767).astype(np.int16)
-    return samples, labels_at(speech.phonemes, token_times(token_count(len(samples))))
+    return samples, phoneme_labels(speech.phonemes, token_times(token_count(len(samples))))
 
 
 def _voice(identity: int, random: np.random.Generator) -> Voice:
@@ -119,14 +119,14 @@ def _voice(identity: int, random: np.random.Generator) -> Voice:
     return Voice(voice.name, voice.rate + rate, pitch, voice.range)
 
 
-def _speak_all(planned: list[Utterance], processes: int) -> Iterator[tuple[NDArray[np.int16], NDArray[np.uint8]]]:
+def _synthesize_all(planned: list[Utterance], processes: int) -> Iterator[tuple[NDArray[np.int16], NDArray[np.uint8]]]:
     """In order; each utterance is spoken by a process of its own, so the number of workers changes nothing."""
     if processes == 1:
-        yield from map(say, planned)
+        yield from map(synthesize_utterance, planned)
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(say, planned, chunksize=16)
+        yield from pool.map(synthesize_utterance, planned, chunksize=16)
 
 
-def _starts(lengths: list[int]) -> NDArray[np.int64]:
+def _offsets(lengths: list[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

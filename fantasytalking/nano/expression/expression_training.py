@@ -11,91 +11,97 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.encoders.expression import (
-    PARTS,
+    ENCODED_PARTS,
     ExpressionEncoder,
     ExpressionNetwork,
-    place_values,
+    crop_pose_values,
 )
-from fantasytalking.encoders.face_alignment import cut_aligned, find_similarity
-from fantasytalking.nano.config import ExpressionConfig
-from fantasytalking.nano.expression.expression_samples import TRUTHS, ExpressionSamples
-from fantasytalking.nano.expression.linear_probe import correlations, identity_accuracy
-from fantasytalking.perception.expression_reader import NAMES
+from fantasytalking.encoders.face_alignment import crop_aligned, estimate_similarity
+from fantasytalking.nano.config import ExpressionEncoderTraining
+from fantasytalking.nano.expression.expression_samples import EXPRESSION_TARGETS, ExpressionSamples
+from fantasytalking.nano.expression.linear_probe import column_correlations, identity_accuracy
+from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS
 
-STAND = 2.0
+FEATURE_MEAN = 2.0
 """Mean of the features."""
-POINT_JITTER = 0.004
+FIVE_POINT_JITTER = 0.004
 """Deviation of the five points in training, as a part of the crop's side: the tracker's own, on small pictures."""
 _CHUNK = 64
 
 
-class ExpressionTask:
+class ExpressionEncoderTask:
     """Reading what faces do, alike on pairs of people who do the same."""
 
     name = "expression encoder"
 
-    def __init__(self, config: ExpressionConfig, samples: ExpressionSamples, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, config: ExpressionEncoderTraining, samples: ExpressionSamples, seed: int, device: torch.device
+    ) -> None:
         torch.manual_seed(seed)
         self._config, self._samples, self._device = config, samples, device
-        self._points = five_points_of(samples)
-        self._pairs = _pairs(samples.poses)
-        self._mean, self._spread = samples.truths.mean(axis=0), samples.truths.std(axis=0)
+        self._points = sample_five_points(samples)
+        self._pairs = _same_pose_pairs(samples.pose_ids)
+        self._mean, self._deviation = samples.targets.mean(axis=0), samples.targets.std(axis=0)
         self.network = ExpressionNetwork(config.network)
         self.readers = nn.ModuleDict(
-            {part: nn.Linear(dim, len(TRUTHS[part])) for part, dim in zip(PARTS, config.network.dims, strict=True)}
+            {
+                part: nn.Linear(dim, len(EXPRESSION_TARGETS[part]))
+                for part, dim in zip(ENCODED_PARTS, config.network.dims, strict=True)
+            }
         )
         self.model = nn.ModuleDict({"network": self.network, "readers": self.readers})
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:
         """Squared error of the truths in their own deviations, and what pairs disagree in."""
-        chosen = self._pairs[random.integers(len(self._pairs), size=self._config.fit.batch // 2)]
+        chosen = self._pairs[random.integers(len(self._pairs), size=self._config.fit.batch_size // 2)]
         both = np.concatenate([chosen[:, 0], chosen[:, 1]])
-        crops, places = self._seen(both, random)
+        crops, places = self._augmented_inputs(both, random)
         features = self.network(crops.to(self._device), places.to(self._device)).float()
-        truths = torch.from_numpy((self._samples.truths[both] - self._mean) / self._spread).to(self._device)
-        error = F.mse_loss(self._read(features), truths)
-        weight = self._config.agreement * (step / self._config.fit.steps) ** 2
-        return error + weight * _disagreement(*features.chunk(2))
+        truths = torch.from_numpy((self._samples.targets[both] - self._mean) / self._deviation).to(self._device)
+        error = F.mse_loss(self._predict(features), truths)
+        weight = self._config.agreement_weight * (step / self._config.fit.steps) ** 2
+        return error + weight * _pair_disagreement(*features.chunk(2))
 
     @torch.no_grad()
-    def standardise(self) -> None:
-        """Makes the training pictures' features `STAND` in the mean and each part's 1 in size; the readers follow.
+    def standardize_features(self) -> None:
+        """Makes the training pictures' features `FEATURE_MEAN` in the mean and each part's 1 in size; the readers
+        follow.
 
         What makes tokens of them has no bias, and its LayerNorm forgets their length: of features round 0 only the
         direction would be left.
         """
         features = encode_samples(ExpressionEncoder(self.network, self._device), self._samples)
-        for part, values in zip(PARTS, features.split(self._config.network.dims, dim=1), strict=True):
+        for part, values in zip(ENCODED_PARTS, features.split(self._config.network.dims, dim=1), strict=True):
             last, reader = self.network.last[part], self.readers[part]
             assert isinstance(last, nn.Linear) and isinstance(reader, nn.Linear)
             mean, size = values.mean(dim=0).to(self._device), float(values.std(dim=0).square().mean().sqrt())
-            reader.bias.add_(reader.weight @ (mean - size * STAND))
+            reader.bias.add_(reader.weight @ (mean - size * FEATURE_MEAN))
             reader.weight.mul_(size)
-            last.bias.sub_(mean).div_(size).add_(STAND)
+            last.bias.sub_(mean).div_(size).add_(FEATURE_MEAN)
             last.weight.div_(size)
 
-    def read(self, features: Tensor) -> NDArray[np.float32]:
+    def predict(self, features: Tensor) -> NDArray[np.float32]:
         """(N, D) features to (N, 17) truths in the order of `NAMES`."""
         with torch.no_grad():
-            read = self._read(features.to(self._device)).cpu().numpy()
-        result: NDArray[np.float32] = read * self._spread + self._mean
+            read = self._predict(features.to(self._device)).cpu().numpy()
+        result: NDArray[np.float32] = read * self._deviation + self._mean
         return result
 
-    def _read(self, features: Tensor) -> Tensor:
-        parts = zip(PARTS, features.split(self._config.network.dims, dim=1), strict=True)
+    def _predict(self, features: Tensor) -> Tensor:
+        parts = zip(ENCODED_PARTS, features.split(self._config.network.dims, dim=1), strict=True)
         return torch.cat([self.readers[part](values) for part, values in parts], dim=1)
 
-    def _seen(self, chosen: NDArray[np.int64], random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _augmented_inputs(self, indices: NDArray[np.int64], random: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Crops and places of samples, their points a little off, in another light, blurred and noisy."""
-        starts = find_similarity(self._points[self._samples.rests[chosen]])
-        points = self._points[chosen]
-        side = np.abs(find_similarity(points).turn)[:, None, None]
-        places = find_similarity(points + random.normal(0, POINT_JITTER, points.shape) * side)
-        crops = cut_aligned(self._samples.pictures[chosen], places, self._config.network.size)
-        return _varied(crops, random), place_values(places, starts)
+        starts = estimate_similarity(self._points[self._samples.rest_indices[indices]])
+        points = self._points[indices]
+        side = np.abs(estimate_similarity(points).scale_rotation)[:, None, None]
+        places = estimate_similarity(points + random.normal(0, FIVE_POINT_JITTER, points.shape) * side)
+        crops = crop_aligned(self._samples.images[indices], places, self._config.network.size)
+        return _augment_crops(crops, random), crop_pose_values(places, starts)
 
 
-def five_points_of(samples: ExpressionSamples) -> NDArray[np.float32]:
+def sample_five_points(samples: ExpressionSamples) -> NDArray[np.float32]:
     """(N, 5, 2) points of every sample's face, in pixels."""
     from fantasytalking.perception.face_crop import five_points
 
@@ -105,32 +111,34 @@ def five_points_of(samples: ExpressionSamples) -> NDArray[np.float32]:
 
 def encode_samples(encoder: ExpressionEncoder, samples: ExpressionSamples) -> Tensor:
     """(N, D) features; the head's movement counts from the same person's picture at rest."""
-    points, rests = five_points_of(samples), samples.rests
+    points, rests = sample_five_points(samples), samples.rest_indices
     found = []
-    for person in np.unique(samples.people):
-        own = np.flatnonzero(samples.people == person)
-        found.append(encoder.encode(samples.pictures[own], points[own], points[rests[own[0]]]).features)
+    for person in np.unique(samples.identities):
+        own = np.flatnonzero(samples.identities == person)
+        found.append(encoder.encode(samples.images[own], points[own], points[rests[own[0]]]).features)
     return torch.cat(found)
 
 
-def measure_encoder(encoder: ExpressionEncoder, task: ExpressionTask, held_out: ExpressionSamples) -> dict[str, float]:
+def evaluate_expression_encoder(
+    encoder: ExpressionEncoder, task: ExpressionEncoderTask, held_out: ExpressionSamples
+) -> dict[str, float]:
     """On people who were not trained on: how the truths correlate with what is read, and what tells who it is.
 
     `identity_accuracy` is how often a linear map of the features names the person, `identity_of_crops` of the crops'
     own pixels, `identity_chance` by guessing.
     """
     features = encode_samples(encoder, held_out)
-    crops = cut_aligned(held_out.pictures, find_similarity(five_points_of(held_out)), 16).flatten(1)
-    known = held_out.people, held_out.poses
+    crops = crop_aligned(held_out.images, estimate_similarity(sample_five_points(held_out)), 16).flatten(1)
+    known = held_out.identities, held_out.pose_ids
     return {
-        **correlations(task.read(features), held_out.truths, NAMES),
+        **column_correlations(task.predict(features), held_out.targets, EXPRESSION_PARAMETERS),
         "identity_accuracy": identity_accuracy(features.numpy(), *known),
         "identity_of_crops": identity_accuracy(crops.numpy(), *known),
-        "identity_chance": 1 / len(np.unique(held_out.people)),
+        "identity_chance": 1 / len(np.unique(held_out.identities)),
     }
 
 
-def _pairs(poses: NDArray[np.int64]) -> NDArray[np.int64]:
+def _same_pose_pairs(poses: NDArray[np.int64]) -> NDArray[np.int64]:
     """(M, 2) numbers of samples in which two people make the same face, in both orders."""
     found = []
     for pose in np.unique(poses):
@@ -140,13 +148,13 @@ def _pairs(poses: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def _disagreement(one: Tensor, other: Tensor) -> Tensor:
+def _pair_disagreement(first: Tensor, second: Tensor) -> Tensor:
     """Mean squared difference of pairs over the features' variance: 0 for equal features, 2 for unrelated ones."""
-    variance = torch.cat([one, other]).var(dim=0)
-    return ((one - other).square().mean(dim=0) / (variance + 1e-6)).mean()
+    variance = torch.cat([first, second]).var(dim=0)
+    return ((first - second).square().mean(dim=0) / (variance + 1e-6)).mean()
 
 
-def _varied(crops: Tensor, random: np.random.Generator) -> Tensor:
+def _augment_crops(crops: Tensor, random: np.random.Generator) -> Tensor:
     """Another light for each, blur for some batches, noise: what compression and a video model do."""
     count, size = len(crops), crops.shape[-1]
     if random.random() < 0.4:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from fantasytalking.perception.expression_reader import LinearMap
 
 
-def fit_linear(features: NDArray[np.floating], targets: NDArray[np.floating], penalty: float) -> LinearMap:
+def fit_ridge(features: NDArray[np.floating], targets: NDArray[np.floating], penalty: float) -> LinearMap:
     """Ridge regression of (N, K) targets on (N, F) features.
 
     Args:
@@ -22,9 +22,11 @@ def fit_linear(features: NDArray[np.floating], targets: NDArray[np.floating], pe
     return LinearMap(mean, weights, offset)
 
 
-def correlations(found: NDArray[np.floating], truths: NDArray[np.floating], names: tuple[str, ...]) -> dict[str, float]:
+def column_correlations(
+    predictions: NDArray[np.floating], targets: NDArray[np.floating], names: tuple[str, ...]
+) -> dict[str, float]:
     """Pearson's correlation of each column of two (N, K) tables, by name; NaN where one does not vary."""
-    one, other = (table.astype(np.float64) - table.mean(axis=0) for table in (found, truths))
+    one, other = (table.astype(np.float64) - table.mean(axis=0) for table in (predictions, targets))
     sizes = np.sqrt(np.square(one).sum(axis=0) * np.square(other).sum(axis=0))
     alike = (one * other).sum(axis=0)
     return {
@@ -34,14 +36,14 @@ def correlations(found: NDArray[np.floating], truths: NDArray[np.floating], name
 
 
 def identity_accuracy(
-    features: NDArray[np.floating], people: NDArray[np.int64], poses: NDArray[np.int64], penalty: float = 1e-3
+    features: NDArray[np.floating], identities: NDArray[np.int64], pose_ids: NDArray[np.int64], penalty: float = 1e-3
 ) -> float:
     """How often a linear map names the person, in faces that it was not fitted to; chance is 1 over the people.
 
     It is fitted to one half of the poses and judged on the other.
     """
-    numbers, person = np.unique(people, return_inverse=True)
-    known = poses % 2 == 0
-    probe = fit_linear(features[known], np.eye(len(numbers))[person[known]], penalty)
+    numbers, person = np.unique(identities, return_inverse=True)
+    known = pose_ids % 2 == 0
+    probe = fit_ridge(features[known], np.eye(len(numbers))[person[known]], penalty)
     named = probe(features[~known]).argmax(axis=1)
     return float((named == person[~known]).mean())

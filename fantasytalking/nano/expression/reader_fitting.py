@@ -4,23 +4,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.nano.expression.expression_samples import ExpressionSamples
-from fantasytalking.nano.expression.linear_probe import correlations, fit_linear
-from fantasytalking.perception.expression_reader import NAMES, ExpressionReader, reading_values
+from fantasytalking.nano.expression.linear_probe import column_correlations, fit_ridge
+from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader, landmark_features
 
-PENALTY = 3e-3
+RIDGE_PENALTY = 3e-3
 
 
-def fit_reader(samples: ExpressionSamples) -> ExpressionReader:
+def fit_reader_weights(samples: ExpressionSamples) -> ExpressionReader:
     """Fits a reader to changes from each person's rest."""
-    return ExpressionReader(fit_linear(*_changes(samples), PENALTY))
+    return ExpressionReader(fit_ridge(*_changes_from_rest(samples), RIDGE_PENALTY))
 
 
-def measure_reader(reader: ExpressionReader, held_out: ExpressionSamples) -> dict[str, float]:
+def evaluate_expression_reader(reader: ExpressionReader, held_out: ExpressionSamples) -> dict[str, float]:
     """Correlation of every truth with what is read, on people to whom the reader was not fitted."""
-    values, truths = _changes(held_out)
-    return correlations(reader.map(values), truths, NAMES)
+    values, truths = _changes_from_rest(held_out)
+    return column_correlations(reader.linear_map(values), truths, EXPRESSION_PARAMETERS)
 
 
-def _changes(samples: ExpressionSamples) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    values, rests = reading_values(samples.landmarks), samples.rests
-    return values - values[rests], samples.truths - samples.truths[rests]
+def _changes_from_rest(samples: ExpressionSamples) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    values, rests = landmark_features(samples.landmarks), samples.rest_indices
+    return values - values[rests], samples.targets - samples.targets[rests]

@@ -7,153 +7,174 @@ from typing import Any
 from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
-from fantasytalking.motion_normalizer import NORMALISER
-from fantasytalking.nano.config import StillsConfig
-from fantasytalking.nano.context import Workshop, corpus_summary
-from fantasytalking.nano.corpora.frame_store import collect_frames
-from fantasytalking.nano.corpora.portrait_images import Stills, collect_stills, load_stills
-from fantasytalking.nano.corpora.speech_dataset import plan_held_out, plan_training, speech_set
-from fantasytalking.nano.corpora.video_corpus import held_out_portions, make_videos, training_portions
-from fantasytalking.nano.pack import pack
-from fantasytalking.nano.trainers.audio_encoder import AudioTask, save_audio_encoder, token_accuracy
+from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE
+from fantasytalking.nano.config import PortraitImagesConfig
+from fantasytalking.nano.context import BuildContext, corpus_summary
+from fantasytalking.nano.corpora.frame_store import open_frame_store
+from fantasytalking.nano.corpora.portrait_images import PortraitImages, load_portrait_images, render_missing_portraits
+from fantasytalking.nano.corpora.speech_dataset import (
+    load_or_synthesize,
+    plan_held_out_utterances,
+    plan_training_utterances,
+)
+from fantasytalking.nano.corpora.video_corpus import plan_held_out_parts, plan_training_parts, render_videos
+from fantasytalking.nano.pack import write_pipeline
+from fantasytalking.nano.trainers.audio_encoder import AudioEncoderTask, save_audio_encoder, token_accuracy
 from fantasytalking.nano.trainers.base_transformer import write_fresh_base, write_trained_base
-from fantasytalking.nano.trainers.component_trainer import fit, fitted
-from fantasytalking.nano.trainers.face_encoder import FaceTask, export_face_network, verification_accuracy
-from fantasytalking.nano.trainers.text_image_encoder import LanguageTask, save_language, train_tokenizer
-from fantasytalking.nano.trainers.video_vae import VaeTask, reconstruction_quality, save_vae, set_latent_statistics
+from fantasytalking.nano.trainers.component_trainer import report_values, train_component
+from fantasytalking.nano.trainers.face_encoder import FaceEncoderTask, export_face_network, verification_accuracy
+from fantasytalking.nano.trainers.text_image_encoder import (
+    TextImageEncoderTask,
+    save_text_image_encoders,
+    train_tokenizer,
+)
+from fantasytalking.nano.trainers.video_vae import VideoVaeTask, reconstruction_quality, save_vae, set_latent_statistics
 from fantasytalking.nano.training_log import training_summary
 
 logger = logging.getLogger(__name__)
 
 STATISTICS_CLIPS = 64
-FIRST_HELD_OUT = 1000
+FIRST_HELD_OUT_PORTRAIT_IDENTITY = 1000
 
 
-def make_training_videos(shop: Workshop) -> dict[str, Any]:
+def make_training_videos(context: BuildContext) -> dict[str, Any]:
     """The corpus, and a few held-out people to measure on."""
-    config, drawn = shop.config.videos, (shop.config.size, shop.config.seed, shop.processes, shop.config.closeness)
-    videos = make_videos(training_portions(config), shop.work / "videos", *drawn)
-    held_out = make_videos(held_out_portions(config), shop.work / "videos_held_out", *drawn)
+    config, drawn = (
+        context.config.videos,
+        (context.config.image_size, context.config.seed, context.processes, context.config.zoom),
+    )
+    videos = render_videos(plan_training_parts(config), context.work_dir / "videos", *drawn)
+    held_out = render_videos(plan_held_out_parts(config), context.work_dir / "videos_held_out", *drawn)
     return {"videos": videos, "held_out_videos": held_out}
 
 
-def train_vae(shop: Workshop) -> dict[str, Any]:
+def train_vae(context: BuildContext) -> dict[str, Any]:
     """The part `vae`, its latents' mean and deviation measured."""
-    config, seed, folder = shop.config.vae, shop.config.seed, shop.folder("vae")
-    frames = collect_frames(shop.work / "videos", folder / "frames")
-    task = VaeTask(config, frames, seed, shop.device)
-    report = fit(task, config.fit, folder, shop.device, seed)
+    config, seed, folder = context.config.vae, context.config.seed, context.step_folder("vae")
+    frames = open_frame_store(context.work_dir / "videos", folder / "frames")
+    task = VideoVaeTask(config, frames, seed, context.device)
+    report = train_component(task, config.fit, folder, context.device, seed)
     mean, deviation = set_latent_statistics(task.model, frames, min(STATISTICS_CLIPS, 2 * len(frames)), seed)
-    save_vae(task.model, shop.components / "vae")
-    held_out = collect_frames(shop.work / "videos_held_out", folder / "frames_held_out")
-    shipped = VideoAutoencoder.from_pretrained(shop.components, device=shop.device)
+    save_vae(task.model, context.components / "vae")
+    held_out = open_frame_store(context.work_dir / "videos_held_out", folder / "frames_held_out")
+    shipped = VideoAutoencoder.from_pretrained(context.components, device=context.device)
     quality = reconstruction_quality(shipped, held_out)
     statistics = {"latent_mean_error": mean, "latent_deviation_error": deviation}
-    return fitted(report, task.model) | statistics | quality
+    return report_values(report, task.model) | statistics | quality
 
 
-def train_audio_encoder(shop: Workshop) -> dict[str, Any]:
+def train_audio_encoder(context: BuildContext) -> dict[str, Any]:
     """The part `audio_encoder`."""
-    config, seed, folder = shop.config.audio, shop.config.seed, shop.folder("audio_encoder")
-    logger.info(f"audio encoder: {config.utterances} utterances are spoken")
-    speech = speech_set(plan_training(config.utterances, seed), folder / "speech.safetensors", shop.processes)
-    task = AudioTask(config, shop.model.portrait.audio_dim, speech, seed, shop.device)
-    report = fit(task, config.fit, folder, shop.device, seed)
-    save_audio_encoder(task.encoder, shop.components / "audio_encoder")
-    others = plan_held_out(config.held_out_utterances, seed)
-    held_out = speech_set(others, folder / "speech_held_out.safetensors", shop.processes)
-    shipped = AudioEncoder.from_pretrained(shop.components, subfolder="audio_encoder")
-    return fitted(report, task.encoder) | token_accuracy(shipped, task.head.cpu(), held_out)
+    config, seed, folder = context.config.audio_encoder, context.config.seed, context.step_folder("audio_encoder")
+    logger.info(f"audio encoder: {config.num_utterances} utterances are spoken")
+    speech = load_or_synthesize(
+        plan_training_utterances(config.num_utterances, seed), folder / "speech.safetensors", context.processes
+    )
+    task = AudioEncoderTask(config, context.model.portrait.audio_dim, speech, seed, context.device)
+    report = train_component(task, config.fit, folder, context.device, seed)
+    save_audio_encoder(task.encoder, context.components / "audio_encoder")
+    others = plan_held_out_utterances(config.num_held_out_utterances, seed)
+    held_out = load_or_synthesize(others, folder / "speech_held_out.safetensors", context.processes)
+    shipped = AudioEncoder.from_pretrained(context.components, subfolder="audio_encoder")
+    return report_values(report, task.encoder) | token_accuracy(shipped, task.head.cpu(), held_out)
 
 
-def draw_stills(shop: Workshop) -> dict[str, Any]:
+def render_portrait_images(context: BuildContext) -> dict[str, Any]:
     """Pictures of many people, for the face net and the text and image encoders."""
-    config, folder = shop.config.stills, shop.folder("stills")
-    drawn = (shop.config.size, folder, shop.config.seed, shop.processes, shop.config.closeness)
+    config, folder = context.config.portrait_images, context.step_folder("stills")
+    drawn = (context.config.image_size, folder, context.config.seed, context.processes, context.config.zoom)
     counts = {}
-    for name, people in _stills_people(config).items():
-        for done in collect_stills(people, config.poses, *drawn):
+    for name, people in _image_identities(config).items():
+        for done in render_missing_portraits(people, config.images_per_person, *drawn):
             if done % 20 == 0:
                 logger.info(f"stills: {done}/{len(people)} {name} people")
         counts[name] = len(people)
     return counts
 
 
-def train_face_encoder(shop: Workshop) -> dict[str, Any]:
+def train_face_encoder(context: BuildContext) -> dict[str, Any]:
     """The part `face_encoder`."""
-    config, seed = shop.config.face, shop.config.seed
-    training, held_out = _load_stills(shop)
-    task = FaceTask(config, training, seed, shop.device)
-    report = fit(task, config.fit, shop.folder("face_encoder"), shop.device, seed)
-    export_face_network(task.network, shop.components / "face_encoder" / "nano.onnx")
-    shipped = FaceEncoder.from_pretrained(shop.components / "face_encoder")
-    return fitted(report, task.network) | verification_accuracy(shipped, held_out, seed)
+    config, seed = context.config.face_encoder, context.config.seed
+    training, held_out = _load_portrait_images(context)
+    task = FaceEncoderTask(config, training, seed, context.device)
+    report = train_component(task, config.fit, context.step_folder("face_encoder"), context.device, seed)
+    export_face_network(task.network, context.components / "face_encoder" / "nano.onnx")
+    shipped = FaceEncoder.from_pretrained(context.components / "face_encoder")
+    return report_values(report, task.network) | verification_accuracy(shipped, held_out, seed)
 
 
-def train_language(shop: Workshop) -> dict[str, Any]:
+def train_text_image_encoder(context: BuildContext) -> dict[str, Any]:
     """The parts `text_encoder`, `tokenizer`, `image_encoder` and `image_processor`."""
-    config, seed, wan = shop.config.language, shop.config.seed, shop.model.wan
-    training, held_out = _load_stills(shop)
-    tokenizer = train_tokenizer(config.vocabulary, seed)
+    config, seed, wan = context.config.text_image_encoder, context.config.seed, context.model.wan
+    training, held_out = _load_portrait_images(context)
+    tokenizer = train_tokenizer(config.vocab_size, seed)
     assert wan.image_dim is not None, "the miniature has image cross-attention"
-    task = LanguageTask(config, tokenizer, (wan.text_dim, wan.image_dim), training, seed, shop.device)
-    report = fit(task, config.fit, shop.folder("language"), shop.device, seed)
-    found = task.matched(held_out, seed)
-    save_language(task.text, task.image, tokenizer, config.image_size, shop.components)
-    return fitted(report, task.model) | found
+    task = TextImageEncoderTask(config, tokenizer, (wan.text_dim, wan.image_dim), training, seed, context.device)
+    report = train_component(task, config.fit, context.step_folder("language"), context.device, seed)
+    found = task.retrieval_accuracy(held_out, seed)
+    save_text_image_encoders(task.text, task.image, tokenizer, config.image_size, context.components)
+    return report_values(report, task.model) | found
 
 
-def prepare_clips(shop: Workshop) -> dict[str, Any]:
+def prepare_clips(context: BuildContext) -> dict[str, Any]:
     """The corpus as features, by the public script."""
-    size = shop.prepared(shop.config.size)
-    shop.prepare(shop.config.prepare, shop.work / "videos", shop.corpus, shop.components, f"buckets=[{size}x{size}]")
-    return corpus_summary(shop.corpus)
+    size = context.prepared_size(context.config.image_size)
+    context.run_preparation(
+        context.config.prepare,
+        context.work_dir / "videos",
+        context.corpus,
+        context.components,
+        f"buckets=[{size}x{size}]",
+    )
+    return corpus_summary(context.corpus)
 
 
-def train_base(shop: Workshop) -> dict[str, Any]:
+def train_base(context: BuildContext) -> dict[str, Any]:
     """The part `transformer`: image to video without sound, by the public training script."""
-    fresh, output = shop.work / "fresh_base", shop.work / "base_run"
-    write_fresh_base(shop.model, shop.config.seed, fresh)
-    shop.train("train_stage1.py", shop.config.base, fresh, f"output={output}")
-    write_trained_base(shop.model, output / "adapter", shop.components)
+    fresh, output = context.work_dir / "fresh_base", context.work_dir / "base_run"
+    write_fresh_base(context.model, context.config.seed, fresh)
+    context.run_training("train_stage1.py", context.config.base, fresh, f"output={output}")
+    write_trained_base(context.model, output / "adapter", context.components)
     return training_summary(output)
 
 
-def train_stage1(shop: Workshop) -> dict[str, Any]:
+def train_stage1(context: BuildContext) -> dict[str, Any]:
     """The paper's first stage, by the public script."""
-    output = shop.work / "stage1"
-    shop.train("train_stage1.py", shop.config.stage1, shop.components, f"output={output}")
+    output = context.work_dir / "stage1"
+    context.run_training("train_stage1.py", context.config.stage1, context.components, f"output={output}")
     return training_summary(output)
 
 
-def train_stage2(shop: Workshop) -> dict[str, Any]:
+def train_stage2(context: BuildContext) -> dict[str, Any]:
     """The paper's second stage, by the public script."""
-    output, start = shop.work / "stage2", shop.work / "stage1" / "adapter"
-    shop.train("train_stage2.py", shop.config.stage2, shop.components, f"output={output}", f"stage.init_from={start}")
+    output, start = context.work_dir / "stage2", context.work_dir / "stage1" / "adapter"
+    context.run_training(
+        "train_stage2.py", context.config.stage2, context.components, f"output={output}", f"stage.init_from={start}"
+    )
     return training_summary(output)
 
 
-def pack_pipeline(shop: Workshop) -> dict[str, Any]:
+def pack_pipeline(context: BuildContext) -> dict[str, Any]:
     """The finished folder, without its model card."""
-    adapter = shop.work / "stage2_more" / "adapter"
-    return pack(
-        shop.components,
+    adapter = context.work_dir / "stage2_more" / "adapter"
+    return write_pipeline(
+        context.components,
         adapter,
-        shop.corpus / NORMALISER,
-        shop.output,
-        dataclasses.asdict(shop.model.portrait),
-        shop.config.text_length,
-        shop.config.shift,
+        context.corpus / MOTION_NORMALIZER_FILE,
+        context.output,
+        dataclasses.asdict(context.model.portrait),
+        context.config.max_text_tokens,
+        context.config.flow_shift,
     )
 
 
-def _stills_people(config: StillsConfig) -> dict[str, range]:
+def _image_identities(config: PortraitImagesConfig) -> dict[str, range]:
     return {
-        "training": range(config.identities),
-        "held_out": range(FIRST_HELD_OUT, FIRST_HELD_OUT + config.held_out),
+        "training": range(config.num_identities),
+        "held_out": range(FIRST_HELD_OUT_PORTRAIT_IDENTITY, FIRST_HELD_OUT_PORTRAIT_IDENTITY + config.num_held_out),
     }
 
 
-def _load_stills(shop: Workshop) -> tuple[Stills, Stills]:
-    people, folder = _stills_people(shop.config.stills), shop.work / "stills"
-    return load_stills(people["training"], folder), load_stills(people["held_out"], folder)
+def _load_portrait_images(context: BuildContext) -> tuple[PortraitImages, PortraitImages]:
+    people, folder = _image_identities(context.config.portrait_images), context.work_dir / "stills"
+    return load_portrait_images(people["training"], folder), load_portrait_images(people["held_out"], folder)

@@ -6,61 +6,72 @@ from pathlib import Path
 from typing import Any
 
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.nano.config import ExpressionConfig
-from fantasytalking.nano.context import Workshop
-from fantasytalking.nano.expression.expression_samples import ExpressionSamples, collect_expressions, load_expressions
-from fantasytalking.nano.expression.expression_training import ExpressionTask, measure_encoder
-from fantasytalking.nano.expression.reader_fitting import fit_reader, measure_reader
-from fantasytalking.nano.trainers.component_trainer import fit, fitted
+from fantasytalking.nano.config import ExpressionEncoderTraining
+from fantasytalking.nano.context import BuildContext
+from fantasytalking.nano.expression.expression_samples import (
+    ExpressionSamples,
+    load_expression_samples,
+    render_expression_samples,
+)
+from fantasytalking.nano.expression.expression_training import ExpressionEncoderTask, evaluate_expression_encoder
+from fantasytalking.nano.expression.reader_fitting import evaluate_expression_reader, fit_reader_weights
+from fantasytalking.nano.trainers.component_trainer import report_values, train_component
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "expression_encoder"
-FIRST_OF_READER = 500
-FIRST_HELD_OUT = 1000
-READER = "expression_reader.safetensors"
+EXPRESSION_FOLDER = "expression_encoder"
+FIRST_READER_IDENTITY = 500
+FIRST_HELD_OUT_EXPRESSION_IDENTITY = 1000
+READER_FILE = "expression_reader.safetensors"
 
 
 @dataclass(frozen=True)
-class _Drawing:
-    shop: Workshop
+class _SampleRenderer:
+    context: BuildContext
 
-    def samples(self, what: str, people: range, seed: int) -> ExpressionSamples:
-        """Pictures of `people`, drawn where they are not there yet."""
-        config, folder = self.shop.config, self.shop.folder(FOLDER) / what
-        drawn = (config.size, folder, seed, self.shop.processes, config.closeness)
-        for done in collect_expressions(people, config.expression.poses, *drawn):
+    def samples(self, subset: str, identities: range, seed: int) -> ExpressionSamples:
+        """Pictures of `identities`, drawn where they are not there yet."""
+        config, folder = self.context.config, self.context.step_folder(EXPRESSION_FOLDER) / subset
+        drawn = (config.image_size, folder, seed, self.context.processes, config.zoom)
+        for done in render_expression_samples(identities, config.expression_encoder.images_per_person, *drawn):
             if done % 20 == 0:
-                logger.info(f"expressions: {done}/{len(people)} people, {what}")
-        return load_expressions(people, folder)
+                logger.info(f"expressions: {done}/{len(identities)} people, {subset}")
+        return load_expression_samples(identities, folder)
 
 
-def train_expression_encoder(shop: Workshop) -> dict[str, Any]:
+def train_expression_encoder(context: BuildContext) -> dict[str, Any]:
     """The expression encoder; what is read from it on held-out people."""
-    config, seed, folder, drawing = shop.config.expression, shop.config.seed, shop.folder(FOLDER), _Drawing(shop)
-    training = drawing.samples("training", range(config.people), seed)
-    held_out = drawing.samples("held_out", _held_out(config), seed)
-    task = ExpressionTask(config, training, seed, shop.device)
-    report = fit(task, config.fit, folder, shop.device, seed)
-    task.standardise()
-    ExpressionEncoder(task.network, shop.device).save_pretrained(shop.expression_encoder)
-    shipped = ExpressionEncoder.from_pretrained(shop.expression_encoder, device=shop.device)
-    return fitted(report, task.network) | measure_encoder(shipped, task, held_out)
+    config, seed, folder, drawing = (
+        context.config.expression_encoder,
+        context.config.seed,
+        context.step_folder(EXPRESSION_FOLDER),
+        _SampleRenderer(context),
+    )
+    training = drawing.samples("training", range(config.num_identities), seed)
+    held_out = drawing.samples("held_out", _held_out_identities(config), seed)
+    task = ExpressionEncoderTask(config, training, seed, context.device)
+    report = train_component(task, config.fit, folder, context.device, seed)
+    task.standardize_features()
+    ExpressionEncoder(task.network, context.device).save_pretrained(context.expression_encoder)
+    shipped = ExpressionEncoder.from_pretrained(context.expression_encoder, device=context.device)
+    return report_values(report, task.network) | evaluate_expression_encoder(shipped, task, held_out)
 
 
-def fit_expression_reader(shop: Workshop) -> dict[str, Any]:
+def fit_expression_reader(context: BuildContext) -> dict[str, Any]:
     """The reader for evaluation, of other people and faces than the encoder's; what it reads on held-out people."""
-    config, drawing, seed = shop.config.expression, _Drawing(shop), shop.config.seed
-    others = drawing.samples("reader", range(FIRST_OF_READER, FIRST_OF_READER + config.people), seed + 1)
-    reader = fit_reader(others)
-    reader.save(reader_path(shop))
-    return dict(measure_reader(reader, drawing.samples("held_out", _held_out(config), seed)))
+    config, drawing, seed = context.config.expression_encoder, _SampleRenderer(context), context.config.seed
+    others = drawing.samples(
+        "reader", range(FIRST_READER_IDENTITY, FIRST_READER_IDENTITY + config.num_identities), seed + 1
+    )
+    reader = fit_reader_weights(others)
+    reader.save(expression_reader_path(context))
+    return dict(evaluate_expression_reader(reader, drawing.samples("held_out", _held_out_identities(config), seed)))
 
 
-def reader_path(shop: Workshop) -> Path:
+def expression_reader_path(context: BuildContext) -> Path:
     """Where the fitted reader lies: by its name evaluation finds it when the folder is given as that of weights."""
-    return shop.work / READER
+    return context.work_dir / READER_FILE
 
 
-def _held_out(config: ExpressionConfig) -> range:
-    return range(FIRST_HELD_OUT, FIRST_HELD_OUT + config.held_out)
+def _held_out_identities(config: ExpressionEncoderTraining) -> range:
+    return range(FIRST_HELD_OUT_EXPRESSION_IDENTITY, FIRST_HELD_OUT_EXPRESSION_IDENTITY + config.num_held_out)

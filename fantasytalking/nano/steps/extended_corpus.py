@@ -3,31 +3,33 @@
 from pathlib import Path
 from typing import Any
 
-from fantasytalking.nano.context import Workshop, corpus_summary
-from fantasytalking.nano.corpora.unique_utterances import make_more_videos
+from fantasytalking.nano.context import BuildContext, corpus_summary
+from fantasytalking.nano.corpora.unique_utterances import render_extended_videos
 
 
-def make_more(shop: Workshop) -> dict[str, Any]:
+def make_extended_videos(context: BuildContext) -> dict[str, Any]:
     """Their videos."""
-    config = shop.config
-    drawn = (config.size, config.seed, shop.processes, config.closeness)
-    return {"videos": make_more_videos(config.more_videos, _videos(shop), *drawn)}
+    config = context.config
+    drawn = (config.image_size, config.seed, context.processes, config.zoom)
+    return {"videos": render_extended_videos(config.extended_videos, _videos_folder(context), *drawn)}
 
 
-def prepare_more(shop: Workshop) -> dict[str, Any]:
+def prepare_extended(context: BuildContext) -> dict[str, Any]:
     """Those videos as features, by the public script."""
-    size = shop.prepared(shop.config.size)
+    size = context.prepared_size(context.config.image_size)
     # Intensities of motion mean what they mean in the other clips.
-    settings = [f"buckets=[{size}x{size}]", f"normaliser={shop.normaliser}"]
-    shop.prepare(shop.config.more_prepare, _videos(shop), shop.more_corpus, shop.components, *settings)
-    return corpus_summary(shop.more_corpus)
+    settings = [f"buckets=[{size}x{size}]", f"normaliser={context.motion_normalizer}"]
+    context.run_preparation(
+        context.config.extended_prepare, _videos_folder(context), context.extended_corpus, context.components, *settings
+    )
+    return corpus_summary(context.extended_corpus)
 
 
-def train_stage2_more(shop: Workshop) -> dict[str, Any]:
+def train_stage2_extended(context: BuildContext) -> dict[str, Any]:
     """Stage 2 ends with them, and with the pictures of several people."""
-    corpora = [shop.more_corpus, shop.portrait_corpus]
-    return shop.go_on_with_stage2(shop.config.stage2_more, "stage2_people", "stage2_more", corpora)
+    corpora = [context.extended_corpus, context.portrait_corpus]
+    return context.resume_stage2(context.config.stage2_extended, "stage2_people", "stage2_more", corpora)
 
 
-def _videos(shop: Workshop) -> Path:
-    return shop.work / "videos_more"
+def _videos_folder(context: BuildContext) -> Path:
+    return context.work_dir / "videos_more"

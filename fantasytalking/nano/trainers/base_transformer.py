@@ -11,17 +11,17 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 
 from fantasytalking.checkpoints.adapter import BASE_FILE
-from fantasytalking.common.files import written_whole
-from fantasytalking.models.presets import ModelConfig, transformer_arguments
-from fantasytalking.nano.half_precision import halve
+from fantasytalking.common.files import atomic_write
+from fantasytalking.models.presets import ModelConfig, transformer_kwargs
+from fantasytalking.nano.half_precision import to_half_precision
 
-TRANSFORMER = "transformer"
+TRANSFORMER_FOLDER = "transformer"
 
 
 def build_base(config: ModelConfig, seed: int) -> WanTransformer3DModel:
     """A fresh Wan transformer of the preset's size, which predicts zero before it is trained."""
     torch.manual_seed(seed)
-    arguments = transformer_arguments(config)
+    arguments = transformer_kwargs(config)
     wan = {name: value for name, value in arguments.items() if name not in vars(config.portrait)}
     model = WanTransformer3DModel(**wan)
     torch.nn.init.zeros_(model.proj_out.weight)
@@ -31,8 +31,8 @@ def build_base(config: ModelConfig, seed: int) -> WanTransformer3DModel:
 
 def write_fresh_base(config: ModelConfig, seed: int, folder: Path) -> None:
     """Writes the base to be trained as `folder`/transformer, once."""
-    if not (folder / TRANSFORMER).is_dir():
-        with written_whole(folder / TRANSFORMER) as temporary:
+    if not (folder / TRANSFORMER_FOLDER).is_dir():
+        with atomic_write(folder / TRANSFORMER_FOLDER) as temporary:
             build_base(config, seed).save_pretrained(temporary)
 
 
@@ -42,6 +42,6 @@ def write_trained_base(config: ModelConfig, adapter: Path, components: Path) -> 
     # Wan's files hold this norm, and nothing reads it.
     unread = {name: value for name, value in model.state_dict().items() if "norm_added_q" in name}
     model.load_state_dict(unread | load_file(adapter / BASE_FILE), strict=True)
-    halve(model)
-    with written_whole(components / TRANSFORMER) as temporary:
+    to_half_precision(model)
+    with atomic_write(components / TRANSFORMER_FOLDER) as temporary:
         model.save_pretrained(temporary)

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import written_whole
-from fantasytalking.nano.config import FitConfig
-from fantasytalking.training.config import Optimiser
+from fantasytalking.common.files import atomic_write
+from fantasytalking.nano.config import ComponentTrainingConfig
+from fantasytalking.training.config import OptimizerType
 from fantasytalking.training.muon import Muon
 
 logger = logging.getLogger(__name__)
 
-STATE = "state.pt"
-FINAL_SHARE = 0.01
+TRAINING_STATE_FILE = "state.pt"
+MIN_LR_RATIO = 0.01
 
 
-class Task(Protocol):
+class ComponentTask(Protocol):
     """What is trained, and the loss of a step."""
 
     name: str
@@ -42,7 +42,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class FitReport:
+class ComponentTrainingReport:
     """What came of an optimisation."""
 
     first_loss: float
@@ -54,7 +54,7 @@ class FitReport:
     """Spent in steps, over all runs."""
 
 
-def fitted(report: FitReport, model: nn.Module) -> dict[str, Any]:
+def report_values(report: ComponentTrainingReport, model: nn.Module) -> dict[str, Any]:
     """What a step of the build tells of the training of a model."""
     parameters = sum(value.numel() for value in model.parameters())
     return {
@@ -66,42 +66,46 @@ def fitted(report: FitReport, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def fit(task: Task, config: FitConfig, folder: Path, device: torch.device, seed: int) -> FitReport:
+def train_component(
+    task: ComponentTask, config: ComponentTrainingConfig, folder: Path, device: torch.device, seed: int
+) -> ComponentTrainingReport:
     """Trains `task` from the state in `folder`, or from nothing, to the last step.
 
     Raises:
         InputError: the state is damaged, or the loss is not finite.
     """
     model = task.model.to(device).train()
-    kind = {Optimiser.adamw: torch.optim.AdamW, Optimiser.muon: Muon}[config.optimiser]
+    kind = {OptimizerType.adamw: torch.optim.AdamW, OptimizerType.muon: Muon}[config.optimizer]
     optimiser = kind(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    losses, seconds = _resume(folder / STATE, model, optimiser)
+    losses, seconds = _load_state(folder / TRAINING_STATE_FILE, model, optimiser)
     for step in range(len(losses), config.steps):
         start = perf_counter()
         for group in optimiser.param_groups:
-            group["lr"] = _rate(step, config)
+            group["lr"] = _learning_rate(step, config)
         torch.manual_seed(seed * 1_000_003 + step)
-        with autocast(device):
+        with autocast_context(device):
             loss = task.loss(np.random.default_rng([seed, step]), step)
         if not torch.isfinite(loss):
             raise InputError(f"the loss of {task.name} is not finite at step {step}; lower its fit.learning_rate")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimiser.step()
         losses.append(loss.item())
         seconds += perf_counter() - start
         done = step + 1
-        if done % config.tell_every == 0 or done == config.steps:
-            _tell(task.name, losses, config, seconds)
-        if done % config.save_every == 0 or done == config.steps:
-            _save(folder / STATE, model, optimiser, losses, seconds)
+        if done % config.log_interval == 0 or done == config.steps:
+            _log_progress(task.name, losses, config, seconds)
+        if done % config.save_interval == 0 or done == config.steps:
+            _save_state(folder / TRAINING_STATE_FILE, model, optimiser, losses, seconds)
     model.eval()
     tenth = max(1, len(losses) // 10)
-    return FitReport(float(np.mean(losses[:tenth])), float(np.mean(losses[-tenth:])), len(losses), seconds)
+    return ComponentTrainingReport(
+        float(np.mean(losses[:tenth])), float(np.mean(losses[-tenth:])), len(losses), seconds
+    )
 
 
-def autocast(device: torch.device) -> AbstractContextManager[None]:
+def autocast_context(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 on a GPU or a processor that computes with it (a third less time there); float32 elsewhere."""
     on_gpu = device.type == "cuda"
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _processor_has_bf16()
@@ -115,41 +119,43 @@ def _processor_has_bf16() -> bool:
     return facts.is_file() and any(word in facts.read_text() for word in ("avx512_bf16", "amx_bf16"))
 
 
-def _rate(step: int, config: FitConfig) -> float:
-    rise = min(1.0, (step + 1) / max(1, config.warm_up))
+def _learning_rate(step: int, config: ComponentTrainingConfig) -> float:
+    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
     progress = min(1.0, step / max(1, config.steps))
-    share = FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+    share = MIN_LR_RATIO + (1 - MIN_LR_RATIO) * 0.5 * (1 + math.cos(math.pi * progress))
     return config.learning_rate * rise * share
 
 
-def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[list[float], float]:
+def _load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list[float], float]:
     if not path.is_file():
         return [], 0.0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        optimizer.load_state_dict(state["optimiser"])
         return list(state["losses"]), float(state["seconds"])
     except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
         raise InputError(f"'{path}' cannot be gone on from ({error}); remove it to begin this step anew") from error
 
 
-def _save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, losses: list[float], seconds: float) -> None:
+def _save_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float], seconds: float
+) -> None:
     state = {
         "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimiser": optimizer.state_dict(),
         "losses": losses,
         "seconds": seconds,
     }
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 
-def _tell(name: str, losses: list[float], config: FitConfig, seconds: float) -> None:
+def _log_progress(name: str, losses: list[float], config: ComponentTrainingConfig, seconds: float) -> None:
     done = len(losses)
     each = seconds / done
     left = round((config.steps - done) * each)
-    recent = float(np.mean(losses[-config.tell_every :]))
+    recent = float(np.mean(losses[-config.log_interval :]))
     logger.info(
         f"{name}: step {done}/{config.steps}  loss {recent:.4f}  {each:.2f} s a step  "
         f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"

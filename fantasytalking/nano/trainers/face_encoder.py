@@ -16,28 +16,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.common.files import written_whole
-from fantasytalking.encoders.arcface import DIM, SIZE, FaceEncoder
-from fantasytalking.nano.config import FaceConfig
-from fantasytalking.nano.corpora.portrait_images import Stills
+from fantasytalking.common.files import atomic_write
+from fantasytalking.encoders.arcface import ARCFACE_DIM, ARCFACE_SIZE, FaceEncoder
+from fantasytalking.nano.config import FaceEncoderTraining
+from fantasytalking.nano.corpora.portrait_images import PortraitImages
 
-INPUT_NAME, OUTPUT_NAME = "input.1", "embedding"
+ONNX_INPUT_NAME, ONNX_OUTPUT_NAME = "input.1", "embedding"
 
 
-class _Residual(nn.Module):
+class _ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut, at half the resolution."""
 
-    def __init__(self, inner: int, outer: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(inner, outer, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(outer),
-            nn.PReLU(outer),
-            nn.Conv2d(outer, outer, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outer),
+            nn.Conv2d(in_channels, out_channels, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.PReLU(out_channels),
+            nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
         )
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(inner, outer, 1, bias=False), nn.BatchNorm2d(outer))
-        self.activation = nn.PReLU(outer)
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2), nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
+        )
+        self.activation = nn.PReLU(out_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         result: Tensor = self.activation(self.body(image) + self.shortcut(image))
@@ -52,9 +54,9 @@ class FaceNetwork(nn.Module):
         assert len(channels) == 4, "112 is halved four times to 7"
         first = channels[0]
         self.stem = nn.Sequential(nn.Conv2d(3, first, 3, 2, 1, bias=False), nn.BatchNorm2d(first), nn.PReLU(first))
-        self.stages = nn.Sequential(*(_Residual(*pair) for pair in pairwise(channels)))
+        self.stages = nn.Sequential(*(_ResidualBlock(*pair) for pair in pairwise(channels)))
         self.gather = nn.Conv2d(channels[-1], channels[-1], 7, groups=channels[-1], bias=False)
-        self.head = nn.Linear(channels[-1], DIM)
+        self.head = nn.Linear(channels[-1], ARCFACE_DIM)
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.gather(self.stages(self.stem(image))).flatten(1)
@@ -62,67 +64,73 @@ class FaceNetwork(nn.Module):
         return result
 
 
-class FaceTask:
+class FaceEncoderTask:
     """Telling the people of the stills apart."""
 
     name = "face net"
 
-    def __init__(self, config: FaceConfig, stills: Stills, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, config: FaceEncoderTraining, portrait_images: PortraitImages, seed: int, device: torch.device
+    ) -> None:
         torch.manual_seed(seed)
-        self._faces, self._config, self._device = stills.faces, config, device
-        self._classes = np.searchsorted(stills.numbers, stills.people)
-        centres = nn.Linear(DIM, len(stills.numbers), bias=False)
+        self._faces, self._config, self._device = portrait_images.faces, config, device
+        self._classes = np.searchsorted(portrait_images.unique_identities, portrait_images.identities)
+        centres = nn.Linear(ARCFACE_DIM, len(portrait_images.unique_identities), bias=False)
         self.network, self._centres = FaceNetwork(config.channels), centres
         self.model = nn.ModuleDict({"network": self.network, "centres": centres})
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:
         """Cross-entropy of scale * (cosine - margin of the true person)."""
-        chosen = random.integers(len(self._faces), size=self._config.fit.batch)
-        images = torch.from_numpy(np.stack([varied(self._faces[index], random) for index in chosen]))
+        chosen = random.integers(len(self._faces), size=self._config.fit.batch_size)
+        images = torch.from_numpy(np.stack([augment_face(self._faces[index], random) for index in chosen]))
         wanted = torch.from_numpy(self._classes[chosen]).to(self._device)
-        embedding = self.network(as_input(images).to(self._device))
+        embedding = self.network(to_network_input(images).to(self._device))
         cosine = F.linear(F.normalize(embedding.float()), F.normalize(self._centres.weight))
         margin = self._config.margin * F.one_hot(wanted, cosine.shape[1])
         return F.cross_entropy(self._config.scale * (cosine - margin), wanted)
 
 
-def as_input(faces: Tensor) -> Tensor:
+def to_network_input(faces: Tensor) -> Tensor:
     """(B, 112, 112, 3) uint8 to what the network takes, as insightface prepares it."""
     return (faces.float().permute(0, 3, 1, 2) - 127.5) / 127.5
 
 
-def varied(face: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+def augment_face(face: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """The same person in another light, moved a little, blurred, noisy: what compression and a video model do."""
     import cv2
 
     angle, scale = random.normal(0, 3), random.uniform(0.94, 1.06)
-    turn = np.asarray(cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), angle, scale), dtype=np.float64)
+    turn = np.asarray(cv2.getRotationMatrix2D((ARCFACE_SIZE / 2, ARCFACE_SIZE / 2), angle, scale), dtype=np.float64)
     turn[:, 2] += random.normal(0, 2, 2)
-    result = cv2.warpAffine(face, turn, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
+    result = cv2.warpAffine(face, turn, (ARCFACE_SIZE, ARCFACE_SIZE), borderMode=cv2.BORDER_REPLICATE)
     if random.random() < 0.4:
-        small = int(random.integers(32, SIZE))
-        result = cv2.resize(cv2.resize(result, (small, small), interpolation=cv2.INTER_AREA), (SIZE, SIZE))
+        small = int(random.integers(32, ARCFACE_SIZE))
+        result = cv2.resize(
+            cv2.resize(result, (small, small), interpolation=cv2.INTER_AREA), (ARCFACE_SIZE, ARCFACE_SIZE)
+        )
     light = random.uniform(0.85, 1.15) * random.uniform(0.95, 1.05, 3)
     noisy = result * light + random.normal(0, 8) + random.normal(0, random.uniform(0, 5), result.shape)
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def verification_accuracy(encoder: FaceEncoder, stills: Stills, seed: int, pairs: int = 2000) -> dict[str, float]:
-    """How well one threshold on the cosine tells same from other person, half and half of `pairs`.
+def verification_accuracy(
+    encoder: FaceEncoder, portrait_images: PortraitImages, seed: int, num_pairs: int = 2000
+) -> dict[str, float]:
+    """How well one threshold on the cosine tells same from other person, half and half of `num_pairs`.
 
     The threshold is the best one on the first half of the pairs, the accuracy that of the second.
     """
     random = np.random.default_rng([seed, 9])
-    embeddings = np.stack([encoder.encode_aligned(face) for face in stills.faces])
+    embeddings = np.stack([encoder.encode_aligned(face) for face in portrait_images.faces])
     cosines, same = [], []
-    for number in range(pairs):
+    for number in range(num_pairs):
         first = int(random.integers(len(embeddings)))
-        like = (stills.people == stills.people[first]) == (number % 2 == 0)
+        like = (portrait_images.identities == portrait_images.identities[first]) == (number % 2 == 0)
         like[first] = False
         second = int(random.choice(np.flatnonzero(like)))
         cosines.append(float(embeddings[first] @ embeddings[second]))
         same.append(number % 2 == 0)
-    cosine, truth, half = np.array(cosines), np.array(same), pairs // 2
+    cosine, truth, half = np.array(cosines), np.array(same), num_pairs // 2
     thresholds = np.unique(cosine[:half])
     scores = [float(((cosine[:half] >= threshold) == truth[:half]).mean()) for threshold in thresholds]
     threshold = float(thresholds[int(np.argmax(scores))])
@@ -131,7 +139,7 @@ def verification_accuracy(encoder: FaceEncoder, stills: Stills, seed: int, pairs
         "threshold": threshold,
         "cosine_same": float(cosine[truth].mean()),
         "cosine_other": float(cosine[~truth].mean()),
-        "people": len(stills.numbers),
+        "people": len(portrait_images.unique_identities),
     }
 
 
@@ -139,22 +147,22 @@ def export_face_network(network: FaceNetwork, path: Path) -> None:
     """Writes the network as one .onnx, which insightface reads as 'recognition'."""
     network = network.cpu().eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, of which nothing is needed
-    with written_whole(path) as temporary, warnings.catch_warnings():
+    with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
-            (torch.zeros(1, 3, SIZE, SIZE),),
+            (torch.zeros(1, 3, ARCFACE_SIZE, ARCFACE_SIZE),),
             str(temporary),
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
+            input_names=[ONNX_INPUT_NAME],
+            output_names=[ONNX_OUTPUT_NAME],
             dynamo=True,
             external_data=False,
             verbose=False,
         )
-        _forget_its_making(temporary)
+        _strip_onnx_metadata(temporary)
 
 
-def _forget_its_making(path: Path) -> None:
+def _strip_onnx_metadata(path: Path) -> None:
     """Takes out of a .onnx where the code stood that made each node."""
     import onnx
 

@@ -21,41 +21,43 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from fantasytalking.nano.config import LanguageConfig
-from fantasytalking.nano.corpora.captions import DEFAULT, caption
-from fantasytalking.nano.corpora.portrait_images import Stills
-from fantasytalking.nano.half_precision import halve
+from fantasytalking.nano.config import TextImageEncoderTraining
+from fantasytalking.nano.corpora.captions import DEFAULT_CAPTION, make_caption
+from fantasytalking.nano.corpora.portrait_images import PortraitImages
+from fantasytalking.nano.half_precision import to_half_precision
 from fantasytalking.portrait_world.people.identity import TRAINING_IDENTITIES, Identity, make_identity
 
-COMMON_DIM = 64
-PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+SHARED_EMBEDDING_DIM = 64
+PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<pad>", "</s>", "<unk>"
 
 
-def train_tokenizer(vocabulary: int, seed: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
     """Byte pairs of the training people's captions: nothing is unknown, and a known word is one token.
 
     Ends every text with </s> and pads on the right, as T5's does.
     """
-    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN_TOKEN))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[PAD, END, UNKNOWN],
+        vocab_size=vocab_size,
+        special_tokens=[PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_all_captions(seed), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END_TOKEN}", special_tokens=[(END_TOKEN, 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD_TOKEN, eos_token=END_TOKEN, unk_token=UNKNOWN_TOKEN
+    )
 
 
-def build_text_encoder(config: LanguageConfig, dim: int, seed: int) -> UMT5EncoderModel:
+def build_text_encoder(config: TextImageEncoderTraining, dim: int, seed: int) -> UMT5EncoderModel:
     """A fresh umT5 encoder of width `dim`."""
     torch.manual_seed(seed)
     return UMT5EncoderModel(
         UMT5Config(
-            vocab_size=config.vocabulary,
+            vocab_size=config.vocab_size,
             d_model=dim,
             d_kv=dim // config.text_heads,
             d_ff=2 * dim,
@@ -68,7 +70,7 @@ def build_text_encoder(config: LanguageConfig, dim: int, seed: int) -> UMT5Encod
     )
 
 
-def build_image_encoder(config: LanguageConfig, dim: int, seed: int) -> CLIPVisionModel:
+def build_image_encoder(config: TextImageEncoderTraining, dim: int, seed: int) -> CLIPVisionModel:
     """A fresh CLIP vision transformer of width `dim`."""
     torch.manual_seed(seed + 1)
     return CLIPVisionModel(
@@ -88,63 +90,72 @@ def build_image_processor(size: int) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
-class LanguageTask:
+class TextImageEncoderTask:
     """Telling which caption goes with which portrait."""
 
     name = "text and image encoder"
 
     def __init__(
         self,
-        config: LanguageConfig,
+        config: TextImageEncoderTraining,
         tokenizer: PreTrainedTokenizerFast,
         dims: tuple[int, int],
-        stills: Stills,
+        portrait_images: PortraitImages,
         seed: int,
         device: torch.device,
     ) -> None:
         self.text, self.image = build_text_encoder(config, dims[0], seed), build_image_encoder(config, dims[1], seed)
-        heads = {"text": nn.Linear(dims[0], COMMON_DIM), "image": nn.Linear(dims[1], COMMON_DIM)}
+        heads = {"text": nn.Linear(dims[0], SHARED_EMBEDDING_DIM), "image": nn.Linear(dims[1], SHARED_EMBEDDING_DIM)}
         self._heads, self._scale = nn.ModuleDict(heads), nn.Parameter(torch.tensor(2.0))
         self.model = nn.ModuleDict({"text": self.text, "image": self.image, "heads": self._heads})
         self.model.register_parameter("scale", self._scale)
-        self._config, self._tokenizer, self._stills, self._device = config, tokenizer, stills, device
-        self._identities = {int(number): make_identity(int(number)) for number in stills.numbers}
+        self._config, self._tokenizer, self._portrait_images, self._device = config, tokenizer, portrait_images, device
+        self._identities = {int(number): make_identity(int(number)) for number in portrait_images.unique_identities}
         self._processor = build_image_processor(config.image_size)
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:
         """Symmetric cross-entropy over the pairs of a batch of different people."""
-        numbers = self._stills.numbers
-        people = random.choice(numbers, min(self._config.fit.batch, len(numbers)), replace=False)
+        numbers = self._portrait_images.unique_identities
+        people = random.choice(numbers, min(self._config.fit.batch_size, len(numbers)), replace=False)
         logits = self._similarities(people, random)
         wanted = torch.arange(len(people), device=logits.device)
         return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
 
     @torch.no_grad()
-    def matched(self, stills: Stills, seed: int, of: int = 16, rounds: int = 50) -> dict[str, float]:
-        """How often the right one of the captions of `of` other people's portraits is chosen; chance is 1 / `of`."""
+    def retrieval_accuracy(
+        self, portrait_images: PortraitImages, seed: int, num_candidates: int = 16, rounds: int = 50
+    ) -> dict[str, float]:
+        """How often the right one of the captions of `num_candidates` other people's portraits is chosen; chance is 1 /
+        `num_candidates`."""
         self.model.eval()
         random = np.random.default_rng([seed, 3])
-        before, self._stills = self._stills, stills
-        self._identities |= {int(number): make_identity(int(number)) for number in stills.numbers}
+        before, self._portrait_images = self._portrait_images, portrait_images
+        self._identities |= {int(number): make_identity(int(number)) for number in portrait_images.unique_identities}
         right = []
         for _ in range(rounds):
-            people = random.choice(stills.numbers, min(of, len(stills.numbers)), replace=False)
+            people = random.choice(
+                portrait_images.unique_identities,
+                min(num_candidates, len(portrait_images.unique_identities)),
+                replace=False,
+            )
             named = self._similarities(people, random).argmax(dim=1).cpu().numpy()
             right.append((named == np.arange(len(people))).mean())
-        self._stills = before
-        return {"matched": float(np.mean(right)), "of": min(of, len(stills.numbers))}
+        self._portrait_images = before
+        return {"matched": float(np.mean(right)), "of": min(num_candidates, len(portrait_images.unique_identities))}
 
-    def _similarities(self, people: Iterable[int], random: np.random.Generator) -> Tensor:
+    def _similarities(self, identities: Iterable[int], random: np.random.Generator) -> Tensor:
         """(B, B): portraits by captions."""
-        places = [int(random.choice(np.flatnonzero(self._stills.people == number))) for number in people]
-        images = self._embed_images(torch.from_numpy(self._stills.pictures[places]))
-        texts = self._embed_texts([caption(self._identities[int(number)], random) for number in people])
+        places = [
+            int(random.choice(np.flatnonzero(self._portrait_images.identities == number))) for number in identities
+        ]
+        images = self._embed_images(torch.from_numpy(self._portrait_images.images[places]))
+        texts = self._embed_texts([make_caption(self._identities[int(number)], random) for number in identities])
         scale: Tensor = self._scale.clamp(max=4).exp()
         return scale * images @ texts.T
 
-    def _embed_images(self, pictures: Tensor) -> Tensor:
+    def _embed_images(self, images: Tensor) -> Tensor:
         size = (self._config.image_size,) * 2
-        pixels = rearrange(pictures, "b h w c -> b c h w").to(self._device, torch.float32) / 255
+        pixels = rearrange(images, "b h w c -> b c h w").to(self._device, torch.float32) / 255
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
         mean = pixels.new_tensor(self._processor.image_mean).view(1, 3, 1, 1)
         deviation = pixels.new_tensor(self._processor.image_std).view(1, 3, 1, 1)
@@ -158,7 +169,7 @@ class LanguageTask:
         return F.normalize(self._heads["text"]((states * real).sum(1) / real.sum(1)).float(), dim=1)
 
 
-def save_language(
+def save_text_image_encoders(
     text: UMT5EncoderModel,
     image: CLIPVisionModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -166,8 +177,8 @@ def save_language(
     components: Path,
 ) -> None:
     """Writes text_encoder, tokenizer, image_encoder and image_processor, weights in half precision."""
-    halve(text)
-    halve(image)
+    to_half_precision(text)
+    to_half_precision(image)
     text.save_pretrained(components / "text_encoder")
     tokenizer.save_pretrained(components / "tokenizer")
     image.save_pretrained(components / "image_encoder")
@@ -177,4 +188,4 @@ def save_language(
 def _all_captions(seed: int) -> list[str]:
     random = np.random.default_rng([seed, 2])
     people: list[Identity] = [make_identity(number) for number in TRAINING_IDENTITIES]
-    return [DEFAULT] * 200 + [caption(person, random) for person in people for _ in range(3)]
+    return [DEFAULT_CAPTION] * 200 + [make_caption(person, random) for person in people for _ in range(3)]

@@ -28,94 +28,98 @@ class CausalWindow(NamedTuple):
     """Latent frame at which its stretch begins; frame 0 comes before it."""
     end: int
     """Latent frame behind its last."""
-    finished: int
+    denoised: int
     """Latent frames that earlier windows have made, shown or not."""
-    shown: int
+    emitted: int
     """Latent frames that can no longer change."""
     overlap: int
     is_last: bool
 
     @property
-    def frames(self) -> Tensor:
+    def frame_indices(self) -> Tensor:
         """(L,) latent frames of the video."""
         return torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(self.start, self.end)])
 
     @property
-    def earlier(self) -> Tensor:
+    def overlap_weight(self) -> Tensor:
         """(L,) float32 share of what earlier windows have made: 1 where it was shown, 0 where there is nothing yet."""
-        if not self.finished:
-            return torch.zeros(len(self.frames))
-        waiting = (self.finished - self.frames) / (self.overlap + 1)  # falls over the overlap, as in `plan_windows`
-        return torch.where(self.frames < self.shown, 1.0, waiting.clamp(0, 1))
+        if not self.denoised:
+            return torch.zeros(len(self.frame_indices))
+        waiting = (self.denoised - self.frame_indices) / (
+            self.overlap + 1
+        )  # falls over the overlap, as in `plan_windows`
+        return torch.where(self.frame_indices < self.emitted, 1.0, waiting.clamp(0, 1))
 
     @property
-    def ready(self) -> int:
+    def emittable(self) -> int:
         """Latent frames of the video that can be shown when this window is done."""
         return self.end if self.is_last else self.end - self.overlap
 
 
-def first_window(length: int, overlap: int, latent_frames: int | None) -> CausalWindow:
-    """The first of the windows of `length` latent frames.
+def first_causal_window(window_length: int, overlap: int, num_latent_frames: int | None) -> CausalWindow:
+    """The first of the windows of `window_length` latent frames.
 
     Args:
-        latent_frames: F where it is known to be no more than `length`; None = the video goes on.
+        num_latent_frames: F where it is known to be no more than `window_length`; None = the video goes on.
     """
-    if latent_frames is None:
-        return CausalWindow(1, length, 0, 0, overlap, is_last=False)
-    assert latent_frames <= length, "the whole video is one window"
-    return CausalWindow(1, latent_frames, 0, 0, overlap, is_last=True)
+    if num_latent_frames is None:
+        return CausalWindow(1, window_length, 0, 0, overlap, is_last=False)
+    assert num_latent_frames <= window_length, "the whole video is one window"
+    return CausalWindow(1, num_latent_frames, 0, 0, overlap, is_last=True)
 
 
-def next_window(before: CausalWindow, latent_frames: int | None) -> CausalWindow:
-    """The window after `before`.
+def next_causal_window(previous: CausalWindow, num_latent_frames: int | None) -> CausalWindow:
+    """The window after `previous`.
 
     Args:
-        latent_frames: F where the video is known to end in this window; None = it goes on.
+        num_latent_frames: F where the video is known to end in this window; None = it goes on.
     """
-    stretch = before.end - before.start
-    end = before.ready + stretch if latent_frames is None else latent_frames
-    assert before.end < end <= before.ready + stretch and not before.is_last, "one window further"
-    return CausalWindow(end - stretch, end, before.end, before.ready, before.overlap, is_last=latent_frames is not None)
+    stretch = previous.end - previous.start
+    end = previous.emittable + stretch if num_latent_frames is None else num_latent_frames
+    assert previous.end < end <= previous.emittable + stretch and not previous.is_last, "one window further"
+    return CausalWindow(
+        end - stretch, end, previous.end, previous.emittable, previous.overlap, is_last=num_latent_frames is not None
+    )
 
 
-class Trail:
+class WindowHistory:
     """The newest window's latents and the noise they came from: all that later windows need."""
 
     def __init__(self) -> None:
-        self._frames = torch.zeros(0, dtype=torch.long)
+        self._frame_indices = torch.zeros(0, dtype=torch.long)
         self._latents: Tensor | None = None
         self._noise: Tensor | None = None
 
-    def keep(self, window: CausalWindow, latents: Tensor, noise: Tensor) -> None:
+    def store(self, window: CausalWindow, latents: Tensor, noise: Tensor) -> None:
         """Remembers a finished window, (1, C, L, h, w) each, in place of the one before."""
-        self._frames, self._latents, self._noise = window.frames, latents, noise
+        self._frame_indices, self._latents, self._noise = window.frame_indices, latents, noise
 
-    def begin(self, window: CausalWindow, fresh: Tensor) -> tuple[Tensor, Tensor]:
+    def start_window(self, window: CausalWindow, new_noise: Tensor) -> tuple[Tensor, Tensor]:
         """Noise and earlier latents of a window, (1, C, L, h, w) each; the latents are 0 where there are none.
 
         Args:
-            fresh: (1, C, n, h, w) noise of its n latent frames that no window has had.
+            new_noise: (1, C, n, h, w) noise of its n latent frames that no window has had.
         """
         if self._latents is None or self._noise is None:
-            return fresh, torch.zeros_like(fresh)
-        known = window.frames[window.frames < window.finished]
-        places = torch.searchsorted(self._frames, known).to(fresh.device)
-        noise = torch.cat([self._noise[:, :, places], fresh], dim=2)
-        latents = torch.cat([self._latents[:, :, places], torch.zeros_like(fresh)], dim=2)
+            return new_noise, torch.zeros_like(new_noise)
+        known = window.frame_indices[window.frame_indices < window.denoised]
+        places = torch.searchsorted(self._frame_indices, known).to(new_noise.device)
+        noise = torch.cat([self._noise[:, :, places], new_noise], dim=2)
+        latents = torch.cat([self._latents[:, :, places], torch.zeros_like(new_noise)], dim=2)
         return noise, latents
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Memory held."""
         return sum(tensor.nbytes for tensor in (self._latents, self._noise) if tensor is not None)
 
 
-def mixed_velocity(prediction: Tensor, latents: Tensor, noise: Tensor, earlier: Tensor) -> Tensor:
+def blend_velocity(prediction: Tensor, previous_latents: Tensor, noise: Tensor, overlap_weight: Tensor) -> Tensor:
     """The window's guided prediction, mixed with the way that the earlier latents have gone.
 
     Args:
         prediction, latents, noise: (1, C, L, h, w); the latents as earlier windows left them.
-        earlier: (L,) share of the earlier windows.
+        overlap_weight: (L,) share of the earlier windows.
     """
-    weight = earlier.to(prediction).view(1, 1, -1, 1, 1)
-    return torch.lerp(prediction, noise - latents, weight)
+    weight = overlap_weight.to(prediction).view(1, 1, -1, 1, 1)
+    return torch.lerp(prediction, noise - previous_latents, weight)

@@ -11,43 +11,46 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import existing_file, written_whole
-from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, Sitter, write_clip
+from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, PortraitRenderer, write_clip
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, make_identity
-from fantasytalking.portrait_world.render.camera import LARGEST_CLOSENESS
-from fantasytalking.portrait_world.speech.synthesis import MAXIMUM_CHARACTERS
+from fantasytalking.portrait_world.render.camera import MAX_ZOOM
+from fantasytalking.portrait_world.speech.synthesis import MAX_SENTENCE_CHARACTERS
 
-SMALLEST_SIZE, LARGEST_SIZE = 96, 512
-MAXIMUM_FILE_BYTES, MAXIMUM_SENTENCES = 1_000_000, 10_000
-SENTENCES = Path(__file__).resolve().parents[3] / "data" / "portrait_world"
-TRAINING_SENTENCES, HELD_OUT_SENTENCES = SENTENCES / "sentences_train.txt", SENTENCES / "sentences_heldout.txt"
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 96, 512
+MAX_SENTENCES_BYTES, MAX_SENTENCES = 1_000_000, 10_000
+SENTENCES_FOLDER = Path(__file__).resolve().parents[3] / "data" / "portrait_world"
+TRAINING_SENTENCES_FILE, HELD_OUT_SENTENCES_FILE = (
+    SENTENCES_FOLDER / "sentences_train.txt",
+    SENTENCES_FOLDER / "sentences_heldout.txt",
+)
 """The project's own sentences, one a line."""
 CLIPS_PER_TASK = 6
 
 
-class PlannedClip(Protocol):
+class ClipPlanProtocol(Protocol):
     """A clip that is to be made."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def lead(self) -> int: ...
+    def task_group(self) -> int: ...
 
-    def told_by(self, known: dict[str, Any]) -> bool: ...
-
-
-C = TypeVar("C", bound=PlannedClip)
+    def matches_record(self, truth: dict[str, Any]) -> bool: ...
 
 
-class Plan(Protocol[C]):
+ClipT = TypeVar("ClipT", bound=ClipPlanProtocol)
+
+
+class CorpusPlanProtocol(Protocol[ClipT]):
     """What to make: clips, their common settings, and how one of them is made in a folder below `output`."""
 
-    def clips(self) -> Iterator[C]: ...
+    def clips(self) -> Iterator[ClipT]: ...
 
     def settings(self) -> dict[str, object]: ...
 
-    def make(self, clip: C, output: Path) -> None: ...
+    def make_clip(self, clip: ClipT, output: Path) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,9 @@ class CorpusPlan:
     """How much larger than in the usual portrait people are seen; 1.2 leaves the face and a little of the shoulders."""
 
     def __post_init__(self) -> None:
-        if not SMALLEST_SIZE <= self.size <= LARGEST_SIZE or self.size % 2:
-            raise InputError(f"size is {self.size}; give an even number from {SMALLEST_SIZE} to {LARGEST_SIZE}")
-        check_performing(self.expression, self.body, self.closeness, self.seed)
+        if not MIN_IMAGE_SIZE <= self.size <= MAX_IMAGE_SIZE or self.size % 2:
+            raise InputError(f"size is {self.size}; give an even number from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}")
+        check_performance_settings(self.expression, self.body, self.closeness, self.seed)
 
     def clips(self) -> Iterator[ClipPlan]:
         """One plan per clip, person by person."""
@@ -83,12 +86,12 @@ class CorpusPlan:
         values = asdict(self)
         return {name: values[name] for name in ("size", "expression", "body", "seed", "closeness")}
 
-    def make(self, clip: ClipPlan, output: Path) -> None:
+    def make_clip(self, clip: ClipPlan, output: Path) -> None:
         """Makes one of the clips."""
-        write_clip(_sitter(clip.identity, self.size, self.closeness), clip, output / clip.name)
+        write_clip(_portrait_renderer(clip.identity, self.size, self.closeness), clip, output / clip.name)
 
 
-def check_performing(expression: float | None, body: float | None, closeness: float, seed: int) -> None:
+def check_performance_settings(expression: float | None, body: float | None, zoom: float, seed: int) -> None:
     """Checks what every corpus has.
 
     Raises:
@@ -97,8 +100,8 @@ def check_performing(expression: float | None, body: float | None, closeness: fl
     for name, value in (("expression", expression), ("body", body)):
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"{name} is {value}; give a number from 0 to 1, or leave it out to draw one per clip")
-    if not 1 <= closeness <= LARGEST_CLOSENESS:
-        raise InputError(f"closeness is {closeness}; give a number from 1 to {LARGEST_CLOSENESS}")
+    if not 1 <= zoom <= MAX_ZOOM:
+        raise InputError(f"closeness is {zoom}; give a number from 1 to {MAX_ZOOM}")
     if not 0 <= seed < 2**63:
         raise InputError(f"seed is {seed}; give a whole number from 0 on")
 
@@ -114,10 +117,10 @@ def read_sentences(path: str | Path, identities: range) -> list[str]:
     """
     sentences = _read_lines(existing_file(path, "sentences file"))
     held_out = identities[0] in HELD_OUT_IDENTITIES
-    others = TRAINING_SENTENCES if held_out else HELD_OUT_SENTENCES
-    kept = {_words(sentence) for sentence in _read_lines(others)} if others.is_file() else set()
+    others = TRAINING_SENTENCES_FILE if held_out else HELD_OUT_SENTENCES_FILE
+    kept = {_normalize_words(sentence) for sentence in _read_lines(others)} if others.is_file() else set()
     for sentence in sentences:
-        if _words(sentence) in kept:
+        if _normalize_words(sentence) in kept:
             raise InputError(
                 f"'{sentence[:60]}' is one of {others.name}, which identities {identities[0]}-{identities[-1]} "
                 f"({'held out' if held_out else 'training'}) must not say; take the other file or sentences of your own"
@@ -125,30 +128,30 @@ def read_sentences(path: str | Path, identities: range) -> list[str]:
     return sentences
 
 
-def _words(sentence: str) -> str:
+def _normalize_words(sentence: str) -> str:
     """What is said, whatever the case and the points."""
     return " ".join("".join(c if c.isalnum() else " " for c in sentence.casefold()).split())
 
 
 def _read_lines(path: Path) -> list[str]:
-    if path.stat().st_size > MAXIMUM_FILE_BYTES:
-        raise InputError(f"sentences file '{path}' has over {MAXIMUM_FILE_BYTES} bytes; split it")
+    if path.stat().st_size > MAX_SENTENCES_BYTES:
+        raise InputError(f"sentences file '{path}' has over {MAX_SENTENCES_BYTES} bytes; split it")
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError(f"sentences file '{path}' is not UTF-8 text; give one sentence a line") from error
     sentences = [line for line in lines if line]
-    if not 0 < len(sentences) <= MAXIMUM_SENTENCES:
-        raise InputError(f"sentences file '{path}' has {len(sentences)} sentences; give 1 to {MAXIMUM_SENTENCES}")
+    if not 0 < len(sentences) <= MAX_SENTENCES:
+        raise InputError(f"sentences file '{path}' has {len(sentences)} sentences; give 1 to {MAX_SENTENCES}")
     for sentence in sentences:
-        if len(sentence) > MAXIMUM_CHARACTERS or not sentence.isprintable() or not any(map(str.isalnum, sentence)):
+        if len(sentence) > MAX_SENTENCE_CHARACTERS or not sentence.isprintable() or not any(map(str.isalnum, sentence)):
             raise InputError(
-                f"'{sentence[:40]}' cannot be spoken; give lines of words, up to {MAXIMUM_CHARACTERS} letters"
+                f"'{sentence[:40]}' cannot be spoken; give lines of words, up to {MAX_SENTENCE_CHARACTERS} letters"
             )
     return sentences
 
 
-def make_corpus(plan: Plan[C], output: str | Path, processes: int = 1) -> Iterator[tuple[int, int]]:
+def make_corpus(plan: CorpusPlanProtocol[ClipT], output: str | Path, processes: int = 1) -> Iterator[tuple[int, int]]:
     """Makes every clip that `output` does not hold yet, a folder each; yields clips done so far and clips in all.
 
     The files do not depend on the number of processes, nor on how often the work was interrupted.
@@ -159,12 +162,12 @@ def make_corpus(plan: Plan[C], output: str | Path, processes: int = 1) -> Iterat
     if processes < 1:
         raise InputError(f"processes is {processes}; give 1 or more")
     output = Path(output)
-    _claim(plan, output)
+    _check_corpus_settings(plan, output)
     clips = list(plan.clips())
-    missing = [clip for clip in clips if not _is_made(clip, output)]
+    missing = [clip for clip in clips if not _is_complete(clip, output)]
     done = len(clips) - len(missing)
     yield done, len(clips)
-    tasks = list(_tasks(missing))
+    tasks = list(_batch_clips(missing))
     if processes == 1:
         for task in tasks:
             for clip in task:
@@ -183,12 +186,12 @@ def make_corpus(plan: Plan[C], output: str | Path, processes: int = 1) -> Iterat
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _is_made(clip: PlannedClip, output: Path) -> bool:
+def _is_complete(clip: ClipPlanProtocol, output: Path) -> bool:
     truth = output / clip.name / "truth.json"
     if not truth.is_file():
         return False
     try:
-        same = clip.told_by(json.loads(truth.read_text("utf-8")))
+        same = clip.matches_record(json.loads(truth.read_text("utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{truth}' is damaged; remove its folder, and it is made again") from error
     if not same:
@@ -199,7 +202,7 @@ def _is_made(clip: PlannedClip, output: Path) -> bool:
     return True
 
 
-def _claim(plan: Plan[C], output: Path) -> None:
+def _check_corpus_settings(plan: CorpusPlanProtocol[ClipT], output: Path) -> None:
     """Notes the settings beside the clips, or checks that they are those of the clips that are there."""
     note = output / "corpus.json"
     if note.is_file():
@@ -212,7 +215,7 @@ def _claim(plan: Plan[C], output: Path) -> None:
                 f"'{output}' holds clips made with {previous}; choose another output folder or those settings"
             )
     else:
-        with written_whole(note) as temporary:
+        with atomic_write(note) as temporary:
             temporary.write_text(json.dumps(plan.settings()) + "\n", "utf-8")
     # What an earlier run was writing when it was killed.
     for kind in ("id", "g"):
@@ -220,11 +223,11 @@ def _claim(plan: Plan[C], output: Path) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _tasks(clips: list[C]) -> Iterator[tuple[C, ...]]:
+def _batch_clips(clips: list[ClipT]) -> Iterator[tuple[ClipT, ...]]:
     """Some clips of one person, or group, at a time."""
-    task: list[C] = []
+    task: list[ClipT] = []
     for clip in clips:
-        if task and (len(task) == CLIPS_PER_TASK or task[0].lead != clip.lead):
+        if task and (len(task) == CLIPS_PER_TASK or task[0].task_group != clip.task_group):
             yield tuple(task)
             task = []
         task.append(clip)
@@ -233,15 +236,15 @@ def _tasks(clips: list[C]) -> Iterator[tuple[C, ...]]:
 
 
 @lru_cache(maxsize=2)
-def _sitter(identity: int, size: int, closeness: float) -> Sitter:
-    return Sitter(make_identity(identity), size, closeness)
+def _portrait_renderer(identity: int, size: int, zoom: float) -> PortraitRenderer:
+    return PortraitRenderer(make_identity(identity), size, zoom)
 
 
-def _make_clips(plan: Plan[C], clips: tuple[C, ...], output: Path) -> int:
+def _make_clips(plan: CorpusPlanProtocol[ClipT], clips: tuple[ClipT, ...], output: Path) -> int:
     import cv2
 
     # One thread a process: the processes share the cores.
     cv2.setNumThreads(1)
     for clip in clips:
-        plan.make(clip, output)
+        plan.make_clip(clip, output)
     return len(clips)

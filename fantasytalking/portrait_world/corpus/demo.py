@@ -12,33 +12,36 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.common.errors import exit_cleanly
-from fantasytalking.common.files import written_whole
+from fantasytalking.common.files import atomic_write
 from fantasytalking.media import write_image
-from fantasytalking.portrait_world.corpus.clip_corpus import HELD_OUT_SENTENCES, read_sentences
-from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.portrait_world.corpus.clip_corpus import HELD_OUT_SENTENCES_FILE, read_sentences
+from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, make_identity
-from fantasytalking.portrait_world.speech.synthesis import Speech, speak
+from fantasytalking.portrait_world.speech.synthesis import Speech, synthesize_speech
 
-FOLDER = HELD_OUT_SENTENCES.parent.parent / "demo"
-PORTRAIT, SPEECH = "portrait.png", "speech.wav"
-IDENTITY, SENTENCE, SIZE, CLOSENESS = 1019, 11, 256, 1.1846
-SAMPLE_RATE = 16_000
+DEMO_FOLDER = HELD_OUT_SENTENCES_FILE.parent.parent / "demo"
+DEMO_PORTRAIT_FILE, DEMO_SPEECH_FILE = "portrait.png", "speech.wav"
+DEMO_IDENTITY, DEMO_SENTENCE, DEMO_SIZE, DEMO_ZOOM = 1019, 11, 256, 1.1846
+DEMO_SAMPLE_RATE = 16_000
 """Hz, of the speech: what wav2vec2 hears."""
 
 
 @dataclass(frozen=True)
-class Demo:
-    """A portrait (256, 256, 3) uint8 RGB with the mouth closed, and mono speech at `SAMPLE_RATE` Hz."""
+class DemoInputs:
+    """A portrait (256, 256, 3) uint8 RGB with the mouth closed, and mono speech at `DEMO_SAMPLE_RATE` Hz."""
 
     portrait: NDArray[np.uint8]
     speech: Speech
 
 
-def make_demo() -> Demo:
+def make_demo() -> DemoInputs:
     """The same on every call."""
-    identity = make_identity(IDENTITY)
-    sentence = read_sentences(HELD_OUT_SENTENCES, HELD_OUT_IDENTITIES)[SENTENCE]
-    return Demo(Sitter(identity, SIZE, CLOSENESS).portrait(), _resampled(speak(sentence, identity.voice)))
+    identity = make_identity(DEMO_IDENTITY)
+    sentence = read_sentences(HELD_OUT_SENTENCES_FILE, HELD_OUT_IDENTITIES)[DEMO_SENTENCE]
+    return DemoInputs(
+        PortraitRenderer(identity, DEMO_SIZE, DEMO_ZOOM).portrait(),
+        _resample_speech(synthesize_speech(sentence, identity.voice)),
+    )
 
 
 def write_demo(folder: Path) -> None:
@@ -48,17 +51,17 @@ def write_demo(folder: Path) -> None:
         InputError: `folder` cannot be written.
     """
     demo = make_demo()
-    write_image(folder / PORTRAIT, demo.portrait)
-    with written_whole(folder / SPEECH) as temporary:
-        media.write_wave(temporary, demo.speech.samples, demo.speech.sample_rate)
+    write_image(folder / DEMO_PORTRAIT_FILE, demo.portrait)
+    with atomic_write(folder / DEMO_SPEECH_FILE) as temporary:
+        media.write_wav(temporary, demo.speech.samples, demo.speech.sample_rate)
 
 
-def _resampled(speech: Speech) -> Speech:
+def _resample_speech(speech: Speech) -> Speech:
     from scipy.signal import resample_poly
 
-    samples = resample_poly(speech.samples.astype(np.float64), SAMPLE_RATE, speech.sample_rate)
-    return Speech(np.clip(np.round(samples), -32768, 32767).astype(np.int16), SAMPLE_RATE, speech.phonemes)
+    samples = resample_poly(speech.samples.astype(np.float64), DEMO_SAMPLE_RATE, speech.sample_rate)
+    return Speech(np.clip(np.round(samples), -32768, 32767).astype(np.int16), DEMO_SAMPLE_RATE, speech.phonemes)
 
 
 if __name__ == "__main__":
-    exit_cleanly(lambda: write_demo(Path(sys.argv[1]) if sys.argv[1:] else FOLDER))
+    exit_cleanly(lambda: write_demo(Path(sys.argv[1]) if sys.argv[1:] else DEMO_FOLDER))

@@ -7,22 +7,27 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.portrait_world.graphics.image_ops import resampled
+from fantasytalking.portrait_world.graphics.image_ops import sample_bilinear
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
 from fantasytalking.portrait_world.motion.frame_state import NEUTRAL, FaceState
-from fantasytalking.portrait_world.motion.performance import Performance
+from fantasytalking.portrait_world.motion.performance import Animation
 from fantasytalking.portrait_world.people.identity import make_identity
 from fantasytalking.portrait_world.render.backdrop import make_backdrop
-from fantasytalking.portrait_world.render.camera import PICTURE_UNITS, Camera, posture_of, seen_closer
-from fantasytalking.portrait_world.render.person_mesh import Person
-from fantasytalking.portrait_world.render.scene import Place, oversampling, render
-from fantasytalking.portrait_world.render.scene_layout import Standing, arrange, reach_of
+from fantasytalking.portrait_world.render.camera import (
+    PORTRAIT_HEIGHT_UNITS,
+    Camera,
+    posture_from_state,
+    scale_shifts_for_zoom,
+)
+from fantasytalking.portrait_world.render.person_mesh import PersonMesh
+from fantasytalking.portrait_world.render.scene import PlacedPerson, render_scene, supersampling_factor
+from fantasytalking.portrait_world.render.scene_layout import PersonPlacement, arrange_people, head_half_width
 
-MOST_PEOPLE = 3
-UNMOVED = (0.0, 0.0)
+MAX_GROUP_PEOPLE = 3
+NO_SHIFT = (0.0, 0.0)
 
 
-class Group:
+class GroupRenderer:
     """People side by side before the backdrop, and in the light, of the first of them.
 
     Args:
@@ -33,33 +38,33 @@ class Group:
     """
 
     def __init__(
-        self, identities: Sequence[int], size: tuple[int, int], closeness: float, random: np.random.Generator
+        self, identities: Sequence[int], size: tuple[int, int], zoom: float, random: np.random.Generator
     ) -> None:
         self.identities = tuple(identities)
         self.width, self.height = size
-        self._enlarged = oversampling(self.height)
-        self._canvas = round(self.height * self._enlarged), round(self.width * self._enlarged)
+        self._supersampling = supersampling_factor(self.height)
+        self._canvas_size = round(self.height * self._supersampling), round(self.width * self._supersampling)
         host = make_identity(identities[0])
-        self._backdrop = make_backdrop(host, *self._canvas)
-        detail = self._canvas[0] / PICTURE_UNITS * closeness
-        self.people = tuple(_person(number, host.light_side, detail) for number in identities)
-        reaches = [reach_of(person) for person in self.people]
-        self.standings: tuple[Standing, ...] = arrange(reaches, self.width / self.height, closeness, random)
-        self._from_behind = sorted(range(len(self.people)), key=lambda index: self.standings[index].closeness)
+        self._backdrop = make_backdrop(host, *self._canvas_size)
+        detail = self._canvas_size[0] / PORTRAIT_HEIGHT_UNITS * zoom
+        self.people = tuple(_person_mesh(number, host.light_side, detail) for number in identities)
+        reaches = [head_half_width(person) for person in self.people]
+        self.placements: tuple[PersonPlacement, ...] = arrange_people(reaches, self.width / self.height, zoom, random)
+        self._draw_order = sorted(range(len(self.people)), key=lambda index: self.placements[index].zoom)
 
-    def frame(self, states: Sequence[FaceState], shift: tuple[float, float] = UNMOVED) -> NDArray[np.uint8]:
+    def frame(self, states: Sequence[FaceState], shift: tuple[float, float] = NO_SHIFT) -> NDArray[np.uint8]:
         """(height, width, 3) uint8 RGB.
 
         Args:
             states: one a person, from left to right; shifts of head and shoulders are in picture heights.
             shift: by which the whole picture is moved right and down, in picture heights.
         """
-        shown = self._shown(states)
-        places = [Place(self.people[index], self._camera(index, shift)) for index in self._from_behind]
-        return render(
-            self._moved_backdrop(shift),
+        shown = self._rescaled_states(states)
+        places = [PlacedPerson(self.people[index], self._camera(index, shift)) for index in self._draw_order]
+        return render_scene(
+            self._shifted_backdrop(shift),
             places,
-            [shown[index] for index in self._from_behind],
+            [shown[index] for index in self._draw_order],
             (self.height, self.width),
         )
 
@@ -67,36 +72,36 @@ class Group:
         """Everyone at rest: mouth closed, eyes open, looking ahead."""
         return self.frame([NEUTRAL] * len(self.people))
 
-    def frames(self, performances: Sequence[Performance], shifts: FloatArray) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, animations: Sequence[Animation], shifts: FloatArray) -> Iterator[NDArray[np.uint8]]:
         """Every frame of performances of one length, the picture moved by `shifts` (T, 2)."""
-        together = zip(*(performance.states for performance in performances), strict=True)
+        together = zip(*(performance.states for performance in animations), strict=True)
         for states, (x, y) in zip(together, shifts.tolist(), strict=True):
             yield self.frame(states, (x, y))
 
-    def boxes(self, states: Sequence[FaceState], shift: tuple[float, float] = UNMOVED) -> FloatArray:
+    def face_boxes(self, states: Sequence[FaceState], shift: tuple[float, float] = NO_SHIFT) -> FloatArray:
         """Boxes (P, 4) around the faces, forehead to chin and ear to ear: left, top, right, bottom in pixels."""
         boxes = []
-        for index, (person, state) in enumerate(zip(self.people, self._shown(states), strict=True)):
-            points = posture_of(state).move(person.face_points(state))
-            places = self._camera(index, shift).project(points)[:, :2] / self._enlarged
+        for index, (person, state) in enumerate(zip(self.people, self._rescaled_states(states), strict=True)):
+            points = posture_from_state(state).transform_points(person.face_points(state))
+            places = self._camera(index, shift).project(points)[:, :2] / self._supersampling
             boxes.append(np.concatenate([places.min(0), places.max(0)]))
         return np.stack(boxes)
 
     def _camera(self, index: int, shift: tuple[float, float]) -> Camera:
-        return self.standings[index].camera(*self._canvas, shift)
+        return self.placements[index].camera(*self._canvas_size, shift)
 
-    def _shown(self, states: Sequence[FaceState]) -> list[FaceState]:
-        pairs = zip(states, self.standings, strict=True)
-        return [seen_closer(state, standing.closeness) for state, standing in pairs]
+    def _rescaled_states(self, states: Sequence[FaceState]) -> list[FaceState]:
+        pairs = zip(states, self.placements, strict=True)
+        return [scale_shifts_for_zoom(state, standing.zoom) for state, standing in pairs]
 
-    def _moved_backdrop(self, shift: tuple[float, float]) -> FloatArray:
-        if shift == UNMOVED:
+    def _shifted_backdrop(self, shift: tuple[float, float]) -> FloatArray:
+        if shift == NO_SHIFT:
             return self._backdrop
-        height, width = self._canvas
+        height, width = self._canvas_size
         columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-        return resampled(self._backdrop, columns - shift[0] * height, rows - shift[1] * height)
+        return sample_bilinear(self._backdrop, columns - shift[0] * height, rows - shift[1] * height)
 
 
-@lru_cache(maxsize=2 * MOST_PEOPLE)
-def _person(number: int, light_side: float, detail: float) -> Person:
-    return Person(replace(make_identity(number), light_side=light_side), detail)
+@lru_cache(maxsize=2 * MAX_GROUP_PEOPLE)
+def _person_mesh(number: int, light_side: float, detail: float) -> PersonMesh:
+    return PersonMesh(replace(make_identity(number), light_side=light_side), detail)

@@ -9,47 +9,53 @@ from typing import Any
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan
-from fantasytalking.portrait_world.corpus.group_clip import GroupPlan, Role
+from fantasytalking.portrait_world.corpus.group_clip import GroupClipPlan, SpeakingRole
 from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan
-from fantasytalking.portrait_world.corpus.rendered_clip import TRUE_DIGITS, TRUE_VALUES, Act, ClipPlan, act
+from fantasytalking.portrait_world.corpus.rendered_clip import (
+    TRUTH_DIGITS,
+    TRUTH_FIELDS,
+    ClipPlan,
+    Performance,
+    perform_plan,
+)
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, make_identity
 
-MAXIMUM_BYTES = 20_000_000
+MAX_CLIP_JSON_BYTES = 20_000_000
 
-_NAME = re.compile(r"(id|g)(\d{4,6})_s(\d{4,5})", re.ASCII)
-_SAME = 2 * 10.0**-TRUE_DIGITS
+_CLIP_NAME_PATTERN = re.compile(r"(id|g)(\d{4,6})_s(\d{4,5})", re.ASCII)
+_REPLAY_TOLERANCE = 2 * 10.0**-TRUTH_DIGITS
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedClip:
     """A clip's plan, and the width, height and closeness of its picture."""
 
-    plan: ClipPlan | GroupPlan
+    plan: ClipPlan | GroupClipPlan
     size: tuple[int, int]
-    closeness: float
+    zoom: float
 
 
-def read_recorded(folder: str | Path) -> Recorded:
+def load_recorded_clip(folder: str | Path) -> RecordedClip:
     """The plan of a clip in the folder of a corpus, from its name, truth.json and the corpus.json beside it.
 
     Raises:
         InputError: not such a folder, or what it says cannot be.
     """
     folder = Path(folder).absolute()
-    name = _NAME.fullmatch(folder.name)
+    name = _CLIP_NAME_PATTERN.fullmatch(folder.name)
     if not name:
         raise InputError(f"'{folder.name}' is no clip of the portrait world; give a folder like id1000_s0000")
     known, settings = _read_json(folder / "truth.json"), _read_json(folder.parent / "corpus.json")
     number, sentence = int(name[2]), int(name[3])
     try:
-        return (_read_one if name[1] == "id" else _read_group)(known, settings, number, sentence)
+        return (_parse_single if name[1] == "id" else _parse_group)(known, settings, number, sentence)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"'{folder}' is damaged or was made by another version; make it again") from error
 
 
-def recorded_act(recorded: Recorded, folder: str | Path) -> Act:
+def replay_performance(recorded: RecordedClip, folder: str | Path) -> Performance:
     """What the one person of a clip said and did, played again and checked against the clip's truth.json.
 
     Raises:
@@ -58,11 +64,15 @@ def recorded_act(recorded: Recorded, folder: str | Path) -> Act:
     plan = recorded.plan
     if not isinstance(plan, ClipPlan):
         raise InputError(f"'{Path(folder).name}' shows several people; give a clip of one person for each to be driven")
-    acted = act(make_identity(plan.identity), plan)
+    acted = perform_plan(make_identity(plan.identity), plan)
     frames = _read_json(Path(folder) / "truth.json")["frames"]
     try:
-        states = zip(acted.performance.states, frames, strict=True)
-        same = all(abs(getattr(state, name) - frame[name]) < _SAME for state, frame in states for name in TRUE_VALUES)
+        states = zip(acted.animation.states, frames, strict=True)
+        same = all(
+            abs(getattr(state, name) - frame[name]) < _REPLAY_TOLERANCE
+            for state, frame in states
+            for name in TRUTH_FIELDS
+        )
     except (KeyError, TypeError, ValueError):
         same = False
     if not same:
@@ -72,33 +82,35 @@ def recorded_act(recorded: Recorded, folder: str | Path) -> Act:
     return acted
 
 
-def _read_one(known: dict[str, Any], settings: dict[str, Any], number: int, sentence: int) -> Recorded:
-    identity, text = _identity(known["identity"]), _text(known["text"])
+def _parse_single(truth: dict[str, Any], settings: dict[str, Any], number: int, sentence: int) -> RecordedClip:
+    identity, text = _checked_identity(truth["identity"]), _checked_text(truth["text"])
     corpus = CorpusPlan([identity], [text], **settings)
     if identity != number:
         raise ValueError(f"a clip of {number} is said to show {identity}")
     plan = ClipPlan(identity, sentence, text, corpus.seed, corpus.expression, corpus.body)
-    return Recorded(plan, (corpus.size, corpus.size), corpus.closeness)
+    return RecordedClip(plan, (corpus.size, corpus.size), corpus.closeness)
 
 
-def _read_group(known: dict[str, Any], settings: dict[str, Any], number: int, sentence: int) -> Recorded:
-    roles = tuple(Role(_identity(person["identity"]), _text(person["text"])) for person in known["people"])
+def _parse_group(truth: dict[str, Any], settings: dict[str, Any], number: int, sentence: int) -> RecordedClip:
+    roles = tuple(
+        SpeakingRole(_checked_identity(person["identity"]), _checked_text(person["text"])) for person in truth["people"]
+    )
     width, height = settings["size"]
     names = ("expression", "body", "seed", "closeness", "jitter")
     chosen = {name: settings[name] for name in names}
     identities, sentences = [role.identity for role in roles], [role.text for role in roles]
     corpus = GroupCorpusPlan(identities, sentences, len(roles), (width, height), **chosen)
-    plan = GroupPlan(number, sentence, roles, corpus.seed, corpus.expression, corpus.body, corpus.jitter)
-    return Recorded(plan, corpus.size, corpus.closeness)
+    plan = GroupClipPlan(number, sentence, roles, corpus.seed, corpus.expression, corpus.body, corpus.jitter)
+    return RecordedClip(plan, corpus.size, corpus.closeness)
 
 
-def _identity(value: Any) -> int:
+def _checked_identity(value: Any) -> int:
     if type(value) is not int or not 0 <= value < HELD_OUT_IDENTITIES.stop:
         raise ValueError(f"{value!r} is no identity")
     return value
 
 
-def _text(value: Any) -> str:
+def _checked_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
@@ -106,8 +118,8 @@ def _text(value: Any) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     path = existing_file(path, "file of a portrait-world clip")
-    if path.stat().st_size > MAXIMUM_BYTES:
-        raise InputError(f"'{path}' has over {MAXIMUM_BYTES} bytes; a clip's truth is smaller")
+    if path.stat().st_size > MAX_CLIP_JSON_BYTES:
+        raise InputError(f"'{path}' has over {MAX_CLIP_JSON_BYTES} bytes; a clip's truth is smaller")
     try:
         values = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from fantasytalking.portrait_world.graphics.image_ops import blurred, draw_lines, enlarged, resampled
+from fantasytalking.portrait_world.graphics.image_ops import draw_lines, gaussian_blur, resize_cubic, sample_bilinear
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
 
-LEFT, RIGHT, TOP, BOTTOM = -0.95, 0.95, 1.20, -1.30
+CANVAS_LEFT, CANVAS_RIGHT, CANVAS_TOP, CANVAS_BOTTOM = -0.95, 0.95, 1.20, -1.30
 
 
 class FaceCanvas:
@@ -13,39 +13,39 @@ class FaceCanvas:
 
     def __init__(self, density: float) -> None:
         self.density = density
-        self.width = round((RIGHT - LEFT) * density)
-        self.height = round((TOP - BOTTOM) * density)
-        columns = (np.arange(self.width, dtype=np.float32) + 0.5) / density + LEFT
-        rows = TOP - (np.arange(self.height, dtype=np.float32) + 0.5) / density
+        self.width = round((CANVAS_RIGHT - CANVAS_LEFT) * density)
+        self.height = round((CANVAS_TOP - CANVAS_BOTTOM) * density)
+        columns = (np.arange(self.width, dtype=np.float32) + 0.5) / density + CANVAS_LEFT
+        rows = CANVAS_TOP - (np.arange(self.height, dtype=np.float32) + 0.5) / density
         self.x, self.y = np.meshgrid(columns, rows)
 
-    def blank(self) -> FloatArray:
+    def empty_layer(self) -> FloatArray:
         """An empty layer (H, W)."""
         return np.zeros((self.height, self.width), np.float32)
 
-    def strokes(self, lines: list[FloatArray], width: float, softness: float = 0.0) -> FloatArray:
+    def draw_strokes(self, lines: list[FloatArray], width: float, softness: float = 0.0) -> FloatArray:
         """Coverage (H, W) in [0, 1] of polylines, each (N, 2) in head coordinates; `width` and `softness` in units."""
         layer = np.zeros((self.height, self.width), np.uint8)
-        points = [np.stack(self._pixels(line[:, 0], line[:, 1]), -1) for line in lines]
+        points = [np.stack(self._to_pixels(line[:, 0], line[:, 1]), -1) for line in lines]
         draw_lines(layer, points, max(1, round(width * self.density)))
         # Below one pixel a stroke is drawn fainter, not thinner.
         faint = min(1.0, width * self.density)
-        return self.blurred(layer.astype(np.float32) * (faint / 255), softness)
+        return self.blur(layer.astype(np.float32) * (faint / 255), softness)
 
-    def blurred(self, layer: FloatArray, softness: float) -> FloatArray:
+    def blur(self, layer: FloatArray, softness: float) -> FloatArray:
         """Gaussian blur with a standard deviation in units."""
-        return blurred(layer, softness * self.density)
+        return gaussian_blur(layer, softness * self.density)
 
     def sample(self, layer: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
         """The layer's values at head coordinates; outside the drawing the nearest border counts."""
-        columns, rows = self._pixels(x, y)
-        return resampled(layer, columns - 0.5, rows - 0.5)
+        columns, rows = self._to_pixels(x, y)
+        return sample_bilinear(layer, columns - 0.5, rows - 0.5)
 
-    def noise(self, random: np.random.Generator, scale: float) -> FloatArray:
+    def smooth_noise(self, random: np.random.Generator, scale: float) -> FloatArray:
         """Smooth noise (H, W) of unit spread with features of about `scale` units; the same at every density."""
-        rows, columns = int((TOP - BOTTOM) / scale) + 3, int((RIGHT - LEFT) / scale) + 3
+        rows, columns = int((CANVAS_TOP - CANVAS_BOTTOM) / scale) + 3, int((CANVAS_RIGHT - CANVAS_LEFT) / scale) + 3
         coarse = random.standard_normal((rows, columns)).astype(np.float32)
-        return enlarged(coarse, self.height, self.width)
+        return resize_cubic(coarse, self.height, self.width)
 
-    def _pixels(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        return (x - LEFT) * self.density, (TOP - y) * self.density
+    def _to_pixels(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return (x - CANVAS_LEFT) * self.density, (CANVAS_TOP - y) * self.density

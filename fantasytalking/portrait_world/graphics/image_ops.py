@@ -10,32 +10,32 @@ SUBPIXEL_BITS = 4
 SAMPLES_PER_ROW = 4096
 
 
-def resampled(image: FloatArray, columns: FloatArray, rows: FloatArray) -> FloatArray:
+def sample_bilinear(image: FloatArray, columns: FloatArray, rows: FloatArray) -> FloatArray:
     """Bilinear samples of an image (H, W[, C]) at pixel coordinates (h, w) each; its border continues outside."""
     maps = np.asarray(columns, np.float32), np.asarray(rows, np.float32)
     picture = np.ascontiguousarray(image, np.float32)
     return np.asarray(cv2.remap(picture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
-def samples_at(image: FloatArray, columns: FloatArray, rows: FloatArray) -> FloatArray:
+def sample_points(image: FloatArray, columns: FloatArray, rows: FloatArray) -> FloatArray:
     """Bilinear samples (N, C) of an image (H, W, C), C up to 4, at any number of pixel coordinates (N,)."""
     count = len(columns)
     padded = -(-count // SAMPLES_PER_ROW) * SAMPLES_PER_ROW  # cv2.remap takes at most 32767 samples in a row
     maps = np.zeros((2, padded), np.float32)
     maps[0, :count], maps[1, :count] = columns, rows
     table = maps.reshape(2, -1, SAMPLES_PER_ROW)
-    return resampled(image, table[0], table[1]).reshape(padded, -1)[:count]
+    return sample_bilinear(image, table[0], table[1]).reshape(padded, -1)[:count]
 
 
-def enlarged(image: FloatArray, height: int, width: int) -> FloatArray:
+def resize_cubic(image: FloatArray, height: int, width: int) -> FloatArray:
     """An image (h, w) at another size, smoothly."""
     return np.asarray(cv2.resize(np.asarray(image, np.float32), (width, height), interpolation=cv2.INTER_CUBIC))
 
 
-def blurred(image: FloatArray, deviation: float) -> FloatArray:
+def gaussian_blur(image: FloatArray, sigma: float) -> FloatArray:
     """Gaussian blur with a standard deviation in pixels; below 0.3 pixels nothing happens."""
     picture = np.asarray(image, np.float32)
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), deviation), np.float32) if deviation > 0.3 else picture
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.float32) if sigma > 0.3 else picture
 
 
 def draw_lines(layer: NDArray[np.uint8], lines: list[FloatArray], thickness: int, closed: bool = False) -> None:

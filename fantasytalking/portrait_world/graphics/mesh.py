@@ -29,22 +29,22 @@ class Grid:
         a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
         return np.concatenate([np.stack([a, c, b], -1).reshape(-1, 3), np.stack([b, c, d], -1).reshape(-1, 3)])
 
-    def of(self, values: NDArray[np.float32]) -> FloatArray:
+    def view(self, values: NDArray[np.float32]) -> FloatArray:
         """This grid's part of an array over all vertices, (rows, columns, K)."""
         return values[self.start : self.start + self.size].reshape(self.rows, self.columns, -1)
 
     def normals(self, points: FloatArray, wraps: bool = False) -> FloatArray:
         """Unit normals (rows, columns, 3), outward; `wraps` joins the last column to the first."""
-        sheet = self.of(points)
+        sheet = self.view(points)
         if wraps:
             sheet = np.concatenate([sheet[:, -2:-1], sheet, sheet[:, 1:2]], 1)
-        across, down = difference(sheet, 1), difference(sheet, 0)
+        across, down = central_difference(sheet, 1), central_difference(sheet, 0)
         if wraps:
             across, down = across[:, 1:-1], down[:, 1:-1]
-        return unit(np.cross(down, across))
+        return normalize_vectors(np.cross(down, across))
 
 
-def difference(sheet: FloatArray, axis: int) -> FloatArray:
+def central_difference(sheet: FloatArray, axis: int) -> FloatArray:
     """Central differences, one-sided at the ends."""
     sheet = np.moveaxis(sheet, axis, 0)
     result = np.empty_like(sheet)
@@ -53,17 +53,17 @@ def difference(sheet: FloatArray, axis: int) -> FloatArray:
     return np.moveaxis(result, 0, axis)
 
 
-def unit(vectors: FloatArray) -> FloatArray:
+def normalize_vectors(vectors: FloatArray) -> FloatArray:
     """Vectors (..., 3) at length one."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
-def bump(x: FloatArray, y: FloatArray, centre: tuple[float, float], spread: tuple[float, float]) -> FloatArray:
+def gaussian_bump(x: FloatArray, y: FloatArray, center: tuple[float, float], scale: tuple[float, float]) -> FloatArray:
     """A Gaussian hill of height one."""
-    return np.exp(-(((x - centre[0]) / spread[0]) ** 2) - ((y - centre[1]) / spread[1]) ** 2)
+    return np.exp(-(((x - center[0]) / scale[0]) ** 2) - ((y - center[1]) / scale[1]) ** 2)
 
 
-def smooth_step(low: float, high: float, value: FloatArray) -> FloatArray:
+def smoothstep(low: float, high: float, value: FloatArray) -> FloatArray:
     """0 below `low`, 1 above `high`, smooth between; `low` may exceed `high` for a falling step."""
     ratio = np.clip((value - low) / (high - low), 0, 1)
     return ratio * ratio * (3 - 2 * ratio)

@@ -20,7 +20,7 @@ class Fragments(NamedTuple):
     weights: FloatArray
     depth: FloatArray
 
-    def where(self, mask: NDArray[np.bool_]) -> "Fragments":
+    def select(self, mask: NDArray[np.bool_]) -> "Fragments":
         return Fragments(self.pixel[mask], self.face[mask], self.weights[mask], self.depth[mask])
 
     def interpolate(self, faces: IntArray, values: FloatArray) -> FloatArray:
@@ -32,18 +32,18 @@ class Fragments(NamedTuple):
         return result
 
 
-def empty_depth(height: int, width: int) -> FloatArray:
+def empty_depth_buffer(height: int, width: int) -> FloatArray:
     """A depth buffer (H * W,) with nothing in it; nearer is larger."""
     return np.full(height * width, -np.inf, dtype=np.float32)
 
 
-def rasterise(points: FloatArray, faces: IntArray, depth: FloatArray, shape: tuple[int, int]) -> Fragments:
+def rasterize(points: FloatArray, faces: IntArray, depth: FloatArray, shape: tuple[int, int]) -> Fragments:
     """Samples of triangles at pixel centres that are nearer than all others and than `depth`, which is updated.
 
     Args:
         points: (V, 3) column, row and nearness in pixels; faces (F, 3) counter-clockwise as seen on the screen
             (rows grow downwards), else dropped.
-        depth: (H * W,) from `empty_depth` or an earlier call.
+        depth: (H * W,) from `empty_depth_buffer` or an earlier call.
         shape: height and width in pixels.
     """
     height, width = shape

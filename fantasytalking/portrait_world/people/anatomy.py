@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fantasytalking.portrait_world.graphics.mesh import Grid, unit
+from fantasytalking.portrait_world.graphics.mesh import Grid, normalize_vectors
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray, IntArray
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.people import eyes
@@ -14,12 +14,12 @@ from fantasytalking.portrait_world.people.ears import make_ear
 from fantasytalking.portrait_world.people.face_deformation import FaceRig
 from fantasytalking.portrait_world.people.garment import garment_thickness
 from fantasytalking.portrait_world.people.hair import covers_ears
-from fantasytalking.portrait_world.people.head_mesh import Head, make_head
+from fantasytalking.portrait_world.people.head_mesh import HeadMesh, make_head_mesh
 from fantasytalking.portrait_world.people.identity import Identity
 from fantasytalking.portrait_world.people.skin_texture import texture_rows
 
 
-class Part(IntEnum):
+class SurfacePart(IntEnum):
     """What a triangle is made of."""
 
     SKIN = 0
@@ -33,26 +33,26 @@ class Part(IntEnum):
     EAR = 8
 
 
-class Sheet(NamedTuple):
+class SurfacePatch(NamedTuple):
     """A grid of the whole mesh and what it is made of."""
 
     grid: Grid
-    part: Part
+    part: SurfacePart
 
 
 class Anatomy:
     """One person's mesh.
 
-    `faces` (F, 3) with their `parts` (F,); `fixed` (V, 5): texture column and row, then three values whose meaning
-    depends on the part (direction on an eye; place across and down on teeth; light that reaches an ear).
+    `faces` (F, 3) with their `parts` (F,); `vertex_attributes` (V, 5): texture column and row, then three values whose
+    meaning depends on the part (direction on an eye; place across and down on teeth; light that reaches an ear).
     """
 
     def __init__(self, identity: Identity) -> None:
-        bare = make_head(identity)
-        self.head = _clothed(identity, bare)
+        bare = make_head_mesh(identity)
+        self.head = _add_clothing(identity, bare)
         self.rig = FaceRig(self.head)
         head = self.head
-        columns = head.sheets[0].columns
+        columns = head.grids[0].columns
         front = np.abs(head.angle[:columns]) < 1.3
         lip_columns = np.flatnonzero((np.abs(self._seam(2, 0)[:, 0]) < 0.99 * head.features.mouth_half_width) & front)
         self._lips = slice(int(lip_columns[0]) - 1, int(lip_columns[-1]) + 2)
@@ -62,49 +62,51 @@ class Anatomy:
         self._lip_depth = head.surface_depth(0.0, head.features.mouth_y)
         self._chin_depth = head.surface_depth(0.0, head.features.mouth_y - head.features.lower_lip - 0.05)
 
-        middle = len(head.sheets[0].of(head.points)) + head.sheets[1].rows
+        middle = len(head.grids[0].view(head.points)) + head.grids[1].rows
         rows = texture_rows(head)
         skin = np.zeros((len(head.points), 5), np.float32)
         skin[:, 0] = np.tile(np.arange(columns), len(head.points) // columns)
         skin[:, 1] = rows
-        self.sheets: list[Sheet] = [Sheet(grid, Part.SKIN) for grid in head.sheets]
+        self.patches: list[SurfacePatch] = [SurfacePatch(grid, SurfacePart.SKIN) for grid in head.grids]
         fixed = [skin]
 
-        def add(part: Part, values: FloatArray) -> None:
+        def add(part: SurfacePart, values: FloatArray) -> None:
             start = sum(len(block) for block in fixed)
-            self.sheets.append(Sheet(Grid(start, values.shape[0], values.shape[1]), part))
+            self.patches.append(SurfacePatch(Grid(start, values.shape[0], values.shape[1]), part))
             fixed.append(values.reshape(-1, 5).astype(np.float32))
 
         for seam_row in (middle - 1, middle):
-            add(Part.INNER_LIP, self._strip(self._lips, seam_row))
+            add(SurfacePart.INNER_LIP, self._strip(self._lips, seam_row))
         for lid in self._lids:
-            for seam_row in (head.sheets[0].rows - 1, head.sheets[0].rows):
-                add(Part.LID_MARGIN, self._strip(lid, seam_row))
+            for seam_row in (head.grids[0].rows - 1, head.grids[0].rows):
+                add(SurfacePart.LID_MARGIN, self._strip(lid, seam_row))
         directions = eyes.eyeball_directions()
         for _ in range(2):
-            add(Part.EYE, np.concatenate([np.zeros_like(directions[..., :2]), directions], -1))
+            add(SurfacePart.EYE, np.concatenate([np.zeros_like(directions[..., :2]), directions], -1))
         for part, size in (
-            (Part.MOUTH_WALL, mouth.WALL),
-            (Part.UPPER_TEETH, mouth.TEETH),
-            (Part.LOWER_TEETH, mouth.TEETH),
-            (Part.TONGUE, mouth.TONGUE),
+            (SurfacePart.MOUTH_WALL, mouth.WALL_GRID_SIZE),
+            (SurfacePart.UPPER_TEETH, mouth.TEETH_GRID_SIZE),
+            (SurfacePart.LOWER_TEETH, mouth.TEETH_GRID_SIZE),
+            (SurfacePart.TONGUE, mouth.TONGUE_GRID_SIZE),
         ):
-            add(part, _places(size))
+            add(part, _grid_coordinates(size))
         for points, reach in self._ears:
-            add(Part.EAR, np.dstack([np.zeros((*points.shape[:2], 2)), reach, reach, reach]))
-        self.fixed = np.concatenate(fixed)
-        self.carried = np.concatenate([head.carried, np.ones(len(self.fixed) - len(head.points), np.float32)])
-        faces = [sheet.grid.faces() for sheet in self.sheets]
+            add(SurfacePart.EAR, np.dstack([np.zeros((*points.shape[:2], 2)), reach, reach, reach]))
+        self.vertex_attributes = np.concatenate(fixed)
+        self.head_weight = np.concatenate(
+            [head.head_weight, np.ones(len(self.vertex_attributes) - len(head.points), np.float32)]
+        )
+        faces = [sheet.grid.faces() for sheet in self.patches]
         self.faces: IntArray = np.concatenate(faces)
         self.parts = np.concatenate(
-            [np.full(len(block), sheet.part, np.int8) for block, sheet in zip(faces, self.sheets, strict=True)]
+            [np.full(len(block), sheet.part, np.int8) for block, sheet in zip(faces, self.patches, strict=True)]
         )
 
-    def pose(self, state: FaceState) -> tuple[FloatArray, FloatArray]:
+    def deform(self, state: FaceState) -> tuple[FloatArray, FloatArray]:
         """Points and unit normals (V, 3) with this expression, head and shoulders at rest."""
-        points = self.rig.pose(state)
+        points = self.rig.deform(state)
         f = self.head.features
-        gap = self.rig.gap(state.mouth_open)
+        gap = self.rig.lip_gap(state.mouth_open)
         blocks = [points]
         upper, lower = self._seam_of(points, 1, -1)[self._lips], self._seam_of(points, 2, 0)[self._lips]
         blocks.append(np.stack([upper, upper + np.array([0, -0.004, -0.035]), upper + np.array([0, 0.02, -0.12])]))
@@ -117,28 +119,28 @@ class Anatomy:
             blocks.append(
                 np.stack([lower, lower + np.array([0, -0.002, -0.02]), lower + np.array([0, -0.006, -0.06])])[::-1]
             )
-        blocks += [centre + f.eyeball * eyes.eyeball_directions() for centre in self.head.eye_centres]
-        blocks += list(mouth.mouth_sheets(self.head, state, gap, self._lip_depth, self._chin_depth))
+        blocks += [centre + f.eyeball * eyes.eyeball_directions() for centre in self.head.eye_centers]
+        blocks += list(mouth.make_mouth_grids(self.head, state, gap, self._lip_depth, self._chin_depth))
         blocks += [ear for ear, _ in self._ears]
         points = np.concatenate([block.reshape(-1, 3) for block in blocks]).astype(np.float32)
         return points, self._normals(points)
 
     def _normals(self, points: FloatArray) -> FloatArray:
-        normals = [sheet.grid.normals(points, wraps=sheet.part == Part.SKIN) for sheet in self.sheets]
+        normals = [sheet.grid.normals(points, wraps=sheet.part == SurfacePart.SKIN) for sheet in self.patches]
         for above, below in ((0, 1), (1, 2)):
             # Where the edges of a slit touch, the surface is one.
-            first, second = self.sheets[above].grid.of(points)[-1], self.sheets[below].grid.of(points)[0]
-            joined = unit(normals[above][-1] + normals[below][0])
+            first, second = self.patches[above].grid.view(points)[-1], self.patches[below].grid.view(points)[0]
+            joined = normalize_vectors(normals[above][-1] + normals[below][0])
             share = np.exp(-((np.linalg.norm(first - second, axis=1) / 0.02) ** 2))[:, None]
             for sheet, row in ((above, -1), (below, 0)):
-                normals[sheet][row] = unit(normals[sheet][row] * (1 - share) + joined * share)
+                normals[sheet][row] = normalize_vectors(normals[sheet][row] * (1 - share) + joined * share)
         return np.concatenate([block.reshape(-1, 3) for block in normals]).astype(np.float32)
 
-    def _seam(self, sheet: int, row: int) -> FloatArray:
-        return self._seam_of(self.head.points, sheet, row)
+    def _seam(self, patch: int, row: int) -> FloatArray:
+        return self._seam_of(self.head.points, patch, row)
 
-    def _seam_of(self, points: FloatArray, sheet: int, row: int) -> FloatArray:
-        return self.head.sheets[sheet].of(points)[row]
+    def _seam_of(self, points: FloatArray, patch: int, row: int) -> FloatArray:
+        return self.head.grids[patch].view(points)[row]
 
     def _lid_columns(self, side: int) -> slice:
         f = self.head.features
@@ -159,15 +161,15 @@ class Anatomy:
         return float(np.abs(self.head.points[side & (np.abs(self.head.ring - 6.5) < 0.7), 0]).mean())
 
 
-def _places(size: tuple[int, int]) -> FloatArray:
+def _grid_coordinates(size: tuple[int, int]) -> FloatArray:
     across, down = np.meshgrid(np.linspace(-1, 1, size[1]), np.linspace(0, 1, size[0]))
     zero = np.zeros_like(across)
     return np.dstack([zero, zero, across, down, zero]).astype(np.float32)
 
 
-def _clothed(identity: Identity, head: Head) -> Head:
+def _add_clothing(identity: Identity, head: HeadMesh) -> HeadMesh:
     """The head with cloth standing off its shoulders."""
     thickness = garment_thickness(identity, head.ring, head.angle, head.points[:, 0])
-    normals = np.concatenate([sheet.normals(head.points, wraps=True).reshape(-1, 3) for sheet in head.sheets])
+    normals = np.concatenate([sheet.normals(head.points, wraps=True).reshape(-1, 3) for sheet in head.grids])
     points = (head.points + normals * thickness[:, None]).astype(np.float32)
-    return Head(head.features, points, head.ring, head.angle, head.carried, head.sheets)
+    return HeadMesh(head.features, points, head.ring, head.angle, head.head_weight, head.grids)

@@ -2,25 +2,25 @@
 
 import numpy as np
 
-from fantasytalking.portrait_world.graphics.mesh import smooth_step, unit
+from fantasytalking.portrait_world.graphics.mesh import normalize_vectors, smoothstep
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
 from fantasytalking.portrait_world.people.identity import Identity
 
-ROWS, COLUMNS = 8, 25
+EAR_ROWS, EAR_COLUMNS = 8, 25
 
 
 def make_ear(identity: Identity, half_width: float, side: int) -> tuple[FloatArray, FloatArray]:
     """Points (ROWS, COLUMNS, 3) of the ear on `side` (-1 left, 1 right) and the share of light that reaches each."""
     size = 1 + 0.14 * identity.shape.ears + 0.10 * identity.wrinkles
-    radius = np.linspace(0.02, 1, ROWS)[:, None]
-    turn = np.linspace(-np.pi, np.pi, COLUMNS)[None] * (1 if side > 0 else -1)
-    up = unit(np.array([0.10 * side, 1.0, -0.16], np.float32))
-    back = unit(np.array([0.42 * side, 0.0, -0.90], np.float32))
+    radius = np.linspace(0.02, 1, EAR_ROWS)[:, None]
+    turn = np.linspace(-np.pi, np.pi, EAR_COLUMNS)[None] * (1 if side > 0 else -1)
+    up = normalize_vectors(np.array([0.10 * side, 1.0, -0.16], np.float32))
+    back = normalize_vectors(np.array([0.42 * side, 0.0, -0.90], np.float32))
     out = np.cross(up, back) * -side
     tall, wide = 0.275 * size, 0.165 * size
     height = np.sin(turn)
     breadth = np.cos(turn) * (1 + 0.28 * height) * wide
-    rim = np.exp(-(((radius - 0.86) / 0.13) ** 2)) * smooth_step(-1.0, -0.45, np.cos(turn))
+    rim = np.exp(-(((radius - 0.86) / 0.13) ** 2)) * smoothstep(-1.0, -0.45, np.cos(turn))
     bowl = np.exp(-((radius / 0.5) ** 2))
     relief = 0.045 * rim - 0.045 * bowl + 0.02 * (1 - radius)
     centre = np.array([side * (half_width - 0.01), -0.13, -0.10], np.float32)

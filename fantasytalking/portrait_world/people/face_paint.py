@@ -4,139 +4,151 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.portrait_world.graphics.canvas import FaceCanvas
-from fantasytalking.portrait_world.graphics.mesh import bump, smooth_step
+from fantasytalking.portrait_world.graphics.mesh import gaussian_bump, smoothstep
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
-from fantasytalking.portrait_world.people.head_mesh import Features
-from fantasytalking.portrait_world.people.identity import Colour, Identity, mixed
+from fantasytalking.portrait_world.people.head_mesh import FaceFeatures
+from fantasytalking.portrait_world.people.identity import Color, Identity, mix_colors
 
 
-def linear(colour: Colour) -> FloatArray:
+def srgb_to_linear(color: Color) -> FloatArray:
     """sRGB to the linear values that are shaded (3,); a square stands in for the exact curve."""
-    return np.array(colour, np.float32) ** 2
+    return np.array(color, np.float32) ** 2
 
 
-def paint_face(identity: Identity, f: Features, density: float) -> tuple[FaceCanvas, FloatArray]:
+def paint_face(identity: Identity, f: FaceFeatures, density: float) -> tuple[FaceCanvas, FloatArray]:
     """The face's canvas and its layers (H, W, 5): linear red, green, blue, gloss, and light that reaches it."""
     canvas = FaceCanvas(density)
     random = np.random.default_rng([7_302, identity.number])
-    colour = _skin(identity, f, canvas, random)
+    colour = _skin_color(identity, f, canvas, random)
     gloss = _gloss(f, canvas)
     reach = _occlusion(identity, f, canvas)
-    _beard(identity, f, canvas, random, colour)
-    _lips(identity, f, canvas, random, colour, gloss)
-    _eyes(identity, f, canvas, colour, gloss)
-    _brows(identity, f, canvas, random, colour)
-    _age(identity, f, canvas, random, reach)
+    _paint_beard(identity, f, canvas, random, colour)
+    _paint_lips(identity, f, canvas, random, colour, gloss)
+    _paint_eyes(identity, f, canvas, colour, gloss)
+    _paint_brows(identity, f, canvas, random, colour)
+    _paint_wrinkles(identity, f, canvas, random, reach)
     return canvas, np.dstack([colour, gloss, reach]).astype(np.float32)
 
 
-def blend(colour: FloatArray, tint: FloatArray, cover: FloatArray) -> None:
+def blend_color(color: FloatArray, tint: FloatArray, cover: FloatArray) -> None:
     """Lays a linear tint (3,) over an image (H, W, 3) with coverage (H, W), in place."""
-    colour += (tint - colour) * cover[..., None]
+    color += (tint - color) * cover[..., None]
 
 
-def _skin(identity: Identity, f: Features, canvas: FaceCanvas, random: np.random.Generator) -> FloatArray:
+def _skin_color(identity: Identity, f: FaceFeatures, canvas: FaceCanvas, random: np.random.Generator) -> FloatArray:
     x, y = canvas.x, canvas.y
     side = np.abs(x)
     colour = np.empty((*x.shape, 3), np.float32)
-    colour[:] = linear(identity.skin)
-    flush = mixed(identity.skin, (0.78, 0.34, 0.30), 0.55)
-    rosy = 0.26 * bump(side, y, (0.40, -0.33), (0.20, 0.16)) + 0.28 * bump(x, y, (0, f.nose_y + 0.09), (0.13, 0.10))
-    rosy += 0.10 * bump(x, y, (0, f.mouth_y - 0.33), (0.18, 0.10))
-    rosy += 0.22 * identity.make_up * bump(side, y, (0.45, -0.27), (0.17, 0.11))
-    blend(colour, linear(flush), np.clip(rosy, 0, 1))
-    blend(colour, linear(mixed(identity.skin, (1.0, 0.93, 0.80), 0.4)), 0.25 * bump(x, y, (0, 0.52), (0.38, 0.2)))
-    shade = mixed(identity.skin, (0.34, 0.22, 0.26), 0.5)
-    tired = (0.20 + 0.25 * identity.wrinkles) * bump(side, y, (f.eye_x - 0.02, f.eye_y - 0.115), (0.15, 0.05))
-    blend(colour, linear(shade), tired)
-    blend(colour, linear(shade), 0.25 * bump(side, y, (f.eye_x - 0.17, f.eye_y + 0.02), (0.06, 0.08)))
-    mottle = 0.018 * canvas.noise(random, 0.16) + 0.012 * canvas.noise(random, 0.05)
+    colour[:] = srgb_to_linear(identity.skin)
+    flush = mix_colors(identity.skin, (0.78, 0.34, 0.30), 0.55)
+    rosy = 0.26 * gaussian_bump(side, y, (0.40, -0.33), (0.20, 0.16)) + 0.28 * gaussian_bump(
+        x, y, (0, f.nose_y + 0.09), (0.13, 0.10)
+    )
+    rosy += 0.10 * gaussian_bump(x, y, (0, f.mouth_y - 0.33), (0.18, 0.10))
+    rosy += 0.22 * identity.make_up * gaussian_bump(side, y, (0.45, -0.27), (0.17, 0.11))
+    blend_color(colour, srgb_to_linear(flush), np.clip(rosy, 0, 1))
+    blend_color(
+        colour,
+        srgb_to_linear(mix_colors(identity.skin, (1.0, 0.93, 0.80), 0.4)),
+        0.25 * gaussian_bump(x, y, (0, 0.52), (0.38, 0.2)),
+    )
+    shade = mix_colors(identity.skin, (0.34, 0.22, 0.26), 0.5)
+    tired = (0.20 + 0.25 * identity.wrinkles) * gaussian_bump(side, y, (f.eye_x - 0.02, f.eye_y - 0.115), (0.15, 0.05))
+    blend_color(colour, srgb_to_linear(shade), tired)
+    blend_color(
+        colour, srgb_to_linear(shade), 0.25 * gaussian_bump(side, y, (f.eye_x - 0.17, f.eye_y + 0.02), (0.06, 0.08))
+    )
+    mottle = 0.018 * canvas.smooth_noise(random, 0.16) + 0.012 * canvas.smooth_noise(random, 0.05)
     colour *= (1 + mottle * (1 + identity.wrinkles))[..., None]
     if identity.freckles:
-        _freckles(identity, canvas, random, colour)
+        _paint_freckles(identity, canvas, random, colour)
     return colour
 
 
-def _freckles(identity: Identity, canvas: FaceCanvas, random: np.random.Generator, colour: FloatArray) -> None:
+def _paint_freckles(identity: Identity, canvas: FaceCanvas, random: np.random.Generator, color: FloatArray) -> None:
     count = int(150 * identity.freckles)
     places = np.stack([random.normal(0, 0.30, count), random.normal(-0.2, 0.17, count)], -1)
     dots = [np.stack([place, place + 0.001]) for place in places]
-    cover = canvas.strokes(dots, 0.013, 0.004)
-    blend(colour, linear(mixed(identity.skin, (0.45, 0.22, 0.10), 0.55)), 0.55 * cover)
+    cover = canvas.draw_strokes(dots, 0.013, 0.004)
+    blend_color(color, srgb_to_linear(mix_colors(identity.skin, (0.45, 0.22, 0.10), 0.55)), 0.55 * cover)
 
 
-def _gloss(f: Features, canvas: FaceCanvas) -> FloatArray:
+def _gloss(f: FaceFeatures, canvas: FaceCanvas) -> FloatArray:
     x, y = canvas.x, canvas.y
-    gloss = 0.30 + 0.35 * bump(x, y, (0, f.nose_y + 0.12), (0.07, 0.16)) + 0.18 * bump(x, y, (0, 0.5), (0.4, 0.2))
-    return gloss + 0.15 * bump(np.abs(x), y, (0.42, -0.18), (0.14, 0.1))
+    gloss = (
+        0.30
+        + 0.35 * gaussian_bump(x, y, (0, f.nose_y + 0.12), (0.07, 0.16))
+        + 0.18 * gaussian_bump(x, y, (0, 0.5), (0.4, 0.2))
+    )
+    return gloss + 0.15 * gaussian_bump(np.abs(x), y, (0.42, -0.18), (0.14, 0.1))
 
 
-def _occlusion(identity: Identity, f: Features, canvas: FaceCanvas) -> FloatArray:
+def _occlusion(identity: Identity, f: FaceFeatures, canvas: FaceCanvas) -> FloatArray:
     """Share of the surroundings' light that reaches the skin (H, W): less in sockets, beside the nose, under lips."""
     x, y = canvas.x, canvas.y
     side = np.abs(x)
     broad = 1 + 0.22 * identity.shape.nose_width
-    dark = 0.26 * bump(side, y, (f.eye_x - 0.17, f.eye_y + 0.04), (0.07, 0.09))
-    dark += 0.16 * bump(side, y, (f.eye_x, f.eye_y + 0.09), (0.20, 0.06))
-    dark += 0.22 * bump(side, y, (0.190 * broad, f.nose_y + 0.060), (0.032, 0.06))
-    dark += 0.20 * bump(x, y, (0, f.nose_y - 0.014), (0.13 * broad, 0.030))
-    dark += 0.22 * bump(x, y, (0, f.mouth_y - 0.5 * f.lower_lip - 0.115), (0.17, 0.035))
-    dark += 0.26 * bump(side, y, (f.mouth_half_width + 0.012, f.mouth_y - 0.008), (0.030, 0.030))
-    nostril = bump(side, y, (0.066 * broad, f.nose_y + 0.018), (0.036 * broad, 0.016))
-    dark += 0.66 * smooth_step(0.15, 0.9, nostril)
+    dark = 0.26 * gaussian_bump(side, y, (f.eye_x - 0.17, f.eye_y + 0.04), (0.07, 0.09))
+    dark += 0.16 * gaussian_bump(side, y, (f.eye_x, f.eye_y + 0.09), (0.20, 0.06))
+    dark += 0.22 * gaussian_bump(side, y, (0.190 * broad, f.nose_y + 0.060), (0.032, 0.06))
+    dark += 0.20 * gaussian_bump(x, y, (0, f.nose_y - 0.014), (0.13 * broad, 0.030))
+    dark += 0.22 * gaussian_bump(x, y, (0, f.mouth_y - 0.5 * f.lower_lip - 0.115), (0.17, 0.035))
+    dark += 0.26 * gaussian_bump(side, y, (f.mouth_half_width + 0.012, f.mouth_y - 0.008), (0.030, 0.030))
+    nostril = gaussian_bump(side, y, (0.066 * broad, f.nose_y + 0.018), (0.036 * broad, 0.016))
+    dark += 0.66 * smoothstep(0.15, 0.9, nostril)
     return np.clip(1 - dark, 0.08, 1)
 
 
-def _lips(
+def _paint_lips(
     identity: Identity,
-    f: Features,
+    f: FaceFeatures,
     canvas: FaceCanvas,
     random: np.random.Generator,
-    colour: FloatArray,
+    color: FloatArray,
     gloss: FloatArray,
 ) -> None:
     x, y = canvas.x, canvas.y
     top, line, bottom = f.lip_borders(x)
     edge = 0.012
-    within = smooth_step(-edge, edge, top - y) * smooth_step(-edge, edge, y - bottom)
-    within *= smooth_step(1.02, 0.94, np.abs(x) / f.mouth_half_width)
+    within = smoothstep(-edge, edge, top - y) * smoothstep(-edge, edge, y - bottom)
+    within *= smoothstep(1.02, 0.94, np.abs(x) / f.mouth_half_width)
     cover = within * (0.72 + 0.25 * identity.make_up)
-    lines = 1 + 0.10 * np.sin(x * 150 + 2 * canvas.noise(random, 0.05)) * (0.4 + identity.wrinkles)
-    deep = linear(mixed(identity.lips, (0.25, 0.06, 0.08), 0.45))
+    lines = 1 + 0.10 * np.sin(x * 150 + 2 * canvas.smooth_noise(random, 0.05)) * (0.4 + identity.wrinkles)
+    deep = srgb_to_linear(mix_colors(identity.lips, (0.25, 0.06, 0.08), 0.45))
     shade = np.where(y >= line, 0.86, 1.0) * lines
-    colour += (linear(identity.lips) * shade[..., None] - colour) * cover[..., None]
-    blend(colour, deep, 0.42 * within * np.exp(-(((y - line) / 0.011) ** 2)))
+    color += (srgb_to_linear(identity.lips) * shade[..., None] - color) * cover[..., None]
+    blend_color(color, deep, 0.42 * within * np.exp(-(((y - line) / 0.011) ** 2)))
     gloss += within * (0.25 + 0.5 * identity.make_up) * np.where(y >= line, 0.4, 1.0)
 
 
-def _eyes(identity: Identity, f: Features, canvas: FaceCanvas, colour: FloatArray, gloss: FloatArray) -> None:
+def _paint_eyes(identity: Identity, f: FaceFeatures, canvas: FaceCanvas, color: FloatArray, gloss: FloatArray) -> None:
     x, y = canvas.x, canvas.y
     side = np.abs(x)
     _, closing, _ = f.lid_line(x)
     along = (side - f.eye_x) / f.eye_half_width
-    inside = smooth_step(1.10, 0.92, np.abs(along))
-    dark = linear(mixed(identity.brows, (0.05, 0.04, 0.04), 0.6))
+    inside = smoothstep(1.10, 0.92, np.abs(along))
+    dark = srgb_to_linear(mix_colors(identity.brows, (0.05, 0.04, 0.04), 0.6))
     thickness = 0.012 + 0.016 * np.clip(1 - along**2, 0, 1) * (1 + 0.35 * along)
-    lashes = smooth_step(1.04, 0.80, np.abs(along)) * smooth_step(-0.006, 0.003, y - closing)
-    lashes = lashes * smooth_step(1.0, 0.45, (y - closing) / thickness)
-    blend(colour, dark, lashes * (0.62 + 0.33 * identity.make_up))
-    wing = bump(along, y, (1.05, 0.0), (0.22, 1e9)) * np.exp(-(((y - closing - 0.012) / 0.012) ** 2))
-    blend(colour, dark, np.clip(wing * (0.10 + 0.5 * identity.make_up), 0, 1))
+    lashes = smoothstep(1.04, 0.80, np.abs(along)) * smoothstep(-0.006, 0.003, y - closing)
+    lashes = lashes * smoothstep(1.0, 0.45, (y - closing) / thickness)
+    blend_color(color, dark, lashes * (0.62 + 0.33 * identity.make_up))
+    wing = gaussian_bump(along, y, (1.05, 0.0), (0.22, 1e9)) * np.exp(-(((y - closing - 0.012) / 0.012) ** 2))
+    blend_color(color, dark, np.clip(wing * (0.10 + 0.5 * identity.make_up), 0, 1))
     under = inside * np.exp(-(((y - closing + 0.010) / 0.009) ** 2))
-    blend(colour, linear(mixed(identity.skin, (0.45, 0.20, 0.18), 0.55)), 0.55 * under)
+    blend_color(color, srgb_to_linear(mix_colors(identity.skin, (0.45, 0.20, 0.18), 0.55)), 0.55 * under)
     # The crease of the upper lid lies in the skin that folds when the eye opens.
     crease_y = closing + 0.088 + 0.012 * identity.shape.lid_fold + 0.02 * (1 - along**2)
-    crease = smooth_step(1.25, 0.9, np.abs(along)) * np.exp(-(((y - crease_y) / 0.012) ** 2))
-    blend(colour, linear(mixed(identity.skin, (0.28, 0.14, 0.12), 0.7)), 0.55 * crease)
+    crease = smoothstep(1.25, 0.9, np.abs(along)) * np.exp(-(((y - crease_y) / 0.012) ** 2))
+    blend_color(color, srgb_to_linear(mix_colors(identity.skin, (0.28, 0.14, 0.12), 0.7)), 0.55 * crease)
     if identity.make_up > 0.3:
-        shadow = mixed(identity.skin, mixed(identity.cloth, (0.35, 0.2, 0.25), 0.6), 0.6)
-        lid = smooth_step(1.2, 0.8, np.abs(along)) * smooth_step(0.0, 0.02, y - closing)
-        blend(colour, linear(shadow), 0.45 * identity.make_up * lid * smooth_step(0.15, 0.07, y - closing))
-    gloss -= 0.15 * bump(side, y, (f.eye_x, f.eye_y), (0.2, 0.1))
+        shadow = mix_colors(identity.skin, mix_colors(identity.cloth, (0.35, 0.2, 0.25), 0.6), 0.6)
+        lid = smoothstep(1.2, 0.8, np.abs(along)) * smoothstep(0.0, 0.02, y - closing)
+        blend_color(color, srgb_to_linear(shadow), 0.45 * identity.make_up * lid * smoothstep(0.15, 0.07, y - closing))
+    gloss -= 0.15 * gaussian_bump(side, y, (f.eye_x, f.eye_y), (0.2, 0.1))
 
 
 def brow_line(
-    identity: Identity, f: Features, along: NDArray[np.float64]
+    identity: Identity, f: FaceFeatures, along: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """x and y of the brow's middle line for `along` in [0, 1] from the nose outwards (right side)."""
     x = 0.125 + along * (0.39 + 0.05 * identity.shape.width)
@@ -144,8 +156,8 @@ def brow_line(
     return x, f.brow_y - 0.02 + arch + (0.002 + 0.025 * identity.shape.brow_angle) * (along - 0.35)
 
 
-def _brows(
-    identity: Identity, f: Features, canvas: FaceCanvas, random: np.random.Generator, colour: FloatArray
+def _paint_brows(
+    identity: Identity, f: FaceFeatures, canvas: FaceCanvas, random: np.random.Generator, color: FloatArray
 ) -> None:
     strokes: list[NDArray[np.float64]] = []
     thickness = 0.052 * identity.brow_weight
@@ -160,27 +172,31 @@ def _brows(
             middle = start + length * 0.5 * np.array([np.cos(lean), np.sin(lean)])
             end = middle + length * 0.5 * np.array([np.cos(lean * 0.6), np.sin(lean * 0.6)])
             strokes.append(np.stack([start, middle, end]) * np.array([side, 1.0]))
-    hairs = canvas.strokes(strokes, 0.008, 0.0015)
+    hairs = canvas.draw_strokes(strokes, 0.008, 0.0015)
     along = np.linspace(0.02, 0.97, 20)
     x, y = brow_line(identity, f, along)
     bases = [np.stack([side * x, y], -1) for side in (-1, 1)]
-    base = canvas.strokes(bases, thickness * 0.62, 0.016)
-    blend(colour, linear(identity.brows), np.clip(0.50 * base * identity.brow_weight + 0.78 * hairs, 0, 0.95))
+    base = canvas.draw_strokes(bases, thickness * 0.62, 0.016)
+    blend_color(
+        color, srgb_to_linear(identity.brows), np.clip(0.50 * base * identity.brow_weight + 0.78 * hairs, 0, 0.95)
+    )
 
 
-def beard_cover(identity: Identity, f: Features, x: FloatArray, y: FloatArray) -> FloatArray:
+def beard_coverage(identity: Identity, f: FaceFeatures, x: FloatArray, y: FloatArray) -> FloatArray:
     """How thickly hair grows on the lower face at frontal (x, y), 0 to 1; zero on the lips."""
     if identity.beard == "none":
         return np.zeros_like(x)
     side = np.abs(x)
     top, _, bottom = f.lip_borders(x)
     cheek_line = -0.42 - 0.55 * np.clip(0.55 - side, 0, 0.5)
-    cheeks = smooth_step(0.07, -0.07, y - cheek_line)
-    moustache = bump(x, y + 0.20 * side, (0, f.mouth_y + 0.095), (0.29, 0.070)) * smooth_step(0.02, -0.02, y - f.nose_y)
-    moustache = smooth_step(0.25, 0.75, 1.35 * moustache) * smooth_step(0.38, 0.26, side)
-    chin = smooth_step(0.30, 0.17, side) * smooth_step(0.0, -0.08, y - f.mouth_y + 0.10)
+    cheeks = smoothstep(0.07, -0.07, y - cheek_line)
+    moustache = gaussian_bump(x, y + 0.20 * side, (0, f.mouth_y + 0.095), (0.29, 0.070)) * smoothstep(
+        0.02, -0.02, y - f.nose_y
+    )
+    moustache = smoothstep(0.25, 0.75, 1.35 * moustache) * smoothstep(0.38, 0.26, side)
+    chin = smoothstep(0.30, 0.17, side) * smoothstep(0.0, -0.08, y - f.mouth_y + 0.10)
     ring = np.hypot(x / 0.285, (y - f.mouth_y + 0.06) / 0.27)
-    sides = np.exp(-(((ring - 1) / 0.20) ** 2)) * smooth_step(0.06, -0.04, y - f.mouth_y)
+    sides = np.exp(-(((ring - 1) / 0.20) ** 2)) * smoothstep(0.06, -0.04, y - f.mouth_y)
     goatee = np.maximum(chin, sides)
     cover = {
         "stubble": np.maximum(cheeks, moustache),
@@ -189,20 +205,18 @@ def beard_cover(identity: Identity, f: Features, x: FloatArray, y: FloatArray) -
         "moustache": moustache,
     }[identity.beard]
     lips = (
-        smooth_step(-0.016, 0.006, top - y)
-        * smooth_step(-0.016, 0.006, y - bottom)
-        * (side < f.mouth_half_width * 1.02)
+        smoothstep(-0.016, 0.006, top - y) * smoothstep(-0.016, 0.006, y - bottom) * (side < f.mouth_half_width * 1.02)
     )
     return cover * (1 - lips)
 
 
-def _beard(
-    identity: Identity, f: Features, canvas: FaceCanvas, random: np.random.Generator, colour: FloatArray
+def _paint_beard(
+    identity: Identity, f: FaceFeatures, canvas: FaceCanvas, random: np.random.Generator, color: FloatArray
 ) -> None:
     if identity.softness < 0.5 and identity.age > 17:
-        shadow = smooth_step(0.07, -0.12, canvas.y + 0.50 - 0.35 * (np.abs(canvas.x) - 0.4))
-        blend(colour, linear(mixed(identity.skin, (0.30, 0.32, 0.36), 0.5)), 0.16 * shadow)
-    cover = beard_cover(identity, f, canvas.x, canvas.y)
+        shadow = smoothstep(0.07, -0.12, canvas.y + 0.50 - 0.35 * (np.abs(canvas.x) - 0.4))
+        blend_color(color, srgb_to_linear(mix_colors(identity.skin, (0.30, 0.32, 0.36), 0.5)), 0.16 * shadow)
+    cover = beard_coverage(identity, f, canvas.x, canvas.y)
     if not cover.any():
         return
     light = identity.beard == "stubble"
@@ -214,14 +228,16 @@ def _beard(
         np.stack([root, root + length * np.array([np.sin(angle), -np.cos(angle)])])
         for root, length, angle in zip(roots, lengths, slant, strict=True)
     ]
-    tint = linear(identity.hair)
+    tint = srgb_to_linear(identity.hair)
     thick = 0.35 if light else 0.80
-    blend(colour, tint * 0.8, np.clip(cover * thick, 0, 1))
-    hairs = canvas.strokes(strokes, 0.006) * cover
-    blend(colour, tint * 1.15 + 0.01, (0.4 if light else 0.5) * hairs)
+    blend_color(color, tint * 0.8, np.clip(cover * thick, 0, 1))
+    hairs = canvas.draw_strokes(strokes, 0.006) * cover
+    blend_color(color, tint * 1.15 + 0.01, (0.4 if light else 0.5) * hairs)
 
 
-def _age(identity: Identity, f: Features, canvas: FaceCanvas, random: np.random.Generator, reach: FloatArray) -> None:
+def _paint_wrinkles(
+    identity: Identity, f: FaceFeatures, canvas: FaceCanvas, random: np.random.Generator, reach: FloatArray
+) -> None:
     """Lines on the forehead, beside the eyes and down from the nose."""
     folds, fine = [], []
     for side in (-1, 1):
@@ -239,5 +255,5 @@ def _age(identity: Identity, f: Features, canvas: FaceCanvas, random: np.random.
         fine.append(np.stack([x, level + 0.02 * np.cos(3 * x) + 0.008 * np.sin(9 * x + random.uniform(0, 6))], -1))
     fine += [np.array([[side * 0.035, 0.16], [side * 0.03, 0.26]]) for side in (-1, 1)]
     wrinkles = identity.wrinkles
-    reach *= 1 - (0.10 + 0.30 * wrinkles) * canvas.strokes(folds, 0.020, 0.014)
-    reach *= 1 - 0.34 * wrinkles * canvas.strokes(fine, 0.010, 0.006)
+    reach *= 1 - (0.10 + 0.30 * wrinkles) * canvas.draw_strokes(folds, 0.020, 0.014)
+    reach *= 1 - 0.34 * wrinkles * canvas.draw_strokes(fine, 0.010, 0.006)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from fantasytalking.portrait_world.graphics.mesh import smooth_step
+from fantasytalking.portrait_world.graphics.mesh import smoothstep
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
-from fantasytalking.portrait_world.people.face_paint import linear
-from fantasytalking.portrait_world.people.identity import Colour, Identity, mixed
+from fantasytalking.portrait_world.people.face_paint import srgb_to_linear
+from fantasytalking.portrait_world.people.identity import Color, Identity, mix_colors
 
 # Ring of the neckline at the side of the neck, how far it dips in front (in rings), half width of the dip in units.
 NECKLINES = {
@@ -15,11 +15,11 @@ NECKLINES = {
     "shirt": (14.20, 1.30, 0.26),
     "jacket": (14.55, 0.30, 0.60),
 }
-LAPELS = (14.60, 4.20, 0.62)
+LAPEL_CUT = (14.60, 4.20, 0.62)
 THICKNESS = {"crew": 0.030, "vee": 0.028, "turtleneck": 0.062, "shirt": 0.030, "jacket": 0.030}
 
 
-def _line(cut: tuple[float, float, float], angle: FloatArray, x: FloatArray) -> FloatArray:
+def _neckline_ring(cut: tuple[float, float, float], angle: FloatArray, x: FloatArray) -> FloatArray:
     side, dip, half_width = cut
     shape = np.clip(1 - np.abs(x) / half_width, 0, 1)
     if dip < 1:
@@ -29,63 +29,65 @@ def _line(cut: tuple[float, float, float], angle: FloatArray, x: FloatArray) -> 
 
 def garment_thickness(identity: Identity, ring: FloatArray, angle: FloatArray, x: FloatArray) -> FloatArray:
     """How far cloth stands off the body (V,), in units."""
-    neckline = _line(NECKLINES[identity.garment], angle, x)
-    thickness = THICKNESS[identity.garment] * smooth_step(-0.14, 0.10, ring - neckline)
+    neckline = _neckline_ring(NECKLINES[identity.garment], angle, x)
+    thickness = THICKNESS[identity.garment] * smoothstep(-0.14, 0.10, ring - neckline)
     if identity.garment == "jacket":
-        thickness = thickness + 0.022 * smooth_step(-0.45, 0.45, ring - _line(LAPELS, angle, x))
+        thickness = thickness + 0.022 * smoothstep(-0.45, 0.45, ring - _neckline_ring(LAPEL_CUT, angle, x))
     return thickness.astype(np.float32)
 
 
-def dress(
+def paint_clothing(
     identity: Identity, texels: FloatArray, ring: FloatArray, angle: FloatArray, x: FloatArray, y: FloatArray
 ) -> None:
     """Paints cloth over texels (H, W, 6) of red, green, blue, gloss, reach, skin; in place."""
     random = np.random.default_rng([7_303, identity.number])
-    depth = ring - _line(NECKLINES[identity.garment], angle, x)
+    depth = ring - _neckline_ring(NECKLINES[identity.garment], angle, x)
     inner = identity.second_cloth if identity.garment == "jacket" else identity.cloth
-    texels[..., 4] *= 1 - 0.35 * smooth_step(-0.55, 0.0, depth) * (depth < 0)
-    _cover(texels, smooth_step(-0.05, 0.06, depth), _cloth(inner, x, y, random, _weave(identity)))
+    texels[..., 4] *= 1 - 0.35 * smoothstep(-0.55, 0.0, depth) * (depth < 0)
+    _blend_cloth(texels, smoothstep(-0.05, 0.06, depth), _cloth_color(inner, x, y, random, _weave_strength(identity)))
     seam = 0.0 if identity.garment in ("shirt", "jacket") else 1.0
-    ribs = 0.10 * np.sin(angle * 90) * smooth_step(0.42, 0.34, depth) * (depth > 0) * seam
+    ribs = 0.10 * np.sin(angle * 90) * smoothstep(0.42, 0.34, depth) * (depth > 0) * seam
     texels[..., :3] *= (1 + ribs)[..., None]
-    _groove(texels, depth - 0.38, 0.05, 0.35 * seam)
+    _darken_seam(texels, depth - 0.38, 0.05, 0.35 * seam)
     if identity.garment == "shirt":
-        _collar(texels, depth, angle, x, inner)
+        _paint_collar(texels, depth, angle, x, inner)
     if identity.garment == "jacket":
-        lapel = ring - _line(LAPELS, angle, x)
-        texels[..., 4] *= 1 - 0.45 * smooth_step(-0.5, 0.0, lapel) * (lapel < 0) * (depth > 0)
-        _cover(texels, smooth_step(-0.05, 0.06, lapel), _cloth(identity.cloth, x, y, random, 0.03))
-        _groove(texels, lapel - 1.05, 0.05, 0.45)
+        lapel = ring - _neckline_ring(LAPEL_CUT, angle, x)
+        texels[..., 4] *= 1 - 0.45 * smoothstep(-0.5, 0.0, lapel) * (lapel < 0) * (depth > 0)
+        _blend_cloth(texels, smoothstep(-0.05, 0.06, lapel), _cloth_color(identity.cloth, x, y, random, 0.03))
+        _darken_seam(texels, lapel - 1.05, 0.05, 0.45)
 
 
-def _weave(identity: Identity) -> float:
+def _weave_strength(identity: Identity) -> float:
     return {"crew": 0.035, "vee": 0.06, "turtleneck": 0.08, "shirt": 0.02, "jacket": 0.03}[identity.garment]
 
 
-def _cloth(colour: Colour, x: FloatArray, y: FloatArray, random: np.random.Generator, weave: float) -> FloatArray:
+def _cloth_color(color: Color, x: FloatArray, y: FloatArray, random: np.random.Generator, weave: float) -> FloatArray:
     """Linear colour (H, W, 3) with knit and soft folds."""
     first, second = random.uniform(0, 6, 2)
-    folds = 0.07 * np.sin(5 * x + 3 * np.sin(2.5 * y + first)) * np.sin(4 * y + second) * smooth_step(-1.5, -2.0, y)
+    folds = 0.07 * np.sin(5 * x + 3 * np.sin(2.5 * y + first)) * np.sin(4 * y + second) * smoothstep(-1.5, -2.0, y)
     knit = weave * np.sin(110 * x) * np.sin(110 * y)
-    return linear(mixed(colour, (0.5, 0.5, 0.5), 0.03)) * (1 + folds + knit)[..., None]
+    return srgb_to_linear(mix_colors(color, (0.5, 0.5, 0.5), 0.03)) * (1 + folds + knit)[..., None]
 
 
-def _cover(texels: FloatArray, cover: FloatArray, colour: FloatArray) -> None:
-    texels[..., :3] += (colour - texels[..., :3]) * cover[..., None]
+def _blend_cloth(texels: FloatArray, cover: FloatArray, color: FloatArray) -> None:
+    texels[..., :3] += (color - texels[..., :3]) * cover[..., None]
     texels[..., 3] += (0.05 - texels[..., 3]) * cover
     texels[..., 4] += (0.92 - texels[..., 4]) * cover * 0.8
     texels[..., 5] *= 1 - cover
 
 
-def _groove(texels: FloatArray, distance: FloatArray, width: float, strength: float) -> None:
+def _darken_seam(texels: FloatArray, distance: FloatArray, width: float, strength: float) -> None:
     """A dark seam where `distance` is zero."""
     texels[..., 4] *= 1 - strength * np.exp(-((distance / width) ** 2))
 
 
-def _collar(texels: FloatArray, depth: FloatArray, angle: FloatArray, x: FloatArray, colour: Colour) -> None:
+def _paint_collar(texels: FloatArray, depth: FloatArray, angle: FloatArray, x: FloatArray, color: Color) -> None:
     lower = 0.62 + 0.55 * np.clip(1 - np.abs(np.abs(x) - 0.24) / 0.2, 0, 1)
-    on_collar = smooth_step(0.06, -0.05, depth - lower) * (depth > 0)
-    texels[..., :3] += (linear(mixed(colour, (1, 1, 1), 0.10)) - texels[..., :3]) * (on_collar * 0.8)[..., None]
+    on_collar = smoothstep(0.06, -0.05, depth - lower) * (depth > 0)
+    texels[..., :3] += (srgb_to_linear(mix_colors(color, (1, 1, 1), 0.10)) - texels[..., :3]) * (on_collar * 0.8)[
+        ..., None
+    ]
     shadow = np.exp(-(((depth - lower - 0.08) / 0.10) ** 2)) * (depth > lower)
     texels[..., 4] *= 1 - 0.45 * shadow
     placket = np.exp(-((x / 0.012) ** 2)) * (depth > 0.05) * (np.abs(angle) < 1)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from fantasytalking.portrait_world.graphics.mesh import Grid, bump, smooth_step
+from fantasytalking.portrait_world.graphics.mesh import Grid, gaussian_bump, smoothstep
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
 from fantasytalking.portrait_world.people.identity import Identity
 
@@ -98,7 +98,7 @@ def column_angles() -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Features:
+class FaceFeatures:
     """Where the features sit and how large they are, in units; the ones on one side are mirrored."""
 
     eye_x: float
@@ -139,11 +139,11 @@ class Features:
         return top, line, bottom
 
 
-def features_of(identity: Identity) -> Features:
+def face_features(identity: Identity) -> FaceFeatures:
     """The features' places, from the shape and the age."""
-    shape, child = identity.shape, identity.child
+    shape, child = identity.shape, identity.childlikeness
     eye_size = 1 + 0.10 * shape.eye_size + 0.13 * child
-    return Features(
+    return FaceFeatures(
         eye_x=0.315 * (1 + 0.06 * shape.eye_spacing + 0.05 * shape.width),
         eye_y=-0.005 + 0.02 * shape.eye_height - 0.05 * child,
         eye_half_width=0.158 * eye_size,
@@ -161,22 +161,22 @@ def features_of(identity: Identity) -> Features:
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadMesh:
     """Vertices at rest `points` (V, 3) in three sheets that meet at the eye line and at the mouth line.
 
-    `ring` and `angle` (V,) are every vertex's place on the loft, `carried` (V,) its share of the head's own motion
+    `ring` and `angle` (V,) are every vertex's place on the loft, `head_weight` (V,) its share of the head's own motion
     (1 on the head, 0 on the shoulders).
     """
 
-    features: Features
+    features: FaceFeatures
     points: FloatArray
     ring: FloatArray
     angle: FloatArray
-    carried: FloatArray
-    sheets: tuple[Grid, Grid, Grid]
+    head_weight: FloatArray
+    grids: tuple[Grid, Grid, Grid]
 
     @cached_property
-    def eye_centres(self) -> FloatArray:
+    def eye_centers(self) -> FloatArray:
         """Centres of the picture's left and right eyeball (2, 3)."""
         f = self.features
         depth = f.eyeball - 0.012
@@ -193,7 +193,7 @@ class Head:
         return float((weight * self.points[:, 2]).sum() / weight.sum())
 
 
-def make_head(identity: Identity) -> Head:
+def make_head_mesh(identity: Identity) -> HeadMesh:
     """The head of a person, at rest."""
     angles = column_angles()
     grids, points, rings = [], [], []
@@ -205,10 +205,10 @@ def make_head(identity: Identity) -> Head:
         start += grids[-1].size
     ring = np.concatenate(rings)
     angle = np.tile(angles.astype(np.float32), sum(grid.rows for grid in grids))
-    features = features_of(identity)
-    resting = _with_features(identity, features, np.concatenate(points), ring, angle)
-    carried = smooth_step(CHEST_RING, 12.3, ring)
-    return Head(
+    features = face_features(identity)
+    resting = _add_features(identity, features, np.concatenate(points), ring, angle)
+    carried = smoothstep(CHEST_RING, 12.3, ring)
+    return HeadMesh(
         features, resting.astype(np.float32), ring, angle, carried.astype(np.float32), (grids[0], grids[1], grids[2])
     )
 
@@ -217,9 +217,9 @@ def _loft(identity: Identity, rows: NDArray[np.float64], angles: NDArray[np.floa
     """Points (rows, columns, 3) of the bare head without features."""
     table = np.array(RINGS)
     ring = table[:, 0]
-    front_y, front_z, width, side_y, side_z, back_y, back_z = PchipInterpolator(ring, _shaped(identity, table)[:, 1:])(
-        rows
-    ).T
+    front_y, front_z, width, side_y, side_z, back_y, back_z = PchipInterpolator(
+        ring, _scale_rings(identity, table)[:, 1:]
+    )(rows).T
     sine, cosine = np.sin(angles)[None], np.cos(angles)[None]
     ahead = cosine > 0
     # Faces are flatter in front than an ellipse.
@@ -233,9 +233,9 @@ def _loft(identity: Identity, rows: NDArray[np.float64], angles: NDArray[np.floa
     return np.stack([x, y, z], -1)
 
 
-def _shaped(identity: Identity, table: NDArray[np.float64]) -> NDArray[np.float64]:
+def _scale_rings(identity: Identity, table: NDArray[np.float64]) -> NDArray[np.float64]:
     """The table of rings for this person's proportions."""
-    shape, child = identity.shape, identity.child
+    shape, child = identity.shape, identity.childlikeness
     table = table.copy()
     ring = table[:, 0]
 
@@ -250,11 +250,11 @@ def _shaped(identity: Identity, table: NDArray[np.float64]) -> NDArray[np.float6
     )
     scale += 0.04 * shape.forehead * near(3.5, 1.6) + 0.04 * child * near(3, 2.5) + 0.04 * child * near(8, 1.3)
     scale += (0.12 * shape.neck - 0.13 * child + 0.5 * full) * near(13.8, 1.4)
-    scale += (0.10 * shape.shoulders - 0.22 * child) * smooth_step(15.0, 17.0, ring)
+    scale += (0.10 * shape.shoulders - 0.22 * child) * smoothstep(15.0, 17.0, ring)
     table[:, 3] *= scale
-    longer = 0.05 * shape.length * smooth_step(6.0, 11.0, ring) - 0.02 * shape.length * smooth_step(5, 2, ring)
-    shorter_face = 0.14 * child * smooth_step(7.0, 11.0, ring)
-    taller_skull = 0.03 * child * smooth_step(4, 1, ring)
+    longer = 0.05 * shape.length * smoothstep(6.0, 11.0, ring) - 0.02 * shape.length * smoothstep(5, 2, ring)
+    shorter_face = 0.14 * child * smoothstep(7.0, 11.0, ring)
+    taller_skull = 0.03 * child * smoothstep(4, 1, ring)
     for column in (1, 4, 6):
         table[:, column] += -longer * 1.2 + shorter_face + taller_skull
     table[:, 1] -= (0.045 * shape.chin) * near(11, 1.0)
@@ -264,25 +264,25 @@ def _shaped(identity: Identity, table: NDArray[np.float64]) -> NDArray[np.float6
     return table
 
 
-def _with_features(
-    identity: Identity, f: Features, points: NDArray[np.float64], ring: FloatArray, angle: FloatArray
+def _add_features(
+    identity: Identity, f: FaceFeatures, points: NDArray[np.float64], ring: FloatArray, angle: FloatArray
 ) -> NDArray[np.float64]:
     """Adds nose, eye sockets, lips and the rest, and lets the seams follow the closing lines of lids and lips."""
     points = points.copy()
-    facing = (smooth_step(1.35, 0.9, np.abs(angle)) * smooth_step(12.5, 11.0, ring)).astype(np.float64)
+    facing = (smoothstep(1.35, 0.9, np.abs(angle)) * smoothstep(12.5, 11.0, ring)).astype(np.float64)
     # Move the rings so that the seam rows lie on the closing lines.
     x = points[:, 0]
     _, closing, _ = f.lid_line(x)
     near_eyes = facing * np.exp(-(((ring - EYE_RING) / 0.75) ** 2))
     seam_y = _seam_height(points, ring, angle, EYE_RING)
-    beside = smooth_step(2.6, 1.3, np.abs(np.abs(x) - f.eye_x) / f.eye_half_width)
+    beside = smoothstep(2.6, 1.3, np.abs(np.abs(x) - f.eye_x) / f.eye_half_width)
     points[:, 1] += near_eyes * beside * (closing - seam_y)
     _, line, _ = f.lip_borders(x)
     near_mouth = facing * np.exp(-(((ring - MOUTH_RING) / 0.9) ** 2))
     seam_y = _seam_height(points, ring, angle, MOUTH_RING)
-    beside = smooth_step(2.2, 1.0, np.abs(x) / f.mouth_half_width)
+    beside = smoothstep(2.2, 1.0, np.abs(x) / f.mouth_half_width)
     points[:, 1] += near_mouth * beside * (line - seam_y)
-    points[:, 2] += facing * relief(identity, f, points[:, 0], points[:, 1])
+    points[:, 2] += facing * feature_relief(identity, f, points[:, 0], points[:, 1])
     return points
 
 
@@ -293,23 +293,23 @@ def _seam_height(points: NDArray[np.float64], ring: FloatArray, angle: FloatArra
     return np.interp(angle, angle[order], points[order, 1])
 
 
-def relief(identity: Identity, f: Features, x: FloatArray, y: FloatArray) -> FloatArray:
+def feature_relief(identity: Identity, f: FaceFeatures, x: FloatArray, y: FloatArray) -> FloatArray:
     """Height of the features over the bare loft, over frontal (x, y)."""
-    shape, child = identity.shape, identity.child
+    shape, child = identity.shape, identity.childlikeness
     side = np.abs(x)
     z = _nose(identity, f, x, y)
     # Eye sockets, brow ridge, cheeks.
-    z = z - 0.085 * bump(side, y, (f.eye_x - 0.03, f.eye_y + 0.03), (0.19, 0.115))
-    z = z - 0.055 * bump(side, y, (f.eye_x - 0.19, f.eye_y + 0.01), (0.06, 0.09))
-    z = z + (0.030 - 0.025 * identity.softness) * bump(side, y, (0.26, f.brow_y - 0.02), (0.24, 0.07))
-    z = z + (0.035 + 0.02 * shape.cheekbones + 0.02 * child) * bump(side, y, (0.43, -0.26), (0.18, 0.15))
-    z = z + 0.03 * max(shape.fullness + child, -0.5) * bump(side, y, (0.38, -0.55), (0.2, 0.2))
+    z = z - 0.085 * gaussian_bump(side, y, (f.eye_x - 0.03, f.eye_y + 0.03), (0.19, 0.115))
+    z = z - 0.055 * gaussian_bump(side, y, (f.eye_x - 0.19, f.eye_y + 0.01), (0.06, 0.09))
+    z = z + (0.030 - 0.025 * identity.softness) * gaussian_bump(side, y, (0.26, f.brow_y - 0.02), (0.24, 0.07))
+    z = z + (0.035 + 0.02 * shape.cheekbones + 0.02 * child) * gaussian_bump(side, y, (0.43, -0.26), (0.18, 0.15))
+    z = z + 0.03 * max(shape.fullness + child, -0.5) * gaussian_bump(side, y, (0.38, -0.55), (0.2, 0.2))
     # Muzzle, philtrum, lips, chin.
     mouth = f.mouth_y
-    z = z + 0.050 * bump(x, y, (0.0, mouth + 0.03), (0.30, 0.22))
-    z = z - 0.016 * bump(x, y, (0.0, mouth + 0.15), (0.035, 0.06))
-    z = z - 0.045 * bump(x, y, (0.0, mouth - 0.185), (0.20, 0.055))
-    z = z + (0.055 + 0.02 * shape.chin) * bump(x, y, (0.0, mouth - 0.335), (0.20, 0.12))
+    z = z + 0.050 * gaussian_bump(x, y, (0.0, mouth + 0.03), (0.30, 0.22))
+    z = z - 0.016 * gaussian_bump(x, y, (0.0, mouth + 0.15), (0.035, 0.06))
+    z = z - 0.045 * gaussian_bump(x, y, (0.0, mouth - 0.185), (0.20, 0.055))
+    z = z + (0.055 + 0.02 * shape.chin) * gaussian_bump(x, y, (0.0, mouth - 0.335), (0.20, 0.12))
     z = z + _lips(f, x, y)
     # Fold from the nose to the corner of the mouth.
     fold = np.abs(side - (0.185 + 0.62 * np.clip(f.nose_y + 0.06 - y, 0, 0.4)))
@@ -317,12 +317,12 @@ def relief(identity: Identity, f: Features, x: FloatArray, y: FloatArray) -> Flo
     return z - depth * np.exp(-((fold / 0.035) ** 2) - ((y - f.nose_y + 0.1) / 0.16) ** 2)
 
 
-def _nose(identity: Identity, f: Features, x: FloatArray, y: FloatArray) -> FloatArray:
+def _nose(identity: Identity, f: FaceFeatures, x: FloatArray, y: FloatArray) -> FloatArray:
     shape = identity.shape
     base, bridge = f.nose_y, f.eye_y + 0.05
     length = bridge - base
     down = (bridge - y) / length  # 0 at the bridge, 1 at the base
-    size = 1 + 0.22 * shape.nose_depth - 0.18 * identity.child
+    size = 1 + 0.22 * shape.nose_depth - 0.18 * identity.childlikeness
     stops = [-0.45, -0.1, 0.1, 0.4, 0.65, 0.75, 0.82, 0.89, 0.96, 1.03, 1.13]
     bridge_height = 0.045 + 0.02 * shape.nose_depth
     heights = [0, 0.5 * bridge_height, bridge_height, 0.105, 0.182, 0.205, 0.195, 0.165, 0.105, 0.045, 0]
@@ -330,12 +330,12 @@ def _nose(identity: Identity, f: Features, x: FloatArray, y: FloatArray) -> Floa
     broad = 1 + 0.22 * shape.nose_width
     half_width = broad * np.interp(down, [-0.3, 0.1, 0.5, 0.85, 1.05], [0.10, 0.078, 0.088, 0.115, 0.11])
     z = ridge * (0.66 * np.exp(-(np.abs(x / half_width) ** 2.1)) + 0.34 * np.exp(-((x / (1.75 * half_width)) ** 2)))
-    tip = (0.028 + 0.012 * shape.nose_tip) * bump(x, y, (0.0, base + 0.085), (0.082 * broad, 0.072))
-    wings = 0.088 * size * bump(np.abs(x), y, (0.122 * broad, base + 0.070), (0.064, 0.060))
+    tip = (0.028 + 0.012 * shape.nose_tip) * gaussian_bump(x, y, (0.0, base + 0.085), (0.082 * broad, 0.072))
+    wings = 0.088 * size * gaussian_bump(np.abs(x), y, (0.122 * broad, base + 0.070), (0.064, 0.060))
     return z + tip + wings
 
 
-def _lips(f: Features, x: FloatArray, y: FloatArray) -> FloatArray:
+def _lips(f: FaceFeatures, x: FloatArray, y: FloatArray) -> FloatArray:
     top, line, bottom = f.lip_borders(x)
     full = np.clip(1 - (np.abs(x) / (1.08 * f.mouth_half_width)) ** 2.2, 0, 1)
     up = (y - line) / np.maximum(top - line, 0.02)
@@ -345,4 +345,4 @@ def _lips(f: Features, x: FloatArray, y: FloatArray) -> FloatArray:
     # A rounded cushion over each lip, lowest at the seam and at the borders.
     upper_height = 0.045 * np.sin(np.pi * np.clip(0.22 + 0.72 * upper, 0, 1)) * (y >= line)
     lower_height = 0.055 * np.sin(np.pi * np.clip(0.20 + 0.72 * lower, 0, 1)) * (y < line)
-    return full * (upper_height + lower_height) * smooth_step(1.35, 0.95, upper + lower)
+    return full * (upper_height + lower_height) * smoothstep(1.35, 0.95, upper + lower)

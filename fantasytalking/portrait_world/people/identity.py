@@ -7,13 +7,13 @@ import numpy as np
 from fantasytalking.common.errors import InputError
 from fantasytalking.portrait_world.speech.synthesis import Voice
 
-Colour = tuple[float, float, float]  # sRGB, 0 to 1
+Color = tuple[float, float, float]  # sRGB, 0 to 1
 
 # People of these numbers are never trained on. The two ranges are part of every benchmark's definition.
 TRAINING_IDENTITIES = range(1000)
 HELD_OUT_IDENTITIES = range(1000, 1_000_000)
 
-SKIN_TONES: tuple[Colour, ...] = (
+SKIN_TONES: tuple[Color, ...] = (
     (0.965, 0.840, 0.760),
     (0.930, 0.775, 0.675),
     (0.880, 0.700, 0.575),
@@ -23,22 +23,22 @@ SKIN_TONES: tuple[Colour, ...] = (
     (0.420, 0.270, 0.185),
     (0.325, 0.205, 0.145),
 )
-DARK_HAIR: tuple[Colour, ...] = ((0.075, 0.060, 0.055), (0.115, 0.080, 0.062), (0.180, 0.115, 0.080))
-FAIR_HAIR: tuple[Colour, ...] = (
+DARK_HAIR: tuple[Color, ...] = ((0.075, 0.060, 0.055), (0.115, 0.080, 0.062), (0.180, 0.115, 0.080))
+FAIR_HAIR: tuple[Color, ...] = (
     (0.300, 0.190, 0.120),
     (0.480, 0.330, 0.190),
     (0.690, 0.540, 0.330),
     (0.480, 0.210, 0.100),
 )
-GREY_HAIR: Colour = (0.720, 0.710, 0.700)
-DARK_EYES: tuple[Colour, ...] = ((0.200, 0.115, 0.065), (0.290, 0.175, 0.090))
-FAIR_EYES: tuple[Colour, ...] = (
+GRAY_HAIR: Color = (0.720, 0.710, 0.700)
+DARK_EYES: tuple[Color, ...] = ((0.200, 0.115, 0.065), (0.290, 0.175, 0.090))
+FAIR_EYES: tuple[Color, ...] = (
     (0.260, 0.420, 0.590),
     (0.330, 0.440, 0.300),
     (0.400, 0.470, 0.500),
     (0.420, 0.300, 0.140),
 )
-CLOTHES: tuple[Colour, ...] = (
+CLOTHES: tuple[Color, ...] = (
     (0.130, 0.180, 0.290),
     (0.230, 0.250, 0.275),
     (0.500, 0.150, 0.170),
@@ -51,7 +51,7 @@ CLOTHES: tuple[Colour, ...] = (
     (0.640, 0.380, 0.300),
     (0.560, 0.640, 0.560),
 )
-BACKDROPS: tuple[Colour, ...] = (
+BACKDROPS: tuple[Color, ...] = (
     (0.600, 0.660, 0.710),
     (0.740, 0.700, 0.640),
     (0.420, 0.480, 0.500),
@@ -61,8 +61,8 @@ BACKDROPS: tuple[Colour, ...] = (
     (0.780, 0.770, 0.760),
     (0.560, 0.520, 0.600),
 )
-HAIR_STYLES_WORN_LONG = ("long", "bob", "wavy", "bun", "curly", "ponytail")
-HAIR_STYLES_WORN_SHORT = ("crop", "parted", "swept", "curly_short", "buzz")
+LONG_HAIR_STYLES = ("long", "bob", "wavy", "bun", "curly", "ponytail")
+SHORT_HAIR_STYLES = ("crop", "parted", "swept", "curly_short", "buzz")
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,11 @@ class Identity:
     age: float
     softness: float
     shape: FaceShape
-    skin: Colour
-    lips: Colour
-    eyes: Colour
-    hair: Colour
-    brows: Colour
+    skin: Color
+    lips: Color
+    eyes: Color
+    hair: Color
+    brows: Color
     hair_style: str
     brow_weight: float
     beard: str
@@ -119,9 +119,9 @@ class Identity:
     make_up: float
     freckles: float
     garment: str
-    cloth: Colour
-    second_cloth: Colour
-    backdrop: Colour
+    cloth: Color
+    second_cloth: Color
+    backdrop: Color
     backdrop_style: str
     light_side: float
     voice: Voice
@@ -135,7 +135,7 @@ class Identity:
         return self.number in HELD_OUT_IDENTITIES
 
     @property
-    def child(self) -> float:
+    def childlikeness(self) -> float:
         """How childlike the proportions are, 0 (grown up) to 1 (seven years old)."""
         return float(np.clip((16 - self.age) / 9, 0, 1))
 
@@ -145,7 +145,7 @@ class Identity:
         return float(np.clip((self.age - 34) / 42, 0, 1))
 
 
-def identity_range(text: str) -> range:
+def parse_identity_range(text: str) -> range:
     """ "A-B" (both included) or "A" as a range of people, wholly of the training or wholly of the held-out ones.
 
     Raises:
@@ -166,9 +166,9 @@ def identity_range(text: str) -> range:
     )
 
 
-def mixed(first: Colour, second: Colour, share: float) -> Colour:
-    """`first` with `share` of `second`."""
-    mixture = [a + (b - a) * share for a, b in zip(first, second, strict=True)]
+def mix_colors(first: Color, second: Color, fraction: float) -> Color:
+    """`first` with `fraction` of `second`."""
+    mixture = [a + (b - a) * fraction for a, b in zip(first, second, strict=True)]
     return (mixture[0], mixture[1], mixture[2])
 
 
@@ -183,30 +183,32 @@ def make_identity(number: int) -> Identity:
     if age < 15:
         softness = 0.55 + 0.4 * softness
     tone = float(random.uniform(0, len(SKIN_TONES) - 1))
-    skin = _between(SKIN_TONES, tone)
-    skin = mixed(skin, (0.80, 0.50, 0.42), float(random.uniform(0, 0.10)))
-    hair, eyes = _colouring(random, tone, age)
+    skin = _interpolate_color(SKIN_TONES, tone)
+    skin = mix_colors(skin, (0.80, 0.50, 0.42), float(random.uniform(0, 0.10)))
+    hair, eyes = _hair_and_eye_color(random, tone, age)
     long_hair = random.random() < (0.9 if softness > 0.5 else 0.08)
-    hair_style = str(random.choice(HAIR_STYLES_WORN_LONG if long_hair else HAIR_STYLES_WORN_SHORT))
+    hair_style = str(random.choice(LONG_HAIR_STYLES if long_hair else SHORT_HAIR_STYLES))
     if not long_hair and age > 30 and random.random() < 0.08 + 0.3 * (age > 50):
         hair_style = str(random.choice(["bald", "balding"]))
     beard = "none"
     if softness < 0.5 and age > 19 and random.random() < 0.6:
         beard = str(random.choice(["stubble", "full", "goatee", "moustache"], p=[0.4, 0.35, 0.15, 0.1]))
     make_up = float(random.uniform(0.2, 1)) if softness > 0.5 and age > 17 and random.random() < 0.7 else 0.0
-    lips = mixed(mixed(skin, (0.70, 0.29, 0.29), 0.42 if tone < 4 else 0.30), (0.70, 0.12, 0.20), 0.35 * make_up)
+    lips = mix_colors(
+        mix_colors(skin, (0.70, 0.29, 0.29), 0.42 if tone < 4 else 0.30), (0.70, 0.12, 0.20), 0.35 * make_up
+    )
     cloth = CLOTHES[int(random.integers(len(CLOTHES)))]
     second = CLOTHES[int(random.integers(len(CLOTHES)))]
     return Identity(
         number=number,
         age=age,
         softness=softness,
-        shape=_shape(random, age, softness),
+        shape=_face_shape(random, age, softness),
         skin=skin,
         lips=lips,
         eyes=eyes,
         hair=hair,
-        brows=mixed(hair, (0.12, 0.09, 0.08), 0.35) if sum(hair) > 0.6 else hair,
+        brows=mix_colors(hair, (0.12, 0.09, 0.08), 0.35) if sum(hair) > 0.6 else hair,
         hair_style=hair_style,
         brow_weight=float(np.clip(1.15 - 0.5 * softness + random.normal(0, 0.15), 0.5, 1.5)),
         beard=beard,
@@ -223,20 +225,20 @@ def make_identity(number: int) -> Identity:
     )
 
 
-def _between(colours: tuple[Colour, ...], place: float) -> Colour:
-    low = min(int(place), len(colours) - 2)
-    return mixed(colours[low], colours[low + 1], place - low)
+def _interpolate_color(colors: tuple[Color, ...], position: float) -> Color:
+    low = min(int(position), len(colors) - 2)
+    return mix_colors(colors[low], colors[low + 1], position - low)
 
 
-def _colouring(random: np.random.Generator, tone: float, age: float) -> tuple[Colour, Colour]:
+def _hair_and_eye_color(random: np.random.Generator, tone: float, age: float) -> tuple[Color, Color]:
     fair = random.random() < np.clip(0.85 - 0.33 * tone, 0.02, 0.8)
     hairs, irises = (FAIR_HAIR, FAIR_EYES) if fair else (DARK_HAIR, DARK_EYES)
     hair = hairs[int(random.integers(len(hairs)))]
     grey = float(np.clip((age - 42 + random.normal(0, 8)) / 28, 0, 0.95))
-    return mixed(hair, GREY_HAIR, grey), irises[int(random.integers(len(irises)))]
+    return mix_colors(hair, GRAY_HAIR, grey), irises[int(random.integers(len(irises)))]
 
 
-def _shape(random: np.random.Generator, age: float, softness: float) -> FaceShape:
+def _face_shape(random: np.random.Generator, age: float, softness: float) -> FaceShape:
     values = np.clip(random.normal(0, 0.45, len(FaceShape.__dataclass_fields__)), -1, 1)
     shape = dict(zip(FaceShape.__dataclass_fields__, map(float, values), strict=True))
     heavy = 0.5 - softness

@@ -4,15 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fantasytalking.portrait_world.graphics.mesh import smooth_step
+from fantasytalking.portrait_world.graphics.mesh import smoothstep
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
 from fantasytalking.portrait_world.motion.frame_state import FaceState
-from fantasytalking.portrait_world.people.head_mesh import Head
+from fantasytalking.portrait_world.people.head_mesh import HeadMesh
 
-WALL, TEETH, TONGUE = (7, 9), (5, 33), (7, 11)  # rows, columns
+WALL_GRID_SIZE, TEETH_GRID_SIZE, TONGUE_GRID_SIZE = (7, 9), (5, 33), (7, 11)  # rows, columns
 
 
-class MouthSheets(NamedTuple):
+class MouthGrids(NamedTuple):
     """Vertices of the sheets, each (rows, columns, 3)."""
 
     wall: FloatArray
@@ -21,7 +21,7 @@ class MouthSheets(NamedTuple):
     tongue: FloatArray
 
 
-def mouth_sheets(head: Head, state: FaceState, gap: float, lip_depth: float, chin_depth: float) -> MouthSheets:
+def make_mouth_grids(head: HeadMesh, state: FaceState, gap: float, lip_depth: float, chin_depth: float) -> MouthGrids:
     """The mouth's inside for an inner-lip gap in units.
 
     `lip_depth` and `chin_depth` are z of the resting face at the lips' seam and just below the lower lip; nothing of
@@ -32,7 +32,7 @@ def mouth_sheets(head: Head, state: FaceState, gap: float, lip_depth: float, chi
     back = 0.20 * gap
     lower_depth = min(lip_depth - 0.125, chin_depth - 0.075)
     line = f.mouth_y
-    return MouthSheets(
+    return MouthGrids(
         _wall(f.mouth_half_width, line, drop, lower_depth + 0.10),
         _teeth(0.80 * f.mouth_half_width, line + 0.13, line + 0.010 - 0.014 * max(state.smile, 0.0), lip_depth - 0.085),
         _teeth(0.70 * f.mouth_half_width, line - 0.035 - drop, line - 0.105 - drop, lower_depth - back),
@@ -41,24 +41,24 @@ def mouth_sheets(head: Head, state: FaceState, gap: float, lip_depth: float, chi
 
 
 def _wall(half_width: float, line: float, drop: float, depth: float) -> FloatArray:
-    across = np.linspace(-1.02, 1.02, WALL[1])[None] * np.ones((WALL[0], 1))
-    down = np.linspace(0, 1, WALL[0])[:, None] * np.ones((1, WALL[1]))
+    across = np.linspace(-1.02, 1.02, WALL_GRID_SIZE[1])[None] * np.ones((WALL_GRID_SIZE[0], 1))
+    down = np.linspace(0, 1, WALL_GRID_SIZE[0])[:, None] * np.ones((1, WALL_GRID_SIZE[1]))
     y = line + 0.14 - down * (0.26 + drop)
     z = depth - 0.34 - 0.16 * across**2 - 0.10 * down
     return np.stack([half_width * across, y, z], -1).astype(np.float32)
 
 
 def _teeth(half_width: float, top: float, bottom: float, depth: float) -> FloatArray:
-    across = np.linspace(-1, 1, TEETH[1])[None] * np.ones((TEETH[0], 1))
-    down = np.linspace(0, 1, TEETH[0])[:, None] * np.ones((1, TEETH[1]))
+    across = np.linspace(-1, 1, TEETH_GRID_SIZE[1])[None] * np.ones((TEETH_GRID_SIZE[0], 1))
+    down = np.linspace(0, 1, TEETH_GRID_SIZE[0])[:, None] * np.ones((1, TEETH_GRID_SIZE[1]))
     y = top + (bottom - top) * down
     z = depth - 0.19 * np.abs(across) ** 2.4 - 0.012 * np.abs(down - 0.5)
     return np.stack([half_width * across, y, z], -1).astype(np.float32)
 
 
 def _tongue(half_width: float, floor: float, line: float, raised: float, depth: float) -> FloatArray:
-    across = np.linspace(-1, 1, TONGUE[1])[None] * np.ones((TONGUE[0], 1))
-    down = np.linspace(0, 1, TONGUE[0])[:, None] * np.ones((1, TONGUE[1]))
+    across = np.linspace(-1, 1, TONGUE_GRID_SIZE[1])[None] * np.ones((TONGUE_GRID_SIZE[0], 1))
+    down = np.linspace(0, 1, TONGUE_GRID_SIZE[0])[:, None] * np.ones((1, TONGUE_GRID_SIZE[1]))
     resting = floor - 0.020
     tip = resting + (line + 0.01 - resting) * raised
     dome = np.sqrt(np.clip(1 - across**2, 0, 1))
@@ -77,8 +77,8 @@ def tooth_albedo(across: FloatArray, down: FloatArray, upper: bool) -> FloatArra
     index = np.searchsorted(borders, side, side="right") - 1
     low, high = borders[index], borders[index + 1]
     within = (side - low) / (high - low)
-    gap = smooth_step(0.0, 0.10, np.minimum(within, 1 - within))
-    gum = smooth_step(0.30, 0.20, down + 0.12 * (2 * within - 1) ** 2)
+    gap = smoothstep(0.0, 0.10, np.minimum(within, 1 - within))
+    gum = smoothstep(0.30, 0.20, down + 0.12 * (2 * within - 1) ** 2)
     enamel = np.array([0.90, 0.87, 0.80]) ** 2 * (0.62 + 0.38 * gap)[:, None] * (1 - 0.42 * side**1.5)[:, None]
     pink = np.array([0.74, 0.40, 0.40]) ** 2
     return (enamel * (1 - gum[:, None]) + pink * gum[:, None]).astype(np.float32)

@@ -9,12 +9,12 @@ from fantasytalking.portrait_world.motion.frame_state import FaceState
 
 HEAD_PIVOT = np.array([0.0, -0.95, -0.22], np.float32)
 BODY_PIVOT = np.array([0.0, -2.6, -0.1], np.float32)
-PICTURE_UNITS = 3.08  # height of a portrait in head units
-PICTURE_CENTRE = -0.21  # y of a portrait's middle, in head units
+PORTRAIT_HEIGHT_UNITS = 3.08  # height of a portrait in head units
+PORTRAIT_CENTER_Y = -0.21  # y of a portrait's middle, in head units
 CAMERA_DISTANCE = 13.0
-APPROACHED = 0.5  # y, in head units, that stays in its place when the camera comes closer
-LEAST_CLOSENESS, LARGEST_CLOSENESS = 0.62, 1.5  # seen smaller, the shoulders would end in the picture
-BODY_FOLLOWS = 0.35  # share of the head's shift that the shoulders make too
+ZOOM_FIXPOINT_Y = 0.5  # y, in head units, that stays in its place when the camera comes closer
+MIN_ZOOM, MAX_ZOOM = 0.62, 1.5  # seen smaller, the shoulders would end in the picture
+BODY_FOLLOW_FRACTION = 0.35  # share of the head's shift that the shoulders make too
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,24 @@ class Posture:
     body_rotation: FloatArray
     body_shift: FloatArray
 
-    def move(self, points: FloatArray, carried: FloatArray | None = None) -> FloatArray:
-        """Resting points (V, 3) in this posture; `carried` (V,) is the head's share, all of it when not given."""
+    def transform_points(self, points: FloatArray, head_weight: FloatArray | None = None) -> FloatArray:
+        """Resting points (V, 3) in this posture; `head_weight` (V,) is the head's share, all of it when not given."""
         with_head: FloatArray = (points - HEAD_PIVOT) @ self.head_rotation.T + HEAD_PIVOT + self.head_shift
-        if carried is None:
+        if head_weight is None:
             return with_head
         with_body: FloatArray = (points - BODY_PIVOT) @ self.body_rotation.T + BODY_PIVOT + self.body_shift
-        return with_body + (with_head - with_body) * carried[:, None]
+        return with_body + (with_head - with_body) * head_weight[:, None]
 
-    def turn(self, normals: FloatArray, carried: FloatArray | None = None) -> FloatArray:
+    def transform_normals(self, normals: FloatArray, head_weight: FloatArray | None = None) -> FloatArray:
         """Resting normals (V, 3) in this posture (not renormalised)."""
         with_head: FloatArray = normals @ self.head_rotation.T
-        if carried is None:
+        if head_weight is None:
             return with_head
         with_body: FloatArray = normals @ self.body_rotation.T
-        return with_body + (with_head - with_body) * carried[:, None]
+        return with_body + (with_head - with_body) * head_weight[:, None]
 
 
-def rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
+def rotation_matrix(yaw: float, pitch: float, roll: float) -> FloatArray:
     """Turn to the picture's right by `yaw`, nod down by `pitch`, tilt the top to the right by `roll`; radians."""
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -52,21 +52,21 @@ def rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
     return (about_z @ about_y @ about_x).astype(np.float32)
 
 
-def posture_of(state: FaceState) -> Posture:
+def posture_from_state(state: FaceState) -> Posture:
     """The posture of a frame's state."""
-    head_shift = np.array([state.x, -state.y, 0], np.float32) * PICTURE_UNITS
-    shoulders = np.array([state.shoulder_x, -state.shoulder_y, 0], np.float32) * PICTURE_UNITS
+    head_shift = np.array([state.x, -state.y, 0], np.float32) * PORTRAIT_HEIGHT_UNITS
+    shoulders = np.array([state.shoulder_x, -state.shoulder_y, 0], np.float32) * PORTRAIT_HEIGHT_UNITS
     return Posture(
-        rotation(state.yaw, state.pitch, state.roll),
+        rotation_matrix(state.yaw, state.pitch, state.roll),
         head_shift,
-        rotation(0.25 * state.yaw, 0, state.shoulder_roll),
-        shoulders + BODY_FOLLOWS * head_shift,
+        rotation_matrix(0.25 * state.yaw, 0, state.shoulder_roll),
+        shoulders + BODY_FOLLOW_FRACTION * head_shift,
     )
 
 
-def seen_closer(state: FaceState, closeness: float) -> FaceState:
-    """The state whose shifts, seen `closeness` times larger, are again the stated share of the picture."""
-    shifts = {name: getattr(state, name) / closeness for name in ("x", "y", "shoulder_x", "shoulder_y")}
+def scale_shifts_for_zoom(state: FaceState, zoom: float) -> FaceState:
+    """The state whose shifts, seen `zoom` times larger, are again the stated share of the picture."""
+    shifts = {name: getattr(state, name) / zoom for name in ("x", "y", "shoulder_x", "shoulder_y")}
     return replace(state, **shifts)
 
 
@@ -79,10 +79,10 @@ class Camera:
     row: float
 
     @classmethod
-    def portrait(cls, height: int, width: int, closeness: float = 1.0) -> "Camera":
-        """The usual portrait, head and shoulders, centred; or everything `closeness` times larger, at most the face."""
-        scale = height / PICTURE_UNITS * closeness
-        centre = APPROACHED + (PICTURE_CENTRE - APPROACHED) / closeness
+    def portrait(cls, height: int, width: int, zoom: float = 1.0) -> "Camera":
+        """The usual portrait, head and shoulders, centred; or everything `zoom` times larger, at most the face."""
+        scale = height / PORTRAIT_HEIGHT_UNITS * zoom
+        centre = ZOOM_FIXPOINT_Y + (PORTRAIT_CENTER_Y - ZOOM_FIXPOINT_Y) / zoom
         return cls(scale, width / 2, height / 2 + centre * scale)
 
     def project(self, points: FloatArray) -> FloatArray:

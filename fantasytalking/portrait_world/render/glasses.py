@@ -5,17 +5,17 @@ from numpy.typing import NDArray
 
 from fantasytalking.portrait_world.graphics.image_ops import draw_lines, fill_polygon
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
-from fantasytalking.portrait_world.people.head_mesh import Head
+from fantasytalking.portrait_world.people.head_mesh import HeadMesh
 from fantasytalking.portrait_world.people.identity import Identity
 from fantasytalking.portrait_world.render.camera import Camera, Posture
 
-FRAME_COLOURS = ((0.10, 0.09, 0.09), (0.30, 0.17, 0.09), (0.42, 0.40, 0.38))
+FRAME_COLORS = ((0.10, 0.09, 0.09), (0.30, 0.17, 0.09), (0.42, 0.40, 0.38))
 
 
 class Glasses:
     """The frame of one person, its lines at rest in head coordinates."""
 
-    def __init__(self, identity: Identity, head: Head) -> None:
+    def __init__(self, identity: Identity, head: HeadMesh) -> None:
         f = head.features
         turn = np.linspace(0, 2 * np.pi, 49)
         power = 1.0 if identity.glasses == "round" else 0.55
@@ -23,7 +23,7 @@ class Glasses:
         outline_x = wide * np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** power
         outline_y = tall * np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** power
         front = head.surface_depth(0.0, f.eye_y - 0.02) + 0.035
-        self.colour = FRAME_COLOURS[identity.number % len(FRAME_COLOURS)]
+        self.color = FRAME_COLORS[identity.number % len(FRAME_COLORS)]
         self.rims: list[NDArray[np.float64]] = []
         self.arms: list[NDArray[np.float64]] = []
         for side in (-1, 1):
@@ -40,15 +40,15 @@ class Glasses:
         )
 
 
-def draw_glasses(glasses: Glasses, picture: FloatArray, posture: Posture, camera: Camera, depth: FloatArray) -> None:
+def draw_glasses(glasses: Glasses, image: FloatArray, posture: Posture, camera: Camera, depth: FloatArray) -> None:
     """Draws the frame over a picture (H, W, 3), sRGB in [0, 1], hidden where `depth` (H * W,) is nearer; in place."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     thickness = max(1, round(0.026 * camera.scale))
     layer = np.zeros((height, width), np.uint8)
     lenses = np.zeros((height, width), np.uint8)
 
     def projected(line: NDArray[np.float64]) -> FloatArray:
-        return camera.project(posture.move(line.astype(np.float32)))
+        return camera.project(posture.transform_points(line.astype(np.float32)))
 
     for rim in glasses.rims:
         points = projected(rim)
@@ -66,5 +66,5 @@ def draw_glasses(glasses: Glasses, picture: FloatArray, posture: Posture, camera
             draw_lines(layer, [points[:hidden]], max(1, thickness - 1))
     cover = layer[..., None].astype(np.float32) / 255
     glint = lenses[..., None].astype(np.float32) / 255 * 0.035
-    picture += (1 - picture) * glint
-    picture += (np.array(glasses.colour, np.float32) - picture) * cover * 0.94
+    image += (1 - image) * glint
+    image += (np.array(glasses.color, np.float32) - image) * cover * 0.94

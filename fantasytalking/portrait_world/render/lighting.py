@@ -4,17 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fantasytalking.portrait_world.graphics.mesh import unit
+from fantasytalking.portrait_world.graphics.mesh import normalize_vectors
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
 from fantasytalking.portrait_world.people.identity import Identity
 
 SKIN_WRAP = np.array([0.42, 0.26, 0.20], np.float32)
 CLOTH_WRAP = np.array([0.22, 0.22, 0.22], np.float32)
-VIEW = np.array([0, 0, 1], np.float32)
+VIEW_DIRECTION = np.array([0, 0, 1], np.float32)
 
 
 @dataclass(frozen=True)
-class Lamps:
+class Lights:
     """Unit directions (3,) towards the lamps."""
 
     key: FloatArray
@@ -22,40 +22,45 @@ class Lamps:
     rim: FloatArray
 
 
-def lamps_of(identity: Identity) -> Lamps:
+def lights_for(identity: Identity) -> Lights:
     """The light in which someone sits."""
     side = identity.light_side
-    return Lamps(
-        unit(np.array([0.75 * side, 0.62, 0.85], np.float32)),
-        unit(np.array([-0.9 * side, 0.12, 0.7], np.float32)),
-        unit(np.array([-0.8 * side, 0.45, -0.35], np.float32)),
+    return Lights(
+        normalize_vectors(np.array([0.75 * side, 0.62, 0.85], np.float32)),
+        normalize_vectors(np.array([-0.9 * side, 0.12, 0.7], np.float32)),
+        normalize_vectors(np.array([-0.8 * side, 0.45, -0.35], np.float32)),
     )
 
 
-def lit(
-    albedo: FloatArray, normals: FloatArray, reach: FloatArray, gloss: FloatArray, lamps: Lamps, wrap: FloatArray
+def shade_surface(
+    albedo: FloatArray,
+    normals: FloatArray,
+    ambient_visibility: FloatArray,
+    gloss: FloatArray,
+    lights: Lights,
+    wrap: FloatArray,
 ) -> FloatArray:
     """Linear radiance (N, 3).
 
     Args:
         albedo: (N, 3) linear; normals (N, 3) unit.
-        reach: (N,) share of the surroundings' light that arrives, gloss (N,) strength of highlights.
+        ambient_visibility: (N,) share of the surroundings' light that arrives, gloss (N,) strength of highlights.
         wrap: (3,) how far each colour's light creeps round into the shade; red goes furthest in skin.
     """
-    key = (normals @ lamps.key)[:, None]
-    fill = np.maximum((normals @ lamps.fill + 0.3) / 1.3, 0)[:, None]
+    key = (normals @ lights.key)[:, None]
+    fill = np.maximum((normals @ lights.fill + 0.3) / 1.3, 0)[:, None]
     diffuse = np.maximum((key + wrap) / (1 + wrap), 0)
     sky = 0.5 + 0.5 * normals[:, 1:2]
-    light = diffuse * np.array([0.93, 0.885, 0.83], np.float32) * (0.35 + 0.65 * reach[:, None])
-    light += reach[:, None] * (fill * np.array([0.15, 0.165, 0.19], np.float32) + 0.10 + 0.16 * sky)
+    light = diffuse * np.array([0.93, 0.885, 0.83], np.float32) * (0.35 + 0.65 * ambient_visibility[:, None])
+    light += ambient_visibility[:, None] * (fill * np.array([0.15, 0.165, 0.19], np.float32) + 0.10 + 0.16 * sky)
     edge = np.maximum(1 - normals[:, 2:], 0) ** 3
-    rim = edge * np.maximum((normals @ lamps.rim)[:, None], 0)
-    half = np.maximum(normals @ unit(lamps.key + VIEW), 0)
-    sheen = gloss * reach * (0.10 * half**14 + 0.11 * half**48)
+    rim = edge * np.maximum((normals @ lights.rim)[:, None], 0)
+    half = np.maximum(normals @ normalize_vectors(lights.key + VIEW_DIRECTION), 0)
+    sheen = gloss * ambient_visibility * (0.10 * half**14 + 0.11 * half**48)
     return albedo * light + (0.30 * rim + 0.03 * edge) * (0.25 + albedo) + sheen[:, None]
 
 
-def displayed(radiance: FloatArray) -> FloatArray:
+def tone_map(radiance: FloatArray) -> FloatArray:
     """Linear radiance to sRGB in [0, 1]; highlights roll off softly."""
     bright = np.maximum(radiance, 0)
     return np.sqrt(np.where(bright > 0.7, 1 - 0.3 * np.exp(-(bright - 0.7) / 0.3), bright))

@@ -2,27 +2,27 @@
 
 import numpy as np
 
-from fantasytalking.portrait_world.graphics.mesh import smooth_step, unit
-from fantasytalking.portrait_world.graphics.rasterizer import FloatArray, Fragments, empty_depth, rasterise
+from fantasytalking.portrait_world.graphics.mesh import normalize_vectors, smoothstep
+from fantasytalking.portrait_world.graphics.rasterizer import FloatArray, Fragments, empty_depth_buffer, rasterize
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.people import eyes
 from fantasytalking.portrait_world.people import mouth_interior as mouth
-from fantasytalking.portrait_world.people.anatomy import Anatomy, Part
-from fantasytalking.portrait_world.people.face_paint import linear
+from fantasytalking.portrait_world.people.anatomy import Anatomy, SurfacePart
+from fantasytalking.portrait_world.people.face_paint import srgb_to_linear
 from fantasytalking.portrait_world.people.hair import make_hair
-from fantasytalking.portrait_world.people.identity import Identity, mixed
-from fantasytalking.portrait_world.people.skin_texture import make_texture
-from fantasytalking.portrait_world.render.camera import Camera, posture_of
+from fantasytalking.portrait_world.people.identity import Identity, mix_colors
+from fantasytalking.portrait_world.people.skin_texture import make_skin_texture
+from fantasytalking.portrait_world.render.camera import Camera, posture_from_state
 from fantasytalking.portrait_world.render.glasses import Glasses, draw_glasses
-from fantasytalking.portrait_world.render.hair_shading import HairShell
-from fantasytalking.portrait_world.render.lighting import CLOTH_WRAP, SKIN_WRAP, displayed, lamps_of, lit
+from fantasytalking.portrait_world.render.hair_shading import HairRenderer
+from fantasytalking.portrait_world.render.lighting import CLOTH_WRAP, SKIN_WRAP, lights_for, shade_surface, tone_map
 
-FACE_ANGLE, FACE_RINGS = 1.3, (3.25, 11.0)
+MAX_FACE_ANGLE, FACE_RING_RANGE = 1.3, (3.25, 11.0)
 """Where a face ends: radians from the front, and rings below the hairline and above the neck. It is where MediaPipe's
 landmarks end, to a tenth of the face; those take a beard for a higher chin."""
 
 
-class Person:
+class PersonMesh:
     """Someone who can be drawn any number of times, on any canvas, beside others.
 
     Args:
@@ -33,91 +33,110 @@ class Person:
     def __init__(self, identity: Identity, detail: float) -> None:
         self.identity = identity
         self.anatomy = Anatomy(identity)
-        self.lamps = lamps_of(identity)
+        self.lights = lights_for(identity)
         per_cell = int(np.clip(round(detail / 22), 3, 14))
-        self.texture = make_texture(identity, self.anatomy.head, float(np.clip(1.3 * detail, 60, 420)), per_cell)
+        self.texture = make_skin_texture(identity, self.anatomy.head, float(np.clip(1.3 * detail, 60, 420)), per_cell)
         shells = make_hair(identity, self.anatomy.head, int(np.clip(per_cell, 4, 10)))
-        self.hair = [HairShell(identity, shell, self.lamps) for shell in shells]
+        self.hair = [HairRenderer(identity, shell, self.lights) for shell in shells]
         self.glasses = Glasses(identity, self.anatomy.head) if identity.glasses != "none" else None
 
     def mouth_size(self, state: FaceState) -> tuple[float, float]:
         """The mouth as drawn: the inner lips' gap over its largest value, and its width over the eyes' distance."""
         rig = self.anatomy.rig
-        points = rig.pose(state)
-        return rig.opening(points), rig.mouth_width(points)
+        points = rig.deform(state)
+        return rig.mouth_opening(points), rig.mouth_width(points)
 
     def face_points(self, state: FaceState) -> FloatArray:
         """Points (N, 3) of the face with this expression, forehead to chin and ear to ear, the head at rest."""
         head = self.anatomy.head
-        front = (np.abs(head.angle) < FACE_ANGLE) & (head.ring > FACE_RINGS[0]) & (head.ring < FACE_RINGS[1])
-        return self.anatomy.rig.pose(state)[front]
+        front = (
+            (np.abs(head.angle) < MAX_FACE_ANGLE) & (head.ring > FACE_RING_RANGE[0]) & (head.ring < FACE_RING_RANGE[1])
+        )
+        return self.anatomy.rig.deform(state)[front]
 
-    def draw(self, picture: FloatArray, camera: Camera, state: FaceState) -> None:
+    def draw(self, image: FloatArray, camera: Camera, state: FaceState) -> None:
         """Draws the person over a picture (H, W, 3), sRGB in [0, 1], in place."""
-        height, width = picture.shape[:2]
-        posture = posture_of(state)
-        points, normals = self.anatomy.pose(state)
-        points = posture.move(points, self.anatomy.carried)
-        normals = posture.turn(normals, self.anatomy.carried)
-        depth = empty_depth(height, width)
-        fragments = rasterise(camera.project(points), self.anatomy.faces, depth, (height, width))
-        flat = picture.reshape(-1, 3)
-        values = np.concatenate([self.anatomy.fixed, normals], 1)
+        height, width = image.shape[:2]
+        posture = posture_from_state(state)
+        points, normals = self.anatomy.deform(state)
+        points = posture.transform_points(points, self.anatomy.head_weight)
+        normals = posture.transform_normals(normals, self.anatomy.head_weight)
+        depth = empty_depth_buffer(height, width)
+        fragments = rasterize(camera.project(points), self.anatomy.faces, depth, (height, width))
+        flat = image.reshape(-1, 3)
+        values = np.concatenate([self.anatomy.vertex_attributes, normals], 1)
         parts = self.anatomy.parts[fragments.face]
-        for part in Part:
-            chosen = fragments.where(parts == part)
+        for part in SurfacePart:
+            chosen = fragments.select(parts == part)
             if len(chosen.pixel):
                 attributes = chosen.interpolate(self.anatomy.faces, values)
-                flat[chosen.pixel] = displayed(self._radiance(part, attributes, chosen, state, camera))
+                flat[chosen.pixel] = tone_map(self._radiance(part, attributes, chosen, state, camera))
         if self.glasses:
-            draw_glasses(self.glasses, picture, posture, camera, depth)
+            draw_glasses(self.glasses, image, posture, camera, depth)
         for shell in self.hair:
-            shell.draw(picture, camera, posture, depth)
+            shell.draw(image, camera, posture, depth)
 
     def _radiance(
-        self, part: Part, attributes: FloatArray, fragments: Fragments, state: FaceState, camera: Camera
+        self, part: SurfacePart, attributes: FloatArray, fragments: Fragments, state: FaceState, camera: Camera
     ) -> FloatArray:
         """Linear radiance (N, 3) of samples of one part from their attributes (N, 8)."""
-        columns, rows, local, normals = attributes[:, 0], attributes[:, 1], attributes[:, 2:5], unit(attributes[:, 5:8])
+        columns, rows, local, normals = (
+            attributes[:, 0],
+            attributes[:, 1],
+            attributes[:, 2:5],
+            normalize_vectors(attributes[:, 5:8]),
+        )
         one = np.ones(len(columns), np.float32)
-        if part is Part.SKIN:
+        if part is SurfacePart.SKIN:
             texels = self.texture.sample(columns, rows)
             wrap = CLOTH_WRAP + (SKIN_WRAP - CLOTH_WRAP) * texels[:, 5:6]
-            return lit(texels[:, :3], normals, texels[:, 4], texels[:, 3], self.lamps, wrap)
-        if part in (Part.INNER_LIP, Part.LID_MARGIN):
-            base = self.identity.lips if part is Part.INNER_LIP else mixed(self.identity.skin, (0.80, 0.42, 0.40), 0.5)
-            albedo = np.broadcast_to(linear(mixed(base, (0.45, 0.12, 0.13), 0.40)), (len(one), 3))
-            return lit(albedo, normals, 0.60 * one, 0.5 * one, self.lamps, SKIN_WRAP)
-        if part is Part.EYE:
-            return self._eye(unit(local), normals, state, camera)
-        if part is Part.EAR:
-            albedo = np.broadcast_to(linear(mixed(self.identity.skin, (0.78, 0.34, 0.28), 0.22)), (len(one), 3))
-            return lit(albedo, normals, local[:, 0], 0.25 * one, self.lamps, SKIN_WRAP)
-        return self._mouth(part, local, normals, state)
+            return shade_surface(texels[:, :3], normals, texels[:, 4], texels[:, 3], self.lights, wrap)
+        if part in (SurfacePart.INNER_LIP, SurfacePart.LID_MARGIN):
+            base = (
+                self.identity.lips
+                if part is SurfacePart.INNER_LIP
+                else mix_colors(self.identity.skin, (0.80, 0.42, 0.40), 0.5)
+            )
+            albedo = np.broadcast_to(srgb_to_linear(mix_colors(base, (0.45, 0.12, 0.13), 0.40)), (len(one), 3))
+            return shade_surface(albedo, normals, 0.60 * one, 0.5 * one, self.lights, SKIN_WRAP)
+        if part is SurfacePart.EYE:
+            return self._eye_radiance(normalize_vectors(local), normals, state, camera)
+        if part is SurfacePart.EAR:
+            albedo = np.broadcast_to(
+                srgb_to_linear(mix_colors(self.identity.skin, (0.78, 0.34, 0.28), 0.22)), (len(one), 3)
+            )
+            return shade_surface(albedo, normals, local[:, 0], 0.25 * one, self.lights, SKIN_WRAP)
+        return self._mouth_radiance(part, local, normals, state)
 
-    def _eye(self, directions: FloatArray, normals: FloatArray, state: FaceState, camera: Camera) -> FloatArray:
-        gaze = eyes.gaze_direction(state.gaze_x, state.gaze_y)
+    def _eye_radiance(
+        self, directions: FloatArray, normals: FloatArray, state: FaceState, camera: Camera
+    ) -> FloatArray:
+        gaze = eyes.gaze_vector(state.gaze_x, state.gaze_y)
         softness = 0.9 / (camera.scale * self.anatomy.head.features.eyeball)
         albedo = eyes.eye_albedo(self.identity, directions, gaze, softness)
         f = self.anatomy.head.features
         # The upper lid and its lashes shade the upper part of the eye.
         lid = (1 - state.blink) * f.eye_up / f.eyeball
-        reach = 0.42 + 0.58 * smooth_step(lid + 0.02, lid - 0.42, directions[:, 1])
-        reach = reach * (0.72 + 0.28 * smooth_step(1.05, 0.6, np.abs(directions[:, 0])))
-        radiance = lit(albedo, normals, reach, np.zeros(len(reach), np.float32), self.lamps, CLOTH_WRAP)
-        return radiance * reach[:, None] ** 0.5 + eyes.eye_gleam(directions, self.lamps.key)[:, None]
+        reach = 0.42 + 0.58 * smoothstep(lid + 0.02, lid - 0.42, directions[:, 1])
+        reach = reach * (0.72 + 0.28 * smoothstep(1.05, 0.6, np.abs(directions[:, 0])))
+        radiance = shade_surface(albedo, normals, reach, np.zeros(len(reach), np.float32), self.lights, CLOTH_WRAP)
+        return radiance * reach[:, None] ** 0.5 + eyes.eye_specular(directions, self.lights.key)[:, None]
 
-    def _mouth(self, part: Part, local: FloatArray, normals: FloatArray, state: FaceState) -> FloatArray:
+    def _mouth_radiance(
+        self, part: SurfacePart, local: FloatArray, normals: FloatArray, state: FaceState
+    ) -> FloatArray:
         across, down = local[:, 0], local[:, 1]
         light = 0.30 + 0.70 * float(np.clip(state.mouth_open / 0.35, 0, 1))
-        if part is Part.MOUTH_WALL:
+        if part is SurfacePart.MOUTH_WALL:
             return np.broadcast_to(np.array([0.045, 0.008, 0.008], np.float32) * light, (len(across), 3))
         shade = light * (1 - 0.45 * across**2)
-        if part is Part.TONGUE:
+        if part is SurfacePart.TONGUE:
             tongue = np.broadcast_to(np.array([0.40, 0.115, 0.115], np.float32), (len(across), 3))
             reach = 0.55 * shade * (1 - 0.35 * down)
-            return lit(tongue, normals, reach, 0.5 + 0 * shade, self.lamps, SKIN_WRAP) * reach[:, None]
-        upper = part is Part.UPPER_TEETH
+            return shade_surface(tongue, normals, reach, 0.5 + 0 * shade, self.lights, SKIN_WRAP) * reach[:, None]
+        upper = part is SurfacePart.UPPER_TEETH
         enamel = mouth.tooth_albedo(across, down if upper else 1 - down, upper)
         reach = (0.80 if upper else 0.62) * shade
-        return lit(enamel, normals, reach, 0.4 * shade, self.lamps, CLOTH_WRAP) * (0.35 + 0.55 * shade[:, None])
+        return shade_surface(enamel, normals, reach, 0.4 * shade, self.lights, CLOTH_WRAP) * (
+            0.35 + 0.55 * shade[:, None]
+        )

@@ -10,36 +10,36 @@ from numpy.typing import NDArray
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.render.camera import Camera
-from fantasytalking.portrait_world.render.person_mesh import Person
+from fantasytalking.portrait_world.render.person_mesh import PersonMesh
 
 
-class Place(NamedTuple):
+class PlacedPerson(NamedTuple):
     """A person in a picture, seen by `camera` on the enlarged canvas. Later ones stand in front of earlier ones."""
 
-    person: Person
+    person: PersonMesh
     camera: Camera
 
 
-def oversampling(size: int) -> float:
+def supersampling_factor(size: int) -> float:
     """How much larger than the picture the canvas is drawn."""
     return 2.0 if size <= 256 else 1.5
 
 
-def render(
-    backdrop: FloatArray, places: Sequence[Place], states: Sequence[FaceState], size: tuple[int, int]
+def render_scene(
+    backdrop: FloatArray, people: Sequence[PlacedPerson], states: Sequence[FaceState], size: tuple[int, int]
 ) -> NDArray[np.uint8]:
     """Draws a frame.
 
     Args:
         backdrop: (H, W, 3) sRGB in [0, 1], the canvas' size; left as it is.
-        places: the people, from back to front, and `states` what each of them does.
+        people: the people, from back to front, and `states` what each of them does.
         size: height and width of the result.
 
     Returns:
         (height, width, 3) uint8 RGB.
     """
     canvas = backdrop.copy()
-    for place, state in zip(places, states, strict=True):
+    for place, state in zip(people, states, strict=True):
         place.person.draw(canvas, place.camera, state)
     small = cv2.resize(canvas, (size[1], size[0]), interpolation=cv2.INTER_AREA)
     return np.round(np.clip(small, 0, 1) * 255).astype(np.uint8)

@@ -40,7 +40,7 @@ class _Event(ctypes.Structure):
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
-def synthesise(request: dict[str, Any]) -> tuple[int, list[tuple[float, str]], bytes]:
+def synthesize(request: dict[str, Any]) -> tuple[int, list[tuple[float, str]], bytes]:
     """Speaks one request. Returns the sample rate in Hz, (seconds, mnemonic) per phoneme and the 16-bit samples.
 
     Raises:
@@ -85,7 +85,7 @@ def synthesise(request: dict[str, Any]) -> tuple[int, list[tuple[float, str]], b
 
 def main() -> None:
     """Answers the request on stdin."""
-    sample_rate, phonemes, samples = synthesise(json.loads(sys.stdin.buffer.read()))
+    sample_rate, phonemes, samples = synthesize(json.loads(sys.stdin.buffer.read()))
     header = json.dumps({"sample_rate": sample_rate, "phonemes": phonemes})
     sys.stdout.buffer.write(header.encode() + b"\n" + samples)
 

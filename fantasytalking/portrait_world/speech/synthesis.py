@@ -13,10 +13,10 @@ from fantasytalking.common.errors import InputError
 
 LEAD_SECONDS = 0.24
 TAIL_SECONDS = 0.32
-PEAK = 0.7
+SPEECH_PEAK = 0.7
 MIXED_PEAK = 0.95
-MAXIMUM_CHARACTERS = 400
-MAXIMUM_SECONDS = 60
+MAX_SENTENCE_CHARACTERS = 400
+MAX_SPEECH_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Speech:
         return len(self.samples) / self.sample_rate
 
 
-def speak(text: str, voice: Voice) -> Speech:
+def synthesize_speech(text: str, voice: Voice) -> Speech:
     """Speaks `text`, with a short silence before and after, at a common loudness. Same arguments, same samples.
 
     Raises:
@@ -59,8 +59,8 @@ def speak(text: str, voice: Voice) -> Speech:
         RuntimeError: eSpeak NG fails.
     """
     text = text.strip()
-    if not 0 < len(text) <= MAXIMUM_CHARACTERS:
-        raise InputError(f"a sentence has {len(text)} characters; give 1 to {MAXIMUM_CHARACTERS} a line")
+    if not 0 < len(text) <= MAX_SENTENCE_CHARACTERS:
+        raise InputError(f"a sentence has {len(text)} characters; give 1 to {MAX_SENTENCE_CHARACTERS} a line")
     request = {"text": text, "voice": voice.name, "rate": voice.rate, "pitch": voice.pitch, "range": voice.range}
     finished = subprocess.run(
         [sys.executable, "-m", "fantasytalking.portrait_world.speech.espeak"],
@@ -78,17 +78,17 @@ def speak(text: str, voice: Voice) -> Speech:
     spoken = np.frombuffer(raw, dtype="<i2").astype(np.float64)
     if not spoken.size or not np.abs(spoken).max() > 0:
         raise InputError(f"nothing in '{text}' can be spoken; give words")
-    if spoken.size > MAXIMUM_SECONDS * sample_rate:
-        raise InputError(f"'{text[:40]}...' takes over {MAXIMUM_SECONDS} s to speak; give a shorter sentence")
-    return _framed_by_silence(spoken, sample_rate, [(float(time), str(symbol)) for time, symbol in answer["phonemes"]])
+    if spoken.size > MAX_SPEECH_SECONDS * sample_rate:
+        raise InputError(f"'{text[:40]}...' takes over {MAX_SPEECH_SECONDS} s to speak; give a shorter sentence")
+    return _add_silence(spoken, sample_rate, [(float(time), str(symbol)) for time, symbol in answer["phonemes"]])
 
 
-def silence(seconds: float, sample_rate: int) -> Speech:
+def silent_speech(seconds: float, sample_rate: int) -> Speech:
     """Nothing said for this long."""
     return Speech(np.zeros(round(seconds * sample_rate), np.int16), sample_rate, (Phoneme(0.0, seconds, "_"),))
 
 
-def within_silence(speech: Speech, start: float, seconds: float) -> Speech:
+def pad_with_silence(speech: Speech, start: float, seconds: float) -> Speech:
     """The same speech from `start` on in a stretch of `seconds` that is silent before and after."""
     rate = speech.sample_rate
     samples = np.zeros(round(seconds * rate), np.int16)
@@ -100,15 +100,15 @@ def within_silence(speech: Speech, start: float, seconds: float) -> Speech:
     return Speech(samples, rate, tuple(phoneme for phoneme in around if phoneme.end > phoneme.start))
 
 
-def mixed_sound(speeches: Sequence[Speech]) -> NDArray[np.float32]:
+def mix_speeches(speeches: Sequence[Speech]) -> NDArray[np.float32]:
     """Speeches of one length and rate at once: (N,) in [-1, 1], quieter as a whole where their sum would clip."""
     together = np.sum([speech.samples for speech in speeches], axis=0, dtype=np.float32) / 32768
     return together / np.float32(max(1.0, float(np.abs(together).max()) / MIXED_PEAK))
 
 
-def _framed_by_silence(spoken: NDArray[np.float64], sample_rate: int, events: list[tuple[float, str]]) -> Speech:
+def _add_silence(spoken: NDArray[np.float64], sample_rate: int, events: list[tuple[float, str]]) -> Speech:
     lead, tail = np.zeros(round(LEAD_SECONDS * sample_rate)), np.zeros(round(TAIL_SECONDS * sample_rate))
-    scaled = np.concatenate([lead, spoken * (PEAK * 32767 / np.abs(spoken).max()), tail])
+    scaled = np.concatenate([lead, spoken * (SPEECH_PEAK * 32767 / np.abs(spoken).max()), tail])
     total = len(scaled) / sample_rate
     starts = [0.0, *(min(time + LEAD_SECONDS, total) for time, _ in events), total]
     symbols = ["_", *(symbol for _, symbol in events)]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fantasytalking.portrait_world.speech.synthesis import Phoneme
 
 
-class MouthShape(NamedTuple):
+class Viseme(NamedTuple):
     """A target: `open` in [0, 1], `width` in [-1, 1] from rounded to spread, the others in [0, 1]."""
 
     open: float
@@ -24,33 +24,33 @@ class MouthShape(NamedTuple):
     dominance: float = 1.0
 
 
-REST = MouthShape(0.0, dominance=1.2)
-CLOSED = MouthShape(0.0, 0.0, press=1.0, dominance=2.2)
-LABIODENTAL = MouthShape(0.07, 0.10, tuck=1.0, dominance=1.5)
-DENTAL = MouthShape(0.15, 0.10, tongue=0.75, dominance=0.9)
-ALVEOLAR = MouthShape(0.13, 0.15, tongue=0.80, dominance=0.7)
-HISSING = MouthShape(0.09, 0.40, tongue=0.35, dominance=1.1)
-HUSHING = MouthShape(0.15, -0.60, tongue=0.30, dominance=1.2)
-VELAR = MouthShape(0.22, 0.05, dominance=0.6)
-ASPIRATE = MouthShape(0.30, 0.0, dominance=0.35)
+REST_VISEME = Viseme(0.0, dominance=1.2)
+BILABIAL = Viseme(0.0, 0.0, press=1.0, dominance=2.2)
+LABIODENTAL = Viseme(0.07, 0.10, tuck=1.0, dominance=1.5)
+DENTAL = Viseme(0.15, 0.10, tongue=0.75, dominance=0.9)
+ALVEOLAR = Viseme(0.13, 0.15, tongue=0.80, dominance=0.7)
+SIBILANT = Viseme(0.09, 0.40, tongue=0.35, dominance=1.1)
+POSTALVEOLAR = Viseme(0.15, -0.60, tongue=0.30, dominance=1.2)
+VELAR = Viseme(0.22, 0.05, dominance=0.6)
+ASPIRATE = Viseme(0.30, 0.0, dominance=0.35)
 
-A = MouthShape(0.74, 0.10)
-BROAD_A = MouthShape(0.80, -0.05)
-E = MouthShape(0.52, 0.38)
-I = MouthShape(0.33, 0.45)  # noqa: E741
-LONG_I = MouthShape(0.26, 0.75)
-O = MouthShape(0.52, -0.55)  # noqa: E741
-U = MouthShape(0.24, -0.80)
-LONG_U = MouthShape(0.19, -1.0)
-SHORT_U = MouthShape(0.55, 0.0)
-SCHWA = MouthShape(0.34, 0.0, dominance=0.7)
+A = Viseme(0.74, 0.10)
+BROAD_A = Viseme(0.80, -0.05)
+E = Viseme(0.52, 0.38)
+I = Viseme(0.33, 0.45)  # noqa: E741
+LONG_I = Viseme(0.26, 0.75)
+O = Viseme(0.52, -0.55)  # noqa: E741
+U = Viseme(0.24, -0.80)
+LONG_U = Viseme(0.19, -1.0)
+SHORT_U = Viseme(0.55, 0.0)
+SCHWA = Viseme(0.34, 0.0, dominance=0.7)
 
 # eSpeak NG's mnemonics for English without stress marks; two shapes are a diphthong's start and end.
-SHAPES: dict[str, tuple[MouthShape, ...]] = {
-    "_": (REST,),
-    "p": (CLOSED,),
-    "b": (CLOSED,),
-    "m": (CLOSED,),
+PHONEME_VISEMES: dict[str, tuple[Viseme, ...]] = {
+    "_": (REST_VISEME,),
+    "p": (BILABIAL,),
+    "b": (BILABIAL,),
+    "m": (BILABIAL,),
     "f": (LABIODENTAL,),
     "v": (LABIODENTAL,),
     "T": (DENTAL,),
@@ -58,13 +58,13 @@ SHAPES: dict[str, tuple[MouthShape, ...]] = {
     "t": (ALVEOLAR,),
     "d": (ALVEOLAR,),
     "n": (ALVEOLAR,),
-    "l": (MouthShape(0.24, 0.10, tongue=0.95, dominance=0.8),),
-    "s": (HISSING,),
-    "z": (HISSING,),
-    "S": (HUSHING,),
-    "Z": (HUSHING,),
-    "tS": (HUSHING,),
-    "dZ": (HUSHING,),
+    "l": (Viseme(0.24, 0.10, tongue=0.95, dominance=0.8),),
+    "s": (SIBILANT,),
+    "z": (SIBILANT,),
+    "S": (POSTALVEOLAR,),
+    "Z": (POSTALVEOLAR,),
+    "tS": (POSTALVEOLAR,),
+    "dZ": (POSTALVEOLAR,),
     "k": (VELAR,),
     "g": (VELAR,),
     "N": (VELAR,),
@@ -72,18 +72,18 @@ SHAPES: dict[str, tuple[MouthShape, ...]] = {
     "h": (ASPIRATE,),
     "H": (ASPIRATE,),
     "?": (ASPIRATE,),
-    "r": (MouthShape(0.20, -0.50, dominance=0.9),),
-    "R": (MouthShape(0.20, -0.30, dominance=0.7),),
-    "w": (MouthShape(0.11, -1.0, dominance=1.4),),
-    "j": (MouthShape(0.18, 0.55, dominance=0.8),),
+    "r": (Viseme(0.20, -0.50, dominance=0.9),),
+    "R": (Viseme(0.20, -0.30, dominance=0.7),),
+    "w": (Viseme(0.11, -1.0, dominance=1.4),),
+    "j": (Viseme(0.18, 0.55, dominance=0.8),),
     "@": (SCHWA,),
-    "@L": (SCHWA, MouthShape(0.22, 0.0, tongue=0.9, dominance=0.7)),
-    "3": (MouthShape(0.32, -0.25),),
-    "3:": (MouthShape(0.34, -0.35),),
+    "@L": (SCHWA, Viseme(0.22, 0.0, tongue=0.9, dominance=0.7)),
+    "3": (Viseme(0.32, -0.25),),
+    "3:": (Viseme(0.34, -0.35),),
     "a": (A,),
     "aa": (BROAD_A,),
     "A": (BROAD_A,),
-    "0": (MouthShape(0.62, -0.35),),
+    "0": (Viseme(0.62, -0.35),),
     "O": (O,),
     "o": (O,),
     "V": (SHORT_U,),
@@ -111,12 +111,12 @@ STRESS_MARKS = "'%,=|;^`~-"
 WIDTH_SECONDS, OPEN_SECONDS, CLOSURE_SECONDS = 0.060, 0.034, 0.022
 
 
-def shapes_of(symbol: str) -> tuple[MouthShape, ...]:
+def visemes_of(symbol: str) -> tuple[Viseme, ...]:
     """The mouth shapes of a mnemonic: its longest known beginning; an unknown one is a neutral vowel."""
     bare = symbol.lstrip(STRESS_MARKS)
     for length in range(len(bare), 0, -1):
-        if bare[:length] in SHAPES:
-            return SHAPES[bare[:length]]
+        if bare[:length] in PHONEME_VISEMES:
+            return PHONEME_VISEMES[bare[:length]]
     return (SCHWA,)
 
 
@@ -124,7 +124,7 @@ def mouth_track(phonemes: tuple[Phoneme, ...], times: NDArray[np.float64]) -> ND
     """Mouth shapes at `times` (T,) in seconds: (T, 5) of open, width, press, tuck, tongue."""
     centres, lengths, targets = [], [], []
     for phoneme in phonemes:
-        shapes = shapes_of(phoneme.symbol)
+        shapes = visemes_of(phoneme.symbol)
         for index, shape in enumerate(shapes):
             share = (phoneme.end - phoneme.start) / len(shapes)
             pieces = max(1, round(share / 0.04))  # long sounds are held
@@ -143,14 +143,14 @@ def mouth_track(phonemes: tuple[Phoneme, ...], times: NDArray[np.float64]) -> ND
     track = np.stack([mean(0, OPEN_SECONDS), *(mean(column, WIDTH_SECONDS) for column in (1, 2, 3, 4))], 1)
     shut = np.ones(len(times))
     for phoneme in phonemes:
-        if shapes_of(phoneme.symbol) == (CLOSED,):
+        if visemes_of(phoneme.symbol) == (BILABIAL,):
             beyond = np.maximum(np.maximum(phoneme.start - times, times - phoneme.end) + 0.010, 0)
             shut = np.minimum(shut, 1 - np.exp(-0.5 * (beyond / CLOSURE_SECONDS) ** 2))
     track[:, 0] *= shut
     return track
 
 
-def loudness(samples: NDArray[np.int16], sample_rate: int, times: NDArray[np.float64]) -> NDArray[np.float64]:
+def speech_loudness(samples: NDArray[np.int16], sample_rate: int, times: NDArray[np.float64]) -> NDArray[np.float64]:
     """Smooth loudness (T,) in [0, 1] of the sound around `times`."""
     hop = sample_rate // 100
     usable = samples[: len(samples) // hop * hop].astype(np.float64).reshape(-1, hop)

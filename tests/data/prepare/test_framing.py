@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from fantasytalking.data.prepare.config import Bucket, Fit
-from fantasytalking.data.prepare.framing import Framing, cut_crop
-from fantasytalking.data.prepare.plan import Crop
+from fantasytalking.data.prepare.config import ResizeMode, ResolutionBucket
+from fantasytalking.data.prepare.framing import Framing, crop_frame
+from fantasytalking.data.prepare.plan import RelativeCrop
 
-BUCKETS = [Bucket(512, 512), Bucket(832, 480), Bucket(480, 832)]
+BUCKETS = [ResolutionBucket(512, 512), ResolutionBucket(832, 480), ResolutionBucket(480, 832)]
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ BUCKETS = [Bucket(512, 512), Bucket(832, 480), Bucket(480, 832)]
     [((1920, 1080), 1), ((1080, 1920), 2), ((256, 256), 0), ((640, 480), 1), ((500, 480), 0), ((4000, 100), 1)],
 )
 def test_the_bucket_of_nearest_shape_is_taken(size: tuple[int, int], bucket: int) -> None:
-    assert Framing.choose(*size, BUCKETS, Fit.crop).bucket == BUCKETS[bucket]
+    assert Framing.for_nearest_bucket(*size, BUCKETS, ResizeMode.crop).bucket == BUCKETS[bucket]
 
 
 def picture_with_dot(width: int, height: int, x: int, y: int) -> np.ndarray:
@@ -25,24 +25,24 @@ def picture_with_dot(width: int, height: int, x: int, y: int) -> np.ndarray:
     return picture
 
 
-@pytest.mark.parametrize("fit", list(Fit))
+@pytest.mark.parametrize("fit", list(ResizeMode))
 @pytest.mark.parametrize("size", [(1080, 1920), (1280, 720), (200, 200), (333, 257)])
 @pytest.mark.parametrize("place", [(0.5, 0.4), (0.1, 0.1), (0.9, 0.85)])
-def test_points_follow_the_picture(fit: Fit, size: tuple[int, int], place: tuple[float, float]) -> None:
+def test_points_follow_the_picture(fit: ResizeMode, size: tuple[int, int], place: tuple[float, float]) -> None:
     x, y = round(size[0] * place[0]), round(size[1] * place[1])
-    framing = Framing(*size, Bucket(128, 96), fit)
+    framing = Framing(*size, ResolutionBucket(128, 96), fit)
     offset = framing.offset((x, y))
-    prepared = framing.frame(framing.resize(picture_with_dot(*size, x, y)), offset)
+    prepared = framing.crop_or_pad(framing.resize(picture_with_dot(*size, x, y)), offset)
     assert prepared.shape == (96, 128, 3)
-    column, row = framing.move(np.array([x + 0.5, y + 0.5]), offset)
+    column, row = framing.transform_points(np.array([x + 0.5, y + 0.5]), offset)
     rows, columns = np.nonzero(prepared[..., 0] > prepared.max() - 60)
     assert abs(columns.mean() + 0.5 - column) < 1 and abs(rows.mean() + 0.5 - row) < 1
     black = (prepared == 0).all(axis=-1)
-    assert black.any() == (fit is Fit.letterbox and size != (128, 96)), "bars only where letterboxed"
+    assert black.any() == (fit is ResizeMode.letterbox and size != (128, 96)), "bars only where letterboxed"
 
 
 def test_the_crop_is_centred_on_the_face_as_far_as_the_picture_goes() -> None:
-    framing = Framing(1280, 720, Bucket(360, 360), Fit.crop)
+    framing = Framing(1280, 720, ResolutionBucket(360, 360), ResizeMode.crop)
     assert framing.scaled_size == (640, 360)
     assert framing.offset((640.0, 300.0)) == (140, 0)
     assert framing.offset((100.0, 300.0)) == (0, 0)
@@ -50,24 +50,24 @@ def test_the_crop_is_centred_on_the_face_as_far_as_the_picture_goes() -> None:
 
 
 def test_many_frames_are_framed_at_once() -> None:
-    framing = Framing(64, 48, Bucket(32, 32), Fit.letterbox)
+    framing = Framing(64, 48, ResolutionBucket(32, 32), ResizeMode.letterbox)
     clip = np.random.default_rng(0).integers(1, 255, (5, 24, 32, 3), dtype=np.uint8)
-    framed = framing.frame(clip, framing.offset((0, 0)))
+    framed = framing.crop_or_pad(clip, framing.offset((0, 0)))
     assert framed.shape == (5, 32, 32, 3)
     assert np.array_equal(framed[:, 4:28], clip) and not framed[:, :4].any() and not framed[:, 28:].any()
 
 
 def test_landmarks_keep_their_depth_in_proportion() -> None:
-    framing = Framing(200, 200, Bucket(100, 100), Fit.crop)
-    assert np.allclose(framing.move(np.array([[50.0, 60.0, 20.0]]), (0, 0)), [[25, 30, 10]])
+    framing = Framing(200, 200, ResolutionBucket(100, 100), ResizeMode.crop)
+    assert np.allclose(framing.transform_points(np.array([[50.0, 60.0, 20.0]]), (0, 0)), [[25, 30, 10]])
 
 
 def test_a_crop_in_picture_heights_holds_at_every_resolution() -> None:
     large = picture_with_dot(1280, 720, 640, 360)
-    crop = Crop(0.5, 0.25, 0.75, 0.5)
+    crop = RelativeCrop(0.5, 0.25, 0.75, 0.5)
     for picture in (large, np.ascontiguousarray(large[::2, ::2])):
-        part = cut_crop(picture, crop)
+        part = crop_frame(picture, crop)
         assert part.shape[:2] == (picture.shape[0] // 2, picture.shape[0] * 3 // 4)
         assert part.max() == 250
-    assert cut_crop(large, Crop(1.7, 0.0, 5.0, 1.0)).shape == (720, 56, 3), "held within the picture"
-    assert cut_crop(large, None) is large
+    assert crop_frame(large, RelativeCrop(1.7, 0.0, 5.0, 1.0)).shape == (720, 56, 3), "held within the picture"
+    assert crop_frame(large, None) is large

@@ -10,19 +10,19 @@ import pytest
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.clip_rejected import Refused
-from fantasytalking.data.manifest import ClipRecord, Reason, Rejection, read_rejections
+from fantasytalking.data.clip_rejected import ClipRejected
+from fantasytalking.data.manifest import ClipRecord, Rejection, RejectionReason, read_rejections
 from fantasytalking.data.prepare.clip import PreparedClip, prepare_clip
-from fantasytalking.data.prepare.config import DataConfig
-from fantasytalking.data.prepare.people import judge_faces
-from fantasytalking.data.prepare.plan import Clip, VideoFile
+from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.data.prepare.people import check_people_quality
+from fantasytalking.data.prepare.plan import SceneClip, VideoFile
 from fantasytalking.media import write_video
-from fantasytalking.perception.multi_person_filter import SeveralPeopleConfig
-from fantasytalking.portrait_world.motion.performance import FRAMES_PER_SECOND
-from tests.data.preparation_runs import run_here, small_config
-from tests.perception.faulty_clips import STEP, Planter
+from fantasytalking.perception.multi_person_filter import MultiPersonFilterConfig
+from fantasytalking.portrait_world.motion.performance import WORLD_FPS
+from tests.data.preparation_runs import run_in_process, small_config
+from tests.perception.faulty_clips import STEP, FaultyClipRenderer
 
-HEIGHT, SEED, FRAMES, FPS = 96, 10, 29, FRAMES_PER_SECOND / STEP
+HEIGHT, SEED, FRAMES, FPS = 96, 10, 29, WORLD_FPS / STEP
 RATE = 16000
 
 
@@ -32,9 +32,9 @@ def write(path: Path, frames: np.ndarray) -> None:
     write_video(path, frames, fps=FPS, audio=tone.astype(np.float32), sample_rate=RATE)
 
 
-def clip_of(folder: Path, name: str) -> Clip:
+def clip_of(folder: Path, name: str) -> SceneClip:
     path = folder / name
-    return Clip(VideoFile(path, name, path.stat().st_size), 0.0, None)
+    return SceneClip(VideoFile(path, name, path.stat().st_size), 0.0, None)
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Judged:
 
     videos: Path
     output: Path
-    config: DataConfig
+    config: PreparationConfig
     records: list[ClipRecord]
     rejections: dict[str, Rejection]
 
@@ -52,14 +52,14 @@ class Judged:
 def judged(tmp_path_factory: pytest.TempPathFactory, components: Path, driver: Path) -> Judged:
     cv2.setNumThreads(1)
     videos, output = tmp_path_factory.mktemp("several"), tmp_path_factory.mktemp("judged") / "out"
-    good = Planter(HEIGHT, SEED).clip("two moving").frames
+    good = FaultyClipRenderer(HEIGHT, SEED).clip("two moving").frames
     blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.6) for frame in good])
     write(videos / "good.mp4", good)
     write(videos / "blurred.mp4", blurred)
-    write(videos / "still.mp4", Planter(HEIGHT, SEED).clip("two still").frames)
+    write(videos / "still.mp4", FaultyClipRenderer(HEIGHT, SEED).clip("two still").frames)
     size = {"buckets": ["160x96"], "fps": FPS, "frames": FRAMES, "contact_sheet_clips": 0, "min_confidence": 0.5}
     config = small_config(components, people=2, expression_encoder=str(driver), judge_people=True, **size)
-    records, _ = run_here(videos, output, config)
+    records, _ = run_in_process(videos, output, config)
     rejections = {rejection.video: rejection for rejection in read_rejections(output / "rejected.jsonl")}
     return Judged(videos, output, config, records, rejections)
 
@@ -72,8 +72,8 @@ def good(judged: Judged) -> PreparedClip:
 def test_lively_people_are_kept_and_the_others_are_told_with_value_and_limit(judged: Judged) -> None:
     assert [(record.video, record.people) for record in judged.records] == [("good.mp4", 2)]
     assert {video: told.reason for video, told in judged.rejections.items()} == {
-        "blurred.mp4": Reason.BLURRED,
-        "still.mp4": Reason.STILL_FACES,
+        "blurred.mp4": RejectionReason.BLURRED,
+        "still.mp4": RejectionReason.STATIC_FACES,
     }
     assert "the blur of a face is 0." in judged.rejections["blurred.mp4"].detail
     assert "at most 0.62 is allowed" in judged.rejections["blurred.mp4"].detail
@@ -82,12 +82,12 @@ def test_lively_people_are_kept_and_the_others_are_told_with_value_and_limit(jud
 
 @pytest.mark.parametrize("video", ["blurred.mp4", "still.mp4"])
 def test_nobody_is_judged_unasked(judged: Judged, video: str) -> None:
-    prepared = prepare_clip(clip_of(judged.videos, video), replace(judged.config, judge_people=False))
+    prepared = prepare_clip(clip_of(judged.videos, video), replace(judged.config, filter_people=False))
     assert len(prepared.tracks) == 2
 
 
 def test_one_person_who_holds_still_is_not_judged(judged: Judged, tmp_path: Path) -> None:
-    planter = Planter(HEIGHT, SEED)
+    planter = FaultyClipRenderer(HEIGHT, SEED)
     write(tmp_path / "alone.mp4", np.stack(list(planter.still(1))))
     config = replace(judged.config, buckets=["96x96"])
     assert len(prepare_clip(clip_of(tmp_path, "alone.mp4"), config).tracks) == 1
@@ -96,20 +96,20 @@ def test_one_person_who_holds_still_is_not_judged(judged: Judged, tmp_path: Path
 @pytest.mark.parametrize(
     ("limit", "reason", "told"),
     [
-        ({"max_face_blur": 0.1}, Reason.BLURRED, "at most 0.1 is allowed"),
-        ({"min_face_movement": 0.9}, Reason.STILL_FACES, "at least 0.9 is needed"),
-        ({"min_face_pixels": 90}, Reason.FACE_TOO_SMALL, "pixels high, at least 90 are needed"),
-        ({"max_face_blur": 0.1, "min_face_movement": 0.9}, Reason.BLURRED, "; the movement of a face"),
+        ({"max_face_blur": 0.1}, RejectionReason.BLURRED, "at most 0.1 is allowed"),
+        ({"min_face_movement": 0.9}, RejectionReason.STATIC_FACES, "at least 0.9 is needed"),
+        ({"min_face_pixels": 90}, RejectionReason.FACE_TOO_SMALL, "pixels high, at least 90 are needed"),
+        ({"max_face_blur": 0.1, "min_face_movement": 0.9}, RejectionReason.BLURRED, "; the movement of a face"),
     ],
 )
 def test_every_limit_counts(
-    judged: Judged, good: PreparedClip, limit: dict[str, float], reason: Reason, told: str
+    judged: Judged, good: PreparedClip, limit: dict[str, float], reason: RejectionReason, told: str
 ) -> None:
     config = replace(judged.config, **limit)  # type: ignore[arg-type]
     config.validate()
-    judge_faces(good.frames, good.tracks, 1.0, judged.config)
-    with pytest.raises(Refused) as refused:
-        judge_faces(good.frames, good.tracks, 1.0, config)
+    check_people_quality(good.frames, good.tracks, 1.0, judged.config)
+    with pytest.raises(ClipRejected) as refused:
+        check_people_quality(good.frames, good.tracks, 1.0, config)
     assert refused.value.reason is reason and told in refused.value.detail
 
 
@@ -122,15 +122,17 @@ def test_people_who_are_hardly_seen_together_are_refused(judged: Judged, good: P
         in_turn.append(
             replace(track, landmarks=landmarks, present=track.present & part, interpolated=track.interpolated & part)
         )
-    with pytest.raises(Refused, match=r"all 2 people are seen together in 38% of the frames; at least 65% are needed"):
-        judge_faces(good.frames, in_turn, 1.0, replace(judged.config, min_face_share=0.65))
+    with pytest.raises(
+        ClipRejected, match=r"all 2 people are seen together in 38% of the frames; at least 65% are needed"
+    ):
+        check_people_quality(good.frames, in_turn, 1.0, replace(judged.config, min_visible_fraction=0.65))
 
 
 def test_faces_that_were_enlarged_are_granted_more_trembling(judged: Judged, good: PreparedClip) -> None:
     unreachable, left = replace(judged.config, min_face_movement=0.9), []
     for scale in (0.0, 1.0):
-        with pytest.raises(Refused) as refused:
-            judge_faces(good.frames, good.tracks, scale, unreachable)
+        with pytest.raises(ClipRejected) as refused:
+            check_people_quality(good.frames, good.tracks, scale, unreachable)
         told = re.search(r"the movement of a face is (\d\.\d+)", refused.value.detail)
         assert told
         left.append(float(told[1]))
@@ -139,16 +141,16 @@ def test_faces_that_were_enlarged_are_granted_more_trembling(judged: Judged, goo
 
 def test_settings_say_where_it_is_on_and_leave_older_corpora_as_they_were() -> None:
     for model, on in (("wan14b", True), ("wan1.3b", True), ("nano", False)):
-        assert load_config(DataConfig, preset_path(model, "data"), []).judge_people is on
-    alone = DataConfig(components="somewhere")
-    assert replace(alone, judge_people=True).fingerprint() == alone.fingerprint()
-    several = replace(alone, people=2, expression_encoder="a")
+        assert load_config(PreparationConfig, preset_path(model, "data"), []).filter_people is on
+    alone = PreparationConfig(base="somewhere")
+    assert replace(alone, filter_people=True).fingerprint() == alone.fingerprint()
+    several = replace(alone, max_people=2, expression_encoder="a")
     assert several.fingerprint() == "33fc3a3b39d82123", "of corpora that were made before"
     assert replace(several, max_face_blur=0.5).fingerprint() == several.fingerprint()
-    on = replace(several, judge_people=True)
+    on = replace(several, filter_people=True)
     assert len({several.fingerprint(), on.fingerprint(), replace(on, max_face_blur=0.5).fingerprint()}) == 3
-    assert on.max_face_blur == SeveralPeopleConfig().max_blur
-    assert on.min_face_movement == SeveralPeopleConfig().min_movement
-    assert on.min_face_pixels == SeveralPeopleConfig().min_face_pixels
+    assert on.max_face_blur == MultiPersonFilterConfig().max_blur
+    assert on.min_face_movement == MultiPersonFilterConfig().min_movement
+    assert on.min_face_pixels == MultiPersonFilterConfig().min_face_pixels
     with pytest.raises(InputError, match="min_face_size is 0 and judge_people is on"):
         replace(on, min_face_size=0).validate()

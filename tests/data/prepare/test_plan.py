@@ -8,25 +8,25 @@ import numpy as np
 import pytest
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.manifest import Reason, Rejection
+from fantasytalking.data.manifest import Rejection, RejectionReason
 from fantasytalking.data.prepare import plan as prepare_plan
-from fantasytalking.data.prepare.config import DataConfig
+from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.plan import (
-    Clip,
-    Crop,
+    RelativeCrop,
+    SceneClip,
     TimeRange,
     VideoFile,
     find_videos,
     plan_video,
     probe_video,
-    ranges_of,
-    read_ranges,
-    spans_of,
+    read_time_ranges,
+    spans_to_scan,
+    time_ranges_for,
 )
 from fantasytalking.data.prepare.scenes import SpanScan
 from fantasytalking.media import write_video
 
-CONFIG = DataConfig(components="x", fps=25.0, frames=25, stride=10)
+CONFIG = PreparationConfig(base="x", fps=25.0, frames=25, clip_stride=10)
 ALL = [TimeRange(0.0, 1e5, None)]
 
 
@@ -48,8 +48,8 @@ def test_names_are_safe_and_never_the_same(tmp_path: Path) -> None:
     files.append(replace(files[0], size=6))
     names = {file.name for file in files}
     assert len(names) == 5 and all(len(name) < 80 and name.isascii() and "/" not in name for name in names)
-    crops = [None, Crop(0.0, 0.0, 0.5, 0.5)]
-    clips = {Clip(files[0], start, crop).name for start in (0.0, 1.5) for crop in crops}
+    crops = [None, RelativeCrop(0.0, 0.0, 0.5, 0.5)]
+    clips = {SceneClip(files[0], start, crop).name for start in (0.0, 1.5) for crop in crops}
     assert len(clips) == 4
 
 
@@ -64,20 +64,20 @@ def test_short_scenes_breaks_and_stretches_beyond_the_end_are_told(tmp_path: Pat
     file = VideoFile(tmp_path, "a.mp4", 5)
     planned = list(plan_video(file, [SpanScan([0.5], 1.6, "breaks off")], ALL, CONFIG))
     assert [(line.start, line.reason) for line in planned if isinstance(line, Rejection)] == [
-        (0.0, Reason.TOO_SHORT),
-        (1.6, Reason.DAMAGED),
+        (0.0, RejectionReason.TOO_SHORT),
+        (1.6, RejectionReason.DAMAGED),
     ]
-    assert [line.start for line in planned if isinstance(line, Clip)] == [0.5]
+    assert [line.start for line in planned if isinstance(line, SceneClip)] == [0.5]
     (nothing,) = plan_video(file, [], [TimeRange(50.0, 60.0, None)], CONFIG)
-    assert isinstance(nothing, Rejection) and nothing.reason is Reason.TOO_SHORT
+    assert isinstance(nothing, Rejection) and nothing.reason is RejectionReason.TOO_SHORT
 
 
 def test_spans_cover_what_is_wanted(tmp_path: Path) -> None:
     file = VideoFile(tmp_path, "a.mp4", 5)
-    assert [span.start for span in spans_of(file, 130.0, ALL)] == [0.0, 60.0, 120.0]
-    assert [span.start for span in spans_of(file, 7200.0, [TimeRange(100.0, 130.0, None)])] == [60.0, 120.0]
-    assert [span.start for span in spans_of(file, 0.0, ALL)] == [0.0], "where the duration is not known"
-    assert spans_of(file, 30.0, [TimeRange(100.0, 130.0, None)])[0].start == 0.0
+    assert [span.start for span in spans_to_scan(file, 130.0, ALL)] == [0.0, 60.0, 120.0]
+    assert [span.start for span in spans_to_scan(file, 7200.0, [TimeRange(100.0, 130.0, None)])] == [60.0, 120.0]
+    assert [span.start for span in spans_to_scan(file, 0.0, ALL)] == [0.0], "where the duration is not known"
+    assert spans_to_scan(file, 30.0, [TimeRange(100.0, 130.0, None)])[0].start == 0.0
 
 
 def test_ranges_are_read_by_name_with_or_without_suffix(tmp_path: Path) -> None:
@@ -88,25 +88,25 @@ def test_ranges_are_read_by_name_with_or_without_suffix(tmp_path: Path) -> None:
         {"video": "b.mp4", "start": 0, "end": 10, "crop": None},
     ]
     path.write_text("\n".join(json.dumps(line) for line in lines))
-    wanted = read_ranges(path)
-    assert ranges_of(VideoFile(tmp_path, "a.mkv", 1), wanted) == [
+    wanted = read_time_ranges(path)
+    assert time_ranges_for(VideoFile(tmp_path, "a.mkv", 1), wanted) == [
         TimeRange(5.0, 10.0, None),
-        TimeRange(30.0, 60.5, Crop(0.5, 0.0, 1.0, 1.0)),
+        TimeRange(30.0, 60.5, RelativeCrop(0.5, 0.0, 1.0, 1.0)),
     ]
-    assert len(ranges_of(VideoFile(tmp_path, "b.mp4", 1), wanted)) == 1
-    assert len(ranges_of(VideoFile(tmp_path, "part/a.mp4", 1), wanted)) == 2
-    assert ranges_of(VideoFile(tmp_path, "c.mp4", 1), wanted) == []
+    assert len(time_ranges_for(VideoFile(tmp_path, "b.mp4", 1), wanted)) == 1
+    assert len(time_ranges_for(VideoFile(tmp_path, "part/a.mp4", 1), wanted)) == 2
+    assert time_ranges_for(VideoFile(tmp_path, "c.mp4", 1), wanted) == []
     framed = {"video": "a", "start": 1, "end": 3, "crop": [0, 0, 100, 100], "crop_of_height": 100}
     path.write_text(f"{json.dumps(framed)}\n{json.dumps(framed)}\n")
-    assert len(read_ranges(path)["a"]) == 1
+    assert len(read_time_ranges(path)["a"]) == 1
     impossible = ({**framed, "crop_of_height": 0}, {**framed, "crop": [float("nan"), 0, 100, 100]})
     for broken in ({"video": "a", "start": 9, "end": 3, "crop": None}, {"video": "a"}, [1], *impossible):
         path.write_text(json.dumps(lines[0]) + "\n" + json.dumps(broken))
         with pytest.raises(InputError, match="line 2 is not a range"):
-            read_ranges(path)
+            read_time_ranges(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is no text in UTF-8"):
-        read_ranges(path)
+        read_time_ranges(path)
 
 
 def test_unusable_files_have_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +125,6 @@ def test_unusable_files_have_a_reason(tmp_path: Path, monkeypatch: pytest.Monkey
         "junk.mp4": "unreadable",
     }
     assert found["good.mp4"]["duration"] == pytest.approx(0.8)
-    monkeypatch.setattr(prepare_plan, "MAX_SECONDS", 0.5)
+    monkeypatch.setattr(prepare_plan, "MAX_SOURCE_SECONDS", 0.5)
     good = VideoFile(tmp_path / "good.mp4", "good.mp4", 1)
     assert probe_video(good, CONFIG)["reason"] == "too_long"

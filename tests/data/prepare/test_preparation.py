@@ -17,29 +17,29 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.clip_rejected import Refused
-from fantasytalking.data.collate import Alignment, Collate, CollateConfig
+from fantasytalking.data.clip_rejected import ClipRejected
+from fantasytalking.data.collate import AudioAlignment, CollateConfig, PortraitCollator
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.data.manifest import ClipRecord, Reason, Rejection, read_manifest, read_rejections
+from fantasytalking.data.manifest import ClipRecord, Rejection, RejectionReason, read_manifest, read_rejections
 from fantasytalking.data.prepare.clip import prepare_clip, read_caption
-from fantasytalking.data.prepare.clip_audio import loudness
-from fantasytalking.data.prepare.config import DataConfig
-from fantasytalking.data.prepare.encode import Encoders
-from fantasytalking.data.prepare.people import choose_people
-from fantasytalking.data.prepare.plan import Clip, Crop, VideoFile
+from fantasytalking.data.prepare.clip_audio import clip_loudness_db
+from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.data.prepare.encode import FeatureEncoders
+from fantasytalking.data.prepare.people import select_people
+from fantasytalking.data.prepare.plan import RelativeCrop, SceneClip, VideoFile
 from fantasytalking.encoders.wav2vec import token_count, token_times
 from fantasytalking.media import read_image
 from tests.data.preparation_runs import (
-    PROCESSES,
-    digests,
-    finish,
+    FORK_SERVER,
+    file_hashes,
     measure_memory,
-    run_here,
+    run_in_process,
     small_config,
-    start,
-    warm_up,
+    start_fork_server,
+    start_preparation,
+    wait_for_processes,
 )
-from tests.data.sample_videos import bad_videos, good_videos, repeat
+from tests.data.sample_videos import write_bad_videos, write_good_videos, write_repeated
 from tests.helpers.paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "prepare_data.py"
@@ -49,7 +49,7 @@ SCRIPT = ROOT / "scripts" / "prepare_data.py"
 class Corpus:
     videos: Path
     output: Path
-    config: DataConfig
+    config: PreparationConfig
     records: list[ClipRecord]
     rejections: list[Rejection]
     expected: dict[str, str]
@@ -58,7 +58,7 @@ class Corpus:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good")
-    good_videos(folder)
+    write_good_videos(folder)
     return folder
 
 
@@ -68,9 +68,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, good: Path, components: Pat
     (videos / "more").mkdir()
     for path in good.rglob("*.*"):
         (videos / path.relative_to(good)).write_bytes(path.read_bytes())
-    expected = bad_videos(videos)
+    expected = write_bad_videos(videos)
     config = small_config(components)
-    return Corpus(videos, output, config, *run_here(videos, output, config), expected)
+    return Corpus(videos, output, config, *run_in_process(videos, output, config), expected)
 
 
 def test_good_videos_give_one_clip_a_scene(corpus: Corpus) -> None:
@@ -99,15 +99,15 @@ def test_every_bad_video_costs_itself_alone_and_has_its_reason(corpus: Corpus) -
 
 def test_features_are_those_of_the_encoders(corpus: Corpus) -> None:
     sample = PortraitDataset(corpus.output / "manifest.jsonl")[2]
-    encoders = Encoders.load(corpus.config, torch.device("cpu"))
+    encoders = FeatureEncoders.load(corpus.config, torch.device("cpu"))
     path = corpus.videos / sample.record.video
-    clip = prepare_clip(Clip(VideoFile(path, path.name, path.stat().st_size), 0.0, None), corpus.config)
+    clip = prepare_clip(SceneClip(VideoFile(path, path.name, path.stat().st_size), 0.0, None), corpus.config)
     features = sample.features
     video = torch.from_numpy(clip.frames).permute(3, 0, 1, 2)[None]
     assert torch.equal(features.latents, encoders.video.encode(video)[0].half())
     assert torch.equal(features.first_frame_latents, encoders.video.encode_first_frame(video[:, :, 0], 17)[0].half())
     assert torch.equal(features.text, encoders.text.encode(corpus.config.prompt).half())
-    assert torch.equal(features.audio, encoders.audio.encode(clip.samples).half())
+    assert torch.equal(features.audio, encoders.audio.encode(clip.waveform).half())
     assert features.latents.shape == (16, 5, 8, 8) and features.face.shape == (1, 512)
     assert features.frame_times.tolist() == pytest.approx([number / 25 for number in range(17)])
     lips = np.argwhere(clip.lip_mask[0]).mean(axis=0) / 8
@@ -119,67 +119,69 @@ def test_features_are_those_of_the_encoders(corpus: Corpus) -> None:
 def test_a_listed_crop_brings_the_face_closer(corpus: Corpus) -> None:
     path = corpus.videos / "talk.mp4"
     file = VideoFile(path, path.name, path.stat().st_size)
-    whole = prepare_clip(Clip(file, 0.2, None), corpus.config)
-    closer = prepare_clip(Clip(file, 0.2, Crop(0.1, 0.1, 0.8, 0.8)), corpus.config)
+    whole = prepare_clip(SceneClip(file, 0.2, None), corpus.config)
+    closer = prepare_clip(SceneClip(file, 0.2, RelativeCrop(0.1, 0.1, 0.8, 0.8)), corpus.config)
     assert closer.frames.shape == whole.frames.shape
     assert closer.face_size == pytest.approx(whole.face_size / 0.8, rel=0.05)
-    assert np.array_equal(closer.samples, whole.samples) and closer.expression == pytest.approx(
-        whole.expression, rel=0.3
+    assert np.array_equal(closer.waveform, whole.waveform) and closer.expression_measure == pytest.approx(
+        whole.expression_measure, rel=0.3
     )
 
 
 @pytest.mark.parametrize(
     ("limits", "crop", "reason"),
     [
-        ({"min_confidence": 0.99}, None, Reason.LOW_CONFIDENCE),
-        ({"min_face_size": 0.8}, None, Reason.FACE_TOO_SMALL),
-        ({}, Crop(0.1, 0.0, 0.8, 0.7), Reason.FACE_CUT_OFF),
+        ({"min_confidence": 0.99}, None, RejectionReason.LOW_CONFIDENCE),
+        ({"min_face_size": 0.8}, None, RejectionReason.FACE_TOO_SMALL),
+        ({}, RelativeCrop(0.1, 0.0, 0.8, 0.7), RejectionReason.FACE_CUT_OFF),
     ],
 )
 def test_faces_that_will_not_do_are_refused(
-    corpus: Corpus, components: Path, limits: dict, crop: Crop | None, reason: Reason
+    corpus: Corpus, components: Path, limits: dict, crop: RelativeCrop | None, reason: RejectionReason
 ) -> None:
     path = corpus.videos / "talk.mp4"
-    clip = Clip(VideoFile(path, path.name, path.stat().st_size), 0.0, crop)
-    with pytest.raises(Refused) as refused:
+    clip = SceneClip(VideoFile(path, path.name, path.stat().st_size), 0.0, crop)
+    with pytest.raises(ClipRejected) as refused:
         prepare_clip(clip, small_config(components, **limits))
     assert refused.value.reason is reason
 
 
 def test_a_face_must_be_there_from_the_first_frame_on(corpus: Corpus) -> None:
     path = corpus.videos / "talk.mp4"
-    clip = Clip(VideoFile(path, path.name, path.stat().st_size), 0.0, None)
+    clip = SceneClip(VideoFile(path, path.name, path.stat().st_size), 0.0, None)
     prepared = prepare_clip(clip, corpus.config)
     (track,) = prepared.tracks
-    assert choose_people([track], prepared.samples, corpus.config) == [track]
+    assert select_people([track], prepared.waveform, corpus.config) == [track]
     for missing in ([0], [5, 6, 7]):
         present = track.present.copy()
         present[missing] = False
-        with pytest.raises(Refused) as refused:
-            choose_people([replace(track, present=present)], prepared.samples, corpus.config)
-        assert refused.value.reason is Reason.FACE_LOST
+        with pytest.raises(ClipRejected) as refused:
+            select_people([replace(track, present=present)], prepared.waveform, corpus.config)
+        assert refused.value.reason is RejectionReason.FACE_LOST
 
 
 def test_a_caption_that_is_no_text_costs_the_clip(corpus: Corpus, tmp_path: Path) -> None:
-    clip = Clip(VideoFile(tmp_path / "a.mp4", "a.mp4", 1), 0.0, None)
+    clip = SceneClip(VideoFile(tmp_path / "a.mp4", "a.mp4", 1), 0.0, None)
     assert read_caption(clip, "default") == "default"
     for content in (b"\xff\xfe", b"a" * 20_000):
         (tmp_path / "a.txt").write_bytes(content)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ClipRejected) as refused:
             read_caption(clip, "default")
-        assert refused.value.reason is Reason.UNREADABLE
+        assert refused.value.reason is RejectionReason.UNREADABLE
 
 
 def test_the_caption_beside_a_video_is_its_text(corpus: Corpus) -> None:
     dataset = PortraitDataset(corpus.output / "manifest.jsonl")
-    encoder = Encoders.load(corpus.config, torch.device("cpu")).text
+    encoder = FeatureEncoders.load(corpus.config, torch.device("cpu")).text
     assert torch.equal(dataset[0].features.text, encoder.encode("Somebody else is talking.").half())
 
 
 def test_prepared_clips_make_batches(corpus: Corpus) -> None:
     dataset = PortraitDataset(corpus.output / "manifest.jsonl")
-    batch = Collate(CollateConfig(alignment=Alignment.frame, text_length=40))([dataset[0], dataset[2]])
-    assert batch.latents.shape == (2, 16, 5, 8, 8) and batch.conditions.audio.shape[:2] == (2, 5)
+    batch = PortraitCollator(CollateConfig(alignment=AudioAlignment.frame, max_text_tokens=40))(
+        [dataset[0], dataset[2]]
+    )
+    assert batch.latents.shape == (2, 16, 5, 8, 8) and batch.conditions.audio_embeds.shape[:2] == (2, 5)
     assert all(value.isfinite().all() for value in batch.conditions if value is not None)
 
 
@@ -190,24 +192,24 @@ def test_the_contact_sheet_shows_every_clip(corpus: Corpus) -> None:
 
 def test_a_second_run_does_nothing_and_other_settings_are_refused(corpus: Corpus) -> None:
     before = {path: path.stat().st_mtime_ns for path in (corpus.output / "features").rglob("*") if path.is_file()}
-    digest = digests(corpus.output)
-    run_here(corpus.videos, corpus.output, corpus.config)
-    assert digests(corpus.output) == digest
+    digest = file_hashes(corpus.output)
+    run_in_process(corpus.videos, corpus.output, corpus.config)
+    assert file_hashes(corpus.output) == digest
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(InputError, match="begun with other settings"):
-        run_here(corpus.videos, corpus.output, small_config(Path(corpus.config.components), frames=21, stride=1000))
+        run_in_process(corpus.videos, corpus.output, small_config(Path(corpus.config.base), frames=21, stride=1000))
 
 
 def test_encoders_that_were_made_anew_are_refused(corpus: Corpus, tmp_path: Path) -> None:
     components = tmp_path / "components"
-    shutil.copytree(corpus.config.components, components)
+    shutil.copytree(corpus.config.base, components)
     config = small_config(components, contact_sheet_clips=0)
-    run_here(corpus.videos, tmp_path / "out", config)
+    run_in_process(corpus.videos, tmp_path / "out", config)
     (weights,) = (components / "vae").glob("*.safetensors")
     tensors = load_file(weights)
     save_file({name: value + 0.1 for name, value in tensors.items()}, weights)
     with pytest.raises(InputError, match="was begun with another vae, whose features do not go with this one's"):
-        run_here(corpus.videos, tmp_path / "out", config)
+        run_in_process(corpus.videos, tmp_path / "out", config)
 
 
 def test_the_normaliser_of_another_corpus_can_be_used(corpus: Corpus, components: Path, tmp_path: Path) -> None:
@@ -216,23 +218,25 @@ def test_the_normaliser_of_another_corpus_can_be_used(corpus: Corpus, components
     # The clips are done, and the folder can be moved: only the values in the manifest change.
     shutil.copytree(corpus.output, tmp_path / "moved")
     config = small_config(components, normaliser=str(tmp_path / "other.json"), contact_sheet_clips=0)
-    records, _ = run_here(corpus.videos, tmp_path / "moved", config)
+    records, _ = run_in_process(corpus.videos, tmp_path / "moved", config)
     assert [record.expression for record in records] == pytest.approx(
         [(np.log10(record.expression_measure) + 5) / 5 for record in records], abs=1e-5
     )
     assert json.loads((tmp_path / "moved" / "motion_normaliser.json").read_text()) == constants
 
 
-def kill_and_finish(videos: Path, output: Path, config: DataConfig, kills: int, seconds: float, seed: int) -> None:
+def kill_and_finish(
+    videos: Path, output: Path, config: PreparationConfig, kills: int, seconds: float, seed: int
+) -> None:
     """Kills the preparation `kills` times at random moments of `seconds` in all, then lets it finish."""
     chance = random.Random(seed)
     for _ in range(kills):
-        process = start(videos, output, config)
+        process = start_preparation(videos, output, config)
         time.sleep(chance.uniform(0.05, 1.0) * seconds / kills)
         process.kill()
         process.join()
         assert process.exitcode == -9, "killed in the middle"
-    finish(start(videos, output, config))
+    wait_for_processes(start_preparation(videos, output, config))
 
 
 @dataclass
@@ -240,22 +244,22 @@ class Calm:
     """The good videos prepared by one process that nobody disturbed."""
 
     output: Path
-    config: DataConfig
+    config: PreparationConfig
     seconds: float
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory, good: Path, components: Path) -> Calm:
     output, config = tmp_path_factory.mktemp("calm") / "out", small_config(components, contact_sheet_clips=1)
-    warm_up()
+    start_fork_server()
     begin = time.monotonic()
-    finish(start(good, output, config))
+    wait_for_processes(start_preparation(good, output, config))
     return Calm(output, config, time.monotonic() - begin)
 
 
 def test_killed_three_times_the_result_is_the_same(good: Path, calm: Calm, tmp_path: Path) -> None:
     kill_and_finish(good, tmp_path / "killed", calm.config, 3, calm.seconds, seed=1)
-    assert digests(tmp_path / "killed") == digests(calm.output)
+    assert file_hashes(tmp_path / "killed") == file_hashes(calm.output)
 
 
 def test_two_processes_give_the_same_bytes(good: Path, calm: Calm, tmp_path: Path) -> None:
@@ -273,8 +277,8 @@ def test_two_processes_give_the_same_bytes(good: Path, calm: Calm, tmp_path: Pat
         }
         for rank in range(2)
     ]
-    finish(*[start(good, tmp_path / "two", calm.config, rank) for rank in ranks])
-    assert digests(tmp_path / "two") == digests(calm.output)
+    wait_for_processes(*[start_preparation(good, tmp_path / "two", calm.config, rank) for rank in ranks])
+    assert file_hashes(tmp_path / "two") == file_hashes(calm.output)
 
 
 def call_script(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -316,27 +320,29 @@ def test_a_folder_without_one_usable_clip_says_why(components: Path, tmp_path: P
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").write_bytes(b"no video")
     with pytest.raises(InputError, match=r"no clip of .* can be used \(1 unreadable\)"):
-        run_here(tmp_path / "in", tmp_path / "out", small_config(components))
+        run_in_process(tmp_path / "in", tmp_path / "out", small_config(components))
     assert len(read_rejections(tmp_path / "out" / "rejected.jsonl")) == 1
 
 
 def test_loudness_is_in_decibels_of_full_scale() -> None:
     time_line = np.arange(32000) / 16000
     tone = (0.1 * np.sin(2 * np.pi * 200 * time_line)).astype(np.float32)
-    assert loudness(tone) == pytest.approx(20 * np.log10(0.1 / np.sqrt(2)), abs=0.1)
-    assert loudness(tone + np.float32(0.3)) == pytest.approx(loudness(tone), abs=0.1), "an offset is no sound"
+    assert clip_loudness_db(tone) == pytest.approx(20 * np.log10(0.1 / np.sqrt(2)), abs=0.1)
+    assert clip_loudness_db(tone + np.float32(0.3)) == pytest.approx(clip_loudness_db(tone), abs=0.1), (
+        "an offset is no sound"
+    )
     tone[3200:] = 0
-    assert loudness(tone) > -25, "a word in a pause is not silence"
-    assert loudness(np.zeros(100, np.float32)) == pytest.approx(-120)
+    assert clip_loudness_db(tone) > -25, "a word in a pause is not silence"
+    assert clip_loudness_db(np.zeros(100, np.float32)) == pytest.approx(-120)
 
 
 @pytest.mark.slow
 def test_killed_ten_times_the_result_is_the_same(good: Path, components: Path, tmp_path: Path) -> None:
     config = small_config(components, stride=6)
     begin = time.monotonic()
-    finish(start(good, tmp_path / "calm", config))
+    wait_for_processes(start_preparation(good, tmp_path / "calm", config))
     kill_and_finish(good, tmp_path / "killed", config, 10, time.monotonic() - begin, seed=2)
-    assert digests(tmp_path / "killed") == digests(tmp_path / "calm")
+    assert file_hashes(tmp_path / "killed") == file_hashes(tmp_path / "calm")
 
 
 @pytest.mark.slow
@@ -363,7 +369,7 @@ def test_accelerate_launch_gives_the_bytes_of_one_process(good: Path, components
         )
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("clips in") == 1
-    assert digests(tmp_path / "0") == digests(tmp_path / "1")
+    assert file_hashes(tmp_path / "0") == file_hashes(tmp_path / "1")
 
 
 @pytest.mark.slow
@@ -374,9 +380,9 @@ def test_a_video_of_two_hours_takes_no_more_memory(good: Path, components: Path,
     for name, seconds, stride in (("short", 110, 1_500), ("long", 7190, 90_000)):
         config = small_config(components, stride=stride, contact_sheet_clips=0)
         (tmp_path / name).mkdir()
-        repeat(good / "talk.mp4", tmp_path / name / "video.mp4", seconds)
-        answer = PROCESSES.SimpleQueue()
-        process = PROCESSES.Process(
+        write_repeated(good / "talk.mp4", tmp_path / name / "video.mp4", seconds)
+        answer = FORK_SERVER.SimpleQueue()
+        process = FORK_SERVER.Process(
             target=measure_memory, args=(tmp_path / name, tmp_path / f"{name}-out", config, answer)
         )
         process.start()
@@ -404,7 +410,7 @@ USABLE = {
 def test_real_media_pass_through(real_media: Path, components: Path, tmp_path: Path, fps: float) -> None:
     frames = 4 * int(2.5 * fps / 4) + 1
     config = small_config(components, fps=fps, frames=frames)
-    records, rejections = run_here(real_media, tmp_path / "out", config)
+    records, rejections = run_in_process(real_media, tmp_path / "out", config)
     assert {Path(record.video).name for record in records} == USABLE
     assert {Path(line.video).name: line.reason.value for line in rejections} == {
         "no_sound_25fps.mp4": "no_sound",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fantasytalking.data.prepare import scenes as prepare_scenes
-from fantasytalking.data.prepare.scenes import SpanScan, scan_span, scenes, span_starts, video_end
+from fantasytalking.data.prepare.scenes import SpanScan, iter_scenes, scan_span, span_starts, video_end
 from fantasytalking.media import write_video
 
 
@@ -31,7 +31,7 @@ def test_cuts_are_found_to_the_frame_and_motion_is_none(tmp_path: Path) -> None:
     video = made_video(tmp_path / "cuts.mp4", [30, 17, 45])
     scan = scan_span(video, 0.0, 0.35)
     assert scan.cuts == pytest.approx([30 / 25, 47 / 25]) and scan.end == pytest.approx(92 / 25) and scan.error == ""
-    found = list(scenes([scan], 0.0, 1e9))
+    found = list(iter_scenes([scan], 0.0, 1e9))
     assert np.allclose(found, [(0, 1.2), (1.2, 1.88), (1.88, 3.68)])
 
 
@@ -66,6 +66,6 @@ def test_a_video_that_breaks_off_ends_there(tmp_path: Path) -> None:
 def test_scenes_stay_within_the_wanted_stretch_and_the_video() -> None:
     scans = [SpanScan([10.0], 60.0, ""), SpanScan([70.0], 90.0, "breaks off"), SpanScan([], 120.0, "breaks off")]
     assert video_end(scans) == 90.0
-    assert list(scenes(scans, 5.0, 65.0)) == [(5.0, 10.0), (10.0, 65.0)]
-    assert list(scenes(scans, 60.0, 500.0)) == [(60.0, 70.0), (70.0, 90.0)]
-    assert list(scenes(scans, 95.0, 100.0)) == []
+    assert list(iter_scenes(scans, 5.0, 65.0)) == [(5.0, 10.0), (10.0, 65.0)]
+    assert list(iter_scenes(scans, 60.0, 500.0)) == [(60.0, 70.0), (70.0, 90.0)]
+    assert list(iter_scenes(scans, 95.0, 100.0)) == []

@@ -14,17 +14,17 @@ import pytest
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
-from fantasytalking.evaluation.benchmark.auto_crop import frame_faces
+from fantasytalking.evaluation.benchmark.auto_crop import crop_around_faces
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig
-from fantasytalking.evaluation.benchmark.cross_ground_truth import make_crossed
-from fantasytalking.evaluation.benchmark.driver_assignment import Entry, cross_pairs
-from fantasytalking.evaluation.benchmark.freeze_reenactment import clip_name, crop_people
-from fantasytalking.evaluation.benchmark.protocol import Protocol, check_reference
-from fantasytalking.evaluation.cli import frozen, parse, run
-from fantasytalking.evaluation.report.results import Results
+from fantasytalking.evaluation.benchmark.cross_ground_truth import render_cross_ground_truth
+from fantasytalking.evaluation.benchmark.driver_assignment import ReferenceEntry, assign_drivers
+from fantasytalking.evaluation.benchmark.freeze_reenactment import crop_each_face, safe_clip_name
+from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol, verify_references
+from fantasytalking.evaluation.cli import freeze_benchmark, parse_evaluation_args, run_evaluation
+from fantasytalking.evaluation.report.results import EvaluationResults
 from fantasytalking.media import read_image, read_video, write_image, write_video
 from fantasytalking.perception.face_track import FaceTrack
-from fantasytalking.perception.mediapipe_graphs import FACE_LANDMARKS
+from fantasytalking.perception.mediapipe_graphs import NUM_FACE_LANDMARKS
 from fantasytalking.portrait_world.corpus.clip_corpus import make_corpus
 from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan
 from tests.evaluation.conftest import SIZE
@@ -44,42 +44,44 @@ def copy(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for _ in make_corpus(plan, folder / "two"):
         pass
     for people in (1, 2):
-        assert list(make_crossed(folder, people, 1))[-1] == (1, 1)
+        assert list(render_cross_ground_truth(folder, people, 1))[-1] == (1, 1)
     return folder
 
 
-def predicted(protocol: Protocol, copy: Path, output: Path, source: Callable[[Protocol, int], Path]) -> Path:
+def predicted(
+    protocol: BenchmarkProtocol, copy: Path, output: Path, source: Callable[[BenchmarkProtocol, int], Path]
+) -> Path:
     output.mkdir()
     for number, clip in enumerate(protocol.clips):
         shutil.copy(source(protocol, number), output / f"{clip.name}.mp4")
     return output
 
 
-def evaluated(copy: Path, predictions: Path, overrides: list[str], *more: str) -> Results:
+def evaluated(copy: Path, predictions: Path, overrides: list[str], *more: str) -> EvaluationResults:
     output = predictions.with_name(f"{predictions.name}-results")
     command = ["--benchmark", "exprbench_world", "--references", copy, "--predictions", predictions, "--output", output]
-    run(parse([*map(str, command), *more, *overrides], None))
-    return Results.load(output / "results.json")
+    run_evaluation(parse_evaluation_args([*map(str, command), *more, *overrides], None))
+    return EvaluationResults.load(output / "results.json")
 
 
 def test_everyone_is_driven_by_others_in_the_order_of_hashes() -> None:
-    portraits = [Entry(f"{who}_{place}", (who,), Path()) for who in "abc" for place in range(2)]
-    drivers = [Entry(f"{who}_smile", (who,), Path()) for who in "abcd"]
-    pairs = list(cross_pairs(portraits, drivers, 2))
-    assert pairs == list(cross_pairs(portraits[::-1], drivers[::-1], 2))
+    portraits = [ReferenceEntry(f"{who}_{place}", (who,), Path()) for who in "abc" for place in range(2)]
+    drivers = [ReferenceEntry(f"{who}_smile", (who,), Path()) for who in "abcd"]
+    pairs = list(assign_drivers(portraits, drivers, 2))
+    assert pairs == list(assign_drivers(portraits[::-1], drivers[::-1], 2))
     names = [portrait.name for portrait, _ in pairs]
     assert names == sorted(names, key=lambda name: hashlib.md5(name.encode()).hexdigest())
     assert len(names) == 6
     for portrait, (first, second) in pairs:
-        assert len({portrait.people[0], first.people[0], second.people[0]}) == 3
+        assert len({portrait.identities[0], first.identities[0], second.identities[0]}) == 3
     turns = [driver.name for _, chosen in pairs for driver in chosen]
     assert all(2 <= turns.count(driver.name) <= 4 for driver in drivers)
-    assert not list(cross_pairs(portraits[:2], drivers[:1], 1))
+    assert not list(assign_drivers(portraits[:2], drivers[:1], 1))
 
 
 def test_self_reenactment_of_the_portrait_world(copy: Path, tmp_path: Path) -> None:
-    protocol = frozen("exprbench_world", copy, [*SIZES, "clips=1", "seconds=1"])
-    assert frozen("exprbench_world", copy, [*SIZES, "clips=1", "seconds=1"]).id == protocol.id
+    protocol = freeze_benchmark("exprbench_world", copy, [*SIZES, "clips=1", "seconds=1"])
+    assert freeze_benchmark("exprbench_world", copy, [*SIZES, "clips=1", "seconds=1"]).id == protocol.id
     (clip,) = protocol.clips
     assert [driver.file for driver in clip.drivers] == [clip.video]
     assert (clip.portrait, protocol.answered, clip.frames) == (None, True, 25)
@@ -99,7 +101,7 @@ def test_self_reenactment_of_the_portrait_world(copy: Path, tmp_path: Path) -> N
 
 
 def test_true_reenactments_are_the_answer(copy: Path, tmp_path: Path) -> None:
-    protocol = frozen("exprbench_world", copy, CROSS)
+    protocol = freeze_benchmark("exprbench_world", copy, CROSS)
     (clip,) = protocol.clips
     assert protocol.answered
     portrait, driver = clip.name.split("-by-")
@@ -123,7 +125,7 @@ def test_true_reenactments_are_the_answer(copy: Path, tmp_path: Path) -> None:
 
 
 def test_two_people_are_held_against_their_own_drivers(copy: Path, tmp_path: Path) -> None:
-    protocol = frozen("exprbench_world", copy, TWO)
+    protocol = freeze_benchmark("exprbench_world", copy, TWO)
     (clip,) = protocol.clips
     assert len(clip.drivers) == 2 and clip.identity in ("id1002+id1003", "id1003+id1002")
     true = predicted(protocol, copy, tmp_path / "true", lambda p, n: copy / p.clips[n].video)
@@ -134,7 +136,10 @@ def test_two_people_are_held_against_their_own_drivers(copy: Path, tmp_path: Pat
     assert rows["leakage_own"] == pytest.approx((rows["leakage_1_1"] + rows["leakage_2_2"]) / 2)
     swapped = replace(protocol, clips=(replace(clip, drivers=clip.drivers[::-1]),))
     straight, crossed = (
-        [person.truth["yaw"] for person in one.prediction(one.clips[0], true / f"{clip.name}.mp4", copy).people]
+        [
+            person.ground_truth["yaw"]
+            for person in one.prediction_clip(one.clips[0], true / f"{clip.name}.mp4", copy).people
+        ]
         for one in (protocol, swapped)
     )
     assert np.array_equal(straight[0], crossed[1]) and np.array_equal(straight[1], crossed[0])
@@ -143,7 +148,7 @@ def test_two_people_are_held_against_their_own_drivers(copy: Path, tmp_path: Pat
 
 def test_several_people_drive_themselves_from_crops(copy: Path) -> None:
     overrides = ["people=2", "width=160", f"height={SIZE}", "least_seconds=0.5", "clips=1", "seconds=1"]
-    (clip,) = frozen("exprbench_world", copy, overrides).clips
+    (clip,) = freeze_benchmark("exprbench_world", copy, overrides).clips
     assert [(driver.face, driver.faces, driver.file) for driver in clip.drivers] == [
         (0, 2, clip.video),
         (1, 2, clip.video),
@@ -161,12 +166,12 @@ def test_several_people_drive_themselves_from_crops(copy: Path) -> None:
 
 def test_crops_of_near_neighbours_end_between_them() -> None:
     def track(left: float, right: float) -> FaceTrack:
-        points = np.random.default_rng(0).uniform([left, 20, 0], [right, 60, 1], (3, FACE_LANDMARKS, 3))
+        points = np.random.default_rng(0).uniform([left, 20, 0], [right, 60, 1], (3, NUM_FACE_LANDMARKS, 3))
         points[:, :2, 0] = left, right
         seen = np.ones(3, bool)
         return FaceTrack(np.arange(3.0), points.astype(np.float32), seen, ~seen, seen * 1.0, 80, 200)
 
-    near, far = crop_people([track(20, 50), track(54, 84)]), crop_people([track(20, 50), track(140, 170)])
+    near, far = crop_each_face([track(20, 50), track(54, 84)]), crop_each_face([track(20, 50), track(140, 170)])
     assert near[0][0] + near[0][2] == pytest.approx(52 / 80, abs=0.01) == near[1][0]
     assert far[0][2] == far[0][3] > near[0][2], "square where there is room"
     assert far[0][0] + far[0][2] < 140 / 80
@@ -188,38 +193,38 @@ def real(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_nobody_knows_the_cross_reenactment_of_real_people(real: Path, tmp_path: Path) -> None:
     overrides = [*CROSS, "least_seconds=1"]
-    protocol = frozen("exprbench", real, overrides)
+    protocol = freeze_benchmark("exprbench", real, overrides)
     assert not protocol.answered
     assert {clip.name for clip in protocol.clips} == {"anna_1-by-ben-_laughs", "ben-_1-by-anna_laughs"}
     for clip in protocol.clips:
         assert clip.portrait is not None and clip.portrait.crop == (2.0, 0.0, 1.0, 1.0)
-        still = protocol.portrait(clip, real)
+        still = protocol.portrait_clip(clip, real)
         assert still is not None and still.frames.shape == (1, SIZE, SIZE, 3) and still.track.known.all()
     path = tmp_path / "manifest.json"
     protocol.save(path)
-    assert Protocol.load(path) == protocol
+    assert BenchmarkProtocol.load(path) == protocol
     made = predicted(protocol, real, tmp_path / "made", lambda p, n: real / p.clips[n].drivers[0].file)
     command = ["--benchmark", "exprbench", "--references", real, "--predictions", made, "--manifest", path]
     words = [*map(str, command), "--output", str(tmp_path / "output")]
     with pytest.raises(InputError, match=r"metric 'psnr' holds videos against those that they should be"):
-        run(parse([*words, "--metrics", "psnr,aed"], None))
+        run_evaluation(parse_evaluation_args([*words, "--metrics", "psnr,aed"], None))
     with pytest.raises(InputError, match=r"metric 'fid' holds|metric fid"):
-        run(parse([*words, "--metrics", "aed", "--require", "fid"], None))
-    run(parse([*words, "--metrics", "aed,apd,first_frame"], None))
-    rows = {row.value: row for row in Results.load(tmp_path / "output" / "results.json").rows}
+        run_evaluation(parse_evaluation_args([*words, "--metrics", "aed", "--require", "fid"], None))
+    run_evaluation(parse_evaluation_args([*words, "--metrics", "aed,apd,first_frame"], None))
+    rows = {row.value: row for row in EvaluationResults.load(tmp_path / "output" / "results.json").rows}
     assert rows["aed"].score.score == rows["apd"].score.score == 0
     assert rows["first_frame_shift"].score.score > 1
 
 
 def test_self_reenactment_of_real_people(real: Path) -> None:
-    protocol = frozen("exprbench", real, [*SIZES, "least_seconds=1"])
+    protocol = freeze_benchmark("exprbench", real, [*SIZES, "least_seconds=1"])
     assert protocol.answered and len(protocol.clips) == 2
     for clip in protocol.clips:
         assert clip.video == clip.drivers[0].file and clip.portrait is None
     with pytest.raises(InputError, match=r"2' is not a folder"):
-        frozen("exprbench", real, [*SIZES, "people=2"])
+        freeze_benchmark("exprbench", real, [*SIZES, "people=2"])
     with pytest.raises(InputError, match="least_seconds"):
-        frozen("exprbench", real, [*SIZES, "least_seconds=5"])
+        freeze_benchmark("exprbench", real, [*SIZES, "least_seconds=5"])
 
 
 @pytest.mark.parametrize(
@@ -235,20 +240,20 @@ def test_self_reenactment_of_real_people(real: Path) -> None:
     ],
 )
 def test_changed_sources_are_refused(copy: Path, tmp_path: Path, change: Callable[[dict], object], told: str) -> None:
-    frozen("exprbench_world", copy, [*CROSS, "clips=1"]).save(tmp_path / "p.json")
+    freeze_benchmark("exprbench_world", copy, [*CROSS, "clips=1"]).save(tmp_path / "p.json")
     values = json.loads((tmp_path / "p.json").read_text())
     change(values["clips"][0])
     (tmp_path / "p.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=told):
-        Protocol.load(tmp_path / "p.json")
+        BenchmarkProtocol.load(tmp_path / "p.json")
 
 
 def test_another_driver_than_the_frozen_one_is_refused(copy: Path) -> None:
-    (clip,) = frozen("exprbench_world", copy, [*CROSS, "clips=1"]).clips
-    check_reference(clip, copy)
+    (clip,) = freeze_benchmark("exprbench_world", copy, [*CROSS, "clips=1"]).clips
+    verify_references(clip, copy)
     other = replace(clip, drivers=(replace(clip.drivers[0], sha256="0" * 64),))
     with pytest.raises(InputError, match=r"video\.mp4' is not the file that the protocol was made for"):
-        check_reference(other, copy)
+        verify_references(other, copy)
 
 
 def test_settings_of_reenactment_belong_to_it() -> None:
@@ -259,13 +264,13 @@ def test_settings_of_reenactment_belong_to_it() -> None:
 
 def test_frames_keep_the_face_and_names_are_safe(world: Path) -> None:
     picture = read_image(world / "id1000_s0000" / "portrait.png")
-    assert frame_faces(picture, 1.0) is None
+    assert crop_around_faces(picture, 1.0) is None
     grey = np.full((SIZE, 2 * SIZE, 3), 90, np.uint8)
-    assert frame_faces(grey, 1.0) == (0.5, 0.0, 1.0, 1.0)
-    left, _, width, _ = frame_faces(np.concatenate([picture, grey], axis=1), 1.0) or (9, 9, 9, 9)
+    assert crop_around_faces(grey, 1.0) == (0.5, 0.0, 1.0, 1.0)
+    left, _, width, _ = crop_around_faces(np.concatenate([picture, grey], axis=1), 1.0) or (9, 9, 9, 9)
     assert left < 0.1 and width == 1.0
-    assert clip_name("été+a_1") == "t-a_1"
-    assert len(clip_name("a" * 300)) <= 100 and clip_name("a" * 300) != clip_name("a" * 301)
+    assert safe_clip_name("été+a_1") == "t-a_1"
+    assert len(safe_clip_name("a" * 300)) <= 100 and safe_clip_name("a" * 300) != safe_clip_name("a" * 301)
 
 
 def test_the_script_goes_on_and_tells_what_misses(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.evaluation.benchmark.prediction_pairing import pair_up
-from fantasytalking.evaluation.benchmark.protocol import Protocol
+from fantasytalking.evaluation.benchmark.prediction_pairing import match_predictions
+from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.media import write_video
 
 
@@ -22,31 +22,33 @@ def remade(path: Path, frames: int, fps: float = 25.0, size: tuple[int, int] = (
     write_video(path, pictures, fps=fps, audio=np.zeros(round(frames / fps * 16000), np.float32) if sound else None)
 
 
-def test_pairs_by_name(protocol: Protocol, world: Path, predictions: Path) -> None:
+def test_pairs_by_name(protocol: BenchmarkProtocol, world: Path, predictions: Path) -> None:
     first = protocol.clips[0]
     (predictions / first.name).mkdir()
     (predictions / f"{first.name}.mp4").rename(predictions / first.name / "video.mp4")
-    pairs = pair_up(protocol, world, predictions)
+    pairs = match_predictions(protocol, world, predictions)
     assert [pair.clip for pair in pairs] == list(protocol.clips)
     assert pairs[0].prediction == predictions / first.name / "video.mp4"
-    assert pairs[1].sha256 == protocol.clips[1].sha256  # the predictions are the references
+    assert pairs[1].prediction_sha256 == protocol.clips[1].sha256  # the predictions are the references
     shutil.copy(pairs[0].prediction, predictions / f"{first.name}.mp4")
     with pytest.raises(InputError, match=f"both predictions of '{first.name}'"):
-        pair_up(protocol, world, predictions)
+        match_predictions(protocol, world, predictions)
 
 
-def test_what_misses_is_counted_and_named(protocol: Protocol, world: Path, predictions: Path, tmp_path: Path) -> None:
+def test_what_misses_is_counted_and_named(
+    protocol: BenchmarkProtocol, world: Path, predictions: Path, tmp_path: Path
+) -> None:
     names = [clip.name for clip in protocol.clips]
     (predictions / f"{names[1]}.mp4").unlink()
     (predictions / f"{names[3]}.mp4").unlink()
     with pytest.raises(InputError, match=rf"^2 clips have no prediction in .*: {names[1]}, {names[3]}$"):
-        pair_up(protocol, world, predictions)
+        match_predictions(protocol, world, predictions)
     with pytest.raises(InputError, match=r"^4 clips have no prediction .*, \.\.\.$"):
-        pair_up(protocol, world, tmp_path)
+        match_predictions(protocol, world, tmp_path)
     with pytest.raises(InputError, match=r"^4 clips have no reference"):
-        pair_up(protocol, predictions, world)
+        match_predictions(protocol, predictions, world)
     with pytest.raises(InputError, match="is not a folder"):
-        pair_up(protocol, world, tmp_path / "nowhere")
+        match_predictions(protocol, world, tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -60,19 +62,19 @@ def test_what_misses_is_counted_and_named(protocol: Protocol, world: Path, predi
     ],
 )
 def test_what_does_not_fit_is_named(
-    protocol: Protocol, world: Path, predictions: Path, change: dict, message: str
+    protocol: BenchmarkProtocol, world: Path, predictions: Path, change: dict, message: str
 ) -> None:
     clip = protocol.clips[2]
     change = {**change, "frames": clip.frames + change.get("frames", 0)}
     remade(predictions / f"{clip.name}.mp4", **change)
     with pytest.raises(InputError, match=f"^1 clip have a prediction .*{message}") as caught:
-        pair_up(protocol, world, predictions)
+        match_predictions(protocol, world, predictions)
     assert clip.name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_few_frames_too_many_are_cut_off(protocol: Protocol, world: Path, predictions: Path) -> None:
+def test_a_few_frames_too_many_are_cut_off(protocol: BenchmarkProtocol, world: Path, predictions: Path) -> None:
     clip = protocol.clips[0]
     remade(predictions / f"{clip.name}.mp4", clip.frames + protocol.surplus)
-    pair = pair_up(protocol, world, predictions)[0]
-    assert len(protocol.prediction(clip, pair.prediction, world).frames) == clip.frames
+    pair = match_predictions(protocol, world, predictions)[0]
+    assert len(protocol.prediction_clip(clip, pair.prediction, world).frames) == clip.frames

@@ -10,49 +10,49 @@ import pytest
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.manifest import ClipRecord, write_lines
-from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, Layout
-from fantasytalking.evaluation.benchmark.freeze import freeze, identify
-from fantasytalking.evaluation.benchmark.protocol import Protocol
+from fantasytalking.data.manifest import ClipRecord, write_records
+from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, DatasetLayout
+from fantasytalking.evaluation.benchmark.freeze import freeze_videos, identify_clip
+from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.media import write_video
 from tests.evaluation.conftest import world_config
 
 
-def test_every_clip_is_frozen_with_its_length_and_hash(world: Path, protocol: Protocol) -> None:
+def test_every_clip_is_frozen_with_its_length_and_hash(world: Path, protocol: BenchmarkProtocol) -> None:
     assert {clip.name for clip in protocol.clips} == {path.name for path in world.glob("id*")}
     order = [hashlib.md5(clip.name.encode(), usedforsecurity=False).hexdigest() for clip in protocol.clips]
     assert order == sorted(order)
     for clip in protocol.clips:
         truth = json.loads((world / clip.name / "truth.json").read_text())
-        assert clip.frames == len(truth["frames"]) == len(protocol.reference(clip, world).frames)
+        assert clip.frames == len(truth["frames"]) == len(protocol.reference_clip(clip, world).frames)
         assert clip.sha256 == hashlib.sha256((world / clip.video).read_bytes()).hexdigest()
         assert clip.identity == clip.name[:6]
 
 
-def test_the_id_depends_on_all_that_counts(world: Path, protocol: Protocol, tmp_path: Path) -> None:
-    assert freeze("portrait_world", world, world_config()).id == protocol.id
+def test_the_id_depends_on_all_that_counts(world: Path, protocol: BenchmarkProtocol, tmp_path: Path) -> None:
+    assert freeze_videos("portrait_world", world, world_config()).id == protocol.id
     others = {
-        freeze("portrait_world", world, world_config(override)).id
+        freeze_videos("portrait_world", world, world_config(override)).id
         for override in ("seconds=1", "width=64", "clips=3", "clips_per_identity=1", "surplus=1")
     }
     assert len(others | {protocol.id}) == 6
     protocol.save(tmp_path / "protocol.json")
-    assert Protocol.load(tmp_path / "protocol.json") == protocol
+    assert BenchmarkProtocol.load(tmp_path / "protocol.json") == protocol
     text = (tmp_path / "protocol.json").read_text()
     assert protocol.id in text
 
 
 def test_pictures_of_another_shape_are_cropped_around_the_face(world: Path) -> None:
-    frozen = freeze("portrait_world", world, world_config("width=64"))
+    frozen = freeze_videos("portrait_world", world, world_config("width=64"))
     for clip in frozen.clips:
         assert clip.crop is not None
         left, top, across, down = clip.crop
         assert across / down == pytest.approx(64 / 96, abs=0.01) and top == 0 and 0 < left < 1 - across
-    assert frozen.reference(frozen.clips[0], world).frames.shape[1:3] == (96, 64)
+    assert frozen.reference_clip(frozen.clips[0], world).frames.shape[1:3] == (96, 64)
 
 
 def test_limits_and_people(world: Path, tmp_path: Path) -> None:
-    short = freeze("portrait_world", world, world_config("seconds=1", "clips_per_identity=1"))
+    short = freeze_videos("portrait_world", world, world_config("seconds=1", "clips_per_identity=1"))
     assert [clip.frames for clip in short.clips] == [25, 25]
     assert {clip.identity for clip in short.clips} == {"id1000", "id1001"}
     record = ClipRecord(
@@ -60,13 +60,13 @@ def test_limits_and_people(world: Path, tmp_path: Path) -> None:
         expression=0.5, body=0.5, expression_measure=0.1, body_measure=0.1, face_size=30.0,
         features="features/a.safetensors",
     )  # fmt: skip
-    write_lines(tmp_path / "manifest.jsonl", [record])
-    left = freeze("portrait_world", world, world_config(f"training=[{tmp_path / 'manifest.jsonl'}]"))
+    write_records(tmp_path / "manifest.jsonl", [record])
+    left = freeze_videos("portrait_world", world, world_config(f"training=[{tmp_path / 'manifest.jsonl'}]"))
     assert {clip.identity for clip in left.clips} == {"id1001"}
     with pytest.raises(InputError, match="least_seconds"):
-        freeze("portrait_world", world, world_config("least_seconds=9"))
+        freeze_videos("portrait_world", world, world_config("least_seconds=9"))
     with pytest.raises(InputError, match="no video laid out as mead"):
-        freeze("mead", world, load_config(BenchmarkConfig, preset_path("evaluation", "mead")))
+        freeze_videos("mead", world, load_config(BenchmarkConfig, preset_path("evaluation", "mead")))
 
 
 def test_hdtf_takes_the_first_long_stretch_and_its_crop(tmp_path: Path) -> None:
@@ -82,29 +82,29 @@ def test_hdtf_takes_the_first_long_stretch_and_its_crop(tmp_path: Path) -> None:
     (tmp_path / "ranges.jsonl").write_text("\n".join(map(json.dumps, lines)))
     overrides = [f"ranges={tmp_path / 'ranges.jsonl'}", "seconds=0.6", "least_seconds=0.6", "width=32", "height=32"]
     config = load_config(BenchmarkConfig, preset_path("evaluation", "hdtf"), overrides)
-    frozen = freeze("hdtf", tmp_path / "videos", config)
+    frozen = freeze_videos("hdtf", tmp_path / "videos", config)
     assert len(frozen.clips) == 2  # one person has two videos, and Other is not HDTF's
     assert {clip.identity for clip in frozen.clips} == {"DianeBlack", "Radio3"}
     for clip in frozen.clips:
         assert (clip.start, clip.frames, clip.crop) == (0.4, 15, (0.375, 0.125, 0.75, 0.75))
-        assert frozen.reference(clip, tmp_path / "videos").frames.shape == (15, 32, 32, 3)
+        assert frozen.reference_clip(clip, tmp_path / "videos").frames.shape == (15, 32, 32, 3)
 
 
 @pytest.mark.parametrize(
     ("layout", "video", "expected"),
     [
-        (Layout.mead, "M003/video/front/angry/level_1/004.mp4", ("M003-front-angry-level_1-004", "M003")),
-        (Layout.mead, "MEAD_W009_video_front_happy_level_3_017.mp4", ("W009-front-happy-level_3-017", "W009")),
-        (Layout.mead, "M003/video/left_30/angry/level_1/004.mp4", None),
-        (Layout.hdtf, "WDA/JoeCrowley12.mp4", ("JoeCrowley12", "JoeCrowley")),
-        (Layout.hdtf, "Radio12.mp4", ("Radio12", "Radio12")),
-        (Layout.celebvhq, "a/-0F1owya2oo_3.mp4", ("v-0F1owya2oo_3", "-0F1owya2oo")),
-        (Layout.portrait_world, "g1/id0004_s0002/video.mp4", ("g1-id0004_s0002", "id0004")),
-        (Layout.portrait_world, "id0004_s0002/other.mp4", None),
+        (DatasetLayout.mead, "M003/video/front/angry/level_1/004.mp4", ("M003-front-angry-level_1-004", "M003")),
+        (DatasetLayout.mead, "MEAD_W009_video_front_happy_level_3_017.mp4", ("W009-front-happy-level_3-017", "W009")),
+        (DatasetLayout.mead, "M003/video/left_30/angry/level_1/004.mp4", None),
+        (DatasetLayout.hdtf, "WDA/JoeCrowley12.mp4", ("JoeCrowley12", "JoeCrowley")),
+        (DatasetLayout.hdtf, "Radio12.mp4", ("Radio12", "Radio12")),
+        (DatasetLayout.celebvhq, "a/-0F1owya2oo_3.mp4", ("v-0F1owya2oo_3", "-0F1owya2oo")),
+        (DatasetLayout.portrait_world, "g1/id0004_s0002/video.mp4", ("g1-id0004_s0002", "id0004")),
+        (DatasetLayout.portrait_world, "id0004_s0002/other.mp4", None),
     ],
 )
-def test_names_tell_who_it_is(layout: Layout, video: str, expected: tuple[str, str] | None) -> None:
-    assert identify(video, layout) == expected
+def test_names_tell_who_it_is(layout: DatasetLayout, video: str, expected: tuple[str, str] | None) -> None:
+    assert identify_clip(video, layout) == expected
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_names_tell_who_it_is(layout: Layout, video: str, expected: tuple[str, s
     ],
 )
 def test_a_manifest_changed_by_hand_is_refused(
-    protocol: Protocol, tmp_path: Path, change: Callable[[dict], object], told: str
+    protocol: BenchmarkProtocol, tmp_path: Path, change: Callable[[dict], object], told: str
 ) -> None:
     protocol.save(tmp_path / "p.json")
     values = json.loads((tmp_path / "p.json").read_text())
     change(values)
     (tmp_path / "p.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=told):
-        Protocol.load(tmp_path / "p.json")
+        BenchmarkProtocol.load(tmp_path / "p.json")
 
 
 def test_shipped_settings_are_valid() -> None:

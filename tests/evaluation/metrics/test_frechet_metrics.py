@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.metrics.frechet_distance import frechet_distance
 from fantasytalking.evaluation.metrics.quality.fid import FID
 from fantasytalking.evaluation.metrics.quality.fvd import FVD
 from fantasytalking.evaluation.networks.inception import Inception
-from fantasytalking.evaluation.weights import I3D, INCEPTION, Weights
+from fantasytalking.evaluation.weights import I3D_WEIGHTS, INCEPTION_WEIGHTS, MetricWeights
 
 
 def gaussian(count: int, mean: float, root: np.ndarray) -> np.ndarray:
@@ -79,13 +79,13 @@ def test_inception_has_the_size_and_names_of_its_weights(inception: Inception) -
 class FreeFID(FID):
     """With weights of unknown hash."""
 
-    needs = (Weights(INCEPTION.file, None, None, "", "", ""),)
+    required_weights = (MetricWeights(INCEPTION_WEIGHTS.file, None, None, "", "", ""),)
 
 
 class FreeFVD(FVD):
     """With weights of unknown hash."""
 
-    needs = (Weights(I3D.file, None, None, "", "", ""),)
+    required_weights = (MetricWeights(I3D_WEIGHTS.file, None, None, "", "", ""),)
 
 
 class TinyI3D(nn.Module):
@@ -96,14 +96,16 @@ class TinyI3D(nn.Module):
         return torch.cat([video.mean(dim=(2, 3, 4)), video.diff(dim=2).abs().mean(dim=(2, 3, 4))], dim=1)
 
 
-def few(clip: Clip, change: int = 0) -> Clip:
+def few(clip: EvaluationClip, change: int = 0) -> EvaluationClip:
     frames = clip.frames[:48:16].astype(int) + change
-    return Clip.from_arrays(np.clip(frames, 0, 255).astype(np.uint8), 25.0)
+    return EvaluationClip.from_arrays(np.clip(frames, 0, 255).astype(np.uint8), 25.0)
 
 
-def test_fid_is_zero_for_equal_and_grows_with_change(inception: Inception, clips: list[Clip], tmp_path: Path) -> None:
+def test_fid_is_zero_for_equal_and_grows_with_change(
+    inception: Inception, clips: list[EvaluationClip], tmp_path: Path
+) -> None:
     file = {name: value for name, value in inception.state_dict().items() if "num_batches" not in name}
-    torch.save(file, tmp_path / INCEPTION.file)
+    torch.save(file, tmp_path / INCEPTION_WEIGHTS.file)
     with pytest.raises(InputError, match="sha256"):
         FID(tmp_path)
     metric = FreeFID(tmp_path)
@@ -118,20 +120,20 @@ def test_fid_is_zero_for_equal_and_grows_with_change(inception: Inception, clips
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_fvd_takes_stretches_of_sixteen(clips: list[Clip], tmp_path: Path) -> None:
-    torch.jit.script(TinyI3D()).save(str(tmp_path / I3D.file))
+def test_fvd_takes_stretches_of_sixteen(clips: list[EvaluationClip], tmp_path: Path) -> None:
+    torch.jit.script(TinyI3D()).save(str(tmp_path / I3D_WEIGHTS.file))
     with pytest.raises(InputError, match="sha256"):
         FVD(tmp_path)
     metric = FreeFVD(tmp_path)
-    clip = clips[0].part(slice(0, 40))
+    clip = clips[0].slice_frames(slice(0, 40))
     record = metric.measure(clip, clip)
     assert record["video"].shape == (2, 6)
     first = clip.frames[:16].astype(np.float64)
     np.testing.assert_allclose(record["video"][0, :3], first.mean(axis=(0, 1, 2)), rtol=1e-5)
-    frozen = Clip.from_arrays(np.repeat(clip.frames[:1], 40, axis=0), 25.0)
-    same, still = (metric.summarise([metric.measure(video, clip)]) for video in (clip, frozen))
+    frozen = EvaluationClip.from_arrays(np.repeat(clip.frames[:1], 40, axis=0), 25.0)
+    same, still = (metric.summarize([metric.measure(video, clip)]) for video in (clip, frozen))
     assert same["fvd"] == pytest.approx(0, abs=1e-6) and still["fvd"] > 0.1
-    assert metric.summarise([metric.measure(clip.part(slice(0, 9)), clip)])["n"] == 0
-    (tmp_path / I3D.file).write_bytes(b"nothing")
+    assert metric.summarize([metric.measure(clip.slice_frames(slice(0, 9)), clip)])["n"] == 0
+    (tmp_path / I3D_WEIGHTS.file).write_bytes(b"nothing")
     with pytest.raises(InputError, match="TorchScript"):
         FreeFVD(tmp_path)

@@ -9,27 +9,27 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTModel
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.features.image_transforms import centre_square, short_side
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.features.image_transforms import center_crop, resize_short_side
 from fantasytalking.evaluation.metrics.identity.csim import CSIM
 from fantasytalking.evaluation.metrics.identity.csim_nano import NanoCSIM
 from fantasytalking.evaluation.metrics.identity.idc import IDC, subject_consistency
 from fantasytalking.evaluation.metrics.quality.aesthetic import Aesthetic
-from fantasytalking.evaluation.metrics.quality.lpips import LPIPS, Lines
-from fantasytalking.evaluation.metrics.reenactment.expression_similarity import ESArcFace
+from fantasytalking.evaluation.metrics.quality.lpips import LPIPS, LPIPSLinearLayers
+from fantasytalking.evaluation.metrics.reenactment.expression_similarity import ArcFaceExpressionSimilarity
 from fantasytalking.evaluation.networks.alexnet import AlexNetFeatures
-from fantasytalking.evaluation.networks.loading import load_strictly
+from fantasytalking.evaluation.networks.loading import load_strict
 from fantasytalking.evaluation.networks.vit import VisionTransformer
 from fantasytalking.evaluation.weights import (
-    AESTHETIC_HEAD,
-    ARCFACE,
-    CLIP_VIT_L,
-    DINO,
-    LPIPS_BACKBONE,
-    LPIPS_HEAD,
-    NANO_FACE,
+    AESTHETIC_HEAD_WEIGHTS,
+    ARCFACE_WEIGHTS,
+    CLIP_VIT_L_WEIGHTS,
+    DINO_WEIGHTS,
+    LPIPS_BACKBONE_WEIGHTS,
+    LPIPS_HEAD_WEIGHTS,
+    NANO_FACE_WEIGHTS,
 )
-from tests.evaluation.video_edits import brighter, frozen, same_length
+from tests.evaluation.video_edits import brighten, freeze_frames, trim_to_shortest
 from tests.helpers.tiny_components import export_face_network
 
 
@@ -37,13 +37,13 @@ from tests.helpers.tiny_components import export_face_network
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of tiny or random networks under the names of the real files, whose hashes the project does not know."""
     folder = tmp_path_factory.mktemp("weights")
-    export_face_network(folder / ARCFACE.file)
-    shutil.copyfile(folder / ARCFACE.file, folder / NANO_FACE.file)
+    export_face_network(folder / ARCFACE_WEIGHTS.file)
+    shutil.copyfile(folder / ARCFACE_WEIGHTS.file, folder / NANO_FACE_WEIGHTS.file)
     torch.manual_seed(0)
-    lines = {name: value.abs() for name, value in Lines().state_dict().items()}
-    torch.save(lines, folder / LPIPS_HEAD.file)
+    lines = {name: value.abs() for name, value in LPIPSLinearLayers().state_dict().items()}
+    torch.save(lines, folder / LPIPS_HEAD_WEIGHTS.file)
     convolutions = {f"features.{name}": value for name, value in AlexNetFeatures().state_dict().items()}
-    torch.save(convolutions | {"classifier.6.bias": torch.zeros(1000)}, folder / LPIPS_BACKBONE.file)
+    torch.save(convolutions | {"classifier.6.bias": torch.zeros(1000)}, folder / LPIPS_BACKBONE_WEIGHTS.file)
     config = CLIPVisionConfig(
         hidden_size=16,
         intermediate_size=32,
@@ -53,36 +53,38 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch_size=8,
         projection_dim=8,
     )
-    CLIPVisionModelWithProjection(config).save_pretrained(folder / CLIP_VIT_L.file)
-    torch.save(torch.nn.Linear(8, 1).state_dict(), folder / AESTHETIC_HEAD.file)
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / CLIP_VIT_L_WEIGHTS.file)
+    torch.save(torch.nn.Linear(8, 1).state_dict(), folder / AESTHETIC_HEAD_WEIGHTS.file)
     return folder
 
 
 @pytest.mark.parametrize("metric_class", [CSIM, NanoCSIM])
-def test_csim_knows_the_person(weights: Path, clips: list[Clip], metric_class: type[CSIM]) -> None:
+def test_csim_knows_the_person(weights: Path, clips: list[EvaluationClip], metric_class: type[CSIM]) -> None:
     metric = metric_class(weights)
-    mine, other = same_length(clips[0].part(slice(0, 40)), clips[2].part(slice(0, 40)))
-    still, own, swapped = (metric.measure(video, mine) for video in (frozen(mine), mine, other))
+    mine, other = trim_to_shortest(clips[0].slice_frames(slice(0, 40)), clips[2].slice_frames(slice(0, 40)))
+    still, own, swapped = (metric.measure(video, mine) for video in (freeze_frames(mine), mine, other))
     name = metric.name
     assert float(still[name]) == pytest.approx(1, abs=1e-3)
     assert float(swapped[name]) < float(own[name]) < 1
     assert own[f"{name}_curve"].shape == (1,)
-    assert set(metric.summarise([own])) == {name, f"{name}_drift", "n"}
-    grey = Clip.from_arrays(np.full((40, 64, 64, 3), 128, np.uint8), 25.0)
-    assert metric.summarise([metric.measure(grey, mine), metric.measure(mine, grey)])["n"] == 0
+    assert set(metric.summarize([own])) == {name, f"{name}_drift", "n"}
+    grey = EvaluationClip.from_arrays(np.full((40, 64, 64, 3), 128, np.uint8), 25.0)
+    assert metric.summarize([metric.measure(grey, mine), metric.measure(mine, grey)])["n"] == 0
 
 
-def test_es_compares_equal_times(weights: Path, clips: list[Clip]) -> None:
-    metric = ESArcFace(weights)
-    mine, other = same_length(clips[0].part(slice(0, 40)), clips[2].part(slice(0, 40)))
-    same, still, swapped = (float(metric.measure(video, mine)["es_arcface"]) for video in (mine, frozen(mine), other))
+def test_es_compares_equal_times(weights: Path, clips: list[EvaluationClip]) -> None:
+    metric = ArcFaceExpressionSimilarity(weights)
+    mine, other = trim_to_shortest(clips[0].slice_frames(slice(0, 40)), clips[2].slice_frames(slice(0, 40)))
+    same, still, swapped = (
+        float(metric.measure(video, mine)["es_arcface"]) for video in (mine, freeze_frames(mine), other)
+    )
     assert same == pytest.approx(1, abs=1e-6)
     assert same > still > swapped
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
-    for metric in (CSIM, NanoCSIM, ESArcFace, IDC, Aesthetic, LPIPS):
-        with pytest.raises(InputError, match=metric.needs[0].file):
+    for metric in (CSIM, NanoCSIM, ArcFaceExpressionSimilarity, IDC, Aesthetic, LPIPS):
+        with pytest.raises(InputError, match=metric.required_weights[0].file):
             metric(tmp_path)
 
 
@@ -152,17 +154,17 @@ class TinyIDC(IDC):
     """With a small transformer."""
 
     def _load(self, path: Path) -> VisionTransformer:
-        return load_strictly(VisionTransformer(dim=32, depth=2, heads=4, patch=8, size=32), path)
+        return load_strict(VisionTransformer(dim=32, depth=2, heads=4, patch=8, size=32), path)
 
 
-def test_idc_falls_when_another_appears(clips: list[Clip], tmp_path: Path) -> None:
-    torch.save(tiny_vit().state_dict(), tmp_path / DINO.file)
+def test_idc_falls_when_another_appears(clips: list[EvaluationClip], tmp_path: Path) -> None:
+    torch.save(tiny_vit().state_dict(), tmp_path / DINO_WEIGHTS.file)
     with pytest.raises(InputError, match="tensors are missing"):
         IDC(tmp_path)
     metric = TinyIDC(tmp_path)
-    mine, other = same_length(clips[0].part(slice(0, 12)), clips[2].part(slice(0, 12)))
-    mixed = Clip.from_arrays(np.concatenate([mine.frames[:6], other.frames[:6]]), 25.0)
-    still, own, swapped = (metric.measure(video, None) for video in (frozen(mine), mine, mixed))
+    mine, other = trim_to_shortest(clips[0].slice_frames(slice(0, 12)), clips[2].slice_frames(slice(0, 12)))
+    mixed = EvaluationClip.from_arrays(np.concatenate([mine.frames[:6], other.frames[:6]]), 25.0)
+    still, own, swapped = (metric.measure(video, None) for video in (freeze_frames(mine), mine, mixed))
     for name in ("idc_face", "idc_frame"):
         assert float(still[name]) == pytest.approx(1, abs=1e-5)
         assert float(swapped[name]) < float(own[name]) < 1
@@ -170,34 +172,37 @@ def test_idc_falls_when_another_appears(clips: list[Clip], tmp_path: Path) -> No
 
 def test_pictures_are_scaled_by_the_shorter_side() -> None:
     frames = np.random.default_rng(0).integers(0, 255, (2, 48, 96, 3), dtype=np.uint8)
-    scaled = short_side(frames, 24, "bilinear")
+    scaled = resize_short_side(frames, 24, "bilinear")
     assert scaled.shape == (2, 24, 48, 3)
     assert np.array_equal(
         scaled[0, 3, 5], frames[0, 6:8, 10:12].astype(float).mean(axis=(0, 1)).round().astype(np.uint8)
     )
-    assert np.array_equal(centre_square(frames, 48), frames[:, :, 24:72])
+    assert np.array_equal(center_crop(frames, 48), frames[:, :, 24:72])
 
 
-def test_the_aesthetic_score_is_the_head_over_ten(weights: Path, clips: list[Clip]) -> None:
+def test_the_aesthetic_score_is_the_head_over_ten(weights: Path, clips: list[EvaluationClip]) -> None:
     metric = Aesthetic(weights)
-    still = frozen(clips[0].part(slice(0, 3)))
+    still = freeze_frames(clips[0].slice_frames(slice(0, 3)))
     score = float(metric.measure(still, None)["aesthetic"])
-    head = torch.load(weights / AESTHETIC_HEAD.file)
+    head = torch.load(weights / AESTHETIC_HEAD_WEIGHTS.file)
     bound = float(head["weight"].norm())
     assert abs(10 * score - float(head["bias"])) <= bound
-    assert score != float(metric.measure(brighter(still, 60), None)["aesthetic"])
-    assert metric.summarise([{"aesthetic": np.array(score)}]) == {"aesthetic": score, "n": 1}
+    assert score != float(metric.measure(brighten(still, 60), None)["aesthetic"])
+    assert metric.summarize([{"aesthetic": np.array(score)}]) == {"aesthetic": score, "n": 1}
 
 
-def test_lpips_is_its_formula(weights: Path, clips: list[Clip]) -> None:
+def test_lpips_is_its_formula(weights: Path, clips: list[EvaluationClip]) -> None:
     metric = LPIPS(weights)
-    clip = clips[0].part(slice(0, 10))
-    scores = [float(metric.measure(brighter(clip, by), clip)["lpips"]) for by in (0, 20, 80)]
+    clip = clips[0].slice_frames(slice(0, 10))
+    scores = [float(metric.measure(brighten(clip, by), clip)["lpips"]) for by in (0, 20, 80)]
     assert scores[0] == pytest.approx(0, abs=1e-9)
     assert scores[0] < scores[1] < scores[2]
-    one, other = clip.frames[:1], brighter(clip, 20).frames[:1]
+    one, other = clip.frames[:1], brighten(clip, 20).frames[:1]
     expected = 0.0
-    network, head = AlexNetFeatures.from_file(weights / LPIPS_BACKBONE.file), torch.load(weights / LPIPS_HEAD.file)
+    network, head = (
+        AlexNetFeatures.from_file(weights / LPIPS_BACKBONE_WEIGHTS.file),
+        torch.load(weights / LPIPS_HEAD_WEIGHTS.file),
+    )
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     with torch.no_grad():
         # The original's scaling of [-1, 1] is ImageNet's of [0, 1], to its digits.
@@ -207,12 +212,12 @@ def test_lpips_is_its_formula(weights: Path, clips: list[Clip]) -> None:
             line = head[f"lin{number}.model.1.weight"].flatten()
             expected += float(torch.einsum("c,bchw->bhw", line, difference**2).mean())
     assert float(metric.distances(one, other)) == pytest.approx(expected, rel=1e-3)
-    tiny = Clip.from_arrays(np.zeros((2, 32, 32, 3), np.uint8), 25.0)
-    assert metric.summarise([metric.measure(tiny, tiny)])["n"] == 0
+    tiny = EvaluationClip.from_arrays(np.zeros((2, 32, 32, 3), np.uint8), 25.0)
+    assert metric.summarize([metric.measure(tiny, tiny)])["n"] == 0
 
 
 def test_the_released_lines_of_lpips_fit() -> None:
     functional = pytest.importorskip("torchmetrics.functional.image")
     path = Path(functional.__file__).parent / "lpips_models" / "alex.pth"
-    lines = load_strictly(Lines(), path)
+    lines = load_strict(LPIPSLinearLayers(), path)
     assert all(float(weight.min()) >= 0 for weight in lines.parameters())

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.evaluation.evaluation_clip import SAMPLE_RATE, Clip
+from fantasytalking.evaluation.evaluation_clip import CLIP_SAMPLE_RATE, EvaluationClip
 from fantasytalking.evaluation.features.theval_landmarks import (
     LIPS,
     LOWER_LIP,
@@ -16,19 +16,19 @@ from fantasytalking.evaluation.features.theval_landmarks import (
     lip_sync,
     silent_lips,
 )
-from fantasytalking.evaluation.features.voice_activity import runs, speech_frames, volume
+from fantasytalking.evaluation.features.voice_activity import frame_volume, speech_frames, true_runs
 from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.metrics.motion.blink_rate import BlinkRate, count_blinks
-from fantasytalking.evaluation.metrics.motion.output_motion import MotionIntensity
+from fantasytalking.evaluation.metrics.motion.output_motion import OutputMotionIntensity
 from fantasytalking.evaluation.metrics.motion.theval import THEval
 from fantasytalking.evaluation.metrics.motion.theval_score import THEvalScore
-from fantasytalking.evaluation.metrics.reenactment.head_pose_error import HeadPoseDistance
-from fantasytalking.evaluation.metrics.reenactment.lmd import LMD, centred_distance
-from fantasytalking.evaluation.metrics.sync.audio_mouth_gain import EnvelopeGain, correlations
-from tests.evaluation.video_edits import delayed, frozen, moved, same_length, sound_later
+from fantasytalking.evaluation.metrics.reenactment.head_pose_error import HeadPoseError
+from fantasytalking.evaluation.metrics.reenactment.lmd import LMD, centered_distance
+from fantasytalking.evaluation.metrics.sync.audio_mouth_gain import AudioMouthGain, lag_correlations
+from tests.evaluation.video_edits import delay_audio, delay_frames, freeze_frames, shift_pixels, trim_to_shortest
 
 
-def summary(metric: Metric, *pairs: tuple[Clip, Clip | None]) -> dict[str, float]:
+def summary(metric: Metric, *pairs: tuple[EvaluationClip, EvaluationClip | None]) -> dict[str, float]:
     metric.reset()
     for video, reference in pairs:
         metric.update(video, reference)
@@ -36,43 +36,43 @@ def summary(metric: Metric, *pairs: tuple[Clip, Clip | None]) -> dict[str, float
 
 
 @pytest.fixture(scope="module")
-def grey() -> Clip:
-    return Clip.from_arrays(np.full((40, 64, 64, 3), 128, np.uint8), 25.0, np.zeros(25600, np.float32))
+def grey() -> EvaluationClip:
+    return EvaluationClip.from_arrays(np.full((40, 64, 64, 3), 128, np.uint8), 25.0, np.zeros(25600, np.float32))
 
 
 @pytest.fixture(scope="module")
-def still(clips: list[Clip]) -> Clip:
-    return frozen(clips[0])
+def still(clips: list[EvaluationClip]) -> EvaluationClip:
+    return freeze_frames(clips[0])
 
 
-def test_landmark_distance(clips: list[Clip], still: Clip, grey: Clip) -> None:
+def test_landmark_distance(clips: list[EvaluationClip], still: EvaluationClip, grey: EvaluationClip) -> None:
     points = np.random.default_rng(0).normal(size=(3, 10, 3))
-    assert centred_distance(points + np.array([5, 7, 1]), points) == pytest.approx(np.zeros(3), abs=1e-12)
+    assert centered_distance(points + np.array([5, 7, 1]), points) == pytest.approx(np.zeros(3), abs=1e-12)
     spread = points * np.array([2, 2, 1])
     expected = np.linalg.norm((points - points.mean(axis=1, keepdims=True))[..., :2], axis=-1).mean(axis=1)
-    assert centred_distance(spread, points) == pytest.approx(expected)
-    mine, other = same_length(clips[0], clips[2])
-    same, shifted, swapped = (summary(LMD(), (video, mine)) for video in (mine, moved(mine, 2, 1), other))
+    assert centered_distance(spread, points) == pytest.approx(expected)
+    mine, other = trim_to_shortest(clips[0], clips[2])
+    same, shifted, swapped = (summary(LMD(), (video, mine)) for video in (mine, shift_pixels(mine, 2, 1), other))
     assert same == {"lmd": 0, "lmd_mouth": 0, "n": 1}
     assert 0 < shifted["lmd"] < 0.04 < swapped["lmd"]
     assert summary(LMD(), (still, clips[0]))["lmd_mouth"] > 2 * shifted["lmd_mouth"]
     assert summary(LMD(), (grey, grey))["n"] == 0
 
 
-def test_head_pose_distance(clips: list[Clip], still: Clip, grey: Clip) -> None:
+def test_head_pose_distance(clips: list[EvaluationClip], still: EvaluationClip, grey: EvaluationClip) -> None:
     clip = clips[0]
-    same, shifted = (summary(HeadPoseDistance(), (video, clip)) for video in (clip, moved(clip, 3, 4)))
+    same, shifted = (summary(HeadPoseError(), (video, clip)) for video in (clip, shift_pixels(clip, 3, 4)))
     assert same == pytest.approx({"pose_angle": 0, "pose_place": 0, "n": 1}, abs=0.01)
     eyes = float(np.nanmean(clip.track.interocular))
     assert shifted["pose_place"] == pytest.approx(5 / eyes, rel=0.1)
-    assert shifted["pose_angle"] < 1.5 < summary(HeadPoseDistance(), (still, clip))["pose_angle"]
-    assert summary(HeadPoseDistance(), (grey, grey))["n"] == 0
+    assert shifted["pose_angle"] < 1.5 < summary(HeadPoseError(), (still, clip))["pose_angle"]
+    assert summary(HeadPoseError(), (grey, grey))["n"] == 0
 
 
-def test_distances_grow_with_a_delay(clips: list[Clip]) -> None:
-    clip = clips[0].part(slice(0, 50))
-    late = [delayed(clip, frames) for frames in (0, 2, 6)]
-    for metric, names in ((LMD(), ("lmd", "lmd_mouth")), (HeadPoseDistance(), ("pose_angle", "pose_place"))):
+def test_distances_grow_with_a_delay(clips: list[EvaluationClip]) -> None:
+    clip = clips[0].slice_frames(slice(0, 50))
+    late = [delay_frames(clip, frames) for frames in (0, 2, 6)]
+    for metric, names in ((LMD(), ("lmd", "lmd_mouth")), (HeadPoseError(), ("pose_angle", "pose_place"))):
         scores = [summary(metric, (video, clip)) for video in late]
         for name in names:
             assert scores[0][name] < 0.2 * scores[1][name] < 0.2 * scores[2][name]
@@ -115,31 +115,36 @@ def test_speech_is_where_it_is_loud() -> None:
     loud = np.full(50, 0.0005)
     loud[10:30] = 0.1
     loud[20:22] = 0  # a closure
-    assert runs(speech_frames(loud, 25.0)) == [(10, 30)]
+    assert true_runs(speech_frames(loud, 25.0)) == [(10, 30)]
     loud[20:24] = 0
-    assert runs(speech_frames(loud, 25.0)) == [(10, 20), (24, 30)]
+    assert true_runs(speech_frames(loud, 25.0)) == [(10, 20), (24, 30)]
     assert not speech_frames(np.zeros(50), 25.0).any()
 
 
-def test_theval_on_videos(clips: list[Clip], still: Clip, grey: Clip) -> None:
+def test_theval_on_videos(clips: list[EvaluationClip], still: EvaluationClip, grey: EvaluationClip) -> None:
     everything = summary(THEval(), (clips[0], None), (clips[1], None), (grey, None))
     assert everything["n"] == everything["theval_speech_n"] == 2
-    assert everything["theval_lip_sync"] < summary(THEval(), (still, None), (frozen(clips[1]), None))["theval_lip_sync"]
+    assert (
+        everything["theval_lip_sync"]
+        < summary(THEval(), (still, None), (freeze_frames(clips[1]), None))["theval_lip_sync"]
+    )
     nothing = summary(THEval(), (still, None))
     for name in ("theval_lip_dynamics", "theval_brow_dynamics"):
         assert nothing[name] < 0.3 * everything[name]
-    loud = volume(clips[0])
+    loud = frame_volume(clips[0])
     assert loud is not None and speech_frames(loud, 25.0).mean() > 0.5
     exact = summary(THEvalScore(), (clips[0], clips[0]), (clips[2], clips[2]))
     assert exact["theval_score_lip_dynamics"] == exact["theval_score_brow_dynamics"] == 1
     assert summary(THEvalScore(), (still, clips[0]))["theval_score_lip_dynamics"] < 0.3
 
 
-def test_motion_is_less_in_a_frozen_video(clips: list[Clip], still: Clip, grey: Clip) -> None:
-    alive, dead = (summary(MotionIntensity(), (video, None)) for video in (clips[0], still))
+def test_motion_is_less_in_a_frozen_video(
+    clips: list[EvaluationClip], still: EvaluationClip, grey: EvaluationClip
+) -> None:
+    alive, dead = (summary(OutputMotionIntensity(), (video, None)) for video in (clips[0], still))
     assert dead["motion_expression"] < 0.1 * alive["motion_expression"]
     assert dead["motion_body"] < 0.1 * alive["motion_body"]
-    assert summary(MotionIntensity(), (grey, None))["n"] == 0
+    assert summary(OutputMotionIntensity(), (grey, None))["n"] == 0
 
 
 def test_blinks_are_counted() -> None:
@@ -152,11 +157,13 @@ def test_blinks_are_counted() -> None:
     assert count_blinks(opening, 25.0) == 2
 
 
-def test_blink_rate_on_the_portrait_world(world: Path, clips: list[Clip], still: Clip, grey: Clip) -> None:
+def test_blink_rate_on_the_portrait_world(
+    world: Path, clips: list[EvaluationClip], still: EvaluationClip, grey: EvaluationClip
+) -> None:
     known, seconds = 0, 0.0
     for path in sorted(world.glob("id*/truth.json")):
         shut = np.array([frame["blink"] for frame in json.loads(path.read_text())["frames"]])
-        known += len(runs(shut > 0.6))
+        known += len(true_runs(shut > 0.6))
         seconds += len(shut) / 25
     found = summary(BlinkRate(), *((clip, None) for clip in clips))
     assert found["n"] == 4
@@ -165,24 +172,26 @@ def test_blink_rate_on_the_portrait_world(world: Path, clips: list[Clip], still:
     assert summary(BlinkRate(), (grey, None))["n"] == 0
 
 
-def longer(clip: Clip, times: int) -> Clip:
+def longer(clip: EvaluationClip, times: int) -> EvaluationClip:
     """Forwards and backwards, sound included, so that a short clip becomes long enough."""
     whole = len(clip.frames) * 640
-    sound = np.pad(clip.sound, (0, whole - len(clip.sound)))
+    sound = np.pad(clip.audio, (0, whole - len(clip.audio)))
     frames = np.concatenate([clip.frames, clip.frames[::-1]] * times)
-    return Clip.from_arrays(frames, 25.0, np.concatenate([sound, sound[::-1]] * times))
+    return EvaluationClip.from_arrays(frames, 25.0, np.concatenate([sound, sound[::-1]] * times))
 
 
-def test_mouth_and_loudness_go_together_only_where_they_belong(clips: list[Clip], grey: Clip) -> None:
+def test_mouth_and_loudness_go_together_only_where_they_belong(
+    clips: list[EvaluationClip], grey: EvaluationClip
+) -> None:
     loud = np.random.default_rng(0).normal(size=200)
-    late = correlations(np.roll(loud, 3), loud, 12)
+    late = lag_correlations(np.roll(loud, 3), loud, 12)
     assert late.argmax() - 12 == 3 and late.max() == pytest.approx(1, abs=0.05)
-    assert correlations(np.roll(loud, 30), loud, 12).max() < 0.4
+    assert lag_correlations(np.roll(loud, 30), loud, 12).max() < 0.4
     clip = longer(clips[0], 1)
-    assert len(clip.sound) / SAMPLE_RATE >= 3
-    own, early = (summary(EnvelopeGain(), (video, None)) for video in (clip, sound_later(clip, -8)))
+    assert len(clip.audio) / CLIP_SAMPLE_RATE >= 3
+    own, early = (summary(AudioMouthGain(), (video, None)) for video in (clip, delay_audio(clip, -8)))
     assert own["envelope_gain"] > early["envelope_gain"] + 0.1
     assert abs(own["envelope_lag"]) <= 0.12
     assert early["envelope_lag"] - own["envelope_lag"] == pytest.approx(8 / 25, abs=0.05)
-    for video in (clips[0].part(slice(0, 60)), frozen(clip), grey):
-        assert summary(EnvelopeGain(), (video, None))["n"] == 0
+    for video in (clips[0].slice_frames(slice(0, 60)), freeze_frames(clip), grey):
+        assert summary(AudioMouthGain(), (video, None))["n"] == 0

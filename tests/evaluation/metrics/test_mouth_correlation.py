@@ -6,43 +6,45 @@ import numpy as np
 import pytest
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.evaluation.benchmark.protocol import Protocol
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.ground_truth import KNOWN, read_truth
-from fantasytalking.evaluation.metrics.sync.mouth_correlation import MouthTruth
+from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.ground_truth import GROUND_TRUTH_KEYS, load_ground_truth
+from fantasytalking.evaluation.metrics.sync.mouth_correlation import MouthCorrelation
 from tests.evaluation.conftest import LATE
 
 
-def score(videos: list[Clip]) -> dict[str, float]:
-    metric = MouthTruth()
+def score(videos: list[EvaluationClip]) -> dict[str, float]:
+    metric = MouthCorrelation()
     for video in videos:
         metric.update(video, None)
     return metric.compute()
 
 
-def test_real_late_and_other_videos(protocol: Protocol, world: Path, late: Path) -> None:
-    real = [protocol.reference(clip, world) for clip in protocol.clips]
+def test_real_late_and_other_videos(protocol: BenchmarkProtocol, world: Path, late: Path) -> None:
+    real = [protocol.reference_clip(clip, world) for clip in protocol.clips]
     own = score(real)
     assert own["mouth_truth"] > 0.9
     assert own["mouth_lag"] == 0
     assert own["n"] == 4
-    delayed = score([protocol.prediction(clip, late / f"{clip.name}.mp4", world) for clip in protocol.clips])
+    delayed = score([protocol.prediction_clip(clip, late / f"{clip.name}.mp4", world) for clip in protocol.clips])
     assert delayed["mouth_lag"] == LATE
     assert delayed["mouth_truth"] < own["mouth_truth"] - 0.3
     assert delayed["mouth_truth_best"] > 0.88
     frames, fps = real[0].frames, real[0].fps
-    truth = real[0].truth
-    frozen = Clip.from_arrays(np.repeat(frames[:1], len(frames), axis=0), fps).with_truth(lambda: truth)
-    backwards = Clip.from_arrays(frames[::-1].copy(), fps).with_truth(lambda: truth)
+    truth = real[0].ground_truth
+    frozen = EvaluationClip.from_arrays(np.repeat(frames[:1], len(frames), axis=0), fps).with_ground_truth(
+        lambda: truth
+    )
+    backwards = EvaluationClip.from_arrays(frames[::-1].copy(), fps).with_ground_truth(lambda: truth)
     assert not score([frozen])["mouth_truth_best"] > 0.5
     assert score([backwards])["mouth_truth_best"] < 0.8 < score(real[:1])["mouth_truth_best"]
 
 
-def test_what_nobody_knows_does_not_enter(clips: list[Clip]) -> None:
+def test_what_nobody_knows_does_not_enter(clips: list[EvaluationClip]) -> None:
     result = score([clips[0]])  # a file alone comes without its truth
     assert result["n"] == 0
     assert np.isnan(result["mouth_truth"])
-    grey = Clip.from_arrays(np.full((20, 64, 64, 3), 128, np.uint8), 25.0).with_truth(
+    grey = EvaluationClip.from_arrays(np.full((20, 64, 64, 3), 128, np.uint8), 25.0).with_ground_truth(
         lambda: {"mouth_open": np.linspace(0, 1, 20)}
     )
     assert score([grey])["n"] == 0
@@ -50,11 +52,11 @@ def test_what_nobody_knows_does_not_enter(clips: list[Clip]) -> None:
 
 def test_the_truth_is_that_of_the_stretch(world: Path, tmp_path: Path) -> None:
     path = next(world.glob("id*/truth.json"))
-    later, whole = read_truth(path, 25.0, 0.4), read_truth(path, 25.0)
-    assert later.keys() == whole.keys() == set(KNOWN)
-    assert all(np.array_equal(later[name], whole[name][10:]) for name in KNOWN)
+    later, whole = load_ground_truth(path, 25.0, 0.4), load_ground_truth(path, 25.0)
+    assert later.keys() == whole.keys() == set(GROUND_TRUTH_KEYS)
+    assert all(np.array_equal(later[name], whole[name][10:]) for name in GROUND_TRUTH_KEYS)
     with pytest.raises(InputError, match="fps=25"):
-        read_truth(path, 30.0)
+        load_ground_truth(path, 30.0)
     (tmp_path / "truth.json").write_text('{"frames": [{}], "fps": 25}')
     with pytest.raises(InputError, match="damaged"):
-        read_truth(tmp_path / "truth.json", 25.0)
+        load_ground_truth(tmp_path / "truth.json", 25.0)

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.metrics.quality.psnr import PSNR
 from fantasytalking.evaluation.metrics.quality.ssim import SSIM, structural_similarity
 
 
-def changed(clip: Clip, by: int) -> Clip:
+def changed(clip: EvaluationClip, by: int) -> EvaluationClip:
     frames = np.clip(clip.frames[:6].astype(int) + by, 0, 255).astype(np.uint8)
-    return Clip.from_arrays(frames, clip.fps, name=clip.name)
+    return EvaluationClip.from_arrays(frames, clip.fps, name=clip.name)
 
 
-def test_psnr_of_a_known_error(clips: list[Clip]) -> None:
-    grey = Clip.from_arrays(np.full((3, 16, 16, 3), 100, np.uint8), 25.0)
-    brighter = Clip.from_arrays(np.full((3, 16, 16, 3), 110, np.uint8), 25.0)
+def test_psnr_of_a_known_error(clips: list[EvaluationClip]) -> None:
+    grey = EvaluationClip.from_arrays(np.full((3, 16, 16, 3), 100, np.uint8), 25.0)
+    brighter = EvaluationClip.from_arrays(np.full((3, 16, 16, 3), 110, np.uint8), 25.0)
     metric = PSNR()
     metric.update(brighter, grey)
     assert metric.compute() == pytest.approx({"psnr": 20 * np.log10(255 / 10), "n": 1})
@@ -26,7 +26,7 @@ def test_psnr_of_a_known_error(clips: list[Clip]) -> None:
     assert np.isnan(metric.compute()["psnr"])
 
 
-def test_ssim_agrees_with_torchmetrics(clips: list[Clip]) -> None:
+def test_ssim_agrees_with_torchmetrics(clips: list[EvaluationClip]) -> None:
     functional = pytest.importorskip("torchmetrics.functional.image")
     one, other = clips[0].frames[0], clips[0].frames[9]
     pair = [torch.from_numpy(picture.astype(np.float64)).permute(2, 0, 1)[None] for picture in (one, other)]
@@ -36,10 +36,10 @@ def test_ssim_agrees_with_torchmetrics(clips: list[Clip]) -> None:
     assert structural_similarity(one, one) == pytest.approx(1.0)
 
 
-def test_a_larger_change_is_worse(clips: list[Clip]) -> None:
+def test_a_larger_change_is_worse(clips: list[EvaluationClip]) -> None:
     reference = changed(clips[0], 0)
     for metric, name in ((PSNR(), "psnr"), (SSIM(), "ssim")):
-        scores = [metric.summarise([metric.measure(changed(clips[0], by), reference)])[name] for by in (0, 10, 40)]
+        scores = [metric.summarize([metric.measure(changed(clips[0], by), reference)])[name] for by in (0, 10, 40)]
         assert scores[0] > scores[1] > scores[2]
-    tiny = Clip.from_arrays(np.zeros((2, 8, 8, 3), np.uint8), 25.0)
-    assert SSIM().summarise([SSIM().measure(tiny, tiny)])["n"] == 0
+    tiny = EvaluationClip.from_arrays(np.zeros((2, 8, 8, 3), np.uint8), 25.0)
+    assert SSIM().summarize([SSIM().measure(tiny, tiny)])["n"] == 0

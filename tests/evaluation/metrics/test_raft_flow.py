@@ -7,12 +7,19 @@ import pytest
 import torch
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.metrics.motion.raft_flow import RAFTFlow
-from fantasytalking.evaluation.networks.raft import LEVELS, RADIUS, RAFT, correlation_pyramid, look_up, upsample
-from fantasytalking.evaluation.weights import RAFT as RAFT_WEIGHTS
+from fantasytalking.evaluation.networks.raft import (
+    LOOKUP_RADIUS,
+    PYRAMID_LEVELS,
+    RAFT,
+    convex_upsample,
+    correlation_pyramid,
+    lookup_correlations,
+)
+from fantasytalking.evaluation.weights import RAFT_WEIGHTS as RAFT_WEIGHTS
 
-SPAN = 2 * RADIUS + 1
+SPAN = 2 * LOOKUP_RADIUS + 1
 
 
 @pytest.fixture(scope="module")
@@ -38,42 +45,42 @@ def test_the_lookup_finds_where_features_went(right: int, down: int) -> None:
     second = first.roll((down, right), dims=(2, 3))
     pyramid = correlation_pyramid(first, second)
     assert [tuple(level.shape[2:]) for level in pyramid] == [(24, 24), (12, 12), (6, 6), (3, 3)]
-    found = look_up(pyramid, torch.zeros(1, 2, 24, 24))
-    assert found.shape == (1, LEVELS * SPAN**2, 24, 24)
+    found = lookup_correlations(pyramid, torch.zeros(1, 2, 24, 24))
+    assert found.shape == (1, PYRAMID_LEVELS * SPAN**2, 24, 24)
     best = found[0, : SPAN**2, 8:16, 8:16].argmax(dim=0)
     # x varies slowest.
-    assert (best == (right + RADIUS) * SPAN + down + RADIUS).all()
+    assert (best == (right + LOOKUP_RADIUS) * SPAN + down + LOOKUP_RADIUS).all()
     led = torch.tensor([right, down]).float()[None, :, None, None].expand(1, 2, 24, 24)
-    middle = look_up(pyramid, led)[0, : SPAN**2, 8:16, 8:16].argmax(dim=0)
-    assert (middle == RADIUS * SPAN + RADIUS).all()
+    middle = lookup_correlations(pyramid, led)[0, : SPAN**2, 8:16, 8:16].argmax(dim=0)
+    assert (middle == LOOKUP_RADIUS * SPAN + LOOKUP_RADIUS).all()
 
 
 def test_upsampling_keeps_a_steady_flow() -> None:
     flow = torch.tensor([1.5, -2.0])[None, :, None, None].expand(1, 2, 6, 7)
     centre = torch.zeros(1, 9, 8, 8, 6, 7)
     centre[:, 4] = 50.0
-    full = upsample(flow, centre.flatten(1, 3))
+    full = convex_upsample(flow, centre.flatten(1, 3))
     assert full.shape == (1, 2, 48, 56)
     assert full[0, 0].eq(12).all() and full[0, 1].eq(-16).all()
     ramp = torch.arange(7.0)[None, None, None].expand(1, 2, 6, 7)
     left = torch.zeros(1, 9, 8, 8, 6, 7)
     left[:, 3] = 50.0
-    shifted = upsample(ramp, left.flatten(1, 3))[0, 0, 0, 8:]
+    shifted = convex_upsample(ramp, left.flatten(1, 3))[0, 0, 0, 8:]
     assert shifted.tolist() == pytest.approx([8 * (x // 8) for x in range(48)])
 
 
-def test_weights_from_many_gpus_are_read(network: RAFT, clips: list[Clip], tmp_path: Path) -> None:
+def test_weights_from_many_gpus_are_read(network: RAFT, clips: list[EvaluationClip], tmp_path: Path) -> None:
     tensors = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save(tensors, tmp_path / RAFT_WEIGHTS.file)
     metric = RAFTFlow(tmp_path)
-    clip = Clip.from_arrays(clips[0].frames[:2, :, :70], 25.0)
+    clip = EvaluationClip.from_arrays(clips[0].frames[:2, :, :70], 25.0)
     record = metric.measure(clip, None)
     assert np.isfinite([float(value) for value in record.values()]).all()
     pictures = torch.rand(2, 1, 3, 128, 136) * 255
     again = metric._network(*pictures, iterations=1)
     assert again.shape == (1, 2, 128, 136)
     torch.testing.assert_close(again, network(*pictures, iterations=1))
-    assert metric.summarise([metric.measure(clip.part(slice(0, 1)), None)])["n"] == 0
+    assert metric.summarize([metric.measure(clip.slice_frames(slice(0, 1)), None)])["n"] == 0
     torch.save(network.state_dict(), tmp_path / RAFT_WEIGHTS.file)
     with pytest.raises(InputError, match="missing"):
         RAFTFlow(tmp_path)

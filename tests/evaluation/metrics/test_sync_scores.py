@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.mfcc import mfcc
-from fantasytalking.evaluation.features.syncnet_input import frames_at_rate, mouth_crops
-from fantasytalking.evaluation.metrics.sync.sync_scores import Sync, sync_scores
+from fantasytalking.evaluation.features.syncnet_input import nearest_frame_indices, syncnet_crops
+from fantasytalking.evaluation.metrics.sync.sync_scores import SyncNetMetric, sync_scores
 from fantasytalking.evaluation.networks.syncnet_model import SyncNet, window_features
-from fantasytalking.evaluation.weights import SYNCNET, Weights
+from fantasytalking.evaluation.weights import SYNCNET_WEIGHTS, MetricWeights
 
 SCALES = {"netcnnaud.0.weight": 0.1, "netcnnlip.0.weight": 0.02}
 
@@ -91,7 +91,7 @@ def test_a_lead_of_the_sound_is_found(lead: int) -> None:
     assert scores.offset == lead
     assert scores.valid_distance < 0.1 < scores.distance + 0.1
     assert scores.confidence > sync_scores(seen, torch.randn(80, 1024)).confidence + 10
-    assert int(scores.along.isnan().sum()) == abs(lead)
+    assert int(scores.distance_per_window.isnan().sum()) == abs(lead)
 
 
 def test_sound_that_comes_later_is_heard_in_later_windows(network: SyncNet) -> None:
@@ -112,25 +112,27 @@ def test_padding_biases_the_confidence_and_the_valid_one_is_free_of_it() -> None
     assert [scores.valid_confidence for scores in constant] == pytest.approx([0] * 4, abs=1e-4)
 
 
-class SyncByFormula(Sync):
+class SyncByFormula(SyncNetMetric):
     """The metric with weights whose hash is not that of the released ones."""
 
-    needs = (Weights(SYNCNET.file, None, None, "", "", ""),)
+    required_weights = (MetricWeights(SYNCNET_WEIGHTS.file, None, None, "", "", ""),)
 
 
 @pytest.fixture(scope="module")
-def metric(network: SyncNet, tmp_path_factory: pytest.TempPathFactory) -> Sync:
+def metric(network: SyncNet, tmp_path_factory: pytest.TempPathFactory) -> SyncNetMetric:
     folder = tmp_path_factory.mktemp("weights")
-    torch.save(network.state_dict(), folder / SYNCNET.file)
+    torch.save(network.state_dict(), folder / SYNCNET_WEIGHTS.file)
     with pytest.raises(InputError, match="54573114"):
-        Sync(folder)
+        SyncNetMetric(folder)
     return SyncByFormula(folder)
 
 
-def test_a_clip_is_scored_and_one_without_face_or_sound_is_not(metric: Sync, clips: list[Clip]) -> None:
-    clip = clips[0].part(slice(0, 32))
-    silent = Clip.from_arrays(clip.frames, 25.0)
-    grey = Clip.from_arrays(np.full((32, 64, 64, 3), 128, np.uint8), 25.0, clip.sound)
+def test_a_clip_is_scored_and_one_without_face_or_sound_is_not(
+    metric: SyncNetMetric, clips: list[EvaluationClip]
+) -> None:
+    clip = clips[0].slice_frames(slice(0, 32))
+    silent = EvaluationClip.from_arrays(clip.frames, 25.0)
+    grey = EvaluationClip.from_arrays(np.full((32, 64, 64, 3), 128, np.uint8), 25.0, clip.audio)
     for video in (clip, silent, grey):
         metric.update(video, None)
     summary = metric.compute()
@@ -139,12 +141,12 @@ def test_a_clip_is_scored_and_one_without_face_or_sound_is_not(metric: Sync, cli
     assert np.isfinite([summary[value.name] for value in metric.values]).all()
     record = metric.measure(clip, None)
     assert record["sync_curve"].shape == (1,)
-    assert float(record["sync_d"]) != float(metric.measure(clip.with_sound(clips[1].sound), None)["sync_d"])
+    assert float(record["sync_d"]) != float(metric.measure(clip.with_audio(clips[1].audio), None)["sync_d"])
 
 
-def test_crops_follow_the_face_and_the_rate_is_25(clips: list[Clip]) -> None:
-    clip = clips[0].part(slice(0, 20))
-    crops = mouth_crops(clip)
+def test_crops_follow_the_face_and_the_rate_is_25(clips: list[EvaluationClip]) -> None:
+    clip = clips[0].slice_frames(slice(0, 20))
+    crops = syncnet_crops(clip)
     assert crops.shape == (20, 224, 224, 3) and crops.dtype == np.uint8
     box = clip.track.boxes[10]
     half = max(box[2] - box[0], box[3] - box[1]) / 2
@@ -155,12 +157,12 @@ def test_crops_follow_the_face_and_the_rate_is_25(clips: list[Clip]) -> None:
     spot = round(224 / (2.8 * half) * 2)
     found = crops[10][row - spot : row + spot, column - spot : column + spot].mean(axis=(0, 1))[::-1]
     np.testing.assert_allclose(found, expected, atol=12)
-    slow = clips[0].part(slice(0, 40, 2))
-    assert frames_at_rate(slow).tolist() == [k // 2 for k in range(40)]
+    slow = clips[0].slice_frames(slice(0, 40, 2))
+    assert nearest_frame_indices(slow).tolist() == [k // 2 for k in range(40)]
 
 
 def test_other_files_are_refused(network: SyncNet, tmp_path: Path) -> None:
-    path = tmp_path / SYNCNET.file
+    path = tmp_path / SYNCNET_WEIGHTS.file
     tensors = dict(network.state_dict())
     tensors.pop("netfclip.0.bias")
     torch.save(tensors, path)

@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.evaluation.cli import parse, run
+from fantasytalking.evaluation.cli import parse_evaluation_args, run_evaluation
 from fantasytalking.evaluation.records import load_record, record_path, save_record
-from fantasytalking.evaluation.registry import METRICS, choose, measured_by
+from fantasytalking.evaluation.registry import METRICS, measurement_key, select_metrics
 from fantasytalking.evaluation.report.comparison_table import compare_results
-from fantasytalking.evaluation.report.html import write_page
+from fantasytalking.evaluation.report.html import write_html_report
 from fantasytalking.evaluation.report.markdown import write_markdown
-from fantasytalking.evaluation.report.results import DrawnCurve, Results
+from fantasytalking.evaluation.report.results import EvaluationResults, ResultCurve
 from fantasytalking.evaluation.report.svg_plots import clip_plot, curve_plot
 from tests.evaluation.conftest import LATE, SIZE
 from tests.helpers.paths import ROOT
@@ -35,7 +35,7 @@ def evaluate(world: Path, predictions: Path, output: Path, *more: str) -> str:
     command = ["--benchmark", "portrait_world", "--references", world, "--predictions", predictions, "--output", output]
     chosen = [] if "--metrics" in more else ["--metrics", "mouth_truth,psnr"]
     sizes = [] if "--manifest" in more else SIZES
-    return run(parse([*map(str, command), *chosen, *more, *sizes], None))
+    return run_evaluation(parse_evaluation_args([*map(str, command), *chosen, *more, *sizes], None))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def evaluated(world: Path, same: Path, late: Path, tmp_path_factory: pytest.Temp
 
 
 def test_the_real_videos_score_as_themselves(evaluated: Path) -> None:
-    results = Results.load(evaluated / "same" / "results.json")
+    results = EvaluationResults.load(evaluated / "same" / "results.json")
     rows = {row.value: row for row in results.rows}
     assert rows["psnr"].score.score == 100
     mouth = rows["mouth_truth"]
@@ -56,9 +56,9 @@ def test_the_real_videos_score_as_themselves(evaluated: Path) -> None:
     assert mouth.score == mouth.truth
     assert mouth.score.low < mouth.score.score < mouth.score.high
     assert mouth.score.n == len(mouth.per_clip) == 4
-    late = Results.load(evaluated / "late" / "results.json")
+    late = EvaluationResults.load(evaluated / "late" / "results.json")
     assert late.protocol == results.protocol
-    lag = late.row("mouth_lag")
+    lag = late.find_row("mouth_lag")
     assert lag is not None and lag.truth is not None
     assert (lag.score.score, lag.truth.score) == (LATE, 0)
 
@@ -67,7 +67,7 @@ def test_json_csv_and_markdown_agree(evaluated: Path) -> None:
     folder = evaluated / "late"
     text = (folder / "results.json").read_text()
     assert "NaN" not in text
-    results = Results.load(folder / "results.json")
+    results = EvaluationResults.load(folder / "results.json")
     with (folder / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(results.rows) * 5
@@ -89,7 +89,7 @@ def test_the_page_stands_alone_and_shows_pictures(evaluated: Path) -> None:
     assert "<b>same" not in page
     assert "&lt;b&gt;same &amp; real&lt;/b&gt;" in page
     assert not re.search(r"https?:|<script|<link|@import|url\(|src=\"(?!data:)", page)
-    assert Results.load(evaluated / "same" / "results.json").protocol in page
+    assert EvaluationResults.load(evaluated / "same" / "results.json").protocol in page
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     assert len(pictures) == 4  # two worst, two best of four
     for picture in pictures:
@@ -103,8 +103,8 @@ def test_the_page_stands_alone_and_shows_pictures(evaluated: Path) -> None:
 
 
 def test_reported_numbers_stand_apart(evaluated: Path, tmp_path: Path) -> None:
-    results = replace(Results.load(evaluated / "late" / "results.json"), benchmark="hdtf")
-    write_page(results, None, tmp_path / "index.html")
+    results = replace(EvaluationResults.load(evaluated / "late" / "results.json"), benchmark="hdtf")
+    write_html_report(results, None, tmp_path / "index.html")
     write_markdown(results, tmp_path / "results.md")
     for text in ((tmp_path / "index.html").read_text(), (tmp_path / "results.md").read_text()):
         ours, reported = text.split("Reported elsewhere")
@@ -127,15 +127,15 @@ def test_goes_on_and_refuses_another_protocol(evaluated: Path, world: Path, late
 
 
 def test_runs_that_were_measured_otherwise_are_not_compared(evaluated: Path, tmp_path: Path) -> None:
-    results = Results.load(evaluated / "late" / "results.json")
+    results = EvaluationResults.load(evaluated / "late" / "results.json")
     other = Path(shutil.copytree(evaluated / "late", tmp_path / "other"))
     replace(results, name="other").save(other)
     assert compare_results(evaluated / "late" / "results.json", other / "results.json")
     metric = results.rows[0].metric
     path = record_path(other, metric, results.clips[0])
-    sides = load_record(path, measured_by(metric, None))
+    sides = load_record(path, measurement_key(metric, None))
     assert sides is not None
-    save_record(path, sides, f"{measured_by(metric, None)} 0123", "0")
+    save_record(path, sides, f"{measurement_key(metric, None)} 0123", "0")
     with pytest.raises(InputError, match=f"'{metric}' was measured by other weights or another version"):
         compare_results(evaluated / "late" / "results.json", other / "results.json")
 
@@ -157,53 +157,57 @@ def test_a_frozen_manifest_gives_the_same_protocol(
     command = ["--benchmark", "portrait_world", "--references", str(world), "--output", str(manifest), *SIZES]
     run_script("make_benchmark.py", command, monkeypatch)
     printed = capsys.readouterr().out
-    identity = Results.load(evaluated / "late" / "results.json").protocol
+    identity = EvaluationResults.load(evaluated / "late" / "results.json").protocol
     assert printed.startswith(f"protocol {identity}: 4 clips of 2 people")
     evaluate(world, late, tmp_path / "run", "--manifest", str(manifest), "--metrics", "psnr")
-    assert Results.load(tmp_path / "run" / "results.json").protocol == identity
+    assert EvaluationResults.load(tmp_path / "run" / "results.json").protocol == identity
     with pytest.raises(InputError, match="would change the frozen"):
         evaluate(world, late, tmp_path / "run", "--manifest", str(manifest), "seconds=1")
 
 
 def test_runs_side_by_side(evaluated: Path, world: Path, late: Path, tmp_path: Path) -> None:
     paths = [str(evaluated / name / "results.json") for name in ("same", "late")]
-    run(parse(["--table", *paths, "--output", str(tmp_path), "--title", "Two <runs>"], None))
+    run_evaluation(parse_evaluation_args(["--table", *paths, "--output", str(tmp_path), "--title", "Two <runs>"], None))
     table = (tmp_path / "table.md").read_text()
     assert re.search(r"\| late \| -?0\.\d+ \[", table)
     assert re.search(r"\| real \| 0\.9\d+ \[", table)
     page = (tmp_path / "table.html").read_text()
     assert "| floor |" in table
-    run(parse(["--table", *paths, "--output", str(tmp_path / "psnr"), "--metrics", "psnr"], None))
+    run_evaluation(
+        parse_evaluation_args(["--table", *paths, "--output", str(tmp_path / "psnr"), "--metrics", "psnr"], None)
+    )
     assert "mouth_truth" not in (tmp_path / "psnr" / "table.md").read_text()
     with pytest.raises(InputError, match="no result holds metric 'lmd'"):
-        run(parse(["--table", *paths, "--output", str(tmp_path), "--metrics", "psnr,lmd"], None))
+        run_evaluation(
+            parse_evaluation_args(["--table", *paths, "--output", str(tmp_path), "--metrics", "psnr,lmd"], None)
+        )
     assert "Two &lt;runs&gt;" in page and "&lt;b&gt;same" in page and "<b>same" not in page
-    compared = run(parse(["--compare", *paths], None))
+    compared = run_evaluation(parse_evaluation_args(["--compare", *paths], None))
     line = next(line for line in compared.splitlines() if line.startswith("| psnr"))
     first, second, difference = (float(cell.split()[0]) for cell in line.split("|")[2:5])
     assert first == 100 > second
     assert difference == pytest.approx(second - first, rel=1e-2)
     with pytest.raises(InputError, match="the name 'late'"):
-        run(parse(["--table", paths[1], paths[1], "--output", str(tmp_path)], None))
+        run_evaluation(parse_evaluation_args(["--table", paths[1], paths[1], "--output", str(tmp_path)], None))
     evaluate(world, late, tmp_path / "short", "--metrics", "psnr", "seconds=1", "surplus=60")
     with pytest.raises(InputError, match="only results of one protocol"):
-        run(parse(["--compare", paths[0], str(tmp_path / "short" / "results.json")], None))
+        run_evaluation(parse_evaluation_args(["--compare", paths[0], str(tmp_path / "short" / "results.json")], None))
 
 
 def test_metrics_without_weights_are_told_or_refused(evaluated: Path, tmp_path: Path) -> None:
-    usable, skipped = choose(None, None)
+    usable, skipped = select_metrics(None, None)
     assert {"psnr", "ssim", "mouth_truth"} <= set(usable)
-    assert {entry.name for entry in skipped} == {name for name, metric in METRICS.items() if metric.needs}
-    told = next(entry.told() for entry in skipped if entry.name == "syncnet")
+    assert {entry.name for entry in skipped} == {name for name, metric in METRICS.items() if metric.required_weights}
+    told = next(entry.describe() for entry in skipped if entry.name == "syncnet")
     for fact in ("syncnet_v2.model", "961e8696f888", "joonson/syncnet_python"):
         assert fact in told
     with pytest.raises(InputError, match=r"syncnet_v2\.model"):
-        choose(["psnr"], None, ["syncnet"])
+        select_metrics(["psnr"], None, ["syncnet"])
     with pytest.raises(InputError, match="no metric 'fld'"):
-        choose(["fld"], None)
+        select_metrics(["fld"], None)
     (tmp_path / "syncnet_v2.model").write_bytes(b"short")
     with pytest.raises(InputError, match="5 bytes and must have 54573114"):
-        choose(["syncnet"], tmp_path)
+        select_metrics(["syncnet"], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +234,7 @@ def test_damaged_results_are_refused(evaluated: Path, tmp_path: Path, change: di
     values = json.loads((evaluated / "late" / "results.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps({**values, **change}))
     with pytest.raises(InputError, match=r"is no results\.json"):
-        Results.load(tmp_path / "results.json")
+        EvaluationResults.load(tmp_path / "results.json")
 
 
 def test_plots_draw_what_is_known() -> None:
@@ -241,7 +245,7 @@ def test_plots_draw_what_is_known() -> None:
     heights = [float(y) for y in re.findall(r'class="dot" cx="[\d.]+" cy="([\d.]+)"', plot)]
     assert heights[0] > heights[1]  # the larger score stands higher
     assert clip_plot({"a": float("nan")}, {}, "") == ""
-    curve = DrawnCurve("c", "", "", {"a": [1.0, 2.0, 3.0], "b": [1.0, float("nan")]}, {"a": [0.0, 0.0, 0.0]})
+    curve = ResultCurve("c", "", "", {"a": [1.0, 2.0, 3.0], "b": [1.0, float("nan")]}, {"a": [0.0, 0.0, 0.0]})
     drawn = curve_plot(curve.per_clip, curve.truth_per_clip, "")
     assert drawn.count("<polyline") == 4
     assert "nan" not in drawn

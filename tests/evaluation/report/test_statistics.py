@@ -6,49 +6,62 @@ from math import isnan
 import numpy as np
 import pytest
 
-from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
-from fantasytalking.evaluation.records import Side, Sides
-from fantasytalking.evaluation.report.statistics import compare, estimate, floor_estimate, holm, per_clip, side_estimate
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
+from fantasytalking.evaluation.records import ClipMeasurements, MeasurementSide
+from fantasytalking.evaluation.report.statistics import (
+    bootstrap_estimate,
+    compare_runs,
+    floor_estimate,
+    holm_correction,
+    per_clip_scores,
+    side_estimate,
+)
 
 
 class Plain(Metric):
     """The mean of what stands in the records."""
 
     name = "plain"
-    values = (Value("plain", "", "higher", "A number."), Value("aimed", "", "reference", "A number with an aim."))
+    values = (
+        MetricValue("plain", "", "higher", "A number."),
+        MetricValue("aimed", "", "reference", "A number with an aim."),
+    )
     paired = False
 
-    def measure(self, video: object, reference: object) -> Record:
+    def measure(self, video: object, reference: object) -> Measurement:
         raise NotImplementedError
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
-        return mean_over_clips(records, ("plain", "aimed"))
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
+        return mean_over_clips(measurements, ("plain", "aimed"))
 
 
 class Spread(Metric):
     """Squared distance between the means of two sets of features."""
 
     name = "spread"
-    values = (Value("spread", "", "lower", "A distance."),)
+    values = (MetricValue("spread", "", "lower", "A distance."),)
     paired, distribution = True, True
     resamples = 200
 
-    def measure(self, video: object, reference: object) -> Record:
+    def measure(self, video: object, reference: object) -> Measurement:
         raise NotImplementedError
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
-        video, real = (np.concatenate([record[key] for record in records]) for key in ("video", "reference"))
-        return {"spread": float(np.square(video.mean(0) - real.mean(0)).sum()), "n": float(len(records))}
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
+        video, real = (np.concatenate([record[key] for record in measurements]) for key in ("video", "reference"))
+        return {"spread": float(np.square(video.mean(0) - real.mean(0)).sum()), "n": float(len(measurements))}
 
 
-def records(values: Sequence[float], aimed: Sequence[float] | None = None) -> list[Record]:
+def records(values: Sequence[float], aimed: Sequence[float] | None = None) -> list[Measurement]:
     pairs = zip(values, aimed if aimed is not None else values, strict=True)
     return [{"plain": np.array(value), "aimed": np.array(other)} for value, other in pairs]
 
 
-def runs(values: Sequence[float], aimed: Sequence[float], truth: float) -> list[Sides]:
+def runs(values: Sequence[float], aimed: Sequence[float], truth: float) -> list[ClipMeasurements]:
     return [
-        {Side.PREDICTION: record, Side.TRUTH: {"plain": np.array(0.0), "aimed": np.array(truth)}}
+        {
+            MeasurementSide.PREDICTION: record,
+            MeasurementSide.REFERENCE: {"plain": np.array(0.0), "aimed": np.array(truth)},
+        }
         for record in records(values, aimed)
     ]
 
@@ -57,7 +70,7 @@ def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
     random = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
-        found = estimate(Plain(), records(random.normal(3.0, 1.0, 30)), resamples=200)["plain"]
+        found = bootstrap_estimate(Plain(), records(random.normal(3.0, 1.0, 30)), resamples=200)["plain"]
         covered += found.low <= 3.0 <= found.high
     assert 0.88 <= covered / 200 <= 0.98
 
@@ -65,29 +78,34 @@ def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
 def test_intervals_are_seeded_and_narrow_with_more_clips() -> None:
     random = np.random.default_rng(1)
     few, many = random.normal(0, 1, 10), random.normal(0, 1, 400)
-    first, again = (estimate(Plain(), records(few))["plain"] for _ in range(2))
+    first, again = (bootstrap_estimate(Plain(), records(few))["plain"] for _ in range(2))
     assert first == again
-    wide, narrow = first, estimate(Plain(), records(many))["plain"]
+    wide, narrow = first, bootstrap_estimate(Plain(), records(many))["plain"]
     assert (narrow.high - narrow.low) < 0.35 * (wide.high - wide.low)
     assert narrow.n == 400
 
 
 def test_unknown_clips_are_counted_out_and_one_clip_has_no_interval() -> None:
-    found = estimate(Plain(), records([1.0, float("nan"), 3.0]))["plain"]
+    found = bootstrap_estimate(Plain(), records([1.0, float("nan"), 3.0]))["plain"]
     assert (found.score, found.n) == (2.0, 2)
-    alone = estimate(Plain(), records([1.0]))["plain"]
+    alone = bootstrap_estimate(Plain(), records([1.0]))["plain"]
     assert alone.score == 1.0
     assert isnan(alone.low)
 
 
 def test_the_floor_of_a_distance_is_real_against_real() -> None:
     random = np.random.default_rng(2)
-    sides: list[Sides] = [
-        {Side.PREDICTION: {"video": random.normal(2.0, 1, (20, 4)), "reference": random.normal(0, 1, (20, 4))}}
+    sides: list[ClipMeasurements] = [
+        {
+            MeasurementSide.PREDICTION: {
+                "video": random.normal(2.0, 1, (20, 4)),
+                "reference": random.normal(0, 1, (20, 4)),
+            }
+        }
         for _ in range(12)
     ]
     metric = Spread()
-    score = side_estimate(metric, sides, Side.PREDICTION)
+    score = side_estimate(metric, sides, MeasurementSide.PREDICTION)
     floor = floor_estimate(metric, sides)
     assert score is not None and floor is not None
     assert score["spread"].score == pytest.approx(16, rel=0.2)
@@ -95,7 +113,7 @@ def test_the_floor_of_a_distance_is_real_against_real() -> None:
     assert floor["spread"].score < 0.5
     assert floor["spread"].n == 6
     assert floor_estimate(metric, sides[:1]) is None
-    assert per_clip(metric, sides) == {}
+    assert per_clip_scores(metric, sides) == {}
     assert floor_estimate(Plain(), runs([1, 2], [1, 2], 0)) is None
 
 
@@ -103,42 +121,42 @@ def test_equal_runs_do_not_differ_and_a_shift_does() -> None:
     random = np.random.default_rng(3)
     values = random.normal(0, 1, 24)
     first = runs(values, values, 0.0)
-    equal = compare(Plain(), first, first)["plain"]
+    equal = compare_runs(Plain(), first, first)["plain"]
     assert (equal.difference, equal.low, equal.high, equal.p) == (0, 0, 0, 1)
     # Far less than the clips differ among themselves, but the same on each.
     second = runs(values + 0.2 + random.normal(0, 0.05, 24), values, 0.0)
-    shifted = compare(Plain(), first, second)["plain"]
+    shifted = compare_runs(Plain(), first, second)["plain"]
     assert shifted.difference == pytest.approx(0.2, abs=0.04)
     assert 0 < shifted.low < shifted.high
     assert shifted.p < 1e-4
     assert shifted.n == 24
     noise = runs(values + random.normal(0, 0.05, 24), values, 0.0)
-    assert compare(Plain(), first, noise)["plain"].p > 0.01
+    assert compare_runs(Plain(), first, noise)["plain"].p > 0.01
 
 
 def test_a_value_with_an_aim_is_judged_by_its_distance() -> None:
     near, far = runs([0] * 8, [1.1] * 8, truth=1.0), runs([0] * 8, [0.5] * 8, truth=1.0)
-    found = compare(Plain(), near, far)["aimed"]
+    found = compare_runs(Plain(), near, far)["aimed"]
     assert (found.first, found.second) == pytest.approx((1.1, 0.5))
     assert found.difference == pytest.approx(0.4)
     assert found.p < 0.01
-    assert found.own == pytest.approx((-0.6, -0.6, -0.6)), "it fell, and came no nearer"
-    assert compare(Plain(), near, far)["plain"].own is None
+    assert found.raw_difference == pytest.approx((-0.6, -0.6, -0.6)), "it fell, and came no nearer"
+    assert compare_runs(Plain(), near, far)["plain"].raw_difference is None
 
 
 def test_clips_without_a_score_count_for_neither_run() -> None:
     """A run that loses the hard clips is no better on the rest."""
     first = runs([0.9] * 10 + [0.1] * 10, [0] * 20, 0.0)
     second = runs([0.85] * 10 + [float("nan")] * 10, [0] * 20, 0.0)
-    found = compare(Plain(), first, second)["plain"]
+    found = compare_runs(Plain(), first, second)["plain"]
     assert (found.first, found.second, found.n) == (pytest.approx(0.9), pytest.approx(0.85), 10)
     assert (found.difference, found.low, found.high) == pytest.approx((-0.05, -0.05, -0.05))
-    assert isnan(compare(Plain(), first, runs([float("nan")] * 20, [0] * 20, 0.0))["plain"].difference)
+    assert isnan(compare_runs(Plain(), first, runs([float("nan")] * 20, [0] * 20, 0.0))["plain"].difference)
 
 
 def test_a_mean_at_its_aim_is_not_every_clip_at_its_aim() -> None:
     far, near = runs([0] * 20, [1.0, -1.0] * 10, truth=0.0), runs([0] * 20, [0.2] * 20, truth=0.0)
-    found = compare(Plain(), far, near)["aimed"]
+    found = compare_runs(Plain(), far, near)["aimed"]
     assert (found.first, found.second) == (0.0, pytest.approx(0.2))
     assert found.difference == pytest.approx(-0.8) and found.high < 0 and found.p < 1e-3
 
@@ -147,18 +165,18 @@ def test_distances_are_compared_over_the_same_resamples() -> None:
     random = np.random.default_rng(4)
     real = [random.normal(0, 1, (20, 4)) for _ in range(10)]
 
-    def run(shift: float) -> list[Sides]:
-        return [{Side.PREDICTION: {"video": part + shift, "reference": part}} for part in real]
+    def run(shift: float) -> list[ClipMeasurements]:
+        return [{MeasurementSide.PREDICTION: {"video": part + shift, "reference": part}} for part in real]
 
-    found = compare(Spread(), run(1.0), run(2.0))["spread"]
+    found = compare_runs(Spread(), run(1.0), run(2.0))["spread"]
     assert found.difference == pytest.approx(12)
     assert found.low == pytest.approx(12)
     assert isnan(found.p)
 
 
 def test_holm() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
-    corrected = holm([float("nan"), 0.02])
+    assert holm_correction([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm_correction([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    corrected = holm_correction([float("nan"), 0.02])
     assert isnan(corrected[0])
     assert corrected[1] == 0.02

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.common.config import CONFIGS, load_config, preset_path
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
 from fantasytalking.common.errors import InputError
 from fantasytalking.nano.ablation.config import AblationConfig
-from fantasytalking.nano.ablation.experiment import SETTINGS, Ablation, Trained, claim
+from fantasytalking.nano.ablation.experiment import ROW_SETTINGS_FILE, AblationRun, AblationStudy, check_row_settings
 
 
 def load(*overrides: str) -> AblationConfig:
@@ -21,11 +21,11 @@ def load(*overrides: str) -> AblationConfig:
 @pytest.mark.parametrize(("name", "base"), [("ablation", "base,"), ("ablation_adapters", "")])
 def test_the_rows_are_the_papers(name: str, base: str) -> None:
     rows = {row.name: row for row in load_config(AblationConfig, preset_path("nano", name), []).rows}
-    assert rows["clip level only"].stage1_share == 1 and rows["frame level only"].stage1_share == 0
-    assert rows["both stages"].seeds == 3 and rows["both stages"].train == []
-    assert rows["both without lip mask"].train == ["stage.loss.weight=uniform"]
-    assert rows["both without face attention"].train == [f"stage.trainable=[{base}audio,motion]"]
-    assert rows["both without motion module"].train == [f"stage.trainable=[{base}audio,face]"]
+    assert rows["clip level only"].stage1_fraction == 1 and rows["frame level only"].stage1_fraction == 0
+    assert rows["both stages"].num_seeds == 3 and rows["both stages"].train_overrides == []
+    assert rows["both without lip mask"].train_overrides == ["stage.loss.weight=uniform"]
+    assert rows["both without face attention"].train_overrides == [f"stage.trainable=[{base}audio,motion]"]
+    assert rows["both without motion module"].train_overrides == [f"stage.trainable=[{base}audio,face]"]
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_what_makes_no_sense_is_refused(override: str, told: str) -> None:
 
 def test_other_lengths_of_controlled_videos_are_other_videos() -> None:
     assert load("control.seconds=4").control_folder != load("control.seconds=10").control_folder
-    assert load("control.seconds=null").control_seconds == load().seconds
-    assert load("control=null").control_seconds == load().seconds
+    assert load("control.seconds=null").control_seconds == load().max_seconds
+    assert load("control=null").control_seconds == load().max_seconds
 
 
 def test_rows_without_training_need_no_steps_and_no_corpus() -> None:
     config = load_config(AblationConfig, preset_path("nano", "savings"), [])
     assert not config.trains and config.steps == 0
-    assert Ablation(config, 1)._train(Trained(config.rows[0], 0)) is None
+    assert AblationStudy(config, 1)._train_run(AblationRun(config.rows[0], 0)) is None
     with pytest.raises(InputError, match="steps is 0"):
         load("steps=0")
 
@@ -65,7 +65,7 @@ def test_rows_without_training_need_no_steps_and_no_corpus() -> None:
 def test_without_components_nothing_is_begun(tmp_path: Path) -> None:
     config = load(f"work={tmp_path / 'work'}", f"components={tmp_path / 'nano'}")
     with pytest.raises(InputError, match="build_nano"):
-        Ablation(config, 1).run()
+        AblationStudy(config, 1).run()
     assert not (tmp_path / "work").exists()
 
 
@@ -73,31 +73,33 @@ def test_a_row_goes_on_with_the_settings_that_it_was_begun_with_alone(tmp_path: 
     weights = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"weights")
-    config = replace(load(), components=str(tmp_path / "model"))
+    config = replace(load(), base=str(tmp_path / "model"))
     row = config.rows[0]
-    claim(tmp_path, Trained(row, 0), config)
-    noted = (tmp_path / SETTINGS).read_bytes()
+    check_row_settings(tmp_path, AblationRun(row, 0), config)
+    noted = (tmp_path / ROW_SETTINGS_FILE).read_bytes()
     # Other rows, and where the work is, are nothing to it.
-    claim(tmp_path, Trained(row, 0), replace(config, rows=[row], control=None, work="elsewhere"))
+    check_row_settings(
+        tmp_path, AblationRun(row, 0), replace(config, rows=[row], motion_control=None, work_dir="elsewhere")
+    )
     for trained, other in (
-        (Trained(row, 0), replace(config, steps=config.steps + 1)),
-        (Trained(row, 0), replace(config, train=[*config.train, "batch=2"])),
-        (Trained(row, 0), replace(config, infer=["steps=1"])),
-        (Trained(replace(row, stage1_share=0.75), 0), config),
-        (Trained(row, 1), config),
+        (AblationRun(row, 0), replace(config, steps=config.steps + 1)),
+        (AblationRun(row, 0), replace(config, train_overrides=[*config.train_overrides, "batch=2"])),
+        (AblationRun(row, 0), replace(config, infer_overrides=["steps=1"])),
+        (AblationRun(replace(row, stage1_fraction=0.75), 0), config),
+        (AblationRun(row, 1), config),
     ):
         with pytest.raises(InputError, match="was begun with other settings; remove it or set work="):
-            claim(tmp_path, trained, other)
+            check_row_settings(tmp_path, trained, other)
     weights.write_bytes(b"of a later training")
     with pytest.raises(InputError, match="was begun with other settings; remove it or set work="):
-        claim(tmp_path, Trained(row, 0), config)
-    assert (tmp_path / SETTINGS).read_bytes() == noted
+        check_row_settings(tmp_path, AblationRun(row, 0), config)
+    assert (tmp_path / ROW_SETTINGS_FILE).read_bytes() == noted
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: Path) -> None:
-    scripts = CONFIGS.parent / "scripts"
+    scripts = CONFIGS_FOLDER.parent / "scripts"
     work = tmp_path / "build"
 
     def run(script: str, *arguments: object, code: int = 0) -> str:
@@ -107,12 +109,12 @@ def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: P
         assert ended.returncode == code, ended.stdout[-2000:] + ended.stderr[-3000:]
         return ended.stdout + ended.stderr
 
-    smoke = ["--config", CONFIGS / "nano" / "build_smoke.yaml", "--output", tmp_path / "nano", f"work={work}"]
+    smoke = ["--config", CONFIGS_FOLDER / "nano" / "build_smoke.yaml", "--output", tmp_path / "nano", f"work={work}"]
     run("build_nano.py", *smoke, "device=cpu")
     settings = [f"components={work / 'components'}", f"manifest={work / 'corpus' / 'manifest.jsonl'}", "clips=2"]
     settings += ["steps=4", f"work={tmp_path / 'ablation'}", "infer=[steps=1]", "metrics=[psnr,csim_nano,motion]"]
     settings += [
-        "train=[batch=2,data.workers=0,optimiser.warm_up=0,saving.every=1]",
+        "train=[batch=2,data.num_workers=0,optimizer.warmup_steps=0,checkpoints.interval=1]",
         "control.row=both",
         "control.seconds=1",
     ]

@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from fantasytalking.evaluation.report.results import Results, Row
+from fantasytalking.evaluation.report.results import EvaluationResults, ResultRow
 from fantasytalking.evaluation.report.statistics import Estimate
-from fantasytalking.nano.ablation.motion_control import by_itself, control_lines, followed, requested_against_measured
+from fantasytalking.nano.ablation.motion_control import (
+    center_per_clip,
+    motion_control_table,
+    motion_response,
+    request_correlation,
+)
 
 ASKED = [0.1, 0.5, 1.0]
 # What three intensities of many clips can reach at most, since clips of one intensity are ties where it is asked for.
@@ -14,15 +19,15 @@ MOST = 0.943
 
 def test_requested_against_measured_is_of_ranks_and_leaves_out_what_was_not_measured() -> None:
     measured = np.array([[0.1, 1.0], [0.2, np.nan], [30.0, 40.0]])
-    assert requested_against_measured(ASKED, np.array([[1.0], [2.0], [9.0]])) == pytest.approx(1)
-    assert requested_against_measured(ASKED, np.array([[9.0], [2.0], [1.0]])) == pytest.approx(-1)
-    assert 0 < requested_against_measured(ASKED, measured) < 1
+    assert request_correlation(ASKED, np.array([[1.0], [2.0], [9.0]])) == pytest.approx(1)
+    assert request_correlation(ASKED, np.array([[9.0], [2.0], [1.0]])) == pytest.approx(-1)
+    assert 0 < request_correlation(ASKED, measured) < 1
 
 
 def test_each_clip_by_itself_takes_out_what_differs_between_people() -> None:
     people = np.array([1.0, 50.0, 3000.0, 7.0, 0.2, 400.0])
     measured = people * np.array([[1.0], [1.5], [2.5]]) ** np.linspace(0.9, 1.1, 6)  # (3, 6): everyone follows
-    together, alone, ratio = followed(ASKED, measured)
+    together, alone, ratio = motion_response(ASKED, measured)
     assert together.score < 0.4 and together.n == 6
     assert alone.score == pytest.approx(MOST, abs=0.01)
     assert 2.5**0.9 <= ratio.low < ratio.score < ratio.high <= 2.5**1.1
@@ -31,35 +36,37 @@ def test_each_clip_by_itself_takes_out_what_differs_between_people() -> None:
 def test_who_does_not_follow_lowers_it_within_a_wider_interval() -> None:
     measured = np.array([[1.0], [1.5], [2.5]]) ** np.linspace(0.9, 1.1, 8)
     measured[:, 3] = measured[::-1, 3]
-    _, alone, ratio = followed(ASKED, measured)
+    _, alone, ratio = motion_response(ASKED, measured)
     assert alone.low < alone.score < alone.high < MOST + 0.01
     assert alone.score < 0.9 and ratio.low < ratio.score < 2.5
 
 
 def test_a_clip_that_was_not_measured_once_is_left_out_and_one_without_motion_is_not() -> None:
     measured = np.array([[1.0, 1.0, 0.0], [2.0, np.nan, 1.0], [4.0, 4.0, 2.0]])
-    alone = by_itself(measured)
+    alone = center_per_clip(measured)
     assert np.isnan(alone[:, 1]).all() and np.isfinite(alone[:, [0, 2]]).all()
     assert np.diff(alone[:, [0, 2]], axis=0).min() > 0
 
 
-def _results(value: float) -> Results:
-    def row(name: str, scores: dict[str, float]) -> Row:
-        return Row("", name, "", "", "", Estimate(float(np.mean(list(scores.values())))), None, None, None, scores, {})
+def _results(value: float) -> EvaluationResults:
+    def row(name: str, scores: dict[str, float]) -> ResultRow:
+        return ResultRow(
+            "", name, "", "", "", Estimate(float(np.mean(list(scores.values())))), None, None, None, scores, {}
+        )
 
     clips = ["a", "b"]
     rows = [row("motion_expression", {"a": value, "b": 2 * value}), row("csim_nano", {"a": 0.7, "b": 0.9})]
-    return Results("", "", "", clips, 25, 96, 96, rows, [], [])
+    return EvaluationResults("", "", "", clips, 25, 96, 96, rows, [], [])
 
 
 def test_the_table_has_what_was_measured_at_every_intensity_alone() -> None:
     results = [_results(value) for value in (1.0, 2.0, 3.0)]
-    incomplete = results[1].row("csim_nano")
-    lines = control_lines(ASKED, results)
+    incomplete = results[1].find_row("csim_nano")
+    lines = motion_control_table(ASKED, results)
     assert lines[0].startswith("|  | at 0.1 | at 0.5 | at 1 | Spearman")
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["expression, 1e-3", "identity, cosine"]
     assert [cell.strip() for cell in lines[2].split("|")[2:5]] == ["1.5", "3", "4.5"]
     assert lines[3].count("–") == 3
     assert incomplete is not None
     results[1].rows.remove(incomplete)
-    assert len(control_lines(ASKED, results)) == 3
+    assert len(motion_control_table(ASKED, results)) == 3

@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 
 from fantasytalking.media import read_audio
-from fantasytalking.nano.config import MoreVideosConfig
-from fantasytalking.nano.corpora.unique_utterances import OwnWordsPlan, make_more_videos, reworded
+from fantasytalking.nano.config import ExtendedVideosConfig
+from fantasytalking.nano.corpora.unique_utterances import UniqueUtterancesPlan, render_extended_videos, vary_sentence
 from fantasytalking.nano.corpora.video_corpus import training_sentences
 
-WORDS = MoreVideosConfig(first=4, identities=2, utterances=1, resting_every=5, rest_seconds=1.2)
+WORDS = ExtendedVideosConfig(
+    first_identity=4, num_identities=2, utterances_per_person=1, rest_interval=5, rest_seconds=1.2
+)
 RATE = 16000
 
 
 def test_half_of_what_is_said_is_a_sentence_and_half_mixes_two() -> None:
     sentences = training_sentences()
     random = np.random.default_rng(0)
-    said = [reworded(sentences, number, random) for number in range(400)]
+    said = [vary_sentence(sentences, number, random) for number in range(400)]
     known = [text in sentences for text in said]
     assert 0.4 < np.mean(known) < 0.6
     spoken = {word.strip(",.?!") for sentence in sentences for word in sentence.split()}
@@ -28,20 +30,20 @@ def test_half_of_what_is_said_is_a_sentence_and_half_mixes_two() -> None:
 
 
 def test_everyone_says_other_words_whoever_else_there_is() -> None:
-    words = MoreVideosConfig(first=100, identities=60)
-    plan = OwnWordsPlan(range(100, 160), training_sentences(), 96, words=words)
+    words = ExtendedVideosConfig(first_identity=100, num_identities=60)
+    plan = UniqueUtterancesPlan(range(100, 160), training_sentences(), 96, videos_config=words)
     clips = list(plan.clips())
     assert len(clips) == 60 * 2 + 12 and len({clip.name for clip in clips}) == len(clips)
     assert len({clip.text for clip in clips}) > 0.75 * len(clips)
-    assert {clip.identity % 5 for clip in clips if clip.rest} == {0}
-    later = OwnWordsPlan(range(130, 160), training_sentences(), 96, words=words)
+    assert {clip.identity % 5 for clip in clips if clip.rest_seconds} == {0}
+    later = UniqueUtterancesPlan(range(130, 160), training_sentences(), 96, videos_config=words)
     assert list(later.clips()) == [clip for clip in clips if clip.identity >= 130]
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("more")
-    assert make_more_videos(WORDS, folder, 96, seed=0, processes=1) == 3
+    assert render_extended_videos(WORDS, folder, 96, seed=0, processes=1) == 3
     return folder
 
 
@@ -59,6 +61,6 @@ def test_who_rests_is_silent_with_the_mouth_shut(videos: Path) -> None:
 
 def test_what_is_there_is_not_made_again(videos: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in videos.rglob("*.mp4")}
-    assert make_more_videos(WORDS, videos, 96, seed=0, processes=1) == 3
+    assert render_extended_videos(WORDS, videos, 96, seed=0, processes=1) == 3
     assert {file: file.stat().st_mtime_ns for file in videos.rglob("*.mp4")} == before
     assert all(video.with_suffix(".txt").is_file() for video in before)

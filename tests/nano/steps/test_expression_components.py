@@ -4,28 +4,41 @@ from pathlib import Path
 
 import numpy as np
 
-from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.nano.config import BuildConfig
-from fantasytalking.nano.context import Workshop
-from fantasytalking.nano.steps.expression_components import fit_expression_reader, reader_path, train_expression_encoder
-from fantasytalking.perception.expression_reader import NAMES, ExpressionReader
+from fantasytalking.nano.context import BuildContext
+from fantasytalking.nano.steps.expression_components import (
+    expression_reader_path,
+    fit_expression_reader,
+    train_expression_encoder,
+)
+from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader
 
-SMOKE = CONFIGS / "nano" / "build_smoke.yaml"
+SMOKE = CONFIGS_FOLDER / "nano" / "build_smoke.yaml"
 
 
 def test_the_steps_leave_an_encoder_and_a_reader(tmp_path: Path) -> None:
     settings = [f"work={tmp_path / 'work'}", "processes=1", "device=cpu", "size=96", "closeness=1.2"]
-    shop = Workshop(load_config(BuildConfig, SMOKE, settings), tmp_path / "nano")
+    shop = BuildContext(load_config(BuildConfig, SMOKE, settings), tmp_path / "nano")
     found = train_expression_encoder(shop)
-    assert found["steps"] == 3 and {*NAMES, "identity_accuracy"} < found.keys() and found["identity_chance"] == 0.25
+    assert (
+        found["steps"] == 3
+        and {*EXPRESSION_PARAMETERS, "identity_accuracy"} < found.keys()
+        and found["identity_chance"] == 0.25
+    )
     folder = shop.expression_encoder
     weights = (folder / "model.safetensors").read_bytes()
     assert ExpressionEncoder.from_pretrained(folder).dims == (6, 6, 8, 16)
     read = fit_expression_reader(shop)
-    assert read.keys() == set(NAMES)
-    assert ExpressionReader.load(reader_path(shop)).read(np.full((2, 478, 3), np.nan)).shape == (2, len(NAMES))
-    drawn = {path: path.stat().st_mtime_ns for path in (shop.work / "expression_encoder").rglob("[0-9]*.safetensors")}
+    assert read.keys() == set(EXPRESSION_PARAMETERS)
+    assert ExpressionReader.load(expression_reader_path(shop)).read(np.full((2, 478, 3), np.nan)).shape == (
+        2,
+        len(EXPRESSION_PARAMETERS),
+    )
+    drawn = {
+        path: path.stat().st_mtime_ns for path in (shop.work_dir / "expression_encoder").rglob("[0-9]*.safetensors")
+    }
     assert len(drawn) == 12, "training, held-out and the reader's people"
     again = train_expression_encoder(shop)
     assert {path: path.stat().st_mtime_ns for path in drawn} == drawn, "nobody is drawn twice"

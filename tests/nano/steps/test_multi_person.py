@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.common.config import CONFIGS, load_config
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.prepare.plan import find_videos
 from fantasytalking.media import read_video
-from fantasytalking.nano.config import MAX_PORTRAIT_BYTES, BuildConfig
-from fantasytalking.nano.context import Workshop
-from fantasytalking.nano.pack import pack_portrait
-from fantasytalking.nano.steps.multi_person import link_alone, make_people_videos
+from fantasytalking.nano.config import MAX_PORTRAIT_PARTS_BYTES, BuildConfig
+from fantasytalking.nano.context import BuildContext
+from fantasytalking.nano.pack import write_portrait_parts
+from fantasytalking.nano.steps.multi_person import link_single_person_videos, make_multi_person_videos
 
-SMOKE = CONFIGS / "nano" / "build_smoke.yaml"
+SMOKE = CONFIGS_FOLDER / "nano" / "build_smoke.yaml"
 
 
 def folder_of(path: Path, **files: int) -> Path:
@@ -29,9 +29,9 @@ def test_people_are_drawn_beside_those_who_are_alone(videos: Path, tmp_path: Pat
     config = load_config(BuildConfig, SMOKE, [f"work={tmp_path / 'work'}", "processes=1", "device=cpu"])
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "videos").symlink_to(videos)
-    several = replace(config.people_videos, alone=4)
-    shop = Workshop(replace(config, people_videos=several), tmp_path / "nano")
-    assert make_people_videos(shop) == {"videos": 2, "videos_alone": 1}, "of the people 3 and 4 one is below 4"
+    several = replace(config.multi_person_videos, num_single_person_identities=4)
+    shop = BuildContext(replace(config, multi_person_videos=several), tmp_path / "nano")
+    assert make_multi_person_videos(shop) == {"videos": 2, "videos_alone": 1}, "of the people 3 and 4 one is below 4"
     found = find_videos(tmp_path / "work" / "people_videos", None)
     assert [file.video.split("/")[0] for file in found] == ["alone", "group000", "group000"]
     assert found[0].size == found[0].path.resolve().stat().st_size > 1000
@@ -39,13 +39,17 @@ def test_people_are_drawn_beside_those_who_are_alone(videos: Path, tmp_path: Pat
     assert {path.name for path in found[1].path.parent.glob("speech_*")} == {"speech_0.wav", "speech_1.wav"}
     assert read_video(found[1].path, duration=0.1).frames.shape[1:] == (96, 160, 3)
     drawn = [file.path.stat().st_mtime_ns for file in found]
-    assert make_people_videos(shop) == {"videos": 2, "videos_alone": 1}
+    assert make_multi_person_videos(shop) == {"videos": 2, "videos_alone": 1}
     assert [file.path.stat().st_mtime_ns for file in found] == drawn, "nothing is drawn twice"
 
 
 def test_links_lead_to_where_the_videos_are_whatever_the_folder_is_called(videos: Path, tmp_path: Path) -> None:
-    assert link_alone(videos, tmp_path / "alone", 3) == 0
-    assert link_alone(videos, tmp_path / "alone", 5) == link_alone(videos, tmp_path / "alone", 5) == 2
+    assert link_single_person_videos(videos, tmp_path / "alone", 3) == 0
+    assert (
+        link_single_person_videos(videos, tmp_path / "alone", 5)
+        == link_single_person_videos(videos, tmp_path / "alone", 5)
+        == 2
+    )
     links = sorted((tmp_path / "alone").rglob("video.*"))
     assert len(links) == 4 and all(link.is_file() and not link.readlink().is_absolute() for link in links)
 
@@ -54,25 +58,25 @@ def test_encoder_and_adapter_are_added_to_a_pipeline(tmp_path: Path) -> None:
     encoder, adapter = folder_of(tmp_path / "e", weights=30), folder_of(tmp_path / "a", config=10, weights=20)
     output = folder_of(tmp_path / "nano", index=1)
     for _ in range(2):
-        found = pack_portrait(encoder, adapter, output)
+        found = write_portrait_parts(encoder, adapter, output)
         assert found == {"bytes": 60, "parts": {"expression_encoder": 30, "expression_adapter": 30}}
     files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
     assert files == {"index", "expression_encoder/weights", "expression_adapter/config", "expression_adapter/weights"}
 
 
 def test_too_large_or_homeless_parts_leave_nothing(tmp_path: Path) -> None:
-    encoder, adapter = folder_of(tmp_path / "e", weights=1), folder_of(tmp_path / "a", weights=MAX_PORTRAIT_BYTES)
+    encoder, adapter = folder_of(tmp_path / "e", weights=1), folder_of(tmp_path / "a", weights=MAX_PORTRAIT_PARTS_BYTES)
     output = folder_of(tmp_path / "nano", index=1)
     with pytest.raises(InputError, match=r"8\.0 MB; the limit is 8 MB: make the expression modules"):
-        pack_portrait(encoder, adapter, output)
+        write_portrait_parts(encoder, adapter, output)
     assert [path.name for path in output.iterdir()] == ["index"]
     with pytest.raises(InputError, match=r"no pipeline at '.*elsewhere'"):
-        pack_portrait(encoder, encoder, tmp_path / "elsewhere")
+        write_portrait_parts(encoder, encoder, tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_prepared_pictures_keep_their_shape_in_sixteens() -> None:
-    shop = Workshop(load_config(BuildConfig, SMOKE), Path("nano"))
-    assert (shop.prepared(96), shop.prepared(160)) == (64, 112)
-    whole = Workshop(load_config(BuildConfig, SMOKE, ["prepared_size=null"]), Path("nano"))
-    assert (whole.prepared(96), whole.prepared(160)) == (96, 160)
+    shop = BuildContext(load_config(BuildConfig, SMOKE), Path("nano"))
+    assert (shop.prepared_size(96), shop.prepared_size(160)) == (64, 112)
+    whole = BuildContext(load_config(BuildConfig, SMOKE, ["prepared_size=null"]), Path("nano"))
+    assert (whole.prepared_size(96), whole.prepared_size(160)) == (96, 160)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.nano.config import FitConfig
-from fantasytalking.nano.trainers.component_trainer import STATE, fit
+from fantasytalking.nano.config import ComponentTrainingConfig
+from fantasytalking.nano.trainers.component_trainer import TRAINING_STATE_FILE, train_component
 
 CPU = torch.device("cpu")
 
@@ -31,26 +31,26 @@ class Line:
         return (self.model(inputs)[:, 0] - inputs @ torch.tensor([1.0, -2.0, 0.5])).square().mean()
 
 
-def settings(**changes: object) -> FitConfig:
+def settings(**changes: object) -> ComponentTrainingConfig:
     values: dict = {"steps": 60, "batch": 32, "learning_rate": 0.05, "warm_up": 5, "save_every": 20}
-    return FitConfig(**{**values, **changes})
+    return ComponentTrainingConfig(**{**values, **changes})
 
 
 def test_the_loss_falls_and_is_reported(tmp_path: Path) -> None:
-    report = fit(Line(), settings(), tmp_path, CPU, seed=0)
+    report = train_component(Line(), settings(), tmp_path, CPU, seed=0)
     assert report.last_loss < 0.5 * report.first_loss
     assert report.steps == 60 and report.seconds > 0
 
 
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole, stopped, resumed = Line(), Line(fails_at=47), Line()
-    expected = fit(whole, settings(), tmp_path / "whole", CPU, seed=0)
+    expected = train_component(whole, settings(), tmp_path / "whole", CPU, seed=0)
     with pytest.raises(KeyboardInterrupt):
-        fit(stopped, settings(), tmp_path / "parts", CPU, seed=0)
+        train_component(stopped, settings(), tmp_path / "parts", CPU, seed=0)
     with torch.no_grad():
         for value in resumed.model.parameters():
             value.fill_(9)  # what it begins with must not matter
-    report = fit(resumed, settings(), tmp_path / "parts", CPU, seed=0)
+    report = train_component(resumed, settings(), tmp_path / "parts", CPU, seed=0)
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert (report.first_loss, report.last_loss) == (expected.first_loss, expected.last_loss)
@@ -58,21 +58,23 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path) -> No
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
     first = Line()
-    fit(first, settings(), tmp_path, CPU, seed=0)
+    train_component(first, settings(), tmp_path, CPU, seed=0)
     again = Line(fails_at=0)
-    fit(again, settings(), tmp_path, CPU, seed=0)
+    train_component(again, settings(), tmp_path, CPU, seed=0)
     assert torch.equal(first.model[1].weight, again.model[1].weight)
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
-    losses = [fit(Line(), settings(steps=3), tmp_path / str(seed), CPU, seed=seed).last_loss for seed in (0, 1)]
+    losses = [
+        train_component(Line(), settings(steps=3), tmp_path / str(seed), CPU, seed=seed).last_loss for seed in (0, 1)
+    ]
     assert losses[0] != losses[1]
 
 
 def test_a_damaged_state_is_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / STATE).write_bytes(b"PK\x03\x04 not a state")
+    (tmp_path / TRAINING_STATE_FILE).write_bytes(b"PK\x03\x04 not a state")
     with pytest.raises(InputError, match=r"state.pt.*remove it"):
-        fit(Line(), settings(), tmp_path, CPU, seed=0)
+        train_component(Line(), settings(), tmp_path, CPU, seed=0)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
@@ -80,5 +82,5 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with torch.no_grad():
         line.model[1].weight.fill_(float("nan"))
     with pytest.raises(InputError, match=r"line is not finite at step 0.*learning_rate"):
-        fit(line, settings(), tmp_path, CPU, seed=0)
-    assert not (tmp_path / STATE).exists()
+        train_component(line, settings(), tmp_path, CPU, seed=0)
+    assert not (tmp_path / TRAINING_STATE_FILE).exists()

@@ -8,15 +8,15 @@ import torch
 from insightface.model_zoo import get_model
 
 from fantasytalking.encoders.arcface import FaceEncoder
-from fantasytalking.nano.config import FaceConfig, FitConfig
-from fantasytalking.nano.corpora.portrait_images import Stills
-from fantasytalking.nano.trainers.component_trainer import fit
+from fantasytalking.nano.config import ComponentTrainingConfig, FaceEncoderTraining
+from fantasytalking.nano.corpora.portrait_images import PortraitImages
+from fantasytalking.nano.trainers.component_trainer import train_component
 from fantasytalking.nano.trainers.face_encoder import (
+    FaceEncoderTask,
     FaceNetwork,
-    FaceTask,
-    as_input,
+    augment_face,
     export_face_network,
-    varied,
+    to_network_input,
     verification_accuracy,
 )
 from tests.helpers.paths import ROOT
@@ -33,17 +33,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[FaceNetwork, Pat
     return network, path
 
 
-def test_stills_are_faces_in_arcfaces_place(stills: Stills) -> None:
-    assert stills.faces.shape[1:] == (112, 112, 3) and stills.pictures.shape[1:] == (96, 96, 3)
-    assert list(stills.numbers) == [0, 1, 2] and len(stills.people) >= 9
+def test_stills_are_faces_in_arcfaces_place(stills: PortraitImages) -> None:
+    assert stills.faces.shape[1:] == (112, 112, 3) and stills.images.shape[1:] == (96, 96, 3)
+    assert list(stills.unique_identities) == [0, 1, 2] and len(portrait_images.num_identities) >= 9
     # An aligned face fills the middle: it differs more from person to person than its corners do from each other.
     assert stills.faces[:, 30:90, 30:80].std() > 10
 
 
-def test_training_tells_people_apart(stills: Stills, tmp_path: Path) -> None:
-    run = FitConfig(steps=30, batch=8, learning_rate=0.003, warm_up=2)
-    config = FaceConfig(channels=[8, 8, 16, 16], scale=16.0, margin=0.1, fit=run)
-    report = fit(FaceTask(config, stills, 0, CPU), run, tmp_path, CPU, 0)
+def test_training_tells_people_apart(stills: PortraitImages, tmp_path: Path) -> None:
+    run = ComponentTrainingConfig(steps=30, batch_size=8, learning_rate=0.003, warmup_steps=2)
+    config = FaceEncoderTraining(channels=[8, 8, 16, 16], scale=16.0, margin=0.1, fit=run)
+    report = train_component(FaceEncoderTask(config, stills, 0, CPU), run, tmp_path, CPU, 0)
     assert report.last_loss < 0.7 * report.first_loss
 
 
@@ -52,21 +52,21 @@ def test_the_file_does_not_tell_where_it_was_made(exported: tuple[FaceNetwork, P
     assert b".py" not in content and str(ROOT).encode() not in content
 
 
-def test_insightface_reads_it_as_recognition(exported: tuple[FaceNetwork, Path], stills: Stills) -> None:
+def test_insightface_reads_it_as_recognition(exported: tuple[FaceNetwork, Path], stills: PortraitImages) -> None:
     network, path = exported
     model = get_model(str(path), providers=["CPUExecutionProvider"])
     assert model.taskname == "recognition" and (model.input_mean, model.input_std) == (127.5, 127.5)
     encoder = FaceEncoder.from_pretrained(path)
     with torch.no_grad():
-        expected = torch.nn.functional.normalize(network(as_input(torch.from_numpy(stills.faces[:2])))).numpy()
+        expected = torch.nn.functional.normalize(network(to_network_input(torch.from_numpy(stills.faces[:2])))).numpy()
     for number in range(2):
         assert np.allclose(encoder.encode_aligned(stills.faces[number]), expected[number], atol=2e-5)
 
 
-def test_variation_keeps_the_face(stills: Stills) -> None:
+def test_variation_keeps_the_face(stills: PortraitImages) -> None:
     random = np.random.default_rng(0)
     face = stills.faces[0]
-    others = [varied(face, random) for _ in range(5)]
+    others = [augment_face(face, random) for _ in range(5)]
     assert all(other.shape == face.shape and other.dtype == np.uint8 for other in others)
     alike = [np.corrcoef(face.ravel(), other.ravel())[0, 1] for other in others]
     assert min(alike) > 0.7 and max(alike) < 1
@@ -75,6 +75,6 @@ def test_variation_keeps_the_face(stills: Stills) -> None:
 def test_verification_is_sure_of_people_who_cannot_be_mistaken(exported: tuple[FaceNetwork, Path]) -> None:
     plain = np.zeros((6, 112, 112, 3), np.uint8)
     plain[2:4, :56], plain[4:, :, :56] = 255, 255
-    people = Stills(plain, plain, np.array([0, 0, 1, 1, 2, 2]))
-    found = verification_accuracy(FaceEncoder.from_pretrained(exported[1]), people, seed=0, pairs=200)
+    people = PortraitImages(plain, plain, np.array([0, 0, 1, 1, 2, 2]))
+    found = verification_accuracy(FaceEncoder.from_pretrained(exported[1]), people, seed=0, num_pairs=200)
     assert found["accuracy"] == 1 and found["cosine_same"] > found["cosine_other"] and found["people"] == 3

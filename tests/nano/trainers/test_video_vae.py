@@ -8,15 +8,15 @@ import torch
 from einops import rearrange
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.encoders.vae_full_clip import decode_whole, encode_whole
+from fantasytalking.encoders.vae_full_clip import decode_full_clip, encode_full_clip
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.nano.config import FitConfig, VaeConfig
-from fantasytalking.nano.corpora.frame_store import Frames
-from fantasytalking.nano.trainers.component_trainer import fit
+from fantasytalking.nano.config import ComponentTrainingConfig, VaeTraining
+from fantasytalking.nano.corpora.frame_store import FrameStore
+from fantasytalking.nano.trainers.component_trainer import train_component
 from fantasytalking.nano.trainers.video_vae import (
-    VaeTask,
+    VideoVaeTask,
     build_vae,
-    mouth_weight,
+    mouth_weight_map,
     reconstruction_quality,
     save_vae,
     set_latent_statistics,
@@ -27,43 +27,47 @@ CPU = torch.device("cpu")
 INNER_LIPS = [78, 308, 13, 14]
 
 
-def tiny(steps: int = 80, save_every: int = 100) -> VaeConfig:
-    run = FitConfig(steps=steps, batch=2, learning_rate=0.003, warm_up=2, save_every=save_every)
-    return VaeConfig(base_dim=4, dim_mult=[1, 1, 1], frames=5, crop=32, long_frames=9, long_crop=16, fit=run)
+def tiny(steps: int = 80, save_every: int = 100) -> VaeTraining:
+    run = ComponentTrainingConfig(
+        steps=steps, batch_size=2, learning_rate=0.003, warmup_steps=2, save_interval=save_every
+    )
+    return VaeTraining(
+        base_dim=4, dim_mult=[1, 1, 1], clip_frames=5, crop_size=32, long_clip_frames=9, long_crop_size=16, fit=run
+    )
 
 
 @pytest.fixture(scope="module")
-def trained(frames: Frames, tmp_path_factory: pytest.TempPathFactory) -> tuple[VaeTask, float, float]:
+def trained(frames: FrameStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[VideoVaeTask, float, float]:
     torch.set_num_threads(1)
-    task = VaeTask(tiny(), frames, 0, CPU)
-    report = fit(task, tiny().fit, tmp_path_factory.mktemp("vae"), CPU, 0)
+    task = VideoVaeTask(tiny(), frames, 0, CPU)
+    report = train_component(task, tiny().fit, tmp_path_factory.mktemp("vae"), CPU, 0)
     return task, report.first_loss, report.last_loss
 
 
-def test_the_mouth_is_where_mediapipe_sees_it(frames: Frames) -> None:
+def test_the_mouth_is_where_mediapipe_sees_it(frames: FrameStore) -> None:
     for video in range(len(frames)):
-        stretch = frames.stretch(video, 0, 12)
+        stretch = frames.frame_range(video, 0, 12)
         (track,) = track_faces(np.array(frames.pixels[stretch]), np.arange(12) / 25)
         seen = track.landmarks[:, INNER_LIPS, :2].mean(axis=1)
-        assert np.abs(seen - frames.mouths[stretch]).max() < 4  # of 96 pixels
+        assert np.abs(seen - frames.mouth_centers[stretch]).max() < 4  # of 96 pixels
 
 
 def test_the_weight_is_of_mean_one_and_highest_at_the_mouth() -> None:
-    weight = mouth_weight(torch.tensor([[[20.5, 40.5]]]), whole=96, size=64, peak=4.0)
+    weight = mouth_weight_map(torch.tensor([[[20.5, 40.5]]]), image_size=96, size=64, peak=4.0)
     assert weight.shape == (1, 1, 1, 64, 64)
     assert weight.mean().item() == pytest.approx(1, abs=1e-5)
     assert weight[0, 0, 0].argmax().item() == 40 * 64 + 20
     assert (weight.max() / weight.min()).item() == pytest.approx(5, rel=1e-3)
 
 
-def test_training_lowers_the_loss(trained: tuple[VaeTask, float, float]) -> None:
+def test_training_lowers_the_loss(trained: tuple[VideoVaeTask, float, float]) -> None:
     _, first, last = trained
     assert last < 0.8 * first
 
 
-def test_a_stopped_training_ends_in_the_same_weights(frames: Frames, tmp_path: Path) -> None:
-    whole, half, rest = (VaeTask(tiny(4), frames, 0, CPU) for _ in range(3))
-    fit(whole, tiny(4).fit, tmp_path / "whole", CPU, 0)
+def test_a_stopped_training_ends_in_the_same_weights(frames: FrameStore, tmp_path: Path) -> None:
+    whole, half, rest = (VideoVaeTask(tiny(4), frames, 0, CPU) for _ in range(3))
+    train_component(whole, tiny(4).fit, tmp_path / "whole", CPU, 0)
     original = half.loss
 
     def stopping(random: np.random.Generator, step: int) -> torch.Tensor:
@@ -73,8 +77,8 @@ def test_a_stopped_training_ends_in_the_same_weights(frames: Frames, tmp_path: P
 
     half.loss = stopping  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        fit(half, tiny(4, save_every=2).fit, tmp_path / "parts", CPU, 0)
-    fit(rest, tiny(4, save_every=2).fit, tmp_path / "parts", CPU, 0)
+        train_component(half, tiny(4, save_every=2).fit, tmp_path / "parts", CPU, 0)
+    train_component(rest, tiny(4, save_every=2).fit, tmp_path / "parts", CPU, 0)
     for one, other in zip(whole.model.parameters(), rest.model.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -86,41 +90,41 @@ def test_a_stopped_training_ends_in_the_same_weights(frames: Frames, tmp_path: P
 def test_a_whole_clip_at_once_gives_what_diffusers_gives_piece_by_piece(
     patch: int, widths: list[int], channels: int, residual: bool
 ) -> None:
-    config = VaeConfig(
+    config = VaeTraining(
         base_dim=4,
         dim_mult=widths,
         patch_size=patch,
-        channels=channels,
-        residual=residual,
-        frames=5,
-        crop=32,
-        long_frames=9,
-        long_crop=16,
+        latent_channels=channels,
+        residual_shortcuts=residual,
+        clip_frames=5,
+        crop_size=32,
+        long_clip_frames=9,
+        long_crop_size=16,
         fit=tiny().fit,
     )
     config.validate()
     vae = build_vae(config, 0).double().eval()
     video = torch.randn(2, 3, 13, 32, 48, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
-        moments = encode_whole(vae, video)
+        moments = encode_full_clip(vae, video)
         assert moments.shape == (2, 2 * channels, 4, 4, 6)
         torch.testing.assert_close(moments, vae.encode(video).latent_dist.parameters, rtol=1e-4, atol=1e-5)
         latents = moments[:, :channels]
-        whole = decode_whole(vae, latents).clamp(-1, 1)
+        whole = decode_full_clip(vae, latents).clamp(-1, 1)
         torch.testing.assert_close(whole, vae.decode(latents).sample, rtol=1e-4, atol=1e-5)
         single = VideoAutoencoder(vae)
-        pieces = torch.cat(list(single.decode_in_turn(latents[:1])), dim=1)
+        pieces = torch.cat(list(single.iter_decode(latents[:1])), dim=1)
         torch.testing.assert_close(pieces, whole[0].float(), rtol=1e-4, atol=1e-5)
 
 
 def test_widths_that_no_shortcut_joins_are_refused() -> None:
-    config = VaeConfig(base_dim=4, dim_mult=[1, 2, 3], residual=True, fit=tiny().fit)
+    config = VaeTraining(base_dim=4, dim_mult=[1, 2, 3], residual_shortcuts=True, fit=tiny().fit)
     with pytest.raises(InputError, match=r"\[1, 2, 3\]"):
         config.validate()
 
 
 def test_latents_become_unit_and_the_shipped_vae_keeps_them_so(
-    trained: tuple[VaeTask, float, float], frames: Frames, tmp_path: Path
+    trained: tuple[VideoVaeTask, float, float], frames: FrameStore, tmp_path: Path
 ) -> None:
     task = trained[0]
     mean, deviation = set_latent_statistics(task.model, frames, clips=6, seed=0)
@@ -128,7 +132,7 @@ def test_latents_become_unit_and_the_shipped_vae_keeps_them_so(
     save_vae(task.model, tmp_path / "vae")
     shipped = VideoAutoencoder.from_pretrained(tmp_path)
     assert next(iter(shipped.vae.parameters())).dtype == torch.float32
-    clip = rearrange(torch.from_numpy(np.array(frames.pixels[frames.stretch(0, 0, 29)])), "t h w c -> 1 c t h w")
+    clip = rearrange(torch.from_numpy(np.array(frames.pixels[frames.frame_range(0, 0, 29)])), "t h w c -> 1 c t h w")
     latents = shipped.encode(clip).transpose(0, 1).flatten(1)
     assert latents.mean(dim=1).abs().max() < 1 and 0.5 < latents.std(dim=1).mean() < 1.5
     assert (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").stat().st_size < 2.2 * sum(

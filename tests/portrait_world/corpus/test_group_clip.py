@@ -9,16 +9,18 @@ import pytest
 
 from fantasytalking.media import probe, read_audio, read_image, read_video
 from fantasytalking.portrait_world.corpus.group_clip import (
-    GroupPlan,
-    Role,
-    act_group,
+    GroupClipPlan,
+    SpeakingRole,
     camera_path,
-    gather,
+    make_group_renderer,
+    perform_group,
     write_group_clip,
 )
 
 SIZE = (160, 96)
-PLAN = GroupPlan(20, 3, (Role(31, "Mow."), Role(20, "Pip."), Role(4, "")), seed=1, jitter=0.01)
+PLAN = GroupClipPlan(
+    20, 3, (SpeakingRole(31, "Mow."), SpeakingRole(20, "Pip."), SpeakingRole(4, "")), seed=1, jitter=0.01
+)
 WIDE = (240, 96)
 
 
@@ -96,7 +98,7 @@ def test_boxes_go_with_the_camera_and_the_head(known: dict[str, Any]) -> None:
 
 
 def test_the_portrait_is_everyone_at_rest(folder: Path) -> None:
-    assert np.array_equal(read_image(folder / "portrait.png"), gather(PLAN, WIDE, 1.0).portrait())
+    assert np.array_equal(read_image(folder / "portrait.png"), make_group_renderer(PLAN, WIDE, 1.0).portrait())
 
 
 def test_again_it_is_the_same(folder: Path, tmp_path: Path) -> None:
@@ -106,11 +108,11 @@ def test_again_it_is_the_same(folder: Path, tmp_path: Path) -> None:
 
 
 def test_another_seed_stands_and_moves_otherwise() -> None:
-    roles = (Role(31, "Mow."), Role(20, ""))
-    plans = [GroupPlan(20, 0, roles, seed) for seed in (0, 1)]
-    first, second = (act_group(plan) for plan in plans)
-    assert first.acts[0].performance.states != second.acts[0].performance.states
-    assert gather(plans[0], SIZE, 1.0).standings != gather(plans[1], SIZE, 1.0).standings
+    roles = (SpeakingRole(31, "Mow."), SpeakingRole(20, ""))
+    plans = [GroupClipPlan(20, 0, roles, seed) for seed in (0, 1)]
+    first, second = (perform_group(plan) for plan in plans)
+    assert first.performances[0].animation.states != second.performances[0].animation.states
+    assert make_group_renderer(plans[0], SIZE, 1.0).placements != make_group_renderer(plans[1], SIZE, 1.0).placements
 
 
 def test_the_camera_trembles_as_much_as_asked() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
-from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan, parse_size, plan_corpus
+from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan, parse_image_size, plan_world_corpus
 from tests.helpers.paths import ROOT
 
 LINES = tuple(f"Sentence {word}." for word in ("one", "two", "three", "four", "five"))
@@ -70,21 +70,21 @@ def test_a_company_of_three_needs_three_people() -> None:
 
 
 def test_sizes_are_read() -> None:
-    assert parse_size("160x96", 2) == (160, 96)
-    assert parse_size("96", 1) == (96, 96)
-    assert parse_size("96", 2) == (160, 96)
-    assert parse_size("96", 3) == (240, 96)
+    assert parse_image_size("160x96", 2) == (160, 96)
+    assert parse_image_size("96", 1) == (96, 96)
+    assert parse_image_size("96", 2) == (160, 96)
+    assert parse_image_size("96", 3) == (240, 96)
     for wrong in ("", "96x", "x96", "1x2x3", "-5", "²", "9999999"):
         with pytest.raises(InputError, match="size"):
-            parse_size(wrong, 2)
+            parse_image_size(wrong, 2)
 
 
 def test_one_person_is_a_portrait_and_nothing_else() -> None:
     chosen = {"expression": None, "body": None, "seed": 0, "closeness": 1.0}
-    assert plan_corpus(range(2), LINES, 1, (96, 96), 0.0, **chosen) == CorpusPlan(range(2), LINES, size=96)  # type: ignore[arg-type]
+    assert plan_world_corpus(range(2), LINES, 1, (96, 96), 0.0, **chosen) == CorpusPlan(range(2), LINES, size=96)  # type: ignore[arg-type]
     for size, jitter in (((160, 96), 0.0), ((96, 96), 0.01)):
         with pytest.raises(InputError, match="for several people"):
-            plan_corpus(range(2), LINES, 1, size, jitter, **chosen)  # type: ignore[arg-type]
+            plan_world_corpus(range(2), LINES, 1, size, jitter, **chosen)  # type: ignore[arg-type]
 
 
 def test_the_script_makes_groups_and_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fantasytalking.portrait_world.corpus.group_scene import Group
+from fantasytalking.portrait_world.corpus.group_scene import GroupRenderer
 from fantasytalking.portrait_world.motion.frame_state import NEUTRAL, FaceState
 
 WIDTH, HEIGHT = 160, 96
@@ -11,8 +11,8 @@ SPEAKING = FaceState(mouth_open=0.8, brow=0.8)
 
 
 @pytest.fixture(scope="module")
-def group() -> Group:
-    return Group((20, 31), (WIDTH, HEIGHT), 1.0, np.random.default_rng(0))
+def group() -> GroupRenderer:
+    return GroupRenderer((20, 31), (WIDTH, HEIGHT), 1.0, np.random.default_rng(0))
 
 
 def inside(box: np.ndarray, change: np.ndarray) -> float:
@@ -23,55 +23,57 @@ def inside(box: np.ndarray, change: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("person", [0, 1])
-def test_what_one_does_changes_that_face_alone(group: Group, person: int) -> None:
+def test_what_one_does_changes_that_face_alone(group: GroupRenderer, person: int) -> None:
     states = [NEUTRAL, NEUTRAL]
     states[person] = SPEAKING
     change = np.abs(group.frame(states).astype(int) - group.portrait()).max(-1) > 12
     assert change.sum() > 40
-    assert inside(group.boxes(states)[person], change) > 0.97
-    assert inside(group.boxes(states)[1 - person], change) < 0.1
+    assert inside(group.face_boxes(states)[person], change) > 0.97
+    assert inside(group.face_boxes(states)[1 - person], change) < 0.1
 
 
-def test_people_stand_from_left_to_right_and_the_same_draw_is_the_same_picture(group: Group) -> None:
-    boxes = group.boxes([NEUTRAL, NEUTRAL])
+def test_people_stand_from_left_to_right_and_the_same_draw_is_the_same_picture(group: GroupRenderer) -> None:
+    boxes = group.face_boxes([NEUTRAL, NEUTRAL])
     assert boxes.shape == (2, 4)
     assert boxes[0, 0] < boxes[1, 0]
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, 2:] <= [WIDTH, HEIGHT]).all()
-    again = Group((20, 31), (WIDTH, HEIGHT), 1.0, np.random.default_rng(0))
+    again = GroupRenderer((20, 31), (WIDTH, HEIGHT), 1.0, np.random.default_rng(0))
     assert np.array_equal(again.portrait(), group.portrait())
-    elsewhere = Group((20, 31), (WIDTH, HEIGHT), 1.0, np.random.default_rng(1))
-    assert not np.array_equal(elsewhere.boxes([NEUTRAL] * 2), boxes)
+    elsewhere = GroupRenderer((20, 31), (WIDTH, HEIGHT), 1.0, np.random.default_rng(1))
+    assert not np.array_equal(elsewhere.face_boxes([NEUTRAL] * 2), boxes)
 
 
-def test_the_camera_moves_people_boxes_and_backdrop_alike(group: Group) -> None:
+def test_the_camera_moves_people_boxes_and_backdrop_alike(group: GroupRenderer) -> None:
     still, moved = group.portrait().astype(float), group.frame([NEUTRAL, NEUTRAL], (6 / HEIGHT, -4 / HEIGHT))
     assert np.abs(moved[8:80, 12:150] - still[12:84, 6:144]).mean() < 1
     assert np.abs(moved[8:80, 12:150] - still[8:80, 12:150]).mean() > 4
-    boxes = group.boxes([NEUTRAL, NEUTRAL], (6 / HEIGHT, -4 / HEIGHT)) - group.boxes([NEUTRAL, NEUTRAL])
+    boxes = group.face_boxes([NEUTRAL, NEUTRAL], (6 / HEIGHT, -4 / HEIGHT)) - group.face_boxes([NEUTRAL, NEUTRAL])
     assert boxes == pytest.approx(np.tile([6, -4, 6, -4], (2, 1)), abs=0.01)
 
 
-def test_the_nearer_one_stands_in_front(group: Group) -> None:
+def test_the_nearer_one_stands_in_front(group: GroupRenderer) -> None:
     touching = next(
         group
         for seed in range(20)
-        if (group := Group((20, 31, 4), (3 * 64, HEIGHT), 1.0, np.random.default_rng(seed))).boxes([NEUTRAL] * 3)[0, 2]
-        > group.boxes([NEUTRAL] * 3)[1, 0]
+        if (group := GroupRenderer((20, 31, 4), (3 * 64, HEIGHT), 1.0, np.random.default_rng(seed))).face_boxes(
+            [NEUTRAL] * 3
+        )[0, 2]
+        > group.face_boxes([NEUTRAL] * 3)[1, 0]
     )
-    near, far = sorted((0, 1), key=lambda index: -touching.standings[index].closeness)
+    near, far = sorted((0, 1), key=lambda index: -touching.placements[index].zoom)
     alone = [FaceState(y=2.0)] * 3  # two of the three are far below the picture
     alone[near] = NEUTRAL
-    box = touching.boxes([NEUTRAL] * 3)[near].round().astype(int)
+    box = touching.face_boxes([NEUTRAL] * 3)[near].round().astype(int)
     face = slice(box[1], box[3]), slice(box[0], box[2])
     assert np.abs(touching.portrait()[face].astype(int) - touching.frame(alone)[face]).max(-1).mean() < 3
     alone = [FaceState(y=2.0)] * 3
     alone[far] = NEUTRAL
-    box = touching.boxes([NEUTRAL] * 3)[far].round().astype(int)
+    box = touching.face_boxes([NEUTRAL] * 3)[far].round().astype(int)
     face = slice(box[1], box[3]), slice(box[0], box[2])
     assert np.abs(touching.portrait()[face].astype(int) - touching.frame(alone)[face]).max(-1).mean() > 3
 
 
-def test_everyone_sits_in_the_same_light(group: Group) -> None:
+def test_everyone_sits_in_the_same_light(group: GroupRenderer) -> None:
     assert group.people[0].identity.light_side == group.people[1].identity.light_side
     assert group.people[0].identity.number == 20

@@ -14,8 +14,8 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.media import read_audio, read_image, read_video
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan
-from fantasytalking.portrait_world.corpus.recorded_clips import read_recorded
-from fantasytalking.portrait_world.corpus.reenacted_clip import reenact
+from fantasytalking.portrait_world.corpus.recorded_clips import load_recorded_clip
+from fantasytalking.portrait_world.corpus.reenacted_clip import render_reenactment
 from tests.helpers.paths import ROOT
 
 MOVED = ("yaw", "pitch", "roll", "blink", "brow", "smile", "gaze_x", "gaze_y", "phoneme")
@@ -39,7 +39,7 @@ def known(folder: Path) -> dict[str, Any]:
 
 def test_someone_driven_by_himself_is_the_recorded_video(world: Path, tmp_path: Path) -> None:
     clip = world / "one" / "id1000_s0000"
-    assert reenact(clip, [clip], tmp_path / "same") == len(known(clip)["frames"])
+    assert render_reenactment(clip, [clip], tmp_path / "same") == len(known(clip)["frames"])
     for name in ("video.mp4", "portrait.png", "speech.wav"):
         assert (tmp_path / "same" / name).read_bytes() == (clip / name).read_bytes(), name
     assert known(tmp_path / "same") == known(clip) | {"drivers": [1000]}
@@ -47,7 +47,7 @@ def test_someone_driven_by_himself_is_the_recorded_video(world: Path, tmp_path: 
 
 def test_another_person_does_what_the_driver_did(world: Path, tmp_path: Path) -> None:
     portrait, driver = world / "one" / "id1000_s0000", world / "one" / "id1001_s0001"
-    reenact(portrait, [driver], tmp_path / "cross")
+    render_reenactment(portrait, [driver], tmp_path / "cross")
     made, driving = known(tmp_path / "cross"), known(driver)
     assert (made["identity"], made["drivers"], made["text"]) == (1000, [1001], "Big bees.")
     for name in MOVED:
@@ -65,9 +65,9 @@ def test_swapped_drivers_swap_what_the_people_of_a_group_do(world: Path, tmp_pat
     group = world / "two" / "g1005_s0000"
     drivers = [world / "one" / "id1000_s0000", world / "one" / "id1001_s0001"]
     lengths = [len(known(driver)["frames"]) for driver in drivers]
-    count = reenact(group, drivers, tmp_path / "straight")
+    count = render_reenactment(group, drivers, tmp_path / "straight")
     assert count == min(lengths)
-    assert reenact(group, drivers[::-1], tmp_path / "swapped") == count
+    assert render_reenactment(group, drivers[::-1], tmp_path / "swapped") == count
     straight, swapped = known(tmp_path / "straight"), known(tmp_path / "swapped")
     assert straight["drivers"] == swapped["drivers"][::-1] == [1000, 1001]
     for name in MOVED:
@@ -83,28 +83,28 @@ def test_swapped_drivers_swap_what_the_people_of_a_group_do(world: Path, tmp_pat
 
 
 def test_a_clip_tells_its_plan(world: Path) -> None:
-    read = read_recorded(world / "two" / "g1006_s0000")
+    read = load_recorded_clip(world / "two" / "g1006_s0000")
     plan = next(
         clip
         for clip in GroupCorpusPlan(range(1005, 1007), ("Hop.",), 2, (160, 96), jitter=0.01).clips()
         if clip.number == 1006
     )
     assert read.plan == plan
-    assert (read.size, read.closeness) == ((160, 96), 1.0)
+    assert (read.size, read.zoom) == ((160, 96), 1.0)
 
 
 def test_what_cannot_be_is_refused(world: Path, tmp_path: Path) -> None:
     one, group = world / "one" / "id1000_s0000", world / "two" / "g1005_s0000"
     with pytest.raises(InputError, match="shows 2 and there are 1 drivers"):
-        reenact(group, [one], tmp_path / "out")
+        render_reenactment(group, [one], tmp_path / "out")
     with pytest.raises(InputError, match="a clip of one person for each"):
-        reenact(one, [group], tmp_path / "out")
+        render_reenactment(one, [group], tmp_path / "out")
     with pytest.raises(InputError, match="no clip of the portrait world"):
-        reenact(tmp_path, [one], tmp_path / "out")
+        render_reenactment(tmp_path, [one], tmp_path / "out")
     copy = tmp_path / "world" / one.name
     shutil.copytree(one, copy)
     with pytest.raises(InputError, match=r"corpus\.json' does not exist"):
-        reenact(one, [copy], tmp_path / "out")
+        render_reenactment(one, [copy], tmp_path / "out")
     shutil.copy(world / "one" / "corpus.json", copy.parent)
     for change, told in (
         ({"text": "Pop."}, "as it was recorded"),
@@ -114,10 +114,10 @@ def test_what_cannot_be_is_refused(world: Path, tmp_path: Path) -> None:
     ):
         (copy / "truth.json").write_text(json.dumps(known(one) | change))
         with pytest.raises(InputError, match=told):
-            reenact(one, [copy], tmp_path / "out")
+            render_reenactment(one, [copy], tmp_path / "out")
     (copy / "truth.json").write_text("[1")
     with pytest.raises(InputError, match="not JSON"):
-        reenact(copy, [one], tmp_path / "out")
+        render_reenactment(copy, [one], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

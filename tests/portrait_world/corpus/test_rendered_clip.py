@@ -9,7 +9,13 @@ import pytest
 
 from fantasytalking.common.files import hash_file
 from fantasytalking.media import probe, read_audio, read_image, read_video
-from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, Sitter, act, truth, write_clip
+from fantasytalking.portrait_world.corpus.rendered_clip import (
+    ClipPlan,
+    PortraitRenderer,
+    clip_ground_truth,
+    perform_plan,
+    write_clip,
+)
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.people.identity import make_identity
 
@@ -19,7 +25,7 @@ PLAN = ClipPlan(identity=1, sentence=2, text="We moved five maps.", seed=4)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / PLAN.name
-    write_clip(Sitter(make_identity(PLAN.identity), 96), PLAN, folder)
+    write_clip(PortraitRenderer(make_identity(PLAN.identity), 96), PLAN, folder)
     return folder
 
 
@@ -66,12 +72,12 @@ def test_the_truth_says_what_was_asked(known: dict[str, Any]) -> None:
 
 def test_the_portrait_is_the_person_at_rest(folder: Path) -> None:
     portrait = read_image(folder / "portrait.png")
-    assert np.array_equal(portrait, Sitter(make_identity(1), 96).portrait())
+    assert np.array_equal(portrait, PortraitRenderer(make_identity(1), 96).portrait())
 
 
 def test_again_it_is_the_same(folder: Path, tmp_path: Path) -> None:
     again = tmp_path / PLAN.name
-    write_clip(Sitter(make_identity(PLAN.identity), 96), PLAN, again)
+    write_clip(PortraitRenderer(make_identity(PLAN.identity), 96), PLAN, again)
     assert (again / "truth.json").read_bytes() == (folder / "truth.json").read_bytes()
     assert (again / "speech.wav").read_bytes() == (folder / "speech.wav").read_bytes()
     first, second = read_video(folder / "video.mp4").frames, read_video(again / "video.mp4").frames
@@ -79,21 +85,24 @@ def test_again_it_is_the_same(folder: Path, tmp_path: Path) -> None:
 
 
 def test_another_seed_moves_otherwise_but_says_the_same() -> None:
-    sitter = Sitter(make_identity(1), 64)
+    sitter = PortraitRenderer(make_identity(1), 64)
     other = ClipPlan(1, 2, PLAN.text, seed=5)
-    first, second = truth(sitter, PLAN, act(sitter.identity, PLAN)), truth(sitter, other, act(sitter.identity, other))
+    first, second = (
+        clip_ground_truth(sitter, PLAN, perform_plan(sitter.identity, PLAN)),
+        clip_ground_truth(sitter, other, perform_plan(sitter.identity, other)),
+    )
     assert first["text"] == second["text"]
     assert [frame["yaw"] for frame in first["frames"]] != [frame["yaw"] for frame in second["frames"]]
 
 
 def test_given_intensities_are_kept() -> None:
-    acted = act(make_identity(1), ClipPlan(1, 2, PLAN.text, 4, expression=0.25, body=1.0))
+    acted = perform_plan(make_identity(1), ClipPlan(1, 2, PLAN.text, 4, expression=0.25, body=1.0))
     assert (acted.expression, acted.body) == (0.25, 1.0)
 
 
 def test_one_person_is_made_as_ever(tmp_path: Path) -> None:
     """Corpora and benchmarks that were made once can be made again."""
-    sitter = Sitter(make_identity(1), 96)
+    sitter = PortraitRenderer(make_identity(1), 96)
     write_clip(sitter, ClipPlan(1, 0, "Pip.", seed=1), tmp_path / "id0001_s0000")
     for name, digest in (
         ("truth.json", "ca42e775f36545a43783eb2ba2d90fba0e1e56ec1daceecf7b6185ba526bfcf3"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fantasytalking.portrait_world.motion.frame_state import FaceState
-from fantasytalking.portrait_world.motion.performance import FRAMES_PER_SECOND, frame_count, perform
-from fantasytalking.portrait_world.speech.synthesis import Speech, Voice, speak
+from fantasytalking.portrait_world.motion.performance import WORLD_FPS, animate_speech, frame_count
+from fantasytalking.portrait_world.speech.synthesis import Speech, Voice, synthesize_speech
 
 FACE = ("mouth_open", "mouth_width", "brow", "smile", "frown", "squint", "blink")
 POSTURE = ("yaw", "pitch", "roll", "x", "y", "shoulder_x", "shoulder_roll")
@@ -16,11 +16,11 @@ LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @pytest.fixture(scope="module")
 def speech() -> Speech:
-    return speak("My brother keeps bees behind the old wooden barn.", Voice("en-us+f2", 160, 50, 50))
+    return synthesize_speech("My brother keeps bees behind the old wooden barn.", Voice("en-us+f2", 160, 50, 50))
 
 
 def tracks(speech: Speech, expression: float, body: float, seed: int = 3) -> dict[str, np.ndarray]:
-    states = perform(speech, expression, body, np.random.default_rng(seed)).states
+    states = animate_speech(speech, expression, body, np.random.default_rng(seed)).states
     return {
         field.name: np.array([getattr(state, field.name) for state in states])
         for field in dataclasses.fields(FaceState)
@@ -61,8 +61,8 @@ def test_an_empty_face_keeps_brows_and_corners_still(speech: Speech) -> None:
 
 
 def test_there_is_a_frame_for_every_25th_of_a_second(speech: Speech) -> None:
-    performance = perform(speech, 0.5, 0.5, np.random.default_rng(0))
-    assert abs(len(performance.states) / FRAMES_PER_SECOND - speech.seconds) <= 1 / FRAMES_PER_SECOND
+    performance = animate_speech(speech, 0.5, 0.5, np.random.default_rng(0))
+    assert abs(len(performance.states) / WORLD_FPS - speech.seconds) <= 1 / WORLD_FPS
     assert len(performance.states) == len(performance.phonemes) == frame_count(speech.seconds)
 
 
@@ -83,7 +83,9 @@ def test_the_mouth_opens_with_the_sound(speech: Speech) -> None:
 
 
 def test_chance_is_in_the_seed_alone(speech: Speech) -> None:
-    assert perform(speech, 0.5, 0.5, np.random.default_rng(1)) == perform(speech, 0.5, 0.5, np.random.default_rng(1))
+    assert animate_speech(speech, 0.5, 0.5, np.random.default_rng(1)) == animate_speech(
+        speech, 0.5, 0.5, np.random.default_rng(1)
+    )
     first, second = tracks(speech, 0.5, 0.5, seed=1), tracks(speech, 0.5, 0.5, seed=2)
     assert not np.allclose(first["yaw"], second["yaw"])
     assert np.array_equal(first["mouth_open"], second["mouth_open"])

@@ -6,8 +6,8 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.portrait_world.people.identity import (
     HELD_OUT_IDENTITIES,
     TRAINING_IDENTITIES,
-    identity_range,
     make_identity,
+    parse_identity_range,
 )
 
 
@@ -29,7 +29,7 @@ def test_people_differ_in_every_respect() -> None:
 
 
 def test_children_have_neither_beards_nor_wrinkles() -> None:
-    children = [person for person in map(make_identity, range(300)) if person.child > 0.3]
+    children = [person for person in map(make_identity, range(300)) if person.childlikeness > 0.3]
     assert children
     assert all(person.beard == "none" and person.wrinkles == 0 and person.make_up == 0 for person in children)
 
@@ -42,11 +42,11 @@ def test_training_and_held_out_people_are_different() -> None:
 
 @pytest.mark.parametrize(("text", "first", "last"), [("0-199", 0, 199), ("7", 7, 7), ("1000-1099", 1000, 1099)])
 def test_ranges_include_both_ends(text: str, first: int, last: int) -> None:
-    chosen = identity_range(text)
+    chosen = parse_identity_range(text)
     assert (chosen[0], chosen[-1]) == (first, last)
 
 
 @pytest.mark.parametrize("text", ["", "a-b", "5-", "-5", "9-3", "990-1010", "3-4-5", "²", "1e3", "99999999999"])
 def test_other_ranges_are_refused(text: str) -> None:
     with pytest.raises(InputError):
-        identity_range(text)
+        parse_identity_range(text)

@@ -3,40 +3,40 @@
 import numpy as np
 import pytest
 
-from fantasytalking.portrait_world.corpus.rendered_clip import Sitter
+from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.motion.frame_state import NEUTRAL, FaceState
 from fantasytalking.portrait_world.people.identity import make_identity
 from fantasytalking.portrait_world.render.backdrop import make_backdrop
-from fantasytalking.portrait_world.render.camera import APPROACHED, PICTURE_UNITS, Camera
-from fantasytalking.portrait_world.render.person_mesh import Person
-from fantasytalking.portrait_world.render.scene import Place, render
+from fantasytalking.portrait_world.render.camera import PORTRAIT_HEIGHT_UNITS, ZOOM_FIXPOINT_Y, Camera
+from fantasytalking.portrait_world.render.person_mesh import PersonMesh
+from fantasytalking.portrait_world.render.scene import PlacedPerson, render_scene
 
 SIZE = 128
 
 
 @pytest.fixture(scope="module")
-def sitter() -> Sitter:
-    return Sitter(make_identity(11), SIZE)
+def sitter() -> PortraitRenderer:
+    return PortraitRenderer(make_identity(11), SIZE)
 
 
-def region(sitter: Sitter, x: float, y: float, half: int = 4) -> tuple[slice, slice]:
+def region(sitter: PortraitRenderer, x: float, y: float, half: int = 4) -> tuple[slice, slice]:
     """Pixels around a place of the resting face, given in head units."""
     column, row, _ = Camera.portrait(SIZE, SIZE).project(np.array([[x, y, 0.8]], np.float32))[0]
     return slice(int(row) - half, int(row) + half), slice(int(column) - half, int(column) + half)
 
 
-def change(sitter: Sitter, state: FaceState, where: tuple[slice, slice]) -> float:
+def change(sitter: PortraitRenderer, state: FaceState, where: tuple[slice, slice]) -> float:
     return float(np.abs(sitter.frame(state)[where].astype(int) - sitter.portrait()[where].astype(int)).mean())
 
 
-def test_a_frame_is_a_picture_and_the_same_each_time(sitter: Sitter) -> None:
+def test_a_frame_is_a_picture_and_the_same_each_time(sitter: PortraitRenderer) -> None:
     frame = sitter.frame(FaceState(mouth_open=0.4, yaw=0.2))
     assert frame.shape == (SIZE, SIZE, 3)
     assert frame.dtype == np.uint8
-    assert np.array_equal(frame, Sitter(make_identity(11), SIZE).frame(FaceState(mouth_open=0.4, yaw=0.2)))
+    assert np.array_equal(frame, PortraitRenderer(make_identity(11), SIZE).frame(FaceState(mouth_open=0.4, yaw=0.2)))
 
 
-def test_an_open_mouth_is_dark_and_grows(sitter: Sitter) -> None:
+def test_an_open_mouth_is_dark_and_grows(sitter: PortraitRenderer) -> None:
     f = sitter.person.anatomy.head.features
     where = region(sitter, 0, f.mouth_y - 0.05, 5)
     dark = [int((sitter.frame(FaceState(mouth_open=value))[where].max(-1) < 80).sum()) for value in (0, 0.3, 0.6, 0.9)]
@@ -44,7 +44,7 @@ def test_an_open_mouth_is_dark_and_grows(sitter: Sitter) -> None:
     assert dark[-1] > dark[0] + 20
 
 
-def test_each_part_moves_in_its_place(sitter: Sitter) -> None:
+def test_each_part_moves_in_its_place(sitter: PortraitRenderer) -> None:
     f = sitter.person.anatomy.head.features
     eye, mouth = region(sitter, f.eye_x, f.eye_y), region(sitter, 0, f.mouth_y - 0.04)
     assert change(sitter, FaceState(blink=1.0), eye) > 8
@@ -55,7 +55,7 @@ def test_each_part_moves_in_its_place(sitter: Sitter) -> None:
     assert change(sitter, FaceState(yaw=0.3), mouth) > 3
 
 
-def test_a_shift_is_in_picture_heights(sitter: Sitter) -> None:
+def test_a_shift_is_in_picture_heights(sitter: PortraitRenderer) -> None:
     plain, shifted = sitter.portrait().astype(float), sitter.frame(FaceState(x=8 / SIZE)).astype(float)
     face = slice(SIZE // 4, SIZE // 2)
     moved = {by: np.abs(np.roll(plain, by, 1)[face, 40:88] - shifted[face, 40:88]).mean() for by in range(4, 13)}
@@ -64,10 +64,10 @@ def test_a_shift_is_in_picture_heights(sitter: Sitter) -> None:
 
 
 def test_closer_is_larger_and_a_shift_stays_the_same_share() -> None:
-    near = Sitter(make_identity(11), SIZE, closeness=1.25)
+    near = PortraitRenderer(make_identity(11), SIZE, zoom=1.25)
     usual = Camera.portrait(SIZE, SIZE)
     camera = Camera.portrait(SIZE, SIZE, 1.25)
-    chin_and_brow = np.array([[0, -0.6, 0], [0, 0.4, 0], [0, APPROACHED, 0]], np.float32)
+    chin_and_brow = np.array([[0, -0.6, 0], [0, 0.4, 0], [0, ZOOM_FIXPOINT_Y, 0]], np.float32)
     before, after = usual.project(chin_and_brow)[:, 1], camera.project(chin_and_brow)[:, 1]
     assert after[0] - after[1] == pytest.approx(1.25 * (before[0] - before[1]), rel=1e-4)
     assert after[2] == pytest.approx(before[2], abs=1e-3), "what is approached stays in its place"
@@ -83,11 +83,13 @@ def test_two_people_share_a_picture() -> None:
     canvas = make_backdrop(make_identity(3), height, width)
     places = []
     for number, column in ((1, 0.28), (4, 0.72)):
-        scale = height / PICTURE_UNITS * 0.8
-        places.append(Place(Person(make_identity(number), scale), Camera(scale, column * width, 0.5 * height)))
-    together = render(canvas, places, (NEUTRAL, NEUTRAL), (height, width))
-    left_speaks = render(canvas, places, (FaceState(mouth_open=0.8), NEUTRAL), (height, width))
+        scale = height / PORTRAIT_HEIGHT_UNITS * 0.8
+        places.append(
+            PlacedPerson(PersonMesh(make_identity(number), scale), Camera(scale, column * width, 0.5 * height))
+        )
+    together = render_scene(canvas, places, (NEUTRAL, NEUTRAL), (height, width))
+    left_speaks = render_scene(canvas, places, (FaceState(mouth_open=0.8), NEUTRAL), (height, width))
     assert not np.array_equal(together[:, : width // 2], left_speaks[:, : width // 2])
     assert np.array_equal(together[:, width // 2 :], left_speaks[:, width // 2 :])
-    empty = render(canvas, (), (), (height, width))
+    empty = render_scene(canvas, (), (), (height, width))
     assert np.abs(together.astype(int) - empty).mean() > 10

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.portrait_world.render.camera import LEAST_CLOSENESS, PICTURE_UNITS
-from fantasytalking.portrait_world.render.scene_layout import SEEN_OF_FACE, Standing, arrange
+from fantasytalking.portrait_world.render.camera import MIN_ZOOM, PORTRAIT_HEIGHT_UNITS
+from fantasytalking.portrait_world.render.scene_layout import VISIBLE_FACE_HALF_WIDTH, PersonPlacement, arrange_people
 
 WIDEST, NARROWEST = 1.05, 0.75
 
 
-def spans(standings: tuple[Standing, ...], half_widths: list[float]) -> list[tuple[float, float]]:
+def spans(standings: tuple[PersonPlacement, ...], half_widths: list[float]) -> list[tuple[float, float]]:
     """Left and right end of what is this wide in head units round each person, in picture heights."""
-    halves = [half * standing.closeness / PICTURE_UNITS for half, standing in zip(half_widths, standings, strict=True)]
+    halves = [
+        half * standing.zoom / PORTRAIT_HEIGHT_UNITS for half, standing in zip(half_widths, standings, strict=True)
+    ]
     return [(standing.x - half, standing.x + half) for standing, half in zip(standings, halves, strict=True)]
 
 
@@ -23,13 +25,13 @@ def test_heads_are_within_the_picture_and_no_eyes_are_hidden(people: int, aspect
     random = np.random.default_rng(people)
     for _ in range(200):
         reaches = random.uniform(NARROWEST, WIDEST, people).tolist()
-        standings = arrange(reaches, aspect, 1.0, random)
-        assert min(standing.closeness for standing in standings) >= LEAST_CLOSENESS
-        heads, middles = spans(standings, reaches), spans(standings, [SEEN_OF_FACE] * people)
+        standings = arrange_people(reaches, aspect, 1.0, random)
+        assert min(standing.zoom for standing in standings) >= MIN_ZOOM
+        heads, middles = spans(standings, reaches), spans(standings, [VISIBLE_FACE_HALF_WIDTH] * people)
         assert heads[0][0] > -aspect / 2
         assert heads[-1][1] < aspect / 2
         for left, right in pairwise(range(people)):
-            left_is_behind = standings[left].closeness < standings[right].closeness
+            left_is_behind = standings[left].zoom < standings[right].zoom
             hidden_from = heads[right][0] if left_is_behind else heads[left][1]
             seen_to = middles[left][1] if left_is_behind else middles[right][0]
             assert (hidden_from - seen_to) * (1 if left_is_behind else -1) > -1e-6
@@ -39,7 +41,7 @@ def test_some_stand_as_close_as_can_be_and_others_apart() -> None:
     random = np.random.default_rng(0)
     free = []
     for _ in range(300):
-        standings = arrange([0.8, 0.8], 1.67, 1.0, random)
+        standings = arrange_people([0.8, 0.8], 1.67, 1.0, random)
         heads = spans(standings, [0.8, 0.8])
         free.append(heads[1][0] - heads[0][1])
     assert 0.25 < np.mean(np.array(free) < 0) < 0.6, "heads overlap"
@@ -47,16 +49,16 @@ def test_some_stand_as_close_as_can_be_and_others_apart() -> None:
 
 
 def test_a_narrow_picture_makes_people_smaller_down_to_a_limit() -> None:
-    near = [arrange([0.8, 0.8], aspect, 1.5, np.random.default_rng(1))[0].closeness for aspect in (3.0, 1.67, 1.1)]
+    near = [arrange_people([0.8, 0.8], aspect, 1.5, np.random.default_rng(1))[0].zoom for aspect in (3.0, 1.67, 1.1)]
     assert near == sorted(near, reverse=True)
     assert near[0] > 1.2
     with pytest.raises(InputError, match="do not fit"):
-        arrange([1.0] * 3, 1.0, 1.0, np.random.default_rng(1))
+        arrange_people([1.0] * 3, 1.0, 1.0, np.random.default_rng(1))
 
 
 def test_the_camera_sees_a_person_where_that_one_stands() -> None:
-    camera = Standing(0.25, 0.05, 1.2).camera(100, 200, (0.02, -0.01))
-    plain = Standing(0.0, 0.0, 1.2).camera(100, 200)
-    assert camera.scale == plain.scale == pytest.approx(1.2 * 100 / PICTURE_UNITS)
+    camera = PersonPlacement(0.25, 0.05, 1.2).camera(100, 200, (0.02, -0.01))
+    plain = PersonPlacement(0.0, 0.0, 1.2).camera(100, 200)
+    assert camera.scale == plain.scale == pytest.approx(1.2 * 100 / PORTRAIT_HEIGHT_UNITS)
     assert camera.column - plain.column == pytest.approx(27)
     assert camera.row - plain.row == pytest.approx(4)

@@ -9,7 +9,7 @@ from fantasytalking import media
 from fantasytalking.common.errors import InputError
 from fantasytalking.media import read_audio
 from fantasytalking.portrait_world.people.identity import make_identity
-from fantasytalking.portrait_world.speech.synthesis import Voice, speak
+from fantasytalking.portrait_world.speech.synthesis import Voice, synthesize_speech
 
 # A voice with breath in it, which the library takes from a random generator.
 VOICE = make_identity(1).voice
@@ -17,15 +17,15 @@ TEXT = "Bob moved the map."
 
 
 def test_the_same_words_sound_the_same_whatever_was_said_before() -> None:
-    first = speak(TEXT, VOICE)
-    speak("Something else entirely.", Voice("en-gb-x-rp+m3", 140, 40, 60))
-    again = speak(TEXT, VOICE)
+    first = synthesize_speech(TEXT, VOICE)
+    synthesize_speech("Something else entirely.", Voice("en-gb-x-rp+m3", 140, 40, 60))
+    again = synthesize_speech(TEXT, VOICE)
     assert np.array_equal(first.samples, again.samples)
     assert first.phonemes == again.phonemes
 
 
 def test_phonemes_cover_the_sound_without_a_gap() -> None:
-    speech = speak(TEXT, VOICE)
+    speech = synthesize_speech(TEXT, VOICE)
     assert speech.sample_rate == 22050
     assert speech.phonemes[0].start == 0
     assert speech.phonemes[-1].end == pytest.approx(speech.seconds)
@@ -35,7 +35,7 @@ def test_phonemes_cover_the_sound_without_a_gap() -> None:
 
 
 def test_it_is_silent_where_the_phonemes_say_so() -> None:
-    speech = speak(TEXT, VOICE)
+    speech = synthesize_speech(TEXT, VOICE)
     first = speech.phonemes[0]
     assert first.symbol == "_"
     samples = np.abs(speech.samples.astype(float))
@@ -44,9 +44,12 @@ def test_it_is_silent_where_the_phonemes_say_so() -> None:
 
 
 def test_rate_and_voice_change_the_speech() -> None:
-    slow, fast = speak(TEXT, Voice("en-us+f3", 110, 50, 50)), speak(TEXT, Voice("en-us+f3", 220, 50, 50))
+    slow, fast = (
+        synthesize_speech(TEXT, Voice("en-us+f3", 110, 50, 50)),
+        synthesize_speech(TEXT, Voice("en-us+f3", 220, 50, 50)),
+    )
     assert slow.seconds > 1.3 * fast.seconds
-    other = speak(TEXT, Voice("en-us+m3", 110, 50, 50))
+    other = synthesize_speech(TEXT, Voice("en-us+m3", 110, 50, 50))
     assert not np.array_equal(other.samples[:20000], slow.samples[:20000])
 
 
@@ -54,17 +57,17 @@ def test_the_voices_of_many_people_exist() -> None:
     names = {make_identity(number).voice.name for number in range(60)}
     assert len(names) >= 20
     for name in sorted(names):
-        assert speak("Yes.", Voice(name, 160, 50, 50)).seconds > 0.6
+        assert synthesize_speech("Yes.", Voice(name, 160, 50, 50)).seconds > 0.6
 
 
 @pytest.mark.parametrize("text", ["", "   ", "...", "word " * 200])
 def test_what_cannot_be_spoken_is_refused(text: str) -> None:
     with pytest.raises(InputError):
-        speak(text, VOICE)
+        synthesize_speech(text, VOICE)
 
 
 def test_the_wave_file_is_what_was_spoken(tmp_path: Path) -> None:
-    speech = speak(TEXT, VOICE)
-    media.write_wave(tmp_path / "speech.wav", speech.samples, speech.sample_rate)
+    speech = synthesize_speech(TEXT, VOICE)
+    media.write_wav(tmp_path / "speech.wav", speech.samples, speech.sample_rate)
     heard = read_audio(tmp_path / "speech.wav", sample_rate=speech.sample_rate)
     assert np.abs(heard - speech.samples / 32768).max() < 1e-4

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from fantasytalking.portrait_world.speech.synthesis import Phoneme, Voice, speak
-from fantasytalking.portrait_world.speech.visemes import SCHWA, SHAPES, loudness, mouth_track, shapes_of
+from fantasytalking.portrait_world.speech.synthesis import Phoneme, Voice, synthesize_speech
+from fantasytalking.portrait_world.speech.visemes import (
+    PHONEME_VISEMES,
+    SCHWA,
+    mouth_track,
+    speech_loudness,
+    visemes_of,
+)
 
 TIMES = np.arange(0, 1, 0.01)
 
@@ -46,23 +52,23 @@ def test_nothing_jumps() -> None:
 
 
 def test_marks_of_stress_and_length_do_not_matter() -> None:
-    assert shapes_of("'aI") == shapes_of("aI") == SHAPES["aI"]
-    assert shapes_of(",i:") == SHAPES["i"]
-    assert shapes_of("t#") == SHAPES["t"]
-    assert shapes_of("§") == (SCHWA,)
+    assert visemes_of("'aI") == visemes_of("aI") == PHONEME_VISEMES["aI"]
+    assert visemes_of(",i:") == PHONEME_VISEMES["i"]
+    assert visemes_of("t#") == PHONEME_VISEMES["t"]
+    assert visemes_of("§") == (SCHWA,)
 
 
 def test_every_sound_of_an_english_sentence_is_known() -> None:
     text = "The quick zebra chewed fresh yellow hay, joyfully measuring both warm paths out there; ours, sure, I hear."
     for voice in ("en-us+f2", "en-gb-x-rp+m3", "en-gb-scotland+f1", "en+m1"):
-        speech = speak(text, Voice(voice, 160, 50, 50))
+        speech = synthesize_speech(text, Voice(voice, 160, 50, 50))
         bare = [phoneme.symbol.lstrip("'%,=|;") for phoneme in speech.phonemes]
-        assert [symbol for symbol in bare if not any(symbol.startswith(known) for known in SHAPES)] == []
+        assert [symbol for symbol in bare if not any(symbol.startswith(known) for known in PHONEME_VISEMES)] == []
 
 
 def test_loudness_follows_the_sound() -> None:
     samples = np.zeros(22050, np.int16)
     samples[8000:14000] = (12000 * np.sin(np.arange(6000) * 0.1)).astype(np.int16)
-    level = loudness(samples, 22050, np.array([0.1, 0.5, 0.9]))
+    level = speech_loudness(samples, 22050, np.array([0.1, 0.5, 0.9]))
     assert level[1] > 0.9
     assert max(level[0], level[2]) < 0.05

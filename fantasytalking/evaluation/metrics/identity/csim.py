@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from fantasytalking.encoders.arcface import FaceEncoder
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.features.face_embeddings import PER_SECOND, embeddings, first_known, looked_at
-from fantasytalking.evaluation.features.time_series import drift, per_second
-from fantasytalking.evaluation.metric import Against, Curve, Metric, Record, Value, mean_over_clips
-from fantasytalking.evaluation.networks.loading import located
-from fantasytalking.evaluation.weights import ARCFACE
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.features.face_embeddings import (
+    EMBEDDINGS_PER_SECOND,
+    face_embeddings,
+    first_face_frame,
+    sampled_frames,
+)
+from fantasytalking.evaluation.features.time_series import drift_per_second, mean_per_second
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricCurve, MetricValue, Target, mean_over_clips
+from fantasytalking.evaluation.networks.loading import require_weights
+from fantasytalking.evaluation.weights import ARCFACE_WEIGHTS
 
 
 class CSIM(Metric):
@@ -23,33 +28,40 @@ class CSIM(Metric):
 
     name = "csim"
     values = (
-        Value("csim", "", "higher", f"Cosine of ArcFace embeddings to the reference's first, {PER_SECOND:g} a second."),
-        Value("csim_drift", "1/s", "higher", "Change of that cosine with time; below 0: the person is lost."),
+        MetricValue(
+            "csim",
+            "",
+            "higher",
+            f"Cosine of ArcFace embeddings to the reference's first, {EMBEDDINGS_PER_SECOND:g} a second.",
+        ),
+        MetricValue("csim_drift", "1/s", "higher", "Change of that cosine with time; below 0: the person is lost."),
     )
-    needs = (ARCFACE,)
+    required_weights = (ARCFACE_WEIGHTS,)
     paired = True
-    against = Against.PORTRAIT
+    target = Target.PORTRAIT
     per_person = True
-    curves = (Curve("csim_curve", "", "Cosine of ArcFace embeddings to the reference's first frame."),)
+    curves = (MetricCurve("csim_curve", "", "Cosine of ArcFace embeddings to the reference's first frame."),)
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
-        self._encoder = FaceEncoder.from_pretrained(located(self.needs[0], weights))
+        self._encoder = FaceEncoder.from_pretrained(require_weights(self.required_weights[0], weights))
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """The mean, the drift and the cosine over time; NaN where a side has no face."""
         assert reference is not None
-        frames, portrait = looked_at(video), first_known(reference)
+        frames, portrait = sampled_frames(video), first_face_frame(reference)
         cosines = np.full(len(frames), np.nan)
         if len(portrait):
-            cosines = embeddings(video, self._encoder, frames) @ embeddings(reference, self._encoder, portrait)[0]
+            cosines = (
+                face_embeddings(video, self._encoder, frames) @ face_embeddings(reference, self._encoder, portrait)[0]
+            )
         times, known = video.times[frames], cosines[np.isfinite(cosines)]
         return {
             self.name: np.array(known.mean() if len(known) else np.nan),
-            f"{self.name}_drift": np.array(drift(cosines, times)),
-            f"{self.name}_curve": per_second(cosines, times, len(video.frames) / video.fps),
+            f"{self.name}_drift": np.array(drift_per_second(cosines, times)),
+            f"{self.name}_curve": mean_per_second(cosines, times, len(video.frames) / video.fps),
         }
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """Means over clips."""
-        return mean_over_clips(records, (self.name, f"{self.name}_drift"))
+        return mean_over_clips(measurements, (self.name, f"{self.name}_drift"))

@@ -1,8 +1,8 @@
 """The same measure as CSIM by the miniature's own face network, which knows people of the portrait world only."""
 
-from fantasytalking.evaluation.metric import Curve, Value
+from fantasytalking.evaluation.metric import MetricCurve, MetricValue
 from fantasytalking.evaluation.metrics.identity.csim import CSIM
-from fantasytalking.evaluation.weights import NANO_FACE
+from fantasytalking.evaluation.weights import NANO_FACE_WEIGHTS
 
 
 class NanoCSIM(CSIM):
@@ -10,8 +10,12 @@ class NanoCSIM(CSIM):
 
     name = "csim_nano"
     values = (
-        Value("csim_nano", "", "higher", "Cosine of embeddings by nano's face network to the reference's first frame."),
-        Value("csim_nano_drift", "1/s", "higher", "Change of that cosine with time; below 0: the person is lost."),
+        MetricValue(
+            "csim_nano", "", "higher", "Cosine of embeddings by nano's face network to the reference's first frame."
+        ),
+        MetricValue(
+            "csim_nano_drift", "1/s", "higher", "Change of that cosine with time; below 0: the person is lost."
+        ),
     )
-    needs = (NANO_FACE,)
-    curves = (Curve("csim_nano_curve", "", "Cosine by nano's face network to the reference's first frame."),)
+    required_weights = (NANO_FACE_WEIGHTS,)
+    curves = (MetricCurve("csim_nano_curve", "", "Cosine by nano's face network to the reference's first frame."),)

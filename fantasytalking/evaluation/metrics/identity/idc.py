@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.features.image_transforms import IMAGENET, normalised, short_side
-from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
-from fantasytalking.evaluation.networks.loading import device_of, located
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.features.image_transforms import IMAGENET_STATISTICS, normalize_images, resize_short_side
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
+from fantasytalking.evaluation.networks.loading import module_device, require_weights
 from fantasytalking.evaluation.networks.vit import VisionTransformer
-from fantasytalking.evaluation.weights import DINO
+from fantasytalking.evaluation.weights import DINO_WEIGHTS
 
-SIZE = 224
-CHUNK = 8
+DINO_INPUT_SIZE = 224
+DINO_BATCH_SIZE = 8
 
 
 class IDC(Metric):
@@ -25,37 +25,37 @@ class IDC(Metric):
 
     name = "idc"
     values = (
-        Value("idc_face", "", "higher", "Consistency of DINO features of the face's crop, as in the paper."),
-        Value("idc_frame", "", "higher", "Consistency of DINO features of the whole frame, as in VBench."),
+        MetricValue("idc_face", "", "higher", "Consistency of DINO features of the face's crop, as in the paper."),
+        MetricValue("idc_frame", "", "higher", "Consistency of DINO features of the whole frame, as in VBench."),
     )
-    needs = (DINO,)
+    required_weights = (DINO_WEIGHTS,)
     paired = False
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
-        self._network = self._load(located(self.needs[0], weights))
+        self._network = self._load(require_weights(self.required_weights[0], weights))
 
     def _load(self, path: Path) -> VisionTransformer:
         return VisionTransformer.from_file(path)
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """Both; NaN for one frame, and for the face where there is none."""
-        face = self._consistency(video.face_crops(SIZE)) if video.has_face else np.nan
+        face = self._consistency(video.face_crops(DINO_INPUT_SIZE)) if video.has_face else np.nan
         return {
             "idc_face": np.array(face),
-            "idc_frame": np.array(self._consistency(short_side(video.frames, SIZE, "bilinear"))),
+            "idc_frame": np.array(self._consistency(resize_short_side(video.frames, DINO_INPUT_SIZE, "bilinear"))),
         }
 
     @torch.no_grad()
     def _consistency(self, frames: NDArray[np.uint8]) -> float:
-        parts = [frames[first : first + CHUNK] for first in range(0, len(frames), CHUNK)]
-        device = device_of(self._network)
-        features = torch.cat([self._network(normalised(part, IMAGENET).to(device)) for part in parts])
+        parts = [frames[first : first + DINO_BATCH_SIZE] for first in range(0, len(frames), DINO_BATCH_SIZE)]
+        device = module_device(self._network)
+        features = torch.cat([self._network(normalize_images(part, IMAGENET_STATISTICS).to(device)) for part in parts])
         return subject_consistency(features.cpu().numpy())
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """Means over clips with a face."""
-        return mean_over_clips(records, ("idc_face", "idc_frame"))
+        return mean_over_clips(measurements, ("idc_face", "idc_frame"))
 
 
 def subject_consistency(features: NDArray[np.floating]) -> float:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.features.theval_landmarks import REAL
-from fantasytalking.evaluation.metric import Metric, Record, Value
-from fantasytalking.evaluation.metrics.motion.theval import known_mean, measures
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.features.theval_landmarks import REAL_VIDEO_MEANS
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue
+from fantasytalking.evaluation.metrics.motion.theval import finite_mean, theval_measures
 
 
 class THEvalScore(Metric):
@@ -18,33 +18,36 @@ class THEvalScore(Metric):
 
     name = "theval_score"
     values = (
-        *(Value(f"theval_score_{name}", "", "higher", f"Closeness of {name} to the references'.") for name in REAL),
-        Value("theval_score", "", "higher", "Mean of the four; NaN when one of them cannot be had."),
+        *(
+            MetricValue(f"theval_score_{name}", "", "higher", f"Closeness of {name} to the references'.")
+            for name in REAL_VIDEO_MEANS
+        ),
+        MetricValue("theval_score", "", "higher", "Mean of the four; NaN when one of them cannot be had."),
     )
     paired = True
-    hears = True
+    uses_audio = True
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """The four measures of both sides."""
         assert reference is not None
-        sides = (("video", measures(video)), ("reference", measures(reference)))
-        return {f"{side}_{name}": values[f"theval_{name}"] for side, values in sides for name in REAL}
+        sides = (("video", theval_measures(video)), ("reference", theval_measures(reference)))
+        return {f"{side}_{name}": values[f"theval_{name}"] for side, values in sides for name in REAL_VIDEO_MEANS}
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """Scores of the means over the clips in which both sides are known."""
-        scores = {name: _score(records, name) for name in REAL}
+        scores = {name: _score(measurements, name) for name in REAL_VIDEO_MEANS}
         overall = float(np.mean(list(scores.values())))
         result = {f"theval_score_{name}": score for name, score in scores.items()}
-        return result | {"theval_score": overall, "n": float(len(_both(records, "lip_dynamics")))}
+        return result | {"theval_score": overall, "n": float(len(_known_on_both_sides(measurements, "lip_dynamics")))}
 
 
-def _both(records: Sequence[Record], name: str) -> list[Record]:
-    return [record for record in records if np.isfinite(record[f"video_{name}"] + record[f"reference_{name}"])]
+def _known_on_both_sides(measurements: Sequence[Measurement], name: str) -> list[Measurement]:
+    return [record for record in measurements if np.isfinite(record[f"video_{name}"] + record[f"reference_{name}"])]
 
 
-def _score(records: Sequence[Record], name: str) -> float:
-    used = _both(records, name)
+def _score(measurements: Sequence[Measurement], name: str) -> float:
+    used = _known_on_both_sides(measurements, name)
     if not used:
         return float("nan")
-    measured, real = (known_mean(used, f"{side}_{name}")[0] for side in ("video", "reference"))
+    measured, real = (finite_mean(used, f"{side}_{name}")[0] for side in ("video", "reference"))
     return 1 - abs(measured - real) / abs(real) if real else float("nan")

@@ -10,13 +10,18 @@ from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
 from fantasytalking.encoders.loading import load_model
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.features.image_transforms import CLIP, centre_square, normalised, short_side
-from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
-from fantasytalking.evaluation.networks.loading import compute_device, device_of, load_strictly, located
-from fantasytalking.evaluation.weights import AESTHETIC_HEAD, CLIP_VIT_L
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.features.image_transforms import (
+    CLIP_STATISTICS,
+    center_crop,
+    normalize_images,
+    resize_short_side,
+)
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
+from fantasytalking.evaluation.networks.loading import compute_device, load_strict, module_device, require_weights
+from fantasytalking.evaluation.weights import AESTHETIC_HEAD_WEIGHTS, CLIP_VIT_L_WEIGHTS
 
-FRAMES = 16
+MAX_AESTHETIC_FRAMES = 16
 """Frames of a clip at most, evenly spaced."""
 
 
@@ -24,26 +29,32 @@ class Aesthetic(Metric):
     """Mean score of frames: shorter side to 224 by bicubic interpolation, the middle square, embedded to length 1."""
 
     name = "aesthetic"
-    values = (Value("aesthetic", "", "higher", f"LAION aesthetic score over ten, at most {FRAMES} frames a clip."),)
-    needs = (AESTHETIC_HEAD, CLIP_VIT_L)
+    values = (
+        MetricValue(
+            "aesthetic", "", "higher", f"LAION aesthetic score over ten, at most {MAX_AESTHETIC_FRAMES} frames a clip."
+        ),
+    )
+    required_weights = (AESTHETIC_HEAD_WEIGHTS, CLIP_VIT_L_WEIGHTS)
     paired = False
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
-        head, network = (located(need, weights) for need in self.needs)
+        head, network = (require_weights(need, weights) for need in self.required_weights)
         self._network = load_model(CLIPVisionModelWithProjection, network, "", "CLIP ViT-L/14", device=compute_device())
-        self._head = load_strictly(nn.Linear(self._network.config.projection_dim, 1), head)
+        self._head = load_strict(nn.Linear(self._network.config.projection_dim, 1), head)
 
     @torch.no_grad()
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """The mean over frames."""
-        count = min(FRAMES, len(video.frames))
+        count = min(MAX_AESTHETIC_FRAMES, len(video.frames))
         frames = video.frames[np.linspace(0, len(video.frames) - 1, count).round().astype(int)]
         side = self._network.config.image_size
-        pictures = normalised(centre_square(short_side(frames, side, "bicubic"), side), CLIP).to(device_of(self._head))
+        pictures = normalize_images(center_crop(resize_short_side(frames, side, "bicubic"), side), CLIP_STATISTICS).to(
+            module_device(self._head)
+        )
         scores = self._head(F.normalize(self._network(pictures).image_embeds, dim=-1))
         return {"aesthetic": np.array(float(scores.mean()) / 10)}
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """The mean over clips."""
-        return mean_over_clips(records, ("aesthetic",))
+        return mean_over_clips(measurements, ("aesthetic",))

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.metric import Against, Metric, Record, Value, mean_over_clips
-from fantasytalking.evaluation.metrics.quality.color_drift import mean_colours
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, Target, mean_over_clips
+from fantasytalking.evaluation.metrics.quality.color_drift import mean_lab_colors
 
 
 class FirstFrameShift(Metric):
@@ -15,17 +15,19 @@ class FirstFrameShift(Metric):
 
     name = "first_frame"
     values = (
-        Value("first_frame_shift", "dE", "lower", "Colour of the first frame against the reference's first frame."),
+        MetricValue(
+            "first_frame_shift", "dE", "lower", "Colour of the first frame against the reference's first frame."
+        ),
     )
     paired = True
-    against = Against.PORTRAIT
+    target = Target.PORTRAIT
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """The distance."""
         assert reference is not None
-        shift = mean_colours(video.frames[:1]) - mean_colours(reference.frames[:1])
+        shift = mean_lab_colors(video.frames[:1]) - mean_lab_colors(reference.frames[:1])
         return {"first_frame_shift": np.array(np.linalg.norm(shift))}
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """The mean over clips."""
-        return mean_over_clips(records, ("first_frame_shift",))
+        return mean_over_clips(measurements, ("first_frame_shift",))

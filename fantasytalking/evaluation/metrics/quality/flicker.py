@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
 
-BLOCKS = 32
+BLOCKS_PER_SIDE = 32
 """Cells along the shorter side of the picture."""
 
 
@@ -21,25 +21,27 @@ class Flicker(Metric):
     """
 
     name = "flicker"
-    values = (Value("flicker", "levels", "lower", "Alternation of brightness from frame to frame, of 255 levels."),)
+    values = (
+        MetricValue("flicker", "levels", "lower", "Alternation of brightness from frame to frame, of 255 levels."),
+    )
     paired = False
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """The median over cells; NaN for fewer than three frames."""
         if len(video.frames) < 3:
             return {"flicker": np.array(np.nan)}
-        change = np.abs(np.diff(brightness(video.frames), n=2, axis=0)).mean(axis=0) / 4
+        change = np.abs(np.diff(block_brightness(video.frames), n=2, axis=0)).mean(axis=0) / 4
         return {"flicker": np.array(np.median(change))}
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """The mean over clips."""
-        return mean_over_clips(records, ("flicker",))
+        return mean_over_clips(measurements, ("flicker",))
 
 
-def brightness(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+def block_brightness(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(T, H, W, 3) RGB to (T, h, w) mean luma of cells, min(h, w) = 32 at most."""
     height, width = frames.shape[1:3]
-    scale = min(1.0, BLOCKS / min(height, width))
+    scale = min(1.0, BLOCKS_PER_SIDE / min(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     luma = (frame.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) for frame in frames)
     return np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in luma]).astype(np.float64)

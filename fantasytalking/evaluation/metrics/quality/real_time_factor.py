@@ -6,10 +6,10 @@ import numpy as np
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.tensor_io import read_json
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
 
-MAX_BYTES = 1 << 20
+MAX_GENERATION_RECORD_BYTES = 1 << 20
 
 
 class RealTimeFactor(Metric):
@@ -17,26 +17,28 @@ class RealTimeFactor(Metric):
     scripts/infer.py writes beside VIDEO.mp4. Machines differ: compare runs of one machine only."""
 
     name = "real_time"
-    values = (Value("real_time_factor", "s/s", "lower", "Seconds of work for a second of video, on its machine."),)
+    values = (
+        MetricValue("real_time_factor", "s/s", "lower", "Seconds of work for a second of video, on its machine."),
+    )
     paired = False
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """The factor; NaN where no such record stands beside the video."""
         path = video.path and video.path.with_suffix(".json")
-        if path is None or not path.is_file() or path.stat().st_size > MAX_BYTES:
+        if path is None or not path.is_file() or path.stat().st_size > MAX_GENERATION_RECORD_BYTES:
             return {"real_time_factor": np.array(np.nan)}
         try:
             told = read_json(path)
         except InputError:  # a file of somebody else's, which only has that name
             return {"real_time_factor": np.array(np.nan)}
-        return {"real_time_factor": np.array(_factor(told.get("result")))}
+        return {"real_time_factor": np.array(_real_time_factor(told.get("result")))}
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """The mean over clips that have a record."""
-        return mean_over_clips(records, ("real_time_factor",))
+        return mean_over_clips(measurements, ("real_time_factor",))
 
 
-def _factor(result: object) -> float:
+def _real_time_factor(result: object) -> float:
     if not isinstance(result, dict):
         return float("nan")
     taken, seconds = result.get("seconds_taken"), result.get("seconds")

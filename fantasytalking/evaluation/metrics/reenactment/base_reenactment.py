@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.metric import Against, Metric, Record, mean_over_clips
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.metric import Measurement, Metric, Target, mean_over_clips
 
 
-class DrivenDistance(Metric):
+class DriverDistanceMetric(Metric):
     """Means over the frames in which both are seen.
 
     The first of `values` is the distance as it is read, the second the same with each video's own mean taken out: two
@@ -18,33 +18,33 @@ class DrivenDistance(Metric):
     """
 
     paired = True
-    against = Against.DRIVER
-    driven = True
+    target = Target.DRIVER
+    reenactment_only = True
     per_person = True
 
     @abstractmethod
-    def seen(self, clip: Clip) -> NDArray[np.bool_]:
+    def visible_frames(self, clip: EvaluationClip) -> NDArray[np.bool_]:
         """(T,) frames in which it can be read."""
 
     @abstractmethod
-    def read(self, clip: Clip) -> NDArray[np.float64]:
+    def extract(self, clip: EvaluationClip) -> NDArray[np.float64]:
         """(T, ...) what the face does."""
 
     @abstractmethod
-    def distance(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    def mean_distance(self, generated: NDArray[np.float64], driving: NDArray[np.float64]) -> float:
         """The mean over (T, ...) of two that were read."""
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """Both distances; NaN where no frame shows both."""
         assert reference is not None
         plain, centred = (value.name for value in self.values)
-        both = self.seen(video) & self.seen(reference)
+        both = self.visible_frames(video) & self.visible_frames(reference)
         if not both.any():
             return {plain: np.array(np.nan), centred: np.array(np.nan)}
-        ours, theirs = (self.read(clip)[both] for clip in (video, reference))
+        ours, theirs = (self.extract(clip)[both] for clip in (video, reference))
         around = ours - ours.mean(axis=0), theirs - theirs.mean(axis=0)
-        return {plain: np.array(self.distance(ours, theirs)), centred: np.array(self.distance(*around))}
+        return {plain: np.array(self.mean_distance(ours, theirs)), centred: np.array(self.mean_distance(*around))}
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """Means over clips."""
-        return mean_over_clips(records, tuple(value.name for value in self.values))
+        return mean_over_clips(measurements, tuple(value.name for value in self.values))

@@ -4,24 +4,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.features.landmark_expressions import CHANNELS, NAME, read_landmarks
-from fantasytalking.evaluation.ground_truth import Truth
-from fantasytalking.evaluation.metric import Metric, Record, Value
-from fantasytalking.evaluation.metrics.centered_correlation import known_sums, pooled_correlation
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.features.landmark_expressions import (
+    EXPRESSION_CHANNELS,
+    LANDMARK_READER_NAME,
+    landmark_expressions,
+)
+from fantasytalking.evaluation.ground_truth import GroundTruth
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue
+from fantasytalking.evaluation.metrics.centered_correlation import centered_sums_or_nan, pooled_correlation
 
-ORDER = tuple(name for names in CHANNELS.values() for name in names)
+CHANNEL_ORDER = tuple(name for names in EXPRESSION_CHANNELS.values() for name in names)
 
 
-def truth_values(prefix: str, reader: str) -> tuple[Value, ...]:
+def correlation_values(prefix: str, reader: str) -> tuple[MetricValue, ...]:
     """A value for every group of channels."""
     told = "with the driver's truth, pooled."
     return tuple(
-        Value(f"{prefix}_{group}", "", "higher", f"Correlation of {group} by {reader} {told}") for group in CHANNELS
+        MetricValue(f"{prefix}_{group}", "", "higher", f"Correlation of {group} by {reader} {told}")
+        for group in EXPRESSION_CHANNELS
     )
 
 
-class ExpressionTruth(Metric):
+class ExpressionCorrelation(Metric):
     """Correlation of what is read in a video with what whoever drives it truly did.
 
     Pearson over the frames of all clips, each clip centred on its own mean; gaze and head are means over their
@@ -29,25 +34,27 @@ class ExpressionTruth(Metric):
     """
 
     name = "expression_truth"
-    values = truth_values("expression", NAME)
+    values = correlation_values("expression", LANDMARK_READER_NAME)
     paired = False
-    driven = True
+    reenactment_only = True
     per_person = True
 
-    def read(self, video: Clip) -> Truth:
+    def read_expressions(self, video: EvaluationClip) -> GroundTruth:
         """What is read of the one face in a clip."""
-        return read_landmarks(video.track)
+        return landmark_expressions(video.track)
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """What correlations are made of, (C, 3) sums of products and squares; NaN where too little is known."""
-        read, true = self.read(video), video.truth
+        read, true = self.read_expressions(video), video.ground_truth
         unknown = np.full(len(video.frames), np.nan)
-        return {"sums": np.stack([known_sums(read[name], true.get(name, unknown)) for name in ORDER])}
+        return {"sums": np.stack([centered_sums_or_nan(read[name], true.get(name, unknown)) for name in CHANNEL_ORDER])}
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """Pooled over the clips of which enough is known."""
-        known = [record["sums"] for record in records if np.isfinite(record["sums"]).all()]
-        scores = dict(zip(ORDER, pooled_correlation(known) if known else [np.nan] * len(ORDER), strict=True))
-        groups = zip(self.values, CHANNELS.values(), strict=True)
+        known = [record["sums"] for record in measurements if np.isfinite(record["sums"]).all()]
+        scores = dict(
+            zip(CHANNEL_ORDER, pooled_correlation(known) if known else [np.nan] * len(CHANNEL_ORDER), strict=True)
+        )
+        groups = zip(self.values, EXPRESSION_CHANNELS.values(), strict=True)
         result = {value.name: float(np.mean([scores[name] for name in names])) for value, names in groups}
         return result | {"n": float(len(known))}

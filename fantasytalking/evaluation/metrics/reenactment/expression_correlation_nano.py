@@ -2,34 +2,37 @@
 
 from pathlib import Path
 
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.ground_truth import Truth
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.ground_truth import GroundTruth
 from fantasytalking.evaluation.metric import Metric
-from fantasytalking.evaluation.metrics.reenactment.expression_correlation import ExpressionTruth, truth_values
-from fantasytalking.evaluation.networks.loading import located
-from fantasytalking.evaluation.weights import NANO_READER
-from fantasytalking.perception.expression_reader import NAMES, ExpressionReader
+from fantasytalking.evaluation.metrics.reenactment.expression_correlation import (
+    ExpressionCorrelation,
+    correlation_values,
+)
+from fantasytalking.evaluation.networks.loading import require_weights
+from fantasytalking.evaluation.weights import NANO_READER_WEIGHTS
+from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader
 
-READER = "nano's reader"
+NANO_READER_NAME = "nano's reader"
 
 
-class NanoReading(Metric):
+class NanoReaderMixin(Metric):
     """Reads by what was fitted apart from the encoder of the drivers: to other people, and from landmarks."""
 
-    needs = (NANO_READER,)
+    required_weights = (NANO_READER_WEIGHTS,)
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
-        self._reader = ExpressionReader.load(located(self.needs[0], weights))
+        self._reader = ExpressionReader.load(require_weights(self.required_weights[0], weights))
 
-    def read(self, video: Clip) -> Truth:
+    def read_expressions(self, video: EvaluationClip) -> GroundTruth:
         """What is read of the one face in a clip, counted from its first frame: (T,) each, by the truth's names; NaN
         where no face is known."""
-        return dict(zip(NAMES, self._reader.read(video.track.landmarks).T, strict=True))
+        return dict(zip(EXPRESSION_PARAMETERS, self._reader.read(video.track.landmarks).T, strict=True))
 
 
-class NanoExpressionTruth(NanoReading, ExpressionTruth):
+class NanoExpressionCorrelation(NanoReaderMixin, ExpressionCorrelation):
     """For the portrait world, whose people alone the reader knows."""
 
     name = "expression_truth_nano"
-    values = truth_values("expression_nano", READER)
+    values = correlation_values("expression_nano", NANO_READER_NAME)

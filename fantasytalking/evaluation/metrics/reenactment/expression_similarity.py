@@ -10,34 +10,38 @@ from pathlib import Path
 import numpy as np
 
 from fantasytalking.encoders.arcface import FaceEncoder
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.features.face_embeddings import embeddings, looked_at
-from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
-from fantasytalking.evaluation.networks.loading import located
-from fantasytalking.evaluation.weights import ARCFACE
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.features.face_embeddings import face_embeddings, sampled_frames
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
+from fantasytalking.evaluation.networks.loading import require_weights
+from fantasytalking.evaluation.weights import ARCFACE_WEIGHTS
 
 
-class ESArcFace(Metric):
+class ArcFaceExpressionSimilarity(Metric):
     """Mean cosine of ArcFace embeddings of video and reference at the same times, five frames a second."""
 
     name = "es_arcface"
-    values = (Value("es_arcface", "", "higher", "Cosine of ArcFace embeddings to the reference's at the same time."),)
-    needs = (ARCFACE,)
+    values = (
+        MetricValue("es_arcface", "", "higher", "Cosine of ArcFace embeddings to the reference's at the same time."),
+    )
+    required_weights = (ARCFACE_WEIGHTS,)
     paired = True
     per_person = True
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
-        self._encoder = FaceEncoder.from_pretrained(located(self.needs[0], weights))
+        self._encoder = FaceEncoder.from_pretrained(require_weights(self.required_weights[0], weights))
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """The mean over frames in which both faces are known."""
         assert reference is not None
-        frames = looked_at(video)
-        cosines = (embeddings(video, self._encoder, frames) * embeddings(reference, self._encoder, frames)).sum(axis=1)
+        frames = sampled_frames(video)
+        cosines = (
+            face_embeddings(video, self._encoder, frames) * face_embeddings(reference, self._encoder, frames)
+        ).sum(axis=1)
         known = cosines[np.isfinite(cosines)]
         return {"es_arcface": np.array(known.mean() if len(known) else np.nan)}
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """The mean over clips."""
-        return mean_over_clips(records, ("es_arcface",))
+        return mean_over_clips(measurements, ("es_arcface",))

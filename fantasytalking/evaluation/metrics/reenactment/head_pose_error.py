@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fantasytalking.evaluation.evaluation_clip import Clip
-from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
 from fantasytalking.perception.head_pose import head_pose
 
-_NAMES = ("pose_angle", "pose_place")
+_VALUE_NAMES = ("pose_angle", "pose_place")
 
 
-class HeadPoseDistance(Metric):
+class HeadPoseError(Metric):
     """Angle of the rotation between both heads, and the distance of their centres, over frames where both are known.
 
     A generated head that moves well but otherwise is no worse for it: small only in self-reenactment.
@@ -19,18 +19,18 @@ class HeadPoseDistance(Metric):
 
     name = "pose"
     values = (
-        Value("pose_angle", "degrees", "lower", "Angle between the head's and the reference's rotation."),
-        Value("pose_place", "eye distances", "lower", "Distance of the head's centre from the reference's."),
+        MetricValue("pose_angle", "degrees", "lower", "Angle between the head's and the reference's rotation."),
+        MetricValue("pose_place", "eye distances", "lower", "Distance of the head's centre from the reference's."),
     )
     paired = True
     per_person = True
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """Means over frames; NaN where no frame has both faces."""
         assert reference is not None
         both = video.track.known & reference.track.known
         if not both.any():
-            return {name: np.array(np.nan) for name in _NAMES}
+            return {name: np.array(np.nan) for name in _VALUE_NAMES}
         ours, theirs = (head_pose(clip.track.landmarks) for clip in (video, reference))
         trace = np.einsum("tij,tij->t", ours.rotation[both], theirs.rotation[both])
         angles = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
@@ -40,6 +40,6 @@ class HeadPoseDistance(Metric):
             "pose_place": np.array((apart / reference.track.interocular[both]).mean()),
         }
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """Means over clips."""
-        return mean_over_clips(records, _NAMES)
+        return mean_over_clips(measurements, _VALUE_NAMES)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.evaluation.evaluation_clip import Clip
+from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.theval_landmarks import LIPS
-from fantasytalking.evaluation.metric import Metric, Record, Value, mean_over_clips
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
 
-_FACE = np.arange(468)
+_FACE_POINTS = np.arange(468)
 
 
 class LMD(Metric):
@@ -18,13 +18,15 @@ class LMD(Metric):
 
     name = "lmd"
     values = (
-        Value("lmd", "eye distances", "lower", "Distance of face landmarks from the reference's, centres together."),
-        Value("lmd_mouth", "eye distances", "lower", "The same over the lips, with the lips' centres together."),
+        MetricValue(
+            "lmd", "eye distances", "lower", "Distance of face landmarks from the reference's, centres together."
+        ),
+        MetricValue("lmd_mouth", "eye distances", "lower", "The same over the lips, with the lips' centres together."),
     )
     paired = True
     per_person = True
 
-    def measure(self, video: Clip, reference: Clip | None) -> Record:
+    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """Means over frames; NaN where no frame has both faces."""
         assert reference is not None
         ours, theirs = video.track.landmarks, reference.track.landmarks
@@ -33,18 +35,18 @@ class LMD(Metric):
         if not both.any():
             return {"lmd": np.array(np.nan), "lmd_mouth": np.array(np.nan)}
         return {
-            name: np.array((centred_distance(ours[both][:, points], theirs[both][:, points]) / size).mean())
-            for name, points in (("lmd", _FACE), ("lmd_mouth", np.array(LIPS)))
+            name: np.array((centered_distance(ours[both][:, points], theirs[both][:, points]) / size).mean())
+            for name, points in (("lmd", _FACE_POINTS), ("lmd_mouth", np.array(LIPS)))
         }
 
-    def summarise(self, records: Sequence[Record]) -> dict[str, float]:
+    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """Means over clips."""
-        return mean_over_clips(records, ("lmd", "lmd_mouth"))
+        return mean_over_clips(measurements, ("lmd", "lmd_mouth"))
 
 
-def centred_distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.floating]:
+def centered_distance(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.floating]:
     """(T, N, 3) landmarks each to (T,) mean distances in the picture's plane, centres together."""
-    plane_one, plane_other = one[..., :2], other[..., :2]
+    plane_one, plane_other = first[..., :2], second[..., :2]
     plane_one = plane_one - plane_one.mean(axis=1, keepdims=True)
     plane_other = plane_other - plane_other.mean(axis=1, keepdims=True)
     return np.linalg.norm(plane_one - plane_other, axis=-1).mean(axis=1)
