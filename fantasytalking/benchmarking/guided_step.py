@@ -113,7 +113,9 @@ def _our_variants(
     """`include_slower`: also the ways that save less."""
     latents, branches = inputs.cast(dtype)
     heard = branches[-1]
-    texts, gates = (torch.cat([getattr(branch, name) for branch in branches]) for name in ("text", "gate"))
+    texts, gates = (
+        torch.cat([getattr(branch, name) for branch in branches]) for name in ("prompt_embeds", "condition_scale")
+    )
     together, name = heard._replace(prompt_embeds=texts, condition_scale=gates), f"ours, {_dtype_name(dtype)}"
 
     def in_turn(model: FantasyTalkingTransformer3DModel, cache: ConditionKVCache | None) -> Workload:

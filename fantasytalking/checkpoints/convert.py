@@ -122,10 +122,10 @@ def reference_forward(reference: str | Path) -> dict[str, Tensor]:
     path = existing_file(reference, "reference")
     if is_released_portrait(path):
         return portrait_reference_forward(path)
-    metadata = _reference_metadata(path)
+    metadata = reference_metadata(path)
     stored = open_safetensors(path)
-    model = _reference_model(stored, metadata, str(path))
-    inputs = _reference_inputs(stored, str(path))
+    model = reference_model(stored, metadata, str(path))
+    inputs = reference_inputs(stored, str(path))
     features, num_frames = inputs["audio_features"], metadata["num_frames"]
     windows = released_frame_windows(features, num_frames) if metadata["per_frame"] else clip_level_window(features)
     dtype = features.dtype
@@ -156,7 +156,15 @@ def _is_wan_transformer(path: Path) -> bool:
     return any(name.endswith("patch_embedding.weight") for name in open_safetensors(path).shapes)
 
 
-def _reference_metadata(path: Path) -> dict[str, Any]:
+def reference_metadata(path: Path) -> dict[str, Any]:
+    """Parsed metadata of a reference file of the audio path, as `reference_model` takes it.
+
+    Returns:
+        num_frames, audio_scale, eps (1e-6 where not stated), per_frame (bool), and num_heads as text.
+
+    Raises:
+        InputError: an entry is missing or cannot be parsed.
+    """
     text = safetensors_metadata(path)
     wanted = ("num_heads", "num_frames", "audio_scale", "per_frame")
     missing = [name for name in wanted if name not in text]
@@ -177,7 +185,17 @@ def _reference_metadata(path: Path) -> dict[str, Any]:
     return {**values, "per_frame": text["per_frame"] == "True", "num_heads": text["num_heads"]}
 
 
-def _reference_model(stored: LazyTensors, metadata: dict[str, Any], source: str) -> FantasyTalkingTransformer3DModel:
+def reference_model(stored: LazyTensors, metadata: dict[str, Any], source: str) -> FantasyTalkingTransformer3DModel:
+    """Our model with the weights `wan.*`, `proj_model.*` and `audio_processor.*` of a reference file.
+
+    Args:
+        stored: tensors of the file.
+        metadata: from `reference_metadata`.
+        source: name of the file in error messages.
+
+    Raises:
+        InputError: tensors missing, left over or of other shapes.
+    """
     original = [name.removeprefix("wan.") for name in stored.shapes if name.startswith("wan.")]
     base = stored.renamed({ours: f"wan.{name}" for ours, name in diffusers_to_wan_names(original, source).items()})
     config = infer_wan_config(base.shapes, {"num_heads": metadata["num_heads"]}, source)
@@ -213,7 +231,12 @@ def _reference_model(stored: LazyTensors, metadata: dict[str, Any], source: str)
     return model
 
 
-def _reference_inputs(stored: LazyTensors, source: str) -> dict[str, Tensor]:
+def reference_inputs(stored: LazyTensors, source: str) -> dict[str, Tensor]:
+    """The tensors `in.*` of a reference file of the audio path by name: see `reference_forward`.
+
+    Raises:
+        InputError: one is missing.
+    """
     names = ("latents", "image_condition", "text_embeds", "image_embeds", "timestep", "audio_features")
     missing = [name for name in names if f"in.{name}" not in stored.shapes]
     if missing:

@@ -34,14 +34,16 @@ WORKER_TIMEOUT = timedelta(days=1)
 EXPRESSION_PREFIX = "expression."
 """Before the names of what is within the expression condition."""
 WINDOWED_TENSORS = (
-    "audio",
+    "audio_embeds",
     "audio_mask",
     f"{EXPRESSION_PREFIX}features",
     f"{EXPRESSION_PREFIX}present",
     f"{EXPRESSION_PREFIX}regions",
     "speaker_regions",
 )
-"""Conditions that change within a video, one after another."""
+"""Conditions that change from window to window."""
+_CACHE_KEYS = {"audio_embeds": "audio", f"{EXPRESSION_PREFIX}features": "expression"}
+"""Entry of the condition cache that a windowed tensor invalidates."""
 
 
 class LoadCommand(NamedTuple):
@@ -187,7 +189,8 @@ class _WorkerState:
             if tensor is not None:
                 if name in WINDOWED_TENSORS:
                     known.clear()
-                    self._cache.evict(name.removesuffix(".features"))
+                    if name in _CACHE_KEYS:
+                        self._cache.evict(_CACHE_KEYS[name])
                 known[number] = tensor.to(device)
             tensors[name] = known[number]
         cache = self._cache if command.uses_cache else None
@@ -285,8 +288,8 @@ def _unflatten_conditions(tensors: dict[str, Tensor]) -> Conditions:
     }
     values: dict[str, Any] = {name: tensors.get(name) for name in Conditions._fields}
     if inner:
-        features, present, gate = (inner[name] for name in ("features", "present", "gate"))
-        values["expression"] = ExpressionCondition(features, present, inner.get("regions"), gate)
+        features, present, scale = (inner[name] for name in ("features", "present", "scale"))
+        values["expression"] = ExpressionCondition(features, present, inner.get("regions"), scale)
     return Conditions(**values)
 
 

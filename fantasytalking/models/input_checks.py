@@ -8,7 +8,7 @@ from torch import Tensor
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import Conditions, ExpressionCondition
 
-PER_BRANCH_FIELDS = ("text", "gate")
+PER_BRANCH_FIELDS = ("prompt_embeds", "condition_scale")
 """Conditions by which samples may differ that have their latents in common: what guidance branches differ by."""
 
 
@@ -54,14 +54,14 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
             else "image was given, but this base has no image cross-attention; give None"
         )
     expected: dict[str, tuple[int | None, ...]] = {
-        "text": (None, config.text_dim),
-        "image": (None, config.image_dim),
-        "latents": (config.in_channels - config.out_channels, frames, height, width),
-        "audio": (windows, tokens, config.audio_dim),
+        "prompt_embeds": (None, config.text_dim),
+        "image_embeds": (None, config.image_dim),
+        "image_latents": (config.in_channels - config.out_channels, frames, height, width),
+        "audio_embeds": (windows, tokens, config.audio_dim),
         "audio_mask": (windows, tokens),
-        "face": (None, config.face_dim),
-        "motion": (2,),
-        "gate": (2,),
+        "face_embeds": (None, config.face_dim),
+        "motion_intensity": (2,),
+        "condition_scale": (2,),
         "guidance": (2,),
     }
     if conditions.guidance is not None and config.distillation is None:
@@ -103,9 +103,9 @@ def _check_expression(
     batch, num_frames, people = hidden_states.shape[0], 4 * (token_grid[0] - 1) + 1, expression.features.shape[1]
     _check_shape("expression.features", expression.features, batch, (None, num_frames, sum(config.expression_dims)))
     _check_shape("expression.present", expression.present, batch, (people, num_frames))
-    _check_shape("expression.gate", expression.scale, samples, ())
+    _check_shape("expression.scale", expression.scale, samples, ())
     _check_bool("expression.present", expression.present, "True where a frame has features")
-    for name in ("features", "gate"):
+    for name in ("features", "scale"):
         _check_dtype(f"expression.{name}", getattr(expression, name), hidden_states.dtype)
     if expression.regions is not None:
         _check_shape("expression.regions", expression.regions, batch, (people, *token_grid))

@@ -165,7 +165,7 @@ class DistillationConfig:
         check_range("stage.distillation.flow_shift", self.flow_shift, 0.01, 100)
         check_range("stage.distillation.embedder_dim", self.embedder_dim, 1, 8192)
         check_fraction("stage.distillation.window_start_fraction", self.window_start_fraction)
-        for name in ("text", "audio"):
+        for name in ("text_guidance_range", "audio_guidance_range"):
             scales = getattr(self, name)
             if len(scales) != 2 or not 0 <= scales[0] <= scales[1] <= MAX_GUIDANCE_SCALE:
                 raise InputError(

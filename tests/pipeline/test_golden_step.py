@@ -8,7 +8,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from fantasytalking.audio_windows import released_frame_windows
-from fantasytalking.checkpoints.convert import _reference_inputs, _reference_metadata, _reference_model
+from fantasytalking.checkpoints.convert import reference_inputs, reference_metadata, reference_model
 from fantasytalking.common.tensor_io import open_safetensors
 from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.pipeline.denoising import Denoiser
@@ -20,8 +20,8 @@ from fantasytalking.pipeline.video_conditions import VideoConditions
 @pytest.fixture(scope="module")
 def reference(golden: Path):
     path = golden / "official_forward_frame.safetensors"
-    stored, metadata = open_safetensors(path), _reference_metadata(path)
-    return _reference_model(stored, metadata, str(path)), _reference_inputs(stored, str(path)), stored, metadata
+    stored, metadata = open_safetensors(path), reference_metadata(path)
+    return reference_model(stored, metadata, str(path)), reference_inputs(stored, str(path)), stored, metadata
 
 
 @pytest.fixture(scope="module")
