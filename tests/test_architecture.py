@@ -1,0 +1,151 @@
+"""The architecture: rooms in one total order, no circle between files, one meaning for each public name.
+
+Imports under TYPE_CHECKING and inside functions count like any other.
+"""
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+PACKAGE = ROOT / "fantasytalking"
+ROOMS = [
+    *("common", "media", "conditions", "flow_matching", "audio_windows", "attention_regions", "motion_normalizer"),
+    *("portrait_world", "models", "checkpoints", "encoders", "perception", "data", "training", "pipeline"),
+    *("evaluation", "inference", "benchmarking", "app", "nano", "train", "cli", "__main__"),
+]
+"""From the ground up: a room imports from itself and from rooms before it."""
+SEPARATE = {
+    ("training", "pipeline"): "training takes what makes validation videos as an argument",
+    ("models", "encoders"): "the transformer sees tensors only",
+    ("pipeline", "training"): "generating a video needs nothing of training",
+    ("evaluation", "pipeline"): "metrics judge files, whatever made them",
+    ("portrait_world", "models"): "the synthetic corpus is drawn, not learnt",
+}
+CONVENTIONAL_FILE_NAMES = {"__init__.py", "config.py", "cli.py", "loading.py"}
+SHARED_NAMES: dict[str, str] = {}
+"""Public names that several modules define, and why."""
+
+
+def module_files() -> dict[str, Path]:
+    """Files of the package by dotted module name."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def imports(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """Modules of the package that a file imports, wherever the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            found = next((known for known in (name, name.rpartition(".")[0]) if known in modules), None)
+            if found is not None:
+                yield found
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    modules = module_files()
+    assert len(modules) > 300
+    return {name: set(imports(path, modules)) - {name, "fantasytalking"} for name, path in modules.items()}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_room_has_a_place_and_imports_point_down(graph: dict[str, set[str]]) -> None:
+    order = {name: place for place, name in enumerate(ROOMS)}
+    present = {room(module) for module in graph if module != "fantasytalking"}
+    assert present <= set(ROOMS), f"add {present - set(ROOMS)} to ROOMS"
+    upward = [
+        f"{module} imports {other}"
+        for module, others in graph.items()
+        for other in others
+        if module != "fantasytalking" and order[room(other)] > order[room(module)]
+    ]
+    assert not upward, "\n".join(upward)
+
+
+def test_rooms_that_must_not_see_each_other(graph: dict[str, set[str]]) -> None:
+    seen = {(room(module), room(other)) for module, others in graph.items() if "." in module for other in others}
+    for pair, reason in SEPARATE.items():
+        assert pair not in seen, f"{pair[0]} imports {pair[1]}, but {reason}"
+
+
+def circular(graph: dict[str, set[str]]) -> set[str]:
+    """Nodes that lie on a circle, or on a path between two of them."""
+    remaining = {node: others & graph.keys() for node, others in graph.items()}
+    while True:
+        imported = set().union(*remaining.values()) if remaining else set()
+        ends = [node for node, others in remaining.items() if not others or node not in imported]
+        if not ends:
+            return set(remaining)
+        for node in ends:
+            del remaining[node]
+        remaining = {node: others & remaining.keys() for node, others in remaining.items()}
+
+
+def test_no_circle_between_files(graph: dict[str, set[str]]) -> None:
+    assert not circular(graph)
+
+
+def test_no_circle_between_folders_of_a_room(graph: dict[str, set[str]]) -> None:
+    folders: dict[str, set[str]] = defaultdict(set)
+    for module, others in graph.items():
+        parts = module.split(".")
+        if len(parts) < 4:  # files of the room itself may stand above and below its folders
+            continue
+        folder = ".".join(parts[:3])
+        folders[folder] |= {".".join(other.split(".")[:3]) for other in others if len(other.split(".")) > 3} - {folder}
+    assert not circular(folders)
+
+
+def test_a_circle_is_noticed() -> None:
+    assert circular({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == {"b", "c"}
+
+
+def public_definitions() -> dict[str, list[str]]:
+    """Modules that define each public class, function and constant at their top level."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for module, path in module_files().items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                names = [node.name]
+            elif isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names = [node.target.id]
+            else:
+                continue
+            for name in names:
+                if not name.startswith("_") and name != "logger":
+                    found[name].append(module)
+    return found
+
+
+def test_one_name_has_one_meaning() -> None:
+    doubled = {name: modules for name, modules in public_definitions().items() if len(modules) > 1}
+    assert doubled.keys() == SHARED_NAMES.keys(), {
+        name: modules for name, modules in doubled.items() if name not in SHARED_NAMES
+    }
+
+
+def test_no_file_name_stands_twice() -> None:
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in module_files().values():
+        found[path.name].append(path.relative_to(ROOT))
+    doubled = {name: paths for name, paths in found.items() if len(paths) > 1 and name not in CONVENTIONAL_FILE_NAMES}
+    assert not doubled
