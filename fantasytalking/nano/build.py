@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from fantasytalking.common.config import CONFIGS_FOLDER, did_you_mean
+from fantasytalking.common.config_aliases import restore_old_keys
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.inference.model_files import EXPRESSION_ADAPTER_FOLDER
@@ -45,37 +46,39 @@ class BuildStep:
 
 
 ENCODER_STEPS = ("vae", "audio_encoder", "face_encoder", "language")
-EXPRESSION_SETTINGS = ("expression", "size", "closeness")
+EXPRESSION_SETTINGS = ("expression_encoder", "image_size", "zoom")
 MULTI_PERSON_DEPENDENCIES = ("prepare", "expression_encoder", "people_videos")
 EXTENDED_DEPENDENCIES = ("prepare", "more_videos")
 BUILD_STEPS: tuple[BuildStep, ...] = (
-    BuildStep("videos", steps.make_training_videos, (), ("videos", "size", "closeness")),
+    BuildStep("videos", steps.make_training_videos, (), ("videos", "image_size", "zoom")),
     BuildStep("vae", steps.train_vae, ("videos",), ("vae",)),
-    BuildStep("audio_encoder", steps.train_audio_encoder, (), ("audio",)),
-    BuildStep("stills", steps.render_portrait_images, (), ("stills", "size", "closeness")),
-    BuildStep("face_encoder", steps.train_face_encoder, ("stills",), ("face",)),
-    BuildStep("language", steps.train_text_image_encoder, ("stills",), ("language",)),
+    BuildStep("audio_encoder", steps.train_audio_encoder, (), ("audio_encoder",)),
+    BuildStep("stills", steps.render_portrait_images, (), ("portrait_images", "image_size", "zoom")),
+    BuildStep("face_encoder", steps.train_face_encoder, ("stills",), ("face_encoder",)),
+    BuildStep("language", steps.train_text_image_encoder, ("stills",), ("text_image_encoder",)),
     BuildStep("prepare", steps.prepare_clips, ENCODER_STEPS, ("prepare", "prepared_size")),
-    BuildStep("base", steps.train_base, ("prepare",), ("base", "text_length", "shift")),
+    BuildStep("base", steps.train_base, ("prepare",), ("base", "max_text_tokens", "flow_shift")),
     BuildStep("stage1", steps.train_stage1, ("base",), ("stage1",)),
     BuildStep("stage2", steps.train_stage2, ("stage1",), ("stage2",)),
     BuildStep("expression_encoder", expression_step.train_expression_encoder, (), EXPRESSION_SETTINGS),
     BuildStep("expression_reader", expression_step.fit_expression_reader, (), EXPRESSION_SETTINGS),
-    BuildStep("people_videos", people_steps.make_multi_person_videos, ("videos",), ("people_videos",)),
+    BuildStep("people_videos", people_steps.make_multi_person_videos, ("videos",), ("multi_person_videos",)),
     BuildStep(
         "people_prepare",
         people_steps.prepare_multi_person,
         MULTI_PERSON_DEPENDENCIES,
-        ("people_prepare", "prepared_size"),
+        ("multi_person_prepare", "prepared_size"),
     ),
     BuildStep(
-        "stage2_people", people_steps.train_stage2_multi_person, ("stage2", "people_prepare"), ("stage2_people",)
+        "stage2_people", people_steps.train_stage2_multi_person, ("stage2", "people_prepare"), ("stage2_multi_person",)
     ),
-    BuildStep("more_videos", more_steps.make_extended_videos, (), ("more_videos", "size", "closeness")),
-    BuildStep("more_prepare", more_steps.prepare_extended, EXTENDED_DEPENDENCIES, ("more_prepare", "prepared_size")),
-    BuildStep("stage2_more", more_steps.train_stage2_extended, ("stage2_people", "more_prepare"), ("stage2_more",)),
+    BuildStep("more_videos", more_steps.make_extended_videos, (), ("extended_videos", "image_size", "zoom")),
+    BuildStep(
+        "more_prepare", more_steps.prepare_extended, EXTENDED_DEPENDENCIES, ("extended_prepare", "prepared_size")
+    ),
+    BuildStep("stage2_more", more_steps.train_stage2_extended, ("stage2_people", "more_prepare"), ("stage2_extended",)),
     BuildStep("pack", steps.pack_pipeline, ("stage2_more",), (), output_folder="."),
-    BuildStep("people", people_steps.train_portrait_adapter, ("pack", "people_prepare"), ("people",)),
+    BuildStep("people", people_steps.train_portrait_adapter, ("pack", "people_prepare"), ("portrait_stage",)),
     BuildStep(
         "pack_people", people_steps.pack_portrait_adapter, ("people",), (), output_folder=EXPRESSION_ADAPTER_FOLDER
     ),
@@ -163,10 +166,12 @@ def _load_reports(context: BuildContext) -> dict[str, dict[str, Any]]:
 def _fingerprint(step: BuildStep, config: BuildConfig, upstream: dict[str, str]) -> str:
     """Hash of the settings that decide what comes of a step, its forerunners' included."""
     # Videos owe nothing to the components, so that a build and a corpus with finished components share them.
-    always = ("seed", "model") if step.name == "videos" else ("seed", "model", "components")
+    always = ("seed", "model") if step.name == "videos" else ("seed", "model", "pretrained_components")
     chosen = {name: _plain_settings(getattr(config, name)) for name in (*step.settings, *always)}
-    told = json.dumps([chosen, [upstream[name] for name in step.depends_on]], sort_keys=True, default=_enum_value)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    # Under the keys of earlier releases, so that steps that were done before keys were renamed count as done.
+    settings = [restore_old_keys(BuildConfig, chosen), [upstream[name] for name in step.depends_on]]
+    text = json.dumps(settings, sort_keys=True, default=_enum_value)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _enum_value(value: object) -> Any:
@@ -189,7 +194,7 @@ def _is_done(report: Path, fingerprint: str, output_exists: bool) -> bool:
         return False
     if _read_report(report)["fingerprint"] != fingerprint:
         raise InputError(
-            f"'{report}' was made with other settings; choose another folder with work=..., or remove this file, "
+            f"'{report}' was made with other settings; choose another folder with work_dir=..., or remove this file, "
             f"what it stands for and the reports of the steps after it"
         )
     return True

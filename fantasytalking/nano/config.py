@@ -34,14 +34,14 @@ class ComponentTrainingConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        for name in ("steps", "batch", "save_every", "tell_every"):
+        for name in ("steps", "batch_size", "save_interval", "log_interval"):
             if not 1 <= getattr(self, name) <= 10**7:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie from 1 to 10000000")
         for name, low, high in (
             ("learning_rate", 1e-9, 1),
-            ("warm_up", 0, 10**6),
+            ("warmup_steps", 0, 10**6),
             ("weight_decay", 0, 1),
-            ("clip_norm", 1e-6, 1e6),
+            ("max_grad_norm", 1e-6, 1e6),
         ):
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie from {low:g} to {high:g}")
@@ -62,10 +62,10 @@ class VideosConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _check_config_range(self, "identities", 1, 1000)
-        _check_config_range(self, "group", 1, 1000)
-        _check_config_range(self, "sentences", 1, 200)
-        _check_config_range(self, "held_out", 1, 60)
+        _check_config_range(self, "num_identities", 1, 1000)
+        _check_config_range(self, "group_size", 1, 1000)
+        _check_config_range(self, "sentences_per_person", 1, 200)
+        _check_config_range(self, "num_held_out", 1, 60)
 
 
 @dataclass
@@ -92,10 +92,10 @@ class ExtendedVideosConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _check_config_range(self, "first", 0, 999)
-        _check_config_range(self, "identities", 1, 1000 - self.first_identity)
-        _check_config_range(self, "utterances", 1, 200)
-        _check_config_range(self, "resting_every", 1, 1000)
+        _check_config_range(self, "first_identity", 0, 999)
+        _check_config_range(self, "num_identities", 1, 1000 - self.first_identity)
+        _check_config_range(self, "utterances_per_person", 1, 200)
+        _check_config_range(self, "rest_interval", 1, 1000)
         _check_config_range(self, "rest_seconds", 0.1, 10)
 
 
@@ -139,25 +139,23 @@ class VaeTraining:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        for name in ("frames", "long_frames"):
+        for name in ("clip_frames", "long_clip_frames"):
             if getattr(self, name) < 5 or (getattr(self, name) - 1) % 4:
                 raise InputError(f"vae.{name} is {getattr(self, name)}; it must be 1 + 4k, from 5 on")
-        for name in ("crop", "long_crop"):
+        for name in ("crop_size", "long_crop_size"):
             if getattr(self, name) < 16 or getattr(self, name) % 16:
                 raise InputError(f"vae.{name} is {getattr(self, name)}; it must be a multiple of 16")
-        _check_config_range(self, "whole_every", 2, 1000)
+        _check_config_range(self, "full_frame_interval", 2, 1000)
         if self.patch_size * 2 ** (len(self.dim_mult) - 1) != 8 or len(self.dim_mult) < 3:
             raise InputError(
                 f"vae.patch_size {self.patch_size} and {len(self.dim_mult)} levels in vae.dim_mult do not make "
                 "pictures 8 times smaller and time 4 times; use 2 and three levels, or 1 and four"
             )
-        _check_config_range(self, "channels", 4, 128)
+        _check_config_range(self, "latent_channels", 4, 128)
         if self.residual_shortcuts and not self._has_shortcuts():
             raise InputError(
                 f"vae.residual_shortcuts has no shortcuts for vae.dim_mult {self.dim_mult}: {SHORTCUT_FACTOR} times "
-                "each width "
-                "must be "
-                "a multiple of the next, and the last but one of the last"
+                "each width must be a multiple of the next, and the last but one of the last"
             )
 
     def _has_shortcuts(self) -> bool:
@@ -185,9 +183,9 @@ class AudioEncoderTraining:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _check_config_range(self, "utterances", 1, 100_000)
-        _check_config_range(self, "held_out_utterances", 1, 10_000)
-        _check_config_range(self, "seconds", 0.5, 20)
+        _check_config_range(self, "num_utterances", 1, 100_000)
+        _check_config_range(self, "num_held_out_utterances", 1, 10_000)
+        _check_config_range(self, "window_seconds", 0.5, 20)
 
 
 @dataclass
@@ -201,9 +199,9 @@ class PortraitImagesConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _check_config_range(self, "identities", 2, 1000)
-        _check_config_range(self, "held_out", 2, 1000)
-        _check_config_range(self, "poses", 2, 1000)
+        _check_config_range(self, "num_identities", 2, 1000)
+        _check_config_range(self, "num_held_out", 2, 1000)
+        _check_config_range(self, "images_per_person", 2, 1000)
 
 
 @dataclass
@@ -231,7 +229,7 @@ class TextImageEncoderTraining:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _check_config_range(self, "vocabulary", 260, 10_000)
+        _check_config_range(self, "vocab_size", 260, 10_000)
         if self.image_size % self.patch_size:
             raise InputError(
                 f"text_image_encoder.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
@@ -257,10 +255,10 @@ class ExpressionEncoderTraining:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _check_config_range(self, "people", 4, 500)
-        _check_config_range(self, "held_out", 4, 500)
-        _check_config_range(self, "poses", 4, 1000)
-        _check_config_range(self, "agreement", 0, 100)
+        _check_config_range(self, "num_identities", 4, 500)
+        _check_config_range(self, "num_held_out", 4, 500)
+        _check_config_range(self, "images_per_person", 4, 1000)
+        _check_config_range(self, "agreement_weight", 0, 100)
 
 
 @dataclass
@@ -280,10 +278,10 @@ class MultiPersonVideosConfig:
 
     def validate(self) -> None:
         """Holds the numbers in their limits."""
-        _check_config_range(self, "people", 2, MAX_GROUP_PEOPLE)
-        _check_config_range(self, "identities", 2, 1000)
-        _check_config_range(self, "sentences", 1, 200)
-        _check_config_range(self, "alone", 0, 1000)
+        _check_config_range(self, "people_per_video", 2, MAX_GROUP_PEOPLE)
+        _check_config_range(self, "num_identities", 2, 1000)
+        _check_config_range(self, "sentences_per_person", 1, 200)
+        _check_config_range(self, "num_single_person_identities", 0, 1000)
         if self.width % 16 or not 32 <= self.width <= 1024:
             raise InputError(f"multi_person_videos.width is {self.width}; it must be a multiple of 16, from 32 to 1024")
 
@@ -345,20 +343,18 @@ class BuildConfig:
         """Holds the values in their limits."""
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")
-        _check_config_range(self, "processes", 0, 256)
+        _check_config_range(self, "num_processes", 0, 256)
         _check_config_range(self, "seed", 0, 2**31 - 1)
-        _check_config_range(self, "text_length", 1, 512)
-        _check_config_range(self, "shift", 0.1, 20)
-        _check_config_range(self, "closeness", 1, MAX_ZOOM)
+        _check_config_range(self, "max_text_tokens", 1, 512)
+        _check_config_range(self, "flow_shift", 0.1, 20)
+        _check_config_range(self, "zoom", 1, MAX_ZOOM)
         for value in (self.image_size, self.prepared_size or self.image_size):
             if value % 16 or not 32 <= value <= 512:
-                raise InputError(f"size is {value}; it must be a multiple of 16, from 32 to 512")
+                raise InputError(f"image_size is {value}; it must be a multiple of 16, from 32 to 512")
         if max(self.vae.crop_size, self.vae.long_crop_size) > self.image_size:
             raise InputError(
-                f"vae.crop_size is {self.vae.crop_size} and vae.long_crop_size {self.vae.long_crop_size}; the pictures "
-                "have "
-                f"{self.image_size} "
-                "pixels a side"
+                f"vae.crop_size is {self.vae.crop_size} and vae.long_crop_size {self.vae.long_crop_size}; the images "
+                f"have {self.image_size} pixels per side"
             )
 
 
