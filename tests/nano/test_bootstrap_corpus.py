@@ -72,7 +72,7 @@ def test_the_recipe_makes_the_corpus_that_the_presets_train_on():
     assert nano_config(stage="stage2_people").data.manifests == both
     more = [f"outputs/nano/{name}/manifest.jsonl" for name in ("more_corpus", "portrait_corpus")]
     assert nano_config(stage="stage2_more").data.manifests == more
-    assert "work: outputs/nano\n" in BUILD_RECIPE_FILE.read_text()
+    assert "work_dir: outputs/nano\n" in BUILD_RECIPE_FILE.read_text()
 
 
 @pytest.mark.parametrize(

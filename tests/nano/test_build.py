@@ -34,7 +34,7 @@ SMOKE = CONFIGS_FOLDER / "nano" / "build_smoke.yaml"
 
 def command(folder: Path, *more: str) -> list[str]:
     script = str(ROOT / "scripts" / "build_nano.py")
-    settings = [f"work={folder / 'work'}", "processes=1", *more]
+    settings = [f"work_dir={folder / 'work'}", "num_processes=1", *more]
     return [sys.executable, script, "--config", str(SMOKE), "--output", str(folder / "nano"), *settings]
 
 
@@ -61,13 +61,13 @@ def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_among_the_wanted_steps_is_passed_over(tmp_path: Path) -> None:
-    config = load_config(BuildConfig, SMOKE, [f"work={tmp_path / 'work'}"])
+    config = load_config(BuildConfig, SMOKE, [f"work_dir={tmp_path / 'work'}"])
     build_nano(config, tmp_path / "nano", only=())
     assert list(tmp_path.iterdir()) == [], "no step was done and no card written"
 
 
 def test_a_finished_pipeline_is_told_before_the_first_step(tmp_path: Path) -> None:
-    config, output = load_config(BuildConfig, SMOKE, [f"work={tmp_path / 'work'}"]), tmp_path / "nano"
+    config, output = load_config(BuildConfig, SMOKE, [f"work_dir={tmp_path / 'work'}"]), tmp_path / "nano"
     (output / "fast").mkdir(parents=True)
     with pytest.raises(InputError, match=r"nano' holds a pipeline or other things already; .*--output"):
         build_nano(config, output)
@@ -80,12 +80,12 @@ def test_a_finished_pipeline_is_told_before_the_first_step(tmp_path: Path) -> No
     [
         ("size=100", "multiple of 16"),
         ("vae.crop_size=200", "multiple of 16"),
-        ("vae.crop_size=112", "pictures have 96"),
+        ("vae.crop_size=112", "images have 96"),
         ("videos.num_identities=1001", "identities is 1001"),
         ("device=tpu", "use auto, cpu or cuda"),
         ("text_image_encoder.patch_size=24", "not a multiple"),
-        ("expression_encoder.images_per_person=3", "poses is 3; it must lie from 4"),
-        ("multi_person_videos.people_per_video=4", "people is 4; it must lie from 2 to 3"),
+        ("expression_encoder.images_per_person=3", "images_per_person is 3; it must lie from 4"),
+        ("multi_person_videos.people_per_video=4", "people_per_video is 4; it must lie from 2 to 3"),
         ("multi_person_videos.width=100", "multiple of 16"),
     ],
 )
@@ -98,7 +98,7 @@ def test_steps_done_with_other_settings_are_told(tmp_path: Path) -> None:
     report = tmp_path / "work" / "reports" / "videos.json"
     report.parent.mkdir(parents=True)
     report.write_text(json.dumps({"fingerprint": "of another recipe"}))
-    config = load_config(BuildConfig, SMOKE, [f"work={tmp_path / 'work'}"])
+    config = load_config(BuildConfig, SMOKE, [f"work_dir={tmp_path / 'work'}"])
     with pytest.raises(InputError, match=r"videos.json' was made with other settings"):
         build_nano(config, tmp_path / "nano", "videos")
 
@@ -173,7 +173,7 @@ def test_the_chain_runs_is_killed_goes_on_and_is_skipped(tmp_path: Path) -> None
     # Nothing is left to do; the finished folder is a base and a set of components for another run.
     again = run(tmp_path)
     assert again.returncode == 0 and again.stdout.count("done before") == len(STEP_NAMES)
-    other = run(tmp_path, f"work={tmp_path / 'other'}", f"components={folder}", "--until", "stage1")
+    other = run(tmp_path, f"work_dir={tmp_path / 'other'}", f"pretrained_components={folder}", "--until", "stage1")
     assert other.returncode == 0, other.stdout[-3000:] + other.stderr[-3000:]
     assert other.stdout.count("taken from") == 6
     assert (tmp_path / "other" / "stage1" / "adapter" / "adapter.safetensors").is_file()

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fantasytalking.common.config import CONFIGS_FOLDER
+from fantasytalking.common.config_aliases import restore_old_keys
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import atomic_write, hash_file
 from fantasytalking.evaluation.report.results import RESULTS_FILE, EvaluationResults
@@ -211,14 +212,17 @@ def check_row_settings(folder: Path, run: AblationRun, config: AblationConfig) -
     Raises:
         InputError: it is not.
     """
-    settings = dataclasses.asdict(config) | {"title": "", "rows": [], "control": None, "work": ""}
-    settings |= {"row": dataclasses.asdict(run.row), "seed": run.seed, "weights": _component_hashes(config.base)}
+    deciding = dataclasses.asdict(config) | {"title": "", "rows": [], "motion_control": None, "work_dir": ""}
+    # Under the keys of earlier releases, so that rows that were begun before keys were renamed can be resumed.
+    settings = restore_old_keys(AblationConfig, deciding)
+    settings |= {"row": restore_old_keys(AblationRowConfig, dataclasses.asdict(run.row)), "seed": run.seed}
+    settings |= {"weights": _component_hashes(config.base)}
     note, text = folder / ROW_SETTINGS_FILE, json.dumps(settings, indent=1, default=lambda choice: choice.value) + "\n"
     if not note.is_file():
         with atomic_write(note) as temporary:
             temporary.write_text(text, encoding="utf-8")
     elif note.read_text(encoding="utf-8") != text:
-        raise InputError(f"row '{run.name}' in '{folder}' was begun with other settings; remove it or set work=")
+        raise InputError(f"row '{run.name}' in '{folder}' was begun with other settings; remove it or set work_dir=")
 
 
 def _component_hashes(components: str) -> dict[str, str]:

@@ -63,7 +63,7 @@ def test_rows_without_training_need_no_steps_and_no_corpus() -> None:
 
 
 def test_without_components_nothing_is_begun(tmp_path: Path) -> None:
-    config = load(f"work={tmp_path / 'work'}", f"components={tmp_path / 'nano'}")
+    config = load(f"work_dir={tmp_path / 'work'}", f"base={tmp_path / 'nano'}")
     with pytest.raises(InputError, match="build_nano"):
         AblationStudy(config, 1).run()
     assert not (tmp_path / "work").exists()
@@ -88,10 +88,10 @@ def test_a_row_goes_on_with_the_settings_that_it_was_begun_with_alone(tmp_path: 
         (AblationRun(replace(row, stage1_fraction=0.75), 0), config),
         (AblationRun(row, 1), config),
     ):
-        with pytest.raises(InputError, match="was begun with other settings; remove it or set work="):
+        with pytest.raises(InputError, match="was begun with other settings; remove it or set work_dir="):
             check_row_settings(tmp_path, trained, other)
     weights.write_bytes(b"of a later training")
-    with pytest.raises(InputError, match="was begun with other settings; remove it or set work="):
+    with pytest.raises(InputError, match="was begun with other settings; remove it or set work_dir="):
         check_row_settings(tmp_path, AblationRun(row, 0), config)
     assert (tmp_path / ROW_SETTINGS_FILE).read_bytes() == noted
 
@@ -109,10 +109,16 @@ def test_two_rows_are_trained_generated_scored_and_skipped_when_done(tmp_path: P
         assert ended.returncode == code, ended.stdout[-2000:] + ended.stderr[-3000:]
         return ended.stdout + ended.stderr
 
-    smoke = ["--config", CONFIGS_FOLDER / "nano" / "build_smoke.yaml", "--output", tmp_path / "nano", f"work={work}"]
+    smoke = [
+        "--config",
+        CONFIGS_FOLDER / "nano" / "build_smoke.yaml",
+        "--output",
+        tmp_path / "nano",
+        f"work_dir={work}",
+    ]
     run("build_nano.py", *smoke, "device=cpu")
     settings = [f"components={work / 'components'}", f"manifest={work / 'corpus' / 'manifest.jsonl'}", "clips=2"]
-    settings += ["steps=4", f"work={tmp_path / 'ablation'}", "infer=[steps=1]", "metrics=[psnr,csim_nano,motion]"]
+    settings += ["steps=4", f"work_dir={tmp_path / 'ablation'}", "infer=[steps=1]", "metrics=[psnr,csim_nano,motion]"]
     settings += [
         "train=[batch=2,data.num_workers=0,optimizer.warmup_steps=0,checkpoints.interval=1]",
         "control.row=both",

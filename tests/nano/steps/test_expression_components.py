@@ -19,7 +19,7 @@ SMOKE = CONFIGS_FOLDER / "nano" / "build_smoke.yaml"
 
 
 def test_the_steps_leave_an_encoder_and_a_reader(tmp_path: Path) -> None:
-    settings = [f"work={tmp_path / 'work'}", "processes=1", "device=cpu", "size=96", "closeness=1.2"]
+    settings = [f"work_dir={tmp_path / 'work'}", "num_processes=1", "device=cpu", "image_size=96", "zoom=1.2"]
     shop = BuildContext(load_config(BuildConfig, SMOKE, settings), tmp_path / "nano")
     found = train_expression_encoder(shop)
     assert (

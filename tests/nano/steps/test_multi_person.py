@@ -26,7 +26,7 @@ def folder_of(path: Path, **files: int) -> Path:
 
 @pytest.mark.slow
 def test_people_are_drawn_beside_those_who_are_alone(videos: Path, tmp_path: Path) -> None:
-    config = load_config(BuildConfig, SMOKE, [f"work={tmp_path / 'work'}", "processes=1", "device=cpu"])
+    config = load_config(BuildConfig, SMOKE, [f"work_dir={tmp_path / 'work'}", "num_processes=1", "device=cpu"])
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "videos").symlink_to(videos)
     several = replace(config.multi_person_videos, num_single_person_identities=4)

@@ -32,7 +32,7 @@ class Line:
 
 
 def settings(**changes: object) -> ComponentTrainingConfig:
-    values: dict = {"steps": 60, "batch": 32, "learning_rate": 0.05, "warm_up": 5, "save_every": 20}
+    values: dict = {"steps": 60, "batch_size": 32, "learning_rate": 0.05, "warmup_steps": 5, "save_interval": 20}
     return ComponentTrainingConfig(**{**values, **changes})
 
 

@@ -35,7 +35,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[FaceNetwork, Pat
 
 def test_stills_are_faces_in_arcfaces_place(stills: PortraitImages) -> None:
     assert stills.faces.shape[1:] == (112, 112, 3) and stills.images.shape[1:] == (96, 96, 3)
-    assert list(stills.unique_identities) == [0, 1, 2] and len(portrait_images.num_identities) >= 9
+    assert list(stills.unique_identities) == [0, 1, 2] and len(stills.identities) >= 9
     # An aligned face fills the middle: it differs more from person to person than its corners do from each other.
     assert stills.faces[:, 30:90, 30:80].std() > 10
 
