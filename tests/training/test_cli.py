@@ -43,8 +43,8 @@ def test_a_node_without_the_perception_packages_imports_the_models_and_trains_on
     program = f"""{WITHOUT_PERCEPTION}
 for name in {LIGHT}:
     importlib.import_module("fantasytalking." + name)
-from fantasytalking.train import run
-run("stage1", "about")
+from fantasytalking.cli import run
+run(["train", "--config", "configs/nano/stage1.yaml", *sys.argv[1:]])
 """
     told = subprocess.run([sys.executable, "-c", program, *settings], capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr[-2000:]
@@ -54,7 +54,9 @@ run("stage1", "about")
 def test_a_package_that_is_not_installed_is_one_line_with_the_extra_that_brings_it(tmp_path: Path):
     script = str(ROOT / "scripts" / "make_portrait_world.py")
     program = f"{WITHOUT_PERCEPTION}\nimport runpy\nrunpy.run_path({script!r}, run_name='__main__')"
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    arguments = ["--identities", "0-0", "--sentences", "data/portrait_world/sentences_train.txt", "--output", "out"]
+    command = [sys.executable, "-c", program, *arguments]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert told.returncode == 2
     assert told.stderr == "error: 'cv2' is not installed: pip install -e '.[data]'\n"
 
