@@ -40,7 +40,7 @@ COMMANDS = {
     "make-reenactment": Command("make_reenactment", "render one clip's people performing another clip"),
     "render-cross-ground-truth": Command("render_cross_ground_truth", "render the true videos of cross-reenactment"),
 }
-USAGE = "usage: fantasytalking COMMAND ...      (fantasytalking COMMAND --help lists the options of a command)"
+USAGE = "usage: fantasytalking COMMAND ...    (fantasytalking COMMAND --help lists the options of a command)"
 
 
 def main() -> None:

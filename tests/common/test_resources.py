@@ -7,7 +7,7 @@ import pytest
 from fantasytalking.common.config import load_config
 from fantasytalking.common.errors import InputError, install_command
 from fantasytalking.common.resources import ROOT, resource_path
-from fantasytalking.data.prepare.plan import read_ranges
+from fantasytalking.data.prepare.plan import read_time_ranges
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus.clip_corpus import read_sentences
 
@@ -23,7 +23,7 @@ def test_what_ships_is_found_in_any_folder():
     assert resource_path(INFER) == ROOT / INFER
     assert load_config(InferConfig, INFER).model == "nano"
     assert len(read_sentences("data/portrait_world/sentences_train.txt", range(10))) > 20
-    assert len(read_ranges("data/manifests/hdtf.jsonl")) > 100
+    assert len(read_time_ranges("data/manifests/hdtf.jsonl")) > 100
 
 
 def test_a_file_in_the_working_directory_comes_first(tmp_path: Path):
