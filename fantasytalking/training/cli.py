@@ -81,9 +81,9 @@ def check_manifests_exist(config: TrainConfig) -> None:
         if not Path(manifest).is_file():
             driven = " expression_encoder=FOLDER" if config.stage.expression is not None else ""
             cure = (
-                "python scripts/build_nano.py"
+                "fantasytalking build-nano"
                 if config.model == "nano" and not driven
-                else f"python scripts/prepare_data.py --config configs/{config.model}/data.yaml "
+                else f"fantasytalking prepare --config configs/{config.model}/data.yaml "
                 f"--input VIDEOS --output {Path(manifest).parent}{driven}"
             )
             raise InputError(f"there is no corpus at '{manifest}'; make and prepare it with: {cure}")

@@ -76,11 +76,11 @@ def test_dry_run_tells_the_plan(
 def test_without_a_corpus_the_command_that_makes_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_stage1.py"])
-    with pytest.raises(InputError, match=r"python scripts/build_nano\.py"):
+    with pytest.raises(InputError, match=r"fantasytalking build-nano"):
         train("stage1", "about")
     assert not list(tmp_path.iterdir())
     config = load_config(TrainConfig, CONFIGS_FOLDER / "wan14b" / "stage1.yaml")
-    with pytest.raises(InputError, match=r"scripts/prepare_data\.py --config configs/wan14b/data\.yaml"):
+    with pytest.raises(InputError, match=r"fantasytalking prepare --config configs/wan14b/data\.yaml"):
         check_manifests_exist(config)
     for preset in ("nano", "wan14b"):
         config = load_config(TrainConfig, CONFIGS_FOLDER / preset / "portrait.yaml")

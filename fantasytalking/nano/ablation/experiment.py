@@ -67,7 +67,7 @@ class AblationStudy:
         config = self.config
         for path, options in ((config.base, ""), (config.expression_reader, " --only expression_reader")):
             if path is not None and not Path(path).exists():
-                raise InputError(f"'{path}' is not there; make it: python scripts/build_nano.py{options}")
+                raise InputError(f"'{path}' is not there; make it: fantasytalking build-nano{options}")
         self._freeze_benchmarks()
         results = []
         for trained in self._planned_runs():
