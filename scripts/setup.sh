@@ -41,7 +41,7 @@ find_uv() {
   run_pip install -c constraints.txt uv 2>/dev/null && .venv/bin/uv --version >/dev/null 2>&1 && echo .venv/bin/uv
 }
 
-extras='.[data,train,app,tests]'
+extras='.[data,train,app,tests,docs,browser]'
 stamp=.venv/.installed
 wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d' ' -f1)
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
