@@ -1,31 +1,7 @@
 #!/usr/bin/env python
-"""Freezes a benchmark: which stretch of which file of a local copy counts, at which rate, size and crop.
+"""Freezes a benchmark: `fantasytalking freeze-benchmark`."""
 
-    python scripts/make_benchmark.py --benchmark hdtf --references HDTF --output hdtf.json [key=value ...]
-
-The manifest holds names, times and hashes, and no media. Settings: configs/benchmarks/*.yaml.
-"""
-
-import argparse
-from pathlib import Path
-
-from fantasytalking.common.errors import exit_cleanly
-
-
-def main() -> None:
-    from fantasytalking.evaluation.cli import BENCHMARKS, freeze_benchmark
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmark", choices=BENCHMARKS, required=True)
-    parser.add_argument("--references", type=Path, required=True, help="folder of the data set's videos")
-    parser.add_argument("--output", type=Path, required=True, help="the manifest, a .json")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in clips=20 width=256")
-    arguments = parser.parse_intermixed_args()
-    protocol = freeze_benchmark(arguments.benchmark, arguments.references, arguments.overrides)
-    protocol.save(arguments.output)
-    people = len({clip.identity for clip in protocol.clips})
-    print(f"protocol {protocol.id}: {len(protocol.clips)} clips of {people} people in '{arguments.output}'")
-
+from fantasytalking.cli import run_script
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_script("freeze-benchmark")

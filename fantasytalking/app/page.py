@@ -51,7 +51,7 @@ def build_page(service: GenerationService, examples: list[list[str]]) -> gr.Bloc
                 video = gr.Video(label="Video", elem_id="video")
                 line = gr.Textbox(label="What was made", interactive=False, elem_id="line")
                 plot = gr.Plot(label="Mouth and sound", show_label=False, elem_id="plot")
-                record = gr.File(label="Record (scripts/infer.py --replay makes the same video again)")
+                record = gr.File(label="Record (fantasytalking infer --replay makes the same video again)")
         # In the order of the request's fields, so that none of them can be without a control.
         inputs = [controls[field.name] for field in fields(PageRequest)]
         talking = button.click(

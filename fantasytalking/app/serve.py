@@ -1,12 +1,11 @@
 """Serves the page."""
 
-from pathlib import Path
-
 import gradio as gr
 
 from fantasytalking.app.page import build_page
 from fantasytalking.app.service import GenerationService
 from fantasytalking.common.errors import InputError
+from fantasytalking.common.resources import resource_path
 
 MAX_UPLOAD_SIZE = "64mb"
 """Of one file."""
@@ -21,15 +20,17 @@ def serve_page(service: GenerationService, host: str, port: int) -> None:
     Raises:
         InputError: the port is taken, or the host is not this machine's.
     """
-    examples = [list(DEMO_INPUTS)] if all(Path(path).is_file() for path in DEMO_INPUTS) else []
-    page = build_page(service, examples)
+    demo = [resource_path(path) for path in DEMO_INPUTS]
+    # Only what gradio may read can be an example: files below the working directory or in a folder that is allowed.
+    allowed = [service.output_folder.resolve(), *(path.parent for path in demo if path.is_absolute())]
+    page = build_page(service, [list(map(str, demo))] if all(path.is_file() for path in demo) else [])
     try:
         page.launch(
             server_name=host,
             server_port=port,
             share=False,
             max_file_size=MAX_UPLOAD_SIZE,
-            allowed_paths=[str(service.output_folder.resolve())],
+            allowed_paths=[str(folder) for folder in allowed],
             theme=gr.themes.Default(font=FONT_FAMILIES, font_mono=["monospace"]),
             ssr_mode=False,
             enable_monitoring=False,

@@ -50,7 +50,7 @@ def load_expression_adapter(model: FantasyTalkingTransformer3DModel, source: str
         if not has_expression_module(described):
             raise InputError(
                 f"adapter '{source}' holds {', '.join(described.modules) or 'no module'} and no expression; "
-                "give one that scripts/train_portrait.py wrote"
+                "give one that the portrait stage wrote"
             )
         load_adapter(model, source)
         return ExpressionModuleConfig.from_dict(described.expression, str(source))

@@ -14,15 +14,18 @@ from yaml import YAMLError
 from fantasytalking.common.config_aliases import rename_old_keys
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.resources import ROOT, resource_path
 
-CONFIGS_FOLDER = Path(__file__).resolve().parent.parent.parent / "configs"
-"""The folder of presets, beside the package in a checkout."""
+CONFIGS_FOLDER = ROOT / "configs"
+"""The folder of presets."""
 
 ConfigT = TypeVar("ConfigT")
 
 
 def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Sequence[str] = ()) -> ConfigT:
     """The dataclass `schema`, filled from its defaults, then the YAML at `path`, then `key.sub=value` overrides.
+
+    `path` may be one of the package's own, such as configs/nano/infer.yaml (see `resource_path`).
 
     A dataclass that has a `validate()` method has it called, innermost first.
 
@@ -32,7 +35,7 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
     """
     merged = OmegaConf.structured(schema)
     if path is not None:
-        merged = _merge(schema, merged, _read_yaml(existing_file(path, "config")), str(path))
+        merged = _merge(schema, merged, _read_yaml(existing_file(resource_path(path), "config")), str(path))
     return _finalize(schema, merged, overrides, str(path or "config"))
 
 

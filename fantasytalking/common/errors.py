@@ -5,6 +5,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+from fantasytalking.common.resources import IS_INSTALLED
+
 _DATA_PACKAGES = (
     *("PIL", "av", "cv2", "decord", "espeakng_loader", "imageio", "insightface", "jinja2", "markupsafe", "matplotlib"),
     *("mediapipe", "onnx", "onnxruntime", "onnxscript", "scipy"),
@@ -12,6 +14,7 @@ _DATA_PACKAGES = (
 _PACKAGE_EXTRAS = dict.fromkeys(_DATA_PACKAGES, "data") | {
     **dict.fromkeys(("deepspeed", "tensorboard", "torchdata", "wandb"), "train"),
     "gradio": "app",
+    "torchao": "quantization",
 }
 """Packages that only some of the project needs, and the extra of pyproject.toml that brings them."""
 
@@ -77,6 +80,11 @@ def _rebuild_input_error(message: str, code: ErrorCode | None, field: str | None
     return InputError(message, code=code, field=field, value=value)
 
 
+def install_command(extra: str) -> str:
+    """Returns the command that installs an extra: of the clone, or of an installed package."""
+    return f"pip install 'fantasytalking[{extra}]'" if IS_INSTALLED else f"pip install -e '.[{extra}]'"
+
+
 def exit_cleanly(main: Callable[[], None]) -> None:
     """Runs a script's `main`: an `InputError` becomes one line on stderr and exit code 2, an interruption code 130.
 
@@ -91,7 +99,7 @@ def exit_cleanly(main: Callable[[], None]) -> None:
         extra = _PACKAGE_EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        print(f"error: '{error.name}' is not installed: pip install -e '.[{extra}]'", file=sys.stderr)  # noqa: T201
+        print(f"error: '{error.name}' is not installed: {install_command(extra)}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201

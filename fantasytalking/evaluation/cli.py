@@ -38,13 +38,17 @@ BENCHMARKS = ("hdtf", "mead", "celebvhq", "portrait_world", "exprbench", "exprbe
 MAX_EVALUATION_PROCESSES = 256
 
 
-def parse_evaluation_args(arguments: Sequence[str], description: str | None) -> argparse.Namespace:
+def parse_evaluation_args(
+    arguments: Sequence[str], description: str | None, prog: str | None = None
+) -> argparse.Namespace:
     """The command line of scripts/evaluate.py."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--benchmark", choices=BENCHMARKS)
     parser.add_argument("--references", type=Path, help="folder of the real videos, as the data set lays them out")
     parser.add_argument("--predictions", type=Path, help="folder of finished videos: NAME.mp4 or NAME/video.mp4")
-    parser.add_argument("--manifest", type=Path, help="made by make_benchmark.py; default: made from --references now")
+    parser.add_argument("--manifest", type=Path, help="made by freeze-benchmark; default: made from --references now")
     parser.add_argument("--weights", type=Path, help="folder of weights; metrics without theirs are skipped")
     parser.add_argument("--metrics", type=_split_names, help=f"of {', '.join(METRICS)}; default: all")
     parser.add_argument("--require", type=_split_names, default=[], metavar="METRICS", help="not to be skipped")

@@ -62,7 +62,7 @@ NANO_FACE_WEIGHTS = MetricWeights(
     None,
     None,
     "Apache-2.0",
-    "python scripts/build_nano.py; checkpoints/nano/face_encoder",
+    "fantasytalking build-nano; checkpoints/nano/face_encoder",
     "csim_nano",
 )
 NANO_READER_WEIGHTS = MetricWeights(
@@ -70,7 +70,7 @@ NANO_READER_WEIGHTS = MetricWeights(
     None,
     None,
     "Apache-2.0",
-    "python scripts/build_nano.py --only expression_reader",
+    "fantasytalking build-nano --only expression_reader",
     "expression_truth_nano, leakage_nano",
 )
 DINO_WEIGHTS = MetricWeights(

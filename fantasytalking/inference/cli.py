@@ -60,13 +60,18 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; --help tells all options")
 
 
-def parse_job(arguments: Sequence[str], description: str) -> GenerationJob:
+def parse_job(arguments: Sequence[str], description: str, prog: str | None = None) -> GenerationJob:
     """What the command line asks for. Options prevail over key=value, which prevails over the configuration file.
 
     Raises:
         InputError: anything that cannot be used.
     """
-    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--image", type=Path, help="the portrait: jpg, png, webp, bmp, tiff or gif")
     parser.add_argument("--audio", type=Path, action="append", help=AUDIO_HELP)
     parser.add_argument("--drive", type=Path, action="append", metavar="VIDEO", help=DRIVING_VIDEO_HELP)

@@ -31,7 +31,12 @@ class DownloadHint(NamedTuple):
 _SIZES_BY_PRECISION = "in half precision, {} GB in single"
 # Sizes follow from the numbers of parameters.
 DOWNLOAD_HINTS = {
-    "checkpoints/nano": DownloadHint("python scripts/build_nano.py", "48 MB at most", "Apache-2.0"),
+    "checkpoints/nano": DownloadHint(
+        "it is part of the repository, not of the wheel; copy checkpoints/nano of a clone here, give base=FOLDER, or "
+        "build it in some hours: fantasytalking build-nano",
+        "48 MB at most",
+        "Apache-2.0",
+    ),
     "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": DownloadHint(
         "hf download Wan-AI/Wan2.1-I2V-14B-720P-Diffusers --local-dir checkpoints/Wan2.1-I2V-14B-720P-Diffusers",
         f"about 46 GB {_SIZES_BY_PRECISION.format(91)}",
@@ -50,12 +55,12 @@ DOWNLOAD_HINTS = {
     ),
     "checkpoints/fantasytalking_audio": DownloadHint(
         "hf download acvlab/FantasyTalking fantasytalking_model.ckpt --local-dir checkpoints && "
-        "python scripts/convert_official.py checkpoints/fantasytalking_model.ckpt checkpoints/fantasytalking_audio",
+        "fantasytalking convert checkpoints/fantasytalking_model.ckpt checkpoints/fantasytalking_audio",
         f"about 1.7 GB {_SIZES_BY_PRECISION.format('3.4')}",
         "Apache-2.0",
     ),
     "outputs/wan1.3b/stage2/adapter": DownloadHint(
-        "accelerate launch scripts/train_stage2.py --config configs/wan1.3b/stage2.yaml (after stage 1)",
+        "accelerate launch -m fantasytalking train --config configs/wan1.3b/stage2.yaml (after stage 1)",
         "about 0.9 GB in half precision, 1.8 GB in single",
         "yours",
     ),

@@ -13,7 +13,7 @@ from fantasytalking.inference.stream import STDIO_PATH, stream_video
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 
 
-def run_inference_cli(arguments: Sequence[str], description: str) -> None:
+def run_inference_cli(arguments: Sequence[str], description: str, prog: str | None = None) -> None:
     """Makes what the command line asks for and tells so in one line.
 
     Raises:
@@ -21,14 +21,14 @@ def run_inference_cli(arguments: Sequence[str], description: str) -> None:
             code 2.
     """
     if launched_world_size() == 1:
-        _generate_and_report(parse_job(arguments, description), lambda _, load: load())
+        _generate_and_report(parse_job(arguments, description, prog), lambda _, load: load())
         return
     if init_processes() > 0:
         sys.exit(run_worker())
     leader = Coordinator()
     try:
         _generate_and_report(
-            parse_job(arguments, description),
+            parse_job(arguments, description, prog),
             lambda job, load: leader.load_pipeline(
                 job.config, load, has_driving_video=bool(job.driving_videos), is_multi_speaker=job.is_multi_speaker
             ),

@@ -83,7 +83,7 @@ def _check_base(context: BuildContext, corpora: Collection[Path]) -> None:
     if context.portrait_corpus in corpora and not context.expression_encoder.is_dir():
         raise InputError(
             f"there is no expression encoder at '{context.expression_encoder}', which tells what drives the faces of a "
-            "corpus; make one with: python scripts/build_nano.py"
+            "corpus; make one with: fantasytalking build-nano"
         )
     if set(corpora) != {context.corpus} and not (context.output / MOTION_NORMALIZER_FILE).is_file():
         raise InputError(

@@ -288,7 +288,7 @@ class MultiPersonVideosConfig:
 
 @dataclass
 class ScriptRunConfig:
-    """A public script of the project: its YAML below configs/ and what differs from it here."""
+    """A command of the project that is run: its YAML below configs/ and what differs from it here."""
 
     config: str = MISSING
     overrides: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Where nano is built: folders, device, and the project's own scripts."""
+"""Where nano is built: folders, device, and the project's own commands."""
 
 import logging
 import os
@@ -13,6 +13,7 @@ import torch
 
 from fantasytalking.common.config import CONFIGS_FOLDER
 from fantasytalking.common.errors import InputError
+from fantasytalking.common.resources import IS_INSTALLED, ROOT
 from fantasytalking.data.manifest import MANIFEST_FILE, REJECTIONS_FILE
 from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE
@@ -114,17 +115,15 @@ class BuildContext:
 
     def run_training(
         self,
-        script: str,
         script_config: ScriptRunConfig,
         base: Path,
         *overrides: str,
         corpora: Sequence[Path] | None = None,
     ) -> None:
-        """Runs a training script of the project, which goes on where it was stopped.
+        """Trains a stage in a process of its own, which resumes where it was stopped.
 
         Args:
-            script: its file name.
-            script_config: its settings.
+            script_config: the stage's settings.
             base: what is trained on.
             overrides: further settings.
             corpora: None: `self.corpus` alone.
@@ -136,16 +135,8 @@ class BuildContext:
         manifests = ",".join(str(corpus / MANIFEST_FILE) for corpus in corpora or [self.corpus])
         settings += [f"data.manifests=[{manifests}]", f"data.max_text_tokens={self.config.max_text_tokens}"]
         settings.append(f"stage.loss.sigmas.shift={self.config.flow_shift}")
-        run_script(
-            [
-                script_path(script),
-                "--config",
-                str(CONFIGS_FOLDER / script_config.config),
-                *settings,
-                *script_config.overrides,
-            ],
-            {},
-        )
+        config = CONFIGS_FOLDER / script_config.config
+        run_command("train", "--config", config, *settings, *script_config.overrides)
 
     def resume_stage2(
         self, script_config: ScriptRunConfig, previous_run: str, name: str, corpora: Sequence[Path]
@@ -157,34 +148,24 @@ class BuildContext:
             InputError: as `run_training`.
         """
         settings = [f"output={self.work_dir / name}", f"stage.init_from={self.work_dir / previous_run / 'adapter'}"]
-        self.run_training("train_stage2.py", script_config, self.components, *settings, corpora=corpora)
+        self.run_training(script_config, self.components, *settings, corpora=corpora)
         return training_summary(self.work_dir / name)
 
     def run_preparation(
         self, script_config: ScriptRunConfig, videos: Path, corpus: Path, components: Path, *overrides: str
     ) -> None:
-        """Runs scripts/prepare_data.py over `videos`, on the processor's cores, since tracking is most of its work.
+        """Prepares `videos` on the processor's cores, since tracking is most of the work.
 
         Raises:
             InputError: as `run_training`.
         """
-        command = [script_path("prepare_data.py"), "--input", str(videos), "--output", str(corpus)]
-        command += [
-            "--config",
-            str(CONFIGS_FOLDER / script_config.config),
-            f"components={components}",
-            "device=cpu",
-            *overrides,
-        ]
-        launcher = [
-            "-m",
-            "accelerate.commands.launch",
-            "--config_file",
-            str(CONFIGS_FOLDER / "accelerate" / "ddp.yaml"),
-        ]
+        config = CONFIGS_FOLDER / script_config.config
+        arguments = ["--input", videos, "--output", corpus, "--config", config, f"components={components}"]
+        arguments += ["device=cpu", *overrides, *script_config.overrides]
+        launcher = ["accelerate.commands.launch", "--config_file", str(CONFIGS_FOLDER / "accelerate" / "ddp.yaml")]
         launcher += ["--num_processes", str(self.processes), "--main_process_port", "0"]
-        alone = self.processes == 1
-        run_script([*([] if alone else launcher), *command, *script_config.overrides], {"CUDA_VISIBLE_DEVICES": ""})
+        several = launcher if self.processes > 1 else []
+        run_command("prepare", *arguments, launcher=several, variables={"CUDA_VISIBLE_DEVICES": ""})
 
 
 def corpus_summary(corpus: Path) -> dict[str, Any]:
@@ -193,31 +174,30 @@ def corpus_summary(corpus: Path) -> dict[str, Any]:
     return {"clips": lines[MANIFEST_FILE], "left_out": lines[REJECTIONS_FILE]}
 
 
-def run_script(command: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Runs a script of the project in a process of its own, which tells the rest.
+def run_command(
+    command: str, *arguments: object, launcher: Sequence[str] = (), variables: Mapping[str, str] | None = None
+) -> None:
+    """Runs a command of the package in a process of its own, which reports the rest.
 
     Args:
-        command: of Python: options, script, arguments.
-        environment: added to this process's.
+        command: as on the command line: train, prepare, evaluate ...
+        arguments: of the command; written as text.
+        launcher: a module that starts the command, with its options; none: the command is one process.
+        variables: environment variables, added to those of this process.
 
     Raises:
-        InputError: it ended with an error, which it has told.
+        InputError: it ended with an error, which it has reported.
     """
-    root = str(CONFIGS_FOLDER.parent)
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    finished = subprocess.run(
-        [sys.executable, *command], env={**os.environ, "PYTHONPATH": paths, **environment}, check=False
-    )
+    started = ["-m", *launcher, "-m", "fantasytalking"] if launcher else ["-m", "fantasytalking"]
+    environment = {**os.environ, **(variables or {})}
+    if not IS_INSTALLED:  # a clone need not be installed
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    line = [sys.executable, *started, command, *map(str, arguments)]
+    finished = subprocess.run(line, env=environment, check=False)
     if finished.returncode == -2 or finished.returncode == 130:
         raise KeyboardInterrupt
     if finished.returncode != 0:
-        names = [Path(part).name for part in command if part.endswith(".py")]
         raise InputError(
-            f"{names[0]} ended with code {finished.returncode}, see what it told above; "
-            "the same command goes on where it stopped"
+            f"'fantasytalking {command}' ended with code {finished.returncode}, see its output above; "
+            "the same command resumes where it stopped"
         )
-
-
-def script_path(name: str) -> str:
-    """Of a script of the project."""
-    return str(CONFIGS_FOLDER.parent / "scripts" / name)

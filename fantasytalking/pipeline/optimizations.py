@@ -15,7 +15,7 @@ from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConf
 from torch import nn
 
 from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import InputError, install_command
 from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.memory import retain_freed_memory
 from fantasytalking.models.portrait_block import fuse_blocks
@@ -87,8 +87,8 @@ class OptimizationConfig:
             raise InputError(f"optimizations.few_step_lora is '{self.few_step_lora}'; a .safetensors file is needed")
         if self.quantization is not WeightQuantization.none and find_spec("torchao") is None:
             raise InputError(
-                f"optimizations.quantization is {self.quantization.value}, which needs torchao: pip install -e "
-                "'.[quantise]'"
+                f"optimizations.quantization is {self.quantization.value}, which needs torchao: "
+                f"{install_command('quantization')}"
             )
 
 

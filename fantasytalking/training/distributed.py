@@ -19,7 +19,7 @@ from accelerate.utils import (
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import InputError, install_command
 from fantasytalking.training.config import MixedPrecision, TrainConfig, WandbMode
 
 PROCESS_GROUP_TIMEOUT = timedelta(hours=2)
@@ -99,7 +99,7 @@ def _check_trackers(names: Sequence[str]) -> None:
     installed = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
     missing = [name for name in names if not installed[name]()]
     if missing:
-        raise InputError(f"logging.trackers has '{missing[0]}', which is not installed: pip install -e '.[train]'")
+        raise InputError(f"logging.trackers has '{missing[0]}', which is not installed: {install_command('train')}")
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

@@ -215,7 +215,7 @@ def check_initial_weights_exist(init_from: str | None) -> None:
     if init_from is not None and not Path(init_from).exists():
         raise InputError(
             f"stage.init_from '{init_from}' is not there; for stage 2 train stage 1 first "
-            "(accelerate launch scripts/train_stage1.py), or set stage.init_from to an adapter folder or null"
+            "(fantasytalking train), or set stage.init_from to an adapter folder or null"
         )
 
 
@@ -259,4 +259,7 @@ def _cast_to_input_dtype(module: nn.Module, inputs: tuple[Tensor, ...], output: 
 def _check_nano_base(base: str) -> None:
     """Holds that the nano base is there where it is what is asked for."""
     if base == load_model_config("nano").base and not Path(base).is_dir():
-        raise InputError(f"the nano base '{base}' is not there; make it with: python scripts/build_nano.py")
+        raise InputError(
+            f"the nano base '{base}' is not there; copy it from a clone of the repository, or build it: "
+            "fantasytalking build-nano"
+        )

@@ -45,7 +45,7 @@ def test_every_preset_names_how_to_get_its_weights(preset, elsewhere):
 def test_nano_is_one_thing_to_make(elsewhere):
     with pytest.raises(InputError) as error:
         find_model_files(config_of_preset("nano"))
-    assert str(error.value).count("build_nano.py") == 1 and "adapter" not in str(error.value)
+    assert str(error.value).count("build-nano") == 1 and "adapter" not in str(error.value)
 
 
 def test_a_download_into_checkpoints_is_found(elsewhere):

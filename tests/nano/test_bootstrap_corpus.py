@@ -109,7 +109,7 @@ def test_a_base_that_drives_no_faces_is_told_before_anything_is_drawn(driven: Pa
     with pytest.raises(InputError, match=r"no 'checkpoints/nano/motion_normaliser\.json'; the base must be a finished"):
         bootstrap_corpus(config)
     shutil.rmtree(base / "expression_encoder")
-    with pytest.raises(InputError, match=r"no expression encoder at 'checkpoints/nano/expression_encoder'.*build_nano"):
+    with pytest.raises(InputError, match=r"no expression encoder at 'checkpoints/nano/expression_encoder'.*build-nano"):
         bootstrap_corpus(config)
     assert not (driven / "outputs").exists()
 

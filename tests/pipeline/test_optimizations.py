@@ -125,7 +125,7 @@ def test_what_cannot_be_saved_is_refused_in_one_line(override, message):
 
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is not None, reason="torchao is there")
 def test_missing_torchao_is_told():
-    with pytest.raises(InputError, match=r"weights is int8, which needs torchao: pip install -e '\.\[quantise\]'"):
+    with pytest.raises(InputError, match=r"weights is int8, which needs torchao: pip install -e '\.\[quantization\]'"):
         infer_config("optimizations.quantization=int8")
 
 

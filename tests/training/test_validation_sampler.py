@@ -1,12 +1,12 @@
 """Validation videos while a tiny model trains: they are made, they can be played, and training does not notice."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fantasytalking.cli import run as run_command
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
@@ -17,7 +17,6 @@ from fantasytalking.portrait_world.corpus.demo import DEMO_FOLDER, DEMO_PORTRAIT
 from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.people.identity import make_identity
-from fantasytalking.train import run_training as run_command
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import Trainer
 from tests.helpers import tiny_components
@@ -90,12 +89,11 @@ def test_sharded_processes_make_the_video_of_a_base_that_trains(tmp_path: Path, 
 
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "optimizer__ema_decay": 0.9}], ids=["fp32", "bf16"])
 def test_every_step_leaves_a_video_and_a_contact_sheet(
-    tmp_path: Path, places: dict[str, Path], changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, places: dict[str, Path], changes: dict[str, object]
 ):
     folder = tmp_path / "shown"
     chosen = settings(folder, places, **SHOWN, **changes, logging__trackers="[tensorboard,wandb]")
-    monkeypatch.setattr(sys, "argv", ["train_stage1.py", *chosen])
-    run_command("stage1", "about")
+    run_command(["train", "--config", "configs/nano/stage1.yaml", *chosen])
     for step in (1, 2):
         made = folder / "validation" / f"step-{step:08d}"
         video = read_video(made / VIDEO_FILE)
@@ -168,13 +166,10 @@ def shown_at(folder: Path, step: int) -> np.ndarray:
     return read_video(folder / "validation" / f"step-{step:08d}" / VIDEO_FILE).frames.astype(int)
 
 
-def test_faces_are_driven_by_videos(
-    tmp_path: Path, places: dict[str, Path], given: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_faces_are_driven_by_videos(tmp_path: Path, places: dict[str, Path], given: Path):
     folder = tmp_path / "shown"
     places, changes = driven_by(given, places, optimizer__learning_rate=0.1)
-    monkeypatch.setattr(sys, "argv", ["train_portrait.py", *settings(folder, places, **changes)])
-    run_command("portrait", "about")
+    run_command(["train", "--config", "configs/nano/portrait.yaml", *settings(folder, places, **changes)])
     video = folder / "validation" / "step-00000002" / VIDEO_FILE
     assert probe(video).frames == 12 and not probe(video).has_audio, "as long as the shorter driver"
     assert read_image(video.with_name(CONTACT_SHEET_FILE)).shape[2] == 3

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import existing_file
+from fantasytalking.common.resources import resource_path
 from fantasytalking.data.manifest import Rejection, RejectionReason
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.scenes import SpanScan, iter_scenes, span_starts, video_end
@@ -123,7 +124,7 @@ def read_time_ranges(path: str | Path) -> dict[str, list[TimeRange]]:
     """
     wanted: dict[str, list[TimeRange]] = {}
     try:
-        text = existing_file(path, "file of ranges").read_text(encoding="utf-8")
+        text = existing_file(resource_path(path), "file of ranges").read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"'{path}' is no text in UTF-8; give a file of ranges, JSON Lines") from error
     for number, line in enumerate(text.splitlines(), start=1):

@@ -1,7 +1,7 @@
-"""The papers' ablations in miniature: every row trained, generated and scored by public scripts.
+"""The papers' ablations in miniature: every row trained, generated and scored by public commands.
 
 Rows differ in what a file like configs/nano/ablation.yaml says of them; steps, clips, base and encoders are the same.
-Every script goes on where it stopped, so the whole does.
+Every command resumes where it stopped, so the study does.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from fantasytalking.evaluation.weights import NANO_FACE_WEIGHTS, NANO_READER_WEI
 from fantasytalking.nano.ablation.config import AblationConfig, AblationRowConfig, AblationTask
 from fantasytalking.nano.ablation.motion_control import motion_control_table
 from fantasytalking.nano.config import VideosConfig
-from fantasytalking.nano.context import run_script, script_path
+from fantasytalking.nano.context import run_command
 from fantasytalking.nano.corpora.video_corpus import CorpusPart, plan_held_out_parts, render_videos
 from fantasytalking.portrait_world.corpus.clip_corpus import make_corpus
 from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan
@@ -63,12 +63,12 @@ class AblationStudy:
         """Does what is not done yet; gives the table.
 
         Raises:
-            InputError: components are missing, or a script fails.
+            InputError: components are missing, or a command fails.
         """
         config = self.config
         for path, options in ((config.base, ""), (config.expression_reader, " --only expression_reader")):
             if path is not None and not Path(path).exists():
-                raise InputError(f"'{path}' is not there; make it: python scripts/build_nano.py{options}")
+                raise InputError(f"'{path}' is not there; make it: fantasytalking build-nano{options}")
         self._freeze_benchmarks()
         results = []
         for trained in self._planned_runs():
@@ -80,7 +80,7 @@ class AblationStudy:
             )
             if self.config.motion_control is not None and self.config.motion_control.row == trained.row.name:
                 self._evaluate_motion_control(trained, adapter)
-        self._run_script("evaluate.py", "--table", *results, "--output", self.work_dir, "--title", self.config.title)
+        run_command("evaluate", "--table", *results, "--output", self.work_dir, "--title", self.config.title)
         return self.work_dir / "table.html"
 
     def _planned_runs(self) -> Iterator[AblationRun]:
@@ -104,7 +104,7 @@ class AblationStudy:
             protocols[self.work_dir / config.control_folder / PROTOCOL_FILE] = config.control_seconds
         for protocol, seconds in protocols.items():
             if not protocol.is_file():
-                self._run_script("make_benchmark.py", *asked, "--output", protocol, *size, f"seconds={seconds}")
+                run_command("freeze-benchmark", *asked, "--output", protocol, *size, f"seconds={seconds}")
 
     def _render_cross_ground_truth(self, parts: Sequence[CorpusPart]) -> None:
         """What the held-out people make of one another's expressions, by the renderer."""
@@ -116,22 +116,22 @@ class AblationStudy:
             for _ in make_corpus(plan, self.references / "groups", self.processes):
                 pass
         asked = ["--references", self.references, "--people", config.people, "--clips", config.num_clips]
-        self._run_script("make_crossed.py", *asked)
+        run_command("render-cross-ground-truth", *asked)
 
     def _train_run(self, run: AblationRun) -> Path | None:
         """Both stages, or one; gives the adapter of the last. None for a row that is not trained."""
         if run.row.portrait_stage:
-            return self._train_stage(run, "train_portrait.py", "portrait", self.config.steps, self.config.base)
+            return self._train_stage(run, "portrait", self.config.steps, self.config.base)
         if run.row.stage1_fraction is None:
             return None
         first = round(self.config.steps * run.row.stage1_fraction)
         adapter: Path | None = None
         for number, steps in ((1, first), (2, self.config.steps - first)):
             if steps:
-                adapter = self._train_stage(run, f"train_stage{number}.py", f"stage{number}", steps, adapter or "null")
+                adapter = self._train_stage(run, f"stage{number}", steps, adapter or "null")
         return adapter
 
-    def _train_stage(self, run: AblationRun, script: str, stage: str, steps: int, initial_weights: Path | str) -> Path:
+    def _train_stage(self, run: AblationRun, stage: str, steps: int, initial_weights: Path | str) -> Path:
         """One stage, unless it was run; gives its adapter."""
         output = self.work_dir / run.folder / stage
         if not (output / "adapter").is_dir():
@@ -143,7 +143,7 @@ class AblationStudy:
             ]
             settings += [f"base={self.config.base}", f"data.manifests=[{self.config.manifest}]"]
             more = (*self.config.train_overrides, *run.row.train_overrides)
-            self._run_script(script, "--config", CONFIGS_FOLDER / "nano" / f"{stage}.yaml", *settings, *more)
+            run_command("train", "--config", CONFIGS_FOLDER / "nano" / f"{stage}.yaml", *settings, *more)
         return output / "adapter"
 
     def _generate_and_evaluate(
@@ -157,7 +157,7 @@ class AblationStudy:
         role = "adapter" if self.config.task is AblationTask.speech else "expression_adapter"
         settings += [f"{role}={adapter}"] if adapter else []
         if not (output / RESULTS_FILE).is_file():
-            self._run_script("generate_benchmark.py", *asked, *settings, *self.config.infer_overrides, *infer_overrides)
+            run_command("generate-benchmark", *asked, *settings, *self.config.infer_overrides, *infer_overrides)
             given = ["--benchmark", self.config.task.benchmark, "--references", self.references]
             given += ["--predictions", videos]
             given += [
@@ -171,7 +171,7 @@ class AblationStudy:
                 name,
             ]
             given += ["--metrics", ",".join(self.config.metrics), "--processes", self.processes]
-            self._run_script("evaluate.py", *given)
+            run_command("evaluate", *given)
         return output / RESULTS_FILE
 
     def _evaluate_motion_control(self, run: AblationRun, adapter: Path | None) -> None:
@@ -201,9 +201,6 @@ class AblationStudy:
                 with atomic_write(folder / name) as temporary:
                     shutil.copyfile(network, temporary)
         return folder
-
-    def _run_script(self, name: str, *arguments: object) -> None:
-        run_script([script_path(name), *map(str, arguments)], {})
 
 
 def check_row_settings(folder: Path, run: AblationRun, config: AblationConfig) -> None:

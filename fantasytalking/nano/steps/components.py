@@ -117,7 +117,7 @@ def train_text_image_encoder(context: BuildContext) -> dict[str, Any]:
 
 
 def prepare_clips(context: BuildContext) -> dict[str, Any]:
-    """The corpus as features, by the public script."""
+    """The corpus as features, by the command prepare."""
     size = context.prepared_size(context.config.image_size)
     context.run_preparation(
         context.config.prepare,
@@ -130,27 +130,25 @@ def prepare_clips(context: BuildContext) -> dict[str, Any]:
 
 
 def train_base(context: BuildContext) -> dict[str, Any]:
-    """The part `transformer`: image to video without sound, by the public training script."""
+    """The part `transformer`: image to video without sound, by the command train."""
     fresh, output = context.work_dir / "fresh_base", context.work_dir / "base_run"
     write_fresh_base(context.model, context.config.seed, fresh)
-    context.run_training("train_stage1.py", context.config.base, fresh, f"output={output}")
+    context.run_training(context.config.base, fresh, f"output={output}")
     write_trained_base(context.model, output / "adapter", context.components)
     return training_summary(output)
 
 
 def train_stage1(context: BuildContext) -> dict[str, Any]:
-    """The paper's first stage, by the public script."""
+    """The paper's first stage, by the command train."""
     output = context.work_dir / "stage1"
-    context.run_training("train_stage1.py", context.config.stage1, context.components, f"output={output}")
+    context.run_training(context.config.stage1, context.components, f"output={output}")
     return training_summary(output)
 
 
 def train_stage2(context: BuildContext) -> dict[str, Any]:
-    """The paper's second stage, by the public script."""
+    """The paper's second stage, by the command train."""
     output, start = context.work_dir / "stage2", context.work_dir / "stage1" / "adapter"
-    context.run_training(
-        "train_stage2.py", context.config.stage2, context.components, f"output={output}", f"stage.init_from={start}"
-    )
+    context.run_training(context.config.stage2, context.components, f"output={output}", f"stage.init_from={start}")
     return training_summary(output)
 
 

@@ -15,7 +15,7 @@ def make_extended_videos(context: BuildContext) -> dict[str, Any]:
 
 
 def prepare_extended(context: BuildContext) -> dict[str, Any]:
-    """Those videos as features, by the public script."""
+    """Those videos as features, by the command prepare."""
     size = context.prepared_size(context.config.image_size)
     # Intensities of motion mean what they mean in the other clips.
     settings = [f"buckets=[{size}x{size}]", f"normaliser={context.motion_normalizer}"]

@@ -60,7 +60,7 @@ def link_single_person_videos(videos: Path, target: Path, num_people: int) -> in
 
 
 def prepare_multi_person(context: BuildContext) -> dict[str, Any]:
-    """Those videos as features with what drives every face, by the public script and the encoders of the pipeline."""
+    """Those videos as features with what drives every face, by the command prepare and the encoders of the pipeline."""
     config = context.config.multi_person_videos
     height, width = context.prepared_size(context.config.image_size), context.prepared_size(config.width)
     settings = [f"buckets=[{height}x{height},{width}x{height}]", f"people={config.people_per_video}"]
@@ -83,12 +83,10 @@ def train_stage2_multi_person(context: BuildContext) -> dict[str, Any]:
 
 
 def train_portrait_adapter(context: BuildContext) -> dict[str, Any]:
-    """The adapter that goes on the finished pipeline, by the public script."""
+    """The adapter that goes on the finished pipeline, by the command train."""
     output = _run_folder(context)
     start = [f"output={output}", f"stage.init_from={context.output}"]
-    context.run_training(
-        "train_portrait.py", context.config.portrait_stage, context.output, *start, corpora=[context.portrait_corpus]
-    )
+    context.run_training(context.config.portrait_stage, context.output, *start, corpora=[context.portrait_corpus])
     return training_summary(output)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.resources import ROOT, resource_path
 from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, PortraitRenderer, write_clip
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, make_identity
 from fantasytalking.portrait_world.render.camera import MAX_ZOOM
@@ -19,7 +20,7 @@ from fantasytalking.portrait_world.speech.synthesis import MAX_SENTENCE_CHARACTE
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 96, 512
 MAX_SENTENCES_BYTES, MAX_SENTENCES = 1_000_000, 10_000
-SENTENCES_FOLDER = Path(__file__).resolve().parents[3] / "data" / "portrait_world"
+SENTENCES_FOLDER = ROOT / "data" / "portrait_world"
 TRAINING_SENTENCES_FILE, HELD_OUT_SENTENCES_FILE = (
     SENTENCES_FOLDER / "sentences_train.txt",
     SENTENCES_FOLDER / "sentences_heldout.txt",
@@ -115,7 +116,7 @@ def read_sentences(path: str | Path, identities: range) -> list[str]:
     Raises:
         InputError: missing, not UTF-8, too large, empty, a line too long, or one kept for the other people.
     """
-    sentences = _read_lines(existing_file(path, "sentences file"))
+    sentences = _read_lines(existing_file(resource_path(path), "sentences file"))
     held_out = identities[0] in HELD_OUT_IDENTITIES
     others = TRAINING_SENTENCES_FILE if held_out else HELD_OUT_SENTENCES_FILE
     kept = {_normalize_words(sentence) for sentence in _read_lines(others)} if others.is_file() else set()

@@ -64,7 +64,7 @@ def test_rows_without_training_need_no_steps_and_no_corpus() -> None:
 
 def test_without_components_nothing_is_begun(tmp_path: Path) -> None:
     config = load(f"work_dir={tmp_path / 'work'}", f"base={tmp_path / 'nano'}")
-    with pytest.raises(InputError, match="build_nano"):
+    with pytest.raises(InputError, match="build-nano"):
         AblationStudy(config, 1).run()
     assert not (tmp_path / "work").exists()
 

@@ -1,0 +1,48 @@
+"""`fantasytalking build-nano`: builds nano, the miniature model."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fantasytalking.commands.invocation import Invocation
+
+DESCRIPTION = """Builds nano, the miniature of the whole method: its corpus, every component, the trainings.
+
+    {command} --output outputs/new_nano                        the recipe of configs/nano/build.yaml
+    {command} --output outputs/new_nano --until pack           without faces driven by videos
+    {command} --until prepare                                  only the corpus and its encoders
+    {command} --only expression_reader                         one step that needs no other
+    {command} --output outputs/tiny work=outputs/tiny_work --config configs/nano/build_smoke.yaml
+                                                               every step in minutes, untrained
+
+Resumes an interrupted run: finished steps are skipped.
+"""
+
+
+def main(arguments: Sequence[str], invocation: Invocation) -> None:
+    """Parses the arguments and builds."""
+    from transformers.utils import logging as transformers_logging
+
+    from fantasytalking.common.config import load_config, preset_path
+    from fantasytalking.nano.build import STEP_NAMES, build_nano
+    from fantasytalking.nano.config import BuildConfig
+
+    parser = invocation.parser(DESCRIPTION)
+    parser.add_argument("--config", type=Path, help="default: configs/nano/build.yaml")
+    parser.add_argument("--output", type=Path, default=Path("checkpoints/nano"), help="default: checkpoints/nano")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--until", default=STEP_NAMES[-1], metavar="STEP", help=f"stop after one of: {', '.join(STEP_NAMES)}"
+    )
+    which.add_argument("--only", metavar="STEP", help="one step; the results that it needs must exist")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in work=DIR vae.fit.steps=100")
+    given = parser.parse_intermixed_args(arguments)
+    config = load_config(BuildConfig, given.config or preset_path("nano", "build"), given.overrides)
+    transformers_logging.disable_progress_bar()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("fantasytalking").setLevel(logging.INFO)
+    if given.only is None:
+        build_nano(config, given.output, given.until)
+    else:
+        build_nano(config, given.output, given.only, only=(given.only,))

@@ -1,0 +1,45 @@
+"""`fantasytalking generate-benchmark`: generates the video of every clip of a frozen benchmark."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from fantasytalking.commands.invocation import Invocation
+
+DESCRIPTION = """Generates the videos of a frozen benchmark: each clip's portrait, driven by its audio or videos.
+
+    {command} --manifest hdtf.json --references HDTF --output VIDEOS [key=value ...]
+    accelerate launch {target} ...             one video per rank, over one shared output folder
+
+Resumes an interrupted run. The command freeze-benchmark writes the manifest, the command evaluate scores the videos.
+"""
+
+
+def main(arguments: Sequence[str], invocation: Invocation) -> None:
+    """Parses the arguments, generates the videos, and prints their number."""
+    parser = invocation.parser(DESCRIPTION)
+    parser.add_argument("--manifest", type=Path, required=True, help="as freeze-benchmark writes it")
+    parser.add_argument("--references", type=Path, required=True, help="folder of the dataset's videos")
+    parser.add_argument("--output", type=Path, required=True, help="new folder, or that of a run to resume")
+    parser.add_argument("--config", type=Path, help="default: configs/nano/infer.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings, as in num_inference_steps=20 face_scale=0"
+    )
+    given = parser.parse_intermixed_args(arguments)
+
+    from accelerate import PartialState
+
+    from fantasytalking.common.config import load_config, preset_path
+    from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
+    from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
+    from fantasytalking.inference.generate import silence_libraries
+    from fantasytalking.pipeline.config import InferConfig
+
+    config = load_config(InferConfig, given.config or preset_path("nano", "infer"), given.overrides)
+    job = BenchmarkJob(BenchmarkProtocol.load(given.manifest), given.references, given.output, config)
+    silence_libraries()
+    # One process may have hours of work more than another: the others must not time out.
+    state = PartialState(cpu=config.device == "cpu", timeout=timedelta(days=14))
+    count = generate_benchmark(job, state)
+    print(f"{count} clips of protocol {job.protocol.id} in '{given.output}'")
+    state.destroy_process_group()
