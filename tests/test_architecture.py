@@ -16,7 +16,7 @@ PACKAGE = ROOT / "fantasytalking"
 ROOMS = [
     *("common", "media", "conditions", "flow_matching", "audio_windows", "attention_regions", "motion_normalizer"),
     *("portrait_world", "models", "checkpoints", "encoders", "perception", "data", "training", "pipeline"),
-    *("evaluation", "inference", "benchmarking", "app", "nano", "train", "cli", "__main__"),
+    *("evaluation", "inference", "benchmarking", "app", "nano", "commands", "cli", "__main__"),
 ]
 """From the ground up: a room imports from itself and from rooms before it."""
 SEPARATE = {

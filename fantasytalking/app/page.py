@@ -1,4 +1,4 @@
-"""The page itself: controls, progress, the video, the plot of its mouth."""
+"""Builds the web page: controls, progress, the video and a plot of its mouth opening."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -19,20 +19,20 @@ from fantasytalking.pipeline.config import MAX_PROMPT_CHARS
 
 TITLE = "FantasyTalking"
 MAX_QUEUED_REQUESTS = 8
-"""Requests that may wait; more are turned away."""
+"""Requests that may wait; further ones are rejected."""
 PHASE_START_FRACTION = {"read": 0.0, "denoise": 0.02, "decode": 0.8, "measure": 0.95}
-"""Share of the whole that is done when a phase begins."""
+"""Completed fraction of a generation at the start of each phase."""
 SNAPSHOTS_PER_KEEPALIVE = 8
-"""Looks at a video that is made whole, for one message to the page: only with a message is a closed page noticed."""
+"""Snapshots of a video that is not streamed per message to the page: a closed page is only noticed by a message."""
 UPLOAD_CACHE_CLEANUP = (3600, 86_400)
-"""Every hour, those of more than a day ago are deleted."""
+"""Seconds between clean-ups, and age in seconds from which uploads are deleted."""
 
 
 def build_page(service: GenerationService, examples: list[list[str]]) -> gr.Blocks:
-    """The page of a studio; `examples` are pairs of portrait and sound."""
+    """Returns the page of a service; `examples` are pairs of portrait and speech."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=UPLOAD_CACHE_CLEANUP) as page:
         gr.Markdown(
-            f"# {TITLE}\nA portrait and speech, or a video that drives it, become a video. {service.config.notice}"
+            f"# {TITLE}\nTurns a portrait and speech, or a driving video, into a video. {service.config.notice}"
         )
         with gr.Row():
             with gr.Column():
@@ -40,19 +40,17 @@ def build_page(service: GenerationService, examples: list[list[str]]) -> gr.Bloc
                 with gr.Accordion("A second person, to the right of the first", open=False):
                     controls |= _second_person_controls(service)
                 with gr.Row():
-                    button = gr.Button("Make the video", variant="primary", elem_id="make")
+                    button = gr.Button("Generate", variant="primary", elem_id="make")
                     stop = gr.Button("Stop", elem_id="stop")
                 with gr.Accordion("More", open=False):
                     controls |= _advanced_controls(service)
             with gr.Column():
-                picture = gr.Image(
-                    label="While it is made", visible=False, interactive=False, format="jpeg", elem_id="picture"
-                )
+                picture = gr.Image(label="Preview", visible=False, interactive=False, format="jpeg", elem_id="picture")
                 video = gr.Video(label="Video", elem_id="video")
-                line = gr.Textbox(label="What was made", interactive=False, elem_id="line")
-                plot = gr.Plot(label="Mouth and sound", show_label=False, elem_id="plot")
-                record = gr.File(label="Record (fantasytalking infer --replay makes the same video again)")
-        # In the order of the request's fields, so that none of them can be without a control.
+                line = gr.Textbox(label="Summary", interactive=False, elem_id="line")
+                plot = gr.Plot(label="Mouth and audio", show_label=False, elem_id="plot")
+                record = gr.File(label="Record (fantasytalking infer --reproduce generates the same video again)")
+        # In the order of the request's fields, so that every field has a control.
         inputs = [controls[field.name] for field in fields(PageRequest)]
         talking = button.click(
             _generate_handler(service),
@@ -71,103 +69,114 @@ def build_page(service: GenerationService, examples: list[list[str]]) -> gr.Bloc
             api_visibility="private",
         )
         if examples:
-            gr.Examples(examples, [controls["portrait"], controls["sound"]])
+            gr.Examples(examples, [controls["portrait"], controls["audio"]])
     return page.queue(max_size=MAX_QUEUED_REQUESTS, default_concurrency_limit=1)
 
 
 def _main_controls(service: GenerationService) -> dict[str, Any]:
-    config, moves = service.config, "motion" in service.trained_modules
-    made: dict[str, Any] = {
+    config, has_motion = service.config, "motion" in service.trained_modules
+    controls: dict[str, Any] = {
         "portrait": gr.Image(label="Portrait", type="filepath", image_mode=None, sources=["upload", "clipboard"]),
-        "sound": gr.Audio(label="Speech", type="filepath", sources=["upload", "microphone"], buttons=[]),
-        "driver": _driving_video_input("Driver", service),
-        "prompt": gr.Textbox(config.prompt, label="What to see", max_length=MAX_PROMPT_CHARS),
+        "audio": gr.Audio(label="Speech", type="filepath", sources=["upload", "microphone"], buttons=[]),
+        "driving_video": _driving_video_input("Driving video", service),
+        "prompt": gr.Textbox(config.prompt, label="Prompt", max_length=MAX_PROMPT_CHARS),
     }
-    made["portrait"].preprocess = _uploaded_path
-    untrained = None if moves else "This model's motion module was never trained."
+    controls["portrait"].preprocess = _uploaded_path
+    untrained = None if has_motion else "This model's motion module was never trained."
     with gr.Row():
         for name, label in (("expression", "Expression"), ("body", "Head and body")):
-            made[f"{name}_motion"] = gr.Slider(
-                *(0, 1, getattr(config, f"{name}_motion")), label=f"{label} motion", info=untrained, interactive=moves
+            controls[f"{name}_motion"] = gr.Slider(
+                *(0, 1, getattr(config, f"{name}_motion")),
+                label=f"{label} motion",
+                info=untrained,
+                interactive=has_motion,
             )
-    made["seconds"] = gr.Slider(
+    controls["max_seconds"] = gr.Slider(
         *(0.2, service.max_seconds, min(config.max_seconds or 10, service.max_seconds)),
         label="Length",
-        info="At most so many seconds of sounds and drivers",
+        info="Longest video in seconds; audio and driving videos are cut there",
     )
-    made["stream"] = gr.Checkbox(
+    controls["stream"] = gr.Checkbox(
         config.stream,
-        label="Show while it is made",
-        info="Every window is ended before the next begins, so the video differs from the one that is made whole",
+        label="Stream",
+        info="Shows frames while later ones are generated. The video differs from one that is generated as a whole.",
     )
-    return made
+    return controls
 
 
 def _second_person_controls(service: GenerationService) -> dict[str, Any]:
-    sound = gr.Audio(label="Second speech", type="filepath", sources=["upload", "microphone"], buttons=[])
-    return {"second_sound": sound, "second_driver": _driving_video_input("Second driver", service)}
+    audio = gr.Audio(label="Second speech", type="filepath", sources=["upload", "microphone"], buttons=[])
+    return {
+        "second_audio": audio,
+        "second_driving_video": _driving_video_input("Second driving video", service),
+    }
 
 
 def _driving_video_input(label: str, service: GenerationService) -> gr.Video:
     if service.supports_driving:
-        return gr.Video(label=f"{label}: a face whose expression is taken over", sources=["upload"])
+        return gr.Video(label=f"{label}: its expression is transferred", sources=["upload"])
     return gr.Video(label=f"{label}: this model has no expression module", sources=["upload"], interactive=False)
 
 
 def _advanced_controls(service: GenerationService) -> dict[str, Any]:
     config = service.config
-    made: dict[str, Any] = {
-        "negative_prompt": gr.Textbox(config.negative_prompt, label="What not to see", max_length=MAX_PROMPT_CHARS)
+    controls: dict[str, Any] = {
+        "negative_prompt": gr.Textbox(config.negative_prompt, label="Negative prompt", max_length=MAX_PROMPT_CHARS)
     }
     with gr.Row():
         for name in GUIDANCE_CONDITIONS:
-            scale, follows = getattr(config.guidance, name).start, name != "expression" or service.supports_driving
-            made[f"{name}_guidance"] = gr.Slider(
-                0, max(10, scale), scale, label=f"{name.title()} guidance", info="1 = none", interactive=follows
+            scale, is_used = (
+                getattr(config.guidance, name).scale_start,
+                name != "expression" or service.supports_driving,
             )
-    assert config.num_inference_steps is not None, "the studio has counted them"
+            controls[f"{name}_guidance_scale"] = gr.Slider(
+                0, max(10, scale), scale, label=f"{name.title()} guidance", info="1 = none", interactive=is_used
+            )
+    assert config.num_inference_steps is not None, "the service has resolved it"
     with gr.Row():
-        made["steps"] = gr.Slider(
+        controls["num_inference_steps"] = gr.Slider(
             1, max(100, config.num_inference_steps), config.num_inference_steps, step=1, label="Steps"
         )
-        made["fps"] = gr.Slider(min(8, config.fps), max(60, config.fps), config.fps, label="Frames a second")
+        controls["fps"] = gr.Slider(min(8, config.fps), max(60, config.fps), config.fps, label="Frames per second")
     with gr.Row():
-        made["seed"] = gr.Number(config.seed, label="Seed", precision=0, minimum=0)
-        made["size"] = gr.Dropdown([AUTO_SIZE, *config.sizes], value=AUTO_SIZE, label="Size")
-        made["face"] = gr.Number(
-            config.face_index or 0, label="Face", precision=0, minimum=0, info="0 = the only one, 1 = the leftmost"
+        controls["seed"] = gr.Number(config.seed, label="Seed", precision=0, minimum=0)
+        controls["size"] = gr.Dropdown([AUTO_SIZE, *config.sizes], value=AUTO_SIZE, label="Size")
+        controls["face_index"] = gr.Number(
+            config.face_index or 0, label="Face", precision=0, minimum=0, info="0 = the only face, 1 = the leftmost"
         )
-    return made
+    return controls
 
 
 def _generate_handler(service: GenerationService) -> Callable[..., AsyncIterator[list[Any]]]:
     async def talk(*values: Any) -> AsyncIterator[list[Any]]:
-        *asked, progress = values
-        request = PageRequest(*asked)
+        *controls, progress = values
+        request = PageRequest(*controls)
         _report_progress(progress, "read", 0.0)
         try:
-            async with aclosing(stream_progress(lambda tell, show: service.generate(request, tell, show))) as looks:
+            async with aclosing(
+                stream_progress(lambda report, show: service.generate(request, report, show))
+            ) as snapshots:
                 number = 0
-                async for seen in looks:
-                    if isinstance(seen, GenerationResult):
+                async for snapshot in snapshots:
+                    if isinstance(snapshot, GenerationResult):
                         yield [
-                            str(seen.video),
-                            seen.summary,
-                            mouth_curve_figure(seen.mouth_curve),
-                            str(seen.record),
+                            str(snapshot.video),
+                            snapshot.summary,
+                            mouth_curve_figure(snapshot.mouth_curve),
+                            str(snapshot.record),
                             _hide_frame(),
                         ]
                     elif request.stream:
-                        yield [gr.skip(), _status_text(seen), gr.skip(), gr.skip(), _frame_update(seen)]
+                        yield [gr.skip(), _status_text(snapshot), gr.skip(), gr.skip(), _frame_update(snapshot)]
                     else:
                         number += 1
                         if number % SNAPSHOTS_PER_KEEPALIVE == 0:
                             yield [gr.skip()] * 5
-                        _report_progress(progress, seen.phase, seen.fraction)
+                        _report_progress(progress, snapshot.phase, snapshot.fraction)
         except InputError as error:
             raise gr.Error(" ".join(str(error).split()), duration=None, print_exception=False) from error
 
-    # Gradio reads from it the names for its own interface, and where the progress goes.
+    # Gradio reads the names of its API and the progress argument from the signature.
     names = [Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD) for field in fields(PageRequest)]
     progress = Parameter("progress", Parameter.POSITIONAL_OR_KEYWORD, default=gr.Progress())
     talk.__signature__ = Signature([*names, progress])  # type: ignore[attr-defined]
@@ -181,12 +190,12 @@ def _report_progress(progress: gr.Progress, phase: str, fraction: float) -> None
 
 
 def _status_text(snapshot: ProgressSnapshot) -> str:
-    """How far a stream is."""
+    """Returns one line about the progress of a stream."""
     now = f"{snapshot.phase} {snapshot.fraction:.0%}" if snapshot.phase == "denoise" else snapshot.phase
     if snapshot.first_frame_latency is None:
         return f"first window: {now}"
     return (
-        f"{snapshot.generated_seconds:.2f} s of video made, the first frame after "
+        f"{snapshot.generated_seconds:.2f} s of video generated, first frame after "
         f"{snapshot.first_frame_latency:.2f} s; now: {now}"
     )
 
@@ -200,5 +209,5 @@ def _hide_frame() -> dict[str, Any]:
 
 
 def _uploaded_path(image: ImageData | None) -> str | None:
-    """In place of Gradio's reading, which fails without a word; `read_image` tells what is wrong."""
+    """Replaces Gradio's decoding, which fails silently; `read_image` reports what is wrong."""
     return None if image is None else image.path

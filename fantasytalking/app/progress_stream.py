@@ -1,4 +1,4 @@
-"""A video in the making, seen from outside: what it tells and shows now, and its end when nobody looks any more."""
+"""Streams generation progress to the browser and cancels the job when the client disconnects."""
 
 import asyncio
 import threading
@@ -12,32 +12,32 @@ from numpy.typing import NDArray
 from fantasytalking.app.service import GenerationResult
 
 POLL_SECONDS = 0.25
-"""Seconds between two looks, so that a browser gets a few pictures a second at most."""
+"""Seconds between two snapshots: a browser receives at most a few images per second."""
 
 ProgressCallback = Callable[[str, float], None]
 FrameCallback = Callable[[float, NDArray[np.uint8]], None]
 
 
 class ClientDisconnectedError(Exception):
-    """Nobody waits for the video any more; it is thrown through whatever makes it."""
+    """Raised inside the generation once no client waits for its video."""
 
 
 class ProgressSnapshot(NamedTuple):
-    """What there is to see of a video now."""
+    """The state of a generation at one moment."""
 
     phase: str
     fraction: float
-    """Of the phase, done."""
+    """Completed fraction of the phase, in [0, 1]."""
     frame: NDArray[np.uint8] | None
-    """(H, W, 3) the newest frame; None when there is none since the last look."""
+    """(H, W, 3) the newest frame; None when there is none since the last snapshot."""
     generated_seconds: float
-    """Seconds of video up to the newest frame."""
+    """Seconds of video generated so far."""
     first_frame_latency: float | None
-    """Seconds from the beginning to the first frame; None before it."""
+    """Seconds from the start to the first frame; None before it."""
 
 
 class ProgressChannel:
-    """Between the thread that makes a video and those who look at it."""
+    """Passes progress from the generating thread to the client."""
 
     def __init__(self) -> None:
         self._begin = time.perf_counter()
@@ -46,20 +46,20 @@ class ProgressChannel:
         self._snapshot = ProgressSnapshot("read", 0.0, None, 0.0, None)
 
     def report(self, phase: str, fraction: float) -> None:
-        """For the maker.
+        """Sets the phase and its completed fraction. Called by the generating thread.
 
         Raises:
-            UnwatchedError: everyone has left.
+            ClientDisconnectedError: the client has left.
         """
         self._raise_if_disconnected()
         with self._lock:
             self._snapshot = self._snapshot._replace(phase=phase, fraction=fraction)
 
     def publish_frame(self, start: float, frame: NDArray[np.uint8]) -> None:
-        """For the maker: a frame (H, W, 3) and its time in seconds.
+        """Sets the newest frame (H, W, 3) and its time in seconds. Called by the generating thread.
 
         Raises:
-            UnwatchedError: everyone has left.
+            ClientDisconnectedError: the client has left.
         """
         self._raise_if_disconnected()
         with self._lock:
@@ -69,37 +69,37 @@ class ProgressChannel:
             self._snapshot = self._snapshot._replace(frame=frame, generated_seconds=start, first_frame_latency=latency)
 
     def take_snapshot(self) -> ProgressSnapshot:
-        """For the watcher: frames that came between two looks are left out, all but the newest."""
+        """Returns the current state. Of the frames since the last snapshot only the newest is kept."""
         with self._lock:
             seen = self._snapshot
             self._snapshot = seen._replace(frame=None)
         return seen
 
     def disconnect(self) -> None:
-        """For the watcher: the video ends at the next thing that is told."""
+        """Stops the generation at its next report."""
         self._disconnected.set()
 
     def _raise_if_disconnected(self) -> None:
         if self._disconnected.is_set():
-            raise ClientDisconnectedError("nobody waits for this video any more")
+            raise ClientDisconnectedError("the client has disconnected")
 
 
 async def stream_progress(
     generate: Callable[[ProgressCallback, FrameCallback], GenerationResult],
 ) -> AsyncGenerator[ProgressSnapshot | GenerationResult, None]:
-    """Runs `generate` in a thread and yields a look at every beat, then what was made.
+    """Runs `generate` in a thread and yields snapshots every `POLL_SECONDS`, then the result.
 
-    When it is closed or cancelled before, `generate` is ended at the next thing it tells or shows.
+    Closing or cancelling the generator stops `generate` at its next report.
 
     Raises:
         InputError: whatever `generate` raises.
     """
-    watch = ProgressChannel()
-    work = asyncio.ensure_future(asyncio.to_thread(generate, watch.report, watch.publish_frame))
+    channel = ProgressChannel()
+    work = asyncio.ensure_future(asyncio.to_thread(generate, channel.report, channel.publish_frame))
     try:
         while not (await asyncio.wait({work}, timeout=POLL_SECONDS))[0]:
-            yield watch.take_snapshot()
+            yield channel.take_snapshot()
         yield work.result()
     finally:
-        watch.disconnect()
-        work.cancel()  # the thread goes on to its next word; nobody asks what came of it
+        channel.disconnect()
+        work.cancel()  # the thread runs on to its next report; its result is dropped

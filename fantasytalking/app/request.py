@@ -1,25 +1,26 @@
-"""What someone asks the page for, as settings of inference."""
+"""Validates the page's controls and maps them to an inference configuration."""
 
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.inference.cli import apply_options
 from fantasytalking.pipeline.config import InferConfig
 
 AUTO_SIZE = "automatic"
-"""The size of the model whose shape is nearest to the portrait's."""
-INTEGER_FIELDS = ("steps", "seed", "face")
+"""Picks the model's size whose aspect ratio is nearest to the portrait's."""
+INTEGER_FIELDS = ("num_inference_steps", "seed", "face_index")
 NUMERIC_FIELDS = (
-    *("expression_motion", "body_motion", "text_guidance", "audio_guidance", "expression_guidance"),
-    *("seconds", "fps", *INTEGER_FIELDS),
+    *("expression_motion", "body_motion"),
+    *("text_guidance_scale", "audio_guidance_scale", "expression_guidance_scale"),
+    *("max_seconds", "fps", *INTEGER_FIELDS),
 )
 
 
 class RequestFiles(NamedTuple):
-    """The files of a request, sounds and drivers from the left person to the right one."""
+    """The files of a request. Audio and driving videos are ordered from the left person to the right one."""
 
     portrait: Path
     audio_paths: tuple[Path, ...]
@@ -28,11 +29,11 @@ class RequestFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class PageRequest:
-    """The controls of the page, in their order on it. Numbers come from a browser: anything may be in them."""
+    """The controls of the page, in their order on it. Values come from a browser and are not trusted."""
 
     portrait: str | None
     audio: str | None
-    """The first person's, who is the left one of two; none where a driver is enough."""
+    """Speech of the first person, the left one of two; None where a driving video suffices."""
     driving_video: str | None
     """A video whose expression drives the first person's face."""
     second_audio: str | None
@@ -50,56 +51,97 @@ class PageRequest:
     fps: float | None
     size: str
     face_index: float | None
-    """0 = the only one."""
+    """0 = the only face, 1 = the leftmost."""
     stream: bool
-    """Show frames while later ones are made."""
+    """Shows frames while later ones are generated."""
 
     def to_config(self, default: InferConfig, max_seconds: float) -> InferConfig:
-        """The settings of the request over those of the model.
+        """Returns `default` with the values of the request.
+
+        Args:
+            default: configuration of the model that is served.
+            max_seconds: longest video that the page generates.
 
         Raises:
-            InputError: a field that is empty, no number, or outside its limits.
+            InputError: a field is empty, not a number, or outside its limits.
         """
         if not isinstance(self.stream, bool):
-            raise InputError(f"show while it is made is {self.stream!r:.40}; it must be true or false")
+            raise InputError(
+                f"stream is {self.stream!r:.40}; it must be true or false",
+                code=ErrorCode.invalid_type,
+                field="stream",
+                value=self.stream,
+            )
         numbers = {name: self._number(name) for name in NUMERIC_FIELDS}
-        if numbers["seconds"] > max_seconds:
-            raise InputError(f"length is {numbers['seconds']:g} s; this page makes up to {max_seconds:g} s")
-        face = numbers.pop("face")
+        if numbers["max_seconds"] > max_seconds:
+            raise InputError(
+                f"length is {numbers['max_seconds']:g} s; this page generates up to {max_seconds:g} s",
+                code=ErrorCode.out_of_range,
+                field="max_seconds",
+                value=numbers["max_seconds"],
+            )
+        face = numbers.pop("face_index")
         values = {name: int(value) if name in INTEGER_FIELDS else value for name, value in numbers.items()}
         config = apply_options(default, {**values, "prompt": self.prompt, "negative_prompt": self.negative_prompt})
         config = replace(config, stream=self.stream)
         if face:
-            config = apply_options(config, {"faces": [int(face)]})
+            config = apply_options(config, {"face_indices": [int(face)]})
         return config if self.size == AUTO_SIZE else self._with_size(config)
 
     def files(self) -> RequestFiles:
-        """What the video is made from.
+        """Returns the files that the video is generated from.
 
         Raises:
-            InputError: the portrait is not given, neither sound nor driver is, or a second one without a first.
+            InputError: the portrait is missing, audio and driving video are both missing, or a second one is given
+                without a first.
         """
         if self.portrait is None:
-            raise InputError("there is no portrait yet; give one")
+            raise InputError("there is no portrait yet; upload one", code=ErrorCode.missing_value, field="portrait")
         if self.audio is None and self.driving_video is None:
-            raise InputError("there is no sound yet; give one, or a driver")
-        pairs = {"sound": (self.audio, self.second_audio), "driver": (self.driving_video, self.second_driving_video)}
+            raise InputError(
+                "there is no speech yet; upload a recording, or a driving video",
+                code=ErrorCode.missing_value,
+                field="audio",
+            )
+        pairs = {
+            "audio": (self.audio, self.second_audio),
+            "driving_video": (self.driving_video, self.second_driving_video),
+        }
         for name, (first, second) in pairs.items():
             if first is None and second is not None:
-                raise InputError(f"there is a second {name} and no first; the first is the left person's: give it too")
-        sounds, drivers = (tuple(Path(path) for path in pair if path is not None) for pair in pairs.values())
-        return RequestFiles(Path(self.portrait), sounds, drivers)
+                label = name.replace("_", " ")
+                raise InputError(
+                    f"there is a second {label} but no first, which is the left person's; upload the first too",
+                    code=ErrorCode.missing_value,
+                    field=name,
+                )
+        audio_paths, driving_videos = (
+            tuple(Path(path) for path in pair if path is not None) for pair in pairs.values()
+        )
+        return RequestFiles(Path(self.portrait), audio_paths, driving_videos)
 
     def _with_size(self, config: InferConfig) -> InferConfig:
         if self.size not in config.sizes:
-            raise InputError(f"size is '{self.size}'; this model has {', '.join(config.sizes)}")
+            raise InputError(
+                f"size is '{self.size}'; this model has {', '.join(config.sizes)}",
+                code=ErrorCode.invalid_choice,
+                field="size",
+                value=self.size,
+            )
         return replace(config, sizes=[self.size])
 
     def _number(self, name: str) -> float:
         value = getattr(self, name)
         label = name.replace("_", " ")
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise InputError(f"{label} is empty or no number; give one")
+            raise InputError(
+                f"{label} is empty or not a number; enter one",
+                code=ErrorCode.invalid_type,
+                field=name,
+                value=value,
+            )
         if name in INTEGER_FIELDS and value != int(value):
-            raise InputError(f"{label} is {value:g}; give a whole number")
+            raise InputError(
+                f"{label} is {value:g}; enter a whole number", code=ErrorCode.invalid_type, field=name, value=value
+            )
         return value

@@ -1,21 +1,21 @@
-"""Serves the page."""
+"""Serves the web page."""
 
 import gradio as gr
 
 from fantasytalking.app.page import build_page
 from fantasytalking.app.service import GenerationService
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.resources import resource_path
 
 MAX_UPLOAD_SIZE = "64mb"
-"""Of one file."""
+"""Size limit of one uploaded file."""
 FONT_FAMILIES = ["system-ui", "sans-serif"]
-"""No font is fetched from elsewhere."""
+"""Fonts of the visitor's system: none is downloaded."""
 DEMO_INPUTS = ("data/demo/portrait.png", "data/demo/speech.wav")
 
 
 def serve_page(service: GenerationService, host: str, port: int) -> None:
-    """Until it is interrupted.
+    """Serves the page until the process is interrupted.
 
     Raises:
         InputError: the port is taken, or the host is not this machine's.
@@ -37,4 +37,9 @@ def serve_page(service: GenerationService, host: str, port: int) -> None:
             footer_links=["api"],
         )
     except OSError as error:
-        raise InputError(f"cannot listen on {host}:{port} ({error}); choose another --port or --host") from error
+        raise InputError(
+            f"cannot listen on {host}:{port} ({error}); choose another --port or --host",
+            code=ErrorCode.conflict,
+            field="--port",
+            value=port,
+        ) from error

@@ -1,4 +1,4 @@
-"""The model, loaded once, and the videos that it makes one after another."""
+"""Loads the model once and generates the requested videos one after another."""
 
 import shutil
 import threading
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.app.request import PageRequest, RequestFiles
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.inference.generate import generate_video
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import load_pipeline, resolve_model
@@ -24,15 +24,15 @@ from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.distillation_limits import resolve_num_inference_steps
 
 MAX_KEPT_VIDEOS = 50
-"""Videos that stay in the folder."""
+"""Number of videos kept in the output folder; older ones are removed."""
 OUTPUT_FOLDER_PREFIX = "made-"
-"""Beginning of the names of the folders that are the page's own."""
+"""Prefix of the folders that the page creates and may remove."""
 CURVE_SAMPLE_RATE = 16_000
 
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What came of a request."""
+    """The outputs of a request."""
 
     video: Path
     record: Path
@@ -41,13 +41,13 @@ class GenerationResult:
 
 
 class GenerationService:
-    """Makes videos, one at a time.
+    """Generates videos, one at a time.
 
     Args:
-        config: of the model, and what requests leave as it is.
-        output_folder: every video gets a folder of its own in it, with what it was made from and its record; the last
-            `KEPT` stay.
-        max_seconds: of sounds and drivers, for one video.
+        config: configuration of the model, and defaults for what requests do not set.
+        output_folder: every video gets a folder of its own in it, with its inputs and its record; the last
+            `MAX_KEPT_VIDEOS` are kept.
+        max_seconds: longest video, in seconds.
 
     Raises:
         InputError: weights are missing or damaged.
@@ -70,7 +70,7 @@ class GenerationService:
 
     @property
     def supports_driving(self) -> bool:
-        """Whether videos can drive the faces."""
+        """Whether driving videos can be used."""
         return "expression" in self.trained_modules and self._model.files.expression_encoder is not None
 
     def generate(
@@ -79,22 +79,24 @@ class GenerationService:
         on_progress: Callable[[str, float], object],
         on_frame: Callable[[float, NDArray[np.uint8]], object] = lambda start, frame: None,
     ) -> GenerationResult:
-        """Makes a video and measures its mouth. What `on_progress` or `on_frame` raise ends it, and nothing of it
-        stays.
+        """Generates a video and measures its mouth opening.
+
+        An exception of `on_progress` or `on_frame` stops the generation and removes its outputs.
 
         Args:
-            on_progress: as of `fantasytalking.inference.generate.generate_video`.
-            on_frame: given the time in seconds and (H, W, 3) of every frame of a request that streams.
+            request: the controls of the page.
+            on_progress: as in `fantasytalking.inference.generate.generate_video`.
+            on_frame: called with the time in seconds and the image (H, W, 3) of every frame of a streaming request.
 
         Raises:
-            InputError: anything in the request that cannot be used.
+            InputError: something in the request cannot be used.
         """
         config = request.to_config(self.config, self.max_seconds)
-        given = request.files()
+        files = request.files()
         with self._lock, ExitStack() as failed:
             own = self._make_video_folder()
             failed.callback(shutil.rmtree, own, ignore_errors=True)
-            job = _build_job(config, given, own)
+            job = _build_job(config, files, own)
             whole = bool(job.driving_videos) or (job.is_multi_speaker and self._separates_speakers)
             place, pipeline = (self._model, self._pipeline) if whole else self._audio_only
             # A step cache, left in the middle, would take this video's features for the next one's.
@@ -105,46 +107,52 @@ class GenerationService:
                 else:
                     line = generate_video(job, place, lambda: pipeline, on_progress)
             except InputError as error:
-                raise InputError(str(error).replace(f"{own}/", "")) from error  # nobody there knows the folder
+                message = str(error).replace(f"{own}/", "")  # the folder means nothing to a visitor
+                raise InputError(message, code=error.code, field=error.field, value=error.value) from error
             on_progress("measure", 0.0)
-            made = GenerationResult(job.output, job.output.with_suffix(".json"), line, _measure_mouth(job.output))
+            result = GenerationResult(job.output, job.output.with_suffix(".json"), line, _measure_mouth(job.output))
             failed.pop_all()
             self._remove_old_videos()
-        return made
+        return result
 
     def _make_video_folder(self) -> Path:
         own = self.output_folder / f"{OUTPUT_FOLDER_PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
         try:
             own.mkdir(parents=True)
         except OSError as error:
-            raise InputError(f"cannot write '{own}': {error.strerror}; start with another --output") from error
+            raise InputError(
+                f"cannot write '{own}': {error.strerror}; start with another --output",
+                code=ErrorCode.output_exists,
+                field="--output",
+                value=str(own),
+            ) from error
         return own
 
     def _remove_old_videos(self) -> None:
-        """Removes the oldest folders; their names begin with the time."""
+        """Removes the oldest folders; their names sort by time."""
         for old in sorted(self.output_folder.glob(f"{OUTPUT_FOLDER_PREFIX}*"))[:-MAX_KEPT_VIDEOS]:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def _build_job(config: InferConfig, files: RequestFiles, folder: Path) -> GenerationJob:
-    """The video of a request in its own folder, to which what it is made from is copied."""
+    """Returns the job of a request, with its inputs copied into its folder."""
 
     def copied(paths: tuple[Path, ...], name: str) -> tuple[Path, ...]:
         names = [name if number == 1 else f"{name}_{number}" for number in range(1, len(paths) + 1)]
         return tuple(_copy_input(path, folder, name) for path, name in zip(paths, names, strict=True))
 
     (portrait,) = copied((files.portrait,), "portrait")
-    sounds, drivers = copied(files.audio_paths, "sound"), copied(files.driving_videos, "driver")
-    return GenerationJob(config, portrait, sounds, folder / "video.mp4", driving_videos=drivers)
+    audio_paths, driving_videos = copied(files.audio_paths, "sound"), copied(files.driving_videos, "driver")
+    return GenerationJob(config, portrait, audio_paths, folder / "video.mp4", driving_videos=driving_videos)
 
 
 def _copy_input(source: Path, folder: Path, name: str) -> Path:
-    """A copy beside the video, so that the record can be replayed when the upload is gone."""
+    """Copies an upload next to the video, so that the record can be reproduced once the upload is gone."""
     suffix = "".join(letter for letter in source.suffix if letter.isalnum())[:8]
     return shutil.copyfile(source, folder / f"{name}.{suffix or 'bin'}")
 
 
 def _measure_mouth(video: Path) -> MouthCurve:
     silence = np.zeros(CURVE_SAMPLE_RATE, dtype=np.float32)
-    sound = media.read_audio(video, sample_rate=CURVE_SAMPLE_RATE) if media.probe(video).has_audio else silence
-    return mouth_curve(media.iter_frames(video, fps=None), sound, CURVE_SAMPLE_RATE)
+    audio = media.read_audio(video, sample_rate=CURVE_SAMPLE_RATE) if media.probe(video).has_audio else silence
+    return mouth_curve(media.iter_frames(video, fps=None), audio, CURVE_SAMPLE_RATE)

@@ -55,21 +55,21 @@ def page(server: Server) -> Iterator[Any]:
 @pytest.fixture
 def fresh(page: Any, server: Server) -> Any:
     page.goto(server.url)
-    page.get_by_role("button", name="Make the video").wait_for()
+    page.get_by_role("button", name="Generate").wait_for()
     return page
 
 
 def make(page: Any, server: Server) -> dict[str, Any]:
     """Presses the button and waits; gives the record of the video that the page shows."""
     before = set(server.output.rglob("video.json"))
-    page.get_by_role("button", name="Make the video").click()
+    page.get_by_role("button", name="Generate").click()
     page.wait_for_function("document.querySelector('#line textarea').value.includes('s of work for')")
     (record,) = set(server.output.rglob("video.json")) - before
     return json.loads(record.read_text())
 
 
 def test_nothing_given_is_told_in_a_line(fresh: Any):
-    fresh.get_by_role("button", name="Make the video").click()
+    fresh.get_by_role("button", name="Generate").click()
     told = fresh.get_by_test_id("toast-text")
     told.wait_for()
     assert told.inner_text() == "there is no portrait yet; give one"
@@ -90,10 +90,10 @@ def test_an_example_with_every_control_moved_becomes_a_video_that_plays(fresh: A
     record = make(fresh, server)
     config = record["config"]
     assert (config["prompt"], config["negative_prompt"], config["sizes"]) == ("Somebody sings.", "Snow.", ["64x32"])
-    assert config["guidance"]["text"] == {"start": 6.0, "end": 6.0, "share": 1.0}
-    assert config["guidance"]["audio"] == {"start": 3.0, "end": 3.0, "share": 1.0}
-    assert config["guidance"]["expression"] == {"start": 2.0, "end": 2.0, "share": 1.0}
-    names = ("expression_motion", "body_motion", "seconds", "steps", "seed", "fps", "face")
+    assert config["guidance"]["text"] == {"scale_start": 6.0, "scale_end": 6.0, "stop": 1.0}
+    assert config["guidance"]["audio"] == {"scale_start": 3.0, "scale_end": 3.0, "stop": 1.0}
+    assert config["guidance"]["expression"] == {"scale_start": 2.0, "scale_end": 2.0, "stop": 1.0}
+    names = ("expression_motion", "body_motion", "max_seconds", "num_inference_steps", "seed", "fps", "face_index")
     assert [config[name] for name in names] == [0.8, 0.2, 0.6, 3, 11, 20.0, 1]
     assert hash_file(Path(record["image"])) == hash_file(DEMO_FOLDER / DEMO_PORTRAIT_FILE)
     assert hash_file(Path(record["audio"])) == hash_file(DEMO_FOLDER / DEMO_SPEECH_FILE)
@@ -122,5 +122,5 @@ def test_nothing_is_fetched_from_elsewhere(page: Any, server: Server):
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(server.url)
-    page.get_by_role("button", name="Make the video").wait_for()
+    page.get_by_role("button", name="Generate").wait_for()
     assert asked and all(url.startswith((server.url, "data:", "blob:")) for url in asked), asked

@@ -24,26 +24,26 @@ pytest.importorskip("gradio_client")
 
 ASKED: dict[str, Any] = {
     "portrait": DEMO_FOLDER / DEMO_PORTRAIT_FILE,
-    "sound": DEMO_FOLDER / DEMO_SPEECH_FILE,
-    "driver": None,
-    "second_sound": None,
-    "second_driver": None,
+    "audio": DEMO_FOLDER / DEMO_SPEECH_FILE,
+    "driving_video": None,
+    "second_audio": None,
+    "second_driving_video": None,
     "prompt": "A person is talking.",
     "negative_prompt": "",
     "expression_motion": 0.5,
     "body_motion": 0.5,
-    "text_guidance": 5,
-    "audio_guidance": 5,
-    "expression_guidance": 4.5,
-    "steps": 2,
+    "text_guidance_scale": 5,
+    "audio_guidance_scale": 5,
+    "expression_guidance_scale": 4.5,
+    "num_inference_steps": 2,
     "seed": 0,
-    "seconds": 0.6,
+    "max_seconds": 0.6,
     "fps": 25,
     "size": "automatic",
-    "face": 0,
+    "face_index": 0,
     "stream": False,
 }
-FILES = ("portrait", "sound", "driver", "second_sound", "second_driver")
+FILES = ("portrait", "audio", "driving_video", "second_audio", "second_driving_video")
 Talk = Callable[..., dict[str, Any]]
 
 
@@ -87,15 +87,15 @@ def test_the_page_makes_a_video_that_can_be_played(plain: dict[str, Any], server
         ("negative_prompt", "Snow.", {"negative_prompt": "Snow."}),
         ("expression_motion", 1, {"expression_motion": 1.0}),
         ("body_motion", 0, {"body_motion": 0.0}),
-        ("text_guidance", 8, {"guidance": {"text": {"start": 8.0, "end": 8.0}}}),
-        ("audio_guidance", 1, {"guidance": {"audio": {"start": 1.0, "end": 1.0}}}),
-        ("expression_guidance", 3, {"guidance": {"expression": {"start": 3.0, "end": 3.0}}}),
-        ("steps", 3, {"steps": 3}),
+        ("text_guidance_scale", 8, {"guidance": {"text": {"scale_start": 8.0, "scale_end": 8.0}}}),
+        ("audio_guidance_scale", 1, {"guidance": {"audio": {"scale_start": 1.0, "scale_end": 1.0}}}),
+        ("expression_guidance_scale", 3, {"guidance": {"expression": {"scale_start": 3.0, "scale_end": 3.0}}}),
+        ("num_inference_steps", 3, {"num_inference_steps": 3}),
         ("seed", 7, {"seed": 7}),
-        ("seconds", 0.4, {"seconds": 0.4}),
+        ("max_seconds", 0.4, {"max_seconds": 0.4}),
         ("fps", 20, {"fps": 20.0}),
         ("size", "64x32", {"sizes": ["64x32"]}),
-        ("face", 1, {"face": 1}),
+        ("face_index", 1, {"face_index": 1}),
         ("stream", True, {"stream": True}),
     ],
 )
@@ -106,7 +106,7 @@ def test_every_control_reaches_the_model(
     assert made["config"] == merged(plain["config"], setting)
     assert made["config"] != plain["config"]
     # The only face is the first face, and without a driver nothing guides by it.
-    unseen = control in ("face", "expression_guidance")
+    unseen = control in ("face_index", "expression_guidance_scale")
     assert (made["video_sha256"] == plain["video_sha256"]) == unseen
 
 
@@ -119,7 +119,7 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def test_portrait_and_sound_reach_the_model(talk: Talk, plain: dict[str, Any], tmp_path: Path):
     write_image(tmp_path / "other.png", PortraitRenderer(make_identity(1003), 128).portrait())
     write_wav(tmp_path / "other.wav", random_speech(0.6))
-    for changes in ({"portrait": tmp_path / "other.png"}, {"sound": tmp_path / "other.wav"}):
+    for changes in ({"portrait": tmp_path / "other.png"}, {"audio": tmp_path / "other.wav"}):
         made = talk(**changes)
         assert made["config"] == plain["config"] and made["video_sha256"] != plain["video_sha256"]
 
@@ -133,12 +133,12 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_driver_drives_with_and_without_sound(talk: Talk, plain: dict[str, Any], driver: Path):
-    alone = talk(sound=None, driver=driver)
+    alone = talk(audio=None, driving_video=driver)
     assert alone["audio"] == [] and Path(alone["drive"][0]).name == "driver.mp4"
     assert not probe(alone["video"]).has_audio and probe(alone["video"]).frames == 15
-    guided = talk(sound=None, driver=driver, expression_guidance_scale=2)
+    guided = talk(audio=None, driving_video=driver, expression_guidance_scale=2)
     assert guided["video_sha256"] != alone["video_sha256"]
-    both = talk(driver=driver)
+    both = talk(driving_video=driver)
     assert probe(both["video"]).has_audio
     assert len({made["video_sha256"] for made in (alone, both, plain)}) == 3
     assert both["hashes"].keys() - plain["hashes"].keys() == {"driver", "expression_adapter", "expression_encoder"}
@@ -148,10 +148,10 @@ def test_a_second_person_speaks_and_is_driven(talk: Talk, driver: Path, tmp_path
     picture = PortraitRenderer(make_identity(3), 128).portrait()
     write_image(tmp_path / "two.png", np.concatenate([picture, picture[:, ::-1]], axis=1))
     write_wav(tmp_path / "second.wav", random_speech(0.4))
-    people = {"portrait": tmp_path / "two.png", "second_sound": tmp_path / "second.wav", "size": "64x32"}
+    people = {"portrait": tmp_path / "two.png", "second_audio": tmp_path / "second.wav", "size": "64x32"}
     spoken = talk(**people)
     assert [Path(path).name for path in spoken["audio"]] == ["sound.wav", "sound_2.wav"]
-    seen = talk(**people, driver=driver, second_driving_video=driver)
+    seen = talk(**people, driving_video=driver, second_driving_video=driver)
     assert [Path(path).name for path in seen["drive"]] == ["driver.mp4", "driver_2.mp4"]
     assert seen["video_sha256"] != spoken["video_sha256"]
 
@@ -170,31 +170,31 @@ def test_every_control_is_tried_here():
     ("changes", "told"),
     [
         ({"portrait": None}, "there is no portrait yet"),
-        ({"sound": None}, "there is no sound yet"),
+        ({"audio": None}, "there is no speech yet"),
         (
-            {"second_sound": DEMO_FOLDER / DEMO_SPEECH_FILE, "sound": None, "driver": DEMO_FOLDER / DEMO_SPEECH_FILE},
-            "a second sound and no first",
+            {"second_audio": DEMO_FOLDER / DEMO_SPEECH_FILE, "audio": None, "driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE},
+            "a second audio but no first",
         ),
-        ({"second_driver": DEMO_FOLDER / DEMO_SPEECH_FILE}, "a second driver and no first"),
-        ({"second_sound": DEMO_FOLDER / DEMO_SPEECH_FILE}, "1 face was found in the picture and 2 are needed"),
-        ({"driver": DEMO_FOLDER / DEMO_SPEECH_FILE}, "'driver.wav' has no picture"),
-        ({"driver": DEMO_FOLDER / DEMO_SPEECH_FILE, "stream": True}, "a stream hears one sound and nothing drives it"),
-        ({"expression_guidance": -1}, "less than minimum value 0"),
+        ({"second_driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE}, "a second driving video but no first"),
+        ({"second_audio": DEMO_FOLDER / DEMO_SPEECH_FILE}, "1 face was found in the picture and 2 are needed"),
+        ({"driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE}, "'driver.wav' has no picture"),
+        ({"driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE, "stream": True}, "a stream hears one sound and nothing drives it"),
+        ({"expression_guidance_scale": -1}, "less than minimum value 0"),
         ({"portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not a picture"),
-        ({"sound": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "'sound.png' cannot be decoded|has no sound track"),
+        ({"audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "'sound.png' cannot be decoded|has no sound track"),
         ({"portrait": "grey"}, "no face was found in the picture"),
         ({"seed": None}, "seed is empty"),
         ({"seed": -1}, "less than minimum value 0"),
-        ({"steps": 101}, "greater than maximum value 100"),
-        ({"steps": 2.5}, "steps is 2.5; give a whole number"),
-        ({"seconds": MAX_PAGE_SECONDS + 1}, "greater than maximum value 2"),
+        ({"num_inference_steps": 101}, "greater than maximum value 100"),
+        ({"num_inference_steps": 2.5}, "num inference steps is 2.5; enter a whole number"),
+        ({"max_seconds": MAX_PAGE_SECONDS + 1}, "greater than maximum value 2"),
         ({"size": "640x640"}, "not in the list of choices"),
-        ({"face": 2}, "face 2 was asked for and 1 found"),
+        ({"face_index": 2}, "face 2 was asked for and 1 found"),
         ({"prompt": "a" * 5000}, "4096"),
-        ({"stream": "yes"}, "show while it is made is 'yes'; it must be true or false"),
+        ({"stream": "yes"}, "stream is 'yes'; it must be true or false"),
         ({"stream": True, "portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not a picture"),
         (
-            {"stream": True, "sound": DEMO_FOLDER / DEMO_PORTRAIT_FILE},
+            {"stream": True, "audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE},
             "'sound.png' cannot be decoded|has no sound track|neither",
         ),
     ],
@@ -241,7 +241,7 @@ def test_motion_cannot_be_set_where_it_was_never_trained(base: Path, adapters: P
     assert sliders["Steps"].get("interactive") is not False
     assert sliders["Expression guidance"]["interactive"] is False
     videos = [part["props"] for part in page.get_config_file()["components"] if part["type"] == "video"]
-    assert [video["interactive"] for video in videos if "driver" in video["label"].lower()] == [False, False]
+    assert [video["interactive"] for video in videos if "driving" in video["label"].lower()] == [False, False]
 
 
 def test_only_this_machine_is_listened_to(server: Server):
@@ -259,7 +259,7 @@ def test_only_this_machine_is_listened_to(server: Server):
     [
         (("--port", 0), "port is 0; it must be 1 to 65535"),
         (("--max-seconds", 0), "max-seconds is 0; it must be 1 to 3600"),
-        (("stepz=3",), "unknown key 'stepz'; did you mean 'steps'?"),
+        (("stepz=3",), "unknown key 'stepz'; did you mean 'stream'?"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(options: tuple[object, ...], told: str):

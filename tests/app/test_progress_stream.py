@@ -71,7 +71,7 @@ def test_speech_is_as_without_the_adapter_that_drives(
 
 def asked(**changes: Any) -> PageRequest:
     return PageRequest(
-        **{**ASKED, "stream": True, "portrait": str(ASKED["portrait"]), "sound": str(ASKED["sound"])} | changes
+        **{**ASKED, "stream": True, "portrait": str(ASKED["portrait"]), "audio": str(ASKED["audio"])} | changes
     )
 
 
@@ -190,8 +190,8 @@ def client(server: Server) -> Any:
 def given(**changes: Any) -> dict[str, Any]:
     from gradio_client import handle_file
 
-    return {**ASKED, "stream": True, "seconds": 2, "steps": 10, **changes} | {
-        name: handle_file(str(ASKED[name])) for name in ("portrait", "sound")
+    return {**ASKED, "stream": True, "max_seconds": 2, "num_inference_steps": 10, **changes} | {
+        name: handle_file(str(ASKED[name])) for name in ("portrait", "audio")
     }
 
 
@@ -201,7 +201,7 @@ def test_the_page_shows_pictures_then_the_video(client: Any):
     pictures = [picture["value"] for *_, picture in outputs if picture.get("value")]
     assert len(set(pictures)) >= 2, "several pictures came"
     lines = [line for _, line, *_ in outputs if isinstance(line, str)]
-    assert any("s of video made, the first frame after" in line for line in lines[:-1])
+    assert any("s of video generated, first frame after" in line for line in lines[:-1])
     video, line, plot, record, picture = job.result()
     assert "first frame after" in line and picture["visible"] is False
     assert plot["type"] == "matplotlib" and json.loads(Path(record).read_text())["config"]["stream"] is True
@@ -228,8 +228,8 @@ def test_a_page_that_is_closed_ends_its_job(server: Server, client: Any):
         (place,) = httpx.post(f"{server.url}/gradio_api/upload", files=files, timeout=60).json()
         return {"path": place, "meta": {"_type": "gradio.FileData"}, "orig_name": path.name}
 
-    values = {**ASKED, "steps": 100, "seconds": 2, "stream": True}
-    values |= {name: uploaded(values[name]) for name in ("portrait", "sound")}
+    values = {**ASKED, "num_inference_steps": 100, "max_seconds": 2, "stream": True}
+    values |= {name: uploaded(values[name]) for name in ("portrait", "audio")}
     config = httpx.get(f"{server.url}/config", timeout=60).json()
     (number,) = (item["id"] for item in config["dependencies"] if item["api_name"] == "talk")
     job = {"data": list(values.values()), "fn_index": number, "session_hash": "closed"}
@@ -241,5 +241,5 @@ def test_a_page_that_is_closed_ends_its_job(server: Server, client: Any):
                 break
             assert "process_completed" not in line, line
     wait_until(lambda: set(server.output.glob("made-*")) == folders)
-    video, *_ = client.predict(**given(steps=2, seconds=0.6), api_name="/talk")
+    video, *_ = client.predict(**given(num_inference_steps=2, max_seconds=0.6), api_name="/talk")
     assert probe(video).frames == 15, "the next one in the queue has its turn"
