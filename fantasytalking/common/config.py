@@ -1,4 +1,4 @@
-"""Configuration as data: YAML over typed dataclasses, overrides from the command line, checked once at the door."""
+"""Loads configurations: YAML over typed dataclasses, with overrides from the command line, validated once."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fantasytalking.common.config_aliases import rename_old_keys
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.common.resources import ROOT, resource_path
 
@@ -31,7 +31,7 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
 
     Raises:
         InputError: the file is missing or not YAML, a key is unknown (with the nearest known one), a value has the
-            wrong type or misses, or `validate` refused.
+            wrong type or is missing, or `validate` raised.
     """
     merged = OmegaConf.structured(schema)
     if path is not None:
@@ -40,9 +40,9 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
 
 
 def config_from_dict(schema: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
-    """The dataclass `schema` of plain `values`, as `load_config` makes it of a file; `source` names them in messages.
+    """Returns the dataclass `schema` filled from plain `values`; `source` names them in messages.
 
-    Text is taken as it stands: `${...}` has no meaning in it.
+    Interpolations such as `${...}` in `values` are not resolved.
 
     Raises:
         InputError: as `load_config`.
@@ -50,7 +50,9 @@ def config_from_dict(schema: type[ConfigT], values: dict[str, Any], source: str)
     try:
         update = OmegaConf.create(_escape_interpolations(values))
     except OmegaConfBaseException as error:
-        raise InputError(f"{source}: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{source}: {str(error).splitlines()[0]}", code=ErrorCode.invalid_type, field=source
+        ) from error
     return _finalize(schema, _merge(schema, OmegaConf.structured(schema), update, source), (), source)
 
 
@@ -58,48 +60,64 @@ def _finalize(schema: type[ConfigT], merged: Any, overrides: Sequence[str], sour
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
-            raise InputError(f"override '{override}' is not of the form key=value, as in steps=30")
+            raise InputError(
+                f"override '{override}' is not of the form key=value, as in steps=30",
+                code=ErrorCode.invalid_type,
+                field="override",
+                value=override,
+            )
         merged = _merge(schema, merged, OmegaConf.from_dotlist([override]), f"override '{override}'")
     try:
         missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
         if missing:
-            raise InputError(f"{source}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=...")
+            raise InputError(
+                f"{source}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=...",
+                code=ErrorCode.missing_value,
+                field=missing[0],
+            )
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise InputError(f"{source} at '{error.full_key}': {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{source} at '{error.full_key}': {str(error).splitlines()[0]}",
+            code=ErrorCode.invalid_type,
+            field=str(error.full_key),
+        ) from error
     _validate(config)
     return config  # type: ignore[return-value]
 
 
 def save_config(config: Any, path: str | Path) -> None:
-    """Writes the resolved dataclass `config` as YAML, whole or not at all."""
+    """Writes the dataclass `config` as YAML, atomically."""
     with atomic_write(path) as temporary:
         OmegaConf.save(OmegaConf.structured(config), temporary)
 
 
 def preset_path(preset: str, name: str) -> Path:
-    """The file configs/`preset`/`name`.yaml.
+    """Returns the path of configs/`preset`/`name`.yaml.
 
     Raises:
-        InputError: there is none; names the presets there are.
+        InputError: there is none; names the presets that exist.
     """
     path = CONFIGS_FOLDER / preset / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.parent.name for p in CONFIGS_FOLDER.glob(f"*/{name}.yaml"))
         raise InputError(
-            f"there is no preset '{preset}' with a {name}.yaml;{did_you_mean(preset, known)} known: {', '.join(known)}"
+            f"there is no preset '{preset}' with a {name}.yaml;{did_you_mean(preset, known)} known: {', '.join(known)}",
+            code=ErrorCode.invalid_choice,
+            field="model",
+            value=preset,
         )
     return path
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """' did you mean X?' when one of `known` is near `word`, else ''."""
+    """Returns ' did you mean 'X'?' if one of `known` is similar to `word`, otherwise ''."""
     near = difflib.get_close_matches(word, known, n=1)
     return f" did you mean '{near[0]}'?" if near else ""
 
 
 def _escape_interpolations(value: Any) -> Any:
-    """`value` with OmegaConf's interpolations in its texts escaped (a run of backslashes before one is doubled)."""
+    """Escapes OmegaConf's interpolations in the strings of `value` (backslashes before one are doubled)."""
     if isinstance(value, dict):
         return {key: _escape_interpolations(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -111,9 +129,19 @@ def _read_yaml(path: Path) -> DictConfig:
     try:
         loaded = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise InputError(f"config '{path}' is not valid YAML: {error}") from error
+        raise InputError(
+            f"config '{path}' is not valid YAML: {error}",
+            code=ErrorCode.malformed_file,
+            field="config",
+            value=str(path),
+        ) from error
     if not isinstance(loaded, DictConfig):
-        raise InputError(f"config '{path}' holds a {type(loaded).__name__}; it must hold keys and values")
+        raise InputError(
+            f"config '{path}' holds a {type(loaded).__name__}; it must hold keys and values",
+            code=ErrorCode.malformed_file,
+            field="config",
+            value=str(path),
+        )
     return loaded
 
 
@@ -124,24 +152,36 @@ def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:
         return OmegaConf.merge(merged, OmegaConf.create(values))
     except OmegaConfBaseException as error:
         where = f" at '{error.full_key}'" if error.full_key else ""
-        raise InputError(f"{source}{where}: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{source}{where}: {str(error).splitlines()[0]}",
+            code=ErrorCode.invalid_type,
+            field=str(error.full_key or source),
+        ) from error
 
 
 def _reject_unknown_keys(schema: Any, update: Any, prefix: str, source: str) -> None:
-    if type(None) in get_args(schema):  # a part that may be left out
+    if type(None) in get_args(schema):  # an optional section
         if update is None:
             return
         schema = next((kind for kind in get_args(schema) if is_dataclass(kind)), schema)
     if not is_dataclass(schema):
         return
     if not isinstance(update, dict):
-        raise InputError(f"{source}: '{prefix.rstrip('.')}' is {update!r}; it holds keys and values")
+        raise InputError(
+            f"{source}: '{prefix.rstrip('.')}' is {update!r}; it holds keys and values",
+            code=ErrorCode.invalid_type,
+            field=prefix.rstrip("."),
+            value=update,
+        )
     hints = get_type_hints(schema)
     known = [field.name for field in fields(schema)]
     for key, value in update.items():
         if key not in known:
             raise InputError(
-                f"{source}: unknown key '{prefix}{key}';{did_you_mean(str(key), known)} known here: {', '.join(known)}"
+                f"{source}: unknown key '{prefix}{key}';{did_you_mean(str(key), known)} known here: {', '.join(known)}",
+                code=ErrorCode.unknown_key,
+                field=f"{prefix}{key}",
+                value=key,
             )
         _reject_unknown_keys(hints[key], value, f"{prefix}{key}.", source)
 

@@ -9,7 +9,7 @@ from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -280,7 +280,12 @@ def rename_old_keys(schema: Any, values: Any, source: str, prefix: str = "") -> 
         new: str = keys.get(key, key)
         if new != key:
             if new in values:
-                raise InputError(f"{source}: '{prefix}{key}' and '{prefix}{new}' are the same key; leave out the first")
+                raise InputError(
+                    f"{source}: '{prefix}{key}' and '{prefix}{new}' are the same key; leave out the first",
+                    code=ErrorCode.conflict,
+                    field=f"{prefix}{new}",
+                    value=key,
+                )
             _warn_once(f"{prefix}{key}", f"{prefix}{new}")
         new_values = RENAMED_VALUES.get(dataclass_type.__name__, {}).get(new, {})
         if isinstance(value, str | bool) and value in new_values:

@@ -1,4 +1,4 @@
-"""The one exception for mistakes of a user, and its way out of a script."""
+"""Defines the exception for invalid input, and how commands report it."""
 
 import sys
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _PACKAGE_EXTRAS = dict.fromkeys(_DATA_PACKAGES, "data") | {
     "gradio": "app",
     "torchao": "quantization",
 }
-"""Packages that only some of the project needs, and the extra of pyproject.toml that brings them."""
+"""Optional packages and the extra of pyproject.toml that installs each."""
 
 
 class ErrorCode(StrEnum):
@@ -86,9 +86,9 @@ def install_command(extra: str) -> str:
 
 
 def exit_cleanly(main: Callable[[], None]) -> None:
-    """Runs a script's `main`: an `InputError` becomes one line on stderr and exit code 2, an interruption code 130.
+    """Runs the `main` of a command and reports expected errors in one line on stderr.
 
-    A package of an extra that is not installed is told in a line too, exit code 2.
+    An `InputError`, or an optional package that is not installed, exits with code 2; an interruption with code 130.
     """
     try:
         main()

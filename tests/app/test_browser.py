@@ -29,7 +29,7 @@ NUMBERS = {
     "number input for Audio guidance": 3,
     "number input for Expression guidance": 2,
     "number input for Steps": 3,
-    "number input for Frames a second": 20,
+    "number input for Frames per second": 20,
     "Seed": 11,
     "Face": 1,
 }
@@ -72,15 +72,15 @@ def test_nothing_given_is_told_in_a_line(fresh: Any):
     fresh.get_by_role("button", name="Generate").click()
     told = fresh.get_by_test_id("toast-text")
     told.wait_for()
-    assert told.inner_text() == "there is no portrait yet; give one"
+    assert told.inner_text() == "there is no portrait yet; upload one"
     assert "Traceback" not in fresh.content()
 
 
 def test_an_example_with_every_control_moved_becomes_a_video_that_plays(fresh: Any, server: Server):
     fresh.get_by_text("speech.wav").click()
     fresh.get_by_text("More", exact=True).click()
-    fresh.get_by_label("What to see").fill("Somebody sings.")
-    fresh.get_by_label("What not to see").fill("Snow.")
+    fresh.get_by_label("Prompt", exact=True).fill("Somebody sings.")
+    fresh.get_by_label("Negative prompt", exact=True).fill("Snow.")
     for label, value in NUMBERS.items():
         field = fresh.get_by_label(label, exact=True)
         field.fill(str(value))

@@ -172,13 +172,20 @@ def test_every_control_is_tried_here():
         ({"portrait": None}, "there is no portrait yet"),
         ({"audio": None}, "there is no speech yet"),
         (
-            {"second_audio": DEMO_FOLDER / DEMO_SPEECH_FILE, "audio": None, "driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE},
+            {
+                "second_audio": DEMO_FOLDER / DEMO_SPEECH_FILE,
+                "audio": None,
+                "driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE,
+            },
             "a second audio but no first",
         ),
         ({"second_driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE}, "a second driving video but no first"),
         ({"second_audio": DEMO_FOLDER / DEMO_SPEECH_FILE}, "1 face was found in the picture and 2 are needed"),
         ({"driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE}, "'driver.wav' has no picture"),
-        ({"driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE, "stream": True}, "a stream hears one sound and nothing drives it"),
+        (
+            {"driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE, "stream": True},
+            "a stream hears one sound and nothing drives it",
+        ),
         ({"expression_guidance_scale": -1}, "less than minimum value 0"),
         ({"portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not a picture"),
         ({"audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "'sound.png' cannot be decoded|has no sound track"),

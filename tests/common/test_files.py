@@ -1,9 +1,10 @@
-"""Files are whole or not there."""
+"""Atomic file writes."""
 
 import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.common.files import atomic_write, existing_file
+from tests.helpers.errors import raises_input_error
 
 
 def test_a_file_appears_whole_and_a_failure_leaves_the_old_one(tmp_path):
@@ -27,7 +28,7 @@ def test_a_folder_is_replaced_by_its_like_only(tmp_path):
             (temporary / "weights").write_text(text)
     assert (target / "weights").read_text() == "two"
     (target / "mine").write_text("keep")
-    with pytest.raises(InputError, match="holds other things"), atomic_write(target) as temporary:
+    with raises_input_error(ErrorCode.output_exists, "output", str(target)), atomic_write(target) as temporary:
         temporary.mkdir()
         (temporary / "weights").write_text("three")
     assert sorted(path.name for path in target.iterdir()) == ["mine", "weights"]
@@ -36,9 +37,9 @@ def test_a_folder_is_replaced_by_its_like_only(tmp_path):
 
 def test_places_that_cannot_be_written_or_read(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot write"), atomic_write(tmp_path / "file" / "below"):
+    with raises_input_error(ErrorCode.output_exists, "output"), atomic_write(tmp_path / "file" / "below"):
         pass
-    with pytest.raises(InputError, match="is a folder"), atomic_write(tmp_path) as temporary:
+    with raises_input_error(ErrorCode.output_exists, "output", str(tmp_path)), atomic_write(tmp_path) as temporary:
         temporary.write_text("x")
-    with pytest.raises(InputError, match=r"portrait '.*' is a folder, not a file"):
+    with raises_input_error(ErrorCode.missing_file, "portrait", str(tmp_path)):
         existing_file(tmp_path, "portrait")

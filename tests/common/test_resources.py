@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from fantasytalking.common.config import load_config
-from fantasytalking.common.errors import InputError, install_command
+from fantasytalking.common.errors import ErrorCode, install_command
 from fantasytalking.common.resources import ROOT, resource_path
 from fantasytalking.data.prepare.plan import read_time_ranges
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus.clip_corpus import read_sentences
+from tests.helpers.errors import raises_input_error
 
 INFER = "configs/nano/infer.yaml"
 
@@ -42,7 +43,7 @@ def test_anything_else_is_the_path_that_was_given(path: str):
 
 
 def test_a_config_in_neither_place_is_an_error():
-    with pytest.raises(InputError, match=r"config 'configs/nano/none\.yaml' does not exist"):
+    with raises_input_error(ErrorCode.missing_file, "config", "configs/nano/none.yaml"):
         load_config(InferConfig, "configs/nano/none.yaml")
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.common.resumable_tasks import TaskStage, open_output_folder
+from tests.helpers.errors import raises_input_error
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,20 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     stage: TaskStage[Task] = TaskStage("testing", tmp_path, lambda task: {})
     stage.run(TASKS[:1], Rank(0, 1))
     stage.result_path(TASKS[0]).write_text("{")
-    with pytest.raises(InputError, match="is damaged or gone; delete it"):
+    with raises_input_error(ErrorCode.malformed_file, "testing", str(stage.result_path(TASKS[0]))):
         stage.result(TASKS[0])
 
 
 def test_a_folder_is_taken_up_again_only_with_the_same_settings(tmp_path: Path) -> None:
     open_output_folder(tmp_path / "out", "one")
     open_output_folder(tmp_path / "out", "one")
-    with pytest.raises(InputError, match="begun with other settings"):
+    with raises_input_error(ErrorCode.output_exists, "output", str(tmp_path / "out")):
         open_output_folder(tmp_path / "out", "two")
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(InputError, match="holds other things"):
+    with raises_input_error(ErrorCode.output_exists, "output", str(tmp_path)):
         open_output_folder(tmp_path, "one")
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
