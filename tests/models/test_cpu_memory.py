@@ -7,9 +7,9 @@ import pytest
 
 PROGRAM = """
 import resource, sys, torch
-from fantasytalking.models.cpu.memory import keep_freed_memory
+from fantasytalking.models.cpu.memory import retain_freed_memory
 torch.set_num_threads(1)
-if sys.argv[1] == "keep" and not keep_freed_memory():
+if sys.argv[1] == "keep" and not retain_freed_memory():
     sys.exit(3)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
