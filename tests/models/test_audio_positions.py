@@ -10,6 +10,7 @@ from fantasytalking.checkpoints.released_audio import to_released_audio
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import load_from_wan
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base, tiny_conditions, tiny_transformer
 
@@ -65,7 +66,7 @@ def test_other_windows_are_refused():
 
 def test_a_fresh_model_with_places_is_its_base(tmp_path: Path):
     save_base(tmp_path)
-    model = FantasyTalkingTransformer3DModel.from_wan(tmp_path, **PORTRAIT, audio_positions=TOKENS)
+    model = load_from_wan(tmp_path, {**PORTRAIT, "audio_positions": TOKENS})
     conditions = tiny_conditions(tokens=TOKENS)
     assert model.audio_projector.positions is not None and model.audio_projector.positions.std() > 0.3
     assert torch.equal(predict(model, conditions), predict(model, reordered(conditions)))

@@ -23,7 +23,7 @@ from fantasytalking.models.expression_projector import (
 )
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import adapter_module_of
+from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
@@ -86,7 +86,7 @@ def attended_by_tokens(model: FantasyTalkingTransformer3DModel, *given: Conditio
 def test_a_fresh_model_and_an_absent_condition_equal_the_base_bit_for_bit(tmp_path):
     folder = save_base(tmp_path / "transformer")
     base = WanTransformer3DModel.from_pretrained(folder)
-    fresh = FantasyTalkingTransformer3DModel.from_wan(folder, **PORTRAIT, **EXPRESSION)
+    fresh = load_from_wan(folder, PORTRAIT | EXPRESSION)
     given = conditions_with(driven())._replace(prompt_embeds=torch.randn(1, 512, 20))
     latents, timestep = tiny_latents(batch=1, frames=FRAMES)
     with torch.no_grad():

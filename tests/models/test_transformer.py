@@ -13,10 +13,10 @@ from fantasytalking.common.tensor_io import LazyTensors
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.cpu import attention as cpu_attention
 from fantasytalking.models.cpu.attention import matmul_attention, use_float32_attention, use_matmul_attention
+from fantasytalking.models.cpu.fused_block import fuse_blocks
 from fantasytalking.models.kv_cache import ConditionKVCache
-from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import build_from_wan
+from fantasytalking.models.wan_loading import build_from_wan, load_from_wan
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
@@ -61,7 +61,7 @@ def test_without_values_no_tensor_is_read():
 def test_a_fresh_model_equals_its_base_bit_for_bit(tmp_path, dtype, windows):
     folder = save_base(tmp_path / "transformer")
     base = WanTransformer3DModel.from_pretrained(folder, torch_dtype=dtype)
-    model = FantasyTalkingTransformer3DModel.from_wan(folder, dtype=dtype, **PORTRAIT)
+    model = load_from_wan(folder, PORTRAIT, dtype)
     text = torch.randn(2, 512, BASE["text_dim"])  # diffusers' own attention takes 512 text tokens for granted
     latents, timestep = tiny_latents()
     for seed in range(3):
