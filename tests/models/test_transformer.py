@@ -217,6 +217,13 @@ def test_fewer_passes_give_the_same_but_for_rounding():
     assert fused.blocks[0].attn1.to_q.weight.grad.abs().sum() > 0
 
 
+def test_blocks_are_fused_before_hooks_wrap_them():
+    model = tiny_transformer()
+    model.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    with pytest.raises(AssertionError, match="precedes hooks"):
+        fuse_blocks(model)
+
+
 def test_a_half_model_prepared_for_the_processor_is_nearer_to_the_whole_one():
     exact, half, wide, fused = (tiny_transformer(num_layers=8) for _ in range(4))
     conditions = tiny_conditions(batch=1)
@@ -350,9 +357,12 @@ STEP_CACHES = [
 ]
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(("config", "computes"), STEP_CACHES, ids=["first block", "MagCache", "TaylorSeer"])
-def test_step_caches_skip_blocks_and_keep_guidance_branches_apart(config, computes):
+def test_step_caches_skip_blocks_and_keep_guidance_branches_apart(config, computes, fused):
     model, conditions = tiny_transformer(), tiny_conditions()
+    if fused:
+        fuse_blocks(model)
     silent = conditions._replace(condition_scale=torch.tensor([[0.0, 1.0]] * 2))
     plain = {"audio": predict(model, conditions), "silent": predict(model, silent)}
     calls: list[int] = []

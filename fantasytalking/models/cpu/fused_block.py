@@ -72,11 +72,14 @@ class FusedGELU(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, S, dim) -> (B, S, ffn_dim)."""
-        weight = self.proj.weight
-        plain = type(self.proj) is nn.Linear and type(weight) is nn.Parameter  # neither LoRA nor quantized
-        if not plain or hidden_states.dtype is not torch.bfloat16 or torch.is_grad_enabled():
-            return F.gelu(self.proj(hidden_states), approximate="tanh")
-        return linear_gelu_tanh(hidden_states, weight, self.proj.bias)
+        if (
+            type(self.proj) is nn.Linear
+            and type(self.proj.weight) is nn.Parameter  # neither LoRA nor quantized
+            and hidden_states.dtype is torch.bfloat16
+            and not torch.is_grad_enabled()
+        ):
+            return linear_gelu_tanh(hidden_states, self.proj.weight, self.proj.bias)
+        return F.gelu(self.proj(hidden_states), approximate="tanh")
 
 
 def _modulated_norm(norm: nn.LayerNorm, hidden_states: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
