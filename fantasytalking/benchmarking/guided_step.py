@@ -25,9 +25,9 @@ from fantasytalking.benchmarking.interleaved_timing import (
 )
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.cpu.attention import use_float32_attention
+from fantasytalking.models.cpu.fused_block import fuse_blocks
 from fantasytalking.models.cpu.memory import retain_freed_memory
 from fantasytalking.models.kv_cache import ConditionKVCache
-from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.presets import load_model_config, transformer_kwargs
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import parameter_dtype

@@ -1,8 +1,8 @@
-"""Projections of the constant conditions: computed once for a video, reused over steps and guidance branches.
+"""Caches condition tokens and their keys and values over the denoising steps and guidance branches of one video.
 
-Text, portrait, audio and face do not change while a video is denoised; neither do the tokens, keys and values made of
-them. They are found again by the identity of the tensor they were made of, so guidance branches that share a prompt or
-a portrait share its keys and values too.
+Text, portrait, audio and face are constant while a video is denoised, and so are the tokens, keys and values computed
+from them. Entries are found by the identity of their source tensor, so guidance branches that share a prompt or a
+portrait also share its keys and values.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 
 KeyValue = tuple[Tensor, Tensor]
 """Key and value, each (B, tokens, heads, head_dim)."""
 
 
 class ConditionTokens(NamedTuple):
-    """Conditions as the blocks read them."""
+    """Condition tokens that the blocks attend to."""
 
     text: Tensor
     """(B, T, dim)."""
@@ -28,11 +28,11 @@ class ConditionTokens(NamedTuple):
     face: Tensor
     """(B, N, face_token_dim)."""
     expression: Tensor | None
-    """(B, W, P K, expression_token_dim), K tokens in each person's window; None where nothing drives by expression."""
+    """(B, W, P K, expression_token_dim), K tokens per person and window; None without an expression condition."""
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of one block; None where they are not computed yet (or where there is no such condition)."""
+    """Keys and values of one block; None where they are not computed yet or the condition is absent."""
 
     text: KeyValue | None = None
     image: KeyValue | None = None
@@ -44,13 +44,14 @@ class KeysValues(NamedTuple):
 
 
 class ConditionKVCache:
-    """Holds what one video's constant conditions were projected to. Pass the same one at every denoising step.
+    """Stores the projections of one video's constant conditions. Pass the same cache at every denoising step.
 
-    It is only for inference: what it holds was computed with the weights as they were, and carries no gradient. The
-    tensors it was filled from must be passed again as the same objects and not be written to.
+    For inference only: entries were computed with the weights as they were and carry no gradient. The source tensors
+    must be passed again as the same objects and must not be modified.
 
     Args:
-        capacity: different tensors remembered for one condition; a guided video has two prompts and one of the rest.
+        capacity: number of different source tensors per condition. A guided video has two prompts and one of each
+            other condition.
     """
 
     def __init__(self, capacity: int = 8) -> None:
@@ -59,23 +60,26 @@ class ConditionKVCache:
         self._keys_values: dict[tuple[int, str], dict[int, tuple[Tensor, KeyValue]]] = {}
 
     def get_tokens(self, name: str, source: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `compute(source)` gave the first time it was asked for this `name` and this very tensor.
+        """Returns `compute(source)`, computed once per condition `name` and source tensor.
 
         Raises:
             InputError: more different tensors than `capacity`, as when a condition is moved anew at every step.
         """
-        held = self._tokens.setdefault(name, {})
-        if id(source) not in held:
-            if len(held) >= self.capacity:
+        stored = self._tokens.setdefault(name, {})
+        if id(source) not in stored:
+            if len(stored) >= self.capacity:
                 raise InputError(
-                    f"a ConditionCache was given {self.capacity + 1} different tensors as {name}, limit "
-                    f"{self.capacity}; pass the same tensors at every step, or take a new cache for a new video"
+                    f"the condition cache received {self.capacity + 1} different tensors as {name}, limit "
+                    f"{self.capacity}; pass the same tensors at every step, or use a new cache for a new video",
+                    code=ErrorCode.out_of_range,
+                    field=name,
+                    value=self.capacity + 1,
                 )
-            held[id(source)] = (source, compute(source))  # the source is kept, so that its id stays its own
-        return held[id(source)][1]
+            stored[id(source)] = (source, compute(source))  # keeps the source, so that its id is not reused
+        return stored[id(source)][1]
 
     def get_keys_values(self, block: int, tokens: ConditionTokens) -> KeysValues:
-        """What is known of the keys and values of `get_tokens` in block number `block`."""
+        """Returns the stored keys and values of `tokens` in block number `block`, None for each that is missing."""
         known = {}
         for name, value in tokens._asdict().items():
             entry = self._keys_values.get((block, name), {}).get(id(value))
@@ -83,20 +87,20 @@ class ConditionKVCache:
         return KeysValues(**known)
 
     def store(self, block: int, tokens: ConditionTokens, keys_values: KeysValues) -> None:
-        """Stores the keys and values that block number `block` made of `get_tokens`."""
+        """Stores the keys and values that block number `block` computed from `tokens`."""
         for name, value in keys_values._asdict().items():
             source = getattr(tokens, name)
             if value is not None:
                 self._keys_values.setdefault((block, name), {})[id(source)] = (source, value)
 
     def evict(self, name: str) -> None:
-        """Drops everything made of the condition `name`, as when a long video goes on to its next stretch of sound."""
+        """Removes every entry of the condition `name`, as when a long video advances to its next audio window."""
         self._tokens.pop(name, None)
         for key in [key for key in self._keys_values if key[1] == name]:
             del self._keys_values[key]
 
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        tokens = [value for held in self._tokens.values() for _, value in held.values()]
-        pairs = [tensor for held in self._keys_values.values() for _, pair in held.values() for tensor in pair]
+        """Size of the stored tensors, in bytes."""
+        tokens = [value for stored in self._tokens.values() for _, value in stored.values()]
+        pairs = [tensor for stored in self._keys_values.values() for _, pair in stored.values() for tensor in pair]
         return sum(tensor.nbytes for tensor in tokens + pairs)

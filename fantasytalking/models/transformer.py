@@ -1,28 +1,26 @@
-"""The paper's model: Wan's image-to-video transformer with audio, face and motion, and expression where asked for.
+"""The paper's model: Wan's image-to-video transformer with audio, face, motion and optional expression conditions.
 
 Axes: B batch, F latent frames, H and W latent height and width, S video tokens = F (H/2) (W/2).
 """
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import TaylorSeerCacheConfig, WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.models._modeling_parallel import ContextParallelConfig, ContextParallelInput, ParallelConfig
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import apply_lora_scale
 from einops import rearrange
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.attention_windows import LocalTokens, build_windowed_attention
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import BlockConditions, KVCapture, PortraitCrossAttention
+from fantasytalking.models.diffusers_internals import WanContextParallelism, is_context_parallel, run_checkpointed
 from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
@@ -31,51 +29,36 @@ from fantasytalking.models.input_checks import check_inputs, prediction_batch_si
 from fantasytalking.models.kv_cache import ConditionKVCache, ConditionTokens
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.portrait_block import PortraitBlock
+from fantasytalking.models.portrait_config import PortraitConfig
 
 
 class TokenIndex(nn.Module):
     """Position of every video token in the clip, (1, S).
 
-    A module, so that context parallelism splits its output as it splits the tokens: what arrives tells a rank which
-    tokens, and so which audio windows, are its own.
+    A module, so that context parallelism splits its output like the tokens. The part that a rank receives identifies
+    its tokens and thereby its audio windows.
     """
 
     def forward(self, num_tokens: int) -> Tensor:
-        """0 .. num_tokens - 1, on the CPU, where reading them waits for no device."""
+        """Returns 0 .. num_tokens - 1 as (1, S), on the CPU, so that reading them waits for no device."""
         return torch.arange(num_tokens)[None]
 
 
-class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
-    """WanTransformer3DModel whose blocks also attend to audio and face tokens and whose timestep knows the motion.
+class FantasyTalkingTransformer3DModel(WanContextParallelism, WanTransformer3DModel):
+    """WanTransformer3DModel with attention to audio and face tokens and with motion in its timestep embedding.
 
-    A fresh model gives exactly what its base gives. Base parameters keep diffusers' names; those of the paper are
+    A new model predicts exactly what its base predicts. Base parameters keep diffusers' names; the paper's are
     `audio_projector`, `face_resampler`, `motion_embedder` and `blocks.N.attn2.{audio,face}_{k,v}_proj`. A model with
     `expression_dims` also has `expression_projector` and `blocks.N.attn2.expression_{k,v}_proj` (FantasyPortrait).
 
     Args:
         patch_size ... pos_embed_seq_len: as in diffusers' WanTransformer3DModel.
-        audio_dim, audio_token_dim: widths of a wav2vec2 feature and of an audio token.
-        audio_positions: tokens in a frame-level window whose places are told apart; 0 = none are, as released.
-        audio_scale: l1, weight of the audio attention (paper: 1).
-        face_dim: width of an ArcFace embedding.
-        face_tokens, face_token_dim: number and width of the face tokens.
-        face_width, face_depth, face_heads: size of the Q-Former.
-        face_scale: l2, weight of the face attention (paper: 0.5).
-        motion_width: inner width of the motion embedder.
-        expression_dims: widths of head, eye, emotion and mouth (released: 6, 6, 30, 512); None = no such condition.
-        expression_learned: learned tokens of each (`expression_sizes.LEARNED_TOKEN_COUNTS`).
-        expression_token_dim ... expression_positions: widths and counts as `ExpressionModuleConfig` has them.
-        expression_scale: weight of the expression attention.
-        expression_padding: `masked`, or `attended` for weights trained by the released code.
-        distillation: what a distilled model follows (`DistillationSpec.to_dict`); None = the model is not distilled.
+        audio_dim ... expression_padding: as in `PortraitConfig`, which defines their defaults.
+        distillation: limits of a distilled model (`DistillationSpec.to_dict`); None = not distilled.
     """
 
     _no_split_modules = ("PortraitBlock",)
     _repeated_blocks = ("PortraitBlock",)
-    # The timestep is one a sample here, so Wan 2.2's entry for one a token is left out.
-    _cp_plan = {name: plan for name, plan in WanTransformer3DModel._cp_plan.items() if name} | {
-        "token_index": {0: ContextParallelInput(split_dim=1, expected_dims=2, split_output=True)},
-    }
 
     @register_to_config
     def __init__(
@@ -96,32 +79,32 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         added_kv_proj_dim: int | None = 5120,
         rope_max_seq_len: int = 1024,
         pos_embed_seq_len: int | None = None,
-        audio_dim: int = 768,
-        audio_token_dim: int = 2048,
-        audio_positions: int = 0,
-        audio_scale: float = 1.0,
-        face_dim: int = 512,
-        face_tokens: int = 16,
-        face_token_dim: int = 2048,
-        face_width: int = 1024,
-        face_depth: int = 4,
-        face_heads: int = 16,
-        face_scale: float = 0.5,
-        motion_width: int = 256,
+        audio_dim: int = PortraitConfig.audio_dim,
+        audio_token_dim: int = PortraitConfig.audio_token_dim,
+        audio_positions: int = PortraitConfig.audio_positions,
+        audio_scale: float = PortraitConfig.audio_scale,
+        face_dim: int = PortraitConfig.face_dim,
+        face_tokens: int = PortraitConfig.face_tokens,
+        face_token_dim: int = PortraitConfig.face_token_dim,
+        face_width: int = PortraitConfig.face_width,
+        face_depth: int = PortraitConfig.face_depth,
+        face_heads: int = PortraitConfig.face_heads,
+        face_scale: float = PortraitConfig.face_scale,
+        motion_width: int = PortraitConfig.motion_width,
         expression_dims: tuple[int, int, int, int] | None = None,
-        expression_learned: tuple[int, int, int, int] = (0, 0, 4, 16),
-        expression_token_dim: int = 2048,
-        expression_width: int = 1280,
-        expression_depth: int = 4,
-        expression_heads: int = 20,
-        expression_head_dim: int = 64,
-        expression_plain_width: int = 0,
-        expression_positions: int = 0,
-        expression_scale: float = 1.0,
-        expression_padding: str = "masked",
+        expression_learned: tuple[int, int, int, int] = ExpressionModuleConfig.learned,
+        expression_token_dim: int = PortraitConfig.expression_token_dim,
+        expression_width: int = PortraitConfig.expression_width,
+        expression_depth: int = PortraitConfig.expression_depth,
+        expression_heads: int = PortraitConfig.expression_heads,
+        expression_head_dim: int = PortraitConfig.expression_head_dim,
+        expression_plain_width: int = PortraitConfig.expression_plain_width,
+        expression_positions: int = PortraitConfig.expression_positions,
+        expression_scale: float = PortraitConfig.expression_scale,
+        expression_padding: str = PortraitConfig.expression_padding,
         distillation: dict[str, Any] | None = None,
     ) -> None:
-        # Wan's own part without blocks, since ours take their place; the config keeps the true number.
+        # Wan's modules without its blocks, which ours replace; the config keeps the true number of layers.
         super().__init__(
             patch_size=patch_size,
             num_attention_heads=num_attention_heads,
@@ -144,21 +127,28 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         dim = num_attention_heads * attention_head_dim
         self.blocks = nn.ModuleList(
             PortraitBlock(
-                dim,
-                ffn_dim,
-                num_attention_heads,
-                qk_norm,
-                cross_attn_norm,
-                eps,
-                added_kv_proj_dim,
-                audio_token_dim,
-                face_token_dim,
+                dim=dim,
+                ffn_dim=ffn_dim,
+                num_heads=num_attention_heads,
+                qk_norm=qk_norm,
+                cross_attn_norm=cross_attn_norm,
+                eps=eps,
+                added_kv_proj_dim=added_kv_proj_dim,
+                audio_token_dim=audio_token_dim,
+                face_token_dim=face_token_dim,
             )
             for _ in range(num_layers)
         )
         self.token_index = TokenIndex()
         self.audio_projector = AudioProjector(audio_dim, audio_token_dim, audio_positions)
-        self.face_resampler = FaceResampler(face_dim, face_token_dim, face_tokens, face_width, face_depth, face_heads)
+        self.face_resampler = FaceResampler(
+            face_dim=face_dim,
+            token_dim=face_token_dim,
+            num_tokens=face_tokens,
+            width=face_width,
+            depth=face_depth,
+            num_heads=face_heads,
+        )
         self.motion_embedder = MotionEmbedder(motion_width, dim)
         self.distillation: DistillationSpec | None = None
         self.guidance_embedder: GuidanceEmbedder | None = None
@@ -168,24 +158,15 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         if (sizes := ExpressionModuleConfig.from_transformer_config(self.config)) is not None:
             self.add_expression_modules(sizes)
 
-    @classmethod
-    def from_wan(
-        cls, source: str | Path, *, dtype: torch.dtype | None = None, **module_config: Any
-    ) -> "FantasyTalkingTransformer3DModel":
-        """A fresh model on a Wan base that it equals bit for bit: see `fantasytalking.models.wan_loading.from_wan`."""
-        from fantasytalking.models.wan_loading import load_from_wan
-
-        return load_from_wan(source, module_config, dtype)
-
     def add_guidance_embedder(self, distillation: DistillationSpec) -> None:
-        """Gives the model a fresh guidance embedder, which adds nothing yet; then it can be, or was, distilled."""
+        """Adds a new guidance embedder, whose output is zero until it is trained or loaded."""
         self.register_to_config(distillation=distillation.to_dict())
         self.distillation = distillation
         like = self.motion_embedder.output.weight
         self.guidance_embedder = GuidanceEmbedder(distillation, len(like)).to(like.device, like.dtype)
 
     def add_expression_modules(self, sizes: ExpressionModuleConfig) -> None:
-        """Gives the model a fresh expression condition, which adds nothing yet."""
+        """Adds a new expression condition, whose output is zero until it is trained or loaded."""
         self.register_to_config(**sizes.to_transformer_kwargs())
         like = self.motion_embedder.output.weight
         self.expression_projector = ExpressionProjector(sizes).to(like.device, like.dtype).train(self.training)
@@ -208,20 +189,23 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         Args:
             hidden_states: (B, 16, F, H, W) noisy latents.
             timestep: (B,) in [0, 1000].
-            conditions: of the same batch; a condition of batch 1 serves every sample. With latents of batch 1, text
-                and gate may have B samples: guidance branches, which part in the first cross-attention only, so that
-                everything before it is computed once.
-            cache: inference only; the same object at every step of a video computes what is constant once.
-            return_dict: whether to return an output object rather than a tuple.
+            conditions: of the same batch; a condition of batch 1 is used for every sample. With latents of batch 1,
+                `prompt_embeds` and `condition_scale` may have B samples: guidance branches, which differ from the
+                first cross-attention on, so that everything before it is computed once.
+            cache: for inference only; the same object at every step of a video, so that projections of constant
+                conditions are computed once.
+            return_dict: whether to return an output object instead of a tuple.
             attention_kwargs: `scale` of LoRA layers, as in diffusers.
 
         Returns:
             `sample` (B, 16, F, H, W).
 
         Raises:
-            InputError: a condition whose shape or dtype does not fit.
+            InputError: a condition has an unsupported shape or dtype.
         """
-        assert cache is None or not torch.is_grad_enabled(), "a ConditionCache carries no gradient: use torch.no_grad()"
+        assert cache is None or not torch.is_grad_enabled(), (
+            "a ConditionKVCache carries no gradient: use torch.no_grad()"
+        )
         check_inputs(hidden_states, timestep, conditions, self.config)
 
         # 1. Embed: patches, positions, timestep with motion, condition tokens
@@ -238,18 +222,28 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         # 2. Blocks
         for index, block in enumerate(self.blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden_states = self._gradient_checkpointing_func(
-                    block, hidden_states, block_conditions, timestep_proj, rotary_emb
+                hidden_states = run_checkpointed(
+                    self, block, hidden_states, block_conditions, timestep_proj, rotary_emb
                 )
             elif cache is None:
-                hidden_states = block(hidden_states, block_conditions, timestep_proj, rotary_emb)
+                hidden_states = block(
+                    hidden_states,
+                    encoder_hidden_states=block_conditions,
+                    temb=timestep_proj,
+                    rotary_emb=rotary_emb,
+                )
             else:
-                tokens = block_conditions.tokens
-                computed = KVCapture()
-                known = block_conditions._replace(keys_values=cache.get_keys_values(index, tokens), capture=computed)
-                hidden_states = block(hidden_states, known, timestep_proj, rotary_emb)
-                if computed.value is not None:  # as it is when a step cache skipped the block
-                    cache.store(index, tokens, computed.value)
+                tokens, capture = block_conditions.tokens, KVCapture()
+                hidden_states = block(
+                    hidden_states,
+                    encoder_hidden_states=block_conditions._replace(
+                        keys_values=cache.get_keys_values(index, tokens), capture=capture
+                    ),
+                    temb=timestep_proj,
+                    rotary_emb=rotary_emb,
+                )
+                if capture.value is not None:  # None if a step cache skipped the block
+                    cache.store(index, tokens, capture.value)
 
         # 3. Head: norm, projection, patches back to latents
         table = self.scale_shift_table.to(temb.device) + temb[:, None]  # (B, 2, dim)
@@ -270,29 +264,17 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
     def enable_cache(self, config: Any) -> None:
-        """diffusers' step caches. Use one `cache_context` for each guidance branch.
+        """Enables a step cache of diffusers. Use one `cache_context` per guidance branch.
 
-        TaylorSeer's default patterns look for modules named `attn` and would find none here; unless others are given,
-        it predicts the two attentions and the feed-forward of every block.
+        TaylorSeer's default patterns match modules named `attn`, which Wan does not have. Without other patterns, it
+        predicts the two attentions and the feed-forward of every block.
         """
         if isinstance(config, TaylorSeerCacheConfig) and not (config.cache_identifiers or config.use_lite_mode):
             config = dataclasses.replace(config, cache_identifiers=[r"blocks\.\d+\.(attn1|attn2|ffn)"])
         super().enable_cache(config)
 
-    def _resolve_parallel_config(self, config: Any) -> ParallelConfig:
-        """diffusers builds its mesh on an accelerator; without one, ours is on the CPU (gloo)."""
-        if torch.accelerator.is_available() or not isinstance(config, ContextParallelConfig):
-            return super()._resolve_parallel_config(config)
-        parallel = ParallelConfig(context_parallel_config=config)
-        mesh = config.mesh or init_device_mesh(
-            "cpu", mesh_shape=config.mesh_shape, mesh_dim_names=config.mesh_dim_names
-        )
-        parallel.setup(torch.distributed.get_rank(), torch.distributed.get_world_size(), torch.device("cpu"), mesh=mesh)
-        self._parallel_config = parallel
-        return parallel
-
     def _embed_timestep(self, timestep: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        """(B,) -> embedding (B, dim) and its six modulations (B, 6, dim); motion and guidance are added before both."""
+        """(B,) -> embedding (B, dim) with motion and guidance added, and its six modulations (B, 6, dim)."""
         embedder = self.condition_embedder
         dtype = embedder.time_embedder.linear_1.weight.dtype
         projected = embedder.timesteps_proj(timestep)
@@ -307,14 +289,15 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
     def _block_conditions(
         self, conditions: Conditions, cache: ConditionKVCache | None, num_tokens: int, batch: int
     ) -> BlockConditions:
-        own = self._local_tokens(num_tokens)
+        """Projects the conditions to tokens, from the cache if given, with their windows, masks and weights."""
+        local = self._local_tokens(num_tokens)
         frames, windows = conditions.image_latents.shape[2], conditions.audio_embeds.shape[1]
-        span = own.window_span(windows)
+        span = local.window_span(windows)
         audio_mask = conditions.audio_mask[:, span.window_slice]
-        expression, frame_span = conditions.expression, own.window_span(frames)
+        expression, frame_span = conditions.expression, local.window_span(frames)
 
         def project_audio(audio: Tensor) -> Tensor:
-            # Padding may hold anything, even NaN, which no mask of the softmax would keep out.
+            # Padding may contain NaN, which a mask in the softmax does not exclude.
             audio = audio[:, span.window_slice].masked_fill(~audio_mask[..., None], 0.0)
             return self.audio_projector(audio, frame_level=windows > 1)
 
@@ -324,27 +307,30 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
 
         embedder = self.condition_embedder
         image_length = 0 if conditions.image_embeds is None else conditions.image_embeds.shape[1]
-        whole = image_length + conditions.prompt_embeds.shape[1]
-        makers: dict[str, tuple[Tensor | None, Callable[[Tensor], Tensor]]] = {
+        total_length = image_length + conditions.prompt_embeds.shape[1]
+        projections: dict[str, tuple[Tensor | None, Callable[[Tensor], Tensor]]] = {
             "text": (
                 conditions.prompt_embeds,
-                lambda text: _as_slice(embedder.text_embedder(text), image_length, whole),
+                lambda text: _as_slice(embedder.text_embedder(text), image_length, total_length),
             ),
-            "image": (conditions.image_embeds, lambda image: _as_slice(embedder.image_embedder(image), 0, whole)),
+            "image": (
+                conditions.image_embeds,
+                lambda image: _as_slice(embedder.image_embedder(image), 0, total_length),
+            ),
             "audio": (conditions.audio_embeds, project_audio),
             "face": (conditions.face_embeds, self.face_resampler),
             "expression": (None if expression is None else expression.features, project_expression),
         }
         tokens: dict[str, Tensor | None] = {}
-        for name, (source, make) in makers.items():
+        for name, (source, project) in projections.items():
             if source is None:
                 tokens[name] = None
             else:
-                tokens[name] = make(source) if cache is None else cache.get_tokens(name, source, make)
+                tokens[name] = project(source) if cache is None else cache.get_tokens(name, source, project)
         scales = conditions.condition_scale.new_tensor([self.config.audio_scale, self.config.face_scale])
         block_conditions = BlockConditions(
             tokens=ConditionTokens(**tokens),  # type: ignore[arg-type]
-            audio=build_windowed_attention(own, span, audio_mask, conditions.speaker_regions),
+            audio=build_windowed_attention(local, span, audio_mask, conditions.speaker_regions),
             scale=(conditions.condition_scale * scales).expand(batch, -1),
         )
         if expression is None or self.expression_projector is None:
@@ -352,24 +338,24 @@ class FantasyTalkingTransformer3DModel(WanTransformer3DModel):
         mask = self.expression_projector.window_mask(expression.present, self.config.expression_padding)
         return block_conditions._replace(
             expression=build_windowed_attention(
-                own, frame_span, mask[:, frame_span.window_slice].flatten(2), expression.regions
+                local, frame_span, mask[:, frame_span.window_slice].flatten(2), expression.regions
             ),
             expression_scale=(expression.scale * self.config.expression_scale).expand(batch),
         )
 
     def _local_tokens(self, num_tokens: int) -> LocalTokens:
-        """All of the clip's tokens, or this rank's part of them."""
-        if self._parallel_config is None:
-            return LocalTokens(0, num_tokens, num_tokens)
-        own = self.token_index(num_tokens)
-        return LocalTokens(int(own[0, 0]), own.shape[1], num_tokens)
+        """Returns the range of video tokens on this rank: all of them without context parallelism."""
+        if not is_context_parallel(self):
+            return LocalTokens(start=0, length=num_tokens, total=num_tokens)
+        indices = self.token_index(num_tokens)
+        return LocalTokens(start=int(indices[0, 0]), length=indices.shape[1], total=num_tokens)
 
 
 def _as_slice(tokens: Tensor, start: int, total: int) -> Tensor:
-    """(B, N, dim) as a slice of a sequence of `total` tokens.
+    """Copies (B, N, dim) into a slice, from `start`, of a sequence of `total` tokens and returns the slice.
 
-    Wan's blocks read image and text as slices of one sequence. Half-precision products of a slice round otherwise than
-    those of a tensor of its own, so the layout is kept, and with it the base's result to the last bit.
+    Wan's blocks read image and text as slices of one sequence. Half-precision products of a slice and of a separate
+    tensor round differently, so the layout is kept and with it bitwise equality with the base.
     """
     length = tokens.shape[1]
     return F.pad(tokens, (0, 0, start, total - start - length))[:, start : start + length]

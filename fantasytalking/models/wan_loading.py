@@ -24,6 +24,7 @@ from fantasytalking.common.tensor_io import (
 )
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
+from fantasytalking.models.diffusers_internals import float32_module_names
 from fantasytalking.models.expression_config import check_expression_config
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
@@ -274,7 +275,7 @@ def _check_config(config: Mapping[str, Any], tensors: LazyTensors) -> None:
 
 def parameter_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
     """`dtype`, or float32 for a parameter of the modules that Wan keeps in it."""
-    keep = any(part in (getattr(model, "_keep_in_fp32_modules", None) or ()) for part in name.split("."))
+    keep = any(part in float32_module_names(model) for part in name.split("."))
     return torch.float32 if keep else dtype
 
 

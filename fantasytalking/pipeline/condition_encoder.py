@@ -13,6 +13,7 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.models.diffusers_internals import execution_device
 from fantasytalking.pipeline.control_checks import checked_expression_scale, checked_face_scale, checked_motion
 from fantasytalking.pipeline.portrait import Portrait
 from fantasytalking.pipeline.speakers import Speakers
@@ -81,7 +82,7 @@ def encode_conditions(
     Raises:
         InputError: drivers whose features are not of the model's sizes.
     """
-    device, dtype = pipe._execution_device, pipe.input_dtype or pipe.transformer.dtype
+    device, dtype = execution_device(pipe), pipe.input_dtype or pipe.transformer.dtype
     length, dim = pipe.config.max_text_tokens, pipe.transformer.config.text_dim
     prompt, negative_prompt = controls.prompts
     with pipe.progress_bar(total=5) as bar:

@@ -17,8 +17,8 @@ from torch import nn
 from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
 from fantasytalking.common.errors import InputError, install_command
 from fantasytalking.models.cpu.attention import use_float32_attention
+from fantasytalking.models.cpu.fused_block import fuse_blocks
 from fantasytalking.models.cpu.memory import retain_freed_memory
-from fantasytalking.models.portrait_block import fuse_blocks
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 GPU_RESIDENT_COMPONENTS = ("vae", "audio_encoder")
@@ -104,13 +104,13 @@ def apply_optimizations(
         fuse_few_step_lora(transformer, Path(config.few_step_lora), config.few_step_lora_scale)
     if config.quantization is not WeightQuantization.none:
         quantize_blocks(transformer, config.quantization)
-    if config.step_cache is not StepCache.none:
-        transformer.enable_cache(_step_cache_config(config))
-    if device.type == "cpu":
+    if device.type == "cpu":  # before step caches, whose hooks wrap the blocks
         retain_freed_memory()
         fuse_blocks(transformer)
         if transformer.dtype is torch.bfloat16:
             use_float32_attention(transformer)
+    if config.step_cache is not StepCache.none:
+        transformer.enable_cache(_step_cache_config(config))
 
 
 def choose_offload(component_bytes: Mapping[str, int], vram_limit_gib: float) -> str:

@@ -34,6 +34,7 @@ from fantasytalking.data.prepare.config import ResizeMode
 from fantasytalking.encoders.expression import copy_expression_encoder
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.models.cfg_branches import CfgOrder
+from fantasytalking.models.diffusers_internals import execution_device
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
 from fantasytalking.pipeline.condition_encoder import GenerationControls, encode_conditions, encode_speakers
@@ -293,7 +294,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         )
 
         # 3. Denoise
-        device = self._execution_device
+        device = execution_device(self)
         shape = (
             1,
             self.transformer.config.out_channels,

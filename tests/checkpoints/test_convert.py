@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from fantasytalking.checkpoints.convert import convert_checkpoint, reference_forward
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.tensor_io import open_model_folder
-from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import load_from_wan
 from tests.helpers.paths import SCRIPTS
 from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base
 
@@ -86,7 +86,7 @@ def test_our_forward_is_the_released_forward(golden, tmp_path, level, monkeypatc
 
 
 def test_released_weights_through_the_adapter_give_the_released_forward(golden, tmp_path):
-    """The other way in: converter, from_wan on a single file of Wan's names, load_adapter."""
+    """The other way in: converter, load_from_wan on a single file of Wan's names, load_adapter."""
     from fantasytalking.audio_windows import released_frame_windows
     from fantasytalking.checkpoints.adapter import load_adapter
     from fantasytalking.conditions import Conditions
@@ -97,7 +97,7 @@ def test_released_weights_through_the_adapter_give_the_released_forward(golden, 
     audio = {name: value for name, value in tensors.items() if name.startswith(("proj_model", "audio_processor"))}
     save_file(audio, tmp_path / "released.safetensors")
     convert_checkpoint(tmp_path / "released.safetensors", tmp_path / "adapter")
-    model = FantasyTalkingTransformer3DModel.from_wan(tmp_path / "wan.safetensors", audio_token_dim=64)
+    model = load_from_wan(tmp_path / "wan.safetensors", {"audio_token_dim": 64})
     load_adapter(model, tmp_path / "adapter")
     windows = released_frame_windows(tensors["in.audio_features"], int(metadata["num_frames"]))
     conditions = Conditions(
@@ -125,8 +125,8 @@ def test_wan_names_become_a_diffusers_folder(tmp_path, monkeypatch):
     expected = base.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
     assert {key: loaded.config[key] for key in sizes} == sizes
-    whole = FantasyTalkingTransformer3DModel.from_wan(tmp_path / "wan.safetensors", **PORTRAIT)
-    folder = FantasyTalkingTransformer3DModel.from_wan(tmp_path / "converted", **PORTRAIT)
+    whole = load_from_wan(tmp_path / "wan.safetensors", PORTRAIT)
+    folder = load_from_wan(tmp_path / "converted", PORTRAIT)
     assert torch.equal(whole.patch_embedding.weight, folder.patch_embedding.weight)
 
 
@@ -147,7 +147,7 @@ def test_a_base_loads_from_a_pipeline_folder_and_from_shards(tmp_path):
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     assert open_model_folder(tmp_path / "shards").shapes.keys() == base.state_dict().keys()
     for folder in ("pipeline", "shards"):
-        model = FantasyTalkingTransformer3DModel.from_wan(tmp_path / folder, **PORTRAIT)
+        model = load_from_wan(tmp_path / folder, PORTRAIT)
         assert torch.equal(model.proj_out.weight, base.proj_out.weight)
 
 
@@ -189,12 +189,12 @@ def test_a_spoilt_base_is_refused_in_one_line(tmp_path, kind):
     folder = save_base(tmp_path / "transformer")
     spoil_base(folder, kind)
     with pytest.raises(InputError) as refused:
-        FantasyTalkingTransformer3DModel.from_wan(folder, **PORTRAIT)
+        load_from_wan(folder, PORTRAIT)
     assert "\n" not in str(refused.value)
 
 
 def test_a_base_of_other_text_width_does_not_pass_for_this_one(tmp_path):
-    assert FantasyTalkingTransformer3DModel.from_wan(save_base(tmp_path, text_dim=24), **PORTRAIT).config.text_dim == 24
+    assert load_from_wan(save_base(tmp_path, text_dim=24), PORTRAIT).config.text_dim == 24
     assert BASE["text_dim"] != 24
 
 

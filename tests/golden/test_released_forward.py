@@ -22,6 +22,7 @@ from fantasytalking.checkpoints.adapter import load_adapter
 from fantasytalking.checkpoints.convert import convert_checkpoint
 from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import load_from_wan
 from tests.golden import cases
 
 TOLERANCE = 2e-6
@@ -57,8 +58,9 @@ def build(golden: Golden, folder: Path) -> FantasyTalkingTransformer3DModel:
     torch.save(parts, folder / "released.ckpt")
     save_file(golden.wan, folder / "wan.safetensors", metadata={"num_heads": str(cases.WAN["num_heads"])})
     convert_checkpoint(folder / "released.ckpt", folder / "adapter")
-    model = FantasyTalkingTransformer3DModel.from_wan(
-        folder / "wan.safetensors", audio_dim=cases.AUDIO_DIM, audio_token_dim=cases.AUDIO_TOKEN_DIM, **SMALL
+    model = load_from_wan(
+        folder / "wan.safetensors",
+        {"audio_dim": cases.AUDIO_DIM, "audio_token_dim": cases.AUDIO_TOKEN_DIM, **SMALL},
     )
     load_adapter(model, folder / "adapter")
     return model

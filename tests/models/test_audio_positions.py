@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from fantasytalking.checkpoints.released_audio import to_released_audio
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import load_from_wan
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base, tiny_conditions, tiny_transformer
 
 TOKENS = 7
@@ -58,13 +60,13 @@ def test_every_speaker_has_the_same_places():
 
 
 def test_other_windows_are_refused():
-    with pytest.raises(InputError, match="audio has 5 tokens a window; this model tells 7 places apart"):
+    with raises_input_error(ErrorCode.shape_mismatch, "audio_embeds", 5):
         predict(tiny_transformer(audio_positions=TOKENS), tiny_conditions(tokens=5))
 
 
 def test_a_fresh_model_with_places_is_its_base(tmp_path: Path):
     save_base(tmp_path)
-    model = FantasyTalkingTransformer3DModel.from_wan(tmp_path, **PORTRAIT, audio_positions=TOKENS)
+    model = load_from_wan(tmp_path, {**PORTRAIT, "audio_positions": TOKENS})
     conditions = tiny_conditions(tokens=TOKENS)
     assert model.audio_projector.positions is not None and model.audio_projector.positions.std() > 0.3
     assert torch.equal(predict(model, conditions), predict(model, reordered(conditions)))

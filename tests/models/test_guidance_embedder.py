@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, save_adapter
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.cfg_branches import FULL_BRANCH, CfgOrder, GuidanceBranch, cfg_branch_weights
 from fantasytalking.models.guidance_embedder import DistillationSpec
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
 DISTILLATION = DistillationSpec(4, 3.0, (1.0, 7.0), (2.0, 6.0), CfgOrder.text_first, 8)
@@ -36,7 +37,7 @@ def test_a_fresh_embedder_changes_no_bit_and_a_trained_one_follows_the_scales():
 
 
 def test_scales_are_refused_by_a_model_that_was_not_distilled():
-    with pytest.raises(InputError, match="was not distilled"):
+    with raises_input_error(ErrorCode.not_trained, "guidance"):
         predicted(tiny_transformer(), SCALES)
 
 

@@ -8,8 +8,7 @@ from diffusers import WanTransformer3DModel
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.models.presets import MODEL_PRESETS, build_meta_transformer, load_model_config, transformer_kwargs
-from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import adapter_module_of
+from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
 
 # Tensors in the published checkpoints: Wan2.1-I2V-14B has 1303, Wan2.1-Fun-1.3B-InP 983.
 PUBLISHED = {"wan14b": 1303, "wan1.3b": 983}
@@ -62,4 +61,4 @@ def test_wan14b_has_the_released_portrait_adapters_shapes():
 def test_a_base_that_is_nowhere_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="hf download Wan-AI/nowhere --local-dir"):
-        FantasyTalkingTransformer3DModel.from_wan("Wan-AI/nowhere")
+        load_from_wan("Wan-AI/nowhere")

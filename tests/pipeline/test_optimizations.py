@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import InputError
+from fantasytalking.models.cpu.attention import Float32PortraitAttnProcessor
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.optimizations import OptimizationConfig, StepCache, apply_optimizations, choose_offload
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
@@ -132,4 +133,4 @@ def test_missing_torchao_is_told():
 def test_a_half_model_on_a_cpu_attends_in_float32():
     model = tiny_transformer().bfloat16()
     apply_optimizations(model, OptimizationConfig(step_cache=StepCache.none), CPU)
-    assert all(block.attn2.processor.in_float32 for block in model.blocks)
+    assert all(isinstance(block.attn2.processor, Float32PortraitAttnProcessor) for block in model.blocks)

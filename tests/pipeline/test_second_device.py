@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fantasytalking.media.audio_stream import AudioSampleQueue
+from fantasytalking.models.diffusers_internals import execution_device
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from fantasytalking.pipeline.config import InferConfig
@@ -40,7 +41,7 @@ def agree(open_one: Callable[[], FantasyTalkingPipeline], make: Make) -> None:
     here, pipe = make(open_one()), open_one()
     with second_device() as device:
         moved(pipe, device)
-        assert pipe._execution_device == device
+        assert execution_device(pipe) == device
         there = make(pipe)
     assert here.std() > 0.01
     np.testing.assert_allclose(there, here, atol=0.004)  # one grey level

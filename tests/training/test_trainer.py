@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from fantasytalking.checkpoints.adapter import load_adapter, read_adapter
 from fantasytalking.checkpoints.released_audio import to_released_audio, write_released_audio
 from fantasytalking.common.errors import InputError
-from fantasytalking.models.cpu.attention import MatmulSelfAttnProcessor
+from fantasytalking.models.cpu.attention import MatmulPortraitAttnProcessor, MatmulSelfAttnProcessor
 from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
 from fantasytalking.training.config import OptimizerType, TrainConfig
@@ -142,7 +142,7 @@ def test_half_precision_on_a_cpu_multiplies_by_itself_unless_a_backend_is_chosen
         config = configure(name, attention_backend=attention, precision="bf16")
         trainer = Trainer(config)
         blocks = trainer.accelerator.unwrap_model(trainer.model).blocks
-        assert all(block.attn2.processor.by_products == (attention == "null") for block in blocks)
+        assert all(isinstance(b.attn2.processor, MatmulPortraitAttnProcessor) == (attention == "null") for b in blocks)
         assert all(isinstance(b.attn1.processor, MatmulSelfAttnProcessor) == (attention == "null") for b in blocks)
         trainer.train()
         steps[name] = read_losses(config.output)

@@ -18,6 +18,7 @@ from fantasytalking.audio_windows import AudioWindows
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.media.audio_stream import AudioSampleQueue
+from fantasytalking.models.diffusers_internals import reset_step_cache
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.pipeline.denoising import WINDOWED_CONDITIONS, Denoiser
 from fantasytalking.pipeline.guidance import GuidanceConfig, guidance_at_step
@@ -181,7 +182,7 @@ class Streamer:
         # The next window has other sound, and no step cache may take this window's features for its own.
         for name in WINDOWED_CONDITIONS:
             self.cache.evict(name)
-        pipe.transformer._reset_stateful_cache()
+        reset_step_cache(pipe.transformer)
         self.history.store(window, latents, noise)
         return latents
 

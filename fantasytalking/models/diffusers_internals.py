@@ -1,0 +1,100 @@
+"""Private names of diffusers and torch that the project uses, each behind a documented function or class.
+
+None of them is covered by a compatibility promise. `tests/models/test_diffusers_internals.py` checks every one, so that
+an upgrade which removes a name fails there with its name.
+
+The class attributes that diffusers defines for subclasses to set (`_no_split_modules`, `_repeated_blocks`,
+`_default_processor_cls`, `_available_processors`, `_callback_tensor_inputs`) stay in the classes that set them.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import ContextParallelConfig, DiffusionPipeline, WanTransformer3DModel
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.models._modeling_parallel import ContextParallelInput, ParallelConfig
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+
+
+class AttnProcessorState:
+    """Base of attention processors whose backend and parallelism diffusers sets.
+
+    `ModelMixin.set_attention_backend` and `ModelMixin.enable_parallelism` write to the two private attributes of every
+    processor that has them.
+    """
+
+    _attention_backend: Any = None
+    _parallel_config: Any = None
+
+    @property
+    def attention_backend(self) -> Any:
+        """Backend selected by `set_attention_backend`; None = diffusers' default."""
+        return self._attention_backend
+
+
+class WanContextParallelism:
+    """Context parallelism of a Wan transformer whose timestep is (B,) and which has a `token_index` module.
+
+    A mixin that precedes `WanTransformer3DModel`. Wan 2.2's plan entry for a timestep per token is removed, and the
+    output of `token_index` is split like the tokens.
+    """
+
+    _parallel_config: Any
+    _cp_plan = {name: plan for name, plan in WanTransformer3DModel._cp_plan.items() if name} | {
+        "token_index": {0: ContextParallelInput(split_dim=1, expected_dims=2, split_output=True)},
+    }
+
+    def _resolve_parallel_config(self, config: Any) -> ParallelConfig:
+        """Builds the device mesh on the CPU (gloo) without an accelerator, where diffusers requires one."""
+        if torch.accelerator.is_available() or not isinstance(config, ContextParallelConfig):
+            return super()._resolve_parallel_config(config)  # type: ignore[misc]
+        parallel = ParallelConfig(context_parallel_config=config)
+        mesh = config.mesh or init_device_mesh(
+            "cpu", mesh_shape=config.mesh_shape, mesh_dim_names=config.mesh_dim_names
+        )
+        parallel.setup(torch.distributed.get_rank(), torch.distributed.get_world_size(), torch.device("cpu"), mesh=mesh)
+        self._parallel_config = parallel
+        return parallel
+
+
+def is_context_parallel(module: Any) -> bool:
+    """Whether `enable_parallelism` was applied to a model or to one of its attention processors."""
+    return module._parallel_config is not None
+
+
+def run_checkpointed(model: Any, block: nn.Module, *args: Any) -> Any:
+    """Calls `block(*args)` under the model's gradient checkpointing, which recomputes it in the backward pass."""
+    return model._gradient_checkpointing_func(block, *args)
+
+
+def float32_module_names(model: nn.Module) -> tuple[str, ...]:
+    """Parts of parameter names whose parameters diffusers keeps in float32."""
+    return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
+
+
+def register_step_cache_block(block_class: type[nn.Module]) -> None:
+    """Registers a block that returns its hidden states alone, so that diffusers' step caches accept it.
+
+    First Block Cache and MagCache look up the signature of a block by its class.
+    """
+    metadata = TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
+    TransformerBlockRegistry.register(block_class, metadata)
+
+
+def reset_step_cache(model: Any) -> None:
+    """Clears the features that a diffusers step cache holds, without disabling it."""
+    model._reset_stateful_cache()
+
+
+def execution_device(pipeline: DiffusionPipeline) -> torch.device:
+    """Device that the pipeline computes on, also while its components are offloaded."""
+    return pipeline._execution_device
+
+
+def linear_gelu_tanh(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """GELU (tanh) of a linear layer in one oneDNN kernel: (..., in) bfloat16 on the CPU -> (..., out).
+
+    GELU is computed before the product is rounded. torch.compile emits this operator; no public function does.
+    """
+    return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, bias, "gelu", [], "tanh")

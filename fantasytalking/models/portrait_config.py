@@ -1,0 +1,81 @@
+"""Configuration of the paper's modules: the one source of their default sizes."""
+
+from dataclasses import asdict, dataclass, field
+
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig, check_expression_config
+
+
+@dataclass
+class PortraitConfig:
+    """Sizes of the paper's modules, under the names of FantasyTalkingTransformer3DModel's arguments."""
+
+    audio_dim: int = 768
+    """Width of a wav2vec2 feature."""
+    audio_token_dim: int = 2048
+    """Width of an audio token."""
+    audio_positions: int = 0
+    """Tokens of a frame-level window with learned positions (17 in 0.34 s); 0 = no positions, as released."""
+    audio_scale: float = 1.0
+    """l1, weight of the audio attention (paper: 1)."""
+    face_dim: int = 512
+    """Width of an ArcFace embedding."""
+    face_tokens: int = 16
+    """Number of face tokens."""
+    face_token_dim: int = 2048
+    """Width of a face token."""
+    face_width: int = 1024
+    """Inner width of the Q-Former."""
+    face_depth: int = 4
+    """Layers of the Q-Former."""
+    face_heads: int = 16
+    """Attention heads of the Q-Former."""
+    face_scale: float = 0.5
+    """l2, weight of the face attention (paper: 0.5)."""
+    motion_width: int = 256
+    """Inner width of the motion embedder."""
+    expression_dims: list[int] | None = None
+    """Widths of head, eye, emotion and mouth features ([6, 6, 30, 512] for the released encoder); None = no expression
+    condition."""
+    expression_learned: list[int] = field(default_factory=lambda: list(ExpressionModuleConfig.learned))
+    """Learned tokens of head, eye, emotion and mouth; [0, 0, 0, 0] and [4, 4, 4, 16] are the ablation's other rows."""
+    expression_token_dim: int = ExpressionModuleConfig.token_dim
+    """Width of an expression token."""
+    expression_width: int = ExpressionModuleConfig.width
+    """Inner width of the resamplers."""
+    expression_depth: int = ExpressionModuleConfig.depth
+    """Layers of the resamplers."""
+    expression_heads: int = ExpressionModuleConfig.heads
+    """Attention heads of the resamplers."""
+    expression_head_dim: int = ExpressionModuleConfig.head_dim
+    """Width of an attention head of the resamplers."""
+    expression_plain_width: int = ExpressionModuleConfig.plain_width
+    """Inner width of the plain projections; 0 = one linear layer each, as released."""
+    expression_positions: int = ExpressionModuleConfig.positions
+    """1 = learned positions of the tokens in a window; 0 = no positions, as released."""
+    expression_scale: float = 1.0
+    """Weight of the expression attention."""
+    expression_padding: str = PADDING_MODES[0]
+    """`masked`, or `attended` for weights trained by the released code."""
+
+    def validate(self) -> None:
+        """Validates that widths are divisible as the modules require.
+
+        Raises:
+            InputError: names the key, its value and the requirement.
+        """
+        if self.face_width % self.face_heads:
+            raise InputError(
+                f"portrait.face_width is {self.face_width}; it must be a multiple of face_heads, {self.face_heads}",
+                code=ErrorCode.out_of_range,
+                field="portrait.face_width",
+                value=self.face_width,
+            )
+        if self.motion_width % 8:
+            raise InputError(
+                f"portrait.motion_width is {self.motion_width}; it must be a multiple of 8",
+                code=ErrorCode.out_of_range,
+                field="portrait.motion_width",
+                value=self.motion_width,
+            )
+        check_expression_config(asdict(self), "portrait")
