@@ -1,4 +1,4 @@
-"""Pictures, videos and sound as arrays: the one place for frame rates, rotation, colour and time."""
+"""Reads and writes images, videos and audio as arrays: the one place for frame rates, rotation, color and time."""
 
 from fantasytalking.media.audio import read_audio, write_wav
 from fantasytalking.media.container import MediaInfo, probe
