@@ -53,7 +53,14 @@ def read_image(path: str | Path) -> np.ndarray:
             field="image",
             value=str(path),
         ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"image '{path}' has more than {MAX_IMAGE_PIXELS} pixels; downscale it",
+            code=ErrorCode.out_of_range,
+            field="image",
+            value=str(path),
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -108,5 +115,7 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
             field="path",
             value=suffix,
         )
+    import imageio.v3 as imageio
+
     with atomic_write(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(array)).save(temporary, quality=95)
+        imageio.imwrite(temporary, array, plugin="pillow", extension=suffix, is_batch=False, quality=95)

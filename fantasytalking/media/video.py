@@ -84,9 +84,9 @@ def iter_frames(
         check_frame_rate(fps)
     check_time_span(start, duration)
     end = math.inf if duration is None else start + duration
-    raw = _decode(path, start, end, threads)
+    raw = decode_frames(path, start, end, threads)
     chosen = _trim(raw, start, end) if fps is None else _resample_nearest(raw, fps, start, end)
-    converter = _FrameConverter(path)
+    converter = FrameConverter(path)
     for time, frame in chosen:
         yield time, converter.to_rgb(frame)
 
@@ -141,7 +141,7 @@ def read_video(
     return Video(np.stack(frames), np.array(times), rate)
 
 
-class _DecodedFrame(NamedTuple):
+class DecodedFrame(NamedTuple):
     """A decoded frame before conversion: its time and display duration in seconds, and its stream."""
 
     time: float
@@ -150,8 +150,8 @@ class _DecodedFrame(NamedTuple):
     stream: "VideoStream"
 
 
-def _decode(path: str | Path, start: float, end: float, threads: int) -> Iterator[_DecodedFrame]:
-    """Decodes from shortly before `start` until `end` is passed.
+def decode_frames(path: str | Path, start: float, end: float, threads: int) -> Iterator[DecodedFrame]:
+    """Decodes frames, without converting them, from shortly before `start` until `end` (seconds) is passed.
 
     A seek may land after `start` if the demuxer does not know the key frames (MPEG-TS); the file is then decoded from
     the beginning.
@@ -167,17 +167,12 @@ def _decode(path: str | Path, start: float, end: float, threads: int) -> Iterato
     yield from raw
 
 
-def _decode_from(path: str | Path, begin: float, end: float, threads: int) -> Generator[_DecodedFrame]:
+def _decode_from(path: str | Path, begin: float, end: float, threads: int) -> Generator[DecodedFrame]:
     """Decodes from about `begin` on; raises `InputError` if the file ends before its declared end."""
     with open_media(path) as container:
         stream = video_stream(container)
         if stream is None:
-            raise InputError(
-                f"'{path}' has no video track; give a video file",
-                code=ErrorCode.unreadable_media,
-                field="path",
-                value=str(path),
-            )
+            raise no_video_track(path)
         check_decoder(path, stream)
         check_frame_size(path, stream.width, stream.height)
         stream.thread_type = "AUTO"
@@ -195,7 +190,7 @@ def _decode_from(path: str | Path, begin: float, end: float, threads: int) -> Ge
                 continue
             last = time
             shown = _display_seconds(frame, declared - time, rate)
-            yield _DecodedFrame(time, shown, frame, stream)
+            yield DecodedFrame(time, shown, frame, stream)
             if time > end + 1:
                 return
         nothing_behind_a_seek = begin > 0 and last == -math.inf
@@ -209,6 +204,16 @@ def _decode_from(path: str | Path, begin: float, end: float, threads: int) -> Ge
             )
 
 
+def no_video_track(path: str | Path) -> InputError:
+    """Returns the error about a file without video."""
+    return InputError(
+        f"'{path}' has no video track; give a video file",
+        code=ErrorCode.unreadable_media,
+        field="path",
+        value=str(path),
+    )
+
+
 def _display_seconds(frame: "VideoFrame", remaining: float, frame_rate: float) -> float:
     """Returns the seconds that the last frame is displayed: its own duration, but at most the `remaining` time.
 
@@ -220,7 +225,7 @@ def _display_seconds(frame: "VideoFrame", remaining: float, frame_rate: float) -
     return min(own or TRUNCATION_TOLERANCE_SECONDS, remaining)
 
 
-def _trim(decoded: Iterator[_DecodedFrame], start: float, end: float) -> Iterator[tuple[float, _DecodedFrame]]:
+def _trim(decoded: Iterator[DecodedFrame], start: float, end: float) -> Iterator[tuple[float, DecodedFrame]]:
     for item in decoded:
         if item.time >= end - 1e-9:
             return
@@ -229,10 +234,10 @@ def _trim(decoded: Iterator[_DecodedFrame], start: float, end: float) -> Iterato
 
 
 def _resample_nearest(
-    decoded: Iterator[_DecodedFrame], fps: float, start: float, end: float
-) -> Iterator[tuple[float, _DecodedFrame]]:
+    decoded: Iterator[DecodedFrame], fps: float, start: float, end: float
+) -> Iterator[tuple[float, DecodedFrame]]:
     """Yields the grid times start + k / fps, each with the nearest frame; two decoded frames are in memory."""
-    previous: _DecodedFrame | None = None
+    previous: DecodedFrame | None = None
     index = 0
     for item in decoded:
         # Times up to halfway between two timestamps belong to the earlier frame.
@@ -251,7 +256,7 @@ def _resample_nearest(
         index += 1
 
 
-class _FrameConverter:
+class FrameConverter:
     """Converts decoded frames to upright RGB arrays of one size."""
 
     def __init__(self, path: str | Path) -> None:
@@ -261,7 +266,7 @@ class _FrameConverter:
         self.reformatter = VideoReformatter()
         self.coded_size: tuple[int, int] | None = None
 
-    def to_rgb(self, decoded: _DecodedFrame) -> np.ndarray:
+    def to_rgb(self, decoded: DecodedFrame) -> np.ndarray:
         frame = decoded.frame
         size = (frame.width, frame.height)
         if self.coded_size not in (None, size):
