@@ -131,6 +131,19 @@ class Rejection:
     """The measured value and the limit, for people."""
 
 
+class ClipRejected(Exception):  # noqa: N818  (not an error: the clip is left out)
+    """Stops the preparation of a clip that cannot be used.
+
+    Args:
+        reason: the reason that rejected.jsonl records.
+        detail: the measured value and the limit, as in `Rejection.detail`.
+    """
+
+    def __init__(self, reason: RejectionReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
 RecordT = TypeVar("RecordT", ClipRecord, Rejection)
 _DEFAULTS = {field.name: field.default for field in fields(ClipRecord) if field.default is not MISSING}
 

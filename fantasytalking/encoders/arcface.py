@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import existing_file
-from fantasytalking.encoders.onnx import read_onnx
+from fantasytalking.encoders.onnx_file import read_onnx
 
 ARCFACE_SIZE = 112
 ARCFACE_DIM = 512

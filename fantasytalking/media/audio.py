@@ -1,4 +1,4 @@
-"""Sound: any container, codec, rate and channel count to mono float samples on the picture's clock; and to a file."""
+"""Reads audio of any container, codec, rate and channel count as mono samples on the video's clock, and writes WAV."""
 
 import math
 import wave
@@ -9,28 +9,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
-from fantasytalking.media.container import audio_stream, check_decoder, open_media, time_origin
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.media.container import audio_stream, check_decoder, check_time_span, open_media, time_origin
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.audio.resampler import AudioResampler
 
 MAX_AUDIO_SECONDS = 4 * 3600
-"""Longer stretches are refused: 4 hours at 16 kHz are 0.9 GB of samples."""
+"""Longest segment, in seconds: 4 hours at 16 kHz are 0.9 GB of samples."""
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1000, 192_000
 
-# Time stamps are rounded, in some containers to milliseconds; only larger differences are real gaps.
+# Timestamps are rounded, in some containers to milliseconds; only larger differences are real gaps.
 _GAP_SECONDS = 0.02
 
-# Codecs fill their last block with silence; what lies beyond the declared end by less than this is such filling.
+# Codecs pad their last block with silence; samples beyond the declared end by less than this are such padding.
 _CODEC_BLOCK_SECONDS = 0.3
 
-# After a seek these estimate time stamps, or land within a frame; they are decoded from the beginning instead.
+# After a seek, these formats estimate timestamps or land within a frame; they are decoded from the beginning instead.
 _UNINDEXED_FORMATS = {"mp3", "aac", "mpeg", "mpegts"}
 
 
 def write_wav(path: str | Path, samples: NDArray[np.float32] | NDArray[np.int16], sample_rate: int) -> None:
-    """Writes mono `samples` (S,), in [-1, 1] or 16-bit, as 16-bit PCM."""
+    """Writes mono `samples` (S,), float32 in [-1, 1] or int16, as a 16-bit PCM WAV file."""
     assert samples.ndim == 1 and samples.dtype in (np.float32, np.int16), "mono, float32 or int16"
     is_unit = samples.dtype == np.float32
     values = np.round(np.clip(samples.astype(np.float32), -1, 1) * 32767) if is_unit else samples
@@ -44,34 +45,43 @@ def write_wav(path: str | Path, samples: NDArray[np.float32] | NDArray[np.int16]
 def read_audio(
     path: str | Path, *, sample_rate: int = 16000, start: float = 0.0, duration: float | None = None
 ) -> np.ndarray:
-    """Reads mono sound, sample n at the picture's time start + n / sample_rate.
+    """Reads mono audio; sample n is at video time start + n / sample_rate.
 
-    Time 0 is the first frame of the picture, or the first sample where there is no picture. Sound that begins later is
-    preceded by silence, sound from before is cut off, gaps in the time stamps become silence, and encoder priming is
-    dropped. Channels are averaged. The end is not padded: where the sound stops early, fewer samples come back.
+    Time 0 is the first video frame, or the first sample if the file has no video. Audio that starts later is preceded
+    by silence, audio before time 0 is cut off, gaps in the timestamps become silence, and encoder priming is dropped.
+    Channels are averaged. The end is not padded: if the audio stops early, fewer samples are returned.
+
+    Args:
+        path: audio or video file.
+        sample_rate: Hz, 1000 to 192000.
+        start: seconds from time 0.
+        duration: seconds; None reads to the end.
 
     Returns:
         (samples,) float32 in [-1, 1]; at most round(duration * sample_rate) samples.
 
     Raises:
-        InputError: no sound track, no samples in the stretch, a damaged file, longer than `MAX_AUDIO_SECONDS`.
+        InputError: an argument is out of range, or the file has no audio track, has no samples in the segment, is
+            damaged, or is longer than `MAX_AUDIO_SECONDS`.
     """
-    if not 1000 <= sample_rate <= 192_000:
-        raise InputError(f"sample_rate is {sample_rate}; use 1000 to 192000 samples a second (16000 for wav2vec2)")
-    if not 0 <= start < math.inf:
-        raise InputError(f"start is {start}; give seconds from the beginning, 0 or more")
-    if duration is not None and not 0 < duration < math.inf:
-        raise InputError(f"duration is {duration}; give a positive number of seconds or leave it out")
+    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        raise InputError(
+            f"sample_rate is {sample_rate} Hz; use {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} (16000 for wav2vec2)",
+            code=ErrorCode.out_of_range,
+            field="sample_rate",
+            value=sample_rate,
+        )
+    check_time_span(start, duration)
     wanted = math.inf if duration is None else round(duration * sample_rate)
     line = _AudioTimeline(path, sample_rate, start)
     with open_media(path) as container:
         stream = audio_stream(container)
         if stream is None:
-            raise InputError(f"'{path}' has no sound track; give a file with sound")
+            raise _no_audio_track(path)
         check_decoder(path, stream)
         zero = time_origin(container)
         if start > 1 and container.format.name not in _UNINDEXED_FORMATS and stream.time_base is not None:
-            # A second early, so that the decoder has settled when the stretch begins.
+            # A second early, so that the decoder has settled when the segment begins.
             container.seek(int((zero + start - 1) / stream.time_base), stream=stream)
         for frame in container.decode(stream):
             line.add(frame, zero)
@@ -84,27 +94,35 @@ def read_audio(
         wanted = min(wanted, round(declared_end * sample_rate))
     samples = samples[: None if math.isinf(wanted) else max(0, int(wanted))]
     if not len(samples):
-        raise InputError(f"'{path}' has no sound from {start:g} s on; give a file with sound there")
+        raise InputError(
+            f"'{path}' has no audio after {start:g} s; give an earlier start or a longer file",
+            code=ErrorCode.unreadable_media,
+            field="path",
+            value=str(path),
+        )
     return samples
 
 
 def iter_audio(path: str | Path, *, sample_rate: int = 16000) -> Iterator[NDArray[np.float32]]:
-    """The samples that `read_audio` gives of a whole file, in blocks (samples,), in memory that does not grow.
+    """Streams the samples that `read_audio` returns for a whole file; memory does not grow with its length.
+
+    Yields:
+        (samples,) float32 blocks in [-1, 1].
 
     Raises:
-        InputError: as `read_audio`, when the place is reached.
+        InputError: as `read_audio`, when the damaged position is reached.
     """
     line, taken = _AudioTimeline(path, sample_rate, 0.0), 0
     with open_media(path) as container:
         stream = audio_stream(container)
         if stream is None:
-            raise InputError(f"'{path}' has no sound track; give a file with sound")
+            raise _no_audio_track(path)
         check_decoder(path, stream)
         zero = time_origin(container)
         end = _declared_end(stream) - zero
         for frame in container.decode(stream):
             line.add(frame, zero)
-            # What lies beyond the declared end is given only when it is more than a codec's filling.
+            # Samples beyond the declared end are yielded only if they are more than a codec's padding.
             if not 0 < line.samples / sample_rate - end < _CODEC_BLOCK_SECONDS:
                 block = line.drain()
                 taken += len(block)
@@ -114,19 +132,33 @@ def iter_audio(path: str | Path, *, sample_rate: int = 16000) -> Iterator[NDArra
     if 0 < line.samples / sample_rate - end < _CODEC_BLOCK_SECONDS:
         rest = rest[: max(0, round(end * sample_rate) - taken)]
     if not taken + len(rest):
-        raise InputError(f"'{path}' has no sound; give a file with sound")
+        raise InputError(
+            f"'{path}' has an audio track without samples; give an intact file",
+            code=ErrorCode.unreadable_media,
+            field="path",
+            value=str(path),
+        )
     yield rest
 
 
+def _no_audio_track(path: str | Path) -> InputError:
+    return InputError(
+        f"'{path}' has no audio track; give an audio file or a video with audio",
+        code=ErrorCode.unreadable_media,
+        field="path",
+        value=str(path),
+    )
+
+
 def _declared_end(stream: Any) -> float:
-    """Container time in seconds at which a sound track says to end; -inf where it does not say so."""
+    """Returns the container time, in seconds, at which an audio track declares to end; -inf if it declares none."""
     if stream.duration is None or stream.time_base is None:
         return -math.inf
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
 
 
 class _AudioTimeline:
-    """Places decoded blocks by their time stamps and resamples each unbroken run."""
+    """Places decoded blocks by their timestamps and resamples each contiguous run."""
 
     def __init__(self, path: str | Path, sample_rate: int, start: float) -> None:
         self.path, self.sample_rate, self.start = path, sample_rate, start
@@ -140,11 +172,11 @@ class _AudioTimeline:
     def _new_resampler(self) -> "AudioResampler":
         from av.audio.resampler import AudioResampler
 
-        # All channels: asked for one of floats it would add them up, louder than what is heard.
+        # All channels: a mono float layout would sum them, which is louder than the recording.
         return AudioResampler(format="fltp", rate=self.sample_rate)
 
     def add(self, frame: "AudioFrame", time_origin: float) -> None:
-        """Adds a decoded block; `time_origin` is the container's time that counts as 0."""
+        """Adds a decoded block; `time_origin` is the container time, in seconds, that counts as 0."""
         time = self.expected_time or 0.0
         if frame.pts is not None and frame.time_base is not None:
             time = float(frame.pts * frame.time_base) - time_origin
@@ -154,7 +186,7 @@ class _AudioTimeline:
         else:
             time = self.expected_time
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if self.source_format not in (None, kind):  # as broadcasts do between programmes
+        if self.source_format not in (None, kind):  # broadcasts change the format between programs
             self.flush()
         self.source_format = kind
         self.expected_time = time + frame.samples / frame.sample_rate
@@ -162,13 +194,13 @@ class _AudioTimeline:
         self._append(self.resampler.resample(frame))
 
     def flush(self) -> None:
-        """Ends the current run: the resampler's tail comes out."""
+        """Ends the current run and flushes the resampler."""
         if self.expected_time is not None:
             self._append(self.resampler.resample(None))
             self.resampler = self._new_resampler()
 
     def _seek(self, position: int) -> None:
-        """Continues at sample `position`: silence up to it, or that much of what comes next is dropped."""
+        """Continues at sample `position`: pads with silence up to it, or drops samples that come before it."""
         gap = position - self.samples
         self.skip_samples = max(0, -gap)
         if gap > 0:
@@ -188,10 +220,15 @@ class _AudioTimeline:
 
     def _check_length(self, num_samples: int) -> None:
         if self.samples + num_samples > MAX_AUDIO_SECONDS * self.sample_rate:
-            raise InputError(f"'{self.path}' has more than {MAX_AUDIO_SECONDS} s of sound; give a start and a duration")
+            raise InputError(
+                f"'{self.path}' has more than {MAX_AUDIO_SECONDS} s of audio; set a duration",
+                code=ErrorCode.out_of_range,
+                field="path",
+                value=str(self.path),
+            )
 
     def drain(self) -> np.ndarray:
-        """What was collected since the last time."""
+        """Returns the samples collected since the last call."""
         samples = self.concatenated()
         self.parts.clear()
         return samples
@@ -199,5 +236,10 @@ class _AudioTimeline:
     def concatenated(self) -> np.ndarray:
         samples = np.concatenate(self.parts) if self.parts else np.zeros(0, np.float32)
         if not np.isfinite(samples).all():
-            raise InputError(f"'{self.path}' holds sound samples that are no numbers; give an intact file")
+            raise InputError(
+                f"'{self.path}' contains audio samples that are NaN or infinite; give an intact file",
+                code=ErrorCode.unreadable_media,
+                field="path",
+                value=str(self.path),
+            )
         return np.clip(samples, -1, 1).astype(np.float32, copy=False)

@@ -1,8 +1,8 @@
-"""Sound that comes through a pipe, as it comes: WAV, or bare samples (16-bit little-endian, mono, 16 kHz).
+"""Reads audio from a pipe as it arrives: WAV, or raw samples (16-bit little-endian, mono, 16 kHz).
 
-What begins with RIFF is a WAV (16-bit or 32-bit float, any rate and channel count, of any declared length: one that is
-written while it is being sent does not know its own). Everything else is taken for bare samples, unless it begins as a
-known file of another kind does.
+Data that starts with RIFF is a WAV (16-bit integers or 32-bit floats, any rate and channel count). Its declared length
+may be wrong, because a WAV that is written while it is sent does not know its own. All other data is read as raw
+samples, unless it starts with the signature of a known file format.
 """
 
 import struct
@@ -13,37 +13,34 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.media.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 
 RAW_SAMPLE_RATE = 16_000
 BLOCK_SECONDS = 0.1
-PIPE_HINT = "send it through: ffmpeg -i SOUND -f wav -c:a pcm_s16le -"
+PIPE_HINT = "convert it with: ffmpeg -i AUDIO -f wav -c:a pcm_s16le -"
 
+_PIPE_FIELD = "pipe"
 _MAX_CHUNK_BYTES = 1 << 20
-"""Bytes of notes before the samples of a WAV."""
+"""Maximum size of a WAV chunk before the samples."""
+_MAX_CHANNELS = 64
 _UNKNOWN_LENGTH = 0x7FFF0000
-"""Lengths from here on, and 0, are what senders write that do not know the length."""
-_UNSUPPORTED_MAGIC = {
-    b"ID3": "an mp3",
-    b"OggS": "an Ogg",
-    b"fLaC": "a FLAC",
-    b"\x1aE\xdf\xa3": "a WebM",
-    b"FORM": "an AIFF",
-}
+"""Senders that do not know the length declare this length, a larger one, or 0."""
+_UNSUPPORTED_MAGIC = {b"ID3": "MP3", b"OggS": "Ogg", b"fLaC": "FLAC", b"\x1aE\xdf\xa3": "WebM", b"FORM": "AIFF"}
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
 
 class PipedAudio(NamedTuple):
-    """A sound of which the samples are still to come."""
+    """Audio whose samples have not arrived yet."""
 
     sample_rate: int
-    """Samples a second."""
+    """Hz."""
     blocks: Iterator[NDArray[np.float32]]
-    """(samples,) each, mono, in [-1, 1]; whatever has come, at most `BLOCK_SECONDS` of it."""
+    """(samples,) float32 blocks, mono, in [-1, 1]; each holds what has arrived, at most `BLOCK_SECONDS`."""
 
 
 class _SampleFormat(NamedTuple):
-    """How samples stand in the pipe."""
+    """Encoding of the samples in the pipe."""
 
     sample_rate: int
     channels: int
@@ -52,44 +49,61 @@ class _SampleFormat(NamedTuple):
 
 
 def open_audio_pipe(stream: BufferedReader) -> PipedAudio:
-    """Waits for the first bytes and tells what they begin.
+    """Waits for the first bytes and detects their format.
 
     Raises:
-        InputError: nothing came, or no WAV that can be read; from the blocks: values that are no numbers.
+        InputError: no data arrived, or the format is not supported; while the blocks are read: a sample is NaN or
+            infinite.
     """
     begin = _read_up_to(stream, 12)
     if not begin:
-        raise InputError(f"no sound came through the pipe; {PIPE_HINT}")
+        raise InputError(
+            f"no audio arrived through the pipe; {PIPE_HINT}", code=ErrorCode.missing_value, field=_PIPE_FIELD
+        )
     for magic, name in _UNSUPPORTED_MAGIC.items():
         if begin.startswith(magic):
-            raise InputError(f"{name} file came through the pipe, which takes WAV or 16-bit samples; {PIPE_HINT}")
+            raise _unsupported_format(name)
     if begin[4:8] == b"ftyp":
-        raise InputError(f"an mp4 file came through the pipe, which takes WAV or 16-bit samples; {PIPE_HINT}")
+        raise _unsupported_format("MP4")
     if not begin.startswith(b"RIFF"):
         coding = _SampleFormat(RAW_SAMPLE_RATE, 1, np.dtype("<i2"), 1 / 32768)
         return PipedAudio(RAW_SAMPLE_RATE, _blocks(stream, coding, None, begin))
     if begin[8:] != b"WAVE":
-        raise InputError(f"the pipe begins as a RIFF file that is no WAV; {PIPE_HINT}")
+        raise _unsupported_format(f"RIFF {begin[8:].decode('ascii', 'replace').strip()}")
     coding, length = _read_wav_header(stream)
     return PipedAudio(coding.sample_rate, _blocks(stream, coding, length, b""))
 
 
+def _unsupported_format(name: str) -> InputError:
+    return InputError(
+        f"the pipe contains a file of format {name}; WAV and raw 16-bit samples are supported; {PIPE_HINT}",
+        code=ErrorCode.unsupported,
+        field=_PIPE_FIELD,
+        value=name,
+    )
+
+
+def _malformed_wav(field: str, problem: str, value: object = None) -> InputError:
+    return InputError(
+        f"the WAV in the pipe {problem}; {PIPE_HINT}", code=ErrorCode.malformed_file, field=field, value=value
+    )
+
+
 def _read_wav_header(stream: BufferedReader) -> tuple[_SampleFormat, int | None]:
-    """Reads up to the samples; gives their coding and, where it is known, their length in bytes."""
+    """Reads up to the samples; returns their encoding and, if it is known, their length in bytes."""
     coding: _SampleFormat | None = None
     while True:
         header = _read_up_to(stream, 8)
         if len(header) < 8:
-            raise InputError(f"the WAV in the pipe ends before its samples; {PIPE_HINT}")
+            raise _malformed_wav("data", "ends before its samples")
         name, size = header[:4], struct.unpack("<I", header[4:])[0]
         if name == b"data":
             if coding is None:
-                raise InputError(f"the WAV in the pipe does not tell how its samples are coded; {PIPE_HINT}")
+                raise _malformed_wav("fmt ", "does not declare the encoding of its samples")
             return coding, size if 0 < size < _UNKNOWN_LENGTH else None
         if size > _MAX_CHUNK_BYTES:
-            raise InputError(
-                f"the WAV in the pipe has {size} bytes before its samples; at most {_MAX_CHUNK_BYTES}; {PIPE_HINT}"
-            )
+            problem = f"has a chunk of {size} bytes before its samples; the limit is {_MAX_CHUNK_BYTES}"
+            raise _malformed_wav(name.decode("ascii", "replace"), problem, size)
         chunk = _read_up_to(stream, size + size % 2)
         if name == b"fmt ":
             coding = _parse_format_chunk(chunk)
@@ -97,15 +111,19 @@ def _read_wav_header(stream: BufferedReader) -> tuple[_SampleFormat, int | None]
 
 def _parse_format_chunk(chunk: bytes) -> _SampleFormat:
     if len(chunk) < 16:
-        raise InputError(f"the WAV in the pipe has a damaged header; {PIPE_HINT}")
+        raise _malformed_wav("fmt ", f"has a header of {len(chunk)} bytes; at least 16 are needed", len(chunk))
     tag, channels, rate, _, _, bits = struct.unpack("<HHIIHH", chunk[:16])
     if tag == _EXTENSIBLE and len(chunk) >= 26:
         tag = struct.unpack("<H", chunk[24:26])[0]
     kinds = {(_PCM, 16): ("<i2", 1 / 32768), (_FLOAT, 32): ("<f4", 1.0)}
-    if (tag, bits) not in kinds or not 1 <= channels <= 64 or not 1000 <= rate <= 192_000:
+    if (tag, bits) not in kinds or not 1 <= channels <= _MAX_CHANNELS or not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
         raise InputError(
-            f"the WAV in the pipe has coding {tag} with {bits} bits, {channels} channels, {rate} Hz; 16-bit integers "
-            f"or 32-bit floats, up to 64 channels and 1000 to 192000 Hz can be read; {PIPE_HINT}"
+            f"the WAV in the pipe has encoding {tag} with {bits} bits, {channels} channels and {rate} Hz; 16-bit "
+            f"integers or 32-bit floats, up to {_MAX_CHANNELS} channels and {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz "
+            f"are supported; {PIPE_HINT}",
+            code=ErrorCode.unsupported,
+            field="fmt ",
+            value=(tag, bits, channels, rate),
         )
     kind, scale = kinds[tag, bits]
     return _SampleFormat(rate, channels, np.dtype(kind), scale)
@@ -114,7 +132,7 @@ def _parse_format_chunk(chunk: bytes) -> _SampleFormat:
 def _blocks(
     stream: BufferedReader, sample_format: _SampleFormat, length: int | None, prefix: bytes
 ) -> Iterator[NDArray[np.float32]]:
-    """Samples as they come; a last sample that is not whole is left out."""
+    """Yields samples as they arrive; an incomplete last sample is dropped."""
     size = sample_format.dtype.itemsize * sample_format.channels
     most = size * max(1, round(sample_format.sample_rate * BLOCK_SECONDS))
     left, held, ended = length, prefix, False
@@ -136,12 +154,16 @@ def _to_mono(data: bytes, sample_format: _SampleFormat) -> NDArray[np.float32]:
         * sample_format.scale
     )
     if not np.isfinite(values).all():
-        raise InputError(f"the sound in the pipe holds samples that are no numbers; {PIPE_HINT}")
+        raise InputError(
+            f"the pipe contains audio samples that are NaN or infinite; {PIPE_HINT}",
+            code=ErrorCode.unreadable_media,
+            field=_PIPE_FIELD,
+        )
     return np.clip(values.mean(axis=1, dtype=np.float32), -1, 1)
 
 
 def _read_up_to(stream: BufferedReader, count: int) -> bytes:
-    """`count` bytes, or fewer at the end."""
+    """Returns `count` bytes, or fewer at the end of the stream."""
     data = b""
     while len(data) < count and (more := stream.read(count - len(data))):
         data += more

@@ -1,4 +1,4 @@
-"""Sound that is read only as far as it is needed, at two rates at once: one for the model, one for the file."""
+"""Provides audio that is read only as far as needed, at two rates: one for the model, one for the output file."""
 
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedReader
@@ -14,11 +14,11 @@ from fantasytalking.media.audio_pipe import open_audio_pipe
 
 
 class AudioSampleQueue:
-    """Samples that come in blocks: waits for those that are asked for, and forgets those before.
+    """Buffers samples that arrive in blocks; drops samples before the last range that was taken.
 
     Args:
-        blocks: (samples,) float32 each.
-        most: samples after which the sound is taken to end; None = when the blocks do.
+        blocks: (samples,) float32 blocks.
+        max_samples: samples after which the audio ends; None reads all blocks.
     """
 
     def __init__(self, blocks: Iterable[NDArray[np.float32]], max_samples: int | None = None) -> None:
@@ -26,15 +26,15 @@ class AudioSampleQueue:
         self._buffer = np.zeros(0, np.float32)
         self._buffer_start = 0
         self.ended = False
-        """Whether all samples are known."""
+        """Whether all samples have arrived."""
 
     @property
     def available(self) -> int:
-        """Samples that have come so far; all there are when `ended`."""
+        """Number of samples that have arrived so far; the total once `ended`."""
         return self._buffer_start + len(self._buffer)
 
     def wait_for(self, count: int) -> None:
-        """Reads until `count` samples are known, or the end."""
+        """Reads blocks until `count` samples have arrived or the audio ends."""
         parts = [self._buffer]
         known = self.available
         while known < count and not self.ended:
@@ -51,22 +51,21 @@ class AudioSampleQueue:
             self._buffer = held if self._max_samples is None else held[: max(0, self._max_samples - self._buffer_start)]
 
     def take(self, begin: int, end: int) -> NDArray[np.float32]:
-        """Samples `begin` .. `end` - 1, fewer where the sound ends before; earlier ones are given up."""
-        assert begin >= self._buffer_start, (
-            f"sample {begin} was given up; the first that is held is {self._buffer_start}"
-        )
+        """Returns samples `begin` to `end` - 1, fewer if the audio ends before; drops earlier samples."""
+        assert begin >= self._buffer_start, f"sample {begin} was dropped; the first in memory is {self._buffer_start}"
         self.wait_for(end)
-        given_up = min(begin - self._buffer_start, len(self._buffer))
-        self._buffer = self._buffer[given_up:].copy() if given_up else self._buffer
-        self._buffer_start += given_up
+        dropped = min(begin - self._buffer_start, len(self._buffer))
+        self._buffer = self._buffer[dropped:].copy() if dropped else self._buffer
+        self._buffer_start += dropped
         return self._buffer[begin - self._buffer_start : max(0, end - self._buffer_start)]
 
 
 class DualRateAudio:
-    """One sound at two rates.
+    """Audio at two sample rates.
 
     Args:
-        heard, written: the same sound, for the model (16 kHz) and for the file.
+        model_audio: the audio for the model (16 kHz).
+        output_audio: the same audio at the sample rate of the output file.
     """
 
     def __init__(self, model_audio: AudioSampleQueue, output_audio: AudioSampleQueue) -> None:
@@ -74,7 +73,13 @@ class DualRateAudio:
 
     @classmethod
     def from_file(cls, path: Path, rates: tuple[int, int], max_seconds: float | None = None) -> "DualRateAudio":
-        """A file; what is damaged in it is told when that place is reached."""
+        """Reads an audio or video file.
+
+        Args:
+            path: the file. An `InputError` about a damaged position is raised when that position is reached.
+            rates: Hz, for the model and for the output file.
+            max_seconds: seconds after which the audio ends; None reads all of it.
+        """
         return cls(
             *(AudioSampleQueue(iter_audio(path, sample_rate=rate), _sample_limit(max_seconds, rate)) for rate in rates)
         )
@@ -87,28 +92,31 @@ class DualRateAudio:
         max_seconds: float | None = None,
         on_block: Callable[[NDArray[np.float32]], object] = lambda block: None,
     ) -> "DualRateAudio":
-        """A pipe: see `fantasytalking.media.audio_pipe`. It is read no further than needed, so its sender may wait.
+        """Reads a pipe as `fantasytalking.media.audio_pipe` does, no further than needed, so its sender may block.
 
         Args:
-            on_block: given every block that is heard, at the first of the rates.
+            stream: the pipe.
+            rates: Hz, for the model and for the output file.
+            max_seconds: seconds after which the audio ends; None reads all of it.
+            on_block: called with every block of the model's audio.
 
         Raises:
-            InputError: nothing came, or nothing that can be read.
+            InputError: no data arrived, or the format is not supported.
         """
         piped = open_audio_pipe(stream)
-        heard, written = (
+        model_blocks, output_blocks = (
             resample_blocks(blocks, piped.sample_rate, rate)
             for blocks, rate in zip(tee(piped.blocks), rates, strict=True)
         )
         limits = (_sample_limit(max_seconds, rate) for rate in rates)
-        queues = zip((_tap_blocks(heard, on_block), written), limits, strict=True)
-        return cls(*(AudioSampleQueue(blocks, most) for blocks, most in queues))
+        queues = zip((_tap_blocks(model_blocks, on_block), output_blocks), limits, strict=True)
+        return cls(*(AudioSampleQueue(blocks, limit) for blocks, limit in queues))
 
 
 def resample_blocks(
     blocks: Iterable[NDArray[np.float32]], sample_rate: int, target_rate: int
 ) -> Iterator[NDArray[np.float32]]:
-    """The same sound at another rate, block by block."""
+    """Resamples (samples,) blocks from `sample_rate` to `target_rate` Hz, block by block."""
     if sample_rate == target_rate:
         yield from blocks
         return

@@ -1,7 +1,7 @@
-"""Opening media files that nobody has checked yet: what is in them, where their time begins, one-line errors.
+"""Opens untrusted media files: their streams, the start of their time, and errors of one line.
 
-PyAV decodes everything, so that pictures and sound share one clock, one idea of rotation and one of colour. (decord was
-tried beside it: the same pixels at the same speed, but no sound clock, and it reads the whole index before frame one.)
+PyAV decodes streams, so that video and audio share one clock, one handling of rotation and one of color. decord decodes
+single frames out of order (`fantasytalking.media.frame_access`).
 """
 
 import math
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 
 if TYPE_CHECKING:
@@ -21,61 +21,72 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 MAX_FRAME_PIXELS = 8192 * 4320
-"""Pictures larger than this are refused: no camera makes them, and one frame would take 100 MB."""
+"""Maximum frame size: no camera records larger frames, and one frame would take 100 MB."""
 
-# Containers that cannot point at other files or addresses, as playlists do.
+# Containers that cannot refer to other files or addresses, as playlists do.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mp3,wav,w64,flac,ogg,aac,aiff,mpegts,mpeg,flv,asf"
 
 
 class MediaInfo(NamedTuple):
-    """What a media file says of itself; the first frame (or sound block) was decoded, the rest is its own claim."""
+    """Metadata that a media file declares; only its first frame (or audio block) was decoded."""
 
     duration: float
-    """Seconds of the picture, or of the sound where there is no picture."""
+    """Seconds of the video, or of the audio if there is no video."""
     fps: float
-    """Mean frames per second; 0 without a picture."""
+    """Mean frames per second; 0 without video."""
     frames: int
-    """Frames of the picture (an estimate where the container does not count them); 0 without a picture."""
+    """Number of video frames (an estimate if the container does not count them); 0 without video."""
     width: int
-    """Pixels as shown: after rotation, with square pixels; 0 without a picture."""
+    """Displayed width in pixels, after rotation and with square pixels; 0 without video."""
     height: int
+    """Displayed height in pixels; 0 without video."""
     has_video: bool
     has_audio: bool
     sample_rate: int
-    """Samples per second of the sound; 0 without sound."""
+    """Sample rate of the audio in Hz; 0 without audio."""
 
 
 @contextmanager
 def media_errors(path: Path) -> Iterator[None]:
-    """Turns the decoder's errors into an `InputError` of one line that names the file."""
+    """Converts the decoder's errors to an `InputError` of one line that names the file."""
     import av
 
     try:
         yield
     except av.FFmpegError as error:
         reason = error.strerror or type(error).__name__
-        raise InputError(f"'{path}' cannot be decoded: {reason}; give an intact video or sound file") from error
+        raise InputError(
+            f"'{path}' cannot be decoded ({reason}); give an intact video or audio file",
+            code=ErrorCode.unreadable_media,
+            field="path",
+            value=str(path),
+        ) from error
 
 
 @contextmanager
 def open_media(path: str | Path) -> Iterator["InputContainer"]:
-    """Opens a file for decoding; errors of the decoder inside the block become `InputError`.
+    """Opens a file for decoding; decoder errors inside the block become `InputError`.
 
     Raises:
-        InputError: the file is missing, empty, damaged or no known media container.
+        InputError: the file is missing, empty, damaged or not a supported media container.
     """
     import av
 
     path = existing_file(path, "media file")
     if path.stat().st_size == 0:
-        raise InputError(f"'{path}' is empty (0 bytes); give an intact video or sound file")
+        raise InputError(
+            f"'{path}' is empty (0 bytes); give an intact video or audio file",
+            code=ErrorCode.unreadable_media,
+            field="path",
+            value=str(path),
+        )
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
     with media_errors(path), av.open(str(path.resolve()), options=options, metadata_errors="replace") as container:
         yield container
 
 
 def video_stream(container: "InputContainer") -> "VideoStream | None":
-    """The first moving picture; the cover of an album is none."""
+    """Returns the first video stream, without cover images; None if there is none."""
     from av.stream import Disposition
 
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -83,18 +94,42 @@ def video_stream(container: "InputContainer") -> "VideoStream | None":
 
 
 def audio_stream(container: "InputContainer") -> "AudioStream | None":
-    """The first sound track."""
+    """Returns the first audio stream; None if there is none."""
     return next(iter(container.streams.audio), None)
 
 
 def check_decoder(path: str | Path, stream: Any) -> None:
-    """Refuses a stream whose code nothing here can decode."""
+    """Raises `InputError` if no decoder exists for the codec of a stream."""
     if stream.codec_context is None:
-        raise InputError(f"'{path}' holds a {stream.type} track in a code that cannot be decoded; convert it first")
+        raise InputError(
+            f"'{path}' has a {stream.type} track whose codec cannot be decoded; convert it first",
+            code=ErrorCode.unsupported,
+            field=stream.type,
+            value=str(path),
+        )
+
+
+def check_time_span(start: float, duration: float | None) -> None:
+    """Checks the arguments `start` and `duration`, in seconds, of a segment.
+
+    Raises:
+        InputError: `start` is negative or `duration` is not positive, or one of them is not finite.
+    """
+    if not 0 <= start < math.inf:
+        raise InputError(
+            f"start is {start}; it must be 0 or more seconds", code=ErrorCode.out_of_range, field="start", value=start
+        )
+    if duration is not None and not 0 < duration < math.inf:
+        raise InputError(
+            f"duration is {duration}; it must be a positive number of seconds, or None for the rest",
+            code=ErrorCode.out_of_range,
+            field="duration",
+            value=duration,
+        )
 
 
 def time_origin(container: "InputContainer") -> float:
-    """The container's time in seconds that counts as 0: the start of the picture, else of the sound."""
+    """Returns the container time in seconds that counts as 0: the start of the video, else of the audio."""
     for stream in (video_stream(container), audio_stream(container)):
         if stream is not None and stream.start_time is not None and stream.time_base is not None:
             return float(stream.start_time * stream.time_base)
@@ -102,7 +137,7 @@ def time_origin(container: "InputContainer") -> float:
 
 
 def declared_duration(stream: Any) -> float:
-    """Seconds a stream itself says to last (Matroska keeps it in a tag), 0 where it does not say."""
+    """Returns the duration in seconds that a stream declares (in Matroska a tag); 0 if it declares none."""
     if stream.duration is not None and stream.time_base is not None:
         return max(0.0, float(stream.duration * stream.time_base))
     tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
@@ -110,18 +145,18 @@ def declared_duration(stream: Any) -> float:
 
 
 def total_duration(container: "InputContainer", stream: Any) -> float:
-    """Seconds the stream is said to last, by itself or else by its container; 0 where neither says."""
+    """Returns the duration in seconds that the stream declares, else its container; 0 if neither does."""
     return declared_duration(stream) or max(0.0, (container.duration or 0) / 1e6)
 
 
 def stream_frame_rate(stream: "VideoStream") -> float:
-    """Mean frames per second, from the container's counts, else guessed by the demuxer."""
+    """Returns the mean frames per second, from the container's counts or guessed by the demuxer; 0 if unknown."""
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate else 0.0
 
 
 def display_size(frame: "VideoFrame", stream: "VideoStream") -> tuple[int, int]:
-    """(width, height) as shown: square pixels, then rotated by the frame's display matrix."""
+    """Returns the displayed (width, height): square pixels, then rotated by the frame's display matrix."""
     ratio = float(stream.sample_aspect_ratio or 1)
     width, height = frame.width, frame.height
     if math.isfinite(ratio) and 0.25 <= ratio <= 4:
@@ -130,21 +165,26 @@ def display_size(frame: "VideoFrame", stream: "VideoStream") -> tuple[int, int]:
 
 
 def check_frame_size(path: str | Path, width: int, height: int) -> None:
-    """Refuses pictures without area or beyond `MAX_FRAME_PIXELS`."""
+    """Raises `InputError` if a frame is empty or larger than `MAX_FRAME_PIXELS`."""
     if not 0 < width * height <= MAX_FRAME_PIXELS:
-        raise InputError(f"'{path}' is {width}x{height}; the limit is {MAX_FRAME_PIXELS} pixels; scale it down first")
+        raise InputError(
+            f"'{path}' has frames of {width}x{height} pixels; the limit is {MAX_FRAME_PIXELS} pixels; scale it down",
+            code=ErrorCode.out_of_range,
+            field="path",
+            value=(width, height),
+        )
 
 
 def probe(path: str | Path) -> MediaInfo:
-    """Reads a media file's facts and decodes its first frame or sound block to see that it can be.
+    """Reads a media file's metadata and decodes its first frame or audio block.
 
     Raises:
-        InputError: the file is missing, empty, damaged, of unknown kind, too large, or holds neither picture nor sound.
+        InputError: the file is missing, empty, damaged, unsupported or too large, or has neither video nor audio.
     """
     with open_media(path) as container:
         video, audio = video_stream(container), audio_stream(container)
         if video is None and audio is None:
-            raise InputError(f"'{path}' holds neither a picture nor a sound track; give a video or sound file")
+            raise _without_content(path, "neither a video nor an audio track")
         for stream in (video, audio):
             if stream is not None:
                 check_decoder(path, stream)
@@ -152,13 +192,22 @@ def probe(path: str | Path) -> MediaInfo:
         if video is None:
             assert audio is not None
             if next(container.decode(audio), None) is None:
-                raise InputError(f"'{path}' holds a sound track without samples; give an intact file")
+                raise _without_content(path, "an audio track without samples")
             return MediaInfo(total_duration(container, audio), 0.0, 0, 0, 0, False, True, sample_rate)
         check_frame_size(path, video.width, video.height)
         frame = next(container.decode(video), None)
         if frame is None:
-            raise InputError(f"'{path}' holds a picture track without frames; give an intact file")
+            raise _without_content(path, "a video track without frames")
         width, height = display_size(frame, video)
         duration, fps = total_duration(container, video), stream_frame_rate(video)
         frames = video.frames or round(duration * fps)
         return MediaInfo(duration, fps, frames, width, height, True, audio is not None, sample_rate)
+
+
+def _without_content(path: str | Path, content: str) -> InputError:
+    return InputError(
+        f"'{path}' has {content}; give an intact video or audio file",
+        code=ErrorCode.unreadable_media,
+        field="path",
+        value=str(path),
+    )

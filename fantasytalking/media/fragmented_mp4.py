@@ -1,4 +1,4 @@
-"""A video that is played while it is being made: fragmented mp4, to a file or to a pipe."""
+"""Writes a fragmented MP4, which can be played while it is written, to a file or a pipe."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,21 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
-from fantasytalking.media.h264 import add_audio_stream, add_video_stream, audio_frame, checked_frame_shape, to_yuv_frame
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.media.h264 import (
+    add_audio_stream,
+    add_video_stream,
+    audio_frame,
+    check_frame_rate,
+    check_same_shape,
+    checked_frame_shape,
+    to_yuv_frame,
+)
 
 FRAGMENT_SECONDS = 0.2
-"""A player sees what was written up to so long before."""
+"""Length of a fragment: the delay with which a player sees what was written."""
 
-# empty_moov: what a player must know stands first; delay_moov: with the delay of AAC in it, so that picture and sound
-# begin together.
+# empty_moov: the header comes first; delay_moov: it contains the AAC delay, so that video and audio start together.
 _MUXER_OPTIONS = {
     "movflags": "+empty_moov+delay_moov+default_base_moof",
     "frag_duration": str(round(FRAGMENT_SECONDS * 1e6)),
@@ -26,18 +33,20 @@ _MUXER_OPTIONS = {
 
 
 class FragmentedMp4Writer:
-    """H.264 and AAC as `write_video` codes them, without looking ahead, given out in fragments.
+    """Encodes H.264 and AAC as `write_video` does, without lookahead, and writes them in fragments.
 
     Args:
         target: a path ending in .mp4, or a binary stream that need not seek (standard output).
-        fps: frames a second.
-        sample_rate: of the sound.
-        crf: as of `write_video`.
+        fps: frames per second, above 0 and up to 240.
+        sample_rate: Hz of the audio.
+        crf: x264's constant rate factor, as in `write_video`.
+
+    Raises:
+        InputError: `fps` is out of range.
     """
 
     def __init__(self, target: Path | BinaryIO, *, fps: float, sample_rate: int, crf: int = 16) -> None:
-        if not 0 < fps <= 240:
-            raise InputError(f"fps is {fps}; videos are written at above 0 and up to 240 frames a second")
+        check_frame_rate(fps)
         self._target, self._sample_rate, self._crf = target, sample_rate, crf
         self._frame_rate = Fraction(fps).limit_denominator(1001)
         self._shape: tuple[int, ...] = ()
@@ -45,7 +54,7 @@ class FragmentedMp4Writer:
         self._video_stream: Any = None
         self._audio_stream: Any = None
         self.num_frames = 0
-        """Written so far."""
+        """Number of frames written so far."""
 
     def __enter__(self) -> "FragmentedMp4Writer":
         return self
@@ -54,7 +63,7 @@ class FragmentedMp4Writer:
         if self._container is None:
             return
         if kind is not None:
-            # The encoders are not emptied: after a failure nobody wants their last frames.
+            # The encoders are not flushed: after a failure their last frames are not needed.
             self._container = None
             return
         with self._write_errors():
@@ -63,25 +72,24 @@ class FragmentedMp4Writer:
             self._container.close()
 
     def samples_until(self, num_frames: int) -> int:
-        """Of sound that belong to the first `num_frames` frames."""
+        """Returns the number of audio samples that belong to the first `num_frames` frames."""
         return round(num_frames / self._frame_rate * self._sample_rate)
 
     def write(self, frame: NDArray[np.uint8], audio: NDArray[np.float32]) -> None:
-        """Adds a frame with its sound.
+        """Adds a frame with its audio.
 
         Args:
-            frame: (H, W, 3) RGB; sides must be even.
-            audio: (samples,) in [-1, 1], `samples_until(num_frames)` to `samples_until(num_frames + 1)`; silence
-                beyond.
+            frame: (H, W, 3) uint8 RGB with even height and width.
+            audio: (samples,) in [-1, 1], samples `samples_until(num_frames)` to `samples_until(num_frames + 1)`;
+                missing samples are silent.
 
         Raises:
-            InputError: odd or changing sizes, or the target cannot be written to (its reader has gone).
+            InputError: a side is odd, the size changes, or the target cannot be written (its reader has closed it).
         """
         with self._write_errors():
             if self._container is None:
                 self._open(frame)
-            if frame.shape != self._shape or frame.dtype != np.uint8:
-                raise InputError(f"frame {self.num_frames + 1} is {frame.dtype} {frame.shape}, not uint8 {self._shape}")
+            check_same_shape(frame, self._shape, self.num_frames)
             begin, end = (self.samples_until(count) for count in (self.num_frames, self.num_frames + 1))
             self._container.mux(self._video_stream.encode(to_yuv_frame(frame, self.num_frames)))
             block = audio_frame(audio, 0, end - begin, self._sample_rate)
@@ -109,4 +117,9 @@ class FragmentedMp4Writer:
         except (av.FFmpegError, OSError) as error:
             name = f"'{self._target}'" if isinstance(self._target, Path) else "the video to its reader"
             reason = error.strerror or type(error).__name__
-            raise InputError(f"cannot write {name}: {reason}; keep it open, or choose another --output") from error
+            raise InputError(
+                f"cannot write {name} ({reason}); keep the reader open, or choose another output",
+                code=ErrorCode.output_exists,
+                field="target",
+                value=str(self._target),
+            ) from error

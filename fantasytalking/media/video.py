@@ -1,4 +1,4 @@
-"""Reading and writing moving pictures: true time stamps, upright square-pixel RGB, BT.709 when written."""
+"""Reads and writes video: true timestamps, upright RGB with square pixels, BT.709 when written."""
 
 import math
 from collections.abc import Generator, Iterable, Iterator
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.media.container import (
     check_decoder,
     check_frame_size,
+    check_time_span,
     declared_duration,
     display_size,
     media_errors,
@@ -22,28 +23,36 @@ from fantasytalking.media.container import (
     time_origin,
     video_stream,
 )
-from fantasytalking.media.h264 import add_audio_stream, add_video_stream, audio_frame, checked_frame_shape, to_yuv_frame
+from fantasytalking.media.h264 import (
+    add_audio_stream,
+    add_video_stream,
+    audio_frame,
+    check_frame_rate,
+    check_same_shape,
+    checked_frame_shape,
+    to_yuv_frame,
+)
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 MAX_VIDEO_BYTES = 8 * 2**30
-"""`read_video` refuses to hold more than this in memory; `iter_frames` streams any length."""
+"""Memory limit of `read_video`; `iter_frames` streams any length."""
 
 TRUNCATION_TOLERANCE_SECONDS = 1.0
-"""A file may end so much before it says to; one that lacks more was cut off."""
+"""A file may end this long before its declared end; if more is missing, it was truncated."""
 
 
 class Video(NamedTuple):
-    """A stretch of video in memory."""
+    """A segment of a video in memory."""
 
     frames: np.ndarray
     """(T, H, W, 3) uint8 RGB."""
     times: np.ndarray
     """(T,) float64 seconds from the first frame of the file."""
     fps: float
-    """Frames per second: as asked, else the file's mean."""
+    """Frames per second: the requested rate, else the mean of the file."""
 
 
 def iter_frames(
@@ -51,32 +60,35 @@ def iter_frames(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Streams (seconds, frame) pairs; memory does not grow with the length of the video.
 
-    Times count from the file's first frame, whatever `start` is. With `fps` None every frame from `start` on comes with
-    its true time stamp. Otherwise times are start + k / fps and each frame is the one whose true time stamp lies
-    nearest (the average lag is then zero, where holding the last frame lags by half a frame), until the last frame's
-    showing ends or `duration` seconds are full.
+    Times count from the first frame of the file, whatever `start` is. With `fps` None, every frame from `start` on is
+    yielded with its true timestamp. Otherwise the times are start + k / fps, and each frame is the one with the nearest
+    true timestamp (the mean lag is then zero; holding the last frame would lag by half a frame), until the display of
+    the last frame ends or `duration` seconds are complete.
 
     Args:
-        threads: of the decoder; 1 leaves the other cores to other processes, 0 lets it choose.
+        path: video file.
+        fps: frames per second, above 0 and up to 240; None keeps the frames of the file.
+        start: seconds from the first frame.
+        duration: seconds; None reads to the end.
+        threads: decoder threads; 1 leaves the other cores to other processes, 0 lets the decoder choose.
 
     Yields:
-        float seconds and (H, W, 3) uint8 RGB, upright, square pixels; untagged colours count as BT.601, as in FFmpeg.
+        float seconds and (H, W, 3) uint8 RGB, upright, with square pixels; untagged colors count as BT.601, as in
+        FFmpeg.
 
     Raises:
-        InputError: no picture, a damaged or cut-off file (after its good frames), a size that changes, bad arguments.
+        InputError: an argument is out of range, or the file has no video, is damaged or truncated (after its intact
+            frames), or changes its size.
     """
-    if fps is not None and not 0 < fps <= 240:
-        raise InputError(f"fps is {fps}; frames can be read at above 0 and up to 240 a second")
-    if not 0 <= start < math.inf:
-        raise InputError(f"start is {start}; give seconds from the beginning of the video, 0 or more")
-    if duration is not None and not 0 < duration < math.inf:
-        raise InputError(f"duration is {duration}; give a positive number of seconds or leave it out")
+    if fps is not None:
+        check_frame_rate(fps)
+    check_time_span(start, duration)
     end = math.inf if duration is None else start + duration
-    raw = _decode(path, start, end, threads)
+    raw = decode_frames(path, start, end, threads)
     chosen = _trim(raw, start, end) if fps is None else _resample_nearest(raw, fps, start, end)
-    picture = _FrameConverter(path)
+    converter = FrameConverter(path)
     for time, frame in chosen:
-        yield time, picture.to_rgb(frame)
+        yield time, converter.to_rgb(frame)
 
 
 def read_video(
@@ -87,11 +99,18 @@ def read_video(
     duration: float | None = None,
     max_frames: int = 3000,
 ) -> Video:
-    """Reads a stretch of video whole; see `iter_frames` for times and resampling.
+    """Reads a segment of a video into memory; see `iter_frames` for times and resampling.
+
+    Args:
+        path: video file.
+        fps: frames per second; None keeps the frames of the file.
+        start: seconds from the first frame.
+        duration: seconds; None reads to the end.
+        max_frames: maximum number of frames.
 
     Raises:
-        InputError: as `iter_frames`; also when there is no frame in the stretch, when it has more than `max_frames`
-            frames, or when they would take more than `MAX_VIDEO_BYTES`.
+        InputError: as `iter_frames`; also if the segment has no frame, more than `max_frames` frames, or frames of more
+            than `MAX_VIDEO_BYTES`.
     """
     frames: list[np.ndarray] = []
     times: list[float] = []
@@ -100,13 +119,21 @@ def read_video(
         size += frame.nbytes
         if len(frames) == max_frames or size > MAX_VIDEO_BYTES:
             raise InputError(
-                f"'{path}' has more than {len(frames)} frames to read at once (limit {max_frames} frames, "
-                f"{MAX_VIDEO_BYTES >> 30} GiB); give a shorter duration"
+                f"'{path}' has more than {len(frames)} frames to read at once; the limit is {max_frames} frames and "
+                f"{MAX_VIDEO_BYTES >> 30} GiB; set a shorter duration",
+                code=ErrorCode.out_of_range,
+                field="max_frames",
+                value=max_frames,
             )
         frames.append(frame)
         times.append(time)
     if not frames:
-        raise InputError(f"'{path}' has no frame from {start:g} s on; give an earlier start")
+        raise InputError(
+            f"'{path}' has no frame after {start:g} s; give an earlier start",
+            code=ErrorCode.out_of_range,
+            field="start",
+            value=start,
+        )
     with open_media(path) as container:
         stream = video_stream(container)
         assert stream is not None
@@ -114,8 +141,8 @@ def read_video(
     return Video(np.stack(frames), np.array(times), rate)
 
 
-class _DecodedFrame(NamedTuple):
-    """A decoded frame that is not yet converted: its time, the seconds that it is shown, itself, its stream."""
+class DecodedFrame(NamedTuple):
+    """A decoded frame before conversion: its time and display duration in seconds, and its stream."""
 
     time: float
     display_seconds: float
@@ -123,11 +150,11 @@ class _DecodedFrame(NamedTuple):
     stream: "VideoStream"
 
 
-def _decode(path: str | Path, start: float, end: float, threads: int) -> Iterator[_DecodedFrame]:
-    """Decodes from shortly before `start` until `end` is passed.
+def decode_frames(path: str | Path, start: float, end: float, threads: int) -> Iterator[DecodedFrame]:
+    """Decodes frames, without converting them, from shortly before `start` until `end` (seconds) is passed.
 
-    A seek may land behind `start`, where nothing tells the demuxer of key frames (MPEG-TS); then it is decoded from the
-    beginning.
+    A seek may land after `start` if the demuxer does not know the key frames (MPEG-TS); the file is then decoded from
+    the beginning.
     """
     raw = _decode_from(path, max(0.0, start - 1), end, threads)
     first = next(raw, None)
@@ -140,12 +167,12 @@ def _decode(path: str | Path, start: float, end: float, threads: int) -> Iterato
     yield from raw
 
 
-def _decode_from(path: str | Path, begin: float, end: float, threads: int) -> Generator[_DecodedFrame]:
-    """Decodes from about `begin` on; complains when the file ends too early."""
+def _decode_from(path: str | Path, begin: float, end: float, threads: int) -> Generator[DecodedFrame]:
+    """Decodes from about `begin` on; raises `InputError` if the file ends before its declared end."""
     with open_media(path) as container:
         stream = video_stream(container)
         if stream is None:
-            raise InputError(f"'{path}' has no picture; give a video file")
+            raise no_video_track(path)
         check_decoder(path, stream)
         check_frame_size(path, stream.width, stream.height)
         stream.thread_type = "AUTO"
@@ -163,21 +190,34 @@ def _decode_from(path: str | Path, begin: float, end: float, threads: int) -> Ge
                 continue
             last = time
             shown = _display_seconds(frame, declared - time, rate)
-            yield _DecodedFrame(time, shown, frame, stream)
+            yield DecodedFrame(time, shown, frame, stream)
             if time > end + 1:
                 return
         nothing_behind_a_seek = begin > 0 and last == -math.inf
         if not nothing_behind_a_seek and min(end, declared) - (last + shown) > TRUNCATION_TOLERANCE_SECONDS:
             raise InputError(
                 f"'{path}' breaks off at {max(last, 0.0):.2f} s of the {declared:.2f} s it declares; copy it again, "
-                "or give a duration that ends before"
+                "or set a duration that ends before",
+                code=ErrorCode.unreadable_media,
+                field="path",
+                value=str(path),
             )
 
 
-def _display_seconds(frame: "VideoFrame", remaining: float, frame_rate: float) -> float:
-    """Seconds that a frame is shown where no other follows: its own, but no more than is `remaining` of the file.
+def no_video_track(path: str | Path) -> InputError:
+    """Returns the error about a file without video."""
+    return InputError(
+        f"'{path}' has no video track; give a video file",
+        code=ErrorCode.unreadable_media,
+        field="path",
+        value=str(path),
+    )
 
-    Where it has none of its own, what is left, a second at most: a file that was cut off says to go on for long.
+
+def _display_seconds(frame: "VideoFrame", remaining: float, frame_rate: float) -> float:
+    """Returns the seconds that the last frame is displayed: its own duration, but at most the `remaining` time.
+
+    Without a duration of its own, it is the remaining time, at most one second: a truncated file declares too much.
     """
     own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base is not None else 0.0
     if remaining <= 0:
@@ -185,7 +225,7 @@ def _display_seconds(frame: "VideoFrame", remaining: float, frame_rate: float) -
     return min(own or TRUNCATION_TOLERANCE_SECONDS, remaining)
 
 
-def _trim(decoded: Iterator[_DecodedFrame], start: float, end: float) -> Iterator[tuple[float, _DecodedFrame]]:
+def _trim(decoded: Iterator[DecodedFrame], start: float, end: float) -> Iterator[tuple[float, DecodedFrame]]:
     for item in decoded:
         if item.time >= end - 1e-9:
             return
@@ -194,13 +234,13 @@ def _trim(decoded: Iterator[_DecodedFrame], start: float, end: float) -> Iterato
 
 
 def _resample_nearest(
-    decoded: Iterator[_DecodedFrame], fps: float, start: float, end: float
-) -> Iterator[tuple[float, _DecodedFrame]]:
-    """The grid start + k / fps, each with the frame nearest to it; two decoded frames are held."""
-    previous: _DecodedFrame | None = None
+    decoded: Iterator[DecodedFrame], fps: float, start: float, end: float
+) -> Iterator[tuple[float, DecodedFrame]]:
+    """Yields the grid times start + k / fps, each with the nearest frame; two decoded frames are in memory."""
+    previous: DecodedFrame | None = None
     index = 0
     for item in decoded:
-        # Everything up to halfway between the two stamps belongs to the earlier frame.
+        # Times up to halfway between two timestamps belong to the earlier frame.
         border = item.time if previous is None else (previous.time + item.time) / 2
         while (time := start + index / fps) <= border and time < end - 1e-9:
             yield time, previous or item
@@ -210,14 +250,14 @@ def _resample_nearest(
         previous = item
     if previous is None:
         return
-    # A quarter of an output frame of tolerance: 4.0 s at 25 fps are 100 frames whatever the rounding of the stamps.
+    # A tolerance of a quarter of an output frame: 4.0 s at 25 fps are 100 frames however the timestamps are rounded.
     while (time := start + index / fps) < min(end - 1e-9, previous.time + previous.display_seconds - 0.25 / fps):
         yield time, previous
         index += 1
 
 
-class _FrameConverter:
-    """Turns decoded frames into upright RGB arrays of one size."""
+class FrameConverter:
+    """Converts decoded frames to upright RGB arrays of one size."""
 
     def __init__(self, path: str | Path) -> None:
         from av.video.reformatter import VideoReformatter
@@ -226,12 +266,15 @@ class _FrameConverter:
         self.reformatter = VideoReformatter()
         self.coded_size: tuple[int, int] | None = None
 
-    def to_rgb(self, decoded: _DecodedFrame) -> np.ndarray:
+    def to_rgb(self, decoded: DecodedFrame) -> np.ndarray:
         frame = decoded.frame
         size = (frame.width, frame.height)
         if self.coded_size not in (None, size):
             raise InputError(
-                f"'{self.path}' changes its size at {decoded.time:.2f} s; give videos of one size throughout"
+                f"'{self.path}' changes its size at {decoded.time:.2f} s; give a video of constant size",
+                code=ErrorCode.unreadable_media,
+                field="path",
+                value=str(self.path),
             )
         self.coded_size = size
         quarter_turns = round(frame.rotation / 90) % 4
@@ -253,23 +296,30 @@ def write_video(
     sample_rate: int = 16000,
     crf: int = 16,
 ) -> None:
-    """Writes an mp4: H.264 yuv420p tagged BT.709 (limited range), AAC sound. Same input, same file.
+    """Writes an MP4: H.264 yuv420p tagged BT.709 (limited range) and AAC. Equal input gives an equal file.
 
-    The sound is cut, or padded with silence, to the length of the picture.
+    The audio is cut or padded with silence to the length of the video.
 
     Args:
-        frames: (H, W, 3) uint8 RGB each; sides must be even, because yuv420p halves the colour planes.
-        fps: frames per second.
-        audio: (samples,) float mono in [-1, 1] at `sample_rate`, or None for a silent file.
-        crf: x264's constant rate factor, 0 (lossless) to 51; 16 cannot be told from the source by eye.
+        path: output file, written completely or not at all.
+        frames: (H, W, 3) uint8 RGB frames with even sides, because yuv420p halves the chroma planes.
+        fps: frames per second, above 0 and up to 240.
+        audio: (samples,) float mono in [-1, 1] at `sample_rate`; None writes no audio track.
+        sample_rate: Hz of the audio.
+        crf: x264's constant rate factor, 0 (lossless) to 51; 16 is visually indistinguishable from the source.
 
     Raises:
-        InputError: no frame, odd or changing sizes, wrong shapes or types, or the output cannot be written.
+        InputError: there is no frame, a side is odd, the size changes, a shape or dtype is wrong, or the output cannot
+            be written.
     """
-    if not 0 < fps <= 240:
-        raise InputError(f"fps is {fps}; videos are written at above 0 and up to 240 frames a second")
+    check_frame_rate(fps)
     if audio is not None and (audio.ndim != 1 or not np.isfinite(audio).all()):
-        raise InputError(f"audio has shape {audio.shape}; give finite mono samples of shape (samples,)")
+        raise InputError(
+            f"audio has shape {audio.shape}; give finite mono samples of shape (samples,)",
+            code=ErrorCode.shape_mismatch,
+            field="audio",
+            value=audio.shape,
+        )
     with atomic_write(path) as temporary, _writing_errors(path):
         _encode(temporary, frames, Fraction(fps).limit_denominator(1001), audio, sample_rate, crf)
 
@@ -282,7 +332,12 @@ def _writing_errors(path: str | Path) -> Iterator[None]:
         yield
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__
-        raise InputError(f"cannot write '{path}': {reason}; choose another output, rate or size") from error
+        raise InputError(
+            f"cannot write '{path}' ({reason}); choose another output, rate or size",
+            code=ErrorCode.output_exists,
+            field="path",
+            value=str(path),
+        ) from error
 
 
 def _encode(
@@ -291,24 +346,25 @@ def _encode(
     import av
 
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        picture: Any = None
-        sound: Any = None
+        video: Any = None
+        audio_track: Any = None
         shape: tuple[int, ...] = ()
         written = count = 0
         for count, frame in enumerate(frames, start=1):
-            if picture is None:
+            if video is None:
                 shape = checked_frame_shape(frame)
-                picture = add_video_stream(container, frame_rate, shape, crf)
-                sound = add_audio_stream(container, sample_rate) if audio is not None else None
-            if frame.shape != shape or frame.dtype != np.uint8:
-                raise InputError(f"frame {count} is {frame.dtype} {frame.shape}, the first is uint8 {shape}")
-            container.mux(picture.encode(to_yuv_frame(frame, count - 1)))
+                video = add_video_stream(container, frame_rate, shape, crf)
+                audio_track = add_audio_stream(container, sample_rate) if audio is not None else None
+            check_same_shape(frame, shape, count - 1)
+            container.mux(video.encode(to_yuv_frame(frame, count - 1)))
             if audio is not None:
                 until = round(count / frame_rate * sample_rate)
-                container.mux(sound.encode(audio_frame(audio, written, until, sample_rate)))
+                container.mux(audio_track.encode(audio_frame(audio, written, until, sample_rate)))
                 written = until
-        if picture is None:
-            raise InputError("there is no frame to write; give at least one")
-        container.mux(picture.encode(None))
-        if sound is not None:
-            container.mux(sound.encode(None))
+        if video is None:
+            raise InputError(
+                "there is no frame to write; give at least one", code=ErrorCode.missing_value, field="frames"
+            )
+        container.mux(video.encode(None))
+        if audio_track is not None:
+            container.mux(audio_track.encode(None))

@@ -59,7 +59,7 @@ class MultiPersonFilterConfig:
         """
         if not 2 <= self.min_people <= 8:
             raise InputError(f"min_people is {self.min_people}; give a number from 2 to 8")
-        for name in ("min_share", "min_face_size", "max_blur"):
+        for name in ("min_visible_fraction", "min_face_size", "max_blur"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give a share above 0 and up to 1")
         if not 8 <= self.min_face_pixels <= 4096:
@@ -67,7 +67,7 @@ class MultiPersonFilterConfig:
         if not 0 <= self.min_movement < 1:
             raise InputError(f"min_movement is {self.min_movement}; give a variance from 0 to below 1")
         if not 0 <= self.landmark_jitter <= 100:
-            raise InputError(f"trembling is {self.landmark_jitter}; give pixels from 0 to 100")
+            raise InputError(f"landmark_jitter is {self.landmark_jitter}; give pixels from 0 to 100")
 
 
 class PersonQuality(NamedTuple):

@@ -25,7 +25,7 @@ class SingleProcess:
 
 def small_config(components: Path, **settings: object) -> PreparationConfig:
     """Settings for portrait-world clips at 64 pixels."""
-    values: dict = {"fps": 25.0, "frames": 17, "stride": 1000, "buckets": ["64x64"], **settings}
+    values: dict = {"fps": 25.0, "frames": 17, "clip_stride": 1000, "buckets": ["64x64"], **settings}
     config = PreparationConfig(base=str(components), **values)
     config.validate()
     return config

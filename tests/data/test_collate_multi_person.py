@@ -26,7 +26,7 @@ def clip(number: int, people: int, speakers: bool = False) -> Sample:
 
 
 def collate(samples: list[Sample], **changes: Any) -> TrainingBatch:
-    settings = {"alignment": AudioAlignment.frame, "text_length": 7, "expression": True, **changes}
+    settings = {"alignment": AudioAlignment.frame, "max_text_tokens": 7, "expression": True, **changes}
     return PortraitCollator(CollateConfig(**settings))(samples)
 
 
@@ -100,7 +100,7 @@ def test_still_regions_are_the_first_frames_widened_and_tracked_ones_follow():
     samples = [moving(clip(0, 1))]
     regions = {}
     for boxes in RegionBoxes:
-        expression = collate(samples, regions=boxes, background=BackgroundAttention.nobody).conditions.expression
+        expression = collate(samples, region_boxes=boxes, background=BackgroundAttention.nobody).conditions.expression
         assert expression is not None and expression.regions is not None
         regions[boxes] = expression.regions[0, 0].int().tolist()
     # Widened to the right by a quarter of its own size, 4 of the next token's 16 pixels.

@@ -39,7 +39,9 @@ def test_corpora_of_the_same_constants_have_them_and_others_are_refused(tmp_path
     unknown = corpus(tmp_path / "unknown", None, [0.002])
     assert prepared_motion_normalizer([first, same]) == prepared_motion_normalizer([unknown, first]) == CONSTANTS
     assert prepared_motion_normalizer([unknown]) is None
-    with pytest.raises(InputError, match=r"in '.*first.*' and '.*other.*normaliser=.*data\.fit_motion=true"):
+    with pytest.raises(
+        InputError, match=r"in '.*first.*' and '.*other.*normaliser=.*data\.refit_motion_normalizer=true"
+    ):
         prepared_motion_normalizer([first, other])
 
 
@@ -70,5 +72,5 @@ def test_a_start_of_other_constants_is_refused(tmp_path: Path) -> None:
     other = replace(CONSTANTS, body_high=2.0)
     with pytest.raises(InputError, match=r"other constants than '.*adapter'.*normaliser=.*motion_normaliser\.json$"):
         check_initial_motion_normalizer(tmp_path / "adapter", other, False)
-    with pytest.raises(InputError, match=r"motion_normaliser\.json and leave data\.fit_motion out$"):
+    with pytest.raises(InputError, match=r"motion_normaliser\.json and leave data\.refit_motion_normalizer out$"):
         check_initial_motion_normalizer(tmp_path / "adapter", other, True)

@@ -32,7 +32,7 @@ def test_features_come_back(tmp_path: Path, people: int, speakers: bool) -> None
 def test_other_processes_write_the_same_bytes(tmp_path: Path) -> None:
     save_features(random_features(0), tmp_path / "0.safetensors", "abc")
     program = (
-        "import sys; from pathlib import Path; from tests.data.feature_corpus import driven, random_features;"
+        "import sys; from pathlib import Path; from tests.data.feature_corpus import random_features;"
         "from fantasytalking.data.features import save_features;"
         "save_features(random_features(0), Path(sys.argv[1]), 'abc')"
     )

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.encoders import onnx as onnx_network
+from fantasytalking.encoders import onnx_file
 from fantasytalking.encoders.arcface import FaceEncoder
 from tests.helpers.tiny_components import tiny_face_network
 
@@ -86,6 +86,6 @@ def test_files_that_are_no_network_are_refused(tmp_path: Path, monkeypatch: pyte
     junk.write_bytes(b"\xff" * 2000)
     with pytest.raises(InputError, match="is not an ONNX file"):
         FaceEncoder.from_pretrained(junk)
-    monkeypatch.setattr(onnx_network, "MAX_ONNX_BYTES", 1000)
+    monkeypatch.setattr(onnx_file, "MAX_ONNX_BYTES", 1000)
     with pytest.raises(InputError, match="2000 bytes; the limit is 1000"):
         FaceEncoder.from_pretrained(junk)

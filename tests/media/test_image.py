@@ -1,4 +1,4 @@
-"""Reading and writing still pictures of every mode, and refusing what is none."""
+"""Reading and writing still images of every mode, and refusing files that are not images."""
 
 import io
 import struct
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.media import read_image, write_image
+from tests.helpers.errors import raises_input_error
 
 
 @pytest.fixture
@@ -22,8 +23,17 @@ def picture() -> np.ndarray:
 def test_png_is_read_back_exactly(tmp_path: Path, picture: np.ndarray) -> None:
     write_image(tmp_path / "a.png", picture)
     assert np.array_equal(read_image(tmp_path / "a.png"), picture)
-    write_image(tmp_path / "grey.png", picture[..., 0])
-    assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(picture[..., :1], 3, axis=2))
+    write_image(tmp_path / "gray.png", picture[..., 0])
+    assert np.array_equal(read_image(tmp_path / "gray.png"), np.repeat(picture[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+@pytest.mark.parametrize("size", [(40, 60, 3), (40, 60), (40, 3), (5, 4), (40, 3, 3), (1, 1, 3)])
+def test_files_have_the_bytes_that_pillow_writes(tmp_path: Path, suffix: str, size: tuple[int, ...]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    write_image(tmp_path / f"a{suffix}", image)
+    Image.fromarray(image).save(tmp_path / f"pillow{suffix}", quality=95)
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"pillow{suffix}").read_bytes()
 
 
 @pytest.mark.parametrize(("orientation", "turn"), [(1, 0), (3, 2), (6, 3), (8, 1)])
@@ -37,7 +47,7 @@ def test_exif_rotation_is_applied(tmp_path: Path, picture: np.ndarray, orientati
     assert np.abs(upright.astype(int) - np.rot90(picture, turn)).mean() < 6
 
 
-def test_transparency_is_laid_over_white(tmp_path: Path, picture: np.ndarray) -> None:
+def test_transparency_is_blended_with_white(tmp_path: Path, picture: np.ndarray) -> None:
     alpha = np.full((*picture.shape[:2], 1), 255, np.uint8)
     alpha[:, :30] = 0
     Image.fromarray(np.concatenate([picture, alpha], -1)).save(tmp_path / "a.png")
@@ -61,7 +71,7 @@ def test_sixteen_bits_are_scaled(tmp_path: Path, picture: np.ndarray) -> None:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG header that claims a huge picture."""
+    """A PNG whose header declares a huge image."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -81,30 +91,38 @@ def damaged(picture: np.ndarray) -> bytes:
     return buffer.getvalue()[: len(buffer.getvalue()) // 2]
 
 
-def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path, picture: np.ndarray) -> None:
+def test_files_that_are_not_images_are_refused_in_one_line(tmp_path: Path, picture: np.ndarray) -> None:
+    path = tmp_path / "a.png"
     contents = [
-        b"",
-        b"no picture",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        bomb(60000, 60000),
-        damaged(picture),
+        (b"", ErrorCode.unreadable_media, str(path)),
+        (b"no picture", ErrorCode.unreadable_media, str(path)),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ErrorCode.unreadable_media, str(path)),
+        (bomb(11000, 10000), ErrorCode.out_of_range, (11000, 10000)),
+        (bomb(60000, 60000), ErrorCode.out_of_range, str(path)),
+        (damaged(picture), ErrorCode.unreadable_media, str(path)),
     ]
-    for content in contents:
-        (tmp_path / "a.png").write_bytes(content)
-        with pytest.raises(InputError) as error:
-            read_image(tmp_path / "a.png")
+    for content, code, value in contents:
+        path.write_bytes(content)
+        with raises_input_error(code, "image", value) as error:
+            read_image(path)
         assert "\n" not in str(error.value)
     with pytest.raises(InputError):
         read_image(tmp_path / "missing.png")
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path, picture: np.ndarray) -> None:
-    for path, array in (
-        ("a.png", picture / 255),
-        ("a.exe", picture),
-        ("a.png", picture[..., :2]),
-        ("a.png", picture[:0]),
+def test_floating_point_images_are_refused(tmp_path: Path, picture: np.ndarray) -> None:
+    Image.fromarray(picture[..., 0].astype(np.float32)).save(tmp_path / "a.tif")
+    with raises_input_error(ErrorCode.unsupported, "image", "F"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_arrays_that_are_not_images_are_refused(tmp_path: Path, picture: np.ndarray) -> None:
+    for path, array, code, field, value in (
+        ("a.png", picture / 255, ErrorCode.shape_mismatch, "array", (40, 60, 3)),
+        ("a.exe", picture, ErrorCode.invalid_choice, "path", ".exe"),
+        ("a.png", picture[..., :2], ErrorCode.shape_mismatch, "array", (40, 60, 2)),
+        ("a.png", picture[:0], ErrorCode.shape_mismatch, "array", (0, 60, 3)),
     ):
-        with pytest.raises(InputError):
+        with raises_input_error(code, field, value):
             write_image(tmp_path / path, array)
     assert list(tmp_path.iterdir()) == []

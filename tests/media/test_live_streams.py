@@ -1,4 +1,4 @@
-"""Sound as it comes and video as it grows: pipes of every kind, what is given up, what a player can open."""
+"""Audio that arrives through pipes and video that is played while it is written."""
 
 import io
 import os
@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.media import probe, read_audio, read_video, write_video, write_wav
 from fantasytalking.media.audio import iter_audio
 from fantasytalking.media.audio_pipe import open_audio_pipe
 from fantasytalking.media.audio_stream import AudioSampleQueue, DualRateAudio, resample_blocks
 from fantasytalking.media.fragmented_mp4 import FragmentedMp4Writer
+from tests.helpers.errors import raises_input_error
 
 RATE = 16_000
 
@@ -24,7 +25,7 @@ def tone(seconds: float, rate: int = RATE) -> np.ndarray:
 
 
 def wave_bytes(samples: np.ndarray, rate: int = RATE, tag: int = 1, length: int | None = None, notes: int = 0) -> bytes:
-    """(samples, channels) as a WAV."""
+    """A WAV of (samples, channels)."""
     data = samples.astype("<f4" if tag == 3 else "<i2").tobytes()
     bits, channels = (32 if tag == 3 else 16), samples.shape[1]
     layout = struct.pack("<HHIIHH", tag, channels, rate, rate * channels * bits // 8, channels * bits // 8, bits)
@@ -46,63 +47,63 @@ def reader(data: bytes) -> io.BufferedReader:
     return io.BufferedReader(io.BytesIO(data))  # type: ignore[arg-type]
 
 
-def heard(data: bytes) -> tuple[int, np.ndarray]:
+def read_pipe(data: bytes) -> tuple[int, np.ndarray]:
     piped = open_audio_pipe(reader(data))
     return piped.sample_rate, np.concatenate([np.zeros(0, np.float32), *piped.blocks])
 
 
-@pytest.mark.parametrize("length", [None, 0, 0xFFFFFFFF], ids=["told", "zero", "endless"])
+@pytest.mark.parametrize("length", [None, 0, 0xFFFFFFFF], ids=["declared", "zero", "endless"])
 @pytest.mark.parametrize("notes", [0, 33])
 def test_wav_of_any_declared_length(length, notes):
     steps = np.round(tone(0.35) * 32767)[:, None]
-    rate, samples = heard(wave_bytes(steps, length=length, notes=notes))
+    rate, samples = read_pipe(wave_bytes(steps, length=length, notes=notes))
     assert rate == RATE
     np.testing.assert_allclose(samples, steps[:, 0] / 32768, atol=1e-7)
 
 
 def test_channels_are_averaged_and_floats_are_read():
     left, right = tone(0.2, 44_100), np.zeros(round(0.2 * 44_100), np.float32)
-    rate, samples = heard(wave_bytes(np.stack([left, right], axis=1), rate=44_100, tag=3))
+    rate, samples = read_pipe(wave_bytes(np.stack([left, right], axis=1), rate=44_100, tag=3))
     assert rate == 44_100
     np.testing.assert_allclose(samples, left / 2, atol=1e-7)
 
 
-def test_what_follows_a_wav_s_samples_is_not_heard():
+def test_chunks_after_the_samples_of_a_wav_are_ignored():
     steps = np.full((1600, 1), 1000)
-    _, samples = heard(wave_bytes(steps) + b"LIST" + b"\x7f" * 400)
+    _, samples = read_pipe(wave_bytes(steps) + b"LIST" + b"\x7f" * 400)
     assert len(samples) == 1600
 
 
 def test_bare_samples():
     steps = np.round(tone(0.3) * 32767).astype("<i2")
-    rate, samples = heard(steps.tobytes() + b"\x01")  # the last sample is not whole
+    rate, samples = read_pipe(steps.tobytes() + b"\x01")  # the last sample is not whole
     assert rate == RATE
     np.testing.assert_allclose(samples, steps / 32768, atol=1e-7)
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "code", "field", "value"),
     [
-        (b"", "no sound came"),
-        (b"ID3\x04" + bytes(100), "an mp3 file"),
-        (b"\0\0\0\x20ftypM4A " + bytes(100), "an mp4 file"),
-        (b"RIFF\0\0\0\0AVI " + bytes(100), "RIFF file that is no WAV"),
-        (b"RIFF\0\0\0\0WAVE", "ends before its samples"),
-        (b"RIFF\0\0\0\0WAVEdata\x10\0\0\0" + bytes(16), "does not tell how"),
-        (b"RIFF\0\0\0\0WAVEfmt \x04\0\0\0abcd", "damaged header"),
-        (b"RIFF\0\0\0\0WAVELIST\xff\xff\xff\x7f" + bytes(16), "bytes before its samples"),
-        (wave_bytes(np.zeros((16, 1)), tag=7), "coding 7"),
-        (wave_bytes(np.zeros((16, 1)), rate=5), "5 Hz"),
-        (wave_bytes(np.full((16, 1), np.nan), tag=3), "no numbers"),
+        (b"", ErrorCode.missing_value, "pipe", None),
+        (b"ID3\x04" + bytes(100), ErrorCode.unsupported, "pipe", "MP3"),
+        (b"\0\0\0\x20ftypM4A " + bytes(100), ErrorCode.unsupported, "pipe", "MP4"),
+        (b"RIFF\0\0\0\0AVI " + bytes(100), ErrorCode.unsupported, "pipe", "RIFF AVI"),
+        (b"RIFF\0\0\0\0WAVE", ErrorCode.malformed_file, "data", None),
+        (b"RIFF\0\0\0\0WAVEdata\x10\0\0\0" + bytes(16), ErrorCode.malformed_file, "fmt ", None),
+        (b"RIFF\0\0\0\0WAVEfmt \x04\0\0\0abcd", ErrorCode.malformed_file, "fmt ", 4),
+        (b"RIFF\0\0\0\0WAVELIST\xff\xff\xff\x7f" + bytes(16), ErrorCode.malformed_file, "LIST", 0x7FFFFFFF),
+        (wave_bytes(np.zeros((16, 1)), tag=7), ErrorCode.unsupported, "fmt ", (7, 16, 1, 16000)),
+        (wave_bytes(np.zeros((16, 1)), rate=5), ErrorCode.unsupported, "fmt ", (1, 16, 1, 5)),
+        (wave_bytes(np.full((16, 1), np.nan), tag=3), ErrorCode.unreadable_media, "pipe", None),
     ],
 )
-def test_malformed_pipes_are_refused_in_one_line(data, told):
-    with pytest.raises(InputError, match=told) as raised:
-        heard(data)
+def test_malformed_pipes_are_refused_in_one_line(data, code, field, value):
+    with raises_input_error(code, field, value) as raised:
+        read_pipe(data)
     assert "\n" not in str(raised.value)
 
 
-def test_samples_are_given_as_soon_as_they_come():
+def test_samples_are_yielded_as_soon_as_they_arrive():
     ends = os.pipe()
     with os.fdopen(ends[1], "wb", buffering=0) as sender, os.fdopen(ends[0], "rb") as receiver:
         sender.write(bytes(2 * 400))
@@ -112,20 +113,20 @@ def test_samples_are_given_as_soon_as_they_come():
         assert len(next(blocks)) > 0
 
 
-def test_a_queue_waits_for_what_is_asked_and_gives_up_the_rest():
-    asked = []
+def test_a_queue_reads_no_further_than_requested_and_drops_earlier_samples():
+    read = []
 
     def blocks():
         for number in range(10):
-            asked.append(number)
+            read.append(number)
             yield np.full(100, number, np.float32)
 
     queue = AudioSampleQueue(blocks(), max_samples=750)
     queue.wait_for(150)
-    assert asked == [0, 1] and queue.available == 200 and not queue.ended
+    assert read == [0, 1] and queue.available == 200 and not queue.ended
     assert queue.take(180, 320).tolist() == [1.0] * 20 + [2.0] * 100 + [3.0] * 20
-    assert asked == [0, 1, 2, 3]
-    with pytest.raises(AssertionError, match="given up"):
+    assert read == [0, 1, 2, 3]
+    with pytest.raises(AssertionError, match="was dropped"):
         queue.take(0, 10)
     assert len(queue.take(700, 900)) == 50 and queue.ended and queue.available == 750
 
@@ -143,7 +144,7 @@ def test_a_file_in_blocks_is_the_file_at_once(tmp_path, suffix):
         )
 
 
-def test_a_pipe_is_heard_at_two_rates_and_listened_to():
+def test_a_pipe_is_read_at_two_rates_and_every_block_is_reported():
     steps = np.round(tone(0.5) * 32767).astype("<i2")
     kept: list[np.ndarray] = []
     sound = DualRateAudio.from_pipe(reader(steps.tobytes()), (16_000, 48_000), None, kept.append)
@@ -162,7 +163,7 @@ def test_resampling_in_blocks_is_resampling_at_once():
     np.testing.assert_allclose(whole[200:-200], tone(1.0)[200 : len(whole) - 200], atol=2e-3)
 
 
-def pictures(count: int) -> list[np.ndarray]:
+def brightening_frames(count: int) -> list[np.ndarray]:
     return [np.full((32, 48, 3), 5 * number % 256, np.uint8) for number in range(count)]
 
 
@@ -170,7 +171,7 @@ def test_a_growing_file_can_be_opened_while_it_grows(tmp_path):
     path, sound = tmp_path / "video.mp4", tone(2.4, 48_000)
     seen = []
     with FragmentedMp4Writer(path, fps=25, sample_rate=48_000) as video:
-        for number, frame in enumerate(pictures(60), start=1):
+        for number, frame in enumerate(brightening_frames(60), start=1):
             begin, end = video.samples_until(number - 1), video.samples_until(number)
             video.write(frame, sound[begin:end])
             if number in (20, 40):
@@ -197,7 +198,7 @@ def test_a_growing_video_through_a_pipe(tmp_path):
     thread = threading.Thread(target=receive)
     thread.start()
     with os.fdopen(ends[1], "wb") as target, FragmentedMp4Writer(target, fps=25, sample_rate=48_000) as video:
-        for frame in pictures(30):
+        for frame in brightening_frames(30):
             video.write(frame, np.zeros(0, np.float32))
     thread.join()
     path = tmp_path / "received.mp4"
@@ -205,22 +206,22 @@ def test_a_growing_video_through_a_pipe(tmp_path):
     assert len(read_video(path).frames) == 30 and probe(path).has_audio
 
 
-def test_a_reader_that_goes_away_is_told(tmp_path):
+def test_a_reader_that_closes_the_pipe_is_reported(tmp_path):
     ends = os.pipe()
     os.close(ends[0])
-    with pytest.raises(InputError, match="cannot write the video to its reader"):
+    with raises_input_error(ErrorCode.output_exists, "target"):
         target = os.fdopen(ends[1], "wb", buffering=0)
         with FragmentedMp4Writer(target, fps=25, sample_rate=48_000) as video:
-            for frame in pictures(200):
+            for frame in brightening_frames(200):
                 video.write(frame, np.zeros(0, np.float32))
 
 
-def test_the_same_frames_are_the_same_bits(tmp_path):
+def test_equal_frames_give_equal_bytes(tmp_path):
     made: list[bytes] = []
     for name in ("a", "b"):
         path: Path = tmp_path / f"{name}.mp4"
         with FragmentedMp4Writer(path, fps=25, sample_rate=48_000) as video:
-            for frame in pictures(30):
+            for frame in brightening_frames(30):
                 video.write(frame, tone(0.04, 48_000))
         made.append(path.read_bytes())
     assert made[0] == made[1]

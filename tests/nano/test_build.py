@@ -14,6 +14,7 @@ import pytest
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import read_manifest
+from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS as EXPRESSIONS
 from fantasytalking.inference.model_files import find_model_files
 from fantasytalking.nano.build import STEP_NAMES, build_nano
 from fantasytalking.nano.config import BuildConfig
@@ -24,7 +25,6 @@ from fantasytalking.nano.corpora.video_corpus import (
     training_sentences,
 )
 from fantasytalking.nano.model_card import write_model_card
-from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS as EXPRESSIONS
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.config import InferConfig
 

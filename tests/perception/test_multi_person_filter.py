@@ -121,12 +121,12 @@ def test_nobody_at_all_is_too_few(moving: FaultyClip) -> None:
     "wrong",
     [
         {"min_people": 1},
-        {"min_share": 0.0},
+        {"min_visible_fraction": 0.0},
         {"min_face_size": 1.5},
         {"min_face_pixels": 4},
         {"max_blur": 0.0},
         {"min_movement": -1e-9},
-        {"trembling": -0.1},
+        {"landmark_jitter": -0.1},
     ],
 )
 def test_impossible_limits_are_refused(wrong: dict[str, float], moving: FaultyClip) -> None:

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.clip_rejected import ClipRejected
-from fantasytalking.data.manifest import RejectionReason
+from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.framing import Framing, crop_frame

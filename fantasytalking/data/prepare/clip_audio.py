@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.clip_rejected import ClipRejected
-from fantasytalking.data.manifest import MAX_PEOPLE_PER_CLIP, RejectionReason
+from fantasytalking.data.manifest import MAX_PEOPLE_PER_CLIP, ClipRejected, RejectionReason
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.plan import SceneClip
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from omegaconf import MISSING
 
+from fantasytalking.common.config_aliases import restore_old_keys
 from fantasytalking.common.errors import InputError
 from fantasytalking.conditions import latent_frame_count
 from fantasytalking.data.features import FEATURE_FORMAT
@@ -115,19 +116,19 @@ class PreparationConfig:
         limits: dict[str, tuple[float, float]] = {
             "fps": (1, 120),
             "frames": (5, 1201),
-            "stride": (1, 100_000),
-            "people": (1, MAX_PEOPLE_PER_CLIP),
+            "clip_stride": (1, 100_000),
+            "max_people": (1, MAX_PEOPLE_PER_CLIP),
             "max_face_blur": (0.01, 1),
             "min_face_movement": (0, 0.99),
             "min_face_pixels": (8, 4096),
-            "cut_threshold": (0, 1),
-            "min_frame_rate": (0, 1),
-            "max_enlargement": (0.1, 100),
-            "min_loudness": (-200, 0),
-            "min_confidence": (0, 1),
-            "min_face_share": (0, 1),
+            "scene_cut_threshold": (0, 1),
+            "min_fps_ratio": (0, 1),
+            "max_upscale": (0.1, 100),
+            "min_loudness_db": (-200, 0),
+            "min_face_confidence": (0, 1),
+            "min_visible_fraction": (0, 1),
             "min_face_size": (0, 1),
-            "threads": (1, 1024),
+            "num_threads": (1, 1024),
             "contact_sheet_clips": (0, 200),
         }
         for name, (low, high) in limits.items():
@@ -151,7 +152,7 @@ class PreparationConfig:
                 f"people is {self.max_people} and expression_encoder is not set, without which nobody's place is told; "
                 "give the folder of an encoder"
             )
-        for name in ("min_face_share", "min_face_size"):
+        for name in ("min_visible_fraction", "min_face_size"):
             if self.filter_people and getattr(self, name) == 0:
                 raise InputError(f"{name} is 0 and judge_people is on; give more than 0, or judge_people=false")
 
@@ -173,7 +174,7 @@ class PreparationConfig:
 
     def fingerprint(self) -> str:
         """Hash of everything that decides what a clip's features are."""
-        deciding = asdict(self) | {
+        deciding = restore_old_keys(PreparationConfig, asdict(self)) | {
             "format": FEATURE_FORMAT,
             "fit": self.resize_mode.value,
             "precision": self.dtype.value,

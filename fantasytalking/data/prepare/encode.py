@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fantasytalking.common.hub import resolve_local
-from fantasytalking.data.clip_rejected import ClipRejected
 from fantasytalking.data.features import ClipFeatures
-from fantasytalking.data.manifest import RejectionReason
+from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip import PreparedClip
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.encoders.arcface import FaceEncoder

@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.data.clip_rejected import ClipRejected
-from fantasytalking.data.manifest import RejectionReason
+from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.framing import Framing
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE

@@ -30,6 +30,13 @@ class RelativeCrop(NamedTuple):
     width: float
     height: float
 
+    @property
+    def digest(self) -> str:
+        """Six hexadecimal digits that tell clips of one video with different crops apart."""
+        left, top, width, height = self
+        text = f"Crop({left=!r}, {top=!r}, {width=!r}, {height=!r})"
+        return hashlib.sha256(text.encode()).hexdigest()[:6]
+
 
 class TimeRange(NamedTuple):
     """A stretch of a video that is wanted, in seconds, and the part of the picture; None: all of it."""
@@ -82,7 +89,7 @@ class SceneClip:
 
     @property
     def name(self) -> str:
-        suffix = "" if self.crop is None else "-" + hashlib.sha256(repr(self.crop).encode()).hexdigest()[:6]
+        suffix = "" if self.crop is None else f"-{self.crop.digest}"
         return f"{self.file.name}_{round(self.start * 1000):08d}{suffix}"
 
 

@@ -17,19 +17,19 @@ from fantasytalking.common.config import save_config
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import fingerprint
 from fantasytalking.common.resumable_tasks import ProcessState, TaskStage, open_output_folder
-from fantasytalking.data.clip_rejected import ClipRejected
 from fantasytalking.data.features import save_features
 from fantasytalking.data.manifest import (
     MANIFEST_FILE,
     REJECTIONS_FILE,
     ClipRecord,
+    ClipRejected,
     Rejection,
     RejectionReason,
     write_records,
 )
 from fantasytalking.data.prepare.clip import prepare_clip
-from fantasytalking.data.prepare.clip_sheet import write_contact_sheet
 from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.data.prepare.corpus_sheet import write_contact_sheet
 from fantasytalking.data.prepare.encode import FeatureEncoders, encoder_paths
 from fantasytalking.data.prepare.plan import (
     SceneClip,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.encoders.onnx import read_onnx
+from fantasytalking.encoders.onnx_file import read_onnx
 
 DETECTOR_HEIGHT, DETECTOR_WIDTH = 272, 160
 _STRIDES = (8, 16, 32)

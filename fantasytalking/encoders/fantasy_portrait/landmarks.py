@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.encoders.onnx import read_onnx
+from fantasytalking.encoders.onnx_file import read_onnx
 
 LANDMARK_CROP_SIZE = 128
 NUM_LANDMARKS = 222

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from fantasytalking.common.files import atomic_write
+from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS
 from fantasytalking.nano.corpora.portrait_images import find_face_landmarks, random_face_state, run_for_missing
-from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS
 from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.motion.frame_state import NEUTRAL, FaceState
 from fantasytalking.portrait_world.people.identity import make_identity

@@ -17,10 +17,10 @@ from fantasytalking.encoders.expression import (
     crop_pose_values,
 )
 from fantasytalking.encoders.face_alignment import crop_aligned, estimate_similarity
+from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS
 from fantasytalking.nano.config import ExpressionEncoderTraining
 from fantasytalking.nano.expression.expression_samples import EXPRESSION_TARGETS, ExpressionSamples
 from fantasytalking.nano.expression.linear_probe import column_correlations, identity_accuracy
-from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS
 
 FEATURE_MEAN = 2.0
 """Mean of the features."""

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.perception.expression_reader import LinearMap
+from fantasytalking.evaluation.features.expression_reader import LinearMap
 
 
 def fit_ridge(features: NDArray[np.floating], targets: NDArray[np.floating], penalty: float) -> LinearMap:

@@ -3,9 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fantasytalking.evaluation.features.expression_reader import (
+    EXPRESSION_PARAMETERS,
+    ExpressionReader,
+    landmark_features,
+)
 from fantasytalking.nano.expression.expression_samples import ExpressionSamples
 from fantasytalking.nano.expression.linear_probe import column_correlations, fit_ridge
-from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader, landmark_features
 
 RIDGE_PENALTY = 3e-3
 

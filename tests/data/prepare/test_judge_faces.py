@@ -10,8 +10,7 @@ import pytest
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.clip_rejected import ClipRejected
-from fantasytalking.data.manifest import ClipRecord, Rejection, RejectionReason, read_rejections
+from fantasytalking.data.manifest import ClipRecord, ClipRejected, Rejection, RejectionReason, read_rejections
 from fantasytalking.data.prepare.clip import PreparedClip, prepare_clip
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.people import check_people_quality
@@ -57,8 +56,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory, components: Path, driver: P
     write(videos / "good.mp4", good)
     write(videos / "blurred.mp4", blurred)
     write(videos / "still.mp4", FaultyClipRenderer(HEIGHT, SEED).clip("two still").frames)
-    size = {"buckets": ["160x96"], "fps": FPS, "frames": FRAMES, "contact_sheet_clips": 0, "min_confidence": 0.5}
-    config = small_config(components, people=2, expression_encoder=str(driver), judge_people=True, **size)
+    size = {"buckets": ["160x96"], "fps": FPS, "frames": FRAMES, "contact_sheet_clips": 0, "min_face_confidence": 0.5}
+    config = small_config(components, max_people=2, expression_encoder=str(driver), filter_people=True, **size)
     records, _ = run_in_process(videos, output, config)
     rejections = {rejection.video: rejection for rejection in read_rejections(output / "rejected.jsonl")}
     return Judged(videos, output, config, records, rejections)

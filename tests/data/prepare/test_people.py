@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.clip_rejected import ClipRejected
 from fantasytalking.data.dataset import PortraitDataset, Sample
 from fantasytalking.data.features import ClipFeatures
-from fantasytalking.data.manifest import ClipRecord, RejectionReason
+from fantasytalking.data.manifest import ClipRecord, ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip import PreparedClip, prepare_clip
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.encode import FeatureEncoders
@@ -54,7 +53,7 @@ class Pair:
 def pair(tmp_path_factory: pytest.TempPathFactory, components: Path, driver: Path) -> Pair:
     videos, output = tmp_path_factory.mktemp("pair"), tmp_path_factory.mktemp("pairs") / "out"
     write_group_clip(PLAN, (WIDTH, HEIGHT), 1.2, videos / PLAN.name)
-    settings = {"people": 2, "expression_encoder": str(driver), "buckets": ["128x64"], "contact_sheet_clips": 1}
+    settings = {"max_people": 2, "expression_encoder": str(driver), "buckets": ["128x64"], "contact_sheet_clips": 1}
     config = small_config(components, **settings)
     records, _ = run_in_process(videos, output, config)
     path = videos / PLAN.name / "video.mp4"

@@ -17,10 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.clip_rejected import ClipRejected
 from fantasytalking.data.collate import AudioAlignment, CollateConfig, PortraitCollator
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.data.manifest import ClipRecord, Rejection, RejectionReason, read_manifest, read_rejections
+from fantasytalking.data.manifest import (
+    ClipRecord,
+    ClipRejected,
+    Rejection,
+    RejectionReason,
+    read_manifest,
+    read_rejections,
+)
 from fantasytalking.data.prepare.clip import prepare_clip, read_caption
 from fantasytalking.data.prepare.clip_audio import clip_loudness_db
 from fantasytalking.data.prepare.config import PreparationConfig
@@ -131,7 +137,7 @@ def test_a_listed_crop_brings_the_face_closer(corpus: Corpus) -> None:
 @pytest.mark.parametrize(
     ("limits", "crop", "reason"),
     [
-        ({"min_confidence": 0.99}, None, RejectionReason.LOW_CONFIDENCE),
+        ({"min_face_confidence": 0.99}, None, RejectionReason.LOW_CONFIDENCE),
         ({"min_face_size": 0.8}, None, RejectionReason.FACE_TOO_SMALL),
         ({}, RelativeCrop(0.1, 0.0, 0.8, 0.7), RejectionReason.FACE_CUT_OFF),
     ],
@@ -197,7 +203,9 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(corpus: Corpus
     assert file_hashes(corpus.output) == digest
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(InputError, match="begun with other settings"):
-        run_in_process(corpus.videos, corpus.output, small_config(Path(corpus.config.base), frames=21, stride=1000))
+        run_in_process(
+            corpus.videos, corpus.output, small_config(Path(corpus.config.base), frames=21, clip_stride=1000)
+        )
 
 
 def test_encoders_that_were_made_anew_are_refused(corpus: Corpus, tmp_path: Path) -> None:
@@ -217,7 +225,7 @@ def test_the_normaliser_of_another_corpus_can_be_used(corpus: Corpus, components
     (tmp_path / "other.json").write_text(json.dumps(constants))
     # The clips are done, and the folder can be moved: only the values in the manifest change.
     shutil.copytree(corpus.output, tmp_path / "moved")
-    config = small_config(components, normaliser=str(tmp_path / "other.json"), contact_sheet_clips=0)
+    config = small_config(components, motion_normalizer=str(tmp_path / "other.json"), contact_sheet_clips=0)
     records, _ = run_in_process(corpus.videos, tmp_path / "moved", config)
     assert [record.expression for record in records] == pytest.approx(
         [(np.log10(record.expression_measure) + 5) / 5 for record in records], abs=1e-5
@@ -291,12 +299,12 @@ def call_script(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["components=nowhere"], "VAE: the folder 'nowhere' does not exist; fetch it with: hf download"),
+        (["base=nowhere"], "VAE: the folder 'nowhere' does not exist; fetch it with: hf download"),
         (["frames=18"], "use 17 or 21"),
         (["buckets=[65x64]"], "bucket 65x64: width and height must be multiples of 16"),
-        (["min_confidance=0.5"], "did you mean 'min_confidence'?"),
+        (["min_face_confidance=0.5"], "did you mean 'min_face_confidence'?"),
         (["device=cuda"] if not torch.cuda.is_available() else ["device=tpu"], "device is"),
-        (["ranges=nowhere.jsonl"], "file of ranges 'nowhere.jsonl' does not exist"),
+        (["time_ranges=nowhere.jsonl"], "file of ranges 'nowhere.jsonl' does not exist"),
     ],
 )
 def test_mistakes_are_refused_at_the_door(
@@ -309,7 +317,7 @@ def test_mistakes_are_refused_at_the_door(
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").touch()
-    preset = ["--config", ROOT / "configs" / "nano" / "data.yaml", f"components={components}"]
+    preset = ["--config", ROOT / "configs" / "nano" / "data.yaml", f"base={components}"]
     code = call_script(monkeypatch, "--input", tmp_path / "in", "--output", tmp_path / "out", *preset, *settings)
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert code == 2 and len(told) == 1 and message in told[0]
@@ -338,7 +346,7 @@ def test_loudness_is_in_decibels_of_full_scale() -> None:
 
 @pytest.mark.slow
 def test_killed_ten_times_the_result_is_the_same(good: Path, components: Path, tmp_path: Path) -> None:
-    config = small_config(components, stride=6)
+    config = small_config(components, clip_stride=6)
     begin = time.monotonic()
     wait_for_processes(start_preparation(good, tmp_path / "calm", config))
     kill_and_finish(good, tmp_path / "killed", config, 10, time.monotonic() - begin, seed=2)
@@ -359,7 +367,7 @@ def test_accelerate_launch_gives_the_bytes_of_one_process(good: Path, components
     ]
     for number, command in enumerate(([sys.executable], launch)):
         arguments = ["--input", good, "--output", tmp_path / str(number), "--config", ROOT / "configs/nano/data.yaml"]
-        settings = [f"components={components}", "buckets=[64x64]", "frames=17"]
+        settings = [f"base={components}", "buckets=[64x64]", "frames=17"]
         done = subprocess.run(
             [*command, str(SCRIPT), *map(str, arguments), *settings],
             cwd=ROOT,
@@ -378,7 +386,7 @@ def test_a_video_of_two_hours_takes_no_more_memory(good: Path, components: Path,
     peaks = {}
     # Two clips each: MediaPipe's and torch's own memory settles over the first clips.
     for name, seconds, stride in (("short", 110, 1_500), ("long", 7190, 90_000)):
-        config = small_config(components, stride=stride, contact_sheet_clips=0)
+        config = small_config(components, clip_stride=stride, contact_sheet_clips=0)
         (tmp_path / name).mkdir()
         write_repeated(good / "talk.mp4", tmp_path / name / "video.mp4", seconds)
         answer = FORK_SERVER.SimpleQueue()

@@ -8,6 +8,12 @@ import pytest
 
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.features.expression_reader import (
+    EXPRESSION_PARAMETERS,
+    ExpressionReader,
+    LinearMap,
+    landmark_features,
+)
 from fantasytalking.evaluation.features.landmark_expressions import EYEBALL_RADIUS, gaze_from_iris, landmark_expressions
 from fantasytalking.evaluation.metric import Measurement, Metric
 from fantasytalking.evaluation.metrics.centered_correlation import centered_sums, pooled_correlation
@@ -19,12 +25,6 @@ from fantasytalking.evaluation.metrics.reenactment.gaze_error import GazeError
 from fantasytalking.evaluation.metrics.reenactment.leakage import ExpressionLeakage
 from fantasytalking.evaluation.metrics.reenactment.leakage_nano import NanoLeakage
 from fantasytalking.evaluation.registry import select_metrics
-from fantasytalking.perception.expression_reader import (
-    EXPRESSION_PARAMETERS,
-    ExpressionReader,
-    LinearMap,
-    landmark_features,
-)
 from fantasytalking.perception.landmark_measures import interocular_distance
 from fantasytalking.perception.motion_intensity import EXPRESSION_LANDMARKS
 from tests.evaluation.test_multi_person_clips import beside

@@ -8,6 +8,7 @@ import torch
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig
+from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader
 from fantasytalking.nano.config import ComponentTrainingConfig, ExpressionEncoderTraining
 from fantasytalking.nano.expression.expression_samples import (
     ExpressionSamples,
@@ -23,7 +24,6 @@ from fantasytalking.nano.expression.expression_training import (
 from fantasytalking.nano.expression.linear_probe import column_correlations, fit_ridge, identity_accuracy
 from fantasytalking.nano.expression.reader_fitting import evaluate_expression_reader, fit_reader_weights
 from fantasytalking.nano.trainers.component_trainer import train_component
-from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader
 
 CPU = torch.device("cpu")
 POSES = 9

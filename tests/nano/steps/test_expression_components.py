@@ -6,6 +6,7 @@ import numpy as np
 
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.encoders.expression import ExpressionEncoder
+from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.context import BuildContext
 from fantasytalking.nano.steps.expression_components import (
@@ -13,7 +14,6 @@ from fantasytalking.nano.steps.expression_components import (
     fit_expression_reader,
     train_expression_encoder,
 )
-from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader
 
 SMOKE = CONFIGS_FOLDER / "nano" / "build_smoke.yaml"
 

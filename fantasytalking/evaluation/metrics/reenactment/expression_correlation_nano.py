@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
+from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader
 from fantasytalking.evaluation.ground_truth import GroundTruth
 from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.metrics.reenactment.expression_correlation import (
@@ -11,7 +12,6 @@ from fantasytalking.evaluation.metrics.reenactment.expression_correlation import
 )
 from fantasytalking.evaluation.networks.loading import require_weights
 from fantasytalking.evaluation.weights import NANO_READER_WEIGHTS
-from fantasytalking.perception.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader
 
 NANO_READER_NAME = "nano's reader"
 
