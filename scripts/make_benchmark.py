@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--benchmark", choices=BENCHMARKS, required=True)
     parser.add_argument("--references", type=Path, required=True, help="folder of the data set's videos")
     parser.add_argument("--output", type=Path, required=True, help="the manifest, a .json")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in clips=20 width=256")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in max_clips=20 width=256")
     arguments = parser.parse_intermixed_args()
     protocol = freeze_benchmark(arguments.benchmark, arguments.references, arguments.overrides)
     protocol.save(arguments.output)
