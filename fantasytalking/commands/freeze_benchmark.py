@@ -21,7 +21,7 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     parser.add_argument("--benchmark", choices=BENCHMARKS, required=True)
     parser.add_argument("--references", type=Path, required=True, help="folder of the dataset's videos")
     parser.add_argument("--output", type=Path, required=True, help="the manifest, a .json")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in clips=20 width=256")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in max_clips=20 width=256")
     given = parser.parse_intermixed_args(arguments)
     protocol = freeze_benchmark(given.benchmark, given.references, given.overrides)
     protocol.save(given.output)

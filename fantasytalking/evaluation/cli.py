@@ -61,7 +61,7 @@ def parse_evaluation_args(
     )
     parser.add_argument("--table", type=Path, nargs="+", metavar="RESULTS", help="several results.json as one table")
     parser.add_argument("--title", default="Comparison", help="of that table")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the benchmark, as in clips=20")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the benchmark, as in max_clips=20")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -71,8 +71,8 @@ def run_evaluation(arguments: argparse.Namespace) -> str:
     Raises:
         InputError: anything that cannot be used.
     """
-    if arguments.compare_runs:
-        first, second = arguments.compare_runs
+    if arguments.compare:
+        first, second = arguments.compare
         compared = compare_results(first, second)
         return format_comparison(EvaluationResults.load(first).name, EvaluationResults.load(second).name, compared)
     if arguments.table:
@@ -84,7 +84,7 @@ def run_evaluation(arguments: argparse.Namespace) -> str:
 
 def freeze_benchmark(benchmark: str, references: Path, overrides: Sequence[str]) -> BenchmarkProtocol:
     """The protocol of a local copy under configs/benchmarks/BENCHMARK.yaml and overrides."""
-    config = load_config(BenchmarkConfig, preset_path("evaluation", benchmark), overrides)
+    config = load_config(BenchmarkConfig, preset_path("benchmarks", benchmark), overrides)
     return (freeze_reenactment if config.layout in REENACTMENT_LAYOUTS else freeze_videos)(
         benchmark, references, config
     )

@@ -39,7 +39,7 @@ def clips(world: Path) -> list[EvaluationClip]:
 
 def world_config(*overrides: str) -> BenchmarkConfig:
     """The portrait world's settings at the size of these clips."""
-    path = preset_path("evaluation", "portrait_world")
+    path = preset_path("benchmarks", "portrait_world")
     return load_config(BenchmarkConfig, path, [f"width={SIZE}", f"height={SIZE}", *overrides])
 
 

@@ -46,7 +46,7 @@ def protocol(world: Path) -> BenchmarkProtocol:
 
 
 def _settings() -> Path:
-    return preset_path("evaluation", "portrait_world")
+    return preset_path("benchmarks", "portrait_world")
 
 
 def _config(base: Path, adapters: Path, *more: str) -> InferConfig:

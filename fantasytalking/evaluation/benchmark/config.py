@@ -83,11 +83,11 @@ class BenchmarkConfig:
             "fps": (1, 120),
             "width": (32, 4096),
             "height": (32, 4096),
-            "seconds": (0.2, MAX_CLIP_FRAMES / self.fps if self.fps else 0),
-            "least_seconds": (0.2, self.max_seconds),
-            "clips": (1, 100_000),
-            "clips_per_identity": (1, 100_000),
-            "surplus": (0, 1000),
+            "max_seconds": (0.2, MAX_CLIP_FRAMES / self.fps if self.fps else 0),
+            "min_seconds": (0.2, self.max_seconds),
+            "max_clips": (1, 100_000),
+            "max_clips_per_identity": (1, 100_000),
+            "max_extra_frames": (0, 1000),
             "people": (1, MAX_REENACTED_PEOPLE),
         }
         for name, (low, high) in limits.items():

@@ -77,7 +77,7 @@ def freeze_videos(benchmark: str, references: Path, config: BenchmarkConfig) -> 
     if not clips:
         raise InputError(
             f"none of {len(candidates)} videos in '{references}' has picture and sound for {config.min_seconds:g} s; "
-            "give longer ones or a lower least_seconds"
+            "give longer ones or a lower min_seconds"
         )
     return BenchmarkProtocol(benchmark, config.fps, config.width, config.height, config.max_extra_frames, tuple(clips))
 
@@ -106,7 +106,7 @@ def _training_identities(manifest: Path, layout: DatasetLayout) -> Iterator[str]
 def identify_clip(video: str, layout: DatasetLayout) -> tuple[str, str] | None:
     """(name of the clip, who is in it) of a video's path; None where it is not of this layout.
 
-    >>> identify("MEAD/M003/video/front/angry/level_1/004.mp4", Layout.mead)
+    >>> identify_clip("MEAD/M003/video/front/angry/level_1/004.mp4", DatasetLayout.mead)
     ('M003-front-angry-level_1-004', 'M003')
     """
     path = PurePosixPath(video)

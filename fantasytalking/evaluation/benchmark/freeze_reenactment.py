@@ -69,7 +69,7 @@ def freeze_reenactment(benchmark: str, references: Path, config: BenchmarkConfig
     if not clips:
         raise InputError(
             f"none of {len(casts)} pairs in '{references}' lasts {config.min_seconds:g} s; give longer drivers, more "
-            "identities, or a lower least_seconds"
+            "identities, or a lower min_seconds"
         )
     answered = config.task is ReenactmentTask.self or config.layout is DatasetLayout.exprbench_world
     return BenchmarkProtocol(

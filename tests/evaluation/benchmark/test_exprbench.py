@@ -31,8 +31,8 @@ from tests.evaluation.conftest import SIZE
 from tests.helpers.paths import SCRIPTS
 
 SIZES = [f"width={SIZE}", f"height={SIZE}"]
-CROSS = ["task=cross", "seconds=1.2", "surplus=200", *SIZES]
-TWO = ["task=cross", "people=2", "width=160", f"height={SIZE}", "least_seconds=0.5"]
+CROSS = ["task=cross", "max_seconds=1.2", "max_extra_frames=200", *SIZES]
+TWO = ["task=cross", "people=2", "width=160", f"height={SIZE}", "min_seconds=0.5"]
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,8 @@ def test_everyone_is_driven_by_others_in_the_order_of_hashes() -> None:
 
 
 def test_self_reenactment_of_the_portrait_world(copy: Path, tmp_path: Path) -> None:
-    protocol = freeze_benchmark("exprbench_world", copy, [*SIZES, "clips=1", "seconds=1"])
-    assert freeze_benchmark("exprbench_world", copy, [*SIZES, "clips=1", "seconds=1"]).id == protocol.id
+    protocol = freeze_benchmark("exprbench_world", copy, [*SIZES, "max_clips=1", "max_seconds=1"])
+    assert freeze_benchmark("exprbench_world", copy, [*SIZES, "max_clips=1", "max_seconds=1"]).id == protocol.id
     (clip,) = protocol.clips
     assert [driver.file for driver in clip.drivers] == [clip.video]
     assert (clip.portrait, protocol.answered, clip.frames) == (None, True, 25)
@@ -89,7 +89,7 @@ def test_self_reenactment_of_the_portrait_world(copy: Path, tmp_path: Path) -> N
     (tmp_path / "same").mkdir()
     write_video(tmp_path / "same" / f"{clip.name}.mp4", np.repeat(frames[:1], 25, axis=0), fps=25)
     asked = ["--metrics", "psnr,aed,apd,gaze,expression_truth"]
-    results = evaluated(copy, tmp_path / "same", [*SIZES, "clips=1", "seconds=1"], *asked)
+    results = evaluated(copy, tmp_path / "same", [*SIZES, "max_clips=1", "max_seconds=1"], *asked)
     scores = {row.value: row for row in results.rows}
     assert results.protocol == protocol.id
     assert scores["aed"].score.score > 0.005 and scores["apd"].score.score > 0.5
@@ -97,7 +97,7 @@ def test_self_reenactment_of_the_portrait_world(copy: Path, tmp_path: Path) -> N
     mouth = scores["expression_mouth"]
     assert mouth.truth is not None and mouth.truth.score > 0.8
     with pytest.raises(InputError, match="metric 'theval' hears"):
-        evaluated(copy, tmp_path / "same", [*SIZES, "clips=1", "seconds=1"], "--metrics", "theval")
+        evaluated(copy, tmp_path / "same", [*SIZES, "max_clips=1", "max_seconds=1"], "--metrics", "theval")
 
 
 def test_true_reenactments_are_the_answer(copy: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_two_people_are_held_against_their_own_drivers(copy: Path, tmp_path: Pat
 
 
 def test_several_people_drive_themselves_from_crops(copy: Path) -> None:
-    overrides = ["people=2", "width=160", f"height={SIZE}", "least_seconds=0.5", "clips=1", "seconds=1"]
+    overrides = ["people=2", "width=160", f"height={SIZE}", "min_seconds=0.5", "max_clips=1", "max_seconds=1"]
     (clip,) = freeze_benchmark("exprbench_world", copy, overrides).clips
     assert [(driver.face, driver.faces, driver.file) for driver in clip.drivers] == [
         (0, 2, clip.video),
@@ -192,7 +192,7 @@ def real(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nobody_knows_the_cross_reenactment_of_real_people(real: Path, tmp_path: Path) -> None:
-    overrides = [*CROSS, "least_seconds=1"]
+    overrides = [*CROSS, "min_seconds=1"]
     protocol = freeze_benchmark("exprbench", real, overrides)
     assert not protocol.answered
     assert {clip.name for clip in protocol.clips} == {"anna_1-by-ben-_laughs", "ben-_1-by-anna_laughs"}
@@ -217,14 +217,14 @@ def test_nobody_knows_the_cross_reenactment_of_real_people(real: Path, tmp_path:
 
 
 def test_self_reenactment_of_real_people(real: Path) -> None:
-    protocol = freeze_benchmark("exprbench", real, [*SIZES, "least_seconds=1"])
+    protocol = freeze_benchmark("exprbench", real, [*SIZES, "min_seconds=1"])
     assert protocol.answered and len(protocol.clips) == 2
     for clip in protocol.clips:
         assert clip.video == clip.drivers[0].file and clip.portrait is None
     with pytest.raises(InputError, match=r"2' is not a folder"):
         freeze_benchmark("exprbench", real, [*SIZES, "people=2"])
-    with pytest.raises(InputError, match="least_seconds"):
-        freeze_benchmark("exprbench", real, [*SIZES, "least_seconds=5"])
+    with pytest.raises(InputError, match="min_seconds"):
+        freeze_benchmark("exprbench", real, [*SIZES, "min_seconds=5"])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_self_reenactment_of_real_people(real: Path) -> None:
     ],
 )
 def test_changed_sources_are_refused(copy: Path, tmp_path: Path, change: Callable[[dict], object], told: str) -> None:
-    freeze_benchmark("exprbench_world", copy, [*CROSS, "clips=1"]).save(tmp_path / "p.json")
+    freeze_benchmark("exprbench_world", copy, [*CROSS, "max_clips=1"]).save(tmp_path / "p.json")
     values = json.loads((tmp_path / "p.json").read_text())
     change(values["clips"][0])
     (tmp_path / "p.json").write_text(json.dumps(values))
@@ -249,7 +249,7 @@ def test_changed_sources_are_refused(copy: Path, tmp_path: Path, change: Callabl
 
 
 def test_another_driver_than_the_frozen_one_is_refused(copy: Path) -> None:
-    (clip,) = freeze_benchmark("exprbench_world", copy, [*CROSS, "clips=1"]).clips
+    (clip,) = freeze_benchmark("exprbench_world", copy, [*CROSS, "max_clips=1"]).clips
     verify_references(clip, copy)
     other = replace(clip, drivers=(replace(clip.drivers[0], sha256="0" * 64),))
     with pytest.raises(InputError, match=r"video\.mp4' is not the file that the protocol was made for"):
@@ -259,7 +259,7 @@ def test_another_driver_than_the_frozen_one_is_refused(copy: Path) -> None:
 def test_settings_of_reenactment_belong_to_it() -> None:
     for name, override in (("hdtf", "people=2"), ("hdtf", "task=cross"), ("exprbench", "identities=[a]")):
         with pytest.raises(InputError, match="reenactment"):
-            load_config(BenchmarkConfig, preset_path("evaluation", name), [override])
+            load_config(BenchmarkConfig, preset_path("benchmarks", name), [override])
 
 
 def test_frames_keep_the_face_and_names_are_safe(world: Path) -> None:

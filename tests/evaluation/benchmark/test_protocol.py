@@ -33,7 +33,7 @@ def test_the_id_depends_on_all_that_counts(world: Path, protocol: BenchmarkProto
     assert freeze_videos("portrait_world", world, world_config()).id == protocol.id
     others = {
         freeze_videos("portrait_world", world, world_config(override)).id
-        for override in ("seconds=1", "width=64", "clips=3", "clips_per_identity=1", "surplus=1")
+        for override in ("max_seconds=1", "width=64", "max_clips=3", "max_clips_per_identity=1", "max_extra_frames=1")
     }
     assert len(others | {protocol.id}) == 6
     protocol.save(tmp_path / "protocol.json")
@@ -52,7 +52,7 @@ def test_pictures_of_another_shape_are_cropped_around_the_face(world: Path) -> N
 
 
 def test_limits_and_people(world: Path, tmp_path: Path) -> None:
-    short = freeze_videos("portrait_world", world, world_config("seconds=1", "clips_per_identity=1"))
+    short = freeze_videos("portrait_world", world, world_config("max_seconds=1", "max_clips_per_identity=1"))
     assert [clip.frames for clip in short.clips] == [25, 25]
     assert {clip.identity for clip in short.clips} == {"id1000", "id1001"}
     record = ClipRecord(
@@ -61,12 +61,12 @@ def test_limits_and_people(world: Path, tmp_path: Path) -> None:
         features="features/a.safetensors",
     )  # fmt: skip
     write_records(tmp_path / "manifest.jsonl", [record])
-    left = freeze_videos("portrait_world", world, world_config(f"training=[{tmp_path / 'manifest.jsonl'}]"))
+    left = freeze_videos("portrait_world", world, world_config(f"training_manifests=[{tmp_path / 'manifest.jsonl'}]"))
     assert {clip.identity for clip in left.clips} == {"id1001"}
-    with pytest.raises(InputError, match="least_seconds"):
-        freeze_videos("portrait_world", world, world_config("least_seconds=9"))
+    with pytest.raises(InputError, match="min_seconds"):
+        freeze_videos("portrait_world", world, world_config("min_seconds=9"))
     with pytest.raises(InputError, match="no video laid out as mead"):
-        freeze_videos("mead", world, load_config(BenchmarkConfig, preset_path("evaluation", "mead")))
+        freeze_videos("mead", world, load_config(BenchmarkConfig, preset_path("benchmarks", "mead")))
 
 
 def test_hdtf_takes_the_first_long_stretch_and_its_crop(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_hdtf_takes_the_first_long_stretch_and_its_crop(tmp_path: Path) -> None:
         for start, end in ((0.0, 0.3), (0.4, 9.0))
     ]
     (tmp_path / "ranges.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    overrides = [f"ranges={tmp_path / 'ranges.jsonl'}", "seconds=0.6", "least_seconds=0.6", "width=32", "height=32"]
-    config = load_config(BenchmarkConfig, preset_path("evaluation", "hdtf"), overrides)
+    overrides = [f"ranges={tmp_path / 'ranges.jsonl'}", "max_seconds=0.6", "min_seconds=0.6", "width=32", "height=32"]
+    config = load_config(BenchmarkConfig, preset_path("benchmarks", "hdtf"), overrides)
     frozen = freeze_videos("hdtf", tmp_path / "videos", config)
     assert len(frozen.clips) == 2  # one person has two videos, and Other is not HDTF's
     assert {clip.identity for clip in frozen.clips} == {"DianeBlack", "Radio3"}
@@ -133,7 +133,7 @@ def test_a_manifest_changed_by_hand_is_refused(
 
 
 def test_shipped_settings_are_valid() -> None:
-    for path in preset_path("evaluation", "hdtf").parent.glob("*.yaml"):
+    for path in preset_path("benchmarks", "hdtf").parent.glob("*.yaml"):
         config = load_config(BenchmarkConfig, path)
         assert config.layout.value == path.stem
         assert config.fps == 25

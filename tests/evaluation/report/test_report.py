@@ -121,7 +121,7 @@ def test_goes_on_and_refuses_another_protocol(evaluated: Path, world: Path, late
     assert record.stat().st_mtime_ns == stamp
     assert (evaluated / "late" / "results.json").read_text() == before
     with pytest.raises(InputError, match="holds records of protocol"):
-        evaluate(world, late, evaluated / "late", "seconds=1", "surplus=60")
+        evaluate(world, late, evaluated / "late", "max_seconds=1", "max_extra_frames=60")
     with pytest.raises(InputError, match="holds other things"):
         evaluate(world, late, late)
 
@@ -162,7 +162,7 @@ def test_a_frozen_manifest_gives_the_same_protocol(
     evaluate(world, late, tmp_path / "run", "--manifest", str(manifest), "--metrics", "psnr")
     assert EvaluationResults.load(tmp_path / "run" / "results.json").protocol == identity
     with pytest.raises(InputError, match="would change the frozen"):
-        evaluate(world, late, tmp_path / "run", "--manifest", str(manifest), "seconds=1")
+        evaluate(world, late, tmp_path / "run", "--manifest", str(manifest), "max_seconds=1")
 
 
 def test_runs_side_by_side(evaluated: Path, world: Path, late: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_runs_side_by_side(evaluated: Path, world: Path, late: Path, tmp_path: P
     assert difference == pytest.approx(second - first, rel=1e-2)
     with pytest.raises(InputError, match="the name 'late'"):
         run_evaluation(parse_evaluation_args(["--table", paths[1], paths[1], "--output", str(tmp_path)], None))
-    evaluate(world, late, tmp_path / "short", "--metrics", "psnr", "seconds=1", "surplus=60")
+    evaluate(world, late, tmp_path / "short", "--metrics", "psnr", "max_seconds=1", "max_extra_frames=60")
     with pytest.raises(InputError, match="only results of one protocol"):
         run_evaluation(parse_evaluation_args(["--compare", paths[0], str(tmp_path / "short" / "results.json")], None))
 
