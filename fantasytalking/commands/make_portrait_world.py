@@ -39,9 +39,17 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
 
     identities = parse_identity_range(given.identities)
     sentences = read_sentences(given.sentences, identities)
-    names = ("people", "jitter", "expression", "body", "seed", "closeness")
-    size = parse_image_size(given.size, given.people)
-    plan = plan_world_corpus(identities, sentences, size=size, **{name: getattr(given, name) for name in names})
+    plan = plan_world_corpus(
+        identities,
+        sentences,
+        people=given.people,
+        size=parse_image_size(given.size, given.people),
+        jitter=given.jitter,
+        expression=given.expression,
+        body=given.body,
+        seed=given.seed,
+        zoom=given.closeness,
+    )
     with tqdm(total=len(identities) * len(sentences), unit="clip") as bar:
         for done, _ in make_corpus(plan, given.output, given.processes):
             bar.update(done - bar.n)
