@@ -254,7 +254,7 @@ def _load_worker_transformer(command: LoadCommand) -> FantasyTalkingTransformer3
     weights, device = resolve_model(
         config, has_driving_video=command.has_driving_video, is_multi_speaker=command.is_multi_speaker
     )
-    sizes, dtype = asdict(load_model_config(config.model).portrait), getattr(torch, config.dtype.value)
+    sizes, dtype = asdict(load_model_config(config.model).portrait), config.dtype.torch_dtype
     transformer = load_transformer(weights.base, weights.adapter, sizes, dtype, weights.expression_adapter)
     apply_optimizations(transformer, config.optimizations, device)
     return _enable_context_parallel(transformer.to(device))

@@ -54,7 +54,7 @@ def load_pipeline(config: InferConfig, files: ModelFiles, device: torch.device) 
     Raises:
         InputError: a part is damaged, incomplete or of another kind.
     """
-    dtype = getattr(torch, config.dtype.value)
+    dtype = config.dtype.torch_dtype
     is_saved = files.adapter is None or extends_saved_pipeline(files.adapter)
     with tqdm(total=NUM_COMPONENTS, desc="load", unit=" parts", leave=True) as bar:
 

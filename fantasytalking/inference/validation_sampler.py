@@ -18,7 +18,6 @@ from fantasytalking import media
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import ClipRecord, read_manifest
-from fantasytalking.data.prepare.config import ResolutionBucket
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.inference.generate import (
@@ -29,6 +28,7 @@ from fantasytalking.inference.generate import (
     write_video_contact_sheet,
 )
 from fantasytalking.inference.model_files import resolve_paths
+from fantasytalking.media.resolution import ResolutionBucket
 from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -188,7 +188,7 @@ class PipelineValidationSampler:
         return ValidationResult(metrics, folder / CONTACT_SHEET_FILE, folder / VIDEO_FILE)
 
     def _pipeline(self, model: FantasyTalkingTransformer3DModel, device: torch.device) -> FantasyTalkingPipeline:
-        dtype, base = getattr(torch, self.infer_config.dtype.value), self.paths["base"]
+        dtype, base = self.infer_config.dtype.torch_dtype, self.paths["base"]
         assert base is not None, "it is always named"
         parts = load_encoders(base, self.paths["audio_encoder"], dtype, {}, lambda _: None)
         for part in parts.values():

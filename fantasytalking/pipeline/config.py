@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from fantasytalking.attention_regions import BackgroundAttention
+from fantasytalking.common.dtype import Dtype
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.prepare.config import ResizeMode
+from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.distillation_limits import MAX_NUM_INFERENCE_STEPS
 from fantasytalking.pipeline.guidance import GuidanceConfig
 from fantasytalking.pipeline.optimizations import OptimizationConfig
@@ -15,14 +16,6 @@ from fantasytalking.pipeline.sliding_window import latent_window_sizes
 
 MAX_PROMPT_CHARS = 4096
 MAX_FACES = 100
-
-
-class Dtype(Enum):
-    """Arithmetic of transformer, text and image encoder. VAE and wav2vec2 always work in float32."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 class Offload(Enum):
@@ -63,6 +56,7 @@ class InferConfig:
     max_text_tokens: int = 512
     """Tokens to which prompts are padded, as in training; Wan: 512."""
     dtype: Dtype = Dtype.float32
+    """Of transformer, text and image encoder. VAE and wav2vec2 always work in float32."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda."""
     offload: Offload = Offload.none

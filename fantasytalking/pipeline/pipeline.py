@@ -30,9 +30,9 @@ from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS, AudioWindows
 from fantasytalking.checkpoints.lora import has_lora
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import atomic_write
-from fantasytalking.data.prepare.config import ResizeMode
 from fantasytalking.encoders.expression import copy_expression_encoder
 from fantasytalking.media.audio_stream import AudioSampleQueue
+from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.models.cfg_branches import CfgOrder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer

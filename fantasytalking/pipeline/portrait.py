@@ -14,7 +14,7 @@ from PIL import Image
 
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.prepare.config import ResizeMode, ResolutionBucket
+from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 
 MAX_IMAGE_SIDE = 4096
 """Larger pictures are shrunk to this before the face is looked for: no model draws that many pixels."""
@@ -73,7 +73,7 @@ def prepare_portrait(
         InputError: no face, others than `num_faces` and none chosen, a number that there is not, or faces too far
             apart.
     """
-    from fantasytalking.data.prepare.framing import Framing
+    from fantasytalking.media.framing import Framing
     from fantasytalking.perception.face_crop import five_points
     from fantasytalking.perception.face_detection import landmark_box
     from fantasytalking.perception.face_track import detect_faces
