@@ -29,7 +29,7 @@ def main() -> None:
         raise InputError(f"port is {options.port}; it must be 1 to 65535")
     if not 1 <= options.max_seconds <= 3600:
         raise InputError(f"max-seconds is {options.max_seconds:g}; it must be 1 to 3600")
-    from fantasytalking.inference.generate import silence_libraries
+    from fantasytalking.inference.console import silence_libraries
     from fantasytalking.pipeline.config import InferConfig
 
     config = load_config(InferConfig, options.config or preset_path("nano", "infer"), options.overrides)

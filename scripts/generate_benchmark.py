@@ -20,7 +20,7 @@ def main() -> None:
     from fantasytalking.common.config import load_config, preset_path
     from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
     from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
-    from fantasytalking.inference.generate import silence_libraries
+    from fantasytalking.inference.console import silence_libraries
     from fantasytalking.pipeline.config import InferConfig
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

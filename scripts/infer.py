@@ -18,8 +18,8 @@ from fantasytalking.common.errors import exit_cleanly
 
 
 def main() -> None:
-    from fantasytalking.inference.generate import silence_libraries
-    from fantasytalking.inference.start import run_inference_cli
+    from fantasytalking.inference.console import silence_libraries
+    from fantasytalking.inference.cli import run_inference_cli
 
     silence_libraries()
     run_inference_cli(sys.argv[1:], __doc__)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.inference.cli import apply_options
-from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.config import InferConfig, apply_options
 
 AUTO_SIZE = "automatic"
 """The size of the model whose shape is nearest to the portrait's."""
@@ -70,7 +69,7 @@ class PageRequest:
         config = apply_options(default, {**values, "prompt": self.prompt, "negative_prompt": self.negative_prompt})
         config = replace(config, stream=self.stream)
         if face:
-            config = apply_options(config, {"faces": [int(face)]})
+            config = apply_options(config, {"face_indices": [int(face)]})
         return config if self.size == AUTO_SIZE else self._with_size(config)
 
     def files(self) -> RequestFiles:

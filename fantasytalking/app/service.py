@@ -21,7 +21,7 @@ from fantasytalking.inference.model_sources import load_pipeline, resolve_model
 from fantasytalking.inference.stream import stream_video
 from fantasytalking.perception.mouth_curve import MouthCurve, mouth_curve
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.distillation_limits import resolve_num_inference_steps
+from fantasytalking.pipeline.generation_plan import resolve_num_inference_steps
 
 MAX_KEPT_VIDEOS = 50
 """Videos that stay in the folder."""
@@ -56,14 +56,14 @@ class GenerationService:
     def __init__(self, config: InferConfig, output_folder: Path, max_seconds: float) -> None:
         self.output_folder, self.max_seconds = output_folder, max_seconds
         self._model = resolve_model(config, has_driving_video=True)
-        self.trained_modules = self._model.files.trained_modules()
-        self._pipeline = load_pipeline(config, self._model.files, self._model.device)
+        self.trained_modules = self._model.facts.trained_modules
+        self._pipeline = load_pipeline(config, self._model)
         self._audio_only = (self._model, self._pipeline)
-        weights = self._model.files
-        self._separates_speakers = weights.expression_adapter_affects_speech
-        if weights.expression_adapter_affects_speech or weights.expression_adapter_affects_base:
-            place = resolve_model(config)
-            self._audio_only = (place, load_pipeline(config, place.files, place.device))
+        stored = self._model.stored
+        self._separates_speakers = stored.expression_adapter_affects_speech
+        if stored.expression_adapter_affects_speech or stored.expression_adapter_affects_base:
+            audio_model = resolve_model(config)
+            self._audio_only = (audio_model, load_pipeline(config, audio_model))
         steps = resolve_num_inference_steps(self._pipeline.transformer.distillation, config.num_inference_steps)
         self.config = replace(config, num_inference_steps=steps)
         self._lock = threading.Lock()
@@ -71,7 +71,7 @@ class GenerationService:
     @property
     def supports_driving(self) -> bool:
         """Whether videos can drive the faces."""
-        return "expression" in self.trained_modules and self._model.files.expression_encoder is not None
+        return "expression" in self.trained_modules and self._model.facts.has_expression_encoder
 
     def generate(
         self,
