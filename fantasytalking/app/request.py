@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.inference.cli import apply_options
-from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.config import InferConfig, apply_options
 
 AUTO_SIZE = "automatic"
 """Picks the model's size whose aspect ratio is nearest to the portrait's."""

@@ -21,7 +21,7 @@ from fantasytalking.inference.model_sources import load_pipeline, resolve_model
 from fantasytalking.inference.stream import stream_video
 from fantasytalking.perception.mouth_curve import MouthCurve, mouth_curve
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.distillation_limits import resolve_num_inference_steps
+from fantasytalking.pipeline.generation_plan import resolve_num_inference_steps
 
 MAX_KEPT_VIDEOS = 50
 """Number of videos kept in the output folder; older ones are removed."""
@@ -56,14 +56,14 @@ class GenerationService:
     def __init__(self, config: InferConfig, output_folder: Path, max_seconds: float) -> None:
         self.output_folder, self.max_seconds = output_folder, max_seconds
         self._model = resolve_model(config, has_driving_video=True)
-        self.trained_modules = self._model.files.trained_modules()
-        self._pipeline = load_pipeline(config, self._model.files, self._model.device)
+        self.trained_modules = self._model.facts.trained_modules
+        self._pipeline = load_pipeline(config, self._model)
         self._audio_only = (self._model, self._pipeline)
-        weights = self._model.files
-        self._separates_speakers = weights.expression_adapter_affects_speech
-        if weights.expression_adapter_affects_speech or weights.expression_adapter_affects_base:
-            place = resolve_model(config)
-            self._audio_only = (place, load_pipeline(config, place.files, place.device))
+        stored = self._model.stored
+        self._separates_speakers = stored.expression_adapter_affects_speech
+        if stored.expression_adapter_affects_speech or stored.expression_adapter_affects_base:
+            audio_model = resolve_model(config)
+            self._audio_only = (audio_model, load_pipeline(config, audio_model))
         steps = resolve_num_inference_steps(self._pipeline.transformer.distillation, config.num_inference_steps)
         self.config = replace(config, num_inference_steps=steps)
         self._lock = threading.Lock()
@@ -71,7 +71,7 @@ class GenerationService:
     @property
     def supports_driving(self) -> bool:
         """Whether driving videos can be used."""
-        return "expression" in self.trained_modules and self._model.files.expression_encoder is not None
+        return "expression" in self.trained_modules and self._model.facts.has_expression_encoder
 
     def generate(
         self,
@@ -98,14 +98,14 @@ class GenerationService:
             failed.callback(shutil.rmtree, own, ignore_errors=True)
             job = _build_job(config, files, own)
             whole = bool(job.driving_videos) or (job.is_multi_speaker and self._separates_speakers)
-            place, pipeline = (self._model, self._pipeline) if whole else self._audio_only
+            model, pipeline = (self._model, self._pipeline) if whole else self._audio_only
             # A step cache, left in the middle, would take this video's features for the next one's.
             failed.callback(pipeline.maybe_free_model_hooks)
             try:
                 if config.stream:
-                    line = stream_video(job, place, lambda: pipeline, on_progress, on_frame)
+                    line = stream_video(job, model, lambda: pipeline, on_progress, on_frame)
                 else:
-                    line = generate_video(job, place, lambda: pipeline, on_progress)
+                    line = generate_video(job, model, lambda: pipeline, on_progress)
             except InputError as error:
                 message = str(error).replace(f"{own}/", "")  # the folder means nothing to a visitor
                 raise InputError(message, code=error.code, field=error.field, value=error.value) from error

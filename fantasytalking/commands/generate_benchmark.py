@@ -32,7 +32,7 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     from fantasytalking.common.config import load_config, preset_path
     from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
     from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
-    from fantasytalking.inference.generate import silence_libraries
+    from fantasytalking.inference.console import silence_libraries
     from fantasytalking.pipeline.config import InferConfig
 
     config = load_config(InferConfig, given.config or preset_path("nano", "infer"), given.overrides)

@@ -20,8 +20,8 @@ A .json beside the video records everything that determined it. Settings: fantas
 
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments and generates the video."""
-    from fantasytalking.inference.generate import silence_libraries
-    from fantasytalking.inference.start import run_inference_cli
+    from fantasytalking.inference.cli import run_inference_cli
+    from fantasytalking.inference.console import silence_libraries
 
     silence_libraries()
     run_inference_cli(arguments, invocation.describe(DESCRIPTION), invocation.prog)

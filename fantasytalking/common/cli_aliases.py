@@ -32,7 +32,9 @@ class _RenamedOption(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         new_option = self.new_action.option_strings[0]
-        logger.warning("option %s was renamed to %s; the old name works for one more release", option_string, new_option)
+        logger.warning(
+            "option %s was renamed to %s; the old name works for one more release", option_string, new_option
+        )
         self.new_action(parser, namespace, values, new_option)
         # A required option that was given under its old name is not missing.
         self.new_action.required = False

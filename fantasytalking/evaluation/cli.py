@@ -61,7 +61,9 @@ def parse_evaluation_args(
     )
     parser.add_argument("--table", type=Path, nargs="+", metavar="RESULTS", help="several results.json as one table")
     parser.add_argument("--title", default="Comparison", help="of that table")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the benchmark, as in max_clips=20")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings of the benchmark, as in max_clips=20"
+    )
     return parser.parse_intermixed_args(arguments)
 
 

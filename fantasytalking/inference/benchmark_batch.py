@@ -1,6 +1,6 @@
-"""A frozen benchmark in, one video a clip out: what scripts/generate_benchmark.py does once its options are read.
+"""Generates one video per clip of a frozen benchmark.
 
-What each video is made from is written beside the videos, so that the record of each can be replayed.
+The inputs of each video are written beside the videos, so that every record can be reproduced.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from typing import Protocol as Interface
 
 from tqdm import tqdm
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import fingerprint
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES, find_references
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
@@ -23,7 +23,7 @@ from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 
 
 class ProcessState(Interface):
-    """What accelerate's PartialState tells of the processes of a run."""
+    """The processes of a run, as accelerate's PartialState describes them."""
 
     process_index: int
     num_processes: int
@@ -31,60 +31,65 @@ class ProcessState(Interface):
 
 @dataclass(frozen=True)
 class BenchmarkJob:
-    """A benchmark to be generated."""
+    """A benchmark whose videos are to be generated."""
 
     protocol: BenchmarkProtocol
     references: Path
-    """Folder of the real videos that the protocol names."""
+    """Folder of the reference videos that the protocol names."""
     output: Path
-    """NAME.mp4 and NAME.json of every clip, and what they were made from in given/."""
+    """Folder for NAME.mp4 and NAME.json of every clip, and for their inputs (given/)."""
     config: InferConfig
-    """The seed of clip n is `config.seed` + n; the picture is taken as the protocol crops it."""
+    """The seed of clip n is `config.seed` + n; portraits are not cropped beyond the protocol's crop."""
 
     def clip_job(self, index: int) -> GenerationJob:
-        """The video of clip `index`."""
+        """Returns the job of clip `index`."""
         clip = self.protocol.clips[index]
         config = replace(
             self.config, seed=self.config.seed + index, fps=self.protocol.fps, min_face_fraction=0.0, notice=""
         )
-        image, sounds, drivers = input_paths(clip, self.output)
-        return GenerationJob(config, image, sounds, self.output / f"{clip.name}.mp4", driving_videos=drivers)
+        output = self.output / f"{clip.name}.mp4"
+        image, audio_paths, driving_videos = input_paths(clip, self.output)
+        return GenerationJob(config, image, audio_paths, output, driving_videos=driving_videos)
 
 
 def generate_benchmark(benchmark: BenchmarkJob, process_state: ProcessState) -> int:
-    """Makes this process's share of the videos that are not there yet; gives how many clips that share has.
+    """Generates the missing videos of this process, and returns its number of clips.
 
     Raises:
-        InputError: the model or a reference is missing, or the folder holds videos of another model or other settings;
-            or, once all others were made, clips could not be used.
+        InputError: the model or a reference is missing, the folder holds videos of another model or of other settings,
+            or, after all others were generated, some clips could not be used.
     """
-    place = resolve_model(benchmark.config, has_driving_video=benchmark.protocol.is_reenactment)
+    clips = benchmark.protocol.clips
+    model = resolve_model(benchmark.config, has_driving_video=benchmark.protocol.is_reenactment)
     find_references(benchmark.protocol, benchmark.references)
-    weights = {name: fingerprint(path) for name, path in place.files.paths.items()}
-    # All of the folder before anything is added to it, so that it never mixes models or settings.
-    made = [_is_complete(benchmark.clip_job(number), weights) for number in range(len(benchmark.protocol.clips))]
+    fingerprints = {name: fingerprint(path) for name, path in model.paths.items()}
+    # The whole folder is checked before anything is added, so that it never mixes models or settings.
+    is_complete = [_is_complete(benchmark.clip_job(index), fingerprints) for index in range(len(clips))]
     pipe: FantasyTalkingPipeline | None = None
-    share = range(process_state.process_index, len(benchmark.protocol.clips), process_state.num_processes)
-    refused: list[str] = []
-    for number in tqdm(
-        share, desc="videos", unit=" clips", dynamic_ncols=True, disable=process_state.process_index > 0
-    ):
-        if made[number]:
+    own = range(process_state.process_index, len(clips), process_state.num_processes)
+    is_quiet = process_state.process_index > 0
+    failed: list[str] = []
+    for index in tqdm(own, desc="videos", unit=" clips", dynamic_ncols=True, disable=is_quiet):
+        if is_complete[index]:
             continue
         if pipe is None:
-            pipe = load_pipeline(benchmark.config, place.files, place.device)
+            pipe = load_pipeline(benchmark.config, model)
             pipe.set_progress_bar_config(disable=True)
-        reason = _generate_clip(benchmark, number, place, pipe)
+        reason = _generate_clip(benchmark, index, model, pipe)
         if reason:
-            refused.append(f"{benchmark.protocol.clips[number].name} ({reason})")
-    if refused:
-        shown = "; ".join(refused[:MAX_LISTED_NAMES])
-        raise InputError(f"{len(refused)} of {len(share)} clips could not be made: {shown}")
-    return len(share)
+            failed.append(f"{clips[index].name} ({reason})")
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(own)} clips could not be generated: {'; '.join(failed[:MAX_LISTED_NAMES])}",
+            code=ErrorCode.unreadable_media,
+            field="clips",
+            value=len(failed),
+        )
+    return len(own)
 
 
 def _generate_clip(benchmark: BenchmarkJob, index: int, model: ResolvedModel, pipe: FantasyTalkingPipeline) -> str:
-    """Makes one video; gives why it could not be made, or nothing."""
+    """Generates one video; returns why it could not be generated, or nothing."""
     job = benchmark.clip_job(index)
     try:
         write_inputs(benchmark.protocol, benchmark.protocol.clips[index], benchmark.references, job)
@@ -95,15 +100,20 @@ def _generate_clip(benchmark: BenchmarkJob, index: int, model: ResolvedModel, pi
 
 
 def _is_complete(job: GenerationJob, fingerprints: dict[str, str]) -> bool:
-    """Whether the video is there; its record is the last to be put in place.
+    """Whether the video exists; its record is written last.
 
     Raises:
-        InputError: it was made by other weights or with other settings.
+        InputError: it was generated with other weights or settings.
     """
     path = job.output.with_suffix(".json")
     if not (job.output.is_file() and path.is_file()):
         return False
     record = GenerationRecord.load(path)
     if record.config != job.config or any(record.hashes.get(name) != value for name, value in fingerprints.items()):
-        raise InputError(f"'{job.output}' was made by another model or with other settings; choose another --output")
+        raise InputError(
+            f"'{job.output}' was generated by another model or with other settings; choose another --output",
+            code=ErrorCode.output_exists,
+            field="--output",
+            value=str(job.output),
+        )
     return True

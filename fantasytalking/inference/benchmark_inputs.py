@@ -1,4 +1,4 @@
-"""What a benchmark's video is made from, written beside the videos, so that the record of each can be replayed."""
+"""Writes the inputs of each benchmark clip (portrait, audio, driving videos) beside its video, for reproduction."""
 
 from pathlib import Path
 
@@ -8,41 +8,44 @@ from fantasytalking import media
 from fantasytalking.common.files import atomic_write
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol, ProtocolClip, verify_references
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
-from fantasytalking.inference.generate import OUTPUT_SAMPLE_RATE
 from fantasytalking.inference.job import GenerationJob
+from fantasytalking.inference.video_outputs import OUTPUT_SAMPLE_RATE
 
 INPUTS_FOLDER = "given"
-"""Folder of portraits, sounds and drivers, below the videos."""
+"""Folder of portraits, audio and driving videos, below the videos."""
 DRIVING_VIDEO_CRF = 8
-"""Of drivers' videos: nothing that an encoder of expressions could see is lost."""
+"""Quality of driving videos (x264 CRF): visually lossless for the expression encoder."""
 
 
 def input_paths(clip: ProtocolClip, output: Path) -> tuple[Path, tuple[Path, ...], tuple[Path, ...]]:
-    """The picture, the sounds and the drivers of a clip."""
+    """Returns the paths of portrait, audio and driving videos of a clip."""
     folder = output / INPUTS_FOLDER
-    drivers = tuple(folder / f"{clip.name}.driver_{place}.mp4" for place in range(len(clip.drivers)))
-    sounds = () if drivers else (folder / f"{clip.name}.wav",)
-    return folder / f"{clip.name}.png", sounds, drivers
+    driving_videos = tuple(folder / f"{clip.name}.driver_{index}.mp4" for index in range(len(clip.drivers)))
+    audio_paths = () if driving_videos else (folder / f"{clip.name}.wav",)
+    return folder / f"{clip.name}.png", audio_paths, driving_videos
 
 
 def write_inputs(protocol: BenchmarkProtocol, clip: ProtocolClip, references: Path, job: GenerationJob) -> None:
-    """Writes what a job reads: the portrait or the reference's first frame, as the protocol crops it, and those who
-    drive it, or else its sound, all as long as the clip."""
-    path = verify_references(clip, references)
-    shown = protocol.portrait_clip(clip, references) or protocol.reference_clip(clip, references)
+    """Writes the input files of a job, all as long as the clip.
+
+    The image is the portrait or the reference's first frame, as the protocol crops it; then follow the driving videos
+    or, without them, the audio of the reference.
+    """
+    reference = verify_references(clip, references)
+    portrait = protocol.portrait_clip(clip, references) or protocol.reference_clip(clip, references)
     job.image.parent.mkdir(parents=True, exist_ok=True)
-    media.write_image(job.image, shown.frames[0])
-    for sound in job.audio_paths:
-        _write_audio(path, clip.start, protocol.duration(clip), sound)
+    media.write_image(job.image, portrait.frames[0])
+    for audio_path in job.audio_paths:
+        _write_audio(reference, clip.start, protocol.duration(clip), audio_path)
     for driver, target in zip(clip.drivers, job.driving_videos, strict=True):
-        seen = driver.driver_clip(references, clip.name, protocol.fps, clip.frames, protocol.height)
-        _write_driving_video(seen, target)
+        driving = driver.driver_clip(references, clip.name, protocol.fps, clip.frames, protocol.height)
+        _write_driving_video(driving, target)
 
 
 def _write_audio(path: Path, start: float, duration: float, target: Path) -> None:
-    sound = media.read_audio(path, sample_rate=OUTPUT_SAMPLE_RATE, start=start, duration=duration)
+    audio = media.read_audio(path, sample_rate=OUTPUT_SAMPLE_RATE, start=start, duration=duration)
     samples = np.zeros(round(duration * OUTPUT_SAMPLE_RATE), dtype=np.float32)
-    samples[: len(sound)] = sound
+    samples[: len(audio)] = audio
     with atomic_write(target) as temporary:
         media.write_wav(temporary, samples, OUTPUT_SAMPLE_RATE)
 

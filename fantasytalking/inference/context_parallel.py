@@ -1,38 +1,42 @@
-"""Several processes for one video (torchrun): each computes its share of the tokens of every call of the transformer.
+"""Divides each call of the transformer between several processes (torchrun) that generate one video together.
 
-The first process leads: it reads, encodes, decides, decodes and writes, and nothing of that is done twice. Before each
-call of its transformer it sends the others what the call is given; they make the same call, in which context
-parallelism (diffusers, Ulysses: arXiv 2309.14509) divides the tokens. What is constant over a video is sent once. So
-everything that drives a transformer works with several processes without knowing of them; step caches alone do not,
-since each process would decide by its own tokens which blocks to leave out.
+The first process coordinates: it reads, encodes, decides, decodes and writes, and nothing of that is done twice. Before
+each call of its transformer it sends the inputs to the workers, which make the same call; context parallelism
+(diffusers, Ulysses: arXiv 2309.14509) divides its tokens. Inputs that are constant over a video are sent once. Code
+that drives a transformer therefore needs no change for several processes. Only step caches do not work, since each
+process would decide by its own tokens which blocks to skip.
 """
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from diffusers import ContextParallelConfig
 from torch import Tensor, distributed
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import Conditions, ExpressionCondition
-from fantasytalking.inference.model_sources import resolve_model
+from fantasytalking.inference.job import GenerationJob
+from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline, resolve_model
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.config import InferConfig, Offload
 from fantasytalking.pipeline.loading import load_transformer
 from fantasytalking.pipeline.optimizations import StepCache, apply_optimizations
-from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
+
+LoadedT = TypeVar("LoadedT")
 
 WORKER_TIMEOUT = timedelta(days=1)
-"""For which the others wait for the leader, who may be waiting for sound."""
+"""Longest wait of a worker for the coordinator, which may be waiting for audio."""
 EXPRESSION_PREFIX = "expression."
-"""Before the names of what is within the expression condition."""
+"""Prefix of the names of tensors within the expression condition."""
 WINDOWED_TENSORS = (
     "audio_embeds",
     "audio_mask",
@@ -47,16 +51,15 @@ _CACHE_KEYS = {"audio_embeds": "audio", f"{EXPRESSION_PREFIX}features": "express
 
 
 class LoadCommand(NamedTuple):
-    """To the others: load the transformer."""
+    """Asks the workers to load the transformer."""
 
     config: InferConfig
     has_driving_video: bool
     is_multi_speaker: bool
-    """Whether videos drive the faces."""
 
 
 class ForwardCommand(NamedTuple):
-    """To the others: call the transformer."""
+    """Asks the workers to call the transformer."""
 
     latents: Tensor
     timestep: Tensor
@@ -67,19 +70,18 @@ class ForwardCommand(NamedTuple):
 
 
 class ShutdownCommand(NamedTuple):
-    """To the others: the work is done."""
+    """Asks the workers to end."""
 
     exit_code: int
-    """With which to exit."""
 
 
 def launched_world_size() -> int:
-    """Processes that were started together."""
+    """Returns the number of processes that were launched together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def init_processes() -> int:
-    """Joins the processes that torchrun started; gives this one's rank."""
+    """Joins the processes that torchrun launched, and returns the rank of this one."""
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -89,9 +91,9 @@ def init_processes() -> int:
 
 
 def run_worker() -> int:
-    """What every process but the first does; gives the code to exit with."""
+    """Follows the coordinator, and returns the code to exit with."""
     transformer: FantasyTalkingTransformer3DModel | None = None
-    told = _WorkerState()
+    state = _WorkerState()
     while True:
         message = _broadcast(None)
         if isinstance(message, ShutdownCommand):
@@ -100,7 +102,7 @@ def run_worker() -> int:
             transformer = _load_on_all_ranks(partial(_load_worker_transformer, message))
         else:
             assert transformer is not None and isinstance(message, ForwardCommand)
-            told.forward(transformer, message)
+            state.forward(transformer, message)
 
 
 class Coordinator:
@@ -111,48 +113,42 @@ class Coordinator:
         self._cache: ConditionKVCache | None = None
         self._num_sent = 0
 
-    def load_pipeline(
-        self,
-        config: InferConfig,
-        load: Callable[[], FantasyTalkingPipeline],
-        *,
-        has_driving_video: bool = False,
-        is_multi_speaker: bool = False,
-    ) -> FantasyTalkingPipeline:
-        """Loads the pipeline, with the transformer on every process.
-
-        Args:
-            driven, several: as `load` was told.
+    def load_pipeline(self, job: GenerationJob, model: ResolvedModel) -> FantasyTalkingPipeline:
+        """Loads the pipeline of a job, with the transformer on every process.
 
         Raises:
-            InputError: as `load`; a process could not load it; or it cannot be divided by the number of processes.
+            InputError: a setting does not work with several processes, the pipeline cannot be loaded on one of them,
+                or the attention heads cannot be divided between them.
         """
-        _check_config(config)
-        _broadcast(LoadCommand(config, has_driving_video, is_multi_speaker))
-        loaded: list[FantasyTalkingPipeline] = []
+        _check_config(job.config)
+        _broadcast(LoadCommand(job.config, job.has_driving_video, job.is_multi_speaker))
 
-        def parallel() -> FantasyTalkingTransformer3DModel:
-            loaded.append(load())
-            return _enable_context_parallel(loaded[0].transformer)
+        def load() -> FantasyTalkingPipeline:
+            pipe = load_pipeline(job.config, model)
+            _enable_context_parallel(pipe.transformer)
+            return pipe
 
-        transformer = _load_on_all_ranks(parallel)
-        assert transformer is not None, "an error was raised"
-        transformer.register_forward_pre_hook(self._broadcast_forward, with_kwargs=True)
-        return loaded[0]
+        pipe = _load_on_all_ranks(load)
+        assert pipe is not None, "the coordinator raises where a process fails"
+        pipe.transformer.register_forward_pre_hook(self._broadcast_forward, with_kwargs=True)
+        return pipe
 
     def shutdown(self, exit_code: int) -> None:
-        """Lets the others end."""
+        """Ends the workers."""
         _broadcast(ShutdownCommand(exit_code))
         distributed.destroy_process_group()
 
-    def _broadcast_forward(self, _: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _broadcast_forward(self, transformer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         latents, timestep, conditions = arguments
         cache = keywords.get("cache")
-        tokens, size = latents[0, 0].numel() // 4, distributed.get_world_size()
+        tokens, size = latents[0, 0].numel() // math.prod(transformer.config.patch_size), distributed.get_world_size()
         if tokens % size:
             raise InputError(
                 f"{tokens} video tokens cannot be divided between {size} processes; start a number of processes that "
-                "divides them, or choose another --size"
+                "divides them, or choose another --size",
+                code=ErrorCode.unsupported,
+                field="--nproc-per-node",
+                value=size,
             )
         is_new = cache is None or cache is not self._cache
         if is_new:
@@ -172,7 +168,7 @@ class Coordinator:
 
 
 class _WorkerState:
-    """What one of the others knows of the video."""
+    """Tensors and cache of the video on a worker."""
 
     def __init__(self) -> None:
         self._tensors: dict[str, dict[int, Tensor]] = {}
@@ -199,79 +195,90 @@ class _WorkerState:
 
 
 def _broadcast(message: Any) -> Any:
-    """The leader's message, on every process."""
-    held = [message]
-    distributed.broadcast_object_list(held, src=0, device=torch.device("cpu"))
-    return held[0]
+    """Returns the coordinator's message on every process."""
+    messages = [message]
+    distributed.broadcast_object_list(messages, src=0, device=torch.device("cpu"))
+    return messages[0]
 
 
-def _load_on_all_ranks(load: Callable[[], FantasyTalkingTransformer3DModel]) -> FantasyTalkingTransformer3DModel | None:
-    """What `load` gives, when it succeeds on every process; else None, and on the leader the first error.
+def _load_on_all_ranks(load: Callable[[], LoadedT]) -> LoadedT | None:
+    """Returns what `load` returns where it succeeds on every process; else None.
 
     Raises:
-        InputError: on the leader, that of any process.
+        InputError: on the coordinator, the first error of any process.
     """
-    made: FantasyTalkingTransformer3DModel | None = None
-    error = ""
+    loaded: LoadedT | None = None
+    error: InputError | None = None
     try:
-        made = load()
+        loaded = load()
     except InputError as raised:
-        error = str(raised)
-    errors = [""] * distributed.get_world_size()
+        error = raised
+    errors: list[InputError | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(errors, error)
-    failed = [(rank, text) for rank, text in enumerate(errors) if text]
+    failed = [(rank, raised) for rank, raised in enumerate(errors) if raised is not None]
     if not failed:
-        return made
-    rank, text = failed[0]
-    if distributed.get_rank() == 0:
-        raise InputError(text if rank == 0 else f"process {rank}: {text}")
-    return None
+        return loaded
+    rank, first = failed[0]
+    if distributed.get_rank() > 0:
+        return None
+    message = str(first) if rank == 0 else f"process {rank}: {first}"
+    raise InputError(message, code=first.code, field=first.field, value=first.value)
 
 
 def _check_config(config: InferConfig) -> None:
-    if config.offload is not Offload.none:
-        raise InputError(f"offload is '{config.offload.value}', which several processes do not share; use offload=none")
-    if config.device == "cpu" and torch.cuda.is_available():
-        raise InputError("device is 'cpu', but several processes divide a video on the GPUs; leave device out")
-    if config.optimizations.step_cache is not StepCache.none:
-        raise InputError(
-            f"optimizations.step_cache is {config.optimizations.step_cache.value}, which several processes cannot "
-            "follow; "
-            "use optimizations.step_cache=none, or one process"
-        )
-    if config.optimizations.vram_limit_gib is not None:
-        raise InputError(
-            f"optimizations.vram_limit_gib is {config.optimizations.vram_limit_gib:g}, but several processes do not "
-            "share "
-            "offloading; "
-            "leave it out, or use one process"
-        )
+    """Raises where a setting does not work with several processes."""
+    optimizations = config.optimizations
+    refused = {
+        "offload": (config.offload is not Offload.none, config.offload.value, "use offload=none"),
+        "device": (config.device == "cpu" and torch.cuda.is_available(), config.device, "leave device out"),
+        "optimizations.step_cache": (
+            optimizations.step_cache is not StepCache.none,
+            optimizations.step_cache.value,
+            "use optimizations.step_cache=none",
+        ),
+        "optimizations.vram_limit_gib": (
+            optimizations.vram_limit_gib is not None,
+            optimizations.vram_limit_gib,
+            "leave it out",
+        ),
+    }
+    for name, (is_set, value, cure) in refused.items():
+        if is_set:
+            raise InputError(
+                f"{name} is {value}, which does not work with several processes; {cure}, or use one process",
+                code=ErrorCode.unsupported,
+                field=name,
+                value=value,
+            )
 
 
 def _load_worker_transformer(command: LoadCommand) -> FantasyTalkingTransformer3DModel:
-    """The transformer alone: the other parts work on the leader."""
+    """The transformer alone: the other components run on the coordinator."""
     config = command.config
-    weights, device = resolve_model(
+    model = resolve_model(
         config, has_driving_video=command.has_driving_video, is_multi_speaker=command.is_multi_speaker
     )
-    sizes, dtype = asdict(load_model_config(config.model).portrait), getattr(torch, config.dtype.value)
-    transformer = load_transformer(weights.base, weights.adapter, sizes, dtype, weights.expression_adapter)
-    apply_optimizations(transformer, config.optimizations, device)
-    return _enable_context_parallel(transformer.to(device))
-
-
-def _enable_context_parallel(transformer: FantasyTalkingTransformer3DModel) -> FantasyTalkingTransformer3DModel:
-    heads, size = transformer.config.num_attention_heads, distributed.get_world_size()
-    if heads % size:
-        raise InputError(
-            f"{heads} attention heads cannot be divided between {size} processes; start a number that divides them"
-        )
-    transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=size))
+    module_config = asdict(load_model_config(config.model).portrait)
+    transformer = load_transformer(model.stored, module_config, model.dtype)
+    apply_optimizations(transformer, config.optimizations, model.device)
+    _enable_context_parallel(transformer.to(model.device))
     return transformer
 
 
+def _enable_context_parallel(transformer: FantasyTalkingTransformer3DModel) -> None:
+    heads, size = transformer.config.num_attention_heads, distributed.get_world_size()
+    if heads % size:
+        raise InputError(
+            f"{heads} attention heads cannot be divided between {size} processes; start a number that divides them",
+            code=ErrorCode.unsupported,
+            field="--nproc-per-node",
+            value=size,
+        )
+    transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=size))
+
+
 def _flatten_conditions(conditions: Conditions) -> dict[str, Tensor]:
-    """Every tensor of the conditions by its name."""
+    """Returns the tensors of the conditions by name."""
     values = conditions._asdict()
     expression = values.pop("expression")
     if expression is not None:
@@ -280,7 +287,7 @@ def _flatten_conditions(conditions: Conditions) -> dict[str, Tensor]:
 
 
 def _unflatten_conditions(tensors: dict[str, Tensor]) -> Conditions:
-    """The conditions that `_flatten_conditions` took apart."""
+    """Returns the conditions of named tensors: the inverse of `_flatten_conditions`."""
     inner = {
         name.removeprefix(EXPRESSION_PREFIX): value
         for name, value in tensors.items()
@@ -294,5 +301,5 @@ def _unflatten_conditions(tensors: dict[str, Tensor]) -> Conditions:
 
 
 def _cpu_copy(tensor: Tensor) -> Tensor:
-    """A copy in main memory that brings nothing but its own values."""
+    """Returns a copy on the CPU that shares no storage."""
     return tensor.detach().cpu().clone()

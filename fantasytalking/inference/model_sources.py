@@ -1,143 +1,187 @@
-"""Where the model of a configuration is and where it works; loading it there, with what was chosen to save."""
+"""Resolves the weights and the device of a configuration, and loads the pipeline with the requested optimizations."""
 
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from fantasytalking.common.errors import InputError
-from fantasytalking.inference.model_files import ModelFiles, find_model_files
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.files import existing_file
+from fantasytalking.common.hub import CHECKPOINTS_FOLDER, HUB_ID, resolve_local
+from fantasytalking.inference.console import notify
+from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.config import InferConfig, Offload
-from fantasytalking.pipeline.distillation_limits import extends_saved_pipeline
+from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
 from fantasytalking.pipeline.optimizations import apply_optimizations, choose_offload
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 
+EXPRESSION_ADAPTER_FOLDER = "expression_adapter"
+"""Folder in a base of an expression adapter that extends it."""
 NUM_COMPONENTS = 5
 """VAE, text, image and audio encoder, transformer."""
 
 
-class ResolvedModel(NamedTuple):
-    """Where the model of a configuration is, and where it works."""
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A configuration's weights, facts and device, resolved and read once."""
 
-    files: ModelFiles
+    stored: StoredModel
+    """Base, adapters and encoders, with their descriptions."""
+    facts: ModelFacts
+    audio_encoder: Path | None
+    """Separate wav2vec2; None: the one in the base."""
+    face_encoder: Path | None
+    """Separate ArcFace .onnx; None: the one in the base."""
+    expression_encoder: Path | None
+    """None: nothing drives the faces, or there is no encoder."""
+    lora: Path | None
+    """Few-step LoRA of the optimizations."""
     device: torch.device
+    dtype: torch.dtype
+    """Of transformer, text and image encoder."""
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Existing paths, by the names that records use."""
+        named = {
+            "base": self.stored.base,
+            "adapter": self.stored.adapter,
+            "audio_encoder": self.audio_encoder,
+            "face_encoder": self.face_encoder,
+            "lora": self.lora,
+            "expression_adapter": self.stored.expression_adapter,
+            "expression_encoder": self.expression_encoder,
+        }
+        return {name: path for name, path in named.items() if path is not None}
+
+    def paths_used(self, has_driving_video: bool) -> dict[str, Path]:
+        """Returns the paths that affect a video with or without driving videos, by the names that records use."""
+        unused = set() if has_driving_video else {"expression_encoder"}
+        if not has_driving_video and not self.stored.expression_adapter_affects_speech:
+            unused.add("expression_adapter")
+        return {name: path for name, path in self.paths.items() if name not in unused}
 
 
 def resolve_model(
     config: InferConfig, *, has_driving_video: bool = False, is_multi_speaker: bool = False
 ) -> ResolvedModel:
-    """The weights of a configuration and its device.
+    """Resolves the weights and the device of a configuration. Nothing is downloaded.
+
+    A hub id is looked up in checkpoints/NAME and then in the local cache of the hub.
 
     Args:
-        has_driving_video: whether videos drive the faces, so that what that needs is looked for and loaded.
-        is_multi_speaker: whether several people speak, likewise.
+        has_driving_video: also resolve what driving videos need, where it exists.
+        is_multi_speaker: also resolve an expression adapter that separates several speakers.
 
     Raises:
-        InputError: weights are missing, or there is no such device.
+        InputError: weights are missing (one line with command, size and license of each), a description is malformed,
+            or the device does not exist.
     """
+    base_name = config.base or load_model_config(config.model).base
+    found = resolve_paths(
+        {
+            "base": base_name,
+            "adapter": config.adapter,
+            "audio_encoder": config.audio_encoder,
+            "face_encoder": config.face_encoder,
+            "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
+            "expression_encoder": config.expression_encoder if has_driving_video else None,
+        },
+        base_source=base_name,
+    )
+    few_step_lora = config.optimizations.few_step_lora
+    lora = None if few_step_lora is None else existing_file(few_step_lora, "optimizations.few_step_lora")
+    stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
     return ResolvedModel(
-        find_model_files(config, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker),
+        stored,
+        stored.facts(),
+        found["audio_encoder"],
+        found["face_encoder"],
+        stored.expression_encoder if has_driving_video else None,
+        lora,
         _resolve_device(config),
+        config.dtype.torch_dtype,
     )
 
 
-def load_pipeline(config: InferConfig, files: ModelFiles, device: torch.device) -> FantasyTalkingPipeline:
-    """The pipeline of a configuration, on its device.
+def resolve_paths(names: Mapping[str, str | None], base_source: str) -> dict[str, Path | None]:
+    """Returns the local path of each folder, file or hub id; None for entries that are None.
+
+    Args:
+        base_source: folder whose missing parts are reported as the folder.
 
     Raises:
-        InputError: a part is damaged, incomplete or of another kind.
+        InputError: some do not exist; one line with command, size and license of each.
     """
-    dtype = getattr(torch, config.dtype.value)
-    is_saved = files.adapter is None or extends_saved_pipeline(files.adapter)
+    found = {name: None if source is None else _resolve_path(source) for name, source in names.items()}
+    missing = [source for name, source in names.items() if source is not None and found[name] is None]
+    # The parts of the miniature model lie in one folder, which one command creates.
+    missing = [source for source in missing if not (source != base_source and source.startswith(f"{base_source}/"))]
+    if missing:
+        raise InputError(
+            f"weights are missing: {'; '.join(download_hint(source) for source in missing)}",
+            code=ErrorCode.missing_weights,
+            field=next(name for name, source in names.items() if source == missing[0]),
+            value=missing[0],
+        )
+    return found
+
+
+def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPipeline:
+    """Loads the pipeline of a configuration on its device, with the requested optimizations.
+
+    Raises:
+        InputError: a component is damaged, incomplete or of another kind.
+    """
+    is_saved = model.stored.extends_saved_pipeline
     with tqdm(total=NUM_COMPONENTS, desc="load", unit=" parts", leave=True) as bar:
 
-        def progress(part: str) -> None:
-            bar.set_postfix_str(part)
+        def progress(component: str) -> None:
+            bar.set_postfix_str(component)
             bar.update()
 
         if is_saved:
-            _reject_encoder_overrides(config, files)
-            pipe = FantasyTalkingPipeline.from_pretrained(
-                files.base,
-                adapter=files.adapter,
-                expression_adapter=files.expression_adapter,
-                torch_dtype=dtype,
-                progress=progress,
-            )
+            _reject_encoder_overrides(config, model)
+            pipe = FantasyTalkingPipeline.from_pretrained(model.stored, torch_dtype=model.dtype, progress=progress)
         else:
-            assert files.adapter is not None, "a pipeline without one was saved whole"
             pipe = FantasyTalkingPipeline.from_base(
-                files.base,
-                files.adapter,
-                portrait=asdict(load_model_config(config.model).portrait),
-                expression_adapter=files.expression_adapter,
-                audio_encoder=files.audio_encoder,
-                face_encoder=files.face_encoder,
+                model.stored,
+                module_config=asdict(load_model_config(config.model).portrait),
+                audio_encoder=model.audio_encoder,
                 scheduler=make_scheduler(config.scheduler, config.flow_shift),
                 text_length=config.max_text_tokens,
-                torch_dtype=dtype,
+                torch_dtype=model.dtype,
                 progress=progress,
             )
     if is_saved:
-        _report_ignored_settings(pipe, config, files)
-    pipe.expression_encoder_path = files.expression_encoder or pipe.expression_encoder_path
-    apply_optimizations(pipe.transformer, config.optimizations, device)
-    offload = config.offload
-    if config.optimizations.vram_limit_gib is not None:
-        offload = Offload(choose_offload(pipe.component_bytes(), config.optimizations.vram_limit_gib))
+        _report_ignored_settings(pipe, config, model)
+    apply_optimizations(pipe.transformer, config.optimizations, model.device)
+    offload, limit = config.offload, config.optimizations.vram_limit_gib
+    if limit is not None:
+        offload = Offload(choose_offload(pipe.component_bytes(), limit))
     if offload is Offload.model:
-        pipe.enable_model_cpu_offload(device=device)
+        pipe.enable_model_cpu_offload(device=model.device)
     elif offload is Offload.group:
-        pipe.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=True)
+        pipe.enable_group_offload(onload_device=model.device, offload_type="leaf_level", use_stream=True)
     else:
-        pipe.to(device)
+        pipe.to(model.device)
     return pipe
 
 
-def _reject_encoder_overrides(config: InferConfig, files: ModelFiles) -> None:
-    """Holds that no other encoder was asked for than a saved pipeline brings itself.
-
-    Raises:
-        InputError: one was.
-    """
-    for name in ("audio_encoder", "face_encoder"):
-        if getattr(config, name) is not None:
-            raise InputError(
-                f"{name} is '{getattr(config, name)}', but '{files.base}' is a saved pipeline, which has its own; "
-                f"set {name}=null"
-            )
-
-
-def _report_ignored_settings(pipe: FantasyTalkingPipeline, config: InferConfig, files: ModelFiles) -> None:
-    """Tells what was asked for, by a preset or by hand, and a saved pipeline has otherwise: its own holds."""
-    plain, own = InferConfig(), make_scheduler(config.scheduler, config.flow_shift)
-    alike = {
-        "sampler": isinstance(pipe.scheduler, type(own)),
-        "shift": getattr(pipe.scheduler, "shift", config.flow_shift) == config.flow_shift,
-        "text_length": pipe.max_text_tokens == config.max_text_tokens,
-    }
-    for name, is_alike in alike.items():
-        value = getattr(config, name)
-        if value != getattr(plain, name) and not is_alike:
-            said = value.value if isinstance(value, SchedulerType) else value
-            sys.stderr.write(f"note: {name}={said} is not used: '{files.base}' was saved with another, which holds\n")
-
-
 def device_name(device: torch.device) -> str:
-    """Name of a device, as records hold it."""
+    """Returns the name of a device as records store it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 @contextmanager
 def deterministic_algorithms() -> Iterator[None]:
-    """Arithmetic that gives the same bits each time, where PyTorch has it; a warning where it has not."""
+    """Selects deterministic algorithms where PyTorch has them, and warns where it has not."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -147,16 +191,98 @@ def deterministic_algorithms() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+def _read_stored_model(
+    found: Mapping[str, Path | None], *, has_driving_video: bool, is_multi_speaker: bool
+) -> StoredModel:
+    """The weights as read, with the expression adapter where the video needs it."""
+    base = found["base"]
+    assert base is not None, "the base is always named"
+    stored = StoredModel.read(
+        base,
+        found["adapter"],
+        expression_adapter=found["expression_adapter"],
+        face_encoder=found["face_encoder"],
+        expression_encoder=found["expression_encoder"],
+    )
+    inside = base / EXPRESSION_ADAPTER_FOLDER
+    is_wanted = has_driving_video or is_multi_speaker
+    if is_wanted and "expression" not in stored.trained_modules and inside.is_dir():
+        stored = stored.with_expression_adapter(inside, found["expression_encoder"])
+    if has_driving_video or (is_multi_speaker and stored.expression_adapter_affects_speech):
+        return stored
+    return stored.with_expression_adapter(None)
+
+
+def _resolve_path(path_or_id: str) -> Path | None:
+    path = Path(resolve_local(path_or_id))
+    if path.exists():
+        return path
+    if not HUB_ID.fullmatch(path_or_id) or path_or_id.startswith(f"{CHECKPOINTS_FOLDER}/"):
+        return None
+    return _cached_snapshot(path_or_id)
+
+
+def _cached_snapshot(hub_id: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
 def _resolve_device(config: InferConfig) -> torch.device:
-    available = torch.cuda.is_available()
+    available, limit = torch.cuda.is_available(), config.optimizations.vram_limit_gib
     if config.device == "cuda" and not available:
-        raise InputError("device is 'cuda', but there is no CUDA device; use device=cpu")
-    device = torch.device("cuda" if available and config.device != "cpu" else "cpu")
-    if config.optimizations.vram_limit_gib is not None and device.type == "cpu":
         raise InputError(
-            f"optimizations.vram_limit_gib is {config.optimizations.vram_limit_gib:g}, but the device is the CPU; "
-            "leave it out"
+            "device is 'cuda', but there is no CUDA device; use device=cpu",
+            code=ErrorCode.unsupported,
+            field="device",
+            value="cuda",
+        )
+    device = torch.device("cuda" if available and config.device != "cpu" else "cpu")
+    if limit is not None and device.type == "cpu":
+        raise InputError(
+            f"optimizations.vram_limit_gib is {limit:g}, but the device is the CPU; leave it out",
+            code=ErrorCode.conflict,
+            field="optimizations.vram_limit_gib",
+            value=limit,
         )
     if config.offload is not Offload.none and device.type == "cpu":
-        raise InputError(f"offload is '{config.offload.value}', but the device is the CPU; use offload=none")
+        raise InputError(
+            f"offload is '{config.offload.value}', but the device is the CPU; use offload=none",
+            code=ErrorCode.conflict,
+            field="offload",
+            value=config.offload.value,
+        )
     return device
+
+
+def _reject_encoder_overrides(config: InferConfig, model: ResolvedModel) -> None:
+    """Raises where another encoder is configured than the one that a saved pipeline contains."""
+    for name in ("audio_encoder", "face_encoder"):
+        value = getattr(config, name)
+        if value is not None:
+            raise InputError(
+                f"{name} is '{value}', but '{model.stored.base}' is a saved pipeline, which has its own; set "
+                f"{name}=null",
+                code=ErrorCode.conflict,
+                field=name,
+                value=value,
+            )
+
+
+def _report_ignored_settings(pipe: FantasyTalkingPipeline, config: InferConfig, model: ResolvedModel) -> None:
+    """Prints the settings that a saved pipeline overrides."""
+    default, own = InferConfig(), make_scheduler(config.scheduler, config.flow_shift)
+    is_followed = {
+        "scheduler": isinstance(pipe.scheduler, type(own)),
+        "flow_shift": getattr(pipe.scheduler, "shift", config.flow_shift) == config.flow_shift,
+        "max_text_tokens": pipe.config.text_length == config.max_text_tokens,
+    }
+    for name, followed in is_followed.items():
+        value = getattr(config, name)
+        if value != getattr(default, name) and not followed:
+            shown = value.value if isinstance(value, SchedulerType) else value
+            notify(f"note: {name}={shown} is not used: '{model.stored.base}' was saved with another value, which holds")

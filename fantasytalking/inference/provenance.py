@@ -1,4 +1,4 @@
-"""The JSON beside a video: all that decided it, so that the same machine can make it again bit for bit."""
+"""The record (JSON) beside a video: everything that determined it, so that the same machine can reproduce its bits."""
 
 import hashlib
 import importlib.metadata
@@ -14,10 +14,10 @@ import torch
 
 import fantasytalking
 from fantasytalking.common.config import config_from_dict
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file, fingerprint, hash_file
 from fantasytalking.common.tensor_io import read_json
-from fantasytalking.inference.model_files import ModelFiles
+from fantasytalking.inference.model_sources import ResolvedModel, device_name
 from fantasytalking.pipeline.config import InferConfig
 
 RECORD_FORMAT = 1
@@ -36,19 +36,19 @@ MAX_RECORD_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class GenerationRecord:
-    """What was asked for, with what."""
+    """Configuration, inputs and environment of one video."""
 
     config: InferConfig
     image: Path
     audio_paths: tuple[Path, ...]
     hashes: dict[str, str]
-    """Of image, sounds, drivers and each place of weights."""
+    """Hashes of image, audio, driving videos and weights, by name."""
     versions: dict[str, str]
     device: str
     num_threads: int
     output: Path
     video_sha256: str = ""
-    """Hash of the video; empty before there is one."""
+    """Hash of the video; empty before it is written."""
     driving_videos: tuple[Path, ...] = ()
 
     @classmethod
@@ -58,40 +58,38 @@ class GenerationRecord:
         image: Path,
         audio_paths: Sequence[Path],
         driving_videos: Sequence[Path],
-        files: ModelFiles,
+        model: ResolvedModel,
         output: Path,
-        device: str,
     ) -> "GenerationRecord":
-        """The record of a video that is about to be made.
+        """Returns the record of a video that is about to be generated.
 
         Raises:
-            InputError: image, a sound or a driver is no file.
+            InputError: an input file does not exist.
         """
         hashes = {
             name: hash_file(existing_file(path, name))
             for name, path in _input_files(image, audio_paths, driving_videos).items()
         }
-        hashes |= {name: fingerprint(place) for name, place in files.paths_used(bool(driving_videos)).items()}
-        threads = torch.get_num_threads()
+        hashes |= {name: fingerprint(path) for name, path in model.paths_used(bool(driving_videos)).items()}
         return cls(
             config,
             image,
             tuple(audio_paths),
             hashes,
             package_versions(),
-            device,
-            threads,
+            device_name(model.device),
+            torch.get_num_threads(),
             output,
             driving_videos=tuple(driving_videos),
         )
 
     def to_json_string(self, result: dict[str, Any]) -> str:
-        """As text; `result` says what came out. A single sound stands by itself, as it always has."""
-        sounds = [str(path.resolve()) for path in self.audio_paths]
+        """Returns the record as JSON, with the `result` of the generation; a single audio is a string, not a list."""
+        audio = [str(path.resolve()) for path in self.audio_paths]
         values = {
             "format": RECORD_FORMAT,
             "image": str(self.image.resolve()),
-            "audio": sounds[0] if len(sounds) == 1 else sounds,
+            "audio": audio[0] if len(audio) == 1 else audio,
             "drive": [str(path.resolve()) for path in self.driving_videos],
             "output": str(self.output.resolve()),
             "video_sha256": self.video_sha256,
@@ -106,14 +104,19 @@ class GenerationRecord:
 
     @classmethod
     def load(cls, path: str | Path) -> "GenerationRecord":
-        """Reads a record back.
+        """Loads a record; configuration keys of earlier releases are renamed.
 
         Raises:
-            InputError: it is missing, too large, or not such a record.
+            InputError: the file is missing, too large, or not a record.
         """
         path = existing_file(path, "record")
         if path.stat().st_size > MAX_RECORD_BYTES:
-            raise InputError(f"'{path}' is too large for a record; give the JSON that stands beside a video")
+            raise InputError(
+                f"'{path}' is too large for a record; give the .json beside a video",
+                code=ErrorCode.malformed_file,
+                field="record",
+                value=str(path),
+            )
         values = read_json(path)
         kinds = {
             "image": str,
@@ -127,14 +130,26 @@ class GenerationRecord:
             "threads": int,
             "config": dict,
         }
-        values.setdefault("drive", [])  # which records of before there were drivers have not
+        values.setdefault("drive", [])  # absent in records from before driving videos
         wrong = [name for name, kind in kinds.items() if not isinstance(values.get(name), kind)]
         wrong += [name for name in ("audio", "drive") if not _is_str_or_list(values.get(name))]
         if values.get("format") != RECORD_FORMAT or wrong:
-            what = f"'{wrong[0]}' is missing or of another kind" if wrong else f"its format is {values.get('format')!r}"
-            raise InputError(f"'{path}' is not the record of a video ({what}); give the JSON that stands beside one")
+            what = (
+                f"'{wrong[0]}' is missing or has another type" if wrong else f"its format is {values.get('format')!r}"
+            )
+            raise InputError(
+                f"'{path}' is not the record of a video ({what}); give the .json beside one",
+                code=ErrorCode.malformed_file,
+                field=wrong[0] if wrong else "format",
+                value=values.get(wrong[0] if wrong else "format"),
+            )
         if not 1 <= values["threads"] <= 4096:
-            raise InputError(f"'{path}': threads is {values['threads']}; it must be 1 to 4096")
+            raise InputError(
+                f"'{path}': threads is {values['threads']}; it must be 1 to 4096",
+                code=ErrorCode.out_of_range,
+                field="threads",
+                value=values["threads"],
+            )
         return cls(
             config_from_dict(InferConfig, values["config"], str(path)),
             Path(values["image"]),
@@ -149,19 +164,22 @@ class GenerationRecord:
         )
 
     def differences(self, current: "GenerationRecord") -> list[str]:
-        """What has changed since this record was made, in words.
+        """Returns what differs from the environment of this record, in words.
 
         Raises:
-            InputError: image, sounds, drivers or weights are not the same, so that the video cannot be either.
+            InputError: an input file or weights differ, so that the video cannot be the same.
         """
         inputs = _input_files(current.image, current.audio_paths, current.driving_videos)
+        few_step_lora = current.config.optimizations.few_step_lora
         for name in sorted({*self.hashes, *current.hashes}):
             if self.hashes.get(name) != current.hashes.get(name):
-                owners = (current.config, current.config.optimizations)
-                place = next((place for owner in owners if (place := getattr(owner, name, None))), name)
-                place = inputs.get(name, place)
+                configured = few_step_lora if name == "lora" else getattr(current.config, name, None)
+                path = inputs.get(name, configured or name)
                 raise InputError(
-                    f"{name} '{place}' is not what the video was made from; restore it, or run without --replay"
+                    f"{name} '{path}' is not what the video was generated from; restore it, or run without --reproduce",
+                    code=ErrorCode.conflict,
+                    field=name,
+                    value=str(path),
                 )
         changed = [
             f"{name} was {self.versions.get(name, 'absent')}, is {current.versions.get(name, 'absent')}"
@@ -174,11 +192,11 @@ class GenerationRecord:
 
 
 def _input_files(image: Path, audio_paths: Sequence[Path], driving_videos: Sequence[Path]) -> dict[str, Path]:
-    """Everything given, by its name among the hashes: image, audio, audio 2, ..., driver, driver 2, ..."""
-    several = (("audio", audio_paths), ("driver", driving_videos))
+    """Input files by the names of their hashes: image, audio, audio 2, ..., driver, driver 2, ..."""
+    lists = (("audio", audio_paths), ("driver", driving_videos))
     numbered = {
         name if number == 1 else f"{name} {number}": path
-        for name, paths in several
+        for name, paths in lists
         for number, path in enumerate(paths, start=1)
     }
     return {"image": image, **numbered}
@@ -193,7 +211,7 @@ def _paths(value: str | list[str]) -> tuple[Path, ...]:
 
 
 def package_versions() -> dict[str, str]:
-    """Of Python, this package, its source code, and what takes part in the arithmetic."""
+    """Returns the versions of Python, this package, its source code and the packages that affect the result."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("fantasytalking", *RECORDED_PACKAGES):
         try:
@@ -209,7 +227,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _to_plain(value: Any) -> Any:
-    """Enumerations as their names, as YAML gives them."""
+    """Enumerations as their names, as in YAML."""
     if isinstance(value, dict):
         return {key: _to_plain(item) for key, item in value.items()}
     if isinstance(value, list):

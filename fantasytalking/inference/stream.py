@@ -1,4 +1,4 @@
-"""A stream from files or pipes to a growing file or a pipe: what scripts/infer.py --stream does."""
+"""Streams a video from files or pipes to a growing file or a pipe."""
 
 import sys
 import time
@@ -10,129 +10,130 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fantasytalking import media
-from fantasytalking.common.errors import InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.files import atomic_write, hash_file
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
-from fantasytalking.inference.generate import OUTPUT_SAMPLE_RATE, check_job, notify, start_record
-from fantasytalking.inference.job import GenerationJob, checked_output_paths
-from fantasytalking.inference.model_sources import ResolvedModel, deterministic_algorithms, device_name
-from fantasytalking.inference.provenance import GenerationRecord, hash_file
+from fantasytalking.inference.console import notify
+from fantasytalking.inference.job import STDIO_PATH, GenerationJob, checked_output_paths, start_record
+from fantasytalking.inference.model_sources import ResolvedModel, deterministic_algorithms
+from fantasytalking.inference.provenance import GenerationRecord
+from fantasytalking.inference.video_outputs import OUTPUT_SAMPLE_RATE
 from fantasytalking.media.audio_stream import DualRateAudio
 from fantasytalking.media.fragmented_mp4 import FragmentedMp4Writer
 from fantasytalking.motion_normalizer import MotionNormalizer
+from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.portrait import Portrait
-from fantasytalking.pipeline.streaming.streamer import portrait_from_config
 
-STDIO_PATH = Path("-")
-"""As the path of a sound or a video: standard input or output."""
 STREAM_SAMPLE_RATES = (WAV2VEC_SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
 INPUT_AUDIO_SUFFIX = ".heard.wav"
-"""Suffix of what was heard: whoever records what they pipe, does so under the video's name with .wav."""
+"""Suffix of the copy of piped audio; VIDEO.wav may be the user's own recording."""
 
 
 class StreamTiming(NamedTuple):
-    """How fast a stream was made, loading not counted."""
+    """Length and speed of a stream, without loading."""
 
     num_frames: int
     size: tuple[int, int]
     """Width and height."""
     first_frame_seconds: float
-    """Seconds from the begin until the first frame was written."""
+    """Seconds until the first frame was written."""
     total_seconds: float
-    """From the begin until the last frame was written."""
+    """Seconds until the last frame was written."""
 
 
 def stream_video(
     job: GenerationJob,
     model: ResolvedModel,
     open_pipeline: Callable[[], FantasyTalkingPipeline],
-    on_progress: Callable[[str, float], object] = lambda phase, share: None,
-    on_frame: Callable[[float, NDArray[np.uint8]], object] = lambda start, frame: None,
+    on_progress: Callable[[str, float], object] = lambda phase, fraction: None,
+    on_frame: Callable[[float, NDArray[np.uint8]], object] = lambda seconds, frame: None,
 ) -> str:
-    """Makes a video that can be watched while it is being made.
+    """Generates a video that can be watched while it is generated.
 
-    A file grows under a temporary name, which is told, and is put in its place at the end, with its record. A sound
-    that came through a pipe is kept beside them as it was heard (.heard.wav, 16 kHz, 16 bits), so that the record can
-    be replayed: bit for bit where it came so, else with what the rounding makes of it, and that sound in the video. A
-    video that goes to standard output leaves no record.
+    A file grows under a temporary name, which is printed, and is renamed at the end, next to its record. Piped audio is
+    kept beside them (.heard.wav, 16 kHz, 16 bits), so that the record can be reproduced: bit for bit where the pipe had
+    that format, else up to rounding. A video that is written to standard output leaves no record.
 
     Args:
-        open_pipeline: gives the pipeline of the job's model; called once everything else is known to be in order.
-        on_progress: told "denoise" and the share of a window's steps that is done.
-        on_frame: given the time in seconds and (H, W, 3) of every frame once it is written.
+        open_pipeline: returns the pipeline of the job's model; called once everything else has been checked.
+        on_progress: called with "denoise" and the fraction of a window's steps that is done.
+        on_frame: called with the time in seconds and (H, W, 3) of every frame once it is written.
 
     Returns:
-        one line: path, duration, seconds to the first frame, frames a second.
+        one line: path, duration, seconds to the first frame, frames per second.
 
     Raises:
-        InputError: anything given that cannot be used.
+        InputError: an input or a control cannot be used.
     """
     if job.contact_sheet:
-        raise InputError("a contact sheet shows a whole video; leave out --contact-sheet, or --stream")
-    sound_path = _single_audio_path(job)
-    check_job(job, model.files)
+        raise InputError(
+            "a stream has no contact sheet, which shows a whole video; leave out --contact-sheet, or --stream",
+            code=ErrorCode.conflict,
+            field="--contact-sheet",
+        )
+    audio_path = _single_audio_path(job)
+    job.plan(model.facts)
     if job.config.notice:
         notify(f"note: {job.config.notice}")
-    portrait = portrait_from_config(job.image, job.config)
-    if job.output == STDIO_PATH:
-        with _open_audio(sound_path, job.config, None) as sound, deterministic_algorithms():
-            return _summary(
-                job,
-                _write_stream(sys.stdout.buffer, open_pipeline(), job.config, portrait, sound, on_progress, on_frame),
-            )
-    paths = [
-        *checked_output_paths(job),
-        *([job.output.with_suffix(INPUT_AUDIO_SUFFIX)] if sound_path == STDIO_PATH else []),
-    ]
-    record = None if sound_path == STDIO_PATH else start_record(job, model.files, model.device)
-    with ExitStack() as outputs:
-        video, text, *kept = (outputs.enter_context(atomic_write(path)) for path in paths)
-        with _open_audio(sound_path, job.config, kept[0] if kept else None) as sound, deterministic_algorithms():
+    portrait = job.config.portrait_options().prepare(job.image)
+
+    def write(target: Path | BinaryIO, copy_path: Path | None) -> tuple[StreamTiming, MotionNormalizer | None]:
+        with _open_audio(audio_path, job.config, copy_path) as audio, deterministic_algorithms():
             pipe = open_pipeline()
-            notify(f"the video grows in {video}")
-            pace = _write_stream(video, pipe, job.config, portrait, sound, on_progress, on_frame)
+            if isinstance(target, Path):
+                notify(f"the video grows in {target}")
+            timing = _write_stream(target, pipe, job.config, portrait, audio, on_progress, on_frame)
+            return timing, pipe.motion_normalizer
+
+    if job.output == STDIO_PATH:
+        timing, _ = write(sys.stdout.buffer, None)
+        return _summary(job, timing)
+    paths = checked_output_paths(job)
+    is_piped = audio_path == STDIO_PATH
+    if is_piped:
+        paths.append(job.output.with_suffix(INPUT_AUDIO_SUFFIX))
+    record = None if is_piped else start_record(job, model)
+    with ExitStack() as outputs:
+        video, text, *copies = (outputs.enter_context(atomic_write(path)) for path in paths)
+        timing, normalizer = write(video, copies[0] if copies else None)
         if record is None:
-            device = device_name(model.device)
-            record = GenerationRecord.create(job.config, job.image, kept[:1], (), model.files, job.output, device)
+            record = GenerationRecord.create(job.config, job.image, copies, (), model, job.output)
             record = replace(record, audio_paths=(paths[-1],))
         record = replace(record, video_sha256=hash_file(video))
-        text.write_text(
-            record.to_json_string(_result_fields(job.config, pace, pipe.motion_normalizer)), encoding="utf-8"
-        )
-    same = "" if job.reproduced is None or record.video_sha256 == job.reproduced.video_sha256 else "NOT "
-    return _summary(job, pace) + ("" if job.reproduced is None else f", {same}the same bits as recorded")
+        text.write_text(record.to_json_string(_result_fields(job.config, timing, normalizer)), encoding="utf-8")
+    return _summary(job, timing) + job.reproduction_result(record.video_sha256)
 
 
 def _single_audio_path(job: GenerationJob) -> Path:
-    """The one sound of a stream.
-
-    Raises:
-        InputError: there are several, several faces were chosen, or something drives.
-    """
-    if len(job.config.face_indices) > 1:
+    """The audio of a stream, which has one speaker and no driving video."""
+    selected = job.config.face_indices
+    if len(selected) > 1:
         raise InputError(
-            f"{len(job.config.face_indices)} faces were chosen; a stream has one person who speaks: give one --face, "
-            "or leave "
-            "out --stream"
+            f"{len(selected)} faces are selected; a stream has one speaker: give one --face-index, or leave out "
+            "--stream",
+            code=ErrorCode.unsupported,
+            field="--face-index",
+            value=len(selected),
         )
     if job.driving_videos or len(job.audio_paths) != 1:
         raise InputError(
-            f"{len(job.audio_paths)} sounds and {len(job.driving_videos)} drivers were given; a stream hears one sound "
-            "and nothing "
-            "drives it: leave the others out, or --stream"
+            f"{len(job.audio_paths)} audio files and {len(job.driving_videos)} driving videos were given; a stream "
+            "takes one audio and no driving video: leave out the others, or --stream",
+            code=ErrorCode.unsupported,
+            field="--driving-video" if job.driving_videos else "--audio",
+            value=len(job.driving_videos) or len(job.audio_paths),
         )
     return job.audio_paths[0]
 
 
 @contextmanager
 def _open_audio(path: Path, config: InferConfig, copy_path: Path | None) -> Iterator[DualRateAudio]:
-    """The sound of a job; of a pipe's, what was heard is kept in a file."""
+    """Opens the audio of a job; piped audio is copied to `copy_path`."""
     if path != STDIO_PATH:
         media.probe(path)
         yield DualRateAudio.from_file(path, STREAM_SAMPLE_RATES, config.max_seconds)
@@ -147,10 +148,10 @@ def _open_audio(path: Path, config: InferConfig, copy_path: Path | None) -> Iter
         file.setsampwidth(2)
         file.setframerate(WAV2VEC_SAMPLE_RATE)
 
-        def listen(block: NDArray[np.float32]) -> None:
+        def copy(block: NDArray[np.float32]) -> None:
             file.writeframes(np.clip(np.round(block * 32768), -32768, 32767).astype("<i2").tobytes())
 
-        yield DualRateAudio.from_pipe(pipe, STREAM_SAMPLE_RATES, config.max_seconds, listen)
+        yield DualRateAudio.from_pipe(pipe, STREAM_SAMPLE_RATES, config.max_seconds, copy)
 
 
 def _write_stream(
@@ -163,20 +164,27 @@ def _write_stream(
     on_frame: Callable[[float, NDArray[np.uint8]], object],
 ) -> StreamTiming:
     height, width = portrait.pixels.shape[:2]
-    first = 0.0
-    begin = time.perf_counter()
+    first_frame = 0.0
+    start = time.perf_counter()
     with (
         FragmentedMp4Writer(target, fps=config.fps, sample_rate=OUTPUT_SAMPLE_RATE) as video,
         tqdm(desc="stream", unit=" frames", dynamic_ncols=True) as bar,
     ):
-        for piece in pipe.stream(portrait, audio.model_audio, config, lambda share: on_progress("denoise", share)):
-            for frame in piece.frames:
-                span = (video.samples_until(number) for number in (video.num_frames, video.num_frames + 1))
+        streamer = pipe.stream(
+            portrait,
+            audio.model_audio,
+            config.controls(),
+            generator=torch.Generator().manual_seed(config.seed),
+            on_progress=lambda fraction: on_progress("denoise", fraction),
+        )
+        for chunk in streamer:
+            for frame in chunk.frames:
+                span = (video.samples_until(index) for index in (video.num_frames, video.num_frames + 1))
                 video.write(frame, audio.output_audio.take(*span))
-                first = first or time.perf_counter() - begin
+                first_frame = first_frame or time.perf_counter() - start
                 on_frame((video.num_frames - 1) / config.fps, frame)
                 bar.update()
-    return StreamTiming(video.num_frames, (width, height), first, time.perf_counter() - begin)
+    return StreamTiming(video.num_frames, (width, height), first_frame, time.perf_counter() - start)
 
 
 def _result_fields(config: InferConfig, timing: StreamTiming, normalizer: MotionNormalizer | None) -> dict[str, Any]:
@@ -198,5 +206,5 @@ def _summary(job: GenerationJob, timing: StreamTiming) -> str:
     return (
         f"{name}: {timing.num_frames / job.config.fps:.2f} s, {timing.size[0]}x{timing.size[1]}, "
         f"first frame after {timing.first_frame_seconds:.2f} s, {timing.num_frames / timing.total_seconds:.1f} frames "
-        "a second"
+        "per second"
     )

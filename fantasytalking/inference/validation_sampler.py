@@ -1,6 +1,6 @@
-"""Validation videos during training: a fixed portrait talks, is driven or both, with the weights as they stand.
+"""Validation videos during training: a fixed portrait that speaks, is driven, or both, with the current weights.
 
-Training knows no pipeline; its scripts hand it a `PipelineValidationSampler`.
+Training does not know the pipeline; its scripts pass it a `PipelineValidationSampler`.
 """
 
 import logging
@@ -16,32 +16,32 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.common.config import load_config, preset_path
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.manifest import ClipRecord, read_manifest
-from fantasytalking.data.prepare.config import ResolutionBucket
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
-from fantasytalking.inference.generate import (
+from fantasytalking.inference.console import silence_libraries
+from fantasytalking.inference.model_sources import resolve_paths
+from fantasytalking.inference.video_outputs import (
     OUTPUT_SAMPLE_RATE,
-    TEMPORAL_STRIDE,
     contact_sheet_indices,
-    silence_libraries,
     write_video_contact_sheet,
 )
-from fantasytalking.inference.model_files import resolve_paths
-from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.pipeline import DrivingExpression, FantasyTalkingPipeline, encode_driving_video, prepare_portrait
-from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.distillation_limits import (
-    check_supported_guidance,
-    check_supported_scheduler,
-    resolve_num_inference_steps,
+from fantasytalking.pipeline import (
+    DrivingExpression,
+    FantasyTalkingPipeline,
+    GenerationControls,
+    ModelFacts,
+    Speakers,
+    encode_driving_video,
+    plan_generation,
 )
-from fantasytalking.pipeline.loading import find_expression_encoder, find_face_encoder, load_encoders
+from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.loading import load_encoders
+from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder, read_temporal_stride
 from fantasytalking.pipeline.schedulers import make_scheduler
-from fantasytalking.pipeline.speakers import Speakers
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import ValidationResult
 from fantasytalking.training.validation_config import ValidationConfig
@@ -50,98 +50,122 @@ logger = logging.getLogger(__name__)
 
 VIDEO_FILE, CONTACT_SHEET_FILE = "video.mp4", "contact_sheet.png"
 DEFAULT_TRAINED_MODULES = "audio,face,motion"
-"""Whatever of them a stage does not train is fresh, and adds nothing; so is expression, where a stage has it."""
+"""Modules that a stage does not train are freshly initialized and add nothing; so is expression, where it exists."""
 
 
 class PipelineValidationSampler:
-    """Makes the validation videos of a run; everything that can be refused is refused when it is made.
+    """Generates the validation videos of a run; the constructor checks everything that can be checked.
 
-    Size, length of a window and frame rate are the corpus' own, of clips with as many people as are driven where there
-    are any; guidance and encoders are those of the inference settings. The encoders are loaded for each video and let
-    go after it, so that training has the memory in between; drivers are read once. Sound is heard through the
-    frame-level windows of inference, also while stage 1 trains on clip-level ones.
+    Size, window length and frame rate are those of the corpus, of clips with as many people as are driven where there
+    are any; guidance and encoders are those of the inference configuration. The encoders are loaded for each video and
+    released after it, so that training has the memory in between; driving videos are read once. Audio is encoded with
+    the frame-level windows of inference, also while stage 1 trains on clip-level windows.
 
     Raises:
-        InputError: portrait, sound, a driver, inference settings or an encoder cannot be used.
+        InputError: portrait, audio, a driving video, the inference configuration or an encoder cannot be used.
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        chosen = config.validation
-        settings = load_config(InferConfig, chosen.infer_config or preset_path(config.model, "infer"))
+        validation = config.validation
+        infer_config = load_config(InferConfig, validation.infer_config or preset_path(config.model, "infer"))
+        self.paths = _resolve_encoder_paths(config, infer_config)
+        base = self.paths["base"]
+        assert base is not None, "the base is always named"
+        self.base = base
+        self.face_encoder_path = self.paths["face_encoder"] or find_face_encoder(base)
+        temporal_stride = read_temporal_stride(base)
         records = [record for path in config.data.manifests for record in read_manifest(path)]
-        clip = _most_common_clip(records, num_people=max(1, len(chosen.driving_videos)))
-        overlap = min(settings.overlap_frames, _max_overlap(clip.frames))
-        self.infer_config = replace(settings, fps=clip.fps, window_frames=clip.frames, overlap_frames=overlap)
+        clip = _most_common_clip(records, num_people=max(1, len(validation.driving_videos)))
+        overlap = min(infer_config.overlap_frames, _max_overlap(clip.frames, temporal_stride))
+        if config.stage.distillation is not None:  # a student has no branch for a negative prompt
+            infer_config = replace(infer_config, negative_prompt="")
+        self.infer_config = replace(
+            infer_config,
+            fps=clip.fps,
+            window_frames=clip.frames,
+            overlap_frames=overlap,
+            sizes=[f"{clip.width}x{clip.height}"],
+        )
         self.infer_config.validate()
-        if config.stage.distillation is not None:
-            self._check_student(config.stage.distillation.to_spec(), chosen)
+        self._check_controls(config, temporal_stride)
         silence_libraries()
         self.max_text_tokens, self.window_seconds = config.data.max_text_tokens, config.data.audio_window_seconds
-        self.paths = _resolve_encoder_paths(config, settings)
-        if self._face_encoder_path() is None and "face" in config.stage.trainable:
+        if self.face_encoder_path is None and "face" in config.stage.trainable:
             logger.warning(
-                "validation videos leave face attention out, since there is no face encoder: give "
-                "validation.infer_config a "
-                "YAML of inference settings with face_encoder"
+                "validation videos leave out face attention, since there is no face encoder: give "
+                "validation.infer_config a YAML of inference settings with face_encoder"
             )
-        self.speakers = self._load_speakers(config, ResolutionBucket(clip.width, clip.height))
-        self.speakers.timeline(clip.fps, TEMPORAL_STRIDE)
-        self.audio = _read_audio(chosen, OUTPUT_SAMPLE_RATE)
+        self.speakers = self._load_speakers(config)
+        self.speakers.timeline(clip.fps, temporal_stride)
+        self.audio = _read_audio(validation, OUTPUT_SAMPLE_RATE)
 
-    def _check_student(self, distillation: DistillationSpec, validation: ValidationConfig) -> None:
-        """Settings that are the teacher's are the student's too, but for a negative prompt, which it has no branch for.
+    def _check_controls(self, config: TrainConfig, temporal_stride: int) -> None:
+        """Checks the controls against the trained model: a student follows only what it is distilled for."""
+        distillation = config.stage.distillation
+        facts = ModelFacts(
+            tuple(self._trained_modules(config.validation).split(",")),
+            None if distillation is None else distillation.to_spec(),
+            temporal_stride,
+            has_face_encoder=self.face_encoder_path is not None,
+            has_expression_encoder=self.paths["expression_encoder"] is not None,
+        )
+        plan_generation(
+            facts,
+            self._controls(config.validation),
+            has_audio=config.validation.audio is not None,
+            has_driving_video=bool(config.validation.driving_videos),
+            needs_expression_encoder=False,
+            scheduler=make_scheduler(self.infer_config.scheduler, self.infer_config.flow_shift),
+        )
 
-        Raises:
-            InputError: the student is not taught the guidance, the sampler's shift or the number of steps.
-        """
-        self.infer_config = replace(self.infer_config, negative_prompt="")
-        resolve_num_inference_steps(distillation, validation.num_inference_steps)
-        check_supported_guidance(
-            distillation, self.infer_config.guidance, "", has_driving_video=bool(validation.driving_videos)
-        )
-        check_supported_scheduler(
-            distillation, make_scheduler(self.infer_config.scheduler, self.infer_config.flow_shift)
+    def _controls(self, validation: ValidationConfig) -> GenerationControls:
+        return replace(
+            self.infer_config.controls(),
+            prompt=validation.prompt,
+            expression_motion=validation.motion,
+            body_motion=validation.motion,
+            face_scale=None if self.face_encoder_path else 0.0,
+            num_inference_steps=validation.num_inference_steps,
         )
 
-    def _load_speakers(self, config: TrainConfig, bucket: ResolutionBucket) -> Speakers:
-        chosen = config.validation
-        assert chosen.image is not None, "validated at the door"
-        portrait = prepare_portrait(
-            media.read_image(chosen.image),
-            [bucket],
-            fit=self.infer_config.resize_mode,
-            face_index=self.infer_config.selected_faces,
-            num_faces=max(1, len(chosen.driving_videos)),
-            min_face_fraction=self.infer_config.min_face_fraction,
-        )
-        samples = _read_audio(chosen, WAV2VEC_SAMPLE_RATE)
-        people = Speakers(portrait, () if samples is None else (samples,))
-        seconds = chosen.max_seconds if samples is None else len(samples) / WAV2VEC_SAMPLE_RATE
-        return (
-            replace(people, driving_expressions=self._load_driving_expressions(config, seconds))
-            if chosen.driving_videos
-            else people
-        )
+    def _trained_modules(self, validation: ValidationConfig) -> str:
+        return f"{DEFAULT_TRAINED_MODULES},expression" if validation.driving_videos else DEFAULT_TRAINED_MODULES
+
+    def _load_speakers(self, config: TrainConfig) -> Speakers:
+        validation = config.validation
+        assert validation.image is not None, "validate() requires it"
+        num_faces = max(1, len(validation.driving_videos))
+        portrait = self.infer_config.portrait_options().prepare(validation.image, num_faces)
+        waveform = _read_audio(validation, WAV2VEC_SAMPLE_RATE)
+        speakers = Speakers(portrait, () if waveform is None else (waveform,))
+        if not validation.driving_videos:
+            return speakers
+        seconds = validation.max_seconds if waveform is None else len(waveform) / WAV2VEC_SAMPLE_RATE
+        return replace(speakers, driving_expressions=self._load_driving_expressions(config, seconds))
 
     def _load_driving_expressions(self, config: TrainConfig, max_seconds: float) -> tuple[DrivingExpression, ...]:
-        place, expression = self.paths["expression_encoder"], config.stage.expression
-        assert expression is not None, "validated at the door"
-        if place is None:
+        path, expression = self.paths["expression_encoder"], config.stage.expression
+        assert expression is not None, "validate() requires it"
+        if path is None:
             raise InputError(
-                "validation.driving_videos is given, and there is no expression encoder to read it beside "
-                "stage.init_from or in "
-                "the base; give the one that prepared the corpus: validation.expression_encoder=FOLDER"
+                "validation.driving_videos is given, but there is no expression encoder beside stage.init_from or in "
+                "the base; give the one that prepared the corpus: validation.expression_encoder=FOLDER",
+                code=ErrorCode.missing_value,
+                field="validation.expression_encoder",
             )
-        encoder = ExpressionEncoder.from_pretrained(place)
+        encoder = ExpressionEncoder.from_pretrained(path)
         if list(encoder.dims) != expression.dims:
             raise InputError(
-                f"expression encoder '{place}' gives {list(encoder.dims)} numbers of head, eye, emotion and mouth, and "
-                f"stage.expression.dims is {expression.dims}; give the one that prepared the corpus: "
-                "validation.expression_encoder=FOLDER"
+                f"expression encoder '{path}' returns {list(encoder.dims)} features of head, eye, emotion and mouth, "
+                f"and stage.expression.dims is {expression.dims}; give the encoder that prepared the corpus: "
+                "validation.expression_encoder=FOLDER",
+                code=ErrorCode.shape_mismatch,
+                field="validation.expression_encoder",
+                value=str(path),
             )
         return tuple(
-            encode_driving_video(path, encoder, self.infer_config.fps, max_seconds)
-            for path in config.validation.driving_videos
+            encode_driving_video(video, encoder, self.infer_config.fps, max_seconds)
+            for video in config.validation.driving_videos
         )
 
     def __call__(
@@ -154,93 +178,84 @@ class PipelineValidationSampler:
         """Writes video.mp4 and contact_sheet.png; see `fantasytalking.training.trainer.ValidationSampler`."""
         start = perf_counter()
         device = next(model.parameters()).device
-        pipe = self._pipeline(model, device)
+        pipe = self._pipeline(model, config, device)
         pipe.input_dtype = dtype
-        # The model's own forward casts as training does; VAE and wav2vec2 stay in float32.
+        # The model's own forward casts as in training; VAE and wav2vec2 stay in float32.
         with torch.autocast(device.type, enabled=False):
-            made = pipe(
+            output = pipe(
                 self.speakers.portrait,
                 self.speakers.waveforms,
-                config.prompt,
-                self.infer_config.negative_prompt,
+                controls=self._controls(config),
                 driving_video=self.speakers.driving_expressions,
-                motion=config.motion,
-                face_scale=None if pipe.face_encoder_path else 0.0,
-                expression_scale=self.infer_config.expression_scale,
-                background=self.infer_config.background,
-                **self.infer_config.guidance.pipeline_kwargs(),
-                num_inference_steps=config.num_inference_steps,
-                fps=self.infer_config.fps,
-                window_frames=self.infer_config.window_frames,
-                overlap_frames=self.infer_config.overlap_frames,
                 generator=torch.Generator().manual_seed(config.seed),
                 output_type="latent",
             )
             if folder is None:
                 return ValidationResult({}, None)
-            frames = list(pipe.iterate_frames(made.frames, made.num_frames))
-        media.write_video(
-            folder / VIDEO_FILE, frames, fps=self.infer_config.fps, audio=self.audio, sample_rate=OUTPUT_SAMPLE_RATE
-        )
-        shown = {number: frames[number] for number in contact_sheet_indices(len(frames))}
-        write_video_contact_sheet(folder / CONTACT_SHEET_FILE, shown, self.infer_config.fps)
+            frames = list(pipe.iterate_frames(output.frames, output.num_frames))
+        fps = self.infer_config.fps
+        media.write_video(folder / VIDEO_FILE, frames, fps=fps, audio=self.audio, sample_rate=OUTPUT_SAMPLE_RATE)
+        shown = {index: frames[index] for index in contact_sheet_indices(len(frames))}
+        write_video_contact_sheet(folder / CONTACT_SHEET_FILE, shown, fps)
         metrics = {**self._measure_mouth(frames), "seconds": perf_counter() - start}
         return ValidationResult(metrics, folder / CONTACT_SHEET_FILE, folder / VIDEO_FILE)
 
-    def _pipeline(self, model: FantasyTalkingTransformer3DModel, device: torch.device) -> FantasyTalkingPipeline:
-        dtype, base = getattr(torch, self.infer_config.dtype.value), self.paths["base"]
-        assert base is not None, "it is always named"
-        parts = load_encoders(base, self.paths["audio_encoder"], dtype, {}, lambda _: None)
-        for part in parts.values():
-            if isinstance(part, torch.nn.Module):
-                part.to(device)
+    def _pipeline(
+        self, model: FantasyTalkingTransformer3DModel, config: ValidationConfig, device: torch.device
+    ) -> FantasyTalkingPipeline:
+        dtype = self.infer_config.dtype.torch_dtype
+        components = load_encoders(self.base, self.paths["audio_encoder"], dtype, {}, lambda _: None)
+        for component in components.values():
+            if isinstance(component, torch.nn.Module):
+                component.to(device)
         pipe = FantasyTalkingPipeline(
             transformer=model,
             scheduler=make_scheduler(self.infer_config.scheduler, self.infer_config.flow_shift),
-            trained_modules=f"{DEFAULT_TRAINED_MODULES},expression"
-            if self.speakers.driving_expressions
-            else DEFAULT_TRAINED_MODULES,
+            trained_modules=self._trained_modules(config),
             window_seconds=self.window_seconds,
             text_length=self.max_text_tokens,
-            **parts,
+            **components,
         )
-        pipe.face_encoder_path = self._face_encoder_path()
+        pipe.face_encoder_path = self.face_encoder_path
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def _face_encoder_path(self) -> Path | None:
-        base = self.paths["base"]
-        assert base is not None, "it is always named"
-        return self.paths["face_encoder"] or find_face_encoder(base)
-
     def _measure_mouth(self, frames: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
-        """Share of frames with a face and, where there are any, how fast the mouth moves."""
+        """Returns the fraction of frames with a face and, where there are any, the speed of the mouth."""
         from fantasytalking.perception.mouth_curve import mouth_curve
 
-        timed = ((number / self.infer_config.fps, frame) for number, frame in enumerate(frames))
-        heard = self.speakers.waveforms[0] if self.speakers.waveforms else np.zeros(0, np.float32)
-        curve = mouth_curve(timed, heard, WAV2VEC_SAMPLE_RATE)
-        moved = {} if np.isnan(curve.mean_opening_speed) else {"mouth_movement": curve.mean_opening_speed}
-        return {"face_seen": curve.visible_fraction, **moved}
+        timed = ((index / self.infer_config.fps, frame) for index, frame in enumerate(frames))
+        waveform = self.speakers.waveforms[0] if self.speakers.waveforms else np.zeros(0, np.float32)
+        curve = mouth_curve(timed, waveform, WAV2VEC_SAMPLE_RATE)
+        movement = {} if np.isnan(curve.mean_opening_speed) else {"mouth_movement": curve.mean_opening_speed}
+        return {"face_seen": curve.visible_fraction, **movement}
 
 
 def _resolve_encoder_paths(config: TrainConfig, infer_config: InferConfig) -> dict[str, Path | None]:
-    """Places of the base and of the encoders outside it; that of expressions is None where there is none."""
+    """Paths of the base and of the encoders outside it; None for those that do not exist."""
     base = infer_config.base or config.base or load_model_config(config.model).base
-    named = config.validation.expression_encoder or infer_config.expression_encoder
-    names = {"base": base, "audio_encoder": infer_config.audio_encoder, "face_encoder": infer_config.face_encoder}
+    expression_encoder = config.validation.expression_encoder or infer_config.expression_encoder
     found = resolve_paths(
-        {**names, "expression_encoder": named if config.validation.driving_videos else None}, base_source=base
+        {
+            "base": base,
+            "audio_encoder": infer_config.audio_encoder,
+            "face_encoder": infer_config.face_encoder,
+            "expression_encoder": expression_encoder if config.validation.driving_videos else None,
+        },
+        base_source=base,
     )
-    place = found["base"]
-    assert place is not None, "it is always named"
-    if not (place / "vae").is_dir():
+    folder = found["base"]
+    assert folder is not None, "the base is always named"
+    if not (folder / "vae").is_dir():
         raise InputError(
-            f"validation needs the encoders beside the base, and '{place}' has no vae; name a diffusers folder as base "
-            "in a YAML of inference settings and give it as validation.infer_config"
+            f"validation needs the encoders beside the base, and '{folder}' has no vae; name a diffusers folder as "
+            "base in a YAML of inference settings, and give it as validation.infer_config",
+            code=ErrorCode.missing_weights,
+            field="validation.infer_config",
+            value=str(folder),
         )
     if found["expression_encoder"] is None:
-        found["expression_encoder"] = find_expression_encoder(config.stage.init_from, place)
+        found["expression_encoder"] = find_expression_encoder(config.stage.init_from, folder)
     return found
 
 
@@ -251,13 +266,15 @@ def _read_audio(validation: ValidationConfig, sample_rate: int) -> NDArray[np.fl
 
 
 def _most_common_clip(records: list[ClipRecord], num_people: int) -> ClipRecord:
-    """A clip of the size, length and frame rate that most clips have of so many people, or most of all."""
-    alike = [record for record in records if record.people == num_people] or records
-    kinds = Counter((record.width, record.height, record.frames, record.fps) for record in alike)
-    kind = kinds.most_common(1)[0][0]
-    return next(record for record in alike if (record.width, record.height, record.frames, record.fps) == kind)
+    """A clip of the most common size, length and frame rate among clips with `num_people` people, or among all."""
+    candidates = [record for record in records if record.people == num_people] or records
+    formats = Counter((record.width, record.height, record.frames, record.fps) for record in candidates)
+    most_common = formats.most_common(1)[0][0]
+    return next(
+        record for record in candidates if (record.width, record.height, record.frames, record.fps) == most_common
+    )
 
 
-def _max_overlap(num_frames: int) -> int:
-    """The most that windows of so many frames may overlap: half, in whole latent frames."""
-    return max(4, (num_frames - 1) // 8 * 4)
+def _max_overlap(num_frames: int, temporal_stride: int) -> int:
+    """Largest overlap of windows of `num_frames` frames: half, in whole latent frames."""
+    return max(temporal_stride, (num_frames - 1) // (2 * temporal_stride) * temporal_stride)

@@ -15,7 +15,7 @@ from fantasytalking.common.config import CONFIGS_FOLDER, did_you_mean
 from fantasytalking.common.config_aliases import restore_old_keys
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import atomic_write
-from fantasytalking.inference.model_files import EXPRESSION_ADAPTER_FOLDER
+from fantasytalking.inference.model_sources import EXPRESSION_ADAPTER_FOLDER
 from fantasytalking.nano.config import BuildConfig, ScriptRunConfig
 from fantasytalking.nano.context import BuildContext
 from fantasytalking.nano.model_card import format_value, write_model_card

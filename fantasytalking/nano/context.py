@@ -19,7 +19,7 @@ from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE
 from fantasytalking.nano.config import BuildConfig, ScriptRunConfig
 from fantasytalking.nano.training_log import training_summary
-from fantasytalking.pipeline.loading import EXPRESSION_ENCODER_FOLDER
+from fantasytalking.pipeline.model_facts import EXPRESSION_ENCODER_FOLDER
 
 logger = logging.getLogger(__name__)
 

@@ -1,161 +1,202 @@
-"""What a pipeline's encoders make of all that a video is told, in one place for whole videos and for streams."""
+"""Encodes everything that conditions a video, once per video: prompts, portrait, face, audio, driving expressions.
 
+Axes: T text tokens, F latent frames of the video, L latent frames of a window, h and w latent height and width.
+"""
+
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fantasytalking.attention_regions import BackgroundAttention
-from fantasytalking.audio_windows import AudioWindows, join_speaker_windows
-from fantasytalking.common.errors import InputError
+from fantasytalking.audio_windows import (
+    AudioWindows,
+    join_speaker_windows,
+    released_frame_windows,
+    timed_frame_windows,
+    tokens_per_window,
+)
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.arcface import FaceEncoder
-from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
-from fantasytalking.encoders.wav2vec import AudioEncoder
-from fantasytalking.models.diffusers_internals import execution_device
-from fantasytalking.pipeline.control_checks import checked_expression_scale, checked_face_scale, checked_motion
+from fantasytalking.encoders.wan import (
+    ImageEncoder,
+    TextEncoder,
+    VideoAutoencoder,
+    clean_prompt,
+    first_frame_mask,
+    pad_prompt_embeds,
+)
+from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, WAV2VEC_STRIDE, AudioEncoder
+from fantasytalking.pipeline.generation_plan import GenerationPlan
 from fantasytalking.pipeline.portrait import Portrait
 from fantasytalking.pipeline.speakers import Speakers
-from fantasytalking.pipeline.video_conditions import (
-    Timeline,
-    VideoConditions,
-    encode_audio,
-    encode_first_frame,
-    encode_text,
-)
+from fantasytalking.pipeline.timeline import Timeline
+from fantasytalking.pipeline.video_conditions import VideoConditions
 
-if TYPE_CHECKING:
-    from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
+logger = logging.getLogger(__name__)
+
+NUM_ENCODING_STEPS = 5
+"""Prompt, CLIP image, first frame, face, audio."""
 
 
-class GenerationControls(NamedTuple):
-    """What a video is asked for beside its people, held against what the model was trained for."""
+@dataclass(frozen=True)
+class ConditionEncoder:
+    """The encoders of a pipeline and the sizes that the transformer reads."""
 
-    prompts: tuple[str, str]
-    """What to see and what not."""
-    motion_intensity: tuple[float, float]
-    """Of expression and body."""
-    face_scale: float
-    expression_scale: float
-    background: BackgroundAttention
+    text: TextEncoder
+    image: ImageEncoder
+    vae: VideoAutoencoder
+    audio: AudioEncoder
+    face_encoder_path: Path | None
+    """ArcFace .onnx; needed where a plan's face scale is not 0."""
+    transformer_config: Any
+    """Configuration of the transformer: text_dim, audio_dim, audio_positions, face_dim, expression_dims."""
+    max_text_tokens: int
+    """T, the tokens that prompts are padded to."""
+    window_rule: str
+    """Rule of the audio windows, as in `AdapterConfig`."""
+    window_seconds: float
+    device: torch.device
+    """Device of the encoded conditions; audio, expression and regions stay on the CPU."""
+    dtype: torch.dtype
 
-    @classmethod
-    def checked(
-        cls,
-        pipe: "FantasyTalkingPipeline",
-        prompts: tuple[str, str],
-        intensity: tuple[float, float],
-        face_scale: float | None,
-        expression_scale: float = 1.0,
-        background: BackgroundAttention = BackgroundAttention.everyone,
-    ) -> "GenerationControls":
-        """The same, checked.
+    def encode(
+        self,
+        speakers: Speakers,
+        plan: GenerationPlan,
+        window_length: int,
+        timeline: Timeline | None = None,
+        on_encoded: Callable[[], object] = lambda: None,
+    ) -> VideoConditions:
+        """Returns the conditions of a video.
+
+        Args:
+            window_length: latent frames of a window, L.
+            timeline: of the video; None: a stream, whose `audio_windows` are replaced window by window and which has
+                no driving expressions.
+            on_encoded: called `NUM_ENCODING_STEPS` times.
 
         Raises:
-            InputError: a value outside its limits, or the control of a module that was never trained.
+            InputError: the driving features have another size than the model's.
         """
-        return cls(
-            prompts,
-            checked_motion(pipe.trained_modules, *intensity),
-            checked_face_scale(pipe.trained_modules, face_scale, pipe.face_encoder_path is not None),
-            checked_expression_scale(expression_scale),
-            background,
-        )
-
-
-def encode_conditions(
-    pipe: "FantasyTalkingPipeline",
-    speakers: Speakers,
-    controls: GenerationControls,
-    encode_audio: Callable[[], AudioWindows],
-    window_length: int,
-    timeline: Timeline | None = None,
-) -> VideoConditions:
-    """Encodes everything once, on the pipeline's device.
-
-    Args:
-        encode_audio: gives the sound; called last, since it may be waited for.
-        window_length: latent frames of a window.
-        timeline: of the video; None = a stream, which somebody speaks in and nothing drives.
-
-    Raises:
-        InputError: drivers whose features are not of the model's sizes.
-    """
-    device, dtype = execution_device(pipe), pipe.input_dtype or pipe.transformer.dtype
-    length, dim = pipe.config.max_text_tokens, pipe.transformer.config.text_dim
-    prompt, negative_prompt = controls.prompts
-    with pipe.progress_bar(total=5) as bar:
-        bar.set_description("encode")
 
         def done(tensor: Tensor) -> Tensor:
-            bar.update()
-            return tensor.to(device, dtype)
+            on_encoded()
+            return tensor.to(self.device, self.dtype)
 
-        text_encoder = TextEncoder(pipe.text_encoder, pipe.tokenizer, length)
-        no_text = encode_text(text_encoder, negative_prompt, length, dim).to(device, dtype)
-        alike = prompt == negative_prompt
-        text = done(no_text if alike else encode_text(text_encoder, prompt, length, dim))
-        picture = torch.from_numpy(speakers.portrait.pixels.copy())  # what was read from a file cannot be written to
-        image = done(ImageEncoder(pipe.image_encoder, pipe.image_processor).encode(picture)[None])
-        first = done(encode_first_frame(VideoAutoencoder(pipe.vae), speakers.portrait.pixels, window_length))
-        face = done(_face_embeds(pipe, speakers.portrait, controls.face_scale))
-        audio = encode_audio()
-        bar.update()
-    return VideoConditions(
-        prompt_embeds=text,
-        negative_prompt_embeds=text if alike else no_text,
-        image_embeds=image,
-        image_latents=first,
-        audio_windows=audio,
-        face_embeds=face,
-        motion_intensity=torch.tensor([controls.motion_intensity], device=device, dtype=dtype),
-        face_scale=controls.face_scale,
-        has_audio=timeline is None or bool(speakers.waveforms),
-        expression=None if timeline is None else _expression_features(pipe, speakers, timeline),
-        expression_scale=controls.expression_scale,
-        regions=speakers.regions(controls.background),
-    )
-
-
-def encode_speakers(pipe: "FantasyTalkingPipeline", speakers: Speakers, timeline: Timeline) -> AudioWindows:
-    """The windows of all that is said, side by side for several people; masked throughout where nobody has a sound."""
-    if not speakers.waveforms:
-        config = pipe.transformer.config
-        silent = torch.zeros(1, timeline.num_latent_frames, config.audio_positions or 1, config.audio_dim)
-        return AudioWindows(silent, torch.zeros(silent.shape[:3], dtype=torch.bool))
-    encoder = AudioEncoder(pipe.audio_encoder, pipe.audio_processor)
-    silence = np.zeros(len(speakers.waveforms[0]), dtype=np.float32)
-    sounds = [*speakers.waveforms, *[silence] * (speakers.count - len(speakers.waveforms))]
-    return join_speaker_windows(
-        [
-            encode_audio(encoder, samples, timeline, pipe.config.audio_window, pipe.config.window_seconds)
-            for samples in sounds
-        ]
-    )
-
-
-def _expression_features(
-    pipe: "FantasyTalkingPipeline", speakers: Speakers, timeline: Timeline
-) -> tuple[Tensor, Tensor] | None:
-    if not speakers.driving_expressions:
-        return None
-    features, present = speakers.expression_features(timeline.padded_frames)
-    wanted = sum(pipe.transformer.config.expression_dims)
-    if features.shape[-1] != wanted:
-        raise InputError(
-            f"the drivers' expression features have {features.shape[-1]} numbers a frame, the model reads {wanted}; "
-            "give the expression encoder that it was trained with"
+        text_dim = self.transformer_config.text_dim
+        negative = encode_text(self.text, plan.negative_prompt, self.max_text_tokens, text_dim)
+        negative = negative.to(self.device, self.dtype)
+        is_same = plan.prompt == plan.negative_prompt
+        prompt = done(negative if is_same else encode_text(self.text, plan.prompt, self.max_text_tokens, text_dim))
+        pixels = torch.from_numpy(speakers.portrait.pixels.copy())  # arrays read from files may not be writable
+        image = done(self.image.encode(pixels)[None])
+        first_frame = done(encode_first_frame(self.vae, speakers.portrait.pixels, window_length))
+        face = done(self._face_embeds(speakers.portrait, plan.face_scale))
+        audio = self._silence(1) if timeline is None else self.encode_speakers(speakers, timeline)
+        on_encoded()
+        return VideoConditions(
+            prompt_embeds=prompt,
+            negative_prompt_embeds=prompt if is_same else negative,
+            image_embeds=image,
+            image_latents=first_frame,
+            audio_windows=audio,
+            face_embeds=face,
+            motion_intensity=torch.tensor([plan.motion_intensity], device=self.device, dtype=self.dtype),
+            face_scale=plan.face_scale,
+            temporal_stride=plan.temporal_stride,
+            has_audio=timeline is None or bool(speakers.waveforms),
+            expression=None if timeline is None else self._expression_features(speakers, timeline),
+            expression_scale=plan.expression_scale,
+            regions=speakers.regions(plan.background),
         )
-    return features, present
+
+    def encode_speakers(self, speakers: Speakers, timeline: Timeline) -> AudioWindows:
+        """Returns the audio windows of all speakers, side by side; masked throughout where nobody speaks."""
+        if not speakers.waveforms:
+            return self._silence(timeline.num_latent_frames)
+        silence = np.zeros(len(speakers.waveforms[0]), dtype=np.float32)
+        waveforms = [*speakers.waveforms, *[silence] * (speakers.count - len(speakers.waveforms))]
+        return join_speaker_windows(
+            [
+                encode_audio(self.audio, waveform, timeline, self.window_rule, self.window_seconds)
+                for waveform in waveforms
+            ]
+        )
+
+    def _silence(self, num_latent_frames: int) -> AudioWindows:
+        config = self.transformer_config
+        silent = torch.zeros(1, num_latent_frames, config.audio_positions or 1, config.audio_dim)
+        return AudioWindows(silent, torch.zeros(silent.shape[:3], dtype=torch.bool))
+
+    def _expression_features(self, speakers: Speakers, timeline: Timeline) -> tuple[Tensor, Tensor] | None:
+        if not speakers.driving_expressions:
+            return None
+        features, present = speakers.expression_features(timeline.padded_frames)
+        expected = sum(self.transformer_config.expression_dims)
+        if features.shape[-1] != expected:
+            raise InputError(
+                f"the driving expressions have {features.shape[-1]} features per frame, the model reads {expected}; "
+                "give the expression encoder that the model was trained with: expression_encoder=FOLDER",
+                code=ErrorCode.shape_mismatch,
+                field="driving_video",
+                value=features.shape[-1],
+            )
+        return features, present
+
+    def _face_embeds(self, portrait: Portrait, face_scale: float) -> Tensor:
+        """(1, P, 512) of the portrait; zeros where the face attention is off."""
+        if face_scale == 0:
+            return torch.zeros(1, 1, self.transformer_config.face_dim)
+        assert self.face_encoder_path is not None, "plan_generation has checked it"
+        encoder = FaceEncoder.from_pretrained(self.face_encoder_path)
+        embeds = [torch.from_numpy(encoder.encode(portrait.pixels, points)) for points in portrait.face_points]
+        return torch.stack(embeds)[None]
 
 
-def _face_embeds(pipe: "FantasyTalkingPipeline", portrait: Portrait, face_scale: float) -> Tensor:
-    """(1, P, 512) of the portrait; zeros, which nobody reads, where the face attention is off."""
-    if face_scale == 0:
-        return torch.zeros(1, 1, pipe.transformer.config.face_dim)
-    assert pipe.face_encoder_path is not None, "face_weight has checked it"
-    encoder = FaceEncoder.from_pretrained(pipe.face_encoder_path)
-    return torch.stack([torch.from_numpy(encoder.encode(portrait.pixels, points)) for points in portrait.face_points])[
-        None
-    ]
+def encode_text(encoder: TextEncoder, prompt: str, max_tokens: int, text_dim: int) -> Tensor:
+    """Returns the states of a prompt (1, max_tokens, text_dim), padded with zeros as in Wan.
+
+    An empty prompt is zeros throughout, like a dropped prompt in training. A longer prompt is truncated with a warning.
+    """
+    prompt = clean_prompt(prompt)
+    if not prompt:
+        return torch.zeros(1, max_tokens, text_dim)
+    tokens = len(encoder.tokenizer(prompt).input_ids)
+    if tokens > max_tokens:
+        logger.warning(
+            "note: the prompt '%.40s...' has %d tokens; the model reads the first %d", prompt, tokens, max_tokens
+        )
+    return pad_prompt_embeds(encoder.encode(prompt), max_tokens)[None].cpu()
+
+
+def encode_audio(
+    encoder: AudioEncoder, waveform: NDArray[np.float32], timeline: Timeline, window_rule: str, window_seconds: float
+) -> AudioWindows:
+    """Returns the audio window of every latent frame of the video.
+
+    The audio is encoded whole, so that a window has context on both sides wherever it is cut. It is trimmed or padded
+    with silence to the generated frames, since training clips are exactly as long as their frames.
+    """
+    seconds = timeline.padded_frames / timeline.fps
+    needed = round(seconds * WAV2VEC_SAMPLE_RATE)
+    if window_rule == "seconds":
+        needed = max(needed, (tokens_per_window(window_seconds) + 1) * WAV2VEC_STRIDE)
+    waveform = np.pad(waveform, (0, max(0, needed - len(waveform))))[:needed]
+    features = encoder.encode(waveform)[None]
+    if window_rule == "official":
+        return released_frame_windows(features, timeline.padded_frames)
+    times = torch.arange(timeline.padded_frames, dtype=torch.float64) / timeline.fps
+    return timed_frame_windows(features, times, window_seconds)
+
+
+def encode_first_frame(autoencoder: VideoAutoencoder, pixels: NDArray[np.uint8], num_latent_frames: int) -> Tensor:
+    """Returns mask and latents (1, 20, L, h, w) of a clip that shows the portrait first and is unknown afterwards."""
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+    latents = autoencoder.encode_first_frame(image, 1 + autoencoder.temporal_stride * (num_latent_frames - 1))
+    return torch.cat([first_frame_mask(latents, autoencoder.temporal_stride), latents], dim=1)

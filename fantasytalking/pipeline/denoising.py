@@ -1,4 +1,4 @@
-"""One denoising step of a whole video: every window, every branch, guided and fused.
+"""One denoising step of a whole video: every window and every branch, guided and blended.
 
 Axes: B = 1 video, F latent frames of the video, L of a window.
 """
@@ -6,35 +6,51 @@ Axes: B = 1 video, F latent frames of the video, L of a window.
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.conditions import Conditions
 from fantasytalking.models.cfg_branches import FULL_BRANCH, FULL_BRANCH_WITH_EXPRESSION, GuidanceBranch
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.guidance import StepGuidance
 from fantasytalking.pipeline.sliding_window import LatentWindow
-from fantasytalking.pipeline.video_conditions import VideoConditions
+from fantasytalking.pipeline.video_conditions import BranchInputs, VideoConditions, WindowConditions
 
 WINDOWED_CONDITIONS = ("audio", "expression")
-"""Conditions that change from one window to the next."""
+"""Entries of the condition cache that change from window to window."""
 BATCH_MEMORY_DIVISOR = 8
-"""Branches are computed together when what they need at once is at most this part of the device's memory."""
+"""Branches run in one call where they need at most 1 / this of the device's memory."""
+
+
+@dataclass(frozen=True)
+class DenoisingCache:
+    """What is computed once per video and reused at every step and, in a stream, by every window."""
+
+    conditions: ConditionKVCache = field(default_factory=ConditionKVCache)
+    branch_inputs: dict[tuple[GuidanceBranch, ...], BranchInputs] = field(default_factory=dict)
+    """Prompt and scales by the branches of a call; the condition cache recognizes these tensors by identity."""
+
+    def evict_windowed(self) -> None:
+        """Drops what was computed from the conditions of one window."""
+        for name in WINDOWED_CONDITIONS:
+            self.conditions.evict(name)
 
 
 class Denoiser:
-    """The guided prediction for a video.
+    """Predicts the guided velocity of a video.
 
-    What is constant over steps (text, portrait and face keys and values) is computed once for the video. The sound's
-    and the expressions' are too when the video is one window; with more windows they are computed anew for each, which
-    costs little beside a call, so that memory does not grow with the length.
+    What is constant over the steps (keys and values of prompt, portrait and face) is computed once per video. Those of
+    audio and driving expressions are too where the video is one window; with several windows they are recomputed per
+    window, which is cheap next to a call of the model, so that memory does not grow with the length.
 
     Args:
-        batch_branches: all branches in one call; None = where memory allows it and no step cache tells them apart.
-        on_window_done: called after each window, for a progress bar.
-        cache: of an earlier part of the same video, whose sound was forgotten; None = a new one.
+        batch_branches: all branches in one call; None: where memory allows and no step cache needs separate calls.
+        on_window_done: called after each window.
+        cache: of an earlier window of the same stream; None: a new one.
     """
 
     def __init__(
@@ -45,41 +61,39 @@ class Denoiser:
         *,
         batch_branches: bool | None,
         on_window_done: Callable[[], object],
-        cache: ConditionKVCache | None = None,
+        cache: DenoisingCache | None = None,
     ) -> None:
         self.transformer, self.conditions, self.windows = transformer, conditions, windows
-        self.batch_branches, self.on_window_done = (
-            _should_batch_branches(batch_branches, transformer, conditions),
-            on_window_done,
-        )
-        self._cache = ConditionKVCache() if cache is None else cache
+        self.batch_branches = _should_batch_branches(batch_branches, transformer, conditions)
+        self.on_window_done = on_window_done
+        self._cache = DenoisingCache() if cache is None else cache
         self._guidance_scales: dict[tuple[float, float], Tensor] = {}
         self._single_window = conditions.for_window(windows[0]) if len(windows) == 1 else None
 
     def predict(self, latents: Tensor, timestep: Tensor, guidance: StepGuidance) -> Tensor:
-        """Guided velocity (1, C, F, h, w) in float32: the windows' predictions, weighted and summed.
+        """Returns the guided velocity (1, C, F, h, w) in float32: the weighted sum of the windows' predictions.
 
-        A scheduler's step is linear in the prediction, so this mixes the windows' latents with the same weights.
+        A scheduler step is linear in the prediction, so the windows' latents are blended with the same weights.
         """
-        fused = torch.zeros_like(latents)
+        blended = torch.zeros_like(latents)
         for number, window in enumerate(self.windows):
             guided = self._predict_guided(number, window, latents, timestep, guidance)
-            weights = window.blend_weights.to(fused).view(1, 1, -1, 1, 1)
-            fused.index_add_(2, window.frame_indices.to(fused.device), (weights * guided).to(fused))
+            weights = window.blend_weights.to(blended).view(1, 1, -1, 1, 1)
+            blended.index_add_(2, window.frame_indices.to(blended.device), (weights * guided).to(blended))
             self.on_window_done()
-        return fused
+        return blended
 
     def _predict_guided(
         self, window_index: int, window: LatentWindow, latents: Tensor, timestep: Tensor, guidance: StepGuidance
     ) -> Tensor:
-        """A window's prediction: its branches summed, or the one call of a distilled model, which knows the scales."""
+        """The weighted sum of a window's branches, or the single call of a distilled model, which reads the scales."""
         if self.transformer.distillation is None:
             return guidance.combine(self._predict_branches(window_index, window, latents, timestep, guidance.branches))
         if guidance.scales not in self._guidance_scales:
             self._guidance_scales[guidance.scales] = self.conditions.motion_intensity.new_tensor([guidance.scales])
         scales = self._guidance_scales[guidance.scales]
-        whole = FULL_BRANCH if self.conditions.expression is None else FULL_BRANCH_WITH_EXPRESSION
-        return self._predict_branches(window_index, window, latents, timestep, [whole], scales)[whole].float()
+        branch = FULL_BRANCH if self.conditions.expression is None else FULL_BRANCH_WITH_EXPRESSION
+        return self._predict_branches(window_index, window, latents, timestep, [branch], scales)[branch].float()
 
     def _predict_branches(
         self,
@@ -90,7 +104,7 @@ class Denoiser:
         branches: list[GuidanceBranch],
         scales: Tensor | None = None,
     ) -> dict[GuidanceBranch, Tensor]:
-        within = self._single_window or self.conditions.for_window(window)
+        window_conditions = self._single_window or self.conditions.for_window(window)
         noisy = latents[:, :, window.frame_indices.to(latents.device)].to(self.conditions.motion_intensity)
         calls = [tuple(branches)] if self.batch_branches else [(branch,) for branch in branches]
         predictions: dict[GuidanceBranch, Tensor] = {}
@@ -100,15 +114,20 @@ class Denoiser:
                 sample = self.transformer(
                     noisy,
                     timestep.expand(1),
-                    self.conditions.for_branches(call, within)._replace(guidance=scales),
-                    cache=self._cache,
+                    self._conditions_of(call, window_conditions)._replace(guidance=scales),
+                    cache=self._cache.conditions,
                     return_dict=False,
                 )[0]
             predictions.update(zip(call, sample.split(1), strict=True))
         if self._single_window is None:
-            for name in WINDOWED_CONDITIONS:
-                self._cache.evict(name)
+            self._cache.evict_windowed()
         return predictions
+
+    def _conditions_of(self, branches: tuple[GuidanceBranch, ...], window: WindowConditions) -> Conditions:
+        inputs = self._cache.branch_inputs
+        if branches not in inputs:
+            inputs[branches] = self.conditions.branch_inputs(branches)
+        return self.conditions.for_branches(branches, inputs[branches], window)
 
 
 def _should_batch_branches(
@@ -118,14 +137,17 @@ def _should_batch_branches(
         return False
     if requested and transformer.is_cache_enabled:
         raise InputError(
-            "guidance.batch_branches is true, but a step cache needs one call a branch; leave one of them out"
+            "guidance.batch_branches is true, but a step cache needs one call per branch; leave one of them out",
+            code=ErrorCode.conflict,
+            field="guidance.batch_branches",
+            value=True,
         )
     if requested:
         return True
     shape = transformer.config
     tokens = conditions.image_latents[0, 0].numel() // math.prod(shape.patch_size)
     width = shape.num_attention_heads * shape.attention_head_dim
-    # Each branch has a block's input in float32 twice, eight tensors of its width and the two of the feed-forward.
+    # Per branch: a block's input twice in float32, eight tensors of its width, and the two of the feed-forward.
     needed = (
         (3 if conditions.expression is None else 4)
         * tokens
@@ -135,7 +157,7 @@ def _should_batch_branches(
 
 
 def _total_memory(device: torch.device) -> int:
-    """All of it, used or not, so that the same machine always chooses alike."""
+    """Total memory in bytes, used or free, so that a machine always chooses alike."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

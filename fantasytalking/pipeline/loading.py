@@ -1,15 +1,17 @@
-"""Pipelines from folders: one that was saved whole, or a Wan base with an adapter; every part is loaded strictly."""
+"""Loads the components of a pipeline: one that was saved whole, or a Wan base with an adapter. Loading is strict."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
 
-from fantasytalking.checkpoints.adapter import load_adapter, read_adapter_config
+from fantasytalking.checkpoints.adapter import load_adapter
 from fantasytalking.checkpoints.expression_adapter import load_expression_adapter
-from fantasytalking.common.errors import InputError
+from fantasytalking.checkpoints.lora import fuse_lora, has_lora
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.hub import HUB_ID, resolve_local
 from fantasytalking.common.tensor_io import read_json
@@ -19,85 +21,87 @@ from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import load_from_wan
 from fantasytalking.motion_normalizer import MotionNormalizer
-from fantasytalking.pipeline.distillation_limits import (
-    check_adapter_base,
-    extends_saved_pipeline,
-    fuse_distillation_lora,
-)
+from fantasytalking.pipeline.model_facts import StoredModel
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
-
-if TYPE_CHECKING:
-    from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
-
-FACE_ENCODER_FOLDER = "face_encoder"
-"""Folder of the ArcFace .onnx in a components folder and in a saved pipeline."""
-EXPRESSION_ENCODER_FOLDER = "expression_encoder"
-"""Folder of the encoder that reads drivers, in a saved pipeline or beside an adapter's weights."""
-
-PIPELINE_CONFIG_TYPES = {"trained_modules": str, "audio_window": str, "window_seconds": float, "text_length": int}
-"""What a saved pipeline says of itself in model_index.json beside its parts."""
 
 ComponentCallback = Callable[[str], object]
 
 
+@dataclass(frozen=True)
+class PipelineParts:
+    """Everything a pipeline is constructed from."""
+
+    arguments: dict[str, Any]
+    """Arguments of the constructor: components and configuration."""
+    face_encoder_path: Path | None
+    expression_encoder_path: Path | None
+    motion_normalizer: MotionNormalizer | None
+
+
 def load_saved_pipeline(
-    pipeline_class: "type[FantasyTalkingPipeline]",
-    source: str | Path,
+    source: str | Path | StoredModel,
     *,
     adapter: str | Path | None = None,
     expression_adapter: str | Path | None = None,
     torch_dtype: torch.dtype = torch.float32,
     progress: ComponentCallback = lambda _: None,
     **components: Any,
-) -> "FantasyTalkingPipeline":
-    """A pipeline that `save_pretrained` wrote.
+) -> PipelineParts:
+    """Loads a pipeline that `save_pretrained` wrote.
 
     Args:
-        source: its folder, or a hub id of one.
-        adapter: what distillation added to it; None = it is loaded as it was saved.
-        expression_adapter: lets videos drive the faces, as of `load_transformer`.
-        torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32, as everywhere here.
-        progress: told each part's name when it is loaded.
-        components: parts that are loaded already (quantised, for instance), under their names.
+        source: its folder or a hub id; or the model as read, then without adapters.
+        adapter: extends it (a distilled model, for instance); None: it is loaded as it was saved.
+        expression_adapter: adds the expression condition, as in `load_transformer`.
+        torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32.
+        progress: called with the name of each component once it is loaded.
+        components: components that are already loaded (quantized, for instance), by name.
 
     Raises:
-        InputError: a part is missing, damaged, incomplete or of another kind; or the adapter does not fit.
+        InputError: a component is missing, damaged, incomplete or of another kind, or the adapter does not fit.
     """
-    folder = _local_folder(source)
-    index = read_json(folder / "model_index.json")
-    if index.get("_class_name") != pipeline_class.__name__:
+    if isinstance(source, StoredModel):
+        model = source
+    else:
+        model = StoredModel.read(_local_folder(source), adapter, expression_adapter=expression_adapter)
+    if not model.extends_saved_pipeline:
         raise InputError(
-            f"'{folder}' holds a {index.get('_class_name') or 'folder of unknown kind'}, not a "
-            f"{pipeline_class.__name__}; give a Wan base together with an adapter"
+            f"adapter '{model.adapter}' extends a Wan base, not a saved pipeline; give the base",
+            code=ErrorCode.conflict,
+            field="adapter",
+            value=str(model.adapter),
         )
-    wrong = [name for name, kind in PIPELINE_CONFIG_TYPES.items() if type(index.get(name)) is not kind]
-    if wrong:
-        raise InputError(f"'{folder}/model_index.json': {wrong[0]} is {index.get(wrong[0])!r}; save the pipeline again")
-    if adapter is not None:
-        check_adapter_base(Path(adapter), index)
-    if "transformer" in components and (adapter, expression_adapter) != (None, None):
-        raise InputError("both a transformer that is ready and an adapter were given; leave one out")
+    folder, config = model.base, model.pipeline_config
+    assert config is not None, "reading the model has checked it"
+    if "transformer" in components and (model.adapter, model.expression_adapter) != (None, None):
+        raise InputError(
+            "both a loaded transformer and an adapter were given; leave one out",
+            code=ErrorCode.conflict,
+            field="transformer",
+        )
     parts = load_encoders(folder, folder, torch_dtype, components, progress, processor_subfolder="audio_processor")
     if "transformer" not in components:
-        parts["transformer"] = load_transformer(folder, adapter, {}, torch_dtype, expression_adapter)
+        parts["transformer"] = load_transformer(model, {}, torch_dtype)
         progress("transformer")
     if "scheduler" not in components:
         parts["scheduler"] = _load_scheduler(folder)
-    settings = {name: index[name] for name in PIPELINE_CONFIG_TYPES}
-    brought = [] if adapter is None else read_adapter_config(adapter).modules
-    settings["trained_modules"] = _join_modules([*index["trained_modules"].split(","), *brought], expression_adapter)
-    pipeline = pipeline_class(**parts, **components, **settings)
-    _align_weights(pipeline)
-    pipeline.face_encoder_path = find_face_encoder(folder)
-    pipeline.expression_encoder_path = find_expression_encoder(expression_adapter, folder)
-    pipeline.motion_normalizer = MotionNormalizer.load_if_present(folder)
-    return pipeline
+    settings = {
+        "trained_modules": ",".join(model.trained_modules),
+        "audio_window": config["audio_window"],
+        "window_seconds": config["window_seconds"],
+        "text_length": config["text_length"],
+    }
+    return PipelineParts(
+        {**parts, **components, **settings},
+        model.face_encoder,
+        model.expression_encoder,
+        MotionNormalizer.load_if_present(folder),
+    )
 
 
 def load_pipeline_from_base(
-    pipeline_class: "type[FantasyTalkingPipeline]",
-    base: str | Path,
-    adapter: str | Path,
+    base: str | Path | StoredModel,
+    adapter: str | Path | None = None,
     *,
     module_config: Mapping[str, Any],
     expression_adapter: str | Path | None = None,
@@ -107,107 +111,84 @@ def load_pipeline_from_base(
     text_length: int = 512,
     torch_dtype: torch.dtype = torch.float32,
     progress: ComponentCallback = lambda _: None,
-) -> "FantasyTalkingPipeline":
-    """A Wan image-to-video base (diffusers folder or hub id) with an adapter of ours on it.
+) -> PipelineParts:
+    """Loads a Wan image-to-video base with an adapter.
 
     Args:
-        module_config: sizes of the paper's modules (`dataclasses.asdict(load_model_config(PRESET).module_config)`).
-        expression_adapter: lets videos drive the faces, as of `load_transformer`.
-        audio_encoder: wav2vec2 folder or hub id; None = audio_encoder in `base`.
-        face_encoder: ArcFace .onnx; None = the one in face_encoder of `base`, where there is one.
-        scheduler: None = Euler, shift 5.
-        text_length, torch_dtype, progress: as in the pipeline and in `load_saved_pipeline`.
+        base: diffusers folder or hub id; or the model as read, then without adapters and face encoder.
+        adapter: adapter folder.
+        module_config: sizes of the paper's modules (`dataclasses.asdict(load_model_config(PRESET).portrait)`).
+        expression_adapter: adds the expression condition, as in `load_transformer`.
+        audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in `base`.
+        face_encoder: ArcFace .onnx; None: the one in face_encoder of `base`, where there is one.
+        scheduler: None: Euler with flow shift 5.
+        text_length: tokens that prompts are padded to, as in training.
+        torch_dtype, progress: as in `load_saved_pipeline`.
 
     Raises:
-        InputError: a part is missing, damaged, incomplete or of another kind.
+        InputError: a component is missing, damaged, incomplete or of another kind.
     """
-    base, adapter = Path(base), Path(adapter)
-    parts = load_encoders(base, audio_encoder, torch_dtype, {}, progress)
-    transformer = load_transformer(base, adapter, module_config, torch_dtype, expression_adapter)
-    described = read_adapter_config(adapter)
+    if isinstance(base, StoredModel):
+        model = base
+    else:
+        face_path = None if face_encoder is None else existing_file(face_encoder, "face encoder")
+        model = StoredModel.read(base, adapter, expression_adapter=expression_adapter, face_encoder=face_path)
+    parts = load_encoders(model.base, audio_encoder, torch_dtype, {}, progress)
+    parts["transformer"] = load_transformer(model, module_config, torch_dtype)
     progress("transformer")
-    pipeline = pipeline_class(
-        transformer=transformer,
-        scheduler=scheduler or make_scheduler(SchedulerType.euler),
-        trained_modules=_join_modules(described.modules, expression_adapter),
-        audio_window=described.audio_window,
-        window_seconds=described.window_seconds,
-        text_length=text_length,
-        **parts,
+    window_rule, window_seconds = model.audio_window
+    settings = {
+        "scheduler": scheduler or make_scheduler(SchedulerType.euler),
+        "trained_modules": ",".join(model.trained_modules),
+        "audio_window": window_rule,
+        "window_seconds": window_seconds,
+        "text_length": text_length,
+    }
+    folders = [folder for folder in (model.adapter, model.base) if folder is not None]
+    normalizers = (MotionNormalizer.load_if_present(folder) for folder in folders)
+    return PipelineParts(
+        {**parts, **settings},
+        model.face_encoder,
+        model.expression_encoder,
+        next((normalizer for normalizer in normalizers if normalizer is not None), None),
     )
-    _align_weights(pipeline)
-    pipeline.face_encoder_path = (
-        find_face_encoder(base) if face_encoder is None else existing_file(face_encoder, "face encoder")
-    )
-    pipeline.expression_encoder_path = find_expression_encoder(expression_adapter, adapter, base)
-    pipeline.motion_normalizer = MotionNormalizer.load_if_present(adapter) or MotionNormalizer.load_if_present(base)
-    return pipeline
 
 
 def load_transformer(
-    base: str | Path,
-    adapter: str | Path | None,
-    module_config: Mapping[str, Any],
-    dtype: torch.dtype,
-    expression_adapter: str | Path | None = None,
+    model: StoredModel, module_config: Mapping[str, Any], dtype: torch.dtype
 ) -> FantasyTalkingTransformer3DModel:
-    """The transformer alone, with its adapters, where there are any.
+    """Loads the transformer alone, with its adapters.
 
     Args:
-        base: a saved pipeline, where there is no adapter or one that goes on a saved pipeline; else a Wan base.
-        module_config: as of `load_pipeline_from_base`; not read with a saved pipeline, which has the modules.
-        expression_adapter: a folder of ours or FantasyPortrait's released checkpoint: see
-            `fantasytalking.checkpoints.expression_adapter.load_expression_adapter`.
+        module_config: as in `load_pipeline_from_base`; not used with a saved pipeline, which has the modules.
 
     Raises:
-        InputError: it is missing, damaged or incomplete, or the adapter does not fit.
+        InputError: it is missing, damaged or incomplete, or an adapter does not fit.
     """
-    if adapter is None or extends_saved_pipeline(Path(adapter)):
+    if model.extends_saved_pipeline:
         transformer = load_model(
-            FantasyTalkingTransformer3DModel, base, "transformer", "transformer", torch_dtype=dtype
+            FantasyTalkingTransformer3DModel, model.base, "transformer", "transformer", torch_dtype=dtype
         )
     else:
-        transformer = load_from_wan(base, module_config, dtype)
-    if adapter is not None:
-        load_adapter(transformer, adapter)
-        fuse_distillation_lora(transformer)
-    if expression_adapter is not None:
-        load_expression_adapter(transformer, expression_adapter)
+        transformer = load_from_wan(model.base, module_config, dtype)
+    if model.adapter is not None:
+        load_adapter(transformer, model.adapter)
+        if transformer.distillation is not None and has_lora(transformer):
+            fuse_lora(transformer)  # a distilled model no longer needs its teacher
+        transformer.requires_grad_(False)
+    if model.expression_adapter is not None:
+        load_expression_adapter(transformer, model.expression_adapter)
         transformer.requires_grad_(False).eval()
     return transformer
 
 
-def find_face_encoder(folder: Path) -> Path | None:
-    """The ArcFace network in a components folder or saved pipeline, where there is one.
-
-    Raises:
-        InputError: there are several.
-    """
-    found = sorted((folder / FACE_ENCODER_FOLDER).glob("*.onnx"))
-    if len(found) > 1:
-        raise InputError(f"'{folder / FACE_ENCODER_FOLDER}' holds {len(found)} .onnx files; leave one")
-    return found[0] if found else None
-
-
-def find_expression_encoder(*candidates: str | Path | None) -> Path | None:
-    """The encoder that reads drivers: the first that stands in one of the folders; None where none does."""
-    folders = (Path(place) / EXPRESSION_ENCODER_FOLDER for place in candidates if place is not None)
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def _join_modules(modules: Sequence[str], expression_adapter: str | Path | None) -> str:
-    """The trained modules as a pipeline says them of itself; distillation is told by the transformer."""
-    brought = [] if expression_adapter is None else ["expression"]
-    return ",".join(dict.fromkeys([*(name for name in modules if name != "guidance"), *brought]))
-
-
-def _align_weights(pipeline: "FantasyTalkingPipeline") -> None:
+def align_weights(components: Mapping[str, Any]) -> None:
     """Moves weights to addresses that are multiples of 64.
 
-    Those mapped from a file stand wherever the file has them, and on a CPU products of odd addresses round otherwise in
-    the last bit: the same weights from another file would make another video.
+    Weights mapped from a file lie at the file's offsets, and on a CPU products of unaligned weights round differently
+    in the last bit: the same weights from another file would give another video.
     """
-    for module in pipeline.components.values():
+    for module in components.values():
         if isinstance(module, torch.nn.Module):
             for tensor in (*module.parameters(), *module.buffers()):
                 if tensor.data_ptr() % 64:
@@ -222,18 +203,18 @@ def load_encoders(
     progress: ComponentCallback,
     processor_subfolder: str | None = None,
 ) -> dict[str, Any]:
-    """Every part but transformer and scheduler, those of `loaded` left out, under the pipeline's names.
+    """Loads every component but transformer and scheduler, and returns them by the pipeline's names.
 
     Args:
         source: a diffusers folder or hub id.
-        audio_encoder: wav2vec2 folder or hub id; None = audio_encoder in `source`.
+        audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in `source`.
         dtype: of text and image encoder.
-        loaded: parts that are loaded already.
-        progress: told each part's name when it is loaded.
-        processor_subfolder: folder of the feature extractor in `source`, where it is not the audio encoder's.
+        loaded: components that are already loaded; they are skipped.
+        progress: called with the name of each component once it is loaded.
+        processor_subfolder: folder of the feature extractor in `source`; None: the audio encoder's.
 
     Raises:
-        InputError: a part is missing, damaged or incomplete.
+        InputError: a component is missing, damaged or incomplete.
     """
     parts: dict[str, Any] = {}
     if "vae" not in loaded:
@@ -248,13 +229,12 @@ def load_encoders(
         parts |= {"image_encoder": image.model, "image_processor": image.processor}
         progress("image encoder")
     if not {"audio_encoder", "audio_processor"} <= loaded.keys():
-        place, subfolder = (
-            (audio_encoder, "")
-            if audio_encoder is not None and processor_subfolder is None
-            else (source, "audio_encoder")
+        is_separate = audio_encoder is not None and processor_subfolder is None
+        folder, subfolder = (audio_encoder, "") if is_separate else (source, "audio_encoder")
+        audio = AudioEncoder.from_pretrained(
+            folder or source, subfolder=subfolder, processor_subfolder=processor_subfolder
         )
-        sound = AudioEncoder.from_pretrained(place, subfolder=subfolder, processor_subfolder=processor_subfolder)
-        parts |= {"audio_encoder": sound.model, "audio_processor": sound.feature_extractor}
+        parts |= {"audio_encoder": audio.model, "audio_processor": audio.feature_extractor}
         progress("audio encoder")
     return {name: part for name, part in parts.items() if name not in loaded}
 
@@ -266,7 +246,10 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
             return load_component(kind.from_pretrained, folder, "scheduler", "scheduler")
     raise InputError(
         f"the scheduler in '{folder}' is {config.get('_class_name')!r}; FlowMatchEulerDiscreteScheduler or "
-        "UniPCMultistepScheduler is needed"
+        "UniPCMultistepScheduler is needed",
+        code=ErrorCode.invalid_choice,
+        field="scheduler",
+        value=config.get("_class_name"),
     )
 
 
@@ -275,7 +258,12 @@ def _local_folder(source: str | Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if not HUB_ID.fullmatch(str(source)):
-        raise InputError(f"pipeline: the folder '{source}' does not exist; give one that save_pretrained wrote")
+        raise InputError(
+            f"pipeline '{source}' does not exist; give a folder that save_pretrained wrote",
+            code=ErrorCode.missing_file,
+            field="pipeline",
+            value=str(source),
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -283,5 +271,8 @@ def _local_folder(source: str | Path) -> Path:
         return Path(snapshot_download(str(source)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"pipeline '{source}' is no local folder and was not had from the hub; give a folder"
+            f"pipeline '{source}' is not a local folder and could not be downloaded; give a folder",
+            code=ErrorCode.missing_weights,
+            field="pipeline",
+            value=str(source),
         ) from error

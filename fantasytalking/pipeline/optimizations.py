@@ -1,6 +1,6 @@
-"""Chosen savings: faster or smaller at a price, all of them off by default.
+"""Optional optimizations of speed and memory, off by default.
 
-What each costs in quality must be measured on the model at hand; none of them is exact.
+None of them is exact; measure what each costs in quality on the model in use.
 """
 
 from collections.abc import Mapping
@@ -15,87 +15,99 @@ from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConf
 from torch import nn
 
 from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
-from fantasytalking.common.errors import InputError, install_command
+from fantasytalking.common.errors import ErrorCode, InputError, install_command
+from fantasytalking.common.validation import check_ranges
 from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.fused_block import fuse_blocks
 from fantasytalking.models.cpu.memory import retain_freed_memory
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 GPU_RESIDENT_COMPONENTS = ("vae", "audio_encoder")
-"""Parts that stay on the GPU when groups are offloaded."""
+"""Components that stay on the GPU with group offloading."""
 ACTIVATION_MEMORY_FRACTION = 0.4
-"""Of the memory, for what is computed; an estimate from 81 frames of 512 px on the 14B model, not measured."""
+"""Fraction of the memory for activations: estimated for 81 frames of 512 px on the 14B model, not measured."""
 
 
 class StepCache(Enum):
-    """What a step may take over from an earlier one; each guidance branch remembers its own."""
+    """What a step may reuse from an earlier step of the same guidance branch."""
 
     none = "none"
     first_block = "first_block"
-    """All blocks but the first are left out while its change from step to step is small."""
+    """Skips all blocks but the first while the first block changes little from step to step."""
     mag_cache = "mag_cache"
-    """Steps are left out by ratios of magnitudes that were measured for a model (arXiv 2506.09045)."""
+    """Skips steps by magnitude ratios that were measured for the model (arXiv 2506.09045)."""
     taylor_seer = "taylor_seer"
-    """Between full steps, attentions and feed-forwards are continued as a series (arXiv 2503.06923)."""
+    """Extrapolates attention and feed-forward outputs between full steps as a Taylor series (arXiv 2503.06923)."""
 
 
 class WeightQuantization(Enum):
-    """How the linear layers of the blocks are stored, by torchao; products are made in the model's precision."""
+    """Storage of the blocks' linear layers (torchao); matrix products run in the model's dtype."""
 
-    none = "full"
+    none = "none"
     int8 = "int8"
     float8 = "float8"
 
 
 @dataclass
 class OptimizationConfig:
-    """What is saved, for a price."""
+    """Optimizations of speed and memory, each at the cost of quality or time."""
 
     step_cache: StepCache = StepCache.none
     cache_threshold: float = 0.08
-    """first_block, mag_cache: how much may be passed over; more = faster and less true."""
+    """Change below which a step is reused, in [0, 10] (first_block, mag_cache); higher: faster and less exact."""
     mag_ratios: list[float] = field(default_factory=list)
-    """mag_cache: one a step, of this model (diffusers' MagCache prints them when it calibrates)."""
+    """One ratio per step, measured on this model (mag_cache; diffusers' MagCache prints them when it calibrates)."""
     cache_interval: int = 3
-    """taylor_seer: one full step in so many."""
+    """Steps from one full step to the next, 2 to 100 (taylor_seer)."""
     quantization: WeightQuantization = WeightQuantization.none
     few_step_lora: str | None = None
-    """A few-step LoRA for the Wan base (.safetensors), fused into it; set steps, shift and guidance as its page
-    says."""
+    """A few-step LoRA (.safetensors), fused into the Wan base; set steps, flow shift and guidance as its page
+    recommends."""
     few_step_lora_scale: float = 1.0
+    """Scale of that LoRA, -4 to 4."""
     vram_limit_gib: float | None = None
-    """GPU memory that may be used, in GiB: the least offloading that fits is chosen, in the place of `offload`."""
+    """GPU memory that may be used, 1 to 1024 GiB; selects the least offloading that fits, in place of `offload`."""
 
     def validate(self) -> None:
-        """Holds every value in its limits.
+        """Validates every value.
 
         Raises:
-            InputError: naming the value, the limit and the cure.
+            InputError: a value is outside its range, or something it needs is missing.
         """
-        limits = {"threshold": (0.0, 10.0), "interval": (2, 100), "lora_scale": (-4.0, 4.0)}
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise InputError(f"savings.{name} is {value}; it must be {low:g} to {high:g}")
-        if self.vram_limit_gib is not None and not 1 <= self.vram_limit_gib <= 1024:
-            raise InputError(f"optimizations.vram_limit_gib is {self.vram_limit_gib}; it must be 1 to 1024")
+        limits = {
+            "cache_threshold": (0.0, 10.0),
+            "cache_interval": (2, 100),
+            "few_step_lora_scale": (-4.0, 4.0),
+            "vram_limit_gib": (1, 1024),
+        }
+        check_ranges(self, limits, "optimizations.")
         if self.step_cache is StepCache.mag_cache and not self.mag_ratios:
             raise InputError(
-                "optimizations.step_cache is mag_cache, which needs optimizations.mag_ratios of this model; give them"
+                "optimizations.step_cache is mag_cache, which needs optimizations.mag_ratios of this model; give them",
+                code=ErrorCode.missing_value,
+                field="optimizations.mag_ratios",
             )
         if self.few_step_lora is not None and not self.few_step_lora.endswith(".safetensors"):
-            raise InputError(f"optimizations.few_step_lora is '{self.few_step_lora}'; a .safetensors file is needed")
+            raise InputError(
+                f"optimizations.few_step_lora is '{self.few_step_lora}'; a .safetensors file is needed",
+                code=ErrorCode.invalid_choice,
+                field="optimizations.few_step_lora",
+                value=self.few_step_lora,
+            )
         if self.quantization is not WeightQuantization.none and find_spec("torchao") is None:
             raise InputError(
                 f"optimizations.quantization is {self.quantization.value}, which needs torchao: "
-                f"{install_command('quantization')}"
+                f"{install_command('quantization')}",
+                code=ErrorCode.unsupported,
+                field="optimizations.quantization",
+                value=self.quantization.value,
             )
 
 
 def apply_optimizations(
     transformer: FantasyTalkingTransformer3DModel, config: OptimizationConfig, device: torch.device
 ) -> None:
-    """Changes the transformer as `config` says; and lets one on a CPU work as is fastest there.
+    """Applies `config` to the transformer, and on a CPU the faster attention and memory reuse.
 
     Raises:
         InputError: the LoRA does not fit.
@@ -114,28 +126,33 @@ def apply_optimizations(
 
 
 def choose_offload(component_bytes: Mapping[str, int], vram_limit_gib: float) -> str:
-    """none, model or group: the least offloading that leaves `ACTIVATION_MEMORY_FRACTION` of the limit free of parts
-    (bytes).
+    """Returns none, model or group: the least offloading that leaves `ACTIVATION_MEMORY_FRACTION` of the limit free.
+
+    Args:
+        component_bytes: size of the weights by component.
 
     Raises:
-        InputError: even what always stays on the GPU does not fit.
+        InputError: even the components that always stay on the GPU do not fit.
     """
-    room = vram_limit_gib * 2**30 * (1 - ACTIVATION_MEMORY_FRACTION)
-    staying = sum(component_bytes.get(name, 0) for name in GPU_RESIDENT_COMPONENTS)
-    if sum(component_bytes.values()) <= room:
+    budget = vram_limit_gib * 2**30 * (1 - ACTIVATION_MEMORY_FRACTION)
+    resident = sum(component_bytes.get(name, 0) for name in GPU_RESIDENT_COMPONENTS)
+    if sum(component_bytes.values()) <= budget:
         return "none"
-    if max(component_bytes.values()) <= room:
+    if max(component_bytes.values()) <= budget:
         return "model"
-    if staying <= room:
+    if resident <= budget:
         return "group"
     raise InputError(
         f"optimizations.vram_limit_gib is {vram_limit_gib:g}; {', '.join(GPU_RESIDENT_COMPONENTS)} alone need "
-        f"{staying / 2**30 / (1 - ACTIVATION_MEMORY_FRACTION):.1f} GiB; give more"
+        f"{resident / 2**30 / (1 - ACTIVATION_MEMORY_FRACTION):.1f} GiB; give more",
+        code=ErrorCode.insufficient_resources,
+        field="optimizations.vram_limit_gib",
+        value=vram_limit_gib,
     )
 
 
 def quantize_blocks(transformer: FantasyTalkingTransformer3DModel, quantization: WeightQuantization) -> None:
-    """Stores the weights of the blocks' wide linear layers in one byte each, with a scale for every output."""
+    """Stores the weights of the blocks' linear layers in one byte each, with one scale per output channel."""
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     kind = Int8WeightOnlyConfig() if quantization is WeightQuantization.int8 else Float8WeightOnlyConfig()

@@ -1,13 +1,13 @@
-"""The diffusers pipeline: a portrait, speech and videos that drive its faces in, a video out.
+"""The diffusers pipeline: a portrait with audio, driving videos or both in, a video out.
 
 Axes: F latent frames, h and w latent height and width, T frames, H and W pixels.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,44 +26,66 @@ from transformers import (
 )
 
 from fantasytalking.attention_regions import BackgroundAttention
-from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS, AudioWindows
+from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS
 from fantasytalking.checkpoints.lora import has_lora
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
-from fantasytalking.data.prepare.config import ResizeMode
 from fantasytalking.encoders.expression import copy_expression_encoder
+from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
+from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
+from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.media.audio_stream import AudioSampleQueue
+from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.models.cfg_branches import CfgOrder
 from fantasytalking.models.diffusers_internals import execution_device
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
-from fantasytalking.pipeline.condition_encoder import GenerationControls, encode_conditions, encode_speakers
-from fantasytalking.pipeline.control_checks import NEUTRAL_MOTION, check_audio_supported, check_trained_modules
+from fantasytalking.pipeline.condition_encoder import NUM_ENCODING_STEPS, ConditionEncoder
 from fantasytalking.pipeline.decoding import check_output_type, decode_frames, decode_output
 from fantasytalking.pipeline.denoising import Denoiser
-from fantasytalking.pipeline.distillation_limits import check_distillation_limits
+from fantasytalking.pipeline.generation_plan import (
+    NEUTRAL_MOTION,
+    GenerationControls,
+    GenerationPlan,
+    plan_generation,
+)
 from fantasytalking.pipeline.guidance import (
     EXPRESSION_GUIDANCE_SCALE,
     GuidanceConfig,
     GuidanceSchedule,
     guidance_at_step,
 )
-from fantasytalking.pipeline.inputs import AudioInput, DrivingInput, load_audio_inputs, load_driving_inputs
+from fantasytalking.pipeline.inputs import (
+    AudioInput,
+    DrivingInput,
+    audio_inputs,
+    driving_inputs,
+    load_audio_inputs,
+    load_driving_inputs,
+)
 from fantasytalking.pipeline.loading import (
-    EXPRESSION_ENCODER_FOLDER,
-    FACE_ENCODER_FOLDER,
+    PipelineParts,
+    align_weights,
     load_pipeline_from_base,
     load_saved_pipeline,
 )
+from fantasytalking.pipeline.model_facts import (
+    EXPRESSION_ENCODER_FOLDER,
+    FACE_ENCODER_FOLDER,
+    ModelFacts,
+    StoredModel,
+    check_trained_modules,
+)
 from fantasytalking.pipeline.portrait import ImageInput, portrait_from_image
 from fantasytalking.pipeline.schedulers import set_timesteps
-from fantasytalking.pipeline.sliding_window import latent_window_sizes, plan_windows
-from fantasytalking.pipeline.speakers import Speakers
-from fantasytalking.pipeline.streaming.streamer import Streamer, StreamPlan, portrait_from_config
+from fantasytalking.pipeline.sliding_window import LatentWindow, plan_windows
+from fantasytalking.pipeline.speakers import DrivingExpression, Speakers
+from fantasytalking.pipeline.streaming.streamer import Streamer
+from fantasytalking.pipeline.streaming.streaming_audio import StreamingAudioEncoder
+from fantasytalking.pipeline.timeline import Timeline
 from fantasytalking.pipeline.video_conditions import VideoConditions
 
-if TYPE_CHECKING:
-    from fantasytalking.pipeline.config import InferConfig
+StepCallback = Callable[["FantasyTalkingPipeline", int, Tensor, dict[str, Tensor]], Mapping[str, Tensor]]
 
 
 @dataclass
@@ -71,30 +93,28 @@ class FantasyTalkingOutput(BaseOutput):
     """A video."""
 
     frames: Any
-    """np: (1, T, H, W, 3) float32 in [0, 1]; pt: (1, T, 3, H, W) of the same; pil: a list of a list of pictures;
-    latent: (1, 16, F, h, w) normalised latents, whose frames `iterate_frames` gives one by one."""
+    """np: (1, T, H, W, 3) float32 in [0, 1]; pt: (1, T, 3, H, W) of the same; pil: a list of one list of images;
+    latent: (1, 16, F, h, w) normalized latents, whose frames `iterate_frames` decodes one by one."""
     num_frames: int
-    """T: the longest sound's length, rounded to the nearest frame, or the shortest driver's."""
+    """T: the duration of the longest audio, rounded to the nearest frame, or that of the shortest driving video."""
     fps: float
 
 
 class FantasyTalkingPipeline(DiffusionPipeline):
-    """A portrait and recordings of speech become a video in which its people talk; videos may drive their faces.
+    """Generates a video of people who speak, from a portrait and recordings; videos may drive their faces.
 
     Args:
-        transformer, vae, text_encoder, tokenizer, image_encoder, image_processor, scheduler: Wan's parts, with the
-            paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas.
+        transformer, vae, text_encoder, tokenizer, image_encoder, image_processor, scheduler: components of Wan, with
+            the paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas.
         audio_encoder, audio_processor: wav2vec2 and its feature extractor.
-        trained_modules: of audio, face, motion and expression, joined by commas: those that were trained. Asking for
-            the control of another is an error, not an effect that fails to come.
-        audio_window, window_seconds: rule of the audio windows, as in `AdapterConfig`.
-        text_length: tokens to which prompts are padded, as in training (Wan: 512).
+        trained_modules: trained modules among audio, face, motion and expression, joined by commas. Controlling a
+            module that was not trained is an error.
+        audio_window, window_seconds: rule and length of the audio windows, as in `AdapterConfig`.
+        text_length: tokens that prompts are padded to, as in training (Wan: 512).
 
-    The ArcFace network is no torch module: `face_encoder_path` is the path of its .onnx file, which stands in the
-        folder
-    face_encoder of a saved pipeline. `expression_encoder_path` is the folder of the encoder that reads drivers, there
-    expression_encoder. `motion_normalizer` holds the constants that measured motion was normalised with,
-    from motion_normaliser.json, for whoever measures motion in a result.
+    Attributes that are not torch modules: `face_encoder_path`, the ArcFace .onnx (in the folder face_encoder of a saved
+    pipeline); `expression_encoder_path`, the folder of the encoder of driving videos (expression_encoder there);
+    `motion_normalizer`, the constants by which measured motion was normalized (motion_normaliser.json).
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->audio_encoder->transformer->vae"
@@ -119,7 +139,12 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         super().__init__()
         check_trained_modules(trained_modules.split(","), audio_window, window_seconds)
         if type(text_length) is not int or not 1 <= text_length <= 4096:
-            raise InputError(f"pipeline: text_length is {text_length!r}; it must be 1 to 4096 (Wan: 512)")
+            raise InputError(
+                f"pipeline: text_length is {text_length!r}; it must be 1 to 4096 (Wan: 512)",
+                code=ErrorCode.out_of_range,
+                field="text_length",
+                value=text_length,
+            )
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -138,32 +163,45 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             text_length=text_length,
         )
         self.input_dtype: torch.dtype | None = None
-        """What the transformer is given its inputs in; None: the type of its weights."""
+        """Type of the transformer's inputs; None: that of its weights."""
         self.face_encoder_path: Path | None = None
         self.expression_encoder_path: Path | None = None
         self.motion_normalizer: MotionNormalizer | None = None
         self._interrupt = False
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> "FantasyTalkingPipeline":
-        """A pipeline that `save_pretrained` wrote: see `fantasytalking.pipeline.loading.load_saved_pipeline`."""
-        return load_saved_pipeline(cls, source, **kwargs)
+    def from_pretrained(cls, source: str | Path | StoredModel, **kwargs: Any) -> "FantasyTalkingPipeline":
+        """Loads a pipeline that `save_pretrained` wrote: see `fantasytalking.pipeline.loading.load_saved_pipeline`."""
+        return cls._from_parts(load_saved_pipeline(source, **kwargs))
 
     @classmethod
-    def from_base(cls, base: str | Path, adapter: str | Path, **kwargs: Any) -> "FantasyTalkingPipeline":
-        """A Wan base with an adapter of ours: see `fantasytalking.pipeline.loading.load_pipeline_from_base`."""
-        return load_pipeline_from_base(cls, base, adapter, **kwargs)
+    def from_base(
+        cls, base: str | Path | StoredModel, adapter: str | Path | None = None, **kwargs: Any
+    ) -> "FantasyTalkingPipeline":
+        """Loads a Wan base with an adapter: see `fantasytalking.pipeline.loading.load_pipeline_from_base`."""
+        return cls._from_parts(load_pipeline_from_base(base, adapter, **kwargs))
+
+    @classmethod
+    def _from_parts(cls, parts: PipelineParts) -> "FantasyTalkingPipeline":
+        pipe = cls(**parts.arguments)
+        align_weights(pipe.components)
+        pipe.face_encoder_path = parts.face_encoder_path
+        pipe.expression_encoder_path = parts.expression_encoder_path
+        pipe.motion_normalizer = parts.motion_normalizer
+        return pipe
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Writes the whole pipeline as a diffusers folder, with the encoders and constants that are no torch modules.
+        """Saves the whole pipeline as a diffusers folder, including the encoders that are not torch modules.
 
         Raises:
-            InputError: the transformer holds an unfused LoRA, whose layers a plain transformer folder has no place for.
+            InputError: the transformer has an unfused LoRA, which a diffusers folder cannot hold.
         """
         if has_lora(self.transformer):
             raise InputError(
-                "the transformer holds a LoRA, which has no place in a plain folder; first call "
-                "pipe.transformer.fuse_lora() and pipe.transformer.unload_lora()"
+                "the transformer has a LoRA, which a diffusers folder cannot hold; first call "
+                "pipe.transformer.fuse_lora() and pipe.transformer.unload_lora()",
+                code=ErrorCode.unsupported,
+                field="transformer",
             )
         super().save_pretrained(save_directory, **kwargs)
         if self.face_encoder_path is not None:
@@ -177,23 +215,34 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             self.motion_normalizer.save(Path(save_directory) / MOTION_NORMALIZER_FILE)
 
     def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
-        """As diffusers', but VAE and wav2vec2 (0.9 GB in all) stay on the device: they are called by parts."""
+        """As in diffusers, but VAE and wav2vec2 (0.9 GB together) stay on the device: parts of them are called."""
         excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
         super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
 
     def component_bytes(self) -> dict[str, int]:
-        """Memory that the weights of each part need, in bytes."""
+        """Returns the size of the weights of each component in bytes."""
         parts = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
         return {name: sum(value.nbytes for value in part.parameters()) for name, part in parts.items()}
 
     @property
     def trained_modules(self) -> list[str]:
-        """Of audio, face, motion and expression, those that were trained."""
+        """Trained modules among audio, face, motion and expression."""
         return self.config.trained_modules.split(",")
 
     @property
+    def facts(self) -> ModelFacts:
+        """What the model can do: what `plan_generation` checks controls against."""
+        return ModelFacts(
+            tuple(self.trained_modules),
+            self.transformer.distillation,
+            self.vae.config.scale_factor_temporal,
+            self.face_encoder_path is not None,
+            self.expression_encoder_path is not None,
+        )
+
+    @property
     def interrupt(self) -> bool:
-        """Set `_interrupt` in a callback to leave the remaining steps out."""
+        """Whether the remaining steps are skipped; set `_interrupt` in a callback."""
         return self._interrupt
 
     @torch.no_grad()
@@ -204,6 +253,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         prompt: str = "",
         negative_prompt: str = "",
         *,
+        controls: GenerationControls | None = None,
         driving_video: DrivingInput | Sequence[DrivingInput] = (),
         motion: float = NEUTRAL_MOTION,
         expression_motion: float | None = None,
@@ -227,140 +277,212 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         overlap_frames: int = 24,
         generator: torch.Generator | None = None,
         output_type: str = "np",
-        callback_on_step_end: Callable[["FantasyTalkingPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
-        | None = None,
+        callback_on_step_end: StepCallback | None = None,
     ) -> FantasyTalkingOutput:
-        """Makes a video as long as the longest sound, to the nearest frame; without one, as the shortest driver.
+        """Generates a video as long as the longest audio or, without audio, as the shortest driving video.
 
         Args:
-            image: a path, a PIL picture, RGB uint8 (H, W, 3), or a `Portrait` that is ready.
-            audio: a path, or mono float32 samples at 16 kHz; one for each of the first faces. None = nobody speaks.
-            driving_video: a video of a face, or a `Driver` that is ready; one for each of the first faces.
-            prompt: what to see; "" = nothing is said.
-            negative_prompt: what the branches without a prompt are told instead; "" = nothing.
-            motion: intensity in [0, 1] of expression and body, 0.5 = neutral.
-            expression_motion, body_motion: of one alone; None = `motion`.
-            face_scale: weight of the face attention, 1 = as trained; None = 1 where it was trained, else 0.
-            expression_scale: weight of the drivers, 1 = as trained.
-            background: to whose sounds and drivers what is nobody's face attends.
-            text_guidance, audio_guidance, expression_guidance: scales, or schedules of them over the steps (useful: 3
-                to 7).
-            formula, keep_colour, batch_branches: as in `GuidanceConfig`.
-            num_inference_steps: denoising steps; None = 30, or those that a distilled model was made for.
-            fps: frames a second.
-            height, width: of the video in pixels, multiples of 16; None = 512 (a `Portrait` brings its own).
-            resize_mode: how other pictures are brought to that size.
-            face_index: which of several faces, from 1 at the left; several in the order of their sounds and drivers.
-            window_frames: frames denoised at once, 1 + 4k, as many as the model was trained on.
-            overlap_frames: frames that neighbouring windows of a longer video share, a multiple of 4.
-            generator: of the noise; one on the CPU gives the same noise on every device.
+            image: a path, a PIL image, RGB uint8 (H, W, 3), or a `Portrait`.
+            audio: a path, or mono float32 samples at 16 kHz; one per face from the first face on. None: nobody speaks.
+            driving_video: a video of a face, or a `DrivingExpression`; one per face from the first face on.
+            controls: all controls of the generation, in place of the keyword arguments of the same names.
+            prompt, negative_prompt, face_scale, expression_scale, background, num_inference_steps, fps, window_frames,
+                overlap_frames: as in `GenerationControls`.
+            motion: intensity in [0, 1] of expression and body; 0.5 is neutral.
+            expression_motion, body_motion: intensity of one of them; None: `motion`.
+            text_guidance_scale, audio_guidance_scale, expression_guidance_scale: constant scales, or schedules over
+                the steps (useful: 3 to 7).
+            guidance_order, color_rescale, batch_branches: as in `GuidanceConfig`.
+            height, width: of the video in pixels, multiples of 16; None: 512, or the size of a `Portrait`.
+            resize_mode: how images are resized to that size.
+            face_index: selected faces, from 1 at the left; several in the order of their audio and driving videos.
+            generator: of the noise; a CPU generator gives the same noise on every device.
             output_type: np, pil, pt or latent.
-            callback_on_step_end: called with this pipeline, step, timestep and {"latents": ...}; may give others back.
+            callback_on_step_end: called with this pipeline, step, timestep and {"latents": ...}; may return changed
+                latents.
 
         Raises:
-            InputError: anything that cannot be used; names the value, the limit and the cure.
+            InputError: an input or a control cannot be used; names the value, the limit and the cure.
         """
+        guidance = GuidanceConfig(
+            GuidanceSchedule.from_scale(text_guidance_scale),
+            GuidanceSchedule.from_scale(audio_guidance_scale),
+            guidance_order,
+            color_rescale,
+            batch_branches,
+            GuidanceSchedule.from_scale(expression_guidance_scale),
+        )
+        keyword_controls = GenerationControls(
+            prompt,
+            negative_prompt,
+            motion if expression_motion is None else expression_motion,
+            motion if body_motion is None else body_motion,
+            face_scale,
+            expression_scale,
+            background,
+            guidance,
+            num_inference_steps,
+            fps,
+            window_frames,
+            overlap_frames,
+        )
+        controls = _only_controls(controls, keyword_controls)
+
         # 1. Check what can be checked before anything is computed
-        text, heard, seen = (
-            GuidanceSchedule.from_scale(scale)
-            for scale in (text_guidance_scale, audio_guidance_scale, expression_guidance_scale)
-        )
-        guidance = GuidanceConfig(text, heard, guidance_order, color_rescale, batch_branches, seen)
-        guidance.validate_all()
         check_output_type(output_type)
-        steps = check_distillation_limits(
-            self, num_inference_steps, guidance, negative_prompt, has_driving_video=bool(driving_video)
+        speech, driving = audio_inputs(audio), driving_inputs(driving_video)
+        plan = self._plan(controls, has_audio=bool(speech), driving=driving)
+        waveforms = load_audio_inputs(speech)
+        expressions = load_driving_inputs(driving, self.expression_encoder_path, plan.fps)
+        num_faces = max(len(waveforms), len(expressions), 1)
+        portrait = portrait_from_image(
+            image, height, width, resize_mode=resize_mode, face_index=face_index, num_faces=num_faces
         )
-        intensity = [motion if part is None else part for part in (expression_motion, body_motion)]
-        prompts = (prompt, negative_prompt)
-        asked = GenerationControls.checked(
-            self, prompts, (intensity[0], intensity[1]), face_scale, expression_scale, background
-        )
-        stride = self.vae.config.scale_factor_temporal
-        lengths = latent_window_sizes(window_frames, overlap_frames, stride)
-        sounds, drivers = load_audio_inputs(self, audio), load_driving_inputs(self, driving_video, fps)
-        number = max(len(sounds), len(drivers), 1)
-        people = Speakers(
-            portrait_from_image(image, height, width, fit=resize_mode, face_index=face_index, num_faces=number),
-            sounds,
-            drivers,
-        )
-        timing = people.timeline(fps, stride)
-        windows = plan_windows(timing.num_latent_frames, *lengths)
+        speakers = Speakers(portrait, waveforms, expressions)
+        timeline = speakers.timeline(plan.fps, plan.temporal_stride)
+        windows = plan_windows(timeline.num_latent_frames, plan.window_length, plan.window_overlap)
 
-        # 2. Encode what the video is told
-        conditions = encode_conditions(
-            self, people, asked, lambda: encode_speakers(self, people, timing), len(windows[0].frame_indices), timing
-        )
-
-        # 3. Denoise
-        device = execution_device(self)
-        shape = (
-            1,
-            self.transformer.config.out_channels,
-            timing.num_latent_frames,
-            *conditions.image_latents.shape[-2:],
-        )
-        latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        timesteps = set_timesteps(self.scheduler, steps, device)
-        self._interrupt = False
-        with self.progress_bar(total=len(timesteps) * len(windows)) as bar:
-            bar.set_description("denoise")
-            denoiser = Denoiser(
-                self.transformer, conditions, windows, batch_branches=guidance.batch_branches, on_window_done=bar.update
-            )
-            for step, timestep in enumerate(timesteps):
-                if self.interrupt:
-                    break
-                plan = guidance_at_step(guidance, step, len(timesteps), conditions.available)
-                prediction = denoiser.predict(latents, timestep, plan)
-                latents = self.scheduler.step(prediction, timestep, latents, return_dict=False)[0]
-                if callback_on_step_end is not None:
-                    latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
-
-        # 4. Decode
-        frames = decode_output(self, latents, timing.num_frames, output_type)
+        # 2. Encode, denoise, decode
+        conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline)
+        latents = self._denoise(conditions, plan, windows, timeline, generator, callback_on_step_end)
+        vae = VideoAutoencoder(self.vae)
+        frames = decode_output(vae, latents, timeline.num_frames, output_type, self.progress_bar)
         self.maybe_free_model_hooks()
-        return FantasyTalkingOutput(frames=frames, num_frames=timing.num_frames, fps=fps)
+        return FantasyTalkingOutput(frames=frames, num_frames=timeline.num_frames, fps=plan.fps)
 
+    @torch.no_grad()
     def stream(
         self,
         image: ImageInput,
         audio: AudioSampleQueue,
-        config: "InferConfig",
-        on_progress: Callable[[float], object] = lambda share: None,
+        controls: GenerationControls | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        resize_mode: ResizeMode = ResizeMode.crop,
+        face_index: int | None = None,
+        generator: torch.Generator | None = None,
+        on_progress: Callable[[float], object] = lambda fraction: None,
     ) -> Streamer:
-        """Iterates over frames while later windows are still being made: see
-        `fantasytalking.pipeline.streaming.streamer`.
+        """Returns an iterator over frames that yields while later windows are still being generated.
 
         Args:
-            image: as of `__call__`.
-            audio: mono at 16 kHz, read no further than needed; whoever fills it may still be speaking.
-            config: the picture and what happens; its part about the model is not read.
-            on_progress: told the share of a window's steps that is done.
+            image, height, width, resize_mode, face_index, generator: as in `__call__`.
+            audio: mono at 16 kHz, read no further than needed; it may still be recorded.
+            controls: None: the defaults.
+            on_progress: called with the fraction of a window's steps that is done.
 
         Raises:
-            InputError: at once, or from the frames when an unusable place of the sound is reached.
+            InputError: at once, or from the iterator where unusable audio is reached.
         """
-        config = replace(
-            config,
-            num_inference_steps=check_distillation_limits(
-                self, config.num_inference_steps, config.guidance, config.negative_prompt
-            ),
+        plan = self._plan(controls or GenerationControls(), has_audio=True, driving=())
+        speakers = Speakers(portrait_from_image(image, height, width, resize_mode=resize_mode, face_index=face_index))
+        audio_encoder = StreamingAudioEncoder(
+            AudioEncoder(self.audio_encoder, self.audio_processor),
+            audio,
+            plan.fps,
+            plan.temporal_stride,
+            self.config.audio_window,
+            self.config.window_seconds,
         )
-        plan = StreamPlan.from_config(config, self.vae.config.scale_factor_temporal)
-        check_audio_supported(self.trained_modules)
-        asked = GenerationControls.checked(
-            self, plan.prompts, (config.expression_motion, config.body_motion), config.face_scale
+        return Streamer(
+            self.transformer,
+            self.scheduler,
+            StreamingVaeDecoder(self.vae),
+            audio_encoder,
+            self._encode(speakers, plan, plan.window_length, None),
+            plan,
+            generator=generator,
+            on_progress=on_progress,
         )
-        people = Speakers(portrait_from_config(image, config))
-
-        def encode(hear: Callable[[], AudioWindows]) -> VideoConditions:
-            return encode_conditions(self, people, asked, hear, plan.window_length)
-
-        return Streamer(self, plan, audio, encode, on_progress)
 
     @torch.no_grad()
     def iterate_frames(self, latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
-        """The first `num_frames` pictures (H, W, 3) uint8 RGB of (1, 16, F, h, w), decoded as they are asked for."""
-        yield from decode_frames(self, latents, num_frames)
+        """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, 16, F, h, w), decoded on demand."""
+        yield from decode_frames(VideoAutoencoder(self.vae), latents, num_frames, self.progress_bar)
+
+    def _plan(
+        self, controls: GenerationControls, *, has_audio: bool, driving: Sequence[DrivingInput]
+    ) -> GenerationPlan:
+        return plan_generation(
+            self.facts,
+            controls,
+            has_audio=has_audio,
+            has_driving_video=bool(driving),
+            needs_expression_encoder=not all(isinstance(one, DrivingExpression) for one in driving),
+            scheduler=self.scheduler,
+        )
+
+    def _encode(
+        self, speakers: Speakers, plan: GenerationPlan, window_length: int, timeline: Timeline | None
+    ) -> VideoConditions:
+        encoder = ConditionEncoder(
+            TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length),
+            ImageEncoder(self.image_encoder, self.image_processor),
+            VideoAutoencoder(self.vae),
+            AudioEncoder(self.audio_encoder, self.audio_processor),
+            self.face_encoder_path,
+            self.transformer.config,
+            self.config.text_length,
+            self.config.audio_window,
+            self.config.window_seconds,
+            execution_device(self),
+            self.input_dtype or self.transformer.dtype,
+        )
+        with self.progress_bar(total=NUM_ENCODING_STEPS) as bar:
+            bar.set_description("encode")
+            return encoder.encode(speakers, plan, window_length, timeline, bar.update)
+
+    def _denoise(
+        self,
+        conditions: VideoConditions,
+        plan: GenerationPlan,
+        windows: Sequence[LatentWindow],
+        timeline: Timeline,
+        generator: torch.Generator | None,
+        callback_on_step_end: StepCallback | None,
+    ) -> Tensor:
+        """(1, C, F, h, w) denoised latents."""
+        device, (height, width) = execution_device(self), conditions.image_latents.shape[-2:]
+        shape = (1, self.transformer.config.out_channels, timeline.num_latent_frames, height, width)
+        latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        timesteps = set_timesteps(self.scheduler, plan.num_inference_steps, device)
+        self._interrupt = False
+        with self.progress_bar(total=len(timesteps) * len(windows)) as bar:
+            bar.set_description("denoise")
+            denoiser = Denoiser(
+                self.transformer,
+                conditions,
+                windows,
+                batch_branches=plan.guidance.batch_branches,
+                on_window_done=bar.update,
+            )
+            for step, timestep in enumerate(timesteps):
+                if self.interrupt:
+                    break
+                guidance = guidance_at_step(plan.guidance, step, len(timesteps), conditions.available)
+                prediction = denoiser.predict(latents, timestep, guidance)
+                latents = self.scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
+        return latents
+
+
+def _only_controls(controls: GenerationControls | None, keywords: GenerationControls) -> GenerationControls:
+    """The controls object or the keyword arguments, whichever is given.
+
+    Raises:
+        InputError: both are given.
+    """
+    if controls is None:
+        return keywords
+    default = GenerationControls()
+    changed = [name for name, value in vars(keywords).items() if value != getattr(default, name)]
+    if changed:
+        raise InputError(
+            f"both controls and {changed[0]} were given; set {changed[0]} in controls",
+            code=ErrorCode.conflict,
+            field=changed[0],
+            value=getattr(keywords, changed[0]),
+        )
+    return controls

@@ -1,10 +1,11 @@
-"""Any picture to the model's picture: the faces found, the picture cropped around them or padded, never distorted.
+"""Prepares portraits: detects the faces and crops or pads the image to the model's size without distorting it.
 
-The perception and imaging packages are imported where they are used, so that the pipeline itself loads without them.
+The perception and imaging packages are imported on use, so that the pipeline loads without them.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,22 +14,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fantasytalking import media
-from fantasytalking.common.errors import InputError
-from fantasytalking.data.prepare.config import ResizeMode, ResolutionBucket
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 
 MAX_IMAGE_SIDE = 4096
-"""Larger pictures are shrunk to this before the face is looked for: no model draws that many pixels."""
+"""Side in pixels to which larger images are shrunk before the face is detected."""
 GROUP_CROP_MARGIN = 1.25
-"""Size of the nearest crop around several faces, in sizes of what is around them all."""
+"""Size of the tightest crop around several faces, relative to their bounding box."""
 
 
 class Portrait(NamedTuple):
-    """A picture as the model takes it."""
+    """An image at the model's size, with its faces."""
 
     pixels: NDArray[np.uint8]
     """(H, W, 3) RGB, H and W multiples of 16."""
     face_points: NDArray[np.float32]
-    """(P, 5, 2) pixels of eyes, nose and corners of the mouth of each person, in the order of ArcFace's alignment."""
+    """(P, 5, 2) pixels of eyes, nose and mouth corners of each person, in the order of ArcFace's alignment."""
     face_boxes: NDArray[np.float32]
     """(P, 4) left, top, right, bottom of each face in pixels, around its landmarks."""
 
@@ -36,11 +37,45 @@ class Portrait(NamedTuple):
 ImageInput = Portrait | NDArray[np.uint8] | Image.Image | str | Path
 
 
+@dataclass(frozen=True)
+class PortraitOptions:
+    """How images become portraits."""
+
+    sizes: Sequence[str]
+    """N or WIDTHxHEIGHT in multiples of 16; the size of nearest aspect ratio is used."""
+    resize_mode: ResizeMode = ResizeMode.crop
+    face_index: int | Sequence[int] | None = None
+    """Selected faces, from 1 at the left; several in the order of their audio. None: all faces."""
+    min_face_fraction: float = 0.0
+    """Zoom in until the smallest face has this fraction of the height (crop only); 0: never."""
+
+    def prepare(self, image: ImageInput, num_faces: int = 1) -> Portrait:
+        """Returns the portrait of an image; a `Portrait` is returned unchanged.
+
+        Args:
+            num_faces: number of faces required where none is selected.
+
+        Raises:
+            InputError: as `open_image` and `prepare_portrait`.
+        """
+        opened = open_image(image)
+        if isinstance(opened, Portrait):
+            return opened
+        return prepare_portrait(
+            opened,
+            parse_sizes(self.sizes),
+            fit=self.resize_mode,
+            face_index=self.face_index,
+            num_faces=num_faces,
+            min_face_fraction=self.min_face_fraction,
+        )
+
+
 def open_image(image: ImageInput) -> Portrait | NDArray[np.uint8]:
-    """A picture's pixels (H, W, 3), or the portrait that is ready.
+    """Returns the pixels of an image (H, W, 3), or a `Portrait` unchanged.
 
     Raises:
-        InputError: the file is no picture.
+        InputError: the file is not an image.
     """
     if isinstance(image, Portrait):
         return image
@@ -58,31 +93,30 @@ def prepare_portrait(
     num_faces: int = 1,
     min_face_fraction: float = 0.0,
 ) -> Portrait:
-    """Brings a picture to the size of `sizes` whose aspect ratio is nearest, as data preparation does.
+    """Returns an image at the size of `sizes` with the nearest aspect ratio, resized as data preparation does.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        fit: crop takes the largest part of that ratio, centred on the faces; letterbox takes all, with black bars.
-        face_index: which of several faces, from 1 at the left; several stand in the portrait in the order given. None =
-            all.
-        num_faces: how many faces there must be where none is chosen.
-        min_face_fraction: with crop, go nearer until the smallest face has this share of the picture's height (0 =
-            never), but never so near that one is cut. Training leaves smaller faces out.
+        fit: crop keeps the largest part of that ratio, centered on the faces; letterbox keeps all, with black bars.
+        face_index: selected faces, from 1 at the left; several appear in the portrait in this order. None: all.
+        num_faces: number of faces required where none is selected.
+        min_face_fraction: with crop, zoom in until the smallest face has this fraction of the height (0: never), but
+            never so far that a face is cut. Training leaves smaller faces out.
 
     Raises:
-        InputError: no face, others than `num_faces` and none chosen, a number that there is not, or faces too far
-            apart.
+        InputError: there is no face, another number than `num_faces` with none selected, no face of a selected index,
+            or the faces are too far apart.
     """
-    from fantasytalking.data.prepare.framing import Framing
+    from fantasytalking.media.framing import Framing
     from fantasytalking.perception.face_crop import five_points
     from fantasytalking.perception.face_detection import landmark_box
     from fantasytalking.perception.face_track import detect_faces
 
     image = _limit_size(image)
     faces = detect_faces(image)
-    chosen = [faces[number] for number in _select_faces(len(faces), face_index, num_faces)]
-    landmarks = np.stack([one.landmarks for one in chosen])
-    boxes = np.stack([one.box for one in chosen]).astype(np.float64)
+    selected = [faces[number] for number in _select_faces(len(faces), face_index, num_faces)]
+    landmarks = np.stack([one.landmarks for one in selected])
+    boxes = np.stack([one.box for one in selected]).astype(np.float64)
     framing = Framing.for_nearest_bucket(image.shape[1], image.shape[0], list(sizes), fit)
     smallest = float((boxes[:, 3] - boxes[:, 1]).min())
     if fit is ResizeMode.crop and smallest * framing.scale < min_face_fraction * framing.bucket.height:
@@ -107,44 +141,47 @@ def portrait_from_image(
     height: int | None,
     width: int | None,
     *,
-    fit: ResizeMode = ResizeMode.crop,
+    resize_mode: ResizeMode = ResizeMode.crop,
     face_index: int | Sequence[int] | None = None,
     num_faces: int = 1,
 ) -> Portrait:
-    """Any picture as a portrait of one size; None = 512 pixels, or those of a portrait that is ready.
+    """Returns the portrait of an image at one size; None: 512 pixels, or the size of a `Portrait`.
 
     Raises:
-        InputError: no picture, no such face in it, an impossible size, or another one than the ready portrait's.
+        InputError: as `PortraitOptions.prepare`, or the size is not that of the `Portrait`.
     """
-    picture = open_image(image)
-    if not isinstance(picture, Portrait):
-        return prepare_portrait(
-            picture,
-            parse_sizes([f"{width or 512}x{height or 512}"]),
-            fit=fit,
-            face_index=face_index,
-            num_faces=num_faces,
+    if isinstance(image, Portrait) and (height, width) not in ((None, None), image.pixels.shape[:2]):
+        raise InputError(
+            f"height and width are {height} and {width}; the portrait is {image.pixels.shape[:2]}",
+            code=ErrorCode.conflict,
+            field="height",
+            value=height,
         )
-    if (height, width) not in ((None, None), picture.pixels.shape[:2]):
-        raise InputError(f"height and width are {height} and {width}; the portrait is {picture.pixels.shape[:2]}")
-    return picture
+    return PortraitOptions([f"{width or 512}x{height or 512}"], resize_mode, face_index).prepare(image, num_faces)
 
 
 def parse_sizes(specs: Sequence[str]) -> list[ResolutionBucket]:
-    """'512' or '848x480' (width x height) as sizes.
+    """Returns the sizes of texts such as '512' or '848x480' (width x height).
 
     Raises:
-        InputError: none, not such a text, or not multiples of 16 from 32 to 2048.
+        InputError: there is none, one has another form, or a side is not a multiple of 16 from 32 to 2048.
     """
     sizes = []
     for text in specs:
         match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
         size = ResolutionBucket(int(match[1]), int(match[2] or match[1])) if match else None
         if size is None or any(side % 16 or not 32 <= side <= 2048 for side in size):
-            raise InputError(f"size '{text}': give N or WIDTHxHEIGHT in multiples of 16 from 32 to 2048, as in 512x512")
+            raise InputError(
+                f"size '{text}': give N or WIDTHxHEIGHT in multiples of 16 from 32 to 2048, as in 512x512",
+                code=ErrorCode.invalid_choice if size is None else ErrorCode.out_of_range,
+                field="sizes",
+                value=text,
+            )
         sizes.append(size)
     if not sizes:
-        raise InputError("sizes is empty; give at least one, as in 512x512")
+        raise InputError(
+            "sizes is empty; give at least one, as in 512x512", code=ErrorCode.missing_value, field="sizes"
+        )
     return sizes
 
 
@@ -158,9 +195,14 @@ def _limit_size(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _select_faces(num_found: int, face_index: int | Sequence[int] | None, num_faces: int) -> list[int]:
-    """Places of the chosen faces among those found, from the left."""
+    """Positions of the selected faces among those found, from the left."""
     if not num_found:
-        raise InputError("no face was found in the picture; give one that shows a face from the front, well lit")
+        raise InputError(
+            "no face was found in the image; give one that shows a face from the front, well lit",
+            code=ErrorCode.no_face,
+            field="image",
+            value=0,
+        )
     if face_index is None:
         if num_found != num_faces:
             _raise_face_count(num_found, num_faces)
@@ -169,30 +211,35 @@ def _select_faces(num_found: int, face_index: int | Sequence[int] | None, num_fa
     for number in numbers:
         if not 1 <= number <= num_found:
             raise InputError(
-                f"face {number} was asked for and {num_found} found; give --face 1 to {num_found}, counted from the "
-                "left"
+                f"face {number} was selected and {num_found} found; give --face-index 1 to {num_found}, counted from "
+                "the left",
+                code=ErrorCode.no_face,
+                field="face_index",
+                value=number,
             )
     if len(set(numbers)) < len(numbers):
-        raise InputError(f"the same face was asked for twice: {', '.join(map(str, numbers))}; give each --face once")
+        raise InputError(
+            f"a face was selected twice: {', '.join(map(str, numbers))}; give each --face-index once",
+            code=ErrorCode.conflict,
+            field="face_index",
+            value=numbers,
+        )
     return [number - 1 for number in numbers]
 
 
 def _raise_face_count(num_found: int, num_faces: int) -> None:
+    found = f"{num_found} {'face was' if num_found == 1 else 'faces were'} found in the image"
+    options = f"--face-index 1 (left) to --face-index {num_found} (right)"
     if num_faces == 1:
-        raise InputError(
-            f"{num_found} faces were found in the picture; choose one: --face 1 (left) to --face {num_found} (right)"
+        message = f"{found}; select one: {options}"
+    elif num_found < num_faces:
+        message = f"{found} and {num_faces} are needed, one per audio or driving video; give fewer, or another image"
+    else:
+        message = (
+            f"{found} and {num_faces} are needed; select them in the order of their audio and driving videos: "
+            f"{options}, {num_faces} times"
         )
-    if num_found < num_faces:
-        raise InputError(
-            f"{num_found} {'face was' if num_found == 1 else 'faces were'} found in the picture and {num_faces} are "
-            "needed, one "
-            "for each sound or driver; give fewer of them, or another picture"
-        )
-    raise InputError(
-        f"{num_found} faces were found in the picture and {num_faces} are needed; choose them in the order of their "
-        "sounds "
-        f"and drivers: --face 1 (left) to --face {num_found} (right), {num_faces} times"
-    )
+    raise InputError(message, code=ErrorCode.no_face, field="image", value=num_found)
 
 
 def _enclosing_box(boxes: NDArray[np.floating]) -> tuple[float, float, float, float]:
@@ -204,27 +251,31 @@ def _enclosing_box(boxes: NDArray[np.floating]) -> tuple[float, float, float, fl
 def _zoomed_crop(
     shape: tuple[int, int], boxes: NDArray[np.floating], bucket: ResolutionBucket, face_fraction: float
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the part in which the smallest face has `face_fraction` of the height, or all just
-    fit."""
+    """Left, top, right, bottom of the crop in which the smallest face has `face_fraction` of the height, or in which
+    all faces just fit."""
     height, width = shape
     x0, y0, x1, y1 = _enclosing_box(boxes)
-    tall = float((boxes[:, 3] - boxes[:, 1]).min()) / face_fraction
+    crop_height = float((boxes[:, 3] - boxes[:, 1]).min()) / face_fraction
     if len(boxes) > 1:
-        tall = max(tall, GROUP_CROP_MARGIN * (y1 - y0), GROUP_CROP_MARGIN * (x1 - x0) * bucket.height / bucket.width)
-    wide = tall * bucket.width / bucket.height
-    shrink = min(1.0, width / wide, height / tall)
-    rows, columns = max(16, round(tall * shrink)), max(16, round(wide * shrink))
+        aspect = bucket.height / bucket.width
+        crop_height = max(crop_height, GROUP_CROP_MARGIN * (y1 - y0), GROUP_CROP_MARGIN * (x1 - x0) * aspect)
+    crop_width = crop_height * bucket.width / bucket.height
+    shrink = min(1.0, width / crop_width, height / crop_height)
+    rows, columns = max(16, round(crop_height * shrink)), max(16, round(crop_width * shrink))
     left = min(max(0, round((x0 + x1 - columns) / 2)), max(0, width - columns))
     top = min(max(0, round((y0 + y1 - rows) / 2)), max(0, height - rows))
     return left, top, min(width, left + columns), min(height, top + rows)
 
 
 def _check_faces_inside(portrait: Portrait) -> None:
-    """Holds that none of several faces was cropped away."""
+    """Raises where one of several faces was cropped away."""
     height, width = portrait.pixels.shape[:2]
-    middles = (portrait.face_boxes[:, :2] + portrait.face_boxes[:, 2:]) / 2
-    if len(middles) > 1 and not bool(((middles > 0) & (middles < (width, height))).all()):
+    centers = (portrait.face_boxes[:, :2] + portrait.face_boxes[:, 2:]) / 2
+    if len(centers) > 1 and not bool(((centers > 0) & (centers < (width, height))).all()):
         raise InputError(
-            f"the {len(middles)} faces do not all fit into a crop of {width}x{height}; give a wider --size, or "
-            "fit=letterbox"
+            f"the {len(centers)} faces do not all fit into a crop of {width}x{height}; give a wider --size, or "
+            "resize_mode=letterbox",
+            code=ErrorCode.conflict,
+            field="sizes",
+            value=f"{width}x{height}",
         )

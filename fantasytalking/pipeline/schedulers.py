@@ -1,4 +1,4 @@
-"""The two samplers, and their noise levels."""
+"""Schedulers of the flow, and their timesteps."""
 
 from enum import Enum
 
@@ -11,16 +11,16 @@ from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS
 
 
 class SchedulerType(Enum):
-    """How the flow is followed."""
+    """Solver of the flow."""
 
     euler = "euler"
-    """Straight steps, as the released code samples."""
+    """First order, as in the released code."""
     unipc = "unipc"
-    """Second order (arXiv 2302.04867), as Wan itself samples."""
+    """UniPC, second order (arXiv 2302.04867), as in Wan."""
 
 
 def make_scheduler(scheduler_type: SchedulerType, flow_shift: float = 5.0) -> SchedulerMixin:
-    """A scheduler of diffusers; `flow_shift` moves the noise levels towards noise (released: 5)."""
+    """Returns a diffusers scheduler; a larger `flow_shift` spends more steps at high noise (released: 5)."""
     if scheduler_type is SchedulerType.euler:
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=flow_shift)
     return UniPCMultistepScheduler(
@@ -32,10 +32,10 @@ def make_scheduler(scheduler_type: SchedulerType, flow_shift: float = 5.0) -> Sc
 
 
 def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device) -> Tensor:
-    """Sets the noise levels of `num_inference_steps` steps and gives their timesteps (steps,).
+    """Sets the timesteps of `num_inference_steps` steps and returns them (steps,).
 
-    Euler's are evenly spaced from 1 to 1/steps before the shift, as in the released code; left to itself diffusers
-    would shift the last of them twice.
+    The noise levels of Euler are evenly spaced from 1 to 1/steps before the shift, as in the released code; by default
+    diffusers would shift the last of them twice.
     """
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         scheduler.set_timesteps(sigmas=np.linspace(1, 0, num_inference_steps + 1)[:-1].tolist(), device=device)

@@ -8,7 +8,7 @@ pytest.importorskip("mediapipe")
 import cv2
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.data.prepare.config import ResizeMode, ResolutionBucket
+from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 from fantasytalking.perception.face_track import detect_faces
 from fantasytalking.pipeline.portrait import parse_sizes, prepare_portrait
 

@@ -11,7 +11,7 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
 from fantasytalking.data.prepare.config import PreparationConfig
-from fantasytalking.data.prepare.framing import Framing, crop_frame
+from fantasytalking.data.prepare.framing import crop_frame
 from fantasytalking.data.prepare.people import (
     check_face_placement,
     check_people_quality,
@@ -20,6 +20,7 @@ from fantasytalking.data.prepare.people import (
     transform_track,
 )
 from fantasytalking.data.prepare.plan import SceneClip
+from fantasytalking.media.framing import Framing
 from fantasytalking.perception.body_pose import track_body
 from fantasytalking.perception.face_track import FaceTrack, track_faces
 from fantasytalking.perception.lip_mask import lip_mask

@@ -4,41 +4,18 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field
-from enum import Enum
-from typing import NamedTuple
 
 from omegaconf import MISSING
 
 from fantasytalking.common.config_aliases import restore_old_keys
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.dtype import Dtype
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import latent_frame_count
 from fantasytalking.data.features import FEATURE_FORMAT
 from fantasytalking.data.manifest import MAX_PEOPLE_PER_CLIP
+from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 
 MIN_CLIP_SECONDS = 0.5
-
-
-class ResizeMode(Enum):
-    """How a picture is brought into a bucket of another aspect ratio."""
-
-    crop = "crop"
-    """The largest part of the bucket's aspect ratio, centred on the face."""
-    letterbox = "letterbox"
-    """All of it, with black bars."""
-
-
-class EncoderDtype(Enum):
-    """Arithmetic of the text and image encoders. VAE and wav2vec2 always work in float32."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class ResolutionBucket(NamedTuple):
-    """Size in pixels of prepared pictures."""
-
-    width: int
-    height: int
 
 
 @dataclass
@@ -97,7 +74,8 @@ class PreparationConfig:
     motion_normalizer: str | None = None
     """motion_normaliser.json of another corpus; none: fitted on this one."""
 
-    dtype: EncoderDtype = EncoderDtype.float32
+    dtype: Dtype = Dtype.float32
+    """Of the text and image encoders: float32 or bfloat16. VAE and wav2vec2 always work in float32."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda."""
     num_threads: int = 1
@@ -142,6 +120,13 @@ class PreparationConfig:
             raise InputError(
                 f"frames is {self.frames}, {self.duration:.2f} s at {self.fps:g} frames a second; motion can be "
                 f"measured from {MIN_CLIP_SECONDS} s on"
+            )
+        if self.dtype is Dtype.float16:
+            raise InputError(
+                "dtype is float16; the encoders of data preparation work in float32 or bfloat16: use dtype=float32",
+                code=ErrorCode.invalid_choice,
+                field="dtype",
+                value="float16",
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")

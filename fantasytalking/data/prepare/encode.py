@@ -45,7 +45,7 @@ class FeatureEncoders:
         Raises:
             InputError: an encoder is missing, damaged or of another kind; says how to fetch it.
         """
-        dtype = getattr(torch, config.dtype.value)
+        dtype = config.dtype.torch_dtype
         source = config.base
         audio, folder = (config.audio_encoder, "") if config.audio_encoder else (source, "audio_encoder")
         driver = config.expression_encoder

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.config import PreparationConfig
-from fantasytalking.data.prepare.framing import Framing
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
+from fantasytalking.media.framing import Framing
 from fantasytalking.perception.active_speaker import detect_active_speaker, prominent_tracks
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.multi_person_filter import (

@@ -1,16 +1,15 @@
-"""Windows one after another: each is denoised to its end before the next begins, so that frames can be shown at once.
+"""Causal windows: each is denoised to its end before the next one starts, so that its frames can be emitted at once.
 
-Every window is frame 0 and a stretch, as in `fantasytalking.pipeline.sliding_window`, and shares an overlap with the
-window before. There all windows walk through the noise levels together; here the window before has arrived. It takes
-part all
-the same, with the weights it would have had: a finished latent z that began as noise e went there with the velocity
-e - z, which is mixed with the new window's prediction (as MultiDiffusion mixes predictions, arXiv 2302.08113). With
-weight 1 this is the known region of RePaint (arXiv 2201.09865): at every noise level z under that level's share of
-noise. Both sides must begin as the same noise e: mixing two different noises would weaken the noise, which the model
-was never shown. (Latents mixed after every step, in place of velocities, would add the weight up over the steps.)
+Every window is frame 0 and a stretch, as in `fantasytalking.pipeline.sliding_window`, and overlaps the previous window.
+There all windows are denoised together; here the previous window is already finished. It takes part all the same, with
+the weight it would have had: a finished latent z that started as noise e moved with the velocity e - z, which is
+blended with the new window's prediction (as MultiDiffusion blends predictions, arXiv 2302.08113). With weight 1 this is
+the known region of RePaint (arXiv 2201.09865): at every noise level z under that level's noise. Both windows must start
+from the same noise e: blending two different noises would weaken the noise, which the model was never trained on.
+(Blending latents after every step, in place of velocities, would accumulate the weight over the steps.)
 
-Frames are shown once no later window can change them: the overlap waits for the next window. The last window is as
-long as the others and so begins earlier; what was shown by then stays as it is (weight 1).
+Frames are emitted once no later window can change them: the overlap waits for the next window. The last window is as
+long as the others and so starts earlier; frames that were emitted by then stay as they are (weight 1).
 
 Axes: C channels, F latent frames of the video, L of a window, h and w latent height and width.
 """
@@ -22,17 +21,18 @@ from torch import Tensor
 
 
 class CausalWindow(NamedTuple):
-    """A window of a video whose length need not be known yet."""
+    """A window of a video whose length may not be known yet."""
 
     start: int
-    """Latent frame at which its stretch begins; frame 0 comes before it."""
+    """First latent frame of its stretch; frame 0 precedes it."""
     end: int
-    """Latent frame behind its last."""
+    """One past its last latent frame."""
     denoised: int
-    """Latent frames that earlier windows have made, shown or not."""
+    """Latent frames that earlier windows have denoised, emitted or not."""
     emitted: int
     """Latent frames that can no longer change."""
     overlap: int
+    """Latent frames shared with the next window."""
     is_last: bool
 
     @property
@@ -42,7 +42,7 @@ class CausalWindow(NamedTuple):
 
     @property
     def overlap_weight(self) -> Tensor:
-        """(L,) float32 share of what earlier windows have made: 1 where it was shown, 0 where there is nothing yet."""
+        """(L,) float32 weight of earlier windows: 1 for emitted frames, 0 for frames that are new."""
         if not self.denoised:
             return torch.zeros(len(self.frame_indices))
         waiting = (self.denoised - self.frame_indices) / (
@@ -52,15 +52,15 @@ class CausalWindow(NamedTuple):
 
     @property
     def emittable(self) -> int:
-        """Latent frames of the video that can be shown when this window is done."""
+        """Latent frames of the video that can be emitted once this window is done."""
         return self.end if self.is_last else self.end - self.overlap
 
 
 def first_causal_window(window_length: int, overlap: int, num_latent_frames: int | None) -> CausalWindow:
-    """The first of the windows of `window_length` latent frames.
+    """Returns the first window, of `window_length` latent frames.
 
     Args:
-        num_latent_frames: F where it is known to be no more than `window_length`; None = the video goes on.
+        num_latent_frames: F where it is known to be at most `window_length`; None: the video continues.
     """
     if num_latent_frames is None:
         return CausalWindow(1, window_length, 0, 0, overlap, is_last=False)
@@ -69,21 +69,21 @@ def first_causal_window(window_length: int, overlap: int, num_latent_frames: int
 
 
 def next_causal_window(previous: CausalWindow, num_latent_frames: int | None) -> CausalWindow:
-    """The window after `previous`.
+    """Returns the window after `previous`.
 
     Args:
-        num_latent_frames: F where the video is known to end in this window; None = it goes on.
+        num_latent_frames: F where the video is known to end in this window; None: it continues.
     """
     stretch = previous.end - previous.start
     end = previous.emittable + stretch if num_latent_frames is None else num_latent_frames
-    assert previous.end < end <= previous.emittable + stretch and not previous.is_last, "one window further"
+    assert previous.end < end <= previous.emittable + stretch and not previous.is_last, "one window ahead"
     return CausalWindow(
         end - stretch, end, previous.end, previous.emittable, previous.overlap, is_last=num_latent_frames is not None
     )
 
 
 class WindowHistory:
-    """The newest window's latents and the noise they came from: all that later windows need."""
+    """Latents and initial noise of the newest window: all that later windows need."""
 
     def __init__(self) -> None:
         self._frame_indices = torch.zeros(0, dtype=torch.long)
@@ -91,35 +91,36 @@ class WindowHistory:
         self._noise: Tensor | None = None
 
     def store(self, window: CausalWindow, latents: Tensor, noise: Tensor) -> None:
-        """Remembers a finished window, (1, C, L, h, w) each, in place of the one before."""
+        """Stores a finished window, (1, C, L, h, w) each, in place of the previous one."""
         self._frame_indices, self._latents, self._noise = window.frame_indices, latents, noise
 
     def start_window(self, window: CausalWindow, new_noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise and earlier latents of a window, (1, C, L, h, w) each; the latents are 0 where there are none.
+        """Returns noise and earlier latents of a window, (1, C, L, h, w) each; latents are 0 where there are none.
 
         Args:
-            new_noise: (1, C, n, h, w) noise of its n latent frames that no window has had.
+            new_noise: (1, C, n, h, w) noise of its n new latent frames.
         """
         if self._latents is None or self._noise is None:
             return new_noise, torch.zeros_like(new_noise)
         known = window.frame_indices[window.frame_indices < window.denoised]
-        places = torch.searchsorted(self._frame_indices, known).to(new_noise.device)
-        noise = torch.cat([self._noise[:, :, places], new_noise], dim=2)
-        latents = torch.cat([self._latents[:, :, places], torch.zeros_like(new_noise)], dim=2)
+        positions = torch.searchsorted(self._frame_indices, known).to(new_noise.device)
+        noise = torch.cat([self._noise[:, :, positions], new_noise], dim=2)
+        latents = torch.cat([self._latents[:, :, positions], torch.zeros_like(new_noise)], dim=2)
         return noise, latents
 
     @property
     def nbytes(self) -> int:
-        """Memory held."""
+        """Memory in bytes."""
         return sum(tensor.nbytes for tensor in (self._latents, self._noise) if tensor is not None)
 
 
 def blend_velocity(prediction: Tensor, previous_latents: Tensor, noise: Tensor, overlap_weight: Tensor) -> Tensor:
-    """The window's guided prediction, mixed with the way that the earlier latents have gone.
+    """Returns the guided prediction blended with the velocity of the earlier latents, (1, C, L, h, w).
 
     Args:
-        prediction, latents, noise: (1, C, L, h, w); the latents as earlier windows left them.
-        overlap_weight: (L,) share of the earlier windows.
+        prediction: (1, C, L, h, w) guided velocity of this window.
+        previous_latents, noise: (1, C, L, h, w), as earlier windows finished and started them.
+        overlap_weight: (L,) weight of the earlier windows.
     """
     weight = overlap_weight.to(prediction).view(1, 1, -1, 1, 1)
     return torch.lerp(prediction, noise - previous_latents, weight)

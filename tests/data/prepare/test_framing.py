@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from fantasytalking.data.prepare.config import ResizeMode, ResolutionBucket
-from fantasytalking.data.prepare.framing import Framing, crop_frame
+from fantasytalking.data.prepare.framing import crop_frame
 from fantasytalking.data.prepare.plan import RelativeCrop
+from fantasytalking.media.framing import Framing
+from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 
 BUCKETS = [ResolutionBucket(512, 512), ResolutionBucket(832, 480), ResolutionBucket(480, 832)]
 

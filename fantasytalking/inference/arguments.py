@@ -1,0 +1,154 @@
+"""Command line options of inference, and the job that they describe."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.inference.console import notify
+from fantasytalking.inference.job import (
+    STDIO_PATH,
+    GenerationJob,
+    check_speech_inputs,
+    checked_image_path,
+    default_output_path,
+    job_from_record,
+)
+from fantasytalking.pipeline.config import InferConfig, apply_options
+
+
+class ConfigOption(NamedTuple):
+    """An option that sets a field of the configuration."""
+
+    flag: str
+    type: type
+    help: str
+
+    @property
+    def name(self) -> str:
+        """Name of the field."""
+        return self.flag.replace("-", "_")
+
+
+CONFIG_OPTIONS = (
+    ConfigOption("prompt", str, "description of the video"),
+    ConfigOption("negative-prompt", str, "description of what the video should not show"),
+    ConfigOption("motion", float, "intensity of expression and body motion, 0 to 1; 0.5 is neutral"),
+    ConfigOption("expression-motion", float, "intensity of the expression alone"),
+    ConfigOption("body-motion", float, "intensity of head and body motion alone"),
+    ConfigOption("text-guidance-scale", float, "scale of text guidance at every step; 1: none, useful: 3 to 7"),
+    ConfigOption("audio-guidance-scale", float, "scale of audio guidance at every step"),
+    ConfigOption("expression-guidance-scale", float, "scale of guidance by driving videos at every step"),
+    ConfigOption("num-inference-steps", int, "denoising steps"),
+    ConfigOption("seed", int, "seed of the noise"),
+    ConfigOption("fps", float, "frames per second"),
+    ConfigOption("size", str, "size of the video: N or WIDTHxHEIGHT, multiples of 16"),
+    ConfigOption("max-seconds", float, "longest part of audio and driving videos that is used"),
+)
+RENAMED_OPTIONS = {
+    "--drive": "--driving-video",
+    "--face": "--face-index",
+    "--replay": "--reproduce",
+    "--text-guidance": "--text-guidance-scale",
+    "--audio-guidance": "--audio-guidance-scale",
+    "--expression-guidance": "--expression-guidance-scale",
+    "--steps": "--num-inference-steps",
+    "--seconds": "--max-seconds",
+}
+"""New option by the name it had in earlier releases; the old name works for one more release."""
+AUDIO_HELP = (
+    "the speech: an audio file, or a video for its audio track; - : a pipe of WAV or s16le at 16 kHz (--stream); "
+    "several times for several faces, from left to right or in the order of --face-index"
+)
+DRIVING_VIDEO_HELP = "a video whose expression drives the face; several times like --audio"
+FACE_INDEX_HELP = "the selected face, from 1 at the left; several times for several audio files or driving videos"
+STREAM_HELP = "write frames while later ones are generated; with --output - to standard output"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raises one line, as for every other mistake."""
+        raise InputError(f"{message}; --help lists all options", code=ErrorCode.unknown_key)
+
+
+def parse_job(arguments: Sequence[str], description: str, prog: str | None = None) -> GenerationJob:
+    """Returns the job of a command line. Options override key=value, which overrides the configuration file.
+
+    Raises:
+        InputError: an option is unknown, or a value cannot be used.
+    """
+    options = _parser(description, prog).parse_intermixed_args(_rename_old_options(arguments))
+    if options.reproduce is not None:
+        _reject_other_options(options)
+        return job_from_record(options.reproduce, options.output, options.contact_sheet)
+    config = load_config(InferConfig, options.config or preset_path("nano", "infer"), options.overrides)
+    values = {option.name: getattr(options, option.name) for option in CONFIG_OPTIONS}
+    config = apply_options(config, {**values, "face_indices": options.face_index})
+    if options.stream:
+        config = replace(config, stream=True)
+    audio_paths, driving_videos = tuple(options.audio or ()), tuple(options.driving_video or ())
+    if not config.stream and STDIO_PATH in (*audio_paths, options.output):
+        raise InputError(
+            "'-' is a pipe, which only a stream reads and writes; add --stream",
+            code=ErrorCode.conflict,
+            field="--output" if options.output == STDIO_PATH else "--audio",
+            value="-",
+        )
+    image = checked_image_path(options.image)
+    is_piped = STDIO_PATH in audio_paths
+    if not is_piped:
+        check_speech_inputs(audio_paths, driving_videos)
+    first = Path("live") if is_piped else (*audio_paths, *driving_videos)[0]
+    output = options.output or default_output_path(image, first)
+    return GenerationJob(config, image, audio_paths, output, options.contact_sheet, driving_videos=driving_videos)
+
+
+def _parser(description: str, prog: str | None) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--image", type=Path, help="the portrait: jpg, png, webp, bmp, tiff or gif")
+    parser.add_argument("--audio", type=Path, action="append", help=AUDIO_HELP)
+    parser.add_argument("--driving-video", type=Path, action="append", metavar="VIDEO", help=DRIVING_VIDEO_HELP)
+    parser.add_argument("--face-index", type=int, action="append", help=FACE_INDEX_HELP)
+    for option in CONFIG_OPTIONS:
+        parser.add_argument(f"--{option.flag}", type=option.type, help=option.help)
+    parser.add_argument("--config", type=Path, help="default: configs/nano/infer.yaml")
+    parser.add_argument("--output", type=Path, help="the video, .mp4; default: outputs/IMAGE_AUDIO.mp4")
+    parser.add_argument("--contact-sheet", action="store_true", help="also write an image of some frames")
+    parser.add_argument("--stream", action="store_const", const=True, help=STREAM_HELP)
+    parser.add_argument("--reproduce", type=Path, metavar="FILE", help="generate a record's video (.json) again")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as guidance.audio.stop=0.7")
+    return parser
+
+
+def _rename_old_options(arguments: Sequence[str]) -> list[str]:
+    """Replaces options of earlier releases, with one warning each."""
+    renamed, warned = [], set()
+    for argument in arguments:
+        flag, separator, value = argument.partition("=")
+        new = RENAMED_OPTIONS.get(flag)
+        if new is not None and flag not in warned:
+            warned.add(flag)
+            notify(f"note: {flag} was renamed to {new}; the old name works for one more release")
+        renamed.append(argument if new is None else new + separator + value)
+    return renamed
+
+
+def _reject_other_options(options: argparse.Namespace) -> None:
+    flags = ["image", "audio", "driving-video", "face-index", "config", "stream"]
+    flags += [option.flag for option in CONFIG_OPTIONS]
+    others = [f"--{flag}" for flag in flags if getattr(options, flag.replace("-", "_")) is not None] + options.overrides
+    if others:
+        raise InputError(
+            f"--reproduce takes everything from its file; leave out '{others[0]}'",
+            code=ErrorCode.conflict,
+            field="--reproduce",
+            value=others[0],
+        )

@@ -1,0 +1,75 @@
+"""Commands, sizes and licenses of the weights that configurations name."""
+
+from typing import NamedTuple
+
+from fantasytalking.common.hub import CHECKPOINTS_FOLDER, HUB_ID, local_folder
+
+
+class DownloadHint(NamedTuple):
+    """How to get weights."""
+
+    command: str
+    size: str
+    license: str
+
+
+_SIZES_BY_DTYPE = "in half precision, {} GB in single"
+DOWNLOAD_HINTS = {
+    "checkpoints/nano": DownloadHint(
+        "it is part of the repository, not of the wheel; copy checkpoints/nano of a clone here, give base=FOLDER, or "
+        "build it in some hours: fantasytalking build-nano",
+        "48 MB at most",
+        "Apache-2.0",
+    ),
+    "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": DownloadHint(
+        "hf download Wan-AI/Wan2.1-I2V-14B-720P-Diffusers --local-dir checkpoints/Wan2.1-I2V-14B-720P-Diffusers",
+        f"about 46 GB {_SIZES_BY_DTYPE.format(91)}",
+        "Apache-2.0",
+    ),
+    "weizhou03/Wan2.1-Fun-1.3B-InP-Diffusers": DownloadHint(
+        "hf download weizhou03/Wan2.1-Fun-1.3B-InP-Diffusers --local-dir checkpoints/Wan2.1-Fun-1.3B-InP-Diffusers",
+        f"about 16 GB {_SIZES_BY_DTYPE.format(32)}",
+        "Apache-2.0",
+    ),
+    "facebook/wav2vec2-base-960h": DownloadHint(
+        "hf download facebook/wav2vec2-base-960h --include '*.json' --include model.safetensors "
+        "--local-dir checkpoints/wav2vec2-base-960h",
+        "about 0.4 GB",
+        "Apache-2.0",
+    ),
+    "checkpoints/fantasytalking_audio": DownloadHint(
+        "hf download acvlab/FantasyTalking fantasytalking_model.ckpt --local-dir checkpoints && "
+        "fantasytalking convert checkpoints/fantasytalking_model.ckpt checkpoints/fantasytalking_audio",
+        f"about 1.7 GB {_SIZES_BY_DTYPE.format('3.4')}",
+        "Apache-2.0",
+    ),
+    "outputs/wan1.3b/stage2/adapter": DownloadHint(
+        "accelerate launch -m fantasytalking train --config configs/wan1.3b/stage2.yaml (after stage 1)",
+        "about 0.9 GB in half precision, 1.8 GB in single",
+        "yours",
+    ),
+    "checkpoints/fantasyportrait_model.ckpt": DownloadHint(
+        "hf download acvlab/FantasyPortrait fantasyportrait_model.ckpt --local-dir checkpoints",
+        f"about 2 GB {_SIZES_BY_DTYPE.format(4)}",
+        "see its page for the license",
+    ),
+    "checkpoints/arcface/w600k_r50.onnx": DownloadHint(
+        "put w600k_r50.onnx of buffalo_l (github.com/deepinsight/insightface, model zoo) into checkpoints/arcface",
+        "0.2 GB",
+        "non-commercial research only",
+    ),
+}
+"""Hints by path or hub id; sizes follow from the numbers of parameters."""
+
+
+def download_hint(path_or_id: str) -> str:
+    """Returns how to get the weights of a path or hub id: command, size and license."""
+    source = DOWNLOAD_HINTS.get(path_or_id)
+    if source is not None:
+        return f"'{path_or_id}': {source.command} ({source.size}, {source.license})"
+    if HUB_ID.fullmatch(path_or_id) and not path_or_id.startswith((f"{CHECKPOINTS_FOLDER}/", "outputs/")):
+        return (
+            f"'{path_or_id}': hf download {path_or_id} --local-dir {local_folder(path_or_id)} "
+            "(its page states size and license)"
+        )
+    return f"'{path_or_id}' does not exist; check the path"

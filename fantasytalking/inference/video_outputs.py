@@ -1,0 +1,27 @@
+"""Writes what accompanies a video: contact sheets and the audio format of files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fantasytalking import media
+
+OUTPUT_SAMPLE_RATE = 48_000
+"""Sample rate of written audio in Hz; wav2vec2 reads 16 kHz."""
+CONTACT_SHEET_FRAMES = 12
+"""Frames on a contact sheet."""
+
+
+def contact_sheet_indices(num_frames: int) -> list[int]:
+    """Returns the indices of the frames on the contact sheet of `num_frames` frames, evenly spread."""
+    return [int(index) for index in np.linspace(0, num_frames - 1, min(num_frames, CONTACT_SHEET_FRAMES)).round()]
+
+
+def write_video_contact_sheet(path: Path, frames: Mapping[int, NDArray[np.uint8]], fps: float) -> None:
+    """Writes frames (H, W, 3), given by index, as one image with their times."""
+    from fantasytalking.perception.contact_sheet import contact_sheet
+
+    captions = [f"{index / fps:.2f} s" for index in frames]
+    media.write_image(path, contact_sheet(list(frames.values()), captions=captions))

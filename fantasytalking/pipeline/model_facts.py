@@ -1,0 +1,292 @@
+"""Reads once what the files of a model say about it: trained modules, audio windows, distillation, encoders."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKLWan
+
+from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_config
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.tensor_io import read_json
+from fantasytalking.models.guidance_embedder import DistillationSpec
+from fantasytalking.models.wan_loading import ADAPTER_MODULES
+
+PIPELINE_CLASS_NAME = "FantasyTalkingPipeline"
+"""`_class_name` in the model_index.json of a saved pipeline."""
+PIPELINE_CONFIG_TYPES = {"trained_modules": str, "audio_window": str, "window_seconds": float, "text_length": int}
+"""Entries of model_index.json that describe a saved pipeline, besides its components."""
+FACE_ENCODER_FOLDER = "face_encoder"
+"""Folder of the ArcFace .onnx in a components folder and in a saved pipeline."""
+EXPRESSION_ENCODER_FOLDER = "expression_encoder"
+"""Folder of the expression encoder in a saved pipeline or next to an adapter's weights."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model can do: everything that a request is checked against before anything is computed."""
+
+    trained_modules: tuple[str, ...]
+    """Trained modules among audio, face, motion and expression."""
+    distillation: DistillationSpec | None
+    """None: the model is not distilled."""
+    temporal_stride: int
+    """Frames per latent frame; the first latent frame holds one frame."""
+    has_face_encoder: bool
+    has_expression_encoder: bool
+    """Whether driving videos can be read; driving expressions that are ready need no encoder."""
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """Paths of a model's weights, and the descriptions found beside them."""
+
+    base: Path
+    """A saved pipeline, or a Wan base (a folder or a hub id)."""
+    pipeline_config: Mapping[str, Any] | None
+    """model_index.json of a saved pipeline; None: the base is not one."""
+    adapter: Path | None
+    adapter_config: AdapterConfig | None
+    expression_adapter: Path | None
+    expression_adapter_config: AdapterConfig | None
+    """None: there is no expression adapter, or it is FantasyPortrait's released checkpoint."""
+    distillation: DistillationSpec | None
+    face_encoder: Path | None
+    expression_encoder: Path | None
+
+    @classmethod
+    def read(
+        cls,
+        base: str | Path,
+        adapter: str | Path | None = None,
+        *,
+        expression_adapter: str | Path | None = None,
+        face_encoder: Path | None = None,
+        expression_encoder: Path | None = None,
+    ) -> "StoredModel":
+        """Reads every description once.
+
+        Args:
+            base: a saved pipeline, or a Wan base.
+            adapter: adapter folder; None: `base` is complete.
+            expression_adapter: adapter folder or released checkpoint that adds the expression condition.
+            face_encoder: ArcFace .onnx; None: the one in `base`, where there is one.
+            expression_encoder: folder; None: the first found beside expression adapter, adapter and base.
+
+        Raises:
+            InputError: a description is missing or malformed, adapter and base do not fit together, or `base` holds
+                several face encoders.
+        """
+        base = Path(base)
+        adapter, expression_adapter = (None if path is None else Path(path) for path in (adapter, expression_adapter))
+        pipeline_config = read_pipeline_config(base)
+        adapter_config = None if adapter is None else read_adapter_config(adapter)
+        if adapter_config is not None and pipeline_config is not None and adapter_config.modules == ["expression"]:
+            # An adapter of the expression module alone extends a saved pipeline and is read where something drives.
+            expression_adapter, adapter, adapter_config = expression_adapter or adapter, None, None
+        stored = cls(
+            base,
+            pipeline_config,
+            adapter,
+            adapter_config,
+            expression_adapter,
+            _read_expression_adapter_config(expression_adapter),
+            _read_distillation(base, adapter, adapter_config),
+            face_encoder or find_face_encoder(base),
+            expression_encoder or find_expression_encoder(expression_adapter, adapter, base),
+        )
+        stored._check_base()
+        return stored
+
+    def with_expression_adapter(
+        self, expression_adapter: Path | None, expression_encoder: Path | None = None
+    ) -> "StoredModel":
+        """Returns the model with another expression adapter, or without one.
+
+        Args:
+            expression_encoder: folder; None: the first found beside expression adapter, adapter and base.
+
+        Raises:
+            InputError: the adapter's description is missing or malformed.
+        """
+        return replace(
+            self,
+            expression_adapter=expression_adapter,
+            expression_adapter_config=_read_expression_adapter_config(expression_adapter),
+            expression_encoder=expression_encoder
+            or find_expression_encoder(expression_adapter, self.adapter, self.base),
+        )
+
+    @property
+    def extends_saved_pipeline(self) -> bool:
+        """Whether the model is a saved pipeline, with or without an adapter, rather than a Wan base with an adapter."""
+        config = self.adapter_config
+        return config is None or config.on_saved or config.modules == ["guidance"]
+
+    @property
+    def trained_modules(self) -> tuple[str, ...]:
+        """Trained modules among audio, face, motion and expression, of pipeline and adapters together."""
+        saved = str((self.pipeline_config or {}).get("trained_modules", "")) if self.extends_saved_pipeline else ""
+        added = [] if self.adapter_config is None else self.adapter_config.modules
+        expression = [] if self.expression_adapter is None else ["expression"]
+        names = dict.fromkeys([*saved.split(","), *added, *expression])
+        return tuple(name for name in names if name and name != "guidance")
+
+    @property
+    def expression_adapter_affects_speech(self) -> bool:
+        """Whether the expression adapter changes videos without driving videos: it has further modules, such as one
+        that separates several speakers."""
+        config = self.expression_adapter_config
+        return config is not None and config.modules != ["expression"]
+
+    @property
+    def expression_adapter_affects_base(self) -> bool:
+        """Whether the expression adapter changes the base: it has a LoRA or weights of the base."""
+        config = self.expression_adapter_config
+        return config is not None and (config.lora is not None or config.base_tensors > 0)
+
+    @property
+    def audio_window(self) -> tuple[str, float]:
+        """Rule and length in seconds of the audio windows, as in `AdapterConfig`."""
+        if self.extends_saved_pipeline:
+            assert self.pipeline_config is not None, "reading the model has checked it"
+            return self.pipeline_config["audio_window"], self.pipeline_config["window_seconds"]
+        assert self.adapter_config is not None
+        return self.adapter_config.audio_window, self.adapter_config.window_seconds
+
+    def facts(self) -> ModelFacts:
+        """Returns the facts that a request is checked against; reads the VAE's configuration.
+
+        Raises:
+            InputError: the base has no VAE configuration.
+        """
+        return ModelFacts(
+            self.trained_modules,
+            self.distillation,
+            read_temporal_stride(self.base),
+            self.face_encoder is not None,
+            self.expression_encoder is not None,
+        )
+
+    def _check_base(self) -> None:
+        if not self.extends_saved_pipeline:
+            return
+        if self.pipeline_config is None:
+            what = "no adapter is given" if self.adapter is None else f"adapter '{self.adapter}' extends one"
+            cure = "an adapter: adapter=FOLDER" if self.adapter is None else "the one it was trained on: base=FOLDER"
+            raise InputError(
+                f"the base '{self.base}' is not a saved {PIPELINE_CLASS_NAME}, and {what}; give {cure}",
+                code=ErrorCode.conflict,
+                field="adapter" if self.adapter is None else "base",
+                value=str(self.base),
+            )
+        if self.adapter_config is None:
+            return
+        trained = self.adapter_config.audio_window, self.adapter_config.window_seconds
+        if trained != self.audio_window:
+            raise InputError(
+                f"adapter '{self.adapter}' was trained with audio windows {trained}, the pipeline has "
+                f"{self.audio_window}; use the pipeline that it was trained on",
+                code=ErrorCode.conflict,
+                field="audio_window",
+                value=trained[0],
+            )
+
+
+def read_pipeline_config(folder: Path) -> dict[str, Any] | None:
+    """Returns the model_index.json of a saved pipeline; None where `folder` is not one.
+
+    Raises:
+        InputError: the file is not valid JSON, or an entry has the wrong type.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        return None
+    values = read_json(path)
+    if values.get("_class_name") != PIPELINE_CLASS_NAME:
+        return None
+    for name, kind in PIPELINE_CONFIG_TYPES.items():
+        if type(values.get(name)) is not kind:
+            raise InputError(
+                f"'{path}': {name} is {values.get(name)!r}; a {kind.__name__} is needed: save the pipeline again",
+                code=ErrorCode.malformed_file,
+                field=name,
+                value=values.get(name),
+            )
+    return values
+
+
+def read_temporal_stride(base: Path) -> int:
+    """Returns the number of frames per latent frame from the VAE's configuration.
+
+    Raises:
+        InputError: the base has no VAE configuration.
+    """
+    path = base / "vae" / "config.json"
+    if not path.is_file():
+        raise InputError(
+            f"'{path}' does not exist; give a diffusers folder that has the VAE: base=FOLDER",
+            code=ErrorCode.missing_weights,
+            field="base",
+            value=str(base),
+        )
+    default = inspect.signature(AutoencoderKLWan.__init__).parameters["scale_factor_temporal"].default
+    return int(read_json(path).get("scale_factor_temporal", default))  # absent in files of earlier diffusers
+
+
+def find_face_encoder(folder: Path) -> Path | None:
+    """Returns the ArcFace network of a components folder or a saved pipeline; None where it has none.
+
+    Raises:
+        InputError: there are several.
+    """
+    found = sorted((folder / FACE_ENCODER_FOLDER).glob("*.onnx"))
+    if len(found) > 1:
+        raise InputError(
+            f"'{folder / FACE_ENCODER_FOLDER}' holds {len(found)} .onnx files; leave one",
+            code=ErrorCode.conflict,
+            field="face_encoder",
+            value=len(found),
+        )
+    return found[0] if found else None
+
+
+def find_expression_encoder(*folders: str | Path | None) -> Path | None:
+    """Returns the first expression encoder in one of the folders; None where none of them has one."""
+    candidates = (Path(folder) / EXPRESSION_ENCODER_FOLDER for folder in folders if folder is not None)
+    return next((candidate for candidate in candidates if candidate.is_dir()), None)
+
+
+def check_trained_modules(trained_modules: Sequence[str], audio_window: str, window_seconds: float) -> None:
+    """Validates the description of a pipeline's training.
+
+    Raises:
+        InputError: an unknown module, or an audio window outside its limits.
+    """
+    known = [name for name in ADAPTER_MODULES if name != "guidance"]
+    unknown = [name for name in trained_modules if name not in known]
+    if unknown:
+        raise InputError(
+            f"pipeline: trained_modules is {list(trained_modules)}; it must be some of {', '.join(known)}",
+            code=ErrorCode.invalid_choice,
+            field="trained_modules",
+            value=unknown[0],
+        )
+    AdapterConfig(["audio"], audio_window, window_seconds).validate("pipeline")
+
+
+def _read_expression_adapter_config(path: Path | None) -> AdapterConfig | None:
+    return read_adapter_config(path) if path is not None and path.is_dir() else None
+
+
+def _read_distillation(
+    base: Path, adapter: Path | None, adapter_config: AdapterConfig | None
+) -> DistillationSpec | None:
+    """The adapter's, or else that of the base's transformer."""
+    if adapter_config is not None and adapter_config.distillation is not None:
+        return DistillationSpec.from_dict(adapter_config.distillation, str(adapter))
+    path = base / "transformer" / "config.json"
+    values = read_json(path).get("distillation") if path.is_file() else None  # loading reports a missing transformer
+    return None if values is None else DistillationSpec.from_dict(values, str(path))
