@@ -254,7 +254,7 @@ def test_an_augmentation_can_be_widened_to_the_parameters_of_another(name, like)
         assert projector_parameter_count(sizes) < 0.7 * projector_parameter_count(other)
     made = expressive(**replace(SIZES, plain_width=5).to_transformer_kwargs())
     assert predict(made, conditions_with(driven())).isfinite().all()
-    with pytest.raises(InputError, match="name an augmentation that has more"):
+    with raises_input_error(ErrorCode.out_of_range, "augmentation", name):
         match_parameter_count(replace(released, learned=LEARNED_TOKEN_COUNTS[like]), name)
 
 
@@ -368,5 +368,5 @@ def test_conditions_that_a_model_lacks_are_rejected():
         predict(tiny_transformer(), conditions_with(driven()))
     with raises_input_error(ErrorCode.shape_mismatch, "audio_embeds", 7):
         predict(tiny_transformer(), tiny_conditions(batch=1, frames=FRAMES)._replace(speaker_regions=columns(2)))
-    with pytest.raises(InputError, match="at least one speaker"):
+    with raises_input_error(ErrorCode.shape_mismatch, "speakers", []):
         join_speaker_windows([])

@@ -101,8 +101,10 @@ def test_a_saved_transformer_is_distilled_still(tmp_path: Path):
     ],
 )
 def test_values_that_are_no_distillation_are_refused(changes: dict[str, Any]):
-    with pytest.raises(InputError, match="distillation is"):
-        DistillationSpec.from_dict(DISTILLATION.to_dict() | changes, "here")
+    values = DISTILLATION.to_dict() | changes
+    code = ErrorCode.malformed_file if "speed" in changes else ErrorCode.out_of_range
+    with raises_input_error(code, "distillation", values):
+        DistillationSpec.from_dict(values, "here")
 
 
 def test_an_adapter_of_another_width_or_distillation_changes_nothing(tmp_path: Path):
