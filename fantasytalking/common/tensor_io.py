@@ -1,4 +1,4 @@
-"""Tensors of files that others made: safetensors read piece by piece, pickles only as plain tensors."""
+"""Reads and writes tensor files: safetensors lazily, pickles only as plain tensors."""
 
 import json
 import pickle
@@ -13,14 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
 MAX_PICKLE_BYTES = 16 * 2**30
-"""A released adapter is 1.7 GB; a pickle is read whole, so it is bounded."""
+"""Largest pickle that is read, in bytes; it is read into memory whole. A released adapter has 1.7 GB."""
 
-# A file that is no pickle fails in many ways before anything of it is believed.
+# Errors of torch.load on a file that is not a pickle of plain tensors.
 _PICKLE_ERRORS = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -35,30 +35,30 @@ _PICKLE_ERRORS = (
 
 @dataclass(frozen=True)
 class LazyTensors:
-    """Named tensors that are read one at a time, their shapes known before."""
+    """Named tensors of known shapes that are read one at a time."""
 
     source: str
-    """For messages: the file or folder."""
+    """File or folder, for messages."""
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], Tensor]
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], source: str) -> "LazyTensors":
-        """Tensors in memory."""
+        """Wraps tensors in memory."""
         return cls(source, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__)
 
     def renamed(self, names: Mapping[str, str]) -> "LazyTensors":
-        """The tensors of `names`' values under its keys."""
+        """Returns the tensors under new names; `names` maps new names to present ones."""
         return LazyTensors(
             self.source, {new: self.shapes[old] for new, old in names.items()}, lambda name: self.read(names[name])
         )
 
 
 def open_safetensors(*paths: Path) -> LazyTensors:
-    """The tensors of one file or of the shards of one model.
+    """Opens the tensors of one file or of the shards of one model.
 
     Raises:
-        InputError: a file is missing, is not safetensors, or a name stands in two shards.
+        InputError: a file is missing or not safetensors, or a name is in two shards.
     """
     handles: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -66,14 +66,18 @@ def open_safetensors(*paths: Path) -> LazyTensors:
         handle = _open_safetensors(path)
         for name in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
             if name in handles:
-                raise InputError(f"'{path}': the tensor '{name}' stands in another shard too; download the files again")
+                raise InputError(
+                    f"'{path}': the tensor '{name}' is also in another shard; download the files again",
+                    code=ErrorCode.malformed_file,
+                    field=name,
+                )
             handles[name] = handle
             shapes[name] = tuple(handle.get_slice(name).get_shape())
     return LazyTensors(str(paths[0]), shapes, lambda name: handles[name].get_tensor(name))
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The text metadata of a safetensors file.
+    """Reads the text metadata of a safetensors file.
 
     Raises:
         InputError: the file is missing or not safetensors.
@@ -82,110 +86,165 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
 
 
 def open_model_folder(folder: Path) -> LazyTensors:
-    """The tensors of a diffusers model folder, one file or shards with their index.
+    """Opens the tensors of a diffusers model folder, one file or shards with their index.
 
     Raises:
-        InputError: no safetensors weights, or a broken index.
+        InputError: there are no safetensors weights, or the index is inconsistent.
     """
     single = folder / "diffusion_pytorch_model.safetensors"
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
     if single.is_file():
         return open_safetensors(single)
     if not index.is_file():
-        raise InputError(f"'{folder}' has no {single.name} and no {index.name}; download the model again")
+        raise InputError(
+            f"'{folder}' has no {single.name} and no {index.name}; download the model again",
+            code=ErrorCode.missing_weights,
+            field=str(folder),
+        )
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise InputError(f"'{index}' has no weight_map of file names; download the model again")
+        raise InputError(
+            f"'{index}' has no weight_map of file names; download the model again",
+            code=ErrorCode.malformed_file,
+            field="weight_map",
+        )
     shards = sorted(set(weight_map.values()))
     if any(Path(shard).name != shard for shard in shards):
-        raise InputError(f"'{index}' names a file outside its folder; download the model again")
+        raise InputError(
+            f"'{index}' names a file outside its folder; download the model again",
+            code=ErrorCode.malformed_file,
+            field="weight_map",
+        )
     stored = open_safetensors(*(folder / shard for shard in shards))
     if stored.shapes.keys() != weight_map.keys():
-        raise InputError(f"'{index}' and the shards beside it name different tensors; download the model again")
+        raise InputError(
+            f"'{index}' and its shards name different tensors; download the model again",
+            code=ErrorCode.malformed_file,
+            field="weight_map",
+        )
     return stored
 
 
 def read_pickle(path: Path) -> Any:
-    """A torch file that holds nothing but containers and tensors.
+    """Reads a torch file of plain containers and tensors.
 
     Raises:
-        InputError: it is larger than `MAX_PICKLE_BYTES`, damaged, or holds anything else (code, for one).
+        InputError: the file is larger than `MAX_PICKLE_BYTES`, damaged, or contains anything else, such as code.
     """
     size = existing_file(path, "checkpoint").stat().st_size
     if size > MAX_PICKLE_BYTES:
-        raise InputError(f"'{path}' has {size / 2**30:.1f} GiB; at most {MAX_PICKLE_BYTES / 2**30:.0f} are read")
+        raise InputError(
+            f"'{path}' has {size / 2**30:.1f} GiB; at most {MAX_PICKLE_BYTES / 2**30:.0f} GiB are read; convert it to "
+            "safetensors",
+            code=ErrorCode.out_of_range,
+            field=str(path),
+            value=size,
+        )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a hint about pickle protocols; what is wrong is said below
+            warnings.simplefilter("ignore")  # a hint about pickle protocols; the error below says what is wrong
             return torch.load(path, map_location="cpu", weights_only=True)
     except _PICKLE_ERRORS as error:
         raise InputError(
             f"'{path}' is not a torch file of plain tensors, and nothing else is loaded from a pickle; "
-            "get it again from its source, or as safetensors"
+            "get it again from its source, or as safetensors",
+            code=ErrorCode.malformed_file,
+            field=str(path),
         ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Reads a JSON object.
 
     Raises:
-        InputError: the file is missing or holds something else.
+        InputError: the file is missing or contains something else.
     """
     try:
         value = json.loads(existing_file(path, "file").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"'{path}' is not valid JSON: {error}") from error
+        raise InputError(
+            f"'{path}' is not valid JSON: {error}", code=ErrorCode.malformed_file, field=str(path)
+        ) from error
     if not isinstance(value, dict):
-        raise InputError(f"'{path}' holds a {type(value).__name__}; a JSON object is needed")
+        raise InputError(
+            f"'{path}' contains a {type(value).__name__}; a JSON object is required",
+            code=ErrorCode.malformed_file,
+            field=str(path),
+        )
     return value
 
 
 def check_shapes(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: str, hint: str
 ) -> None:
-    """Holds that exactly the wanted tensors are there.
+    """Validates that `found` has exactly the expected names and shapes.
 
     Raises:
-        InputError: tensors missing, left over or of another shape: how many, and the first of them.
+        InputError: tensors are missing, unexpected or of another shape; names the first.
     """
     missing = sorted(expected.keys() - found.keys())
     if missing:
-        raise InputError(f"{source}: {len(missing)} tensors are missing, the first is '{missing[0]}'; {hint}")
+        raise InputError(
+            f"{source}: {len(missing)} tensors are missing, the first is '{missing[0]}'; {hint}",
+            code=ErrorCode.shape_mismatch,
+            field=missing[0],
+        )
     unexpected = sorted(found.keys() - expected.keys())
     if unexpected:
-        raise InputError(f"{source}: {len(unexpected)} tensors are not known, the first is '{unexpected[0]}'; {hint}")
+        raise InputError(
+            f"{source}: {len(unexpected)} tensors are unexpected, the first is '{unexpected[0]}'; {hint}",
+            code=ErrorCode.shape_mismatch,
+            field=unexpected[0],
+        )
     for name, shape in expected.items():
         if found[name] != shape:
-            raise InputError(f"{source}: '{name}' has the shape {found[name]}, {shape} is needed; {hint}")
+            raise InputError(
+                f"{source}: '{name}' has shape {found[name]}, expected {shape}; {hint}",
+                code=ErrorCode.shape_mismatch,
+                field=name,
+                value=found[name],
+            )
 
 
 def flatten_parts(loaded: Any, parts: Sequence[str], source: str) -> dict[str, Tensor]:
-    """What a torch file of named parts holds, the parts as prefixes of the names.
+    """Flattens a torch file of named parts, with the parts as prefixes of the names.
 
     Raises:
-        InputError: other parts, or anything in them that is no tensor.
+        InputError: the parts are others, or contain anything but tensors.
     """
     if not isinstance(loaded, Mapping) or set(loaded) != set(parts):
         found = (
             ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) and len(loaded) < 10 else type(loaded).__name__
         )
-        raise InputError(f"'{source}' holds {found}; the released checkpoint holds {' and '.join(parts)}")
+        raise InputError(
+            f"'{source}' contains {found}; the released checkpoint contains {' and '.join(parts)}",
+            code=ErrorCode.malformed_file,
+            field=source,
+        )
     flat = {}
     for part in parts:
         if not isinstance(loaded[part], Mapping):
-            raise InputError(f"'{source}': {part} is a {type(loaded[part]).__name__}; named tensors are needed")
+            raise InputError(
+                f"'{source}': {part} is a {type(loaded[part]).__name__}; named tensors are required",
+                code=ErrorCode.malformed_file,
+                field=part,
+            )
         for name, value in loaded[part].items():
             if not isinstance(value, Tensor):
-                raise InputError(f"'{source}': {part}.{name} is a {type(value).__name__}; a tensor is needed")
+                raise InputError(
+                    f"'{source}': {part}.{name} is a {type(value).__name__}; a tensor is required",
+                    code=ErrorCode.malformed_file,
+                    field=f"{part}.{name}",
+                )
             flat[f"{part}.{name}"] = value
     return flat
 
 
 def read_parts(path: str | Path, parts: Sequence[str]) -> dict[str, Tensor]:
-    """A released checkpoint, flat: a torch file of these parts, or safetensors with the parts as prefixes.
+    """Reads a released checkpoint, flat: a torch file of these parts, or safetensors with the parts as prefixes.
 
     Raises:
-        InputError: it is missing, damaged, has another suffix or, as a torch file, other parts.
+        InputError: the file is missing or damaged, has another suffix or, as a torch file, other parts.
     """
     path = existing_file(path, "checkpoint")
     if path.suffix in PICKLE_SUFFIXES:
@@ -196,10 +255,10 @@ def read_parts(path: str | Path, parts: Sequence[str]) -> dict[str, Tensor]:
 
 
 def write_parts(tensors: Mapping[str, Tensor], path: str | Path, parts: Sequence[str]) -> None:
-    """Writes flat tensors as a torch file of these parts or as flat safetensors, whole or not at all.
+    """Writes flat tensors as a torch file of these parts or as flat safetensors, atomically.
 
     Raises:
-        InputError: another suffix.
+        InputError: the suffix is not supported.
     """
     path = Path(path)
     _check_suffix(path, f"output '{path}'")
@@ -216,20 +275,34 @@ def write_parts(tensors: Mapping[str, Tensor], path: str | Path, parts: Sequence
 
 def _check_suffix(path: Path, what: str) -> None:
     if path.suffix not in (*PICKLE_SUFFIXES, ".safetensors"):
-        raise InputError(f"{what}: the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors")
+        raise InputError(
+            f"{what}: the suffix is '{path.suffix}'; {', '.join(PICKLE_SUFFIXES)} or .safetensors is required",
+            code=ErrorCode.invalid_choice,
+            field=str(path),
+            value=path.suffix,
+        )
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Holds that tensors of a file are finite numbers.
+    """Validates that the tensors of a file are floating point and finite.
 
     Raises:
-        InputError: the first that is not.
+        InputError: names the first that is not.
     """
     for name, value in tensors.items():
         if not value.is_floating_point():
-            raise InputError(f"'{source}': '{name}' is {value.dtype}; floating-point weights are needed")
+            raise InputError(
+                f"'{source}': '{name}' is {value.dtype}; floating-point weights are required",
+                code=ErrorCode.invalid_type,
+                field=name,
+                value=value.dtype,
+            )
         if not bool(torch.isfinite(value).all()):
-            raise InputError(f"'{source}': '{name}' holds NaN or infinity; the file is damaged, get it again")
+            raise InputError(
+                f"'{source}': '{name}' contains NaN or infinity; the file is damaged, get it again",
+                code=ErrorCode.malformed_file,
+                field=name,
+            )
 
 
 def _open_safetensors(path: Path) -> Any:
@@ -237,5 +310,7 @@ def _open_safetensors(path: Path) -> Any:
         return safe_open(existing_file(path, "weights"), framework="pt")
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"'{path}' is not a readable safetensors file ({error}); get it again from its source"
+            f"'{path}' is not a readable safetensors file ({error}); get it again from its source",
+            code=ErrorCode.malformed_file,
+            field=str(path),
         ) from error
