@@ -1,11 +1,10 @@
-"""Which video tokens are whose: regions of several people on the grid of the transformer's tokens.
+"""Regions of several people on the grid of video tokens, from face masks or boxes.
 
 Axes: P people, N video frames, F latent frames, H and W pixels, h and w video tokens (H/16, W/16).
 
-A region says for every person which video tokens attend to them. Two rules make them: `regions_from_masks`, the
-released one, from still pixel masks in an order; and `regions_from_boxes`, ours, from a box for every frame, in which
-the order of the people means nothing. What is nobody's is background, and `BackgroundAttention` says to whom it
-attends.
+A region contains the video tokens that attend to a person. `regions_from_masks` (released rule) computes regions from
+ordered still pixel masks; `regions_from_boxes` (ours) from a box per frame, independent of the order of the people.
+Tokens in no region are background, whose attention `BackgroundAttention` selects.
 """
 
 from enum import Enum
@@ -15,47 +14,51 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import latent_frame_count
 
 TOKEN_PIXELS = 16
-"""Pixels of a video token's side: the VAE's 8 times the transformer's patch of 2."""
+"""Side of a video token in pixels: 8 (VAE) times 2 (patch of the transformer)."""
 MAX_BOX_EXPANSION = 0.25
-"""Of the face's size: the most that a box is widened on a side by its driver's movement (released code)."""
+"""Largest expansion of a box per side, as a fraction of the face's size (released code)."""
 
 
 class BackgroundAttention(Enum):
-    """To whom video tokens attend that are in nobody's region."""
+    """People to whom background tokens attend."""
 
     everyone = "everyone"
-    """As released."""
+    """Background attends to all people, as released."""
     nobody = "nobody"
-    """The condition adds nothing there."""
+    """The condition adds nothing to background tokens."""
     no_mask = "no_mask"
-    """Faces attend to everyone too: what the mask is worth is measured against this."""
+    """All tokens attend to all people; the baseline that measures the effect of regions."""
 
 
 def regions_from_masks(
     masks: Tensor, num_frames: int, background: BackgroundAttention = BackgroundAttention.everyone
 ) -> Tensor:
-    """Regions of still pixel masks by the released rule: every pixel has one label, and labels are max-pooled.
+    """Computes regions from still pixel masks by the released rule: each pixel has one label; labels are max-pooled.
 
-    Where masks overlap, or one token has pixels of several people, the later person has it, so the order counts.
+    Where masks overlap, or a token contains pixels of several people, the token belongs to the later person.
 
     Args:
         masks: (P, H, W) bool or 0 and 1, the people from left to right; H and W multiples of 16.
-        num_frames: frames of the video, 1 + 4k.
+        num_frames: number of video frames, 1 + 4k.
+        background: attention of the tokens in no mask.
 
     Returns:
         (P, F, h, w) bool.
 
     Raises:
-        InputError: masks of another shape, or a wrong number of frames.
+        InputError: the masks have another shape, or the number of frames is not 1 + 4k.
     """
     if masks.ndim != 3 or not masks.numel() or masks.shape[1] % TOKEN_PIXELS or masks.shape[2] % TOKEN_PIXELS:
         raise InputError(
-            f"face regions have the shape {tuple(masks.shape)}; (people, height, width) in pixels is needed, "
-            f"height and width multiples of {TOKEN_PIXELS}"
+            f"the face masks have shape {tuple(masks.shape)}; expected (people, height, width) in pixels, height and "
+            f"width multiples of {TOKEN_PIXELS}",
+            code=ErrorCode.shape_mismatch,
+            field="masks",
+            value=tuple(masks.shape),
         )
     numbers = torch.arange(1, masks.shape[0] + 1, device=masks.device, dtype=torch.float32)
     labels = ((masks != 0) * numbers[:, None, None]).amax(dim=0)
@@ -67,45 +70,60 @@ def regions_from_masks(
 def regions_from_boxes(
     boxes: Tensor, height: int, width: int, background: BackgroundAttention = BackgroundAttention.everyone
 ) -> Tensor:
-    """Regions of tracked boxes: a token is the person's whose face covers most of it.
+    """Computes regions from tracked boxes: a token belongs to the person whose face covers most of it.
 
-    A latent frame takes the boxes of all its frames. Where two cover a token alike, it is theirs whose face's centre
-    is nearer, measured in its own size; people who agree even in that share it. So the order of the people means
-    nothing. A box that is NaN is a face that is not in that frame.
+    A latent frame uses the boxes of all its frames. If two faces cover a token equally, it belongs to the one whose
+    center is nearer, relative to its size; with equal distances both have it. The result does not depend on the order
+    of the people. A NaN box means that the face is absent from the frame.
 
     Args:
-        boxes: (P, N, 4) left, top, right, bottom in pixels, N = 1 + 4k; for a still picture repeat one.
-        height, width: of the picture in pixels, multiples of 16.
+        boxes: (P, N, 4) left, top, right, bottom in pixels, N = 1 + 4k; repeat one box for a still image.
+        height, width: size of the image in pixels, multiples of 16.
+        background: attention of the tokens in no box.
 
     Returns:
         (P, F, h, w) bool.
 
     Raises:
-        InputError: boxes of another shape or turned inside out, or a size that is no multiple of 16.
+        InputError: the boxes have another shape or are inverted, or the size is not a multiple of 16.
     """
     if boxes.ndim != 3 or boxes.shape[2] != 4 or not boxes.shape[0]:
-        raise InputError(f"face boxes have the shape {tuple(boxes.shape)}; (people, frames, 4) is needed")
+        raise InputError(
+            f"the face boxes have shape {tuple(boxes.shape)}; expected (people, frames, 4)",
+            code=ErrorCode.shape_mismatch,
+            field="boxes",
+            value=tuple(boxes.shape),
+        )
     if height < 1 or width < 1 or height % TOKEN_PIXELS or width % TOKEN_PIXELS:
-        raise InputError(f"the picture is {width}x{height}; multiples of {TOKEN_PIXELS} pixels are needed")
+        raise InputError(
+            f"the image is {width}x{height}; width and height must be multiples of {TOKEN_PIXELS} pixels",
+            code=ErrorCode.out_of_range,
+            field="image size",
+            value=(width, height),
+        )
     if bool((boxes[..., 2:] <= boxes[..., :2]).any()):
-        raise InputError("a face box ends before it begins; give left, top, right, bottom in pixels")
+        raise InputError(
+            "a face box ends before it begins; expected left, top, right, bottom in pixels",
+            code=ErrorCode.out_of_range,
+            field="boxes",
+        )
     latent_frame_count(boxes.shape[1])
-    share, distance = _reduce_to_latent_frames(*_coverage_and_distance(boxes.double(), height, width))
-    best = share >= share.amax(dim=0)
+    coverage, distance = _reduce_to_latent_frames(*_coverage_and_distance(boxes.double(), height, width))
+    best = coverage >= coverage.amax(dim=0)
     distance = distance.masked_fill(~best, torch.inf)
-    owned = best & (share > 0) & (distance <= distance.amin(dim=0))
+    owned = best & (coverage > 0) & (distance <= distance.amin(dim=0))
     return _with_background(owned, background)
 
 
 def expand_boxes(boxes: Tensor, driving_boxes: Tensor) -> Tensor:
-    """Faces' boxes in a portrait, widened by how far each driver's face moves from where it began (released code).
+    """Expands face boxes of a portrait by the movement of each driving face from its first frame (released code).
 
     Args:
-        boxes: (P, 4) left, top, right, bottom in the portrait's pixels.
-        driving_boxes: (P, N, 4) in the drivers' pixels; NaN where no face is, but not in the first frame.
+        boxes: (P, 4) left, top, right, bottom in pixels of the portrait.
+        driving_boxes: (P, N, 4) in pixels of the driving videos; NaN where a face is absent, never in the first frame.
 
     Returns:
-        (P, 4), each side moved by at most a quarter of the face's own size.
+        (P, 4), each side moved by at most a quarter of the face's size.
     """
     size = driving_boxes[:, 0, 2:] - driving_boxes[:, 0, :2]
     start = driving_boxes[:, :1]
@@ -116,7 +134,7 @@ def expand_boxes(boxes: Tensor, driving_boxes: Tensor) -> Tensor:
 
 
 def _coverage_and_distance(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Share of each token that a box covers, and the distance of their centres in boxes: (P, N, h, w) each."""
+    """Covered fraction of each token, and squared distance of the centers in box sizes: (P, N, h, w) each."""
     left, top, right, bottom = boxes[..., None].unbind(dim=2)  # (P, N, 1)
     columns = torch.arange(0, width, TOKEN_PIXELS, dtype=boxes.dtype, device=boxes.device)
     rows = torch.arange(0, height, TOKEN_PIXELS, dtype=boxes.dtype, device=boxes.device)
@@ -127,13 +145,13 @@ def _coverage_and_distance(boxes: Tensor, height: int, width: int) -> tuple[Tens
     def away(tokens: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return (tokens + TOKEN_PIXELS / 2 - (low + high) / 2) / (high - low)
 
-    share = covered(rows, top, bottom)[..., None] * covered(columns, left, right)[..., None, :]
+    coverage = covered(rows, top, bottom)[..., None] * covered(columns, left, right)[..., None, :]
     distance = away(rows, top, bottom)[..., None] ** 2 + away(columns, left, right)[..., None, :] ** 2
-    return share.nan_to_num(0.0), distance.nan_to_num(torch.inf)
+    return coverage.nan_to_num(0.0), distance.nan_to_num(torch.inf)
 
 
 def _reduce_to_latent_frames(coverage: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest share and the smallest distance within each latent frame: frame 0, then every 4."""
+    """Largest coverage and smallest distance within each latent frame: frame 0, then groups of 4 frames."""
 
     def groups(values: Tensor) -> Tensor:
         return rearrange(values[:, 1:], "p (f four) h w -> p f four h w", four=4)
@@ -143,7 +161,7 @@ def _reduce_to_latent_frames(coverage: Tensor, distance: Tensor) -> tuple[Tensor
 
 
 def _with_background(owned: Tensor, background: BackgroundAttention) -> Tensor:
-    """What nobody owns goes to everyone or stays nobody's, or all goes to everyone: (P, ...) bool."""
+    """Assigns background tokens to people as `background` selects: (P, ...) bool -> same."""
     if background is BackgroundAttention.no_mask:
         return torch.ones_like(owned)
     return owned if background is BackgroundAttention.nobody else owned | ~owned.any(dim=0)

@@ -1,8 +1,7 @@
-"""Which audio tokens a latent frame hears: the released rule, ours in seconds, and the whole clip.
+"""Cuts audio tokens into windows: one per latent frame (released rule, or ours in seconds) or one per clip.
 
 Axes: B batch, T audio tokens of the clip, W windows (1 = clip level, F = one per latent frame), L tokens in a window,
-C channels. A window is never wider than its mask says: what lies outside the clip is padding on the right, False in
-the mask, and must not be attended to.
+C channels. Tokens outside the clip are padding at the end of a window, False in the mask, and must not be attended to.
 """
 
 from collections.abc import Sequence
@@ -11,17 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import latent_frame_count
 
 TOKENS_PER_SECOND = 50.0
-"""wav2vec2: a stride of 320 samples at 16 kHz."""
+"""Audio tokens per second: a stride of 320 samples at 16 kHz (wav2vec2)."""
 FIRST_TOKEN_CENTER_SECONDS = 200 / 16000
-"""Seconds: the middle of the first token's receptive field of 400 samples."""
+"""Center of the first token's receptive field of 400 samples, in seconds."""
 AUDIO_WINDOW_SECONDS = 0.34
-"""Default span of a window: 17 tokens, what the released rule gives at its own 23 fps."""
+"""Default span of a window in seconds: 17 tokens, as the released rule at its 23 fps."""
 RELEASED_WINDOW_MARGIN = 4
-"""Tokens the released code adds on both sides of a range."""
+"""Tokens that the released code adds on both sides of a range."""
 
 
 class AudioWindows(NamedTuple):
@@ -34,7 +33,7 @@ class AudioWindows(NamedTuple):
 
 
 def clip_level_window(features: Tensor) -> AudioWindows:
-    """One window that holds the whole clip: stage 1, clip-level alignment (paper section 3.1).
+    """Returns one window with the whole clip, for the clip-level alignment of stage 1 (paper section 3.1).
 
     Args:
         features: (B, T, C), T >= 1.
@@ -45,16 +44,16 @@ def clip_level_window(features: Tensor) -> AudioWindows:
 
 
 def released_frame_windows(features: Tensor, num_frames: int) -> AudioWindows:
-    """One window a latent frame by the released code's integer arithmetic, for weights trained with it.
+    """Cuts one window per latent frame by the released code's integer arithmetic, for weights trained with it.
 
-    The window's length depends on the frame rate: 17 tokens at 23 fps, 15 at 25.
+    The length of the windows depends on the frame rate: 17 tokens at 23 fps, 15 at 25.
 
     Args:
-        features: (B, T, C) tokens that cover exactly the clip.
-        num_frames: frames of the clip, 1 + 4k.
+        features: (B, T, C) tokens of exactly the clip.
+        num_frames: number of frames of the clip, 1 + 4k.
 
     Raises:
-        InputError: a wrong number of frames, or audio shorter than one window's core.
+        InputError: the number of frames is not 1 + 4k, or the audio is shorter than one window without its margins.
     """
     ranges = released_token_ranges(features.shape[1], num_frames)
     _check_features(features, ranges[0][1] - ranges[0][0] + 1, "one window")
@@ -63,12 +62,12 @@ def released_frame_windows(features: Tensor, num_frames: int) -> AudioWindows:
 
 
 def released_token_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, int]]:
-    """First and last token of each latent frame, inclusive, before widening (released inference code).
+    """Returns first and last token of each latent frame, inclusive, without margins (released inference code).
 
-    Frame 0 mirrors the start of frame 1, so it begins before the clip.
+    Latent frame 0 mirrors the start of latent frame 1, so it begins before the clip.
 
     Raises:
-        InputError: `num_frames` is not 1 + 4k, or there is less than one token for two frames.
+        InputError: `num_frames` is not 1 + 4k, or there is less than one token per two frames.
     """
     latent_frames = latent_frame_count(num_frames)
     tokens_per_frame = num_tokens / num_frames
@@ -76,14 +75,17 @@ def released_token_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, i
     if half < 1:
         raise InputError(
             f"the audio has {num_tokens} tokens for {num_frames} frames and is shorter than one window; "
-            f"at least {(num_frames + 1) // 2} tokens ({num_frames / 2 / TOKENS_PER_SECOND:.2f} s) are needed; "
-            "give longer audio or fewer frames"
+            f"at least {(num_frames + 1) // 2} tokens ({num_frames / 2 / TOKENS_PER_SECOND:.2f} s) are required; "
+            "use longer audio or fewer frames",
+            code=ErrorCode.out_of_range,
+            field="audio tokens",
+            value=num_tokens,
         )
 
     def around(frame: int) -> tuple[int, int]:
         first, last = tokens_per_frame * ((frame - 1) * 4 + 1), tokens_per_frame * (frame * 4 + 1)
-        centre = int((first + last) / 2) - 1
-        return centre - half, centre + half
+        center = int((first + last) / 2) - 1
+        return center - half, center + half
 
     start_of_one = around(1)[0]
     return [(start_of_one - 2 * half, start_of_one)] + [around(frame) for frame in range(1, latent_frames)]
@@ -92,52 +94,66 @@ def released_token_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, i
 def timed_frame_windows(
     features: Tensor, frame_times: Tensor, window_seconds: float = AUDIO_WINDOW_SECONDS
 ) -> AudioWindows:
-    """One window a latent frame, `window_seconds` seconds around its true time: the same at every frame rate. Our
-    default.
+    """Cuts one window per latent frame, `window_seconds` around its time, equal at every frame rate. The default rule.
 
-    Latent frame 0 is frame 0; latent frame k > 0 is frames 4k-3 to 4k. A latent frame's time is the middle of the
-    time during which its frames are shown, so variable frame rates need nothing else.
+    Latent frame 0 is frame 0; latent frame k > 0 is frames 4k-3 to 4k. The time of a latent frame is the middle of the
+    interval during which its frames are shown, which covers variable frame rates.
 
     Args:
-        features: (B, T, C) wav2vec2 tokens; token t is centred at (320 t + 200) / 16000 s of the clip.
+        features: (B, T, C) wav2vec2 tokens; the center of token t is at (320 t + 200) / 16000 s of the clip.
         frame_times: (num_frames,) or (B, num_frames) seconds from the clip's start at which each frame appears,
             increasing, num_frames = 1 + 4k > 1.
-        window_seconds: width of a window in seconds; it is rounded to an odd number of tokens.
+        window_seconds: span of a window in seconds, rounded to an odd number of tokens.
 
     Raises:
-        InputError: times that do not increase, a wrong number of frames, or audio shorter than one window.
+        InputError: the times do not increase, the number of frames is not 1 + 4k, or the audio is shorter than one
+            window.
     """
     length = tokens_per_window(window_seconds)
     _check_features(features, length, f"one window of {window_seconds} s")
-    # Token whose centre is nearest; half a token up, so that a tie is broken alike on every platform.
-    centre = torch.floor((latent_frame_times(frame_times) - FIRST_TOKEN_CENTER_SECONDS) * TOKENS_PER_SECOND + 0.5)
-    return cut_windows(features, centre.long() - length // 2, length)
+    # Token with the nearest center; ties are rounded up, equally on every platform.
+    center = torch.floor((latent_frame_times(frame_times) - FIRST_TOKEN_CENTER_SECONDS) * TOKENS_PER_SECOND + 0.5)
+    return cut_windows(features, center.long() - length // 2, length)
 
 
 def tokens_per_window(window_seconds: float) -> int:
-    """Tokens in a window of `window_seconds` seconds: the nearest odd number, so that it has a middle.
+    """Returns the number of tokens in a window: the nearest odd number, so that the window has a middle token.
 
     Raises:
-        InputError: a span under one token or over ten seconds.
+        InputError: the span is shorter than one token or longer than 10 s.
     """
     if not 1 / TOKENS_PER_SECOND <= window_seconds <= 10:
-        raise InputError(f"an audio window of {window_seconds} s; it must be {1 / TOKENS_PER_SECOND} to 10 s")
+        raise InputError(
+            f"window_seconds is {window_seconds}; it must be {1 / TOKENS_PER_SECOND} to 10 s",
+            code=ErrorCode.out_of_range,
+            field="window_seconds",
+            value=window_seconds,
+        )
     return 2 * int((window_seconds * TOKENS_PER_SECOND - 1) / 2 + 0.5) + 1
 
 
 def latent_frame_times(frame_times: Tensor) -> Tensor:
-    """Middle of each latent frame in seconds: (..., num_frames) -> (..., F), float64.
+    """Returns the middle of each latent frame in seconds: (..., num_frames) -> (..., F), float64.
 
     Raises:
-        InputError: fewer than 5 frames, not 1 + 4k of them, or times that are not finite and increasing.
+        InputError: there are fewer than 5 frames or not 1 + 4k, or times are not finite and increasing.
     """
     latent_frame_count(frame_times.shape[-1])
     times = frame_times.double()
     if times.shape[-1] < 5:
-        raise InputError(f"{times.shape[-1]} frame time; at least 5 are needed to know how long a frame is shown")
+        raise InputError(
+            f"frame_times has {times.shape[-1]} time; at least 5 are required to infer the duration of a frame",
+            code=ErrorCode.out_of_range,
+            field="frame_times",
+            value=times.shape[-1],
+        )
     steps = times.diff(dim=-1)
     if not bool((torch.isfinite(times).all() & (steps > 0).all()).item()):
-        raise InputError("frame_times must be finite and increase from frame to frame; sort the frames by time")
+        raise InputError(
+            "frame_times are not finite and increasing; sort the frames by time",
+            code=ErrorCode.out_of_range,
+            field="frame_times",
+        )
     ends = torch.cat([times[..., 1:], times[..., -1:] + steps[..., -1:]], dim=-1)  # when the next frame appears
     first = (times[..., :1] + ends[..., :1]) / 2
     groups = (times[..., 1::4] + ends[..., 4::4]) / 2  # frames 4k-3 .. 4k
@@ -145,22 +161,25 @@ def latent_frame_times(frame_times: Tensor) -> Tensor:
 
 
 def join_speaker_windows(windows: Sequence[AudioWindows]) -> AudioWindows:
-    """The windows of several speakers side by side, as `Conditions.speaker_regions` tells them apart.
+    """Concatenates the windows of several speakers, whose tokens `Conditions.speaker_regions` separates.
 
     Args:
-        windows: (B, W, L, C) each, of one rule and one video, in the order of the regions.
+        windows: (B, W, L, C) per speaker, from one rule and one video, in the order of the regions.
 
     Returns:
         (B, W, P L, C) with its mask.
 
     Raises:
-        InputError: no speaker, or windows of different shapes.
+        InputError: there is no speaker, or the windows have different shapes.
     """
     shapes = [tuple(window.tokens.shape) for window in windows]
     if len(set(shapes)) != 1:
         raise InputError(
-            f"the speakers' audio windows have the shapes {shapes}; one shape, and at least one speaker, is needed: "
-            "bring every sound to the video's length first"
+            f"the speakers' audio windows have shapes {shapes}; expected one shape and at least one speaker; "
+            "cut or pad the audio of all speakers to the video's length",
+            code=ErrorCode.shape_mismatch,
+            field="speakers",
+            value=shapes,
         )
     return AudioWindows(
         torch.cat([window.tokens for window in windows], dim=2), torch.cat([window.mask for window in windows], dim=2)
@@ -168,11 +187,11 @@ def join_speaker_windows(windows: Sequence[AudioWindows]) -> AudioWindows:
 
 
 def cut_windows(features: Tensor, first: Tensor, length: int) -> AudioWindows:
-    """Windows of `length` tokens that begin at `first`, real tokens to the left, padding to the right.
+    """Cuts windows of `length` tokens from `first` on, real tokens first, then padding.
 
     Args:
         features: (B, T, C).
-        first: (W,) or (B, W) integer; it may be negative or beyond the end.
+        first: (W,) or (B, W) integer, index of each window's first token; negative or beyond the end is allowed.
     """
     batch, num_tokens, channels = features.shape
     first = first.to(features.device).expand(batch, first.shape[-1])
@@ -185,11 +204,19 @@ def cut_windows(features: Tensor, first: Tensor, length: int) -> AudioWindows:
     return AudioWindows(tokens.masked_fill(~mask[..., None], 0.0), mask)
 
 
-def _check_features(features: Tensor, needed: int, what: str) -> None:
+def _check_features(features: Tensor, required: int, what: str) -> None:
     if features.ndim != 3:
-        raise InputError(f"audio features have the shape {tuple(features.shape)}; (batch, tokens, channels) is needed")
-    if features.shape[1] < needed:
         raise InputError(
-            f"the audio has {features.shape[1]} tokens ({features.shape[1] / TOKENS_PER_SECOND:.2f} s) and is shorter "
-            f"than {what}: {needed} tokens ({needed / TOKENS_PER_SECOND:.2f} s); give longer audio"
+            f"the audio features have shape {tuple(features.shape)}; expected (batch, tokens, channels)",
+            code=ErrorCode.shape_mismatch,
+            field="audio features",
+            value=tuple(features.shape),
+        )
+    if features.shape[1] < required:
+        raise InputError(
+            f"the audio has {features.shape[1]} tokens ({features.shape[1] / TOKENS_PER_SECOND:.2f} s), fewer than "
+            f"{what}: {required} tokens ({required / TOKENS_PER_SECOND:.2f} s); use longer audio",
+            code=ErrorCode.out_of_range,
+            field="audio tokens",
+            value=features.shape[1],
         )

@@ -1,4 +1,4 @@
-"""Everything the transformer is told beside the noisy latents, as one typed object.
+"""The transformer's conditions as one typed object.
 
 Axes: B batch, F latent frames, H and W latent height and width, L audio tokens in a window, N face crops, P people.
 """
@@ -8,22 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 
 
 class ExpressionCondition(NamedTuple):
-    """What drives the faces of one or several people by the expression in a video (FantasyPortrait, arXiv 2507.12956).
+    """Expression features that drive the faces of one or several people (FantasyPortrait, arXiv 2507.12956).
 
-    The order of the people means nothing; features, presence and regions share it.
+    Features, presence and regions list the people in the same order, which has no meaning of its own.
     """
 
     features: Tensor
-    """(B, P, 1 + 4 (F - 1), D) implicit features of every video frame: head, eye, emotion, mouth. What stands where
-    `present` is False never matters."""
+    """(B, P, 1 + 4 (F - 1), D) implicit features of every video frame: head, eye, emotion, mouth. Values where
+    `present` is False are ignored."""
     present: Tensor
-    """(B, P, 1 + 4 (F - 1)) bool, True where the frame has features; all False for a person that a sample lacks."""
+    """(B, P, 1 + 4 (F - 1)) bool, True where the frame has features; all False for an absent person."""
     regions: Tensor | None
-    """(B, P, F, H/2, W/2) bool, True where a video token attends to the person; None = all do, for one person only."""
+    """(B, P, F, H/2, W/2) bool, True where a token attends to the person; None = all tokens, for one person only."""
     scale: Tensor
     """(B,) weight; 0 = dropped, 1 = as trained."""
 
@@ -35,35 +35,36 @@ class ExpressionCondition(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """The conditions of one batch. A NamedTuple, so that accelerate and DeepSpeed can walk it.
+    """Conditions of one batch. A NamedTuple, so that accelerate and DeepSpeed can traverse it.
 
-    The number of audio windows decides the level: one window for the whole clip (stage 1) or one for every latent
-    frame (stage 2 and inference), paper section 3.1.
+    The number of audio windows determines the level of alignment: one window for the whole clip (stage 1) or one per
+    latent frame (stage 2 and inference), paper section 3.1.
     """
 
     prompt_embeds: Tensor
-    """(B, T, D_text) umT5 states; Wan pads to T = 512, shorter is allowed."""
+    """(B, T, D_text) umT5 states; Wan pads to T = 512, shorter sequences are allowed."""
     image_embeds: Tensor | None
     """(B, I, D_clip) CLIP states of the portrait (I = 257 for Wan); None for a base without image cross-attention."""
     image_latents: Tensor
     """(B, 20, F, H, W) first-frame mask (4 channels) and first-frame latents (16), concatenated to the noisy ones."""
     audio_embeds: Tensor
-    """(B, 1 or F, L, D_audio) wav2vec2 features cut into windows. With `speaker_regions`, L holds one equal block for
-    every speaker, in the order of the regions (`audio_windows.join_speaker_windows`)."""
+    """(B, 1 or F, L, D_audio) wav2vec2 features cut into windows. With `speaker_regions`, L consists of one equal block
+    per speaker, in the order of the regions (`audio_windows.join_speaker_windows`)."""
     audio_mask: Tensor
-    """(B, 1 or F, L) bool, True where the token is real. What stands in the others never matters."""
+    """(B, 1 or F, L) bool, True where the token is real. Values of other tokens are ignored."""
     face_embeds: Tensor
     """(B, N, 512) ArcFace embeddings of the portrait."""
     motion_intensity: Tensor
     """(B, 2) expression and body intensity in [0, 1]."""
     condition_scale: Tensor
-    """(B, 2) weight of audio and of face; 0 = dropped, 1 = as trained."""
+    """(B, 2) weights of audio and of face; 0 = dropped, 1 = as trained."""
     expression: ExpressionCondition | None = None
-    """The expressions that drive the faces; None for a video driven by sound alone."""
+    """Expressions that drive the faces; None for a video driven by audio alone."""
     speaker_regions: Tensor | None = None
-    """(B, P, F, H/2, W/2) bool, True where a video token hears the speaker; None = every token hears all sound."""
+    """(B, P, F, H/2, W/2) bool, True where a video token attends to the speaker's audio; None = all tokens attend to
+    all audio."""
     guidance: Tensor | None = None
-    """(B, 2) scales of text and audio guidance, for a distilled model alone; None = the prediction is not guided."""
+    """(B, 2) scales of text and audio guidance, for a distilled model only; None = the prediction is not guided."""
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
@@ -86,7 +87,7 @@ def _moved_tensors(
 
 
 def latent_frame_count(num_frames: int, temporal_stride: int = 4) -> int:
-    """Latent frames of a video of `num_frames` frames: frame 0, then one for every 4 (Wan's causal VAE).
+    """Returns the number of latent frames of a video: one for frame 0, then one per `temporal_stride` frames.
 
     Raises:
         InputError: `num_frames` is not 1 + 4k.
@@ -95,6 +96,9 @@ def latent_frame_count(num_frames: int, temporal_stride: int = 4) -> int:
         below = max(1, num_frames - (num_frames - 1) % temporal_stride)
         raise InputError(
             f"num_frames is {num_frames}; the causal VAE takes 1 + {temporal_stride}k frames; "
-            f"use {below} or {below + temporal_stride}"
+            f"use {below} or {below + temporal_stride}",
+            code=ErrorCode.out_of_range,
+            field="num_frames",
+            value=num_frames,
         )
     return (num_frames - 1) // temporal_stride + 1

@@ -1,4 +1,4 @@
-"""Flow matching as Wan uses it: sigma 0 is the sample, sigma 1 is noise, and the model predicts noise - sample.
+"""Flow matching in Wan's convention: sigma 0 is the sample, sigma 1 is noise, the model predicts noise - sample.
 
 Axes: B batch, C channels, F latent frames, h and w latent height and width.
 """
@@ -9,27 +9,27 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 
 NUM_TRAIN_TIMESTEPS = 1000
-"""Wan's transformer reads sigma times 1000."""
+"""The transformer's timestep is sigma times this number."""
 
 
 class SigmaDistribution(Enum):
-    """How often each noise level is trained, before the shift."""
+    """Distribution of the noise levels in training, before the shift."""
 
     uniform = "uniform"
     logit_normal = "logit_normal"
-    """More in the middle (Esser et al., arXiv 2403.03206, section 3.1; Wan 2.1 was pretrained so)."""
+    """More samples at medium noise levels (Esser et al., arXiv 2403.03206, section 3.1); used to pretrain Wan 2.1."""
 
 
 class LossNormalization(Enum):
-    """By what the weighted squared error of a sample is divided. The paper leaves it open."""
+    """Divisor of a sample's weighted squared error. The paper leaves it open."""
 
     positions = "positions"
-    """All positions, as the paper's M * L reads: a lip counts as much as it does without a mask."""
+    """Number of all positions, as in the paper's M * L: a lip has the same weight as without a mask."""
     mask = "mask"
-    """The mask's own area: the mean error of the lips alone, however small they are."""
+    """Area of the mask: the mean error of the lips alone, independent of their size."""
 
 
 @dataclass
@@ -38,27 +38,34 @@ class SigmaConfig:
 
     distribution: SigmaDistribution = SigmaDistribution.uniform
     mean: float = 0.0
-    """Of the logit, for logit_normal."""
+    """Mean of the logit (logit_normal only)."""
     std: float = 1.0
+    """Standard deviation of the logit (logit_normal only)."""
     shift: float = 5.0
-    """Towards noise; 1 = none. The released inference code samples with 5, so that is where the model is asked."""
+    """Shift of the noise levels towards noise; 1 = none. 5 matches the sampling of the released inference code."""
 
     def validate(self) -> None:
-        """Holds every value in its limits.
+        """Validates the range of every value.
 
         Raises:
-            InputError: naming the value and the limit.
+            InputError: names the key, its value and the limits.
         """
         for name, low, high in (("mean", -10, 10), ("std", 1e-3, 10), ("shift", 1e-2, 100)):
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"sigmas.{name} is {getattr(self, name)}; it must be {low} to {high}")
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(
+                    f"sigmas.{name} is {value}; it must be {low} to {high}",
+                    code=ErrorCode.out_of_range,
+                    field=f"sigmas.{name}",
+                    value=value,
+                )
 
 
 def sample_sigmas(uniforms: Tensor, config: SigmaConfig) -> Tensor:
     """sigma = s x / (1 + (s - 1) x), x uniform or logit-normal (arXiv 2403.03206, equations 19 and 23).
 
     Args:
-        uniforms: (B,) random numbers in [0, 1); a quantile function of them, so that who draws them decides the rest.
+        uniforms: (B,) random numbers in [0, 1), mapped by the quantile function.
 
     Returns:
         (B,) noise levels in [0, 1], float32.
@@ -70,7 +77,7 @@ def sample_sigmas(uniforms: Tensor, config: SigmaConfig) -> Tensor:
 
 
 def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
-    """Noise levels in [0, 1] moved towards noise: s x / (1 + (s - 1) x), of any shape."""
+    """Shifts noise levels in [0, 1] towards noise: s x / (1 + (s - 1) x), elementwise."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
@@ -97,7 +104,7 @@ def flow_matching_loss(
     Args:
         prediction, sample, noise: (B, C, F, h, w).
         weight: (B, 1, F, h, w) in [0, 1], the mask M; None = 1 everywhere.
-        normalization: of the weighted loss; a sample whose mask is empty has no loss under either.
+        normalization: divisor of the weighted error; the loss of an empty mask is 0 under both.
 
     Returns:
         (B,) mean squared error of each sample, float32.
@@ -111,7 +118,7 @@ def velocity_loss(
     weight: Tensor | None = None,
     normalization: LossNormalization = LossNormalization.positions,
 ) -> Tensor:
-    """(B,) weighted squared error of a velocity, float32; arguments as of `flow_matching_loss`."""
+    """Returns the (B,) weighted squared error of a velocity, float32; arguments as in `flow_matching_loss`."""
     error = (prediction.float() - velocity.float()).square().mean(dim=1, keepdim=True)  # over channels
     if weight is None:
         return error.flatten(1).mean(dim=1)

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from fantasytalking.attention_regions import BackgroundAttention, expand_boxes, regions_from_boxes, regions_from_masks
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
+from tests.helpers.errors import raises_input_error
 
 LEFT, RIGHT = [8.0, 16.0, 40.0, 48.0], [56.0, 16.0, 88.0, 48.0]
 
@@ -82,15 +83,15 @@ def test_boxes_grow_by_the_drivers_movement_to_a_quarter_at_most():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "code", "field", "value"),
     [
-        (lambda: regions_from_masks(torch.zeros(2, 30, 64), 9), "multiples of 16"),
-        (lambda: regions_from_masks(torch.zeros(2, 32, 64), 8), "num_frames is 8"),
-        (lambda: regions_from_boxes(still(LEFT)[0], 64, 96), r"\(people, frames, 4\)"),
-        (lambda: regions_from_boxes(still(LEFT), 60, 96), "multiples of 16"),
-        (lambda: regions_from_boxes(still([40.0, 16.0, 8.0, 48.0]), 64, 96), "ends before it begins"),
+        (lambda: regions_from_masks(torch.zeros(2, 30, 64), 9), ErrorCode.shape_mismatch, "masks", (2, 30, 64)),
+        (lambda: regions_from_masks(torch.zeros(2, 32, 64), 8), ErrorCode.out_of_range, "num_frames", 8),
+        (lambda: regions_from_boxes(still(LEFT)[0], 64, 96), ErrorCode.shape_mismatch, "boxes", (9, 4)),
+        (lambda: regions_from_boxes(still(LEFT), 60, 96), ErrorCode.out_of_range, "image size", (96, 60)),
+        (lambda: regions_from_boxes(still([40.0, 16.0, 8.0, 48.0]), 64, 96), ErrorCode.out_of_range, "boxes", None),
     ],
 )
-def test_what_is_no_region_is_refused(call, message):
-    with pytest.raises(InputError, match=message):
+def test_invalid_regions_are_rejected(call, code, field, value):
+    with raises_input_error(code, field, value):
         call()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fantasytalking.common.config import load_config
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.flow_matching import (
     LossNormalization,
     SigmaConfig,
@@ -13,6 +13,7 @@ from fantasytalking.flow_matching import (
     flow_matching_loss,
     sample_sigmas,
 )
+from tests.helpers.errors import raises_input_error
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -89,7 +90,13 @@ def test_logit_normal_sigmas_have_the_stated_logits():
     assert torch.isfinite(extremes).all()
 
 
-@pytest.mark.parametrize("override", ["shift=0", "std=0", "shift=1000", "mean=nan", "distribution=normal"])
-def test_wrong_settings_are_refused(override: str):
+@pytest.mark.parametrize(("name", "value"), [("shift", 0), ("std", 0), ("shift", 1000)])
+def test_settings_out_of_range_are_rejected(name: str, value: float):
+    with raises_input_error(ErrorCode.out_of_range, f"sigmas.{name}", value):
+        load_config(SigmaConfig, None, [f"{name}={value}"])
+
+
+@pytest.mark.parametrize("override", ["mean=nan", "distribution=normal"])
+def test_settings_that_are_no_number_or_choice_are_rejected(override: str):
     with pytest.raises(InputError, match=override.partition("=")[0]):
         load_config(SigmaConfig, None, [override])

@@ -1,8 +1,8 @@
-"""Our adapters on disk.
+"""Saves and loads adapters: the trained parameters of the paper's modules.
 
-A folder {adapter.safetensors, config.json, train.yaml}: parameters of the paper's modules under the model's own names,
-what they are, and how they were trained. Where the base was trained too, lora.safetensors or base.safetensors stands
-beside them and holds what changed.
+An adapter is a folder {adapter.safetensors, config.json, train.yaml}: parameters of the paper's modules under the
+model's names, their description, and the training configuration. If the base was trained too, lora.safetensors or
+base.safetensors contains its changes.
 """
 
 import json
@@ -25,7 +25,7 @@ from fantasytalking.checkpoints.lora import (
     strip_peft_name,
 )
 from fantasytalking.common.config import save_config
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors, read_json
 from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig
@@ -44,81 +44,89 @@ AUDIO_WINDOW_RULES = ("official", "seconds")
 
 @dataclass
 class AdapterConfig:
-    """What an adapter is: which modules were trained, on which base, with which audio windows."""
+    """Description of an adapter: trained modules, base and audio windows. Written as config.json."""
 
     modules: list[str]
-    """Of audio, face, motion, expression: those that were trained and are stored. The others stay fresh.
-    Empty when the base alone was trained."""
+    """Trained and stored modules, a subset of `ADAPTER_MODULES`; the others stay as initialized. Empty if only the base
+    was trained."""
     audio_window: str
     """`official` for the released weights, `seconds` for ours."""
     window_seconds: float = AUDIO_WINDOW_SECONDS
-    """Span of a window under the rule `seconds`."""
+    """Span of an audio window in seconds, for the rule `seconds`."""
     base: str = ""
-    """Hub id or folder of the base it was trained on, for the reader."""
+    """Hub ID or folder of the base that it was trained on, for information."""
     on_saved: bool = False
-    """Whether it goes on a saved pipeline, whose modules it replaces or leaves; else on a bare Wan base."""
+    """Whether it extends a saved pipeline, whose other modules stay, instead of a bare Wan base."""
     expression: dict[str, Any] | None = None
-    """Sizes of the expression module (`ExpressionModuleConfig.to_dict`); None when it is not stored."""
+    """Sizes of the expression module (`ExpressionModuleConfig.to_dict`); None if it is not stored."""
     expression_padding: str = PADDING_MODES[0]
-    """How the expression was trained to treat padding; `attended` for the released weights."""
+    """Treatment of padding in expression windows in training; `attended` for the released weights."""
     distillation: dict[str, Any] | None = None
-    """What a distilled model follows (`DistillationSpec.to_dict`); None when the guidance module is not stored."""
+    """Limits of a distilled model (`DistillationSpec.to_dict`); None if the guidance module is not stored."""
     lora: dict[str, Any] | None = None
-    """Rank, alpha and targets of lora.safetensors; None when there is none."""
+    """Rank, alpha and targets of lora.safetensors; None without one."""
     base_tensors: int = 0
-    """Tensors in base.safetensors: those of the base that were trained; 0 when there is no such file."""
+    """Number of trained base tensors in base.safetensors; 0 without that file."""
     format: int = ADAPTER_FORMAT
+    """Version of the format."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Facts of the run that made it (steps, stage), for the reader."""
+    """Steps, stage and other facts of the training run, for information."""
 
     def validate(self, source: str) -> None:
-        """Holds every value in its limits.
+        """Validates every value.
 
         Raises:
-            InputError: naming `source`, the value and the limit.
+            InputError: names `source`, the key, its value and what is allowed.
         """
         known = list(ADAPTER_MODULES)
         nothing = not self.modules and not self.base_tensors and self.lora is None
         if not isinstance(self.modules, list) or nothing or any(name not in known for name in self.modules):
-            raise InputError(f"{source}: modules is {self.modules!r}; a list of some of {', '.join(known)} is needed")
+            raise self._error(source, "modules", f"a list of some of {', '.join(known)} is required")
         if type(self.on_saved) is not bool:
-            raise InputError(f"{source}: on_saved is {self.on_saved!r}; true or false is needed")
+            raise self._error(source, "on_saved", "true or false is required", ErrorCode.invalid_type)
         if self.audio_window not in AUDIO_WINDOW_RULES:
-            raise InputError(
-                f"{source}: audio_window is {self.audio_window!r}; {' or '.join(AUDIO_WINDOW_RULES)} is needed"
-            )
+            raise self._error(source, "audio_window", f"{' or '.join(AUDIO_WINDOW_RULES)} is required")
         if not isinstance(self.window_seconds, int | float) or not 0 < self.window_seconds <= 10:
-            raise InputError(f"{source}: window_seconds is {self.window_seconds!r}; 0 to 10 is needed")
+            raise self._error(source, "window_seconds", "it must be above 0 and at most 10", ErrorCode.out_of_range)
         if self.expression_padding not in PADDING_MODES:
-            raise InputError(
-                f"{source}: expression_padding is {self.expression_padding!r}; {' or '.join(PADDING_MODES)} is needed"
-            )
+            raise self._error(source, "expression_padding", f"{' or '.join(PADDING_MODES)} is required")
         if (self.expression is None) != ("expression" not in self.modules):
-            raise InputError(f"{source}: expression is {self.expression!r}; it belongs to the expression module")
+            raise self._error(
+                source, "expression", "it is required with the expression module only", ErrorCode.conflict
+            )
         if self.expression is not None:
             ExpressionModuleConfig.from_dict(self.expression, source)
         if (self.distillation is None) != ("guidance" not in self.modules):
-            raise InputError(f"{source}: distillation is {self.distillation!r}; it belongs to the guidance module")
+            raise self._error(
+                source, "distillation", "it is required with the guidance module only", ErrorCode.conflict
+            )
         if self.distillation is not None:
             DistillationSpec.from_dict(self.distillation, source)
         if self.lora is not None:
             LoraSpec.from_dict(self.lora, source)
         if type(self.base_tensors) is not int or not 0 <= self.base_tensors <= 100_000:
-            raise InputError(f"{source}: base_tensors is {self.base_tensors!r}; a number of tensors is needed")
+            raise self._error(source, "base_tensors", "it must be 0 to 100,000", ErrorCode.out_of_range)
         if self.format != ADAPTER_FORMAT:
-            raise InputError(
-                f"{source}: format is {self.format!r}, this version reads {ADAPTER_FORMAT}; update the code"
+            raise self._error(
+                source, "format", f"this version reads {ADAPTER_FORMAT}; update the code", ErrorCode.unsupported
             )
+
+    def _error(
+        self, source: str, name: str, requirement: str, code: ErrorCode = ErrorCode.invalid_choice
+    ) -> InputError:
+        value = getattr(self, name)
+        return InputError(f"{source}: {name} is {value!r}; {requirement}", code=code, field=name, value=value)
 
 
 def save_adapter(
     model: FantasyTalkingTransformer3DModel, folder: str | Path, config: AdapterConfig, train_config: Any = None
 ) -> None:
-    """Writes the model's trained modules, and its LoRA when the config has one, as an adapter folder.
+    """Writes the model's trained modules, and its LoRA if `config` has one, as an adapter folder.
 
     Args:
-        model: holds the weights; only `config.modules` and the LoRA are written.
-        folder: new, or an adapter that is replaced.
+        model: only `config.modules` and the LoRA are written.
+        folder: a new folder, or an adapter that is replaced.
+        config: description of the adapter.
         train_config: the resolved training configuration (a dataclass), stored as train.yaml.
     """
     save_adapter_state(model.state_dict(), folder, config, train_config)
@@ -133,13 +141,16 @@ def save_adapter_state(
     motion_normalizer: MotionNormalizer | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes the trained part of a model's whole state as an adapter folder, whole or not at all.
+    """Writes the trained part of a model's state as an adapter folder, atomically.
 
     Args:
-        state: of the model.
-        base_names: the names, as in files, of the base's tensors that were trained; `config.base_tensors` many.
-        motion_normalizer: constants of the clips that it was trained on, stored as motion_normaliser.json.
-        dtype: of what is written; None = as it is.
+        state: state dict of the model.
+        folder: a new folder, or an adapter that is replaced.
+        config: description of the adapter.
+        train_config: the resolved training configuration (a dataclass), stored as train.yaml.
+        base_names: names, as in files, of the `config.base_tensors` trained tensors of the base.
+        motion_normalizer: constants of the training corpus, stored as motion_normaliser.json.
+        dtype: dtype of the written tensors; None = unchanged.
     """
     plain = {strip_peft_name(name): value for name, value in state.items() if ".lora_" not in name}
     parts = {ADAPTER_FILE: {name: value for name, value in plain.items() if adapter_module_of(name) in config.modules}}
@@ -156,8 +167,8 @@ def save_adapter_state(
 def save_adapter_tensors(
     tensors: Mapping[str, Tensor], folder: str | Path, config: AdapterConfig, train_config: Any = None
 ) -> None:
-    """Writes tensors in the model's names as an adapter folder, whole or not at all."""
-    assert config.lora is None and not config.base_tensors, "write_state writes what was trained of the base"
+    """Writes tensors in the model's names as an adapter folder, atomically."""
+    assert config.lora is None and not config.base_tensors, "save_adapter_state writes trained tensors of the base"
     _write_files({ADAPTER_FILE: tensors}, folder, config, train_config)
 
 
@@ -181,22 +192,30 @@ def _write_files(
 
 
 def read_adapter_config(folder: str | Path) -> AdapterConfig:
-    """What an adapter folder (or the adapter.safetensors in one) says of itself; no tensor is read.
+    """Reads the configuration of an adapter folder (or of the adapter.safetensors in one), without its tensors.
 
     Raises:
-        InputError: no adapter there, or unknown configuration.
+        InputError: the folder is not an adapter, or its configuration is invalid.
     """
     folder = Path(folder)
     folder = folder.parent if folder.name == ADAPTER_FILE else folder
     if not folder.is_dir():
-        raise InputError(f"adapter '{folder}' is not a folder; give one that holds {ADAPTER_FILE} and config.json")
+        raise InputError(
+            f"adapter '{folder}' is not a folder; use one with {ADAPTER_FILE} and config.json",
+            code=ErrorCode.missing_file,
+            field="adapter",
+            value=str(folder),
+        )
     values = read_json(folder / "config.json")
     source = str(folder / "config.json")
     known = {item.name for item in fields(AdapterConfig)}
     unknown, missing = sorted(values.keys() - known), sorted({"modules", "audio_window"} - values.keys())
     if unknown or missing:
+        key = (unknown or missing)[0]
         raise InputError(
-            f"{source}: {'unknown' if unknown else 'missing'} key '{(unknown or missing)[0]}'; not an adapter of ours"
+            f"{source}: {'unknown' if unknown else 'missing'} key '{key}'; it is not an adapter of this project",
+            code=ErrorCode.unknown_key if unknown else ErrorCode.missing_value,
+            field=key,
         )
     config = AdapterConfig(**values)
     config.validate(source)
@@ -204,10 +223,11 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
 
 
 def read_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
-    """Configuration and tensors of an adapter folder (or of the adapter.safetensors in one).
+    """Reads configuration and tensors of an adapter folder (or of the adapter.safetensors in one).
 
     Raises:
-        InputError: no adapter there, unknown configuration, or a tensor that belongs to none of its modules.
+        InputError: the folder is not an adapter, its configuration is invalid, or a tensor belongs to none of its
+            modules.
     """
     config = read_adapter_config(folder)
     folder = Path(folder)
@@ -216,20 +236,23 @@ def read_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     for name in stored.shapes:
         if adapter_module_of(name) not in config.modules:
             raise InputError(
-                f"'{folder}': the tensor '{name}' belongs to none of the modules {', '.join(config.modules)}"
+                f"'{folder}': the tensor '{name}' belongs to none of the modules {', '.join(config.modules)}; get the "
+                "adapter again",
+                code=ErrorCode.shape_mismatch,
+                field=name,
             )
     return config, {name: stored.read(name) for name in stored.shapes}
 
 
 def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) -> AdapterConfig:
-    """Sets the modules that the adapter holds, adds its LoRA, and sets what was trained of the base.
+    """Loads an adapter's modules, its LoRA and its trained base tensors into a model.
 
-    Keys and shapes must match exactly; the rest of the model is untouched. A model that has no expression condition or
-    no guidance embedder is given those that the adapter holds.
+    Keys and shapes must match exactly; other parameters are unchanged. Expression modules and a guidance embedder are
+    added if the adapter has them and the model does not.
 
     Raises:
-        InputError: tensors missing, left over, of another shape or not floating point, or a LoRA where the model has
-            one already; then nothing was changed.
+        InputError: tensors are missing, unexpected, of another shape or not floating point, or both the adapter and
+            the model have a LoRA; the model is then unchanged.
     """
     folder = Path(folder)
     config, tensors = read_adapter(folder)
@@ -273,8 +296,11 @@ def _read_expression_config(
     )
     if has not in (None, sizes):
         raise InputError(
-            f"adapter '{folder}' holds an expression condition of the sizes {sizes.to_dict()}, the model has "
-            f"{has.to_dict()}; give both the same"
+            f"adapter '{folder}' has an expression condition of sizes {sizes.to_dict()}, but the model has "
+            f"{has.to_dict()}; both must be equal",
+            code=ErrorCode.shape_mismatch,
+            field="expression",
+            value=sizes.to_dict(),
         )
     return sizes
 
@@ -286,12 +312,17 @@ def _read_distillation(
         return None
     distillation = DistillationSpec.from_dict(config.distillation, str(folder))
     if model.distillation not in (None, distillation):
-        raise InputError(f"adapter '{folder}' is distilled, and so is the model, otherwise; load it on a fresh one")
+        raise InputError(
+            f"adapter '{folder}' and the model are distilled with different settings; load it into a new model",
+            code=ErrorCode.conflict,
+            field="distillation",
+            value=config.distillation,
+        )
     return distillation
 
 
 def trained_base_names(folder: str | Path) -> list[str]:
-    """Names of the base's tensors that an adapter folder brings with it."""
+    """Returns the names of the trained base tensors in an adapter folder."""
     config, _ = read_adapter(folder)
     return sorted(open_safetensors(Path(folder) / BASE_FILE).shapes) if config.base_tensors else []
 
@@ -301,7 +332,13 @@ def _read_base(folder: Path, config: AdapterConfig, state: Mapping[str, Tensor])
         return {}
     tensors = _read_tensors(folder / BASE_FILE)
     if len(tensors) != config.base_tensors:
-        raise InputError(f"'{folder / BASE_FILE}' has {len(tensors)} tensors, config.json says {config.base_tensors}")
+        raise InputError(
+            f"'{folder / BASE_FILE}' has {len(tensors)} tensors, but base_tensors of config.json is "
+            f"{config.base_tensors}; get the adapter again",
+            code=ErrorCode.shape_mismatch,
+            field="base_tensors",
+            value=len(tensors),
+        )
     named = {name: tuple(state[name].shape) for name in tensors if name in state and adapter_module_of(name) is None}
     _check_adapter_shapes(tensors, named, folder)
     return tensors
@@ -313,7 +350,12 @@ def _read_lora(
     if config.lora is None:
         return {}, None
     if has_lora(model):
-        raise InputError(f"adapter '{folder}' brings a LoRA and the model has one already; load it on a fresh model")
+        raise InputError(
+            f"adapter '{folder}' has a LoRA, but the model already has one; load it into a new model",
+            code=ErrorCode.conflict,
+            field="lora",
+            value=config.lora,
+        )
     settings = LoraSpec.from_dict(config.lora, str(folder))
     tensors = _read_tensors(folder / LORA_FILE)
     _check_adapter_shapes(tensors, lora_tensor_shapes(model, settings), folder)

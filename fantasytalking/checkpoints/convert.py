@@ -1,4 +1,4 @@
-"""Conversions between the released formats and ours, and the check that both compute the same."""
+"""Converts between the released formats and ours, and computes reference forwards for comparison."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from fantasytalking.checkpoints.released_portrait import (
     released_adapter_config,
     write_released_expression,
 )
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.common.tensor_io import LazyTensors, check_shapes, open_safetensors, safetensors_metadata
 from fantasytalking.conditions import Conditions
@@ -38,22 +38,29 @@ from fantasytalking.models.wan_loading import (
 
 
 def convert_checkpoint(source: str | Path, output: str | Path) -> str:
-    """Converts by what `source` is; gives a sentence that says what was done.
+    """Converts a checkpoint according to its kind.
 
-    - an adapter folder of ours that holds audio or expression -> its released format (.ckpt, .pt, .pth or
-      .safetensors);
-    - the released audio or portrait checkpoint -> an adapter folder of ours, or the released format in another
-      container when `output` has a file's suffix;
-    - a Wan transformer as a single safetensors file -> a diffusers folder.
+    - an adapter folder with audio or expression -> the released format (.ckpt, .pt, .pth or .safetensors);
+    - the released audio or portrait checkpoint -> an adapter folder, or the released format in another container if
+      `output` has a file suffix;
+    - a Wan transformer in a single safetensors file -> a diffusers folder.
+
+    Returns:
+        A sentence that describes the result.
 
     Raises:
-        InputError: none of these, or a damaged one.
+        InputError: the source is none of these, or is damaged.
     """
     source, output = Path(source), Path(output)
     if source.is_dir() or source.name == ADAPTER_FILE:
         config, tensors = read_adapter(source)
         if config.lora is not None or config.base_tensors:
-            raise InputError(f"'{source}' changes the base too, and the released format has no place for that")
+            raise InputError(
+                f"'{source}' contains changes of the base, which the released format cannot store; use an adapter "
+                "without LoRA and base tensors",
+                code=ErrorCode.unsupported,
+                field="lora" if config.lora is not None else "base_tensors",
+            )
         if config.modules == ["expression"]:
             count = write_released_expression(tensors, output)
             return f"wrote {count} tensors in the released portrait format to '{output}'"
@@ -73,7 +80,7 @@ def convert_checkpoint(source: str | Path, output: str | Path) -> str:
     save_adapter_tensors(
         from_released_audio(released), output, AdapterConfig(modules=["audio"], audio_window="official")
     )
-    return f"wrote an adapter of {len(released)} tensors to '{output}'; it holds audio, neither face nor motion"
+    return f"wrote an adapter of {len(released)} tensors to '{output}'; it contains audio, but neither face nor motion"
 
 
 def _convert_expression(source: Path, output: Path) -> str:
@@ -82,14 +89,17 @@ def _convert_expression(source: Path, output: Path) -> str:
         count = write_released_expression(tensors, output)
         return f"wrote {count} tensors in the released portrait format to '{output}'"
     save_adapter_tensors(tensors, output, released_adapter_config(tensors, str(source)))
-    return f"wrote an adapter of {len(tensors)} tensors to '{output}'; it holds expression alone"
+    return f"wrote an adapter of {len(tensors)} tensors to '{output}'; it contains expression only"
 
 
 def convert_wan_to_diffusers(source: Path, output: Path) -> int:
-    """Writes a single-file Wan transformer as a diffusers folder; gives the number of tensors.
+    """Writes a single-file Wan transformer as a diffusers folder.
+
+    Returns:
+        Number of tensors.
 
     Raises:
-        InputError: tensors missing, left over or of other shapes than a Wan transformer's.
+        InputError: tensors are missing, unexpected or of other shapes than a Wan transformer's.
     """
     config, tensors = open_wan_single_file(source)
     with torch.device("meta"):
@@ -104,20 +114,19 @@ def convert_wan_to_diffusers(source: Path, output: Path) -> int:
 
 
 def reference_forward(reference: str | Path) -> dict[str, Tensor]:
-    """Our model on the weights, inputs and metadata of a reference file of the released code.
+    """Runs our model on the weights, inputs and metadata of a reference file of the released code.
 
-    A file that holds `ip_adapter.*` is one of the portrait method: see
-    `expression_reference.portrait_reference_forward`. One of the audio path holds `wan.*` (Wan's original names),
-    `proj_model.*` and `audio_processor.*` (the released checkpoint's parts), `in.*` (latents (1,16,F,h,w),
-    image_condition (1,20,F,h,w), text_embeds, image_embeds, timestep, audio_features (1,L,768)), and as metadata
-    num_heads, num_frames, audio_scale and per_frame.
+    A file with `ip_adapter.*` belongs to the portrait method: see `reference_forward.portrait_reference_forward`. A
+    file of the audio method has `wan.*` (Wan's original names), `proj_model.*` and `audio_processor.*` (parts of the
+    released checkpoint), `in.*` (latents (1,16,F,h,w), image_condition (1,20,F,h,w), text_embeds, image_embeds,
+    timestep, audio_features (1,L,768)), and the metadata num_heads, num_frames, audio_scale and per_frame.
 
     Returns:
-        prediction and prediction_without_audio (1,16,F,h,w), and audio_windows (1,F,L,C): projected features cut into
-        the released code's windows, zeros where padded.
+        prediction and prediction_without_audio (1,16,F,h,w), and audio_windows (1,F,L,C): projected features in the
+        released code's windows, zero where padded.
 
     Raises:
-        InputError: not such a file, or anything in it that does not fit.
+        InputError: the file is not a reference, or its content is inconsistent.
     """
     path = existing_file(reference, "reference")
     if is_released_portrait(path):
@@ -157,10 +166,10 @@ def _is_wan_transformer(path: Path) -> bool:
 
 
 def reference_metadata(path: Path) -> dict[str, Any]:
-    """Parsed metadata of a reference file of the audio path, as `reference_model` takes it.
+    """Parses the metadata of a reference file of the audio method for `reference_model`.
 
     Returns:
-        num_frames, audio_scale, eps (1e-6 where not stated), per_frame (bool), and num_heads as text.
+        num_frames, audio_scale, eps (default 1e-6), per_frame (bool), and num_heads as text.
 
     Raises:
         InputError: an entry is missing or cannot be parsed.
@@ -170,23 +179,34 @@ def reference_metadata(path: Path) -> dict[str, Any]:
     missing = [name for name in wanted if name not in text]
     if missing:
         raise InputError(
-            f"'{path}' has no metadata '{missing[0]}'; a reference of the audio path has {', '.join(wanted)}"
+            f"'{path}' has no metadata '{missing[0]}'; a reference of the audio method has {', '.join(wanted)}",
+            code=ErrorCode.missing_value,
+            field=missing[0],
         )
-    try:
-        values: dict[str, Any] = {
-            "num_frames": int(text["num_frames"]),
-            "audio_scale": float(text["audio_scale"]),
-            "eps": float(text.get("eps", "1e-06")),
-        }
-    except ValueError as error:
-        raise InputError(f"'{path}': the metadata is not numeric: {error}") from error
+    values: dict[str, Any] = {}
+    for name, parse in (("num_frames", int), ("audio_scale", float), ("eps", float)):
+        value = text.get(name, "1e-06")
+        try:
+            values[name] = parse(value)
+        except ValueError as error:
+            raise InputError(
+                f"'{path}': metadata {name} is '{value}'; a number is required",
+                code=ErrorCode.invalid_type,
+                field=name,
+                value=value,
+            ) from error
     if text["per_frame"] not in ("True", "False"):
-        raise InputError(f"'{path}': metadata per_frame is '{text['per_frame']}'; True or False is needed")
+        raise InputError(
+            f"'{path}': metadata per_frame is '{text['per_frame']}'; True or False is required",
+            code=ErrorCode.invalid_choice,
+            field="per_frame",
+            value=text["per_frame"],
+        )
     return {**values, "per_frame": text["per_frame"] == "True", "num_heads": text["num_heads"]}
 
 
 def reference_model(stored: LazyTensors, metadata: dict[str, Any], source: str) -> FantasyTalkingTransformer3DModel:
-    """Our model with the weights `wan.*`, `proj_model.*` and `audio_processor.*` of a reference file.
+    """Builds our model with the weights `wan.*`, `proj_model.*` and `audio_processor.*` of a reference file.
 
     Args:
         stored: tensors of the file.
@@ -194,7 +214,7 @@ def reference_model(stored: LazyTensors, metadata: dict[str, Any], source: str) 
         source: name of the file in error messages.
 
     Raises:
-        InputError: tensors missing, left over or of other shapes.
+        InputError: tensors are missing, unexpected or of other shapes.
     """
     original = [name.removeprefix("wan.") for name in stored.shapes if name.startswith("wan.")]
     base = stored.renamed({ours: f"wan.{name}" for ours, name in diffusers_to_wan_names(original, source).items()})
@@ -206,7 +226,7 @@ def reference_model(stored: LazyTensors, metadata: dict[str, Any], source: str) 
     token_dim, feature_dim = released["proj_model.proj.weight"].shape
     model = build_from_wan(
         {**config, "eps": metadata["eps"]},
-        # Face and motion are fresh and add nothing, so they are kept as small as they go.
+        # Face and motion modules are new and add nothing, so they have the smallest sizes.
         {
             "audio_dim": feature_dim,
             "audio_token_dim": token_dim,
@@ -232,13 +252,17 @@ def reference_model(stored: LazyTensors, metadata: dict[str, Any], source: str) 
 
 
 def reference_inputs(stored: LazyTensors, source: str) -> dict[str, Tensor]:
-    """The tensors `in.*` of a reference file of the audio path by name: see `reference_forward`.
+    """Reads the tensors `in.*` of a reference file of the audio method: see `reference_forward`.
 
     Raises:
-        InputError: one is missing.
+        InputError: a tensor is missing.
     """
     names = ("latents", "image_condition", "text_embeds", "image_embeds", "timestep", "audio_features")
     missing = [name for name in names if f"in.{name}" not in stored.shapes]
     if missing:
-        raise InputError(f"'{source}' has no tensor 'in.{missing[0]}'; a reference has in.{', in.'.join(names)}")
+        raise InputError(
+            f"'{source}' has no tensor 'in.{missing[0]}'; a reference of the audio method has in.{', in.'.join(names)}",
+            code=ErrorCode.shape_mismatch,
+            field=f"in.{missing[0]}",
+        )
     return {name: stored.read(f"in.{name}") for name in names}

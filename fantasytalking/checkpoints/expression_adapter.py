@@ -1,4 +1,4 @@
-"""The expression condition added to a model that has none, and set from a file."""
+"""Adds the expression condition to a model and loads its weights."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from fantasytalking.checkpoints.released_portrait import (
     read_released_expression,
     released_expression_config,
 )
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import check_shapes
 from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.expression_projector import expression_tensor_shapes
@@ -19,41 +19,51 @@ from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 
 def ensure_expression_modules(model: FantasyTalkingTransformer3DModel, sizes: ExpressionModuleConfig) -> None:
-    """Gives the model fresh expression modules, which add nothing yet; one that has them already keeps its own.
+    """Adds new expression modules, whose output is zero, unless the model already has them.
 
     Raises:
-        InputError: it has them in other sizes.
+        InputError: the model has expression modules of other sizes.
     """
     has = ExpressionModuleConfig.from_transformer_config(model.config)
     if has is None:
         model.add_expression_modules(sizes)
     elif has != sizes:
         raise InputError(
-            f"the model's expression condition has the sizes {has.to_dict()}, {sizes.to_dict()} are asked for; "
-            "give both the same"
+            f"the model's expression condition has sizes {has.to_dict()}, but {sizes.to_dict()} are required; both "
+            "must be equal",
+            code=ErrorCode.shape_mismatch,
+            field="expression",
+            value=has.to_dict(),
         )
 
 
 def load_expression_adapter(model: FantasyTalkingTransformer3DModel, source: str | Path) -> ExpressionModuleConfig:
-    """Sets the model's expression condition, which is added where there is none; gives its sizes.
+    """Loads the model's expression condition, adding it if the model has none.
 
     Args:
-        source: an adapter folder of ours that holds expression, with whatever else it holds, or the released
+        model: transformer to change.
+        source: an adapter folder with the expression module, all modules of which are loaded, or the released
             FantasyPortrait checkpoint (.ckpt, .pt, .pth, or the flat port as .safetensors).
 
+    Returns:
+        Sizes of the expression condition.
+
     Raises:
-        InputError: neither, or it does not fit the model; then no weight was changed.
+        InputError: the source is neither, or does not fit the model; no weight is changed then.
     """
     source = Path(source)
     if source.is_dir():
-        described = read_adapter_config(source)
-        if not has_expression_module(described):
+        config = read_adapter_config(source)
+        if not has_expression_module(config):
             raise InputError(
-                f"adapter '{source}' holds {', '.join(described.modules) or 'no module'} and no expression; "
-                "give one that the portrait stage wrote"
+                f"adapter '{source}' has the modules {', '.join(config.modules) or 'none'} and no expression; use one "
+                "trained with scripts/train_portrait.py",
+                code=ErrorCode.not_trained,
+                field="modules",
+                value=config.modules,
             )
         load_adapter(model, source)
-        return ExpressionModuleConfig.from_dict(described.expression, str(source))
+        return ExpressionModuleConfig.from_dict(config.expression, str(source))
     tensors = read_released_expression(source)
     sizes = released_expression_config(tensors, str(source))
     _load_released_tensors(model, sizes, tensors, str(source))
@@ -61,7 +71,7 @@ def load_expression_adapter(model: FantasyTalkingTransformer3DModel, source: str
 
 
 def has_expression_module(config: AdapterConfig) -> bool:
-    """Whether an adapter brings an expression condition."""
+    """Whether an adapter has an expression condition."""
     return config.expression is not None
 
 

@@ -1,7 +1,7 @@
-"""LoRA files for a Wan base, as few-step distillations are given out, fused into the base for good.
+"""Fuses LoRA files of few-step distillations permanently into a Wan base.
 
-Two spellings are read: PEFT's (lora_A, lora_B) and kohya's (lora_down, lora_up, alpha), each in Wan's original names or
-in diffusers', and beside them full changes of a weight or bias (diff, diff_b).
+Two formats are supported: PEFT's (lora_A, lora_B) and kohya's (lora_down, lora_up, alpha), each with Wan's original
+names or diffusers', and additionally full changes of a weight or bias (diff, diff_b).
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import open_safetensors
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
@@ -48,17 +48,26 @@ WAN_TO_DIFFUSERS = (
     (r"^img_emb\.proj\.4$", "condition_embedder.image_embedder.norm2"),
     (r"^head\.head$", "proj_out"),
 )
-"""Wan's names of layers and diffusers'."""
+"""Patterns of Wan's layer names and their replacements in diffusers' names."""
 
 
 @torch.no_grad()
 def fuse_few_step_lora(model: FantasyTalkingTransformer3DModel, path: Path, scale: float = 1.0) -> int:
-    """Adds scale * alpha / rank * B A, and full changes, to the weights; gives how many layers changed.
+    """Adds scale * alpha / rank * B A, and full changes, to the weights.
 
-    Everything is checked before the first weight is touched.
+    All tensors are validated before the first weight is changed.
+
+    Args:
+        model: transformer to change.
+        path: safetensors file of the LoRA.
+        scale: factor of all changes.
+
+    Returns:
+        Number of changed layers.
 
     Raises:
-        InputError: no safetensors, a tensor for a layer that the model lacks or of another shape, or half a pair.
+        InputError: the file is not safetensors, or a tensor belongs to no layer of the model, has another shape or
+            lacks its counterpart.
     """
     stored = open_safetensors(path)
     layers: dict[str, dict[str, str]] = {}
@@ -79,7 +88,7 @@ def fuse_few_step_lora(model: FantasyTalkingTransformer3DModel, path: Path, scal
 
 
 def _parse_key(name: str, source: str) -> tuple[str, str]:
-    """The layer, in diffusers' name, and what of it the tensor is."""
+    """Returns the layer in diffusers' name and the tensor's part of it."""
     plain = next((name.removeprefix(prefix) for prefix in KEY_PREFIXES if name.startswith(prefix)), name)
     for ending, part in KEY_SUFFIXES.items():
         if plain.endswith(f".{ending}"):
@@ -87,25 +96,52 @@ def _parse_key(name: str, source: str) -> tuple[str, str]:
             for pattern, replacement in WAN_TO_DIFFUSERS:
                 layer = re.sub(pattern, replacement, layer)
             return layer, part
-    raise InputError(f"'{source}' holds '{name}', which is no part of a LoRA; a LoRA file for Wan 2.1 is needed")
+    raise InputError(
+        f"'{source}' contains '{name}', which is not part of a LoRA; use a LoRA file for Wan 2.1",
+        code=ErrorCode.malformed_file,
+        field=name,
+    )
 
 
 def _check_layer(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dict[str, Tensor], source: str) -> None:
     weight = parameters.get(f"{layer}.weight")
     if weight is None:
-        raise InputError(f"'{source}' changes the layer '{layer}', which this model lacks; use a LoRA of its base")
+        raise InputError(
+            f"'{source}' changes the layer '{layer}', which this model does not have; use a LoRA for its base",
+            code=ErrorCode.shape_mismatch,
+            field=layer,
+        )
     if ("down" in shapes) != ("up" in shapes) or shapes.keys() == {"alpha"}:
-        raise InputError(f"'{source}' holds half a pair for the layer '{layer}'; get the file again")
+        raise InputError(
+            f"'{source}' contains only one half of a pair for the layer '{layer}'; get the file again",
+            code=ErrorCode.malformed_file,
+            field=layer,
+        )
     if shapes.get("alpha", ()) not in ((), (1,)):
-        raise InputError(f"'{source}': alpha of '{layer}' has the shape {shapes['alpha']}; one number is needed")
+        raise InputError(
+            f"'{source}': alpha of '{layer}' has shape {shapes['alpha']}; one number is required",
+            code=ErrorCode.shape_mismatch,
+            field=layer,
+            value=shapes["alpha"],
+        )
     down, up = shapes.get("down"), shapes.get("up")
     if down and up and (len(down) != 2 or len(up) != 2 or down[0] != up[1] or (up[0], down[1]) != tuple(weight.shape)):
-        raise InputError(f"'{source}': '{layer}' has {up} x {down}, the model's weight is {tuple(weight.shape)}")
+        raise InputError(
+            f"'{source}': the pair of '{layer}' has shapes {up} and {down}, but the model's weight is "
+            f"{tuple(weight.shape)}; use a LoRA for its base",
+            code=ErrorCode.shape_mismatch,
+            field=layer,
+            value=(up, down),
+        )
     for part in ("weight", "bias"):
         own = parameters.get(f"{layer}.{part}")
         if part in shapes and (own is None or tuple(own.shape) != shapes[part]):
             raise InputError(
-                f"'{source}': the change of '{layer}.{part}' has the shape {shapes[part]}, which does not fit"
+                f"'{source}': the change of '{layer}.{part}' has shape {shapes[part]}, but the model's {part} is "
+                f"{None if own is None else tuple(own.shape)}; use a LoRA for its base",
+                code=ErrorCode.shape_mismatch,
+                field=f"{layer}.{part}",
+                value=shapes[part],
             )
 
 

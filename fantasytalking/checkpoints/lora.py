@@ -1,4 +1,4 @@
-"""Low-rank adaptation of the base's linear layers, by PEFT: put in, taken out, and checked by name and shape."""
+"""Adds, fuses and validates low-rank adaptations (LoRA, by PEFT) of the base's linear layers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,46 +8,58 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import adapter_module_of
 
 PEFT_ADAPTER_NAME = "default"
-"""PEFT's own name of the one LoRA that is trained; it does not appear in files."""
+"""PEFT's name of the trained LoRA; it is removed from names in files."""
 
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """What a LoRA is; the update of a layer is alpha / rank times B A."""
+    """Settings of a LoRA; the update of a layer is alpha / rank times B A."""
 
     rank: int
+    """Rank of the update, 1 to 1024."""
     alpha: float
+    """Scale of the update before division by the rank."""
     targets: tuple[str, ...]
-    """Ends of the names of the layers."""
+    """Suffixes of the names of the adapted layers."""
 
     @classmethod
     def from_dict(cls, values: Any, source: str) -> "LoraSpec":
-        """From the JSON object of an adapter's config.
+        """Parses the JSON object of an adapter's configuration.
 
         Raises:
-            InputError: a key misses, is unknown, or holds a value out of its limits.
+            InputError: a key is missing or unknown, or a value is out of range.
         """
         if not isinstance(values, dict) or values.keys() != {"rank", "alpha", "targets"}:
-            raise InputError(f"{source}: lora is {values!r}; rank, alpha and targets are needed")
+            raise InputError(
+                f"{source}: lora is {values!r}; the keys rank, alpha and targets are required",
+                code=ErrorCode.malformed_file,
+                field="lora",
+                value=values,
+            )
         rank, alpha, targets = values["rank"], values["alpha"], values["targets"]
         fits = type(rank) is int and 1 <= rank <= 1024 and isinstance(alpha, int | float) and 0 < alpha <= 1e5
         fits = fits and isinstance(targets, list) and 0 < len(targets) <= 256
         if not fits or not all(isinstance(target, str) and target for target in targets):
-            raise InputError(f"{source}: lora is {values!r}; rank 1 to 1024, alpha above 0 and a list of layer names")
+            raise InputError(
+                f"{source}: lora is {values!r}; rank 1 to 1024, alpha above 0 and a list of layer names are required",
+                code=ErrorCode.out_of_range,
+                field="lora",
+                value=values,
+            )
         return cls(rank, float(alpha), tuple(targets))
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in an adapter's config."""
+        """Returns the JSON object for an adapter's configuration."""
         return {**asdict(self), "targets": list(self.targets)}
 
 
 def add_lora(model: FantasyTalkingTransformer3DModel, spec: LoraSpec, dtype: torch.dtype) -> None:
-    """Puts LoRA layers of `dtype` into the model; fresh ones add nothing (B is zero).
+    """Adds LoRA layers of `dtype` to the model; new layers add nothing (B is zero).
 
     Raises:
         InputError: as `lora_tensor_shapes`.
@@ -66,7 +78,7 @@ def add_lora(model: FantasyTalkingTransformer3DModel, spec: LoraSpec, dtype: tor
 
 @contextmanager
 def lora_disabled(model: nn.Module) -> Iterator[None]:
-    """Within it the model is as it was without its LoRA, whose layers are not even computed."""
+    """Context in which the model's LoRA layers are disabled and not computed."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
@@ -75,7 +87,7 @@ def lora_disabled(model: nn.Module) -> Iterator[None]:
         for layer in layers:
             trained = [(parameter, parameter.requires_grad) for parameter in layer.parameters()]
             layer.enable_adapters(enabled)
-            # PEFT freezes what it switches off, and FSDP takes what is frozen at its first call as frozen for good.
+            # PEFT freezes disabled layers, and FSDP treats parameters frozen at its first call as frozen forever.
             for parameter, trains in trained:
                 parameter.requires_grad_(trains)
 
@@ -87,21 +99,21 @@ def lora_disabled(model: nn.Module) -> Iterator[None]:
 
 
 def fuse_lora(model: FantasyTalkingTransformer3DModel) -> None:
-    """Adds the LoRA's update to the weights that it adapts, and takes its layers out."""
+    """Adds the LoRA's update to the adapted weights and removes its layers."""
     model.fuse_lora()
     model.unload_lora()
 
 
 def has_lora(model: nn.Module) -> bool:
-    """Whether LoRA layers are in the model."""
+    """Whether the model has LoRA layers."""
     return any(".lora_A." in name for name, _ in model.named_parameters())
 
 
 def lora_tensor_shapes(model: nn.Module, spec: LoraSpec) -> dict[str, tuple[int, ...]]:
-    """Names (as in files) and shapes of the tensors that a LoRA of these settings has on this model.
+    """Returns names (as in files) and shapes of the tensors of a LoRA with these settings on this model.
 
     Raises:
-        InputError: a target is no linear layer of the base.
+        InputError: a target is not a linear layer of the base.
     """
     layers = {
         strip_peft_name(name): module
@@ -113,8 +125,13 @@ def lora_tensor_shapes(model: nn.Module, spec: LoraSpec) -> dict[str, tuple[int,
         hits = [name for name in layers if name == target or name.endswith(f".{target}")]
         ours = [name for name in hits if adapter_module_of(f"{name}.weight")]
         if not hits or ours:
-            reason = f"'{ours[0]}' is a layer of the paper's, which trains whole" if ours else "no linear layer ends so"
-            raise InputError(f"LoRA target '{target}': {reason}; name layers of the base, such as attn1.to_q")
+            reason = f"matches '{ours[0]}', a layer of the paper's modules" if ours else "matches no linear layer"
+            raise InputError(
+                f"LoRA target '{target}' {reason}; use names of the base's layers, such as attn1.to_q",
+                code=ErrorCode.unsupported if ours else ErrorCode.unknown_key,
+                field="targets",
+                value=target,
+            )
         for name in hits:
             shapes[f"{name}.lora_A.weight"] = (spec.rank, layers[name].in_features)
             shapes[f"{name}.lora_B.weight"] = (layers[name].out_features, spec.rank)
@@ -122,10 +139,10 @@ def lora_tensor_shapes(model: nn.Module, spec: LoraSpec) -> dict[str, tuple[int,
 
 
 def strip_peft_name(name: str) -> str:
-    """A parameter's name as it is in files: without what PEFT adds."""
+    """Returns a parameter's name as in files, without PEFT's additions."""
     return name.replace(".base_layer", "").replace(f".{PEFT_ADAPTER_NAME}.", ".")
 
 
 def lora_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The LoRA's part of a model's state, in the names of files."""
+    """Returns the LoRA tensors of a model's state, under their names in files."""
     return {strip_peft_name(name): value for name, value in state.items() if ".lora_" in name}

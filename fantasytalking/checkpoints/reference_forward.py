@@ -1,4 +1,4 @@
-"""Our model on reference files of the released FantasyPortrait code."""
+"""Runs our model on reference files of the released FantasyPortrait code."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from fantasytalking.checkpoints.released_portrait import (
     from_released_expression,
     released_expression_config,
 )
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import LazyTensors, check_shapes, open_safetensors, safetensors_metadata
 from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -31,18 +31,18 @@ PORTRAIT_REFERENCE_INPUTS = (
 
 
 def portrait_reference_forward(path: Path) -> dict[str, Tensor]:
-    """The predictions of a reference file: its weights, inputs and metadata through our model.
+    """Runs our model on the weights, inputs and metadata of a reference file of the portrait method.
 
-    The file holds `wan.*` (Wan's original names), the released adapter's four parts, `in.*` (latents (1,16,F,h,w),
+    The file has `wan.*` (Wan's original names), the four parts of the released adapter, `in.*` (latents (1,16,F,h,w),
     image_condition (1,20,F,h,w), text_embeds, image_embeds, timestep, expression_features (people, frames, 554) and,
-    for several people, face_regions (people, H, W)), and as metadata num_heads, num_frames and portrait_scale.
+    for several people, face_regions (people, H, W)), and the metadata num_heads, num_frames and portrait_scale.
 
     Returns:
-        prediction and prediction_without_portrait (1,16,F,h,w). For one person, prediction masks padding and
-        prediction_padding_attended is what the released code computes; for several, padding is attended as released.
+        prediction and prediction_without_portrait (1,16,F,h,w). For one person, prediction masks padding, and
+        prediction_padding_attended is the released code's prediction; for several, padding is attended as released.
 
     Raises:
-        InputError: not such a file, or anything in it that does not fit.
+        InputError: the file is not a reference, or its content is inconsistent.
     """
     stored = open_safetensors(path)
     text = safetensors_metadata(path)
@@ -55,8 +55,8 @@ def portrait_reference_forward(path: Path) -> dict[str, Tensor]:
 
     def predict(padding: str, driven: bool = True) -> Tensor:
         model.register_to_config(expression_padding=padding)
-        given = conditions if driven else conditions._replace(expression=None)
-        return model(inputs["latents"], inputs["timestep"], given).sample
+        branch = conditions if driven else conditions._replace(expression=None)
+        return model(inputs["latents"], inputs["timestep"], branch).sample
 
     with torch.no_grad():
         attended = predict("attended")
@@ -78,7 +78,7 @@ def _model(stored: LazyTensors, metadata: dict[str, str], source: str) -> Fantas
     }
     adapter = from_released_expression(released, source)
     sizes = released_expression_config(adapter, source, _head_dim(metadata, source))
-    # Audio, face and motion are fresh and add nothing, so they are kept as small as they go.
+    # Audio, face and motion modules are new and add nothing, so they have the smallest sizes.
     small: dict[str, Any] = dict.fromkeys(
         ("audio_dim", "audio_token_dim", "face_token_dim", "face_width", "motion_width"), 8
     )
@@ -114,8 +114,11 @@ def _conditions(stored: LazyTensors, inputs: dict[str, Tensor], metadata: dict[s
     num_frames = int(_parse_number(_required_metadata(metadata, "num_frames", source), "num_frames", source))
     if features.ndim != 3 or not features.numel() or features.shape[1] != num_frames:
         raise InputError(
-            f"'{source}': expression_features has the shape {tuple(features.shape)}; "
-            f"(people, {num_frames}, features) is needed"
+            f"'{source}': expression_features has shape {tuple(features.shape)}; "
+            f"expected (people, {num_frames}, features)",
+            code=ErrorCode.shape_mismatch,
+            field="in.expression_features",
+            value=tuple(features.shape),
         )
     dtype, regions = features.dtype, None
     if "in.face_regions" in stored.shapes:
@@ -143,14 +146,20 @@ def _inputs(stored: LazyTensors, source: str) -> dict[str, Tensor]:
     if missing:
         raise InputError(
             f"'{source}' has no tensor 'in.{missing[0]}'; a portrait reference has "
-            f"in.{', in.'.join(PORTRAIT_REFERENCE_INPUTS)}"
+            f"in.{', in.'.join(PORTRAIT_REFERENCE_INPUTS)}",
+            code=ErrorCode.shape_mismatch,
+            field=f"in.{missing[0]}",
         )
     return {name: stored.read(f"in.{name}") for name in PORTRAIT_REFERENCE_INPUTS}
 
 
 def _required_metadata(metadata: dict[str, str], name: str, source: str) -> str:
     if name not in metadata:
-        raise InputError(f"'{source}' has no metadata '{name}'; a portrait reference has it")
+        raise InputError(
+            f"'{source}' has no metadata '{name}', which a portrait reference has",
+            code=ErrorCode.missing_value,
+            field=name,
+        )
     return metadata[name]
 
 
@@ -158,16 +167,31 @@ def _parse_number(value: str, name: str, source: str) -> float:
     try:
         number = float(value)
     except ValueError as error:
-        raise InputError(f"'{source}': metadata {name} is '{value}'; a number is needed") from error
+        raise InputError(
+            f"'{source}': metadata {name} is '{value}'; a number is required",
+            code=ErrorCode.invalid_type,
+            field=name,
+            value=value,
+        ) from error
     if not 0 <= number <= 1e6:
-        raise InputError(f"'{source}': metadata {name} is '{value}'; 0 to 1,000,000 is needed")
+        raise InputError(
+            f"'{source}': metadata {name} is '{value}'; it must be 0 to 1,000,000",
+            code=ErrorCode.out_of_range,
+            field=name,
+            value=value,
+        )
     return number
 
 
 def _head_dim(metadata: dict[str, str], source: str) -> int:
-    """Width of the resamplers' heads: `dim_head=32` in the metadata `resampler`, or the released one."""
+    """Returns the head width of the resamplers: `dim_head=N` in the metadata `resampler`, else the released one."""
     stated = re.search(r"\bdim_head=(\d{1,5})\b", metadata.get("resampler", ""))
     head_dim = int(stated[1]) if stated else RELEASED_RESAMPLER_HEAD_DIM
     if not head_dim:
-        raise InputError(f"'{source}': metadata resampler is '{metadata['resampler']}'; dim_head must be at least 1")
+        raise InputError(
+            f"'{source}': metadata resampler is '{metadata['resampler']}'; dim_head must be at least 1",
+            code=ErrorCode.out_of_range,
+            field="resampler",
+            value=metadata["resampler"],
+        )
     return head_dim

@@ -1,7 +1,7 @@
-"""The released audio checkpoint: names, completeness, reading and writing.
+"""Reads, validates and writes the released audio checkpoint.
 
-It is a torch file of two parts, proj_model and audio_processor, or safetensors with the parts as prefixes. The tensors
-are those of the model's `audio` module.
+The checkpoint is a torch file of two parts, proj_model and audio_processor, or a safetensors file with the parts as
+prefixes. Its tensors are those of the model's `audio` module.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import check_finite, check_shapes, read_parts, write_parts
 
 RELEASED_AUDIO_PARTS = ("proj_model", "audio_processor")
@@ -21,10 +21,11 @@ _OUR_BLOCK = re.compile(r"blocks\.(\d+)\.attn2\.audio_([kv])_proj\.weight")
 
 
 def read_released_audio(path: str | Path) -> dict[str, Tensor]:
-    """The released audio weights from .ckpt (a torch file of two parts) or .safetensors (parts as prefixes), flat.
+    """Reads the released audio weights from .ckpt, .pt or .pth (two parts) or .safetensors (prefixes), flat.
 
     Raises:
-        InputError: not such a file, keys missing or left over, shapes that do not agree, or not floating point.
+        InputError: the file is not such a checkpoint, keys are missing or unexpected, shapes disagree, or tensors are
+            not floating point.
     """
     tensors = read_parts(path, RELEASED_AUDIO_PARTS)
     check_released_audio(tensors, str(path))
@@ -32,24 +33,24 @@ def read_released_audio(path: str | Path) -> dict[str, Tensor]:
 
 
 def write_released_audio(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Writes flat released tensors as .ckpt, .pt or .pth (two parts) or .safetensors (flat), whole or not at all.
+    """Writes flat released tensors as .ckpt, .pt or .pth (two parts) or .safetensors (flat), atomically.
 
     Raises:
-        InputError: another suffix.
+        InputError: the suffix is not supported.
     """
     write_parts(tensors, path, RELEASED_AUDIO_PARTS)
 
 
 def from_released_audio(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Released names to ours; the tensors themselves are not touched."""
+    """Renames released tensors to our names; the tensors are unchanged."""
     return {_our_name(name): value for name, value in tensors.items()}
 
 
 def to_released_audio(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names to the released ones.
+    """Renames tensors from our names to the released ones.
 
     Raises:
-        InputError: a tensor that the released format has no place for (face and motion).
+        InputError: the released format has no name for a tensor (face and motion).
     """
     projector = {ours: released for released, ours in _PROJECTOR.items()}
     renamed = {}
@@ -60,20 +61,24 @@ def to_released_audio(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif name in projector:
             renamed[projector[name]] = value
         else:
-            raise InputError(f"'{name}' has no place in the released format, which holds audio alone")
+            raise InputError(
+                f"the released audio format has no name for '{name}'; it stores audio without positions only",
+                code=ErrorCode.unsupported,
+                field=name,
+            )
     return renamed
 
 
 def check_released_audio(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Holds that flat released tensors are complete and agree: N blocks from 0 on, one width, floating point.
+    """Validates that flat released tensors are complete and consistent: blocks 0 to N - 1, one width, floating point.
 
     Raises:
-        InputError: the first tensor that does not fit.
+        InputError: names the first tensor that does not fit.
     """
     blocks = {int(match[1]) for match in map(_BLOCK.fullmatch, tensors) if match}
     names = {*_PROJECTOR}
     names |= {_released_block(block, kind) for block in range(max(len(blocks), 1)) for kind in "kv"}
-    cure = "it is not the released audio checkpoint; get it again from its source"
+    hint = "it is not the released audio checkpoint; get it again from its source"
     weight = tensors.get("proj_model.proj.weight")
     first = tensors.get(_released_block(0, "k"))
     token_dim = weight.shape[0] if weight is not None and weight.ndim == 2 else 0
@@ -81,7 +86,7 @@ def check_released_audio(tensors: Mapping[str, Tensor], source: str) -> None:
     wanted: dict[str, tuple[int, ...]] = dict.fromkeys(names, (dim, token_dim))
     wanted["proj_model.proj.weight"] = (token_dim, weight.shape[1] if token_dim and weight is not None else 0)
     wanted["proj_model.norm.weight"] = wanted["proj_model.norm.bias"] = (token_dim,)
-    check_shapes({name: tuple(value.shape) for name, value in tensors.items()}, wanted, f"'{source}'", cure)
+    check_shapes({name: tuple(value.shape) for name, value in tensors.items()}, wanted, f"'{source}'", hint)
     check_finite(tensors, source)
 
 

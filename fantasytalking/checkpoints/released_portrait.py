@@ -1,8 +1,8 @@
-"""The released FantasyPortrait checkpoint and its flat port: names, completeness, reading and writing.
+"""Reads, validates and writes the released FantasyPortrait checkpoint and its flat port.
 
 The released file is a torch file of four parts, proj_model, mouth_proj_model, emo_proj_model and ip_adapter. The flat
-port is safetensors with the parts as prefixes and without `processor.` in the blocks' names. Both hold the same
-tensors; ours are those of the model's `expression` module.
+port is safetensors with the parts as prefixes and without `processor.` in the blocks' names. Both have the same
+tensors, which are those of the model's `expression` module.
 """
 
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fantasytalking.checkpoints.adapter import AdapterConfig
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import (
     PICKLE_SUFFIXES,
     check_finite,
@@ -26,8 +26,9 @@ from fantasytalking.models.expression_config import EXPRESSION_FEATURE_PARTS, Ex
 
 RELEASED_PORTRAIT_PARTS = ("proj_model", "mouth_proj_model", "emo_proj_model", "ip_adapter")
 RELEASED_RESAMPLER_HEAD_DIM = 64
-"""Of the released resamplers; the number of heads is not in the shapes."""
+"""Head width of the released resamplers; the number of heads does not follow from the shapes."""
 RELEASED_PADDING_MODE = "attended"
+"""Treatment of padding that the released weights were trained with."""
 
 _PLAIN = {"headpose": "head", "eye": "eye", "emo": "emotion", "mouth": "mouth"}
 _LEARNED = {"mouth_proj_model": "mouth", "emo_proj_model": "emotion"}
@@ -61,10 +62,10 @@ _LAYER_NAME = re.compile(r"(mouth_proj_model|emo_proj_model)\.layers\.(\d+)\.(.+
 
 
 def is_released_portrait(path: Path) -> bool:
-    """Whether a file of weights is a released expression adapter, by a name that the released audio part has not.
+    """Whether a file is a released expression adapter, by its part `ip_adapter`.
 
     Raises:
-        InputError: a torch file that is damaged or holds anything but tensors.
+        InputError: a torch file is damaged or contains anything but tensors.
     """
     if path.suffix == ".safetensors":
         return any(name.startswith("ip_adapter.") for name in open_safetensors(path).shapes)
@@ -75,19 +76,23 @@ def is_released_portrait(path: Path) -> bool:
 
 
 def read_released_expression(path: str | Path) -> dict[str, Tensor]:
-    """The released expression weights from a torch file of four parts or from the flat port, in our names.
+    """Reads the released expression weights from a torch file of four parts or the flat port, in our names.
 
     Raises:
-        InputError: not such a file, keys missing or left over, shapes that do not agree, or not floating point.
+        InputError: the file is not such a checkpoint, keys are missing or unexpected, shapes disagree, or tensors are
+            not floating point.
     """
     return from_released_expression(read_parts(path, RELEASED_PORTRAIT_PARTS), str(path))
 
 
 def write_released_expression(tensors: Mapping[str, Tensor], path: str | Path) -> int:
-    """Writes tensors in our names as .ckpt, .pt or .pth (four parts) or .safetensors (the flat port); gives how many.
+    """Writes tensors in our names as .ckpt, .pt or .pth (four parts) or .safetensors (the flat port).
+
+    Returns:
+        Number of tensors.
 
     Raises:
-        InputError: another suffix, or tensors that the released format has no place for.
+        InputError: the suffix is not supported, or the released format has no name for a tensor.
     """
     released = to_released_expression(tensors, flat=Path(path).suffix == ".safetensors")
     write_parts(released, path, RELEASED_PORTRAIT_PARTS)
@@ -95,26 +100,30 @@ def write_released_expression(tensors: Mapping[str, Tensor], path: str | Path) -
 
 
 def from_released_expression(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Released names, of either form, to ours; the tensors themselves are not touched.
+    """Renames released tensors, in either form, to our names; the tensors are unchanged.
 
     Raises:
-        InputError: keys missing, left over or twice, shapes that do not agree, or not floating point.
+        InputError: keys are missing, unexpected or duplicate, shapes disagree, or tensors are not floating point.
     """
     renamed: dict[str, Tensor] = {}
     for name, value in tensors.items():
         ours = _our_name(name)
         if ours is None or ours in renamed:
-            raise InputError(f"'{source}': the tensor '{name}' is {'not known' if ours is None else 'there twice'}")
+            raise InputError(
+                f"'{source}': the tensor '{name}' is {'unknown' if ours is None else 'a duplicate'}; get it again",
+                code=ErrorCode.malformed_file,
+                field=name,
+            )
         renamed[ours] = value
     check_expression_tensors(renamed, source)
     return renamed
 
 
 def to_released_expression(tensors: Mapping[str, Tensor], flat: bool) -> dict[str, Tensor]:
-    """Our names to the released ones, or to those of the flat port.
+    """Renames tensors from our names to the released ones, or to those of the flat port.
 
     Raises:
-        InputError: a tensor that the released format has no place for, as learned tokens of head and eye.
+        InputError: the released format has no name for a tensor, such as learned tokens of head and eye.
     """
     check_expression_tensors(tensors, "the adapter")
     return {_released_name(name, flat): value for name, value in tensors.items()}
@@ -123,14 +132,19 @@ def to_released_expression(tensors: Mapping[str, Tensor], flat: bool) -> dict[st
 def released_expression_config(
     tensors: Mapping[str, Tensor], source: str, head_dim: int = RELEASED_RESAMPLER_HEAD_DIM
 ) -> ExpressionModuleConfig:
-    """The sizes that complete tensors in our names imply, with resamplers of `head_dim`, which no shape tells.
+    """Infers sizes from complete tensors in our names; `head_dim` does not follow from the shapes.
 
     Raises:
-        InputError: resamplers whose width is no multiple of the heads'.
+        InputError: the width of the resamplers is not a multiple of `head_dim`.
     """
     inner = tensors["expression_projector.learned.mouth.layers.0.to_query.weight"].shape[0]
     if inner % head_dim:
-        raise InputError(f"'{source}': the resamplers' width {inner} is not a multiple of heads of {head_dim}")
+        raise InputError(
+            f"'{source}': the resamplers' width is {inner}; it must be a multiple of the head width {head_dim}",
+            code=ErrorCode.shape_mismatch,
+            field="head_dim",
+            value=inner,
+        )
     queries = {part: tensors[f"expression_projector.learned.{part}.queries"].shape for part in _LEARNED.values()}
     plain = {part: tensors[f"expression_projector.plain.{part}.weight"].shape for part in EXPRESSION_FEATURE_PARTS}
     return ExpressionModuleConfig(
@@ -145,7 +159,7 @@ def released_expression_config(
 
 
 def released_adapter_config(tensors: Mapping[str, Tensor], source: str) -> AdapterConfig:
-    """What an adapter of released weights is: padding attended, heads of 64.
+    """Returns the configuration of an adapter of released weights: padding attended, heads of width 64.
 
     Raises:
         InputError: as `released_expression_config`.
@@ -159,10 +173,10 @@ def released_adapter_config(tensors: Mapping[str, Tensor], source: str) -> Adapt
 
 
 def check_expression_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Holds that tensors in our names are a whole released adapter: every name, shapes that agree, floating point.
+    """Validates that tensors in our names are a complete, consistent, floating-point released adapter.
 
     Raises:
-        InputError: the first tensor that does not fit.
+        InputError: names the first tensor that does not fit.
     """
     wanted = _expected_shapes(tensors, source)
     found = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -171,12 +185,17 @@ def check_expression_tensors(tensors: Mapping[str, Tensor], source: str) -> None
 
 
 def _expected_shapes(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[int, ...]]:
-    """Every name with the shape that follows from the sizes of its neighbours."""
+    """Returns every required name with the shape that follows from related tensors."""
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
         found = tensors.get(name)
         if found is None or found.ndim != axes or not found.numel():
-            raise InputError(f"'{source}' has no '{name}' of {axes} axes; it is not a released portrait checkpoint")
+            raise InputError(
+                f"'{source}' has no tensor '{name}' with {axes} axes; it is not a released portrait checkpoint",
+                code=ErrorCode.shape_mismatch,
+                field=name,
+                value=None if found is None else tuple(found.shape),
+            )
         return tuple(found.shape)
 
     token_dim = shape("expression_projector.norm.weight", 1)[0]

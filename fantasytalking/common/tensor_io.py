@@ -1,4 +1,4 @@
-"""Reads tensors of untrusted files: safetensors one tensor at a time, pickles as plain tensors only."""
+"""Reads and writes tensor files: safetensors lazily, pickles only as plain tensors."""
 
 import json
 import pickle
@@ -18,9 +18,9 @@ from fantasytalking.common.files import atomic_write, existing_file
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
 MAX_PICKLE_BYTES = 16 * 2**30
-"""Size limit of a pickle, which is read as a whole. A released adapter has 1.7 GB."""
+"""Largest pickle that is read, in bytes; it is read into memory whole. A released adapter has 1.7 GB."""
 
-# A file that is not a pickle can fail in many ways.
+# Errors of torch.load on a file that is not a pickle of plain tensors.
 _PICKLE_ERRORS = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -35,10 +35,10 @@ _PICKLE_ERRORS = (
 
 @dataclass(frozen=True)
 class LazyTensors:
-    """Named tensors that are read one at a time; their shapes are known without reading them."""
+    """Named tensors of known shapes that are read one at a time."""
 
     source: str
-    """The file or folder, for messages."""
+    """File or folder, for messages."""
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], Tensor]
 
@@ -48,17 +48,17 @@ class LazyTensors:
         return cls(source, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__)
 
     def renamed(self, names: Mapping[str, str]) -> "LazyTensors":
-        """Returns the tensors named by the values of `names`, under its keys."""
+        """Returns the tensors under new names; `names` maps new names to present ones."""
         return LazyTensors(
             self.source, {new: self.shapes[old] for new, old in names.items()}, lambda name: self.read(names[name])
         )
 
 
 def open_safetensors(*paths: Path) -> LazyTensors:
-    """Opens one file, or the shards of one model.
+    """Opens the tensors of one file or of the shards of one model.
 
     Raises:
-        InputError: a file is missing or not safetensors, or a name occurs in two shards.
+        InputError: a file is missing or not safetensors, or a name is in two shards.
     """
     handles: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -67,10 +67,9 @@ def open_safetensors(*paths: Path) -> LazyTensors:
         for name in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
             if name in handles:
                 raise InputError(
-                    f"'{path}': the tensor '{name}' also occurs in another shard; download the files again",
+                    f"'{path}': the tensor '{name}' is also in another shard; download the files again",
                     code=ErrorCode.malformed_file,
                     field=name,
-                    value=str(path),
                 )
             handles[name] = handle
             shapes[name] = tuple(handle.get_slice(name).get_shape())
@@ -78,7 +77,7 @@ def open_safetensors(*paths: Path) -> LazyTensors:
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
-    """Returns the text metadata of a safetensors file.
+    """Reads the text metadata of a safetensors file.
 
     Raises:
         InputError: the file is missing or not safetensors.
@@ -87,10 +86,10 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
 
 
 def open_model_folder(folder: Path) -> LazyTensors:
-    """Opens a diffusers model folder: one file, or shards with their index.
+    """Opens the tensors of a diffusers model folder, one file or shards with their index.
 
     Raises:
-        InputError: no safetensors weights, or a broken index.
+        InputError: there are no safetensors weights, or the index is inconsistent.
     """
     single = folder / "diffusion_pytorch_model.safetensors"
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
@@ -99,62 +98,58 @@ def open_model_folder(folder: Path) -> LazyTensors:
     if not index.is_file():
         raise InputError(
             f"'{folder}' has no {single.name} and no {index.name}; download the model again",
-            code=ErrorCode.malformed_file,
-            field="checkpoint",
-            value=str(folder),
+            code=ErrorCode.missing_weights,
+            field=str(folder),
         )
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise InputError(
             f"'{index}' has no weight_map of file names; download the model again",
             code=ErrorCode.malformed_file,
-            field="checkpoint",
-            value=str(folder),
+            field="weight_map",
         )
     shards = sorted(set(weight_map.values()))
     if any(Path(shard).name != shard for shard in shards):
         raise InputError(
             f"'{index}' names a file outside its folder; download the model again",
             code=ErrorCode.malformed_file,
-            field="checkpoint",
-            value=str(folder),
+            field="weight_map",
         )
     stored = open_safetensors(*(folder / shard for shard in shards))
     if stored.shapes.keys() != weight_map.keys():
         raise InputError(
-            f"'{index}' and the shards beside it name different tensors; download the model again",
+            f"'{index}' and its shards name different tensors; download the model again",
             code=ErrorCode.malformed_file,
-            field="checkpoint",
-            value=str(folder),
+            field="weight_map",
         )
     return stored
 
 
 def read_pickle(path: Path) -> Any:
-    """Loads a torch file that holds nothing but containers and tensors.
+    """Reads a torch file of plain containers and tensors.
 
     Raises:
-        InputError: it is larger than `MAX_PICKLE_BYTES`, damaged, or holds anything else (code, for one).
+        InputError: the file is larger than `MAX_PICKLE_BYTES`, damaged, or contains anything else, such as code.
     """
     size = existing_file(path, "checkpoint").stat().st_size
     if size > MAX_PICKLE_BYTES:
         raise InputError(
-            f"'{path}' has {size / 2**30:.1f} GiB; at most {MAX_PICKLE_BYTES / 2**30:.0f} are read",
+            f"'{path}' has {size / 2**30:.1f} GiB; at most {MAX_PICKLE_BYTES / 2**30:.0f} GiB are read; convert it to "
+            "safetensors",
             code=ErrorCode.out_of_range,
-            field="checkpoint",
+            field=str(path),
             value=size,
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a hint about pickle protocols
+            warnings.simplefilter("ignore")  # a hint about pickle protocols; the error below says what is wrong
             return torch.load(path, map_location="cpu", weights_only=True)
     except _PICKLE_ERRORS as error:
         raise InputError(
             f"'{path}' is not a torch file of plain tensors, and nothing else is loaded from a pickle; "
-            "download it again from its source, or as safetensors",
+            "get it again from its source, or as safetensors",
             code=ErrorCode.malformed_file,
-            field="checkpoint",
-            value=str(path),
+            field=str(path),
         ) from error
 
 
@@ -162,20 +157,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        InputError: the file is missing or holds something else.
+        InputError: the file is missing or contains something else.
     """
     try:
         value = json.loads(existing_file(path, "file").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
-            f"'{path}' is not valid JSON: {error}", code=ErrorCode.malformed_file, field="file", value=str(path)
+            f"'{path}' is not valid JSON: {error}", code=ErrorCode.malformed_file, field=str(path)
         ) from error
     if not isinstance(value, dict):
         raise InputError(
-            f"'{path}' holds a {type(value).__name__}; a JSON object is needed",
+            f"'{path}' contains a {type(value).__name__}; a JSON object is required",
             code=ErrorCode.malformed_file,
-            field="file",
-            value=str(path),
+            field=str(path),
         )
     return value
 
@@ -183,10 +177,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def check_shapes(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: str, hint: str
 ) -> None:
-    """Validates that exactly the expected tensors are present.
+    """Validates that `found` has exactly the expected names and shapes.
 
     Raises:
-        InputError: tensors are missing, unexpected or have another shape; names the first and how many.
+        InputError: tensors are missing, unexpected or of another shape; names the first.
     """
     missing = sorted(expected.keys() - found.keys())
     if missing:
@@ -194,20 +188,18 @@ def check_shapes(
             f"{source}: {len(missing)} tensors are missing, the first is '{missing[0]}'; {hint}",
             code=ErrorCode.shape_mismatch,
             field=missing[0],
-            value=len(missing),
         )
     unexpected = sorted(found.keys() - expected.keys())
     if unexpected:
         raise InputError(
-            f"{source}: {len(unexpected)} tensors are unknown, the first is '{unexpected[0]}'; {hint}",
+            f"{source}: {len(unexpected)} tensors are unexpected, the first is '{unexpected[0]}'; {hint}",
             code=ErrorCode.shape_mismatch,
             field=unexpected[0],
-            value=len(unexpected),
         )
     for name, shape in expected.items():
         if found[name] != shape:
             raise InputError(
-                f"{source}: '{name}' has the shape {found[name]}, {shape} is needed; {hint}",
+                f"{source}: '{name}' has shape {found[name]}, expected {shape}; {hint}",
                 code=ErrorCode.shape_mismatch,
                 field=name,
                 value=found[name],
@@ -215,47 +207,44 @@ def check_shapes(
 
 
 def flatten_parts(loaded: Any, parts: Sequence[str], source: str) -> dict[str, Tensor]:
-    """Flattens the content of a torch file of named parts; the parts become prefixes of the names.
+    """Flattens a torch file of named parts, with the parts as prefixes of the names.
 
     Raises:
-        InputError: the parts differ, or hold something other than tensors.
+        InputError: the parts are others, or contain anything but tensors.
     """
     if not isinstance(loaded, Mapping) or set(loaded) != set(parts):
         found = (
             ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) and len(loaded) < 10 else type(loaded).__name__
         )
         raise InputError(
-            f"'{source}' holds {found}; the released checkpoint holds {' and '.join(parts)}",
+            f"'{source}' contains {found}; the released checkpoint contains {' and '.join(parts)}",
             code=ErrorCode.malformed_file,
-            field="checkpoint",
-            value=source,
+            field=source,
         )
     flat = {}
     for part in parts:
         if not isinstance(loaded[part], Mapping):
             raise InputError(
-                f"'{source}': {part} is a {type(loaded[part]).__name__}; named tensors are needed",
+                f"'{source}': {part} is a {type(loaded[part]).__name__}; named tensors are required",
                 code=ErrorCode.malformed_file,
                 field=part,
-                value=type(loaded[part]).__name__,
             )
         for name, value in loaded[part].items():
             if not isinstance(value, Tensor):
                 raise InputError(
-                    f"'{source}': {part}.{name} is a {type(value).__name__}; a tensor is needed",
+                    f"'{source}': {part}.{name} is a {type(value).__name__}; a tensor is required",
                     code=ErrorCode.malformed_file,
                     field=f"{part}.{name}",
-                    value=type(value).__name__,
                 )
             flat[f"{part}.{name}"] = value
     return flat
 
 
 def read_parts(path: str | Path, parts: Sequence[str]) -> dict[str, Tensor]:
-    """Reads a released checkpoint as flat tensors: a torch file of these parts, or safetensors with them as prefixes.
+    """Reads a released checkpoint, flat: a torch file of these parts, or safetensors with the parts as prefixes.
 
     Raises:
-        InputError: the file is missing, damaged, has another suffix or, as a torch file, other parts.
+        InputError: the file is missing or damaged, has another suffix or, as a torch file, other parts.
     """
     path = existing_file(path, "checkpoint")
     if path.suffix in PICKLE_SUFFIXES:
@@ -266,10 +255,10 @@ def read_parts(path: str | Path, parts: Sequence[str]) -> dict[str, Tensor]:
 
 
 def write_parts(tensors: Mapping[str, Tensor], path: str | Path, parts: Sequence[str]) -> None:
-    """Writes flat tensors atomically, as a torch file of these parts or as flat safetensors.
+    """Writes flat tensors as a torch file of these parts or as flat safetensors, atomically.
 
     Raises:
-        InputError: the suffix is neither.
+        InputError: the suffix is not supported.
     """
     path = Path(path)
     _check_suffix(path, f"output '{path}'")
@@ -287,15 +276,15 @@ def write_parts(tensors: Mapping[str, Tensor], path: str | Path, parts: Sequence
 def _check_suffix(path: Path, what: str) -> None:
     if path.suffix not in (*PICKLE_SUFFIXES, ".safetensors"):
         raise InputError(
-            f"{what}: the suffix is not one of {', '.join(PICKLE_SUFFIXES)} or .safetensors",
+            f"{what}: the suffix is '{path.suffix}'; {', '.join(PICKLE_SUFFIXES)} or .safetensors is required",
             code=ErrorCode.invalid_choice,
-            field="suffix",
+            field=str(path),
             value=path.suffix,
         )
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Validates that the tensors of a file are finite floating-point numbers.
+    """Validates that the tensors of a file are floating point and finite.
 
     Raises:
         InputError: names the first that is not.
@@ -303,17 +292,16 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
     for name, value in tensors.items():
         if not value.is_floating_point():
             raise InputError(
-                f"'{source}': '{name}' is {value.dtype}; floating-point weights are needed",
-                code=ErrorCode.malformed_file,
+                f"'{source}': '{name}' is {value.dtype}; floating-point weights are required",
+                code=ErrorCode.invalid_type,
                 field=name,
-                value=str(value.dtype),
+                value=value.dtype,
             )
         if not bool(torch.isfinite(value).all()):
             raise InputError(
-                f"'{source}': '{name}' holds NaN or infinity; the file is damaged, download it again",
+                f"'{source}': '{name}' contains NaN or infinity; the file is damaged, get it again",
                 code=ErrorCode.malformed_file,
                 field=name,
-                value="not finite",
             )
 
 
@@ -322,8 +310,7 @@ def _open_safetensors(path: Path) -> Any:
         return safe_open(existing_file(path, "weights"), framework="pt")
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"'{path}' is not a readable safetensors file ({error}); download it again from its source",
+            f"'{path}' is not a readable safetensors file ({error}); get it again from its source",
             code=ErrorCode.malformed_file,
-            field="weights",
-            value=str(path),
+            field=str(path),
         ) from error

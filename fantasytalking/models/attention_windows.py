@@ -1,4 +1,4 @@
-"""Which video tokens attend to which of a condition's tokens: windows over time, regions over the picture.
+"""Assigns condition tokens to video tokens: windows over time, regions over the image.
 
 Axes: B batch, P people, S video tokens of the clip, W windows, n video tokens in a window, L condition tokens in a
 window.
@@ -12,20 +12,24 @@ from torch.nn import functional as F
 
 
 class WindowSpan(NamedTuple):
-    """Which windows the video tokens at hand belong to.
+    """Windows that contain the video tokens of this rank.
 
-    Tokens run frame by frame. Under context parallelism a rank may begin or end inside a latent frame: the missing
-    tokens of its first and last frame are padded for the windowed attention and cut off again.
+    Tokens are ordered by frame. Under context parallelism a rank may begin or end inside a latent frame: the missing
+    tokens of its first and last frame are padded for windowed attention and removed afterwards.
     """
 
     first_window: int
+    """Index of the first window."""
     num_windows: int
+    """Number of windows."""
     pad_front: int
+    """Tokens missing at the start of the first window."""
     pad_back: int
+    """Tokens missing at the end of the last window."""
 
     @classmethod
     def from_tokens(cls, first_token: int, num_tokens: int, tokens_per_window: int) -> "WindowSpan":
-        """The span of `num_tokens` video tokens that begin at `first_token` of the clip."""
+        """Returns the span of `num_tokens` video tokens from `first_token` of the clip on."""
         first_window, pad_front = divmod(first_token, tokens_per_window)
         end = first_token + num_tokens
         last_window = -(-end // tokens_per_window)
@@ -33,20 +37,22 @@ class WindowSpan(NamedTuple):
 
     @property
     def window_slice(self) -> slice:
-        """Of all windows, those of the span."""
+        """Slice of the span's windows among all windows."""
         return slice(self.first_window, self.first_window + self.num_windows)
 
 
 class LocalTokens(NamedTuple):
-    """The video tokens at hand: all of the clip, or a rank's part."""
+    """Range of the video tokens of this rank: all of the clip without context parallelism."""
 
     start: int
+    """Index of the first token."""
     length: int
+    """Number of tokens of this rank."""
     total: int
-    """Tokens of the clip."""
+    """Number of tokens of the clip."""
 
     def window_span(self, num_windows: int) -> WindowSpan:
-        """The span of these tokens when the clip is cut into `num_windows` windows; a single one is never padded."""
+        """Returns the span of these tokens among `num_windows` windows; a single window is never padded."""
         return (
             WindowSpan(0, 1, 0, 0)
             if num_windows == 1
@@ -55,20 +61,20 @@ class LocalTokens(NamedTuple):
 
 
 class WindowedAttention(NamedTuple):
-    """How the video tokens of a window attend to a condition's tokens of that window."""
+    """Attention of each window's video tokens to the condition tokens of that window."""
 
     span: WindowSpan
     mask: Tensor
-    """(B, W, 1 or n, L) bool, True = attend; 1 where all tokens of a window attend alike."""
+    """(B, W, 1 or n, L) bool, True = attend; 1 if all tokens of a window have the same mask."""
 
 
 def build_windowed_attention(
     local: LocalTokens, span: WindowSpan, token_mask: Tensor, regions: Tensor | None
 ) -> WindowedAttention:
-    """The attention to a condition's real tokens, kept to each person's region where there are regions.
+    """Builds the attention to a condition's real tokens, limited to each person's region if regions are given.
 
     Args:
-        own, span: of the video tokens at hand.
+        local, span: range and windows of this rank's video tokens.
         token_mask: (B, W, L) bool of the span's windows, True = real token; with regions L is P equal blocks.
         regions: (B, P, F, H/2, W/2) bool of the whole clip, or None.
     """

@@ -1,4 +1,4 @@
-"""The formula of guidance by text, by audio and by expression: its branches, and their weights."""
+"""Classifier-free guidance over text, audio and expression: its branches and their weights."""
 
 from enum import Enum
 from typing import NamedTuple, TypeVar
@@ -9,28 +9,28 @@ ScaleT = TypeVar("ScaleT", float, Tensor)
 
 
 class GuidanceBranch(NamedTuple):
-    """One prediction: what it is told. Without audio means an audio gate of 0, never zeroed audio; expression too."""
+    """Conditions of one prediction. Without audio or expression, its scale is 0 and its features are unchanged."""
 
     text: bool
     audio: bool
     expression: bool = False
-    """Of a video whose faces are driven."""
+    """Only for a video with an expression condition."""
 
     @property
     def label(self) -> str:
-        """Name of its cache context."""
+        """Name of the branch's cache context."""
         parts = f"{'text' if self.text else 'none'}+{'audio' if self.audio else 'none'}"
         return f"{parts}+expression" if self.expression else parts
 
 
 FULL_BRANCH = GuidanceBranch(text=True, audio=True)
-"""The branch that is told everything, where no expression drives."""
+"""The branch with all conditions, without an expression condition."""
 FULL_BRANCH_WITH_EXPRESSION = FULL_BRANCH._replace(expression=True)
-"""The branch that is told everything, where one does."""
+"""The branch with all conditions, with an expression condition."""
 
 
 class CfgOrder(Enum):
-    """In which order text and audio are added to e(none, none)."""
+    """Order in which text and audio guidance are added to e(none, none)."""
 
     text_first = "text_first"
     """e(none,none) + s_text [e(text,none) - e(none,none)] + s_audio [e(text,audio) - e(text,none)], as released."""
@@ -39,10 +39,11 @@ class CfgOrder(Enum):
 
 
 def cfg_branch_weights(order: CfgOrder, text: ScaleT, audio: ScaleT) -> list[tuple[GuidanceBranch, ScaleT]]:
-    """The formula as a weighted sum of three branches, from the one that is told nothing to `FULL_BRANCH`.
+    """Returns the guidance formula as weights of three branches, from the unconditional one to `FULL_BRANCH`.
 
     Args:
-        text, audio: the scales; tensors give the weights of many samples at once.
+        order: of text and audio.
+        text, audio: guidance scales; tensors for one scale per sample.
     """
     middle, first, second = (
         (GuidanceBranch(text=True, audio=False), text, audio)
@@ -55,10 +56,10 @@ def cfg_branch_weights(order: CfgOrder, text: ScaleT, audio: ScaleT) -> list[tup
 def cfg_branch_weights_with_expression(
     order: CfgOrder, text: float, audio: float, expression: float
 ) -> list[tuple[GuidanceBranch, float]]:
-    """The same with a last step, from everything but the expression to everything.
+    """Returns the weights of `cfg_branch_weights` plus those of expression guidance.
 
-    With the path of text and audio before it this is + s_expression [e(all) - e(all but expression)], which with text
-    alone is FantasyPortrait's own formula (released inference code of arXiv 2507.12956).
+    Adds s_expression [e(all) - e(all but expression)]. With text guidance alone this is FantasyPortrait's formula
+    (released inference code of arXiv 2507.12956).
     """
-    *before, (whole, second) = cfg_branch_weights(order, text, audio)
-    return [*before, (whole, second - expression), (FULL_BRANCH_WITH_EXPRESSION, expression)]
+    *before, (full, second) = cfg_branch_weights(order, text, audio)
+    return [*before, (full, second - expression), (FULL_BRANCH_WITH_EXPRESSION, expression)]

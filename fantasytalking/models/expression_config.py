@@ -1,20 +1,20 @@
-"""Sizes of the expression condition, as a transformer's configuration and an adapter's have them."""
+"""Sizes of the expression condition in the configurations of a transformer and of an adapter."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 
 EXPRESSION_FEATURE_PARTS = ("head", "eye", "emotion", "mouth")
-"""Of the features, in their order; released widths 6, 6, 30 and 512."""
+"""Parts of the expression features, in order; released widths 6, 6, 30 and 512."""
 LEARNED_TOKEN_COUNTS = {"none": (0, 0, 0, 0), "emotion_and_mouth": (0, 0, 4, 16), "all": (4, 4, 4, 16)}
-"""The paper's ablation of expression-augmented learning: learned tokens of each of `PARTS`. It states no counts for
-head and eye; theirs are emotion's."""
+"""Learned tokens of each part in the ablation of expression-augmented learning (FantasyPortrait). The paper states no
+counts for head and eye; here they equal emotion's."""
 PADDING_MODES = ("masked", "attended")
-"""Whether zeros that fill a window outside the clip are masked (ours) or take part in the softmax (as released)."""
+"""Whether zeros that pad a window outside the clip are masked (ours) or attended to (as released)."""
 TRANSFORMER_ARG_PREFIX = "expression_"
-"""Of the sizes among a transformer's arguments."""
+"""Prefix of these sizes among the transformer's arguments."""
 UPPER_BOUNDS = {
     "dims": 8192,
     "learned": 1024,
@@ -25,53 +25,62 @@ UPPER_BOUNDS = {
     "head_dim": 1024,
     "positions": 1,
 }
-"""Largest sizes that a file may ask for."""
+"""Largest sizes accepted from a file."""
 
 PerPart = tuple[int, int, int, int]
-"""One number for each of `PARTS`."""
+"""One number for each of `EXPRESSION_FEATURE_PARTS`."""
 
 
 @dataclass(frozen=True)
 class ExpressionModuleConfig:
-    """What an expression condition is built with."""
+    """Sizes of an expression condition."""
 
     dims: PerPart
-    """Widths of the features' parts."""
+    """Widths of the feature parts."""
     learned: PerPart = LEARNED_TOKEN_COUNTS["emotion_and_mouth"]
     """Learned tokens of each part."""
     token_dim: int = 2048
+    """Width of an expression token."""
     width: int = 1280
-    """Of the resamplers, as are depth, heads and head_dim."""
+    """Inner width of the resamplers."""
     depth: int = 4
+    """Layers of the resamplers."""
     heads: int = 20
+    """Attention heads of the resamplers."""
     head_dim: int = 64
+    """Width of an attention head of the resamplers."""
     plain_width: int = 0
     """Inner width of the plain projections; 0 = one linear layer each, as released."""
     positions: int = 0
-    """1: every place in a window has a learned vector, which tells a latent frame's pictures apart; 0 = as released."""
+    """1 = learned positions of the tokens in a window, which distinguish a latent frame's four frames; 0 = none."""
 
     @property
     def window_length(self) -> int:
-        """Tokens in the window of a latent frame: those of its four pictures and one more, as released."""
+        """Tokens in a latent frame's window: those of its four frames and one more, as released."""
         return 4 * (len(EXPRESSION_FEATURE_PARTS) + sum(self.learned)) + 1
 
     @classmethod
     def from_dict(cls, values: Any, source: str) -> "ExpressionModuleConfig":
-        """From the JSON object of an adapter's configuration.
+        """Parses the JSON object of an adapter's configuration.
 
         Raises:
-            InputError: a key misses, is unknown, or holds a value out of its limits.
+            InputError: a key is missing or unknown, or a value is out of range.
         """
         names = {item.name for item in fields(cls)}
         if not isinstance(values, dict) or values.keys() != names:
-            raise InputError(f"{source}: expression is {values!r}; {', '.join(sorted(names))} are needed")
+            raise InputError(
+                f"{source}: expression is {values!r}; the keys {', '.join(sorted(names))} are required",
+                code=ErrorCode.malformed_file,
+                field="expression",
+                value=values,
+            )
         _check_values(values, "expression.", source)
-        four = {name: tuple(values[name]) for name in ("dims", "learned")}
-        return cls(**{**values, **four})
+        per_part = {name: tuple(values[name]) for name in ("dims", "learned")}
+        return cls(**{**values, **per_part})
 
     @classmethod
     def from_transformer_config(cls, config: Mapping[str, Any]) -> "ExpressionModuleConfig | None":
-        """From a transformer's configuration; None where it has no expression condition."""
+        """Reads a transformer's configuration; None if it has no expression condition."""
         if config.get("expression_dims") is None:
             return None
         values = {
@@ -82,36 +91,49 @@ class ExpressionModuleConfig:
         return cls(**{**values, "dims": tuple(values["dims"]), "learned": tuple(values["learned"])})
 
     def to_transformer_kwargs(self) -> dict[str, Any]:
-        """The transformer's arguments of these sizes."""
+        """Returns these sizes as arguments of the transformer."""
         return {TRANSFORMER_ARG_PREFIX + name: value for name, value in vars(self).items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in an adapter's configuration."""
+        """Returns the JSON object for an adapter's configuration."""
         return {**asdict(self), "dims": list(self.dims), "learned": list(self.learned)}
 
 
 def check_expression_config(config: Mapping[str, Any], source: str) -> None:
-    """Holds the transformer's `expression_*` arguments in their limits.
+    """Validates the transformer's `expression_*` arguments.
 
     Raises:
-        InputError: naming `source`, the value and the limit.
+        InputError: names `source`, the argument, its value and the limit.
     """
     if config.get("expression_dims") is not None:
         names = [item.name for item in fields(ExpressionModuleConfig) if TRANSFORMER_ARG_PREFIX + item.name in config]
         _check_values({name: config[TRANSFORMER_ARG_PREFIX + name] for name in names}, TRANSFORMER_ARG_PREFIX, source)
     padding = config.get("expression_padding", PADDING_MODES[0])
     if padding not in PADDING_MODES:
-        raise InputError(f"{source}: expression_padding is {padding!r}; {' or '.join(PADDING_MODES)} is needed")
+        raise InputError(
+            f"{source}: expression_padding is {padding!r}; expected {' or '.join(PADDING_MODES)}",
+            code=ErrorCode.invalid_choice,
+            field="expression_padding",
+            value=padding,
+        )
 
 
 def _check_values(values: Mapping[str, Any], prefix: str, source: str) -> None:
     for name, value in values.items():
-        several = name in ("dims", "learned")
-        if several and (not isinstance(value, list | tuple) or len(value) != len(EXPRESSION_FEATURE_PARTS)):
+        per_part = name in ("dims", "learned")
+        if per_part and (not isinstance(value, list | tuple) or len(value) != len(EXPRESSION_FEATURE_PARTS)):
             raise InputError(
-                f"{source}: {prefix}{name} is {value!r}; a number for each of {', '.join(EXPRESSION_FEATURE_PARTS)} is "
-                "needed"
+                f"{source}: {prefix}{name} is {value!r}; one number for each of {', '.join(EXPRESSION_FEATURE_PARTS)} "
+                "is required",
+                code=ErrorCode.invalid_type,
+                field=f"{prefix}{name}",
+                value=value,
             )
         low, high = int(name not in ("learned", "plain_width", "positions")), UPPER_BOUNDS.get(name, 2**20)
-        if any(type(size) is not int or not low <= size <= high for size in (value if several else [value])):
-            raise InputError(f"{source}: {prefix}{name} is {value!r}; {low} to {high} is needed")
+        if any(type(size) is not int or not low <= size <= high for size in (value if per_part else [value])):
+            raise InputError(
+                f"{source}: {prefix}{name} is {value!r}; it must be {low} to {high}",
+                code=ErrorCode.out_of_range,
+                field=f"{prefix}{name}",
+                value=value,
+            )

@@ -1,6 +1,6 @@
-"""Implicit expression features to tokens, cut into a window for every latent frame (FantasyPortrait, arXiv 2507.12956).
+"""Projects implicit expression features to tokens in windows per latent frame (FantasyPortrait, arXiv 2507.12956).
 
-Axes: B batch, P people, N video frames, F latent frames, K tokens a frame (24 as released), L = 4 K + 1 tokens in a
+Axes: B batch, P people, N video frames, F latent frames, K tokens per frame (24 as released), L = 4 K + 1 tokens in a
 window, D token width.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.audio_windows import cut_windows, released_token_ranges
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.expression_config import (
     EXPRESSION_FEATURE_PARTS,
     LEARNED_TOKEN_COUNTS,
@@ -20,17 +20,16 @@ from fantasytalking.models.expression_config import (
 )
 
 LEARNED_TOKEN_ORDER = ("mouth", "emotion", "eye", "head")
-"""Of the learned tokens behind the plain ones; released are the first two."""
+"""Order of the learned tokens, which follow the plain ones; the first two are released."""
 
 
 class ExpressionProjector(nn.Module):
-    """Every part as one plain token, and the non-rigid parts also as several learned ones.
+    """Projects each part to one plain token, and the non-rigid parts also to several learned tokens.
 
-    Plain: a linear layer without bias each (two with `sizes.plain_width`), then one shared LayerNorm. Learned
+    Plain: one linear layer without bias per part (two with `sizes.plain_width`), then a shared LayerNorm. Learned
     (expression-augmented learning): queries that decompose the part by cross-attention. The tokens of a frame are head,
-    eye, emotion, mouth, then the learned ones in `LEARNED_TOKEN_ORDER`. Attention does not see in which order the
-    tokens of a window stand; with `sizes.positions` a learned vector for every place tells it, as `AudioProjector` has
-    them.
+    eye, emotion, mouth, then the learned ones in `LEARNED_TOKEN_ORDER`. Attention does not depend on the order of the
+    tokens in a window; with `sizes.positions` a learned vector per position is added, as in `AudioProjector`.
     """
 
     def __init__(self, sizes: ExpressionModuleConfig) -> None:
@@ -42,8 +41,8 @@ class ExpressionProjector(nn.Module):
         )
         self.plain = nn.ModuleDict({part: _plain_projection(dims[part], sizes) for part in EXPRESSION_FEATURE_PARTS})
         self.norm = nn.LayerNorm(sizes.token_dim)
-        places = torch.empty(sizes.window_length, sizes.token_dim)
-        self.positions = nn.Parameter(places) if sizes.positions else None
+        positions = torch.empty(sizes.window_length, sizes.token_dim)
+        self.positions = nn.Parameter(positions) if sizes.positions else None
         self.reset_positions()
         shape = (sizes.token_dim, sizes.width, sizes.depth, sizes.heads, sizes.head_dim)
         self.learned = nn.ModuleDict(
@@ -57,7 +56,9 @@ class ExpressionProjector(nn.Module):
         return torch.cat([plain, *(resampler(parts[part]) for part, resampler in self.learned.items())], dim=-2)
 
     def window_tokens(self, features: Tensor, present: Tensor) -> Tensor:
-        """Tokens of every latent frame's window, zeros and their places outside the clip and where no face was present.
+        """Returns the tokens of every latent frame's window, zero outside the clip and where no face is present.
+
+        With positions, these are added to zeros too.
 
         Args:
             features: (B, P, N, sum of dims).
@@ -66,16 +67,16 @@ class ExpressionProjector(nn.Module):
         Returns:
             (B, F, P L, D).
         """
-        # What stands where nobody is may be anything, even NaN, which no mask of the softmax would keep out.
+        # Features of absent faces may contain NaN, which a mask in the softmax does not exclude.
         tokens = self(features.masked_fill(~present[..., None], 0.0))
         tokens = tokens.masked_fill(~present[..., None, None], 0.0)
         windows = _cut_windows(rearrange(tokens, "b p n k d -> b p (n k) d"), present.shape[2])
         return windows if self.positions is None else windows + self.positions.repeat(present.shape[1], 1)
 
     def window_mask(self, present: Tensor, padding: str) -> Tensor:
-        """Which of the windows' tokens take part: (B, P, N) bool -> (B, F, P, L) bool.
+        """Returns which window tokens are attended to: (B, P, N) bool -> (B, F, P, L) bool.
 
-        Padding that is attended is so for people that are there at all.
+        With `padding` "attended", padding counts for every person who is present in at least one frame.
         """
         tokens = repeat(present, "b p n -> b p (n k) one", k=self.tokens_per_frame, one=1)
         real = _cut_windows(tokens.float(), present.shape[2])[..., 0] > 0
@@ -85,7 +86,7 @@ class ExpressionProjector(nn.Module):
         return real
 
     def reset_parameters(self) -> None:
-        """Fresh random weights."""
+        """Initializes all weights at random."""
         self.reset_positions()
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.LayerNorm):
@@ -94,34 +95,38 @@ class ExpressionProjector(nn.Module):
                 module.reset_queries()
 
     def reset_positions(self) -> None:
-        """Fresh random places, half as large as what they are added to."""
+        """Initializes the positions at random, with half the standard deviation of the tokens."""
         if self.positions is not None:
             nn.init.normal_(self.positions, std=0.5)
 
 
 def match_parameter_count(sizes: ExpressionModuleConfig, augmentation: str) -> ExpressionModuleConfig:
-    """The same with plain projections so wide that there are as many parameters as `augmentation` has with plain ones.
+    """Widens the plain projections until the projector has as many parameters as `augmentation` with linear ones.
 
-    Equal to half a unit of that width, so that an ablation compares what learned tokens do and not how many weights.
+    The counts agree to half a unit of that width, so that an ablation compares the effect of learned tokens and not
+    the number of weights.
 
     Raises:
-        InputError: there are more parameters already.
+        InputError: `sizes` already has as many learned tokens or more.
     """
     lean = replace(sizes, plain_width=0)
-    wanted = projector_parameter_count(replace(lean, learned=LEARNED_TOKEN_COUNTS[augmentation]))
-    a_unit = sum(sizes.dims) + len(EXPRESSION_FEATURE_PARTS) * sizes.token_dim
+    target = projector_parameter_count(replace(lean, learned=LEARNED_TOKEN_COUNTS[augmentation]))
+    unit = sum(sizes.dims) + len(EXPRESSION_FEATURE_PARTS) * sizes.token_dim
     narrow = projector_parameter_count(lean) - sum(sizes.dims) * sizes.token_dim
-    width = round((wanted - narrow) / a_unit)
+    width = round((target - narrow) / unit)
     if width < 1 or sum(sizes.learned) >= sum(LEARNED_TOKEN_COUNTS[augmentation]):
         raise InputError(
-            f"an expression condition of {sum(sizes.learned)} learned tokens cannot be widened to the parameters of "
-            f"'{augmentation}'; name an augmentation that has more"
+            f"an expression condition with {sum(sizes.learned)} learned tokens cannot be widened to the parameter "
+            f"count of '{augmentation}'; choose an augmentation with more learned tokens",
+            code=ErrorCode.out_of_range,
+            field="augmentation",
+            value=augmentation,
         )
     return replace(lean, plain_width=width)
 
 
 def projector_parameter_count(sizes: ExpressionModuleConfig) -> int:
-    """Parameters of a projector of these sizes; none is made."""
+    """Returns the number of parameters of a projector of these sizes, without building it."""
     return sum(value.numel() for value in _meta_projector(sizes).parameters())
 
 

@@ -1,4 +1,4 @@
-"""ArcFace embeddings to face tokens by a Q-Former (paper section 3.3)."""
+"""Resamples ArcFace embeddings to face tokens with a Q-Former (paper section 3.3)."""
 
 import torch
 from einops import rearrange
@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 
 class FaceResampler(nn.Module):
-    """Learned queries that read ArcFace embeddings by cross-attention and talk to each other by self-attention.
+    """Learned queries with self-attention and with cross-attention to ArcFace embeddings.
 
-    The paper names ArcFace and a Q-Former and leaves the size open. One embedding is a single vector, over which a
-    softmax would have nothing to choose, so each is first unfolded into `inputs_per_face` tokens. Several crops of the
-    same person may be given; their order does not matter.
+    The paper names ArcFace and a Q-Former and leaves the size open. An embedding is a single vector, over which a
+    softmax is constant, so each is first unfolded into `inputs_per_face` tokens. Several crops of the same person may
+    be given; their order does not matter.
 
     Args:
         face_dim: width of an ArcFace embedding, 512.
@@ -33,9 +33,9 @@ class FaceResampler(nn.Module):
         self.reset_parameters()
 
     def forward(self, face: Tensor) -> Tensor:
-        """(B, N, face_dim) embeddings of unit or ArcFace's own norm -> (B, num_tokens, token_dim).
+        """(B, N, face_dim) embeddings of any norm -> (B, num_tokens, token_dim).
 
-        The norm of an ArcFace embedding tells the picture's quality and not the person, so it is divided out.
+        The norm of an ArcFace embedding reflects image quality and not identity, so it is divided out.
         """
         face = F.normalize(face, dim=-1) * face.shape[-1] ** 0.5
         inputs = rearrange(self.unfold(face), "b n (t c) -> b (n t) c", t=self.inputs_per_face)
@@ -46,7 +46,7 @@ class FaceResampler(nn.Module):
         return self.output(self.output_norm(tokens))
 
     def reset_parameters(self) -> None:
-        """Fresh random weights."""
+        """Initializes all weights at random."""
         nn.init.normal_(self.queries, std=self.queries.shape[-1] ** -0.5)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.LayerNorm):

@@ -1,7 +1,7 @@
-"""Guidance folded into the model: the two scales become a vector added to the timestep embedding.
+"""Embeds the two guidance scales as a vector that is added to the timestep embedding.
 
-A distilled student is told the scales in place of being called once for every guidance branch (Meng et al.,
-arXiv 2210.03142, section 3.1).
+A distilled student takes the scales as inputs instead of one call per guidance branch (Meng et al., arXiv 2210.03142,
+section 3.1).
 """
 
 import math
@@ -12,42 +12,47 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.cfg_branches import CfgOrder
 
 NUM_FREQUENCIES = 4
-"""Of each scale: one, two, three and four quarter turns from the middle of its range to an end."""
+"""Frequencies per scale: one, two, three and four quarter turns from the middle of its range to an end."""
 MAX_DISTILLATION_WINDOWS = 100
 MAX_GUIDANCE_SCALE = 100.0
 
 
 @dataclass(frozen=True)
 class DistillationSpec:
-    """What a distilled model was taught to follow; it follows nothing else."""
+    """Settings that a distilled model was trained for; it supports no others."""
 
     windows: int
-    """K: parts of the way from noise to sample, each of which the student crosses in one straight step."""
+    """K: segments of the path from noise to sample, each of which the student crosses in one straight step."""
     shift: float
-    """Of the noise levels towards noise; the windows are equal before it."""
+    """Shift of the noise levels towards noise; the segments are equal before it."""
     text: tuple[float, float]
-    """Least and largest scale of text guidance."""
+    """Smallest and largest scale of text guidance."""
     audio: tuple[float, float]
-    """Least and largest scale of audio guidance."""
+    """Smallest and largest scale of audio guidance."""
     formula: CfgOrder
-    """Of the teacher's three branches."""
+    """Order of the teacher's guidance branches."""
     width: int
     """Inner width of the embedder."""
 
     @classmethod
     def from_dict(cls, values: Any, source: str) -> "DistillationSpec":
-        """From the JSON object of an adapter's or a transformer's configuration.
+        """Parses the JSON object of an adapter's or a transformer's configuration.
 
         Raises:
-            InputError: a key misses, is unknown, or holds a value out of its limits.
+            InputError: a key is missing or unknown, or a value is out of range.
         """
         names = {item.name for item in fields(cls)}
         if not isinstance(values, dict) or values.keys() != names:
-            raise InputError(f"{source}: distillation is {values!r}; {', '.join(sorted(names))} are needed")
+            raise InputError(
+                f"{source}: distillation is {values!r}; the keys {', '.join(sorted(names))} are required",
+                code=ErrorCode.malformed_file,
+                field="distillation",
+                value=values,
+            )
         known = [formula.value for formula in CfgOrder]
         fits = type(values["windows"]) is int and 1 <= values["windows"] <= MAX_DISTILLATION_WINDOWS
         fits = fits and _is_number(values["shift"]) and 0.01 <= values["shift"] <= 100
@@ -56,21 +61,23 @@ class DistillationSpec:
         if not fits:
             raise InputError(
                 f"{source}: distillation is {values!r}; windows 1 to {MAX_DISTILLATION_WINDOWS}, shift 0.01 to 100, "
-                "width 1 to "
-                f"8192, formula {' or '.join(known)}, and for text and audio two scales, 0 to {MAX_GUIDANCE_SCALE:g}, "
-                "are needed"
+                f"width 1 to 8192, formula {' or '.join(known)}, and for text and audio two scales from 0 to "
+                f"{MAX_GUIDANCE_SCALE:g} are required",
+                code=ErrorCode.out_of_range,
+                field="distillation",
+                value=values,
             )
         low_high = {name: (float(values[name][0]), float(values[name][1])) for name in ("text", "audio")}
         formula = CfgOrder(values["formula"])
         return cls(values["windows"], float(values["shift"]), **low_high, formula=formula, width=values["width"])
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in a configuration."""
+        """Returns the JSON object for a configuration."""
         return {**asdict(self), "text": list(self.text), "audio": list(self.audio), "formula": self.formula.value}
 
 
 class GuidanceEmbedder(nn.Module):
-    """Sines and cosines of both scales, then an MLP whose last layer starts at zero: a fresh one adds nothing.
+    """Sines and cosines of both scales, then an MLP whose last layer starts at zero, so that a new one adds nothing.
 
     Args:
         distillation: the ranges of the scales and the inner width.
@@ -87,21 +94,21 @@ class GuidanceEmbedder(nn.Module):
     def forward(self, scales: Tensor) -> Tensor:
         """(B, 2) scales of text and audio guidance -> (B, out_dim)."""
         low, high = torch.tensor(self.ranges, device=scales.device).unbind(dim=1)
-        centred = (2 * scales.float() - low - high) / (high - low).clamp_min(1e-6)  # a range becomes -1 to 1
+        centered = (2 * scales.float() - low - high) / (high - low).clamp_min(1e-6)  # a range becomes -1 to 1
         turns = torch.arange(1, NUM_FREQUENCIES + 1, device=scales.device) * (math.pi / 2)
-        angles = (centred[..., None] * turns).flatten(1)  # (B, 2 * FREQUENCIES)
+        angles = (centered[..., None] * turns).flatten(1)  # (B, 2 * FREQUENCIES)
         features = torch.cat([angles.sin(), angles.cos()], dim=1).to(self.output.weight.dtype)
         return self.output(F.silu(self.inner(features)))
 
     def reset_parameters(self) -> None:
-        """Fresh random weights; the output is exactly zero."""
+        """Initializes the weights at random; the output is exactly zero."""
         self.inner.reset_parameters()
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
 
 def guidance_embedder_shapes(distillation: DistillationSpec, out_dim: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of an embedder's tensors; none is made."""
+    """Returns names and shapes of an embedder's tensors, without building it."""
     with torch.device("meta"):
         embedder = GuidanceEmbedder(distillation, out_dim)
     return {name: tuple(value.shape) for name, value in embedder.state_dict().items()}

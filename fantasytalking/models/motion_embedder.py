@@ -1,15 +1,14 @@
-"""Motion intensity to a vector added to the timestep embedding (paper section 3.4)."""
+"""Embeds motion intensities as a vector that is added to the timestep embedding (paper section 3.4)."""
 
 import torch
 from torch import Tensor, nn
 
 
 class MotionEmbedder(nn.Module):
-    """An MLP each for expression and body, joined, one residual convolution layer, average pooling.
+    """MLP per intensity -> concatenation -> ResNet layer -> average pooling, as in the paper.
 
-    As in the paper: MLP -> concatenation -> ResNet layer -> average pooling. Here the two embeddings are two positions
-    of a sequence, the ResNet layer convolves over them, and the pooling takes their mean. The last projection starts
-    at zero, so that a fresh embedder adds nothing.
+    The two embeddings are two positions of a sequence, over which the ResNet layer convolves and the pooling averages.
+    The last projection starts at zero, so that a new embedder adds nothing.
 
     Args:
         width: inner width.
@@ -33,13 +32,13 @@ class MotionEmbedder(nn.Module):
 
     def forward(self, motion: Tensor) -> Tensor:
         """(B, 2) expression and body intensity in [0, 1] -> (B, out_dim)."""
-        centred = 2 * motion - 1  # the neutral 0.5 / 0.5 becomes 0
-        joined = torch.stack([self.expression(centred[:, :1]), self.body(centred[:, 1:])], dim=-1)  # (B, width, 2)
+        centered = 2 * motion - 1  # the neutral 0.5 / 0.5 becomes 0
+        joined = torch.stack([self.expression(centered[:, :1]), self.body(centered[:, 1:])], dim=-1)  # (B, width, 2)
         pooled = (joined + self.residual(joined)).mean(dim=-1)  # (B, width)
         return self.output(pooled)
 
     def reset_parameters(self) -> None:
-        """Fresh random weights; the output is exactly zero."""
+        """Initializes the weights at random; the output is exactly zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv1d | nn.GroupNorm):
                 module.reset_parameters()

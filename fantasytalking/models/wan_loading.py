@@ -1,4 +1,4 @@
-"""A portrait transformer put together from a Wan base: base tensors strict, the paper's modules fresh."""
+"""Builds a portrait transformer from a Wan base: base tensors loaded strictly, the paper's modules initialized."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import nn
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import local_folder, resolve_local
 from fantasytalking.common.tensor_io import (
     LazyTensors,
@@ -38,15 +38,15 @@ ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
     "expression": ("expression_projector.*", "blocks.*.attn2.expression_[kv]_proj.weight"),
     "guidance": ("guidance_embedder.*",),
 }
-"""The paper's modules and the names of their parameters; every other parameter is the base's. The expression's are
-there only in a model with `expression_dims`, the guidance's only in a distilled one."""
+"""The paper's modules and patterns of their parameter names. All other parameters belong to the base. Expression
+parameters exist only in a model with `expression_dims`, guidance parameters only in a distilled model."""
 
 WAN_HEAD_DIM = 128
-"""Of every published Wan 2.1 model."""
+"""Attention head width of every published Wan 2.1 model."""
 
 
 def adapter_module_of(name: str) -> str | None:
-    """Which of the paper's modules a parameter belongs to; None for the base."""
+    """Returns the paper's module that a parameter belongs to, or None for a parameter of the base."""
     for module, patterns in ADAPTER_MODULES.items():
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             return module
@@ -59,18 +59,20 @@ def load_from_wan(
     dtype: torch.dtype | None = None,
     materialize: bool = True,
 ) -> FantasyTalkingTransformer3DModel:
-    """A fresh portrait transformer on the weights of a Wan image-to-video base, which it equals bit for bit.
+    """Builds a new portrait transformer on a Wan image-to-video base, whose predictions it equals bit for bit.
 
     Args:
-        source: a diffusers folder (a pipeline's or the transformer's own), a single safetensors file in Wan's original
-            or diffusers' names, or a hub id. Of a whole portrait transformer the base is taken.
-        module_config: configuration of the paper's modules (`audio_dim` ... `motion_width`); defaults else.
-        dtype: of the parameters, but for those that Wan keeps in float32; None = as stored.
-        materialize: False leaves the base's tensors unwritten, which takes no memory yet: for a process that is sent
-            them. Needs a dtype.
+        source: a diffusers folder (of a pipeline or a transformer), a single safetensors file with Wan's original or
+            diffusers' names, or a hub ID. From a portrait transformer, the base is loaded.
+        module_config: configuration of the paper's modules (fields of `PortraitConfig`); missing fields take their
+            defaults.
+        dtype: dtype of the parameters, except those that Wan keeps in float32; None = as stored.
+        materialize: False leaves the base's tensors uninitialized, which takes no memory yet: for a process that
+            receives them from another. Requires a dtype.
 
     Raises:
-        InputError: nothing there, not a Wan transformer, or tensors missing, left over or of other shapes.
+        InputError: the source is missing or not a Wan transformer, or tensors are missing, unexpected or of other
+            shapes.
     """
     config, tensors = _open_base(source)
     return build_from_wan(config, module_config or {}, tensors, dtype, materialize)
@@ -83,19 +85,19 @@ def build_from_wan(
     dtype: torch.dtype | None = None,
     materialize: bool = True,
 ) -> FantasyTalkingTransformer3DModel:
-    """The model of the configurations `base_config` and `module_config` with every base tensor set from `tensors`.
+    """Builds the model of `base_config` and `module_config` and loads every base tensor from `tensors`.
 
-    All shapes are compared before the first tensor is read, so nothing is ever half-loaded. `materialize` is
-    `load_from_wan`'s.
+    All shapes are compared before the first tensor is read, so a model is never partly loaded. `dtype` and
+    `materialize` are as in `load_from_wan`.
 
     Raises:
-        InputError: an unknown configuration key, or `tensors` are not exactly the base's.
+        InputError: a configuration key is unknown, or `tensors` are not exactly the base's.
     """
     _check_config({**base_config, **module_config}, tensors)
     with torch.device("meta"):
         model = FantasyTalkingTransformer3DModel(**{**base_config, **module_config})
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if adapter_module_of(name) is None}
-    found = {name: shape for name, shape in tensors.shapes.items() if "norm_added_q" not in name}  # never read by Wan
+    found = {name: shape for name, shape in tensors.shapes.items() if "norm_added_q" not in name}  # unused by Wan
     check_shapes(found, wanted, tensors.source, "it must be a Wan 2.1 image-to-video transformer")
 
     config = model.config
@@ -103,7 +105,7 @@ def build_from_wan(
     if materialize:
         state = {name: _cast_base_tensor(name, tensors.read(name), dtype, model) for name in wanted}
     else:
-        assert dtype is not None, "what is not read has no dtype of its own"
+        assert dtype is not None, "tensors that are not read need a dtype"
         state = {name: torch.empty(shape, dtype=parameter_dtype(model, name, dtype)) for name, shape in wanted.items()}
     fresh_dtype = dtype or state["proj_out.weight"].dtype
     for module in model.modules():
@@ -114,7 +116,7 @@ def build_from_wan(
 
 
 def initialize_new_module(module: nn.Module, dtype: torch.dtype) -> None:
-    """Gives a meta-device module of the paper's, when it is one, memory and its first weights."""
+    """Allocates and initializes a meta-device module if it is one of the paper's."""
     if isinstance(module, PortraitCrossAttention):
         for projection in (module.audio_k_proj, module.audio_v_proj, module.face_k_proj, module.face_v_proj):
             projection.to_empty(device="cpu").to(dtype)
@@ -130,25 +132,30 @@ def initialize_new_module(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def diffusers_to_wan_names(names: list[str], source: str) -> dict[str, str]:
-    """Diffusers' names of Wan's original names: {diffusers: original}, by diffusers' own single-file conversion.
+    """Returns {diffusers name: original name} for Wan's original names, by diffusers' single-file conversion.
 
     Raises:
-        InputError: names of Wan-Animate, another model that the conversion would rename as well.
+        InputError: the names are those of Wan-Animate, another model that the conversion would also rename.
     """
     other = [name for name in names if "face_adapter" in name or "motion_encoder" in name]
     if other:
-        raise InputError(f"'{source}' holds '{other[0]}'; Wan-Animate is another model, give a Wan 2.1 transformer")
+        raise InputError(
+            f"'{source}' contains the tensor '{other[0]}' of Wan-Animate; use a Wan 2.1 transformer",
+            code=ErrorCode.shape_mismatch,
+            field=other[0],
+        )
     markers: dict[str, Any] = {name: name for name in names}
     return convert_wan_transformer_to_diffusers(markers)
 
 
 def infer_wan_config(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str], source: str) -> dict[str, Any]:
-    """The base configuration that tensors in diffusers' names imply.
+    """Infers the base configuration from the shapes of tensors in diffusers' names.
 
-    The number of heads is not in the shapes: it is the metadata's `num_heads`, or else follows from heads of 128.
+    The number of heads does not follow from the shapes: it is the metadata's `num_heads`, else the width divided by
+    `WAN_HEAD_DIM`.
 
     Raises:
-        InputError: a tensor that every Wan transformer has is missing, or the heads cannot be told.
+        InputError: a tensor that every Wan transformer has is missing, or the number of heads cannot be inferred.
     """
     try:
         dim, in_channels, *patch_size = shapes["patch_embedding.weight"]
@@ -174,20 +181,31 @@ def infer_wan_config(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[st
     except InputError:
         raise
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise InputError(f"'{source}' is not a Wan transformer: {error} is missing or has an odd shape") from error
+        raise InputError(
+            f"'{source}' is not a Wan transformer: {error} is missing or has an unexpected shape; use a Wan 2.1 "
+            "transformer",
+            code=ErrorCode.shape_mismatch,
+            field=str(error),
+        ) from error
 
 
 def _num_heads(dim: int, stated: str | None, source: str) -> int:
     if stated is None:
         if dim % WAN_HEAD_DIM:
             raise InputError(
-                f"'{source}': the width {dim} is not a multiple of {WAN_HEAD_DIM}, Wan's head size; "
-                "state num_heads in the file's metadata, or give a diffusers folder"
+                f"'{source}': the width is {dim}, not a multiple of {WAN_HEAD_DIM}, Wan's head width; "
+                "set num_heads in the file's metadata, or use a diffusers folder",
+                code=ErrorCode.missing_value,
+                field="num_heads",
+                value=dim,
             )
         return dim // WAN_HEAD_DIM
     if not stated.isdecimal() or not int(stated) or dim % int(stated) or dim // int(stated) < 12:
         raise InputError(
-            f"'{source}': metadata num_heads is '{stated}'; it must divide the width {dim} into 12 or more"
+            f"'{source}': metadata num_heads is '{stated}'; it must divide the width {dim} into 12 or more",
+            code=ErrorCode.out_of_range,
+            field="num_heads",
+            value=stated,
         )
     return int(stated)
 
@@ -203,7 +221,7 @@ def _open_base(source: str | Path) -> tuple[dict[str, Any], LazyTensors]:
 
 
 def _select_base(config: dict[str, Any], tensors: LazyTensors) -> tuple[dict[str, Any], LazyTensors]:
-    """What is the base's of a folder, which may be a portrait transformer's as a saved pipeline has it."""
+    """Selects the base's part of a folder, which may contain a whole portrait transformer."""
     known = inspect.signature(WanTransformer3DModel.__init__).parameters
     ours = inspect.signature(FantasyTalkingTransformer3DModel.__init__).parameters.keys() - known.keys()
     base = {name: name for name in tensors.shapes if adapter_module_of(name) is None}
@@ -211,10 +229,10 @@ def _select_base(config: dict[str, Any], tensors: LazyTensors) -> tuple[dict[str
 
 
 def open_wan_single_file(path: Path) -> tuple[dict[str, Any], LazyTensors]:
-    """Configuration and tensors of a single safetensors file, Wan's original names turned into diffusers'.
+    """Returns configuration and tensors of a single safetensors file, in diffusers' names.
 
     Raises:
-        InputError: not safetensors, or not a Wan transformer.
+        InputError: the file is not safetensors or not a Wan transformer.
     """
     tensors = open_safetensors(path)
     if any(".self_attn." in name for name in tensors.shapes):
@@ -227,8 +245,11 @@ def _read_base_config(folder: Path) -> dict[str, Any]:
     class_name = config.get("_class_name")
     if class_name not in (WanTransformer3DModel.__name__, FantasyTalkingTransformer3DModel.__name__):
         raise InputError(
-            f"'{folder}' holds a {class_name or 'model without a class name'}; "
-            f"a {WanTransformer3DModel.__name__} folder is needed"
+            f"'{folder}' contains a {class_name or 'model without a class name'}; "
+            f"a {WanTransformer3DModel.__name__} folder is required",
+            code=ErrorCode.invalid_choice,
+            field="_class_name",
+            value=class_name,
         )
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
@@ -241,18 +262,25 @@ def _download_base(hub_id: str) -> Path:
         folder = snapshot_download(hub_id, allow_patterns=["transformer/*"])
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"base '{hub_id}' is no local folder or file and was not had from the hub; "
-            f"hf download {hub_id} --local-dir {local_folder(hub_id)}"
+            f"base '{hub_id}' is neither a local folder nor a file and could not be downloaded; "
+            f"run: hf download {hub_id} --local-dir {local_folder(hub_id)}",
+            code=ErrorCode.missing_weights,
+            field="base",
+            value=hub_id,
         ) from error
     return Path(folder)
 
 
 def _check_config(config: Mapping[str, Any], tensors: LazyTensors) -> None:
-    """Keys known, values of the kind of their defaults and as many blocks as stored, before anything is built."""
+    """Validates keys, types of values and the number of blocks before the model is built."""
     parameters = inspect.signature(FantasyTalkingTransformer3DModel.__init__).parameters
     for key, value in config.items():
         if key not in parameters:
-            raise InputError(f"{tensors.source}: the transformer's configuration has the unknown key '{key}'")
+            raise InputError(
+                f"{tensors.source}: the transformer's configuration has the unknown key '{key}'; remove it",
+                code=ErrorCode.unknown_key,
+                field=key,
+            )
         default = parameters[key].default
         kinds: tuple[type, ...] = (type(default),)
         if key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
@@ -263,18 +291,27 @@ def _check_config(config: Mapping[str, Any], tensors: LazyTensors) -> None:
         if not isinstance(value, kinds) or any(
             type(size) not in (int, bool) or not 0 <= size <= 2**20 for size in sizes
         ):
-            raise InputError(f"{tensors.source}: the transformer's configuration has {key} = {value!r}")
+            raise InputError(
+                f"{tensors.source}: {key} of the transformer's configuration is {value!r}; expected "
+                f"{' or '.join(kind.__name__ for kind in kinds)}, sizes from 0 to {2**20}",
+                code=ErrorCode.invalid_type,
+                field=key,
+                value=value,
+            )
     check_expression_config(config, tensors.source)
     blocks = {name.split(".")[1] for name in tensors.shapes if name.startswith("blocks.")}
     if config.get("num_layers") != len(blocks):
         raise InputError(
-            f"{tensors.source}: the configuration says {config.get('num_layers')} layers, there are {len(blocks)}; "
-            "it must be a Wan 2.1 image-to-video transformer"
+            f"{tensors.source}: num_layers is {config.get('num_layers')}, but the file contains {len(blocks)} blocks; "
+            "it must be a Wan 2.1 image-to-video transformer",
+            code=ErrorCode.shape_mismatch,
+            field="num_layers",
+            value=config.get("num_layers"),
         )
 
 
 def parameter_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
-    """`dtype`, or float32 for a parameter of the modules that Wan keeps in it."""
+    """Returns `dtype`, or float32 for a parameter of the modules that Wan keeps in float32."""
     keep = any(part in float32_module_names(model) for part in name.split("."))
     return torch.float32 if keep else dtype
 
@@ -283,5 +320,10 @@ def _cast_base_tensor(
     name: str, tensor: torch.Tensor, dtype: torch.dtype | None, model: FantasyTalkingTransformer3DModel
 ) -> torch.Tensor:
     if not tensor.is_floating_point():
-        raise InputError(f"the base tensor '{name}' is {tensor.dtype}; floating-point weights are needed")
+        raise InputError(
+            f"the base tensor '{name}' is {tensor.dtype}; floating-point weights are required",
+            code=ErrorCode.invalid_type,
+            field=name,
+            value=tensor.dtype,
+        )
     return tensor if dtype is None else tensor.to(parameter_dtype(model, name, dtype))

@@ -1,4 +1,4 @@
-"""The released forward reproduced, and the conversion script as a user runs it."""
+"""Reproduction of the released forward, and the conversion script as a user runs it."""
 
 import runpy
 import sys
@@ -11,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fantasytalking.checkpoints.convert import convert_checkpoint, reference_forward
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.common.tensor_io import open_model_folder
 from fantasytalking.models.wan_loading import load_from_wan
+from tests.helpers.errors import raises_input_error
 from tests.helpers.paths import SCRIPTS
 from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base
 
@@ -21,7 +22,7 @@ SCRIPT = SCRIPTS / "convert_official.py"
 
 
 def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """The script as a user runs it, in this process, which has the imports done; gives the exit code."""
+    """Runs the script in this process, which has imported everything, and returns the exit code."""
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
     try:
         runpy.run_path(str(SCRIPT), run_name="__main__")
@@ -130,10 +131,10 @@ def test_wan_names_become_a_diffusers_folder(tmp_path, monkeypatch):
     assert torch.equal(whole.patch_embedding.weight, folder.patch_embedding.weight)
 
 
-def test_heads_that_cannot_be_told_are_asked_for(tmp_path):
+def test_a_number_of_heads_that_cannot_be_inferred_is_required(tmp_path):
     base = WanTransformer3DModel.from_pretrained(save_base(tmp_path / "base"))
     save_file(original_names(base), tmp_path / "wan.safetensors")
-    with pytest.raises(InputError, match=r"width 48 is not a multiple of 128.*state num_heads"):
+    with raises_input_error(ErrorCode.missing_value, "num_heads", 48):
         convert_checkpoint(tmp_path / "wan.safetensors", tmp_path / "out")
     save_file(original_names(base), tmp_path / "wan.safetensors", metadata={"num_heads": "2"})
     convert_checkpoint(tmp_path / "wan.safetensors", tmp_path / "out")
@@ -181,19 +182,31 @@ def spoil_base(folder: Path, kind: str) -> None:
         config.write_text(spoilt[kind])
 
 
-SPOILT = ["missing", "extra", "shape", "integers", "truncated", "no weights", "json", "class", "layers", "type", "key"]
+SPOILT = {
+    "missing": (ErrorCode.shape_mismatch, "blocks.2.attn1.to_q.weight"),
+    "extra": (ErrorCode.shape_mismatch, "vace_blocks.0.proj.weight"),
+    "shape": (ErrorCode.shape_mismatch, "proj_out.weight"),
+    "integers": (ErrorCode.invalid_type, "proj_out.weight"),
+    "truncated": (ErrorCode.malformed_file, None),
+    "no weights": (ErrorCode.missing_weights, None),
+    "json": (ErrorCode.malformed_file, None),
+    "class": (ErrorCode.invalid_choice, "_class_name"),
+    "layers": (ErrorCode.shape_mismatch, "num_layers"),
+    "type": (ErrorCode.invalid_type, "ffn_dim"),
+    "key": (ErrorCode.unknown_key, "fnf_dim"),
+}
 
 
 @pytest.mark.parametrize("kind", SPOILT)
-def test_a_spoilt_base_is_refused_in_one_line(tmp_path, kind):
+def test_an_invalid_base_is_rejected_in_one_line(tmp_path, kind):
     folder = save_base(tmp_path / "transformer")
     spoil_base(folder, kind)
-    with pytest.raises(InputError) as refused:
+    with raises_input_error(*SPOILT[kind]) as error:
         load_from_wan(folder, PORTRAIT)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_base_of_other_text_width_does_not_pass_for_this_one(tmp_path):
+def test_the_text_width_is_the_bases(tmp_path):
     assert load_from_wan(save_base(tmp_path, text_dim=24), PORTRAIT).config.text_dim == 24
     assert BASE["text_dim"] != 24
 
@@ -225,19 +238,35 @@ def spoil_reference(golden: Path, kind: str, path: Path) -> None:
     save_file(tensors, path, metadata=metadata)
 
 
-REFERENCES = ["frames", "other frames", "heads", "scale", "no metadata", "short audio", "half audio", "no input"]
-REFERENCES += ["no base tensor", "no audio tensor", "no blocks"]
+REFERENCES = {
+    "frames": (ErrorCode.out_of_range, "num_frames"),
+    "other frames": (ErrorCode.shape_mismatch, "audio_embeds"),
+    "heads": (ErrorCode.out_of_range, "num_heads"),
+    "scale": (ErrorCode.invalid_type, "audio_scale"),
+    "no metadata": (ErrorCode.missing_value, "num_heads"),
+    "short audio": (ErrorCode.out_of_range, "audio tokens"),
+    "half audio": (ErrorCode.invalid_type, None),
+    "no input": (ErrorCode.shape_mismatch, "in.latents"),
+    "no base tensor": (ErrorCode.shape_mismatch, "blocks.1.attn1.to_q.weight"),
+    "no audio tensor": (
+        ErrorCode.shape_mismatch,
+        "audio_processor.blocks.1.cross_attn.processor.k_proj.weight",
+    ),
+    "no blocks": (ErrorCode.shape_mismatch, None),
+}
 
 
 @pytest.mark.parametrize("kind", REFERENCES)
-def test_a_spoilt_reference_is_refused_in_one_line(golden, tmp_path, kind):
+def test_an_invalid_reference_is_rejected_in_one_line(golden, tmp_path, kind):
     spoil_reference(golden, kind, tmp_path / "reference.safetensors")
-    with pytest.raises(InputError) as refused:
+    with raises_input_error(*REFERENCES[kind]) as error:
         reference_forward(tmp_path / "reference.safetensors")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
-def test_the_script_refuses_in_one_line_with_code_2_and_leaves_nothing(golden, tmp_path, monkeypatch, capsys):
+def test_the_script_reports_errors_in_one_line_and_writes_nothing(
+    golden, tmp_path, monkeypatch, capsys
+):
     spoil_reference(golden, "frames", tmp_path / "reference.safetensors")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     out = tmp_path / "out"

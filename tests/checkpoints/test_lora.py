@@ -1,4 +1,4 @@
-"""Adapters that bring a LoRA or a trained base: written, read back exactly, and refused when they do not fit."""
+"""Adapters with a LoRA or trained base tensors: written, read back exactly, and rejected if they do not fit."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,9 @@ from fantasytalking.checkpoints.adapter import (
 )
 from fantasytalking.checkpoints.convert import convert_checkpoint
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora, lora_tensor_shapes
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
 SETTINGS = LoraSpec(4, 8.0, ("attn1.to_q", "attn2.to_out.0", "ffn.net.2"))
@@ -80,30 +81,44 @@ def test_a_lora_of_another_shape_changes_nothing(adapter: Path):
     tensors = load_file(adapter / LORA_FILE)
     tensors["blocks.0.attn1.to_q.lora_A.weight"] = torch.zeros(5, 48)
     save_file(tensors, adapter / LORA_FILE)
-    with pytest.raises(InputError, match=r"blocks\.0\.attn1\.to_q\.lora_A\.weight.*\(5, 48\), \(4, 48\) is needed"):
+    with raises_input_error(ErrorCode.shape_mismatch, "blocks.0.attn1.to_q.lora_A.weight", (5, 48)) as error:
         load_adapter(model, adapter)
+    assert "(4, 48)" in str(error.value)
     assert before.keys() == model.state_dict().keys()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_second_lora_is_refused(adapter: Path):
-    with pytest.raises(InputError, match="has one already"):
+def test_a_second_lora_is_rejected(adapter: Path):
+    with raises_input_error(ErrorCode.conflict, "lora", SETTINGS.to_dict()):
         load_adapter(with_lora(), adapter)
 
 
 @pytest.mark.parametrize(
-    "lora", [{"rank": 4}, {"rank": 0, "alpha": 1, "targets": ["a"]}, {"rank": 4, "alpha": 1, "targets": "all"}, []]
+    ("lora", "code"),
+    [
+        ({"rank": 4}, ErrorCode.malformed_file),
+        ({"rank": 0, "alpha": 1, "targets": ["a"]}, ErrorCode.out_of_range),
+        ({"rank": 4, "alpha": 1, "targets": "all"}, ErrorCode.out_of_range),
+        ([], ErrorCode.malformed_file),
+    ],
 )
-def test_a_damaged_description_is_refused(adapter: Path, lora: object):
+def test_invalid_lora_settings_are_rejected(adapter: Path, lora: object, code: ErrorCode):
     values = json.loads((adapter / "config.json").read_text())
     (adapter / "config.json").write_text(json.dumps({**values, "lora": lora}))
-    with pytest.raises(InputError, match="lora is"):
+    with raises_input_error(code, "lora", lora):
         read_adapter(adapter)
 
 
-@pytest.mark.parametrize("target", ["attn3.to_q", "attn2.audio_k_proj", "norm_out"])
-def test_targets_must_be_linear_layers_of_the_base(target: str):
-    with pytest.raises(InputError, match=f"LoRA target '{target}'"):
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        ("attn3.to_q", ErrorCode.unknown_key),
+        ("attn2.audio_k_proj", ErrorCode.unsupported),
+        ("norm_out", ErrorCode.unknown_key),
+    ],
+)
+def test_targets_must_be_linear_layers_of_the_base(target: str, code: ErrorCode):
+    with raises_input_error(code, "targets", target):
         add_lora(tiny_transformer(), LoraSpec(4, 8.0, (target,)), torch.float32)
 
 
@@ -121,13 +136,14 @@ def test_trained_tensors_of_the_base_are_read_back_exactly(tmp_path: Path):
 
     tensors = load_file(tmp_path / "adapter" / BASE_FILE)
     save_file({"proj_out.bias": tensors["proj_out.bias"]}, tmp_path / "adapter" / BASE_FILE)
-    with pytest.raises(InputError, match=r"has 1 tensors, config\.json says 2"):
+    with raises_input_error(ErrorCode.shape_mismatch, "base_tensors", 1) as error:
         load_adapter(model, tmp_path / "adapter")
+    assert "config.json is 2" in str(error.value)
     save_file({**tensors, "proj_out.scale": torch.zeros(1)}, tmp_path / "adapter" / BASE_FILE)
-    with pytest.raises(InputError):
+    with raises_input_error(ErrorCode.shape_mismatch, "base_tensors", 3):
         load_adapter(model, tmp_path / "adapter")
 
 
-def test_the_released_format_has_no_place_for_a_lora(adapter: Path, tmp_path: Path):
-    with pytest.raises(InputError, match="changes the base too"):
+def test_the_released_format_cannot_store_a_lora(adapter: Path, tmp_path: Path):
+    with raises_input_error(ErrorCode.unsupported, "lora"):
         convert_checkpoint(adapter, tmp_path / "released.safetensors")

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fantasytalking.checkpoints.convert import convert_checkpoint, reference_forward
 from fantasytalking.checkpoints.released_portrait import RELEASED_PORTRAIT_PARTS
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from tests.checkpoints.test_convert import run_here
+from tests.helpers.errors import raises_input_error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -120,19 +121,28 @@ def spoil(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     return tensors
 
 
-KINDS = ["missing", "extra", "shape", "twice", "not a number", "no queries", "hole in the blocks"]
+KINDS = {
+    "missing": ErrorCode.shape_mismatch,
+    "extra": ErrorCode.malformed_file,
+    "shape": ErrorCode.shape_mismatch,
+    "twice": ErrorCode.malformed_file,
+    "not a number": ErrorCode.malformed_file,
+    "no queries": ErrorCode.shape_mismatch,
+    "hole in the blocks": ErrorCode.shape_mismatch,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_spoilt_checkpoint_is_refused_in_one_line(golden, tmp_path, kind):
+def test_an_invalid_checkpoint_is_rejected_in_one_line(golden, tmp_path, kind):
     save_file(spoil(adapter_of(golden), kind), tmp_path / "port.safetensors")
-    with pytest.raises(InputError):
+    with raises_input_error(KINDS[kind]) as error:
         convert_checkpoint(tmp_path / "port.safetensors", tmp_path / "adapter")
+    assert error.value.field is not None and "\n" not in str(error.value)
     assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.parametrize("kind", ["frames", "heads", "scale", "resampler", "no features", "no regions"])
-def test_a_spoilt_reference_is_refused_in_one_line(golden, tmp_path, kind, monkeypatch, capsys):
+def test_an_invalid_reference_is_rejected_in_one_line(golden, tmp_path, kind, monkeypatch, capsys):
     tensors, metadata = read(golden / "portrait_forward_two.safetensors")
     metadata |= {
         "frames": {"num_frames": "13"},

@@ -6,9 +6,10 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.models.presets import MODEL_PRESETS, build_meta_transformer, load_model_config, transformer_kwargs
 from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
+from tests.helpers.errors import raises_input_error
 
 # Tensors in the published checkpoints: Wan2.1-I2V-14B has 1303, Wan2.1-Fun-1.3B-InP 983.
 PUBLISHED = {"wan14b": 1303, "wan1.3b": 983}
@@ -54,11 +55,12 @@ def test_wan14b_has_the_released_portrait_adapters_shapes():
     assert shapes["expression_projector.learned.mouth.queries"] == (1, 16, 1280)
     assert shapes["expression_projector.learned.emotion.layers.3.to_key_value.weight"] == (2560, 1280)
     config.portrait.expression_padding = "ignored"
-    with pytest.raises(InputError, match="expression_padding is 'ignored'; masked or attended is needed"):
+    with raises_input_error(ErrorCode.invalid_choice, "expression_padding", "ignored"):
         config.portrait.validate()
 
 
 def test_a_base_that_is_nowhere_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="hf download Wan-AI/nowhere --local-dir"):
+    with raises_input_error(ErrorCode.missing_weights, "base", "Wan-AI/nowhere") as error:
         load_from_wan("Wan-AI/nowhere")
+    assert "hf download Wan-AI/nowhere --local-dir" in str(error.value)
