@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fantasytalking.common.config_aliases import rename_old_keys
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 
 CONFIGS_FOLDER = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -93,6 +93,30 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     """' did you mean X?' when one of `known` is near `word`, else ''."""
     near = difflib.get_close_matches(word, known, n=1)
     return f" did you mean '{near[0]}'?" if near else ""
+
+
+def check_range(key: str, value: float, low: float, high: float) -> None:
+    """Validates that a number lies in [`low`, `high`].
+
+    Args:
+        key: path of the value in the configuration, as in "stage.steps".
+
+    Raises:
+        InputError: the value lies outside, or is not a number (NaN).
+    """
+    if not low <= value <= high:
+        raise InputError(
+            f"{key} is {value}; it must be {low} to {high}", code=ErrorCode.out_of_range, field=key, value=value
+        )
+
+
+def check_fraction(key: str, value: float) -> None:
+    """Validates that a number lies in [0, 1].
+
+    Raises:
+        InputError: as `check_range`.
+    """
+    check_range(key, value, 0, 1)
 
 
 def _escape_interpolations(value: Any) -> Any:

@@ -42,9 +42,8 @@ from fantasytalking.pipeline.distillation_limits import (
 from fantasytalking.pipeline.loading import find_expression_encoder, find_face_encoder, load_encoders
 from fantasytalking.pipeline.schedulers import make_scheduler
 from fantasytalking.pipeline.speakers import Speakers
-from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.config import TrainConfig, ValidationConfig
 from fantasytalking.training.trainer import ValidationResult
-from fantasytalking.training.validation_config import ValidationConfig
 
 logger = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from fantasytalking.data.manifest import ClipRecord, read_manifest
 from fantasytalking.models.presets import build_meta_transformer, load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig
+from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.parameter_groups import BASE_GROUP, freeze_for_stage, group_of, trainable_table
 
 ESTIMATED_SHARDS = 8
@@ -153,8 +154,7 @@ def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> Fant
     if num_layers is not None:
         preset = replace(preset, wan=replace(preset.wan, num_layers=num_layers))
     model = build_meta_transformer(preset)
-    if config.stage.distillation is not None:
-        model.add_guidance_embedder(config.stage.distillation.to_spec())
+    build_objective(config.stage).add_modules(model)
     if config.stage.expression is not None:
         with torch.device("meta"):
             ensure_expression_modules(model, config.stage.expression.to_module_config())

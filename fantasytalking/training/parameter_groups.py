@@ -8,7 +8,7 @@ from torch import nn
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of
-from fantasytalking.training.config import StageConfig
+from fantasytalking.training.stage_config import StageConfig
 
 LORA_NAME_PART = ".lora_"
 BASE_GROUP = "base"

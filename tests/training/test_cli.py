@@ -10,7 +10,8 @@ from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.training.cli import check_manifests_exist, train
-from fantasytalking.training.config import LossWeight, TrainConfig
+from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.stage_config import LossWeight
 from tests.training.conftest import Configure
 from tests.training.tiny_corpus import config_overrides
 
@@ -89,7 +90,7 @@ def test_without_a_corpus_the_command_that_makes_it_is_named(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 0}, "batch is 0; it must be 1 to"),
+        ({"batch_size": 0}, "batch is 0; it must be 1 to"),
         ({"stage__loss__eta": 1.5}, r"loss.eta is 1.5; it must be 0 to 1"),
         ({"stage__dropout__audio": -0.1}, "dropout.audio is -0.1"),
         ({"stage__alignment": "phrase"}, "alignment"),

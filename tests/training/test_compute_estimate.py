@@ -19,7 +19,7 @@ SIZE = ClipSize(64, 64, 9, 25.0)
 
 
 def nano(*overrides: str) -> TrainConfig:
-    return load_config(TrainConfig, CONFIGS_FOLDER / "nano" / "stage2.yaml", ["batch=1", *overrides])
+    return load_config(TrainConfig, CONFIGS_FOLDER / "nano" / "stage2.yaml", ["batch_size=1", *overrides])
 
 
 def test_products_are_counted_forward_and_backward():
@@ -66,7 +66,7 @@ def test_half_the_rate_takes_twice_as_long():
     assert seconds[1] == pytest.approx(2 * seconds[0], abs=0.02)
 
 
-@pytest.mark.parametrize("change", [{"sizes": (500,)}, {"processes": (0,)}, {"rate": 0.0}])
+@pytest.mark.parametrize("change", [{"resolutions": (500,)}, {"num_gpus": (0,)}, {"flops_per_second": 0.0}])
 def test_what_cannot_be_planned_is_refused(change):
     with pytest.raises(InputError, match="it must be"):
         ComputeEstimateConfig(**change).validate()

@@ -67,8 +67,8 @@ def test_loader_processes_change_nothing(configure: Configure):
         dataset = PortraitDataset(*config.data.manifests)
         loaded.append(list(iter_micro_batches(dataset, config, layout, 0, pin_memory=False)))
     for one, other in zip(*loaded, strict=True):
-        assert one.names == other.names
-        assert one.draws.noise.equal(other.draws.noise)
+        assert one.clip_names == other.clip_names
+        assert one.randomness.noise.equal(other.randomness.noise)
         assert one.batch.latents.equal(other.batch.latents)
 
 

@@ -18,10 +18,11 @@ from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import load_from_wan
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler, set_timesteps
-from fantasytalking.training.config import DistillationConfig, TrainConfig
-from fantasytalking.training.distillation import SegmentSample, distillation_loss, integrate_teacher, sample_segments
+from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.distillation import DistillationObjective, SegmentSample, sample_segments
 from fantasytalking.training.model_setup import build_model
 from fantasytalking.training.rng import step_randomness
+from fantasytalking.training.stage_config import DistillationConfig
 from fantasytalking.training.trainer import Trainer
 from tests.helpers.tiny_transformer import randomize_zero_init
 from tests.training.conftest import Configure
@@ -83,7 +84,9 @@ def away_from_its_start(model: FantasyTalkingTransformer3DModel) -> None:
 
 def test_the_teacher_takes_the_steps_of_the_pipeline_with_its_guidance(configure: Configure, stage2: Path):
     """The windows one after another are a video of windows x teacher_steps steps with three branches."""
-    model, distillation = student(configure(stage__init_from=stage2, **STAGE3))
+    config = configure(stage__init_from=stage2, **STAGE3)
+    model, distillation = student(config)
+    objective = DistillationObjective(distillation, config.stage.loss)
     away_from_its_start(model)
     batch = batch_of(configure("plain"))
     conditions = batch.conditions
@@ -113,7 +116,7 @@ def test_the_teacher_takes_the_steps_of_the_pipeline_with_its_guidance(configure
         with lora_disabled(model):
             for start in (1.0, 0.5):
                 asked = SegmentSample(torch.full((4,), start, dtype=torch.float64), torch.zeros(4), scales)
-                found = integrate_teacher(model, found, conditions, asked, distillation, torch.float32)
+                found = objective.integrate_teacher(model, found, conditions, asked, torch.float32)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -139,7 +142,8 @@ def test_the_loss_is_the_distance_from_the_line_that_the_teacher_goes(configure:
     model, distillation = student(config)
     batch = batch_of(config)
     draws = step_randomness(0, 0, range(4), batch.latents.shape[1:])
-    found = distillation_loss(model, batch, draws, distillation, config.stage.loss, torch.float32)
+    objective = DistillationObjective(distillation, config.stage.loss)
+    found = objective.compute_loss(model, batch, draws, torch.float32)
 
     asked = sample_segments(draws, distillation)
     begin, end = shift_sigmas(asked.start, 3.0).float(), shift_sigmas(asked.start - 0.5, 3.0).float()
@@ -150,7 +154,7 @@ def test_the_loss_is_the_distance_from_the_line_that_the_teacher_goes(configure:
         first = (1 - begin[one]) * batch.latents[one] + begin[one] * draws.noise[one]
         part = SegmentSample(*(value[one] for value in asked))
         with torch.no_grad(), lora_disabled(model):
-            last = integrate_teacher(model, first, alone, part, distillation, torch.float32)
+            last = objective.integrate_teacher(model, first, alone, part, torch.float32)
         share = asked.fraction[one].float()
         between, sigma = torch.lerp(first, last, share), torch.lerp(begin[one], end[one], share)
         with torch.no_grad():
@@ -216,7 +220,7 @@ def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2:
     config = configure(
         stage__init_from=stage2,
         stage__steps=20,
-        batch=4,
+        batch_size=4,
         checkpoints__interval=20,
         optimizer__learning_rate=3e-3,
         **changes,
@@ -228,7 +232,8 @@ def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2:
         draws = [step_randomness(0, 10**6 + repeat, range(4), batch.latents.shape[1:]) for repeat in range(4)]
         with torch.no_grad():
             found = [
-                distillation_loss(model, batch, one, settings, config.stage.loss, torch.float32).loss for one in draws
+                DistillationObjective(settings, config.stage.loss).compute_loss(model, batch, one, torch.float32).loss
+                for one in draws
             ]
         return torch.cat(found).mean().item()
 

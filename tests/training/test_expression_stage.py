@@ -20,11 +20,12 @@ from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.models.expression_projector import projector_parameter_count
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
-from fantasytalking.training.config import DropoutConfig, TrainConfig
+from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.losses import drop_conditions
 from fantasytalking.training.memory_estimate import ClipSize, activation_bytes, describe_plan
 from fantasytalking.training.model_setup import build_model
 from fantasytalking.training.rng import step_randomness
+from fantasytalking.training.stage_config import DropoutConfig
 from fantasytalking.training.trainer import Trainer
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import (
@@ -85,7 +86,7 @@ def test_ten_steps_give_the_golden_losses(portrait: Portrait):
 
 
 def test_twenty_steps_lower_the_loss_and_the_adapter_brings_it_to_a_model_without(portrait: Portrait):
-    config = portrait(stage__steps=20, batch=8, checkpoints__interval=20, optimizer__learning_rate=1e-2)
+    config = portrait(stage__steps=20, batch_size=8, checkpoints__interval=20, optimizer__learning_rate=1e-2)
     fresh, _ = build_model(config, torch.float32)
     before = corpus_loss(fresh, config)
     trainer = Trainer(config)
@@ -157,8 +158,8 @@ def test_an_augmentation_trains_with_the_parameters_of_another(portrait: Portrai
     counts = {}
     for name, changes in {
         "none": {"augmentation": "none"},
-        "wide": {"augmentation": "none", "parameters_of": "emotion_and_mouth"},
-        "published": {"augmentation": "emotion_and_mouth", "parameters_of": "emotion_and_mouth"},
+        "wide": {"augmentation": "none", "match_parameters_of": "emotion_and_mouth"},
+        "published": {"augmentation": "emotion_and_mouth", "match_parameters_of": "emotion_and_mouth"},
     }.items():
         config = portrait(name, **{f"stage__expression__{key}": value for key, value in changes.items()})
         model, origin = build_model(config, torch.float32)

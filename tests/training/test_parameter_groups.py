@@ -87,7 +87,7 @@ def test_everything(configure: Configure):
 
 
 def test_in_bf16_only_the_frozen_base_is_half(configure: Configure):
-    model, _ = build_model(configure(precision="bf16"), torch.bfloat16)
+    model, _ = build_model(configure(mixed_precision="bf16"), torch.bfloat16)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.dtype == torch.float32, name
@@ -98,7 +98,9 @@ def test_in_bf16_only_the_frozen_base_is_half(configure: Configure):
 @pytest.mark.parametrize("trainable", ["[audio,face,motion]", "['*']"])
 def test_a_process_that_is_sent_the_base_has_the_first_one_s_model(configure: Configure, trainable: str):
     """What is not alike could not be sent."""
-    config = configure(precision="bf16", stage__trainable=trainable, stage__alignment="frame", stage__lora__rank=4)
+    config = configure(
+        mixed_precision="bf16", stage__trainable=trainable, stage__alignment="frame", stage__lora__rank=4
+    )
     first, sent = (build_model(config, torch.bfloat16, values) for values in (True, False))
     described = [
         [(name, value.shape, value.dtype, value.requires_grad) for name, value in model.named_parameters()]

@@ -17,11 +17,10 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.models.cpu.attention import MatmulSelfAttnProcessor
 from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
-from fantasytalking.training.config import OptimizerType, TrainConfig
+from fantasytalking.training.checkpointer import CheckpointManager
+from fantasytalking.training.config import OptimizerType, TrainConfig, ValidationConfig
 from fantasytalking.training.model_setup import build_model
-from fantasytalking.training.run_guard import CheckpointManager
 from fantasytalking.training.trainer import Trainer, ValidationResult
-from fantasytalking.training.validation_config import ValidationConfig
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import (
     bit_equal,
@@ -58,7 +57,7 @@ def test_ten_steps_give_the_golden_losses(configure: Configure, stage: dict[str,
     "changes",
     [
         {},
-        {"optimizer__ema_decay": 0.9, "accumulation": 2, "batch": 1, **STAGE2},
+        {"optimizer__ema_decay": 0.9, "gradient_accumulation_steps": 2, "batch_size": 1, **STAGE2},
         {"optimizer__type": OptimizerType.muon},
     ],
 )
@@ -75,7 +74,7 @@ def test_two_steps_then_resumed_to_four_equal_four(configure: Configure, changes
 
 @pytest.mark.parametrize("stage", [{}, STAGE2], ids=["stage1", "stage2"])
 def test_twenty_steps_lower_the_loss(configure: Configure, stage: dict[str, str]):
-    config = configure(stage__steps=20, batch=8, checkpoints__interval=20, optimizer__learning_rate=3e-3, **stage)
+    config = configure(stage__steps=20, batch_size=8, checkpoints__interval=20, optimizer__learning_rate=3e-3, **stage)
     fresh, _ = build_model(config, torch.float32)
     before = corpus_loss(fresh, config)
     folder = run(config)
@@ -99,7 +98,8 @@ def test_stage_two_starts_from_stage_one(configure: Configure):
 
 def test_accumulation_is_exact(configure: Configure):
     whole, split = (
-        configure(f"{batch}", batch=batch, gradient_accumulation_steps=4 // batch, stage__steps=4) for batch in (4, 1)
+        configure(f"{batch}", batch_size=batch, gradient_accumulation_steps=4 // batch, stage__steps=4)
+        for batch in (4, 1)
     )
     run(whole)
     run(split)
@@ -109,9 +109,9 @@ def test_accumulation_is_exact(configure: Configure):
 
 
 def test_a_run_goes_on_with_another_accumulation(configure: Configure):
-    run(configure("straight", batch=2, stage__steps=6))
-    run(configure("split", batch=2, stage__steps=3))
-    run(configure("split", batch=1, accumulation=2, stage__steps=6))
+    run(configure("straight", batch_size=2, stage__steps=6))
+    run(configure("split", batch_size=2, stage__steps=3))
+    run(configure("split", batch_size=1, gradient_accumulation_steps=2, stage__steps=6))
     for name in ("loss", "gradient_norm"):
         found, straight = ([line[name] for line in read_log(configure(run).output)] for run in ("split", "straight"))
         assert found == pytest.approx(straight, rel=1e-4)
@@ -139,10 +139,10 @@ def test_the_attention_backend_changes_how_and_not_what(configure: Configure):
 def test_half_precision_on_a_cpu_multiplies_by_itself_unless_a_backend_is_chosen(configure: Configure):
     steps = {}
     for name, attention in (("products", "null"), ("native", "native")):
-        config = configure(name, attention_backend=attention, precision="bf16")
+        config = configure(name, attention_backend=attention, mixed_precision="bf16")
         trainer = Trainer(config)
         blocks = trainer.accelerator.unwrap_model(trainer.model).blocks
-        assert all(block.attn2.processor.by_products == (attention == "null") for block in blocks)
+        assert all(block.attn2.processor.use_matmul == (attention == "null") for block in blocks)
         assert all(isinstance(b.attn1.processor, MatmulSelfAttnProcessor) == (attention == "null") for b in blocks)
         trainer.train()
         steps[name] = read_losses(config.output)
@@ -153,7 +153,7 @@ def test_half_precision_on_a_cpu_multiplies_by_itself_unless_a_backend_is_chosen
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_blocks_step_alike_and_resume(configure: Configure):
-    steps = {"stage__steps": 4, "checkpoints__interval": 2, "precision": "bf16"}
+    steps = {"stage__steps": 4, "checkpoints__interval": 2, "mixed_precision": "bf16"}
     plain, straight = configure("plain", **steps), configure("compiled", compile=True, **steps)
     run(plain)
     run(straight)
@@ -174,7 +174,7 @@ def test_without_a_compiler_nothing_is_begun(configure: Configure, monkeypatch: 
 
 def test_an_attention_backend_that_there_is_not_is_refused(configure: Configure):
     with pytest.raises(InputError, match="attention is 'nativ'; did you mean 'native'"):
-        run(configure(attention="nativ"))
+        run(configure(attention_backend="nativ"))
 
 
 def test_what_a_run_leaves_behind(configure: Configure):
@@ -340,7 +340,7 @@ def test_validation_is_called_with_the_model_and_a_folder(configure: Configure, 
 
     changes = {"validation__interval": 2, "validation__image": "p.png", "validation__audio": "a.wav"}
     config = configure(stage__steps=4, **changes)
-    run(config, sample=sample)
+    run(config, validation_sampler=sample)
     folders = [Path(config.output) / "validation" / f"step-{step:08d}" for step in (2, 4)]
     assert seen == [(False, False, config.validation.prompt, folder) for folder in folders]
     plain = configure("plain", stage__steps=4)
