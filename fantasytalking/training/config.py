@@ -250,8 +250,8 @@ class TrainConfig:
     """Attention backend by diffusers' name (native, _native_math, flash, ...); None: PyTorch's choice, or matrix
     products in bfloat16 on a CPU."""
     compile: bool = False
-    """Compiles the blocks with torch.compile, which takes a minute or two before the first step. Needs a C++ compiler on a
-    CPU."""
+    """Compiles the blocks with torch.compile, which takes a minute or two before the first step. Needs a C++ compiler
+    on a CPU."""
     stage: StageConfig = field(default_factory=StageConfig)
     data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

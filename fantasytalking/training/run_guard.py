@@ -113,4 +113,4 @@ def _rename_flat_keys(flat: Mapping[str, Any], source: str) -> dict[str, Any]:
         for section in sections:
             target = target.setdefault(section, {})
         target[name] = value
-    return _flatten_immutable(rename_old_keys(TrainConfig, nested, source))
+    return _flatten_immutable(rename_old_keys(TrainConfig, nested, source, warn=False))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter, save_adapter
 from fantasytalking.checkpoints.lora import lora_disabled
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, shift_sigmas
@@ -20,10 +20,13 @@ from fantasytalking.models.wan_loading import load_from_wan
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler, set_timesteps
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.distillation import DistillationObjective, SegmentSample, sample_segments
+from fantasytalking.training.losses import FlowMatchingObjective
 from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.objectives import OBJECTIVES, build_objective
 from fantasytalking.training.rng import step_randomness
-from fantasytalking.training.stage_config import DistillationConfig
+from fantasytalking.training.stage_config import DistillationConfig, ObjectiveType
 from fantasytalking.training.trainer import Trainer
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import randomize_zero_init
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import (
@@ -231,10 +234,8 @@ def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2:
         assert settings is not None
         draws = [step_randomness(0, 10**6 + repeat, range(4), batch.latents.shape[1:]) for repeat in range(4)]
         with torch.no_grad():
-            found = [
-                DistillationObjective(settings, config.stage.loss).compute_loss(model, batch, one, torch.float32).loss
-                for one in draws
-            ]
+            objective = DistillationObjective(settings, config.stage.loss)
+            found = [objective.compute_loss(model, batch, one, torch.float32).loss for one in draws]
         return torch.cat(found).mean().item()
 
     model, _ = student(config)
@@ -245,25 +246,46 @@ def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "code", "field", "value"),
     [
-        ({"stage__trainable": "[guidance,audio]"}, "trains the guidance embedder and a LoRA"),
-        ({"stage__lora__rank": 0}, "rank above 0"),
-        ({"stage__init_from": "null"}, "no teacher"),
-        ({"stage__dropout__audio": 0.1}, "drops nothing"),
-        ({"stage__expression": "{}"}, "stage.expression is set"),
-        ({"stage__distillation__text_guidance_range": "[7,1]"}, "the least and the largest"),
-        ({"stage__distillation__window": 3}, "did you mean 'windows'"),
+        ({"stage__trainable": "[guidance,audio]"}, ErrorCode.conflict, "stage.trainable", ["guidance", "audio"]),
+        ({"stage__lora__rank": 0}, ErrorCode.conflict, "stage.lora.rank", 0),
+        ({"stage__init_from": "null"}, ErrorCode.missing_value, "stage.init_from", None),
+        ({"stage__dropout__audio": 0.1}, ErrorCode.conflict, "stage.dropout.audio", 0.1),
+        ({"stage__expression": "{}"}, ErrorCode.conflict, "stage.expression", None),
+        (
+            {"stage__distillation__text_guidance_range": "[7,1]"},
+            *(ErrorCode.out_of_range, "stage.distillation.text_guidance_range", [7.0, 1.0]),
+        ),
+        ({"stage__objective": "flow_matching"}, ErrorCode.conflict, "stage.objective", "flow_matching"),
     ],
 )
-def test_settings_under_which_the_teacher_would_not_stay_are_refused(
-    configure: Configure, stage2: Path, changes: dict[str, Any], told: str
+def test_settings_that_change_the_teacher_raise(
+    configure: Configure, stage2: Path, changes: dict[str, Any], code: ErrorCode, field: str, value: object
 ):
-    with pytest.raises(InputError, match=told):
+    with raises_input_error(code, field, value):
         configure(**{"stage__init_from": stage2, **STAGE3, **changes})
+
+
+def test_an_unknown_key_names_the_nearest_one(configure: Configure, stage2: Path):
+    with pytest.raises(InputError, match="num_windows"):
+        configure(**{"stage__init_from": stage2, **STAGE3, "stage__distillation__window": 3})
+
+
+def test_the_objective_follows_the_distillation_settings_or_is_named(configure: Configure, stage2: Path):
+    derived = configure(stage__init_from=stage2, **STAGE3)
+    named = configure(stage__init_from=stage2, stage__objective="distillation", **STAGE3)
+    assert configure().stage.resolved_objective is ObjectiveType.flow_matching
+    for config in (derived, named):
+        assert config.stage.resolved_objective is ObjectiveType.distillation
+        assert isinstance(build_objective(config.stage), DistillationObjective)
+    assert isinstance(build_objective(configure().stage), FlowMatchingObjective)
+    with raises_input_error(ErrorCode.conflict, "stage.objective", "distillation"):
+        configure(stage__objective="distillation")
+    assert OBJECTIVES.keys() == set(ObjectiveType)
 
 
 def test_a_teacher_with_a_lora_is_refused(configure: Configure, stage2: Path):
     first = Trainer(configure("first", stage__init_from=stage2, **STAGE3)).train()
-    with pytest.raises(InputError, match="LoRA"):
+    with raises_input_error(ErrorCode.conflict, "stage.init_from", str(first)):
         build_model(configure("second", **{**STAGE3, "stage__init_from": first}), torch.float32)

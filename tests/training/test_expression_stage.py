@@ -14,7 +14,7 @@ from fantasytalking.checkpoints.adapter import read_adapter
 from fantasytalking.checkpoints.expression_adapter import load_expression_adapter
 from fantasytalking.checkpoints.released_portrait import write_released_expression
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.models.expression_projector import projector_parameter_count
@@ -27,6 +27,7 @@ from fantasytalking.training.model_setup import build_model
 from fantasytalking.training.rng import step_randomness
 from fantasytalking.training.stage_config import DropoutConfig
 from fantasytalking.training.trainer import Trainer
+from tests.helpers.errors import raises_input_error
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import (
     bit_equal,
@@ -133,7 +134,7 @@ def test_two_steps_then_resumed_to_four_equal_four(portrait: Portrait):
     assert bit_equal(load_adapter_tensors(resumed.output), load_adapter_tensors(straight.output))
     assert read_losses(resumed.output) == read_losses(straight.output)
     assert read_adapter(folder)[0].lora == {"rank": 2, "alpha": 64.0, "targets": ["attn2.to_q"]}
-    with pytest.raises(InputError, match=r"with data\.regions = 'still', not 'tracked'"):
+    with raises_input_error(ErrorCode.conflict, "data.region_boxes", "tracked"):
         Trainer(portrait("resumed", stage__steps=4, data__region_boxes="tracked", **changes)).train()
 
 
@@ -191,7 +192,7 @@ def test_it_goes_on_a_saved_pipeline_on_its_own_adapter_and_on_released_weights(
     model, _ = build_model(portrait("second", base=pipeline, stage__init_from=first), torch.float32)
     assert bit_equal({name: value for name, value in model.state_dict().items() if name in tensors}, tensors)
     assert torch.equal(model.audio_projector.proj.weight, sound), "the saved pipeline's, not fresh"
-    with pytest.raises(InputError, match=r"goes on a saved pipeline, and base .* is none"):
+    with raises_input_error(ErrorCode.conflict, "base", str(base)):
         build_model(portrait("bare", stage__init_from=first), torch.float32)
 
     write_released_expression(tensors, tmp_path / "released.ckpt")
