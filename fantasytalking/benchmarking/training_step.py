@@ -22,12 +22,13 @@ from fantasytalking.models.cpu.attention import use_matmul_attention
 from fantasytalking.models.presets import load_model_config, transformer_kwargs
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import adapter_module_of
-from fantasytalking.training.compilation import compile_blocks
-from fantasytalking.training.config import DropoutConfig, LoraConfig, LossConfig, OptimizerConfig
-from fantasytalking.training.losses import stage_loss
+from fantasytalking.training.config import OptimizerConfig
+from fantasytalking.training.losses import FlowMatchingObjective
+from fantasytalking.training.model_setup import compile_blocks
 from fantasytalking.training.optimizers import build_optimizer
 from fantasytalking.training.parameter_groups import set_trainable
 from fantasytalking.training.rng import step_randomness
+from fantasytalking.training.stage_config import DropoutConfig, LoraConfig, LossConfig
 
 TRAINING_STEP_TIMEOUT = 1800.0
 """Seconds after which a process that does not answer is given up."""
@@ -149,13 +150,13 @@ def _build_step(
     """A step of the project's own training, and the number of parameters that it trains."""
     model = _build_model(size, variant, device, dtype)
     optimiser = build_optimizer(model, OptimizerConfig())
-    batch = _random_batch(size, model.config, device)
+    batch, objective = _random_batch(size, model.config, device), FlowMatchingObjective(LossConfig(), DropoutConfig())
 
     def step() -> None:
         draws = step_randomness(0, 0, range(size.batch_size), batch.latents.shape[1:])
         draws = type(draws)(*(value.to(device) for value in draws))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = stage_loss(model, batch, draws, LossConfig(), DropoutConfig(), torch.float32).loss.mean()
+            loss = objective.compute_loss(model, batch, draws, torch.float32).loss.mean()
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -252,10 +252,10 @@ RENAMED_VALUES: dict[str, dict[str, dict[Any, str]]] = {
 """New value by old value, by new key, by the name of the dataclass."""
 
 
-def rename_old_keys(schema: Any, values: Any, source: str, prefix: str = "") -> Any:
+def rename_old_keys(schema: Any, values: Any, source: str, prefix: str = "", *, warn: bool = True) -> Any:
     """Returns `values` with the keys and values of earlier releases renamed to those of `schema`.
 
-    Logs one warning per renamed key of the process.
+    Logs one warning per renamed key of the process, unless `warn` is False (for files that no user writes).
 
     Args:
         schema: a dataclass, or the type of one of its fields.
@@ -268,7 +268,7 @@ def rename_old_keys(schema: Any, values: Any, source: str, prefix: str = "") -> 
     """
     if isinstance(values, list):
         element = next(iter(get_args(_dataclass_of(schema, list) or schema)), None)
-        return [rename_old_keys(element, value, source, prefix) for value in values]
+        return [rename_old_keys(element, value, source, prefix, warn=warn) for value in values]
     dataclass_type = _dataclass_of(schema)
     if dataclass_type is None or not isinstance(values, dict):
         return values
@@ -286,11 +286,12 @@ def rename_old_keys(schema: Any, values: Any, source: str, prefix: str = "") -> 
                     field=f"{prefix}{new}",
                     value=key,
                 )
-            _warn_once(f"{prefix}{key}", f"{prefix}{new}")
+            if warn:
+                _warn_once(f"{prefix}{key}", f"{prefix}{new}")
         new_values = RENAMED_VALUES.get(dataclass_type.__name__, {}).get(new, {})
         if isinstance(value, str | bool) and value in new_values:
             value = new_values[value]
-        renamed[new] = rename_old_keys(hints.get(new), value, source, f"{prefix}{new}.")
+        renamed[new] = rename_old_keys(hints.get(new), value, source, f"{prefix}{new}.", warn=warn)
     return renamed
 
 

@@ -86,9 +86,14 @@ def measure_run(run: EvaluationRun, processes: int, process_state: ProcessState)
     tasks = [task for task in run.pending_tasks() if task.pair in share]
     done = len(share) - len(tasks)
     bar = tqdm(
-        desc="measuring", unit=" clips", initial=done, total=done + len(tasks), smoothing=0.1,
-        disable=not process_state.is_main_process, dynamic_ncols=True,
-    )  # fmt: skip
+        desc="measuring",
+        unit=" clips",
+        initial=done,
+        total=done + len(tasks),
+        smoothing=0.1,
+        disable=not process_state.is_main_process,
+        dynamic_ncols=True,
+    )
     failures = []
     with bar:
         for failure in _run_tasks(tasks, run, processes):

@@ -115,11 +115,20 @@ LPIPS_HEAD_WEIGHTS = MetricWeights(
 KNOWN_WEIGHTS = {
     weights.file: weights
     for weights in (
-        INCEPTION_WEIGHTS, I3D_WEIGHTS, SYNCNET_WEIGHTS, ARCFACE_WEIGHTS, NANO_FACE_WEIGHTS, NANO_READER_WEIGHTS,
-        DINO_WEIGHTS, RAFT_WEIGHTS, AESTHETIC_HEAD_WEIGHTS, CLIP_VIT_L_WEIGHTS, LPIPS_BACKBONE_WEIGHTS,
+        INCEPTION_WEIGHTS,
+        I3D_WEIGHTS,
+        SYNCNET_WEIGHTS,
+        ARCFACE_WEIGHTS,
+        NANO_FACE_WEIGHTS,
+        NANO_READER_WEIGHTS,
+        DINO_WEIGHTS,
+        RAFT_WEIGHTS,
+        AESTHETIC_HEAD_WEIGHTS,
+        CLIP_VIT_L_WEIGHTS,
+        LPIPS_BACKBONE_WEIGHTS,
         LPIPS_HEAD_WEIGHTS,
     )
-}  # fmt: skip
+}
 
 
 def locate_metric_weights(weights: MetricWeights, folder: Path | None) -> Path | None:

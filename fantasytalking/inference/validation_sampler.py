@@ -42,9 +42,8 @@ from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.loading import load_encoders
 from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder, read_temporal_stride
 from fantasytalking.pipeline.schedulers import make_scheduler
-from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.config import TrainConfig, ValidationConfig
 from fantasytalking.training.trainer import ValidationResult
-from fantasytalking.training.validation_config import ValidationConfig
 
 logger = logging.getLogger(__name__)
 

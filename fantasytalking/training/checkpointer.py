@@ -1,6 +1,16 @@
-"""The state of a run on disk: trained weights, optimiser, moving average, progress; never the frozen base."""
+"""Checkpoints of a run: trained weights, optimizer, moving average and progress, never the frozen base.
 
-from collections.abc import Callable
+<output>/checkpoints/step-00000500/ is written as .step-00000500.partial and renamed when it is complete. The last N are
+kept.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +20,105 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.training.ema import EMAModel
-from fantasytalking.training.run_guard import CheckpointManager, TrainingProgress, read_progress, write_progress
 
+PROGRESS_FILE = "progress.json"
 TRAINED_WEIGHTS_FILE = "trained.safetensors"
 EMA_WEIGHTS_FILE = "average.safetensors"
+_CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass
+class TrainingProgress:
+    """State of a run besides weights and optimizer. The field names are the keys of progress.json."""
+
+    step: int = 0
+    """Completed steps."""
+    bad: dict[str, str] = field(default_factory=dict)
+    """Reason by name of each clip that could not be read."""
+    seconds: float = 0.0
+    """Training time in seconds."""
+    layout: str = ""
+    """Parallelism of the run that wrote the checkpoint, as far as its files depend on it; "" if unknown."""
+
+    def save(self, folder: Path) -> None:
+        """Writes progress.json into a checkpoint."""
+        (folder / PROGRESS_FILE).write_text(json.dumps(vars(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "TrainingProgress":
+        """Reads progress.json of a checkpoint.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
+        try:
+            return cls(**json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"checkpoint '{folder}' is damaged ({error}); remove it to resume from the previous one",
+                code=ErrorCode.malformed_file,
+                field=PROGRESS_FILE,
+                value=str(folder),
+            ) from error
+
+
+class CheckpointManager:
+    """Checkpoint folders of one run."""
+
+    def __init__(self, output: Path, keep_last_n: int) -> None:
+        self._folder = output / "checkpoints"
+        self._keep_last_n = keep_last_n
+
+    def latest(self) -> Path | None:
+        """Returns the newest complete checkpoint, or None."""
+        complete = self._complete()
+        return complete[-1] if complete else None
+
+    def partial_path(self, step: int) -> Path:
+        """Returns the folder in which the checkpoint of `step` is written."""
+        return self._folder / f".step-{step:08d}.partial"
+
+    def required_bytes(self, checkpoint_bytes: int) -> int:
+        """Returns the free disk space that all kept checkpoints and one in writing need, in bytes.
+
+        Args:
+            checkpoint_bytes: size of one checkpoint.
+        """
+        kept, partial = _folder_bytes(self._complete()), _folder_bytes(self._folder.glob(".step-*.partial"))
+        # Partial checkpoints are removed first.
+        return max(0, max(checkpoint_bytes, (self._keep_last_n + 1) * checkpoint_bytes - kept) - partial)
+
+    def remove_partial(self) -> None:
+        """Removes the partial checkpoints of killed runs. Main process only."""
+        for path in self._folder.glob(".step-*.partial"):
+            shutil.rmtree(path)
+
+    def commit(self, step: int) -> None:
+        """Renames the complete checkpoint of `step` and removes the oldest ones. Main process only."""
+        final = self._folder / f"step-{step:08d}"
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(self.partial_path(step), final)
+        for path in self._complete()[: -self._keep_last_n]:
+            # Renamed first, so that a kill during the removal leaves nothing that looks complete.
+            doomed = path.with_name(f".{path.name}.partial")
+            os.replace(path, doomed)
+            shutil.rmtree(doomed)
+
+    def _complete(self) -> list[Path]:
+        found = self._folder.iterdir() if self._folder.is_dir() else ()
+        return sorted(path for path in found if _CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir())
 
 
 class RunState:
-    """Saves and loads through accelerate, so that FSDP and DeepSpeed write their shards their own way.
+    """Saves and restores a run through accelerate, so that FSDP and DeepSpeed write their own shards.
 
     Args:
-        model: as `accelerator` prepared it.
-        trained: names of the parameters that train.
+        model: as prepared by `accelerator`.
+        ema: moving average of the trained weights, or None.
+        trained_names: names of the parameters that train.
     """
 
     def __init__(
@@ -41,7 +136,7 @@ class RunState:
         accelerator.register_load_state_pre_hook(self._load_trained)
 
     def save(self, progress: TrainingProgress) -> None:
-        """Writes a checkpoint under a temporary name and renames it when all processes are done. Every process."""
+        """Writes a checkpoint under a temporary name and renames it when it is complete. Call on every process."""
         accelerator, folder = self._accelerator, self._checkpoints.partial_path(progress.step)
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
@@ -54,17 +149,17 @@ class RunState:
         if accelerator.is_main_process:
             if self._ema is not None:
                 save_file(self._ema.state_dict(), folder / EMA_WEIGHTS_FILE)
-            write_progress(folder, progress)
+            progress.save(folder)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             self._checkpoints.commit(progress.step)
         accelerator.wait_for_everyone()
 
     def load(self) -> TrainingProgress:
-        """Goes back to the newest complete checkpoint; without one, a fresh Progress. Every process.
+        """Restores the newest complete checkpoint, if there is one. Call on every process.
 
         Raises:
-            InputError: it was written in another way of sharing the work, or a process does not see it.
+            InputError: the checkpoint was written under another parallelism, or is not visible to every process.
         """
         accelerator = self._accelerator
         if accelerator.is_main_process:
@@ -73,29 +168,31 @@ class RunState:
         folder = self._latest_checkpoint()
         if folder is None:
             return TrainingProgress()
-        progress = read_progress(folder)
+        progress = TrainingProgress.load(folder)
         if progress.layout and progress.layout != self._parallelism():
             raise InputError(
-                f"checkpoint '{folder}' was written under {progress.layout} and this run is {self._parallelism()}; "
-                "launch "
-                "it as it was begun, or choose another output folder (stage.init_from goes on from an adapter)"
+                f"checkpoint '{folder}' was written under {progress.layout}, but this run is {self._parallelism()}; "
+                "launch it as before, or choose another output folder (stage.init_from starts from an adapter)",
+                code=ErrorCode.conflict,
+                field="layout",
+                value=progress.layout,
             )
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
-            options["load_module_strict"] = False  # DeepSpeed's word for: the frozen base is not in there
+            options["load_module_strict"] = False  # the checkpoint leaves out the frozen base
         accelerator.load_state(str(folder), **options)
-        accelerator.step = 0  # checkpoints lie between steps; what was counted went by the accumulation of then
+        accelerator.step = 0  # a count of micro-batches; checkpoints lie between steps
         if self._ema is not None:
             self._ema.load_state_dict(load_file(folder / EMA_WEIGHTS_FILE))
         return progress
 
     def full_state_dict(self, is_needed: Callable[[str], bool]) -> dict[str, Tensor]:
-        """The model's tensors as they are to be used: the moving average where there is one.
+        """Returns the model's tensors by name, with the moving average in place of the trained weights if there is one.
 
-        Every process must call this, and the main process alone is given all of them.
+        Call on every process; only the main process gets all tensors.
 
         Args:
-            is_needed: tells by a parameter's name whether it is needed; a sharded one is put together for it.
+            is_needed: whether the parameter of a name is needed; sharded parameters are gathered only then.
         """
         if self._accelerator.distributed_type is DistributedType.DEEPSPEED:
             state = self._deepspeed_state_dict(is_needed)
@@ -106,9 +203,9 @@ class RunState:
         return state
 
     def _deepspeed_state_dict(self, is_needed: Callable[[str], bool]) -> dict[str, Tensor]:
-        """One after another, on the main process alone: accelerate's own way copies the model on every process.
+        """Gathers one parameter after another, on the main process only (accelerate copies the model on every process).
 
-        DeepSpeed trains half-precision weights with a float32 copy beside them; the copy is what was trained.
+        DeepSpeed trains a float32 copy of half-precision weights; the copy is returned.
         """
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
@@ -118,14 +215,14 @@ class RunState:
             if not is_needed(name):
                 continue
             trained = name in self._trained_names
-            with GatheredParameters([] if trained else [parameter]):  # which does nothing where it is whole already
+            with GatheredParameters([] if trained else [parameter]):  # no effect on parameters that are not sharded
                 value = safe_get_full_fp32_param(parameter) if trained else parameter.detach()
                 if self._accelerator.is_main_process:
                     state[name] = value.cpu().clone()
         return state
 
     def _parallelism(self) -> str:
-        """How processes share the work, as far as a checkpoint's files depend on it."""
+        """Name of the parallelism, as far as a checkpoint's files depend on it."""
         accelerator = self._accelerator
         if accelerator.distributed_type is DistributedType.FSDP:
             return "FSDP"
@@ -135,22 +232,25 @@ class RunState:
         return "one process or DDP"
 
     def _latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that the main process sees, which all must see.
+        """Returns the newest checkpoint of the main process, which every process must see.
 
         Raises:
-            InputError: one does not.
+            InputError: a process does not.
         """
         newest = self._checkpoints.latest()
         (agreed,) = broadcast_object_list([newest])
         if not all(gather_object([agreed is None or agreed.is_dir()])):
             raise InputError(
-                f"checkpoint '{agreed}' is not there for every process; output must be a folder that all machines "
-                "share (one that was just written may need a moment: run the same command again)"
+                f"checkpoint '{agreed}' is not visible to every process; output must be a folder that all machines "
+                "share (a new checkpoint may need a moment to appear: run the same command again)",
+                code=ErrorCode.missing_file,
+                field="output",
+                value=str(agreed),
             )
         return agreed
 
     def _save_trained(self, models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
-        """accelerate's hook: in place of the whole model, what trains. (FSDP and DeepSpeed have written theirs.)"""
+        """accelerate's hook: saves the trained weights in place of the model. FSDP and DeepSpeed pass no weights."""
         while weights:
             weights.pop()
             if self._accelerator.is_main_process:
@@ -166,11 +266,60 @@ class RunState:
             model = self._accelerator.unwrap_model(models.pop())
             stored = load_file(_trained_weights_path(folder))
             if stored.keys() != self._trained_names:
-                raise InputError(f"checkpoint '{folder}' holds other parameters; choose another output folder")
+                raise InputError(
+                    f"checkpoint '{folder}' has other trained parameters than this run; choose another output folder",
+                    code=ErrorCode.shape_mismatch,
+                    field=TRAINED_WEIGHTS_FILE,
+                    value=folder,
+                )
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     if name in stored:
                         parameter.copy_(stored[name])
+
+
+def _folder_bytes(folders: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def estimate_checkpoint_bytes(model: nn.Module, has_ema: bool, distributed_type: DistributedType) -> int:
+    """Returns the size of a checkpoint: float32 weights, two moments and, with `has_ema`, the average of what trains.
+
+    FSDP also writes the frozen weights.
+    """
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    frozen = sum(value.numel() * value.element_size() for value in model.parameters() if not value.requires_grad)
+    tensors = 4 if has_ema else 3
+    return trained * tensors * 4 + (frozen if distributed_type is DistributedType.FSDP else 0)
+
+
+def check_output_writable(output: Path, required_bytes: int) -> None:
+    """Creates the output folder and validates that it is writable and has `required_bytes` of free disk space.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is too full.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output) as probe:
+            probe.write(b"x")
+            probe.flush()
+    except OSError as error:
+        raise InputError(
+            f"output '{output}' cannot be written: {error.strerror}; choose another folder",
+            code=ErrorCode.output_exists,
+            field="output",
+            value=str(output),
+        ) from error
+    free = shutil.disk_usage(output).free
+    if free < required_bytes:
+        raise InputError(
+            f"output '{output}' has {free / 2**30:.2f} GiB free, but the checkpoints need "
+            f"{required_bytes / 2**30:.2f}; free some, choose another folder or lower checkpoints.keep_last_n",
+            code=ErrorCode.insufficient_resources,
+            field="output",
+            value=str(output),
+        )
 
 
 def _trained_weights_path(folder: str) -> Path:

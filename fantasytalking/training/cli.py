@@ -1,4 +1,4 @@
-"""What the training scripts share: they differ in their default YAML alone."""
+"""Command line of training: every stage is the same command with another default YAML."""
 
 import argparse
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fantasytalking.common.config import load_config, preset_path
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -25,32 +25,36 @@ def train(
     arguments: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> None:
-    """Parses the command line, then trains or, with --dry-run, tells the plan.
+    """Parses the command line, then trains or, with --dry-run, prints the plan.
 
     Args:
         config_name: name of the default YAML: configs/nano/`config_name`.yaml; None: there is no default.
-        build_validation_sampler: gives what makes the validation videos, when there are to be any; brought from above,
-            since training knows no pipeline.
-        build_corpus: makes the corpus where it is not there and can be made; brought from above as well.
+        build_validation_sampler: builds the sampler of the validation videos if the run has any; passed in, since
+            training imports no pipeline.
+        build_corpus: creates a missing corpus if possible; passed in as well.
         arguments: the command line; None: that of this process.
         prog: the program's name in help; None: the file name of the script.
 
     Raises:
-        InputError: anything given that cannot be used.
+        InputError: an argument, the configuration, the clips or the weights cannot be used.
     """
     parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = f"default: configs/nano/{config_name}.yaml" if config_name else "a stage's YAML; must be given"
+    default = f"default: configs/nano/{config_name}.yaml" if config_name else "the YAML of a stage; required"
     parser.add_argument("--config", type=Path, help=default)
-    parser.add_argument("--dry-run", action="store_true", help="tell the plan: settings, parameters, memory; no step")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in batch=4 stage.steps=1000")
-    given = parser.parse_args(arguments)
-    if given.config is None and config_name is None:
-        raise InputError("--config is not given; give a stage's YAML, as in --config configs/nano/stage1.yaml")
-    config = load_config(TrainConfig, given.config or preset_path("nano", str(config_name)), given.overrides)
-    # Only now, so that a wrong option is told at once.
-    if given.dry_run:
+    parser.add_argument("--dry-run", action="store_true", help="print settings, parameters and memory; no training")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings: batch_size=4 stage.steps=1000")
+    options = parser.parse_args(arguments)
+    if options.config is None and config_name is None:
+        raise InputError(
+            "--config is missing; give the YAML of a stage, as in --config configs/nano/stage1.yaml",
+            code=ErrorCode.missing_value,
+            field="--config",
+        )
+    config = load_config(TrainConfig, options.config or preset_path("nano", str(config_name)), options.overrides)
+    # Imported here, so that a wrong option is reported at once.
+    if options.dry_run:
         from fantasytalking.training.memory_estimate import describe_plan
 
         sys.stdout.write(describe_plan(config) + "\n")
@@ -59,42 +63,47 @@ def train(
     from fantasytalking.training.model_setup import check_initial_weights_exist
     from fantasytalking.training.trainer import Trainer
 
-    check_initial_weights_exist(config.stage.init_from)  # before a corpus is made, which takes long
+    check_initial_weights_exist(config.stage.init_from)  # before a corpus is created, which takes long
     if build_corpus is not None and not all(Path(manifest).is_file() for manifest in config.data.manifests):
-        build_corpus(config)  # a training node, where there is a corpus, needs none of what makes one
+        build_corpus(config)  # needs packages that a training node with a corpus may lack
     check_manifests_exist(config)
-    sample = (
+    validation_sampler = (
         build_validation_sampler(config)
         if build_validation_sampler is not None and config.validation.interval
         else None
     )
-    Trainer(config, sample).train()
+    Trainer(config, validation_sampler).train()
 
 
 def check_manifests_exist(config: TrainConfig) -> None:
-    """Holds that every manifest is there.
+    """Validates that every manifest exists.
 
     Raises:
-        InputError: one is not; names the command that makes it.
+        InputError: one does not; the message names the command that creates it.
     """
     for manifest in config.data.manifests:
         if not Path(manifest).is_file():
-            driven = " expression_encoder=FOLDER" if config.stage.expression is not None else ""
+            encoder = " expression_encoder=FOLDER" if config.stage.expression is not None else ""
             cure = (
                 "fantasytalking build-nano"
-                if config.model == "nano" and not driven
+                if config.model == "nano" and not encoder
                 else f"fantasytalking prepare --config configs/{config.model}/data.yaml "
-                f"--input VIDEOS --output {Path(manifest).parent}{driven}"
+                f"--input VIDEOS --output {Path(manifest).parent}{encoder}"
             )
-            raise InputError(f"there is no corpus at '{manifest}'; make and prepare it with: {cure}")
+            raise InputError(
+                f"manifest '{manifest}' does not exist; prepare the corpus with: {cure}",
+                code=ErrorCode.missing_file,
+                field="data.manifests",
+                value=manifest,
+            )
 
 
 def _configure_logging() -> None:
-    """The project's own lines on stdout, of the first process only."""
-    first = int(os.environ.get("RANK", "0")) == 0
+    """Logs the package's own messages to stdout: warnings of every process, the rest of the first process only."""
+    is_first = int(os.environ.get("RANK", "0")) == 0
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     package = logging.getLogger("fantasytalking")
     package.addHandler(handler)
-    package.setLevel(logging.INFO if first else logging.WARNING)
+    package.setLevel(logging.INFO if is_first else logging.WARNING)
     package.propagate = False

@@ -1,8 +1,8 @@
-"""What training and inference need at full size: memory and time, by preset, picture size, what trains and GPUs.
+"""Estimates memory and time of training and inference by preset, resolution, trained parameters and number of GPUs.
 
-Memory is the plan's estimate (`fantasytalking.training.memory_estimate`), time the operations over a rate that is
-given. They are those of the matrix products and attentions of one and of two blocks, counted by torch on tensors
-without memory and continued to the full depth; communication, the optimiser's step and reading of data are not in them.
+Memory is that of `fantasytalking.training.memory_estimate`; time is the number of operations over a given rate. The
+operations are those of matrix products and attention in one and two blocks, counted by torch on the meta device and
+extrapolated to the full depth. Communication, optimizer step and data loading are not included.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,26 +14,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from fantasytalking.common.config import load_config, preset_path
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.memory_estimate import ClipSize, build_meta_model, estimate_memory, meta_inputs
 
 GUIDED_STEP_BRANCHES = 3
-"""Of a guided step."""
+"""Forward passes per guided step."""
 TRAINABLE_SETS: dict[str, list[str]] = {
     "adapters": [],
     "adapters and LoRA 64": ["stage.lora.rank=64", "stage.lora.alpha=64"],
     "everything": ["stage.trainable=['*']"],
 }
-"""What trains, as overrides of a preset's stage 2."""
+"""Overrides of a preset's stage 2, by what they train."""
 
 
 class FlopCounter(TorchDispatchMode):
-    """Counts the operations of products and attentions, backward too, by torch's own formulas.
+    """Counts the operations of matrix products and attention, forward and backward, by torch's formulas.
 
-    torch's FlopCounterMode also follows modules, which fails on a backward pass through parameters without memory.
+    torch's FlopCounterMode also tracks modules, which fails in a backward pass on the meta device.
     """
 
     def __init__(self) -> None:
@@ -41,51 +41,64 @@ class FlopCounter(TorchDispatchMode):
         self.total_flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the function and adds its operations."""
-        made = func(*args, **(kwargs or {}))
+        """Runs an operator and adds its operations."""
+        output = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
-            self.total_flops += formula(*args, **(kwargs or {}), out_val=made)
-        return made
+            self.total_flops += formula(*args, **(kwargs or {}), out_val=output)
+        return output
 
 
 @dataclass(frozen=True)
 class ComputeEstimateConfig:
-    """The rows of the table."""
+    """Rows of the table."""
 
     presets: Sequence[str] = ("wan1.3b", "wan14b")
     resolutions: Sequence[int] = (256, 512, 720)
     num_frames: int = 81
     num_gpus: Sequence[int] = (1, 8, 64)
     flops_per_second: float = 400e12
-    """Operations a second that a GPU attains."""
+    """Operations per second and GPU."""
 
     def validate(self) -> None:
-        """Holds sizes, processes and rate in their limits.
+        """Validates resolutions, numbers of GPUs and rate.
 
         Raises:
-            InputError: naming the value, the limit and the cure.
+            InputError: one is out of range.
         """
         for pixels in self.resolutions:
             if not 16 <= pixels <= 4096 or pixels % 16:
-                raise InputError(f"a size is {pixels}; it must be a multiple of 16 from 16 to 4096")
+                raise InputError(
+                    f"resolutions has {pixels}; it must be a multiple of 16 from 16 to 4096",
+                    code=ErrorCode.out_of_range,
+                    field="resolutions",
+                    value=pixels,
+                )
         for count in self.num_gpus:
             if not 1 <= count <= 65536:
-                raise InputError(f"the number of GPUs is {count}; it must be 1 to 65536")
+                raise InputError(
+                    f"num_gpus has {count}; it must be 1 to 65536",
+                    code=ErrorCode.out_of_range,
+                    field="num_gpus",
+                    value=count,
+                )
         if not 0 < self.flops_per_second <= 1e18:
             raise InputError(
-                f"the rate is {self.flops_per_second / 1e12:g} TFLOP/s; it must be above 0 and at most a million"
+                f"flops_per_second is {self.flops_per_second:g}; it must be above 0 and at most 1e18",
+                code=ErrorCode.out_of_range,
+                field="flops_per_second",
+                value=self.flops_per_second,
             )
 
 
 def compute_estimate_table(config: ComputeEstimateConfig) -> str:
-    """Markdown: a row for each preset, size and set of what trains; one clip on each GPU, weights sharded over them."""
-    memory = " | ".join(f"GiB a GPU of {count}" for count in config.num_gpus)
+    """Returns a Markdown table with a row per preset, resolution and trained set: one clip per GPU, sharded weights."""
+    memory = " | ".join(f"GiB per GPU of {count}" for count in config.num_gpus)
     lines = [
-        f"{config.num_frames} frames, one clip a GPU, bf16, gradient checkpointing; "
-        f"{config.flops_per_second / 1e12:g} TFLOP/s a GPU assumed",
+        f"{config.num_frames} frames, one clip per GPU, bf16, gradient checkpointing; "
+        f"{config.flops_per_second / 1e12:g} TFLOP/s per GPU assumed",
         "",
-        f"| model | pixels | what trains | parameters | {memory} | s a training step | s a guided step |",
+        f"| model | pixels | what trains | parameters | {memory} | s per training step | s per guided step |",
         "|" + "---|" * (6 + len(config.num_gpus)),
     ]
     lines += list(_rows(config))
@@ -93,7 +106,7 @@ def compute_estimate_table(config: ComputeEstimateConfig) -> str:
 
 
 class FlopCounts(NamedTuple):
-    """Of one micro-batch."""
+    """Operations of one micro-batch."""
 
     forward: int
     """One forward pass."""
@@ -102,7 +115,7 @@ class FlopCounts(NamedTuple):
 
 
 def estimate_flops(config: TrainConfig, size: ClipSize) -> FlopCounts:
-    """Of a run's whole model, on clips of one size."""
+    """Returns the operations of a run's whole model, on clips of one size."""
     models = [build_meta_model(config, layers) for layers in (1, 2)]
     first, second = (_measure_flops(config, size, model, backward=False) for model in models)
     one, two = (_measure_flops(config, size, model, backward=True) for model in models)
@@ -123,10 +136,8 @@ def _rows(estimate: ComputeEstimateConfig) -> Iterator[str]:
                 need = estimate_memory(config, size, models[name])
                 gib = " | ".join(f"{need.sharded(count) / 2**30:.1f}" for count in estimate.num_gpus)
                 operations = estimate_flops(config, size)
-                training, guided = (
-                    operations.training_step / estimate.flops_per_second,
-                    GUIDED_STEP_BRANCHES * operations.forward / estimate.flops_per_second,
-                )
+                training = operations.training_step / estimate.flops_per_second
+                guided = GUIDED_STEP_BRANCHES * operations.forward / estimate.flops_per_second
                 row = (
                     preset,
                     str(pixels),

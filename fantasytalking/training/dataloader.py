@@ -1,7 +1,7 @@
-"""From a dataset to the micro-batches of every step: which clips, in which order, and what replaces a bad one.
+"""Provides the micro-batches of every step: which clips, in which order, and replacements of unreadable ones.
 
-A global batch has batch x accumulation x processes places. Micro-batch m of process r holds the places
-(m x processes + r) x batch onwards, so that the clips of a step do not depend on how they are spread.
+A global batch has batch_size x gradient_accumulation_steps x world_size positions. Micro-batch m of rank r takes
+`batch_size` positions from (m x world_size + r) x batch_size, so the clips of a step do not depend on the distribution.
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset, Sample
 from fantasytalking.training.config import TrainConfig
@@ -20,33 +20,35 @@ from fantasytalking.training.rng import StepRandomness, step_randomness
 
 
 class ClipRequest(NamedTuple):
-    """One clip asked for: which, and for which place of which step."""
+    """Request for one clip at a position of a step."""
 
     dataset_index: int
-    """Its number in the dataset."""
+    """Index in the dataset."""
     step: int
     position: int
+    """Position in the global batch."""
 
 
 class ClipResult(NamedTuple):
-    """The clip that came, and those that should have but could not be read."""
+    """A clip, and the unreadable clips that it replaces."""
 
     sample: Sample
     request: ClipRequest
     unreadable: dict[str, str]
-    """Name of the clip -> why."""
+    """Reason by clip name."""
 
 
 class MicroBatch(NamedTuple):
-    """What one forward pass takes."""
+    """Input of one forward pass."""
 
     batch: TrainingBatch
     randomness: StepRandomness
     clip_names: list[str]
     unreadable: dict[str, str]
+    """Reason by name of each clip that could not be read."""
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """Its tensors on `device`."""
+        """Returns a copy with all tensors on `device`."""
         batch = TrainingBatch(
             latents=self.batch.latents.to(device, non_blocking=True),
             conditions=self.batch.conditions.to(device=device),
@@ -59,7 +61,7 @@ class MicroBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How a global batch is spread."""
+    """Distribution of a global batch over processes and micro-batches."""
 
     batch_size: int
     gradient_accumulation_steps: int
@@ -68,17 +70,17 @@ class BatchLayout:
 
     @property
     def global_batch_size(self) -> int:
-        """Clips of a step."""
+        """Clips per step."""
         return self.batch_size * self.gradient_accumulation_steps * self.world_size
 
     def positions(self, micro_batch_index: int) -> range:
-        """Places of the global batch that are this process's in its micro-batch number `micro_batch_index`."""
+        """Returns the positions of this process's micro-batch number `micro_batch_index` in the global batch."""
         first = (micro_batch_index * self.world_size + self.rank) * self.batch_size
         return range(first, first + self.batch_size)
 
 
 class StepSampler(Sampler[list[ClipRequest]]):
-    """The micro-batches of this process from step `first` until step `end_step`, in order."""
+    """Samples the micro-batches of this process from step `start_step` up to, but not including, `end_step`."""
 
     def __init__(
         self, dataset: PortraitDataset, layout: BatchLayout, seed: int, start_step: int, end_step: int
@@ -87,7 +89,7 @@ class StepSampler(Sampler[list[ClipRequest]]):
         self._layout, self._start_step, self._end_step = layout, start_step, end_step
 
     def __len__(self) -> int:
-        """Micro-batches."""
+        """Number of micro-batches."""
         return (self._end_step - self._start_step) * self._layout.gradient_accumulation_steps
 
     def __iter__(self) -> Iterator[list[ClipRequest]]:
@@ -98,12 +100,13 @@ class StepSampler(Sampler[list[ClipRequest]]):
                 if step == self._end_step:
                     return
                 for micro_batch in range(self._layout.gradient_accumulation_steps):
-                    yield [ClipRequest(indices[place], step, place) for place in self._layout.positions(micro_batch)]
+                    positions = self._layout.positions(micro_batch)
+                    yield [ClipRequest(indices[position], step, position) for position in positions]
                 step += 1
 
 
 class FaultTolerantDataset(Dataset[ClipResult | InputError]):
-    """Clips that are replaced by the next one of their bucket when they cannot be read."""
+    """Dataset that replaces an unreadable clip by the next one of its bucket."""
 
     def __init__(self, dataset: PortraitDataset) -> None:
         self._dataset = dataset
@@ -120,58 +123,63 @@ class FaultTolerantDataset(Dataset[ClipResult | InputError]):
         return len(self._dataset)
 
     def __getitem__(self, request: ClipRequest) -> ClipResult | InputError:
-        """The clip asked for or the next that can be read; an error, given and not raised, where none can.
+        """Returns the requested clip or the next readable one, or an error if the bucket has none.
 
-        What a loader's process raises reaches the main one as a printed traceback.
+        The error is returned rather than raised: an exception in a worker reaches the main process as a traceback.
         """
-        bad: dict[str, str] = {}
-        bucket, place = self._buckets_by_index[request.dataset_index], self._positions_in_bucket[request.dataset_index]
+        unreadable: dict[str, str] = {}
+        bucket, start = self._buckets_by_index[request.dataset_index], self._positions_in_bucket[request.dataset_index]
         for offset in range(len(bucket)):
-            index = bucket[(place + offset) % len(bucket)]
+            index = bucket[(start + offset) % len(bucket)]
             try:
-                return ClipResult(self._dataset[index], request, bad)
+                return ClipResult(self._dataset[index], request, unreadable)
             except InputError as error:
-                bad[self._dataset.records[index].clip] = str(error)
-        name, reason = next(iter(bad.items()))
-        return InputError(f"none of the {len(bucket)} clips of the size of '{name}' can be read: {reason}")
+                unreadable[self._dataset.records[index].clip] = str(error)
+        name, reason = next(iter(unreadable.items()))
+        return InputError(
+            f"none of the {len(bucket)} clips of the size of '{name}' can be read ({reason}); prepare the corpus again",
+            code=ErrorCode.malformed_file,
+            field="data.manifests",
+            value=name,
+        )
 
 
 class StepCollator:
-    """Deliveries to a micro-batch, with its random numbers, so that the loader's processes draw them too."""
+    """Collates clips to a micro-batch and draws its random numbers, in the workers of the data loader."""
 
     def __init__(self, collator: PortraitCollator, seed: int) -> None:
         self._collator, self._seed = collator, seed
 
     def __call__(self, results: Sequence[ClipResult | InputError]) -> MicroBatch | InputError:
-        """Stacks the clips of one step; errors are given on."""
-        deliveries: list[ClipResult] = []
-        for delivery in results:
-            if isinstance(delivery, InputError):
-                return delivery
-            deliveries.append(delivery)
+        """Returns the micro-batch of clips of one step, or the first error."""
+        clips: list[ClipResult] = []
+        for result in results:
+            if isinstance(result, InputError):
+                return result
+            clips.append(result)
         try:
-            batch = self._collator([delivery.sample for delivery in deliveries])
+            batch = self._collator([clip.sample for clip in clips])
         except InputError as error:
             return error
-        places = [delivery.request.position for delivery in deliveries]
-        draws = step_randomness(self._seed, deliveries[0].request.step, places, batch.latents.shape[1:])
-        names = [delivery.sample.record.clip for delivery in deliveries]
-        bad = {name: reason for delivery in deliveries for name, reason in delivery.unreadable.items()}
-        return MicroBatch(batch, draws, names, bad)
+        positions = [clip.request.position for clip in clips]
+        randomness = step_randomness(self._seed, clips[0].request.step, positions, batch.latents.shape[1:])
+        names = [clip.sample.record.clip for clip in clips]
+        unreadable = {name: reason for clip in clips for name, reason in clip.unreadable.items()}
+        return MicroBatch(batch, randomness, names, unreadable)
 
 
 def iter_micro_batches(
     dataset: PortraitDataset, config: TrainConfig, layout: BatchLayout, start_step: int, pin_memory: bool
 ) -> Iterator[MicroBatch]:
-    """This process's micro-batches from step `start_step` to the end.
+    """Yields this process's micro-batches from step `start_step` to the end.
 
     Raises:
-        InputError: clips do not go together, or no clip of a size can be read; when the step is reached.
+        InputError: the clips of a step do not fit together, or no clip of a bucket is readable.
     """
-    for micro in _build_dataloader(dataset, config, layout, start_step, pin_memory):
-        if isinstance(micro, InputError):
-            raise micro
-        yield micro
+    for micro_batch in _build_dataloader(dataset, config, layout, start_step, pin_memory):
+        if isinstance(micro_batch, InputError):
+            raise micro_batch
+        yield micro_batch
 
 
 def _build_dataloader(

@@ -1,10 +1,11 @@
-"""Stage 3: few steps, and guidance folded in, by piecewise rectified flow (PeRFlow, Yan et al., arXiv 2405.07510).
+"""Stage 3: piecewise rectified flow (PeRFlow, Yan et al., arXiv 2405.07510) with guidance folded in.
 
-The way from noise to sample is cut into K windows. Within one the guided teacher is followed by small steps; the
-student learns the straight line from where that began to where it ended, in one call that is told the guidance scales
-(Meng et al., arXiv 2210.03142). K steps of the student then stand for K times `teacher_steps_per_window` guided ones.
+The trajectory from noise to sample is cut into K windows. Within a window the guided teacher is integrated by small
+steps; the student learns, in one forward pass conditioned on the guidance scales (Meng et al., arXiv 2210.03142), the
+straight line from the start of the window to its end. K student steps then replace K x `teacher_steps_per_window`
+guided teacher steps.
 
-Teacher and student are one network: without its LoRA and not told the scales, it is the teacher.
+Teacher and student share one network: without its LoRA and without guidance scales, it is the teacher.
 
 Axes: B clips, F latent frames, h and w latent height and width.
 """
@@ -19,98 +20,103 @@ from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import TrainingBatch
 from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, add_noise, shift_sigmas, velocity_loss
 from fantasytalking.models.cfg_branches import GuidanceBranch, cfg_branch_weights
-from fantasytalking.training.config import DistillationConfig, LossConfig
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.losses import StepLoss, loss_weight
 from fantasytalking.training.rng import StepRandomness
+from fantasytalking.training.stage_config import DistillationConfig, LossConfig
 
 
 class SegmentSample(NamedTuple):
-    """Which part of the way each clip is about, and with which guidance."""
+    """Window, position in it and guidance scales of each clip."""
 
     start: Tensor
-    """(B,) position at which the window begins, float64: 1 = noise, 0 = sample, before the shift."""
+    """(B,) start of the window before the shift, float64: 1 = noise, 0 = sample."""
     fraction: Tensor
-    """(B,) how far into the window the student is asked, in noise levels: 0 = at its start."""
+    """(B,) where the student is evaluated, in noise levels: 0 = start of the window, 1 = its end."""
     guidance_scales: Tensor
-    """(B, 2) of text and audio guidance."""
+    """(B, 2) text and audio guidance scales."""
 
 
-def distillation_loss(
-    model: nn.Module,
-    batch: TrainingBatch,
-    randomness: StepRandomness,
-    config: DistillationConfig,
-    loss: LossConfig,
-    dtype: torch.dtype,
-) -> StepLoss:
-    """The loss of one micro-batch: the student's velocity against the line that the teacher's way amounts to.
+class DistillationObjective:
+    """Regresses the student's velocity to the straight line between the ends of the teacher's trajectory in a window.
 
-    Args:
-        model: FantasyTalkingTransformer3DModel with LoRA and guidance embedder, wrapped or not.
-        batch, draws: on the model's device.
-        dtype: of what the model is given.
+    Implements `fantasytalking.training.objectives.Objective`.
     """
-    asked = sample_segments(randomness, config)
-    begin, end = (shift_sigmas(asked.start - part, config.flow_shift).float() for part in (0, 1 / config.num_windows))
-    conditions = batch.conditions.to(dtype=dtype)
-    noisy = add_noise(batch.latents, randomness.noise, begin)
-    with torch.no_grad(), lora_disabled(model):
-        arrived = integrate_teacher(model, noisy, conditions, asked, config, dtype)
-    velocity = (noisy - arrived) / _broadcast(begin - end)
 
-    sigmas = torch.lerp(begin, end, asked.fraction.float())
-    on_the_line = noisy - _broadcast(begin - sigmas) * velocity
-    told = conditions._replace(guidance=asked.guidance_scales.to(dtype))
-    prediction = model(on_the_line.to(dtype), sigmas * NUM_TRAIN_TIMESTEPS, told, return_dict=False)[0]
-    weight = loss_weight(batch.lip_mask, randomness, loss)
-    return StepLoss(velocity_loss(prediction, velocity, weight, loss.normalization), sigmas)
+    uses_teacher = True
+
+    def __init__(self, config: DistillationConfig, loss: LossConfig) -> None:
+        self._config, self._loss = config, loss
+
+    def add_modules(self, model: FantasyTalkingTransformer3DModel) -> None:
+        """Adds the guidance embedder."""
+        model.add_guidance_embedder(self._config.to_spec())
+
+    def compute_loss(
+        self, model: nn.Module, batch: TrainingBatch, randomness: StepRandomness, dtype: torch.dtype
+    ) -> StepLoss:
+        """Returns the loss of a micro-batch; see `Objective.compute_loss`."""
+        config, conditions = self._config, batch.conditions.to(dtype=dtype)
+
+        # Teacher: from the start of the window to its end
+        segments = sample_segments(randomness, config)
+        begin, end = (shift_sigmas(segments.start - i / config.num_windows, config.flow_shift).float() for i in (0, 1))
+        window_start = add_noise(batch.latents, randomness.noise, begin)
+        with torch.no_grad(), lora_disabled(model):
+            window_end = self.integrate_teacher(model, window_start, conditions, segments, dtype)
+        velocity = (window_start - window_end) / _broadcast(begin - end)
+
+        # Student: one evaluation on the straight line between them
+        sigmas = torch.lerp(begin, end, segments.fraction.float())
+        noisy = (window_start - _broadcast(begin - sigmas) * velocity).to(dtype)
+        conditions = conditions._replace(guidance=segments.guidance_scales.to(dtype))
+        prediction = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
+        weight = loss_weight(batch.lip_mask, randomness, self._loss)
+        return StepLoss(velocity_loss(prediction, velocity, weight, self._loss.normalization), sigmas)
+
+    def integrate_teacher(
+        self, model: nn.Module, noisy: Tensor, conditions: Conditions, segments: SegmentSample, dtype: torch.dtype
+    ) -> Tensor:
+        """Returns the latents (B, 16, F, h, w) at the end of the window, from `noisy` by Euler steps of the guided
+        model.
+
+        They are the steps that the pipeline takes for a video of `num_windows` x `teacher_steps_per_window` steps. Keys
+        and values are not cached between steps as in the pipeline: the cache identifies tensors by object identity,
+        which the hooks of sharded models do not preserve, and would save a few percent.
+        """
+        config = self._config
+        text, audio = segments.guidance_scales.unbind(dim=1)
+        weights = cfg_branch_weights(config.guidance_order, text, audio)
+        branches = [(branch_conditions(conditions, branch), weight) for branch, weight in weights]
+        stride = 1 / (config.num_windows * config.teacher_steps_per_window)
+        latents = noisy
+        for step in range(config.teacher_steps_per_window):
+            sigma, next_sigma = (
+                shift_sigmas(segments.start - (step + i) * stride, config.flow_shift).float() for i in (0, 1)
+            )
+            velocity = torch.zeros_like(latents)
+            for branch, weight in branches:
+                prediction = model(latents.to(dtype), sigma * NUM_TRAIN_TIMESTEPS, branch, return_dict=False)[0]
+                velocity = velocity + _broadcast(weight) * prediction.float()
+            latents = latents + _broadcast(next_sigma - sigma) * velocity
+        return latents
 
 
 def sample_segments(randomness: StepRandomness, config: DistillationConfig) -> SegmentSample:
-    """What the random numbers of a step ask of each clip: any window and scales, `window_start_fraction` of them at its
-    start."""
+    """Returns uniform windows, positions and guidance scales, with `window_start_fraction` of the clips at fraction
+    0."""
     position = randomness.sigma_uniform.double() * config.num_windows
     window = position.floor().clamp_max(config.num_windows - 1)
     inside = position - window
-    place = ((inside - config.window_start_fraction) / max(1 - config.window_start_fraction, 1e-6)).clamp(0, 1)
-    low, high = randomness.guidance_uniform.new_tensor(
-        [config.text_guidance_range, config.audio_guidance_range]
-    ).unbind(dim=1)
-    return SegmentSample(1 - window / config.num_windows, place, torch.lerp(low, high, randomness.guidance_uniform))
-
-
-def integrate_teacher(
-    model: nn.Module,
-    noisy: Tensor,
-    conditions: Conditions,
-    segments: SegmentSample,
-    config: DistillationConfig,
-    dtype: torch.dtype,
-) -> Tensor:
-    """(B, 16, F, h, w) where the guided model comes from `noisy` by the end of the window, by Euler's steps.
-
-    They are those that the pipeline takes in a video of `num_windows` times `teacher_steps_per_window` steps. Nothing
-    is kept from one
-    call to the next, as the pipeline keeps keys and values: it would find them by the identity of tensors, which a
-    sharded model's hooks do not keep, and save a few per cent.
-    """
-    text, audio = segments.guidance_scales.unbind(dim=1)
-    weights = cfg_branch_weights(config.guidance_order, text, audio)
-    branches = [(branch_conditions(conditions, branch), weight) for branch, weight in weights]
-    stride = 1 / (config.num_windows * config.teacher_steps_per_window)
-    latents = noisy
-    for step in range(config.teacher_steps_per_window):
-        here, there = (shift_sigmas(segments.start - (step + i) * stride, config.flow_shift).float() for i in (0, 1))
-        velocity = torch.zeros_like(latents)
-        for told, weight in branches:
-            sample = model(latents.to(dtype), here * NUM_TRAIN_TIMESTEPS, told, return_dict=False)[0]
-            velocity = velocity + _broadcast(weight) * sample.float()
-        latents = latents + _broadcast(there - here) * velocity
-    return latents
+    start = config.window_start_fraction
+    fraction = ((inside - start) / max(1 - start, 1e-6)).clamp(0, 1)
+    ranges = randomness.guidance_uniform.new_tensor([config.text_guidance_range, config.audio_guidance_range])
+    low, high = ranges.unbind(dim=1)
+    return SegmentSample(1 - window / config.num_windows, fraction, torch.lerp(low, high, randomness.guidance_uniform))
 
 
 def branch_conditions(conditions: Conditions, branch: GuidanceBranch) -> Conditions:
-    """What a guidance branch is told: without text, zeros as in dropout; without audio, its gate closed."""
+    """Returns the conditions of a guidance branch: without text zeros, as in dropout; without audio a scale of 0."""
     if not branch.text:
         conditions = conditions._replace(prompt_embeds=torch.zeros_like(conditions.prompt_embeds))
     if not branch.audio:

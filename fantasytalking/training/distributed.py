@@ -1,4 +1,4 @@
-"""accelerate as a run uses it: one process, DDP, FSDP or DeepSpeed, and the trackers."""
+"""Sets up accelerate for one process, DDP, FSDP or DeepSpeed, and the trackers."""
 
 import os
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ from accelerate.utils import (
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-from fantasytalking.common.errors import InputError, install_command
-from fantasytalking.training.config import MixedPrecision, TrainConfig, WandbMode
+from fantasytalking.common.errors import ErrorCode, InputError, install_command
+from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig, WandbMode
 
 PROCESS_GROUP_TIMEOUT = timedelta(hours=2)
-"""For one another: the first process alone reads the base and writes checkpoints, and 14B take their time."""
+"""How long processes wait for the first one, which alone reads the base and writes checkpoints."""
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
-    """An Accelerator of the run's precision and accumulation; how many processes there are is the launcher's say.
+    """Returns an Accelerator with the run's precision and accumulation, on the processes of the launcher.
 
     Raises:
-        InputError: bf16 on a GPU that has none, several processes that would not know of each other, FSDP's first
-            version, or a tracker that is not installed.
+        InputError: the GPU does not support bf16, the launched processes are not connected, FSDP is version 1, or a
+            tracker is not installed.
     """
     _check_trackers(config.logging.trackers)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -46,12 +46,20 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     )
     if accelerator.num_processes != launched:
         raise InputError(
-            f"{launched} processes were launched and accelerate counts {accelerator.num_processes}: without a GPU it "
-            "joins processes under DDP alone; launch one, or use configs/accelerate/ddp.yaml"
+            f"{launched} processes were launched, but accelerate connects {accelerator.num_processes}; without a GPU "
+            "only DDP connects processes: launch one, or use configs/accelerate/ddp.yaml",
+            code=ErrorCode.unsupported,
+            field="--num_processes",
+            value=launched,
         )
-    half = config.mixed_precision is MixedPrecision.bf16
-    if accelerator.device.type == "cuda" and half and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise InputError(f"{torch.cuda.get_device_name()} has no bf16; use precision=fp32")
+    is_bf16 = config.mixed_precision is MixedPrecision.bf16
+    if accelerator.device.type == "cuda" and is_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError(
+            f"mixed_precision is bf16, which {torch.cuda.get_device_name()} does not support; use mixed_precision=no",
+            code=ErrorCode.unsupported,
+            field="mixed_precision",
+            value="bf16",
+        )
     if accelerator.distributed_type is DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         settings["train_micro_batch_size_per_gpu"] = config.batch_size
@@ -66,57 +74,112 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
 def _configure_fsdp(accelerator: Accelerator, mixed_precision: MixedPrecision) -> None:
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
-        raise InputError(f"fsdp_version is {plugin.fsdp_version}; training shards by 2: configs/accelerate/fsdp.yaml")
+        raise InputError(
+            f"fsdp_version is {plugin.fsdp_version}; it must be 2, as in configs/accelerate/fsdp.yaml",
+            code=ErrorCode.unsupported,
+            field="fsdp_version",
+            value=plugin.fsdp_version,
+        )
     if mixed_precision is MixedPrecision.bf16:
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
-        # accelerate's own would cast timesteps and rotations too, and sum gradients in bf16.
+        # accelerate's own policy also casts timesteps and rotary embeddings, and reduces gradients in bf16.
         plugin.mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
 
 
+def check_compatible(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Validates that the configuration works under the parallelism of the launcher.
+
+    Raises:
+        InputError: the moving average or Muon needs whole parameters, which FSDP or DeepSpeed shards or rounds.
+    """
+    decay, is_bf16 = config.optimizer.ema_decay, config.mixed_precision is MixedPrecision.bf16
+    if decay and is_sharded(accelerator):
+        raise InputError(
+            f"optimizer.ema_decay is {decay}, but the parameters are sharded; set it to 0, or use one process, DDP or "
+            "ZeRO-2",
+            code=ErrorCode.unsupported,
+            field="optimizer.ema_decay",
+            value=decay,
+        )
+    if decay and is_bf16 and _uses_fsdp_or_deepspeed(accelerator):
+        raise InputError(
+            f"optimizer.ema_decay is {decay}, but DeepSpeed rounds the weights to bf16; set it to 0, or use "
+            "mixed_precision=no",
+            code=ErrorCode.unsupported,
+            field="optimizer.ema_decay",
+            value=decay,
+        )
+    if config.optimizer.type is OptimizerType.muon and _uses_fsdp_or_deepspeed(accelerator):
+        raise InputError(
+            "optimizer.type is muon, which needs whole matrices; use adamw, or one process or DDP",
+            code=ErrorCode.unsupported,
+            field="optimizer.type",
+            value="muon",
+        )
+
+
+def model_input_dtype(config: TrainConfig, accelerator: Accelerator) -> torch.dtype:
+    """Returns the type of the model's inputs.
+
+    FSDP and DeepSpeed cast the whole model and expect inputs in its type; otherwise the model autocasts.
+    """
+    is_bf16 = config.mixed_precision is MixedPrecision.bf16
+    return torch.bfloat16 if is_bf16 and _uses_fsdp_or_deepspeed(accelerator) else torch.float32
+
+
 def prepare_model_and_optimizer(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, AcceleratedOptimizer]:
-    """Model and optimiser as accelerate prepares them, with the first process's weights on every process."""
-    sharding = accelerator.distributed_type is DistributedType.FSDP  # DDP and DeepSpeed send weights themselves
-    weights = model.state_dict() if sharding and accelerator.is_main_process else {}
-    prepared, prepared_optimiser = accelerator.prepare(model, optimizer)
+    """Prepares model and optimizer by accelerate and sends the first process's weights to every process."""
+    is_fsdp = accelerator.distributed_type is DistributedType.FSDP  # DDP and DeepSpeed broadcast weights themselves
+    weights = model.state_dict() if is_fsdp and accelerator.is_main_process else {}
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
     if accelerator.distributed_type is DistributedType.DEEPSPEED:
-        # While this lives, transformers divides under ZeRO-3 whatever it loads, validation's encoders too.
+        # While it exists, transformers shards every model it loads under ZeRO-3, including the encoders of validation.
         accelerator.state.deepspeed_plugin.dschf = None
-    if sharding:
-        # accelerate's cpu_ram_efficient_loading fails on a parameter of the outermost module, and would have
-        # transformers leave the encoders of validation empty.
+    if is_fsdp:
+        # accelerate's cpu_ram_efficient_loading fails on parameters of the outermost module, and makes transformers
+        # leave the encoders of validation uninitialized.
         set_model_state_dict(
             prepared, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
         )
-    return prepared, prepared_optimiser
+    return prepared, prepared_optimizer
 
 
 def _check_trackers(names: Sequence[str]) -> None:
     installed = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
     missing = [name for name in names if not installed[name]()]
     if missing:
-        raise InputError(f"logging.trackers has '{missing[0]}', which is not installed: {install_command('train')}")
+        raise InputError(
+            f"logging.trackers has '{missing[0]}', which is not installed: {install_command('train')}",
+            code=ErrorCode.unsupported,
+            field="logging.trackers",
+            value=missing[0],
+        )
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether a process holds only a part of every parameter (FSDP, ZeRO-3)."""
+    """Whether every process holds only a part of each parameter (FSDP, ZeRO-3)."""
     if accelerator.distributed_type is DistributedType.DEEPSPEED:
         return int(accelerator.state.deepspeed_plugin.zero_stage) == 3
     return accelerator.distributed_type is DistributedType.FSDP
 
 
+def _uses_fsdp_or_deepspeed(accelerator: Accelerator) -> bool:
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
 class Trackers:
-    """tensorboard and wandb, or none."""
+    """Logs to tensorboard, wandb, both or neither."""
 
     def __init__(self, accelerator: Accelerator, config: TrainConfig) -> None:
         self._accelerator, self._config = accelerator, config
 
     def start(self) -> None:
-        """Opens them; a wandb run is continued when the run is resumed."""
+        """Opens the trackers; a resumed run continues its wandb run."""
         config = self._config
         if not config.logging.trackers:
             return
@@ -131,12 +194,12 @@ class Trackers:
         self._accelerator.init_trackers(config.logging.project, init_kwargs=options)
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Numbers of a step."""
+        """Logs numbers of a step."""
         if self._config.logging.trackers:
             self._accelerator.log(values, step=step)
 
     def log_image(self, name: str, path: Path, step: int) -> None:
-        """A picture file."""
+        """Logs an image file."""
         from PIL import Image
 
         with Image.open(path) as image:
@@ -146,18 +209,18 @@ class Trackers:
             tracker.log_images({name: pixels[None]}, step=step, **layout)
 
     def log_video(self, name: str, path: Path, step: int) -> None:
-        """A video file with its sound; tensorboard has no place for one."""
+        """Logs a video file with audio to wandb; tensorboard does not support it."""
         if "wandb" in self._config.logging.trackers and self._accelerator.is_main_process:
             import wandb
 
             self._accelerator.get_tracker("wandb").log({name: wandb.Video(str(path))}, step=step)
 
     def finish(self) -> None:
-        """Closes them and takes the processes apart."""
+        """Closes the trackers and disconnects the processes."""
         self._accelerator.end_training()
 
 
 def _wandb_id(output: Path) -> str:
-    """The same for the same output folder, in the letters that wandb allows."""
+    """Returns an id that depends on the output folder only, in the characters that wandb allows."""
     text = str(output.resolve())
     return "".join(character if character.isalnum() else "-" for character in text)[-64:].strip("-")

@@ -1,4 +1,4 @@
-"""Moving average of what trains, in float32."""
+"""Exponential moving average of the trained weights, in float32."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 class EMAModel:
-    """average <- d average + (1 - d) weight, d = min(decay, (1 + step) / (10 + step)) so that the start is forgotten.
+    """average <- d average + (1 - d) weight with d = min(decay, (1 + step) / (10 + step)).
+
+    The smaller d of the first steps keeps the average from staying near the initial weights.
 
     Args:
         model: unwrapped, with whole parameters (one process, DDP or ZeRO-2).
@@ -22,14 +24,14 @@ class EMAModel:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After step number `step` (0 is the first)."""
+        """Updates the average after step number `step` (from 0)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, value in self._parameters.items():
             self._shadow[name].lerp_(value.detach().float(), 1 - decay)
 
     @contextmanager
     def average_parameters(self) -> Iterator[None]:
-        """The model holds the average inside the block and its own weights after it."""
+        """Replaces the model's weights by the average within the context and restores them afterwards."""
         own = {name: value.detach().clone() for name, value in self._parameters.items()}
         self._copy_to_model(self._shadow)
         try:
@@ -38,12 +40,12 @@ class EMAModel:
             self._copy_to_model(own)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The average by parameter name."""
+        """Returns the average by parameter name."""
         return dict(self._shadow)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The names must be exactly those that train."""
-        assert state.keys() == self._shadow.keys(), "the moving average of other parameters"
+        """Restores the average. `state` must have exactly the names that train."""
+        assert state.keys() == self._shadow.keys(), "moving average of other parameters"
         for name, value in state.items():
             self._shadow[name].copy_(value)
 

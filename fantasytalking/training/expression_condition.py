@@ -1,4 +1,4 @@
-"""The expression condition of a stage, as its YAML describes it (FantasyPortrait, arXiv 2507.12956)."""
+"""Configuration of a stage's expression condition (FantasyPortrait, arXiv 2507.12956)."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -8,44 +8,44 @@ from fantasytalking.models.expression_projector import match_parameter_count
 
 
 class ExpressionAugmentation(Enum):
-    """Which parts of an expression become learned tokens beside their plain one: the paper's ablation."""
+    """Parts of an expression that get learned tokens in addition to their plain token: the paper's ablation."""
 
     none = "none"
     emotion_and_mouth = "emotion_and_mouth"
-    """As published."""
+    """The published model."""
     all = "all"
 
 
 @dataclass
 class ExpressionConditionConfig:
-    """What a model that has no expression condition is given; the defaults are the released sizes."""
+    """Expression modules that are added to a model without them; the defaults are the released sizes."""
 
     dims: list[int] = field(default_factory=lambda: [6, 6, 30, 512])
-    """Widths of head, eye, emotion and mouth: those of the encoder that prepared the corpus."""
+    """Feature dimensions of head, eyes, emotion and mouth, as of the encoder that prepared the corpus."""
     augmentation: ExpressionAugmentation = ExpressionAugmentation.emotion_and_mouth
     match_parameters_of: ExpressionAugmentation | None = None
-    """Plain projections are widened until there are as many parameters as this augmentation has; none: one linear
-    layer each, as released."""
+    """Widens the plain projections to the parameter count of this augmentation; None: one linear layer each, as
+    released."""
     token_dim: int = 2048
     width: int = 1280
-    """Of the resamplers that make the learned tokens, as are depth, heads and head_dim."""
+    """Width of the resamplers that produce the learned tokens; depth, heads and head_dim are theirs too."""
     depth: int = 4
     heads: int = 20
     head_dim: int = 64
     positions: bool = False
-    """Whether every place in a window has a learned vector, which the released model does not have."""
+    """Whether every position in a window has a learned vector; the released model has none."""
     save_float16: bool = False
-    """Whether the adapter is written in float16."""
+    """Whether the adapter is saved in float16."""
 
     def validate(self) -> None:
-        """Holds the sizes in their limits."""
+        """Validates the sizes."""
         self.to_module_config()
 
     def to_module_config(self) -> ExpressionModuleConfig:
-        """What the model is built with.
+        """Returns the configuration of the model's modules.
 
         Raises:
-            InputError: a size outside its limits, or no way to reach the parameters of `match_parameters_of`.
+            InputError: a size is out of range, or the parameter count of `match_parameters_of` cannot be reached.
         """
         sizes = ExpressionModuleConfig.from_dict(
             {

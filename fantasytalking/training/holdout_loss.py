@@ -1,4 +1,4 @@
-"""The error on clips that are not trained on, beside which the training loss shows whether a run learns by heart."""
+"""Loss on clips that are not trained on; compared with the training loss it shows overfitting."""
 
 from pathlib import Path
 
@@ -16,17 +16,17 @@ from fantasytalking.training.metrics_log import append_log_line
 from fantasytalking.training.rng import step_randomness
 
 HOLDOUT_SIGMAS = (0.15, 0.35, 0.6, 0.85)
-"""Noise levels, the same for every clip, so that runs of other distributions can be compared."""
+"""Noise levels of every clip, fixed so that runs with different noise distributions are comparable."""
 HOLDOUT_NOISE_STEP = 2**48
-"""Stands for the step in the seed of the noise."""
+"""Step number in the seed of the noise, outside those of training."""
 HOLDOUT_LOG_FILE = "held_out.jsonl"
 
 
 class HoldoutLoss:
-    """A fixed choice of clips with fixed noise, every condition given.
+    """Evaluates a fixed selection of clips with fixed noise and all conditions.
 
     Args:
-        motion: constants of the clips that are trained on; None = unknown, motion stays as it was prepared.
+        motion_normalizer: that of the training clips; None (unknown) keeps the intensities as prepared.
 
     Raises:
         InputError: a manifest is missing or damaged.
@@ -42,52 +42,54 @@ class HoldoutLoss:
         self._indices = [index for (index,) in batches[: config.holdout.max_clips]]
 
     def evaluate(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, list[float]]:
-        """Mean squared errors of the velocity, one a noise level of `HOLDOUT_SIGMAS`.
+        """Returns the mean squared errors of the velocity, one per noise level of `HOLDOUT_SIGMAS`.
+
+        Call on every process: the clips are divided between them.
 
         Args:
-            model: wrapped or not. Every process must call this: the clips are divided between them.
-            device, dtype: of what the model is given.
+            model: wrapped or not.
+            device, dtype: of the model's inputs.
 
         Returns:
-            {"everywhere", "lips", "rest"}: of the whole picture, under the lip mask and outside of it.
+            "everywhere" (whole frame), "lips" (under the lip mask) and "rest" (outside of it).
 
         Raises:
             InputError: a clip is damaged.
         """
         state = PartialState()
-        # All measure equally many, since a sharded model needs them all; what is measured twice counts once.
+        # A sharded model needs all processes, so each evaluates equally many clips; repeated ones count once.
         turns = range(-(-len(self._indices) // state.num_processes))
         own = [(turn * state.num_processes + state.process_index) % len(self._indices) for turn in turns]
-        measured = [(place, self._clip_errors(model, self._indices[place], device, dtype)) for place in own]
-        found = dict(gather_object(measured))
-        everywhere, lips, rest = torch.stack([found[place] for place in sorted(found)]).mean(dim=0).tolist()
+        measured = [(position, self._clip_errors(model, self._indices[position], device, dtype)) for position in own]
+        gathered = dict(gather_object(measured))
+        everywhere, lips, rest = torch.stack([gathered[position] for position in sorted(gathered)]).mean(dim=0).tolist()
         return {"everywhere": everywhere, "lips": lips, "rest": rest}
 
     def _clip_errors(self, model: nn.Module, index: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        with torch.autocast(device.type, enabled=False):  # which on a CPU knows no half precision, as features are in
+        with torch.autocast(device.type, enabled=False):  # its CPU version rejects float16, the type of features
             clip = self._collator([self._dataset[index]])
         noise = step_randomness(self._config.seed, HOLDOUT_NOISE_STEP, [index], clip.latents.shape[1:]).noise.to(device)
         batch = TrainingBatch(clip.latents.to(device), clip.conditions.to(device), clip.lip_mask.to(device))
-        given, errors = batch.conditions.to(dtype=dtype), []
+        conditions, errors = batch.conditions.to(dtype=dtype), []
         for level in HOLDOUT_SIGMAS:
             sigmas = torch.full((1,), level, device=device)
             noisy = add_noise(batch.latents, noise, sigmas).to(dtype)
-            velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, given, return_dict=False)[0]
+            velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
             masks = (None, batch.lip_mask, 1 - batch.lip_mask)
-            own = [flow_matching_loss(velocity, batch.latents, noise, mask, LossNormalization.mask) for mask in masks]
-            errors.append(torch.cat(own))
+            parts = [flow_matching_loss(velocity, batch.latents, noise, mask, LossNormalization.mask) for mask in masks]
+            errors.append(torch.cat(parts))
         return torch.stack(errors, dim=1).cpu()
 
 
 def log_holdout_errors(output: Path, step: int, errors: dict[str, list[float]]) -> str:
-    """Adds what was measured to the run's held_out.jsonl; gives it as a person reads it."""
+    """Appends the errors to held_out.jsonl in the folder `output` and returns them as one line of text."""
     append_log_line(output / HOLDOUT_LOG_FILE, {"step": step, "sigmas": HOLDOUT_SIGMAS, **errors})
-    told = ", ".join(f"{name} {' '.join(f'{value:.3f}' for value in values)}" for name, values in errors.items())
-    return f"step {step}  held-out error at noise {' '.join(map(str, HOLDOUT_SIGMAS))}: {told}"
+    parts = ", ".join(f"{name} {' '.join(f'{value:.3f}' for value in values)}" for name, values in errors.items())
+    return f"step {step}  held-out error at noise {' '.join(map(str, HOLDOUT_SIGMAS))}: {parts}"
 
 
 def holdout_scalars(errors: dict[str, list[float]]) -> dict[str, float]:
-    """As trackers take it."""
+    """Returns the errors by tracker name."""
     return {
         f"held_out/{name}/{sigma}": value
         for name, values in errors.items()

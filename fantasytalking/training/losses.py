@@ -1,4 +1,4 @@
-"""The loss of a stage: conditions dropped, noise added, velocity predicted, error weighted.
+"""Flow matching loss with condition dropout and the lip-mask weight (paper section 3.2).
 
 Axes: B clips, F latent frames, h and w latent height and width.
 """
@@ -11,44 +11,55 @@ from torch import Tensor, nn
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import TrainingBatch
 from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, add_noise, flow_matching_loss, sample_sigmas
-from fantasytalking.training.config import DropoutConfig, LossConfig, LossWeight, MaskSampling, ReferenceDropoutTarget
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.rng import StepRandomness
+from fantasytalking.training.stage_config import (
+    DropoutConfig,
+    LossConfig,
+    LossWeight,
+    MaskSampling,
+    ReferenceDropoutTarget,
+)
 
 
 class StepLoss(NamedTuple):
-    """Of some clips."""
+    """Loss of a micro-batch."""
 
     loss: Tensor
     """(B,) with gradient."""
     sigmas: Tensor
-    """(B,) noise levels."""
+    """(B,) noise levels in [0, 1]."""
 
 
-def stage_loss(
-    model: nn.Module,
-    batch: TrainingBatch,
-    randomness: StepRandomness,
-    loss: LossConfig,
-    dropout: DropoutConfig,
-    dtype: torch.dtype,
-) -> StepLoss:
-    """The loss of one micro-batch.
+class FlowMatchingObjective:
+    """Drops conditions, adds noise, predicts the velocity and weights its squared error.
 
-    Args:
-        model: FantasyTalkingTransformer3DModel, wrapped or not.
-        batch, draws: on the model's device.
-        dtype: of what the model is given.
+    Implements `fantasytalking.training.objectives.Objective`.
     """
-    conditions = drop_conditions(batch.conditions, randomness.dropout_uniform, dropout)
-    sigmas = sample_sigmas(randomness.sigma_uniform, loss.sigmas)
-    noisy = add_noise(batch.latents, randomness.noise, sigmas)
-    prediction = model(noisy.to(dtype), sigmas * NUM_TRAIN_TIMESTEPS, conditions.to(dtype=dtype), return_dict=False)[0]
-    weight = loss_weight(batch.lip_mask, randomness, loss)
-    return StepLoss(flow_matching_loss(prediction, batch.latents, randomness.noise, weight, loss.normalization), sigmas)
+
+    uses_teacher = False
+
+    def __init__(self, loss: LossConfig, dropout: DropoutConfig) -> None:
+        self._loss, self._dropout = loss, dropout
+
+    def add_modules(self, model: FantasyTalkingTransformer3DModel) -> None:
+        """Adds nothing."""
+
+    def compute_loss(
+        self, model: nn.Module, batch: TrainingBatch, randomness: StepRandomness, dtype: torch.dtype
+    ) -> StepLoss:
+        """Returns the loss of a micro-batch; see `Objective.compute_loss`."""
+        conditions = drop_conditions(batch.conditions, randomness.dropout_uniform, self._dropout).to(dtype=dtype)
+        sigmas = sample_sigmas(randomness.sigma_uniform, self._loss.sigmas)
+        noisy = add_noise(batch.latents, randomness.noise, sigmas).to(dtype)
+        velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
+        weight = loss_weight(batch.lip_mask, randomness, self._loss)
+        loss = flow_matching_loss(velocity, batch.latents, randomness.noise, weight, self._loss.normalization)
+        return StepLoss(loss, sigmas)
 
 
 def loss_weight(lip_mask: Tensor, randomness: StepRandomness, config: LossConfig) -> Tensor | None:
-    """M where p > eta, 1 elsewhere (paper section 3.2): (B, 1, F, h, w), or None when all is weighted alike."""
+    """Returns M where p > eta and 1 elsewhere (paper section 3.2): (B, 1, F, h, w), or None for a uniform weight."""
     if config.weight is LossWeight.uniform:
         return None
     p = randomness.mask_uniform if config.mask_sampling is MaskSampling.sample else randomness.step_mask_uniform
@@ -57,22 +68,21 @@ def loss_weight(lip_mask: Tensor, randomness: StepRandomness, config: LossConfig
 
 
 def drop_conditions(conditions: Conditions, uniforms: Tensor, config: DropoutConfig) -> Conditions:
-    """Leaves out reference, audio, prompt and expression, each where its number in `uniforms` is below its share.
+    """Drops reference, audio, prompt and expression of each clip where its uniform number is below the probability.
 
     Args:
-        uniforms: (B, 4) in that order.
+        uniforms: (B, 4) in [0, 1): reference, audio, prompt, expression.
     """
-    shares = uniforms.new_tensor([config.reference, config.audio, config.prompt, config.expression])
-    reference, audio, prompt, driven = (
-        (uniforms >= shares).to(conditions.condition_scale).unbind(dim=1)
-    )  # (B,) 1 = kept
+    probabilities = uniforms.new_tensor([config.reference, config.audio, config.prompt, config.expression])
+    kept = (uniforms >= probabilities).to(conditions.condition_scale)
+    reference, audio, prompt, expression_kept = kept.unbind(dim=1)  # (B,) 1 = kept
     face = torch.ones_like(reference) if config.reference_target is ReferenceDropoutTarget.image else reference
-    picture = torch.ones_like(reference) if config.reference_target is ReferenceDropoutTarget.face else reference
+    first_frame = torch.ones_like(reference) if config.reference_target is ReferenceDropoutTarget.face else reference
     image, expression = conditions.image_embeds, conditions.expression
     return conditions._replace(
         prompt_embeds=conditions.prompt_embeds * prompt[:, None, None],
-        image_embeds=None if image is None else image * picture[:, None, None],
-        image_latents=conditions.image_latents * picture[:, None, None, None, None],
+        image_embeds=None if image is None else image * first_frame[:, None, None],
+        image_latents=conditions.image_latents * first_frame[:, None, None, None, None],
         condition_scale=conditions.condition_scale * torch.stack([audio, face], dim=1),
-        expression=None if expression is None else expression._replace(scale=expression.scale * driven),
+        expression=None if expression is None else expression._replace(scale=expression.scale * expression_kept),
     )

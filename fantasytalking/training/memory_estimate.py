@@ -1,8 +1,7 @@
-"""What a run would do and what it would need, without loading a base: --dry-run.
+"""Describes the plan and the memory of a run without loading a base: --dry-run.
 
-The memory is an estimate: weights, gradients and optimiser state are counted; activations are the tensors that autograd
-would keep, found by running one and two blocks without memory (meta device); workspaces of kernels and of communication
-are not in it.
+Weights, gradients and optimizer state are counted exactly. Activations are the tensors that autograd saves, found by
+running one and two blocks on the meta device. Workspaces of kernels and of communication are not included.
 """
 
 from collections import Counter
@@ -23,16 +22,17 @@ from fantasytalking.data.manifest import ClipRecord, read_manifest
 from fantasytalking.models.presets import build_meta_transformer, load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig
+from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.parameter_groups import BASE_GROUP, freeze_for_stage, group_of, trainable_table
 
 ESTIMATED_SHARDS = 8
-"""Processes for which the sharded estimate is told."""
+"""Number of processes of the sharded estimate."""
 CLIP_IMAGE_TOKENS = 257
-"""CLIP's, as Wan reads them."""
+"""Tokens of a CLIP image embedding in Wan."""
 
 
 class ClipSize(NamedTuple):
-    """Of a bucket."""
+    """Size of a bucket's clips, width and height in pixels."""
 
     width: int
     height: int
@@ -42,20 +42,20 @@ class ClipSize(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Video tokens of a clip: patches of 16 x 16 pixels in every latent frame."""
+        """Video tokens per clip: patches of 16 x 16 pixels in every latent frame."""
         return latent_frame_count(self.frames) * (self.width // 16) * (self.height // 16)
 
 
 PAPER_CLIP_SIZE = ClipSize(512, 512, 81, 23.0)
-"""What is planned with while there is no corpus."""
+"""Assumed while there is no corpus."""
 
 
 class MemoryEstimate(NamedTuple):
-    """Bytes on one process."""
+    """Memory of one process, in bytes."""
 
     frozen: int
     trainable: int
-    """Weights in float32, or in bf16 with a float32 copy."""
+    """Trained weights in float32, or in bf16 with a float32 copy."""
     gradients: int
     optimizer: int
     ema: int
@@ -63,19 +63,19 @@ class MemoryEstimate(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all parts."""
         return sum(self)
 
     def sharded(self, world_size: int) -> int:
-        """Under FSDP or ZeRO-3: everything but the activations is divided."""
+        """Returns the bytes per process under FSDP or ZeRO-3, which divide everything but the activations."""
         return (self.total - self.activations) // world_size + self.activations
 
 
 def describe_plan(config: TrainConfig) -> str:
-    """The resolved plan as text.
+    """Returns the resolved configuration, the parameter table, the clip sizes and the memory estimate as text.
 
     Raises:
-        InputError: a manifest that is there but damaged, or what is to train is not in the model.
+        InputError: a manifest exists but is damaged, or a trainable pattern matches nothing.
     """
     model = build_meta_model(config)
     sizes = _count_clip_sizes(config)
@@ -88,38 +88,38 @@ def describe_plan(config: TrainConfig) -> str:
             f"bucket {size.width}x{size.height}, {size.frames} frames at {size.fps:g} fps{people}: {clips} clips"
         )
     if not sizes:
-        lines.append(f"no corpus yet at {', '.join(config.data.manifests)}; planned with the paper's clips:")
+        lines.append(f"no corpus yet at {', '.join(config.data.manifests)}; assuming the paper's clips:")
     lines.append(f"largest clip: {largest.width}x{largest.height}, {largest.frames} frames = {largest.tokens:,} tokens")
     per_process = config.batch_size * config.gradient_accumulation_steps
-    lines.append(f"{config.stage.steps:,} steps of {per_process} clips on each process")
+    lines.append(f"{config.stage.steps:,} steps of {per_process} clips per process")
     if sizes:
         epochs = config.stage.steps * per_process / sum(sizes.values())
-        lines.append(f"on one process that is {epochs:.1f} times through the corpus")
+        lines.append(f"{epochs:.1f} epochs on one process")
     gib = {name: f"{value / 2**30:.2f}" for name, value in memory._asdict().items()}
     loading = (memory.frozen + memory.trainable) / 2**30
     lines += [
         "",
-        "memory of a process, estimated, GiB: " + ", ".join(f"{name} {value}" for name, value in gib.items()),
+        "estimated memory per process, GiB: " + ", ".join(f"{name} {value}" for name, value in gib.items()),
         f"one process or DDP: {memory.total / 2**30:.2f} GiB; "
         f"FSDP or ZeRO-3 on {ESTIMATED_SHARDS}: {memory.sharded(ESTIMATED_SHARDS) / 2**30:.2f} GiB each",
-        f"the machine's own memory while a run loads: the first process {loading:.2f} GiB, "
-        f"every other, which is sent the base, {_bytes_before_broadcast(model) / 2**30:.2f} GiB",
+        f"CPU memory while loading: first process {loading:.2f} GiB, every other process (receives the base) "
+        f"{_bytes_before_broadcast(model) / 2**30:.2f} GiB",
     ]
     return "\n".join(lines)
 
 
 def _bytes_before_broadcast(model: FantasyTalkingTransformer3DModel) -> int:
-    """What a process holds before it is sent the base: the other modules, in float32."""
+    """Bytes of a process before it receives the base: the adapter's modules, in float32."""
     return sum(4 * value.numel() for name, value in model.named_parameters() if group_of(name) != BASE_GROUP)
 
 
 def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel) -> MemoryEstimate:
-    """Memory of one process that holds whole parameters of `model`, as planned, training clips of `size`."""
-    half = config.mixed_precision is MixedPrecision.bf16
+    """Returns the memory of one process with whole parameters that trains `model` on clips of `size`."""
+    is_bf16 = config.mixed_precision is MixedPrecision.bf16
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    # The paper's modules are float32 whether they train or not.
+    # The adapter's modules are float32 whether they train or not.
     frozen = sum(
-        value.numel() * (2 if half and group_of(name) == BASE_GROUP else 4)
+        value.numel() * (2 if is_bf16 and group_of(name) == BASE_GROUP else 4)
         for name, value in model.named_parameters()
         if not value.requires_grad
     )
@@ -127,7 +127,7 @@ def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTr
         frozen=frozen,
         trainable=trained * 4,
         gradients=trained * 4,
-        # AdamW keeps two numbers of each weight, Muon one of what is a matrix, which is nearly all.
+        # AdamW stores two numbers per weight, Muon one per matrix entry, and nearly all weights are matrices.
         optimizer=trained * (4 if config.optimizer.type is OptimizerType.muon else 8),
         ema=trained * 4 if config.optimizer.ema_decay else 0,
         activations=activation_bytes(config, size),
@@ -135,7 +135,7 @@ def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTr
 
 
 def activation_bytes(config: TrainConfig, size: ClipSize) -> int:
-    """Bytes that autograd keeps for the backward pass of one micro-batch."""
+    """Returns the bytes that autograd saves for the backward pass of one micro-batch."""
     preset = load_model_config(config.model)
     layers = preset.wan.num_layers
     one, two = (_saved_tensor_bytes(config, size, count) for count in (1, 2))
@@ -143,18 +143,21 @@ def activation_bytes(config: TrainConfig, size: ClipSize) -> int:
     if not config.gradient_checkpointing:
         return rest + per_block * layers
     width = preset.wan.num_attention_heads * preset.wan.attention_head_dim
-    # A float32 copy may stand in for bf16 at a block's door, so four bytes a number.
+    # The input of a block may be a float32 copy, so four bytes per number.
     return rest + per_block + layers * config.batch_size * size.tokens * width * 4
 
 
 def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> FantasyTalkingTransformer3DModel:
-    """The model of a run without memory for its weights, with what trains set; `num_layers` = fewer blocks."""
+    """Returns the model of a run on the meta device, with its trainable parameters set.
+
+    Args:
+        num_layers: number of blocks; None: that of the preset.
+    """
     preset = load_model_config(config.model)
     if num_layers is not None:
         preset = replace(preset, wan=replace(preset.wan, num_layers=num_layers))
     model = build_meta_transformer(preset)
-    if config.stage.distillation is not None:
-        model.add_guidance_embedder(config.stage.distillation.to_spec())
+    build_objective(config.stage).add_modules(model)
     if config.stage.expression is not None:
         with torch.device("meta"):
             ensure_expression_modules(model, config.stage.expression.to_module_config())
@@ -182,7 +185,7 @@ def _saved_tensor_bytes(config: TrainConfig, size: ClipSize, num_layers: int) ->
         parameter.data = parameter.data.to(dtype)
     latents, conditions = meta_inputs(config, size, model, dtype)
     own = {_storage_id(value) for value in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}  # the tensors themselves, so that no storage's address is given out twice
+    kept: dict[int, Tensor] = {}  # keeps the tensors alive, so that no storage address is reused
 
     def keep(tensor: Tensor) -> Tensor:
         if _storage_id(tensor) not in own and not _is_attention_weights(tensor, conditions, size, model):
@@ -197,7 +200,7 @@ def _saved_tensor_bytes(config: TrainConfig, size: ClipSize, num_layers: int) ->
 def _is_attention_weights(
     tensor: Tensor, conditions: Conditions, size: ClipSize, model: FantasyTalkingTransformer3DModel
 ) -> bool:
-    """Queries by keys, one matrix a head: no fused kernel keeps them, but the meta device has no fused kernel."""
+    """Whether a tensor is queries by keys: fused kernels do not save it, but the meta device has no fused kernels."""
     if tensor.ndim < 3 or tensor.shape[:-2].numel() % model.config.num_attention_heads:
         return False
     image = 0 if conditions.image_embeds is None else conditions.image_embeds.shape[1]
@@ -218,7 +221,7 @@ def _is_attention_weights(
 def meta_inputs(
     config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel, dtype: torch.dtype
 ) -> tuple[Tensor, Conditions]:
-    """Latents and conditions of a micro-batch, without memory."""
+    """Returns latents and conditions of a micro-batch on the meta device."""
     frames, batch, shape = latent_frame_count(size.frames), config.batch_size, model.config
     grid = (frames, size.height // 8, size.width // 8)
     by_clip = config.stage.alignment is AudioAlignment.clip
@@ -250,12 +253,12 @@ def _meta_expression(config: TrainConfig, size: ClipSize, dtype: torch.dtype) ->
     if config.stage.expression is None:
         return None
     grid = (latent_frame_count(size.frames), size.height // 16, size.width // 16)
-    there, whose = (config.batch_size, size.people, size.frames), (config.batch_size, size.people, *grid)
+    per_frame, regions = (config.batch_size, size.people, size.frames), (config.batch_size, size.people, *grid)
     with torch.device("meta"):
         return ExpressionCondition(
-            features=torch.empty(*there, sum(config.stage.expression.dims), dtype=dtype),
-            present=torch.ones(there, dtype=torch.bool),
-            regions=torch.ones(whose, dtype=torch.bool),
+            features=torch.empty(*per_frame, sum(config.stage.expression.dims), dtype=dtype),
+            present=torch.ones(per_frame, dtype=torch.bool),
+            regions=torch.ones(regions, dtype=torch.bool),
             scale=torch.empty(config.batch_size, dtype=dtype),
         )
 

@@ -1,39 +1,49 @@
-"""What is told of a run: loss, loss per noise level, gradient norm, speed, memory, time left."""
+"""Metrics of a run: loss, loss per noise level, gradient norm, speed, memory and time left."""
 
 import json
 import resource
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fantasytalking.common.files import atomic_write
 
+LOG_FILE = "log.jsonl"
 NOISE_BUCKETS = 8
 
 
-class MetricsAccumulator:
-    """Means since the last report.
+class StepMetrics(NamedTuple):
+    """Metrics of one step."""
 
-    Args:
-        tokens_per_clip: video tokens of a clip can differ from step to step, so each step brings its own.
-    """
+    losses: Tensor
+    """(N,) loss of each clip of the global batch."""
+    sigmas: Tensor
+    """(N,) noise level of each clip, in [0, 1]."""
+    grad_norm: float
+    """Gradient norm before clipping."""
+    tokens: int
+    """Video tokens of the global batch."""
+
+
+class MetricsAccumulator:
+    """Averages metrics between two reports."""
 
     def __init__(self) -> None:
         self._reset()
 
-    def add(self, losses: Tensor, sigmas: Tensor, grad_norm: float, tokens: int, seconds: float) -> None:
-        """One step: losses and noise levels (N,) of the global batch, its video tokens, and the time it took."""
-        self._losses.append(losses.double().cpu())
-        self._sigmas.append(sigmas.double().cpu())
-        self._grad_norms.append(grad_norm)
-        self._tokens += tokens
+    def add(self, metrics: StepMetrics, seconds: float) -> None:
+        """Adds a step that took `seconds`."""
+        self._losses.append(metrics.losses.double().cpu())
+        self._sigmas.append(metrics.sigmas.double().cpu())
+        self._grad_norms.append(metrics.grad_norm)
+        self._tokens += metrics.tokens
         self._seconds += seconds
 
     def report(self, step: int, steps: int, learning_rate: float, device: torch.device) -> dict[str, Any]:
-        """One line of log.jsonl after `step` of `steps` steps; begins anew."""
+        """Returns one line of log.jsonl after `step` of `steps` steps, and resets the averages."""
         losses, count = torch.cat(self._losses), len(self._grad_norms)
         seconds = max(self._seconds, 1e-9)
         line = {
@@ -59,7 +69,7 @@ class MetricsAccumulator:
 
 
 def loss_by_noise_level(losses: Tensor, sigmas: Tensor) -> list[float | None]:
-    """Mean loss of each eighth of the noise levels, from clean to noise; None where there was no clip."""
+    """Returns the mean loss in each eighth of the noise levels, from 0 to 1; None for one without clips."""
     bucket = (sigmas * NOISE_BUCKETS).long().clamp(0, NOISE_BUCKETS - 1)
     means: list[float | None] = []
     for number in range(NOISE_BUCKETS):
@@ -69,7 +79,7 @@ def loss_by_noise_level(losses: Tensor, sigmas: Tensor) -> list[float | None]:
 
 
 def flatten_scalars(line: dict[str, Any]) -> dict[str, float]:
-    """A report as trackers take it: flat, numbers only."""
+    """Returns the numbers of a report by flat name, as trackers expect them."""
     flat = {name: float(value) for name, value in line.items() if isinstance(value, int | float)}
     flat.update(
         {
@@ -82,7 +92,7 @@ def flatten_scalars(line: dict[str, Any]) -> dict[str, float]:
 
 
 def format_log_line(line: dict[str, Any], steps: int) -> str:
-    """A report as a person reads it."""
+    """Returns a report as one line of text."""
     minutes, seconds = divmod(round(line["seconds_left"]), 60)
     return (
         f"step {line['step']}/{steps}  loss {line['loss']:.4f}  norm {line['gradient_norm']:.3f}  "
@@ -93,20 +103,20 @@ def format_log_line(line: dict[str, Any], steps: int) -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Bytes: of the GPU, or of this process."""
+    """Returns the peak memory in bytes: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def append_log_line(path: Path, line: dict[str, Any]) -> None:
-    """Adds a line to log.jsonl."""
+    """Appends a line to a JSON Lines file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def truncate_log(path: Path, last_step: int) -> None:
-    """Takes the lines of steps after `last_step` out of log.jsonl: they will be done again."""
+    """Removes the lines of steps after `last_step`, which are repeated, from a JSON Lines file if it exists."""
     if not path.is_file():
         return
     kept = [line for line in _complete_lines(path.read_text(encoding="utf-8")) if json.loads(line)["step"] <= last_step]
@@ -115,5 +125,5 @@ def truncate_log(path: Path, last_step: int) -> None:
 
 
 def _complete_lines(text: str) -> Sequence[str]:
-    """A kill may have cut the last one."""
+    """Lines that end with a newline; a kill may have cut off the last one."""
     return text.split("\n")[:-1]

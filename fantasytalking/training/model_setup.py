@@ -1,5 +1,7 @@
-"""The model of a run: base, what it starts from, and what of it trains."""
+"""Builds the model of a run: loads the base and the initial weights, and selects the parameters that train."""
 
+import os
+import shutil
 from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
@@ -14,39 +16,42 @@ from fantasytalking.checkpoints.lora import LoraSpec, add_lora, strip_peft_name
 from fantasytalking.checkpoints.released_audio import from_released_audio, read_released_audio
 from fantasytalking.checkpoints.released_portrait import is_released_portrait
 from fantasytalking.common.config import did_you_mean
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import LazyTensors, check_shapes, open_model_folder, read_json
 from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of, load_from_wan
-from fantasytalking.training.config import LoraConfig, TrainConfig
+from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.parameter_groups import AUDIO_POSITIONS, freeze_for_stage, group_of, set_trainable
+from fantasytalking.training.stage_config import LoraConfig
 
 SAVED_PIPELINE_MODULES = frozenset({"audio", "face", "motion"})
-"""Modules that every saved pipeline has."""
+"""Adapter modules of every saved pipeline."""
 
 
 def build_model(
     config: TrainConfig, frozen_dtype: torch.dtype, materialize: bool = True
 ) -> tuple[FantasyTalkingTransformer3DModel, "AdapterProvenance"]:
-    """The model, on the CPU, with gradients on exactly what trains; that is float32, as are the paper's modules.
+    """Returns the model on the CPU, with gradients enabled for exactly what trains, and where its weights come from.
+
+    Trained parameters and the adapter's modules are float32.
 
     Args:
-        config: of the run.
-        frozen_dtype: of what does not train.
-        materialize: False leaves the base unwritten, for a process that is sent it and then needs no memory for it.
+        frozen_dtype: type of the frozen base.
+        materialize: False leaves the base uninitialized, for a process that receives it from the first one.
 
     Raises:
-        InputError: base or init_from is missing or does not fit, or what is to train is not in the model.
+        InputError: base or init_from is missing or does not fit, or a trainable pattern matches nothing.
     """
-    torch.manual_seed(config.seed)  # fresh modules are alike on every process and at every start
+    torch.manual_seed(config.seed)  # equal initialization on every process and at every start
     preset = load_model_config(config.model)
     base = config.base or preset.base
     _check_nano_base(base)
     model = load_from_wan(base, asdict(preset.portrait), frozen_dtype, materialize)
-    if config.stage.distillation is not None:
-        model.add_guidance_embedder(config.stage.distillation.to_spec())
+    objective = build_objective(config.stage)
+    objective.add_modules(model)
     if config.stage.expression is not None:
         ensure_expression_modules(model, config.stage.expression.to_module_config())
     set_trainable(model, config.stage.trainable)
@@ -55,32 +60,40 @@ def build_model(
             parameter.data = parameter.data.float()
         elif parameter.requires_grad:
             parameter.data = torch.empty_like(parameter, dtype=torch.float32)
-    origin = AdapterProvenance(base)
+    provenance = AdapterProvenance(base)
     if config.stage.init_from is not None:
-        origin = load_initial_weights(model, Path(config.stage.init_from), base)
-    if config.stage.distillation is not None and origin.lora is not None:
+        provenance = load_initial_weights(model, Path(config.stage.init_from), base)
+    if objective.uses_teacher and provenance.lora is not None:
         raise InputError(
-            f"stage.init_from '{config.stage.init_from}' brings a LoRA, and the teacher's weights must be its own; "
-            "distil a model that was trained without one"
+            f"stage.init_from '{config.stage.init_from}' has a LoRA, but the teacher is the model without LoRA; "
+            "distill a model that was trained without one",
+            code=ErrorCode.conflict,
+            field="stage.init_from",
+            value=config.stage.init_from,
         )
-    origin.expression, origin.expression_padding = (
-        ExpressionModuleConfig.from_transformer_config(model.config),
-        model.config.expression_padding,
-    )
-    _apply_lora(model, config.stage.lora, origin)
-    origin.trained_names = freeze_for_stage(model, config.stage)
+    provenance.expression = ExpressionModuleConfig.from_transformer_config(model.config)
+    provenance.expression_padding = model.config.expression_padding
+    _apply_lora(model, config.stage.lora, provenance)
+    provenance.trained_names = freeze_for_stage(model, config.stage)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # a LoRA that init_from brings is as it was written
+            parameter.data = parameter.data.float()  # the LoRA of init_from has the type of its file
     if config.attention_backend is not None:
         _set_attention_backend(model, config.attention_backend)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    return model.train(), origin
+    return model.train(), provenance
 
 
 class AdapterProvenance:
-    """Where a run's weights come from, and so what its adapter must hold."""
+    """Where a run's weights come from, which determines what its adapter must contain.
+
+    Args:
+        base: folder, file or hub id of the base.
+        modules: adapter modules that the initial weights contain.
+        base_parameter_names: tensors of the base that the initial weights replace.
+        lora: LoRA of the initial weights.
+    """
 
     def __init__(
         self,
@@ -89,30 +102,25 @@ class AdapterProvenance:
         base_parameter_names: list[str] | None = None,
         lora: LoraSpec | None = None,
     ) -> None:
-        self.base, self.modules, self.base_parameter_names, self.lora = (
-            base,
-            modules or [],
-            base_parameter_names or [],
-            lora,
-        )
+        self.base, self.modules = base, modules or []
+        self.base_parameter_names, self.lora = base_parameter_names or [], lora
         self.extends_saved_pipeline = False
-        """Whether the modules that it does not bring are a saved pipeline's."""
+        """Whether the adapter modules that the adapter lacks are those of a saved pipeline."""
         self.trained_names: list[str] = []
-        """Names of what trains in this run."""
+        """Names of the parameters that train in this run."""
         self.expression: ExpressionModuleConfig | None = None
-        """Of the model."""
+        """Expression modules of the model, or None."""
         self.expression_padding = PADDING_MODES[0]
-        """How its expression attention treats padding."""
+        """How the expression attention treats padding."""
 
     def adapter_config(self, config: TrainConfig, step: int) -> tuple[AdapterConfig, list[str]]:
-        """The adapter's configuration after `step` steps, and the names of the base's tensors that it holds."""
+        """Returns the adapter's configuration after `step` steps and the names of the base tensors that it contains."""
         parts = {group_of(name) for name in self.trained_names}
         modules = [name for name in ADAPTER_MODULES if name in {*parts, *self.modules}]
         distillation = config.stage.distillation
-        base_names = {strip_peft_name(name) for name in self.trained_names if group_of(name) == "base"} | set(
-            self.base_parameter_names
-        )
-        described = AdapterConfig(
+        trained_base_names = {strip_peft_name(name) for name in self.trained_names if group_of(name) == "base"}
+        base_names = trained_base_names | set(self.base_parameter_names)
+        adapter_config = AdapterConfig(
             modules=modules,
             audio_window="seconds",
             window_seconds=config.data.audio_window_seconds,
@@ -125,16 +133,16 @@ class AdapterProvenance:
             base_tensors=len(base_names),
             extra={"stage": config.stage.name, "steps": step, "ema_decay": config.optimizer.ema_decay},
         )
-        return described, sorted(base_names)
+        return adapter_config, sorted(base_names)
 
 
 def load_initial_weights(model: FantasyTalkingTransformer3DModel, init_from: Path, base: str) -> AdapterProvenance:
-    """Sets what the run starts from: an adapter folder of ours, a saved pipeline, or released weights.
+    """Loads an adapter folder, a saved pipeline, or the released audio or portrait weights into `model`.
 
-    An adapter that goes on a saved pipeline goes on the base, which must be one.
+    An adapter that extends a saved pipeline requires `base` to be that pipeline.
 
     Raises:
-        InputError: none of these is there, or it does not fit the model.
+        InputError: there is none of these at `init_from`, or it does not fit the model.
     """
     if (init_from / "model_index.json").is_file():
         return _load_saved_pipeline(model, init_from, base)
@@ -146,7 +154,7 @@ def load_initial_weights(model: FantasyTalkingTransformer3DModel, init_from: Pat
         return AdapterProvenance(base, ["expression"])
     tensors = from_released_audio(read_released_audio(init_from))
     if (positions := model.audio_projector.positions) is not None:
-        # The released weights know of no places; with none at all the model is theirs.
+        # The released model has no positions, which zeros reproduce.
         tensors[AUDIO_POSITIONS] = torch.zeros_like(positions)
     _copy_weights(model, {"audio"}, tensors, f"'{init_from}'", base)
     return AdapterProvenance(base, ["audio"])
@@ -157,22 +165,28 @@ def _load_adapter_folder(model: FantasyTalkingTransformer3DModel, source: Path, 
     if on_saved:
         if not (Path(base) / "model_index.json").is_file():
             raise InputError(
-                f"stage.init_from '{source}' goes on a saved pipeline, and base '{base}' is none; give the one that it "
-                "was trained on: base=FOLDER"
+                f"base '{base}' is not a saved pipeline, but stage.init_from '{source}' extends one; give the pipeline "
+                "that it was trained on: base=FOLDER",
+                code=ErrorCode.conflict,
+                field="base",
+                value=base,
             )
         _load_saved_pipeline(model, Path(base), base)
     adapter = load_adapter(model, source)
     lora = None if adapter.lora is None else LoraSpec.from_dict(adapter.lora, str(source))
-    origin = AdapterProvenance(base, adapter.modules, trained_base_names(source), lora)
-    origin.extends_saved_pipeline = on_saved
-    return origin
+    provenance = AdapterProvenance(base, adapter.modules, trained_base_names(source), lora)
+    provenance.extends_saved_pipeline = on_saved
+    return provenance
 
 
 def _load_saved_pipeline(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> AdapterProvenance:
-    """The paper's modules of a saved pipeline. An adapter of what is trained on them goes on that pipeline."""
+    """Loads the adapter modules of a saved pipeline; the adapter of the run then extends that pipeline."""
     if source.resolve() != Path(base).resolve():
         raise InputError(
-            f"stage.init_from '{source}' is a saved pipeline and base is '{base}'; they must be the same folder"
+            f"stage.init_from '{source}' is a saved pipeline, but base is '{base}'; they must be the same folder",
+            code=ErrorCode.conflict,
+            field="stage.init_from",
+            value=str(source),
         )
     modules, config = SAVED_PIPELINE_MODULES, read_json(source / "transformer" / "config.json")
     sizes = ExpressionModuleConfig.from_transformer_config(config)
@@ -183,9 +197,9 @@ def _load_saved_pipeline(model: FantasyTalkingTransformer3DModel, source: Path, 
     stored: LazyTensors = open_model_folder(source / "transformer")
     tensors = {name: stored.read(name) for name in stored.shapes if adapter_module_of(name) in modules}
     _copy_weights(model, modules, tensors, f"'{source}'", base)
-    origin = AdapterProvenance(base)
-    origin.extends_saved_pipeline = True
-    return origin
+    provenance = AdapterProvenance(base)
+    provenance.extends_saved_pipeline = True
+    return provenance
 
 
 def _copy_weights(
@@ -205,61 +219,94 @@ def _copy_weights(
 
 
 def check_initial_weights_exist(init_from: str | None) -> None:
-    """Holds that what a run starts from is there, if it starts from anything.
+    """Validates that the initial weights of a run exist, if it has any.
 
     Raises:
-        InputError: it is not; names the command that makes it.
+        InputError: they do not; the message names the command that makes them.
     """
     if init_from is not None:
         _check_nano_base(init_from)
     if init_from is not None and not Path(init_from).exists():
         raise InputError(
-            f"stage.init_from '{init_from}' is not there; for stage 2 train stage 1 first "
-            "(fantasytalking train), or set stage.init_from to an adapter folder or null"
+            f"stage.init_from '{init_from}' does not exist; for stage 2 train stage 1 first "
+            "(fantasytalking train), or set stage.init_from to an adapter folder or null",
+            code=ErrorCode.missing_file,
+            field="stage.init_from",
+            value=init_from,
         )
 
 
 def _apply_lora(model: FantasyTalkingTransformer3DModel, config: LoraConfig, provenance: AdapterProvenance) -> None:
     if not config.rank:
-        return  # one that init_from brought trains on
+        return  # the LoRA of init_from, if any, trains
     wanted = LoraSpec(config.rank, config.alpha, tuple(config.target_modules))
     if provenance.lora is None:
         add_lora(model, wanted, torch.float32)
         provenance.lora = wanted
-    elif (wanted.rank, wanted.alpha, set(wanted.targets)) != (
-        provenance.lora.rank,
-        provenance.lora.alpha,
-        set(provenance.lora.targets),
-    ):
+        return
+    loaded = provenance.lora
+    if (wanted.rank, wanted.alpha, set(wanted.targets)) != (loaded.rank, loaded.alpha, set(loaded.targets)):
         raise InputError(
-            f"stage.init_from brings a LoRA of rank {provenance.lora.rank}, alpha {provenance.lora.alpha:g}; "
-            "stage.lora says "
-            f"rank {wanted.rank}, alpha {wanted.alpha:g}: make rank, alpha and targets equal"
+            f"stage.lora has rank {wanted.rank} and alpha {wanted.alpha:g}, but the LoRA of stage.init_from has rank "
+            f"{loaded.rank} and alpha {loaded.alpha:g}; make rank, alpha and target_modules equal",
+            code=ErrorCode.conflict,
+            field="stage.lora",
+            value=wanted.rank,
         )
 
 
 def _set_attention_backend(model: FantasyTalkingTransformer3DModel, backend_name: str) -> None:
     known = [backend.value for backend in AttentionBackendName]
     if backend_name not in known:
-        raise InputError(f"attention is '{backend_name}';{did_you_mean(backend_name, known)} known: {', '.join(known)}")
+        raise InputError(
+            f"attention_backend is '{backend_name}';{did_you_mean(backend_name, known)} known: {', '.join(known)}",
+            code=ErrorCode.invalid_choice,
+            field="attention_backend",
+            value=backend_name,
+        )
     try:
         model.set_attention_backend(backend_name)
     except (RuntimeError, ImportError) as error:
-        raise InputError(f"attention '{backend_name}' cannot be used here: {str(error).splitlines()[0]}") from error
-    for place, module in model.named_modules():
-        if place.endswith(("attn1.norm_q", "attn1.norm_k")):
+        raise InputError(
+            f"attention_backend '{backend_name}' cannot be used on this machine: {str(error).splitlines()[0]}",
+            code=ErrorCode.unsupported,
+            field="attention_backend",
+            value=backend_name,
+        ) from error
+    for name, module in model.named_modules():
+        if name.endswith(("attn1.norm_q", "attn1.norm_k")):
             module.register_forward_hook(_cast_to_input_dtype)
 
 
+def compile_blocks(model: FantasyTalkingTransformer3DModel, device: torch.device) -> None:
+    """Compiles the blocks one by one with torch.compile. They share their code; names and weights do not change.
+
+    Raises:
+        InputError: there is no C++ compiler, which a CPU needs.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise InputError(
+            f"compile is true, but there is no C++ compiler '{compiler}'; install one or set compile=false",
+            code=ErrorCode.unsupported,
+            field="compile",
+            value=True,
+        )
+    for block in model.blocks:
+        block.compile()
+
+
 def _cast_to_input_dtype(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Autocast gives norms back in float32, which kernels other than PyTorch's own do not take."""
+    """Undoes autocast's float32 output of norms, which attention kernels other than PyTorch's own reject."""
     return output.to(inputs[0].dtype)
 
 
 def _check_nano_base(base: str) -> None:
-    """Holds that the nano base is there where it is what is asked for."""
     if base == load_model_config("nano").base and not Path(base).is_dir():
         raise InputError(
-            f"the nano base '{base}' is not there; copy it from a clone of the repository, or build it: "
-            "fantasytalking build-nano"
+            f"the nano base '{base}' does not exist; copy it from a clone of the repository, or build it: "
+            "fantasytalking build-nano",
+            code=ErrorCode.missing_weights,
+            field="base",
+            value=base,
         )

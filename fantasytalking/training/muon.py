@@ -1,7 +1,7 @@
-"""Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+"""Muon: momentum with orthogonalized matrices (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-torch.optim.Muon takes matrices alone; here convolutions are read as matrices (outputs by inputs), and everything that
-is no matrix is stepped by AdamW within the same optimiser, so that one state holds a training.
+torch.optim.Muon accepts matrices only. Here convolutions are flattened to matrices (outputs by inputs), and all other
+parameters are updated by AdamW in the same optimizer, so that a run has one optimizer state.
 """
 
 from collections.abc import Iterable
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 ADAMW_UPDATE_RMS = 0.2
-"""Root mean square of an update: AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both."""
+"""Root mean square of an update, as of AdamW (Liu et al. 2025, arXiv 2502.16982): one learning rate suits both."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for matrices, AdamW for the rest. Parameters without gradient stay."""
+    """Updates matrices by Muon and the rest by AdamW. Parameters without gradient do not change."""
 
     def __init__(
         self,
@@ -33,8 +33,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update from the gradients."""
-        assert closure is None, "the loss is computed before the step"
+        """Performs one update."""
+        assert closure is None, "closures are not supported"
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -45,20 +45,20 @@ class Muon(torch.optim.Optimizer):
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon steps it: weights of linear layers and of convolutions, neither vectors nor tables of one row."""
+    """Whether Muon updates a parameter: weights of linear layers and convolutions, no vectors or one-row tables."""
     return parameter.ndim >= 2 and min(parameter.shape[:2]) > 1
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Nearly U Vᵀ of `matrix` = U S Vᵀ (m, n), by Newton and Schulz's iteration, in bfloat16 as its author does."""
+    """Returns approximately U Vᵀ of `matrix` = U S Vᵀ (m, n), by Newton-Schulz iteration in bfloat16 as published."""
     tall = matrix.shape[0] > matrix.shape[1]
-    found = matrix.T if tall else matrix
-    found = (found / (found.norm() + 1e-7)).bfloat16()
+    wide = matrix.T if tall else matrix
+    wide = (wide / (wide.norm() + 1e-7)).bfloat16()
     first, second, third = NEWTON_SCHULZ_COEFFICIENTS
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = found @ found.T
-        found = first * found + (second * gram + third * gram @ gram) @ found
-    return (found.T if tall else found).to(matrix.dtype)
+        gram = wide @ wide.T
+        wide = first * wide + (second * gram + third * gram @ gram) @ wide
+    return (wide.T if tall else wide).to(matrix.dtype)
 
 
 def _muon_update(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:

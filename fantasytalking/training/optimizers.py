@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate, a function of the step alone."""
+"""Builds the optimizer and computes its learning rate as a function of the step."""
 
 import math
 
@@ -10,14 +10,14 @@ from fantasytalking.training.muon import Muon
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW or Muon over what trains: matrices decay, vectors (biases, norms) do not."""
+    """Returns AdamW or Muon over the parameters that train, with weight decay on matrices only (no biases, norms)."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
-    kind = {OptimizerType.adamw: torch.optim.AdamW, OptimizerType.muon: Muon}[config.type]
-    return kind(
+    optimizer_class = {OptimizerType.adamw: torch.optim.AdamW, OptimizerType.muon: Muon}[config.type]
+    return optimizer_class(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
@@ -26,17 +26,17 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 
 def learning_rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
-    """The learning rate of step number `step` (0 is the first) of `steps`: linear warm-up, then the schedule."""
+    """Returns the learning rate of step number `step` (from 0) of `steps`: linear warmup, then the schedule."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.lr_schedule is LRSchedule.constant:
         return config.learning_rate
     progress = (step - config.warmup_steps) / max(1, steps - 1 - config.warmup_steps)
-    share = (1 + math.cos(math.pi * progress)) / 2 if config.lr_schedule is LRSchedule.cosine else 1 - progress
-    return config.learning_rate * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)
+    decay = (1 + math.cos(math.pi * progress)) / 2 if config.lr_schedule is LRSchedule.cosine else 1 - progress
+    return config.learning_rate * (config.min_lr_ratio + (1 - config.min_lr_ratio) * decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Sets it for every group."""
+    """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = value

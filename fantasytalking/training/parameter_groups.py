@@ -1,14 +1,14 @@
-"""Which parameters train, by name."""
+"""Selects the parameters that train, by name."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of
-from fantasytalking.training.config import StageConfig
+from fantasytalking.training.stage_config import StageConfig
 
 LORA_NAME_PART = ".lora_"
 BASE_GROUP = "base"
@@ -16,40 +16,43 @@ AUDIO_POSITIONS = "audio_projector.positions"
 
 
 def matches_pattern(name: str, pattern: str) -> bool:
-    """Whether a pattern means a parameter: `base` all but the paper's modules, audio, face, motion ... one of them."""
+    """Whether a pattern selects a parameter: `base` (none of the adapter's modules), a module's name, or a shell
+    pattern."""
     if pattern == BASE_GROUP:
         return adapter_module_of(name) is None
     return any(fnmatchcase(name, part) for part in ADAPTER_MODULES.get(pattern, (pattern,)))
 
 
 def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Lets exactly the parameters that match train, and every LoRA layer; gives their names.
+    """Enables gradients for exactly the parameters that match and every LoRA layer, and returns their names.
 
     Raises:
-        InputError: a pattern that matches nothing, which would silently train less than was meant.
+        InputError: a pattern matches nothing, so that less would train than requested.
     """
     names = [name for name, _ in model.named_parameters() if LORA_NAME_PART not in name]
     for pattern in patterns:
         if not any(matches_pattern(name, pattern) for name in names):
             raise InputError(
-                f"stage.trainable: '{pattern}' matches no parameter of the model; "
-                f"use audio, face, motion, base, *, expression (with stage.expression), or a pattern such as "
-                f"'{names[len(names) // 2]}'"
+                f"stage.trainable has '{pattern}', which matches no parameter of the model; use audio, face, motion, "
+                f"base, *, expression (with stage.expression), or a pattern such as '{names[len(names) // 2]}'",
+                code=ErrorCode.unknown_key,
+                field="stage.trainable",
+                value=pattern,
             )
-    chosen = []
+    selected = []
     for name, parameter in model.named_parameters():
         trains = LORA_NAME_PART in name or any(matches_pattern(name, pattern) for pattern in patterns)
         parameter.requires_grad_(trains)
         if trains:
-            chosen.append(name)
-    return chosen
+            selected.append(name)
+    return selected
 
 
 def freeze_for_stage(model: nn.Module, stage: StageConfig) -> list[str]:
-    """Lets what a stage trains train; gives the names.
+    """Enables gradients for exactly what a stage trains, and returns the names.
 
-    A clip's audio has no places in a window: what would train and never have a gradient is an error to DDP, has no
-    optimiser state that FSDP could load again, and decays under DeepSpeed alone.
+    Clip alignment has no audio windows, so the positions within a window stay frozen: a trained parameter without
+    gradient fails under DDP, has no optimizer state that FSDP could restore, and decays under DeepSpeed only.
 
     Raises:
         InputError: as `set_trainable`.
@@ -62,12 +65,12 @@ def freeze_for_stage(model: nn.Module, stage: StageConfig) -> list[str]:
 
 
 def group_of(name: str) -> str:
-    """audio, face, motion, lora or base."""
+    """Returns the part of a parameter: an adapter module (audio, face, motion, ...), lora or base."""
     return "lora" if LORA_NAME_PART in name else adapter_module_of(name) or BASE_GROUP
 
 
 def trainable_table(model: nn.Module) -> str:
-    """Parameters of every part: how many there are and how many train."""
+    """Returns a text table of the parameters of every part: total and trained."""
     rows = {part: [0, 0] for part in (*ADAPTER_MODULES, "lora", BASE_GROUP)}
     for name, parameter in model.named_parameters():
         row = rows[group_of(name)]

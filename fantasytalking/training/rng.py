@@ -1,7 +1,9 @@
-"""Every random number of a step as a function of (seed, step, place in the global batch), and of nothing else.
+"""Random numbers of a step, as a function of (seed, step, position in the global batch) only.
 
-So a resumed run repeats what the undisturbed one would have done, and two processes draw what one would have drawn: the
-place in the global batch stands for the rank. Axes: B clips.
+A resumed run therefore repeats the numbers of an uninterrupted one, and several processes draw the numbers of a single
+one: the position in the global batch replaces the rank.
+
+Axes: B clips, F latent frames, h and w latent height and width.
 """
 
 from collections.abc import Sequence
@@ -13,29 +15,29 @@ from torch import Tensor
 
 
 class StepRandomness(NamedTuple):
-    """The random numbers of some clips of one step, float32; those in [0, 1) are uniform."""
+    """Random numbers of B clips of one step, float32; those in [0, 1) are uniform."""
 
     noise: Tensor
     """(B, 16, F, h, w) standard normal."""
     sigma_uniform: Tensor
-    """(B,) in [0, 1): becomes the noise level."""
+    """(B,) in [0, 1): mapped to the noise level."""
     mask_uniform: Tensor
-    """(B,) in [0, 1): p of the lip-mask loss, one a clip."""
+    """(B,) in [0, 1): p of the lip-mask loss, one per clip."""
     step_mask_uniform: Tensor
-    """(B,) in [0, 1): the same for every clip of the step."""
+    """(B,) in [0, 1): p of the lip-mask loss, one per step."""
     dropout_uniform: Tensor
     """(B, 4) in [0, 1): reference, audio, prompt, expression."""
     guidance_uniform: Tensor
-    """(B, 2) in [0, 1): become the scales of text and audio guidance in distillation."""
+    """(B, 2) in [0, 1): mapped to the text and audio guidance scales in distillation."""
 
 
 def step_randomness(seed: int, step: int, positions: Sequence[int], latent_shape: Sequence[int]) -> StepRandomness:
-    """The random numbers for the clips at `positions` of the global batch, latents of `latent_shape` (16, F, h, w)
-    each."""
-    of_step = torch.rand(1, generator=_generator(seed, step))
+    """Returns the random numbers of the clips at `positions` in the global batch, whose latents have shape
+    `latent_shape` (16, F, h, w)."""
+    step_uniform = torch.rand(1, generator=_generator(seed, step))
     uniforms, noises, guidance, expression = [], [], [], []
-    for place in positions:
-        generator = _generator(seed, step, place)
+    for position in positions:
+        generator = _generator(seed, step, position)
         uniforms.append(torch.rand(5, generator=generator))
         noises.append(torch.randn(*latent_shape, generator=generator))
         guidance.append(torch.rand(2, generator=generator))
@@ -45,13 +47,13 @@ def step_randomness(seed: int, step: int, positions: Sequence[int], latent_shape
         noise=torch.stack(noises),
         sigma_uniform=uniform[:, 0],
         mask_uniform=uniform[:, 1],
-        step_mask_uniform=of_step.expand(len(positions)),
+        step_mask_uniform=step_uniform.expand(len(positions)),
         dropout_uniform=torch.cat([uniform[:, 2:], torch.stack(expression)], dim=1),
         guidance_uniform=torch.stack(guidance),
     )
 
 
 def _generator(*key: int) -> torch.Generator:
-    """A generator on the CPU, so that every device sees the same numbers; keys of different length differ too."""
+    """CPU generator, so that every device sees the same numbers. Keys of different lengths give different numbers."""
     state = np.random.SeedSequence([len(key), *key]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))

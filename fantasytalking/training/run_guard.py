@@ -1,198 +1,122 @@
-"""Checkpoints to resume from: complete or not there, the last N, and a folder that is known to take them.
-
-<output>/checkpoints/step-00000500/ is written as .step-00000500.partial and renamed when everything is in it.
-"""
+"""Guards of a resumed run: its configuration and manifests must be those it was started with."""
 
 import json
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.config_aliases import rename_old_keys
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, hash_file
 from fantasytalking.common.tensor_io import read_json
 from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.stage_config import ObjectiveType
 
-PROGRESS_FILE = "progress.json"
 MUTABLE_ON_RESUME = (
-    *("output", "batch", "accumulation", "gradient_checkpointing", "saving", "logging", "validation", "held_out"),
+    *("output", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing"),
+    *("checkpoints", "logging", "validation", "holdout"),
     *("stage.steps", "data.num_workers", "data.max_unreadable_fraction"),
 )
-"""Keys of a run that may change when it is resumed."""
-_CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
-
-
-@dataclass
-class TrainingProgress:
-    """How far a run is, beside weights and optimiser state."""
-
-    step: int = 0
-    """Steps done."""
-    bad: dict[str, str] = field(default_factory=dict)
-    """Clips that could not be read, and why."""
-    seconds: float = 0.0
-    """Time spent training."""
-    layout: str = ""
-    """How processes shared the work when it was written, where files depend on it; "" = it is not known."""
-
-
-class CheckpointManager:
-    """The checkpoints of one run."""
-
-    def __init__(self, output: Path, keep_last_n: int) -> None:
-        self._folder = output / "checkpoints"
-        self._keep_last_n = keep_last_n
-
-    def latest(self) -> Path | None:
-        """The newest complete one."""
-        complete = self._complete()
-        return complete[-1] if complete else None
-
-    def partial_path(self, step: int) -> Path:
-        """Where the one of `step` is written until it is complete."""
-        return self._folder / f".step-{step:08d}.partial"
-
-    def required_bytes(self, checkpoint_bytes: int) -> int:
-        """Bytes that must be free for all that are kept, of `checkpoint_bytes` each, and one being written beside
-        them."""
-        kept, partial = _folder_bytes(self._complete()), _folder_bytes(self._folder.glob(".step-*.partial"))
-        return max(
-            0, max(checkpoint_bytes, (self._keep_last_n + 1) * checkpoint_bytes - kept) - partial
-        )  # what is half-written goes first
-
-    def remove_partial(self) -> None:
-        """Removes what a killed run left half-written. Main process."""
-        for path in self._folder.glob(".step-*.partial"):
-            shutil.rmtree(path)
-
-    def commit(self, step: int) -> None:
-        """Gives the complete one its name and removes the oldest beyond the number to keep. Main process."""
-        final = self._folder / f"step-{step:08d}"
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(self.partial_path(step), final)
-        for path in self._complete()[: -self._keep_last_n]:
-            # Renamed first, so that a kill in the middle of the removal leaves nothing that looks complete.
-            doomed = path.with_name(f".{path.name}.partial")
-            os.replace(path, doomed)
-            shutil.rmtree(doomed)
-
-    def _complete(self) -> list[Path]:
-        found = self._folder.iterdir() if self._folder.is_dir() else ()
-        return sorted(path for path in found if _CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir())
-
-
-def _folder_bytes(folders: Iterable[Path]) -> int:
-    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
-
-
-def write_progress(folder: Path, progress: TrainingProgress) -> None:
-    """Writes progress.json into a checkpoint."""
-    (folder / PROGRESS_FILE).write_text(json.dumps(vars(progress), indent=1) + "\n", encoding="utf-8")
-
-
-def read_progress(folder: Path) -> TrainingProgress:
-    """Reads progress.json of a checkpoint.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    try:
-        return TrainingProgress(**json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"checkpoint '{folder}' is damaged ({error}); remove it to resume from the one before") from (
-            error
-        )
-
-
-def check_output_writable(output: Path, required_bytes: int) -> None:
-    """Holds, before the first step, that the folder can be written and has room for `required_bytes` bytes.
-
-    Raises:
-        InputError: it cannot, or has not.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output) as probe:
-            probe.write(b"x")
-            probe.flush()
-    except OSError as error:
-        raise InputError(f"output '{output}' cannot be written: {error.strerror}; choose another folder") from error
-    free = shutil.disk_usage(output).free
-    if free < required_bytes:
-        raise InputError(
-            f"output '{output}' has {free / 2**30:.2f} GiB free and the run's checkpoints need "
-            f"{required_bytes / 2**30:.2f}; "
-            "free some, choose another folder or lower checkpoints.keep_last_n"
-        )
+"""Keys and sections of the configuration that may change when a run is resumed."""
+GLOBAL_BATCH = "global batch"
+"""Key of run.json: the only one that is not a key of the configuration."""
 
 
 def check_same_config(output: Path, global_batch_size: int, config: TrainConfig) -> None:
-    """Holds that a run is resumed with the configuration that decides its weights; run.json keeps the first one's.
+    """Validates that a run is resumed with the configuration it was started with, which run.json records.
 
-    How a global batch is spread over processes and accumulation may change (not their number under ZeRO, which a
-    checkpoint tells), and so may `MUTABLE_ON_RESUME`. A key that was not known
-    when the run was begun had its default.
+    The distribution of a global batch over processes and accumulation may change, and so may `MUTABLE_ON_RESUME`. Keys
+    that run.json lacks were added later and had their defaults; keys of earlier releases are renamed.
 
     Raises:
-        InputError: it was begun with another; names the key and both values.
+        InputError: a value differs from that of run.json, or run.json is damaged.
     """
-    path, now = output / "run.json", {"global batch": global_batch_size, **_flatten_immutable(asdict(config))}
+    path, requested = output / "run.json", _immutable_values(config, global_batch_size)
     if not path.is_file():
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(requested, indent=1) + "\n", encoding="utf-8")
         return
     try:
-        begun = dict(json.loads(path.read_text(encoding="utf-8")))
+        recorded = _rename_flat_keys(dict(json.loads(path.read_text(encoding="utf-8"))), str(path))
     except (ValueError, TypeError) as error:
-        raise InputError(f"'{path}' is damaged ({error}); choose another output folder") from error
-    begun = {**_flatten_immutable(asdict(TrainConfig())), **begun}
-    for key in sorted(now.keys() | begun.keys()):
-        if begun.get(key) != now.get(key):
+        raise InputError(
+            f"'{path}' is damaged ({error}); choose another output folder",
+            code=ErrorCode.malformed_file,
+            field="run.json",
+            value=str(path),
+        ) from error
+    started = {**_flatten_immutable(asdict(TrainConfig())), "stage.objective": _implied_objective(recorded), **recorded}
+    for key in sorted(requested.keys() | started.keys()):
+        if started.get(key) != requested.get(key):
             raise InputError(
-                f"output '{output}' holds a run with {key} = {begun.get(key)!r}, not {now.get(key)!r}; "
-                "resume with the same configuration or choose another output folder"
+                f"output '{output}' has a run with {key} = {started.get(key)!r}, not {requested.get(key)!r}; "
+                "resume with the same configuration or choose another output folder",
+                code=ErrorCode.conflict,
+                field=key,
+                value=requested.get(key),
             )
 
 
 def check_same_manifests(output: Path, manifests: Sequence[str]) -> None:
-    """Holds that a run is resumed with the manifests that it was begun with, by their content; clips.json keeps it.
+    """Validates that a run is resumed with manifests of the same content, whose hashes clips.json records.
 
-    With more clips, or others, the order of the data would be another from the next step on, and motion constants that
-    are fitted on them too.
+    Other clips would change the order of the data from the next step on, and fitted motion normalizers.
 
     Raises:
-        InputError: one was changed.
+        InputError: the content of a manifest has changed.
     """
-    path, now = output / "clips.json", {manifest: hash_file(Path(manifest)) for manifest in manifests}
+    path, hashes = output / "clips.json", {manifest: hash_file(Path(manifest)) for manifest in manifests}
     if not path.is_file():
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
         return
-    begun = read_json(path)
-    changed = [manifest for manifest, content in now.items() if begun.get(manifest) != content]
+    recorded = read_json(path)
+    changed = [manifest for manifest, content in hashes.items() if recorded.get(manifest) != content]
     if changed:
         raise InputError(
-            f"'{changed[0]}' is not what the run in '{output}' was begun with; put it back, or choose another output "
-            "folder (stage.init_from goes on from an adapter)"
+            f"'{changed[0]}' has changed since the run in '{output}' was started; restore it, or choose another output "
+            "folder (stage.init_from starts from an adapter)",
+            code=ErrorCode.conflict,
+            field="data.manifests",
+            value=changed[0],
         )
 
 
-def _flatten_immutable(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flat, `a.b.c` -> value as JSON gives it back, without what may change."""
+def _immutable_values(config: TrainConfig, global_batch_size: int) -> dict[str, Any]:
+    """What run.json records: the configuration without what may change, flat."""
+    values = {GLOBAL_BATCH: global_batch_size, **_flatten_immutable(asdict(config))}
+    return {**values, "stage.objective": config.stage.resolved_objective.value}
+
+
+def _implied_objective(recorded: Mapping[str, Any]) -> str:
+    """The objective of a run that was started before there was a key for it."""
+    distilled = any(key.startswith("stage.distillation.") for key in recorded)
+    return (ObjectiveType.distillation if distilled else ObjectiveType.flow_matching).value
+
+
+def _flatten_immutable(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens nested values to `a.b.c` -> value as read back from JSON, without `MUTABLE_ON_RESUME`."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{prefix}{name}"
         if key in MUTABLE_ON_RESUME:
             continue
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             flat.update(_flatten_immutable(value, f"{key}."))
         else:
             flat[key] = value.value if isinstance(value, Enum) else value
     return flat
+
+
+def _rename_flat_keys(flat: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Renames the keys and values of earlier releases in a flat configuration."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = [key] if key == GLOBAL_BATCH else key.split(".")
+        target = nested
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[name] = value
+    return _flatten_immutable(rename_old_keys(TrainConfig, nested, source, warn=False))

@@ -1,7 +1,7 @@
-"""The one Trainer: every stage, on one process or many, from the first step to the adapter folder.
+"""Trainer of every stage, on one process or many, from the first step to the adapter folder.
 
-A run is a function of its configuration: data order, noise and dropout derive from (seed, step, place in the global
-batch), so the same command again after a kill gives the weights of a run that was never killed.
+A run is a function of its configuration: data order, noise and dropout derive from (seed, step, position in the global
+batch), so a run that is killed and restarted by the same command ends with the weights of an uninterrupted run.
 """
 
 import json
@@ -13,13 +13,14 @@ from time import perf_counter
 from typing import NamedTuple, Protocol
 
 import torch
-from accelerate.utils import DistributedType, gather_object
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from fantasytalking.checkpoints.adapter import save_adapter_state
 from fantasytalking.checkpoints.lora import strip_peft_name
 from fantasytalking.common.config import save_config
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.data.corpus_motion import (
     check_initial_motion_normalizer,
@@ -29,40 +30,46 @@ from fantasytalking.data.corpus_motion import (
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.models.cpu.attention import use_matmul_attention
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.training.checkpointer import RunState
-from fantasytalking.training.compilation import compile_blocks
-from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig
+from fantasytalking.motion_normalizer import MotionNormalizer
+from fantasytalking.training.checkpointer import (
+    CheckpointManager,
+    RunState,
+    TrainingProgress,
+    check_output_writable,
+    estimate_checkpoint_bytes,
+)
+from fantasytalking.training.config import MixedPrecision, TrainConfig, ValidationConfig
 from fantasytalking.training.dataloader import BatchLayout, MicroBatch, iter_micro_batches
-from fantasytalking.training.distillation import distillation_loss
-from fantasytalking.training.distributed import Trackers, build_accelerator, is_sharded, prepare_model_and_optimizer
+from fantasytalking.training.distributed import (
+    Trackers,
+    build_accelerator,
+    check_compatible,
+    is_sharded,
+    model_input_dtype,
+    prepare_model_and_optimizer,
+)
 from fantasytalking.training.ema import EMAModel
-from fantasytalking.training.holdout_loss import HOLDOUT_LOG_FILE as HELD_OUT_LOG
-from fantasytalking.training.holdout_loss import HoldoutLoss, holdout_scalars, log_holdout_errors
-from fantasytalking.training.losses import StepLoss, stage_loss
+from fantasytalking.training.holdout_loss import HOLDOUT_LOG_FILE, HoldoutLoss, holdout_scalars, log_holdout_errors
 from fantasytalking.training.metrics_log import (
+    LOG_FILE,
     MetricsAccumulator,
+    StepMetrics,
     append_log_line,
     flatten_scalars,
     format_log_line,
     truncate_log,
 )
-from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.model_setup import AdapterProvenance, build_model, compile_blocks
+from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.optimizers import build_optimizer, learning_rate_at, set_learning_rate
 from fantasytalking.training.parameter_groups import BASE_GROUP, group_of, trainable_table
-from fantasytalking.training.run_guard import (
-    CheckpointManager,
-    TrainingProgress,
-    check_output_writable,
-    check_same_config,
-    check_same_manifests,
-)
-from fantasytalking.training.validation_config import ValidationConfig
+from fantasytalking.training.run_guard import check_same_config, check_same_manifests
 
 logger = logging.getLogger(__name__)
 
 
 class ValidationResult(NamedTuple):
-    """What a validation made, for the trackers."""
+    """Output of a validation, for the trackers."""
 
     metrics: dict[str, float]
     contact_sheet: Path | None
@@ -70,7 +77,7 @@ class ValidationResult(NamedTuple):
 
 
 class ValidationSampler(Protocol):
-    """Makes a video of the model as it stands. Given by the script, since training knows no pipeline."""
+    """Generates a video with the current model. Passed to the trainer, since training imports no pipeline."""
 
     def __call__(
         self,
@@ -79,9 +86,11 @@ class ValidationSampler(Protocol):
         folder: Path | None,
         dtype: torch.dtype | None,
     ) -> ValidationResult:
-        """Called on every process, since a sharded model needs them all; only one is given a folder to write to.
+        """Called on every process, since a sharded model needs all of them.
 
-        `dtype` is what the model wants its inputs in; None: what its weights are in.
+        Args:
+            folder: where to write; None on every process but the main one.
+            dtype: type of the model's inputs; None: that of its weights.
         """
 
 
@@ -89,92 +98,100 @@ class Trainer:
     """Trains one stage.
 
     Args:
-        config: of the run.
-        sample: makes validation videos; needed when `config.validation.interval` is not 0.
+        validation_sampler: generates the validation videos; required if `config.validation.interval` is not 0.
 
     Raises:
-        InputError: anything given that cannot be trained with; nothing was written then but the output folder.
+        InputError: the configuration, the clips or the weights cannot be trained with. Nothing but the output folder
+            has been written.
     """
 
     def __init__(self, config: TrainConfig, validation_sampler: ValidationSampler | None = None) -> None:
+        self.config, self.output, self._validation_sampler = config, Path(config.output), validation_sampler
         if config.validation.interval and validation_sampler is None:
             raise InputError(
-                f"validation.interval is {config.validation.interval}, but this script cannot make videos; use 0"
+                f"validation.interval is {config.validation.interval}, but there is no validation sampler; use 0",
+                code=ErrorCode.unsupported,
+                field="validation.interval",
+                value=config.validation.interval,
             )
-        self.config, self._validation_sampler = config, validation_sampler
-        self.output = Path(config.output)
-        fit = config.data.refit_motion_normalizer
-        self.motion_normalizer = (fit_motion_normalizer if fit else prepared_motion_normalizer)(config.data.manifests)
-        self.dataset = PortraitDataset(
-            *config.data.manifests, motion_normalizer=self.motion_normalizer if fit else None
-        )
-        check_initial_motion_normalizer(config.stage.init_from, self.motion_normalizer, fit)
-        self.accelerator = accelerator = build_accelerator(config)
+        self.dataset, self.motion_normalizer = build_dataset(config)
+        self.accelerator = build_accelerator(config)
+        check_compatible(config, self.accelerator)
+        check_output_writable(self.output, required_bytes=0)
+        self.batch_layout = self._build_batch_layout()
         self.holdout = HoldoutLoss(config, self.motion_normalizer) if config.holdout.interval else None
-        self.batch_layout = BatchLayout(
+        self.objective = build_objective(config.stage)
+        model, self.provenance = self._build_model()
+        self.trainable_summary = trainable_table(model)
+        checkpoints = self._build_checkpoint_manager(model)
+        self.model, self.optimizer = self._build_optimizer(model)
+        self._input_dtype = model_input_dtype(config, self.accelerator)
+        self.ema = self._build_ema()
+        self.run_state = RunState(self.accelerator, self.model, checkpoints, self.ema, self.provenance.trained_names)
+        self.trackers = Trackers(self.accelerator, config)
+
+    def _build_batch_layout(self) -> BatchLayout:
+        config, accelerator = self.config, self.accelerator
+        return BatchLayout(
             config.batch_size, config.gradient_accumulation_steps, accelerator.num_processes, accelerator.process_index
         )
-        if config.optimizer.ema_decay and is_sharded(accelerator):
-            raise InputError("optimizer.ema_decay needs whole parameters (one process, DDP or ZeRO-2); set it to 0")
-        sharding = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        half = config.mixed_precision is MixedPrecision.bf16
-        if config.optimizer.ema_decay and half and sharding:
-            raise InputError("optimizer.ema_decay would average DeepSpeed's rounded weights; set it to 0, or use fp32")
-        if config.optimizer.type is OptimizerType.muon and sharding:
-            raise InputError("optimizer.type=muon needs whole matrices (one process or DDP); use adamw")
-        check_output_writable(self.output, 0)
 
-        frozen_dtype = torch.bfloat16 if half else torch.float32
-        model, self.provenance = build_model(config, frozen_dtype, materialize=accelerator.is_main_process)
-        if half and accelerator.device.type == "cpu" and config.attention_backend is None:
+    def _build_model(self) -> tuple[FantasyTalkingTransformer3DModel, AdapterProvenance]:
+        config, device = self.config, self.accelerator.device
+        is_bf16 = config.mixed_precision is MixedPrecision.bf16
+        frozen_dtype = torch.bfloat16 if is_bf16 else torch.float32
+        model, provenance = build_model(config, frozen_dtype, materialize=self.accelerator.is_main_process)
+        if is_bf16 and device.type == "cpu" and config.attention_backend is None:
             use_matmul_attention(model)
         if config.compile:
-            compile_blocks(model, accelerator.device)
-        self.trainable_summary = trainable_table(model)
-        optimiser = build_optimizer(model, config.optimizer)
+            compile_blocks(model, device)
+        return model, provenance
+
+    def _build_checkpoint_manager(self, model: nn.Module) -> CheckpointManager:
+        config, distributed_type = self.config, self.accelerator.distributed_type
         checkpoints = CheckpointManager(self.output, config.checkpoints.keep_last_n)
-        check_output_writable(
-            self.output, checkpoints.required_bytes(_checkpoint_bytes(model, config, accelerator.distributed_type))
-        )
-        self.model: nn.Module
-        self.model, self.optimizer = prepare_model_and_optimizer(accelerator, model, optimiser)
-        # DeepSpeed and FSDP cast the whole model themselves and want its inputs cast; the others autocast.
-        self._input_dtype = torch.bfloat16 if half and sharding else torch.float32
-        unwrapped = accelerator.unwrap_model(self.model)
-        self.ema = EMAModel(unwrapped, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
-        self.run_state = RunState(accelerator, self.model, checkpoints, self.ema, self.provenance.trained_names)
-        self.trackers = Trackers(accelerator, config)
+        checkpoint_bytes = estimate_checkpoint_bytes(model, bool(config.optimizer.ema_decay), distributed_type)
+        check_output_writable(self.output, checkpoints.required_bytes(checkpoint_bytes))
+        return checkpoints
+
+    def _build_optimizer(self, model: nn.Module) -> tuple[nn.Module, AcceleratedOptimizer]:
+        optimizer = build_optimizer(model, self.config.optimizer)
+        return prepare_model_and_optimizer(self.accelerator, model, optimizer)
+
+    def _build_ema(self) -> EMAModel | None:
+        decay = self.config.optimizer.ema_decay
+        return EMAModel(self.accelerator.unwrap_model(self.model), decay) if decay else None
 
     def train(self) -> Path:
-        """Trains from the newest checkpoint to the last step; gives the adapter folder.
+        """Trains from the newest checkpoint to the last step and returns the adapter folder.
 
         Raises:
-            InputError: the output holds another run, too many clips cannot be read, or the loss is not finite.
+            InputError: the output belongs to another run, too many clips are unreadable, or the loss is not finite.
         """
         config, steps = self.config, self.config.stage.steps
         progress = self._resume()
-        meter, log = MetricsAccumulator(), self.output / "log.jsonl"
+        metrics = MetricsAccumulator()
         pin_memory = self.accelerator.device.type == "cuda"
         batches = iter_micro_batches(self.dataset, config, self.batch_layout, progress.step, pin_memory)
         self.trackers.start()
         for step in range(progress.step, steps):
             # Step
             start = perf_counter()
-            losses, sigmas, norm, tokens, bad = self._train_step(step, batches)
+            step_metrics, unreadable = self._train_step(step, batches)
             progress.step = step + 1
             if self.ema is not None:
                 self.ema.update(step)
             elapsed = perf_counter() - start
             progress.seconds += elapsed
-            meter.add(losses, sigmas, norm, tokens, elapsed)
-            self._record_unreadable(bad, progress)
+            metrics.add(step_metrics, elapsed)
+            self._record_unreadable(unreadable, progress)
 
-            # Report
+            # Log
             if progress.step % config.logging.interval == 0 or progress.step == steps:
                 rate = learning_rate_at(step, steps, config.optimizer)
-                line = meter.report(progress.step, steps, rate, self.accelerator.device)
+                line = metrics.report(progress.step, steps, rate, self.accelerator.device)
                 if self.accelerator.is_main_process:
-                    append_log_line(log, line)
+                    append_log_line(self.output / LOG_FILE, line)
                     logger.info(format_log_line(line, steps))
                 self.trackers.log(flatten_scalars(line), progress.step)
 
@@ -194,60 +211,57 @@ class Trainer:
         return self.output / "adapter"
 
     def _resume(self) -> TrainingProgress:
-        config, main = self.config, self.accelerator.is_main_process
-        if main:
+        """Validates that the output belongs to this run and restores its newest checkpoint, if there is one."""
+        config, is_main = self.config, self.accelerator.is_main_process
+        if is_main:
             check_same_config(self.output, self.batch_layout.global_batch_size, config)
             check_same_manifests(self.output, config.data.manifests)
             save_config(config, self.output / "train.yaml")
         progress = self.run_state.load()
         if progress.step > config.stage.steps:
             raise InputError(
-                f"output '{config.output}' is at step {progress.step} and stage.steps is {config.stage.steps}; "
-                "raise it or choose another output folder"
+                f"stage.steps is {config.stage.steps}, but output '{config.output}' is at step {progress.step}; raise "
+                "stage.steps or choose another output folder",
+                code=ErrorCode.out_of_range,
+                field="stage.steps",
+                value=config.stage.steps,
             )
-        if main:
-            for name in ("log.jsonl", HELD_OUT_LOG):
+        if is_main:
+            for name in (LOG_FILE, HOLDOUT_LOG_FILE):
                 truncate_log(self.output / name, progress.step)
             logger.info(self.trainable_summary)
             logger.info(
                 f"{config.stage.name}: step {progress.step} to {config.stage.steps}, {len(self.dataset)} clips, "
-                f"{self.batch_layout.global_batch_size} a step on {self.batch_layout.world_size} process(es), "
-                f"{self.accelerator.distributed_type.value}, {config.mixed_precision.value}, {self.accelerator.device}"
+                f"{self.batch_layout.global_batch_size} per step on {self.batch_layout.world_size} process(es), "
+                f"{self.accelerator.distributed_type.value}, mixed precision {config.mixed_precision.value}, "
+                f"{self.accelerator.device}"
             )
         return progress
 
-    def _train_step(
-        self, step: int, batches: Iterator[MicroBatch]
-    ) -> tuple[Tensor, Tensor, float, int, dict[str, str]]:
-        """Losses and noise levels of the global batch, norm of the gradient, video tokens, clips that were bad."""
-        config, accelerator = self.config, self.accelerator
+    def _train_step(self, step: int, batches: Iterator[MicroBatch]) -> tuple[StepMetrics, dict[str, str]]:
+        """Updates the weights once. Returns metrics of the global batch and this process's unreadable clips."""
+        config, accelerator, layout = self.config, self.accelerator, self.batch_layout
         set_learning_rate(self.optimizer, learning_rate_at(step, config.stage.steps, config.optimizer))
-        told, tokens, norm = [], 0, 0.0
-        bad: dict[str, str] = {}
+        losses_and_sigmas, tokens, grad_norm = [], 0, 0.0
+        unreadable: dict[str, str] = {}
         for _ in range(config.gradient_accumulation_steps):
-            micro = next(batches).to(accelerator.device)
-            bad.update(micro.unreadable)
+            micro_batch = next(batches).to(accelerator.device)
+            unreadable.update(micro_batch.unreadable)
             with accelerator.accumulate(self.model):
-                result = self._compute_loss(micro)
-                self._check_finite("loss", result.loss, step, micro)
+                result = self.objective.compute_loss(
+                    self.model, micro_batch.batch, micro_batch.randomness, self._input_dtype
+                )
+                self._check_finite("loss", result.loss, step, micro_batch)
                 accelerator.backward(result.loss.mean())
                 if accelerator.sync_gradients:
-                    norm = self._clip_gradients(step, micro)
+                    grad_norm = self._clip_gradients(step, micro_batch)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            told.append(torch.stack([result.loss.detach(), result.sigmas]))
-            frames, height, width = micro.batch.latents.shape[2:]
-            tokens += (
-                self.batch_layout.batch_size * self.batch_layout.world_size * frames * (height // 2) * (width // 2)
-            )
-        everywhere = accelerator.gather(torch.cat(told, dim=1).T.contiguous())  # (global batch, 2)
-        return everywhere[:, 0], everywhere[:, 1], norm, tokens, bad
-
-    def _compute_loss(self, micro_batch: MicroBatch) -> StepLoss:
-        stage, given = self.config.stage, (self.model, micro_batch.batch, micro_batch.randomness)
-        if stage.distillation is not None:
-            return distillation_loss(*given, stage.distillation, stage.loss, self._input_dtype)
-        return stage_loss(*given, stage.loss, stage.dropout, self._input_dtype)
+            losses_and_sigmas.append(torch.stack([result.loss.detach(), result.sigmas]))
+            frames, height, width = micro_batch.batch.latents.shape[2:]
+            tokens += layout.batch_size * layout.world_size * frames * (height // 2) * (width // 2)
+        gathered = accelerator.gather(torch.cat(losses_and_sigmas, dim=1).T.contiguous())  # (global batch, 2)
+        return StepMetrics(gathered[:, 0], gathered[:, 1], grad_norm, tokens), unreadable
 
     def _clip_gradients(self, step: int, micro_batch: MicroBatch) -> float:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
@@ -256,21 +270,24 @@ class Trainer:
         return float(norm)
 
     def _check_finite(self, quantity: str, values: Tensor, step: int, micro_batch: MicroBatch) -> None:
-        """Stops before the weights are touched, with the clips' names saved."""
+        """Stops before the weights change, and writes the names of the clips to not_finite_<process>.json."""
         if bool(torch.isfinite(values).all()):
             return
         path = self.output / f"not_finite_{self.accelerator.process_index}.json"
-        found = {
+        details = {
             "step": step + 1,
             "what": quantity,
             "clips": micro_batch.clip_names,
             "values": [str(v) for v in values.tolist()],
         }
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
         raise InputError(
-            f"the {quantity} of step {step + 1} is not finite; its clips are named in '{path}'; "
-            "take them out of the manifest, or lower optimizer.learning_rate"
+            f"the {quantity} of step {step + 1} is not finite; '{path}' lists its clips: remove them from the "
+            "manifest, or lower optimizer.learning_rate",
+            code=ErrorCode.out_of_range,
+            field=quantity,
+            value=details["values"],
         )
 
     def _record_unreadable(self, unreadable: dict[str, str], progress: TrainingProgress) -> None:
@@ -278,16 +295,18 @@ class Trainer:
             if name not in progress.bad:
                 logger.warning(f"clip '{name}' cannot be read and is replaced: {reason}")
                 progress.bad[name] = reason
-        share, limit = len(progress.bad) / len(self.dataset), self.config.data.max_unreadable_fraction
-        if share > limit:
+        fraction, limit = len(progress.bad) / len(self.dataset), self.config.data.max_unreadable_fraction
+        if fraction > limit:
             raise InputError(
-                f"{len(progress.bad)} of {len(self.dataset)} clips cannot be read, more than "
-                "data.max_unreadable_fraction = "
-                f"{limit:g}; the first is '{next(iter(progress.bad))}'; prepare the corpus again"
+                f"{len(progress.bad)} of {len(self.dataset)} clips cannot be read, first '{next(iter(progress.bad))}'; "
+                f"at most data.max_unreadable_fraction = {limit:g} may be unreadable: prepare the corpus again",
+                code=ErrorCode.malformed_file,
+                field="data.max_unreadable_fraction",
+                value=fraction,
             )
 
     def _sync_unreadable(self, progress: TrainingProgress) -> None:
-        """What any process could not read is known to all of them."""
+        """Merges the unreadable clips of all processes."""
         for name, reason in sorted(gather_object(list(progress.bad.items()))):
             progress.bad.setdefault(name, reason)
         if progress.bad and self.accelerator.is_main_process:
@@ -298,7 +317,7 @@ class Trainer:
         folder = self.output / "validation" / f"step-{step:08d}" if self.accelerator.is_main_process else None
         model = self.accelerator.unwrap_model(self.model).eval()
         with self._ema_weights(), torch.no_grad(), self.accelerator.autocast():
-            # Without autocast in the model itself, FSDP computes in another type than it keeps.
+            # A sharded model does not autocast itself: FSDP computes in another type than it stores.
             dtype = self._input_dtype if is_sharded(self.accelerator) else None
             result = self._validation_sampler(model, self.config.validation, folder, dtype)
         model.train()
@@ -319,30 +338,32 @@ class Trainer:
         self.trackers.log(holdout_scalars(errors), step)
 
     def _save_adapter(self, step: int) -> None:
-        described, base_names = self.provenance.adapter_config(self.config, step)
-        bases = set(base_names)
+        adapter_config, base_names = self.provenance.adapter_config(self.config, step)
+        trained_base_names = set(base_names)
         state = self.run_state.full_state_dict(
-            lambda name: group_of(name) != BASE_GROUP or strip_peft_name(name) in bases
+            lambda name: group_of(name) != BASE_GROUP or strip_peft_name(name) in trained_base_names
         )
         if self.accelerator.is_main_process:
             save_adapter_state(
-                *(state, self.output / "adapter", described, self.config, base_names),
+                *(state, self.output / "adapter", adapter_config, self.config, base_names),
                 motion_normalizer=self.motion_normalizer,
                 dtype=torch.float16 if self.config.stage.save_float16 else None,
             )
-            logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(described.modules)}")
+            logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(adapter_config.modules)}")
         self.accelerator.wait_for_everyone()
 
     def _ema_weights(self) -> AbstractContextManager[None]:
         return nullcontext() if self.ema is None else self.ema.average_parameters()
 
 
-def _checkpoint_bytes(model: nn.Module, config: TrainConfig, distributed_type: DistributedType) -> int:
-    """Weights and two moments of what trains (and its average) in a checkpoint.
+def build_dataset(config: TrainConfig) -> tuple[PortraitDataset, MotionNormalizer | None]:
+    """Returns the clips of a run and the motion normalizer of their intensities (None if unknown).
 
-    FSDP writes the frozen weights too.
+    Raises:
+        InputError: a manifest is missing or damaged, or the initial weights were trained with other constants.
     """
-    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    frozen = sum(value.numel() * value.element_size() for value in model.parameters() if not value.requires_grad)
-    tensors = 4 if config.optimizer.ema_decay else 3
-    return trained * tensors * 4 + (frozen if distributed_type is DistributedType.FSDP else 0)
+    refit = config.data.refit_motion_normalizer
+    motion_normalizer = (fit_motion_normalizer if refit else prepared_motion_normalizer)(config.data.manifests)
+    dataset = PortraitDataset(*config.data.manifests, motion_normalizer=motion_normalizer if refit else None)
+    check_initial_motion_normalizer(config.stage.init_from, motion_normalizer, refit)
+    return dataset, motion_normalizer

@@ -51,14 +51,25 @@ def original_names(base: WanTransformer3DModel) -> dict[str, torch.Tensor]:
         "proj_out": "head.head",
     }
     inner = {
-        "attn1.norm_q": "self_attn.norm_q", "attn1.norm_k": "self_attn.norm_k", "attn1.to_q": "self_attn.q",
-        "attn1.to_k": "self_attn.k", "attn1.to_v": "self_attn.v", "attn1.to_out.0": "self_attn.o",
-        "attn2.norm_q": "cross_attn.norm_q", "attn2.norm_k": "cross_attn.norm_k", "attn2.to_q": "cross_attn.q",
-        "attn2.to_k": "cross_attn.k", "attn2.to_v": "cross_attn.v", "attn2.to_out.0": "cross_attn.o",
-        "attn2.add_k_proj": "cross_attn.k_img", "attn2.add_v_proj": "cross_attn.v_img",
-        "attn2.norm_added_k": "cross_attn.norm_k_img", "norm2": "norm3",
-        "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2",
-    }  # fmt: skip
+        "attn1.norm_q": "self_attn.norm_q",
+        "attn1.norm_k": "self_attn.norm_k",
+        "attn1.to_q": "self_attn.q",
+        "attn1.to_k": "self_attn.k",
+        "attn1.to_v": "self_attn.v",
+        "attn1.to_out.0": "self_attn.o",
+        "attn2.norm_q": "cross_attn.norm_q",
+        "attn2.norm_k": "cross_attn.norm_k",
+        "attn2.to_q": "cross_attn.q",
+        "attn2.to_k": "cross_attn.k",
+        "attn2.to_v": "cross_attn.v",
+        "attn2.to_out.0": "cross_attn.o",
+        "attn2.add_k_proj": "cross_attn.k_img",
+        "attn2.add_v_proj": "cross_attn.v_img",
+        "attn2.norm_added_k": "cross_attn.norm_k_img",
+        "norm2": "norm3",
+        "ffn.net.0.proj": "ffn.0",
+        "ffn.net.2": "ffn.2",
+    }
     renamed = {}
     for name, value in base.state_dict().items():
         stem, _, leaf = name.rpartition(".")
@@ -264,9 +275,7 @@ def test_an_invalid_reference_is_rejected_in_one_line(golden, tmp_path, kind):
     assert "\n" not in str(error.value)
 
 
-def test_the_script_reports_errors_in_one_line_and_writes_nothing(
-    golden, tmp_path, monkeypatch, capsys
-):
+def test_the_script_reports_errors_in_one_line_and_writes_nothing(golden, tmp_path, monkeypatch, capsys):
     spoil_reference(golden, "frames", tmp_path / "reference.safetensors")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     out = tmp_path / "out"

@@ -110,9 +110,20 @@ def test_audio_that_starts_later_is_preceded_by_silence(tmp_path: Path) -> None:
     clicks(tmp_path / "a.wav")
     for suffix in ("mp4", "mkv"):
         ffmpeg(
-            "-i", str(tmp_path / "picture.mp4"), "-itsoffset", "0.5", "-i", str(tmp_path / "a.wav"),
-            "-map", "0:v", "-map", "1:a", "-c:v", "copy", str(tmp_path / f"late.{suffix}"),
-        )  # fmt: skip
+            "-i",
+            str(tmp_path / "picture.mp4"),
+            "-itsoffset",
+            "0.5",
+            "-i",
+            str(tmp_path / "a.wav"),
+            "-map",
+            "0:v",
+            "-map",
+            "1:a",
+            "-c:v",
+            "copy",
+            str(tmp_path / f"late.{suffix}"),
+        )
         sound = read_audio(tmp_path / f"late.{suffix}")
         assert np.abs(sound[: int(0.47 * 16000)]).max() < 0.01
         assert click_time(sound) == pytest.approx(1.5, abs=0.01), suffix
@@ -121,9 +132,20 @@ def test_audio_that_starts_later_is_preceded_by_silence(tmp_path: Path) -> None:
 def test_audio_before_the_first_frame_is_cut_off(tmp_path: Path) -> None:
     write_video(tmp_path / "picture.mp4", [np.zeros((64, 64, 3), np.uint8)] * 50, fps=25)
     ffmpeg(
-        "-itsoffset", "0.5", "-i", str(tmp_path / "picture.mp4"), "-i", str(clicks(tmp_path / "a.wav")),
-        "-map", "0:v", "-map", "1:a", "-c:v", "copy", str(tmp_path / "early.mkv"),
-    )  # fmt: skip
+        "-itsoffset",
+        "0.5",
+        "-i",
+        str(tmp_path / "picture.mp4"),
+        "-i",
+        str(clicks(tmp_path / "a.wav")),
+        "-map",
+        "0:v",
+        "-map",
+        "1:a",
+        "-c:v",
+        "copy",
+        str(tmp_path / "early.mkv"),
+    )
     assert click_time(read_audio(tmp_path / "early.mkv")) == pytest.approx(0.5, abs=0.01)
 
 

@@ -126,8 +126,17 @@ def test_color_tags_are_written_and_respected(tmp_path: Path) -> None:
         context = container.streams.video[0].codec_context
         assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
     # The same image with the older matrix, tagged so, is read with the same colors.
-    ffmpeg("-i", str(tmp_path / "a.mp4"), "-vf", "scale=in_color_matrix=bt709:out_color_matrix=smpte170m",
-           "-colorspace", "smpte170m", "-qp", "0", str(tmp_path / "old.mp4"))  # fmt: skip
+    ffmpeg(
+        "-i",
+        str(tmp_path / "a.mp4"),
+        "-vf",
+        "scale=in_color_matrix=bt709:out_color_matrix=smpte170m",
+        "-colorspace",
+        "smpte170m",
+        "-qp",
+        "0",
+        str(tmp_path / "old.mp4"),
+    )
     new, old = (read_video(tmp_path / name).frames[0].astype(int) for name in ("a.mp4", "old.mp4"))
     assert np.abs(new - old).mean() < 3  # 7.4 with the wrong matrix
 

@@ -147,9 +147,17 @@ def test_constants_are_saved_and_checked(tmp_path: Path) -> None:
     normaliser.save(tmp_path / "motion.json")
     assert MotionNormalizer.load(tmp_path / "motion.json") == normaliser
     good = json.loads((tmp_path / "motion.json").read_text())
-    bad = ["", "[]", "{}", json.dumps({**good, "more": 1}), json.dumps({**good, "body_low": "x"}),
-           json.dumps({**good, "body_low": 99.0}), json.dumps({**good, "body_low": -1}), '{"a": NaN}',
-           json.dumps({**good, "body_high": float("inf")})]  # fmt: skip
+    bad = [
+        "",
+        "[]",
+        "{}",
+        json.dumps({**good, "more": 1}),
+        json.dumps({**good, "body_low": "x"}),
+        json.dumps({**good, "body_low": 99.0}),
+        json.dumps({**good, "body_low": -1}),
+        '{"a": NaN}',
+        json.dumps({**good, "body_high": float("inf")}),
+    ]
     for text in bad:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError) as error:

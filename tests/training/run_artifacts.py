@@ -10,13 +10,14 @@ from torch import nn
 from fantasytalking.checkpoints.adapter import ADAPTER_FILE
 from fantasytalking.data.collate import PortraitCollator
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.training.config import DropoutConfig, TrainConfig
+from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.dataloader import BatchLayout, iter_micro_batches
-from fantasytalking.training.distillation import distillation_loss
-from fantasytalking.training.losses import stage_loss
+from fantasytalking.training.losses import FlowMatchingObjective
 from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.optimizers import build_optimizer
 from fantasytalking.training.rng import step_randomness
+from fantasytalking.training.stage_config import DropoutConfig
 
 
 def read_log(output: str | Path) -> list[dict]:
@@ -48,11 +49,7 @@ def step_on_second_device(config: TrainConfig) -> None:
     optimiser = build_optimizer(model, config.optimizer)
     layout = BatchLayout(config.batch_size, 1, 1, 0)
     micro = next(iter_micro_batches(PortraitDataset(*config.data.manifests), config, layout, 0, False)).to(elsewhere)
-    given = (model, micro.batch, micro.randomness)
-    if config.stage.distillation is not None:
-        found = distillation_loss(*given, config.stage.distillation, config.stage.loss, torch.float32)
-    else:
-        found = stage_loss(*given, config.stage.loss, config.stage.dropout, torch.float32)
+    found = build_objective(config.stage).compute_loss(model, micro.batch, micro.randomness, torch.float32)
     found.loss.mean().backward()
     optimiser.step()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -68,8 +65,8 @@ def corpus_loss(model: nn.Module, config: TrainConfig, repeats: int = 8) -> floa
     batch = collate([dataset[i] for i in range(len(dataset))])
     silent = config.stage.dropout.audio == 1
     whole = DropoutConfig(reference=0.0, audio=float(silent), prompt=0.0, expression=0.0)
-    found = []
+    objective, found = FlowMatchingObjective(config.stage.loss, whole), []
     for repeat in range(repeats):
         draws = step_randomness(config.seed, 10**6 + repeat, range(len(dataset)), batch.latents.shape[1:])
-        found.append(stage_loss(model.eval(), batch, draws, config.stage.loss, whole, torch.float32).loss.mean())
+        found.append(objective.compute_loss(model.eval(), batch, draws, torch.float32).loss.mean())
     return torch.stack(found).mean().item()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.training.compute_estimate import (
     TRAINABLE_SETS,
     ComputeEstimateConfig,
@@ -14,12 +14,13 @@ from fantasytalking.training.compute_estimate import (
 )
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.memory_estimate import ClipSize, build_meta_model, meta_inputs
+from tests.helpers.errors import raises_input_error
 
 SIZE = ClipSize(64, 64, 9, 25.0)
 
 
 def nano(*overrides: str) -> TrainConfig:
-    return load_config(TrainConfig, CONFIGS_FOLDER / "nano" / "stage2.yaml", ["batch=1", *overrides])
+    return load_config(TrainConfig, CONFIGS_FOLDER / "nano" / "stage2.yaml", ["batch_size=1", *overrides])
 
 
 def test_products_are_counted_forward_and_backward():
@@ -66,7 +67,10 @@ def test_half_the_rate_takes_twice_as_long():
     assert seconds[1] == pytest.approx(2 * seconds[0], abs=0.02)
 
 
-@pytest.mark.parametrize("change", [{"sizes": (500,)}, {"processes": (0,)}, {"rate": 0.0}])
-def test_what_cannot_be_planned_is_refused(change):
-    with pytest.raises(InputError, match="it must be"):
-        ComputeEstimateConfig(**change).validate()
+@pytest.mark.parametrize(
+    ("field", "value", "refused"),
+    [("resolutions", (500,), 500), ("num_gpus", (0,), 0), ("flops_per_second", 0.0, 0.0)],
+)
+def test_values_out_of_range_raise(field: str, value: object, refused: float):
+    with raises_input_error(ErrorCode.out_of_range, field, refused):
+        ComputeEstimateConfig(**{field: value}).validate()

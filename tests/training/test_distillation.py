@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter, save_adapter
 from fantasytalking.checkpoints.lora import lora_disabled
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, shift_sigmas
@@ -18,11 +18,15 @@ from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import load_from_wan
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler, set_timesteps
-from fantasytalking.training.config import DistillationConfig, TrainConfig
-from fantasytalking.training.distillation import SegmentSample, distillation_loss, integrate_teacher, sample_segments
+from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.distillation import DistillationObjective, SegmentSample, sample_segments
+from fantasytalking.training.losses import FlowMatchingObjective
 from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.objectives import OBJECTIVES, build_objective
 from fantasytalking.training.rng import step_randomness
+from fantasytalking.training.stage_config import DistillationConfig, ObjectiveType
 from fantasytalking.training.trainer import Trainer
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import randomize_zero_init
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import (
@@ -83,7 +87,9 @@ def away_from_its_start(model: FantasyTalkingTransformer3DModel) -> None:
 
 def test_the_teacher_takes_the_steps_of_the_pipeline_with_its_guidance(configure: Configure, stage2: Path):
     """The windows one after another are a video of windows x teacher_steps steps with three branches."""
-    model, distillation = student(configure(stage__init_from=stage2, **STAGE3))
+    config = configure(stage__init_from=stage2, **STAGE3)
+    model, distillation = student(config)
+    objective = DistillationObjective(distillation, config.stage.loss)
     away_from_its_start(model)
     batch = batch_of(configure("plain"))
     conditions = batch.conditions
@@ -113,7 +119,7 @@ def test_the_teacher_takes_the_steps_of_the_pipeline_with_its_guidance(configure
         with lora_disabled(model):
             for start in (1.0, 0.5):
                 asked = SegmentSample(torch.full((4,), start, dtype=torch.float64), torch.zeros(4), scales)
-                found = integrate_teacher(model, found, conditions, asked, distillation, torch.float32)
+                found = objective.integrate_teacher(model, found, conditions, asked, torch.float32)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -139,7 +145,8 @@ def test_the_loss_is_the_distance_from_the_line_that_the_teacher_goes(configure:
     model, distillation = student(config)
     batch = batch_of(config)
     draws = step_randomness(0, 0, range(4), batch.latents.shape[1:])
-    found = distillation_loss(model, batch, draws, distillation, config.stage.loss, torch.float32)
+    objective = DistillationObjective(distillation, config.stage.loss)
+    found = objective.compute_loss(model, batch, draws, torch.float32)
 
     asked = sample_segments(draws, distillation)
     begin, end = shift_sigmas(asked.start, 3.0).float(), shift_sigmas(asked.start - 0.5, 3.0).float()
@@ -150,7 +157,7 @@ def test_the_loss_is_the_distance_from_the_line_that_the_teacher_goes(configure:
         first = (1 - begin[one]) * batch.latents[one] + begin[one] * draws.noise[one]
         part = SegmentSample(*(value[one] for value in asked))
         with torch.no_grad(), lora_disabled(model):
-            last = integrate_teacher(model, first, alone, part, distillation, torch.float32)
+            last = objective.integrate_teacher(model, first, alone, part, torch.float32)
         share = asked.fraction[one].float()
         between, sigma = torch.lerp(first, last, share), torch.lerp(begin[one], end[one], share)
         with torch.no_grad():
@@ -216,7 +223,7 @@ def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2:
     config = configure(
         stage__init_from=stage2,
         stage__steps=20,
-        batch=4,
+        batch_size=4,
         checkpoints__interval=20,
         optimizer__learning_rate=3e-3,
         **changes,
@@ -227,9 +234,8 @@ def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2:
         assert settings is not None
         draws = [step_randomness(0, 10**6 + repeat, range(4), batch.latents.shape[1:]) for repeat in range(4)]
         with torch.no_grad():
-            found = [
-                distillation_loss(model, batch, one, settings, config.stage.loss, torch.float32).loss for one in draws
-            ]
+            objective = DistillationObjective(settings, config.stage.loss)
+            found = [objective.compute_loss(model, batch, one, torch.float32).loss for one in draws]
         return torch.cat(found).mean().item()
 
     model, _ = student(config)
@@ -240,25 +246,46 @@ def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "code", "field", "value"),
     [
-        ({"stage__trainable": "[guidance,audio]"}, "trains the guidance embedder and a LoRA"),
-        ({"stage__lora__rank": 0}, "rank above 0"),
-        ({"stage__init_from": "null"}, "no teacher"),
-        ({"stage__dropout__audio": 0.1}, "drops nothing"),
-        ({"stage__expression": "{}"}, "stage.expression is set"),
-        ({"stage__distillation__text_guidance_range": "[7,1]"}, "the least and the largest"),
-        ({"stage__distillation__window": 3}, "did you mean 'windows'"),
+        ({"stage__trainable": "[guidance,audio]"}, ErrorCode.conflict, "stage.trainable", ["guidance", "audio"]),
+        ({"stage__lora__rank": 0}, ErrorCode.conflict, "stage.lora.rank", 0),
+        ({"stage__init_from": "null"}, ErrorCode.missing_value, "stage.init_from", None),
+        ({"stage__dropout__audio": 0.1}, ErrorCode.conflict, "stage.dropout.audio", 0.1),
+        ({"stage__expression": "{}"}, ErrorCode.conflict, "stage.expression", None),
+        (
+            {"stage__distillation__text_guidance_range": "[7,1]"},
+            *(ErrorCode.out_of_range, "stage.distillation.text_guidance_range", [7.0, 1.0]),
+        ),
+        ({"stage__objective": "flow_matching"}, ErrorCode.conflict, "stage.objective", "flow_matching"),
     ],
 )
-def test_settings_under_which_the_teacher_would_not_stay_are_refused(
-    configure: Configure, stage2: Path, changes: dict[str, Any], told: str
+def test_settings_that_change_the_teacher_raise(
+    configure: Configure, stage2: Path, changes: dict[str, Any], code: ErrorCode, field: str, value: object
 ):
-    with pytest.raises(InputError, match=told):
+    with raises_input_error(code, field, value):
         configure(**{"stage__init_from": stage2, **STAGE3, **changes})
+
+
+def test_an_unknown_key_names_the_nearest_one(configure: Configure, stage2: Path):
+    with pytest.raises(InputError, match="num_windows"):
+        configure(**{"stage__init_from": stage2, **STAGE3, "stage__distillation__window": 3})
+
+
+def test_the_objective_follows_the_distillation_settings_or_is_named(configure: Configure, stage2: Path):
+    derived = configure(stage__init_from=stage2, **STAGE3)
+    named = configure(stage__init_from=stage2, stage__objective="distillation", **STAGE3)
+    assert configure().stage.resolved_objective is ObjectiveType.flow_matching
+    for config in (derived, named):
+        assert config.stage.resolved_objective is ObjectiveType.distillation
+        assert isinstance(build_objective(config.stage), DistillationObjective)
+    assert isinstance(build_objective(configure().stage), FlowMatchingObjective)
+    with raises_input_error(ErrorCode.conflict, "stage.objective", "distillation"):
+        configure(stage__objective="distillation")
+    assert OBJECTIVES.keys() == set(ObjectiveType)
 
 
 def test_a_teacher_with_a_lora_is_refused(configure: Configure, stage2: Path):
     first = Trainer(configure("first", stage__init_from=stage2, **STAGE3)).train()
-    with pytest.raises(InputError, match="LoRA"):
+    with raises_input_error(ErrorCode.conflict, "stage.init_from", str(first)):
         build_model(configure("second", **{**STAGE3, "stage__init_from": first}), torch.float32)

@@ -52,8 +52,8 @@ def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
     def settings(name: str, **more: object) -> list[str]:
         return config_overrides(tmp_path / name, corpus, base, **changes, **more)
 
-    launch(settings("one", batch=4, stage__steps=6), tmp_path, "single.yaml", 1)
-    launch(settings("two", batch=1, accumulation=2, stage__steps=6), tmp_path, "ddp.yaml", 2)
+    launch(settings("one", batch_size=4, stage__steps=6), tmp_path, "single.yaml", 1)
+    launch(settings("two", batch_size=1, gradient_accumulation_steps=2, stage__steps=6), tmp_path, "ddp.yaml", 2)
     for name in ("loss", "gradient_norm"):
         found = [line[name] for line in read_log(tmp_path / "two")]
         assert found == pytest.approx([line[name] for line in read_log(tmp_path / "one")], rel=1e-4)
@@ -64,8 +64,8 @@ def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
     for alone, together in zip(held_out[:2], held_out[2:], strict=True):
         assert together["lips"] == pytest.approx(alone["lips"], rel=1e-4)
 
-    launch(settings("again", batch=1, accumulation=2, stage__steps=4), tmp_path, "ddp.yaml", 2)
-    launch(settings("again", batch=1, accumulation=2, stage__steps=6), tmp_path, "ddp.yaml", 2)
+    launch(settings("again", batch_size=1, gradient_accumulation_steps=2, stage__steps=4), tmp_path, "ddp.yaml", 2)
+    launch(settings("again", batch_size=1, gradient_accumulation_steps=2, stage__steps=6), tmp_path, "ddp.yaml", 2)
     assert bit_equal(load_adapter_tensors(tmp_path / "again"), load_adapter_tensors(tmp_path / "two"))
 
 
@@ -74,7 +74,7 @@ def test_a_checkpoint_that_one_machine_alone_has_is_refused(tmp_path: Path, corp
     wrapper = str(Path(__file__).parent / "separate_machines.py")
 
     def settings(steps: int) -> list[str]:
-        return config_overrides(Path("run"), corpus, base, batch=1, stage__steps=steps, checkpoints__interval=2)
+        return config_overrides(Path("run"), corpus, base, batch_size=1, stage__steps=steps, checkpoints__interval=2)
 
     launch(settings(2), tmp_path, "ddp.yaml", 2, wrapper)
     with pytest.raises(AssertionError, match="is not there for every process; output must be a folder that all"):
@@ -89,9 +89,15 @@ def test_sharded_processes_follow_one(config: str, tmp_path: Path, corpus: Path,
     def settings(name: str, **more: object) -> list[str]:
         return config_overrides(tmp_path / name, corpus, base, **more)
 
-    launch(settings("one", batch=4, stage__steps=3), tmp_path, "single.yaml", 1)
+    launch(settings("one", batch_size=4, stage__steps=3), tmp_path, "single.yaml", 1)
     for steps in (2, 3):
-        launch(settings(config, batch=1, accumulation=2, stage__steps=steps), tmp_path, f"{config}.yaml", 2, wrapper)
+        launch(
+            settings(config, batch_size=1, gradient_accumulation_steps=2, stage__steps=steps),
+            tmp_path,
+            f"{config}.yaml",
+            2,
+            wrapper,
+        )
     for name in ("loss", "gradient_norm"):
         found = [line[name] for line in read_log(tmp_path / config)]
         assert found == pytest.approx([line[name] for line in read_log(tmp_path / "one")], rel=1e-4)
@@ -118,8 +124,8 @@ def test_sharded_processes_train_in_half_precision(
     if stage:
         launch(config_overrides(tmp_path / "teacher", corpus, base, stage__steps=1), tmp_path, "single.yaml", 1)
         stage = {**stage, "stage__init_from": tmp_path / "teacher" / "adapter"}
-    launch(settings("one", batch=4), tmp_path, "single.yaml", 1)
-    launch(settings("half", batch=2, precision="bf16"), tmp_path, f"{config}.yaml", 2, wrapper)
+    launch(settings("one", batch_size=4), tmp_path, "single.yaml", 1)
+    launch(settings("half", batch_size=2, mixed_precision="bf16"), tmp_path, f"{config}.yaml", 2, wrapper)
     for name in ("loss", "gradient_norm"):
         found = [line[name] for line in read_log(tmp_path / "half")]
         assert found == pytest.approx([line[name] for line in read_log(tmp_path / "one")], rel=0.02)
@@ -135,8 +141,8 @@ def test_processes_that_train_expressions_follow_one(config: str, tmp_path: Path
     def settings(name: str, **more: object) -> list[str]:
         return config_overrides(tmp_path / name, corpus, base, **PORTRAIT_STAGE, stage__steps=3, **more)
 
-    launch(settings("one", batch=4), tmp_path, "single.yaml", 1)
-    launch(settings(config, batch=1, accumulation=2), tmp_path, f"{config}.yaml", 2, *wrapper)
+    launch(settings("one", batch_size=4), tmp_path, "single.yaml", 1)
+    launch(settings(config, batch_size=1, gradient_accumulation_steps=2), tmp_path, f"{config}.yaml", 2, *wrapper)
     for name in ("loss", "gradient_norm"):
         found = [line[name] for line in read_log(tmp_path / config)]
         assert found == pytest.approx([line[name] for line in read_log(tmp_path / "one")], rel=1e-4)

@@ -14,18 +14,20 @@ from fantasytalking.checkpoints.adapter import read_adapter
 from fantasytalking.checkpoints.expression_adapter import load_expression_adapter
 from fantasytalking.checkpoints.released_portrait import write_released_expression
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.models.expression_projector import projector_parameter_count
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
-from fantasytalking.training.config import DropoutConfig, TrainConfig
+from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.losses import drop_conditions
 from fantasytalking.training.memory_estimate import ClipSize, activation_bytes, describe_plan
 from fantasytalking.training.model_setup import build_model
 from fantasytalking.training.rng import step_randomness
+from fantasytalking.training.stage_config import DropoutConfig
 from fantasytalking.training.trainer import Trainer
+from tests.helpers.errors import raises_input_error
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import (
     bit_equal,
@@ -85,7 +87,7 @@ def test_ten_steps_give_the_golden_losses(portrait: Portrait):
 
 
 def test_twenty_steps_lower_the_loss_and_the_adapter_brings_it_to_a_model_without(portrait: Portrait):
-    config = portrait(stage__steps=20, batch=8, checkpoints__interval=20, optimizer__learning_rate=1e-2)
+    config = portrait(stage__steps=20, batch_size=8, checkpoints__interval=20, optimizer__learning_rate=1e-2)
     fresh, _ = build_model(config, torch.float32)
     before = corpus_loss(fresh, config)
     trainer = Trainer(config)
@@ -132,7 +134,7 @@ def test_two_steps_then_resumed_to_four_equal_four(portrait: Portrait):
     assert bit_equal(load_adapter_tensors(resumed.output), load_adapter_tensors(straight.output))
     assert read_losses(resumed.output) == read_losses(straight.output)
     assert read_adapter(folder)[0].lora == {"rank": 2, "alpha": 64.0, "targets": ["attn2.to_q"]}
-    with pytest.raises(InputError, match=r"with data\.regions = 'still', not 'tracked'"):
+    with raises_input_error(ErrorCode.conflict, "data.region_boxes", "tracked"):
         Trainer(portrait("resumed", stage__steps=4, data__region_boxes="tracked", **changes)).train()
 
 
@@ -157,8 +159,8 @@ def test_an_augmentation_trains_with_the_parameters_of_another(portrait: Portrai
     counts = {}
     for name, changes in {
         "none": {"augmentation": "none"},
-        "wide": {"augmentation": "none", "parameters_of": "emotion_and_mouth"},
-        "published": {"augmentation": "emotion_and_mouth", "parameters_of": "emotion_and_mouth"},
+        "wide": {"augmentation": "none", "match_parameters_of": "emotion_and_mouth"},
+        "published": {"augmentation": "emotion_and_mouth", "match_parameters_of": "emotion_and_mouth"},
     }.items():
         config = portrait(name, **{f"stage__expression__{key}": value for key, value in changes.items()})
         model, origin = build_model(config, torch.float32)
@@ -190,7 +192,7 @@ def test_it_goes_on_a_saved_pipeline_on_its_own_adapter_and_on_released_weights(
     model, _ = build_model(portrait("second", base=pipeline, stage__init_from=first), torch.float32)
     assert bit_equal({name: value for name, value in model.state_dict().items() if name in tensors}, tensors)
     assert torch.equal(model.audio_projector.proj.weight, sound), "the saved pipeline's, not fresh"
-    with pytest.raises(InputError, match=r"goes on a saved pipeline, and base .* is none"):
+    with raises_input_error(ErrorCode.conflict, "base", str(base)):
         build_model(portrait("bare", stage__init_from=first), torch.float32)
 
     write_released_expression(tensors, tmp_path / "released.ckpt")

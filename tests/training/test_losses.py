@@ -5,9 +5,15 @@ import torch
 
 from fantasytalking.data.collate import TrainingBatch
 from fantasytalking.flow_matching import LossNormalization, SigmaConfig
-from fantasytalking.training.config import DropoutConfig, LossConfig, LossWeight, MaskSampling, ReferenceDropoutTarget
-from fantasytalking.training.losses import drop_conditions, loss_weight, stage_loss
+from fantasytalking.training.losses import FlowMatchingObjective, drop_conditions, loss_weight
 from fantasytalking.training.rng import StepRandomness, step_randomness
+from fantasytalking.training.stage_config import (
+    DropoutConfig,
+    LossConfig,
+    LossWeight,
+    MaskSampling,
+    ReferenceDropoutTarget,
+)
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
 LIP = LossConfig(weight=LossWeight.lip)
@@ -47,7 +53,7 @@ def test_what_a_dropped_reference_takes_away(reference_drops: ReferenceDropoutTa
     assert dropped.condition_scale.tolist() == [[1.0, 0.0 if face else 1.0], [1.0, 1.0]]
     assert (dropped.image_latents[0].abs().max() == 0) == picture
     assert (dropped.image_embeds[0].abs().max() == 0) == picture
-    for name in ("latents", "image", "text"):
+    for name in ("image_latents", "image_embeds", "prompt_embeds"):
         assert torch.equal(getattr(dropped, name)[1], getattr(conditions, name)[1])
 
 
@@ -91,7 +97,8 @@ def test_stage_loss_equals_its_formula(normalisation: LossNormalization):
     )
     config = LossConfig(weight=LossWeight.lip, normalization=normalisation, sigmas=SigmaConfig(shift=3.0))
     with torch.no_grad():
-        result = stage_loss(model, TrainingBatch(sample, conditions, mask), draws, config, NO_DROPOUT, torch.float32)
+        objective = FlowMatchingObjective(config, NO_DROPOUT)
+        result = objective.compute_loss(model, TrainingBatch(sample, conditions, mask), draws, torch.float32)
 
         sigmas = torch.tensor([3 * 0.2 / 1.4, 3 * 0.6 / 2.2])
         noisy = (1 - sigmas.view(2, 1, 1, 1, 1)) * sample + sigmas.view(2, 1, 1, 1, 1) * draws.noise

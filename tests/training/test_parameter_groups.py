@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.training.model_setup import build_model
 from fantasytalking.training.parameter_groups import set_trainable, trainable_table
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import tiny_transformer
 from tests.training.conftest import Configure
 
@@ -87,7 +88,7 @@ def test_everything(configure: Configure):
 
 
 def test_in_bf16_only_the_frozen_base_is_half(configure: Configure):
-    model, _ = build_model(configure(precision="bf16"), torch.bfloat16)
+    model, _ = build_model(configure(mixed_precision="bf16"), torch.bfloat16)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.dtype == torch.float32, name
@@ -98,7 +99,9 @@ def test_in_bf16_only_the_frozen_base_is_half(configure: Configure):
 @pytest.mark.parametrize("trainable", ["[audio,face,motion]", "['*']"])
 def test_a_process_that_is_sent_the_base_has_the_first_one_s_model(configure: Configure, trainable: str):
     """What is not alike could not be sent."""
-    config = configure(precision="bf16", stage__trainable=trainable, stage__alignment="frame", stage__lora__rank=4)
+    config = configure(
+        mixed_precision="bf16", stage__trainable=trainable, stage__alignment="frame", stage__lora__rank=4
+    )
     first, sent = (build_model(config, torch.bfloat16, values) for values in (True, False))
     described = [
         [(name, value.shape, value.dtype, value.requires_grad) for name, value in model.named_parameters()]
@@ -109,7 +112,7 @@ def test_a_process_that_is_sent_the_base_has_the_first_one_s_model(configure: Co
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(InputError, match=r"'blocks\.\*\.attn3\.\*' matches no parameter"):
+    with raises_input_error(ErrorCode.unknown_key, "stage.trainable", "blocks.*.attn3.*"):
         set_trainable(tiny_transformer(), ["audio", "blocks.*.attn3.*"])
 
 

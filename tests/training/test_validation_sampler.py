@@ -81,13 +81,15 @@ def config_of(folder: Path, places: dict[str, Path], **changes: object) -> Train
 @pytest.mark.parametrize("config", ["fsdp", "zero3"])
 def test_sharded_processes_make_the_video_of_a_base_that_trains(tmp_path: Path, places: dict[str, Path], config: str):
     """Its weights are float32 and it computes in bf16."""
-    changes = {"precision": "bf16", "stage__trainable": "['*']", "stage__steps": 1, "checkpoints__interval": 1}
+    changes = {"mixed_precision": "bf16", "stage__trainable": "['*']", "stage__steps": 1, "checkpoints__interval": 1}
     options = settings(tmp_path / "run", places, **changes, **SHOWN)
     launch(options, tmp_path, f"{config}.yaml", 2, str(Path(__file__).parent / "cpu_sharding.py"))
     assert read_video(tmp_path / "run" / "validation" / "step-00000001" / VIDEO_FILE).frames.std() > 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "optimizer__ema_decay": 0.9}], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"mixed_precision": "bf16", "optimizer__ema_decay": 0.9}], ids=["fp32", "bf16"]
+)
 def test_every_step_leaves_a_video_and_a_contact_sheet(
     tmp_path: Path, places: dict[str, Path], changes: dict[str, object]
 ):
@@ -186,7 +188,11 @@ def test_faces_are_driven_by_videos(tmp_path: Path, places: dict[str, Path], giv
 def test_one_is_driven_and_talks_and_without_drivers_the_expression_changes_nothing(
     tmp_path: Path, places: dict[str, Path], given: Path
 ):
-    alone = {"validation__image": DEMO_FOLDER / DEMO_PORTRAIT_FILE, "validation__max_seconds": 0.4, "precision": "bf16"}
+    alone = {
+        "validation__image": DEMO_FOLDER / DEMO_PORTRAIT_FILE,
+        "validation__max_seconds": 0.4,
+        "mixed_precision": "bf16",
+    }
     places, changes = driven_by(given, places, optimizer__learning_rate=0.1, **alone)
     both = {"validation__driving_videos": [str(given / "one.mp4")], "validation__audio": DEMO_FOLDER / DEMO_SPEECH_FILE}
     for name, changed in (("both", both), ("heard", {**both, "validation__driving_videos": "[]"})):

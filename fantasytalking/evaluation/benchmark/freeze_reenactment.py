@@ -119,7 +119,7 @@ def _freeze_clip(planned: _PlannedClip, frames: int, cropper: "_SourceCropper") 
     portrait = None if planned.portrait is None else cropper.source(planned.portrait)
     return ProtocolClip(
         planned.name, shown.file, planned.identity, 0.0, frames, shown.crop, shown.sha256, portrait, drivers
-    )  # fmt: skip
+    )
 
 
 class _SourceCropper:

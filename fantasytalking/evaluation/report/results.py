@@ -145,12 +145,20 @@ def _rows(metric: Metric, sides: Sequence[ClipMeasurements], clips: Sequence[str
 
     return [
         ResultRow(
-            metric.name, value.name, value.unit, value.better, value.description, score[value.name],
-            of(truth, value.name), of(floor, value.name), of(control, value.name),
-            named(alone, value.name), named(truth_alone, value.name),
+            metric.name,
+            value.name,
+            value.unit,
+            value.better,
+            value.description,
+            score[value.name],
+            of(truth, value.name),
+            of(floor, value.name),
+            of(control, value.name),
+            named(alone, value.name),
+            named(truth_alone, value.name),
         )
         for value in metric.values
-    ]  # fmt: skip
+    ]
 
 
 def _curves(metric: Metric, sides: Sequence[ClipMeasurements], clips: Sequence[str]) -> list[ResultCurve]:

@@ -56,10 +56,21 @@ def test_limits_and_people(world: Path, tmp_path: Path) -> None:
     assert [clip.frames for clip in short.clips] == [25, 25]
     assert {clip.identity for clip in short.clips} == {"id1000", "id1001"}
     record = ClipRecord(
-        clip="a", video="id1000_s0007/video.mp4", start=0.0, duration=0.36, fps=25.0, frames=9, width=96, height=96,
-        expression=0.5, body=0.5, expression_measure=0.1, body_measure=0.1, face_size=30.0,
+        clip="a",
+        video="id1000_s0007/video.mp4",
+        start=0.0,
+        duration=0.36,
+        fps=25.0,
+        frames=9,
+        width=96,
+        height=96,
+        expression=0.5,
+        body=0.5,
+        expression_measure=0.1,
+        body_measure=0.1,
+        face_size=30.0,
         features="features/a.safetensors",
-    )  # fmt: skip
+    )
     write_records(tmp_path / "manifest.jsonl", [record])
     left = freeze_videos("portrait_world", world, world_config(f"training_manifests=[{tmp_path / 'manifest.jsonl'}]"))
     assert {clip.identity for clip in left.clips} == {"id1001"}

@@ -255,10 +255,27 @@ def test_plots_draw_what_is_known() -> None:
 @pytest.mark.slow
 def test_ranks_of_accelerate_share_the_clips(evaluated: Path, world: Path, late: Path, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        ROOT / "scripts" / "evaluate.py", "--benchmark", "portrait_world", "--references", world, "--predictions", late,
-        "--metrics", "mouth_truth,psnr", "--output", tmp_path / "late", *SIZES,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        ROOT / "scripts" / "evaluate.py",
+        "--benchmark",
+        "portrait_world",
+        "--references",
+        world,
+        "--predictions",
+        late,
+        "--metrics",
+        "mouth_truth,psnr",
+        "--output",
+        tmp_path / "late",
+        *SIZES,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.count("protocol") == 1
     assert (tmp_path / "late" / "results.json").read_text() == (evaluated / "late" / "results.json").read_text()
