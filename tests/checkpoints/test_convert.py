@@ -264,9 +264,7 @@ def test_an_invalid_reference_is_rejected_in_one_line(golden, tmp_path, kind):
     assert "\n" not in str(error.value)
 
 
-def test_the_script_reports_errors_in_one_line_and_writes_nothing(
-    golden, tmp_path, monkeypatch, capsys
-):
+def test_the_script_reports_errors_in_one_line_and_writes_nothing(golden, tmp_path, monkeypatch, capsys):
     spoil_reference(golden, "frames", tmp_path / "reference.safetensors")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     out = tmp_path / "out"
