@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""Speed and memory as ratios within one run: python scripts/benchmark.py [--only ROW ...] [--device D] [--dtype D]
+"""Measures speed and memory as ratios within one run.
 
-Every row runs its sides in turn and gives medians, so the ratios hold when the machine's own speed drifts.
+    python scripts/benchmark.py [--rows ROW ...] [--device DEVICE] [--dtype DTYPE]
+
+Each row runs its variants alternately and reports medians, so the ratios hold when the speed of the machine drifts.
 """
 
 import argparse
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from fantasytalking.common.cli_aliases import add_argument_with_alias
 from fantasytalking.common.errors import exit_cleanly
 from fantasytalking.common.files import existing_file
 
@@ -21,8 +24,8 @@ def _guided_step(arguments: argparse.Namespace) -> str:
     )
 
     device = torch.device(arguments.device)
-    usual = ["float32", "bfloat16"] if device.type == "cpu" else ["bfloat16"]
-    dtypes = [getattr(torch, name) for name in ([arguments.dtype] if arguments.dtype else usual)]
+    default = ["float32", "bfloat16"] if device.type == "cpu" else ["bfloat16"]
+    dtypes = [getattr(torch, name) for name in ([arguments.dtype] if arguments.dtype else default)]
     return benchmark_guided_step(
         GPU_GUIDED_STEP_SIZE if device.type == "cuda" else CPU_GUIDED_STEP_SIZE, device, dtypes
     )
@@ -71,8 +74,16 @@ BENCHMARK_ROWS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--only", nargs="+", choices=sorted(BENCHMARK_ROWS), default=sorted(BENCHMARK_ROWS), metavar="ROW"
+    rows = sorted(BENCHMARK_ROWS)
+    add_argument_with_alias(
+        parser,
+        "--rows",
+        "--only",
+        nargs="+",
+        choices=rows,
+        default=rows,
+        metavar="ROW",
+        help=f"any of {', '.join(rows)}; default: all",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument(
@@ -80,9 +91,9 @@ def main() -> None:
         choices=("float32", "bfloat16"),
         help="default: float32 on CPU (guided_step: both, compiled_step: bfloat16), bfloat16 on a GPU",
     )
-    parser.add_argument("--video", type=Path, help="for tracking; default: a clip of the portrait world")
+    parser.add_argument("--video", type=Path, help="video of the tracking row; default: a clip of the portrait world")
     arguments = parser.parse_args()
-    for row in arguments.only:
+    for row in arguments.rows:
         print(f"## {row}\n\n{BENCHMARK_ROWS[row](arguments)}\n", flush=True)
 
 
