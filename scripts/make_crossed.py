@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Makes the true videos of cross-reenactment below a folder of portrait-world clips: in crossed/PORTRAIT-by-DRIVER.
+"""Renders the true cross-reenactments of a folder of portrait-world clips, in crossed/PORTRAIT-by-DRIVER.
 
-    python scripts/make_crossed.py --references DIR [--people 2] [--clips 50]
+    python scripts/make_crossed.py --references DIR [--num-people 2] [--max-clips 50]
     python scripts/evaluate.py --benchmark exprbench_world --references DIR task=cross ...
 
-Everyone is driven by people of other identities. Goes on where an interrupted run stopped.
+Every person is driven by people of other identities. Resumes an interrupted run.
 """
 
 import argparse
@@ -15,21 +15,32 @@ from tqdm import tqdm
 from fantasytalking.common.errors import exit_cleanly
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--references", type=Path, required=True, help="folder of what make_portrait_world.py made")
-    parser.add_argument("--people", type=int, choices=(1, 2, 3), default=1, help="in a picture; one clip drives each")
-    parser.add_argument("--clips", type=int, help="at most so many, in the order of the md5 of the portraits' names")
-    return parser.parse_args()
-
-
 def main() -> None:
+    from fantasytalking.common.cli_aliases import add_argument_with_alias
     from fantasytalking.evaluation.benchmark.cross_ground_truth import render_cross_ground_truth
 
-    options = parse()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--references", type=Path, required=True, help="output folder of make_portrait_world.py")
+    add_argument_with_alias(
+        parser,
+        "--num-people",
+        "--people",
+        type=int,
+        choices=(1, 2, 3),
+        default=1,
+        help="number of people in each image, each with a driver",
+    )
+    add_argument_with_alias(
+        parser,
+        "--max-clips",
+        "--clips",
+        type=int,
+        help="maximum number of clips, in the order of the md5 of the portraits' names",
+    )
+    arguments = parser.parse_args()
     with tqdm(unit="clip") as bar:
-        for done, count in render_cross_ground_truth(options.references, options.people, options.clips):
-            bar.total = count
+        for done, total in render_cross_ground_truth(arguments.references, arguments.num_people, arguments.max_clips):
+            bar.total = total
             bar.update(done - bar.n)
 
 

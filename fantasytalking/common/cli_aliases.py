@@ -16,7 +16,7 @@ class _RenamedOption(argparse.Action):
             option_strings,
             dest,
             nargs=new_action.nargs,
-            type=new_action.type,
+            type=new_action.type,  # type: ignore[arg-type]  # the stub lets an action have a name as its type
             choices=new_action.choices,
             default=argparse.SUPPRESS,
             help=argparse.SUPPRESS,
@@ -32,7 +32,9 @@ class _RenamedOption(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         new_option = self.new_action.option_strings[0]
-        logger.warning("option %s was renamed to %s; the old name works for one more release", option_string, new_option)
+        logger.warning(
+            "option %s was renamed to %s; the old name works for one more release", option_string, new_option
+        )
         self.new_action(parser, namespace, values, new_option)
         # A required option that was given under its old name is not missing.
         self.new_action.required = False

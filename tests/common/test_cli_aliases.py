@@ -17,9 +17,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def test_new_options_set_their_destination(
-    parser: argparse.ArgumentParser, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_new_options_set_their_destination(parser: argparse.ArgumentParser, caplog: pytest.LogCaptureFixture) -> None:
     assert vars(parser.parse_args([])) == {"num_processes": 1, "rows": ["all"], "quick": False}
     given = parser.parse_args(["--num-processes", "2", "--rows", "a", "b", "--quick"])
     assert vars(given) == {"num_processes": 2, "rows": ["a", "b"], "quick": True}
