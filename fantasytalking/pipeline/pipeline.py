@@ -313,7 +313,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
 
         # 2. Encode, denoise, decode
         conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline)
-        device, (latent_height, latent_width) = self._execution_device, conditions.image_latents.shape[-2:]
+        device, (latent_height, latent_width) = execution_device(self), conditions.image_latents.shape[-2:]
         channels = self.transformer.config.out_channels
         shape = (1, channels, timeline.num_latent_frames, latent_height, latent_width)
         noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
