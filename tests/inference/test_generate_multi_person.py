@@ -133,7 +133,7 @@ def test_the_adapter_is_found_inside_the_base_or_given_as_the_adapter(
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "no sound and no driver": ([], "no audio was given; use --audio FILE, or --drive VIDEO"),
     "no such driver": (["--drive", "nowhere.mp4"], "driver 'nowhere.mp4' does not exist"),
-    "a sound drives": (["--drive", "one.wav"], "has no picture"),
+    "a sound drives": (["--drive", "one.wav"], "has no video track"),
     "a picture drives": (["--drive", "face.png"], "cannot be decoded"),
     "a short driver": (["--drive", "short.mp4"], "frame(s) at 25 a second; a video of 5 or more is needed"),
     "no face": (["--drive", "empty.mp4"], "shows no face"),

@@ -1,4 +1,4 @@
-"""Bringing pictures of any shape into resolution buckets, by cropping around the face or with black bars."""
+"""Fits frames of any shape into resolution buckets, by cropping around the face or with black bars."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from fantasytalking.data.prepare.plan import RelativeCrop
 
 
 def crop_frame(frame: NDArray[np.uint8], crop: RelativeCrop | None) -> NDArray[np.uint8]:
-    """The part `crop` of a picture (H, W, 3), held within it and at least 16 pixels wide and high."""
+    """Crops a frame (H, W, 3); the crop is limited to the frame and at least 16 pixels wide and high."""
     if crop is None:
         return frame
     height, width = frame.shape[:2]
@@ -24,11 +24,12 @@ def crop_frame(frame: NDArray[np.uint8], crop: RelativeCrop | None) -> NDArray[n
 
 @dataclass(frozen=True)
 class Framing:
-    """How pictures of one size go into one bucket: scaled, then cropped or set between black bars."""
+    """The mapping of frames of one size to one bucket: scaling, then cropping or black bars."""
 
     width: int
-    """Pixels of the source."""
+    """Width of the source in pixels."""
     height: int
+    """Height of the source in pixels."""
     bucket: ResolutionBucket
     resize_mode: ResizeMode
 
@@ -36,36 +37,36 @@ class Framing:
     def for_nearest_bucket(
         cls, width: int, height: int, buckets: list[ResolutionBucket], resize_mode: ResizeMode
     ) -> "Framing":
-        """Takes the bucket of nearest aspect ratio; of equals the first."""
+        """Selects the bucket with the nearest aspect ratio; the first of equally near ones."""
         aspect = math.log(width / height)
         nearest = min(buckets, key=lambda bucket: abs(math.log(bucket.width / bucket.height) - aspect))
         return cls(width, height, nearest, resize_mode)
 
     @property
     def scale(self) -> float:
-        """Pixels of the prepared picture for one of the source."""
+        """Pixels of the prepared frame per pixel of the source."""
         ratios = (self.bucket.width / self.width, self.bucket.height / self.height)
         return max(ratios) if self.resize_mode is ResizeMode.crop else min(ratios)
 
     @property
     def scaled_size(self) -> tuple[int, int]:
-        """(width, height) of the source after scaling: it covers the bucket (crop) or fits in it (letterbox)."""
+        """(width, height) of the scaled source: it covers the bucket (crop) or fits into it (letterbox)."""
         bound = max if self.resize_mode is ResizeMode.crop else min
         width = bound(self.bucket.width, round(self.width * self.scale))
         height = bound(self.bucket.height, round(self.height * self.scale))
         return max(1, width), max(1, height)
 
     def resize(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A source frame (height, width, 3) at `scaled_size`: averaged when it shrinks, bicubic when it grows."""
+        """Resizes a source frame (height, width, 3) to `scaled_size`: by area if smaller, bicubic if larger."""
         if (frame.shape[1], frame.shape[0]) == self.scaled_size:
             return np.ascontiguousarray(frame)
         interpolation = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_CUBIC
         return cv2.resize(frame, self.scaled_size, interpolation=interpolation).astype(np.uint8, copy=False)
 
     def offset(self, center: tuple[float, float]) -> tuple[int, int]:
-        """Where the bucket's left upper corner lies in the scaled picture (negative with bars).
+        """Returns the top left corner (x, y) of the bucket in the scaled frame; negative with bars.
 
-        The crop is centred on `center` (x, y in source pixels) as far as the picture goes.
+        The crop is centered on `center` (x, y in source pixels) as far as the frame allows.
         """
         offsets = []
         for middle, source, scaled, wanted in zip(
@@ -78,17 +79,17 @@ class Framing:
         return offsets[0], offsets[1]
 
     def crop_or_pad(self, scaled: NDArray[np.uint8], offset: tuple[int, int]) -> NDArray[np.uint8]:
-        """The prepared pictures (..., bucket height, bucket width, 3) of scaled ones; bars are black."""
+        """Returns the prepared frames (..., bucket height, bucket width, 3) of scaled frames; bars are black."""
         (x, y), (width, height) = offset, self.bucket
         part = scaled[..., max(0, y) : max(0, y) + height, max(0, x) : max(0, x) + width, :]
         if part.shape[-3:-1] == (height, width):
             return np.ascontiguousarray(part)
-        picture = np.zeros((*scaled.shape[:-3], height, width, 3), dtype=np.uint8)
-        picture[..., max(0, -y) : max(0, -y) + part.shape[-3], max(0, -x) : max(0, -x) + part.shape[-2], :] = part
-        return picture
+        padded = np.zeros((*scaled.shape[:-3], height, width, 3), dtype=np.uint8)
+        padded[..., max(0, -y) : max(0, -y) + part.shape[-3], max(0, -x) : max(0, -x) + part.shape[-2], :] = part
+        return padded
 
     def transform_points(self, points: NDArray[np.floating], offset: tuple[int, int]) -> NDArray[np.float32]:
-        """(..., 2 or 3) points in source pixels, in pixels of the prepared picture; depth is scaled as x is."""
+        """Converts (..., 2 or 3) points from source pixels to pixels of the prepared frame; depth is scaled as x."""
         horizontal, vertical = self.scaled_size[0] / self.width, self.scaled_size[1] / self.height
         axes = points.shape[-1]
         scale = np.array([horizontal, vertical, horizontal])[:axes]
