@@ -192,7 +192,10 @@ def test_every_control_is_tried_here():
         ({"face": 2}, "face 2 was asked for and 1 found"),
         ({"prompt": "a" * 5000}, "4096"),
         ({"stream": "yes"}, "show while it is made is 'yes'; it must be true or false"),
-        ({"stream": True, "portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not in a supported format"),
+        (
+            {"stream": True, "portrait": DEMO_FOLDER / DEMO_SPEECH_FILE},
+            "image 'portrait.wav' is not in a supported format",
+        ),
         (
             {"stream": True, "sound": DEMO_FOLDER / DEMO_PORTRAIT_FILE},
             "'sound.png' cannot be decoded|has no audio track|neither",

@@ -167,8 +167,8 @@ SOUNDS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "text": (lambda path, _: path.write_text("la la la"), "cannot be decoded"),
     "picture": (lambda path, inputs: shutil.copy(inputs / "face.png", path), "cannot be decoded"),
     "header": (lambda path, inputs: path.write_bytes((inputs / "speech.wav").read_bytes()[:30]), "cannot be decoded"),
-    "no samples": (lambda path, _: write_wav(path, np.zeros(0)), "no sound"),
-    "video without sound": (lambda path, _: _silent_video(path), "has no sound track"),
+    "no samples": (lambda path, _: write_wav(path, np.zeros(0)), "no audio"),
+    "video without sound": (lambda path, _: _silent_video(path), "has no audio track"),
     "playlist": (lambda path, _: path.write_text("#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n"), "cannot be decoded"),
 }
 
