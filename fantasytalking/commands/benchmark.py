@@ -12,7 +12,8 @@ DESCRIPTION = """Measures speed and memory as ratios within one run.
 
     {command} [--rows ROW ...] [--device DEVICE] [--dtype DTYPE]
 
-Each row runs its variants alternately and reports medians, so that the ratios hold when the speed of the machine drifts.
+Each row runs its variants alternately and reports medians, so that the ratios hold when the speed of the
+machine drifts.
 """
 
 

@@ -10,8 +10,8 @@ DESCRIPTION = """Renders the true videos of cross-reenactment for a folder of po
 
     {command} --references DIR [--num-people 2] [--max-clips 50]
 
-Every person is driven by people of other identities; the videos are written to crossed/PORTRAIT-by-DRIVER. The command evaluate
-compares generated videos with them: --benchmark exprbench_world --references DIR task=cross.
+Every person is driven by people of other identities; the videos are written to crossed/PORTRAIT-by-DRIVER. The
+command evaluate compares generated videos with them: --benchmark exprbench_world --references DIR task=cross.
 
 Resumes an interrupted run.
 """

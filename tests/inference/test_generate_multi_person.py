@@ -159,7 +159,7 @@ DRIVEN = ["--driving-video", "driver.mp4"]
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "no sound and no driver": ([], "no audio was given; use --audio FILE, or --driving-video FILE"),
     "no such driver": (["--driving-video", "nowhere.mp4"], "driving video 'nowhere.mp4' does not exist"),
-    "a sound drives": (["--driving-video", "one.wav"], "has no picture"),
+    "a sound drives": (["--driving-video", "one.wav"], "has no video track"),
     "a picture drives": (["--driving-video", "face.png"], "cannot be decoded"),
     "a short driver": (["--driving-video", "short.mp4"], "frame(s) at 25 per second; 5 or more are needed"),
     "no face": (["--driving-video", "empty.mp4"], "shows no face"),

@@ -147,11 +147,11 @@ def _half(path: Path, source: Path) -> None:
 
 
 IMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "empty": (lambda path, _: path.touch(), "not a picture"),
-    "text": (lambda path, _: path.write_text("a portrait"), "not a picture"),
-    "sound": (lambda path, inputs: shutil.copy(inputs / "speech.wav", path), "not a picture"),
+    "empty": (lambda path, _: path.touch(), "not in a supported format"),
+    "text": (lambda path, _: path.write_text("a portrait"), "not in a supported format"),
+    "sound": (lambda path, inputs: shutil.copy(inputs / "speech.wav", path), "not in a supported format"),
     "half": (lambda path, inputs: _half(path, inputs / "face.png"), "cannot be decoded"),
-    "svg": (lambda path, _: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not a picture"),
+    "svg": (lambda path, _: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not in a supported format"),
     "bomb": (lambda path, _: Image.new("1", (12000, 9000)).save(path), "the limit is 100000000 pixels"),
     "one pixel": (lambda path, _: Image.new("RGB", (1, 1)).save(path), "give uint8 RGB"),
     "one line": (lambda path, _: Image.new("RGB", (3000, 2)).save(path), "give uint8 RGB"),
@@ -179,8 +179,8 @@ SOUNDS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "text": (lambda path, _: path.write_text("la la la"), "cannot be decoded"),
     "picture": (lambda path, inputs: shutil.copy(inputs / "face.png", path), "cannot be decoded"),
     "header": (lambda path, inputs: path.write_bytes((inputs / "speech.wav").read_bytes()[:30]), "cannot be decoded"),
-    "no samples": (lambda path, _: write_wav(path, np.zeros(0)), "no sound"),
-    "video without sound": (lambda path, _: _silent_video(path), "has no sound track"),
+    "no samples": (lambda path, _: write_wav(path, np.zeros(0)), "no audio"),
+    "video without sound": (lambda path, _: _silent_video(path), "has no audio track"),
     "playlist": (lambda path, _: path.write_text("#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n"), "cannot be decoded"),
 }
 

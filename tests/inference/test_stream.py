@@ -103,12 +103,12 @@ def test_what_came_through_a_pipe_is_kept_for_the_record(capsys, monkeypatch, op
     [
         (["--audio", "-", "stream=false"], "add --stream"),
         (["--audio", "MISSING.wav"], "does not exist"),
-        (["--audio", "FACE"], "cannot be decoded|has no sound track|neither"),
+        (["--audio", "FACE"], "cannot be decoded|has no audio track|neither"),
         (["--audio", "SPEECH", "--contact-sheet"], "a stream has no contact sheet"),
         (["--audio", "SPEECH", "--output", "OUT/video.avi"], "does not end in .mp4"),
         (["--audio", "SPEECH", "overlap_frames=12"], "the overlap is 3 latent frames"),
         (["--audio", "SPEECH", "--face-index", 1, "--face-index", 2], "2 faces are selected; a stream has one speaker"),
-        (["--audio", "-"], "an mp3 file came through the pipe"),
+        (["--audio", "-"], "format MP3"),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(capsys, monkeypatch, options, inputs, tmp_path, given, told):

@@ -258,5 +258,5 @@ def test_expressions_and_a_sound_each_train_together(portrait: Portrait, base: P
 
 
 def test_clips_that_tell_of_no_expression_are_refused(portrait: Portrait, corpus: Path):
-    with pytest.raises(InputError, match="tells of no expression"):
+    with pytest.raises(InputError, match="has no expression"):
         Trainer(portrait(manifest=corpus)).train()

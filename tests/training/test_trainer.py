@@ -213,7 +213,7 @@ def test_the_adapter_holds_the_constants_of_its_clips_motion(configure: Configur
     trainer = Trainer(fitted)
     assert {(record.expression, record.body) for record in trainer.dataset.records} == {(0.5, 0.5)}
     assert MotionNormalizer.load_if_present(trainer.train()) == trainer.motion_normalizer != prepared
-    with pytest.raises(InputError, match="other constants than"):
+    with pytest.raises(InputError, match="another motion normalizer than"):
         run(configure("two", data__manifests=[str(manifest)], stage__init_from=str(fitted.output) + "/adapter"))
 
 
