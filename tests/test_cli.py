@@ -32,6 +32,7 @@ DOORS = {
     "make_reenactment": "make-reenactment",
     "plan": "estimate",
     "prepare_data": "prepare",
+    "preview": "preview",
     "train_portrait": "train",
     "train_stage1": "train",
     "train_stage2": "train",
