@@ -49,7 +49,7 @@ def check_output_type(output_type: str) -> None:
         )
 
 
-def decode_frames(
+def decode_latents(
     vae: VideoAutoencoder, latents: Tensor, num_frames: int, progress_bar: Callable[..., tqdm]
 ) -> Iterator[NDArray[np.uint8]]:
     """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, 16, F, h, w), decoded on demand.
@@ -68,7 +68,7 @@ def decode_output(
     if output_type == "latent":
         return latents
     if output_type == "pil":
-        return [[Image.fromarray(frame) for frame in decode_frames(vae, latents, num_frames, progress_bar)]]
+        return [[Image.fromarray(frame) for frame in decode_latents(vae, latents, num_frames, progress_bar)]]
     video = torch.cat([chunk.cpu() for chunk in _decode_chunks(vae, latents, num_frames, progress_bar)], dim=1)
     if output_type == "pt":
         return rearrange(video, "c t h w -> 1 t c h w")

@@ -39,7 +39,7 @@ from fantasytalking.models.diffusers_internals import execution_device
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
 from fantasytalking.pipeline.condition_encoder import NUM_ENCODING_STEPS, ConditionEncoder
-from fantasytalking.pipeline.decoding import FantasyTalkingOutput, check_output_type, decode_frames, decode_output
+from fantasytalking.pipeline.decoding import FantasyTalkingOutput, check_output_type, decode_latents, decode_output
 from fantasytalking.pipeline.denoising import denoise
 from fantasytalking.pipeline.generation_plan import (
     NEUTRAL_MOTION,
@@ -377,7 +377,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
     @torch.no_grad()
     def iterate_frames(self, latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
         """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, 16, F, h, w), decoded on demand."""
-        yield from decode_frames(VideoAutoencoder(self.vae), latents, num_frames, self.progress_bar)
+        yield from decode_latents(VideoAutoencoder(self.vae), latents, num_frames, self.progress_bar)
 
     def _plan(
         self, controls: GenerationControls, *, has_audio: bool, driving: Sequence[DrivingInput]
