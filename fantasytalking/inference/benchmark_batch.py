@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import fingerprint
+from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES, find_references
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.inference.benchmark_inputs import input_paths, write_inputs

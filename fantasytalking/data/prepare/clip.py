@@ -11,7 +11,7 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
 from fantasytalking.data.prepare.config import PreparationConfig
-from fantasytalking.data.prepare.framing import crop_frame
+from fantasytalking.data.prepare.crop import crop_frame
 from fantasytalking.data.prepare.people import (
     check_face_placement,
     check_people_quality,

@@ -1,12 +1,12 @@
 """Configuration of a benchmark (configs/benchmarks/*.yaml)."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from string import Formatter
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.validation import check_ranges
 from fantasytalking.evaluation.evaluation_clip import MAX_CLIP_FRAMES
 
 MAX_REENACTED_PEOPLE = 4
@@ -188,24 +188,3 @@ def _check_name_pattern(pattern: str, known: list[str]) -> None:
             field="name_pattern",
             value=unknown[0],
         )
-
-
-def check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Checks attributes of a configuration against closed intervals; None is always allowed.
-
-    Args:
-        config: the configuration.
-        ranges: smallest and largest value by name of the attribute.
-
-    Raises:
-        InputError: a value is outside its interval.
-    """
-    for name, (low, high) in ranges.items():
-        value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            raise InputError(
-                f"{name} is {value}; it must be from {low:g} to {high:g}",
-                code=ErrorCode.out_of_range,
-                field=name,
-                value=value,
-            )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fantasytalking.data.prepare.framing import crop_frame
+from fantasytalking.data.prepare.crop import crop_frame
 from fantasytalking.data.prepare.plan import RelativeCrop
 from fantasytalking.media.framing import Framing
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
