@@ -38,7 +38,7 @@ def write_pipeline(
     """
     scheduler = make_scheduler(SchedulerType.euler, flow_shift)
     pipeline = FantasyTalkingPipeline.from_base(
-        components, adapter, portrait=portrait, text_length=max_text_tokens, scheduler=scheduler
+        components, adapter, module_config=portrait, text_length=max_text_tokens, scheduler=scheduler
     )
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
