@@ -127,7 +127,7 @@ def test_reproduction_reports_what_has_changed(capsys, options, tmp_path):
     record["video_sha256"] = "0"
     (tmp_path / "old.json").write_text(json.dumps(record))
     ended = run_infer(capsys, "--reproduce", tmp_path / "old.json")
-    assert ended.code == 0 and "NOT the same as recorded" in ended.out
+    assert ended.code == 0 and "NOT the same bits as recorded" in ended.out
     assert "note: torch was 1.0, is " in ended.err
     record["hashes"]["audio"] = "0"
     (tmp_path / "other.json").write_text(json.dumps(record))

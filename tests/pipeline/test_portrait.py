@@ -23,7 +23,7 @@ def eye_to_mouth(points: np.ndarray) -> tuple[float, float]:
     ("fit", "size"), [(ResizeMode.crop, (64, 128)), (ResizeMode.letterbox, (64, 128)), (ResizeMode.crop, (128, 96))]
 )
 def test_nothing_is_distorted(face_picture, fit, size):
-    made = prepare_portrait(face_picture, [ResolutionBucket(*size)], fit=fit)
+    made = prepare_portrait(face_picture, [ResolutionBucket(*size)], resize_mode=fit)
     assert made.pixels.shape == (size[1], size[0], 3)
     square = prepare_portrait(face_picture, [ResolutionBucket(160, 160)])
     wide, tall = eye_to_mouth(made.face_points[0])

@@ -219,7 +219,7 @@ def test_the_encoder_in_the_base_reads_the_drivers(tmp_path: Path, places: dict[
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"validation__driving_videos": "[nowhere.mp4,nowhere.mp4]"}, "driver 'nowhere.mp4' does not exist"),
+        ({"validation__driving_videos": "[nowhere.mp4,nowhere.mp4]"}, "driving video 'nowhere.mp4' does not exist"),
         (
             {"validation__expression_encoder": "null"},
             "no expression encoder .* validation.expression_encoder=",
@@ -239,7 +239,7 @@ def test_the_encoder_in_the_base_reads_the_drivers(tmp_path: Path, places: dict[
         ),
         (
             {"validation__audio": DEMO_FOLDER / DEMO_SPEECH_FILE, "validation__max_seconds": 1},
-            "has 0.56 s, the sound 1.00 s; give a longer driver",
+            "lasts 0.56 s, the audio 1.00 s; give a longer driving video",
         ),
     ],
 )
