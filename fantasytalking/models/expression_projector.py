@@ -222,7 +222,8 @@ def _plain_projection(part_dim: int, sizes: ExpressionModuleConfig) -> nn.Module
 def _cut_windows(tokens: Tensor, num_frames: int) -> Tensor:
     """(B, P, N K, D) -> (B, F, P L, D) by the released rule.
 
-    Latent frame i > 0 takes the tokens of its four frames and one more. Latent frame 0 has the tokens of its single frame, followed by zeros.
+    Latent frame i > 0 takes the tokens of its four frames and one more. Latent frame 0 has the tokens of its single
+    frame, followed by zeros.
     """
     people = tokens.shape[1]
     ranges = released_token_ranges(tokens.shape[2], num_frames)
