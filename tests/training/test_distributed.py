@@ -4,13 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from fantasytalking.common.config import CONFIGS_FOLDER
+from fantasytalking.common.errors import ErrorCode
+from fantasytalking.training.distributed import check_compatible
 from fantasytalking.training.holdout_loss import HOLDOUT_LOG_FILE as HELD_OUT
+from tests.helpers.errors import raises_input_error
+from tests.training.conftest import Configure
 from tests.training.run_artifacts import bit_equal, load_adapter_tensors, read_log
 from tests.training.test_distillation import STAGE3 as DISTILLED
 from tests.training.tiny_corpus import PORTRAIT_STAGE, config_overrides, make_corpus, make_driven_corpus
@@ -147,3 +155,28 @@ def test_processes_that_train_expressions_equal_one(config: str, tmp_path: Path,
         found = [line[name] for line in read_log(tmp_path / config)]
         assert found == pytest.approx([line[name] for line in read_log(tmp_path / "one")], rel=1e-4)
     assert load_adapter_tensors(tmp_path / config).keys() == load_adapter_tensors(tmp_path / "one").keys()
+
+
+@pytest.mark.parametrize(
+    ("distributed_type", "zero_stage", "changes", "field"),
+    [
+        (DistributedType.NO, 0, {"optimizer__ema_decay": 0.9, "optimizer__type": "muon"}, None),
+        (DistributedType.MULTI_CPU, 0, {"optimizer__ema_decay": 0.9, "mixed_precision": "bf16"}, None),
+        (DistributedType.DEEPSPEED, 2, {"optimizer__ema_decay": 0.9}, None),
+        (DistributedType.DEEPSPEED, 2, {"optimizer__ema_decay": 0.9, "mixed_precision": "bf16"}, "optimizer.ema_decay"),
+        (DistributedType.DEEPSPEED, 3, {"optimizer__ema_decay": 0.9}, "optimizer.ema_decay"),
+        (DistributedType.DEEPSPEED, 2, {"optimizer__type": "muon"}, "optimizer.type"),
+        (DistributedType.FSDP, 0, {"optimizer__ema_decay": 0.9}, "optimizer.ema_decay"),
+        (DistributedType.FSDP, 0, {"optimizer__type": "muon"}, "optimizer.type"),
+    ],
+)
+def test_settings_that_need_whole_parameters_raise_when_sharded(
+    configure: Configure, distributed_type: DistributedType, zero_stage: int, changes: dict, field: str | None
+):
+    config = configure(**changes)
+    plugin = SimpleNamespace(zero_stage=zero_stage)
+    accelerator: Any = SimpleNamespace(
+        distributed_type=distributed_type, state=SimpleNamespace(deepspeed_plugin=plugin)
+    )
+    with nullcontext() if field is None else raises_input_error(ErrorCode.unsupported, field):
+        check_compatible(config, accelerator)
