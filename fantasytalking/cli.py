@@ -25,6 +25,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "infer": Command("infer", "generate a talking video from a portrait and speech or a driving video"),
     "demo": Command("demo", "generate the demonstration video with nano"),
+    "preview": Command("preview", "write an animation or a contact sheet of a video"),
     "app": Command("app", "serve the web page that generates videos"),
     "prepare": Command("prepare", "turn a folder of talking videos into training features"),
     "train": Command("train", "train a stage, given by its configuration"),

@@ -1,4 +1,4 @@
-"""Regions: the released labels, and tracked boxes in which the order of people means nothing."""
+"""Regions: the released labels, and tracked boxes, independent of the order of the people."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def still(*boxes: list[float], frames: int = 9) -> Tensor:
     return torch.tensor(boxes)[:, None].repeat(1, frames, 1)
 
 
-def test_labels_are_max_pooled_and_background_is_everyones():
+def test_labels_are_max_pooled_and_background_attends_to_everyone():
     masks = torch.zeros(2, 32, 64)
     masks[0, :16, :32] = 1
     masks[1, 3, 31] = 1  # one pixel of the second person takes the token
@@ -39,7 +39,7 @@ def test_boxes_and_labels_agree_where_people_are_apart():
 
 
 @pytest.mark.parametrize("background", BackgroundAttention)
-def test_the_order_of_people_means_nothing(background):
+def test_the_order_of_people_has_no_effect(background):
     generator = torch.Generator().manual_seed(0)
     start = torch.rand(3, 17, 2, generator=generator) * 60  # they overlap often
     boxes = torch.cat([start, start + 20 + 40 * torch.rand(3, 17, 2, generator=generator)], dim=-1)
@@ -64,16 +64,16 @@ def test_boxes_are_followed_and_missing_faces_have_no_region():
     assert regions[1].any(dim=(1, 2)).tolist() == [True, True, False]
 
 
-def test_touching_faces_part_where_each_covers_more():
+def test_touching_faces_are_separated_by_coverage():
     regions = regions_from_boxes(
         still([0.0, 0.0, 24.0, 16.0], [22.0, 0.0, 64.0, 16.0]), 16, 64, BackgroundAttention.nobody
     )
     assert regions[:, 0, 0].tolist() == [[True, False, False, False], [False, True, True, True]]
     same = regions_from_boxes(still([0.0, 0.0, 32.0, 16.0], [0.0, 0.0, 32.0, 16.0]), 16, 32, BackgroundAttention.nobody)
-    assert same.all(), "people who cannot be told apart share"
+    assert same.all(), "equal boxes share their tokens"
 
 
-def test_boxes_grow_by_the_drivers_movement_to_a_quarter_at_most():
+def test_boxes_grow_by_the_driving_movement_to_a_quarter_at_most():
     driver = still([10.0, 10.0, 30.0, 50.0], [0.0, 0.0, 10.0, 10.0], frames=5)
     driver[0, 2] += torch.tensor([-2.0, 0.0, -2.0, 0.0])  # a tenth of its width to the left
     driver[0, 3] += torch.tensor([0.0, 40.0, 0.0, 40.0])  # a whole height down

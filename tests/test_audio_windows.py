@@ -1,4 +1,4 @@
-"""Audio windows: the released integers, the same seconds at every frame rate, padding on the right."""
+"""Audio windows: the released integers, the same seconds at every frame rate, padding at the end."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_every_released_range_and_length(golden):
         assert windows.mask.sum(-1)[0].tolist() == case["lengths"]
 
 
-def test_a_released_window_holds_its_range_widened_by_four_and_pads_on_the_right():
+def test_a_released_window_has_margins_of_four_and_pads_at_the_end():
     windows = released_frame_windows(token_numbers(173, batch=2), 81)
     first, second, last = windows.tokens[0, 0, :, 0], windows.tokens[0, 1, :, 0], windows.tokens[1, -1, :, 0]
     assert first.tolist() == [1, 2, 3, 4, 5, 6] + [0] * 11
@@ -63,12 +63,12 @@ def test_windows_in_seconds_follow_variable_frame_times():
     assert torch.equal(windows.tokens[0, 1], windows.tokens[1, 1])
 
 
-def test_latent_frame_times_are_the_middle_of_what_is_shown():
+def test_latent_frame_times_are_the_middle_of_their_interval():
     times = latent_frame_times(torch.arange(9) / 10)
     torch.testing.assert_close(times, torch.tensor([0.05, 0.3, 0.7], dtype=torch.float64))
 
 
-def test_the_clip_window_holds_everything():
+def test_the_clip_window_contains_all_tokens():
     windows = clip_level_window(token_numbers(20, batch=2))
     assert windows.tokens.shape == (2, 1, 20, 1)
     assert windows.mask.all()

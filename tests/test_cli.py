@@ -32,6 +32,7 @@ DOORS = {
     "make_reenactment": "make-reenactment",
     "plan": "estimate",
     "prepare_data": "prepare",
+    "preview": "preview",
     "train_portrait": "train",
     "train_stage1": "train",
     "train_stage2": "train",
@@ -113,7 +114,7 @@ def test_a_script_is_the_same_command_under_its_own_name(
 
 
 def test_train_needs_a_stage():
-    with pytest.raises(InputError, match=r"--config is not given; give a stage's YAML, as in --config configs/nano"):
+    with pytest.raises(InputError, match=r"--config is missing; give the YAML of a stage, as in --config configs/nano"):
         run(["train"])
 
 

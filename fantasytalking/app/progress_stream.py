@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.app.service import GenerationResult
+from fantasytalking.inference.generate import ProgressCallback
 
 POLL_SECONDS = 0.25
 """Seconds between two snapshots: a browser receives at most a few images per second."""
 
-ProgressCallback = Callable[[str, float], None]
 FrameCallback = Callable[[float, NDArray[np.uint8]], None]
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks of speed and memory, reported as ratios within one run."""

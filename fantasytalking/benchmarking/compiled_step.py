@@ -1,4 +1,4 @@
-"""Row compiled_step: a training step of nano with PyTorch's attention, with the trainer's, and with compiled blocks."""
+"""Benchmark row compiled_step: a training step with PyTorch's attention, the trainer's, and compiled blocks."""
 
 import torch
 
@@ -23,17 +23,21 @@ NANO_SIZE = TrainingStepSize(
 
 
 def benchmark_compiled_step(device: torch.device, dtype: torch.dtype) -> str:
-    """All of nano trains on a CPU, the adapters of the full model on a GPU; gives a Markdown table."""
+    """Times a step of all of nano on a CPU, or of the adapters of the full model on a GPU.
+
+    Returns:
+        a Markdown table.
+    """
     if device.type == "cuda":
         return benchmark_training_step(
             GPU_TRAINING_STEP_SIZE,
             device,
             dtype,
-            {"as it is": TrainingVariant(), "compiled blocks": TrainingVariant(compiled=True)},
+            {"eager": TrainingVariant(), "compiled blocks": TrainingVariant(compiled=True)},
         )
-    sides = {
+    variants = {
         "PyTorch's attention": TrainingVariant(("*",), matmul_attention=False),
-        "the trainer's: plain products in bfloat16": TrainingVariant(("*",)),
+        "the trainer's: matrix products in bfloat16": TrainingVariant(("*",)),
         "the same, compiled blocks": TrainingVariant(("*",), compiled=True),
     }
-    return benchmark_training_step(NANO_SIZE, device, dtype, sides)
+    return benchmark_training_step(NANO_SIZE, device, dtype, variants)

@@ -1,4 +1,4 @@
-"""Row evaluation: how many clips a core evaluates by all measures that need no weights; two processes against one."""
+"""Benchmark row evaluation: clips per second by all metrics without weights, with one and two processes."""
 
 import tempfile
 import time
@@ -25,10 +25,17 @@ PERCEPTION_ROW = "faces, body, silhouette"
 def benchmark_evaluation(
     frames: int = EVALUATION_FRAMES, size: int = EVALUATION_SIZE, rounds: int = EVALUATION_ROUNDS
 ) -> str:
-    """Evaluates a clip of the portrait world against itself; gives Markdown.
+    """Evaluates a clip of the portrait world against itself.
 
-    A clip counts with all that a run measures for it: the prediction, the reference's own score, the floor and the
-    sound of another as a control.
+    All sides of a run are measured: the prediction, the reference, the floor, and the control with other audio.
+
+    Args:
+        frames: number of frames of the clip.
+        size: height and width of the clip in pixels.
+        rounds: number of rounds of which the median is taken.
+
+    Returns:
+        Markdown tables.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = _make_clip(Path(folder), size)
@@ -39,14 +46,14 @@ def benchmark_evaluation(
     return "\n".join(
         [
             f"clips of {frames} frames of {size} x {size}, {len(seconds) - 1} metrics, median of {rounds} rounds, "
-            "one core a process",
+            "one core per process",
             "",
-            "| side | clips a second | ratio |",
+            "| variant | clips per second | ratio |",
             "|---|---|---|",
             f"| one process | {1 / one:.3f} | 1 |",
             f"| two processes | {2 / two:.3f} | {2 * one / two:.2f} |",
             "",
-            "| part | seconds a clip |",
+            "| part | seconds per clip |",
             "|---|---|",
             *(f"| {name} | {value:.2f} |" for name, value in rows),
         ]
@@ -54,7 +61,7 @@ def benchmark_evaluation(
 
 
 def weight_free_metrics() -> dict[str, Metric]:
-    """The metrics that need no weights."""
+    """Returns the metrics that need no weights."""
     return {name: build_metric(name, None) for name, metric in METRICS.items() if not metric.required_weights}
 
 
@@ -65,7 +72,7 @@ def _make_clip(folder: Path, size: int) -> Path:
 
 
 class _PrepareEvaluation:
-    """The work of one clip, as a process is given it."""
+    """Prepares the evaluation of a clip in a process."""
 
     def __init__(self, frames: int) -> None:
         self.frames = frames
@@ -80,20 +87,20 @@ def _seconds_by_metric(path: Path, frames: int) -> dict[str, float]:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     metrics = weight_free_metrics()
-    _evaluate(path, frames, metrics)  # graphs are built and memory is warm
+    _evaluate(path, frames, metrics)  # builds graphs and warms up memory
     return _evaluate(path, frames, metrics)
 
 
 def _evaluate(path: Path, frames: int, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Everything of one clip from its file on; seconds of each metric, and of perception, which they share."""
+    """Evaluates a clip from its file; returns the seconds of each metric, and of perception, which they share."""
     video, real = (EvaluationClip.from_file(path, frame_count=frames) for _ in range(2))
     start, seconds = time.perf_counter(), {}
     for clip in (video, real):
         _ = clip.track, clip.body_track, clip.subject_masks
-    strange = np.roll(real.audio, len(real.audio) // 2)
+    other_audio = np.roll(real.audio, len(real.audio) // 2)
     seconds[PERCEPTION_ROW] = time.perf_counter() - start
     for name, metric in metrics.items():
         start = time.perf_counter()
-        measure_sides(metric, video, real, strange)
+        measure_sides(metric, video, real, other_audio)
         seconds[name] = time.perf_counter() - start
     return seconds

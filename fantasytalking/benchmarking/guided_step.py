@@ -1,9 +1,9 @@
-"""Row guided_step: one denoising step with three guidance branches, ours against diffusers' own transformer.
+"""Benchmark row guided_step: one denoising step with three guidance branches, against diffusers' own transformer.
 
-What can be saved exactly, counted in operations at 1.3B width, 4 layers, latents 9 x 24 x 24 (a naive step has 1,616
-GFLOP): keys and values of text and portrait 5.3 %, the embedding of both 2.0 %, and what the branches have in common
-before they part in the first cross-attention (its self-attention and query, the attention to the portrait) 5.3 %, which
-leaves 0.87. The latter two are of the first layer, so they are less than 1 % each at full depth.
+Exact savings in operations at 1.3B width, 4 layers, latents 9 x 24 x 24 (a naive step has 1,616 GFLOP): keys and values
+of text and portrait 5.3 %, the embedding of both 2.0 %, and the part that is shared by the branches before the first
+cross-attention (its self-attention and query, the attention to the portrait) 5.3 %, which leaves 0.87. The latter two
+occur in the first layer only, so they are less than 1 % each at full depth.
 """
 
 import copy
@@ -35,15 +35,18 @@ from fantasytalking.models.wan_loading import parameter_dtype
 
 @dataclass(frozen=True)
 class GuidedStepSize:
-    """What is run: a preset's width, so many layers, latents of F x H x W."""
+    """Size of the model and its inputs."""
 
     preset: str
+    """Preset that determines the width."""
     layers: int
     latents: tuple[int, int, int]
+    """Latent frames, height and width."""
     rounds: int
     matrix_side: int
-    """Side of the square product whose speed is the ceiling."""
+    """Side of the square matrix product whose speed is the ceiling."""
     audio_tokens: int = 17
+    """Audio tokens per latent frame."""
 
 
 CPU_GUIDED_STEP_SIZE = GuidedStepSize("wan1.3b", layers=4, latents=(9, 24, 24), rounds=3, matrix_side=3072)
@@ -52,23 +55,26 @@ GPU_GUIDED_STEP_SIZE = GuidedStepSize("wan14b", layers=40, latents=(21, 64, 64),
 
 
 class StepVariant(NamedTuple):
-    """One way of doing the step; `run` gives the three predictions."""
+    """One implementation of the step; `run` returns the three predictions."""
 
     name: str
     dtype: torch.dtype
     run: Workload
     flops_run: Workload | None = None
-    """Another that takes the same products, where torch does not count those of `run`."""
+    """Another workload with the same matrix products, if torch cannot count those of `run`."""
 
 
 def benchmark_guided_step(size: GuidedStepSize, device: torch.device, dtypes: Sequence[torch.dtype]) -> str:
-    """Times the three branches (none, text, text and audio) in every way; gives a Markdown table.
+    """Times the three branches (none, text, text and audio) of all variants.
 
-    The naive side is three calls of diffusers' own transformer in the first of the `dtypes`. It hears no audio and so
-    does a little less work; our fresh modules add nothing, so that every side must predict the same.
+    The naive variant is three calls of diffusers' own transformer in the first of the `dtypes`. It has no audio and so
+    does a little less work; our untrained modules add nothing, so all variants must predict the same.
+
+    Returns:
+        a Markdown table.
     """
     if device.type == "cpu":
-        retain_freed_memory()  # for every side, since it is of the process
+        retain_freed_memory()  # for all variants, since it applies to the process
     config = load_model_config(size.preset)
     arguments = {**transformer_kwargs(config), "num_layers": size.layers}
     base_arguments = {key: value for key, value in arguments.items() if key not in vars(config.portrait)}
@@ -79,22 +85,23 @@ def benchmark_guided_step(size: GuidedStepSize, device: torch.device, dtypes: Se
     ours.load_state_dict({**ours.state_dict(), **base.state_dict()})
     inputs = _random_inputs(size, arguments, device)
     with torch.no_grad():
-        ways = _diffusers_variants(_cast_parameters(base, dtypes[0]), inputs, dtypes[0])
+        variants = _diffusers_variants(_cast_parameters(base, dtypes[0]), inputs, dtypes[0])
         for dtype in dtypes:
-            ways += _our_variants(
+            variants += _our_variants(
                 _cast_parameters(copy.deepcopy(ours), dtype), inputs, dtype, include_slower=dtype is dtypes[0]
             )
-        errors = _prediction_errors(ways)
-        timings = time_interleaved({way.name: way.run for way in ways}, device, size.rounds)
-        flops = [count_flops(way.flops_run or way.run) for way in ways]  # after the first step, which fills the caches
+        errors = _prediction_errors(variants)
+        timings = time_interleaved({variant.name: variant.run for variant in variants}, device, size.rounds)
+        # After the first step, which fills the caches.
+        flops = [count_flops(variant.flops_run or variant.run) for variant in variants]
     rates = {dtype: matmul_flops_per_second(device, dtype, size.matrix_side) for dtype in dtypes}
     attained = ", ".join(f"{rate / 1e12:.3f} TFLOP/s in {_dtype_name(dtype)}" for dtype, rate in rates.items())
     title = (
         f"{size.preset}, {size.layers} layers, latents {' x '.join(map(str, size.latents))}, "
-        f"{size.audio_tokens} audio tokens a frame, {device.type}, median of {size.rounds} rounds; "
+        f"{size.audio_tokens} audio tokens per frame, {device.type}, median of {size.rounds} rounds; "
         f"matrix products here attain {attained}; peak memory {peak_memory_gib(device):.1f} GiB"
     )
-    return f"{title}\n\n{_table(timings, flops, [rates[way.dtype] for way in ways], errors)}"
+    return f"{title}\n\n{_table(timings, flops, [rates[variant.dtype] for variant in variants], errors)}"
 
 
 def _diffusers_variants(base: WanTransformer3DModel, inputs: "_Inputs", dtype: torch.dtype) -> list[StepVariant]:
@@ -110,13 +117,13 @@ def _diffusers_variants(base: WanTransformer3DModel, inputs: "_Inputs", dtype: t
 def _our_variants(
     model: FantasyTalkingTransformer3DModel, inputs: "_Inputs", dtype: torch.dtype, *, include_slower: bool
 ) -> list[StepVariant]:
-    """`include_slower`: also the ways that save less."""
+    """Returns the variants of our model; `include_slower` adds those that save less."""
     latents, branches = inputs.cast(dtype)
-    heard = branches[-1]
-    texts, gates = (
+    with_audio = branches[-1]
+    texts, scales = (
         torch.cat([getattr(branch, name) for branch in branches]) for name in ("prompt_embeds", "condition_scale")
     )
-    together, name = heard._replace(prompt_embeds=texts, condition_scale=gates), f"ours, {_dtype_name(dtype)}"
+    together, name = with_audio._replace(prompt_embeds=texts, condition_scale=scales), f"ours, {_dtype_name(dtype)}"
 
     def in_turn(model: FantasyTalkingTransformer3DModel, cache: ConditionKVCache | None) -> Workload:
         return lambda: [model(latents, inputs.timestep, branch, cache=cache).sample for branch in branches]
@@ -124,46 +131,46 @@ def _our_variants(
     def at_once(model: FantasyTalkingTransformer3DModel, cache: ConditionKVCache) -> Workload:
         return lambda: model(latents, inputs.timestep, together, cache=cache).sample.split(1)
 
-    ways = [
+    variants = [
         StepVariant(f"{name}, three calls", dtype, in_turn(model, None)),
         StepVariant(f"{name}, three calls, keys and values reused", dtype, in_turn(model, ConditionKVCache())),
     ]
     together_once = at_once(model, ConditionKVCache())
-    ways = [*(ways if include_slower else []), StepVariant(f"{name}, together, reused", dtype, together_once)]
+    variants = [*(variants if include_slower else []), StepVariant(f"{name}, together, reused", dtype, together_once)]
     if latents.device.type == "cpu":
         fused, name = copy.deepcopy(model), f"{name}, together, reused, fewer passes"
         fuse_blocks(fused)
         if dtype is torch.bfloat16:
             use_float32_attention(fused)
             name = f"{name}, attention in float32"
-        ways.append(StepVariant(name, dtype, at_once(fused, ConditionKVCache()), together_once))
-    return ways
+        variants.append(StepVariant(name, dtype, at_once(fused, ConditionKVCache()), together_once))
+    return variants
 
 
 def _prediction_errors(variants: list[StepVariant]) -> list[float]:
-    """Largest difference from the naive side's predictions, over their standard deviation."""
-    expected, *others = (torch.cat(list(way.run())).float() for way in variants)  # type: ignore[call-overload]
+    """Returns the largest difference from the naive predictions over their standard deviation, per variant."""
+    expected, *others = (torch.cat(list(variant.run())).float() for variant in variants)  # type: ignore[call-overload]
     return [0.0, *(float((other - expected).abs().max() / expected.std()) for other in others)]
 
 
 class _Inputs(NamedTuple):
-    """In float32."""
+    """Random inputs in float32."""
 
     latents: Tensor
     timestep: Tensor
     branches: list[Conditions]
 
     def cast(self, dtype: torch.dtype) -> tuple[Tensor, list[Conditions]]:
-        """Latents and branches in `dtype`; what branches have in common stays one object."""
+        """Returns latents and branches in `dtype`; tensors shared by the branches stay one object."""
         first = self.branches[-1].to(dtype=dtype)
-        parting = [branch.to(dtype=dtype) for branch in self.branches]
+        converted = [branch.to(dtype=dtype) for branch in self.branches]
         texts = [
             first.prompt_embeds if own.prompt_embeds is self.branches[-1].prompt_embeds else new.prompt_embeds
-            for own, new in zip(self.branches, parting, strict=True)
+            for own, new in zip(self.branches, converted, strict=True)
         ]
-        gates = [branch.condition_scale for branch in parting]
+        scales = [branch.condition_scale for branch in converted]
         return self.latents.to(dtype), [
-            first._replace(prompt_embeds=text, condition_scale=gate) for text, gate in zip(texts, gates, strict=True)
+            first._replace(prompt_embeds=text, condition_scale=scale) for text, scale in zip(texts, scales, strict=True)
         ]
 
 
@@ -175,7 +182,7 @@ def _random_inputs(size: GuidedStepSize, arguments: dict[str, Any], device: torc
         return torch.randn(*shape, generator=generator).to(device)
 
     prompt, negative = random(1, 512, arguments["text_dim"]), random(1, 512, arguments["text_dim"])
-    heard = Conditions(
+    with_audio = Conditions(
         prompt_embeds=prompt,
         image_embeds=random(1, 257, arguments["image_dim"]),
         image_latents=random(1, arguments["in_channels"] - arguments["out_channels"], frames, height, width),
@@ -185,10 +192,12 @@ def _random_inputs(size: GuidedStepSize, arguments: dict[str, Any], device: torc
         motion_intensity=torch.full((1, 2), 0.5, device=device),
         condition_scale=torch.ones(1, 2, device=device),
     )
-    silent = heard._replace(condition_scale=torch.tensor([[0.0, 1.0]], device=device))
+    without_audio = with_audio._replace(condition_scale=torch.tensor([[0.0, 1.0]], device=device))
     latents = random(1, arguments["out_channels"], frames, height, width)
     return _Inputs(
-        latents, torch.tensor([500.0], device=device), [silent._replace(prompt_embeds=negative), silent, heard]
+        latents,
+        torch.tensor([500.0], device=device),
+        [without_audio._replace(prompt_embeds=negative), without_audio, with_audio],
     )
 
 
@@ -204,7 +213,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 def _table(timings: list[WorkloadTiming], flops: list[int], rates: list[float], errors: list[float]) -> str:
     lines = [
-        "| side | seconds | ratio | spread | by operations | of the attained rate | largest error |",
+        "| variant | seconds | ratio | spread | by operations | of the attained rate | largest error |",
         "|---|---|---|---|---|---|---|",
     ]
     for timing, operations, rate, error in zip(timings, flops, rates, errors, strict=True):

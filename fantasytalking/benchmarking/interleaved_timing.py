@@ -1,4 +1,4 @@
-"""Timing that can be trusted on a busy machine: ways of doing the same work, in turn, within one run."""
+"""Timing of workloads in alternation, so that ratios hold on a busy machine; counting of operations and memory."""
 
 import statistics
 import time
@@ -17,12 +17,13 @@ CPU_ATTENTION_OP = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 @dataclass(frozen=True)
 class WorkloadTiming:
-    """Seconds of one side over the rounds, beside the first side's in the same rounds."""
+    """Times of a workload over the rounds, and their ratios to the first workload."""
 
     name: str
     seconds: list[float]
+    """Seconds per round."""
     ratios: list[float]
-    """Each round's seconds over those of the first side in that round."""
+    """Seconds of each round over those of the first workload in that round."""
 
     @property
     def median(self) -> float:
@@ -38,11 +39,11 @@ class WorkloadTiming:
 def time_interleaved(
     workloads: Mapping[str, Workload], device: torch.device, rounds: int, warmup_rounds: int = 1
 ) -> list[WorkloadTiming]:
-    """Runs the sides one after the other, `rounds` times over, after `warmup_rounds` rounds that do not count."""
+    """Times the workloads in alternation, `rounds` times each, after `warmup_rounds` rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in workloads}
     for number in range(-warmup_rounds, rounds):
-        for name, side in workloads.items():
-            elapsed = _time_workload(side, device)
+        for name, workload in workloads.items():
+            elapsed = _time_workload(workload, device)
             if number >= 0:
                 seconds[name].append(elapsed)
     first = next(iter(seconds.values()))
@@ -53,30 +54,30 @@ def time_interleaved(
 
 
 def count_flops(workload: Workload) -> int:
-    """Floating-point operations of the matrix products and attentions in one run of `workload`."""
+    """Returns the floating-point operations of the matrix products and attentions in one run of `workload`."""
     with FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION_OP: _attention_flops}) as counter:
         workload()
     return counter.get_total_flops()
 
 
 def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """Operations a second that a square matrix product of random numbers attains here: the ceiling to compare with."""
+    """Returns the operations per second of a square matrix product of random numbers, as a ceiling to compare with."""
     first, second = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = [_time_workload(lambda: first @ second, device) for _ in range(7)]
     return 2 * size**3 / statistics.median(seconds[2:])
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far in GiB: by torch on a GPU, by the process on the CPU (of Linux)."""
+    """Returns the peak memory so far in GiB: of torch on a GPU, of the process on a CPU (Linux only)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    # getrusage would count what the parent held when it started this process.
+    # getrusage would include the memory of the parent at the start of this process.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 2**20  # kibibytes
 
 
 def _attention_flops(query: TensorShape, key: TensorShape, value: TensorShape, *_: object, **__: object) -> int:
-    """Of both products, as torch counts them on a GPU; it counts none of a CPU's."""
+    """Returns the operations of both products, as torch counts them on a GPU; it does not count them on a CPU."""
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[2] * (width + value[3])
 

@@ -1,4 +1,4 @@
-"""The same work by one process and by several at once, all beginning together."""
+"""Timing of the same work in several processes that start together."""
 
 import multiprocessing
 import statistics
@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 
 MEASUREMENT_TIMEOUT = 600.0
-"""Seconds after which a process that does not answer is given up."""
+"""Seconds after which waiting for a process fails."""
 
 PrepareWork = Callable[[Path], Callable[[], object]]
-"""Top-level function: reads what is needed from a path and gives the work that is timed."""
+"""Top-level function that reads the inputs from a path and returns the work that is timed."""
 
 
-def time_in_processes(prepare: PrepareWork, path: Path, processes: int, rounds: int) -> float:
-    """Median seconds in which each of so many processes, of one thread each, does the work once."""
+def time_in_processes(prepare: PrepareWork, path: Path, num_processes: int, rounds: int) -> float:
+    """Returns the median seconds in which each of several processes, with one thread each, does the work once."""
     context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(processes + 1), context.Queue()
+    barrier, results = context.Barrier(num_processes + 1), context.Queue()
     arguments = (prepare, path, rounds, barrier, results)
-    workers = [context.Process(target=_run_worker, args=arguments, daemon=True) for _ in range(processes)]
+    workers = [context.Process(target=_run_worker, args=arguments, daemon=True) for _ in range(num_processes)]
     for worker in workers:
         worker.start()
     seconds = []
@@ -40,7 +40,7 @@ def time_in_processes(prepare: PrepareWork, path: Path, processes: int, rounds: 
 def _run_worker(prepare: PrepareWork, path: Path, rounds: int, barrier: Barrier, results: "Queue[bool]") -> None:
     torch.set_num_threads(1)
     work = prepare(path)
-    work()  # graphs are built and memory is warm
+    work()  # builds graphs and warms up memory
     for _ in range(rounds):
         barrier.wait(MEASUREMENT_TIMEOUT)
         work()

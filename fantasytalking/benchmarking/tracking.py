@@ -1,4 +1,4 @@
-"""Row tracking: faces followed and lips masked, against MediaPipe's bare FaceMesh; two processes against one."""
+"""Benchmark row tracking: face tracking with lip masks against MediaPipe's FaceMesh, and two processes against one."""
 
 import tempfile
 from collections.abc import Callable
@@ -24,10 +24,14 @@ TRACKING_ROUNDS = 5
 
 
 def benchmark_tracking(video: Path | None, rounds: int = TRACKING_ROUNDS) -> str:
-    """Times both on the same frames, in turn; gives Markdown.
+    """Times tracking and FaceMesh on the same frames in alternation.
 
     Args:
-        video: what to track; None = a clip of the portrait world, 256 px, made for it.
+        video: video to track; None = a clip of the portrait world of 256 px, which is rendered first.
+        rounds: number of rounds of which the median is taken.
+
+    Returns:
+        a Markdown table.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = video or _make_clip(Path(folder))
@@ -42,9 +46,9 @@ def benchmark_tracking(video: Path | None, rounds: int = TRACKING_ROUNDS) -> str
     speed = [1 / ratio for ratio in ours.ratios]
     return "\n".join(
         [
-            f"{count} frames of {width} x {height}, median of {rounds} rounds, one core a process",
+            f"{count} frames of {width} x {height}, median of {rounds} rounds, one core per process",
             "",
-            "| side | frames a second | ratio | spread |",
+            "| variant | frames per second | ratio | spread |",
             "|---|---|---|---|",
             f"| bare FaceMesh | {count / bare.median:.1f} | 1 | |",
             f"| tracking with lip masks | {count / ours.median:.1f} | {1 / ours.ratio:.2f} | "

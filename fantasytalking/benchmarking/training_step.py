@@ -1,6 +1,7 @@
-"""Row training_step: one optimiser step of adapters, of LoRA and adapters, and of everything.
+"""Benchmark row training_step: one optimizer step of adapters, of LoRA and adapters, and of all parameters.
 
-Each runs in a process of its own, so that its peak memory is its own; they step in turn, so that the ratios hold.
+Each variant runs in its own process, so that peak memory is measured separately. They step in alternation, so that the
+ratios hold on a busy machine.
 """
 
 import multiprocessing
@@ -31,20 +32,22 @@ from fantasytalking.training.rng import step_randomness
 from fantasytalking.training.stage_config import DropoutConfig, LoraConfig, LossConfig
 
 TRAINING_STEP_TIMEOUT = 1800.0
-"""Seconds after which a process that does not answer is given up."""
+"""Seconds after which waiting for a process fails."""
 LORA_RANK = 64
 AUDIO_TOKENS_PER_SECOND = 50
-"""Of wav2vec2."""
+"""Token rate of wav2vec2."""
 FRAMES_PER_LATENT_FRAME, TRAINING_STEP_FPS = 4, 25
 
 
 @dataclass(frozen=True)
 class TrainingStepSize:
-    """What is run: a preset's width, so many layers, a batch of latents of F x H x W."""
+    """Size of the model and its batch."""
 
     preset: str
+    """Preset that determines the width."""
     layers: int
     latents: tuple[int, int, int]
+    """Latent frames, height and width."""
     batch_size: int
     rounds: int
     gradient_checkpointing: bool
@@ -65,16 +68,16 @@ ADAPTER_PATTERNS = ("audio", "face", "motion")
 
 @dataclass(frozen=True)
 class TrainingVariant:
-    """One way of stepping."""
+    """What trains, and how a step is computed."""
 
     trainable: tuple[str, ...] = ADAPTER_PATTERNS
-    """By patterns."""
+    """Patterns of the parameters that train."""
     lora_rank: int = 0
-    """Rank; 0: none."""
+    """Rank of LoRA; 0 = none."""
     matmul_attention: bool = True
-    """Attention by plain products in bfloat16 on a CPU, as the trainer has it."""
+    """Attention by matrix products in bfloat16 on a CPU, as in the trainer."""
     compiled: bool = False
-    """Blocks are compiled."""
+    """Whether blocks are compiled."""
 
 
 TRAINING_VARIANTS = {
@@ -90,18 +93,22 @@ def benchmark_training_step(
     dtype: torch.dtype,
     variants: Mapping[str, TrainingVariant] = TRAINING_VARIANTS,
 ) -> str:
-    """Times forward, backward and optimiser of each side in turn; gives a Markdown table."""
+    """Times forward, backward and optimizer of the variants in alternation.
+
+    Returns:
+        a Markdown table.
+    """
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     workers = []
-    for name, side in variants.items():
-        ours, theirs = context.Pipe()
-        worker = context.Process(target=_serve_variant, args=(theirs, side, size, device, dtype), daemon=True)
+    for name, variant in variants.items():
+        pipe, worker_pipe = context.Pipe()
+        worker = context.Process(target=_serve_variant, args=(worker_pipe, variant, size, device, dtype), daemon=True)
         worker.start()
-        theirs.close()
+        worker_pipe.close()
         workers.append(worker)
-        pipes[name] = ours
-        _receive(ours)  # built, one step done
+        pipes[name] = pipe
+        _receive(pipe)  # the model is built and has done one step
     seconds: dict[str, list[float]] = {name: [] for name in pipes}
     for _ in range(size.rounds):
         for name, pipe in pipes.items():
@@ -124,8 +131,8 @@ def benchmark_training_step(
 
 
 def _receive(pipe: Connection) -> tuple[float, int]:
-    """Seconds of a step or, at the end, peak memory in GiB; and the parameters that train."""
-    assert pipe.poll(TRAINING_STEP_TIMEOUT), f"a side has not answered for {TRAINING_STEP_TIMEOUT:g} s"
+    """Returns the seconds of a step or, at the end, the peak memory in GiB; and the number of trained parameters."""
+    assert pipe.poll(TRAINING_STEP_TIMEOUT), f"no answer from a process for {TRAINING_STEP_TIMEOUT:g} s"
     found: tuple[float, int] = pipe.recv()
     return found
 
@@ -133,7 +140,7 @@ def _receive(pipe: Connection) -> tuple[float, int]:
 def _serve_variant(
     pipe: Connection, variant: TrainingVariant, size: TrainingStepSize, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """One side: a step whenever it is told so."""
+    """Runs a variant in a process: one step per message."""
     step, trained = _build_step(variant, size, device, dtype)
     step()
     pipe.send((0.0, trained))
@@ -147,7 +154,7 @@ def _serve_variant(
 def _build_step(
     variant: TrainingVariant, size: TrainingStepSize, device: torch.device, dtype: torch.dtype
 ) -> tuple[Callable[[], None], int]:
-    """A step of the project's own training, and the number of parameters that it trains."""
+    """Returns a training step of this project, and the number of parameters that it trains."""
     model = _build_model(size, variant, device, dtype)
     optimiser = build_optimizer(model, OptimizerConfig())
     batch, objective = _random_batch(size, model.config, device), FlowMatchingObjective(LossConfig(), DropoutConfig())
@@ -195,7 +202,7 @@ def _build_model(
 
 
 def _random_batch(size: TrainingStepSize, arguments: dict[str, int], device: torch.device) -> TrainingBatch:
-    """Clips of random features, heard frame by frame as in stage 2."""
+    """Returns clips of random features, with frame-level audio as in stage 2."""
     generator = torch.Generator().manual_seed(0)
     (frames, height, width), count = size.latents, size.batch_size
     window = round(AUDIO_TOKENS_PER_SECOND * max(AUDIO_WINDOW_SECONDS, FRAMES_PER_LATENT_FRAME / TRAINING_STEP_FPS))
@@ -224,13 +231,13 @@ def _table(
     trained_parameters: dict[str, int],
 ) -> str:
     lines = [
-        "| | trained parameters | seconds a step | clips a second | ratio | spread | peak memory |",
+        "| | trained parameters | seconds per step | clips per second | ratio | spread | peak memory |",
         "|---|---|---|---|---|---|---|",
     ]
     first = next(iter(step_seconds.values()))
-    for name, own in step_seconds.items():
-        ratios = [mine / reference for mine, reference in zip(own, first, strict=True)]
-        median = statistics.median(own)
+    for name, seconds in step_seconds.items():
+        ratios = [own / reference for own, reference in zip(seconds, first, strict=True)]
+        median = statistics.median(seconds)
         lines.append(
             f"| {name} | {trained_parameters[name] / 1e6:.1f} M | {median:.2f} | {size.batch_size / median:.3f} | "
             f"{statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} | {peak_memory[name]:.1f} GiB |"

@@ -258,14 +258,14 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     config, tensors = read_adapter(folder)
     folder = folder.parent if folder.name == ADAPTER_FILE else folder
     state = {strip_peft_name(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
-    wanted = {name: tuple(value.shape) for name, value in state.items() if adapter_module_of(name) in config.modules}
+    expected = {name: tuple(value.shape) for name, value in state.items() if adapter_module_of(name) in config.modules}
     sizes, distillation = _read_expression_config(config, model, folder), _read_distillation(config, model, folder)
     if sizes is not None:
-        wanted |= expression_tensor_shapes(sizes, len(model.motion_embedder.output.weight), len(model.blocks))
+        expected |= expression_tensor_shapes(sizes, len(model.motion_embedder.output.weight), len(model.blocks))
     if distillation is not None:
         shapes = guidance_embedder_shapes(distillation, len(model.motion_embedder.output.weight))
-        wanted |= {f"guidance_embedder.{name}": shape for name, shape in shapes.items()}
-    _check_adapter_shapes(tensors, wanted, folder)
+        expected |= {f"guidance_embedder.{name}": shape for name, shape in shapes.items()}
+    _check_adapter_shapes(tensors, expected, folder)
     base = _read_base(folder, config, state)
     lora, settings = _read_lora(folder, config, model)
     if sizes is not None and model.expression_projector is None:

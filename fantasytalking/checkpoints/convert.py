@@ -104,13 +104,13 @@ def convert_wan_to_diffusers(source: Path, output: Path) -> int:
     config, tensors = open_wan_single_file(source)
     with torch.device("meta"):
         model = WanTransformer3DModel(**config)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    check_shapes(tensors.shapes, wanted, f"'{source}'", "it must be a Wan 2.1 transformer")
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    check_shapes(tensors.shapes, expected, f"'{source}'", "it must be a Wan 2.1 transformer")
     with atomic_write(output) as temporary:
         model.save_config(temporary)
-        state = {name: tensors.read(name).contiguous() for name in wanted}
+        state = {name: tensors.read(name).contiguous() for name in expected}
         save_file(state, temporary / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    return len(wanted)
+    return len(expected)
 
 
 def reference_forward(reference: str | Path) -> dict[str, Tensor]:
@@ -175,11 +175,11 @@ def reference_metadata(path: Path) -> dict[str, Any]:
         InputError: an entry is missing or cannot be parsed.
     """
     text = safetensors_metadata(path)
-    wanted = ("num_heads", "num_frames", "audio_scale", "per_frame")
-    missing = [name for name in wanted if name not in text]
+    required = ("num_heads", "num_frames", "audio_scale", "per_frame")
+    missing = [name for name in required if name not in text]
     if missing:
         raise InputError(
-            f"'{path}' has no metadata '{missing[0]}'; a reference of the audio method has {', '.join(wanted)}",
+            f"'{path}' has no metadata '{missing[0]}'; a reference of the audio method has {', '.join(required)}",
             code=ErrorCode.missing_value,
             field=missing[0],
         )

@@ -78,9 +78,9 @@ def has_expression_module(config: AdapterConfig) -> bool:
 def _load_released_tensors(
     model: FantasyTalkingTransformer3DModel, sizes: ExpressionModuleConfig, tensors: dict[str, Tensor], source: str
 ) -> None:
-    wanted = expression_tensor_shapes(sizes, len(model.motion_embedder.output.weight), len(model.blocks))
+    expected = expression_tensor_shapes(sizes, len(model.motion_embedder.output.weight), len(model.blocks))
     found = {name: tuple(value.shape) for name, value in tensors.items()}
-    check_shapes(found, wanted, f"'{source}'", "it was made for a model of another size")
+    check_shapes(found, expected, f"'{source}'", "it was made for a model of another size")
     ensure_expression_modules(model, sizes)
     state = model.state_dict()
     with torch.no_grad():

@@ -97,7 +97,7 @@ def _parse_key(name: str, source: str) -> tuple[str, str]:
                 layer = re.sub(pattern, replacement, layer)
             return layer, part
     raise InputError(
-        f"'{source}' contains '{name}', which is not part of a LoRA; use a LoRA file for Wan 2.1",
+        f"'{source}' contains '{name}', which is no part of a LoRA; use a LoRA file for Wan 2.1",
         code=ErrorCode.malformed_file,
         field=name,
     )
@@ -107,13 +107,13 @@ def _check_layer(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dic
     weight = parameters.get(f"{layer}.weight")
     if weight is None:
         raise InputError(
-            f"'{source}' changes the layer '{layer}', which this model does not have; use a LoRA for its base",
+            f"'{source}' changes the layer '{layer}', which this model lacks; use a LoRA for its base",
             code=ErrorCode.shape_mismatch,
             field=layer,
         )
     if ("down" in shapes) != ("up" in shapes) or shapes.keys() == {"alpha"}:
         raise InputError(
-            f"'{source}' contains only one half of a pair for the layer '{layer}'; get the file again",
+            f"'{source}' contains half a pair for the layer '{layer}'; get the file again",
             code=ErrorCode.malformed_file,
             field=layer,
         )
@@ -137,8 +137,8 @@ def _check_layer(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dic
         own = parameters.get(f"{layer}.{part}")
         if part in shapes and (own is None or tuple(own.shape) != shapes[part]):
             raise InputError(
-                f"'{source}': the change of '{layer}.{part}' has shape {shapes[part]}, but the model's {part} is "
-                f"{None if own is None else tuple(own.shape)}; use a LoRA for its base",
+                f"'{source}': the change of '{layer}.{part}' has shape {shapes[part]}, which does not fit the "
+                f"model's {None if own is None else tuple(own.shape)}; use a LoRA for its base",
                 code=ErrorCode.shape_mismatch,
                 field=f"{layer}.{part}",
                 value=shapes[part],

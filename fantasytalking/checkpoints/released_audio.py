@@ -83,10 +83,10 @@ def check_released_audio(tensors: Mapping[str, Tensor], source: str) -> None:
     first = tensors.get(_released_block(0, "k"))
     token_dim = weight.shape[0] if weight is not None and weight.ndim == 2 else 0
     dim = first.shape[0] if first is not None and first.ndim == 2 else 0
-    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(names, (dim, token_dim))
-    wanted["proj_model.proj.weight"] = (token_dim, weight.shape[1] if token_dim and weight is not None else 0)
-    wanted["proj_model.norm.weight"] = wanted["proj_model.norm.bias"] = (token_dim,)
-    check_shapes({name: tuple(value.shape) for name, value in tensors.items()}, wanted, f"'{source}'", hint)
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(names, (dim, token_dim))
+    expected["proj_model.proj.weight"] = (token_dim, weight.shape[1] if token_dim and weight is not None else 0)
+    expected["proj_model.norm.weight"] = expected["proj_model.norm.bias"] = (token_dim,)
+    check_shapes({name: tuple(value.shape) for name, value in tensors.items()}, expected, f"'{source}'", hint)
     check_finite(tensors, source)
 
 

@@ -178,9 +178,9 @@ def check_expression_tensors(tensors: Mapping[str, Tensor], source: str) -> None
     Raises:
         InputError: names the first tensor that does not fit.
     """
-    wanted = _expected_shapes(tensors, source)
+    expected = _expected_shapes(tensors, source)
     found = {name: tuple(value.shape) for name, value in tensors.items()}
-    check_shapes(found, wanted, f"'{source}'", "it is not a released portrait checkpoint; get it again")
+    check_shapes(found, expected, f"'{source}'", "it is not a released portrait checkpoint; get it again")
     check_finite(tensors, source)
 
 
@@ -199,25 +199,25 @@ def _expected_shapes(tensors: Mapping[str, Tensor], source: str) -> dict[str, tu
         return tuple(found.shape)
 
     token_dim = shape("expression_projector.norm.weight", 1)[0]
-    wanted: dict[str, tuple[int, ...]] = {
+    expected: dict[str, tuple[int, ...]] = {
         "expression_projector.norm.weight": (token_dim,),
         "expression_projector.norm.bias": (token_dim,),
     }
     for part in _PLAIN.values():
         name = f"expression_projector.plain.{part}.weight"
-        wanted[name] = (token_dim, shape(name, 2)[1])
+        expected[name] = (token_dim, shape(name, 2)[1])
     width = shape("expression_projector.learned.mouth.queries", 3)[2]
     inner = shape("expression_projector.learned.mouth.layers.0.to_query.weight", 2)[0]
     for part in _LEARNED.values():
         prefix = f"expression_projector.learned.{part}"
         tokens = shape(f"{prefix}.queries", 3)[1]
-        part_dim = wanted[f"expression_projector.plain.{part}.weight"][1]
-        wanted |= _resampler_shapes(prefix, tokens, part_dim, width, inner, token_dim, _depth(tensors))
+        part_dim = expected[f"expression_projector.plain.{part}.weight"][1]
+        expected |= _resampler_shapes(prefix, tokens, part_dim, width, inner, token_dim, _depth(tensors))
     dim = shape("blocks.0.attn2.expression_k_proj.weight", 2)[0]
     blocks = {int(match[1]) for match in map(_OUR_BLOCK.fullmatch, tensors) if match}
     for block in range(len(blocks)):
-        wanted |= {f"blocks.{block}.attn2.expression_{kind}_proj.weight": (dim, token_dim) for kind in "kv"}
-    return wanted
+        expected |= {f"blocks.{block}.attn2.expression_{kind}_proj.weight": (dim, token_dim) for kind in "kv"}
+    return expected
 
 
 def _resampler_shapes(

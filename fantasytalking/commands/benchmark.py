@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
+from fantasytalking.common.cli_aliases import add_argument_with_alias
 from fantasytalking.common.files import existing_file
 
 DESCRIPTION = """Measures speed and memory as ratios within one run.
 
-    {command} [--only ROW ...] [--device D] [--dtype D]
+    {command} [--rows ROW ...] [--device DEVICE] [--dtype DTYPE]
 
-Every row alternates between its sides and prints medians, so that the ratios hold when the machine's own speed drifts.
+Each row runs its variants alternately and reports medians, so that the ratios hold when the speed of the
+machine drifts.
 """
 
 
-def _guided_step(given: argparse.Namespace) -> str:
+def _guided_step(options: argparse.Namespace) -> str:
     import torch
 
     from fantasytalking.benchmarking.guided_step import (
@@ -24,27 +26,27 @@ def _guided_step(given: argparse.Namespace) -> str:
         benchmark_guided_step,
     )
 
-    device = torch.device(given.device)
-    usual = ["float32", "bfloat16"] if device.type == "cpu" else ["bfloat16"]
-    dtypes = [getattr(torch, name) for name in ([given.dtype] if given.dtype else usual)]
+    device = torch.device(options.device)
+    default = ["float32", "bfloat16"] if device.type == "cpu" else ["bfloat16"]
+    dtypes = [getattr(torch, name) for name in ([options.dtype] if options.dtype else default)]
     return benchmark_guided_step(
         GPU_GUIDED_STEP_SIZE if device.type == "cuda" else CPU_GUIDED_STEP_SIZE, device, dtypes
     )
 
 
-def _tracking(given: argparse.Namespace) -> str:
+def _tracking(options: argparse.Namespace) -> str:
     from fantasytalking.benchmarking.tracking import benchmark_tracking
 
-    return benchmark_tracking(existing_file(given.video, "video") if given.video else None)
+    return benchmark_tracking(existing_file(options.video, "video") if options.video else None)
 
 
-def _evaluation(given: argparse.Namespace) -> str:
+def _evaluation(options: argparse.Namespace) -> str:
     from fantasytalking.benchmarking.evaluation_throughput import benchmark_evaluation
 
     return benchmark_evaluation()
 
 
-def _training_step(given: argparse.Namespace) -> str:
+def _training_step(options: argparse.Namespace) -> str:
     import torch
 
     from fantasytalking.benchmarking.training_step import (
@@ -53,19 +55,19 @@ def _training_step(given: argparse.Namespace) -> str:
         benchmark_training_step,
     )
 
-    device = torch.device(given.device)
-    dtype = getattr(torch, given.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    device = torch.device(options.device)
+    dtype = getattr(torch, options.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     return benchmark_training_step(
         GPU_TRAINING_STEP_SIZE if device.type == "cuda" else CPU_TRAINING_STEP_SIZE, device, dtype
     )
 
 
-def _compiled_step(given: argparse.Namespace) -> str:
+def _compiled_step(options: argparse.Namespace) -> str:
     import torch
 
     from fantasytalking.benchmarking.compiled_step import benchmark_compiled_step
 
-    return benchmark_compiled_step(torch.device(given.device), getattr(torch, given.dtype or "bfloat16"))
+    return benchmark_compiled_step(torch.device(options.device), getattr(torch, options.dtype or "bfloat16"))
 
 
 BENCHMARK_ROWS = {
@@ -82,8 +84,16 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     import torch
 
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument(
-        "--only", nargs="+", choices=sorted(BENCHMARK_ROWS), default=sorted(BENCHMARK_ROWS), metavar="ROW"
+    rows = sorted(BENCHMARK_ROWS)
+    add_argument_with_alias(
+        parser,
+        "--rows",
+        "--only",
+        nargs="+",
+        choices=rows,
+        default=rows,
+        metavar="ROW",
+        help=f"any of {', '.join(rows)}; default: all",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument(
@@ -91,7 +101,7 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
         choices=("float32", "bfloat16"),
         help="default: float32 on CPU (guided_step: both, compiled_step: bfloat16), bfloat16 on a GPU",
     )
-    parser.add_argument("--video", type=Path, help="for tracking; default: a clip of the portrait world")
-    given = parser.parse_args(arguments)
-    for row in given.only:
-        print(f"## {row}\n\n{BENCHMARK_ROWS[row](given)}\n", flush=True)
+    parser.add_argument("--video", type=Path, help="video of the tracking row; default: a clip of the portrait world")
+    options = parser.parse_args(arguments)
+    for row in options.rows:
+        print(f"## {row}\n\n{BENCHMARK_ROWS[row](options)}\n", flush=True)

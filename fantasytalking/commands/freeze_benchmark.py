@@ -15,13 +15,13 @@ The manifest holds names, times and hashes, and no media. Settings: configs/benc
 
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments, writes the manifest, and prints its size."""
-    from fantasytalking.evaluation.cli import BENCHMARKS, freeze_benchmark
+    from fantasytalking.evaluation.cli import benchmark_names, freeze_benchmark
 
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--benchmark", choices=BENCHMARKS, required=True)
+    parser.add_argument("--benchmark", choices=benchmark_names(), required=True)
     parser.add_argument("--references", type=Path, required=True, help="folder of the dataset's videos")
     parser.add_argument("--output", type=Path, required=True, help="the manifest, a .json")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in max_clips=20 width=256")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as max_clips=20 width=256")
     given = parser.parse_intermixed_args(arguments)
     protocol = freeze_benchmark(given.benchmark, given.references, given.overrides)
     protocol.save(given.output)

@@ -5,12 +5,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 
 DESCRIPTION = """Turns a folder of talking videos into features that are ready for training.
 
     {command} --input DIR --output DIR [--config FILE] [key=value ...]
-    accelerate launch {target} ...          on many GPUs and nodes, over one shared output folder
+    accelerate launch {target} ...          on several GPUs and nodes, with one shared output folder
 
 Resumes an interrupted run. data/README.md describes the output and how to get the videos.
 """
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     parser.add_argument("--input", type=Path, required=True, help="folder of videos, searched recursively")
     parser.add_argument("--output", type=Path, required=True, help="new folder, or that of a run to resume")
     parser.add_argument("--config", type=Path, help="default: configs/wan14b/data.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in num_frames=33 fps=25")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as frames=33 fps=25")
     given = parser.parse_args(arguments)
 
     import torch
@@ -35,7 +35,12 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
 
     config = load_config(PreparationConfig, given.config or preset_path("wan14b", "data"), given.overrides)
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is 'cuda', but there is no CUDA device; use device=cpu")
+        raise InputError(
+            "device is 'cuda', but no CUDA device is available; use device=cpu",
+            code=ErrorCode.unsupported,
+            field="device",
+            value="cuda",
+        )
     logging.disable_progress_bar()
     # One process may have hours of work more than another: the others must not time out.
     state = PartialState(cpu=config.device == "cpu", timeout=timedelta(days=14))

@@ -16,7 +16,7 @@ class _RenamedOption(argparse.Action):
             option_strings,
             dest,
             nargs=new_action.nargs,
-            type=new_action.type,
+            type=new_action.type,  # type: ignore[arg-type]  # the stub lets an action have a name as its type
             choices=new_action.choices,
             default=argparse.SUPPRESS,
             help=argparse.SUPPRESS,

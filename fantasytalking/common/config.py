@@ -116,30 +116,6 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f" did you mean '{near[0]}'?" if near else ""
 
 
-def check_range(key: str, value: float, low: float, high: float) -> None:
-    """Validates that a number lies in [`low`, `high`].
-
-    Args:
-        key: path of the value in the configuration, as in "stage.steps".
-
-    Raises:
-        InputError: the value lies outside, or is not a number (NaN).
-    """
-    if not low <= value <= high:
-        raise InputError(
-            f"{key} is {value}; it must be {low} to {high}", code=ErrorCode.out_of_range, field=key, value=value
-        )
-
-
-def check_fraction(key: str, value: float) -> None:
-    """Validates that a number lies in [0, 1].
-
-    Raises:
-        InputError: as `check_range`.
-    """
-    check_range(key, value, 0, 1)
-
-
 def _escape_interpolations(value: Any) -> Any:
     """Escapes OmegaConf's interpolations in the strings of `value` (backslashes before one are doubled)."""
     if isinstance(value, dict):

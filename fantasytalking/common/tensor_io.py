@@ -167,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise InputError(
-            f"'{path}' contains a {type(value).__name__}; a JSON object is required",
+            f"'{path}' contains a {type(value).__name__}; a JSON object is needed",
             code=ErrorCode.malformed_file,
             field=str(path),
         )
@@ -192,14 +192,14 @@ def check_shapes(
     unexpected = sorted(found.keys() - expected.keys())
     if unexpected:
         raise InputError(
-            f"{source}: {len(unexpected)} tensors are unexpected, the first is '{unexpected[0]}'; {hint}",
+            f"{source}: {len(unexpected)} tensors are not known, the first is '{unexpected[0]}'; {hint}",
             code=ErrorCode.shape_mismatch,
             field=unexpected[0],
         )
     for name, shape in expected.items():
         if found[name] != shape:
             raise InputError(
-                f"{source}: '{name}' has shape {found[name]}, expected {shape}; {hint}",
+                f"{source}: '{name}' has the shape {found[name]}, expected {shape}; {hint}",
                 code=ErrorCode.shape_mismatch,
                 field=name,
                 value=found[name],
@@ -299,7 +299,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
             )
         if not bool(torch.isfinite(value).all()):
             raise InputError(
-                f"'{source}': '{name}' contains NaN or infinity; the file is damaged, get it again",
+                f"'{source}': '{name}' holds NaN or infinity; the file is damaged, get it again",
                 code=ErrorCode.malformed_file,
                 field=name,
             )

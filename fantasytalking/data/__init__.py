@@ -1,1 +1,1 @@
-"""From a folder of talking videos to training batches: preparation on one side, the dataset on the other."""
+"""Prepares corpora of talking videos and loads them as training batches."""

@@ -1,4 +1,4 @@
-"""From clips to the batch of one training step."""
+"""Collates clips into the batch of one training step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,79 +16,96 @@ from fantasytalking.audio_windows import (
     join_speaker_windows,
     timed_frame_windows,
 )
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import Conditions
-from fantasytalking.data.collate_multi_person import RegionBoxes, collate_expression, collate_speakers, stack_faces
+from fantasytalking.data.collate_multi_person import (
+    RegionBoxes,
+    collate_expression,
+    collate_speakers,
+    shape_mismatch,
+    stack_faces,
+)
 from fantasytalking.data.dataset import Sample
 from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
 
 
 class AudioAlignment(Enum):
-    """Which audio the tokens of a latent frame hear (paper section 3.1)."""
+    """Selects the audio tokens that the video tokens of a latent frame attend to (paper section 3.1)."""
 
     clip = "clip"
-    """All of the clip: stage 1."""
+    """All audio tokens of the clip: stage 1."""
     frame = "frame"
-    """A window around its own time: stage 2 and inference."""
+    """A window around the time of the latent frame: stage 2 and inference."""
 
 
 class MaskProjection(Enum):
-    """How the lip mask was brought to latent space."""
+    """Selects the projection of the lip mask to latent space; see `fantasytalking.perception.lip_mask.project_mask`."""
 
     causal = "causal"
     trilinear = "trilinear"
 
 
 class TrainingBatch(NamedTuple):
-    """One training step's clips, in float32."""
+    """The clips of one training step, in float32."""
 
     latents: Tensor
     """(B, Z, F, h, w) clean latents."""
     conditions: Conditions
     lip_mask: Tensor
-    """(B, 1, F, h, w) in [0, 1]."""
+    """(B, 1, F, h, w) fraction of each latent cell that lies in the lip mask, in [0, 1]."""
 
 
 @dataclass
 class CollateConfig:
-    """What a stage wants of its batches."""
+    """Options of a training stage for its batches."""
 
     alignment: AudioAlignment = AudioAlignment.clip
     audio_window_seconds: float = AUDIO_WINDOW_SECONDS
-    """Span of a latent frame's audio window."""
+    """Length of the audio window of a latent frame in seconds, 0.02 to 10."""
     max_text_tokens: int = 512
-    """Text states are padded with zeros to this many tokens, as Wan does; longer ones are cut."""
+    """Number of text tokens, 1 to 4096: shorter prompts are padded with zeros, as in Wan, longer ones are truncated."""
     lip_mask_projection: MaskProjection = MaskProjection.causal
     expression: bool = False
-    """Whether the clips' expressions are wanted."""
+    """Whether batches contain the expression condition."""
     region_boxes: RegionBoxes = RegionBoxes.still
-    """Of several people: whose expression and whose sound reaches where in the picture."""
+    """Source of the regions that limit each person's expression and audio in clips of several people."""
     background: BackgroundAttention = BackgroundAttention.everyone
+    """Which people the video tokens outside of all regions attend to."""
 
     def validate(self) -> None:
         """Checks the values.
 
         Raises:
-            InputError: a value outside its limits.
+            InputError: a value is out of range.
         """
-        if not 1 <= self.max_text_tokens <= 4096:
-            raise InputError(f"text_length is {self.max_text_tokens}; it must lie from 1 to 4096 (Wan: 512)")
-        if not 0.02 <= self.audio_window_seconds <= 10:
-            raise InputError(f"window_seconds is {self.audio_window_seconds}; it must lie from 0.02 to 10")
+        limits = {"max_text_tokens": (1, 4096), "audio_window_seconds": (0.02, 10)}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(
+                    f"{name} is {value}; it must be {low:g} to {high:g}",
+                    code=ErrorCode.out_of_range,
+                    field=name,
+                    value=value,
+                )
 
 
 class PortraitCollator:
-    """Callable for a DataLoader's `collate_fn`; the clips must be of one bucket (see `BucketBatchSampler`)."""
+    """Collates samples; for the `collate_fn` of a DataLoader with the batches of `BucketBatchSampler`.
+
+    Args:
+        config: the options of the stage.
+    """
 
     def __init__(self, config: CollateConfig) -> None:
         self.config = config
 
     def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
-        """Stacks clips of one size, length and frame rate; no condition is dropped (the gates are 1).
+        """Stacks clips of one size, length and frame rate; no condition is dropped (the scales are 1).
 
         Raises:
-            InputError: the clips differ in shape, as they do when they come from different encoders, or lack what the
-                stage wants of them.
+            InputError: the clips differ in shape (for example because their encoders differ), or lack a feature that
+                the stage needs.
         """
         config, features = self.config, [sample.features for sample in samples]
         masks = [getattr(clip, f"lip_mask_{config.lip_mask_projection.value}") for clip in features]
@@ -114,18 +131,18 @@ class PortraitCollator:
         return TrainingBatch(latents, conditions, _stack(masks, samples, "lip_mask")[:, None])
 
     def _audio_condition(self, samples: Sequence[Sample]) -> tuple[AudioWindows, Tensor | None]:
-        """Windows of the clips' sound, or of every person's own side by side with the regions that hear them."""
+        """Returns the windows of the clips' audio, or those of all speakers side by side with their regions."""
         frame_times = torch.stack([sample.features.frame_times for sample in samples])
         speakers = collate_speakers(samples, self.config.region_boxes, self.config.background)
         if speakers is None:
             audio = _stack([sample.features.audio for sample in samples], samples, "audio")
             return self._audio_windows(audio, frame_times), None
-        sounds, heard, regions = speakers
-        windows = [self._audio_windows(sound, frame_times) for sound in sounds]
-        there = [
-            window._replace(mask=window.mask & heard[:, person, None, None]) for person, window in enumerate(windows)
+        speaker_tokens, speaks, regions = speakers
+        windows = [self._audio_windows(tokens, frame_times) for tokens in speaker_tokens]
+        masked = [
+            window._replace(mask=window.mask & speaks[:, person, None, None]) for person, window in enumerate(windows)
         ]
-        return join_speaker_windows(there), regions
+        return join_speaker_windows(masked), regions
 
     def _audio_windows(self, audio: Tensor, frame_times: Tensor) -> AudioWindows:
         if self.config.alignment is AudioAlignment.clip:
@@ -137,8 +154,5 @@ def _stack(tensors: list[Tensor], samples: Sequence[Sample], name: str) -> Tenso
     shapes = [tuple(tensor.shape) for tensor in tensors]
     for shape, sample in zip(shapes, samples, strict=True):
         if shape != shapes[0]:
-            raise InputError(
-                f"'{name}' of '{sample.record.clip}' has shape {shape}, of '{samples[0].record.clip}' {shapes[0]}; "
-                "a batch takes clips of one bucket, prepared with the same encoders"
-            )
+            raise shape_mismatch(name, sample, shape, samples[0], shapes[0])
     return torch.stack(tensors).float()

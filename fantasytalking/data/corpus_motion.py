@@ -1,32 +1,35 @@
-"""The motion constants of a run's corpora: one for all of its clips."""
+"""Provides the motion normalizer of a training run: one for the clips of all its corpora."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionMeasure, MotionNormalizer
 
 
 def prepared_motion_normalizer(manifests: Sequence[str | Path]) -> MotionNormalizer | None:
-    """The constants that the corpora were prepared with; None where none of them says.
+    """Returns the normalizer with which the corpora were prepared; None if none of them has one.
 
     Raises:
-        InputError: they were prepared with different ones, so that 0.6 would not mean the same in all clips.
+        InputError: the corpora were prepared with different ones, so that a motion intensity of 0.6 would differ.
     """
     known = [(path, found) for path in manifests if (found := MotionNormalizer.load_if_present(path)) is not None]
     for path, found in known[1:]:
         if found != known[0][1]:
             raise InputError(
-                f"motion is normalised differently in '{known[0][0]}' and '{path}'; prepare the one with "
-                f"normaliser={Path(known[0][0]).parent / MOTION_NORMALIZER_FILE}, or train with "
-                "data.refit_motion_normalizer=true"
+                f"'{known[0][0]}' and '{path}' have different motion normalizers; prepare the second with "
+                f"motion_normalizer={Path(known[0][0]).parent / MOTION_NORMALIZER_FILE}, or train with "
+                "data.refit_motion_normalizer=true",
+                code=ErrorCode.conflict,
+                field="motion_normalizer",
+                value=str(path),
             )
     return known[0][1] if known else None
 
 
 def fit_motion_normalizer(manifests: Sequence[str | Path]) -> MotionNormalizer:
-    """Constants fitted on the clips of all corpora together, whatever they were prepared with.
+    """Fits a normalizer on the clips of all corpora together.
 
     Raises:
         InputError: a manifest is missing or damaged.
@@ -38,19 +41,23 @@ def fit_motion_normalizer(manifests: Sequence[str | Path]) -> MotionNormalizer:
 def check_initial_motion_normalizer(
     init_from: str | Path | None, normalizer: MotionNormalizer | None, refitted: bool
 ) -> None:
-    """Holds that clips are normalised as those were that the checkpoint a run starts from was trained on.
+    """Checks that the clips have the motion normalizer of the initial checkpoint.
 
     Args:
-        init_from: an adapter folder, or something else, which has no constants.
-        refitted: `normalizer` was fitted on the clips.
+        init_from: an adapter folder, or another checkpoint, which has no normalizer.
+        normalizer: the normalizer of the clips.
+        refitted: whether `normalizer` was fitted on the clips.
 
     Raises:
-        InputError: they are not.
+        InputError: the normalizers differ.
     """
-    before = None if init_from is None else MotionNormalizer.load_if_present(init_from)
-    if before is not None and normalizer is not None and before != normalizer:
-        cure = f"prepare the corpus with normaliser={Path(init_from or '') / MOTION_NORMALIZER_FILE}"
+    initial = None if init_from is None else MotionNormalizer.load_if_present(init_from)
+    if initial is not None and normalizer is not None and initial != normalizer:
+        cure = f"prepare the corpus with motion_normalizer={Path(init_from or '') / MOTION_NORMALIZER_FILE}"
         raise InputError(
-            f"the clips' motion is normalised by other constants than '{init_from}' was trained with; {cure}"
-            f"{' and leave data.refit_motion_normalizer out' if refitted else ''}"
+            f"the clips have another motion normalizer than '{init_from}' was trained with; {cure}"
+            f"{' and remove data.refit_motion_normalizer' if refitted else ''}",
+            code=ErrorCode.conflict,
+            field="data.refit_motion_normalizer" if refitted else "motion_normalizer",
+            value=str(init_from),
         )

@@ -1,6 +1,6 @@
-"""Prepared clips for training: a dataset over a manifest, and batches of one resolution at a time.
+"""Provides the dataset of prepared clips and a sampler of batches of one resolution.
 
-Needs torch and safetensors only: what the training node does not have (MediaPipe, PyAV, OpenCV) is not imported.
+It needs torch and safetensors only: MediaPipe, PyAV and OpenCV, which a training node may lack, are not imported.
 """
 
 from collections import defaultdict
@@ -11,27 +11,28 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.features import ClipFeatures, load_features
 from fantasytalking.data.manifest import ClipRecord, read_manifest
 from fantasytalking.motion_normalizer import MotionNormalizer
 
 
 class Sample(NamedTuple):
-    """A clip: its line in the manifest and what its feature file holds."""
+    """A clip: its manifest record and its features."""
 
     record: ClipRecord
     features: ClipFeatures
 
 
 class PortraitDataset(Dataset[Sample]):
-    """The clips of one or several manifests, in their order.
+    """The clips of one or more manifests, in their order.
 
     Args:
-        motion: constants by which the clips' motion is normalised anew; None = as it was prepared.
+        manifests: paths of manifest.jsonl files.
+        motion_normalizer: normalizer that replaces the one of the preparation; None keeps the prepared intensities.
 
     Raises:
-        InputError: a manifest is missing or damaged, or a feature file is not there.
+        InputError: a manifest is missing or damaged, or a feature file is missing.
     """
 
     def __init__(self, *manifests: str | Path, motion_normalizer: MotionNormalizer | None = None) -> None:
@@ -40,7 +41,10 @@ class PortraitDataset(Dataset[Sample]):
         missing = [path for _, path in found if not path.is_file()]
         if missing:
             raise InputError(
-                f"{len(missing)} feature files are not there, '{missing[0]}' for one; prepare the corpus again"
+                f"{len(missing)} feature files are missing, the first is '{missing[0]}'; prepare the corpus again",
+                code=ErrorCode.missing_file,
+                field="features",
+                value=str(missing[0]),
             )
         self.records = [
             record if motion_normalizer is None else record.renormalized(motion_normalizer) for record, _ in found
@@ -51,33 +55,46 @@ class PortraitDataset(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        """The clip number `index`.
+        """Loads clip number `index`.
 
         Raises:
-            InputError: its feature file is damaged or not of the clip that the manifest describes.
+            InputError: its feature file is damaged or does not match the manifest.
         """
         record, features = self.records[index], load_features(self._paths[index])
         height, width = features.latents.shape[-2:]
         fits = record.width * height == record.height * width and len(features.frame_times) == record.frames
         if len(features.face) != record.people:
             raise InputError(
-                f"'{self._paths[index]}' tells of {len(features.face)} people, the manifest of {record.people}; "
-                "prepare the corpus again"
+                f"'{self._paths[index]}' has features of {len(features.face)} people, the manifest {record.people}; "
+                "prepare the corpus again",
+                code=ErrorCode.conflict,
+                field="people",
+                value=len(features.face),
             )
         if not fits:
             raise InputError(
-                f"'{self._paths[index]}' holds {len(features.frame_times)} frames of {width}x{height} latents; the "
-                f"manifest says {record.frames} of {record.width}x{record.height} pixels; prepare the corpus again"
+                f"'{self._paths[index]}' has {len(features.frame_times)} frames of {width}x{height} latents, the "
+                f"manifest {record.frames} frames of {record.width}x{record.height} pixels; prepare the corpus again",
+                code=ErrorCode.conflict,
+                field="frames",
+                value=(len(features.frame_times), height, width),
             )
         return Sample(record, features)
 
 
 class BucketBatchSampler(Sampler[list[int]]):
-    """Batches of clips of one size, length and number of people, the same number of them on every process.
+    """Samples batches of clips of one size, length and number of people, equally many on every process.
 
-    The order derives from (seed, epoch) alone and is shared by the processes; each takes its own part of every global
-    batch. A bucket that does not fill its last global batch is filled up from its own beginning. To go on in the middle
-    of an epoch, call `set_position`. The loader must not be sharded once more.
+    The order depends only on (seed, epoch) and is the same on all processes; each takes its part of every global batch.
+    If a bucket does not fill its last global batch, it is filled from the beginning of the bucket. To resume within an
+    epoch, call `set_position`. The DataLoader must not be sharded again.
+
+    Args:
+        records: the clips of the dataset.
+        batch_size: clips per batch and process.
+        seed: seed of the order.
+        rank: index of this process.
+        world_size: number of processes.
     """
 
     def __init__(
@@ -93,12 +110,12 @@ class BucketBatchSampler(Sampler[list[int]]):
         self._seed, self._epoch, self._start_batch = seed, 0, 0
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
-        """The next iteration is of this epoch and begins with this batch; later ones of it begin with the first."""
+        """Starts the next iteration at this batch of this epoch; later iterations start at the first batch."""
         assert 0 <= batch <= len(self), f"batch {batch} of {len(self)}"
         self._epoch, self._start_batch = epoch, batch
 
     def __len__(self) -> int:
-        """Batches of a whole epoch on each process."""
+        """Number of batches per epoch on each process."""
         return sum(-(-len(bucket) // self._global_batch_size) for bucket in self._buckets)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -111,7 +128,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._epoch) % 2**63)
         batches: list[list[int]] = []
         for bucket in self._buckets:
-            order = [bucket[place] for place in torch.randperm(len(bucket), generator=generator).tolist()]
+            order = [bucket[index] for index in torch.randperm(len(bucket), generator=generator).tolist()]
             for start in range(0, len(order), self._global_batch_size):
-                batches.append([order[place % len(order)] for place in range(start, start + self._global_batch_size)])
-        return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+                batches.append([order[index % len(order)] for index in range(start, start + self._global_batch_size)])
+        return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]

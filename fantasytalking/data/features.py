@@ -1,29 +1,29 @@
-"""The contract of a clip's feature file: one safetensors with everything that training needs of a clip.
+"""Reads and writes the feature file of a clip: a safetensors file with everything that training needs.
 
 | key                 | shape       | type    | meaning |
 |---------------------|-------------|---------|---------|
-| latents             | (Z,F,h,w)   | float16 | normalised VAE latents of the clip (Z = 16 for Wan 2.1) |
-| first_frame_latents | (Z,F,h,w)   | float16 | the same of [first frame, zeros ...] |
-| text                | (T,D)       | float16 | umT5 states of the caption's real tokens, without padding |
+| latents             | (Z,F,h,w)   | float16 | normalized VAE latents of the clip (Z = 16 for Wan 2.1) |
+| first_frame_latents | (Z,F,h,w)   | float16 | normalized VAE latents of [first frame, zeros ...] |
+| text                | (T,D)       | float16 | umT5 states of the caption's tokens, without padding |
 | image               | (I,D)       | float16 | CLIP tokens of the first frame |
-| audio               | (A,C)       | float16 | wav2vec2 tokens of the clip's own sound (C = 768 for wav2vec2-base) |
+| audio               | (A,C)       | float16 | wav2vec2 tokens of the clip's audio (C = 768 for wav2vec2-base) |
 | frame_times         | (frames,)   | float64 | seconds from the clip's start at which each frame appears |
 | face                | (P,512)     | float32 | ArcFace embeddings of the first frame's faces, of length 1 |
 | lip_mask_causal     | (F,h,w)     | float16 | lip mask in [0,1], projected per causal latent group |
 | lip_mask_trilinear  | (F,h,w)     | float16 | lip mask in [0,1], projected by trilinear interpolation (paper) |
 
-Keys that a file may have besides, a group wholly or not at all:
+Optional keys; each group is complete or absent:
 
 | key                 | shape        | type    | meaning |
 |---------------------|--------------|---------|---------|
 | expression          | (P,frames,E) | float16 | expression features of every frame: head, eye, emotion, mouth |
-| expression_present  | (P,frames)   | bool    | the face was seen; elsewhere `expression` holds the last that was |
-| boxes               | (P,frames,4) | float32 | left, top, right, bottom of the face in pixels of the picture |
-| speakers            | (P,A,C)      | float16 | wav2vec2 tokens of each person's own sound |
+| expression_present  | (P,frames)   | bool    | the face is visible; elsewhere `expression` repeats the last one |
+| boxes               | (P,frames,4) | float32 | left, top, right, bottom of the face in pixels of the prepared frames |
+| speakers            | (P,A,C)      | float16 | wav2vec2 tokens of each person's speech |
 
-P people stand from left to right as in the first frame; where a face is not seen its box is the last known.
-F = 1 + (frames - 1) / 4 latent frames of h x w. The metadata has the one key "fantasytalking", whose value is JSON:
-{"config": hash of the settings, "format": 1}. (One key, because safetensors writes several in an order of chance.)
+The P people are ordered from left to right as in the first frame; if a face is not visible, its box is the last known
+one. There are F = 1 + (frames - 1) / 4 latent frames of h x w. The metadata has the single key "fantasytalking", whose
+value is JSON: {"config": hash of the settings, "format": 1}. (safetensors writes several keys in random order.)
 """
 
 import json
@@ -35,14 +35,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.conditions import latent_frame_count
 
 FEATURE_FORMAT = 1
 METADATA_KEY = "fantasytalking"
 MAX_FEATURE_BYTES = 1 << 30
-"""1201 frames of 720x1280 have 140 MB of latents."""
+"""Maximum size of a feature file; the latents of 1201 frames of 720x1280 take 140 MB."""
 
 _SHAPES = {
     "latents": ("Z", "F", "h", "w"),
@@ -70,7 +70,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """What a feature file holds; shapes and types stand at the head of this file."""
+    """The tensors of a feature file; the module's docstring lists their shapes and types."""
 
     latents: Tensor
     first_frame_latents: Tensor
@@ -88,10 +88,15 @@ class ClipFeatures:
 
 
 def save_features(features: ClipFeatures, path: Path, config_hash: str) -> None:
-    """Writes a feature file, whole or not at all; equal features give equal bytes.
+    """Writes a feature file, completely or not at all; equal features give equal bytes.
+
+    Args:
+        features: the tensors of the clip.
+        path: the output file.
+        config_hash: `PreparationConfig.fingerprint()`, stored in the metadata.
 
     Raises:
-        InputError: a tensor breaks the contract, or the file cannot be written.
+        InputError: a tensor has a wrong shape or value, or the file cannot be written.
     """
     tensors = {
         name: tensor.to("cpu", _DTYPES.get(name, torch.float16)).contiguous()
@@ -108,19 +113,36 @@ def load_features(path: str | Path) -> ClipFeatures:
     """Reads and checks a feature file.
 
     Raises:
-        InputError: it is missing, over 1 GiB, damaged, of another format, or breaks the contract; names the key.
+        InputError: the file is missing, larger than 1 GiB, damaged or of another format, or a tensor has a wrong shape,
+            type or value; `field` is the key.
     """
     try:
         path = existing_file(path, "feature file")
         if path.stat().st_size > MAX_FEATURE_BYTES:
-            raise InputError(f"feature file '{path}' has {path.stat().st_size} bytes; the limit is {MAX_FEATURE_BYTES}")
+            raise InputError(
+                f"feature file '{path}' has {path.stat().st_size} bytes; the limit is {MAX_FEATURE_BYTES}; prepare the "
+                "clip again",
+                code=ErrorCode.out_of_range,
+                field="path",
+                value=path.stat().st_size,
+            )
         with safe_open(path, framework="pt") as file:
             _check_metadata(file.metadata() or {}, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise InputError(f"feature file '{path}' is damaged ({error}); prepare the clip again") from error
-    except OSError as error:  # of a file system that several machines share, for instance
-        raise InputError(f"feature file '{path}' could not be read ({error}); check its file system") from error
+        raise InputError(
+            f"feature file '{path}' is damaged ({error}); prepare the clip again",
+            code=ErrorCode.malformed_file,
+            field="path",
+            value=str(path),
+        ) from error
+    except OSError as error:  # for instance of a network file system
+        raise InputError(
+            f"feature file '{path}' cannot be read ({error}); check its file system",
+            code=ErrorCode.missing_file,
+            field="path",
+            value=str(path),
+        ) from error
     _check(tensors, str(path))
     return ClipFeatures(**tensors)
 
@@ -132,12 +154,15 @@ def _check_metadata(metadata: dict[str, str], path: Path) -> None:
         found = None
     if found != FEATURE_FORMAT:
         raise InputError(
-            f"feature file '{path}' has format {found}; this version reads {FEATURE_FORMAT}; prepare it again"
+            f"feature file '{path}' has format {found}; this version reads format {FEATURE_FORMAT}; prepare it again",
+            code=ErrorCode.malformed_file,
+            field="format",
+            value=found,
         )
 
 
 def _check(tensors: dict[str, Tensor], source: str) -> None:
-    """Keys, types, shapes that agree with each other, and finite values."""
+    """Checks keys, types, consistent shapes and finite values."""
     _check_keys(tensors, source)
     sizes: dict[str, int] = {}
     for name, axes in _SHAPES.items():
@@ -145,27 +170,33 @@ def _check(tensors: dict[str, Tensor], source: str) -> None:
             continue
         tensor, wanted = tensors[name], _DTYPES.get(name, torch.float16)
         if tensor.dtype != wanted:
-            raise InputError(f"{source}: '{name}' is {tensor.dtype}; it must be {wanted}; prepare it again")
+            raise _malformed(source, name, f"has type {tensor.dtype}; it must be {wanted}", tensor.dtype)
         fits = tensor.ndim == len(axes) and all(
             size > 0 and size == (int(axis) if axis.isdigit() else sizes.setdefault(axis, size))
             for axis, size in zip(axes, tensor.shape, strict=True)
         )
         if not fits:
-            raise InputError(f"{source}: '{name}' has shape {tuple(tensor.shape)}; it must be {axes} with {sizes}")
+            shape = tuple(tensor.shape)
+            raise _malformed(source, name, f"has shape {shape}; it must be {axes} with {sizes}", shape)
         if not tensor.isfinite().all():
-            raise InputError(f"{source}: '{name}' holds values that are not finite; prepare it again")
+            raise _malformed(source, name, "has values that are NaN or infinite")
     if latent_frame_count(sizes["frames"]) != sizes["F"]:
-        raise InputError(f"{source}: {sizes['frames']} frame times do not go with {sizes['F']} latent frames")
+        problem = f"has {sizes['frames']} entries for {sizes['F']} latent frames; there must be 1 + 4 * (F - 1)"
+        raise _malformed(source, "frame_times", problem, sizes["frames"])
+
+
+def _malformed(source: str, name: str, problem: str, value: object = None) -> InputError:
+    return InputError(
+        f"{source}: '{name}' {problem}; prepare the clip again", code=ErrorCode.malformed_file, field=name, value=value
+    )
 
 
 def _check_keys(tensors: dict[str, Tensor], source: str) -> None:
-    """Every key that a file needs, none that is unknown, and groups of optional keys wholly or not at all."""
+    """Checks that all required keys and only known ones exist, and that groups of optional keys are complete."""
     absent = {name for group in _OPTIONAL if tensors.keys().isdisjoint(group) for name in group}
     wrong = sorted((tensors.keys() ^ _SHAPES.keys()) - absent)
     if wrong:
-        raise InputError(
-            f"{source}: '{wrong[0]}' {'misses' if wrong[0] in _SHAPES else 'is unknown'}; prepare it again"
-        )
+        raise _malformed(source, wrong[0], "is missing" if wrong[0] in _SHAPES else "is unknown")
 
 
 assert [field.name for field in fields(ClipFeatures)] == list(_SHAPES)

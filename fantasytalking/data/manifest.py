@@ -1,4 +1,4 @@
-"""manifest.jsonl and rejected.jsonl: what a prepared corpus holds, and what was left out and why."""
+"""Reads and writes manifest.jsonl and rejected.jsonl: the clips of a prepared corpus, and the rejected videos."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.motion_normalizer import MotionMeasure, MotionNormalizer
 
@@ -16,48 +16,47 @@ MANIFEST_FILE = "manifest.jsonl"
 REJECTIONS_FILE = "rejected.jsonl"
 MAX_LINE_BYTES = 1 << 16
 MAX_PEOPLE_PER_CLIP = 8
-"""In one clip."""
 
 
 class RejectionReason(StrEnum):
-    """Why a video or a stretch of it was left out. The values stand in rejected.jsonl."""
+    """Reason for which a video or a segment was rejected. The values are written to rejected.jsonl."""
 
     UNREADABLE = "unreadable"
-    """Empty, not a video, or not one that can be decoded."""
+    """The file is empty, not a video, or cannot be decoded."""
     DAMAGED = "damaged"
-    """It breaks off, or cannot be decoded from `start` on."""
+    """The video breaks off, or cannot be decoded after `start`."""
     TOO_LONG = "too_long"
-    """It declares more than 12 hours."""
+    """The video declares more than 12 hours."""
     LOW_FRAME_RATE = "low_frame_rate"
-    """Its frame rate is too far below the one that was asked for."""
+    """The frame rate is too far below that of the clips."""
     LOW_RESOLUTION = "low_resolution"
-    """It would have to be enlarged too much."""
+    """The video would have to be upscaled too much."""
     NO_AUDIO = "no_sound"
-    """It has no sound track, or none that can be read at `start`."""
+    """The video has no audio track, or none that can be read at `start`."""
     AUDIO_TOO_SHORT = "sound_too_short"
-    """The sound ends before the clip does."""
+    """The audio ends before the clip."""
     SILENT = "silent"
-    """The sound is never louder than the limit."""
+    """The audio is quieter than the limit."""
     TOO_SHORT = "too_short"
     """The scene is shorter than one clip."""
     NO_FACE = "no_face"
     """No frame shows a face."""
     FACE_LOST = "face_lost"
-    """Too few frames show the face, or the first does not."""
+    """Too few frames show the face, or the first one does not."""
     LOW_CONFIDENCE = "low_confidence"
-    """The face detector is not sure enough."""
+    """The score of the face detector is too low."""
     FACE_TOO_SMALL = "face_too_small"
-    """The face is too small in the prepared picture."""
+    """The face is too small in the prepared frames."""
     MULTIPLE_PEOPLE = "several_people"
-    """Several people, and none of them is clearly the one who talks."""
+    """There are several people and no clear active speaker."""
     SPEAKER_COUNT_MISMATCH = "sounds_unmatched"
-    """There are sounds of its people, but of more or fewer than are seen."""
+    """The number of speech files is not that of the visible people."""
     BLURRED = "blurred"
-    """Somebody's face among several is not sharp."""
+    """The face of one of several people is blurred."""
     STATIC_FACES = "still_faces"
-    """Somebody's face among several hardly moves, as that of a photograph."""
+    """The face of one of several people barely moves, as in a photograph."""
     FACE_CUT_OFF = "face_cut_off"
-    """The face leaves the cropped picture."""
+    """The face leaves the cropped frame."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class ClipRecord:
     """One line of manifest.jsonl. Paths are relative: `video` to the input folder, `features` to the manifest."""
 
     clip: str
-    """Unique name, made of the video's name and the start in milliseconds."""
+    """Unique name, derived from the video's name and the start in milliseconds."""
     video: str
     start: float
     """Seconds from the video's first frame."""
@@ -75,31 +74,33 @@ class ClipRecord:
     frames: int
     """1 + 4k."""
     width: int
-    """Pixels of the prepared picture."""
+    """Width of the prepared frames in pixels."""
     height: int
+    """Height of the prepared frames in pixels."""
     expression: float
-    """Strength of the face's own motion, [0, 1] over the corpus (paper: omega_l)."""
+    """Expression intensity, normalized to [0, 1] over the corpus (paper: omega_l)."""
     body: float
-    """Strength of the motion of head and body, [0, 1] over the corpus (paper: omega_b)."""
+    """Intensity of head and body motion, normalized to [0, 1] over the corpus (paper: omega_b)."""
     expression_measure: float
-    """The measurement from which `expression` was normalised."""
+    """Measurement from which `expression` was normalized."""
     body_measure: float
+    """Measurement from which `body` was normalized."""
     face_size: float
-    """Median height of the face in pixels of the prepared picture."""
+    """Median height of the face in pixels of the prepared frames."""
     features: str
     people: int = 1
-    """Whose faces the features tell of. A line of one person does not say so."""
+    """Number of people in the features. Lines with one person omit the key."""
 
     def renormalized(self, normalizer: MotionNormalizer) -> "ClipRecord":
-        """The same with its motion normalised by other constants."""
+        """Returns the record with its motion normalized by another normalizer."""
         expression, body = normalizer.normalize(MotionMeasure(self.expression_measure, self.body_measure))
         return replace(self, expression=round(expression, 6), body=round(body, 6))
 
     def __post_init__(self) -> None:
-        """Checks what a training run relies on.
+        """Checks the values.
 
         Raises:
-            InputError: a value outside its range, or a path that leaves the manifest's folder.
+            InputError: a value is out of range, or the path leaves the manifest's folder.
         """
         path = PurePosixPath(self.features)
         checks = {
@@ -114,9 +115,15 @@ class ClipRecord:
             "body": 0 <= self.body <= 1,
             "people": 1 <= self.people <= MAX_PEOPLE_PER_CLIP,
         }
-        for name, sound in checks.items():
-            if not sound:
-                raise InputError(f"clip '{self.clip}': {name} is {getattr(self, name)!r}, which cannot be")
+        for name, valid in checks.items():
+            if not valid:
+                value = getattr(self, name)
+                raise InputError(
+                    f"clip '{self.clip}': {name} is {value!r}, which is out of range",
+                    code=ErrorCode.out_of_range,
+                    field=name,
+                    value=value,
+                )
 
 
 @dataclass(frozen=True)
@@ -125,10 +132,10 @@ class Rejection:
 
     video: str
     start: float
-    """Seconds from the video's first frame; 0 where the whole video is meant."""
+    """Seconds from the video's first frame; 0 for the whole video."""
     reason: RejectionReason
     detail: str
-    """The measured value and the limit, for people."""
+    """The measured value and the limit, as text."""
 
 
 class ClipRejected(Exception):  # noqa: N818  (not an error: the clip is left out)
@@ -149,28 +156,33 @@ _DEFAULTS = {field.name: field.default for field in fields(ClipRecord) if field.
 
 
 def write_records(path: Path, records: Iterable[ClipRecord | Rejection]) -> None:
-    """Writes records sorted by video and start, one JSON object a line, whole or not at all."""
+    """Writes records sorted by video and start, one JSON object per line, completely or not at all."""
     ordered = sorted(records, key=lambda line: (line.video, line.start))
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for line in ordered:
-            told = {name: value for name, value in asdict(line).items() if value != _DEFAULTS.get(name)}
-            file.write(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n")
+            values = {name: value for name, value in asdict(line).items() if value != _DEFAULTS.get(name)}
+            file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_manifest(path: str | Path) -> list[ClipRecord]:
-    """The clips of a manifest.jsonl, in its order.
+    """Reads the clips of a manifest.jsonl, in its order.
 
     Raises:
-        InputError: the file is missing, empty, or a line is not a clip; names the line.
+        InputError: the file is missing or empty, or a line is not a clip; names the line.
     """
     records = list(_read_lines(existing_file(path, "manifest"), ClipRecord))
     if not records:
-        raise InputError(f"manifest '{path}' holds no clip; see rejected.jsonl beside it for the reasons")
+        raise InputError(
+            f"manifest '{path}' has no clip; {REJECTIONS_FILE} beside it lists the reasons",
+            code=ErrorCode.malformed_file,
+            field="path",
+            value=str(path),
+        )
     return records
 
 
 def read_rejections(path: str | Path) -> list[Rejection]:
-    """The lines of a rejected.jsonl.
+    """Reads the lines of a rejected.jsonl.
 
     Raises:
         InputError: the file is missing or a line is not a rejection; names the line.
@@ -184,22 +196,37 @@ def _read_lines(path: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
             try:
                 yield parse_record(json.loads(line), record_type)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"'{path}' line {number}: {error}; prepare the corpus again") from error
+                known = error if isinstance(error, InputError) else InputError("")
+                raise InputError(
+                    f"'{path}' line {number}: {error}; prepare the corpus again",
+                    code=ErrorCode.malformed_file,
+                    field=known.field or f"line {number}",
+                    value=known.value,
+                ) from error
 
 
 def parse_record(values: Any, record_type: type[RecordT]) -> RecordT:
-    """A record from the JSON object `values`, its keys and types checked.
+    """Returns the record of the JSON object `values`, with checked keys and types.
 
     Raises:
-        InputError: a key misses that has no default, a key is unknown, or holds another type.
+        InputError: a required key is missing, a key is unknown, or a value has another type.
     """
     if not isinstance(values, dict):
-        raise InputError(f"a {type(values).__name__} where an object of keys and values should stand")
+        raise InputError(
+            f"it is a {type(values).__name__}; it must be a JSON object",
+            code=ErrorCode.invalid_type,
+            value=type(values).__name__,
+        )
     known = {field.name: field.type for field in fields(record_type)}
-    may_miss = {field.name for field in fields(record_type) if field.default is not MISSING} - values.keys()
-    wrong = sorted((known.keys() ^ values.keys()) - may_miss)
+    absent = {field.name for field in fields(record_type) if field.default is not MISSING} - values.keys()
+    wrong = sorted((known.keys() ^ values.keys()) - absent)
     if wrong:
-        raise InputError(f"the key '{wrong[0]}' {'misses' if wrong[0] in known else 'is unknown'}")
+        missing = wrong[0] in known
+        raise InputError(
+            f"the key '{wrong[0]}' is {'missing' if missing else 'unknown'}",
+            code=ErrorCode.missing_value if missing else ErrorCode.unknown_key,
+            field=wrong[0],
+        )
     return record_type(**{name: _check_type(name, value, known[name]) for name, value in values.items()})
 
 
@@ -209,5 +236,10 @@ def _check_type(name: str, value: Any, expected_type: Any) -> Any:
     if expected_type is float and type(value) is int:
         value = float(value)
     if type(value) is not expected_type or (expected_type is float and not math.isfinite(value)):
-        raise InputError(f"{name} is {value!r}; it must be of type {expected_type.__name__}")
+        raise InputError(
+            f"{name} is {value!r}; it must be a finite value of type {expected_type.__name__}",
+            code=ErrorCode.invalid_type,
+            field=name,
+            value=value,
+        )
     return value

@@ -1,1 +1,1 @@
-"""The frozen encoders: Wan's VAE, text and image encoders, wav2vec2 for sound, ArcFace for identity."""
+"""Provides the frozen encoders: Wan's VAE, text and image encoders, wav2vec2, ArcFace and expression encoders."""

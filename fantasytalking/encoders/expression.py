@@ -1,8 +1,8 @@
-"""The expression in a driving video as implicit features: head, eye, emotion and mouth of every frame.
+"""Encodes the expression of a face as implicit features per frame: head, eye, emotion and mouth.
 
-The method's own encoder is PD-FGC, which reads the four from one aligned crop of the face, for users who have its file;
-with the landmark networks beside it, the crop is where the released front end puts it. Ours is a small network of the
-same kind. Axes: T frames, B crops.
+The encoder of the method is PD-FGC, which computes the four features from one aligned crop of the face; it needs the
+released file. With the released landmark networks beside it, crops are aligned as in the released front end. Our own
+encoder is a small network of the same kind. Axes: T frames, B crops, D features.
 """
 
 import json
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.common.config import config_from_dict
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors, read_json
 from fantasytalking.encoders.face_alignment import SimilarityTransform, crop_aligned, estimate_similarity
@@ -37,10 +37,10 @@ MAX_ENCODER_CONFIG_BYTES = 1 << 16
 MAX_ENCODER_BYTES = 1 << 28
 ENCODED_PARTS = ("head", "eye", "emotion", "mouth")
 NUM_POSE_VALUES = 4
-"""What is known of the crop's place beside its pixels: see `crop_pose_values`."""
+"""Number of values that describe the position of a crop; see `crop_pose_values`."""
 _BATCH_SIZE = 32
 _POSE_SCALE = 30.0
-"""Heads turn and move by hundredths of a radian and of their size; the network is given numbers about 1."""
+"""Factor that brings the values to about 1: heads move by hundredths of a radian and of their size."""
 
 
 @dataclass
@@ -48,49 +48,53 @@ class ExpressionEncoderConfig:
     """Sizes of the network (config.json)."""
 
     dims: list[int] = field(default_factory=lambda: [6, 6, 8, 16])
-    """Features of head, eye, emotion and mouth."""
+    """Number of features of head, eye, emotion and mouth."""
     size: int = 64
-    """Pixels of a side of the crop."""
+    """Side of the crop in pixels."""
     channels: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
-    """After each halving of the crop."""
+    """Number of channels after each halving of the crop."""
     hidden: int = 64
-    """Width of each part's hidden layer."""
+    """Width of the hidden layer of each part."""
 
     def validate(self) -> None:
-        """Holds the sizes in their limits.
+        """Checks the sizes.
 
         Raises:
-            InputError: a size that no such network has.
+            InputError: a size is out of range.
         """
-        sound = {
+        checks = {
             "dims": len(self.dims) == len(ENCODED_PARTS) and all(1 <= dim <= 1024 for dim in self.dims),
             "channels": 2 <= len(self.channels) <= 6 and all(8 <= c <= 512 and c % 8 == 0 for c in self.channels),
             "size": 16 <= self.size <= 256 and self.size % 2 ** len(self.channels) == 0,
             "hidden": 1 <= self.hidden <= 1024,
         }
-        for name, fits in sound.items():
-            if not fits:
+        for name, valid in checks.items():
+            if not valid:
+                value = getattr(self, name)
                 raise InputError(
-                    f"expression encoder: {name} is {getattr(self, name)}, which this version cannot build"
+                    f"expression encoder: {name} is {value}, which is out of range",
+                    code=ErrorCode.out_of_range,
+                    field=name,
+                    value=value,
                 )
 
 
 class ExpressionFeatures(NamedTuple):
-    """What a driver's frames express."""
+    """Expression features of the frames of a driving video."""
 
     features: Tensor
-    """(T, D) float32: head, eye, emotion, mouth; a frame without a face repeats the last one that has one, or the
-    first where none was before."""
+    """(T, D) float32: head, eye, emotion, mouth. A frame without a face repeats the last frame with a face, or the
+    first one if there is none before."""
     present: Tensor
     """(T,) bool: the frame has a face."""
 
 
 PointTracker = Callable[[NDArray[np.uint8], NDArray[np.floating]], NDArray[np.floating]]
-"""The next frames (T, H, W, 3) of a video and points (T, 5, 2) of a face to the points that its crops are put by."""
+"""Maps the next frames (T, H, W, 3) of a video and points (T, 5, 2) of a face to the points that align its crops."""
 
 
 class _Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, at half the resolution."""
+    """Two 3x3 convolutions with a shortcut, at half the resolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -106,26 +110,30 @@ class _Residual(nn.Module):
 
 
 class ExpressionNetwork(nn.Module):
-    """Crops and their places to features: a shared trunk and one head a part; the place is the head pose's alone."""
+    """Computes features of crops with a shared trunk and one head per part; only the head pose uses the position.
+
+    Args:
+        config: the sizes.
+    """
 
     def __init__(self, config: ExpressionEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.trunk = nn.Sequential(*(_Residual(*pair) for pair in pairwise([3, *config.channels])))
         side = config.size // 2 ** len(config.channels)
-        seen = config.channels[-1] * side * side
-        known = {part: NUM_POSE_VALUES if part == "head" else 0 for part in ENCODED_PARTS}
-        self.hidden = nn.ModuleDict({part: nn.Linear(seen, config.hidden) for part in ENCODED_PARTS})
+        trunk_dim = config.channels[-1] * side * side
+        pose_dims = {part: NUM_POSE_VALUES if part == "head" else 0 for part in ENCODED_PARTS}
+        self.hidden = nn.ModuleDict({part: nn.Linear(trunk_dim, config.hidden) for part in ENCODED_PARTS})
         self.last = nn.ModuleDict(
             {
-                part: nn.Linear(config.hidden + known[part], dim)
+                part: nn.Linear(config.hidden + pose_dims[part], dim)
                 for part, dim in zip(ENCODED_PARTS, config.dims, strict=True)
             }
         )
 
     @property
     def dims(self) -> tuple[int, int, int, int]:
-        """Features of head, eye, emotion and mouth."""
+        """Number of features of head, eye, emotion and mouth."""
         head, eye, emotion, mouth = self.config.dims
         return head, eye, emotion, mouth
 
@@ -136,40 +144,49 @@ class ExpressionNetwork(nn.Module):
         reference_points: NDArray[np.floating],
         device: torch.device,
     ) -> Tensor:
-        """Features (T, D) of faces at (T, 5, 2) points, the head's movement counted from (5, 2) points at the start."""
-        places = estimate_similarity(points)
-        crops = crop_aligned(frames, places, self.config.size)
+        """Returns features (T, D) of faces at (T, 5, 2) points; head motion is relative to (5, 2) reference points."""
+        transforms = estimate_similarity(points)
+        crops = crop_aligned(frames, transforms, self.config.size)
         features: Tensor = self(
-            crops.to(device), crop_pose_values(places, estimate_similarity(reference_points[None])).to(device)
+            crops.to(device), crop_pose_values(transforms, estimate_similarity(reference_points[None])).to(device)
         )
         return features
 
     def forward(self, crops: Tensor, pose_values: Tensor) -> Tensor:
-        """(B, 3, size, size) in [-1, 1] and (B, 4) `crop_pose_values` to (B, sum of dims)."""
-        seen = self.trunk(crops).flatten(1)
-        hidden = {part: F.silu(self.hidden[part](seen)) for part in ENCODED_PARTS}
+        """Maps crops (B, 3, size, size) in [-1, 1] and (B, 4) `crop_pose_values` to (B, sum of dims)."""
+        trunk_features = self.trunk(crops).flatten(1)
+        hidden = {part: F.silu(self.hidden[part](trunk_features)) for part in ENCODED_PARTS}
         hidden["head"] = torch.cat([hidden["head"], pose_values], dim=1)
         return torch.cat([self.last[part](hidden[part]) for part in ENCODED_PARTS], dim=1)
 
 
 def crop_pose_values(transforms: SimilarityTransform, reference: SimilarityTransform) -> Tensor:
-    """How a head is tilted, and how it has moved from where it began: (T, 4) float32, thirtieths.
+    """Returns the tilt of a head and its motion relative to a reference: (T, 4) float32, in thirtieths.
 
-    The tilt in radians, the logarithm of the size over that at the start, and the way right and down in sizes at the
-    reference (one size is the crop's side). So neither the picture's resolution nor where somebody sits in it matters.
+    The values are the tilt in radians, the logarithm of the size relative to the reference, and the displacement right
+    and down in reference sizes (one size is the side of the crop). They depend neither on the resolution of the image
+    nor on the position of the person in it.
 
     Args:
-        transforms: of the crops.
-        reference: one place, or one for each crop.
+        transforms: the alignments of the crops.
+        reference: one alignment, or one per crop.
     """
-    turn, size = transforms.scale_rotation, np.abs(reference.scale_rotation)
-    way = (transforms.center - reference.center) / size
-    values = np.stack([np.angle(turn), np.log(np.abs(turn) / size), way.real, way.imag], axis=1)
+    rotation, size = transforms.scale_rotation, np.abs(reference.scale_rotation)
+    displacement = (transforms.center - reference.center) / size
+    log_scale = np.log(np.abs(rotation) / size)
+    values = np.stack([np.angle(rotation), log_scale, displacement.real, displacement.imag], axis=1)
     return torch.from_numpy(values * _POSE_SCALE).float()
 
 
 class ExpressionEncoder:
-    """The frozen network with what comes before and after it."""
+    """Runs a frozen expression network on the faces of a video.
+
+    Args:
+        network: our network or PD-FGC.
+        device: the device of the network.
+        face_networks: FantasyPortrait's detector and landmark network, which align the crops; None uses the given
+            points.
+    """
 
     def __init__(
         self,
@@ -183,13 +200,13 @@ class ExpressionEncoder:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, device: torch.device | str = "cpu") -> "ExpressionEncoder":
-        """The encoder that `save_pretrained` wrote into the folder `source`, or the released one.
+        """Loads the encoder that `save_pretrained` wrote to the folder `source`, or the released one.
 
-        That is the file `source` alone, or a folder's pd_fpg.pth or pd_fpg.safetensors, with the released landmark
-        networks where face_det.onnx and face_landmark.onnx are beside it.
+        The released encoder is a single file `source`, or pd_fpg.pth or pd_fpg.safetensors in a folder, with the
+        released landmark networks if the folder contains face_det.onnx and face_landmark.onnx.
 
         Raises:
-            InputError: a file is missing, too large or damaged, or the weights are not those of the sizes; says which.
+            InputError: a file is missing, too large or damaged, or the weights do not match the sizes; names the file.
         """
         folder = Path(source)
         released = find_pd_fgc_file(folder)
@@ -201,37 +218,42 @@ class ExpressionEncoder:
         for name, limit in ((ENCODER_CONFIG_FILE, MAX_ENCODER_CONFIG_BYTES), (ENCODER_WEIGHTS_FILE, MAX_ENCODER_BYTES)):
             size = existing_file(folder / name, "expression encoder").stat().st_size
             if size > limit:
-                raise InputError(f"expression encoder '{folder / name}' has {size} bytes; the limit is {limit}")
+                raise InputError(
+                    f"expression encoder '{folder / name}' has {size} bytes; the limit is {limit}; give another file",
+                    code=ErrorCode.out_of_range,
+                    field=name,
+                    value=size,
+                )
         config = config_from_dict(
             ExpressionEncoderConfig, read_json(folder / ENCODER_CONFIG_FILE), str(folder / ENCODER_CONFIG_FILE)
         )
         stored = open_safetensors(folder / ENCODER_WEIGHTS_FILE)
         network = ExpressionNetwork(config)
         wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-        check_shapes(stored.shapes, wanted, f"expression encoder '{folder}'", "get it again from its source")
+        check_shapes(stored.shapes, wanted, f"expression encoder '{folder}'", "download it again")
         tensors = {name: stored.read(name) for name in wanted}
         check_finite(tensors, str(folder / ENCODER_WEIGHTS_FILE))
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         return cls(network, device)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Writes config.json and model.safetensors, whole or not at all; of our own network alone."""
-        assert isinstance(self.network, ExpressionNetwork), "the released network has its own file"
+        """Writes config.json and model.safetensors, completely or not at all; only for our own network."""
+        assert isinstance(self.network, ExpressionNetwork), "the released network is not saved"
         with atomic_write(folder) as temporary:
             temporary.mkdir()
             state = self.network.state_dict()
             tensors = {name: value.to("cpu", dtype).contiguous() for name, value in state.items()}
             save_file(tensors, temporary / ENCODER_WEIGHTS_FILE, metadata={"format": "pt"})
-            told = json.dumps(asdict(self.network.config), indent=1) + "\n"
-            (temporary / ENCODER_CONFIG_FILE).write_text(told, encoding="utf-8")
+            text = json.dumps(asdict(self.network.config), indent=1) + "\n"
+            (temporary / ENCODER_CONFIG_FILE).write_text(text, encoding="utf-8")
 
     @property
     def dims(self) -> tuple[int, int, int, int]:
-        """Features of head, eye, emotion and mouth."""
+        """Number of features of head, eye, emotion and mouth."""
         return self.network.dims
 
     def point_tracker(self) -> PointTracker:
-        """What tells where the crops of one person in one video are: to be called for its frames in their order."""
+        """Returns a tracker of the alignment points of one person in one video; call it on the frames in order."""
         if self._face_networks is None:
             return lambda frames, points: points
         from fantasytalking.encoders.fantasy_portrait.tracker import FantasyPortraitFaceTracker
@@ -244,17 +266,17 @@ class ExpressionEncoder:
         points: NDArray[np.floating],
         reference_points: NDArray[np.floating] | None = None,
     ) -> ExpressionFeatures:
-        """The features of one person's face in every frame.
+        """Returns the features of one person's face in every frame.
 
         Args:
-            frames: (T, H, W, 3) RGB.
+            frames: (T, H, W, 3) uint8 RGB.
             points: (T, 5, 2) pixels (x, y): left eye, right eye, tip of the nose, left and right corner of the mouth,
-                as they stand in the picture, by a `point_tracker`; NaN where there is no face.
-            reference_points: (5, 2) points from which the head's movement counts, for a video that is encoded piece by
-                piece; None: those of the first frame that has a face.
+                with left and right as in the image, from a `point_tracker`; NaN where there is no face.
+            reference_points: (5, 2) points relative to which head motion is measured, for a video that is encoded in
+                pieces; None uses those of the first frame with a face.
 
         Returns:
-            on the CPU.
+            The features, on the CPU.
 
         Raises:
             InputError: no frame has a face.
@@ -263,13 +285,18 @@ class ExpressionEncoder:
         assert points.shape == (len(frames), 5, 2), f"points must be ({len(frames)}, 5, 2), not {points.shape}"
         present = np.isfinite(points).all(axis=(1, 2))
         if not present.any():
-            raise InputError(f"none of the driver's {len(frames)} frames shows the face; give a video that does")
-        seen = np.flatnonzero(present)
-        first = points[seen[0]] if reference_points is None else reference_points
-        batches = np.array_split(seen, -(-len(seen) // _BATCH_SIZE))
-        found = [self._encode(frames[batch], points[batch], first) for batch in batches]
-        carried = np.maximum(np.cumsum(present) - 1, 0)
-        return ExpressionFeatures(torch.cat(found)[torch.from_numpy(carried)], torch.from_numpy(present))
+            raise InputError(
+                f"none of the {len(frames)} frames of the driving video shows the face; give another video",
+                code=ErrorCode.no_face,
+                field="points",
+                value=len(frames),
+            )
+        with_face = np.flatnonzero(present)
+        reference = points[with_face[0]] if reference_points is None else reference_points
+        batches = np.array_split(with_face, -(-len(with_face) // _BATCH_SIZE))
+        encoded = [self._encode(frames[batch], points[batch], reference) for batch in batches]
+        last_with_face = np.maximum(np.cumsum(present) - 1, 0)
+        return ExpressionFeatures(torch.cat(encoded)[torch.from_numpy(last_with_face)], torch.from_numpy(present))
 
     @torch.no_grad()
     def _encode(
@@ -279,7 +306,7 @@ class ExpressionEncoder:
 
 
 def find_pd_fgc_file(source: Path) -> Path | None:
-    """The released network that `source` is or, a folder, holds; None where it is or holds none."""
+    """Returns the released network's file: `source` itself, or a file in the folder `source`; None without one."""
     if source.suffix in PD_FGC_SUFFIXES:
         return source
     files = ((source / PD_FGC_FILE_STEM).with_suffix(suffix) for suffix in PD_FGC_SUFFIXES)
@@ -287,7 +314,7 @@ def find_pd_fgc_file(source: Path) -> Path | None:
 
 
 def copy_expression_encoder(source: Path, folder: Path) -> None:
-    """Writes the encoder of `source` into `folder`, whole or not at all, so that `from_pretrained` reads it there.
+    """Copies the encoder of `source` to `folder`, completely or not at all, for `from_pretrained`.
 
     Raises:
         InputError: as `from_pretrained`.

@@ -1,4 +1,4 @@
-"""One strict way to open a part of a diffusers folder or of a hub repository."""
+"""Loads components of a diffusers folder or hub repository strictly."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import HUB_ID, local_folder, resolve_local
 
-# A configuration that holds anything at all fails in many ways before a model is made of it.
+# A malformed configuration fails in many ways before a model is built from it.
 _LOADING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -28,17 +28,19 @@ def load_model(
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> ModelT:
-    """A model from the folder or hub id `source`, in evaluation mode and without gradients; safetensors only.
+    """Loads a model from safetensors, in evaluation mode and without gradients.
 
     Args:
-        model_class: a diffusers or transformers class that has `from_pretrained`.
+        model_class: a diffusers or transformers class with `from_pretrained`.
         source: a diffusers folder, or a hub id such as Wan-AI/Wan2.1-I2V-14B-480P-Diffusers.
-        subfolder: the part inside `source`; "" when `source` is the part itself.
-        component_name: names the part in messages ("VAE").
-        allowed_missing: patterns of the only weights that the file may lack.
+        subfolder: the component within `source`; "" if `source` is the component itself.
+        component_name: name of the component in messages ("VAE").
+        allowed_missing: patterns of the only weights that may be missing.
+        device: the device of the model.
+        options: further arguments of `from_pretrained`.
 
     Raises:
-        InputError: there is no such part, it cannot be read, or it lacks weights of the model.
+        InputError: the component is missing, cannot be read, or lacks weights of the model.
     """
     loaded = load_component(
         model_class.from_pretrained,  # type: ignore[attr-defined]
@@ -57,7 +59,10 @@ def load_model(
         wrong = sorted(missing)[:1] or [str(key) for key in report["mismatched_keys"]][:1]
         raise InputError(
             f"{component_name} in '{_location(source, subfolder)}' lacks {len(missing)} weights and has "
-            f"{len(report['mismatched_keys'])} of another shape ({wrong[0]}); {_download_hint(source)}"
+            f"{len(report['mismatched_keys'])} of another shape ({wrong[0]}); {_download_hint(source)}",
+            code=ErrorCode.shape_mismatch,
+            field=component_name,
+            value=wrong[0],
         )
     return model.to(device).eval().requires_grad_(False)
 
@@ -65,30 +70,43 @@ def load_model(
 def load_component(
     from_pretrained: Callable[..., ComponentT], source: str | Path, subfolder: str, component_name: str, **options: Any
 ) -> ComponentT:
-    """What `from_pretrained` makes of a part of `source` (a folder or a hub id), its errors told in one line.
+    """Calls `from_pretrained` on a component of `source`, a folder or hub id, with one-line errors.
 
-    A hub id is looked for in checkpoints/NAME, and only in the local cache when HF_HUB_OFFLINE is set.
+    A hub id is first searched in checkpoints/NAME, and only in the local cache if HF_HUB_OFFLINE is set.
 
     Raises:
-        InputError: there is no such part or it cannot be read.
+        InputError: the component is missing or cannot be read.
     """
     source = resolve_local(source)
     if not Path(source).is_dir() and not HUB_ID.fullmatch(str(source)):
-        raise InputError(f"{component_name}: the folder '{source}' does not exist; {_download_hint(source)}")
+        raise InputError(
+            f"{component_name}: the folder '{source}' does not exist; {_download_hint(source)}",
+            code=ErrorCode.missing_weights,
+            field=component_name,
+            value=str(source),
+        )
     if Path(source).is_dir() and not (Path(source) / subfolder).is_dir():
-        raise InputError(f"{component_name}: there is no folder '{subfolder}' in '{source}'; {_download_hint(source)}")
+        raise InputError(
+            f"{component_name}: '{source}' has no folder '{subfolder}'; {_download_hint(source)}",
+            code=ErrorCode.missing_weights,
+            field=component_name,
+            value=subfolder,
+        )
     try:
         return from_pretrained(str(source), **({"subfolder": subfolder} if subfolder else {}), **options)
     except _LOADING_ERRORS as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{component_name} in '{_location(source, subfolder)}' cannot be loaded ({reason}); "
-            f"{_download_hint(source)}"
+            f"{_download_hint(source)}",
+            code=ErrorCode.missing_weights,
+            field=component_name,
+            value=_location(source, subfolder),
         ) from error
 
 
 def onload_module(module: nn.Module) -> None:
-    """Has offloaded weights brought to their device, for a module that is used otherwise than by its `forward`."""
+    """Moves offloaded weights to their device, for a module that is not called through its `forward`."""
     hook = getattr(module, "_hf_hook", None)
     if hook is not None:
         hook.pre_forward(module)
@@ -100,5 +118,5 @@ def _location(source: str | Path, subfolder: str) -> str:
 
 def _download_hint(source: str | Path) -> str:
     if HUB_ID.fullmatch(str(source)) and not Path(source).exists():
-        return f"fetch it with: hf download {source} --local-dir {local_folder(str(source))}"
-    return f"fetch it with: hf download ID --local-dir {source}"
+        return f"download it with: hf download {source} --local-dir {local_folder(str(source))}"
+    return f"download it with: hf download ID --local-dir {source}"

@@ -1,32 +1,33 @@
-"""Networks in .onnx files of others: checked before they are run."""
+"""Reads third-party .onnx files and checks them before they run."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 
 MAX_ONNX_BYTES = 1 << 30
-"""The largest known face network (glint360k r100) has 261 MB."""
+"""Maximum file size; the largest known face network (glint360k r100) has 261 MB."""
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A network that has been read and not yet built."""
+    """A network that was read but not built."""
 
     path: Path
     label: str
-    """What errors call it."""
+    """Name of the network in messages."""
     inputs: list[list[int]]
-    """Sizes; 0 for a free one."""
+    """Shapes of the inputs; 0 for a dynamic size."""
     outputs: list[list[int]]
+    """Shapes of the outputs; 0 for a dynamic size."""
 
     def create_session(self, threads: int = 1) -> Any:
-        """The network as onnxruntime runs it, on the CPU.
+        """Creates an onnxruntime session on the CPU with `threads` threads.
 
         Raises:
-            InputError: it cannot be run.
+            InputError: the network cannot be run.
         """
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
@@ -38,32 +39,52 @@ class OnnxFile:
             return onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except (errors.Fail, errors.InvalidGraph, errors.NotImplemented, errors.InvalidArgument) as error:
             detail = str(error).splitlines()[0][:200]
-            raise InputError(f"{self.label} '{self.path}' cannot be run ({detail})") from error
+            raise InputError(
+                f"{self.label} '{self.path}' cannot be run ({detail}); give another file",
+                code=ErrorCode.unsupported,
+                field=self.label,
+                value=str(self.path),
+            ) from error
 
 
 def read_onnx(path: Path, label: str, hint: str) -> OnnxFile:
-    """Reads a network's inputs and outputs.
+    """Reads the inputs and outputs of a network.
 
     Args:
-        path: of the .onnx file.
-        label: what errors call it.
-        hint: what to give instead of a file that is none.
+        path: the .onnx file.
+        label: name of the network in messages.
+        hint: the cure in messages, for example which file to give.
 
     Raises:
-        InputError: there is no such file, it is over 1 GiB, not an ONNX network, or keeps weights in other files.
+        InputError: the file is missing, larger than 1 GiB, not ONNX, or stores weights in other files.
     """
     size = existing_file(path, label).stat().st_size
     if size > MAX_ONNX_BYTES:
-        raise InputError(f"{label} '{path}' has {size} bytes; the limit is {MAX_ONNX_BYTES}; {hint}")
+        raise InputError(
+            f"{label} '{path}' has {size} bytes; the limit is {MAX_ONNX_BYTES}; {hint}",
+            code=ErrorCode.out_of_range,
+            field=label,
+            value=size,
+        )
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except DecodeError as error:
-        raise InputError(f"{label} '{path}' is not an ONNX file; {hint}") from error
+        raise InputError(
+            f"{label} '{path}' is not an ONNX file; {hint}",
+            code=ErrorCode.malformed_file,
+            field=label,
+            value=str(path),
+        ) from error
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
-        raise InputError(f"{label} '{path}' keeps its weights in other files; save it as one file")
+        raise InputError(
+            f"{label} '{path}' stores its weights in other files; save it as one file",
+            code=ErrorCode.unsupported,
+            field=label,
+            value=str(path),
+        )
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [_shape(value) for value in graph.input if value.name not in constants]
     return OnnxFile(path, label, inputs, [_shape(value) for value in graph.output])

@@ -1,10 +1,10 @@
-"""AutoencoderKLWan over a whole clip at once, not a latent frame at a time: the same numbers in a third of the time.
+"""Runs AutoencoderKLWan on a whole clip at once instead of per latent frame: equal results in a third of the time.
 
-diffusers walks through a video in pieces, with the last features of every convolution kept between them, so that memory
-stays flat. For the short clips of a training the pieces cost more than they save: every convolution is causal, so one
-call over all frames gives the same.
+diffusers processes a video in pieces and caches the last features of every convolution, so that memory does not grow.
+For short training clips the pieces cost more than they save. Every convolution is causal, so one call over all frames
+gives the same result.
 
-Axes: B clips, T frames, F latent frames, C channels, H and W of a feature.
+Axes: B clips, T frames, F latent frames, C channels, H and W height and width of a feature map.
 """
 
 import torch
@@ -29,7 +29,7 @@ MIN_NORM = 1e-12
 
 
 def to_channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """The same VAE with its weights laid out so that convolutions take a fifth less time on a processor."""
+    """Returns the VAE with channels-last weights, with which convolutions take a fifth less time on a CPU."""
     for value in vae.parameters():
         if value.ndim == 5:
             value.data = value.data.contiguous(memory_format=torch.channels_last_3d)
@@ -39,7 +39,7 @@ def to_channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
 
 
 def encode_full_clip(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
-    """Moments (B, 2 * 16, F, h, w) of `video` (B, 3, T, H, W) in [-1, 1], T = 1 + 4k."""
+    """Returns the moments (B, 2 * 16, F, h, w) of `video` (B, 3, T, H, W) in [-1, 1], T = 1 + 4k."""
     features = vae.encoder.conv_in(patchify(video, vae.config["patch_size"] or 1))
     for layer in vae.encoder.down_blocks:
         features = _run_layer(layer, features)
@@ -49,7 +49,7 @@ def encode_full_clip(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
 
 
 def decode_full_clip(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """Video (B, 3, T, H, W) of `latents` (B, 16, F, h, w), not cut to [-1, 1], where the gradient would end."""
+    """Returns the video (B, 3, T, H, W) of `latents` (B, 16, F, h, w), not clamped, so that gradients are kept."""
     features = _run_mid_block(vae.decoder.mid_block, vae.decoder.conv_in(vae.post_quant_conv(latents)))
     for block in vae.decoder.up_blocks:
         features = _run_layer(block, features)
@@ -65,7 +65,7 @@ def _run_layer(layer: nn.Module, features: Tensor) -> Tensor:
     if isinstance(layer, WanAttentionBlock):
         return layer(features)
     if isinstance(layer, WanResidualDownBlock):
-        # Frames are averaged in pairs from the end, and the first one stands alone: whole or in pieces, the same.
+        # Frames are averaged in pairs from the end, without the first one, so that pieces give the same result.
         return _run_resnets(layer.resnets, layer.downsampler, features) + layer.avg_shortcut(features)
     if isinstance(layer, WanResidualUpBlock):
         result = _run_resnets(layer.resnets, layer.upsampler, features)
@@ -93,14 +93,14 @@ def _run_residual_block(block: WanResidualBlock, features: Tensor) -> Tensor:
 
 
 def _norm_silu(norm: WanRMS_norm, features: Tensor) -> Tensor:
-    """The length in float32 at least, the features in their own type."""
+    """Computes SiLU of the RMS norm: the norm at least in float32, the features in their own type."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     length = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=dtype).clamp_min(MIN_NORM)
     return F.silu(features * (norm.scale / length).to(features.dtype) * norm.gamma.to(features.dtype))
 
 
 def _resample(layer: WanResample, features: Tensor) -> Tensor:
-    """The first frame stands for itself alone; time is halved or doubled behind it."""
+    """Resamples in space and time; the first frame is not resampled in time."""
     if layer.mode == "upsample3d":
         first, rest = features[:, :, :1], features[:, :, 1:]
         if rest.shape[2]:
@@ -109,7 +109,7 @@ def _resample(layer: WanResample, features: Tensor) -> Tensor:
     frames = features.shape[2]
     if layer.mode.startswith("upsample"):
         flat = rearrange(features, "b c t h w -> (b t) c h w")
-        # Nearest-exact doubling; nn.Upsample would go through float32.
+        # Nearest-exact doubling; nn.Upsample would convert to float32.
         flat = flat[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2).flatten(4, 5).flatten(2, 3)
         features = rearrange(layer.resample[1](flat), "(b t) c h w -> b c t h w", t=frames)
     else:

@@ -1,4 +1,4 @@
-"""Wan's causal decoder for a video that is still being made: latent frames in, frames out, at any pace."""
+"""Decodes latent frames with Wan's causal VAE while the video is still being generated."""
 
 from collections.abc import Iterator
 
@@ -7,20 +7,28 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, W
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.loading import onload_module
 
 
 class StreamingVaeDecoder:
-    """Decodes one video; what its causal convolutions remember stays here between calls, not in the VAE.
+    """Decodes one video; the cache of the causal convolutions is stored here between calls, not in the VAE.
+
+    Args:
+        vae: the VAE, without tiling.
 
     Raises:
-        InputError: the VAE works in tiles, each of which runs over the whole time.
+        InputError: the VAE uses tiling, which needs the whole video.
     """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         if vae.use_tiling:
-            raise InputError("the VAE decodes in tiles, which need the whole video; leave tiling out to stream")
+            raise InputError(
+                "the VAE uses tiling, which needs the whole video; disable tiling to stream",
+                code=ErrorCode.conflict,
+                field="use_tiling",
+                value=True,
+            )
         self.vae = vae
         self._feature_cache: list[Tensor | str | None] = [None] * sum(
             isinstance(module, WanCausalConv3d) for module in vae.decoder.modules()
@@ -29,13 +37,13 @@ class StreamingVaeDecoder:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
-        """The frames of the next latent frames.
+        """Decodes the next latent frames.
 
         Args:
-            latents: (1, 16, n, h, w) normalised.
+            latents: (1, 16, n, h, w) normalized.
 
         Yields:
-            (3, 1, H, W) for the video's first latent frame, (3, 4, H, W) for every other, in [-1, 1], float32.
+            (3, 1, H, W) for the first latent frame of the video, (3, 4, H, W) for every other, in [-1, 1], float32.
         """
         onload_module(self.vae)
         config, device = self.vae.config, get_module_execution_device(self.vae)

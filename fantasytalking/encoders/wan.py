@@ -1,4 +1,4 @@
-"""Wan's frozen encoders, as diffusers' WanImageToVideoPipeline uses them: causal VAE, umT5 text, CLIP image.
+"""Provides Wan's frozen encoders as in diffusers' WanImageToVideoPipeline: causal VAE, umT5 and CLIP.
 
 Axes: B batch, T frames (1 + 4k), F latent frames (1 + k), H and W pixels, h and w latent size.
 """
@@ -22,7 +22,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import latent_frame_count
 from fantasytalking.encoders.loading import load_component, load_model, onload_module
 from fantasytalking.encoders.vae_full_clip import encode_full_clip, to_channels_last
@@ -31,13 +31,16 @@ from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embe
 __all__ = ["ImageEncoder", "TextEncoder", "VideoAutoencoder", "clean_prompt", "first_frame_mask", "pad_prompt_embeds"]
 
 MAX_FULL_CLIP_PIXELS = 1 << 20
-"""Pixels, over all frames of all videos of a batch, up to which they are encoded at once and not in pieces."""
+"""Maximum number of pixels, over all frames of a batch, that are encoded at once instead of in pieces."""
 
 
 class VideoAutoencoder:
-    """The causal VAE: video to normalised latents and back.
+    """Encodes videos to normalized latents and decodes them with the causal VAE.
 
-    "Normalised" means (latent - latents_mean) / latents_std, the space in which the transformer works.
+    Normalized latents are (latent - latents_mean) / latents_std, the space of the transformer.
+
+    Args:
+        vae: the VAE; its weights are converted to channels-last.
     """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
@@ -49,22 +52,22 @@ class VideoAutoencoder:
     def from_pretrained(
         cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> "VideoAutoencoder":
-        """The part `vae` of a diffusers folder or hub id. Diffusers advises float32 for this VAE.
+        """Loads the component `vae` of a diffusers folder or hub id; diffusers recommends float32 for this VAE.
 
         Raises:
-            InputError: it is missing, damaged or incomplete.
+            InputError: the component is missing, damaged or incomplete.
         """
         return cls(load_model(AutoencoderKLWan, source, "vae", "VAE", device=device, torch_dtype=dtype))
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        """Latents of a video: the mode of the posterior, normalised.
+        """Returns the normalized latents of a video: the mode of the posterior.
 
         Args:
             video: (B, 3, T, H, W), uint8 in [0, 255] or floating point in [-1, 1].
 
         Returns:
-            (B, 16, F, h, w) in float32, on the VAE's device.
+            (B, 16, F, h, w) float32 on the VAE's device.
 
         Raises:
             InputError: T is not 1 + 4k, or H or W is not a multiple of the spatial stride.
@@ -79,17 +82,17 @@ class VideoAutoencoder:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """The video (B, 3, T, H, W) in [-1, 1], float32, of normalised `latents` (B, 16, F, h, w)."""
+        """Returns the video (B, 3, T, H, W) float32 in [-1, 1] of normalized `latents` (B, 16, F, h, w)."""
         mean, std = self._statistics(latents)
         latents = latents.to(self._device, torch.float32) * std + mean
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
 
     @torch.no_grad()
     def iter_decode(self, latents: Tensor) -> Iterator[Tensor]:
-        """What `decode` gives, latent frame by latent frame, in memory that does not grow with the length.
+        """Decodes as `decode`, one latent frame at a time; memory does not grow with the length.
 
         Args:
-            latents: (1, 16, F, h, w) normalised.
+            latents: (1, 16, F, h, w) normalized.
 
         Yields:
             (3, 1, H, W), then (3, 4, H, W) F - 1 times, in [-1, 1], float32.
@@ -97,7 +100,7 @@ class VideoAutoencoder:
         assert latents.shape[0] == 1, "one video"
         onload_module(self.vae)
         if self.vae.use_tiling:
-            # Tiles run over the whole time themselves.
+            # Tiles span the whole video.
             yield from self.decode(latents)[0].split([1, *[self.temporal_stride] * (latents.shape[2] - 1)], dim=1)
             return
         mean, std = self._statistics(latents)
@@ -117,13 +120,14 @@ class VideoAutoencoder:
             self.vae.clear_cache()
 
     def encode_first_frame(self, image: Tensor, num_frames: int) -> Tensor:
-        """Latents of the video [image, 0, 0, ...] of `num_frames` frames, Wan's image condition.
+        """Returns Wan's image condition: the latents of the video [image, 0, 0, ...].
 
         Args:
             image: (B, 3, H, W), uint8 in [0, 255] or floating point in [-1, 1].
+            num_frames: number of frames of the video, 1 + 4k.
 
         Returns:
-            (B, 16, F, h, w) in float32.
+            (B, 16, F, h, w) float32.
 
         Raises:
             InputError: as `encode`.
@@ -133,12 +137,12 @@ class VideoAutoencoder:
         return self.encode(torch.cat([first, padding], dim=2))
 
     def first_frame_mask(self, latents: Tensor) -> Tensor:
-        """The mask channels (B, 4, F, h, w) that go with first-frame latents: 1 in latent frame 0, 0 elsewhere."""
+        """Returns the mask channels (B, 4, F, h, w) of first-frame latents: 1 in latent frame 0, 0 elsewhere."""
         return first_frame_mask(latents, self.temporal_stride)
 
     @property
     def _device(self) -> torch.device:
-        """Where the VAE computes; its weights may wait elsewhere when they are offloaded."""
+        """Device on which the VAE computes; offloaded weights may be on another one."""
         return get_module_execution_device(self.vae)
 
     def _check_video(self, video: Tensor) -> None:
@@ -146,7 +150,12 @@ class VideoAutoencoder:
         latent_frame_count(video.shape[2], self.temporal_stride)
         for name, size in (("height", video.shape[3]), ("width", video.shape[4])):
             if size % self.spatial_stride:
-                raise InputError(f"{name} {size} is not a multiple of {self.spatial_stride}; resize the video")
+                raise InputError(
+                    f"{name} is {size}; it must be a multiple of {self.spatial_stride}; resize the video",
+                    code=ErrorCode.out_of_range,
+                    field=name,
+                    value=size,
+                )
 
     def _to_signed_unit(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self._device)
@@ -166,7 +175,13 @@ class VideoAutoencoder:
 
 
 class TextEncoder:
-    """umT5: a prompt to its states."""
+    """Encodes prompts with umT5.
+
+    Args:
+        model: the encoder.
+        tokenizer: its tokenizer.
+        max_tokens: number of tokens to which prompts are truncated.
+    """
 
     def __init__(self, model: UMT5EncoderModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int = 512) -> None:
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
@@ -175,10 +190,10 @@ class TextEncoder:
     def from_pretrained(
         cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> "TextEncoder":
-        """The parts `text_encoder` and `tokenizer` of a diffusers folder or hub id.
+        """Loads the components `text_encoder` and `tokenizer` of a diffusers folder or hub id.
 
         Raises:
-            InputError: one is missing, damaged or incomplete.
+            InputError: a component is missing, damaged or incomplete.
         """
         tokenizer = load_component(AutoTokenizer.from_pretrained, source, "tokenizer", "text tokenizer")
         model = load_model(UMT5EncoderModel, source, "text_encoder", "text encoder", device=device, dtype=dtype)
@@ -186,10 +201,9 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, prompt: str) -> Tensor:
-        """States of the real tokens of `prompt`: (T, D) in float32, T <= max_tokens (longer prompts are cut).
+        """Returns the states (T, D) float32 of the tokens of `prompt`, T <= max_tokens; longer prompts are truncated.
 
-        Wan pads the states with zeros after the real tokens (`pad_prompt_embeds`). The encoder masks padding, so that
-        it need not be encoded at all.
+        Wan pads the states with zeros (`pad_prompt_embeds`). The encoder masks padding, so that it need not be encoded.
         """
         tokens = self.tokenizer(
             [clean_prompt(prompt)],
@@ -204,15 +218,20 @@ class TextEncoder:
 
 
 def clean_prompt(prompt: str) -> str:
-    """`prompt` in Unicode's composed form, HTML entities resolved, white space collapsed, as Wan cleans it.
+    """Cleans a prompt as Wan does: composed Unicode, resolved HTML entities, collapsed white space.
 
-    Wan also repairs wrongly decoded text (with ftfy), which changes nothing in plain text of one encoding.
+    Wan also repairs wrongly decoded text with ftfy, which does not change correctly decoded text.
     """
     return " ".join(html.unescape(html.unescape(unicodedata.normalize("NFC", prompt))).split())
 
 
 class ImageEncoder:
-    """CLIP's vision transformer: an image to the tokens of its last layer but one."""
+    """Encodes images as the tokens of the second last layer of CLIP's vision transformer.
+
+    Args:
+        model: the vision transformer.
+        processor: its image processor.
+    """
 
     def __init__(self, model: CLIPVisionModel, processor: BaseImageProcessor) -> None:
         self.model, self.processor = model, processor
@@ -221,10 +240,10 @@ class ImageEncoder:
     def from_pretrained(
         cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> "ImageEncoder":
-        """The parts `image_encoder` and `image_processor` of a diffusers folder or hub id.
+        """Loads the components `image_encoder` and `image_processor` of a diffusers folder or hub id.
 
         Raises:
-            InputError: one is missing, damaged or incomplete.
+            InputError: a component is missing, damaged or incomplete.
         """
         processor = load_component(
             AutoImageProcessor.from_pretrained, source, "image_processor", "image processor", backend="pil"
@@ -234,7 +253,7 @@ class ImageEncoder:
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """Tokens (I, D) in float32 of one RGB `image` (H, W, 3) uint8; I = 257 and D = 1280 for Wan's CLIP."""
+        """Returns the tokens (I, D) float32 of one RGB `image` (H, W, 3) uint8; I = 257, D = 1280 for Wan's CLIP."""
         assert image.dtype == torch.uint8 and image.ndim == 3 and image.shape[2] == 3, "image must be (H, W, 3) uint8"
         pixels = self.processor(images=image.cpu().numpy(), return_tensors="pt", input_data_format="channels_last")
         inputs = pixels["pixel_values"].to(get_module_execution_device(self.model), self.model.dtype)

@@ -1,13 +1,13 @@
-"""How Wan wants text and given frames laid out: what a training step needs of the encoders, without their libraries."""
+"""Lays out prompts and first frames as Wan expects them; a training step needs no encoder library for it."""
 
 import torch
 from torch import Tensor
 
 
 def first_frame_mask(latents: Tensor, temporal_stride: int = 4) -> Tensor:
-    """Wan's mask of given frames (B, temporal_stride, F, h, w) for `latents` (B, C, F, h, w): only frame 0 is given.
+    """Returns Wan's mask (B, temporal_stride, F, h, w) of known frames for `latents` (B, C, F, h, w).
 
-    Frame 0 counts `temporal_stride` times, so that all channels of latent frame 0 are 1.
+    Only frame 0 is known. It counts `temporal_stride` times, so that all channels of latent frame 0 are 1.
     """
     batch, _, frames, height, width = latents.shape
     mask = latents.new_zeros(batch, temporal_stride, frames, height, width)
@@ -16,6 +16,6 @@ def first_frame_mask(latents: Tensor, temporal_stride: int = 4) -> Tensor:
 
 
 def pad_prompt_embeds(prompt_embeds: Tensor, length: int) -> Tensor:
-    """`prompt_embeds` (T, D) followed by zeros: (length, D), as Wan was trained; longer ones are cut to `length`."""
+    """Pads `prompt_embeds` (T, D) with zeros to (length, D), as in Wan's training; longer ones are truncated."""
     prompt_embeds = prompt_embeds[:length]
     return torch.cat([prompt_embeds, prompt_embeds.new_zeros(length - prompt_embeds.shape[0], prompt_embeds.shape[1])])

@@ -1,6 +1,6 @@
-"""wav2vec2 features of speech, in memory that does not grow with the length of the sound.
+"""Encodes speech with wav2vec2; memory does not grow with the length of the audio.
 
-Token t of the output stands for 25 ms of sound (the receptive field of 400 samples) centred at (320 t + 200) / 16000 s.
+Token t covers 25 ms of audio (a receptive field of 400 samples) centered at (320 t + 200) / 16000 s.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.loading import load_component, load_model, onload_module
 
 WAV2VEC_SAMPLE_RATE = 16_000
@@ -23,24 +23,30 @@ WAV2VEC_RECEPTIVE_FIELD = 400
 
 
 def token_count(samples: int) -> int:
-    """Tokens that wav2vec2 makes of `samples` samples at 16 kHz (no padding)."""
+    """Returns the number of wav2vec2 tokens of `samples` samples at 16 kHz, without padding."""
     return max(0, (samples - WAV2VEC_RECEPTIVE_FIELD) // WAV2VEC_STRIDE + 1)
 
 
 def token_times(count: int) -> NDArray[np.float64]:
-    """(count,) seconds: the centre of each token's receptive field."""
+    """Returns (count,) seconds: the center of each token's receptive field."""
     return (WAV2VEC_STRIDE * np.arange(count, dtype=np.float64) + WAV2VEC_RECEPTIVE_FIELD / 2) / WAV2VEC_SAMPLE_RATE
 
 
 class AudioEncoder:
-    """Wav2Vec2Model with its processor's normalisation (zero mean and unit variance over the whole sound).
+    """Runs Wav2Vec2Model with its processor's normalization (zero mean and unit variance over the whole audio).
 
-    Sounds up to `window_seconds` are encoded in one pass. Longer ones are cut into windows, of which only the middle
-    is kept: `context_seconds` on both sides are there for the transformer's sake. The normalisation and the statistics
-    of the first layer's group norm, which runs over time, are those of the whole sound in either case, so that the
-    convolutional features equal one pass to rounding. The transformer alone sees less: its output differs from one
-    pass by what attention beyond the window brings (cosine of token vectors at least 0.99 on the seeded model of the
-    tests). wav2vec2 itself was trained on at most 16 s.
+    Audio up to `window_seconds` is encoded in one pass. Longer audio is encoded in windows; only the middle of each
+    window is kept, and `context_seconds` on both sides are context for the transformer. The normalization and the
+    statistics of the first layer's group norm over time are those of the whole audio, so that the convolutional
+    features equal those of one pass up to rounding. Only the transformer lacks attention beyond the window (cosine
+    similarity of the tokens to one pass at least 0.99 with the seeded model of the tests). wav2vec2 was trained on at
+    most 16 s.
+
+    Args:
+        model: the wav2vec2 model.
+        feature_extractor: its feature extractor.
+        window_seconds: maximum length of one pass, in seconds.
+        context_seconds: context on both sides of a window, in seconds.
     """
 
     def __init__(
@@ -65,13 +71,17 @@ class AudioEncoder:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "AudioEncoder":
-        """The model at a folder or hub id (facebook/wav2vec2-base-960h), or the part `subfolder` of it.
+        """Loads a model from a folder or hub id (facebook/wav2vec2-base-960h).
 
         Args:
-            processor_subfolder: where its feature extractor stands, when it is not beside the model.
+            source: the folder or hub id.
+            subfolder: the folder of the model within `source`.
+            processor_subfolder: the folder of the feature extractor; None uses `subfolder`.
+            device: the device of the model.
+            dtype: the data type of the model.
 
         Raises:
-            InputError: it is missing, damaged, incomplete, or made for another rate than 16 kHz with stride 320.
+            InputError: the model is missing, damaged, incomplete, or not for 16 kHz with stride 320.
         """
         extractor = load_component(
             Wav2Vec2FeatureExtractor.from_pretrained,
@@ -79,7 +89,7 @@ class AudioEncoder:
             subfolder if processor_subfolder is None else processor_subfolder,
             "audio processor",
         )
-        # masked_spec_embed serves SpecAugment in wav2vec2's own training; released files lack it.
+        # masked_spec_embed is for SpecAugment in wav2vec2's training; released files lack it.
         model = load_model(
             Wav2Vec2Model,
             source,
@@ -95,48 +105,55 @@ class AudioEncoder:
             WAV2VEC_RECEPTIVE_FIELD,
         ):
             raise InputError(
-                f"audio encoder '{source}' takes {extractor.sampling_rate} Hz with stride {stride} and receptive field "
-                f"{field}; it must be {WAV2VEC_SAMPLE_RATE} Hz, {WAV2VEC_STRIDE} and {WAV2VEC_RECEPTIVE_FIELD}, as "
-                "wav2vec2-base-960h is"
+                f"audio encoder '{source}' needs {extractor.sampling_rate} Hz, stride {stride} and receptive field "
+                f"{field}; it must be {WAV2VEC_SAMPLE_RATE} Hz, {WAV2VEC_STRIDE} and {WAV2VEC_RECEPTIVE_FIELD}; "
+                "use a model such as wav2vec2-base-960h",
+                code=ErrorCode.unsupported,
+                field="audio_encoder",
+                value=(extractor.sampling_rate, stride, field),
             )
         return cls(model, extractor)
 
     @property
     def dim(self) -> int:
-        """Channels of a token (768 for wav2vec2-base)."""
+        """Number of channels of a token (768 for wav2vec2-base)."""
         return self.model.config.hidden_size
 
     @property
     def _device(self) -> torch.device:
-        """Where the model computes; its weights may wait elsewhere when they are offloaded."""
+        """Device on which the model computes; offloaded weights may be on another one."""
         return get_module_execution_device(self.model)
 
     @torch.no_grad()
     def encode(self, samples: NDArray[np.float32]) -> Tensor:
-        """Features of mono sound at 16 kHz.
+        """Returns the features of mono audio at 16 kHz.
 
         Args:
-            samples: (S,) in [-1, 1].
+            samples: (S,) float32 in [-1, 1].
 
         Returns:
             (token_count(S), D) last hidden states, float32, on the CPU.
 
         Raises:
-            InputError: the sound is shorter than one token (25 ms).
+            InputError: the audio is shorter than one token (25 ms).
         """
         assert samples.ndim == 1, f"samples must be (S,), not {samples.shape}"
         count = token_count(len(samples))
         if count == 0:
             raise InputError(
-                f"sound of {len(samples)} samples is too short; {WAV2VEC_RECEPTIVE_FIELD} (25 ms) are needed"
+                f"the audio has {len(samples)} samples; at least {WAV2VEC_RECEPTIVE_FIELD} (25 ms) are needed; give "
+                "longer audio",
+                code=ErrorCode.out_of_range,
+                field="samples",
+                value=len(samples),
             )
-        normalised = self.feature_extractor(
+        normalized = self.feature_extractor(
             samples, sampling_rate=WAV2VEC_SAMPLE_RATE, return_tensors="pt"
         ).input_values[0]
         onload_module(self.model)
         if count <= self.window_tokens:
-            return self._last_hidden_state(normalised)
-        return self._encode_in_windows(normalised, count)
+            return self._last_hidden_state(normalized)
+        return self._encode_in_windows(normalized, count)
 
     def _last_hidden_state(self, samples: Tensor) -> Tensor:
         inputs = rearrange(samples, "s -> 1 s").to(self._device, self.model.dtype)
@@ -154,7 +171,7 @@ class AudioEncoder:
         return output
 
     def _convolve(self, samples: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(1, C, T) convolutional features; the first layer's group norm uses the given mean and inverse deviation."""
+        """Returns the (1, C, T) convolutional features, with the given statistics of the first layer's group norm."""
         inputs = rearrange(samples, "s -> 1 1 s").to(self._device, self.model.dtype)
         first, *others = self.model.feature_extractor.conv_layers
         if statistics is None:
@@ -169,9 +186,9 @@ class AudioEncoder:
         return hidden
 
     def _group_norm_statistics(self, samples: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
-        """Mean and inverse deviation (C, 1) of the first layer over the whole sound; None where no layer needs them.
+        """Returns mean and inverse deviation (C, 1) of the first layer over the whole audio; None without a group norm.
 
-        wav2vec2-base normalises each channel of its first layer over time; the large models do not.
+        wav2vec2-base normalizes each channel of its first layer over time; the large models do not.
         """
         first = self.model.feature_extractor.conv_layers[0]
         norm = getattr(first, "layer_norm", None)
@@ -195,12 +212,12 @@ def _spans(count: int, length: int) -> Iterator[tuple[int, int]]:
 
 
 def _samples_for_tokens(samples: Tensor, first: int, last: int) -> Tensor:
-    """The samples from which tokens `first` .. `last` - 1 are made."""
+    """Returns the samples in the receptive fields of tokens `first` to `last` - 1."""
     return samples[first * WAV2VEC_STRIDE : (last - 1) * WAV2VEC_STRIDE + WAV2VEC_RECEPTIVE_FIELD]
 
 
 def _conv_geometry(model: Wav2Vec2Model) -> tuple[int, int]:
-    """Stride and receptive field of the convolutions, in samples."""
+    """Returns the stride and the receptive field of the convolutions, in samples."""
     stride, field = 1, 1
     for kernel, step in zip(model.config.conv_kernel, model.config.conv_stride, strict=True):
         field += (kernel - 1) * stride

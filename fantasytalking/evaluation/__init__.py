@@ -1,1 +1,1 @@
-"""Finished videos against real ones: a frozen protocol, one file a metric, reports with floors and intervals."""
+"""Evaluation of generated videos: frozen benchmarks, one file per metric, reports with confidence intervals."""

@@ -1,4 +1,4 @@
-"""What scripts/evaluate.py and scripts/make_benchmark.py do with their command lines."""
+"""Command lines that evaluate videos and freeze benchmarks."""
 
 import argparse
 import re
@@ -7,8 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from fantasytalking.common.config import load_config, preset_path
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.cli_aliases import add_argument_with_alias
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.config import REENACTMENT_LAYOUTS, BenchmarkConfig
 from fantasytalking.evaluation.benchmark.freeze import freeze_videos
@@ -34,44 +35,75 @@ from fantasytalking.evaluation.report.markdown import summary_line, write_csv, w
 from fantasytalking.evaluation.report.results import EvaluationResults, collect_results
 from fantasytalking.evaluation.runner import PROTOCOL_FILE, EvaluationRun, measure_run
 
-BENCHMARKS = ("hdtf", "mead", "celebvhq", "portrait_world", "exprbench", "exprbench_world")
+BENCHMARKS_FOLDER = "benchmarks"
+"""Folder of configs/ that contains the benchmarks."""
 MAX_EVALUATION_PROCESSES = 256
+
+
+def benchmark_names() -> list[str]:
+    """Returns the names of the benchmarks in configs/benchmarks, one YAML file each."""
+    return sorted(path.stem for path in (CONFIGS_FOLDER / BENCHMARKS_FOLDER).glob("*.yaml"))
 
 
 def parse_evaluation_args(
     arguments: Sequence[str], description: str | None, prog: str | None = None
 ) -> argparse.Namespace:
-    """The command line of scripts/evaluate.py."""
+    """Parses the command line of `fantasytalking evaluate`."""
     parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--benchmark", choices=BENCHMARKS)
-    parser.add_argument("--references", type=Path, help="folder of the real videos, as the data set lays them out")
-    parser.add_argument("--predictions", type=Path, help="folder of finished videos: NAME.mp4 or NAME/video.mp4")
-    parser.add_argument("--manifest", type=Path, help="made by freeze-benchmark; default: made from --references now")
-    parser.add_argument("--weights", type=Path, help="folder of weights; metrics without theirs are skipped")
-    parser.add_argument("--metrics", type=_split_names, help=f"of {', '.join(METRICS)}; default: all")
-    parser.add_argument("--require", type=_split_names, default=[], metavar="METRICS", help="not to be skipped")
-    parser.add_argument("--reuse", type=Path, help="output of an earlier run: its measurements of the references serve")
-    parser.add_argument("--processes", type=int, default=1, help="on this machine and, under accelerate, in each rank")
-    parser.add_argument("--name", help="of this run in tables; default: the output folder's")
+    parser.add_argument("--benchmark", choices=benchmark_names())
+    parser.add_argument("--references", type=Path, help="folder of the real videos, laid out as in the dataset")
+    parser.add_argument("--predictions", type=Path, help="folder of generated videos: NAME.mp4 or NAME/video.mp4")
+    parser.add_argument("--manifest", type=Path, help="made by freeze-benchmark; default: frozen from --references")
+    parser.add_argument("--weights", type=Path, help="folder of weights; metrics with missing weights are skipped")
+    parser.add_argument("--metrics", type=_split_names, help=f"any of {', '.join(METRICS)}; default: all")
+    add_argument_with_alias(
+        parser,
+        "--required-metrics",
+        "--require",
+        type=_split_names,
+        default=[],
+        metavar="METRICS",
+        help="metrics that must not be skipped",
+    )
+    add_argument_with_alias(
+        parser,
+        "--reuse-references",
+        "--reuse",
+        type=Path,
+        metavar="OUTPUT",
+        help="output folder of an earlier run, whose measurements of the references are reused",
+    )
+    add_argument_with_alias(
+        parser,
+        "--num-processes",
+        "--processes",
+        type=int,
+        default=1,
+        help="number of processes on this machine, per rank under accelerate",
+    )
+    parser.add_argument("--name", help="name of the run in tables; default: that of the output folder")
     parser.add_argument("--output", type=Path, help="folder for results.json, .csv, .md, index.html and the records")
     parser.add_argument(
         "--compare", type=Path, nargs=2, metavar="RESULTS", help="paired tests between two results.json"
     )
-    parser.add_argument("--table", type=Path, nargs="+", metavar="RESULTS", help="several results.json as one table")
-    parser.add_argument("--title", default="Comparison", help="of that table")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="RESULTS", help="one table of several results.json")
+    parser.add_argument("--title", default="Comparison", help="title of that table")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings of the benchmark, as in max_clips=20"
+        "overrides", nargs="*", metavar="key=value", help="settings of the benchmark, such as max_clips=20"
     )
     return parser.parse_intermixed_args(arguments)
 
 
 def run_evaluation(arguments: argparse.Namespace) -> str:
-    """Does what was asked for; gives what is to be printed, nothing on ranks other than the first.
+    """Evaluates, compares two results or writes a table, depending on the arguments.
+
+    Returns:
+        the text to print; empty on all ranks but the first.
 
     Raises:
-        InputError: anything that cannot be used.
+        InputError: an argument or a file cannot be used.
     """
     if arguments.compare:
         first, second = arguments.compare
@@ -85,18 +117,22 @@ def run_evaluation(arguments: argparse.Namespace) -> str:
 
 
 def freeze_benchmark(benchmark: str, references: Path, overrides: Sequence[str]) -> BenchmarkProtocol:
-    """The protocol of a local copy under configs/benchmarks/BENCHMARK.yaml and overrides."""
-    config = load_config(BenchmarkConfig, preset_path("benchmarks", benchmark), overrides)
-    return (freeze_reenactment if config.layout in REENACTMENT_LAYOUTS else freeze_videos)(
-        benchmark, references, config
-    )
+    """Freezes the protocol of a local copy by configs/benchmarks/BENCHMARK.yaml and overrides."""
+    config = load_config(BenchmarkConfig, preset_path(BENCHMARKS_FOLDER, benchmark), overrides)
+    freeze = freeze_reenactment if config.layout in REENACTMENT_LAYOUTS else freeze_videos
+    return freeze(benchmark, references, config)
 
 
 def _evaluate(arguments: argparse.Namespace) -> str:
     _require_arguments(arguments, "benchmark", "references", "predictions", "output")
-    if not 1 <= arguments.processes <= MAX_EVALUATION_PROCESSES:
-        raise InputError(f"--processes is {arguments.processes}; give 1 to {MAX_EVALUATION_PROCESSES}")
-    names, skipped = select_metrics(arguments.metrics, arguments.weights, arguments.require)
+    if not 1 <= arguments.num_processes <= MAX_EVALUATION_PROCESSES:
+        raise InputError(
+            f"--num-processes is {arguments.num_processes}; it must be from 1 to {MAX_EVALUATION_PROCESSES}",
+            code=ErrorCode.out_of_range,
+            field="--num-processes",
+            value=arguments.num_processes,
+        )
+    names, skipped = select_metrics(arguments.metrics, arguments.weights, arguments.required_metrics)
     state = _distributed_state()
     try:
         return _evaluate_on_rank(arguments, names, skipped, state)
@@ -107,19 +143,25 @@ def _evaluate(arguments: argparse.Namespace) -> str:
 def _evaluate_on_rank(
     arguments: argparse.Namespace, names: Sequence[str], skipped: Sequence[SkippedMetric], process_state: ProcessState
 ) -> str:
-    """One rank's part of the work; the first writes the reports."""
+    """Measures the clips of one rank; the first rank writes the reports."""
     protocol = _load_or_freeze_protocol(arguments)
-    names = metrics_for_benchmark(names, protocol, [*(arguments.metrics or ()), *arguments.require])
+    names = metrics_for_benchmark(names, protocol, [*(arguments.metrics or ()), *arguments.required_metrics])
     skipped = [entry for entry in skipped if supports_benchmark(entry.name, protocol)]
     pairs = tuple(match_predictions(protocol, arguments.references, arguments.predictions))
     output: Path = arguments.output
-    if arguments.reuse is not None and BenchmarkProtocol.load(arguments.reuse / PROTOCOL_FILE).id != protocol.id:
-        raise InputError(f"--reuse '{arguments.reuse}' is of another protocol than {protocol.id}; leave it out")
-    run = EvaluationRun(protocol, arguments.references, pairs, tuple(names), arguments.weights, output, arguments.reuse)
+    reuse: Path | None = arguments.reuse_references
+    if reuse is not None and (other := BenchmarkProtocol.load(reuse / PROTOCOL_FILE).id) != protocol.id:
+        raise InputError(
+            f"--reuse-references '{reuse}' has protocol {other}, this run {protocol.id}; leave it out",
+            code=ErrorCode.conflict,
+            field="--reuse-references",
+            value=other,
+        )
+    run = EvaluationRun(protocol, arguments.references, pairs, tuple(names), arguments.weights, output, reuse)
     if process_state.is_main_process:
         _check_output_protocol(output, protocol)
     process_state.wait_for_everyone()
-    measure_run(run, arguments.processes, process_state)
+    measure_run(run, arguments.num_processes, process_state)
     if not process_state.is_main_process:
         return ""
     measured = [(METRICS[name].for_records(), run.load_measurements(name)) for name in names]
@@ -128,49 +170,74 @@ def _evaluate_on_rank(
     write_csv(results, output / "results.csv")
     write_markdown(results, output / "results.md")
     write_html_report(results, render_clip_sheets(results, run), output / "index.html")
-    left_out = f"\nskipped, weights are missing: {', '.join(entry.name for entry in skipped)}" if skipped else ""
-    return f"{summary_line(results)}{left_out}\n'{output / 'index.html'}', results.md, results.csv, results.json"
+    note = f"\nskipped, weights are missing: {', '.join(entry.name for entry in skipped)}" if skipped else ""
+    return f"{summary_line(results)}{note}\n'{output / 'index.html'}', results.md, results.csv, results.json"
 
 
 def _load_or_freeze_protocol(arguments: argparse.Namespace) -> BenchmarkProtocol:
-    """The manifest that was given, else one made now, which depends on the references and settings alone."""
+    """Loads the manifest if one is given, else freezes the references, which has the same result on every rank."""
     if arguments.manifest is None:
         return freeze_benchmark(arguments.benchmark, arguments.references, arguments.overrides)
     if arguments.overrides:
-        raise InputError(f"'{arguments.overrides[0]}' would change the frozen '{arguments.manifest}'; give one of them")
+        raise InputError(
+            f"override '{arguments.overrides[0]}' cannot change the frozen --manifest '{arguments.manifest}'; leave "
+            "one of them out",
+            code=ErrorCode.conflict,
+            field="--manifest",
+            value=arguments.overrides[0],
+        )
     protocol = BenchmarkProtocol.load(arguments.manifest)
     if protocol.benchmark != arguments.benchmark:
-        raise InputError(f"'{arguments.manifest}' is of benchmark {protocol.benchmark}, not {arguments.benchmark}")
+        raise InputError(
+            f"--benchmark is {arguments.benchmark}, but --manifest '{arguments.manifest}' is of {protocol.benchmark}; "
+            f"give --benchmark {protocol.benchmark}",
+            code=ErrorCode.conflict,
+            field="--benchmark",
+            value=arguments.benchmark,
+        )
     return protocol
 
 
 def _check_output_protocol(output: Path, protocol: BenchmarkProtocol) -> None:
-    """Notes the protocol in the output folder, or checks that it is the one of the records there.
+    """Writes the protocol to the output folder, or checks that it is the one of the records there.
 
     Raises:
-        InputError: records of another protocol are there, or other things.
+        InputError: the folder contains records of another protocol, or other files.
     """
-    note = output / PROTOCOL_FILE
-    if note.is_file():
-        if (before := BenchmarkProtocol.load(note)).id != protocol.id:
-            raise InputError(f"'{output}' holds records of protocol {before.id}, this is {protocol.id}; choose another")
+    path = output / PROTOCOL_FILE
+    if path.is_file():
+        if (before := BenchmarkProtocol.load(path)).id != protocol.id:
+            raise InputError(
+                f"--output '{output}' contains records of protocol {before.id}, this run has {protocol.id}; choose "
+                "another folder",
+                code=ErrorCode.output_exists,
+                field="--output",
+                value=before.id,
+            )
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"output '{output}' holds other things; choose an empty or new folder")
-    protocol.save(note)
+        raise InputError(
+            f"--output '{output}' contains other files; choose an empty or new folder",
+            code=ErrorCode.output_exists,
+            field="--output",
+            value=str(output),
+        )
+    protocol.save(path)
 
 
 def _distributed_state() -> Any:
-    """accelerate's knowledge of the ranks: one, or those that it launched."""
+    """Returns accelerate's state of the ranks: one, or those that it launched."""
     from accelerate import PartialState
 
-    # Nobody may give up waiting for a rank that has hours of work more than another.
+    # Long enough that no rank times out while another still has hours of work.
     return PartialState(timeout=timedelta(days=14))
 
 
 def _require_arguments(arguments: argparse.Namespace, *names: str) -> None:
     missing = [f"--{name}" for name in names if getattr(arguments, name) is None]
     if missing:
-        raise InputError(f"{', '.join(missing)} must be given; see --help")
+        raise InputError(
+            f"{', '.join(missing)} must be given; see --help", code=ErrorCode.missing_value, field=missing[0]
+        )
 
 
 def _split_names(text: str) -> list[str]:

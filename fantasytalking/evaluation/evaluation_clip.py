@@ -1,4 +1,4 @@
-"""One video as metrics see it: frames, sound and what perception found, each computed once for all metrics."""
+"""A video as metrics see it: frames, audio and perception results, each computed once for all metrics."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.evaluation.ground_truth import GroundTruth
 from fantasytalking.media import Video, iter_frames, probe, read_audio
 from fantasytalking.perception.body_pose import BodyTrack, track_body
@@ -20,45 +20,52 @@ from fantasytalking.perception.mediapipe_graphs import NUM_FACE_LANDMARKS
 from fantasytalking.perception.segmentation import subject_masks
 
 CLIP_SAMPLE_RATE = 16000
-"""Samples per second of every clip's sound."""
+"""Samples per second of the audio of every clip."""
 MAX_CLIP_FRAMES = 3000
-"""Longer stretches are refused: a clip is held in memory whole."""
+"""Largest number of frames: a clip is in memory as a whole."""
 
 
 class CropAndResize(NamedTuple):
-    """The part of the picture that is looked at, and the size in pixels that it is brought to."""
+    """A crop of the image, and the size in pixels that it is resized to."""
 
     crop: tuple[float, float, float, float] | None
-    """left, top, width, height in heights of the picture; None: all of it."""
+    """left, top, width, height in heights of the image; None = the whole image."""
     width: int
     height: int
 
     def apply(self, image: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
-        """(H, W, 3) cropped and scaled: by areas when smaller, by cubics when larger.
+        """Returns the cropped and resized image: area interpolation to shrink, bicubic to enlarge.
+
+        Args:
+            image: (H, W, 3) uint8.
+            path: file of the image, for messages.
 
         Raises:
-            InputError: the crop lies outside of the picture, which `path` holds.
+            InputError: the crop lies outside of the image.
         """
         import cv2
 
         height, width = image.shape[:2]
         if self.crop is not None:
-            left, top, across, down = (round(share * height) for share in self.crop)
-            # The crop's numbers were rounded: a pixel of it may lie outside.
-            if min(across, down) < 1 or left + across > width + 1 or top + down > height + 1:
+            left, top, crop_width, crop_height = (round(fraction * height) for fraction in self.crop)
+            # The crop was rounded: one pixel may lie outside.
+            if min(crop_width, crop_height) < 1 or left + crop_width > width + 1 or top + crop_height > height + 1:
                 raise InputError(
-                    f"'{path}' is {width}x{height}, and its crop is {across}x{down} pixels from ({left}, {top}) on; "
-                    "give the video that the manifest was made for"
+                    f"'{path}' is {width}x{height}, but the crop is {crop_width}x{crop_height} pixels at "
+                    f"({left}, {top}); give the video that the manifest was made for",
+                    code=ErrorCode.out_of_range,
+                    field="crop",
+                    value=self.crop,
                 )
-            image = image[top : top + down, left : left + across]
+            image = image[top : top + crop_height, left : left + crop_width]
         if image.shape[:2] == (self.height, self.width):
             return image.copy()
-        how = cv2.INTER_AREA if self.height < image.shape[0] else cv2.INTER_CUBIC
-        return np.asarray(cv2.resize(image, (self.width, self.height), interpolation=how))
+        interpolation = cv2.INTER_AREA if self.height < image.shape[0] else cv2.INTER_CUBIC
+        return np.asarray(cv2.resize(image, (self.width, self.height), interpolation=interpolation))
 
 
 class EvaluationClip:
-    """A stretch of video. Nothing is read before it is asked for, and nothing twice."""
+    """A segment of a video. Everything is read or computed on first use, and only once."""
 
     def __init__(
         self,
@@ -75,9 +82,14 @@ class EvaluationClip:
         """Use `from_file` or `from_arrays`.
 
         Args:
-            parent: the clip that this one is a slice of.
-            load_track: of the face that is looked at, where it is not the one seen most often.
-            load_people: everyone in this clip, where it shows several.
+            name: name of the clip.
+            load_video: reads the frames.
+            load_audio: reads the samples.
+            path: file of the video.
+            parent: the clip that this one is a slice of, and the slice.
+            load_truth: reads the ground truth.
+            load_track: returns the track of the measured face, if it is not the one seen most often.
+            load_people: returns one clip per person, if the video shows several.
         """
         self.name = name
         self.path = path
@@ -96,75 +108,96 @@ class EvaluationClip:
         transform: CropAndResize | None = None,
         frame_count: int | None = None,
     ) -> "EvaluationClip":
-        """A stretch of a file; with `fps` None every frame as it stands, else the nearest frames.
+        """Returns a segment of a file.
 
         Args:
-            duration: seconds; with `frame_count` it rules the sound alone.
-            frame_count: frames that there must be; later ones are left out.
+            path: video file.
+            name: name of the clip; default: the file's stem.
+            fps: frames per second, resampled to the nearest frames; None = every frame of the file.
+            start: seconds from the beginning of the file.
+            duration: seconds; with `frame_count` it limits the audio only.
+            transform: crop and size of the frames; None = as in the file.
+            frame_count: number of frames; later ones are not read. None = all, at most `MAX_CLIP_FRAMES`.
 
-        Reading raises InputError: not decodable, no picture, over `MAX_CLIP_FRAMES` frames or under `frame_count`, a
-            crop outside.
+        Reading raises `InputError` if the file cannot be decoded, has no video, has more than `MAX_CLIP_FRAMES` or
+        fewer than `frame_count` frames, or if the crop lies outside of the image.
         """
         path = Path(path)
 
-        def pictures() -> Video:
+        def load_video() -> Video:
             seconds = duration if frame_count is None else None
             stream = iter_frames(path, fps=fps, start=start, duration=seconds)
-            # Framed one by one: ten seconds of 1080p are 1.5 GB, of the face in it 0.2 GB.
-            framed = (
-                (time, picture if transform is None else transform.apply(picture, path)) for time, picture in stream
+            # Cropped one by one: ten seconds of 1080p are 1.5 GB, of the face in it 0.2 GB.
+            transformed = (
+                (time, image if transform is None else transform.apply(image, path)) for time, image in stream
             )
-            found = list(islice(framed, frame_count or MAX_CLIP_FRAMES + 1))
+            found = list(islice(transformed, frame_count or MAX_CLIP_FRAMES + 1))
             if not found or len(found) < (frame_count or 0) or len(found) > MAX_CLIP_FRAMES:
                 raise InputError(
-                    f"'{path}' has {len(found)} frames from {start:g} s on; "
-                    f"{frame_count or f'1 to {MAX_CLIP_FRAMES}'} are needed"
+                    f"'{path}' has {len(found)} frames after {start:g} s; it must have "
+                    f"{frame_count or f'1 to {MAX_CLIP_FRAMES}'}; give another video",
+                    code=ErrorCode.out_of_range,
+                    field="frames",
+                    value=len(found),
                 )
             times, frames = zip(*found, strict=True)
             return Video(np.stack(frames), np.array(times), fps or probe(path).fps)
 
-        def sound() -> NDArray[np.float32]:
+        def load_audio() -> NDArray[np.float32]:
             return read_audio(path, sample_rate=CLIP_SAMPLE_RATE, start=start, duration=duration)
 
-        return cls(name or path.stem, pictures, sound, path=path)
+        return cls(name or path.stem, load_video, load_audio, path=path)
 
     @classmethod
     def from_arrays(
         cls, frames: NDArray[np.uint8], fps: float, audio: NDArray[np.float32] | None = None, name: str = "clip"
     ) -> "EvaluationClip":
-        """A clip in memory: (T, H, W, 3) uint8 RGB and (S,) samples at `CLIP_SAMPLE_RATE`; None: there is no sound."""
+        """Returns a clip in memory.
 
-        def heard() -> NDArray[np.float32]:
+        Args:
+            frames: (T, H, W, 3) uint8 RGB.
+            fps: frames per second.
+            audio: (S,) samples at `CLIP_SAMPLE_RATE`; None = no audio.
+            name: name of the clip.
+        """
+
+        def load_audio() -> NDArray[np.float32]:
             if audio is None:
-                raise InputError(f"clip '{name}' has no sound; give one with sound")
+                raise InputError(
+                    f"clip '{name}' has no audio; give a clip with audio",
+                    code=ErrorCode.unreadable_media,
+                    field="audio",
+                    value=name,
+                )
             return audio
 
-        return cls(name, lambda: Video(frames, np.arange(len(frames)) / fps, fps), heard)
+        return cls(name, lambda: Video(frames, np.arange(len(frames)) / fps, fps), load_audio)
 
     def with_ground_truth(self, load_truth: Callable[[], GroundTruth]) -> "EvaluationClip":
-        """The same clip, not read yet, of which is known what its person does in its T or more frames."""
+        """Returns the same clip, not read yet, with the ground truth of its person for at least T frames."""
         return EvaluationClip(self.name, self._load_video, self._load_audio, path=self.path, load_truth=load_truth)
 
     def with_people(self, truths: Sequence[Callable[[], GroundTruth] | None]) -> "EvaluationClip":
-        """The same clip, not read yet, which shows as many people as there are truths, from left to right.
+        """Returns the same clip, not read yet, as one that shows several people.
 
         Args:
-            truths: what each of them does in T or more frames; None: nobody knows.
+            truths: for each person from left to right, a function that reads the ground truth of at least T frames;
+                None = not known.
         """
 
-        def tell(clip: EvaluationClip) -> tuple[EvaluationClip, ...]:
+        def load_people(clip: EvaluationClip) -> tuple[EvaluationClip, ...]:
             tracks = cache(partial(_tracks_left_to_right, clip, len(truths)))
 
-            def track(place: int) -> Callable[[], FaceTrack]:
-                return lambda: tracks()[place]
+            def track(index: int) -> Callable[[], FaceTrack]:
+                return lambda: tracks()[index]
 
-            return tuple(clip._single_person(track(place), truth) for place, truth in enumerate(truths))
+            return tuple(clip._single_person(track(index), truth) for index, truth in enumerate(truths))
 
-        return EvaluationClip(self.name, self._load_video, self._load_audio, path=self.path, load_people=tell)
+        return EvaluationClip(self.name, self._load_video, self._load_audio, path=self.path, load_people=load_people)
 
     @classmethod
     def merge_people(cls, clips: "Sequence[EvaluationClip]") -> "EvaluationClip":
-        """The first of several clips, with the people of all of them, one of each."""
+        """Returns the first of several clips of one person each, with the people of all of them."""
         first = clips[0]
         return cls(
             first.name, lambda: first._video, lambda: first.audio, path=first.path, load_people=lambda _: (*clips,)
@@ -184,9 +217,9 @@ class EvaluationClip:
 
     @cached_property
     def people(self) -> "tuple[EvaluationClip, ...]":
-        """The same clip for everyone in it, from left to right: itself where it shows one person.
+        """One clip per person, from left to right; the clip itself if it shows one person.
 
-        Where fewer faces are found than there should be, nobody's is known.
+        If fewer faces are found than people, all faces count as unknown.
         """
         if self._parent is not None:
             clip, part = self._parent
@@ -194,23 +227,23 @@ class EvaluationClip:
         return (self,) if self._load_people is None else self._load_people(self)
 
     def with_audio(self, audio: NDArray[np.float32]) -> "EvaluationClip":
-        """The same pictures, and the same track where it is known, with (S,) other samples."""
+        """Returns the same frames and perception results with other (S,) samples."""
         return EvaluationClip(self.name, lambda: self._video, lambda: audio, path=self.path, parent=(self, slice(None)))
 
     def slice_frames(self, frames: slice) -> "EvaluationClip":
-        """Some of the frames, sliced as a list: a stretch with its sound, or every n-th frame with all of it."""
+        """Returns a slice of the frames: a segment with its audio, or every n-th frame with the audio of its range."""
 
-        def pictures() -> Video:
+        def load_video() -> Video:
             video = self._video
             rate = video.fps / (frames.step or 1)
             return Video(video.frames[frames], video.times[frames] - video.times[frames][0], rate)
 
-        def sound() -> NDArray[np.float32]:
+        def load_audio() -> NDArray[np.float32]:
             start, stop, _ = frames.indices(len(self.frames))
-            first, last = (round(place / self.fps * CLIP_SAMPLE_RATE) for place in (start, stop))
+            first, last = (round(frame / self.fps * CLIP_SAMPLE_RATE) for frame in (start, stop))
             return self.audio[first:last]
 
-        return EvaluationClip(self.name, pictures, sound, path=self.path, parent=(self, frames))
+        return EvaluationClip(self.name, load_video, load_audio, path=self.path, parent=(self, frames))
 
     @cached_property
     def _video(self) -> Video:
@@ -228,29 +261,29 @@ class EvaluationClip:
 
     @property
     def fps(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return self._video.fps
 
     @cached_property
     def audio(self) -> NDArray[np.float32]:
-        """(S,) mono in [-1, 1], sample n at n / `CLIP_SAMPLE_RATE` s of the clip; at most as long as the pictures.
+        """(S,) mono samples in [-1, 1], sample n at n / `CLIP_SAMPLE_RATE` s of the clip; at most as long as the video.
 
         Raises:
-            InputError: there is none.
+            InputError: the clip has no audio.
         """
         return self._load_audio()[: round(len(self.frames) / self.fps * CLIP_SAMPLE_RATE)]
 
     def full_audio(self) -> NDArray[np.float32]:
-        """(S,) the sound without looking at the pictures, whose length may differ by a frame.
+        """Returns the (S,) audio without reading the frames; its length may differ from `audio` by a frame.
 
         Raises:
-            InputError: there is none.
+            InputError: the clip has no audio.
         """
         return self._load_audio()
 
     @cached_property
     def track(self) -> FaceTrack:
-        """The face seen most often, over all T frames; where no face is ever seen every landmark is NaN."""
+        """Track over all T frames of the face seen most often; all landmarks are NaN if there is no face."""
         if self._parent is not None:
             clip, part = self._parent
             return replace(clip.track[part], times=self.times)
@@ -261,7 +294,7 @@ class EvaluationClip:
 
     @cached_property
     def ground_truth(self) -> GroundTruth:
-        """(T,) each: what whoever was drawn truly does; empty where nobody knows, as of all real footage."""
+        """Ground truth of the person, (T,) per key; empty if not known, as for real footage."""
         if self._parent is not None:
             clip, part = self._parent
             return {name: track[part] for name, track in clip.ground_truth.items()}
@@ -270,7 +303,7 @@ class EvaluationClip:
 
     @property
     def true_mouth_opening(self) -> NDArray[np.float64]:
-        """(T,) true mouth opening in [0, 1]; NaN where nobody knows."""
+        """(T,) true mouth opening in [0, 1]; NaN if not known."""
         return self.ground_truth.get("mouth_open", np.full(len(self.frames), np.nan))
 
     @property
@@ -280,7 +313,7 @@ class EvaluationClip:
 
     @cached_property
     def body_track(self) -> BodyTrack:
-        """The body's joints over all T frames."""
+        """Body joints over all T frames."""
         if self._parent is not None:
             clip, part = self._parent
             return BodyTrack(self.times, clip.body_track.joints[part], clip.body_track.visibility[part])
@@ -295,32 +328,32 @@ class EvaluationClip:
         return subject_masks(self.frames)
 
     def face_crops(self, size: int, margin: float = 0.5) -> NDArray[np.uint8]:
-        """(T, size, size, 3) uint8 RGB: one square around all places of the face, as `face_crop` makes it.
+        """Returns (T, size, size, 3) uint8 RGB crops: one square around all positions of the face, see `face_crop`.
 
         Raises:
-            InputError: no face is seen (ask `has_face` before).
+            InputError: there is no face (check `has_face` first).
         """
         square = face_crop(self.track.landmarks, margin)
         return np.stack([square.extract(frame, size) for frame in self.frames])
 
 
 def _pad_or_trim(track: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """(count,) values; NaN beyond the end."""
+    """Returns (count,) values; NaN beyond the end."""
     return np.concatenate([track[:count], np.full(max(0, count - len(track)), np.nan)])
 
 
 def _tracks_left_to_right(clip: EvaluationClip, count: int) -> list[FaceTrack]:
-    """So many faces of a clip."""
+    """Returns the tracks of `count` faces, from left to right."""
     found = track_faces(clip.frames, clip.times, max_people=count)[:count]
-    if len(found) < count:  # who of them is missing cannot be told
+    if len(found) < count:  # it is not known which one is missing
         found = [_empty_track(clip.times, *clip.frames.shape[1:3])] * count
     return sorted(found, key=_first_seen_x)
 
 
 def _first_seen_x(track: FaceTrack) -> float:
-    """How far to the right somebody is seen first; last of all who is never seen."""
-    places = track.boxes[track.known]
-    return float(places[0, 0] + places[0, 2]) if len(places) else np.inf
+    """Returns the horizontal position where a face is first seen; infinite if it is never seen."""
+    boxes = track.boxes[track.known]
+    return float(boxes[0, 0] + boxes[0, 2]) if len(boxes) else np.inf
 
 
 def _empty_track(times: NDArray[np.float64], height: int, width: int) -> FaceTrack:

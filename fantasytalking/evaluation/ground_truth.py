@@ -1,4 +1,4 @@
-"""What is known of a portrait-world clip because it was drawn: truth.json beside its video."""
+"""Ground truth of a rendered portrait-world clip, from truth.json beside its video."""
 
 import json
 from pathlib import Path
@@ -7,29 +7,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 
 TRUTH_FILE = "truth.json"
 MAX_TRUTH_BYTES = 1 << 26
 GROUND_TRUTH_KEYS = ("mouth_open", "mouth_width", "yaw", "pitch", "roll", "blink", "brow", "smile", "gaze_x", "gaze_y")
-"""What is read of every frame."""
+"""Keys that are read from each frame."""
 
 GroundTruth = dict[str, NDArray[np.float64]]
-"""What one person does in every frame, (T,) each, by `GROUND_TRUTH_KEYS`'s names, in the units of the file; empty: not
-known."""
+"""Motion of one person by `GROUND_TRUTH_KEYS`: (T,) per key, in the units of the file. Empty = not known."""
 
 
 def load_ground_truth(path: Path, fps: float, start: float = 0.0, person: int = 0) -> GroundTruth:
-    """What a person of a clip does from `start` seconds on, at the file's own rate, which must be `fps`.
+    """Loads the motion of a person in a clip.
 
     Args:
-        person: from the left, where the clip shows several.
+        path: truth.json of the clip.
+        fps: frames per second; must be those of the file.
+        start: seconds from the beginning of the clip.
+        person: index from the left, if the clip shows several people.
 
     Raises:
-        InputError: the file is too large, damaged, of another frame rate, or shows fewer people.
+        InputError: the file is too large, damaged, has another frame rate, or shows fewer people.
     """
     if path.stat().st_size > MAX_TRUTH_BYTES:
-        raise InputError(f"'{path}' has {path.stat().st_size} bytes; a truth file has at most {MAX_TRUTH_BYTES}")
+        raise InputError(
+            f"'{path}' has {path.stat().st_size} bytes; a truth file has at most {MAX_TRUTH_BYTES}; render the clip "
+            "again",
+            code=ErrorCode.malformed_file,
+            field=TRUTH_FILE,
+            value=str(path),
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         frames = (values["people"][person] if "people" in values else [values][person])["frames"]
@@ -40,12 +48,20 @@ def load_ground_truth(path: Path, fps: float, start: float = 0.0, person: int = 
         }
         rate = float(values["fps"])
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise InputError(f"'{path}' is damaged ({error!r}); make the clip again") from error
+        raise InputError(
+            f"'{path}' is damaged ({error!r}); render the clip again",
+            code=ErrorCode.malformed_file,
+            field=TRUTH_FILE,
+            value=str(path),
+        ) from error
     if rate != fps:
         raise InputError(
-            f"'{path}' is of {rate:g} frames a second, the protocol of {fps:g}; freeze it with fps={rate:g}"
+            f"'{path}' has {rate:g} frames per second, the protocol {fps:g}; freeze it with fps={rate:g}",
+            code=ErrorCode.conflict,
+            field="fps",
+            value=rate,
         )
-    return {name: track[round(start * fps) :] for name, track in known.items()}
+    return {name: values[round(start * fps) :] for name, values in known.items()}
 
 
 def _frame_values(frames: list[dict[str, Any]], name: str) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What a run keeps of every clip and metric: one file each, put in place whole, with what it was measured from."""
+"""Records: the measurements of a metric on a clip, one file each, with what they were measured from."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -7,7 +7,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.evaluation.metric import Measurement
 
@@ -16,29 +16,35 @@ _KEY_FIELD, _HASH_FIELD = "version", "prediction_sha256"
 
 
 class MeasurementSide(StrEnum):
-    """What was measured."""
+    """What a measurement compares."""
 
     PREDICTION = "prediction"
+    """The prediction."""
     REFERENCE = "truth"
-    """The reference itself, by a metric that looks at one video."""
+    """The reference itself, for a metric of a single video."""
     FLOOR = "floor"
-    """Real against real: even against odd frames of the reference, or its second half by a metric of one video."""
+    """Real against real: even against odd frames of the reference, or its second half for a metric of one video."""
     CONTROL = "control"
-    """The prediction with the sound of another clip."""
+    """The prediction with the audio of another clip."""
 
 
 ClipMeasurements = dict[MeasurementSide, Measurement]
 
 
 def record_path(folder: Path, metric: str, clip: str) -> Path:
-    """Where a record stands."""
+    """Returns the path of a record in the output folder of a run."""
     return folder / "records" / metric / f"{clip}.npz"
 
 
 def save_record(
     path: Path, measurements: Mapping[MeasurementSide, Measurement], measurement_key: str, prediction_sha256: str
 ) -> None:
-    """Writes a record whole or not at all, with what it was measured by (`registry.measurement_key`) and from."""
+    """Writes a record atomically.
+
+    Args:
+        measurement_key: version and weights of the metric (`registry.measurement_key`).
+        prediction_sha256: hash of the prediction's file.
+    """
     values = {f"{side.value}/{key}": value for side, record in measurements.items() for key, value in record.items()}
     source = {_KEY_FIELD: np.array(measurement_key), _HASH_FIELD: np.array(prediction_sha256)}
     with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -46,7 +52,11 @@ def save_record(
 
 
 def load_record(path: Path, measurement_key: str, prediction_sha256: str | None = None) -> ClipMeasurements | None:
-    """The record; None where there is none measured so, or it is of another video (None: of whichever).
+    """Loads a record; None if it is missing or does not match.
+
+    Args:
+        measurement_key: version and weights of the metric.
+        prediction_sha256: hash of the prediction's file; None = any.
 
     Raises:
         InputError: the file is damaged.
@@ -58,7 +68,7 @@ def load_record(path: Path, measurement_key: str, prediction_sha256: str | None 
 
 
 def stored_measurement_key(path: Path) -> str | None:
-    """What a record was measured by; None where there is none.
+    """Returns the measurement key of a record; None if it is missing.
 
     Raises:
         InputError: the file is damaged.
@@ -68,7 +78,7 @@ def stored_measurement_key(path: Path) -> str | None:
 
 
 def _read_record(path: Path) -> tuple[str, str, ClipMeasurements] | None:
-    """What measured it, from what, and the sides."""
+    """Returns the measurement key, the prediction's hash and the measurements."""
     if not path.is_file():
         return None
     try:
@@ -82,4 +92,9 @@ def _read_record(path: Path) -> tuple[str, str, ClipMeasurements] | None:
                     sides.setdefault(MeasurementSide(side), {})[name] = values[key]
             return str(values[_KEY_FIELD]), str(values[_HASH_FIELD]), sides
     except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise InputError(f"record '{path}' is damaged ({error}); delete it and evaluate again") from error
+        raise InputError(
+            f"record '{path}' is damaged ({error}); delete it and evaluate again",
+            code=ErrorCode.malformed_file,
+            field="records",
+            value=str(path),
+        ) from error

@@ -1,4 +1,4 @@
-"""Measuring: every clip by every metric, by many processes, taken up again where it stopped."""
+"""Runs all metrics on all clips in several processes, and resumes an interrupted run."""
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES, ClipPair
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol, ProtocolClip, verify_references
@@ -20,12 +20,12 @@ from fantasytalking.evaluation.records import ClipMeasurements, MeasurementSide,
 from fantasytalking.evaluation.registry import build_metric, measurement_key
 
 PROTOCOL_FILE = "protocol.json"
-"""Beside results.json: what was evaluated."""
+"""File of the protocol, beside results.json."""
 
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """One folder of predictions against one protocol."""
+    """One folder of predictions evaluated under one protocol."""
 
     protocol: BenchmarkProtocol
     references: Path
@@ -34,17 +34,17 @@ class EvaluationRun:
     weights: Path | None
     output: Path
     reuse: Path | None = None
-    """Folder of an earlier run of the same protocol, whose measurements of the references are taken over."""
+    """Output folder of an earlier run of the same protocol, whose measurements of the references are reused."""
 
     def pending_tasks(self) -> Iterator["MeasurementTask"]:
-        """One per clip that a metric has no record of yet. A clip's control is the sound of the next."""
-        # Every task travels to a process: the list of all clips need not.
+        """Yields a task for each clip with missing records. The control of a clip is the audio of the next clip."""
+        # Each task is sent to a process, without the list of all clips.
         light = replace(self, pairs=(), protocol=replace(self.protocol, clips=()))
-        for place, pair in enumerate(self.pairs):
-            other = self.pairs[(place + 1) % len(self.pairs)].clip
-            left = tuple(name for name in self.metrics if not self._is_done(name, pair))
-            if left:
-                yield MeasurementTask(light, pair, other if other != pair.clip else None, left)
+        for index, pair in enumerate(self.pairs):
+            other = self.pairs[(index + 1) % len(self.pairs)].clip
+            missing = tuple(name for name in self.metrics if not self._is_done(name, pair))
+            if missing:
+                yield MeasurementTask(light, pair, other if other != pair.clip else None, missing)
 
     def _is_done(self, metric: str, pair: ClipPair) -> bool:
         return self._load_measurement(metric, pair) is not None
@@ -54,21 +54,27 @@ class EvaluationRun:
         return load_record(known, measurement_key(metric, self.weights), pair.prediction_sha256)
 
     def load_measurements(self, metric: str) -> list[ClipMeasurements]:
-        """Of all clips, in the protocol's order.
+        """Loads the measurements of all clips, in the protocol's order.
 
         Raises:
-            InputError: one is gone.
+            InputError: a record is missing.
         """
         found = [self._load_measurement(metric, pair) for pair in self.pairs]
         sides = [record for record in found if record is not None]
         if len(sides) != len(found):
-            raise InputError(f"{len(found) - len(sides)} records of '{metric}' are gone; evaluate again")
+            missing = len(found) - len(sides)
+            raise InputError(
+                f"{missing} of {len(found)} records of metric '{metric}' are missing; evaluate again",
+                code=ErrorCode.missing_file,
+                field=metric,
+                value=missing,
+            )
         return sides
 
 
 @dataclass(frozen=True)
 class MeasurementTask:
-    """One clip and the metrics that are still to be measured on it."""
+    """A clip, and the metrics to measure on it."""
 
     run: EvaluationRun
     pair: ClipPair
@@ -76,15 +82,21 @@ class MeasurementTask:
     metrics: tuple[str, ...]
 
 
-def measure_run(run: EvaluationRun, processes: int, process_state: ProcessState) -> None:
-    """Measures this rank's share of what is left, and waits for the others.
+def measure_run(run: EvaluationRun, num_processes: int, process_state: ProcessState) -> None:
+    """Measures the pending clips of this rank and waits for the other ranks.
+
+    Args:
+        run: what to measure.
+        num_processes: number of processes of this rank.
+        process_state: the ranks, between which the clips are divided.
 
     Raises:
-        InputError: clips could not be measured; how many, the first names and reasons. The others are kept.
+        InputError: clips could not be measured; the message has their number, the first names and reasons. Records of
+            the other clips are kept.
     """
-    share = run.pairs[process_state.process_index :: process_state.num_processes]
-    tasks = [task for task in run.pending_tasks() if task.pair in share]
-    done = len(share) - len(tasks)
+    rank_pairs = run.pairs[process_state.process_index :: process_state.num_processes]
+    tasks = [task for task in run.pending_tasks() if task.pair in rank_pairs]
+    done = len(rank_pairs) - len(tasks)
     bar = tqdm(
         desc="measuring",
         unit=" clips",
@@ -96,25 +108,30 @@ def measure_run(run: EvaluationRun, processes: int, process_state: ProcessState)
     )
     failures = []
     with bar:
-        for failure in _run_tasks(tasks, run, processes):
+        for failure in _run_tasks(tasks, run, num_processes):
             bar.update()
             failures += [failure] if failure else []
     process_state.wait_for_everyone()
     if failures:
         shown = "; ".join(sorted(failures)[:MAX_LISTED_NAMES])
-        raise InputError(f"{len(failures)} of {len(run.pairs)} clips could not be measured: {shown}")
+        raise InputError(
+            f"{len(failures)} of {len(run.pairs)} clips could not be measured: {shown}",
+            code=ErrorCode.unreadable_media,
+            field="clips",
+            value=len(failures),
+        )
 
 
-def _run_tasks(tasks: Sequence[MeasurementTask], run: EvaluationRun, processes: int) -> Iterator[str]:
-    """Yields for every finished task what was wrong with it, or nothing."""
-    if processes == 1 or len(tasks) < 2:
+def _run_tasks(tasks: Sequence[MeasurementTask], run: EvaluationRun, num_processes: int) -> Iterator[str]:
+    """Yields the error message of each finished task; empty if it succeeded."""
+    if num_processes == 1 or len(tasks) < 2:
         metrics = {name: build_metric(name, run.weights) for name in run.metrics} if tasks else {}
         for task in tasks:
             yield measure_clip(task, metrics)
         return
     context = multiprocessing.get_context("spawn")
     arguments = (run.metrics, run.weights)
-    with ProcessPoolExecutor(min(processes, len(tasks)), context, _init_worker, arguments) as pool:
+    with ProcessPoolExecutor(min(num_processes, len(tasks)), context, _init_worker, arguments) as pool:
         running = [pool.submit(_measure_in_worker, task) for task in tasks]
         try:
             for finished in as_completed(running):
@@ -127,7 +144,7 @@ _worker_metrics: dict[str, Metric] = {}
 
 
 def _init_worker(names: Sequence[str], weights: Path | None) -> None:
-    """One thread a process: the processes share the cores."""
+    """Builds the metrics of a process, with one thread: the processes share the cores."""
     import cv2
     import torch
 
@@ -141,29 +158,32 @@ def _measure_in_worker(task: MeasurementTask) -> str:
 
 
 def measure_clip(task: MeasurementTask, metrics: dict[str, Metric]) -> str:
-    """Writes the records of one clip. Gives what was wrong with it in one line, or nothing; others' errors name it."""
+    """Writes the records of a clip.
+
+    Returns:
+        the message of an `InputError` with the name of the clip; empty if there is none. Other errors are raised with a
+        note of the name.
+    """
     run, pair = task.run, task.pair
     name = pair.clip.name
     try:
         verify_references(pair.clip, run.references)
-        portrait, driver = (
-            find(pair.clip, run.references) for find in (run.protocol.portrait_clip, run.protocol.driver_clip)
-        )
-        # Those who drive are read and looked at once, also where they stand for the reference.
-        alone = None if run.protocol.answered else driver
-        real = alone or run.protocol.reference_clip(pair.clip, run.references)
+        portrait = run.protocol.portrait_clip(pair.clip, run.references)
+        driver = run.protocol.driver_clip(pair.clip, run.references)
+        # One clip object for the drivers, also where they are the reference: perception runs once.
+        driver_as_reference = None if run.protocol.answered else driver
+        reference = driver_as_reference or run.protocol.reference_clip(pair.clip, run.references)
         video = run.protocol.prediction_clip(pair.clip, pair.prediction, run.references)
-        hearing = task.control_clip is not None and any(metrics[metric].uses_audio for metric in task.metrics)
-        strange = (
-            _control_audio(task, task.control_clip, len(real.frames) / real.fps)
-            if hearing and task.control_clip
-            else None
-        )
+        control_audio = None
+        if task.control_clip is not None and any(metrics[metric].uses_audio for metric in task.metrics):
+            control_audio = _control_audio(task, task.control_clip, len(reference.frames) / reference.fps)
         for metric in task.metrics:
-            by = measurement_key(metric, run.weights)
-            known = None if run.reuse is None else load_record(record_path(run.reuse, metric, name), by)
-            sides = measure_sides(metrics[metric], video, real, strange, known, portrait=portrait, driver=driver)
-            save_record(record_path(run.output, metric, name), sides, by, pair.prediction_sha256)
+            key = measurement_key(metric, run.weights)
+            cached = None if run.reuse is None else load_record(record_path(run.reuse, metric, name), key)
+            sides = measure_sides(
+                metrics[metric], video, reference, control_audio, cached, portrait=portrait, driver=driver
+            )
+            save_record(record_path(run.output, metric, name), sides, key, pair.prediction_sha256)
     except InputError as error:
         return f"'{name}': {error}"
     except Exception as error:
@@ -173,7 +193,7 @@ def measure_clip(task: MeasurementTask, metrics: dict[str, Metric]) -> str:
 
 
 def _control_audio(task: MeasurementTask, control_clip: ProtocolClip, seconds: float) -> NDArray[np.float32]:
-    """Another clip's sound, repeated until it is long enough."""
+    """Returns the audio of another clip, repeated to a length of `seconds`."""
     clip = task.run.protocol.reference_clip(control_clip, task.run.references)
     return np.resize(clip.full_audio(), round(seconds * CLIP_SAMPLE_RATE))
 
@@ -188,39 +208,42 @@ def measure_sides(
     portrait: EvaluationClip | None = None,
     driver: EvaluationClip | None = None,
 ) -> ClipMeasurements:
-    """Everything that a metric measures on one clip.
+    """Returns all measurements of a metric on one clip.
 
     Args:
-        mismatched_audio: (S,) sound of somebody else; None: there is nobody else, and no control.
-        cached: of the same reference, measured before; its truth and floor are taken over.
-        portrait: the picture that the video is made from; None: the reference's first frame.
-        driver: those who drive the people in it; None: the reference.
+        metric: metric to measure.
+        video: the prediction.
+        reference: the reference.
+        mismatched_audio: (S,) audio of another clip; None = no control.
+        cached: earlier measurements with the same reference, whose reference side and floor are reused.
+        portrait: the image that the video is generated from; None = the reference's first frame.
+        driver: the driving videos; None = the reference.
     """
-    aims = {Target.REFERENCE: reference, Target.PORTRAIT: portrait or reference, Target.DRIVER: driver or reference}
-    aim = aims[metric.target] if metric.paired else None
-    sides = {MeasurementSide.PREDICTION: _measure_people(metric, video, aim)}
+    targets = {Target.REFERENCE: reference, Target.PORTRAIT: portrait or reference, Target.DRIVER: driver or reference}
+    target = targets[metric.target] if metric.paired else None
+    sides = {MeasurementSide.PREDICTION: _measure_people(metric, video, target)}
     if metric.uses_audio and mismatched_audio is not None:
-        sides[MeasurementSide.CONTROL] = _measure_people(metric, video.with_audio(mismatched_audio), aim)
+        sides[MeasurementSide.CONTROL] = _measure_people(metric, video.with_audio(mismatched_audio), target)
     if not metric.distribution:
         of_reference: ClipMeasurements = {
             side: cached[side]
             for side in (MeasurementSide.REFERENCE, MeasurementSide.FLOOR)
             if cached and side in cached
         }
-        sides |= of_reference or _measure_reference(metric, reference, aim)
+        sides |= of_reference or _measure_reference(metric, reference, target)
     return sides
 
 
 def _measure_people(metric: Metric, video: EvaluationClip, target: EvaluationClip | None) -> Measurement:
-    """One record, of a metric of faces the mean over everyone in the video."""
+    """Measures a video; a metric of one face is averaged over all people in the video."""
     if not metric.per_person or len(video.people) == 1:
         return metric.measure(video, target)
-    aims = [None] * len(video.people) if target is None else target.people
-    return mean_over_people([metric.measure(one, other) for one, other in zip(video.people, aims, strict=True)])
+    targets = [None] * len(video.people) if target is None else target.people
+    return mean_over_people([metric.measure(one, other) for one, other in zip(video.people, targets, strict=True)])
 
 
 def _measure_reference(metric: Metric, reference: EvaluationClip, target: EvaluationClip | None) -> ClipMeasurements:
-    """What does not depend on the prediction."""
+    """Returns the measurements that do not depend on the prediction."""
     count = len(reference.frames)
     if target is None:
         return {

@@ -1,28 +1,31 @@
-"""Weights that metrics need: which file, of which content, under which licence, from where. Nothing is downloaded."""
+"""Weights of the metrics: file, hash, license and source. Nothing is downloaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import hash_file
 
 
 @dataclass(frozen=True)
 class MetricWeights:
-    """A file (or, without hash and size, a folder) that must lie in the folder of weights."""
+    """A file, or a folder without hash and size, in the folder of weights."""
 
     file: str
-    """Name within the folder of weights."""
+    """Path relative to the folder of weights."""
     sha256: str | None
-    """None: not known to this project, and not checked."""
+    """Hash of the file, hexadecimal; None = not known, not checked."""
     size_bytes: int | None
+    """Size of the file; None = not checked."""
     license: str
     source: str
+    """Where to get the file."""
     used_by: str
+    """Names of the metrics for messages."""
 
     def describe(self) -> str:
-        """One line for the list of skipped metrics."""
-        return f"{self.file} (sha256 {self.sha256 or 'not known'}; {self.license}; {self.source})"
+        """Returns one line for the list of skipped metrics."""
+        return f"{self.file} (sha256 {self.sha256 or 'unknown'}; {self.license}; {self.source})"
 
 
 INCEPTION_WEIGHTS = MetricWeights(
@@ -55,7 +58,7 @@ ARCFACE_WEIGHTS = MetricWeights(
     None,
     "non-commercial research only",
     "github.com/deepinsight/insightface, model zoo, buffalo_l",
-    "CSIM, ES-ArcFace, drift of the identity",
+    "CSIM, ES-ArcFace",
 )
 NANO_FACE_WEIGHTS = MetricWeights(
     "nano_face.onnx",
@@ -132,24 +135,30 @@ KNOWN_WEIGHTS = {
 
 
 def locate_metric_weights(weights: MetricWeights, folder: Path | None) -> Path | None:
-    """Where the weights are, None where they are not there.
+    """Returns the path of weights in `folder`; None if they are missing.
 
     Raises:
-        InputError: something of that name is there, and its size or sha256 is another.
+        InputError: the file has another size or sha256.
     """
     path = None if folder is None else folder / weights.file
     if path is None or not path.exists():
         return None
     if weights.size_bytes is not None and path.stat().st_size != weights.size_bytes:
         raise InputError(
-            f"'{path}' has {path.stat().st_size} bytes and must have {weights.size_bytes}; get it again: "
-            f"{weights.source}"
+            f"'{path}' has {path.stat().st_size} bytes and must have {weights.size_bytes}; download it again: "
+            f"{weights.source}",
+            code=ErrorCode.malformed_file,
+            field=weights.file,
+            value=path.stat().st_size,
         )
     if weights.sha256 is not None:
         found = hash_file(path)
         if found != weights.sha256:
             raise InputError(
-                f"'{path}' has sha256 {found[:12]}... and must have {weights.sha256[:12]}...; get it again: "
-                f"{weights.source}"
+                f"'{path}' has sha256 {found[:12]}... and must have {weights.sha256[:12]}...; download it again: "
+                f"{weights.source}",
+                code=ErrorCode.malformed_file,
+                field=weights.file,
+                value=found,
             )
     return path

@@ -5,12 +5,12 @@ The inputs of each video are written beside the videos, so that every record can
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol as Interface
 
 from tqdm import tqdm
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import fingerprint
+from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES, find_references
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.inference.benchmark_inputs import input_paths, write_inputs
@@ -20,13 +20,6 @@ from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline,
 from fantasytalking.inference.provenance import GenerationRecord
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
-
-
-class ProcessState(Interface):
-    """The processes of a run, as accelerate's PartialState describes them."""
-
-    process_index: int
-    num_processes: int
 
 
 @dataclass(frozen=True)

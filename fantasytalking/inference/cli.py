@@ -24,13 +24,15 @@ def run_inference_cli(arguments: Sequence[str], description: str, prog: str | No
             exit with code 2.
     """
     if launched_world_size() == 1:
-        run_job(parse_job(arguments, description, prog))
+        job = parse_job(arguments, description, prog)
+        _report(job, run_job(job))
         return
     if init_processes() > 0:
         sys.exit(run_worker())
     coordinator = Coordinator()
     try:
-        run_job(parse_job(arguments, description, prog), coordinator.load_pipeline)
+        job = parse_job(arguments, description, prog)
+        _report(job, run_job(job, coordinator.load_pipeline))
     except (InputError, SystemExit):
         coordinator.shutdown(2)
         raise
@@ -39,19 +41,19 @@ def run_inference_cli(arguments: Sequence[str], description: str, prog: str | No
     coordinator.shutdown(0)
 
 
-def run_job(
-    job: GenerationJob,
-    load: PipelineLoader = lambda job, model: load_pipeline(job.config, model),
-) -> None:
-    """Resolves the model of a job, generates its video and prints one line about it.
+def run_job(job: GenerationJob, load: PipelineLoader = lambda job, model: load_pipeline(job.config, model)) -> str:
+    """Resolves the model of a job and generates its video; returns one line about it.
 
     Raises:
         InputError: weights are missing, or an input or a control cannot be used.
     """
     model = resolve_model(job.config, has_driving_video=job.has_driving_video, is_multi_speaker=job.is_multi_speaker)
     generate = stream_video if job.config.stream else generate_video
-    line = generate(job, model, lambda: load(job, model))
+    return generate(job, model, lambda: load(job, model))
+
+
+def _report(job: GenerationJob, summary: str) -> None:
     if job.output == STDIO_PATH:
-        notify(line)  # standard output carries the video
+        notify(summary)  # standard output carries the video
     else:
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(summary + "\n")

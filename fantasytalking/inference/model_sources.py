@@ -17,7 +17,7 @@ from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.config import InferConfig, Offload
 from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
-from fantasytalking.pipeline.optimizations import apply_optimizations, choose_offload
+from fantasytalking.pipeline.optimizations import apply_optimizations, choose_offload, component_bytes
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 
@@ -164,7 +164,7 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
     apply_optimizations(pipe.transformer, config.optimizations, model.device)
     offload, limit = config.offload, config.optimizations.vram_limit_gib
     if limit is not None:
-        offload = Offload(choose_offload(pipe.component_bytes(), limit))
+        offload = Offload(choose_offload(component_bytes(pipe.components), limit))
     if offload is Offload.model:
         pipe.enable_model_cpu_offload(device=model.device)
     elif offload is Offload.group:

@@ -117,7 +117,8 @@ def _random_access(path: Path, indices: NDArray[np.int64], num_frames: int) -> N
 
 def _stream_frames(path: str | Path, times: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Decodes from the beginning and converts the chosen frames alone."""
-    converter, frames = FrameConverter(path), []
+    converter = FrameConverter(path)
+    frames: list[NDArray[np.uint8]] = []
     previous = None
     for item in decode_frames(path, 0.0, math.inf, threads=1):
         border = item.time if previous is None else (previous.time + item.time) / 2

@@ -48,7 +48,7 @@ def read_image(path: str | Path) -> np.ndarray:
             return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise InputError(
-            f"'{path}' is not a supported image; give one of {', '.join(_FORMATS)}",
+            f"image '{path}' is not in a supported format; give one of {', '.join(_FORMATS)}",
             code=ErrorCode.unreadable_media,
             field="image",
             value=str(path),

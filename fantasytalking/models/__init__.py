@@ -1,0 +1,1 @@
+"""The transformer, its attention and modules, loading from Wan bases, and model presets."""

@@ -131,7 +131,13 @@ def projector_parameter_count(sizes: ExpressionModuleConfig) -> int:
 
 
 def expression_tensor_shapes(sizes: ExpressionModuleConfig, dim: int, num_blocks: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the expression's tensors in a transformer of that width and depth; none is made."""
+    """Returns names and shapes of a transformer's expression tensors, without building it.
+
+    Args:
+        sizes: of the expression condition.
+        dim: width of the transformer.
+        num_blocks: depth of the transformer.
+    """
     projector = _meta_projector(sizes).state_dict()
     shapes = {f"expression_projector.{name}": tuple(value.shape) for name, value in projector.items()}
     names = [f"blocks.{block}.attn2.expression_{kind}_proj.weight" for block in range(num_blocks) for kind in "kv"]
@@ -166,14 +172,14 @@ class PartResampler(nn.Module):
 
     def forward(self, part: Tensor) -> Tensor:
         """(..., part_dim) -> (..., num_tokens, token_dim)."""
-        inputs = self.input(part.flatten(0, -2))[:, None]  # one token a frame
+        inputs = self.input(part.flatten(0, -2))[:, None]  # one token per frame
         tokens = self.queries.expand(inputs.shape[0], -1, -1)
         for layer in self.layers:
             tokens = layer(tokens, inputs)
         return self.output_norm(self.output(tokens)).unflatten(0, part.shape[:-1])
 
     def reset_queries(self) -> None:
-        """Fresh random queries."""
+        """Initializes the queries at random."""
         nn.init.normal_(self.queries, std=self.queries.shape[-1] ** -0.5)
 
 
@@ -194,9 +200,9 @@ class _PerceiverLayer(nn.Module):
         )
 
     def forward(self, tokens: Tensor, inputs: Tensor) -> Tensor:
-        asking = self.query_norm(tokens)
-        source = torch.cat([self.input_norm(inputs), asking], dim=1)
-        query = rearrange(self.to_query(asking), "b n (h d) -> b h n d", h=self.num_heads)
+        queries = self.query_norm(tokens)
+        source = torch.cat([self.input_norm(inputs), queries], dim=1)
+        query = rearrange(self.to_query(queries), "b n (h d) -> b h n d", h=self.num_heads)
         key, value = rearrange(self.to_key_value(source), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
         attended = F.scaled_dot_product_attention(query, key, value)
         tokens = tokens + self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
@@ -214,9 +220,10 @@ def _plain_projection(part_dim: int, sizes: ExpressionModuleConfig) -> nn.Module
 
 
 def _cut_windows(tokens: Tensor, num_frames: int) -> Tensor:
-    """(B, P, N K, D) -> (B, F, P L, D): the released rule, latent frame i > 0 takes its four frames and one token more.
+    """(B, P, N K, D) -> (B, F, P L, D) by the released rule.
 
-    Latent frame 0 has its one frame's tokens; zeros fill the rest of its window, at the end.
+    Latent frame i > 0 takes the tokens of its four frames and one more. Latent frame 0 has the tokens of its single
+    frame, followed by zeros.
     """
     people = tokens.shape[1]
     ranges = released_token_ranges(tokens.shape[2], num_frames)

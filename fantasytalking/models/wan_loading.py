@@ -96,17 +96,21 @@ def build_from_wan(
     _check_config({**base_config, **module_config}, tensors)
     with torch.device("meta"):
         model = FantasyTalkingTransformer3DModel(**{**base_config, **module_config})
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if adapter_module_of(name) is None}
+    expected = {
+        name: tuple(value.shape) for name, value in model.state_dict().items() if adapter_module_of(name) is None
+    }
     found = {name: shape for name, shape in tensors.shapes.items() if "norm_added_q" not in name}  # unused by Wan
-    check_shapes(found, wanted, tensors.source, "it must be a Wan 2.1 image-to-video transformer")
+    check_shapes(found, expected, tensors.source, "it must be a Wan 2.1 image-to-video transformer")
 
     config = model.config
     model.rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
     if materialize:
-        state = {name: _cast_base_tensor(name, tensors.read(name), dtype, model) for name in wanted}
+        state = {name: _cast_base_tensor(name, tensors.read(name), dtype, model) for name in expected}
     else:
         assert dtype is not None, "tensors that are not read need a dtype"
-        state = {name: torch.empty(shape, dtype=parameter_dtype(model, name, dtype)) for name, shape in wanted.items()}
+        state = {
+            name: torch.empty(shape, dtype=parameter_dtype(model, name, dtype)) for name, shape in expected.items()
+        }
     fresh_dtype = dtype or state["proj_out.weight"].dtype
     for module in model.modules():
         initialize_new_module(module, fresh_dtype)

@@ -1,1 +1,1 @@
-"""Seeing the person in a video: face, lips, body, silhouette and how strongly they move. MediaPipe lives only here."""
+"""Finds people in images and videos: faces, lips, bodies, silhouettes and motion. Only this room uses MediaPipe."""

@@ -1,14 +1,14 @@
-"""The body's joints over a video, by MediaPipe Pose of complexity 1."""
+"""Tracks the body joints of a video with MediaPipe Pose (complexity 1)."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.perception.mediapipe_graphs import NUM_BODY_JOINTS, create_body_pose
 
-# Frames without a body cost a detection each; after this many in a row only every few are looked at.
+# Every frame without a body costs a detection; after this many in a row, frames are skipped.
 _MAX_CONSECUTIVE_MISSES, _SKIPPED_FRAMES = 5, 4
 
 
@@ -18,24 +18,29 @@ class BodyTrack(NamedTuple):
     times: np.ndarray
     """(T,) float64 seconds."""
     joints: np.ndarray
-    """(T, 33, 3) float32 pixels, z in pixels too (0 at the hips); NaN where no body was found."""
+    """(T, 33, 3) float32 pixels, z also in pixels (0 at the hips); NaN where no body was found."""
     visibility: np.ndarray
-    """(T, 33) float32 in [0, 1]; joints outside of the picture are guessed and come near 0."""
+    """(T, 33) float32 in [0, 1]; joints outside the image are guessed and have values near 0."""
 
 
 def track_body(frames: Iterable[tuple[float, np.ndarray]] | np.ndarray, times: np.ndarray | None = None) -> BodyTrack:
-    """Finds the body's joints in every frame. No smoothing over time: MediaPipe's counts frames, not seconds.
+    """Finds the body joints in every frame, without smoothing over time: MediaPipe's counts frames, not seconds.
 
     Args:
-        frames: pairs of seconds and (H, W, 3) uint8 RGB, or an array (T, H, W, 3) with `times` (T,).
+        frames: pairs of seconds and (H, W, 3) uint8 RGB, or an array (T, H, W, 3).
+        times: (T,) seconds of the frames of an array.
 
     Raises:
-        InputError: no frames, or times that do not fit.
+        InputError: there are no frames, or the number of times is not that of the frames.
     """
     if isinstance(frames, np.ndarray):
         if times is None or len(times) != len(frames):
+            count = 0 if times is None else len(times)
             raise InputError(
-                f"{len(frames)} frames come with {0 if times is None else len(times)} times; give one each"
+                f"there are {count} times for {len(frames)} frames; give one per frame",
+                code=ErrorCode.shape_mismatch,
+                field="times",
+                value=count,
             )
         frames = zip(np.asarray(times, np.float64).tolist(), frames, strict=True)
     stamps: list[float] = []
@@ -55,7 +60,7 @@ def track_body(frames: Iterable[tuple[float, np.ndarray]] | np.ndarray, times: n
     finally:
         pose.close()
     if not stamps:
-        raise InputError("there is no frame to look for a body in; give at least one")
+        raise InputError("there is no frame; give at least one", code=ErrorCode.missing_value, field="frames")
     block = np.stack(joints)
     return BodyTrack(np.array(stamps), block[..., :3], np.nan_to_num(block[..., 3]))
 

@@ -1,4 +1,4 @@
-"""Finding faces in a single picture: boxes with scores, and whole faces with their landmarks."""
+"""Detects faces in single images: boxes with scores, and faces with their landmarks."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.perception.mediapipe_graphs import create_face_detection, create_face_mesh, run_face_mesh
 
 WINDOW_FACE_RATIO = 3.0
-"""Side of the window a face is looked at through, in face sizes: MediaPipe's detectors like this share best."""
+"""Side of the detection window in face sizes: MediaPipe's detectors work best at this ratio."""
 
 MIN_WINDOW_SIZE = 256
-"""Windows with fewer pixels are enlarged to this side before detection."""
+"""Minimum side of a detection window in pixels; smaller windows are enlarged."""
 
 _MIN_SCORE = 0.5
 
 
 class FaceBox(NamedTuple):
-    """A detected face: centre and size in pixels, score in [0, 1]."""
+    """A detected face: center and size in pixels, score in [0, 1]."""
 
     x: float
     y: float
@@ -27,16 +27,16 @@ class FaceBox(NamedTuple):
     score: float
 
     def is_near(self, other: "FaceBox") -> bool:
-        """Whether both may be the same face a moment apart: centres within one size, sizes within a factor of two."""
+        """Whether both may be one face moments apart: centers within one size, sizes within a factor of two."""
         small, large = sorted((self.size, other.size))
         return bool(np.hypot(self.x - other.x, self.y - other.y) < large and large < 2 * small)
 
 
 class DetectedFace(NamedTuple):
-    """A face in a still picture."""
+    """A face in a still image."""
 
     landmarks: np.ndarray
-    """(478, 3) float32 pixels of the picture; z in pixels too, smaller is nearer."""
+    """(478, 3) float32 pixels of the image; z also in pixels, smaller is nearer."""
     box: np.ndarray
     """(4,) float32 x0, y0, x1, y1 around the landmarks."""
     confidence: float
@@ -44,7 +44,7 @@ class DetectedFace(NamedTuple):
 
 
 class DetectionWindow(NamedTuple):
-    """A part of a picture that MediaPipe looks at: [x0, x1) x [y0, y1) in pixels."""
+    """The part [x0, x1) x [y0, y1) of an image, in pixels, in which MediaPipe detects."""
 
     x0: int
     y0: int
@@ -52,9 +52,9 @@ class DetectionWindow(NamedTuple):
     y1: int
 
     def extract(self, image: np.ndarray, masked_faces: Sequence[FaceBox] = ()) -> np.ndarray:
-        """The part of an (H, W, 3) picture, contiguous, enlarged to `MIN_WINDOW_SIZE` when it is smaller.
+        """Crops an (H, W, 3) image, contiguous, and enlarges it to `MIN_WINDOW_SIZE` if it is smaller.
 
-        Faces in `masked_faces` are painted grey, so that nobody takes them for the one looked for.
+        Faces in `masked_faces` are painted gray, so that they are not confused with the target face.
         """
         part = np.ascontiguousarray(image[self.y0 : self.y1, self.x0 : self.x1])
         for box in masked_faces:
@@ -76,14 +76,14 @@ class DetectionWindow(NamedTuple):
         return cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
-        """(N, 3) shares of the window (z in units of its width) to pixels of the picture."""
+        """Converts (N, 3) fractions of the window (z in units of its width) to pixels of the image."""
         width, height = self.x1 - self.x0, self.y1 - self.y0
         scale = np.array([width, height, width], np.float32)
         return points * scale + np.array([self.x0, self.y0, 0], np.float32)
 
 
 def window_around(box: FaceBox, height: int, width: int, face_ratio: float = WINDOW_FACE_RATIO) -> DetectionWindow:
-    """The square of `face_ratio` face sizes around a face, moved (and shrunk where it must be) into the picture."""
+    """Returns the square of `face_ratio` face sizes around a face, moved, and shrunk if necessary, into the image."""
     side = max(8, min(round(box.size * face_ratio), height, width))
     x0 = min(max(0, round(box.x - side / 2)), width - side)
     y0 = min(max(0, round(box.y - side / 2)), height - side)
@@ -91,28 +91,30 @@ def window_around(box: FaceBox, height: int, width: int, face_ratio: float = WIN
 
 
 def landmark_box(landmarks: np.ndarray) -> np.ndarray:
-    """(..., 478, 3) landmarks to (..., 4) x0, y0, x1, y1."""
+    """Converts (..., 478, 3) landmarks to (..., 4) x0, y0, x1, y1."""
     return np.concatenate([landmarks[..., :2].min(axis=-2), landmarks[..., :2].max(axis=-2)], axis=-1)
 
 
 def landmark_center(landmarks: np.ndarray) -> FaceBox:
-    """The place and size (larger side of the landmarks' box) of a face with (478, 3) landmarks; score 1."""
+    """Returns the center and size (larger side of the box) of a face with (478, 3) landmarks, with score 1."""
     (x0, y0), (x1, y1) = landmarks[:, :2].min(axis=0).tolist(), landmarks[:, :2].max(axis=0).tolist()
     return FaceBox((x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0), 1.0)
 
 
 class FaceDetector:
-    """Both FaceDetection models over a picture of any size; found boxes are cleared of doubles."""
+    """Runs both FaceDetection models on an image of any size and removes duplicate boxes."""
 
     def __init__(self) -> None:
         self._short_range = create_face_detection(full_range=False, min_confidence=0.05)
         self._full_range = create_face_detection(full_range=True, min_confidence=_MIN_SCORE)
 
     def detect(self, image: np.ndarray, *, thorough: bool = True) -> list[FaceBox]:
-        """Boxes of all faces in an (H, W, 3) uint8 picture, largest first.
+        """Returns the boxes of all faces in an (H, W, 3) uint8 image, largest first.
 
-        With `thorough` both models look, and when neither finds anything also at the overlapping squares of the longer
-        side (faces below about 1/20 of the picture); without, the full-range model alone, for a look in passing.
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            thorough: run both models and, if neither finds a face, search overlapping tiles, which finds faces below
+                about 1/20 of the image. Otherwise the full-range model runs alone, as a quick check.
         """
         height, width = image.shape[:2]
         whole = DetectionWindow(0, 0, width, height)
@@ -125,7 +127,7 @@ class FaceDetector:
         return _suppress_duplicates(boxes)
 
     def score(self, image: np.ndarray, box: FaceBox) -> float:
-        """FaceDetection's (short range) score of a known face, seen through a window of twice its size; 0 if unseen."""
+        """Returns the short-range model's score of a known face in a window of twice its size; 0 if not detected."""
         window = window_around(box, image.shape[0], image.shape[1], face_ratio=2.0)
         found = self._search(self._short_range, image, window, 0.0)
         return max((other.score for other in found if box.is_near(other)), default=0.0)
@@ -142,13 +144,13 @@ class FaceDetector:
         return boxes
 
     def close(self) -> None:
-        """Frees the graphs."""
+        """Closes the graphs."""
         for model in (self._short_range, self._full_range):
             model.close()
 
 
 def _tiles(height: int, width: int) -> list[DetectionWindow]:
-    """Overlapping squares of half the shorter side's length that cover the picture."""
+    """Returns overlapping squares of two thirds of the shorter side that cover the image."""
     side = max(1, min(height, width) * 2 // 3)
     rows = np.linspace(0, height - side, max(2, round(2 * height / side) - 1)).astype(int).tolist()
     columns = np.linspace(0, width - side, max(2, round(2 * width / side) - 1)).astype(int).tolist()
@@ -156,7 +158,7 @@ def _tiles(height: int, width: int) -> list[DetectionWindow]:
 
 
 def _suppress_duplicates(boxes: list[FaceBox]) -> list[FaceBox]:
-    """Keeps the best-scored of boxes that mean the same face."""
+    """Keeps the box with the highest score of each face."""
     kept: list[FaceBox] = []
     for box in sorted(boxes, key=lambda item: -item.score):
         if all(np.hypot(box.x - other.x, box.y - other.y) > 0.5 * max(box.size, other.size) for other in kept):
@@ -165,16 +167,21 @@ def _suppress_duplicates(boxes: list[FaceBox]) -> list[FaceBox]:
 
 
 def detect_faces(image: np.ndarray) -> list[DetectedFace]:
-    """All faces of a still portrait, from left to right.
+    """Returns all faces of a still image, from left to right.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, at least 8 pixels high and wide.
 
     Raises:
-        InputError: not such an array.
+        InputError: the array is not such an image.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 8:
-        raise InputError(f"the picture is {image.dtype} {image.shape}; give uint8 RGB of shape (H, W, 3)")
+        raise InputError(
+            f"the image is {image.dtype} {image.shape}; give uint8 RGB of shape (H, W, 3), 8x8 pixels or more",
+            code=ErrorCode.shape_mismatch,
+            field="image",
+            value=image.shape,
+        )
     detector, mesh = FaceDetector(), create_face_mesh(static=True, max_faces=4)
     try:
         faces = []
@@ -190,7 +197,13 @@ def detect_faces(image: np.ndarray) -> list[DetectedFace]:
 
 
 def find_landmarks(mesh: Any, image: np.ndarray, box: FaceBox) -> np.ndarray | None:
-    """(478, 3) landmarks in pixels of the face at `box`, or None; `mesh` is static and may see the neighbours too."""
+    """Returns (478, 3) landmarks in pixels of the face at `box`, or None.
+
+    Args:
+        mesh: a static FaceMesh graph, which may also detect neighboring faces.
+        image: (H, W, 3) uint8 RGB.
+        box: the face.
+    """
     window = window_around(box, image.shape[0], image.shape[1])
     found = [window.to_image(points) for points in run_face_mesh(mesh, window.extract(image))]
     near = [points for points in found if landmark_center(points).is_near(box)]

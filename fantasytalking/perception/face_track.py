@@ -1,4 +1,4 @@
-"""Faces over a video: one track of landmarks for every person."""
+"""Tracks faces through a video: one track of landmarks per person."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.perception.face_detection import DetectedFace, detect_faces, landmark_box
 from fantasytalking.perception.face_tracker import FaceTracker, TrackedPerson
 from fantasytalking.perception.landmark_measures import interocular_distance
@@ -15,7 +15,7 @@ from fantasytalking.perception.mediapipe_graphs import NUM_FACE_LANDMARKS
 __all__ = ["DetectedFace", "FaceTrack", "detect_faces", "track_faces"]
 
 MAX_GAP_SECONDS = 0.25
-"""Seconds without a face that are bridged by interpolation."""
+"""Maximum gap without a face, in seconds, that is filled by interpolation."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class FaceTrack:
     times: np.ndarray
     """(T,) float64 seconds."""
     landmarks: np.ndarray
-    """(T, 478, 3) float32 pixels, z in pixels too (smaller is nearer); NaN where the face is not known."""
+    """(T, 478, 3) float32 pixels, z also in pixels (smaller is nearer); NaN where the face is not known."""
     present: np.ndarray
-    """(T,) bool: seen in this very frame."""
+    """(T,) bool: the face was detected in this frame."""
     interpolated: np.ndarray
-    """(T,) bool: not seen, but between two sightings at most `MAX_GAP_SECONDS` seconds apart within one shot."""
+    """(T,) bool: not detected, but between two detections at most `MAX_GAP_SECONDS` apart within one shot."""
     confidence: np.ndarray
-    """(T,) float32 in [0, 1]: FaceDetection's short-range score through a window of twice the face's size, taken at
-    the first sighting, every second and at sudden changes, and held between (FaceMesh gives no score); 0 where not
+    """(T,) float32 in [0, 1]: FaceDetection's short-range score in a window of twice the face's size, measured at the
+    first detection, every second and at sudden changes, and held in between (FaceMesh has no score); 0 where not
     present."""
     height: int
     width: int
 
     @property
     def known(self) -> np.ndarray:
-        """(T,) bool: landmarks are there, seen or interpolated."""
+        """(T,) bool: the frame has landmarks, detected or interpolated."""
         return self.present | self.interpolated
 
     @property
@@ -49,11 +49,11 @@ class FaceTrack:
 
     @property
     def interocular(self) -> np.ndarray:
-        """(T,) float32 pixels between the eyes' centres; NaN where not known."""
+        """(T,) float32 pixels between the centers of the eyes; NaN where not known."""
         return interocular_distance(self.landmarks)
 
     def __getitem__(self, part: slice) -> "FaceTrack":
-        """The same track over a slice of its frames."""
+        """Returns the track over a slice of its frames."""
         return FaceTrack(
             self.times[part],
             self.landmarks[part],
@@ -68,31 +68,36 @@ class FaceTrack:
 def track_faces(
     frames: Iterable[tuple[float, np.ndarray]] | np.ndarray, times: np.ndarray | None = None, *, max_people: int = 4
 ) -> list[FaceTrack]:
-    """Follows every face through a video.
+    """Tracks every face through a video.
 
-    A face that is lost is searched for in every frame for half a second and then five times a second. While fewer than
-    `max_people` are followed, others are looked for five times a second in the first two seconds of a shot, and every
-    two seconds after them. Short gaps are filled by straight lines and marked. After a hard cut a face counts as
-    somebody already seen only if it looks very like them, else as somebody new: nobody is given another's landmarks.
+    A lost face is searched for in every frame for half a second and then five times per second. While fewer than
+    `max_people` are tracked, more are searched for five times per second during the first two seconds of a shot, and
+    every two seconds after that. Short gaps are interpolated linearly and marked. After a hard cut, a face is assigned
+    to a known person only if it is very similar, else to a new person, so that no track mixes people.
 
     Args:
-        frames: pairs of seconds and (H, W, 3) uint8 RGB, as `iter_frames` gives them (only one frame is held), or an
-            array (T, H, W, 3) with `times` (T,).
-        max_people: followed at the same time; more are left out.
+        frames: pairs of seconds and (H, W, 3) uint8 RGB, as `iter_frames` yields them (one frame is in memory at a
+            time), or an array (T, H, W, 3).
+        times: (T,) seconds of the frames of an array.
+        max_people: maximum number of faces that are tracked at the same time.
 
     Returns:
-        one track per person seen in at least two frames (or in the only one), most often seen first.
+        One track per person detected in at least two frames (or in the only one), most frequent first.
 
     Raises:
-        InputError: no frames, frames of changing size, not uint8 RGB, or times that do not fit.
+        InputError: there are no frames, they are not uint8 RGB of one size, or the number of times is not theirs.
     """
     if isinstance(frames, np.ndarray):
         if times is None or len(times) != len(frames):
+            count = 0 if times is None else len(times)
             raise InputError(
-                f"{len(frames)} frames come with {0 if times is None else len(times)} times; give one each"
+                f"there are {count} times for {len(frames)} frames; give one per frame",
+                code=ErrorCode.shape_mismatch,
+                field="times",
+                value=count,
             )
         frames = zip(np.asarray(times, np.float64).tolist(), frames, strict=True)
-    follower = FaceTracker(max_people)
+    tracker = FaceTracker(max_people)
     stamps: list[float] = []
     shape: tuple[int, ...] = ()
     try:
@@ -105,15 +110,20 @@ def track_faces(
                 or shape[2] != 3
                 or min(shape[:2]) < 8
             ):
-                raise InputError(f"frame {index} is {frame.dtype} {frame.shape}; give uint8 RGB frames of one size")
+                raise InputError(
+                    f"frame {index} is {frame.dtype} {frame.shape}; give uint8 RGB frames of one size",
+                    code=ErrorCode.shape_mismatch,
+                    field="frames",
+                    value=frame.shape,
+                )
             stamps.append(time)
-            follower.step(index, time, frame)
+            tracker.step(index, time, frame)
     finally:
-        follower.close()
+        tracker.close()
     if not stamps:
-        raise InputError("there is no frame to look for faces in; give at least one")
-    least = min(2, len(stamps))
-    people = [person for person in follower.people if len(person.observations) >= least]
+        raise InputError("there is no frame; give at least one", code=ErrorCode.missing_value, field="frames")
+    min_observations = min(2, len(stamps))
+    people = [person for person in tracker.people if len(person.observations) >= min_observations]
     people.sort(key=lambda person: -len(person.observations))
     return [_build_track(person, np.array(stamps), shape[0], shape[1]) for person in people]
 
@@ -122,16 +132,16 @@ def _build_track(person: TrackedPerson, times: np.ndarray, height: int, width: i
     landmarks = np.full((len(times), NUM_FACE_LANDMARKS, 3), np.nan, np.float32)
     present, interpolated = np.zeros(len(times), bool), np.zeros(len(times), bool)
     confidence = np.zeros(len(times), np.float32)
-    for sighting in person.observations:
-        landmarks[sighting.frame] = sighting.landmarks
-        confidence[sighting.frame] = sighting.score
-        present[sighting.frame] = True
+    for observation in person.observations:
+        landmarks[observation.frame] = observation.landmarks
+        confidence[observation.frame] = observation.score
+        present[observation.frame] = True
     for before, after in pairwise(person.observations):
         first, last = before.frame, after.frame
         gap = times[last] - times[first]
         if last == first + 1 or gap > MAX_GAP_SECONDS or before.shot != after.shot:
             continue
-        share = ((times[first + 1 : last] - times[first]) / gap).astype(np.float32)[:, None, None]
-        landmarks[first + 1 : last] = (1 - share) * before.landmarks + share * after.landmarks
+        weight = ((times[first + 1 : last] - times[first]) / gap).astype(np.float32)[:, None, None]
+        landmarks[first + 1 : last] = (1 - weight) * before.landmarks + weight * after.landmarks
         interpolated[first + 1 : last] = True
     return FaceTrack(times, landmarks, present, interpolated, confidence, height, width)

@@ -1,20 +1,20 @@
-"""How far the mouth and the eyes are open, from face landmarks: lengths over the interocular distance."""
+"""Measures the opening of the mouth and the eyes from face landmarks, in interocular distances."""
 
 import numpy as np
 
 LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS = [33, 133], [362, 263]
-"""Outer and inner corner of the eyes, left and right as seen in the picture."""
+"""Outer and inner corner of the eyes, left and right as in the image."""
 
 _INNER_LIPS = (13, 14)
 _MOUTH_CORNERS = (78, 308)
-# Corners, then two pairs of upper and lower lid, as in the eye aspect ratio of Soukupova and Cech, 2016.
+# Corners, then two pairs of upper and lower lid, as in the eye aspect ratio (Soukupova and Cech, 2016).
 _EYES = ((33, 133, 160, 144, 158, 153), (362, 263, 385, 380, 387, 373))
 
 
 def interocular_distance(landmarks: np.ndarray) -> np.ndarray:
-    """(..., 478, 3) landmarks to (...) distance between the eyes' centres, in three dimensions.
+    """Returns the (...) distance between the centers of the eyes of (..., 478, 3) landmarks, in three dimensions.
 
-    An eye's centre is the middle of its two corners; with the depth, turning the head barely changes the distance.
+    The center of an eye is the mean of its corners. With depth, turning the head barely changes the distance.
     """
     left = landmarks[..., LEFT_EYE_CORNERS, :].mean(axis=-2)
     right = landmarks[..., RIGHT_EYE_CORNERS, :].mean(axis=-2)
@@ -26,22 +26,22 @@ def _point_distance(landmarks: np.ndarray, one: int, other: int) -> np.ndarray:
 
 
 def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
-    """(..., 478, 3) to (...) gap between the inner lips (points 13 and 14) over the interocular distance.
+    """Returns the (...) gap between the inner lips (landmarks 13 and 14) over the interocular distance.
 
-    0 is closed, speech reaches about 0.3, a yawn 0.8. NaN where the landmarks are NaN.
+    0 is closed; speech reaches about 0.3, a yawn 0.8. NaN where the landmarks (..., 478, 3) are NaN.
     """
     return _point_distance(landmarks, *_INNER_LIPS) / interocular_distance(landmarks)
 
 
 def mouth_width(landmarks: np.ndarray) -> np.ndarray:
-    """(..., 478, 3) to (...) distance of the inner mouth corners (78 and 308) over the interocular distance."""
+    """Returns the (...) distance of the inner mouth corners (78 and 308) over the interocular distance."""
     return _point_distance(landmarks, *_MOUTH_CORNERS) / interocular_distance(landmarks)
 
 
 def eye_opening(landmarks: np.ndarray) -> np.ndarray:
-    """(..., 478, 3) to (..., 2) eye aspect ratio of the left and right eye in the picture: lid gap over eye width.
+    """Returns the (..., 2) eye aspect ratios, left and right as in the image: lid gap over eye width.
 
-    About 0.3 when open, below 0.15 in a blink. NaN where the landmarks are NaN.
+    About 0.3 is open, below 0.15 is a blink. NaN where the landmarks (..., 478, 3) are NaN.
     """
     ratios = [
         (_point_distance(landmarks, upper_1, lower_1) + _point_distance(landmarks, upper_2, lower_2))

@@ -1,4 +1,4 @@
-"""Mouth opening beside loudness over time: what a plot of a talking video shows."""
+"""Measures mouth opening and loudness over time, for plots of talking videos."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,25 +11,25 @@ from fantasytalking.perception.signals import loudness_envelope
 
 
 class MouthCurve(NamedTuple):
-    """Of the face seen most, at each of a video's T frames."""
+    """Mouth opening of the most visible face and loudness, at each of the T frames of a video."""
 
     times: np.ndarray
     """(T,) seconds."""
     opening: np.ndarray
     """(T,) gap between the inner lips over the interocular distance; NaN where no face is known."""
     loudness: np.ndarray
-    """(T,) root mean square of the sound around the frame, in [0, 1]."""
+    """(T,) root mean square of the audio around the frame, in [0, 1]."""
 
     @property
     def visible_fraction(self) -> float:
-        """Share of the frames that show a face, in [0, 1]."""
+        """Fraction of the frames with a face, in [0, 1]."""
         return float(np.isfinite(self.opening).mean())
 
     @property
     def mean_opening_speed(self) -> float:
-        """Mean speed of the mouth opening, interocular distances per second; NaN where no face is known.
+        """Mean speed of the mouth opening, in interocular distances per second; NaN where no face is known.
 
-        Talkers in real footage show 0.28 to 0.76 once smoothed, listeners 0.07
+        In real footage speakers show 0.28 to 0.76 after smoothing, listeners 0.07
         (`fantasytalking.perception.active_speaker`).
         """
         speed = np.abs(np.diff(self.opening) / np.diff(self.times))
@@ -37,15 +37,15 @@ class MouthCurve(NamedTuple):
 
 
 def mouth_curve(frames: Iterable[tuple[float, np.ndarray]], audio: np.ndarray, sample_rate: int) -> MouthCurve:
-    """Measures a video and its sound.
+    """Measures a video and its audio.
 
     Args:
-        frames: pairs of seconds and (H, W, 3) uint8 RGB; only one frame is held.
-        audio: (samples,) mono float in [-1, 1] that begins at time 0.
-        sample_rate: Hz.
+        frames: pairs of seconds and (H, W, 3) uint8 RGB; one frame is in memory at a time.
+        audio: (samples,) mono float in [-1, 1] that starts at time 0.
+        sample_rate: Hz of the audio.
 
     Raises:
-        InputError: no frames, or not pictures of one size.
+        InputError: there are no frames, or they differ in size.
     """
     times: list[float] = []
 

@@ -1,9 +1,10 @@
-"""Which videos show several people who can be learned from: at least two, seen together, sharp, with moving faces.
+"""Selects clips of several people for training: at least two, visible together, sharp, with moving faces.
 
-As the multi-person corpus of FantasyPortrait (arXiv 2507.12956) was chosen: people are counted, blurred clips left out,
-and so are clips whose facial landmarks hardly vary. Decided here: people are counted by the faces that are followed,
-and only while at least two are seen at once; blur is that of the faces, not of the picture; landmarks vary with the
-expression only. Head pose and place are taken out, so that a photograph on the wall does not move when the camera does.
+It follows the selection of FantasyPortrait's multi-person corpus (arXiv 2507.12956), which counts people and drops
+blurred clips and clips whose facial landmarks barely vary. This module decides: people are counted by their tracked
+faces, and only while at least two are visible at once; blur is measured on faces, not on the image; the variation of
+landmarks is that of the expression. Head pose and position are removed, so that a photograph on a wall does not move
+with the camera.
 """
 
 from collections.abc import Sequence
@@ -14,21 +15,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.perception.face_track import FaceTrack
-from fantasytalking.perception.motion_intensity import measure_motion
+from fantasytalking.perception.motion_intensity import MIN_MOTION_SECONDS, measure_motion
 from fantasytalking.perception.sharpness import face_blur
 
 BLUR_SAMPLE_FRAMES = 9
-"""Frames of a face whose blur is measured, evenly spaced; their median counts."""
-
-
+"""Number of evenly spaced frames per face whose blur is measured; the median counts."""
 LANDMARK_JITTER = 0.25
-"""Standard deviation, in pixels and on each axis, of smoothed landmarks on a face that holds still."""
+"""Standard deviation per axis, in pixels, of smoothed landmarks on a face at rest."""
 
 
 class MultiPersonRejection(Enum):
-    """Why a clip is left out."""
+    """Why a clip is rejected."""
 
     TOO_FEW_PEOPLE = "too few people"
     BLURRED = "blurred faces"
@@ -40,60 +39,67 @@ class MultiPersonFilterConfig:
     """Limits of `assess_people`."""
 
     min_people: int = 2
+    """Minimum number of people, 2 to 8."""
     min_visible_fraction: float = 0.9
-    """Part of the frames in which somebody, and all who count together, must be seen."""
+    """Minimum fraction of the frames in which each person, and all of them together, are visible, (0, 1]."""
     min_face_size: float = 0.12
-    """Height of a face over that of the picture."""
+    """Minimum height of a face over the height of the image, (0, 1]."""
     min_face_pixels: int = 32
-    """Height of a face in pixels: smaller ones show no expression, and their landmarks tremble."""
+    """Minimum height of a face in pixels, 8 to 4096: smaller faces show no expression and have jittering landmarks."""
     max_blur: float = 0.62
-    """`face_blur`, at most."""
+    """Maximum `face_blur`, (0, 1]."""
     min_movement: float = 0.0001
-    """Variance of brows, lids and lips beyond the landmarks' own trembling, squared interocular distances."""
+    """Minimum variance of brows, lids and lips above the landmark jitter, in squared interocular distances, [0, 1)."""
     landmark_jitter: float = LANDMARK_JITTER
-    """Pixels of the tracks. Tracks that were scaled tremble as much more or less."""
+    """Standard deviation of the landmarks' jitter in pixels of the tracks, 0 to 100; it scales with the tracks."""
 
     def validate(self) -> None:
-        """Raises:
-        InputError: a limit out of bounds.
+        """Checks every limit.
+
+        Raises:
+            InputError: a value is out of range.
         """
-        if not 2 <= self.min_people <= 8:
-            raise InputError(f"min_people is {self.min_people}; give a number from 2 to 8")
-        for name in ("min_visible_fraction", "min_face_size", "max_blur"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give a share above 0 and up to 1")
-        if not 8 <= self.min_face_pixels <= 4096:
-            raise InputError(f"min_face_pixels is {self.min_face_pixels}; give a number from 8 to 4096")
-        if not 0 <= self.min_movement < 1:
-            raise InputError(f"min_movement is {self.min_movement}; give a variance from 0 to below 1")
-        if not 0 <= self.landmark_jitter <= 100:
-            raise InputError(f"landmark_jitter is {self.landmark_jitter}; give pixels from 0 to 100")
+        checks = {
+            "min_people": (2 <= self.min_people <= 8, "2 to 8"),
+            "min_visible_fraction": (0 < self.min_visible_fraction <= 1, "above 0 and up to 1"),
+            "min_face_size": (0 < self.min_face_size <= 1, "above 0 and up to 1"),
+            "max_blur": (0 < self.max_blur <= 1, "above 0 and up to 1"),
+            "min_face_pixels": (8 <= self.min_face_pixels <= 4096, "8 to 4096 pixels"),
+            "min_movement": (0 <= self.min_movement < 1, "0 to below 1"),
+            "landmark_jitter": (0 <= self.landmark_jitter <= 100, "0 to 100 pixels"),
+        }
+        for name, (valid, limits) in checks.items():
+            if not valid:
+                value = getattr(self, name)
+                raise InputError(
+                    f"{name} is {value}; it must be {limits}", code=ErrorCode.out_of_range, field=name, value=value
+                )
 
 
 class PersonQuality(NamedTuple):
-    """One of the tracks."""
+    """Measurements of one track."""
 
     visible_fraction: float
-    """Part of the frames in which the face is known."""
+    """Fraction of the frames in which the face is known, [0, 1]."""
     face_height: float
-    """Median height of the face over that of the picture."""
+    """Median height of the face over the height of the image."""
     blur: float
     """Median `face_blur`, in [0, 1]."""
     movement: float
-    """Variance of the expression (`measure_motion`) less that of `landmark_jitter`, squared interocular distances, not
-    below 0; 0 for a face that is hardly seen."""
+    """Variance of the expression (`measure_motion`) minus that of `landmark_jitter`, in squared interocular distances,
+    at least 0; 0 for a face that is barely visible."""
 
 
 @dataclass(frozen=True)
 class MultiPersonAssessment:
-    """Whether a clip is kept, and why not."""
+    """Whether a clip is accepted, and the reasons if it is not."""
 
     rejections: tuple[MultiPersonRejection, ...]
-    """Empty for a clip that is kept."""
+    """Reasons for rejection; empty for an accepted clip."""
     person_indices: tuple[int, ...]
-    """Numbers of the tracks that satisfy every limit, from left to right."""
+    """Indices of the tracks that satisfy every limit, from left to right."""
     qualities: tuple[PersonQuality, ...]
-    """Of every track."""
+    """Measurements of every track."""
 
     @property
     def accepted(self) -> bool:
@@ -103,16 +109,26 @@ class MultiPersonAssessment:
 def assess_people(
     frames: NDArray[np.uint8], tracks: Sequence[FaceTrack], config: MultiPersonFilterConfig | None = None
 ) -> MultiPersonAssessment:
-    """Judges a clip by its frames (T, H, W, 3) and the faces followed through them, in pixels of these frames.
+    """Assesses a clip by its frames and the faces tracked through them.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        tracks: tracks over the same T frames, in pixels of these frames.
+        config: the limits; None uses the defaults.
 
     Raises:
-        InputError: limits out of bounds, or tracks of another number of frames.
+        InputError: a limit is out of range, or a track has another number of frames.
     """
     config = config or MultiPersonFilterConfig()
     config.validate()
     for track in tracks:
         if len(track.times) != len(frames):
-            raise InputError(f"a face was followed over {len(track.times)} frames and there are {len(frames)}")
+            raise InputError(
+                f"a track has {len(track.times)} frames, the clip {len(frames)}; give tracks of this clip",
+                code=ErrorCode.shape_mismatch,
+                field="tracks",
+                value=len(track.times),
+            )
     measured = tuple(_measure(frames, track, config.landmark_jitter) for track in tracks)
     present = [
         number
@@ -126,8 +142,8 @@ def assess_people(
         if measured[number].blur <= config.max_blur and measured[number].movement >= config.min_movement
     ]
     good.sort(key=lambda number: _horizontal_position(tracks[number]))
-    refusals = () if _visible_together(tracks, good, config) else _rejections(tracks, present, measured, config)
-    return MultiPersonAssessment(refusals, tuple(good), measured)
+    rejections = () if _visible_together(tracks, good, config) else _rejections(tracks, present, measured, config)
+    return MultiPersonAssessment(rejections, tuple(good), measured)
 
 
 def _rejections(
@@ -144,7 +160,7 @@ def _rejections(
 
 
 def _visible_together(tracks: Sequence[FaceTrack], people: list[int], config: MultiPersonFilterConfig) -> bool:
-    """Whether enough of these people are seen at once, in enough of the frames."""
+    """Whether enough of these people are visible at once, in enough of the frames."""
     if len(people) < config.min_people:
         return False
     seen = np.sum([tracks[number].known for number in people], axis=0)
@@ -153,15 +169,15 @@ def _visible_together(tracks: Sequence[FaceTrack], people: list[int], config: Mu
 
 def _measure(frames: NDArray[np.uint8], track: FaceTrack, landmark_jitter: float) -> PersonQuality:
     boxes, known = track.boxes, np.flatnonzero(track.known)
-    looks = known[np.linspace(0, len(known) - 1, min(BLUR_SAMPLE_FRAMES, len(known))).round().astype(int)]
-    blur = float(np.median([face_blur(frames[index], boxes[index]) for index in looks]))
+    sampled = known[np.linspace(0, len(known) - 1, min(BLUR_SAMPLE_FRAMES, len(known))).round().astype(int)]
+    blur = float(np.median([face_blur(frames[index], boxes[index]) for index in sampled]))
     size = float(np.median(boxes[known, 3] - boxes[known, 1])) / track.height
     return PersonQuality(float(track.known.mean()), size, blur, _movement(track, landmark_jitter))
 
 
 def _movement(track: FaceTrack, landmark_jitter: float) -> float:
     times = track.times[track.known]
-    if len(times) < 2 or np.ptp(times) < 0.5:  # too short for `measure_motion`
+    if len(times) < 2 or np.ptp(times) < MIN_MOTION_SECONDS:
         return 0.0
     still = 2 * (landmark_jitter / float(np.nanmedian(track.interocular))) ** 2
     return max(0.0, measure_motion(track).expression - still)

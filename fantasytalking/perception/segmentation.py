@@ -1,4 +1,4 @@
-"""The person's silhouette in every frame, by MediaPipe SelfieSegmentation."""
+"""Segments the person in every frame with MediaPipe SelfieSegmentation."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,9 +8,9 @@ from fantasytalking.perception.mediapipe_graphs import create_selfie_segmentatio
 
 
 def iter_subject_masks(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """For each (H, W, 3) uint8 RGB frame an (H, W) float32 probability, in [0, 1], that a pixel is the person.
+    """Yields an (H, W) float32 mask per (H, W, 3) uint8 RGB frame: the probability, [0, 1], that a pixel is the person.
 
-    The frames are those of one video in order: the model steadies each mask by the one before.
+    The frames must be those of one video in order: the model stabilizes each mask with the previous one.
     """
     model = create_selfie_segmentation()
     try:
@@ -21,5 +21,5 @@ def iter_subject_masks(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def subject_masks(frames: np.ndarray) -> np.ndarray:
-    """(T, H, W, 3) uint8 RGB to (T, H, W) float32 probabilities in [0, 1]; see `iter_subject_masks`."""
+    """Returns (T, H, W) float32 probabilities in [0, 1] for (T, H, W, 3) uint8 RGB; see `iter_subject_masks`."""
     return np.stack(list(iter_subject_masks(frames)))

@@ -1,9 +1,9 @@
-"""How blurred a face is, without a sharp original to compare with.
+"""Measures the blur of a face without a reference.
 
 After Crete, Dolmiere, Ladret and Nicolas, "The blur effect: perception and estimation with a new no-reference
-perceptual blur metric", 2007: a sharp picture loses much of its contrast between neighbouring pixels when it is blurred
-once more, a blurred one little. The share that is left does not depend on contrast or brightness. Here it is that of
-the squared differences, so that edges weigh more than the noise of a sensor.
+perceptual blur metric", 2007: blurring a sharp image again removes much of the contrast between neighboring pixels,
+blurring a blurred one little. The remaining fraction depends neither on contrast nor on brightness. This module uses
+squared differences, so that edges weigh more than sensor noise.
 """
 
 import cv2
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_FACE_WIDTH = 48
-"""Width that larger faces are brought to, so that what counts is detail beside the face, not the number of pixels."""
+"""Width in pixels to which larger faces are scaled, so that the blur is relative to the face, not to its pixels."""
 
 _TAPS = 5
 _MIN_CONTRAST = 1e-6
 
 
 def face_blur(frame: NDArray[np.uint8], box: NDArray[np.floating]) -> float:
-    """Blur of a face in [0, 1], larger is more blurred; 1 where there is no contrast, or no pixel, at all.
+    """Returns the blur of a face in [0, 1], larger is more blurred; 1 without any contrast or pixel.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
@@ -37,7 +37,7 @@ def face_blur(frame: NDArray[np.uint8], box: NDArray[np.floating]) -> float:
 
 
 def _reblur_residual(image: NDArray[np.float32], axis: int) -> float:
-    """Root of the share of the squared differences along an axis that blurring along it leaves, in [0, 1]."""
+    """Returns the root of the fraction of squared differences that remains after blurring along an axis, in [0, 1]."""
     taps = (_TAPS, 1) if axis == 1 else (1, _TAPS)
     before, after = (float(np.square(np.diff(values, axis=axis)).sum()) for values in (image, cv2.blur(image, taps)))
     return min(1.0, (after / before) ** 0.5) if before > _MIN_CONTRAST else 1.0

@@ -1,4 +1,4 @@
-"""Signals at uneven times and with gaps, smoothed by windows in seconds, so that the frame rate does not matter."""
+"""Smooths signals with uneven timestamps and gaps by windows in seconds, independent of the frame rate."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ GRID_RATE = 25.0
 
 
 def smooth_to_grid(values: np.ndarray, times: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian mean over true time stamps, evaluated on an even grid of `GRID_RATE` samples a second.
+    """Returns the Gaussian mean over true timestamps on an even grid of `GRID_RATE` samples per second.
 
     Args:
         values: (T, ...) floats; a frame with any NaN counts as unknown.
         times: (T,) increasing seconds.
-        sigma: standard deviation of the Gaussian window, seconds.
+        sigma: standard deviation of the Gaussian window in seconds.
 
     Returns:
         (G, ...) float64, G = 1 + floor(duration * GRID_RATE); NaN where no known frame lies within 3 sigma.
@@ -23,7 +23,7 @@ def smooth_to_grid(values: np.ndarray, times: np.ndarray, sigma: float) -> np.nd
 
 
 def smooth_at(values: np.ndarray, times: np.ndarray, query_times: np.ndarray, sigma: float) -> np.ndarray:
-    """As `smooth_to_grid`, evaluated at any (G,) increasing times."""
+    """Returns the mean of `smooth_to_grid` at any (G,) increasing times."""
     flat = values.reshape(len(values), -1).astype(np.float64)
     known = np.isfinite(flat).all(axis=1)
     flat, times = flat[known], times[known]
@@ -42,7 +42,7 @@ def smooth_at(values: np.ndarray, times: np.ndarray, query_times: np.ndarray, si
 def loudness_envelope(
     audio: np.ndarray, sample_rate: int, times: np.ndarray, window_seconds: float = 0.1
 ) -> np.ndarray:
-    """(samples,) sound to (T,) root mean square within `window_seconds` around each time; 0 beyond the sound's ends."""
+    """Returns the (T,) root mean square of (samples,) audio within `window_seconds` around each time; 0 outside it."""
     total = np.concatenate([[0.0], np.cumsum(np.square(audio, dtype=np.float64))])
     begin = np.clip(np.round((times - window_seconds / 2) * sample_rate), 0, len(audio)).astype(np.int64)
     end = np.clip(np.round((times + window_seconds / 2) * sample_rate), 0, len(audio)).astype(np.int64)

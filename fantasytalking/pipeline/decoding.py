@@ -4,10 +4,12 @@ Axes: F latent frames, h and w latent height and width, T frames, H and W pixels
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import BaseOutput
 from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,6 +20,18 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.wan import VideoAutoencoder
 
 OUTPUT_TYPES = ("np", "pil", "pt", "latent")
+
+
+@dataclass
+class FantasyTalkingOutput(BaseOutput):
+    """A video."""
+
+    frames: Any
+    """np: (1, T, H, W, 3) float32 in [0, 1]; pt: (1, T, 3, H, W) of the same; pil: a list of one list of images;
+    latent: (1, 16, F, h, w) normalized latents, whose frames `iterate_frames` decodes one by one."""
+    num_frames: int
+    """T: the duration of the longest audio, rounded to the nearest frame, or that of the shortest driving video."""
+    fps: float
 
 
 def check_output_type(output_type: str) -> None:
@@ -35,7 +49,7 @@ def check_output_type(output_type: str) -> None:
         )
 
 
-def decode_frames(
+def decode_latents(
     vae: VideoAutoencoder, latents: Tensor, num_frames: int, progress_bar: Callable[..., tqdm]
 ) -> Iterator[NDArray[np.uint8]]:
     """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, 16, F, h, w), decoded on demand.
@@ -50,11 +64,11 @@ def decode_frames(
 def decode_output(
     vae: VideoAutoencoder, latents: Tensor, num_frames: int, output_type: str, progress_bar: Callable[..., tqdm]
 ) -> Any:
-    """Returns latents (1, 16, F, h, w) as one of `OUTPUT_TYPES`: see `fantasytalking.pipeline.FantasyTalkingOutput`."""
+    """Returns latents (1, 16, F, h, w) as one of `OUTPUT_TYPES`: see `FantasyTalkingOutput`."""
     if output_type == "latent":
         return latents
     if output_type == "pil":
-        return [[Image.fromarray(frame) for frame in decode_frames(vae, latents, num_frames, progress_bar)]]
+        return [[Image.fromarray(frame) for frame in decode_latents(vae, latents, num_frames, progress_bar)]]
     video = torch.cat([chunk.cpu() for chunk in _decode_chunks(vae, latents, num_frames, progress_bar)], dim=1)
     if output_type == "pt":
         return rearrange(video, "c t h w -> 1 t c h w")

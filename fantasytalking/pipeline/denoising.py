@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
@@ -16,7 +17,9 @@ from fantasytalking.conditions import Conditions
 from fantasytalking.models.cfg_branches import FULL_BRANCH, FULL_BRANCH_WITH_EXPRESSION, GuidanceBranch
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.pipeline.guidance import StepGuidance
+from fantasytalking.pipeline.generation_plan import GenerationPlan
+from fantasytalking.pipeline.guidance import StepGuidance, guidance_at_step
+from fantasytalking.pipeline.schedulers import set_timesteps
 from fantasytalking.pipeline.sliding_window import LatentWindow
 from fantasytalking.pipeline.video_conditions import BranchInputs, VideoConditions, WindowConditions
 
@@ -161,3 +164,35 @@ def _total_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def denoise(
+    transformer: FantasyTalkingTransformer3DModel,
+    scheduler: SchedulerMixin,
+    conditions: VideoConditions,
+    plan: GenerationPlan,
+    windows: Sequence[LatentWindow],
+    noise: Tensor,
+    on_window_done: Callable[[], object],
+    on_step_end: Callable[[int, Tensor, Tensor], tuple[Tensor, bool]],
+) -> Tensor:
+    """Returns the denoised latents (1, C, F, h, w) of `noise`.
+
+    Args:
+        on_window_done: called after each window of each step.
+        on_step_end: called with step, timestep and latents; returns the latents to continue with, and
+            whether the remaining steps are skipped.
+    """
+    timesteps = set_timesteps(scheduler, plan.num_inference_steps, noise.device)
+    denoiser = Denoiser(
+        transformer, conditions, windows, batch_branches=plan.guidance.batch_branches, on_window_done=on_window_done
+    )
+    latents = noise
+    for step, timestep in enumerate(timesteps):
+        guidance = guidance_at_step(plan.guidance, step, len(timesteps), conditions.available)
+        prediction = denoiser.predict(latents, timestep, guidance)
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        latents, is_interrupted = on_step_end(step, timestep, latents)
+        if is_interrupted:
+            break
+    return latents

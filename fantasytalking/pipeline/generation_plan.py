@@ -151,6 +151,26 @@ def plan_generation(
     )
 
 
+def exclusive_controls(controls: GenerationControls | None, keywords: GenerationControls) -> GenerationControls:
+    """Returns the controls object or, where it is None, the controls given as keyword arguments.
+
+    Raises:
+        InputError: both are given.
+    """
+    if controls is None:
+        return keywords
+    default = GenerationControls()
+    changed = [name for name, value in vars(keywords).items() if value != getattr(default, name)]
+    if changed:
+        raise InputError(
+            f"both controls and {changed[0]} were given; set {changed[0]} in controls",
+            code=ErrorCode.conflict,
+            field=changed[0],
+            value=getattr(keywords, changed[0]),
+        )
+    return controls
+
+
 def check_audio_supported(trained_modules: Sequence[str]) -> None:
     """Checks that the model's audio module was trained.
 

@@ -125,20 +125,26 @@ def apply_optimizations(
         transformer.enable_cache(_step_cache_config(config))
 
 
-def choose_offload(component_bytes: Mapping[str, int], vram_limit_gib: float) -> str:
+def component_bytes(components: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the size in bytes of the weights of each component."""
+    modules = {name: component for name, component in components.items() if isinstance(component, nn.Module)}
+    return {name: sum(value.nbytes for value in module.parameters()) for name, module in modules.items()}
+
+
+def choose_offload(sizes: Mapping[str, int], vram_limit_gib: float) -> str:
     """Returns none, model or group: the least offloading that leaves `ACTIVATION_MEMORY_FRACTION` of the limit free.
 
     Args:
-        component_bytes: size of the weights by component.
+        sizes: bytes of the weights by component.
 
     Raises:
         InputError: even the components that always stay on the GPU do not fit.
     """
     budget = vram_limit_gib * 2**30 * (1 - ACTIVATION_MEMORY_FRACTION)
-    resident = sum(component_bytes.get(name, 0) for name in GPU_RESIDENT_COMPONENTS)
-    if sum(component_bytes.values()) <= budget:
+    resident = sum(sizes.get(name, 0) for name in GPU_RESIDENT_COMPONENTS)
+    if sum(sizes.values()) <= budget:
         return "none"
-    if max(component_bytes.values()) <= budget:
+    if max(sizes.values()) <= budget:
         return "model"
     if resident <= budget:
         return "group"

@@ -5,14 +5,12 @@ Axes: F latent frames, h and w latent height and width, T frames, H and W pixels
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from torch import Tensor
@@ -41,20 +39,16 @@ from fantasytalking.models.diffusers_internals import execution_device
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
 from fantasytalking.pipeline.condition_encoder import NUM_ENCODING_STEPS, ConditionEncoder
-from fantasytalking.pipeline.decoding import check_output_type, decode_frames, decode_output
-from fantasytalking.pipeline.denoising import Denoiser
+from fantasytalking.pipeline.decoding import FantasyTalkingOutput, check_output_type, decode_latents, decode_output
+from fantasytalking.pipeline.denoising import denoise
 from fantasytalking.pipeline.generation_plan import (
     NEUTRAL_MOTION,
     GenerationControls,
     GenerationPlan,
+    exclusive_controls,
     plan_generation,
 )
-from fantasytalking.pipeline.guidance import (
-    EXPRESSION_GUIDANCE_SCALE,
-    GuidanceConfig,
-    GuidanceSchedule,
-    guidance_at_step,
-)
+from fantasytalking.pipeline.guidance import EXPRESSION_GUIDANCE_SCALE, GuidanceConfig, GuidanceSchedule
 from fantasytalking.pipeline.inputs import (
     AudioInput,
     DrivingInput,
@@ -63,12 +57,7 @@ from fantasytalking.pipeline.inputs import (
     load_audio_inputs,
     load_driving_inputs,
 )
-from fantasytalking.pipeline.loading import (
-    PipelineParts,
-    align_weights,
-    load_pipeline_from_base,
-    load_saved_pipeline,
-)
+from fantasytalking.pipeline.loading import PipelineParts, align_weights, load_pipeline_from_base, load_saved_pipeline
 from fantasytalking.pipeline.model_facts import (
     EXPRESSION_ENCODER_FOLDER,
     FACE_ENCODER_FOLDER,
@@ -77,8 +66,7 @@ from fantasytalking.pipeline.model_facts import (
     check_trained_modules,
 )
 from fantasytalking.pipeline.portrait import ImageInput, portrait_from_image
-from fantasytalking.pipeline.schedulers import set_timesteps
-from fantasytalking.pipeline.sliding_window import LatentWindow, plan_windows
+from fantasytalking.pipeline.sliding_window import plan_windows
 from fantasytalking.pipeline.speakers import DrivingExpression, Speakers
 from fantasytalking.pipeline.streaming.streamer import Streamer
 from fantasytalking.pipeline.streaming.streaming_audio import StreamingAudioEncoder
@@ -86,18 +74,6 @@ from fantasytalking.pipeline.timeline import Timeline
 from fantasytalking.pipeline.video_conditions import VideoConditions
 
 StepCallback = Callable[["FantasyTalkingPipeline", int, Tensor, dict[str, Tensor]], Mapping[str, Tensor]]
-
-
-@dataclass
-class FantasyTalkingOutput(BaseOutput):
-    """A video."""
-
-    frames: Any
-    """np: (1, T, H, W, 3) float32 in [0, 1]; pt: (1, T, 3, H, W) of the same; pil: a list of one list of images;
-    latent: (1, 16, F, h, w) normalized latents, whose frames `iterate_frames` decodes one by one."""
-    num_frames: int
-    """T: the duration of the longest audio, rounded to the nearest frame, or that of the shortest driving video."""
-    fps: float
 
 
 class FantasyTalkingPipeline(DiffusionPipeline):
@@ -219,11 +195,6 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
         super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
 
-    def component_bytes(self) -> dict[str, int]:
-        """Returns the size of the weights of each component in bytes."""
-        parts = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
-        return {name: sum(value.nbytes for value in part.parameters()) for name, part in parts.items()}
-
     @property
     def trained_modules(self) -> list[str]:
         """Trained modules among audio, face, motion and expression."""
@@ -304,15 +275,10 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         Raises:
             InputError: an input or a control cannot be used; names the value, the limit and the cure.
         """
-        guidance = GuidanceConfig(
-            GuidanceSchedule.from_scale(text_guidance_scale),
-            GuidanceSchedule.from_scale(audio_guidance_scale),
-            guidance_order,
-            color_rescale,
-            batch_branches,
-            GuidanceSchedule.from_scale(expression_guidance_scale),
-        )
-        keyword_controls = GenerationControls(
+        scales = (text_guidance_scale, audio_guidance_scale, expression_guidance_scale)
+        text, speech, expression = map(GuidanceSchedule.from_scale, scales)
+        guidance = GuidanceConfig(text, speech, guidance_order, color_rescale, batch_branches, expression)
+        keywords = GenerationControls(
             prompt,
             negative_prompt,
             motion if expression_motion is None else expression_motion,
@@ -326,13 +292,11 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             window_frames,
             overlap_frames,
         )
-        controls = _only_controls(controls, keyword_controls)
-
         # 1. Check what can be checked before anything is computed
         check_output_type(output_type)
-        speech, driving = audio_inputs(audio), driving_inputs(driving_video)
-        plan = self._plan(controls, has_audio=bool(speech), driving=driving)
-        waveforms = load_audio_inputs(speech)
+        recordings, driving = audio_inputs(audio), driving_inputs(driving_video)
+        plan = self._plan(exclusive_controls(controls, keywords), has_audio=bool(recordings), driving=driving)
+        waveforms = load_audio_inputs(recordings)
         expressions = load_driving_inputs(driving, self.expression_encoder_path, plan.fps)
         num_faces = max(len(waveforms), len(expressions), 1)
         portrait = portrait_from_image(
@@ -342,9 +306,23 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         timeline = speakers.timeline(plan.fps, plan.temporal_stride)
         windows = plan_windows(timeline.num_latent_frames, plan.window_length, plan.window_overlap)
 
+        def on_step_end(step: int, timestep: Tensor, latents: Tensor) -> tuple[Tensor, bool]:
+            if callback_on_step_end is not None:
+                latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
+            return latents, self.interrupt
+
         # 2. Encode, denoise, decode
         conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline)
-        latents = self._denoise(conditions, plan, windows, timeline, generator, callback_on_step_end)
+        device, (latent_height, latent_width) = execution_device(self), conditions.image_latents.shape[-2:]
+        channels = self.transformer.config.out_channels
+        shape = (1, channels, timeline.num_latent_frames, latent_height, latent_width)
+        noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        self._interrupt = False
+        with self.progress_bar(total=plan.num_inference_steps * len(windows)) as bar:
+            bar.set_description("denoise")
+            latents = denoise(
+                self.transformer, self.scheduler, conditions, plan, windows, noise, bar.update, on_step_end
+            )
         vae = VideoAutoencoder(self.vae)
         frames = decode_output(vae, latents, timeline.num_frames, output_type, self.progress_bar)
         self.maybe_free_model_hooks()
@@ -399,7 +377,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
     @torch.no_grad()
     def iterate_frames(self, latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
         """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, 16, F, h, w), decoded on demand."""
-        yield from decode_frames(VideoAutoencoder(self.vae), latents, num_frames, self.progress_bar)
+        yield from decode_latents(VideoAutoencoder(self.vae), latents, num_frames, self.progress_bar)
 
     def _plan(
         self, controls: GenerationControls, *, has_audio: bool, driving: Sequence[DrivingInput]
@@ -432,57 +410,3 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         with self.progress_bar(total=NUM_ENCODING_STEPS) as bar:
             bar.set_description("encode")
             return encoder.encode(speakers, plan, window_length, timeline, bar.update)
-
-    def _denoise(
-        self,
-        conditions: VideoConditions,
-        plan: GenerationPlan,
-        windows: Sequence[LatentWindow],
-        timeline: Timeline,
-        generator: torch.Generator | None,
-        callback_on_step_end: StepCallback | None,
-    ) -> Tensor:
-        """(1, C, F, h, w) denoised latents."""
-        device, (height, width) = execution_device(self), conditions.image_latents.shape[-2:]
-        shape = (1, self.transformer.config.out_channels, timeline.num_latent_frames, height, width)
-        latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        timesteps = set_timesteps(self.scheduler, plan.num_inference_steps, device)
-        self._interrupt = False
-        with self.progress_bar(total=len(timesteps) * len(windows)) as bar:
-            bar.set_description("denoise")
-            denoiser = Denoiser(
-                self.transformer,
-                conditions,
-                windows,
-                batch_branches=plan.guidance.batch_branches,
-                on_window_done=bar.update,
-            )
-            for step, timestep in enumerate(timesteps):
-                if self.interrupt:
-                    break
-                guidance = guidance_at_step(plan.guidance, step, len(timesteps), conditions.available)
-                prediction = denoiser.predict(latents, timestep, guidance)
-                latents = self.scheduler.step(prediction, timestep, latents, return_dict=False)[0]
-                if callback_on_step_end is not None:
-                    latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
-        return latents
-
-
-def _only_controls(controls: GenerationControls | None, keywords: GenerationControls) -> GenerationControls:
-    """The controls object or the keyword arguments, whichever is given.
-
-    Raises:
-        InputError: both are given.
-    """
-    if controls is None:
-        return keywords
-    default = GenerationControls()
-    changed = [name for name, value in vars(keywords).items() if value != getattr(default, name)]
-    if changed:
-        raise InputError(
-            f"both controls and {changed[0]} were given; set {changed[0]} in controls",
-            code=ErrorCode.conflict,
-            field=changed[0],
-            value=getattr(keywords, changed[0]),
-        )
-    return controls

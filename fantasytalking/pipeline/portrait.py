@@ -64,7 +64,7 @@ class PortraitOptions:
         return prepare_portrait(
             opened,
             parse_sizes(self.sizes),
-            fit=self.resize_mode,
+            resize_mode=self.resize_mode,
             face_index=self.face_index,
             num_faces=num_faces,
             min_face_fraction=self.min_face_fraction,
@@ -88,7 +88,7 @@ def prepare_portrait(
     image: NDArray[np.uint8],
     sizes: Sequence[ResolutionBucket],
     *,
-    fit: ResizeMode = ResizeMode.crop,
+    resize_mode: ResizeMode = ResizeMode.crop,
     face_index: int | Sequence[int] | None = None,
     num_faces: int = 1,
     min_face_fraction: float = 0.0,
@@ -97,7 +97,7 @@ def prepare_portrait(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        fit: crop keeps the largest part of that ratio, centered on the faces; letterbox keeps all, with black bars.
+        resize_mode: crop keeps the largest part of that ratio, centered on the faces; letterbox adds black bars.
         face_index: selected faces, from 1 at the left; several appear in the portrait in this order. None: all.
         num_faces: number of faces required where none is selected.
         min_face_fraction: with crop, zoom in until the smallest face has this fraction of the height (0: never), but
@@ -117,16 +117,16 @@ def prepare_portrait(
     selected = [faces[number] for number in _select_faces(len(faces), face_index, num_faces)]
     landmarks = np.stack([one.landmarks for one in selected])
     boxes = np.stack([one.box for one in selected]).astype(np.float64)
-    framing = Framing.for_nearest_bucket(image.shape[1], image.shape[0], list(sizes), fit)
+    framing = Framing.for_nearest_bucket(image.shape[1], image.shape[0], list(sizes), resize_mode)
     smallest = float((boxes[:, 3] - boxes[:, 1]).min())
-    if fit is ResizeMode.crop and smallest * framing.scale < min_face_fraction * framing.bucket.height:
+    if resize_mode is ResizeMode.crop and smallest * framing.scale < min_face_fraction * framing.bucket.height:
         left, top, right, bottom = _zoomed_crop(
             (image.shape[0], image.shape[1]), boxes, framing.bucket, min_face_fraction
         )
         image = np.ascontiguousarray(image[top:bottom, left:right])
         landmarks = landmarks - np.array([left, top, 0], np.float32)
         boxes = boxes - np.array([left, top, left, top])
-        framing = Framing(right - left, bottom - top, framing.bucket, fit)
+        framing = Framing(right - left, bottom - top, framing.bucket, resize_mode)
     x0, y0, x1, y1 = _enclosing_box(boxes)
     offset = framing.offset(((x0 + x1) / 2, (y0 + y1) / 2))
     pixels = framing.crop_or_pad(framing.resize(image), offset)

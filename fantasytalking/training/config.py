@@ -6,8 +6,8 @@ from enum import Enum
 from omegaconf import MISSING
 
 from fantasytalking.attention_regions import BackgroundAttention
-from fantasytalking.common.config import check_fraction, check_range
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.validation import check_fraction, check_range
 from fantasytalking.data.collate import AudioAlignment, CollateConfig, MaskProjection
 from fantasytalking.data.collate_multi_person import RegionBoxes
 from fantasytalking.training.stage_config import ObjectiveType, StageConfig

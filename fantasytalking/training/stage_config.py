@@ -5,8 +5,8 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from fantasytalking.common.config import check_fraction, check_range
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.validation import check_fraction, check_range
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.flow_matching import LossNormalization, SigmaConfig
 from fantasytalking.models.cfg_branches import CfgOrder

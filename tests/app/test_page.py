@@ -181,14 +181,14 @@ def test_every_control_is_tried_here():
         ),
         ({"second_driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE}, "a second driving video but no first"),
         ({"second_audio": DEMO_FOLDER / DEMO_SPEECH_FILE}, "1 face was found in the picture and 2 are needed"),
-        ({"driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE}, "'driver.wav' has no picture"),
+        ({"driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE}, "'driver.wav' has no video track"),
         (
             {"driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE, "stream": True},
             "a stream hears one sound and nothing drives it",
         ),
         ({"expression_guidance_scale": -1}, "less than minimum value 0"),
-        ({"portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not a picture"),
-        ({"audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "'sound.png' cannot be decoded|has no sound track"),
+        ({"portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not in a supported format"),
+        ({"audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "'sound.png' cannot be decoded|has no audio track"),
         ({"portrait": "grey"}, "no face was found in the picture"),
         ({"seed": None}, "seed is empty"),
         ({"seed": -1}, "less than minimum value 0"),
@@ -199,10 +199,13 @@ def test_every_control_is_tried_here():
         ({"face_index": 2}, "face 2 was asked for and 1 found"),
         ({"prompt": "a" * 5000}, "4096"),
         ({"stream": "yes"}, "stream is 'yes'; it must be true or false"),
-        ({"stream": True, "portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not a picture"),
+        (
+            {"stream": True, "portrait": DEMO_FOLDER / DEMO_SPEECH_FILE},
+            "image 'portrait.wav' is not in a supported format",
+        ),
         (
             {"stream": True, "audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE},
-            "'sound.png' cannot be decoded|has no sound track|neither",
+            "'sound.png' cannot be decoded|has no audio track|neither",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: same work on every side, operations counted, ratios to the first side."""
+"""Benchmark rows: alternating variants, counted operations, and ratios to the first variant."""
 
 import shutil
 import time
@@ -21,15 +21,15 @@ from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 
 
-def test_sides_are_run_in_turn_and_compared_round_by_round():
+def test_workloads_alternate_and_are_compared_by_round():
     order: list[str] = []
 
-    def side(name: str, seconds: float) -> None:
+    def workload(name: str, seconds: float) -> None:
         order.append(name)
         time.sleep(seconds)
 
     timings = time_interleaved(
-        {"fast": lambda: side("fast", 0.002), "slow": lambda: side("slow", 0.02)}, torch.device("cpu"), rounds=3
+        {"fast": lambda: workload("fast", 0.002), "slow": lambda: workload("slow", 0.02)}, torch.device("cpu"), rounds=3
     )
     assert order[:8] == ["fast", "slow"] * 4
     assert [len(timing.seconds) for timing in timings] == [3, 3]
@@ -37,7 +37,7 @@ def test_sides_are_run_in_turn_and_compared_round_by_round():
     assert timings[1].ratio > 3
 
 
-def test_operations_are_counted():
+def test_operations_of_matrix_products_are_counted():
     first, second = torch.randn(4, 8), torch.randn(8, 16)
     assert count_flops(lambda: first @ second) == 2 * 4 * 8 * 16
 
@@ -51,7 +51,7 @@ def test_operations_of_attention_are_counted(masked: bool):
     assert counted == 2 * (2 * 2 * 12 * 5 * 8)
 
 
-def test_the_guided_step_row_runs_and_every_saving_saves_operations():
+def test_every_variant_of_the_guided_step_row_saves_operations():
     size = GuidedStepSize("nano", layers=2, latents=(5, 8, 8), rounds=1, matrix_side=256)
     table = benchmark_guided_step(size, torch.device("cpu"), [torch.float32, torch.bfloat16])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")][
@@ -61,14 +61,16 @@ def test_the_guided_step_row_runs_and_every_saving_saves_operations():
     operations = [float(row[4]) for row in rows]
     assert operations[0] == 1 < operations[1]
     assert operations[3] < operations[2] < operations[1]
-    assert operations[3] < 1 and len(set(operations[3:])) == 1, "what takes fewer passes does the same products"
+    assert operations[3] < 1 and len(set(operations[3:])) == 1, (
+        "variants with fewer passes have the same matrix products"
+    )
     assert all(float(row[6]) < 1e-5 for row in (naive, ours, reused, together, fewer))
     assert "fewer passes" in fewer[0] and "fewer passes" in wide[0]
     assert "attention in float32" in wide[0] and 1e-5 < float(wide[6]) < 0.3 > float(half[6]) > 1e-5
 
 
 @pytest.mark.slow
-def test_the_training_row_trains_what_it_says():
+def test_the_training_step_row_trains_the_stated_parameters():
     size = TrainingStepSize("nano", layers=12, latents=(3, 4, 4), batch_size=2, rounds=1, gradient_checkpointing=False)
     table = benchmark_training_step(size, torch.device("cpu"), torch.float32)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
@@ -86,17 +88,19 @@ def test_the_training_row_trains_what_it_says():
     assert everything[1] == f"{sum(counts.values()):.1f} M"
     trained, memory = ([float(row[column].split()[0]) for row in rows[1:]] for column in (1, 6))
     assert trained[0] < trained[1] < trained[2]
-    assert memory[2] > memory[0], "gradients and moments of the base"
+    assert memory[2] > memory[0], "includes gradients and moments of the base"
     clips = [float(row[3]) for row in rows[1:]]
     assert min(clips) > 0 and adapters[4] == "1.00"
-    for row, a_second in zip((lora, everything), clips[1:], strict=True):
-        assert float(row[4]) == pytest.approx(clips[0] / a_second, rel=0.01, abs=0.006), "the ratio is of the seconds"
+    for row, clips_per_second in zip((lora, everything), clips[1:], strict=True):
+        assert float(row[4]) == pytest.approx(clips[0] / clips_per_second, rel=0.01, abs=0.006), (
+            "the ratio is of the seconds"
+        )
         assert row[5] == f"{row[4]} to {row[4]}", "one round has no spread"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_the_compiled_row_has_its_three_sides(monkeypatch: pytest.MonkeyPatch):
+def test_the_compiled_step_row_has_three_variants(monkeypatch: pytest.MonkeyPatch):
     small = TrainingStepSize("nano", layers=1, latents=(2, 4, 4), batch_size=1, rounds=1, gradient_checkpointing=False)
     monkeypatch.setattr(compiled_step, "NANO_SIZE", small)
     table = compiled_step.benchmark_compiled_step(torch.device("cpu"), torch.bfloat16)
@@ -110,7 +114,7 @@ def test_the_compiled_row_has_its_three_sides(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
-def test_the_tracking_row_counts_the_same_frames_on_every_side(tmp_path):
+def test_the_tracking_row_uses_the_same_frames_for_all_variants(tmp_path):
     for _ in make_corpus(CorpusPlan(range(1), ["Pip."], size=128), tmp_path):
         pass
     video = next(tmp_path.glob("id*/video.mp4"))

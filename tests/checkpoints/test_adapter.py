@@ -63,7 +63,7 @@ def test_an_adapter_loads_exactly_and_changes_nothing_else(tmp_path):
         assert torch.equal(value, expected), name
 
 
-def test_an_adapter_of_one_module_leaves_the_others(tmp_path):
+def test_an_adapter_of_one_module_leaves_the_others_unchanged(tmp_path):
     source, target = tiny_transformer(seed=0), tiny_transformer(seed=5)
     save_adapter(source, tmp_path / "adapter", AdapterConfig(["face"], "seconds"))
     assert {adapter_module_of(name) for name in load_file(tmp_path / "adapter" / "adapter.safetensors")} == {"face"}
@@ -126,7 +126,7 @@ def test_an_invalid_adapter_configuration_is_rejected(tmp_path, name, value, cod
         read_adapter(tmp_path / "adapter")
 
 
-def test_a_folder_of_the_users_own_is_never_replaced(tmp_path):
+def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "family.jpg").write_bytes(b"x")
     with pytest.raises(InputError, match=r"holds other things \('family.jpg'\)"):

@@ -98,7 +98,7 @@ def test_our_forward_is_the_released_forward(golden, tmp_path, level, monkeypatc
 
 
 def test_released_weights_through_the_adapter_give_the_released_forward(golden, tmp_path):
-    """The other way in: converter, load_from_wan on a single file of Wan's names, load_adapter."""
+    """Uses the converter, load_from_wan on a single file with Wan's names, and load_adapter."""
     from fantasytalking.audio_windows import released_frame_windows
     from fantasytalking.checkpoints.adapter import load_adapter
     from fantasytalking.conditions import Conditions
@@ -127,7 +127,7 @@ def test_released_weights_through_the_adapter_give_the_released_forward(golden, 
     torch.testing.assert_close(prediction, tensors["out.prediction"], rtol=0, atol=1e-5)
 
 
-def test_wan_names_become_a_diffusers_folder(tmp_path, monkeypatch):
+def test_a_wan_file_is_converted_to_a_diffusers_folder(tmp_path, monkeypatch):
     sizes = {"num_attention_heads": 1, "attention_head_dim": 128, "added_kv_proj_dim": 128}
     base = WanTransformer3DModel.from_pretrained(save_base(tmp_path / "base", **sizes))
     save_file(original_names(base), tmp_path / "wan.safetensors")

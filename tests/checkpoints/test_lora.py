@@ -34,7 +34,7 @@ def forward(model: FantasyTalkingTransformer3DModel) -> torch.Tensor:
 
 
 def with_lora(seed: int = 0) -> FantasyTalkingTransformer3DModel:
-    """A model whose LoRA is away from its zero start."""
+    """A model whose LoRA is not zero."""
     model = tiny_transformer(seed)
     add_lora(model, SETTINGS, torch.float32)
     generator = torch.Generator().manual_seed(9)
@@ -52,7 +52,7 @@ def adapter(tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-def test_a_fresh_lora_adds_nothing():
+def test_a_new_lora_adds_nothing():
     model = tiny_transformer()
     before = forward(model)
     add_lora(model, SETTINGS, torch.float32)
@@ -67,7 +67,7 @@ def test_a_lora_is_read_back_exactly(adapter: Path):
     assert not torch.allclose(forward(model), fresh, atol=1e-3)
 
 
-def test_the_file_holds_the_lora_in_names_without_peft(adapter: Path):
+def test_the_file_has_names_without_peft(adapter: Path):
     shapes = {name: tuple(value.shape) for name, value in load_file(adapter / LORA_FILE).items()}
     assert shapes == lora_tensor_shapes(tiny_transformer(), SETTINGS)
     assert shapes["blocks.0.attn1.to_q.lora_A.weight"] == (4, 48)

@@ -1,4 +1,4 @@
-"""The released portrait checkpoint: its forward reproduced, both forms read and written without a loss."""
+"""The released portrait checkpoint: its forward, and lossless conversion of both forms."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_our_forward_is_the_released_forward(golden, tmp_path, people, monkeypat
     assert not torch.allclose(ours["prediction"], ours["prediction_without_portrait"], atol=1e-2)
 
 
-def test_three_people_of_another_length_and_size_are_driven_each_by_their_own(golden, tmp_path):
+def test_three_people_are_driven_by_their_own_expressions(golden, tmp_path):
     """The released mask drives the wrong faces here; ours is checked against the same people in another order."""
     tensors, metadata = read(golden / "portrait_forward_two.safetensors")
     generator = torch.Generator().manual_seed(0)
@@ -77,7 +77,7 @@ def test_three_people_of_another_length_and_size_are_driven_each_by_their_own(go
     torch.testing.assert_close(predictions[1], predictions[0], rtol=0, atol=1e-5)
 
 
-def test_released_file_and_flat_port_go_through_our_adapter_without_a_loss(golden, tmp_path):
+def test_released_file_and_flat_port_round_trip_through_our_adapter(golden, tmp_path):
     released = {name: value.bfloat16() for name, value in adapter_of(golden).items()}
     port = {name.replace(".processor.", "."): value for name, value in released.items()}
     assert port.keys() != released.keys()

@@ -1,4 +1,4 @@
-"""Tiny encoders with random weights, built once."""
+"""Tiny encoders with random weights, built once per session."""
 
 from pathlib import Path
 

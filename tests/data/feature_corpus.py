@@ -1,4 +1,4 @@
-"""A made-up prepared corpus: feature files and records with seeded random values."""
+"""Builds a prepared corpus: feature files and records with seeded random values."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,19 +30,19 @@ def random_features(seed: int, frames: int = 9, height: int = 32, width: int = 4
 
 
 def with_driven_faces(features: ClipFeatures, people: int, seed: int = 0, speakers: bool = False) -> ClipFeatures:
-    """The same clip with `people` faces and what drives them, in boxes from left to right."""
+    """The same clip with the faces, expressions and boxes of `people` people from left to right."""
     generator = torch.Generator().manual_seed(seed)
     frames, (height, width) = len(features.frame_times), features.latents.shape[-2:]
     edges = torch.linspace(0, 8 * width, people + 1)
     box = torch.stack([edges[:-1], torch.zeros(people), edges[1:], torch.full((people,), 8.0 * height)], dim=1)
-    sounds = torch.randn(people, *features.audio.shape, generator=generator).half()
+    speech = torch.randn(people, *features.audio.shape, generator=generator).half()
     return replace(
         features,
         face=torch.nn.functional.normalize(torch.randn(people, 512, generator=generator)),
         expression=torch.randn(people, frames, 36, generator=generator).half(),
         expression_present=torch.rand(people, frames, generator=generator) < 0.9,
         boxes=box[:, None].repeat(1, frames, 1),
-        speakers=sounds if speakers else None,
+        speakers=speech if speakers else None,
     )
 
 

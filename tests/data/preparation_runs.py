@@ -1,4 +1,4 @@
-"""Running the preparation inside a test or in processes of their own that may be killed."""
+"""Runs the preparation within a test, or in separate processes that may be killed."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def _run(videos: Path, output: Path, config: PreparationConfig, environment: dic
 
 
 def measure_memory(videos: Path, output: Path, config: PreparationConfig, answer: SimpleQueue) -> None:
-    """Prepares and answers with this process's peak memory in MiB."""
+    """Prepares and returns the peak memory of this process in MiB."""
     _run(videos, output, config, {})
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -61,14 +61,14 @@ def measure_memory(videos: Path, output: Path, config: PreparationConfig, answer
 def start_preparation(
     videos: Path, output: Path, config: PreparationConfig, environment: dict[str, str] | None = None
 ) -> ForkServerProcess:
-    """A process that prepares; imports are done once, by the fork server."""
+    """Starts a process that prepares; the fork server has done the imports."""
     process = FORK_SERVER.Process(target=_run, args=(videos, output, config, environment or {}))
     process.start()
     return process
 
 
 def start_fork_server() -> None:
-    """Lets the fork server do its imports, so that they are in nobody's measured time."""
+    """Lets the fork server do its imports, so that no measured time includes them."""
     process = FORK_SERVER.Process(target=int)
     process.start()
     wait_for_processes(process)
@@ -81,6 +81,6 @@ def wait_for_processes(*processes: ForkServerProcess) -> None:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Every file below a folder, with a hash of its content."""
+    """Hashes of the contents of all files below a folder, by path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

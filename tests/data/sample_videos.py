@@ -1,4 +1,4 @@
-"""A folder of small videos of the portrait world, good ones and every kind of bad one."""
+"""Writes small videos of the portrait world: good ones and every kind of bad one."""
 
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,7 @@ FPS = 25
 
 @cache
 def talking_clip(identity: int, size: int = 128) -> tuple[NDArray[np.uint8], NDArray[np.float32], int]:
-    """(T, size, size, 3) frames, samples and their rate: a person says a sentence."""
+    """(T, size, size, 3) frames, samples and sample rate of a person who says a sentence."""
     acted = perform_plan(make_identity(identity), ClipPlan(identity, 0, SENTENCE, seed=0, expression=0.7, body=0.5))
     frames = np.stack(list(PortraitRenderer(make_identity(identity), size).frames(acted.animation)))
     return frames, acted.speech.samples.astype(np.float32) / 32768, acted.speech.sample_rate
@@ -26,14 +26,14 @@ def write_good_videos(folder: Path) -> None:
     """talk.mp4: one person; more/cut.mp4: two scenes of different people."""
     frames, samples, rate = talking_clip(0)
     write_video(folder / "talk.mp4", frames, fps=FPS, audio=samples, sample_rate=rate)
-    others, sound, rate = talking_clip(1)
+    others, speech, rate = talking_clip(1)
     both = np.concatenate([others[:30], frames[:30]])
-    write_video(folder / "more" / "cut.mp4", both, fps=FPS, audio=sound[: round(60 / FPS * rate)], sample_rate=rate)
+    write_video(folder / "more" / "cut.mp4", both, fps=FPS, audio=speech[: round(60 / FPS * rate)], sample_rate=rate)
     (folder / "more" / "cut.txt").write_text("Somebody else is talking.")
 
 
 def write_bad_videos(folder: Path) -> dict[str, str]:
-    """One video for many a reason; returns the reason that each must get."""
+    """Writes one video per rejection reason; returns the expected reason of each file."""
     frames, samples, rate = talking_clip(0)
     others, _, _ = talking_clip(1)
     noise = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), dtype=np.uint8)
@@ -48,9 +48,9 @@ def write_bad_videos(folder: Path) -> dict[str, str]:
         "low_resolution": (np.ascontiguousarray(frames[:, ::8, ::8]), samples, FPS),
         "too_short": (frames[:9], samples, FPS),
     }
-    for reason, (pictures, sound, fps) in videos.items():
+    for reason, (images, audio, fps) in videos.items():
         if reason != "sound_too_short":
-            write_video(folder / f"{reason}.mp4", pictures, fps=fps, audio=sound, sample_rate=rate)
+            write_video(folder / f"{reason}.mp4", images, fps=fps, audio=audio, sample_rate=rate)
     write_truncated_audio(folder / "sound_too_short.mp4", frames, samples[: rate // 4], rate)
     whole = (folder / "silent.mp4").read_bytes()
     (folder / "unreadable.mp4").write_bytes(whole[:300])
@@ -66,7 +66,7 @@ def write_bad_videos(folder: Path) -> dict[str, str]:
 
 
 def write_truncated_audio(path: Path, frames: NDArray[np.uint8], samples: NDArray[np.float32], rate: int) -> None:
-    """A video whose sound track ends long before the picture; `write_video` would pad it."""
+    """Writes a video whose audio ends long before its frames; `write_video` would pad it."""
     import av
 
     with av.open(str(path), "w") as container:
@@ -83,7 +83,7 @@ def write_truncated_audio(path: Path, frames: NDArray[np.uint8], samples: NDArra
 
 
 def write_repeated(source: Path, target: Path, seconds: float) -> None:
-    """The same video over and over, its packets copied, until `seconds` are full."""
+    """Repeats a video by copying its packets until `seconds` are complete."""
     import av
 
     with av.open(str(target), "w") as container:

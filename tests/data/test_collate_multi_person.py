@@ -1,4 +1,4 @@
-"""Batches of several people: who is driven by what, who is heard where, and people that a clip lacks."""
+"""Batches of several people: expressions, speech, regions, and people that a clip lacks."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from fantasytalking.attention_regions import BackgroundAttention
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.collate import AudioAlignment, CollateConfig, PortraitCollator, TrainingBatch
 from fantasytalking.data.collate_multi_person import RegionBoxes
 from fantasytalking.data.dataset import Sample
 from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from tests.data.feature_corpus import random_features, record, with_driven_faces
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import tiny_transformer
 
 SIZES = ExpressionModuleConfig((6, 6, 8, 16), (0, 0, 2, 3), token_dim=16, width=12, depth=1, heads=2, head_dim=4)
@@ -46,7 +47,7 @@ def predict(made: FantasyTalkingTransformer3DModel, batch: TrainingBatch) -> Ten
 
 @pytest.mark.parametrize("alignment", AudioAlignment)
 def test_a_clip_predicts_the_same_alone_and_beside_clips_of_more_people(alignment: AudioAlignment):
-    """Absent people, a repeated face and sounds that are not there change nothing."""
+    """Absent people, repeated faces and padded speech change nothing."""
     made, samples = model(), [clip(0, 1), clip(1, 2, speakers=True), clip(2, 3, speakers=True), clip(3, 2)]
     together = collate(samples, alignment=alignment)
     expression = together.conditions.expression
@@ -59,7 +60,7 @@ def test_a_clip_predicts_the_same_alone_and_beside_clips_of_more_people(alignmen
         torch.testing.assert_close(predicted[row : row + 1], alone, rtol=0, atol=1e-5)
 
 
-def test_every_person_drives_and_is_heard_in_their_own_region():
+def test_expression_and_speech_of_every_person_are_limited_to_their_region():
     """Three stripes of one token each, from left to right."""
     sample = clip(0, 3, speakers=True)
     conditions = collate([sample]).conditions
@@ -67,17 +68,17 @@ def test_every_person_drives_and_is_heard_in_their_own_region():
     stripes = torch.eye(3, dtype=torch.bool)[None, :, None, None].expand(1, 3, 3, 2, 3)
     assert torch.equal(conditions.expression.regions, stripes)
     assert conditions.speaker_regions is not None and torch.equal(conditions.speaker_regions, stripes)
-    told, features = sample.features.speakers, conditions.expression.features
-    assert told is not None and sample.features.expression is not None
+    speakers, features = sample.features.speakers, conditions.expression.features
+    assert speakers is not None and sample.features.expression is not None
     assert torch.equal(features[0], sample.features.expression.float())
-    heard = [value.unflatten(2, (3, -1))[0, 1] for value in (conditions.audio_embeds, conditions.audio_mask)]
-    for person, (tokens, real) in enumerate(zip(*heard, strict=True)):  # of latent frame 1
+    windows = [value.unflatten(2, (3, -1))[0, 1] for value in (conditions.audio_embeds, conditions.audio_mask)]
+    for person, (tokens, real) in enumerate(zip(*windows, strict=True)):  # of latent frame 1
         assert real.any()
-        rows = {tuple(row.tolist()) for row in told[person].float()}
+        rows = {tuple(row.tolist()) for row in speakers[person].float()}
         assert {tuple(row.tolist()) for row in tokens[real]} <= rows
 
 
-def test_the_order_of_the_people_means_nothing():
+def test_the_order_of_the_people_does_not_matter():
     sample, order = clip(0, 3, speakers=True), [2, 0, 1]
     names = ("face", "expression", "expression_present", "boxes", "speakers")
     turned = replace(sample.features, **{name: getattr(sample.features, name)[order] for name in names})
@@ -90,42 +91,42 @@ def test_the_order_of_the_people_means_nothing():
 
 
 def moving(sample: Sample) -> Sample:
-    """One face of 16 pixels that walks from the left third of the picture to the right one."""
+    """A face of 16 pixels that moves from the left third of the frame to the right third."""
     left = torch.linspace(0, 32, 9)
     boxes = torch.stack([left, torch.zeros(9), left + 16, torch.full((9,), 16.0)], dim=1)[None]
     return sample._replace(features=replace(sample.features, boxes=boxes))
 
 
-def test_still_regions_are_the_first_frames_widened_and_tracked_ones_follow():
+def test_still_regions_expand_the_first_boxes_and_tracked_regions_follow_the_face():
     samples = [moving(clip(0, 1))]
     regions = {}
     for boxes in RegionBoxes:
         expression = collate(samples, region_boxes=boxes, background=BackgroundAttention.nobody).conditions.expression
         assert expression is not None and expression.regions is not None
         regions[boxes] = expression.regions[0, 0].int().tolist()
-    # Widened to the right by a quarter of its own size, 4 of the next token's 16 pixels.
+    # Expanded to the right by a quarter of the face's size, 4 of the next token's 16 pixels.
     assert regions[RegionBoxes.still] == [[[1, 1, 0], [0, 0, 0]]] * 3
     assert regions[RegionBoxes.tracked] == [[[1, 0, 0], [0] * 3], [[1, 1, 0], [0] * 3], [[0, 1, 1], [0] * 3]]
     everyone = collate(samples).conditions.expression
     assert everyone is not None and everyone.regions is not None and everyone.regions.all()
 
 
-def test_a_clip_without_what_the_stage_wants_is_named():
+def test_a_clip_that_lacks_a_feature_is_named():
     bare = Sample(record(4), random_features(4))
-    with pytest.raises(InputError, match="clip 'clip004' tells of no expression"):
+    with raises_input_error(ErrorCode.missing_value, "expression", "clip004"):
         collate([clip(0, 1), bare])
     boxless = clip(5, 2, speakers=True)
     features = replace(boxless.features, expression=None, expression_present=None, boxes=None)
-    with pytest.raises(InputError, match="clip 'clip005' has no boxes"):
+    with raises_input_error(ErrorCode.missing_value, "boxes", "clip005"):
         collate([boxless._replace(features=features)], expression=False)
     narrow = clip(6, 1)
     assert narrow.features.expression is not None
     features = replace(narrow.features, expression=narrow.features.expression[..., :30])
-    with pytest.raises(InputError, match="'expression' of 'clip006'"):
+    with raises_input_error(ErrorCode.shape_mismatch, "expression", "clip006"):
         collate([clip(0, 1), narrow._replace(features=features)])
 
 
-def test_one_persons_sound_is_what_it_was():
+def test_a_clip_with_one_audio_track_equals_a_clip_of_one_person():
     sample = clip(0, 2)
     conditions = collate([sample], expression=False).conditions
     assert conditions.speaker_regions is None and conditions.expression is None

@@ -1,4 +1,4 @@
-"""The dataset and its batches: what is read, in which order, and what a step is given."""
+"""The dataset and its batches: contents, order and resuming."""
 
 import subprocess
 import sys
@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from fantasytalking.audio_windows import tokens_per_window
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.collate import AudioAlignment, CollateConfig, MaskProjection, PortraitCollator
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
 from fantasytalking.data.manifest import write_records
 from tests.data.feature_corpus import record, save_clip
+from tests.helpers.errors import raises_input_error
 from tests.helpers.paths import ROOT
 
 
@@ -25,7 +26,7 @@ def dataset(tmp_path: Path) -> PortraitDataset:
     return PortraitDataset(tmp_path / "manifest.jsonl")
 
 
-def test_a_moved_corpus_is_still_read(dataset: PortraitDataset, tmp_path: Path) -> None:
+def test_a_moved_corpus_can_be_read(dataset: PortraitDataset, tmp_path: Path) -> None:
     sample = dataset[3]
     assert len(dataset) == 8 and sample.record.clip == "clip003"
     moved = tmp_path.parent / f"{tmp_path.name}-moved"
@@ -34,21 +35,21 @@ def test_a_moved_corpus_is_still_read(dataset: PortraitDataset, tmp_path: Path) 
     assert torch.equal(again.features.latents, sample.features.latents)
 
 
-def test_missing_and_exchanged_files_are_named(tmp_path: Path) -> None:
+def test_missing_and_mismatched_files_are_named(tmp_path: Path) -> None:
     clips = [save_clip(tmp_path, 0), save_clip(tmp_path, 1, frames=13)]
     write_records(tmp_path / "manifest.jsonl", [clips[0], replace(clips[1], frames=9)])
-    with pytest.raises(InputError, match=r"13 frames.*manifest says 9"):
+    with raises_input_error(ErrorCode.conflict, "frames", (13, 4, 6)):
         PortraitDataset(tmp_path / "manifest.jsonl")[1]
     write_records(tmp_path / "manifest.jsonl", [replace(clips[0], people=2)])
-    with pytest.raises(InputError, match=r"tells of 1 people, the manifest of 2"):
+    with raises_input_error(ErrorCode.conflict, "people", 1):
         PortraitDataset(tmp_path / "manifest.jsonl")[0]
     (tmp_path / clips[0].features).unlink()
-    with pytest.raises(InputError, match=r"1 feature files are not there.*clip000"):
+    with raises_input_error(ErrorCode.missing_file, "features", str(tmp_path / clips[0].features)):
         PortraitDataset(tmp_path / "manifest.jsonl")
 
 
 @pytest.mark.parametrize("alignment", list(AudioAlignment))
-def test_a_batch_is_what_the_model_takes(dataset: PortraitDataset, alignment: AudioAlignment) -> None:
+def test_a_batch_has_the_inputs_of_the_model(dataset: PortraitDataset, alignment: AudioAlignment) -> None:
     samples = [dataset[0], dataset[1], dataset[2]]
     batch = PortraitCollator(CollateConfig(alignment=alignment, max_text_tokens=7))(samples)
     conditions = batch.conditions
@@ -76,14 +77,23 @@ def test_a_batch_is_what_the_model_takes(dataset: PortraitDataset, alignment: Au
             assert torch.equal(conditions.audio_embeds[row, 0], features.audio.float()) and conditions.audio_mask.all()
 
 
-def test_the_papers_mask_can_be_chosen(dataset: PortraitDataset) -> None:
+def test_the_papers_mask_projection_can_be_selected(dataset: PortraitDataset) -> None:
     batch = PortraitCollator(CollateConfig(lip_mask_projection=MaskProjection.trilinear))([dataset[0]])
     assert torch.equal(batch.lip_mask[0, 0], dataset[0].features.lip_mask_trilinear.float())
 
 
-def test_clips_of_different_shape_are_no_batch(dataset: PortraitDataset) -> None:
-    with pytest.raises(InputError, match=r"clip005.*takes clips of one bucket"):
+def test_clips_of_different_shapes_are_refused(dataset: PortraitDataset) -> None:
+    with raises_input_error(ErrorCode.shape_mismatch, "first_frame_latents", "clip005"):
         PortraitCollator(CollateConfig())([dataset[0], dataset[5]])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_text_tokens", 0), ("max_text_tokens", 4097), ("audio_window_seconds", 0.01), ("audio_window_seconds", 11.0)],
+)
+def test_invalid_collate_options(field: str, value: float) -> None:
+    with raises_input_error(ErrorCode.out_of_range, field, value):
+        CollateConfig(**{field: value}).validate()  # type: ignore[arg-type]
 
 
 RECORDS = [record(number) for number in range(10)] + [record(number, height=48, width=32) for number in range(10, 17)]
@@ -108,7 +118,7 @@ def test_batches_hold_one_bucket_and_an_epoch_holds_every_clip() -> None:
     assert {index for batch in found for index in batch} == set(range(17))
 
 
-def test_order_derives_from_seed_and_epoch_alone() -> None:
+def test_the_order_depends_only_on_seed_and_epoch() -> None:
     one, other = BucketBatchSampler(RECORDS, 3, seed=0), BucketBatchSampler(RECORDS, 3, seed=0)
     assert batches(one, 1) == batches(other, 1) != batches(one, 0)
     assert batches(BucketBatchSampler(RECORDS, 3, seed=1), 0) != batches(one, 0)
@@ -123,12 +133,12 @@ def test_ranks_take_disjoint_parts_of_the_same_bucket() -> None:
     assert batches(BucketBatchSampler(RECORDS, 4, seed=0), 4) == [a + b for a, b in zip(*ranks, strict=True)]
 
 
-def test_an_epoch_goes_on_where_it_stopped() -> None:
+def test_an_epoch_is_resumed_where_it_stopped() -> None:
     sampler = BucketBatchSampler(RECORDS, 2, seed=0)
-    whole = batches(sampler, 2)
+    complete = batches(sampler, 2)
     sampler.set_position(2, 3)
-    assert list(sampler) == whole[3:]
-    assert list(sampler) == whole, "the next pass is whole again"
+    assert list(sampler) == complete[3:]
+    assert list(sampler) == complete, "the next pass is complete again"
 
 
 def test_the_training_side_needs_no_perception() -> None:

@@ -1,4 +1,4 @@
-"""The released front end's detector and landmark network: read, refused, and along a video."""
+"""The detector and landmark network of the released front end: single images, videos, and malformed files."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, copy_expression_encoder
 from fantasytalking.encoders.fantasy_portrait.detector import FantasyPortraitDetector
 from fantasytalking.encoders.fantasy_portrait.landmarks import (
@@ -25,6 +25,7 @@ from fantasytalking.encoders.fantasy_portrait.tracker import (
     FantasyPortraitFaceTracker,
     FantasyPortraitNetworks,
 )
+from tests.helpers.errors import raises_input_error
 from tests.helpers.fantasy_portrait_networks import SHAPE, save_fantasy_portrait
 
 SIDES = {"wide": (180, 320), "high": (400, 150)}
@@ -55,12 +56,12 @@ def picture(size: tuple[int, int], *spots: tuple[float, float], radius: int = 24
 
 
 def five(x: float, y: float) -> NDArray[np.float64]:
-    """Rough points of a face at a place."""
+    """Approximate points of a face at a position."""
     return np.array([[x - 8, y - 5], [x + 8, y - 5], [x, y], [x - 6, y + 8], [x + 6, y + 8]])
 
 
 @pytest.mark.parametrize("size", SIDES.values(), ids=SIDES)
-def test_the_detector_finds_faces_where_they_are_whatever_the_pictures_shape(
+def test_the_detector_finds_faces_in_images_of_every_shape(
     faces: FantasyPortraitNetworks, size: tuple[int, int]
 ) -> None:
     height, width = size
@@ -71,7 +72,7 @@ def test_the_detector_finds_faces_where_they_are_whatever_the_pictures_shape(
         box = faces.detector.detect_at(frame, complex(x, y))
         assert box is not None
         middle = (box[:2] + box[2:]) / 2
-        assert np.abs(middle - [x, y]).max() < 5.5 / scale, "there is a place every 8 pixels of the small picture"
+        assert np.abs(middle - [x, y]).max() < 5.5 / scale, "the anchors are 8 pixels apart in the small image"
         whole = box[[0, 1]].min() > 0 and box[2] < width and box[3] < height
         assert not whole or np.abs((box[2:] - box[:2]) - 48 / scale).max() <= 2
     assert faces.detector.detect_at(frame, complex(0.9 * width, 0.05 * height)) is None
@@ -79,7 +80,7 @@ def test_the_detector_finds_faces_where_they_are_whatever_the_pictures_shape(
     assert len(faces.detector.detect(picture(size))) == 0
 
 
-def test_crops_hold_the_face_with_its_margin_level() -> None:
+def test_crops_contain_the_upright_face_with_its_margin() -> None:
     crop = crop_from_box(np.array([10.0, 20.0, 50.0, 40.0]))
     corners = crop.scale_rotation * np.array([10 + 20j, 50 + 40j]) + crop.translation
     assert np.allclose(corners.real, [64 - 54.4, 64 + 54.4]) and np.allclose(corners.imag, [64 - 27.2, 64 + 27.2])
@@ -91,15 +92,16 @@ def test_crops_hold_the_face_with_its_margin_level() -> None:
     assert np.isclose(sides.max(), 0.85 * 128) and np.isclose(inside.real.max() + inside.real.min(), 128)
 
 
-def test_points_are_found_in_the_pictures_own_pixels(faces: FantasyPortraitNetworks) -> None:
+def test_points_are_in_pixels_of_the_image(faces: FantasyPortraitNetworks) -> None:
     frame = picture((240, 320), (150, 90), radius=30)
-    look = faces.landmarks.predict(frame, crop_from_box(np.array([110.0, 60.0, 200.0, 140.0])))
-    middle = look.points[36] - (look.points - look.points[0]).real.max() * 0.05 * 1j
+    prediction = faces.landmarks.predict(frame, crop_from_box(np.array([110.0, 60.0, 200.0, 140.0])))
+    points = prediction.points
+    middle = points[36] - (points - points[0]).real.max() * 0.05 * 1j
     assert abs(middle - (150 + 90j)) < 1, "the tip of the nose is a twentieth of the face below its middle"
-    assert look.probability > 0.05
+    assert prediction.probability > 0.05
 
 
-def test_a_face_is_followed_by_its_own_points(faces: FantasyPortraitNetworks) -> None:
+def test_a_face_is_tracked_by_its_points(faces: FantasyPortraitNetworks) -> None:
     path = [(100 + 4 * step, 120 - 2 * step) for step in range(12)]
     frames = np.stack([picture((240, 320), place, (270, 200)) for place in path])
     known = np.stack([five(*place) for place in path]).astype(np.float64)
@@ -117,32 +119,32 @@ def test_a_face_is_followed_by_its_own_points(faces: FantasyPortraitNetworks) ->
     assert np.array_equal(np.concatenate(pieces), found, equal_nan=True)
 
 
-def test_a_face_that_these_networks_do_not_see_is_none(faces: FantasyPortraitNetworks) -> None:
+def test_a_face_that_these_networks_do_not_detect_is_nan(faces: FantasyPortraitNetworks) -> None:
     frames = np.stack([picture((240, 320), (100, 120)), picture((240, 320)), picture((240, 320), (100, 120))])
     found = FantasyPortraitFaceTracker(faces).track(frames, np.stack([five(100, 120)] * 3))
     assert np.isfinite(found[[0, 2]]).all() and np.isnan(found[1]).all()
     elsewhere = FantasyPortraitFaceTracker(faces).track(frames[:1], five(280, 30)[None])
-    assert np.isnan(elsewhere).all(), "another's face is not taken"
+    assert np.isnan(elsewhere).all(), "another face is not used"
 
 
-def test_points_are_held_the_more_the_less_they_move() -> None:
+def test_points_are_smoothed_more_the_less_they_move() -> None:
     random = np.random.default_rng(1)
     face = random.normal(0, 40, 222) + 1j * random.normal(0, 40, 222)
     covered = sorted(number for group in SMOOTHING_GROUPS for number in group.points)
     assert covered == list(range(222))
 
     def answered(step: float) -> NDArray[np.float64]:
-        """Share of a step, in sizes of the face, that is taken at once."""
+        """Fraction of a step, in face sizes, that the smoothed points follow at once."""
         smoother = PointSmoother()
         assert np.array_equal(smoother.smooth(face, 100.0), face)
-        share: NDArray[np.float64] = (smoother.smooth(face + 100 * step, 100.0) - face).real / (100 * step)
-        return share
+        fraction: NDArray[np.float64] = (smoother.smooth(face + 100 * step, 100.0) - face).real / (100 * step)
+        return fraction
 
     slow, quick, leap = answered(0.001), answered(0.01), answered(0.05)
     assert (slow < quick).all() and (quick < leap).all() and slow.max() < 0.12 and leap.min() > 0.6
     mouth, brow = slice(118, 182), slice(48, 74)
     assert slow[brow].max() < slow[mouth].min()
-    # By hand, for a leap of the jaw: weight of the speed, its cutoff, the weight of the value.
+    # Expected for a leap of the jaw: weight of the speed, its cutoff, weight of the value.
     radians = 2 * np.pi * 0.3
     speed = radians / (radians + 1) * 5.0 / 0.3
     radians *= 1 + 0.3 * speed
@@ -169,16 +171,16 @@ def test_a_folder_of_the_released_files_is_an_encoder(folder: Path, tmp_path: Pa
 
 
 def test_other_networks_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"face detector .* takes \[\[1, 3, 128, 128\]\].*face_det"):
+    with raises_input_error(ErrorCode.shape_mismatch, "face detector", [[1, 3, 128, 128]]):
         FantasyPortraitDetector.from_pretrained(folder / LANDMARKS_FILE)
-    with pytest.raises(InputError, match=r"landmark network .* 6 output"):
+    with raises_input_error(ErrorCode.shape_mismatch, "landmark network", ([[1, 3, 272, 160]], 6)):
         FantasyPortraitLandmarks.from_pretrained(folder / DETECTOR_FILE)
     with pytest.raises(InputError, match="does not exist"):
         FantasyPortraitDetector.from_pretrained(tmp_path / DETECTOR_FILE)
     (tmp_path / DETECTOR_FILE).write_bytes(b"\xff" * 100)
-    with pytest.raises(InputError, match="is not an ONNX file"):
+    with raises_input_error(ErrorCode.malformed_file, "face detector", str(tmp_path / DETECTOR_FILE)):
         FantasyPortraitDetector.from_pretrained(tmp_path / DETECTOR_FILE)
-    with pytest.raises(InputError, match=r"holds face_det.onnx alone.*go together"):
+    with raises_input_error(ErrorCode.missing_weights, LANDMARKS_FILE, str(tmp_path)):
         FantasyPortraitNetworks.from_folder(tmp_path)
     (tmp_path / DETECTOR_FILE).unlink()
     assert FantasyPortraitNetworks.from_folder(tmp_path) is None

@@ -1,4 +1,4 @@
-"""Wan's encoders against diffusers' own image-to-video pipeline, and their refusals."""
+"""Wan's encoders compared with diffusers' image-to-video pipeline, and their errors."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 from PIL import Image
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.wan import (
     ImageEncoder,
     TextEncoder,
@@ -17,6 +17,7 @@ from fantasytalking.encoders.wan import (
     clean_prompt,
 )
 from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_components import IMAGE_DIM, TEXT_DIM
 
 PROMPT = "A woman talks & smiles."
@@ -55,14 +56,14 @@ def test_first_frame_condition_is_the_pipelines(vae: VideoAutoencoder, official:
     latents = vae.encode_first_frame(image, 9)
     ours = torch.cat([vae.first_frame_mask(latents), latents], dim=1)
     assert ours.shape == (1, 20, 3, 4, 6)
-    # Not to the bit: the whole clip is encoded at once.
+    # Not bit-exact: the whole clip is encoded at once.
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_text_states_are_the_pipelines(
     text_encoder: TextEncoder, official: WanImageToVideoPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The pipeline's cleaning needs a package that is not always there; PROMPT is clean.
+    # The pipeline's cleaning needs an optional package; PROMPT is clean.
     monkeypatch.setattr("diffusers.pipelines.wan.pipeline_wan_i2v.prompt_clean", lambda prompt: prompt)
     expected, _ = official.encode_prompt(PROMPT, do_classifier_free_guidance=False, max_sequence_length=64)
     states = text_encoder.encode(PROMPT)
@@ -75,7 +76,7 @@ def test_prompts_are_cleaned(text_encoder: TextEncoder) -> None:
     assert torch.equal(text_encoder.encode(f"  {PROMPT} "), text_encoder.encode(PROMPT))
 
 
-def test_text_beyond_the_limit_is_cut(text_encoder: TextEncoder) -> None:
+def test_text_beyond_the_limit_is_truncated(text_encoder: TextEncoder) -> None:
     assert text_encoder.encode("a" * 2000).shape == (512, TEXT_DIM)
     assert pad_prompt_embeds(torch.ones(9, 2), 4).shape == (4, 2)
 
@@ -97,7 +98,7 @@ def test_video_latents_have_the_transformers_scale(vae: VideoAutoencoder) -> Non
     torch.testing.assert_close(latents, (raw - mean.view(1, 16, 1, 1, 1)) / std.view(1, 16, 1, 1, 1))
 
 
-def test_decode_undoes_the_normalisation(vae: VideoAutoencoder) -> None:
+def test_decode_undoes_the_normalization(vae: VideoAutoencoder) -> None:
     latents = torch.randn(1, 16, 2, 4, 4, generator=torch.manual_seed(0))
     mean, std = torch.tensor(vae.vae.config.latents_mean), torch.tensor(vae.vae.config.latents_std)
     raw = latents * std.view(1, 16, 1, 1, 1) + mean.view(1, 16, 1, 1, 1)
@@ -121,20 +122,33 @@ def test_first_frame_mask_marks_latent_frame_zero() -> None:
     assert mask[:, :, 0].eq(1).all() and mask[:, :, 1:].eq(0).all()
 
 
-@pytest.mark.parametrize(("shape", "message"), [((1, 3, 8, 16, 16), "use 5 or 9"), ((1, 3, 5, 16, 20), "width 20")])
-def test_sizes_the_vae_cannot_take_are_refused(vae: VideoAutoencoder, shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+@pytest.mark.parametrize(
+    ("shape", "field", "size"), [((1, 3, 5, 16, 20), "width", 20), ((1, 3, 5, 12, 16), "height", 12)]
+)
+def test_sizes_must_be_multiples_of_the_stride(
+    vae: VideoAutoencoder, shape: tuple[int, ...], field: str, size: int
+) -> None:
+    with raises_input_error(ErrorCode.out_of_range, field, size):
         vae.encode(torch.zeros(shape))
 
 
-def test_a_missing_part_is_refused_with_the_download_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"no folder 'vae'.*hf download ID --local-dir"):
+def test_the_number_of_frames_must_be_1_plus_4k(vae: VideoAutoencoder) -> None:
+    with pytest.raises(InputError, match="5 or 9"):
+        vae.encode(torch.zeros(1, 3, 8, 16, 16))
+
+
+def test_a_missing_component_is_refused_with_the_download_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with raises_input_error(ErrorCode.missing_weights, "VAE", "vae") as error:
         VideoAutoencoder.from_pretrained(tmp_path)
-    with pytest.raises(InputError, match="does not exist"):
+    assert "hf download ID --local-dir" in str(error.value)
+    with raises_input_error(ErrorCode.missing_weights, "text tokenizer", str(tmp_path / "nowhere")):
         TextEncoder.from_pretrained(tmp_path / "nowhere")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="hf download someone/not-here --local-dir checkpoints/not-here"):
+    with raises_input_error(ErrorCode.missing_weights, "image processor") as error:
         ImageEncoder.from_pretrained("someone/not-here")
+    assert "hf download someone/not-here --local-dir checkpoints/not-here" in str(error.value)
 
 
 def test_damaged_and_incomplete_weights_are_refused(components: Path, tmp_path: Path) -> None:
@@ -145,8 +159,8 @@ def test_damaged_and_incomplete_weights_are_refused(components: Path, tmp_path: 
     kept = load_file(weights)
     kept.pop("quant_conv.bias")
     save_file(kept, weights, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"lacks 1 weights.*quant_conv.bias"):
+    with raises_input_error(ErrorCode.shape_mismatch, "VAE", "quant_conv.bias"):
         VideoAutoencoder.from_pretrained(tmp_path)
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with raises_input_error(ErrorCode.missing_weights, "VAE", f"{tmp_path}/vae"):
         VideoAutoencoder.from_pretrained(tmp_path)

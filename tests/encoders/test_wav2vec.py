@@ -1,4 +1,4 @@
-"""wav2vec2 features: one pass against windows, times, lengths, refusals."""
+"""wav2vec2 features: one pass and windows, times, lengths, and errors."""
 
 import json
 import shutil
@@ -9,8 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, AudioEncoder, token_count, token_times
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_components import AUDIO_DIM
 
 
@@ -27,12 +28,12 @@ def sound(seconds: float, seed: int = 0) -> NDArray[np.float32]:
     return np.clip(noise, -1, 1).astype(np.float32)
 
 
-def test_features_are_the_models_on_normalised_sound(encoder: AudioEncoder) -> None:
+def test_features_equal_the_model_on_normalized_audio(encoder: AudioEncoder) -> None:
     samples = sound(1.0)
     features = encoder.encode(samples)
-    normalised = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+    normalized = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
     with torch.no_grad():
-        expected = encoder.model(torch.from_numpy(normalised)[None]).last_hidden_state[0]
+        expected = encoder.model(torch.from_numpy(normalized)[None]).last_hidden_state[0]
     assert features.shape == (49, AUDIO_DIM) == (token_count(len(samples)), encoder.dim)
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
 
@@ -46,7 +47,7 @@ def test_token_count_is_the_models(encoder: AudioEncoder, samples: int) -> None:
     )
 
 
-def test_token_times_are_the_centres_of_what_a_token_hears(encoder: AudioEncoder) -> None:
+def test_token_times_are_the_centers_of_the_receptive_fields(encoder: AudioEncoder) -> None:
     times = token_times(20)
     assert times[0] == 0.0125 and np.allclose(np.diff(times), 0.02)
     samples = sound(0.5)
@@ -56,8 +57,8 @@ def test_token_times_are_the_centres_of_what_a_token_hears(encoder: AudioEncoder
         outside = torch.from_numpy(samples).clone().requires_grad_()
         convolved = encoder._convolve(outside, unit)
         (gradient,) = torch.autograd.grad(convolved[0, :, token].sum(), outside)
-        heard = gradient.nonzero().flatten()
-        assert heard.min() >= first and heard.max() < last
+        used = gradient.nonzero().flatten()
+        assert used.min() >= first and used.max() < last
 
 
 def test_convolution_in_windows_equals_one_pass(encoder: AudioEncoder) -> None:
@@ -85,20 +86,20 @@ def test_long_sound_in_windows_agrees_with_one_pass(encoder: AudioEncoder) -> No
 
 
 def test_windows_never_exceed_their_length(encoder: AudioEncoder) -> None:
-    """Memory stays flat: no forward pass sees more than a window."""
-    seen: list[int] = []
-    hook = encoder.model.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    """Memory does not grow: no forward pass is longer than a window."""
+    lengths: list[int] = []
+    hook = encoder.model.encoder.register_forward_hook(lambda _, inputs, __: lengths.append(inputs[0].shape[1]))
     AudioEncoder(encoder.model, encoder.feature_extractor, window_seconds=2.0, context_seconds=0.5).encode(sound(20.0))
     hook.remove()
-    assert len(seen) == 20 and max(seen) <= 100
+    assert len(lengths) == 20 and max(lengths) <= 100
 
 
 def test_silence_gives_finite_features(encoder: AudioEncoder) -> None:
     assert encoder.encode(np.zeros(WAV2VEC_SAMPLE_RATE, dtype=np.float32)).isfinite().all()
 
 
-def test_too_short_a_sound_is_refused(encoder: AudioEncoder) -> None:
-    with pytest.raises(InputError, match="399 samples is too short; 400"):
+def test_audio_shorter_than_a_token_is_refused(encoder: AudioEncoder) -> None:
+    with raises_input_error(ErrorCode.out_of_range, "samples", 399):
         encoder.encode(sound(399 / WAV2VEC_SAMPLE_RATE))
 
 
@@ -106,10 +107,11 @@ def test_another_rate_is_refused(components: Path, tmp_path: Path) -> None:
     shutil.copytree(components / "audio_encoder", tmp_path / "audio_encoder")
     path = tmp_path / "audio_encoder" / "preprocessor_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sampling_rate": 8000}))
-    with pytest.raises(InputError, match=r"8000 Hz.*must be 16000"):
+    with raises_input_error(ErrorCode.unsupported, "audio_encoder", (8000, 320, 400)):
         AudioEncoder.from_pretrained(tmp_path / "audio_encoder")
 
 
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="hf download"):
+    with raises_input_error(ErrorCode.missing_weights, "audio processor") as error:
         AudioEncoder.from_pretrained(tmp_path)
+    assert "hf download" in str(error.value)

@@ -1,4 +1,4 @@
-"""Two people of the portrait world who say two sentences, rendered once: the real videos of these tests."""
+"""Shared clips: two people of the portrait world who say two sentences, rendered once."""
 
 import shutil
 from pathlib import Path
@@ -19,12 +19,12 @@ pytest.importorskip("mediapipe")
 SIZE = 96
 SENTENCES = ("We took the early train to the sea.", "Both maps were above the pump.")
 LATE = 2
-"""Frames."""
+"""Delay in frames of the predictions in `late`."""
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of four clips, 96 px, 25 frames a second: identities 1000 and 1001, two sentences each."""
+    """A corpus of four clips, 96 px, 25 frames per second: identities 1000 and 1001, two sentences each."""
     folder = tmp_path_factory.mktemp("world")
     for _ in make_corpus(CorpusPlan(range(1000, 1002), SENTENCES, size=SIZE, expression=0.7, body=0.5), folder):
         pass
@@ -33,19 +33,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clips(world: Path) -> list[EvaluationClip]:
-    """The corpus as clips in the order of their names; what they cache is shared by all tests."""
+    """The corpus as clips, sorted by name; their cached results are shared by all tests."""
     return [EvaluationClip.from_file(path, name=path.parent.name) for path in sorted(world.glob("id*/video.mp4"))]
 
 
 def world_config(*overrides: str) -> BenchmarkConfig:
-    """The portrait world's settings at the size of these clips."""
+    """Returns the configuration of the portrait world at the size of these clips."""
     path = preset_path("benchmarks", "portrait_world")
     return load_config(BenchmarkConfig, path, [f"width={SIZE}", f"height={SIZE}", *overrides])
 
 
 @pytest.fixture(scope="session")
 def protocol(world: Path) -> BenchmarkProtocol:
-    """The corpus, frozen."""
+    """The frozen protocol of the corpus."""
     return freeze_videos("portrait_world", world, world_config())
 
 
@@ -60,7 +60,7 @@ def same(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def late(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Predictions whose picture comes two frames late."""
+    """Predictions whose frames are two frames late."""
     folder = tmp_path_factory.mktemp("late")
     for path in world.glob("id*/video.mp4"):
         frames = read_video(path).frames

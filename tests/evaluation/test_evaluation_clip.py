@@ -1,14 +1,14 @@
-"""Clips read what they are asked for, once, and their parts agree with them."""
+"""Reading, slicing and cropping of clips."""
 
 import numpy as np
-import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.evaluation.evaluation_clip import CLIP_SAMPLE_RATE, CropAndResize, EvaluationClip
 from tests.evaluation.conftest import SIZE
+from tests.helpers.errors import raises_input_error
 
 
-def test_a_clip_has_frames_sound_and_a_face(clips: list[EvaluationClip]) -> None:
+def test_a_clip_has_frames_audio_and_a_face(clips: list[EvaluationClip]) -> None:
     clip = clips[0]
     assert clip.frames.shape[1:] == (SIZE, SIZE, 3)
     assert clip.fps == 25
@@ -18,7 +18,7 @@ def test_a_clip_has_frames_sound_and_a_face(clips: list[EvaluationClip]) -> None
     assert clip.face_crops(32).shape == (len(clip.frames), 32, 32, 3)
 
 
-def test_parts_share_the_track(clips: list[EvaluationClip]) -> None:
+def test_slices_share_the_track(clips: list[EvaluationClip]) -> None:
     whole = clips[0]
     second, odd = whole.slice_frames(slice(10, None)), whole.slice_frames(slice(1, None, 2))
     assert np.array_equal(second.frames, whole.frames[10:])
@@ -30,25 +30,28 @@ def test_parts_share_the_track(clips: list[EvaluationClip]) -> None:
     assert len(odd.track.times) == len(odd.frames) == len(whole.frames) // 2
 
 
-def test_a_stretch_of_a_file_is_cropped_and_scaled(clips: list[EvaluationClip]) -> None:
+def test_a_segment_of_a_file_is_cropped_and_resized(clips: list[EvaluationClip]) -> None:
     path = clips[0].path
     assert path is not None
-    frame = CropAndResize((0.25, 0.0, 0.5, 0.5), 64, 64)
-    stretch = EvaluationClip.from_file(path, fps=25, start=0.2, duration=0.4, transform=frame)
-    assert stretch.frames.shape == (10, 64, 64, 3)
-    assert len(stretch.audio) == round(0.4 * CLIP_SAMPLE_RATE)
+    transform = CropAndResize((0.25, 0.0, 0.5, 0.5), 64, 64)
+    segment = EvaluationClip.from_file(path, fps=25, start=0.2, duration=0.4, transform=transform)
+    assert segment.frames.shape == (10, 64, 64, 3)
+    assert len(segment.audio) == round(0.4 * CLIP_SAMPLE_RATE)
     plain = clips[0].frames[5:15, :48, 24:72]
-    assert np.abs(stretch.frames[:, ::4, ::4].astype(int) - plain[:, ::3, ::3]).mean() < 8
-    with pytest.raises(InputError, match="crop"):
-        _ = EvaluationClip.from_file(path, transform=CropAndResize((0.8, 0.0, 0.5, 0.5), 64, 64)).frames
+    assert np.abs(segment.frames[:, ::4, ::4].astype(int) - plain[:, ::3, ::3]).mean() < 8
+    outside = (0.8, 0.0, 0.5, 0.5)
+    with raises_input_error(ErrorCode.out_of_range, "crop", outside):
+        _ = EvaluationClip.from_file(path, transform=CropAndResize(outside, 64, 64)).frames
+    with raises_input_error(ErrorCode.out_of_range, "frames", len(clips[0].frames)):
+        _ = EvaluationClip.from_file(path, frame_count=1000).frames
 
 
-def test_what_is_not_there_is_said(clips: list[EvaluationClip]) -> None:
-    grey = EvaluationClip.from_arrays(np.full((6, 64, 64, 3), 128, np.uint8), 25.0, name="grey")
-    assert not grey.has_face
-    assert np.isnan(grey.track.landmarks).all()
-    with pytest.raises(InputError, match="grey"):
-        _ = grey.audio
+def test_missing_faces_and_audio(clips: list[EvaluationClip]) -> None:
+    gray = EvaluationClip.from_arrays(np.full((6, 64, 64, 3), 128, np.uint8), 25.0, name="gray")
+    assert not gray.has_face
+    assert np.isnan(gray.track.landmarks).all()
+    with raises_input_error(ErrorCode.unreadable_media, "audio", "gray"):
+        _ = gray.audio
     other = clips[0].with_audio(clips[1].audio)
     assert np.array_equal(other.track.landmarks, clips[0].track.landmarks, equal_nan=True)
     common = min(len(other.audio), len(clips[1].audio))

@@ -1,4 +1,4 @@
-"""Several people in one clip: each is looked at alone, from left to right, and knows what only that one truly does."""
+"""Clips of several people: one clip per person, from left to right, each with its own ground truth."""
 
 from collections.abc import Callable
 
@@ -14,18 +14,18 @@ from tests.evaluation.video_edits import freeze_frames, trim_to_shortest
 
 
 def beside(left: EvaluationClip, right: EvaluationClip) -> EvaluationClip:
-    """Two clips of one length in one picture."""
+    """Places two clips of one length next to each other."""
     left, right = trim_to_shortest(left, right)
     return EvaluationClip.from_arrays(np.concatenate([left.frames, right.frames], axis=2), left.fps)
 
 
-def told(value: float) -> Callable[[], GroundTruth]:
+def constant_truth(value: float) -> Callable[[], GroundTruth]:
     return lambda: {"mouth_open": np.full(500, value)}
 
 
 def test_people_are_found_from_left_to_right(clips: list[EvaluationClip]) -> None:
     for one, other in ((clips[0], clips[2]), (clips[2], clips[0])):
-        both = beside(one, other).with_people([told(0.0), told(1.0)])
+        both = beside(one, other).with_people([constant_truth(0.0), constant_truth(1.0)])
         left, right = both.people
         count, width = len(both.frames), both.frames.shape[2]
         assert left.track.known.all() and right.track.known.all()
@@ -38,12 +38,12 @@ def test_people_are_found_from_left_to_right(clips: list[EvaluationClip]) -> Non
         assert len(later.people[1].true_mouth_opening) == count - 10
 
 
-def test_nobody_is_known_where_somebody_is_missing(clips: list[EvaluationClip]) -> None:
-    lonely = EvaluationClip.from_arrays(clips[0].frames[:10], 25.0).with_people([None, None])
-    assert not any(person.track.known.any() for person in lonely.people)
+def test_all_faces_are_unknown_if_one_is_missing(clips: list[EvaluationClip]) -> None:
+    single = EvaluationClip.from_arrays(clips[0].frames[:10], 25.0).with_people([None, None])
+    assert not any(person.track.known.any() for person in single.people)
 
 
-def test_a_metric_of_faces_is_averaged_over_people(clips: list[EvaluationClip]) -> None:
+def test_a_metric_of_one_face_is_averaged_over_people(clips: list[EvaluationClip]) -> None:
     one, other = trim_to_shortest(clips[0], clips[2])
     still = freeze_frames(one)
     assert clips[0].people == (clips[0],)

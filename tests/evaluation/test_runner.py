@@ -1,4 +1,4 @@
-"""Measuring goes on where it stopped, gives the same with any number of processes, and names the clip that fails."""
+"""The runner resumes, is independent of the number of processes, and names clips that fail."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.evaluation.benchmark.prediction_pairing import match_predictions
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
@@ -17,11 +17,12 @@ from fantasytalking.evaluation.records import MeasurementSide, load_record, reco
 from fantasytalking.evaluation.registry import METRICS, measurement_key
 from fantasytalking.evaluation.runner import EvaluationRun, measure_run, measure_sides
 from fantasytalking.evaluation.weights import NANO_FACE_WEIGHTS
+from tests.helpers.errors import raises_input_error
 
 
 @dataclass
 class Rank:
-    """One of several processes that need not wait for each other here."""
+    """One of several ranks, which do not wait for each other in these tests."""
 
     process_index: int = 0
     num_processes: int = 1
@@ -31,7 +32,7 @@ class Rank:
         return self.process_index == 0
 
     def wait_for_everyone(self) -> None:
-        """Nobody else is there."""
+        """Returns at once."""
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_processes_and_ranks_give_the_same_records(run: EvaluationRun, tmp_path:
     assert scores[0] == scores[1] == scores[2]
 
 
-def test_only_what_misses_is_measured_again(run: EvaluationRun) -> None:
+def test_only_missing_records_are_measured_again(run: EvaluationRun) -> None:
     measure_run(run, 1, Rank())
     whole = files(run)
     stamps = {path: path.stat().st_mtime_ns for path in run.output.rglob("*.npz")}
@@ -77,18 +78,18 @@ def test_only_what_misses_is_measured_again(run: EvaluationRun) -> None:
     remade = replace(run.pairs[1], prediction_sha256="0" * 64)
     other = replace(run, pairs=(run.pairs[0], remade, *run.pairs[2:]))
     assert [task.pair.clip.name for task in other.pending_tasks()] == [remade.clip.name]
-    with pytest.raises(InputError, match="1 records of 'psnr' are gone"):
+    with raises_input_error(ErrorCode.missing_file, "psnr", 1):
         other.load_measurements("psnr")
 
 
-def test_another_version_of_a_metric_measures_anew(run: EvaluationRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_a_metric_is_measured_again(run: EvaluationRun, monkeypatch: pytest.MonkeyPatch) -> None:
     measure_run(run, 1, Rank())
     assert not list(run.pending_tasks())
     monkeypatch.setattr(PSNR, "version", 2)
     assert [task.metrics for task in run.pending_tasks()] == [("psnr",)] * 4
 
 
-def test_records_tell_the_weights_that_measured_them(tmp_path: Path) -> None:
+def test_measurement_keys_depend_on_the_weights(tmp_path: Path) -> None:
     for name, content in (("one", b"1"), ("other", b"2")):
         (tmp_path / name).mkdir()
         (tmp_path / name / NANO_FACE_WEIGHTS.file).write_bytes(content)
@@ -104,17 +105,18 @@ def test_a_clip_that_fails_is_named_and_the_others_are_kept(run: EvaluationRun, 
     shutil.copy(changed / second.clip.video, video)
     pairs = tuple(replace(pair, reference=changed / pair.clip.video) for pair in run.pairs)
     broken = replace(run, references=changed, pairs=pairs)
-    with pytest.raises(InputError, match=rf"^1 of 4 clips could not be measured: '{first.clip.name}': reference"):
+    with raises_input_error(ErrorCode.unreadable_media, "clips", 1) as caught:
         measure_run(broken, 1, Rank())
+    assert f"1 of 4 clips could not be measured: '{first.clip.name}': reference" in str(caught.value)
     assert len(files(broken)) == 6
     damaged = record_path(run.output, "psnr", second.clip.name)
     damaged.write_bytes(damaged.read_bytes()[:200])
-    with pytest.raises(InputError, match="is damaged"):
+    with raises_input_error(ErrorCode.malformed_file, "records", str(damaged)):
         list(broken.pending_tasks())
 
 
 class Loudness(PSNR):
-    """A metric of one video that hears: the sound's root mean square."""
+    """A metric of one video with audio: the root mean square of the audio."""
 
     name = "loudness"
     values = (MetricValue("loudness", "", "reference", "Root mean square."),)
@@ -128,7 +130,7 @@ class Loudness(PSNR):
         return mean_over_clips(measurements, ("loudness",))
 
 
-def test_sides_of_a_paired_and_of_a_hearing_metric(clips: list[EvaluationClip]) -> None:
+def test_sides_of_a_paired_metric_and_of_one_with_audio(clips: list[EvaluationClip]) -> None:
     real = clips[0]
     quiet = real.with_audio(real.audio * np.float32(0.5))
     sides = measure_sides(Loudness(), quiet, real, np.full(200_000, 0.25, np.float32))
@@ -149,7 +151,7 @@ def test_sides_of_a_paired_and_of_a_hearing_metric(clips: list[EvaluationClip]) 
     assert float(paired[MeasurementSide.PREDICTION]["psnr"]) == 100 > float(paired[MeasurementSide.FLOOR]["psnr"]) > 20
 
 
-def test_measurements_of_references_are_taken_over(run: EvaluationRun, same: Path, tmp_path: Path) -> None:
+def test_measurements_of_references_are_reused(run: EvaluationRun, same: Path, tmp_path: Path) -> None:
     measure_run(run, 1, Rank())
     mark = record_path(run.output, "psnr", run.pairs[0].clip.name)
     before = load_record(mark, measurement_key("psnr", None))
@@ -164,7 +166,7 @@ def test_measurements_of_references_are_taken_over(run: EvaluationRun, same: Pat
     assert float(after[MeasurementSide.PREDICTION]["psnr"]) == 100 > float(before[MeasurementSide.PREDICTION]["psnr"])
 
 
-def test_records_hold_what_was_measured(run: EvaluationRun) -> None:
+def test_records_contain_the_measurements(run: EvaluationRun) -> None:
     measure_run(run, 1, Rank())
     pair = run.pairs[0]
     sides = load_record(

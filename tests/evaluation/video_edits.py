@@ -1,4 +1,4 @@
-"""Videos made of others by changes whose effect is known."""
+"""Edits of videos with a known effect on metrics."""
 
 import cv2
 import numpy as np
@@ -7,22 +7,22 @@ from fantasytalking.evaluation.evaluation_clip import CLIP_SAMPLE_RATE, Evaluati
 
 
 def with_frames(clip: EvaluationClip, frames: np.ndarray) -> EvaluationClip:
-    """Other frames, the same sound."""
+    """Returns a clip with other frames and the same audio."""
     return EvaluationClip.from_arrays(np.ascontiguousarray(frames), clip.fps, clip.audio, name=clip.name)
 
 
 def freeze_frames(clip: EvaluationClip) -> EvaluationClip:
-    """The first frame all the time."""
+    """Repeats the first frame."""
     return with_frames(clip, np.repeat(clip.frames[:1], len(clip.frames), axis=0))
 
 
 def brighten(clip: EvaluationClip, levels: float) -> EvaluationClip:
-    """Every level raised."""
+    """Adds a constant to all pixels."""
     return with_frames(clip, np.clip(clip.frames.astype(int) + round(levels), 0, 255).astype(np.uint8))
 
 
 def shift_pixels(clip: EvaluationClip, right: int, down: int) -> EvaluationClip:
-    """Every frame moved by so many pixels; its edge is repeated."""
+    """Shifts all frames by whole pixels and repeats the edge."""
     matrix = np.array([[1, 0, right], [0, 1, down]], np.float64)
     size = clip.frames.shape[2], clip.frames.shape[1]
     moved = [cv2.warpAffine(frame, matrix, size, borderMode=cv2.BORDER_REPLICATE) for frame in clip.frames]
@@ -30,16 +30,16 @@ def shift_pixels(clip: EvaluationClip, right: int, down: int) -> EvaluationClip:
 
 
 def delay_frames(clip: EvaluationClip, frames: int) -> EvaluationClip:
-    """The pictures come so many frames late; the first one waits."""
+    """Delays the frames; the first one is repeated."""
     return with_frames(clip, np.concatenate([clip.frames[:1]] * frames + [clip.frames[: len(clip.frames) - frames]]))
 
 
 def delay_audio(clip: EvaluationClip, frames: int) -> EvaluationClip:
-    """The sound comes so many frames late, rolled round."""
+    """Delays the audio by a number of frames, as a circular shift."""
     return clip.with_audio(np.roll(clip.audio, round(frames / clip.fps * CLIP_SAMPLE_RATE)))
 
 
 def trim_to_shortest(*clips: EvaluationClip) -> list[EvaluationClip]:
-    """The beginnings of clips, as long as the shortest."""
+    """Returns the beginnings of clips, with the length of the shortest."""
     count = min(len(clip.frames) for clip in clips)
     return [clip.slice_frames(slice(0, count)) for clip in clips]

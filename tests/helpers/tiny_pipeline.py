@@ -96,12 +96,12 @@ def load_tiny_pipeline(
     base: Path,
     adapter: Path,
     expression_adapter: Path | None = None,
-    portrait: dict[str, Any] | None = None,
+    module_config: dict[str, Any] | None = None,
 ) -> FantasyTalkingPipeline:
     pipe = FantasyTalkingPipeline.from_base(
         base,
         adapter,
-        portrait=portrait or asdict(load_model_config("nano").portrait),
+        module_config=module_config or asdict(load_model_config("nano").portrait),
         expression_adapter=expression_adapter,
         text_length=12,
     )
@@ -142,7 +142,7 @@ def fast(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def portrait() -> Portrait:
-    """Colours of chance with five points in them: no face is looked for in a `Portrait`."""
+    """Random colors with five points in them: no face is looked for in a `Portrait`."""
     pixels = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
     points = np.array([[[11, 12], [21, 12], [16, 17], [12, 22], [20, 22]]], np.float32)
     return Portrait(pixels, points, np.array([[8, 8, 24, 26]], np.float32))

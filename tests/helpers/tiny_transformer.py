@@ -43,7 +43,7 @@ def save_base(folder: Path, **changes: Any) -> Path:
 
 
 def tiny_transformer(seed: int = 0, trained: bool = True, **changes: Any) -> FantasyTalkingTransformer3DModel:
-    """A tiny model; `trained` moves every fresh module away from its zero start."""
+    """A tiny model; `trained` sets zero-initialized parameters to random values."""
     torch.manual_seed(seed)
     model = FantasyTalkingTransformer3DModel(**{**BASE, **PORTRAIT, **changes}).eval()
     if trained:
@@ -52,7 +52,7 @@ def tiny_transformer(seed: int = 0, trained: bool = True, **changes: Any) -> Fan
 
 
 def randomize_zero_init(model: FantasyTalkingTransformer3DModel, std: float) -> None:
-    """Moves what starts at zero, so that sound, face and motion count."""
+    """Sets zero-initialized parameters to random values, so that audio, face and motion have an effect."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("audio_v_proj.weight", "face_v_proj.weight")) or name.startswith("motion_embedder.o"):
@@ -62,7 +62,7 @@ def randomize_zero_init(model: FantasyTalkingTransformer3DModel, std: float) -> 
 def tiny_conditions(
     batch: int = 2, frames: int = 5, windows: int | None = None, tokens: int = 7, seed: int = 1, size: int = 8
 ) -> Conditions:
-    """Random conditions; the first and last windows hold padding, as those of a real clip do."""
+    """Random conditions; the first and last windows contain padding, as in a real clip."""
     generator = torch.Generator().manual_seed(seed)
     windows = frames if windows is None else windows
 

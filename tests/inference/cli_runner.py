@@ -1,6 +1,5 @@
 """scripts/infer.py inside the tests' own process: what it prints and how it ends."""
 
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,13 +22,12 @@ class CommandResult(NamedTuple):
 
 
 def run_infer(capsys: pytest.CaptureFixture[str], *arguments: object) -> CommandResult:
-    from fantasytalking.inference.cli import parse_job
-    from fantasytalking.inference.generate import run_job
+    from fantasytalking.inference.cli import run_inference_cli
 
     capsys.readouterr()
     code = 0
     try:
-        exit_cleanly(lambda: sys.stdout.write(run_job(parse_job([str(item) for item in arguments], "test")) + "\n"))
+        exit_cleanly(lambda: run_inference_cli([str(item) for item in arguments], "test"))
     except SystemExit as stop:
         assert isinstance(stop.code, int)
         code = stop.code

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("mediapipe")
 
 from fantasytalking.common.config import load_config, preset_path
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.evaluation.benchmark.cross_ground_truth import render_cross_ground_truth
 from fantasytalking.evaluation.benchmark.prediction_pairing import match_predictions
 from fantasytalking.evaluation.cli import freeze_benchmark
@@ -18,9 +18,10 @@ from fantasytalking.inference.provenance import GenerationRecord
 from fantasytalking.media import read_image, read_video
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
+from tests.helpers.errors import raises_input_error
 from tests.inference.test_benchmark_batch import Rank
 
-SIZES = ("width=96", "height=96", "seconds=0.4", "least_seconds=0.4")
+SIZES = ("width=96", "height=96", "max_seconds=0.4", "min_seconds=0.4")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(saved: Path, expressive: Path) -> InferConfig:
-    own = [f"base={saved}", "adapter=null", f"expression_adapter={expressive}", "sizes=[32x32]", "steps=1"]
+    own = [
+        f"base={saved}",
+        "adapter=null",
+        f"expression_adapter={expressive}",
+        "sizes=[32x32]",
+        "num_inference_steps=1",
+    ]
     return load_config(InferConfig, preset_path("nano", "infer"), [*own, "window_frames=17", "overlap_frames=4"])
 
 
@@ -57,12 +64,12 @@ def test_everyone_is_given_the_others_driver(world: Path, config: InferConfig, t
     before = {path: path.stat().st_mtime_ns for path in batch.output.rglob("*.mp4")}
     generate_benchmark(batch, Rank(0, 1))
     assert {path: path.stat().st_mtime_ns for path in batch.output.rglob("*.mp4")} == before
-    with pytest.raises(InputError, match="made by another model or with other settings"):
+    with raises_input_error(ErrorCode.output_exists, "--output"):
         generate_benchmark(replace(batch, config=replace(config, expression_scale=0.5)), Rank(0, 1))
 
 
 def test_someone_who_drives_himself_starts_as_his_video_does(world: Path, config: InferConfig, tmp_path: Path) -> None:
-    protocol = freeze_benchmark("exprbench_world", world, [*SIZES, "clips=1"])
+    protocol = freeze_benchmark("exprbench_world", world, [*SIZES, "max_clips=1"])
     batch = BenchmarkJob(protocol, world, tmp_path / "videos", config)
     assert generate_benchmark(batch, Rank(0, 1)) == 1
     (pair,) = match_predictions(protocol, world, batch.output)

@@ -12,19 +12,21 @@ import torch
 import torch.multiprocessing as multiprocessing
 from safetensors.torch import save_file
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.inference.context_parallel import Coordinator, init_processes, run_worker
+from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import load_pipeline, resolve_model
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from fantasytalking.pipeline.config import InferConfig, Offload
 from fantasytalking.pipeline.optimizations import OptimizationConfig, StepCache
 from tests.app.conftest import free_port
+from tests.helpers.errors import raises_input_error
 from tests.helpers.fork_server import FORK_SERVER
 from tests.helpers.paths import SCRIPTS
 from tests.helpers.tiny_pipeline import driving_expression, random_speech
 from tests.pipeline.test_pipeline import latents
-from tests.pipeline.test_streamer import config
+from tests.pipeline.test_streamer import stream
 
 
 def videos(pipe: FantasyTalkingPipeline, portrait: Portrait) -> dict[str, torch.Tensor]:
@@ -33,8 +35,13 @@ def videos(pipe: FantasyTalkingPipeline, portrait: Portrait) -> dict[str, torch.
         str(seconds): latents(pipe, portrait, seconds=seconds, prompt="a", num_inference_steps=2)
         for seconds in (0.5, 1.1)
     }
-    pieces = [piece.frames for piece in pipe.stream(portrait, AudioSampleQueue([random_speech(1.1)]), config())]
+    pieces = [piece.frames for piece in stream(pipe, portrait, AudioSampleQueue([random_speech(1.1)]))]
     return made | {"stream": torch.from_numpy(np.concatenate(pieces))}
+
+
+def job(config: InferConfig, driving_videos: tuple[Path, ...] = ()) -> GenerationJob:
+    """A job of which only the model is used."""
+    return GenerationJob(config, Path("x.png"), (Path("x.wav"),), Path("x.mp4"), driving_videos=driving_videos)
 
 
 def hurried(saved: str, fast: str, folder: str) -> InferConfig:
@@ -54,9 +61,9 @@ def driven_video(pipe: FantasyTalkingPipeline, people: Portrait) -> torch.Tensor
     pipe.set_progress_bar_config(disable=True)
     drivers, options = (
         (driving_expression(30), driving_expression(30, seed=1)),
-        {"text_guidance": 4.0, "audio_guidance": 6.0},
+        {"text_guidance_scale": 4.0, "audio_guidance_scale": 6.0},
     )
-    return latents(pipe, people, audio=(random_speech(1.1),), drive=drivers, batch_branches=False, **options)
+    return latents(pipe, people, audio=(random_speech(1.1),), driving_video=drivers, batch_branches=False, **options)
 
 
 def run_rank(
@@ -68,22 +75,20 @@ def run_rank(
         (Path(folder) / "follower").write_text(str(run_worker()))
         return
     leader, plain = Coordinator(), InferConfig(base=saved)
-    pipe = leader.load_pipeline(plain, lambda: FantasyTalkingPipeline.from_pretrained(saved))
+    pipe = leader.load_pipeline(job(plain), resolve_model(plain))
     pipe.set_progress_bar_config(disable=True)
     one, two = (Portrait(*picture) for picture in pictures)
     made = videos(pipe, one)
     config = hurried(saved, fast, folder)
-    pipe = leader.load_pipeline(config, lambda: load_pipeline(config, *resolve_model(config)))
+    pipe = leader.load_pipeline(job(config), resolve_model(config))
     made["hurried"] = hurried_video(pipe, one)
     seen = InferConfig(base=saved, expression_adapter=expressive)
-    pipe = leader.load_pipeline(
-        seen, lambda: load_pipeline(seen, *resolve_model(seen, has_driving_video=True)), has_driving_video=True
-    )
+    pipe = leader.load_pipeline(job(seen, (Path("x.mp4"),)), resolve_model(seen, has_driving_video=True))
     made["driven"] = driven_video(pipe, two)
     torch.save(made, Path(folder) / "videos.pt")
     lacking = InferConfig(base=saved, adapter=f"{folder}/lacking")
     with pytest.raises(InputError, match=r"^process 1: .*lacking"):
-        leader.load_pipeline(lacking, lambda: load_pipeline(plain, *resolve_model(plain)))
+        leader.load_pipeline(job(lacking), resolve_model(plain))
     leader.shutdown(2)
 
 
@@ -96,7 +101,7 @@ def test_two_processes_give_the_video_of_one_and_a_mistake_of_one_ends_both(
     multiprocessing.start_processes(run_rank, start_method=FORK_SERVER.get_start_method(), args=arguments, nprocs=2)
     made = torch.load(tmp_path / "videos.pt", weights_only=True)
     config = hurried(str(saved), str(fast), str(tmp_path))
-    alone = hurried_video(load_pipeline(config, *resolve_model(config)), portrait)
+    alone = hurried_video(load_pipeline(config, resolve_model(config)), portrait)
     others = {"hurried": alone, "driven": driven_video(driven, couple)}
     for name, expected in {**videos(pipe, portrait), **others}.items():
         tolerance = 1 if name == "stream" else 1e-4  # uint8 pictures may round to a neighbour
@@ -105,19 +110,24 @@ def test_two_processes_give_the_video_of_one_and_a_mistake_of_one_ends_both(
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "field", "value"),
     [
-        (InferConfig(offload=Offload.group), "offload is 'group', which several processes do not share"),
+        (InferConfig(offload=Offload.group), "offload", "group"),
         (
             InferConfig(optimizations=OptimizationConfig(step_cache=StepCache.first_block)),
-            "step_cache is first_block, which several",
+            "optimizations.step_cache",
+            "first_block",
         ),
-        (InferConfig(optimizations=OptimizationConfig(vram_limit_gib=12)), "gpu_gib is 12, but several processes"),
+        (
+            InferConfig(optimizations=OptimizationConfig(vram_limit_gib=12)),
+            "optimizations.vram_limit_gib",
+            12,
+        ),
     ],
 )
-def test_what_several_processes_cannot_follow_is_refused(pipe, config, told):
-    with pytest.raises(InputError, match=told) as refused:
-        Coordinator().load_pipeline(config, lambda: pipe)
+def test_what_several_processes_cannot_follow_is_refused(saved, config, field, value):
+    with raises_input_error(ErrorCode.unsupported, field, value) as refused:
+        Coordinator().load_pipeline(job(config), resolve_model(InferConfig(base=str(saved))))
     assert "\n" not in str(refused.value)
 
 

@@ -1,4 +1,4 @@
-"""scripts/infer.py from files to files: lengths, records, replay, contact sheets."""
+"""scripts/infer.py from files to files: lengths, records, reproduction, contact sheets."""
 
 import hashlib
 import json
@@ -33,7 +33,16 @@ def inputs(face_picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(inputs: Path, saved: Path, tmp_path: Path) -> list[object]:
     return [
         *("--image", inputs / "face.png", "--audio", inputs / "speech.wav", "--output", tmp_path / "video.mp4"),
-        *("--steps", 2, "--size", 32, f"base={saved}", "adapter=null", "window_frames=17", "overlap_frames=8"),
+        *(
+            "--num-inference-steps",
+            2,
+            "--size",
+            32,
+            f"base={saved}",
+            "adapter=null",
+            "window_frames=17",
+            "overlap_frames=8",
+        ),
     ]
 
 
@@ -47,7 +56,7 @@ def test_a_video_with_its_record_and_sheet(capsys, options, tmp_path):
     )
     assert ended.code == 0, ended.err
     assert files(tmp_path) == ["video.json", "video.mp4", "video.sheet.png"]
-    assert ended.out.startswith(f"{tmp_path / 'video.mp4'}: 0.88 s, 32x32, ") and "for a second of video" in ended.out
+    assert ended.out.startswith(f"{tmp_path / 'video.mp4'}: 0.88 s, 32x32, ") and "per second of video" in ended.out
     for stage in ("load", "encode", "denoise", "decode"):
         assert f"{stage}: 100%" in ended.err
     assert "note: nano was trained on rendered people alone" in ended.err
@@ -66,7 +75,7 @@ def test_a_video_with_its_record_and_sheet(capsys, options, tmp_path):
 
 @pytest.mark.parametrize("fps", [16, 23, 29.97, 60])
 def test_picture_and_sound_end_together(capsys, options, tmp_path, fps):
-    assert run_infer(capsys, *options, "--fps", fps, "--steps", 1).code == 0
+    assert run_infer(capsys, *options, "--fps", fps, "--num-inference-steps", 1).code == 0
     info = probe(tmp_path / "video.mp4")
     heard = len(read_audio(tmp_path / "video.mp4")) / 16000
     assert abs(info.frames / fps - 0.9) <= 1 / fps and abs(heard - info.frames / fps) <= 1 / fps
@@ -76,31 +85,31 @@ def test_what_a_saved_pipeline_brings_itself_is_not_asked_for_silently(capsys, o
     ended = run_infer(capsys, *options, f"audio_encoder={inputs}")
     assert ended.code == 2 and "is a saved pipeline, which has its own; set audio_encoder=null" in ended.err
     assert files(tmp_path) == []
-    ended = run_infer(capsys, *options, "shift=3", "--steps", 1)
-    assert ended.code == 0 and "note: shift=3.0 is not used" in ended.err
+    ended = run_infer(capsys, *options, "flow_shift=3", "--num-inference-steps", 1)
+    assert ended.code == 0 and "note: flow_shift=3.0 is not used" in ended.err
 
 
 def test_only_so_many_seconds(capsys, options, tmp_path):
-    assert run_infer(capsys, *options, "--seconds", 0.4).code == 0
+    assert run_infer(capsys, *options, "--max-seconds", 0.4).code == 0
     assert probe(tmp_path / "video.mp4").frames == 10
 
 
-def test_replay_makes_the_same_bits(capsys, options, tmp_path):
-    assert run_infer(capsys, *options, "--seed", 7, "--audio-guidance", 3, "guidance.audio.stop=0.5").code == 0
+def test_reproduction_makes_the_same_bits(capsys, options, tmp_path):
+    assert run_infer(capsys, *options, "--seed", 7, "--audio-guidance-scale", 3, "guidance.audio.stop=0.5").code == 0
     made = digest(tmp_path / "video.mp4")
-    ended = run_infer(capsys, "--replay", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
+    ended = run_infer(capsys, "--reproduce", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
     assert ended.code == 0 and "the same bits as recorded" in ended.out, ended.err
     assert digest(tmp_path / "again.mp4") == made
     assert run_infer(capsys, *options, "--seed", 8, "--output", tmp_path / "other.mp4").code == 0
     assert digest(tmp_path / "other.mp4") != made
 
 
-def test_replay_in_a_process_of_its_own(capsys, options, tmp_path):
+def test_reproduction_in_a_process_of_its_own(capsys, options, tmp_path):
     assert run_infer(capsys, *options).code == 0
     command = [
         sys.executable,
         str(SCRIPT),
-        "--replay",
+        "--reproduce",
         str(tmp_path / "video.json"),
         "--output",
         str(tmp_path / "b.mp4"),
@@ -110,20 +119,20 @@ def test_replay_in_a_process_of_its_own(capsys, options, tmp_path):
     assert digest(tmp_path / "b.mp4") == digest(tmp_path / "video.mp4")
 
 
-def test_replay_tells_what_has_changed(capsys, options, tmp_path):
+def test_reproduction_reports_what_has_changed(capsys, options, tmp_path):
     assert run_infer(capsys, *options).code == 0
     record = json.loads((tmp_path / "video.json").read_text())
     record["versions"]["torch"] = "1.0"
     del record["drive"]  # as records were before there were drivers
     record["video_sha256"] = "0"
     (tmp_path / "old.json").write_text(json.dumps(record))
-    ended = run_infer(capsys, "--replay", tmp_path / "old.json")
-    assert ended.code == 0 and "NOT the same as recorded" in ended.out
+    ended = run_infer(capsys, "--reproduce", tmp_path / "old.json")
+    assert ended.code == 0 and "NOT the same bits as recorded" in ended.out
     assert "note: torch was 1.0, is " in ended.err
     record["hashes"]["audio"] = "0"
     (tmp_path / "other.json").write_text(json.dumps(record))
-    ended = run_infer(capsys, "--replay", tmp_path / "other.json")
-    assert ended.code == 2 and "is not what the video was made from" in ended.err
+    ended = run_infer(capsys, "--reproduce", tmp_path / "other.json")
+    assert ended.code == 2 and "is not what the video was generated from" in ended.err
 
 
 def test_a_few_step_lora_is_part_of_the_record(capsys, options, tmp_path):
@@ -134,12 +143,12 @@ def test_a_few_step_lora_is_part_of_the_record(capsys, options, tmp_path):
         run_infer(capsys, *options, f"optimizations.few_step_lora={lora}", "--output", tmp_path / "fast.mp4").code == 0
     )
     assert digest(tmp_path / "fast.mp4") != digest(tmp_path / "video.mp4")
-    again = ["--replay", tmp_path / "fast.json", "--output", tmp_path / "again.mp4"]
+    again = ["--reproduce", tmp_path / "fast.json", "--output", tmp_path / "again.mp4"]
     ended = run_infer(capsys, *again)
     assert ended.code == 0 and "the same bits as recorded" in ended.out, ended.err
     save_file({"blocks.1.ffn.net.2.diff_b": torch.zeros(48)}, lora)
     ended = run_infer(capsys, *again)
-    assert ended.code == 2 and f"lora '{lora}' is not what the video was made from" in ended.err
+    assert ended.code == 2 and f"lora '{lora}' is not what the video was generated from" in ended.err
     lora.unlink()
     ended = run_infer(capsys, *again)
     assert ended.code == 2 and f"'{lora}' does not exist" in ended.err and len(ended.messages) == 1
@@ -147,8 +156,8 @@ def test_a_few_step_lora_is_part_of_the_record(capsys, options, tmp_path):
 
 def test_a_base_with_an_adapter(capsys, options, base, adapters, saved, tmp_path):
     """The parts by themselves make the same video as the saved pipeline, and an adapter's limits are told."""
-    assert run_infer(capsys, *options, "text_length=12").code == 0
-    parts = [*options, f"base={base}", f"adapter={adapters / 'all'}", "text_length=12", "shift=5"]
+    assert run_infer(capsys, *options, "max_text_tokens=12").code == 0
+    parts = [*options, f"base={base}", f"adapter={adapters / 'all'}", "max_text_tokens=12", "flow_shift=5"]
     assert run_infer(capsys, *parts, "--output", tmp_path / "parts.mp4").code == 0
     assert digest(tmp_path / "parts.mp4") == digest(tmp_path / "video.mp4")
     heard = [*options, f"base={base}", f"adapter={adapters / 'audio'}", "--output", tmp_path / "heard.mp4"]
@@ -174,7 +183,7 @@ def test_any_picture(capsys, options, face_picture, tmp_path, kind):
         image.resize((3000, 3000)).save(path)
     else:
         image.convert({"alpha": "RGBA", "grey": "L", "cmyk": "CMYK", "palette": "P"}.get(kind, "RGB")).save(path)
-    ended = run_infer(capsys, *options, "--image", path, "--seconds", 0.2, "--steps", 1)
+    ended = run_infer(capsys, *options, "--image", path, "--max-seconds", 0.2, "--num-inference-steps", 1)
     assert ended.code == 0, ended.err
 
 
@@ -207,6 +216,6 @@ def test_any_sound(capsys, options, face_picture, tmp_path, kind):
             block.sample_rate = 16000
             container.mux([*stream.encode(block), *stream.encode(None)])
     options[options.index("--audio") + 1] = path
-    ended = run_infer(capsys, *options, "--steps", 1)
+    ended = run_infer(capsys, *options, "--num-inference-steps", 1)
     assert ended.code == 0, ended.err
     assert probe(tmp_path / "video.mp4").frames == pytest.approx(seconds * 25, abs=1)

@@ -1,4 +1,4 @@
-"""scripts/infer.py with several sounds and with videos that drive faces: lengths, records, replay, mistakes."""
+"""scripts/infer.py with several sounds and with videos that drive faces: lengths, records, reproduction, mistakes."""
 
 import json
 import shutil
@@ -10,14 +10,15 @@ import torch
 
 pytest.importorskip("mediapipe")
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.media import probe, read_audio, write_video
-from fantasytalking.pipeline.driving_video import encode_driving_video
+from fantasytalking.pipeline.inputs import encode_driving_video
 from fantasytalking.pipeline.speakers import DrivingExpression
 from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.people.identity import make_identity
+from tests.helpers.errors import raises_input_error
 from tests.helpers.fantasy_portrait_networks import save_fantasy_portrait
 from tests.helpers.tiny_pipeline import EXPRESSION, random_speech
 from tests.inference.cli_runner import files, run_infer, write_picture, write_wav
@@ -59,7 +60,15 @@ def inputs(face_picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def options(saved: Path, expressive: Path, tmp_path: Path) -> list[object]:
     return [
-        *("--output", tmp_path / "video.mp4", "--steps", 1, f"base={saved}", "adapter=null", "window_frames=17"),
+        *(
+            "--output",
+            tmp_path / "video.mp4",
+            "--num-inference-steps",
+            1,
+            f"base={saved}",
+            "adapter=null",
+            "window_frames=17",
+        ),
         *("overlap_frames=8", f"expression_adapter={expressive}"),
     ]
 
@@ -77,16 +86,16 @@ def test_two_sounds_for_two_faces(capsys, options, inputs, tmp_path):
     record = json.loads((tmp_path / "video.json").read_text())
     assert record["audio"] == [str(inputs / "one.wav"), str(inputs / "two.wav")] and record["drive"] == []
     assert {"image", "audio", "audio 2", "base"} == set(record["hashes"]), "nothing drives, so no adapter takes part"
-    ended = run_infer(capsys, "--replay", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
+    ended = run_infer(capsys, "--reproduce", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
     assert ended.code == 0 and "the same bits as recorded" in ended.out, ended.err
-    turned = [*options, "--image", inputs / "two.png", "--size", "64x32", "--face", 2, "--face", 1]
+    turned = [*options, "--image", inputs / "two.png", "--size", "64x32", "--face-index", 2, "--face-index", 1]
     assert run_infer(capsys, *turned, *sounds, "--output", tmp_path / "turned.mp4").code == 0
     assert digest(tmp_path / "turned.mp4") != digest(tmp_path / "video.mp4")
-    assert json.loads((tmp_path / "turned.json").read_text())["config"]["faces"] == [2, 1]
+    assert json.loads((tmp_path / "turned.json").read_text())["config"]["face_indices"] == [2, 1]
 
 
 def test_a_driver_without_sound(capsys, options, inputs, tmp_path):
-    drive = [*options, "--image", inputs / "face.png", "--size", 32, "--drive"]
+    drive = [*options, "--image", inputs / "face.png", "--size", 32, "--driving-video"]
     ended = run_infer(capsys, *drive, inputs / "driver.mp4")
     assert ended.code == 0, ended.err
     info = probe(tmp_path / "video.mp4")
@@ -94,23 +103,30 @@ def test_a_driver_without_sound(capsys, options, inputs, tmp_path):
     record = json.loads((tmp_path / "video.json").read_text())
     assert record["audio"] == [] and record["drive"] == [str(inputs / "driver.mp4")]
     assert {"image", "driver", "base", "expression_adapter", "expression_encoder"} == set(record["hashes"])
-    ended = run_infer(capsys, "--replay", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
+    ended = run_infer(capsys, "--reproduce", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
     assert ended.code == 0 and "the same bits as recorded" in ended.out, ended.err
     assert run_infer(capsys, *drive, inputs / "other.mp4", "--output", tmp_path / "other.mp4").code == 0
     assert digest(tmp_path / "other.mp4") != digest(tmp_path / "video.mp4")
     record["drive"] = [str(inputs / "other.mp4")]
     (tmp_path / "changed.json").write_text(json.dumps(record))
-    ended = run_infer(capsys, "--replay", tmp_path / "changed.json")
-    assert ended.code == 2 and f"driver '{inputs / 'other.mp4'}' is not what the video was made from" in ended.err
+    ended = run_infer(capsys, "--reproduce", tmp_path / "changed.json")
+    assert ended.code == 2 and f"driver '{inputs / 'other.mp4'}' is not what the video was generated from" in ended.err
 
 
 def test_two_drivers_and_a_sound(capsys, options, inputs, tmp_path):
-    given = ["--audio", inputs / "two.wav", "--drive", inputs / "driver.mp4", "--drive", inputs / "other.mp4"]
+    given = [
+        "--audio",
+        inputs / "two.wav",
+        "--driving-video",
+        inputs / "driver.mp4",
+        "--driving-video",
+        inputs / "other.mp4",
+    ]
     made = [*options, "--image", inputs / "two.png", "--size", "64x32", *given]
-    assert run_infer(capsys, *made, "--expression-guidance", 3).code == 0
+    assert run_infer(capsys, *made, "--expression-guidance-scale", 3).code == 0
     assert probe(tmp_path / "video.mp4").frames == 15 and probe(tmp_path / "video.mp4").has_audio
     config = json.loads((tmp_path / "video.json").read_text())["config"]
-    assert config["guidance"]["expression"] == {"start": 3.0, "end": 3.0, "share": 1.0}
+    assert config["guidance"]["expression"] == {"scale_start": 3.0, "scale_end": 3.0, "stop": 1.0}
     assert run_infer(capsys, *made, "background=nobody", "--output", tmp_path / "other.mp4").code == 0
     assert digest(tmp_path / "other.mp4") != digest(tmp_path / "video.mp4")
 
@@ -118,7 +134,16 @@ def test_two_drivers_and_a_sound(capsys, options, inputs, tmp_path):
 def test_the_adapter_is_found_inside_the_base_or_given_as_the_adapter(
     capsys, options, inputs, saved, expressive, tmp_path
 ):
-    plain = ["--image", inputs / "face.png", "--size", 32, "--drive", inputs / "driver.mp4", "--seconds", 0.4]
+    plain = [
+        "--image",
+        inputs / "face.png",
+        "--size",
+        32,
+        "--driving-video",
+        inputs / "driver.mp4",
+        "--max-seconds",
+        0.4,
+    ]
     assert run_infer(capsys, *options, *plain).code == 0
     as_adapter = [item for item in options if item != f"expression_adapter={expressive}"]
     as_adapter[as_adapter.index("adapter=null")] = f"adapter={expressive}"
@@ -130,30 +155,43 @@ def test_the_adapter_is_found_inside_the_base_or_given_as_the_adapter(
     assert digest(tmp_path / "video.mp4") == digest(tmp_path / "b.mp4") == digest(tmp_path / "c.mp4")
 
 
+DRIVEN = ["--driving-video", "driver.mp4"]
 MISTAKES: dict[str, tuple[list[str], str]] = {
-    "no sound and no driver": ([], "no audio was given; use --audio FILE, or --drive VIDEO"),
-    "no such driver": (["--drive", "nowhere.mp4"], "driver 'nowhere.mp4' does not exist"),
-    "a sound drives": (["--drive", "one.wav"], "has no picture"),
-    "a picture drives": (["--drive", "face.png"], "cannot be decoded"),
-    "a short driver": (["--drive", "short.mp4"], "frame(s) at 25 a second; a video of 5 or more is needed"),
-    "no face": (["--drive", "empty.mp4"], "shows no face"),
-    "two faces": (["--drive", "crowd.mp4"], "shows 2 faces"),
-    "seldom seen": (["--drive", "hidden.mp4"], "its face is seen in "),
+    "no sound and no driver": ([], "no audio was given; use --audio FILE, or --driving-video FILE"),
+    "no such driver": (["--driving-video", "nowhere.mp4"], "driving video 'nowhere.mp4' does not exist"),
+    "a sound drives": (["--driving-video", "one.wav"], "has no video track"),
+    "a picture drives": (["--driving-video", "face.png"], "cannot be decoded"),
+    "a short driver": (["--driving-video", "short.mp4"], "frame(s) at 25 per second; 5 or more are needed"),
+    "no face": (["--driving-video", "empty.mp4"], "shows no face"),
+    "two faces": (["--driving-video", "crowd.mp4"], "shows 2 faces"),
+    "seldom seen": (["--driving-video", "hidden.mp4"], "its face is visible in "),
     "more sounds than faces": (
         ["--audio", "one.wav", "--audio", "two.wav"],
-        "1 face was found in the picture and 2 are",
+        "1 face was found in the image and 2 are",
     ),
-    "no adapter": (["--drive", "driver.mp4", "expression_adapter=null"], "expression_adapter=FOLDER"),
-    "no such adapter": (["--drive", "driver.mp4", "expression_adapter=./nowhere"], "'./nowhere' does not exist"),
-    "an adapter without it": (["--drive", "driver.mp4", "expression_adapter=AUDIO"], "no expression"),
-    "expression guidance": (["--drive", "driver.mp4", "--expression-guidance", "-1"], "guidance scale (start) is -1"),
-    "expression scale": (["--drive", "driver.mp4", "expression_scale=11"], "expression_scale is 11"),
-    "face twice": (["--drive", "driver.mp4", "--face", "1", "--face", "1"], "the same face was asked for twice"),
-    "face 0": (["--drive", "driver.mp4", "--face", "1", "--face", "0"], "faces is [1, 0]"),
-    "two settings of faces": (["--drive", "driver.mp4", "faces=[1,2]", "face=1"], "give one of the two"),
-    "background": (["--drive", "driver.mp4", "background=all"], "background"),
-    "a stream": (["--audio", "one.wav", "--audio", "two.wav", "--stream"], "a stream hears one sound"),
-    "a replay": (["--drive", "driver.mp4", "--replay", "x.json"], "leave '--drive' out"),
+    "no adapter": ([*DRIVEN, "expression_adapter=null"], "expression_adapter=FOLDER"),
+    "no such adapter": (
+        ["--driving-video", "driver.mp4", "expression_adapter=./nowhere"],
+        "'./nowhere' does not exist",
+    ),
+    "an adapter without it": ([*DRIVEN, "expression_adapter=AUDIO"], "no expression"),
+    "expression guidance": (
+        ["--driving-video", "driver.mp4", "--expression-guidance-scale", "-1"],
+        "guidance.expression.scale_start is -1",
+    ),
+    "expression scale": ([*DRIVEN, "expression_scale=11"], "expression_scale is 11"),
+    "face twice": (
+        ["--driving-video", "driver.mp4", "--face-index", "1", "--face-index", "1"],
+        "a face was selected twice: 1, 1",
+    ),
+    "face 0": ([*DRIVEN, "--face-index", "1", "--face-index", "0"], "face_indices is [1, 0]"),
+    "two settings of faces": (
+        ["--driving-video", "driver.mp4", "face_indices=[1,2]", "face_index=1"],
+        "give one of the two",
+    ),
+    "background": ([*DRIVEN, "background=all"], "background"),
+    "a stream": (["--audio", "one.wav", "--audio", "two.wav", "--stream"], "a stream takes one audio"),
+    "a reproduction": ([*DRIVEN, "--reproduce", "x.json"], "leave out '--driving-video'"),
 }
 
 
@@ -165,8 +203,8 @@ def test_mistakes(capsys, options, inputs, adapters, tmp_path, case):
     places = {path.name: path for path in inputs.iterdir()} | {
         "expression_adapter=AUDIO": f"expression_adapter={adapters / 'audio'}"
     }
-    image = [] if "--replay" in given else ["--image", inputs / "face.png", "--size", 32]
-    shared = [] if "--replay" in given else options
+    image = [] if "--reproduce" in given else ["--image", inputs / "face.png", "--size", 32]
+    shared = [] if "--reproduce" in given else options
     ended = start(capsys, *shared, *image, *(places.get(item, item) for item in given))
     assert ended.code == 2 and ended.out == "", ended
     (line,) = (line for line in ended.messages if line.startswith("error: "))
@@ -177,9 +215,9 @@ def test_a_driver_that_ends_before_the_sound(capsys, options, inputs, tmp_path):
     write_wav(tmp_path / "long.wav", random_speech(1.5))
     ended = run_infer(
         *(capsys, *options, "--image", inputs / "face.png", "--size", 32),
-        *("--audio", tmp_path / "long.wav", "--drive", inputs / "driver.mp4"),
+        *("--audio", tmp_path / "long.wav", "--driving-video", inputs / "driver.mp4"),
     )
-    assert ended.code == 2 and "has 0.80 s, the sound 1.52 s" in ended.err and "--seconds 0.80" in ended.err
+    assert ended.code == 2 and "lasts 0.80 s, the audio 1.52 s" in ended.err and "--max-seconds 0.80" in ended.err
 
 
 def test_what_is_read_from_a_driver(inputs, expressive):
@@ -206,7 +244,7 @@ def test_a_driver_is_read_by_the_released_front_end(inputs, tmp_path):
     assert found.features.shape[1] == 554 and found.present.all()
     assert not torch.allclose(read(tmp_path / "released" / "pd_fpg.pth").features, found.features)
     save_fantasy_portrait(tmp_path / "blind", brightness=0.3)
-    with pytest.raises(InputError, match=f"own networks see its face in 0 of {len(found.features)} frames"):
+    with raises_input_error(ErrorCode.no_face, "driving_video", 0):
         read(tmp_path / "blind")
 
 
@@ -219,7 +257,7 @@ def test_a_face_that_goes_carries_what_was_last_seen(inputs, expressive, tmp_pat
     )
     assert read.present[:11].all() and not read.present[11:].any()
     assert (read.features[11:] == read.features[10]).all()
-    with pytest.raises(InputError, match="its face is seen in "):
+    with raises_input_error(ErrorCode.no_face, "driving_video"):
         encode_driving_video(
             inputs / "hidden.mp4", ExpressionEncoder.from_pretrained(expressive / "expression_encoder"), FPS
         )
@@ -227,13 +265,14 @@ def test_a_face_that_goes_carries_what_was_last_seen(inputs, expressive, tmp_pat
 
 def test_the_pipeline_reads_drivers_itself(driven, pipe, portrait, inputs, expressive):
     encoder = ExpressionEncoder.from_pretrained(expressive / "expression_encoder")
-    made = latents(driven, portrait, audio=None, drive=inputs / "driver.mp4")
+    made = latents(driven, portrait, audio=None, driving_video=inputs / "driver.mp4")
     assert torch.equal(
-        made, latents(driven, portrait, audio=None, drive=encode_driving_video(inputs / "driver.mp4", encoder, 25))
+        made,
+        latents(driven, portrait, audio=None, driving_video=encode_driving_video(inputs / "driver.mp4", encoder, 25)),
     )
-    with pytest.raises(InputError, match="expression_adapter=FOLDER"):
-        latents(pipe, portrait, drive=str(inputs / "driver.mp4"))
+    with raises_input_error(ErrorCode.not_trained, "driving_video"):
+        latents(pipe, portrait, driving_video=str(inputs / "driver.mp4"))
     network, driven.expression_encoder_path = driven.expression_encoder_path, None
-    with pytest.raises(InputError, match="there is no expression encoder to read it"):
-        latents(driven, portrait, drive=[inputs / "driver.mp4"])
+    with raises_input_error(ErrorCode.missing_value, "expression_encoder"):
+        latents(driven, portrait, driving_video=[inputs / "driver.mp4"])
     driven.expression_encoder_path = network

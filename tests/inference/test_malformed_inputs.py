@@ -32,7 +32,16 @@ def options(inputs: Path, saved: Path, tmp_path: Path) -> list[object]:
     output = tmp_path / "output" / "video.mp4"
     return [
         *("--image", inputs / "face.png", "--audio", inputs / "speech.wav", "--output", output),
-        *("--steps", 1, "--size", 32, f"base={saved}", "adapter=null", "window_frames=17", "overlap_frames=8"),
+        *(
+            "--num-inference-steps",
+            1,
+            "--size",
+            32,
+            f"base={saved}",
+            "adapter=null",
+            "window_frames=17",
+            "overlap_frames=8",
+        ),
     ]
 
 
@@ -55,11 +64,11 @@ OPTIONS: dict[str, tuple[list[object], str]] = {
     "motion above 1": (["--motion", 1.5], "expression_motion is 1.5"),
     "motion below 0": (["--body-motion", -0.2], "body_motion is -0.2"),
     "motion is no number": (["--expression-motion", "nan"], "expression_motion is nan"),
-    "text guidance": (["--text-guidance", -1], "guidance scale (start) is -1"),
-    "audio guidance": (["--audio-guidance", "inf"], "guidance scale (start) is inf"),
-    "no steps": (["--steps", 0], "steps is 0"),
-    "many steps": (["--steps", 100000], "steps is 100000"),
-    "half a step": (["--steps", 2.5], "invalid int value"),
+    "text guidance": (["--text-guidance-scale", -1], "guidance.text.scale_start is -1"),
+    "audio guidance": (["--audio-guidance-scale", "inf"], "guidance.audio.scale_start is inf"),
+    "no steps": (["--num-inference-steps", 0], "num_inference_steps is 0"),
+    "many steps": (["--num-inference-steps", 100000], "num_inference_steps is 100000"),
+    "half a step": (["--num-inference-steps", 2.5], "invalid int value"),
     "seed below 0": (["--seed", -1], "seed is -1"),
     "seed too large": (["--seed", 2**64], "seed is 18446744073709551616"),
     "no frames a second": (["--fps", 0], "fps is 0"),
@@ -67,23 +76,23 @@ OPTIONS: dict[str, tuple[list[object], str]] = {
     "size": (["--size", 33], "size '33'"),
     "size of text": (["--size", "big"], "size 'big'"),
     "huge size": (["--size", "99984x99984"], "multiples of 16 from 32 to 2048"),
-    "no seconds": (["--seconds", 0], "seconds is 0"),
-    "seconds below 0": (["--seconds", -3], "seconds is -3"),
-    "face 0": (["--face", 0], "face is 0"),
-    "face 4 of 1": (["--face", 4], "face 4 was asked for and 1 found"),
+    "no seconds": (["--max-seconds", 0], "max_seconds is 0"),
+    "seconds below 0": (["--max-seconds", -3], "max_seconds is -3"),
+    "face 0": (["--face-index", 0], "face_index is 0"),
+    "face 4 of 1": (["--face-index", 4], "face 4 was selected and 1 found"),
     "long prompt": (["--prompt", "x" * 5000], "prompt has 5000 characters"),
     "no image": (["--image", "nowhere.png"], "image 'nowhere.png' does not exist"),
     "no audio": (["--audio", "nowhere.wav"], "audio 'nowhere.wav' does not exist"),
     "image is a folder": (["--image", "/tmp"], "is a folder, not a file"),
     "no config": (["--config", "nowhere.yaml"], "config 'nowhere.yaml' does not exist"),
-    "unknown key": (["stepps=3"], "unknown key 'stepps'; did you mean 'steps'?"),
-    "unknown inner key": (["guidance.audoi.share=1"], "did you mean 'audio'?"),
+    "unknown key": (["sedd=3"], "unknown key 'sedd'; did you mean 'seed'?"),
+    "unknown inner key": (["guidance.audoi.stop=1"], "did you mean 'audio'?"),
     "no key": (["=3"], "is not of the form key=value"),
-    "no value": (["steps"], "is not of the form key=value"),
-    "key of another type": (["text_length=many"], "text_length"),
-    "share above 1": (["guidance.audio.stop=2"], "share of guided steps is 2"),
+    "no value": (["seed"], "is not of the form key=value"),
+    "key of another type": (["max_text_tokens=many"], "max_text_tokens"),
+    "share above 1": (["guidance.audio.stop=2"], "guidance.audio.stop is 2"),
     "unknown formula": (["guidance.order=best"], "guidance.order"),
-    "keep_colour": (["guidance.color_rescale=3"], "keep_colour is 3"),
+    "color_rescale": (["guidance.color_rescale=3"], "guidance.color_rescale is 3"),
     "window": (["window_frames=16"], "window_frames is 16"),
     "short window": (["window_frames=5"], "window_frames is 5"),
     "overlap": (["overlap_frames=16"], "overlap"),
@@ -92,14 +101,17 @@ OPTIONS: dict[str, tuple[list[object], str]] = {
     "offload without GPU": (["offload=group", "device=cpu"], "offload is 'group', but the device is the CPU"),
     "interpolation": (["prompt=${nothing}"], "nothing"),
     "model": (["model=huge", "base=null"], "there is no preset 'huge'"),
-    "shift": (["shift=0"], "shift is 0"),
+    "shift": (["flow_shift=0"], "flow_shift is 0"),
     "base": (["base=./nowhere"], "'./nowhere' does not exist"),
     "adapter": (["adapter=./nowhere"], "'./nowhere' does not exist"),
     "face_scale": (["face_scale=50"], "face_scale is 50"),
-    "least_face": (["least_face=2"], "least_face is 2"),
+    "min_face_fraction": (["min_face_fraction=2"], "min_face_fraction is 2"),
     "output is no mp4": (["--output", "video.avi"], "does not end in .mp4"),
     "output below a file": (["--output", "/proc/version/video.mp4"], "cannot write"),
-    "replay and more": (["--replay", "some.json"], "--replay takes everything from its file; leave '--image' out"),
+    "reproduction and more": (
+        ["--reproduce", "some.json"],
+        "leave out '--image'",
+    ),
 }
 
 
@@ -121,7 +133,7 @@ def test_nothing_given(capsys, tmp_path):
 def test_outputs_do_not_overwrite_what_they_are_made_from(capsys, options, inputs, tmp_path):
     shutil.copy(inputs / "speech.wav", tmp_path / "talk.mp4")
     given = [*options, "--audio", tmp_path / "talk.mp4", "--output", tmp_path / "talk.mp4"]
-    assert "would overwrite what the video is made from" in refused(capsys, tmp_path, *given)
+    assert "would overwrite an input" in refused(capsys, tmp_path, *given)
     assert (tmp_path / "talk.mp4").read_bytes() == (inputs / "speech.wav").read_bytes()
 
 
@@ -135,11 +147,11 @@ def _half(path: Path, source: Path) -> None:
 
 
 IMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "empty": (lambda path, _: path.touch(), "not a picture"),
-    "text": (lambda path, _: path.write_text("a portrait"), "not a picture"),
-    "sound": (lambda path, inputs: shutil.copy(inputs / "speech.wav", path), "not a picture"),
+    "empty": (lambda path, _: path.touch(), "not in a supported format"),
+    "text": (lambda path, _: path.write_text("a portrait"), "not in a supported format"),
+    "sound": (lambda path, inputs: shutil.copy(inputs / "speech.wav", path), "not in a supported format"),
     "half": (lambda path, inputs: _half(path, inputs / "face.png"), "cannot be decoded"),
-    "svg": (lambda path, _: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not a picture"),
+    "svg": (lambda path, _: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not in a supported format"),
     "bomb": (lambda path, _: Image.new("1", (12000, 9000)).save(path), "the limit is 100000000 pixels"),
     "one pixel": (lambda path, _: Image.new("RGB", (1, 1)).save(path), "give uint8 RGB"),
     "one line": (lambda path, _: Image.new("RGB", (3000, 2)).save(path), "give uint8 RGB"),
@@ -167,8 +179,8 @@ SOUNDS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "text": (lambda path, _: path.write_text("la la la"), "cannot be decoded"),
     "picture": (lambda path, inputs: shutil.copy(inputs / "face.png", path), "cannot be decoded"),
     "header": (lambda path, inputs: path.write_bytes((inputs / "speech.wav").read_bytes()[:30]), "cannot be decoded"),
-    "no samples": (lambda path, _: write_wav(path, np.zeros(0)), "no sound"),
-    "video without sound": (lambda path, _: _silent_video(path), "has no sound track"),
+    "no samples": (lambda path, _: write_wav(path, np.zeros(0)), "no audio"),
+    "video without sound": (lambda path, _: _silent_video(path), "has no audio track"),
     "playlist": (lambda path, _: path.write_text("#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n"), "cannot be decoded"),
 }
 
@@ -181,13 +193,13 @@ def test_sounds(capsys, options, inputs, tmp_path, case):
 
 
 CONFIGS = {
-    "not yaml": ("steps: [1", "is not valid YAML"),
+    "not yaml": ("seed: [1", "is not valid YAML"),
     "binary": ("\x00\x01", "is not valid YAML"),
-    "a list": ("- steps", "it must hold keys and values"),
-    "unknown key": ("stepps: 3", "unknown key 'stepps'"),
-    "another type": ("steps: {a: 1}", "steps"),
+    "a list": ("- seed", "it must hold keys and values"),
+    "unknown key": ("sedd: 3", "unknown key 'sedd'"),
+    "another type": ("seed: {a: 1}", "seed"),
     "a scalar for a group": ("guidance: 5", "'guidance' is 5"),
-    "tag": ("steps: !!python/object/apply:os.system ['true']", "is not valid YAML"),
+    "tag": ("seed: !!python/object/apply:os.system ['true']", "is not valid YAML"),
 }
 
 
@@ -214,17 +226,20 @@ def _nan(path: Path) -> None:
 
 
 SAVED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no index": (lambda folder: (folder / "model_index.json").unlink(), "adapter is not given"),
+    "no index": (lambda folder: (folder / "model_index.json").unlink(), "not a saved FantasyTalkingPipeline"),
     "index of another": (
         lambda folder: _edit(folder / "model_index.json", _class_name="Other"),
-        "adapter is not given",
+        "not a saved FantasyTalkingPipeline",
     ),
     "broken index": (lambda folder: (folder / "model_index.json").write_text("{"), "is not valid JSON"),
     "unknown module": (
         lambda folder: _edit(folder / "model_index.json", trained_modules="audio,smell"),
-        "modules is ['audio', 'smell']",
+        "trained_modules is ['audio', 'smell']",
     ),
-    "modules of another type": (lambda folder: _edit(folder / "model_index.json", trained_modules=7), "never trained"),
+    "modules of another type": (
+        lambda folder: _edit(folder / "model_index.json", trained_modules=7),
+        "trained_modules is 7",
+    ),
     "no text length": (lambda folder: _edit(folder / "model_index.json", text_length="x"), "text_length is 'x'"),
     "no transformer": (lambda folder: shutil.rmtree(folder / "transformer"), "no folder 'transformer'"),
     "transformer cut off": (
@@ -325,35 +340,35 @@ def test_records(capsys, tmp_path, case):
     text, message = RECORDS[case]
     if text is not None:
         (tmp_path / "video.json").write_text(text)
-    assert message in refused(capsys, tmp_path, "--replay", tmp_path / "video.json")
+    assert message in refused(capsys, tmp_path, "--reproduce", tmp_path / "video.json")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"config": {"steps": "many"}}, "steps"),
+        ({"config": {"num_inference_steps": "many"}}, "num_inference_steps"),
         ({"config": {"unknown": 1}}, "unknown key"),
         ({"config": {"prompt": "${oc.env:HOME}"}}, None),
         ({"threads": 0}, "threads is 0"),
         ({"audio": ["/nowhere.wav"]}, "audio '/nowhere.wav' does not exist"),
-        ({"audio": 3}, "'audio' is missing or of another kind"),
-        ({"drive": [3]}, "'drive' is missing or of another kind"),
+        ({"audio": 3}, "'audio' is missing or has another type"),
+        ({"drive": [3]}, "'drive' is missing or has another type"),
         ({"drive": ["/nowhere.mp4"]}, "expression_adapter=FOLDER"),
         ({"image": "/nowhere.png"}, "image '/nowhere.png' does not exist"),
-        ({"hashes": {}}, "is not what the video was made from"),
+        ({"hashes": {}}, "is not what the video was generated from"),
     ],
 )
 def test_altered_records(capsys, options, tmp_path, change, message):
-    assert run_infer(capsys, *options, "--seconds", 0.1).code == 0
+    assert run_infer(capsys, *options, "--max-seconds", 0.1).code == 0
     record = json.loads((tmp_path / "output" / "video.json").read_text())
     shutil.rmtree(tmp_path / "output")
     if "config" in change:
         change = {"config": {**record["config"], **change["config"]}}
     (tmp_path / "video.json").write_text(json.dumps({**record, **change}))
     if message is None:  # a prompt is text, never an expression
-        ended = run_infer(capsys, "--replay", tmp_path / "video.json")
+        ended = run_infer(capsys, "--reproduce", tmp_path / "video.json")
         assert ended.code == 0
         again = json.loads((tmp_path / "output" / "video.json").read_text())
         assert again["config"]["prompt"] == "${oc.env:HOME}"
     else:
-        assert message in refused(capsys, tmp_path, "--replay", tmp_path / "video.json")
+        assert message in refused(capsys, tmp_path, "--reproduce", tmp_path / "video.json")

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from fantasytalking.common.config import load_config, preset_path
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.prepare.config import PreparationConfig
-from fantasytalking.inference.model_files import DOWNLOAD_HINTS, find_model_files
+from fantasytalking.inference.download_hints import DOWNLOAD_HINTS
+from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.models.presets import MODEL_PRESETS
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.training.config import TrainConfig
+from tests.helpers.errors import raises_input_error
 
 
 def config_of_preset(preset: str, *overrides: str) -> InferConfig:
@@ -30,8 +32,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("preset", MODEL_PRESETS)
 def test_every_preset_names_how_to_get_its_weights(preset, elsewhere):
     config = config_of_preset(preset)
-    with pytest.raises(InputError) as error:
-        find_model_files(config)
+    with raises_input_error(ErrorCode.missing_weights) as error:
+        resolve_model(config)
     message = str(error.value)
     assert "\n" not in message and message.startswith("weights are missing")
     named = [place for place in (config.adapter, config.audio_encoder, config.face_encoder) if place]
@@ -43,35 +45,41 @@ def test_every_preset_names_how_to_get_its_weights(preset, elsewhere):
 
 
 def test_nano_is_one_thing_to_make(elsewhere):
-    with pytest.raises(InputError) as error:
-        find_model_files(config_of_preset("nano"))
+    with raises_input_error(ErrorCode.missing_weights, "base") as error:
+        resolve_model(config_of_preset("nano"))
     assert str(error.value).count("build-nano") == 1 and "adapter" not in str(error.value)
 
 
 def test_a_download_into_checkpoints_is_found(elsewhere):
     for name in ("Wan2.1-I2V-14B-720P-Diffusers", "wav2vec2-base-960h", "fantasytalking_audio"):
         (elsewhere / "checkpoints" / name).mkdir(parents=True)
-    weights = find_model_files(config_of_preset("wan14b"))
-    assert weights.base == Path("checkpoints/Wan2.1-I2V-14B-720P-Diffusers")
-    assert weights.audio_encoder == Path("checkpoints/wav2vec2-base-960h") and weights.face_encoder is None
+    (elsewhere / "checkpoints" / "Wan2.1-I2V-14B-720P-Diffusers" / "vae").mkdir()
+    (elsewhere / "checkpoints" / "Wan2.1-I2V-14B-720P-Diffusers" / "vae" / "config.json").write_text("{}")
+    adapter = {"modules": ["audio"], "audio_window": "official"}
+    (elsewhere / "checkpoints" / "fantasytalking_audio" / "config.json").write_text(json.dumps(adapter))
+    (elsewhere / "checkpoints" / "fantasytalking_audio" / "adapter.safetensors").touch()
+    model = resolve_model(config_of_preset("wan14b", "dtype=float32", "offload=none"))
+    assert model.stored.base == Path("checkpoints/Wan2.1-I2V-14B-720P-Diffusers")
+    assert model.audio_encoder == Path("checkpoints/wav2vec2-base-960h") and model.face_encoder is None
+    assert model.facts.trained_modules == ("audio",) and model.facts.temporal_stride == 4
 
 
 def test_a_hub_id_of_one_s_own_and_a_path(elsewhere):
     with pytest.raises(InputError, match="hf download somebody/model --local-dir checkpoints/model"):
-        find_model_files(config_of_preset("nano", "base=somebody/model"))
-    with pytest.raises(InputError, match=r"'\./nowhere' does not exist"):
-        find_model_files(config_of_preset("nano", "base=./nowhere"))
+        resolve_model(config_of_preset("nano", "base=somebody/model"))
+    with raises_input_error(ErrorCode.missing_weights, "base", "./nowhere"):
+        resolve_model(config_of_preset("nano", "base=./nowhere"))
 
 
 def test_a_base_without_adapter_is_refused(base):
-    with pytest.raises(InputError, match="adapter is not given"):
-        find_model_files(config_of_preset("nano", f"base={base}", "adapter=null"))
+    with raises_input_error(ErrorCode.conflict, "adapter", str(base)):
+        resolve_model(config_of_preset("nano", f"base={base}", "adapter=null"))
 
 
 def test_a_saved_pipeline_needs_nothing_else(saved):
-    weights = find_model_files(config_of_preset("nano", f"base={saved}", "adapter=null"))
-    assert weights.paths == {"base": saved}
-    assert weights.trained_modules() == ["audio", "face", "motion"] and weights.has_face_encoder
+    model = resolve_model(config_of_preset("nano", f"base={saved}", "adapter=null"))
+    assert model.paths == {"base": saved}
+    assert model.facts.trained_modules == ("audio", "face", "motion") and model.facts.has_face_encoder
 
 
 @pytest.mark.parametrize("preset", MODEL_PRESETS)
@@ -86,15 +94,15 @@ def test_inference_is_set_as_training_was(preset):
 
 def test_several_speakers_take_an_adapter_that_changes_speech_and_no_encoder(saved: Path, expressive: Path, tmp_path):
     config = InferConfig(base=str(saved), expression_adapter=str(expressive))
-    assert find_model_files(config, has_driving_video=True).expression_adapter == expressive
-    several = find_model_files(config, is_multi_speaker=True)
-    assert several.expression_adapter is None, "it drives faces alone"
+    assert resolve_model(config, has_driving_video=True).stored.expression_adapter == expressive
+    several = resolve_model(config, is_multi_speaker=True)
+    assert several.stored.expression_adapter is None, "it drives faces alone"
     speaking = shutil.copytree(expressive, tmp_path / "speaking")
     described = json.loads((speaking / "config.json").read_text())
     (speaking / "config.json").write_text(json.dumps(described | {"modules": ["audio", "expression"]}))
     config = InferConfig(base=str(saved), expression_adapter=str(speaking))
-    several = find_model_files(config, is_multi_speaker=True)
-    assert (several.expression_adapter, several.expression_encoder) == (speaking, None)
-    assert find_model_files(config).expression_adapter is None, "one voice needs none of it"
-    driven = find_model_files(config, has_driving_video=True)
+    several = resolve_model(config, is_multi_speaker=True)
+    assert (several.stored.expression_adapter, several.expression_encoder) == (speaking, None)
+    assert resolve_model(config).stored.expression_adapter is None, "one voice needs none of it"
+    driven = resolve_model(config, has_driving_video=True)
     assert driven.paths_used(has_driving_video=False).keys() == {"base", "expression_adapter"}

@@ -23,7 +23,7 @@ SCRIPT = SCRIPTS / "infer.py"
 
 
 def start(capsys: pytest.CaptureFixture[str], *arguments: object) -> CommandResult:
-    from fantasytalking.inference.start import run_inference_cli
+    from fantasytalking.inference.cli import run_inference_cli
 
     capsys.readouterr()
     code = 0
@@ -44,7 +44,7 @@ def inputs(face_picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def options(inputs: Path, saved: Path) -> list[object]:
     return [
-        *("--stream", "--image", inputs / "face.png", "--steps", 1, "--size", 32),
+        *("--stream", "--image", inputs / "face.png", "--num-inference-steps", 1, "--size", 32),
         *(f"base={saved}", "adapter=null", "window_frames=17", "overlap_frames=8"),
     ]
 
@@ -53,12 +53,12 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_stream_to_a_file_with_its_record_and_replay(capsys, options, inputs, tmp_path):
+def test_a_stream_to_a_file_with_its_record_and_reproduction(capsys, options, inputs, tmp_path):
     output = tmp_path / "video.mp4"
     ended = start(capsys, *options, "--audio", inputs / "speech.wav", "--output", output)
     assert ended.code == 0, ended.err
     assert files(tmp_path) == ["video.json", "video.mp4"]
-    assert ended.out.startswith(f"{output}: 1.12 s, 32x32, first frame after ") and "frames a second" in ended.out
+    assert ended.out.startswith(f"{output}: 1.12 s, 32x32, first frame after ") and "frames per second" in ended.out
     info = probe(output)
     assert (info.frames, info.width, info.height) == (28, 32, 32) and info.has_audio
     assert abs(len(read_audio(output)) / 16_000 - 1.12) <= 1 / 25
@@ -66,7 +66,7 @@ def test_a_stream_to_a_file_with_its_record_and_replay(capsys, options, inputs, 
     result = record["result"]
     assert record["config"]["stream"] is True and record["video_sha256"] == digest(output)
     assert 0 < result["first_frame_after"] < result["seconds_taken"] and result["frames"] == 28
-    ended = start(capsys, "--replay", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
+    ended = start(capsys, "--reproduce", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
     assert ended.code == 0 and ended.out.endswith(", the same bits as recorded\n"), ended.err
     assert digest(tmp_path / "again.mp4") == digest(output)
 
@@ -103,12 +103,12 @@ def test_what_came_through_a_pipe_is_kept_for_the_record(capsys, monkeypatch, op
     [
         (["--audio", "-", "stream=false"], "add --stream"),
         (["--audio", "MISSING.wav"], "does not exist"),
-        (["--audio", "FACE"], "cannot be decoded|has no sound track|neither"),
-        (["--audio", "SPEECH", "--contact-sheet"], "a contact sheet shows a whole video"),
+        (["--audio", "FACE"], "cannot be decoded|has no audio track|neither"),
+        (["--audio", "SPEECH", "--contact-sheet"], "a stream has no contact sheet"),
         (["--audio", "SPEECH", "--output", "OUT/video.avi"], "does not end in .mp4"),
-        (["--audio", "SPEECH", "overlap_frames=12"], "overlap by 3"),
-        (["--audio", "SPEECH", "--face", 1, "--face", 2], "2 faces were chosen; a stream has one person"),
-        (["--audio", "-"], "an mp3 file came through the pipe"),
+        (["--audio", "SPEECH", "overlap_frames=12"], "the overlap is 3 latent frames"),
+        (["--audio", "SPEECH", "--face-index", 1, "--face-index", 2], "2 faces are selected; a stream has one speaker"),
+        (["--audio", "-"], "format MP3"),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(capsys, monkeypatch, options, inputs, tmp_path, given, told):

@@ -1,4 +1,4 @@
-"""Context parallelism: two processes over gloo give the single process's result, each hearing its own frames."""
+"""Context parallelism: two processes over gloo give the result of one; each projects the audio of its own frames."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_t
 
 
 def run_rank(rank: int, port: int, folder: str) -> None:
-    """One rank: builds the same model, runs it in parallel at clip and at frame level, and saves what it saw."""
+    """One rank: runs the same model in parallel at clip and frame level and saves outputs and projected shapes."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
@@ -29,7 +29,7 @@ def run_rank(rank: int, port: int, folder: str) -> None:
         conditions, cache = tiny_conditions(windows=windows), ConditionKVCache()
         projected.clear()
         with torch.no_grad():
-            outputs = [model(latents, timestep, conditions, cache=held).sample for held in (None, cache, cache)]
+            outputs = [model(latents, timestep, conditions, cache=kv_cache).sample for kv_cache in (None, cache, cache)]
         torch.save({"outputs": outputs, "projected": list(projected)}, Path(folder) / f"{windows}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -64,5 +64,5 @@ def test_two_ranks_give_the_result_of_one(tmp_path):
         (20, 4, WindowSpan(1, 1, 4, 8)),
     ],
 )
-def test_a_span_names_the_windows_of_its_tokens(first, count, span):
+def test_a_span_contains_the_windows_of_its_tokens(first, count, span):
     assert WindowSpan.from_tokens(first, count, 16) == span

@@ -1,4 +1,4 @@
-"""The expression condition: silent when fresh or absent, every driver kept to their person, padding by choice."""
+"""The expression condition: no effect when new or absent, regions per person, masked or attended padding."""
 
 import json
 from dataclasses import replace
@@ -44,7 +44,7 @@ def expressive(trained: bool = True, **changes: Any) -> FantasyTalkingTransforme
 
 
 def columns(people: int) -> Tensor:
-    """Every person a column of the grid of tokens, (1, people, F, 4, 4); what is left is nobody's."""
+    """Assigns a column of the token grid to each person, (1, people, F, 4, 4); the other columns are background."""
     regions = torch.zeros(1, people, FRAMES, *GRID, dtype=torch.bool)
     for person in range(people):
         regions[:, person, :, :, person] = True
@@ -73,11 +73,11 @@ def predict(
     return model(latents, timestep, conditions, cache=cache).sample
 
 
-def attended_by_tokens(model: FantasyTalkingTransformer3DModel, *given: Conditions) -> list[Tensor]:
-    """What the first block's cross-attention gave for each of `given`, (F, h, w, dim): nothing has spread it yet."""
+def attended_by_tokens(model: FantasyTalkingTransformer3DModel, *branches: Conditions) -> list[Tensor]:
+    """Output of the first cross-attention for each of `branches`, (F, h, w, dim), before later layers mix tokens."""
     seen: list[Tensor] = []
     hook = model.blocks[0].attn2.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    for conditions in given:
+    for conditions in branches:
         predict(model, conditions)
     hook.remove()
     return [output[0].unflatten(0, (FRAMES, *GRID)) for output in seen]
@@ -87,19 +87,22 @@ def test_a_fresh_model_and_an_absent_condition_equal_the_base_bit_for_bit(tmp_pa
     folder = save_base(tmp_path / "transformer")
     base = WanTransformer3DModel.from_pretrained(folder)
     fresh = load_from_wan(folder, PORTRAIT | EXPRESSION)
-    given = conditions_with(driven())._replace(prompt_embeds=torch.randn(1, 512, 20))
+    conditions = conditions_with(driven())._replace(prompt_embeds=torch.randn(1, 512, 20))
     latents, timestep = tiny_latents(batch=1, frames=FRAMES)
     with torch.no_grad():
         expected = base(
-            torch.cat([latents, given.image_latents], dim=1), timestep, given.prompt_embeds, given.image_embeds
+            torch.cat([latents, conditions.image_latents], dim=1),
+            timestep,
+            conditions.prompt_embeds,
+            conditions.image_embeds,
         ).sample
-    assert torch.equal(predict(fresh, given), expected)
+    assert torch.equal(predict(fresh, conditions), expected)
     trained, without = expressive(), tiny_transformer()
     without.load_state_dict({k: v for k, v in trained.state_dict().items() if adapter_module_of(k) != "expression"})
     assert torch.equal(predict(trained, conditions_with(None)), predict(without, conditions_with(None)))
 
 
-def test_every_part_drives_and_gate_and_scale_weigh_it():
+def test_every_part_has_an_effect_weighted_by_both_scales():
     model, expression = expressive(), driven()
     absent, reference = predict(model, conditions_with(None)), predict(model, conditions_with(expression))
     for part in (slice(0, 3), slice(3, 5), slice(5, 9), slice(9, 14)):
@@ -114,7 +117,7 @@ def test_every_part_drives_and_gate_and_scale_weigh_it():
     assert torch.equal(half, predict(model, conditions_with(expression._replace(scale=torch.full((1,), 0.5)))))
 
 
-def test_a_frame_drives_its_own_latent_frame_only():
+def test_a_frame_affects_its_own_latent_frame_only():
     model, expression = expressive(), driven()
     features = expression.features.clone()
     features[:, :, 2] += 1.0  # of frames 1 to 4: latent frame 1
@@ -126,21 +129,22 @@ def test_a_frame_drives_its_own_latent_frame_only():
     assert difference[[0, 2]].max() == 0
 
 
-@pytest.mark.parametrize("places", [0, 1])
-def test_places_alone_tell_the_order_of_a_latent_frames_pictures(places):
-    model = expressive(expression_positions=places)
-    driver = driven()
-    # The last latent frame's four pictures the other way round: the same tokens in another order.
-    turned = driver.features.clone()
-    turned[:, :, -4:] = driver.features[:, :, -4:].flip(2)
+@pytest.mark.parametrize("positions", [0, 1])
+def test_only_positions_distinguish_the_order_of_a_latent_frames_frames(positions):
+    model = expressive(expression_positions=positions)
+    expression = driven()
+    # The last latent frame's four frames in reverse order: the same tokens in another order.
+    reversed_features = expression.features.clone()
+    reversed_features[:, :, -4:] = expression.features[:, :, -4:].flip(2)
     forward, backward = (
-        predict(model, conditions_with(driver._replace(features=f))) for f in (driver.features, turned)
+        predict(model, conditions_with(expression._replace(features=features)))
+        for features in (expression.features, reversed_features)
     )
-    assert torch.allclose(forward, backward, atol=1e-5) == (not places)
+    assert torch.allclose(forward, backward, atol=1e-5) == (not positions)
 
 
 @pytest.mark.parametrize("people", [2, 3])
-def test_nothing_of_a_driver_reaches_another_persons_tokens_in_a_block(people):
+def test_an_expression_does_not_reach_another_persons_tokens(people):
     model, expression = expressive(), driven(people)
     moved = []
     for person in range(people):
@@ -152,7 +156,7 @@ def test_nothing_of_a_driver_reaches_another_persons_tokens_in_a_block(people):
         by_column = (attended - before).abs().amax(dim=(0, 1, 3))
         assert by_column[person] > 1e-3
         assert by_column[[column for column in range(4) if column != person]].max() == 0
-    # Without the mask every driver reaches everyone.
+    # With regions of all tokens, every expression reaches everyone.
     everyone = expression._replace(regions=torch.ones_like(columns(people)))
     moved_features = moved[0].expression
     assert moved_features is not None
@@ -162,7 +166,7 @@ def test_nothing_of_a_driver_reaches_another_persons_tokens_in_a_block(people):
     assert (reached - before).abs().amax(dim=(0, 1, 3)).min() > 1e-4
 
 
-def test_three_people_in_another_order_give_the_same_video_and_swapped_drivers_another():
+def test_the_order_of_people_has_no_effect_and_swapped_expressions_have():
     model, expression = expressive(), driven(3)
     reference = predict(model, conditions_with(expression))
     order = torch.tensor([2, 0, 1])
@@ -175,7 +179,7 @@ def test_three_people_in_another_order_give_the_same_video_and_swapped_drivers_a
     assert not torch.allclose(swapped, reference, atol=1e-3)
 
 
-def test_tokens_with_nobody_to_attend_to_get_exactly_nothing():
+def test_tokens_without_a_person_are_unchanged():
     model, expression = expressive(), driven(2)
     nobody = expression._replace(regions=torch.zeros_like(columns(2)))
     unseen = driven()._replace(present=torch.zeros(1, 1, NUM_FRAMES, dtype=torch.bool))
@@ -191,7 +195,7 @@ def test_tokens_with_nobody_to_attend_to_get_exactly_nothing():
     assert difference[2:].max() == 0
 
 
-def test_a_person_that_is_not_there_changes_nothing():
+def test_an_absent_person_changes_nothing():
     model, pair = expressive(), driven(2)
     pair.present[:, 1] = False
     pair.features[:, 1] = torch.nan
@@ -213,7 +217,7 @@ def test_cached_and_uncached_agree_over_steps_and_branches():
             assert torch.equal(predict(model, branch, cache), predict(model, branch))
 
 
-def test_windows_hold_a_latent_frames_tokens_as_released():
+def test_windows_contain_a_latent_frames_tokens_as_released():
     torch.manual_seed(0)
     sizes = ExpressionModuleConfig((6, 6, 30, 512), token_dim=8, width=16, depth=1, heads=2, head_dim=8)
     projector = ExpressionProjector(sizes)
@@ -243,7 +247,7 @@ def test_every_augmentation_runs_and_trains_from_the_first_step(name):
 @pytest.mark.parametrize(
     ("name", "like"), [("none", "emotion_and_mouth"), ("none", "all"), ("emotion_and_mouth", "all")]
 )
-def test_an_augmentation_can_be_widened_to_the_parameters_of_another(name, like):
+def test_an_augmentation_can_be_widened_to_the_parameter_count_of_another(name, like):
     released = ExpressionModuleConfig((6, 6, 30, 512), LEARNED_TOKEN_COUNTS[name])
     small = ExpressionModuleConfig((6, 6, 8, 16), LEARNED_TOKEN_COUNTS[name], 256, 128, 2, 4, 32)
     for sizes in (released, small):
@@ -258,7 +262,7 @@ def test_an_augmentation_can_be_widened_to_the_parameters_of_another(name, like)
         match_parameter_count(replace(released, learned=LEARNED_TOKEN_COUNTS[like]), name)
 
 
-def test_an_adapter_holds_the_expression_and_sets_how_padding_is_treated(tmp_path):
+def test_an_adapter_stores_the_expression_and_sets_the_treatment_of_padding(tmp_path):
     source = expressive()
     config = AdapterConfig(["expression"], "seconds", expression=SIZES.to_dict(), expression_padding="attended")
     save_adapter(source, tmp_path / "adapter", config)
@@ -272,17 +276,19 @@ def test_an_adapter_holds_the_expression_and_sets_how_padding_is_treated(tmp_pat
         load_adapter(expressive(expression_heads=1, expression_head_dim=8), tmp_path / "adapter")
 
 
-def test_the_added_condition_is_the_one_that_is_built_in(tmp_path):
+def test_an_added_condition_equals_a_built_in_one(tmp_path):
     built, added = expressive(trained=False), tiny_transformer(trained=False)
     ensure_expression_modules(added, SIZES)
     assert {n: v.shape for n, v in added.state_dict().items()} == {n: v.shape for n, v in built.state_dict().items()}
-    given = conditions_with(driven())
-    assert torch.equal(predict(added, given), predict(added, given._replace(expression=None))), "fresh, it adds nothing"
+    conditions = conditions_with(driven())
+    assert torch.equal(predict(added, conditions), predict(added, conditions._replace(expression=None))), (
+        "new, it adds nothing"
+    )
     added.load_state_dict(expressive().state_dict())
-    assert torch.equal(predict(added, given), predict(expressive(), given))
+    assert torch.equal(predict(added, conditions), predict(expressive(), conditions))
     added.save_pretrained(tmp_path / "model")
     again = FantasyTalkingTransformer3DModel.from_pretrained(tmp_path / "model")
-    torch.testing.assert_close(predict(again, given), predict(expressive(), given), rtol=0, atol=1e-5)
+    torch.testing.assert_close(predict(again, conditions), predict(expressive(), conditions), rtol=0, atol=1e-5)
     with raises_input_error(ErrorCode.shape_mismatch, "expression", SIZES.to_dict()) as error:
         ensure_expression_modules(added, replace(SIZES, depth=2))
     assert "'depth': 2" in str(error.value)
@@ -309,7 +315,7 @@ def test_an_adapter_with_impossible_sizes_is_rejected(tmp_path, change, code, fi
         load_adapter(tiny_transformer(), tmp_path / "adapter")
 
 
-def test_two_sounds_each_reach_their_own_speaker():
+def test_audio_reaches_its_own_speaker():
     model, plain = tiny_transformer(), tiny_conditions(batch=1, frames=FRAMES)
     both = join_speaker_windows([AudioWindows(plain.audio_embeds, plain.audio_mask)] * 2)
     pair = plain._replace(audio_embeds=both.tokens, audio_mask=both.mask, speaker_regions=columns(2))
@@ -317,16 +323,16 @@ def test_two_sounds_each_reach_their_own_speaker():
     louder[:, :, 7:] += 1.0  # the second speaker's
     nobody = pair._replace(condition_scale=torch.tensor([[0.0, 1.0]]))
     before, after, silent = attended_by_tokens(model, pair, pair._replace(audio_embeds=louder), nobody)
-    changed, heard = ((a - b).abs().amax(dim=(0, 1, 3)) for a, b in ((after, before), (before, silent)))
+    changed, effect = ((a - b).abs().amax(dim=(0, 1, 3)) for a, b in ((after, before), (before, silent)))
     assert changed[1] > 1e-3
     assert changed[[0, 2, 3]].max() == 0
-    assert heard[:2].min() > 1e-4
-    assert heard[2:].max() == 0, "nobody's tokens hear nothing"
+    assert effect[:2].min() > 1e-4
+    assert effect[2:].max() == 0, "audio changed background tokens"
     one = attended_by_tokens(model, plain)[0]
     torch.testing.assert_close(before[:, :, :2], one[:, :, :2], rtol=0, atol=1e-6)
 
 
-def test_a_rank_keeps_to_the_regions_of_its_own_tokens():
+def test_a_rank_uses_the_regions_of_its_own_tokens():
     """Half of three latent frames of 16 tokens: the second rank begins inside latent frame 1."""
     generator = torch.Generator().manual_seed(0)
     regions = torch.rand(1, 2, FRAMES, *GRID, generator=generator) < 0.5

@@ -1,4 +1,4 @@
-"""The guidance embedder: fresh it changes nothing, trained it does, and what is no distillation is refused."""
+"""The guidance embedder: no effect when new, follows the scales when trained; invalid distillations are rejected."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def predicted(model: torch.nn.Module, scales: torch.Tensor | None) -> torch.Tens
         return model(*tiny_latents(), tiny_conditions()._replace(guidance=scales)).sample
 
 
-def test_a_fresh_embedder_changes_no_bit_and_a_trained_one_follows_the_scales():
+def test_a_new_embedder_changes_nothing_and_a_trained_one_follows_the_scales():
     plain = tiny_transformer()
     model = tiny_transformer()
     model.add_guidance_embedder(DISTILLATION)
@@ -30,19 +30,19 @@ def test_a_fresh_embedder_changes_no_bit_and_a_trained_one_follows_the_scales():
     assert torch.equal(predicted(model, None), before)
     assert torch.equal(predicted(model, SCALES), before)
     torch.nn.init.normal_(model.guidance_embedder.output.weight)
-    assert torch.equal(predicted(model, None), before)  # the teacher is never told
-    told = predicted(model, SCALES)
+    assert torch.equal(predicted(model, None), before)  # the teacher takes no scales
+    guided = predicted(model, SCALES)
     for changed in (SCALES + torch.tensor([1.0, 0.0]), SCALES + torch.tensor([0.0, 0.5])):
-        assert (predicted(model, changed) - told).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
+        assert (predicted(model, changed) - guided).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
 
 
-def test_scales_are_refused_by_a_model_that_was_not_distilled():
+def test_scales_are_rejected_by_a_model_that_is_not_distilled():
     with raises_input_error(ErrorCode.not_trained, "guidance"):
         predicted(tiny_transformer(), SCALES)
 
 
-@pytest.mark.parametrize("formula", CfgOrder)
-def test_the_weights_of_the_path_are_the_formula(formula: CfgOrder):
+@pytest.mark.parametrize("order", CfgOrder)
+def test_branch_weights_equal_the_guidance_formula(order: CfgOrder):
     nothing, text, audio, both = (torch.tensor(value) for value in (0.3, -1.0, 2.0, 5.0))
     value = {
         GuidanceBranch(False, False): nothing,
@@ -50,8 +50,8 @@ def test_the_weights_of_the_path_are_the_formula(formula: CfgOrder):
         GuidanceBranch(False, True): audio,
         FULL_BRANCH: both,
     }
-    found = sum(weight * value[branch] for branch, weight in cfg_branch_weights(formula, 4.0, 6.0))
-    if formula is CfgOrder.text_first:
+    found = sum(weight * value[branch] for branch, weight in cfg_branch_weights(order, 4.0, 6.0))
+    if order is CfgOrder.text_first:
         expected = nothing + 4 * (text - nothing) + 6 * (both - text)
     else:
         expected = nothing + 6 * (audio - nothing) + 4 * (both - audio)
@@ -67,7 +67,7 @@ def adapter(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_an_adapter_brings_its_embedder_and_what_it_follows(tmp_path: Path):
+def test_an_adapter_adds_its_embedder_and_distillation(tmp_path: Path):
     model = tiny_transformer()
     load_adapter(model, adapter(tmp_path / "fast"))
     assert model.distillation == DISTILLATION
@@ -78,7 +78,7 @@ def test_an_adapter_brings_its_embedder_and_what_it_follows(tmp_path: Path):
     assert not torch.equal(first, second)
 
 
-def test_a_saved_transformer_is_distilled_still(tmp_path: Path):
+def test_a_saved_transformer_stays_distilled(tmp_path: Path):
     model = tiny_transformer()
     load_adapter(model, adapter(tmp_path / "fast"))
     model.save_pretrained(tmp_path / "saved")
@@ -100,7 +100,7 @@ def test_a_saved_transformer_is_distilled_still(tmp_path: Path):
         {"speed": 2},
     ],
 )
-def test_values_that_are_no_distillation_are_refused(changes: dict[str, Any]):
+def test_invalid_distillations_are_rejected(changes: dict[str, Any]):
     values = DISTILLATION.to_dict() | changes
     code = ErrorCode.malformed_file if "speed" in changes else ErrorCode.out_of_range
     with raises_input_error(code, "distillation", values):
@@ -121,7 +121,7 @@ def test_an_adapter_of_another_width_or_distillation_changes_nothing(tmp_path: P
         load_adapter(model, fast)
 
 
-def test_a_guidance_module_without_its_distillation_is_refused():
+def test_guidance_module_and_distillation_require_each_other():
     with raises_input_error(ErrorCode.conflict, "distillation", None):
         AdapterConfig(["guidance"], "seconds").validate("here")
     with raises_input_error(ErrorCode.conflict, "distillation", DISTILLATION.to_dict()):

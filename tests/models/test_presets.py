@@ -1,4 +1,4 @@
-"""The presets, on the meta device: in seconds, every base key accounted for."""
+"""The presets on the meta device: names and shapes of base and adapter parameters."""
 
 import time
 
@@ -16,7 +16,7 @@ PUBLISHED = {"wan14b": 1303, "wan1.3b": 983}
 
 
 @pytest.mark.parametrize("preset", MODEL_PRESETS)
-def test_every_base_key_is_wans_and_every_other_one_a_modules(preset):
+def test_every_parameter_belongs_to_wan_or_to_a_module(preset):
     start = time.perf_counter()
     config = load_model_config(preset)
     model = build_meta_transformer(config)
@@ -59,7 +59,7 @@ def test_wan14b_has_the_released_portrait_adapters_shapes():
         config.portrait.validate()
 
 
-def test_a_base_that_is_nowhere_is_one_line_with_the_command(monkeypatch):
+def test_a_missing_base_is_reported_with_the_download_command(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with raises_input_error(ErrorCode.missing_weights, "base", "Wan-AI/nowhere") as error:
         load_from_wan("Wan-AI/nowhere")

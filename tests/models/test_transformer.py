@@ -1,4 +1,4 @@
-"""The transformer: equal to its base when fresh, deaf to padding, the same cached and uncached."""
+"""The transformer: equal to its base when new, independent of padding, the same cached and uncached."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,7 +20,7 @@ from fantasytalking.models.wan_loading import build_from_wan, load_from_wan
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
-PRODUCTS = "plain products"
+MATMUL = "matmul"
 CPU_BACKENDS = ["native", "_native_math", "_native_flash", "flex"]
 
 
@@ -32,7 +32,7 @@ def native_backend() -> Iterator[None]:
 
 
 def for_each(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Conditions:
-    """The conditions that there are, changed alike."""
+    """Applies `change` to every condition that is not None."""
     return Conditions(*(None if value is None else change(value) for value in conditions))
 
 
@@ -44,7 +44,7 @@ def predict(
     return model(latents, timestep, conditions, cache=cache).sample
 
 
-def test_without_values_no_tensor_is_read():
+def test_no_tensor_is_read_without_materialize():
     def read(name: str) -> Tensor:
         raise AssertionError(f"'{name}' was read")
 
@@ -58,7 +58,7 @@ def test_without_values_no_tensor_is_read():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("windows", [1, 5])
-def test_a_fresh_model_equals_its_base_bit_for_bit(tmp_path, dtype, windows):
+def test_a_new_model_equals_its_base_bitwise(tmp_path, dtype, windows):
     folder = save_base(tmp_path / "transformer")
     base = WanTransformer3DModel.from_pretrained(folder, torch_dtype=dtype)
     model = load_from_wan(folder, PORTRAIT, dtype)
@@ -76,26 +76,26 @@ def test_a_fresh_model_equals_its_base_bit_for_bit(tmp_path, dtype, windows):
             assert torch.equal(model(latents.to(dtype), timestep, conditions).sample, expected)
 
 
-def attend_by(model: FantasyTalkingTransformer3DModel, backend: str) -> None:
-    if backend == PRODUCTS:
+def set_backend(model: FantasyTalkingTransformer3DModel, backend: str) -> None:
+    if backend == MATMUL:
         use_matmul_attention(model)
     else:
         model.set_attention_backend(backend)
 
 
-def test_every_condition_matters_once_trained():
+def test_every_condition_changes_the_prediction_of_a_trained_model():
     model, conditions = tiny_transformer(), tiny_conditions()
     reference = predict(model, conditions)
     other = tiny_conditions(seed=9)
     for name in ("prompt_embeds", "image_embeds", "image_latents", "audio_embeds", "face_embeds", "motion_intensity"):
         changed = predict(model, conditions._replace(**{name: getattr(other, name)}))
         assert not torch.allclose(changed, reference, atol=1e-4), name
-    for gate in ([0.0, 1.0], [1.0, 0.0]):
-        changed = predict(model, conditions._replace(condition_scale=torch.tensor([gate, gate])))
+    for scale in ([0.0, 1.0], [1.0, 0.0]):
+        changed = predict(model, conditions._replace(condition_scale=torch.tensor([scale, scale])))
         assert not torch.allclose(changed, reference, atol=1e-4)
 
 
-def test_a_closed_gate_is_the_same_as_no_attention():
+def test_a_condition_scale_of_zero_removes_the_attention():
     model, conditions = tiny_transformer(), tiny_conditions()
     closed = conditions._replace(condition_scale=torch.zeros(2, 2))
     other = tiny_conditions(seed=9)
@@ -106,12 +106,12 @@ def test_a_closed_gate_is_the_same_as_no_attention():
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
-@pytest.mark.parametrize("backend", [*CPU_BACKENDS, PRODUCTS])
+@pytest.mark.parametrize("backend", [*CPU_BACKENDS, MATMUL])
 @pytest.mark.parametrize("windows", [1, 5])
-def test_padding_is_never_heard_whatever_the_backend(backend, windows):
+def test_padding_has_no_effect_under_any_backend(backend, windows):
     model, conditions = tiny_transformer(), tiny_conditions(windows=windows)
     reference = predict(model, conditions)
-    attend_by(model, backend)
+    set_backend(model, backend)
     padding = ~conditions.audio_mask[..., None]
     outputs = [
         predict(model, conditions._replace(audio_embeds=conditions.audio_embeds.masked_fill(padding, value)))
@@ -153,29 +153,29 @@ def test_a_window_without_a_real_token_adds_nothing():
 
 
 def test_frame_level_audio_reaches_its_own_latent_frame_only():
-    """In one block and before any self-attention can spread it: the cross-attention alone."""
+    """Checks the first cross-attention alone, before self-attention mixes frames."""
     model = tiny_transformer(num_layers=1)
     conditions = tiny_conditions(batch=1)
-    heard: list[Tensor] = []
-    model.blocks[0].attn2.register_forward_hook(lambda module, inputs, output: heard.append(output))
+    outputs: list[Tensor] = []
+    model.blocks[0].attn2.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     latents, timestep = tiny_latents(batch=1)
     audio = conditions.audio_embeds.clone()
     audio[:, 2] += 1.0
     with torch.no_grad():
         model(latents, timestep, conditions)
         model(latents, timestep, conditions._replace(audio_embeds=audio))
-    difference = (heard[1] - heard[0]).unflatten(1, (5, 16)).abs().amax(dim=(0, 2, 3))  # per latent frame
+    difference = (outputs[1] - outputs[0]).unflatten(1, (5, 16)).abs().amax(dim=(0, 2, 3))  # per latent frame
     assert difference[2] > 1e-3
     assert difference[[0, 1, 3, 4]].max() == 0
 
 
-def test_conditions_of_batch_one_serve_the_whole_batch():
+def test_conditions_of_batch_one_apply_to_the_whole_batch():
     model, conditions = tiny_transformer(), tiny_conditions(batch=1)
     doubled = for_each(conditions, lambda value: value.repeat(2, *[1] * (value.ndim - 1)))
     torch.testing.assert_close(predict(model, conditions), predict(model, doubled), rtol=0, atol=1e-6)
 
 
-def test_branches_share_what_comes_before_they_part():
+def test_branches_share_layers_before_the_first_cross_attention():
     model, conditions = tiny_transformer(), tiny_conditions(batch=1)
     latents, timestep = tiny_latents(batch=1)
     texts = torch.cat(
@@ -194,7 +194,7 @@ def test_branches_share_what_comes_before_they_part():
     assert (shared[2] - shared[1]).abs().max() > 1e-2 < (shared[1] - shared[0]).abs().max()
 
 
-def test_fewer_passes_give_the_same_but_for_rounding():
+def test_fused_blocks_equal_the_others_up_to_rounding():
     exact, fused = tiny_transformer(num_layers=4), tiny_transformer(num_layers=4)
     fuse_blocks(fused)
     assert fused.state_dict().keys() == exact.state_dict().keys()
@@ -206,12 +206,12 @@ def test_fewer_passes_give_the_same_but_for_rounding():
     handle = fused.blocks[1].norm1.register_forward_hook(lambda *_: passes.append(1))
     with torch.no_grad():
         found, expected = (model(latents, timestep, conditions).sample for model in (fused, exact))
-        assert not passes, "the norm is taken along"
+        assert not passes, "the norm is fused"
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         apart = fused(latents.repeat(2, 1, 1, 1, 1), torch.tensor([100.0, 900.0]), conditions).sample
         handle.remove()
         one = exact(latents.repeat(2, 1, 1, 1, 1), torch.tensor([100.0, 900.0]), conditions).sample
-    assert passes, "samples of several timesteps take Wan's own way"
+    assert passes, "samples of several timesteps use Wan's forward"
     assert torch.equal(apart, one)
     fused(latents, timestep, conditions).sample.sum().backward()
     assert fused.blocks[0].attn1.to_q.weight.grad.abs().sum() > 0
@@ -224,7 +224,7 @@ def test_blocks_are_fused_before_hooks_wrap_them():
         fuse_blocks(model)
 
 
-def test_a_half_model_prepared_for_the_processor_is_nearer_to_the_whole_one():
+def test_float32_attention_of_a_bfloat16_model_is_more_exact():
     exact, half, wide, fused = (tiny_transformer(num_layers=8) for _ in range(4))
     conditions = tiny_conditions(batch=1)
     latents, timestep = tiny_latents(batch=1)
@@ -240,17 +240,17 @@ def test_a_half_model_prepared_for_the_processor_is_nearer_to_the_whole_one():
         ]
     assert 0 < errors[1] < errors[0] < 0.05 * reference.norm()
     assert 0 < errors[2] < errors[0]
-    assert torch.backends.mkldnn.matmul.fp32_precision == "none", "products of others stay as they were"
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none", "the setting is restored"
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
-def test_plain_products_are_the_same_attention_and_have_its_gradients(dtype: torch.dtype, limit: float):
+def test_matmul_attention_has_the_gradients_of_the_native_backend(dtype: torch.dtype, limit: float):
     conditions = tiny_conditions(windows=5)
     latents, timestep = tiny_latents()
     gradients = []
-    for backend in ("native", PRODUCTS):
+    for backend in ("native", MATMUL):
         model = tiny_transformer()
-        attend_by(model, backend)
+        set_backend(model, backend)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
             model(latents, timestep, conditions).sample.float().square().mean().backward()
         gradients.append(torch.cat([value.grad.flatten() for value in model.parameters() if value.grad is not None]))
@@ -258,7 +258,7 @@ def test_plain_products_are_the_same_attention_and_have_its_gradients(dtype: tor
     assert (gradients[1] - gradients[0]).norm() < limit * gradients[0].norm()
 
 
-def test_plain_products_are_left_to_pytorch_where_they_would_take_much_memory(monkeypatch: pytest.MonkeyPatch):
+def test_matmul_attention_above_the_limit_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch):
     query, key, value = torch.randn(3, 2, 7, 2, 8)
     mask = torch.rand(2, 1, 1, 7) < 0.6
     mask[..., 0] = True
@@ -305,7 +305,7 @@ def test_the_cache_projects_each_condition_once():
 
 @pytest.mark.parametrize(("kind", "groups"), [("block_level", 1), ("leaf_level", None)])
 def test_offloaded_blocks_compute_the_same_and_still_fill_the_cache(kind, groups):
-    """On one device here, through the same hooks that move blocks to a GPU and back."""
+    """Uses a single device, with the hooks that otherwise move blocks to a GPU and back."""
     conditions, cache = tiny_conditions(), ConditionKVCache()
     expected = predict(tiny_transformer(), conditions)
     model, cpu = tiny_transformer(), torch.device("cpu")
@@ -317,7 +317,7 @@ def test_offloaded_blocks_compute_the_same_and_still_fill_the_cache(kind, groups
     assert cache.nbytes() == held
 
 
-def test_a_cache_refuses_conditions_made_anew_at_every_step():
+def test_a_cache_rejects_new_conditions_at_every_step():
     model, cache = tiny_transformer(), ConditionKVCache()
     with raises_input_error(ErrorCode.out_of_range, "text", 9):
         for _step in range(9):
@@ -336,7 +336,7 @@ def test_gradient_checkpointing_changes_no_gradient():
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 
-def test_fresh_modules_train_from_the_first_step():
+def test_new_modules_train_from_the_first_step():
     model, conditions = tiny_transformer(trained=False).train(), tiny_conditions()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     latents, timestep = tiny_latents()
@@ -373,7 +373,7 @@ def test_step_caches_skip_blocks_and_keep_guidance_branches_apart(config, comput
         for name, branch in (("audio", conditions), ("silent", silent)):
             with model.cache_context(name, step_index=step):
                 output = predict(model, branch, cache)
-            # The inputs do not change, so what is remembered of this branch is right for it, and only for it.
+            # The inputs do not change, so the cached features of this branch are exact for it, and only for it.
             torch.testing.assert_close(output, plain[name], rtol=0, atol=1e-5)
     assert len(calls) == 2 * computes
     assert (plain["audio"] - plain["silent"]).abs().max() > 1e-2
@@ -394,7 +394,7 @@ def test_lora_scale_and_peft_adapters_reach_the_base():
     torch.testing.assert_close(off, reference, rtol=0, atol=1e-6)
 
 
-def test_saved_and_loaded_whole(tmp_path):
+def test_a_saved_model_is_loaded_with_its_modules(tmp_path):
     model, conditions = tiny_transformer(), tiny_conditions()
     model.save_pretrained(tmp_path)
     loaded = FantasyTalkingTransformer3DModel.from_pretrained(tmp_path)
@@ -429,14 +429,14 @@ def test_compiled_blocks_agree():
     ],
 )
 def test_conditions_that_do_not_fit_are_rejected_by_name(name, value, code):
-    refused = None
+    reported = None
     if value is not None:
-        refused = tuple(value.shape) if code is ErrorCode.shape_mismatch else value.dtype
-    with raises_input_error(code, name, refused):
+        reported = tuple(value.shape) if code is ErrorCode.shape_mismatch else value.dtype
+    with raises_input_error(code, name, reported):
         predict(tiny_transformer(), tiny_conditions()._replace(**{name: value}))
 
 
-def test_latents_and_timesteps_that_do_not_fit_are_refused():
+def test_latents_and_timesteps_that_do_not_fit_are_rejected():
     model, conditions = tiny_transformer(), tiny_conditions()
     latents, timestep = tiny_latents()
     with raises_input_error(ErrorCode.shape_mismatch, "latent height", 7):

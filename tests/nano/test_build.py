@@ -15,7 +15,7 @@ from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_pat
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS as EXPRESSIONS
-from fantasytalking.inference.model_files import find_model_files
+from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.nano.build import STEP_NAMES, build_nano
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.corpora.video_corpus import (
@@ -161,9 +161,9 @@ def test_the_chain_runs_is_killed_goes_on_and_is_skipped(tmp_path: Path) -> None
     assert all(f"| {name} |" in card for name in STEP_NAMES) and "dB PSNR" in card
 
     # Videos drive its faces, and nothing but its own folders is needed for that.
-    weights = find_model_files(InferConfig(base=str(folder)), has_driving_video=True)
-    assert weights.trained_modules() == ["audio", "face", "motion", "expression"]
-    assert weights.expression_encoder == folder / "expression_encoder"
+    model = resolve_model(InferConfig(base=str(folder)), has_driving_video=True)
+    assert model.facts.trained_modules == ("audio", "face", "motion", "expression")
+    assert model.expression_encoder == folder / "expression_encoder"
     driven = FantasyTalkingPipeline.from_pretrained(folder, expression_adapter=folder / "expression_adapter")
     assert driven.transformer.expression_projector is not None and driven.expression_encoder_path is not None
     records = read_manifest(tmp_path / "work" / "portrait_corpus" / "manifest.jsonl")

@@ -3,7 +3,7 @@
 Minutes of work, so only with --slow; -s shows what was measured.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,12 +75,7 @@ class Nano:
         made = self.pipe(
             portrait,
             samples,
-            self.config.prompt,
-            motion=motion,
-            **self.config.guidance.pipeline_kwargs(),
-            fps=self.config.fps,
-            window_frames=self.config.window_frames,
-            overlap_frames=self.config.overlap_frames,
+            controls=replace(self.config.controls(), expression_motion=motion, body_motion=motion),
             generator=torch.Generator().manual_seed(seed),
         )
         frames = (made.frames[0] * 255).round().astype(np.uint8)
@@ -142,8 +137,7 @@ def test_mouths_of_people_it_never_met_say_the_sentence(nano: Nano):
 
 
 def test_two_people_say_a_sentence_each(nano: Nano):
-    place = resolve_model(nano.config, is_multi_speaker=True)
-    pipe = load_pipeline(nano.config, place.files, place.device)
+    pipe = load_pipeline(nano.config, resolve_model(nano.config, is_multi_speaker=True))
     pipe.set_progress_bar_config(disable=True)
     measured, own, others = [], [], []
     for first in range(0, PEOPLE, 2):
@@ -153,11 +147,7 @@ def test_two_people_say_a_sentence_each(nano: Nano):
         made = pipe(
             portrait,
             [heard(acted)[: TALK_SECONDS * SAMPLE_RATE] for acted in (one, two)],
-            nano.config.prompt,
-            **nano.config.guidance.pipeline_kwargs(),
-            fps=nano.config.fps,
-            window_frames=nano.config.window_frames,
-            overlap_frames=nano.config.overlap_frames,
+            controls=nano.config.controls(),
             generator=torch.Generator().manual_seed(first),
         )
         frames = (made.frames[0] * 255).round().astype(np.uint8)
@@ -180,8 +170,7 @@ def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: 
     settings = ["guidance.text.scale_start=1", "guidance.text.scale_end=1"]
     settings += ["guidance.expression.scale_start=2.5", "guidance.expression.scale_end=2.5"]
     config = load_config(InferConfig, preset_path("nano", "infer"), settings)
-    place = resolve_model(config, has_driving_video=True, is_multi_speaker=True)
-    pipe = load_pipeline(config, place.files, place.device)
+    pipe = load_pipeline(config, resolve_model(config, has_driving_video=True, is_multi_speaker=True))
     pipe.set_progress_bar_config(disable=True)
     frames = config.window_frames
 
@@ -200,13 +189,8 @@ def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: 
         made = pipe(
             portrait,
             (),
-            config.prompt,
-            drive=drivers,
-            **config.guidance.pipeline_kwargs(),
-            num_inference_steps=10,
-            fps=config.fps,
-            window_frames=frames,
-            overlap_frames=config.overlap_frames,
+            controls=replace(config.controls(), num_inference_steps=10),
+            driving_video=drivers,
             generator=torch.Generator().manual_seed(seed),
         )
         pictures = (made.frames[0] * 255).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""People drawn by the portrait world, whose every movement is known."""
+"""Scenes rendered by the portrait world, with known motion."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ SIZE = 128
 
 @dataclass(frozen=True)
 class DrawnScene:
-    """What was drawn and what is true of it."""
+    """Rendered frames and their ground truth."""
 
     frames: np.ndarray
     """(T, H, W, 3) uint8."""

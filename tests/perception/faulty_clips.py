@@ -1,4 +1,4 @@
-"""Clips with planted faults, drawn: one person, two who hold still, photographs of faces, blur, and good ones."""
+"""Renders good clips and clips with planted faults: one person, static faces, photographs, blur."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ JITTER, NOISE = 0.006, 2.0
 
 @dataclass(frozen=True)
 class FaultyClip:
-    """A clip, and what is true of it."""
+    """A clip and its ground truth."""
 
     kind: str
     frames: np.ndarray
     """(T, H, W, 3) uint8."""
     times: np.ndarray
     rejection: MultiPersonRejection | None
-    """None where it is to be kept."""
+    """Expected rejection; None for a clip to accept."""
 
 
 States = list[FaceState]
@@ -49,31 +49,31 @@ class FaultyClipRenderer:
         self.count = round(SECONDS * WORLD_FPS)
 
     def clip(self, kind: str) -> FaultyClip:
-        """One clip of a kind of `FAULT_KINDS`."""
-        make, refusal = FAULT_KINDS[kind]
+        """Renders one clip of a kind of `FAULT_KINDS`."""
+        make, rejection = FAULT_KINDS[kind]
         frames = np.stack([self._noisy(frame) for frame in make(self)])
-        return FaultyClip(kind, frames, np.arange(len(frames)) * STEP / WORLD_FPS, refusal)
+        return FaultyClip(kind, frames, np.arange(len(frames)) * STEP / WORLD_FPS, rejection)
 
     def moving(self, people: int) -> Iterator[np.ndarray]:
-        """People who talk or listen, lively."""
+        """Moving people who speak or listen."""
         talking = [True] + [bool(self.random.random() < 0.6) for _ in range(people - 1)]
         return self._render_with_jitter(self._group(people), [self._states(talks) for talks in talking])
 
     def still(self, people: int) -> Iterator[np.ndarray]:
-        """People like a photograph, before a camera that is not still."""
+        """Motionless people before a moving camera."""
         return self._render_with_jitter(self._group(people), [[self._pose()] * self.count for _ in range(people)])
 
     def one_moves(self) -> Iterator[np.ndarray]:
-        """A talker beside somebody who holds wholly still."""
+        """A speaker beside a motionless person."""
         return self._render_with_jitter(self._group(2), [self._states(True), [self._pose()] * self.count])
 
     def blurred(self) -> Iterator[np.ndarray]:
-        """Two lively people, out of focus."""
+        """Two moving people, out of focus."""
         deviation = self.random.uniform(0.015, 0.035) * self.height
         return (cv2.GaussianBlur(frame, (0, 0), deviation) for frame in self.moving(2))
 
     def photograph(self) -> Iterator[np.ndarray]:
-        """A talker before a framed photograph of somebody else, which moves with the camera."""
+        """A speaker before a framed photograph of another person, which moves with the camera."""
         photograph = PortraitRenderer(make_identity(self._next_identity()), self.height).portrait()
         side = round(0.5 * self.height)
         framed = cv2.resize(photograph, (side, side), interpolation=cv2.INTER_AREA)
@@ -82,16 +82,16 @@ class FaultyClipRenderer:
         group = self._group(1, width=2 * self.height)
         left = 0.07 if group.placements[0].x > 0 else 2 - 0.07 - len(framed) / self.height
         for frame, (x, y) in zip(self._render_frames(group, [self._states(True)], shifts), shifts[::STEP], strict=True):
-            where = np.array([[1, 0, (left + x) * self.height], [0, 1, (0.1 + y) * self.height]], np.float32)
+            shift = np.array([[1, 0, (left + x) * self.height], [0, 1, (0.1 + y) * self.height]], np.float32)
             size = (frame.shape[1], frame.shape[0])
             inset, cover = (
-                cv2.warpAffine(image, where, size) for image in (framed, np.full(framed.shape, 255, np.uint8))
+                cv2.warpAffine(image, shift, size) for image in (framed, np.full(framed.shape, 255, np.uint8))
             )
-            share = cover.astype(np.float32) / 255
-            yield np.round(frame * (1 - share) + inset * share).astype(np.uint8)
+            alpha = cover.astype(np.float32) / 255
+            yield np.round(frame * (1 - alpha) + inset * alpha).astype(np.uint8)
 
     def passer_by(self) -> Iterator[np.ndarray]:
-        """A talker, and somebody who comes in for the last third."""
+        """A speaker, and a person who is visible in the last third."""
         states, group = self._states(True), self._group(2)
         away = [FaceState(y=3.0)] * (2 * self.count // 3)
         return self._render_with_jitter(group, [states, away + self._states(True)[len(away) :]])

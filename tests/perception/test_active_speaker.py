@@ -1,4 +1,4 @@
-"""Of several people the talking one is chosen, or nobody with a reason."""
+"""The active speaker among several people, or None with a reason."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +14,13 @@ from tests.perception.conftest import DrawnScene
 
 @pytest.fixture(scope="module")
 def tracks(talker: DrawnScene, listener: DrawnScene) -> list[FaceTrack]:
-    """The listener on the left, the talker on the right."""
+    """The listener on the left, the speaker on the right."""
     found = track_faces(np.concatenate([listener.frames, talker.frames], axis=2), talker.times)
     return sorted(found, key=lambda one: float(np.nanmean(one.boxes[:, 0])))
 
 
 def voice(talker: DrawnScene, seconds: float = 2.0) -> np.ndarray:
-    """Noise as loud as the mouth is open."""
+    """Noise whose loudness is the mouth opening."""
     time = np.arange(int(16000 * seconds)) / 16000
     loud = np.interp(time, talker.times, talker.mouth)
     return (np.random.default_rng(0).normal(0, 0.3, len(time)) * loud).astype(np.float32)
@@ -34,11 +34,11 @@ def test_the_moving_mouth_is_chosen(tracks: list[FaceTrack], talker: DrawnScene)
     assert choice.sync_correlations[1] > 0.8
 
 
-def test_one_person_is_chosen_without_question(tracks: list[FaceTrack]) -> None:
+def test_a_single_person_is_always_chosen(tracks: list[FaceTrack]) -> None:
     assert detect_active_speaker(tracks[:1]).track_index == 0
 
 
-def test_two_mouths_that_move_alike_are_refused_unless_the_sound_tells(
+def test_two_mouths_that_move_alike_are_ambiguous_unless_the_audio_decides(
     tracks: list[FaceTrack], talker: DrawnScene
 ) -> None:
     other = replace(tracks[1], landmarks=tracks[1].landmarks[(np.arange(40) * 0.7).astype(int)])  # more slowly
@@ -48,12 +48,12 @@ def test_two_mouths_that_move_alike_are_refused_unless_the_sound_tells(
     assert detect_active_speaker([other, tracks[1]], np.zeros(32000, np.float32)).track_index is None
 
 
-def test_two_listeners_are_refused(tracks: list[FaceTrack]) -> None:
+def test_of_two_listeners_nobody_is_chosen(tracks: list[FaceTrack]) -> None:
     choice = detect_active_speaker([tracks[0], tracks[0]])
     assert choice.track_index is None and "no mouth moves" in choice.reason
 
 
-def test_passers_by_do_not_matter(tracks: list[FaceTrack]) -> None:
+def test_passers_by_are_ignored(tracks: list[FaceTrack]) -> None:
     absent = np.zeros(len(tracks[1].times), bool)
     absent[:5] = True
     landmarks = np.where(absent[:, None, None], tracks[1].landmarks, np.nan)
@@ -68,6 +68,6 @@ def test_no_face_is_a_reason() -> None:
 
 
 @pytest.mark.slow
-def test_two_real_people_are_refused(real_media: Path) -> None:
+def test_two_real_people_without_audio_are_ambiguous(real_media: Path) -> None:
     video = read_video(real_media / "videos" / "two_people_no_sound_23fps.mp4")
     assert detect_active_speaker(track_faces(video.frames, video.times)).track_index is None

@@ -1,9 +1,9 @@
-"""Body joints, silhouette and contact sheets."""
+"""Body joints, segmentation, contact sheets and smoothed signals."""
 
 import numpy as np
 import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.perception.body_pose import track_body
 from fantasytalking.perception.contact_sheet import contact_sheet
 from fantasytalking.perception.face_crop import face_crop
@@ -11,6 +11,7 @@ from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.perception.segmentation import iter_subject_masks, subject_masks
 from fantasytalking.perception.signals import loudness_envelope, smooth_at, smooth_to_grid
+from tests.helpers.errors import raises_input_error
 from tests.perception.conftest import SIZE, DrawnScene
 
 
@@ -20,7 +21,7 @@ def test_shoulders_and_nose_are_found(talker: DrawnScene, track: FaceTrack) -> N
     boxes = track.boxes[:6]
     nose = body.joints[:, 0, :2]
     assert ((nose > boxes[:, :2]) & (nose < boxes[:, 2:])).all()
-    left, right = body.joints[:, 12, 0], body.joints[:, 11, 0]  # his right shoulder is on the picture's left
+    left, right = body.joints[:, 12, 0], body.joints[:, 11, 0]  # the right shoulder is on the left of the image
     assert (left < nose[:, 0]).all() and (nose[:, 0] < right).all()
     assert (body.visibility[:, [11, 12]] > 0.5).all()
 
@@ -30,12 +31,15 @@ def test_no_body_is_unknown(talker: DrawnScene) -> None:
     body = track_body(zip(range(14), frames, strict=True))
     assert np.isnan(body.joints[:8]).all() and (body.visibility[:8] == 0).all()
     assert np.isfinite(body.joints[-1]).all()
-    for frames, times in ((talker.frames[:0], talker.times[:0]), (talker.frames, talker.times[:3])):
-        with pytest.raises(InputError):
-            track_body(frames, times)
+    with raises_input_error(ErrorCode.missing_value, "frames"):
+        track_body(talker.frames[:0], talker.times[:0])
+    with raises_input_error(ErrorCode.shape_mismatch, "times", 3):
+        track_body(talker.frames, talker.times[:3])
+    with raises_input_error(ErrorCode.shape_mismatch, "times", 0):
+        track_body(talker.frames)
 
 
-def test_the_silhouette_holds_the_face_and_not_the_corners(talker: DrawnScene, track: FaceTrack) -> None:
+def test_the_mask_contains_the_face_and_not_the_corners(talker: DrawnScene, track: FaceTrack) -> None:
     masks = subject_masks(talker.frames[:4])
     assert masks.shape == (4, SIZE, SIZE) and masks.dtype == np.float32
     assert masks.min() >= 0 and masks.max() <= 1
@@ -46,7 +50,7 @@ def test_the_silhouette_holds_the_face_and_not_the_corners(talker: DrawnScene, t
     assert np.array_equal(np.stack(list(iter_subject_masks(iter(talker.frames[:4])))), masks)
 
 
-def test_a_contact_sheet_shows_what_is_given(talker: DrawnScene, track: FaceTrack) -> None:
+def test_a_contact_sheet_shows_its_annotations(talker: DrawnScene, track: FaceTrack) -> None:
     frames = talker.frames[:5]
     plain = contact_sheet(frames, columns=3, tile=96)
     assert plain.dtype == np.uint8 and plain.shape == (8 + 2 * 104, 8 + 3 * 104, 3)
@@ -64,24 +68,25 @@ def test_a_contact_sheet_shows_what_is_given(talker: DrawnScene, track: FaceTrac
     different = (drawn != plain).any(axis=2)
     assert different[8:104, 8:104].mean() > 0.05
     assert not different[112:208, 112:208].any()  # the fifth has nothing to draw
-    for colour in ((255, 80, 90), (255, 200, 60)):
-        assert (np.abs(drawn.astype(int) - colour).max(axis=2) < 50).any()
+    for color in ((255, 80, 90), (255, 200, 60)):
+        assert (np.abs(drawn.astype(int) - color).max(axis=2) < 50).any()
 
 
-def test_captions_and_titles_take_room(talker: DrawnScene) -> None:
+def test_captions_and_titles_add_lines(talker: DrawnScene) -> None:
     frames = [talker.frames[0], talker.frames[1, :64]]
     sheet = contact_sheet(
         frames, captions=["first", "a caption that is much too long for its tile " * 3], title="t", tile=80
     )
     assert sheet.shape == (8 + 30 + 80 + 8 + 22, 8 + 2 * 88, 3)
-    for arguments in ({"captions": ["one"]}, {"masks": np.zeros((3, SIZE, SIZE))}):
-        with pytest.raises(InputError):
-            contact_sheet(frames, **arguments)
-    with pytest.raises(InputError):
+    with raises_input_error(ErrorCode.shape_mismatch, "captions", 1):
+        contact_sheet(frames, captions=["one"])
+    with raises_input_error(ErrorCode.shape_mismatch, "masks", 3):
+        contact_sheet(frames, masks=np.zeros((3, SIZE, SIZE)))
+    with raises_input_error(ErrorCode.missing_value, "frames"):
         contact_sheet([])
 
 
-def test_smoothing_follows_time_stamps_and_skips_gaps() -> None:
+def test_smoothing_uses_timestamps_and_skips_gaps() -> None:
     times = np.sort(np.random.default_rng(0).uniform(0, 4, 400))
     values = 3 * times + 1
     even = np.arange(1, 3, 0.1)

@@ -1,4 +1,4 @@
-"""Following faces: every frame, small faces, loss, cuts, and nobody mixed up."""
+"""Face tracking: every frame, small faces, lost faces, cuts, and no mixed-up people."""
 
 import subprocess
 import sys
@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.media import iter_frames, read_image, read_video
 from fantasytalking.perception.face_track import FaceTrack, detect_faces, track_faces
 from fantasytalking.perception.landmark_measures import eye_opening, mouth_opening, mouth_width
+from tests.helpers.errors import raises_input_error
 from tests.perception.conftest import COUNT, FPS, SIZE, DrawnScene
 
 TIMES = np.arange(200) / FPS
@@ -22,7 +23,7 @@ def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.concatenate([left, right], axis=2)
 
 
-def centres(track: FaceTrack) -> np.ndarray:
+def centers(track: FaceTrack) -> np.ndarray:
     return track.boxes[:, [0, 2]].mean(axis=1)
 
 
@@ -50,15 +51,15 @@ def test_a_small_face_in_a_large_frame_is_found(talker: DrawnScene) -> None:
         frame[300:396, 500:596] = cv2.resize(picture, (96, 96), interpolation=cv2.INTER_AREA)
     (found,) = track_faces(frames, TIMES[:10])
     assert found.present.all()
-    assert 500 < np.nanmean(centres(found)) < 596
+    assert 500 < np.nanmean(centers(found)) < 596
 
 
-def test_a_stream_gives_the_same_as_an_array(talker: DrawnScene, track: FaceTrack) -> None:
+def test_a_stream_and_an_array_give_equal_tracks(talker: DrawnScene, track: FaceTrack) -> None:
     (found,) = track_faces(zip(talker.times.tolist(), talker.frames, strict=True))
     assert np.array_equal(found.landmarks, track.landmarks)
 
 
-def test_short_gaps_are_bridged_and_marked(talker: DrawnScene, track: FaceTrack) -> None:
+def test_short_gaps_are_interpolated_and_marked(talker: DrawnScene, track: FaceTrack) -> None:
     frames = talker.frames.copy()
     frames[20:23, 30:100, 20:110] = 128  # a hand before the face, for 0.15 s
     (found,) = track_faces(frames, talker.times)
@@ -78,14 +79,14 @@ def test_long_gaps_stay_open_and_the_face_is_found_again(talker: DrawnScene) -> 
     assert found.present[:10].all() and found.present[27:].all()
 
 
-def test_a_face_comes_back_after_a_cut_to_black(talker: DrawnScene) -> None:
+def test_a_face_is_found_again_after_a_cut_to_black(talker: DrawnScene) -> None:
     frames = talker.frames.copy()
     frames[15:25] = 0
     (found,) = track_faces(frames, talker.times)
     assert found.present[:15].all() and found.present[25:].all() and not found.known[15:25].any()
 
 
-def test_a_cut_to_somebody_else_begins_another_track(talker: DrawnScene, listener: DrawnScene) -> None:
+def test_a_cut_to_another_person_starts_another_track(talker: DrawnScene, listener: DrawnScene) -> None:
     frames = np.concatenate([talker.frames[:20], listener.frames[:16]])
     first, second = track_faces(frames, TIMES[:36])
     assert first.present.tolist() == [True] * 20 + [False] * 16
@@ -96,9 +97,9 @@ def test_two_people_keep_their_tracks(talker: DrawnScene, listener: DrawnScene) 
     frames = side_by_side(talker.frames, listener.frames)
     tracks = track_faces(frames, talker.times)
     assert len(tracks) == 2
-    left, right = sorted(tracks, key=lambda one: np.nanmean(centres(one)))
+    left, right = sorted(tracks, key=lambda one: np.nanmean(centers(one)))
     assert left.present.all() and right.present.all()
-    assert (centres(left) < SIZE).all() and (centres(right) > SIZE).all()
+    assert (centers(left) < SIZE).all() and (centers(right) > SIZE).all()
     assert np.corrcoef(mouth_opening(left.landmarks), talker.mouth)[0, 1] > 0.95
     assert np.nanmax(mouth_opening(right.landmarks)) < 0.1
 
@@ -118,37 +119,37 @@ def touching() -> np.ndarray:
     return np.stack([group.frame([replace(left, mouth_open=float(gap)), right]) for gap in opening])
 
 
-def test_two_who_touch_are_both_followed_from_the_first_frame(touching: np.ndarray) -> None:
+def test_two_touching_heads_are_both_tracked_from_the_first_frame(touching: np.ndarray) -> None:
     tracks = track_faces(touching, TIMES[:6])
     assert len(tracks) == 2 and all(one.present.all() for one in tracks)
-    left, right = sorted(tracks, key=lambda one: np.nanmean(centres(one)))
-    assert (centres(left) < 50).all() and (centres(right) > 65).all()
+    left, right = sorted(tracks, key=lambda one: np.nanmean(centers(one)))
+    assert (centers(left) < 50).all() and (centers(right) > 65).all()
     assert np.ptp(mouth_opening(left.landmarks)) > 4 * np.ptp(mouth_opening(right.landmarks)), "everyone's own mouth"
 
 
-def test_who_is_missed_at_first_is_found_soon(talker: DrawnScene, listener: DrawnScene) -> None:
+def test_a_face_missed_at_first_is_found_soon(talker: DrawnScene, listener: DrawnScene) -> None:
     frames = side_by_side(talker.frames[:12], listener.frames[:12])
     frames[:3, 30:100, 20:110] = 128  # a hand before the left face
-    left, right = sorted(track_faces(frames, TIMES[:12]), key=lambda one: np.nanmean(centres(one)))
+    left, right = sorted(track_faces(frames, TIMES[:12]), key=lambda one: np.nanmean(centers(one)))
     assert right.present.all()
-    assert not left.known[:3].any() and left.present[4:].all(), "looked for again after 0.2 s"
+    assert not left.known[:3].any() and left.present[4:].all(), "searched again after 0.2 s"
 
 
-def test_looking_for_others_leaves_one_person_bit_for_bit(talker: DrawnScene, track: FaceTrack) -> None:
+def test_searching_for_others_leaves_one_track_bit_for_bit(talker: DrawnScene, track: FaceTrack) -> None:
     (alone,) = track_faces(talker.frames, talker.times, max_people=1)
     assert np.array_equal(alone.landmarks, track.landmarks) and np.array_equal(alone.confidence, track.confidence)
 
 
-def test_hiding_one_of_two_does_not_give_the_other_away(talker: DrawnScene, listener: DrawnScene) -> None:
+def test_hiding_one_of_two_does_not_move_its_track_to_the_other(talker: DrawnScene, listener: DrawnScene) -> None:
     frames = side_by_side(talker.frames, listener.frames)
     frames[12:30, :, :SIZE] = 100  # the left one disappears
-    left, right = sorted(track_faces(frames, talker.times), key=lambda one: np.nanmean(centres(one)))
-    assert right.present.all() and (centres(right) > SIZE).all()
+    left, right = sorted(track_faces(frames, talker.times), key=lambda one: np.nanmean(centers(one)))
+    assert right.present.all() and (centers(right) > SIZE).all()
     assert not left.known[12:30].any() and left.present[35:].all()
-    assert (centres(left)[left.present] < SIZE).all()
+    assert (centers(left)[left.present] < SIZE).all()
 
 
-def test_people_who_change_places_at_a_cut_are_not_swapped(talker: DrawnScene, listener: DrawnScene) -> None:
+def test_people_who_swap_positions_at_a_cut_keep_their_tracks(talker: DrawnScene, listener: DrawnScene) -> None:
     frames = np.concatenate(
         [side_by_side(talker.frames[:12], listener.frames[:12]), side_by_side(listener.frames[:12], talker.frames[:12])]
     )
@@ -171,15 +172,21 @@ def test_a_part_of_a_track(track: FaceTrack) -> None:
     assert np.array_equal(part.landmarks, track.landmarks[5:9]) and part.confidence.shape == (4,)
 
 
-def test_wrong_frames_are_refused(talker: DrawnScene) -> None:
-    for frames, times in (
-        (talker.frames, talker.times[:-1]),
-        (talker.frames, None),
-        (talker.frames[:0], talker.times[:0]),
-        (talker.frames.astype(np.float32), talker.times),
-        ([(0.0, talker.frames[0]), (0.1, talker.frames[0][:64])], None),
+def test_invalid_frames_are_refused(talker: DrawnScene) -> None:
+    for frames, times, code, field, value in (
+        (talker.frames, talker.times[:-1], ErrorCode.shape_mismatch, "times", COUNT - 1),
+        (talker.frames, None, ErrorCode.shape_mismatch, "times", 0),
+        (talker.frames[:0], talker.times[:0], ErrorCode.missing_value, "frames", None),
+        (talker.frames.astype(np.float32), talker.times, ErrorCode.shape_mismatch, "frames", (SIZE, SIZE, 3)),
+        (
+            [(0.0, talker.frames[0]), (0.1, talker.frames[0][:64])],
+            None,
+            ErrorCode.shape_mismatch,
+            "frames",
+            (64, SIZE, 3),
+        ),
     ):
-        with pytest.raises(InputError) as error:
+        with raises_input_error(code, field, value) as error:
             track_faces(frames, times)
         assert "\n" not in str(error.value)
 
@@ -190,8 +197,9 @@ def test_portraits_from_left_to_right(talker: DrawnScene, listener: DrawnScene) 
     assert faces[0].box[2] < SIZE < faces[1].box[0]
     assert all(face.confidence > 0.8 and face.landmarks.shape == (478, 3) for face in faces)
     assert detect_faces(np.zeros((64, 64, 3), np.uint8)) == []
-    with pytest.raises(InputError):
-        detect_faces(np.zeros((64, 64), np.uint8))
+    for shape in ((64, 64), (4, 64, 3)):
+        with raises_input_error(ErrorCode.shape_mismatch, "image", shape):
+            detect_faces(np.zeros(shape, np.uint8))
 
 
 def test_eyes_and_mouth(listener: DrawnScene) -> None:

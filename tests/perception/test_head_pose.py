@@ -1,13 +1,14 @@
-"""Rigid motion and expression are told apart."""
+"""Rigid head motion and expression are separated."""
 
 import numpy as np
 import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.perception.face_crop import SquareCrop, face_crop, five_points
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.head_pose import SKULL_LANDMARKS, head_pose
 from fantasytalking.perception.landmark_measures import mouth_opening
+from tests.helpers.errors import raises_input_error
 from tests.perception.conftest import SIZE, DrawnScene
 
 
@@ -34,7 +35,7 @@ def test_a_rigid_face_has_its_pose_and_no_expression(track: FaceTrack) -> None:
     assert pose.scale / pose.scale.mean() == pytest.approx(scale / scale.mean(), rel=1e-6)
     one = moved(shape, angles, scale, shift)
     assert pose.translation == pytest.approx(one[:, SKULL_LANDMARKS].mean(axis=1), abs=1e-6)
-    # Of one axis at a time the angles come back whole; the mean shape is frontal, so no offset is left.
+    # Rotations about one axis are recovered completely; the mean shape is frontal, so no offset remains.
     for axis in range(3):
         single = np.zeros((60, 3))
         single[:, axis] = 0.35 * np.sin(3 * time)
@@ -43,7 +44,7 @@ def test_a_rigid_face_has_its_pose_and_no_expression(track: FaceTrack) -> None:
         assert measured == pytest.approx(single, abs=0.02)
 
 
-def test_expression_stays_when_the_head_is_held_still(track: FaceTrack) -> None:
+def test_expression_remains_after_the_pose_is_removed(track: FaceTrack) -> None:
     pose = head_pose(track.landmarks)
     assert np.corrcoef(mouth_opening(pose.local_landmarks), mouth_opening(track.landmarks))[0, 1] > 0.999
     lips, skull = (
@@ -66,7 +67,7 @@ def test_unknown_frames_stay_unknown(track: FaceTrack) -> None:
     pose = head_pose(points)
     assert np.isnan(pose.angles[4:7]).all() and np.isnan(pose.local_landmarks[4:7]).all()
     assert np.isfinite(np.delete(pose.angles, [4, 5, 6], axis=0)).all()
-    with pytest.raises(InputError):
+    with raises_input_error(ErrorCode.no_face, "landmarks"):
         head_pose(np.full((3, 478, 3), np.nan))
 
 
@@ -80,9 +81,9 @@ def test_face_crops(talker: DrawnScene, track: FaceTrack) -> None:
     assert inside == SquareCrop(0, 0, SIZE)
     beyond = face_crop(track.landmarks[0], margin=1.5)
     assert beyond.extract(talker.frames[0]).shape == (beyond.side, beyond.side, 3)
-    with pytest.raises(InputError):
+    with raises_input_error(ErrorCode.no_face, "landmarks"):
         face_crop(np.full((478, 3), np.nan))
-    with pytest.raises(InputError):
+    with raises_input_error(ErrorCode.out_of_range, "margin", -1):
         face_crop(track.landmarks[0], margin=-1)
 
 

@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.lip_mask import OUTER_LIPS, lip_mask, project_mask
+from tests.helpers.errors import raises_input_error
 from tests.perception.conftest import SIZE
 
 
-def test_the_contour_is_filled_and_widened_by_the_radius(track: FaceTrack) -> None:
+def test_the_contour_is_filled_and_dilated_by_the_radius(track: FaceTrack) -> None:
     points = track.landmarks[:3]
     bare, wide = lip_mask(points, SIZE, SIZE, 0.0), lip_mask(points, SIZE, SIZE, 0.3)
     assert bare.shape == (3, SIZE, SIZE) and bare.dtype == bool
     for frame in range(3):
         lips = points[frame, OUTER_LIPS, :2]
-        centre = lips.mean(axis=0).round().astype(int)
-        assert bare[frame, centre[1], centre[0]]
+        center = lips.mean(axis=0).round().astype(int)
+        assert bare[frame, center[1], center[0]]
         rows, columns = np.nonzero(wide[frame])
         radius = 0.3 * track.interocular[frame]
         assert columns.min() == pytest.approx(lips[:, 0].min() - radius, abs=1.5)
@@ -33,7 +34,7 @@ def test_the_mask_scales_with_the_face(track: FaceTrack) -> None:
     assert large.mean() == pytest.approx(small.mean(), rel=0.08)
 
 
-def test_unknown_and_outlying_faces_give_no_error(track: FaceTrack) -> None:
+def test_unknown_faces_and_faces_outside_the_image_have_empty_masks(track: FaceTrack) -> None:
     points = track.landmarks[:3].copy()
     points[1] = np.nan
     points[2] += 1e7
@@ -41,10 +42,12 @@ def test_unknown_and_outlying_faces_give_no_error(track: FaceTrack) -> None:
     assert masks[0].any() and not masks[1].any() and not masks[2].any()
 
 
-def test_an_impossible_dilation_is_refused(track: FaceTrack) -> None:
-    for dilation in (-0.1, 3.0, float("nan")):
-        with pytest.raises(InputError, match="dilation"):
+def test_an_invalid_dilation_is_refused(track: FaceTrack) -> None:
+    for dilation in (-0.1, 3.0):
+        with raises_input_error(ErrorCode.out_of_range, "dilation", dilation):
             lip_mask(track.landmarks[:1], SIZE, SIZE, dilation)
+    with raises_input_error(ErrorCode.out_of_range, "dilation"):
+        lip_mask(track.landmarks[:1], SIZE, SIZE, float("nan"))
 
 
 def naive_causal(mask: np.ndarray, stride: int, temporal: int) -> np.ndarray:
@@ -77,18 +80,19 @@ def test_causal_projection_keeps_frames_in_their_group() -> None:
         assert lit.tolist() == [(frame + 3) // 4]
 
 
-def test_trilinear_projection_is_torch_s() -> None:
+def test_trilinear_projection_equals_torch() -> None:
     mask = np.random.default_rng(0).random((13, 32, 24)) > 0.5
     expected = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None].float(), (4, 4, 3), mode="trilinear")
     assert project_mask(mask, method="trilinear") == pytest.approx(expected[0, 0].numpy())
 
 
 def test_sizes_that_do_not_divide_are_refused() -> None:
-    for shape, method in (
-        ((8, 16, 16), "causal"),
-        ((9, 12, 16), "causal"),
-        ((9, 16, 12), "trilinear"),
-        ((9, 16, 16), "x"),
+    for shape, method, code, field, value in (
+        ((9, 12, 16), "causal", ErrorCode.out_of_range, "mask", (16, 12)),
+        ((9, 16, 12), "trilinear", ErrorCode.out_of_range, "mask", (12, 16)),
+        ((9, 16, 16), "x", ErrorCode.invalid_choice, "method", "x"),
     ):
-        with pytest.raises(InputError):
+        with raises_input_error(code, field, value):
             project_mask(np.zeros(shape, bool), method=method)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="8"):
+        project_mask(np.zeros((8, 16, 16), bool))

@@ -1,4 +1,4 @@
-"""Mouth opening and loudness over a video whose truth is known."""
+"""Mouth opening and loudness of a video with known ground truth."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from fantasytalking.portrait_world.people.identity import make_identity
 RATE = 16000
 
 
-def test_opening_follows_the_mouth_and_loudness_the_sound():
+def test_opening_follows_the_mouth_and_loudness_the_audio():
     opened = 0.5 - 0.5 * np.cos(np.arange(12) * np.pi / 3)
     sitter = PortraitRenderer(make_identity(7), 128)
     frames = [(number / 25, sitter.frame(FaceState(mouth_open=value))) for number, value in enumerate(opened)]
@@ -25,6 +25,6 @@ def test_opening_follows_the_mouth_and_loudness_the_sound():
 
 
 def test_without_a_face_the_opening_is_unknown():
-    grey = np.full((64, 64, 3), 128, np.uint8)
-    curve = mouth_curve([(number / 25, grey) for number in range(3)], np.zeros(RATE, np.float32), RATE)
+    gray = np.full((64, 64, 3), 128, np.uint8)
+    curve = mouth_curve([(number / 25, gray) for number in range(3)], np.zeros(RATE, np.float32), RATE)
     assert curve.visible_fraction == 0 and np.isnan(curve.opening).all() and np.isnan(curve.mean_opening_speed)

@@ -1,4 +1,4 @@
-"""The filter for pictures of several people keeps the good ones of planted clips and says what the others lack."""
+"""The multi-person filter accepts the good clips and reports the faults of the others."""
 
 from collections import Counter
 from dataclasses import replace
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.perception.face_track import FaceTrack, track_faces
 from fantasytalking.perception.multi_person_filter import (
     MultiPersonAssessment,
@@ -15,6 +15,7 @@ from fantasytalking.perception.multi_person_filter import (
     MultiPersonRejection,
     assess_people,
 )
+from tests.helpers.errors import raises_input_error
 from tests.perception.faulty_clips import FAULT_KINDS, FaultyClip, FaultyClipRenderer
 
 SEED = 10
@@ -25,7 +26,7 @@ def judge(clip: FaultyClip) -> MultiPersonAssessment:
 
 
 def agrees(clip: FaultyClip, judgement: MultiPersonAssessment) -> bool:
-    """A face that is blurred beyond being found is nobody's."""
+    """Whether the assessment is right; a face too blurred to be detected counts as missing."""
     if clip.rejection is MultiPersonRejection.BLURRED:
         return bool({MultiPersonRejection.BLURRED, MultiPersonRejection.TOO_FEW_PEOPLE} & set(judgement.rejections))
     return (clip.rejection,) == judgement.rejections if clip.rejection else judgement.accepted
@@ -33,7 +34,7 @@ def agrees(clip: FaultyClip, judgement: MultiPersonAssessment) -> bool:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> None:
-    """Drawing small pictures gains nothing from more, and they wait for each other on busy cores."""
+    """Rendering small images gains nothing from more threads, which wait for each other on busy cores."""
     cv2.setNumThreads(1)
 
 
@@ -47,7 +48,7 @@ def tracks(moving: FaultyClip) -> list[FaceTrack]:
     return track_faces(moving.frames, moving.times)
 
 
-def test_two_lively_people_are_kept_from_left_to_right(moving: FaultyClip, tracks: list[FaceTrack]) -> None:
+def test_two_moving_people_are_accepted_from_left_to_right(moving: FaultyClip, tracks: list[FaceTrack]) -> None:
     judgement = assess_people(moving.frames, tracks)
     assert judgement.accepted
     assert sorted(judgement.person_indices) == [0, 1]
@@ -59,13 +60,13 @@ def test_two_lively_people_are_kept_from_left_to_right(moving: FaultyClip, track
 
 
 @pytest.mark.parametrize("kind", ["passer-by", "two still", "two blurred"])
-def test_what_is_wrong_is_said(kind: str) -> None:
+def test_faults_are_reported(kind: str) -> None:
     clip = FaultyClipRenderer(96, SEED).clip(kind)
     judgement = judge(clip)
     assert agrees(clip, judgement), (judgement.rejections, judgement.qualities)
 
 
-def test_a_photograph_on_the_wall_is_no_second_person() -> None:
+def test_a_photograph_on_the_wall_is_not_a_second_person() -> None:
     clip = FaultyClipRenderer(128, SEED).clip("photograph")
     judgement = judge(clip)
     assert judgement.rejections == (MultiPersonRejection.STATIC,), judgement.qualities
@@ -92,7 +93,7 @@ def test_every_limit_counts(
     assert len(judgement.person_indices) < config.min_people
 
 
-def test_people_who_are_seen_in_turn_are_too_few(moving: FaultyClip, tracks: list[FaceTrack]) -> None:
+def test_people_who_appear_in_turn_are_too_few(moving: FaultyClip, tracks: list[FaceTrack]) -> None:
     """Each for 60 % of the frames, together for 20 %."""
     count = len(moving.frames)
     seen = np.arange(count) < 0.6 * count, np.arange(count) >= 0.4 * count
@@ -108,7 +109,7 @@ def hidden(track: FaceTrack, seen: np.ndarray) -> FaceTrack:
     return replace(track, landmarks=landmarks, present=track.present & seen, interpolated=track.interpolated & seen)
 
 
-def test_nobody_at_all_is_too_few(moving: FaultyClip) -> None:
+def test_no_track_is_too_few(moving: FaultyClip) -> None:
     judgement = assess_people(moving.frames, [])
     assert (judgement.rejections, judgement.person_indices, judgement.qualities) == (
         (MultiPersonRejection.TOO_FEW_PEOPLE,),
@@ -129,13 +130,14 @@ def test_nobody_at_all_is_too_few(moving: FaultyClip) -> None:
         {"landmark_jitter": -0.1},
     ],
 )
-def test_impossible_limits_are_refused(wrong: dict[str, float], moving: FaultyClip) -> None:
-    with pytest.raises(InputError, match=next(iter(wrong))):
+def test_invalid_limits_are_refused(wrong: dict[str, float], moving: FaultyClip) -> None:
+    ((field, value),) = wrong.items()
+    with raises_input_error(ErrorCode.out_of_range, field, value):
         assess_people(moving.frames, [], MultiPersonFilterConfig(**wrong))  # type: ignore[arg-type]
 
 
 def test_tracks_of_another_clip_are_refused(moving: FaultyClip, tracks: list[FaceTrack]) -> None:
-    with pytest.raises(InputError, match="followed over"):
+    with raises_input_error(ErrorCode.shape_mismatch, "tracks", len(moving.frames)):
         assess_people(moving.frames[:-1], tracks)
 
 

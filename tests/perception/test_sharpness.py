@@ -1,4 +1,4 @@
-"""Blur of a face: more out of focus is more, whatever the contrast, the brightness or the number of pixels."""
+"""Face blur grows as the image is defocused, independent of contrast, brightness and resolution."""
 
 import cv2
 import numpy as np

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
-from fantasytalking.common.errors import InputError
-from fantasytalking.inference.model_files import find_model_files
+from fantasytalking.common.errors import ErrorCode
+from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.models.cfg_branches import CfgOrder
 from fantasytalking.pipeline import FantasyTalkingPipeline, GuidanceSchedule, Portrait
 from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.distillation_limits import resolve_num_inference_steps
+from fantasytalking.pipeline.generation_plan import resolve_num_inference_steps
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_pipeline import DISTILLATION, LORA, load_tiny_pipeline, random_speech
 
 
@@ -62,7 +63,7 @@ def test_a_video_takes_one_call_for_each_window(distilled: FantasyTalkingPipelin
 def test_scales_and_motion_are_followed(make: Make):
     first = make()
     assert np.array_equal(make(), first)
-    for change in ({"text_guidance": 2.0}, {"audio_guidance": 3.0}, {"motion": 0.9}):
+    for change in ({"text_guidance_scale": 2.0}, {"audio_guidance_scale": 3.0}, {"motion": 0.9}):
         assert np.abs(make(**change) - first).max() > 1e-3
 
 
@@ -76,27 +77,38 @@ def test_the_lora_is_fused_and_counts(distilled: FantasyTalkingPipeline, saved: 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "field", "limit"),
     [
-        ({"num_inference_steps": 6}, "takes 4, or a multiple of it"),
-        ({"audio_guidance": GuidanceSchedule(5, 3)}, "audio guidance follows a schedule"),
-        ({"text_guidance": GuidanceSchedule(5, 5, 0.5)}, "text guidance follows a schedule"),
-        ({"audio_guidance": 7.5}, "was taught 1 to 7"),
-        ({"formula": CfgOrder.audio_first}, "was taught text_first"),
-        ({"keep_colour": 0.5}, "keep_colour is 0.5"),
-        ({"negative_prompt": "blurred"}, "negative prompt"),
+        ({"num_inference_steps": 6}, "num_inference_steps", "takes 4 or a multiple of it"),
+        ({"audio_guidance_scale": GuidanceSchedule(5, 3)}, "guidance.audio", "schedule"),
+        ({"text_guidance_scale": GuidanceSchedule(5, 5, 0.5)}, "guidance.text", "schedule"),
+        ({"audio_guidance_scale": 7.5}, "guidance.audio.scale_start", "1 to 7"),
+        ({"guidance_order": CfgOrder.audio_first}, "guidance.order", "text_first"),
+        ({"color_rescale": 0.5}, "guidance.color_rescale", "0.5"),
+        ({"negative_prompt": "blurred"}, "negative_prompt", "blurred"),
     ],
 )
-def test_what_it_was_not_taught_is_refused(make: Make, change: dict[str, Any], told: str):
-    with pytest.raises(InputError, match=told):
+def test_what_it_was_not_distilled_for_is_refused(make: Make, change: dict[str, Any], field: str, limit: str):
+    with raises_input_error(ErrorCode.unsupported, field) as error:
         make(**change)
+    (value,) = change.values()
+    assert error.value.value == (value.value if isinstance(value, CfgOrder) else value)
+    assert limit in str(error.value)
 
 
-@pytest.mark.parametrize("sampler", [make_scheduler(SchedulerType.unipc), make_scheduler(SchedulerType.euler, 3.0)])
-def test_a_sampler_that_misses_the_windows_is_refused(distilled: FantasyTalkingPipeline, make: Make, sampler: Any):
-    own, distilled.scheduler = distilled.scheduler, sampler
+@pytest.mark.parametrize(
+    ("scheduler", "field"),
+    [
+        (make_scheduler(SchedulerType.unipc), "scheduler"),
+        (make_scheduler(SchedulerType.euler, 3.0), "flow_shift"),
+    ],
+)
+def test_a_scheduler_that_misses_the_windows_is_refused(
+    distilled: FantasyTalkingPipeline, make: Make, scheduler: Any, field: str
+):
+    own, distilled.scheduler = distilled.scheduler, scheduler
     try:
-        with pytest.raises(InputError, match="sampler"):
+        with raises_input_error(ErrorCode.unsupported, field):
             make()
     finally:
         distilled.scheduler = own
@@ -105,31 +117,31 @@ def test_a_sampler_that_misses_the_windows_is_refused(distilled: FantasyTalkingP
 def test_the_number_of_steps():
     assert [resolve_num_inference_steps(None, None), resolve_num_inference_steps(None, 7)] == [30, 7]
     assert [resolve_num_inference_steps(DISTILLATION, None), resolve_num_inference_steps(DISTILLATION, 8)] == [4, 8]
-    with pytest.raises(InputError, match="1 to 1000"):
+    with raises_input_error(ErrorCode.out_of_range, "num_inference_steps", 0):
         resolve_num_inference_steps(None, 0)
 
 
 def test_weights_tell_what_a_fast_adapter_goes_on(saved: Path, base: Path, adapters: Path, fast: Path):
-    weights = find_model_files(InferConfig(base=str(saved), adapter=str(fast)))
-    assert weights.trained_modules() == ["audio", "face", "motion"]
-    assert weights.distillation() == DISTILLATION
-    assert find_model_files(InferConfig(base=str(saved))).distillation() is None
-    with pytest.raises(InputError, match="is no saved pipeline"):
-        find_model_files(InferConfig(base=str(base), adapter=str(fast))).trained_modules()
+    facts = resolve_model(InferConfig(base=str(saved), adapter=str(fast))).facts
+    assert facts.trained_modules == ("audio", "face", "motion")
+    assert facts.distillation == DISTILLATION
+    assert resolve_model(InferConfig(base=str(saved))).facts.distillation is None
+    with raises_input_error(ErrorCode.conflict, "base", str(base)):
+        resolve_model(InferConfig(base=str(base), adapter=str(fast)))
 
 
 def test_an_adapter_that_hears_otherwise_is_refused(saved: Path, fast: Path, tmp_path: Path):
     other = shutil.copytree(fast, tmp_path / "other")
     values = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**values, "audio_window": "official"}))
-    with pytest.raises(InputError, match="audio windows"):
+    with raises_input_error(ErrorCode.conflict, "audio_window", "official"):
         FantasyTalkingPipeline.from_pretrained(saved, adapter=other)
 
 
 def test_what_does_not_go_on_a_saved_pipeline_is_refused(saved: Path, adapters: Path, fast: Path, pipe):
-    with pytest.raises(InputError, match="goes on a Wan base, not on a saved pipeline"):
+    with raises_input_error(ErrorCode.conflict, "adapter", str(adapters / "all")):
         FantasyTalkingPipeline.from_pretrained(saved, adapter=adapters / "all")
-    with pytest.raises(InputError, match="leave one out"):
+    with raises_input_error(ErrorCode.conflict, "transformer"):
         FantasyTalkingPipeline.from_pretrained(saved, adapter=fast, transformer=pipe.transformer)
 
 

@@ -50,6 +50,7 @@ def test_a_guided_step_equals_the_reference_combination(reference, unconditional
         face_embeds=torch.zeros(1, 1, model.config.face_dim),
         motion_intensity=torch.full((1, 2), 0.5),
         face_scale=0.0,
+        temporal_stride=4,
     )
     windows = plan_windows(frames, 21, 4)
     denoiser = Denoiser(model, conditions, windows, batch_branches=batched, on_window_done=lambda: None)

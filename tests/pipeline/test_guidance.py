@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.pipeline.guidance import (
     AvailableConditions,
     CfgOrder,
@@ -14,6 +14,7 @@ from fantasytalking.pipeline.guidance import (
     guidance_at_step,
     rescale_color,
 )
+from tests.helpers.errors import raises_input_error
 
 NONE, TEXT, AUDIO, BOTH = (
     GuidanceBranch(False, False),
@@ -39,7 +40,7 @@ def test_the_formulas_by_hand(e, text, audio):
     released = guidance_at_step(config(text, audio), 0, 10)
     expected = e[NONE] + text * (e[TEXT] - e[NONE]) + audio * (e[BOTH] - e[TEXT])
     torch.testing.assert_close(released.combine(e), expected, atol=2e-5, rtol=1e-5)
-    other = guidance_at_step(config(text, audio, formula=CfgOrder.audio_first), 0, 10)
+    other = guidance_at_step(config(text, audio, order=CfgOrder.audio_first), 0, 10)
     expected = e[NONE] + text * (e[BOTH] - e[AUDIO]) + audio * (e[AUDIO] - e[NONE])
     torch.testing.assert_close(other.combine(e), expected, atol=2e-5, rtol=1e-5)
 
@@ -66,8 +67,8 @@ def test_only_what_counts_is_computed(formula, text, audio, branches):
 
 def test_prompts_that_are_alike_leave_the_audio_alone(e):
     e = {**e, TEXT: e[NONE], BOTH: e[AUDIO]}
-    for formula in CfgOrder:
-        step = guidance_at_step(config(5, 3, formula=formula), 0, 10, AvailableConditions(prompt=False))
+    for order in CfgOrder:
+        step = guidance_at_step(config(5, 3, order=order), 0, 10, AvailableConditions(prompt=False))
         assert step.branches == [NONE, AUDIO]
         expected = e[NONE] + 3 * (e[AUDIO] - e[NONE])
         torch.testing.assert_close(step.combine(e), expected, atol=1e-5, rtol=1e-5)
@@ -81,8 +82,8 @@ def driven(text: float, audio: float, expression: float, **changes: object) -> G
 def test_expression_guidance_without_sound_by_hand(e, text, expression):
     """FantasyPortrait's own: v_neg + s_text (v_noexpr - v_neg) + s_expr (v_full - v_noexpr)."""
     told = AvailableConditions(audio=False, expression=True)
-    for formula in CfgOrder:
-        step = guidance_at_step(driven(text, 7.3, expression, formula=formula), 0, 10, told)
+    for order in CfgOrder:
+        step = guidance_at_step(driven(text, 7.3, expression, order=order), 0, 10, told)
         expected = e[NONE] + text * (e[TEXT] - e[NONE]) + expression * (e[SEEN] - e[TEXT])
         torch.testing.assert_close(step.combine(e), expected, atol=2e-5, rtol=1e-5)
         used = {NONE: text != 1, TEXT: text != expression, SEEN: True}
@@ -142,13 +143,13 @@ def test_colour_is_kept_and_pictures_are_not(e):
 
 
 def test_colour_is_kept_against_the_same_step_without_audio_guidance(e):
-    step = guidance_at_step(config(4, 6, keep_colour=1.0), 0, 10)
+    step = guidance_at_step(config(4, 6, color_rescale=1.0), 0, 10)
     reference = e[NONE] + 4 * (e[TEXT] - e[NONE]) + (e[BOTH] - e[TEXT])
     assert step.branches == [NONE, TEXT, BOTH]
     torch.testing.assert_close(step.combine(e).mean((-2, -1)), reference.mean((-2, -1)), atol=1e-5, rtol=1e-5)
-    without = guidance_at_step(config(4, 1, keep_colour=1.0), 0, 10)
+    without = guidance_at_step(config(4, 1, color_rescale=1.0), 0, 10)
     assert not without.color_reference, "without audio guidance there is nothing to keep"
-    seen = guidance_at_step(driven(4, 6, 3, keep_colour=1.0), 0, 10, AvailableConditions(expression=True))
+    seen = guidance_at_step(driven(4, 6, 3, color_rescale=1.0), 0, 10, AvailableConditions(expression=True))
     assert seen.color_reference == {NONE: -3, TEXT: 3, ALL: 1}
 
 
@@ -157,5 +158,5 @@ def test_colour_is_kept_against_the_same_step_without_audio_guidance(e):
     [GuidanceSchedule(-1, 5), GuidanceSchedule(5, 101), GuidanceSchedule(float("nan"), 5), GuidanceSchedule(5, 5, 1.5)],
 )
 def test_scales_outside_their_limits_are_refused(wrong):
-    with pytest.raises(InputError, match="must be 0 to"):
-        wrong.validate()
+    with raises_input_error(ErrorCode.out_of_range):
+        wrong.check("guidance.text.")

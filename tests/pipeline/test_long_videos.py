@@ -32,7 +32,7 @@ class Spy:
 
 
 def test_a_step_is_the_weighted_mix_of_its_windows(pipe, portrait):
-    options = {"seconds": 1.9, "text_guidance": 1.0, "audio_guidance": 1.0, "num_inference_steps": 1}
+    options = {"seconds": 1.9, "text_guidance_scale": 1.0, "audio_guidance_scale": 1.0, "num_inference_steps": 1}
     with Spy(pipe) as spy:
         made = latents(pipe, portrait, **options)
     total = made.shape[2]
@@ -49,13 +49,16 @@ def test_a_step_is_the_weighted_mix_of_its_windows(pipe, portrait):
 
 def test_every_window_sees_the_same_portrait_first(pipe, portrait):
     with Spy(pipe) as spy:
-        latents(pipe, portrait, seconds=1.9, text_guidance=1.0, audio_guidance=1.0)
+        latents(pipe, portrait, seconds=1.9, text_guidance_scale=1.0, audio_guidance_scale=1.0)
     first = spy.calls[0]["conditions"]
     for call in spy.calls:
         conditions = call["conditions"]
-        assert conditions.latents is first.latents and conditions.image is first.image and conditions.face is first.face
-        assert bool((conditions.latents[:, :4, 0] == 1).all()) and not conditions.latents[:, :4, 1:].any()
-        torch.testing.assert_close(conditions.audio[:, 0], first.audio[:, 0])
+        assert all(
+            getattr(conditions, name) is getattr(first, name)
+            for name in ("image_latents", "image_embeds", "face_embeds")
+        )
+        assert bool((conditions.image_latents[:, :4, 0] == 1).all()) and not conditions.image_latents[:, :4, 1:].any()
+        torch.testing.assert_close(conditions.audio_embeds[:, 0], first.audio_embeds[:, 0])
     steps = len(spy.calls) // 2
     for call in spy.calls[:steps]:
         torch.testing.assert_close(call["noisy"][:, :, 0], spy.calls[0]["noisy"][:, :, 0])
@@ -64,11 +67,13 @@ def test_every_window_sees_the_same_portrait_first(pipe, portrait):
 def test_every_window_hears_its_own_sound(pipe, portrait):
     """What is heard at a frame does not depend on the window it is in."""
     with Spy(pipe) as spy:
-        made = latents(pipe, portrait, seconds=1.9, text_guidance=1.0, audio_guidance=1.0, num_inference_steps=1)
+        made = latents(
+            pipe, portrait, seconds=1.9, text_guidance_scale=1.0, audio_guidance_scale=1.0, num_inference_steps=1
+        )
     heard: dict[int, torch.Tensor] = {}
     for call, window in zip(spy.calls, plan_windows(made.shape[2], 5, 2), strict=True):
-        for place, frame in enumerate(window.frame_indices.tolist()):
-            tokens = call["conditions"].audio[0, place]
+        for position, frame in enumerate(window.frame_indices.tolist()):
+            tokens = call["conditions"].audio_embeds[0, position]
             torch.testing.assert_close(heard.setdefault(frame, tokens), tokens)
     assert len(heard) == made.shape[2]
     assert all(not torch.equal(heard[frame], heard[frame + 1]) for frame in range(made.shape[2] - 1))
@@ -84,8 +89,8 @@ def test_one_window_and_many_agree_where_the_model_is_blind_to_time():
             return torch.no_grad()
 
         def forward(self, noisy, timestep, conditions, cache, return_dict):
-            louder = conditions.audio.mean(dim=(2, 3))[:, None, :, None, None]
-            return (noisy * 0.5 + conditions.gate[:, :1, None, None, None] * louder,)
+            louder = conditions.audio_embeds.mean(dim=(2, 3))[:, None, :, None, None]
+            return (noisy * 0.5 + conditions.condition_scale[:, :1, None, None, None] * louder,)
 
     generator = torch.Generator().manual_seed(0)
     total = 40
@@ -101,6 +106,7 @@ def test_one_window_and_many_agree_where_the_model_is_blind_to_time():
             face_embeds=torch.zeros(1, 1, 4),
             motion_intensity=torch.full((1, 2), 0.5),
             face_scale=1.0,
+            temporal_stride=4,
         )
 
     audio = AudioWindows(torch.randn(1, total, 3, 4, generator=generator), torch.ones(1, total, 3, dtype=torch.bool))
@@ -124,6 +130,6 @@ def test_what_is_held_does_not_grow_with_the_length(pipe, portrait):
         caches = {id(call["cache"]): call["cache"] for call in spy.calls}
         assert len(caches) == 1
         (cache,) = caches.values()
-        held.append(cache.bytes())
+        held.append(cache.nbytes())
         assert max(call["noisy"].shape[2] for call in spy.calls) == 5
     assert held[0] == held[1] > 0

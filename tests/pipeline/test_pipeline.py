@@ -14,14 +14,21 @@ from PIL import Image
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.config import load_config, preset_path
-from fantasytalking.common.errors import InputError
-from fantasytalking.inference.model_files import find_model_files
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.wan_loading import load_from_wan
-from fantasytalking.pipeline import CfgOrder, FantasyTalkingPipeline, GuidanceSchedule, Portrait
+from fantasytalking.pipeline import (
+    CfgOrder,
+    FantasyTalkingPipeline,
+    GenerationControls,
+    GuidanceSchedule,
+    Portrait,
+)
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler, set_timesteps
-from fantasytalking.pipeline.video_conditions import Timeline
+from fantasytalking.pipeline.timeline import Timeline
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_pipeline import SIZE, WITHOUT_AUDIO_POSITIONS, load_tiny_pipeline, random_speech
 
 
@@ -106,7 +113,7 @@ def test_same_seed_same_bits_other_seed_other_video(pipe, portrait):
 def test_everything_told_reaches_the_model(pipe, portrait):
     """No option is deaf: each changes what comes out."""
     plain = latents(pipe, portrait)
-    other = portrait._replace(points=portrait.points + 5)
+    other = portrait._replace(face_points=portrait.face_points + 5)
     mirrored = portrait._replace(pixels=np.ascontiguousarray(portrait.pixels[:, ::-1]))
     cases = {
         "prompt": {"prompt": "goodbye"},
@@ -115,11 +122,11 @@ def test_everything_told_reaches_the_model(pipe, portrait):
         "body": {"body_motion": 0.1},
         "face": {"face_scale": 0.0},
         "sound": {"audio": random_speech(0.5, seed=1)},
-        "text_guidance": {"text_guidance": 3.0},
-        "audio_guidance": {"audio_guidance": 3.0},
-        "schedule": {"audio_guidance": GuidanceSchedule(5, 5, 0.5)},
-        "formula": {"formula": CfgOrder.audio_first, "text_guidance": 4.0},
-        "colour": {"keep_colour": 1.0},
+        "text guidance": {"text_guidance_scale": 3.0},
+        "audio guidance": {"audio_guidance_scale": 3.0},
+        "schedule": {"audio_guidance_scale": GuidanceSchedule(5, 5, 0.5)},
+        "order": {"guidance_order": CfgOrder.audio_first, "text_guidance_scale": 4.0},
+        "color": {"color_rescale": 1.0},
         "steps": {"num_inference_steps": 3},
         "rate": {"fps": 24.0},
     }
@@ -131,9 +138,9 @@ def test_everything_told_reaches_the_model(pipe, portrait):
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5])
-@pytest.mark.parametrize("formula", list(CfgOrder))
-def test_branches_in_one_call_equal_branches_in_turn(pipe, portrait, seconds, formula):
-    options = {"seconds": seconds, "text_guidance": 4.0, "audio_guidance": 6.0, "formula": formula}
+@pytest.mark.parametrize("order", list(CfgOrder))
+def test_branches_in_one_call_equal_branches_in_turn(pipe, portrait, seconds, order):
+    options = {"seconds": seconds, "text_guidance_scale": 4.0, "audio_guidance_scale": 6.0, "guidance_order": order}
     in_turn = latents(pipe, portrait, batch_branches=False, **options)
     assert (latents(pipe, portrait, batch_branches=True, **options) - in_turn).abs().max() < 1e-5
 
@@ -150,14 +157,20 @@ def count_samples(pipe: FantasyTalkingPipeline, portrait: Portrait, **options) -
 
 
 def test_branches_that_do_not_count_are_not_computed(pipe, portrait):
-    assert count_samples(pipe, portrait, text_guidance=4.0, audio_guidance=6.0) == [1] * 6
-    assert count_samples(pipe, portrait, text_guidance=4.0, audio_guidance=6.0, batch_branches=True) == [3, 3]
-    assert count_samples(pipe, portrait, text_guidance=4.0, audio_guidance=6.0, batch_branches=None) == [3, 3]
-    assert count_samples(pipe, portrait, text_guidance=5.0, audio_guidance=5.0) == [1] * 4
-    assert count_samples(pipe, portrait, text_guidance=1.0, audio_guidance=1.0) == [1, 1]
-    assert count_samples(pipe, portrait, prompt="", text_guidance=4.0, audio_guidance=6.0) == [1] * 4
+    assert count_samples(pipe, portrait, text_guidance_scale=4.0, audio_guidance_scale=6.0) == [1] * 6
+    assert count_samples(pipe, portrait, text_guidance_scale=4.0, audio_guidance_scale=6.0, batch_branches=True) == [
+        3,
+        3,
+    ]
+    assert count_samples(pipe, portrait, text_guidance_scale=4.0, audio_guidance_scale=6.0, batch_branches=None) == [
+        3,
+        3,
+    ]
+    assert count_samples(pipe, portrait, text_guidance_scale=5.0, audio_guidance_scale=5.0) == [1] * 4
+    assert count_samples(pipe, portrait, text_guidance_scale=1.0, audio_guidance_scale=1.0) == [1, 1]
+    assert count_samples(pipe, portrait, prompt="", text_guidance_scale=4.0, audio_guidance_scale=6.0) == [1] * 4
     scheduled = GuidanceSchedule(6, 6, 0.5)
-    assert count_samples(pipe, portrait, text_guidance=1.0, audio_guidance=scheduled) == [1, 1, 1]
+    assert count_samples(pipe, portrait, text_guidance_scale=1.0, audio_guidance_scale=scheduled) == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("batched", "texts"), [(False, 2), (True, 1)])
@@ -169,7 +182,7 @@ def test_what_is_constant_is_computed_once(pipe, portrait, batched, texts):
         pipe.transformer.audio_projector.register_forward_hook(lambda *_: projected.append(2)),
     ]
     try:
-        scales = {"text_guidance": 4.0, "audio_guidance": 6.0}
+        scales = {"text_guidance_scale": 4.0, "audio_guidance_scale": 6.0}
         latents(pipe, portrait, num_inference_steps=4, batch_branches=batched, **scales)
     finally:
         for hook in hooks:
@@ -179,15 +192,15 @@ def test_what_is_constant_is_computed_once(pipe, portrait, batched, texts):
 
 def test_the_audio_is_gated_not_zeroed(pipe, portrait):
     """Without audio guidance and audio, other sounds make no difference; zeroed sound would."""
-    options = {"audio_guidance": 0.0, "text_guidance": 1.0}
+    options = {"audio_guidance_scale": 0.0, "text_guidance_scale": 1.0}
     first = latents(pipe, portrait, audio=random_speech(0.5), **options)
     assert torch.equal(first, latents(pipe, portrait, audio=random_speech(0.5, seed=3), **options))
-    assert not torch.equal(latents(pipe, portrait, audio=np.zeros(8000, np.float32), text_guidance=1.0), first)
+    assert not torch.equal(latents(pipe, portrait, audio=np.zeros(8000, np.float32), text_guidance_scale=1.0), first)
 
 
 def test_an_empty_prompt_is_what_training_drops_to(pipe, caplog):
     from fantasytalking.encoders.wan import TextEncoder
-    from fantasytalking.pipeline.video_conditions import encode_text
+    from fantasytalking.pipeline.condition_encoder import encode_text
 
     encoder = TextEncoder(pipe.text_encoder, pipe.tokenizer, 12)
     assert not encode_text(encoder, "  ", 12, 32).any()
@@ -241,7 +254,7 @@ def test_a_saved_pipeline_is_the_same(pipe, saved, portrait):
     again = FantasyTalkingPipeline.from_pretrained(saved)
     again.set_progress_bar_config(disable=True)
     assert torch.equal(latents(again, portrait), latents(pipe, portrait))
-    assert again.trained_modules == ["audio", "face", "motion"] and again.config.max_text_tokens == 12
+    assert again.trained_modules == ["audio", "face", "motion"] and again.config.text_length == 12
     assert again.motion_normalizer == pipe.motion_normalizer is not None
     assert again.face_encoder_path is not None and again.face_encoder_path.parent == saved / "face_encoder"
     assert json.loads((saved / "model_index.json").read_text())["_class_name"] == "FantasyTalkingPipeline"
@@ -259,7 +272,7 @@ def test_an_adapter_with_a_lora(base, tmp_path, portrait):
     save_adapter(model, tmp_path / "lora", AdapterConfig(["audio"], "seconds", lora=settings.to_dict()))
     pipeline = load_tiny_pipeline(base, tmp_path / "lora")
     made = latents(pipeline, portrait)
-    with pytest.raises(InputError, match="holds a LoRA"):
+    with raises_input_error(ErrorCode.unsupported, "transformer"):
         pipeline.save_pretrained(tmp_path / "saved")
     pipeline.transformer.fuse_lora()
     pipeline.transformer.unload_lora()
@@ -277,10 +290,11 @@ def test_a_pipeline_of_the_hub_s_cache(saved, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert FantasyTalkingPipeline.from_pretrained("somebody/talker").face_encoder_path is not None
     config = load_config(InferConfig, preset_path("nano", "infer"), ["base=somebody/talker", "adapter=null"])
-    assert find_model_files(config).base == snapshot
+    assert resolve_model(config).stored.base == snapshot
     for name in ("somebody/else", "nowhere"):
-        with pytest.raises(InputError, match="pipeline"):
+        with pytest.raises(InputError) as error:
             FantasyTalkingPipeline.from_pretrained(name)
+        assert (error.value.field, error.value.value) == ("pipeline", name)
 
 
 def test_ready_parts_are_taken(pipe, saved):
@@ -312,14 +326,14 @@ def test_step_caches_keep_windows_and_branches_apart(base, adapters, portrait, p
     """At a threshold of 0 nothing is ever reused, so a context that mixed things up would show."""
     other = load_tiny_pipeline(base, adapters / "all")
     other.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))
-    options = {"seconds": 1.5, "num_inference_steps": 3, "text_guidance": 4.0, "audio_guidance": 6.0}
+    options = {"seconds": 1.5, "num_inference_steps": 3, "text_guidance_scale": 4.0, "audio_guidance_scale": 6.0}
     torch.testing.assert_close(latents(other, portrait, **options), latents(pipe, portrait, **options))
 
 
 @pytest.fixture(scope="module")
 def heard(base: Path, adapters: Path) -> FantasyTalkingPipeline:
     """Audio alone was trained, and there is no face encoder."""
-    pipeline = load_tiny_pipeline(base, adapters / "released", portrait=WITHOUT_AUDIO_POSITIONS)
+    pipeline = load_tiny_pipeline(base, adapters / "released", module_config=WITHOUT_AUDIO_POSITIONS)
     pipeline.face_encoder_path = None
     return pipeline
 
@@ -331,39 +345,57 @@ class TestNeverTrained:
 
     @pytest.mark.parametrize("option", ["motion", "expression_motion", "body_motion"])
     def test_motion_is_refused(self, heard, portrait, option):
-        with pytest.raises(InputError, match="motion module was never trained"):
+        field = "expression_motion" if option == "motion" else option
+        with raises_input_error(ErrorCode.not_trained, field, 0.6):
             make(heard, portrait, **{option: 0.6})
 
     def test_face_is_refused(self, heard, portrait):
-        with pytest.raises(InputError, match="face module was never trained"):
+        with raises_input_error(ErrorCode.not_trained, "face_scale", 1.0):
             make(heard, portrait, face_scale=1.0)
 
     def test_identity_is_not_even_read(self, heard, portrait):
-        other = portrait._replace(points=portrait.points + 5)
+        other = portrait._replace(face_points=portrait.face_points + 5)
         assert torch.equal(latents(heard, portrait), latents(heard, other))
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "code", "field", "value"),
     [
-        ({"motion": 1.5}, "expression motion is 1.5"),
-        ({"body_motion": -0.1}, "body motion is -0.1"),
-        ({"face_scale": 11.0}, "face_scale is 11"),
-        ({"text_guidance": -1.0}, "guidance scale"),
-        ({"audio_guidance": float("nan")}, "guidance scale"),
-        ({"keep_colour": 2.0}, "keep_colour"),
-        ({"num_inference_steps": 0}, "the number of steps is 0; it must be 1 to 1000"),
-        ({"fps": 0.0}, "fps is 0"),
-        ({"fps": 500.0}, "fps is 500"),
-        ({"window_frames": 16}, "window_frames is 16"),
-        ({"overlap_frames": 3}, "overlap_frames is 3"),
-        ({"overlap_frames": 12}, "overlap"),
-        ({"output_type": "gif"}, "output_type is 'gif'"),
-        ({"height": 64, "width": 64}, "height and width"),
-        ({"audio": np.zeros(0, np.float32)}, "sound has 0.00 s"),
+        ({"motion": 1.5}, ErrorCode.out_of_range, "expression_motion", 1.5),
+        ({"body_motion": -0.1}, ErrorCode.out_of_range, "body_motion", -0.1),
+        ({"face_scale": 11.0}, ErrorCode.out_of_range, "face_scale", 11.0),
+        ({"text_guidance_scale": -1.0}, ErrorCode.out_of_range, "guidance.text.scale_start", -1.0),
+        ({"audio_guidance_scale": 101.0}, ErrorCode.out_of_range, "guidance.audio.scale_start", 101.0),
+        ({"color_rescale": 2.0}, ErrorCode.out_of_range, "guidance.color_rescale", 2.0),
+        ({"num_inference_steps": 0}, ErrorCode.out_of_range, "num_inference_steps", 0),
+        ({"num_inference_steps": 1001}, ErrorCode.out_of_range, "num_inference_steps", 1001),
+        ({"fps": 0.0}, ErrorCode.out_of_range, "fps", 0.0),
+        ({"fps": 500.0}, ErrorCode.out_of_range, "fps", 500.0),
+        ({"window_frames": 16}, ErrorCode.out_of_range, "window_frames", 16),
+        ({"overlap_frames": 3}, ErrorCode.out_of_range, "overlap_frames", 3),
+        ({"overlap_frames": 12}, ErrorCode.out_of_range, "overlap_frames", 3),
+        ({"output_type": "gif"}, ErrorCode.invalid_choice, "output_type", "gif"),
+        ({"height": 64, "width": 64}, ErrorCode.conflict, "height", 64),
+        ({"audio": np.zeros(0, np.float32)}, ErrorCode.out_of_range, "audio", 0.0),
     ],
 )
-def test_wrong_arguments_are_refused(pipe, portrait, options, message):
-    with pytest.raises(InputError, match=message) as error:
+def test_wrong_arguments_are_refused(pipe, portrait, options, code, field, value):
+    with raises_input_error(code, field, value) as error:
         make(pipe, portrait, **options)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(value) in str(error.value)
+
+
+def test_a_scale_that_is_not_a_number_is_refused(pipe, portrait):
+    with raises_input_error(ErrorCode.out_of_range, "guidance.audio.scale_start"):
+        make(pipe, portrait, audio_guidance_scale=float("nan"))
+
+
+def test_a_controls_object_equals_keyword_arguments_and_excludes_them(pipe, portrait):
+    controls = GenerationControls(
+        prompt="hello", body_motion=0.3, num_inference_steps=2, window_frames=17, overlap_frames=8
+    )
+    generator = torch.Generator().manual_seed(0)
+    made = pipe(portrait, random_speech(0.5), controls=controls, generator=generator, output_type="latent").frames
+    assert torch.equal(made, latents(pipe, portrait, body_motion=0.3))
+    with raises_input_error(ErrorCode.conflict, "prompt", "hello"):
+        pipe(portrait, random_speech(0.5), "hello", controls=controls)

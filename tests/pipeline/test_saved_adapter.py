@@ -8,11 +8,12 @@ import torch
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
 from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import add_lora
-from fantasytalking.common.errors import InputError
-from fantasytalking.inference.model_files import find_model_files
+from fantasytalking.common.errors import ErrorCode
+from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.config import InferConfig
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_pipeline import EXPRESSION, LORA
 
 
@@ -45,10 +46,10 @@ def test_it_replaces_what_it_brings_and_leaves_the_rest(saved: Path, trained_on:
     assert new == {"expression"}
     assert any(".lora_" in name for name in after)
     assert pipe.trained_modules == ["audio", "face", "motion", "expression"]
-    weights = find_model_files(InferConfig(base=str(saved), adapter=str(trained_on)))
-    assert weights.trained_modules() == ["audio", "face", "motion", "expression"]
+    model = resolve_model(InferConfig(base=str(saved), adapter=str(trained_on)))
+    assert model.facts.trained_modules == ("audio", "face", "motion", "expression")
 
 
 def test_on_a_bare_base_it_is_refused(base: Path, trained_on: Path):
-    with pytest.raises(InputError, match="is no saved pipeline"):
-        find_model_files(InferConfig(base=str(base), adapter=str(trained_on))).trained_modules()
+    with raises_input_error(ErrorCode.conflict, "base", str(base)):
+        resolve_model(InferConfig(base=str(base), adapter=str(trained_on)))

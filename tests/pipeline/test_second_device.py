@@ -1,7 +1,7 @@
 """Nothing is left behind on the CPU when the model lies elsewhere, and the video is the same."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,7 @@ import torch
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.models.diffusers_internals import execution_device
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
-from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline import FantasyTalkingPipeline, GenerationControls, Portrait
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 from tests.helpers.second_device import SecondDeviceTensor, second_device
 from tests.helpers.tiny_pipeline import driving_expression, load_tiny_pipeline, random_speech
@@ -56,9 +55,14 @@ def open_driven(base: Path, adapters: Path, expressive: Path) -> Callable[[], Fa
 def test_a_long_video_with_sound_and_driver(open_driven, portrait: Portrait, batch_branches: bool):
     def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
         generator = torch.Generator().manual_seed(0)
-        options = {**LONG, "negative_prompt": "bad", "keep_colour": 0.5, "batch_branches": batch_branches}
+        options = {**LONG, "negative_prompt": "bad", "color_rescale": 0.5, "batch_branches": batch_branches}
         made = pipe(
-            portrait, random_speech(1.2), drive=driving_expression(30), motion=0.7, generator=generator, **options
+            portrait,
+            random_speech(1.2),
+            driving_video=driving_expression(30),
+            motion=0.7,
+            generator=generator,
+            **options,
         )
         return np.asarray(made.frames)
 
@@ -75,10 +79,11 @@ def test_two_people_with_a_sound_each_by_the_other_sampler(open_driven, couple: 
 
 
 def test_a_stream_of_a_distilled_model(saved: Path, fast: Path, portrait: Portrait):
-    config = InferConfig(num_inference_steps=4, window_frames=17, overlap_frames=8, seed=3, sizes=["32x32"])
+    controls = GenerationControls(num_inference_steps=4, window_frames=17, overlap_frames=8)
 
     def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
-        pieces = list(pipe.stream(portrait, AudioSampleQueue([random_speech(1.2)]), replace(config)))
+        generator = torch.Generator().manual_seed(3)
+        pieces = list(pipe.stream(portrait, AudioSampleQueue([random_speech(1.2)]), controls, generator=generator))
         return np.concatenate([piece.frames for piece in pieces]) / 255.0
 
     agree(lambda: FantasyTalkingPipeline.from_pretrained(saved, adapter=fast), make)
@@ -93,7 +98,11 @@ def test_half_precision_off_the_cpu(base: Path, adapters: Path, portrait: Portra
 
     here = make(load_tiny_pipeline(base, adapters / "all"))
     pipe = FantasyTalkingPipeline.from_base(
-        base, adapters / "all", portrait=asdict(load_model_config("nano").portrait), text_length=12, torch_dtype=HALF
+        base,
+        adapters / "all",
+        module_config=asdict(load_model_config("nano").portrait),
+        text_length=12,
+        torch_dtype=HALF,
     )
     with second_device() as device:
         moved(pipe, device)

@@ -5,8 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.pipeline.sliding_window import plan_windows
+from tests.helpers.errors import raises_input_error
 
 
 @pytest.mark.parametrize("length", [3, 5, 9, 21])
@@ -50,5 +51,5 @@ def test_frame_zero_is_the_first_window_s_alone():
 
 @pytest.mark.parametrize(("length", "overlap"), [(2, 1), (9, 0), (9, 5), (3, 2)])
 def test_impossible_windows_are_refused(length, overlap):
-    with pytest.raises(InputError, match="overlap"):
+    with raises_input_error(ErrorCode.out_of_range, "overlap_frames", overlap):
         plan_windows(40, length, overlap)

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.media.audio_stream import AudioSampleQueue, DualRateAudio
-from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.condition_encoder import encode_audio
+from fantasytalking.pipeline.generation_plan import GenerationControls
+from fantasytalking.pipeline.guidance import GuidanceConfig, GuidanceSchedule
 from fantasytalking.pipeline.sliding_window import plan_windows
+from fantasytalking.pipeline.streaming.streamer import Streamer
 from fantasytalking.pipeline.streaming.streaming_audio import StreamingAudioEncoder
 from fantasytalking.pipeline.streaming.window_history import (
     CausalWindow,
@@ -24,23 +27,23 @@ from fantasytalking.pipeline.streaming.window_history import (
     first_causal_window,
     next_causal_window,
 )
-from fantasytalking.pipeline.video_conditions import Timeline, encode_audio
+from fantasytalking.pipeline.timeline import Timeline
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_pipeline import random_speech
 
 RATES = (16_000, 48_000)
 
 
-def config(**changes) -> InferConfig:
-    plain = InferConfig(num_inference_steps=2, window_frames=17, overlap_frames=8, seed=3, sizes=["32x32"])
-    guidance = dataclasses.replace(
-        plain.guidance, text=dataclasses.replace(plain.guidance.text, scale_start=1.0, scale_end=1.0)
-    )
-    return dataclasses.replace(plain, guidance=guidance, **changes)
+def stream(pipe, portrait, audio: AudioSampleQueue, seed: int = 3, **changes) -> Streamer:
+    guidance = GuidanceConfig(text=GuidanceSchedule(1.0, 1.0))
+    controls = GenerationControls(guidance=guidance, num_inference_steps=2, window_frames=17, overlap_frames=8)
+    controls = dataclasses.replace(controls, **changes)
+    return pipe.stream(portrait, audio, controls, generator=torch.Generator().manual_seed(seed))
 
 
 def streamed(pipe, portrait, seconds: float, **changes) -> tuple[list[float], np.ndarray]:
-    pieces = list(pipe.stream(portrait, AudioSampleQueue([random_speech(seconds)]), config(**changes)))
-    return [piece.start for piece in pieces], np.concatenate([piece.frames for piece in pieces])
+    pieces = list(stream(pipe, portrait, AudioSampleQueue([random_speech(seconds)]), **changes))
+    return [piece.start_seconds for piece in pieces], np.concatenate([piece.frames for piece in pieces])
 
 
 def all_windows(length: int, overlap: int, latent_frames: int) -> list[CausalWindow]:
@@ -93,39 +96,42 @@ def test_the_mix_ends_at_the_weighted_mean_of_both_windows():
 def test_what_was_shown_stays(pipe, portrait):
     """A last window that begins early leaves shown latents as they are."""
     kept = []
-    keep = WindowHistory.store
 
     class Watched(WindowHistory):
-        def keep(self, window, latents, noise):
+        def store(self, window, latents, noise):
             kept.append((window, latents))
-            keep(self, window, latents, noise)
+            super().store(window, latents, noise)
 
-    streamer = pipe.stream(portrait, AudioSampleQueue([random_speech(1.1)]), config())
-    streamer.trail = Watched()
+    streamer = stream(pipe, portrait, AudioSampleQueue([random_speech(1.1)]))
+    streamer.history = Watched()
     list(streamer)
     (first, earlier), (last, latents) = kept[-2:]
-    assert last.is_last and last.start < last.shown
-    for frame in range(last.start, last.shown):
+    assert last.is_last and last.start < last.emitted
+    for frame in range(last.start, last.emitted):
         torch.testing.assert_close(
-            latents[:, :, last.frames == frame], earlier[:, :, first.frames == frame], atol=1e-5, rtol=1e-5
+            latents[:, :, last.frame_indices == frame],
+            earlier[:, :, first.frame_indices == frame],
+            atol=1e-5,
+            rtol=1e-5,
         )
-    waiting = range(last.shown, last.finished)
+    waiting = range(last.emitted, last.denoised)
     assert any(
-        not torch.allclose(latents[:, :, last.frames == frame], earlier[:, :, first.frames == frame], atol=1e-3)
+        not torch.allclose(
+            latents[:, :, last.frame_indices == frame], earlier[:, :, first.frame_indices == frame], atol=1e-3
+        )
         for frame in waiting
     )
 
 
 @pytest.mark.parametrize(("seconds", "fps"), [(0.04, 25), (0.3, 25), (0.68, 25), (0.7, 25), (1.5, 23), (1.0, 29.97)])
 def test_a_stream_is_as_long_as_its_sound(pipe, portrait, seconds, fps):
-    starts, frames = streamed(pipe, portrait, seconds, fps=fps, steps=1)
+    starts, frames = streamed(pipe, portrait, seconds, fps=fps, num_inference_steps=1)
     assert frames.shape == (max(1, round(seconds * fps)), 32, 32, 3) and frames.dtype == np.uint8
     assert starts == pytest.approx([0, *((1 + 4 * number) / fps for number in range(len(starts) - 1))])
 
 
 def test_one_window_is_what_is_made_whole(pipe, portrait):
     """Where the sound fits into one window there is nothing to be causal about, but for the draw of the noise."""
-    asked = config()
     _, frames = streamed(pipe, portrait, 0.6)
     shape = (1, 16, 1, 4, 4)
     generator = torch.Generator().manual_seed(3)
@@ -139,9 +145,7 @@ def test_one_window_is_what_is_made_whole(pipe, portrait):
         made = pipe(
             portrait,
             random_speech(0.6),
-            asked.prompt,
             text_guidance_scale=1.0,
-            audio_guidance_scale=asked.guidance.audio,
             num_inference_steps=2,
             window_frames=17,
             overlap_frames=8,
@@ -171,7 +175,8 @@ def test_frames_come_before_the_sound_has_ended(pipe, portrait):
             yield samples[begin : begin + 800]
 
     heard_at = [
-        (piece.start, given / 16_000) for piece in pipe.stream(portrait, AudioSampleQueue(blocks()), config(steps=1))
+        (piece.start_seconds, given / 16_000)
+        for piece in stream(pipe, portrait, AudioSampleQueue(blocks()), num_inference_steps=1)
     ]
     assert heard_at[0] == (0, pytest.approx(17 / 25 + 0.5, abs=0.06))
     for start, heard in heard_at:
@@ -190,9 +195,9 @@ def test_sound_through_a_pipe_is_the_same_video(pipe, portrait):
     sender = threading.Thread(target=send)
     sender.start()
     with os.fdopen(ends[0], "rb") as reader:
-        piped = list(pipe.stream(portrait, DualRateAudio.from_pipe(reader, RATES).model_audio, config(steps=1)))
+        piped = list(stream(pipe, portrait, DualRateAudio.from_pipe(reader, RATES).model_audio, num_inference_steps=1))
     sender.join()
-    direct = list(pipe.stream(portrait, AudioSampleQueue([samples.astype(np.float32) / 32768]), config(steps=1)))
+    direct = list(stream(pipe, portrait, AudioSampleQueue([samples.astype(np.float32) / 32768]), num_inference_steps=1))
     assert len(piped) == len(direct)
     assert all(np.array_equal(one.frames, other.frames) for one, other in zip(piped, direct, strict=True))
 
@@ -201,11 +206,11 @@ def test_what_is_held_does_not_grow_with_the_length(pipe, portrait):
     held = []
     for seconds in (1.5, 6.0):
         queue = AudioSampleQueue(random_speech(seconds).reshape(-1, 400))
-        streamer = pipe.stream(portrait, queue, config(steps=1))
+        streamer = stream(pipe, portrait, queue, num_inference_steps=1)
         most = [0, 0, 0]
         for _ in streamer:
-            features = [value for value in streamer._decoder._features if isinstance(value, torch.Tensor)]
-            now = (streamer.trail.bytes, streamer.cache.bytes(), sum(value.nbytes for value in features))
+            features = [value for value in streamer.decoder._feature_cache if isinstance(value, torch.Tensor)]
+            now = (streamer.history.nbytes, streamer.cache.conditions.nbytes(), sum(value.nbytes for value in features))
             most = [max(*pair) for pair in zip(most, now, strict=True)]
             assert len(queue._buffer) <= (8 + 17 / 25 + 1) * 16_000
         held.append(most)
@@ -250,7 +255,7 @@ def test_later_windows_hear_the_same_time_as_in_a_whole_video(pipe, rule):
         heard.append((window, hearing.encode_window(window)))
     assert len(heard) > 20
     for window, audio in heard:
-        for place, frame in enumerate(window.frames.tolist()):
+        for place, frame in enumerate(window.frame_indices.tolist()):
             here, there = (part.tokens[0, at][part.mask[0, at]] for part, at in ((audio, place), (whole, frame)))
             tolerance = 0 if rule == "seconds" else 1  # the released rule counts by a ratio that the length changes
             assert abs(here.mean() - there.mean()) <= tolerance + 1e-4, (window, frame)
@@ -270,11 +275,11 @@ def test_frames_decoded_as_they_come_equal_frames_decoded_at_once(pipe):
 
 
 def test_empty_sound_is_refused(pipe, portrait):
-    with pytest.raises(InputError, match="the sound is empty"):
-        list(pipe.stream(portrait, AudioSampleQueue([]), config()))
+    with raises_input_error(ErrorCode.out_of_range, "audio", 0):
+        list(stream(pipe, portrait, AudioSampleQueue([])))
 
 
 def test_settings_are_checked_before_anything_is_read(pipe, portrait):
-    for changes, told in (({"overlap_frames": 12}, "overlap by 3"), ({"steps": 0}, "steps is 0")):
-        with pytest.raises(InputError, match=told):
-            pipe.stream(portrait, AudioSampleQueue(iter(())), config(**changes))
+    for changes, value in (({"overlap_frames": 12}, 3), ({"num_inference_steps": 0}, 0)):
+        with raises_input_error(ErrorCode.out_of_range, next(iter(changes)), value):
+            stream(pipe, portrait, AudioSampleQueue(iter(())), **changes)

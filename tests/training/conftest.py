@@ -1,4 +1,4 @@
-"""A tiny corpus and base for the whole session, and a fresh accelerate for every test."""
+"""Fixtures: a tiny corpus and base per session, and a fresh accelerate state per test."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def configure(tmp_path: Path, corpus: Path, base: Path) -> Configure:
-    """configure("name", key__sub=value) gives a run's configuration with the output folder tmp_path / name."""
+    """configure("name", key__sub=value) returns a configuration with the output folder tmp_path / name."""
 
     def build(name: str = "run", manifest: Path = corpus, **changes: Any) -> TrainConfig:
         return load_config(TrainConfig, None, config_overrides(tmp_path / name, manifest, base, **changes))

@@ -1,9 +1,9 @@
-"""Runs a script with FSDP or DeepSpeed over gloo, which accelerate joins on GPUs only.
+"""Runs a script with FSDP or DeepSpeed over gloo, which accelerate supports on GPUs only.
 
 accelerate launch --config_file configs/accelerate/fsdp.yaml tests/training/cpu_sharding.py SCRIPT ...
 
-Without a GPU accelerate counts one process under FSDP and DeepSpeed. Here it is told that there are several;
-everything after that is its own and ours.
+Without a GPU accelerate starts a single process under FSDP and DeepSpeed. Here its choice of backend is replaced;
+everything else is its code and ours.
 """
 
 import runpy

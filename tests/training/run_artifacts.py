@@ -1,4 +1,4 @@
-"""What a test reads of a run."""
+"""Reads the files of a run and evaluates its model."""
 
 import json
 from pathlib import Path
@@ -38,35 +38,35 @@ def load_checkpoint_tensors(output: str | Path, step: int) -> dict[str, torch.Te
 
 
 def bit_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Bit for bit."""
+    """Whether names and values are equal, bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def step_on_second_device(config: TrainConfig) -> None:
-    """A step's loss, gradients and update on a device that holds no numbers, and raises at a tensor left on the CPU."""
+    """Runs a step on the meta device, which raises if a tensor stays on the CPU."""
     elsewhere = torch.device("meta")
     model = build_model(config, torch.float32)[0].to(elsewhere)
-    optimiser = build_optimizer(model, config.optimizer)
+    optimizer = build_optimizer(model, config.optimizer)
     layout = BatchLayout(config.batch_size, 1, 1, 0)
     micro = next(iter_micro_batches(PortraitDataset(*config.data.manifests), config, layout, 0, False)).to(elsewhere)
-    found = build_objective(config.stage).compute_loss(model, micro.batch, micro.randomness, torch.float32)
-    found.loss.mean().backward()
-    optimiser.step()
+    result = build_objective(config.stage).compute_loss(model, micro.batch, micro.randomness, torch.float32)
+    result.loss.mean().backward()
+    optimizer.step()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert gradients and all(gradient.device == elsewhere for gradient in gradients)
-    assert found.loss.device == found.sigmas.device == elsewhere
+    assert result.loss.device == result.sigmas.device == elsewhere
 
 
 @torch.no_grad()
 def corpus_loss(model: nn.Module, config: TrainConfig, repeats: int = 8) -> float:
-    """Mean loss of the stage over every clip, with noise that training never saw; dropped is only what always is."""
+    """Mean loss of the stage over every clip, with new noise. Drops only conditions that are always dropped."""
     dataset = PortraitDataset(*config.data.manifests)
     collate = PortraitCollator(config.data.collate_config(config.stage.alignment, config.stage.expression is not None))
     batch = collate([dataset[i] for i in range(len(dataset))])
-    silent = config.stage.dropout.audio == 1
-    whole = DropoutConfig(reference=0.0, audio=float(silent), prompt=0.0, expression=0.0)
-    objective, found = FlowMatchingObjective(config.stage.loss, whole), []
+    without_audio = config.stage.dropout.audio == 1
+    dropout = DropoutConfig(reference=0.0, audio=float(without_audio), prompt=0.0, expression=0.0)
+    objective, losses = FlowMatchingObjective(config.stage.loss, dropout), []
     for repeat in range(repeats):
         draws = step_randomness(config.seed, 10**6 + repeat, range(len(dataset)), batch.latents.shape[1:])
-        found.append(objective.compute_loss(model.eval(), batch, draws, torch.float32).loss.mean())
-    return torch.stack(found).mean().item()
+        losses.append(objective.compute_loss(model.eval(), batch, draws, torch.float32).loss.mean())
+    return torch.stack(losses).mean().item()

@@ -1,4 +1,4 @@
-"""Runs a script in a folder for each process, as machines that share no disk would: a relative output is their own.
+"""Runs a script in one folder per process, like machines without a shared disk.
 
 accelerate launch --config_file configs/accelerate/ddp.yaml tests/training/separate_machines.py SCRIPT ...
 """

@@ -1,4 +1,4 @@
-"""What accelerate makes of the files in configs/accelerate, on one machine and on several."""
+"""How accelerate launches with configs/accelerate, on one machine and on several."""
 
 import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -8,8 +8,8 @@ from fantasytalking.common.config import CONFIGS_FOLDER
 
 
 @pytest.mark.parametrize("config", ["zero2", "zero3"])
-def test_deepspeed_joins_machines_without_a_file_of_hosts(config: str):
-    """Its own launcher would start a run of its own on every machine, all of them writing into one folder."""
+def test_deepspeed_connects_machines_without_a_hostfile(config: str):
+    """DeepSpeed's own launcher would start a separate run on every machine, all writing to one folder."""
     file = str(CONFIGS_FOLDER / "accelerate" / f"{config}.yaml")
     machines = ["--num_machines", "8", "--num_processes", "64", "--machine_rank", "3", "--main_process_ip", "10.0.0.1"]
     options = ["--config_file", file, *machines, "--main_process_port", "29500", "scripts/train_stage1.py"]

@@ -22,9 +22,9 @@ ROOT = CONFIGS_FOLDER.parent
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path):
     command = [sys.executable, str(ROOT / "scripts" / "train_stage2.py"), "stage.stepz=3"]
-    told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert told.returncode == 2
-    assert told.stderr.strip().splitlines() == [
+    completed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert completed.returncode == 2
+    assert completed.stderr.strip().splitlines() == [
         "error: override 'stage.stepz=3': unknown key 'stage.stepz'; did you mean 'steps'? known here: "
         "name, alignment, steps, objective, trainable, init_from, loss, dropout, lora, expression, distillation"
     ]
@@ -39,9 +39,7 @@ for name in ("mediapipe", "insightface", "decord", "imageio", "cv2", "av", "deep
 """
 
 
-def test_a_node_without_the_perception_packages_imports_the_models_and_trains_on_a_corpus_that_is_there(
-    tmp_path: Path, corpus: Path, base: Path
-):
+def test_training_on_an_existing_corpus_needs_no_perception_packages(tmp_path: Path, corpus: Path, base: Path):
     settings = config_overrides(tmp_path / "run", corpus, base, stage__steps=1)
     program = f"""{WITHOUT_PERCEPTION}
 for name in {LIGHT}:
@@ -49,34 +47,34 @@ for name in {LIGHT}:
 from fantasytalking.cli import run
 run(["train", "--config", "configs/nano/stage1.yaml", *sys.argv[1:]])
 """
-    told = subprocess.run([sys.executable, "-c", program, *settings], capture_output=True, text=True, timeout=120)
-    assert told.returncode == 0, told.stderr[-2000:]
+    completed = subprocess.run([sys.executable, "-c", program, *settings], capture_output=True, text=True, timeout=120)
+    assert completed.returncode == 0, completed.stderr[-2000:]
     assert (tmp_path / "run" / "adapter" / "adapter.safetensors").is_file()
 
 
-def test_a_package_that_is_not_installed_is_one_line_with_the_extra_that_brings_it(tmp_path: Path):
+def test_a_missing_package_names_its_extra_in_one_line(tmp_path: Path):
     script = str(ROOT / "scripts" / "make_portrait_world.py")
     program = f"{WITHOUT_PERCEPTION}\nimport runpy\nrunpy.run_path({script!r}, run_name='__main__')"
     arguments = ["--identities", "0-0", "--sentences", "data/portrait_world/sentences_train.txt", "--output", "out"]
     command = [sys.executable, "-c", program, *arguments]
-    told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert told.returncode == 2
-    assert told.stderr == "error: 'cv2' is not installed: pip install -e '.[data]'\n"
+    completed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert completed.returncode == 2
+    assert completed.stderr == "error: 'cv2' is not installed: pip install -e '.[data]'\n"
 
 
-def test_dry_run_tells_the_plan(
+def test_dry_run_prints_the_plan(
     tmp_path: Path, corpus: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     settings = config_overrides(tmp_path / "run", corpus, base)
     monkeypatch.setattr(sys, "argv", ["train_stage1.py", "--dry-run", *settings])
     train("stage1", "about")
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for expected in ("alignment: clip", "audio ", "face ", "bucket 64x64, 9 frames at 25 fps: 8 clips", "activations"):
-        assert expected in told
+        assert expected in output
     assert not (tmp_path / "run").exists()
 
 
-def test_without_a_corpus_the_command_that_makes_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_corpus_names_the_command_that_creates_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train_stage1.py"])
     with raises_input_error(ErrorCode.missing_file, "data.manifests") as caught:
@@ -107,12 +105,12 @@ def test_without_a_corpus_the_command_that_makes_it_is_named(tmp_path: Path, mon
         (ErrorCode.missing_value, "data.manifests", []),
     ],
 )
-def test_values_outside_their_limits_raise(configure: Configure, code: ErrorCode, field: str, value: object):
+def test_values_out_of_range_raise(configure: Configure, code: ErrorCode, field: str, value: object):
     with raises_input_error(code, field, value):
         configure(**{field.replace(".", "__"): value})
 
 
-def test_settings_that_are_not_numbers_choices_or_complete_raise(configure: Configure):
+def test_unusable_settings_raise(configure: Configure):
     with raises_input_error(ErrorCode.out_of_range, "optimizer.learning_rate") as caught:
         configure(optimizer__learning_rate="nan")
     assert isinstance(caught.value.value, float) and math.isnan(caught.value.value)
@@ -154,7 +152,7 @@ def test_mixed_precision_is_read_from_overrides_and_yaml(
 
 
 @pytest.mark.parametrize("preset", ["nano", "wan1.3b", "wan14b"])
-def test_presets_are_the_paper_s_two_stages(preset: str):
+def test_presets_follow_the_two_stages_of_the_paper(preset: str):
     first, second = (load_config(TrainConfig, CONFIGS_FOLDER / preset / f"stage{number}.yaml") for number in (1, 2))
     assert (first.stage.alignment, first.stage.loss.weight) == (AudioAlignment.clip, LossWeight.uniform)
     assert (second.stage.alignment, second.stage.loss.weight) == (AudioAlignment.frame, LossWeight.lip)

@@ -1,4 +1,4 @@
-"""The scale plan: operations as a real step has them, memory as the plan's, and what cannot be planned refused."""
+"""Compute estimate: operations of a real step, and values out of range."""
 
 import pytest
 import torch
@@ -23,14 +23,14 @@ def nano(*overrides: str) -> TrainConfig:
     return load_config(TrainConfig, CONFIGS_FOLDER / "nano" / "stage2.yaml", ["batch_size=1", *overrides])
 
 
-def test_products_are_counted_forward_and_backward():
+def test_flop_counter_counts_forward_and_backward():
     first, second = torch.randn(4, 8, requires_grad=True), torch.randn(8, 16, requires_grad=True)
     with FlopCounter() as counter:
         (first @ second).sum().backward()
     assert counter.total_flops == 3 * 2 * 4 * 8 * 16
 
 
-def test_operations_are_those_of_the_whole_model():
+def test_extrapolated_flops_equal_those_of_the_full_model():
     config = nano("gradient_checkpointing=false", "stage.trainable=['*']")
     model = build_meta_model(config)
     latents, conditions = meta_inputs(config, SIZE, model, torch.float32)
@@ -40,15 +40,15 @@ def test_operations_are_those_of_the_whole_model():
     assert operations.training_step == pytest.approx(counter.total_flops, rel=1e-3)
     again = estimate_flops(nano("gradient_checkpointing=true", "stage.trainable=['*']"), SIZE)
     recomputed = (again.training_step - counter.total_flops) / operations.forward
-    assert 0.85 < recomputed < 1, "the blocks, but not what lies outside of them"
+    assert 0.85 < recomputed < 1, "only the blocks are recomputed"
 
 
-def test_a_step_that_trains_everything_has_three_times_the_operations_of_a_forward_pass():
+def test_training_everything_takes_three_forward_passes():
     operations = estimate_flops(nano("gradient_checkpointing=false", "stage.trainable=['*']"), SIZE)
     assert operations.training_step / operations.forward == pytest.approx(3, abs=0.05)
 
 
-def test_the_table_has_a_row_for_everything_and_grows_where_it_must():
+def test_table_has_a_row_per_setting_and_grows_with_resolution():
     table = compute_estimate_table(ComputeEstimateConfig(("wan1.3b",), (256, 512), 17, (1, 8), 100e12))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| wan")]
     assert [row[2] for row in rows] == list(TRAINABLE_SETS) * 2
@@ -59,7 +59,7 @@ def test_the_table_has_a_row_for_everything_and_grows_where_it_must():
 
 
 @pytest.mark.slow
-def test_half_the_rate_takes_twice_as_long():
+def test_half_the_rate_doubles_the_time():
     whole, half = (
         compute_estimate_table(ComputeEstimateConfig(("wan1.3b",), (512,), 17, (1,), rate)) for rate in (100e12, 50e12)
     )

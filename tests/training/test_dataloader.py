@@ -1,4 +1,4 @@
-"""Which clips come when: the same for one process and for many, from any step on, and without the bad ones."""
+"""Order of the clips for one process and many, from any step, and replacement of unreadable ones."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def requests(dataset: PortraitDataset, layout: BatchLayout, first: int = 0, last
     return found
 
 
-def test_processes_and_micro_batches_share_out_the_same_global_batches(buckets: PortraitDataset):
+def test_global_batches_do_not_depend_on_processes_and_micro_batches(buckets: PortraitDataset):
     alone = requests(buckets, BatchLayout(batch_size=4, gradient_accumulation_steps=1, world_size=1, rank=0))
     spread: dict[int, list[ClipRequest]] = {}
     for rank in range(2):
@@ -45,14 +45,14 @@ def test_processes_and_micro_batches_share_out_the_same_global_batches(buckets: 
         assert [request.position for request in batch] == [0, 1, 2, 3]
 
 
-def test_the_order_can_be_entered_at_any_step(buckets: PortraitDataset):
+def test_sampling_starts_at_any_step(buckets: PortraitDataset):
     layout = BatchLayout(batch_size=2, gradient_accumulation_steps=2, world_size=1, rank=0)
     whole = requests(buckets, layout)
     for first in range(12):
         assert requests(buckets, layout, first) == whole[2 * first :]
 
 
-def test_a_step_has_clips_of_one_size_and_an_epoch_has_them_all(buckets: PortraitDataset):
+def test_a_step_has_one_size_and_an_epoch_has_every_clip(buckets: PortraitDataset):
     steps = requests(buckets, BatchLayout(batch_size=3, gradient_accumulation_steps=1, world_size=1, rank=0), last=8)
     for batch in steps:
         assert len({buckets.records[request.dataset_index].width for request in batch}) == 1
@@ -60,7 +60,7 @@ def test_a_step_has_clips_of_one_size_and_an_epoch_has_them_all(buckets: Portrai
         assert {request.dataset_index for batch in epoch for request in batch} == set(range(11))
 
 
-def test_loader_processes_change_nothing(configure: Configure):
+def test_number_of_workers_does_not_change_the_batches(configure: Configure):
     layout = BatchLayout(batch_size=2, gradient_accumulation_steps=1, world_size=1, rank=0)
     loaded = []
     for workers in (0, 2):
@@ -73,7 +73,7 @@ def test_loader_processes_change_nothing(configure: Configure):
         assert one.batch.latents.equal(other.batch.latents)
 
 
-def test_a_bad_clip_is_replaced_by_the_next_of_its_size(tmp_path: Path):
+def test_an_unreadable_clip_is_replaced_by_the_next_of_its_size(tmp_path: Path):
     dataset = PortraitDataset(make_corpus(tmp_path, clips=6, sizes=((64, 64), (96, 64))))
     for number in (2, 4):
         (tmp_path / "features" / f"clip{number:03d}.safetensors").write_bytes(b"damaged")
@@ -90,7 +90,7 @@ def test_a_bad_clip_is_replaced_by_the_next_of_its_size(tmp_path: Path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_loader_process_refuses_is_told_in_a_line(configure: Configure, tmp_path: Path, workers: int):
+def test_an_error_in_a_worker_is_raised_without_traceback(configure: Configure, tmp_path: Path, workers: int):
     manifest = make_corpus(tmp_path / "corpus", clips=2)
     for file in (tmp_path / "corpus" / "features").iterdir():
         file.write_bytes(b"damaged")
@@ -104,7 +104,7 @@ def test_what_a_loader_process_refuses_is_told_in_a_line(configure: Configure, t
     assert "Traceback" not in str(caught.value)
 
 
-def test_any_seed_gives_an_order(configure: Configure):
+def test_any_seed_is_valid(configure: Configure):
     dataset = PortraitDataset(*configure().data.manifests)
     first, second = (
         [clip for batch in BucketBatchSampler(dataset.records, 2, seed=seed) for clip in batch]

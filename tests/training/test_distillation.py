@@ -1,4 +1,4 @@
-"""Stage 3: the teacher is the guided model, the student learns the straight line of its way."""
+"""Stage 3: the teacher is the guided model, the student learns the straight line between its end points."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +57,7 @@ GOLDEN = [2.660167, 3.062257, 0.837476, 2.116757, 2.284831, 0.706188, 0.573135, 
 
 @pytest.fixture(scope="module")
 def stage2(tmp_path_factory: pytest.TempPathFactory, corpus: Path, base: Path) -> Path:
-    """An adapter whose sound, face and motion count, for a teacher."""
+    """An adapter whose audio, face and motion have an effect, for a teacher."""
     torch.manual_seed(1)
     model = load_from_wan(base, asdict(load_model_config("nano").portrait))
     randomize_zero_init(model, 0.1)
@@ -85,8 +85,8 @@ def away_from_its_start(model: FantasyTalkingTransformer3DModel) -> None:
                 parameter.normal_(std=0.1)
 
 
-def test_the_teacher_takes_the_steps_of_the_pipeline_with_its_guidance(configure: Configure, stage2: Path):
-    """The windows one after another are a video of windows x teacher_steps steps with three branches."""
+def test_the_teacher_equals_guided_sampling_by_the_pipeline(configure: Configure, stage2: Path):
+    """The windows in sequence are a video of num_windows x teacher_steps_per_window steps with three branches."""
     config = configure(stage__init_from=stage2, **STAGE3)
     model, distillation = student(config)
     objective = DistillationObjective(distillation, config.stage.loss)
@@ -103,8 +103,8 @@ def test_the_teacher_takes_the_steps_of_the_pipeline_with_its_guidance(configure
     with torch.no_grad():
         for timestep in set_timesteps(scheduler, 4, torch.device("cpu")):
             nothing, text, both = (
-                teacher.eval()(expected, timestep.expand(4), told).sample
-                for told in (
+                teacher.eval()(expected, timestep.expand(4), branch).sample
+                for branch in (
                     conditions._replace(
                         prompt_embeds=conditions.prompt_embeds * 0, condition_scale=torch.tensor([[0.0, 1.0]])
                     ),
@@ -118,12 +118,12 @@ def test_the_teacher_takes_the_steps_of_the_pipeline_with_its_guidance(configure
         found = noise
         with lora_disabled(model):
             for start in (1.0, 0.5):
-                asked = SegmentSample(torch.full((4,), start, dtype=torch.float64), torch.zeros(4), scales)
-                found = objective.integrate_teacher(model, found, conditions, asked, torch.float32)
+                segments = SegmentSample(torch.full((4,), start, dtype=torch.float64), torch.zeros(4), scales)
+                found = objective.integrate_teacher(model, found, conditions, segments, torch.float32)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_without_its_lora_and_untold_the_student_is_the_teacher_and_trains_on(configure: Configure, stage2: Path):
+def test_without_lora_and_guidance_scales_the_student_is_the_teacher(configure: Configure, stage2: Path):
     model, _ = student(configure(stage__init_from=stage2, **STAGE3))
     batch = batch_of(configure(stage__init_from=stage2, **STAGE3))
 
@@ -140,7 +140,7 @@ def test_without_its_lora_and_untold_the_student_is_the_teacher_and_trains_on(co
     assert {name.split(".")[0] for name in trained if ".lora_" not in name} == {"guidance_embedder"}
 
 
-def test_the_loss_is_the_distance_from_the_line_that_the_teacher_goes(configure: Configure, stage2: Path):
+def test_loss_is_the_distance_to_the_teacher_s_straight_line(configure: Configure, stage2: Path):
     config = configure(stage__init_from=stage2, **STAGE3)
     model, distillation = student(config)
     batch = batch_of(config)
@@ -148,46 +148,46 @@ def test_the_loss_is_the_distance_from_the_line_that_the_teacher_goes(configure:
     objective = DistillationObjective(distillation, config.stage.loss)
     found = objective.compute_loss(model, batch, draws, torch.float32)
 
-    asked = sample_segments(draws, distillation)
-    begin, end = shift_sigmas(asked.start, 3.0).float(), shift_sigmas(asked.start - 0.5, 3.0).float()
+    segments = sample_segments(draws, distillation)
+    begin, end = shift_sigmas(segments.start, 3.0).float(), shift_sigmas(segments.start - 0.5, 3.0).float()
     expected = []
     for number in range(4):
         one, alone = slice(number, number + 1), batch.conditions
         alone = type(alone)(*(value[one] if isinstance(value, Tensor) else value for value in alone))
         first = (1 - begin[one]) * batch.latents[one] + begin[one] * draws.noise[one]
-        part = SegmentSample(*(value[one] for value in asked))
+        part = SegmentSample(*(value[one] for value in segments))
         with torch.no_grad(), lora_disabled(model):
             last = objective.integrate_teacher(model, first, alone, part, torch.float32)
-        share = asked.fraction[one].float()
-        between, sigma = torch.lerp(first, last, share), torch.lerp(begin[one], end[one], share)
+        fraction = segments.fraction[one].float()
+        between, sigma = torch.lerp(first, last, fraction), torch.lerp(begin[one], end[one], fraction)
         with torch.no_grad():
             prediction = model(
-                between, sigma * NUM_TRAIN_TIMESTEPS, alone._replace(guidance=asked.guidance_scales[one])
+                between, sigma * NUM_TRAIN_TIMESTEPS, alone._replace(guidance=segments.guidance_scales[one])
             ).sample
         expected.append((prediction - (first - last) / (begin[one] - end[one])).square().mean())
     torch.testing.assert_close(found.loss, torch.stack(expected), rtol=1e-4, atol=1e-5)
     assert ((end <= found.sigmas) & (found.sigmas <= begin)).all()
 
 
-def test_no_tensor_of_a_step_is_left_on_the_cpu(configure: Configure, stage2: Path):
+def test_a_step_runs_entirely_on_another_device(configure: Configure, stage2: Path):
     step_on_second_device(configure("elsewhere", stage__init_from=stage2, **STAGE3))
 
 
-def test_what_is_asked_covers_windows_places_and_scales():
+def test_segments_cover_windows_positions_and_scales():
     config = DistillationConfig(
         num_windows=4, window_start_fraction=0.25, text_guidance_range=[2.0, 6.0], audio_guidance_range=[1.0, 3.0]
     )
-    asked = sample_segments(step_randomness(0, 0, range(4000), (1, 1, 1, 1)), config)
+    segments = sample_segments(step_randomness(0, 0, range(4000), (1, 1, 1, 1)), config)
     for start in (0.25, 0.5, 0.75, 1.0):
-        assert (asked.start == start).float().mean().item() == pytest.approx(0.25, abs=0.03)
-    assert (asked.fraction == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
-    assert asked.fraction[asked.fraction > 0].mean().item() == pytest.approx(0.5, abs=0.03)
+        assert (segments.start == start).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert (segments.fraction == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert segments.fraction[segments.fraction > 0].mean().item() == pytest.approx(0.5, abs=0.03)
     for column, (low, high) in enumerate(((2, 6), (1, 3))):
-        scales = asked.guidance_scales[:, column]
+        scales = segments.guidance_scales[:, column]
         assert (low <= scales.min() < low + 0.1) and (high - 0.1 < scales.max() <= high)
 
 
-def test_ten_steps_give_the_golden_losses_and_an_adapter_of_what_was_added(configure: Configure, stage2: Path):
+def test_ten_steps_give_the_golden_losses_and_an_adapter_of_the_added_modules(configure: Configure, stage2: Path):
     config = configure(
         stage__init_from=stage2,
         stage__steps=10,
@@ -218,7 +218,7 @@ def test_one_step_then_resumed_to_two_equals_two(configure: Configure, stage2: P
     assert read_losses(resumed.output) == read_losses(straight.output)
 
 
-def test_twenty_steps_lower_the_loss_of_the_starts(configure: Configure, stage2: Path):
+def test_twenty_steps_lower_the_loss_at_window_starts(configure: Configure, stage2: Path):
     changes = {**STAGE3, "stage__distillation__window_start_fraction": 1.0, "stage__lora__rank": 8}
     config = configure(
         stage__init_from=stage2,
@@ -285,7 +285,7 @@ def test_the_objective_follows_the_distillation_settings_or_is_named(configure: 
     assert OBJECTIVES.keys() == set(ObjectiveType)
 
 
-def test_a_teacher_with_a_lora_is_refused(configure: Configure, stage2: Path):
+def test_a_teacher_with_a_lora_raises(configure: Configure, stage2: Path):
     first = Trainer(configure("first", stage__init_from=stage2, **STAGE3)).train()
     with raises_input_error(ErrorCode.conflict, "stage.init_from", str(first)):
         build_model(configure("second", **{**STAGE3, "stage__init_from": first}), torch.float32)

@@ -1,16 +1,24 @@
-"""Two processes on the CPU follow one at the same global batch: DDP, FSDP, ZeRO-2 and ZeRO-3."""
+"""Two processes on the CPU equal one at the same global batch: DDP, FSDP, ZeRO-2 and ZeRO-3."""
 
 import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from fantasytalking.common.config import CONFIGS_FOLDER
+from fantasytalking.common.errors import ErrorCode
+from fantasytalking.training.distributed import check_compatible
 from fantasytalking.training.holdout_loss import HOLDOUT_LOG_FILE as HELD_OUT
+from tests.helpers.errors import raises_input_error
+from tests.training.conftest import Configure
 from tests.training.run_artifacts import bit_equal, load_adapter_tensors, read_log
 from tests.training.test_distillation import STAGE3 as DISTILLED
 from tests.training.tiny_corpus import PORTRAIT_STAGE, config_overrides, make_corpus, make_driven_corpus
@@ -44,7 +52,7 @@ def launch(settings: list[str], tmp_path: Path, config: str, processes: int, *be
 
 
 @pytest.mark.slow
-def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
+def test_two_processes_equal_one_and_resume(tmp_path: Path, base: Path):
     corpus = make_corpus(tmp_path / "corpus", clips=10, sizes=((64, 64), (96, 64)))
     changes = {"checkpoints__interval": 2, "stage__loss__weight": "lip", "optimizer__ema_decay": 0.9}
     changes |= {"holdout__interval": 3, "holdout__manifests": f"[{corpus}]", "holdout__max_clips": 5}
@@ -70,20 +78,20 @@ def test_two_processes_follow_one_and_resume_alike(tmp_path: Path, base: Path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_one_machine_alone_has_is_refused(tmp_path: Path, corpus: Path, base: Path):
+def test_a_checkpoint_on_one_machine_only_raises(tmp_path: Path, corpus: Path, base: Path):
     wrapper = str(Path(__file__).parent / "separate_machines.py")
 
     def settings(steps: int) -> list[str]:
         return config_overrides(Path("run"), corpus, base, batch_size=1, stage__steps=steps, checkpoints__interval=2)
 
     launch(settings(2), tmp_path, "ddp.yaml", 2, wrapper)
-    with pytest.raises(AssertionError, match="is not there for every process; output must be a folder that all"):
+    with pytest.raises(AssertionError, match="is not visible to every process; output must be a folder that all"):
         launch(settings(4), tmp_path, "ddp.yaml", 2, wrapper)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["fsdp", "zero2", "zero3"])
-def test_sharded_processes_follow_one(config: str, tmp_path: Path, corpus: Path, base: Path):
+def test_sharded_processes_equal_one(config: str, tmp_path: Path, corpus: Path, base: Path):
     wrapper = str(Path(__file__).parent / "cpu_sharding.py")
 
     def settings(name: str, **more: object) -> list[str]:
@@ -112,7 +120,7 @@ def test_sharded_processes_follow_one(config: str, tmp_path: Path, corpus: Path,
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [{}, STAGE3], ids=["stage1", "stage3"])
 @pytest.mark.parametrize("config", ["fsdp", "zero3"])
-def test_sharded_processes_train_in_half_precision(
+def test_sharded_processes_train_in_bf16(
     config: str, stage: dict[str, object], tmp_path: Path, corpus: Path, base: Path
 ):
     """As the presets of 14B do: sums of gradients and noise levels must not be rounded, teachers need many calls."""
@@ -133,8 +141,8 @@ def test_sharded_processes_train_in_half_precision(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["ddp", "fsdp", "zero3"])
-def test_processes_that_train_expressions_follow_one(config: str, tmp_path: Path, base: Path):
-    """Clips of one and of two people; conditions in conditions reach every process."""
+def test_processes_that_train_expressions_equal_one(config: str, tmp_path: Path, base: Path):
+    """Clips of one and two people; nested conditions reach every process."""
     corpus = make_driven_corpus(tmp_path / "corpus")
     wrapper = [] if config == "ddp" else [str(Path(__file__).parent / "cpu_sharding.py")]
 
@@ -147,3 +155,28 @@ def test_processes_that_train_expressions_follow_one(config: str, tmp_path: Path
         found = [line[name] for line in read_log(tmp_path / config)]
         assert found == pytest.approx([line[name] for line in read_log(tmp_path / "one")], rel=1e-4)
     assert load_adapter_tensors(tmp_path / config).keys() == load_adapter_tensors(tmp_path / "one").keys()
+
+
+@pytest.mark.parametrize(
+    ("distributed_type", "zero_stage", "changes", "field"),
+    [
+        (DistributedType.NO, 0, {"optimizer__ema_decay": 0.9, "optimizer__type": "muon"}, None),
+        (DistributedType.MULTI_CPU, 0, {"optimizer__ema_decay": 0.9, "mixed_precision": "bf16"}, None),
+        (DistributedType.DEEPSPEED, 2, {"optimizer__ema_decay": 0.9}, None),
+        (DistributedType.DEEPSPEED, 2, {"optimizer__ema_decay": 0.9, "mixed_precision": "bf16"}, "optimizer.ema_decay"),
+        (DistributedType.DEEPSPEED, 3, {"optimizer__ema_decay": 0.9}, "optimizer.ema_decay"),
+        (DistributedType.DEEPSPEED, 2, {"optimizer__type": "muon"}, "optimizer.type"),
+        (DistributedType.FSDP, 0, {"optimizer__ema_decay": 0.9}, "optimizer.ema_decay"),
+        (DistributedType.FSDP, 0, {"optimizer__type": "muon"}, "optimizer.type"),
+    ],
+)
+def test_settings_that_need_whole_parameters_raise_when_sharded(
+    configure: Configure, distributed_type: DistributedType, zero_stage: int, changes: dict, field: str | None
+):
+    config = configure(**changes)
+    plugin = SimpleNamespace(zero_stage=zero_stage)
+    accelerator: Any = SimpleNamespace(
+        distributed_type=distributed_type, state=SimpleNamespace(deepspeed_plugin=plugin)
+    )
+    with nullcontext() if field is None else raises_input_error(ErrorCode.unsupported, field):
+        check_compatible(config, accelerator)

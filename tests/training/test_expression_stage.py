@@ -1,4 +1,4 @@
-"""The portrait stage: an expression condition is added to a model that has none, and alone is trained."""
+"""Portrait stage: an expression condition is added to a model without one, and only it trains."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def batch_of(config: TrainConfig, clips: tuple[int, ...] = (0, 1)) -> TrainingBa
 
 
 def moved(model: torch.nn.Module) -> None:
-    """The expression's values away from their zero start."""
+    """Randomizes the value projections of the expression attention, which are initialized to zero."""
     torch.manual_seed(7)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -86,7 +86,7 @@ def test_ten_steps_give_the_golden_losses(portrait: Portrait):
     assert read_losses(config.output) == pytest.approx(GOLDEN, rel=1e-4)
 
 
-def test_twenty_steps_lower_the_loss_and_the_adapter_brings_it_to_a_model_without(portrait: Portrait):
+def test_twenty_steps_lower_the_loss_and_the_adapter_loads_into_a_plain_model(portrait: Portrait):
     config = portrait(stage__steps=20, batch_size=8, checkpoints__interval=20, optimizer__learning_rate=1e-2)
     fresh, _ = build_model(config, torch.float32)
     before = corpus_loss(fresh, config)
@@ -99,11 +99,11 @@ def test_twenty_steps_lower_the_loss_and_the_adapter_brings_it_to_a_model_withou
     assert corpus_loss(plain, config) == pytest.approx(after, rel=1e-5)
 
 
-def test_no_tensor_of_a_step_is_left_on_the_cpu(portrait: Portrait):
+def test_a_step_runs_entirely_on_another_device(portrait: Portrait):
     step_on_second_device(portrait())
 
 
-def test_only_the_expression_trains_and_is_stored(portrait: Portrait):
+def test_only_the_expression_modules_train_and_are_saved(portrait: Portrait):
     config = portrait()
     before, _ = build_model(config, torch.float32)
     trainer = Trainer(config)
@@ -123,11 +123,11 @@ def test_two_steps_then_resumed_to_four_equal_four(portrait: Portrait):
     straight = portrait("straight", stage__steps=4, **changes)
     Trainer(straight).train()
     Trainer(portrait("resumed", stage__steps=2, **changes)).train()
-    begun = Path(straight.output).parent / "resumed" / "run.json"
-    known = json.loads(begun.read_text())
-    for key in ("data.region_boxes", "data.background"):  # as of a run that was begun before there were any
+    recorded = Path(straight.output).parent / "resumed" / "run.json"
+    known = json.loads(recorded.read_text())
+    for key in ("data.region_boxes", "data.background"):  # as of a run that was started before these keys existed
         del known[key]
-    begun.write_text(json.dumps(known))
+    recorded.write_text(json.dumps(known))
     resumed = portrait("resumed", stage__steps=4, **changes)
     folder = Trainer(resumed).train()
     assert bit_equal(load_checkpoint_tensors(resumed.output, 4), load_checkpoint_tensors(straight.output, 4))
@@ -138,7 +138,7 @@ def test_two_steps_then_resumed_to_four_equal_four(portrait: Portrait):
         Trainer(portrait("resumed", stage__steps=4, data__region_boxes="tracked", **changes)).train()
 
 
-def test_a_dropped_expression_is_none_exactly(portrait: Portrait):
+def test_a_dropped_expression_equals_no_expression(portrait: Portrait):
     config = portrait()
     model, _ = build_model(config, torch.float32)
     moved(model)
@@ -155,7 +155,7 @@ def test_a_dropped_expression_is_none_exactly(portrait: Portrait):
     assert torch.corrcoef(kept.T)[3, :3].abs().max() < 0.05, "independent of the others"
 
 
-def test_an_augmentation_trains_with_the_parameters_of_another(portrait: Portrait):
+def test_parameter_counts_of_augmentations_can_be_matched(portrait: Portrait):
     counts = {}
     for name, changes in {
         "none": {"augmentation": "none"},
@@ -174,24 +174,24 @@ def test_an_augmentation_trains_with_the_parameters_of_another(portrait: Portrai
 
 
 def saved_pipeline(folder: Path, base: Path) -> Path:
-    """As much of a saved pipeline as training reads, its sound's weights unlike fresh ones."""
+    """The part of a saved pipeline that training reads, with audio weights that differ from initial ones."""
     torch.manual_seed(11)
     load_from_wan(base, asdict(load_model_config("nano").portrait)).save_pretrained(folder / "transformer")
     (folder / "model_index.json").write_text("{}")
     return folder
 
 
-def test_it_goes_on_a_saved_pipeline_on_its_own_adapter_and_on_released_weights(
+def test_training_starts_from_a_saved_pipeline_an_adapter_or_released_weights(
     portrait: Portrait, base: Path, tmp_path: Path
 ):
     pipeline = saved_pipeline(tmp_path / "pipeline", base)
-    sound = load_file(pipeline / "transformer" / "diffusion_pytorch_model.safetensors")["audio_projector.proj.weight"]
+    audio = load_file(pipeline / "transformer" / "diffusion_pytorch_model.safetensors")["audio_projector.proj.weight"]
     first = Trainer(portrait("first", base=pipeline, stage__init_from=pipeline)).train()
     described, tensors = read_adapter(first)
     assert described.modules == ["expression"] and described.on_saved and described.base == str(pipeline)
     model, _ = build_model(portrait("second", base=pipeline, stage__init_from=first), torch.float32)
     assert bit_equal({name: value for name, value in model.state_dict().items() if name in tensors}, tensors)
-    assert torch.equal(model.audio_projector.proj.weight, sound), "the saved pipeline's, not fresh"
+    assert torch.equal(model.audio_projector.proj.weight, audio), "of the saved pipeline, not initialized"
     with raises_input_error(ErrorCode.conflict, "base", str(base)):
         build_model(portrait("bare", stage__init_from=first), torch.float32)
 
@@ -207,7 +207,7 @@ def test_it_goes_on_a_saved_pipeline_on_its_own_adapter_and_on_released_weights(
         build_model(portrait("deep", stage__init_from=first, base=pipeline, stage__expression__depth=2), torch.float32)
 
 
-def test_a_half_precision_adapter_holds_half_and_loads(portrait: Portrait):
+def test_a_float16_adapter_is_saved_and_loaded(portrait: Portrait):
     folder = Trainer(portrait(stage__expression__save_float16=True)).train()
     assert {value.dtype for value in read_adapter(folder)[1].values()} == {torch.float16}
     model, _ = build_model(portrait("next", stage__init_from=folder), torch.float32)
@@ -215,30 +215,30 @@ def test_a_half_precision_adapter_holds_half_and_loads(portrait: Portrait):
     assert model.expression_projector.norm.weight.dtype == torch.float32
 
 
-def test_the_plan_counts_the_expression_and_the_people(portrait: Portrait):
+def test_the_plan_counts_expression_parameters_and_people(portrait: Portrait):
     config = portrait()
     assert config.stage.expression is not None
-    told = describe_plan(config)
-    assert "bucket 64x64, 9 frames at 25 fps: 4 clips" in told
-    assert "bucket 64x64, 9 frames at 25 fps, 2 people: 4 clips" in told
+    text = describe_plan(config)
+    assert "bucket 64x64, 9 frames at 25 fps: 4 clips" in text
+    assert "bucket 64x64, 9 frames at 25 fps, 2 people: 4 clips" in text
     # nano's 8 blocks of width 256
     count = projector_parameter_count(config.stage.expression.to_module_config()) + 8 * 2 * 256 * 24
-    assert f"{count:,}" in told.split("expression ")[1].splitlines()[0]
+    assert f"{count:,}" in text.split("expression ")[1].splitlines()[0]
     size = ClipSize(64, 64, 9, 25.0)
     assert activation_bytes(config, size) < activation_bytes(config, size._replace(people=2))
 
 
-def test_two_speakers_are_trained_by_stage_two(configure: Configure, tmp_path: Path):
-    manifest = make_driven_corpus(tmp_path / "corpus", sound=True)
+def test_stage_two_trains_on_two_speakers(configure: Configure, tmp_path: Path):
+    manifest = make_driven_corpus(tmp_path / "corpus", audio=True)
     config = configure(manifest=manifest, stage__name="stage2", stage__alignment="frame", stage__loss__weight="lip")
     batch = PortraitCollator(config.data.collate_config(config.stage.alignment))([PortraitDataset(manifest)[1]])
     assert batch.conditions.speaker_regions is not None and batch.conditions.speaker_regions.shape[1] == 2
     assert read_adapter(Trainer(config).train())[0].modules == ["audio", "face", "motion"]
 
 
-def test_expressions_and_a_sound_each_train_together(portrait: Portrait, base: Path, tmp_path: Path):
+def test_expressions_and_audio_of_several_people_train_together(portrait: Portrait, base: Path, tmp_path: Path):
     """As in configs/nano/people.yaml, audio besides: one adapter of both for a saved pipeline, with a LoRA."""
-    manifest, pipeline = make_driven_corpus(tmp_path / "corpus", sound=True), saved_pipeline(tmp_path / "saved", base)
+    manifest, pipeline = make_driven_corpus(tmp_path / "corpus", audio=True), saved_pipeline(tmp_path / "saved", base)
     people = load_config(TrainConfig, CONFIGS_FOLDER / "nano" / "people.yaml").stage
     changes = {
         "stage__trainable": f"[{','.join([*people.trainable, 'audio'])}]",
@@ -257,6 +257,6 @@ def test_expressions_and_a_sound_each_train_together(portrait: Portrait, base: P
     assert all(value.abs().max() > 0 for value in load_file(folder / "lora.safetensors").values())
 
 
-def test_clips_that_tell_of_no_expression_are_refused(portrait: Portrait, corpus: Path):
-    with pytest.raises(InputError, match="tells of no expression"):
+def test_clips_without_expressions_raise(portrait: Portrait, corpus: Path):
+    with pytest.raises(InputError, match="has no expression"):
         Trainer(portrait(manifest=corpus)).train()

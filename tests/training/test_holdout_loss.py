@@ -1,4 +1,4 @@
-"""The error on held-out clips: it is what it says, is told while a run goes on, and training does not notice."""
+"""Loss on held-out clips: values, logging, and no effect on training."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def lines(output: str) -> list[dict]:
 
 
 @torch.no_grad()
-def test_errors_are_those_of_the_velocity_in_the_parts_of_the_picture(configure: Configure, others: Path):
+def test_errors_are_those_of_the_velocity_per_region(configure: Configure, others: Path):
     config = configure(holdout__interval=1, holdout__manifests=[str(others)], holdout__max_clips=1)
     model, _ = build_model(config, torch.float32)
     held_out = HoldoutLoss(config, None)
@@ -54,7 +54,7 @@ def test_errors_are_those_of_the_velocity_in_the_parts_of_the_picture(configure:
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_a_run_tells_it_and_trains_the_same(configure: Configure, others: Path, precision: str):
+def test_evaluation_does_not_change_training(configure: Configure, others: Path, precision: str):
     shown = {"holdout__manifests": [str(others)], "holdout__max_clips": 4, "mixed_precision": precision}
     plain = configure("plain", stage__steps=4, mixed_precision=precision)
     watched = configure("watched", stage__steps=4, holdout__interval=2, **shown)
@@ -68,7 +68,7 @@ def test_a_run_tells_it_and_trains_the_same(configure: Configure, others: Path, 
     assert all(0 < value < 100 for part in ("everywhere", "lips", "rest") for value in second[part])
 
 
-def test_a_resumed_run_tells_every_step_once(configure: Configure, others: Path):
+def test_a_resumed_run_logs_every_step_once(configure: Configure, others: Path):
     shown = {"holdout__interval": 1, "holdout__manifests": [str(others)], "holdout__max_clips": 2}
     whole = configure("whole", stage__steps=4, **shown)
     Trainer(whole).train()
@@ -87,17 +87,19 @@ def test_a_resumed_run_tells_every_step_once(configure: Configure, others: Path)
         ({"holdout__manifests": ["x"], "holdout__max_clips": 0}, ErrorCode.out_of_range, "holdout.max_clips", 0),
     ],
 )
-def test_missing_or_no_clips_raise(configure: Configure, changes: dict, code: ErrorCode, field: str, value: object):
+def test_missing_manifests_and_zero_clips_raise(
+    configure: Configure, changes: dict, code: ErrorCode, field: str, value: object
+):
     with raises_input_error(code, field, value):
         configure(holdout__interval=1, **changes)
 
 
-def test_clips_that_are_not_there_are_told_before_the_first_step(configure: Configure, tmp_path: Path):
+def test_missing_clips_raise_before_the_first_step(configure: Configure, tmp_path: Path):
     config = configure(holdout__interval=1, holdout__manifests=[str(tmp_path / "none.jsonl")])
     with pytest.raises(InputError, match=r"none\.jsonl"):
         Trainer(config)
 
 
-def test_a_distilled_model_has_no_such_error():
+def test_holdout_loss_of_a_distilled_model_raises():
     with raises_input_error(ErrorCode.conflict, "holdout.interval", 1):
         load_config(TrainConfig, preset_path("nano", "stage3"), ["holdout.interval=1", "holdout.manifests=[x]"])

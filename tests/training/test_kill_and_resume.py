@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a run, then the same command again."""
+"""Kills a run by SIGKILL and repeats the command."""
 
 import signal
 import time
@@ -19,15 +19,15 @@ def train(config: TrainConfig) -> None:
     Trainer(config).train()
 
 
-def seen(output: Path, moment: str) -> bool:
-    """Whether the run is well under way, and in the midst of what `moment` says."""
+def is_at(output: Path, moment: str) -> bool:
+    """Whether the run has a checkpoint and is at `moment`."""
     saved = [path for path in (output / "checkpoints").glob("*step-*") if path.name.startswith("step-")]
     saving = list((output / "checkpoints").glob(".step-*.partial"))
     return bool(saved) and bool(saving) == (moment == "while saving")
 
 
 @pytest.mark.parametrize("moment", ["while training", "while saving"])
-def test_a_killed_run_goes_on_as_if_nothing_had_been(moment: str, configure: Configure):
+def test_a_killed_run_resumes_to_the_same_weights(moment: str, configure: Configure):
     changes = {"stage__steps": 12, "checkpoints__interval": 2, "optimizer__ema_decay": 0.9}
     killed, straight = configure("killed", **changes), configure("straight", **changes)
     output = Path(killed.output)
@@ -35,12 +35,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(moment: str, configure: Con
     process = FORK_SERVER.Process(target=train, args=(killed,))
     process.start()
     while process.is_alive():
-        if seen(output, moment):
+        if is_at(output, moment):
             process.kill()
             break
         time.sleep(0.0005)
     process.join()
-    assert process.exitcode == -signal.SIGKILL, "the run was over before it could be killed"
+    assert process.exitcode == -signal.SIGKILL, "the run finished before it could be killed"
     assert not (output / "adapter").exists()
 
     for config in (killed, straight):  # each a process of its own, as a command is

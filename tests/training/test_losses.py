@@ -1,4 +1,4 @@
-"""Dropout, lip mask and the loss of a stage."""
+"""Condition dropout, lip mask and the flow matching loss."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def many_draws(count: int) -> StepRandomness:
     return step_randomness(3, 7, range(count), (1, 1, 1, 1))
 
 
-def test_each_condition_is_dropped_independently_at_its_own_rate():
+def test_conditions_are_dropped_independently_at_their_rates():
     count, shares = 6000, DropoutConfig(reference=0.1, audio=0.2, prompt=0.3)
     conditions = tiny_conditions(batch=1, frames=1, size=2)
     many = conditions._replace(
@@ -43,13 +43,13 @@ def test_each_condition_is_dropped_independently_at_its_own_rate():
     assert torch.equal(dropped.image_latents, many.image_latents)
 
 
-@pytest.mark.parametrize("reference_drops", ReferenceDropoutTarget)
-def test_what_a_dropped_reference_takes_away(reference_drops: ReferenceDropoutTarget):
+@pytest.mark.parametrize("target", ReferenceDropoutTarget)
+def test_reference_target_selects_what_is_dropped(target: ReferenceDropoutTarget):
     conditions = tiny_conditions(batch=2)
-    config = DropoutConfig(reference=0.5, audio=0.0, prompt=0.0, reference_target=reference_drops)
+    config = DropoutConfig(reference=0.5, audio=0.0, prompt=0.0, reference_target=target)
     dropped = drop_conditions(conditions, torch.tensor([[0.4, 0.9, 0.9, 0.9], [0.6, 0.9, 0.9, 0.9]]), config)
-    face = reference_drops in (ReferenceDropoutTarget.face, ReferenceDropoutTarget.all)
-    picture = reference_drops in (ReferenceDropoutTarget.image, ReferenceDropoutTarget.all)
+    face = target in (ReferenceDropoutTarget.face, ReferenceDropoutTarget.all)
+    picture = target in (ReferenceDropoutTarget.image, ReferenceDropoutTarget.all)
     assert dropped.condition_scale.tolist() == [[1.0, 0.0 if face else 1.0], [1.0, 1.0]]
     assert (dropped.image_latents[0].abs().max() == 0) == picture
     assert (dropped.image_embeds[0].abs().max() == 0) == picture
@@ -57,7 +57,7 @@ def test_what_a_dropped_reference_takes_away(reference_drops: ReferenceDropoutTa
         assert torch.equal(getattr(dropped, name)[1], getattr(conditions, name)[1])
 
 
-def test_a_base_without_image_attention_keeps_none():
+def test_a_base_without_image_attention_has_no_image_embeds():
     conditions = tiny_conditions(batch=1)._replace(image_embeds=None)
     config = DropoutConfig(reference_target=ReferenceDropoutTarget.all)
     assert drop_conditions(conditions, torch.zeros(1, 4), config).image_embeds is None
@@ -87,15 +87,15 @@ def test_p_is_masked_at_the_rate_of_eta():
     assert (per_step <= 0.2).float().mean().item() == pytest.approx(0.2, abs=0.04)
 
 
-@pytest.mark.parametrize("normalisation", LossNormalization)
-def test_stage_loss_equals_its_formula(normalisation: LossNormalization):
+@pytest.mark.parametrize("normalization", LossNormalization)
+def test_flow_matching_loss_equals_its_formula(normalization: LossNormalization):
     model, conditions = tiny_transformer(), tiny_conditions()
     sample, _ = tiny_latents()
     mask = torch.rand(2, 1, *sample.shape[2:], generator=torch.Generator().manual_seed(5))
     draws = step_randomness(0, 0, [0, 1], sample.shape[1:])._replace(
         sigma_uniform=torch.tensor([0.2, 0.6]), mask_uniform=torch.tensor([0.1, 0.9])
     )
-    config = LossConfig(weight=LossWeight.lip, normalization=normalisation, sigmas=SigmaConfig(shift=3.0))
+    config = LossConfig(weight=LossWeight.lip, normalization=normalization, sigmas=SigmaConfig(shift=3.0))
     with torch.no_grad():
         objective = FlowMatchingObjective(config, NO_DROPOUT)
         result = objective.compute_loss(model, TrainingBatch(sample, conditions, mask), draws, torch.float32)
@@ -103,13 +103,13 @@ def test_stage_loss_equals_its_formula(normalisation: LossNormalization):
         sigmas = torch.tensor([3 * 0.2 / 1.4, 3 * 0.6 / 2.2])
         noisy = (1 - sigmas.view(2, 1, 1, 1, 1)) * sample + sigmas.view(2, 1, 1, 1, 1) * draws.noise
         error = (model(noisy, 1000 * sigmas, conditions).sample - (draws.noise - sample)) ** 2
-    area = 16 * mask[1].sum() if normalisation is LossNormalization.mask else error[1].numel()
+    area = 16 * mask[1].sum() if normalization is LossNormalization.mask else error[1].numel()
     expected = torch.stack([error[0].mean(), (mask[1] * error[1]).sum() / area])
     torch.testing.assert_close(result.loss, expected)
     torch.testing.assert_close(result.sigmas, sigmas)
 
 
-def test_random_numbers_follow_seed_step_and_place_alone():
+def test_random_numbers_depend_on_seed_step_and_position_only():
     whole, part = step_randomness(1, 5, [0, 1, 2, 3], (2, 3)), step_randomness(1, 5, [2, 3], (2, 3))
     for name, value in part._asdict().items():
         assert torch.equal(value, getattr(whole, name)[2:])

@@ -1,4 +1,4 @@
-"""The plan: what it counts, and its estimate of activations against what a real forward pass keeps."""
+"""Memory estimate: counts, and activations compared with a real forward pass."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tests.training.conftest import Configure
 
 
 def kept_bytes(config: TrainConfig) -> int:
-    """What autograd really keeps for a batch of the corpus on the nano model, on the CPU."""
+    """Bytes that autograd saves for a batch of the corpus on the nano model, on the CPU."""
     preset = load_model_config("nano")
     preset.wan.in_channels, preset.wan.out_channels = 36, 16  # the corpus', which are Wan's
     model = build_meta_transformer(preset).to_empty(device="cpu")
@@ -46,13 +46,13 @@ def kept_bytes(config: TrainConfig) -> int:
 
 
 @pytest.mark.parametrize("alignment", ["clip", "frame"])
-def test_activations_are_what_a_real_forward_pass_keeps(configure: Configure, alignment: str):
+def test_activations_match_those_of_a_real_forward_pass(configure: Configure, alignment: str):
     config = configure(stage__alignment=alignment)
     estimate = activation_bytes(config, ClipSize(64, 64, 9, 25.0))
     assert 0.8 < estimate / kept_bytes(config) < 1.6
 
 
-def test_gradient_checkpointing_and_size_show_in_the_estimate():
+def test_estimate_depends_on_gradient_checkpointing_and_size():
     config = load_config(TrainConfig, CONFIGS_FOLDER / "wan14b" / "stage1.yaml")
     checkpointed = activation_bytes(config, PAPER_CLIP_SIZE)
     config.gradient_checkpointing = False
@@ -77,7 +77,7 @@ def test_weights_are_counted():
 
 
 def test_the_plan_counts_lora_and_needs_no_corpus(configure: Configure, tmp_path: Path):
-    told = describe_plan(configure(manifest=tmp_path / "none.jsonl", stage__lora__rank=8))
-    assert "no corpus yet" in told
+    text = describe_plan(configure(manifest=tmp_path / "none.jsonl", stage__lora__rank=8))
+    assert "no corpus yet" in text
     # 8 blocks, 8 layers of 256 to 256, two matrices of rank 8
-    assert f"{8 * 8 * 2 * 8 * 256:,}" in told
+    assert f"{8 * 8 * 2 * 8 * 256:,}" in text

@@ -1,4 +1,4 @@
-"""Muon: what its update is, and that it goes on as if never stopped."""
+"""Muon: its update, and its restored state."""
 
 import copy
 
@@ -9,7 +9,7 @@ from torch import nn
 from fantasytalking.training.muon import ADAMW_UPDATE_RMS, Muon, orthogonalize
 
 
-def test_an_orthogonalised_matrix_keeps_its_directions_and_evens_their_lengths() -> None:
+def test_orthogonalize_keeps_singular_vectors_and_equalizes_singular_values() -> None:
     torch.manual_seed(0)
     for shape in ((24, 40), (40, 24)):
         matrix = torch.randn(shape) @ torch.diag(torch.logspace(0, -1, shape[1]))
@@ -20,7 +20,7 @@ def test_an_orthogonalised_matrix_keeps_its_directions_and_evens_their_lengths()
         assert (found * (left @ right)).sum() / found.norm() / (left @ right).norm() > 0.95
 
 
-def test_one_step_moves_matrices_by_muon_and_vectors_by_adam() -> None:
+def test_matrices_are_updated_by_muon_and_vectors_by_adam() -> None:
     torch.manual_seed(0)
     weight, bias = nn.Parameter(torch.zeros(8, 16, 3)), nn.Parameter(torch.zeros(8))
     weight.grad, bias.grad = torch.randn_like(weight), torch.randn_like(bias)
@@ -31,21 +31,21 @@ def test_one_step_moves_matrices_by_muon_and_vectors_by_adam() -> None:
     assert (weight.data * weight.grad).sum() < 0
 
 
-def test_a_state_that_was_saved_goes_on_alike() -> None:
-    def run(steps: range, weight: nn.Parameter, bias: nn.Parameter, optimiser: Muon) -> None:
+def test_a_restored_state_continues_identically() -> None:
+    def run(steps: range, weight: nn.Parameter, bias: nn.Parameter, optimizer: Muon) -> None:
         for step in steps:
             generator = torch.Generator().manual_seed(step)
             weight.grad = torch.randn(weight.shape, generator=generator)
             bias.grad = torch.randn(bias.shape, generator=generator)
-            optimiser.step()
+            optimizer.step()
 
     whole = [nn.Parameter(torch.ones(4, 6)), nn.Parameter(torch.ones(4))]
-    optimiser = Muon(whole, lr=0.1, weight_decay=0.1)
-    run(range(3), *whole, optimiser)
+    optimizer = Muon(whole, lr=0.1, weight_decay=0.1)
+    run(range(3), *whole, optimizer)
     rest = [nn.Parameter(value.detach().clone()) for value in whole]
     other = Muon(rest, lr=0.1, weight_decay=0.1)
-    other.load_state_dict(copy.deepcopy(optimiser.state_dict()))
-    run(range(3, 6), *whole, optimiser)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    run(range(3, 6), *whole, optimizer)
     run(range(3, 6), *rest, other)
     for one, same in zip(whole, rest, strict=True):
         assert torch.equal(one, same)

@@ -1,4 +1,4 @@
-"""The learning rate over the steps, decay, and the moving average."""
+"""Learning rate schedule, weight decay and moving average."""
 
 import itertools
 
@@ -31,18 +31,18 @@ def test_learning_rate_warms_up_and_follows_its_schedule():
 def test_matrices_decay_and_vectors_do_not():
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3))
     model[2].requires_grad_(False)
-    optimiser = build_optimizer(model, OptimizerConfig(weight_decay=0.5, learning_rate=0.1))
+    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.5, learning_rate=0.1))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
+    optimizer.step()
     weight, bias, scale, shift, frozen_weight, frozen_bias = model.parameters()
     torch.testing.assert_close(weight, before[0] * 0.95)
     for parameter, old in ((bias, 1), (scale, 2), (shift, 3), (frozen_weight, 4), (frozen_bias, 5)):
         assert torch.equal(parameter, before[old])
 
 
-def test_the_average_follows_its_formula_and_gives_the_weights_back():
+def test_the_average_follows_its_formula_and_the_weights_are_restored():
     model = nn.Linear(1, 1)
     model.bias.requires_grad_(False)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which parameters train, by name."""
+"""Parameters that train, by name."""
 
 from fnmatch import fnmatchcase
 
@@ -29,28 +29,28 @@ def training(model: torch.nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_adapters_alone(configure: Configure):
+def test_adapter_modules_only(configure: Configure):
     model, _ = build_model(configure(stage__alignment="frame"), torch.float32)
     expected = {name for name, _ in model.named_parameters() if any(fnmatchcase(name, p) for p in ADAPTERS)}
     assert training(model) == expected
     assert not any(adapter_module_of(name) is None for name in expected)
 
 
-def test_a_clip_s_audio_trains_no_places(configure: Configure):
-    """They would have no gradient; the adapter holds them as they are."""
+def test_clip_alignment_freezes_the_positions(configure: Configure):
+    """Positions would have no gradient; the adapter saves them unchanged."""
     clip, frame = (build_model(configure(stage__alignment=kind), torch.float32) for kind in ("clip", "frame"))
     assert training(frame[0]) - training(clip[0]) == {"audio_projector.positions"}
     assert set(frame[1].trained_names) - set(clip[1].trained_names) == {"audio_projector.positions"}
     assert clip[1].adapter_config(configure(), 1)[0].modules == ["audio", "face", "motion"]
 
 
-def test_one_module_leaves_the_others_fresh(configure: Configure):
+def test_modules_that_do_not_train_are_not_saved(configure: Configure):
     model, origin = build_model(configure(stage__trainable="[audio,motion]"), torch.float32)
     assert {adapter_module_of(name) for name in training(model)} == {"audio", "motion"}
     assert origin.adapter_config(configure(), 1)[0].modules == ["audio", "motion"]
 
 
-def test_base_is_everything_but_the_papers_modules(configure: Configure):
+def test_base_is_everything_but_the_adapter_modules(configure: Configure):
     model, _ = build_model(configure(stage__trainable="[base,audio]", stage__alignment="frame"), torch.float32)
     named = {adapter_module_of(name) for name in training(model)}
     assert named == {None, "audio"}
@@ -87,7 +87,7 @@ def test_everything(configure: Configure):
     assert described.base_tensors == len(base_names) == sum(adapter_module_of(n) is None for n in training(model))
 
 
-def test_in_bf16_only_the_frozen_base_is_half(configure: Configure):
+def test_in_bf16_only_the_frozen_base_is_bfloat16(configure: Configure):
     model, _ = build_model(configure(mixed_precision="bf16"), torch.bfloat16)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -97,8 +97,8 @@ def test_in_bf16_only_the_frozen_base_is_half(configure: Configure):
 
 
 @pytest.mark.parametrize("trainable", ["[audio,face,motion]", "['*']"])
-def test_a_process_that_is_sent_the_base_has_the_first_one_s_model(configure: Configure, trainable: str):
-    """What is not alike could not be sent."""
+def test_an_unmaterialized_model_has_the_same_parameters(configure: Configure, trainable: str):
+    """Broadcasting from the first process requires equal names, shapes and types."""
     config = configure(
         mixed_precision="bf16", stage__trainable=trainable, stage__alignment="frame", stage__lora__rank=4
     )
@@ -111,7 +111,7 @@ def test_a_process_that_is_sent_the_base_has_the_first_one_s_model(configure: Co
     assert first[1].adapter_config(config, 1) == sent[1].adapter_config(config, 1)
 
 
-def test_a_pattern_that_matches_nothing_is_refused():
+def test_a_pattern_that_matches_nothing_raises():
     with raises_input_error(ErrorCode.unknown_key, "stage.trainable", "blocks.*.attn3.*"):
         set_trainable(tiny_transformer(), ["audio", "blocks.*.attn3.*"])
 

@@ -1,4 +1,4 @@
-"""Whole runs on a tiny corpus: resume, learning, golden losses, what a run leaves behind, and what stops it."""
+"""Whole runs on a tiny corpus: golden losses, resuming, learning, files and errors."""
 
 import json
 import math
@@ -109,7 +109,7 @@ def test_accumulation_is_exact(configure: Configure):
         assert found == pytest.approx([line[name] for line in read_log(whole.output)], rel=1e-4)
 
 
-def test_a_run_goes_on_with_another_accumulation(configure: Configure):
+def test_a_run_resumes_with_another_accumulation(configure: Configure):
     run(configure("straight", batch_size=2, stage__steps=6))
     run(configure("split", batch_size=2, stage__steps=3))
     run(configure("split", batch_size=1, gradient_accumulation_steps=2, stage__steps=6))
@@ -127,17 +127,17 @@ def test_gradient_checkpointing_changes_nothing(configure: Configure):
         torch.testing.assert_close(load_adapter_tensors(computed_again.output)[name], value)
 
 
-def test_the_attention_backend_changes_how_and_not_what(configure: Configure):
-    chosen, told = configure("chosen"), configure("told", attention_backend="_native_math")
-    run(chosen)
+def test_the_attention_backend_does_not_change_the_losses(configure: Configure):
+    default, named = configure("default"), configure("named", attention_backend="_native_math")
+    run(default)
     try:
-        run(told)
+        run(named)
     finally:
         _AttentionBackendRegistry.set_active_backend(AttentionBackendName.NATIVE)
-    assert read_losses(told.output) == pytest.approx(read_losses(chosen.output), rel=1e-4)
+    assert read_losses(named.output) == pytest.approx(read_losses(default.output), rel=1e-4)
 
 
-def test_half_precision_on_a_cpu_multiplies_by_itself_unless_a_backend_is_chosen(configure: Configure):
+def test_bf16_on_a_cpu_uses_matmul_attention_unless_a_backend_is_set(configure: Configure):
     steps = {}
     for name, attention in (("products", "null"), ("native", "native")):
         config = configure(name, attention_backend=attention, mixed_precision="bf16")
@@ -153,7 +153,7 @@ def test_half_precision_on_a_cpu_multiplies_by_itself_unless_a_backend_is_chosen
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_compiled_blocks_step_alike_and_resume(configure: Configure):
+def test_compiled_blocks_give_the_same_losses_and_resume(configure: Configure):
     steps = {"stage__steps": 4, "checkpoints__interval": 2, "mixed_precision": "bf16"}
     plain, straight = configure("plain", **steps), configure("compiled", compile=True, **steps)
     run(plain)
@@ -166,7 +166,7 @@ def test_compiled_blocks_step_alike_and_resume(configure: Configure):
     assert bit_equal(load_checkpoint_tensors(resumed.output, 4), load_checkpoint_tensors(straight.output, 4))
 
 
-def test_without_a_compiler_nothing_is_begun(configure: Configure, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_compiler_raises(configure: Configure, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     config = configure(compile=True)
     with raises_input_error(ErrorCode.unsupported, "compile", True) as caught:
@@ -174,12 +174,12 @@ def test_without_a_compiler_nothing_is_begun(configure: Configure, monkeypatch: 
     assert "no-such-compiler" in str(caught.value)
 
 
-def test_an_attention_backend_that_there_is_not_is_refused(configure: Configure):
+def test_an_unknown_attention_backend_raises(configure: Configure):
     with raises_input_error(ErrorCode.invalid_choice, "attention_backend", "nativ"):
         run(configure(attention_backend="nativ"))
 
 
-def test_what_a_run_leaves_behind(configure: Configure):
+def test_files_of_a_run(configure: Configure):
     config = configure(stage__steps=5, checkpoints__interval=1, checkpoints__keep_last_n=2)
     run(config)
     output = Path(config.output)
@@ -202,7 +202,7 @@ def test_what_a_run_leaves_behind(configure: Configure):
         assert line["tokens_per_second"] == pytest.approx(48 * line["clips_per_second"])
 
 
-def test_the_adapter_holds_the_constants_of_its_clips_motion(configure: Configure, tmp_path: Path):
+def test_the_adapter_has_the_motion_normalizer_of_its_clips(configure: Configure, tmp_path: Path):
     manifest = make_corpus(tmp_path / "corpus")
     prepared = MotionNormalizer(0.5, 2.0, 0.5, 2.0)
     prepared.save(manifest.parent / MOTION_NORMALIZER_FILE)
@@ -213,11 +213,11 @@ def test_the_adapter_holds_the_constants_of_its_clips_motion(configure: Configur
     trainer = Trainer(fitted)
     assert {(record.expression, record.body) for record in trainer.dataset.records} == {(0.5, 0.5)}
     assert MotionNormalizer.load_if_present(trainer.train()) == trainer.motion_normalizer != prepared
-    with pytest.raises(InputError, match="other constants than"):
+    with pytest.raises(InputError, match="another motion normalizer than"):
         run(configure("two", data__manifests=[str(manifest)], stage__init_from=str(fitted.output) + "/adapter"))
 
 
-def test_the_base_is_never_copied_nor_touched(configure: Configure):
+def test_the_frozen_base_neither_changes_nor_is_saved(configure: Configure):
     config = configure()
     before, _ = build_model(config, torch.float32)
     trainer = Trainer(config)
@@ -229,7 +229,7 @@ def test_the_base_is_never_copied_nor_touched(configure: Configure):
     assert not any(name.startswith("blocks.0.attn1") for name in load_checkpoint_tensors(config.output, 2))
 
 
-def test_the_final_adapter_holds_the_moving_average(configure: Configure):
+def test_the_final_adapter_has_the_moving_average(configure: Configure):
     config = configure(stage__steps=3, stage__alignment="frame", optimizer__ema_decay=0.5)
     run(config)
     average = load_file(Path(config.output) / "checkpoints" / "step-00000003" / "average.safetensors")
@@ -237,7 +237,7 @@ def test_the_final_adapter_holds_the_moving_average(configure: Configure):
     assert not bit_equal(load_adapter_tensors(config.output), load_checkpoint_tensors(config.output, 3))
 
 
-def test_a_bad_clip_is_replaced_counted_and_named(
+def test_an_unreadable_clip_is_replaced_and_reported(
     configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     manifest = make_corpus(tmp_path / "corpus")
@@ -252,7 +252,7 @@ def test_a_bad_clip_is_replaced_counted_and_named(
     assert "clip003" in str(caught.value)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights(configure: Configure, tmp_path: Path, base: Path):
+def test_a_loss_that_is_not_finite_raises_before_the_update(configure: Configure, tmp_path: Path, base: Path):
     weights = load_file(base / "diffusion_pytorch_model.safetensors")
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -262,14 +262,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(configure: Configure
     config = configure(base=broken)
     with raises_input_error(ErrorCode.out_of_range, "loss", ["nan", "nan"]):
         run(config)
-    told = json.loads((Path(config.output) / "not_finite_0.json").read_text())
-    assert told["step"] == 1
-    assert len(told["clips"]) == 2
-    assert all(name.startswith("clip") for name in told["clips"])
+    recorded = json.loads((Path(config.output) / "not_finite_0.json").read_text())
+    assert recorded["step"] == 1
+    assert len(recorded["clips"]) == 2
+    assert all(name.startswith("clip") for name in recorded["clips"])
     assert not (Path(config.output) / "checkpoints").exists()
 
 
-def test_another_configuration_in_the_same_folder_is_refused(configure: Configure):
+def test_another_configuration_in_the_same_folder_raises(configure: Configure):
     run(configure())
     with raises_input_error(ErrorCode.conflict, "seed", 1):
         run(configure(seed=1, stage__steps=4))
@@ -277,13 +277,13 @@ def test_another_configuration_in_the_same_folder_is_refused(configure: Configur
         run(configure(stage__steps=1))
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(configure: Configure, tmp_path: Path):
+def test_an_unwritable_folder_raises_before_the_first_step(configure: Configure, tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with raises_input_error(ErrorCode.output_exists, "output", str(tmp_path / "file" / "run")):
         run(configure("file/run"))
 
 
-def test_a_full_disk_is_told_before_the_first_step(configure: Configure):
+def test_a_full_disk_raises_before_the_first_step(configure: Configure):
     config = configure(checkpoints__keep_last_n=1000)
     config.checkpoints.keep_last_n = 10**9
     with raises_input_error(ErrorCode.insufficient_resources, "output", config.output):
@@ -291,7 +291,7 @@ def test_a_full_disk_is_told_before_the_first_step(configure: Configure):
     assert not (Path(config.output) / "log.jsonl").exists()
 
 
-def test_what_is_kept_already_needs_no_room_again(tmp_path: Path):
+def test_existing_checkpoints_need_no_more_space(tmp_path: Path):
     checkpoints = CheckpointManager(tmp_path, keep_last_n=2)
     assert checkpoints.required_bytes(100) == 300
     for step, size in ((1, 100), (2, 100)):
@@ -301,26 +301,26 @@ def test_what_is_kept_already_needs_no_room_again(tmp_path: Path):
     assert checkpoints.required_bytes(100) == 100
     assert checkpoints.required_bytes(1000) == 2800
     assert checkpoints.required_bytes(10) == 10
-    checkpoints.partial_path(3).mkdir()  # of a run that was killed while it saved
+    checkpoints.partial_path(3).mkdir()  # of a run that was killed while saving
     (checkpoints.partial_path(3) / "weights").write_bytes(b"x" * 60)
     assert checkpoints.required_bytes(100) == 40 and checkpoints.required_bytes(10) == 0
 
 
-def test_a_checkpoint_of_another_way_of_sharing_the_work_is_refused(configure: Configure):
+def test_a_checkpoint_of_another_parallelism_raises(configure: Configure):
     config = configure(checkpoints__interval=2)
     run(config)
     (checkpoint,) = (Path(config.output) / "checkpoints").iterdir()
-    told = json.loads((checkpoint / "progress.json").read_text())
-    assert told["layout"] == "one process or DDP"
-    (checkpoint / "progress.json").write_text(json.dumps({**told, "layout": "ZeRO-2 on 8 processes"}))
+    recorded = json.loads((checkpoint / "progress.json").read_text())
+    assert recorded["layout"] == "one process or DDP"
+    (checkpoint / "progress.json").write_text(json.dumps({**recorded, "layout": "ZeRO-2 on 8 processes"}))
     with raises_input_error(ErrorCode.conflict, "layout", "ZeRO-2 on 8 processes"):
         run(configure(stage__steps=4))
-    del told["layout"]
-    (checkpoint / "progress.json").write_text(json.dumps(told))
+    del recorded["layout"]
+    (checkpoint / "progress.json").write_text(json.dumps(recorded))
     run(configure(stage__steps=4))
 
 
-def test_other_clips_in_the_same_folder_are_refused(configure: Configure, tmp_path: Path):
+def test_other_clips_in_the_same_folder_raise(configure: Configure, tmp_path: Path):
     manifest = make_corpus(tmp_path / "corpus")
     run(configure(manifest=manifest))
     lines = manifest.read_text().splitlines(keepends=True)
@@ -356,11 +356,11 @@ def test_validation_is_called_with_the_model_and_a_folder(configure: Configure, 
 @pytest.mark.parametrize(
     "stage", [{}, STAGE2, {**STAGE2, "stage__loss__normalization": "mask", "optimizer__type": "muon"}]
 )
-def test_no_tensor_of_a_step_is_left_on_the_cpu(configure: Configure, stage: dict[str, str]):
+def test_a_step_runs_entirely_on_another_device(configure: Configure, stage: dict[str, str]):
     step_on_second_device(configure(stage__trainable="['*']", **stage))
 
 
-def test_trackers_write_what_was_logged(configure: Configure):
+def test_trackers_write_the_metrics(configure: Configure):
     config = configure(logging__trackers="[tensorboard]")
     run(config)
     events = list(Path(config.output).rglob("events.out.tfevents.*"))
@@ -369,7 +369,7 @@ def test_trackers_write_what_was_logged(configure: Configure):
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
-def test_a_tracker_that_is_not_installed_is_told_before_step_one(
+def test_a_missing_tracker_raises_before_the_first_step(
     configure: Configure, tracker: str, monkeypatch: pytest.MonkeyPatch
 ):
     config = configure(logging__trackers=f"[{tracker}]")
@@ -380,7 +380,7 @@ def test_a_tracker_that_is_not_installed_is_told_before_step_one(
     assert not Path(config.output, "log.jsonl").exists()
 
 
-def test_a_lora_is_trained_saved_and_trained_on(configure: Configure):
+def test_a_lora_is_trained_saved_and_trained_further(configure: Configure):
     lora = {"stage__lora__rank": 4, "stage__lora__alpha": 8, "stage__lora__target_modules": "[attn1.to_q,attn1.to_v]"}
     first = run(configure("one", **lora))
     described, _ = read_adapter(first)
@@ -397,7 +397,7 @@ def test_a_lora_is_trained_saved_and_trained_on(configure: Configure):
         run(configure("three", stage__init_from=first, **{**lora, "stage__lora__rank": 8}))
 
 
-def test_everything_is_trained_and_kept_by_the_next_stage(configure: Configure):
+def test_a_trained_base_is_kept_by_the_next_stage(configure: Configure):
     first = run(configure("one", stage__trainable="['*']"))
     start = load_file(first / "base.safetensors")
     assert read_adapter(first)[0].base_tensors == len(start) > 50
@@ -405,7 +405,7 @@ def test_everything_is_trained_and_kept_by_the_next_stage(configure: Configure):
     assert bit_equal(load_file(second / "base.safetensors"), start)
 
 
-def test_the_released_audio_weights_are_a_start(configure: Configure, tmp_path: Path):
+def test_training_starts_from_the_released_audio_weights(configure: Configure, tmp_path: Path):
     fresh, _ = build_model(configure(), torch.float32)
     audio = {name: value + 0.01 for name, value in fresh.state_dict().items() if adapter_module_of(name) == "audio"}
     positions = audio.pop("audio_projector.positions")
@@ -421,7 +421,7 @@ def test_the_released_audio_weights_are_a_start(configure: Configure, tmp_path: 
         run(configure("none", stage__init_from=tmp_path / "nothing"))
 
 
-def test_wandb_offline_and_disabled_write_no_line_to_the_net(configure: Configure):
+def test_wandb_modes_offline_and_disabled(configure: Configure):
     for mode in ("offline", "disabled"):
         config = configure(mode, logging__trackers="[wandb]", logging__wandb_mode=mode)
         run(config)

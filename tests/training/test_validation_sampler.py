@@ -8,7 +8,7 @@ import pytest
 
 from fantasytalking.cli import run as run_command
 from fantasytalking.common.config import load_config, preset_path
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
 from fantasytalking.inference.validation_sampler import CONTACT_SHEET_FILE, VIDEO_FILE, PipelineValidationSampler
 from fantasytalking.media import probe, read_audio, read_image, read_video, write_image, write_video
@@ -20,6 +20,7 @@ from fantasytalking.portrait_world.people.identity import make_identity
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import Trainer
 from tests.helpers import tiny_components
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import save_base
 from tests.training import tiny_corpus
 from tests.training.run_artifacts import bit_equal, load_adapter_tensors, read_losses
@@ -130,8 +131,6 @@ def test_the_video_is_of_the_weights_as_they_stand(tmp_path: Path, places: dict[
         ({"validation__image": "nobody.png"}, "image 'nobody.png' does not exist"),
         ({"validation__audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "sound"),
         ({"validation__infer_config": "none.yaml"}, "config 'none.yaml' does not exist"),
-        ({"validation__max_seconds": 90}, "validation.max_seconds is 90"),
-        ({"validation__seed": -1}, "validation.seed is -1"),
     ],
 )
 def test_what_cannot_be_used_is_told_before_the_first_step(
@@ -140,6 +139,12 @@ def test_what_cannot_be_used_is_told_before_the_first_step(
     with pytest.raises(InputError, match=told):
         PipelineValidationSampler(config_of(tmp_path / "run", places, **{**SHOWN, **changes}))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("validation.max_seconds", 90.0), ("validation.seed", -1)])
+def test_validation_settings_out_of_range_raise(tmp_path: Path, places: dict[str, Path], field: str, value: float):
+    with raises_input_error(ErrorCode.out_of_range, field, value):
+        config_of(tmp_path / "run", places, **{**SHOWN, field.replace(".", "__"): value})
 
 
 def test_a_base_without_encoders_is_told(tmp_path: Path, places: dict[str, Path]):
@@ -214,7 +219,7 @@ def test_the_encoder_in_the_base_reads_the_drivers(tmp_path: Path, places: dict[
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"validation__driving_videos": "[nowhere.mp4,nowhere.mp4]"}, "driver 'nowhere.mp4' does not exist"),
+        ({"validation__driving_videos": "[nowhere.mp4,nowhere.mp4]"}, "driving video 'nowhere.mp4' does not exist"),
         (
             {"validation__expression_encoder": "null"},
             "no expression encoder .* validation.expression_encoder=",
@@ -234,10 +239,8 @@ def test_the_encoder_in_the_base_reads_the_drivers(tmp_path: Path, places: dict[
         ),
         (
             {"validation__audio": DEMO_FOLDER / DEMO_SPEECH_FILE, "validation__max_seconds": 1},
-            "has 0.56 s, the sound 1.00 s; give a longer driver",
+            "lasts 0.56 s, the audio 1.00 s; give a longer driving video",
         ),
-        ({"validation__driving_videos": "[]"}, "neither validation.audio nor validation.driving_videos is given"),
-        ({"stage__expression": "null"}, "validation.driving_videos names 2 .* no expression condition"),
     ],
 )
 def test_what_cannot_drive_is_told_before_the_first_step(
@@ -249,3 +252,15 @@ def test_what_cannot_drive_is_told_before_the_first_step(
         PipelineValidationSampler(config_of(tmp_path / "run", places, **changes))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_faces_need_a_driver_and_driving_videos_an_expression_condition(
+    tmp_path: Path, places: dict[str, Path], given: Path
+):
+    places, changes = driven_by(given, places)
+    with raises_input_error(ErrorCode.missing_value, "validation.audio"):
+        config_of(tmp_path / "run", places, **{**changes, "validation__driving_videos": "[]"})
+    with raises_input_error(
+        ErrorCode.conflict, "validation.driving_videos", [str(given / "one.mp4"), str(given / "other.mp4")]
+    ):
+        config_of(tmp_path / "run", places, **{**changes, "stage__expression": "null"})

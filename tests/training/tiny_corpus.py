@@ -1,4 +1,4 @@
-"""A tiny corpus of random features in the contract's layout, seeded, and a tiny base to train on it."""
+"""A seeded tiny corpus of random features in the on-disk layout, and a tiny base to train on it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ PORTRAIT_STAGE: dict[str, Any] = {
 
 
 def make_corpus(folder: Path, clips: int = 8, sizes: tuple[tuple[int, int], ...] = ((64, 64),)) -> Path:
-    """Writes `clips` clips, spread over `sizes` (width, height in pixels), and their manifest; gives its path."""
+    """Writes `clips` clips, spread over `sizes` (width, height in pixels), and their manifest. Returns its path."""
     records = []
     for number in range(clips):
         width, height = sizes[number % len(sizes)]
@@ -68,7 +68,7 @@ def _features(seed: int, width: int, height: int) -> ClipFeatures:
     audio = random(18, AUDIO_DIM)
     lips = torch.zeros(frames, height, width)
     lips[:, height // 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2] = 1.0
-    # The lips follow the sound, so that there is something to learn from it.
+    # The lips follow the audio, so that there is something to learn.
     loudness = audio[:, :16].unflatten(0, (frames, -1)).mean(dim=1).T[:, :, None, None]
     return ClipFeatures(
         latents=first + 0.1 * random(16, frames, height, width) + 2 * lips * loudness,
@@ -83,24 +83,24 @@ def _features(seed: int, width: int, height: int) -> ClipFeatures:
     )
 
 
-def make_driven_corpus(folder: Path, clips: int = 8, people: tuple[int, ...] = (1, 2), sound: bool = False) -> Path:
-    """As `make_corpus`, 64x64, with faces that the expressions drive, side by side; `sound`: one of each person."""
+def make_driven_corpus(folder: Path, clips: int = 8, people: tuple[int, ...] = (1, 2), audio: bool = False) -> Path:
+    """As `make_corpus`, with expression-driven faces side by side in 64x64; `audio` adds a track per person."""
     records = []
     for number, record in enumerate(read_manifest(make_corpus(folder, clips))):
         count = people[number % len(people)]
-        features = _driven(_features(number, 8, 8), count, number, sound)
+        features = _driven(_features(number, 8, 8), count, number, audio)
         save_features(features, folder / record.features, "test")
         records.append(replace(record, people=count))
     write_records(folder / "manifest.jsonl", records)
     return folder / "manifest.jsonl"
 
 
-def _driven(features: ClipFeatures, people: int, seed: int, sound: bool) -> ClipFeatures:
+def _driven(features: ClipFeatures, people: int, seed: int, audio: bool) -> ClipFeatures:
     generator = torch.Generator().manual_seed(1000 + seed)
     expression = torch.randn(people, FRAMES, sum(EXPRESSION_DIMS), generator=generator)
     edges = torch.linspace(0, 64, people + 1)
     box = torch.stack([edges[:-1], torch.zeros(people), edges[1:], torch.full((people,), 64.0)], dim=1)
-    # What a face's expression is, is seen in its part of the picture.
+    # Each face's expression changes its region of the frame.
     latents = features.latents.clone()
     for person, (left, right) in enumerate(zip(edges[:-1].int() // 8, edges[1:].int() // 8, strict=True)):
         latents[:, :, :, left:right] += 2 * expression[person, ::4, 0][None, :, None, None]
@@ -112,17 +112,17 @@ def _driven(features: ClipFeatures, people: int, seed: int, sound: bool) -> Clip
         expression=expression,
         expression_present=present,
         boxes=box[:, None].repeat(1, FRAMES, 1),
-        speakers=torch.randn(people, *features.audio.shape, generator=generator) if sound else None,
+        speakers=torch.randn(people, *features.audio.shape, generator=generator) if audio else None,
     )
 
 
 def make_base(folder: Path) -> Path:
-    """A tiny Wan base that reads the corpus' features."""
+    """A tiny Wan base with the feature dimensions of the corpus."""
     return save_base(folder, text_dim=TEXT_DIM, image_dim=IMAGE_DIM, num_layers=2)
 
 
 def config_overrides(folder: Path, manifest: Path, base: Path, /, **changes: Any) -> list[str]:
-    """A run's configuration as overrides, small enough for a test; `changes` use __ for a dot."""
+    """Overrides of a run small enough for a test; `changes` use __ for a dot."""
     values: dict[str, Any] = {
         "model": "nano",
         "base": base,

@@ -1,1 +1,1 @@
-"""Prepares a corpus: from videos to a manifest and feature files."""
+"""Prepares a corpus: converts videos to a manifest and feature files."""

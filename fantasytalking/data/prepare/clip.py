@@ -1,4 +1,4 @@
-"""One clip: its sound and pictures read, the faces found and checked, everything brought into its bucket."""
+"""Prepares one clip: reads its audio and frames, tracks and checks the faces, and frames it for its bucket."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
 from fantasytalking.data.prepare.config import PreparationConfig
-from fantasytalking.data.prepare.framing import crop_frame
+from fantasytalking.data.prepare.crop import crop_frame
 from fantasytalking.data.prepare.people import (
     check_face_placement,
     check_people_quality,
@@ -28,29 +28,30 @@ from fantasytalking.perception.motion_intensity import measure_motion
 
 MAX_CAPTION_BYTES = 16_384
 MIN_TRACKED_PEOPLE = 4
-"""People who are followed at least, so that passers-by are known as such."""
+"""Minimum number of faces to track, so that passers-by are recognized."""
 
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """What is encoded, in pixels of the prepared picture."""
+    """A clip before encoding, in pixels of the prepared frames."""
 
     frames: NDArray[np.uint8]
     """(T, H, W, 3) RGB."""
     times: NDArray[np.float64]
     """(T,) seconds from the clip's start."""
     waveform: NDArray[np.float32]
-    """(round(T / fps * 16000),) the clip's own sound."""
+    """(round(T / fps * 16000),) audio of the clip."""
     caption: str
     tracks: tuple[FaceTrack, ...]
     """The people from left to right."""
     lip_mask: NDArray[np.bool_]
-    """(T, H, W) of everybody's lips."""
+    """(T, H, W) lips of all people."""
     expression_measure: float
-    """Measured motion, not normalised, the mean over the people."""
+    """Mean expression intensity of the people, not normalized."""
     body_measure: float
+    """Mean body intensity of the people, not normalized."""
     speaker_waveforms: tuple[NDArray[np.float32], ...] | None
-    """What each of them says, as long as `waveform`; None where only their common sound is known."""
+    """Speech of each person, as long as `waveform`; None if only the mixed audio is known."""
 
     @property
     def face_size(self) -> float:
@@ -63,7 +64,7 @@ def prepare_clip(clip: SceneClip, config: PreparationConfig) -> PreparedClip:
     """Reads, checks and frames a clip.
 
     Raises:
-        Refused: the clip cannot be used; says why.
+        ClipRejected: the clip cannot be used; states the reason.
     """
     samples = read_clip_audio(clip, config)
     caption = read_caption(clip, config.prompt)
@@ -97,7 +98,7 @@ def prepare_clip(clip: SceneClip, config: PreparationConfig) -> PreparedClip:
 
 
 def _measure_motion(frames: NDArray[np.uint8], tracks: Sequence[FaceTrack]) -> tuple[float, float]:
-    """Expression and body motion, each the mean over the people; only the most prominent one's joints are seen."""
+    """Returns the mean expression and body motion of the people; only the most prominent one's joints are tracked."""
     try:
         joints = track_body(frames, tracks[0].times)
         measured = [measure_motion(track, joints) for track in tracks]
@@ -108,10 +109,10 @@ def _measure_motion(frames: NDArray[np.uint8], tracks: Sequence[FaceTrack]) -> t
 
 
 def read_caption(clip: SceneClip, default: str) -> str:
-    """The text file of the video's name beside it, else `default`.
+    """Reads the text file of the same name beside the video; returns `default` if there is none.
 
     Raises:
-        Refused: the file is over 16 KiB or not UTF-8.
+        ClipRejected: the file is larger than 16 KiB or not UTF-8.
     """
     path = clip.file.path.with_suffix(".txt")
     if not path.is_file():
@@ -127,9 +128,9 @@ def read_caption(clip: SceneClip, default: str) -> str:
 
 
 class _FrameReader:
-    """Streams (seconds from the clip's start, source frame) and keeps each frame at its prepared scale.
+    """Streams (seconds from the clip's start, source frame) and stores each frame at its prepared scale.
 
-    Of the source frames, which may be large, only one is in memory.
+    Only one source frame, which may be large, is in memory at a time.
     """
 
     def __init__(self, clip: SceneClip, config: PreparationConfig) -> None:
@@ -142,19 +143,19 @@ class _FrameReader:
         frames = media.iter_frames(self.clip.file.path, fps=config.fps, start=start, duration=config.duration)
         while True:
             try:
-                _, whole = next(frames)
+                _, source = next(frames)
             except StopIteration:
                 break
             except InputError as error:
                 raise ClipRejected(RejectionReason.DAMAGED, self.clip.file.error_detail(error)) from error
-            frame = crop_frame(whole, self.clip.crop)
+            frame = crop_frame(source, self.clip.crop)
             self.framing = self.framing or self._choose_framing(frame)
             number = len(self.resized_frames)
             self.resized_frames.append(self.framing.resize(frame))
             yield number / config.fps, frame
         if len(self.resized_frames) < config.frames:
             raise ClipRejected(
-                RejectionReason.TOO_SHORT, f"{len(self.resized_frames)} frames, a clip has {config.frames}"
+                RejectionReason.TOO_SHORT, f"{len(self.resized_frames)} frames; a clip needs {config.frames}"
             )
 
     def _choose_framing(self, frame: NDArray[np.uint8]) -> Framing:
@@ -163,7 +164,7 @@ class _FrameReader:
         if framing.scale > self.config.max_upscale:
             limit = f"the limit is {self.config.max_upscale:g}"
             raise ClipRejected(
-                RejectionReason.LOW_RESOLUTION, f"{width}x{height} would be enlarged {framing.scale:.2f} times, {limit}"
+                RejectionReason.LOW_RESOLUTION, f"{width}x{height} would be upscaled {framing.scale:.2f} times; {limit}"
             )
         return framing
 

@@ -1,4 +1,4 @@
-"""The sound of a clip: what the video plays, and what each of several people says."""
+"""Reads the audio of a clip, and the speech of each of several people."""
 
 from pathlib import Path
 
@@ -13,32 +13,40 @@ from fantasytalking.data.prepare.plan import SceneClip
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 
 MULTI_SPEAKER_VIDEO = "video.mp4"
-"""Beside a video of this name, speech_0.wav, speech_1.wav and so on are what its people say, from left to right."""
+"""File name of videos beside which speech_0.wav, speech_1.wav, ... are the speech of its people from left to right."""
 _LOUDNESS_SECONDS = 0.05
 _LOUDNESS_PERCENTILE = 95
-"""Per cent of the sound that is quieter than what counts as its loudness."""
+"""Percentile of the block levels that counts as the loudness of a clip."""
 
 
 def read_clip_audio(clip: SceneClip, config: PreparationConfig) -> NDArray[np.float32]:
-    """The clip's own sound at 16 kHz, exactly as long as its frames.
+    """Reads the audio of the clip at 16 kHz, exactly as long as its frames.
 
     Raises:
-        Refused: there is none, it ends more than a frame early, or it is never loud enough.
+        ClipRejected: there is no audio, it ends more than a frame early, or it is too quiet.
     """
     samples = _read_segment(clip.file.path, clip, config)
     level = clip_loudness_db(samples)
     if level < config.min_loudness_db:
-        raise ClipRejected(RejectionReason.SILENT, f"{level:.1f} dB, at least {config.min_loudness_db:g} dB are needed")
+        raise ClipRejected(RejectionReason.SILENT, f"{level:.1f} dB; at least {config.min_loudness_db:g} dB are needed")
     return samples
 
 
 def read_speaker_audio(clip: SceneClip, people: int, config: PreparationConfig) -> list[NDArray[np.float32]] | None:
-    """What each person says, from left to right, as `read_clip_audio` gives it; None where nothing tells.
+    """Reads the speech of each person, from left to right, in the format of `read_clip_audio`.
 
-    Somebody who only listens is silent.
+    The speech of a person who only listens is silent.
+
+    Args:
+        clip: the clip.
+        people: number of people in the video.
+        config: the settings.
+
+    Returns:
+        One waveform per person; None if there are no speech files.
 
     Raises:
-        Refused: there are sounds of more or fewer people than are seen, or one cannot be read or ends too early.
+        ClipRejected: the number of speech files is not `people`, or one cannot be read or ends too early.
     """
     folder = clip.file.path.parent
     paths = [folder / f"speech_{number}.wav" for number in range(MAX_PEOPLE_PER_CLIP)]
@@ -48,13 +56,13 @@ def read_speaker_audio(clip: SceneClip, people: int, config: PreparationConfig) 
     if found != paths[:people]:
         names = ", ".join(path.name for path in found)
         raise ClipRejected(
-            RejectionReason.SPEAKER_COUNT_MISMATCH, f"{people} people are seen and {names} stand beside the video"
+            RejectionReason.SPEAKER_COUNT_MISMATCH, f"{people} people are visible, the speech files are {names}"
         )
     return [_read_segment(path, clip, config) for path in found]
 
 
 def _read_segment(path: Path, clip: SceneClip, config: PreparationConfig) -> NDArray[np.float32]:
-    """A clip's stretch of a file's sound."""
+    """Reads a clip's segment of an audio file."""
     wanted = round(config.duration * WAV2VEC_SAMPLE_RATE)
     try:
         samples = media.read_audio(path, sample_rate=WAV2VEC_SAMPLE_RATE, start=clip.start, duration=config.duration)
@@ -63,13 +71,13 @@ def _read_segment(path: Path, clip: SceneClip, config: PreparationConfig) -> NDA
             RejectionReason.NO_AUDIO, clip.file.error_detail(error).replace(str(path), path.name)
         ) from error
     if len(samples) < wanted - WAV2VEC_SAMPLE_RATE / config.fps:
-        detail = f"{len(samples) / WAV2VEC_SAMPLE_RATE:.2f} s of sound for {config.duration:.2f} s of picture"
+        detail = f"{len(samples) / WAV2VEC_SAMPLE_RATE:.2f} s of audio for {config.duration:.2f} s of video"
         raise ClipRejected(RejectionReason.AUDIO_TOO_SHORT, detail)
     return np.pad(samples, (0, max(0, wanted - len(samples))))[:wanted]
 
 
 def clip_loudness_db(samples: NDArray[np.float32]) -> float:
-    """Level in decibels of full scale that the loudest twentieth of the sound reaches; -120 for digital silence."""
+    """Returns the level, in dB of full scale, that the loudest twentieth of the audio reaches; -120 for silence."""
     length = round(_LOUDNESS_SECONDS * WAV2VEC_SAMPLE_RATE)
     blocks = samples[: len(samples) // length * length].reshape(-1, length).astype(np.float64)
     powers = blocks.var(axis=1) if len(blocks) else np.zeros(1)

@@ -1,4 +1,4 @@
-"""The settings of data preparation (configs/*/data.yaml)."""
+"""Defines the configuration of data preparation (configs/*/data.yaml)."""
 
 import hashlib
 import json
@@ -20,74 +20,76 @@ MIN_CLIP_SECONDS = 0.5
 
 @dataclass
 class PreparationConfig:
-    """Settings of `prepare_data`. All but the last four groups decide what comes out."""
+    """Configuration of `prepare_data`. The last four groups do not change the features."""
 
     base: str = MISSING
     """Diffusers folder or hub id with vae, text_encoder, tokenizer, image_encoder and image_processor."""
     audio_encoder: str | None = None
-    """wav2vec2 folder or hub id; none: `base`/audio_encoder."""
+    """wav2vec2 folder or hub id; None uses `base`/audio_encoder."""
     face_encoder: str | None = None
-    """ArcFace .onnx; none: the only .onnx in `base`/face_encoder."""
+    """ArcFace .onnx file; None uses the only .onnx in `base`/face_encoder."""
     expression_encoder: str | None = None
-    """Folder of an expression encoder, of ours or with the released files; none: what drives the faces is not told."""
+    """Folder of an expression encoder, ours or the released one; None writes no expression features."""
     max_people: int = 1
-    """Most people of a clip, all of whom it is about; 1: it is about the one who talks."""
+    """Maximum number of people per clip, all of whom are encoded; 1 encodes the active speaker."""
     filter_people: bool = False
-    """Leave out a clip of several people where one of them is blurred or holds still. Clips of one are not judged."""
+    """Reject clips of several people if one of them is blurred or static. Clips of one person are not filtered."""
     max_face_blur: float = 0.62
-    """Blur of a face in the prepared picture, [0, 1]; as the next two, only with `filter_people`."""
+    """Maximum blur of a face in the prepared frames, [0.01, 1]; only with `filter_people`."""
     min_face_movement: float = 0.0001
-    """Variance of brows, lids and lips beyond the landmarks' own trembling, in squared interocular distances."""
+    """Minimum variance of brows, lids and lips above the landmark jitter, in squared interocular distances; only with
+    `filter_people`."""
     min_face_pixels: int = 32
-    """Height of a face in the prepared picture."""
+    """Minimum height of a face in pixels of the prepared frames; only with `filter_people`."""
 
     fps: float = 25.0
-    """Frames a second of the clips; other rates are resampled to the nearest frames."""
+    """Frames per second of the clips; videos of other rates are resampled to the nearest frames."""
     frames: int = 81
-    """Frames of a clip, 1 + 4k."""
+    """Number of frames per clip, 1 + 4k."""
     clip_stride: int = 81
-    """Frames from the start of one clip to the start of the next within a scene."""
+    """Number of frames from the start of one clip to the start of the next within a scene."""
     buckets: list[str] = field(default_factory=lambda: ["512x512"])
-    """Sizes WIDTHxHEIGHT; a clip goes into the one of nearest aspect ratio."""
+    """Resolutions WIDTHxHEIGHT in pixels; a clip uses the one with the nearest aspect ratio."""
     resize_mode: ResizeMode = ResizeMode.crop
+    """How frames are fitted into a bucket."""
     prompt: str = "A person is talking."
-    """Caption of videos that have no text file of the same name beside them."""
+    """Caption of videos without a text file of the same name beside them."""
     time_ranges: str | None = None
-    """A JSON Lines file of videos, times and crops (data/manifests/hdtf.jsonl); none: whole videos."""
+    """JSON Lines file of videos, times and crops (data/manifests/hdtf.jsonl); None uses whole videos."""
 
     scene_cut_threshold: float = 0.35
-    """Scene cut where neighbouring frames' colour histograms differ by more, [0, 1]."""
+    """Difference of the color histograms of adjacent frames above which a scene is cut, [0, 1]."""
     min_fps_ratio: float = 0.9
-    """Least frame rate of a video, as a part of `fps`."""
+    """Minimum frame rate of a video as a fraction of `fps`."""
     max_upscale: float = 2.0
-    """Most that a picture may be enlarged."""
+    """Maximum factor by which frames are enlarged."""
     min_loudness_db: float = -50.0
-    """The loudest twentieth of the sound must reach this, in decibels of full scale."""
+    """Level in dB of full scale that the loudest twentieth of the audio must reach."""
     min_face_confidence: float = 0.85
-    """Mean confidence of the face detector. The paper asks for 0.9 of a detector that it does not name; MediaPipe's,
-    which is used here, gives good frontal faces 0.89 to 0.94."""
+    """Minimum mean score of the face detector. The paper uses 0.9 with a detector that it does not name; MediaPipe's,
+    which is used here, scores good frontal faces 0.89 to 0.94."""
     min_visible_fraction: float = 0.95
-    """Part of the frames that must show the face."""
+    """Minimum fraction of the frames that show the face."""
     min_face_size: float = 0.1
-    """Least height of the face, as a part of the prepared picture's."""
+    """Minimum height of the face as a fraction of the height of the prepared frames."""
 
     motion_normalizer: str | None = None
-    """motion_normaliser.json of another corpus; none: fitted on this one."""
+    """motion_normaliser.json of another corpus; None fits a normalizer on this corpus."""
 
     dtype: Dtype = Dtype.float32
-    """Of the text and image encoders: float32 or bfloat16. VAE and wav2vec2 always work in float32."""
+    """Data type of the text and image encoders: float32 or bfloat16. The VAE and wav2vec2 always use float32."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu or cuda."""
+    """auto (a GPU if there is one), cpu or cuda."""
     num_threads: int = 1
-    """CPU threads of a process. Another number may change the last bit of the features, more processes never do."""
+    """CPU threads per process. Another number may change the last bit of the features; more processes never do."""
     contact_sheet_clips: int = 24
-    """Clips on contact_sheet.png; 0: none is made."""
+    """Number of clips on contact_sheet.png; 0 writes none."""
 
     def validate(self) -> None:
         """Checks every value.
 
         Raises:
-            InputError: a value outside its limits.
+            InputError: a value is out of range.
         """
         latent_frame_count(self.frames)
         parsed = self.parsed_buckets()
@@ -110,16 +112,30 @@ class PreparationConfig:
             "contact_sheet_clips": (0, 200),
         }
         for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie from {low:g} to {high:g}")
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(
+                    f"{name} is {value}; it must be {low:g} to {high:g}",
+                    code=ErrorCode.out_of_range,
+                    field=name,
+                    value=value,
+                )
         self._check_people()
         for text, bucket in zip(self.buckets, parsed, strict=True):
             if any(size % 16 or not 16 <= size <= 4096 for size in bucket):
-                raise InputError(f"bucket {text}: width and height must be multiples of 16, from 16 to 4096")
+                raise InputError(
+                    f"buckets contains {text}; width and height must be multiples of 16, 16 to 4096",
+                    code=ErrorCode.out_of_range,
+                    field="buckets",
+                    value=text,
+                )
         if self.frames - 1 < MIN_CLIP_SECONDS * self.fps:
             raise InputError(
-                f"frames is {self.frames}, {self.duration:.2f} s at {self.fps:g} frames a second; motion can be "
-                f"measured from {MIN_CLIP_SECONDS} s on"
+                f"frames is {self.frames}, which is {self.duration:.2f} s at {self.fps:g} fps; clips need at least "
+                f"{MIN_CLIP_SECONDS} s, over which motion can be measured",
+                code=ErrorCode.out_of_range,
+                field="frames",
+                value=self.frames,
             )
         if self.dtype is Dtype.float16:
             raise InputError(
@@ -129,36 +145,57 @@ class PreparationConfig:
                 value="float16",
             )
         if self.device not in ("auto", "cpu", "cuda"):
-            raise InputError(f"device is '{self.device}'; use auto, cpu or cuda")
+            raise InputError(
+                f"device is '{self.device}'; use auto, cpu or cuda",
+                code=ErrorCode.invalid_choice,
+                field="device",
+                value=self.device,
+            )
 
     def _check_people(self) -> None:
         if self.max_people > 1 and self.expression_encoder is None:
             raise InputError(
-                f"people is {self.max_people} and expression_encoder is not set, without which nobody's place is told; "
-                "give the folder of an encoder"
+                f"max_people is {self.max_people} and expression_encoder is not set, so that clips would have no face "
+                "boxes; set expression_encoder to the folder of an encoder",
+                code=ErrorCode.conflict,
+                field="max_people",
+                value=self.max_people,
             )
         for name in ("min_visible_fraction", "min_face_size"):
             if self.filter_people and getattr(self, name) == 0:
-                raise InputError(f"{name} is 0 and judge_people is on; give more than 0, or judge_people=false")
+                raise InputError(
+                    f"{name} is 0; with filter_people it must be above 0; increase it, or set filter_people=false",
+                    code=ErrorCode.conflict,
+                    field=name,
+                    value=0,
+                )
 
     @property
     def duration(self) -> float:
-        """Seconds of a clip."""
+        """Length of a clip in seconds."""
         return self.frames / self.fps
 
     def parsed_buckets(self) -> list[ResolutionBucket]:
-        """The buckets as numbers.
+        """Returns the buckets as numbers.
 
         Raises:
-            InputError: there is none, or one is not WIDTHxHEIGHT.
+            InputError: there is no bucket, or one is not WIDTHxHEIGHT.
         """
         found = [re.fullmatch(r"(\d{1,5})x(\d{1,5})", text) for text in self.buckets]
         if not found or None in found:
-            raise InputError(f"buckets is {list(self.buckets)}; give sizes such as 512x512")
+            raise InputError(
+                f"buckets is {list(self.buckets)}; give one or more sizes such as 512x512",
+                code=ErrorCode.invalid_type,
+                field="buckets",
+                value=list(self.buckets),
+            )
         return [ResolutionBucket(int(match[1]), int(match[2])) for match in found if match]
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides what a clip's features are."""
+        """Returns the hash of all settings that change the features of a clip.
+
+        It is computed from the keys of earlier releases, so that a corpus that they began can be resumed.
+        """
         deciding = restore_old_keys(PreparationConfig, asdict(self)) | {
             "format": FEATURE_FORMAT,
             "fit": self.resize_mode.value,
@@ -166,7 +203,7 @@ class PreparationConfig:
         }
         for name in ("normaliser", "device", "threads", "contact_sheet_clips"):
             deciding.pop(name)
-        # Corpora that were made before there were such settings, and without them, can be gone on with.
+        # Corpora that were prepared before these settings existed, and without them, can be resumed.
         if self.expression_encoder is None:
             deciding.pop("expression_encoder")
         if self.max_people == 1:

@@ -1,4 +1,4 @@
-"""The contact sheet of a corpus: what a person should see before training on it."""
+"""Writes the contact sheet of a corpus, for a visual check before training."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ FRAMES_PER_CLIP = 4
 
 
 def write_contact_sheet(clips: list[tuple[SceneClip, ClipRecord]], config: PreparationConfig, path: Path) -> None:
-    """Prepares the clips once more and draws some frames of each: landmarks, lip mask, face crop, motion values."""
+    """Prepares the clips again and draws frames of each with landmarks, lip mask, face crop and motion values."""
     frames, landmarks, masks, crops, captions = [], [], [], [], []
     for clip, record in clips:
         prepared = prepare_clip(clip, config)
@@ -28,7 +28,7 @@ def write_contact_sheet(clips: list[tuple[SceneClip, ClipRecord]], config: Prepa
             crops.append(face_crop(points) if np.isfinite(points).all() else None)
             captions.append(f"{record.start + prepared.times[number]:.2f} s, {Path(record.video).stem}")
         captions[-FRAMES_PER_CLIP + 1] = f"expression {record.expression:.2f}, body {record.body:.2f}"
-    title = f"{len(clips)} clips, {config.frames} frames at {config.fps:g} a second"
+    title = f"{len(clips)} clips of {config.frames} frames at {config.fps:g} fps"
     sheet = contact_sheet(
         frames,
         landmarks=landmarks,
@@ -42,5 +42,5 @@ def write_contact_sheet(clips: list[tuple[SceneClip, ClipRecord]], config: Prepa
 
 
 def _frame_indices(prepared: PreparedClip) -> list[int]:
-    """Numbers of the frames to show, evenly spread."""
+    """Returns the indices of the frames to draw, evenly spaced."""
     return np.linspace(0, len(prepared.frames) - 1, FRAMES_PER_CLIP).round().astype(int).tolist()

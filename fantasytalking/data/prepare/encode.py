@@ -1,4 +1,4 @@
-"""A prepared clip to its features: every encoder runs once."""
+"""Encodes a prepared clip: every encoder runs once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from fantasytalking.perception.lip_mask import project_mask
 
 @dataclass
 class FeatureEncoders:
-    """All frozen encoders of the method."""
+    """The frozen encoders of the method."""
 
     video: VideoAutoencoder
     text: TextEncoder
@@ -40,15 +40,15 @@ class FeatureEncoders:
 
     @classmethod
     def load(cls, config: PreparationConfig, device: torch.device) -> "FeatureEncoders":
-        """Opens what the settings name.
+        """Loads the encoders that the settings name.
 
         Raises:
-            InputError: an encoder is missing, damaged or of another kind; says how to fetch it.
+            InputError: an encoder is missing, damaged or of another kind; states how to download it.
         """
         dtype = config.dtype.torch_dtype
         source = config.base
         audio, folder = (config.audio_encoder, "") if config.audio_encoder else (source, "audio_encoder")
-        driver = config.expression_encoder
+        expression = config.expression_encoder
         face = Path(config.face_encoder or Path(resolve_local(source)) / "face_encoder")
         return cls(
             video=VideoAutoencoder.from_pretrained(source, device=device),
@@ -56,14 +56,14 @@ class FeatureEncoders:
             image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype),
             audio=AudioEncoder.from_pretrained(audio, subfolder=folder, device=device),
             face=FaceEncoder.from_pretrained(face, threads=config.num_threads),
-            expression=None if driver is None else ExpressionEncoder.from_pretrained(driver, device=device),
+            expression=None if expression is None else ExpressionEncoder.from_pretrained(expression, device=device),
         )
 
     def encode(self, clip: PreparedClip) -> ClipFeatures:
-        """All features of a clip, on the CPU, in the types of the feature file.
+        """Returns all features of a clip, on the CPU, in the types of the feature file.
 
         Raises:
-            Refused: the expression encoder cannot see a face that is there.
+            ClipRejected: the networks of the expression encoder do not detect a tracked face.
         """
         first = torch.from_numpy(clip.frames[0])
         video = rearrange(torch.from_numpy(clip.frames), "t h w c -> 1 c t h w")
@@ -95,7 +95,7 @@ class FeatureEncoders:
         return torch.stack([self.audio.encode(samples) for samples in clip.speaker_waveforms]).half()
 
     def _expression_features(self, clip: PreparedClip) -> dict[str, Tensor]:
-        """What would drive each face to do what it does, and where it is; nothing without an encoder."""
+        """Returns the expression features and the boxes of each face; empty without an expression encoder."""
         if self.expression is None:
             return {}
         found = []
@@ -103,7 +103,7 @@ class FeatureEncoders:
             points = np.where(track.present[:, None, None], five_points(track.landmarks), np.nan)
             points = self.expression.point_tracker()(clip.frames, points)
             if not np.isfinite(points).all(axis=(1, 2)).any():
-                raise ClipRejected(RejectionReason.FACE_LOST, "the expression encoder's own networks see no face")
+                raise ClipRejected(RejectionReason.FACE_LOST, "the expression encoder's networks detect no face")
             found.append(self.expression.encode(clip.frames, points))
         return {
             "expression": torch.stack([each.features for each in found]).half(),
@@ -118,18 +118,18 @@ class FeatureEncoders:
 
 
 def _filled_boxes(track: FaceTrack) -> NDArray[np.float32]:
-    """(T, 4) of a face that is known in the first frame; where it is not, the last box before."""
+    """Returns the (T, 4) boxes of a face that is known in the first frame; unknown ones repeat the last known."""
     last = np.maximum.accumulate(np.where(track.known, np.arange(len(track.times)), 0))
     boxes: NDArray[np.float32] = track.boxes[last].astype(np.float32)
     return boxes
 
 
 def encoder_paths(config: PreparationConfig) -> dict[str, Path]:
-    """Files and folders of the encoders, by name, as far as they are on this machine and no hub's."""
+    """Returns the files and folders of the encoders by name, without those that are not on this machine."""
     source = Path(resolve_local(config.base))
-    places = {name: source / name for name in ("vae", "text_encoder", "image_encoder")}
-    places["audio_encoder"] = Path(resolve_local(config.audio_encoder or source / "audio_encoder"))
-    places["face_encoder"] = Path(config.face_encoder or source / "face_encoder")
+    paths = {name: source / name for name in ("vae", "text_encoder", "image_encoder")}
+    paths["audio_encoder"] = Path(resolve_local(config.audio_encoder or source / "audio_encoder"))
+    paths["face_encoder"] = Path(config.face_encoder or source / "face_encoder")
     if config.expression_encoder is not None:
-        places["expression_encoder"] = Path(config.expression_encoder)
-    return {name: place for name, place in places.items() if place.exists()}
+        paths["expression_encoder"] = Path(config.expression_encoder)
+    return {name: path for name, path in paths.items() if path.exists()}

@@ -1,4 +1,4 @@
-"""Which clips a folder of videos has: its files, their time ranges, and the clips of every scene."""
+"""Plans the clips of a folder of videos: its files, their time ranges, and the clips of every scene."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from fantasytalking import media
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.resources import resource_path
 from fantasytalking.data.manifest import Rejection, RejectionReason
@@ -23,7 +23,7 @@ MAX_SOURCE_SECONDS = 12 * 3600.0
 
 
 class RelativeCrop(NamedTuple):
-    """A part of the picture. All numbers are in heights of the picture, so that they hold at every resolution."""
+    """A crop of the frame in units of its height, so that it is independent of the resolution."""
 
     left: float
     top: float
@@ -32,18 +32,24 @@ class RelativeCrop(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Six hexadecimal digits that tell clips of one video with different crops apart."""
+        """Six hexadecimal digits that distinguish clips of one video with different crops.
+
+        The hashed text is part of every clip name of existing corpora and must not change.
+        """
         left, top, width, height = self
         text = f"Crop({left=!r}, {top=!r}, {width=!r}, {height=!r})"
         return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 class TimeRange(NamedTuple):
-    """A stretch of a video that is wanted, in seconds, and the part of the picture; None: all of it."""
+    """A segment of a video to use."""
 
     start: float
+    """Seconds from the first frame."""
     end: float
+    """Seconds from the first frame."""
     crop: RelativeCrop | None
+    """Part of the frame; None uses the whole frame."""
 
 
 @dataclass(frozen=True)
@@ -52,97 +58,124 @@ class VideoFile:
 
     path: Path
     video: str
-    """The path within the input folder, with forward slashes."""
+    """Path within the input folder, with forward slashes."""
     size: int
-    """Bytes: a file that was replaced by another is prepared anew."""
+    """Size in bytes: a file that is replaced by another one is prepared again."""
 
     @property
     def name(self) -> str:
+        """Unique name, safe for file systems."""
         digest = hashlib.sha256(f"{self.video}\0{self.size}".encode()).hexdigest()[:10]
         stem = re.sub(r"[^A-Za-z0-9-]+", "-", PurePosixPath(self.video).with_suffix("").as_posix())[-60:]
         return f"{digest[:2]}-{stem.strip('-')}-{digest[2:]}"
 
     def error_detail(self, error: InputError) -> str:
-        """An error about this file, without the place of the input folder, which is not the corpus' business."""
+        """Returns the message of an error about this file without the path of the input folder."""
         return str(error).replace(str(self.path), self.video)
 
 
 @dataclass(frozen=True)
 class VideoSpan:
-    """A minute of a video, to be searched for scene cuts."""
+    """A minute of a video that is scanned for scene cuts."""
 
     file: VideoFile
     start: float
+    """Seconds from the first frame."""
 
     @property
     def name(self) -> str:
+        """Unique name, derived from the video and the start in seconds."""
         return f"{self.file.name}_{self.start:05.0f}"
 
 
 @dataclass(frozen=True)
 class SceneClip:
-    """A stretch of one scene, as long as clips are."""
+    """A segment of one scene with the length of a clip."""
 
     file: VideoFile
     start: float
+    """Seconds from the first frame."""
     crop: RelativeCrop | None
+    """Part of the frame; None uses the whole frame."""
 
     @property
     def name(self) -> str:
+        """Unique name, derived from the video, the start in milliseconds and the crop."""
         suffix = "" if self.crop is None else f"-{self.crop.digest}"
         return f"{self.file.name}_{round(self.start * 1000):08d}{suffix}"
 
 
 def find_videos(folder: Path, time_ranges: Mapping[str, list[TimeRange]] | None) -> list[VideoFile]:
-    """All videos below `folder` in the order of their names; hidden files and linked folders are passed over.
+    """Returns all videos below `folder`, sorted by path; hidden files and linked folders are skipped.
 
     Args:
-        time_ranges: the only videos to use, by name: with or without the folders below `folder`, with or without
-            suffix; None for all.
+        folder: the input folder.
+        time_ranges: the videos to use, by name, with or without the subfolder and with or without the suffix; None uses
+            all videos.
 
     Raises:
-        InputError: there is no such folder, or no video in it.
+        InputError: the folder does not exist, or contains no video.
     """
     if not folder.is_dir():
-        raise InputError(f"input '{folder}' is not a folder; give a folder of videos")
+        raise InputError(
+            f"input '{folder}' is not a folder; give a folder of videos",
+            code=ErrorCode.missing_file,
+            field="--input",
+            value=str(folder),
+        )
     found = []
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
-            path = Path(place) / name
+            path = Path(parent) / name
             if path.suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".") and path.is_file():
                 found.append(VideoFile(path, path.relative_to(folder).as_posix(), path.stat().st_size))
     if time_ranges is not None:
         found = [file for file in found if time_ranges_for(file, time_ranges)]
     if not found:
-        among = "" if time_ranges is None else " that the file of ranges names"
-        raise InputError(f"input '{folder}' holds no video{among}; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
+        listed = "" if time_ranges is None else " that time_ranges names"
+        raise InputError(
+            f"input '{folder}' contains no video{listed}; supported are {', '.join(sorted(VIDEO_SUFFIXES))}",
+            code=ErrorCode.missing_file,
+            field="--input" if time_ranges is None else "time_ranges",
+            value=str(folder),
+        )
     return sorted(found, key=lambda file: file.video)
 
 
 def read_time_ranges(path: str | Path) -> dict[str, list[TimeRange]]:
-    """Wanted stretches by video, from JSON Lines of {video, start, end, crop, crop_of_height}.
+    """Reads time ranges by video from JSON Lines of {video, start, end, crop, crop_of_height}.
 
-    `crop` is [x, y, width, height] in pixels of the video at a height of `crop_of_height` pixels; null stands for the
-    whole picture.
+    `crop` is [x, y, width, height] in pixels of the video at a height of `crop_of_height` pixels; null is the whole
+    frame.
 
     Raises:
-        InputError: the file is missing or a line is not of that kind; names the line.
+        InputError: the file is missing, or a line is not a time range; names the line.
     """
-    wanted: dict[str, list[TimeRange]] = {}
+    ranges: dict[str, list[TimeRange]] = {}
     try:
-        text = existing_file(resource_path(path), "file of ranges").read_text(encoding="utf-8")
+        text = existing_file(resource_path(path), "file of time ranges").read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is no text in UTF-8; give a file of ranges, JSON Lines") from error
+        raise InputError(
+            f"'{path}' is not UTF-8 text; give a JSON Lines file of time ranges",
+            code=ErrorCode.malformed_file,
+            field="time_ranges",
+            value=str(path),
+        ) from error
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             video, found = _parse_time_range(json.loads(line))
         except (ValueError, KeyError, TypeError, ArithmeticError) as error:
-            raise InputError(f"'{path}' line {number} is not a range of a video ({error!r})") from error
-        stretches = wanted.setdefault(video, [])
-        if found not in stretches:  # a line that stands there twice is one clip
-            stretches.append(found)
-    return wanted
+            raise InputError(
+                f"'{path}' line {number} is not a time range of a video ({error!r}); correct it",
+                code=ErrorCode.malformed_file,
+                field="time_ranges",
+                value=number,
+            ) from error
+        known = ranges.setdefault(video, [])
+        if found not in known:  # a repeated line is one clip
+            known.append(found)
+    return ranges
 
 
 def _parse_time_range(values: Any) -> tuple[str, TimeRange]:
@@ -159,32 +192,30 @@ def _parse_time_range(values: Any) -> tuple[str, TimeRange]:
 
 
 def time_ranges_for(file: VideoFile, time_ranges: Mapping[str, list[TimeRange]] | None) -> list[TimeRange]:
-    """The wanted stretches of a video, all of it when nothing is said."""
+    """Returns the time ranges of a video, sorted; without `time_ranges`, the whole video."""
     if time_ranges is None:
         return [TimeRange(0.0, MAX_SOURCE_SECONDS, None)]
     path = PurePosixPath(file.video)
     names = (path.as_posix(), path.with_suffix("").as_posix(), path.name, path.stem)
     found = next((time_ranges[name] for name in names if name in time_ranges), [])
-    return sorted(found, key=lambda stretch: (stretch.start, stretch.end))
+    return sorted(found, key=lambda item: (item.start, item.end))
 
 
 def probe_video(file: VideoFile, config: PreparationConfig) -> dict[str, Any]:
-    """{"duration": seconds} of a usable video, or {"reason", "detail"} of one that is not."""
+    """Returns {"duration": seconds} for a usable video, {"reason", "detail"} for others."""
     try:
         info = media.probe(file.path)
     except InputError as error:
         return _rejection(RejectionReason.UNREADABLE, file.error_detail(error))
     if not info.has_video:
-        return _rejection(RejectionReason.UNREADABLE, "there is no picture")
+        return _rejection(RejectionReason.UNREADABLE, "there is no video track")
     if info.duration > MAX_SOURCE_SECONDS:
-        return _rejection(RejectionReason.TOO_LONG, f"{info.duration:.0f} s, the limit is {MAX_SOURCE_SECONDS:.0f} s")
+        return _rejection(RejectionReason.TOO_LONG, f"{info.duration:.0f} s; the limit is {MAX_SOURCE_SECONDS:.0f} s")
     if not info.has_audio:
-        return _rejection(RejectionReason.NO_AUDIO, "there is no sound track")
-    if info.fps < config.min_fps_ratio * config.fps:
-        least = config.min_fps_ratio * config.fps
-        return _rejection(
-            RejectionReason.LOW_FRAME_RATE, f"{info.fps:.2f} frames a second, at least {least:.2f} are needed"
-        )
+        return _rejection(RejectionReason.NO_AUDIO, "there is no audio track")
+    min_fps = config.min_fps_ratio * config.fps
+    if info.fps < min_fps:
+        return _rejection(RejectionReason.LOW_FRAME_RATE, f"{info.fps:.2f} fps; at least {min_fps:.2f} are needed")
     return {"duration": info.duration}
 
 
@@ -193,25 +224,25 @@ def _rejection(reason: RejectionReason, detail: str) -> dict[str, Any]:
 
 
 def spans_to_scan(file: VideoFile, duration: float, ranges: list[TimeRange]) -> list[VideoSpan]:
-    """The spans of a video that a wanted stretch touches."""
+    """Returns the spans of a video that overlap a time range."""
     starts = span_starts(duration)
     return [
         VideoSpan(file, start)
         for start, stop in zip(starts, [*starts[1:], MAX_SOURCE_SECONDS], strict=True)
-        if any(wanted.start < stop and start < wanted.end for wanted in ranges)
+        if any(item.start < stop and start < item.end for item in ranges)
     ]
 
 
 def plan_video(
     file: VideoFile, scans: list[SpanScan], ranges: list[TimeRange], config: PreparationConfig
 ) -> Iterator[SceneClip | Rejection]:
-    """The clips of a video and, as rejections, the scenes that are too short and the place where it breaks off."""
+    """Yields the clips of a video, and rejections for scenes that are too short and where the video breaks off."""
     if not scans:
-        yield Rejection(file.video, 0.0, RejectionReason.TOO_SHORT, "the wanted stretch lies beyond the video's end")
+        yield Rejection(file.video, 0.0, RejectionReason.TOO_SHORT, "the time range is after the end of the video")
         return
-    for wanted in ranges:
-        for start, end in iter_scenes(scans, wanted.start, wanted.end):
-            yield from _plan_scene(file, start, end, wanted.crop, config)
+    for item in ranges:
+        for start, end in iter_scenes(scans, item.start, item.end):
+            yield from _plan_scene(file, start, end, item.crop, config)
     broken = next((scan.error for scan in scans if scan.error), "")
     if broken:
         yield Rejection(file.video, round(video_end(scans), 6), RejectionReason.DAMAGED, broken)
@@ -220,10 +251,10 @@ def plan_video(
 def _plan_scene(
     file: VideoFile, start: float, end: float, crop: RelativeCrop | None, config: PreparationConfig
 ) -> Iterator[SceneClip | Rejection]:
-    # A quarter of a frame of tolerance, for time stamps that are rounded to milliseconds.
+    # A tolerance of a quarter of a frame, for timestamps that are rounded to milliseconds.
     usable = end - start + 0.25 / config.fps
     if usable < config.duration:
-        detail = f"a scene of {end - start:.2f} s, a clip has {config.duration:.2f} s"
+        detail = f"the scene has {end - start:.2f} s; a clip needs {config.duration:.2f} s"
         yield Rejection(file.video, round(start, 6), RejectionReason.TOO_SHORT, detail)
         return
     for index in range(int((usable - config.duration) * config.fps / config.clip_stride) + 1):

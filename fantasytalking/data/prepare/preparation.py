@@ -1,8 +1,9 @@
-"""Data preparation: a folder of talking videos in, a corpus for training out.
+"""Prepares a folder of talking videos as a training corpus.
 
-Four stages, each shared out between the processes and each kept as one small file a task (see `progress`): every video
-is opened, every minute of it searched for scene cuts, every clip of every scene checked and encoded; then the main
-process writes manifest.jsonl, rejected.jsonl, motion_normaliser.json and contact_sheet.png.
+Three stages are distributed over the processes and store one small file per task, so that a run can be resumed
+(`fantasytalking.common.resumable_tasks`): every video is probed, every minute of it is scanned for scene cuts, and
+every clip of every scene is checked and encoded. The main process then writes manifest.jsonl, rejected.jsonl,
+motion_normaliser.json and contact_sheet.png.
 """
 
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from fantasytalking.common.config import save_config
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import fingerprint
 from fantasytalking.common.resumable_tasks import ProcessState, TaskStage, open_output_folder
 from fantasytalking.data.features import save_features
@@ -50,13 +51,23 @@ CORPUS_CONTACT_SHEET_FILE = "contact_sheet.png"
 
 
 class CorpusPreparation:
-    """One run over one folder of videos."""
+    """One run over one folder of videos.
+
+    Args:
+        videos: the input folder.
+        output: the output folder, new or of a run to resume.
+        config: the settings.
+        encoders: the frozen encoders.
+
+    Raises:
+        InputError: the input folder contains no video, or the file of time ranges is malformed.
+    """
 
     def __init__(self, videos: Path, output: Path, config: PreparationConfig, encoders: FeatureEncoders) -> None:
         self.output, self.config, self.encoders = output, config, encoders
-        wanted = None if config.time_ranges is None else read_time_ranges(config.time_ranges)
-        self.files = find_videos(videos, wanted)
-        self.time_ranges: Mapping[str, list[TimeRange]] | None = wanted
+        time_ranges = None if config.time_ranges is None else read_time_ranges(config.time_ranges)
+        self.files = find_videos(videos, time_ranges)
+        self.time_ranges: Mapping[str, list[TimeRange]] | None = time_ranges
         self.fingerprint = config.fingerprint()
         progress = output / "progress"
         self.probe_stage: TaskStage[VideoFile] = TaskStage(
@@ -66,16 +77,16 @@ class CorpusPreparation:
         self.encode_stage: TaskStage[SceneClip] = TaskStage("clips", progress / "clips", self._encode)
 
     def run(self, process_state: ProcessState) -> tuple[list[ClipRecord], list[Rejection]]:
-        """Goes on where an earlier run stopped; on all processes at once.
+        """Runs or resumes the preparation; to be called on all processes at once.
 
         Returns:
-            the lines of manifest.jsonl and of rejected.jsonl (empty on processes other than the main one).
+            The lines of manifest.jsonl and of rejected.jsonl; empty lists on processes other than the main one.
 
         Raises:
-            InputError: the output holds other things or another run, or no clip can be used.
+            InputError: the output folder contains other files or another run, or no clip can be used.
         """
         if process_state.is_main_process:
-            encoders = {name: fingerprint(place) for name, place in encoder_paths(self.config).items()}
+            encoders = {name: fingerprint(path) for name, path in encoder_paths(self.config).items()}
             open_output_folder(self.output, self.fingerprint, encoders)
             save_config(self.config, self.output / "data.yaml")
         process_state.wait_for_everyone()
@@ -108,12 +119,12 @@ class CorpusPreparation:
         return list(plan_video(file, scans, time_ranges_for(file, self.time_ranges), self.config))
 
     def _encode(self, clip: SceneClip) -> dict[str, Any]:
-        """Prepares and encodes a clip; the features are in place before its result is."""
+        """Prepares and encodes a clip; the features are written before the result."""
         try:
             prepared = prepare_clip(clip, self.config)
             features = self.encoders.encode(prepared)
-        except ClipRejected as refused:
-            return {"reason": refused.reason.value, "detail": refused.detail}
+        except ClipRejected as rejected:
+            return {"reason": rejected.reason.value, "detail": rejected.detail}
         save_features(features, self.output / _features_path(clip), self.fingerprint)
         height, width = prepared.frames.shape[1:3]
         return {
@@ -135,12 +146,16 @@ class CorpusPreparation:
         write_records(self.output / REJECTIONS_FILE, rejections)
         used = [(clip, result) for clip, result in results if "reason" not in result]
         if not used:
+            counts = _format_reason_counts(rejections)
             raise InputError(
-                f"no clip of '{self.output}' can be used ({_format_reason_counts(rejections)}); see {REJECTIONS_FILE}"
+                f"no clip of '{self.output}' can be used ({counts}); {REJECTIONS_FILE} lists the reasons",
+                code=ErrorCode.unreadable_media,
+                field="--input",
+                value=counts,
             )
-        normaliser = self._motion_normalizer([result for _, result in used])
-        normaliser.save(self.output / MOTION_NORMALIZER_FILE)
-        records = [self._record(clip, result, normaliser) for clip, result in used]
+        normalizer = self._motion_normalizer([result for _, result in used])
+        normalizer.save(self.output / MOTION_NORMALIZER_FILE)
+        records = [self._record(clip, result, normalizer) for clip, result in used]
         write_records(self.output / MANIFEST_FILE, records)
         if self.config.contact_sheet_clips:
             by_name = {record.clip: record for record in records}
@@ -160,7 +175,12 @@ class CorpusPreparation:
         features = _features_path(clip)
         if not (self.output / features).is_file():
             done = self.encode_stage.result_path(clip)
-            raise InputError(f"the features of '{clip.name}' are gone; delete '{done}' and run the preparation again")
+            raise InputError(
+                f"the features of '{clip.name}' are missing; delete '{done}' and run the preparation again",
+                code=ErrorCode.missing_file,
+                field="features",
+                value=clip.name,
+            )
         expression, body = normalizer.normalize(MotionMeasure(result["expression_measure"], result["body_measure"]))
         return ClipRecord(
             clip=clip.name,
@@ -179,17 +199,24 @@ class CorpusPreparation:
 def prepare_corpus(
     videos: Path, output: Path, config: PreparationConfig, process_state: ProcessState, device: torch.device
 ) -> str:
-    """Prepares the videos below a folder and tells in one line what came of it; the way in for scripts.
+    """Prepares the videos below a folder and returns a one-line summary; the entry point for scripts.
+
+    Args:
+        videos: the input folder.
+        output: the output folder, new or of a run to resume.
+        config: the settings.
+        process_state: the processes of the run.
+        device: the device of the encoders.
 
     Raises:
-        InputError: before anything is written: components missing, no videos, a foreign output folder. At the end: no
-            clip can be used.
+        InputError: before anything is written, if a component or the videos are missing or the output folder contains
+            other files; at the end, if no clip can be used.
     """
     torch.set_num_threads(config.num_threads)
     preparation = CorpusPreparation(videos, output, config, FeatureEncoders.load(config, device))
     records, rejections = preparation.run(process_state)
-    left_out = f"; left out: {_format_reason_counts(rejections)}, see {REJECTIONS_FILE}" if rejections else ""
-    return f"{len(records)} clips in '{output / MANIFEST_FILE}'{left_out}"
+    rejected = f"; rejected: {_format_reason_counts(rejections)}, see {REJECTIONS_FILE}" if rejections else ""
+    return f"{len(records)} clips in '{output / MANIFEST_FILE}'{rejected}"
 
 
 def _features_path(clip: SceneClip) -> Path:
@@ -202,6 +229,6 @@ def _format_reason_counts(rejections: list[Rejection]) -> str:
 
 
 def _evenly_spaced(clips: list[SceneClip], count: int) -> list[SceneClip]:
-    """At most `count` clips, evenly spread over all."""
+    """Returns at most `count` clips, evenly spaced."""
     step = max(1, -(-len(clips) // count))
     return clips[::step]

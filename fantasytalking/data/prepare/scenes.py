@@ -1,6 +1,6 @@
-"""Where a video changes scene, found in a stream: memory does not grow with its length.
+"""Detects scene cuts in a stream; memory does not grow with the length of the video.
 
-A video is scanned in spans of a minute, so that the work on a long one can be shared out and taken up again.
+A video is scanned in spans of one minute, so that the work on long videos can be distributed and resumed.
 """
 
 from collections.abc import Iterator
@@ -17,34 +17,34 @@ from fantasytalking.common.errors import InputError
 
 SPAN_SECONDS = 60.0
 OVERLAP_SECONDS = 1.0
-"""Seen on both sides of a span, so that a cut is judged by its neighbours wherever it falls."""
+"""Overlap on both sides of a span in seconds, so that every cut is compared with its neighbors."""
 
 _BLOCKS = 3
 _LEVELS = 8
 _NEIGHBORS = 6
 _MEDIAN_RATIO = 3.0
-"""A cut differs this many times more than the median of its neighbours: fast motion and flicker differ all the time."""
+"""Minimum ratio of a cut's difference to the median of its neighbors: fast motion and flicker differ all the time."""
 
 
 @dataclass(frozen=True)
 class SpanScan:
-    """What the scan of one span found. Times are seconds from the video's first frame."""
+    """Result of the scan of one span; times are seconds from the video's first frame."""
 
     cuts: list[float]
     """Times of the first frames after cuts."""
     end: float
-    """When the last frame's showing ends; the span's own end where the video goes on."""
+    """Time at which the display of the last frame ends; the end of the span if the video continues."""
     error: str
-    """Why the video cannot be decoded beyond `end`; empty where it can."""
+    """Reason why the video cannot be decoded after `end`; empty if it can."""
 
 
 def span_starts(duration: float) -> list[float]:
-    """Starts of the spans of a video that is said to last `duration` seconds."""
+    """Returns the starts, in seconds, of the spans of a video that declares `duration` seconds."""
     return [index * SPAN_SECONDS for index in range(max(1, int(np.ceil(duration / SPAN_SECONDS - 1e-9))))]
 
 
 def scan_span(path: Path, start: float, threshold: float) -> SpanScan:
-    """Decodes the span from `start` on and finds its cuts."""
+    """Decodes the span from `start` (seconds) on and detects cuts whose difference exceeds `threshold`."""
     begin, stop = max(0.0, start - OVERLAP_SECONDS), start + SPAN_SECONDS
     times: list[float] = []
     histograms: list[NDArray[np.float32]] = []
@@ -63,31 +63,32 @@ def scan_span(path: Path, start: float, threshold: float) -> SpanScan:
 
 
 def color_histograms(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(blocks, 3, levels) shares of the colour levels in 3 x 3 blocks of a picture (H, W, 3)."""
+    """Returns the (blocks, 3, levels) color histograms, as fractions, of 3 x 3 blocks of a frame (H, W, 3)."""
     step = max(1, min(frame.shape[:2]) // 72)
     small = frame[step // 2 :: step, step // 2 :: step]
-    places = _bin_offsets(small.shape[0], small.shape[1])
-    counts = np.bincount((places + small // (256 // _LEVELS)).ravel(), minlength=_BLOCKS**2 * 3 * _LEVELS)
+    offsets = _bin_offsets(small.shape[0], small.shape[1])
+    counts = np.bincount((offsets + small // (256 // _LEVELS)).ravel(), minlength=_BLOCKS**2 * 3 * _LEVELS)
     histograms = counts.reshape(-1, 3, _LEVELS).astype(np.float32)
     return histograms / np.maximum(histograms.sum(axis=-1, keepdims=True), 1)
 
 
 @lru_cache(maxsize=8)
 def _bin_offsets(height: int, width: int) -> NDArray[np.int32]:
-    """(height, width, 3) number of the lowest level's bin for every pixel's block and colour."""
+    """Returns the (height, width, 3) index of the lowest bin of each pixel's block and color."""
     rows, columns = (np.arange(size) * _BLOCKS // size for size in (height, width))
     blocks = rows[:, None] * _BLOCKS + columns
     return ((blocks[:, :, None] * 3 + np.arange(3)) * _LEVELS).astype(np.int32)
 
 
 def find_cuts(histograms: NDArray[np.float32], threshold: float) -> list[int]:
-    """Indices of the frames that begin a new scene.
+    """Returns the indices of the frames that start a new scene.
 
-    The difference of two frames is half the L1 distance of their histograms, averaged over blocks and colours, so it
-    lies in [0, 1]. A cut exceeds `threshold` and stands out from its neighbours.
+    The difference of two frames is half the L1 distance of their histograms, averaged over blocks and colors, in
+    [0, 1]. A cut exceeds `threshold` and stands out from its neighbors.
 
     Args:
         histograms: (frames, blocks, 3, levels).
+        threshold: minimum difference, [0, 1].
     """
     differences = np.abs(np.diff(histograms, axis=0)).sum(axis=-1).mean(axis=(1, 2)) / 2
     return [
@@ -101,7 +102,7 @@ def _exceeds_neighbors(differences: NDArray[np.float32], index: int) -> bool:
 
 
 def iter_scenes(scans: list[SpanScan], start: float, stop: float) -> Iterator[tuple[float, float]]:
-    """The scenes (start, end) between `start` and `stop`, from the scans of all spans in order."""
+    """Yields the scenes (start, end) between `start` and `stop`, from the scans of all spans in order."""
     end = min(stop, video_end(scans))
     borders = [start, *(cut for scan in scans for cut in scan.cuts if start < cut < end), end]
     for first, last in pairwise(borders):
@@ -110,5 +111,5 @@ def iter_scenes(scans: list[SpanScan], start: float, stop: float) -> Iterator[tu
 
 
 def video_end(scans: list[SpanScan]) -> float:
-    """When the video ends: at the first span that breaks off, else with the last."""
+    """Returns the end of the video in seconds: of the first span that breaks off, else of the last span."""
     return next((scan.end for scan in scans if scan.error), max(scan.end for scan in scans))

@@ -1,8 +1,8 @@
-"""The released expression encoder: PD-FGC's motion network (Wang et al., CVPR 2023) as FantasyPortrait ships it.
+"""Provides the released expression encoder: PD-FGC's motion network (Wang et al., CVPR 2023) of FantasyPortrait.
 
-Facts of it (layers, their names in the file, the crop) are those of the published inference code of PD-FGC and of
-FantasyPortrait. A face alignment network (Bulat and Tzimiropoulos, ICCV 2017) with one hourglass sees the crop, and
-four heads read its 68 maps. The features are used as they come from the heads, the mouth's before its last projection.
+Layers, their names in the file and the crop are those of the published inference code of PD-FGC and FantasyPortrait. A
+face alignment network (Bulat and Tzimiropoulos, ICCV 2017) with one hourglass processes the crop, and four heads use
+its 68 heatmaps. The features are the outputs of the heads; that of the mouth is taken before its last projection.
 """
 
 from pathlib import Path
@@ -18,19 +18,19 @@ from fantasytalking.encoders.face_alignment import crop_aligned_bicubic, estimat
 
 PD_FGC_SIZE = 224
 PD_FGC_DIMS = (6, 6, 30, 512)
-"""Features of head, eye, emotion and mouth."""
-# Left eye, right eye, tip of the nose, corners of the mouth in a crop of side 1; OpenCV counts from the first pixel's
-# centre.
+"""Number of features of head, eye, emotion and mouth."""
+# Left eye, right eye, tip of the nose, corners of the mouth in a crop of side 1; OpenCV's coordinates are relative to
+# the center of the first pixel.
 _CROP_TEMPLATE = (
     np.array([[0.3843, 0.27], [0.62, 0.2668], [0.503, 0.4185], [0.406, 0.5273], [0.5977, 0.525]]) + 0.5 / PD_FGC_SIZE
 )
 _CHANNELS, _NUM_HEATMAPS, _FEATURE_DIM, _DEPTH = 256, 68, 512, 4
 _IGNORED_KEYS = ("mouth_embed.", "num_batches_tracked")
-"""In the file, but of no weight in what is computed."""
+"""Parts of keys in the file that the features do not depend on."""
 
 
 class PdFgcNetwork(nn.Module):
-    """Crops to features. The names of the parts are those of the released file."""
+    """Computes features of crops. The names of the modules are those of the released file."""
 
     dims = PD_FGC_DIMS
 
@@ -49,13 +49,13 @@ class PdFgcNetwork(nn.Module):
             self.add_module(f"{part}_embed", nn.Sequential(nn.ReLU(), nn.Linear(_FEATURE_DIM, dim)))
 
     def forward(self, crops: Tensor) -> Tensor:
-        """(B, 3, 224, 224) RGB in [-1, 1] to (B, 554)."""
-        seen = self.model(crops)
-        read = [
-            self.get_submodule(f"{part}_embed")(self.get_submodule(f"to_{part}")(seen))
+        """Maps crops (B, 3, 224, 224) RGB in [-1, 1] to (B, 554)."""
+        shared = self.model(crops)
+        embeddings = [
+            self.get_submodule(f"{part}_embed")(self.get_submodule(f"to_{part}")(shared))
             for part in ("headpose", "eye", "emo")
         ]
-        return torch.cat([*read, self.get_submodule("to_mouth")(seen)], dim=1)
+        return torch.cat([*embeddings, self.get_submodule("to_mouth")(shared)], dim=1)
 
     def encode_faces(
         self,
@@ -64,14 +64,14 @@ class PdFgcNetwork(nn.Module):
         reference_points: NDArray[np.floating],
         device: torch.device,
     ) -> Tensor:
-        """Features (T, 554) of faces at five points; where the head began does not matter to this network."""
+        """Returns features (T, 554) of faces at (T, 5, 2) points; this network does not use `reference_points`."""
         crops = crop_aligned_bicubic(frames, estimate_similarity(points, _CROP_TEMPLATE), PD_FGC_SIZE)
         features: Tensor = self(crops.to(device))
         return features
 
 
 class _AlignmentNetwork(nn.Module):
-    """(B, 3, 224, 224) to (B, 512)."""
+    """Maps (B, 3, 224, 224) to (B, 512)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,12 +94,12 @@ class _AlignmentNetwork(nn.Module):
         deep = self.top_m_0(self.m0(self.conv4(self.conv3(shallow))))
         maps = self.l0(F.relu(self.bn_end0(self.conv_last0(deep))))
         joined = self.conv6(F.relu(self.bn5(maps))).flatten(1)
-        seen: Tensor = self.fc(F.relu(joined))
-        return seen
+        features: Tensor = self.fc(F.relu(joined))
+        return features
 
 
 class _Hourglass(nn.Module):
-    """Down four times and up again, at every level added to what was not taken down; the size stays."""
+    """Downsamples four times and upsamples again, with a skip connection per level; the size does not change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,17 +109,17 @@ class _Hourglass(nn.Module):
         self.b2_plus_1 = _Block(_CHANNELS, _CHANNELS)
 
     def forward(self, image: Tensor, level: int = _DEPTH) -> Tensor:
-        beside = self.get_submodule(f"b1_{level}")(image)
+        skip = self.get_submodule(f"b1_{level}")(image)
         low = self.get_submodule(f"b2_{level}")(F.max_pool2d(image, 2))
         low = self.b2_plus_1(low) if level == 1 else self(low, level - 1)
         low = self.get_submodule(f"b3_{level}")(low)
-        raised = F.interpolate(low, size=image.shape[-2:], mode="bilinear", align_corners=False)
-        result: Tensor = beside + raised
+        upsampled = F.interpolate(low, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        result: Tensor = skip + upsampled
         return result
 
 
 class _Block(nn.Module):
-    """Three convolutions, each on what the one before gave, side by side in the result; added to the input."""
+    """Three successive convolutions, concatenated and added to the input."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -133,20 +133,21 @@ class _Block(nn.Module):
             )
 
     def forward(self, image: Tensor) -> Tensor:
-        found, value = [], image
+        outputs, value = [], image
         for number in (1, 2, 3):
             value = self.get_submodule(f"conv{number}")(F.relu(self.get_submodule(f"bn{number}")(value)))
-            found.append(value)
-        beside = self.downsample(image) if hasattr(self, "downsample") else image
-        result: Tensor = torch.cat(found, dim=1) + beside
+            outputs.append(value)
+        shortcut = self.downsample(image) if hasattr(self, "downsample") else image
+        result: Tensor = torch.cat(outputs, dim=1) + shortcut
         return result
 
 
 def load_pd_fgc(path: Path) -> PdFgcNetwork:
-    """The network of a released file (pd_fpg.pth), or of the same tensors as .safetensors.
+    """Loads the network of the released file (pd_fpg.pth), or of the same tensors as .safetensors.
 
     Raises:
-        InputError: the file is missing, damaged, holds more than tensors, or not exactly the network's.
+        InputError: the file is missing or damaged, contains other objects than tensors, or other tensors than the
+            network's.
     """
     if path.suffix == ".safetensors":
         stored = open_safetensors(path)

@@ -1,8 +1,8 @@
-"""Faces as FantasyPortrait's front end finds them: its detector and its landmark network, along a video.
+"""Tracks a face through a video with the detector and the landmark network of FantasyPortrait's front end.
 
-Who is followed is told by points that are known of the face. Where the published code has every picture's detections
-compete with what it follows, a face is followed here until the network no longer believes in it; and faces below 96
-pixels, which the published code drops, are kept.
+Known points of the face select which face is tracked. The published code matches the detections of every frame to the
+tracked faces; here a face is tracked until its probability is too low. Faces below 96 pixels, which the published code
+drops, are kept.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.fantasy_portrait.detector import FantasyPortraitDetector
 from fantasytalking.encoders.fantasy_portrait.landmarks import (
     JAW_ENDS,
@@ -27,33 +27,48 @@ FIVE_POINT_INDICES = [182, 202, 36, 149, 133]
 """Left eye, right eye, tip of the nose, left and right corner of the mouth among the 222."""
 MIN_FACE_PROBABILITY = 1e-4
 _PIXEL_CENTER = 0.5 + 0.5j
-"""From OpenCV's coordinates to those that count from the picture's edge."""
+"""Offset from OpenCV's coordinates to coordinates relative to the edge of the image."""
 
 
 class FantasyPortraitNetworks:
-    """The two networks."""
+    """The detector and the landmark network.
+
+    Args:
+        detector: the face detector.
+        landmarks: the landmark network.
+    """
 
     def __init__(self, detector: FantasyPortraitDetector, landmarks: FantasyPortraitLandmarks) -> None:
         self.detector, self.landmarks = detector, landmarks
 
     @classmethod
     def from_folder(cls, folder: Path) -> "FantasyPortraitNetworks | None":
-        """The networks of face_det.onnx and face_landmark.onnx in a folder; None where it holds neither.
+        """Loads face_det.onnx and face_landmark.onnx from a folder; returns None if it contains neither.
 
         Raises:
-            InputError: it holds one of them, or one is damaged or another network.
+            InputError: the folder contains only one of them, or one is damaged or another network.
         """
-        there = [name for name in (DETECTOR_FILE, LANDMARKS_FILE) if (folder / name).is_file()]
-        if not there:
+        found = [name for name in (DETECTOR_FILE, LANDMARKS_FILE) if (folder / name).is_file()]
+        if not found:
             return None
-        if len(there) == 1:
-            raise InputError(f"'{folder}' holds {there[0]} alone; {DETECTOR_FILE} and {LANDMARKS_FILE} go together")
+        if len(found) == 1:
+            (missing,) = {DETECTOR_FILE, LANDMARKS_FILE} - set(found)
+            raise InputError(
+                f"'{folder}' contains {found[0]} without {missing}; both are needed; add {missing}",
+                code=ErrorCode.missing_weights,
+                field=missing,
+                value=str(folder),
+            )
         detector = FantasyPortraitDetector.from_pretrained(folder / DETECTOR_FILE)
         return cls(detector, FantasyPortraitLandmarks.from_pretrained(folder / LANDMARKS_FILE))
 
 
 class FantasyPortraitFaceTracker:
-    """One face through a video, which may come piece by piece."""
+    """Tracks one face through a video, which may arrive in pieces.
+
+    Args:
+        networks: the two networks.
+    """
 
     def __init__(self, networks: FantasyPortraitNetworks) -> None:
         self._networks = networks
@@ -62,14 +77,14 @@ class FantasyPortraitFaceTracker:
         self._size = 0.0
 
     def track(self, frames: NDArray[np.uint8], points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """The five points as these networks see them.
+        """Returns the five points of the face as these networks predict them.
 
         Args:
-            frames: (T, H, W, 3) RGB, the next of the video.
-            points: (T, 5, 2) pixels, which tell the face among others; NaN where it is not seen.
+            frames: (T, H, W, 3) uint8 RGB, the next frames of the video.
+            points: (T, 5, 2) pixels that select the face; NaN where it is not visible.
 
         Returns:
-            (T, 5, 2) pixels; NaN where `points` has it or these networks see no face there.
+            (T, 5, 2) pixels; NaN where `points` is NaN or these networks detect no face.
         """
         found = np.full((len(frames), 5, 2), np.nan)
         for number, (frame, known) in enumerate(zip(frames, points, strict=True)):
@@ -90,25 +105,25 @@ class FantasyPortraitFaceTracker:
             crop = crop_from_box(box)
         else:
             crop = crop_from_points(self._points, eye_angle(self._points))
-        look = self._networks.landmarks.predict(frame, crop)
-        if look.probability < MIN_FACE_PROBABILITY:
+        prediction = self._networks.landmarks.predict(frame, crop)
+        if prediction.probability < MIN_FACE_PROBABILITY:
             self._points = None
             return
-        self._points = self._smoother.smooth(look.points, self._size)
+        self._points = self._smoother.smooth(prediction.points, self._size)
         first, last = self._points[list(JAW_ENDS)]
-        turned = np.rad2deg(abs(look.pitch) + 0.6 * abs(look.yaw))
-        self._size = max(1.0, float(abs(first - last)) * (1 + turned / 18))
+        degrees = np.rad2deg(abs(prediction.pitch) + 0.6 * abs(prediction.yaw))
+        self._size = max(1.0, float(abs(first - last)) * (1 + degrees / 18))
 
     def _initialize(self, frame: NDArray[np.uint8], point: complex) -> NDArray[np.float64] | None:
-        """Where the face is, as the landmarks within the detected box have it; None where nothing is detected."""
+        """Returns the box of the landmarks within the detected box; None if nothing is detected."""
         self._points, self._smoother = None, PointSmoother()
         box = self._networks.detector.detect_at(frame, point)
         if box is None:
             return None
-        look = self._networks.landmarks.predict(frame, crop_from_box(box))
-        if look.probability < MIN_FACE_PROBABILITY:
+        prediction = self._networks.landmarks.predict(frame, crop_from_box(box))
+        if prediction.probability < MIN_FACE_PROBABILITY:
             return None
-        box = bounding_box(look.points)
+        box = bounding_box(prediction.points)
         self._size = max(1.0, float(np.hypot(box[2] - box[0], box[3] - box[1])))
         return box
 

@@ -1,1 +1,1 @@
-"""Benchmarks: protocols frozen from a dataset, their clips, crops, drivers and reference videos."""
+"""Benchmarks: protocols frozen from a dataset, with their clips, crops, drivers and reference videos."""

@@ -1,4 +1,4 @@
-"""The part of a picture that a benchmark is about, where nobody says which: around the faces of the first."""
+"""Automatic crops of images and videos, centered on the faces of the first frame."""
 
 from pathlib import Path
 
@@ -14,22 +14,30 @@ CROP_DIGITS = 6
 
 
 def crop_around_faces(image: NDArray[np.uint8], aspect: float) -> CropBox | None:
-    """The largest part of a (H, W, 3) picture that is `aspect` times as wide as high, its faces as near to the middle
-    as can be; the middle of the picture where none is found (animals, drawings). None: it is the whole picture."""
+    """Returns the largest crop with a given aspect ratio, with the faces as close to the center as possible.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        aspect: width over height of the crop.
+
+    Returns:
+        the crop; the center of the image if no face is found (animals, drawings). None = the whole image.
+    """
     height, width = image.shape[:2]
-    across, down = min(width, round(height * aspect)), min(height, round(width / aspect))
-    if (across, down) == (width, height):
+    crop_width, crop_height = min(width, round(height * aspect)), min(height, round(width / aspect))
+    if (crop_width, crop_height) == (width, height):
         return None
     boxes = np.array([landmark_box(face.landmarks) for face in detect_faces(image)]).reshape(-1, 4)
-    centre = np.array([width, height]) / 2
+    center = np.array([width, height]) / 2
     if len(boxes):
-        centre = (boxes[:, :2].min(axis=0) + boxes[:, 2:].max(axis=0)) / 2
-    left, top = np.clip(np.round(centre - np.array([across, down]) / 2), 0, [width - across, height - down]).tolist()
-    return normalize_crop(left, top, across, down, height)
+        center = (boxes[:, :2].min(axis=0) + boxes[:, 2:].max(axis=0)) / 2
+    size = np.array([crop_width, crop_height])
+    left, top = np.clip(np.round(center - size / 2), 0, [width - crop_width, height - crop_height]).tolist()
+    return normalize_crop(left, top, crop_width, crop_height, height)
 
 
 def normalize_crop(left: float, top: float, width: float, height: float, image_height: int) -> CropBox:
-    """Pixels of a picture `image_height` pixels high, as a protocol holds them."""
+    """Converts a crop in pixels of an image of `image_height` pixels to heights of the image, as protocols store it."""
     return (
         round(left / image_height, CROP_DIGITS),
         round(top / image_height, CROP_DIGITS),
@@ -39,7 +47,7 @@ def normalize_crop(left: float, top: float, width: float, height: float, image_h
 
 
 def load_first_frame(path: Path, start: float = 0.0) -> NDArray[np.uint8]:
-    """(H, W, 3) of a picture file, or of a video at `start` seconds."""
+    """Returns the (H, W, 3) image of an image file, or the frame of a video at `start` seconds."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return next(frame for _, frame in media.iter_frames(path, fps=None, start=start))
     return media.read_image(path)

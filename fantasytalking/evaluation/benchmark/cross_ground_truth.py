@@ -1,10 +1,10 @@
-"""The true videos of cross-reenactment for a folder of portrait-world clips: the renderer knows them."""
+"""Rendering of the true cross-reenactments for a folder of portrait-world clips."""
 
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.evaluation.benchmark.driver_assignment import assign_drivers
 from fantasytalking.evaluation.benchmark.layouts import CROSS_REENACTMENTS_FOLDER, DRIVER_SEPARATOR, list_world_clips
 from fantasytalking.portrait_world.corpus.reenacted_clip import render_reenactment
@@ -13,17 +13,18 @@ from fantasytalking.portrait_world.corpus.reenacted_clip import render_reenactme
 def render_cross_ground_truth(
     references: Path, num_people: int, max_clips: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Makes what crossed/ does not hold yet: each clip's portrait, driven by a clip of another for each of its people.
+    """Renders the missing clips of crossed/: each clip's portrait, driven by clips of other people.
 
     Args:
-        references: clips of one person, who drive, and, if `num_people` is not 1, of so many.
-        max_clips: at most so many, in the order of the md5 of the portraits' names; None: all.
+        references: folder of clips of one person, the drivers, and of clips of `num_people` people.
+        num_people: people per clip, each with a driver.
+        max_clips: maximum number of clips, in the order of the md5 of the portraits' names; None = all.
 
     Yields:
-        clips that are there by now, and all.
+        the number of clips that exist, and the number of all clips.
 
     Raises:
-        InputError: there are no such clips, or too few people to pair.
+        InputError: there are no such clips, or too few identities to pair.
     """
     pairs = list(
         islice(
@@ -33,7 +34,11 @@ def render_cross_ground_truth(
     )
     if not pairs:
         raise InputError(
-            f"'{references}' holds no {num_people} and others to drive them; make clips of more identities"
+            f"--references '{references}' contains no clip of {num_people} people with drivers of other identities; "
+            "render clips of more identities",
+            code=ErrorCode.missing_file,
+            field="--references",
+            value=str(references),
         )
     for done, (portrait, drivers) in enumerate(pairs):
         yield done, len(pairs)

@@ -1,21 +1,21 @@
-"""From a local copy of a data set to a frozen protocol: one stretch a video, in an order that nobody chose.
+"""Freezes a protocol from a local copy of a dataset of videos: one segment per video, in a fixed order.
 
-Practice for HDTF and MEAD, which have no official split: 25 frames a second, 512 pixels, one stretch of at least ten
-seconds a video (MEAD's utterances are shorter), people who are not in training, ordered by the md5 of the video's name.
+Conventions for HDTF and MEAD, which have no official split: 25 frames per second, 512 pixels, one segment of at least
+ten seconds per video (MEAD's utterances are shorter), people who are not in the training data, ordered by the md5 of
+the video's name.
 """
 
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tqdm import tqdm
 
 from fantasytalking import media
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import hash_file
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.data.prepare.plan import (
@@ -27,17 +27,14 @@ from fantasytalking.data.prepare.plan import (
     time_ranges_for,
 )
 from fantasytalking.evaluation.benchmark.auto_crop import crop_around_faces, load_first_frame
-from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, DatasetLayout
+from fantasytalking.evaluation.benchmark.clip_names import ClipNaming
+from fantasytalking.evaluation.benchmark.config import BenchmarkConfig
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol, ProtocolClip
-
-_MEAD_PATTERN = re.compile(r"(?:^|[/_])([MW]\d{3})[/_]video[/_]front[/_](\w+?)[/_]level_(\d)[/_](\d+)\.\w+$")
-_CELEBVHQ_PATTERN = re.compile(r"([A-Za-z0-9_-]{11})_(\d+)")
-_PORTRAIT_WORLD_PATTERN = re.compile(r"(?:^|/)((id\d{4})_s\d{4})/video\.mp4$")
 
 
 @dataclass(frozen=True)
 class CandidateVideo:
-    """A video that belongs to the data set."""
+    """A video of the dataset."""
 
     file: VideoFile
     name: str
@@ -45,24 +42,33 @@ class CandidateVideo:
 
     @property
     def sort_key(self) -> str:
-        """The md5 of the name: an order that is the same for everyone and prefers nothing."""
+        """The md5 of the name: the same order on every machine, independent of the content."""
         return hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest()
 
 
 def freeze_videos(benchmark: str, references: Path, config: BenchmarkConfig) -> BenchmarkProtocol:
-    """The protocol of a local copy; the same for the same files and settings.
+    """Freezes the protocol of a local copy; equal files and settings give an equal protocol.
+
+    Args:
+        benchmark: name of the benchmark.
+        references: folder of the dataset's videos.
+        config: which clips to use.
 
     Raises:
-        InputError: no folder, no video of the layout, none that is long enough, or two of one name.
+        InputError: the folder is missing, no video belongs to the dataset, none is long enough, or two have one name.
     """
-    wanted = None if config.ranges is None else read_time_ranges(config.ranges)
-    candidates = _list_candidates(find_videos(references, wanted), config)
+    time_ranges = None if config.ranges is None else read_time_ranges(config.ranges)
+    candidates = _list_candidates(find_videos(references, time_ranges), config)
     if not candidates:
-        raise InputError(f"references '{references}' hold no video laid out as {config.layout.value} that may be used")
-    twice = [name for name, count in Counter(one.name for one in candidates).items() if count > 1]
-    if twice:
-        raise InputError(f"references '{references}' hold {len(twice)} names more than once: {', '.join(twice[:3])}")
-    stretches = {one.name: time_ranges_for(one.file, wanted) for one in candidates}
+        raise InputError(
+            f"--references '{references}' contains no video of benchmark '{benchmark}' that may be used; paths must "
+            "match identity_pattern, and people must not be excluded",
+            code=ErrorCode.missing_file,
+            field="--references",
+            value=str(references),
+        )
+    check_unique_names([one.name for one in candidates], references)
+    segments = {one.name: time_ranges_for(one.file, time_ranges) for one in candidates}
     clips: list[ProtocolClip] = []
     people: Counter[str] = Counter()
     for one in tqdm(candidates, desc="freezing", unit=" videos", dynamic_ncols=True):
@@ -70,80 +76,81 @@ def freeze_videos(benchmark: str, references: Path, config: BenchmarkConfig) -> 
             break
         if people[one.identity] == (config.max_clips_per_identity or math.inf):
             continue
-        clip = _freeze_clip(one, stretches[one.name], config)
+        clip = _freeze_clip(one, segments[one.name], config)
         if clip is not None:
             clips.append(clip)
             people[one.identity] += 1
     if not clips:
         raise InputError(
-            f"none of {len(candidates)} videos in '{references}' has picture and sound for {config.min_seconds:g} s; "
-            "give longer ones or a lower min_seconds"
+            f"none of {len(candidates)} videos in '{references}' has video and audio for {config.min_seconds:g} s; "
+            "give longer ones or a lower min_seconds",
+            code=ErrorCode.out_of_range,
+            field="min_seconds",
+            value=config.min_seconds,
         )
     return BenchmarkProtocol(benchmark, config.fps, config.width, config.height, config.max_extra_frames, tuple(clips))
 
 
+def check_unique_names(names: Sequence[str], references: Path) -> None:
+    """Checks that no two clips have the same name.
+
+    Raises:
+        InputError: two clips have the same name.
+    """
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(
+            f"--references '{references}' contains {len(repeated)} names more than once: {', '.join(repeated[:3])}; "
+            "remove or rename the copies",
+            code=ErrorCode.conflict,
+            field="--references",
+            value=repeated[0],
+        )
+
+
 def _list_candidates(files: Sequence[VideoFile], config: BenchmarkConfig) -> list[CandidateVideo]:
-    """The videos of the layout, without people of training, by the md5 of their names."""
-    trained = {
-        identity for path in config.training_manifests for identity in _training_identities(Path(path), config.layout)
-    }
+    """Returns the videos of the dataset without people of the training data, by the md5 of their names."""
+    naming = ClipNaming.from_config(config)
+    trained = {identity for path in config.training_manifests for identity in _training_identities(Path(path), naming)}
     found = []
     for file in files:
-        known = identify_clip(file.video, config.layout)
-        if known is None or known[1] in trained or (config.identities and known[1] not in config.identities):
+        clip = naming.identify(file.video)
+        if clip is None or clip.identity in trained:
             continue
-        found.append(CandidateVideo(file, *known))
+        if config.identities and clip.identity not in config.identities:
+            continue
+        found.append(CandidateVideo(file, *clip))
     return sorted(found, key=lambda one: (one.sort_key, one.name))
 
 
-def _training_identities(manifest: Path, layout: DatasetLayout) -> Iterator[str]:
+def _training_identities(manifest: Path, naming: ClipNaming) -> Iterator[str]:
     for record in read_manifest(manifest):
-        known = identify_clip(record.video, layout)
-        if known is not None:
-            yield known[1]
-
-
-def identify_clip(video: str, layout: DatasetLayout) -> tuple[str, str] | None:
-    """(name of the clip, who is in it) of a video's path; None where it is not of this layout.
-
-    >>> identify_clip("MEAD/M003/video/front/angry/level_1/004.mp4", DatasetLayout.mead)
-    ('M003-front-angry-level_1-004', 'M003')
-    """
-    path = PurePosixPath(video)
-    if layout is DatasetLayout.mead:
-        found = _MEAD_PATTERN.search(video)
-        return found and (f"{found[1]}-front-{found[2]}-level_{found[3]}-{found[4]}", found[1])
-    if layout is DatasetLayout.portrait_world:
-        found = _PORTRAIT_WORLD_PATTERN.search(video)
-        return found and ("-".join(path.parts[:-1]), found[2])
-    if layout is DatasetLayout.celebvhq:
-        found = _CELEBVHQ_PATTERN.fullmatch(path.stem)
-        return found and (f"v{path.stem}", found[1])
-    return path.stem, path.stem if path.stem.startswith("Radio") else re.sub(r"\d+$", "", path.stem)
+        clip = naming.identify(record.video)
+        if clip is not None:
+            yield clip.identity
 
 
 def _freeze_clip(
     candidate: CandidateVideo, time_ranges: Sequence[TimeRange], config: BenchmarkConfig
 ) -> ProtocolClip | None:
-    """The first stretch of a video that is long enough, None where there is none, or no picture with sound.
+    """Returns the first segment of a video that is long enough; None without one, or without video and audio.
 
-    A stretch without a crop is cropped around its face where the benchmark's pictures have another shape.
+    A segment without a crop is cropped around its face if the benchmark's images have another aspect ratio.
     """
     path = candidate.file.path
     info = media.probe(path)
     if not (info.has_video and info.has_audio):
         return None
-    for stretch in time_ranges:
-        # A quarter of a frame of tolerance, as in reading: 4.0 s at 25 fps are 100 frames however stamps are rounded.
-        there = math.ceil((min(stretch.end, info.duration) - stretch.start) * config.fps - 0.25)
-        frames = min(there, round(config.max_seconds * config.fps))
+    for segment in time_ranges:
+        # A quarter of a frame of tolerance, as in reading: 4.0 s at 25 fps are 100 frames despite rounded timestamps.
+        available = math.ceil((min(segment.end, info.duration) - segment.start) * config.fps - 0.25)
+        frames = min(available, round(config.max_seconds * config.fps))
         if frames >= config.min_seconds * config.fps - 0.5:
-            if stretch.crop is None:
-                found = crop_around_faces(load_first_frame(path, stretch.start), config.width / config.height)
+            if segment.crop is None:
+                found = crop_around_faces(load_first_frame(path, segment.start), config.width / config.height)
                 crop = None if found is None else RelativeCrop(*found)
             else:
-                crop = RelativeCrop(*(round(share, 6) for share in stretch.crop))
+                crop = RelativeCrop(*(round(fraction, 6) for fraction in segment.crop))
             return ProtocolClip(
-                candidate.name, candidate.file.video, candidate.identity, stretch.start, frames, crop, hash_file(path)
+                candidate.name, candidate.file.video, candidate.identity, segment.start, frames, crop, hash_file(path)
             )
     return None

@@ -1,7 +1,7 @@
-"""From a local copy of portraits and drivers to a frozen protocol of self- or cross-reenactment.
+"""Freezes a protocol of self- or cross-reenactment from a local copy of portraits and driving videos.
 
-ExprBench, as FantasyPortrait (arXiv 2507.12956) describes it, is 200 portraits and 100 drivers of 5 s, and for several
-people 100 pictures and 50 drivers; which goes with which is not told. Here pairs are made by `assign_drivers`.
+ExprBench, as FantasyPortrait (arXiv 2507.12956) describes it, has 200 portraits and 100 drivers of 5 s, and for several
+people 100 images and 50 drivers. It does not state the pairs; here they are made by `assign_drivers`.
 """
 
 import hashlib
@@ -17,11 +17,12 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from fantasytalking import media
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import hash_file
 from fantasytalking.evaluation.benchmark.auto_crop import crop_around_faces, load_first_frame, normalize_crop
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, DatasetLayout, ReenactmentTask
 from fantasytalking.evaluation.benchmark.driver_assignment import assign_drivers
+from fantasytalking.evaluation.benchmark.freeze import check_unique_names
 from fantasytalking.evaluation.benchmark.layouts import (
     DRIVER_SEPARATOR,
     list_cross_reenactments,
@@ -36,40 +37,54 @@ from fantasytalking.perception.face_crop import face_crop
 from fantasytalking.perception.face_track import FaceTrack
 
 DRIVER_CROP_MARGIN = 0.4
-"""Left round the face of one of several people who drives, in face sizes."""
+"""Margin around the face of one of several driving people, in face sizes."""
 DRIVER_ASPECT_RATIO = 1.0
-"""Width over height of what is seen of the one face in a driver."""
+"""Width over height of the crop of a driving video with one face."""
 MAX_NAME_LENGTH = 100
 
 
 class _PlannedClip(NamedTuple):
-    """A clip to be: its video, or None where nobody knows it, its portrait, or None for the video's first frame."""
+    """A clip before it is frozen."""
 
     name: str
     identity: str
     video: Path | None
+    """The reference; None if there is no ground truth."""
     portrait: Path | None
+    """The portrait; None = the first frame of the video."""
     drivers: tuple[Path, ...]
+    """Driving videos, from left to right."""
 
 
 def freeze_reenactment(benchmark: str, references: Path, config: BenchmarkConfig) -> BenchmarkProtocol:
-    """The protocol of a local copy; the same for the same files and settings.
+    """Freezes the protocol of a local copy; equal files and settings give an equal protocol.
+
+    Args:
+        benchmark: name of the benchmark.
+        references: folder of portraits and driving videos.
+        config: which clips to use.
 
     Raises:
-        InputError: no folder, nothing of the layout in it, or no driver that is long enough.
+        InputError: the folder is missing or has another layout, or no driving video is long enough.
     """
     if not references.is_dir():
-        raise InputError(f"references '{references}' is not a folder; give a folder of portraits and drivers")
-    casts = list(_plan_clips(references, config))
-    names = Counter(cast.name for cast in casts)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise InputError(f"references '{references}' hold {len(twice)} names more than once: {', '.join(twice[:3])}")
-    found = _freeze_planned(casts, _SourceCropper(references, config))
+        raise InputError(
+            f"--references '{references}' is not a folder; give a folder of portraits and drivers",
+            code=ErrorCode.missing_file,
+            field="--references",
+            value=str(references),
+        )
+    planned = list(_plan_clips(references, config))
+    check_unique_names([clip.name for clip in planned], references)
+    found = _freeze_planned(planned, _SourceCropper(references, config))
     clips = tuple(islice(found, config.max_clips))
     if not clips:
         raise InputError(
-            f"none of {len(casts)} pairs in '{references}' lasts {config.min_seconds:g} s; give longer drivers, more "
-            "identities, or a lower min_seconds"
+            f"none of {len(planned)} pairs in '{references}' lasts {config.min_seconds:g} s; give longer drivers, more "
+            "identities, or a lower min_seconds",
+            code=ErrorCode.out_of_range,
+            field="min_seconds",
+            value=config.min_seconds,
         )
     answered = config.task is ReenactmentTask.self or config.layout is DatasetLayout.exprbench_world
     return BenchmarkProtocol(
@@ -78,52 +93,58 @@ def freeze_reenactment(benchmark: str, references: Path, config: BenchmarkConfig
 
 
 def _plan_clips(references: Path, config: BenchmarkConfig) -> Iterator[_PlannedClip]:
-    """All clips that there may be, in the order of the md5 of their names or their portraits'."""
+    """Yields all possible clips, in the order of the md5 of their names or of their portraits' names."""
     if config.task is ReenactmentTask.self:
         for one in sorted(list_self_reenactments(references, config), key=lambda entry: entry.sort_key):
             yield _PlannedClip(
                 safe_clip_name(one.name), "+".join(one.identities), one.path, None, (one.path,) * config.people
             )
     elif config.layout is DatasetLayout.exprbench_world:
-        for shown, still, driving in list_cross_reenactments(references, config.people):
-            yield _PlannedClip(shown.name, "+".join(shown.identities), shown.path, still, driving)
+        for clip, portrait, drivers in list_cross_reenactments(references, config.people):
+            yield _PlannedClip(clip.name, "+".join(clip.identities), clip.path, portrait, drivers)
     else:
         pairs = assign_drivers(list_portraits(references, config), list_drivers(references), config.people)
-        for portrait, chosen in pairs:
-            name = safe_clip_name(portrait.name + DRIVER_SEPARATOR + "-".join(driver.name for driver in chosen))
-            yield _PlannedClip(
-                name, "+".join(portrait.identities), None, portrait.path, tuple(one.path for one in chosen)
-            )
+        for image, chosen in pairs:
+            name = safe_clip_name(image.name + DRIVER_SEPARATOR + "-".join(driver.name for driver in chosen))
+            yield _PlannedClip(name, "+".join(image.identities), None, image.path, tuple(one.path for one in chosen))
 
 
 def _freeze_planned(planned: Sequence[_PlannedClip], cropper: "_SourceCropper") -> Iterator[ProtocolClip]:
-    """Those that are long enough, not more of one person than wanted."""
-    most = cropper.config.max_clips_per_identity
-    people: Counter[str] = Counter()
-    for cast in tqdm(planned, desc="freezing", unit=" clips", dynamic_ncols=True):
-        if most is not None and people[cast.identity] == most:
+    """Yields the clips that are long enough, up to the maximum per identity."""
+    limit = cropper.config.max_clips_per_identity
+    clips_per_identity: Counter[str] = Counter()
+    for clip in tqdm(planned, desc="freezing", unit=" clips", dynamic_ncols=True):
+        if limit is not None and clips_per_identity[clip.identity] == limit:
             continue
-        frames = min(cropper.frame_count(path) for path in {*cast.drivers, cast.video} if path is not None)
+        frames = min(cropper.frame_count(path) for path in {*clip.drivers, clip.video} if path is not None)
         if frames >= cropper.config.min_seconds * cropper.config.fps - 0.5:
-            people[cast.identity] += 1
-            yield _freeze_clip(cast, frames, cropper)
+            clips_per_identity[clip.identity] += 1
+            yield _freeze_clip(clip, frames, cropper)
 
 
 def _freeze_clip(planned: _PlannedClip, frames: int, cropper: "_SourceCropper") -> ProtocolClip:
     if planned.portrait is None:
         drivers = cropper.driver_sources(planned.drivers[0], frames)
     else:
-        # A wide picture of several people would leave a strip of a face.
+        # The aspect ratio of a wide image of several people would leave a strip of a face.
         drivers = tuple(cropper.source(path, DRIVER_ASPECT_RATIO) for path in planned.drivers)
-    shown = drivers[0] if planned.video is None else cropper.source(planned.video)
+    reference = drivers[0] if planned.video is None else cropper.source(planned.video)
     portrait = None if planned.portrait is None else cropper.source(planned.portrait)
     return ProtocolClip(
-        planned.name, shown.file, planned.identity, 0.0, frames, shown.crop, shown.sha256, portrait, drivers
+        name=planned.name,
+        video=reference.file,
+        identity=planned.identity,
+        start=0.0,
+        frames=frames,
+        crop=reference.crop,
+        sha256=reference.sha256,
+        portrait=portrait,
+        drivers=drivers,
     )
 
 
 class _SourceCropper:
-    """Which part of pictures and videos counts: as much as the benchmark's shape leaves, faces in the middle."""
+    """Crops images and videos to the benchmark's aspect ratio, with faces in the center; each file is hashed once."""
 
     def __init__(self, references: Path, config: BenchmarkConfig) -> None:
         self.references, self.config = references, config
@@ -131,41 +152,46 @@ class _SourceCropper:
         self._aspect = config.width / config.height
 
     def frame_count(self, video: Path) -> int:
-        """Frames of a video at the benchmark's rate, at most so many as a clip has; 0 where there is no picture."""
+        """Returns the frames of a video at the benchmark's rate, at most `max_seconds`; 0 if the file has no video."""
         info = media.probe(video)
         if not info.has_video:
             return 0
         # A quarter of a frame of tolerance, as in reading.
-        there = math.ceil(info.duration * self.config.fps - 0.25)
-        return min(there, round(self.config.max_seconds * self.config.fps))
+        available = math.ceil(info.duration * self.config.fps - 0.25)
+        return min(available, round(self.config.max_seconds * self.config.fps))
 
     def source(self, path: Path, aspect: float | None = None) -> MediaSource:
-        """A portrait, or a video of which all faces count, in the shape of the benchmark or with this aspect."""
+        """Returns a portrait, or a video with all its faces, cropped to `aspect`; None = that of the benchmark."""
         key = path, aspect or self._aspect
         if key not in self._sources:
-            picture = load_first_frame(path)
+            image = load_first_frame(path)
             file = path.relative_to(self.references).as_posix()
-            self._sources[key] = MediaSource(file, hash_file(path), crop_around_faces(picture, key[1]))
+            self._sources[key] = MediaSource(file, hash_file(path), crop_around_faces(image, key[1]))
         return self._sources[key]
 
     def driver_sources(self, video: Path, frames: int) -> tuple[MediaSource, ...]:
-        """A driver for each of the people in a video.
+        """Returns a driver for each person in a video.
 
         Raises:
-            InputError: fewer faces are found in it.
+            InputError: fewer faces than people are found.
         """
         whole, people = self.source(video), self.config.people
         if people == 1:
             return (whole,)
-        shown = EvaluationClip.from_file(video, fps=self.config.fps, frame_count=frames).with_people([None] * people)
-        if not all(person.track.known.any() for person in shown.people):
-            raise InputError(f"'{video}' shows fewer than {people} faces that can be followed; take it away")
-        crops = crop_each_face([person.track for person in shown.people])
+        clip = EvaluationClip.from_file(video, fps=self.config.fps, frame_count=frames).with_people([None] * people)
+        if not all(person.track.known.any() for person in clip.people):
+            raise InputError(
+                f"'{video}' shows fewer than {people} faces that can be tracked; remove it",
+                code=ErrorCode.no_face,
+                field="people",
+                value=people,
+            )
+        crops = crop_each_face([person.track for person in clip.people])
         return tuple(replace(whole, crop=crop, face=face, faces=people) for face, crop in enumerate(crops))
 
 
 def safe_clip_name(name: str) -> str:
-    """The same for any file's name, without what clips' names may not have; long ones end in their md5."""
+    """Returns a valid clip name for the name of a file; long names are cut and end in their md5."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "clip"
     if len(plain) <= MAX_NAME_LENGTH:
         return plain
@@ -173,8 +199,11 @@ def safe_clip_name(name: str) -> str:
 
 
 def crop_each_face(tracks: Sequence[FaceTrack]) -> list[CropBox]:
-    """A part of the picture for each of several faces, known from left to right, that shows no other: it ends between
-    both where neighbours are near."""
+    """Returns a crop for each of several faces that shows no other face: crops of close neighbors end between them.
+
+    Args:
+        tracks: tracks of the faces, from left to right.
+    """
     height, width = tracks[0].height, tracks[0].width
     boxes = [track.boxes[track.known] for track in tracks]
     lefts, rights = [float(box[:, 0].min()) for box in boxes], [float(box[:, 2].max()) for box in boxes]

@@ -1,11 +1,11 @@
-"""Where portraits, drivers and true reenactments lie in a folder of references, and who is seen in them.
+"""Folders of reenactment benchmarks: portraits, driving videos and true reenactments, and the people in them.
 
-Layout `exprbench`: portraits/NAME.png, or .jpg and so on, of one person, portraits/2/NAME.png of two; drivers/NAME.mp4
-of one face each, drivers/2/NAME.mp4 of two (for self-reenactment of two). NAME is WHO or WHO_ANYTHING, several people
-joined by +, as in anna+ben_3.
+Layout `exprbench`: portraits/NAME.png (or .jpg and so on) of one person, portraits/2/NAME.png of two; drivers/NAME.mp4
+of one face each, drivers/2/NAME.mp4 of two (for self-reenactment of two). NAME is WHO or WHO_ANYTHING, with several
+people joined by +, as in anna+ben_3.
 
-Layout `exprbench_world`: clips of the portrait world below any folder, and true reenactments, which
-scripts/make_crossed.py makes, in crossed/PORTRAIT-by-DRIVER-DRIVER.
+Layout `exprbench_world`: clips of the portrait world below any folder, and true reenactments in
+crossed/PORTRAIT-by-DRIVER-DRIVER, which scripts/make_crossed.py renders.
 """
 
 import json
@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.prepare.plan import VIDEO_SUFFIXES
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, DatasetLayout
 from fantasytalking.evaluation.benchmark.driver_assignment import ReferenceEntry
@@ -27,24 +27,24 @@ _WORLD_CLIP_PATTERN = re.compile(r"(?:id|g)\d{4,6}_s\d{4,5}", re.ASCII)
 
 
 def list_self_reenactments(references: Path, config: BenchmarkConfig) -> list[ReferenceEntry]:
-    """Videos of `people` people who drive themselves."""
+    """Returns the videos of `config.people` people who drive themselves."""
     if config.layout is DatasetLayout.exprbench_world:
         return list_world_clips(references, config.people)
     return _list_entries(_people_folder(references / DRIVERS_FOLDER, config.people), VIDEO_SUFFIXES)
 
 
 def list_portraits(references: Path, config: BenchmarkConfig) -> list[ReferenceEntry]:
-    """Pictures of `people` people."""
+    """Returns the portraits of `config.people` people."""
     return _list_entries(_people_folder(references / PORTRAITS_FOLDER, config.people), IMAGE_SUFFIXES)
 
 
 def list_drivers(references: Path) -> list[ReferenceEntry]:
-    """Videos of one person each."""
+    """Returns the driving videos of one person each."""
     return _list_entries(references / DRIVERS_FOLDER, VIDEO_SUFFIXES)
 
 
 def list_world_clips(references: Path, num_people: int) -> list[ReferenceEntry]:
-    """Clips of the portrait world that show so many people."""
+    """Returns the clips of the portrait world that show `num_people` people."""
     found = [
         path for path in sorted(references.rglob(WORLD_VIDEO_FILE)) if _WORLD_CLIP_PATTERN.fullmatch(path.parent.name)
     ]
@@ -55,10 +55,10 @@ def list_world_clips(references: Path, num_people: int) -> list[ReferenceEntry]:
 def list_cross_reenactments(
     references: Path, num_people: int
 ) -> Iterator[tuple[ReferenceEntry, Path, tuple[Path, ...]]]:
-    """True reenactments with their portraits and drivers, in the order of the md5 of their names.
+    """Yields the true reenactments with their portraits and drivers, in the order of the md5 of their names.
 
     Raises:
-        InputError: a driver is not below the references, or several are of one name.
+        InputError: a driver is not below the references, or several have its name.
     """
     clips: dict[str, list[Path]] = {}
     for entry in list_world_clips(references, 1):
@@ -71,23 +71,39 @@ def list_cross_reenactments(
             continue
         for name in names:
             if len(clips.get(name, ())) != 1:
-                raise InputError(f"'{entry.name}' needs one clip '{name}' below '{references}'")
+                raise InputError(
+                    f"'{entry.name}' needs one clip '{name}' below '{references}', which has "
+                    f"{len(clips.get(name, ()))}; add the clip or remove the copies",
+                    code=ErrorCode.missing_file,
+                    field="--references",
+                    value=name,
+                )
         yield entry, entry.path.with_name(WORLD_PORTRAIT_FILE), tuple(clips[name][0] for name in names)
 
 
 def identities_in(truth: Path) -> tuple[str, ...]:
-    """Who is in a clip of the portrait world, from left to right.
+    """Returns the people in a clip of the portrait world, from left to right.
 
     Raises:
-        InputError: its truth.json is missing, too large or damaged.
+        InputError: truth.json of the clip is missing, too large or damaged.
     """
     if not truth.is_file() or truth.stat().st_size > MAX_TRUTH_BYTES:
-        raise InputError(f"'{truth}' is missing or has over {MAX_TRUTH_BYTES} bytes; make the clip again")
+        raise InputError(
+            f"'{truth}' is missing or has over {MAX_TRUTH_BYTES} bytes; render the clip again",
+            code=ErrorCode.missing_file,
+            field=TRUTH_FILE,
+            value=str(truth),
+        )
     try:
         known = json.loads(truth.read_text(encoding="utf-8"))
         return tuple(f"id{int(person['identity']):04d}" for person in known.get("people", [known]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"'{truth}' is damaged ({error!r}); make the clip again") from error
+        raise InputError(
+            f"'{truth}' is damaged ({error!r}); render the clip again",
+            code=ErrorCode.malformed_file,
+            field=TRUTH_FILE,
+            value=str(truth),
+        ) from error
 
 
 def _people_folder(folder: Path, num_people: int) -> Path:
@@ -96,6 +112,11 @@ def _people_folder(folder: Path, num_people: int) -> Path:
 
 def _list_entries(folder: Path, suffixes: frozenset[str]) -> list[ReferenceEntry]:
     if not folder.is_dir():
-        raise InputError(f"'{folder}' is not a folder; this benchmark has its files there")
+        raise InputError(
+            f"'{folder}' is not a folder; this benchmark needs its files there",
+            code=ErrorCode.missing_file,
+            field="--references",
+            value=str(folder),
+        )
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.is_file()]
     return [ReferenceEntry(path.stem, tuple(path.stem.split("_")[0].split("+")), path) for path in paths]

@@ -1,4 +1,4 @@
-"""What a reenacted video is made from, as a protocol names it: a portrait, or a stretch of a face that drives."""
+"""Sources of a reenacted video in a protocol: a portrait, or a segment of a driving video."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file, hash_file
 from fantasytalking.evaluation.evaluation_clip import CropAndResize, EvaluationClip
 from fantasytalking.media import Video, read_image
@@ -17,62 +17,74 @@ from fantasytalking.media import Video, read_image
 MAX_SOURCE_FACES = 16
 
 CropBox = tuple[float, float, float, float]
-"""left, top, width, height in heights of the picture."""
+"""left, top, width, height in heights of the image."""
 
 
 @dataclass(frozen=True)
 class MediaSource:
-    """A file below the folder of references and the part of it that counts."""
+    """A file below the folder of references, and the crop and face of it that are used."""
 
     file: str
     sha256: str
     crop: CropBox | None = None
-    """None: all of the picture. Where a video shows several people, it is the one driving that lies in the crop."""
+    """None = the whole image. In a video of several people, the crop contains the one who drives."""
     start: float = 0.0
     """Seconds from the first frame of a video."""
     face: int = 0
-    """Which of the people in a video drives, from the left."""
+    """Index from the left of the person in a video who drives."""
     faces: int = 1
-    """How many people the video shows."""
+    """Number of people in the video."""
 
     def verified_path(self, references: Path) -> Path:
-        """The file, which is looked into.
+        """Returns the path of the file after comparing its hash.
 
         Raises:
-            InputError: it is missing, or another file than the one that was frozen.
+            InputError: the file is missing, or is not the one that was frozen.
         """
         path = existing_file(references / PurePosixPath(self.file), "reference")
         if hash_file(path) != self.sha256:
-            raise InputError(f"reference '{path}' is not the file that the protocol was made for")
+            raise InputError(
+                f"reference '{path}' is not the file that the protocol was made for; restore it or freeze again",
+                code=ErrorCode.conflict,
+                field="sha256",
+                value=self.file,
+            )
         return path
 
     def portrait_clip(self, references: Path, name: str, fps: float, width: int, height: int) -> EvaluationClip:
-        """A portrait as a clip of one frame of this size."""
+        """Returns a portrait as a clip of one frame of this size."""
         path = references / PurePosixPath(self.file)
 
         def frames() -> Video:
-            picture = CropAndResize(self.crop, width, height).apply(read_image(path), path)
-            return Video(picture[None], np.zeros(1), fps)
+            image = CropAndResize(self.crop, width, height).apply(read_image(path), path)
+            return Video(image[None], np.zeros(1), fps)
 
-        def sound() -> Any:
-            raise InputError(f"portrait '{path}' has no sound; leave out what hears")
+        def no_audio() -> Any:
+            raise InputError(
+                f"portrait '{path}' has no audio; leave out metrics that need it",
+                code=ErrorCode.unsupported,
+                field="audio",
+                value=str(path),
+            )
 
-        return EvaluationClip(name, frames, sound, path=path)
+        return EvaluationClip(name, frames, no_audio, path=path)
 
     def driver_clip(self, references: Path, name: str, fps: float, frames: int, height: int) -> EvaluationClip:
-        """The stretch of a video; where it is cropped, it is brought to this height, so that no shape changes."""
+        """Returns the segment of a video; a crop is resized to `height` with its own aspect ratio."""
         path = references / PurePosixPath(self.file)
-        frame = (
+        transform = (
             None if self.crop is None else CropAndResize(self.crop, round(height * self.crop[2] / self.crop[3]), height)
         )
-        return EvaluationClip.from_file(path, name=name, fps=fps, start=self.start, transform=frame, frame_count=frames)
+        return EvaluationClip.from_file(
+            path, name=name, fps=fps, start=self.start, transform=transform, frame_count=frames
+        )
 
 
 def parse_source(values: Any) -> MediaSource:
-    """Reads a source of a manifest.
+    """Parses a source of a manifest.
 
     Raises:
-        ValueError, KeyError, TypeError: it is none.
+        ValueError, KeyError, TypeError: the values are not a source.
     """
     crop = values["crop"]
     source = MediaSource(
@@ -92,23 +104,23 @@ def parse_source(values: Any) -> MediaSource:
 
 
 def check_relative_path(file: str) -> None:
-    """A path within the folder of references.
+    """Checks that a path stays within the folder of references.
 
     Raises:
-        ValueError: it leads out of it.
+        ValueError: the path is absolute or leads out of the folder.
     """
-    place = PurePosixPath(file)
-    if place.is_absolute() or ".." in place.parts:
-        raise ValueError(f"a file of '{file}', which is not below the references")
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"file '{file}' is not below the references")
 
 
 def parse_crop(crop: Sequence[float]) -> CropBox:
-    """Four numbers that a crop may have.
+    """Parses a crop.
 
     Raises:
-        ValueError, TypeError: they are none.
+        ValueError, TypeError: the values are not a crop.
     """
-    left, top, width, height = (float(share) for share in crop)
+    left, top, width, height = (float(fraction) for fraction in crop)
     if not (min(left, top) >= 0 and min(width, height) > 0 and max(left, top, width, height) < 100):
         raise ValueError(f"crop {crop}")
     return left, top, width, height

@@ -1,6 +1,6 @@
-"""A frozen benchmark: which stretch of which file counts, at which rate, size and crop; and the id of all that.
+"""A frozen benchmark: the segments of the reference files, with frame rate, size and crops, and its id.
 
-A protocol names files, times and hashes. It holds no media, so that it can be passed on where the media must not be.
+A protocol contains names, times and hashes of files, but no media, so it can be shared where the media cannot.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.evaluation.benchmark.media_source import (
     MAX_SOURCE_FACES,
@@ -26,7 +26,8 @@ from fantasytalking.evaluation.evaluation_clip import MAX_CLIP_FRAMES, CropAndRe
 from fantasytalking.evaluation.ground_truth import TRUTH_FILE, GroundTruth, load_ground_truth
 
 PROTOCOL_FORMAT = 1
-"""Rises when a metric's definition changes, so that older results count as those of another protocol."""
+"""Version of the format. It increases when the definition of a metric changes: older results then count as those of
+another protocol."""
 MAX_PROTOCOL_BYTES = 1 << 26
 MAX_BENCHMARK_CLIPS = 100_000
 CLIP_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -37,52 +38,56 @@ class ProtocolClip:
     """One clip of a benchmark."""
 
     name: str
-    """Unique; the prediction is called that."""
+    """Unique name, which the prediction has too."""
     video: str
-    """The reference, relative to the folder of references."""
+    """Path of the reference relative to the folder of references."""
     identity: str
+    """Person in the clip."""
     start: float
-    """Seconds from the reference's first frame."""
+    """Start of the segment in seconds from the reference's first frame."""
     frames: int
-    """At the protocol's rate."""
+    """Number of frames at the protocol's rate."""
     crop: tuple[float, float, float, float] | None
-    """left, top, width, height in heights of the reference's picture; None: all of it."""
+    """left, top, width, height in heights of the reference's image; None = the whole image."""
     sha256: str
-    """Of the reference's file."""
+    """Hash of the reference's file, hexadecimal."""
     portrait: MediaSource | None = None
-    """The picture that the video is made from; None: the reference's first frame."""
+    """The image that the video is generated from; None = the reference's first frame."""
     drivers: tuple[MediaSource, ...] = ()
-    """Videos of those who drive the people in the picture, from left to right; none: it is the sound that drives."""
+    """Driving videos of the people in the image, from left to right; empty if the audio drives."""
 
 
 @dataclass(frozen=True)
 class BenchmarkProtocol:
-    """What was frozen."""
+    """The clips of a frozen benchmark and the settings that they share."""
 
     benchmark: str
+    """Name of the benchmark."""
     fps: float
+    """Frames per second of references and predictions."""
     width: int
-    """Pixels that both sides are brought to."""
+    """Width in pixels that both sides are resized to."""
     height: int
+    """Height in pixels that both sides are resized to."""
     surplus: int
-    """Frames that a prediction may be longer than its reference; they are cut off."""
+    """Number of frames that a prediction may be longer than its reference; they are cut off."""
     clips: tuple[ProtocolClip, ...]
     answered: bool = True
-    """Whether references show what predictions must show. If not, they are those who drive."""
+    """Whether the references are the ground truth of the predictions. If not, they are the driving videos."""
 
     @property
     def is_reenactment(self) -> bool:
-        """Whether it is a benchmark of reenactment."""
+        """Whether driving videos determine the motion."""
         return any(clip.drivers for clip in self.clips)
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits: equal for equal protocols alone."""
+        """Twelve hexadecimal digits, equal only for equal protocols."""
         values = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(values.encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values; what only reenactment has is left out elsewhere, so that older ids hold."""
+        """Returns plain values; entries of reenactment are left out elsewhere, so that older ids stay valid."""
         values = json.loads(json.dumps(asdict(self)))
         values["clips"] = [
             {key: value for key, value in clip.items() if key not in ("portrait", "drivers") or value}
@@ -93,66 +98,63 @@ class BenchmarkProtocol:
         return {"format": PROTOCOL_FORMAT, **values}
 
     def duration(self, clip: ProtocolClip) -> float:
-        """Seconds of a clip."""
+        """Returns the length of a clip in seconds."""
         return clip.frames / self.fps
 
     def reference_clip(self, clip: ProtocolClip, folder: Path) -> EvaluationClip:
-        """The real side of a clip; where nobody knows that, those who drive."""
+        """Returns the reference of a clip, or its driving videos if there is no ground truth."""
         if not self.answered and (driver := self.driver_clip(clip, folder)) is not None:
             return driver
-        frame = CropAndResize(clip.crop, self.width, self.height)
-        path = folder / PurePosixPath(clip.video)
-        length = self.duration(clip)
-        real = EvaluationClip.from_file(
-            path,
+        reference = EvaluationClip.from_file(
+            folder / PurePosixPath(clip.video),
             name=clip.name,
             fps=self.fps,
             start=clip.start,
-            duration=length,
-            transform=frame,
+            duration=self.duration(clip),
+            transform=CropAndResize(clip.crop, self.width, self.height),
             frame_count=clip.frames,
         )
-        return self._with_ground_truth(clip, real, folder)
+        return self._with_ground_truth(clip, reference, folder)
 
     def prediction_clip(self, clip: ProtocolClip, path: Path, references: Path) -> EvaluationClip:
-        """The other side of a clip; its frames are taken as they stand, from the first on."""
-        frame = CropAndResize(None, self.width, self.height)
-        made = EvaluationClip.from_file(
-            path, name=clip.name, duration=self.duration(clip), transform=frame, frame_count=clip.frames
+        """Returns the prediction of a clip: the first frames of the file, not resampled."""
+        transform = CropAndResize(None, self.width, self.height)
+        prediction = EvaluationClip.from_file(
+            path, name=clip.name, duration=self.duration(clip), transform=transform, frame_count=clip.frames
         )
-        return self._with_ground_truth(clip, made, references)
+        return self._with_ground_truth(clip, prediction, references)
 
     def driver_clip(self, clip: ProtocolClip, folder: Path) -> EvaluationClip | None:
-        """Those who drive the people of a clip; None where the sound does, or they are those of the reference."""
+        """Returns the driving videos of a clip; None if the audio drives, or the people of the reference."""
         if not clip.drivers or clip.portrait is None:
             return None
-        performances: dict[str, EvaluationClip] = {}
+        videos: dict[str, EvaluationClip] = {}
         for source in clip.drivers:
-            if source.file not in performances:
-                performances[source.file] = self._driver_video(source, clip, folder)
-        everyone = [performances[source.file].people for source in clip.drivers]
+            if source.file not in videos:
+                videos[source.file] = self._driver_video(source, clip, folder)
+        everyone = [videos[source.file].people for source in clip.drivers]
         return EvaluationClip.merge_people(
             [people[source.face] for people, source in zip(everyone, clip.drivers, strict=True)]
         )
 
     def _driver_video(self, source: MediaSource, clip: ProtocolClip, folder: Path) -> EvaluationClip:
-        """All people of a driver's video."""
-        seen = source if source.faces == 1 else replace(source, crop=None)
-        video = seen.driver_clip(folder, clip.name, self.fps, clip.frames, self.height)
+        """Returns a driving video with all people in it."""
+        whole = source if source.faces == 1 else replace(source, crop=None)
+        video = whole.driver_clip(folder, clip.name, self.fps, clip.frames, self.height)
         truths = [self._truth_loader(replace(source, face=face), folder) for face in range(source.faces)]
         if len(truths) > 1:
             return video.with_people(truths)
         return video if truths[0] is None else video.with_ground_truth(truths[0])
 
     def portrait_clip(self, clip: ProtocolClip, folder: Path) -> EvaluationClip | None:
-        """The picture that a clip is made from; None: it is the reference's first frame."""
+        """Returns the image that a clip is generated from; None if it is the reference's first frame."""
         if clip.portrait is None:
             return None
-        still = clip.portrait.portrait_clip(folder, clip.name, self.fps, self.width, self.height)
-        return still.with_people([None] * len(clip.drivers)) if len(clip.drivers) > 1 else still
+        portrait = clip.portrait.portrait_clip(folder, clip.name, self.fps, self.width, self.height)
+        return portrait.with_people([None] * len(clip.drivers)) if len(clip.drivers) > 1 else portrait
 
     def _with_ground_truth(self, clip: ProtocolClip, video: EvaluationClip, references: Path) -> EvaluationClip:
-        """The clip with what is known of its every frame, where somebody drew what it retells."""
+        """Returns the clip with the ground truth of its frames, if its source was rendered."""
         truths = [self._truth_loader(driver, references) for driver in clip.drivers]
         if len(truths) > 1:
             return video.with_people(truths)
@@ -168,7 +170,7 @@ class BenchmarkProtocol:
         return partial(load_ground_truth, path, self.fps, source.start, source.face) if path.is_file() else None
 
     def save(self, path: Path) -> None:
-        """Writes it as JSON, a line a clip."""
+        """Writes the protocol as JSON, one line per clip."""
         values = self.to_dict()
         clips = values.pop("clips")
         head = json.dumps({"id": self.id, **values}, ensure_ascii=False)[:-1]
@@ -178,27 +180,39 @@ class BenchmarkProtocol:
 
     @classmethod
     def load(cls, path: str | Path) -> "BenchmarkProtocol":
-        """Reads what `save` wrote.
+        """Loads a protocol written by `save`.
 
         Raises:
-            InputError: the file is missing, too large, not a protocol of this format, or its id is not its own.
+            InputError: the file is missing, too large, not a protocol of this format, or has the id of another one.
         """
         path = existing_file(path, "benchmark manifest")
         if path.stat().st_size > MAX_PROTOCOL_BYTES:
             raise InputError(
-                f"'{path}' has {path.stat().st_size} bytes; a benchmark manifest has at most {MAX_PROTOCOL_BYTES}"
+                f"'{path}' has {path.stat().st_size} bytes; a benchmark manifest has at most {MAX_PROTOCOL_BYTES}; "
+                "make it again with make_benchmark.py",
+                code=ErrorCode.malformed_file,
+                field="manifest",
+                value=str(path),
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             protocol = _parse_protocol(values)
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"'{path}' is no benchmark manifest ({error}); make one with make_benchmark.py") from error
-        if values.get("format") != PROTOCOL_FORMAT or values.get("id") != protocol.id:
             raise InputError(
-                f"'{path}' says format {values.get('format')} and id {values.get('id')}, and it is format "
-                f"{PROTOCOL_FORMAT} and "
-                f"id {protocol.id}: it was changed by hand or made by another version; make it again"
-            )
+                f"'{path}' is not a benchmark manifest ({error}); make one with make_benchmark.py",
+                code=ErrorCode.malformed_file,
+                field="manifest",
+                value=str(path),
+            ) from error
+        for name, expected in (("format", PROTOCOL_FORMAT), ("id", protocol.id)):
+            if values.get(name) != expected:
+                raise InputError(
+                    f"'{path}' has {name} {values.get(name)}, but must have {expected}: it was edited by hand or made "
+                    "by another version; make it again with make_benchmark.py",
+                    code=ErrorCode.conflict,
+                    field=name,
+                    value=values.get(name),
+                )
         return protocol
 
 
@@ -206,7 +220,7 @@ def _parse_protocol(values: Any) -> BenchmarkProtocol:
     clips = tuple(_parse_clip(clip) for clip in values["clips"])
     names = {clip.name for clip in clips}
     if not 0 < len(clips) <= MAX_BENCHMARK_CLIPS or len(names) != len(clips):
-        raise ValueError(f"{len(clips)} clips of {len(names)} names")
+        raise ValueError(f"{len(clips)} clips with {len(names)} names")
     protocol = BenchmarkProtocol(
         benchmark=str(values["benchmark"]),
         fps=float(values["fps"]),
@@ -217,7 +231,7 @@ def _parse_protocol(values: Any) -> BenchmarkProtocol:
         answered=bool(values.get("answered", True)),
     )
     if not (1 <= protocol.fps <= 120 and min(protocol.width, protocol.height) >= 16 and protocol.surplus >= 0):
-        raise ValueError(f"{protocol.width}x{protocol.height} at {protocol.fps} frames a second")
+        raise ValueError(f"{protocol.width}x{protocol.height} at {protocol.fps} frames per second")
     if max(protocol.width, protocol.height) > 4096:
         raise ValueError(f"{protocol.width}x{protocol.height} pixels")
     return protocol
@@ -247,10 +261,10 @@ def _parse_clip(values: Any) -> ProtocolClip:
 
 
 def verify_references(clip: ProtocolClip, references: Path) -> Path:
-    """The file of a clip's reference.
+    """Compares the hashes of a clip's reference, portrait and drivers, and returns the path of the reference.
 
     Raises:
-        InputError: it, the portrait or a driver is another file than the one that was frozen.
+        InputError: a file is missing, or is not the one that was frozen.
     """
     for source in (clip.portrait, *clip.drivers):
         if source is not None:

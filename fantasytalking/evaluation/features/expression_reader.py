@@ -1,7 +1,7 @@
-"""What a face does, read from MediaPipe's landmarks by one linear map: a reader for evaluation.
+"""Reads the expression and pose of a face from MediaPipe's landmarks with a linear map, for evaluation.
 
-It shares nothing with the encoders of expressions that drive a video: landmarks in place of pixels, and it is fitted to
-other people and other faces (fantasytalking/nano).
+It is independent of the expression encoders that drive a video: it uses landmarks instead of pixels and is fitted to
+other people (`fantasytalking.nano`).
 """
 
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ EXPRESSION_PARAMETERS = (
     *("brow", "smile", "frown"),
     *("mouth_open", "mouth_width", "lip_press", "lip_tuck", "tongue"),
 )
-"""What is read, by the names and in the units of the portrait world's `FaceState`."""
+"""Names of the outputs, with the units of the portrait world's `FaceState`."""
 _NUM_FEATURES = 2 * NUM_FACE_LANDMARKS + 8
 
 
 class LinearMap(NamedTuple):
-    """x -> (x - mean) weights + offset."""
+    """Maps x to (x - mean) weights + offset."""
 
     mean: NDArray[np.float64]
     """(F,)."""
@@ -41,26 +41,26 @@ class LinearMap(NamedTuple):
     """(K,)."""
 
     def __call__(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(N, F) to (N, K)."""
+        """Maps (N, F) to (N, K)."""
         result: NDArray[np.float64] = (features - self.mean) @ self.weights + self.offset
         return result
 
 
 @dataclass(frozen=True)
 class ExpressionReader:
-    """Landmarks of a video to what the face does in it."""
+    """Reads expression parameters from the landmarks of a video."""
 
     linear_map: LinearMap
 
     def read(self, landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
-        """What a face does, counted from what it did in the first frame that shows it.
+        """Returns the parameters of a face relative to the first frame that shows it.
 
         Args:
             landmarks: (T, 478, 3) pixels, NaN where there is no face.
 
         Returns:
-            (T, 17) changes of what `NAMES` tells, NaN where there is no face: correlations with the truth mean
-            something, values only where the first frame is at rest.
+            (T, 17) changes of `EXPRESSION_PARAMETERS`, NaN where there is no face. Correlations with the ground truth
+            are always meaningful, values only if the face is at rest in the first frame.
         """
         seen = np.isfinite(landmarks).all(axis=(1, 2))
         found = np.full((len(landmarks), len(EXPRESSION_PARAMETERS)), np.nan)
@@ -70,7 +70,7 @@ class ExpressionReader:
         return found
 
     def save(self, path: Path) -> None:
-        """Writes the reader as one safetensors file, whole or not at all."""
+        """Writes the reader as one safetensors file, completely or not at all."""
         tensors = {
             name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in self.linear_map._asdict().items()
         }
@@ -79,10 +79,10 @@ class ExpressionReader:
 
     @classmethod
     def load(cls, path: str | Path) -> "ExpressionReader":
-        """Reads what `save` wrote.
+        """Loads a reader that `save` wrote.
 
         Raises:
-            InputError: the file is missing, damaged, or holds something else.
+            InputError: the file is missing, damaged, or not an expression reader.
         """
         stored = open_safetensors(existing_file(path, "expression reader"))
         wanted = {
@@ -97,12 +97,13 @@ class ExpressionReader:
 
 
 def landmark_features(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(T, 478, 3) landmarks to (T, 964): their places in the upright face, openings, and where the face is."""
-    places = estimate_similarity(five_points(landmarks))
+    """Converts (T, 478, 3) landmarks to (T, 964) features: aligned positions, openings, and the pose of the face."""
+    transforms = estimate_similarity(five_points(landmarks))
     plane = landmarks[..., 0] + 1j * landmarks[..., 1].astype(np.float64)
-    upright = (plane - places.translation[:, None]) / places.scale_rotation[:, None]
-    size = np.abs(places.scale_rotation)
+    upright = (plane - transforms.translation[:, None]) / transforms.scale_rotation[:, None]
+    size = np.abs(transforms.scale_rotation)
     measures = [mouth_opening(landmarks), mouth_width(landmarks), *eye_opening(landmarks).T]
-    # Head movements in sizes of the face, which hardly varies within a video.
-    whole = [np.angle(places.scale_rotation), np.log(size), places.center.real / size, places.center.imag / size]
-    return np.concatenate([upright.real, upright.imag, np.stack([*measures, *whole], axis=1)], axis=1)
+    # Head motion in face sizes, which barely vary within a video.
+    x, y = transforms.center.real / size, transforms.center.imag / size
+    pose = [np.angle(transforms.scale_rotation), np.log(size), x, y]
+    return np.concatenate([upright.real, upright.imag, np.stack([*measures, *pose], axis=1)], axis=1)

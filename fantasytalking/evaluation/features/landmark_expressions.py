@@ -1,6 +1,6 @@
-"""What a face does, read from MediaPipe's landmarks: the reader of every measure here that is not given a better one.
+"""Expressions estimated from MediaPipe's landmarks, after removing the pose and size of the head (`head_pose`).
 
-All is measured after the head's pose and size are taken out (`head_pose`), in distances between the eyes.
+Lengths are in distances between the eyes.
 """
 
 import numpy as np
@@ -19,20 +19,22 @@ EXPRESSION_CHANNELS: dict[str, tuple[str, ...]] = {
     "gaze": ("gaze_x", "gaze_y"),
     "head": ("yaw", "pitch", "roll"),
 }
-"""What is read, in groups, by the names of the truth."""
+"""Estimated channels by group, with the keys of the ground truth."""
 
 EYEBALL_RADIUS = 0.19
-"""An eyeball's radius over the distance between the eyes: 12 mm of 63 mm, as in adults."""
+"""Radius of the eyeball over the distance between the eyes: 12 mm of 63 mm, as in adults."""
 MIN_EYE_OPENING = 0.6
-"""Share of the median eye opening below which the iris cannot be seen well enough."""
+"""Fraction of the median eye opening below which the iris is not visible enough."""
 
 _IRISES = ((468, LEFT_EYE_CORNERS), (473, RIGHT_EYE_CORNERS))
 _INNER_BROWS, _INNER_CORNERS = (66, 107, 296, 336), (133, 362)
 
 
 def landmark_expressions(track: FaceTrack) -> GroundTruth:
-    """(T,) each, by the names in `EXPRESSION_CHANNELS` and with their signs, in units of their own; NaN where no face
-    is known."""
+    """Returns (T,) values by channel of `EXPRESSION_CHANNELS`, with the sign of the ground truth but other units.
+
+    NaN where no face is known.
+    """
     if not track.known.any():
         return {name: np.full(len(track.times), np.nan) for names in EXPRESSION_CHANNELS.values() for name in names}
     pose = head_pose(track.landmarks)
@@ -51,37 +53,37 @@ def landmark_expressions(track: FaceTrack) -> GroundTruth:
 
 
 def iris_offset(pose: HeadPose) -> NDArray[np.float64]:
-    """(T, 2) place of the irises, right and down, from the middle of the eyes' corners; mean of both eyes."""
-    places = [
+    """Returns (T, 2) iris positions, right and down, relative to the middle of the eye corners; mean of both."""
+    offsets = [
         pose.local_landmarks[:, iris, :2] - pose.local_landmarks[:, corners, :2].mean(axis=1)
         for iris, corners in _IRISES
     ]
-    found: NDArray[np.float64] = np.mean(places, axis=0)
+    found: NDArray[np.float64] = np.mean(offsets, axis=0)
     return found
 
 
 def gaze_from_iris(offset: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(T, 2) places of the irises to (T, 3) unit vectors in the head: right, down, towards the viewer.
+    """Returns (T, 3) unit vectors relative to the head (right, down, towards the viewer) from (T, 2) iris positions.
 
-    The iris is taken to lie on a ball of radius `EYEBALL_RADIUS`, whose centre lies behind the middle of the corners.
+    The iris lies on a sphere of radius `EYEBALL_RADIUS`, whose center is behind the middle of the eye corners.
     """
     sine = offset / EYEBALL_RADIUS
     sine = sine / np.maximum(1.0, np.linalg.norm(sine, axis=1, keepdims=True))
-    ahead = np.sqrt(np.maximum(0.0, 1 - np.square(sine).sum(axis=1)))
-    return np.concatenate([sine, ahead[:, None]], axis=1)
+    forward = np.sqrt(np.maximum(0.0, 1 - np.square(sine).sum(axis=1)))
+    return np.concatenate([sine, forward[:, None]], axis=1)
 
 
 def eyes_open(track: FaceTrack) -> NDArray[np.bool_]:
-    """(T,) whether the face is known and its eyes are open enough to show the iris."""
+    """Returns (T,) whether the face is known and its eyes are open enough to show the iris."""
     opening = eye_opening(track.landmarks).mean(axis=1)
     if not track.known.any():
         return np.zeros(len(opening), bool)
-    seen: NDArray[np.bool_] = track.known & (opening > MIN_EYE_OPENING * np.nanmedian(opening))
-    return seen
+    visible: NDArray[np.bool_] = track.known & (opening > MIN_EYE_OPENING * np.nanmedian(opening))
+    return visible
 
 
 def _brow_height(pose: HeadPose) -> NDArray[np.float64]:
-    """(T,) height of the brows' inner ends above the eyes' inner corners: the best seen part of them."""
+    """Returns the (T,) height of the inner ends of the brows, their most visible part, above the inner eye corners."""
     brows, corners = (pose.local_landmarks[:, points, 1].mean(axis=1) for points in (_INNER_BROWS, _INNER_CORNERS))
     height: NDArray[np.float64] = corners - brows
     return height

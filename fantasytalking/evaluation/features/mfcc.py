@@ -1,7 +1,7 @@
-"""Mel-frequency cepstra as python_speech_features computes them by default, which SyncNet was trained on.
+"""Mel-frequency cepstral coefficients as in python_speech_features, which SyncNet was trained on.
 
-Its conventions (github.com/jameslyons/python_speech_features, 0.6): preemphasis .97, windows of 25 ms every 10 ms
-without tapering, the last one filled up with zeros, power spectrum of 512 points, 26 triangles on the mel scale from 0
+Conventions (github.com/jameslyons/python_speech_features, 0.6): preemphasis 0.97, windows of 25 ms every 10 ms without
+tapering, the last one padded with zeros, power spectrum of 512 points, 26 triangles on the mel scale from 0
 to half the rate with corners on whole bins, orthonormal DCT-II, lifter 22, and the logarithm of the window's energy as
 coefficient 0.
 """
@@ -16,7 +16,7 @@ _WINDOW_SAMPLES, _HOP_SAMPLES, _FFT_SIZE, _NUM_FILTERS, _LIFTER = 400, 160, 512,
 
 
 def mfcc(samples: NDArray[np.int16]) -> NDArray[np.float64]:
-    """(S,) int16 samples at 16 kHz to (1 + ceil((S - 400) / 160), 13) cepstra, 100 a second."""
+    """Returns (1 + ceil((S - 400) / 160), 13) coefficients, 100 per second, of (S,) int16 samples at 16 kHz."""
     assert samples.ndim == 1 and samples.dtype == np.int16 and len(samples) > _WINDOW_SAMPLES
     signal = samples.astype(np.float64)
     signal = np.append(signal[0], signal[1:] - 0.97 * signal[:-1])
@@ -36,7 +36,7 @@ def _floor_zeros(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _mel_filterbank() -> NDArray[np.float64]:
-    """(26, 257) weights of the bins in each mel band."""
+    """Returns the (26, 257) weights of the bins in each mel band."""
     mels = np.linspace(0, 2595 * np.log10(1 + MFCC_SAMPLE_RATE / 2 / 700), _NUM_FILTERS + 2)
     corners = np.floor((_FFT_SIZE + 1) * 700 * (10 ** (mels / 2595) - 1) / MFCC_SAMPLE_RATE)
     bins = np.arange(_FFT_SIZE // 2 + 1)

@@ -1,7 +1,7 @@
-"""What SyncNet sees and hears of a clip: 25 crops a second around the lower face, and the sound's cepstra.
+"""Inputs of SyncNet: crops around the lower face at 25 frames per second, and 16-bit samples.
 
-The crop is that of its authors' pipeline (github.com/joonson/syncnet_python, run_pipeline.py), with the box around
-MediaPipe's landmarks (hairline to chin, temple to temple) in place of their face detector's.
+The crop is that of the authors' pipeline (github.com/joonson/syncnet_python, run_pipeline.py), with the box around
+MediaPipe's landmarks (hairline to chin, temple to temple) in place of the box of their face detector.
 """
 
 import cv2
@@ -15,36 +15,37 @@ from fantasytalking.evaluation.networks.syncnet_model import SYNCNET_SIZE
 SYNCNET_FPS = 25.0
 SAMPLES_PER_FRAME = 640
 _SMOOTHING_FRAMES = 13
-"""Frames of the median filter over the box's place and size."""
+"""Length in frames of the median filter of the box's position and size."""
 _BORDER_GRAY = 110
-"""Grey level beyond the picture's edges."""
+"""Gray level beyond the edges of the image."""
 _ABOVE, _BELOW, _SIDEWAYS = 1.0, 1.8, 1.4
 
 
 def nearest_frame_indices(clip: EvaluationClip) -> NDArray[np.int64]:
-    """Indices of the frames nearest to k / 25 s: all of them, in order, for a clip of 25 frames a second."""
+    """Returns the indices of the frames nearest to k / 25 s: all frames of a clip with 25 frames per second."""
     count = round(len(clip.frames) / clip.fps * SYNCNET_FPS)
-    wanted = np.arange(count) / SYNCNET_FPS
-    # Rounded, so that of two frames equally near the earlier one is always taken.
-    return np.abs(clip.times[None, :] - wanted[:, None]).round(6).argmin(axis=1)
+    times = np.arange(count) / SYNCNET_FPS
+    # Rounded, so that the earlier of two equally near frames is always chosen.
+    return np.abs(clip.times[None, :] - times[:, None]).round(6).argmin(axis=1)
 
 
 def syncnet_crops(clip: EvaluationClip) -> NDArray[np.uint8]:
-    """(F, 224, 224, 3) BGR at 25 frames a second; with s = half the larger side of the face's box (x, y its centre),
-    rows y - s to y + 1.8 s and columns x - 1.4 s to x + 1.4 s. Needs a clip that `has_face`.
+    """Returns (F, 224, 224, 3) BGR crops at 25 frames per second of a clip that `has_face`.
 
-    Place and size pass a median filter of 13 frames; where the face is not known they are interpolated.
+    With (x, y) the center of the face's box and s half of its larger side, a crop has the rows y - s to y + 1.8 s and
+    the columns x - 1.4 s to x + 1.4 s. Position and size are smoothed by a median filter of 13 frames, and interpolated
+    where the face is not known.
     """
     chosen = nearest_frame_indices(clip)
     boxes = _interpolate_boxes(clip.track.boxes.astype(np.float64), clip.times)[chosen]
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) / 2
-    values = median_filter(np.column_stack([centre, half]), size=(_SMOOTHING_FRAMES, 1), mode="nearest")
-    return np.stack([_crop(clip.frames[index], *place) for index, place in zip(chosen, values.tolist(), strict=True)])
+    values = median_filter(np.column_stack([center, half]), size=(_SMOOTHING_FRAMES, 1), mode="nearest")
+    return np.stack([_crop(clip.frames[index], *square) for index, square in zip(chosen, values.tolist(), strict=True)])
 
 
 def to_int16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
-    """(S,) in [-1, 1] to 16-bit samples."""
+    """Returns 16-bit samples of a (S,) waveform in [-1, 1]."""
     return np.clip(np.round(waveform * 32768.0), -32768, 32767).astype(np.int16)
 
 

@@ -1,7 +1,7 @@
 """Four measures of THEval (Quignon et al., arXiv 2511.04520) that need no weights, on MediaPipe's landmarks.
 
-Points, normalisations and frames of reference as in its authors' code (github.com/Newbyl/THEval), with one difference:
-they find speech by a trained detector, here it is found by loudness
+Points, normalization and reference frames are those of the authors' code (github.com/Newbyl/THEval), with one
+difference: they detect speech by a trained network, here it is detected by loudness
 (fantasytalking/evaluation/features/voice_activity.py). The paper's means over real videos are in `REAL_VIDEO_MEANS`;
 its score of a measure m is 1 - |m - real| / |real|, `real` being the ground truth of the set that is evaluated.
 """
@@ -15,7 +15,7 @@ from fantasytalking.evaluation.features.voice_activity import true_runs
 
 UPPER_LIP = (191, 80, 81, 82, 13, 312, 311, 310)
 LOWER_LIP = (95, 88, 178, 87, 14, 317, 402, 318)
-"""Inner contour, one below the other."""
+"""Inner contour, in pairs with `UPPER_LIP`."""
 _OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409)
 LIPS = (*_OUTER_LIPS, 78, *LOWER_LIP, 324, 308, *UPPER_LIP, 415)
 """All 40 points of the lips' contours."""
@@ -29,29 +29,29 @@ _EYE_CORNERS = ((33, 133), (362, 263))
 REAL_VIDEO_MEANS = {"lip_sync": 0.2528, "silent_lips": 0.0263, "lip_dynamics": 1.7166, "brow_dynamics": 0.006777}
 MIN_SILENCE_SECONDS = 0.3
 MIN_SPEECH_FRACTION = 0.1
-"""Share of a clip's frames below which its speech is not judged."""
+"""Smallest fraction of a clip's frames with speech for a measure of speech."""
 REFERENCE_IMAGE_SIDE = 256
-"""Side of the picture in whose pixels lip dynamics are measured."""
+"""Side of the image in whose pixels lip dynamics are measured."""
 
 
 def lip_aperture(landmarks: NDArray[np.floating]) -> NDArray[np.floating]:
-    """(T, 478, 3) pixels to (T,) vertical gap between the means of the inner lips, not yet over any distance."""
+    """Returns the (T,) vertical gap in pixels between the means of the inner lips of (T, 478, 3) landmarks."""
     y = landmarks[..., 1]
     return np.abs(y[:, UPPER_LIP].mean(axis=1) - y[:, LOWER_LIP].mean(axis=1))
 
 
 def lip_sync(landmarks: NDArray[np.floating], volume: NDArray[np.float64], speech: NDArray[np.bool_]) -> NDArray:
-    """|minmax(aperture) - minmax(volume)| of every frame of speech; lower is better, their mean is the measure.
+    """Returns |minmax(aperture) - minmax(volume)| of each frame of speech; lower is better. The measure is the mean.
 
-    The aperture is over the distance of the eyes' centres; minimum and maximum are those of the frames of speech.
+    The aperture is divided by the distance of the eyes' centers; minimum and maximum are those of the frames of speech.
 
     Args:
-        landmarks: (T, 478, 3) pixels, NaN where not known.
+        landmarks: (T, 478, 3) in pixels, NaN where not known.
         volume: (T,) volume.
         speech: (T,) bool.
 
     Returns:
-        (T,); NaN outside of speech, without a face, and wholly with less than a tenth of speech.
+        (T,); NaN outside of speech and without a face, and for all frames with less than a tenth of speech.
     """
     left, right = (landmarks[:, corners, :2].mean(axis=1) for corners in _EYE_CORNERS)
     opening = lip_aperture(landmarks) / np.linalg.norm(right - left, axis=1)
@@ -68,9 +68,9 @@ def _minmax(values: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def silent_lips(landmarks: NDArray[np.floating], speech: NDArray[np.bool_], fps: float) -> float:
-    """Median of |aperture - mean aperture| over silences of 300 ms and more; NaN where there is none.
+    """Returns the median of |aperture - mean aperture| over silences of at least 300 ms; NaN if there is none.
 
-    The aperture is the mean gap of the eight pairs over the distance of the outer corners of the eyes.
+    The aperture is the mean gap of the eight pairs divided by the distance of the outer eye corners.
     """
     y = landmarks[..., 1]
     gaps = np.abs(y[:, UPPER_LIP] - y[:, LOWER_LIP]).mean(axis=1)
@@ -83,9 +83,9 @@ def silent_lips(landmarks: NDArray[np.floating], speech: NDArray[np.bool_], fps:
 
 
 def lip_dynamics(landmarks: NDArray[np.floating], height: int, width: int) -> float:
-    """Standard deviation over time of the distances of all pairs of lip points, averaged over the pairs.
+    """Returns the standard deviation over time of the distances of all pairs of lip points, averaged over the pairs.
 
-    In pixels of the frame brought to 256 x 256, so the size of the head in the frame enters: compare equal crops.
+    Distances are pixels of the frame resized to 256 x 256, so they depend on the size of the head: compare equal crops.
     """
     points = landmarks[:, LIPS, :2].astype(np.float64) * (REFERENCE_IMAGE_SIDE / width, REFERENCE_IMAGE_SIDE / height)
     points = points[np.isfinite(points).all(axis=(1, 2))]
@@ -96,7 +96,7 @@ def lip_dynamics(landmarks: NDArray[np.floating], height: int, width: int) -> fl
 
 
 def brow_dynamics(landmarks: NDArray[np.floating]) -> float:
-    """Mean change from frame to frame of the distance of brow and eye, over the distance of the eyes' centres."""
+    """Returns the mean change per frame of the distance of brow and eye, over the distance of the eyes' centers."""
     eyes, brows = ([landmarks[:, points, :2].mean(axis=1) for points in group] for group in (_EYES, _BROWS))
     size = np.linalg.norm(eyes[0] - eyes[1], axis=1)
     heights = np.stack([np.linalg.norm(brow - eye, axis=1) / size for brow, eye in zip(brows, eyes, strict=True)])

@@ -1,4 +1,4 @@
-"""Where somebody speaks, told by loudness alone, so that no weights are needed."""
+"""Voice activity detection by loudness, without weights."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,24 +9,24 @@ from fantasytalking.perception.signals import loudness_envelope
 
 VOLUME_WINDOW_SECONDS = 0.05
 SPEECH_THRESHOLD_DB = 28.0
-"""Decibels below the loudest twentieth from which on sound counts as speech."""
+"""Threshold of speech in decibels below the 95th percentile of the volume."""
 MIN_PAUSE_SECONDS = 0.12
-"""Seconds; shorter pauses belong to the speech, as the closures of p, t and k do."""
+"""Shortest pause in seconds; shorter ones count as speech, such as the closures of p, t and k."""
 _SILENCE_RMS = 1e-4
-"""Root mean square below which a clip is silent altogether: -80 dB of full scale."""
+"""Root mean square below which audio is silent: -80 dB of full scale."""
 
 
 def frame_volume(clip: EvaluationClip) -> NDArray[np.float64] | None:
-    """(T,) root mean square of the sound within 50 ms around every frame; None without sound."""
+    """Returns the (T,) root mean square of the audio within 50 ms around each frame; None without audio."""
     try:
-        sound = clip.audio
+        audio = clip.audio
     except InputError:
         return None
-    return loudness_envelope(sound, CLIP_SAMPLE_RATE, clip.times, VOLUME_WINDOW_SECONDS)
+    return loudness_envelope(audio, CLIP_SAMPLE_RATE, clip.times, VOLUME_WINDOW_SECONDS)
 
 
 def speech_frames(volume: NDArray[np.float64], fps: float) -> NDArray[np.bool_]:
-    """(T,) volume to (T,) bool: in speech or in a pause shorter than `MIN_PAUSE_SECONDS`."""
+    """Returns (T,) whether a frame is in speech or in a pause shorter than `MIN_PAUSE_SECONDS`, from (T,) volume."""
     speech = volume > max(_SILENCE_RMS, float(np.percentile(volume, 95)) * 10 ** (-SPEECH_THRESHOLD_DB / 20))
     for first, last in true_runs(~speech):
         if first > 0 and last < len(volume) and (last - first) / fps < MIN_PAUSE_SECONDS:
@@ -35,6 +35,6 @@ def speech_frames(volume: NDArray[np.float64], fps: float) -> NDArray[np.bool_]:
 
 
 def true_runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Stretches [first, last) of a (T,) mask that are true."""
+    """Returns the ranges [first, last) in which a (T,) mask is True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -1,1 +1,1 @@
-"""One file a metric."""
+"""The metrics, one per file; the registry imports every module of these folders."""

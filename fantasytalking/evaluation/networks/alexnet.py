@@ -1,4 +1,4 @@
-"""AlexNet's convolutions as LPIPS uses them, with torchvision's names and weights (Krizhevsky 2014)."""
+"""Convolutions of AlexNet for LPIPS, with torchvision's names and weights (Krizhevsky 2014)."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ _ACTIVATION_LAYERS = (1, 4, 7, 9, 11)
 
 
 class AlexNetFeatures(nn.Sequential):
-    """(B, 3, H, W) normalised pictures to the five activations after the convolutions; H and W at least 64."""
+    """Maps (B, 3, H, W) normalized images to the five activations after the convolutions; H and W at least 64."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -31,18 +31,18 @@ class AlexNetFeatures(nn.Sequential):
 
     @classmethod
     def from_file(cls, path: Path) -> "AlexNetFeatures":
-        """torchvision's file; its classifier is not looked at.
+        """Loads torchvision's file; its classifier is ignored.
 
         Raises:
-            InputError: the convolutions are not exactly those of this network.
+            InputError: the tensors of the convolutions do not match this network.
         """
         return load_strict(cls(), path, prefix="features.")
 
     def activations(self, images: Tensor) -> list[Tensor]:
-        """Five times (B, C, h, w), C from `ALEXNET_CHANNELS`."""
-        taken = []
+        """Returns five (B, C, h, w) activations, with C from `ALEXNET_CHANNELS`."""
+        activations = []
         for number, layer in enumerate(self):
             images = layer(images)
             if number in _ACTIVATION_LAYERS:
-                taken.append(images)
-        return taken
+                activations.append(images)
+        return activations

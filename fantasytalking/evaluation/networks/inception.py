@@ -1,7 +1,7 @@
-"""Inception v3 as FID uses it: the TensorFlow network of 2015, up to its last pooling ("pool3", 2048 features).
+"""Inception v3 for FID: the TensorFlow network of 2015, up to its last pooling ("pool3", 2048 features).
 
-Architecture (Szegedy et al. 2015) with the names and the three deviations of github.com/mseitzer/pytorch-fid: average
-pooling leaves the border's zeros out, the last block pools by maximum, and the classifier has 1008 classes.
+Architecture of Szegedy et al. 2015, with the names and the three deviations of github.com/mseitzer/pytorch-fid: average
+pooling excludes the zeros of the border, the last block uses maximum pooling, and the classifier has 1008 classes.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ INCEPTION_SIZE = 299
 
 KernelSize = int | tuple[int, int]
 ConvShape = tuple[int, int, KernelSize] | tuple[int, int, KernelSize, int]
-"""Channels in and out, kernel, and the stride where it is not 1."""
+"""Input channels, output channels, kernel, and the stride if it is not 1."""
 
 
 class _Convolution(nn.Module):
@@ -35,7 +35,7 @@ class _Convolution(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """Parallel chains over the same input, their channels side by side; chains may begin alike."""
+    """Parallel chains of layers over the same input with concatenated channels; chains may share their first layers."""
 
     def __init__(self, parts: dict[str, ConvShape], chains: list[list[str]]) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def _inception_e(in_channels: int, pooling: str) -> _Mixed:
 
 
 class Inception(nn.Module):
-    """(N, 3, H, W) RGB in [0, 1] to (N, 2048)."""
+    """Maps (N, 3, H, W) RGB images in [0, 1] to (N, 2048) features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,15 +164,15 @@ class Inception(nn.Module):
         for name, layer in layers.items():
             self.add_module(name, layer)
         self._order = list(layers)
-        # The classifier is part of the file; FID ends before it.
+        # The classifier is part of the file, but not used by FID.
         self.fc = nn.Linear(INCEPTION_DIM, 1008)
 
     @classmethod
     def from_file(cls, path: Path) -> "Inception":
-        """The weights that pytorch-fid distributes.
+        """Loads the weights distributed by pytorch-fid.
 
         Raises:
-            InputError: they are not exactly those of this network.
+            InputError: the tensors do not match this network.
         """
         return load_strict(cls(), path, require_counters=False)
 

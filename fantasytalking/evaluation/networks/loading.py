@@ -1,4 +1,4 @@
-"""Weights of a feature network from a file that others made: plain tensors, every name and shape as it must be."""
+"""Strict loading of feature networks from files of plain tensors: every name and shape must match."""
 
 import os
 from pathlib import Path
@@ -7,33 +7,38 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import check_shapes, read_pickle
 from fantasytalking.evaluation.weights import MetricWeights, locate_metric_weights
 
-REDOWNLOAD_HINT = "get the file again from its source"
+REDOWNLOAD_HINT = "download the file again from its source"
 BATCH_NORM_COUNTER = "num_batches_tracked"
-"""Counts the steps of a batch norm's training; of no use afterwards, and absent from files of older versions."""
+"""Step counter of a batch norm: unused after training, and absent from files of older versions."""
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def require_weights(weights: MetricWeights, folder: Path | None) -> Path:
-    """Where the weights of a metric are.
+    """Returns the path of a metric's weights in `folder`.
 
     Raises:
-        InputError: they are not there, or are others than those known.
+        InputError: they are missing, or have another size or hash than the known file.
     """
     path = locate_metric_weights(weights, folder)
     if path is None:
-        raise InputError(f"{weights.used_by} needs {weights.describe()} in the folder of weights, '{folder}'")
+        raise InputError(
+            f"{weights.used_by} needs {weights.describe()} in the folder of weights, '{folder}'; add the file",
+            code=ErrorCode.missing_weights,
+            field="--weights",
+            value=weights.file,
+        )
     return path
 
 
 def compute_device() -> torch.device:
-    """The GPU of this process's rank, as accelerate numbers them, or the CPU where there is none.
+    """Returns the GPU of this process's rank, as accelerate assigns them, or the CPU if there is none.
 
-    Convolutions on it are full float32, so that scores do not depend on where they were computed.
+    Convolutions use full float32, so that scores do not depend on the device.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -42,23 +47,33 @@ def compute_device() -> torch.device:
 
 
 def module_device(network: nn.Module) -> torch.device:
-    """Where a network's weights are, and its inputs must be."""
+    """Returns the device of a network's weights, which its inputs must be on."""
     return next(network.parameters()).device
 
 
 def load_strict(network: NetworkT, path: Path, *, require_counters: bool = True, prefix: str = "") -> NetworkT:
-    """Fills a network from a torch file of plain tensors; on `compute_device`, to be evaluated only.
+    """Loads a network from a torch file of plain tensors and moves it to `compute_device`, in evaluation mode.
 
     Args:
-        prefix: what the names of the network's tensors begin with in the file; others there are not looked at.
-        require_counters: whether the file must hold the counters of batch norms too; if not, it may.
+        network: network to fill.
+        path: torch file.
+        require_counters: whether the file must contain the counters of batch norms; if not, they are optional.
+        prefix: prefix of the network's tensor names in the file; tensors without it are ignored.
+
+    Returns:
+        `network`.
 
     Raises:
-        InputError: no such file, not plain tensors, tensors missing, left over or of another shape.
+        InputError: the file is missing or not plain tensors, or tensors are missing, unexpected or of another shape.
     """
     tensors = read_pickle(path)
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise InputError(f"'{path}' holds no table of tensors; {REDOWNLOAD_HINT}")
+        raise InputError(
+            f"'{path}' does not contain a dictionary of tensors; {REDOWNLOAD_HINT}",
+            code=ErrorCode.malformed_file,
+            field=path.name,
+            value=str(path),
+        )
     own = network.state_dict()
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     if not require_counters:

@@ -1,7 +1,7 @@
-"""RAFT (Teed and Deng 2020): optical flow by repeated lookups in all correlations of two pictures.
+"""RAFT (Teed and Deng 2020): optical flow by iterative lookups in all correlations of two images.
 
 The large network with the names of its authors' weights (github.com/princeton-vl/RAFT, raft-things.pth).
-B batch, C channels, h and w sides of an eighth of the picture, L levels.
+B batch, C channels, h and w height and width of an eighth of the image, L levels.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ RAFT_STRIDE = 8
 HIDDEN_CHANNELS, CONTEXT_CHANNELS = 128, 128
 PYRAMID_LEVELS, LOOKUP_RADIUS = 4, 4
 RAFT_ITERATIONS = 20
-"""As in its authors' demonstration."""
+"""Number of iterations, as in its authors' demonstration."""
 
 
 def _norm(norm: str, channels: int) -> nn.Module:
@@ -32,7 +32,7 @@ class _ResidualBlock(nn.Module):
         self.norm1, self.norm2 = _norm(norm, out_channels), _norm(norm, out_channels)
         self.downsample: nn.Module = nn.Identity()
         if stride > 1:
-            # One norm under two names: so it stands in the file.
+            # One norm under two names, as in the file.
             self.norm3 = _norm(norm, out_channels)
             self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride), self.norm3)
 
@@ -43,7 +43,7 @@ class _ResidualBlock(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """(B, 3, 8h, 8w) to (B, outer, h, w)."""
+    """Maps (B, 3, 8h, 8w) to (B, out_channels, h, w)."""
 
     def __init__(self, out_channels: int, norm: str) -> None:
         super().__init__()
@@ -70,13 +70,13 @@ class _MotionEncoder(nn.Module):
         self.conv = nn.Conv2d(64 + 192, 128 - 2, 3, padding=1)
 
     def forward(self, flow: Tensor, correlations: Tensor) -> Tensor:
-        seen = F.relu(self.convc2(F.relu(self.convc1(correlations))))
-        moved = F.relu(self.convf2(F.relu(self.convf1(flow))))
-        return torch.cat([F.relu(self.conv(torch.cat([seen, moved], dim=1))), flow], dim=1)
+        correlation_features = F.relu(self.convc2(F.relu(self.convc1(correlations))))
+        flow_features = F.relu(self.convf2(F.relu(self.convf1(flow))))
+        return torch.cat([F.relu(self.conv(torch.cat([correlation_features, flow_features], dim=1))), flow], dim=1)
 
 
 class _SeparableGRU(nn.Module):
-    """A gated unit that looks along rows, then along columns."""
+    """A gated recurrent unit along rows, then along columns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,9 +90,9 @@ class _SeparableGRU(nn.Module):
         for number in (1, 2):
             update, reset, new = (self.get_submodule(f"conv{gate}{number}") for gate in "zrq")
             both = torch.cat([hidden, inputs], dim=1)
-            share = torch.sigmoid(update(both))
-            fresh = torch.tanh(new(torch.cat([torch.sigmoid(reset(both)) * hidden, inputs], dim=1)))
-            hidden = (1 - share) * hidden + share * fresh
+            update_gate = torch.sigmoid(update(both))
+            candidate = torch.tanh(new(torch.cat([torch.sigmoid(reset(both)) * hidden, inputs], dim=1)))
+            hidden = (1 - update_gate) * hidden + update_gate * candidate
         return hidden
 
 
@@ -117,8 +117,10 @@ class _UpdateBlock(nn.Module):
 
 
 class RAFT(nn.Module):
-    """Two (B, 3, H, W) RGB pictures in [0, 255], H and W multiples of 8 and at least 128, to the flow (B, 2, H, W) in
-    pixels from the first to the second: x, y."""
+    """Maps two (B, 3, H, W) RGB images in [0, 255] to the (B, 2, H, W) flow in pixels (x, y) from first to second.
+
+    H and W are multiples of 8 and at least 128.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,32 +130,32 @@ class RAFT(nn.Module):
 
     @classmethod
     def from_file(cls, path: Path) -> "RAFT":
-        """The authors' weights, which were saved from many GPUs.
+        """Loads the authors' weights, which were saved with `DataParallel` prefixes.
 
         Raises:
-            InputError: they are not exactly those of this network.
+            InputError: the tensors do not match this network.
         """
         return load_strict(cls(), path, require_counters=False, prefix="module.")
 
     def forward(self, first: Tensor, second: Tensor, iterations: int = RAFT_ITERATIONS) -> Tensor:
-        # 1. what both pictures show, and the correlations of all places
+        # 1. features of both images, and the correlations of all positions
         first, second = 2 * first / 255 - 1, 2 * second / 255 - 1
         features = self.fnet(torch.cat([first, second])).chunk(2)
         pyramid = correlation_pyramid(*features)
         hidden, context = self.cnet(first).split([HIDDEN_CHANNELS, CONTEXT_CHANNELS], dim=1)
         hidden, context = torch.tanh(hidden), F.relu(context)
-        # 2. the flow, step by step
+        # 2. iterative updates of the flow
         flow = torch.zeros_like(hidden[:, :2])
         for _ in range(iterations):
             motion = self.update_block.encoder(flow, lookup_correlations(pyramid, flow))
             hidden = self.update_block.gru(hidden, torch.cat([context, motion], dim=1))
             flow = flow + self.update_block.flow_head(hidden)
-        # 3. at the size of the pictures
+        # 3. upsampling to the size of the images
         return convex_upsample(flow, 0.25 * self.update_block.mask(hidden))
 
 
 def correlation_pyramid(first: Tensor, second: Tensor) -> list[Tensor]:
-    """(B, C, h, w) features each to four times (B h w, 1, h', w'): correlations of every place, coarser and coarser."""
+    """Returns four levels (B h w, 1, h', w') of correlations between two (B, C, h, w) features, each coarser."""
     height, width = first.shape[2:]
     products = torch.einsum("bcn,bcm->bnm", first.flatten(2), second.flatten(2)) / first.shape[1] ** 0.5
     levels = [rearrange(products, "b n (h w) -> (b n) 1 h w", h=height, w=width)]
@@ -163,23 +165,23 @@ def correlation_pyramid(first: Tensor, second: Tensor) -> list[Tensor]:
 
 
 def lookup_correlations(pyramid: list[Tensor], flow: Tensor) -> Tensor:
-    """Correlations around the places that a flow (B, 2, h, w) leads to, (B, L 81, h, w); x varies slowest."""
+    """Returns (B, L 81, h, w) correlations around the targets of a (B, 2, h, w) flow; x varies slowest."""
     batch, _, height, width = flow.shape
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    places = rearrange(flow + torch.stack([x, y]).to(flow), "b xy h w -> (b h w) 1 1 xy")
-    reach = torch.arange(-LOOKUP_RADIUS, LOOKUP_RADIUS + 1).to(flow)
-    around = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), dim=-1)
+    targets = rearrange(flow + torch.stack([x, y]).to(flow), "b xy h w -> (b h w) 1 1 xy")
+    offsets = torch.arange(-LOOKUP_RADIUS, LOOKUP_RADIUS + 1).to(flow)
+    window = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij"), dim=-1)
     found = []
     for level, correlations in enumerate(pyramid):
         size = correlations.new_tensor([correlations.shape[3] - 1, correlations.shape[2] - 1])
-        grid = 2 * (places / 2**level + around) / size - 1
+        grid = 2 * (targets / 2**level + window) / size - 1
         found.append(F.grid_sample(correlations, grid, align_corners=True).flatten(1))
     return rearrange(torch.cat(found, dim=1), "(b h w) k -> b k h w", b=batch, h=height)
 
 
 def convex_upsample(flow: Tensor, weights: Tensor) -> Tensor:
-    """(B, 2, h, w) to (B, 2, 8h, 8w): every fine place mixes the nine coarse ones around it by a softmax of weights."""
-    shares = rearrange(weights, "b (k i j) h w -> b 1 k i j h w", k=9, i=RAFT_STRIDE).softmax(dim=2)
-    around = F.unfold(RAFT_STRIDE * flow, 3, padding=1)
-    around = rearrange(around, "b (xy k) (h w) -> b xy k 1 1 h w", k=9, h=flow.shape[2])
-    return rearrange((shares * around).sum(dim=2), "b xy i j h w -> b xy (h i) (w j)")
+    """Upsamples (B, 2, h, w) to (B, 2, 8h, 8w): each fine position is a convex combination of nine coarse neighbors."""
+    mixture = rearrange(weights, "b (k i j) h w -> b 1 k i j h w", k=9, i=RAFT_STRIDE).softmax(dim=2)
+    neighbors = F.unfold(RAFT_STRIDE * flow, 3, padding=1)
+    neighbors = rearrange(neighbors, "b (xy k) (h w) -> b xy k 1 1 h w", k=9, h=flow.shape[2])
+    return rearrange((mixture * neighbors).sum(dim=2), "b xy i j h w -> b xy (h i) (w j)")

@@ -1,4 +1,4 @@
-"""SyncNet (Chung and Zisserman, "Out of time", 2016): one network hears, one sees, and both give like features.
+"""SyncNet (Chung and Zisserman, "Out of time", 2016): an audio and a video network with a shared feature space.
 
 Layers and names as in the released weights (github.com/joonson/syncnet_python, syncnet_v2.model).
 """
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from fantasytalking.evaluation.networks.loading import load_strict, module_device
 
 SYNCNET_WINDOW_FRAMES, SYNCNET_WINDOW_COLUMNS, SYNCNET_CEPSTRA = 5, 20, 13
-"""Of a window: frames at 25 a second, and MFCC columns at 100 a second with so many coefficients each."""
+"""Frames of a window at 25 per second, MFCC columns at 100 per second, and coefficients per column."""
 SYNCNET_SIZE = 224
 SYNCNET_DIM = 1024
 SYNCNET_BATCH_SIZE = 20
-"""Windows that are computed together."""
+"""Number of windows per batch."""
 
 
 def _conv_norm_relu(convolution: nn.Module, channels: int) -> list[nn.Module]:
@@ -39,7 +39,7 @@ def _audio_layers() -> nn.Sequential:
 
 
 def _video_layers() -> nn.Sequential:
-    """Only the first convolution spans time, and just a window of it: a whole video gives one column a window."""
+    """Only the first convolution spans time, over one window: a whole video has one column per window."""
     return nn.Sequential(
         *_conv_norm_relu(nn.Conv3d(3, 96, (SYNCNET_WINDOW_FRAMES, 7, 7), (1, 2, 2)), 96),
         nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
@@ -58,7 +58,7 @@ def _head() -> nn.Sequential:
 
 
 class SyncNet(nn.Module):
-    """Features of windows of five frames and of their sound; not normalised."""
+    """Features of windows of five frames and of their audio, not normalized."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,20 +69,20 @@ class SyncNet(nn.Module):
 
     @classmethod
     def from_file(cls, path: Path) -> "SyncNet":
-        """The released weights.
+        """Loads the released weights.
 
         Raises:
-            InputError: they are not exactly those of this network.
+            InputError: the tensors do not match this network.
         """
         return load_strict(cls(), path)
 
     def encode_audio(self, columns: Tensor) -> Tensor:
-        """(N, 13, 20) MFCC windows to (N, 1024)."""
+        """Returns (N, 1024) features of (N, 13, 20) MFCC windows."""
         features: Tensor = self.netfcaud(self.netcnnaud(rearrange(columns, "n c t -> n 1 c t")).flatten(1))
         return features
 
     def encode_video(self, frames: Tensor) -> Tensor:
-        """(F, 224, 224, 3) BGR in [0, 255] to (F - 4, 1024), one feature a window."""
+        """Returns (F - 4, 1024) features, one per window, of (F, 224, 224, 3) BGR frames in [0, 255]."""
         hidden = self.netcnnlip(rearrange(frames, "f h w c -> 1 c f h w"))
         features: Tensor = self.netfclip(rearrange(hidden, "1 c f 1 1 -> f c"))
         return features
@@ -90,25 +90,27 @@ class SyncNet(nn.Module):
 
 @torch.no_grad()
 def window_features(network: SyncNet, frames: Tensor, cepstra: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Features of the first `count` windows of a clip.
+    """Returns the features of the first `count` windows of a clip.
 
-    Window v sees frames v to v + 4 and hears columns 4 v to 4 v + 19, which are 0.2 s each.
+    Window v has the frames v to v + 4 and the columns 4 v to 4 v + 19, which are 0.2 s each.
 
     Args:
-        frames: (F, 224, 224, 3) BGR in [0, 255], 25 a second; F at least count + 4.
-        cepstra: (C, 13), 100 a second; C at least 4 count + 16.
+        network: SyncNet.
+        frames: (F, 224, 224, 3) BGR in [0, 255], 25 per second; F at least count + 4.
+        cepstra: (C, 13), 100 per second; C at least 4 count + 16.
+        count: number of windows.
 
     Returns:
-        (count, 1024) seen and (count, 1024) heard, on the CPU.
+        (count, 1024) video features and (count, 1024) audio features, on the CPU.
     """
     device = module_device(network)
     windows = cepstra.unfold(0, SYNCNET_WINDOW_COLUMNS, 4)[:count]
     starts = range(0, count, SYNCNET_BATCH_SIZE)
-    seen = [
+    video = [
         network.encode_video(
             frames[v : min(v + SYNCNET_BATCH_SIZE, count) + SYNCNET_WINDOW_FRAMES - 1].to(device).float()
         )
         for v in starts
     ]
-    heard = [network.encode_audio(windows[v : v + SYNCNET_BATCH_SIZE].to(device, torch.float32)) for v in starts]
-    return torch.cat(seen).cpu(), torch.cat(heard).cpu()
+    audio = [network.encode_audio(windows[v : v + SYNCNET_BATCH_SIZE].to(device, torch.float32)) for v in starts]
+    return torch.cat(video).cpu(), torch.cat(audio).cpu()

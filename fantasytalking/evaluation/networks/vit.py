@@ -1,4 +1,4 @@
-"""A vision transformer with the names and conventions of DINO's (Dosovitskiy et al. 2021; Caron et al. 2021)."""
+"""Vision transformer with the names and conventions of DINO (Dosovitskiy et al. 2021; Caron et al. 2021)."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ class _Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         query, key, value = rearrange(self.qkv(tokens), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        heard = F.scaled_dot_product_attention(query, key, value)
-        result: Tensor = self.proj(rearrange(heard, "b h n d -> b n (h d)"))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        result: Tensor = self.proj(rearrange(attended, "b h n d -> b n (h d)"))
         return result
 
 
@@ -52,10 +52,10 @@ class _PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """(B, 3, H, W) normalised pictures to (B, dim), the class token after the last norm.
+    """Maps (B, 3, H, W) normalized images to (B, dim), the class token after the last norm.
 
-    Pictures of another shape than the square it was made for get its positions by bicubic interpolation, as in DINO's
-    code; what is left of the sides beyond whole patches is not seen.
+    For other sizes than `size` x `size`, the position embeddings are interpolated (bicubic), as in DINO's code. Pixels
+    beyond whole patches are ignored.
     """
 
     def __init__(self, dim: int = 768, depth: int = 12, heads: int = 12, patch: int = 16, size: int = 224) -> None:
@@ -69,10 +69,10 @@ class VisionTransformer(nn.Module):
 
     @classmethod
     def from_file(cls, path: Path) -> "VisionTransformer":
-        """DINO's ViT-B/16 backbone.
+        """Loads DINO's ViT-B/16 backbone.
 
         Raises:
-            InputError: the weights are not exactly those of this network.
+            InputError: the tensors do not match this network.
         """
         return load_strict(cls(), path)
 
@@ -88,6 +88,6 @@ class VisionTransformer(nn.Module):
         if (rows, columns) == (self.side, self.side):
             return known
         square = rearrange(known, "1 (h w) d -> 1 d h w", h=self.side)
-        # The tenth keeps the size from being rounded down; it is part of what DINO computes.
+        # The 0.1 avoids rounding the size down, as in DINO.
         scale = ((rows + 0.1) / self.side, (columns + 0.1) / self.side)
         return rearrange(F.interpolate(square, scale_factor=scale, mode="bicubic"), "1 d h w -> 1 (h w) d")

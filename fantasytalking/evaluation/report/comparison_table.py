@@ -1,11 +1,11 @@
-"""Several results side by side: runs as rows, as an ablation is shown; and two of them compared clip by clip."""
+"""Tables of several results, with runs as rows, and paired comparisons of two results."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
@@ -31,41 +31,57 @@ from fantasytalking.evaluation.runner import PROTOCOL_FILE
 
 
 def load_comparable(paths: Sequence[Path]) -> list[EvaluationResults]:
-    """Results of one protocol with a name each.
+    """Loads results that have the same protocol and different names.
 
     Raises:
-        InputError: a file is no results, protocols differ, or two runs have one name.
+        InputError: a file does not contain results, protocols differ, or two runs have the same name.
     """
     loaded = [EvaluationResults.load(path) for path in paths]
-    odd = [place for place, results in enumerate(loaded) if results.protocol != loaded[0].protocol]
-    if odd:
-        raise InputError(
-            f"'{paths[0]}' is of protocol {loaded[0].protocol} and '{paths[odd[0]]}' of {loaded[odd[0]].protocol}; "
-            "only results of one protocol may stand side by side"
-        )
+    for path, results in zip(paths, loaded, strict=True):
+        if results.protocol != loaded[0].protocol:
+            raise InputError(
+                f"'{path}' has protocol {results.protocol}, but '{paths[0]}' has {loaded[0].protocol}; only results of "
+                "one protocol are comparable",
+                code=ErrorCode.conflict,
+                field="protocol",
+                value=results.protocol,
+            )
     names = [results.name for results in loaded]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{names.count(twice[0])} results have the name '{twice[0]}'; evaluate with --name")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(
+            f"{names.count(repeated[0])} results have the name '{repeated[0]}'; evaluate again with --name",
+            code=ErrorCode.conflict,
+            field="name",
+            value=repeated[0],
+        )
     return loaded
 
 
 def write_comparison_table(
     runs: Sequence[EvaluationResults], output: Path, title: str, metrics: Sequence[str] | None = None
 ) -> None:
-    """table.md and table.html: a row a run with intervals, the real videos' own scores and the floors as the last rows.
+    """Writes table.md and table.html: one row per run with intervals, then the scores of real videos and the floors.
 
     Args:
-        metrics: those to show; None: all.
+        runs: results of one protocol.
+        output: folder of the two files.
+        title: heading of the table.
+        metrics: metrics to include; None = all.
 
     Raises:
-        InputError: one of them is in no run.
+        InputError: no run has one of `metrics`.
     """
     known = {row.metric for results in runs for row in results.rows}
     if unknown := [name for name in metrics or () if name not in known]:
-        raise InputError(f"no result holds metric '{unknown[0]}'; there are {', '.join(sorted(known))}")
+        raise InputError(
+            f"metric '{unknown[0]}' is in none of the results; known: {', '.join(sorted(known))}",
+            code=ErrorCode.unknown_key,
+            field="--metrics",
+            value=unknown[0],
+        )
     shown = [row for results in runs for row in results.rows if metrics is None or row.metric in metrics]
-    firsts = {row.value: row for row in reversed(shown)}  # a run may lack a metric, but the first that has it tells
+    firsts = {row.value: row for row in reversed(shown)}  # a run may lack a metric: take the first that has it
     columns = [firsts[value] for value in dict.fromkeys(row.value for row in shown)]
     rows = [(results.name, [_score(results.find_row(column.value)) for column in columns]) for results in runs]
     rows += [("real", [column.truth for column in columns]), ("floor", [column.floor for column in columns])]
@@ -98,29 +114,34 @@ def _score(row: ResultRow | None) -> Estimate | None:
 
 
 class ComparedValue(NamedTuple):
-    """One value of two runs."""
+    """A value compared between two runs."""
 
     heading: str
     difference: PairedDifference
     corrected: float
-    """p after Holm's correction over all values of the comparison."""
+    """p with Holm's correction over all values of the comparison."""
 
 
 def compare_results(first: Path, second: Path) -> list[ComparedValue]:
-    """Paired tests of every value that both runs have, from the records beside their results.json.
+    """Runs paired tests of each value that both runs have, from the records beside their results.json.
 
     Raises:
-        InputError: another protocol, or records are gone.
+        InputError: the protocols differ, records are missing, or metrics have other versions or weights.
     """
     one, other = load_comparable([first, second])
     protocol = BenchmarkProtocol.load(first.parent / PROTOCOL_FILE)
     if protocol.id != one.protocol:
-        raise InputError(f"'{first.parent / PROTOCOL_FILE}' is not the protocol of '{first}'; evaluate again")
+        raise InputError(
+            f"'{first.parent / PROTOCOL_FILE}' has id {protocol.id}, but '{first}' has {one.protocol}; evaluate again",
+            code=ErrorCode.conflict,
+            field="protocol",
+            value=protocol.id,
+        )
     shared = {row.metric for row in one.rows} & {row.metric for row in other.rows}
     found: list[tuple[ResultRow, PairedDifference]] = []
     for name in (name for name in METRICS if name in shared):
-        by = _shared_measurement_key([first.parent, second.parent], name, one.clips[0])
-        sides = [_load_records(path.parent, name, one.clips, by) for path in (first, second)]
+        key = _shared_measurement_key([first.parent, second.parent], name, one.clips[0])
+        sides = [_load_records(path.parent, name, one.clips, key) for path in (first, second)]
         differences = compare_runs(METRICS[name].for_records(), *sides)
         found += [(row, differences[row.value]) for row in one.rows if row.metric == name]
     corrected = holm_correction([difference.p for _, difference in found])
@@ -128,35 +149,41 @@ def compare_results(first: Path, second: Path) -> list[ComparedValue]:
 
 
 def _shared_measurement_key(folders: Sequence[Path], metric: str, clip: str) -> str:
-    """What a clip's records of a metric were measured by in all of the folders.
+    """Returns the measurement key that the records of a metric have in all folders.
 
     Raises:
-        InputError: by different versions or weights.
+        InputError: versions or weights differ.
     """
     found = {str(folder): stored_measurement_key(record_path(folder, metric, clip)) for folder in folders}
-    known = {by for by in found.values() if by is not None}
+    known = {key for key in found.values() if key is not None}
     version = str(METRICS[metric].version)
-    if len(known) > 1 or any(by.split(" ")[0] != version for by in known):
+    if len(known) > 1 or any(key.split(" ")[0] != version for key in known):
         raise InputError(
-            f"'{metric}' was measured by other weights or another version in one of {', '.join(map(repr, found))}; "
-            "evaluate again"
+            f"metric '{metric}' has other weights or another version in one of {', '.join(map(repr, found))}; evaluate "
+            "again",
+            code=ErrorCode.conflict,
+            field=metric,
+            value=sorted(known),
         )
     return known.pop() if known else version
 
 
 def _load_records(folder: Path, metric: str, clips: Sequence[str], measurement_key: str) -> list[ClipMeasurements]:
     found = {clip: load_record(record_path(folder, metric, clip), measurement_key) for clip in clips}
-    gone = [clip for clip, record in found.items() if record is None]
-    if gone:
+    missing = [clip for clip, record in found.items() if record is None]
+    if missing:
         raise InputError(
-            f"{len(gone)} records of '{metric}' in '{folder}' are gone: {', '.join(gone[:MAX_LISTED_NAMES])}; evaluate "
-            "again"
+            f"{len(missing)} records of metric '{metric}' in '{folder}' are missing: "
+            f"{', '.join(missing[:MAX_LISTED_NAMES])}; evaluate again",
+            code=ErrorCode.missing_file,
+            field=metric,
+            value=missing,
         )
     return [record for record in found.values() if record is not None]
 
 
 def format_comparison(first: str, second: str, compared: Sequence[ComparedValue]) -> str:
-    """As Markdown."""
+    """Returns a comparison as a Markdown table."""
     lines = [
         f"| measure | {first} | {second} | difference [{CONFIDENCE_LEVEL:g} %] | p | p, Holm | N | of the value itself "
         "|",
@@ -174,8 +201,9 @@ def format_comparison(first: str, second: str, compared: Sequence[ComparedValue]
         lines.append(f"| {entry.heading} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Difference: second less first; of a measure that should meet the real videos' (→ real), of the distances to "
-        "them, and in the last column of the measure itself. p: Wilcoxon's signed-rank test over clips.",
+        "Difference: second minus first. For values that should equal those of the real videos (→ real), it is the "
+        "difference of the distances to them; the last column has the difference of the values. p: Wilcoxon's "
+        "signed-rank test over clips.",
     ]
     return "\n".join(lines)
 

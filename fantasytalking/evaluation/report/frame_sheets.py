@@ -1,4 +1,4 @@
-"""The best and the worst clips as pictures: frames of the prediction above the same moments of the reference."""
+"""Contact sheets of the best and worst clips: frames of the prediction above those of the reference."""
 
 import base64
 import io
@@ -17,31 +17,32 @@ from fantasytalking.evaluation.runner import EvaluationRun
 from fantasytalking.perception.contact_sheet import contact_sheet
 
 SORT_VALUES = ("mouth_truth", "sync_c", "csim", "theval_lip_sync", "lmd", "aed_centred")
-"""Clips are ordered by the first of these that was measured, else by the first value that a clip has alone."""
+"""Clips are sorted by the first of these values that was measured, else by the first value with scores per clip."""
 CLIPS_PER_END = 3
+"""Largest number of worst clips and of best clips."""
 CLIP_SHEET_FRAMES, CLIP_SHEET_TILE = 8, 120
 JPEG_QUALITY = 82
 
 
 class ClipSheet(NamedTuple):
-    """One clip in pictures."""
+    """The contact sheet of a clip."""
 
     title: str
     jpeg: str
-    """Base64."""
+    """JPEG file in base64."""
 
 
 class ClipSheets(NamedTuple):
-    """The clips at both ends of an order."""
+    """The best and the worst clips by a value."""
 
     sorted_by: str
-    """What they are ordered by."""
+    """Heading of the value by which they are sorted."""
     worst: list[ClipSheet]
     best: list[ClipSheet]
 
 
 def render_clip_sheets(results: EvaluationResults, run: EvaluationRun) -> ClipSheets | None:
-    """Pictures of up to three clips at each end; None where no value has scores of single clips."""
+    """Renders the sheets of the worst and best clips; None if no value has scores per clip."""
     row = _sort_row(results)
     if row is None:
         return None
@@ -50,10 +51,10 @@ def render_clip_sheets(results: EvaluationResults, run: EvaluationRun) -> ClipSh
     count = min(CLIPS_PER_END, len(ordered) // 2) or 1
     pairs = {pair.clip.name: pair for pair in run.pairs}
 
-    def drawn(clips: Sequence[str]) -> list[ClipSheet]:
+    def render(clips: Sequence[str]) -> list[ClipSheet]:
         return [_render_sheet(row, pairs[clip], run) for clip in clips]
 
-    return ClipSheets(row_heading(row), drawn(ordered[::-1][:count]), drawn(ordered[:count]))
+    return ClipSheets(row_heading(row), render(ordered[::-1][:count]), render(ordered[:count]))
 
 
 def _sort_row(results: EvaluationResults) -> ResultRow | None:
@@ -65,8 +66,8 @@ def _sort_row(results: EvaluationResults) -> ResultRow | None:
 def _badness(row: ResultRow, clip: str) -> float:
     score = row.per_clip[clip]
     if row.better == "reference":
-        aim = row.truth_per_clip.get(clip, math.nan)
-        return abs(score - aim) if math.isfinite(aim) else abs(score)
+        target = row.truth_per_clip.get(clip, math.nan)
+        return abs(score - target) if math.isfinite(target) else abs(score)
     return score if row.better == "lower" else -score
 
 
@@ -74,11 +75,11 @@ def _render_sheet(row: ResultRow, pair: ClipPair, run: EvaluationRun) -> ClipShe
     protocol: BenchmarkProtocol = run.protocol
     video = protocol.prediction_clip(pair.clip, pair.prediction, run.references).frames
     real = protocol.reference_clip(pair.clip, run.references).frames
-    moments = np.linspace(0, len(real) - 1, min(CLIP_SHEET_FRAMES, len(real))).round().astype(int)
-    captions = [f"{moment / protocol.fps:.2f} s" for moment in moments] + ["real"] * len(moments)
-    frames = [*video[moments], *real[moments]]
-    picture = contact_sheet(frames, captions=captions, columns=len(moments), tile=CLIP_SHEET_TILE)
+    indices = np.linspace(0, len(real) - 1, min(CLIP_SHEET_FRAMES, len(real))).round().astype(int)
+    captions = [f"{index / protocol.fps:.2f} s" for index in indices] + ["real"] * len(indices)
+    frames = [*video[indices], *real[indices]]
+    sheet = contact_sheet(frames, captions=captions, columns=len(indices), tile=CLIP_SHEET_TILE)
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(sheet).save(file, "JPEG", quality=JPEG_QUALITY)
     title = f"{pair.clip.name}: {row.value} {format_number(row.per_clip[pair.clip.name])}"
     return ClipSheet(title, base64.b64encode(file.getvalue()).decode("ascii"))

@@ -1,4 +1,4 @@
-"""Pages that stand alone: no script, no link, everything escaped."""
+"""Self-contained HTML reports: no scripts, no links, all text escaped."""
 
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ _TEMPLATE_FOLDER = Path(__file__).parent
 
 
 def write_html_report(results: EvaluationResults, clip_sheets: ClipSheets | None, path: Path) -> None:
-    """The report of one evaluation as one HTML file."""
+    """Writes the report of an evaluation as a single HTML file."""
     plots = [(row, Markup(clip_plot(row.per_clip, row.truth_per_clip, row.unit))) for row in results.rows]
     curves = [(curve, Markup(curve_plot(curve.per_clip, curve.truth_per_clip, curve.unit))) for curve in results.curves]
-    reported = PUBLISHED_RESULTS.get(results.benchmark, ())
+    published = PUBLISHED_RESULTS.get(results.benchmark, ())
     render_template(
         "report.html",
         path,
@@ -35,14 +35,14 @@ def write_html_report(results: EvaluationResults, clip_sheets: ClipSheets | None
         plots=[(row, plot) for row, plot in plots if plot],
         curves=[(curve, plot) for curve, plot in curves if plot],
         sheets=clip_sheets,
-        reported=reported,
-        columns=list(dict.fromkeys(name for entry in reported for name in entry.numbers)),
+        published=published,
+        columns=list(dict.fromkeys(name for entry in published for name in entry.numbers)),
         not_comparable=COMPARABILITY_NOTE,
     )
 
 
 def render_template(template: str, path: Path, **values: Any) -> None:
-    """Fills a template of this folder and writes it whole."""
+    """Renders a template of this folder and writes it atomically."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATE_FOLDER),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""One evaluation for people and for spreadsheets: results.csv and results.md."""
+"""Results of an evaluation as Markdown and CSV: results.md and results.csv."""
 
 import csv
 import math
@@ -11,53 +11,52 @@ from fantasytalking.evaluation.report.statistics import CONFIDENCE_LEVEL, Estima
 
 DIRECTION_ARROWS = {"higher": "↑", "lower": "↓", "reference": "→ real"}
 REPORT_NOTES = (
-    f"Brackets: {CONFIDENCE_LEVEL:g} % bootstrap intervals over clips. Real: the reference videos' own score. Floor: "
-    "real "
-    "against real (distances of sets: one half of the references against the other, at half of N; paired measures: "
-    "even against odd frames of one reference; others: the second half of every reference). Other sound: with "
-    "another clip's sound. N: clips that entered the score."
+    f"Brackets: {CONFIDENCE_LEVEL:g} % bootstrap intervals over clips. Real: score of the references. Floor: real "
+    "against real (distribution metrics: one half of the references against the other, at half of N; paired metrics: "
+    "even against odd frames of a reference; others: the second half of each reference). Other audio: with the audio "
+    "of another clip. N: number of clips in the score."
 )
 
 
 def format_number(value: float) -> str:
-    """Four significant digits, or a dash."""
+    """Returns four significant digits, or a dash."""
     if not math.isfinite(value):
         return "–"
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
 def format_score(estimate: Estimate | None) -> str:
-    """'0.9', or a dash."""
+    """Returns the score as in '0.9', or a dash."""
     return format_number(math.nan if estimate is None else estimate.score)
 
 
 def format_interval(estimate: Estimate | None) -> str:
-    """'[0.8, 1]', or nothing."""
+    """Returns the interval as in '[0.8, 1]', or an empty string."""
     if estimate is None or not (math.isfinite(estimate.score) and math.isfinite(estimate.low)):
         return ""
     return f"[{format_number(estimate.low)}, {format_number(estimate.high)}]"
 
 
 def format_estimate(estimate: Estimate | None) -> str:
-    """'0.9 [0.8, 1]', or a dash."""
+    """Returns score and interval as in '0.9 [0.8, 1]', or a dash."""
     return f"{format_score(estimate)} {format_interval(estimate)}".strip()
 
 
 def row_heading(row: ResultRow) -> str:
-    """'psnr (dB) ↑'."""
+    """Returns the heading of a value as in 'psnr (dB) ↑'."""
     return f"{row.value}{f' ({row.unit})' if row.unit else ''} {DIRECTION_ARROWS[row.better]}"
 
 
 def summary_line(results: EvaluationResults) -> str:
-    """What was evaluated, in a line."""
+    """Returns benchmark, protocol, number of clips, size and frame rate in one line."""
     return (
         f"benchmark {results.benchmark}, protocol {results.protocol}, {len(results.clips)} clips, "
-        f"{results.width}x{results.height} at {results.fps:g} frames a second"
+        f"{results.width}x{results.height} at {results.fps:g} frames per second"
     )
 
 
 def write_csv(results: EvaluationResults, path: Path) -> None:
-    """A line a value and clip, the summaries first with an empty clip; empty cells where nothing is known."""
+    """Writes one line per value and clip, the summary first with an empty clip; unknown values are empty cells."""
     names = ["run", "protocol", "metric", "value", "unit", "better", "clip", "score", "low", "high", "n", "real"]
 
     def cell(value: float) -> str:
@@ -76,14 +75,14 @@ def write_csv(results: EvaluationResults, path: Path) -> None:
 
 
 def _escape_formula(name: str) -> str:
-    """A spreadsheet takes a cell that begins like this for a formula."""
+    """Escapes a name that a spreadsheet would interpret as a formula."""
     return f"'{name}" if name[:1] in "=+-@\t\r" else name
 
 
 def write_markdown(results: EvaluationResults, path: Path) -> None:
-    """The table of scores, what was skipped, and what papers report."""
+    """Writes the table of scores, the skipped metrics, and published results."""
     lines = [f"# {_escape_cell(results.name)}", "", summary_line(results), ""]
-    lines += ["| measure | score | real | floor | other sound | N |", "|---|---|---|---|---|---|"]
+    lines += ["| measure | score | real | floor | other audio | N |", "|---|---|---|---|---|---|"]
     for row in results.rows:
         sides = [format_estimate(side) for side in (row.score, row.truth, row.floor, row.control)]
         lines.append(f"| {' | '.join([row_heading(row), *sides, str(row.score.n)])} |")
@@ -95,11 +94,11 @@ def write_markdown(results: EvaluationResults, path: Path) -> None:
             *(f"- {_escape_cell(line)}" for line in results.skipped),
             "",
         ]
-    if reported := PUBLISHED_RESULTS.get(results.benchmark):
-        columns = list(dict.fromkeys(name for entry in reported for name in entry.numbers))
-        lines += ["## Reported elsewhere", "", COMPARABILITY_NOTE, "", f"| method | {' | '.join(columns)} | source |"]
+    if published := PUBLISHED_RESULTS.get(results.benchmark):
+        columns = list(dict.fromkeys(name for entry in published for name in entry.numbers))
+        lines += ["## Published results", "", COMPARABILITY_NOTE, "", f"| method | {' | '.join(columns)} | source |"]
         lines.append("|" + "---|" * (len(columns) + 2))
-        for entry in reported:
+        for entry in published:
             values = [str(entry.numbers.get(name, "")) for name in columns]
             lines.append(f"| {entry.method} | {' | '.join(values)} | {entry.source} |")
     with atomic_write(path) as temporary:
@@ -107,5 +106,5 @@ def write_markdown(results: EvaluationResults, path: Path) -> None:
 
 
 def _escape_cell(text: str) -> str:
-    """Without what Markdown would take for its own."""
+    """Escapes characters with a meaning in Markdown tables."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

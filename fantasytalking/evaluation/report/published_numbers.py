@@ -1,15 +1,15 @@
-"""Numbers that papers report, for reading beside ours: other clips, crops, weights and code, so never a comparison."""
+"""Numbers published in papers, for reference only: clips, crops, weights and code differ."""
 
 from typing import NamedTuple
 
 COMPARABILITY_NOTE = (
-    "Not comparable with the table above: the clips are not named, and crops, weights and code differ. One method "
-    "on one data set (HDTF) is reported with a Frechet distance from 14.9 to 53.1."
+    "Not comparable with the table above: the clips are not named, and crops, weights and code differ. Papers report "
+    "Frechet distances from 14.9 to 53.1 for one method on one dataset (HDTF)."
 )
 
 
 class PublishedResult(NamedTuple):
-    """One line of a paper's table, under that table's own names."""
+    """A row of a table in a paper, with the column names of the paper."""
 
     method: str
     source: str
@@ -19,7 +19,7 @@ class PublishedResult(NamedTuple):
 _PAPER_SOURCE = "FantasyTalking (arXiv 2504.04842), 50 clips"
 _PAPER_COLUMNS = ("FID", "FVD", "Sync-C", "Sync-D", "ES", "IDC", "SD")
 
-_PORTRAIT_SOURCE = "FantasyPortrait (arXiv 2507.12956), {} of ExprBench{}; readers of AED and APD not stated"
+_PORTRAIT_SOURCE = "FantasyPortrait (arXiv 2507.12956), {} of ExprBench{}; estimators of AED and APD not stated"
 _SELF_COLUMNS = ("FID", "FVD", "PSNR", "SSIM", "LMD", "MAE (gaze)")
 _CROSS_COLUMNS = ("AED", "APD", "MAE (gaze)")
 
@@ -58,4 +58,4 @@ PUBLISHED_RESULTS: dict[str, tuple[PublishedResult, ...]] = {
     ),
     "celebvhq": (PublishedResult("FantasyTalking", "reported by others", {"FID": 43.14}),),
 }
-"""By benchmark."""
+"""Published results by benchmark."""

@@ -1,4 +1,4 @@
-"""results.json: everything that one evaluation says, read back for tables and comparisons."""
+"""Results of an evaluation, written to results.json and loaded for tables and comparisons."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.metric import Metric
@@ -39,20 +39,22 @@ class ResultRow:
     better: str
     description: str
     score: Estimate
+    """Score of the predictions."""
     truth: Estimate | None
-    """The reference videos' own score, where a metric looks at one video."""
+    """Score of the reference videos; None for a paired metric of the reference."""
     floor: Estimate | None
-    """Real against real; see `floor_estimate`."""
+    """Score of real against real videos; see `floor_estimate`."""
     control: Estimate | None
-    """With another clip's sound."""
+    """Score with the audio of another clip."""
     per_clip: dict[str, float]
-    """Score of every clip alone; empty for a distribution metric. NaN: could not be measured."""
+    """Score of each clip by name; empty for a distribution metric. NaN = not measurable."""
     truth_per_clip: dict[str, float]
+    """Score of each reference by the clip's name."""
 
 
 @dataclass(frozen=True)
 class ResultCurve:
-    """A metric's values over time, one a second."""
+    """Values of a metric over time, one per second."""
 
     name: str
     unit: str
@@ -63,12 +65,12 @@ class ResultCurve:
 
 @dataclass(frozen=True)
 class EvaluationResults:
-    """One evaluation."""
+    """The results of one evaluation."""
 
     name: str
     benchmark: str
     protocol: str
-    """The protocol's id: only results of equal ids may stand side by side."""
+    """Id of the protocol: only results of equal ids are comparable."""
     clips: list[str]
     fps: float
     width: int
@@ -76,14 +78,14 @@ class EvaluationResults:
     rows: list[ResultRow]
     curves: list[ResultCurve]
     skipped: list[str]
-    """Metrics without weights, one line each."""
+    """Metrics that were skipped because weights are missing, one line each."""
 
     def find_row(self, value: str) -> ResultRow | None:
-        """The row of a value."""
+        """Returns the row of a value; None if there is none."""
         return next((row for row in self.rows if row.value == value), None)
 
     def save(self, folder: Path) -> None:
-        """Writes results.json; NaN becomes null."""
+        """Writes results.json to a folder; NaN is written as null."""
         with atomic_write(folder / RESULTS_FILE) as temporary:
             text = json.dumps(
                 {"format": RESULTS_FORMAT, **_json_value(asdict(self))}, indent=1, ensure_ascii=False, allow_nan=False
@@ -92,14 +94,19 @@ class EvaluationResults:
 
     @classmethod
     def load(cls, path: str | Path) -> "EvaluationResults":
-        """Reads what `save` wrote.
+        """Loads results written by `save`.
 
         Raises:
-            InputError: the file is missing, too large, or no results of this format.
+            InputError: the file is missing, too large, or does not contain results of this format.
         """
         path = existing_file(path, "results")
         if path.stat().st_size > MAX_RESULTS_BYTES:
-            raise InputError(f"'{path}' has {path.stat().st_size} bytes; results have at most {MAX_RESULTS_BYTES}")
+            raise InputError(
+                f"'{path}' has {path.stat().st_size} bytes; results have at most {MAX_RESULTS_BYTES}; give another",
+                code=ErrorCode.malformed_file,
+                field=RESULTS_FILE,
+                value=str(path),
+            )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("format") != RESULTS_FORMAT:
@@ -108,7 +115,12 @@ class EvaluationResults:
             curves = [ResultCurve(**_parse_curve(curve)) for curve in values.pop("curves")]
             return cls(rows=rows, curves=curves, **values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"'{path}' is no results.json ({error!r}); give one that evaluate.py wrote") from error
+            raise InputError(
+                f"'{path}' is not a results.json ({error!r}); give one that evaluate.py wrote",
+                code=ErrorCode.malformed_file,
+                field=RESULTS_FILE,
+                value=str(path),
+            ) from error
 
 
 def collect_results(
@@ -117,16 +129,25 @@ def collect_results(
     measured: Sequence[tuple[Metric, Sequence[ClipMeasurements]]],
     skipped: Sequence[SkippedMetric],
 ) -> EvaluationResults:
-    """Summaries of all records: scores, intervals, floors and controls."""
+    """Summarizes all measurements into scores with intervals, floors and controls."""
     clips = [clip.name for clip in protocol.clips]
     rows: list[ResultRow] = []
     curves: list[ResultCurve] = []
     for metric, sides in measured:
         rows += _rows(metric, sides, clips)
         curves += _curves(metric, sides, clips)
-    told = [entry.describe() for entry in skipped]
-    size = (protocol.fps, protocol.width, protocol.height)
-    return EvaluationResults(name, protocol.benchmark, protocol.id, clips, *size, rows, curves, told)
+    return EvaluationResults(
+        name=name,
+        benchmark=protocol.benchmark,
+        protocol=protocol.id,
+        clips=clips,
+        fps=protocol.fps,
+        width=protocol.width,
+        height=protocol.height,
+        rows=rows,
+        curves=curves,
+        skipped=[entry.describe() for entry in skipped],
+    )
 
 
 def _rows(metric: Metric, sides: Sequence[ClipMeasurements], clips: Sequence[str]) -> list[ResultRow]:
@@ -135,39 +156,42 @@ def _rows(metric: Metric, sides: Sequence[ClipMeasurements], clips: Sequence[str
         side_estimate(metric, sides, side) for side in (MeasurementSide.REFERENCE, MeasurementSide.CONTROL)
     )
     floor = floor_estimate(metric, sides)
-    alone, truth_alone = per_clip_scores(metric, sides), per_clip_scores(metric, sides, MeasurementSide.REFERENCE)
+    per_clip = per_clip_scores(metric, sides)
+    truth_per_clip = per_clip_scores(metric, sides, MeasurementSide.REFERENCE)
 
-    def of(estimates: Estimates | None, value: str) -> Estimate | None:
+    def select(estimates: Estimates | None, value: str) -> Estimate | None:
         return None if estimates is None else estimates[value]
 
-    def named(scores: dict[str, np.ndarray], value: str) -> dict[str, float]:
+    def by_clip(scores: dict[str, np.ndarray], value: str) -> dict[str, float]:
         return dict(zip(clips, scores[value].tolist(), strict=True)) if value in scores else {}
 
     return [
         ResultRow(
-            metric.name,
-            value.name,
-            value.unit,
-            value.better,
-            value.description,
-            score[value.name],
-            of(truth, value.name),
-            of(floor, value.name),
-            of(control, value.name),
-            named(alone, value.name),
-            named(truth_alone, value.name),
+            metric=metric.name,
+            value=value.name,
+            unit=value.unit,
+            better=value.better,
+            description=value.description,
+            score=score[value.name],
+            truth=select(truth, value.name),
+            floor=select(floor, value.name),
+            control=select(control, value.name),
+            per_clip=by_clip(per_clip, value.name),
+            truth_per_clip=by_clip(truth_per_clip, value.name),
         )
         for value in metric.values
     ]
 
 
 def _curves(metric: Metric, sides: Sequence[ClipMeasurements], clips: Sequence[str]) -> list[ResultCurve]:
-    def of(side: MeasurementSide, name: str) -> dict[str, list[float]]:
+    def points(side: MeasurementSide, name: str) -> dict[str, list[float]]:
         pairs = zip(clips, sides, strict=True)
         return {clip: record[side][name].tolist() for clip, record in pairs if name in record.get(side, {})}
 
     return [
-        ResultCurve(*curve, of(MeasurementSide.PREDICTION, curve.name), of(MeasurementSide.REFERENCE, curve.name))
+        ResultCurve(
+            *curve, points(MeasurementSide.PREDICTION, curve.name), points(MeasurementSide.REFERENCE, curve.name)
+        )
         for curve in metric.curves
     ]
 

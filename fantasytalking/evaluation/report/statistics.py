@@ -1,4 +1,4 @@
-"""What may be concluded from some clips: intervals over clips, floors, controls, and whether two runs differ."""
+"""Statistics over clips: bootstrap intervals, floors, and paired comparisons of two runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,31 +12,36 @@ from fantasytalking.evaluation.records import ClipMeasurements, MeasurementSide
 
 BOOTSTRAP_SEED = 20250404
 CONFIDENCE_LEVEL = 95.0
-"""Per cent of an interval."""
+"""Confidence level of intervals in percent."""
 FLOOR_SPLITS = 10
-"""Halvings of the references for the floor of a distribution metric."""
+"""Number of random halvings of the references for the floor of a distribution metric."""
 MIN_CLIPS_FOR_INTERVAL = 2
-"""From fewer clips no interval is drawn."""
+"""Smallest number of clips with an interval."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score and its interval; NaN where there is none."""
+    """A score and its confidence interval; NaN if there is none."""
 
     score: float
     low: float = float("nan")
     high: float = float("nan")
     n: int = 0
-    """Clips that entered."""
+    """Number of clips in the score."""
 
 
 Estimates = dict[str, Estimate]
 
 
 def bootstrap_estimate(metric: Metric, measurements: Sequence[Measurement], resamples: int | None = None) -> Estimates:
-    """Scores over clips with percentile-bootstrap intervals: clips are drawn with replacement, seeded.
+    """Returns scores with percentile-bootstrap intervals: clips are drawn with replacement, with a fixed seed.
 
-    Frames of one clip are no independent observations, so that clips alone are resampled.
+    Frames of a clip are not independent observations, so only clips are resampled.
+
+    Args:
+        metric: metric that summarizes the measurements.
+        measurements: one measurement per clip.
+        resamples: number of resamples; None = that of the metric.
     """
     summary = metric.summarize(measurements)
     count = int(summary["n"])
@@ -45,7 +50,7 @@ def bootstrap_estimate(metric: Metric, measurements: Sequence[Measurement], resa
     for value in metric.values:
         score, scores = summary[value.name], drawn[value.name]
         if metric.distribution:
-            # A resample holds some clips twice, which raises a distance of sets: its spread is laid round the score.
+            # A resample has some clips twice, which raises a distance of sets: its spread is centered on the score.
             scores = scores - np.nanmean(scores) + score
         low, high = percentile_interval(scores) if count >= MIN_CLIPS_FOR_INTERVAL else (np.nan, np.nan)
         result[value.name] = Estimate(score, low, high, count)
@@ -60,8 +65,7 @@ def _bootstrap(metric: Metric, measurements: Sequence[Measurement], resamples: i
 
 
 def percentile_interval(resampled_scores: NDArray[np.float64]) -> tuple[float, float]:
-    """Within which `CONFIDENCE_LEVEL` per cent of these scores of resamples lie; NaN for fewer than two that are
-    known."""
+    """Returns the interval of `CONFIDENCE_LEVEL` percent of the scores; NaN for fewer than two finite ones."""
     known = resampled_scores[np.isfinite(resampled_scores)]
     if len(known) < 2:
         return float("nan"), float("nan")
@@ -70,17 +74,17 @@ def percentile_interval(resampled_scores: NDArray[np.float64]) -> tuple[float, f
 
 
 def side_estimate(metric: Metric, measurements: Sequence[ClipMeasurements], side: MeasurementSide) -> Estimates | None:
-    """Scores of one side; None where no clip has it."""
+    """Returns the scores of one side; None if no clip has it."""
     records = [record[side] for record in measurements if side in record]
     return bootstrap_estimate(metric, records) if records else None
 
 
 def floor_estimate(metric: Metric, measurements: Sequence[ClipMeasurements]) -> Estimates | None:
-    """What real videos score against real ones; None where it cannot be had.
+    """Returns the score of real against real videos; None if it is not known.
 
-    Of a distribution metric: the references' one half of clips against the other, over seeded halvings, at half of N,
-    where the bias of small sets is larger than in the score itself; the interval is that of the halvings. Of a paired
-    metric: even against odd frames of the same reference. Of the others: the second half of every reference.
+    For a distribution metric, one half of the references is compared with the other, over seeded halvings. The bias of
+    small sets is larger at half of N than in the score itself; the interval is that of the halvings. For a paired
+    metric, even are compared with odd frames of a reference. For others, it is the second half of each reference.
     """
     if not metric.distribution:
         return side_estimate(metric, measurements, MeasurementSide.FLOOR)
@@ -108,7 +112,7 @@ def floor_estimate(metric: Metric, measurements: Sequence[ClipMeasurements]) -> 
 def per_clip_scores(
     metric: Metric, measurements: Sequence[ClipMeasurements], side: MeasurementSide = MeasurementSide.PREDICTION
 ) -> dict[str, NDArray[np.float64]]:
-    """(N,) scores of every clip alone by value; empty for a distribution metric."""
+    """Returns (N,) scores of single clips by value; empty for a distribution metric."""
     if metric.distribution or any(side not in record for record in measurements):
         return {}
     summaries = [metric.summarize([record[side]]) for record in measurements]
@@ -117,59 +121,61 @@ def per_clip_scores(
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Two runs on the same clips."""
+    """The difference between two runs on the same clips."""
 
     first: float
+    """Score of the first run."""
     second: float
+    """Score of the second run."""
     difference: float
-    """Second less first; of a value that should meet the ground truth's: of the clips' mean distances to it."""
+    """Second minus first. For a value whose target is that of the references: of the mean distances to it."""
     low: float
+    """Lower end of the interval of `difference`."""
     high: float
+    """Upper end of the interval of `difference`."""
     p: float
-    """Wilcoxon's signed-rank test over clips; NaN for a distribution metric and where too little is known."""
+    """p of Wilcoxon's signed-rank test over clips; NaN for a distribution metric and for too few clips."""
     n: int
-    """Clips that both have a score of."""
+    """Number of clips with a score in both runs."""
     raw_difference: tuple[float, float, float] | None = None
-    """Of a value that should meet the ground truth's: second less first of the value itself, and its interval."""
+    """Second minus first of the value itself and its interval, for a value whose target is that of the references."""
 
 
 def compare_runs(
     metric: Metric, first: Sequence[ClipMeasurements], second: Sequence[ClipMeasurements]
 ) -> dict[str, PairedDifference]:
-    """Paired comparison: the same clips are drawn for both, and each clip is compared with itself.
+    """Compares two runs clip by clip, with the same resamples of clips for both.
 
-    Clips that either run (or the truth, where it is the aim) has no score of count for neither. Of a value that should
-    meet the truth's, the difference is that of the clips' mean distances to it.
+    Clips without a score in one of the runs (or of the reference, if that is the target) are excluded from both. For a
+    value whose target is that of the references, the difference is that of the mean distances to it.
     """
-    ones, others, aims = (
-        per_clip_scores(metric, first),
-        per_clip_scores(metric, second),
-        per_clip_scores(metric, first, MeasurementSide.REFERENCE),
-    )
+    first_scores, second_scores = per_clip_scores(metric, first), per_clip_scores(metric, second)
+    targets = per_clip_scores(metric, first, MeasurementSide.REFERENCE)
     sides = [[record[MeasurementSide.PREDICTION] for record in run] for run in (first, second)]
     result = {}
     for value in metric.values:
-        if value.name not in ones:  # of sets as a whole
+        if value.name not in first_scores:  # a distribution metric
             result[value.name] = PairedDifference(
                 *_difference(metric, value, sides, range(len(first))), float("nan"), len(first)
             )
             continue
-        one, other = ones[value.name], others[value.name]
-        if value.better == "reference" and value.name in aims:
-            one, other = abs(one - aims[value.name]), abs(other - aims[value.name])
+        one, other = first_scores[value.name], second_scores[value.name]
+        by_distance = value.better == "reference" and value.name in targets
+        if by_distance:
+            one, other = abs(one - targets[value.name]), abs(other - targets[value.name])
         gaps = other - one
         clips = np.flatnonzero(np.isfinite(gaps)).tolist()
-        scores, own = _difference(metric, value, sides, clips), None
-        if value.better == "reference" and value.name in aims:
-            scores, own = (*scores[:2], *_mean_difference(metric, gaps[clips])), scores[2:]
-        result[value.name] = PairedDifference(*scores, _wilcoxon_p(gaps[clips]), len(clips), own)
+        scores, raw = _difference(metric, value, sides, clips), None
+        if by_distance:
+            scores, raw = (*scores[:2], *_mean_difference(metric, gaps[clips])), scores[2:]
+        result[value.name] = PairedDifference(*scores, _wilcoxon_p(gaps[clips]), len(clips), raw)
     return result
 
 
 def _difference(
     metric: Metric, value: MetricValue, sides: Sequence[Sequence[Measurement]], clips: Sequence[int]
 ) -> tuple[float, float, float, float, float]:
-    """First, second, their difference over some clips, and its interval."""
+    """Returns the first score, the second, their difference over some clips, and its interval."""
     if not len(clips):
         return (float("nan"),) * 5
     chosen = [[run[index] for index in clips] for run in sides]
@@ -182,7 +188,7 @@ def _difference(
 
 
 def _mean_difference(metric: Metric, differences: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean of clips' differences and its interval."""
+    """Returns the mean of the differences of clips and its interval."""
     if not len(differences):
         return (float("nan"),) * 3
     return (
@@ -192,20 +198,20 @@ def _mean_difference(metric: Metric, differences: NDArray[np.float64]) -> tuple[
 
 
 def _bootstrap_indices(metric: Metric, count: int) -> NDArray[np.int64]:
-    """(resamples, count) numbers of clips."""
+    """Returns (resamples, count) indices of clips."""
     return np.random.default_rng(BOOTSTRAP_SEED).integers(0, count, (metric.resamples, count))
 
 
 def _wilcoxon_p(differences: NDArray[np.float64]) -> float:
-    """Wilcoxon's p of clips' differences."""
+    """Returns p of Wilcoxon's signed-rank test on the differences of clips."""
     if len(differences) < MIN_CLIPS_FOR_INTERVAL:
         return float("nan")
-    # Equal runs give no ranks, and p is 1 by definition.
+    # Equal runs have no ranks: p is 1 by definition.
     return float(wilcoxon(differences).pvalue) if np.any(differences != 0) else 1.0
 
 
 def holm_correction(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction of several p for having asked several questions; NaN stays NaN."""
+    """Returns p values with Holm's correction for multiple comparisons; NaN stays NaN."""
     order = [index for index in np.argsort(p_values) if np.isfinite(p_values[index])]
     corrected, largest = [float("nan")] * len(p_values), 0.0
     for rank, index in enumerate(order):

@@ -1,4 +1,4 @@
-"""Clips of several people are learned from only where every face is sharp and moves; clips of one are not judged."""
+"""Clips of several people are accepted only if every face is sharp and moves; clips of one person are not filtered."""
 
 import re
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fantasytalking.common.config import load_config, preset_path
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.manifest import ClipRecord, ClipRejected, Rejection, RejectionReason, read_rejections
 from fantasytalking.data.prepare.clip import PreparedClip, prepare_clip
 from fantasytalking.data.prepare.config import PreparationConfig
@@ -19,6 +19,7 @@ from fantasytalking.media import write_video
 from fantasytalking.perception.multi_person_filter import MultiPersonFilterConfig
 from fantasytalking.portrait_world.motion.performance import WORLD_FPS
 from tests.data.preparation_runs import run_in_process, small_config
+from tests.helpers.errors import raises_input_error
 from tests.perception.faulty_clips import STEP, FaultyClipRenderer
 
 HEIGHT, SEED, FRAMES, FPS = 96, 10, 29, WORLD_FPS / STEP
@@ -26,7 +27,7 @@ RATE = 16000
 
 
 def write(path: Path, frames: np.ndarray) -> None:
-    """With a tone as its sound: nobody's speech is asked for here."""
+    """Writes a video whose audio is a tone."""
     tone = 0.3 * np.sin(2 * np.pi * 220 * np.arange(round(len(frames) / FPS * RATE)) / RATE)
     write_video(path, frames, fps=FPS, audio=tone.astype(np.float32), sample_rate=RATE)
 
@@ -38,7 +39,7 @@ def clip_of(folder: Path, name: str) -> SceneClip:
 
 @dataclass
 class Judged:
-    """A prepared folder of a good clip, one of still faces and a blurred one."""
+    """A prepared folder with a good clip, one with static faces and a blurred one."""
 
     videos: Path
     output: Path
@@ -68,51 +69,51 @@ def good(judged: Judged) -> PreparedClip:
     return prepare_clip(clip_of(judged.videos, "good.mp4"), judged.config)
 
 
-def test_lively_people_are_kept_and_the_others_are_told_with_value_and_limit(judged: Judged) -> None:
+def test_moving_people_are_accepted_and_the_others_rejected_with_value_and_limit(judged: Judged) -> None:
     assert [(record.video, record.people) for record in judged.records] == [("good.mp4", 2)]
-    assert {video: told.reason for video, told in judged.rejections.items()} == {
+    assert {video: rejection.reason for video, rejection in judged.rejections.items()} == {
         "blurred.mp4": RejectionReason.BLURRED,
         "still.mp4": RejectionReason.STATIC_FACES,
     }
     assert "the blur of a face is 0." in judged.rejections["blurred.mp4"].detail
     assert "at most 0.62 is allowed" in judged.rejections["blurred.mp4"].detail
-    assert "squared interocular distances, at least 0.0001 is needed" in judged.rejections["still.mp4"].detail
+    assert "squared interocular distances; at least 0.0001 is needed" in judged.rejections["still.mp4"].detail
 
 
 @pytest.mark.parametrize("video", ["blurred.mp4", "still.mp4"])
-def test_nobody_is_judged_unasked(judged: Judged, video: str) -> None:
+def test_people_are_not_filtered_by_default(judged: Judged, video: str) -> None:
     prepared = prepare_clip(clip_of(judged.videos, video), replace(judged.config, filter_people=False))
     assert len(prepared.tracks) == 2
 
 
-def test_one_person_who_holds_still_is_not_judged(judged: Judged, tmp_path: Path) -> None:
-    planter = FaultyClipRenderer(HEIGHT, SEED)
-    write(tmp_path / "alone.mp4", np.stack(list(planter.still(1))))
+def test_a_single_static_person_is_not_filtered(judged: Judged, tmp_path: Path) -> None:
+    renderer = FaultyClipRenderer(HEIGHT, SEED)
+    write(tmp_path / "alone.mp4", np.stack(list(renderer.still(1))))
     config = replace(judged.config, buckets=["96x96"])
     assert len(prepare_clip(clip_of(tmp_path, "alone.mp4"), config).tracks) == 1
 
 
 @pytest.mark.parametrize(
-    ("limit", "reason", "told"),
+    ("limit", "reason", "detail"),
     [
         ({"max_face_blur": 0.1}, RejectionReason.BLURRED, "at most 0.1 is allowed"),
         ({"min_face_movement": 0.9}, RejectionReason.STATIC_FACES, "at least 0.9 is needed"),
-        ({"min_face_pixels": 90}, RejectionReason.FACE_TOO_SMALL, "pixels high, at least 90 are needed"),
+        ({"min_face_pixels": 90}, RejectionReason.FACE_TOO_SMALL, "pixels high; at least 90 are needed"),
         ({"max_face_blur": 0.1, "min_face_movement": 0.9}, RejectionReason.BLURRED, "; the movement of a face"),
     ],
 )
 def test_every_limit_counts(
-    judged: Judged, good: PreparedClip, limit: dict[str, float], reason: RejectionReason, told: str
+    judged: Judged, good: PreparedClip, limit: dict[str, float], reason: RejectionReason, detail: str
 ) -> None:
     config = replace(judged.config, **limit)  # type: ignore[arg-type]
     config.validate()
     check_people_quality(good.frames, good.tracks, 1.0, judged.config)
     with pytest.raises(ClipRejected) as refused:
         check_people_quality(good.frames, good.tracks, 1.0, config)
-    assert refused.value.reason is reason and told in refused.value.detail
+    assert refused.value.reason is reason and detail in refused.value.detail
 
 
-def test_people_who_are_hardly_seen_together_are_refused(judged: Judged, good: PreparedClip) -> None:
+def test_people_who_are_rarely_visible_together_are_rejected(judged: Judged, good: PreparedClip) -> None:
     in_turn = []
     for track, seen in zip(good.tracks, (slice(0, 20), slice(9, FRAMES)), strict=True):
         part = np.zeros(FRAMES, bool)
@@ -122,34 +123,35 @@ def test_people_who_are_hardly_seen_together_are_refused(judged: Judged, good: P
             replace(track, landmarks=landmarks, present=track.present & part, interpolated=track.interpolated & part)
         )
     with pytest.raises(
-        ClipRejected, match=r"all 2 people are seen together in 38% of the frames; at least 65% are needed"
+        ClipRejected, match=r"all 2 people are visible together in 38% of the frames; at least 65% are needed"
     ):
         check_people_quality(good.frames, in_turn, 1.0, replace(judged.config, min_visible_fraction=0.65))
 
 
-def test_faces_that_were_enlarged_are_granted_more_trembling(judged: Judged, good: PreparedClip) -> None:
+def test_upscaled_faces_are_allowed_more_jitter(judged: Judged, good: PreparedClip) -> None:
     unreachable, left = replace(judged.config, min_face_movement=0.9), []
     for scale in (0.0, 1.0):
         with pytest.raises(ClipRejected) as refused:
             check_people_quality(good.frames, good.tracks, scale, unreachable)
-        told = re.search(r"the movement of a face is (\d\.\d+)", refused.value.detail)
-        assert told
-        left.append(float(told[1]))
+        movement = re.search(r"the movement of a face is (\d\.\d+)", refused.value.detail)
+        assert movement
+        left.append(float(movement[1]))
     assert left[1] < left[0]
 
 
-def test_settings_say_where_it_is_on_and_leave_older_corpora_as_they_were() -> None:
+def test_presets_filter_people_and_earlier_corpora_keep_their_fingerprints() -> None:
     for model, on in (("wan14b", True), ("wan1.3b", True), ("nano", False)):
         assert load_config(PreparationConfig, preset_path(model, "data"), []).filter_people is on
     alone = PreparationConfig(base="somewhere")
     assert replace(alone, filter_people=True).fingerprint() == alone.fingerprint()
     several = replace(alone, max_people=2, expression_encoder="a")
-    assert several.fingerprint() == "33fc3a3b39d82123", "of corpora that were made before"
+    assert several.fingerprint() == "33fc3a3b39d82123", "of earlier corpora"
     assert replace(several, max_face_blur=0.5).fingerprint() == several.fingerprint()
     on = replace(several, filter_people=True)
     assert len({several.fingerprint(), on.fingerprint(), replace(on, max_face_blur=0.5).fingerprint()}) == 3
     assert on.max_face_blur == MultiPersonFilterConfig().max_blur
     assert on.min_face_movement == MultiPersonFilterConfig().min_movement
     assert on.min_face_pixels == MultiPersonFilterConfig().min_face_pixels
-    with pytest.raises(InputError, match="min_face_size is 0 and judge_people is on"):
+    with raises_input_error(ErrorCode.conflict, "min_face_size", 0) as error:
         replace(on, min_face_size=0).validate()
+    assert "filter_people" in str(error.value)

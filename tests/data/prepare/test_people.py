@@ -1,4 +1,4 @@
-"""Clips of several people: everybody is found, in one order, with what they say and what they do."""
+"""Clips of several people: everyone is found, in one order, with their speech and expressions."""
 
 import json
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.dataset import PortraitDataset, Sample
 from fantasytalking.data.features import ClipFeatures
 from fantasytalking.data.manifest import ClipRecord, ClipRejected, RejectionReason
@@ -24,6 +24,7 @@ from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.portrait_world.corpus.group_clip import GroupClipPlan, SpeakingRole, write_group_clip
 from tests.data.preparation_runs import run_in_process, small_config
 from tests.data.sample_videos import write_good_videos
+from tests.helpers.errors import raises_input_error
 from tests.helpers.fantasy_portrait_networks import save_fantasy_portrait
 
 WIDTH, HEIGHT, SCALE = 256, 128, 0.5
@@ -34,7 +35,7 @@ PLAN = GroupClipPlan(
 
 @dataclass
 class Pair:
-    """A prepared video of two people, of whom the left one speaks."""
+    """A prepared video of two people; the left one speaks."""
 
     videos: Path
     config: PreparationConfig
@@ -70,19 +71,19 @@ def test_both_people_are_in_the_features(pair: Pair) -> None:
     assert features.expression is not None and features.expression.shape == (2, 17, 36)
     assert features.expression_present is not None and features.expression_present.float().mean() > 0.9
     assert not torch.allclose(features.expression[0], features.expression[1], atol=0.01)
-    assert float(features.face[0] @ features.face[1]) < 0.9999, "each has a face of their own"
+    assert float(features.face[0] @ features.face[1]) < 0.9999, "each has another face"
 
 
-def test_a_face_that_the_released_detector_does_not_see_is_left_out(pair: Pair, tmp_path: Path) -> None:
+def test_a_face_that_the_released_detector_does_not_detect_is_rejected(pair: Pair, tmp_path: Path) -> None:
     save_fantasy_portrait(tmp_path / "blind", brightness=0.3)
     config = replace(pair.config, expression_encoder=str(tmp_path / "blind"))
-    with pytest.raises(InputError, match=r"no clip of .* can be used \(1 face_lost\)"):
+    with raises_input_error(ErrorCode.unreadable_media, "--input", "1 face_lost"):
         run_in_process(pair.videos, tmp_path / "out", config)
     (line,) = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
-    assert "own networks see no face" in line
+    assert "networks detect no face" in line
 
 
-def test_boxes_lie_where_the_faces_are_from_left_to_right(pair: Pair) -> None:
+def test_boxes_match_the_faces_from_left_to_right(pair: Pair) -> None:
     boxes = pair.features.boxes
     assert boxes is not None and boxes.shape == (2, 17, 4)
     for person, own in zip(pair.known["people"], boxes.numpy(), strict=True):
@@ -101,7 +102,7 @@ def test_expressions_are_those_of_the_encoder(pair: Pair, driver: Path) -> None:
     assert torch.equal(pair.features.expression[1], found.features.half())
 
 
-def test_each_is_heard_apart(pair: Pair) -> None:
+def test_each_person_has_their_own_speech(pair: Pair) -> None:
     speakers, prepared = pair.features.speakers, pair.prepared
     assert speakers is not None and speakers.shape == (2, *pair.features.audio.shape)
     assert prepared.speaker_waveforms is not None
@@ -114,19 +115,19 @@ def test_each_is_heard_apart(pair: Pair) -> None:
         assert torch.equal(tokens, audio.encode(own).half())
 
 
-def test_the_lip_mask_has_both_mouths(pair: Pair) -> None:
+def test_the_lip_mask_contains_both_mouths(pair: Pair) -> None:
     alone = [lip_mask(track.landmarks, 64, 128) for track in pair.prepared.tracks]
     assert all(mask.any() for mask in alone) and not (alone[0] & alone[1]).any()
     assert np.array_equal(pair.prepared.lip_mask, alone[0] | alone[1])
 
 
-def test_the_order_is_that_of_the_picture(pair: Pair) -> None:
+def test_people_are_ordered_as_in_the_frame(pair: Pair) -> None:
     left, right = pair.prepared.tracks
     chosen = select_people([right, left], pair.prepared.waveform, pair.config)
     assert chosen[0] is left and chosen[1] is right
 
 
-def test_more_people_than_wanted_and_people_who_come_later_are_refused(pair: Pair) -> None:
+def test_too_many_people_and_people_who_appear_later_are_rejected(pair: Pair) -> None:
     tracks, samples = list(pair.prepared.tracks), pair.prepared.waveform
     with pytest.raises(ClipRejected) as refused:
         select_people([*tracks, tracks[0]], samples, pair.config)
@@ -138,7 +139,7 @@ def test_more_people_than_wanted_and_people_who_come_later_are_refused(pair: Pai
     assert refused.value.reason is RejectionReason.FACE_LOST
 
 
-def test_sounds_of_other_people_than_are_seen_are_refused(pair: Pair, tmp_path: Path) -> None:
+def test_speech_files_must_match_the_visible_people(pair: Pair, tmp_path: Path) -> None:
     folder = tmp_path / "some"
     folder.mkdir()
     for path in (pair.videos / PLAN.name).iterdir():
@@ -153,7 +154,7 @@ def test_sounds_of_other_people_than_are_seen_are_refused(pair: Pair, tmp_path: 
     assert prepare_clip(clip, pair.config).speaker_waveforms is None
 
 
-def test_one_person_is_prepared_as_before(tmp_path: Path, components: Path, driver: Path) -> None:
+def test_max_people_does_not_change_a_clip_of_one_person(tmp_path: Path, components: Path, driver: Path) -> None:
     write_good_videos(tmp_path / "in")
     (tmp_path / "in" / "more" / "cut.mp4").unlink()
     plain = small_config(components, contact_sheet_clips=0)
@@ -171,9 +172,10 @@ def test_one_person_is_prepared_as_before(tmp_path: Path, components: Path, driv
     assert found[1].features.expression is not None and found[1].features.speakers is None
 
 
-def test_settings_of_one_person_are_known_again_and_several_need_an_encoder() -> None:
+def test_several_people_need_an_expression_encoder() -> None:
     settings = PreparationConfig(base="somewhere")
-    assert settings.fingerprint() == "8c1cad87b2590a75", "of corpora that were made before"
+    assert settings.fingerprint() == "8c1cad87b2590a75", "of earlier corpora"
     assert replace(settings, expression_encoder="a").fingerprint() != settings.fingerprint()
-    with pytest.raises(InputError, match=r"people is 2 and expression_encoder is not set"):
+    with raises_input_error(ErrorCode.conflict, "max_people", 2) as error:
         replace(settings, max_people=2).validate()
+    assert "expression_encoder" in str(error.value)

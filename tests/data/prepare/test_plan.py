@@ -1,4 +1,4 @@
-"""Which clips a folder has: files, ranges, clips of a scene, names."""
+"""Planned clips: files, time ranges, clips of a scene, and names that never change."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.manifest import Rejection, RejectionReason
 from fantasytalking.data.prepare import plan as prepare_plan
 from fantasytalking.data.prepare.config import PreparationConfig
@@ -25,25 +25,37 @@ from fantasytalking.data.prepare.plan import (
 )
 from fantasytalking.data.prepare.scenes import SpanScan
 from fantasytalking.media import write_video
+from tests.helpers.errors import raises_input_error
 
 CONFIG = PreparationConfig(base="x", fps=25.0, frames=25, clip_stride=10)
 ALL = [TimeRange(0.0, 1e5, None)]
 
 
-def test_videos_are_found_below_and_in_order(tmp_path: Path) -> None:
+def test_videos_are_found_in_subfolders_and_sorted(tmp_path: Path) -> None:
     for name in ("b/two.MP4", "a.mkv", "b/.hidden.mp4", ".cache/c.mp4", "notes.txt", "b/one.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     found = find_videos(tmp_path, None)
     assert [file.video for file in found] == ["a.mkv", "b/one.mp4", "b/two.MP4"]
     assert [file.video for file in find_videos(tmp_path, {"b/one": ALL})] == ["b/one.mp4"]
-    with pytest.raises(InputError, match="that the file of ranges names"):
+    with raises_input_error(ErrorCode.missing_file, "time_ranges", str(tmp_path)):
         find_videos(tmp_path, {"other": ALL})
-    with pytest.raises(InputError, match="is not a folder"):
+    with raises_input_error(ErrorCode.missing_file, "--input", str(tmp_path / "nowhere")):
         find_videos(tmp_path / "nowhere", None)
+    (tmp_path / "empty").mkdir()
+    with raises_input_error(ErrorCode.missing_file, "--input", str(tmp_path / "empty")):
+        find_videos(tmp_path / "empty", None)
 
 
-def test_names_are_safe_and_never_the_same(tmp_path: Path) -> None:
+def test_names_of_clips_stay_as_they_were(tmp_path: Path) -> None:
+    """Files of prepared corpora have these names."""
+    file = VideoFile(tmp_path, "a.mp4", 1234)
+    assert file.name == "d0-a-f59878f6"
+    assert SceneClip(file, 1.5, None).name == "d0-a-f59878f6_00001500"
+    assert SceneClip(file, 1.5, RelativeCrop(0.25, 0.1, 1 / 3, 0.9)).name == "d0-a-f59878f6_00001500-499d52"
+
+
+def test_names_are_safe_and_unique(tmp_path: Path) -> None:
     files = [VideoFile(tmp_path, video, 5) for video in ("a b.mp4", "a_b.mp4", "a/b.mp4", "ä" * 300 + ".mp4")]
     files.append(replace(files[0], size=6))
     names = {file.name for file in files}
@@ -60,7 +72,7 @@ def test_clips_of_a_scene_never_leave_it(tmp_path: Path) -> None:
     assert all(clip.start + CONFIG.duration <= 4.0 + 1e-6 for clip in planned)
 
 
-def test_short_scenes_breaks_and_stretches_beyond_the_end_are_told(tmp_path: Path) -> None:
+def test_short_scenes_damage_and_ranges_after_the_end_are_rejected(tmp_path: Path) -> None:
     file = VideoFile(tmp_path, "a.mp4", 5)
     planned = list(plan_video(file, [SpanScan([0.5], 1.6, "breaks off")], ALL, CONFIG))
     assert [(line.start, line.reason) for line in planned if isinstance(line, Rejection)] == [
@@ -72,11 +84,11 @@ def test_short_scenes_breaks_and_stretches_beyond_the_end_are_told(tmp_path: Pat
     assert isinstance(nothing, Rejection) and nothing.reason is RejectionReason.TOO_SHORT
 
 
-def test_spans_cover_what_is_wanted(tmp_path: Path) -> None:
+def test_spans_cover_the_time_ranges(tmp_path: Path) -> None:
     file = VideoFile(tmp_path, "a.mp4", 5)
     assert [span.start for span in spans_to_scan(file, 130.0, ALL)] == [0.0, 60.0, 120.0]
     assert [span.start for span in spans_to_scan(file, 7200.0, [TimeRange(100.0, 130.0, None)])] == [60.0, 120.0]
-    assert [span.start for span in spans_to_scan(file, 0.0, ALL)] == [0.0], "where the duration is not known"
+    assert [span.start for span in spans_to_scan(file, 0.0, ALL)] == [0.0], "if the duration is unknown"
     assert spans_to_scan(file, 30.0, [TimeRange(100.0, 130.0, None)])[0].start == 0.0
 
 
@@ -102,11 +114,13 @@ def test_ranges_are_read_by_name_with_or_without_suffix(tmp_path: Path) -> None:
     impossible = ({**framed, "crop_of_height": 0}, {**framed, "crop": [float("nan"), 0, 100, 100]})
     for broken in ({"video": "a", "start": 9, "end": 3, "crop": None}, {"video": "a"}, [1], *impossible):
         path.write_text(json.dumps(lines[0]) + "\n" + json.dumps(broken))
-        with pytest.raises(InputError, match="line 2 is not a range"):
+        with raises_input_error(ErrorCode.malformed_file, "time_ranges", 2):
             read_time_ranges(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="is no text in UTF-8"):
+    with raises_input_error(ErrorCode.malformed_file, "time_ranges", str(path)):
         read_time_ranges(path)
+    with pytest.raises(InputError, match=r"nothing\.jsonl"):
+        read_time_ranges(tmp_path / "nothing.jsonl")
 
 
 def test_unusable_files_have_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

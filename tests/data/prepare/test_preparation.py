@@ -1,4 +1,4 @@
-"""Preparation as a whole: what comes out of good videos, the reason for each bad one, and nothing lost to a kill."""
+"""The whole preparation: features of good videos, reasons for bad ones, and the same result after interruptions."""
 
 import json
 import random
@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.dtype import Dtype
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import AudioAlignment, CollateConfig, PortraitCollator
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.data.manifest import (
@@ -35,6 +36,7 @@ from fantasytalking.data.prepare.people import select_people
 from fantasytalking.data.prepare.plan import RelativeCrop, SceneClip, VideoFile
 from fantasytalking.encoders.wav2vec import token_count, token_times
 from fantasytalking.media import read_image
+from fantasytalking.media.resolution import ResizeMode
 from tests.data.preparation_runs import (
     FORK_SERVER,
     file_hashes,
@@ -46,6 +48,7 @@ from tests.data.preparation_runs import (
     wait_for_processes,
 )
 from tests.data.sample_videos import write_bad_videos, write_good_videos, write_repeated
+from tests.helpers.errors import raises_input_error
 from tests.helpers.paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "prepare_data.py"
@@ -79,7 +82,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, good: Path, components: Pat
     return Corpus(videos, output, config, *run_in_process(videos, output, config), expected)
 
 
-def test_good_videos_give_one_clip_a_scene(corpus: Corpus) -> None:
+def test_good_videos_give_one_clip_per_scene(corpus: Corpus) -> None:
     assert [(record.video, record.start) for record in corpus.records] == [
         ("more/cut.mp4", 0.0),
         ("more/cut.mp4", 1.2),
@@ -92,18 +95,18 @@ def test_good_videos_give_one_clip_a_scene(corpus: Corpus) -> None:
         assert record.expression_measure > 0 and record.body_measure > 0
 
 
-def test_every_bad_video_costs_itself_alone_and_has_its_reason(corpus: Corpus) -> None:
-    told = read_rejections(corpus.output / "rejected.jsonl")
-    assert told == sorted(corpus.rejections, key=lambda line: (line.video, line.start))
-    reasons = {video: {line.reason.value for line in told if line.video == video} for video in corpus.expected}
+def test_every_bad_video_is_rejected_with_its_reason(corpus: Corpus) -> None:
+    rejections = read_rejections(corpus.output / "rejected.jsonl")
+    assert rejections == sorted(corpus.rejections, key=lambda line: (line.video, line.start))
+    reasons = {video: {line.reason.value for line in rejections if line.video == video} for video in corpus.expected}
     assert {video: reason in reasons[video] for video, reason in corpus.expected.items()} == dict.fromkeys(
         corpus.expected, True
     )
-    assert {line.video for line in told} == set(corpus.expected), "no good video is among them"
-    assert str(corpus.videos) not in (corpus.output / "rejected.jsonl").read_text(), "names only, no places"
+    assert {line.video for line in rejections} == set(corpus.expected), "no good video is rejected"
+    assert str(corpus.videos) not in (corpus.output / "rejected.jsonl").read_text(), "relative paths only"
 
 
-def test_features_are_those_of_the_encoders(corpus: Corpus) -> None:
+def test_features_equal_the_encoders_outputs(corpus: Corpus) -> None:
     sample = PortraitDataset(corpus.output / "manifest.jsonl")[2]
     encoders = FeatureEncoders.load(corpus.config, torch.device("cpu"))
     path = corpus.videos / sample.record.video
@@ -118,11 +121,11 @@ def test_features_are_those_of_the_encoders(corpus: Corpus) -> None:
     assert features.frame_times.tolist() == pytest.approx([number / 25 for number in range(17)])
     lips = np.argwhere(clip.lip_mask[0]).mean(axis=0) / 8
     cells = torch.nonzero(features.lip_mask_causal[0] > 0.3).double().mean(dim=0)
-    assert np.allclose(cells + 0.5, lips, atol=1), "the latent mask lies where the mouth is"
+    assert np.allclose(cells + 0.5, lips, atol=1), "the latent mask covers the mouth"
     assert 0 < features.lip_mask_causal.mean() < 0.3 and 0 < features.lip_mask_trilinear.mean() < 0.3
 
 
-def test_a_listed_crop_brings_the_face_closer(corpus: Corpus) -> None:
+def test_a_crop_enlarges_the_face(corpus: Corpus) -> None:
     path = corpus.videos / "talk.mp4"
     file = VideoFile(path, path.name, path.stat().st_size)
     whole = prepare_clip(SceneClip(file, 0.2, None), corpus.config)
@@ -142,7 +145,7 @@ def test_a_listed_crop_brings_the_face_closer(corpus: Corpus) -> None:
         ({}, RelativeCrop(0.1, 0.0, 0.8, 0.7), RejectionReason.FACE_CUT_OFF),
     ],
 )
-def test_faces_that_will_not_do_are_refused(
+def test_unusable_faces_are_rejected(
     corpus: Corpus, components: Path, limits: dict, crop: RelativeCrop | None, reason: RejectionReason
 ) -> None:
     path = corpus.videos / "talk.mp4"
@@ -152,7 +155,7 @@ def test_faces_that_will_not_do_are_refused(
     assert refused.value.reason is reason
 
 
-def test_a_face_must_be_there_from_the_first_frame_on(corpus: Corpus) -> None:
+def test_a_face_must_be_visible_in_the_first_frame(corpus: Corpus) -> None:
     path = corpus.videos / "talk.mp4"
     clip = SceneClip(VideoFile(path, path.name, path.stat().st_size), 0.0, None)
     prepared = prepare_clip(clip, corpus.config)
@@ -166,7 +169,7 @@ def test_a_face_must_be_there_from_the_first_frame_on(corpus: Corpus) -> None:
         assert refused.value.reason is RejectionReason.FACE_LOST
 
 
-def test_a_caption_that_is_no_text_costs_the_clip(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_malformed_caption_rejects_the_clip(corpus: Corpus, tmp_path: Path) -> None:
     clip = SceneClip(VideoFile(tmp_path / "a.mp4", "a.mp4", 1), 0.0, None)
     assert read_caption(clip, "default") == "default"
     for content in (b"\xff\xfe", b"a" * 20_000):
@@ -176,7 +179,7 @@ def test_a_caption_that_is_no_text_costs_the_clip(corpus: Corpus, tmp_path: Path
         assert refused.value.reason is RejectionReason.UNREADABLE
 
 
-def test_the_caption_beside_a_video_is_its_text(corpus: Corpus) -> None:
+def test_the_text_file_of_a_video_is_its_caption(corpus: Corpus) -> None:
     dataset = PortraitDataset(corpus.output / "manifest.jsonl")
     encoder = FeatureEncoders.load(corpus.config, torch.device("cpu")).text
     assert torch.equal(dataset[0].features.text, encoder.encode("Somebody else is talking.").half())
@@ -202,13 +205,13 @@ def test_a_second_run_does_nothing_and_other_settings_are_refused(corpus: Corpus
     run_in_process(corpus.videos, corpus.output, corpus.config)
     assert file_hashes(corpus.output) == digest
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    with pytest.raises(InputError, match="begun with other settings"):
+    with pytest.raises(InputError, match="other settings"):
         run_in_process(
             corpus.videos, corpus.output, small_config(Path(corpus.config.base), frames=21, clip_stride=1000)
         )
 
 
-def test_encoders_that_were_made_anew_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_run_cannot_be_resumed_with_other_encoders(corpus: Corpus, tmp_path: Path) -> None:
     components = tmp_path / "components"
     shutil.copytree(corpus.config.base, components)
     config = small_config(components, contact_sheet_clips=0)
@@ -216,11 +219,11 @@ def test_encoders_that_were_made_anew_are_refused(corpus: Corpus, tmp_path: Path
     (weights,) = (components / "vae").glob("*.safetensors")
     tensors = load_file(weights)
     save_file({name: value + 0.1 for name, value in tensors.items()}, weights)
-    with pytest.raises(InputError, match="was begun with another vae, whose features do not go with this one's"):
+    with pytest.raises(InputError, match="another vae"):
         run_in_process(corpus.videos, tmp_path / "out", config)
 
 
-def test_the_normaliser_of_another_corpus_can_be_used(corpus: Corpus, components: Path, tmp_path: Path) -> None:
+def test_the_normalizer_of_another_corpus_can_be_used(corpus: Corpus, components: Path, tmp_path: Path) -> None:
     constants = {"expression_low": 1e-5, "expression_high": 1.0, "body_low": 1e-5, "body_high": 1.0}
     (tmp_path / "other.json").write_text(json.dumps(constants))
     # The clips are done, and the folder can be moved: only the values in the manifest change.
@@ -236,20 +239,20 @@ def test_the_normaliser_of_another_corpus_can_be_used(corpus: Corpus, components
 def kill_and_finish(
     videos: Path, output: Path, config: PreparationConfig, kills: int, seconds: float, seed: int
 ) -> None:
-    """Kills the preparation `kills` times at random moments of `seconds` in all, then lets it finish."""
+    """Kills the preparation `kills` times at random moments within `seconds`, then runs it to the end."""
     chance = random.Random(seed)
     for _ in range(kills):
         process = start_preparation(videos, output, config)
         time.sleep(chance.uniform(0.05, 1.0) * seconds / kills)
         process.kill()
         process.join()
-        assert process.exitcode == -9, "killed in the middle"
+        assert process.exitcode == -9, "killed before it finished"
     wait_for_processes(start_preparation(videos, output, config))
 
 
 @dataclass
 class Calm:
-    """The good videos prepared by one process that nobody disturbed."""
+    """The good videos, prepared by one process without interruption."""
 
     output: Path
     config: PreparationConfig
@@ -299,15 +302,16 @@ def call_script(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["base=nowhere"], "VAE: the folder 'nowhere' does not exist; fetch it with: hf download"),
-        (["frames=18"], "use 17 or 21"),
-        (["buckets=[65x64]"], "bucket 65x64: width and height must be multiples of 16"),
+        (["base=nowhere"], "the folder 'nowhere' does not exist"),
+        (["frames=18"], "18"),
+        (["buckets=[65x64]"], "buckets contains 65x64"),
         (["min_face_confidance=0.5"], "did you mean 'min_face_confidence'?"),
         (["device=cuda"] if not torch.cuda.is_available() else ["device=tpu"], "device is"),
-        (["time_ranges=nowhere.jsonl"], "file of ranges 'nowhere.jsonl' does not exist"),
+        (["time_ranges=nowhere.jsonl"], "'nowhere.jsonl' does not exist"),
+        (["ranges=nowhere.jsonl"], "'nowhere.jsonl' does not exist"),
     ],
 )
-def test_mistakes_are_refused_at_the_door(
+def test_invalid_settings_are_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     components: Path,
@@ -319,15 +323,77 @@ def test_mistakes_are_refused_at_the_door(
     (tmp_path / "in" / "a.mp4").touch()
     preset = ["--config", ROOT / "configs" / "nano" / "data.yaml", f"base={components}"]
     code = call_script(monkeypatch, "--input", tmp_path / "in", "--output", tmp_path / "out", *preset, *settings)
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert code == 2 and len(told) == 1 and message in told[0]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert code == 2 and len(errors) == 1 and message in errors[0]
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_one_usable_clip_says_why(components: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        ("fps", 0, ErrorCode.out_of_range),
+        ("frames", 5, ErrorCode.out_of_range),
+        ("clip_stride", 0, ErrorCode.out_of_range),
+        ("max_people", 9, ErrorCode.out_of_range),
+        ("max_face_blur", 0, ErrorCode.out_of_range),
+        ("min_face_movement", 1, ErrorCode.out_of_range),
+        ("min_face_pixels", 7, ErrorCode.out_of_range),
+        ("scene_cut_threshold", 1.1, ErrorCode.out_of_range),
+        ("min_fps_ratio", -0.1, ErrorCode.out_of_range),
+        ("max_upscale", 0, ErrorCode.out_of_range),
+        ("min_loudness_db", 1, ErrorCode.out_of_range),
+        ("min_face_confidence", 1.1, ErrorCode.out_of_range),
+        ("min_visible_fraction", 1.1, ErrorCode.out_of_range),
+        ("min_face_size", -1, ErrorCode.out_of_range),
+        ("num_threads", 0, ErrorCode.out_of_range),
+        ("contact_sheet_clips", 201, ErrorCode.out_of_range),
+        ("buckets", [], ErrorCode.invalid_type),
+        ("buckets", ["64 x 64"], ErrorCode.invalid_type),
+        ("device", "tpu", ErrorCode.invalid_choice),
+    ],
+)
+def test_values_out_of_range_are_named(field: str, value: object, code: ErrorCode) -> None:
+    with raises_input_error(code, field, value):
+        PreparationConfig(base="somewhere", **{field: value}).validate()  # type: ignore[arg-type]
+
+
+def test_a_bucket_must_be_a_multiple_of_16() -> None:
+    for bucket in ("65x64", "64x8", "8192x64"):
+        with raises_input_error(ErrorCode.out_of_range, "buckets", bucket):
+            PreparationConfig(base="somewhere", buckets=["64x64", bucket]).validate()
+
+
+def test_fingerprints_are_those_of_earlier_releases() -> None:
+    """They are computed from the earlier names of the settings, so that begun corpora can be resumed."""
+    assert PreparationConfig(base="X").fingerprint() == "a222be57524742e3"
+    several = PreparationConfig(base="X", expression_encoder="e", max_people=2)
+    assert several.fingerprint() == "ddd3c51deaecd818"
+    everything = PreparationConfig(
+        base="X",
+        audio_encoder="a",
+        face_encoder="f.onnx",
+        expression_encoder="e",
+        max_people=3,
+        filter_people=True,
+        fps=12.5,
+        frames=33,
+        clip_stride=16,
+        buckets=["256x256", "512x288"],
+        resize_mode=ResizeMode.letterbox,
+        time_ranges="r.jsonl",
+        scene_cut_threshold=0.4,
+        min_loudness_db=-40.0,
+        dtype=Dtype.bfloat16,
+        motion_normalizer="n.json",
+        num_threads=3,
+    )
+    assert everything.fingerprint() == "cc42803aaa7546ea"
+
+
+def test_a_folder_without_a_usable_clip_reports_the_reasons(components: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").write_bytes(b"no video")
-    with pytest.raises(InputError, match=r"no clip of .* can be used \(1 unreadable\)"):
+    with raises_input_error(ErrorCode.unreadable_media, "--input", "1 unreadable"):
         run_in_process(tmp_path / "in", tmp_path / "out", small_config(components))
     assert len(read_rejections(tmp_path / "out" / "rejected.jsonl")) == 1
 
@@ -337,10 +403,10 @@ def test_loudness_is_in_decibels_of_full_scale() -> None:
     tone = (0.1 * np.sin(2 * np.pi * 200 * time_line)).astype(np.float32)
     assert clip_loudness_db(tone) == pytest.approx(20 * np.log10(0.1 / np.sqrt(2)), abs=0.1)
     assert clip_loudness_db(tone + np.float32(0.3)) == pytest.approx(clip_loudness_db(tone), abs=0.1), (
-        "an offset is no sound"
+        "an offset is not audible"
     )
     tone[3200:] = 0
-    assert clip_loudness_db(tone) > -25, "a word in a pause is not silence"
+    assert clip_loudness_db(tone) > -25, "a short word is not silence"
     assert clip_loudness_db(np.zeros(100, np.float32)) == pytest.approx(-120)
 
 
@@ -429,6 +495,6 @@ def test_real_media_pass_through(real_media: Path, components: Path, tmp_path: P
         features, frame = dataset[index].features, 1 / fps
         tokens = len(features.audio)
         assert tokens == token_count(round(frames / fps * 16000))
-        heard = token_times(tokens)[[0, -1]] + np.array([-0.0125, 0.0125])
-        shown = features.frame_times[-1].item() + frame
-        assert heard[0] == 0 and abs(heard[1] - shown) < frame, "sound and picture are equally long"
+        audio_span = token_times(tokens)[[0, -1]] + np.array([-0.0125, 0.0125])
+        video_end = features.frame_times[-1].item() + frame
+        assert audio_span[0] == 0 and abs(audio_span[1] - video_end) < frame, "audio and video are equally long"

@@ -1,4 +1,4 @@
-"""Scene cuts: found in made videos, motion is none, spans agree with the whole."""
+"""Scene cuts: found exactly, not confused with motion, and independent of the spans."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from fantasytalking.media import write_video
 
 
 def picture(seed: int) -> np.ndarray:
-    """A smooth random picture, 96 x 160."""
+    """A blocky random image, 96 x 160."""
     coarse = np.random.default_rng(seed).integers(0, 255, (6, 10, 3), dtype=np.uint8)
     return np.kron(coarse, np.ones((16, 16, 1), dtype=np.uint8))
 
 
 def made_video(path: Path, lengths: list[int], fps: float = 25.0) -> Path:
-    """Scenes of the given lengths, each a picture that pans by 2 pixels a frame and flickers."""
+    """Writes scenes of the given lengths, each an image that pans by 2 pixels per frame and flickers."""
     frames = []
     for seed, length in enumerate(lengths):
         for number in range(length):
@@ -27,7 +27,7 @@ def made_video(path: Path, lengths: list[int], fps: float = 25.0) -> Path:
     return path
 
 
-def test_cuts_are_found_to_the_frame_and_motion_is_none(tmp_path: Path) -> None:
+def test_cuts_are_found_exactly(tmp_path: Path) -> None:
     video = made_video(tmp_path / "cuts.mp4", [30, 17, 45])
     scan = scan_span(video, 0.0, 0.35)
     assert scan.cuts == pytest.approx([30 / 25, 47 / 25]) and scan.end == pytest.approx(92 / 25) and scan.error == ""
@@ -35,16 +35,16 @@ def test_cuts_are_found_to_the_frame_and_motion_is_none(tmp_path: Path) -> None:
     assert np.allclose(found, [(0, 1.2), (1.2, 1.88), (1.88, 3.68)])
 
 
-def test_a_moving_scene_is_whole(tmp_path: Path) -> None:
+def test_motion_is_not_a_cut(tmp_path: Path) -> None:
     assert scan_span(made_video(tmp_path / "one.mp4", [100]), 0.0, 0.35).cuts == []
 
 
-def test_a_real_talking_face_is_whole(real_media: Path) -> None:
+def test_a_real_talking_face_has_no_cut(real_media: Path) -> None:
     for name in ("talk_29.97fps.mp4", "interview_vertical_25fps.mp4"):
         assert scan_span(real_media / "videos" / name, 0.0, 0.35).cuts == []
 
 
-def test_spans_find_what_one_pass_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_find_the_cuts_of_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video = made_video(tmp_path / "cuts.mp4", [30, 20, 25, 50])  # cuts at 1.2, 2.0 and 3.0 s
     whole = scan_span(video, 0.0, 0.35)
     monkeypatch.setattr(prepare_scenes, "SPAN_SECONDS", 1.0)
@@ -63,7 +63,7 @@ def test_a_video_that_breaks_off_ends_there(tmp_path: Path) -> None:
     assert 2.0 < scan.end < 6.0 and "cut.mp4" in scan.error and scan.cuts == [2.0]
 
 
-def test_scenes_stay_within_the_wanted_stretch_and_the_video() -> None:
+def test_scenes_stay_within_the_time_range_and_the_video() -> None:
     scans = [SpanScan([10.0], 60.0, ""), SpanScan([70.0], 90.0, "breaks off"), SpanScan([], 120.0, "breaks off")]
     assert video_end(scans) == 90.0
     assert list(iter_scenes(scans, 5.0, 65.0)) == [(5.0, 10.0), (10.0, 65.0)]

@@ -1,4 +1,4 @@
-"""Frechet distances against torchmetrics, the closed form and pictures that are known to differ."""
+"""Frechet distances against torchmetrics, the closed form and images with known differences."""
 
 from pathlib import Path
 
@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
+from fantasytalking.common.files import hash_file
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.metrics.frechet_distance import frechet_distance
 from fantasytalking.evaluation.metrics.quality.fid import FID
 from fantasytalking.evaluation.metrics.quality.fvd import FVD
 from fantasytalking.evaluation.networks.inception import Inception
 from fantasytalking.evaluation.weights import I3D_WEIGHTS, INCEPTION_WEIGHTS, MetricWeights
+from tests.helpers.errors import raises_input_error
 
 
 def gaussian(count: int, mean: float, root: np.ndarray) -> np.ndarray:
-    """Samples whose mean and covariance (over N - 1) are exactly `mean` and root' root."""
+    """Returns samples whose mean and covariance (over N - 1) are exactly `mean` and root' root."""
     values = np.random.default_rng(0).normal(size=(count, len(root)))
     values -= values.mean(axis=0)
     whitened = np.linalg.solve(np.linalg.cholesky(np.cov(values.T)), values.T).T
@@ -39,7 +41,7 @@ def test_equals_the_closed_form_of_gaussians() -> None:
     one, other = gaussian(200, 0.0, np.eye(3)), gaussian(200, 2.0, np.diag(scales))
     assert frechet_distance(one, other) == pytest.approx(3 * 4 + np.square(scales - 1).sum())
     turn = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
-    # For C1 = 1 the root of C1 C2 is that of C2, however it is turned.
+    # For C1 = 1 the root of C1 C2 is that of C2, regardless of rotation.
     assert frechet_distance(one, gaussian(200, 0.0, np.diag(scales) @ turn)) == pytest.approx(
         np.square(scales - 1).sum()
     )
@@ -76,20 +78,20 @@ def test_inception_has_the_size_and_names_of_its_weights(inception: Inception) -
     }
 
 
-class FreeFID(FID):
-    """With weights of unknown hash."""
+class UncheckedFID(FID):
+    """FID without a check of the hash of its weights."""
 
     required_weights = (MetricWeights(INCEPTION_WEIGHTS.file, None, None, "", "", ""),)
 
 
-class FreeFVD(FVD):
-    """With weights of unknown hash."""
+class UncheckedFVD(FVD):
+    """FVD without a check of the hash of its weights."""
 
     required_weights = (MetricWeights(I3D_WEIGHTS.file, None, None, "", "", ""),)
 
 
 class TinyI3D(nn.Module):
-    """Answers as the real network is called."""
+    """Has the call signature of the real network."""
 
     def forward(self, video: Tensor, rescale: bool, resize: bool, return_features: bool) -> Tensor:
         assert rescale and resize and return_features
@@ -106,9 +108,11 @@ def test_fid_is_zero_for_equal_and_grows_with_change(
 ) -> None:
     file = {name: value for name, value in inception.state_dict().items() if "num_batches" not in name}
     torch.save(file, tmp_path / INCEPTION_WEIGHTS.file)
-    with pytest.raises(InputError, match="sha256"):
+    with raises_input_error(
+        ErrorCode.malformed_file, INCEPTION_WEIGHTS.file, hash_file(tmp_path / INCEPTION_WEIGHTS.file)
+    ):
         FID(tmp_path)
-    metric = FreeFID(tmp_path)
+    metric = UncheckedFID(tmp_path)
     scores = []
     for change in (0, 30, 90):
         metric.reset()
@@ -120,11 +124,11 @@ def test_fid_is_zero_for_equal_and_grows_with_change(
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_fvd_takes_stretches_of_sixteen(clips: list[EvaluationClip], tmp_path: Path) -> None:
+def test_fvd_uses_windows_of_sixteen_frames(clips: list[EvaluationClip], tmp_path: Path) -> None:
     torch.jit.script(TinyI3D()).save(str(tmp_path / I3D_WEIGHTS.file))
-    with pytest.raises(InputError, match="sha256"):
+    with raises_input_error(ErrorCode.malformed_file, I3D_WEIGHTS.file, hash_file(tmp_path / I3D_WEIGHTS.file)):
         FVD(tmp_path)
-    metric = FreeFVD(tmp_path)
+    metric = UncheckedFVD(tmp_path)
     clip = clips[0].slice_frames(slice(0, 40))
     record = metric.measure(clip, clip)
     assert record["video"].shape == (2, 6)
@@ -135,5 +139,5 @@ def test_fvd_takes_stretches_of_sixteen(clips: list[EvaluationClip], tmp_path: P
     assert same["fvd"] == pytest.approx(0, abs=1e-6) and still["fvd"] > 0.1
     assert metric.summarize([metric.measure(clip.slice_frames(slice(0, 9)), clip)])["n"] == 0
     (tmp_path / I3D_WEIGHTS.file).write_bytes(b"nothing")
-    with pytest.raises(InputError, match="TorchScript"):
-        FreeFVD(tmp_path)
+    with raises_input_error(ErrorCode.malformed_file, I3D_WEIGHTS.file, str(tmp_path / I3D_WEIGHTS.file)):
+        UncheckedFVD(tmp_path)

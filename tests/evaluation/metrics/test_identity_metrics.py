@@ -1,4 +1,4 @@
-"""Measures of identity and looks, by tiny networks: definitions, directions, and files that are refused."""
+"""Metrics of identity and appearance by tiny networks: definitions, directions, and invalid weights."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTModel
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.image_transforms import center_crop, resize_short_side
 from fantasytalking.evaluation.metrics.identity.csim import CSIM
@@ -30,12 +30,13 @@ from fantasytalking.evaluation.weights import (
     NANO_FACE_WEIGHTS,
 )
 from tests.evaluation.video_edits import brighten, freeze_frames, trim_to_shortest
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_components import export_face_network
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tiny or random networks under the names of the real files, whose hashes the project does not know."""
+    """A folder of tiny or random networks with the names of the real files, whose hashes are not checked."""
     folder = tmp_path_factory.mktemp("weights")
     export_face_network(folder / ARCFACE_WEIGHTS.file)
     shutil.copyfile(folder / ARCFACE_WEIGHTS.file, folder / NANO_FACE_WEIGHTS.file)
@@ -59,7 +60,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("metric_class", [CSIM, NanoCSIM])
-def test_csim_knows_the_person(weights: Path, clips: list[EvaluationClip], metric_class: type[CSIM]) -> None:
+def test_csim_distinguishes_people(weights: Path, clips: list[EvaluationClip], metric_class: type[CSIM]) -> None:
     metric = metric_class(weights)
     mine, other = trim_to_shortest(clips[0].slice_frames(slice(0, 40)), clips[2].slice_frames(slice(0, 40)))
     still, own, swapped = (metric.measure(video, mine) for video in (freeze_frames(mine), mine, other))
@@ -68,11 +69,11 @@ def test_csim_knows_the_person(weights: Path, clips: list[EvaluationClip], metri
     assert float(swapped[name]) < float(own[name]) < 1
     assert own[f"{name}_curve"].shape == (1,)
     assert set(metric.summarize([own])) == {name, f"{name}_drift", "n"}
-    grey = EvaluationClip.from_arrays(np.full((40, 64, 64, 3), 128, np.uint8), 25.0)
-    assert metric.summarize([metric.measure(grey, mine), metric.measure(mine, grey)])["n"] == 0
+    gray = EvaluationClip.from_arrays(np.full((40, 64, 64, 3), 128, np.uint8), 25.0)
+    assert metric.summarize([metric.measure(gray, mine), metric.measure(mine, gray)])["n"] == 0
 
 
-def test_es_compares_equal_times(weights: Path, clips: list[EvaluationClip]) -> None:
+def test_es_compares_faces_at_equal_times(weights: Path, clips: list[EvaluationClip]) -> None:
     metric = ArcFaceExpressionSimilarity(weights)
     mine, other = trim_to_shortest(clips[0].slice_frames(slice(0, 40)), clips[2].slice_frames(slice(0, 40)))
     same, still, swapped = (
@@ -82,9 +83,9 @@ def test_es_compares_equal_times(weights: Path, clips: list[EvaluationClip]) -> 
     assert same > still > swapped
 
 
-def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_weights_are_named(tmp_path: Path) -> None:
     for metric in (CSIM, NanoCSIM, ArcFaceExpressionSimilarity, IDC, Aesthetic, LPIPS):
-        with pytest.raises(InputError, match=metric.required_weights[0].file):
+        with raises_input_error(ErrorCode.missing_weights, "--weights", metric.required_weights[0].file):
             metric(tmp_path)
 
 
@@ -97,7 +98,7 @@ def tiny_vit() -> VisionTransformer:
     return network.eval()
 
 
-def test_the_transformer_is_the_known_one() -> None:
+def test_the_vision_transformer_equals_that_of_transformers() -> None:
     ours = tiny_vit()
     config = ViTConfig(
         hidden_size=32,
@@ -129,11 +130,11 @@ def test_the_transformer_is_the_known_one() -> None:
         name.replace("norm.", "layernorm.") if name.startswith("norm.") else name: x for name, x in tensors.items()
     }
     theirs.load_state_dict(tensors)
-    pictures = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        expected = theirs(pictures).last_hidden_state[:, 0]
-        torch.testing.assert_close(ours(pictures), expected, atol=1e-5, rtol=1e-5)
-        # Wider pictures: a position's vector stays near its place.
+        expected = theirs(images).last_hidden_state[:, 0]
+        torch.testing.assert_close(ours(images), expected, atol=1e-5, rtol=1e-5)
+        # Wider images: the vector of a position stays near its position.
         assert ours(torch.randn(1, 3, 32, 52)).shape == (1, 32)
         stretched = ours._positions(4, 8).unflatten(1, (4, 8))
         square = ours.pos_embed[:, 1:].unflatten(1, (4, 4))
@@ -141,9 +142,9 @@ def test_the_transformer_is_the_known_one() -> None:
     assert VisionTransformer().pos_embed.shape == (1, 197, 768)
 
 
-def test_subject_consistency_is_vbenchs() -> None:
+def test_subject_consistency_is_that_of_vbench() -> None:
     features = np.array([[1.0, 0], [0, 2], [-3, 0]])
-    # Frame 1: 0 to both. Frame 2: 0 to the one before, -1 (counted as 0) to the first.
+    # Frame 1: 0 to both. Frame 2: 0 to the previous frame, -1 (counted as 0) to the first.
     assert subject_consistency(features) == 0
     assert subject_consistency(np.array([[1.0, 0], [1, 1]])) == pytest.approx(np.sqrt(0.5))
     assert subject_consistency(np.ones((4, 3))) == pytest.approx(1)
@@ -151,15 +152,15 @@ def test_subject_consistency_is_vbenchs() -> None:
 
 
 class TinyIDC(IDC):
-    """With a small transformer."""
+    """IDC with a small transformer."""
 
     def _load(self, path: Path) -> VisionTransformer:
         return load_strict(VisionTransformer(dim=32, depth=2, heads=4, patch=8, size=32), path)
 
 
-def test_idc_falls_when_another_appears(clips: list[EvaluationClip], tmp_path: Path) -> None:
+def test_idc_falls_when_another_person_appears(clips: list[EvaluationClip], tmp_path: Path) -> None:
     torch.save(tiny_vit().state_dict(), tmp_path / DINO_WEIGHTS.file)
-    with pytest.raises(InputError, match="tensors are missing"):
+    with pytest.raises(InputError, match=DINO_WEIGHTS.file + ".* missing"):
         IDC(tmp_path)
     metric = TinyIDC(tmp_path)
     mine, other = trim_to_shortest(clips[0].slice_frames(slice(0, 12)), clips[2].slice_frames(slice(0, 12)))
@@ -170,7 +171,7 @@ def test_idc_falls_when_another_appears(clips: list[EvaluationClip], tmp_path: P
         assert float(swapped[name]) < float(own[name]) < 1
 
 
-def test_pictures_are_scaled_by_the_shorter_side() -> None:
+def test_images_are_resized_by_the_shorter_side() -> None:
     frames = np.random.default_rng(0).integers(0, 255, (2, 48, 96, 3), dtype=np.uint8)
     scaled = resize_short_side(frames, 24, "bilinear")
     assert scaled.shape == (2, 24, 48, 3)
@@ -180,7 +181,7 @@ def test_pictures_are_scaled_by_the_shorter_side() -> None:
     assert np.array_equal(center_crop(frames, 48), frames[:, :, 24:72])
 
 
-def test_the_aesthetic_score_is_the_head_over_ten(weights: Path, clips: list[EvaluationClip]) -> None:
+def test_the_aesthetic_score_is_that_of_the_head_over_ten(weights: Path, clips: list[EvaluationClip]) -> None:
     metric = Aesthetic(weights)
     still = freeze_frames(clips[0].slice_frames(slice(0, 3)))
     score = float(metric.measure(still, None)["aesthetic"])
@@ -216,7 +217,7 @@ def test_lpips_is_its_formula(weights: Path, clips: list[EvaluationClip]) -> Non
     assert metric.summarize([metric.measure(tiny, tiny)])["n"] == 0
 
 
-def test_the_released_lines_of_lpips_fit() -> None:
+def test_the_released_linear_layers_of_lpips_load() -> None:
     functional = pytest.importorskip("torchmetrics.functional.image")
     path = Path(functional.__file__).parent / "lpips_models" / "alex.pth"
     lines = load_strict(LPIPSLinearLayers(), path)

@@ -1,4 +1,4 @@
-"""Measures on pixels: flow, flicker, colour, and the time that a video took."""
+"""Metrics on pixels (flow, flicker, color), and the real-time factor."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.time_series import drift_per_second, mean_per_second
 from fantasytalking.evaluation.metric import Metric
-from fantasytalking.evaluation.metrics.motion.dis_flow import DISFlow, dis_flow_magnitudes
+from fantasytalking.evaluation.metrics.motion.dis_flow import DISFlow
 from fantasytalking.evaluation.metrics.quality.color_drift import ColorDrift, mean_lab_colors
 from fantasytalking.evaluation.metrics.quality.first_frame_shift import FirstFrameShift
 from fantasytalking.evaluation.metrics.quality.flicker import Flicker
@@ -26,23 +26,23 @@ def summary(metric: Metric, *pairs: tuple[EvaluationClip, EvaluationClip | None]
 
 
 def test_flow_of_a_known_shift(clips: list[EvaluationClip]) -> None:
-    picture = np.kron(
+    image = np.kron(
         np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)
     )
-    frames = np.stack([picture[20:148, 20 + 2 * step : 148 + 2 * step] for step in range(5)])
-    inner = dis_flow_magnitudes(frames)[:, 40:-40, 40:-40]
+    frames = np.stack([image[20:148, 20 + 2 * step : 148 + 2 * step] for step in range(5)])
+    inner = DISFlow().flow_magnitudes(frames)[:, 40:-40, 40:-40]
     # 2 px of 128 are 4 of 256.
     assert np.median(inner) == pytest.approx(4, abs=0.2)
 
 
 def test_the_person_moves_more_than_the_background(clips: list[EvaluationClip]) -> None:
     clip = clips[0].slice_frames(slice(0, 30))
-    alive, dead = (summary(DISFlow(), (video, None)) for video in (clip, freeze_frames(clip)))
-    assert alive["sd_dis"] > 3 * alive["bd_dis"] > 0
-    assert dead["sd_dis"] == pytest.approx(0, abs=1e-3) and dead["bd_dis"] == pytest.approx(0, abs=1e-3)
-    # Half of the frames at half the rate: as fast in pixels a second.
+    moving, frozen = (summary(DISFlow(), (video, None)) for video in (clip, freeze_frames(clip)))
+    assert moving["sd_dis"] > 3 * moving["bd_dis"] > 0
+    assert frozen["sd_dis"] == pytest.approx(0, abs=1e-3) and frozen["bd_dis"] == pytest.approx(0, abs=1e-3)
+    # Half of the frames at half the rate: the same speed in pixels per second.
     slower = summary(DISFlow(), (clip.slice_frames(slice(0, None, 2)), None))
-    assert slower["sd_dis"] == pytest.approx(alive["sd_dis"], rel=0.35)
+    assert slower["sd_dis"] == pytest.approx(moving["sd_dis"], rel=0.35)
     assert summary(DISFlow(), (clip.slice_frames(slice(0, 1)), None))["n"] == 0
 
 
@@ -67,7 +67,7 @@ def test_the_first_frame_is_compared_with_the_portrait(clips: list[EvaluationCli
     assert summary(FirstFrameShift(), (clips[2], clip))["first_frame_shift"] > 1
 
 
-def test_colour_drifts_when_it_changes_with_time(clips: list[EvaluationClip]) -> None:
+def test_color_drift_is_the_change_over_time(clips: list[EvaluationClip]) -> None:
     still = freeze_frames(clips[0].slice_frames(slice(0, 50)))
     assert summary(ColorDrift(), (still, None)) == pytest.approx({"colour_drift": 0, "n": 1}, abs=1e-6)
     assert summary(ColorDrift(), (brighten(still, 40), None))["colour_drift"] == pytest.approx(0, abs=1e-6)
@@ -79,7 +79,7 @@ def test_colour_drifts_when_it_changes_with_time(clips: list[EvaluationClip]) ->
     assert curve.shape == (2,) and curve[1] > 2 * curve[0] > 0
 
 
-def test_curves_have_a_point_a_second() -> None:
+def test_curves_have_one_point_per_second() -> None:
     times = np.arange(60) / 25
     values = np.where(times < 1, 3.0, 5.0)
     values[4] = np.nan

@@ -1,4 +1,4 @@
-"""Measures on landmarks: known answers on landmarks that were made up, known directions on videos."""
+"""Metrics on landmarks: known values on synthetic landmarks, known directions on videos."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def summary(metric: Metric, *pairs: tuple[EvaluationClip, EvaluationClip | None]
 
 
 @pytest.fixture(scope="module")
-def grey() -> EvaluationClip:
+def gray() -> EvaluationClip:
     return EvaluationClip.from_arrays(np.full((40, 64, 64, 3), 128, np.uint8), 25.0, np.zeros(25600, np.float32))
 
 
@@ -45,7 +45,7 @@ def still(clips: list[EvaluationClip]) -> EvaluationClip:
     return freeze_frames(clips[0])
 
 
-def test_landmark_distance(clips: list[EvaluationClip], still: EvaluationClip, grey: EvaluationClip) -> None:
+def test_landmark_distance(clips: list[EvaluationClip], still: EvaluationClip, gray: EvaluationClip) -> None:
     points = np.random.default_rng(0).normal(size=(3, 10, 3))
     assert centered_distance(points + np.array([5, 7, 1]), points) == pytest.approx(np.zeros(3), abs=1e-12)
     spread = points * np.array([2, 2, 1])
@@ -56,17 +56,17 @@ def test_landmark_distance(clips: list[EvaluationClip], still: EvaluationClip, g
     assert same == {"lmd": 0, "lmd_mouth": 0, "n": 1}
     assert 0 < shifted["lmd"] < 0.04 < swapped["lmd"]
     assert summary(LMD(), (still, clips[0]))["lmd_mouth"] > 2 * shifted["lmd_mouth"]
-    assert summary(LMD(), (grey, grey))["n"] == 0
+    assert summary(LMD(), (gray, gray))["n"] == 0
 
 
-def test_head_pose_distance(clips: list[EvaluationClip], still: EvaluationClip, grey: EvaluationClip) -> None:
+def test_head_pose_distance(clips: list[EvaluationClip], still: EvaluationClip, gray: EvaluationClip) -> None:
     clip = clips[0]
     same, shifted = (summary(HeadPoseError(), (video, clip)) for video in (clip, shift_pixels(clip, 3, 4)))
     assert same == pytest.approx({"pose_angle": 0, "pose_place": 0, "n": 1}, abs=0.01)
     eyes = float(np.nanmean(clip.track.interocular))
     assert shifted["pose_place"] == pytest.approx(5 / eyes, rel=0.1)
     assert shifted["pose_angle"] < 1.5 < summary(HeadPoseError(), (still, clip))["pose_angle"]
-    assert summary(HeadPoseError(), (grey, grey))["n"] == 0
+    assert summary(HeadPoseError(), (gray, gray))["n"] == 0
 
 
 def test_distances_grow_with_a_delay(clips: list[EvaluationClip]) -> None:
@@ -79,7 +79,7 @@ def test_distances_grow_with_a_delay(clips: list[EvaluationClip]) -> None:
 
 
 def talking_face(opening: np.ndarray) -> np.ndarray:
-    """(T,) gaps of the lips in pixels to (T, 478, 3) landmarks with eyes 60 px apart, outer corners 90 px."""
+    """Returns (T, 478, 3) landmarks with (T,) lip gaps in pixels, eyes 60 px apart and outer corners 90 px."""
     face = np.random.default_rng(0).uniform(0, 200, (478, 3))
     face[[33, 133, 362, 263], :2] = [[40, 80], [70, 80], [100, 80], [130, 80]]
     face[list(UPPER_LIP), 1] = face[list(LOWER_LIP), 1] = 150
@@ -88,7 +88,7 @@ def talking_face(opening: np.ndarray) -> np.ndarray:
     return landmarks
 
 
-def test_theval_measures_of_a_made_up_face() -> None:
+def test_theval_measures_of_a_synthetic_face() -> None:
     loud = 0.1 + 0.05 * np.sin(np.arange(50))
     speech = np.ones(50, bool)
     assert lip_sync(talking_face(100 * loud), loud, speech) == pytest.approx(np.zeros(50), abs=1e-6)
@@ -121,8 +121,8 @@ def test_speech_is_where_it_is_loud() -> None:
     assert not speech_frames(np.zeros(50), 25.0).any()
 
 
-def test_theval_on_videos(clips: list[EvaluationClip], still: EvaluationClip, grey: EvaluationClip) -> None:
-    everything = summary(THEval(), (clips[0], None), (clips[1], None), (grey, None))
+def test_theval_on_videos(clips: list[EvaluationClip], still: EvaluationClip, gray: EvaluationClip) -> None:
+    everything = summary(THEval(), (clips[0], None), (clips[1], None), (gray, None))
     assert everything["n"] == everything["theval_speech_n"] == 2
     assert (
         everything["theval_lip_sync"]
@@ -138,27 +138,27 @@ def test_theval_on_videos(clips: list[EvaluationClip], still: EvaluationClip, gr
     assert summary(THEvalScore(), (still, clips[0]))["theval_score_lip_dynamics"] < 0.3
 
 
-def test_motion_is_less_in_a_frozen_video(
-    clips: list[EvaluationClip], still: EvaluationClip, grey: EvaluationClip
+def test_motion_is_lower_in_a_frozen_video(
+    clips: list[EvaluationClip], still: EvaluationClip, gray: EvaluationClip
 ) -> None:
-    alive, dead = (summary(OutputMotionIntensity(), (video, None)) for video in (clips[0], still))
-    assert dead["motion_expression"] < 0.1 * alive["motion_expression"]
-    assert dead["motion_body"] < 0.1 * alive["motion_body"]
-    assert summary(OutputMotionIntensity(), (grey, None))["n"] == 0
+    moving, frozen = (summary(OutputMotionIntensity(), (video, None)) for video in (clips[0], still))
+    assert frozen["motion_expression"] < 0.1 * moving["motion_expression"]
+    assert frozen["motion_body"] < 0.1 * moving["motion_body"]
+    assert summary(OutputMotionIntensity(), (gray, None))["n"] == 0
 
 
 def test_blinks_are_counted() -> None:
     opening = np.full(100, 0.3)
     opening[10:14] = opening[50:53] = 0.1
-    opening[60:62] = 0.2  # not shut enough
-    opening[70:95] = 0.05  # asleep
+    opening[60:62] = 0.2  # not closed enough
+    opening[70:95] = 0.05  # closed for too long
     assert count_blinks(opening, 25.0) == 2
     opening[30:40] = np.nan
     assert count_blinks(opening, 25.0) == 2
 
 
 def test_blink_rate_on_the_portrait_world(
-    world: Path, clips: list[EvaluationClip], still: EvaluationClip, grey: EvaluationClip
+    world: Path, clips: list[EvaluationClip], still: EvaluationClip, gray: EvaluationClip
 ) -> None:
     known, seconds = 0, 0.0
     for path in sorted(world.glob("id*/truth.json")):
@@ -169,20 +169,18 @@ def test_blink_rate_on_the_portrait_world(
     assert found["n"] == 4
     assert abs(found["blink_rate"] * seconds / 60 - known) <= 1
     assert summary(BlinkRate(), (still, None)) == {"blink_rate": 0, "n": 1}
-    assert summary(BlinkRate(), (grey, None))["n"] == 0
+    assert summary(BlinkRate(), (gray, None))["n"] == 0
 
 
 def longer(clip: EvaluationClip, times: int) -> EvaluationClip:
-    """Forwards and backwards, sound included, so that a short clip becomes long enough."""
+    """Returns the clip forwards and backwards with its audio, `times` times."""
     whole = len(clip.frames) * 640
-    sound = np.pad(clip.audio, (0, whole - len(clip.audio)))
+    audio = np.pad(clip.audio, (0, whole - len(clip.audio)))
     frames = np.concatenate([clip.frames, clip.frames[::-1]] * times)
-    return EvaluationClip.from_arrays(frames, 25.0, np.concatenate([sound, sound[::-1]] * times))
+    return EvaluationClip.from_arrays(frames, 25.0, np.concatenate([audio, audio[::-1]] * times))
 
 
-def test_mouth_and_loudness_go_together_only_where_they_belong(
-    clips: list[EvaluationClip], grey: EvaluationClip
-) -> None:
+def test_mouth_and_loudness_correlate_for_the_own_audio_only(clips: list[EvaluationClip], gray: EvaluationClip) -> None:
     loud = np.random.default_rng(0).normal(size=200)
     late = lag_correlations(np.roll(loud, 3), loud, 12)
     assert late.argmax() - 12 == 3 and late.max() == pytest.approx(1, abs=0.05)
@@ -193,5 +191,5 @@ def test_mouth_and_loudness_go_together_only_where_they_belong(
     assert own["envelope_gain"] > early["envelope_gain"] + 0.1
     assert abs(own["envelope_lag"]) <= 0.12
     assert early["envelope_lag"] - own["envelope_lag"] == pytest.approx(8 / 25, abs=0.05)
-    for video in (clips[0].slice_frames(slice(0, 60)), freeze_frames(clip), grey):
+    for video in (clips[0].slice_frames(slice(0, 60)), freeze_frames(clip), gray):
         assert summary(AudioMouthGain(), (video, None))["n"] == 0

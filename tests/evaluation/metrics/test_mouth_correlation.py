@@ -1,16 +1,16 @@
-"""The mouth against the truth: high for the real video, found late when late, low for another clip."""
+"""Mouth correlation: high for the real video, with a lag for a late one, low for other clips."""
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.ground_truth import GROUND_TRUTH_KEYS, load_ground_truth
 from fantasytalking.evaluation.metrics.sync.mouth_correlation import MouthCorrelation
 from tests.evaluation.conftest import LATE
+from tests.helpers.errors import raises_input_error
 
 
 def score(videos: list[EvaluationClip]) -> dict[str, float]:
@@ -40,23 +40,23 @@ def test_real_late_and_other_videos(protocol: BenchmarkProtocol, world: Path, la
     assert score([backwards])["mouth_truth_best"] < 0.8 < score(real[:1])["mouth_truth_best"]
 
 
-def test_what_nobody_knows_does_not_enter(clips: list[EvaluationClip]) -> None:
-    result = score([clips[0]])  # a file alone comes without its truth
+def test_clips_without_ground_truth_are_excluded(clips: list[EvaluationClip]) -> None:
+    result = score([clips[0]])  # a plain file has no ground truth
     assert result["n"] == 0
     assert np.isnan(result["mouth_truth"])
-    grey = EvaluationClip.from_arrays(np.full((20, 64, 64, 3), 128, np.uint8), 25.0).with_ground_truth(
+    gray = EvaluationClip.from_arrays(np.full((20, 64, 64, 3), 128, np.uint8), 25.0).with_ground_truth(
         lambda: {"mouth_open": np.linspace(0, 1, 20)}
     )
-    assert score([grey])["n"] == 0
+    assert score([gray])["n"] == 0
 
 
-def test_the_truth_is_that_of_the_stretch(world: Path, tmp_path: Path) -> None:
+def test_the_ground_truth_is_that_of_the_segment(world: Path, tmp_path: Path) -> None:
     path = next(world.glob("id*/truth.json"))
     later, whole = load_ground_truth(path, 25.0, 0.4), load_ground_truth(path, 25.0)
     assert later.keys() == whole.keys() == set(GROUND_TRUTH_KEYS)
     assert all(np.array_equal(later[name], whole[name][10:]) for name in GROUND_TRUTH_KEYS)
-    with pytest.raises(InputError, match="fps=25"):
+    with raises_input_error(ErrorCode.conflict, "fps", 25.0):
         load_ground_truth(path, 30.0)
     (tmp_path / "truth.json").write_text('{"frames": [{}], "fps": 25}')
-    with pytest.raises(InputError, match="damaged"):
+    with raises_input_error(ErrorCode.malformed_file, "truth.json", str(tmp_path / "truth.json")):
         load_ground_truth(tmp_path / "truth.json", 25.0)

@@ -15,12 +15,12 @@ def changed(clip: EvaluationClip, by: int) -> EvaluationClip:
 
 
 def test_psnr_of_a_known_error(clips: list[EvaluationClip]) -> None:
-    grey = EvaluationClip.from_arrays(np.full((3, 16, 16, 3), 100, np.uint8), 25.0)
+    gray = EvaluationClip.from_arrays(np.full((3, 16, 16, 3), 100, np.uint8), 25.0)
     brighter = EvaluationClip.from_arrays(np.full((3, 16, 16, 3), 110, np.uint8), 25.0)
     metric = PSNR()
-    metric.update(brighter, grey)
+    metric.update(brighter, gray)
     assert metric.compute() == pytest.approx({"psnr": 20 * np.log10(255 / 10), "n": 1})
-    metric.update(grey, grey)
+    metric.update(gray, gray)
     assert metric.compute() == pytest.approx({"psnr": (20 * np.log10(255 / 10) + 100) / 2, "n": 2})
     metric.reset()
     assert np.isnan(metric.compute()["psnr"])
@@ -29,9 +29,9 @@ def test_psnr_of_a_known_error(clips: list[EvaluationClip]) -> None:
 def test_ssim_agrees_with_torchmetrics(clips: list[EvaluationClip]) -> None:
     functional = pytest.importorskip("torchmetrics.functional.image")
     one, other = clips[0].frames[0], clips[0].frames[9]
-    pair = [torch.from_numpy(picture.astype(np.float64)).permute(2, 0, 1)[None] for picture in (one, other)]
+    pair = [torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)[None] for image in (one, other)]
     _, full = functional.structural_similarity_index_measure(*pair, data_range=255.0, return_full_image=True)
-    expected = float(full[..., 5:-5, 5:-5].mean())  # theirs counts the mirrored edges too, the paper does not
+    expected = float(full[..., 5:-5, 5:-5].mean())  # torchmetrics includes the mirrored edges, the paper does not
     assert structural_similarity(one, other) == pytest.approx(expected, abs=1e-6)
     assert structural_similarity(one, one) == pytest.approx(1.0)
 

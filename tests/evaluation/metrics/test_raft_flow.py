@@ -1,4 +1,4 @@
-"""RAFT's parts on inputs whose answer is known, its size and names, and the measure on videos."""
+"""RAFT's parts on inputs with known results, its size and parameter names, and the metric on videos."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from fantasytalking.evaluation.networks.raft import (
     correlation_pyramid,
     lookup_correlations,
 )
-from fantasytalking.evaluation.weights import RAFT_WEIGHTS as RAFT_WEIGHTS
+from fantasytalking.evaluation.weights import RAFT_WEIGHTS
 
 SPAN = 2 * LOOKUP_RADIUS + 1
 
@@ -28,7 +28,7 @@ def network() -> RAFT:
     return RAFT().eval().requires_grad_(False)
 
 
-def test_it_has_the_size_and_names_of_its_weights(network: RAFT) -> None:
+def test_raft_has_the_size_and_names_of_its_weights(network: RAFT) -> None:
     parameters = dict(network.named_parameters())
     assert sum(parameter.numel() for parameter in parameters.values()) == 5_257_536
     names = set(network.state_dict())
@@ -39,7 +39,7 @@ def test_it_has_the_size_and_names_of_its_weights(network: RAFT) -> None:
 
 
 @pytest.mark.parametrize(("right", "down"), [(0, 0), (3, -2), (-4, 1)])
-def test_the_lookup_finds_where_features_went(right: int, down: int) -> None:
+def test_the_lookup_finds_shifted_features(right: int, down: int) -> None:
     torch.manual_seed(1)
     first = torch.nn.functional.normalize(torch.randn(1, 64, 24, 24), dim=1)
     second = first.roll((down, right), dims=(2, 3))
@@ -50,16 +50,16 @@ def test_the_lookup_finds_where_features_went(right: int, down: int) -> None:
     best = found[0, : SPAN**2, 8:16, 8:16].argmax(dim=0)
     # x varies slowest.
     assert (best == (right + LOOKUP_RADIUS) * SPAN + down + LOOKUP_RADIUS).all()
-    led = torch.tensor([right, down]).float()[None, :, None, None].expand(1, 2, 24, 24)
-    middle = lookup_correlations(pyramid, led)[0, : SPAN**2, 8:16, 8:16].argmax(dim=0)
+    flow = torch.tensor([right, down]).float()[None, :, None, None].expand(1, 2, 24, 24)
+    middle = lookup_correlations(pyramid, flow)[0, : SPAN**2, 8:16, 8:16].argmax(dim=0)
     assert (middle == LOOKUP_RADIUS * SPAN + LOOKUP_RADIUS).all()
 
 
-def test_upsampling_keeps_a_steady_flow() -> None:
+def test_upsampling_keeps_a_constant_flow() -> None:
     flow = torch.tensor([1.5, -2.0])[None, :, None, None].expand(1, 2, 6, 7)
-    centre = torch.zeros(1, 9, 8, 8, 6, 7)
-    centre[:, 4] = 50.0
-    full = convex_upsample(flow, centre.flatten(1, 3))
+    center = torch.zeros(1, 9, 8, 8, 6, 7)
+    center[:, 4] = 50.0
+    full = convex_upsample(flow, center.flatten(1, 3))
     assert full.shape == (1, 2, 48, 56)
     assert full[0, 0].eq(12).all() and full[0, 1].eq(-16).all()
     ramp = torch.arange(7.0)[None, None, None].expand(1, 2, 6, 7)
@@ -69,18 +69,18 @@ def test_upsampling_keeps_a_steady_flow() -> None:
     assert shifted.tolist() == pytest.approx([8 * (x // 8) for x in range(48)])
 
 
-def test_weights_from_many_gpus_are_read(network: RAFT, clips: list[EvaluationClip], tmp_path: Path) -> None:
+def test_weights_saved_from_many_gpus_are_loaded(network: RAFT, clips: list[EvaluationClip], tmp_path: Path) -> None:
     tensors = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save(tensors, tmp_path / RAFT_WEIGHTS.file)
     metric = RAFTFlow(tmp_path)
     clip = EvaluationClip.from_arrays(clips[0].frames[:2, :, :70], 25.0)
     record = metric.measure(clip, None)
     assert np.isfinite([float(value) for value in record.values()]).all()
-    pictures = torch.rand(2, 1, 3, 128, 136) * 255
-    again = metric._network(*pictures, iterations=1)
+    images = torch.rand(2, 1, 3, 128, 136) * 255
+    again = metric._network(*images, iterations=1)
     assert again.shape == (1, 2, 128, 136)
-    torch.testing.assert_close(again, network(*pictures, iterations=1))
+    torch.testing.assert_close(again, network(*images, iterations=1))
     assert metric.summarize([metric.measure(clip.slice_frames(slice(0, 1)), None)])["n"] == 0
     torch.save(network.state_dict(), tmp_path / RAFT_WEIGHTS.file)
-    with pytest.raises(InputError, match="missing"):
+    with pytest.raises(InputError, match=RAFT_WEIGHTS.file + ".* missing"):
         RAFTFlow(tmp_path)

@@ -1,4 +1,4 @@
-"""Measures of reenactment: known answers on faces that were made up, known directions on videos."""
+"""Metrics of reenactment: known values on synthetic landmarks, known directions on videos."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,18 +44,18 @@ def score(metric: Metric, video: EvaluationClip, reference: EvaluationClip) -> M
 
 @pytest.fixture(scope="module")
 def face(clips: list[EvaluationClip]) -> np.ndarray:
-    """(478, 3) of someone whose irises lie in the middle of the corners."""
+    """(478, 3) landmarks with the irises in the middle of the eye corners."""
     points = clips[0].track.landmarks[0].astype(np.float64)
     for iris, corners in ((468, [33, 133]), (473, [362, 263])):
         points[iris] = points[corners].mean(axis=0)
     return points
 
 
-def acted(clip: EvaluationClip, landmarks: np.ndarray) -> EvaluationClip:
-    """A clip in which these (T, 478, 3) landmarks are seen."""
+def with_landmarks(clip: EvaluationClip, landmarks: np.ndarray) -> EvaluationClip:
+    """Returns a clip whose track has these (T, 478, 3) landmarks."""
     part = clip.slice_frames(slice(0, len(landmarks)))
     track = replace(part.track, landmarks=landmarks, present=np.ones(len(landmarks), bool))
-    return EvaluationClip("made up", lambda: clip._video, lambda: clip.audio, load_track=lambda: track)
+    return EvaluationClip("synthetic", lambda: clip._video, lambda: clip.audio, load_track=lambda: track)
 
 
 def every_other(points: np.ndarray, changed: np.ndarray) -> np.ndarray:
@@ -64,12 +64,12 @@ def every_other(points: np.ndarray, changed: np.ndarray) -> np.ndarray:
 
 def turned(points: np.ndarray, yaw: float) -> np.ndarray:
     c, s = np.cos(yaw), np.sin(yaw)
-    centre = points.mean(axis=0)
-    return (points - centre) @ np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]).T + centre
+    center = points.mean(axis=0)
+    return (points - center) @ np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]).T + center
 
 
-def test_known_answers_on_a_made_up_face(clips: list[EvaluationClip], face: np.ndarray) -> None:
-    still = acted(clips[0], every_other(face, face))
+def test_known_distances_on_a_synthetic_face(clips: list[EvaluationClip], face: np.ndarray) -> None:
+    still = with_landmarks(clips[0], every_other(face, face))
     eyes = float(interocular_distance(face))
     raised, looking = face.copy(), face.copy()
     brows = EXPRESSION_LANDMARKS[:10]
@@ -84,34 +84,34 @@ def test_known_answers_on_a_made_up_face(clips: list[EvaluationClip], face: np.n
     }
     for metric, name in DISTANCES:
         expected, changed = half[name]
-        one = acted(clips[0], every_other(face, changed))
+        one = with_landmarks(clips[0], every_other(face, changed))
         assert float(score(metric, one, still)[name]) == pytest.approx(expected, rel=0.02)
         assert float(score(metric, one, one)[name]) == pytest.approx(0, abs=1e-9)
-        # A change that stays is nothing once it is centred, and double of every other frame's before.
-        always = score(metric, acted(clips[0], every_other(changed, changed)), still)
+        # A constant change is 0 after centering, and before it twice the change of every other frame.
+        always = score(metric, with_landmarks(clips[0], every_other(changed, changed)), still)
         assert float(always[name]) == pytest.approx(2 * expected, rel=0.02)
         assert float(always[f"{name}_centred"]) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_raised_brow_is_read_as_one(clips: list[EvaluationClip], face: np.ndarray) -> None:
+def test_a_raised_brow_is_measured(clips: list[EvaluationClip], face: np.ndarray) -> None:
     raised = face.copy()
     raised[list(EXPRESSION_LANDMARKS[:10]), 1] -= 0.1 * float(interocular_distance(face))
-    brow = landmark_expressions(acted(clips[0], every_other(face, raised)).track)["brow"]
+    brow = landmark_expressions(with_landmarks(clips[0], every_other(face, raised)).track)["brow"]
     assert brow[1::2] - brow[::2] == pytest.approx(0.1, rel=0.05)
 
 
-def test_the_gaze_is_an_angle_of_the_eyeball() -> None:
+def test_the_gaze_is_the_angle_of_the_eyeball() -> None:
     sines = np.sin(np.radians([[0, 0], [20, 0], [0, -30]]))
     expected = [[0, 0, 1], [np.sin(np.radians(20)), 0, np.cos(np.radians(20))], [0, -0.5, np.cos(np.radians(30))]]
     assert gaze_from_iris(EYEBALL_RADIUS * sines) == pytest.approx(np.array(expected))
     assert gaze_from_iris(np.array([[1.0, 0.0]])) == pytest.approx(np.array([[1.0, 0.0, 0.0]]))
 
 
-def test_distances_on_videos_go_the_known_way(clips: list[EvaluationClip]) -> None:
+def test_distances_on_videos_have_the_known_direction(clips: list[EvaluationClip]) -> None:
     clip = clips[0].slice_frames(slice(0, 30))
     mine, other = trim_to_shortest(clip, clips[2])
     late = [delay_frames(clip, frames) for frames in (0, 2, 6)]
-    grey = with_frames(clip, np.full_like(clip.frames, 128))
+    gray = with_frames(clip, np.full_like(clip.frames, 128))
     for metric, name in DISTANCES:
         again, soon, later = (float(score(metric, video, clip)[name]) for video in late)
         assert again == pytest.approx(0, abs=1e-9)
@@ -120,11 +120,11 @@ def test_distances_on_videos_go_the_known_way(clips: list[EvaluationClip]) -> No
         for value in (name, f"{name}_centred"):
             assert score(metric, freeze_frames(clip), clip)[value] > 0.5 * soon
             assert score(metric, other, mine)[value] > score(metric, late[0], clip)[value]
-        unseen = metric.summarize([score(metric, grey, clip)])
+        unseen = metric.summarize([score(metric, gray, clip)])
         assert unseen["n"] == 0 and np.isnan(unseen[name])
 
 
-def test_correlations_are_pooled_over_centred_clips() -> None:
+def test_correlations_are_pooled_over_centered_clips() -> None:
     random = np.random.default_rng(0)
     one, other = random.normal(size=(2, 50))
     clips = [centered_sums(one + 100, 3 * one), centered_sums(other - 100, 3 * other)]
@@ -133,7 +133,9 @@ def test_correlations_are_pooled_over_centred_clips() -> None:
     assert np.isnan(pooled_correlation([centered_sums(one, np.ones(50))]))
 
 
-def test_what_is_read_follows_the_truth(protocol: BenchmarkProtocol, world: Path, clips: list[EvaluationClip]) -> None:
+def test_measured_expressions_follow_the_truth(
+    protocol: BenchmarkProtocol, world: Path, clips: list[EvaluationClip]
+) -> None:
     metric = ExpressionCorrelation()
     real = [protocol.reference_clip(clip, world) for clip in protocol.clips]
     own = metric.summarize([metric.measure(clip, None) for clip in real])
@@ -147,11 +149,11 @@ def test_what_is_read_follows_the_truth(protocol: BenchmarkProtocol, world: Path
         )
         for clip, truth in zip(real, [*truths[1:], truths[0]], strict=True)
     ]
-    strange = metric.summarize(swapped)
+    others = metric.summarize(swapped)
     for group in ("mouth", "head", "gaze"):
-        assert strange[f"expression_{group}"] < own[f"expression_{group}"] - 0.3
-    nobody_knows = metric.summarize([metric.measure(clips[0], None)])
-    assert nobody_knows["n"] == 0 and np.isnan(nobody_knows["expression_mouth"])
+        assert others[f"expression_{group}"] < own[f"expression_{group}"] - 0.3
+    unknown = metric.summarize([metric.measure(clips[0], None)])
+    assert unknown["n"] == 0 and np.isnan(unknown["expression_mouth"])
 
 
 def test_a_swap_of_drivers_is_all_leakage(protocol: BenchmarkProtocol, world: Path) -> None:
@@ -172,17 +174,17 @@ def test_a_swap_of_drivers_is_all_leakage(protocol: BenchmarkProtocol, world: Pa
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of weights with a reader that tells the mouth's opening as MediaPipe measures it, and nothing else."""
+    """A folder of weights with a reader of the mouth opening only, as MediaPipe measures it."""
     width = landmark_features(np.random.default_rng(0).normal(size=(1, 478, 3))).shape[1]
     weights = np.zeros((width, len(EXPRESSION_PARAMETERS)))
     weights[-8, EXPRESSION_PARAMETERS.index("mouth_open")] = 1.0
     folder = tmp_path_factory.mktemp("weights")
-    made = ExpressionReader(LinearMap(np.zeros(width), weights, np.zeros(len(EXPRESSION_PARAMETERS))))
-    made.save(folder / "expression_reader.safetensors")
+    mouth_reader = ExpressionReader(LinearMap(np.zeros(width), weights, np.zeros(len(EXPRESSION_PARAMETERS))))
+    mouth_reader.save(folder / "expression_reader.safetensors")
     return folder
 
 
-def test_another_reader_is_taken_by_name(protocol: BenchmarkProtocol, world: Path, reader: Path) -> None:
+def test_the_nano_metrics_use_their_own_reader(protocol: BenchmarkProtocol, world: Path, reader: Path) -> None:
     one, other = (protocol.reference_clip(clip, world) for clip in protocol.clips[:2])
     own, nano = ExpressionCorrelation(), NanoExpressionCorrelation(reader)
     plain, read = (metric.summarize([metric.measure(one, None)]) for metric in (own, nano))

@@ -1,4 +1,4 @@
-"""SyncNet against reference values computed with its authors' code, and on videos whose sync is known."""
+"""SyncNet against reference values of its authors' code, and on videos with known sync."""
 
 from pathlib import Path
 
@@ -6,25 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.mfcc import mfcc
 from fantasytalking.evaluation.features.syncnet_input import nearest_frame_indices, syncnet_crops
 from fantasytalking.evaluation.metrics.sync.sync_scores import SyncNetMetric, sync_scores
 from fantasytalking.evaluation.networks.syncnet_model import SyncNet, window_features
 from fantasytalking.evaluation.weights import SYNCNET_WEIGHTS, MetricWeights
+from tests.helpers.errors import raises_input_error
 
 SCALES = {"netcnnaud.0.weight": 0.1, "netcnnlip.0.weight": 0.02}
 
 
-def wave(place: np.ndarray, tensor: int) -> np.ndarray:
-    """Numbers in [-1, 1] that look random and are the same everywhere."""
-    value = 43758.5453 * np.sin(12.9898 * place + 78.233 * tensor)
+def wave(index: np.ndarray, tensor: int) -> np.ndarray:
+    """Returns deterministic pseudo-random numbers in [-1, 1]."""
+    value = 43758.5453 * np.sin(12.9898 * index + 78.233 * tensor)
     return 2 * (value - np.floor(value)) - 1
 
 
-def filled() -> SyncNet:
-    """SyncNet with weights by formula."""
+def formula_network() -> SyncNet:
+    """Returns SyncNet with weights by formula."""
     network = SyncNet().eval().requires_grad_(False)
     floats = [(name, value) for name, value in network.state_dict().items() if value.is_floating_point()]
     for number, (name, value) in enumerate(floats):
@@ -41,8 +42,8 @@ def filled() -> SyncNet:
     return network
 
 
-def pictures(count: int) -> torch.Tensor:
-    """(count, 224, 224, 3) BGR by formula."""
+def formula_frames(count: int) -> torch.Tensor:
+    """Returns (count, 224, 224, 3) BGR frames by formula."""
     f, y, x, c = np.ogrid[:count, :224, :224, :3]
     value = 128 + 60 * np.sin(0.9 * f + 0.11 * y * (1 + 0.2 * c)) + 50 * np.sin(0.07 * x + 1.7 * f**2)
     return torch.from_numpy(np.clip(np.round(value), 0, 255).astype(np.uint8))
@@ -56,10 +57,10 @@ def tone(frames: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def network() -> SyncNet:
-    return filled()
+    return formula_network()
 
 
-def test_cepstra_are_those_of_the_reference() -> None:
+def test_mfccs_equal_the_reference() -> None:
     cepstra = mfcc(tone(40))
     assert cepstra.shape == (159, 13)
     np.testing.assert_allclose(cepstra[0, :3], [16.30292, 23.98277, 15.83043], atol=1e-5)
@@ -70,12 +71,12 @@ def test_cepstra_are_those_of_the_reference() -> None:
     ("frames", "distance", "median", "confidence"),
     [(40, 11.11451, 11.82095, 0.70643), (81, 11.97979, 12.33503, 0.35524)],
 )
-def test_scores_are_those_of_the_reference(
+def test_scores_equal_the_reference(
     network: SyncNet, frames: int, distance: float, median: float, confidence: float
 ) -> None:
     assert len(network.state_dict()) == 102
     cepstra = torch.from_numpy(mfcc(tone(frames)))
-    scores = sync_scores(*window_features(network, pictures(frames), cepstra, frames - 5))
+    scores = sync_scores(*window_features(network, formula_frames(frames), cepstra, frames - 5))
     assert scores.distance == pytest.approx(distance, abs=1e-4)
     assert scores.confidence == pytest.approx(confidence, abs=1e-4)
     assert scores.distance + scores.confidence == pytest.approx(median, abs=1e-4)
@@ -83,28 +84,28 @@ def test_scores_are_those_of_the_reference(
 
 
 @pytest.mark.parametrize("lead", [-4, 0, 7])
-def test_a_lead_of_the_sound_is_found(lead: int) -> None:
+def test_a_lead_of_the_audio_is_found(lead: int) -> None:
     torch.manual_seed(0)
     world = torch.randn(120, 1024)
-    seen, heard = world[20:100], world[20 + lead : 100 + lead]
-    scores = sync_scores(seen, heard)
+    video, audio = world[20:100], world[20 + lead : 100 + lead]
+    scores = sync_scores(video, audio)
     assert scores.offset == lead
     assert scores.valid_distance < 0.1 < scores.distance + 0.1
-    assert scores.confidence > sync_scores(seen, torch.randn(80, 1024)).confidence + 10
+    assert scores.confidence > sync_scores(video, torch.randn(80, 1024)).confidence + 10
     assert int(scores.distance_per_window.isnan().sum()) == abs(lead)
 
 
-def test_sound_that_comes_later_is_heard_in_later_windows(network: SyncNet) -> None:
-    sound = tone(40)
+def test_delayed_audio_is_in_later_windows(network: SyncNet) -> None:
+    audio = tone(40)
     silence = np.zeros(3 * 640, np.int16)
-    cepstra = [torch.from_numpy(mfcc(samples)) for samples in (sound, np.concatenate([silence, sound])[: 40 * 640])]
-    on_time, late = (window_features(network, pictures(9), part, 5)[1] for part in cepstra)
-    # The first window begins at the first sample, where preemphasis has nothing before it.
+    cepstra = [torch.from_numpy(mfcc(samples)) for samples in (audio, np.concatenate([silence, audio])[: 40 * 640])]
+    on_time, late = (window_features(network, formula_frames(9), part, 5)[1] for part in cepstra)
+    # The first window starts at the first sample, which has no preemphasis.
     torch.testing.assert_close(late[4], on_time[1], atol=1e-3, rtol=1e-3)
     assert (late[4] - on_time[4]).norm() > 1
 
 
-def test_padding_biases_the_confidence_and_the_valid_one_is_free_of_it() -> None:
+def test_padding_biases_the_confidence_but_not_the_valid_one() -> None:
     lengths = (35, 76, 120, 245)
     constant = [sync_scores(torch.ones(length, 1024), torch.full((length, 1024), 0.4)) for length in lengths]
     biased = [scores.confidence for scores in constant]
@@ -112,8 +113,8 @@ def test_padding_biases_the_confidence_and_the_valid_one_is_free_of_it() -> None
     assert [scores.valid_confidence for scores in constant] == pytest.approx([0] * 4, abs=1e-4)
 
 
-class SyncByFormula(SyncNetMetric):
-    """The metric with weights whose hash is not that of the released ones."""
+class UncheckedSyncNetMetric(SyncNetMetric):
+    """The metric without a check of the hash of its weights."""
 
     required_weights = (MetricWeights(SYNCNET_WEIGHTS.file, None, None, "", "", ""),)
 
@@ -122,18 +123,18 @@ class SyncByFormula(SyncNetMetric):
 def metric(network: SyncNet, tmp_path_factory: pytest.TempPathFactory) -> SyncNetMetric:
     folder = tmp_path_factory.mktemp("weights")
     torch.save(network.state_dict(), folder / SYNCNET_WEIGHTS.file)
-    with pytest.raises(InputError, match="54573114"):
+    with raises_input_error(
+        ErrorCode.malformed_file, SYNCNET_WEIGHTS.file, (folder / SYNCNET_WEIGHTS.file).stat().st_size
+    ):
         SyncNetMetric(folder)
-    return SyncByFormula(folder)
+    return UncheckedSyncNetMetric(folder)
 
 
-def test_a_clip_is_scored_and_one_without_face_or_sound_is_not(
-    metric: SyncNetMetric, clips: list[EvaluationClip]
-) -> None:
+def test_a_clip_without_face_or_audio_has_no_score(metric: SyncNetMetric, clips: list[EvaluationClip]) -> None:
     clip = clips[0].slice_frames(slice(0, 32))
     silent = EvaluationClip.from_arrays(clip.frames, 25.0)
-    grey = EvaluationClip.from_arrays(np.full((32, 64, 64, 3), 128, np.uint8), 25.0, clip.audio)
-    for video in (clip, silent, grey):
+    gray = EvaluationClip.from_arrays(np.full((32, 64, 64, 3), 128, np.uint8), 25.0, clip.audio)
+    for video in (clip, silent, gray):
         metric.update(video, None)
     summary = metric.compute()
     assert summary["n"] == 1
@@ -144,14 +145,14 @@ def test_a_clip_is_scored_and_one_without_face_or_sound_is_not(
     assert float(record["sync_d"]) != float(metric.measure(clip.with_audio(clips[1].audio), None)["sync_d"])
 
 
-def test_crops_follow_the_face_and_the_rate_is_25(clips: list[EvaluationClip]) -> None:
+def test_crops_follow_the_face_at_25_frames_per_second(clips: list[EvaluationClip]) -> None:
     clip = clips[0].slice_frames(slice(0, 20))
     crops = syncnet_crops(clip)
     assert crops.shape == (20, 224, 224, 3) and crops.dtype == np.uint8
     box = clip.track.boxes[10]
     half = max(box[2] - box[0], box[3] - box[1]) / 2
     x, y = (box[:2] + box[2:]) / 2
-    # The nose's side of the centre lands where the crop says: 1 of 2.8 from the top, in the middle across.
+    # The center of the box is at 1 of 2.8 from the top of the crop, in the middle horizontally.
     row, column = round(224 / 2.8), 112
     expected = clip.frames[10][round(y) - 2 : round(y) + 3, round(x) - 2 : round(x) + 3].mean(axis=(0, 1))
     spot = round(224 / (2.8 * half) * 2)
@@ -161,7 +162,7 @@ def test_crops_follow_the_face_and_the_rate_is_25(clips: list[EvaluationClip]) -
     assert nearest_frame_indices(slow).tolist() == [k // 2 for k in range(40)]
 
 
-def test_other_files_are_refused(network: SyncNet, tmp_path: Path) -> None:
+def test_invalid_weights_are_rejected(network: SyncNet, tmp_path: Path) -> None:
     path = tmp_path / SYNCNET_WEIGHTS.file
     tensors = dict(network.state_dict())
     tensors.pop("netfclip.0.bias")
@@ -169,5 +170,5 @@ def test_other_files_are_refused(network: SyncNet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"netfclip\.0\.bias"):
         SyncNet.from_file(path)
     torch.save([1], path)
-    with pytest.raises(InputError, match="table of tensors"):
+    with raises_input_error(ErrorCode.malformed_file, path.name, str(path)):
         SyncNet.from_file(path)

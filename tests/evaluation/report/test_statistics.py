@@ -1,4 +1,4 @@
-"""Intervals cover, floors are real against real, and paired tests find what is there and nothing else."""
+"""Statistics: coverage of intervals, floors, and paired tests on data with known differences."""
 
 from collections.abc import Sequence
 from math import isnan
@@ -19,12 +19,12 @@ from fantasytalking.evaluation.report.statistics import (
 
 
 class Plain(Metric):
-    """The mean of what stands in the records."""
+    """The mean of the entries of the measurements."""
 
     name = "plain"
     values = (
         MetricValue("plain", "", "higher", "A number."),
-        MetricValue("aimed", "", "reference", "A number with an aim."),
+        MetricValue("aimed", "", "reference", "A number with a target."),
     )
     paired = False
 
@@ -66,7 +66,7 @@ def runs(values: Sequence[float], aimed: Sequence[float], truth: float) -> list[
     ]
 
 
-def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     random = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
@@ -75,7 +75,7 @@ def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
     assert 0.88 <= covered / 200 <= 0.98
 
 
-def test_intervals_are_seeded_and_narrow_with_more_clips() -> None:
+def test_intervals_are_seeded_and_narrower_with_more_clips() -> None:
     random = np.random.default_rng(1)
     few, many = random.normal(0, 1, 10), random.normal(0, 1, 400)
     first, again = (bootstrap_estimate(Plain(), records(few))["plain"] for _ in range(2))
@@ -85,7 +85,7 @@ def test_intervals_are_seeded_and_narrow_with_more_clips() -> None:
     assert narrow.n == 400
 
 
-def test_unknown_clips_are_counted_out_and_one_clip_has_no_interval() -> None:
+def test_unknown_clips_are_excluded_and_one_clip_has_no_interval() -> None:
     found = bootstrap_estimate(Plain(), records([1.0, float("nan"), 3.0]))["plain"]
     assert (found.score, found.n) == (2.0, 2)
     alone = bootstrap_estimate(Plain(), records([1.0]))["plain"]
@@ -123,7 +123,7 @@ def test_equal_runs_do_not_differ_and_a_shift_does() -> None:
     first = runs(values, values, 0.0)
     equal = compare_runs(Plain(), first, first)["plain"]
     assert (equal.difference, equal.low, equal.high, equal.p) == (0, 0, 0, 1)
-    # Far less than the clips differ among themselves, but the same on each.
+    # Much smaller than the differences between clips, but the same for each clip.
     second = runs(values + 0.2 + random.normal(0, 0.05, 24), values, 0.0)
     shifted = compare_runs(Plain(), first, second)["plain"]
     assert shifted.difference == pytest.approx(0.2, abs=0.04)
@@ -134,18 +134,18 @@ def test_equal_runs_do_not_differ_and_a_shift_does() -> None:
     assert compare_runs(Plain(), first, noise)["plain"].p > 0.01
 
 
-def test_a_value_with_an_aim_is_judged_by_its_distance() -> None:
+def test_values_with_a_target_are_compared_by_distance() -> None:
     near, far = runs([0] * 8, [1.1] * 8, truth=1.0), runs([0] * 8, [0.5] * 8, truth=1.0)
     found = compare_runs(Plain(), near, far)["aimed"]
     assert (found.first, found.second) == pytest.approx((1.1, 0.5))
     assert found.difference == pytest.approx(0.4)
     assert found.p < 0.01
-    assert found.raw_difference == pytest.approx((-0.6, -0.6, -0.6)), "it fell, and came no nearer"
+    assert found.raw_difference == pytest.approx((-0.6, -0.6, -0.6)), "it fell and moved away from the target"
     assert compare_runs(Plain(), near, far)["plain"].raw_difference is None
 
 
-def test_clips_without_a_score_count_for_neither_run() -> None:
-    """A run that loses the hard clips is no better on the rest."""
+def test_clips_without_a_score_are_excluded_from_both_runs() -> None:
+    """A run without scores of the hard clips is not better on the others."""
     first = runs([0.9] * 10 + [0.1] * 10, [0] * 20, 0.0)
     second = runs([0.85] * 10 + [float("nan")] * 10, [0] * 20, 0.0)
     found = compare_runs(Plain(), first, second)["plain"]
@@ -154,14 +154,14 @@ def test_clips_without_a_score_count_for_neither_run() -> None:
     assert isnan(compare_runs(Plain(), first, runs([float("nan")] * 20, [0] * 20, 0.0))["plain"].difference)
 
 
-def test_a_mean_at_its_aim_is_not_every_clip_at_its_aim() -> None:
+def test_a_mean_at_its_target_is_not_every_clip_at_its_target() -> None:
     far, near = runs([0] * 20, [1.0, -1.0] * 10, truth=0.0), runs([0] * 20, [0.2] * 20, truth=0.0)
     found = compare_runs(Plain(), far, near)["aimed"]
     assert (found.first, found.second) == (0.0, pytest.approx(0.2))
     assert found.difference == pytest.approx(-0.8) and found.high < 0 and found.p < 1e-3
 
 
-def test_distances_are_compared_over_the_same_resamples() -> None:
+def test_distribution_metrics_use_the_same_resamples_for_both_runs() -> None:
     random = np.random.default_rng(4)
     real = [random.normal(0, 1, (20, 4)) for _ in range(10)]
 

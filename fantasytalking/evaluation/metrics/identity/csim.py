@@ -1,6 +1,5 @@
-"""CSIM: whether the person stays the person of the portrait, by ArcFace."""
+"""CSIM: identity preservation, as the cosine of ArcFace embeddings to the portrait's."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,24 @@ from fantasytalking.evaluation.features.face_embeddings import (
     sampled_frames,
 )
 from fantasytalking.evaluation.features.time_series import drift_per_second, mean_per_second
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricCurve, MetricValue, Target, mean_over_clips
+from fantasytalking.evaluation.metric import (
+    Measurement,
+    MetricCurve,
+    MetricValue,
+    PairedMetric,
+    Target,
+    register_metric,
+)
 from fantasytalking.evaluation.networks.loading import require_weights
 from fantasytalking.evaluation.weights import ARCFACE_WEIGHTS
 
 
-class CSIM(Metric):
+@register_metric(rank=90)
+class CSIM(PairedMetric):
     """Mean cosine of the video's faces to the first face of the reference, which is the portrait.
 
-    Aligned by five points of MediaPipe's landmarks as insightface's norm_crop does; five frames a second. Scores of
-    other recognisers, alignments or frames of reference cannot be compared.
+    Faces are aligned by five points of MediaPipe's landmarks as insightface's norm_crop does, at five frames per
+    second. Scores with other networks, alignments or reference frames are not comparable.
     """
 
     name = "csim"
@@ -32,12 +39,13 @@ class CSIM(Metric):
             "csim",
             "",
             "higher",
-            f"Cosine of ArcFace embeddings to the reference's first, {EMBEDDINGS_PER_SECOND:g} a second.",
+            f"Cosine of ArcFace embeddings to the reference's first, {EMBEDDINGS_PER_SECOND:g} per second.",
         ),
-        MetricValue("csim_drift", "1/s", "higher", "Change of that cosine with time; below 0: the person is lost."),
+        MetricValue(
+            "csim_drift", "1/s", "higher", "Change of that cosine over time; below 0: the identity is being lost."
+        ),
     )
     required_weights = (ARCFACE_WEIGHTS,)
-    paired = True
     target = Target.PORTRAIT
     per_person = True
     curves = (MetricCurve("csim_curve", "", "Cosine of ArcFace embeddings to the reference's first frame."),)
@@ -46,9 +54,8 @@ class CSIM(Metric):
         super().__init__()
         self._encoder = FaceEncoder.from_pretrained(require_weights(self.required_weights[0], weights))
 
-    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """The mean, the drift and the cosine over time; NaN where a side has no face."""
-        assert reference is not None
+    def compare(self, video: EvaluationClip, reference: EvaluationClip) -> Measurement:
+        """Returns the mean, the drift and the cosine over time; NaN if a side has no face."""
         frames, portrait = sampled_frames(video), first_face_frame(reference)
         cosines = np.full(len(frames), np.nan)
         if len(portrait):
@@ -61,7 +68,3 @@ class CSIM(Metric):
             f"{self.name}_drift": np.array(drift_per_second(cosines, times)),
             f"{self.name}_curve": mean_per_second(cosines, times, len(video.frames) / video.fps),
         }
-
-    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """Means over clips."""
-        return mean_over_clips(measurements, (self.name, f"{self.name}_drift"))

@@ -1,12 +1,13 @@
-"""The same measure as CSIM by the miniature's own face network, which knows people of the portrait world only."""
+"""CSIM by nano's own face network, which only knows people of the portrait world."""
 
-from fantasytalking.evaluation.metric import MetricCurve, MetricValue
+from fantasytalking.evaluation.metric import MetricCurve, MetricValue, register_metric
 from fantasytalking.evaluation.metrics.identity.csim import CSIM
 from fantasytalking.evaluation.weights import NANO_FACE_WEIGHTS
 
 
+@register_metric(rank=100)
 class NanoCSIM(CSIM):
-    """For the portrait world; no number of any paper, and never to be called CSIM."""
+    """CSIM for the portrait world; not comparable with CSIM in papers."""
 
     name = "csim_nano"
     values = (
@@ -14,7 +15,7 @@ class NanoCSIM(CSIM):
             "csim_nano", "", "higher", "Cosine of embeddings by nano's face network to the reference's first frame."
         ),
         MetricValue(
-            "csim_nano_drift", "1/s", "higher", "Change of that cosine with time; below 0: the person is lost."
+            "csim_nano_drift", "1/s", "higher", "Change of that cosine over time; below 0: the identity is being lost."
         ),
     )
     required_weights = (NANO_FACE_WEIGHTS,)

@@ -1,6 +1,5 @@
-"""IDC: whether the subject looks the same from frame to frame, by DINO, as VBench's subject consistency."""
+"""IDC: consistency of the subject's appearance over frames, by DINO, as VBench's subject consistency."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.image_transforms import IMAGENET_STATISTICS, normalize_images, resize_short_side
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
+from fantasytalking.evaluation.metric import MeanMetric, Measurement, MetricValue, register_metric
 from fantasytalking.evaluation.networks.loading import module_device, require_weights
 from fantasytalking.evaluation.networks.vit import VisionTransformer
 from fantasytalking.evaluation.weights import DINO_WEIGHTS
@@ -18,14 +17,17 @@ DINO_INPUT_SIZE = 224
 DINO_BATCH_SIZE = 8
 
 
-class IDC(Metric):
-    """Of every frame but the first, half the cosine to the frame before plus half that to the first frame, negative
-    ones as 0, averaged (Huang et al. 2024, VBench). The paper takes the face's crop, VBench the whole frame: both are
-    here, by name. A frozen video gets 1."""
+@register_metric(rank=110)
+class IDC(MeanMetric):
+    """Mean over all frames but the first of half the cosine to the previous plus half the cosine to the first frame.
+
+    Negative cosines count as 0 (Huang et al. 2024, VBench). The paper uses the face crop, VBench the whole frame: both
+    are measured, under their own names. A still video scores 1.
+    """
 
     name = "idc"
     values = (
-        MetricValue("idc_face", "", "higher", "Consistency of DINO features of the face's crop, as in the paper."),
+        MetricValue("idc_face", "", "higher", "Consistency of DINO features of the face crop, as in the paper."),
         MetricValue("idc_frame", "", "higher", "Consistency of DINO features of the whole frame, as in VBench."),
     )
     required_weights = (DINO_WEIGHTS,)
@@ -39,7 +41,7 @@ class IDC(Metric):
         return VisionTransformer.from_file(path)
 
     def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """Both; NaN for one frame, and for the face where there is none."""
+        """Returns both; NaN for a single frame, and for the face if there is none."""
         face = self._consistency(video.face_crops(DINO_INPUT_SIZE)) if video.has_face else np.nan
         return {
             "idc_face": np.array(face),
@@ -53,13 +55,9 @@ class IDC(Metric):
         features = torch.cat([self._network(normalize_images(part, IMAGENET_STATISTICS).to(device)) for part in parts])
         return subject_consistency(features.cpu().numpy())
 
-    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """Means over clips with a face."""
-        return mean_over_clips(measurements, ("idc_face", "idc_frame"))
-
 
 def subject_consistency(features: NDArray[np.floating]) -> float:
-    """VBench's score of (T, D) features; NaN for a single frame."""
+    """Returns VBench's score of (T, D) features; NaN for a single frame."""
     if len(features) < 2:
         return float("nan")
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""THEval's scores: how close each measure's mean is to that of the references."""
+"""THEval's scores: closeness of each measure's mean to that of the references."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,16 @@ import numpy as np
 
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.theval_landmarks import REAL_VIDEO_MEANS
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue
+from fantasytalking.evaluation.metric import Measurement, MetricValue, PairedMetric, register_metric
 from fantasytalking.evaluation.metrics.motion.theval import finite_mean, theval_measures
 
 
-class THEvalScore(Metric):
-    """1 - |m - real| / |real|, m and real being means over the set; 1 is best.
+@register_metric(rank=240)
+class THEvalScore(PairedMetric):
+    """1 - |m - real| / |real|, with m and real the means over the set; 1 is best.
 
-    The overall score is the mean of these four. (THEval's own has four more, which need weights: not the same number.)
+    The overall score is the mean of the four scores. THEval's own has four more, which need weights: the numbers are
+    not comparable.
     """
 
     name = "theval_score"
@@ -22,19 +24,17 @@ class THEvalScore(Metric):
             MetricValue(f"theval_score_{name}", "", "higher", f"Closeness of {name} to the references'.")
             for name in REAL_VIDEO_MEANS
         ),
-        MetricValue("theval_score", "", "higher", "Mean of the four; NaN when one of them cannot be had."),
+        MetricValue("theval_score", "", "higher", "Mean of the four; NaN if one of them is not known."),
     )
-    paired = True
     uses_audio = True
 
-    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """The four measures of both sides."""
-        assert reference is not None
+    def compare(self, video: EvaluationClip, reference: EvaluationClip) -> Measurement:
+        """Returns the four measures of both sides."""
         sides = (("video", theval_measures(video)), ("reference", theval_measures(reference)))
         return {f"{side}_{name}": values[f"theval_{name}"] for side, values in sides for name in REAL_VIDEO_MEANS}
 
     def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """Scores of the means over the clips in which both sides are known."""
+        """Returns scores of the means over the clips in which both sides are known."""
         scores = {name: _score(measurements, name) for name in REAL_VIDEO_MEANS}
         overall = float(np.mean(list(scores.values())))
         result = {f"theval_score_{name}": score for name, score in scores.items()}

@@ -1,6 +1,5 @@
-"""Aesthetic quality by LAION's linear head on CLIP ViT-L/14, over ten, as in VBench."""
+"""Aesthetic quality by LAION's linear head on CLIP ViT-L/14, divided by ten, as in VBench."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +16,25 @@ from fantasytalking.evaluation.features.image_transforms import (
     normalize_images,
     resize_short_side,
 )
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
+from fantasytalking.evaluation.metric import MeanMetric, Measurement, MetricValue, register_metric
 from fantasytalking.evaluation.networks.loading import compute_device, load_strict, module_device, require_weights
 from fantasytalking.evaluation.weights import AESTHETIC_HEAD_WEIGHTS, CLIP_VIT_L_WEIGHTS
 
 MAX_AESTHETIC_FRAMES = 16
-"""Frames of a clip at most, evenly spaced."""
+"""Maximum number of frames per clip, evenly spaced."""
 
 
-class Aesthetic(Metric):
-    """Mean score of frames: shorter side to 224 by bicubic interpolation, the middle square, embedded to length 1."""
+@register_metric(rank=150)
+class Aesthetic(MeanMetric):
+    """Mean score over frames: shorter side resized to 224 by bicubic interpolation, center crop, unit embedding."""
 
     name = "aesthetic"
     values = (
         MetricValue(
-            "aesthetic", "", "higher", f"LAION aesthetic score over ten, at most {MAX_AESTHETIC_FRAMES} frames a clip."
+            "aesthetic",
+            "",
+            "higher",
+            f"LAION aesthetic score divided by ten, at most {MAX_AESTHETIC_FRAMES} frames per clip.",
         ),
     )
     required_weights = (AESTHETIC_HEAD_WEIGHTS, CLIP_VIT_L_WEIGHTS)
@@ -45,16 +48,11 @@ class Aesthetic(Metric):
 
     @torch.no_grad()
     def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """The mean over frames."""
+        """Returns the mean over frames."""
         count = min(MAX_AESTHETIC_FRAMES, len(video.frames))
         frames = video.frames[np.linspace(0, len(video.frames) - 1, count).round().astype(int)]
         side = self._network.config.image_size
-        pictures = normalize_images(center_crop(resize_short_side(frames, side, "bicubic"), side), CLIP_STATISTICS).to(
-            module_device(self._head)
-        )
-        scores = self._head(F.normalize(self._network(pictures).image_embeds, dim=-1))
+        images = center_crop(resize_short_side(frames, side, "bicubic"), side)
+        pixels = normalize_images(images, CLIP_STATISTICS).to(module_device(self._head))
+        scores = self._head(F.normalize(self._network(pixels).image_embeds, dim=-1))
         return {"aesthetic": np.array(float(scores.mean()) / 10)}
-
-    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """The mean over clips."""
-        return mean_over_clips(measurements, ("aesthetic",))

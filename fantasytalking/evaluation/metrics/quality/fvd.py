@@ -1,7 +1,6 @@
-"""FVD: the Frechet distance of I3D features of stretches of 16 frames, in StyleGAN-V's conventions."""
+"""FVD: the Frechet distance of I3D features of windows of 16 frames, with StyleGAN-V's conventions."""
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue
-from fantasytalking.evaluation.metrics.quality.fid import frechet_from_measurements
+from fantasytalking.evaluation.metric import MetricValue, register_metric
+from fantasytalking.evaluation.metrics.frechet_distance import FrechetMetric
 from fantasytalking.evaluation.networks.loading import compute_device, require_weights
 from fantasytalking.evaluation.weights import I3D_WEIGHTS
 
@@ -20,58 +19,51 @@ FVD_WINDOW_FRAMES = 16
 FVD_BATCH_SIZE = 4
 
 
-class FVD(Metric):
-    """Unterthiner et al. 2018, by the TorchScript I3D of StyleGAN-V (Kinetics-400, 400 features before the softmax).
+@register_metric(rank=20)
+class FVD(FrechetMetric):
+    """FVD of Unterthiner et al. 2018, by the TorchScript I3D of StyleGAN-V (Kinetics-400, 400 features before softmax).
 
-    The network gets RGB in [0, 255] and itself scales them to [-1, 1] and to 224 x 224. Stretches of 16 frames follow
-    each other without overlap at the clip's own rate; a clip's rest, and shorter clips, are left out. Covariances are
-    divided by N. FVDs by other networks (3D ResNet) or of other lengths cannot be compared.
+    The network takes RGB in [0, 255] and scales it to [-1, 1] and 224 x 224. Windows of 16 frames do not overlap and
+    have the clip's own frame rate; the remaining frames and shorter clips are not used. Covariances are divided by N.
+    FVDs of other networks (3D ResNet) or other window lengths are not comparable.
     """
 
     name = "fvd"
     values = (
-        MetricValue(
-            "fvd", "", "lower", f"Frechet distance of I3D features of stretches of {FVD_WINDOW_FRAMES} frames."
-        ),
-        MetricValue(
-            "fvd_stretches", "", "reference", "Stretches on either side: the distance depends on their number."
-        ),
+        MetricValue("fvd", "", "lower", f"Frechet distance of I3D features of windows of {FVD_WINDOW_FRAMES} frames."),
+        MetricValue("fvd_stretches", "", "reference", "Windows per side: the distance depends on their number."),
     )
     required_weights = (I3D_WEIGHTS,)
-    paired = True
-    distribution = True
     resamples = 200
+    unbiased = False
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
-        self._network = _load(require_weights(self.required_weights[0], weights))
-
-    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """(N, 400) features of both sides."""
-        assert reference is not None
-        return {"video": self._features(video), "reference": self._features(reference)}
+        self._network = _load_torchscript(require_weights(self.required_weights[0], weights))
 
     @torch.no_grad()
-    def _features(self, clip: EvaluationClip) -> NDArray[np.float32]:
+    def extract_features(self, clip: EvaluationClip) -> NDArray[np.float32]:
+        """Returns (N, 400) features, one per window; (0, 0) for a clip shorter than a window."""
         count = len(clip.frames) // FVD_WINDOW_FRAMES
         if count == 0:
             return np.zeros((0, 0), np.float32)
-        stretches = torch.from_numpy(clip.frames[: count * FVD_WINDOW_FRAMES]).unflatten(0, (count, FVD_WINDOW_FRAMES))
-        parts = stretches.permute(0, 4, 1, 2, 3).split(FVD_BATCH_SIZE)
+        windows = torch.from_numpy(clip.frames[: count * FVD_WINDOW_FRAMES]).unflatten(0, (count, FVD_WINDOW_FRAMES))
+        parts = windows.permute(0, 4, 1, 2, 3).split(FVD_BATCH_SIZE)
         options = {"rescale": True, "resize": True, "return_features": True}
         device = compute_device()
         return torch.cat([self._network(part.to(device).float(), **options) for part in parts]).cpu().numpy()
 
-    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """The distance of all stretches of all clips."""
-        return frechet_from_measurements(measurements, "fvd", "fvd_stretches", unbiased=False)
 
-
-def _load(path: Path) -> Any:
-    """A TorchScript file is a program: only one whose hash is known is ever in a metric's `required_weights`."""
+def _load_torchscript(path: Path) -> Any:
+    """Loads a TorchScript file. It is a program: only files of known hash are ever in a metric's `required_weights`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(str(path), map_location=compute_device()).eval()
     except RuntimeError as error:
-        raise InputError(f"'{path}' is no TorchScript file; get it again: {I3D_WEIGHTS.source}") from error
+        raise InputError(
+            f"'{path}' is not a TorchScript file; download it again: {I3D_WEIGHTS.source}",
+            code=ErrorCode.malformed_file,
+            field=I3D_WEIGHTS.file,
+            value=str(path),
+        ) from error

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018), version 0.1 with AlexNet. Meaningful for self-reenactment alone."""
+"""LPIPS (Zhang et al. 2018), version 0.1 with AlexNet. Meaningful for self-reenactment only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
+from fantasytalking.evaluation.metric import Measurement, MetricValue, PairedMetric, register_metric
 from fantasytalking.evaluation.networks.alexnet import ALEXNET_CHANNELS, AlexNetFeatures
 from fantasytalking.evaluation.networks.loading import load_strict, module_device, require_weights
 from fantasytalking.evaluation.weights import LPIPS_BACKBONE_WEIGHTS, LPIPS_HEAD_WEIGHTS
 
 MIN_LPIPS_SIDE = 64
 LPIPS_BATCH_SIZE = 8
-# The original's shift and scale of pictures in [-1, 1].
+# The original's shift and scale of images in [-1, 1].
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 class _LinearLayer(nn.Module):
-    """Weights of one activation's channels; the name of the inner list is that of the released file."""
+    """Channel weights of one activation; the inner list is named as in the released file."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _LinearLayer(nn.Module):
 
 
 class LPIPSLinearLayers(nn.Module):
-    """The weights of all five activations: lin0 to lin4."""
+    """Channel weights of all five activations: lin0 to lin4."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,40 +37,37 @@ class LPIPSLinearLayers(nn.Module):
             self.add_module(f"lin{number}", _LinearLayer(channels))
 
     def forward(self, differences: Sequence[Tensor]) -> Tensor:
-        """Five times (B, C, h, w) squared differences to (B,)."""
+        """Returns (B,) distances from five (B, C, h, w) squared differences."""
         layers = (self.get_submodule(f"lin{number}.model") for number in range(len(ALEXNET_CHANNELS)))
         means = [layer(part).mean(dim=(1, 2, 3)) for layer, part in zip(layers, differences, strict=True)]
         return torch.stack(means).sum(dim=0)
 
 
-class LPIPS(Metric):
-    """Mean over frames at their own size; NaN for pictures below 64 pixels."""
+@register_metric(rank=160)
+class LPIPS(PairedMetric):
+    """Mean over frames at their own size; NaN for images smaller than 64 pixels."""
 
     name = "lpips"
     values = (MetricValue("lpips", "", "lower", "Perceptual distance by AlexNet, version 0.1."),)
     required_weights = (LPIPS_BACKBONE_WEIGHTS, LPIPS_HEAD_WEIGHTS)
-    paired = True
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
         backbone, head = (require_weights(need, weights) for need in self.required_weights)
-        self._features, self._linear_layers = (
-            AlexNetFeatures.from_file(backbone),
-            load_strict(LPIPSLinearLayers(), head),
-        )
+        self._features = AlexNetFeatures.from_file(backbone)
+        self._linear_layers = load_strict(LPIPSLinearLayers(), head)
 
-    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """The mean over frames."""
-        assert reference is not None
+    def compare(self, video: EvaluationClip, reference: EvaluationClip) -> Measurement:
+        """Returns the mean distance over frames."""
         if min(video.frames.shape[1:3]) < MIN_LPIPS_SIDE:
-            return {"lpips": np.array(np.nan)}
+            return self.not_measurable()
         starts = range(0, len(video.frames), LPIPS_BATCH_SIZE)
         pairs = ((clip.frames[first : first + LPIPS_BATCH_SIZE] for clip in (video, reference)) for first in starts)
         return {"lpips": np.array(float(torch.cat([self.distances(*pair) for pair in pairs]).mean()))}
 
     @torch.no_grad()
     def distances(self, generated: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Tensor:
-        """(N, H, W, 3) uint8 RGB each to (N,)."""
+        """Returns (N,) distances between two batches of (N, H, W, 3) uint8 RGB frames."""
         sides = [
             self._features.activations(_normalize(frames).to(module_device(self._features)))
             for frames in (generated, reference)
@@ -80,17 +77,13 @@ class LPIPS(Metric):
         )
         return distances.cpu()
 
-    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """The mean over clips."""
-        return mean_over_clips(measurements, ("lpips",))
-
 
 def _normalize(frames: NDArray[np.uint8]) -> Tensor:
-    pictures = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
     shift, scale = (torch.tensor(values)[:, None, None] for values in (_SHIFT, _SCALE))
-    return (pictures - shift) / scale
+    return (images - shift) / scale
 
 
 def _unit_normalize(activation: Tensor) -> Tensor:
-    """Every place's channels as a vector of length 1."""
+    """Scales the channels of each position to unit length."""
     return activation / (activation.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)

@@ -1,33 +1,26 @@
-"""Peak signal-to-noise ratio: how far pixels are from the reference's. Meaningful for self-reenactment alone."""
-
-from collections.abc import Sequence
+"""Peak signal-to-noise ratio of pixels against the reference. Meaningful for self-reenactment only."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fantasytalking.evaluation.evaluation_clip import EvaluationClip
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
+from fantasytalking.evaluation.metric import FrameMetric, MetricValue, register_metric
 
 MAX_PSNR_DB = 100.0
-"""Decibels that equal frames count as."""
+"""Score of equal frames in decibels."""
 
 
-class PSNR(Metric):
+@register_metric(rank=170)
+class PSNR(FrameMetric):
     """10 log10(255^2 / mean squared error) of each frame, averaged over frames and clips."""
 
     name = "psnr"
     values = (
-        MetricValue("psnr", "dB", "higher", "Peak signal-to-noise ratio of a frame over RGB; equal frames count 100."),
+        MetricValue("psnr", "dB", "higher", "Peak signal-to-noise ratio per frame over RGB; 100 for equal frames."),
     )
-    paired = True
 
-    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """The mean over frames."""
-        assert reference is not None
-        pairs = zip(video.frames, reference.frames, strict=True)
-        errors = np.array([np.square(one.astype(np.float32) - other).mean() for one, other in pairs])
-        decibels = 10 * np.log10(255**2 / np.maximum(errors, 1e-12))
-        return {"psnr": np.minimum(decibels, MAX_PSNR_DB).mean()}
-
-    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """The mean over clips."""
-        return mean_over_clips(measurements, ("psnr",))
+    def frame_score(self, frame: NDArray[np.uint8], reference: NDArray[np.uint8]) -> np.floating:
+        """Returns decibels, at most `MAX_PSNR_DB`, computed in float32."""
+        error = np.square(frame.astype(np.float32) - reference).mean()
+        peak_to_error = np.float32(255**2) / np.maximum(error, np.float32(1e-12))
+        decibels: np.floating = np.minimum(np.float32(10) * np.log10(peak_to_error), np.float32(MAX_PSNR_DB))
+        return decibels

@@ -1,50 +1,46 @@
-"""How far what a face does lies from what is done by whoever drives it: as it is read, and centred."""
+"""Base of the metrics that compare the motion of a face with that of its driving video."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
-from fantasytalking.evaluation.metric import Measurement, Metric, Target, mean_over_clips
+from fantasytalking.evaluation.metric import Measurement, PairedMetric, Target
 
 
-class DriverDistanceMetric(Metric):
-    """Means over the frames in which both are seen.
+class DriverDistanceMetric(PairedMetric):
+    """Mean distance over the frames in which both faces are visible.
 
-    The first of `values` is the distance as it is read, the second the same with each video's own mean taken out: two
-    people differ whatever they do.
+    The first of `values` is the plain distance, the second the distance after removing each video's own mean, since two
+    people differ at rest.
     """
 
-    paired = True
     target = Target.DRIVER
     reenactment_only = True
     per_person = True
 
     @abstractmethod
     def visible_frames(self, clip: EvaluationClip) -> NDArray[np.bool_]:
-        """(T,) frames in which it can be read."""
+        """Returns (T,) whether the face can be measured."""
 
     @abstractmethod
     def extract(self, clip: EvaluationClip) -> NDArray[np.float64]:
-        """(T, ...) what the face does."""
+        """Returns (T, ...) measurements of the face."""
 
     @abstractmethod
     def mean_distance(self, generated: NDArray[np.float64], driving: NDArray[np.float64]) -> float:
-        """The mean over (T, ...) of two that were read."""
+        """Returns the mean distance between two (T, ...) measurements."""
 
-    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """Both distances; NaN where no frame shows both."""
-        assert reference is not None
-        plain, centred = (value.name for value in self.values)
+    def compare(self, video: EvaluationClip, reference: EvaluationClip) -> Measurement:
+        """Returns both distances; NaN if no frame shows both faces."""
         both = self.visible_frames(video) & self.visible_frames(reference)
         if not both.any():
-            return {plain: np.array(np.nan), centred: np.array(np.nan)}
-        ours, theirs = (self.extract(clip)[both] for clip in (video, reference))
-        around = ours - ours.mean(axis=0), theirs - theirs.mean(axis=0)
-        return {plain: np.array(self.mean_distance(ours, theirs)), centred: np.array(self.mean_distance(*around))}
-
-    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """Means over clips."""
-        return mean_over_clips(measurements, tuple(value.name for value in self.values))
+            return self.not_measurable()
+        plain, centered = (value.name for value in self.values)
+        generated, driving = (self.extract(clip)[both] for clip in (video, reference))
+        deviations = generated - generated.mean(axis=0), driving - driving.mean(axis=0)
+        return {
+            plain: np.array(self.mean_distance(generated, driving)),
+            centered: np.array(self.mean_distance(*deviations)),
+        }

@@ -1,4 +1,4 @@
-"""Does the face do what it is driven to do? On the portrait world the answer is known for every frame."""
+"""Correlation of the expression with the true one of the driver, which is known in the portrait world."""
 
 from collections.abc import Sequence
 
@@ -11,26 +11,29 @@ from fantasytalking.evaluation.features.landmark_expressions import (
     landmark_expressions,
 )
 from fantasytalking.evaluation.ground_truth import GroundTruth
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, register_metric
 from fantasytalking.evaluation.metrics.centered_correlation import centered_sums_or_nan, pooled_correlation
 
 CHANNEL_ORDER = tuple(name for names in EXPRESSION_CHANNELS.values() for name in names)
 
 
 def correlation_values(prefix: str, reader: str) -> tuple[MetricValue, ...]:
-    """A value for every group of channels."""
-    told = "with the driver's truth, pooled."
+    """Returns a value for each group of channels; `reader` names the estimator of the expression."""
     return tuple(
-        MetricValue(f"{prefix}_{group}", "", "higher", f"Correlation of {group} by {reader} {told}")
+        MetricValue(
+            f"{prefix}_{group}", "", "higher", f"Correlation of {group} by {reader} with the driver's truth, pooled."
+        )
         for group in EXPRESSION_CHANNELS
     )
 
 
+@register_metric(rank=50)
 class ExpressionCorrelation(Metric):
-    """Correlation of what is read in a video with what whoever drives it truly did.
+    """Correlation of the expression estimated from a video with the true expression of its driver.
 
-    Pearson over the frames of all clips, each clip centred on its own mean; gaze and head are means over their
-    directions. The real videos' own score tells how well the reader reads: brows of small faces hardly at all.
+    Pearson's correlation over the frames of all clips, each clip centered on its own mean; gaze and head are means over
+    their directions. The score of the reference videos shows the accuracy of the estimator, which is low for the brows
+    of small faces.
     """
 
     name = "expression_truth"
@@ -40,17 +43,17 @@ class ExpressionCorrelation(Metric):
     per_person = True
 
     def read_expressions(self, video: EvaluationClip) -> GroundTruth:
-        """What is read of the one face in a clip."""
+        """Returns the expression estimated from the single face of a clip."""
         return landmark_expressions(video.track)
 
     def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """What correlations are made of, (C, 3) sums of products and squares; NaN where too little is known."""
+        """Returns the (C, 3) sums of `centered_sums`; NaN where too few frames are known."""
         read, true = self.read_expressions(video), video.ground_truth
         unknown = np.full(len(video.frames), np.nan)
         return {"sums": np.stack([centered_sums_or_nan(read[name], true.get(name, unknown)) for name in CHANNEL_ORDER])}
 
     def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """Pooled over the clips of which enough is known."""
+        """Returns correlations pooled over the clips with enough known frames."""
         known = [record["sums"] for record in measurements if np.isfinite(record["sums"]).all()]
         scores = dict(
             zip(CHANNEL_ORDER, pooled_correlation(known) if known else [np.nan] * len(CHANNEL_ORDER), strict=True)

@@ -1,11 +1,11 @@
-"""The same correlations by the miniature's own reader of expressions, which knows people of the portrait world only."""
+"""Expression correlation by nano's own expression reader, which only knows people of the portrait world."""
 
 from pathlib import Path
 
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader
 from fantasytalking.evaluation.ground_truth import GroundTruth
-from fantasytalking.evaluation.metric import Metric
+from fantasytalking.evaluation.metric import Metric, register_metric
 from fantasytalking.evaluation.metrics.reenactment.expression_correlation import (
     ExpressionCorrelation,
     correlation_values,
@@ -17,7 +17,7 @@ NANO_READER_NAME = "nano's reader"
 
 
 class NanoReaderMixin(Metric):
-    """Reads by what was fitted apart from the encoder of the drivers: to other people, and from landmarks."""
+    """Estimates expressions by a reader trained on other people than the driving encoder, and from landmarks."""
 
     required_weights = (NANO_READER_WEIGHTS,)
 
@@ -26,13 +26,13 @@ class NanoReaderMixin(Metric):
         self._reader = ExpressionReader.load(require_weights(self.required_weights[0], weights))
 
     def read_expressions(self, video: EvaluationClip) -> GroundTruth:
-        """What is read of the one face in a clip, counted from its first frame: (T,) each, by the truth's names; NaN
-        where no face is known."""
+        """Returns (T,) values relative to the first frame, by the keys of the ground truth; NaN without a face."""
         return dict(zip(EXPRESSION_PARAMETERS, self._reader.read(video.track.landmarks).T, strict=True))
 
 
+@register_metric(rank=60)
 class NanoExpressionCorrelation(NanoReaderMixin, ExpressionCorrelation):
-    """For the portrait world, whose people alone the reader knows."""
+    """Expression correlation for the portrait world, the only people that the reader knows."""
 
     name = "expression_truth_nano"
     values = correlation_values("expression_nano", NANO_READER_NAME)

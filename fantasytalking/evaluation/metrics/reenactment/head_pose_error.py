@@ -1,45 +1,33 @@
-"""How differently the head is turned and placed from the reference's at each moment."""
-
-from collections.abc import Sequence
+"""Difference between the pose of the head and that of the reference, frame by frame."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, mean_over_clips
+from fantasytalking.evaluation.metric import MetricValue, register_metric
+from fantasytalking.evaluation.metrics.reenactment.base_face_pair import FacePairMetric
 from fantasytalking.perception.head_pose import head_pose
 
-_VALUE_NAMES = ("pose_angle", "pose_place")
 
+@register_metric(rank=200)
+class HeadPoseError(FacePairMetric):
+    """Angle of the rotation between both heads, and distance of their centers, over frames where both are known.
 
-class HeadPoseError(Metric):
-    """Angle of the rotation between both heads, and the distance of their centres, over frames where both are known.
-
-    A generated head that moves well but otherwise is no worse for it: small only in self-reenactment.
+    A generated head that moves well, but differently, is not worse for it: expect low values only in self-reenactment.
     """
 
     name = "pose"
     values = (
-        MetricValue("pose_angle", "degrees", "lower", "Angle between the head's and the reference's rotation."),
-        MetricValue("pose_place", "eye distances", "lower", "Distance of the head's centre from the reference's."),
+        MetricValue("pose_angle", "degrees", "lower", "Angle between the rotations of the head and of the reference."),
+        MetricValue("pose_place", "eye distances", "lower", "Distance of the head's center from the reference's."),
     )
-    paired = True
-    per_person = True
 
-    def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """Means over frames; NaN where no frame has both faces."""
-        assert reference is not None
-        both = video.track.known & reference.track.known
-        if not both.any():
-            return {name: np.array(np.nan) for name in _VALUE_NAMES}
-        ours, theirs = (head_pose(clip.track.landmarks) for clip in (video, reference))
-        trace = np.einsum("tij,tij->t", ours.rotation[both], theirs.rotation[both])
+    def face_scores(
+        self, video: EvaluationClip, reference: EvaluationClip, frames: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.floating], ...]:
+        """Returns the angles in degrees and the distances in eye distances of the reference."""
+        generated, real = (head_pose(clip.track.landmarks) for clip in (video, reference))
+        trace = np.einsum("tij,tij->t", generated.rotation[frames], real.rotation[frames])
         angles = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
-        apart = np.linalg.norm((ours.translation - theirs.translation)[both, :2], axis=1)
-        return {
-            "pose_angle": np.array(angles.mean()),
-            "pose_place": np.array((apart / reference.track.interocular[both]).mean()),
-        }
-
-    def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """Means over clips."""
-        return mean_over_clips(measurements, _VALUE_NAMES)
+        distances = np.linalg.norm((generated.translation - real.translation)[frames, :2], axis=1)
+        return angles, distances / reference.track.interocular[frames]

@@ -1,4 +1,4 @@
-"""Does everyone do what their own driver does, and nothing of what the others' do? A table of people by drivers."""
+"""Leakage of expressions between people: correlation of each person with each driver."""
 
 from collections.abc import Sequence
 
@@ -12,20 +12,20 @@ from fantasytalking.evaluation.features.landmark_expressions import (
     landmark_expressions,
 )
 from fantasytalking.evaluation.ground_truth import GroundTruth
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue
+from fantasytalking.evaluation.metric import Measurement, Metric, MetricValue, register_metric
 from fantasytalking.evaluation.metrics.centered_correlation import centered_sums_or_nan, pooled_correlation
 from fantasytalking.evaluation.metrics.reenactment.expression_correlation import CHANNEL_ORDER
 
 MAX_LEAKAGE_PEOPLE = 3
-"""People that the table has, from the left."""
+"""Number of people in the table, from the left."""
 _PERSON_DRIVER_PAIRS = [
     (person, driver) for person in range(MAX_LEAKAGE_PEOPLE) for driver in range(MAX_LEAKAGE_PEOPLE)
 ]
 
 
 def leakage_values(prefix: str, reader: str) -> tuple[MetricValue, ...]:
-    """Diagonal, the rest, and the whole table, a person after the other."""
-    about_zero = "With the drivers of others, mean over pairs; about 0 if none leaks."
+    """Returns the values: mean of the diagonal, mean of the rest, and the table, person by person."""
+    about_zero = "With the drivers of others, mean over pairs; about 0 without leakage."
     return (
         MetricValue(f"{prefix}_own", "", "higher", f"Correlation by {reader} with one's own driver, mean over people."),
         MetricValue(f"{prefix}_other", "", "reference", about_zero),
@@ -41,10 +41,12 @@ def leakage_values(prefix: str, reader: str) -> tuple[MetricValue, ...]:
     )
 
 
+@register_metric(rank=70)
 class ExpressionLeakage(Metric):
-    """Correlations, as in `ExpressionCorrelation`, of what is read of each person with the truth of each driver: the
-    mean of mouth, blink, brows, gaze and head. Drivers who know nothing of each other give about 0 beside the diagonal;
-    the real videos' own score tells what chance makes of that, and how well the reader reads.
+    """Correlation of the expression of each person with the truth of each driver, as in `ExpressionCorrelation`.
+
+    A score is the mean over mouth, blink, brows, gaze and head. Independent drivers score about 0 off the diagonal; the
+    score of the reference videos shows the effect of chance and the accuracy of the estimator.
     """
 
     name = "leakage"
@@ -53,26 +55,26 @@ class ExpressionLeakage(Metric):
     reenactment_only = True
 
     def read_expressions(self, video: EvaluationClip) -> GroundTruth:
-        """What is read of the one face in a clip."""
+        """Returns the expression estimated from the single face of a clip."""
         return landmark_expressions(video.track)
 
     def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """(people, drivers, C, 3) sums of products and squares; NaN for who is not there or too little known."""
+        """Returns (people, drivers, C, 3) sums of `centered_sums`; NaN for missing people or too few known frames."""
         people = video.people[:MAX_LEAKAGE_PEOPLE]
         sums = np.full((MAX_LEAKAGE_PEOPLE, MAX_LEAKAGE_PEOPLE, len(CHANNEL_ORDER), 3), np.nan)
         if len(people) > 1:
             unknown = np.full(len(video.frames), np.nan)
-            for place, read in enumerate([self.read_expressions(person) for person in people]):
+            for index, read in enumerate([self.read_expressions(person) for person in people]):
                 for driver, other in enumerate(people):
                     pairs = [
                         centered_sums_or_nan(read[name], other.ground_truth.get(name, unknown))
                         for name in CHANNEL_ORDER
                     ]
-                    sums[place, driver] = pairs
+                    sums[index, driver] = pairs
         return {"sums": sums}
 
     def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """Pooled over the clips of several people of which enough is known."""
+        """Returns correlations pooled over the clips of several people with enough known frames."""
         known = [record["sums"] for record in measurements if np.isfinite(record["sums"][:2, :2]).all()]
         table = np.array(
             [
@@ -87,7 +89,7 @@ class ExpressionLeakage(Metric):
 
 
 def _score(known: Sequence[NDArray[np.float64]], person: int, driver: int) -> float:
-    """Mean over the groups of a person's correlations with a driver, over the clips that have both."""
+    """Returns the mean over groups of a person's correlations with a driver, over the clips that have both."""
     sums = [found for record in known if np.isfinite(found := record[person, driver]).all()]
     if not sums:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Sync-C, Sync-D and offset by SyncNet, as its authors score them, and a variant that is free of their padding."""
+"""Sync-C, Sync-D and offset by SyncNet, as its authors compute them, and a variant without their padding."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,42 +14,50 @@ from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.mfcc import mfcc
 from fantasytalking.evaluation.features.syncnet_input import SAMPLES_PER_FRAME, SYNCNET_FPS, syncnet_crops, to_int16
 from fantasytalking.evaluation.features.time_series import mean_per_second
-from fantasytalking.evaluation.metric import Measurement, Metric, MetricCurve, MetricValue, mean_over_clips
+from fantasytalking.evaluation.metric import (
+    Measurement,
+    Metric,
+    MetricCurve,
+    MetricValue,
+    mean_over_clips,
+    register_metric,
+)
 from fantasytalking.evaluation.networks.loading import require_weights
 from fantasytalking.evaluation.networks.syncnet_model import SYNCNET_WINDOW_FRAMES, SyncNet, window_features
 from fantasytalking.evaluation.weights import SYNCNET_WEIGHTS
 
 MAX_SHIFT = 15
-"""Frames by which the sound is moved to both sides."""
+"""Largest shift of the audio in frames, to both sides."""
 
 
 class SyncScores(NamedTuple):
-    """How well a clip's windows agree with its sound."""
+    """Agreement of a clip's windows with its audio."""
 
     distance: float
-    """Sync-D: the least mean distance over the shifts."""
+    """Sync-D: the smallest mean distance over the shifts."""
     confidence: float
-    """Sync-C: the median over the shifts less the least."""
+    """Sync-C: the median over the shifts minus the smallest."""
     offset: float
-    """Frames at 25 a second of the least distance; positive: the sound leads."""
+    """Shift of the smallest distance, in frames at 25 per second; positive: the audio leads."""
     valid_distance: float
+    """Sync-D without audio beyond the ends of the clip, in place of zeros there; NaN for up to 15 windows."""
     valid_confidence: float
-    """The same where sound beyond the clip's ends is left out and not taken as zeros; NaN up to 15 windows."""
+    """Sync-C without audio beyond the ends of the clip; NaN for up to 15 windows."""
     distance_per_window: Tensor
-    """(N,) distance of each window at the offset; NaN where the sound shifted lies beyond the clip."""
+    """(N,) distance of each window at the offset; NaN where the shifted audio lies beyond the clip."""
 
 
 def sync_scores(video_features: Tensor, audio_features: Tensor) -> SyncScores:
-    """Scores of (N, 1024) features of what is seen and heard in the same N windows.
+    """Computes the scores from the (N, 1024) video features and (N, 1024) audio features of the same N windows.
 
-    dbar_j = mean_i || seen_i - heard_(i + j - 15) + 1e-6 ||, j = 0..30, with zeros for what lies beyond the ends. These
-    zeros bias the confidence by the clip's length: compare equal lengths only.
+    dbar_j = mean_i || video_i - audio_(i + j - 15) + 1e-6 ||, j = 0..30, with zeros for audio beyond the ends. These
+    zeros bias the confidence depending on the clip's length: compare equal lengths only.
     """
     count = len(video_features)
-    places = torch.arange(count)[:, None] + torch.arange(2 * MAX_SHIFT + 1)[None] - MAX_SHIFT  # (N, 31)
+    indices = torch.arange(count)[:, None] + torch.arange(2 * MAX_SHIFT + 1)[None] - MAX_SHIFT  # (N, 31)
     padded = pad(audio_features, (0, 0, MAX_SHIFT, MAX_SHIFT))
-    distances = (video_features[:, None] - padded[places + MAX_SHIFT] + 1e-6).norm(dim=-1)
-    inside = torch.where((places >= 0) & (places < count), distances, torch.nan)
+    distances = (video_features[:, None] - padded[indices + MAX_SHIFT] + 1e-6).norm(dim=-1)
+    inside = torch.where((indices >= 0) & (indices < count), distances, torch.nan)
     mean, valid = distances.mean(dim=0), inside.nanmean(dim=0)
     best = int(mean.argmin())
     return SyncScores(
@@ -62,11 +70,12 @@ def sync_scores(video_features: Tensor, audio_features: Tensor) -> SyncScores:
     )
 
 
+@register_metric(rank=30)
 class SyncNetMetric(Metric):
     """SyncNet (Chung and Zisserman 2016) with its released weights.
 
-    Clips of other than 25 frames a second are brought to 25 by the nearest frames. A clip without a face or sound, or
-    of fewer than six frames, cannot be scored.
+    Clips are resampled to 25 frames per second by the nearest frames. A clip without a face or audio, or of fewer than
+    six frames, has no score.
     """
 
     name = "syncnet"
@@ -74,11 +83,11 @@ class SyncNetMetric(Metric):
         MetricValue("sync_c", "", "higher", "SyncNet's confidence; depends on the clip's length."),
         MetricValue("sync_d", "", "lower", "SyncNet's distance at the best shift."),
         MetricValue(
-            "sync_offset", "frames", "reference", "Median over clips of the best shift; positive: the sound leads."
+            "sync_offset", "frames", "reference", "Median over clips of the best shift; positive: the audio leads."
         ),
-        MetricValue("sync_c_valid", "", "higher", "Confidence without zeros in place of sound beyond the clip's ends."),
-        MetricValue("sync_d_valid", "", "lower", "Distance without zeros in place of sound beyond the clip's ends."),
-        MetricValue("sync_windows", "", "reference", "Windows a clip: scores of other lengths cannot be compared."),
+        MetricValue("sync_c_valid", "", "higher", "Confidence without zeros in place of audio beyond the clip's ends."),
+        MetricValue("sync_d_valid", "", "lower", "Distance without zeros in place of audio beyond the clip's ends."),
+        MetricValue("sync_windows", "", "reference", "Windows per clip: scores of other lengths are not comparable."),
     )
     required_weights = (SYNCNET_WEIGHTS,)
     paired = False
@@ -90,7 +99,7 @@ class SyncNetMetric(Metric):
         self._network = SyncNet.from_file(require_weights(self.required_weights[0], weights))
 
     def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
-        """Scores of the clip with its own sound."""
+        """Returns the scores of the clip with its own audio."""
         count = _count_windows(video)
         if count < 1 or not video.has_face:
             return _missing_measurement()
@@ -104,18 +113,18 @@ class SyncNetMetric(Metric):
         }
 
     def summarize(self, measurements: Sequence[Measurement]) -> dict[str, float]:
-        """Means over clips, and the median of the offsets."""
+        """Returns means over clips, and the median of the offsets."""
         offsets = np.array([float(record["sync_offset"]) for record in measurements])
         known = offsets[np.isfinite(offsets)]
-        middle = float(np.median(known)) if len(known) else np.nan
-        return mean_over_clips(measurements, _SCALARS) | {"sync_offset": middle}
+        median = float(np.median(known)) if len(known) else np.nan
+        return mean_over_clips(measurements, _SCALARS) | {"sync_offset": median}
 
 
 _SCALARS = ("sync_d", "sync_c", "sync_offset", "sync_d_valid", "sync_c_valid", "sync_windows")
 
 
 def _count_windows(video: EvaluationClip) -> int:
-    """min(frames, samples // 640) - 5, as the authors count; 0 without sound."""
+    """Returns min(frames, samples // 640) - 5, as the authors count; 0 without audio."""
     try:
         samples = len(video.audio)
     except InputError:

@@ -7,7 +7,7 @@ from fantasytalking.data.prepare.plan import RelativeCrop
 
 
 def crop_frame(frame: NDArray[np.uint8], crop: RelativeCrop | None) -> NDArray[np.uint8]:
-    """The part `crop` of a picture (H, W, 3), held within it and at least 16 pixels wide and high."""
+    """Crops a frame (H, W, 3); the crop is limited to the frame and at least 16 pixels wide and high."""
     if crop is None:
         return frame
     height, width = frame.shape[:2]

@@ -1,9 +1,9 @@
-"""Buckets: the nearest shape, crops around the face, bars, and points that follow."""
+"""Framing: the nearest bucket, crops around the face, bars, and points that follow the frame."""
 
 import numpy as np
 import pytest
 
-from fantasytalking.data.prepare.framing import crop_frame
+from fantasytalking.data.prepare.crop import crop_frame
 from fantasytalking.data.prepare.plan import RelativeCrop
 from fantasytalking.media.framing import Framing
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
@@ -15,7 +15,7 @@ BUCKETS = [ResolutionBucket(512, 512), ResolutionBucket(832, 480), ResolutionBuc
     ("size", "bucket"),
     [((1920, 1080), 1), ((1080, 1920), 2), ((256, 256), 0), ((640, 480), 1), ((500, 480), 0), ((4000, 100), 1)],
 )
-def test_the_bucket_of_nearest_shape_is_taken(size: tuple[int, int], bucket: int) -> None:
+def test_the_bucket_with_the_nearest_shape_is_selected(size: tuple[int, int], bucket: int) -> None:
     assert Framing.for_nearest_bucket(*size, BUCKETS, ResizeMode.crop).bucket == BUCKETS[bucket]
 
 
@@ -28,9 +28,9 @@ def picture_with_dot(width: int, height: int, x: int, y: int) -> np.ndarray:
 
 @pytest.mark.parametrize("fit", list(ResizeMode))
 @pytest.mark.parametrize("size", [(1080, 1920), (1280, 720), (200, 200), (333, 257)])
-@pytest.mark.parametrize("place", [(0.5, 0.4), (0.1, 0.1), (0.9, 0.85)])
-def test_points_follow_the_picture(fit: ResizeMode, size: tuple[int, int], place: tuple[float, float]) -> None:
-    x, y = round(size[0] * place[0]), round(size[1] * place[1])
+@pytest.mark.parametrize("position", [(0.5, 0.4), (0.1, 0.1), (0.9, 0.85)])
+def test_points_follow_the_frame(fit: ResizeMode, size: tuple[int, int], position: tuple[float, float]) -> None:
+    x, y = round(size[0] * position[0]), round(size[1] * position[1])
     framing = Framing(*size, ResolutionBucket(128, 96), fit)
     offset = framing.offset((x, y))
     prepared = framing.crop_or_pad(framing.resize(picture_with_dot(*size, x, y)), offset)
@@ -42,7 +42,7 @@ def test_points_follow_the_picture(fit: ResizeMode, size: tuple[int, int], place
     assert black.any() == (fit is ResizeMode.letterbox and size != (128, 96)), "bars only where letterboxed"
 
 
-def test_the_crop_is_centred_on_the_face_as_far_as_the_picture_goes() -> None:
+def test_the_crop_is_centered_on_the_face_as_far_as_the_frame_allows() -> None:
     framing = Framing(1280, 720, ResolutionBucket(360, 360), ResizeMode.crop)
     assert framing.scaled_size == (640, 360)
     assert framing.offset((640.0, 300.0)) == (140, 0)
@@ -63,12 +63,12 @@ def test_landmarks_keep_their_depth_in_proportion() -> None:
     assert np.allclose(framing.transform_points(np.array([[50.0, 60.0, 20.0]]), (0, 0)), [[25, 30, 10]])
 
 
-def test_a_crop_in_picture_heights_holds_at_every_resolution() -> None:
+def test_a_crop_in_frame_heights_is_independent_of_the_resolution() -> None:
     large = picture_with_dot(1280, 720, 640, 360)
     crop = RelativeCrop(0.5, 0.25, 0.75, 0.5)
     for picture in (large, np.ascontiguousarray(large[::2, ::2])):
         part = crop_frame(picture, crop)
         assert part.shape[:2] == (picture.shape[0] // 2, picture.shape[0] * 3 // 4)
         assert part.max() == 250
-    assert crop_frame(large, RelativeCrop(1.7, 0.0, 5.0, 1.0)).shape == (720, 56, 3), "held within the picture"
+    assert crop_frame(large, RelativeCrop(1.7, 0.0, 5.0, 1.0)).shape == (720, 56, 3), "limited to the frame"
     assert crop_frame(large, None) is large
