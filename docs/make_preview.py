@@ -39,8 +39,8 @@ def draw_frame(
     draw, middle = ImageDraw.Draw(sheet), HEIGHT - GAP - WAVE // 2
     for column, peak in enumerate(columns):
         half = max(1, round(peak * WAVE / 2))
-        colour = SPOKEN if column < played * len(columns) else QUIET
-        draw.line([(GAP + column, middle - half), (GAP + column, middle + half)], fill=colour)
+        color = SPOKEN if column < played * len(columns) else QUIET
+        draw.line([(GAP + column, middle - half), (GAP + column, middle + half)], fill=color)
     head = GAP + round(played * (len(columns) - 1))
     draw.line([(head, middle - WAVE // 2), (head, middle + WAVE // 2)], fill=HEAD, width=2)
     return sheet
