@@ -179,11 +179,15 @@ def _reject_unknown_keys(schema: Any, update: Any, prefix: str, source: str) -> 
             value=update,
         )
     hints = get_type_hints(schema)
-    known, renamed = [field.name for field in fields(schema)], RENAMED_KEYS.get(schema.__name__, {})
+    known, renamed = (
+        [field.name for field in fields(schema)],
+        RENAMED_KEYS.get(str(getattr(schema, "__name__", "")), {}),
+    )
     for key, value in update.items():
         if key not in known:
             raise InputError(
-                f"{source}: unknown key '{prefix}{key}';{did_you_mean(str(key), known, renamed)} known here: {', '.join(known)}",
+                f"{source}: unknown key '{prefix}{key}';{did_you_mean(str(key), known, renamed)} "
+                f"known here: {', '.join(known)}",
                 code=ErrorCode.unknown_key,
                 field=f"{prefix}{key}",
                 value=key,
