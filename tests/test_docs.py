@@ -1,9 +1,14 @@
-"""README.md, docs/ and the READMEs of data/: every command is parsed by its real parser, every file and link exists."""
+"""README.md, docs/ and the READMEs of data/: every command is parsed by its real parser, every file and link exists.
+
+Keys and options of earlier releases still work, each with a warning. The documentation must not use them.
+"""
 
 import argparse
 import ast
 import importlib
 import importlib.util
+import inspect
+import logging
 import os
 import re
 import runpy
@@ -11,14 +16,19 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import pytest
 
+from fantasytalking.cli import COMMANDS as PROGRAM
+from fantasytalking.cli import run
+from fantasytalking.common import config_aliases
 from fantasytalking.common.config import load_config, preset_path
 from tests.helpers.paths import ROOT
+from tests.test_architecture import ROOMS
 
 PAGES = [
     ROOT / "README.md",
@@ -28,12 +38,14 @@ PAGES = [
 ]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`]+)`")
-OURS = ("python scripts/", "python docs/", "accelerate launch ", "torchrun ", "bash scripts/")
+OURS = ("fantasytalking ", "python scripts/", "python docs/", "accelerate launch ", "torchrun ", "bash scripts/")
 """How inline code begins that is a command of this project."""
-OTHERS = {".", "export", "ffmpeg", "ffplay", "head", "hf", "mkdir", "mkdocs", "mypy", "pip", "ruff"}
+OTHERS = {".", "export", "ffmpeg", "ffplay", "git", "head", "hf", "mkdir", "mkdocs", "mypy", "pip", "ruff"}
 """Commands of others, which are not parsed."""
-WITHOUT_OPTIONS = {"scripts/count_parameters.py", "docs/generate_reference.py", "docs/make_preview.py"}
+WITHOUT_OPTIONS = {"docs/generate_reference.py", "docs/make_preview.py"}
 FILE_SUFFIXES = (".md", ".yaml", ".json", ".jsonl", ".py", ".safetensors", ".mp4", ".txt")
+WITHOUT_ARGUMENTS = {"ablation", "app", "build-nano", "demo", "estimate"}
+"""Commands that run without arguments; the bare name of another one is only a name."""
 SHELL_SCRIPTS = {"scripts/demo.sh", "scripts/setup.sh", "scripts/test.sh"}
 
 
@@ -85,15 +97,18 @@ COMMANDS = sorted({command for path in PAGES for command in commands_of(path)})
 
 
 class ParsedError(Exception):
-    """Carries what a script's parser made of its arguments, in place of running the script."""
+    """Carries what a command's parser made of its arguments, in place of running the command."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         super().__init__()
         self.given = given
 
 
-def parse_script(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """What the script's own parser makes of its arguments; the script goes no further."""
+def parse_program(start: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """Starts a command of the project, which goes no further than its parser; returns what that made of the arguments.
+
+    Options of earlier releases that inference replaces before it parses are not part of the result: they are warned of.
+    """
 
     def stopping(name: str) -> Callable[..., Any]:
         real = getattr(argparse.ArgumentParser, name)
@@ -105,49 +120,90 @@ def parse_script(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPa
 
     for name in ("parse_args", "parse_intermixed_args"):
         monkeypatch.setattr(argparse.ArgumentParser, name, stopping(name))
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    with pytest.raises(ParsedError) as stopped:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+    try:
+        with pytest.raises(ParsedError) as stopped:
+            start()
+    finally:
+        monkeypatch.undo()
     return stopped.value.given
 
 
+def parse_script(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    return parse_program(lambda: runpy.run_path(str(ROOT / script), run_name="__main__"), monkeypatch)
+
+
+@contextmanager
+def no_old_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fails where a name of an earlier release is used: where anything warns that it was renamed."""
+    from fantasytalking.inference import arguments
+
+    found: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage())
+
+    handler = Collect(logging.WARNING)
+    logger = logging.getLogger("fantasytalking")
+    config_aliases._warn_once.cache_clear()
+    logger.addHandler(handler)
+    with monkeypatch.context() as patched:
+        patched.setattr(arguments, "notify", found.append)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+    assert [message for message in found if "was renamed to" in message] == []
+
+
 def schemas() -> dict[str, tuple[type, str, str]]:
-    """Configuration of every script that takes key=value, and its default: preset and name."""
-    from fantasytalking.data.prepare.config import DataConfig
+    """Configuration of every command that takes key=value, and its default: preset and name."""
+    from fantasytalking.data.prepare.config import PreparationConfig
     from fantasytalking.nano.ablation.config import AblationConfig
     from fantasytalking.nano.config import BuildConfig
     from fantasytalking.pipeline.config import InferConfig
     from fantasytalking.training.config import TrainConfig
 
-    stages = {"stage1", "stage2", "stage3", "portrait"}
     return {
-        "infer": (InferConfig, "nano", "infer"),
-        "app": (InferConfig, "nano", "infer"),
-        "generate_benchmark": (InferConfig, "nano", "infer"),
-        "prepare_data": (DataConfig, "wan14b", "data"),
+        **dict.fromkeys(("infer", "demo", "app", "generate-benchmark"), (InferConfig, "nano", "infer")),
+        "prepare": (PreparationConfig, "wan14b", "data"),
         "ablation": (AblationConfig, "nano", "ablation"),
-        "build_nano": (BuildConfig, "nano", "build"),
-        **{f"train_{stage}": (TrainConfig, "nano", stage) for stage in stages},
+        "build-nano": (BuildConfig, "nano", "build"),
+        **{stage: (TrainConfig, "nano", stage) for stage in ("stage1", "stage2", "stage3", "portrait")},
     }
 
 
-def check_settings(script: str, given: argparse.Namespace) -> None:
-    """Loads the configuration that the command names, with its key=value settings."""
-    name = Path(script).stem
+SCRIPTS = {
+    "generate_benchmark": "generate-benchmark",
+    "prepare_data": "prepare",
+    "build_nano": "build-nano",
+    "make_benchmark": "freeze-benchmark",
+    **{f"train_{stage}": stage for stage in ("stage1", "stage2", "stage3", "portrait")},
+}
+"""Commands (of training: its stage) by the name of their script, where the two differ."""
+
+
+def check_settings(name: str, given: argparse.Namespace) -> None:
+    """Loads the configuration that a command names, with its key=value settings."""
     known = schemas()
+    if name == "train":
+        assert given.config is not None, "the stage is given by --config"
+        name = "stage1"
     if name in known:
         schema, preset, file = known[name]
-        load_config(schema, given.config or preset_path(preset, file), given.overrides)
-    elif name in ("make_benchmark", "evaluate") and given.benchmark and given.overrides:
+        load_config(schema, getattr(given, "config", None) or preset_path(preset, file), given.overrides)
+    elif name in ("freeze-benchmark", "evaluate") and given.benchmark and given.overrides:
         from fantasytalking.evaluation.benchmark.config import BenchmarkConfig
 
-        load_config(BenchmarkConfig, preset_path("evaluation", given.benchmark), given.overrides)
+        load_config(BenchmarkConfig, preset_path("benchmarks", given.benchmark), given.overrides)
     else:
-        assert not getattr(given, "overrides", None), f"{script} takes settings, and this test does not know of which"
+        assert not getattr(given, "overrides", None), f"{name} takes settings, and this test does not know of which"
 
 
 def check_command(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parses one command as whoever runs it would."""
+    """Parses one command as whoever runs it would; names of earlier releases are mistakes."""
     tokens = shlex.split(re.sub(r"\$\(\(.*?\)\)|\$\w+", "1", text))  # the shell's variables stand for numbers
     while tokens and re.fullmatch(r"[A-Z_]+=\S*", tokens[0]):  # environment variables
         tokens = tokens[1:]
@@ -160,12 +216,12 @@ def check_command(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
             given = launch_command_parser().parse_args(rest)
             if given.config_file is not None:
                 assert (ROOT / given.config_file).is_file(), given.config_file
-            check_command(shlex.join(["python", given.training_script, *given.training_script_args]), monkeypatch)
+            check_command(launched(given), monkeypatch)
         case ["torchrun", *rest]:
             from torch.distributed.run import get_args_parser
 
             given = get_args_parser().parse_args(rest)
-            check_command(shlex.join(["python", given.training_script, *given.training_script_args]), monkeypatch)
+            check_command(launched(given), monkeypatch)
         case ["srun", *options, "bash", "-c", inner]:
             assert all(option.startswith("--") for option in options)
             check_command(inner, monkeypatch)
@@ -175,12 +231,24 @@ def check_command(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         case ["python", script, *arguments] if script in WITHOUT_OPTIONS:
             assert (ROOT / script).is_file() and not arguments
         case ["python", script, *arguments]:
-            monkeypatch.chdir(ROOT)
-            given = parse_script(script, arguments, monkeypatch)
-            monkeypatch.undo()
-            check_settings(script, given)
+            with no_old_names(monkeypatch):
+                given = parse_script(script, arguments, monkeypatch)
+                check_settings(SCRIPTS.get(Path(script).stem, Path(script).stem), given)
+        case ["fantasytalking", "--help" | "--version"]:
+            return
+        case ["fantasytalking", name] | ["fantasytalking", name, "--help"] if name not in WITHOUT_ARGUMENTS:
+            assert name in PROGRAM
+        case ["fantasytalking", *arguments]:
+            with no_old_names(monkeypatch):
+                check_settings(arguments[0], parse_program(lambda: run(arguments), monkeypatch))
         case [program, *_]:
             assert program in OTHERS, f"'{program}' is not a known command"
+
+
+def launched(given: argparse.Namespace) -> str:
+    """The command that accelerate or torchrun starts in every process."""
+    start = [] if given.module else ["python"]
+    return shlex.join([*start, given.training_script, *given.training_script_args])
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.page}: {command.text[:80]}")
@@ -194,6 +262,12 @@ def test_a_wrong_command_does_not(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         "python scripts/evaluate.py --benchmark no_such_benchmark",
         "accelerate launch --no_such_option scripts/train_stage1.py",
         "python scripts/infer.py no_such_setting=1",
+        "python scripts/infer.py --image portrait.png --audio speech.wav --steps 10",
+        "python scripts/infer.py --image portrait.png --audio speech.wav steps=10",
+        "fantasytalking infer --imag portrait.png",
+        "fantasytalking demo steps=10",
+        "fantasytalking no-such-command",
+        "accelerate launch -m fantasytalking train --config configs/nano/stage1.yaml batch=2",
         "no_such_command",
     ):
         with pytest.raises((SystemExit, AssertionError, ValueError)):
@@ -216,12 +290,17 @@ def setting_names(schema: Any) -> set[str]:
     return names | {f"{name}.{inner}" for name in names for inner in setting_names(hints[name])}
 
 
-def test_settings_in_the_text_exist():
+def all_setting_names() -> set[str]:
+    """Dotted names of the settings of all configurations."""
     from fantasytalking.evaluation.benchmark.config import BenchmarkConfig
     from fantasytalking.models.presets import ModelConfig
 
     schemas_of_all = {schema for schema, _, _ in schemas().values()} | {BenchmarkConfig, ModelConfig}
-    known = set().union(*(setting_names(schema) for schema in schemas_of_all))
+    return set().union(*(setting_names(schema) for schema in schemas_of_all))
+
+
+def test_settings_in_the_text_exist():
+    known = all_setting_names()
     groups = {name.partition(".")[0] for name in known if "." in name}
     missing, count = [], 0
     for path in PAGES:
@@ -237,6 +316,24 @@ def test_settings_in_the_text_exist():
                     missing.append((path.name, code))
     assert missing == []
     assert count > 60
+
+
+OTHER_MEANINGS = {"clips", "crop", "end", "face", "seconds", "start", "surplus", "train", "training"}
+"""Words with a meaning besides that of a former setting: keys of files, names of commands, rooms and values."""
+
+
+def test_no_setting_is_called_by_its_old_name():
+    leaves = {name.rpartition(".")[2] for name in all_setting_names()}
+    old = {name for names in config_aliases.RENAMED_KEYS.values() for name in names} - leaves
+    assert len(old) > 60
+    found = []
+    for path in PAGES:
+        for code in INLINE.findall(without_blocks(path.read_text(encoding="utf-8"))):
+            key, is_setting, _ = code.partition("=")
+            name = key.rpartition(".")[2]
+            if name in old and (is_setting or name not in OTHER_MEANINGS):
+                found.append((path.name, code))
+    assert found == []
 
 
 def headings(path: Path) -> set[str]:
@@ -344,6 +441,37 @@ def block_with(page: str, words: str) -> str:
     return block
 
 
+def test_python_passes_arguments_that_exist():
+    """Keyword arguments of the calls of a pipeline, and of the classes that the examples import."""
+    from fantasytalking.pipeline import FantasyTalkingPipeline
+
+    count = 0
+    for page, code in PYTHON:
+        tree = ast.parse(code)
+        imported = {
+            alias.name: getattr(importlib.import_module(node.module), alias.name)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+        callables = {**imported, "pipe": FantasyTalkingPipeline.__call__, "pipe.stream": FantasyTalkingPipeline.stream}
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            function = callables.get(ast.unparse(call.func))
+            if function is None or not call.keywords:
+                continue
+            known = inspect.signature(function).parameters
+            assert [word.arg for word in call.keywords if word.arg not in known] == [], f"{page}: {ast.unparse(call)}"
+            count += 1
+    assert count > 3
+
+
+def test_the_rooms_are_described_in_their_order():
+    section = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## Packages\n")[1].split("\n## ")[0]
+    cells = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    described = [name for cell in cells for name in INLINE.findall(cell)]
+    assert described == [room for room in reversed(ROOMS) if not room.startswith("__")]
+
+
 @pytest.mark.slow
 def test_the_python_of_the_readme_makes_a_video(checkout: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(checkout)
@@ -387,6 +515,7 @@ def test_the_first_sentence_ends_at_a_full_stop():
     assert first("No stop here\nat all") == "No stop here at all"
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path):
     pytest.importorskip("mkdocstrings")
     pytest.importorskip("material")
