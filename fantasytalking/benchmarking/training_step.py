@@ -156,7 +156,7 @@ def _build_step(
 ) -> tuple[Callable[[], None], int]:
     """Returns a training step of this project, and the number of parameters that it trains."""
     model = _build_model(size, variant, device, dtype)
-    optimiser = build_optimizer(model, OptimizerConfig())
+    optimizer = build_optimizer(model, OptimizerConfig())
     batch, objective = _random_batch(size, model.config, device), FlowMatchingObjective(LossConfig(), DropoutConfig())
 
     def step() -> None:
@@ -165,8 +165,8 @@ def _build_step(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = objective.compute_loss(model, batch, draws, torch.float32).loss.mean()
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

@@ -8,9 +8,9 @@ DESCRIPTION = """Generates a talking video from a portrait and speech, or from a
 
     {command} --image portrait.png --audio speech.wav --motion 0.6
     {command} --config configs/wan14b/infer.yaml --image P --audio A guidance.audio.stop=0.7
-    {command} --image P --drive face.mp4          another person's expression on the portrait
+    {command} --image P --driving-video face.mp4          another person's expression on the portrait
     {command} --image TWO --audio left.wav --audio right.wav       one recording per face, from the left
-    {command} --replay outputs/portrait_speech.json          the same video again, bit for bit
+    {command} --reproduce outputs/portrait_speech.json          the same video again, bit for bit
     ffmpeg ... -f wav - | {command} --stream --image P --audio - --output - | ffplay -
     torchrun --nproc-per-node 2 {target} --image P --audio A       several processes (GPUs) for one video
 

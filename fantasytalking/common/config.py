@@ -2,16 +2,17 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fantasytalking.common.config_aliases import rename_old_keys
+from fantasytalking.common.config_aliases import RENAMED_KEYS, rename_old_keys
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.common.resources import ROOT, resource_path
@@ -110,10 +111,14 @@ def preset_path(preset: str, name: str) -> Path:
     return path
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Returns ' did you mean 'X'?' if one of `known` is similar to `word`, otherwise ''."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" did you mean '{near[0]}'?" if near else ""
+def did_you_mean(word: str, known: Sequence[str], renamed: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Returns " did you mean 'X'?" if one of `known` is similar to `word`, otherwise "".
+
+    Args:
+        renamed: new name by old name; a word similar to an old name suggests the new one.
+    """
+    near = difflib.get_close_matches(word, [*known, *renamed], n=1)
+    return f" did you mean '{renamed.get(near[0], near[0])}'?" if near else ""
 
 
 def _escape_interpolations(value: Any) -> Any:
@@ -174,11 +179,15 @@ def _reject_unknown_keys(schema: Any, update: Any, prefix: str, source: str) -> 
             value=update,
         )
     hints = get_type_hints(schema)
-    known = [field.name for field in fields(schema)]
+    known, renamed = (
+        [field.name for field in fields(schema)],
+        RENAMED_KEYS.get(str(getattr(schema, "__name__", "")), {}),
+    )
     for key, value in update.items():
         if key not in known:
             raise InputError(
-                f"{source}: unknown key '{prefix}{key}';{did_you_mean(str(key), known)} known here: {', '.join(known)}",
+                f"{source}: unknown key '{prefix}{key}';{did_you_mean(str(key), known, renamed)} "
+                f"known here: {', '.join(known)}",
                 code=ErrorCode.unknown_key,
                 field=f"{prefix}{key}",
                 value=key,

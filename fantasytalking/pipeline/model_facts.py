@@ -1,7 +1,7 @@
 """Reads once what the files of a model say about it: trained modules, audio windows, distillation, encoders."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -259,22 +259,29 @@ def find_expression_encoder(*folders: str | Path | None) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_dir()), None)
 
 
-def check_trained_modules(trained_modules: Sequence[str], audio_window: str, window_seconds: float) -> None:
-    """Validates the description of a pipeline's training.
+def check_pipeline_config(trained_modules: str, audio_window: str, window_seconds: float, text_length: int) -> None:
+    """Validates the description of a pipeline: its arguments besides its components.
 
     Raises:
-        InputError: an unknown module, or an audio window outside its limits.
+        InputError: an unknown module, or an audio window or text length outside its limits.
     """
-    known = [name for name in ADAPTER_MODULES if name != "guidance"]
-    unknown = [name for name in trained_modules if name not in known]
+    known, names = [name for name in ADAPTER_MODULES if name != "guidance"], trained_modules.split(",")
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(
-            f"pipeline: trained_modules is {list(trained_modules)}; it must be some of {', '.join(known)}",
+            f"pipeline: trained_modules is {names}; it must be some of {', '.join(known)}",
             code=ErrorCode.invalid_choice,
             field="trained_modules",
             value=unknown[0],
         )
     AdapterConfig(["audio"], audio_window, window_seconds).validate("pipeline")
+    if type(text_length) is not int or not 1 <= text_length <= 4096:
+        raise InputError(
+            f"pipeline: text_length is {text_length!r}; it must be 1 to 4096 (Wan: 512)",
+            code=ErrorCode.out_of_range,
+            field="text_length",
+            value=text_length,
+        )
 
 
 def _read_expression_adapter_config(path: Path | None) -> AdapterConfig | None:

@@ -63,7 +63,7 @@ from fantasytalking.pipeline.model_facts import (
     FACE_ENCODER_FOLDER,
     ModelFacts,
     StoredModel,
-    check_trained_modules,
+    check_pipeline_config,
 )
 from fantasytalking.pipeline.portrait import ImageInput, portrait_from_image
 from fantasytalking.pipeline.sliding_window import plan_windows
@@ -113,14 +113,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         text_length: int = 512,
     ) -> None:
         super().__init__()
-        check_trained_modules(trained_modules.split(","), audio_window, window_seconds)
-        if type(text_length) is not int or not 1 <= text_length <= 4096:
-            raise InputError(
-                f"pipeline: text_length is {text_length!r}; it must be 1 to 4096 (Wan: 512)",
-                code=ErrorCode.out_of_range,
-                field="text_length",
-                value=text_length,
-            )
+        check_pipeline_config(trained_modules, audio_window, window_seconds, text_length)
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -292,6 +285,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             window_frames,
             overlap_frames,
         )
+
         # 1. Check what can be checked before anything is computed
         check_output_type(output_type)
         recordings, driving = audio_inputs(audio), driving_inputs(driving_video)
@@ -299,32 +293,26 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         waveforms = load_audio_inputs(recordings)
         expressions = load_driving_inputs(driving, self.expression_encoder_path, plan.fps)
         num_faces = max(len(waveforms), len(expressions), 1)
-        portrait = portrait_from_image(
-            image, height, width, resize_mode=resize_mode, face_index=face_index, num_faces=num_faces
-        )
+        portrait = portrait_from_image(image, height, width, resize_mode, face_index, num_faces)
         speakers = Speakers(portrait, waveforms, expressions)
         timeline = speakers.timeline(plan.fps, plan.temporal_stride)
         windows = plan_windows(timeline.num_latent_frames, plan.window_length, plan.window_overlap)
 
-        def on_step_end(step: int, timestep: Tensor, latents: Tensor) -> tuple[Tensor, bool]:
+        def on_step(step: int, timestep: Tensor, latents: Tensor) -> tuple[Tensor, bool]:
             if callback_on_step_end is not None:
                 latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
             return latents, self.interrupt
 
         # 2. Encode, denoise, decode
         conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline)
-        device, (latent_height, latent_width) = execution_device(self), conditions.image_latents.shape[-2:]
-        channels = self.transformer.config.out_channels
-        shape = (1, channels, timeline.num_latent_frames, latent_height, latent_width)
-        noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        frame_shape = conditions.image_latents.shape[-2:]
+        shape = (1, self.transformer.config.out_channels, timeline.num_latent_frames, *frame_shape)
+        noise = randn_tensor(shape, generator=generator, device=execution_device(self), dtype=torch.float32)
         self._interrupt = False
         with self.progress_bar(total=plan.num_inference_steps * len(windows)) as bar:
             bar.set_description("denoise")
-            latents = denoise(
-                self.transformer, self.scheduler, conditions, plan, windows, noise, bar.update, on_step_end
-            )
-        vae = VideoAutoencoder(self.vae)
-        frames = decode_output(vae, latents, timeline.num_frames, output_type, self.progress_bar)
+            latents = denoise(self.transformer, self.scheduler, conditions, plan, windows, noise, bar.update, on_step)
+        frames = decode_output(VideoAutoencoder(self.vae), latents, timeline.num_frames, output_type, self.progress_bar)
         self.maybe_free_model_hooks()
         return FantasyTalkingOutput(frames=frames, num_frames=timeline.num_frames, fps=plan.fps)
 
@@ -354,7 +342,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             InputError: at once, or from the iterator where unusable audio is reached.
         """
         plan = self._plan(controls or GenerationControls(), has_audio=True, driving=())
-        speakers = Speakers(portrait_from_image(image, height, width, resize_mode=resize_mode, face_index=face_index))
+        speakers = Speakers(portrait_from_image(image, height, width, resize_mode, face_index))
         audio_encoder = StreamingAudioEncoder(
             AudioEncoder(self.audio_encoder, self.audio_processor),
             audio,

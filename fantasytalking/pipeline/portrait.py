@@ -140,7 +140,6 @@ def portrait_from_image(
     image: ImageInput,
     height: int | None,
     width: int | None,
-    *,
     resize_mode: ResizeMode = ResizeMode.crop,
     face_index: int | Sequence[int] | None = None,
     num_faces: int = 1,

@@ -180,23 +180,23 @@ def test_every_control_is_tried_here():
             "a second audio but no first",
         ),
         ({"second_driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE}, "a second driving video but no first"),
-        ({"second_audio": DEMO_FOLDER / DEMO_SPEECH_FILE}, "1 face was found in the picture and 2 are needed"),
+        ({"second_audio": DEMO_FOLDER / DEMO_SPEECH_FILE}, "1 face was found in the image and 2 are needed"),
         ({"driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE}, "'driver.wav' has no video track"),
         (
             {"driving_video": DEMO_FOLDER / DEMO_SPEECH_FILE, "stream": True},
-            "a stream hears one sound and nothing drives it",
+            "a stream takes one audio and no driving video",
         ),
         ({"expression_guidance_scale": -1}, "less than minimum value 0"),
         ({"portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not in a supported format"),
         ({"audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "'sound.png' cannot be decoded|has no audio track"),
-        ({"portrait": "grey"}, "no face was found in the picture"),
+        ({"portrait": "grey"}, "no face was found in the image"),
         ({"seed": None}, "seed is empty"),
         ({"seed": -1}, "less than minimum value 0"),
         ({"num_inference_steps": 101}, "greater than maximum value 100"),
         ({"num_inference_steps": 2.5}, "num inference steps is 2.5; enter a whole number"),
         ({"max_seconds": MAX_PAGE_SECONDS + 1}, "greater than maximum value 2"),
         ({"size": "640x640"}, "not in the list of choices"),
-        ({"face_index": 2}, "face 2 was asked for and 1 found"),
+        ({"face_index": 2}, "face 2 was selected and 1 found"),
         ({"prompt": "a" * 5000}, "4096"),
         ({"stream": "yes"}, "stream is 'yes'; it must be true or false"),
         (
@@ -269,7 +269,7 @@ def test_only_this_machine_is_listened_to(server: Server):
     [
         (("--port", 0), "port is 0; it must be 1 to 65535"),
         (("--max-seconds", 0), "max-seconds is 0; it must be 1 to 3600"),
-        (("stepz=3",), "unknown key 'stepz'; did you mean 'stream'?"),
+        (("stepz=3",), "unknown key 'stepz'; did you mean 'num_inference_steps'?"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(options: tuple[object, ...], told: str):

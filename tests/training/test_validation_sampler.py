@@ -227,11 +227,11 @@ def test_the_encoder_in_the_base_reads_the_drivers(tmp_path: Path, places: dict[
         ({"validation__expression_encoder": "./none"}, "'./none' does not exist"),
         (
             {"validation__expression_encoder": "WIDE"},
-            r"gives \[2, 2, 3, 5\] .*dims is \[2, 2, 3, 4\]",
+            r"returns \[2, 2, 3, 5\] .*dims is \[2, 2, 3, 4\]",
         ),
         (
             {"validation__image": DEMO_FOLDER / DEMO_PORTRAIT_FILE},
-            "1 face was found in the picture and 2 are needed",
+            "1 face was found in the image and 2 are needed",
         ),
         (
             {"validation__driving_videos": f"[{DEMO_FOLDER / DEMO_SPEECH_FILE},{DEMO_FOLDER / DEMO_SPEECH_FILE}]"},

@@ -28,7 +28,7 @@ def write_contact_sheet(clips: list[tuple[SceneClip, ClipRecord]], config: Prepa
             crops.append(face_crop(points) if np.isfinite(points).all() else None)
             captions.append(f"{record.start + prepared.times[number]:.2f} s, {Path(record.video).stem}")
         captions[-FRAMES_PER_CLIP + 1] = f"expression {record.expression:.2f}, body {record.body:.2f}"
-    title = f"{len(clips)} clips of {config.frames} frames at {config.fps:g} fps"
+    title = f"{len(clips)} clips, {config.frames} frames at {config.fps:g} a second"
     sheet = contact_sheet(
         frames,
         landmarks=landmarks,

@@ -89,20 +89,20 @@ def talking_face(opening: np.ndarray) -> np.ndarray:
 
 
 def test_theval_measures_of_a_synthetic_face() -> None:
-    loud = 0.1 + 0.05 * np.sin(np.arange(50))
+    volume = 0.1 + 0.05 * np.sin(np.arange(50))
     speech = np.ones(50, bool)
-    assert lip_sync(talking_face(100 * loud), loud, speech) == pytest.approx(np.zeros(50), abs=1e-6)
-    against = np.abs(2 * (loud - loud.min()) / np.ptp(loud) - 1)
-    assert lip_sync(talking_face(20 - 100 * loud), loud, speech) == pytest.approx(against, abs=1e-6)
-    assert np.isnan(lip_sync(talking_face(100 * loud), loud, np.arange(50) < 4)).all()
+    assert lip_sync(talking_face(100 * volume), volume, speech) == pytest.approx(np.zeros(50), abs=1e-6)
+    against = np.abs(2 * (volume - volume.min()) / np.ptp(volume) - 1)
+    assert lip_sync(talking_face(20 - 100 * volume), volume, speech) == pytest.approx(against, abs=1e-6)
+    assert np.isnan(lip_sync(talking_face(100 * volume), volume, np.arange(50) < 4)).all()
     speech = np.arange(50) < 30
     opening = np.where(np.arange(50) % 2, 9.0, 18.0)
     assert silent_lips(talking_face(opening), speech, 25.0) == pytest.approx(4.5 / 90)
     assert np.isnan(silent_lips(talking_face(opening), np.arange(50) < 43, 25.0))
-    # All lip points move apart from their centre by half, then back: distances vary by that share of their own.
+    # All lip points move away from their center by half, then back: distances vary by the same fraction.
     face = talking_face(np.zeros(2))
-    centre = face[0, list(LIPS)].mean(axis=0)
-    face[1][list(LIPS)] += 0.5 * (face[1][list(LIPS)] - centre)
+    center = face[0, list(LIPS)].mean(axis=0)
+    face[1][list(LIPS)] += 0.5 * (face[1][list(LIPS)] - center)
     points = face[0, list(LIPS), :2]
     between = np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(40, 1)]
     assert lip_dynamics(face, 512, 512) == pytest.approx(0.25 * between.mean() / 2)
@@ -112,12 +112,12 @@ def test_theval_measures_of_a_synthetic_face() -> None:
 
 
 def test_speech_is_where_it_is_loud() -> None:
-    loud = np.full(50, 0.0005)
-    loud[10:30] = 0.1
-    loud[20:22] = 0  # a closure
-    assert true_runs(speech_frames(loud, 25.0)) == [(10, 30)]
-    loud[20:24] = 0
-    assert true_runs(speech_frames(loud, 25.0)) == [(10, 20), (24, 30)]
+    volume = np.full(50, 0.0005)
+    volume[10:30] = 0.1
+    volume[20:22] = 0  # a closure
+    assert true_runs(speech_frames(volume, 25.0)) == [(10, 30)]
+    volume[20:24] = 0
+    assert true_runs(speech_frames(volume, 25.0)) == [(10, 20), (24, 30)]
     assert not speech_frames(np.zeros(50), 25.0).any()
 
 
@@ -131,8 +131,8 @@ def test_theval_on_videos(clips: list[EvaluationClip], still: EvaluationClip, gr
     nothing = summary(THEval(), (still, None))
     for name in ("theval_lip_dynamics", "theval_brow_dynamics"):
         assert nothing[name] < 0.3 * everything[name]
-    loud = frame_volume(clips[0])
-    assert loud is not None and speech_frames(loud, 25.0).mean() > 0.5
+    volume = frame_volume(clips[0])
+    assert volume is not None and speech_frames(volume, 25.0).mean() > 0.5
     exact = summary(THEvalScore(), (clips[0], clips[0]), (clips[2], clips[2]))
     assert exact["theval_score_lip_dynamics"] == exact["theval_score_brow_dynamics"] == 1
     assert summary(THEvalScore(), (still, clips[0]))["theval_score_lip_dynamics"] < 0.3
@@ -181,10 +181,10 @@ def longer(clip: EvaluationClip, times: int) -> EvaluationClip:
 
 
 def test_mouth_and_loudness_correlate_for_the_own_audio_only(clips: list[EvaluationClip], gray: EvaluationClip) -> None:
-    loud = np.random.default_rng(0).normal(size=200)
-    late = lag_correlations(np.roll(loud, 3), loud, 12)
+    volume = np.random.default_rng(0).normal(size=200)
+    late = lag_correlations(np.roll(volume, 3), volume, 12)
     assert late.argmax() - 12 == 3 and late.max() == pytest.approx(1, abs=0.05)
-    assert lag_correlations(np.roll(loud, 30), loud, 12).max() < 0.4
+    assert lag_correlations(np.roll(volume, 30), volume, 12).max() < 0.4
     clip = longer(clips[0], 1)
     assert len(clip.audio) / CLIP_SAMPLE_RATE >= 3
     own, early = (summary(AudioMouthGain(), (video, None)) for video in (clip, delay_audio(clip, -8)))

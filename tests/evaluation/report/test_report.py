@@ -242,6 +242,19 @@ def test_damaged_results_are_rejected(evaluated: Path, tmp_path: Path, change: d
         EvaluationResults.load(tmp_path / "results.json")
 
 
+def test_old_option_names_work_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    old = ["--require", "psnr,ssim", "--reuse", "earlier", "--processes", "3", "max_clips=2"]
+    arguments = parse_evaluation_args(old, None)
+    new = ["--required-metrics", "psnr,ssim", "--reuse-references", "earlier", "--num-processes", "3", "max_clips=2"]
+    assert vars(arguments) == vars(parse_evaluation_args(new, None))
+    assert (arguments.required_metrics, arguments.num_processes) == (["psnr", "ssim"], 3)
+    assert [record.args for record in caplog.records] == [
+        ("--require", "--required-metrics"),
+        ("--reuse", "--reuse-references"),
+        ("--processes", "--num-processes"),
+    ]
+
+
 def test_plots_omit_unknown_values() -> None:
     plot = clip_plot({"a<": 1.0, "b": float("nan"), "c": 3.0}, {"a<": 2.0}, "px")
     assert plot.count('class="dot"') == 2
