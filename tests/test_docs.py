@@ -105,10 +105,7 @@ class ParsedError(Exception):
 
 
 def parse_program(start: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """Starts a command of the project, which goes no further than its parser; returns what that made of the arguments.
-
-    Options of earlier releases that inference replaces before it parses are not part of the result: they are warned of.
-    """
+    """Starts a command of the project, stops it after its parser, and returns the parsed arguments."""
 
     def stopping(name: str) -> Callable[..., Any]:
         real = getattr(argparse.ArgumentParser, name)
@@ -203,7 +200,7 @@ def check_settings(name: str, given: argparse.Namespace) -> None:
 
 
 def check_command(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parses one command as whoever runs it would; names of earlier releases are mistakes."""
+    """Parses one command as it would be parsed when run; names of earlier releases are mistakes."""
     tokens = shlex.split(re.sub(r"\$\(\(.*?\)\)|\$\w+", "1", text))  # the shell's variables stand for numbers
     while tokens and re.fullmatch(r"[A-Z_]+=\S*", tokens[0]):  # environment variables
         tokens = tokens[1:]
@@ -417,7 +414,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def run_block(folder: Path, block: str) -> str:
-    """Runs a block's commands as a user would, and gives what they print."""
+    """Runs a block's commands as a user would, and returns what they print."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
