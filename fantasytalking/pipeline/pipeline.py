@@ -172,8 +172,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
     def _from_parts(cls, parts: PipelineParts) -> "FantasyTalkingPipeline":
         pipe = cls(**parts.arguments)
         align_weights(pipe.components)
-        pipe.face_encoder_path = parts.face_encoder_path
-        pipe.expression_encoder_path = parts.expression_encoder_path
+        pipe.face_encoder_path, pipe.expression_encoder_path = parts.face_encoder_path, parts.expression_encoder_path
         pipe.motion_normalizer = parts.motion_normalizer
         return pipe
 
@@ -185,8 +184,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         """
         if has_lora(self.transformer):
             raise InputError(
-                "the transformer has a LoRA, which a diffusers folder cannot hold; first call "
-                "pipe.transformer.fuse_lora() and pipe.transformer.unload_lora()",
+                "the transformer has a LoRA; first call pipe.transformer.fuse_lora() and .unload_lora()",
                 code=ErrorCode.unsupported,
                 field="transformer",
             )
@@ -268,8 +266,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             face_index: selected faces, from 1 at the left; several in the order of their audio and driving videos.
             generator: of the noise; a CPU generator gives the same noise on every device.
             output_type: np, pil, pt or latent.
-            callback_on_step_end: called with this pipeline, step, timestep and {"latents": ...}; may return changed
-                latents.
+            callback_on_step_end: called with pipeline, step, timestep and {"latents": ...}; may return other latents.
 
         Raises:
             InputError: an input or a control cannot be used; names the value, the limit and the cure.
@@ -311,8 +308,8 @@ class FantasyTalkingPipeline(DiffusionPipeline):
 
         # 2. Encode, denoise, decode
         conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline)
-        frame_shape = conditions.image_latents.shape[-2:]
-        shape = (1, self.transformer.config.out_channels, timeline.num_latent_frames, *frame_shape)
+        channels, frame_shape = self.transformer.config.out_channels, conditions.image_latents.shape[-2:]
+        shape = (1, channels, timeline.num_latent_frames, *frame_shape)
         noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
         self._interrupt = False
         with self.progress_bar(total=plan.num_inference_steps * len(windows)) as bar:
@@ -338,7 +335,6 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         Args:
             image, generator: as in `__call__`.
             audio: mono at 16 kHz, read no further than needed; it may still be recorded.
-            controls: None: the defaults.
             portrait_options: how the image is resized; not used with a `Portrait`.
             on_progress: called with the fraction of a window's steps that is done.
 
