@@ -148,9 +148,9 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
 
         if is_saved:
             _reject_encoder_overrides(config, model)
-            pipe = FantasyTalkingPipeline.from_pretrained(model.stored, torch_dtype=model.dtype, progress=progress)
+            pipe = FantasyTalkingPipeline.from_stored_model(model.stored, torch_dtype=model.dtype, progress=progress)
         else:
-            pipe = FantasyTalkingPipeline.from_base(
+            pipe = FantasyTalkingPipeline.from_stored_model(
                 model.stored,
                 module_config=asdict(load_model_config(config.model).portrait),
                 audio_encoder=model.audio_encoder,

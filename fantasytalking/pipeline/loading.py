@@ -1,5 +1,6 @@
 """Loads the components of a pipeline: one that was saved whole, or a Wan base with an adapter. Loading is strict."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,17 @@ from fantasytalking.checkpoints.adapter import load_adapter
 from fantasytalking.checkpoints.expression_adapter import load_expression_adapter
 from fantasytalking.checkpoints.lora import fuse_lora, has_lora
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import existing_file
+from fantasytalking.common.files import atomic_write
 from fantasytalking.common.hub import HUB_ID, resolve_local
 from fantasytalking.common.tensor_io import read_json
+from fantasytalking.encoders.expression import copy_expression_encoder
 from fantasytalking.encoders.loading import load_component, load_model
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import load_from_wan
-from fantasytalking.motion_normalizer import MotionNormalizer
-from fantasytalking.pipeline.model_facts import StoredModel
+from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
+from fantasytalking.pipeline.model_facts import EXPRESSION_ENCODER_FOLDER, FACE_ENCODER_FOLDER, StoredModel
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 
 ComponentCallback = Callable[[str], object]
@@ -38,32 +40,15 @@ class PipelineParts:
     motion_normalizer: MotionNormalizer | None
 
 
-def load_saved_pipeline(
-    source: str | Path | StoredModel,
-    *,
-    adapter: str | Path | None = None,
-    expression_adapter: str | Path | None = None,
-    torch_dtype: torch.dtype = torch.float32,
-    progress: ComponentCallback = lambda _: None,
-    **components: Any,
-) -> PipelineParts:
-    """Loads a pipeline that `save_pretrained` wrote.
-
-    Args:
-        source: its folder or a hub id; or the model as read, then without adapters.
-        adapter: extends it (a distilled model, for instance); None: it is loaded as it was saved.
-        expression_adapter: adds the expression condition, as in `load_transformer`.
-        torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32.
-        progress: called with the name of each component once it is loaded.
-        components: components that are already loaded (quantized, for instance), by name.
+def read_saved_model(
+    source: str | Path, adapter: str | Path | None = None, expression_adapter: str | Path | None = None
+) -> StoredModel:
+    """Reads the descriptions of a pipeline that `save_pretrained` wrote, and downloads it if it is a hub id.
 
     Raises:
-        InputError: a component is missing, damaged, incomplete or of another kind, or the adapter does not fit.
+        InputError: the pipeline or an adapter is missing or malformed, or they do not fit together.
     """
-    if isinstance(source, StoredModel):
-        model = source
-    else:
-        model = StoredModel.read(_local_folder(source), adapter, expression_adapter=expression_adapter)
+    model = StoredModel.read(_local_folder(source), adapter, expression_adapter=expression_adapter)
     if not model.extends_saved_pipeline:
         raise InputError(
             f"adapter '{model.adapter}' extends a Wan base, not a saved pipeline; give the base",
@@ -71,6 +56,27 @@ def load_saved_pipeline(
             field="adapter",
             value=str(model.adapter),
         )
+    return model
+
+
+def load_saved_pipeline(
+    model: StoredModel,
+    *,
+    torch_dtype: torch.dtype = torch.float32,
+    progress: ComponentCallback = lambda _: None,
+    **components: Any,
+) -> PipelineParts:
+    """Loads a pipeline that `save_pretrained` wrote, with its adapters.
+
+    Args:
+        model: the saved pipeline; its adapter may extend it (a distilled model, for instance).
+        torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32.
+        progress: called with the name of each component once it is loaded.
+        components: components that are already loaded (quantized, for instance), by name.
+
+    Raises:
+        InputError: a component is missing, damaged, incomplete or of another kind, or an adapter does not fit.
+    """
     folder, config = model.base, model.pipeline_config
     assert config is not None, "reading the model has checked it"
     if "transformer" in components and (model.adapter, model.expression_adapter) != (None, None):
@@ -100,27 +106,20 @@ def load_saved_pipeline(
 
 
 def load_pipeline_from_base(
-    base: str | Path | StoredModel,
-    adapter: str | Path | None = None,
+    model: StoredModel,
     *,
     module_config: Mapping[str, Any],
-    expression_adapter: str | Path | None = None,
     audio_encoder: str | Path | None = None,
-    face_encoder: str | Path | None = None,
     scheduler: SchedulerMixin | None = None,
     text_length: int = 512,
     torch_dtype: torch.dtype = torch.float32,
     progress: ComponentCallback = lambda _: None,
 ) -> PipelineParts:
-    """Loads a Wan image-to-video base with an adapter.
+    """Loads a Wan image-to-video base with its adapters.
 
     Args:
-        base: diffusers folder or hub id; or the model as read, then without adapters and face encoder.
-        adapter: adapter folder.
         module_config: sizes of the paper's modules (`dataclasses.asdict(load_model_config(PRESET).portrait)`).
-        expression_adapter: adds the expression condition, as in `load_transformer`.
-        audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in `base`.
-        face_encoder: ArcFace .onnx; None: the one in face_encoder of `base`, where there is one.
+        audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in the base.
         scheduler: None: Euler with flow shift 5.
         text_length: tokens that prompts are padded to, as in training.
         torch_dtype, progress: as in `load_saved_pipeline`.
@@ -128,11 +127,6 @@ def load_pipeline_from_base(
     Raises:
         InputError: a component is missing, damaged, incomplete or of another kind.
     """
-    if isinstance(base, StoredModel):
-        model = base
-    else:
-        face_path = None if face_encoder is None else existing_file(face_encoder, "face encoder")
-        model = StoredModel.read(base, adapter, expression_adapter=expression_adapter, face_encoder=face_path)
     parts = load_encoders(model.base, audio_encoder, torch_dtype, {}, progress)
     parts["transformer"] = load_transformer(model, module_config, torch_dtype)
     progress("transformer")
@@ -193,6 +187,19 @@ def align_weights(components: Mapping[str, Any]) -> None:
             for tensor in (*module.parameters(), *module.buffers()):
                 if tensor.data_ptr() % 64:
                     tensor.data = tensor.data.clone()
+
+
+def save_encoder_files(
+    folder: Path, face_encoder: Path | None, expression_encoder: Path | None, normalizer: MotionNormalizer | None
+) -> None:
+    """Writes what a saved pipeline contains besides its torch modules."""
+    if face_encoder is not None:
+        with atomic_write(folder / FACE_ENCODER_FOLDER / face_encoder.name) as temporary:
+            shutil.copyfile(face_encoder, temporary)
+    if expression_encoder is not None:
+        copy_expression_encoder(expression_encoder, folder / EXPRESSION_ENCODER_FOLDER)
+    if normalizer is not None:
+        normalizer.save(folder / MOTION_NORMALIZER_FILE)
 
 
 def load_encoders(

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKLWan
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_config
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.files import existing_file
 from fantasytalking.common.tensor_io import read_json
 from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.models.wan_loading import ADAPTER_MODULES
@@ -63,7 +64,7 @@ class StoredModel:
         adapter: str | Path | None = None,
         *,
         expression_adapter: str | Path | None = None,
-        face_encoder: Path | None = None,
+        face_encoder: str | Path | None = None,
         expression_encoder: Path | None = None,
     ) -> "StoredModel":
         """Reads every description once.
@@ -94,7 +95,7 @@ class StoredModel:
             expression_adapter,
             _read_expression_adapter_config(expression_adapter),
             _read_distillation(base, adapter, adapter_config),
-            face_encoder or find_face_encoder(base),
+            find_face_encoder(base) if face_encoder is None else existing_file(face_encoder, "face encoder"),
             expression_encoder or find_expression_encoder(expression_adapter, adapter, base),
         )
         stored._check_base()

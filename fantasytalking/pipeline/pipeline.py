@@ -3,7 +3,6 @@
 Axes: F latent frames, h and w latent height and width, T frames, H and W pixels.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS
 from fantasytalking.checkpoints.lora import has_lora
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
-from fantasytalking.encoders.expression import copy_expression_encoder
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
@@ -37,7 +34,7 @@ from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.models.cfg_branches import CfgOrder
 from fantasytalking.models.diffusers_internals import execution_device
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
+from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline.condition_encoder import NUM_ENCODING_STEPS, ConditionEncoder
 from fantasytalking.pipeline.decoding import FantasyTalkingOutput, check_output_type, decode_latents, decode_output
 from fantasytalking.pipeline.denoising import denoise
@@ -57,15 +54,16 @@ from fantasytalking.pipeline.inputs import (
     load_audio_inputs,
     load_driving_inputs,
 )
-from fantasytalking.pipeline.loading import PipelineParts, align_weights, load_pipeline_from_base, load_saved_pipeline
-from fantasytalking.pipeline.model_facts import (
-    EXPRESSION_ENCODER_FOLDER,
-    FACE_ENCODER_FOLDER,
-    ModelFacts,
-    StoredModel,
-    check_pipeline_config,
+from fantasytalking.pipeline.loading import (
+    PipelineParts,
+    align_weights,
+    load_pipeline_from_base,
+    load_saved_pipeline,
+    read_saved_model,
+    save_encoder_files,
 )
-from fantasytalking.pipeline.portrait import ImageInput, portrait_from_image
+from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel, check_pipeline_config
+from fantasytalking.pipeline.portrait import DEFAULT_PORTRAIT_OPTIONS, ImageInput, PortraitOptions, portrait_from_image
 from fantasytalking.pipeline.sliding_window import plan_windows
 from fantasytalking.pipeline.speakers import DrivingExpression, Speakers
 from fantasytalking.pipeline.streaming.streamer import Streamer
@@ -88,9 +86,8 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         audio_window, window_seconds: rule and length of the audio windows, as in `AdapterConfig`.
         text_length: tokens that prompts are padded to, as in training (Wan: 512).
 
-    Attributes that are not torch modules: `face_encoder_path`, the ArcFace .onnx (in the folder face_encoder of a saved
-    pipeline); `expression_encoder_path`, the folder of the encoder of driving videos (expression_encoder there);
-    `motion_normalizer`, the constants by which measured motion was normalized (motion_normaliser.json).
+    Attributes besides torch modules: `face_encoder_path`, the ArcFace .onnx; `expression_encoder_path`, the folder of
+    the encoder of driving videos; `motion_normalizer`, the constants by which measured motion was normalized.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->audio_encoder->transformer->vae"
@@ -137,25 +134,46 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         self.expression_encoder_path: Path | None = None
         self.motion_normalizer: MotionNormalizer | None = None
         self._interrupt = False
+        """Whether the remaining steps are skipped; set it in a callback."""
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | StoredModel, **kwargs: Any) -> "FantasyTalkingPipeline":
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        expression_adapter: str | Path | None = None,
+        **kwargs: Any,
+    ) -> "FantasyTalkingPipeline":
         """Loads a pipeline that `save_pretrained` wrote: see `fantasytalking.pipeline.loading.load_saved_pipeline`."""
-        return cls._from_parts(load_saved_pipeline(source, **kwargs))
+        model = read_saved_model(source, adapter, expression_adapter)
+        return cls._from_parts(load_saved_pipeline(model, **kwargs))
 
     @classmethod
     def from_base(
-        cls, base: str | Path | StoredModel, adapter: str | Path | None = None, **kwargs: Any
+        cls,
+        base: str | Path,
+        adapter: str | Path,
+        *,
+        expression_adapter: str | Path | None = None,
+        face_encoder: str | Path | None = None,
+        **kwargs: Any,
     ) -> "FantasyTalkingPipeline":
         """Loads a Wan base with an adapter: see `fantasytalking.pipeline.loading.load_pipeline_from_base`."""
-        return cls._from_parts(load_pipeline_from_base(base, adapter, **kwargs))
+        model = StoredModel.read(base, adapter, expression_adapter=expression_adapter, face_encoder=face_encoder)
+        return cls._from_parts(load_pipeline_from_base(model, **kwargs))
+
+    @classmethod
+    def from_stored_model(cls, model: StoredModel, **kwargs: Any) -> "FantasyTalkingPipeline":
+        """Loads a model whose descriptions were read before, as `from_pretrained` or as `from_base`."""
+        load = load_saved_pipeline if model.extends_saved_pipeline else load_pipeline_from_base
+        return cls._from_parts(load(model, **kwargs))
 
     @classmethod
     def _from_parts(cls, parts: PipelineParts) -> "FantasyTalkingPipeline":
         pipe = cls(**parts.arguments)
         align_weights(pipe.components)
-        pipe.face_encoder_path = parts.face_encoder_path
-        pipe.expression_encoder_path = parts.expression_encoder_path
+        pipe.face_encoder_path, pipe.expression_encoder_path = parts.face_encoder_path, parts.expression_encoder_path
         pipe.motion_normalizer = parts.motion_normalizer
         return pipe
 
@@ -167,21 +185,13 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         """
         if has_lora(self.transformer):
             raise InputError(
-                "the transformer has a LoRA, which a diffusers folder cannot hold; first call "
-                "pipe.transformer.fuse_lora() and pipe.transformer.unload_lora()",
+                "the transformer has a LoRA; first call pipe.transformer.fuse_lora() and .unload_lora()",
                 code=ErrorCode.unsupported,
                 field="transformer",
             )
         super().save_pretrained(save_directory, **kwargs)
-        if self.face_encoder_path is not None:
-            with atomic_write(Path(save_directory) / FACE_ENCODER_FOLDER / self.face_encoder_path.name) as temporary:
-                shutil.copyfile(self.face_encoder_path, temporary)
-        if self.expression_encoder_path is not None:
-            copy_expression_encoder(
-                Path(self.expression_encoder_path), Path(save_directory) / EXPRESSION_ENCODER_FOLDER
-            )
-        if self.motion_normalizer is not None:
-            self.motion_normalizer.save(Path(save_directory) / MOTION_NORMALIZER_FILE)
+        paths = (self.face_encoder_path, self.expression_encoder_path)
+        save_encoder_files(Path(save_directory), *paths, self.motion_normalizer)
 
     def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
         """As in diffusers, but VAE and wav2vec2 (0.9 GB together) stay on the device: parts of them are called."""
@@ -203,11 +213,6 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             self.face_encoder_path is not None,
             self.expression_encoder_path is not None,
         )
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the remaining steps are skipped; set `_interrupt` in a callback."""
-        return self._interrupt
 
     @torch.no_grad()
     def __call__(
@@ -262,8 +267,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             face_index: selected faces, from 1 at the left; several in the order of their audio and driving videos.
             generator: of the noise; a CPU generator gives the same noise on every device.
             output_type: np, pil, pt or latent.
-            callback_on_step_end: called with this pipeline, step, timestep and {"latents": ...}; may return changed
-                latents.
+            callback_on_step_end: called with pipeline, step, timestep and {"latents": ...}; may return other latents.
 
         Raises:
             InputError: an input or a control cannot be used; names the value, the limit and the cure.
@@ -301,12 +305,12 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         def on_step(step: int, timestep: Tensor, latents: Tensor) -> tuple[Tensor, bool]:
             if callback_on_step_end is not None:
                 latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
-            return latents, self.interrupt
+            return latents, self._interrupt
 
         # 2. Encode, denoise, decode
         conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline)
-        frame_shape = conditions.image_latents.shape[-2:]
-        shape = (1, self.transformer.config.out_channels, timeline.num_latent_frames, *frame_shape)
+        channels, frame_shape = self.transformer.config.out_channels, conditions.image_latents.shape[-2:]
+        shape = (1, channels, timeline.num_latent_frames, *frame_shape)
         noise = randn_tensor(shape, generator=generator, device=execution_device(self), dtype=torch.float32)
         self._interrupt = False
         with self.progress_bar(total=plan.num_inference_steps * len(windows)) as bar:
@@ -323,26 +327,23 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         audio: AudioSampleQueue,
         controls: GenerationControls | None = None,
         *,
-        height: int | None = None,
-        width: int | None = None,
-        resize_mode: ResizeMode = ResizeMode.crop,
-        face_index: int | None = None,
+        portrait_options: PortraitOptions = DEFAULT_PORTRAIT_OPTIONS,
         generator: torch.Generator | None = None,
         on_progress: Callable[[float], object] = lambda fraction: None,
     ) -> Streamer:
         """Returns an iterator over frames that yields while later windows are still being generated.
 
         Args:
-            image, height, width, resize_mode, face_index, generator: as in `__call__`.
+            image, generator: as in `__call__`.
             audio: mono at 16 kHz, read no further than needed; it may still be recorded.
-            controls: None: the defaults.
+            portrait_options: how the image is resized; not used with a `Portrait`.
             on_progress: called with the fraction of a window's steps that is done.
 
         Raises:
             InputError: at once, or from the iterator where unusable audio is reached.
         """
         plan = self._plan(controls or GenerationControls(), has_audio=True, driving=())
-        speakers = Speakers(portrait_from_image(image, height, width, resize_mode, face_index))
+        speakers = Speakers(portrait_options.prepare(image))
         audio_encoder = StreamingAudioEncoder(
             AudioEncoder(self.audio_encoder, self.audio_processor),
             audio,

@@ -71,6 +71,9 @@ class PortraitOptions:
         )
 
 
+DEFAULT_PORTRAIT_OPTIONS = PortraitOptions(("512x512",))
+
+
 def open_image(image: ImageInput) -> Portrait | NDArray[np.uint8]:
     """Returns the pixels of an image (H, W, 3), or a `Portrait` unchanged.
 
