@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Makes nano, the miniature of the whole method, from nothing: its corpus, every component, the trainings.
+"""Builds nano, a miniature of the whole method, from scratch: corpus, components and all training stages.
 
-    python scripts/build_nano.py --output outputs/new_nano                        the recipe of configs/nano/build.yaml
-    python scripts/build_nano.py --output outputs/new_nano --until pack           without faces that videos drive
-    python scripts/build_nano.py --until prepare                                  only the corpus and its encoders
+    python scripts/build_nano.py --output outputs/new_nano                        as in configs/nano/build.yaml
+    python scripts/build_nano.py --output outputs/new_nano --until pack           without driving videos
+    python scripts/build_nano.py --until prepare                                  corpus and encoders only
     python scripts/build_nano.py --only expression_reader                         one step, which needs no other
-    python scripts/build_nano.py --output outputs/tiny work=outputs/tiny_work --config configs/nano/build_smoke.yaml
-                                                                                  the whole chain in minutes, untrained
+    python scripts/build_nano.py --output outputs/tiny work_dir=outputs/tiny_work --config configs/nano/build_smoke.yaml
+                                                                                  all steps in minutes, without quality
 
-Run the same command again after an interruption: finished steps are skipped, the others go on.
+After an interruption, run the same command again: finished steps are skipped, the others resume.
 """
 
 import argparse
@@ -28,13 +28,14 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="default: configs/nano/build.yaml")
-    parser.add_argument("--output", type=Path, default=Path("checkpoints/nano"), help="default: checkpoints/nano")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--until", default=STEP_NAMES[-1], metavar="STEP", help=f"stop after one of: {', '.join(STEP_NAMES)}"
-    )
-    which.add_argument("--only", metavar="STEP", help="one step, what it needs being there")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in work=DIR vae.fit.steps=100")
+    output_help = "folder of the pipeline (default: checkpoints/nano)"
+    parser.add_argument("--output", type=Path, default=Path("checkpoints/nano"), help=output_help)
+    selection = parser.add_mutually_exclusive_group()
+    until_help = f"stop after this step, one of: {', '.join(STEP_NAMES)}"
+    selection.add_argument("--until", default=STEP_NAMES[-1], metavar="STEP", help=until_help)
+    selection.add_argument("--only", metavar="STEP", help="run one step, whose dependencies must be finished")
+    overrides_help = "settings, as in work_dir=DIR vae.fit.steps=100"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=overrides_help)
     arguments = parser.parse_intermixed_args()
     config = load_config(BuildConfig, arguments.config or preset_path("nano", "build"), arguments.overrides)
     transformers_logging.disable_progress_bar()

@@ -1,6 +1,6 @@
-"""What the embedded model does, seen on people, sentences and recordings that it has never met.
+"""Tests of the included nano checkpoint on held-out people, sentences and recordings.
 
-Minutes of work, so only with --slow; -s shows what was measured.
+They take minutes and run with --slow only; -s shows the measurements.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 @dataclass(frozen=True)
 class Made:
-    """A video (T, H, W, 3) and the face in it."""
+    """Video (T, H, W, 3) and its face track."""
 
     frames: np.ndarray
     track: FaceTrack
@@ -59,16 +59,16 @@ class Made:
 
 
 class Nano:
-    """The shipped pipeline with its shipped settings."""
+    """The included pipeline with its default settings."""
 
     def __init__(self) -> None:
         self.config = load_config(InferConfig, preset_path("nano", "infer"), [])
         self.pipe = FantasyTalkingPipeline.from_pretrained(NANO)
         self.pipe.set_progress_bar_config(disable=True)
-        self.closeness = load_config(BuildConfig, preset_path("nano", "build"), []).zoom
+        self.zoom = load_config(BuildConfig, preset_path("nano", "build"), []).zoom
 
     def portrait(self, identity: int) -> Portrait:
-        picture = PortraitRenderer(make_identity(identity), 256, self.closeness).portrait()
+        picture = PortraitRenderer(make_identity(identity), 256, self.zoom).portrait()
         return prepare_portrait(picture, parse_sizes(self.config.sizes))
 
     def say(self, portrait: Portrait, samples: np.ndarray, motion: float = 0.5, seed: int = 0) -> Made:
@@ -94,7 +94,7 @@ def nano() -> Nano:
 
 
 def heard(acted: Performance) -> np.ndarray:
-    """The act's sound as the pipeline takes it."""
+    """Returns the performance's audio at the pipeline's sample rate."""
     from scipy.signal import resample_poly
 
     speech = acted.speech
@@ -121,11 +121,11 @@ def centred(values: list[np.ndarray]) -> np.ndarray:
 
 
 def pooled(measured: list[np.ndarray], known: list[np.ndarray]) -> float:
-    """Correlation over all clips, each centred on its own mean."""
+    """Returns the correlation pooled over clips after removing each clip's mean."""
     return float(np.corrcoef(centred(measured), centred(known))[0, 1])
 
 
-def test_mouths_of_people_it_never_met_say_the_sentence(nano: Nano):
+def test_mouths_of_held_out_people_follow_the_speech(nano: Nano):
     measured, known, others = [], [], []
     for number in range(PEOPLE):
         identity, acted = held_out_act(number)
@@ -141,14 +141,14 @@ def test_mouths_of_people_it_never_met_say_the_sentence(nano: Nano):
     assert rolled < 0.3
 
 
-def test_two_people_say_a_sentence_each(nano: Nano):
+def test_two_people_each_say_their_sentence(nano: Nano):
     place = resolve_model(nano.config, is_multi_speaker=True)
     pipe = load_pipeline(nano.config, place.files, place.device)
     pipe.set_progress_bar_config(disable=True)
     measured, own, others = [], [], []
     for first in range(0, PEOPLE, 2):
         (left, one), (right, two) = held_out_act(first), held_out_act(first + 1)
-        group = GroupRenderer([left, right], (320, 192), nano.closeness, np.random.default_rng(first))
+        group = GroupRenderer([left, right], (320, 192), nano.zoom, np.random.default_rng(first))
         portrait = prepare_portrait(group.portrait(), parse_sizes([WIDE]), num_faces=2)
         made = pipe(
             portrait,
@@ -176,7 +176,7 @@ def test_two_people_say_a_sentence_each(nano: Nano):
     assert to_own - to_other >= 0.4
 
 
-def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: Path):
+def test_swapped_driving_videos_swap_expressions(nano: Nano, tmp_path: Path):
     settings = ["guidance.text.scale_start=1", "guidance.text.scale_end=1"]
     settings += ["guidance.expression.scale_start=2.5", "guidance.expression.scale_end=2.5"]
     config = load_config(InferConfig, preset_path("nano", "infer"), settings)
@@ -191,7 +191,7 @@ def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: 
         states = acted.animation.states[:frames] if moves else acted.animation.states[:1] * frames
         path = tmp_path / f"{number}_{moves}.mp4"
         if not path.is_file():
-            sitter = PortraitRenderer(make_identity(identity), 192, nano.closeness)
+            sitter = PortraitRenderer(make_identity(identity), 192, nano.zoom)
             write_video(path, [sitter.frame(state) for state in states], fps=config.fps)
         return path, np.array([state.mouth_open for state in states])
 
@@ -218,7 +218,7 @@ def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: 
     measured, own, others, moving, still = [], [], [], [], []
     for first in range(0, PEOPLE, 2):
         identities = [HELD_OUT_IDENTITIES[first], HELD_OUT_IDENTITIES[first + 1]]
-        group = GroupRenderer(identities, (320, 192), nano.closeness, np.random.default_rng(first))
+        group = GroupRenderer(identities, (320, 192), nano.zoom, np.random.default_rng(first))
         portrait = prepare_portrait(group.portrait(), parse_sizes([WIDE]), num_faces=2)
         (one, its), (two, theirs) = driver(first), driver(first + 1)
         (rest, _), given = driver(first + 1, moves=False), [(one, its), (two, theirs)]
@@ -238,7 +238,7 @@ def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: 
     assert np.mean(still) < np.mean(moving) / 2
 
 
-def test_the_mouth_rests_in_silence(nano: Nano):
+def test_the_mouth_is_at_rest_in_silence(nano: Nano):
     measured = []
     for number in range(4):
         identity, acted = held_out_act(number)
@@ -253,7 +253,7 @@ def test_the_mouth_rests_in_silence(nano: Nano):
     assert resting_mean < talking_mean
 
 
-def test_the_mouth_follows_a_real_voice(nano: Nano, real_media: Path):
+def test_the_mouth_follows_recorded_speech(nano: Nano, real_media: Path):
     samples = read_audio(real_media / "speech" / "woman_44k_stereo.wav", sample_rate=SAMPLE_RATE, duration=8.0)
     made = nano.say(nano.portrait(HELD_OUT_IDENTITIES[1]), samples)
     loud = loudness_envelope(samples, SAMPLE_RATE, made.track.times)
@@ -269,7 +269,7 @@ def test_the_mouth_follows_a_real_voice(nano: Nano, real_media: Path):
     assert own > max(away)
 
 
-def test_more_motion_moves_more(nano: Nano):
+def test_motion_increases_with_intensity(nano: Nano):
     wanted = (0.1, 0.5, 0.9)
     measured = []
     for number in range(4):
@@ -286,8 +286,8 @@ def test_more_motion_moves_more(nano: Nano):
     assert spearmanr(asked, relative[..., 1].ravel()).statistic > 0.6
 
 
-def test_half_a_minute_does_not_drift(nano: Nano):
-    """The last second of 30 s is as near to the first as those of 3 s are to each other."""
+def test_thirty_seconds_do_not_drift(nano: Nano):
+    """The last second of 30 s is as similar to the first as in a clip of 3 s."""
     face_encoder = FaceEncoder.from_pretrained(nano.pipe.face_encoder_path)
     identity = HELD_OUT_IDENTITIES[2]
     portrait = nano.portrait(identity)

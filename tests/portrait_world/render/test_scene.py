@@ -1,4 +1,4 @@
-"""Drawing: what a state says can be seen, and people can stand side by side."""
+"""Tests of rendered frames."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def sitter() -> PortraitRenderer:
 
 
 def region(sitter: PortraitRenderer, x: float, y: float, half: int = 4) -> tuple[slice, slice]:
-    """Pixels around a place of the resting face, given in head units."""
+    """Returns the pixels around a position of the resting face in head units."""
     column, row, _ = Camera.portrait(SIZE, SIZE).project(np.array([[x, y, 0.8]], np.float32))[0]
     return slice(int(row) - half, int(row) + half), slice(int(column) - half, int(column) + half)
 
@@ -29,7 +29,7 @@ def change(sitter: PortraitRenderer, state: FaceState, where: tuple[slice, slice
     return float(np.abs(sitter.frame(state)[where].astype(int) - sitter.portrait()[where].astype(int)).mean())
 
 
-def test_a_frame_is_a_picture_and_the_same_each_time(sitter: PortraitRenderer) -> None:
+def test_rendering_a_frame_is_reproducible(sitter: PortraitRenderer) -> None:
     frame = sitter.frame(FaceState(mouth_open=0.4, yaw=0.2))
     assert frame.shape == (SIZE, SIZE, 3)
     assert frame.dtype == np.uint8
@@ -44,7 +44,7 @@ def test_an_open_mouth_is_dark_and_grows(sitter: PortraitRenderer) -> None:
     assert dark[-1] > dark[0] + 20
 
 
-def test_each_part_moves_in_its_place(sitter: PortraitRenderer) -> None:
+def test_each_parameter_changes_its_region(sitter: PortraitRenderer) -> None:
     f = sitter.person.anatomy.head.features
     eye, mouth = region(sitter, f.eye_x, f.eye_y), region(sitter, 0, f.mouth_y - 0.04)
     assert change(sitter, FaceState(blink=1.0), eye) > 8
@@ -55,7 +55,7 @@ def test_each_part_moves_in_its_place(sitter: PortraitRenderer) -> None:
     assert change(sitter, FaceState(yaw=0.3), mouth) > 3
 
 
-def test_a_shift_is_in_picture_heights(sitter: PortraitRenderer) -> None:
+def test_shifts_are_in_image_heights(sitter: PortraitRenderer) -> None:
     plain, shifted = sitter.portrait().astype(float), sitter.frame(FaceState(x=8 / SIZE)).astype(float)
     face = slice(SIZE // 4, SIZE // 2)
     moved = {by: np.abs(np.roll(plain, by, 1)[face, 40:88] - shifted[face, 40:88]).mean() for by in range(4, 13)}
@@ -63,7 +63,7 @@ def test_a_shift_is_in_picture_heights(sitter: PortraitRenderer) -> None:
     assert min(moved, key=lambda by: moved[by]) in (8, 9)
 
 
-def test_closer_is_larger_and_a_shift_stays_the_same_share() -> None:
+def test_zoom_magnifies_and_keeps_relative_shifts() -> None:
     near = PortraitRenderer(make_identity(11), SIZE, zoom=1.25)
     usual = Camera.portrait(SIZE, SIZE)
     camera = Camera.portrait(SIZE, SIZE, 1.25)
@@ -78,7 +78,7 @@ def test_closer_is_larger_and_a_shift_stays_the_same_share() -> None:
     assert min(moved, key=lambda by: moved[by]) in (8, 9)
 
 
-def test_two_people_share_a_picture() -> None:
+def test_two_people_share_an_image() -> None:
     height, width = 96, 192
     canvas = make_backdrop(make_identity(3), height, width)
     places = []
