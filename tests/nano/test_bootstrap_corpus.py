@@ -137,20 +137,20 @@ def test_the_first_process_builds_the_corpus_while_the_other_waits(home: Path):
     settings = ["data.manifests=[outputs/nano_smoke/corpus/manifest.jsonl]", "stage.steps=2", "batch=2"]
     other = launched(home, 1, *settings, "output=outputs/other", "data.num_workers=0")
     first = launched(home, 0, *settings, "output=outputs/first", "data.num_workers=0")
-    told, told_other = first.communicate(timeout=200)[0], other.communicate(timeout=200)[0]
-    assert (first.returncode, other.returncode) == (0, 0), told + told_other
-    assert "building the corpus first, once: 3 videos" in told and "about" in told
-    assert "process 1 waits for 'outputs/nano_smoke/corpus/manifest.jsonl'" in told_other
-    assert f"[7/{len(STEP_NAMES)}] prepare" in told and "step 2/2" in told
+    log, other_output = first.communicate(timeout=200)[0], other.communicate(timeout=200)[0]
+    assert (first.returncode, other.returncode) == (0, 0), log + other_output
+    assert "building the corpus first, once: 3 videos" in log and "about" in log
+    assert "process 1 waits for 'outputs/nano_smoke/corpus/manifest.jsonl'" in other_output
+    assert f"[7/{len(STEP_NAMES)}] prepare" in log and "step 2/2" in log
     assert len(read_manifest(home / "outputs" / "nano_smoke" / "corpus" / "manifest.jsonl")) >= 2
 
     # Interrupted before the clips were prepared: only that is done again.
     shutil.rmtree(home / "outputs" / "nano_smoke" / "corpus")
     (home / "outputs" / "nano_smoke" / "reports" / "prepare.json").unlink()
     again = launched(home, 0, *settings, "output=outputs/again", "data.num_workers=0")
-    told = again.communicate(timeout=200)[0]
-    assert again.returncode == 0, told
-    assert "videos: already done" in told and "step 2/2" in told
+    log = again.communicate(timeout=200)[0]
+    assert again.returncode == 0, log
+    assert "videos: already done" in log and "step 2/2" in log
 
 
 @pytest.mark.slow
@@ -162,9 +162,9 @@ def test_the_portrait_stage_builds_its_corpus_and_leaves_the_base_unchanged(driv
     settings = ["data.manifests=[outputs/nano_smoke/portrait_corpus/manifest.jsonl]", "stage.init_from=null"]
     settings += ["stage.steps=2", "batch=2", "data.num_workers=0"]
     first = launched(driven, 0, *settings, "output=outputs/first", stage="portrait")
-    told = first.communicate(timeout=400)[0]
-    assert first.returncode == 0, told
-    assert "building the corpus first, once: 5 videos" in told and "step 2/2" in told
+    log = first.communicate(timeout=400)[0]
+    assert first.returncode == 0, log
+    assert "building the corpus first, once: 5 videos" in log and "step 2/2" in log
     assert [path.stem for path in sorted((work / "reports").iterdir())] == ["people_prepare", "people_videos", "videos"]
     records = read_manifest(work / "portrait_corpus" / "manifest.jsonl")
     assert {record.people for record in records} == {1, 2}
@@ -176,9 +176,9 @@ def test_the_portrait_stage_builds_its_corpus_and_leaves_the_base_unchanged(driv
     shutil.rmtree(work / "portrait_corpus")
     (work / "reports" / "people_prepare.json").unlink()
     again = launched(driven, 0, *settings, "output=outputs/again", stage="portrait")
-    told = again.communicate(timeout=400)[0]
-    assert again.returncode == 0, told
-    assert "once: 0 videos" in told and "people_videos: already done" in told and "step 2/2" in told
+    log = again.communicate(timeout=400)[0]
+    assert again.returncode == 0, log
+    assert "once: 0 videos" in log and "people_videos: already done" in log and "step 2/2" in log
 
 
 @pytest.mark.slow
@@ -188,8 +188,8 @@ def test_the_extended_corpus_is_built_alone_for_the_run_that_uses_it(driven: Pat
     settings = ["data.manifests=[outputs/nano_smoke/more_corpus/manifest.jsonl]", "stage.init_from=null"]
     settings += ["stage.steps=2", "batch=2", "data.num_workers=0"]
     first = launched(driven, 0, *settings, "output=outputs/first", stage="stage2_more")
-    told = first.communicate(timeout=400)[0]
-    assert first.returncode == 0, told
-    assert "building the corpus first, once: 2 videos" in told and "step 2/2" in told
+    log = first.communicate(timeout=400)[0]
+    assert first.returncode == 0, log
+    assert "building the corpus first, once: 2 videos" in log and "step 2/2" in log
     assert [path.stem for path in sorted((work / "reports").iterdir())] == ["more_prepare", "more_videos"]
     assert sorted(path.name for path in work.iterdir()) == ["more_corpus", "reports", "videos_more"]

@@ -46,14 +46,14 @@ def run(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_recipe_is_valid_and_assigns_each_group_its_own_sentences() -> None:
     recipe = load_config(BuildConfig, preset_path("nano", "build"))
-    portions = plan_training_parts(recipe.videos)
-    assert sum(len(portion.identities) for portion in portions) == recipe.videos.num_identities
-    assert max(portion.identities[-1] for portion in portions) < 1000
-    said = [sentence for portion in portions for sentence in portion.sentences]
+    parts = plan_training_parts(recipe.videos)
+    assert sum(len(part.identities) for part in parts) == recipe.videos.num_identities
+    assert max(part.identities[-1] for part in parts) < 1000
+    said = [sentence for part in parts for sentence in part.sentences]
     assert set(said) <= set(training_sentences())
     assert len(set(said)) == min(len(said), len(training_sentences()))
-    for portion in plan_held_out_parts(recipe.videos):
-        assert portion.identities[0] >= 1000 and set(portion.sentences) <= set(held_out_sentences())
+    for part in plan_held_out_parts(recipe.videos):
+        assert part.identities[0] >= 1000 and set(part.sentences) <= set(held_out_sentences())
 
 
 def test_an_unknown_step_is_rejected(tmp_path: Path) -> None:

@@ -93,11 +93,11 @@ def nano() -> Nano:
     return Nano()
 
 
-def heard(acted: Performance) -> np.ndarray:
+def audio_samples(act: Performance) -> np.ndarray:
     """Returns the performance's audio at the pipeline's sample rate."""
     from scipy.signal import resample_poly
 
-    speech = acted.speech
+    speech = act.speech
     return resample_poly(speech.samples.astype(np.float32) / 32768, SAMPLE_RATE, speech.sample_rate).astype(np.float32)
 
 
@@ -108,29 +108,29 @@ def held_out_act(number: int) -> tuple[int, Performance]:
     return identity, perform_plan(make_identity(identity), ClipPlan(identity, sentence, sentences[sentence], 0))
 
 
-def true_opening(acted: Performance, frames: int) -> np.ndarray:
-    return np.array([state.mouth_open for state in acted.animation.states])[:frames]
+def true_opening(act: Performance, frames: int) -> np.ndarray:
+    return np.array([state.mouth_open for state in act.animation.states])[:frames]
 
 
 def tell(line: str) -> None:
     print(line)  # noqa: T201
 
 
-def centred(values: list[np.ndarray]) -> np.ndarray:
+def centered(values: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([value - value.mean() for value in values])
 
 
 def pooled(measured: list[np.ndarray], known: list[np.ndarray]) -> float:
     """Returns the correlation pooled over clips after removing each clip's mean."""
-    return float(np.corrcoef(centred(measured), centred(known))[0, 1])
+    return float(np.corrcoef(centered(measured), centered(known))[0, 1])
 
 
 def test_mouths_of_held_out_people_follow_the_speech(nano: Nano):
     measured, known, others = [], [], []
     for number in range(PEOPLE):
-        identity, acted = held_out_act(number)
-        opening = nano.say(nano.portrait(identity), heard(acted)).opening
-        true = true_opening(acted, len(opening))
+        identity, act = held_out_act(number)
+        opening = nano.say(nano.portrait(identity), audio_samples(act)).opening
+        true = true_opening(act, len(opening))
         seen = np.isfinite(opening[: len(true)])
         measured.append(opening[: len(true)][seen])
         known.append(true[seen])
@@ -152,7 +152,7 @@ def test_two_people_each_say_their_sentence(nano: Nano):
         portrait = prepare_portrait(group.portrait(), parse_sizes([WIDE]), num_faces=2)
         made = pipe(
             portrait,
-            [heard(acted)[: TALK_SECONDS * SAMPLE_RATE] for acted in (one, two)],
+            [audio_samples(act)[: TALK_SECONDS * SAMPLE_RATE] for act in (one, two)],
             nano.config.prompt,
             **nano.config.guidance.pipeline_kwargs(),
             fps=nano.config.fps,
@@ -164,7 +164,7 @@ def test_two_people_each_say_their_sentence(nano: Nano):
         tracks = track_faces(frames, np.arange(len(frames)) / nano.config.fps, max_people=2)
         assert len(tracks) == 2
         tracks.sort(key=lambda track: float(np.nanmean(track.landmarks[..., 0])))
-        true = [true_opening(acted, len(frames)) for acted in (one, two)]
+        true = [true_opening(act, len(frames)) for act in (one, two)]
         for track, mine, theirs in zip(tracks, true, true[::-1], strict=True):
             opening = mouth_opening(track.landmarks).astype(np.float64)
             seen = np.isfinite(opening)
@@ -187,12 +187,12 @@ def test_swapped_driving_videos_swap_expressions(nano: Nano, tmp_path: Path):
 
     def driver(number: int, *, moves: bool = True) -> tuple[Path, np.ndarray]:
         """A video of somebody else, who talks or sits still, and the true opening of the mouth in it."""
-        identity, acted = held_out_act(PEOPLE + number)
-        states = acted.animation.states[:frames] if moves else acted.animation.states[:1] * frames
+        identity, act = held_out_act(PEOPLE + number)
+        states = act.animation.states[:frames] if moves else act.animation.states[:1] * frames
         path = tmp_path / f"{number}_{moves}.mp4"
         if not path.is_file():
-            sitter = PortraitRenderer(make_identity(identity), 192, nano.zoom)
-            write_video(path, [sitter.frame(state) for state in states], fps=config.fps)
+            renderer = PortraitRenderer(make_identity(identity), 192, nano.zoom)
+            write_video(path, [renderer.frame(state) for state in states], fps=config.fps)
         return path, np.array([state.mouth_open for state in states])
 
     def openings(portrait: Portrait, drivers: list[Path], seed: int) -> list[np.ndarray]:
@@ -241,8 +241,8 @@ def test_swapped_driving_videos_swap_expressions(nano: Nano, tmp_path: Path):
 def test_the_mouth_is_at_rest_in_silence(nano: Nano):
     measured = []
     for number in range(4):
-        identity, acted = held_out_act(number)
-        speech = heard(acted)
+        identity, act = held_out_act(number)
+        speech = audio_samples(act)
         made = nano.say(nano.portrait(identity), np.concatenate([speech, np.zeros(2 * SAMPLE_RATE, np.float32)]))
         spoken = round(len(speech) / SAMPLE_RATE * nano.config.fps)
         talking, resting = made.opening[:spoken], made.opening[spoken + 8 :]
@@ -273,8 +273,8 @@ def test_motion_increases_with_intensity(nano: Nano):
     wanted = (0.1, 0.5, 0.9)
     measured = []
     for number in range(4):
-        identity, acted = held_out_act(number)
-        measured.append([nano.say(nano.portrait(identity), heard(acted), motion).motion for motion in wanted])
+        identity, act = held_out_act(number)
+        measured.append([nano.say(nano.portrait(identity), audio_samples(act), motion).motion for motion in wanted])
     values = np.array(measured)  # (clips, intensities, 2)
     expression, body = values.mean(axis=0).T
     tell(f"motion {wanted}: expression {expression}, body {body}")
@@ -292,26 +292,26 @@ def test_thirty_seconds_do_not_drift(nano: Nano):
     identity = HELD_OUT_IDENTITIES[2]
     portrait = nano.portrait(identity)
     reference = face_encoder.encode(portrait.pixels, portrait.face_points[0])
-    speech = np.concatenate([heard(held_out_act(number)[1]) for number in range(40)])
+    speech = np.concatenate([audio_samples(held_out_act(number)[1]) for number in range(40)])
 
     def seconds(made: Made) -> tuple[np.ndarray, np.ndarray]:
-        """Mean colour and likeness of every second."""
+        """Mean color and likeness of every second."""
         points = five_points(made.track.landmarks)
         like = np.array(
             [face_encoder.encode(frame, place) @ reference for frame, place in zip(made.frames, points, strict=True)]
         )
         length = len(made.frames) // 25
-        colour = made.frames[: 25 * length].reshape(length, -1, 3).mean(axis=1)
-        return colour, like[: 25 * length].reshape(length, 25).mean(axis=1)
+        color = made.frames[: 25 * length].reshape(length, -1, 3).mean(axis=1)
+        return color, like[: 25 * length].reshape(length, 25).mean(axis=1)
 
     pieces = [seconds(nano.say(portrait, speech[part * 3 * SAMPLE_RATE :][: 3 * SAMPLE_RATE])) for part in range(5)]
-    colour_limit = max(np.abs(colour[-1] - colour[0]).max() for colour, _ in pieces)
+    color_limit = max(np.abs(color[-1] - color[0]).max() for color, _ in pieces)
     likeness_limit = max(like[0] - like[-1] for _, like in pieces)
-    colour, like = seconds(nano.say(portrait, speech[: 30 * SAMPLE_RATE]))
-    assert len(colour) == 30
+    color, like = seconds(nano.say(portrait, speech[: 30 * SAMPLE_RATE]))
+    assert len(color) == 30
     tell(
-        f"last second against the first: colour {np.abs(colour[-1] - colour[0]).max():.2f} of 255 "
-        f"(within 3 s: {colour_limit:.2f}), likeness {like[0]:.3f} -> {like[-1]:.3f} (within 3 s: {likeness_limit:.3f})"
+        f"last second against the first: color {np.abs(color[-1] - color[0]).max():.2f} of 255 "
+        f"(within 3 s: {color_limit:.2f}), likeness {like[0]:.3f} -> {like[-1]:.3f} (within 3 s: {likeness_limit:.3f})"
     )
-    assert np.abs(colour[-1] - colour[0]).max() <= colour_limit
+    assert np.abs(color[-1] - color[0]).max() <= color_limit
     assert like[0] - like[-1] <= max(likeness_limit, 0.0)

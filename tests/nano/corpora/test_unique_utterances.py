@@ -20,12 +20,12 @@ RATE = 16000
 def test_half_of_the_utterances_are_sentences_and_half_are_shuffled() -> None:
     sentences = training_sentences()
     random = np.random.default_rng(0)
-    said = [vary_sentence(sentences, number, random) for number in range(400)]
-    known = [text in sentences for text in said]
+    utterances = [vary_sentence(sentences, number, random) for number in range(400)]
+    known = [text in sentences for text in utterances]
     assert 0.4 < np.mean(known) < 0.6
     spoken = {word.strip(",.?!") for sentence in sentences for word in sentence.split()}
-    assert all(word.strip(",.?!") in spoken for text in said for word in text.split())
-    lengths = [len(text.split()) for text in said]
+    assert all(word.strip(",.?!") in spoken for text in utterances for word in text.split())
+    lengths = [len(text.split()) for text in utterances]
     assert max(lengths) <= 2 + max(len(sentence.split()) for sentence in sentences)
 
 

@@ -76,10 +76,10 @@ def test_training_and_held_out_sentences_are_disjoint() -> None:
 
 def test_augmentation_keeps_length_and_times(speech: SpeechDataset) -> None:
     samples, _ = speech[0]
-    heard = normalize_waveform(augment_waveform(samples, np.random.default_rng(0)))
-    assert heard.shape == samples.shape and heard.dtype == np.float32
-    assert abs(heard.mean()) < 1e-3 and heard.std() == pytest.approx(1, abs=1e-3)
-    envelope = [np.abs(x[: len(x) // 320 * 320]).reshape(-1, 320).mean(1) for x in (samples, heard)]
+    augmented = normalize_waveform(augment_waveform(samples, np.random.default_rng(0)))
+    assert augmented.shape == samples.shape and augmented.dtype == np.float32
+    assert abs(augmented.mean()) < 1e-3 and augmented.std() == pytest.approx(1, abs=1e-3)
+    envelope = [np.abs(x[: len(x) // 320 * 320]).reshape(-1, 320).mean(1) for x in (samples, augmented)]
     lags = [
         np.corrcoef(envelope[0][5:-5], envelope[1][5 + lag : len(envelope[1]) - 5 + lag])[0, 1] for lag in range(-5, 6)
     ]

@@ -48,12 +48,12 @@ def test_a_caption_describes_the_person() -> None:
     random = np.random.default_rng(0)
     for number in range(60):
         person = make_identity(number)
-        said = make_caption(person, random)
-        word = said.split(" with ")[0].split()[-1]
+        caption = make_caption(person, random)
+        word = caption.split(" with ")[0].split()[-1]
         young = person.age < 16
         assert word == (("girl" if young else "woman") if person.softness > 0.5 else ("boy" if young else "man"))
-        assert person.glasses != "none" or "glasses" not in said
-        assert person.beard in ("full", "goatee") or "beard" not in said
+        assert person.glasses != "none" or "glasses" not in caption
+        assert person.beard in ("full", "goatee") or "beard" not in caption
 
 
 def test_any_text_is_tokenized_and_decoded(tokenizer) -> None:

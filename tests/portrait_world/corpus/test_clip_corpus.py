@@ -48,9 +48,9 @@ def test_rendering_resumes(corpus: Path, tmp_path: Path) -> None:
     work.close()
     unfinished = tmp_path / ".id0000_s0001.x7"
     unfinished.mkdir()
-    made = clip_names(tmp_path)
+    finished = clip_names(tmp_path)
     kept = (tmp_path / "id0000_s0000" / "truth.json").stat().st_mtime_ns
-    assert "id0000_s0000" in made
+    assert "id0000_s0000" in finished
     assert [done for done, _ in make_corpus(PLAN, tmp_path)] == [1, 2, 3, 4]
     assert clip_names(tmp_path) == clip_names(corpus)
     assert (tmp_path / "id0000_s0000" / "truth.json").stat().st_mtime_ns == kept

@@ -57,10 +57,10 @@ def test_video_audio_and_truth_have_one_length(folder: Path, known: dict[str, An
 
 def test_the_video_has_the_mixed_audio(folder: Path) -> None:
     sounds = np.stack([read_audio(folder / f"speech_{index}.wav", sample_rate=16000) for index in range(3)])
-    heard = read_audio(folder / "video.mp4", sample_rate=16000)
-    count = min(sounds.shape[1], len(heard))
-    assert np.corrcoef(sounds.sum(0)[:count], heard[:count])[0, 1] > 0.97
-    assert np.abs(heard).max() < 1
+    mixed = read_audio(folder / "video.mp4", sample_rate=16000)
+    count = min(sounds.shape[1], len(mixed))
+    assert np.corrcoef(sounds.sum(0)[:count], mixed[:count])[0, 1] > 0.97
+    assert np.abs(mixed).max() < 1
 
 
 def test_listeners_are_silent_with_the_mouth_closed(folder: Path, known: dict[str, Any]) -> None:

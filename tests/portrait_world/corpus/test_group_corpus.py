@@ -26,10 +26,10 @@ def test_everyone_says_every_sentence_next_to_others(people: int) -> None:
     assert len(clips) == 50
     assert len({clip.name for clip in clips}) == 50
     for clip in clips:
-        said = {role.identity: role.text for role in clip.roles}
-        assert len(said) == people, "everyone in a picture is somebody else"
-        assert set(said) <= set(range(1000, 1010))
-        assert said[clip.number] == LINES[clip.sentence]
+        texts = {role.identity: role.text for role in clip.roles}
+        assert len(texts) == people, "everyone in a picture is somebody else"
+        assert set(texts) <= set(range(1000, 1010))
+        assert texts[clip.number] == LINES[clip.sentence]
     company = [role for clip in clips for role in clip.roles if role.identity != clip.number]
     assert 0.15 < sum(not role.text for role in company) / len(company) < 0.45
     places = [[role.identity for role in clip.roles].index(clip.number) for clip in clips]
@@ -114,12 +114,12 @@ def test_the_script_renders_groups_and_resumes(tmp_path: Path) -> None:
     assert {person["identity"] for person in truth["people"]} == {5, 6}
     assert len({(x, y) for x, y in truth["jitter"]}) > 5
 
-    made = (out / "g0005_s0000" / "truth.json").read_bytes()
+    first_truth = (out / "g0005_s0000" / "truth.json").read_bytes()
     (out / "g0006_s0000" / "truth.json").rename(tmp_path / "kept.json")
     same = GroupCorpusPlan(range(5, 7), ("Hop.",), 2, (160, 96), jitter=0.005)
     assert list(make_corpus(same, out)) == [(1, 2), (2, 2)]
     assert (out / "g0006_s0000" / "truth.json").read_bytes() == (tmp_path / "kept.json").read_bytes()
-    assert (out / "g0005_s0000" / "truth.json").read_bytes() == made
+    assert (out / "g0005_s0000" / "truth.json").read_bytes() == first_truth
     with raises_input_error(ErrorCode.output_exists, "output", str(out)):
         next(make_corpus(GroupCorpusPlan(range(5, 7), ("Hop.",), 2, (160, 96), jitter=0.005, seed=2), out))
     with raises_input_error(ErrorCode.output_exists, "output", str(out / "g0005_s0000")):

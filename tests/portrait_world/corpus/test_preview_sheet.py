@@ -16,9 +16,9 @@ def test_portraits_are_arranged_in_rows() -> None:
 
 
 def test_a_strip_covers_the_first_to_the_last_frame() -> None:
-    sitter = PortraitRenderer(make_identity(3), 96)
-    acted = perform_plan(sitter.identity, ClipPlan(3, 0, "Mow.", 0))
-    film = frame_strip(sitter, acted, 4)
+    renderer = PortraitRenderer(make_identity(3), 96)
+    performance = perform_plan(renderer.identity, ClipPlan(3, 0, "Mow.", 0))
+    film = frame_strip(renderer, performance, 4)
     assert film.shape == (96, 384, 3)
-    assert np.array_equal(film[:, :96], sitter.frame(acted.animation.states[0]))
-    assert np.array_equal(film[:, -96:], sitter.frame(acted.animation.states[-1]))
+    assert np.array_equal(film[:, :96], renderer.frame(performance.animation.states[0]))
+    assert np.array_equal(film[:, -96:], renderer.frame(performance.animation.states[-1]))

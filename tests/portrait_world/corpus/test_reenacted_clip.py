@@ -49,11 +49,11 @@ def test_self_reenactment_equals_the_recorded_video(world: Path, tmp_path: Path)
 def test_another_person_performs_the_driving_performance(world: Path, tmp_path: Path) -> None:
     portrait, driver = world / "one" / "id1000_s0000", world / "one" / "id1001_s0001"
     render_reenactment(portrait, [driver], tmp_path / "cross")
-    made, driving = known(tmp_path / "cross"), known(driver)
-    assert (made["identity"], made["drivers"], made["text"]) == (1000, [1001], "Big bees.")
+    written, driving = known(tmp_path / "cross"), known(driver)
+    assert (written["identity"], written["drivers"], written["text"]) == (1000, [1001], "Big bees.")
     for name in MOVED:
-        assert [frame[name] for frame in made["frames"]] == [frame[name] for frame in driving["frames"]]
-    opening = [np.array([frame["mouth_open"] for frame in values["frames"]]) for values in (made, driving)]
+        assert [frame[name] for frame in written["frames"]] == [frame[name] for frame in driving["frames"]]
+    opening = [np.array([frame["mouth_open"] for frame in values["frames"]]) for values in (written, driving)]
     assert np.abs(opening[0] - opening[1]).max() < 0.03
     assert (tmp_path / "cross" / "speech.wav").read_bytes() == (driver / "speech.wav").read_bytes()
     assert np.array_equal(read_image(tmp_path / "cross" / "portrait.png"), read_image(portrait / "portrait.png"))
@@ -72,15 +72,17 @@ def test_swapped_drivers_swap_the_performances_of_a_group(world: Path, tmp_path:
     straight, swapped = known(tmp_path / "straight"), known(tmp_path / "swapped")
     assert straight["drivers"] == swapped["drivers"][::-1] == [1000, 1001]
     for name in MOVED:
-        tracks = [[[frame[name] for frame in p["frames"]] for p in made["people"]] for made in (straight, swapped)]
+        tracks = [
+            [[frame[name] for frame in p["frames"]] for p in written["people"]] for written in (straight, swapped)
+        ]
         assert tracks[0] == tracks[1][::-1]
     identities = [person["identity"] for person in known(group)["people"]]
     assert [person["identity"] for person in swapped["people"]] == identities
     assert not np.any(straight["jitter"])
     assert np.array_equal(read_image(tmp_path / "straight" / "portrait.png"), read_image(group / "portrait.png"))
-    heard = [read_audio(tmp_path / "straight" / f"speech_{index}.wav", sample_rate=22050) for index in range(2)]
-    assert len(heard[0]) == len(heard[1])
-    assert abs(len(heard[0]) / 22050 - count / 25) <= 1 / 25
+    audio = [read_audio(tmp_path / "straight" / f"speech_{index}.wav", sample_rate=22050) for index in range(2)]
+    assert len(audio[0]) == len(audio[1])
+    assert abs(len(audio[0]) / 22050 - count / 25) <= 1 / 25
 
 
 def test_the_plan_of_a_clip_is_read_back(world: Path) -> None:

@@ -50,9 +50,9 @@ def test_video_audio_and_truth_have_one_length(folder: Path, known: dict[str, An
 
 def test_the_video_has_the_speech_as_audio(folder: Path) -> None:
     speech = read_audio(folder / "speech.wav", sample_rate=16000)
-    heard = read_audio(folder / "video.mp4", sample_rate=16000)
-    count = min(len(speech), len(heard))
-    assert np.corrcoef(speech[:count], heard[:count])[0, 1] > 0.97
+    audio = read_audio(folder / "video.mp4", sample_rate=16000)
+    count = min(len(speech), len(audio))
+    assert np.corrcoef(speech[:count], audio[:count])[0, 1] > 0.97
 
 
 def test_the_ground_truth_has_the_requested_values(known: dict[str, Any]) -> None:
@@ -85,31 +85,31 @@ def test_rendering_is_reproducible(folder: Path, tmp_path: Path) -> None:
 
 
 def test_another_seed_changes_the_motion_but_not_the_text() -> None:
-    sitter = PortraitRenderer(make_identity(1), 64)
+    renderer = PortraitRenderer(make_identity(1), 64)
     other = ClipPlan(1, 2, PLAN.text, seed=5)
     first, second = (
-        clip_ground_truth(sitter, PLAN, perform_plan(sitter.identity, PLAN)),
-        clip_ground_truth(sitter, other, perform_plan(sitter.identity, other)),
+        clip_ground_truth(renderer, PLAN, perform_plan(renderer.identity, PLAN)),
+        clip_ground_truth(renderer, other, perform_plan(renderer.identity, other)),
     )
     assert first["text"] == second["text"]
     assert [frame["yaw"] for frame in first["frames"]] != [frame["yaw"] for frame in second["frames"]]
 
 
 def test_requested_intensities_are_kept() -> None:
-    acted = perform_plan(make_identity(1), ClipPlan(1, 2, PLAN.text, 4, expression=0.25, body=1.0))
-    assert (acted.expression, acted.body) == (0.25, 1.0)
+    performance = perform_plan(make_identity(1), ClipPlan(1, 2, PLAN.text, 4, expression=0.25, body=1.0))
+    assert (performance.expression, performance.body) == (0.25, 1.0)
 
 
 def test_clips_of_one_person_are_unchanged_between_versions(tmp_path: Path) -> None:
     """Existing corpora and benchmarks can be rendered again."""
-    sitter = PortraitRenderer(make_identity(1), 96)
-    write_clip(sitter, ClipPlan(1, 0, "Pip.", seed=1), tmp_path / "id0001_s0000")
+    renderer = PortraitRenderer(make_identity(1), 96)
+    write_clip(renderer, ClipPlan(1, 0, "Pip.", seed=1), tmp_path / "id0001_s0000")
     for name, digest in (
         ("truth.json", "ca42e775f36545a43783eb2ba2d90fba0e1e56ec1daceecf7b6185ba526bfcf3"),
         ("speech.wav", "58002345adb8da7564549baa0322be803f451963c4c9c38e8b6c5f77738f37c6"),
     ):
         assert hash_file(tmp_path / "id0001_s0000" / name) == digest, name
     # Another processor may round a pixel otherwise.
-    turned = sitter.frame(FaceState(mouth_open=0.6, yaw=0.2, blink=0.5, smile=0.4))
-    assert sitter.portrait().mean((0, 1)) == pytest.approx([118.053, 108.403, 90.068], abs=0.01)
+    turned = renderer.frame(FaceState(mouth_open=0.6, yaw=0.2, blink=0.5, smile=0.4))
+    assert renderer.portrait().mean((0, 1)) == pytest.approx([118.053, 108.403, 90.068], abs=0.01)
     assert turned.mean((0, 1)) == pytest.approx([116.722, 106.948, 88.963], abs=0.01)

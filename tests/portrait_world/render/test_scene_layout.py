@@ -13,12 +13,12 @@ from tests.helpers.errors import raises_input_error
 WIDEST, NARROWEST = 1.05, 0.75
 
 
-def spans(standings: tuple[PersonPlacement, ...], half_widths: list[float]) -> list[tuple[float, float]]:
+def spans(placements: tuple[PersonPlacement, ...], half_widths: list[float]) -> list[tuple[float, float]]:
     """Returns the left and right ends of half widths in head units around each person, in image heights."""
     halves = [
-        half * standing.zoom / PORTRAIT_HEIGHT_UNITS for half, standing in zip(half_widths, standings, strict=True)
+        half * placement.zoom / PORTRAIT_HEIGHT_UNITS for half, placement in zip(half_widths, placements, strict=True)
     ]
-    return [(standing.x - half, standing.x + half) for standing, half in zip(standings, halves, strict=True)]
+    return [(placement.x - half, placement.x + half) for placement, half in zip(placements, halves, strict=True)]
 
 
 @pytest.mark.parametrize(("people", "aspect"), [(1, 1.0), (2, 1.1), (2, 1.67), (3, 1.65), (3, 2.5)])
@@ -26,13 +26,13 @@ def test_heads_are_within_the_image_and_no_eyes_are_covered(people: int, aspect:
     random = np.random.default_rng(people)
     for _ in range(200):
         reaches = random.uniform(NARROWEST, WIDEST, people).tolist()
-        standings = arrange_people(reaches, aspect, 1.0, random)
-        assert min(standing.zoom for standing in standings) >= MIN_ZOOM
-        heads, middles = spans(standings, reaches), spans(standings, [VISIBLE_FACE_HALF_WIDTH] * people)
+        placements = arrange_people(reaches, aspect, 1.0, random)
+        assert min(placement.zoom for placement in placements) >= MIN_ZOOM
+        heads, middles = spans(placements, reaches), spans(placements, [VISIBLE_FACE_HALF_WIDTH] * people)
         assert heads[0][0] > -aspect / 2
         assert heads[-1][1] < aspect / 2
         for left, right in pairwise(range(people)):
-            left_is_behind = standings[left].zoom < standings[right].zoom
+            left_is_behind = placements[left].zoom < placements[right].zoom
             hidden_from = heads[right][0] if left_is_behind else heads[left][1]
             seen_to = middles[left][1] if left_is_behind else middles[right][0]
             assert (hidden_from - seen_to) * (1 if left_is_behind else -1) > -1e-6
@@ -42,8 +42,8 @@ def test_some_people_touch_and_others_are_apart() -> None:
     random = np.random.default_rng(0)
     free = []
     for _ in range(300):
-        standings = arrange_people([0.8, 0.8], 1.67, 1.0, random)
-        heads = spans(standings, [0.8, 0.8])
+        placements = arrange_people([0.8, 0.8], 1.67, 1.0, random)
+        heads = spans(placements, [0.8, 0.8])
         free.append(heads[1][0] - heads[0][1])
     assert 0.25 < np.mean(np.array(free) < 0) < 0.6, "heads overlap"
     assert np.mean(np.array(free) > 0.15) > 0.15
