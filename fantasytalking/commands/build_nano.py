@@ -10,11 +10,11 @@ from fantasytalking.commands.invocation import Invocation
 DESCRIPTION = """Builds nano, the miniature of the whole method: its corpus, every component, the trainings.
 
     {command} --output outputs/new_nano                        the recipe of configs/nano/build.yaml
-    {command} --output outputs/new_nano --until pack           without faces driven by videos
+    {command} --output outputs/new_nano --until pack           without driving videos
     {command} --until prepare                                  only the corpus and its encoders
     {command} --only expression_reader                         one step that needs no other
-    {command} --output outputs/tiny work=outputs/tiny_work --config configs/nano/build_smoke.yaml
-                                                               every step in minutes, untrained
+    {command} --output outputs/tiny work_dir=outputs/tiny_work --config configs/nano/build_smoke.yaml
+                                                               every step in minutes, without quality
 
 Resumes an interrupted run: finished steps are skipped.
 """
@@ -35,8 +35,10 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     which.add_argument(
         "--until", default=STEP_NAMES[-1], metavar="STEP", help=f"stop after one of: {', '.join(STEP_NAMES)}"
     )
-    which.add_argument("--only", metavar="STEP", help="one step; the results that it needs must exist")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in work=DIR vae.fit.steps=100")
+    which.add_argument("--only", metavar="STEP", help="run one step, whose dependencies must be finished")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings, as in work_dir=DIR vae.fit.steps=100"
+    )
     given = parser.parse_intermixed_args(arguments)
     config = load_config(BuildConfig, given.config or preset_path("nano", "build"), given.overrides)
     transformers_logging.disable_progress_bar()

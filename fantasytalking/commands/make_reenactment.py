@@ -3,26 +3,29 @@
 from collections.abc import Sequence
 
 from fantasytalking.commands.invocation import Invocation
+from fantasytalking.common.cli_aliases import add_argument_with_alias
 
 DESCRIPTION = """Renders the true cross-reenacted video of portrait-world clips.
 
-    {command} --portrait CLIP --drive CLIP [--drive CLIP] --output DIR
+    {command} --portrait CLIP --driver CLIP [--driver CLIP] --output DIR
 
-The people of one clip perform what the people of other clips did: the video that a model driven by those clips should
-generate from the portrait.
+The people of one clip of the portrait world perform what the people of other clips performed: the ground truth for a
+model that animates the portrait with these clips as driving videos.
 """
 
 
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments, renders the video, and prints its length."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--portrait", required=True, metavar="CLIP", help="folder of a clip: who is seen, and where")
-    drive_help = "folder of a clip of one person: the performance; once per person in the portrait, from the left"
-    parser.add_argument("--drive", required=True, action="append", metavar="CLIP", help=drive_help)
-    parser.add_argument("--output", required=True, metavar="DIR", help="a folder with the files of a clip")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--portrait", required=True, metavar="CLIP", help="folder of the clip whose people are shown")
+    driver_help = "folder of a driving clip of one person; once per person of the portrait, from left to right"
+    add_argument_with_alias(
+        parser, "--driver", "--drive", required=True, action="append", metavar="CLIP", help=driver_help
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the new clip")
+    options = parser.parse_args(arguments)
 
     from fantasytalking.portrait_world.corpus.reenacted_clip import render_reenactment
 
-    count = render_reenactment(given.portrait, given.drive, given.output)
-    print(f"{given.output}: {count} frames")
+    count = render_reenactment(options.portrait, options.driver, options.output)
+    print(f"{options.output}: {count} frames")

@@ -1,1 +1,1 @@
-"""Nano: a miniature of every component of the method, trained from nothing on the portrait world."""
+"""Nano: a miniature of every component of the method, trained from scratch on the portrait world."""

@@ -1,4 +1,4 @@
-"""Where nano is built: folders, device, and the project's own commands."""
+"""Folders, device and processes of a nano build, and runs of the package's commands within it."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fantasytalking.common.config import CONFIGS_FOLDER
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.resources import IS_INSTALLED, ROOT
 from fantasytalking.data.manifest import MANIFEST_FILE, REJECTIONS_FILE
 from fantasytalking.models.presets import ModelConfig, load_model_config
@@ -25,25 +25,25 @@ logger = logging.getLogger(__name__)
 
 MAX_BUILD_PROCESSES = 16
 PREPARED_SIZE_MULTIPLE = 16
-"""Pixels of which sides of prepared pictures are multiples."""
+"""Sides of prepared videos are multiples of this many pixels."""
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What every step of the build is given."""
+    """Configuration and folders that every step of the build uses."""
 
     config: BuildConfig
     output: Path
-    """Where the finished pipeline goes."""
+    """Folder of the finished pipeline."""
 
     @property
     def work_dir(self) -> Path:
-        """Everything on the way."""
+        """Folder of all intermediate results."""
         return Path(self.config.work_dir)
 
     @property
     def components(self) -> Path:
-        """The diffusers folder that grows step by step, or the finished one that takes its place."""
+        """diffusers folder that the steps fill with components, or the folder of pretrained components."""
         return (
             Path(self.config.pretrained_components)
             if self.config.pretrained_components
@@ -52,22 +52,22 @@ class BuildContext:
 
     @property
     def corpus(self) -> Path:
-        """The prepared clips."""
+        """Folder of the prepared clips of one person."""
         return self.work_dir / "corpus"
 
     @property
     def portrait_corpus(self) -> Path:
-        """The prepared clips with what drives their faces, of one and of several people."""
+        """Folder of the prepared clips of one and of several people, with expression features."""
         return self.work_dir / "portrait_corpus"
 
     @property
     def extended_corpus(self) -> Path:
-        """The prepared clips of further people with words of their own."""
+        """Folder of the prepared clips of further people with unique utterances."""
         return self.work_dir / "more_corpus"
 
     @property
     def expression_encoder(self) -> Path:
-        """The trained encoder, or that of a finished folder; apart from the components, which `pack` takes whole."""
+        """Folder of the expression encoder, trained or pretrained. It is not in `components`, which `pack` copies."""
         finished = self.config.pretrained_components
         return (
             Path(finished) / EXPRESSION_ENCODER_FOLDER
@@ -77,39 +77,44 @@ class BuildContext:
 
     @property
     def motion_normalizer(self) -> Path:
-        """What intensities of motion mean: as in the prepared clips, or as in a finished folder."""
+        """File with the motion normalizer of the prepared clips, or of the pretrained components."""
         return Path(self.config.pretrained_components or self.corpus) / MOTION_NORMALIZER_FILE
 
     @property
     def model(self) -> ModelConfig:
-        """Sizes of the transformer, and so the widths of the encoders."""
+        """Sizes of the transformer, which fix the widths of the encoders."""
         return load_model_config(self.config.model)
 
     @property
     def device(self) -> torch.device:
-        """Where the components are trained.
+        """Device on which the components are trained.
 
         Raises:
-            InputError: a GPU is asked for and there is none.
+            InputError: "cuda" is configured and there is no CUDA device.
         """
-        wanted = self.config.device
-        if wanted == "cuda" and not torch.cuda.is_available():
-            raise InputError("device is 'cuda', but there is no CUDA device; use device=cpu")
-        return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+        requested = self.config.device
+        if requested == "cuda" and not torch.cuda.is_available():
+            raise InputError(
+                "device is 'cuda', but there is no CUDA device; use device=cpu",
+                code=ErrorCode.unsupported,
+                field="device",
+                value=requested,
+            )
+        return torch.device("cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu")
 
     @property
     def processes(self) -> int:
-        """That draw, speak and prepare."""
+        """Number of processes that render, synthesize speech and prepare clips."""
         return self.config.num_processes or min(MAX_BUILD_PROCESSES, len(os.sched_getaffinity(0)))
 
     def step_folder(self, step: str) -> Path:
-        """A step's own folder, made when it is not there."""
+        """Returns the folder of a step, which is created if it does not exist."""
         path = self.work_dir / step
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def prepared_size(self, pixels: int) -> int:
-        """So many pixels of a drawn picture, in a prepared one."""
+        """Scales a side of a rendered video in pixels to the prepared video, rounded to the nearest multiple of 16."""
         size = self.config.prepared_size or self.config.image_size
         return PREPARED_SIZE_MULTIPLE * round(pixels * size / self.config.image_size / PREPARED_SIZE_MULTIPLE)
 
@@ -120,16 +125,16 @@ class BuildContext:
         *overrides: str,
         corpora: Sequence[Path] | None = None,
     ) -> None:
-        """Trains a stage in a process of its own, which resumes where it was stopped.
+        """Runs the command `train`, which resumes an interrupted run.
 
         Args:
-            script_config: the stage's settings.
-            base: what is trained on.
-            overrides: further settings.
-            corpora: None: `self.corpus` alone.
+            script_config: its settings.
+            base: folder of the base model.
+            overrides: further key=value settings.
+            corpora: folders of prepared clips; None for `self.corpus` alone.
 
         Raises:
-            InputError: it ended with an error, which it has told.
+            InputError: the script failed; it has printed its error.
         """
         settings = [f"model={self.config.model}", f"base={base}", f"seed={self.config.seed}", *overrides]
         manifests = ",".join(str(corpus / MANIFEST_FILE) for corpus in corpora or [self.corpus])
@@ -141,8 +146,10 @@ class BuildContext:
     def resume_stage2(
         self, script_config: ScriptRunConfig, previous_run: str, name: str, corpora: Sequence[Path]
     ) -> dict[str, Any]:
-        """Trains stage 2 in the folder `name` on from the adapter of the run `previous_run`; what is known of the
-        training.
+        """Trains stage 2 in the folder `name`, starting from the adapter of the run `previous_run`.
+
+        Returns:
+            the summary of the training, as `training_summary`.
 
         Raises:
             InputError: as `run_training`.
@@ -154,13 +161,13 @@ class BuildContext:
     def run_preparation(
         self, script_config: ScriptRunConfig, videos: Path, corpus: Path, components: Path, *overrides: str
     ) -> None:
-        """Prepares `videos` on the processor's cores, since tracking is most of the work.
+        """Runs the command `prepare` on `videos`, on the CPU's cores, since face tracking takes most of the time.
 
         Raises:
             InputError: as `run_training`.
         """
         config = CONFIGS_FOLDER / script_config.config
-        arguments = ["--input", videos, "--output", corpus, "--config", config, f"components={components}"]
+        arguments = ["--input", videos, "--output", corpus, "--config", config, f"base={components}"]
         arguments += ["device=cpu", *overrides, *script_config.overrides]
         launcher = ["accelerate.commands.launch", "--config_file", str(CONFIGS_FOLDER / "accelerate" / "ddp.yaml")]
         launcher += ["--num_processes", str(self.processes), "--main_process_port", "0"]
@@ -169,7 +176,7 @@ class BuildContext:
 
 
 def corpus_summary(corpus: Path) -> dict[str, Any]:
-    """Clips of a prepared corpus, and those that were left out."""
+    """Returns the number of clips of a prepared corpus, and of the clips that were rejected ("left_out")."""
     lines = {name: (corpus / name).read_text(encoding="utf-8").count("\n") for name in (MANIFEST_FILE, REJECTIONS_FILE)}
     return {"clips": lines[MANIFEST_FILE], "left_out": lines[REJECTIONS_FILE]}
 
@@ -177,16 +184,16 @@ def corpus_summary(corpus: Path) -> dict[str, Any]:
 def run_command(
     command: str, *arguments: object, launcher: Sequence[str] = (), variables: Mapping[str, str] | None = None
 ) -> None:
-    """Runs a command of the package in a process of its own, which reports the rest.
+    """Runs a command of the package in a process of its own, whose output is passed through.
 
     Args:
-        command: as on the command line: train, prepare, evaluate ...
-        arguments: of the command; written as text.
-        launcher: a module that starts the command, with its options; none: the command is one process.
-        variables: environment variables, added to those of this process.
+        command: name of the command: train, prepare, evaluate ...
+        arguments: arguments of the command, converted to text.
+        launcher: a module that starts the command, with its options; empty for a single process.
+        variables: variables added to the environment of this process.
 
     Raises:
-        InputError: it ended with an error, which it has reported.
+        InputError: the command failed; it has printed its error.
     """
     started = ["-m", *launcher, "-m", "fantasytalking"] if launcher else ["-m", "fantasytalking"]
     environment = {**os.environ, **(variables or {})}
@@ -198,6 +205,9 @@ def run_command(
         raise KeyboardInterrupt
     if finished.returncode != 0:
         raise InputError(
-            f"'fantasytalking {command}' ended with code {finished.returncode}, see its output above; "
-            "the same command resumes where it stopped"
+            f"'fantasytalking {command}' ended with exit code {finished.returncode}, see its error above; "
+            "run the same command again to resume",
+            code=ErrorCode.unsupported,
+            field=command,
+            value=finished.returncode,
         )

@@ -1,13 +1,13 @@
-"""Weights as the finished folder holds them."""
+"""Conversion of weights to float16 for storage."""
 
 import torch
 from torch import nn
 
 
 def to_half_precision(model: nn.Module) -> None:
-    """Moves all floating-point weights to the CPU and to float16, laid out plainly as files want them.
+    """Converts all floating-point weights to contiguous float16 tensors on the CPU, in place.
 
-    float16 and not bfloat16: trained weights lie far within its range, and it keeps three bits more of them.
+    float16 rather than bfloat16: trained weights are far within its range, and it has three more bits of precision.
     """
     for value in (*model.parameters(), *model.buffers()):
         if value.is_floating_point():

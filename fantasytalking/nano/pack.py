@@ -1,4 +1,4 @@
-"""The finished pipeline in one folder: half precision, within the size that a repository bears."""
+"""Writes the finished pipeline to one folder, in half precision and within a size limit for repositories."""
 
 import shutil
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.inference.model_sources import EXPRESSION_ADAPTER_FOLDER
 from fantasytalking.nano.config import MAX_PIPELINE_BYTES, MAX_PORTRAIT_PARTS_BYTES
@@ -28,10 +28,21 @@ def write_pipeline(
     max_text_tokens: int,
     flow_shift: float,
 ) -> dict[str, Any]:
-    """Writes base, adapter and encoders as one `FantasyTalkingPipeline` folder, whole or not at all.
+    """Writes base, adapter and encoders as one `FantasyTalkingPipeline` folder, completely or not at all.
 
-    The folder serves as the pipeline, as the components of scripts/prepare_data.py and as the base of the training
-    scripts.
+    The folder can be used as a pipeline and as the base of scripts/prepare_data.py and of the training scripts.
+
+    Args:
+        components: folder of the base and the encoders.
+        adapter: folder of the trained adapter.
+        normalizer: file of the motion normalizer.
+        output: folder of the pipeline.
+        portrait: configuration of the portrait modules.
+        max_text_tokens: tokens that prompts are padded to.
+        flow_shift: shift of the noise levels of the scheduler.
+
+    Returns:
+        "bytes", the size of the folder, and "parts", the size of each entry in it.
 
     Raises:
         InputError: the result is larger than `MAX_PIPELINE_BYTES`; nothing is written then.
@@ -46,7 +57,7 @@ def write_pipeline(
     with atomic_write(output) as temporary:
         pipeline.save_pretrained(temporary)
         shutil.copyfile(normalizer, temporary / normalizer.name)
-        # prepare_data looks for it beside the model, as transformers keeps it.
+        # prepare_data expects it next to the model, where transformers stores it.
         shutil.copyfile(
             temporary / "audio_processor" / PREPROCESSOR_FILE, temporary / "audio_encoder" / PREPROCESSOR_FILE
         )
@@ -56,21 +67,32 @@ def write_pipeline(
 
 
 def write_portrait_parts(encoder: Path, adapter: Path, output: Path) -> dict[str, Any]:
-    """Adds what lets videos drive the faces of a finished pipeline: expression encoder and adapter, or none of both.
+    """Adds the expression encoder and the expression adapter to a finished pipeline.
+
+    Returns:
+        "bytes", their size together, and "parts", the size of each.
 
     Raises:
-        InputError: they are larger than `MAX_PORTRAIT_PARTS_BYTES` together, or there is no pipeline; nothing is
-            written.
+        InputError: together they are larger than `MAX_PORTRAIT_PARTS_BYTES`, or `output` does not exist; nothing is
+            written then.
     """
     parts = {EXPRESSION_ENCODER_FOLDER: encoder, EXPRESSION_ADAPTER_FOLDER: adapter}
     sizes = {name: size_in_bytes(part) for name, part in parts.items()}
     if sum(sizes.values()) > MAX_PORTRAIT_PARTS_BYTES:
         raise InputError(
             f"{' and '.join(parts)} of '{output}' would have {sum(sizes.values()) / 1e6:.1f} MB; the limit is "
-            f"{MAX_PORTRAIT_PARTS_BYTES / 1e6:.0f} MB: make the expression modules or the rank of the LoRA smaller"
+            f"{MAX_PORTRAIT_PARTS_BYTES / 1e6:.0f} MB: reduce the expression modules or the rank of the LoRA",
+            code=ErrorCode.out_of_range,
+            field="output",
+            value=sum(sizes.values()),
         )
     if not output.is_dir():
-        raise InputError(f"there is no pipeline at '{output}'; make it first: the step pack")
+        raise InputError(
+            f"there is no pipeline at '{output}'; run the step pack first",
+            code=ErrorCode.missing_file,
+            field="output",
+            value=str(output),
+        )
     for name, part in parts.items():
         with atomic_write(output / name) as temporary:
             shutil.copytree(part, temporary)
@@ -78,7 +100,7 @@ def write_portrait_parts(encoder: Path, adapter: Path, output: Path) -> dict[str
 
 
 def size_in_bytes(file_or_folder: Path) -> int:
-    """Of a file, or of all files below a folder."""
+    """Returns the size of a file, or of all files below a folder."""
     files = (
         [file_or_folder] if file_or_folder.is_file() else [path for path in file_or_folder.rglob("*") if path.is_file()]
     )
@@ -86,13 +108,16 @@ def size_in_bytes(file_or_folder: Path) -> int:
 
 
 def check_pipeline_size(size: int, output: Path) -> None:
-    """Holds that a finished folder is no larger than the limit.
+    """Checks that a pipeline of `size` bytes is within the limit.
 
     Raises:
-        InputError: it is.
+        InputError: `size` is larger than `MAX_PIPELINE_BYTES`.
     """
     if size > MAX_PIPELINE_BYTES:
         raise InputError(
             f"'{output}' would have {size / 1e6:.1f} MB; the limit is {MAX_PIPELINE_BYTES / 1e6:.0f} MB: "
-            "make the transformer or an encoder smaller"
+            "reduce the transformer or an encoder",
+            code=ErrorCode.out_of_range,
+            field="output",
+            value=size,
         )

@@ -1,4 +1,4 @@
-"""What a run of the project's Trainer says of itself, in few numbers."""
+"""Summary of a training run from its log."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def training_summary(output: Path) -> dict[str, Any]:
-    """Steps, loss at the beginning and at the end, and seconds a step, from a run's log.jsonl."""
+    """Returns the steps, the mean loss of the first and last tenth, and the seconds per step of a run's log.jsonl."""
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [line["loss"] for line in lines]
     tenth = max(1, len(losses) // 10)

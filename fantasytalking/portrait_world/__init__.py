@@ -1,1 +1,1 @@
-"""The portrait world: a licence-free synthetic corpus of talking people, drawn and voiced by this package alone."""
+"""The portrait world: a synthetic corpus of speakers, free of third-party licenses, rendered by this package alone."""

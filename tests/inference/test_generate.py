@@ -59,7 +59,7 @@ def test_a_video_with_its_record_and_sheet(capsys, options, tmp_path):
     assert ended.out.startswith(f"{tmp_path / 'video.mp4'}: 0.88 s, 32x32, ") and "per second of video" in ended.out
     for stage in ("load", "encode", "denoise", "decode"):
         assert f"{stage}: 100%" in ended.err
-    assert "note: nano was trained on rendered people alone" in ended.err
+    assert "note: nano was trained on rendered people only" in ended.err
     info = probe(tmp_path / "video.mp4")
     assert (info.frames, info.width, info.height, info.fps) == (22, 32, 32, 25) and info.has_audio
     assert abs(len(read_audio(tmp_path / "video.mp4")) / 16000 - 0.9) <= 1 / 25

@@ -1,4 +1,4 @@
-"""Two drawn people who say two words, and pictures of three more, for the whole session."""
+"""Session fixtures: videos of two people and portrait images of three more."""
 
 from collections.abc import Iterator
 from pathlib import Path

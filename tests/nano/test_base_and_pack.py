@@ -1,4 +1,4 @@
-"""The base, and the folder in which everything ends."""
+"""Tests of the base transformer and of the packed pipeline."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from fantasytalking.checkpoints.adapter import BASE_FILE, AdapterConfig, save_adapter, save_adapter_state
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
@@ -16,6 +16,7 @@ from fantasytalking.nano.config import MAX_PIPELINE_BYTES
 from fantasytalking.nano.pack import check_pipeline_size, write_pipeline
 from fantasytalking.nano.trainers.base_transformer import build_base, write_fresh_base, write_trained_base
 from fantasytalking.pipeline import FantasyTalkingPipeline
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_components import build_components
 
 Packed = tuple[Path, FantasyTalkingTransformer3DModel]
@@ -28,7 +29,7 @@ def small() -> ModelConfig:
     return replace(nano, wan=replace(wan, image_dim=32))
 
 
-def test_a_fresh_base_predicts_nothing_and_becomes_a_portrait_model(small: ModelConfig, tmp_path: Path) -> None:
+def test_untrained_base_predicts_zero_and_loads_as_a_portrait_model(small: ModelConfig, tmp_path: Path) -> None:
     write_fresh_base(small, 0, tmp_path)
     before = (tmp_path / "transformer" / "config.json").stat().st_mtime_ns
     write_fresh_base(small, 0, tmp_path)
@@ -38,7 +39,7 @@ def test_a_fresh_base_predicts_nothing_and_becomes_a_portrait_model(small: Model
     assert torch.equal(model.patch_embedding.weight, build_base(small, 0).patch_embedding.weight)
 
 
-def test_what_was_trained_of_the_base_becomes_the_base(small: ModelConfig, tmp_path: Path) -> None:
+def test_trained_base_weights_are_written_as_the_base(small: ModelConfig, tmp_path: Path) -> None:
     write_fresh_base(small, 0, tmp_path / "fresh")
     model = load_from_wan(tmp_path / "fresh", asdict(small.portrait))
     names = [name for name, _ in model.named_parameters() if adapter_module_of(name) is None]
@@ -75,10 +76,10 @@ def packed(
     return folder / "nano", model
 
 
-def test_one_folder_is_pipeline_components_and_base(packed: Packed, small: ModelConfig) -> None:
+def test_one_folder_loads_as_pipeline_components_and_base(packed: Packed, small: ModelConfig) -> None:
     folder, model = packed
     pipeline = FantasyTalkingPipeline.from_pretrained(folder)
-    assert pipeline.config.max_text_tokens == 16 and pipeline.trained_modules == ["audio", "face", "motion"]
+    assert pipeline.config.text_length == 16 and pipeline.trained_modules == ["audio", "face", "motion"]
     assert pipeline.face_encoder_path is not None and pipeline.motion_normalizer is not None
     assert (folder / "audio_encoder" / "preprocessor_config.json").is_file(), "prepare_data reads it there"
     for name, value in pipeline.transformer.state_dict().items():
@@ -98,19 +99,19 @@ def test_all_weights_are_stored_in_half_precision(packed: Packed) -> None:
         assert {value.dtype for value in load_file(file).values() if value.is_floating_point()} == {torch.float16}
 
 
-def test_a_folder_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+def test_a_pipeline_above_the_size_limit_is_rejected(tmp_path: Path) -> None:
     check_pipeline_size(MAX_PIPELINE_BYTES, tmp_path)
-    with pytest.raises(InputError, match=r"40\.0 MB; the limit is 40 MB"):
+    with raises_input_error(ErrorCode.out_of_range, "output", MAX_PIPELINE_BYTES + 1):
         check_pipeline_size(MAX_PIPELINE_BYTES + 1, tmp_path)
 
 
-def test_too_large_a_pipeline_leaves_nothing(packed: Packed, small: ModelConfig, tmp_path: Path) -> None:
+def test_a_pipeline_above_the_size_limit_is_not_written(packed: Packed, small: ModelConfig, tmp_path: Path) -> None:
     source = packed[0].parent
     onnx = source / "components" / "face_encoder" / "tiny.onnx"
     kept = onnx.read_bytes()
     try:
         onnx.write_bytes(kept + bytes(MAX_PIPELINE_BYTES))
-        with pytest.raises(InputError, match="smaller"):
+        with raises_input_error(ErrorCode.out_of_range, "output"):
             write_pipeline(
                 source / "components",
                 source / "adapter",
@@ -125,6 +126,6 @@ def test_too_large_a_pipeline_leaves_nothing(packed: Packed, small: ModelConfig,
     assert not list(tmp_path.iterdir())
 
 
-def test_an_adapter_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_without_modules_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="modules is"):
         AdapterConfig([], "seconds").validate("here")

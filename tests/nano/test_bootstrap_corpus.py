@@ -1,4 +1,4 @@
-"""The corpora that nano's training makes for itself, with a recipe of two people who say one sentence."""
+"""Tests of corpora built on first use, with a recipe of two people who say one sentence."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.features import load_features
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
@@ -20,6 +20,7 @@ from fantasytalking.nano.bootstrap_corpus import BUILD_RECIPE_FILE, bootstrap_co
 from fantasytalking.nano.build import STEP_NAMES
 from fantasytalking.training.config import TrainConfig
 from tests.helpers import tiny_components
+from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import save_base
 
 SMOKE = CONFIGS_FOLDER / "nano" / "build_smoke.yaml"
@@ -29,10 +30,10 @@ import sys
 from functools import partial
 from pathlib import Path
 from fantasytalking.common.errors import exit_cleanly
-from fantasytalking.nano.bootstrap_corpus import make_first_corpus
+from fantasytalking.nano.bootstrap_corpus import bootstrap_corpus
 from fantasytalking.training.cli import train
 recipe, stage = Path(sys.argv.pop(1)), sys.argv.pop(1)
-exit_cleanly(lambda: train(stage, "about", None, partial(make_first_corpus, recipe=recipe)))
+exit_cleanly(lambda: train(stage, "about", None, partial(bootstrap_corpus, recipe=recipe)))
 """
 
 
@@ -42,7 +43,7 @@ def nano_config(*more: str, stage: str = "stage1") -> TrainConfig:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with the encoders that prepare the clips."""
+    """Returns a working folder with the encoders that prepare the clips."""
     monkeypatch.chdir(tmp_path)
     base = tiny_components.build_components(tmp_path / "checkpoints" / "nano", audio_dim=128)
     widths = {"text_dim": tiny_components.TEXT_DIM, "image_dim": tiny_components.IMAGE_DIM}
@@ -52,7 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def driven(home: Path) -> Path:
-    """That folder, where the base has an expression encoder and says what intensities of motion mean."""
+    """Returns that folder, with an expression encoder and a motion normalizer in the base."""
     torch.manual_seed(0)
     network = ExpressionNetwork(ExpressionEncoderConfig(channels=[8, 8, 8, 8], hidden=8))
     base = home / "checkpoints" / "nano"
@@ -62,7 +63,7 @@ def driven(home: Path) -> Path:
     return home
 
 
-def test_the_recipe_makes_the_corpus_that_the_presets_train_on():
+def test_the_recipe_builds_the_corpora_of_the_presets():
     for stage in ("stage1", "stage2"):
         config = load_config(TrainConfig, preset_path("nano", stage))
         assert config.data.manifests == ["outputs/nano/corpus/manifest.jsonl"]
@@ -87,14 +88,14 @@ def test_the_recipe_makes_the_corpus_that_the_presets_train_on():
     ],
     ids=["another corpus", "another model", "no encoders", "no encoders, driven", "no encoders, more", "corpora"],
 )
-def test_other_runs_are_left_alone(home: Path, config: TrainConfig):
+def test_other_runs_are_unchanged(home: Path, config: TrainConfig):
     before = sorted(home.rglob("*"))
     bootstrap_corpus(config)
     assert sorted(home.rglob("*")) == before
 
 
 @pytest.mark.parametrize(("stage", "folder"), [("stage1", "corpus"), ("portrait", "portrait_corpus")])
-def test_a_corpus_that_is_there_is_taken_as_it_is(home: Path, stage: str, folder: str):
+def test_an_existing_corpus_is_used(home: Path, stage: str, folder: str):
     manifest = home / "outputs" / "nano" / folder / "manifest.jsonl"
     manifest.parent.mkdir(parents=True)
     manifest.write_text("mine\n")
@@ -103,26 +104,27 @@ def test_a_corpus_that_is_there_is_taken_as_it_is(home: Path, stage: str, folder
     assert [path.name for path in (home / "outputs" / "nano").iterdir()] == [folder]
 
 
-def test_a_base_that_drives_no_faces_is_told_before_anything_is_drawn(driven: Path):
+def test_a_base_without_expression_encoder_is_rejected_before_rendering(driven: Path):
     base, config = driven / "checkpoints" / "nano", nano_config(stage="portrait")
     (base / "motion_normaliser.json").unlink()
-    with pytest.raises(InputError, match=r"no 'checkpoints/nano/motion_normaliser\.json'; the base must be a finished"):
+    with raises_input_error(ErrorCode.missing_file, "base", "checkpoints/nano/motion_normaliser.json"):
         bootstrap_corpus(config)
     shutil.rmtree(base / "expression_encoder")
-    with pytest.raises(InputError, match=r"no expression encoder at 'checkpoints/nano/expression_encoder'.*build-nano"):
+    with raises_input_error(ErrorCode.missing_weights, "base", "checkpoints/nano/expression_encoder") as caught:
         bootstrap_corpus(config)
+    assert "build-nano" in str(caught.value)
     assert not (driven / "outputs").exists()
 
 
-def test_a_base_that_measures_no_motion_is_told_before_further_people_are_drawn(driven: Path):
+def test_a_base_without_motion_normalizer_is_rejected_before_rendering(driven: Path):
     (driven / "checkpoints" / "nano" / "motion_normaliser.json").unlink()
-    with pytest.raises(InputError, match=r"no 'checkpoints/nano/motion_normaliser\.json'; the base must be a finished"):
+    with raises_input_error(ErrorCode.missing_file, "base", "checkpoints/nano/motion_normaliser.json"):
         bootstrap_corpus(nano_config(MORE_ALONE, stage="stage2_more"))
     assert not (driven / "outputs").exists()
 
 
 def launched(home: Path, rank: int, *settings: str, stage: str = "stage1") -> subprocess.Popen[str]:
-    """A process as a launcher of two would start it; only its own part of the launch is real."""
+    """Starts one process of a simulated launch of two."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "PYTHONPATH": str(CONFIGS_FOLDER.parent)}
     command = [sys.executable, "-c", PROGRAM, str(SMOKE), stage, *settings]
     return subprocess.Popen(
@@ -131,38 +133,38 @@ def launched(home: Path, rank: int, *settings: str, stage: str = "stage1") -> su
 
 
 @pytest.mark.slow
-def test_the_first_process_makes_it_while_the_other_waits_and_both_train(home: Path):
+def test_the_first_process_builds_the_corpus_while_the_other_waits(home: Path):
     settings = ["data.manifests=[outputs/nano_smoke/corpus/manifest.jsonl]", "stage.steps=2", "batch=2"]
     other = launched(home, 1, *settings, "output=outputs/other", "data.num_workers=0")
     first = launched(home, 0, *settings, "output=outputs/first", "data.num_workers=0")
-    told, told_other = first.communicate(timeout=200)[0], other.communicate(timeout=200)[0]
-    assert (first.returncode, other.returncode) == (0, 0), told + told_other
-    assert "so it is made first, once: 3 videos" in told and "about" in told
-    assert "process 1 waits for 'outputs/nano_smoke/corpus/manifest.jsonl'" in told_other
-    assert f"[7/{len(STEP_NAMES)}] prepare" in told and "step 2/2" in told
+    log, other_output = first.communicate(timeout=200)[0], other.communicate(timeout=200)[0]
+    assert (first.returncode, other.returncode) == (0, 0), log + other_output
+    assert "building the corpus first, once: 3 videos" in log and "about" in log
+    assert "process 1 waits for 'outputs/nano_smoke/corpus/manifest.jsonl'" in other_output
+    assert f"[7/{len(STEP_NAMES)}] prepare" in log and "step 2/2" in log
     assert len(read_manifest(home / "outputs" / "nano_smoke" / "corpus" / "manifest.jsonl")) >= 2
 
     # Interrupted before the clips were prepared: only that is done again.
     shutil.rmtree(home / "outputs" / "nano_smoke" / "corpus")
     (home / "outputs" / "nano_smoke" / "reports" / "prepare.json").unlink()
     again = launched(home, 0, *settings, "output=outputs/again", "data.num_workers=0")
-    told = again.communicate(timeout=200)[0]
-    assert again.returncode == 0, told
-    assert "videos: done before" in told and "step 2/2" in told
+    log = again.communicate(timeout=200)[0]
+    assert again.returncode == 0, log
+    assert "videos: already done" in log and "step 2/2" in log
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_portrait_stage_makes_clips_of_one_and_of_two_people_and_leaves_the_base_alone(driven: Path):
+def test_the_portrait_stage_builds_its_corpus_and_leaves_the_base_unchanged(driven: Path):
     base = driven / "checkpoints" / "nano"
     before = {path: path.stat().st_mtime_ns for path in base.rglob("*")}
     work = driven / "outputs" / "nano_smoke"
     settings = ["data.manifests=[outputs/nano_smoke/portrait_corpus/manifest.jsonl]", "stage.init_from=null"]
     settings += ["stage.steps=2", "batch=2", "data.num_workers=0"]
     first = launched(driven, 0, *settings, "output=outputs/first", stage="portrait")
-    told = first.communicate(timeout=400)[0]
-    assert first.returncode == 0, told
-    assert "so it is made first, once: 5 videos" in told and "step 2/2" in told
+    log = first.communicate(timeout=400)[0]
+    assert first.returncode == 0, log
+    assert "building the corpus first, once: 5 videos" in log and "step 2/2" in log
     assert [path.stem for path in sorted((work / "reports").iterdir())] == ["people_prepare", "people_videos", "videos"]
     records = read_manifest(work / "portrait_corpus" / "manifest.jsonl")
     assert {record.people for record in records} == {1, 2}
@@ -174,20 +176,20 @@ def test_the_portrait_stage_makes_clips_of_one_and_of_two_people_and_leaves_the_
     shutil.rmtree(work / "portrait_corpus")
     (work / "reports" / "people_prepare.json").unlink()
     again = launched(driven, 0, *settings, "output=outputs/again", stage="portrait")
-    told = again.communicate(timeout=400)[0]
-    assert again.returncode == 0, told
-    assert "once: 0 videos" in told and "people_videos: done before" in told and "step 2/2" in told
+    log = again.communicate(timeout=400)[0]
+    assert again.returncode == 0, log
+    assert "once: 0 videos" in log and "people_videos: already done" in log and "step 2/2" in log
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_further_people_are_made_for_the_run_that_trains_on_them_and_nothing_else_is(driven: Path):
+def test_the_extended_corpus_is_built_alone_for_the_run_that_uses_it(driven: Path):
     work = driven / "outputs" / "nano_smoke"
     settings = ["data.manifests=[outputs/nano_smoke/more_corpus/manifest.jsonl]", "stage.init_from=null"]
     settings += ["stage.steps=2", "batch=2", "data.num_workers=0"]
     first = launched(driven, 0, *settings, "output=outputs/first", stage="stage2_more")
-    told = first.communicate(timeout=400)[0]
-    assert first.returncode == 0, told
-    assert "so it is made first, once: 2 videos" in told and "step 2/2" in told
+    log = first.communicate(timeout=400)[0]
+    assert first.returncode == 0, log
+    assert "building the corpus first, once: 2 videos" in log and "step 2/2" in log
     assert [path.stem for path in sorted((work / "reports").iterdir())] == ["more_prepare", "more_videos"]
     assert sorted(path.name for path in work.iterdir()) == ["more_corpus", "reports", "videos_more"]

@@ -1,4 +1,4 @@
-"""What a finished step is known by: a build that is under way must be gone on with by later versions."""
+"""Tests that fingerprints of build steps do not change, so that later versions resume existing builds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 
 from fantasytalking.nano import build
-from fantasytalking.nano.config import (
+from fantasytalking.nano.config import BuildConfig, PortraitImagesConfig, VideosConfig
+from fantasytalking.nano.trainers.config import (
     AudioEncoderTraining,
-    BuildConfig,
     ComponentTrainingConfig,
     FaceEncoderTraining,
-    PortraitImagesConfig,
     TextImageEncoderTraining,
     VaeTraining,
-    VideosConfig,
 )
 
 FIT = ComponentTrainingConfig(10, 2, 0.001)
@@ -39,13 +37,13 @@ KNOWN = {
     "stage1": "a7fe75a798972147",
     "stage2": "0453dcb79fd79f50",
 }
-"""As written into the reports of builds so far."""
+"""Fingerprints in the reports of existing builds."""
 AFTER_PEOPLE = ["stage2_people", "stage2_more", "pack", "people", "pack_people"]
 
 
 @pytest.fixture(autouse=True)
 def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings of the scripts that never change, in place of the project's own."""
+    """Replaces the scripts' YAML files by constant ones."""
     monkeypatch.setattr(build, "CONFIGS_FOLDER", tmp_path)
     (tmp_path / "nano").mkdir()
     for name in ("data", "base", "stage1", "stage2", "stage2_people", "stage2_more", "people"):
@@ -59,7 +57,7 @@ def fingerprints(config: BuildConfig) -> dict[str, str]:
     return found
 
 
-def test_a_build_that_is_under_way_is_gone_on_with() -> None:
+def test_fingerprints_of_existing_builds_are_unchanged() -> None:
     found = fingerprints(RECIPE)
     assert {name: found[name] for name in KNOWN} == KNOWN
 
@@ -69,21 +67,21 @@ def changed_steps(changed: BuildConfig) -> list[str]:
     return [name for name in build.STEP_NAMES if before[name] != after[name]]
 
 
-def test_what_comes_after_the_pipeline_is_no_part_of_it() -> None:
+def test_the_portrait_stage_does_not_change_the_pipeline_steps() -> None:
     changed = replace(RECIPE, portrait_stage=replace(RECIPE.portrait_stage, overrides=["a=1"]))
     assert changed_steps(changed) == ["people", "pack_people"]
 
 
-def test_pictures_of_several_people_come_in_after_the_stages_of_the_paper() -> None:
+def test_multi_person_settings_change_the_steps_after_stage2() -> None:
     changed = replace(RECIPE, multi_person_prepare=replace(RECIPE.multi_person_prepare, overrides=["a=1"]))
     assert changed_steps(changed) == ["people_prepare", *AFTER_PEOPLE]
 
 
-def test_another_pipeline_is_another_start_for_people() -> None:
+def test_pipeline_settings_change_all_training_steps() -> None:
     changed = replace(RECIPE, flow_shift=3.0)
     assert changed_steps(changed) == ["base", "stage1", "stage2", *AFTER_PEOPLE]
 
 
-def test_further_people_come_in_last() -> None:
+def test_extended_corpus_settings_change_the_last_steps() -> None:
     changed = replace(RECIPE, extended_videos=replace(RECIPE.extended_videos, num_identities=5))
     assert changed_steps(changed) == ["more_videos", "more_prepare", *AFTER_PEOPLE[1:]]

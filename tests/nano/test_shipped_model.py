@@ -1,6 +1,6 @@
-"""What the embedded model does, seen on people, sentences and recordings that it has never met.
+"""Tests of the included nano checkpoint on held-out people, sentences and recordings.
 
-Minutes of work, so only with --slow; -s shows what was measured.
+They take minutes and run with --slow only; -s shows the measurements.
 """
 
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 @dataclass(frozen=True)
 class Made:
-    """A video (T, H, W, 3) and the face in it."""
+    """Video (T, H, W, 3) and its face track."""
 
     frames: np.ndarray
     track: FaceTrack
@@ -59,16 +59,16 @@ class Made:
 
 
 class Nano:
-    """The shipped pipeline with its shipped settings."""
+    """The included pipeline with its default settings."""
 
     def __init__(self) -> None:
         self.config = load_config(InferConfig, preset_path("nano", "infer"), [])
         self.pipe = FantasyTalkingPipeline.from_pretrained(NANO)
         self.pipe.set_progress_bar_config(disable=True)
-        self.closeness = load_config(BuildConfig, preset_path("nano", "build"), []).zoom
+        self.zoom = load_config(BuildConfig, preset_path("nano", "build"), []).zoom
 
     def portrait(self, identity: int) -> Portrait:
-        picture = PortraitRenderer(make_identity(identity), 256, self.closeness).portrait()
+        picture = PortraitRenderer(make_identity(identity), 256, self.zoom).portrait()
         return prepare_portrait(picture, parse_sizes(self.config.sizes))
 
     def say(self, portrait: Portrait, samples: np.ndarray, motion: float = 0.5, seed: int = 0) -> Made:
@@ -88,11 +88,11 @@ def nano() -> Nano:
     return Nano()
 
 
-def heard(acted: Performance) -> np.ndarray:
-    """The act's sound as the pipeline takes it."""
+def audio_samples(act: Performance) -> np.ndarray:
+    """Returns the performance's audio at the pipeline's sample rate."""
     from scipy.signal import resample_poly
 
-    speech = acted.speech
+    speech = act.speech
     return resample_poly(speech.samples.astype(np.float32) / 32768, SAMPLE_RATE, speech.sample_rate).astype(np.float32)
 
 
@@ -103,29 +103,29 @@ def held_out_act(number: int) -> tuple[int, Performance]:
     return identity, perform_plan(make_identity(identity), ClipPlan(identity, sentence, sentences[sentence], 0))
 
 
-def true_opening(acted: Performance, frames: int) -> np.ndarray:
-    return np.array([state.mouth_open for state in acted.animation.states])[:frames]
+def true_opening(act: Performance, frames: int) -> np.ndarray:
+    return np.array([state.mouth_open for state in act.animation.states])[:frames]
 
 
 def tell(line: str) -> None:
     print(line)  # noqa: T201
 
 
-def centred(values: list[np.ndarray]) -> np.ndarray:
+def centered(values: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([value - value.mean() for value in values])
 
 
 def pooled(measured: list[np.ndarray], known: list[np.ndarray]) -> float:
-    """Correlation over all clips, each centred on its own mean."""
-    return float(np.corrcoef(centred(measured), centred(known))[0, 1])
+    """Returns the correlation pooled over clips after removing each clip's mean."""
+    return float(np.corrcoef(centered(measured), centered(known))[0, 1])
 
 
-def test_mouths_of_people_it_never_met_say_the_sentence(nano: Nano):
+def test_mouths_of_held_out_people_follow_the_speech(nano: Nano):
     measured, known, others = [], [], []
     for number in range(PEOPLE):
-        identity, acted = held_out_act(number)
-        opening = nano.say(nano.portrait(identity), heard(acted)).opening
-        true = true_opening(acted, len(opening))
+        identity, act = held_out_act(number)
+        opening = nano.say(nano.portrait(identity), audio_samples(act)).opening
+        true = true_opening(act, len(opening))
         seen = np.isfinite(opening[: len(true)])
         measured.append(opening[: len(true)][seen])
         known.append(true[seen])
@@ -136,17 +136,17 @@ def test_mouths_of_people_it_never_met_say_the_sentence(nano: Nano):
     assert rolled < 0.3
 
 
-def test_two_people_say_a_sentence_each(nano: Nano):
+def test_two_people_each_say_their_sentence(nano: Nano):
     pipe = load_pipeline(nano.config, resolve_model(nano.config, is_multi_speaker=True))
     pipe.set_progress_bar_config(disable=True)
     measured, own, others = [], [], []
     for first in range(0, PEOPLE, 2):
         (left, one), (right, two) = held_out_act(first), held_out_act(first + 1)
-        group = GroupRenderer([left, right], (320, 192), nano.closeness, np.random.default_rng(first))
+        group = GroupRenderer([left, right], (320, 192), nano.zoom, np.random.default_rng(first))
         portrait = prepare_portrait(group.portrait(), parse_sizes([WIDE]), num_faces=2)
         made = pipe(
             portrait,
-            [heard(acted)[: TALK_SECONDS * SAMPLE_RATE] for acted in (one, two)],
+            [audio_samples(act)[: TALK_SECONDS * SAMPLE_RATE] for act in (one, two)],
             controls=nano.config.controls(),
             generator=torch.Generator().manual_seed(first),
         )
@@ -154,7 +154,7 @@ def test_two_people_say_a_sentence_each(nano: Nano):
         tracks = track_faces(frames, np.arange(len(frames)) / nano.config.fps, max_people=2)
         assert len(tracks) == 2
         tracks.sort(key=lambda track: float(np.nanmean(track.landmarks[..., 0])))
-        true = [true_opening(acted, len(frames)) for acted in (one, two)]
+        true = [true_opening(act, len(frames)) for act in (one, two)]
         for track, mine, theirs in zip(tracks, true, true[::-1], strict=True):
             opening = mouth_opening(track.landmarks).astype(np.float64)
             seen = np.isfinite(opening)
@@ -166,7 +166,7 @@ def test_two_people_say_a_sentence_each(nano: Nano):
     assert to_own - to_other >= 0.4
 
 
-def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: Path):
+def test_swapped_driving_videos_swap_expressions(nano: Nano, tmp_path: Path):
     settings = ["guidance.text.scale_start=1", "guidance.text.scale_end=1"]
     settings += ["guidance.expression.scale_start=2.5", "guidance.expression.scale_end=2.5"]
     config = load_config(InferConfig, preset_path("nano", "infer"), settings)
@@ -176,12 +176,12 @@ def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: 
 
     def driver(number: int, *, moves: bool = True) -> tuple[Path, np.ndarray]:
         """A video of somebody else, who talks or sits still, and the true opening of the mouth in it."""
-        identity, acted = held_out_act(PEOPLE + number)
-        states = acted.animation.states[:frames] if moves else acted.animation.states[:1] * frames
+        identity, act = held_out_act(PEOPLE + number)
+        states = act.animation.states[:frames] if moves else act.animation.states[:1] * frames
         path = tmp_path / f"{number}_{moves}.mp4"
         if not path.is_file():
-            sitter = PortraitRenderer(make_identity(identity), 192, nano.closeness)
-            write_video(path, [sitter.frame(state) for state in states], fps=config.fps)
+            renderer = PortraitRenderer(make_identity(identity), 192, nano.zoom)
+            write_video(path, [renderer.frame(state) for state in states], fps=config.fps)
         return path, np.array([state.mouth_open for state in states])
 
     def openings(portrait: Portrait, drivers: list[Path], seed: int) -> list[np.ndarray]:
@@ -202,7 +202,7 @@ def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: 
     measured, own, others, moving, still = [], [], [], [], []
     for first in range(0, PEOPLE, 2):
         identities = [HELD_OUT_IDENTITIES[first], HELD_OUT_IDENTITIES[first + 1]]
-        group = GroupRenderer(identities, (320, 192), nano.closeness, np.random.default_rng(first))
+        group = GroupRenderer(identities, (320, 192), nano.zoom, np.random.default_rng(first))
         portrait = prepare_portrait(group.portrait(), parse_sizes([WIDE]), num_faces=2)
         (one, its), (two, theirs) = driver(first), driver(first + 1)
         (rest, _), given = driver(first + 1, moves=False), [(one, its), (two, theirs)]
@@ -222,11 +222,11 @@ def test_drivers_change_places_with_people_and_rest_alone(nano: Nano, tmp_path: 
     assert np.mean(still) < np.mean(moving) / 2
 
 
-def test_the_mouth_rests_in_silence(nano: Nano):
+def test_the_mouth_is_at_rest_in_silence(nano: Nano):
     measured = []
     for number in range(4):
-        identity, acted = held_out_act(number)
-        speech = heard(acted)
+        identity, act = held_out_act(number)
+        speech = audio_samples(act)
         made = nano.say(nano.portrait(identity), np.concatenate([speech, np.zeros(2 * SAMPLE_RATE, np.float32)]))
         spoken = round(len(speech) / SAMPLE_RATE * nano.config.fps)
         talking, resting = made.opening[:spoken], made.opening[spoken + 8 :]
@@ -237,7 +237,7 @@ def test_the_mouth_rests_in_silence(nano: Nano):
     assert resting_mean < talking_mean
 
 
-def test_the_mouth_follows_a_real_voice(nano: Nano, real_media: Path):
+def test_the_mouth_follows_recorded_speech(nano: Nano, real_media: Path):
     samples = read_audio(real_media / "speech" / "woman_44k_stereo.wav", sample_rate=SAMPLE_RATE, duration=8.0)
     made = nano.say(nano.portrait(HELD_OUT_IDENTITIES[1]), samples)
     loud = loudness_envelope(samples, SAMPLE_RATE, made.track.times)
@@ -253,12 +253,12 @@ def test_the_mouth_follows_a_real_voice(nano: Nano, real_media: Path):
     assert own > max(away)
 
 
-def test_more_motion_moves_more(nano: Nano):
+def test_motion_increases_with_intensity(nano: Nano):
     wanted = (0.1, 0.5, 0.9)
     measured = []
     for number in range(4):
-        identity, acted = held_out_act(number)
-        measured.append([nano.say(nano.portrait(identity), heard(acted), motion).motion for motion in wanted])
+        identity, act = held_out_act(number)
+        measured.append([nano.say(nano.portrait(identity), audio_samples(act), motion).motion for motion in wanted])
     values = np.array(measured)  # (clips, intensities, 2)
     expression, body = values.mean(axis=0).T
     tell(f"motion {wanted}: expression {expression}, body {body}")
@@ -270,32 +270,32 @@ def test_more_motion_moves_more(nano: Nano):
     assert spearmanr(asked, relative[..., 1].ravel()).statistic > 0.6
 
 
-def test_half_a_minute_does_not_drift(nano: Nano):
-    """The last second of 30 s is as near to the first as those of 3 s are to each other."""
+def test_thirty_seconds_do_not_drift(nano: Nano):
+    """The last second of 30 s is as similar to the first as in a clip of 3 s."""
     face_encoder = FaceEncoder.from_pretrained(nano.pipe.face_encoder_path)
     identity = HELD_OUT_IDENTITIES[2]
     portrait = nano.portrait(identity)
     reference = face_encoder.encode(portrait.pixels, portrait.face_points[0])
-    speech = np.concatenate([heard(held_out_act(number)[1]) for number in range(40)])
+    speech = np.concatenate([audio_samples(held_out_act(number)[1]) for number in range(40)])
 
     def seconds(made: Made) -> tuple[np.ndarray, np.ndarray]:
-        """Mean colour and likeness of every second."""
+        """Mean color and likeness of every second."""
         points = five_points(made.track.landmarks)
         like = np.array(
             [face_encoder.encode(frame, place) @ reference for frame, place in zip(made.frames, points, strict=True)]
         )
         length = len(made.frames) // 25
-        colour = made.frames[: 25 * length].reshape(length, -1, 3).mean(axis=1)
-        return colour, like[: 25 * length].reshape(length, 25).mean(axis=1)
+        color = made.frames[: 25 * length].reshape(length, -1, 3).mean(axis=1)
+        return color, like[: 25 * length].reshape(length, 25).mean(axis=1)
 
     pieces = [seconds(nano.say(portrait, speech[part * 3 * SAMPLE_RATE :][: 3 * SAMPLE_RATE])) for part in range(5)]
-    colour_limit = max(np.abs(colour[-1] - colour[0]).max() for colour, _ in pieces)
+    color_limit = max(np.abs(color[-1] - color[0]).max() for color, _ in pieces)
     likeness_limit = max(like[0] - like[-1] for _, like in pieces)
-    colour, like = seconds(nano.say(portrait, speech[: 30 * SAMPLE_RATE]))
-    assert len(colour) == 30
+    color, like = seconds(nano.say(portrait, speech[: 30 * SAMPLE_RATE]))
+    assert len(color) == 30
     tell(
-        f"last second against the first: colour {np.abs(colour[-1] - colour[0]).max():.2f} of 255 "
-        f"(within 3 s: {colour_limit:.2f}), likeness {like[0]:.3f} -> {like[-1]:.3f} (within 3 s: {likeness_limit:.3f})"
+        f"last second against the first: color {np.abs(color[-1] - color[0]).max():.2f} of 255 "
+        f"(within 3 s: {color_limit:.2f}), likeness {like[0]:.3f} -> {like[-1]:.3f} (within 3 s: {likeness_limit:.3f})"
     )
-    assert np.abs(colour[-1] - colour[0]).max() <= colour_limit
+    assert np.abs(color[-1] - color[0]).max() <= color_limit
     assert like[0] - like[-1] <= max(likeness_limit, 0.0)

@@ -14,8 +14,8 @@ from fantasytalking.portrait_world.corpus.rendered_clip import (
     perform_speech,
     sample_performance_style,
 )
+from fantasytalking.portrait_world.motion.animation import WORLD_FPS
 from fantasytalking.portrait_world.motion.frame_state import FaceState
-from fantasytalking.portrait_world.motion.performance import WORLD_FPS
 from fantasytalking.portrait_world.people.identity import make_identity
 from fantasytalking.portrait_world.speech.synthesis import pad_with_silence, silent_speech, synthesize_speech
 

@@ -1,4 +1,4 @@
-"""What all tests of the portrait world share."""
+"""Fixtures of the portrait-world tests."""
 
 import cv2
 import pytest

@@ -1,4 +1,4 @@
-"""MediaPipe takes the people of the portrait world for people, and measures the mouths that were drawn."""
+"""Tests that MediaPipe detects people of the portrait world and measures their mouths."""
 
 import numpy as np
 import pytest
@@ -15,17 +15,17 @@ UPPER_LIP, LOWER_LIP, LEFT_EYE, RIGHT_EYE = 13, 14, (33, 133), (263, 362)
 
 
 def tracked(plan: ClipPlan, size: int, enlarge: int) -> tuple[np.ndarray, np.ndarray]:
-    """Measured and true mouth openings (T,) of a clip; measured ones are NaN where no face is found."""
+    """Returns measured and true mouth openings (T,) of a clip; measured ones are NaN where no face is detected."""
     import cv2
     import mediapipe
 
-    sitter = PortraitRenderer(make_identity(plan.identity), size)
-    acted = perform_plan(sitter.identity, plan)
-    known = np.array([frame["mouth_open"] for frame in clip_ground_truth(sitter, plan, acted)["frames"]])
+    renderer = PortraitRenderer(make_identity(plan.identity), size)
+    performance = perform_plan(renderer.identity, plan)
+    known = np.array([frame["mouth_open"] for frame in clip_ground_truth(renderer, plan, performance)["frames"]])
     measured = []
     options = {"static_image_mode": False, "max_num_faces": 1, "refine_landmarks": True}
-    with mediapipe.solutions.create_face_mesh.FaceMesh(**options) as mesh:
-        for frame in sitter.frames(acted.animation):
+    with mediapipe.solutions.face_mesh.FaceMesh(**options) as mesh:
+        for frame in renderer.frames(performance.animation):
             large = cv2.resize(frame, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
             faces = mesh.process(large).multi_face_landmarks
             measured.append(opening(faces[0]) if faces else np.nan)
@@ -33,13 +33,13 @@ def tracked(plan: ClipPlan, size: int, enlarge: int) -> tuple[np.ndarray, np.nda
 
 
 def opening(face: object) -> float:
-    """The gap between the inner lips over the distance between the eyes."""
+    """Returns the gap between the inner lips relative to the distance between the eyes."""
     points = np.array([(point.x, point.y) for point in face.landmark])  # type: ignore[attr-defined]
     eyes = points[list(LEFT_EYE)].mean(0) - points[list(RIGHT_EYE)].mean(0)
     return float(np.linalg.norm(points[UPPER_LIP] - points[LOWER_LIP]) / np.linalg.norm(eyes))
 
 
-def test_a_face_is_found_and_its_mouth_measured() -> None:
+def test_a_face_is_detected_and_its_mouth_measured() -> None:
     measured, known = tracked(ClipPlan(2, 0, "Both maps were above the pump.", 0, expression=0.6, body=0.4), 128, 2)
     assert np.isfinite(measured).mean() >= 0.99
     found = np.isfinite(measured)
@@ -47,11 +47,11 @@ def test_a_face_is_found_and_its_mouth_measured() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "enlarge", "share"), [(96, 3, 0.95), (128, 2, 0.99), (256, 1, 0.99)])
-def test_many_faces_are_found_at_every_size(size: int, enlarge: int, share: float) -> None:
+@pytest.mark.parametrize(("size", "enlarge", "min_fraction"), [(96, 3, 0.95), (128, 2, 0.99), (256, 1, 0.99)])
+def test_many_faces_are_detected_at_every_size(size: int, enlarge: int, min_fraction: float) -> None:
     text = "We saved the best piece of cake for you."
     clips = [tracked(ClipPlan(number, 0, text, 0), size, enlarge) for number in range(1000, 1006)]
-    assert np.isfinite(np.concatenate([measured for measured, _ in clips])).mean() >= share
+    assert np.isfinite(np.concatenate([measured for measured, _ in clips])).mean() >= min_fraction
     parts = []
     for measured, known in clips:
         found = np.isfinite(measured)

@@ -1,4 +1,4 @@
-"""The portrait world as perception sees it, over a hundred held-out clips: what preparation measures, against truth."""
+"""Tests of perception on a hundred held-out clips: measurements of data preparation against the ground truth."""
 
 import json
 import multiprocessing
@@ -26,7 +26,7 @@ PEOPLE = range(1000, 1020)
 
 
 class Seen(NamedTuple):
-    """One clip: share of frames with a face, mouth opening measured and true, motion asked for and measured."""
+    """Fraction of frames with a face, measured and true mouth opening, requested and measured motion of a clip."""
 
     found: float
     measured: np.ndarray
@@ -55,7 +55,7 @@ def look(folder: Path) -> Seen:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_a_hundred_held_out_clips_are_measured_as_they_are(tmp_path: Path) -> None:
+def test_measurements_of_a_hundred_held_out_clips_match_the_ground_truth(tmp_path: Path) -> None:
     sentences = read_sentences(HELD_OUT_SENTENCES_FILE, PEOPLE)[:5]
     for _ in make_corpus(CorpusPlan(PEOPLE, sentences, size=128), tmp_path, processes=2):
         pass

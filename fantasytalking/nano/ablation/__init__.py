@@ -1,1 +1,1 @@
-"""The ablation on nano: its rows, measurements and statistics."""
+"""Ablations on nano: rows, training, evaluation and statistics."""

@@ -1,4 +1,4 @@
-"""The papers' ablations on the miniature (configs/nano/ablation.yaml): what is trained, and what is asked of it."""
+"""Configuration of the ablations on nano (configs/nano/ablation.yaml and similar files)."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -6,20 +6,21 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.validation import check_ranges
 
 
 class AblationTask(Enum):
-    """What videos are made from."""
+    """Inputs of generation, which select the benchmark."""
 
     speech = "speech"
-    """A portrait and its own sound: portrait_world."""
+    """A portrait and speech of the same person: portrait_world."""
     expression = "expression"
-    """A portrait and videos of others who drive it, where the renderer knows the answer: exprbench_world."""
+    """A portrait and driving videos of other people, with rendered ground truth: exprbench_world."""
 
     @property
     def benchmark(self) -> str:
-        """By its name for evaluation."""
+        """Name of the benchmark."""
         return {AblationTask.speech: "portrait_world", AblationTask.expression: "exprbench_world"}[self]
 
 
@@ -29,115 +30,154 @@ class AblationRowConfig:
 
     name: str = MISSING
     stage1_fraction: float | None = None
-    """Of the steps that are stage 1's; 1: clip level alone, 0: frame level alone; none: neither stage is trained."""
+    """Fraction of the training steps that belong to stage 1, in [0, 1]. 1: clip level only, 0: frame level only. None:
+    neither stage is trained."""
     portrait_stage: bool = False
-    """The portrait stage is trained, on the finished pipeline in `components`. A row that trains nothing is that
-    pipeline as it stands."""
+    """Whether the portrait stage is trained on the finished pipeline `base`. A row that trains nothing evaluates that
+    pipeline."""
     train_overrides: list[str] = field(default_factory=list)
-    """key=value settings of its training scripts."""
+    """key=value settings of the row's training scripts."""
     infer_overrides: list[str] = field(default_factory=list)
-    """key=value settings of generation."""
+    """key=value settings of the row's generation."""
     num_seeds: int = 1
-    """Trainings that differ in their seed alone; each gets a row."""
+    """Number of trainings that differ in their seed only; each has its own row in the table."""
 
     @property
     def trains(self) -> bool:
-        """Whether anything is trained for it."""
+        """Whether the row trains a model."""
         return self.portrait_stage or self.stage1_fraction is not None
 
     def validate(self) -> None:
-        """Holds the numbers in their limits."""
+        """Validates ranges and that at most one kind of training is configured.
+
+        Raises:
+            InputError: a value is out of range, or both kinds of training are configured.
+        """
         if self.portrait_stage and self.stage1_fraction is not None:
-            raise InputError(f"'{self.name}' trains the portrait stage and has a stage1_share; give it one of them")
-        if self.stage1_fraction is not None and not 0 <= self.stage1_fraction <= 1:
-            raise InputError(f"stage1_share of '{self.name}' is {self.stage1_fraction}; it must lie from 0 to 1")
-        if not 1 <= self.num_seeds <= 100:
-            raise InputError(f"seeds of '{self.name}' is {self.num_seeds}; it must lie from 1 to 100")
+            raise InputError(
+                f"row '{self.name}' has stage1_fraction {self.stage1_fraction} and portrait_stage; set one of them",
+                code=ErrorCode.conflict,
+                field=f"rows.{self.name}.stage1_fraction",
+                value=self.stage1_fraction,
+            )
+        check_ranges(self, {"stage1_fraction": (0, 1), "num_seeds": (1, 100)}, f"rows.{self.name}.")
 
 
 @dataclass
 class MotionControlConfig:
-    """The row whose model is asked for several intensities of motion."""
+    """Evaluation of one row's model at several motion intensities."""
 
     row: str = MISSING
     intensities: list[float] = field(default_factory=lambda: [0.1, 0.5, 1.0])
-    """Ascending."""
+    """At least two motion intensities in [0, 1], ascending."""
     max_seconds: float | None = None
-    """At most so much of every clip; none: as much as the rows have."""
+    """Largest duration of a clip in seconds. None: that of the rows."""
 
     def validate(self) -> None:
-        """Holds the intensities in their limits."""
+        """Validates the intensities and the duration.
+
+        Raises:
+            InputError: the intensities are fewer than two, not ascending or outside [0, 1], or the duration is not
+                positive.
+        """
         ascending = all(low < high for low, high in itertools.pairwise(self.intensities))
         if len(self.intensities) < 2 or not ascending or not all(0 <= value <= 1 for value in self.intensities):
-            raise InputError(f"control.intensities is {self.intensities}; give two and more, ascending, from 0 to 1")
+            raise InputError(
+                f"motion_control.intensities is {self.intensities}; it must have at least two ascending values from 0 "
+                "to 1",
+                code=ErrorCode.out_of_range,
+                field="motion_control.intensities",
+                value=list(self.intensities),
+            )
         if self.max_seconds is not None and not self.max_seconds > 0:
-            raise InputError(f"control.seconds is {self.max_seconds}; it must be above 0")
+            raise InputError(
+                f"motion_control.max_seconds is {self.max_seconds}; it must be above 0",
+                code=ErrorCode.out_of_range,
+                field="motion_control.max_seconds",
+                value=self.max_seconds,
+            )
 
 
 @dataclass
 class AblationConfig:
-    """All rows; every one that is trained has the same number of steps, and all have the same clips."""
+    """Configuration of an ablation. All trained rows have the same number of steps, and all rows the same clips."""
 
     title: str = "Ablation on nano"
     work_dir: str = "outputs/nano/ablation"
+    """Folder of all results."""
     base: str = "checkpoints/nano"
-    """Frozen base and encoders."""
+    """Folder of the finished pipeline with the frozen base and the encoders."""
     manifest: str = "outputs/nano/corpus/manifest.jsonl"
-    """Prepared training clips."""
+    """Manifest of the prepared training clips."""
     task: AblationTask = AblationTask.speech
     people: int = 1
-    """In a picture; several can only be driven."""
+    """People per video; more than one require the expression task."""
     size: int = 96
-    """Height of the pictures in pixels."""
+    """Height of the videos in pixels."""
     width: int = 96
+    """Width of the videos in pixels."""
     zoom: float = 1.0
-    """Of the held-out clips; must be what the training clips were drawn with."""
+    """Magnification of people in the held-out clips; must equal that of the training clips."""
     num_clips: int = 24
-    """Held-out people, who say one held-out sentence each; of several in a picture as many pictures."""
+    """Number of held-out clips, each of another held-out person or group with one held-out sentence."""
     max_seconds: float = 10.0
-    """At most so much of every clip."""
+    """Largest duration of a clip in seconds."""
     steps: int = 0
-    """Of both stages together; 0 where no row is trained."""
+    """Training steps of all stages of a row together; 0 if no row is trained."""
     train_overrides: list[str] = field(default_factory=list)
     """key=value settings of the training scripts in every row."""
     infer_overrides: list[str] = field(default_factory=list)
     """key=value settings of generation in every row."""
     expression_reader: str | None = None
-    """The miniature's own reader of expressions, for metrics that need it."""
+    """File of nano's expression reader, for metrics that need it."""
     metrics: list[str] = field(default_factory=lambda: ["mouth_truth", "csim_nano", "dis", "motion"])
     rows: list[AblationRowConfig] = MISSING
     motion_control: MotionControlConfig | None = None
 
     @property
     def trains(self) -> bool:
-        """Whether a row is trained."""
+        """Whether any row is trained."""
         return any(row.trains for row in self.rows)
 
     @property
     def control_seconds(self) -> float:
-        """At most so much of every clip where motion is asked for."""
-        return (
-            self.max_seconds
-            if self.motion_control is None or self.motion_control.max_seconds is None
-            else self.motion_control.max_seconds
-        )
+        """Largest duration of a clip in seconds in the evaluation of motion control."""
+        if self.motion_control is None or self.motion_control.max_seconds is None:
+            return self.max_seconds
+        return self.motion_control.max_seconds
 
     @property
     def control_folder(self) -> str:
-        """Below the work folder; videos of other lengths are others."""
+        """Folder of the evaluation of motion control below the work folder; its name contains the duration."""
         return f"control_{self.control_seconds:g}_seconds"
 
     def validate(self) -> None:
-        """Holds the numbers in their limits and the names apart."""
-        if not 1 <= self.num_clips <= 200:
-            raise InputError(f"clips is {self.num_clips}; it must lie from 1 to 200")
+        """Validates ranges and the names of the rows.
+
+        Raises:
+            InputError: a number is out of range, two rows have one name, or motion_control.row does not exist.
+        """
+        check_ranges(self, {"num_clips": (1, 200)} | ({"steps": (2, 1e7)} if self.trains else {}))
         if self.people != 1 and self.task is not AblationTask.expression:
-            raise InputError(f"people is {self.people}; only task=expression knows several in a picture")
-        if self.trains and not 2 <= self.steps <= 10**7:
-            raise InputError(f"steps is {self.steps}; it must lie from 2 to 10000000")
+            raise InputError(
+                f"people is {self.people}; task={self.task.value} allows 1, use task=expression",
+                code=ErrorCode.conflict,
+                field="people",
+                value=self.people,
+            )
         names = [row.name for row in self.rows]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError(f"{names.count(twice[0])} rows have the name '{twice[0]}'; give each its own")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InputError(
+                f"{names.count(repeated[0])} rows have the name '{repeated[0]}'; give each row its own name",
+                code=ErrorCode.conflict,
+                field="rows",
+                value=repeated[0],
+            )
         if self.motion_control is not None and self.motion_control.row not in names:
-            raise InputError(f"control.row is '{self.motion_control.row}'; the rows are: {', '.join(names)}")
+            raise InputError(
+                f"motion_control.row is '{self.motion_control.row}'; use one of the rows: {', '.join(names)}",
+                code=ErrorCode.invalid_choice,
+                field="motion_control.row",
+                value=self.motion_control.row,
+            )

@@ -1,4 +1,4 @@
-"""How the motion that videos show follows the motion that was asked for.
+"""Statistics of measured against requested motion.
 
 Axes: M intensities, N clips.
 """
@@ -17,25 +17,25 @@ CONTROLLED_VALUES = {
     "motion_body": "body, 1e-3",
     "sd_dis": "subject flow, pixels",
 }
-"""What should rise with the intensity that is asked for, and its name."""
-PRESERVED_VALUES = {"mouth_truth": "mouth against the truth", "csim_nano": "identity, cosine"}
-"""What should stay, and its name."""
+"""Measurements that should rise with the requested intensity, and their titles in the table."""
+PRESERVED_VALUES = {"mouth_truth": "mouth against the ground truth", "csim_nano": "identity, cosine"}
+"""Measurements that should not change, and their titles in the table."""
 NUM_BOOTSTRAP_RESAMPLES = 1000
 
 FloatMatrix = NDArray[np.float64]
 
 
 def motion_control_table(intensities: Sequence[float], results: Sequence[EvaluationResults]) -> list[str]:
-    """Requested against measured motion as a Markdown table, with intervals over clips.
+    """Returns a Markdown table of measured motion per requested intensity, with bootstrap intervals over clips.
 
     Args:
-        intensities: M, ascending.
-        results: of the same clips at each of them.
+        intensities: M intensities, ascending.
+        results: M results on the same clips, one per intensity.
     """
     levels = [f"at {intensity:g}" for intensity in intensities]
-    found = ["Spearman, all clips together", "Spearman, each clip by itself", "highest : lowest"]
-    heads = ["", *levels, *(f"{name} [{CONFIDENCE_LEVEL:g} %]" for name in found)]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    statistics = ["Spearman, all clips pooled", "Spearman, within clips", "highest : lowest"]
+    columns = ["", *levels, *(f"{name} [{CONFIDENCE_LEVEL:g} %]" for name in statistics)]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for value, title in (CONTROLLED_VALUES | PRESERVED_VALUES).items():
         rows = [row for result in results if (row := result.find_row(value)) is not None]
         if len(rows) < len(results):
@@ -46,19 +46,21 @@ def motion_control_table(intensities: Sequence[float], results: Sequence[Evaluat
             measured = np.array([[row.per_clip[clip] for clip in clips] for row in rows])  # (M, N)
             cells += [format_estimate(estimate) for estimate in motion_response(intensities, measured)]
         else:
-            cells += ["–"] * len(found)
+            cells += ["–"] * len(statistics)
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return lines
 
 
 def motion_response(intensities: Sequence[float], measured: FloatMatrix) -> tuple[Estimate, Estimate, Estimate]:
-    """Spearman's correlation over all clips, the same with each clip by itself, and the ratio of the means at the ends.
+    """Returns Spearman's correlation pooled over clips, the same within clips, and the ratio of the means at the
+    highest and the lowest intensity.
 
-    By itself: what differs between people and sentences is taken out, as a factor, since intensities are logarithms of
-    what is measured.
+    Within clips, differences between people and sentences are removed as a factor, since intensities are logarithms of
+    the measured motion.
 
     Args:
-        measured: (M, N), not negative; NaN where it could not be measured.
+        intensities: M intensities, ascending.
+        measured: (M, N) motion, not negative; NaN where it could not be measured.
     """
 
     def ratio(values: FloatMatrix) -> float:
@@ -72,22 +74,23 @@ def motion_response(intensities: Sequence[float], measured: FloatMatrix) -> tupl
 
 
 def center_per_clip(measured: FloatMatrix) -> FloatMatrix:
-    """(M, N) logarithms less each clip's mean; a clip that was not measured at every intensity is left out (NaN)."""
+    """Returns logarithms (M, N) minus each clip's mean; NaN for clips that were not measured at every intensity."""
     logarithms = np.log(np.maximum(measured, np.finfo(np.float64).tiny))
     return np.asarray(logarithms - logarithms.mean(axis=0, keepdims=True))
 
 
 def request_correlation(intensities: Sequence[float], measured: FloatMatrix) -> float:
-    """Spearman's correlation of M intensities with what clips showed at them.
+    """Returns Spearman's correlation between requested intensities and measured motion.
 
     Args:
-        measured: (M, N); NaN where it could not be measured.
+        intensities: M intensities.
+        measured: (M, N) motion; NaN where it could not be measured.
     """
     from scipy.stats import spearmanr
 
-    asked = np.repeat(np.asarray(intensities)[:, None], measured.shape[1], axis=1)
-    known = np.isfinite(measured)
-    return float(spearmanr(asked[known], measured[known]).statistic)
+    requested = np.repeat(np.asarray(intensities)[:, None], measured.shape[1], axis=1)
+    finite = np.isfinite(measured)
+    return float(spearmanr(requested[finite], measured[finite]).statistic)
 
 
 def _bootstrap_over_clips(measured: FloatMatrix, score: Callable[[FloatMatrix], float]) -> Estimate:

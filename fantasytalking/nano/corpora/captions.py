@@ -1,4 +1,4 @@
-"""A person of the portrait world in words."""
+"""Captions of people of the portrait world."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ DEFAULT_CAPTION = "A person is talking."
 
 
 def make_caption(identity: Identity, random: np.random.Generator) -> str:
-    """A sentence of at most fourteen words about who is seen; the same person is told in several ways."""
+    """Returns a caption of at most fourteen words with a random choice of the person's features."""
     features = (
         [f"{_nearest_color_name(identity.hair, HAIR_COLORS)} hair"]
         if identity.hair_style not in ("bald", "buzz")
@@ -42,8 +42,8 @@ def make_caption(identity: Identity, random: np.random.Generator) -> str:
     if identity.beard in ("full", "goatee", "moustache"):
         features.append("a moustache" if identity.beard == "moustache" else "a beard")
     features.append(f"a {_nearest_color_name(identity.cloth, CLOTHING_COLORS)} {_garment_noun(identity)}")
-    shown = [features[place] for place in sorted(random.permutation(len(features))[:2])]
-    return f"A {_person_noun(identity)} with {' and '.join(shown)} {random.choice(CAPTION_ENDINGS)}"
+    chosen = [features[index] for index in sorted(random.permutation(len(features))[:2])]
+    return f"A {_person_noun(identity)} with {' and '.join(chosen)} {random.choice(CAPTION_ENDINGS)}"
 
 
 def _person_noun(identity: Identity) -> str:

@@ -1,4 +1,4 @@
-"""All frames of a folder of portrait-world videos in one file that is mapped into memory, and where the mouths are."""
+"""Memory-mapped store of all frames of a folder of portrait-world videos, with the position of the mouth per frame."""
 
 import json
 from collections.abc import Iterator
@@ -21,32 +21,32 @@ POSE_FIELDS = ("yaw", "pitch", "roll", "x", "y")
 
 @dataclass(frozen=True)
 class FrameStore:
-    """Videos behind each other."""
+    """Frames of consecutive videos."""
 
     pixels: NDArray[np.uint8]
-    """(N, H, W, 3) RGB, on disk."""
+    """(N, H, W, 3) uint8 RGB, memory-mapped."""
     mouth_centers: NDArray[np.float32]
-    """(N, 2) column and row of the middle of the mouth, in pixels."""
+    """(N, 2) column and row of the mouth's center in pixels."""
     video_starts: list[int]
-    """The first frame of every video, and N."""
+    """Index of the first frame of every video, and N."""
 
     def __len__(self) -> int:
-        """Videos."""
+        """Number of videos."""
         return len(self.video_starts) - 1
 
     def frame_range(self, video: int, start: int, count: int) -> slice:
-        """Frames `start` to `start + count` of a video, counted through all."""
+        """Returns the indices in the store of frames `start` to `start + count` of a video."""
         first = self.video_starts[video] + start
-        assert first + count <= self.video_starts[video + 1], "the stretch must lie within the video"
+        assert first + count <= self.video_starts[video + 1], "the range must lie within the video"
         return slice(first, first + count)
 
     def video_length(self, video: int) -> int:
-        """Frames of a video."""
+        """Returns the number of frames of a video."""
         return self.video_starts[video + 1] - self.video_starts[video]
 
 
 def open_frame_store(videos: Path, folder: Path) -> FrameStore:
-    """The frames of every video below `videos`, decoded into `folder` when they are not there yet."""
+    """Opens the store of all videos below `videos`; if `folder` does not exist, the videos are decoded into it."""
     if not folder.is_dir():
         paths = sorted(videos.rglob("video.mp4"))
         assert paths, f"no videos below {videos}"
@@ -61,14 +61,14 @@ def open_frame_store(videos: Path, folder: Path) -> FrameStore:
 def project_mouth_centers(
     identity: int, poses: list[dict[str, float]], size: int, zoom: float = 1.0
 ) -> NDArray[np.float32]:
-    """(T, 2) column and row of the middle of the mouth in pictures of `size` pixels, from the true poses."""
+    """Returns column and row (T, 2) of the mouth's center in images of `size` pixels, from the true poses."""
     resting = _resting_mouth(identity)
     camera = Camera.portrait(size, size, zoom)
-    places = []
+    centers = []
     for pose in poses:
         state = scale_shifts_for_zoom(FaceState(**{name: pose[name] for name in POSE_FIELDS}), zoom)
-        places.append(camera.project(posture_from_state(state).transform_points(resting))[0, :2])
-    return np.array(places, dtype=np.float32)
+        centers.append(camera.project(posture_from_state(state).transform_points(resting))[0, :2])
+    return np.array(centers, dtype=np.float32)
 
 
 def _decode(paths: list[Path], folder: Path) -> None:
@@ -84,7 +84,7 @@ def _decode(paths: list[Path], folder: Path) -> None:
         count = 0
         for count, frame in enumerate(_iter_rgb_frames(path), start=1):
             pixels[start + count - 1] = frame
-        assert count == len(truth["frames"]), f"{path} has {count} frames, its truth {len(truth['frames'])}"
+        assert count == len(truth["frames"]), f"{path} has {count} frames, its truth.json {len(truth['frames'])}"
         mouths.append(project_mouth_centers(truth["identity"], truth["frames"], size, truth["closeness"]))
     pixels.flush()
     np.save(folder / "mouths.npy", np.concatenate(mouths))

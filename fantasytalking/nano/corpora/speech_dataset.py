@@ -1,4 +1,4 @@
-"""Spoken sentences with the phoneme that sounds at every token: what the audio encoder learns from."""
+"""Synthesized utterances with the phoneme of every audio token, for training the audio encoder."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from fantasytalking.common.files import atomic_write
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, token_count, token_times
 from fantasytalking.nano.corpora.unique_utterances import vary_sentence
 from fantasytalking.nano.corpora.video_corpus import held_out_sentences, training_sentences
-from fantasytalking.portrait_world.people.identity import make_identity
+from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, TRAINING_IDENTITIES, make_identity
 from fantasytalking.portrait_world.speech.synthesis import Phoneme, Voice, synthesize_speech
 from fantasytalking.portrait_world.speech.visemes import PHONEME_VISEMES, STRESS_MARKS
 
 PHONEME_CLASSES: tuple[str, ...] = (*PHONEME_VISEMES, "unknown")
-"""The classes: eSpeak NG's mnemonics without marks of stress, of which "_" is silence."""
+"""Classes of the audio encoder's head: eSpeak NG's mnemonics without stress marks ("_" is silence), and "unknown"."""
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is to be said by whom."""
+    """Text and voice of an utterance."""
 
     text: str
     voice: Voice
@@ -33,27 +33,29 @@ class Utterance:
 
 @dataclass(frozen=True)
 class SpeechDataset:
-    """Utterances behind each other, at 16 kHz."""
+    """Concatenated utterances at 16 kHz."""
 
     samples: NDArray[np.int16]
     labels: NDArray[np.uint8]
     """Class of every token of every utterance."""
     sample_starts: NDArray[np.int64]
+    """Index of the first sample of every utterance, and the number of samples."""
     label_starts: NDArray[np.int64]
+    """Index of the first token of every utterance, and the number of tokens."""
 
     def __len__(self) -> int:
-        """Utterances."""
+        """Number of utterances."""
         return len(self.sample_starts) - 1
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Samples in [-1, 1] and the class of every token."""
+        """Returns samples in [-1, 1] and the class of every token."""
         samples = self.samples[self.sample_starts[index] : self.sample_starts[index + 1]]
         labels = self.labels[self.label_starts[index] : self.label_starts[index + 1]]
         return samples.astype(np.float32) / 32768, labels
 
 
 def phoneme_class(symbol: str) -> int:
-    """Number of the longest known beginning of a mnemonic; the last class where none is known."""
+    """Returns the class of the longest known prefix of a mnemonic, the class "unknown" if there is none."""
     bare = symbol.lstrip(STRESS_MARKS)
     for length in range(len(bare), 0, -1):
         if bare[:length] in PHONEME_VISEMES:
@@ -62,34 +64,35 @@ def phoneme_class(symbol: str) -> int:
 
 
 def phoneme_labels(phonemes: tuple[Phoneme, ...], times: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Class of the phoneme that sounds at each of `times` (T,)."""
+    """Returns the class of the phoneme at each of `times` (T,) in seconds."""
     ends = np.array([phoneme.end for phoneme in phonemes])
     classes = np.array([phoneme_class(phoneme.symbol) for phoneme in phonemes], dtype=np.uint8)
     return classes[np.minimum(np.searchsorted(ends, times, side="right"), len(ends) - 1)]
 
 
 def plan_training_utterances(count: int, seed: int) -> list[Utterance]:
-    """Training sentences in the voices of training people, half of them with their words shuffled."""
+    """Plans training sentences, half of them with shuffled words, in the voices of training identities."""
     random = np.random.default_rng([seed, 41])
     sentences = training_sentences()
     planned = []
     for number in range(count):
         text = vary_sentence(sentences, number, random)
-        planned.append(Utterance(text, _voice(int(random.integers(1000)), random)))
+        planned.append(Utterance(text, _voice(int(random.integers(len(TRAINING_IDENTITIES))), random)))
     return planned
 
 
 def plan_held_out_utterances(count: int, seed: int) -> list[Utterance]:
-    """Held-out sentences in the voices of held-out people."""
+    """Plans held-out sentences in the voices of held-out identities."""
     random = np.random.default_rng([seed, 42])
     sentences = held_out_sentences()
     return [
-        Utterance(sentences[number % len(sentences)], _voice(1000 + number % 1000, random)) for number in range(count)
+        Utterance(sentences[number % len(sentences)], _voice(HELD_OUT_IDENTITIES[number % 1000], random))
+        for number in range(count)
     ]
 
 
 def load_or_synthesize(planned: list[Utterance], path: Path, processes: int) -> SpeechDataset:
-    """The utterances as spoken, from `path` when they were spoken before."""
+    """Loads the utterances from `path`; if it does not exist, they are synthesized and saved."""
     if not path.is_file():
         spoken = list(_synthesize_all(planned, processes))
         tensors = {
@@ -104,7 +107,7 @@ def load_or_synthesize(planned: list[Utterance], path: Path, processes: int) -> 
 
 
 def synthesize_utterance(utterance: Utterance) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """Samples at 16 kHz and the class of every token."""
+    """Returns samples at 16 kHz and the class of every token."""
     from scipy.signal import resample_poly
 
     speech = synthesize_speech(utterance.text, utterance.voice)
@@ -120,7 +123,8 @@ def _voice(identity: int, random: np.random.Generator) -> Voice:
 
 
 def _synthesize_all(planned: list[Utterance], processes: int) -> Iterator[tuple[NDArray[np.int16], NDArray[np.uint8]]]:
-    """In order; each utterance is spoken by a process of its own, so the number of workers changes nothing."""
+    """Yields utterances in order. Each is synthesized in a process of its own, so that the result does not depend on
+    the number of workers."""
     if processes == 1:
         yield from map(synthesize_utterance, planned)
         return

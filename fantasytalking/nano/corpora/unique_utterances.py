@@ -1,4 +1,4 @@
-"""Further people, each with words of their own: what the transformer needs more of than the autoencoder does."""
+"""Renders videos of further identities with unique utterances, made by shuffling the training sentences."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,12 @@ from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan
 logger = logging.getLogger(__name__)
 
 SHUFFLED_FRACTION = 0.5
-"""Part of what is said whose words come in another order, so that more sounds meet."""
+"""Fraction of utterances with shuffled words, which adds combinations of phonemes."""
 
 
 def vary_sentence(sentences: Sequence[str], index: int, random: np.random.Generator) -> str:
-    """One of the sentences, or as many words of it and another, and two, in another order."""
+    """Returns a sentence, or with probability `SHUFFLED_FRACTION` shuffled words of it and of another sentence, up to
+    two words more than the sentence has."""
     sentence = sentences[index % len(sentences)]
     if random.random() >= SHUFFLED_FRACTION:
         return sentence
@@ -29,33 +30,36 @@ def vary_sentence(sentences: Sequence[str], index: int, random: np.random.Genera
 
 @dataclass(frozen=True)
 class UniqueUtterancesPlan(CorpusPlan):
-    """Everyone in `identities` says words of their own, made of `sentences`; some say one thing more and then rest."""
+    """Plan of a corpus in which everyone in `identities` says unique utterances; some end with a silent one more."""
 
     videos_config: ExtendedVideosConfig = field(default_factory=ExtendedVideosConfig)
 
     def clips(self) -> Iterator[ClipPlan]:
-        """One plan per clip, person by person."""
-        words = self.videos_config
+        """Yields one plan per clip, person by person."""
+        config = self.videos_config
         for identity in self.identities:
             random = np.random.default_rng([self.seed, 43, identity])
-            for number in range(words.utterances_per_person + int(identity % words.rest_interval == 0)):
+            for number in range(config.utterances_per_person + int(identity % config.rest_interval == 0)):
                 text = vary_sentence(self.sentences, int(random.integers(len(self.sentences))), random)
-                rest = words.rest_seconds if number == words.utterances_per_person else 0.0
+                rest = config.rest_seconds if number == config.utterances_per_person else 0.0
                 yield ClipPlan(identity, number, text, self.seed, self.expression, self.body, rest)
 
 
 def render_extended_videos(
     config: ExtendedVideosConfig, output: Path, size: int, seed: int, processes: int, zoom: float = 1.0
 ) -> int:
-    """Makes what `output` does not hold yet. Gives the number of videos.
+    """Renders all videos that `output` does not contain yet.
+
+    Returns:
+        the number of videos.
 
     Raises:
-        InputError: `output` cannot be written or holds videos of other settings.
+        InputError: `output` cannot be written or contains videos of other settings.
     """
-    people = range(config.first_identity, config.first_identity + config.num_identities)
-    plan = UniqueUtterancesPlan(people, training_sentences(), size, seed=seed, closeness=zoom, videos_config=config)
+    identities = range(config.first_identity, config.first_identity + config.num_identities)
+    plan = UniqueUtterancesPlan(identities, training_sentences(), size, seed=seed, zoom=zoom, videos_config=config)
     for done, _ in make_corpus(plan, output, processes):
         if done and done % 20 == 0:
-            logger.info(f"more videos: {done}/{config.num_videos}")
+            logger.info(f"extended videos: {done}/{config.num_videos}")
     write_captions(output, seed)
     return config.num_videos

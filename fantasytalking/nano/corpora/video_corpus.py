@@ -1,4 +1,4 @@
-"""The videos that nano is trained on: people of the portrait world, each group with its own sentences."""
+"""Plans and renders nano's training videos: people of the portrait world in groups with their own sentences."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.nano.config import VideosConfig
 from fantasytalking.nano.corpora.captions import DEFAULT_CAPTION, make_caption
@@ -24,12 +24,12 @@ from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, T
 logger = logging.getLogger(__name__)
 
 PLAIN_CAPTION_FRACTION = 0.5
-"""Part of the videos that have the caption which stands for none."""
+"""Fraction of the videos with the default caption, which stands for an empty prompt."""
 
 
 @dataclass(frozen=True)
 class CorpusPart:
-    """A folder of the corpus: everyone in `identities` says every sentence."""
+    """Folder of the corpus in which everyone in `identities` says every sentence."""
 
     folder: str
     identities: range
@@ -37,42 +37,48 @@ class CorpusPart:
 
 
 def training_sentences() -> list[str]:
-    """The sentences of training people."""
+    """Returns the sentences of training identities."""
     return read_sentences(TRAINING_SENTENCES_FILE, TRAINING_IDENTITIES)
 
 
 def held_out_sentences() -> list[str]:
-    """The sentences of held-out people."""
+    """Returns the sentences of held-out identities."""
     return read_sentences(HELD_OUT_SENTENCES_FILE, HELD_OUT_IDENTITIES)
 
 
 def plan_training_parts(config: VideosConfig) -> list[CorpusPart]:
-    """Groups of training people with sentences that go round the whole list.
+    """Divides training identities into groups and assigns the training sentences to them in turn.
 
     Raises:
-        InputError: more sentences a person than there are.
+        InputError: there are fewer training sentences than `sentences_per_person`.
     """
-    known = training_sentences()
-    if config.sentences_per_person > len(known):
+    sentences = training_sentences()
+    if config.sentences_per_person > len(sentences):
         raise InputError(
-            f"videos.sentences_per_person is {config.sentences_per_person}; there are {len(known)} training sentences"
+            f"videos.sentences_per_person is {config.sentences_per_person}; it must be at most {len(sentences)}, the "
+            "number of training sentences",
+            code=ErrorCode.out_of_range,
+            field="videos.sentences_per_person",
+            value=config.sentences_per_person,
         )
-    portions = []
+    parts = []
     for number, first in enumerate(range(0, config.num_identities, config.group_size)):
         chosen = [
-            known[(number * config.sentences_per_person + place) % len(known)]
-            for place in range(config.sentences_per_person)
+            sentences[(number * config.sentences_per_person + index) % len(sentences)]
+            for index in range(config.sentences_per_person)
         ]
-        people = range(first, min(first + config.group_size, config.num_identities))
-        portions.append(CorpusPart(f"group{number:03d}", people, tuple(chosen)))
-    return portions
+        identities = range(first, min(first + config.group_size, config.num_identities))
+        parts.append(CorpusPart(f"group{number:03d}", identities, tuple(chosen)))
+    return parts
 
 
 def plan_held_out_parts(config: VideosConfig) -> list[CorpusPart]:
-    """One held-out person a sentence."""
-    known = held_out_sentences()
+    """Assigns one held-out sentence to each held-out identity."""
+    sentences = held_out_sentences()
     return [
-        CorpusPart(f"group{number:03d}", range(1000 + number, 1001 + number), (known[number % len(known)],))
+        CorpusPart(
+            f"group{number:03d}", HELD_OUT_IDENTITIES[number : number + 1], (sentences[number % len(sentences)],)
+        )
         for number in range(config.num_held_out)
     ]
 
@@ -80,29 +86,33 @@ def plan_held_out_parts(config: VideosConfig) -> list[CorpusPart]:
 def render_videos(
     parts: Sequence[CorpusPart], output: Path, size: int, seed: int, processes: int, zoom: float = 1.0
 ) -> int:
-    """Makes what `output` does not hold yet, and a caption beside every video. Gives the number of videos.
+    """Renders all videos that `output` does not contain yet, each with a caption.
+
+    Returns:
+        the number of videos.
 
     Raises:
-        InputError: `output` cannot be written or holds videos of other settings.
+        InputError: `output` cannot be written or contains videos of other settings.
     """
-    total = sum(len(portion.identities) * len(portion.sentences) for portion in parts)
-    start, made, before = perf_counter(), 0, 0
-    for portion in parts:
-        plan = CorpusPlan(portion.identities, portion.sentences, size=size, seed=seed, closeness=zoom)
-        previous: int | None = None  # what was there already is told first, and took no time
-        for done, _ in make_corpus(plan, output / portion.folder, processes):
-            made += 0 if previous is None else done - previous
+    total = sum(len(part.identities) * len(part.sentences) for part in parts)
+    start, rendered, previous_parts = perf_counter(), 0, 0
+    for part in parts:
+        plan = CorpusPlan(part.identities, part.sentences, size=size, seed=seed, zoom=zoom)
+        previous: int | None = None  # the first count is that of existing videos, which took no time
+        for done, _ in make_corpus(plan, output / part.folder, processes):
+            rendered += 0 if previous is None else done - previous
             previous = done
-            left = round((total - before - done) * (perf_counter() - start) / made) if made else 0
-            if made and (before + done) % 20 == 0:
-                logger.info(f"videos: {before + done}/{total}  {left // 60}:{left % 60:02d} left")
-        before += len(portion.identities) * len(portion.sentences)
-        write_captions(output / portion.folder, seed)
+            remaining = round((total - previous_parts - done) * (perf_counter() - start) / rendered) if rendered else 0
+            if rendered and (previous_parts + done) % 20 == 0:
+                minutes, seconds = divmod(remaining, 60)
+                logger.info(f"videos: {previous_parts + done}/{total}  {minutes}:{seconds:02d} remaining")
+        previous_parts += len(part.identities) * len(part.sentences)
+        write_captions(output / part.folder, seed)
     return total
 
 
 def write_captions(folder: Path, seed: int) -> None:
-    """Writes the captions that are missing: of the person, or the one that stands for none."""
+    """Writes missing captions: a description of the person, or the default caption."""
     for video in sorted(folder.glob("id*/video.mp4")):
         name = video.parent.name  # id0000_s0000
         identity, sentence = int(name[2:6]), int(name[8:12])

@@ -1,6 +1,6 @@
-"""Single pictures of people whose expression is known to the last detail, for encoder and reader of expressions.
+"""Rendered images with exact expression parameters, for training the expression encoder and the expression reader.
 
-Groups of people make the same faces, so that what a face does can be told from whose it is.
+Pairs of people have the same expressions, so that expression can be separated from identity.
 """
 
 from collections.abc import Iterator
@@ -26,45 +26,45 @@ EXPRESSION_TARGETS = {
     "emotion": ("brow", "smile", "frown"),
     "mouth": ("mouth_open", "mouth_width", "lip_press", "lip_tuck", "tongue"),
 }
-"""What each part of the expression tells, by the names of `FaceState`."""
+"""Fields of `FaceState` that the features of each part must encode."""
 assert tuple(name for names in EXPRESSION_TARGETS.values() for name in names) == EXPRESSION_PARAMETERS
 PEOPLE_PER_POSE_SET = 2
-"""People, one after the other, who make the same faces."""
+"""Number of consecutive identities that share a set of expressions."""
 
 
 @dataclass(frozen=True)
 class ExpressionSamples:
-    """Pictures of people, all of one person together, the first of each at rest."""
+    """Images grouped by person; the first image of each person is at rest."""
 
     images: NDArray[np.uint8]
     """(N, size, size, 3) RGB."""
     landmarks: NDArray[np.float32]
-    """(N, 478, 3) pixels."""
+    """(N, 478, 3) face landmarks in pixels."""
     targets: NDArray[np.float32]
-    """(N, 17) in the order of `NAMES`."""
+    """(N, 17) expression parameters in the order of `EXPRESSION_PARAMETERS`."""
     identities: NDArray[np.int64]
-    """(N,) the identity's number."""
+    """(N,) identity numbers."""
     pose_ids: NDArray[np.int64]
-    """(N,) equal where two people make the same face."""
+    """(N,) numbers of the expressions; equal for two people with the same expression."""
 
     @property
     def rest_indices(self) -> NDArray[np.int64]:
-        """(N,) the number of the same person's picture at rest."""
+        """(N,) indices of the same person's image at rest."""
         _, first, person = np.unique(self.identities, return_index=True, return_inverse=True)
-        found: NDArray[np.int64] = first[person]
-        return found
+        indices: NDArray[np.int64] = first[person]
+        return indices
 
 
 def render_expression_samples(
     identities: range, poses: int, size: int, folder: Path, seed: int, processes: int, zoom: float = 1.0
 ) -> Iterator[int]:
-    """Draws everyone in `identities` who is not in `folder` yet; yields how many are."""
+    """Renders everyone in `identities` who is missing in `folder`; yields the number of finished identities."""
     work = partial(_render_person, poses=poses, size=size, folder=folder, seed=seed, zoom=zoom)
     return run_for_missing(identities, folder, work, processes)
 
 
 def load_expression_samples(identities: range, folder: Path) -> ExpressionSamples:
-    """What `render_expression_samples` drew."""
+    """Loads the images of `render_expression_samples`."""
     files = [load_file(folder / f"{number}.safetensors") for number in identities]
 
     def joined(name: str) -> NDArray[np.generic]:
@@ -81,38 +81,38 @@ def load_expression_samples(identities: range, folder: Path) -> ExpressionSample
 
 
 def random_expression(random: np.random.Generator) -> FaceState:
-    """Any face that the world can make: as in the videos, with more of what they show rarely."""
+    """Draws a random expression: as in the videos, with rare expressions more often."""
     state, closed = random_face_state(random), random.random() < 0.3
-    drawn = random.uniform(0, 1, 5)
+    values = random.uniform(0, 1, 5)
     return replace(
         state,
         mouth_open=0.0 if closed else state.mouth_open,
-        lip_press=float(drawn[0]) if closed else 0.0,
-        lip_tuck=float(drawn[1]) if random.random() < 0.3 else 0.0,
-        tongue=0.0 if closed or random.random() < 0.5 else float(drawn[2]),
-        blink=float(drawn[3]) if random.random() < 0.3 else 0.0,
-        squint=float(drawn[4]) if random.random() < 0.4 else 0.0,
+        lip_press=float(values[0]) if closed else 0.0,
+        lip_tuck=float(values[1]) if random.random() < 0.3 else 0.0,
+        tongue=0.0 if closed or random.random() < 0.5 else float(values[2]),
+        blink=float(values[3]) if random.random() < 0.3 else 0.0,
+        squint=float(values[4]) if random.random() < 0.4 else 0.0,
     )
 
 
 def _render_person(number: int, poses: int, size: int, folder: Path, seed: int, zoom: float) -> None:
-    """The person at rest and with `poses` - 1 other faces; those in which no face is found are left out."""
+    """Renders a person at rest and with `poses` - 1 expressions; images in which no face is detected are skipped."""
     import cv2
 
     cv2.setNumThreads(1)
     group = number // PEOPLE_PER_POSE_SET
     random = np.random.default_rng([seed, group, 11])
     states = [NEUTRAL, *(random_expression(random) for _ in range(poses - 1))]
-    sitter = PortraitRenderer(make_identity(number), size, zoom)
-    pictures = [sitter.frame(state) for state in states]
-    landmarks = list(find_face_landmarks(pictures))
-    kept = [place for place, found in enumerate(landmarks) if found is not None]
-    assert kept and kept[0] == 0, f"person {number} shows no face at rest"
-    truths = np.array([[getattr(states[place], name) for name in EXPRESSION_PARAMETERS] for place in kept], np.float32)
+    renderer = PortraitRenderer(make_identity(number), size, zoom)
+    images = [renderer.frame(state) for state in states]
+    landmarks = list(find_face_landmarks(images))
+    kept = [index for index, points in enumerate(landmarks) if points is not None]
+    assert kept and kept[0] == 0, f"no face is detected in the image of identity {number} at rest"
+    targets = np.array([[getattr(states[index], name) for name in EXPRESSION_PARAMETERS] for index in kept], np.float32)
     tensors = {
-        "pictures": torch.from_numpy(np.stack([pictures[place] for place in kept])),
-        "landmarks": torch.from_numpy(np.stack([found for found in landmarks if found is not None])),
-        "truths": torch.from_numpy(truths),
+        "pictures": torch.from_numpy(np.stack([images[index] for index in kept])),
+        "landmarks": torch.from_numpy(np.stack([points for points in landmarks if points is not None])),
+        "truths": torch.from_numpy(targets),
         "poses": torch.tensor(kept) + group * poses,
     }
     with atomic_write(folder / f"{number}.safetensors") as temporary:

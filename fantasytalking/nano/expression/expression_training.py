@@ -1,7 +1,7 @@
-"""The miniature's expression encoder: each part's features read the part's truths by a linear map, on any face.
+"""Training of nano's expression encoder: a linear map of each part's features predicts the part's parameters.
 
-What two people who make the same face have in their features must agree, measured against how the features vary; so
-identity is kept out of them, those that no truth needs among them.
+The features of two people with the same expression must agree, relative to the features' variance. This removes
+identity from all features, including those that no parameter needs.
 """
 
 import numpy as np
@@ -18,19 +18,19 @@ from fantasytalking.encoders.expression import (
 )
 from fantasytalking.encoders.face_alignment import crop_aligned, estimate_similarity
 from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS
-from fantasytalking.nano.config import ExpressionEncoderTraining
 from fantasytalking.nano.expression.expression_samples import EXPRESSION_TARGETS, ExpressionSamples
 from fantasytalking.nano.expression.linear_probe import column_correlations, identity_accuracy
+from fantasytalking.nano.trainers.config import ExpressionEncoderTraining
 
 FEATURE_MEAN = 2.0
-"""Mean of the features."""
+"""Mean of the standardized features."""
 FIVE_POINT_JITTER = 0.004
-"""Deviation of the five points in training, as a part of the crop's side: the tracker's own, on small pictures."""
-_CHUNK = 64
+"""Standard deviation of the noise on the five points in training, as a fraction of the crop's side. It equals the
+tracker's noise on small images."""
 
 
 class ExpressionEncoderTask:
-    """Reading what faces do, alike on pairs of people who do the same."""
+    """Predicts expression parameters, with features that agree between people with the same expression."""
 
     name = "expression encoder"
 
@@ -52,23 +52,23 @@ class ExpressionEncoderTask:
         self.model = nn.ModuleDict({"network": self.network, "readers": self.readers})
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:
-        """Squared error of the truths in their own deviations, and what pairs disagree in."""
+        """Returns the squared error of the standardized parameters plus the weighted disagreement of pairs."""
         chosen = self._pairs[random.integers(len(self._pairs), size=self._config.fit.batch_size // 2)]
         both = np.concatenate([chosen[:, 0], chosen[:, 1]])
-        crops, places = self._augmented_inputs(both, random)
-        features = self.network(crops.to(self._device), places.to(self._device)).float()
-        truths = torch.from_numpy((self._samples.targets[both] - self._mean) / self._deviation).to(self._device)
-        error = F.mse_loss(self._predict(features), truths)
+        crops, crop_poses = self._augmented_inputs(both, random)
+        features = self.network(crops.to(self._device), crop_poses.to(self._device)).float()
+        targets = torch.from_numpy((self._samples.targets[both] - self._mean) / self._deviation).to(self._device)
+        error = F.mse_loss(self._predict(features), targets)
         weight = self._config.agreement_weight * (step / self._config.fit.steps) ** 2
         return error + weight * _pair_disagreement(*features.chunk(2))
 
     @torch.no_grad()
     def standardize_features(self) -> None:
-        """Makes the training pictures' features `FEATURE_MEAN` in the mean and each part's 1 in size; the readers
-        follow.
+        """Shifts and scales the features to mean `FEATURE_MEAN` and, per part, root mean square deviation 1 on the
+        training images. The linear maps are adapted, so that predictions do not change.
 
-        What makes tokens of them has no bias, and its LayerNorm forgets their length: of features round 0 only the
-        direction would be left.
+        The expression projector has no bias and its LayerNorm removes the length of features, so that of features with
+        mean 0 only the direction would remain.
         """
         features = encode_samples(ExpressionEncoder(self.network, self._device), self._samples)
         for part, values in zip(ENCODED_PARTS, features.split(self._config.network.dims, dim=1), strict=True):
@@ -81,10 +81,10 @@ class ExpressionEncoderTask:
             last.weight.div_(size)
 
     def predict(self, features: Tensor) -> NDArray[np.float32]:
-        """(N, D) features to (N, 17) truths in the order of `NAMES`."""
+        """Maps features (N, D) to expression parameters (N, 17) in the order of `EXPRESSION_PARAMETERS`."""
         with torch.no_grad():
-            read = self._predict(features.to(self._device)).cpu().numpy()
-        result: NDArray[np.float32] = read * self._deviation + self._mean
+            standardized = self._predict(features.to(self._device)).cpu().numpy()
+        result: NDArray[np.float32] = standardized * self._deviation + self._mean
         return result
 
     def _predict(self, features: Tensor) -> Tensor:
@@ -92,70 +92,73 @@ class ExpressionEncoderTask:
         return torch.cat([self.readers[part](values) for part, values in parts], dim=1)
 
     def _augmented_inputs(self, indices: NDArray[np.int64], random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Crops and places of samples, their points a little off, in another light, blurred and noisy."""
-        starts = estimate_similarity(self._points[self._samples.rest_indices[indices]])
+        """Returns augmented crops and crop poses of samples, with noise on the five points."""
+        rest_transforms = estimate_similarity(self._points[self._samples.rest_indices[indices]])
         points = self._points[indices]
         side = np.abs(estimate_similarity(points).scale_rotation)[:, None, None]
-        places = estimate_similarity(points + random.normal(0, FIVE_POINT_JITTER, points.shape) * side)
-        crops = crop_aligned(self._samples.images[indices], places, self._config.network.size)
-        return _augment_crops(crops, random), crop_pose_values(places, starts)
+        transforms = estimate_similarity(points + random.normal(0, FIVE_POINT_JITTER, points.shape) * side)
+        crops = crop_aligned(self._samples.images[indices], transforms, self._config.network.size)
+        return _augment_crops(crops, random), crop_pose_values(transforms, rest_transforms)
 
 
 def sample_five_points(samples: ExpressionSamples) -> NDArray[np.float32]:
-    """(N, 5, 2) points of every sample's face, in pixels."""
+    """Returns the five alignment points (N, 5, 2) of every sample in pixels."""
     from fantasytalking.perception.face_crop import five_points
 
-    found: NDArray[np.float32] = five_points(samples.landmarks)
-    return found
+    points: NDArray[np.float32] = five_points(samples.landmarks)
+    return points
 
 
 def encode_samples(encoder: ExpressionEncoder, samples: ExpressionSamples) -> Tensor:
-    """(N, D) features; the head's movement counts from the same person's picture at rest."""
-    points, rests = sample_five_points(samples), samples.rest_indices
-    found = []
+    """Returns features (N, D), with head motion relative to the same person's image at rest."""
+    points, rest_indices = sample_five_points(samples), samples.rest_indices
+    features = []
     for person in np.unique(samples.identities):
         own = np.flatnonzero(samples.identities == person)
-        found.append(encoder.encode(samples.images[own], points[own], points[rests[own[0]]]).features)
-    return torch.cat(found)
+        features.append(encoder.encode(samples.images[own], points[own], points[rest_indices[own[0]]]).features)
+    return torch.cat(features)
 
 
 def evaluate_expression_encoder(
     encoder: ExpressionEncoder, task: ExpressionEncoderTask, held_out: ExpressionSamples
 ) -> dict[str, float]:
-    """On people who were not trained on: how the truths correlate with what is read, and what tells who it is.
+    """Evaluates the encoder on held-out people.
 
-    `identity_accuracy` is how often a linear map of the features names the person, `identity_of_crops` of the crops'
-    own pixels, `identity_chance` by guessing.
+    Returns:
+        the correlation of each predicted expression parameter with its true value, by name, and the accuracy with which
+        a linear probe identifies the person: `identity_accuracy` from the features, `identity_of_crops` from the pixels
+        of the crops, `identity_chance` by chance.
     """
     features = encode_samples(encoder, held_out)
     crops = crop_aligned(held_out.images, estimate_similarity(sample_five_points(held_out)), 16).flatten(1)
-    known = held_out.identities, held_out.pose_ids
+    labels = held_out.identities, held_out.pose_ids
     return {
         **column_correlations(task.predict(features), held_out.targets, EXPRESSION_PARAMETERS),
-        "identity_accuracy": identity_accuracy(features.numpy(), *known),
-        "identity_of_crops": identity_accuracy(crops.numpy(), *known),
+        "identity_accuracy": identity_accuracy(features.numpy(), *labels),
+        "identity_of_crops": identity_accuracy(crops.numpy(), *labels),
         "identity_chance": 1 / len(np.unique(held_out.identities)),
     }
 
 
 def _same_pose_pairs(poses: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(M, 2) numbers of samples in which two people make the same face, in both orders."""
-    found = []
+    """Returns index pairs (M, 2) of samples with the same expression, in both orders."""
+    pairs = []
     for pose in np.unique(poses):
         same = np.flatnonzero(poses == pose)
-        found += [(one, other) for one in same for other in same if one != other]
-    assert found, "no two people make the same face"
-    return np.array(found, dtype=np.int64)
+        pairs += [(first, second) for first in same for second in same if first != second]
+    assert pairs, "no two people have the same expression"
+    return np.array(pairs, dtype=np.int64)
 
 
 def _pair_disagreement(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared difference of pairs over the features' variance: 0 for equal features, 2 for unrelated ones."""
+    """Returns the mean squared difference of pairs relative to the features' variance: 0 for equal features, 2 for
+    independent ones."""
     variance = torch.cat([first, second]).var(dim=0)
     return ((first - second).square().mean(dim=0) / (variance + 1e-6)).mean()
 
 
 def _augment_crops(crops: Tensor, random: np.random.Generator) -> Tensor:
-    """Another light for each, blur for some batches, noise: what compression and a video model do."""
+    """Changes the light of each crop, blurs some batches and adds noise, as compression and video models do."""
     count, size = len(crops), crops.shape[-1]
     if random.random() < 0.4:
         small = int(random.integers(size // 3, size))

@@ -1,4 +1,4 @@
-"""What can be read from features by a linear map: truths, which it should, and people, which it should not."""
+"""Linear probes of features: regression of expression parameters and classification of identities."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,12 +7,12 @@ from fantasytalking.evaluation.features.expression_reader import LinearMap
 
 
 def fit_ridge(features: NDArray[np.floating], targets: NDArray[np.floating], penalty: float) -> LinearMap:
-    """Ridge regression of (N, K) targets on (N, F) features.
+    """Fits a ridge regression of targets (N, K) on features (N, F).
 
     Args:
-        features: any scale; they are divided by their deviations within.
-        targets: likewise.
-        penalty: of the squared weights, relative to the number of samples.
+        features: of any scale; they are standardized internally.
+        targets: of any scale.
+        penalty: factor of the squared weights, relative to the number of samples.
     """
     x, y = features.astype(np.float64), targets.astype(np.float64)
     mean, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
@@ -25,25 +25,25 @@ def fit_ridge(features: NDArray[np.floating], targets: NDArray[np.floating], pen
 def column_correlations(
     predictions: NDArray[np.floating], targets: NDArray[np.floating], names: tuple[str, ...]
 ) -> dict[str, float]:
-    """Pearson's correlation of each column of two (N, K) tables, by name; NaN where one does not vary."""
-    one, other = (table.astype(np.float64) - table.mean(axis=0) for table in (predictions, targets))
-    sizes = np.sqrt(np.square(one).sum(axis=0) * np.square(other).sum(axis=0))
-    alike = (one * other).sum(axis=0)
+    """Returns Pearson's correlation of each column of two tables (N, K), by name; NaN for constant columns."""
+    first, second = (table.astype(np.float64) - table.mean(axis=0) for table in (predictions, targets))
+    norms = np.sqrt(np.square(first).sum(axis=0) * np.square(second).sum(axis=0))
+    products = (first * second).sum(axis=0)
     return {
-        name: float(product / size) if size > 0 else float("nan")
-        for name, product, size in zip(names, alike, sizes, strict=True)
+        name: float(product / norm) if norm > 0 else float("nan")
+        for name, product, norm in zip(names, products, norms, strict=True)
     }
 
 
 def identity_accuracy(
     features: NDArray[np.floating], identities: NDArray[np.int64], pose_ids: NDArray[np.int64], penalty: float = 1e-3
 ) -> float:
-    """How often a linear map names the person, in faces that it was not fitted to; chance is 1 over the people.
+    """Returns the accuracy of a linear probe for identity on expressions that it was not fitted to.
 
-    It is fitted to one half of the poses and judged on the other.
+    The probe is fitted to one half of the expressions and evaluated on the other. Chance is 1 / number of people.
     """
     numbers, person = np.unique(identities, return_inverse=True)
-    known = pose_ids % 2 == 0
-    probe = fit_ridge(features[known], np.eye(len(numbers))[person[known]], penalty)
-    named = probe(features[~known]).argmax(axis=1)
-    return float((named == person[~known]).mean())
+    fitted = pose_ids % 2 == 0
+    probe = fit_ridge(features[fitted], np.eye(len(numbers))[person[fitted]], penalty)
+    predicted = probe(features[~fitted]).argmax(axis=1)
+    return float((predicted == person[~fitted]).mean())

@@ -1,4 +1,4 @@
-"""Fitting and judging the reader of expressions that evaluation uses."""
+"""Fits and evaluates the expression reader, which evaluation uses."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,16 @@ RIDGE_PENALTY = 3e-3
 
 
 def fit_reader_weights(samples: ExpressionSamples) -> ExpressionReader:
-    """Fits a reader to changes from each person's rest."""
+    """Fits a reader to changes relative to each person's image at rest."""
     return ExpressionReader(fit_ridge(*_changes_from_rest(samples), RIDGE_PENALTY))
 
 
 def evaluate_expression_reader(reader: ExpressionReader, held_out: ExpressionSamples) -> dict[str, float]:
-    """Correlation of every truth with what is read, on people to whom the reader was not fitted."""
-    values, truths = _changes_from_rest(held_out)
-    return column_correlations(reader.linear_map(values), truths, EXPRESSION_PARAMETERS)
+    """Returns the correlation of each predicted expression parameter with its true value on held-out people."""
+    values, targets = _changes_from_rest(held_out)
+    return column_correlations(reader.linear_map(values), targets, EXPRESSION_PARAMETERS)
 
 
 def _changes_from_rest(samples: ExpressionSamples) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    values, rests = landmark_features(samples.landmarks), samples.rest_indices
-    return values - values[rests], samples.targets - samples.targets[rests]
+    values, rest = landmark_features(samples.landmarks), samples.rest_indices
+    return values - values[rest], samples.targets - samples.targets[rest]

@@ -1,1 +1,1 @@
-"""The steps of the recipe that builds nano."""
+"""Steps of the nano build."""

@@ -1,4 +1,4 @@
-"""What each step of the build does. A step gives what it measured, and may be run again after a kill."""
+"""Build steps of the pipeline's components. Each returns its measurements and can be rerun after an interruption."""
 
 import dataclasses
 import logging
@@ -30,26 +30,25 @@ from fantasytalking.nano.trainers.text_image_encoder import (
 )
 from fantasytalking.nano.trainers.video_vae import VideoVaeTask, reconstruction_quality, save_vae, set_latent_statistics
 from fantasytalking.nano.training_log import training_summary
+from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES
 
 logger = logging.getLogger(__name__)
 
 STATISTICS_CLIPS = 64
-FIRST_HELD_OUT_PORTRAIT_IDENTITY = 1000
+"""Largest number of clips from which the latents' mean and standard deviation are measured."""
 
 
 def make_training_videos(context: BuildContext) -> dict[str, Any]:
-    """The corpus, and a few held-out people to measure on."""
-    config, drawn = (
-        context.config.videos,
-        (context.config.image_size, context.config.seed, context.processes, context.config.zoom),
-    )
-    videos = render_videos(plan_training_parts(config), context.work_dir / "videos", *drawn)
-    held_out = render_videos(plan_held_out_parts(config), context.work_dir / "videos_held_out", *drawn)
+    """Renders the training videos and a few videos of held-out people."""
+    config = context.config
+    rendering = (config.image_size, config.seed, context.processes, config.zoom)
+    videos = render_videos(plan_training_parts(config.videos), context.work_dir / "videos", *rendering)
+    held_out = render_videos(plan_held_out_parts(config.videos), context.work_dir / "videos_held_out", *rendering)
     return {"videos": videos, "held_out_videos": held_out}
 
 
 def train_vae(context: BuildContext) -> dict[str, Any]:
-    """The part `vae`, its latents' mean and deviation measured."""
+    """Trains the component `vae` and measures the mean and standard deviation of its latents."""
     config, seed, folder = context.config.vae, context.config.seed, context.step_folder("vae")
     frames = open_frame_store(context.work_dir / "videos", folder / "frames")
     task = VideoVaeTask(config, frames, seed, context.device)
@@ -64,36 +63,36 @@ def train_vae(context: BuildContext) -> dict[str, Any]:
 
 
 def train_audio_encoder(context: BuildContext) -> dict[str, Any]:
-    """The part `audio_encoder`."""
+    """Trains the component `audio_encoder`."""
     config, seed, folder = context.config.audio_encoder, context.config.seed, context.step_folder("audio_encoder")
-    logger.info(f"audio encoder: {config.num_utterances} utterances are spoken")
+    logger.info(f"audio encoder: synthesizing {config.num_utterances} utterances")
     speech = load_or_synthesize(
         plan_training_utterances(config.num_utterances, seed), folder / "speech.safetensors", context.processes
     )
     task = AudioEncoderTask(config, context.model.portrait.audio_dim, speech, seed, context.device)
     report = train_component(task, config.fit, folder, context.device, seed)
     save_audio_encoder(task.encoder, context.components / "audio_encoder")
-    others = plan_held_out_utterances(config.num_held_out_utterances, seed)
-    held_out = load_or_synthesize(others, folder / "speech_held_out.safetensors", context.processes)
+    held_out_plan = plan_held_out_utterances(config.num_held_out_utterances, seed)
+    held_out = load_or_synthesize(held_out_plan, folder / "speech_held_out.safetensors", context.processes)
     shipped = AudioEncoder.from_pretrained(context.components, subfolder="audio_encoder")
     return report_values(report, task.encoder) | token_accuracy(shipped, task.head.cpu(), held_out)
 
 
 def render_portrait_images(context: BuildContext) -> dict[str, Any]:
-    """Pictures of many people, for the face net and the text and image encoders."""
+    """Renders images of many people for the face encoder and the text and image encoders."""
     config, folder = context.config.portrait_images, context.step_folder("stills")
-    drawn = (context.config.image_size, folder, context.config.seed, context.processes, context.config.zoom)
+    rendering = (context.config.image_size, folder, context.config.seed, context.processes, context.config.zoom)
     counts = {}
-    for name, people in _image_identities(config).items():
-        for done in render_missing_portraits(people, config.images_per_person, *drawn):
+    for subset, identities in _image_identities(config).items():
+        for done in render_missing_portraits(identities, config.images_per_person, *rendering):
             if done % 20 == 0:
-                logger.info(f"stills: {done}/{len(people)} {name} people")
-        counts[name] = len(people)
+                logger.info(f"portrait images, {subset}: {done}/{len(identities)} people")
+        counts[subset] = len(identities)
     return counts
 
 
 def train_face_encoder(context: BuildContext) -> dict[str, Any]:
-    """The part `face_encoder`."""
+    """Trains the component `face_encoder`."""
     config, seed = context.config.face_encoder, context.config.seed
     training, held_out = _load_portrait_images(context)
     task = FaceEncoderTask(config, training, seed, context.device)
@@ -104,20 +103,20 @@ def train_face_encoder(context: BuildContext) -> dict[str, Any]:
 
 
 def train_text_image_encoder(context: BuildContext) -> dict[str, Any]:
-    """The parts `text_encoder`, `tokenizer`, `image_encoder` and `image_processor`."""
+    """Trains the components `text_encoder`, `tokenizer`, `image_encoder` and `image_processor`."""
     config, seed, wan = context.config.text_image_encoder, context.config.seed, context.model.wan
     training, held_out = _load_portrait_images(context)
     tokenizer = train_tokenizer(config.vocab_size, seed)
-    assert wan.image_dim is not None, "the miniature has image cross-attention"
+    assert wan.image_dim is not None, "the preset has image cross-attention"
     task = TextImageEncoderTask(config, tokenizer, (wan.text_dim, wan.image_dim), training, seed, context.device)
     report = train_component(task, config.fit, context.step_folder("language"), context.device, seed)
-    found = task.retrieval_accuracy(held_out, seed)
+    accuracy = task.retrieval_accuracy(held_out, seed)
     save_text_image_encoders(task.text, task.image, tokenizer, config.image_size, context.components)
-    return report_values(report, task.model) | found
+    return report_values(report, task.model) | accuracy
 
 
 def prepare_clips(context: BuildContext) -> dict[str, Any]:
-    """The corpus as features, by the command prepare."""
+    """Encodes the videos as training features with the command `prepare`."""
     size = context.prepared_size(context.config.image_size)
     context.run_preparation(
         context.config.prepare,
@@ -130,7 +129,7 @@ def prepare_clips(context: BuildContext) -> dict[str, Any]:
 
 
 def train_base(context: BuildContext) -> dict[str, Any]:
-    """The part `transformer`: image to video without sound, by the command train."""
+    """Trains the component `transformer`, an image-to-video base without audio, with the command `train`."""
     fresh, output = context.work_dir / "fresh_base", context.work_dir / "base_run"
     write_fresh_base(context.model, context.config.seed, fresh)
     context.run_training(context.config.base, fresh, f"output={output}")
@@ -139,21 +138,21 @@ def train_base(context: BuildContext) -> dict[str, Any]:
 
 
 def train_stage1(context: BuildContext) -> dict[str, Any]:
-    """The paper's first stage, by the command train."""
+    """Trains the paper's first stage with the command `train`."""
     output = context.work_dir / "stage1"
     context.run_training(context.config.stage1, context.components, f"output={output}")
     return training_summary(output)
 
 
 def train_stage2(context: BuildContext) -> dict[str, Any]:
-    """The paper's second stage, by the command train."""
+    """Trains the paper's second stage with the command `train`."""
     output, start = context.work_dir / "stage2", context.work_dir / "stage1" / "adapter"
     context.run_training(context.config.stage2, context.components, f"output={output}", f"stage.init_from={start}")
     return training_summary(output)
 
 
 def pack_pipeline(context: BuildContext) -> dict[str, Any]:
-    """The finished folder, without its model card."""
+    """Writes the finished pipeline, without its model card."""
     adapter = context.work_dir / "stage2_more" / "adapter"
     return write_pipeline(
         context.components,
@@ -167,12 +166,9 @@ def pack_pipeline(context: BuildContext) -> dict[str, Any]:
 
 
 def _image_identities(config: PortraitImagesConfig) -> dict[str, range]:
-    return {
-        "training": range(config.num_identities),
-        "held_out": range(FIRST_HELD_OUT_PORTRAIT_IDENTITY, FIRST_HELD_OUT_PORTRAIT_IDENTITY + config.num_held_out),
-    }
+    return {"training": range(config.num_identities), "held_out": HELD_OUT_IDENTITIES[: config.num_held_out]}
 
 
 def _load_portrait_images(context: BuildContext) -> tuple[PortraitImages, PortraitImages]:
-    people, folder = _image_identities(context.config.portrait_images), context.work_dir / "stills"
-    return load_portrait_images(people["training"], folder), load_portrait_images(people["held_out"], folder)
+    identities, folder = _image_identities(context.config.portrait_images), context.work_dir / "stills"
+    return load_portrait_images(identities["training"], folder), load_portrait_images(identities["held_out"], folder)

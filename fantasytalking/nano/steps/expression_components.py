@@ -1,4 +1,4 @@
-"""The steps of the build that make the expression encoder, and the reader that judges by expressions."""
+"""Build steps of the expression encoder and of the expression reader, which evaluation uses."""
 
 import logging
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.nano.config import ExpressionEncoderTraining
 from fantasytalking.nano.context import BuildContext
 from fantasytalking.nano.expression.expression_samples import (
     ExpressionSamples,
@@ -16,12 +15,14 @@ from fantasytalking.nano.expression.expression_samples import (
 from fantasytalking.nano.expression.expression_training import ExpressionEncoderTask, evaluate_expression_encoder
 from fantasytalking.nano.expression.reader_fitting import evaluate_expression_reader, fit_reader_weights
 from fantasytalking.nano.trainers.component_trainer import report_values, train_component
+from fantasytalking.nano.trainers.config import ExpressionEncoderTraining
+from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES
 
 logger = logging.getLogger(__name__)
 
 EXPRESSION_FOLDER = "expression_encoder"
 FIRST_READER_IDENTITY = 500
-FIRST_HELD_OUT_EXPRESSION_IDENTITY = 1000
+"""First training identity of the reader, which must not share people with the encoder."""
 READER_FILE = "expression_reader.safetensors"
 
 
@@ -30,25 +31,25 @@ class _SampleRenderer:
     context: BuildContext
 
     def samples(self, subset: str, identities: range, seed: int) -> ExpressionSamples:
-        """Pictures of `identities`, drawn where they are not there yet."""
+        """Returns images of `identities`; missing ones are rendered."""
         config, folder = self.context.config, self.context.step_folder(EXPRESSION_FOLDER) / subset
-        drawn = (config.image_size, folder, seed, self.context.processes, config.zoom)
-        for done in render_expression_samples(identities, config.expression_encoder.images_per_person, *drawn):
+        rendering = (config.image_size, folder, seed, self.context.processes, config.zoom)
+        for done in render_expression_samples(identities, config.expression_encoder.images_per_person, *rendering):
             if done % 20 == 0:
-                logger.info(f"expressions: {done}/{len(identities)} people, {subset}")
+                logger.info(f"expression images, {subset}: {done}/{len(identities)} people")
         return load_expression_samples(identities, folder)
 
 
 def train_expression_encoder(context: BuildContext) -> dict[str, Any]:
-    """The expression encoder; what is read from it on held-out people."""
-    config, seed, folder, drawing = (
+    """Trains the expression encoder and evaluates it on held-out people."""
+    config, seed, folder = (
         context.config.expression_encoder,
         context.config.seed,
         context.step_folder(EXPRESSION_FOLDER),
-        _SampleRenderer(context),
     )
-    training = drawing.samples("training", range(config.num_identities), seed)
-    held_out = drawing.samples("held_out", _held_out_identities(config), seed)
+    renderer = _SampleRenderer(context)
+    training = renderer.samples("training", range(config.num_identities), seed)
+    held_out = renderer.samples("held_out", _held_out_identities(config), seed)
     task = ExpressionEncoderTask(config, training, seed, context.device)
     report = train_component(task, config.fit, folder, context.device, seed)
     task.standardize_features()
@@ -58,20 +59,20 @@ def train_expression_encoder(context: BuildContext) -> dict[str, Any]:
 
 
 def fit_expression_reader(context: BuildContext) -> dict[str, Any]:
-    """The reader for evaluation, of other people and faces than the encoder's; what it reads on held-out people."""
-    config, drawing, seed = context.config.expression_encoder, _SampleRenderer(context), context.config.seed
-    others = drawing.samples(
+    """Fits the expression reader to other people than the encoder's and evaluates it on held-out people."""
+    config, renderer, seed = context.config.expression_encoder, _SampleRenderer(context), context.config.seed
+    samples = renderer.samples(
         "reader", range(FIRST_READER_IDENTITY, FIRST_READER_IDENTITY + config.num_identities), seed + 1
     )
-    reader = fit_reader_weights(others)
+    reader = fit_reader_weights(samples)
     reader.save(expression_reader_path(context))
-    return dict(evaluate_expression_reader(reader, drawing.samples("held_out", _held_out_identities(config), seed)))
+    return dict(evaluate_expression_reader(reader, renderer.samples("held_out", _held_out_identities(config), seed)))
 
 
 def expression_reader_path(context: BuildContext) -> Path:
-    """Where the fitted reader lies: by its name evaluation finds it when the folder is given as that of weights."""
+    """Returns the path of the fitted reader. Evaluation finds it by this file name in the folder of metric weights."""
     return context.work_dir / READER_FILE
 
 
 def _held_out_identities(config: ExpressionEncoderTraining) -> range:
-    return range(FIRST_HELD_OUT_EXPRESSION_IDENTITY, FIRST_HELD_OUT_EXPRESSION_IDENTITY + config.num_held_out)
+    return HELD_OUT_IDENTITIES[: config.num_held_out]

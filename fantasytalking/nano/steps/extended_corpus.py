@@ -1,4 +1,4 @@
-"""The steps of the build in which nano meets further people, each with words of their own."""
+"""Build steps of the extended corpus: further people with unique utterances."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,17 @@ from fantasytalking.nano.corpora.unique_utterances import render_extended_videos
 
 
 def make_extended_videos(context: BuildContext) -> dict[str, Any]:
-    """Their videos."""
+    """Renders the videos."""
     config = context.config
-    drawn = (config.image_size, config.seed, context.processes, config.zoom)
-    return {"videos": render_extended_videos(config.extended_videos, _videos_folder(context), *drawn)}
+    rendering = (config.image_size, config.seed, context.processes, config.zoom)
+    return {"videos": render_extended_videos(config.extended_videos, _videos_folder(context), *rendering)}
 
 
 def prepare_extended(context: BuildContext) -> dict[str, Any]:
-    """Those videos as features, by the command prepare."""
+    """Encodes these videos as training features with the command `prepare`."""
     size = context.prepared_size(context.config.image_size)
-    # Intensities of motion mean what they mean in the other clips.
-    settings = [f"buckets=[{size}x{size}]", f"normaliser={context.motion_normalizer}"]
+    # Motion intensities are normalized as in the other clips.
+    settings = [f"buckets=[{size}x{size}]", f"motion_normalizer={context.motion_normalizer}"]
     context.run_preparation(
         context.config.extended_prepare, _videos_folder(context), context.extended_corpus, context.components, *settings
     )
@@ -26,7 +26,7 @@ def prepare_extended(context: BuildContext) -> dict[str, Any]:
 
 
 def train_stage2_extended(context: BuildContext) -> dict[str, Any]:
-    """Stage 2 ends with them, and with the pictures of several people."""
+    """Resumes stage 2 with these clips and those of several people."""
     corpora = [context.extended_corpus, context.portrait_corpus]
     return context.resume_stage2(context.config.stage2_extended, "stage2_people", "stage2_more", corpora)
 

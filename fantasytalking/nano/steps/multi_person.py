@@ -1,4 +1,4 @@
-"""The steps of the build after which nano knows pictures of several people, and videos can drive their faces."""
+"""Build steps of the multi-person corpus and of the expression adapter."""
 
 import logging
 import os
@@ -16,28 +16,27 @@ from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan
 logger = logging.getLogger(__name__)
 
 SINGLE_PERSON_FOLDER = "alone"
-"""Folder of the videos of one person."""
+"""Folder of the videos of one person, next to those of several."""
 
 
 def make_multi_person_videos(context: BuildContext) -> dict[str, Any]:
-    """Pictures of several people, and beside them videos of one from the corpus of the other stages."""
+    """Renders videos of several people, and links videos of one person from the corpus of the other stages."""
     config, target = context.config.multi_person_videos, _videos_folder(context)
-    portions = plan_training_parts(
+    parts = plan_training_parts(
         replace(
             context.config.videos,
             num_identities=config.num_identities,
             sentences_per_person=config.sentences_per_person,
         )
     )
-    total, before = sum(len(portion.identities) * len(portion.sentences) for portion in portions), 0
-    size, seed, closeness = (config.width, context.config.image_size), context.config.seed, context.config.zoom
-    for portion in portions:
-        people, sentences = portion.identities, portion.sentences
-        plan = GroupCorpusPlan(people, sentences, config.people_per_video, size, seed=seed, closeness=closeness)
-        for done, _ in make_corpus(plan, target / portion.folder, context.processes):
-            if done and (before + done) % 20 == 0:
-                logger.info(f"videos of several people: {before + done}/{total}")
-        before += len(portion.identities) * len(portion.sentences)
+    total, previous = sum(len(part.identities) * len(part.sentences) for part in parts), 0
+    size, seed, zoom = (config.width, context.config.image_size), context.config.seed, context.config.zoom
+    for part in parts:
+        plan = GroupCorpusPlan(part.identities, part.sentences, config.people_per_video, size, seed=seed, zoom=zoom)
+        for done, _ in make_corpus(plan, target / part.folder, context.processes):
+            if done and (previous + done) % 20 == 0:
+                logger.info(f"videos of several people: {previous + done}/{total}")
+        previous += len(part.identities) * len(part.sentences)
     return {
         "videos": total,
         "videos_alone": link_single_person_videos(
@@ -47,7 +46,11 @@ def make_multi_person_videos(context: BuildContext) -> dict[str, Any]:
 
 
 def link_single_person_videos(videos: Path, target: Path, num_people: int) -> int:
-    """Links the videos of the first people, and their captions, into a folder each below `target`; tells how many."""
+    """Links the videos and captions of identities below `num_people` into one folder per video below `target`.
+
+    Returns:
+        the number of videos.
+    """
     chosen = [video for video in sorted(videos.glob("*/id*/video.mp4")) if int(video.parent.name[2:6]) < num_people]
     for video in chosen:
         folder = target / video.parent.name
@@ -60,12 +63,12 @@ def link_single_person_videos(videos: Path, target: Path, num_people: int) -> in
 
 
 def prepare_multi_person(context: BuildContext) -> dict[str, Any]:
-    """Those videos as features with what drives every face, by the command prepare and the encoders of the pipeline."""
+    """Encodes these videos as training features with an expression per face, with the command `prepare`."""
     config = context.config.multi_person_videos
     height, width = context.prepared_size(context.config.image_size), context.prepared_size(config.width)
-    settings = [f"buckets=[{height}x{height},{width}x{height}]", f"people={config.people_per_video}"]
-    # Intensities of motion mean what they mean in the clips of one person.
-    settings += [f"expression_encoder={context.expression_encoder}", f"normaliser={context.motion_normalizer}"]
+    settings = [f"buckets=[{height}x{height},{width}x{height}]", f"max_people={config.people_per_video}"]
+    # Motion intensities are normalized as in the clips of one person.
+    settings += [f"expression_encoder={context.expression_encoder}", f"motion_normalizer={context.motion_normalizer}"]
     context.run_preparation(
         context.config.multi_person_prepare,
         _videos_folder(context),
@@ -77,13 +80,13 @@ def prepare_multi_person(context: BuildContext) -> dict[str, Any]:
 
 
 def train_stage2_multi_person(context: BuildContext) -> dict[str, Any]:
-    """Stage 2 goes on with pictures of several people among those of one, each of whom hears their own sound."""
+    """Resumes stage 2 with clips of several people, each with audio of their own, among the clips of one."""
     corpora = [context.corpus, context.portrait_corpus]
     return context.resume_stage2(context.config.stage2_multi_person, "stage2", "stage2_people", corpora)
 
 
 def train_portrait_adapter(context: BuildContext) -> dict[str, Any]:
-    """The adapter that goes on the finished pipeline, by the command train."""
+    """Trains the expression adapter of the finished pipeline with the command `train`."""
     output = _run_folder(context)
     start = [f"output={output}", f"stage.init_from={context.output}"]
     context.run_training(context.config.portrait_stage, context.output, *start, corpora=[context.portrait_corpus])
@@ -91,7 +94,7 @@ def train_portrait_adapter(context: BuildContext) -> dict[str, Any]:
 
 
 def pack_portrait_adapter(context: BuildContext) -> dict[str, Any]:
-    """Encoder and adapter beside the finished pipeline."""
+    """Copies the expression encoder and adapter into the finished pipeline."""
     return write_portrait_parts(context.expression_encoder, _run_folder(context) / "adapter", context.output)
 
 

@@ -1,7 +1,7 @@
-"""The miniature's base: a Wan image-to-video transformer that knows neither audio nor faces nor motion.
+"""Nano's base: a Wan image-to-video transformer without audio, face or motion conditions.
 
-It is trained by the project's own Trainer (configs/nano/base.yaml): the patterns of what trains name the base alone, so
-that the paper's modules, which add nothing as long as they are fresh, stay fresh, and what comes out is the base.
+It is trained by the project's Trainer (configs/nano/base.yaml). The patterns of trainable parameters match the base
+only, so that the paper's modules stay in their initial state, in which they add nothing.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ TRANSFORMER_FOLDER = "transformer"
 
 
 def build_base(config: ModelConfig, seed: int) -> WanTransformer3DModel:
-    """A fresh Wan transformer of the preset's size, which predicts zero before it is trained."""
+    """Returns an untrained Wan transformer of the preset's size, whose prediction is zero."""
     torch.manual_seed(seed)
     arguments = transformer_kwargs(config)
     wan = {name: value for name, value in arguments.items() if name not in vars(config.portrait)}
@@ -30,18 +30,18 @@ def build_base(config: ModelConfig, seed: int) -> WanTransformer3DModel:
 
 
 def write_fresh_base(config: ModelConfig, seed: int, folder: Path) -> None:
-    """Writes the base to be trained as `folder`/transformer, once."""
+    """Writes the untrained base to `folder`/transformer, unless it exists."""
     if not (folder / TRANSFORMER_FOLDER).is_dir():
         with atomic_write(folder / TRANSFORMER_FOLDER) as temporary:
             build_base(config, seed).save_pretrained(temporary)
 
 
 def write_trained_base(config: ModelConfig, adapter: Path, components: Path) -> None:
-    """Writes the part `transformer` of a components folder from what a run trained of the base, in half precision."""
+    """Writes the component `transformer` from the base weights of a training run's adapter, in half precision."""
     model = build_base(config, 0)
-    # Wan's files hold this norm, and nothing reads it.
-    unread = {name: value for name, value in model.state_dict().items() if "norm_added_q" in name}
-    model.load_state_dict(unread | load_file(adapter / BASE_FILE), strict=True)
+    # Wan's checkpoints contain this norm, but no code uses it.
+    unused = {name: value for name, value in model.state_dict().items() if "norm_added_q" in name}
+    model.load_state_dict(unused | load_file(adapter / BASE_FILE), strict=True)
     to_half_precision(model)
     with atomic_write(components / TRANSFORMER_FOLDER) as temporary:
         model.save_pretrained(temporary)

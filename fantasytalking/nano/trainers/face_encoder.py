@@ -1,6 +1,6 @@
-"""The miniature's face net: 112-pixel faces to 512 numbers, as ArcFace's are, for insightface to run.
+"""Training of nano's face encoder: aligned faces of 112 pixels to ArcFace-sized embeddings (512), run by insightface.
 
-Trained by the additive-margin softmax (Wang et al., "CosFace", CVPR 2018; F. Wang et al., 2018) over the people of the
+The loss is the additive-margin softmax (Wang et al., "CosFace", CVPR 2018; F. Wang et al., 2018) over identities of the
 portrait world. Axes: B faces.
 """
 
@@ -18,14 +18,14 @@ from torch.nn import functional as F
 
 from fantasytalking.common.files import atomic_write
 from fantasytalking.encoders.arcface import ARCFACE_DIM, ARCFACE_SIZE, FaceEncoder
-from fantasytalking.nano.config import FaceEncoderTraining
 from fantasytalking.nano.corpora.portrait_images import PortraitImages
+from fantasytalking.nano.trainers.config import FaceEncoderTraining
 
 ONNX_INPUT_NAME, ONNX_OUTPUT_NAME = "input.1", "embedding"
 
 
 class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, at half the resolution."""
+    """Two 3x3 convolutions and a shortcut, at half the resolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class _ResidualBlock(nn.Module):
 
 
 class FaceNetwork(nn.Module):
-    """(B, 3, 112, 112) RGB in [-1, 1] to (B, 512), not normalised."""
+    """Maps RGB faces (B, 3, 112, 112) in [-1, 1] to embeddings (B, 512), which are not normalized."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -65,9 +65,9 @@ class FaceNetwork(nn.Module):
 
 
 class FaceEncoderTask:
-    """Telling the people of the stills apart."""
+    """Classification of identities."""
 
-    name = "face net"
+    name = "face encoder"
 
     def __init__(
         self, config: FaceEncoderTraining, portrait_images: PortraitImages, seed: int, device: torch.device
@@ -75,28 +75,29 @@ class FaceEncoderTask:
         torch.manual_seed(seed)
         self._faces, self._config, self._device = portrait_images.faces, config, device
         self._classes = np.searchsorted(portrait_images.unique_identities, portrait_images.identities)
-        centres = nn.Linear(ARCFACE_DIM, len(portrait_images.unique_identities), bias=False)
-        self.network, self._centres = FaceNetwork(config.channels), centres
-        self.model = nn.ModuleDict({"network": self.network, "centres": centres})
+        centers = nn.Linear(ARCFACE_DIM, len(portrait_images.unique_identities), bias=False)
+        self.network, self._centers = FaceNetwork(config.channels), centers
+        # The key is part of saved training states.
+        self.model = nn.ModuleDict({"network": self.network, "centres": centers})
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:
-        """Cross-entropy of scale * (cosine - margin of the true person)."""
+        """Returns the cross-entropy of scale * (cosine - margin of the true identity)."""
         chosen = random.integers(len(self._faces), size=self._config.fit.batch_size)
         images = torch.from_numpy(np.stack([augment_face(self._faces[index], random) for index in chosen]))
-        wanted = torch.from_numpy(self._classes[chosen]).to(self._device)
+        classes = torch.from_numpy(self._classes[chosen]).to(self._device)
         embedding = self.network(to_network_input(images).to(self._device))
-        cosine = F.linear(F.normalize(embedding.float()), F.normalize(self._centres.weight))
-        margin = self._config.margin * F.one_hot(wanted, cosine.shape[1])
-        return F.cross_entropy(self._config.scale * (cosine - margin), wanted)
+        cosine = F.linear(F.normalize(embedding.float()), F.normalize(self._centers.weight))
+        margin = self._config.margin * F.one_hot(classes, cosine.shape[1])
+        return F.cross_entropy(self._config.scale * (cosine - margin), classes)
 
 
 def to_network_input(faces: Tensor) -> Tensor:
-    """(B, 112, 112, 3) uint8 to what the network takes, as insightface prepares it."""
+    """Converts faces (B, 112, 112, 3) uint8 to the network's input (B, 3, 112, 112), as insightface does."""
     return (faces.float().permute(0, 3, 1, 2) - 127.5) / 127.5
 
 
 def augment_face(face: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """The same person in another light, moved a little, blurred, noisy: what compression and a video model do."""
+    """Changes light and position, blurs and adds noise, as compression and video models do."""
     import cv2
 
     angle, scale = random.normal(0, 3), random.uniform(0.94, 1.06)
@@ -116,18 +117,19 @@ def augment_face(face: NDArray[np.uint8], random: np.random.Generator) -> NDArra
 def verification_accuracy(
     encoder: FaceEncoder, portrait_images: PortraitImages, seed: int, num_pairs: int = 2000
 ) -> dict[str, float]:
-    """How well one threshold on the cosine tells same from other person, half and half of `num_pairs`.
+    """Returns the accuracy with which a threshold on the cosine separates same from different people.
 
-    The threshold is the best one on the first half of the pairs, the accuracy that of the second.
+    Half of the `num_pairs` pairs show the same person. The threshold is optimal on the first half of the pairs, and the
+    accuracy is that on the second half.
     """
     random = np.random.default_rng([seed, 9])
     embeddings = np.stack([encoder.encode_aligned(face) for face in portrait_images.faces])
     cosines, same = [], []
     for number in range(num_pairs):
         first = int(random.integers(len(embeddings)))
-        like = (portrait_images.identities == portrait_images.identities[first]) == (number % 2 == 0)
-        like[first] = False
-        second = int(random.choice(np.flatnonzero(like)))
+        candidates = (portrait_images.identities == portrait_images.identities[first]) == (number % 2 == 0)
+        candidates[first] = False
+        second = int(random.choice(np.flatnonzero(candidates)))
         cosines.append(float(embeddings[first] @ embeddings[second]))
         same.append(number % 2 == 0)
     cosine, truth, half = np.array(cosines), np.array(same), num_pairs // 2
@@ -144,9 +146,9 @@ def verification_accuracy(
 
 
 def export_face_network(network: FaceNetwork, path: Path) -> None:
-    """Writes the network as one .onnx, which insightface reads as 'recognition'."""
+    """Writes the network as one .onnx file, which insightface loads as a recognition model."""
     network = network.cpu().eval()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, of which nothing is needed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns about missing torchvision, which is not needed
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -163,7 +165,7 @@ def export_face_network(network: FaceNetwork, path: Path) -> None:
 
 
 def _strip_onnx_metadata(path: Path) -> None:
-    """Takes out of a .onnx where the code stood that made each node."""
+    """Removes the source locations of nodes from an .onnx file."""
     import onnx
 
     model = onnx.load(path)

@@ -1,4 +1,4 @@
-"""The miniature's text and image encoder, trained together as CLIP is (Radford et al., 2021) on portraits and captions.
+"""Training of nano's text and image encoders, jointly as in CLIP (Radford et al., 2021), on portraits and captions.
 
 Axes: B pairs, T text tokens, I image tokens.
 """
@@ -21,10 +21,10 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from fantasytalking.nano.config import TextImageEncoderTraining
 from fantasytalking.nano.corpora.captions import DEFAULT_CAPTION, make_caption
 from fantasytalking.nano.corpora.portrait_images import PortraitImages
 from fantasytalking.nano.half_precision import to_half_precision
+from fantasytalking.nano.trainers.config import TextImageEncoderTraining
 from fantasytalking.portrait_world.people.identity import TRAINING_IDENTITIES, Identity, make_identity
 
 SHARED_EMBEDDING_DIM = 64
@@ -32,9 +32,9 @@ PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<pad>", "</s>", "<unk>"
 
 
 def train_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
-    """Byte pairs of the training people's captions: nothing is unknown, and a known word is one token.
+    """Trains a byte-level BPE tokenizer on captions of training identities.
 
-    Ends every text with </s> and pads on the right, as T5's does.
+    It appends </s> to every text and pads on the right, as T5's tokenizer does.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN_TOKEN))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -53,7 +53,7 @@ def train_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
 
 
 def build_text_encoder(config: TextImageEncoderTraining, dim: int, seed: int) -> UMT5EncoderModel:
-    """A fresh umT5 encoder of width `dim`."""
+    """Returns an untrained umT5 encoder of width `dim`."""
     torch.manual_seed(seed)
     return UMT5EncoderModel(
         UMT5Config(
@@ -71,7 +71,7 @@ def build_text_encoder(config: TextImageEncoderTraining, dim: int, seed: int) ->
 
 
 def build_image_encoder(config: TextImageEncoderTraining, dim: int, seed: int) -> CLIPVisionModel:
-    """A fresh CLIP vision transformer of width `dim`."""
+    """Returns an untrained CLIP vision transformer of width `dim`."""
     torch.manual_seed(seed + 1)
     return CLIPVisionModel(
         CLIPVisionConfig(
@@ -86,12 +86,12 @@ def build_image_encoder(config: TextImageEncoderTraining, dim: int, seed: int) -
 
 
 def build_image_processor(size: int) -> CLIPImageProcessorPil:
-    """Pictures to `size` pixels, with CLIP's mean and deviation."""
+    """Returns a processor that resizes to `size` pixels and normalizes with CLIP's mean and standard deviation."""
     return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
 class TextImageEncoderTask:
-    """Telling which caption goes with which portrait."""
+    """Matching of captions and portraits."""
 
     name = "text and image encoder"
 
@@ -114,41 +114,50 @@ class TextImageEncoderTask:
         self._processor = build_image_processor(config.image_size)
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:
-        """Symmetric cross-entropy over the pairs of a batch of different people."""
+        """Returns the symmetric cross-entropy over the pairs of a batch of different people."""
         numbers = self._portrait_images.unique_identities
         people = random.choice(numbers, min(self._config.fit.batch_size, len(numbers)), replace=False)
         logits = self._similarities(people, random)
-        wanted = torch.arange(len(people), device=logits.device)
-        return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
+        targets = torch.arange(len(people), device=logits.device)
+        return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
     @torch.no_grad()
     def retrieval_accuracy(
         self, portrait_images: PortraitImages, seed: int, num_candidates: int = 16, rounds: int = 50
     ) -> dict[str, float]:
-        """How often the right one of the captions of `num_candidates` other people's portraits is chosen; chance is 1 /
-        `num_candidates`."""
+        """Returns the accuracy ("matched") of choosing a portrait's caption among those of "of" people.
+
+        Args:
+            portrait_images: images of held-out people.
+            seed: seed of the random choice of people and captions.
+            num_candidates: number of people per round; chance is 1 / `num_candidates`.
+            rounds: number of rounds.
+        """
         self.model.eval()
         random = np.random.default_rng([seed, 3])
-        before, self._portrait_images = self._portrait_images, portrait_images
+        training_images, self._portrait_images = self._portrait_images, portrait_images
         self._identities |= {int(number): make_identity(int(number)) for number in portrait_images.unique_identities}
-        right = []
+        accuracies = []
         for _ in range(rounds):
             people = random.choice(
                 portrait_images.unique_identities,
                 min(num_candidates, len(portrait_images.unique_identities)),
                 replace=False,
             )
-            named = self._similarities(people, random).argmax(dim=1).cpu().numpy()
-            right.append((named == np.arange(len(people))).mean())
-        self._portrait_images = before
-        return {"matched": float(np.mean(right)), "of": min(num_candidates, len(portrait_images.unique_identities))}
+            predicted = self._similarities(people, random).argmax(dim=1).cpu().numpy()
+            accuracies.append((predicted == np.arange(len(people))).mean())
+        self._portrait_images = training_images
+        return {
+            "matched": float(np.mean(accuracies)),
+            "of": min(num_candidates, len(portrait_images.unique_identities)),
+        }
 
     def _similarities(self, identities: Iterable[int], random: np.random.Generator) -> Tensor:
-        """(B, B): portraits by captions."""
-        places = [
+        """Returns scaled similarities (B, B) of portraits (rows) and captions (columns)."""
+        indices = [
             int(random.choice(np.flatnonzero(self._portrait_images.identities == number))) for number in identities
         ]
-        images = self._embed_images(torch.from_numpy(self._portrait_images.images[places]))
+        images = self._embed_images(torch.from_numpy(self._portrait_images.images[indices]))
         texts = self._embed_texts([make_caption(self._identities[int(number)], random) for number in identities])
         scale: Tensor = self._scale.clamp(max=4).exp()
         return scale * images @ texts.T
@@ -165,8 +174,8 @@ class TextImageEncoderTask:
     def _embed_texts(self, captions: list[str]) -> Tensor:
         tokens = self._tokenizer(captions, padding=True, return_tensors="pt").to(self._device)
         states = self.text(tokens.input_ids, tokens.attention_mask).last_hidden_state  # (B, T, D)
-        real = tokens.attention_mask[..., None]
-        return F.normalize(self._heads["text"]((states * real).sum(1) / real.sum(1)).float(), dim=1)
+        mask = tokens.attention_mask[..., None]
+        return F.normalize(self._heads["text"]((states * mask).sum(1) / mask.sum(1)).float(), dim=1)
 
 
 def save_text_image_encoders(
@@ -176,7 +185,7 @@ def save_text_image_encoders(
     image_size: int,
     components: Path,
 ) -> None:
-    """Writes text_encoder, tokenizer, image_encoder and image_processor, weights in half precision."""
+    """Writes the components text_encoder, tokenizer, image_encoder and image_processor, weights in half precision."""
     to_half_precision(text)
     to_half_precision(image)
     text.save_pretrained(components / "text_encoder")

@@ -1,4 +1,4 @@
-"""The miniature's causal video VAE: diffusers' AutoencoderKLWan at a fiftieth of its size.
+"""Training of nano's causal video VAE: diffusers' AutoencoderKLWan at a fiftieth of its size.
 
 Axes: B clips, T frames, F latent frames, H and W pixels, h and w latent size.
 """
@@ -17,19 +17,19 @@ from torch.nn import functional as F
 
 from fantasytalking.encoders.vae_full_clip import decode_full_clip, encode_full_clip, to_channels_last
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.nano.config import VaeTraining
 from fantasytalking.nano.corpora.frame_store import FrameStore
 from fantasytalking.nano.half_precision import to_half_precision
+from fantasytalking.nano.trainers.config import VaeTraining
 
 GRAY_FRACTION = 0.1
-"""Part of the clips that are one picture and then grey, as the image condition is encoded."""
+"""Fraction of the clips whose frames after the first are gray, as in the encoding of the image condition."""
 RESIDUAL_GAIN, FIRST_BIAS, FIRST_LOG_VARIANCE = 0.3, 0.2, -5.0
 MOUTH_RADIUS = 0.09
-"""Of the weight around the mouth, as a part of the picture's height."""
+"""Standard deviation of the weight around the mouth, in image heights."""
 
 
 def build_vae(config: VaeTraining, seed: int) -> AutoencoderKLWan:
-    """A fresh VAE, 8 times smaller in space and 4 times in time."""
+    """Returns an untrained VAE that compresses 8 times in space and 4 times in time."""
     torch.manual_seed(seed)
     halvings = len(config.dim_mult) - 1
     vae = AutoencoderKLWan(
@@ -37,7 +37,7 @@ def build_vae(config: VaeTraining, seed: int) -> AutoencoderKLWan:
         z_dim=config.latent_channels,
         dim_mult=list(config.dim_mult),
         num_res_blocks=config.num_res_blocks,
-        temperal_downsample=[place >= halvings - 2 for place in range(halvings)],
+        temperal_downsample=[level >= halvings - 2 for level in range(halvings)],
         in_channels=3 * config.patch_size**2,
         out_channels=3 * config.patch_size**2,
         patch_size=config.patch_size if config.patch_size > 1 else None,
@@ -51,11 +51,11 @@ def build_vae(config: VaeTraining, seed: int) -> AutoencoderKLWan:
 
 @torch.no_grad()
 def _initialize(vae: AutoencoderKLWan) -> None:
-    """First weights with which a short training gets far (the default ones hide the picture behind biases).
+    """Initializes the weights for a short training (with the defaults, biases dominate the signal).
 
-    Convolutions keep the size of what passes and add nothing to it, but for the first ones, since the normalisation has
-    no gradient at zero, which plain grey is; residual branches begin small, so that pictures pass through at once; and
-    the posterior begins narrow, so that its noise does not drown them.
+    Convolutions preserve the variance and have no bias, except for the first ones: uniform gray is zero, where the
+    normalization has no gradient. Residual branches start small, so that the signal passes from the first step, and the
+    posterior starts narrow, so that its noise does not mask the signal.
     """
     for module in vae.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
@@ -75,7 +75,7 @@ def _initialize(vae: AutoencoderKLWan) -> None:
 
 
 class VideoVaeTask:
-    """Reconstruction of clips."""
+    """Reconstruction of video clips."""
 
     name = "vae"
 
@@ -84,7 +84,8 @@ class VideoVaeTask:
         self._config, self._frames, self._device = config, frames, device
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:
-        """Squared and absolute error of pixels, absolute error of edges, all weighted by the mouth, and a small KL."""
+        """Returns squared and absolute errors of pixels and the absolute error of edges, weighted around the mouth,
+        plus a small KL term."""
         config = self._config
         clips, mouths, side = self._sample_batch(random, step)
         video = clips.to(self._device, memory_format=torch.channels_last_3d)
@@ -99,47 +100,55 @@ class VideoVaeTask:
         return config.mse_weight * squared + config.l1_weight * absolute + config.kl_weight * kl
 
     def _sample_batch(self, random: np.random.Generator, step: int) -> tuple[Tensor, Tensor, int]:
-        """Clips (B, 3, T, s, s) in [-1, 1], mouths (B, T, 2) in their pixels, and the whole picture's side."""
-        config, whole = self._config, self._frames.pixels.shape[1]
+        """Returns clips (B, 3, T, s, s) in [-1, 1], mouth centers (B, T, 2) in pixels, and the full frame's side."""
+        config, full_size = self._config, self._frames.pixels.shape[1]
         size, count, batch = config.crop_size, config.clip_frames, config.fit.batch_size
         if step % config.full_frame_interval == 0:
             size, count = config.long_crop_size, config.long_clip_frames
         elif step % config.full_frame_interval == config.full_frame_interval - 1:
-            size, batch = whole, max(1, round(batch * (config.crop_size / whole) ** 2))
-        drawn = [self._sample_clip(random, size, count) for _ in range(batch)]
-        pixels = torch.from_numpy(np.stack([clip for clip, _ in drawn])).float() / 127.5 - 1
+            size, batch = full_size, max(1, round(batch * (config.crop_size / full_size) ** 2))
+        samples = [self._sample_clip(random, size, count) for _ in range(batch)]
+        pixels = torch.from_numpy(np.stack([clip for clip, _ in samples])).float() / 127.5 - 1
         clips = rearrange(pixels, "b t h w c -> b c t h w")
         for number in range(batch):
             if random.random() < GRAY_FRACTION:
                 clips[number, :, 1:] = 0
-        return clips, torch.from_numpy(np.stack([mouths for _, mouths in drawn])), whole
+        return clips, torch.from_numpy(np.stack([mouths for _, mouths in samples])), full_size
 
     def _sample_clip(
         self, random: np.random.Generator, size: int, count: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """`count` frames of a random video, cut to `size`: (T, s, s, 3) and mouths (T, 2), half of them mirrored."""
+        """Returns `count` frames of a random video, cropped to `size` (T, s, s, 3), and mouth centers (T, 2); half of
+        the clips are mirrored."""
         frames = self._frames
         long_enough = [video for video in range(len(frames)) if frames.video_length(video) >= count]
         video = long_enough[int(random.integers(len(long_enough)))]
-        stretch = frames.frame_range(video, int(random.integers(frames.video_length(video) - count + 1)), count)
-        whole = frames.pixels.shape[1]
-        corner = random.integers(0, whole - size + 1, 2)
+        chosen = frames.frame_range(video, int(random.integers(frames.video_length(video) - count + 1)), count)
+        full_size = frames.pixels.shape[1]
+        corner = random.integers(0, full_size - size + 1, 2)
         if random.random() < 0.5:
-            around = frames.mouth_centers[stretch].mean(axis=0) - size / 2 + random.uniform(-size / 4, size / 4, 2)
-            corner = np.clip(np.round(around).astype(int), 0, whole - size)
+            near_mouth = frames.mouth_centers[chosen].mean(axis=0) - size / 2 + random.uniform(-size / 4, size / 4, 2)
+            corner = np.clip(np.round(near_mouth).astype(int), 0, full_size - size)
         left, top = (int(value) for value in corner)
-        clip = frames.pixels[stretch, top : top + size, left : left + size]
-        mouths = frames.mouth_centers[stretch] - np.array([left, top], np.float32)
+        clip = frames.pixels[chosen, top : top + size, left : left + size]
+        mouths = frames.mouth_centers[chosen] - np.array([left, top], np.float32)
         if random.random() < 0.5:
             clip, mouths = clip[:, :, ::-1], np.stack([size - mouths[:, 0], mouths[:, 1]], axis=1)
         return np.ascontiguousarray(clip), mouths.astype(np.float32)
 
 
 def mouth_weight_map(mouth_centers: Tensor, image_size: int, size: int, peak: float) -> Tensor:
-    """(B, 1, T, size, size) of mean 1: `peak` more at the mouth (B, T, 2) than far from it."""
-    place = torch.arange(size) + 0.5
-    across = place - mouth_centers[..., 0, None]  # (B, T, s)
-    down = place - mouth_centers[..., 1, None]
+    """Returns weights (B, 1, T, size, size) of mean 1 around the mouth.
+
+    Args:
+        mouth_centers: (B, T, 2) column and row in pixels of the clip.
+        image_size: side of the full frame in pixels, which determines the radius.
+        size: side of the clip in pixels.
+        peak: additional weight at the mouth's center, before normalization.
+    """
+    positions = torch.arange(size) + 0.5
+    across = positions - mouth_centers[..., 0, None]  # (B, T, s)
+    down = positions - mouth_centers[..., 1, None]
     radius = MOUTH_RADIUS * image_size
     near = torch.exp(-0.5 * (across[:, :, None, :] ** 2 + down[:, :, :, None] ** 2) / radius**2)
     weight = 1 + peak * near
@@ -148,48 +157,48 @@ def mouth_weight_map(mouth_centers: Tensor, image_size: int, size: int, peak: fl
 
 @torch.no_grad()
 def set_latent_statistics(vae: AutoencoderKLWan, frames: FrameStore, clips: int, seed: int) -> tuple[float, float]:
-    """Measures mean and deviation of each latent channel over whole clips and writes them into the VAE's config.
+    """Measures mean and standard deviation of each latent channel and writes them to the VAE's config.
 
     Returns:
-        the largest absolute mean and the largest distance of the deviation from 1 of the latents so normalised, on
-        clips that were not measured.
+        the largest absolute mean and the largest distance of the standard deviation from 1 of normalized latents, on
+        as many other clips.
     """
     vae.eval()
-    drawn = [vae.encode(clip).latent_dist.mode().float() for clip in _full_frame_clips(vae, frames, 2 * clips, seed)]
-    measured = torch.cat(drawn[:clips]).transpose(0, 1).flatten(1)
+    latents = [vae.encode(clip).latent_dist.mode().float() for clip in _full_frame_clips(vae, frames, 2 * clips, seed)]
+    measured = torch.cat(latents[:clips]).transpose(0, 1).flatten(1)
     mean, deviation = measured.mean(dim=1), measured.std(dim=1)
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=deviation.tolist())
-    others = torch.cat(drawn[clips:]).transpose(0, 1).flatten(1)
-    normalised = (others - mean[:, None]) / deviation[:, None]
-    return float(normalised.mean(dim=1).abs().max()), float((normalised.std(dim=1) - 1).abs().max())
+    others = torch.cat(latents[clips:]).transpose(0, 1).flatten(1)
+    normalized = (others - mean[:, None]) / deviation[:, None]
+    return float(normalized.mean(dim=1).abs().max()), float((normalized.std(dim=1) - 1).abs().max())
 
 
 def reconstruction_quality(vae: VideoAutoencoder, frames: FrameStore, count: int = 33) -> dict[str, float]:
-    """Peak signal to noise ratio in decibels of each video's first 1 + 4k frames: of all of it, and of the mouth."""
-    whole, mouth = [], []
+    """Returns the mean PSNR in dB over the first 1 + 4k frames of each video, of full frames and around the mouth."""
+    full, mouth = [], []
     for video in range(len(frames)):
         length = min(count, frames.video_length(video))
-        stretch = frames.frame_range(video, 0, length - (length - 1) % 4)
-        pixels = np.array(frames.pixels[stretch])
+        chosen = frames.frame_range(video, 0, length - (length - 1) % 4)
+        pixels = np.array(frames.pixels[chosen])
         clip = rearrange(torch.from_numpy(pixels), "t h w c -> 1 c t h w")
         result = vae.decode(vae.encode(clip)).cpu()
         error = ((result - (clip.float() / 127.5 - 1)) / 2).square()
         near = mouth_weight_map(
-            torch.from_numpy(frames.mouth_centers[stretch])[None], clip.shape[-1], clip.shape[-1], 1e6
+            torch.from_numpy(frames.mouth_centers[chosen])[None], clip.shape[-1], clip.shape[-1], 1e6
         )
-        whole.append(_psnr(error.mean()))
+        full.append(_psnr(error.mean()))
         mouth.append(_psnr((error * near).mean()))
-    return {"psnr": float(np.mean(whole)), "psnr_mouth": float(np.mean(mouth)), "videos": len(whole)}
+    return {"psnr": float(np.mean(full)), "psnr_mouth": float(np.mean(mouth)), "videos": len(full)}
 
 
 def save_vae(vae: AutoencoderKLWan, folder: Path) -> None:
-    """Writes the part `vae` of a components folder, in half precision."""
+    """Writes the component `vae` in half precision."""
     to_half_precision(vae)
     vae.save_pretrained(folder)
 
 
 def _gradients(video: Tensor, axis: int) -> Tensor:
-    """Differences of neighbours along an axis, of the same shape."""
+    """Returns differences of neighboring pixels along an axis, padded to the shape of `video`."""
     return F.pad(torch.diff(video, dim=axis), (0, 1) if axis == -1 else (0, 0, 0, 1))
 
 
@@ -199,8 +208,8 @@ def _full_frame_clips(vae: AutoencoderKLWan, frames: FrameStore, count: int, see
     for _ in range(count):
         video = int(random.integers(len(frames)))
         length = min(33, frames.video_length(video))
-        stretch = frames.frame_range(video, int(random.integers(frames.video_length(video) - length + 1)), length)
-        pixels = np.array(frames.pixels[stretch])[: length - (length - 1) % 4]
+        chosen = frames.frame_range(video, int(random.integers(frames.video_length(video) - length + 1)), length)
+        pixels = np.array(frames.pixels[chosen])[: length - (length - 1) % 4]
         clip = torch.from_numpy(pixels).to(vae.device, torch.float32) / 127.5 - 1
         clips.append(rearrange(clip, "t h w c -> 1 c t h w").to(vae.dtype))
     return clips

@@ -1,16 +1,16 @@
-"""The portrait world as a corpus: people times sentences, made by many processes, continued where it stopped."""
+"""Renders a corpus of the portrait world (identities x sentences) in several processes; interrupted runs resume."""
 
 import json
 import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.common.resources import ROOT, resource_path
 from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, PortraitRenderer, write_clip
@@ -25,12 +25,12 @@ TRAINING_SENTENCES_FILE, HELD_OUT_SENTENCES_FILE = (
     SENTENCES_FOLDER / "sentences_train.txt",
     SENTENCES_FOLDER / "sentences_heldout.txt",
 )
-"""The project's own sentences, one a line."""
+"""Text files with the project's sentences, one per line."""
 CLIPS_PER_TASK = 6
 
 
 class ClipPlanProtocol(Protocol):
-    """A clip that is to be made."""
+    """Plan of one clip."""
 
     @property
     def name(self) -> str: ...
@@ -45,7 +45,7 @@ ClipT = TypeVar("ClipT", bound=ClipPlanProtocol)
 
 
 class CorpusPlanProtocol(Protocol[ClipT]):
-    """What to make: clips, their common settings, and how one of them is made in a folder below `output`."""
+    """Plan of a corpus: its clips, their common settings, and how one clip is written to a folder below `output`."""
 
     def clips(self) -> Iterator[ClipT]: ...
 
@@ -56,65 +56,89 @@ class CorpusPlanProtocol(Protocol[ClipT]):
 
 @dataclass(frozen=True)
 class CorpusPlan:
-    """What to make: everyone in `identities` says every sentence. None draws an intensity for each clip.
+    """Plan of a corpus in which everyone in `identities` says every sentence.
 
     Raises:
-        InputError: a size or an intensity out of bounds, or training and held-out material mixed.
+        InputError: a size, an intensity, the zoom or the seed is out of range.
     """
 
     identities: Sequence[int]
     sentences: Sequence[str]
     size: int = 256
+    """Side of the videos in pixels, an even number."""
     expression: float | None = None
+    """Intensity of facial motion in [0, 1]. None: drawn for each clip."""
     body: float | None = None
+    """Intensity of head and shoulder motion in [0, 1]. None: drawn for each clip."""
     seed: int = 0
-    closeness: float = 1.0
-    """How much larger than in the usual portrait people are seen; 1.2 leaves the face and a little of the shoulders."""
+    zoom: float = 1.0
+    """Magnification relative to the default portrait; 1.2 shows the face and a little of the shoulders. Stored under
+    the key `closeness`."""
 
     def __post_init__(self) -> None:
         if not MIN_IMAGE_SIZE <= self.size <= MAX_IMAGE_SIZE or self.size % 2:
-            raise InputError(f"size is {self.size}; give an even number from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}")
-        check_performance_settings(self.expression, self.body, self.closeness, self.seed)
+            raise InputError(
+                f"size is {self.size}; it must be an even number from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}",
+                code=ErrorCode.out_of_range,
+                field="size",
+                value=self.size,
+            )
+        check_performance_settings(self.expression, self.body, self.zoom, self.seed)
 
     def clips(self) -> Iterator[ClipPlan]:
-        """One plan per clip, person by person."""
+        """Yields one plan per clip, person by person."""
         for identity in self.identities:
             for sentence, text in enumerate(self.sentences):
                 yield ClipPlan(identity, sentence, text, self.seed, self.expression, self.body)
 
     def settings(self) -> dict[str, object]:
-        """What all clips in a folder have in common."""
-        values = asdict(self)
-        return {name: values[name] for name in ("size", "expression", "body", "seed", "closeness")}
+        """Returns the settings that all clips of a folder share, under the keys of corpus.json."""
+        return {
+            "size": self.size,
+            "expression": self.expression,
+            "body": self.body,
+            "seed": self.seed,
+            "closeness": self.zoom,
+        }
 
     def make_clip(self, clip: ClipPlan, output: Path) -> None:
-        """Makes one of the clips."""
-        write_clip(_portrait_renderer(clip.identity, self.size, self.closeness), clip, output / clip.name)
+        """Writes one clip to its folder below `output`."""
+        write_clip(_portrait_renderer(clip.identity, self.size, self.zoom), clip, output / clip.name)
 
 
 def check_performance_settings(expression: float | None, body: float | None, zoom: float, seed: int) -> None:
-    """Checks what every corpus has.
+    """Validates the settings that every corpus has.
 
     Raises:
-        InputError: out of bounds.
+        InputError: a value is out of range.
     """
     for name, value in (("expression", expression), ("body", body)):
         if value is not None and not 0 <= value <= 1:
-            raise InputError(f"{name} is {value}; give a number from 0 to 1, or leave it out to draw one per clip")
+            raise InputError(
+                f"{name} is {value}; it must be from 0 to 1, or left out to draw one per clip",
+                code=ErrorCode.out_of_range,
+                field=name,
+                value=value,
+            )
     if not 1 <= zoom <= MAX_ZOOM:
-        raise InputError(f"closeness is {zoom}; give a number from 1 to {MAX_ZOOM}")
+        raise InputError(
+            f"zoom is {zoom}; it must be from 1 to {MAX_ZOOM}", code=ErrorCode.out_of_range, field="zoom", value=zoom
+        )
     if not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed}; give a whole number from 0 on")
+        raise InputError(
+            f"seed is {seed}; it must be from 0 to 2**63 - 1", code=ErrorCode.out_of_range, field="seed", value=seed
+        )
 
 
 def read_sentences(path: str | Path, identities: range) -> list[str]:
-    """The lines of a sentences file without blank ones, checked to be meant for these people.
+    """Returns the lines of a sentences file that are not blank, checked against the split of `identities`.
 
-    The project's held-out sentences are only for held-out people and its training sentences only for the others;
-    sentences of one's own are for anyone.
+    The project's held-out sentences are for held-out people only, and its training sentences for training people only.
+    Any other sentence may be said by anyone.
 
     Raises:
-        InputError: missing, not UTF-8, too large, empty, a line too long, or one kept for the other people.
+        InputError: the file is missing, not UTF-8, too large or empty, a line is too long or cannot be spoken, or a
+            sentence belongs to the other split.
     """
     sentences = _read_lines(existing_file(resource_path(path), "sentences file"))
     held_out = identities[0] in HELD_OUT_IDENTITIES
@@ -124,44 +148,73 @@ def read_sentences(path: str | Path, identities: range) -> list[str]:
         if _normalize_words(sentence) in kept:
             raise InputError(
                 f"'{sentence[:60]}' is one of {others.name}, which identities {identities[0]}-{identities[-1]} "
-                f"({'held out' if held_out else 'training'}) must not say; take the other file or sentences of your own"
+                f"({'held out' if held_out else 'training'}) must not say; use the other file or sentences of your own",
+                code=ErrorCode.conflict,
+                field="sentences",
+                value=sentence,
             )
     return sentences
 
 
 def _normalize_words(sentence: str) -> str:
-    """What is said, whatever the case and the points."""
+    """Returns the words of a sentence, lower-cased and without punctuation."""
     return " ".join("".join(c if c.isalnum() else " " for c in sentence.casefold()).split())
 
 
 def _read_lines(path: Path) -> list[str]:
     if path.stat().st_size > MAX_SENTENCES_BYTES:
-        raise InputError(f"sentences file '{path}' has over {MAX_SENTENCES_BYTES} bytes; split it")
+        raise InputError(
+            f"sentences file '{path}' has more than {MAX_SENTENCES_BYTES} bytes; split it",
+            code=ErrorCode.out_of_range,
+            field="sentences",
+            value=path.stat().st_size,
+        )
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except UnicodeDecodeError as error:
-        raise InputError(f"sentences file '{path}' is not UTF-8 text; give one sentence a line") from error
+        raise InputError(
+            f"sentences file '{path}' is not UTF-8 text; write one sentence per line",
+            code=ErrorCode.malformed_file,
+            field="sentences",
+            value=str(path),
+        ) from error
     sentences = [line for line in lines if line]
     if not 0 < len(sentences) <= MAX_SENTENCES:
-        raise InputError(f"sentences file '{path}' has {len(sentences)} sentences; give 1 to {MAX_SENTENCES}")
+        raise InputError(
+            f"sentences file '{path}' has {len(sentences)} sentences; it must have 1 to {MAX_SENTENCES}",
+            code=ErrorCode.out_of_range,
+            field="sentences",
+            value=len(sentences),
+        )
     for sentence in sentences:
         if len(sentence) > MAX_SENTENCE_CHARACTERS or not sentence.isprintable() or not any(map(str.isalnum, sentence)):
             raise InputError(
-                f"'{sentence[:40]}' cannot be spoken; give lines of words, up to {MAX_SENTENCE_CHARACTERS} letters"
+                f"'{sentence[:40]}' cannot be spoken; write words, at most {MAX_SENTENCE_CHARACTERS} characters a line",
+                code=ErrorCode.malformed_file,
+                field="sentences",
+                value=sentence,
             )
     return sentences
 
 
 def make_corpus(plan: CorpusPlanProtocol[ClipT], output: str | Path, processes: int = 1) -> Iterator[tuple[int, int]]:
-    """Makes every clip that `output` does not hold yet, a folder each; yields clips done so far and clips in all.
+    """Renders all clips of a plan that `output` does not contain yet, each to a folder of its own.
 
-    The files do not depend on the number of processes, nor on how often the work was interrupted.
+    The files depend neither on the number of processes nor on interruptions.
+
+    Yields:
+        the number of finished clips and the number of all clips.
 
     Raises:
-        InputError: `output` cannot be written, or holds clips made with other settings.
+        InputError: `processes` is below 1, `output` cannot be written, or it contains clips of other settings.
     """
     if processes < 1:
-        raise InputError(f"processes is {processes}; give 1 or more")
+        raise InputError(
+            f"processes is {processes}; it must be at least 1",
+            code=ErrorCode.out_of_range,
+            field="processes",
+            value=processes,
+        )
     output = Path(output)
     _check_corpus_settings(plan, output)
     clips = list(plan.clips())
@@ -194,38 +247,53 @@ def _is_complete(clip: ClipPlanProtocol, output: Path) -> bool:
     try:
         same = clip.matches_record(json.loads(truth.read_text("utf-8")))
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"'{truth}' is damaged; remove its folder, and it is made again") from error
+        raise InputError(
+            f"'{truth}' is damaged; remove its folder to render the clip again",
+            code=ErrorCode.malformed_file,
+            field="output",
+            value=str(truth),
+        ) from error
     if not same:
         raise InputError(
-            f"'{output / clip.name}' says other words than the sentences file has there, or by other people; "
-            "choose another output folder"
+            f"'{output / clip.name}' has another sentence or other people than planned; choose another output folder",
+            code=ErrorCode.output_exists,
+            field="output",
+            value=str(output / clip.name),
         )
     return True
 
 
 def _check_corpus_settings(plan: CorpusPlanProtocol[ClipT], output: Path) -> None:
-    """Notes the settings beside the clips, or checks that they are those of the clips that are there."""
+    """Writes the settings next to the clips, or checks them against those of the existing clips."""
     note = output / "corpus.json"
     if note.is_file():
         try:
             previous = json.loads(note.read_text("utf-8"))
         except ValueError as error:
-            raise InputError(f"'{note}' is damaged; choose another output folder") from error
+            raise InputError(
+                f"'{note}' is not valid JSON; choose another output folder",
+                code=ErrorCode.malformed_file,
+                field="output",
+                value=str(note),
+            ) from error
         if previous != plan.settings():
             raise InputError(
-                f"'{output}' holds clips made with {previous}; choose another output folder or those settings"
+                f"'{output}' contains clips made with {previous}; choose another output folder or these settings",
+                code=ErrorCode.output_exists,
+                field="output",
+                value=str(output),
             )
     else:
         with atomic_write(note) as temporary:
             temporary.write_text(json.dumps(plan.settings()) + "\n", "utf-8")
-    # What an earlier run was writing when it was killed.
+    # Partial folders of an earlier run that was killed.
     for kind in ("id", "g"):
         for unfinished in output.glob(f".{kind}????_s????.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _batch_clips(clips: list[ClipT]) -> Iterator[tuple[ClipT, ...]]:
-    """Some clips of one person, or group, at a time."""
+    """Yields batches of at most `CLIPS_PER_TASK` clips of one person or group."""
     task: list[ClipT] = []
     for clip in clips:
         if task and (len(task) == CLIPS_PER_TASK or task[0].task_group != clip.task_group):
@@ -244,7 +312,7 @@ def _portrait_renderer(identity: int, size: int, zoom: float) -> PortraitRendere
 def _make_clips(plan: CorpusPlanProtocol[ClipT], clips: tuple[ClipT, ...], output: Path) -> int:
     import cv2
 
-    # One thread a process: the processes share the cores.
+    # One thread per process, since the processes share the cores.
     cv2.setNumThreads(1)
     for clip in clips:
         plan.make_clip(clip, output)

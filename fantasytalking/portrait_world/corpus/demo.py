@@ -1,6 +1,6 @@
-"""The portrait and the speech of data/demo, made anew: python -m fantasytalking.portrait_world.corpus.demo [FOLDER]
+"""Renders the portrait and speech of data/demo: python -m fantasytalking.portrait_world.corpus.demo [FOLDER]
 
-Someone held out says a held-out sentence: whatever is trained on the portrait world has met neither.
+A held-out identity says a held-out sentence, so that models trained on the portrait world have seen neither.
 """
 
 import sys
@@ -23,19 +23,20 @@ DEMO_FOLDER = HELD_OUT_SENTENCES_FILE.parent.parent / "demo"
 DEMO_PORTRAIT_FILE, DEMO_SPEECH_FILE = "portrait.png", "speech.wav"
 DEMO_IDENTITY, DEMO_SENTENCE, DEMO_SIZE, DEMO_ZOOM = 1019, 11, 256, 1.1846
 DEMO_SAMPLE_RATE = 16_000
-"""Hz, of the speech: what wav2vec2 hears."""
+"""Sample rate of the speech in Hz, that of wav2vec2."""
 
 
 @dataclass(frozen=True)
 class DemoInputs:
-    """A portrait (256, 256, 3) uint8 RGB with the mouth closed, and mono speech at `DEMO_SAMPLE_RATE` Hz."""
+    """Inputs of the demo: a portrait (256, 256, 3) uint8 RGB with the mouth closed, and mono speech at
+    `DEMO_SAMPLE_RATE` Hz."""
 
     portrait: NDArray[np.uint8]
     speech: Speech
 
 
 def make_demo() -> DemoInputs:
-    """The same on every call."""
+    """Renders the demo's inputs; deterministic."""
     identity = make_identity(DEMO_IDENTITY)
     sentence = read_sentences(HELD_OUT_SENTENCES_FILE, HELD_OUT_IDENTITIES)[DEMO_SENTENCE]
     return DemoInputs(
@@ -45,7 +46,7 @@ def make_demo() -> DemoInputs:
 
 
 def write_demo(folder: Path) -> None:
-    """Writes portrait.png and speech.wav.
+    """Writes portrait.png and speech.wav to `folder`.
 
     Raises:
         InputError: `folder` cannot be written.

@@ -1,4 +1,4 @@
-"""A corpus of pictures with several people: each person gathers others round them, once for every sentence."""
+"""Plans a corpus of videos with several people: each identity leads a group that says every sentence."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.portrait_world.corpus.clip_corpus import (
     MAX_IMAGE_SIZE,
     MIN_IMAGE_SIZE,
@@ -21,40 +21,55 @@ from fantasytalking.portrait_world.corpus.group_scene import MAX_GROUP_PEOPLE
 MAX_GROUP_WIDTH = 1280
 GROUP_SIZE_MULTIPLE = 16
 MIN_WIDTH_PER_PERSON, DEFAULT_WIDTH_PER_PERSON = 0.55, 0.83
-"""Of the picture's height."""
+"""Image width per person, in image heights."""
 
 MAX_CAMERA_JITTER = 0.05
+"""Largest root mean square of the camera's motion, in image heights."""
 LISTENER_FRACTION = 0.3
-"""Part of the people beside the one whose sentence it is that say nothing."""
+"""Probability that a person other than the leader of the group is silent."""
 
 
 @dataclass(frozen=True)
 class GroupCorpusPlan:
-    """What to make: everyone in `identities` says every sentence beside others of them, who say another one or listen.
-    None draws an intensity for each person of each clip; `jitter` is the camera's, in picture heights.
+    """Plan of a corpus in which everyone in `identities` says every sentence next to others, who say another sentence
+    or listen.
 
     Raises:
-        InputError: a size, an intensity or a number of people out of bounds.
+        InputError: a size, an intensity or a number of people is out of range.
     """
 
     identities: Sequence[int]
     sentences: Sequence[str]
     people: int
+    """People per video."""
     size: tuple[int, int]
     """Width and height in pixels."""
     expression: float | None = None
+    """Intensity of facial motion in [0, 1]. None: drawn for each person of each clip."""
     body: float | None = None
+    """Intensity of head and shoulder motion in [0, 1]. None: drawn for each person of each clip."""
     seed: int = 0
-    closeness: float = 1.0
+    zoom: float = 1.0
+    """Magnification relative to the default portrait. Stored under the key `closeness`."""
     jitter: float = 0.0
+    """Root mean square of the camera's motion along each axis, in image heights."""
 
     def __post_init__(self) -> None:
         width, height = self.size
         if not 1 <= self.people <= MAX_GROUP_PEOPLE:
-            raise InputError(f"people is {self.people}; give a number from 1 to {MAX_GROUP_PEOPLE}")
+            raise InputError(
+                f"people is {self.people}; it must be from 1 to {MAX_GROUP_PEOPLE}",
+                code=ErrorCode.out_of_range,
+                field="people",
+                value=self.people,
+            )
         if len(self.identities) < self.people:
             raise InputError(
-                f"identities are {len(self.identities)} and a picture has {self.people}; give at least as many"
+                f"there are {len(self.identities)} identities and {self.people} people per video; give at least "
+                f"{self.people} identities",
+                code=ErrorCode.conflict,
+                field="identities",
+                value=len(self.identities),
             )
         if (
             not MIN_IMAGE_SIZE <= height <= MAX_IMAGE_SIZE
@@ -63,28 +78,38 @@ class GroupCorpusPlan:
             or height % GROUP_SIZE_MULTIPLE
         ):
             raise InputError(
-                f"size is {width}x{height}; give multiples of {GROUP_SIZE_MULTIPLE}, {MIN_IMAGE_SIZE} to "
-                f"{MAX_IMAGE_SIZE} high "
-                f"and at most {MAX_GROUP_WIDTH} wide"
+                f"size is {width}x{height}; both must be multiples of {GROUP_SIZE_MULTIPLE}, the height "
+                f"{MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} and the width at most {MAX_GROUP_WIDTH}",
+                code=ErrorCode.out_of_range,
+                field="size",
+                value=self.size,
             )
-        least = MIN_WIDTH_PER_PERSON * self.people * height
-        if width < least:
+        min_width = MIN_WIDTH_PER_PERSON * self.people * height
+        if width < min_width:
             raise InputError(
-                f"size is {width}x{height}; {self.people} people need at least {least:.0f} pixels of width"
+                f"size is {width}x{height}; {self.people} people need a width of at least {min_width:.0f} pixels",
+                code=ErrorCode.out_of_range,
+                field="size",
+                value=self.size,
             )
         if not 0 <= self.jitter <= MAX_CAMERA_JITTER:
-            raise InputError(f"jitter is {self.jitter}; give picture heights from 0 to {MAX_CAMERA_JITTER}")
-        check_performance_settings(self.expression, self.body, self.closeness, self.seed)
+            raise InputError(
+                f"jitter is {self.jitter}; it must be from 0 to {MAX_CAMERA_JITTER} image heights",
+                code=ErrorCode.out_of_range,
+                field="jitter",
+                value=self.jitter,
+            )
+        check_performance_settings(self.expression, self.body, self.zoom, self.seed)
 
     def clips(self) -> Iterator[GroupClipPlan]:
-        """One plan per clip, group by group; a group has the number of the one who gathers it."""
+        """Yields one plan per clip, group by group; a group has the number of its leader."""
         for number in self.identities:
             for sentence in range(len(self.sentences)):
                 roles = self._assign_roles(number, sentence)
                 yield GroupClipPlan(number, sentence, roles, self.seed, self.expression, self.body, self.jitter)
 
     def settings(self) -> dict[str, object]:
-        """What all clips in a folder have in common."""
+        """Returns the settings that all clips of a folder share, under the keys of corpus.json."""
         return {
             "people": self.people,
             "identities": [self.identities[0], self.identities[-1]],
@@ -92,38 +117,43 @@ class GroupCorpusPlan:
             "expression": self.expression,
             "body": self.body,
             "seed": self.seed,
-            "closeness": self.closeness,
+            "closeness": self.zoom,
             "jitter": self.jitter,
         }
 
     def make_clip(self, clip: GroupClipPlan, output: Path) -> None:
-        """Makes one of the clips."""
-        write_group_clip(clip, self.size, self.closeness, output / clip.name)
+        """Writes one clip to its folder below `output`."""
+        write_group_clip(clip, self.size, self.zoom, output / clip.name)
 
     def _assign_roles(self, number: int, sentence: int) -> tuple[SpeakingRole, ...]:
-        """Who stands where and says what: the same company for all sentences of a group, in changing order."""
-        gathering = np.random.default_rng([7_402, self.seed, number])
+        """Draws order and texts of a clip's people; the people of a group are the same for all its sentences."""
+        group_random = np.random.default_rng([7_402, self.seed, number])
         others = [other for other in self.identities if other != number]
-        company = [int(other) for other in gathering.choice(others, self.people - 1, replace=False)]
+        companions = [int(other) for other in group_random.choice(others, self.people - 1, replace=False)]
         random = np.random.default_rng([7_403, self.seed, number, sentence])
         lines = [text for index, text in enumerate(self.sentences) if index != sentence] or list(self.sentences)
         roles = [SpeakingRole(number, self.sentences[sentence])]
-        for other in company:
+        for other in companions:
             listens = random.random() < LISTENER_FRACTION
             line = lines[int(random.integers(len(lines)))]
             roles.append(SpeakingRole(other, "" if listens else line))
-        return tuple(roles[place] for place in random.permutation(self.people))
+        return tuple(roles[index] for index in random.permutation(self.people))
 
 
 def parse_image_size(text: str, people: int) -> tuple[int, int]:
-    """ "WIDTHxHEIGHT" or "HEIGHT" in pixels as (width, height); a height alone is that of a picture as wide as suits.
+    """Parses "WIDTHxHEIGHT" or "HEIGHT" in pixels to (width, height); without a width, one is chosen for `people`.
 
     Raises:
-        InputError: not of this form.
+        InputError: `text` has another form.
     """
     parts = text.split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
-        raise InputError(f"size '{text[:40]}' is not of the form HEIGHT or WIDTHxHEIGHT; give for example 160x96")
+        raise InputError(
+            f"size '{text[:40]}' is not of the form HEIGHT or WIDTHxHEIGHT; give for example 160x96",
+            code=ErrorCode.invalid_type,
+            field="size",
+            value=text,
+        )
     height = int(parts[-1])
     if len(parts) == 2:
         return int(parts[0]), height
@@ -145,16 +175,19 @@ def plan_world_corpus(
     seed: int,
     zoom: float,
 ) -> CorpusPlanProtocol[Any]:
-    """Portraits of one for one person, else pictures of several.
+    """Returns the plan of a corpus of portraits for one person per video, else of a corpus of groups.
 
     Raises:
-        InputError: settings out of bounds, or such as only pictures of several people have.
+        InputError: a setting is out of range, or one for several people is used with one.
     """
     if people != 1:
         return GroupCorpusPlan(identities, sentences, people, size, expression, body, seed, zoom, jitter)
     if size[0] != size[1] or jitter:
         raise InputError(
-            f"size {size[0]}x{size[1]} and jitter {jitter:g} are for several people; one person's portrait is square "
-            "and still, or give --people 2"
+            f"size is {size[0]}x{size[1]} and jitter {jitter:g}; videos of one person are square and without jitter, "
+            "or give --people 2",
+            code=ErrorCode.conflict,
+            field="people",
+            value=people,
         )
     return CorpusPlan(identities, sentences, size[1], expression, body, seed, zoom)

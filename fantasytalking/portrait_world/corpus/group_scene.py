@@ -1,4 +1,4 @@
-"""Several people in one picture: who is there, and pictures of them doing things."""
+"""Renders frames of several people in one image."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from fantasytalking.portrait_world.graphics.image_ops import sample_bilinear
 from fantasytalking.portrait_world.graphics.rasterizer import FloatArray
+from fantasytalking.portrait_world.motion.animation import Animation
 from fantasytalking.portrait_world.motion.frame_state import NEUTRAL, FaceState
-from fantasytalking.portrait_world.motion.performance import Animation
 from fantasytalking.portrait_world.people.identity import make_identity
 from fantasytalking.portrait_world.render.backdrop import make_backdrop
 from fantasytalking.portrait_world.render.camera import (
@@ -28,13 +28,13 @@ NO_SHIFT = (0.0, 0.0)
 
 
 class GroupRenderer:
-    """People side by side before the backdrop, and in the light, of the first of them.
+    """Renders people side by side, with the backdrop and light of the first of them.
 
     Args:
-        identities: from left to right.
-        size: width and height of the pictures in pixels.
-        closeness: how much larger than in the usual portrait people are seen, where the width allows.
-        random: draws where they stand.
+        identities: people from left to right.
+        size: width and height of the images in pixels.
+        zoom: magnification relative to the default portrait, where the width allows it.
+        random: random generator of their positions.
     """
 
     def __init__(
@@ -53,38 +53,38 @@ class GroupRenderer:
         self._draw_order = sorted(range(len(self.people)), key=lambda index: self.placements[index].zoom)
 
     def frame(self, states: Sequence[FaceState], shift: tuple[float, float] = NO_SHIFT) -> NDArray[np.uint8]:
-        """(height, width, 3) uint8 RGB.
+        """Renders one frame: (height, width, 3) uint8 RGB.
 
         Args:
-            states: one a person, from left to right; shifts of head and shoulders are in picture heights.
-            shift: by which the whole picture is moved right and down, in picture heights.
+            states: one state per person, from left to right; shifts of head and shoulders are in image heights.
+            shift: translation of the whole image, right and down, in image heights.
         """
-        shown = self._rescaled_states(states)
-        places = [PlacedPerson(self.people[index], self._camera(index, shift)) for index in self._draw_order]
+        rescaled = self._rescaled_states(states)
+        placed = [PlacedPerson(self.people[index], self._camera(index, shift)) for index in self._draw_order]
         return render_scene(
             self._shifted_backdrop(shift),
-            places,
-            [shown[index] for index in self._draw_order],
+            placed,
+            [rescaled[index] for index in self._draw_order],
             (self.height, self.width),
         )
 
     def portrait(self) -> NDArray[np.uint8]:
-        """Everyone at rest: mouth closed, eyes open, looking ahead."""
+        """Renders everyone at rest: mouth closed, eyes open, looking ahead."""
         return self.frame([NEUTRAL] * len(self.people))
 
     def frames(self, animations: Sequence[Animation], shifts: FloatArray) -> Iterator[NDArray[np.uint8]]:
-        """Every frame of performances of one length, the picture moved by `shifts` (T, 2)."""
-        together = zip(*(performance.states for performance in animations), strict=True)
-        for states, (x, y) in zip(together, shifts.tolist(), strict=True):
+        """Yields all frames of animations of equal length; `shifts` (T, 2) translate the image."""
+        frame_states = zip(*(animation.states for animation in animations), strict=True)
+        for states, (x, y) in zip(frame_states, shifts.tolist(), strict=True):
             yield self.frame(states, (x, y))
 
     def face_boxes(self, states: Sequence[FaceState], shift: tuple[float, float] = NO_SHIFT) -> FloatArray:
-        """Boxes (P, 4) around the faces, forehead to chin and ear to ear: left, top, right, bottom in pixels."""
+        """Returns boxes (P, 4) around the faces, forehead to chin, ear to ear: left, top, right, bottom in pixels."""
         boxes = []
         for index, (person, state) in enumerate(zip(self.people, self._rescaled_states(states), strict=True)):
             points = posture_from_state(state).transform_points(person.face_points(state))
-            places = self._camera(index, shift).project(points)[:, :2] / self._supersampling
-            boxes.append(np.concatenate([places.min(0), places.max(0)]))
+            pixels = self._camera(index, shift).project(points)[:, :2] / self._supersampling
+            boxes.append(np.concatenate([pixels.min(0), pixels.max(0)]))
         return np.stack(boxes)
 
     def _camera(self, index: int, shift: tuple[float, float]) -> Camera:
@@ -92,7 +92,7 @@ class GroupRenderer:
 
     def _rescaled_states(self, states: Sequence[FaceState]) -> list[FaceState]:
         pairs = zip(states, self.placements, strict=True)
-        return [scale_shifts_for_zoom(state, standing.zoom) for state, standing in pairs]
+        return [scale_shifts_for_zoom(state, placement.zoom) for state, placement in pairs]
 
     def _shifted_backdrop(self, shift: tuple[float, float]) -> FloatArray:
         if shift == NO_SHIFT:

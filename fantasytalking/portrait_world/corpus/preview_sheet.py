@@ -1,4 +1,4 @@
-"""Pictures of the portrait world for people to look at: who lives there, and how one of them speaks."""
+"""Renders preview images of the portrait world: a grid of identities, and a strip of frames of one performance."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from fantasytalking.portrait_world.people.identity import make_identity
 
 
 def portrait_grid(identities: Sequence[int], size: int, columns: int) -> NDArray[np.uint8]:
-    """Neutral portraits in rows of `columns`: (rows * size, columns * size, 3) uint8 RGB, dark where nobody is left."""
+    """Renders neutral portraits in rows of `columns`: (rows * size, columns * size, 3) uint8 RGB, unused cells dark."""
     rows = -(-len(identities) // columns)
     sheet = np.full((rows * size, columns * size, 3), 24, np.uint8)
     for index, number in enumerate(identities):
@@ -20,7 +20,7 @@ def portrait_grid(identities: Sequence[int], size: int, columns: int) -> NDArray
 
 
 def frame_strip(renderer: PortraitRenderer, performance: Performance, count: int) -> NDArray[np.uint8]:
-    """`count` frames of a sentence, evenly spaced, side by side: (size, count * size, 3) uint8 RGB."""
+    """Renders `count` evenly spaced frames of a performance side by side: (size, count * size, 3) uint8 RGB."""
     states = performance.animation.states
     chosen = np.linspace(0, len(states) - 1, count).round().astype(int)
     return np.concatenate([renderer.frame(states[frame]) for frame in chosen], 1)

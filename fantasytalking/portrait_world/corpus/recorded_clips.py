@@ -1,4 +1,4 @@
-"""Clips of the portrait world read back: who is in them, and exactly what that person said and did."""
+"""Reads back the plans and performances of rendered portrait-world clips."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan
 from fantasytalking.portrait_world.corpus.group_clip import GroupClipPlan, SpeakingRole
@@ -28,23 +28,30 @@ _REPLAY_TOLERANCE = 2 * 10.0**-TRUTH_DIGITS
 
 @dataclass(frozen=True)
 class RecordedClip:
-    """A clip's plan, and the width, height and closeness of its picture."""
+    """Plan and image geometry of a rendered clip."""
 
     plan: ClipPlan | GroupClipPlan
     size: tuple[int, int]
+    """Width and height in pixels."""
     zoom: float
+    """Magnification relative to the default portrait."""
 
 
 def load_recorded_clip(folder: str | Path) -> RecordedClip:
-    """The plan of a clip in the folder of a corpus, from its name, truth.json and the corpus.json beside it.
+    """Reads the plan of a clip from its folder's name, its truth.json and the corpus.json in the parent folder.
 
     Raises:
-        InputError: not such a folder, or what it says cannot be.
+        InputError: `folder` is not a clip of a portrait-world corpus, or its files are invalid.
     """
     folder = Path(folder).absolute()
     name = _CLIP_NAME_PATTERN.fullmatch(folder.name)
     if not name:
-        raise InputError(f"'{folder.name}' is no clip of the portrait world; give a folder like id1000_s0000")
+        raise InputError(
+            f"'{folder.name}' is not a clip of the portrait world; choose a folder such as id1000_s0000",
+            code=ErrorCode.invalid_type,
+            field="clip",
+            value=folder.name,
+        )
     known, settings = _read_json(folder / "truth.json"), _read_json(folder.parent / "corpus.json")
     number, sentence = int(name[2]), int(name[3])
     try:
@@ -52,22 +59,32 @@ def load_recorded_clip(folder: str | Path) -> RecordedClip:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"'{folder}' is damaged or was made by another version; make it again") from error
+        raise InputError(
+            f"'{folder}' is damaged or was made by another version; render it again",
+            code=ErrorCode.malformed_file,
+            field="clip",
+            value=str(folder),
+        ) from error
 
 
 def replay_performance(recorded: RecordedClip, folder: str | Path) -> Performance:
-    """What the one person of a clip said and did, played again and checked against the clip's truth.json.
+    """Recomputes the performance of a clip of one person and checks it against the clip's truth.json.
 
     Raises:
-        InputError: a clip of several people, or one that does not come out as it was recorded.
+        InputError: the clip shows several people, or the recomputed performance differs from the record.
     """
     plan = recorded.plan
     if not isinstance(plan, ClipPlan):
-        raise InputError(f"'{Path(folder).name}' shows several people; give a clip of one person for each to be driven")
-    acted = perform_plan(make_identity(plan.identity), plan)
+        raise InputError(
+            f"'{Path(folder).name}' shows several people; choose a clip of one person for each person of the portrait",
+            code=ErrorCode.conflict,
+            field="driver",
+            value=str(folder),
+        )
+    performance = perform_plan(make_identity(plan.identity), plan)
     frames = _read_json(Path(folder) / "truth.json")["frames"]
     try:
-        states = zip(acted.animation.states, frames, strict=True)
+        states = zip(performance.animation.states, frames, strict=True)
         same = all(
             abs(getattr(state, name) - frame[name]) < _REPLAY_TOLERANCE
             for state, frame in states
@@ -77,18 +94,21 @@ def replay_performance(recorded: RecordedClip, folder: str | Path) -> Performanc
         same = False
     if not same:
         raise InputError(
-            f"'{folder}' does not come out as it was recorded; it was made by another version: make it again"
+            f"'{folder}' was made by another version and cannot be reproduced; render it again",
+            code=ErrorCode.malformed_file,
+            field="driver",
+            value=str(folder),
         )
-    return acted
+    return performance
 
 
 def _parse_single(truth: dict[str, Any], settings: dict[str, Any], number: int, sentence: int) -> RecordedClip:
     identity, text = _checked_identity(truth["identity"]), _checked_text(truth["text"])
-    corpus = CorpusPlan([identity], [text], **settings)
+    corpus = CorpusPlan([identity], [text], **_plan_arguments(settings))
     if identity != number:
-        raise ValueError(f"a clip of {number} is said to show {identity}")
+        raise ValueError(f"the folder is of identity {number} and truth.json of {identity}")
     plan = ClipPlan(identity, sentence, text, corpus.seed, corpus.expression, corpus.body)
-    return RecordedClip(plan, (corpus.size, corpus.size), corpus.closeness)
+    return RecordedClip(plan, (corpus.size, corpus.size), corpus.zoom)
 
 
 def _parse_group(truth: dict[str, Any], settings: dict[str, Any], number: int, sentence: int) -> RecordedClip:
@@ -96,34 +116,53 @@ def _parse_group(truth: dict[str, Any], settings: dict[str, Any], number: int, s
         SpeakingRole(_checked_identity(person["identity"]), _checked_text(person["text"])) for person in truth["people"]
     )
     width, height = settings["size"]
-    names = ("expression", "body", "seed", "closeness", "jitter")
-    chosen = {name: settings[name] for name in names}
+    chosen = _plan_arguments({key: settings[key] for key in ("expression", "body", "seed", "closeness", "jitter")})
     identities, sentences = [role.identity for role in roles], [role.text for role in roles]
     corpus = GroupCorpusPlan(identities, sentences, len(roles), (width, height), **chosen)
     plan = GroupClipPlan(number, sentence, roles, corpus.seed, corpus.expression, corpus.body, corpus.jitter)
-    return RecordedClip(plan, corpus.size, corpus.closeness)
+    return RecordedClip(plan, corpus.size, corpus.zoom)
+
+
+def _plan_arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings of corpus.json as arguments of a corpus plan, which calls `closeness` zoom."""
+    return {"zoom" if key == "closeness" else key: value for key, value in settings.items()}
 
 
 def _checked_identity(value: Any) -> int:
     if type(value) is not int or not 0 <= value < HELD_OUT_IDENTITIES.stop:
-        raise ValueError(f"{value!r} is no identity")
+        raise ValueError(f"{value!r} is not an identity")
     return value
 
 
 def _checked_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a text")
     return value
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     path = existing_file(path, "file of a portrait-world clip")
     if path.stat().st_size > MAX_CLIP_JSON_BYTES:
-        raise InputError(f"'{path}' has over {MAX_CLIP_JSON_BYTES} bytes; a clip's truth is smaller")
+        raise InputError(
+            f"'{path}' has more than {MAX_CLIP_JSON_BYTES} bytes; choose a clip that the portrait world rendered",
+            code=ErrorCode.out_of_range,
+            field=path.name,
+            value=path.stat().st_size,
+        )
     try:
         values = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"'{path}' is not JSON; make the clip again") from error
+        raise InputError(
+            f"'{path}' is not valid JSON; render the clip again",
+            code=ErrorCode.malformed_file,
+            field=path.name,
+            value=str(path),
+        ) from error
     if not isinstance(values, dict):
-        raise InputError(f"'{path}' holds no mapping; make the clip again")
+        raise InputError(
+            f"'{path}' is not a JSON object; render the clip again",
+            code=ErrorCode.malformed_file,
+            field=path.name,
+            value=str(path),
+        )
     return values

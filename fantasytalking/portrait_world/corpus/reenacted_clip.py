@@ -1,4 +1,4 @@
-"""True cross-reenactment: the people of one clip do, rendered, exactly what the people of other clips did."""
+"""Renders ground-truth cross-reenactment: the people of one clip perform what the people of other clips performed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.portrait_world.corpus.group_clip import (
     GroupPerformance,
     SpeakingRole,
@@ -23,14 +23,14 @@ from fantasytalking.portrait_world.corpus.rendered_clip import (
     clip_ground_truth,
     write_performance,
 )
-from fantasytalking.portrait_world.motion.performance import Animation
+from fantasytalking.portrait_world.motion.animation import Animation
 from fantasytalking.portrait_world.people.identity import make_identity
 from fantasytalking.portrait_world.speech.synthesis import Phoneme, Speech
 
 
 @dataclass(frozen=True)
 class DrivingPerformance:
-    """Whose clip drives somebody, what is said in it, and how it is acted."""
+    """Identity, text and performance of a driving clip."""
 
     identity: int
     text: str
@@ -38,47 +38,52 @@ class DrivingPerformance:
 
 
 def load_driving_performance(folder: str | Path) -> DrivingPerformance:
-    """The driver of a clip of one person.
+    """Loads the performance of a clip of one person.
 
     Raises:
-        InputError: no such clip, or one of several people.
+        InputError: `folder` is not such a clip, or it shows several people.
     """
     recorded = load_recorded_clip(folder)
-    act = replay_performance(recorded, folder)
+    performance = replay_performance(recorded, folder)
     assert isinstance(recorded.plan, ClipPlan)
-    return DrivingPerformance(recorded.plan.identity, recorded.plan.text, act)
+    return DrivingPerformance(recorded.plan.identity, recorded.plan.text, performance)
 
 
 def render_reenactment(portrait: str | Path, drivers: Sequence[str | Path], output: str | Path) -> int:
-    """Makes the folder `output` like that of a clip: the people of the clip `portrait`, at their places and before
-    their backdrop, with the expressions, movements and voices of `drivers`; the camera is still.
+    """Writes a clip with the people, positions and backdrop of `portrait` and the expressions, motion and voices of
+    `drivers`. The camera does not move.
 
     Args:
-        portrait: a clip's folder; one person or several.
-        drivers: folders of clips of one person, one for each in the portrait from left to right.
-        output: is made whole or not at all; its truth.json says in `drivers` who drove each person.
+        portrait: folder of a clip of one or several people.
+        drivers: folders of clips of one person, one per person of the portrait, from left to right.
+        output: folder of the new clip, written completely or not at all. `drivers` in its truth.json lists the driving
+            identities.
 
     Returns:
-        frames, as many as the shortest driver has.
+        the number of frames, that of the shortest driver.
 
     Raises:
-        InputError: no such clips, or not one driver a person.
+        InputError: a folder is not a clip, or the number of drivers differs from the number of people.
     """
     shown = load_recorded_clip(portrait)
     driving = [load_driving_performance(folder) for folder in drivers]
     people = 1 if isinstance(shown.plan, ClipPlan) else len(shown.plan.roles)
     if len(driving) != people:
         raise InputError(
-            f"'{Path(portrait).name}' shows {people} and there are {len(driving)} drivers; give one for each"
+            f"{len(driving)} drivers were given and '{Path(portrait).name}' shows {people} people; give one driver per "
+            "person",
+            code=ErrorCode.conflict,
+            field="driver",
+            value=len(driving),
         )
     count = min(len(driver.performance.animation.states) for driver in driving)
     samples = min(len(driver.performance.speech.samples) for driver in driving)
-    acts = tuple(_truncate(driver.performance, count, samples) for driver in driving)
-    told = {"drivers": [driver.identity for driver in driving]}
+    performances = tuple(_truncate(driver.performance, count, samples) for driver in driving)
+    truth_extras = {"drivers": [driver.identity for driver in driving]}
     if isinstance(shown.plan, ClipPlan):
-        _render_single(shown, driving[0], acts[0], told, Path(output))
+        _render_single(shown, driving[0], performances[0], truth_extras, Path(output))
     else:
-        _render_group(shown, driving, acts, told, Path(output))
+        _render_group(shown, driving, performances, truth_extras, Path(output))
     return count
 
 
@@ -91,9 +96,10 @@ def _render_single(
 ) -> None:
     plan = portrait_clip.plan
     assert isinstance(plan, ClipPlan)
-    sitter = PortraitRenderer(make_identity(plan.identity), portrait_clip.size[1], portrait_clip.zoom)
-    said = ClipPlan(plan.identity, plan.sentence, driver.text, plan.seed)
-    write_performance(sitter, performance, clip_ground_truth(sitter, said, performance) | truth_extras, output)
+    renderer = PortraitRenderer(make_identity(plan.identity), portrait_clip.size[1], portrait_clip.zoom)
+    spoken_plan = ClipPlan(plan.identity, plan.sentence, driver.text, plan.seed)
+    truth = clip_ground_truth(renderer, spoken_plan, performance) | truth_extras
+    write_performance(renderer, performance, truth, output)
 
 
 def _render_group(
@@ -106,22 +112,24 @@ def _render_group(
     plan = portrait_clip.plan
     assert not isinstance(plan, ClipPlan)
     group = make_group_renderer(plan, portrait_clip.size, portrait_clip.zoom)
-    acted = GroupPerformance(performances, np.zeros((len(performances[0].animation.states), 2)))
+    performance = GroupPerformance(performances, np.zeros((len(performances[0].animation.states), 2)))
     roles = [SpeakingRole(identity, driver.text) for identity, driver in zip(plan.identities, drivers, strict=True)]
-    write_group_performance(
-        group, acted, group_ground_truth(group, roles, acted, portrait_clip.zoom) | truth_extras, output
-    )
+    truth = group_ground_truth(group, roles, performance, portrait_clip.zoom) | truth_extras
+    write_group_performance(group, performance, truth, output)
 
 
 def _truncate(source: Performance, count: int, samples: int) -> Performance:
-    """The first `count` frames of an act, and as many samples of its sound."""
-    speech, performance = source.speech, source.animation
+    """Returns the first `count` frames of a performance and the first `samples` samples of its speech."""
+    speech, animation = source.speech, source.animation
     seconds = samples / speech.sample_rate
-    sounding = tuple(
+    phonemes = tuple(
         Phoneme(phoneme.start, min(phoneme.end, seconds), phoneme.symbol)
         for phoneme in speech.phonemes
         if phoneme.start < seconds
     )
-    heard = Speech(speech.samples[:samples], speech.sample_rate, sounding)
-    shown = Animation(performance.states[:count], performance.phonemes[:count])
-    return Performance(heard, shown, source.expression, source.body)
+    return Performance(
+        Speech(speech.samples[:samples], speech.sample_rate, phonemes),
+        Animation(animation.states[:count], animation.phonemes[:count]),
+        source.expression,
+        source.body,
+    )

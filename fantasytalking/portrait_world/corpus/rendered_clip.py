@@ -1,4 +1,4 @@
-"""One item of the corpus: a person says a sentence; video, portrait, speech and the truth about every frame."""
+"""Renders one clip of one speaker: video, portrait, speech and ground truth per frame."""
 
 import json
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fantasytalking import media
 from fantasytalking.common.files import atomic_write
 from fantasytalking.media import write_image, write_video
+from fantasytalking.portrait_world.motion.animation import WORLD_FPS, Animation, animate_speech
 from fantasytalking.portrait_world.motion.frame_state import NEUTRAL, FaceState
-from fantasytalking.portrait_world.motion.performance import WORLD_FPS, Animation, animate_speech
 from fantasytalking.portrait_world.people.identity import Identity
 from fantasytalking.portrait_world.render.backdrop import make_backdrop
 from fantasytalking.portrait_world.render.camera import Camera, scale_shifts_for_zoom
@@ -27,33 +27,38 @@ TRUTH_FIELDS = ("yaw", "pitch", "roll", "x", "y", "blink", "brow", "smile", "gaz
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """What is to be made: `sentence` counts the lines of the sentences file from 0; None draws an intensity."""
+    """Plan of a clip of one speaker."""
 
     identity: int
     sentence: int
+    """Index of the sentence in the sentences file."""
     text: str
     seed: int
     expression: float | None = None
+    """Intensity of facial motion in [0, 1]. None: drawn at random."""
     body: float | None = None
+    """Intensity of head and shoulder motion in [0, 1]. None: drawn at random."""
     rest_seconds: float = 0.0
-    """Seconds of silence after what is said."""
+    """Seconds of silence after the sentence."""
 
     @property
     def name(self) -> str:
+        """Name of the clip's folder."""
         return f"id{self.identity:04d}_s{self.sentence:04d}"
 
     @property
     def task_group(self) -> int:
-        """Whose clips are made one after the other."""
+        """Number that clips rendered by the same process share."""
         return self.identity
 
     def matches_record(self, truth: dict[str, Any]) -> bool:
-        """Whether a truth.json is of the same person saying the same."""
+        """Whether the content of a truth.json has the same identity and text."""
         return (truth["identity"], truth["text"]) == (self.identity, self.text)
 
 
 class PortraitRenderer:
-    """A person before a backdrop, `size` x `size` pixels, seen `zoom` times larger than in the usual portrait."""
+    """Renders a person in front of a backdrop: `size` x `size` pixels, magnified `zoom` times relative to the default
+    portrait."""
 
     def __init__(self, identity: Identity, size: int, zoom: float = 1.0) -> None:
         self.identity = identity
@@ -66,23 +71,23 @@ class PortraitRenderer:
         self._placements = (PlacedPerson(self.person, camera),)
 
     def frame(self, state: FaceState) -> NDArray[np.uint8]:
-        """(size, size, 3) uint8 RGB."""
+        """Renders one frame: (size, size, 3) uint8 RGB."""
         return render_scene(
             self._backdrop, self._placements, (scale_shifts_for_zoom(state, self.zoom),), (self.size, self.size)
         )
 
     def portrait(self) -> NDArray[np.uint8]:
-        """At rest: mouth closed, eyes open, looking ahead."""
+        """Renders the person at rest: mouth closed, eyes open, looking ahead."""
         return self.frame(NEUTRAL)
 
     def frames(self, animation: Animation) -> Iterator[NDArray[np.uint8]]:
-        """Every frame of a performance."""
+        """Yields all frames of an animation."""
         return (self.frame(state) for state in animation.states)
 
 
 @dataclass(frozen=True)
 class Performance:
-    """A sentence as spoken and acted with these intensities."""
+    """Speech, animation and the intensities in [0, 1] with which it was animated."""
 
     speech: Speech
     animation: Animation
@@ -91,7 +96,7 @@ class Performance:
 
 
 class PerformanceStyle(NamedTuple):
-    """How someone does it this time: intensities in [0, 1] and a voice a little unlike the usual one."""
+    """Intensities in [0, 1] and voice of one performance; the voice varies a little around the identity's voice."""
 
     expression: float
     body: float
@@ -101,7 +106,7 @@ class PerformanceStyle(NamedTuple):
 def sample_performance_style(
     identity: Identity, expression: float | None, body: float | None, random: np.random.Generator
 ) -> PerformanceStyle:
-    """Draws the intensities that are None, and the voice."""
+    """Draws a voice, and the intensities that are None."""
     drawn = random.uniform(0, 1, 2).tolist()
     rate, pitch = int(random.integers(-18, 19)), int(random.integers(-6, 7))
     usual = identity.voice
@@ -110,21 +115,21 @@ def sample_performance_style(
 
 
 def perform_speech(speech: Speech, style: PerformanceStyle, random: np.random.Generator) -> Performance:
-    """Acts what is said in this manner."""
-    performance = animate_speech(speech, style.expression, style.body, random)
-    return Performance(speech, performance, round(style.expression, TRUTH_DIGITS), round(style.body, TRUTH_DIGITS))
+    """Animates speech in a given style."""
+    animation = animate_speech(speech, style.expression, style.body, random)
+    return Performance(speech, animation, round(style.expression, TRUTH_DIGITS), round(style.body, TRUTH_DIGITS))
 
 
 def perform_plan(identity: Identity, plan: ClipPlan) -> Performance:
-    """Draws what the plan leaves open, speaks the sentence and acts it; the same for equal plans."""
+    """Synthesizes the speech and motion of a plan, with random values where the plan has None; deterministic."""
     random = np.random.default_rng([plan.seed, plan.identity, plan.sentence])
-    manner = sample_performance_style(identity, plan.expression, plan.body, random)
-    speech = synthesize_speech(plan.text, manner.voice)
-    return perform_speech(pad_with_silence(speech, 0.0, speech.seconds + plan.rest_seconds), manner, random)
+    style = sample_performance_style(identity, plan.expression, plan.body, random)
+    speech = synthesize_speech(plan.text, style.voice)
+    return perform_speech(pad_with_silence(speech, 0.0, speech.seconds + plan.rest_seconds), style, random)
 
 
 def ground_truth_frames(person: PersonMesh, animation: Animation) -> list[dict[str, Any]]:
-    """What is known of one person in every frame: see `write_clip`."""
+    """Returns the ground truth of one person per frame, see `write_clip`."""
     frames = []
     for state, phoneme in zip(animation.states, animation.phonemes, strict=True):
         opening, width = person.mouth_size(state)
@@ -135,7 +140,7 @@ def ground_truth_frames(person: PersonMesh, animation: Animation) -> list[dict[s
 
 
 def clip_ground_truth(renderer: PortraitRenderer, plan: ClipPlan, performance: Performance) -> dict[str, Any]:
-    """What is known of a clip: see `write_clip`."""
+    """Returns the ground truth of a clip, see `write_clip`."""
     return {
         "identity": plan.identity,
         "text": plan.text,
@@ -153,30 +158,30 @@ def write_ground_truth(path: Path, truth: dict[str, Any]) -> None:
 
 
 def write_clip(renderer: PortraitRenderer, plan: ClipPlan, folder: Path) -> None:
-    """Makes `folder` whole or not at all: video.mp4, portrait.png, speech.wav and truth.json.
+    """Renders a plan to `folder`, completely or not at all: video.mp4, portrait.png, speech.wav and truth.json.
 
-    truth.json holds identity, text, expression and body in [0, 1], closeness, fps, and per frame: mouth_open (gap
-    between the inner lips over its largest value, [0, 1]), mouth_width (distance between the corners over that
-    between the eyes), yaw (to the picture's right), pitch (down) and roll (top to the right) in radians, x (right)
-    and y (down) of the head in picture heights, blink in [0, 1], brow, smile and gaze in [-1, 1], and eSpeak NG's
-    phoneme, "_" in silence.
+    truth.json has identity, text, expression and body in [0, 1], closeness (the zoom), fps, and per frame: mouth_open
+    (gap between the inner lips relative to its largest value, [0, 1]), mouth_width (distance between the mouth's
+    corners relative to that between the eyes), yaw (toward the right of the image), pitch (down) and roll (top to the
+    right) in radians, x (right) and y (down) of the head in image heights, blink in [0, 1], brow, smile and gaze in
+    [-1, 1], and eSpeak NG's phoneme, "_" for silence.
     """
-    acted = perform_plan(renderer.identity, plan)
-    write_performance(renderer, acted, clip_ground_truth(renderer, plan, acted), folder)
+    performance = perform_plan(renderer.identity, plan)
+    write_performance(renderer, performance, clip_ground_truth(renderer, plan, performance), folder)
 
 
 def write_performance(
     renderer: PortraitRenderer, performance: Performance, truth: dict[str, Any], folder: Path
 ) -> None:
-    """Writes the files of `write_clip` for someone who does as `performance` says; `truth` is its truth."""
-    sound = performance.speech.samples.astype(np.float32) / 32768
+    """Renders a performance to the files of `write_clip`; `truth` is its ground truth."""
+    audio = performance.speech.samples.astype(np.float32) / 32768
     with atomic_write(folder) as temporary:
         temporary.mkdir()
         write_video(
             temporary / "video.mp4",
             renderer.frames(performance.animation),
             fps=WORLD_FPS,
-            audio=sound,
+            audio=audio,
             sample_rate=performance.speech.sample_rate,
         )
         write_image(temporary / "portrait.png", renderer.portrait())

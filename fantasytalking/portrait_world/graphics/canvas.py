@@ -1,4 +1,4 @@
-"""A flat drawing of the front of a face in head coordinates, from which skin textures are taken."""
+"""Two-dimensional canvas of the front of a face in head coordinates, the source of skin textures."""
 
 import numpy as np
 
@@ -20,29 +20,29 @@ class FaceCanvas:
         self.x, self.y = np.meshgrid(columns, rows)
 
     def empty_layer(self) -> FloatArray:
-        """An empty layer (H, W)."""
+        """Returns an empty layer (H, W)."""
         return np.zeros((self.height, self.width), np.float32)
 
     def draw_strokes(self, lines: list[FloatArray], width: float, softness: float = 0.0) -> FloatArray:
-        """Coverage (H, W) in [0, 1] of polylines, each (N, 2) in head coordinates; `width` and `softness` in units."""
+        """Returns the coverage (H, W) in [0, 1] of polylines (N, 2) in head coordinates; lengths are in units."""
         layer = np.zeros((self.height, self.width), np.uint8)
         points = [np.stack(self._to_pixels(line[:, 0], line[:, 1]), -1) for line in lines]
         draw_lines(layer, points, max(1, round(width * self.density)))
-        # Below one pixel a stroke is drawn fainter, not thinner.
+        # Strokes below one pixel are drawn fainter, not thinner.
         faint = min(1.0, width * self.density)
         return self.blur(layer.astype(np.float32) * (faint / 255), softness)
 
     def blur(self, layer: FloatArray, softness: float) -> FloatArray:
-        """Gaussian blur with a standard deviation in units."""
+        """Blurs a layer with a Gaussian of a standard deviation in units."""
         return gaussian_blur(layer, softness * self.density)
 
     def sample(self, layer: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-        """The layer's values at head coordinates; outside the drawing the nearest border counts."""
+        """Returns the layer's values at head coordinates; outside the canvas those of the nearest border."""
         columns, rows = self._to_pixels(x, y)
         return sample_bilinear(layer, columns - 0.5, rows - 0.5)
 
     def smooth_noise(self, random: np.random.Generator, scale: float) -> FloatArray:
-        """Smooth noise (H, W) of unit spread with features of about `scale` units; the same at every density."""
+        """Returns smooth noise (H, W) of unit deviation and a scale of about `scale` units, equal at every density."""
         rows, columns = int((CANVAS_TOP - CANVAS_BOTTOM) / scale) + 3, int((CANVAS_RIGHT - CANVAS_LEFT) / scale) + 3
         coarse = random.standard_normal((rows, columns)).astype(np.float32)
         return resize_cubic(coarse, self.height, self.width)

@@ -1,4 +1,4 @@
-"""OpenCV's picture operations that the portrait world uses, typed: sampling, blurring, smooth lines and polygons."""
+"""Typed wrappers of OpenCV's image operations: sampling, blurring, antialiased lines and polygons."""
 
 import cv2
 import numpy as np
@@ -11,14 +11,14 @@ SAMPLES_PER_ROW = 4096
 
 
 def sample_bilinear(image: FloatArray, columns: FloatArray, rows: FloatArray) -> FloatArray:
-    """Bilinear samples of an image (H, W[, C]) at pixel coordinates (h, w) each; its border continues outside."""
+    """Returns bilinear samples of an image (H, W[, C]) at pixel coordinates (h, w) each; the border is replicated."""
     maps = np.asarray(columns, np.float32), np.asarray(rows, np.float32)
-    picture = np.ascontiguousarray(image, np.float32)
-    return np.asarray(cv2.remap(picture, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+    pixels = np.ascontiguousarray(image, np.float32)
+    return np.asarray(cv2.remap(pixels, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def sample_points(image: FloatArray, columns: FloatArray, rows: FloatArray) -> FloatArray:
-    """Bilinear samples (N, C) of an image (H, W, C), C up to 4, at any number of pixel coordinates (N,)."""
+    """Returns bilinear samples (N, C) of an image (H, W, C), C up to 4, at pixel coordinates (N,)."""
     count = len(columns)
     padded = -(-count // SAMPLES_PER_ROW) * SAMPLES_PER_ROW  # cv2.remap takes at most 32767 samples in a row
     maps = np.zeros((2, padded), np.float32)
@@ -28,14 +28,14 @@ def sample_points(image: FloatArray, columns: FloatArray, rows: FloatArray) -> F
 
 
 def resize_cubic(image: FloatArray, height: int, width: int) -> FloatArray:
-    """An image (h, w) at another size, smoothly."""
+    """Resizes an image to (h, w), smoothly."""
     return np.asarray(cv2.resize(np.asarray(image, np.float32), (width, height), interpolation=cv2.INTER_CUBIC))
 
 
 def gaussian_blur(image: FloatArray, sigma: float) -> FloatArray:
-    """Gaussian blur with a standard deviation in pixels; below 0.3 pixels nothing happens."""
-    picture = np.asarray(image, np.float32)
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.float32) if sigma > 0.3 else picture
+    """Blurs with a Gaussian of a standard deviation in pixels; below 0.3 pixels the image is unchanged."""
+    pixels = np.asarray(image, np.float32)
+    return np.asarray(cv2.GaussianBlur(pixels, (0, 0), sigma), np.float32) if sigma > 0.3 else pixels
 
 
 def draw_lines(layer: NDArray[np.uint8], lines: list[FloatArray], thickness: int, closed: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Triangle meshes that share one vertex array layout: grids of vertices, their triangles and smooth normals."""
+"""Triangle meshes from grids of vertices: triangles and smooth normals."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from fantasytalking.portrait_world.graphics.rasterizer import FloatArray, IntArr
 
 @dataclass(frozen=True)
 class Grid:
-    """A sheet of `rows` x `columns` vertices that starts at vertex `start` of an array of vertices.
+    """Grid of `rows` x `columns` vertices that starts at vertex `start` of an array of vertices.
 
     Seen from outside, columns run to the right and rows run down.
     """
@@ -24,17 +24,17 @@ class Grid:
         return self.rows * self.columns
 
     def faces(self) -> IntArray:
-        """Two triangles per cell (F, 3), front side counter-clockwise on a screen whose rows grow downwards."""
+        """Returns two triangles per cell (F, 3), front side counterclockwise in an image whose rows go downward."""
         index = self.start + np.arange(self.size, dtype=np.int32).reshape(self.rows, self.columns)
         a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
         return np.concatenate([np.stack([a, c, b], -1).reshape(-1, 3), np.stack([b, c, d], -1).reshape(-1, 3)])
 
     def view(self, values: NDArray[np.float32]) -> FloatArray:
-        """This grid's part of an array over all vertices, (rows, columns, K)."""
+        """Returns this grid's part of an array over all vertices as (rows, columns, K)."""
         return values[self.start : self.start + self.size].reshape(self.rows, self.columns, -1)
 
     def normals(self, points: FloatArray, wraps: bool = False) -> FloatArray:
-        """Unit normals (rows, columns, 3), outward; `wraps` joins the last column to the first."""
+        """Returns outward unit normals (rows, columns, 3); `wraps` joins the last column to the first."""
         sheet = self.view(points)
         if wraps:
             sheet = np.concatenate([sheet[:, -2:-1], sheet, sheet[:, 1:2]], 1)
@@ -45,7 +45,7 @@ class Grid:
 
 
 def central_difference(sheet: FloatArray, axis: int) -> FloatArray:
-    """Central differences, one-sided at the ends."""
+    """Returns central differences, one-sided at the ends."""
     sheet = np.moveaxis(sheet, axis, 0)
     result = np.empty_like(sheet)
     result[1:-1] = sheet[2:] - sheet[:-2]
@@ -54,16 +54,16 @@ def central_difference(sheet: FloatArray, axis: int) -> FloatArray:
 
 
 def normalize_vectors(vectors: FloatArray) -> FloatArray:
-    """Vectors (..., 3) at length one."""
+    """Normalizes vectors (..., 3) to length one."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
 def gaussian_bump(x: FloatArray, y: FloatArray, center: tuple[float, float], scale: tuple[float, float]) -> FloatArray:
-    """A Gaussian hill of height one."""
+    """Returns a Gaussian bump of height one."""
     return np.exp(-(((x - center[0]) / scale[0]) ** 2) - ((y - center[1]) / scale[1]) ** 2)
 
 
 def smoothstep(low: float, high: float, value: FloatArray) -> FloatArray:
-    """0 below `low`, 1 above `high`, smooth between; `low` may exceed `high` for a falling step."""
+    """Returns 0 below `low`, 1 above `high` and a smooth transition between; `low` > `high` gives a falling step."""
     ratio = np.clip((value - low) / (high - low), 0, 1)
     return ratio * ratio * (3 - 2 * ratio)

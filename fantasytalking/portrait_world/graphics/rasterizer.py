@@ -1,4 +1,4 @@
-"""A small z-buffer rasteriser in numpy: triangles to covered pixels, all triangles of a frame at once."""
+"""Z-buffer rasterizer in numpy that processes all triangles of a frame at once."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating[Any]]  # float32 wherever there is one value per pixel
 IntArray = NDArray[np.int32]
 
-# Tolerance on barycentric weights, so that neighbouring triangles leave no crack between them.
+# Tolerance on barycentric weights, so that there are no gaps between neighboring triangles.
 EDGE_TOLERANCE = 1e-4
 
 
@@ -24,7 +24,7 @@ class Fragments(NamedTuple):
         return Fragments(self.pixel[mask], self.face[mask], self.weights[mask], self.depth[mask])
 
     def interpolate(self, faces: IntArray, values: FloatArray) -> FloatArray:
-        """Values per vertex (V, K) to values per sample (N, K)."""
+        """Interpolates values per vertex (V, K) to values per sample (N, K)."""
         corners = faces[self.face]
         result = values[corners[:, 0]] * self.weights[:, :1]
         result += values[corners[:, 1]] * self.weights[:, 1:2]
@@ -33,12 +33,12 @@ class Fragments(NamedTuple):
 
 
 def empty_depth_buffer(height: int, width: int) -> FloatArray:
-    """A depth buffer (H * W,) with nothing in it; nearer is larger."""
+    """Returns an empty depth buffer (H * W,); larger values are nearer."""
     return np.full(height * width, -np.inf, dtype=np.float32)
 
 
 def rasterize(points: FloatArray, faces: IntArray, depth: FloatArray, shape: tuple[int, int]) -> Fragments:
-    """Samples of triangles at pixel centres that are nearer than all others and than `depth`, which is updated.
+    """Returns the samples of triangles at pixel centers that are nearest and nearer than `depth`, which is updated.
 
     Args:
         points: (V, 3) column, row and nearness in pixels; faces (F, 3) counter-clockwise as seen on the screen
@@ -80,7 +80,7 @@ def rasterize(points: FloatArray, faces: IntArray, depth: FloatArray, shape: tup
 
 
 def _weight_planes(x: FloatArray, y: FloatArray, area: FloatArray) -> FloatArray:
-    """Coefficients (F, 6) of the first two barycentric weights as planes over (column, row)."""
+    """Returns coefficients (F, 6) of the first two barycentric weights as planes over (column, row)."""
     x, y, area = x.astype(np.float64), y.astype(np.float64), area.astype(np.float64)
     first = np.stack([y[:, 1] - y[:, 2], x[:, 2] - x[:, 1], x[:, 1] * y[:, 2] - x[:, 2] * y[:, 1]], 1)
     second = np.stack([y[:, 2] - y[:, 0], x[:, 0] - x[:, 2], x[:, 2] * y[:, 0] - x[:, 0] * y[:, 2]], 1)

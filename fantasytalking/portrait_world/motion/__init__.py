@@ -1,1 +1,1 @@
-"""What the face and head do over time."""
+"""Facial, head and shoulder motion over time."""

@@ -1,17 +1,17 @@
-"""What someone does in one frame: face, gaze, and the pose of head and shoulders."""
+"""State of a person in one frame: expression, gaze, and the pose of head and shoulders."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class FaceState:
-    """One frame of a person.
+    """State of a person in one frame.
 
-    `mouth_open` in [0, 1] is the gap between the inner lips over its largest value, `mouth_width` in [-1, 1] from
-    rounded to spread, `blink` in [0, 1] from open to shut, `brow` and `gaze_*` in [-1, 1] (raised, picture's right,
-    up). Angles are radians: `yaw` turns the face to the picture's right, `pitch` nods it down, `roll` tilts its top to
-    the picture's right. `x` and `y` (right, down) are the head's shift in picture heights. The rest is in [0, 1] or
-    [-1, 1] and zero at rest.
+    `mouth_open` in [0, 1] is the gap between the inner lips relative to its largest value, `mouth_width` in [-1, 1]
+    from rounded to spread, `blink` in [0, 1] from open to closed, `brow` and `gaze_*` in [-1, 1] (raised, right of the
+    image, up). Angles are in radians: `yaw` turns the face to the right of the image, `pitch` down, and `roll` tilts
+    its top to the right of the image. `x` and `y` (right, down) are the head's shift in image heights. All other values
+    are in [0, 1] or [-1, 1] and zero at rest.
     """
 
     mouth_open: float = 0.0

@@ -1,1 +1,1 @@
-"""Who people are: identity, geometry and textures."""
+"""Identities, geometry and textures of people."""

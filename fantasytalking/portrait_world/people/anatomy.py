@@ -1,4 +1,4 @@
-"""All sheets of a person joined into one mesh: what belongs to which vertex, and where each vertex is in a frame."""
+"""Mesh of a person, joined from all surface patches, and its deformation by a state."""
 
 from enum import IntEnum
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from fantasytalking.portrait_world.people.skin_texture import texture_rows
 
 
 class SurfacePart(IntEnum):
-    """What a triangle is made of."""
+    """Material of a triangle."""
 
     SKIN = 0
     INNER_LIP = 1
@@ -34,17 +34,17 @@ class SurfacePart(IntEnum):
 
 
 class SurfacePatch(NamedTuple):
-    """A grid of the whole mesh and what it is made of."""
+    """Grid of the mesh with its material."""
 
     grid: Grid
     part: SurfacePart
 
 
 class Anatomy:
-    """One person's mesh.
+    """Mesh of one person.
 
     `faces` (F, 3) with their `parts` (F,); `vertex_attributes` (V, 5): texture column and row, then three values whose
-    meaning depends on the part (direction on an eye; place across and down on teeth; light that reaches an ear).
+    meaning depends on the part (direction on an eye; position across and down on teeth; light that reaches an ear).
     """
 
     def __init__(self, identity: Identity) -> None:
@@ -103,7 +103,7 @@ class Anatomy:
         )
 
     def deform(self, state: FaceState) -> tuple[FloatArray, FloatArray]:
-        """Points and unit normals (V, 3) with this expression, head and shoulders at rest."""
+        """Returns points and unit normals (V, 3) with this expression, head and shoulders at rest."""
         points = self.rig.deform(state)
         f = self.head.features
         gap = self.rig.lip_gap(state.mouth_open)
@@ -119,7 +119,7 @@ class Anatomy:
             blocks.append(
                 np.stack([lower, lower + np.array([0, -0.002, -0.02]), lower + np.array([0, -0.006, -0.06])])[::-1]
             )
-        blocks += [centre + f.eyeball * eyes.eyeball_directions() for centre in self.head.eye_centers]
+        blocks += [center + f.eyeball * eyes.eyeball_directions() for center in self.head.eye_centers]
         blocks += list(mouth.make_mouth_grids(self.head, state, gap, self._lip_depth, self._chin_depth))
         blocks += [ear for ear, _ in self._ears]
         points = np.concatenate([block.reshape(-1, 3) for block in blocks]).astype(np.float32)
@@ -168,7 +168,7 @@ def _grid_coordinates(size: tuple[int, int]) -> FloatArray:
 
 
 def _add_clothing(identity: Identity, head: HeadMesh) -> HeadMesh:
-    """The head with cloth standing off its shoulders."""
+    """Returns the head with cloth offset from its shoulders."""
     thickness = garment_thickness(identity, head.ring, head.angle, head.points[:, 0])
     normals = np.concatenate([sheet.normals(head.points, wraps=True).reshape(-1, 3) for sheet in head.grids])
     points = (head.points + normals * thickness[:, None]).astype(np.float32)

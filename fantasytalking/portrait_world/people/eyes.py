@@ -1,4 +1,4 @@
-"""Eyeballs and lid margins: their mesh, and the colour of the eye over direction from its centre."""
+"""Geometry of eyeballs and lid margins, and the color of the eye by direction from its center."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ MAX_GAZE_ANGLES = (0.42, 0.26)  # radians, sideways and upwards
 
 
 def eyeball_directions() -> FloatArray:
-    """Directions (ROWS, COLUMNS, 3) from the centre to the visible front of an eyeball."""
+    """Returns directions (ROWS, COLUMNS, 3) from the center to the visible front of an eyeball."""
     across = np.linspace(-1.35, 1.35, EYE_COLUMNS)[None]
     down = np.linspace(1.1, -1.1, EYE_ROWS)[:, None]
     x, y = np.sin(across) * np.cos(down), np.sin(down) + 0 * across
@@ -20,26 +20,26 @@ def eyeball_directions() -> FloatArray:
 
 
 def gaze_vector(gaze_x: float, gaze_y: float) -> FloatArray:
-    """Unit vector (3,) of a gaze in [-1, 1]."""
+    """Returns the unit vector (3,) of a gaze in [-1, 1]."""
     yaw, pitch = MAX_GAZE_ANGLES[0] * gaze_x, MAX_GAZE_ANGLES[1] * gaze_y
     return np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)], np.float32)
 
 
 def eye_albedo(identity: Identity, directions: FloatArray, gaze: FloatArray, softness: float) -> FloatArray:
-    """Linear colour (N, 3) of the eye at unit `directions` (N, 3); `softness` is the edge width in radians."""
+    """Returns the linear color (N, 3) of the eye at unit `directions` (N, 3); `softness`: width of edges in radians."""
     angle = np.arccos(np.clip(directions @ gaze, -1, 1))
     ahead = directions - (directions @ gaze)[:, None] * gaze
     around = np.arctan2(ahead[:, 1], ahead[:, 0])
     white = np.array([0.84, 0.81, 0.79]) ** 2
     veins = smoothstep(0.5, 1.15, np.abs(directions[:, 0]))[:, None]
     sclera = white * (1 - veins * np.array([0.12, 0.34, 0.34]))
-    colour = np.array(identity.eyes) ** 2
+    color = np.array(identity.eyes) ** 2
     ray = 0.5 + 0.5 * np.sin(around * 17 + 3 * np.sin(around * 5 + identity.number))
     radius = angle / IRIS_ANGLE
     brightness = (0.75 + 0.45 * ray * smoothstep(0.35, 0.8, radius)) * (1.25 - 0.9 * smoothstep(0.74, 1.0, radius))
     # Light that enters above gathers below.
     brightness = brightness * (1 + 0.55 * np.clip(-ahead[:, 1] / IRIS_ANGLE, -0.6, 1))
-    iris = colour * brightness[:, None]
+    iris = color * brightness[:, None]
     pupil = smoothstep(PUPIL_ANGLE + softness, PUPIL_ANGLE - softness, angle)[:, None]
     iris = iris * (1 - pupil) + 0.0012 * pupil
     inside = smoothstep(IRIS_ANGLE + softness, IRIS_ANGLE - softness, angle)[:, None]
@@ -47,7 +47,7 @@ def eye_albedo(identity: Identity, directions: FloatArray, gaze: FloatArray, sof
 
 
 def eye_specular(normals: FloatArray, light: FloatArray) -> FloatArray:
-    """Reflection of the lamp (N,) on the wet eye: a soft-edged spot, and a faint second one."""
+    """Returns the reflection of the light (N,) on the eye: a soft-edged spot and a fainter second one."""
     middle = normalize_vectors(light + np.array([0, 0, 1.4], np.float32))
     second = normalize_vectors(light * np.array([-0.6, -0.4, 1], np.float32) + np.array([0, 0, 1.6], np.float32))
     spot = smoothstep(0.985, 0.996, normals @ middle)

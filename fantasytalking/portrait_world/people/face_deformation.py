@@ -1,4 +1,4 @@
-"""Moves the resting face: lids, brows, lips, jaw and cheeks (in the head's own coordinates, before its pose)."""
+"""Deformation of the resting face by an expression: lids, brows, lips, jaw and cheeks, in head coordinates."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ LID_THICKNESS = 0.014
 
 
 class FaceRig:
-    """Everything about a head that its expressions share: weights per vertex, computed once."""
+    """Deformation weights per vertex of a head, computed once for all expressions."""
 
     def __init__(self, head: HeadMesh) -> None:
         self.head = head
@@ -78,11 +78,11 @@ class FaceRig:
         return start + int(np.argmin(distance))
 
     def lip_gap(self, mouth_open: float) -> float:
-        """The inner lips' gap in units for `mouth_open`."""
+        """Returns the gap between the inner lips in units for `mouth_open`."""
         return mouth_open * MAX_LIP_GAP * self.head.features.interocular
 
     def deform(self, state: FaceState) -> FloatArray:
-        """Vertices (V, 3) of the head with this expression, head and shoulders at rest."""
+        """Returns the vertices (V, 3) of the head with this expression, head and shoulders at rest."""
         points = self.head.points.copy()
         x, y, z = points[:, 0], points[:, 1], points[:, 2]
         gap = self.lip_gap(state.mouth_open)
@@ -112,21 +112,21 @@ class FaceRig:
         return points
 
     def mouth_width(self, points: FloatArray) -> float:
-        """Distance between the mouth's corners over that between the eyes."""
+        """Returns the distance between the mouth's corners relative to that between the eyes."""
         return float((points[self.right_corner, 0] - points[self.left_corner, 0]) / self.head.features.interocular)
 
     def mouth_opening(self, points: FloatArray) -> float:
-        """`mouth_open` as the vertices of a pose have it."""
+        """Returns `mouth_open` as measured on vertices."""
         gap = points[self.middle_upper, 1] - points[self.middle_lower, 1]
         return float(gap / (MAX_LIP_GAP * self.head.features.interocular))
 
     def _lift_lids_over_eyeballs(self, points: FloatArray) -> None:
-        """Lifts lids that would cut into the eyeball onto it."""
-        for centre in self.head.eye_centers:
+        """Moves lids that would intersect the eyeball onto its surface."""
+        for center in self.head.eye_centers:
             radius = self.head.features.eyeball + LID_THICKNESS
-            near = np.flatnonzero((self.lid_region > 0) & (points[:, 0] * centre[0] > 0))
-            distance = (points[near, 0] - centre[0]) ** 2 + (points[near, 1] - centre[1]) ** 2
-            ball = centre[2] + np.sqrt(np.maximum(radius**2 - distance, 0))
+            near = np.flatnonzero((self.lid_region > 0) & (points[:, 0] * center[0] > 0))
+            distance = (points[near, 0] - center[0]) ** 2 + (points[near, 1] - center[1]) ** 2
+            ball = center[2] + np.sqrt(np.maximum(radius**2 - distance, 0))
             z = points[near, 2]
             lifted = 0.5 * (z + ball + np.sqrt((z - ball) ** 2 + 0.022**2))
             points[near, 2] = z + (lifted - z) * self.lid_region[near] * (distance < radius**2)

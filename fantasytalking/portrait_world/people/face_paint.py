@@ -1,4 +1,4 @@
-"""Skin, lips, brows, lashes and the marks of age: the colour of the face, drawn flat."""
+"""Paints the face's texture on a canvas: skin, lips, brows, lashes and signs of age."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,58 +11,58 @@ from fantasytalking.portrait_world.people.identity import Color, Identity, mix_c
 
 
 def srgb_to_linear(color: Color) -> FloatArray:
-    """sRGB to the linear values that are shaded (3,); a square stands in for the exact curve."""
+    """Converts sRGB to linear color (3,), with a square in place of the exact curve."""
     return np.array(color, np.float32) ** 2
 
 
 def paint_face(identity: Identity, f: FaceFeatures, density: float) -> tuple[FaceCanvas, FloatArray]:
-    """The face's canvas and its layers (H, W, 5): linear red, green, blue, gloss, and light that reaches it."""
+    """Returns the face's canvas and its layers (H, W, 5): linear red, green, blue, gloss, ambient visibility."""
     canvas = FaceCanvas(density)
     random = np.random.default_rng([7_302, identity.number])
-    colour = _skin_color(identity, f, canvas, random)
+    color = _skin_color(identity, f, canvas, random)
     gloss = _gloss(f, canvas)
     reach = _occlusion(identity, f, canvas)
-    _paint_beard(identity, f, canvas, random, colour)
-    _paint_lips(identity, f, canvas, random, colour, gloss)
-    _paint_eyes(identity, f, canvas, colour, gloss)
-    _paint_brows(identity, f, canvas, random, colour)
+    _paint_beard(identity, f, canvas, random, color)
+    _paint_lips(identity, f, canvas, random, color, gloss)
+    _paint_eyes(identity, f, canvas, color, gloss)
+    _paint_brows(identity, f, canvas, random, color)
     _paint_wrinkles(identity, f, canvas, random, reach)
-    return canvas, np.dstack([colour, gloss, reach]).astype(np.float32)
+    return canvas, np.dstack([color, gloss, reach]).astype(np.float32)
 
 
 def blend_color(color: FloatArray, tint: FloatArray, cover: FloatArray) -> None:
-    """Lays a linear tint (3,) over an image (H, W, 3) with coverage (H, W), in place."""
+    """Blends a linear tint (3,) into an image (H, W, 3) with coverage (H, W), in place."""
     color += (tint - color) * cover[..., None]
 
 
 def _skin_color(identity: Identity, f: FaceFeatures, canvas: FaceCanvas, random: np.random.Generator) -> FloatArray:
     x, y = canvas.x, canvas.y
     side = np.abs(x)
-    colour = np.empty((*x.shape, 3), np.float32)
-    colour[:] = srgb_to_linear(identity.skin)
+    color = np.empty((*x.shape, 3), np.float32)
+    color[:] = srgb_to_linear(identity.skin)
     flush = mix_colors(identity.skin, (0.78, 0.34, 0.30), 0.55)
     rosy = 0.26 * gaussian_bump(side, y, (0.40, -0.33), (0.20, 0.16)) + 0.28 * gaussian_bump(
         x, y, (0, f.nose_y + 0.09), (0.13, 0.10)
     )
     rosy += 0.10 * gaussian_bump(x, y, (0, f.mouth_y - 0.33), (0.18, 0.10))
     rosy += 0.22 * identity.make_up * gaussian_bump(side, y, (0.45, -0.27), (0.17, 0.11))
-    blend_color(colour, srgb_to_linear(flush), np.clip(rosy, 0, 1))
+    blend_color(color, srgb_to_linear(flush), np.clip(rosy, 0, 1))
     blend_color(
-        colour,
+        color,
         srgb_to_linear(mix_colors(identity.skin, (1.0, 0.93, 0.80), 0.4)),
         0.25 * gaussian_bump(x, y, (0, 0.52), (0.38, 0.2)),
     )
     shade = mix_colors(identity.skin, (0.34, 0.22, 0.26), 0.5)
     tired = (0.20 + 0.25 * identity.wrinkles) * gaussian_bump(side, y, (f.eye_x - 0.02, f.eye_y - 0.115), (0.15, 0.05))
-    blend_color(colour, srgb_to_linear(shade), tired)
+    blend_color(color, srgb_to_linear(shade), tired)
     blend_color(
-        colour, srgb_to_linear(shade), 0.25 * gaussian_bump(side, y, (f.eye_x - 0.17, f.eye_y + 0.02), (0.06, 0.08))
+        color, srgb_to_linear(shade), 0.25 * gaussian_bump(side, y, (f.eye_x - 0.17, f.eye_y + 0.02), (0.06, 0.08))
     )
     mottle = 0.018 * canvas.smooth_noise(random, 0.16) + 0.012 * canvas.smooth_noise(random, 0.05)
-    colour *= (1 + mottle * (1 + identity.wrinkles))[..., None]
+    color *= (1 + mottle * (1 + identity.wrinkles))[..., None]
     if identity.freckles:
-        _paint_freckles(identity, canvas, random, colour)
-    return colour
+        _paint_freckles(identity, canvas, random, color)
+    return color
 
 
 def _paint_freckles(identity: Identity, canvas: FaceCanvas, random: np.random.Generator, color: FloatArray) -> None:
@@ -84,7 +84,7 @@ def _gloss(f: FaceFeatures, canvas: FaceCanvas) -> FloatArray:
 
 
 def _occlusion(identity: Identity, f: FaceFeatures, canvas: FaceCanvas) -> FloatArray:
-    """Share of the surroundings' light that reaches the skin (H, W): less in sockets, beside the nose, under lips."""
+    """Returns the fraction of ambient light that reaches the skin (H, W): less in sockets, at the nose, below lips."""
     x, y = canvas.x, canvas.y
     side = np.abs(x)
     broad = 1 + 0.22 * identity.shape.nose_width
@@ -150,7 +150,7 @@ def _paint_eyes(identity: Identity, f: FaceFeatures, canvas: FaceCanvas, color: 
 def brow_line(
     identity: Identity, f: FaceFeatures, along: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """x and y of the brow's middle line for `along` in [0, 1] from the nose outwards (right side)."""
+    """Returns x and y of the brow's center line (right side) for `along` in [0, 1] from the nose outward."""
     x = 0.125 + along * (0.39 + 0.05 * identity.shape.width)
     arch = 0.055 * np.sin(np.pi * np.clip(along / 1.25, 0, 1)) * (0.8 + 0.5 * identity.softness)
     return x, f.brow_y - 0.02 + arch + (0.002 + 0.025 * identity.shape.brow_angle) * (along - 0.35)
@@ -183,7 +183,7 @@ def _paint_brows(
 
 
 def beard_coverage(identity: Identity, f: FaceFeatures, x: FloatArray, y: FloatArray) -> FloatArray:
-    """How thickly hair grows on the lower face at frontal (x, y), 0 to 1; zero on the lips."""
+    """Returns the density of beard hair in [0, 1] at frontal (x, y); zero on the lips."""
     if identity.beard == "none":
         return np.zeros_like(x)
     side = np.abs(x)
@@ -238,7 +238,7 @@ def _paint_beard(
 def _paint_wrinkles(
     identity: Identity, f: FaceFeatures, canvas: FaceCanvas, random: np.random.Generator, reach: FloatArray
 ) -> None:
-    """Lines on the forehead, beside the eyes and down from the nose."""
+    """Paints lines on the forehead, beside the eyes and down from the nose."""
     folds, fine = [], []
     for side in (-1, 1):
         start = np.array([0.19, f.nose_y + 0.05])

@@ -1,4 +1,4 @@
-"""Clothes: where they cover neck and shoulders, how far they stand off, and their colours."""
+"""Garments: coverage of neck and shoulders, offset from the body, and colors."""
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def _neckline_ring(cut: tuple[float, float, float], angle: FloatArray, x: FloatA
 
 
 def garment_thickness(identity: Identity, ring: FloatArray, angle: FloatArray, x: FloatArray) -> FloatArray:
-    """How far cloth stands off the body (V,), in units."""
+    """Returns the offset of cloth from the body (V,) in units."""
     neckline = _neckline_ring(NECKLINES[identity.garment], angle, x)
     thickness = THICKNESS[identity.garment] * smoothstep(-0.14, 0.10, ring - neckline)
     if identity.garment == "jacket":
@@ -39,7 +39,7 @@ def garment_thickness(identity: Identity, ring: FloatArray, angle: FloatArray, x
 def paint_clothing(
     identity: Identity, texels: FloatArray, ring: FloatArray, angle: FloatArray, x: FloatArray, y: FloatArray
 ) -> None:
-    """Paints cloth over texels (H, W, 6) of red, green, blue, gloss, reach, skin; in place."""
+    """Paints cloth on texels (H, W, 6) of red, green, blue, gloss, ambient visibility, skin; in place."""
     random = np.random.default_rng([7_303, identity.number])
     depth = ring - _neckline_ring(NECKLINES[identity.garment], angle, x)
     inner = identity.second_cloth if identity.garment == "jacket" else identity.cloth
@@ -63,7 +63,7 @@ def _weave_strength(identity: Identity) -> float:
 
 
 def _cloth_color(color: Color, x: FloatArray, y: FloatArray, random: np.random.Generator, weave: float) -> FloatArray:
-    """Linear colour (H, W, 3) with knit and soft folds."""
+    """Returns the linear color (H, W, 3) of cloth with knit and soft folds."""
     first, second = random.uniform(0, 6, 2)
     folds = 0.07 * np.sin(5 * x + 3 * np.sin(2.5 * y + first)) * np.sin(4 * y + second) * smoothstep(-1.5, -2.0, y)
     knit = weave * np.sin(110 * x) * np.sin(110 * y)
@@ -78,7 +78,7 @@ def _blend_cloth(texels: FloatArray, cover: FloatArray, color: FloatArray) -> No
 
 
 def _darken_seam(texels: FloatArray, distance: FloatArray, width: float, strength: float) -> None:
-    """A dark seam where `distance` is zero."""
+    """Paints a dark seam where `distance` is zero."""
     texels[..., 4] *= 1 - strength * np.exp(-((distance / width) ** 2))
 
 

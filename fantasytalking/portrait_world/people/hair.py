@@ -1,4 +1,4 @@
-"""Hair: a shell over the head that may hang down to the shoulders, with strands, a hairline and ragged ends."""
+"""Geometry and texture of hair: a shell over the head and down to the shoulders, with strands and ragged ends."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ from fantasytalking.portrait_world.people.identity import Identity
 
 @dataclass(frozen=True)
 class HairStyle:
-    """A way to wear hair.
+    """Hairstyle.
 
-    `volume` over the scalp in units; `fringe` in rings below the hairline; `length` y of the lowest ends of long hair
-    (None ends with the hairline); `waviness` their sideways swing; `curl` strength of curls; `parting` its side from -1
-    to 1 (0 = none); `swoop` rings by which hair falls over the forehead away from the parting; `lift` extra height
-    over the forehead; `hairline_setback` rings by which the hairline is set back; `bun` whether there is a bun.
+    `volume`: height over the scalp in units. `fringe`: rings below the hairline. `length`: y of the lowest ends of long
+    hair; None ends at the hairline. `waviness`: their sideways swing. `curl`: strength of curls. `parting`: its side
+    from -1 to 1, 0 for none. `swoop`: rings by which hair falls over the forehead away from the parting. `lift`: extra
+    height over the forehead. `hairline_setback`: rings by which the hairline is set back. `bun`: has a bun.
     """
 
     volume: float
@@ -51,12 +51,12 @@ HAIR_STYLES = {
 
 
 def covers_ears(identity: Identity) -> bool:
-    """Whether the hair hangs over the ears."""
+    """Whether the hair covers the ears."""
     return identity.hair_style in HAIR_STYLES and HAIR_STYLES[identity.hair_style].length is not None
 
 
 def hairline_ring(identity: Identity, angle: FloatArray) -> FloatArray:
-    """Ring at which hair begins, over the angle from the front; -1 where there is none."""
+    """Returns the ring at which hair begins, by angle from the front; -1 where there is none."""
     if identity.hair_style == "bald":
         return np.full_like(angle, -1)
     style = HAIR_STYLES[identity.hair_style]
@@ -71,7 +71,7 @@ def hairline_ring(identity: Identity, angle: FloatArray) -> FloatArray:
 
 
 def hair_shadow(identity: Identity, ring: FloatArray, angle: FloatArray) -> FloatArray:
-    """Share of light that reaches the skin below the hair."""
+    """Returns the fraction of light that reaches the skin below the hair."""
     if identity.hair_style in ("bald", "buzz"):
         return np.ones_like(ring)
     style = HAIR_STYLES[identity.hair_style]
@@ -84,7 +84,7 @@ def hair_shadow(identity: Identity, ring: FloatArray, angle: FloatArray) -> Floa
 
 
 def scalp_coverage(identity: Identity, ring: FloatArray, angle: FloatArray) -> FloatArray:
-    """Where the scalp takes the colour of the hair, 0 to 1."""
+    """Returns the weight in [0, 1] of the hair's color on the scalp."""
     return smoothstep(0.10, -0.35, ring - hairline_ring(identity, angle)) * (
         0.6 if identity.hair_style == "buzz" else 1.0
     )
@@ -92,10 +92,10 @@ def scalp_coverage(identity: Identity, ring: FloatArray, angle: FloatArray) -> F
 
 @dataclass(frozen=True)
 class HairMesh:
-    """A shell of `rows` x `columns` vertices at rest `points` (V, 3), its strand directions and its texture.
+    """Shell of `rows` x `columns` vertices with resting `points` (V, 3), strand directions and texture.
 
-    `texels` (H, W, 3): brightness of strands, shift of their highlight, and cover; `head_weight` (V,) as for the head;
-    `visible_cells` marks cells (rows - 1, columns - 1) that are not wholly transparent.
+    `texels` (H, W, 3): brightness of strands, shift of their highlight, and coverage; `head_weight` (V,) as for the
+    head; `visible_cells` marks cells (rows - 1, columns - 1) that are not fully transparent.
     """
 
     points: FloatArray
@@ -113,7 +113,7 @@ HANGING_ROWS = 22
 
 
 def make_hair(identity: Identity, head: HeadMesh, per_cell: int) -> list[HairMesh]:
-    """The shells of a person's hair, to be drawn in this order; none for a bald one."""
+    """Returns the shells of a person's hair in drawing order; none for a bald person."""
     if identity.hair_style == "bald":
         return []
     style = HAIR_STYLES[identity.hair_style]
@@ -150,7 +150,7 @@ def _make_shell(
 
 
 def _make_bun(style: HairStyle, per_cell: int, random: np.random.Generator) -> HairMesh:
-    """A bun above the back of the head."""
+    """Returns a bun above the back of the head."""
     turn = np.linspace(-np.pi, np.pi, 25)[None]
     down = np.linspace(0.03, np.pi - 0.03, 13)[:, None]
     ripple = 1 + 0.05 * np.sin(3 * turn + 4 * down)
@@ -171,7 +171,7 @@ def _scalp_rows(
     line: FloatArray,
     random: np.random.Generator,
 ) -> FloatArray:
-    """Points (SCALP_ROWS, columns, 3) that stand off the head by the style's volume."""
+    """Returns points (SCALP_ROWS, columns, 3) offset from the head by the style's volume."""
     sheet = head.grids[0]
     surface = np.concatenate([head.grids[0].view(head.points), head.grids[1].view(head.points)[1:]])
     ring_of_row = np.concatenate(
@@ -199,7 +199,7 @@ def _scalp_rows(
 
 
 def _curl_bumps(rings: FloatArray, angles: FloatArray, random: np.random.Generator) -> FloatArray:
-    """Smooth bumps over the shell, about -1 to 1."""
+    """Returns smooth bumps over the shell, about -1 to 1."""
     total = np.zeros_like(rings)
     for _ in range(6):
         around, down, phase = random.uniform(5, 12), random.uniform(2.5, 5.5), random.uniform(0, 6.3)
@@ -208,7 +208,7 @@ def _curl_bumps(rings: FloatArray, angles: FloatArray, random: np.random.Generat
 
 
 def _hanging_rows(style: HairStyle, edge: FloatArray, angles: FloatArray, random: np.random.Generator) -> FloatArray:
-    """Rows below the scalp (HANGING_ROWS, columns, 3): hair falls from `edge` (columns, 3) to the style's length."""
+    """Returns the rows below the scalp (HANGING_ROWS, columns, 3), from `edge` (columns, 3) to the style's length."""
     assert style.length is not None
     share = np.linspace(0, 1, HANGING_ROWS + 1, dtype=np.float32)[1:, None]
     bottom = style.length + 0.05 * np.sin(5 * angles + random.uniform(0, 6)) + 0.03 * np.sin(13 * angles)
@@ -216,7 +216,7 @@ def _hanging_rows(style: HairStyle, edge: FloatArray, angles: FloatArray, random
     phase = random.uniform(0, 6.3, 2)
     swing = np.sin(6.5 * y + phase[0] + 2.0 * np.abs(angles)) + 0.6 * np.sin(11 * y + phase[1] - 3 * np.abs(angles))
     swing = style.waviness * swing * smoothstep(0, 0.5, share)
-    # Wider below the ears, then drawn in towards the ends.
+    # Wider below the ears, then drawn in toward the ends.
     spread = 1 + 0.09 * np.sin(np.pi * np.clip(1.15 * share, 0, 1)) - 0.06 * share**3 + 0.10 * style.curl * share
     x = edge[:, 0] * spread + np.sign(edge[:, 0]) * swing
     z = edge[:, 2] * (1 - 0.25 * share) + 0.16 * share + 0.5 * swing
@@ -226,7 +226,7 @@ def _hanging_rows(style: HairStyle, edge: FloatArray, angles: FloatArray, random
 def _remaining_length(
     style: HairStyle, points: FloatArray, rings: FloatArray, angles: FloatArray, end: FloatArray
 ) -> FloatArray:
-    """How far (rows, columns) the hair still goes on, in rings or tenths of a unit; negative is past its end."""
+    """Returns the distance (rows, columns) to the end of the hair in rings or tenths of a unit; negative beyond it."""
     room = np.full(points.shape[:2], 3.0, np.float32)
     room[: len(rings)] = end - 0.30 - rings
     if style.length is not None:
@@ -241,7 +241,7 @@ def _remaining_length(
 def _strand_texels(
     style: HairStyle, rows: int, columns: int, per_cell: int, remaining_length: FloatArray, random: np.random.Generator
 ) -> FloatArray:
-    """Texels (H, W, 3) of brightness, highlight shift and cover, with strands along the rows' direction."""
+    """Returns texels (H, W, 3) of brightness, highlight shift and coverage, with strands along the rows' direction."""
     height, width = (rows - 1) * per_cell + 1, (columns - 1) * per_cell + 1
     grid_x, grid_y = np.meshgrid(
         np.arange(width, dtype=np.float32) / per_cell, np.arange(height, dtype=np.float32) / per_cell

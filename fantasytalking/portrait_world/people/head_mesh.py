@@ -1,8 +1,8 @@
-"""A person's head, neck and shoulders at rest: one mesh, lofted from rings, with a slit for each eye and the mouth.
+"""Mesh of head, neck and shoulders at rest, lofted from rings, with slits for the eyes and the mouth.
 
-Coordinates: 1 unit is about 10 cm; x to the picture's right, y up, z towards the camera; the origin lies between the
-eyes' height and the head's middle. Rings run from the crown (t = 0) over eyes (t = 6) and mouth (t = 9) to the chest.
-At rest eyes and mouth are closed; `expression.py` opens them.
+Coordinates: 1 unit is about 10 cm; x to the right of the image, y up, z toward the camera; the origin is between the
+eyes' height and the head's center. Rings run from the crown (t = 0) over eyes (t = 6) and mouth (t = 9) to the chest.
+At rest eyes and mouth are closed; `face_deformation.py` opens them.
 """
 
 from dataclasses import dataclass
@@ -92,14 +92,14 @@ PATCH_ROWS = (TOP_ROWS + BROW_ROWS, CHEEK_ROWS + LIP_ROWS, CHIN_ROWS + NECK_ROWS
 
 
 def column_angles() -> NDArray[np.float64]:
-    """Angles of the columns around the vertical axis in radians, 0 in front, dense over the face, -pi to pi."""
+    """Returns the angles of the columns around the vertical axis, -pi to pi, 0 in front, dense on the face."""
     half = np.concatenate([np.arange(0, 0.84, 0.042), np.linspace(0.9, 1.62, 9), np.linspace(1.85, np.pi, 6)])
     return np.concatenate([-half[:0:-1], half])
 
 
 @dataclass(frozen=True)
 class FaceFeatures:
-    """Where the features sit and how large they are, in units; the ones on one side are mirrored."""
+    """Positions and sizes of facial features in units; those of one side are mirrored."""
 
     eye_x: float
     eye_y: float
@@ -120,17 +120,17 @@ class FaceFeatures:
         return 2 * self.eye_x
 
     def lid_line(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Upper lid, closing line and lower lid (y) over x for the eye on that side; all equal beside the eye."""
+        """Returns y of upper lid, closing line and lower lid at x for the eye on that side; equal beside the eye."""
         along = (np.abs(x) - self.eye_x) / self.eye_half_width
         inside = np.clip(1 - along**2, 0, 1)
-        # The highest point of the upper lid lies towards the nose, the lowest of the lower lid towards the temple.
+        # The highest point of the upper lid lies toward the nose, the lowest of the lower lid toward the temple.
         upper = self.eye_up * inside**0.75 * (1 - 0.18 * along)
         lower = -self.eye_down * inside**0.85 * (1 + 0.2 * along)
         base = self.eye_y + self.eye_tilt * np.clip(along, -1.4, 1.4)
         return base + upper, base + 0.75 * lower, base + lower
 
     def lip_borders(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Top of the upper lip, closing line and bottom of the lower lip (y) over x."""
+        """Returns y of the top of the upper lip, the closing line and the bottom of the lower lip at x."""
         along = np.clip(np.abs(x) / self.mouth_half_width, 0, 1)
         line = self.mouth_y + 0.040 * along**2 - 0.010 * np.exp(-((along / 0.28) ** 2)) + 0.006
         bow = 1 - 0.16 * np.exp(-((along / 0.13) ** 2))
@@ -140,7 +140,7 @@ class FaceFeatures:
 
 
 def face_features(identity: Identity) -> FaceFeatures:
-    """The features' places, from the shape and the age."""
+    """Returns the features of a face shape and an age."""
     shape, child = identity.shape, identity.childlikeness
     eye_size = 1 + 0.10 * shape.eye_size + 0.13 * child
     return FaceFeatures(
@@ -162,9 +162,9 @@ def face_features(identity: Identity) -> FaceFeatures:
 
 @dataclass(frozen=True)
 class HeadMesh:
-    """Vertices at rest `points` (V, 3) in three sheets that meet at the eye line and at the mouth line.
+    """Resting `points` (V, 3) in three patches that meet at the eye line and at the mouth line.
 
-    `ring` and `angle` (V,) are every vertex's place on the loft, `head_weight` (V,) its share of the head's own motion
+    `ring` and `angle` (V,) are every vertex's position on the loft, `head_weight` (V,) its weight of the head's motion
     (1 on the head, 0 on the shoulders).
     """
 
@@ -177,7 +177,7 @@ class HeadMesh:
 
     @cached_property
     def eye_centers(self) -> FloatArray:
-        """Centres of the picture's left and right eyeball (2, 3)."""
+        """Centers (2, 3) of the eyeballs on the left and the right of the image."""
         f = self.features
         depth = f.eyeball - 0.012
         sides = []
@@ -186,7 +186,7 @@ class HeadMesh:
         return np.array(sides, np.float32)
 
     def surface_depth(self, x: float, y: float) -> float:
-        """z of the resting front surface near (x, y)."""
+        """Returns z of the resting front surface near (x, y)."""
         front = (np.abs(self.angle) < 1.3) & (self.ring < 11)
         distance = (self.points[:, 0] - x) ** 2 + (self.points[:, 1] - y) ** 2
         weight = np.exp(-distance / 0.02**2) * front + 1e-12 * front
@@ -194,7 +194,7 @@ class HeadMesh:
 
 
 def make_head_mesh(identity: Identity) -> HeadMesh:
-    """The head of a person, at rest."""
+    """Returns the resting head of an identity."""
     angles = column_angles()
     grids, points, rings = [], [], []
     start = 0
@@ -214,7 +214,7 @@ def make_head_mesh(identity: Identity) -> HeadMesh:
 
 
 def _loft(identity: Identity, rows: NDArray[np.float64], angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points (rows, columns, 3) of the bare head without features."""
+    """Returns points (rows, columns, 3) of the bare head without features."""
     table = np.array(RINGS)
     ring = table[:, 0]
     front_y, front_z, width, side_y, side_z, back_y, back_z = PchipInterpolator(
@@ -234,13 +234,13 @@ def _loft(identity: Identity, rows: NDArray[np.float64], angles: NDArray[np.floa
 
 
 def _scale_rings(identity: Identity, table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The table of rings for this person's proportions."""
+    """Returns the table of rings for the person's proportions."""
     shape, child = identity.shape, identity.childlikeness
     table = table.copy()
     ring = table[:, 0]
 
-    def near(centre: float, spread: float) -> NDArray[np.float64]:
-        return np.exp(-(((ring - centre) / spread) ** 2))
+    def near(center: float, spread: float) -> NDArray[np.float64]:
+        return np.exp(-(((ring - center) / spread) ** 2))
 
     head = ring < 12.5
     full = 0.055 * shape.fullness
@@ -267,7 +267,7 @@ def _scale_rings(identity: Identity, table: NDArray[np.float64]) -> NDArray[np.f
 def _add_features(
     identity: Identity, f: FaceFeatures, points: NDArray[np.float64], ring: FloatArray, angle: FloatArray
 ) -> NDArray[np.float64]:
-    """Adds nose, eye sockets, lips and the rest, and lets the seams follow the closing lines of lids and lips."""
+    """Adds nose, eye sockets, lips and other features, and moves the seams to the closing lines of lids and lips."""
     points = points.copy()
     facing = (smoothstep(1.35, 0.9, np.abs(angle)) * smoothstep(12.5, 11.0, ring)).astype(np.float64)
     # Move the rings so that the seam rows lie on the closing lines.
@@ -287,14 +287,14 @@ def _add_features(
 
 
 def _seam_height(points: NDArray[np.float64], ring: FloatArray, angle: FloatArray, row: float) -> NDArray[np.float64]:
-    """y of the row `row` at every vertex's column."""
+    """Returns y of the row `row` at every vertex's column."""
     on_row = np.flatnonzero(ring == row)
     order = on_row[np.argsort(angle[on_row], kind="stable")]
     return np.interp(angle, angle[order], points[order, 1])
 
 
 def feature_relief(identity: Identity, f: FaceFeatures, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Height of the features over the bare loft, over frontal (x, y)."""
+    """Returns the height of the features over the bare loft at frontal (x, y)."""
     shape, child = identity.shape, identity.childlikeness
     side = np.abs(x)
     z = _nose(identity, f, x, y)

@@ -1,15 +1,15 @@
-"""Who someone is: everything about a person that stays the same, drawn from a number."""
+"""Identities: all constant properties of a person, drawn from the identity's number."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.portrait_world.speech.synthesis import Voice
 
 Color = tuple[float, float, float]  # sRGB, 0 to 1
 
-# People of these numbers are never trained on. The two ranges are part of every benchmark's definition.
+# Held-out identities are never trained on. The two ranges are part of every benchmark's definition.
 TRAINING_IDENTITIES = range(1000)
 HELD_OUT_IDENTITIES = range(1000, 1_000_000)
 
@@ -67,7 +67,7 @@ SHORT_HAIR_STYLES = ("crop", "parted", "swept", "curly_short", "buzz")
 
 @dataclass(frozen=True)
 class FaceShape:
-    """Departures from the average face; each is about -1 to 1, and 0 is average."""
+    """Deviations from the average face, each about -1 to 1; 0 is average."""
 
     width: float
     length: float
@@ -98,9 +98,9 @@ class FaceShape:
 
 @dataclass(frozen=True)
 class Identity:
-    """A person: body, colouring, dress, surroundings and voice. Equal numbers give equal people.
+    """A person: body, colors, clothes, surroundings and voice. Equal numbers give equal people.
 
-    `age` in years; `softness` in [0, 1] runs from heavy to fine features; colours are sRGB in [0, 1].
+    `age` is in years, `softness` in [0, 1] from heavy to fine features; colors are sRGB in [0, 1].
     """
 
     number: int
@@ -136,44 +136,57 @@ class Identity:
 
     @property
     def childlikeness(self) -> float:
-        """How childlike the proportions are, 0 (grown up) to 1 (seven years old)."""
+        """Degree of childlike proportions, from 0 (adult) to 1 (seven years old)."""
         return float(np.clip((16 - self.age) / 9, 0, 1))
 
     @property
     def wrinkles(self) -> float:
-        """Strength of lines and folds, 0 to 1."""
+        """Strength of lines and folds, in [0, 1]."""
         return float(np.clip((self.age - 34) / 42, 0, 1))
 
 
 def parse_identity_range(text: str) -> range:
-    """ "A-B" (both included) or "A" as a range of people, wholly of the training or wholly of the held-out ones.
+    """Parses "A-B" (both included) or "A" to a range of either training or held-out identities.
 
     Raises:
-        InputError: not of this form, out of bounds, or across the border between training and held-out people.
+        InputError: `text` has another form, or the range is out of bounds or includes both kinds of identities.
     """
     first, separator, last = text.partition("-")
     if not (first.isascii() and first.isdigit() and ((last.isascii() and last.isdigit()) or not separator)):
-        raise InputError(f"identities '{text[:40]}' are not of the form A-B; give for example 0-199")
+        raise InputError(
+            f"identities '{text[:40]}' is not of the form A-B; give for example 0-199",
+            code=ErrorCode.invalid_type,
+            field="--identities",
+            value=text,
+        )
     chosen = range(int(first), int(last or first) + 1)
     if not len(chosen):
-        raise InputError(f"identities '{text}' run backwards; give the smaller number first")
+        raise InputError(
+            f"identities '{text}' is a descending range; give the smaller number first",
+            code=ErrorCode.out_of_range,
+            field="--identities",
+            value=text,
+        )
     for allowed in (TRAINING_IDENTITIES, HELD_OUT_IDENTITIES):
         if chosen[0] in allowed and chosen[-1] in allowed:
             return chosen
     raise InputError(
         f"identities '{text[:40]}' must lie within {TRAINING_IDENTITIES[0]}-{TRAINING_IDENTITIES[-1]} (training) "
-        f"or within {HELD_OUT_IDENTITIES[0]}-{HELD_OUT_IDENTITIES[-1]} (held out); ask for each range by itself"
+        f"or within {HELD_OUT_IDENTITIES[0]}-{HELD_OUT_IDENTITIES[-1]} (held out); use one run per range",
+        code=ErrorCode.out_of_range,
+        field="--identities",
+        value=text,
     )
 
 
 def mix_colors(first: Color, second: Color, fraction: float) -> Color:
-    """`first` with `fraction` of `second`."""
+    """Returns `first` blended with `fraction` of `second`."""
     mixture = [a + (b - a) * fraction for a, b in zip(first, second, strict=True)]
     return (mixture[0], mixture[1], mixture[2])
 
 
 def make_identity(number: int) -> Identity:
-    """The person of this number (non-negative)."""
+    """Returns the identity of a non-negative number; deterministic."""
     assert number >= 0
     random = np.random.default_rng([7_301, number])
     age = float(
@@ -234,8 +247,8 @@ def _hair_and_eye_color(random: np.random.Generator, tone: float, age: float) ->
     fair = random.random() < np.clip(0.85 - 0.33 * tone, 0.02, 0.8)
     hairs, irises = (FAIR_HAIR, FAIR_EYES) if fair else (DARK_HAIR, DARK_EYES)
     hair = hairs[int(random.integers(len(hairs)))]
-    grey = float(np.clip((age - 42 + random.normal(0, 8)) / 28, 0, 0.95))
-    return mix_colors(hair, GRAY_HAIR, grey), irises[int(random.integers(len(irises)))]
+    gray = float(np.clip((age - 42 + random.normal(0, 8)) / 28, 0, 0.95))
+    return mix_colors(hair, GRAY_HAIR, gray), irises[int(random.integers(len(irises)))]
 
 
 def _face_shape(random: np.random.Generator, age: float, softness: float) -> FaceShape:

@@ -1,4 +1,4 @@
-"""Inside the mouth: the throat's wall, both rows of teeth and the tongue, placed behind the lips of a pose."""
+"""Geometry of the mouth's interior behind the lips: throat, both rows of teeth and tongue."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ WALL_GRID_SIZE, TEETH_GRID_SIZE, TONGUE_GRID_SIZE = (7, 9), (5, 33), (7, 11)  # 
 
 
 class MouthGrids(NamedTuple):
-    """Vertices of the sheets, each (rows, columns, 3)."""
+    """Vertices of the patches, each (rows, columns, 3)."""
 
     wall: FloatArray
     upper_teeth: FloatArray
@@ -22,10 +22,10 @@ class MouthGrids(NamedTuple):
 
 
 def make_mouth_grids(head: HeadMesh, state: FaceState, gap: float, lip_depth: float, chin_depth: float) -> MouthGrids:
-    """The mouth's inside for an inner-lip gap in units.
+    """Returns the mouth's interior for a gap between the inner lips in units.
 
-    `lip_depth` and `chin_depth` are z of the resting face at the lips' seam and just below the lower lip; nothing of
-    the mouth may come through the skin there.
+    `lip_depth` and `chin_depth` are z of the resting face at the lips' seam and just below the lower lip, where nothing
+    of the mouth may intersect the skin.
     """
     f = head.features
     drop = 0.70 * gap
@@ -68,9 +68,9 @@ def _tongue(half_width: float, floor: float, line: float, raised: float, depth: 
 
 
 def tooth_albedo(across: FloatArray, down: FloatArray, upper: bool) -> FloatArray:
-    """Linear colour (N, 3) of a row of teeth over its width [-1, 1] and height [0, 1]; zero where there is no tooth.
+    """Returns the linear color (N, 3) of a row of teeth at its width [-1, 1] and height [0, 1]; zero between teeth.
 
-    `down` runs from the gum's side to the edge in both rows.
+    `down` runs from the gum to the edge in both rows.
     """
     borders = np.array([0.0, 0.24, 0.43, 0.62, 0.80, 1.0]) if upper else np.array([0.0, 0.17, 0.35, 0.54, 0.75, 1.0])
     side = np.clip(np.abs(across), 0, 0.999)

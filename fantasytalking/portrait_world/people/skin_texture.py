@@ -1,4 +1,4 @@
-"""The texture of head, neck and clothes: the flat drawing of the face wrapped round the mesh."""
+"""Texture of head, neck and clothes: the painted face wrapped around the mesh."""
 
 from dataclasses import dataclass
 
@@ -16,29 +16,29 @@ from fantasytalking.portrait_world.people.identity import Identity, mix_colors
 
 @dataclass(frozen=True)
 class SkinTexture:
-    """Texels (H, W, 6): linear red, green, blue, gloss, light that reaches it, and 1 on skin or 0 on cloth.
+    """Texels (H, W, 6): linear red, green, blue, gloss, ambient visibility, and 1 on skin or 0 on cloth.
 
-    `per_cell` texels per cell of the mesh; the three sheets of a head lie below each other.
+    `per_cell` texels per cell of the mesh; the three patches of a head are below each other.
     """
 
     texels: FloatArray
     per_cell: int
 
     def sample(self, columns: FloatArray, rows: FloatArray) -> FloatArray:
-        """Values (N, 6) at mesh columns and mesh rows (N,)."""
+        """Returns values (N, 6) at mesh columns and mesh rows (N,)."""
         places = columns * self.per_cell, rows * self.per_cell
         return np.concatenate([sample_points(self.texels[..., part], *places) for part in (slice(3), slice(3, 6))], 1)
 
 
 def texture_rows(head: HeadMesh) -> FloatArray:
-    """The texture's mesh row of every vertex (V,), counted through the three sheets."""
+    """Returns the texture's mesh row of every vertex (V,), counted through the three patches."""
     rows = [np.repeat(np.arange(sheet.rows), sheet.columns) for sheet in head.grids]
     starts = np.cumsum([0, *(sheet.rows for sheet in head.grids[:-1])])
     return np.concatenate([row + start for row, start in zip(rows, starts, strict=True)]).astype(np.float32)
 
 
 def make_skin_texture(identity: Identity, head: HeadMesh, density: float, per_cell: int) -> SkinTexture:
-    """Paints a person's head: `density` pixels per unit for the face, `per_cell` texels per mesh cell."""
+    """Paints the texture of a head: `density` pixels per unit for the face, `per_cell` texels per mesh cell."""
     columns = head.grids[0].columns
     places = np.concatenate([head.points, head.ring[:, None]], 1).reshape(-1, columns, 4)
     angle = head.angle.reshape(-1, columns)

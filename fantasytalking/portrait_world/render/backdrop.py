@@ -1,4 +1,4 @@
-"""What is behind a person: a soft studio wall, a wall with lights out of focus, or a blurred room."""
+"""Backdrops: a soft studio wall, a wall with defocused lights, or a blurred room."""
 
 import numpy as np
 
@@ -10,20 +10,20 @@ from fantasytalking.portrait_world.people.identity import Identity, mix_colors
 
 
 def make_backdrop(identity: Identity, height: int, width: int) -> FloatArray:
-    """A picture (height, width, 3), sRGB in [0, 1]."""
+    """Returns a backdrop (height, width, 3), sRGB in [0, 1]."""
     random = np.random.default_rng([7_305, identity.number])
     scale = height
     x, y = np.meshgrid((np.arange(width) + 0.5 - width / 2) / scale, (np.arange(height) + 0.5) / scale - 0.5)
     x, y = x.astype(np.float32), y.astype(np.float32)
-    centre_x = 0.22 * identity.light_side
-    glow = np.exp(-((x - centre_x) ** 2 + (y + 0.08) ** 2) / 0.30)
+    center_x = 0.22 * identity.light_side
+    glow = np.exp(-((x - center_x) ** 2 + (y + 0.08) ** 2) / 0.30)
     base = srgb_to_linear(identity.backdrop)
-    picture = base * (0.34 + 0.78 * glow)[..., None]
+    image = base * (0.34 + 0.78 * glow)[..., None]
     if identity.backdrop_style == "room":
-        picture = _blurred_room(identity, picture, x, y, random, scale)
+        image = _blurred_room(identity, image, x, y, random, scale)
     if identity.backdrop_style == "lights":
-        picture = _bokeh_lights(identity, picture * 0.5, x, y, random)
-    return np.sqrt(np.clip(picture, 0, 1)).astype(np.float32)
+        image = _bokeh_lights(identity, image * 0.5, x, y, random)
+    return np.sqrt(np.clip(image, 0, 1)).astype(np.float32)
 
 
 def _blurred_room(

@@ -1,4 +1,4 @@
-"""Where head and shoulders are in a frame, and how the camera sees them."""
+"""Posture of head and shoulders, and their projection to the image."""
 
 from dataclasses import dataclass, replace
 
@@ -12,14 +12,14 @@ BODY_PIVOT = np.array([0.0, -2.6, -0.1], np.float32)
 PORTRAIT_HEIGHT_UNITS = 3.08  # height of a portrait in head units
 PORTRAIT_CENTER_Y = -0.21  # y of a portrait's middle, in head units
 CAMERA_DISTANCE = 13.0
-ZOOM_FIXPOINT_Y = 0.5  # y, in head units, that stays in its place when the camera comes closer
-MIN_ZOOM, MAX_ZOOM = 0.62, 1.5  # seen smaller, the shoulders would end in the picture
-BODY_FOLLOW_FRACTION = 0.35  # share of the head's shift that the shoulders make too
+ZOOM_FIXPOINT_Y = 0.5  # y, in head units, that keeps its position under zoom
+MIN_ZOOM, MAX_ZOOM = 0.62, 1.5  # below the minimum, the ends of the shoulders would be visible
+BODY_FOLLOW_FRACTION = 0.35  # fraction of the head's shift that the shoulders follow
 
 
 @dataclass(frozen=True)
 class Posture:
-    """Rotation matrices (3, 3) and shifts (3,), in units, of head and body."""
+    """Rotation matrices (3, 3) and shifts (3,) of head and body, in head units."""
 
     head_rotation: FloatArray
     head_shift: FloatArray
@@ -27,7 +27,7 @@ class Posture:
     body_shift: FloatArray
 
     def transform_points(self, points: FloatArray, head_weight: FloatArray | None = None) -> FloatArray:
-        """Resting points (V, 3) in this posture; `head_weight` (V,) is the head's share, all of it when not given."""
+        """Transforms resting points (V, 3); `head_weight` (V,) is the weight of the head's motion, None for 1."""
         with_head: FloatArray = (points - HEAD_PIVOT) @ self.head_rotation.T + HEAD_PIVOT + self.head_shift
         if head_weight is None:
             return with_head
@@ -35,7 +35,7 @@ class Posture:
         return with_body + (with_head - with_body) * head_weight[:, None]
 
     def transform_normals(self, normals: FloatArray, head_weight: FloatArray | None = None) -> FloatArray:
-        """Resting normals (V, 3) in this posture (not renormalised)."""
+        """Transforms resting normals (V, 3), without renormalization."""
         with_head: FloatArray = normals @ self.head_rotation.T
         if head_weight is None:
             return with_head
@@ -44,7 +44,7 @@ class Posture:
 
 
 def rotation_matrix(yaw: float, pitch: float, roll: float) -> FloatArray:
-    """Turn to the picture's right by `yaw`, nod down by `pitch`, tilt the top to the right by `roll`; radians."""
+    """Returns a rotation in radians: `yaw` to the right of the image, `pitch` down, `roll` of the top to the right."""
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
@@ -53,7 +53,7 @@ def rotation_matrix(yaw: float, pitch: float, roll: float) -> FloatArray:
 
 
 def posture_from_state(state: FaceState) -> Posture:
-    """The posture of a frame's state."""
+    """Returns the posture of a state."""
     head_shift = np.array([state.x, -state.y, 0], np.float32) * PORTRAIT_HEIGHT_UNITS
     shoulders = np.array([state.shoulder_x, -state.shoulder_y, 0], np.float32) * PORTRAIT_HEIGHT_UNITS
     return Posture(
@@ -65,14 +65,14 @@ def posture_from_state(state: FaceState) -> Posture:
 
 
 def scale_shifts_for_zoom(state: FaceState, zoom: float) -> FaceState:
-    """The state whose shifts, seen `zoom` times larger, are again the stated share of the picture."""
+    """Divides shifts by `zoom`, so that after magnification they are the given fractions of the image again."""
     shifts = {name: getattr(state, name) / zoom for name in ("x", "y", "shoulder_x", "shoulder_y")}
     return replace(state, **shifts)
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A place on a picture: `scale` pixels per unit around (`column`, `row`), where the origin's axis meets it."""
+    """Camera with `scale` pixels per unit around (`column`, `row`), the image position of the origin."""
 
     scale: float
     column: float
@@ -80,13 +80,13 @@ class Camera:
 
     @classmethod
     def portrait(cls, height: int, width: int, zoom: float = 1.0) -> "Camera":
-        """The usual portrait, head and shoulders, centred; or everything `zoom` times larger, at most the face."""
+        """Returns the camera of the default portrait, head and shoulders in the center, magnified `zoom` times."""
         scale = height / PORTRAIT_HEIGHT_UNITS * zoom
-        centre = ZOOM_FIXPOINT_Y + (PORTRAIT_CENTER_Y - ZOOM_FIXPOINT_Y) / zoom
-        return cls(scale, width / 2, height / 2 + centre * scale)
+        center = ZOOM_FIXPOINT_Y + (PORTRAIT_CENTER_Y - ZOOM_FIXPOINT_Y) / zoom
+        return cls(scale, width / 2, height / 2 + center * scale)
 
     def project(self, points: FloatArray) -> FloatArray:
-        """Points (V, 3) to column, row and nearness (V, 3) in pixels."""
+        """Projects points (V, 3) to column, row and nearness (V, 3) in pixels."""
         factor = self.scale * CAMERA_DISTANCE / (CAMERA_DISTANCE - points[:, 2])
         column = self.column + factor * points[:, 0]
         row = self.row - factor * points[:, 1]

@@ -1,4 +1,4 @@
-"""Glasses: frames of two shapes, drawn as smooth lines over the face."""
+"""Glasses: round or square frames, drawn as smooth lines over the face."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ FRAME_COLORS = ((0.10, 0.09, 0.09), (0.30, 0.17, 0.09), (0.42, 0.40, 0.38))
 
 
 class Glasses:
-    """The frame of one person, its lines at rest in head coordinates."""
+    """Glasses of one person, as lines at rest in head coordinates."""
 
     def __init__(self, identity: Identity, head: HeadMesh) -> None:
         f = head.features
@@ -41,7 +41,7 @@ class Glasses:
 
 
 def draw_glasses(glasses: Glasses, image: FloatArray, posture: Posture, camera: Camera, depth: FloatArray) -> None:
-    """Draws the frame over a picture (H, W, 3), sRGB in [0, 1], hidden where `depth` (H * W,) is nearer; in place."""
+    """Draws the glasses on an image (H, W, 3), sRGB in [0, 1], in place, except where `depth` (H * W,) is nearer."""
     height, width = image.shape[:2]
     thickness = max(1, round(0.026 * camera.scale))
     layer = np.zeros((height, width), np.uint8)

@@ -1,4 +1,4 @@
-"""Draws a head of hair: strands with the two soft highlights of fibres, over whatever lies behind."""
+"""Draws hair: strands with two soft fiber highlights, blended over the image."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fantasytalking.portrait_world.render.lighting import VIEW_DIRECTION, Lights
 
 
 class HairRenderer:
-    """The hair of one person, ready to be drawn."""
+    """Meshes and textures of one person's hair."""
 
     def __init__(self, identity: Identity, hair: HairMesh, lights: Lights) -> None:
         self.hair = hair
@@ -29,7 +29,7 @@ class HairRenderer:
         self.grid_positions = np.stack([columns.ravel(), rows.ravel()], 1).astype(np.float32)
 
     def draw(self, image: FloatArray, camera: Camera, posture: Posture, depth: FloatArray) -> None:
-        """Blends the nearest hair over a picture (H, W, 3) where it is nearer than `depth` (H * W,); in place."""
+        """Blends the nearest hair over an image (H, W, 3), in place, where it is nearer than `depth` (H * W,)."""
         height, width = image.shape[:2]
         points = posture.transform_points(self.hair.points, self.hair.head_weight)
         projected = camera.project(points)
@@ -37,16 +37,16 @@ class HairRenderer:
         tangents = posture.transform_normals(self.tangents, self.hair.head_weight)
         values = np.concatenate([self.grid_positions, normals, tangents, points[:, 1:3]], 1)
         flat = image.reshape(-1, 3)
-        # First the inside of the hair behind the neck, then the outside, so that gaps in it show the inside.
+        # The inside of the hair behind the neck comes first, so that gaps in the outside show it.
         for inner in (True, False):
             faces = self.faces[:, ::-1] if inner else self.faces
             fragments = rasterize(projected, faces, depth.copy() if inner else depth, (height, width))
             if len(fragments.pixel):
                 attributes = fragments.interpolate(faces, values)
                 texels = self._texels(attributes[:, 0], attributes[:, 1])
-                colour = tone_map(self._radiance(attributes, texels, inner))
+                color = tone_map(self._radiance(attributes, texels, inner))
                 behind = flat[fragments.pixel]
-                flat[fragments.pixel] = behind + (colour - behind) * texels[:, 2:3]
+                flat[fragments.pixel] = behind + (color - behind) * texels[:, 2:3]
 
     def _texels(self, columns: FloatArray, rows: FloatArray) -> FloatArray:
         return sample_points(self.hair.texels, columns * self.hair.per_cell, rows * self.hair.per_cell)
@@ -61,12 +61,12 @@ class HairRenderer:
         light = 0.75 * wrapped * (0.35 + 0.65 * across) + 0.24 + 0.12 * normals[:, 1]
         light += 0.22 * np.maximum(normals @ self.lights.fill, 0)
         light = light * texels[:, 0] * (0.16 if inner else 1.0)
-        # Hair that hangs behind the face lies in its shade.
+        # Hair behind the face is in its shadow.
         light = light * (0.55 + 0.45 * smoothstep(-0.7, 0.25, attributes[:, 9]))
         half = normalize_vectors(key + VIEW_DIRECTION)
         along = tangents @ half
-        fibre = np.sqrt(np.maximum(1 - along**2, 0))
-        gleam = wrapped * (not inner) * (0.085 * fibre**60 + 0.10 * fibre**14 * np.sqrt(self.albedo.mean()))
+        fiber = np.sqrt(np.maximum(1 - along**2, 0))
+        gleam = wrapped * (not inner) * (0.085 * fiber**60 + 0.10 * fiber**14 * np.sqrt(self.albedo.mean()))
         rim = 0.30 * np.maximum(1 - normals[:, 2], 0) ** 2 * np.maximum(normals @ self.lights.rim, 0)
         tint = 0.5 * self.albedo / max(float(self.albedo.max()), 1e-3) + 0.5
         bright = light[:, None] * self.albedo

@@ -1,4 +1,4 @@
-"""Light on surfaces: a soft lamp from the side, a weaker one opposite, the sky and a rim; linear colours."""
+"""Shading in linear colors with a soft key light, a weaker fill light, ambient light and a rim light."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ VIEW_DIRECTION = np.array([0, 0, 1], np.float32)
 
 @dataclass(frozen=True)
 class Lights:
-    """Unit directions (3,) towards the lamps."""
+    """Unit directions (3,) toward the lights."""
 
     key: FloatArray
     fill: FloatArray
@@ -23,7 +23,7 @@ class Lights:
 
 
 def lights_for(identity: Identity) -> Lights:
-    """The light in which someone sits."""
+    """Returns the lights of an identity."""
     side = identity.light_side
     return Lights(
         normalize_vectors(np.array([0.75 * side, 0.62, 0.85], np.float32)),
@@ -40,12 +40,13 @@ def shade_surface(
     lights: Lights,
     wrap: FloatArray,
 ) -> FloatArray:
-    """Linear radiance (N, 3).
+    """Returns linear radiance (N, 3).
 
     Args:
         albedo: (N, 3) linear; normals (N, 3) unit.
-        ambient_visibility: (N,) share of the surroundings' light that arrives, gloss (N,) strength of highlights.
-        wrap: (3,) how far each colour's light creeps round into the shade; red goes furthest in skin.
+        ambient_visibility: (N,) fraction of ambient light that arrives.
+        gloss: (N,) strength of highlights.
+        wrap: (3,) amount by which each color channel wraps into the shadow; largest for red in skin.
     """
     key = (normals @ lights.key)[:, None]
     fill = np.maximum((normals @ lights.fill + 0.3) / 1.3, 0)[:, None]
@@ -61,6 +62,6 @@ def shade_surface(
 
 
 def tone_map(radiance: FloatArray) -> FloatArray:
-    """Linear radiance to sRGB in [0, 1]; highlights roll off softly."""
+    """Maps linear radiance to sRGB in [0, 1] with a soft roll-off of highlights."""
     bright = np.maximum(radiance, 0)
     return np.sqrt(np.where(bright > 0.7, 1 - 0.3 * np.exp(-(bright - 0.7) / 0.3), bright))

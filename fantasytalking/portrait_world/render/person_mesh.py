@@ -1,4 +1,4 @@
-"""A person as something that can be drawn: identity in, then one call per frame with a state and a camera."""
+"""Drawable person: constructed from an identity, drawn per frame with a state and a camera."""
 
 import numpy as np
 
@@ -18,16 +18,16 @@ from fantasytalking.portrait_world.render.hair_shading import HairRenderer
 from fantasytalking.portrait_world.render.lighting import CLOTH_WRAP, SKIN_WRAP, lights_for, shade_surface, tone_map
 
 MAX_FACE_ANGLE, FACE_RING_RANGE = 1.3, (3.25, 11.0)
-"""Where a face ends: radians from the front, and rings below the hairline and above the neck. It is where MediaPipe's
-landmarks end, to a tenth of the face; those take a beard for a higher chin."""
+"""Extent of the face: radians from the front, and rings below the hairline and above the neck. It agrees with that of
+MediaPipe's landmarks to a tenth of the face; with a beard, the landmarks have a higher chin."""
 
 
 class PersonMesh:
-    """Someone who can be drawn any number of times, on any canvas, beside others.
+    """Mesh, textures and shading of a person, for drawing on any canvas.
 
     Args:
-        identity: who it is.
-        detail: pixels per head unit of the canvas on which the person is drawn; textures are as fine as that.
+        identity: the person.
+        detail: resolution of the textures in pixels per head unit, that of the canvas.
     """
 
     def __init__(self, identity: Identity, detail: float) -> None:
@@ -41,13 +41,14 @@ class PersonMesh:
         self.glasses = Glasses(identity, self.anatomy.head) if identity.glasses != "none" else None
 
     def mouth_size(self, state: FaceState) -> tuple[float, float]:
-        """The mouth as drawn: the inner lips' gap over its largest value, and its width over the eyes' distance."""
+        """Returns the gap between the inner lips relative to its largest value, and the mouth's width relative to the
+        distance between the eyes."""
         rig = self.anatomy.rig
         points = rig.deform(state)
         return rig.mouth_opening(points), rig.mouth_width(points)
 
     def face_points(self, state: FaceState) -> FloatArray:
-        """Points (N, 3) of the face with this expression, forehead to chin and ear to ear, the head at rest."""
+        """Returns points (N, 3) of the face with this expression, forehead to chin and ear to ear, the head at rest."""
         head = self.anatomy.head
         front = (
             (np.abs(head.angle) < MAX_FACE_ANGLE) & (head.ring > FACE_RING_RANGE[0]) & (head.ring < FACE_RING_RANGE[1])
@@ -55,7 +56,7 @@ class PersonMesh:
         return self.anatomy.rig.deform(state)[front]
 
     def draw(self, image: FloatArray, camera: Camera, state: FaceState) -> None:
-        """Draws the person over a picture (H, W, 3), sRGB in [0, 1], in place."""
+        """Draws the person on an image (H, W, 3), sRGB in [0, 1], in place."""
         height, width = image.shape[:2]
         posture = posture_from_state(state)
         points, normals = self.anatomy.deform(state)
@@ -79,7 +80,7 @@ class PersonMesh:
     def _radiance(
         self, part: SurfacePart, attributes: FloatArray, fragments: Fragments, state: FaceState, camera: Camera
     ) -> FloatArray:
-        """Linear radiance (N, 3) of samples of one part from their attributes (N, 8)."""
+        """Returns linear radiance (N, 3) of samples of one part from their attributes (N, 8)."""
         columns, rows, local, normals = (
             attributes[:, 0],
             attributes[:, 1],
@@ -115,7 +116,7 @@ class PersonMesh:
         softness = 0.9 / (camera.scale * self.anatomy.head.features.eyeball)
         albedo = eyes.eye_albedo(self.identity, directions, gaze, softness)
         f = self.anatomy.head.features
-        # The upper lid and its lashes shade the upper part of the eye.
+        # The upper lid and its lashes cast a shadow on the upper part of the eye.
         lid = (1 - state.blink) * f.eye_up / f.eyeball
         reach = 0.42 + 0.58 * smoothstep(lid + 0.02, lid - 0.42, directions[:, 1])
         reach = reach * (0.72 + 0.28 * smoothstep(1.05, 0.6, np.abs(directions[:, 0])))

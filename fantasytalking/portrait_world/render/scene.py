@@ -1,4 +1,4 @@
-"""Pictures of people: a backdrop and persons at their places, drawn larger and scaled down for smooth edges."""
+"""Renders frames: a backdrop and placed people, supersampled for smooth edges."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,32 +14,33 @@ from fantasytalking.portrait_world.render.person_mesh import PersonMesh
 
 
 class PlacedPerson(NamedTuple):
-    """A person in a picture, seen by `camera` on the enlarged canvas. Later ones stand in front of earlier ones."""
+    """A person with its camera on the supersampled canvas. Later people are in front of earlier ones."""
 
     person: PersonMesh
     camera: Camera
 
 
 def supersampling_factor(size: int) -> float:
-    """How much larger than the picture the canvas is drawn."""
+    """Returns the size of the canvas relative to the image."""
     return 2.0 if size <= 256 else 1.5
 
 
 def render_scene(
     backdrop: FloatArray, people: Sequence[PlacedPerson], states: Sequence[FaceState], size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Draws a frame.
+    """Renders a frame.
 
     Args:
         backdrop: (H, W, 3) sRGB in [0, 1], the canvas' size; left as it is.
-        people: the people, from back to front, and `states` what each of them does.
-        size: height and width of the result.
+        people: people from back to front.
+        states: one state per person.
+        size: height and width of the result in pixels.
 
     Returns:
         (height, width, 3) uint8 RGB.
     """
     canvas = backdrop.copy()
-    for place, state in zip(people, states, strict=True):
-        place.person.draw(canvas, place.camera, state)
+    for placed, state in zip(people, states, strict=True):
+        placed.person.draw(canvas, placed.camera, state)
     small = cv2.resize(canvas, (size[1], size[0]), interpolation=cv2.INTER_AREA)
     return np.round(np.clip(small, 0, 1) * 255).astype(np.uint8)

@@ -1,10 +1,10 @@
-"""eSpeak NG through ctypes, run as a program of its own: a request on stdin, the sound and its phonemes on stdout.
+"""Program that synthesizes one sentence with eSpeak NG (ctypes): request on stdin, audio and phonemes on stdout.
 
-Functions and events are those of espeak-ng's public header `speak_lib.h`. The library carries state from one sentence
-to the next, so that the same sentence spoken twice in one process differs; a fresh process per sentence does not.
+Functions and events are those of espeak-ng's public header `speak_lib.h`. The library keeps state between sentences, so
+that repeating a sentence in one process gives different audio; a new process per sentence is deterministic.
 
 Request: one JSON object {"text", "voice", "rate" (words per minute), "pitch" (0 to 100), "range" (0 to 100)}.
-Answer: one JSON line {"sample_rate", "phonemes": [[seconds, mnemonic], ...]}, then 16-bit mono samples.
+Response: one JSON line {"sample_rate", "phonemes": [[seconds, mnemonic], ...]}, then 16-bit mono samples.
 """
 
 import ctypes
@@ -41,10 +41,13 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def synthesize(request: dict[str, Any]) -> tuple[int, list[tuple[float, str]], bytes]:
-    """Speaks one request. Returns the sample rate in Hz, (seconds, mnemonic) per phoneme and the 16-bit samples.
+    """Synthesizes one request.
+
+    Returns:
+        the sample rate in Hz, (seconds, mnemonic) per phoneme, and the 16-bit samples.
 
     Raises:
-        RuntimeError: the library cannot be started, has no such voice, or refuses the text.
+        RuntimeError: the library cannot be initialized, does not have the voice, or rejects the text.
     """
     import espeakng_loader
 
@@ -52,8 +55,8 @@ def synthesize(request: dict[str, Any]) -> tuple[int, list[tuple[float, str]], b
     data_path = str(espeakng_loader.get_data_path()).encode()
     sample_rate = library.espeak_Initialize(SYNCHRONOUS_OUTPUT, 0, data_path, PHONEME_EVENTS)
     if sample_rate <= 0:
-        raise RuntimeError(f"eSpeak NG does not start (code {sample_rate})")
-    # Breath noise comes from a random generator that the library seeds with the time of day.
+        raise RuntimeError(f"eSpeak NG cannot be initialized (code {sample_rate})")
+    # Breath noise comes from a random generator that the library seeds with the current time.
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))
     samples: list[bytes] = []
     phonemes: list[tuple[float, str]] = []
@@ -78,13 +81,13 @@ def synthesize(request: dict[str, Any]) -> tuple[int, list[tuple[float, str]], b
     library.espeak_SetParameter(PARAMETER_RANGE, int(request["range"]), 0)
     text = request["text"].encode()
     if library.espeak_Synth(text, len(text) + 1, 0, CHARACTER_POSITION, 0, UTF8, None, None) != 0:
-        raise RuntimeError("eSpeak NG refused the text")
+        raise RuntimeError("eSpeak NG rejected the text")
     library.espeak_Synchronize()
     return sample_rate, phonemes, b"".join(samples)
 
 
 def main() -> None:
-    """Answers the request on stdin."""
+    """Reads a request from stdin and writes the response to stdout."""
     sample_rate, phonemes, samples = synthesize(json.loads(sys.stdin.buffer.read()))
     header = json.dumps({"sample_rate": sample_rate, "phonemes": phonemes})
     sys.stdout.buffer.write(header.encode() + b"\n" + samples)

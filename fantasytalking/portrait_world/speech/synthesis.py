@@ -1,4 +1,4 @@
-"""Sentences to speech with the time of every phoneme, by eSpeak NG, offline."""
+"""Offline speech synthesis with eSpeak NG, with the time of every phoneme."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 
 LEAD_SECONDS = 0.24
 TAIL_SECONDS = 0.32
@@ -21,7 +21,7 @@ MAX_SPEECH_SECONDS = 60
 
 @dataclass(frozen=True)
 class Voice:
-    """How someone speaks: an eSpeak NG voice name, words per minute, pitch and its range (0 to 100 each)."""
+    """Voice of a speaker: an eSpeak NG voice name, rate in words per minute, pitch and pitch range (0 to 100 each)."""
 
     name: str
     rate: int
@@ -48,19 +48,25 @@ class Speech:
 
     @property
     def seconds(self) -> float:
+        """Duration in seconds."""
         return len(self.samples) / self.sample_rate
 
 
 def synthesize_speech(text: str, voice: Voice) -> Speech:
-    """Speaks `text`, with a short silence before and after, at a common loudness. Same arguments, same samples.
+    """Synthesizes `text` at a common peak level, with a short silence before and after; deterministic.
 
     Raises:
-        InputError: the text is empty, too long or holds nothing that can be spoken.
+        InputError: the text is empty, too long, or has nothing that can be spoken.
         RuntimeError: eSpeak NG fails.
     """
     text = text.strip()
     if not 0 < len(text) <= MAX_SENTENCE_CHARACTERS:
-        raise InputError(f"a sentence has {len(text)} characters; give 1 to {MAX_SENTENCE_CHARACTERS} a line")
+        raise InputError(
+            f"a sentence has {len(text)} characters; it must have 1 to {MAX_SENTENCE_CHARACTERS}",
+            code=ErrorCode.out_of_range,
+            field="text",
+            value=text,
+        )
     request = {"text": text, "voice": voice.name, "rate": voice.rate, "pitch": voice.pitch, "range": voice.range}
     finished = subprocess.run(
         [sys.executable, "-m", "fantasytalking.portrait_world.speech.espeak"],
@@ -77,33 +83,41 @@ def synthesize_speech(text: str, voice: Voice) -> Speech:
     sample_rate = int(answer["sample_rate"])
     spoken = np.frombuffer(raw, dtype="<i2").astype(np.float64)
     if not spoken.size or not np.abs(spoken).max() > 0:
-        raise InputError(f"nothing in '{text}' can be spoken; give words")
+        raise InputError(
+            f"nothing in '{text}' can be spoken; use words", code=ErrorCode.invalid_type, field="text", value=text
+        )
     if spoken.size > MAX_SPEECH_SECONDS * sample_rate:
-        raise InputError(f"'{text[:40]}...' takes over {MAX_SPEECH_SECONDS} s to speak; give a shorter sentence")
+        raise InputError(
+            f"'{text[:40]}...' takes {spoken.size / sample_rate:.0f} s to speak; the limit is {MAX_SPEECH_SECONDS} s: "
+            "use a shorter sentence",
+            code=ErrorCode.out_of_range,
+            field="text",
+            value=text,
+        )
     return _add_silence(spoken, sample_rate, [(float(time), str(symbol)) for time, symbol in answer["phonemes"]])
 
 
 def silent_speech(seconds: float, sample_rate: int) -> Speech:
-    """Nothing said for this long."""
+    """Returns silence of this duration."""
     return Speech(np.zeros(round(seconds * sample_rate), np.int16), sample_rate, (Phoneme(0.0, seconds, "_"),))
 
 
 def pad_with_silence(speech: Speech, start: float, seconds: float) -> Speech:
-    """The same speech from `start` on in a stretch of `seconds` that is silent before and after."""
+    """Returns a speech of `seconds` that is silent except for the given one, which starts at `start` seconds."""
     rate = speech.sample_rate
     samples = np.zeros(round(seconds * rate), np.int16)
     first = min(round(start * rate), len(samples) - len(speech.samples))
-    assert first >= 0, "the speech must fit into the stretch"
+    assert first >= 0, "the speech must fit into the duration"
     samples[first : first + len(speech.samples)] = speech.samples
     moved = [Phoneme(phoneme.start + start, phoneme.end + start, phoneme.symbol) for phoneme in speech.phonemes]
-    around = [Phoneme(0.0, start, "_"), *moved, Phoneme(start + speech.seconds, seconds, "_")]
-    return Speech(samples, rate, tuple(phoneme for phoneme in around if phoneme.end > phoneme.start))
+    padded = [Phoneme(0.0, start, "_"), *moved, Phoneme(start + speech.seconds, seconds, "_")]
+    return Speech(samples, rate, tuple(phoneme for phoneme in padded if phoneme.end > phoneme.start))
 
 
 def mix_speeches(speeches: Sequence[Speech]) -> NDArray[np.float32]:
-    """Speeches of one length and rate at once: (N,) in [-1, 1], quieter as a whole where their sum would clip."""
-    together = np.sum([speech.samples for speech in speeches], axis=0, dtype=np.float32) / 32768
-    return together / np.float32(max(1.0, float(np.abs(together).max()) / MIXED_PEAK))
+    """Mixes speeches of equal length and sample rate to (N,) in [-1, 1], attenuated if the sum would clip."""
+    mixture = np.sum([speech.samples for speech in speeches], axis=0, dtype=np.float32) / 32768
+    return mixture / np.float32(max(1.0, float(np.abs(mixture).max()) / MIXED_PEAK))
 
 
 def _add_silence(spoken: NDArray[np.float64], sample_rate: int, events: list[tuple[float, str]]) -> Speech:

@@ -1,8 +1,8 @@
-"""Phonemes to mouth shapes over time, with coarticulation.
+"""Mouth shapes over time from phonemes, with coarticulation.
 
-Every phoneme has a target for each part of the mouth and a weight, its dominance; at any moment a part is the mean of
-the targets around, weighted by dominance and nearness in time (after Cohen and Massaro, "Modeling coarticulation in
-synthetic visual speech", 1993). Lips that must meet (p, b, m) do meet.
+Every phoneme has a target for each mouth parameter and a dominance. At any time a parameter is the mean of the targets
+of nearby phonemes, weighted by dominance and proximity in time (after Cohen and Massaro, "Modeling coarticulation in
+synthetic visual speech", 1993). Lips always close for bilabials (p, b, m).
 """
 
 from typing import NamedTuple
@@ -14,7 +14,8 @@ from fantasytalking.portrait_world.speech.synthesis import Phoneme
 
 
 class Viseme(NamedTuple):
-    """A target: `open` in [0, 1], `width` in [-1, 1] from rounded to spread, the others in [0, 1]."""
+    """Targets of the mouth parameters: `open` in [0, 1], `width` in [-1, 1] from rounded to spread, the others in
+    [0, 1]."""
 
     open: float
     width: float = 0.0
@@ -45,7 +46,7 @@ LONG_U = Viseme(0.19, -1.0)
 SHORT_U = Viseme(0.55, 0.0)
 SCHWA = Viseme(0.34, 0.0, dominance=0.7)
 
-# eSpeak NG's mnemonics for English without stress marks; two shapes are a diphthong's start and end.
+# eSpeak NG's mnemonics for English without stress marks; two visemes are the start and end of a diphthong.
 PHONEME_VISEMES: dict[str, tuple[Viseme, ...]] = {
     "_": (REST_VISEME,),
     "p": (BILABIAL,),
@@ -112,7 +113,7 @@ WIDTH_SECONDS, OPEN_SECONDS, CLOSURE_SECONDS = 0.060, 0.034, 0.022
 
 
 def visemes_of(symbol: str) -> tuple[Viseme, ...]:
-    """The mouth shapes of a mnemonic: its longest known beginning; an unknown one is a neutral vowel."""
+    """Returns the visemes of the longest known prefix of a mnemonic, a neutral vowel if there is none."""
     bare = symbol.lstrip(STRESS_MARKS)
     for length in range(len(bare), 0, -1):
         if bare[:length] in PHONEME_VISEMES:
@@ -121,19 +122,19 @@ def visemes_of(symbol: str) -> tuple[Viseme, ...]:
 
 
 def mouth_track(phonemes: tuple[Phoneme, ...], times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mouth shapes at `times` (T,) in seconds: (T, 5) of open, width, press, tuck, tongue."""
-    centres, lengths, targets = [], [], []
+    """Returns mouth parameters (T, 5) at `times` (T,) in seconds: open, width, press, tuck, tongue."""
+    centers, lengths, targets = [], [], []
     for phoneme in phonemes:
-        shapes = visemes_of(phoneme.symbol)
-        for index, shape in enumerate(shapes):
-            share = (phoneme.end - phoneme.start) / len(shapes)
-            pieces = max(1, round(share / 0.04))  # long sounds are held
+        visemes = visemes_of(phoneme.symbol)
+        for index, viseme in enumerate(visemes):
+            duration = (phoneme.end - phoneme.start) / len(visemes)
+            pieces = max(1, round(duration / 0.04))  # long phonemes keep their shape
             for piece in range(pieces):
-                centres.append(phoneme.start + share * (index + (piece + 0.5) / pieces))
-                lengths.append(share / pieces)
-                targets.append(shape)
-    centre, length, target = np.array(centres), np.array(lengths), np.array(targets)
-    distance = times[:, None] - centre[None]
+                centers.append(phoneme.start + duration * (index + (piece + 0.5) / pieces))
+                lengths.append(duration / pieces)
+                targets.append(viseme)
+    center, length, target = np.array(centers), np.array(lengths), np.array(targets)
+    distance = times[:, None] - center[None]
 
     def mean(column: int, seconds: float) -> NDArray[np.float64]:
         spread = np.hypot(seconds, 0.35 * length)[None]
@@ -151,7 +152,7 @@ def mouth_track(phonemes: tuple[Phoneme, ...], times: NDArray[np.float64]) -> ND
 
 
 def speech_loudness(samples: NDArray[np.int16], sample_rate: int, times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Smooth loudness (T,) in [0, 1] of the sound around `times`."""
+    """Returns the smoothed loudness (T,) in [0, 1] at `times` (T,) in seconds."""
     hop = sample_rate // 100
     usable = samples[: len(samples) // hop * hop].astype(np.float64).reshape(-1, hop)
     level = np.sqrt((usable**2).mean(1))

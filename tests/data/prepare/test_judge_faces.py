@@ -17,7 +17,7 @@ from fantasytalking.data.prepare.people import check_people_quality
 from fantasytalking.data.prepare.plan import SceneClip, VideoFile
 from fantasytalking.media import write_video
 from fantasytalking.perception.multi_person_filter import MultiPersonFilterConfig
-from fantasytalking.portrait_world.motion.performance import WORLD_FPS
+from fantasytalking.portrait_world.motion.animation import WORLD_FPS
 from tests.data.preparation_runs import run_in_process, small_config
 from tests.helpers.errors import raises_input_error
 from tests.perception.faulty_clips import STEP, FaultyClipRenderer

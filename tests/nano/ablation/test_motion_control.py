@@ -1,4 +1,4 @@
-"""How requested and measured motion are put side by side."""
+"""Tests of the statistics of requested and measured motion."""
 
 import numpy as np
 import pytest
@@ -17,14 +17,14 @@ ASKED = [0.1, 0.5, 1.0]
 MOST = 0.943
 
 
-def test_requested_against_measured_is_of_ranks_and_leaves_out_what_was_not_measured() -> None:
+def test_correlation_uses_ranks_and_ignores_missing_measurements() -> None:
     measured = np.array([[0.1, 1.0], [0.2, np.nan], [30.0, 40.0]])
     assert request_correlation(ASKED, np.array([[1.0], [2.0], [9.0]])) == pytest.approx(1)
     assert request_correlation(ASKED, np.array([[9.0], [2.0], [1.0]])) == pytest.approx(-1)
     assert 0 < request_correlation(ASKED, measured) < 1
 
 
-def test_each_clip_by_itself_takes_out_what_differs_between_people() -> None:
+def test_centering_per_clip_removes_differences_between_people() -> None:
     people = np.array([1.0, 50.0, 3000.0, 7.0, 0.2, 400.0])
     measured = people * np.array([[1.0], [1.5], [2.5]]) ** np.linspace(0.9, 1.1, 6)  # (3, 6): everyone follows
     together, alone, ratio = motion_response(ASKED, measured)
@@ -33,7 +33,7 @@ def test_each_clip_by_itself_takes_out_what_differs_between_people() -> None:
     assert 2.5**0.9 <= ratio.low < ratio.score < ratio.high <= 2.5**1.1
 
 
-def test_who_does_not_follow_lowers_it_within_a_wider_interval() -> None:
+def test_clips_that_do_not_follow_lower_the_correlation_and_widen_the_interval() -> None:
     measured = np.array([[1.0], [1.5], [2.5]]) ** np.linspace(0.9, 1.1, 8)
     measured[:, 3] = measured[::-1, 3]
     _, alone, ratio = motion_response(ASKED, measured)
@@ -41,7 +41,7 @@ def test_who_does_not_follow_lowers_it_within_a_wider_interval() -> None:
     assert alone.score < 0.9 and ratio.low < ratio.score < 2.5
 
 
-def test_a_clip_that_was_not_measured_once_is_left_out_and_one_without_motion_is_not() -> None:
+def test_clips_with_missing_measurements_are_ignored_and_still_ones_are_not() -> None:
     measured = np.array([[1.0, 1.0, 0.0], [2.0, np.nan, 1.0], [4.0, 4.0, 2.0]])
     alone = center_per_clip(measured)
     assert np.isnan(alone[:, 1]).all() and np.isfinite(alone[:, [0, 2]]).all()
@@ -59,7 +59,7 @@ def _results(value: float) -> EvaluationResults:
     return EvaluationResults("", "", "", clips, 25, 96, 96, rows, [], [])
 
 
-def test_the_table_has_what_was_measured_at_every_intensity_alone() -> None:
+def test_the_table_lists_only_values_measured_at_every_intensity() -> None:
     results = [_results(value) for value in (1.0, 2.0, 3.0)]
     incomplete = results[1].find_row("csim_nano")
     lines = motion_control_table(ASKED, results)

@@ -1,4 +1,4 @@
-"""Further people of the miniature's corpus say words of their own, and some of them rest."""
+"""Tests of the extended corpus: unique utterances, and rest after some of them."""
 
 import json
 from pathlib import Path
@@ -17,19 +17,19 @@ WORDS = ExtendedVideosConfig(
 RATE = 16000
 
 
-def test_half_of_what_is_said_is_a_sentence_and_half_mixes_two() -> None:
+def test_half_of_the_utterances_are_sentences_and_half_are_shuffled() -> None:
     sentences = training_sentences()
     random = np.random.default_rng(0)
-    said = [vary_sentence(sentences, number, random) for number in range(400)]
-    known = [text in sentences for text in said]
+    utterances = [vary_sentence(sentences, number, random) for number in range(400)]
+    known = [text in sentences for text in utterances]
     assert 0.4 < np.mean(known) < 0.6
     spoken = {word.strip(",.?!") for sentence in sentences for word in sentence.split()}
-    assert all(word.strip(",.?!") in spoken for text in said for word in text.split())
-    lengths = [len(text.split()) for text in said]
+    assert all(word.strip(",.?!") in spoken for text in utterances for word in text.split())
+    lengths = [len(text.split()) for text in utterances]
     assert max(lengths) <= 2 + max(len(sentence.split()) for sentence in sentences)
 
 
-def test_everyone_says_other_words_whoever_else_there_is() -> None:
+def test_utterances_are_unique_and_independent_of_other_people() -> None:
     words = ExtendedVideosConfig(first_identity=100, num_identities=60)
     plan = UniqueUtterancesPlan(range(100, 160), training_sentences(), 96, videos_config=words)
     clips = list(plan.clips())
@@ -47,7 +47,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_who_rests_is_silent_with_the_mouth_shut(videos: Path) -> None:
+def test_resting_people_are_silent_with_the_mouth_closed(videos: Path) -> None:
     assert sorted(clip.name for clip in videos.glob("id*")) == ["id0004_s0000", "id0005_s0000", "id0005_s0001"]
     sound = read_audio(videos / "id0005_s0001" / "speech.wav", sample_rate=RATE)
     known = json.loads((videos / "id0005_s0001" / "truth.json").read_text())
@@ -59,7 +59,7 @@ def test_who_rests_is_silent_with_the_mouth_shut(videos: Path) -> None:
     assert np.abs(other[-RATE:]).max() > 0
 
 
-def test_what_is_there_is_not_made_again(videos: Path) -> None:
+def test_existing_videos_are_not_rendered_again(videos: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in videos.rglob("*.mp4")}
     assert render_extended_videos(WORDS, videos, 96, seed=0, processes=1) == 3
     assert {file: file.stat().st_mtime_ns for file in videos.rglob("*.mp4")} == before

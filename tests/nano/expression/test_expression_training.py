@@ -1,4 +1,4 @@
-"""The expression encoder of nano and the reader that judges by expressions: both learn what faces do."""
+"""Tests of the training of the expression encoder and the fitting of the expression reader."""
 
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import torch
 from fantasytalking.common.errors import InputError
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig
 from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS, ExpressionReader
-from fantasytalking.nano.config import ComponentTrainingConfig, ExpressionEncoderTraining
 from fantasytalking.nano.expression.expression_samples import (
     ExpressionSamples,
     load_expression_samples,
@@ -24,6 +23,7 @@ from fantasytalking.nano.expression.expression_training import (
 from fantasytalking.nano.expression.linear_probe import column_correlations, fit_ridge, identity_accuracy
 from fantasytalking.nano.expression.reader_fitting import evaluate_expression_reader, fit_reader_weights
 from fantasytalking.nano.trainers.component_trainer import train_component
+from fantasytalking.nano.trainers.config import ComponentTrainingConfig, ExpressionEncoderTraining
 
 CPU = torch.device("cpu")
 POSES = 9
@@ -51,7 +51,7 @@ def config(steps: int = 40) -> ExpressionEncoderTraining:
     return ExpressionEncoderTraining(network=ExpressionEncoderConfig(channels=[8, 16, 16, 16], hidden=16), fit=run)
 
 
-def test_pairs_of_people_make_the_same_faces(samples: ExpressionSamples) -> None:
+def test_pairs_of_people_have_the_same_expressions(samples: ExpressionSamples) -> None:
     assert samples.images.shape[1:] == (96, 96, 3) and samples.targets.shape[1] == len(EXPRESSION_PARAMETERS)
     assert len(samples.identities) > 0.8 * 4 * POSES
     for pose in np.unique(samples.pose_ids):
@@ -67,7 +67,7 @@ def test_pairs_of_people_make_the_same_faces(samples: ExpressionSamples) -> None
     )
 
 
-def test_training_learns_and_goes_on_where_it_stopped(samples: ExpressionSamples, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_and_resumes(samples: ExpressionSamples, tmp_path: Path) -> None:
     whole = ExpressionEncoderTask(config(), samples, 0, CPU)
     report = train_component(whole, config().fit, tmp_path / "whole", CPU, 0)
     assert report.last_loss < 0.85 * report.first_loss
@@ -76,7 +76,7 @@ def test_training_learns_and_goes_on_where_it_stopped(samples: ExpressionSamples
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))
 
 
-def test_standardised_features_say_the_same(samples: ExpressionSamples) -> None:
+def test_standardized_features_give_the_same_predictions(samples: ExpressionSamples) -> None:
     task = ExpressionEncoderTask(config(), samples, 0, CPU)
     encoder = ExpressionEncoder(task.network)
     before = task.predict(encode_samples(encoder, samples))
@@ -88,7 +88,7 @@ def test_standardised_features_say_the_same(samples: ExpressionSamples) -> None:
     assert sizes == pytest.approx([1, 1, 1, 1], abs=1e-2)
 
 
-def test_measures_are_of_every_truth_and_of_identity(samples: ExpressionSamples, others: ExpressionSamples) -> None:
+def test_evaluation_covers_every_parameter_and_identity(samples: ExpressionSamples, others: ExpressionSamples) -> None:
     task = ExpressionEncoderTask(config(), samples, 0, CPU)
     found = evaluate_expression_encoder(ExpressionEncoder(task.network), task, others)
     assert found.keys() == {*EXPRESSION_PARAMETERS, "identity_accuracy", "identity_of_crops", "identity_chance"}
@@ -97,13 +97,13 @@ def test_measures_are_of_every_truth_and_of_identity(samples: ExpressionSamples,
     assert [bool(np.isfinite(found[name])) for name in EXPRESSION_PARAMETERS] == varied.tolist()
 
 
-def test_the_reader_reads_people_it_was_not_fitted_to(samples: ExpressionSamples, others: ExpressionSamples) -> None:
+def test_the_reader_generalizes_to_other_people(samples: ExpressionSamples, others: ExpressionSamples) -> None:
     found = evaluate_expression_reader(fit_reader_weights(samples), others)
     assert found.keys() == set(EXPRESSION_PARAMETERS)
     assert found["yaw"] > 0.8 and found["mouth_open"] > 0.7 and found["smile"] > 0.4
 
 
-def test_the_reader_reads_a_video_from_its_first_face_on(samples: ExpressionSamples, tmp_path: Path) -> None:
+def test_the_reader_reads_a_video_relative_to_its_first_face(samples: ExpressionSamples, tmp_path: Path) -> None:
     fit_reader_weights(samples).save(tmp_path / "reader.safetensors")
     reader = ExpressionReader.load(tmp_path / "reader.safetensors")
     own = samples.identities == 1
@@ -122,7 +122,7 @@ def test_the_reader_reads_a_video_from_its_first_face_on(samples: ExpressionSamp
         ExpressionReader.load(tmp_path / "other.safetensors")
 
 
-def test_probes_find_what_is_there_and_nothing_else() -> None:
+def test_probes_find_identity_only_where_it_is_encoded() -> None:
     random = np.random.default_rng(0)
     people, poses = np.repeat(np.arange(10), 40), np.tile(np.arange(40), 10)
     names = random.normal(size=(10, 12))[people]

@@ -1,4 +1,4 @@
-"""The audio encoder: labels that lie where the sounds are, and that they are learnt."""
+"""Tests of the audio encoder's labels and training."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, AudioEncoder, token_count
-from fantasytalking.nano.config import AudioEncoderTraining, ComponentTrainingConfig
 from fantasytalking.nano.corpora.speech_dataset import (
     PHONEME_CLASSES,
     SpeechDataset,
@@ -27,6 +26,7 @@ from fantasytalking.nano.trainers.audio_encoder import (
     token_accuracy,
 )
 from fantasytalking.nano.trainers.component_trainer import train_component
+from fantasytalking.nano.trainers.config import AudioEncoderTraining, ComponentTrainingConfig
 from fantasytalking.portrait_world.speech.synthesis import Phoneme
 
 CPU = torch.device("cpu")
@@ -46,18 +46,18 @@ def tiny(steps: int = 60) -> AudioEncoderTraining:
     )
 
 
-def test_mnemonics_lose_their_stress_and_find_their_class() -> None:
+def test_mnemonics_are_classified_without_stress_marks() -> None:
     assert PHONEME_CLASSES[phoneme_class("'I")] == "I" and PHONEME_CLASSES[phoneme_class("_")] == "_"
     assert PHONEME_CLASSES[phoneme_class("@2")] == "@" and PHONEME_CLASSES[phoneme_class("!")] == "unknown"
 
 
-def test_labels_are_those_of_the_sounding_phoneme() -> None:
+def test_labels_are_the_phonemes_at_each_time() -> None:
     phonemes = (Phoneme(0.0, 0.1, "_"), Phoneme(0.1, 0.2, "'aI"), Phoneme(0.2, 0.3, "m"))
     named = phoneme_labels(phonemes, np.array([0.0, 0.099, 0.1, 0.25, 0.9]))
     assert [PHONEME_CLASSES[label] for label in named] == ["_", "_", "aI", "m", "m"]
 
 
-def test_a_set_is_kept_and_its_labels_follow_the_loudness(speech: SpeechDataset) -> None:
+def test_a_dataset_is_saved_and_its_labels_follow_the_loudness(speech: SpeechDataset) -> None:
     assert len(speech) == 3
     for index in range(3):
         samples, labels = speech[index]
@@ -67,26 +67,26 @@ def test_a_set_is_kept_and_its_labels_follow_the_loudness(speech: SpeechDataset)
         assert labels[0] == SILENCE_CLASS and (labels != SILENCE_CLASS).mean() > 0.5
 
 
-def test_training_and_held_out_sentences_do_not_meet() -> None:
+def test_training_and_held_out_sentences_are_disjoint() -> None:
     words = {utterance.text.lower() for utterance in plan_training_utterances(400, 0)}
     assert not words & {sentence.lower() for sentence in held_out_sentences()}
     assert {utterance.text for utterance in plan_held_out_utterances(60, 0)} <= set(held_out_sentences())
     assert len(set(training_sentences()) & {utterance.text for utterance in plan_training_utterances(400, 0)}) > 50
 
 
-def test_disturbing_keeps_length_and_times(speech: SpeechDataset) -> None:
+def test_augmentation_keeps_length_and_times(speech: SpeechDataset) -> None:
     samples, _ = speech[0]
-    heard = normalize_waveform(augment_waveform(samples, np.random.default_rng(0)))
-    assert heard.shape == samples.shape and heard.dtype == np.float32
-    assert abs(heard.mean()) < 1e-3 and heard.std() == pytest.approx(1, abs=1e-3)
-    envelope = [np.abs(x[: len(x) // 320 * 320]).reshape(-1, 320).mean(1) for x in (samples, heard)]
+    augmented = normalize_waveform(augment_waveform(samples, np.random.default_rng(0)))
+    assert augmented.shape == samples.shape and augmented.dtype == np.float32
+    assert abs(augmented.mean()) < 1e-3 and augmented.std() == pytest.approx(1, abs=1e-3)
+    envelope = [np.abs(x[: len(x) // 320 * 320]).reshape(-1, 320).mean(1) for x in (samples, augmented)]
     lags = [
         np.corrcoef(envelope[0][5:-5], envelope[1][5 + lag : len(envelope[1]) - 5 + lag])[0, 1] for lag in range(-5, 6)
     ]
     assert abs(int(np.argmax(lags)) - 5) <= 1
 
 
-def test_training_lowers_the_loss_and_the_encoder_can_be_shipped(speech: SpeechDataset, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_and_the_encoder_can_be_saved(speech: SpeechDataset, tmp_path: Path) -> None:
     task = AudioEncoderTask(tiny(), 16, speech, 0, CPU)
     report = train_component(task, tiny().fit, tmp_path / "run", CPU, 0)
     assert report.last_loss < 0.9 * report.first_loss

@@ -1,4 +1,4 @@
-"""The training loop: a function of seed and step, however often it is stopped."""
+"""Tests of the components' training loop: reproducible and resumable."""
 
 from pathlib import Path
 
@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fantasytalking.common.errors import InputError
-from fantasytalking.nano.config import ComponentTrainingConfig
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.nano.trainers.component_trainer import TRAINING_STATE_FILE, train_component
+from fantasytalking.nano.trainers.config import ComponentTrainingConfig
+from tests.helpers.errors import raises_input_error
 
 CPU = torch.device("cpu")
 
 
 class Line:
-    """Finds a straight line, with dropout so that torch's own generator matters too."""
+    """Fits a line, with dropout so that torch's global generator matters."""
 
     name = "line"
 
@@ -42,7 +43,7 @@ def test_the_loss_falls_and_is_reported(tmp_path: Path) -> None:
     assert report.steps == 60 and report.seconds > 0
 
 
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, stopped, resumed = Line(), Line(fails_at=47), Line()
     expected = train_component(whole, settings(), tmp_path / "whole", CPU, seed=0)
     with pytest.raises(KeyboardInterrupt):
@@ -56,7 +57,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path) -> No
     assert (report.first_loss, report.last_loss) == (expected.first_loss, expected.last_loss)
 
 
-def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+def test_a_finished_run_trains_no_further_steps(tmp_path: Path) -> None:
     first = Line()
     train_component(first, settings(), tmp_path, CPU, seed=0)
     again = Line(fails_at=0)
@@ -64,16 +65,16 @@ def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
     assert torch.equal(first.model[1].weight, again.model[1].weight)
 
 
-def test_another_seed_is_another_run(tmp_path: Path) -> None:
+def test_another_seed_gives_another_result(tmp_path: Path) -> None:
     losses = [
         train_component(Line(), settings(steps=3), tmp_path / str(seed), CPU, seed=seed).last_loss for seed in (0, 1)
     ]
     assert losses[0] != losses[1]
 
 
-def test_a_damaged_state_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_damaged_state_is_rejected(tmp_path: Path) -> None:
     (tmp_path / TRAINING_STATE_FILE).write_bytes(b"PK\x03\x04 not a state")
-    with pytest.raises(InputError, match=r"state.pt.*remove it"):
+    with raises_input_error(ErrorCode.malformed_file, "work_dir", str(tmp_path / TRAINING_STATE_FILE)):
         train_component(Line(), settings(), tmp_path, CPU, seed=0)
 
 
@@ -81,6 +82,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     line = Line()
     with torch.no_grad():
         line.model[1].weight.fill_(float("nan"))
-    with pytest.raises(InputError, match=r"line is not finite at step 0.*learning_rate"):
+    with raises_input_error(ErrorCode.out_of_range, "fit.learning_rate", settings().learning_rate) as caught:
         train_component(line, settings(), tmp_path, CPU, seed=0)
+    assert "loss of line is nan at step 0" in str(caught.value)
     assert not (tmp_path / TRAINING_STATE_FILE).exists()

@@ -1,4 +1,4 @@
-"""The face net: it learns people, and insightface reads it."""
+"""Tests of the face encoder's training and its export for insightface."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import torch
 from insightface.model_zoo import get_model
 
 from fantasytalking.encoders.arcface import FaceEncoder
-from fantasytalking.nano.config import ComponentTrainingConfig, FaceEncoderTraining
 from fantasytalking.nano.corpora.portrait_images import PortraitImages
 from fantasytalking.nano.trainers.component_trainer import train_component
+from fantasytalking.nano.trainers.config import ComponentTrainingConfig, FaceEncoderTraining
 from fantasytalking.nano.trainers.face_encoder import (
     FaceEncoderTask,
     FaceNetwork,
@@ -33,26 +33,28 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[FaceNetwork, Pat
     return network, path
 
 
-def test_stills_are_faces_in_arcfaces_place(stills: PortraitImages) -> None:
+def test_portrait_images_are_aligned_as_for_arcface(stills: PortraitImages) -> None:
     assert stills.faces.shape[1:] == (112, 112, 3) and stills.images.shape[1:] == (96, 96, 3)
     assert list(stills.unique_identities) == [0, 1, 2] and len(stills.identities) >= 9
     # An aligned face fills the middle: it differs more from person to person than its corners do from each other.
     assert stills.faces[:, 30:90, 30:80].std() > 10
 
 
-def test_training_tells_people_apart(stills: PortraitImages, tmp_path: Path) -> None:
+def test_training_separates_identities(stills: PortraitImages, tmp_path: Path) -> None:
     run = ComponentTrainingConfig(steps=30, batch_size=8, learning_rate=0.003, warmup_steps=2)
     config = FaceEncoderTraining(channels=[8, 8, 16, 16], scale=16.0, margin=0.1, fit=run)
     report = train_component(FaceEncoderTask(config, stills, 0, CPU), run, tmp_path, CPU, 0)
     assert report.last_loss < 0.7 * report.first_loss
 
 
-def test_the_file_does_not_tell_where_it_was_made(exported: tuple[FaceNetwork, Path]) -> None:
+def test_the_file_has_no_source_locations(exported: tuple[FaceNetwork, Path]) -> None:
     content = exported[1].read_bytes()
     assert b".py" not in content and str(ROOT).encode() not in content
 
 
-def test_insightface_reads_it_as_recognition(exported: tuple[FaceNetwork, Path], stills: PortraitImages) -> None:
+def test_insightface_loads_it_as_a_recognition_model(
+    exported: tuple[FaceNetwork, Path], stills: PortraitImages
+) -> None:
     network, path = exported
     model = get_model(str(path), providers=["CPUExecutionProvider"])
     assert model.taskname == "recognition" and (model.input_mean, model.input_std) == (127.5, 127.5)
@@ -63,7 +65,7 @@ def test_insightface_reads_it_as_recognition(exported: tuple[FaceNetwork, Path],
         assert np.allclose(encoder.encode_aligned(stills.faces[number]), expected[number], atol=2e-5)
 
 
-def test_variation_keeps_the_face(stills: PortraitImages) -> None:
+def test_augmentation_keeps_the_face(stills: PortraitImages) -> None:
     random = np.random.default_rng(0)
     face = stills.faces[0]
     others = [augment_face(face, random) for _ in range(5)]
@@ -72,7 +74,7 @@ def test_variation_keeps_the_face(stills: PortraitImages) -> None:
     assert min(alike) > 0.7 and max(alike) < 1
 
 
-def test_verification_is_sure_of_people_who_cannot_be_mistaken(exported: tuple[FaceNetwork, Path]) -> None:
+def test_verification_is_accurate_for_distinct_identities(exported: tuple[FaceNetwork, Path]) -> None:
     plain = np.zeros((6, 112, 112, 3), np.uint8)
     plain[2:4, :56], plain[4:, :, :56] = 255, 255
     people = PortraitImages(plain, plain, np.array([0, 0, 1, 1, 2, 2]))

@@ -1,4 +1,4 @@
-"""Captions, tokens, and the two encoders that bring them together with portraits."""
+"""Tests of captions, tokenizer, and text and image encoders."""
 
 from pathlib import Path
 
@@ -8,10 +8,11 @@ import torch
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder
-from fantasytalking.nano.config import BuildConfig, ComponentTrainingConfig, TextImageEncoderTraining
+from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.corpora.captions import DEFAULT_CAPTION, make_caption
 from fantasytalking.nano.corpora.portrait_images import PortraitImages
 from fantasytalking.nano.trainers.component_trainer import train_component
+from fantasytalking.nano.trainers.config import ComponentTrainingConfig, TextImageEncoderTraining
 from fantasytalking.nano.trainers.text_image_encoder import (
     TextImageEncoderTask,
     save_text_image_encoders,
@@ -32,7 +33,7 @@ def tokenizer(recipe: BuildConfig):
     return train_tokenizer(recipe.text_image_encoder.vocab_size, seed=0)
 
 
-def test_every_caption_fits_the_text_length(recipe: BuildConfig, tokenizer) -> None:
+def test_every_caption_fits_the_token_limit(recipe: BuildConfig, tokenizer) -> None:
     random = np.random.default_rng(0)
     captions = [
         DEFAULT_CAPTION,
@@ -43,26 +44,26 @@ def test_every_caption_fits_the_text_length(recipe: BuildConfig, tokenizer) -> N
     assert len(set(captions)) > 150
 
 
-def test_a_caption_tells_who_is_seen() -> None:
+def test_a_caption_describes_the_person() -> None:
     random = np.random.default_rng(0)
     for number in range(60):
         person = make_identity(number)
-        said = make_caption(person, random)
-        word = said.split(" with ")[0].split()[-1]
+        caption = make_caption(person, random)
+        word = caption.split(" with ")[0].split()[-1]
         young = person.age < 16
         assert word == (("girl" if young else "woman") if person.softness > 0.5 else ("boy" if young else "man"))
-        assert person.glasses != "none" or "glasses" not in said
-        assert person.beard in ("full", "goatee") or "beard" not in said
+        assert person.glasses != "none" or "glasses" not in caption
+        assert person.beard in ("full", "goatee") or "beard" not in caption
 
 
-def test_any_text_has_tokens_and_comes_back(tokenizer) -> None:
+def test_any_text_is_tokenized_and_decoded(tokenizer) -> None:
     for text in (DEFAULT_CAPTION, "Zwölf Boxkämpfer jagen Viktor", "日本語 🙂"):
         tokens = tokenizer(text).input_ids
         assert tokens[-1] == tokenizer.eos_token_id and tokenizer.unk_token_id not in tokens
         assert tokenizer.decode(tokens, skip_special_tokens=True).strip() == text
 
 
-def test_training_lowers_the_loss_and_the_encoders_can_be_shipped(
+def test_training_lowers_the_loss_and_the_encoders_can_be_saved(
     stills: PortraitImages, tokenizer, tmp_path: Path
 ) -> None:
     run = ComponentTrainingConfig(steps=40, batch_size=3, learning_rate=0.002, warmup_steps=2)

@@ -1,4 +1,4 @@
-"""The VAE: what it learns from, that it learns, and the numbers that go with it."""
+"""Tests of the VAE's data, training and statistics."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import pytest
 import torch
 from einops import rearrange
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.encoders.vae_full_clip import decode_full_clip, encode_full_clip
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.nano.config import ComponentTrainingConfig, VaeTraining
 from fantasytalking.nano.corpora.frame_store import FrameStore
 from fantasytalking.nano.trainers.component_trainer import train_component
+from fantasytalking.nano.trainers.config import ComponentTrainingConfig, VaeTraining
 from fantasytalking.nano.trainers.video_vae import (
     VideoVaeTask,
     build_vae,
@@ -22,6 +22,7 @@ from fantasytalking.nano.trainers.video_vae import (
     set_latent_statistics,
 )
 from fantasytalking.perception.face_track import track_faces
+from tests.helpers.errors import raises_input_error
 
 CPU = torch.device("cpu")
 INNER_LIPS = [78, 308, 13, 14]
@@ -44,7 +45,7 @@ def trained(frames: FrameStore, tmp_path_factory: pytest.TempPathFactory) -> tup
     return task, report.first_loss, report.last_loss
 
 
-def test_the_mouth_is_where_mediapipe_sees_it(frames: FrameStore) -> None:
+def test_the_mouth_is_where_mediapipe_detects_it(frames: FrameStore) -> None:
     for video in range(len(frames)):
         stretch = frames.frame_range(video, 0, 12)
         (track,) = track_faces(np.array(frames.pixels[stretch]), np.arange(12) / 25)
@@ -52,7 +53,7 @@ def test_the_mouth_is_where_mediapipe_sees_it(frames: FrameStore) -> None:
         assert np.abs(seen - frames.mouth_centers[stretch]).max() < 4  # of 96 pixels
 
 
-def test_the_weight_is_of_mean_one_and_highest_at_the_mouth() -> None:
+def test_the_weight_has_mean_one_and_peaks_at_the_mouth() -> None:
     weight = mouth_weight_map(torch.tensor([[[20.5, 40.5]]]), image_size=96, size=64, peak=4.0)
     assert weight.shape == (1, 1, 1, 64, 64)
     assert weight.mean().item() == pytest.approx(1, abs=1e-5)
@@ -65,7 +66,7 @@ def test_training_lowers_the_loss(trained: tuple[VideoVaeTask, float, float]) ->
     assert last < 0.8 * first
 
 
-def test_a_stopped_training_ends_in_the_same_weights(frames: FrameStore, tmp_path: Path) -> None:
+def test_a_resumed_training_ends_in_the_same_weights(frames: FrameStore, tmp_path: Path) -> None:
     whole, half, rest = (VideoVaeTask(tiny(4), frames, 0, CPU) for _ in range(3))
     train_component(whole, tiny(4).fit, tmp_path / "whole", CPU, 0)
     original = half.loss
@@ -87,7 +88,7 @@ def test_a_stopped_training_ends_in_the_same_weights(frames: FrameStore, tmp_pat
     ("patch", "widths", "channels", "residual"),
     [(1, [1, 1, 2, 1], 16, False), (2, [1, 2, 1], 16, False), (2, [1, 2, 2], 8, True), (1, [1, 2, 2, 1], 16, True)],
 )
-def test_a_whole_clip_at_once_gives_what_diffusers_gives_piece_by_piece(
+def test_full_clip_coding_equals_diffusers_streaming(
     patch: int, widths: list[int], channels: int, residual: bool
 ) -> None:
     config = VaeTraining(
@@ -117,13 +118,13 @@ def test_a_whole_clip_at_once_gives_what_diffusers_gives_piece_by_piece(
         torch.testing.assert_close(pieces, whole[0].float(), rtol=1e-4, atol=1e-5)
 
 
-def test_widths_that_no_shortcut_joins_are_refused() -> None:
+def test_widths_without_possible_shortcuts_are_rejected() -> None:
     config = VaeTraining(base_dim=4, dim_mult=[1, 2, 3], residual_shortcuts=True, fit=tiny().fit)
-    with pytest.raises(InputError, match=r"\[1, 2, 3\]"):
+    with raises_input_error(ErrorCode.conflict, "vae.dim_mult", [1, 2, 3]):
         config.validate()
 
 
-def test_latents_become_unit_and_the_shipped_vae_keeps_them_so(
+def test_latents_are_standardized_and_stay_so_in_the_saved_vae(
     trained: tuple[VideoVaeTask, float, float], frames: FrameStore, tmp_path: Path
 ) -> None:
     task = trained[0]

@@ -1,4 +1,4 @@
-"""Many clips: any number of processes, any number of interruptions, the same files; no mixing of the two halves."""
+"""Tests of corpora: independence of processes and interruptions, and of the training and held-out splits."""
 
 import json
 import subprocess
@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.media import read_video
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus, read_sentences
+from tests.helpers.errors import raises_input_error
 from tests.helpers.paths import ROOT
 
 SENTENCES = ROOT / "data" / "portrait_world"
@@ -28,11 +29,11 @@ def clip_names(output: Path) -> list[str]:
     return sorted(path.name for path in output.iterdir() if path.is_dir())
 
 
-def test_everyone_says_everything(corpus: Path) -> None:
+def test_everyone_says_every_sentence(corpus: Path) -> None:
     assert clip_names(corpus) == ["id0000_s0000", "id0000_s0001", "id0001_s0000", "id0001_s0001"]
 
 
-def test_two_processes_make_the_same_files(corpus: Path, tmp_path: Path) -> None:
+def test_two_processes_write_the_same_files(corpus: Path, tmp_path: Path) -> None:
     assert list(make_corpus(PLAN, tmp_path, processes=2))[-1] == (4, 4)
     assert clip_names(tmp_path) == clip_names(corpus)
     for name in clip_names(corpus):
@@ -41,15 +42,15 @@ def test_two_processes_make_the_same_files(corpus: Path, tmp_path: Path) -> None
         assert np.array_equal(first, second)
 
 
-def test_it_goes_on_where_it_stopped(corpus: Path, tmp_path: Path) -> None:
+def test_rendering_resumes(corpus: Path, tmp_path: Path) -> None:
     work = make_corpus(PLAN, tmp_path)
     assert [next(work), next(work)] == [(0, 4), (1, 4)]
     work.close()
     unfinished = tmp_path / ".id0000_s0001.x7"
     unfinished.mkdir()
-    made = clip_names(tmp_path)
+    finished = clip_names(tmp_path)
     kept = (tmp_path / "id0000_s0000" / "truth.json").stat().st_mtime_ns
-    assert "id0000_s0000" in made
+    assert "id0000_s0000" in finished
     assert [done for done, _ in make_corpus(PLAN, tmp_path)] == [1, 2, 3, 4]
     assert clip_names(tmp_path) == clip_names(corpus)
     assert (tmp_path / "id0000_s0000" / "truth.json").stat().st_mtime_ns == kept
@@ -57,19 +58,23 @@ def test_it_goes_on_where_it_stopped(corpus: Path, tmp_path: Path) -> None:
         assert (tmp_path / name / "truth.json").read_bytes() == (corpus / name / "truth.json").read_bytes()
 
 
-def test_a_folder_holds_clips_of_one_kind(corpus: Path) -> None:
-    with pytest.raises(InputError, match="other"):
-        next(make_corpus(CorpusPlan(range(2), ("Pip.",), size=128, seed=1), corpus))
-    with pytest.raises(InputError, match="'closeness': "):
-        next(make_corpus(CorpusPlan(range(2), ("Pip.",), size=96, seed=1, closeness=1.2), corpus))
+def test_clips_of_other_settings_are_rejected(corpus: Path) -> None:
+    for plan in (
+        CorpusPlan(range(2), ("Pip.",), size=128, seed=1),
+        CorpusPlan(range(2), ("Pip.",), size=96, seed=1, zoom=1.2),
+    ):
+        with raises_input_error(ErrorCode.output_exists, "output", str(corpus)) as caught:
+            next(make_corpus(plan, corpus))
+        assert "'closeness': 1.0" in str(caught.value), "the stored settings are listed under their keys"
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"size": 95}, {"size": 514}, {"size": 129}, {"expression": 1.5}, {"body": -0.1}, {"seed": -1}, {"closeness": 0.9}],
+    [{"size": 95}, {"size": 514}, {"size": 129}, {"expression": 1.5}, {"body": -0.1}, {"seed": -1}, {"zoom": 0.9}],
 )
-def test_impossible_plans_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(InputError, match=next(iter(wrong))):
+def test_invalid_plans_are_rejected(wrong: dict[str, float]) -> None:
+    ((field, value),) = wrong.items()
+    with raises_input_error(ErrorCode.out_of_range, field, value):
         CorpusPlan(range(2), ("Pip.",), **wrong)  # type: ignore[arg-type]
 
 
@@ -85,32 +90,34 @@ def test_training_and_held_out_sentences_have_nothing_in_common() -> None:
 @pytest.mark.parametrize(
     ("name", "people"), [("sentences_train.txt", range(1000, 1002)), ("sentences_heldout.txt", range(2))]
 )
-def test_the_two_halves_are_not_mixed(name: str, people: range) -> None:
-    with pytest.raises(InputError, match="must not say"):
+def test_sentences_of_the_other_split_are_rejected(name: str, people: range) -> None:
+    first = (SENTENCES / name).read_text().splitlines()[0]
+    with raises_input_error(ErrorCode.conflict, "sentences", first):
         read_sentences(SENTENCES / name, people)
 
 
-def test_a_sentence_is_known_under_any_name_and_case_and_ones_own_are_for_anyone(tmp_path: Path) -> None:
+def test_sentences_are_recognized_in_other_files_and_spellings(tmp_path: Path) -> None:
     held_out = (SENTENCES / "sentences_heldout.txt").read_text().splitlines()[3]
     path = tmp_path / "mine.txt"
     path.write_text(f"A line of my own.\n{held_out.upper().rstrip('.')}\n")
-    with pytest.raises(InputError, match="must not say"):
+    with raises_input_error(ErrorCode.conflict, "sentences", held_out.upper().rstrip(".")):
         read_sentences(path, range(2))
     path.write_text("A line of my own.\n")
     assert read_sentences(path, range(2)) == read_sentences(path, range(5000, 5002)) == ["A line of my own."]
 
 
-def test_clips_that_say_something_else_are_not_taken_for_these(corpus: Path) -> None:
-    with pytest.raises(InputError, match="says other words"):
+def test_clips_with_other_sentences_are_rejected(corpus: Path) -> None:
+    with raises_input_error(ErrorCode.output_exists, "output", str(corpus / "id0000_s0000")):
         next(make_corpus(CorpusPlan(range(2), ("Other words.",), size=96, seed=1), corpus))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe", b"...\n", b"x" * 500, b"a\x07b\n", b"a b\n" * 10_001])
-def test_unusable_sentences_are_refused(content: bytes, tmp_path: Path) -> None:
+def test_unusable_sentences_are_rejected(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "lines.txt"
     path.write_bytes(content)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as caught:
         read_sentences(path, range(2))
+    assert caught.value.field == "sentences"
 
 
 def script(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -118,16 +125,17 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_script_makes_a_clip(tmp_path: Path) -> None:
+@pytest.mark.parametrize("body", [("--body-intensity", "0.5"), ("--body", "0.5")], ids=["new", "old"])
+def test_the_script_renders_a_clip_with_the_new_and_the_old_option(body: tuple[str, str], tmp_path: Path) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("Hop.\n")
     out = tmp_path / "out"
-    done = script("--identities", "5", "--sentences", str(lines), "--output", str(out), "--size", "96", "--body", "0.5")
-    assert done.returncode == 0, done.stderr
+    done = script("--identities", "5", "--sentences", str(lines), "--output", str(out), "--size", "96", *body)
+    assert done.returncode == 0 and ("renamed" in done.stderr) == (body[0] == "--body"), done.stderr
     assert json.loads((out / "id0005_s0000" / "truth.json").read_text())["body"] == 0.5
 
 
-def test_the_script_explains_mistakes_in_one_line(tmp_path: Path) -> None:
+def test_the_script_reports_errors_in_one_line(tmp_path: Path) -> None:
     for wrong in (("--identities", "9-3"), ("--identities", "0-1", "--size", "9999")):
         arguments = ["--sentences", str(SENTENCES / "sentences_train.txt"), "--output", str(tmp_path / "out"), *wrong]
         done = script(*arguments)

@@ -1,4 +1,4 @@
-"""One item with several people: its files agree, everyone is heard apart, and it comes out the same again."""
+"""Tests of clips of several people: consistent files, separate audio, reproducibility."""
 
 import json
 from pathlib import Path
@@ -36,13 +36,13 @@ def known(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "truth.json").read_text())
 
 
-def test_the_folder_holds_the_sound_of_each(folder: Path) -> None:
+def test_the_folder_has_the_audio_of_each_person(folder: Path) -> None:
     assert folder.name == "g0020_s0003"
     sounds = [f"speech_{index}.wav" for index in range(3)]
     assert sorted(path.name for path in folder.iterdir()) == ["portrait.png", *sounds, "truth.json", "video.mp4"]
 
 
-def test_picture_sounds_and_truth_have_one_length(folder: Path, known: dict[str, Any]) -> None:
+def test_video_audio_and_truth_have_one_length(folder: Path, known: dict[str, Any]) -> None:
     info = probe(folder / "video.mp4")
     assert (info.width, info.height, info.has_audio) == (*WIDE, True)
     count = len(read_video(folder / "video.mp4").frames)
@@ -55,15 +55,15 @@ def test_picture_sounds_and_truth_have_one_length(folder: Path, known: dict[str,
         assert all(len(frame["box"]) == 4 for frame in person["frames"])
 
 
-def test_the_video_sounds_like_all_of_them(folder: Path) -> None:
+def test_the_video_has_the_mixed_audio(folder: Path) -> None:
     sounds = np.stack([read_audio(folder / f"speech_{index}.wav", sample_rate=16000) for index in range(3)])
-    heard = read_audio(folder / "video.mp4", sample_rate=16000)
-    count = min(sounds.shape[1], len(heard))
-    assert np.corrcoef(sounds.sum(0)[:count], heard[:count])[0, 1] > 0.97
-    assert np.abs(heard).max() < 1
+    mixed = read_audio(folder / "video.mp4", sample_rate=16000)
+    count = min(sounds.shape[1], len(mixed))
+    assert np.corrcoef(sounds.sum(0)[:count], mixed[:count])[0, 1] > 0.97
+    assert np.abs(mixed).max() < 1
 
 
-def test_who_listens_is_silent_with_a_shut_mouth(folder: Path, known: dict[str, Any]) -> None:
+def test_listeners_are_silent_with_the_mouth_closed(folder: Path, known: dict[str, Any]) -> None:
     assert [person["speaks"] for person in known["people"]] == [True, True, False]
     assert [person["text"] for person in known["people"]] == ["Mow.", "Pip.", ""]
     loudest = [np.abs(read_audio(folder / f"speech_{index}.wav", sample_rate=22050)).max() for index in range(3)]
@@ -75,15 +75,15 @@ def test_who_listens_is_silent_with_a_shut_mouth(folder: Path, known: dict[str, 
     assert {frame["phoneme"] for frame in known["people"][2]["frames"]} == {"_"}
 
 
-def test_people_do_not_follow_each_other(known: dict[str, Any]) -> None:
+def test_people_move_independently(known: dict[str, Any]) -> None:
     for name in ("yaw", "gaze_x", "brow", "smile"):
         tracks = [[frame[name] for frame in person["frames"]] for person in known["people"]]
         assert len({tuple(track) for track in tracks}) == 3, name
     assert len({person["expression"] for person in known["people"]}) == 3
 
 
-def test_boxes_go_with_the_camera_and_the_head(known: dict[str, Any]) -> None:
-    """A face is where the head's own movement takes it, plus where the camera has gone."""
+def test_boxes_follow_the_camera_and_the_head(known: dict[str, Any]) -> None:
+    """A face's position is the head's own motion plus the camera's shift."""
     camera = np.array(known["jitter"])[:, 0] * WIDE[1]
     for person in known["people"]:
         boxes = np.array([frame["box"] for frame in person["frames"]])
@@ -101,13 +101,13 @@ def test_the_portrait_is_everyone_at_rest(folder: Path) -> None:
     assert np.array_equal(read_image(folder / "portrait.png"), make_group_renderer(PLAN, WIDE, 1.0).portrait())
 
 
-def test_again_it_is_the_same(folder: Path, tmp_path: Path) -> None:
+def test_rendering_is_reproducible(folder: Path, tmp_path: Path) -> None:
     write_group_clip(PLAN, WIDE, 1.0, tmp_path / PLAN.name)
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / PLAN.name / path.name).read_bytes(), path.name
 
 
-def test_another_seed_stands_and_moves_otherwise() -> None:
+def test_another_seed_changes_positions_and_motion() -> None:
     roles = (SpeakingRole(31, "Mow."), SpeakingRole(20, ""))
     plans = [GroupClipPlan(20, 0, roles, seed) for seed in (0, 1)]
     first, second = (perform_group(plan) for plan in plans)
@@ -115,7 +115,7 @@ def test_another_seed_stands_and_moves_otherwise() -> None:
     assert make_group_renderer(plans[0], SIZE, 1.0).placements != make_group_renderer(plans[1], SIZE, 1.0).placements
 
 
-def test_the_camera_trembles_as_much_as_asked() -> None:
+def test_the_camera_jitter_has_the_requested_strength() -> None:
     path = camera_path(500, 0.01, np.random.default_rng(0))
     assert path.shape == (500, 2)
     assert np.sqrt((path**2).mean(0)) == pytest.approx([0.01, 0.01], rel=0.1)

@@ -1,4 +1,4 @@
-"""Several people in one picture: each moves by himself, in front of or behind the others, and the boxes are theirs."""
+"""Tests of frames with several people: independent motion, occlusion and boxes."""
 
 import numpy as np
 import pytest
@@ -16,14 +16,14 @@ def group() -> GroupRenderer:
 
 
 def inside(box: np.ndarray, change: np.ndarray) -> float:
-    """Share of the changed pixels that lie in a box."""
+    """Returns the fraction of the changed pixels in a box."""
     rows, columns = np.nonzero(change)
     left, top, right, bottom = box
     return float(((columns >= left - 1) & (columns <= right) & (rows >= top - 1) & (rows <= bottom)).mean())
 
 
 @pytest.mark.parametrize("person", [0, 1])
-def test_what_one_does_changes_that_face_alone(group: GroupRenderer, person: int) -> None:
+def test_a_state_changes_only_its_own_face(group: GroupRenderer, person: int) -> None:
     states = [NEUTRAL, NEUTRAL]
     states[person] = SPEAKING
     change = np.abs(group.frame(states).astype(int) - group.portrait()).max(-1) > 12
@@ -32,7 +32,7 @@ def test_what_one_does_changes_that_face_alone(group: GroupRenderer, person: int
     assert inside(group.face_boxes(states)[1 - person], change) < 0.1
 
 
-def test_people_stand_from_left_to_right_and_the_same_draw_is_the_same_picture(group: GroupRenderer) -> None:
+def test_people_are_placed_left_to_right_and_reproducibly(group: GroupRenderer) -> None:
     boxes = group.face_boxes([NEUTRAL, NEUTRAL])
     assert boxes.shape == (2, 4)
     assert boxes[0, 0] < boxes[1, 0]
@@ -44,7 +44,7 @@ def test_people_stand_from_left_to_right_and_the_same_draw_is_the_same_picture(g
     assert not np.array_equal(elsewhere.face_boxes([NEUTRAL] * 2), boxes)
 
 
-def test_the_camera_moves_people_boxes_and_backdrop_alike(group: GroupRenderer) -> None:
+def test_the_camera_moves_people_boxes_and_backdrop_together(group: GroupRenderer) -> None:
     still, moved = group.portrait().astype(float), group.frame([NEUTRAL, NEUTRAL], (6 / HEIGHT, -4 / HEIGHT))
     assert np.abs(moved[8:80, 12:150] - still[12:84, 6:144]).mean() < 1
     assert np.abs(moved[8:80, 12:150] - still[8:80, 12:150]).mean() > 4
@@ -52,7 +52,7 @@ def test_the_camera_moves_people_boxes_and_backdrop_alike(group: GroupRenderer) 
     assert boxes == pytest.approx(np.tile([6, -4, 6, -4], (2, 1)), abs=0.01)
 
 
-def test_the_nearer_one_stands_in_front(group: GroupRenderer) -> None:
+def test_the_nearer_person_is_in_front(group: GroupRenderer) -> None:
     touching = next(
         group
         for seed in range(20)
@@ -74,6 +74,6 @@ def test_the_nearer_one_stands_in_front(group: GroupRenderer) -> None:
     assert np.abs(touching.portrait()[face].astype(int) - touching.frame(alone)[face]).max(-1).mean() > 3
 
 
-def test_everyone_sits_in_the_same_light(group: GroupRenderer) -> None:
+def test_everyone_has_the_same_light(group: GroupRenderer) -> None:
     assert group.people[0].identity.light_side == group.people[1].identity.light_side
     assert group.people[0].identity.number == 20

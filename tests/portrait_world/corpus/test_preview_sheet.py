@@ -1,4 +1,4 @@
-"""Sheets for people to look at."""
+"""Tests of preview images."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, Portrai
 from fantasytalking.portrait_world.people.identity import make_identity
 
 
-def test_portraits_stand_in_rows() -> None:
+def test_portraits_are_arranged_in_rows() -> None:
     sheet = portrait_grid([3, 1, 4], 96, 2)
     assert sheet.shape == (192, 192, 3)
     assert np.array_equal(sheet[:96, 96:], PortraitRenderer(make_identity(1), 96).portrait())
@@ -15,10 +15,10 @@ def test_portraits_stand_in_rows() -> None:
     assert sheet[96:, 96:].std() == 0
 
 
-def test_a_strip_runs_from_the_first_frame_to_the_last() -> None:
-    sitter = PortraitRenderer(make_identity(3), 96)
-    acted = perform_plan(sitter.identity, ClipPlan(3, 0, "Mow.", 0))
-    film = frame_strip(sitter, acted, 4)
+def test_a_strip_covers_the_first_to_the_last_frame() -> None:
+    renderer = PortraitRenderer(make_identity(3), 96)
+    performance = perform_plan(renderer.identity, ClipPlan(3, 0, "Mow.", 0))
+    film = frame_strip(renderer, performance, 4)
     assert film.shape == (96, 384, 3)
-    assert np.array_equal(film[:, :96], sitter.frame(acted.animation.states[0]))
-    assert np.array_equal(film[:, -96:], sitter.frame(acted.animation.states[-1]))
+    assert np.array_equal(film[:, :96], renderer.frame(performance.animation.states[0]))
+    assert np.array_equal(film[:, -96:], renderer.frame(performance.animation.states[-1]))

@@ -1,4 +1,4 @@
-"""One item of the corpus: its four files agree with each other and come out the same again."""
+"""Tests of clips of one speaker: consistent files, reproducibility."""
 
 import json
 from pathlib import Path
@@ -34,12 +34,12 @@ def known(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "truth.json").read_text())
 
 
-def test_the_folder_is_named_by_person_and_sentence_and_holds_four_files(folder: Path) -> None:
+def test_the_folder_is_named_by_identity_and_sentence_and_has_four_files(folder: Path) -> None:
     assert folder.name == "id0001_s0002"
     assert sorted(path.name for path in folder.iterdir()) == ["portrait.png", "speech.wav", "truth.json", "video.mp4"]
 
 
-def test_picture_sound_and_truth_have_one_length(folder: Path, known: dict[str, Any]) -> None:
+def test_video_audio_and_truth_have_one_length(folder: Path, known: dict[str, Any]) -> None:
     info = probe(folder / "video.mp4")
     assert (info.width, info.height, info.has_audio) == (96, 96, True)
     assert info.fps == pytest.approx(25)
@@ -48,14 +48,14 @@ def test_picture_sound_and_truth_have_one_length(folder: Path, known: dict[str, 
     assert abs(len(known["frames"]) / 25 - len(speech) / 22050) <= 1 / 25
 
 
-def test_the_video_sounds_like_the_speech(folder: Path) -> None:
+def test_the_video_has_the_speech_as_audio(folder: Path) -> None:
     speech = read_audio(folder / "speech.wav", sample_rate=16000)
-    heard = read_audio(folder / "video.mp4", sample_rate=16000)
-    count = min(len(speech), len(heard))
-    assert np.corrcoef(speech[:count], heard[:count])[0, 1] > 0.97
+    audio = read_audio(folder / "video.mp4", sample_rate=16000)
+    count = min(len(speech), len(audio))
+    assert np.corrcoef(speech[:count], audio[:count])[0, 1] > 0.97
 
 
-def test_the_truth_says_what_was_asked(known: dict[str, Any]) -> None:
+def test_the_ground_truth_has_the_requested_values(known: dict[str, Any]) -> None:
     assert known["identity"] == 1
     assert known["text"] == PLAN.text
     assert 0 <= known["expression"] <= 1
@@ -75,7 +75,7 @@ def test_the_portrait_is_the_person_at_rest(folder: Path) -> None:
     assert np.array_equal(portrait, PortraitRenderer(make_identity(1), 96).portrait())
 
 
-def test_again_it_is_the_same(folder: Path, tmp_path: Path) -> None:
+def test_rendering_is_reproducible(folder: Path, tmp_path: Path) -> None:
     again = tmp_path / PLAN.name
     write_clip(PortraitRenderer(make_identity(PLAN.identity), 96), PLAN, again)
     assert (again / "truth.json").read_bytes() == (folder / "truth.json").read_bytes()
@@ -84,32 +84,32 @@ def test_again_it_is_the_same(folder: Path, tmp_path: Path) -> None:
     assert np.array_equal(first, second)
 
 
-def test_another_seed_moves_otherwise_but_says_the_same() -> None:
-    sitter = PortraitRenderer(make_identity(1), 64)
+def test_another_seed_changes_the_motion_but_not_the_text() -> None:
+    renderer = PortraitRenderer(make_identity(1), 64)
     other = ClipPlan(1, 2, PLAN.text, seed=5)
     first, second = (
-        clip_ground_truth(sitter, PLAN, perform_plan(sitter.identity, PLAN)),
-        clip_ground_truth(sitter, other, perform_plan(sitter.identity, other)),
+        clip_ground_truth(renderer, PLAN, perform_plan(renderer.identity, PLAN)),
+        clip_ground_truth(renderer, other, perform_plan(renderer.identity, other)),
     )
     assert first["text"] == second["text"]
     assert [frame["yaw"] for frame in first["frames"]] != [frame["yaw"] for frame in second["frames"]]
 
 
-def test_given_intensities_are_kept() -> None:
-    acted = perform_plan(make_identity(1), ClipPlan(1, 2, PLAN.text, 4, expression=0.25, body=1.0))
-    assert (acted.expression, acted.body) == (0.25, 1.0)
+def test_requested_intensities_are_kept() -> None:
+    performance = perform_plan(make_identity(1), ClipPlan(1, 2, PLAN.text, 4, expression=0.25, body=1.0))
+    assert (performance.expression, performance.body) == (0.25, 1.0)
 
 
-def test_one_person_is_made_as_ever(tmp_path: Path) -> None:
-    """Corpora and benchmarks that were made once can be made again."""
-    sitter = PortraitRenderer(make_identity(1), 96)
-    write_clip(sitter, ClipPlan(1, 0, "Pip.", seed=1), tmp_path / "id0001_s0000")
+def test_clips_of_one_person_are_unchanged_between_versions(tmp_path: Path) -> None:
+    """Existing corpora and benchmarks can be rendered again."""
+    renderer = PortraitRenderer(make_identity(1), 96)
+    write_clip(renderer, ClipPlan(1, 0, "Pip.", seed=1), tmp_path / "id0001_s0000")
     for name, digest in (
         ("truth.json", "ca42e775f36545a43783eb2ba2d90fba0e1e56ec1daceecf7b6185ba526bfcf3"),
         ("speech.wav", "58002345adb8da7564549baa0322be803f451963c4c9c38e8b6c5f77738f37c6"),
     ):
         assert hash_file(tmp_path / "id0001_s0000" / name) == digest, name
     # Another processor may round a pixel otherwise.
-    turned = sitter.frame(FaceState(mouth_open=0.6, yaw=0.2, blink=0.5, smile=0.4))
-    assert sitter.portrait().mean((0, 1)) == pytest.approx([118.053, 108.403, 90.068], abs=0.01)
+    turned = renderer.frame(FaceState(mouth_open=0.6, yaw=0.2, blink=0.5, smile=0.4))
+    assert renderer.portrait().mean((0, 1)) == pytest.approx([118.053, 108.403, 90.068], abs=0.01)
     assert turned.mean((0, 1)) == pytest.approx([116.722, 106.948, 88.963], abs=0.01)

@@ -1,4 +1,4 @@
-"""The face's mesh: what is asked of it is what it does, and nothing else moves."""
+"""Tests of the deformation of the face by each parameter."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def anatomy(request: pytest.FixtureRequest) -> Anatomy:
     return Anatomy(make_identity(request.param))
 
 
-def test_the_gap_between_the_lips_is_the_one_asked_for(anatomy: Anatomy) -> None:
+def test_the_gap_between_the_lips_is_the_requested_one(anatomy: Anatomy) -> None:
     rig = anatomy.rig
     for asked in (0.0, 0.2, 0.5, 1.0):
         for other in ({}, {"mouth_width": -1.0}, {"smile": 1.0, "brow": 1.0}, {"blink": 1.0}):
@@ -40,7 +40,7 @@ def test_a_blink_closes_both_eyes_and_moves_nothing_below(anatomy: Anatomy) -> N
     assert np.allclose(open_eyes[below], shut_eyes[below])
 
 
-def test_brows_rise_without_tearing_the_skin_beside_the_eyes(anatomy: Anatomy) -> None:
+def test_raised_brows_keep_the_skin_beside_the_eyes_smooth(anatomy: Anatomy) -> None:
     rig, head = anatomy.rig, anatomy.head
     raised = rig.deform(FaceState(brow=1.0, frown=1.0, smile=1.0, mouth_open=1.0))
     for above, below in ((0, 1), (1, 2)):
@@ -54,7 +54,7 @@ def test_brows_rise_without_tearing_the_skin_beside_the_eyes(anatomy: Anatomy) -
     assert rise[at_brows].mean() > 0.02
 
 
-def test_nothing_inside_the_mouth_comes_through_the_chin(anatomy: Anatomy) -> None:
+def test_the_mouth_interior_does_not_intersect_the_chin(anatomy: Anatomy) -> None:
     head = anatomy.head
     for opening in (0.0, 0.5, 1.0):
         points, _ = anatomy.deform(FaceState(mouth_open=opening))
@@ -68,7 +68,7 @@ def test_nothing_inside_the_mouth_comes_through_the_chin(anatomy: Anatomy) -> No
                 assert z < skin, (opening, x, y)
 
 
-def test_normals_point_outwards(anatomy: Anatomy) -> None:
+def test_normals_point_outward(anatomy: Anatomy) -> None:
     points, normals = anatomy.deform(NEUTRAL)
     assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-3)
     cheeks = (np.abs(anatomy.head.angle) < 0.5) & (np.abs(anatomy.head.ring - 3.5) < 0.6)

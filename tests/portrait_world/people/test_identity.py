@@ -1,4 +1,4 @@
-"""People are drawn from numbers, and nobody is both trained on and held out."""
+"""Tests of identities and their training and held-out ranges."""
 
 import pytest
 
@@ -11,12 +11,12 @@ from fantasytalking.portrait_world.people.identity import (
 )
 
 
-def test_the_same_number_is_the_same_person() -> None:
+def test_identities_are_reproducible() -> None:
     assert make_identity(12) == make_identity(12)
     assert make_identity(12) != make_identity(13)
 
 
-def test_people_differ_in_every_respect() -> None:
+def test_identities_differ_in_every_property() -> None:
     people = [make_identity(number) for number in range(80)]
     assert {person.beard for person in people} == {"none", "stubble", "full", "goatee", "moustache"}
     assert len({person.hair_style for person in people}) >= 10
@@ -34,7 +34,7 @@ def test_children_have_neither_beards_nor_wrinkles() -> None:
     assert all(person.beard == "none" and person.wrinkles == 0 and person.make_up == 0 for person in children)
 
 
-def test_training_and_held_out_people_are_different() -> None:
+def test_training_and_held_out_identities_are_disjoint() -> None:
     assert not set(TRAINING_IDENTITIES) & set(HELD_OUT_IDENTITIES)
     assert make_identity(HELD_OUT_IDENTITIES[0]).held_out
     assert not make_identity(TRAINING_IDENTITIES[-1]).held_out
@@ -47,6 +47,7 @@ def test_ranges_include_both_ends(text: str, first: int, last: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a-b", "5-", "-5", "9-3", "990-1010", "3-4-5", "²", "1e3", "99999999999"])
-def test_other_ranges_are_refused(text: str) -> None:
-    with pytest.raises(InputError):
+def test_invalid_ranges_are_rejected(text: str) -> None:
+    with pytest.raises(InputError) as caught:
         parse_identity_range(text)
+    assert (caught.value.field, caught.value.value) == ("--identities", text)

@@ -1,4 +1,4 @@
-"""Drawing: what a state says can be seen, and people can stand side by side."""
+"""Tests of rendered frames."""
 
 import numpy as np
 import pytest
@@ -15,55 +15,57 @@ SIZE = 128
 
 
 @pytest.fixture(scope="module")
-def sitter() -> PortraitRenderer:
+def renderer() -> PortraitRenderer:
     return PortraitRenderer(make_identity(11), SIZE)
 
 
-def region(sitter: PortraitRenderer, x: float, y: float, half: int = 4) -> tuple[slice, slice]:
-    """Pixels around a place of the resting face, given in head units."""
+def region(renderer: PortraitRenderer, x: float, y: float, half: int = 4) -> tuple[slice, slice]:
+    """Returns the pixels around a position of the resting face in head units."""
     column, row, _ = Camera.portrait(SIZE, SIZE).project(np.array([[x, y, 0.8]], np.float32))[0]
     return slice(int(row) - half, int(row) + half), slice(int(column) - half, int(column) + half)
 
 
-def change(sitter: PortraitRenderer, state: FaceState, where: tuple[slice, slice]) -> float:
-    return float(np.abs(sitter.frame(state)[where].astype(int) - sitter.portrait()[where].astype(int)).mean())
+def change(renderer: PortraitRenderer, state: FaceState, where: tuple[slice, slice]) -> float:
+    return float(np.abs(renderer.frame(state)[where].astype(int) - renderer.portrait()[where].astype(int)).mean())
 
 
-def test_a_frame_is_a_picture_and_the_same_each_time(sitter: PortraitRenderer) -> None:
-    frame = sitter.frame(FaceState(mouth_open=0.4, yaw=0.2))
+def test_rendering_a_frame_is_reproducible(renderer: PortraitRenderer) -> None:
+    frame = renderer.frame(FaceState(mouth_open=0.4, yaw=0.2))
     assert frame.shape == (SIZE, SIZE, 3)
     assert frame.dtype == np.uint8
     assert np.array_equal(frame, PortraitRenderer(make_identity(11), SIZE).frame(FaceState(mouth_open=0.4, yaw=0.2)))
 
 
-def test_an_open_mouth_is_dark_and_grows(sitter: PortraitRenderer) -> None:
-    f = sitter.person.anatomy.head.features
-    where = region(sitter, 0, f.mouth_y - 0.05, 5)
-    dark = [int((sitter.frame(FaceState(mouth_open=value))[where].max(-1) < 80).sum()) for value in (0, 0.3, 0.6, 0.9)]
+def test_an_open_mouth_is_dark_and_grows(renderer: PortraitRenderer) -> None:
+    f = renderer.person.anatomy.head.features
+    where = region(renderer, 0, f.mouth_y - 0.05, 5)
+    dark = [
+        int((renderer.frame(FaceState(mouth_open=value))[where].max(-1) < 80).sum()) for value in (0, 0.3, 0.6, 0.9)
+    ]
     assert dark == sorted(dark)
     assert dark[-1] > dark[0] + 20
 
 
-def test_each_part_moves_in_its_place(sitter: PortraitRenderer) -> None:
-    f = sitter.person.anatomy.head.features
-    eye, mouth = region(sitter, f.eye_x, f.eye_y), region(sitter, 0, f.mouth_y - 0.04)
-    assert change(sitter, FaceState(blink=1.0), eye) > 8
-    assert change(sitter, FaceState(blink=1.0), mouth) < 0.5
-    assert change(sitter, FaceState(gaze_x=1.0), eye) > 3
-    assert change(sitter, FaceState(mouth_open=0.6), mouth) > 8
-    assert change(sitter, FaceState(mouth_open=0.6), eye) < 0.5
-    assert change(sitter, FaceState(yaw=0.3), mouth) > 3
+def test_each_parameter_changes_its_region(renderer: PortraitRenderer) -> None:
+    f = renderer.person.anatomy.head.features
+    eye, mouth = region(renderer, f.eye_x, f.eye_y), region(renderer, 0, f.mouth_y - 0.04)
+    assert change(renderer, FaceState(blink=1.0), eye) > 8
+    assert change(renderer, FaceState(blink=1.0), mouth) < 0.5
+    assert change(renderer, FaceState(gaze_x=1.0), eye) > 3
+    assert change(renderer, FaceState(mouth_open=0.6), mouth) > 8
+    assert change(renderer, FaceState(mouth_open=0.6), eye) < 0.5
+    assert change(renderer, FaceState(yaw=0.3), mouth) > 3
 
 
-def test_a_shift_is_in_picture_heights(sitter: PortraitRenderer) -> None:
-    plain, shifted = sitter.portrait().astype(float), sitter.frame(FaceState(x=8 / SIZE)).astype(float)
+def test_shifts_are_in_image_heights(renderer: PortraitRenderer) -> None:
+    plain, shifted = renderer.portrait().astype(float), renderer.frame(FaceState(x=8 / SIZE)).astype(float)
     face = slice(SIZE // 4, SIZE // 2)
     moved = {by: np.abs(np.roll(plain, by, 1)[face, 40:88] - shifted[face, 40:88]).mean() for by in range(4, 13)}
     # The face lies nearer than the head's middle, so that perspective carries it a little further.
     assert min(moved, key=lambda by: moved[by]) in (8, 9)
 
 
-def test_closer_is_larger_and_a_shift_stays_the_same_share() -> None:
+def test_zoom_magnifies_and_keeps_relative_shifts() -> None:
     near = PortraitRenderer(make_identity(11), SIZE, zoom=1.25)
     usual = Camera.portrait(SIZE, SIZE)
     camera = Camera.portrait(SIZE, SIZE, 1.25)
@@ -78,7 +80,7 @@ def test_closer_is_larger_and_a_shift_stays_the_same_share() -> None:
     assert min(moved, key=lambda by: moved[by]) in (8, 9)
 
 
-def test_two_people_share_a_picture() -> None:
+def test_two_people_share_an_image() -> None:
     height, width = 96, 192
     canvas = make_backdrop(make_identity(3), height, width)
     places = []

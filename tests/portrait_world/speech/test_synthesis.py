@@ -1,4 +1,4 @@
-"""Speech from eSpeak NG: repeatable, with phonemes that cover the sound."""
+"""Tests of speech synthesis: deterministic, with phonemes that cover the audio."""
 
 from pathlib import Path
 
@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from fantasytalking import media
-from fantasytalking.common.errors import InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.media import read_audio
 from fantasytalking.portrait_world.people.identity import make_identity
 from fantasytalking.portrait_world.speech.synthesis import Voice, synthesize_speech
+from tests.helpers.errors import raises_input_error
 
 # A voice with breath in it, which the library takes from a random generator.
 VOICE = make_identity(1).voice
 TEXT = "Bob moved the map."
 
 
-def test_the_same_words_sound_the_same_whatever_was_said_before() -> None:
+def test_synthesis_is_independent_of_earlier_sentences() -> None:
     first = synthesize_speech(TEXT, VOICE)
     synthesize_speech("Something else entirely.", Voice("en-gb-x-rp+m3", 140, 40, 60))
     again = synthesize_speech(TEXT, VOICE)
@@ -24,7 +25,7 @@ def test_the_same_words_sound_the_same_whatever_was_said_before() -> None:
     assert first.phonemes == again.phonemes
 
 
-def test_phonemes_cover_the_sound_without_a_gap() -> None:
+def test_phonemes_cover_the_audio_without_gaps() -> None:
     speech = synthesize_speech(TEXT, VOICE)
     assert speech.sample_rate == 22050
     assert speech.phonemes[0].start == 0
@@ -34,7 +35,7 @@ def test_phonemes_cover_the_sound_without_a_gap() -> None:
     assert [phoneme.symbol for phoneme in speech.phonemes].count("m") == 2
 
 
-def test_it_is_silent_where_the_phonemes_say_so() -> None:
+def test_the_audio_is_silent_during_silence_phonemes() -> None:
     speech = synthesize_speech(TEXT, VOICE)
     first = speech.phonemes[0]
     assert first.symbol == "_"
@@ -60,13 +61,21 @@ def test_the_voices_of_many_people_exist() -> None:
         assert synthesize_speech("Yes.", Voice(name, 160, 50, 50)).seconds > 0.6
 
 
-@pytest.mark.parametrize("text", ["", "   ", "...", "word " * 200])
-def test_what_cannot_be_spoken_is_refused(text: str) -> None:
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", ErrorCode.out_of_range),
+        ("   ", ErrorCode.out_of_range),
+        ("...", ErrorCode.invalid_type),
+        ("word " * 200, ErrorCode.out_of_range),
+    ],
+)
+def test_text_that_cannot_be_spoken_is_rejected(text: str, code: ErrorCode) -> None:
+    with raises_input_error(code, "text", text.strip()):
         synthesize_speech(text, VOICE)
 
 
-def test_the_wave_file_is_what_was_spoken(tmp_path: Path) -> None:
+def test_the_wave_file_equals_the_speech(tmp_path: Path) -> None:
     speech = synthesize_speech(TEXT, VOICE)
     media.write_wav(tmp_path / "speech.wav", speech.samples, speech.sample_rate)
     heard = read_audio(tmp_path / "speech.wav", sample_rate=speech.sample_rate)

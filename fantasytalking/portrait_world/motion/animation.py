@@ -1,8 +1,8 @@
-"""The performance of a sentence: mouth, brows, lids, gaze, head and shoulders in every frame.
+"""Animation of speech: mouth, brows, lids, gaze, head and shoulders per frame.
 
-The face moves with the expression intensity alone, head and shoulders with the body intensity alone; both grow in
-proportion. Random movements are scaled to a set strength over each clip, so that the intensity and not chance or the
-sentence decides how much there is of them.
+Facial motion depends on the expression intensity only, head and shoulder motion on the body intensity only, both in
+proportion. Random motion is scaled to a fixed strength over each clip, so that its amount depends on the intensity and
+not on chance or the sentence.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from fantasytalking.portrait_world.speech.visemes import mouth_track, speech_lou
 MotionTrack = NDArray[np.float64]
 
 WORLD_FPS = 25
-# Root mean square of head and shoulder movement at body intensity 1: radians and picture heights.
+# Root mean square of head and shoulder motion at body intensity 1, in radians and image heights.
 HEAD_SWING_RMS = {"yaw": 0.165, "pitch": 0.075, "roll": 0.070, "x": 0.018, "y": 0.009}
 SHOULDER_SWING_RMS = {"shoulder_x": 0.012, "shoulder_y": 0.010, "shoulder_roll": 0.022}
 SWING_SECONDS = {"yaw": 0.42, "pitch": 0.34, "roll": 0.45, "x": 0.5, "y": 0.4}
-MIN_BODY_MOTION = 0.04  # what is left of them at body intensity 0
+MIN_BODY_MOTION = 0.04  # fraction of it at body intensity 0
 MAX_HEAD_POSE = {"yaw": 0.42, "pitch": 0.22, "roll": 0.20, "x": 0.05, "y": 0.03}
 # Standard deviations over a clip of the mouth's opening and width, at expression intensity 0 and 1.
 MOUTH_OPEN_DEVIATION, MOUTH_WIDTH_DEVIATION = (0.140, 0.285), (0.09, 0.50)
@@ -30,25 +30,25 @@ MOUTH_OPEN_DEVIATION, MOUTH_WIDTH_DEVIATION = (0.140, 0.285), (0.09, 0.50)
 
 @dataclass(frozen=True)
 class Animation:
-    """States (T,) at 25 frames per second and the phoneme that sounds in each."""
+    """States (T,) at 25 frames per second, and the phoneme of each frame (T,)."""
 
     states: tuple[FaceState, ...]
     phonemes: tuple[str, ...]
 
 
 def frame_count(seconds: float) -> int:
-    """Frames of a clip with this much sound: the nearest whole number, at least one."""
+    """Returns the number of frames of a clip with audio of this duration, at least one."""
     return max(1, round(seconds * WORLD_FPS))
 
 
 def animate_speech(speech: Speech, expression: float, body: float, random: np.random.Generator) -> Animation:
-    """Acts a sentence.
+    """Animates speech.
 
     Args:
-        speech: what is said.
-        expression: strength of the face's movement in [0, 1].
-        body: strength of head and shoulder movement in [0, 1].
-        random: source of everything that is not determined by the speech.
+        speech: audio and phonemes.
+        expression: intensity of facial motion in [0, 1].
+        body: intensity of head and shoulder motion in [0, 1].
+        random: random generator of all motion that the speech does not determine.
     """
     count = frame_count(speech.seconds)
     times = (np.arange(count) + 0.5) / WORLD_FPS
@@ -67,10 +67,10 @@ def _mouth_tracks(
 ) -> dict[str, MotionTrack]:
     opening, width, press, tuck, tongue = mouth_track(speech.phonemes, times).T
     opening = opening * (0.72 + 0.42 * loudness)
-    # Consonants between vowels part the lips less than a mean of targets says.
+    # Consonants between vowels open the lips less than the mean of the targets.
     opening = opening - 0.06 * (1 - np.exp(-opening / 0.06))
     opening = _scale_to_deviation(opening, MOUTH_OPEN_DEVIATION, expression)
-    # The largest openings are pressed together softly below 1.
+    # Large openings are compressed softly below 1.
     opening = np.where(opening > 0.7, 0.7 + 0.3 * np.tanh((opening - 0.7) / 0.3), opening)
     return {
         "mouth_open": opening,
@@ -82,9 +82,9 @@ def _mouth_tracks(
 
 
 def _scale_to_deviation(track: MotionTrack, deviations: tuple[float, float], expression: float) -> MotionTrack:
-    """Scales a track to the standard deviation that belongs to an intensity, as far as that takes a gain up to 1.9."""
-    wanted = deviations[0] + (deviations[1] - deviations[0]) * expression
-    return track * np.clip(wanted / max(float(track.std()), 1e-6), 0.1, 1.9)
+    """Scales a track to the standard deviation of an intensity, with a gain of at most 1.9."""
+    target = deviations[0] + (deviations[1] - deviations[0]) * expression
+    return track * np.clip(target / max(float(track.std()), 1e-6), 0.1, 1.9)
 
 
 def _head_and_shoulder_tracks(
@@ -123,7 +123,7 @@ def _face_tracks(
 
 
 def _blink_track(count: int, expression: float, random: np.random.Generator) -> MotionTrack:
-    """Lids that fall in 80 ms and rise in 160 ms, more often in a lively face."""
+    """Returns lids that close in 80 ms and open in 160 ms, more often at higher expression intensity."""
     shut = np.zeros(count)
     frames = np.arange(count)
     per_second = 0.02 + 0.48 * expression
@@ -139,7 +139,7 @@ def _blink_track(count: int, expression: float, random: np.random.Generator) -> 
 def _gaze_tracks(
     count: int, yaw: MotionTrack, pitch: MotionTrack, expression: float, random: np.random.Generator
 ) -> tuple[MotionTrack, MotionTrack]:
-    """Quick jumps round the viewer, while the eyes make up for most of the head's turning."""
+    """Returns random saccades around the viewer; the eyes compensate most of the head's rotation."""
     aims = np.zeros((count, 2))
     start = 0
     while start < count:
@@ -151,7 +151,8 @@ def _gaze_tracks(
 
 
 def smooth_random_wave(random: np.random.Generator, count: int, seconds: float) -> MotionTrack:
-    """A smooth random wave (T,) of mean 0 and root mean square 1 that takes about `seconds` from crest to slope."""
+    """Returns a smooth random wave (T,) of mean 0 and root mean square 1; `seconds` is the width of its smoothing
+    kernel."""
     frames = seconds * WORLD_FPS
     margin = int(4 * frames)
     return _standardize(_smooth(random.standard_normal(count + 2 * margin), frames)[margin : margin + count])
@@ -165,8 +166,8 @@ def _smooth(track: MotionTrack, frames: float) -> MotionTrack:
 
 
 def _standardize(track: MotionTrack) -> MotionTrack:
-    centred = track - track.mean()
-    return centred / max(float(np.sqrt((centred**2).mean())), 1e-9)
+    centered = track - track.mean()
+    return centered / max(float(np.sqrt((centered**2).mean())), 1e-9)
 
 
 def _phoneme_at(speech: Speech, time: float) -> str:

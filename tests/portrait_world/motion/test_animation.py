@@ -1,12 +1,12 @@
-"""How someone acts a sentence: the intensities rule what they should and nothing else."""
+"""Tests of speech animation and its intensities."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
+from fantasytalking.portrait_world.motion.animation import WORLD_FPS, animate_speech, frame_count
 from fantasytalking.portrait_world.motion.frame_state import FaceState
-from fantasytalking.portrait_world.motion.performance import WORLD_FPS, animate_speech, frame_count
 from fantasytalking.portrait_world.speech.synthesis import Speech, Voice, synthesize_speech
 
 FACE = ("mouth_open", "mouth_width", "brow", "smile", "frown", "squint", "blink")
@@ -54,26 +54,26 @@ def test_a_still_body_hardly_moves(speech: Speech) -> None:
     assert max(np.abs(played[name]).max() for name in ("yaw", "pitch", "roll")) < 0.03
 
 
-def test_an_empty_face_keeps_brows_and_corners_still(speech: Speech) -> None:
+def test_a_neutral_face_keeps_brows_and_mouth_corners_still(speech: Speech) -> None:
     played = tracks(speech, 0.0, 1.0)
     assert all(np.abs(played[name]).max() == 0 for name in ("brow", "smile", "frown"))
     assert played["mouth_open"].max() > 0.25
 
 
-def test_there_is_a_frame_for_every_25th_of_a_second(speech: Speech) -> None:
+def test_there_are_25_frames_per_second(speech: Speech) -> None:
     performance = animate_speech(speech, 0.5, 0.5, np.random.default_rng(0))
     assert abs(len(performance.states) / WORLD_FPS - speech.seconds) <= 1 / WORLD_FPS
     assert len(performance.states) == len(performance.phonemes) == frame_count(speech.seconds)
 
 
-def test_the_mouth_is_shut_before_and_after_speaking(speech: Speech) -> None:
+def test_the_mouth_is_closed_before_and_after_speech(speech: Speech) -> None:
     opening = tracks(speech, 1.0, 0.5)["mouth_open"]
     assert opening[:3].max() < 0.02
     assert opening[-3:].max() < 0.02
     assert opening.min() >= 0 and opening.max() <= 1
 
 
-def test_the_mouth_opens_with_the_sound(speech: Speech) -> None:
+def test_the_mouth_opens_with_the_audio(speech: Speech) -> None:
     frames = speech.samples[: len(speech.samples) // 882 * 882].astype(float).reshape(-1, 882)
     level = np.sqrt(np.sqrt((frames**2).mean(1)))
     for expression in (0.0, 1.0):
@@ -82,7 +82,7 @@ def test_the_mouth_opens_with_the_sound(speech: Speech) -> None:
         assert np.corrcoef(opening[:count], level[:count])[0, 1] > 0.5
 
 
-def test_chance_is_in_the_seed_alone(speech: Speech) -> None:
+def test_randomness_depends_on_the_seed_only(speech: Speech) -> None:
     assert animate_speech(speech, 0.5, 0.5, np.random.default_rng(1)) == animate_speech(
         speech, 0.5, 0.5, np.random.default_rng(1)
     )
