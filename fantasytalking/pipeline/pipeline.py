@@ -134,7 +134,11 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         self.expression_encoder_path: Path | None = None
         self.motion_normalizer: MotionNormalizer | None = None
         self._interrupt = False
-        """Whether the remaining steps are skipped; set it in a callback."""
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the remaining steps are skipped; a callback sets `_interrupt`."""
+        return self._interrupt
 
     @classmethod
     def from_pretrained(
@@ -305,7 +309,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         def on_step(step: int, timestep: Tensor, latents: Tensor) -> tuple[Tensor, bool]:
             if callback_on_step_end is not None:
                 latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
-            return latents, self._interrupt
+            return latents, self.interrupt
 
         # 2. Encode, denoise, decode
         conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline)
