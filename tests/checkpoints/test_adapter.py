@@ -16,7 +16,7 @@ from fantasytalking.checkpoints.released_audio import (
     to_released_audio,
     write_released_audio,
 )
-from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.models.wan_loading import adapter_module_of
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import tiny_transformer
@@ -129,7 +129,7 @@ def test_an_invalid_adapter_configuration_is_rejected(tmp_path, name, value, cod
 def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "family.jpg").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"holds other things \('family.jpg'\)"):
+    with raises_input_error(ErrorCode.output_exists, "output", str(tmp_path / "photos")):
         save_adapter(tiny_transformer(), tmp_path / "photos", AdapterConfig(EVERYTHING, "seconds"))
     assert [path.name for path in tmp_path.rglob("*")] == ["photos", "family.jpg"]
 

@@ -31,7 +31,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path):
 
 
 LIGHT = ["models.transformer", "models.wan_loading", "checkpoints.adapter", "checkpoints.convert", "audio_windows"]
-LIGHT += ["pipeline", "inference.cli", "inference.generate", "inference.model_files", "training"]
+LIGHT += ["pipeline", "inference.cli", "inference.generate", "inference.model_sources", "training"]
 WITHOUT_PERCEPTION = """
 import importlib, sys
 for name in ("mediapipe", "insightface", "decord", "imageio", "cv2", "av", "deepspeed", "wandb", "gradio"):

@@ -169,7 +169,7 @@ def test_parameter_counts_of_augmentations_can_be_matched(portrait: Portrait):
         assert len(model.expression_projector.learned) == (0 if name != "published" else 2)
     assert counts["wide"] == pytest.approx(counts["published"], rel=0.002)
     assert counts["none"] < 0.5 * counts["published"]
-    with pytest.raises(InputError, match="name an augmentation that has more"):
+    with pytest.raises(InputError, match="choose an augmentation with more learned tokens"):
         portrait("bad", stage__expression__augmentation="all", stage__expression__match_parameters_of="none")
 
 

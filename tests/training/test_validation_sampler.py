@@ -129,7 +129,7 @@ def test_the_video_is_of_the_weights_as_they_stand(tmp_path: Path, places: dict[
     ("changes", "told"),
     [
         ({"validation__image": "nobody.png"}, "image 'nobody.png' does not exist"),
-        ({"validation__audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "sound"),
+        ({"validation__audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "cannot be decoded"),
         ({"validation__infer_config": "none.yaml"}, "config 'none.yaml' does not exist"),
     ],
 )
@@ -235,7 +235,7 @@ def test_the_encoder_in_the_base_reads_the_drivers(tmp_path: Path, places: dict[
         ),
         (
             {"validation__driving_videos": f"[{DEMO_FOLDER / DEMO_SPEECH_FILE},{DEMO_FOLDER / DEMO_SPEECH_FILE}]"},
-            "has no picture",
+            "has no video track",
         ),
         (
             {"validation__audio": DEMO_FOLDER / DEMO_SPEECH_FILE, "validation__max_seconds": 1},
