@@ -60,10 +60,10 @@ def fresh(page: Any, server: Server) -> Any:
 
 
 def make(page: Any, server: Server) -> dict[str, Any]:
-    """Presses the button and waits; gives the record of the video that the page shows."""
+    """Presses the button and waits; returns the record of the video that the page shows."""
     before = set(server.output.rglob("video.json"))
     page.get_by_role("button", name="Generate").click()
-    page.wait_for_function("document.querySelector('#line textarea').value.includes('s of work for')")
+    page.wait_for_function("document.querySelector('#line textarea').value.includes('s of work per second')")
     (record,) = set(server.output.rglob("video.json")) - before
     return json.loads(record.read_text())
 
