@@ -10,7 +10,7 @@ second portrait.safetensors. torch, numpy, einops, pillow, safetensors and tqdm 
 The authors' classes are imported from the checkout and run in float32 on the CPU. Four things are changed around them:
 
 1. `flash_attention`, which insists on a GPU and bfloat16, is replaced by `exact_attention`; the authors' `attention`,
-   which calls it unless it has a mask, is told to compute in float32.
+   which calls it unless it has a mask, is set to compute in float32.
 2. "cuda", which the code for several people names as its device, is read as "cpu".
 3. Packages that the files import and a forward does not use are placeholders that raise when they are called.
 4. For several people, detected faces and encoded driving videos are given, in place of the networks that find them.

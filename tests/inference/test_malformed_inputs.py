@@ -46,7 +46,7 @@ def options(inputs: Path, saved: Path, tmp_path: Path) -> list[object]:
 
 
 def refused(capsys, tmp_path: Path, *arguments: object) -> str:
-    """The one line that is told."""
+    """The one line on standard error."""
     ended = run_infer(capsys, *arguments)
     assert ended.code == 2, ended
     assert ended.out == "" and "Traceback" not in ended.err

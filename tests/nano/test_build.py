@@ -74,7 +74,7 @@ def test_a_nonempty_output_folder_is_rejected_before_the_first_step(tmp_path: Pa
     with raises_input_error(ErrorCode.output_exists, "--output", str(output)):
         build_nano(config, output)
     assert not (tmp_path / "work").exists()
-    build_nano(config, output, only=())  # what leaves packing out goes on beside it
+    build_nano(config, output, only=())  # without packing, the build continues beside it
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_the_build_runs_resumes_after_a_kill_and_skips_completed_steps(tmp_path:
     assert other.stdout.count("taken from") == 6
     assert (tmp_path / "other" / "stage1" / "adapter" / "adapter.safetensors").is_file()
 
-    # A finished folder alone is told as what it is.
+    # A finished folder alone is reported as such.
     shutil.rmtree(folder / "expression_adapter")
     alone = run(tmp_path, "--until", "pack")
     assert alone.returncode == 0 and "--driving-video" not in (folder / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""An adapter that was trained on a saved pipeline goes on it, whatever modules it brings."""
+"""An adapter that was trained on a saved pipeline is loaded onto it, whatever modules it has."""
 
 from pathlib import Path
 

@@ -79,7 +79,7 @@ def test_the_video_is_as_long_as_the_longest_sound_and_the_shorter_is_silent_aft
     only = encode_speakers(pipe, Speakers(couple, (random_speech(0.3),)), timing)
     half = alone.tokens.shape[2] // 2
     assert torch.equal(alone.tokens[:, :, :half], heard.tokens[:, :, :half])
-    assert torch.equal(alone.tokens, only.tokens), "a face without a sound hears silence"
+    assert torch.equal(alone.tokens, only.tokens), "a face without audio attends to silence"
 
 
 def test_everyone_hears_their_own(pipe, couple):

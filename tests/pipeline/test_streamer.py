@@ -233,7 +233,7 @@ def test_one_window_hears_what_a_whole_video_hears(pipe, rule):
 
 @pytest.mark.parametrize("rule", ["seconds", "official"])
 def test_later_windows_hear_the_same_time_as_in_a_whole_video(pipe, rule):
-    """Sound whose token t is the number t: what is heard at a frame is told by its time, far from the beginning too."""
+    """Sound whose token t is the number t: the token of a frame follows from its time, also late in the audio."""
 
     class Counted:
         def encode(self, samples):
