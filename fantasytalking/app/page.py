@@ -14,7 +14,7 @@ from fantasytalking.app.progress_stream import ProgressSnapshot, stream_progress
 from fantasytalking.app.request import AUTO_SIZE, PageRequest
 from fantasytalking.app.service import GenerationResult, GenerationService
 from fantasytalking.common.errors import InputError
-from fantasytalking.pipeline.generation_plan import MAX_PROMPT_CHARS
+from fantasytalking.common.limits import MAX_PROMPT_CHARS
 from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
 
 TITLE = "FantasyTalking"

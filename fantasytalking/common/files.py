@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fantasytalking.common.errors import ErrorCode, InputError
-
-MAX_HASHED_BYTES = 64 << 20
-"""Files up to this size are hashed by content, larger ones by name and size."""
+from fantasytalking.common.limits import MAX_HASHED_BYTES
 
 
 @contextmanager

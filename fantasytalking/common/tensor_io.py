@@ -15,10 +15,9 @@ from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.limits import MAX_PICKLE_BYTES
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
-MAX_PICKLE_BYTES = 16 * 2**30
-"""Largest pickle that is read, in bytes; it is read into memory whole. A released adapter has 1.7 GB."""
 
 # Errors of torch.load on a file that is not a pickle of plain tensors.
 _PICKLE_ERRORS = (

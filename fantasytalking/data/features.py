@@ -37,12 +37,11 @@ from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.limits import MAX_FEATURE_BYTES
 from fantasytalking.conditions import latent_frame_count
 
 FEATURE_FORMAT = 1
 METADATA_KEY = "fantasytalking"
-MAX_FEATURE_BYTES = 1 << 30
-"""Maximum size of a feature file; the latents of 1201 frames of 720x1280 take 140 MB."""
 
 _SHAPES = {
     "latents": ("Z", "F", "h", "w"),

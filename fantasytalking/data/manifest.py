@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.limits import MAX_LINE_BYTES
 from fantasytalking.motion_normalizer import MotionMeasure, MotionNormalizer
 
 MANIFEST_FILE = "manifest.jsonl"
 REJECTIONS_FILE = "rejected.jsonl"
-MAX_LINE_BYTES = 1 << 16
 MAX_PEOPLE_PER_CLIP = 8
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_CLIP_FRAMES
 from fantasytalking.evaluation.ground_truth import GroundTruth
 from fantasytalking.media import Video, iter_frames, probe, read_audio
 from fantasytalking.perception.body_pose import BodyTrack, track_body
@@ -21,8 +22,6 @@ from fantasytalking.perception.segmentation import subject_masks
 
 CLIP_SAMPLE_RATE = 16000
 """Samples per second of the audio of every clip."""
-MAX_CLIP_FRAMES = 3000
-"""Largest number of frames: a clip is in memory as a whole."""
 
 
 class CropAndResize(NamedTuple):

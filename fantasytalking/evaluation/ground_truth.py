@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_TRUTH_BYTES
 
 TRUTH_FILE = "truth.json"
-MAX_TRUTH_BYTES = 1 << 26
 GROUND_TRUTH_KEYS = ("mouth_open", "mouth_width", "yaw", "pitch", "roll", "blink", "brow", "smile", "gaze_x", "gaze_y")
 """Keys that are read from each frame."""
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
+from fantasytalking.common.limits import MAX_MEASUREMENT_BYTES
 from fantasytalking.evaluation.metric import Measurement
 
-MAX_MEASUREMENT_BYTES = 1 << 28
 _KEY_FIELD, _HASH_FIELD = "version", "prediction_sha256"
 
 

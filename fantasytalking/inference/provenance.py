@@ -16,6 +16,7 @@ import fantasytalking
 from fantasytalking.common.config import config_from_dict
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file, fingerprint, hash_file
+from fantasytalking.common.limits import MAX_RECORD_BYTES
 from fantasytalking.common.tensor_io import read_json
 from fantasytalking.inference.model_sources import ResolvedModel, device_name
 from fantasytalking.pipeline.config import InferConfig
@@ -31,7 +32,6 @@ RECORDED_PACKAGES = (
     "mediapipe",
     "onnxruntime",
 )
-MAX_RECORD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_AUDIO_SECONDS
 from fantasytalking.media.container import audio_stream, check_decoder, check_time_span, open_media, time_origin
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.audio.resampler import AudioResampler
 
-MAX_AUDIO_SECONDS = 4 * 3600
-"""Longest segment, in seconds: 4 hours at 16 kHz are 0.9 GB of samples."""
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1000, 192_000
 
 # Timestamps are rounded, in some containers to milliseconds; only larger differences are real gaps.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
+from fantasytalking.common.limits import MAX_FRAME_PIXELS
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-MAX_FRAME_PIXELS = 8192 * 4320
-"""Maximum frame size: no camera records larger frames, and one frame would take 100 MB."""
 
 # Containers that cannot refer to other files or addresses, as playlists do.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mp3,wav,w64,flac,ogg,aac,aiff,mpegts,mpeg,flv,asf"

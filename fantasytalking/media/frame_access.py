@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_VIDEO_BYTES
 from fantasytalking.media.container import check_decoder, check_frame_size, declared_duration, open_media, time_origin
 from fantasytalking.media.container import video_stream as first_video_stream
-from fantasytalking.media.video import MAX_VIDEO_BYTES, FrameConverter, decode_frames, no_video_track
+from fantasytalking.media.video import FrameConverter, decode_frames, no_video_track
 
 if TYPE_CHECKING:
     from av.container import InputContainer

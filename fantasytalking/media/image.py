@@ -8,9 +8,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
-
-MAX_IMAGE_PIXELS = 100_000_000
-"""Maximum image size; it is checked before the pixels are decoded."""
+from fantasytalking.common.limits import MAX_IMAGE_PIXELS
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -11,6 +11,7 @@ import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
+from fantasytalking.common.limits import MAX_VIDEO_BYTES
 from fantasytalking.media.container import (
     check_decoder,
     check_frame_size,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-MAX_VIDEO_BYTES = 8 * 2**30
-"""Memory limit of `read_video`; `iter_frames` streams any length."""
 
 TRUNCATION_TOLERANCE_SECONDS = 1.0
 """A file may end this long before its declared end; if more is missing, it was truncated."""

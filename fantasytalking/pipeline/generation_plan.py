@@ -7,6 +7,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
 from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_PROMPT_CHARS
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.pipeline.guidance import GuidanceConfig, GuidanceSchedule
@@ -14,7 +15,6 @@ from fantasytalking.pipeline.model_facts import ModelFacts
 from fantasytalking.pipeline.sliding_window import check_window_overlap, latent_window_sizes
 
 NEUTRAL_MOTION = 0.5
-MAX_PROMPT_CHARS = 4096
 DEFAULT_NUM_INFERENCE_STEPS = 30
 """Denoising steps of a model that is not distilled."""
 MAX_NUM_INFERENCE_STEPS = 1000

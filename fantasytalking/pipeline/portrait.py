@@ -15,10 +15,9 @@ from PIL import Image
 
 from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_IMAGE_SIDE
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 
-MAX_IMAGE_SIDE = 4096
-"""Side in pixels to which larger images are shrunk before the face is detected."""
 GROUP_CROP_MARGIN = 1.25
 """Size of the tightest crop around several faces, relative to their bounding box."""
 

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_VIDEO_SECONDS
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
-
-MAX_VIDEO_SECONDS = 4 * 3600.0
 
 
 @dataclass(frozen=True)

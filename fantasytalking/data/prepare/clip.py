@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
+from fantasytalking.common.limits import MAX_CAPTION_BYTES
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
 from fantasytalking.data.prepare.config import PreparationConfig
@@ -26,7 +27,6 @@ from fantasytalking.perception.face_track import FaceTrack, track_faces
 from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.perception.motion_intensity import measure_motion
 
-MAX_CAPTION_BYTES = 16_384
 MIN_TRACKED_PEOPLE = 4
 """Minimum number of faces to track, so that passers-by are recognized."""
 

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
+from fantasytalking.common.limits import MAX_SOURCE_SECONDS
 from fantasytalking.common.resources import resource_path
 from fantasytalking.data.manifest import Rejection, RejectionReason
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.scenes import SpanScan, iter_scenes, span_starts, video_end
 
 VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"])
-MAX_SOURCE_SECONDS = 12 * 3600.0
 
 
 class RelativeCrop(NamedTuple):

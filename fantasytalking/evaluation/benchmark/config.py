@@ -6,8 +6,8 @@ from enum import Enum
 from string import Formatter
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_CLIP_FRAMES
 from fantasytalking.common.validation import check_ranges
-from fantasytalking.evaluation.evaluation_clip import MAX_CLIP_FRAMES
 
 MAX_REENACTED_PEOPLE = 4
 """Largest number of people in an image."""

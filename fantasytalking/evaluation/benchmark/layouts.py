@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_TRUTH_BYTES
 from fantasytalking.data.prepare.plan import VIDEO_SUFFIXES
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, DatasetLayout
 from fantasytalking.evaluation.benchmark.driver_assignment import ReferenceEntry
-from fantasytalking.evaluation.ground_truth import MAX_TRUTH_BYTES, TRUTH_FILE
+from fantasytalking.evaluation.ground_truth import TRUTH_FILE
 
 PORTRAITS_FOLDER, DRIVERS_FOLDER, CROSS_REENACTMENTS_FOLDER = "portraits", "drivers", "crossed"
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"])

@@ -15,6 +15,7 @@ from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.limits import MAX_BENCHMARK_CLIPS, MAX_CLIP_FRAMES, MAX_PROTOCOL_BYTES
 from fantasytalking.evaluation.benchmark.media_source import (
     MAX_SOURCE_FACES,
     MediaSource,
@@ -22,14 +23,12 @@ from fantasytalking.evaluation.benchmark.media_source import (
     parse_crop,
     parse_source,
 )
-from fantasytalking.evaluation.evaluation_clip import MAX_CLIP_FRAMES, CropAndResize, EvaluationClip
+from fantasytalking.evaluation.evaluation_clip import CropAndResize, EvaluationClip
 from fantasytalking.evaluation.ground_truth import TRUTH_FILE, GroundTruth, load_ground_truth
 
 PROTOCOL_FORMAT = 1
 """Version of the format. It increases when the definition of a metric changes: older results then count as those of
 another protocol."""
-MAX_PROTOCOL_BYTES = 1 << 26
-MAX_BENCHMARK_CLIPS = 100_000
 CLIP_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.limits import MAX_RESULTS_BYTES
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.records import ClipMeasurements, MeasurementSide
@@ -26,7 +27,6 @@ from fantasytalking.evaluation.report.statistics import (
 
 RESULTS_FILE = "results.json"
 RESULTS_FORMAT = 1
-MAX_RESULTS_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)

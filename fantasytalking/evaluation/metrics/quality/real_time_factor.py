@@ -3,11 +3,10 @@
 import numpy as np
 
 from fantasytalking.common.errors import InputError
+from fantasytalking.common.limits import MAX_GENERATION_RECORD_BYTES
 from fantasytalking.common.tensor_io import read_json
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.metric import MeanMetric, Measurement, MetricValue, register_metric
-
-MAX_GENERATION_RECORD_BYTES = 1 << 20
 
 
 @register_metric(rank=320)

@@ -1,0 +1,56 @@
+"""Limits on what a file of others may cost: bytes, pixels, seconds and entries.
+
+Every limit is checked before the memory or the time is spent.
+"""
+
+# Pictures and video
+MAX_IMAGE_PIXELS = 100_000_000
+"""Maximum image size; it is checked before the pixels are decoded."""
+MAX_IMAGE_SIDE = 4096
+"""Side in pixels to which larger images are shrunk before the face is detected."""
+MAX_FRAME_PIXELS = 8192 * 4320
+"""Maximum frame size: no camera records larger frames, and one frame would take 100 MB."""
+MAX_VIDEO_BYTES = 8 * 2**30
+"""Memory limit of `read_video`; `iter_frames` streams any length."""
+MAX_CLIP_FRAMES = 3000
+"""Largest number of frames: a clip is in memory as a whole."""
+
+# Sound and length
+MAX_AUDIO_SECONDS = 4 * 3600
+"""Longest segment, in seconds: 4 hours at 16 kHz are 0.9 GB of samples."""
+MAX_VIDEO_SECONDS = 4 * 3600.0
+"""Longest generated video, in seconds."""
+MAX_SOURCE_SECONDS = 12 * 3600.0
+"""Longest source video that is prepared, in seconds."""
+
+# Text
+MAX_PROMPT_CHARS = 4096
+"""Longest prompt, in characters."""
+MAX_CAPTION_BYTES = 16_384
+"""Largest caption file, in bytes."""
+MAX_LINE_BYTES = 1 << 16
+"""Longest line of a manifest, in bytes."""
+
+# Weights and features
+MAX_PICKLE_BYTES = 16 * 2**30
+"""Largest pickle that is read, in bytes; it is read into memory whole. A released adapter has 1.7 GB."""
+MAX_FEATURE_BYTES = 1 << 30
+"""Maximum size of a feature file; the latents of 1201 frames of 720x1280 take 140 MB."""
+MAX_HASHED_BYTES = 64 << 20
+"""Files up to this size are hashed by content, larger ones by name and size."""
+
+# Records and results
+MAX_RECORD_BYTES = 1 << 20
+"""Largest record (`.json`) of a generated video, in bytes."""
+MAX_GENERATION_RECORD_BYTES = 1 << 20
+"""Largest record of a video that is read for its generation time, in bytes."""
+MAX_MEASUREMENT_BYTES = 1 << 28
+"""Largest file of stored measurements, in bytes."""
+MAX_RESULTS_BYTES = 1 << 28
+"""Largest results.json, in bytes."""
+MAX_PROTOCOL_BYTES = 1 << 26
+"""Largest benchmark manifest, in bytes."""
+MAX_BENCHMARK_CLIPS = 100_000
+"""Largest number of clips in a benchmark."""
+MAX_TRUTH_BYTES = 1 << 26
+"""Largest ground-truth file, in bytes."""
