@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 
@@ -18,13 +17,11 @@ Resumes an interrupted run. The command freeze-benchmark writes the manifest, th
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments, generates the videos, and prints their number."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--manifest", type=Path, required=True, help="as freeze-benchmark writes it")
-    parser.add_argument("--references", type=Path, required=True, help="folder of the dataset's videos")
-    parser.add_argument("--output", type=Path, required=True, help="new folder, or that of a run to resume")
-    parser.add_argument("--config", type=Path, help="default: configs/nano/infer.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings, as in num_inference_steps=20 face_scale=0"
-    )
+    parser.add_path("--manifest", required=True, help="as freeze-benchmark writes it")
+    parser.add_path("--references", required=True, help="folder of the dataset's videos")
+    parser.add_path("--output", required=True, help="new folder, or that of a run to resume")
+    parser.add_path("--config", help="inference settings; default: configs/nano/infer.yaml")
+    parser.add_settings("settings, as in num_inference_steps=20 face_scale=0")
     given = parser.parse_intermixed_args(arguments)
 
     from accelerate import PartialState

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 from fantasytalking.common.errors import ErrorCode, InputError
@@ -19,11 +18,11 @@ Resumes an interrupted run. data/README.md describes the output and how to get t
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments and prepares the corpus; the first of several processes prints a summary."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--input", type=Path, required=True, help="folder of videos, searched recursively")
-    parser.add_argument("--output", type=Path, required=True, help="new folder, or that of a run to resume")
-    parser.add_argument("--config", type=Path, help="default: configs/wan14b/data.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as frames=33 fps=25")
-    given = parser.parse_args(arguments)
+    parser.add_path("--input", required=True, help="folder of videos, searched recursively")
+    parser.add_path("--output", required=True, help="new folder, or that of a run to resume")
+    parser.add_path("--config", help="settings of the corpus; default: configs/wan14b/data.yaml")
+    parser.add_settings("settings, such as frames=33 fps=25")
+    given = parser.parse_intermixed_args(arguments)
 
     import torch
     from accelerate import PartialState

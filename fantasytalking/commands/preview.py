@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.files import check_has_stem
 
 DESCRIPTION = """Writes a preview of a video: an animated WebP or GIF, or a contact sheet of evenly spaced frames.
 
@@ -20,8 +20,8 @@ LIMITS = {"height": 2160, "frames": 200}
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments and writes the preview."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--input", type=Path, required=True, help="video file")
-    parser.add_argument("--output", type=Path, required=True, help=".webp or .gif (animation), .png or .jpg (sheet)")
+    parser.add_path("--input", required=True, help="video file")
+    parser.add_path("--output", required=True, help=".webp or .gif (animation), .png or .jpg (sheet)")
     parser.add_argument("--start", type=float, default=0.0, help="seconds at which an animation starts")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of an animation")
     parser.add_argument("--fps", type=float, default=12.5, help="frames per second of an animation")
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
 
     from fantasytalking.media.preview import PREVIEW_SUFFIXES
 
+    check_has_stem(options.output, [*PREVIEW_SUFFIXES, ".png", ".jpg", ".jpeg"], "--output")
     if options.output.suffix.lower() in PREVIEW_SUFFIXES:
         _write_animation(options)
     else:

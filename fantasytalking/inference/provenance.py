@@ -18,10 +18,13 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file, fingerprint, hash_file
 from fantasytalking.common.limits import MAX_RECORD_BYTES
 from fantasytalking.common.tensor_io import read_json
+from fantasytalking.common.text import utf8_bytes
 from fantasytalking.inference.model_sources import ResolvedModel, device_name
 from fantasytalking.pipeline.config import InferConfig
 
 RECORD_FORMAT = 1
+RECORD_KEYS = frozenset(["config", "hashes", "video_sha256"])
+"""Keys by which a record is told from other JSON files."""
 RECORDED_PACKAGES = (
     "torch",
     "diffusers",
@@ -101,6 +104,10 @@ class GenerationRecord:
             "result": result,
         }
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+    def save(self, path: Path, result: dict[str, Any]) -> None:
+        """Writes `to_json_string`; names that are not UTF-8 are escaped, and `load` returns them unchanged."""
+        path.write_bytes(utf8_bytes(self.to_json_string(result)))
 
     @classmethod
     def load(cls, path: str | Path) -> "GenerationRecord":
@@ -189,6 +196,17 @@ class GenerationRecord:
         return changed + (
             [f"the device was {self.device}, is {current.device}"] if self.device != current.device else []
         )
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file exists and is a record, of this or an earlier release."""
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_RECORD_BYTES:
+            return False
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("format") == RECORD_FORMAT and values.keys() >= RECORD_KEYS
 
 
 def _input_files(image: Path, audio_paths: Sequence[Path], driving_videos: Sequence[Path]) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_PROMPT_CHARS
+from fantasytalking.common.text import is_utf8
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.pipeline.guidance import GuidanceConfig, GuidanceSchedule
@@ -65,7 +66,15 @@ class GenerationControls:
         }
         check_ranges(self, limits)
         for name in ("prompt", "negative_prompt"):
-            length = len(getattr(self, name))
+            text = getattr(self, name)
+            if not is_utf8(text):
+                raise InputError(
+                    f"{name} '{text}' is not UTF-8 text; give it in UTF-8",
+                    code=ErrorCode.malformed_file,
+                    field=name,
+                    value=text,
+                )
+            length = len(text)
             if length > MAX_PROMPT_CHARS:
                 raise InputError(
                     f"{name} has {length} characters; at most {MAX_PROMPT_CHARS} are allowed",

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.files import apply_umask, report_write_errors
 from fantasytalking.training.ema import EMAModel
 
 PROGRESS_FILE = "progress.json"
@@ -98,6 +99,7 @@ class CheckpointManager:
     def commit(self, step: int) -> None:
         """Renames the complete checkpoint of `step` and removes the oldest ones. Main process only."""
         final = self._folder / f"step-{step:08d}"
+        apply_umask(self.partial_path(step))
         if final.exists():
             shutil.rmtree(final)
         os.replace(self.partial_path(step), final)
@@ -136,8 +138,17 @@ class RunState:
         accelerator.register_load_state_pre_hook(self._load_trained)
 
     def save(self, progress: TrainingProgress) -> None:
-        """Writes a checkpoint under a temporary name and renames it when it is complete. Call on every process."""
-        accelerator, folder = self._accelerator, self._checkpoints.partial_path(progress.step)
+        """Writes a checkpoint under a temporary name and renames it when it is complete. Call on every process.
+
+        Raises:
+            InputError: the disk is full, read-only or failing.
+        """
+        folder = self._checkpoints.partial_path(progress.step)
+        with report_write_errors(folder):
+            self._save(progress, folder)
+
+    def _save(self, progress: TrainingProgress, folder: Path) -> None:
+        accelerator = self._accelerator
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()

@@ -9,7 +9,7 @@ from typing import Any
 
 from fantasytalking.common.config_aliases import rename_old_keys
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, hash_file
+from fantasytalking.common.files import atomic_write_text, hash_file
 from fantasytalking.common.tensor_io import read_json
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.stage_config import ObjectiveType
@@ -35,8 +35,7 @@ def check_same_config(output: Path, global_batch_size: int, config: TrainConfig)
     """
     path, requested = output / "run.json", _immutable_values(config, global_batch_size)
     if not path.is_file():
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(requested, indent=1) + "\n", encoding="utf-8")
+        atomic_write_text(path, json.dumps(requested, indent=1) + "\n")
         return
     try:
         recorded = _rename_flat_keys(dict(json.loads(path.read_text(encoding="utf-8"))), str(path))
@@ -69,8 +68,7 @@ def check_same_manifests(output: Path, manifests: Sequence[str]) -> None:
     """
     path, hashes = output / "clips.json", {manifest: hash_file(Path(manifest)) for manifest in manifests}
     if not path.is_file():
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
+        atomic_write_text(path, json.dumps(hashes, indent=1) + "\n")
         return
     recorded = read_json(path)
     changed = [manifest for manifest, content in hashes.items() if recorded.get(manifest) != content]

@@ -21,7 +21,8 @@ from fantasytalking.checkpoints.adapter import save_adapter_state
 from fantasytalking.checkpoints.lora import strip_peft_name
 from fantasytalking.common.config import save_config
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
+from fantasytalking.common.locks import lock_output
 from fantasytalking.data.corpus_motion import (
     check_initial_motion_normalizer,
     fit_motion_normalizer,
@@ -118,6 +119,8 @@ class Trainer:
         self.accelerator = build_accelerator(config)
         check_compatible(config, self.accelerator)
         check_output_writable(self.output, required_bytes=0)
+        with lock_output(self.output, hold=self.accelerator.is_main_process):
+            pass  # a run that cannot start says so before the weights are read
         self.batch_layout = self._build_batch_layout()
         self.holdout = HoldoutLoss(config, self.motion_normalizer) if config.holdout.interval else None
         self.objective = build_objective(config.stage)
@@ -166,8 +169,13 @@ class Trainer:
         """Trains from the newest checkpoint to the last step and returns the adapter folder.
 
         Raises:
-            InputError: the output belongs to another run, too many clips are unreadable, or the loss is not finite.
+            InputError: the output belongs to another run or another run works on it, too many clips are unreadable, or
+                the loss is not finite.
         """
+        with lock_output(self.output, hold=self.accelerator.is_main_process):
+            return self._train()
+
+    def _train(self) -> Path:
         config, steps = self.config, self.config.stage.steps
         progress = self._resume()
         metrics = MetricsAccumulator()
@@ -280,8 +288,7 @@ class Trainer:
             "clips": micro_batch.clip_names,
             "values": [str(v) for v in values.tolist()],
         }
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
+        atomic_write_text(path, json.dumps(details, indent=1) + "\n")
         raise InputError(
             f"the {quantity} of step {step + 1} is not finite; '{path}' lists its clips: remove them from the "
             "manifest, or lower optimizer.learning_rate",

@@ -16,7 +16,8 @@ import torch
 
 from fantasytalking.common.config import save_config
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import fingerprint
+from fantasytalking.common.files import check_utf8_path, fingerprint
+from fantasytalking.common.locks import lock_output
 from fantasytalking.common.resumable_tasks import ProcessState, TaskStage, open_output_folder
 from fantasytalking.data.features import save_features
 from fantasytalking.data.manifest import (
@@ -213,8 +214,10 @@ def prepare_corpus(
             other files; at the end, if no clip can be used.
     """
     torch.set_num_threads(config.num_threads)
-    preparation = CorpusPreparation(videos, output, config, FeatureEncoders.load(config, device))
-    records, rejections = preparation.run(process_state)
+    check_utf8_path(output, "--output")
+    with lock_output(output, hold=process_state.is_main_process):
+        preparation = CorpusPreparation(videos, output, config, FeatureEncoders.load(config, device))
+        records, rejections = preparation.run(process_state)
     rejected = f"; rejected: {_format_reason_counts(rejections)}, see {REJECTIONS_FILE}" if rejections else ""
     return f"{len(records)} clips in '{output / MANIFEST_FILE}'{rejected}"
 

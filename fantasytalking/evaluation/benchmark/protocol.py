@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.files import atomic_write_text, existing_file
 from fantasytalking.common.limits import MAX_BENCHMARK_CLIPS, MAX_CLIP_FRAMES, MAX_PROTOCOL_BYTES
 from fantasytalking.evaluation.benchmark.media_source import (
     MAX_SOURCE_FACES,
@@ -174,8 +174,7 @@ class BenchmarkProtocol:
         clips = values.pop("clips")
         head = json.dumps({"id": self.id, **values}, ensure_ascii=False)[:-1]
         lines = ",\n".join(json.dumps(clip, ensure_ascii=False) for clip in clips)
-        with atomic_write(path) as temporary:
-            temporary.write_text(f'{head}, "clips": [\n{lines}\n]}}\n', encoding="utf-8")
+        atomic_write_text(path, f'{head}, "clips": [\n{lines}\n]}}\n')
 
     @classmethod
     def load(cls, path: str | Path) -> "BenchmarkProtocol":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.records import ClipMeasurements, load_record, record_path, stored_measurement_key
@@ -95,8 +95,7 @@ def write_comparison_table(
         "|" + "---|" * (len(heads) + 1),
     ]
     lines += [f"| {name.replace('|', '')} | {' | '.join(map(format_estimate, cells))} |" for name, cells in rows]
-    with atomic_write(output / "table.md") as temporary:
-        temporary.write_text("\n".join([*lines, "", REPORT_NOTES, ""]), encoding="utf-8")
+    atomic_write_text(output / "table.md", "\n".join([*lines, "", REPORT_NOTES, ""]))
     legend = [(row_heading(column), column.description) for column in columns]
     render_template(
         "table.html",

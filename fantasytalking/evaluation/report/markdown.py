@@ -4,7 +4,7 @@ import csv
 import math
 from pathlib import Path
 
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write, atomic_write_text
 from fantasytalking.evaluation.report.published_numbers import COMPARABILITY_NOTE, PUBLISHED_RESULTS
 from fantasytalking.evaluation.report.results import EvaluationResults, ResultRow
 from fantasytalking.evaluation.report.statistics import CONFIDENCE_LEVEL, Estimate
@@ -62,7 +62,10 @@ def write_csv(results: EvaluationResults, path: Path) -> None:
     def cell(value: float) -> str:
         return repr(value) if math.isfinite(value) else ""
 
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         table = csv.writer(file)
         table.writerow(names)
         for row in results.rows:
@@ -101,8 +104,7 @@ def write_markdown(results: EvaluationResults, path: Path) -> None:
         for entry in published:
             values = [str(entry.numbers.get(name, "")) for name in columns]
             lines.append(f"| {entry.method} | {' | '.join(values)} | {entry.source} |")
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    atomic_write_text(path, "\n".join(lines).rstrip() + "\n")
 
 
 def _escape_cell(text: str) -> str:

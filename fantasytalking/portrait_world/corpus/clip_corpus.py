@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.files import atomic_write_text, existing_file
+from fantasytalking.common.locks import lock_output
 from fantasytalking.common.resources import ROOT, resource_path
 from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, PortraitRenderer, write_clip
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, make_identity
@@ -206,7 +207,7 @@ def make_corpus(plan: CorpusPlanProtocol[ClipT], output: str | Path, processes: 
         the number of finished clips and the number of all clips.
 
     Raises:
-        InputError: `processes` is below 1, `output` cannot be written, or it contains clips of other settings.
+        InputError: `processes` is below 1, `output` cannot be written, it contains clips of other settings, or another run works on it.
     """
     if processes < 1:
         raise InputError(
@@ -216,6 +217,11 @@ def make_corpus(plan: CorpusPlanProtocol[ClipT], output: str | Path, processes: 
             value=processes,
         )
     output = Path(output)
+    with lock_output(output):
+        yield from _make_missing_clips(plan, output, processes)
+
+
+def _make_missing_clips(plan: CorpusPlanProtocol[ClipT], output: Path, processes: int) -> Iterator[tuple[int, int]]:
     _check_corpus_settings(plan, output)
     clips = list(plan.clips())
     missing = [clip for clip in clips if not _is_complete(clip, output)]
@@ -284,8 +290,7 @@ def _check_corpus_settings(plan: CorpusPlanProtocol[ClipT], output: Path) -> Non
                 value=str(output),
             )
     else:
-        with atomic_write(note) as temporary:
-            temporary.write_text(json.dumps(plan.settings()) + "\n", "utf-8")
+        atomic_write_text(note, json.dumps(plan.settings()) + "\n")
     # Partial folders of an earlier run that was killed.
     for kind in ("id", "g"):
         for unfinished in output.glob(f".{kind}????_s????.*"):
