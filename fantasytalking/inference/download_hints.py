@@ -16,7 +16,7 @@ class DownloadHint(NamedTuple):
 _SIZES_BY_DTYPE = "in half precision, {} GB in single"
 DOWNLOAD_HINTS = {
     "checkpoints/nano": DownloadHint(
-        "it is part of the repository, not of the wheel; copy checkpoints/nano of a clone here, give base=FOLDER, or "
+        "it is part of the repository, not of the wheel: copy checkpoints/nano of a clone here, give base=FOLDER, or "
         "build it in some hours: fantasytalking build-nano",
         "48 MB at most",
         "Apache-2.0",

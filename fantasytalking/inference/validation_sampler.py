@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fantasytalking import media
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.hub import resolve_local
 from fantasytalking.data.manifest import ClipRecord, read_manifest
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
@@ -254,7 +255,9 @@ def _resolve_encoder_paths(config: TrainConfig, infer_config: InferConfig) -> di
             value=str(folder),
         )
     if found["expression_encoder"] is None:
-        found["expression_encoder"] = find_expression_encoder(config.stage.init_from, folder)
+        found["expression_encoder"] = find_expression_encoder(
+            None if config.stage.init_from is None else resolve_local(config.stage.init_from), folder
+        )
     return found
 
 

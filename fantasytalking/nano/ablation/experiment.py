@@ -15,6 +15,7 @@ from fantasytalking.common.config import CONFIGS_FOLDER
 from fantasytalking.common.config_aliases import restore_old_keys
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, atomic_write_text, hash_file
+from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.locks import lock_output
 from fantasytalking.evaluation.report.results import RESULTS_FILE, EvaluationResults
 from fantasytalking.evaluation.runner import PROTOCOL_FILE
@@ -62,6 +63,7 @@ class AblationStudy:
     """
 
     def __init__(self, config: AblationConfig, processes: int) -> None:
+        config = dataclasses.replace(config, base=str(resolve_local(config.base)))
         self.config, self.processes, self.work_dir = config, processes, Path(config.work_dir)
         self.references = self.work_dir / "references"
 

@@ -207,7 +207,8 @@ def make_corpus(plan: CorpusPlanProtocol[ClipT], output: str | Path, processes: 
         the number of finished clips and the number of all clips.
 
     Raises:
-        InputError: `processes` is below 1, `output` cannot be written, it contains clips of other settings, or another run works on it.
+        InputError: `processes` is below 1, `output` cannot be written, it contains clips of other settings, or another
+            run works on it.
     """
     if processes < 1:
         raise InputError(
