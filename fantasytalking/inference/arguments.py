@@ -126,7 +126,9 @@ def _parser(description: str, prog: str | None) -> CommandParser:
         "--config",
         help="the model and its settings, whose values replace the defaults above (default: configs/nano/infer.yaml)",
     )
-    parser.add_path("--output", help="the video, .mp4 (default: outputs/IMAGE_AUDIO.mp4; with --reproduce beside FILE)")
+    parser.add_path(
+        "--output", help="the video, .mp4 (default: outputs/IMAGE_AUDIO.mp4; with --reproduce FILE.again.mp4)"
+    )
     parser.add_argument("--contact-sheet", action="store_true", help="also write an image of some frames")
     parser.add_argument("--stream", action="store_const", const=True, help=STREAM_HELP)
     parser.add_path(

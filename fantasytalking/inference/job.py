@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import check_has_stem, existing_file, hash_file, report_write_errors, shorten_name
+from fantasytalking.common.files import check_has_stem, existing_file, report_write_errors, shorten_name
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.model_sources import ResolvedModel
 from fantasytalking.inference.provenance import GenerationRecord, is_record
@@ -77,22 +77,15 @@ class GenerationJob:
 
 
 def job_from_record(record: Path, output: Path | None, contact_sheet: bool) -> GenerationJob:
-    """Returns the job that reproduces a record; without `output` the video beside the record is replaced.
+    """Returns the job that reproduces a record; without `output` it writes NAME.again.mp4 beside the record NAME.json.
+
+    Where the recorded video was written does not matter: the record may be from elsewhere.
 
     Raises:
-        InputError: the file is not a record, or the video beside it is not the recorded one.
+        InputError: the file is not a record, or NAME.again.mp4 exists and is not of an earlier reproduction.
     """
     recorded = GenerationRecord.load(record)
-    if output is None:
-        output = record.with_suffix(".mp4")
-        if output.is_file() and hash_file(output) != recorded.video_sha256:
-            raise InputError(
-                f"'{output}' is not the video that the record '{record}' describes, and would be overwritten; give "
-                "another --output",
-                code=ErrorCode.output_exists,
-                field="--output",
-                value=str(output),
-            )
+    output = output or _unused(record.with_name(f"{record.stem}.again.mp4"))
     return GenerationJob(
         recorded.config,
         recorded.image,
@@ -126,13 +119,14 @@ def unused_output_path(image: Path, other: Path) -> Path:
         InputError: that file exists and is not the video of an earlier run.
     """
     stem = "_".join(shorten_name(path.stem, MAX_STEM_BYTES) for path in (image, other))
-    output = Path("outputs") / f"{stem}.mp4"
-    if output.exists() and not is_record(output.with_suffix(".json")):
-        raise InputError(
-            f"'{output}' exists and is not the video of an earlier run, which has a record beside it; give --output",
-            code=ErrorCode.output_exists,
-            field="--output",
-            value=str(output),
+    return _unused(Path("outputs") / f"{stem}.mp4")
+
+
+def _unused(output: Path) -> Path:
+    """Returns an output that was not given, unless it is a file without a record, which is not ours."""
+    with report_write_errors(output, field="--output"):
+        _refuse(
+            output, "exists without a record" if output.exists() and not is_record(output.with_suffix(".json")) else ""
         )
     return output
 

@@ -368,7 +368,7 @@ def test_altered_records(capsys, options, tmp_path, change, message):
     if message is None:  # a prompt is text, never an expression
         ended = run_infer(capsys, "--reproduce", tmp_path / "video.json")
         assert ended.code == 0
-        again = json.loads((tmp_path / "output" / "video.json").read_text())
+        again = json.loads((tmp_path / "video.again.json").read_text())
         assert again["config"]["prompt"] == "${oc.env:HOME}"
     else:
         assert message in refused(capsys, tmp_path, "--reproduce", tmp_path / "video.json")
