@@ -1,6 +1,7 @@
 """The parser of every command: one line for a mistake, help for every option, and `~` replaced as by a shell."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,11 +57,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def path_argument(text: str) -> Path:
-    """Type of an option that is a path: `~` is replaced, which shells leave in --option=~/path.
-
-    Raises:
-        argparse.ArgumentTypeError: there is no such user.
-    """
+    """Type of an option that is a path: `~` is replaced, which shells leave in --option=~/path."""
     return Path(_expanded(text))
 
 
@@ -72,12 +69,10 @@ def _setting(text: str) -> str:
 
 
 def _expanded(text: str) -> str:
-    """Replaces a leading ~ or ~user; nothing else of the text changes."""
+    """Replaces a leading ~ or ~user as a shell does: other text, and the name of no user, stay as they are."""
     first, separator, rest = text.partition("/")
     if not first.startswith("~"):
         return text
-    try:
-        return str(Path(first).expanduser()) + separator + rest
-    except RuntimeError as error:
-        message = f"'{text}': there is no home folder '{first}'; write ./{text} for a file of that name"
-        raise argparse.ArgumentTypeError(message) from error
+    with suppress(RuntimeError):
+        first = str(Path(first).expanduser())
+    return first + separator + rest

@@ -2,6 +2,7 @@
 
 import io
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -99,9 +100,7 @@ def exit_cleanly(main: Callable[[], None]) -> None:
     that `accelerate launch` or torchrun started ends with it.
     """
     die_with_launcher()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     try:
         with raise_on_termination():
             main()
@@ -133,11 +132,21 @@ def _exit_with_line(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def _prepare_streams() -> None:
+    """Lets standard output and error take any text, also where they were closed (>&-)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (as long as the process)
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _is_stdout_closed() -> bool:
     """Whether nobody reads stdout any more; what is left for it is dropped, since Python would report it at exit."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+    reader = select.poll()
+    reader.register(sys.stdout.fileno(), 0)
+    closed = any(event & select.POLLERR for _, event in reader.poll(0))
+    if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return closed

@@ -25,6 +25,7 @@ MAX_NAME_BYTES = 255
 _TEMPORARY_NAME_BYTES = 64
 _TEMPORARY_FOLDER = re.compile(r"\..+\.[a-z0-9_]{8}")
 _swept: set[Path] = set()
+_open_folders: set[Path] = set()
 
 
 @contextmanager
@@ -40,6 +41,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             read-only or failing.
     """
     path = Path(path)
+    if _is_temporary(path):
+        with _written_whole(path):
+            yield path
+        return
     _check_is_expanded(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,6 +55,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise InputError(
             f"cannot write '{path}': {reason}", code=ErrorCode.output_exists, field="output", value=str(path)
         ) from error
+    _open_folders.add(folder)
     try:
         with report_write_errors(path, folder):
             temporary = folder / path.name
@@ -60,9 +66,28 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             _apply_umask(temporary, folder.stat().st_mode)
             os.replace(temporary, path)
     finally:
+        _open_folders.discard(folder)
         shutil.rmtree(folder, ignore_errors=True)
         if owner is not None:
             owner.close()
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether nothing is at `path` yet and an open `atomic_write` will move or remove it, with its errors."""
+    return any(parent in _open_folders for parent in path.parents) and not path.exists()
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[None]:
+    """Removes what a failing block has written to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        raise
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """Records: the measurements of a metric on a clip, one file each, with what they were measured from."""
 
+import io
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -47,8 +48,10 @@ def save_record(
     """
     values = {f"{side.value}/{key}": value for side, record in measurements.items() for key, value in record.items()}
     source = {_KEY_FIELD: np.array(measurement_key), _HASH_FIELD: np.array(prediction_sha256)}
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **source, **values)
+    content = io.BytesIO()
+    np.savez(content, **source, **values)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_record(path: Path, measurement_key: str, prediction_sha256: str | None = None) -> ClipMeasurements | None:

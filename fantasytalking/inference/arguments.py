@@ -127,7 +127,7 @@ def _parser(description: str, prog: str | None) -> CommandParser:
         help="the model and its settings, whose values replace the defaults above (default: configs/nano/infer.yaml)",
     )
     parser.add_path(
-        "--output", help="the video, .mp4 (default: outputs/IMAGE_AUDIO.mp4; with --reproduce FILE.again.mp4)"
+        "--output", help="the video, .mp4 (default: outputs/IMAGE_AUDIO.mp4; of a record NAME.json, NAME.again.mp4)"
     )
     parser.add_argument("--contact-sheet", action="store_true", help="also write an image of some frames")
     parser.add_argument("--stream", action="store_const", const=True, help=STREAM_HELP)

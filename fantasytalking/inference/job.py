@@ -125,9 +125,8 @@ def unused_output_path(image: Path, other: Path) -> Path:
 def _unused(output: Path) -> Path:
     """Returns an output that was not given, unless it is a file without a record, which is not ours."""
     with report_write_errors(output, field="--output"):
-        _refuse(
-            output, "exists without a record" if output.exists() and not is_record(output.with_suffix(".json")) else ""
-        )
+        is_foreign = output.exists() and not is_record(output.with_suffix(".json"))
+    _refuse(output, "exists without a record, so it is not of an earlier run" if is_foreign else "")
     return output
 
 

@@ -115,5 +115,7 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
         )
     import imageio.v3 as imageio
 
+    # Encoded in memory: on a full disk imageio reports the same error a second time, with a traceback.
+    encoded = imageio.imwrite("<bytes>", array, plugin="pillow", extension=suffix, is_batch=False, quality=95)
     with atomic_write(path) as temporary:
-        imageio.imwrite(temporary, array, plugin="pillow", extension=suffix, is_batch=False, quality=95)
+        temporary.write_bytes(encoded)

@@ -48,17 +48,18 @@ def write_preview(path: str | Path, frames: Iterable[NDArray[np.uint8]], *, fps:
 
     stacked = np.stack(_checked_frames(frames))
     options: dict[str, Any] = {"quality": WEBP_QUALITY} if suffix == ".webp" else {}
+    encoded = imageio.imwrite(
+        "<bytes>",
+        stacked,
+        plugin="pillow",
+        extension=suffix,
+        is_batch=True,
+        duration=1000 / fps,
+        loop=0,
+        **options,
+    )
     with atomic_write(path) as temporary:
-        imageio.imwrite(
-            temporary,
-            stacked,
-            plugin="pillow",
-            extension=suffix,
-            is_batch=True,
-            duration=1000 / fps,
-            loop=0,
-            **options,
-        )
+        temporary.write_bytes(encoded)
 
 
 def _checked_frames(frames: Iterable[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:

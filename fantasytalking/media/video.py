@@ -12,6 +12,7 @@ import numpy as np
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.common.limits import MAX_VIDEO_BYTES
+from fantasytalking.common.os_errors import describe_os_error
 from fantasytalking.media.container import (
     check_decoder,
     check_frame_size,
@@ -330,6 +331,8 @@ def _writing_errors(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (av.FFmpegError, OSError) as error:
+        if describe_os_error(error.errno) is not None:
+            raise
         reason = error.strerror or type(error).__name__
         raise InputError(
             f"cannot write '{path}' ({reason}); choose another output, rate or size",

@@ -238,3 +238,25 @@ def test_what_a_killed_process_left_is_removed_by_the_next_run_and_nothing_else(
         assert own.startswith(".video.mp4."), "the folder of a process that lives stays"
         writer.send_signal(signal.SIGKILL)
     assert next_run() == foreign
+
+
+def test_writing_below_a_temporary_path_reports_the_output_and_leaves_no_part(tmp_path: Path):
+    target = tmp_path / "model"
+    with atomic_write(target) as temporary:
+        for path in (temporary / "a" / "text.json", temporary / "picture.png"):
+            with atomic_write(path) as inner:
+                assert inner == path, "no folder within the folder"
+                path.write_text("whole")
+        for path in (temporary / "part.txt", temporary / "part"):
+            with pytest.raises(ZeroDivisionError), atomic_write(path):
+                path.mkdir() if path.name == "part" else path.write_text("part")
+                _ = 1 / 0
+        atomic_write_text(temporary / "picture.png", "again")
+    assert sorted(path.name for path in target.rglob("*")) == ["a", "picture.png", "text.json"]
+    assert (target / "picture.png").read_text() == "again"
+    with (
+        file_size_limit(4096),
+        raises_input_error(ErrorCode.insufficient_resources, "output", str(tmp_path / "new")),
+        atomic_write(tmp_path / "new") as temporary,
+    ):
+        WRITERS["text.json"](temporary / "text.json")

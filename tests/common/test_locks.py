@@ -91,9 +91,12 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
     (tmp_path / "file").touch()
     with raises_input_error(ErrorCode.output_exists, "output"), lock_output(tmp_path / "file"):
         pass
-    with small_disk(tmp_path / "disk", 64, "ro") as disk, raises_input_error(ErrorCode.output_exists, "output"):
-        with lock_output(disk):
-            pass
+    with (
+        small_disk(tmp_path / "disk", 64, "ro") as disk,
+        raises_input_error(ErrorCode.output_exists, "output"),
+        lock_output(disk),
+    ):
+        pass
 
 
 def test_a_file_system_without_locks_is_told_and_used(

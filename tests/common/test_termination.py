@@ -117,7 +117,7 @@ def test_what_the_system_refuses_is_one_line(capsys: pytest.CaptureFixture[str],
 
 def test_what_a_terminal_cannot_show_is_escaped(capsys: pytest.CaptureFixture[str]):
     def refuse() -> None:
-        print("lat\udce9")
+        sys.stdout.write("lat\udce9\n")
         raise InputError("lat\udce9 \x1b[31m 東京")
 
     with pytest.raises(SystemExit):
