@@ -8,7 +8,7 @@ from fantasytalking.commands.invocation import Invocation
 DESCRIPTION = """Generates the videos of a frozen benchmark: each clip's portrait, driven by its audio or videos.
 
     {command} --manifest hdtf.json --references HDTF --output VIDEOS [key=value ...]
-    accelerate launch {target} ...             one video per rank, over one shared output folder
+    accelerate launch --config_file configs/accelerate/ddp.yaml {target} ...    one video per rank
 
 Resumes an interrupted run. The command freeze-benchmark writes the manifest, the command evaluate scores the videos.
 """
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     from accelerate import PartialState
 
     from fantasytalking.common.config import load_config, preset_path
+    from fantasytalking.common.locks import lock_output
     from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
     from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
     from fantasytalking.inference.console import silence_libraries
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     silence_libraries()
     # One process may have hours of work more than another: the others must not time out.
     state = PartialState(cpu=config.device == "cpu", timeout=timedelta(days=14))
-    count = generate_benchmark(job, state)
+    with lock_output(given.output, hold=state.is_main_process):
+        count = generate_benchmark(job, state)
+        state.wait_for_everyone()  # the lock is that of all processes
     print(f"{count} clips of protocol {job.protocol.id} in '{given.output}'")
     state.destroy_process_group()

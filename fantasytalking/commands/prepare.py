@@ -9,7 +9,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 DESCRIPTION = """Turns a folder of talking videos into features that are ready for training.
 
     {command} --input DIR --output DIR [--config FILE] [key=value ...]
-    accelerate launch {target} ...          on several GPUs and nodes, with one shared output folder
+    accelerate launch --config_file configs/accelerate/ddp.yaml {target} ...    on several GPUs
 
 Resumes an interrupted run. data/README.md describes the output and how to get the videos.
 """

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import fingerprint
-from fantasytalking.common.locks import lock_output
 from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES, find_references
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
@@ -51,13 +50,8 @@ def generate_benchmark(benchmark: BenchmarkJob, process_state: ProcessState) -> 
 
     Raises:
         InputError: the model or a reference is missing, the folder holds videos of another model or of other settings,
-            or, after all others were generated, some clips could not be used; or another run works on the folder.
+            or, after all others were generated, some clips could not be used.
     """
-    with lock_output(benchmark.output, hold=process_state.is_main_process):
-        return _generate_missing(benchmark, process_state)
-
-
-def _generate_missing(benchmark: BenchmarkJob, process_state: ProcessState) -> int:
     clips = benchmark.protocol.clips
     model = resolve_model(benchmark.config, has_driving_video=benchmark.protocol.is_reenactment)
     find_references(benchmark.protocol, benchmark.references)

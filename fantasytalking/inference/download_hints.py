@@ -44,7 +44,7 @@ DOWNLOAD_HINTS = {
         "Apache-2.0",
     ),
     "outputs/wan1.3b/stage2/adapter": DownloadHint(
-        "accelerate launch -m fantasytalking train --config configs/wan1.3b/stage2.yaml (after stage 1)",
+        "fantasytalking train --config configs/wan1.3b/stage2.yaml (after stage 1)",
         "about 0.9 GB in half precision, 1.8 GB in single",
         "yours",
     ),
