@@ -11,6 +11,7 @@ from fantasytalking.common.cli_aliases import add_argument_with_alias
 from fantasytalking.common.command_parser import CommandParser, path_argument
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.files import check_utf8_path
 from fantasytalking.common.locks import RUN_LOCK_FILE, lock_output
 from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.config import REENACTMENT_LAYOUTS, BenchmarkConfig
@@ -132,6 +133,8 @@ def _evaluate(arguments: argparse.Namespace) -> str:
             field="--num-processes",
             value=arguments.num_processes,
         )
+    if arguments.weights is not None:
+        check_utf8_path(arguments.weights, "--weights")
     names, skipped = select_metrics(arguments.metrics, arguments.weights, arguments.required_metrics)
     state = _distributed_state()
     try:

@@ -1,5 +1,6 @@
 """One video to generate: its input files, its configuration and its output files."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,11 +179,11 @@ def checked_output_paths(job: GenerationJob, *further_suffixes: str) -> list[Pat
         )
     suffixes = [".json", *([CONTACT_SHEET_SUFFIX] if job.contact_sheet else []), *further_suffixes]
     beside = [job.output.with_suffix(suffix) for suffix in suffixes]
-    inputs = {path.resolve() for path in job.input_files}
+    inputs = {os.path.realpath(path) for path in job.input_files}
     with report_write_errors(job.output, job.output.parent, field="--output"):
         for path in (job.output, *beside):
-            problem = "is a folder" if path.is_dir() else "would overwrite an input" if path.resolve() in inputs else ""
-            _refuse(path, problem)
+            _refuse(path, "is a folder" if path.is_dir() else "")
+            _refuse(path, "would overwrite an input" if os.path.realpath(path) in inputs else "")
         is_ours = is_record(beside[0])
         for path in beside:
             _refuse(path, "exists and is not of an earlier run" if path.exists() and not is_ours else "")

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -94,7 +95,7 @@ class GenerationRecord:
             "image": str(self.image.resolve()),
             "audio": audio[0] if len(audio) == 1 else audio,
             "drive": [str(path.resolve()) for path in self.driving_videos],
-            "output": str(self.output.resolve()),
+            "output": os.path.realpath(self.output),
             "video_sha256": self.video_sha256,
             "hashes": self.hashes,
             "versions": self.versions,

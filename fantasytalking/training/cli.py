@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.terminal_log import TerminalFormatter
 from fantasytalking.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _configure_logging() -> None:
     """Logs the package's own messages to stdout: warnings of every process, the rest of the first process only."""
     is_first = int(os.environ.get("RANK", "0")) == 0
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(TerminalFormatter("%(message)s"))
     package = logging.getLogger("fantasytalking")
     package.addHandler(handler)
     package.setLevel(logging.INFO if is_first else logging.WARNING)

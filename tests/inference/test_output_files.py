@@ -148,6 +148,13 @@ def test_an_output_without_a_name(capsys, options, monkeypatch, tmp_path):
     assert ended.code == 2 and "output '.mp4' has no name before .mp4; give one, such as output.mp4" in ended.err
 
 
+def test_an_output_that_links_to_itself_is_written(capsys, options, tmp_path):
+    video = tmp_path / "video.mp4"
+    video.symlink_to(video)
+    assert run_infer(capsys, *options, "--output", video).code == 0
+    assert video.is_file() and not video.is_symlink()
+
+
 def test_the_home_folder_is_that_of_the_user(options, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     arguments = [str(item) for item in options]

@@ -29,6 +29,9 @@ from fantasytalking.evaluation.report.statistics import (
 )
 from fantasytalking.evaluation.runner import PROTOCOL_FILE
 
+TABLE_MARK = "bootstrap intervals over clips"
+"""Words of `REPORT_NOTES` by which a table of an earlier run is known."""
+
 
 def load_comparable(paths: Sequence[Path]) -> list[EvaluationResults]:
     """Loads results that have the same protocol and different names.
@@ -70,7 +73,7 @@ def write_comparison_table(
         metrics: metrics to include; None = all.
 
     Raises:
-        InputError: no run has one of `metrics`.
+        InputError: no run has one of `metrics`, or a file of another kind would be replaced.
     """
     known = {row.metric for results in runs for row in results.rows}
     if unknown := [name for name in metrics or () if name not in known]:
@@ -80,6 +83,8 @@ def write_comparison_table(
             field="--metrics",
             value=unknown[0],
         )
+    for name in ("table.md", "table.html"):
+        _check_replaceable(output / name)
     shown = [row for results in runs for row in results.rows if metrics is None or row.metric in metrics]
     firsts = {row.value: row for row in reversed(shown)}  # a run may lack a metric: take the first that has it
     columns = [firsts[value] for value in dict.fromkeys(row.value for row in shown)]
@@ -165,6 +170,17 @@ def _shared_measurement_key(folders: Sequence[Path], metric: str, clip: str) -> 
             value=sorted(known),
         )
     return known.pop() if known else version
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises where a file exists that is not a table of an earlier run."""
+    if path.exists() and TABLE_MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(
+            f"'{path}' exists and is not a table of an earlier run; choose another --output",
+            code=ErrorCode.output_exists,
+            field="--output",
+            value=str(path),
+        )
 
 
 def _load_records(folder: Path, metric: str, clips: Sequence[str], measurement_key: str) -> list[ClipMeasurements]:
