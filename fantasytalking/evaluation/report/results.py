@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.files import atomic_write_text, existing_file
 from fantasytalking.common.limits import MAX_RESULTS_BYTES
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.metric import Metric
@@ -86,11 +86,9 @@ class EvaluationResults:
 
     def save(self, folder: Path) -> None:
         """Writes results.json to a folder; NaN is written as null."""
-        with atomic_write(folder / RESULTS_FILE) as temporary:
-            text = json.dumps(
-                {"format": RESULTS_FORMAT, **_json_value(asdict(self))}, indent=1, ensure_ascii=False, allow_nan=False
-            )
-            temporary.write_text(text + "\n", encoding="utf-8")
+        values = {"format": RESULTS_FORMAT, **_json_value(asdict(self))}
+        text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
+        atomic_write_text(folder / RESULTS_FILE, text + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "EvaluationResults":

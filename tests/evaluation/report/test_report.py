@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 import runpy
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from fantasytalking.common.errors import ErrorCode
+from fantasytalking.common.locks import lock_output
 from fantasytalking.evaluation.cli import parse_evaluation_args, run_evaluation
 from fantasytalking.evaluation.records import load_record, record_path, save_record
 from fantasytalking.evaluation.registry import METRICS, measurement_key, select_metrics
@@ -213,6 +215,36 @@ def test_metrics_without_weights_are_skipped_or_rejected(evaluated: Path, tmp_pa
     (tmp_path / "syncnet_v2.model").write_bytes(b"short")
     with raises_input_error(ErrorCode.malformed_file, "syncnet_v2.model", 5):
         select_metrics(["syncnet"], tmp_path)
+
+
+def test_names_that_are_not_utf8_are_evaluated_and_escaped_in_reports(world: Path, late: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"lat\xe9")
+    references, predictions = (shutil.copytree(folder, tmp_path / (name + folder.name)) for folder in (world, late))
+    evaluate(references, predictions, tmp_path / name, "--metrics", "psnr")
+    assert EvaluationResults.load(tmp_path / name / "results.json").name == name
+    for file in ("results.md", "results.csv", "index.html", "protocol.json"):
+        (tmp_path / name / file).read_bytes().decode("utf-8")
+    results = [str(tmp_path / name / "results.json")]
+    run_evaluation(parse_evaluation_args(["--table", *results, "--output", str(tmp_path / name / "table")], None))
+    assert "lat\\udce9" in (tmp_path / name / "table" / "table.html").read_text("utf-8")
+    with raises_input_error(ErrorCode.unsupported, "--weights"):
+        evaluate(references, predictions, tmp_path / "run", "--weights", str(tmp_path / name))
+
+
+def test_one_evaluation_per_output_and_no_foreign_table_is_replaced(
+    evaluated: Path, world: Path, late: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with lock_output(run), raises_input_error(ErrorCode.output_exists, "output", str(run)):
+        evaluate(world, late, run, "--metrics", "psnr")
+    table = ["--table", str(evaluated / "late" / "results.json"), "--output", str(tmp_path)]
+    (tmp_path / "table.md").write_text("my table")
+    with raises_input_error(ErrorCode.output_exists, "--output", str(tmp_path / "table.md")):
+        run_evaluation(parse_evaluation_args(table, None))
+    assert (tmp_path / "table.md").read_text() == "my table"
+    (tmp_path / "table.md").unlink()
+    for _ in range(2):  # a table of an earlier run is replaced
+        run_evaluation(parse_evaluation_args(table, None))
 
 
 @pytest.mark.parametrize(
