@@ -22,11 +22,13 @@ from fantasytalking.data.collate_multi_person import (
     RegionBoxes,
     collate_expression,
     collate_speakers,
+    sample_geometry,
     shape_mismatch,
     stack_faces,
 )
 from fantasytalking.data.dataset import Sample
 from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
+from fantasytalking.latent_geometry import WAN21_GEOMETRY, LatentGeometry
 
 
 class AudioAlignment(Enum):
@@ -71,6 +73,8 @@ class CollateConfig:
     """Source of the regions that limit each person's expression and audio in clips of several people."""
     background: BackgroundAttention = BackgroundAttention.everyone
     """Which people the video tokens outside of all regions attend to."""
+    patch_size: int = WAN21_GEOMETRY.patch_size
+    """Latent cells per video token, in height and in width."""
 
     def validate(self) -> None:
         """Checks the values.
@@ -108,21 +112,22 @@ class PortraitCollator:
                 the stage needs.
         """
         config, features = self.config, [sample.features for sample in samples]
+        geometry = sample_geometry(samples[0], config.patch_size)
         masks = [getattr(clip, f"lip_mask_{config.lip_mask_projection.value}") for clip in features]
         first_frame = _stack([clip.first_frame_latents for clip in features], samples, "first_frame_latents")
-        audio, speaker_regions = self._audio_condition(samples)
+        audio, speaker_regions = self._audio_condition(samples, geometry)
         conditions = Conditions(
             prompt_embeds=_stack(
                 [pad_prompt_embeds(clip.text, self.config.max_text_tokens) for clip in features], samples, "text"
             ),
             image_embeds=_stack([clip.image for clip in features], samples, "image"),
-            image_latents=torch.cat([first_frame_mask(first_frame), first_frame], dim=1),
+            image_latents=torch.cat([first_frame_mask(first_frame, geometry.temporal_stride), first_frame], dim=1),
             audio_embeds=audio.tokens,
             audio_mask=audio.mask,
             face_embeds=stack_faces([clip.face for clip in features]),
             motion_intensity=torch.tensor([[sample.record.expression, sample.record.body] for sample in samples]),
             condition_scale=torch.ones(len(samples), 2),
-            expression=collate_expression(samples, config.region_boxes, config.background)
+            expression=collate_expression(samples, config.region_boxes, geometry, config.background)
             if config.expression
             else None,
             speaker_regions=speaker_regions,
@@ -130,24 +135,26 @@ class PortraitCollator:
         latents = _stack([clip.latents for clip in features], samples, "latents")
         return TrainingBatch(latents, conditions, _stack(masks, samples, "lip_mask")[:, None])
 
-    def _audio_condition(self, samples: Sequence[Sample]) -> tuple[AudioWindows, Tensor | None]:
+    def _audio_condition(
+        self, samples: Sequence[Sample], geometry: LatentGeometry
+    ) -> tuple[AudioWindows, Tensor | None]:
         """Returns the windows of the clips' audio, or those of all speakers side by side with their regions."""
         frame_times = torch.stack([sample.features.frame_times for sample in samples])
-        speakers = collate_speakers(samples, self.config.region_boxes, self.config.background)
+        speakers = collate_speakers(samples, self.config.region_boxes, geometry, self.config.background)
         if speakers is None:
             audio = _stack([sample.features.audio for sample in samples], samples, "audio")
-            return self._audio_windows(audio, frame_times), None
+            return self._audio_windows(audio, frame_times, geometry.temporal_stride), None
         speaker_tokens, speaks, regions = speakers
-        windows = [self._audio_windows(tokens, frame_times) for tokens in speaker_tokens]
+        windows = [self._audio_windows(tokens, frame_times, geometry.temporal_stride) for tokens in speaker_tokens]
         masked = [
             window._replace(mask=window.mask & speaks[:, person, None, None]) for person, window in enumerate(windows)
         ]
         return join_speaker_windows(masked), regions
 
-    def _audio_windows(self, audio: Tensor, frame_times: Tensor) -> AudioWindows:
+    def _audio_windows(self, audio: Tensor, frame_times: Tensor, temporal_stride: int) -> AudioWindows:
         if self.config.alignment is AudioAlignment.clip:
             return clip_level_window(audio)
-        return timed_frame_windows(audio, frame_times, self.config.audio_window_seconds)
+        return timed_frame_windows(audio, frame_times, temporal_stride, self.config.audio_window_seconds)
 
 
 def _stack(tensors: list[Tensor], samples: Sequence[Sample], name: str) -> Tensor:
