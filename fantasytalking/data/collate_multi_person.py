@@ -97,24 +97,23 @@ def clip_regions(
     return regions_from_boxes(tracked, sample.record.height, sample.record.width, geometry, background)
 
 
-def sample_geometry(sample: Sample, patch_size: int) -> LatentGeometry:
-    """Returns the geometry of a clip's latents, from its size in pixels and frames.
+def check_latent_shape(sample: Sample, geometry: LatentGeometry) -> None:
+    """Checks that the VAE whose strides `geometry` states has encoded a clip.
 
     Raises:
-        InputError: pixels or frames are no multiple of the latents.
+        InputError: the latents have another shape.
     """
-    latent_frames, height, width = sample.features.latents.shape[1:]
-    num_frames, record = len(sample.features.frame_times), sample.record
-    geometry = LatentGeometry(record.width // width, max(1, (num_frames - 1) // max(1, latent_frames - 1)), patch_size)
-    if geometry.latent_shape(num_frames, record.height, record.width) != (latent_frames, height, width):
+    record, found = sample.record, tuple(sample.features.latents.shape[1:])
+    expected = geometry.latent_shape(len(sample.features.frame_times), record.height, record.width)
+    if found != expected:
         raise InputError(
-            f"clip '{record.clip}' has {num_frames} frames of {record.width}x{record.height} pixels and latents of "
-            f"{latent_frames} frames of {width}x{height}; prepare it again",
+            f"'latents' of clip '{record.clip}' has {found} frames, rows and columns; {expected} belong to its "
+            f"{len(sample.features.frame_times)} frames of {record.width}x{record.height} pixels with the base that "
+            "trains; prepare the corpus with this base",
             code=ErrorCode.shape_mismatch,
             field="latents",
-            value=(latent_frames, height, width),
+            value=found,
         )
-    return geometry
 
 
 def stack_faces(faces: Sequence[Tensor]) -> Tensor:

@@ -91,7 +91,9 @@ def describe_plan(config: TrainConfig) -> str:
         )
     if not sizes:
         lines.append(f"no corpus yet at {', '.join(config.data.manifests)}; assuming the paper's clips:")
-    lines.append(f"largest clip: {largest.width}x{largest.height}, {largest.frames} frames = {largest.tokens:,} tokens")
+    lines.append(
+        f"largest clip: {largest.width}x{largest.height}, {largest.frames} frames = {largest.tokens(geometry):,} tokens"
+    )
     per_process = config.batch_size * config.gradient_accumulation_steps
     lines.append(f"{config.stage.steps:,} steps of {per_process} clips per process")
     if sizes:
