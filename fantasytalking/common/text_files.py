@@ -208,7 +208,7 @@ class _Collection:
 
 
 def _check_nesting(value: Any) -> None:
-    level = [[value]]
+    level: list[Any] = [[value]]
     for _ in range(MAX_NESTING + 2):
         if not level:
             return
