@@ -1,6 +1,5 @@
 """Reads and writes tensor files: safetensors lazily, pickles only as plain tensors."""
 
-import json
 import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from torch import Tensor
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.common.limits import MAX_PICKLE_BYTES
+from fantasytalking.common.text_files import read_json
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
 
@@ -150,27 +150,6 @@ def read_pickle(path: Path) -> Any:
             code=ErrorCode.malformed_file,
             field=str(path),
         ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        InputError: the file is missing or contains something else.
-    """
-    try:
-        value = json.loads(existing_file(path, "file").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(
-            f"'{path}' is not valid JSON: {error}", code=ErrorCode.malformed_file, field=str(path)
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(
-            f"'{path}' contains a {type(value).__name__}; a JSON object is needed",
-            code=ErrorCode.malformed_file,
-            field=str(path),
-        )
-    return value
 
 
 def check_shapes(

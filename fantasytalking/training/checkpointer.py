@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import apply_umask, report_write_errors
+from fantasytalking.common.text_files import read_json
 from fantasytalking.training.ema import EMAModel
 
 PROGRESS_FILE = "progress.json"
@@ -55,7 +56,7 @@ class TrainingProgress:
             InputError: the file is missing or damaged.
         """
         try:
-            return cls(**json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8")))
+            return cls(**read_json(folder / PROGRESS_FILE))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"checkpoint '{folder}' is damaged ({error}); remove it to resume from the previous one",
