@@ -21,9 +21,8 @@ import os, sys, time
 from pathlib import Path
 from fantasytalking.common.locks import lock_output
 with lock_output(Path(sys.argv[1])):
-    worker = os.fork() if sys.argv[2] == "worker" else -1
-    if worker != 0:
-        print(worker, flush=True)
+    if sys.argv[2] != "worker" or os.fork() == 0:
+        print(os.getpid(), flush=True)
     time.sleep(100)
 """
 
