@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_HASHED_BYTES
 from fantasytalking.common.locks import FileLock, LocksUnsupportedError, try_lock
-from fantasytalking.common.os_errors import FULL_DISK_ERRORS, describe_os_error, os_error_number
+from fantasytalking.common.os_errors import FULL_DISK_ERRORS, describe_folder_error, describe_os_error, os_error_number
 from fantasytalking.common.text import is_utf8, utf8_bytes
 
 OWNER_FILE = ".fantasytalking-owner"
@@ -51,9 +51,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         _remove_abandoned(path.parent)
         folder, owner = _make_temporary_folder(path)
     except OSError as error:
-        reason = describe_os_error(error.errno) or f"{error.strerror}; choose another output path"
         raise InputError(
-            f"cannot write '{path}': {reason}", code=ErrorCode.output_exists, field="output", value=str(path)
+            f"cannot write '{path}': {describe_folder_error(error)}",
+            code=ErrorCode.output_exists,
+            field="output",
+            value=str(path),
         ) from error
     _open_folders.add(folder)
     try:

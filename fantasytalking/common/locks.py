@@ -17,7 +17,7 @@ from pathlib import Path
 from weakref import WeakSet
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.os_errors import describe_os_error
+from fantasytalking.common.os_errors import describe_folder_error
 from fantasytalking.common.text import utf8_bytes
 
 logger = logging.getLogger(__name__)
@@ -145,9 +145,8 @@ def _create(folder: Path) -> list[Path]:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = describe_os_error(error.errno) or f"{error.strerror}; choose another folder"
         raise InputError(
-            f"output '{folder}' cannot be created: {reason}",
+            f"output '{folder}' cannot be created: {describe_folder_error(error)}",
             code=ErrorCode.output_exists,
             field="output",
             value=str(folder),
@@ -163,9 +162,8 @@ def _lock_run(folder: Path) -> FileLock | None:
         logger.warning(f"the file system of '{folder}' has no locks; do not start two runs with this output")
         return None
     except OSError as error:
-        reason = describe_os_error(error.errno) or f"{error.strerror}; choose another folder"
         raise InputError(
-            f"output '{folder}' cannot be written: {reason}",
+            f"output '{folder}' cannot be written: {describe_folder_error(error)}",
             code=ErrorCode.output_exists,
             field="output",
             value=str(folder),

@@ -39,6 +39,12 @@ def os_error_number(error: BaseException) -> int | None:
     return errno.ENOSPC if any(name in text for name in _TORCH_ARCHIVE) else None
 
 
+def describe_folder_error(error: OSError) -> str:
+    """Returns the reason and the cure of an error of creating a folder."""
+    number = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno  # a file has its name
+    return describe_os_error(number) or f"{error.strerror}; choose another path"
+
+
 def describe_os_error(number: int | None) -> str | None:
     """Returns the reason and the cure of an error that the user can do something about; None for any other."""
     cure = _CURES.get(number or 0)

@@ -88,8 +88,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path):
             with raises_input_error(ErrorCode.output_exists, "output", str(folder)), lock_output(folder):
                 pass
     (tmp_path / "file").touch()
-    with raises_input_error(ErrorCode.output_exists, "output"), lock_output(tmp_path / "file"):
-        pass
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with raises_input_error(ErrorCode.output_exists, "output") as caught, lock_output(folder):
+            pass
+        assert "a part of the path is a file" in str(caught.value)
     with (
         small_disk(tmp_path / "disk", 64, "ro") as disk,
         raises_input_error(ErrorCode.output_exists, "output"),
