@@ -6,10 +6,10 @@ single frames out of order (`fantasytalking.media.frame_access`).
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
@@ -21,9 +21,17 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+    StreamType = TypeVar("StreamType", AudioStream, VideoStream)
 
 # Containers that cannot refer to other files or addresses, as playlists do.
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mp3,wav,w64,flac,ogg,aac,aiff,mpegts,mpeg,flv,asf"
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mp3,wav,w64,flac,ogg,aac,aiff,mpegts,mpeg,flv,asf,"
+    "caf,au,ac3,eac3,wv,tta,amr,amrnb,amrwb,dts,dtshd,truehd,mlp,ape,dsf,voc,loas"
+)
+_READABLE_FORMATS = (
+    "MP4, MOV, MKV, WebM, AVI, MPEG, MPEG-TS, FLV, WMV; WAV, FLAC, MP3, M4A, AAC, Ogg, Opus, AC-3, AIFF, AU, CAF, AMR, "
+    "DTS, WavPack, TTA, APE"
+)
 
 
 class MediaInfo(NamedTuple):
@@ -80,21 +88,39 @@ def open_media(path: str | Path) -> Iterator["InputContainer"]:
             value=str(path),
         )
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-    with media_errors(path), av.open(str(path.resolve()), options=options, metadata_errors="replace") as container:
+    try:
+        opened = av.open(str(path.resolve()), options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(
+            f"'{path}' cannot be opened ({reason}); give an intact file of one of these formats: {_READABLE_FORMATS}",
+            code=ErrorCode.unreadable_media,
+            field="path",
+            value=str(path),
+        ) from error
+    with media_errors(path), opened as container:
         yield container
 
 
 def video_stream(container: "InputContainer") -> "VideoStream | None":
-    """Returns the first video stream, without cover images; None if there is none."""
+    """Returns the default video stream, else the first, without cover images; None if there is none."""
     from av.stream import Disposition
 
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
-    return next((stream for stream in container.streams.video if not stream.disposition & covers), None)
+    return _default_stream([stream for stream in container.streams.video if not stream.disposition & covers])
 
 
 def audio_stream(container: "InputContainer") -> "AudioStream | None":
-    """Returns the first audio stream; None if there is none."""
-    return next(iter(container.streams.audio), None)
+    """Returns the default audio stream, else the first; None if there is none."""
+    return _default_stream(container.streams.audio)
+
+
+def _default_stream(streams: "Sequence[StreamType]") -> "StreamType | None":
+    """Returns the first of the streams that the file marks as default, as players do; without a mark, the first."""
+    from av.stream import Disposition
+
+    marked = (stream for stream in streams if stream.disposition & Disposition.default)
+    return next(marked, streams[0] if streams else None)
 
 
 def check_decoder(path: str | Path, stream: Any) -> None:

@@ -1,0 +1,151 @@
+"""Mixes the channels of a recording to one without losing the level of what is heard.
+
+The mix of a file is the sum of its channels, times one gain that is measured once per file:
+
+- One channel is taken as it is.
+- Of two channels the mean is taken, as for every stereo recording. If one of them is silent, it does not count: the
+  other keeps its level.
+- More channels are summed so that the mix is as loud as the loudest channel. Speech in the center of 5.1 keeps its
+  level, and equal channels are averaged. The channel for low-frequency effects is left out.
+- Channels that cancel each other (two of opposite polarity) are replaced by the loudest alone, which is noted.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fantasytalking.media.container import audio_stream, check_decoder, open_media
+from fantasytalking.media.joined_clock import decode_joined
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+
+SILENT_DB = -30.0
+"""Level relative to the loudest channel below which a channel of a stereo recording is silent."""
+CANCELLED_DB = -6.0
+"""Level of the sum of all channels relative to the loudest channel below which they cancel each other."""
+MEASURED_SECONDS = 60.0
+"""Seconds of sound after which the mix of a file is decided."""
+_SOUND_POWER = 1e-6
+"""Power of a block, -60 dB of full scale, from which it counts as sound."""
+_SCANNED_SECONDS = 600.0
+"""Seconds of a file that are read at most to find `MEASURED_SECONDS` of sound."""
+_LOW_FREQUENCY_CHANNELS = frozenset(["LFE", "LFE2"])
+
+
+class ChannelMix(NamedTuple):
+    """How the channels of a block are mixed."""
+
+    channels: tuple[int, ...]
+    """Indices of the channels that are summed."""
+    gain: float
+    """Factor of their sum."""
+    cancelled: bool = False
+    """Whether the channels cancel each other, so that one of them is taken alone."""
+
+    def apply(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mixes (samples, channels) to (samples,)."""
+        return _sum_of_channels(block, self.channels) * np.float32(self.gain)
+
+
+class MixMeter:
+    """Measures the levels of channels and of their sum, block by block, and decides on their mix.
+
+    Args:
+        num_channels: number of channels.
+        low_frequency: indices of channels for low-frequency effects.
+    """
+
+    def __init__(self, num_channels: int, low_frequency: Sequence[int] = ()) -> None:
+        heard = tuple(index for index in range(num_channels) if index not in low_frequency)
+        self._num_channels, self._heard = num_channels, heard or tuple(range(num_channels))
+        self._energies = np.zeros(num_channels)
+        self._sum_energy = 0.0
+        self.sound_seconds = 0.0
+        """Seconds of sound that were measured."""
+
+    def add(self, block: NDArray[np.float32], sample_rate: int) -> None:
+        """Measures (samples, channels); silent blocks and ones that are not finite do not count."""
+        energies = np.einsum("sc,sc->c", block, block, dtype=np.float64)
+        if not len(block) or not np.isfinite(energies).all() or energies.max() < _SOUND_POWER * len(block):
+            return
+        total = _sum_of_channels(block, self._heard)
+        self._energies += energies
+        self._sum_energy += float(np.einsum("s,s->", total, total, dtype=np.float64))
+        self.sound_seconds += len(block) / sample_rate
+
+    def mix(self) -> ChannelMix:
+        """Returns the mix for what was measured so far; the mean of the channels if that was nothing."""
+        loudest = float(self._energies.max())
+        count = len(self._heard)
+        if (count == 1 and self._num_channels == 1) or loudest == 0:
+            return ChannelMix(self._heard, 1 / count)
+        if self._sum_energy < loudest * _power(CANCELLED_DB):
+            return ChannelMix((int(self._energies.argmax()),), 1.0, cancelled=True)
+        if count == 2:
+            quieter = float(self._energies[list(self._heard)].min())
+            return ChannelMix(self._heard, 1.0 if quieter < loudest * _power(SILENT_DB) else 0.5)
+        level = float(np.sqrt(self._energies[list(self._heard)].max() / self._sum_energy))
+        return ChannelMix(self._heard, min(1.0, max(1 / count, level)))
+
+
+def _sum_of_channels(block: NDArray[np.float32], channels: Sequence[int]) -> NDArray[np.float32]:
+    """Sums chosen columns of (samples, channels), one by one: NumPy is slow along a short axis."""
+    total = block[:, channels[0]].copy()
+    for channel in channels[1:]:
+        total += block[:, channel]
+    return total
+
+
+def _power(decibels: float) -> float:
+    return float(10 ** (decibels / 10))
+
+
+def low_frequency_channels(frame: "AudioFrame") -> list[int]:
+    """Returns the indices of the channels for low-frequency effects of a decoded block."""
+    return [index for index, channel in enumerate(frame.layout.channels) if channel.name in _LOW_FREQUENCY_CHANNELS]
+
+
+def plain_mix(frame: "AudioFrame") -> ChannelMix:
+    """Returns the mix of a layout that was not measured: the mean of its channels."""
+    return MixMeter(frame.layout.nb_channels, low_frequency_channels(frame)).mix()
+
+
+def measure_mixes(path: str | Path) -> dict[str, ChannelMix]:
+    """Measures the mix of each channel layout that occurs in the first `MEASURED_SECONDS` of sound of a file.
+
+    The same file gives the same mix, whatever part of it is read; the result is kept for as long as the file is the
+    same. A file of one channel is not measured.
+    """
+    state = Path(path).stat()
+    return _measure_mixes(str(path), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _measure_mixes(path: str, modified: int, size: int) -> dict[str, ChannelMix]:
+    from av.audio.resampler import AudioResampler
+
+    meters: dict[str, MixMeter] = {}
+    formats: dict[tuple[str, str, int], AudioResampler] = {}
+    seconds = 0.0
+    with open_media(path) as container:
+        stream = audio_stream(container)
+        if stream is None or stream.codec_context is None or stream.codec_context.layout.nb_channels == 1:
+            return {}
+        check_decoder(path, stream)
+        for frame, _ in decode_joined(container, stream, lambda error, packet: None):
+            count, kind = frame.layout.nb_channels, (frame.format.name, frame.layout.name, frame.sample_rate)
+            meter = meters.setdefault(frame.layout.name, MixMeter(count, low_frequency_channels(frame)))
+            seconds += frame.samples / frame.sample_rate
+            frame.pts = None
+            if kind not in formats:
+                formats[kind] = AudioResampler(format="flt", rate=frame.sample_rate)
+            for block in formats[kind].resample(frame):
+                meter.add(block.to_ndarray().reshape(-1, count), frame.sample_rate)
+            if seconds > _SCANNED_SECONDS or sum(one.sound_seconds for one in meters.values()) > MEASURED_SECONDS:
+                break
+    return {name: meter.mix() for name, meter in meters.items()}

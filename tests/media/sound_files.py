@@ -1,0 +1,91 @@
+"""Writes sound files of many containers and codecs, with bursts of tone at known places, and damages them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RATE = 48_000
+BURST_SECONDS = 0.1
+BURST_LEVEL = 0.5
+
+
+def burst_track(seconds: float, onsets: Sequence[float], rate: int = RATE, hertz: float = 440.0) -> NDArray[np.float32]:
+    """(S,) samples: silence with a burst of tone, 0.1 s long and of amplitude 0.5, at each onset."""
+    time = np.arange(round(seconds * rate)) / rate
+    heard = sum((((onset <= time) & (time < onset + BURST_SECONDS)) for onset in onsets), np.zeros(len(time), bool))
+    return (BURST_LEVEL * heard * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+def encode_sound(
+    path: Path,
+    channels: NDArray[np.float32],
+    codec: str,
+    *,
+    layout: str = "mono",
+    rate: int = RATE,
+    container_format: str | None = None,
+    picture: bool = False,
+    stamp: Callable[[float], float] | None = None,
+    options: dict[str, str] | None = None,
+    muxer_options: dict[str, str] | None = None,
+) -> Path:
+    """Encodes (C, S) samples; `stamp` moves the time stamp, in seconds, of every packet of sound."""
+    import av
+
+    with av.open(str(path), "w", format=container_format, options=muxer_options or {}) as container:
+        video: Any = None
+        if picture:
+            video = container.add_stream("mpeg2video", rate=25)
+            video.width = video.height = 32
+            video.pix_fmt = "yuv420p"
+        stream: Any = container.add_stream(codec, rate=rate, layout=layout, options=options or {})
+        for packet in [*_encoded_pictures(video, channels.shape[1] / rate), *_encoded(stream, channels, layout, rate)]:
+            if stamp is not None and packet.stream is stream:
+                moved = round(stamp(float(packet.pts * packet.time_base)) / packet.time_base)
+                packet.dts = packet.pts = moved
+            container.mux(packet)
+    return path
+
+
+def _encoded(stream: Any, channels: NDArray[np.float32], layout: str, rate: int) -> list[Any]:
+    import av
+
+    resampler = av.AudioResampler(
+        format=stream.codec_context.format or "s16", layout=layout, rate=rate, frame_size=stream.frame_size or 1024
+    )
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels.T).reshape(1, -1), format="flt", layout=layout)
+    frame.sample_rate, frame.pts = rate, 0
+    packets = [packet for part in resampler.resample(frame) for packet in stream.encode(part)]
+    return (
+        packets + [packet for part in resampler.resample(None) for packet in stream.encode(part)] + stream.encode(None)
+    )
+
+
+def _encoded_pictures(video: Any, seconds: float) -> list[Any]:
+    import av
+
+    if video is None:
+        return []
+    packets = []
+    for number in range(round(seconds * 25)):
+        frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 + number * 4 % 200, np.uint8), format="rgb24")
+        frame.pts = number
+        packets += video.encode(frame)
+    return packets + video.encode(None)
+
+
+def onsets_and_levels(samples: NDArray[np.float32], rate: int = 16_000) -> list[tuple[float, float]]:
+    """Returns the onset in seconds and the amplitude of every burst."""
+    loud = np.abs(samples) > 0.05
+    indices = np.flatnonzero(loud)
+    if not len(indices):
+        return []
+    starts = indices[np.flatnonzero(np.diff(indices, prepend=-rate) > 0.02 * rate)]
+    found = []
+    for start in starts:
+        middle = samples[start + round(0.03 * rate) : start + round(0.08 * rate)]
+        found.append((float(start / rate), float(np.sqrt(2 * np.mean(middle.astype(np.float64) ** 2)))))
+    return found
