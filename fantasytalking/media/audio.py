@@ -21,7 +21,7 @@ from fantasytalking.media.container import (
     time_origin,
     video_stream,
 )
-from fantasytalking.media.downmix import ChannelMix, measure_mixes, plain_mix
+from fantasytalking.media.downmix import ChannelMix, cancelled_message, measure_mixes, plain_mix
 from fantasytalking.media.joined_clock import decode_joined, may_seek
 
 if TYPE_CHECKING:
@@ -197,10 +197,14 @@ class _AudioReader:
             self.container.seek(int((self.zero + self.start - 1) / base), stream=self.stream)
 
     def _decoded(self) -> Iterator[Block]:
+        is_joined = False
         for frame, shift in decode_joined(self.container, self.stream, self.losses.on_damage):
             time, stamp, base = None, frame.pts, frame.time_base
             if stamp is not None and base is not None:
                 time = float(stamp * base) - self.zero + shift
+            if shift != 0 and not is_joined:
+                is_joined = True
+                note_once(self.path, "joined", "its time stamps jump; it is read as recordings joined end to end")
             yield Block(frame, time, self.losses.take_pending())
 
     def _count_gap(self, block: PlacedBlock) -> None:
@@ -285,9 +289,7 @@ class _RunResampler:
             # layout would mix them by FFmpeg's rules.
             self.resampler = AudioResampler(format="flt", rate=self.sample_rate)
         if self.mix.cancelled:
-            number, total = self.mix.channels[0] + 1, frame.layout.nb_channels
-            message = f"its {total} channels cancel each other; channel {number}, the loudest, is used alone"
-            note_once(self.path, "cancelled", message)
+            note_once(self.path, "cancelled", cancelled_message("the sound", self.mix, frame.layout.nb_channels))
         frame.pts = None
         yield from self._mixed(self.resampler.resample(frame))
 

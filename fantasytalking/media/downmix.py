@@ -28,7 +28,7 @@ SILENT_DB = -30.0
 """Level relative to the loudest channel below which a channel of a stereo recording is silent."""
 CANCELLED_DB = -6.0
 """Level of the sum of all channels relative to the loudest channel below which they cancel each other."""
-MEASURED_SECONDS = 60.0
+MEASURED_SECONDS = 30.0
 """Seconds of sound after which the mix of a file is decided."""
 _SOUND_POWER = 1e-6
 """Power of a block, -60 dB of full scale, from which it counts as sound."""
@@ -103,6 +103,37 @@ def _sum_of_channels(block: NDArray[np.float32], channels: Sequence[int]) -> NDA
 
 def _power(decibels: float) -> float:
     return float(10 ** (decibels / 10))
+
+
+class RunningMix:
+    """Mixes sound that arrives block by block, by what has arrived so far; the mix changes without a click.
+
+    Args:
+        num_channels: number of channels.
+        low_frequency: indices of channels for low-frequency effects.
+    """
+
+    def __init__(self, num_channels: int, low_frequency: Sequence[int] = ()) -> None:
+        self._meter = MixMeter(num_channels, low_frequency)
+        self.mix: ChannelMix | None = None
+        """The mix of the last block."""
+
+    def apply(self, block: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
+        """Measures and mixes (samples, channels) to (samples,)."""
+        if self._meter.sound_seconds <= MEASURED_SECONDS:
+            self._meter.add(block, sample_rate)
+        last, self.mix = self.mix, self._meter.mix()
+        mixed = self.mix.apply(block)
+        if last is None or last == self.mix:
+            return mixed
+        weight = np.arange(1, len(block) + 1, dtype=np.float32) / len(block)
+        return weight * mixed + (1 - weight) * last.apply(block)
+
+
+def cancelled_message(name: str, mix: ChannelMix, num_channels: int) -> str:
+    """Returns the note about channels that cancel each other."""
+    number = mix.channels[0] + 1
+    return f"the {num_channels} channels of {name} cancel each other; channel {number}, the loudest, is used alone"
 
 
 def low_frequency_channels(frame: "AudioFrame") -> list[int]:

@@ -19,6 +19,9 @@ _JOINABLE_FORMATS = frozenset(["mpegts", "mpeg", "ogg"])
 _MAX_READ_FAILURES = 3
 """Failures in a row, without a packet between them, after which the rest of a file counts as unreadable."""
 
+_CHECKED_CODECS = frozenset(["flac", "wavpack", "tta"])
+"""Codecs with a checksum per block. Without it, damage is decoded to noise."""
+
 DamageCallback = Callable[[Exception, "Packet | None"], None]
 """Called with an error of the decoder and the packet that caused it; None if the file could not be read there."""
 
@@ -77,6 +80,8 @@ def decode_joined(
     """
     streams = [one for one in (video_stream(container), audio_stream(container)) if one is not None]
     clock = JoinedClock(streams, joins_forward=container.format.name in _JOINABLE_FORMATS)
+    if stream.codec_context.name in _CHECKED_CODECS:
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}
     shift = 0.0
     for packet in _packets(container, streams, on_damage):
         moved = clock.shift(packet)

@@ -77,6 +77,31 @@ def _encoded_pictures(video: Any, seconds: float) -> list[Any]:
     return packets + video.encode(None)
 
 
+def encode_tracks(path: Path, tracks: Sequence[NDArray[np.float32]], default: int) -> Path:
+    """Writes several mono AAC tracks, of which one is marked as default."""
+    import av
+    from av.stream import Disposition
+
+    with av.open(str(path), "w") as container:
+        streams: list[Any] = [container.add_stream("aac", rate=RATE, layout="mono") for _ in tracks]
+        for number, (stream, samples) in enumerate(zip(streams, tracks, strict=True)):
+            stream.disposition = Disposition.default if number == default else Disposition(0)
+            frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = RATE, 0
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    return path
+
+
+def damaged(source: Path, target: Path, *, cut_to: float | None = None, junk_at: float | None = None) -> Path:
+    """Copies a file, cut to a fraction of its bytes, or with 300 random bytes in place of those at a fraction."""
+    content = bytearray(source.read_bytes())
+    if junk_at is not None:
+        begin = int(junk_at * len(content))
+        content[begin : begin + 300] = np.random.default_rng(0).bytes(300)
+    target.write_bytes(content[: None if cut_to is None else int(cut_to * len(content))])
+    return target
+
+
 def onsets_and_levels(samples: NDArray[np.float32], rate: int = 16_000) -> list[tuple[float, float]]:
     """Returns the onset in seconds and the amplitude of every burst."""
     loud = np.abs(samples) > 0.05
