@@ -1,5 +1,6 @@
 """Reads audio of any container, codec, rate and channel count as mono samples on the video's clock, and writes WAV."""
 
+import itertools
 import math
 import wave
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from fantasytalking.media.container import (
     time_origin,
     video_stream,
 )
-from fantasytalking.media.downmix import ChannelMix, cancelled_message, measure_mixes, plain_mix
+from fantasytalking.media.downmix import ChannelMix, measure_mixes, plain_mix, single_channel_note
 from fantasytalking.media.joined_clock import decode_joined, may_seek
 
 if TYPE_CHECKING:
@@ -172,7 +173,6 @@ class _AudioReader:
         self.losses.note()
 
     def _samples(self) -> Iterator[NDArray[np.float32]]:
-        self._seek()
         placed = place_blocks(self._decoded(), has_picture=video_stream(self.container) is not None)
         for block in placed:
             self._count_gap(block)
@@ -185,38 +185,50 @@ class _AudioReader:
                 return
         yield from self.resampler.flush()
 
-    def _seek(self) -> None:
-        """Goes to a second before the start, so that the decoder has settled when the segment begins."""
-        base, name = self.stream.time_base, self.container.format.name
-        if (
-            self.start > 1
-            and base is not None
-            and name not in _UNINDEXED_FORMATS
-            and may_seek(self.path, self.container)
-        ):
+    def _frames(self) -> "Iterator[tuple[AudioFrame, float]]":
+        """Decodes from a second before the start, so that the decoder has settled when the segment begins.
+
+        Without a picture, the first sample is at time 0, whatever its time stamp.
+        """
+        frames = decode_joined(self.container, self.stream, self.losses.on_damage)
+        if video_stream(self.container) is None:
+            first = next(frames, None)
+            if first is None:
+                return
+            stamp, base = first[0].pts, first[0].time_base
+            if stamp is not None and base is not None and not self.losses.pending_packets:
+                self.zero = float(stamp * base)
+            frames = itertools.chain([first], frames)
+        base, is_indexed = self.stream.time_base, self.container.format.name not in _UNINDEXED_FORMATS
+        if self.start > 1 and base is not None and is_indexed and may_seek(self.path, self.container):
             self.container.seek(int((self.zero + self.start - 1) / base), stream=self.stream)
+            frames = decode_joined(self.container, self.stream, self.losses.on_damage)
+        yield from frames
 
     def _decoded(self) -> Iterator[Block]:
         is_joined = False
-        for frame, shift in decode_joined(self.container, self.stream, self.losses.on_damage):
+        for frame, shift in self._frames():
             time, stamp, base = None, frame.pts, frame.time_base
             if stamp is not None and base is not None:
                 time = float(stamp * base) - self.zero + shift
             if shift != 0 and not is_joined:
                 is_joined = True
                 note_once(self.path, "joined", "its time stamps jump; it is read as recordings joined end to end")
-            yield Block(frame, time, self.losses.take_pending())
+            lost_packets = self.losses.take_pending()
+            if lost_packets and time is None:
+                self.losses.on_unplaced(lost_packets * frame.samples / frame.sample_rate)
+            yield Block(frame, time, lost_packets)
 
     def _count_gap(self, block: PlacedBlock) -> None:
         """Counts the part of a gap that lies in the segment."""
         if block.time is None:
             return
         is_first, begin = math.isinf(self.reached), block.time - self.start
-        if is_first and not block.follows_damage:
+        if is_first and not block.lost_packets:
             return
         before = max(0.0, begin if is_first else abs(block.gap))
         seconds = max(0.0, min(begin, self.seconds) - max(0.0, begin - before))
-        is_lost = block.follows_damage or self.container.format.name not in _PAUSING_FORMATS
+        is_lost = block.lost_packets > 0 or self.container.format.name not in _PAUSING_FORMATS
         self.losses.on_gap(math.copysign(seconds, block.gap), is_lost)
 
     def _without_padding(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -288,8 +300,8 @@ class _RunResampler:
             # Packed samples: PyAV cannot convert planes of eight and more channels to an array. All channels: a mono
             # layout would mix them by FFmpeg's rules.
             self.resampler = AudioResampler(format="flt", rate=self.sample_rate)
-        if self.mix.cancelled:
-            note_once(self.path, "cancelled", cancelled_message("the sound", self.mix, frame.layout.nb_channels))
+        if self.mix.is_single:
+            note_once(self.path, "single", single_channel_note("the sound", self.mix, frame.layout.nb_channels))
         frame.pts = None
         yield from self._mixed(self.resampler.resample(frame))
 

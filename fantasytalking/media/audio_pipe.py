@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.media.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from fantasytalking.media.downmix import RunningMix, cancelled_message
+from fantasytalking.media.downmix import RunningMix, single_channel_note
 
 logger = logging.getLogger(__name__)
 
@@ -183,10 +183,10 @@ def _to_mono(data: bytes, sample_format: _SampleFormat, mix: RunningMix) -> NDAr
             code=ErrorCode.unreadable_media,
             field=_PIPE_FIELD,
         )
-    was_cancelled = mix.mix is not None and mix.mix.cancelled
+    was_single = mix.mix is not None and mix.mix.is_single
     mono = mix.apply(values, sample_format.sample_rate)
-    if mix.mix is not None and mix.mix.cancelled and not was_cancelled:
-        logger.warning("note: %s", cancelled_message("the pipe", mix.mix, sample_format.channels))
+    if mix.mix is not None and mix.mix.is_single and not was_single:
+        logger.warning("note: %s", single_channel_note("the pipe", mix.mix, sample_format.channels))
     return np.clip(mono, -1, 1)
 
 

@@ -39,8 +39,8 @@ class Block(NamedTuple):
     frame: "AudioFrame"
     time: float | None
     """Seconds of its time stamp; None if it has none."""
-    follows_damage: bool
-    """Whether something before it could not be decoded."""
+    lost_packets: int
+    """Number of packets before it that could not be decoded."""
 
 
 class PlacedBlock(NamedTuple):
@@ -51,7 +51,7 @@ class PlacedBlock(NamedTuple):
     """Seconds at which it begins; None if it follows the block before without a gap."""
     gap: float
     """Seconds of silence before it: positive behind a pause, negative if it overlaps with what came before."""
-    follows_damage: bool
+    lost_packets: int
 
 
 class _Waiting(NamedTuple):
@@ -107,7 +107,7 @@ class _Placer:
         elapsed = self._decoded - self._waiting_seconds
         self._waiting.popleft()
         self._waiting_seconds = self._waiting_seconds - _duration(block) if self._waiting else 0.0
-        return PlacedBlock(block.frame, self._offset + elapsed if begins else None, gap, block.follows_damage)
+        return PlacedBlock(block.frame, self._offset + elapsed if begins else None, gap, block.lost_packets)
 
     def _offsets(self) -> list[float]:
         return [one.offset + self._moved for one in self._waiting if not math.isnan(one.offset)]
@@ -116,7 +116,7 @@ class _Placer:
         """Decides whether the next block begins a run, and returns the gap before it."""
         assert self._offset is not None
         difference = own - self._offset
-        tolerance = max(GAP_SECONDS, self._jitter) if not self._waiting[0].block.follows_damage else _DAMAGE_SECONDS
+        tolerance = max(GAP_SECONDS, self._jitter) if not self._waiting[0].block.lost_packets else _DAMAGE_SECONDS
         offsets = self._offsets() if abs(difference) > tolerance else [self._offset]
         if min(offsets) - self._offset <= tolerance and max(offsets) - self._offset >= -tolerance:
             self._jitter = max(abs(difference), self._jitter * _JITTER_DECAY)
@@ -148,24 +148,29 @@ class AudioLosses:
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
-        self._damaged, self._missing, self._pauses, self._overlaps = 0.0, 0.0, 0.0, 0.0
+        self._damaged, self._skipped, self._missing, self._pauses, self._overlaps = 0.0, 0.0, 0.0, 0.0, 0.0
         self._is_unreadable = False
-        self._pending = False
+        self.pending_packets = 0
+        """Number of packets since the last block that could not be decoded."""
         self._pending_seconds = 0.0
         self.reason = ""
         """The decoder's words about the last error."""
 
     def on_damage(self, error: Exception, packet: "Packet | None") -> None:
         """Remembers that something could not be decoded; the time stamps behind it tell how long it was."""
-        self._pending = True
+        self.pending_packets += 1
         self.reason = getattr(error, "strerror", "") or type(error).__name__
         if packet is not None and packet.duration and packet.time_base is not None:
             self._pending_seconds += float(packet.duration * packet.time_base)
 
-    def take_pending(self) -> bool:
-        """Returns whether there was damage since the last call."""
-        pending, self._pending, self._pending_seconds = self._pending, False, 0.0
+    def take_pending(self) -> int:
+        """Returns the number of packets since the last call that could not be decoded."""
+        pending, self.pending_packets, self._pending_seconds = self.pending_packets, 0, 0.0
         return pending
+
+    def on_unplaced(self, seconds: float) -> None:
+        """Counts what could not be decoded and has no time stamps, so that it leaves no gap."""
+        self._skipped += seconds
 
     def on_gap(self, seconds: float, is_lost: bool) -> None:
         """Counts a gap of the time stamps that was filled, or an overlap that was left out."""
@@ -179,17 +184,17 @@ class AudioLosses:
     def on_end(self, missing: float) -> None:
         """Counts what is missing at the end: by the length that the file states, else what could not be decoded."""
         self._missing = missing if missing > 0 else self._pending_seconds
-        self._is_unreadable = self._pending and not self._missing
+        self._is_unreadable = self.pending_packets > 0 and not self._missing
 
     def check(self, total: float) -> None:
         """Raises `InputError` if more than `MAX_LOST_AUDIO_SHARE` of `total` seconds is lost."""
-        lost = self._damaged + self._missing
+        lost = self._damaged + self._skipped + self._missing
+        total = max(total + self._skipped, lost)
         if lost > MAX_LOST_AUDIO_SHARE * total:
-            share = min(1.0, lost / total) if total > 0 else 1.0
             raise InputError(
                 f"{lost:.2f} s of the {total:.2f} s of sound in '{self._path}' are damaged or missing "
-                f"({share:.0%}); the limit is {MAX_LOST_AUDIO_SHARE:.0%}; copy the file again, or set a start and "
-                "duration without the damage",
+                f"({lost / total:.0%}); the limit is {MAX_LOST_AUDIO_SHARE:.0%}; copy the file again, or set a start "
+                "and duration without the damage",
                 code=ErrorCode.unreadable_media,
                 field="path",
                 value=str(self._path),
@@ -199,6 +204,8 @@ class AudioLosses:
         """Logs, once per file, what is silent or was left out."""
         if self._damaged:
             note_once(self._path, "damaged", f"{self._damaged:.2f} s of sound are damaged and silent")
+        if self._skipped:
+            note_once(self._path, "skipped", f"about {self._skipped:.2f} s of sound are damaged and left out")
         if self._missing:
             note_once(self._path, "missing", f"{self._missing:.2f} s of sound are missing at its end")
         if self._is_unreadable:

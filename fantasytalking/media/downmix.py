@@ -7,7 +7,8 @@ The mix of a file is the sum of its channels, times one gain that is measured on
   other keeps its level.
 - More channels are summed so that the mix is as loud as the loudest channel. Speech in the center of 5.1 keeps its
   level, and equal channels are averaged. The channel for low-frequency effects is left out.
-- Channels that cancel each other (two of opposite polarity) are replaced by the loudest alone, which is noted.
+- If the sum is silent although the channels are not, as for two of opposite polarity, the loudest is taken alone, which
+  is noted.
 """
 
 import functools
@@ -28,6 +29,8 @@ SILENT_DB = -30.0
 """Level relative to the loudest channel below which a channel of a stereo recording is silent."""
 CANCELLED_DB = -6.0
 """Level of the sum of all channels relative to the loudest channel below which they cancel each other."""
+_INAUDIBLE_DB = -60.0
+"""Level relative to a channel for low-frequency effects below which all others are silent."""
 MEASURED_SECONDS = 30.0
 """Seconds of sound after which the mix of a file is decided."""
 _SOUND_POWER = 1e-6
@@ -44,8 +47,8 @@ class ChannelMix(NamedTuple):
     """Indices of the channels that are summed."""
     gain: float
     """Factor of their sum."""
-    cancelled: bool = False
-    """Whether the channels cancel each other, so that one of them is taken alone."""
+    is_single: bool = False
+    """Whether one channel is taken alone, because the mix would be silent or nearly so."""
 
     def apply(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mixes (samples, channels) to (samples,)."""
@@ -62,7 +65,7 @@ class MixMeter:
 
     def __init__(self, num_channels: int, low_frequency: Sequence[int] = ()) -> None:
         heard = tuple(index for index in range(num_channels) if index not in low_frequency)
-        self._num_channels, self._heard = num_channels, heard or tuple(range(num_channels))
+        self._heard = heard or tuple(range(num_channels))
         self._energies = np.zeros(num_channels)
         self._sum_energy = 0.0
         self.sound_seconds = 0.0
@@ -80,16 +83,17 @@ class MixMeter:
 
     def mix(self) -> ChannelMix:
         """Returns the mix for what was measured so far; the mean of the channels if that was nothing."""
-        loudest = float(self._energies.max())
-        count = len(self._heard)
-        if (count == 1 and self._num_channels == 1) or loudest == 0:
+        heard, count = self._energies[list(self._heard)], len(self._heard)
+        loudest = float(heard.max())
+        if self._energies.max() == 0:
             return ChannelMix(self._heard, 1 / count)
-        if self._sum_energy < loudest * _power(CANCELLED_DB):
-            return ChannelMix((int(self._energies.argmax()),), 1.0, cancelled=True)
+        is_silent = loudest < self._energies.max() * _power(_INAUDIBLE_DB)
+        if is_silent or self._sum_energy < loudest * _power(CANCELLED_DB):
+            channel = self._energies.argmax() if is_silent else self._heard[int(heard.argmax())]
+            return ChannelMix((int(channel),), 1.0, is_single=True)
         if count == 2:
-            quieter = float(self._energies[list(self._heard)].min())
-            return ChannelMix(self._heard, 1.0 if quieter < loudest * _power(SILENT_DB) else 0.5)
-        level = float(np.sqrt(self._energies[list(self._heard)].max() / self._sum_energy))
+            return ChannelMix(self._heard, 1.0 if heard.min() < loudest * _power(SILENT_DB) else 0.5)
+        level = float(np.sqrt(loudest / self._sum_energy))
         return ChannelMix(self._heard, min(1.0, max(1 / count, level)))
 
 
@@ -130,10 +134,10 @@ class RunningMix:
         return weight * mixed + (1 - weight) * last.apply(block)
 
 
-def cancelled_message(name: str, mix: ChannelMix, num_channels: int) -> str:
-    """Returns the note about channels that cancel each other."""
+def single_channel_note(name: str, mix: ChannelMix, num_channels: int) -> str:
+    """Returns the note about a channel that is taken alone."""
     number = mix.channels[0] + 1
-    return f"the {num_channels} channels of {name} cancel each other; channel {number}, the loudest, is used alone"
+    return f"the {num_channels} channels of {name} cancel each other in a mix; the loudest, channel {number}, is used"
 
 
 def low_frequency_channels(frame: "AudioFrame") -> list[int]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 JOIN_SECONDS, SOUND_JOIN_SECONDS = 0.5, 0.1
 """Backward jumps of a time stamp from which another recording begins: in files with a picture, and with sound alone."""
-_JOINABLE_FORMATS = frozenset(["mpegts", "mpeg", "ogg"])
+_JOINABLE_FORMATS = frozenset(["mpegts", "mpeg", "ogg", "flac"])
 """Formats whose files are joined by appending one to another, and in which a seek goes by the time stamps alone."""
 _MAX_READ_FAILURES = 3
 """Failures in a row, without a packet between them, after which the rest of a file counts as unreadable."""

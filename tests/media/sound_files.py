@@ -29,10 +29,14 @@ def encode_sound(
     container_format: str | None = None,
     picture: bool = False,
     stamp: Callable[[float], float] | None = None,
+    jitter: Callable[[], float] | None = None,
     options: dict[str, str] | None = None,
     muxer_options: dict[str, str] | None = None,
 ) -> Path:
-    """Encodes (C, S) samples; `stamp` moves the time stamp, in seconds, of every packet of sound."""
+    """Encodes (C, S) samples.
+
+    `stamp` moves the time stamp, in seconds, of every packet of sound; `jitter` draws what is added to it beside 0.1 s.
+    """
     import av
 
     with av.open(str(path), "w", format=container_format, options=muxer_options or {}) as container:
@@ -46,6 +50,8 @@ def encode_sound(
             if stamp is not None and packet.stream is stream:
                 moved = round(stamp(float(packet.pts * packet.time_base)) / packet.time_base)
                 packet.dts = packet.pts = moved
+            if jitter is not None and packet.stream is stream:
+                packet.pts += round((0.1 + jitter()) / packet.time_base)
             container.mux(packet)
     return path
 
@@ -84,8 +90,9 @@ def encode_tracks(path: Path, tracks: Sequence[NDArray[np.float32]], default: in
 
     with av.open(str(path), "w") as container:
         streams: list[Any] = [container.add_stream("aac", rate=RATE, layout="mono") for _ in tracks]
-        for number, (stream, samples) in enumerate(zip(streams, tracks, strict=True)):
+        for number, stream in enumerate(streams):
             stream.disposition = Disposition.default if number == default else Disposition(0)
+        for stream, samples in zip(streams, tracks, strict=True):
             frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
             frame.sample_rate, frame.pts = RATE, 0
             container.mux([*stream.encode(frame), *stream.encode(None)])

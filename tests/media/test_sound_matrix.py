@@ -1,5 +1,6 @@
 """Reading sound: bursts of tone keep their place and level in every container, layout and state of damage."""
 
+import itertools
 import logging
 import tracemalloc
 from collections.abc import Iterable
@@ -150,9 +151,9 @@ def test_a_channel_of_noise_does_not_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["5.1", "7.1"])
 def test_speech_in_the_center_keeps_its_level_among_ambience(tmp_path: Path, layout: str) -> None:
-    rest = [0.03] * (5 if layout == "7.1" else 3)
-    assert_bursts(mixed(tmp_path, 0.03, 0.03, 1, 0, *rest, layout=layout, shift=True)[: 16_000 * 2], ONSETS)
-    assert_bursts(mixed(tmp_path, *[1] * (3 + len(rest) + 1), layout=layout), ONSETS)  # equal channels: no louder
+    rest = [0.03] * (4 if layout == "7.1" else 2)
+    assert_bursts(mixed(tmp_path, 0.03, 0.03, 1, 0, *rest, layout=layout, shift=True), ONSETS)
+    assert_bursts(mixed(tmp_path, *[1] * (4 + len(rest)), layout=layout), ONSETS)  # equal channels: no louder
 
 
 def test_the_channel_for_low_frequency_effects_is_left_out(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_channels_that_cancel_each_other_are_heard_and_noted(
 ) -> None:
     assert_bursts(mixed(tmp_path, 1, right, layout="stereo"), ONSETS)
     (note,) = notes(caplog)  # one, although the file was read several times
-    assert "cancel each other" in note and "channel 1" in note
+    assert "cancel each other" in note and "the loudest, channel 1, is used" in note
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mp4", "mkv"])
@@ -296,15 +297,15 @@ def test_sound_and_picture_stay_in_sync_where_recordings_are_joined(tmp_path: Pa
     (single,) = onsets_and_levels(read_audio(part))
     path = tmp_path / f"b.{suffix}"
     path.write_bytes(3 * part.read_bytes())
-    for start in (0.0, 2.0):
-        frames = [(time, frame.mean()) for time, frame in iter_frames(path, fps=None, start=start)]
-        dark = [time for (time, shade), (_, before) in zip(frames[1:], frames, strict=False) if shade < before - 50]
-        assert len(dark) == 2
-        begins = [0.0, *dark] if start == 0 else dark
-        found = [start + onset for onset, _ in onsets_and_levels(read_audio(path, start=start))]
-        assert len(frames) == 120 if start == 0 else len(frames) > 60
-        assert found == pytest.approx([time + single[0] for time in begins], abs=0.02)
-    assert frames[-1][0] == pytest.approx(4.8, abs=0.2)
+    frames = [(time, float(frame.mean())) for time, frame in iter_frames(path, fps=None)]
+    assert len(frames) == 120 and frames[-1][0] == pytest.approx(4.76, abs=0.15)
+    begins = [later for (_, before), (later, shade) in itertools.pairwise(frames) if shade < before - 50]
+    onsets = [time + single[0] for time in (0.0, *begins)]
+    assert [onset for onset, _ in onsets_and_levels(read_audio(path))] == pytest.approx(onsets, abs=0.02)
+    part = [(time, float(frame.mean())) for time, frame in iter_frames(path, fps=None, start=2.0)]
+    assert part == [pair for pair in frames if pair[0] >= 2.0]
+    found = [2.0 + onset for onset, _ in onsets_and_levels(read_audio(path, start=2.0))]
+    assert found == pytest.approx(onsets[1:], abs=0.02)
 
 
 def test_a_recording_that_follows_hours_later_is_joined_in_a_transport_stream(
@@ -328,12 +329,13 @@ def test_time_stamps_that_jitter_do_not_chop_the_sound(
         burst_track(3.0, [0.25, 1.25, 2.75])[None],
         codec,
         picture=suffix == "mkv",
-        stamp=lambda time: max(0.0, time + rng.uniform(-1, 1) * milliseconds / 1000),
+        jitter=lambda: rng.uniform(-1, 1) * milliseconds / 1000,
         container_format="matroska",
     )
     samples = read_every_way(path)
     # Without a picture the first sample is the origin; with one, the median of the time stamps places the sound.
-    assert_bursts(samples, [0.25, 1.25, 2.75], within=0.004 if suffix == "mka" else 0.03)
+    begin, within = (0.0, 0.004) if suffix == "mka" else (0.1, 0.03)
+    assert_bursts(samples, [begin + 0.25, begin + 1.25, begin + 2.75], within=within)
     onsets = [onset for onset, _ in onsets_and_levels(samples)]
     assert np.diff(onsets) == pytest.approx([1.0, 1.5], abs=0.002)
 
@@ -345,12 +347,13 @@ def test_a_pause_between_time_stamps_that_jitter_is_kept(tmp_path: Path) -> None
         burst_track(3.0, [0.25, 2.25])[None],
         "libopus",
         container_format="matroska",
-        stamp=lambda time: max(0.0, time + rng.uniform(-1, 1) * 0.025) + 0.5 * (time > 1.5),
+        stamp=lambda time: time + 0.5 * (time > 1.5),
+        jitter=lambda: rng.uniform(-1, 1) * 0.025,
     )
     assert_bursts(read_every_way(path), [0.25, 2.75], within=0.02)
 
 
-LOSSLESS_TAIL = [("wav", "pcm_s16le"), ("aiff", "pcm_s16be"), ("au", "pcm_s16be"), ("flac", "flac"), ("wv", "wavpack")]
+STATED = [("wav", "pcm_s16le"), ("aiff", "pcm_s16be"), ("au", "pcm_s16be"), ("flac", "flac"), ("wv", "wavpack")]
 
 
 def noisy_bursts(seconds: float = 4.0) -> NDArray[np.float32]:
@@ -360,16 +363,14 @@ def noisy_bursts(seconds: float = 4.0) -> NDArray[np.float32]:
     return (burst_track(seconds, onsets) + 0.005 * noise).astype(np.float32)[None]
 
 
-@pytest.mark.parametrize(
-    ("suffix", "codec"), [*LOSSLESS_TAIL, ("mkv", "aac"), ("webm", "libopus"), ("mp3", "libmp3lame")]
-)
+@pytest.mark.parametrize(("suffix", "codec"), [*STATED, ("mkv", "aac"), ("mp3", "libmp3lame")])
 def test_a_missing_end_is_noted_or_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, codec: str
 ) -> None:
     whole = encode_sound(tmp_path / f"a.{suffix}", noisy_bursts(), codec)
     some = damaged(whole, tmp_path / f"some.{suffix}", cut_to=0.85)
     samples = read_every_way(some)
-    assert 3.0 < len(samples) / 16_000 < 3.5
+    assert 3.0 <= len(samples) / 16_000 < 3.5
     assert_bursts(samples[: 16_000 * 2], [0.25, 0.75, 1.25, 1.75])
     (note,) = notes(caplog)
     assert "missing at its end" in note
@@ -390,7 +391,6 @@ def test_a_missing_end_is_noted_or_refused(
         ("flac", "flac", None, 0.3),
         ("ac3", "ac3", None, 0.1),
         ("eac3", "eac3", None, 0.1),
-        ("mpg", "mp2", None, 0.2),
         ("flv", "aac", None, 0.15),
         ("caf", "alac", None, 0.2),
     ],
@@ -427,7 +427,7 @@ def test_damage_at_the_beginning_and_throughout(tmp_path: Path) -> None:
     begins = [place for place in range(len(content) - 1) if content[place] == 0xFF and content[place + 1] == 0xF1]
     first, every = bytearray(content), bytearray(content)
     first[begins[0] + 7 : begins[1]] = b"\xff" * (begins[1] - begins[0] - 7)
-    for begin, end in zip(begins, begins[1:], strict=False):
+    for begin, end in itertools.pairwise(begins):
         every[begin + 7 : end] = b"\xff" * (end - begin - 7)
     (tmp_path / "first.aac").write_bytes(first)
     (tmp_path / "every.aac").write_bytes(every)
@@ -435,7 +435,7 @@ def test_damage_at_the_beginning_and_throughout(tmp_path: Path) -> None:
     assert len(read_audio(tmp_path / "first.aac")) / 16_000 > 3.9
     with pytest.raises(InputError) as error:
         read_audio(tmp_path / "every.aac")
-    assert error.value.code is ErrorCode.unreadable_media and "cannot be decoded" in str(error.value)
+    assert error.value.code is ErrorCode.unreadable_media and "damaged or missing (99%)" in str(error.value)
 
 
 @pytest.mark.parametrize("length", [0, 0x7FFFF000, 0xFFFFFFFF])
