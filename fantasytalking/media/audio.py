@@ -35,8 +35,9 @@ MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1000, 192_000
 
 _BLOCK_SECONDS = 1.0
 """Longest block of silence, in seconds."""
-_CODEC_BLOCK_SECONDS = 0.3
-"""Codecs pad their last block with silence: in MP4, samples that exceed the stated end by less than this."""
+_CODEC_BLOCK_SECONDS, _ROUNDING_SECONDS = 0.3, 0.01
+"""Samples that exceed the stated end by less than this are a codec's padding in MP4, and rounding of the resampler in
+formats without padding."""
 _TAIL_SECONDS = 0.1
 """A file may end this long before the end that it states without counting as damaged."""
 _UNKNOWN_WAV_LENGTH = 0x7FFF0000
@@ -48,7 +49,8 @@ _MAX_WAV_CHUNKS = 64
 _UNINDEXED_FORMATS = {"mp3", "aac", "mpeg", "mpegts", "ac3", "eac3", "amr", "dts", "truehd", "loas"}
 _MP4_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2"
 # Their length is stated, not estimated from the bit rate.
-_STATED_FORMATS = {_MP4_FORMATS, "matroska,webm", "wav", "w64", "aiff", "au", "caf", "flac", "ogg", "tta", "wv", "mp3"}
+_UNPADDED_FORMATS = {"wav", "w64", "aiff", "au", "caf", "flac", "tta", "wv"}
+_STATED_FORMATS = {_MP4_FORMATS, "matroska,webm", "ogg", "mp3"} | _UNPADDED_FORMATS
 # Their time stamps may leave pauses on purpose; in others, a gap is damage.
 _PAUSING_FORMATS = {_MP4_FORMATS, "matroska,webm", "avi", "mpegts", "mpeg", "flv", "asf"}
 
@@ -232,10 +234,12 @@ class _AudioReader:
         self.losses.on_gap(math.copysign(seconds, block.gap), is_lost)
 
     def _without_padding(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """Drops a codec's padding: the samples beyond the end that an MP4 states, if they are few."""
+        """Drops the few samples beyond the stated end that are a codec's padding or rounding."""
         rate, position, held = self.resampler.sample_rate, 0, [np.zeros(0, np.float32)]
-        is_stated = self.container.format.name == _MP4_FORMATS and self.stated_seconds > -math.inf
-        end = max(0.0, round(self.stated_seconds * rate)) if is_stated else math.inf
+        name, end = self.container.format.name, math.inf
+        if math.isfinite(self.stated_seconds) and (name == _MP4_FORMATS or name in _UNPADDED_FORMATS):
+            end = max(0.0, round(self.stated_seconds * rate))
+        padding = _CODEC_BLOCK_SECONDS if name == _MP4_FORMATS else _ROUNDING_SECONDS
         for block in blocks:
             inside = int(min(len(block), max(0.0, end - position)))
             position += len(block)
@@ -243,7 +247,7 @@ class _AudioReader:
                 yield block[:inside]
             if inside < len(block):
                 held.append(block[inside:])
-            if position - end >= _CODEC_BLOCK_SECONDS * rate:
+            if position - end >= padding * rate:
                 yield np.concatenate(held)
                 held, end = held[:1], math.inf
 
