@@ -22,7 +22,7 @@ from fantasytalking.media.container import (
     time_origin,
     video_stream,
 )
-from fantasytalking.media.downmix import ChannelMix, measure_mixes, plain_mix, single_channel_note
+from fantasytalking.media.downmix import ChannelMix, measure_mixes, packed_samples, plain_mix, single_channel_note
 from fantasytalking.media.joined_clock import decode_joined, may_seek
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class _RunResampler:
             begin, until = (self.start + count / self.sample_rate for count in (self.samples, position))
             raise InputError(
                 f"'{self.path}' has no sound from {begin:.2f} s to {until:.2f} s; pauses up to {MAX_GAP_SECONDS:g} s "
-                "are filled with silence; set a start or a duration to read one side",
+                "are filled with silence; set a duration that ends before it (--max-seconds N), or cut the file there",
                 code=ErrorCode.out_of_range,
                 field="path",
                 value=str(self.path),
@@ -317,7 +317,7 @@ class _RunResampler:
 
     def _mixed(self, frames: "list[AudioFrame]") -> Iterator[NDArray[np.float32]]:
         for frame in frames:
-            block = self.mix.apply(frame.to_ndarray().reshape(-1, frame.layout.nb_channels))
+            block = self.mix.apply(packed_samples(frame))
             if not np.isfinite(block).all():
                 raise InputError(
                     f"'{self.path}' contains audio samples that are NaN or infinite; give an intact file",

@@ -193,8 +193,8 @@ class AudioLosses:
         if lost > MAX_LOST_AUDIO_SHARE * total:
             raise InputError(
                 f"{lost:.2f} s of the {total:.2f} s of sound in '{self._path}' are damaged or missing "
-                f"({lost / total:.0%}); the limit is {MAX_LOST_AUDIO_SHARE:.0%}; copy the file again, or set a start "
-                "and duration without the damage",
+                f"({lost / total:.0%}); the limit is {MAX_LOST_AUDIO_SHARE:.0%}; copy the file again, or set a "
+                "duration without the damage (--max-seconds N)",
                 code=ErrorCode.unreadable_media,
                 field="path",
                 value=str(self._path),

@@ -145,6 +145,11 @@ def low_frequency_channels(frame: "AudioFrame") -> list[int]:
     return [index for index, channel in enumerate(frame.layout.channels) if channel.name in _LOW_FREQUENCY_CHANNELS]
 
 
+def packed_samples(frame: "AudioFrame") -> NDArray[np.float32]:
+    """Returns (samples, channels) of a block of packed floats."""
+    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).astype(np.float32, copy=False)
+
+
 def plain_mix(frame: "AudioFrame") -> ChannelMix:
     """Returns the mix of a layout that was not measured: the mean of its channels."""
     return MixMeter(frame.layout.nb_channels, low_frequency_channels(frame)).mix()
@@ -180,7 +185,7 @@ def _measure_mixes(path: str, modified: int, size: int) -> dict[str, ChannelMix]
             if kind not in formats:
                 formats[kind] = AudioResampler(format="flt", rate=frame.sample_rate)
             for block in formats[kind].resample(frame):
-                meter.add(block.to_ndarray().reshape(-1, count), frame.sample_rate)
+                meter.add(packed_samples(block), frame.sample_rate)
             if seconds > _SCANNED_SECONDS or sum(one.sound_seconds for one in meters.values()) > MEASURED_SECONDS:
                 break
     return {name: meter.mix() for name, meter in meters.items()}

@@ -253,7 +253,7 @@ def _check_pause(path: str | Path, begin: float, end: float) -> None:
     if end - begin > MAX_GAP_SECONDS:
         raise InputError(
             f"'{path}' shows one frame from {begin:.2f} s to {end:.2f} s; a frame is repeated for up to "
-            f"{MAX_GAP_SECONDS:g} s; set a start or a duration to read one side",
+            f"{MAX_GAP_SECONDS:g} s; set a duration that ends before it (--max-seconds N), or cut the file there",
             code=ErrorCode.out_of_range,
             field="path",
             value=str(path),
