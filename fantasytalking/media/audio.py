@@ -214,7 +214,7 @@ class _AudioReader:
             if stamp is not None and base is not None:
                 time = float(stamp * base) - self.zero + shift
             if shift != 0 and not is_joined:
-                is_joined = True
+                is_joined, self.stated_seconds = True, -math.inf  # of one recording
                 note_once(self.path, "joined", "its time stamps jump; it is read as recordings joined end to end")
             lost_packets = self.losses.take_pending()
             if lost_packets and time is None:
@@ -230,6 +230,8 @@ class _AudioReader:
             return
         before = max(0.0, begin if is_first else abs(block.gap))
         seconds = max(0.0, min(begin, self.seconds) - max(0.0, begin - before))
+        if seconds < _ROUNDING_SECONDS / 10:
+            return
         is_lost = block.lost_packets > 0 or self.container.format.name not in _PAUSING_FORMATS
         self.losses.on_gap(math.copysign(seconds, block.gap), is_lost)
 

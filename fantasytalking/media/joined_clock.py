@@ -1,6 +1,7 @@
 """Decodes tracks on one clock that goes on where recordings were joined end to end and their time stamps jump."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,19 +30,19 @@ DamageCallback = Callable[[Exception, "Packet | None"], None]
 class JoinedClock:
     """Computes how far the time stamps of each recording in a file are to be moved.
 
-    Every track has its own position in the sequence of recordings, since the packets of two tracks do not change at one
-    place. All tracks of a recording move by the same time: that between its first packet and the end of what came
-    before. Picture and sound stay in sync, and no frame is lost.
+    All tracks of a recording move by the same time: that between its first packet and the end of what came before.
+    Picture and sound stay in sync, and no frame is lost. Packets of two tracks do not change to the next recording at
+    one place of the file: a track that goes on without a gap is still in the one before.
     """
 
     def __init__(self, streams: list[Any], *, joins_forward: bool) -> None:
         self._join_seconds = JOIN_SECONDS if any(stream.type == "video" for stream in streams) else SOUND_JOIN_SECONDS
         self._joins_forward = joins_forward
-        self._seconds = {stream.index: float(stream.time_base or 0) for stream in streams}
+        self._units = {stream.index: float(stream.time_base or 0) for stream in streams}
         self._shifts = [0.0]
-        self._recording = {stream.index: 0 for stream in streams}
-        self._last: dict[int, float] = {}
-        self._end = 0.0
+        self._recordings = {stream.index: 0 for stream in streams}
+        self._last: dict[int, tuple[float, float]] = {}
+        self._end = -math.inf
 
     def shift(self, packet: "Packet") -> float:
         """Returns the seconds to add to the time stamps of a packet; the packets of a file come in its order."""
@@ -49,23 +50,27 @@ class JoinedClock:
         shown = packet.pts
         stamp = shown if packet.dts is None else packet.dts
         if stamp is None:
-            return self._shifts[self._recording[index]]
-        unit = self._seconds[index]
-        time, last = stamp * unit, self._last.get(index)
-        if last is not None and self._is_new_recording(time, last, self._shifts[self._recording[index]]):
-            self._recording[index] += 1
-            if self._recording[index] == len(self._shifts):
-                self._shifts.append(self._end - time)
-        shift = self._shifts[self._recording[index]]
-        step = 0.0 if last is None else min(max(0.0, time - last), 1.0)
-        end = (time if shown is None else max(time, shown * unit)) + shift + ((packet.duration or 0) * unit or step)
-        self._end = max(self._end, end) if self._last else end
-        self._last[index] = time
+            return self._shifts[self._recordings[index]]
+        time, unit, last = stamp * self._units[index], self._units[index], self._last.get(index)
+        self._recordings[index] = self._recording(time, index)
+        if self._recordings[index] == len(self._shifts):
+            self._shifts.append(self._end - time)
+        shift = self._shifts[self._recordings[index]]
+        duration = (packet.duration or 0) * unit or (0.0 if last is None else min(max(0.0, time - last[0]), 1.0))
+        self._end = max(self._end, (time if shown is None else max(time, shown * unit)) + shift + duration)
+        self._last[index] = (time, time + duration)
         return shift
 
-    def _is_new_recording(self, time: float, last: float, shift: float) -> bool:
-        jumps_ahead = self._joins_forward and time + shift > self._end + MAX_GAP_SECONDS
-        return time < last - self._join_seconds or jumps_ahead
+    def _recording(self, time: float, index: int) -> int:
+        """Returns the number of the recording of a packet; one more than there are if it begins another."""
+        current, newest = self._recordings[index], len(self._shifts) - 1
+        if index not in self._last:
+            return newest
+        last, end = self._last[index]
+        if current < newest:
+            return current if abs(time - end) < SOUND_JOIN_SECONDS else newest
+        jumps_ahead = self._joins_forward and time + self._shifts[current] > self._end + MAX_GAP_SECONDS
+        return current + 1 if time < last - self._join_seconds or jumps_ahead else current
 
 
 def decode_joined(

@@ -190,6 +190,8 @@ def _decode_from(path: str | Path, begin: float, end: float, threads: int) -> Ge
             time = max(last, -1 / rate) + 1 / rate
             if stamp is not None and frame.time_base is not None:
                 time = float(stamp * frame.time_base) - zero + shift
+            if shift != 0:  # a file of several recordings declares the length of one
+                declared = 0.0
             if time <= last:
                 continue
             last = time

@@ -308,6 +308,36 @@ def test_sound_and_picture_stay_in_sync_where_recordings_are_joined(tmp_path: Pa
     assert found == pytest.approx(onsets[1:], abs=0.02)
 
 
+def test_sound_that_begins_later_than_its_picture_in_the_second_of_joined_recordings(tmp_path: Path) -> None:
+    part = encode_sound(tmp_path / "a.ts", burst_track(1.6, [0.6])[None], "mp2", picture=True)
+    late = encode_sound(
+        tmp_path / "b.ts", burst_track(1.6, [0.6])[None], "mp2", picture=True, stamp=lambda time: time + 3
+    )
+    path = tmp_path / "c.ts"
+    path.write_bytes(part.read_bytes() + late.read_bytes())
+    frames = [(time, float(frame.mean())) for time, frame in iter_frames(path, fps=None)]
+    (begin,) = [later for (_, before), (later, shade) in itertools.pairwise(frames) if shade < before - 50]
+    expected = [0.6 + MP2_DELAY, begin + 3.6 + MP2_DELAY]
+    assert_bursts(read_every_way(path), expected, within=0.02)
+
+
+def test_a_picture_that_follows_hours_later_is_joined_in_a_transport_stream(tmp_path: Path) -> None:
+    part = encode_sound(tmp_path / "a.ts", burst_track(1.6, [0.6])[None], "mp2", picture=True)
+    later = encode_sound(
+        tmp_path / "b.ts",
+        burst_track(1.6, [0.6])[None],
+        "mp2",
+        picture=True,
+        muxer_options={"output_ts_offset": "14000"},
+    )
+    path = tmp_path / "c.ts"
+    path.write_bytes(part.read_bytes() + later.read_bytes())
+    frames = list(iter_frames(path, fps=25))
+    assert len(frames) == pytest.approx(80, abs=3)
+    found = [onset for onset, _ in onsets_and_levels(read_audio(path))]
+    assert found == pytest.approx([0.6 + MP2_DELAY, 1.6 + 0.6 + MP2_DELAY], abs=0.05)
+
+
 def test_a_recording_that_follows_hours_later_is_joined_in_a_transport_stream(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
