@@ -72,9 +72,10 @@ def open_media(path: str | Path) -> Iterator["InputContainer"]:
     try:
         opened = av.open(str(path.resolve()), options=options, metadata_errors="replace")
     except av.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
+        is_unlisted = isinstance(error, av.ArgumentError)
+        reason = "format not supported" if is_unlisted else error.strerror or type(error).__name__
         raise InputError(
-            f"'{path}' cannot be opened ({reason}); give an intact file of one of these formats: {_READABLE_FORMATS}",
+            f"'{path}' cannot be decoded ({reason}); give an intact file of one of these formats: {_READABLE_FORMATS}",
             code=ErrorCode.unreadable_media,
             field="path",
             value=str(path),
