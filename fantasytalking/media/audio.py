@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.limits import MAX_AUDIO_SECONDS, MAX_GAP_SECONDS
+from fantasytalking.common.limits import MAX_AUDIO_SECONDS, MAX_PAUSE_SECONDS
 from fantasytalking.media.audio_timeline import AudioLosses, Block, PlacedBlock, note_once, place_blocks
 from fantasytalking.media.container import (
     audio_stream,
@@ -89,8 +89,8 @@ def read_audio(
 
     Raises:
         InputError: an argument is out of range, or the file has no audio track, has no samples in the segment, is
-            damaged in more than `MAX_LOST_AUDIO_SHARE` of it, has a pause of more than `MAX_GAP_SECONDS`, or is longer
-            than `MAX_AUDIO_SECONDS`.
+            damaged in more than `MAX_LOST_AUDIO_SHARE` of it, has a pause of more than `MAX_PAUSE_SECONDS`, or is
+            longer than `MAX_AUDIO_SECONDS`.
     """
     return np.concatenate(list(iter_audio(path, sample_rate=sample_rate, start=start, duration=duration)))
 
@@ -281,10 +281,10 @@ class _RunResampler:
 
     def _silence(self, position: int) -> Iterator[NDArray[np.float32]]:
         end = min(position, self.wanted)
-        if end - self.samples > MAX_GAP_SECONDS * self.sample_rate:
+        if end - self.samples > MAX_PAUSE_SECONDS * self.sample_rate:
             begin, until = (self.start + count / self.sample_rate for count in (self.samples, position))
             raise InputError(
-                f"'{self.path}' has no sound from {begin:.2f} s to {until:.2f} s; pauses up to {MAX_GAP_SECONDS:g} s "
+                f"'{self.path}' has no sound from {begin:.2f} s to {until:.2f} s; pauses up to {MAX_PAUSE_SECONDS:g} s "
                 "are filled with silence; set a duration that ends before it (--max-seconds N), or cut the file there",
                 code=ErrorCode.out_of_range,
                 field="path",

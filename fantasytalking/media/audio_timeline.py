@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 GAP_SECONDS = 0.02
 """Time stamps are rounded, in some containers to milliseconds; only larger differences can be gaps."""
-LOOKAHEAD_SECONDS = 1.0
+_LOOKAHEAD_SECONDS = 1.0
 """Seconds of decoded sound whose time stamps have to agree on a gap. If one returns, they only jitter."""
 _LOOKAHEAD_BLOCKS = 64
 _STAMP_SECONDS = 0.002
@@ -89,7 +89,7 @@ class _Placer:
         self._waiting.append(_Waiting(block, offset))
         self._decoded += _duration(block)
         self._waiting_seconds += _duration(block)
-        while self._waiting_seconds > LOOKAHEAD_SECONDS or len(self._waiting) > _LOOKAHEAD_BLOCKS:
+        while self._waiting_seconds > _LOOKAHEAD_SECONDS or len(self._waiting) > _LOOKAHEAD_BLOCKS:
             yield self._place_next()
 
     def finish(self) -> Iterator[PlacedBlock]:

@@ -5,8 +5,9 @@ The mix of a file is the sum of its channels, times one gain that is measured on
 - One channel is taken as it is.
 - Of two channels the mean is taken, as for every stereo recording. If one of them is silent, it does not count: the
   other keeps its level.
-- More channels are summed so that the mix is as loud as the loudest channel. Speech in the center of 5.1 keeps its
-  level, and equal channels are averaged. The channel for low-frequency effects is left out.
+- More channels are summed so that the mix is as loud as the loudest channel, or as loud as it can be without clipping.
+  Speech in the center of 5.1 keeps its level, and equal channels are averaged. The channel for low-frequency effects is
+  left out.
 - If the sum is silent although the channels are not, as for two of opposite polarity, the loudest is taken alone, which
   is noted.
 """
@@ -67,7 +68,7 @@ class MixMeter:
         heard = tuple(index for index in range(num_channels) if index not in low_frequency)
         self._heard = heard or tuple(range(num_channels))
         self._energies = np.zeros(num_channels)
-        self._sum_energy = 0.0
+        self._sum_energy = self._sum_peak = 0.0
         self.sound_seconds = 0.0
         """Seconds of sound that were measured."""
 
@@ -79,6 +80,7 @@ class MixMeter:
         total = _sum_of_channels(block, self._heard)
         self._energies += energies
         self._sum_energy += float(np.einsum("s,s->", total, total, dtype=np.float64))
+        self._sum_peak = max(self._sum_peak, float(np.abs(total).max()))
         self.sound_seconds += len(block) / sample_rate
 
     def mix(self) -> ChannelMix:
@@ -93,8 +95,8 @@ class MixMeter:
             return ChannelMix((int(channel),), 1.0, is_single=True)
         if count == 2:
             return ChannelMix(self._heard, 1.0 if heard.min() < loudest * _power(SILENT_DB) else 0.5)
-        level = float(np.sqrt(loudest / self._sum_energy))
-        return ChannelMix(self._heard, min(1.0, max(1 / count, level)))
+        gain = min(1.0, 1 / self._sum_peak, float(np.sqrt(loudest / self._sum_energy)))
+        return ChannelMix(self._heard, max(1 / count, gain))
 
 
 def _sum_of_channels(block: NDArray[np.float32], channels: Sequence[int]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fantasytalking.common.limits import MAX_GAP_SECONDS
+from fantasytalking.common.limits import MAX_PAUSE_SECONDS
 from fantasytalking.media.container import audio_stream, open_media, video_stream
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class JoinedClock:
         last, end = self._last[index]
         if current < newest:
             return current if abs(time - end) < SOUND_JOIN_SECONDS else newest
-        jumps_ahead = self._joins_forward and time + self._shifts[current] > self._end + MAX_GAP_SECONDS
+        jumps_ahead = self._joins_forward and time + self._shifts[current] > self._end + MAX_PAUSE_SECONDS
         return current + 1 if time < last - self._join_seconds or jumps_ahead else current
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
-from fantasytalking.common.limits import MAX_GAP_SECONDS, MAX_VIDEO_BYTES
+from fantasytalking.common.limits import MAX_PAUSE_SECONDS, MAX_VIDEO_BYTES
 from fantasytalking.media.container import (
     check_decoder,
     check_frame_size,
@@ -242,7 +242,7 @@ def _trim(decoded: Iterator[DecodedFrame], start: float, end: float) -> Iterator
 def _without_long_pauses(
     decoded: Iterator[DecodedFrame], path: str | Path, start: float, end: float
 ) -> Iterator[DecodedFrame]:
-    """Raises `InputError` where one frame would have to be repeated for more than `MAX_GAP_SECONDS`."""
+    """Raises `InputError` where one frame would have to be repeated for more than `MAX_PAUSE_SECONDS`."""
     shown_from = shown_until = start
     for item in decoded:
         _check_pause(path, max(start, shown_from), min(end, item.time))
@@ -252,10 +252,10 @@ def _without_long_pauses(
 
 
 def _check_pause(path: str | Path, begin: float, end: float) -> None:
-    if end - begin > MAX_GAP_SECONDS:
+    if end - begin > MAX_PAUSE_SECONDS:
         raise InputError(
             f"'{path}' shows one frame from {begin:.2f} s to {end:.2f} s; a frame is repeated for up to "
-            f"{MAX_GAP_SECONDS:g} s; set a duration that ends before it (--max-seconds N), or cut the file there",
+            f"{MAX_PAUSE_SECONDS:g} s; set a duration that ends before it (--max-seconds N), or cut the file there",
             code=ErrorCode.out_of_range,
             field="path",
             value=str(path),

@@ -156,6 +156,14 @@ def test_speech_in_the_center_keeps_its_level_among_ambience(tmp_path: Path, lay
     assert_bursts(mixed(tmp_path, *[1] * (4 + len(rest)), layout=layout), ONSETS)  # equal channels: no louder
 
 
+def test_loud_channels_are_mixed_without_clipping(tmp_path: Path) -> None:
+    time = np.arange(RATE) / RATE
+    tones = np.stack([0.8 * np.sin(2 * np.pi * hertz * time) for hertz in (440, 550, 660)]).astype(np.float32)
+    samples = read_audio(encode_sound(tmp_path / "a.wav", tones, "pcm_f32le", layout="3.0"), sample_rate=RATE)
+    total = tones.sum(axis=0)
+    np.testing.assert_allclose(samples, total / np.abs(total).max(), atol=1e-4)
+
+
 def test_the_channel_for_low_frequency_effects_is_left_out(tmp_path: Path) -> None:
     channels = np.zeros((6, round(1.5 * RATE)), np.float32)
     channels[2], channels[3] = burst_track(1.5, ONSETS), 0.9 * np.sin(2 * np.pi * 40 * np.arange(1.5 * RATE) / RATE)
