@@ -1,15 +1,23 @@
 """Writes sound files of many containers and codecs, with bursts of tone at known places, and damages them."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+
+from fantasytalking.media import read_audio
+from fantasytalking.media.audio import iter_audio
+from fantasytalking.media.audio_stream import DualRateAudio
 
 RATE = 48_000
 BURST_SECONDS = 0.1
 BURST_LEVEL = 0.5
+AAC_DELAY, AC3_DELAY, MP2_DELAY, MP3_DELAY = 1024 / RATE, 256 / RATE, 481 / RATE, 1105 / RATE
+"""What an encoder puts before the sound. Raw streams and broadcasts do not state it, so that it cannot be dropped."""
 
 
 def burst_track(seconds: float, onsets: Sequence[float], rate: int = RATE, hertz: float = 440.0) -> NDArray[np.float32]:
@@ -121,3 +129,25 @@ def onsets_and_levels(samples: NDArray[np.float32], rate: int = 16_000) -> list[
         middle = samples[start + round(0.03 * rate) : start + round(0.08 * rate)]
         found.append((float(start / rate), float(np.sqrt(2 * np.mean(middle.astype(np.float64) ** 2)))))
     return found
+
+
+def assert_bursts(
+    samples: NDArray[np.float32], onsets: Iterable[float], level: float = BURST_LEVEL, within: float = 0.003
+) -> None:
+    found = onsets_and_levels(samples)
+    assert [onset for onset, _ in found] == pytest.approx(list(onsets), abs=within)
+    assert [heard for _, heard in found] == pytest.approx([level] * len(found), rel=0.08)
+
+
+def read_every_way(path: Path) -> NDArray[np.float32]:
+    """Reads a file at once, in blocks and through the queues of a stream, which give the same samples."""
+    whole = read_audio(path)
+    np.testing.assert_array_equal(np.concatenate(list(iter_audio(path))), whole)
+    audio = DualRateAudio.from_file(path, (16_000, RATE))
+    np.testing.assert_array_equal(audio.model_audio.take(0, 10**7), whole)
+    assert len(audio.output_audio.take(0, 10**7)) == pytest.approx(3 * len(whole), abs=3)
+    return whole
+
+
+def notes(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
