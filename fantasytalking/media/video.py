@@ -364,12 +364,8 @@ def _writing_errors(path: str | Path) -> Iterator[None]:
         if describe_os_error(error.errno) is not None:
             raise
         reason = error.strerror or type(error).__name__
-        raise InputError(
-            f"cannot write '{path}' ({reason}); choose another output, rate or size",
-            code=ErrorCode.output_exists,
-            field="path",
-            value=str(path),
-        ) from error
+        message = f"cannot write '{path}' ({reason}); choose another output, rate or size"
+        raise InputError(message, code=ErrorCode.output_exists, field="path", value=str(path)) from error
 
 
 def _encode(
