@@ -171,10 +171,11 @@ def _parse_override(override: str) -> DictConfig:
 
 
 def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:
+    """Merges `update` into `merged`, in place: OmegaConf.merge copies the whole configuration for each override."""
     values = rename_old_keys(schema, OmegaConf.to_container(update), source)
     _reject_unknown_keys(schema, values, "", source)
     try:
-        return OmegaConf.merge(merged, OmegaConf.create(values))
+        merged.merge_with(OmegaConf.create(values))
     except OmegaConfBaseException as error:
         where = f" at '{error.full_key}'" if error.full_key else ""
         raise InputError(
@@ -182,6 +183,7 @@ def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:
             code=ErrorCode.invalid_type,
             field=str(error.full_key or source),
         ) from error
+    return merged
 
 
 def _reject_unknown_keys(schema: Any, update: Any, prefix: str, source: str) -> None:

@@ -1,10 +1,9 @@
 """Renders a corpus of the portrait world (identities x sentences) in several processes; interrupted runs resume."""
 
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from fantasytalking.common.limits import MAX_SENTENCES, MAX_SENTENCES_BYTES
 from fantasytalking.common.locks import lock_output
 from fantasytalking.common.resources import ROOT, resource_path
 from fantasytalking.common.text_files import read_json, read_text_file
+from fantasytalking.common.worker_processes import worker_pool
 from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, PortraitRenderer, write_clip
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, make_identity
 from fantasytalking.portrait_world.render.camera import MAX_ZOOM
@@ -222,8 +222,7 @@ def _make_missing_clips(plan: CorpusPlanProtocol[ClipT], output: Path, processes
                 done += 1
                 yield done, len(clips)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, max(1, len(tasks))), mp_context=context) as pool:
+    with worker_pool(min(processes, max(1, len(tasks))), __name__) as pool:
         running = [pool.submit(_make_clips, plan, task, output) for task in tasks]
         try:
             for finished in as_completed(running):

@@ -44,12 +44,12 @@ from tests.data.preparation_runs import (
     measure_memory,
     run_in_process,
     small_config,
-    start_fork_server,
     start_preparation,
     wait_for_processes,
 )
 from tests.data.sample_videos import write_bad_videos, write_good_videos, write_repeated
 from tests.helpers.errors import raises_input_error
+from tests.helpers.fork_server import start_fork_server
 from tests.helpers.paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "prepare_data.py"
