@@ -3,6 +3,8 @@
 import argparse
 from typing import NamedTuple
 
+from fantasytalking.common.command_parser import CommandParser
+
 
 class Invocation(NamedTuple):
     """The names of a command in its help."""
@@ -28,9 +30,9 @@ class Invocation(NamedTuple):
         """Returns a description with {command} and {target} replaced."""
         return text.format(command=self.command, target=self.target)
 
-    def parser(self, description: str) -> argparse.ArgumentParser:
+    def parser(self, description: str) -> CommandParser:
         """Returns a parser that shows `description`, formatted as it is written."""
-        return argparse.ArgumentParser(
+        return CommandParser(
             prog=self.prog,
             description=self.describe(description),
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fantasytalking.common.cli_aliases import add_argument_with_alias
+from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.resumable_tasks import ProcessState
@@ -49,9 +50,7 @@ def parse_evaluation_args(
     arguments: Sequence[str], description: str | None, prog: str | None = None
 ) -> argparse.Namespace:
     """Parses the command line of `fantasytalking evaluate`."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmark", choices=benchmark_names())
     parser.add_argument("--references", type=Path, help="folder of the real videos, laid out as in the dataset")
     parser.add_argument("--predictions", type=Path, help="folder of generated videos: NAME.mp4 or NAME/video.mp4")

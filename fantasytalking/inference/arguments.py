@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.inference.console import notify
@@ -68,10 +69,11 @@ FACE_INDEX_HELP = "the selected face, from 1 at the left; several times for seve
 STREAM_HELP = "write frames while later ones are generated; with --output - to standard output"
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(CommandParser):
     def error(self, message: str) -> NoReturn:
         """Raises one line, as for every other mistake."""
-        raise InputError(f"{message}; --help lists all options", code=ErrorCode.unknown_key)
+        cure = self.dash_hint(message) or "; --help lists all options"
+        raise InputError(message + cure, code=ErrorCode.unknown_key)
 
 
 def parse_job(arguments: Sequence[str], description: str, prog: str | None = None) -> GenerationJob:
@@ -113,7 +115,9 @@ def _parser(description: str, prog: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--image", type=Path, help="the portrait: jpg, png, webp, bmp, tiff or gif")
+    parser.add_argument(
+        "--image", type=Path, help="the portrait: JPEG, PNG, WebP, AVIF, JPEG 2000, TIFF, BMP, GIF, ..."
+    )
     parser.add_argument("--audio", type=Path, action="append", help=AUDIO_HELP)
     parser.add_argument("--driving-video", type=Path, action="append", metavar="VIDEO", help=DRIVING_VIDEO_HELP)
     parser.add_argument("--face-index", type=int, action="append", help=FACE_INDEX_HELP)

@@ -59,7 +59,6 @@ def read_image(path: str | Path, max_side: int | None = None) -> NDArray[np.uint
             if max_side is not None:
                 _decode_smaller(image, max_side)
             _check_cost(path, image, full_size)
-            image.load()
             return to_rgb(image, max_side)
 
 
@@ -91,6 +90,7 @@ def _check_cost(path: Path, image: Image.Image, full_size: tuple[int, int]) -> N
 
 def to_rgb(image: Image.Image, max_side: int | None = None) -> NDArray[np.uint8]:
     """Converts a Pillow image as `read_image` does."""
+    image.load()  # before its size and orientation, which a TIFF changes here
     factor = 1 if max_side is None else max(1, max(image.size) // max_side)
     width, height = (-(-side // factor) for side in image.size)
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

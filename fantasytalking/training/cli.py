@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.training.config import TrainConfig
@@ -38,9 +39,7 @@ def train(
     Raises:
         InputError: an argument, the configuration, the clips or the weights cannot be used.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = f"default: configs/nano/{config_name}.yaml" if config_name else "the YAML of a stage; required"
     parser.add_argument("--config", type=Path, help=default)
     parser.add_argument("--dry-run", action="store_true", help="print settings, parameters and memory; no training")
