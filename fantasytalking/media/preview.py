@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
+from fantasytalking.common.limits import MAX_PREVIEW_FPS, MAX_PREVIEW_FRAMES
 
 PREVIEW_SUFFIXES = (".gif", ".webp")
-MAX_PREVIEW_FPS = 50.0
-"""Browsers slow down animations whose frames last less than 20 ms."""
-MAX_PREVIEW_FRAMES = 1000
 WEBP_QUALITY = 80
 
 
