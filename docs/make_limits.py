@@ -1,10 +1,11 @@
 """Prints the table of limits of docs/troubleshooting.md, from fantasytalking/common/limits.py.
 
-    python docs/make_limits.py
+python docs/make_limits.py
 """
 
 import ast
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from fantasytalking.common import limits
@@ -16,7 +17,7 @@ def limit_table() -> str:
     """Returns the table as Markdown: every limit with its value and meaning, in the order of the module."""
     lines = ["| limit | value | of |", "|---|---|---|"]
     body = ast.parse(SOURCE.read_text(encoding="utf-8")).body
-    for assignment, text in zip(body, body[1:], strict=False):
+    for assignment, text in pairwise(body):
         if isinstance(assignment, ast.Assign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             (target,) = assignment.targets
             assert isinstance(target, ast.Name), ast.dump(target)

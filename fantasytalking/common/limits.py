@@ -28,6 +28,8 @@ MAX_PREVIEW_FPS = 50.0
 """Highest frame rate of an animated preview: browsers slow down frames of less than 20 ms."""
 MAX_PREVIEW_FRAMES = 1000
 """Most frames of an animated preview."""
+MAX_PREVIEW_BYTES = 1 << 31
+"""Most memory of the frames of an animated preview."""
 
 # Sound and length
 MAX_AUDIO_SECONDS = 4 * 3600
