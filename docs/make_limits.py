@@ -32,7 +32,9 @@ def _with_unit(name: str, value: float) -> str:
         power = max(power for power in (0, 10, 20, 30) if value % 2**power == 0)
         return f"{value / 2**power:,.0f} {({0: 'bytes', 10: 'KiB', 20: 'MiB', 30: 'GiB'})[power]}"
     if unit == "seconds":
-        return f"{value / 3600:g} hours"
+        return f"{value / 3600:g} hours" if value >= 3600 else f"{value / 60:g} minutes"
+    if unit == "share":
+        return f"{value:.0%}"
     units = {"chars": " characters", "fps": " per second", "pixels": " pixels", "side": " pixels"}
     return f"{value:,.0f}{units.get(unit, '')}"
 
