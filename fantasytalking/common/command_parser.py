@@ -1,6 +1,9 @@
 """The parser of every command: one line for a mistake, help for every option, and `~` replaced as by a shell."""
 
 import argparse
+import re
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +42,8 @@ class CommandParser(argparse.ArgumentParser):
         allow_abbrev: whether an option may be given by its first letters.
     """
 
+    _given: Sequence[str] = ()
+
     def __init__(self, prog: str | None, description: str | None, *, allow_abbrev: bool = True) -> None:
         super().__init__(prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=allow_abbrev)
 
@@ -50,10 +55,26 @@ class CommandParser(argparse.ArgumentParser):
         """Adds the key=value settings that a command takes besides its options."""
         self.add_argument("overrides", nargs="*", type=_setting, metavar="key=value", help=help_text)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as argparse does."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Raises one line, as for every other mistake."""
         code = next((code for part, code in _CODES.items() if part in message), ErrorCode.invalid_type)
-        raise InputError(f"{message}; --help lists all options", code=code, field=message.split(":")[0])
+        cure = self._dash_cure(message) or "--help lists all options"
+        raise InputError(f"{message}; {cure}", code=code, field=message.split(":")[0])
+
+    def _dash_cure(self, message: str) -> str | None:
+        """Returns the cure if `message` reports a missing value that was given and begins with a dash."""
+        missing = re.match(r"argument (\S+): expected ", message)
+        options = {option for action in self._actions for option in action.option_strings}
+        for option in missing[1].split("/") if missing else ():
+            for given, value in zip(self._given, self._given[1:], strict=False):
+                if given == option and value.startswith("-") and value.partition("=")[0] not in options:
+                    return f"write {option}={value} for a value that begins with a dash"
+        return None
 
 
 def path_argument(text: str) -> Path:

@@ -6,9 +6,7 @@ from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
-
-MAX_ONNX_BYTES = 1 << 30
-"""Maximum file size; the largest known face network (glint360k r100) has 261 MB."""
+from fantasytalking.common.limits import MAX_ONNX_BYTES
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def read_onnx(path: Path, label: str, hint: str) -> OnnxFile:
         hint: the cure in messages, for example which file to give.
 
     Raises:
-        InputError: the file is missing, larger than 1 GiB, not ONNX, or stores weights in other files.
+        InputError: the file is missing, larger than `MAX_ONNX_BYTES`, not ONNX, or stores weights in other files.
     """
     size = existing_file(path, label).stat().st_size
     if size > MAX_ONNX_BYTES:

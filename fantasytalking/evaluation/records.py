@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -85,8 +85,10 @@ def _read_record(path: Path) -> tuple[str, str, ClipMeasurements] | None:
     if not path.is_file():
         return None
     try:
-        if path.stat().st_size > MAX_MEASUREMENT_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
+        with ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if max(size, path.stat().st_size) > MAX_MEASUREMENT_BYTES:
+            raise ValueError(f"{size} bytes")
         with np.load(path, allow_pickle=False) as values:
             sides: ClipMeasurements = {}
             for key in values.files:

@@ -114,7 +114,10 @@ def parse_job(arguments: Sequence[str], description: str, prog: str | None = Non
 
 def _parser(description: str, prog: str | None) -> CommandParser:
     parser = CommandParser(prog, description, allow_abbrev=False)
-    parser.add_path("--image", help="the portrait: jpg, png, webp, bmp, tiff or gif; required without --reproduce")
+    parser.add_path(
+        "--image",
+        help="the portrait: JPEG, PNG, WebP, AVIF, JPEG 2000, TIFF, BMP, GIF, ...; required without --reproduce",
+    )
     parser.add_path("--audio", action="append", help=AUDIO_HELP)
     parser.add_path("--driving-video", action="append", metavar="VIDEO", help=DRIVING_VIDEO_HELP)
     parser.add_argument("--face-index", type=int, action="append", help=FACE_INDEX_HELP)

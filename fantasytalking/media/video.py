@@ -11,7 +11,7 @@ import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
-from fantasytalking.common.limits import MAX_PAUSE_SECONDS, MAX_VIDEO_BYTES
+from fantasytalking.common.limits import MAX_CLIP_FRAMES, MAX_PAUSE_SECONDS, MAX_VIDEO_BYTES
 from fantasytalking.common.os_errors import describe_os_error
 from fantasytalking.media.container import (
     check_decoder,
@@ -101,7 +101,7 @@ def read_video(
     fps: float | None = None,
     start: float = 0.0,
     duration: float | None = None,
-    max_frames: int = 3000,
+    max_frames: int = MAX_CLIP_FRAMES,
 ) -> Video:
     """Reads a segment of a video into memory; see `iter_frames` for times and resampling.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fantasytalking.common.dtype import Dtype
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_VIDEO_SECONDS
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.generation_plan import GenerationControls
@@ -102,7 +103,7 @@ class InferConfig(GenerationControls):
             "max_text_tokens": (1, 4096),
             "min_face_fraction": (0, 0.9),
             "seed": (0, 2**63 - 1),
-            "max_seconds": (0.04, 14_400),
+            "max_seconds": (0.04, MAX_VIDEO_SECONDS),
             "face_index": (1, MAX_FACES),
         }
         check_ranges(self, limits)

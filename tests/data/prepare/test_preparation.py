@@ -180,6 +180,13 @@ def test_a_malformed_caption_rejects_the_clip(corpus: Corpus, tmp_path: Path) ->
         assert refused.value.reason is RejectionReason.UNREADABLE
 
 
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfA man talks.\r\n", "A man talks.\r\n".encode("utf-16")])
+def test_a_caption_is_read_as_editors_save_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    clip = SceneClip(VideoFile(tmp_path / "a.mp4", "a.mp4", 1), 0.0, None)
+    assert read_caption(clip, "default") == "A man talks."
+
+
 def test_the_text_file_of_a_video_is_its_caption(corpus: Corpus) -> None:
     dataset = PortraitDataset(corpus.output / "manifest.jsonl")
     encoder = FeatureEncoders.load(corpus.config, torch.device("cpu")).text
