@@ -23,8 +23,11 @@ from transformers import (
 )
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_IMAGE_SIDE
+from fantasytalking.common.tensor_io import check_finite_result
 from fantasytalking.conditions import latent_frame_count
 from fantasytalking.encoders.loading import load_component, load_model, onload_module
+from fantasytalking.encoders.vae_config import check_vae_config
 from fantasytalking.encoders.vae_full_clip import encode_full_clip, to_channels_last
 from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
 
@@ -55,9 +58,11 @@ class VideoAutoencoder:
         """Loads the component `vae` of a diffusers folder or hub id; diffusers recommends float32 for this VAE.
 
         Raises:
-            InputError: the component is missing, damaged or incomplete.
+            InputError: the component is missing, damaged or incomplete, or its configuration cannot be used.
         """
-        return cls(load_model(AutoencoderKLWan, source, "vae", "VAE", device=device, torch_dtype=dtype))
+        vae = load_model(AutoencoderKLWan, source, "vae", "VAE", device=device, torch_dtype=dtype)
+        check_vae_config(vae.config, str(source))
+        return cls(vae)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
@@ -83,9 +88,12 @@ class VideoAutoencoder:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Returns the video (B, 3, T, H, W) float32 in [-1, 1] of normalized `latents` (B, 16, F, h, w)."""
+        check_finite_result(latents, "latents")
         mean, std = self._statistics(latents)
         latents = latents.to(self._device, torch.float32) * std + mean
-        return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+        pixels = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+        check_finite_result(pixels, "pixels")
+        return pixels
 
     @torch.no_grad()
     def iter_decode(self, latents: Tensor) -> Iterator[Tensor]:
@@ -98,6 +106,7 @@ class VideoAutoencoder:
             (3, 1, H, W), then (3, 4, H, W) F - 1 times, in [-1, 1], float32.
         """
         assert latents.shape[0] == 1, "one video"
+        check_finite_result(latents, "latents")
         onload_module(self.vae)
         if self.vae.use_tiling:
             # Tiles span the whole video.
@@ -115,6 +124,7 @@ class VideoAutoencoder:
                     feat_idx=self.vae._conv_idx,
                     first_chunk=number == 0,
                 )
+                check_finite_result(pixels, "pixels")
                 yield unpatchify(pixels, self.vae.config["patch_size"] or 1)[0].clamp(-1, 1).float()
         finally:
             self.vae.clear_cache()
@@ -243,12 +253,13 @@ class ImageEncoder:
         """Loads the components `image_encoder` and `image_processor` of a diffusers folder or hub id.
 
         Raises:
-            InputError: a component is missing, damaged or incomplete.
+            InputError: a component is missing, damaged or incomplete, or the processor's size is not the encoder's.
         """
         processor = load_component(
             AutoImageProcessor.from_pretrained, source, "image_processor", "image processor", backend="pil"
         )
         model = load_model(CLIPVisionModel, source, "image_encoder", "image encoder", device=device, dtype=dtype)
+        _check_image_size(processor, model, str(source))
         return cls(model, processor)
 
     @torch.no_grad()
@@ -258,3 +269,19 @@ class ImageEncoder:
         pixels = self.processor(images=image.cpu().numpy(), return_tensors="pt", input_data_format="channels_last")
         inputs = pixels["pixel_values"].to(get_module_execution_device(self.model), self.model.dtype)
         return self.model(pixel_values=inputs, output_hidden_states=True).hidden_states[-2][0].float()
+
+
+def _check_image_size(processor: BaseImageProcessor, model: CLIPVisionModel, source: str) -> None:
+    """Validates the sizes to which images are resized and cropped, before an image is as large as they say."""
+    side = model.config.image_size
+    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    sizes = {name: size for name, size in dict(processor.size).items() if size is not None}
+    largest = max(sizes.values(), default=0)
+    if (crop["height"], crop["width"]) != (side, side) or not side <= largest <= MAX_IMAGE_SIDE:
+        raise InputError(
+            f"image processor in '{source}' resizes to {sizes} and crops to {dict(crop)}, but the image encoder reads "
+            f"{side}x{side}; use the processor of the same model",
+            code=ErrorCode.conflict,
+            field="image processor",
+            value=sizes,
+        )

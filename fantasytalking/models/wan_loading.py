@@ -14,8 +14,9 @@ from torch import nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import local_folder, resolve_local
+from fantasytalking.common.limits import MAX_CONFIG_NUMBER
+from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import (
-    LazyTensors,
     check_shapes,
     open_model_folder,
     open_safetensors,
@@ -40,6 +41,22 @@ ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
 }
 """The paper's modules and patterns of their parameter names. All other parameters belong to the base. Expression
 parameters exist only in a model with `expression_dims`, guidance parameters only in a distilled model."""
+
+MAX_TRANSFORMER_SIZES = {
+    "num_layers": 1024,
+    "num_attention_heads": 1024,
+    "attention_head_dim": 1024,
+    "rope_max_seq_len": 1 << 14,
+    "patch_size": 64,
+    "face_depth": 256,
+    "expression_depth": 256,
+    "face_heads": 1024,
+    "expression_heads": 1024,
+}
+"""Largest sizes of a transformer where `MAX_CONFIG_NUMBER` is too large: of loops, and of tables of positions."""
+
+ZERO_SIZES = ("audio_positions", "expression_learned", "expression_plain_width", "expression_positions")
+"""Sizes of a transformer that may be 0."""
 
 WAN_HEAD_DIM = 128
 """Attention head width of every published Wan 2.1 model."""
@@ -66,7 +83,8 @@ def load_from_wan(
             diffusers' names, or a hub ID. From a portrait transformer, the base is loaded.
         module_config: configuration of the paper's modules (fields of `PortraitConfig`); missing fields take their
             defaults.
-        dtype: dtype of the parameters, except those that Wan keeps in float32; None = as stored.
+        dtype: dtype of the parameters, except those that Wan keeps in float32; None = as stored, and where weights
+            are stored in float8, one that can be computed with: bfloat16, or float32 if they have scales.
         materialize: False leaves the base's tensors uninitialized, which takes no memory yet: for a process that
             receives them from another. Requires a dtype.
 
@@ -93,9 +111,10 @@ def build_from_wan(
     Raises:
         InputError: a configuration key is unknown, or `tensors` are not exactly the base's.
     """
-    _check_config({**base_config, **module_config}, tensors)
-    with torch.device("meta"):
-        model = FantasyTalkingTransformer3DModel(**{**base_config, **module_config})
+    _check_num_layers(base_config, tensors)
+    check_transformer_config({**base_config, **module_config}, tensors.source)
+    dtype = dtype or tensors.dequantized_to
+    model = _build_on_meta({**base_config, **module_config}, tensors.source)
     expected = {
         name: tuple(value.shape) for name, value in model.state_dict().items() if adapter_module_of(name) is None
     }
@@ -275,13 +294,17 @@ def _download_base(hub_id: str) -> Path:
     return Path(folder)
 
 
-def _check_config(config: Mapping[str, Any], tensors: LazyTensors) -> None:
-    """Validates keys, types of values and the number of blocks before the model is built."""
+def check_transformer_config(config: Mapping[str, Any], source: str) -> None:
+    """Validates keys, types and sizes of a transformer's configuration before a model is built from it.
+
+    Raises:
+        InputError: names the key, its value and what is allowed.
+    """
     parameters = inspect.signature(FantasyTalkingTransformer3DModel.__init__).parameters
     for key, value in config.items():
         if key not in parameters:
             raise InputError(
-                f"{tensors.source}: the transformer's configuration has the unknown key '{key}'; remove it",
+                f"{source}: the transformer's configuration has the unknown key '{key}'; remove it",
                 code=ErrorCode.unknown_key,
                 field=key,
             )
@@ -291,22 +314,72 @@ def _check_config(config: Mapping[str, Any], tensors: LazyTensors) -> None:
             kinds = (int, type(None))
         elif key in ("patch_size", "expression_dims", "expression_learned"):
             kinds = (tuple, list) if default is not None else (tuple, list, type(None))
-        sizes = value if isinstance(value, tuple | list) else [value] if isinstance(value, int) else []
-        if not isinstance(value, kinds) or any(
-            type(size) not in (int, bool) or not 0 <= size <= 2**20 for size in sizes
-        ):
+        elif key == "distillation":
+            kinds = (dict, type(None))
+        elif isinstance(default, float):
+            kinds = (float, int)
+        low, high = int(key not in ZERO_SIZES), MAX_TRANSFORMER_SIZES.get(key, MAX_CONFIG_NUMBER)
+        if type(value) not in kinds or not all(_is_size(size, low, high, float in kinds) for size in _numbers(value)):
             raise InputError(
-                f"{tensors.source}: {key} of the transformer's configuration is {value!r}; expected "
-                f"{' or '.join(kind.__name__ for kind in kinds)}, sizes from 0 to {2**20}",
+                f"{source}: {key} of the transformer's configuration is {_shortened(value)}; expected "
+                f"{' or '.join(kind.__name__ for kind in kinds)}, sizes from {low} to {high}",
                 code=ErrorCode.invalid_type,
                 field=key,
                 value=value,
             )
-    check_expression_config(config, tensors.source)
+    check_expression_config(config, source)
+
+
+def _numbers(value: Any) -> list[Any]:
+    if isinstance(value, tuple | list):
+        return list(value)
+    return [value] if type(value) in (int, float) else []
+
+
+def _is_size(value: Any, low: int, high: int, may_be_fraction: bool) -> bool:
+    if may_be_fraction:
+        return type(value) in (int, float) and abs(value) <= high  # NaN is in no range
+    return type(value) is int and low <= value <= high
+
+
+def _shortened(value: Any) -> str:
+    """Returns a value as text that fits a message; a number may have thousands of digits."""
+    is_huge = isinstance(value, int) and abs(value) >= 10**30
+    return "a number of more than 30 digits" if is_huge else repr(value)[:80]
+
+
+def check_transformer_folder(folder: Path) -> None:
+    """Validates the config.json of a saved portrait transformer before it is loaded; a missing file is left to loading.
+
+    Raises:
+        InputError: as `check_transformer_config`.
+    """
+    path = folder / "config.json"
+    if path.is_file():
+        config = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
+        config.pop("quantization_config", None)
+        check_transformer_config(config, f"'{path}'")
+
+
+def _build_on_meta(config: Mapping[str, Any], source: str) -> FantasyTalkingTransformer3DModel:
+    try:
+        with torch.device("meta"):
+            return FantasyTalkingTransformer3DModel(**config)
+    except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"{source}: no transformer can be built from its configuration ({reason}); it must be a Wan 2.1 "
+            "image-to-video transformer",
+            code=ErrorCode.malformed_file,
+            field="config.json",
+        ) from error
+
+
+def _check_num_layers(config: Mapping[str, Any], tensors: LazyTensors) -> None:
     blocks = {name.split(".")[1] for name in tensors.shapes if name.startswith("blocks.")}
     if config.get("num_layers") != len(blocks):
         raise InputError(
-            f"{tensors.source}: num_layers is {config.get('num_layers')}, but the file contains {len(blocks)} blocks; "
+            f"{tensors.source}: num_layers is {_shortened(config.get('num_layers'))}, but the file contains {len(blocks)} blocks; "
             "it must be a Wan 2.1 image-to-video transformer",
             code=ErrorCode.shape_mismatch,
             field="num_layers",

@@ -12,6 +12,7 @@ from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_confi
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.tensor_io import read_json
+from fantasytalking.encoders.vae_config import check_vae_stride
 from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.models.wan_loading import ADAPTER_MODULES
 
@@ -223,7 +224,7 @@ def read_temporal_stride(base: Path) -> int:
     """Returns the number of frames per latent frame from the VAE's configuration.
 
     Raises:
-        InputError: the base has no VAE configuration.
+        InputError: the base has no VAE configuration, or its stride is out of range.
     """
     path = base / "vae" / "config.json"
     if not path.is_file():
@@ -234,7 +235,9 @@ def read_temporal_stride(base: Path) -> int:
             value=str(base),
         )
     default = inspect.signature(AutoencoderKLWan.__init__).parameters["scale_factor_temporal"].default
-    return int(read_json(path).get("scale_factor_temporal", default))  # absent in files of earlier diffusers
+    stride = read_json(path).get("scale_factor_temporal", default)  # absent in files of earlier diffusers
+    check_vae_stride(stride, "scale_factor_temporal", str(path))
+    return int(stride)
 
 
 def find_face_encoder(folder: Path) -> Path | None:

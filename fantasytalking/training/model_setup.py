@@ -17,7 +17,8 @@ from fantasytalking.checkpoints.released_audio import from_released_audio, read_
 from fantasytalking.checkpoints.released_portrait import is_released_portrait
 from fantasytalking.common.config import did_you_mean
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.tensor_io import LazyTensors, check_shapes, open_model_folder, read_json
+from fantasytalking.common.stored_tensors import LazyTensors
+from fantasytalking.common.tensor_io import check_shapes, open_model_folder, read_json
 from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel

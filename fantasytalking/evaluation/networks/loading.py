@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.tensor_io import check_shapes, read_pickle
+from fantasytalking.common.tensor_io import check_shapes
+from fantasytalking.common.torch_file import read_pickle
 from fantasytalking.evaluation.weights import MetricWeights, locate_metric_weights
 
 REDOWNLOAD_HINT = "download the file again from its source"
