@@ -379,8 +379,8 @@ def _check_num_layers(config: Mapping[str, Any], tensors: LazyTensors) -> None:
     blocks = {name.split(".")[1] for name in tensors.shapes if name.startswith("blocks.")}
     if config.get("num_layers") != len(blocks):
         raise InputError(
-            f"{tensors.source}: num_layers is {_shortened(config.get('num_layers'))}, but the file contains {len(blocks)} blocks; "
-            "it must be a Wan 2.1 image-to-video transformer",
+            f"{tensors.source}: num_layers is {_shortened(config.get('num_layers'))}, but the file contains "
+            f"{len(blocks)} blocks; it must be a Wan 2.1 image-to-video transformer",
             code=ErrorCode.shape_mismatch,
             field="num_layers",
             value=config.get("num_layers"),
