@@ -15,7 +15,7 @@ import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
-from fantasytalking.common.tensor_io import read_json
+from fantasytalking.common.text_files import read_json
 
 MOTION_NORMALIZER_FILE = "motion_normaliser.json"
 """File name in the folder of a corpus, an adapter or a pipeline."""

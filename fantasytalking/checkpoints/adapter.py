@@ -27,7 +27,8 @@ from fantasytalking.checkpoints.lora import (
 from fantasytalking.common.config import save_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
-from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors, read_json
+from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors
+from fantasytalking.common.text_files import read_json
 from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig
 from fantasytalking.models.expression_projector import expression_tensor_shapes
 from fantasytalking.models.guidance_embedder import DistillationSpec, guidance_embedder_shapes

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -14,8 +15,10 @@ from yaml import YAMLError
 
 from fantasytalking.common.config_aliases import RENAMED_KEYS, rename_old_keys
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.files import atomic_write
+from fantasytalking.common.limits import MAX_NESTING
 from fantasytalking.common.resources import ROOT, resource_path
+from fantasytalking.common.text_files import check_yaml, read_yaml_text
 
 CONFIGS_FOLDER = ROOT / "configs"
 """The folder of presets."""
@@ -40,7 +43,7 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
     """
     merged = OmegaConf.structured(schema)
     if path is not None:
-        merged = _merge(schema, merged, _read_yaml(existing_file(resource_path(path), "config")), str(path))
+        merged = _merge(schema, merged, _read_yaml(resource_path(path)), str(path))
     return _finalize(schema, merged, overrides, str(path or "config"))
 
 
@@ -71,7 +74,7 @@ def _finalize(schema: type[ConfigT], merged: Any, overrides: Sequence[str], sour
                 field="override",
                 value=override,
             )
-        merged = _merge(schema, merged, OmegaConf.from_dotlist([override]), f"override '{override}'")
+        merged = _merge(schema, merged, _parse_override(override), f"override '{override}'")
     try:
         missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
         if missing:
@@ -140,9 +143,10 @@ def _escape_interpolations(value: Any) -> Any:
 
 
 def _read_yaml(path: Path) -> DictConfig:
+    text = read_yaml_text(path, "config")
     try:
-        loaded = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        loaded = OmegaConf.load(StringIO(text))
+    except (YAMLError, ValueError, OmegaConfBaseException) as error:
         raise InputError(
             f"config '{path}' is not valid YAML: {error}",
             code=ErrorCode.malformed_file,
@@ -157,6 +161,22 @@ def _read_yaml(path: Path) -> DictConfig:
             value=str(path),
         )
     return loaded
+
+
+def _parse_override(override: str) -> DictConfig:
+    key, _, value = override.partition("=")
+    try:
+        if key.count(".") > MAX_NESTING:
+            raise ValueError(f"the key is nested more than {MAX_NESTING} deep")
+        check_yaml(value)
+        return OmegaConf.from_dotlist([override])
+    except (YAMLError, ValueError, OmegaConfBaseException) as error:
+        raise InputError(
+            f"override '{override[:80]}': {error}; write it as key=value, as in steps=30",
+            code=ErrorCode.invalid_type,
+            field="override",
+            value=override,
+        ) from error
 
 
 def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:

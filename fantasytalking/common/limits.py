@@ -28,8 +28,26 @@ MAX_PROMPT_CHARS = 4096
 """Longest prompt, in characters."""
 MAX_CAPTION_BYTES = 16_384
 """Largest caption file, in bytes."""
-MAX_LINE_BYTES = 1 << 16
-"""Longest line of a manifest, in bytes."""
+MAX_LINE_CHARS = 1 << 16
+"""Longest line of a manifest or list, in characters."""
+MAX_MANIFEST_BYTES = 1 << 30
+"""Largest manifest or list of rejections, in bytes: about two million clips."""
+MAX_TIME_RANGES_BYTES = 1 << 26
+"""Largest list of time ranges, in bytes."""
+MAX_SENTENCES_BYTES = 1_000_000
+"""Largest list of sentences to speak, in bytes."""
+MAX_SENTENCES = 10_000
+"""Largest number of sentences in a list."""
+MAX_JSON_BYTES = 1 << 26
+"""Largest JSON file that has no limit of its own, in bytes."""
+MAX_YAML_BYTES = 1 << 20
+"""Largest configuration file, in bytes."""
+MAX_YAML_NODES = 10_000
+"""Largest number of keys and values of a configuration after its aliases are expanded."""
+MAX_NESTING = 32
+"""Deepest nesting of lists and objects in JSON and YAML."""
+MAX_NUMBER_DIGITS = 300
+"""Most digits of an integer in JSON and YAML; what has more is larger than any floating-point number."""
 
 # Weights and features
 MAX_PICKLE_BYTES = 16 * 2**30
@@ -51,11 +69,9 @@ MAX_CONFIG_NUMBER = 1 << 20
 # Records and results
 MAX_RECORD_BYTES = 1 << 20
 """Largest record (`.json`) of a generated video, in bytes."""
-MAX_GENERATION_RECORD_BYTES = 1 << 20
-"""Largest record of a video that is read for its generation time, in bytes."""
 MAX_MEASUREMENT_BYTES = 1 << 28
 """Largest file of stored measurements, in bytes."""
-MAX_RESULTS_BYTES = 1 << 28
+MAX_RESULTS_BYTES = 1 << 26
 """Largest results.json, in bytes."""
 MAX_PROTOCOL_BYTES = 1 << 26
 """Largest benchmark manifest, in bytes."""

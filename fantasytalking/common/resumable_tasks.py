@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
-from fantasytalking.common.tensor_io import read_json
+from fantasytalking.common.text_files import read_json
 
 _LEFTOVER = re.compile(r"\..+\.(json|jsonl|yaml|png|safetensors)\.[a-z0-9_]{8}")
 
@@ -83,16 +83,14 @@ class TaskStage(Generic[TaskT]):
         """
         path = self.result_path(task)
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return read_json(path)
+        except InputError as error:
             raise InputError(
                 f"'{path}' is damaged or missing; delete it and run the preparation again",
                 code=ErrorCode.malformed_file,
                 field=self.title,
                 value=str(path),
             ) from error
-        assert isinstance(result, dict)
-        return result
 
 
 def open_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, str] | None = None) -> None:
@@ -108,7 +106,7 @@ def open_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, st
     """
     mark = folder / "progress" / "settings.json"
     if mark.is_file():
-        if mark.read_text(encoding="utf-8") != json.dumps({"fingerprint": fingerprint}):
+        if read_json(mark) != {"fingerprint": fingerprint}:
             raise InputError(
                 f"output '{folder}' was started with other settings; choose another folder, delete this one, or use "
                 "the settings in its data.yaml",

@@ -1,6 +1,5 @@
 """Reads and writes files of named tensors: safetensors lazily, torch files only as plain tensors."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.common.stored_tensors import LazyTensors, dequantized
+from fantasytalking.common.text_files import read_json
 from fantasytalking.common.torch_file import read_pickle
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
@@ -105,27 +105,6 @@ def open_model_folder(folder: Path) -> LazyTensors:
             field="weight_map",
         )
     return stored
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        InputError: the file is missing or contains something else.
-    """
-    try:
-        value = json.loads(existing_file(path, "file").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(
-            f"'{path}' is not valid JSON: {error}", code=ErrorCode.malformed_file, field=str(path)
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(
-            f"'{path}' contains a {type(value).__name__}; a JSON object is needed",
-            code=ErrorCode.malformed_file,
-            field=str(path),
-        )
-    return value
 
 
 def check_shapes(

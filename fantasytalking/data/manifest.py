@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
-from fantasytalking.common.limits import MAX_LINE_BYTES
+from fantasytalking.common.files import atomic_write
+from fantasytalking.common.limits import MAX_LINE_CHARS, MAX_MANIFEST_BYTES
+from fantasytalking.common.text_files import parse_json, read_text_lines
 from fantasytalking.motion_normalizer import MotionMeasure, MotionNormalizer
 
 MANIFEST_FILE = "manifest.jsonl"
@@ -170,7 +171,7 @@ def read_manifest(path: str | Path) -> list[ClipRecord]:
     Raises:
         InputError: the file is missing or empty, or a line is not a clip; names the line.
     """
-    records = list(_read_lines(existing_file(path, "manifest"), ClipRecord))
+    records = list(_read_lines(path, "manifest", ClipRecord))
     if not records:
         raise InputError(
             f"manifest '{path}' has no clip; {REJECTIONS_FILE} beside it lists the reasons",
@@ -187,22 +188,21 @@ def read_rejections(path: str | Path) -> list[Rejection]:
     Raises:
         InputError: the file is missing or a line is not a rejection; names the line.
     """
-    return list(_read_lines(existing_file(path, "list of rejections"), Rejection))
+    return list(_read_lines(path, "list of rejections", Rejection))
 
 
-def _read_lines(path: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
-            try:
-                yield parse_record(json.loads(line), record_type)
-            except (ValueError, RecursionError) as error:
-                known = error if isinstance(error, InputError) else InputError("")
-                raise InputError(
-                    f"'{path}' line {number}: {error}; prepare the corpus again",
-                    code=ErrorCode.malformed_file,
-                    field=known.field or f"line {number}",
-                    value=known.value,
-                ) from error
+def _read_lines(path: str | Path, what: str, record_type: type[RecordT]) -> Iterator[RecordT]:
+    for number, line in read_text_lines(path, what, MAX_MANIFEST_BYTES, MAX_LINE_CHARS):
+        try:
+            yield parse_record(parse_json(line, f"line {number}"), record_type)
+        except ValueError as error:
+            known = error if isinstance(error, InputError) else InputError("")
+            raise InputError(
+                f"'{path}' line {number}: {error}; prepare the corpus again",
+                code=ErrorCode.malformed_file,
+                field=known.field or f"line {number}",
+                value=known.value,
+            ) from error
 
 
 def parse_record(values: Any, record_type: type[RecordT]) -> RecordT:

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from fantasytalking.common.config import config_from_dict
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
-from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors, read_json
+from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors
+from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.face_alignment import SimilarityTransform, crop_aligned, estimate_similarity
 from fantasytalking.encoders.fantasy_portrait.pd_fgc import PdFgcNetwork, load_pd_fgc
 

@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_CONFIG_NUMBER, MAX_MODEL_CONFIG_BYTES
-from fantasytalking.common.tensor_io import read_json
+from fantasytalking.common.text_files import read_json
 
 CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "use_kernels", "kernel_config")
 """Configuration keys that name Python code or compiled kernels to load."""

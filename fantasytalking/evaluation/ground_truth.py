@@ -1,6 +1,5 @@
 """Ground truth of a rendered portrait-world clip, from truth.json beside its video."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_TRUTH_BYTES
+from fantasytalking.common.text_files import read_json
 
 TRUTH_FILE = "truth.json"
 GROUND_TRUTH_KEYS = ("mouth_open", "mouth_width", "yaw", "pitch", "roll", "blink", "brow", "smile", "gaze_x", "gaze_y")
@@ -30,16 +30,8 @@ def load_ground_truth(path: Path, fps: float, start: float = 0.0, person: int = 
     Raises:
         InputError: the file is too large, damaged, has another frame rate, or shows fewer people.
     """
-    if path.stat().st_size > MAX_TRUTH_BYTES:
-        raise InputError(
-            f"'{path}' has {path.stat().st_size} bytes; a truth file has at most {MAX_TRUTH_BYTES}; render the clip "
-            "again",
-            code=ErrorCode.malformed_file,
-            field=TRUTH_FILE,
-            value=str(path),
-        )
+    values = read_json(path, TRUTH_FILE, MAX_TRUTH_BYTES, allow_nan=False)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         frames = (values["people"][person] if "people" in values else [values][person])["frames"]
         known = {
             name: _frame_values(frames, name)
@@ -47,7 +39,7 @@ def load_ground_truth(path: Path, fps: float, start: float = 0.0, person: int = 
             if name in frames[0] or name == GROUND_TRUTH_KEYS[0]
         }
         rate = float(values["fps"])
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"'{path}' is damaged ({error!r}); render the clip again",
             code=ErrorCode.malformed_file,

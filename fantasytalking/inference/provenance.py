@@ -17,7 +17,7 @@ from fantasytalking.common.config import config_from_dict
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file, fingerprint, hash_file
 from fantasytalking.common.limits import MAX_RECORD_BYTES
-from fantasytalking.common.tensor_io import read_json
+from fantasytalking.common.text_files import read_json
 from fantasytalking.inference.model_sources import ResolvedModel, device_name
 from fantasytalking.pipeline.config import InferConfig
 
@@ -109,15 +109,7 @@ class GenerationRecord:
         Raises:
             InputError: the file is missing, too large, or not a record.
         """
-        path = existing_file(path, "record")
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise InputError(
-                f"'{path}' is too large for a record; give the .json beside a video",
-                code=ErrorCode.malformed_file,
-                field="record",
-                value=str(path),
-            )
-        values = read_json(path)
+        values = read_json(path, "record", MAX_RECORD_BYTES, allow_nan=False)
         kinds = {
             "image": str,
             "audio": str | list,

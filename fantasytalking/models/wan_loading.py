@@ -20,9 +20,9 @@ from fantasytalking.common.tensor_io import (
     check_shapes,
     open_model_folder,
     open_safetensors,
-    read_json,
     safetensors_metadata,
 )
+from fantasytalking.common.text_files import read_json
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
 from fantasytalking.models.diffusers_internals import float32_module_names

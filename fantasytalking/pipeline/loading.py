@@ -15,7 +15,7 @@ from fantasytalking.checkpoints.lora import fuse_lora, has_lora
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.common.hub import HUB_ID, resolve_local
-from fantasytalking.common.tensor_io import read_json
+from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.expression import copy_expression_encoder
 from fantasytalking.encoders.loading import load_component, load_model
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder

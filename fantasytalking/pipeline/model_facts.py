@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan
 from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
-from fantasytalking.common.tensor_io import read_json
+from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.vae_config import check_vae_stride
 from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.models.wan_loading import ADAPTER_MODULES

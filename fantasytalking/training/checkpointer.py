@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.text_files import read_json
 from fantasytalking.training.ema import EMAModel
 
 PROGRESS_FILE = "progress.json"
@@ -54,7 +55,7 @@ class TrainingProgress:
             InputError: the file is missing or damaged.
         """
         try:
-            return cls(**json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8")))
+            return cls(**read_json(folder / PROGRESS_FILE))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"checkpoint '{folder}' is damaged ({error}); remove it to resume from the previous one",

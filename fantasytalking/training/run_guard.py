@@ -10,7 +10,7 @@ from typing import Any
 from fantasytalking.common.config_aliases import rename_old_keys
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, hash_file
-from fantasytalking.common.tensor_io import read_json
+from fantasytalking.common.text_files import read_json
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.stage_config import ObjectiveType
 
@@ -39,7 +39,7 @@ def check_same_config(output: Path, global_batch_size: int, config: TrainConfig)
             temporary.write_text(json.dumps(requested, indent=1) + "\n", encoding="utf-8")
         return
     try:
-        recorded = _rename_flat_keys(dict(json.loads(path.read_text(encoding="utf-8"))), str(path))
+        recorded = _rename_flat_keys(read_json(path), str(path))
     except (ValueError, TypeError) as error:
         raise InputError(
             f"'{path}' is damaged ({error}); choose another output folder",

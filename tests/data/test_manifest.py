@@ -68,7 +68,7 @@ def test_files_that_are_not_manifests_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     for content, field, value in [
         (b"", "path", str(path)),
-        (b"\xff\xfe\n", "line 1", None),
+        (b"\xff\xfe\n", "manifest", str(path)),
         (b"[1]\n", "line 1", "list"),
         (b"[" * 90000, "line 1", None),
     ]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.limits import MAX_CAPTION_BYTES
+from fantasytalking.common.text_files import read_text_file
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
 from fantasytalking.data.prepare.config import PreparationConfig
@@ -112,19 +113,15 @@ def read_caption(clip: SceneClip, default: str) -> str:
     """Reads the text file of the same name beside the video; returns `default` if there is none.
 
     Raises:
-        ClipRejected: the file is larger than 16 KiB or not UTF-8.
+        ClipRejected: the file is larger than `MAX_CAPTION_BYTES` or not UTF-8.
     """
     path = clip.file.path.with_suffix(".txt")
     if not path.is_file():
         return default
-    with path.open("rb") as file:
-        content = file.read(MAX_CAPTION_BYTES + 1)
-    if len(content) > MAX_CAPTION_BYTES:
-        raise ClipRejected(RejectionReason.UNREADABLE, f"caption '{path.name}' has more than {MAX_CAPTION_BYTES} bytes")
     try:
-        return content.decode("utf-8").strip() or default
-    except UnicodeDecodeError as error:
-        raise ClipRejected(RejectionReason.UNREADABLE, f"caption '{path.name}' is not UTF-8") from error
+        return read_text_file(path, "caption", MAX_CAPTION_BYTES).strip() or default
+    except InputError as error:
+        raise ClipRejected(RejectionReason.UNREADABLE, str(error).replace(str(path), path.name)) from error
 
 
 class _FrameReader:

@@ -1,7 +1,6 @@
 """Plans the clips of a folder of videos: its files, their time ranges, and the clips of every scene."""
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -12,9 +11,9 @@ from typing import Any, NamedTuple
 
 from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import existing_file
-from fantasytalking.common.limits import MAX_SOURCE_SECONDS
+from fantasytalking.common.limits import MAX_LINE_CHARS, MAX_SOURCE_SECONDS, MAX_TIME_RANGES_BYTES
 from fantasytalking.common.resources import resource_path
+from fantasytalking.common.text_files import parse_json, read_text_lines
 from fantasytalking.data.manifest import Rejection, RejectionReason
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.scenes import SpanScan, iter_scenes, span_starts, video_end
@@ -153,18 +152,10 @@ def read_time_ranges(path: str | Path) -> dict[str, list[TimeRange]]:
         InputError: the file is missing, or a line is not a time range; names the line.
     """
     ranges: dict[str, list[TimeRange]] = {}
-    try:
-        text = existing_file(resource_path(path), "file of time ranges").read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"'{path}' is not UTF-8 text; give a JSON Lines file of time ranges",
-            code=ErrorCode.malformed_file,
-            field="time_ranges",
-            value=str(path),
-        ) from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines = read_text_lines(resource_path(path), "file of time ranges", MAX_TIME_RANGES_BYTES, MAX_LINE_CHARS)
+    for number, line in lines:
         try:
-            video, found = _parse_time_range(json.loads(line))
+            video, found = _parse_time_range(parse_json(line, f"line {number}"))
         except (ValueError, KeyError, TypeError, ArithmeticError) as error:
             raise InputError(
                 f"'{path}' line {number} is not a time range of a video ({error!r}); correct it",

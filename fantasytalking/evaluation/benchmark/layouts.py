@@ -8,13 +8,13 @@ Layout `exprbench_world`: clips of the portrait world below any folder, and true
 crossed/PORTRAIT-by-DRIVER-DRIVER, which scripts/make_crossed.py renders.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_TRUTH_BYTES
+from fantasytalking.common.text_files import read_json
 from fantasytalking.data.prepare.plan import VIDEO_SUFFIXES
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, DatasetLayout
 from fantasytalking.evaluation.benchmark.driver_assignment import ReferenceEntry
@@ -88,17 +88,10 @@ def identities_in(truth: Path) -> tuple[str, ...]:
     Raises:
         InputError: truth.json of the clip is missing, too large or damaged.
     """
-    if not truth.is_file() or truth.stat().st_size > MAX_TRUTH_BYTES:
-        raise InputError(
-            f"'{truth}' is missing or has over {MAX_TRUTH_BYTES} bytes; render the clip again",
-            code=ErrorCode.missing_file,
-            field=TRUTH_FILE,
-            value=str(truth),
-        )
+    known = read_json(truth, TRUTH_FILE, MAX_TRUTH_BYTES)
     try:
-        known = json.loads(truth.read_text(encoding="utf-8"))
         return tuple(f"id{int(person['identity']):04d}" for person in known.get("people", [known]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"'{truth}' is damaged ({error!r}); render the clip again",
             code=ErrorCode.malformed_file,

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.files import atomic_write
 from fantasytalking.common.limits import MAX_BENCHMARK_CLIPS, MAX_CLIP_FRAMES, MAX_PROTOCOL_BYTES
+from fantasytalking.common.text_files import read_json
 from fantasytalking.evaluation.benchmark.media_source import (
     MAX_SOURCE_FACES,
     MediaSource,
@@ -184,17 +185,8 @@ class BenchmarkProtocol:
         Raises:
             InputError: the file is missing, too large, not a protocol of this format, or has the id of another one.
         """
-        path = existing_file(path, "benchmark manifest")
-        if path.stat().st_size > MAX_PROTOCOL_BYTES:
-            raise InputError(
-                f"'{path}' has {path.stat().st_size} bytes; a benchmark manifest has at most {MAX_PROTOCOL_BYTES}; "
-                "make it again with make_benchmark.py",
-                code=ErrorCode.malformed_file,
-                field="manifest",
-                value=str(path),
-            )
+        values = read_json(path, "benchmark manifest", MAX_PROTOCOL_BYTES, allow_nan=False)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
             protocol = _parse_protocol(values)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(

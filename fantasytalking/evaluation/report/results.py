@@ -10,8 +10,9 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.files import atomic_write
 from fantasytalking.common.limits import MAX_RESULTS_BYTES
+from fantasytalking.common.text_files import read_json
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.metric import Metric
 from fantasytalking.evaluation.records import ClipMeasurements, MeasurementSide
@@ -101,16 +102,8 @@ class EvaluationResults:
         Raises:
             InputError: the file is missing, too large, or does not contain results of this format.
         """
-        path = existing_file(path, "results")
-        if path.stat().st_size > MAX_RESULTS_BYTES:
-            raise InputError(
-                f"'{path}' has {path.stat().st_size} bytes; results have at most {MAX_RESULTS_BYTES}; give another",
-                code=ErrorCode.malformed_file,
-                field=RESULTS_FILE,
-                value=str(path),
-            )
+        values = read_json(path, "results", MAX_RESULTS_BYTES, allow_nan=False)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("format") != RESULTS_FORMAT:
                 raise ValueError("another format")
             rows = [_parse_row(row) for row in values.pop("rows")]

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.files import atomic_write
+from fantasytalking.common.limits import MAX_SENTENCES, MAX_SENTENCES_BYTES
 from fantasytalking.common.resources import ROOT, resource_path
+from fantasytalking.common.text_files import read_json, read_text_file
 from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, PortraitRenderer, write_clip
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, make_identity
 from fantasytalking.portrait_world.render.camera import MAX_ZOOM
 from fantasytalking.portrait_world.speech.synthesis import MAX_SENTENCE_CHARACTERS
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 96, 512
-MAX_SENTENCES_BYTES, MAX_SENTENCES = 1_000_000, 10_000
 SENTENCES_FOLDER = ROOT / "data" / "portrait_world"
 TRAINING_SENTENCES_FILE, HELD_OUT_SENTENCES_FILE = (
     SENTENCES_FOLDER / "sentences_train.txt",
@@ -140,7 +141,7 @@ def read_sentences(path: str | Path, identities: range) -> list[str]:
         InputError: the file is missing, not UTF-8, too large or empty, a line is too long or cannot be spoken, or a
             sentence belongs to the other split.
     """
-    sentences = _read_lines(existing_file(resource_path(path), "sentences file"))
+    sentences = _read_lines(resource_path(path))
     held_out = identities[0] in HELD_OUT_IDENTITIES
     others = TRAINING_SENTENCES_FILE if held_out else HELD_OUT_SENTENCES_FILE
     kept = {_normalize_words(sentence) for sentence in _read_lines(others)} if others.is_file() else set()
@@ -162,23 +163,8 @@ def _normalize_words(sentence: str) -> str:
 
 
 def _read_lines(path: Path) -> list[str]:
-    if path.stat().st_size > MAX_SENTENCES_BYTES:
-        raise InputError(
-            f"sentences file '{path}' has more than {MAX_SENTENCES_BYTES} bytes; split it",
-            code=ErrorCode.out_of_range,
-            field="sentences",
-            value=path.stat().st_size,
-        )
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"sentences file '{path}' is not UTF-8 text; write one sentence per line",
-            code=ErrorCode.malformed_file,
-            field="sentences",
-            value=str(path),
-        ) from error
-    sentences = [line for line in lines if line]
+    lines = read_text_file(path, "sentences file", MAX_SENTENCES_BYTES).splitlines()
+    sentences = [line.strip() for line in lines if line.strip()]
     if not 0 < len(sentences) <= MAX_SENTENCES:
         raise InputError(
             f"sentences file '{path}' has {len(sentences)} sentences; it must have 1 to {MAX_SENTENCES}",
@@ -245,7 +231,7 @@ def _is_complete(clip: ClipPlanProtocol, output: Path) -> bool:
     if not truth.is_file():
         return False
     try:
-        same = clip.matches_record(json.loads(truth.read_text("utf-8")))
+        same = clip.matches_record(read_json(truth))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"'{truth}' is damaged; remove its folder to render the clip again",
@@ -268,8 +254,8 @@ def _check_corpus_settings(plan: CorpusPlanProtocol[ClipT], output: Path) -> Non
     note = output / "corpus.json"
     if note.is_file():
         try:
-            previous = json.loads(note.read_text("utf-8"))
-        except ValueError as error:
+            previous = read_json(note)
+        except InputError as error:
             raise InputError(
                 f"'{note}' is not valid JSON; choose another output folder",
                 code=ErrorCode.malformed_file,

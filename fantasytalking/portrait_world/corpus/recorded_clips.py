@@ -1,13 +1,13 @@
 """Reads back the plans and performances of rendered portrait-world clips."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import existing_file
+from fantasytalking.common.limits import MAX_TRUTH_BYTES
+from fantasytalking.common.text_files import read_json
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan
 from fantasytalking.portrait_world.corpus.group_clip import GroupClipPlan, SpeakingRole
 from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan
@@ -19,8 +19,6 @@ from fantasytalking.portrait_world.corpus.rendered_clip import (
     perform_plan,
 )
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, make_identity
-
-MAX_CLIP_JSON_BYTES = 20_000_000
 
 _CLIP_NAME_PATTERN = re.compile(r"(id|g)(\d{4,6})_s(\d{4,5})", re.ASCII)
 _REPLAY_TOLERANCE = 2 * 10.0**-TRUTH_DIGITS
@@ -52,7 +50,8 @@ def load_recorded_clip(folder: str | Path) -> RecordedClip:
             field="clip",
             value=folder.name,
         )
-    known, settings = _read_json(folder / "truth.json"), _read_json(folder.parent / "corpus.json")
+    files = (folder / "truth.json", folder.parent / "corpus.json")
+    known, settings = (read_json(path, path.name, MAX_TRUTH_BYTES) for path in files)
     number, sentence = int(name[2]), int(name[3])
     try:
         return (_parse_single if name[1] == "id" else _parse_group)(known, settings, number, sentence)
@@ -82,7 +81,7 @@ def replay_performance(recorded: RecordedClip, folder: str | Path) -> Performanc
             value=str(folder),
         )
     performance = perform_plan(make_identity(plan.identity), plan)
-    frames = _read_json(Path(folder) / "truth.json")["frames"]
+    frames = read_json(Path(folder) / "truth.json", "truth.json", MAX_TRUTH_BYTES)["frames"]
     try:
         states = zip(performance.animation.states, frames, strict=True)
         same = all(
@@ -138,31 +137,3 @@ def _checked_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not a text")
     return value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    path = existing_file(path, "file of a portrait-world clip")
-    if path.stat().st_size > MAX_CLIP_JSON_BYTES:
-        raise InputError(
-            f"'{path}' has more than {MAX_CLIP_JSON_BYTES} bytes; choose a clip that the portrait world rendered",
-            code=ErrorCode.out_of_range,
-            field=path.name,
-            value=path.stat().st_size,
-        )
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"'{path}' is not valid JSON; render the clip again",
-            code=ErrorCode.malformed_file,
-            field=path.name,
-            value=str(path),
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError(
-            f"'{path}' is not a JSON object; render the clip again",
-            code=ErrorCode.malformed_file,
-            field=path.name,
-            value=str(path),
-        )
-    return values

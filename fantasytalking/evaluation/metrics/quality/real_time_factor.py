@@ -3,8 +3,8 @@
 import numpy as np
 
 from fantasytalking.common.errors import InputError
-from fantasytalking.common.limits import MAX_GENERATION_RECORD_BYTES
-from fantasytalking.common.tensor_io import read_json
+from fantasytalking.common.limits import MAX_RECORD_BYTES
+from fantasytalking.common.text_files import read_json
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.metric import MeanMetric, Measurement, MetricValue, register_metric
 
@@ -25,11 +25,11 @@ class RealTimeFactor(MeanMetric):
     def measure(self, video: EvaluationClip, reference: EvaluationClip | None) -> Measurement:
         """Returns the factor; NaN if there is no such record beside the video."""
         path = video.path and video.path.with_suffix(".json")
-        if path is None or not path.is_file() or path.stat().st_size > MAX_GENERATION_RECORD_BYTES:
+        if path is None:
             return self.not_measurable()
         try:
-            record = read_json(path)
-        except InputError:  # an unrelated file of that name
+            record = read_json(path, "record", MAX_RECORD_BYTES)
+        except InputError:  # none, or an unrelated file of that name
             return self.not_measurable()
         return {"real_time_factor": np.array(_real_time_factor(record.get("result")))}
 
