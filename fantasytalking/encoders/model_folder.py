@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -25,8 +26,10 @@ REDIRECTING_FILE = "adapter_config.json"
 """A file for which transformers loads another model, the one that it names, in place of the folder's."""
 WEIGHTS_PER_BYTE = 4
 """Most weights that a model may have per byte of its files: two for 4-bit weights, each registered twice."""
-MIN_WEIGHT_ALLOWANCE = 1 << 24
-"""Number of weights that any model may have."""
+PARAMETERS_PER_TENSOR = 4
+"""Most times that a parameter is registered: when it is built, normalized, loaded and tied."""
+FREE_WEIGHTS, FREE_PARAMETERS = 1 << 24, 1 << 10
+"""Number of weights and of parameters that any model may have."""
 
 
 def check_model_folder(folder: Path, component_name: str) -> None:
@@ -57,18 +60,22 @@ def weights_bounded_by_files(folder: Path, component_name: str) -> Iterator[None
     Raises:
         InputError: the model has more weights.
     """
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    left, thread = WEIGHTS_PER_BYTE * stored + MIN_WEIGHT_ALLOWANCE, get_ident()
+    stored, tensors = _stored_size(folder)
+    weights_left = WEIGHTS_PER_BYTE * stored + FREE_WEIGHTS
+    parameters_left = PARAMETERS_PER_TENSOR * tensors + FREE_PARAMETERS
+    thread = get_ident()
 
     def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
-        nonlocal left
+        nonlocal weights_left, parameters_left
         if get_ident() != thread or parameter is None:
             return
-        left -= max(parameter.numel(), WEIGHTS_PER_BYTE)
-        if left < 0:
+        weights_left -= parameter.numel()
+        parameters_left -= 1
+        if min(weights_left, parameters_left) < 0:
             raise InputError(
-                f"{component_name} in '{folder}': config.json describes a larger model than its weights of {stored} "
-                f"bytes ({type(module).__name__}.{name} has {parameter.numel()} values); get the folder again",
+                f"{component_name} in '{folder}': config.json describes a larger model than its {tensors} stored "
+                f"tensors of {stored} bytes ({type(module).__name__}.{name} has {parameter.numel()} values); get the "
+                "folder again",
                 code=ErrorCode.shape_mismatch,
                 field=component_name,
                 value=tuple(parameter.shape),
@@ -79,6 +86,19 @@ def weights_bounded_by_files(folder: Path, component_name: str) -> Iterator[None
         yield
     finally:
         hook.remove()
+
+
+def _stored_size(folder: Path) -> tuple[int, int]:
+    """Returns bytes and number of tensors of the folder's safetensors; loading reports damaged ones."""
+    stored = tensors = 0
+    for path in folder.glob("*.safetensors"):
+        stored += path.stat().st_size
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors += len(file.keys())
+        except (SafetensorError, OSError):
+            continue
+    return stored, tensors
 
 
 def _check_configuration(path: Path, component_name: str) -> None:
