@@ -73,6 +73,29 @@ def test_a_missing_file_and_an_unknown_preset(tmp_path):
     assert "did you mean 'wan1.3b'" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "value", ["${oc.env:HOME}", "${steps}", "a ${oc.env:HOME,x}", "\\\\\\\\${steps}", "${oc.decode:${oc.env:A}}"]
+)
+def test_interpolations_are_refused_by_name(tmp_path, value):
+    for text, overrides in [
+        (f"name: '{value}'\n", []),
+        ("name: a\n", [f"name={value}"]),
+        (f"name: a\nsizes: ['{value}']\n", []),
+    ]:
+        with raises_input_error(ErrorCode.unsupported) as caught:
+            load_config(Outer, write(tmp_path, text), overrides)
+        assert caught.value.field in ("name", "sizes.0") and "not resolved" in str(caught.value)
+
+
+def test_escaped_text_is_kept_and_written_back(tmp_path):
+    config = load_config(Outer, write(tmp_path, "name: 'costs \\${5}'\n"))
+    assert config.name == "costs ${5}"
+    for name in ("costs ${5}", "${oc.env:HOME}", "${", "a\\${b}", "back\\slash"):
+        config.name = name
+        save_config(config, tmp_path / "resolved.yaml")
+        assert load_config(Outer, tmp_path / "resolved.yaml") == config
+
+
 def test_plain_values_mean_what_they_say():
     @dataclass
     class Texts:
