@@ -59,6 +59,12 @@ def fuse_few_step_lora(model: FantasyTalkingTransformer3DModel, path: Path, scal
 
 def _sort_by_layer(stored: LazyTensors, num_layers: int) -> dict[str, LayerTensors]:
     layers: dict[str, LayerTensors] = {}
+    if not stored.shapes:
+        raise InputError(
+            f"'{stored.source}' contains no tensors; get the file again",
+            code=ErrorCode.malformed_file,
+            field=stored.source,
+        )
     for name in stored.shapes:
         layer, part = parse_lora_name(name, num_layers, stored.source)
         parts = layers.setdefault(layer, {})

@@ -91,9 +91,9 @@ def open_model_folder(folder: Path) -> LazyTensors:
             field="weight_map",
         )
     shards = sorted(set(weight_map.values()))
-    if any(Path(shard).name != shard for shard in shards):
+    if not shards or any(Path(shard).name != shard for shard in shards):
         raise InputError(
-            f"'{index}' names a file outside its folder; download the model again",
+            f"'{index}' names {'a file outside its folder' if shards else 'no files'}; download the model again",
             code=ErrorCode.malformed_file,
             field="weight_map",
         )

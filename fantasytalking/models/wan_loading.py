@@ -14,7 +14,6 @@ from torch import nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import local_folder, resolve_local
-from fantasytalking.common.limits import MAX_CONFIG_NUMBER
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import (
     check_shapes,
@@ -26,11 +25,11 @@ from fantasytalking.common.text_files import read_json
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
 from fantasytalking.models.diffusers_internals import float32_module_names
-from fantasytalking.models.expression_config import check_expression_config
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.transformer_config import check_transformer_config, shortened
 
 ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
     "audio": ("audio_projector.*", "blocks.*.attn2.audio_[kv]_proj.weight"),
@@ -41,22 +40,6 @@ ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
 }
 """The paper's modules and patterns of their parameter names. All other parameters belong to the base. Expression
 parameters exist only in a model with `expression_dims`, guidance parameters only in a distilled model."""
-
-MAX_TRANSFORMER_SIZES = {
-    "num_layers": 1024,
-    "num_attention_heads": 1024,
-    "attention_head_dim": 1024,
-    "rope_max_seq_len": 1 << 14,
-    "patch_size": 64,
-    "face_depth": 256,
-    "expression_depth": 256,
-    "face_heads": 1024,
-    "expression_heads": 1024,
-}
-"""Largest sizes of a transformer where `MAX_CONFIG_NUMBER` is too large: of loops, and of tables of positions."""
-
-ZERO_SIZES = ("audio_positions", "expression_learned", "expression_plain_width", "expression_positions")
-"""Sizes of a transformer that may be 0."""
 
 WAN_HEAD_DIM = 128
 """Attention head width of every published Wan 2.1 model."""
@@ -294,60 +277,6 @@ def _download_base(hub_id: str) -> Path:
     return Path(folder)
 
 
-def check_transformer_config(config: Mapping[str, Any], source: str) -> None:
-    """Validates keys, types and sizes of a transformer's configuration before a model is built from it.
-
-    Raises:
-        InputError: names the key, its value and what is allowed.
-    """
-    parameters = inspect.signature(FantasyTalkingTransformer3DModel.__init__).parameters
-    for key, value in config.items():
-        if key not in parameters:
-            raise InputError(
-                f"{source}: the transformer's configuration has the unknown key '{key}'; remove it",
-                code=ErrorCode.unknown_key,
-                field=key,
-            )
-        default = parameters[key].default
-        kinds: tuple[type, ...] = (type(default),)
-        if key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
-            kinds = (int, type(None))
-        elif key in ("patch_size", "expression_dims", "expression_learned"):
-            kinds = (tuple, list) if default is not None else (tuple, list, type(None))
-        elif key == "distillation":
-            kinds = (dict, type(None))
-        elif isinstance(default, float):
-            kinds = (float, int)
-        low, high = int(key not in ZERO_SIZES), MAX_TRANSFORMER_SIZES.get(key, MAX_CONFIG_NUMBER)
-        if type(value) not in kinds or not all(_is_size(size, low, high, float in kinds) for size in _numbers(value)):
-            raise InputError(
-                f"{source}: {key} of the transformer's configuration is {_shortened(value)}; expected "
-                f"{' or '.join(kind.__name__ for kind in kinds)}, sizes from {low} to {high}",
-                code=ErrorCode.invalid_type,
-                field=key,
-                value=value,
-            )
-    check_expression_config(config, source)
-
-
-def _numbers(value: Any) -> list[Any]:
-    if isinstance(value, tuple | list):
-        return list(value)
-    return [value] if type(value) in (int, float) else []
-
-
-def _is_size(value: Any, low: int, high: int, may_be_fraction: bool) -> bool:
-    if may_be_fraction:
-        return type(value) in (int, float) and abs(value) <= high  # NaN is in no range
-    return type(value) is int and low <= value <= high
-
-
-def _shortened(value: Any) -> str:
-    """Returns a value as text that fits a message; a number may have thousands of digits."""
-    is_huge = isinstance(value, int) and abs(value) >= 10**30
-    return "a number of more than 30 digits" if is_huge else repr(value)[:80]
-
-
 def check_transformer_folder(folder: Path) -> None:
     """Validates the config.json of a saved portrait transformer before it is loaded; a missing file is left to loading.
 
@@ -379,7 +308,7 @@ def _check_num_layers(config: Mapping[str, Any], tensors: LazyTensors) -> None:
     blocks = {name.split(".")[1] for name in tensors.shapes if name.startswith("blocks.")}
     if config.get("num_layers") != len(blocks):
         raise InputError(
-            f"{tensors.source}: num_layers is {_shortened(config.get('num_layers'))}, but the file contains "
+            f"{tensors.source}: num_layers is {shortened(config.get('num_layers'))}, but the file contains "
             f"{len(blocks)} blocks; it must be a Wan 2.1 image-to-video transformer",
             code=ErrorCode.shape_mismatch,
             field="num_layers",
