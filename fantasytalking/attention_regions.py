@@ -1,12 +1,13 @@
 """Regions of several people on the grid of video tokens, from face masks or boxes.
 
-Axes: P people, N video frames, F latent frames, H and W pixels, h and w video tokens (H/16, W/16).
+Axes: P people, N video frames, F latent frames, H and W pixels, h and w video tokens of a latent frame.
 
 A region contains the video tokens that attend to a person. `regions_from_masks` (released rule) computes regions from
 ordered still pixel masks; `regions_from_boxes` (ours) from a box per frame, independent of the order of the people.
 Tokens in no region are background, whose attention `BackgroundAttention` selects.
 """
 
+from collections.abc import Callable
 from enum import Enum
 
 import torch
@@ -15,10 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.conditions import latent_frame_count
+from fantasytalking.latent_geometry import LatentGeometry
 
-TOKEN_PIXELS = 16
-"""Side of a video token in pixels: 8 (VAE) times 2 (patch of the transformer)."""
 MAX_BOX_EXPANSION = 0.25
 """Largest expansion of a box per side, as a fraction of the face's size (released code)."""
 
@@ -35,40 +34,49 @@ class BackgroundAttention(Enum):
 
 
 def regions_from_masks(
-    masks: Tensor, num_frames: int, background: BackgroundAttention = BackgroundAttention.everyone
+    masks: Tensor,
+    num_frames: int,
+    geometry: LatentGeometry,
+    background: BackgroundAttention = BackgroundAttention.everyone,
 ) -> Tensor:
     """Computes regions from still pixel masks by the released rule: each pixel has one label; labels are max-pooled.
 
     Where masks overlap, or a token contains pixels of several people, the token belongs to the later person.
 
     Args:
-        masks: (P, H, W) bool or 0 and 1, the people from left to right; H and W multiples of 16.
-        num_frames: number of video frames, 1 + 4k.
+        masks: (P, H, W) bool or 0 and 1, the people from left to right; H and W multiples of a token's side.
+        num_frames: number of video frames, 1 + a multiple of the temporal stride.
+        geometry: of the latents and tokens.
         background: attention of the tokens in no mask.
 
     Returns:
         (P, F, h, w) bool.
 
     Raises:
-        InputError: the masks have another shape, or the number of frames is not 1 + 4k.
+        InputError: the masks have another shape, or the video has no whole number of latent frames.
     """
-    if masks.ndim != 3 or not masks.numel() or masks.shape[1] % TOKEN_PIXELS or masks.shape[2] % TOKEN_PIXELS:
+    side = geometry.token_pixels
+    if masks.ndim != 3 or not masks.numel() or masks.shape[1] % side or masks.shape[2] % side:
         raise InputError(
             f"the face masks have shape {tuple(masks.shape)}; expected (people, height, width) in pixels, height and "
-            f"width multiples of {TOKEN_PIXELS}",
+            f"width multiples of {side}",
             code=ErrorCode.shape_mismatch,
             field="masks",
             value=tuple(masks.shape),
         )
     numbers = torch.arange(1, masks.shape[0] + 1, device=masks.device, dtype=torch.float32)
     labels = ((masks != 0) * numbers[:, None, None]).amax(dim=0)
-    labels = F.max_pool2d(labels[None], TOKEN_PIXELS)  # (1, h, w)
+    labels = F.max_pool2d(labels[None], side)  # (1, h, w)
     owned = _with_background(labels == numbers[:, None, None], background)
-    return owned[:, None].expand(-1, latent_frame_count(num_frames), -1, -1)
+    return owned[:, None].expand(-1, geometry.latent_frames(num_frames), -1, -1)
 
 
 def regions_from_boxes(
-    boxes: Tensor, height: int, width: int, background: BackgroundAttention = BackgroundAttention.everyone
+    boxes: Tensor,
+    height: int,
+    width: int,
+    geometry: LatentGeometry,
+    background: BackgroundAttention = BackgroundAttention.everyone,
 ) -> Tensor:
     """Computes regions from tracked boxes: a token belongs to the person whose face covers most of it.
 
@@ -77,15 +85,17 @@ def regions_from_boxes(
     of the people. A NaN box means that the face is absent from the frame.
 
     Args:
-        boxes: (P, N, 4) left, top, right, bottom in pixels, N = 1 + 4k; repeat one box for a still image.
-        height, width: size of the image in pixels, multiples of 16.
+        boxes: (P, N, 4) left, top, right, bottom in pixels, N = 1 + a multiple of the temporal stride; repeat one box
+            for a still image.
+        height, width: size of the image in pixels, multiples of a token's side.
+        geometry: of the latents and tokens.
         background: attention of the tokens in no box.
 
     Returns:
         (P, F, h, w) bool.
 
     Raises:
-        InputError: the boxes have another shape or are inverted, or the size is not a multiple of 16.
+        InputError: the boxes have another shape or are inverted, or the size is not a multiple of a token's side.
     """
     if boxes.ndim != 3 or boxes.shape[2] != 4 or not boxes.shape[0]:
         raise InputError(
@@ -94,9 +104,10 @@ def regions_from_boxes(
             field="boxes",
             value=tuple(boxes.shape),
         )
-    if height < 1 or width < 1 or height % TOKEN_PIXELS or width % TOKEN_PIXELS:
+    side = geometry.token_pixels
+    if height < 1 or width < 1 or height % side or width % side:
         raise InputError(
-            f"the image is {width}x{height}; width and height must be multiples of {TOKEN_PIXELS} pixels",
+            f"the image is {width}x{height}; width and height must be multiples of {side} pixels",
             code=ErrorCode.out_of_range,
             field="image size",
             value=(width, height),
@@ -107,8 +118,13 @@ def regions_from_boxes(
             code=ErrorCode.out_of_range,
             field="boxes",
         )
-    latent_frame_count(boxes.shape[1])
-    coverage, distance = _reduce_to_latent_frames(*_coverage_and_distance(boxes.double(), height, width))
+    geometry.latent_frames(boxes.shape[1])
+    coverage, distance = (
+        _by_latent_frame(values, geometry.temporal_stride, reduce)
+        for values, reduce in zip(
+            _coverage_and_distance(boxes.double(), height, width, side), (Tensor.amax, Tensor.amin), strict=True
+        )
+    )
     best = coverage >= coverage.amax(dim=0)
     distance = distance.masked_fill(~best, torch.inf)
     owned = best & (coverage > 0) & (distance <= distance.amin(dim=0))
@@ -133,31 +149,28 @@ def expand_boxes(boxes: Tensor, driving_boxes: Tensor) -> Tensor:
     return torch.cat([boxes[:, :2] - side[:, :2], boxes[:, 2:] + side[:, 2:]], dim=1)
 
 
-def _coverage_and_distance(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Covered fraction of each token, and squared distance of the centers in box sizes: (P, N, h, w) each."""
+def _coverage_and_distance(boxes: Tensor, height: int, width: int, side: int) -> tuple[Tensor, Tensor]:
+    """Covered fraction of each token of `side` pixels, and squared distance of the centers in box sizes: (P, N, h, w)
+    each."""
     left, top, right, bottom = boxes[..., None].unbind(dim=2)  # (P, N, 1)
-    columns = torch.arange(0, width, TOKEN_PIXELS, dtype=boxes.dtype, device=boxes.device)
-    rows = torch.arange(0, height, TOKEN_PIXELS, dtype=boxes.dtype, device=boxes.device)
+    columns = torch.arange(0, width, side, dtype=boxes.dtype, device=boxes.device)
+    rows = torch.arange(0, height, side, dtype=boxes.dtype, device=boxes.device)
 
     def covered(tokens: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        return ((high.minimum(tokens + TOKEN_PIXELS) - low.maximum(tokens)) / TOKEN_PIXELS).clamp(min=0)
+        return ((high.minimum(tokens + side) - low.maximum(tokens)) / side).clamp(min=0)
 
     def away(tokens: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        return (tokens + TOKEN_PIXELS / 2 - (low + high) / 2) / (high - low)
+        return (tokens + side / 2 - (low + high) / 2) / (high - low)
 
     coverage = covered(rows, top, bottom)[..., None] * covered(columns, left, right)[..., None, :]
     distance = away(rows, top, bottom)[..., None] ** 2 + away(columns, left, right)[..., None, :] ** 2
     return coverage.nan_to_num(0.0), distance.nan_to_num(torch.inf)
 
 
-def _reduce_to_latent_frames(coverage: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest coverage and smallest distance within each latent frame: frame 0, then groups of 4 frames."""
-
-    def groups(values: Tensor) -> Tensor:
-        return rearrange(values[:, 1:], "p (f four) h w -> p f four h w", four=4)
-
-    largest = torch.cat([coverage[:, :1], groups(coverage).amax(dim=2)], dim=1)
-    return largest, torch.cat([distance[:, :1], groups(distance).amin(dim=2)], dim=1)
+def _by_latent_frame(values: Tensor, temporal_stride: int, reduce: Callable[..., Tensor]) -> Tensor:
+    """Reduces (P, N, h, w) to (P, F, h, w): frame 0 by itself, then groups of `temporal_stride` frames."""
+    groups = rearrange(values[:, 1:], "p (f t) h w -> p f t h w", t=temporal_stride)
+    return torch.cat([values[:, :1], reduce(groups, dim=2)], dim=1)
 
 
 def _with_background(owned: Tensor, background: BackgroundAttention) -> Tensor:

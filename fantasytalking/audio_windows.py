@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.conditions import latent_frame_count
+from fantasytalking.latent_geometry import latent_frame_count
 
 TOKENS_PER_SECOND = 50.0
 """Audio tokens per second: a stride of 320 samples at 16 kHz (wav2vec2)."""
@@ -43,35 +43,37 @@ def clip_level_window(features: Tensor) -> AudioWindows:
     return AudioWindows(tokens, torch.ones(tokens.shape[:3], dtype=torch.bool, device=features.device))
 
 
-def released_frame_windows(features: Tensor, num_frames: int) -> AudioWindows:
+def released_frame_windows(features: Tensor, num_frames: int, temporal_stride: int) -> AudioWindows:
     """Cuts one window per latent frame by the released code's integer arithmetic, for weights trained with it.
 
     The length of the windows depends on the frame rate: 17 tokens at 23 fps, 15 at 25.
 
     Args:
         features: (B, T, C) tokens of exactly the clip.
-        num_frames: number of frames of the clip, 1 + 4k.
+        num_frames: number of frames of the clip.
+        temporal_stride: frames per latent frame.
 
     Raises:
-        InputError: the number of frames is not 1 + 4k, or the audio is shorter than one window without its margins.
+        InputError: the clip has no whole number of latent frames, or the audio is shorter than one window without its
+            margins.
     """
-    ranges = released_token_ranges(features.shape[1], num_frames)
+    ranges = released_token_ranges(features.shape[1], num_frames, temporal_stride)
     _check_features(features, ranges[0][1] - ranges[0][0] + 1, "one window")
     first = torch.tensor([start - RELEASED_WINDOW_MARGIN for start, _ in ranges])
     return cut_windows(features, first, ranges[0][1] - ranges[0][0] + 1 + 2 * RELEASED_WINDOW_MARGIN)
 
 
-def released_token_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, int]]:
+def released_token_ranges(num_tokens: int, num_frames: int, temporal_stride: int) -> list[tuple[int, int]]:
     """Returns first and last token of each latent frame, inclusive, without margins (released inference code).
 
     Latent frame 0 mirrors the start of latent frame 1, so it begins before the clip.
 
     Raises:
-        InputError: `num_frames` is not 1 + 4k, or there is less than one token per two frames.
+        InputError: the clip has no whole number of latent frames, or fewer than two tokens per latent frame.
     """
-    latent_frames = latent_frame_count(num_frames)
+    latent_frames = latent_frame_count(num_frames, temporal_stride)
     tokens_per_frame = num_tokens / num_frames
-    half = int(4 * tokens_per_frame / 2)
+    half = int(temporal_stride * tokens_per_frame / 2)
     if half < 1:
         raise InputError(
             f"the audio has {num_tokens} tokens for {num_frames} frames and is shorter than one window; "
@@ -83,7 +85,10 @@ def released_token_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, i
         )
 
     def around(frame: int) -> tuple[int, int]:
-        first, last = tokens_per_frame * ((frame - 1) * 4 + 1), tokens_per_frame * (frame * 4 + 1)
+        first, last = (
+            tokens_per_frame * ((frame - 1) * temporal_stride + 1),
+            tokens_per_frame * (frame * temporal_stride + 1),
+        )
         center = int((first + last) / 2) - 1
         return center - half, center + half
 
@@ -92,27 +97,29 @@ def released_token_ranges(num_tokens: int, num_frames: int) -> list[tuple[int, i
 
 
 def timed_frame_windows(
-    features: Tensor, frame_times: Tensor, window_seconds: float = AUDIO_WINDOW_SECONDS
+    features: Tensor, frame_times: Tensor, temporal_stride: int, window_seconds: float = AUDIO_WINDOW_SECONDS
 ) -> AudioWindows:
     """Cuts one window per latent frame, `window_seconds` around its time, equal at every frame rate. The default rule.
 
-    Latent frame 0 is frame 0; latent frame k > 0 is frames 4k-3 to 4k. The time of a latent frame is the middle of the
-    interval during which its frames are shown, which covers variable frame rates.
+    Latent frame 0 is frame 0; every later one is the next `temporal_stride` frames. The time of a latent frame is the
+    middle of the interval during which its frames are shown, which covers variable frame rates.
 
     Args:
         features: (B, T, C) wav2vec2 tokens; the center of token t is at (320 t + 200) / 16000 s of the clip.
         frame_times: (num_frames,) or (B, num_frames) seconds from the clip's start at which each frame appears,
-            increasing, num_frames = 1 + 4k > 1.
+            increasing.
+        temporal_stride: frames per latent frame.
         window_seconds: span of a window in seconds, rounded to an odd number of tokens.
 
     Raises:
-        InputError: the times do not increase, the number of frames is not 1 + 4k, or the audio is shorter than one
-            window.
+        InputError: the times do not increase, the clip has no whole number of latent frames, or the audio is shorter
+            than one window.
     """
     length = tokens_per_window(window_seconds)
     _check_features(features, length, f"one window of {window_seconds} s")
     # Token with the nearest center; ties are rounded up, equally on every platform.
-    center = torch.floor((latent_frame_times(frame_times) - FIRST_TOKEN_CENTER_SECONDS) * TOKENS_PER_SECOND + 0.5)
+    times = latent_frame_times(frame_times, temporal_stride)
+    center = torch.floor((times - FIRST_TOKEN_CENTER_SECONDS) * TOKENS_PER_SECOND + 0.5)
     return cut_windows(features, center.long() - length // 2, length)
 
 
@@ -132,17 +139,18 @@ def tokens_per_window(window_seconds: float) -> int:
     return 2 * int((window_seconds * TOKENS_PER_SECOND - 1) / 2 + 0.5) + 1
 
 
-def latent_frame_times(frame_times: Tensor) -> Tensor:
+def latent_frame_times(frame_times: Tensor, temporal_stride: int) -> Tensor:
     """Returns the middle of each latent frame in seconds: (..., num_frames) -> (..., F), float64.
 
     Raises:
-        InputError: there are fewer than 5 frames or not 1 + 4k, or times are not finite and increasing.
+        InputError: there is one latent frame or no whole number of them, or times are not finite and increasing.
     """
-    latent_frame_count(frame_times.shape[-1])
+    frames = latent_frame_count(frame_times.shape[-1], temporal_stride)
     times = frame_times.double()
-    if times.shape[-1] < 5:
+    if frames < 2:
         raise InputError(
-            f"frame_times has {times.shape[-1]} time; at least 5 are required to infer the duration of a frame",
+            f"frame_times has {times.shape[-1]} time; at least {1 + temporal_stride} are required to infer the "
+            "duration of a frame",
             code=ErrorCode.out_of_range,
             field="frame_times",
             value=times.shape[-1],
@@ -156,7 +164,7 @@ def latent_frame_times(frame_times: Tensor) -> Tensor:
         )
     ends = torch.cat([times[..., 1:], times[..., -1:] + steps[..., -1:]], dim=-1)  # when the next frame appears
     first = (times[..., :1] + ends[..., :1]) / 2
-    groups = (times[..., 1::4] + ends[..., 4::4]) / 2  # frames 4k-3 .. 4k
+    groups = (times[..., 1::temporal_stride] + ends[..., temporal_stride::temporal_stride]) / 2
     return torch.cat([first, groups], dim=-1)
 
 

@@ -1,14 +1,13 @@
 """The transformer's conditions as one typed object.
 
-Axes: B batch, F latent frames, H and W latent height and width, L audio tokens in a window, N face crops, P people.
+Axes: B batch, F latent frames of s video frames (the first of one), Z latent channels, H and W latent height and width,
+L audio tokens in a window, N face crops, P people.
 """
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from fantasytalking.common.errors import ErrorCode, InputError
 
 
 class ExpressionCondition(NamedTuple):
@@ -18,10 +17,10 @@ class ExpressionCondition(NamedTuple):
     """
 
     features: Tensor
-    """(B, P, 1 + 4 (F - 1), D) implicit features of every video frame: head, eye, emotion, mouth. Values where
+    """(B, P, 1 + s (F - 1), D) implicit features of every video frame: head, eye, emotion, mouth. Values where
     `present` is False are ignored."""
     present: Tensor
-    """(B, P, 1 + 4 (F - 1)) bool, True where the frame has features; all False for an absent person."""
+    """(B, P, 1 + s (F - 1)) bool, True where the frame has features; all False for an absent person."""
     regions: Tensor | None
     """(B, P, F, H/2, W/2) bool, True where a token attends to the person; None = all tokens, for one person only."""
     scale: Tensor
@@ -46,7 +45,7 @@ class Conditions(NamedTuple):
     image_embeds: Tensor | None
     """(B, I, D_clip) CLIP states of the portrait (I = 257 for Wan); None for a base without image cross-attention."""
     image_latents: Tensor
-    """(B, 20, F, H, W) first-frame mask (4 channels) and first-frame latents (16), concatenated to the noisy ones."""
+    """(B, s + Z, F, H, W) first-frame mask (s channels) and first-frame latents, concatenated to the noisy ones."""
     audio_embeds: Tensor
     """(B, 1 or F, L, D_audio) wav2vec2 features cut into windows. With `speaker_regions`, L consists of one equal block
     per speaker, in the order of the regions (`audio_windows.join_speaker_windows`)."""
@@ -84,21 +83,3 @@ def _moved_tensors(
         elif value is not None:
             moved[name] = value.to(device=device, dtype=dtype, non_blocking=non_blocking)
     return moved
-
-
-def latent_frame_count(num_frames: int, temporal_stride: int = 4) -> int:
-    """Returns the number of latent frames of a video: one for frame 0, then one per `temporal_stride` frames.
-
-    Raises:
-        InputError: `num_frames` is not 1 + 4k.
-    """
-    if num_frames < 1 or (num_frames - 1) % temporal_stride:
-        below = max(1, num_frames - (num_frames - 1) % temporal_stride)
-        raise InputError(
-            f"num_frames is {num_frames}; the causal VAE takes 1 + {temporal_stride}k frames; "
-            f"use {below} or {below + temporal_stride}",
-            code=ErrorCode.out_of_range,
-            field="num_frames",
-            value=num_frames,
-        )
-    return (num_frames - 1) // temporal_stride + 1

@@ -14,7 +14,16 @@ from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "fantasytalking"
 ROOMS = [
-    *("common", "media", "conditions", "flow_matching", "audio_windows", "attention_regions", "motion_normalizer"),
+    *(
+        "common",
+        "media",
+        "latent_geometry",
+        "conditions",
+        "flow_matching",
+        "audio_windows",
+        "attention_regions",
+        "motion_normalizer",
+    ),
     *("portrait_world", "models", "checkpoints", "encoders", "perception", "data", "training", "pipeline"),
     *("evaluation", "inference", "benchmarking", "app", "nano", "commands", "cli", "__main__"),
 ]

@@ -1,5 +1,6 @@
 """Builds the web page: controls, progress, the video and a plot of its mouth opening."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import fields
@@ -9,27 +10,33 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData
 
+from fantasytalking.app.audience import UNHEARD_SECONDS, Audience, JobQueue, Ticket
 from fantasytalking.app.plot import mouth_curve_figure
 from fantasytalking.app.progress_stream import ProgressSnapshot, stream_progress
 from fantasytalking.app.request import AUTO_SIZE, PageRequest
-from fantasytalking.app.service import GenerationResult, GenerationService
-from fantasytalking.common.errors import InputError
+from fantasytalking.app.service import GenerationResult, GenerationService, ServerStoppedError
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_PROMPT_CHARS
 from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
 
 TITLE = "FantasyTalking"
-MAX_QUEUED_REQUESTS = 8
-"""Requests that may wait; further ones are rejected."""
+MAX_GRADIO_EVENTS = 64
+"""Events of all kinds that Gradio lets wait; videos wait in a `JobQueue`."""
 PHASE_START_FRACTION = {"read": 0.0, "denoise": 0.02, "decode": 0.8, "measure": 0.95}
 """Completed fraction of a generation at the start of each phase."""
-SNAPSHOTS_PER_KEEPALIVE = 8
-"""Snapshots of a video that is not streamed per message to the page: a closed page is only noticed by a message."""
+WAITING_SECONDS = 0.25
+"""Seconds between two looks at the queue while a job waits in it."""
 UPLOAD_CACHE_CLEANUP = (3600, 86_400)
 """Seconds between clean-ups, and age in seconds from which uploads are deleted."""
 
 
-def build_page(service: GenerationService, examples: list[list[str]]) -> gr.Blocks:
-    """Returns the page of a service; `examples` are pairs of portrait and speech."""
+def build_page(service: GenerationService, examples: list[list[str]], audience: Audience) -> gr.Blocks:
+    """Returns the page of a service.
+
+    Args:
+        examples: pairs of portrait and speech.
+        audience: knows which sessions are listened to; a job that nobody listens to ends.
+    """
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=UPLOAD_CACHE_CLEANUP) as page:
         gr.Markdown(
             f"# {TITLE}\nTurns a portrait and speech, or a driving video, into a video. {service.config.notice}"
@@ -53,12 +60,12 @@ def build_page(service: GenerationService, examples: list[list[str]]) -> gr.Bloc
         # In the order of the request's fields, so that every field has a control.
         inputs = [controls[field.name] for field in fields(PageRequest)]
         talking = button.click(
-            _generate_handler(service),
+            _generate_handler(service, audience),
             inputs,
             [video, line, plot, record, picture],
             api_name="talk",
             show_progress_on=video,
-            concurrency_limit=1,
+            concurrency_limit=None,
             trigger_mode="once",
         )
         stop.click(
@@ -70,7 +77,7 @@ def build_page(service: GenerationService, examples: list[list[str]]) -> gr.Bloc
         )
         if examples:
             gr.Examples(examples, [controls["portrait"], controls["audio"]])
-    return page.queue(max_size=MAX_QUEUED_REQUESTS, default_concurrency_limit=1)
+    return page.queue(max_size=MAX_GRADIO_EVENTS, default_concurrency_limit=4, api_open=False)
 
 
 def _main_controls(service: GenerationService) -> dict[str, Any]:
@@ -147,40 +154,57 @@ def _advanced_controls(service: GenerationService) -> dict[str, Any]:
     return controls
 
 
-def _generate_handler(service: GenerationService) -> Callable[..., AsyncIterator[list[Any]]]:
+def _generate_handler(service: GenerationService, audience: Audience) -> Callable[..., AsyncIterator[list[Any]]]:
+    queue = JobQueue()
+
     async def talk(*values: Any) -> AsyncIterator[list[Any]]:
-        *controls, progress = values
+        *controls, client, progress = values
         request = PageRequest(*controls)
-        _report_progress(progress, "read", 0.0)
         try:
-            async with aclosing(
-                stream_progress(lambda report, show: service.generate(request, report, show))
-            ) as snapshots:
-                number = 0
-                async for snapshot in snapshots:
-                    if isinstance(snapshot, GenerationResult):
-                        yield [
-                            str(snapshot.video),
-                            snapshot.summary,
-                            mouth_curve_figure(snapshot.mouth_curve),
-                            str(snapshot.record),
-                            _hide_frame(),
-                        ]
-                    elif request.stream:
-                        yield [gr.skip(), _status_text(snapshot), gr.skip(), gr.skip(), _frame_update(snapshot)]
-                    else:
-                        number += 1
-                        if number % SNAPSHOTS_PER_KEEPALIVE == 0:
-                            yield [gr.skip()] * 5
-                        _report_progress(progress, snapshot.phase, snapshot.fraction)
+            with queue.entered(client.client.host) as ticket:
+                while ahead := queue.ahead(ticket):
+                    _check_heard(ticket, audience, client)
+                    progress(0.0, desc=f"{ahead} before this one")
+                    await asyncio.sleep(WAITING_SECONDS)
+                _report_progress(progress, "read", 0.0)
+                async with aclosing(
+                    stream_progress(lambda report, show: service.generate(request, report, show))
+                ) as snapshots:
+                    async for snapshot in snapshots:
+                        if isinstance(snapshot, GenerationResult):
+                            yield [
+                                str(snapshot.video),
+                                snapshot.summary,
+                                mouth_curve_figure(snapshot.mouth_curve),
+                                str(snapshot.record),
+                                _hide_frame(),
+                            ]
+                            continue
+                        _check_heard(ticket, audience, client)
+                        if request.stream:
+                            yield [gr.skip(), _status_text(snapshot), gr.skip(), gr.skip(), _frame_update(snapshot)]
+                        else:
+                            _report_progress(progress, snapshot.phase, snapshot.fraction)
         except InputError as error:
             raise gr.Error(" ".join(str(error).split()), duration=None, print_exception=False) from error
+        except ServerStoppedError as error:
+            raise gr.Error("the page has been stopped", duration=None, print_exception=False) from error
 
-    # Gradio reads the names of its API and the progress argument from the signature.
+    # Gradio reads the names of its API, the request and the progress argument from the signature.
     names = [Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD) for field in fields(PageRequest)]
+    client = Parameter("client", Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
     progress = Parameter("progress", Parameter.POSITIONAL_OR_KEYWORD, default=gr.Progress())
-    talk.__signature__ = Signature([*names, progress])  # type: ignore[attr-defined]
+    talk.__signature__ = Signature([*names, client, progress])  # type: ignore[attr-defined]
+    talk.__annotations__ = {"client": gr.Request}
     return talk
+
+
+def _check_heard(ticket: Ticket, audience: Audience, client: gr.Request) -> None:
+    if ticket.is_unheard(audience.hears(str(client.session_hash))):
+        raise InputError(
+            f"nobody has listened to this video for {UNHEARD_SECONDS:g} s; listen to the events of a call at once",
+            code=ErrorCode.conflict,
+        )
 
 
 def _report_progress(progress: gr.Progress, phase: str, fraction: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import numpy as np
@@ -89,17 +90,33 @@ async def stream_progress(
 ) -> AsyncGenerator[ProgressSnapshot | GenerationResult, None]:
     """Runs `generate` in a thread and yields snapshots every `POLL_SECONDS`, then the result.
 
-    Closing or cancelling the generator stops `generate` at its next report.
+    Closing or cancelling the generator stops `generate` at its next report. The thread does not keep the process alive.
 
     Raises:
         InputError: whatever `generate` raises.
     """
-    channel = ProgressChannel()
-    work = asyncio.ensure_future(asyncio.to_thread(generate, channel.report, channel.publish_frame))
+    channel, result = ProgressChannel(), Future[GenerationResult]()
+
+    def work() -> None:
+        try:
+            made = generate(channel.report, channel.publish_frame)
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is taken
+            result.set_exception(error)
+        else:
+            result.set_result(made)
+
+    threading.Thread(target=work, name="generation", daemon=True).start()
+    waiting = asyncio.wrap_future(result)
     try:
-        while not (await asyncio.wait({work}, timeout=POLL_SECONDS))[0]:
+        while not (await asyncio.wait({waiting}, timeout=POLL_SECONDS))[0]:
             yield channel.take_snapshot()
-        yield work.result()
+        yield waiting.result()
     finally:
         channel.disconnect()
-        work.cancel()  # the thread runs on to its next report; its result is dropped
+        waiting.add_done_callback(_drop_result)  # the thread runs on to its next report
+
+
+def _drop_result(waiting: asyncio.Future[GenerationResult]) -> None:
+    """Takes the exception of a job that nobody waits for, so that it is not reported as unhandled."""
+    if not waiting.cancelled():
+        waiting.exception()

@@ -1,19 +1,22 @@
 """Loads the model once and generates the requested videos one after another."""
 
+import ctypes
+import re
 import shutil
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.app.request import PageRequest, RequestFiles
+from fantasytalking.app.uploads import copy_upload
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.inference.generate import generate_video
 from fantasytalking.inference.job import GenerationJob
@@ -27,7 +30,15 @@ MAX_KEPT_VIDEOS = 50
 """Number of videos kept in the output folder; older ones are removed."""
 OUTPUT_FOLDER_PREFIX = "made-"
 """Prefix of the folders that the page creates and may remove."""
+NUMBERED_FOLDER = re.compile(rf"{OUTPUT_FOLDER_PREFIX}(\d{{6,}})-[0-9a-f]{{32}}")
+"""A folder of the page: its number counts up, whatever the clock does."""
+COST_STEPS = 50
+"""A video may cost as many steps times frames as the longest one at the default frame rate and this many steps."""
 CURVE_SAMPLE_RATE = 16_000
+
+
+class ServerStoppedError(Exception):
+    """Raised inside the generation once the server stops."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,10 @@ class GenerationService:
             self._audio_only = (audio_model, load_pipeline(config, audio_model))
         steps = resolve_num_inference_steps(self._pipeline.transformer.distillation, config.num_inference_steps)
         self.config = replace(config, num_inference_steps=steps)
+        self.max_cost = max_seconds * config.fps * max(COST_STEPS, steps)
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._unfinished: Path | None = None
 
     @property
     def supports_driving(self) -> bool:
@@ -93,8 +107,12 @@ class GenerationService:
         """
         config = request.to_config(self.config, self.max_seconds)
         files = request.files()
+        on_progress, on_frame = self._until_stopped(on_progress), self._until_stopped(on_frame)
         with self._lock, ExitStack() as failed:
-            own = self._make_video_folder()
+            failed.callback(_return_free_memory)
+            on_progress("read", 0.0)
+            check_cost(config, files, self.max_cost)
+            own = self._unfinished = self._make_video_folder()
             failed.callback(shutil.rmtree, own, ignore_errors=True)
             job = _build_job(config, files, own)
             whole = bool(job.driving_videos) or (job.is_multi_speaker and self._separates_speakers)
@@ -112,11 +130,37 @@ class GenerationService:
             on_progress("measure", 0.0)
             result = GenerationResult(job.output, job.output.with_suffix(".json"), line, _measure_mouth(job.output))
             failed.pop_all()
-            self._remove_old_videos()
+            _return_free_memory()
+            self._unfinished = None
+            self._remove_old_videos(own)
         return result
 
+    def stop(self, patience: float) -> bool:
+        """Ends the running generation at its next report and refuses further ones.
+
+        Args:
+            patience: seconds to wait for the end; after it, the outputs of the generation are removed all the same.
+
+        Returns:
+            whether it has ended.
+        """
+        self._stopped.set()
+        has_ended = self._lock.acquire(timeout=patience)
+        if not has_ended and self._unfinished is not None:
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+        return has_ended
+
+    def _until_stopped(self, callback: Callable[..., object]) -> Callable[..., object]:
+        def report(*values: Any) -> object:
+            if self._stopped.is_set():
+                raise ServerStoppedError("the server has stopped")
+            return callback(*values)
+
+        return report
+
     def _make_video_folder(self) -> Path:
-        own = self.output_folder / f"{OUTPUT_FOLDER_PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        number = max((_folder_number(folder) for folder in self._video_folders()), default=0) + 1
+        own = self.output_folder / f"{OUTPUT_FOLDER_PREFIX}{number:06d}-{uuid.uuid4().hex}"
         try:
             own.mkdir(parents=True)
         except OSError as error:
@@ -128,10 +172,60 @@ class GenerationService:
             ) from error
         return own
 
-    def _remove_old_videos(self) -> None:
-        """Removes the oldest folders; their names sort by time."""
-        for old in sorted(self.output_folder.glob(f"{OUTPUT_FOLDER_PREFIX}*"))[:-MAX_KEPT_VIDEOS]:
+    def _video_folders(self) -> list[Path]:
+        """Returns the folders of all videos, the oldest first."""
+        folders = self.output_folder.glob(f"{OUTPUT_FOLDER_PREFIX}*")
+        return sorted(folders, key=lambda folder: (_folder_number(folder), folder.name))
+
+    def _remove_old_videos(self, newest: Path) -> None:
+        """Removes the oldest folders, never `newest`."""
+        others = [folder for folder in self._video_folders() if folder != newest]
+        for old in others[: -(MAX_KEPT_VIDEOS - 1)]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _folder_number(folder: Path) -> int:
+    """Returns the number of a folder; 0: an earlier release made it, which named folders by the clock."""
+    numbered = NUMBERED_FOLDER.fullmatch(folder.name)
+    return int(numbered[1]) if numbered else 0
+
+
+def check_cost(config: InferConfig, files: RequestFiles, max_cost: float) -> None:
+    """Checks steps x frames of a video against what the page allows.
+
+    Raises:
+        InputError: it is too much, or the audio or driving video cannot be read.
+    """
+    assert config.num_inference_steps is not None and config.max_seconds is not None, "set by the page"
+    cost_per_second = config.fps * config.num_inference_steps
+    if config.max_seconds * cost_per_second <= max_cost:
+        return
+    paths = files.audio_paths or files.driving_videos
+    longest = max(_used_seconds(path, config.max_seconds, bool(files.audio_paths)) for path in paths)
+    if longest * cost_per_second > max_cost:
+        raise InputError(
+            f"{longest:.1f} s at {config.fps:g} frames per second and {config.num_inference_steps} steps are "
+            f"{longest * cost_per_second:,.0f} steps times frames; this page generates up to {max_cost:,.0f}: choose "
+            "fewer steps, fewer frames per second, or a shorter length",
+            code=ErrorCode.out_of_range,
+            field="num_inference_steps",
+            value=config.num_inference_steps,
+        )
+
+
+def _used_seconds(path: Path, max_seconds: float, is_audio: bool) -> float:
+    """Measures by decoding: what a file declares about its length may be wrong."""
+    if is_audio:
+        return len(media.read_audio(path, sample_rate=CURVE_SAMPLE_RATE, duration=max_seconds)) / CURVE_SAMPLE_RATE
+    return max(time for time, _ in media.iter_frames(path, fps=None, duration=max_seconds))
+
+
+def _return_free_memory() -> None:
+    """Returns freed memory to the system. The threads of face detection leave it scattered over glibc's arenas, which
+    keep it: a fifth more after a hundred videos."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _build_job(config: InferConfig, files: RequestFiles, folder: Path) -> GenerationJob:
@@ -149,7 +243,7 @@ def _build_job(config: InferConfig, files: RequestFiles, folder: Path) -> Genera
 def _copy_input(source: Path, folder: Path, name: str) -> Path:
     """Copies an upload next to the video, so that the record can be reproduced once the upload is gone."""
     suffix = "".join(letter for letter in source.suffix if letter.isalnum())[:8]
-    return shutil.copyfile(source, folder / f"{name}.{suffix or 'bin'}")
+    return copy_upload(source, folder / f"{name}.{suffix or 'bin'}")
 
 
 def _measure_mouth(video: Path) -> MouthCurve:

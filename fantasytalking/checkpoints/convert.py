@@ -29,6 +29,7 @@ from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import check_shapes, open_safetensors, safetensors_metadata
 from fantasytalking.conditions import Conditions
+from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import (
     build_from_wan,
@@ -137,7 +138,9 @@ def reference_forward(reference: str | Path) -> dict[str, Tensor]:
     model = reference_model(stored, metadata, str(path))
     inputs = reference_inputs(stored, str(path))
     features, num_frames = inputs["audio_features"], metadata["num_frames"]
-    windows = released_frame_windows(features, num_frames) if metadata["per_frame"] else clip_level_window(features)
+    stride = WAN21_GEOMETRY.temporal_stride
+    by_frame = metadata["per_frame"]
+    windows = released_frame_windows(features, num_frames, stride) if by_frame else clip_level_window(features)
     dtype = features.dtype
     conditions = Conditions(
         prompt_embeds=inputs["text_embeds"],
@@ -155,7 +158,7 @@ def reference_forward(reference: str | Path) -> dict[str, Tensor]:
             "prediction": model(inputs["latents"], inputs["timestep"], conditions).sample,
             "prediction_without_audio": model(inputs["latents"], inputs["timestep"], silent).sample,
             "audio_windows": released_frame_windows(
-                model.audio_projector(features, frame_level=False), num_frames
+                model.audio_projector(features, frame_level=False), num_frames, stride
             ).tokens,
         }
 

@@ -18,6 +18,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import check_shapes, open_safetensors, safetensors_metadata
 from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import build_from_wan, diffusers_to_wan_names, infer_wan_config
 
@@ -123,7 +124,7 @@ def _conditions(stored: LazyTensors, inputs: dict[str, Tensor], metadata: dict[s
         )
     dtype, regions = features.dtype, None
     if "in.face_regions" in stored.shapes:
-        regions = regions_from_masks(stored.read("in.face_regions"), num_frames)[None]
+        regions = regions_from_masks(stored.read("in.face_regions"), num_frames, WAN21_GEOMETRY)[None]
     return Conditions(
         prompt_embeds=inputs["text_embeds"],
         image_embeds=inputs["image_embeds"],

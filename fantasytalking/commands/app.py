@@ -22,7 +22,14 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     parser = invocation.parser(DESCRIPTION)
     parser.add_argument("--config", type=Path, help="inference settings; default: configs/nano/infer.yaml")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 serves the whole network")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    parser.add_argument(
+        "--trusted-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="further host name under which the page is reached, such as a reverse proxy's; may be repeated",
+    )
     parser.add_argument("--max-seconds", type=float, default=30.0, help="longest audio of a video")
     parser.add_argument("--output", type=Path, default=Path("outputs/page"), help="folder of the videos")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in num_inference_steps=20")
@@ -37,8 +44,10 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
 
     config = load_config(InferConfig, given.config or preset_path("nano", "infer"), given.overrides)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    from fantasytalking.app.serve import serve_page
+    from fantasytalking.app.serve import open_socket, serve_page
     from fantasytalking.app.service import GenerationService
 
     silence_libraries()
-    serve_page(GenerationService(config, given.output, given.max_seconds), given.host, given.port)
+    with open_socket(given.host, given.port) as listening:
+        service = GenerationService(config, given.output, given.max_seconds)
+        serve_page(service, listening, given.host, given.trusted_host)

@@ -4,8 +4,12 @@ Every limit is checked before the memory or the time is spent.
 """
 
 # Pictures and video
+MAX_IMAGE_BYTES = 1 << 29
+"""Largest image file, in bytes."""
 MAX_IMAGE_PIXELS = 100_000_000
-"""Maximum image size; it is checked before the pixels are decoded."""
+"""Largest image, in pixels as decoded: a JPEG is decoded at a half, fourth or eighth where that is enough."""
+MAX_IMAGE_MEMORY = 1 << 30
+"""Most memory that decoding an image may take, in bytes, by its header."""
 MAX_IMAGE_SIDE = 4096
 """Side in pixels to which larger images are shrunk before the face is detected."""
 MAX_FRAME_PIXELS = 8192 * 4320

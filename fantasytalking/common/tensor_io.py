@@ -231,7 +231,7 @@ def check_finite_result(values: Tensor, what: str) -> None:
     if not is_finite(values):
         raise InputError(
             f"the generated {what} are not finite, so no video is written; weights are damaged, or too large for the "
-            "dtype: leave out the LoRA or adapter, or use dtype=bf16 or fp32",
+            "dtype: leave out the LoRA or adapter, or set dtype=bfloat16 or float32",
             code=ErrorCode.out_of_range,
             field=what,
         )

@@ -113,19 +113,31 @@ def parse_json(text: str, source: str, *, allow_nan: bool = True) -> Any:
 
 
 def read_json(
-    path: str | Path, what: str = "file", max_bytes: int = MAX_JSON_BYTES, *, allow_nan: bool = True
+    path: str | Path, what: str = "", max_bytes: int = MAX_JSON_BYTES, *, allow_nan: bool = True
 ) -> dict[str, Any]:
     """Reads a JSON object.
+
+    Args:
+        path: the file.
+        what: names it in messages and is the field of errors; "": the path is.
+        max_bytes: largest size.
+        allow_nan: as `parse_json`.
 
     Raises:
         InputError: as `read_text_file` and `parse_json`, or the file contains something else.
     """
-    value = parse_json(read_text_file(path, what, max_bytes), str(path), allow_nan=allow_nan)
+    text = read_text_file(path, what or "file", max_bytes)
+    try:
+        value = parse_json(text, str(path), allow_nan=allow_nan)
+    except InputError as error:
+        error.field, error.value = what or str(path), str(path)
+        raise
     if not isinstance(value, dict):
         raise InputError(
             f"'{path}' contains a {type(value).__name__}; a JSON object is needed",
             code=ErrorCode.malformed_file,
-            field=str(path),
+            field=what or str(path),
+            value=str(path),
         )
     return value
 
@@ -196,7 +208,7 @@ class _Collection:
 
 
 def _check_nesting(value: Any) -> None:
-    level = [[value]]
+    level: list[Any] = [[value]]
     for _ in range(MAX_NESTING + 2):
         if not level:
             return

@@ -20,6 +20,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate_multi_person import (
     RegionBoxes,
+    check_latent_shape,
     collate_expression,
     collate_speakers,
     shape_mismatch,
@@ -27,6 +28,7 @@ from fantasytalking.data.collate_multi_person import (
 )
 from fantasytalking.data.dataset import Sample
 from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
+from fantasytalking.latent_geometry import WAN21_GEOMETRY, LatentGeometry
 
 
 class AudioAlignment(Enum):
@@ -71,6 +73,8 @@ class CollateConfig:
     """Source of the regions that limit each person's expression and audio in clips of several people."""
     background: BackgroundAttention = BackgroundAttention.everyone
     """Which people the video tokens outside of all regions attend to."""
+    geometry: LatentGeometry = WAN21_GEOMETRY
+    """Of the base's latents and tokens."""
 
     def validate(self) -> None:
         """Checks the values.
@@ -104,10 +108,13 @@ class PortraitCollator:
         """Stacks clips of one size, length and frame rate; no condition is dropped (the scales are 1).
 
         Raises:
-            InputError: the clips differ in shape (for example because their encoders differ), or lack a feature that
+            InputError: the clips differ in shape (for example because their encoders differ), were encoded by a VAE of
+                other strides, or lack a feature that
                 the stage needs.
         """
         config, features = self.config, [sample.features for sample in samples]
+        for sample in samples:
+            check_latent_shape(sample, config.geometry)
         masks = [getattr(clip, f"lip_mask_{config.lip_mask_projection.value}") for clip in features]
         first_frame = _stack([clip.first_frame_latents for clip in features], samples, "first_frame_latents")
         audio, speaker_regions = self._audio_condition(samples)
@@ -116,13 +123,15 @@ class PortraitCollator:
                 [pad_prompt_embeds(clip.text, self.config.max_text_tokens) for clip in features], samples, "text"
             ),
             image_embeds=_stack([clip.image for clip in features], samples, "image"),
-            image_latents=torch.cat([first_frame_mask(first_frame), first_frame], dim=1),
+            image_latents=torch.cat(
+                [first_frame_mask(first_frame, config.geometry.temporal_stride), first_frame], dim=1
+            ),
             audio_embeds=audio.tokens,
             audio_mask=audio.mask,
             face_embeds=stack_faces([clip.face for clip in features]),
             motion_intensity=torch.tensor([[sample.record.expression, sample.record.body] for sample in samples]),
             condition_scale=torch.ones(len(samples), 2),
-            expression=collate_expression(samples, config.region_boxes, config.background)
+            expression=collate_expression(samples, config.region_boxes, config.geometry, config.background)
             if config.expression
             else None,
             speaker_regions=speaker_regions,
@@ -133,7 +142,7 @@ class PortraitCollator:
     def _audio_condition(self, samples: Sequence[Sample]) -> tuple[AudioWindows, Tensor | None]:
         """Returns the windows of the clips' audio, or those of all speakers side by side with their regions."""
         frame_times = torch.stack([sample.features.frame_times for sample in samples])
-        speakers = collate_speakers(samples, self.config.region_boxes, self.config.background)
+        speakers = collate_speakers(samples, self.config.region_boxes, self.config.geometry, self.config.background)
         if speakers is None:
             audio = _stack([sample.features.audio for sample in samples], samples, "audio")
             return self._audio_windows(audio, frame_times), None
@@ -147,7 +156,8 @@ class PortraitCollator:
     def _audio_windows(self, audio: Tensor, frame_times: Tensor) -> AudioWindows:
         if self.config.alignment is AudioAlignment.clip:
             return clip_level_window(audio)
-        return timed_frame_windows(audio, frame_times, self.config.audio_window_seconds)
+        stride = self.config.geometry.temporal_stride
+        return timed_frame_windows(audio, frame_times, stride, self.config.audio_window_seconds)
 
 
 def _stack(tensors: list[Tensor], samples: Sequence[Sample], name: str) -> Tensor:

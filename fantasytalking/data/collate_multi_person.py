@@ -15,6 +15,7 @@ from fantasytalking.attention_regions import BackgroundAttention, expand_boxes, 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import ExpressionCondition
 from fantasytalking.data.dataset import Sample
+from fantasytalking.latent_geometry import LatentGeometry
 
 
 class RegionBoxes(Enum):
@@ -27,7 +28,7 @@ class RegionBoxes(Enum):
 
 
 def collate_expression(
-    samples: Sequence[Sample], boxes: RegionBoxes, background: BackgroundAttention
+    samples: Sequence[Sample], boxes: RegionBoxes, geometry: LatentGeometry, background: BackgroundAttention
 ) -> ExpressionCondition:
     """Collates the expressions of a batch with scale 1; clips with fewer people are padded with absent people.
 
@@ -46,13 +47,13 @@ def collate_expression(
     return ExpressionCondition(
         features=_pad_people(features, people),
         present=_pad_people(present, people),
-        regions=_pad_people([clip_regions(sample, boxes, background) for sample in samples], people),
+        regions=_pad_people([clip_regions(sample, boxes, geometry, background) for sample in samples], people),
         scale=torch.ones(len(samples)),
     )
 
 
 def collate_speakers(
-    samples: Sequence[Sample], boxes: RegionBoxes, background: BackgroundAttention
+    samples: Sequence[Sample], boxes: RegionBoxes, geometry: LatentGeometry, background: BackgroundAttention
 ) -> tuple[list[Tensor], Tensor, Tensor] | None:
     """Collates the speech of a batch in which at least one clip has separate audio per person; None if no clip has.
 
@@ -69,29 +70,50 @@ def collate_speakers(
         return None
     tokens, regions = [], []
     for sample in samples:
-        speakers, frames = sample.features.speakers, sample.features.latents.shape[1]
-        grid = (frames, sample.record.height // 16, sample.record.width // 16)
+        speakers, record = sample.features.speakers, sample.record
+        grid = geometry.token_grid(len(sample.features.frame_times), record.height, record.width)
         tokens.append(sample.features.audio[None].float() if speakers is None else speakers.float())
         everywhere = torch.ones(1, *grid, dtype=torch.bool)
-        regions.append(everywhere if speakers is None else clip_regions(sample, boxes, background))
+        regions.append(everywhere if speakers is None else clip_regions(sample, boxes, geometry, background))
     _check_same_shape(tokens, samples, "speakers")
     people = max(len(value) for value in tokens)
     speaks = torch.tensor([[person < len(value) for person in range(people)] for value in tokens])
     return list(_pad_people(tokens, people).unbind(dim=1)), speaks, _pad_people(regions, people)
 
 
-def clip_regions(sample: Sample, boxes: RegionBoxes, background: BackgroundAttention) -> Tensor:
+def clip_regions(
+    sample: Sample, boxes: RegionBoxes, geometry: LatentGeometry, background: BackgroundAttention
+) -> Tensor:
     """Returns the regions (P, F, h, w) bool: the video tokens of each person of a clip.
 
     Raises:
-        InputError: the clip has no boxes, or its size is not a multiple of 16 pixels.
+        InputError: the clip has no boxes, or its size is not a multiple of a token's side.
     """
     tracked = sample.features.boxes
     if tracked is None:
         raise _missing_feature(sample, "boxes", "face boxes")
     if boxes is RegionBoxes.still:
         tracked = expand_boxes(tracked[:, 0], tracked)[:, None].expand_as(tracked)
-    return regions_from_boxes(tracked, sample.record.height, sample.record.width, background)
+    return regions_from_boxes(tracked, sample.record.height, sample.record.width, geometry, background)
+
+
+def check_latent_shape(sample: Sample, geometry: LatentGeometry) -> None:
+    """Checks that the VAE whose strides `geometry` states has encoded a clip.
+
+    Raises:
+        InputError: the latents have another shape.
+    """
+    record, found = sample.record, tuple(sample.features.latents.shape[1:])
+    expected = geometry.latent_shape(len(sample.features.frame_times), record.height, record.width)
+    if found != expected:
+        raise InputError(
+            f"'latents' of clip '{record.clip}' has {found} frames, rows and columns; {expected} belong to its "
+            f"{len(sample.features.frame_times)} frames of {record.width}x{record.height} pixels with the base that "
+            "trains; prepare the corpus with this base",
+            code=ErrorCode.shape_mismatch,
+            field="latents",
+            value=found,
+        )
 
 
 def stack_faces(faces: Sequence[Tensor]) -> Tensor:

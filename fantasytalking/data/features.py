@@ -22,8 +22,9 @@ Optional keys; each group is complete or absent:
 | speakers            | (P,A,C)      | float16 | wav2vec2 tokens of each person's speech |
 
 The P people are ordered from left to right as in the first frame; if a face is not visible, its box is the last known
-one. There are F = 1 + (frames - 1) / 4 latent frames of h x w. The metadata has the single key "fantasytalking", whose
-value is JSON: {"config": hash of the settings, "format": 1}. (safetensors writes several keys in random order.)
+one. There are F = 1 + (frames - 1) / s latent frames of h x w, where s is the temporal stride of the VAE. The metadata
+has the single key "fantasytalking", whose value is JSON: {"config": hash of the settings, "format": 1}. (safetensors
+writes several keys in random order.)
 """
 
 import json
@@ -38,7 +39,6 @@ from torch import Tensor
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.common.limits import MAX_FEATURE_BYTES
-from fantasytalking.conditions import latent_frame_count
 
 FEATURE_FORMAT = 1
 METADATA_KEY = "fantasytalking"
@@ -179,8 +179,8 @@ def _check(tensors: dict[str, Tensor], source: str) -> None:
             raise _malformed(source, name, f"has shape {shape}; it must be {axes} with {sizes}", shape)
         if not tensor.isfinite().all():
             raise _malformed(source, name, "has values that are NaN or infinite")
-    if latent_frame_count(sizes["frames"]) != sizes["F"]:
-        problem = f"has {sizes['frames']} entries for {sizes['F']} latent frames; there must be 1 + 4 * (F - 1)"
+    if sizes["frames"] - 1 and (sizes["F"] < 2 or (sizes["frames"] - 1) % (sizes["F"] - 1)):
+        problem = f"has {sizes['frames']} entries for {sizes['F']} latent frames; there must be 1 + s (F - 1)"
         raise _malformed(source, "frame_times", problem, sizes["frames"])
 
 

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
-
-MAX_STRIDE = 64
-"""Largest number of frames per latent frame, and of pixels per latent pixel; Wan's are 4 and 8."""
+from fantasytalking.latent_geometry import check_stride
 
 
 def check_vae_config(config: Mapping[str, Any], source: str) -> None:
@@ -18,7 +16,7 @@ def check_vae_config(config: Mapping[str, Any], source: str) -> None:
             or a deviation is not above 0.
     """
     for name in ("scale_factor_temporal", "scale_factor_spatial"):
-        check_vae_stride(config[name], name, source)
+        check_stride(config[name], name, f"VAE in '{source}'")
     channels = config["z_dim"]
     for name, low in (("latents_mean", -math.inf), ("latents_std", 0.0)):
         values = config[name]
@@ -32,18 +30,3 @@ def check_vae_config(config: Mapping[str, Any], source: str) -> None:
                 field=name,
                 value=values,
             )
-
-
-def check_vae_stride(value: Any, name: str, source: str) -> None:
-    """Validates one of a VAE's strides.
-
-    Raises:
-        InputError: it is not from 1 to `MAX_STRIDE`.
-    """
-    if type(value) is not int or not 1 <= value <= MAX_STRIDE:
-        raise InputError(
-            f"VAE in '{source}': {name} is {str(value)[:40]}; it must be 1 to {MAX_STRIDE}: get the folder again",
-            code=ErrorCode.malformed_file,
-            field=name,
-            value=value,
-        )

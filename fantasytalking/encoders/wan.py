@@ -25,11 +25,11 @@ from transformers import (
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_IMAGE_SIDE
 from fantasytalking.common.tensor_io import check_finite_result
-from fantasytalking.conditions import latent_frame_count
 from fantasytalking.encoders.loading import load_component, load_model, onload_module
 from fantasytalking.encoders.vae_config import check_vae_config
 from fantasytalking.encoders.vae_full_clip import encode_full_clip, to_channels_last
 from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
+from fantasytalking.latent_geometry import LatentGeometry, latent_frame_count
 
 __all__ = ["ImageEncoder", "TextEncoder", "VideoAutoencoder", "clean_prompt", "first_frame_mask", "pad_prompt_embeds"]
 
@@ -50,6 +50,11 @@ class VideoAutoencoder:
         self.vae = to_channels_last(vae)
         self.temporal_stride: int = vae.config["scale_factor_temporal"]
         self.spatial_stride: int = vae.config["scale_factor_spatial"]
+
+    @property
+    def geometry(self) -> LatentGeometry:
+        """Strides of the VAE, with the patch of Wan's transformers."""
+        return LatentGeometry(self.spatial_stride, self.temporal_stride)
 
     @classmethod
     def from_pretrained(

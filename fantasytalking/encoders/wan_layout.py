@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def first_frame_mask(latents: Tensor, temporal_stride: int = 4) -> Tensor:
+def first_frame_mask(latents: Tensor, temporal_stride: int) -> Tensor:
     """Returns Wan's mask (B, temporal_stride, F, h, w) of known frames for `latents` (B, C, F, h, w).
 
     Only frame 0 is known. It counts `temporal_stride` times, so that all channels of latent frame 0 are 1.

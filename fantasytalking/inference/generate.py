@@ -92,7 +92,7 @@ def _read_inputs(job: GenerationJob, model: ResolvedModel, plan: GenerationPlan)
     longest = max((len(one) / WAV2VEC_SAMPLE_RATE for one in waveforms), default=max_seconds)
     driving = load_driving_inputs(job.driving_videos, model.expression_encoder, plan.fps, longest)
     speakers = replace(speakers, driving_expressions=driving)
-    speakers.timeline(plan.fps, plan.temporal_stride)
+    speakers.timeline(plan.fps, plan.geometry.temporal_stride)
     return _Inputs(speakers, mix_audio(output_waveforms) if output_waveforms else None)
 
 

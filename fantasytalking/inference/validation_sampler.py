@@ -27,6 +27,7 @@ from fantasytalking.inference.video_outputs import (
     contact_sheet_indices,
     write_video_contact_sheet,
 )
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline import (
@@ -40,7 +41,7 @@ from fantasytalking.pipeline import (
 )
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.loading import load_encoders
-from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder, read_temporal_stride
+from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder, read_geometry
 from fantasytalking.pipeline.schedulers import make_scheduler
 from fantasytalking.training.config import TrainConfig, ValidationConfig
 from fantasytalking.training.trainer import ValidationResult
@@ -72,10 +73,10 @@ class PipelineValidationSampler:
         assert base is not None, "the base is always named"
         self.base = base
         self.face_encoder_path = self.paths["face_encoder"] or find_face_encoder(base)
-        temporal_stride = read_temporal_stride(base)
+        geometry = read_geometry(base)
         records = [record for path in config.data.manifests for record in read_manifest(path)]
         clip = _most_common_clip(records, num_people=max(1, len(validation.driving_videos)))
-        overlap = min(infer_config.overlap_frames, _max_overlap(clip.frames, temporal_stride))
+        overlap = min(infer_config.overlap_frames, _max_overlap(clip.frames, geometry.temporal_stride))
         if config.stage.distillation is not None:  # a student has no branch for a negative prompt
             infer_config = replace(infer_config, negative_prompt="")
         self.infer_config = replace(
@@ -86,7 +87,7 @@ class PipelineValidationSampler:
             sizes=[f"{clip.width}x{clip.height}"],
         )
         self.infer_config.validate()
-        self._check_controls(config, temporal_stride)
+        self._check_controls(config, geometry)
         silence_libraries()
         self.max_text_tokens, self.window_seconds = config.data.max_text_tokens, config.data.audio_window_seconds
         if self.face_encoder_path is None and "face" in config.stage.trainable:
@@ -95,16 +96,16 @@ class PipelineValidationSampler:
                 "validation.infer_config a YAML of inference settings with face_encoder"
             )
         self.speakers = self._load_speakers(config)
-        self.speakers.timeline(clip.fps, temporal_stride)
+        self.speakers.timeline(clip.fps, geometry.temporal_stride)
         self.audio = _read_audio(validation, OUTPUT_SAMPLE_RATE)
 
-    def _check_controls(self, config: TrainConfig, temporal_stride: int) -> None:
+    def _check_controls(self, config: TrainConfig, geometry: LatentGeometry) -> None:
         """Checks the controls against the trained model: a student follows only what it is distilled for."""
         distillation = config.stage.distillation
         facts = ModelFacts(
             tuple(self._trained_modules(config.validation).split(",")),
             None if distillation is None else distillation.to_spec(),
-            temporal_stride,
+            geometry,
             has_face_encoder=self.face_encoder_path is not None,
             has_expression_encoder=self.paths["expression_encoder"] is not None,
         )

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.latent_geometry import WAN21_GEOMETRY
 
 EXPRESSION_FEATURE_PARTS = ("head", "eye", "emotion", "mouth")
 """Parts of the expression features, in order; released widths 6, 6, 30 and 512."""
@@ -24,6 +25,7 @@ UPPER_BOUNDS = {
     "heads": 256,
     "head_dim": 1024,
     "positions": 1,
+    "temporal_stride": 64,
 }
 """Largest sizes accepted from a file."""
 
@@ -52,12 +54,14 @@ class ExpressionModuleConfig:
     plain_width: int = 0
     """Inner width of the plain projections; 0 = one linear layer each, as released."""
     positions: int = 0
-    """1 = learned positions of the tokens in a window, which distinguish a latent frame's four frames; 0 = none."""
+    """1 = learned positions of the tokens in a window, which distinguish a latent frame's frames; 0 = none."""
+    temporal_stride: int = WAN21_GEOMETRY.temporal_stride
+    """Frames per latent frame of the base's VAE."""
 
     @property
     def window_length(self) -> int:
-        """Tokens in a latent frame's window: those of its four frames and one more, as released."""
-        return 4 * (len(EXPRESSION_FEATURE_PARTS) + sum(self.learned)) + 1
+        """Tokens in a latent frame's window: those of its frames and one more, as released."""
+        return self.temporal_stride * (len(EXPRESSION_FEATURE_PARTS) + sum(self.learned)) + 1
 
     @classmethod
     def from_dict(cls, values: Any, source: str) -> "ExpressionModuleConfig":
@@ -67,6 +71,8 @@ class ExpressionModuleConfig:
             InputError: a key is missing or unknown, or a value is out of range.
         """
         names = {item.name for item in fields(cls)}
+        if isinstance(values, dict):  # adapters of earlier releases have Wan 2.1's stride
+            values = {"temporal_stride": cls.temporal_stride, **values}
         if not isinstance(values, dict) or values.keys() != names:
             raise InputError(
                 f"{source}: expression is {values!r}; the keys {', '.join(sorted(names))} are required",

@@ -1,7 +1,7 @@
 """Projects implicit expression features to tokens in windows per latent frame (FantasyPortrait, arXiv 2507.12956).
 
-Axes: B batch, P people, N video frames, F latent frames, K tokens per frame (24 as released), L = 4 K + 1 tokens in a
-window, D token width.
+Axes: B batch, P people, N video frames, F latent frames, K tokens per frame (24 as released), s frames per latent
+frame, L = s K + 1 tokens in a window, D token width.
 """
 
 from dataclasses import replace
@@ -35,6 +35,7 @@ class ExpressionProjector(nn.Module):
     def __init__(self, sizes: ExpressionModuleConfig) -> None:
         super().__init__()
         self.dims = sizes.dims
+        self.temporal_stride = sizes.temporal_stride
         self.tokens_per_frame = len(EXPRESSION_FEATURE_PARTS) + sum(sizes.learned)
         dims, learned = (
             dict(zip(EXPRESSION_FEATURE_PARTS, values, strict=True)) for values in (sizes.dims, sizes.learned)
@@ -70,7 +71,7 @@ class ExpressionProjector(nn.Module):
         # Features of absent faces may contain NaN, which a mask in the softmax does not exclude.
         tokens = self(features.masked_fill(~present[..., None], 0.0))
         tokens = tokens.masked_fill(~present[..., None, None], 0.0)
-        windows = _cut_windows(rearrange(tokens, "b p n k d -> b p (n k) d"), present.shape[2])
+        windows = _cut_windows(rearrange(tokens, "b p n k d -> b p (n k) d"), present.shape[2], self.temporal_stride)
         return windows if self.positions is None else windows + self.positions.repeat(present.shape[1], 1)
 
     def window_mask(self, present: Tensor, padding: str) -> Tensor:
@@ -79,7 +80,7 @@ class ExpressionProjector(nn.Module):
         With `padding` "attended", padding counts for every person who is present in at least one frame.
         """
         tokens = repeat(present, "b p n -> b p (n k) one", k=self.tokens_per_frame, one=1)
-        real = _cut_windows(tokens.float(), present.shape[2])[..., 0] > 0
+        real = _cut_windows(tokens.float(), present.shape[2], self.temporal_stride)[..., 0] > 0
         real = rearrange(real, "b f (p l) -> b f p l", p=present.shape[1])
         if padding == "attended":
             real = real | present.any(dim=-1)[:, None, :, None]
@@ -219,14 +220,14 @@ def _plain_projection(part_dim: int, sizes: ExpressionModuleConfig) -> nn.Module
     )
 
 
-def _cut_windows(tokens: Tensor, num_frames: int) -> Tensor:
+def _cut_windows(tokens: Tensor, num_frames: int, temporal_stride: int) -> Tensor:
     """(B, P, N K, D) -> (B, F, P L, D) by the released rule.
 
-    Latent frame i > 0 takes the tokens of its four frames and one more. Latent frame 0 has the tokens of its single
+    Latent frame i > 0 takes the tokens of its frames and one more. Latent frame 0 has the tokens of its single
     frame, followed by zeros.
     """
     people = tokens.shape[1]
-    ranges = released_token_ranges(tokens.shape[2], num_frames)
+    ranges = released_token_ranges(tokens.shape[2], num_frames, temporal_stride)
     first = torch.tensor([start for start, _ in ranges])
     cut = cut_windows(tokens.flatten(0, 1), first, ranges[0][1] - ranges[0][0] + 1).tokens  # (B P, F, L, D)
     return rearrange(cut, "(b p) f l d -> b f (p l) d", p=people)

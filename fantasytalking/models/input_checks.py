@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.latent_geometry import video_frame_count
 
 PER_BRANCH_FIELDS = ("prompt_embeds", "condition_scale")
 """Fields of `Conditions` that may differ between guidance branches which share their latents."""
@@ -136,7 +137,8 @@ def _check_expression(
             code=ErrorCode.not_trained,
             field="expression",
         )
-    batch, num_frames, people = hidden_states.shape[0], 4 * (token_grid[0] - 1) + 1, expression.features.shape[1]
+    batch, people = hidden_states.shape[0], expression.features.shape[1]
+    num_frames = video_frame_count(token_grid[0], config.expression_temporal_stride)
     _check_shape("expression.features", expression.features, batch, (None, num_frames, sum(config.expression_dims)))
     _check_shape("expression.present", expression.present, batch, (people, num_frames))
     _check_shape("expression.scale", expression.scale, samples, ())

@@ -53,6 +53,8 @@ class PortraitConfig:
     """Inner width of the plain projections; 0 = one linear layer each, as released."""
     expression_positions: int = ExpressionModuleConfig.positions
     """1 = learned positions of the tokens in a window; 0 = no positions, as released."""
+    expression_temporal_stride: int = ExpressionModuleConfig.temporal_stride
+    """Frames per latent frame of the base's VAE."""
     expression_scale: float = 1.0
     """Weight of the expression attention."""
     expression_padding: str = PADDING_MODES[0]

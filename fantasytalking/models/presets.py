@@ -8,6 +8,8 @@ from omegaconf import MISSING
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.validation import check_range
+from fantasytalking.latent_geometry import WAN21_GEOMETRY, LatentGeometry
 from fantasytalking.models.portrait_config import PortraitConfig
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
@@ -52,13 +54,36 @@ class WanConfig:
 
 
 @dataclass
+class VaeConfig:
+    """Strides of the base's VAE, under the names of diffusers' AutoencoderKLWan."""
+
+    scale_factor_spatial: int = WAN21_GEOMETRY.spatial_stride
+    scale_factor_temporal: int = WAN21_GEOMETRY.temporal_stride
+
+    def validate(self) -> None:
+        """Validates the strides.
+
+        Raises:
+            InputError: a stride is outside 1 to 64.
+        """
+        for name, value in asdict(self).items():
+            check_range(f"vae.{name}", value, 1, 64)
+
+
+@dataclass
 class ModelConfig:
     """A Wan base and the paper's modules on it."""
 
     base: str = MISSING
     """Hub ID or folder of the base pipeline in diffusers' layout."""
+    vae: VaeConfig = field(default_factory=VaeConfig)
     wan: WanConfig = field(default_factory=WanConfig)
     portrait: PortraitConfig = field(default_factory=PortraitConfig)
+
+    @property
+    def geometry(self) -> LatentGeometry:
+        """Strides and patch, as the base's own configurations state them."""
+        return LatentGeometry(self.vae.scale_factor_spatial, self.vae.scale_factor_temporal)
 
 
 def load_model_config(preset: str) -> ModelConfig:

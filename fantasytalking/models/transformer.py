@@ -100,6 +100,7 @@ class FantasyTalkingTransformer3DModel(WanContextParallelism, WanTransformer3DMo
         expression_head_dim: int = PortraitConfig.expression_head_dim,
         expression_plain_width: int = PortraitConfig.expression_plain_width,
         expression_positions: int = PortraitConfig.expression_positions,
+        expression_temporal_stride: int = PortraitConfig.expression_temporal_stride,
         expression_scale: float = PortraitConfig.expression_scale,
         expression_padding: str = PortraitConfig.expression_padding,
         distillation: dict[str, Any] | None = None,

@@ -1,6 +1,6 @@
 """Detects faces in single images: boxes with scores, and faces with their landmarks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -16,6 +16,11 @@ MIN_WINDOW_SIZE = 256
 """Minimum side of a detection window in pixels; smaller windows are enlarged."""
 
 _MIN_SCORE = 0.5
+_SMALL_FACE_DIVISORS = (3, 6, 12)
+"""Sides of the tiles that are searched for small faces, as parts of the image's shorter side."""
+_MIN_TILE_SIZE = 96
+_MIN_SMALL_FACE_SCORE = 0.75
+"""Among hundreds of tiles, some texture exceeds 0.6."""
 
 
 class FaceBox(NamedTuple):
@@ -122,7 +127,7 @@ class FaceDetector:
         if thorough:
             boxes += self._search(self._short_range, image, whole)
             if not boxes:
-                for window in _tiles(height, width):
+                for window in _tiles(height, width, min(height, width) * 2 // 3):
                     boxes += self._search(self._short_range, image, window)
         return _suppress_duplicates(boxes)
 
@@ -131,6 +136,15 @@ class FaceDetector:
         window = window_around(box, image.shape[0], image.shape[1], face_ratio=2.0)
         found = self._search(self._short_range, image, window, 0.0)
         return max((other.score for other in found if box.is_near(other)), default=0.0)
+
+    def detect_small(self, image: np.ndarray) -> Iterator[FaceBox]:
+        """Yields boxes of faces that are too small for `detect`, the larger ones first; takes seconds."""
+        height, width = image.shape[:2]
+        for divisor in _SMALL_FACE_DIVISORS:
+            side = min(height, width) // divisor
+            if side >= _MIN_TILE_SIZE:
+                for window in _tiles(height, width, side):
+                    yield from self._search(self._short_range, image, window, _MIN_SMALL_FACE_SCORE)
 
     @staticmethod
     def _search(model: Any, image: np.ndarray, window: DetectionWindow, min_score: float = _MIN_SCORE) -> list[FaceBox]:
@@ -149,9 +163,9 @@ class FaceDetector:
             model.close()
 
 
-def _tiles(height: int, width: int) -> list[DetectionWindow]:
-    """Returns overlapping squares of two thirds of the shorter side that cover the image."""
-    side = max(1, min(height, width) * 2 // 3)
+def _tiles(height: int, width: int, side: int) -> list[DetectionWindow]:
+    """Returns overlapping squares that cover the image."""
+    side = max(1, side)
     rows = np.linspace(0, height - side, max(2, round(2 * height / side) - 1)).astype(int).tolist()
     columns = np.linspace(0, width - side, max(2, round(2 * width / side) - 1)).astype(int).tolist()
     return [DetectionWindow(x, y, x + side, y + side) for y in rows for x in columns]
@@ -194,6 +208,16 @@ def detect_faces(image: np.ndarray) -> list[DetectedFace]:
         detector.close()
         mesh.close()
     return sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))
+
+
+def find_small_face(image: np.ndarray) -> FaceBox | None:
+    """Returns a face that is too small for `detect_faces` to find, or None."""
+    detector, mesh = FaceDetector(), create_face_mesh(static=True, max_faces=4)
+    try:
+        return next((box for box in detector.detect_small(image) if find_landmarks(mesh, image, box) is not None), None)
+    finally:
+        detector.close()
+        mesh.close()
 
 
 def find_landmarks(mesh: Any, image: np.ndarray, box: FaceBox) -> np.ndarray | None:

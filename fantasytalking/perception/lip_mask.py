@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.conditions import latent_frame_count
+from fantasytalking.latent_geometry import latent_frame_count
 from fantasytalking.perception.landmark_measures import interocular_distance
 
 OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)

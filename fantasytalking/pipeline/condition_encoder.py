@@ -32,6 +32,7 @@ from fantasytalking.encoders.wan import (
     pad_prompt_embeds,
 )
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, WAV2VEC_STRIDE, AudioEncoder
+from fantasytalking.latent_geometry import video_frame_count
 from fantasytalking.pipeline.generation_plan import GenerationPlan
 from fantasytalking.pipeline.portrait import Portrait
 from fantasytalking.pipeline.speakers import Speakers
@@ -109,11 +110,11 @@ class ConditionEncoder:
             face_embeds=face,
             motion_intensity=torch.tensor([plan.motion_intensity], device=self.device, dtype=self.dtype),
             face_scale=plan.face_scale,
-            temporal_stride=plan.temporal_stride,
+            temporal_stride=plan.geometry.temporal_stride,
             has_audio=timeline is None or bool(speakers.waveforms),
             expression=None if timeline is None else self._expression_features(speakers, timeline),
             expression_scale=plan.expression_scale,
-            regions=speakers.regions(plan.background),
+            regions=speakers.regions(plan.geometry, plan.background),
         )
 
     def encode_speakers(self, speakers: Speakers, timeline: Timeline) -> AudioWindows:
@@ -190,13 +191,13 @@ def encode_audio(
     waveform = np.pad(waveform, (0, max(0, needed - len(waveform))))[:needed]
     features = encoder.encode(waveform)[None]
     if window_rule == "official":
-        return released_frame_windows(features, timeline.padded_frames)
+        return released_frame_windows(features, timeline.padded_frames, timeline.temporal_stride)
     times = torch.arange(timeline.padded_frames, dtype=torch.float64) / timeline.fps
-    return timed_frame_windows(features, times, window_seconds)
+    return timed_frame_windows(features, times, timeline.temporal_stride, window_seconds)
 
 
 def encode_first_frame(autoencoder: VideoAutoencoder, pixels: NDArray[np.uint8], num_latent_frames: int) -> Tensor:
-    """Returns mask and latents (1, 20, L, h, w) of a clip that shows the portrait first and is unknown afterwards."""
+    """Returns mask and latents (1, C, L, h, w) of a clip that shows the portrait first and is unknown afterwards."""
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
-    latents = autoencoder.encode_first_frame(image, 1 + autoencoder.temporal_stride * (num_latent_frames - 1))
+    latents = autoencoder.encode_first_frame(image, video_frame_count(num_latent_frames, autoencoder.temporal_stride))
     return torch.cat([first_frame_mask(latents, autoencoder.temporal_stride), latents], dim=1)

@@ -9,6 +9,7 @@ from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_PROMPT_CHARS
 from fantasytalking.common.validation import check_ranges
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.pipeline.guidance import GuidanceConfig, GuidanceSchedule
 from fantasytalking.pipeline.model_facts import ModelFacts
@@ -94,8 +95,7 @@ class GenerationPlan:
     """Latent frames per window."""
     window_overlap: int
     """Latent frames shared by neighboring windows."""
-    temporal_stride: int
-    """Frames per latent frame; the first latent frame holds one frame."""
+    geometry: LatentGeometry
 
 
 def plan_generation(
@@ -132,7 +132,7 @@ def plan_generation(
     if scheduler is not None:
         check_supported_scheduler(facts.distillation, scheduler)
     window_length, window_overlap = latent_window_sizes(
-        controls.window_frames, controls.overlap_frames, facts.temporal_stride
+        controls.window_frames, controls.overlap_frames, facts.geometry.temporal_stride
     )
     check_window_overlap(window_length, window_overlap)
     return GenerationPlan(
@@ -147,7 +147,7 @@ def plan_generation(
         controls.fps,
         window_length,
         window_overlap,
-        facts.temporal_stride,
+        facts.geometry,
     )
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.text_files import read_json
-from fantasytalking.encoders.vae_config import check_vae_stride
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.models.wan_loading import ADAPTER_MODULES
 
@@ -34,8 +34,7 @@ class ModelFacts:
     """Trained modules among audio, face, motion and expression."""
     distillation: DistillationSpec | None
     """None: the model is not distilled."""
-    temporal_stride: int
-    """Frames per latent frame; the first latent frame holds one frame."""
+    geometry: LatentGeometry
     has_face_encoder: bool
     has_expression_encoder: bool
     """Whether driving videos can be read; driving expressions that are ready need no encoder."""
@@ -167,7 +166,7 @@ class StoredModel:
         return ModelFacts(
             self.trained_modules,
             self.distillation,
-            read_temporal_stride(self.base),
+            read_geometry(self.base),
             self.face_encoder is not None,
             self.expression_encoder is not None,
         )
@@ -220,11 +219,12 @@ def read_pipeline_config(folder: Path) -> dict[str, Any] | None:
     return values
 
 
-def read_temporal_stride(base: Path) -> int:
-    """Returns the number of frames per latent frame from the VAE's configuration.
+def read_geometry(base: Path) -> LatentGeometry:
+    """Returns strides and patch from the configurations of a base's VAE and transformer.
 
     Raises:
-        InputError: the base has no VAE configuration, or its stride is out of range.
+        InputError: the base has no VAE configuration, a stride or patch is out of range, or its patches are of another
+            kind than Wan's.
     """
     path = base / "vae" / "config.json"
     if not path.is_file():
@@ -234,10 +234,16 @@ def read_temporal_stride(base: Path) -> int:
             field="base",
             value=str(base),
         )
-    default = inspect.signature(AutoencoderKLWan.__init__).parameters["scale_factor_temporal"].default
-    stride = read_json(path).get("scale_factor_temporal", default)  # absent in files of earlier diffusers
-    check_vae_stride(stride, "scale_factor_temporal", str(path))
-    return int(stride)
+    transformer = base / "transformer" / "config.json"
+    return LatentGeometry.from_configs(
+        _default_arguments(AutoencoderKLWan) | read_json(path),  # files of earlier diffusers lack the strides
+        _default_arguments(WanTransformer3DModel) | (read_json(transformer) if transformer.is_file() else {}),
+    )
+
+
+def _default_arguments(model_class: type) -> dict[str, Any]:
+    parameters = inspect.signature(model_class).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
 
 
 def find_face_encoder(folder: Path) -> Path | None:

@@ -29,6 +29,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.models.cfg_branches import CfgOrder
@@ -213,7 +214,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         return ModelFacts(
             tuple(self.trained_modules),
             self.transformer.distillation,
-            self.vae.config.scale_factor_temporal,
+            LatentGeometry.from_configs(self.vae.config, self.transformer.config),
             self.face_encoder_path is not None,
             self.expression_encoder_path is not None,
         )
@@ -303,7 +304,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         num_faces = max(len(waveforms), len(expressions), 1)
         portrait = portrait_from_image(image, height, width, resize_mode, face_index, num_faces)
         speakers = Speakers(portrait, waveforms, expressions)
-        timeline = speakers.timeline(plan.fps, plan.temporal_stride)
+        timeline = speakers.timeline(plan.fps, plan.geometry.temporal_stride)
         windows = plan_windows(timeline.num_latent_frames, plan.window_length, plan.window_overlap)
 
         def on_step(step: int, timestep: Tensor, latents: Tensor) -> tuple[Tensor, bool]:
@@ -352,7 +353,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             AudioEncoder(self.audio_encoder, self.audio_processor),
             audio,
             plan.fps,
-            plan.temporal_stride,
+            plan.geometry.temporal_stride,
             self.config.audio_window,
             self.config.window_seconds,
         )

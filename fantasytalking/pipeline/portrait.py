@@ -7,17 +7,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_IMAGE_SIDE
+from fantasytalking.media.image import read_image, shrink_image, to_rgb
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 
+SUFFICIENT_FACE_FRACTION = 0.1
+"""Face size, relative to the shorter side of the image, from which on a face is found."""
 GROUP_CROP_MARGIN = 1.25
 """Size of the tightest crop around several faces, relative to their bounding box."""
 
@@ -82,8 +84,8 @@ def open_image(image: ImageInput) -> Portrait | NDArray[np.uint8]:
     if isinstance(image, Portrait):
         return image
     if isinstance(image, str | Path):
-        return media.read_image(image)
-    return np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        return read_image(image, MAX_IMAGE_SIDE)
+    return to_rgb(image, MAX_IMAGE_SIDE) if isinstance(image, Image.Image) else np.asarray(image)
 
 
 def prepare_portrait(
@@ -114,8 +116,10 @@ def prepare_portrait(
     from fantasytalking.perception.face_detection import landmark_box
     from fantasytalking.perception.face_track import detect_faces
 
-    image = _limit_size(image)
+    image = shrink_image(image, MAX_IMAGE_SIDE)
     faces = detect_faces(image)
+    if not faces:
+        _raise_no_face(image)
     selected = [faces[number] for number in _select_faces(len(faces), face_index, num_faces)]
     landmarks = np.stack([one.landmarks for one in selected])
     boxes = np.stack([one.box for one in selected]).astype(np.float64)
@@ -186,24 +190,8 @@ def parse_sizes(specs: Sequence[str]) -> list[ResolutionBucket]:
     return sizes
 
 
-def _limit_size(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    import cv2
-
-    scale = MAX_IMAGE_SIDE / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-
-
 def _select_faces(num_found: int, face_index: int | Sequence[int] | None, num_faces: int) -> list[int]:
     """Positions of the selected faces among those found, from the left."""
-    if not num_found:
-        raise InputError(
-            "no face was found in the image; give one that shows a face from the front, well lit",
-            code=ErrorCode.no_face,
-            field="image",
-            value=0,
-        )
     if face_index is None:
         if num_found != num_faces:
             _raise_face_count(num_found, num_faces)
@@ -226,6 +214,21 @@ def _select_faces(num_found: int, face_index: int | Sequence[int] | None, num_fa
             value=numbers,
         )
     return [number - 1 for number in numbers]
+
+
+def _raise_no_face(image: NDArray[np.uint8]) -> NoReturn:
+    from fantasytalking.perception.face_detection import find_small_face
+
+    message = "no face was found in the image; give one that shows a face from the front, well lit"
+    small, (height, width) = find_small_face(image), image.shape[:2]
+    if small is not None:
+        message = (
+            f"the face in the image is too small: {small.size:.0f} pixels of {width}x{height}, "
+            f"{small.size / min(height, width):.1%} of the shorter side; {SUFFICIENT_FACE_FRACTION:.0%} or more are "
+            f"needed; crop the image to at most {small.size / SUFFICIENT_FACE_FRACTION:.0f} of these pixels around the "
+            f"face, {small.x / width:.0%} from the left and {small.y / height:.0%} from the top"
+        )
+    raise InputError(message, code=ErrorCode.no_face, field="image", value=0)
 
 
 def _raise_face_count(num_found: int, num_faces: int) -> None:

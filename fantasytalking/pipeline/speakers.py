@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fantasytalking.attention_regions import MAX_BOX_EXPANSION, BackgroundAttention, expand_boxes, regions_from_boxes
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.pipeline.portrait import Portrait
 from fantasytalking.pipeline.timeline import Timeline
 
@@ -106,7 +107,7 @@ class Speakers:
                 )
         return timeline
 
-    def regions(self, background: BackgroundAttention) -> Tensor | None:
+    def regions(self, geometry: LatentGeometry, background: BackgroundAttention) -> Tensor | None:
         """Returns the video tokens of each person (P, 1, h, w) bool; None: a single person has all tokens.
 
         A region is the box of the face, expanded by how far the driving face moves, or by the maximum where nothing
@@ -120,7 +121,7 @@ class Speakers:
         expanded = torch.cat([boxes[:, :2] - side, boxes[:, 2:] + side], dim=1)
         for index, driving in enumerate(self.driving_expressions):
             expanded[index] = expand_boxes(boxes[index : index + 1], driving.boxes[None].to(boxes))[0]
-        return regions_from_boxes(expanded[:, None], height, width, background)
+        return regions_from_boxes(expanded[:, None], height, width, geometry, background)
 
     def expression_features(self, num_frames: int) -> tuple[Tensor, Tensor]:
         """Returns features (1, P, N, D) and presence (1, P, N) bool; nothing is present for faces without a driver."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_VIDEO_SECONDS
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
+from fantasytalking.latent_geometry import video_frame_count
 
 
 @dataclass(frozen=True)
@@ -58,4 +59,4 @@ class Timeline:
     @property
     def padded_frames(self) -> int:
         """Frames that the latent frames hold; those from `num_frames` on are not shown."""
-        return 1 + self.temporal_stride * (self.num_latent_frames - 1)
+        return video_frame_count(self.num_latent_frames, self.temporal_stride)

@@ -8,8 +8,9 @@ from omegaconf import MISSING
 from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_fraction, check_range
-from fantasytalking.data.collate import AudioAlignment, CollateConfig, MaskProjection
+from fantasytalking.data.collate import CollateConfig, MaskProjection
 from fantasytalking.data.collate_multi_person import RegionBoxes
+from fantasytalking.models.presets import load_model_config
 from fantasytalking.training.stage_config import ObjectiveType, StageConfig
 
 
@@ -82,13 +83,6 @@ class TrainingDataConfig:
             )
         check_range("data.num_workers", self.num_workers, 0, 256)
         check_fraction("data.max_unreadable_fraction", self.max_unreadable_fraction)
-
-    def collate_config(self, alignment: AudioAlignment, expression: bool = False) -> CollateConfig:
-        """Returns the collator's configuration for a stage, validated."""
-        own = (self.audio_window_seconds, self.max_text_tokens, self.lip_mask_projection)
-        config = CollateConfig(alignment, *own, expression, self.region_boxes, self.background)
-        config.validate()
-        return config
 
 
 @dataclass
@@ -268,12 +262,31 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
 
+    def collate_config(self) -> CollateConfig:
+        """Returns the collator's configuration for the stage, validated.
+
+        Raises:
+            InputError: a value is out of range, or the preset does not exist.
+        """
+        config = CollateConfig(
+            alignment=self.stage.alignment,
+            audio_window_seconds=self.data.audio_window_seconds,
+            max_text_tokens=self.data.max_text_tokens,
+            lip_mask_projection=self.data.lip_mask_projection,
+            expression=self.stage.expression is not None,
+            region_boxes=self.data.region_boxes,
+            background=self.data.background,
+            geometry=load_model_config(self.model).geometry,
+        )
+        config.validate()
+        return config
+
     def validate(self) -> None:
         """Validates the numbers and that the sections fit together."""
         check_range("seed", self.seed, 0, 2**63 - 1)
         check_range("batch_size", self.batch_size, 1, 4096)
         check_range("gradient_accumulation_steps", self.gradient_accumulation_steps, 1, 65536)
-        self.data.collate_config(self.stage.alignment)
+        self.collate_config()
         if self.holdout.interval and self.stage.resolved_objective is not ObjectiveType.flow_matching:
             raise InputError(
                 f"holdout.interval is {self.holdout.interval}, but the held-out error is that of flow matching and "

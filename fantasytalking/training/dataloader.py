@@ -185,11 +185,10 @@ def iter_micro_batches(
 def _build_dataloader(
     dataset: PortraitDataset, config: TrainConfig, layout: BatchLayout, start_step: int, pin_memory: bool
 ) -> DataLoader[Any]:
-    collate = config.data.collate_config(config.stage.alignment, config.stage.expression is not None)
     return DataLoader(
         FaultTolerantDataset(dataset),
         batch_sampler=StepSampler(dataset, layout, config.seed, start_step, config.stage.steps),
-        collate_fn=StepCollator(PortraitCollator(collate), config.seed),
+        collate_fn=StepCollator(PortraitCollator(config.collate_config()), config.seed),
         num_workers=config.data.num_workers,
         pin_memory=pin_memory,
         persistent_workers=False,

@@ -35,9 +35,7 @@ class HoldoutLoss:
     def __init__(self, config: TrainConfig, motion_normalizer: MotionNormalizer | None) -> None:
         self._config = config
         self._dataset = PortraitDataset(*config.holdout.manifests, motion_normalizer=motion_normalizer)
-        self._collator = PortraitCollator(
-            config.data.collate_config(config.stage.alignment, config.stage.expression is not None)
-        )
+        self._collator = PortraitCollator(config.collate_config())
         batches = list(BucketBatchSampler(self._dataset.records, 1, seed=config.seed))
         self._indices = [index for (index,) in batches[: config.holdout.max_clips]]
 

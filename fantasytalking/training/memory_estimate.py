@@ -4,6 +4,7 @@ Weights, gradients and optimizer state are counted exactly. Activations are the 
 running one and two blocks on the meta device. Workspaces of kernels and of communication are not included.
 """
 
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from fantasytalking.audio_windows import TOKENS_PER_SECOND, tokens_per_window
 from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.config import config_to_yaml
-from fantasytalking.conditions import Conditions, ExpressionCondition, latent_frame_count
+from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.data.manifest import ClipRecord, read_manifest
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.presets import build_meta_transformer, load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig
@@ -40,10 +42,9 @@ class ClipSize(NamedTuple):
     fps: float
     people: int = 1
 
-    @property
-    def tokens(self) -> int:
-        """Video tokens per clip: patches of 16 x 16 pixels in every latent frame."""
-        return latent_frame_count(self.frames) * (self.width // 16) * (self.height // 16)
+    def tokens(self, geometry: LatentGeometry) -> int:
+        """Returns the number of video tokens per clip."""
+        return math.prod(geometry.token_grid(self.frames, self.height, self.width))
 
 
 PAPER_CLIP_SIZE = ClipSize(512, 512, 81, 23.0)
@@ -79,7 +80,8 @@ def describe_plan(config: TrainConfig) -> str:
     """
     model = build_meta_model(config)
     sizes = _count_clip_sizes(config)
-    largest = max(sizes or {PAPER_CLIP_SIZE: 0}, key=lambda size: size.tokens)
+    geometry = load_model_config(config.model).geometry
+    largest = max(sizes or {PAPER_CLIP_SIZE: 0}, key=lambda size: size.tokens(geometry))
     memory = estimate_memory(config, largest, model)
     lines = [config_to_yaml(config).rstrip(), "", trainable_table(model), ""]
     for size, clips in sorted(sizes.items()):
@@ -89,7 +91,9 @@ def describe_plan(config: TrainConfig) -> str:
         )
     if not sizes:
         lines.append(f"no corpus yet at {', '.join(config.data.manifests)}; assuming the paper's clips:")
-    lines.append(f"largest clip: {largest.width}x{largest.height}, {largest.frames} frames = {largest.tokens:,} tokens")
+    lines.append(
+        f"largest clip: {largest.width}x{largest.height}, {largest.frames} frames = {largest.tokens(geometry):,} tokens"
+    )
     per_process = config.batch_size * config.gradient_accumulation_steps
     lines.append(f"{config.stage.steps:,} steps of {per_process} clips per process")
     if sizes:
@@ -144,7 +148,7 @@ def activation_bytes(config: TrainConfig, size: ClipSize) -> int:
         return rest + per_block * layers
     width = preset.wan.num_attention_heads * preset.wan.attention_head_dim
     # The input of a block may be a float32 copy, so four bytes per number.
-    return rest + per_block + layers * config.batch_size * size.tokens * width * 4
+    return rest + per_block + layers * config.batch_size * size.tokens(preset.geometry) * width * 4
 
 
 def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> FantasyTalkingTransformer3DModel:
@@ -184,11 +188,12 @@ def _saved_tensor_bytes(config: TrainConfig, size: ClipSize, num_layers: int) ->
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     latents, conditions = meta_inputs(config, size, model, dtype)
+    num_tokens = size.tokens(load_model_config(config.model).geometry)
     own = {_storage_id(value) for value in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}  # keeps the tensors alive, so that no storage address is reused
 
     def keep(tensor: Tensor) -> Tensor:
-        if _storage_id(tensor) not in own and not _is_attention_weights(tensor, conditions, size, model):
+        if _storage_id(tensor) not in own and not _is_attention_weights(tensor, conditions, num_tokens, model):
             kept[_storage_id(tensor)] = tensor
         return tensor
 
@@ -198,34 +203,35 @@ def _saved_tensor_bytes(config: TrainConfig, size: ClipSize, num_layers: int) ->
 
 
 def _is_attention_weights(
-    tensor: Tensor, conditions: Conditions, size: ClipSize, model: FantasyTalkingTransformer3DModel
+    tensor: Tensor, conditions: Conditions, num_tokens: int, model: FantasyTalkingTransformer3DModel
 ) -> bool:
     """Whether a tensor is queries by keys: fused kernels do not save it, but the meta device has no fused kernels."""
     if tensor.ndim < 3 or tensor.shape[:-2].numel() % model.config.num_attention_heads:
         return False
     image = 0 if conditions.image_embeds is None else conditions.image_embeds.shape[1]
     keys = [
-        size.tokens,
+        num_tokens,
         conditions.prompt_embeds.shape[1],
         image,
         conditions.audio_embeds.shape[2],
         model.config.face_tokens,
     ]
-    if model.expression_projector is not None:
-        keys.append(size.people * (4 * model.expression_projector.tokens_per_frame + 1))
-    return (
-        tensor.shape[-2] in (size.tokens, size.tokens // conditions.audio_embeds.shape[1]) and tensor.shape[-1] in keys
-    )
+    if conditions.expression is not None:
+        assert model.expression_projector is not None
+        people, frames = conditions.expression.present.shape[1:]
+        stride = (frames - 1) // max(1, conditions.image_latents.shape[2] - 1)
+        keys.append(people * (stride * model.expression_projector.tokens_per_frame + 1))
+    return tensor.shape[-2] in (num_tokens, num_tokens // conditions.audio_embeds.shape[1]) and tensor.shape[-1] in keys
 
 
 def meta_inputs(
     config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel, dtype: torch.dtype
 ) -> tuple[Tensor, Conditions]:
     """Returns latents and conditions of a micro-batch on the meta device."""
-    frames, batch, shape = latent_frame_count(size.frames), config.batch_size, model.config
-    grid = (frames, size.height // 8, size.width // 8)
+    geometry, batch, shape = load_model_config(config.model).geometry, config.batch_size, model.config
+    grid = geometry.latent_shape(size.frames, size.height, size.width)
     by_clip = config.stage.alignment is AudioAlignment.clip
-    windows = 1 if by_clip else frames
+    windows = 1 if by_clip else grid[0]
     tokens = (
         int(size.frames / size.fps * TOKENS_PER_SECOND)
         if by_clip
@@ -244,15 +250,17 @@ def meta_inputs(
         face_embeds=empty(size.people, shape.face_dim),
         motion_intensity=empty(2),
         condition_scale=empty(2),
-        expression=_meta_expression(config, size, dtype),
+        expression=_meta_expression(config, size, geometry, dtype),
     )
     return empty(shape.out_channels, *grid), conditions
 
 
-def _meta_expression(config: TrainConfig, size: ClipSize, dtype: torch.dtype) -> ExpressionCondition | None:
+def _meta_expression(
+    config: TrainConfig, size: ClipSize, geometry: LatentGeometry, dtype: torch.dtype
+) -> ExpressionCondition | None:
     if config.stage.expression is None:
         return None
-    grid = (latent_frame_count(size.frames), size.height // 16, size.width // 16)
+    grid = geometry.token_grid(size.frames, size.height, size.width)
     per_frame, regions = (config.batch_size, size.people, size.frames), (config.batch_size, size.people, *grid)
     with torch.device("meta"):
         return ExpressionCondition(

@@ -1,20 +1,23 @@
-"""scripts/app.py as a process of its own, with a tiny model whose every module counts."""
+"""The page in this process, with a tiny model whose every module counts."""
 
 import os
 import socket
-import subprocess
 import sys
+import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from fantasytalking.common.config import CONFIGS_FOLDER
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
+from fantasytalking.pipeline.config import InferConfig
 from tests.helpers.tiny_pipeline import adapters, base, expressive, pipe, saved
+
+if TYPE_CHECKING:
+    from fantasytalking.app.service import GenerationService
 
 __all__ = ["adapters", "base", "expressive", "pipe", "saved"]
 
@@ -38,7 +41,9 @@ class Server:
     port: int
     output: Path
     """Folder of its videos."""
-    log: Path
+    uploads: Path
+    """Folder of its uploads, and of what it serves."""
+    service: "GenerationService"
 
     @property
     def url(self) -> str:
@@ -56,34 +61,40 @@ def command(*arguments: object) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def server(saved: Path, expressive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def settings(saved: Path, expressive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of the page as a file."""
+    path = tmp_path_factory.mktemp("settings") / "infer.yaml"
+    path.write_text(SERVER_CONFIG.format(base=saved, expressive=expressive))
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     pytest.importorskip("gradio")
     pytest.importorskip("mediapipe")
+    import uvicorn
+
+    from fantasytalking.app.hosts import AllowedHosts
+    from fantasytalking.app.serve import UPLOAD_FOLDER_VARIABLE, build_app, open_socket, upload_folder
+    from fantasytalking.app.service import GenerationService
+
     folder = tmp_path_factory.mktemp("page")
-    settings = folder / "infer.yaml"
-    settings.write_text(SERVER_CONFIG.format(base=saved, expressive=expressive))
-    found = Server(free_port(), folder / "made", folder / "log")
-    options = ("--config", settings, "--port", found.port, "--output", found.output, "--max-seconds", MAX_PAGE_SECONDS)
-    # The examples come from data/demo of the folder it is started in; uploads go where the test's files go.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "uploads")}
-    with found.log.open("w") as log:
-        process = subprocess.Popen(
-            command(*options), cwd=CONFIGS_FOLDER.parent, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        _wait_for(found, process)
-        yield found
-    finally:
-        process.terminate()
-        process.wait(30)
+    os.environ[UPLOAD_FOLDER_VARIABLE] = str(folder / "uploads")
+    service = GenerationService(load_config(InferConfig, settings, []), folder / "made", MAX_PAGE_SECONDS)
+    with upload_folder() as uploads, open_socket("127.0.0.1", 0) as listening:
+        app = build_app(service, AllowedHosts("127.0.0.1"), uploads)
+        running = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        wait_until(lambda: running.started)
+        yield Server(listening.getsockname()[1], folder / "made", uploads, service)
+        running.should_exit = True
+        thread.join(30)
+    del os.environ[UPLOAD_FOLDER_VARIABLE]
 
 
-def _wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(server.url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)
-    pytest.fail(f"the page did not come up: {server.log.read_text()[-2000:]}")
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

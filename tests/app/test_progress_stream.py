@@ -27,7 +27,7 @@ from fantasytalking.media import probe, read_video
 from fantasytalking.perception.mouth_curve import MouthCurve
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.config import InferConfig
-from tests.app.conftest import Server
+from tests.app.conftest import Server, wait_until
 from tests.app.test_page import ASKED
 from tests.helpers.tiny_pipeline import LORA
 
@@ -208,17 +208,10 @@ def test_the_page_shows_pictures_then_the_video(client: Any):
     assert probe(video).frames == 50
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_page_that_is_closed_ends_its_job(server: Server, client: Any):
     """Over HTTP as a browser does it: join the queue, read what comes, and hang up in the middle.
 
-    A tiny model's video made whole would be done before Gradio notices; `stream_progress` is tried above for both.
+    A tiny model's video made whole would be done before this is noticed; `stream_progress` is tried above for both.
     """
     httpx = pytest.importorskip("httpx")
     folders = set(server.output.glob("made-*"))
@@ -228,7 +221,7 @@ def test_a_page_that_is_closed_ends_its_job(server: Server, client: Any):
         (place,) = httpx.post(f"{server.url}/gradio_api/upload", files=files, timeout=60).json()
         return {"path": place, "meta": {"_type": "gradio.FileData"}, "orig_name": path.name}
 
-    values = {**ASKED, "num_inference_steps": 100, "max_seconds": 2, "stream": True}
+    values = {**ASKED, "num_inference_steps": 50, "max_seconds": 2, "stream": True}
     values |= {name: uploaded(values[name]) for name in ("portrait", "audio")}
     config = httpx.get(f"{server.url}/config", timeout=60).json()
     (number,) = (item["id"] for item in config["dependencies"] if item["api_name"] == "talk")

@@ -111,7 +111,7 @@ def test_released_weights_through_the_adapter_give_the_released_forward(golden, 
     convert_checkpoint(tmp_path / "released.safetensors", tmp_path / "adapter")
     model = load_from_wan(tmp_path / "wan.safetensors", {"audio_token_dim": 64})
     load_adapter(model, tmp_path / "adapter")
-    windows = released_frame_windows(tensors["in.audio_features"], int(metadata["num_frames"]))
+    windows = released_frame_windows(tensors["in.audio_features"], int(metadata["num_frames"]), 4)
     conditions = Conditions(
         prompt_embeds=tensors["in.text_embeds"],
         image_embeds=tensors["in.image_embeds"],

@@ -73,8 +73,8 @@ def test_malformed_tensors_are_named_when_written_and_when_read(
 
 
 def test_frame_times_must_match_the_latents(tmp_path: Path) -> None:
-    broken = replace(random_features(0), frame_times=torch.arange(13).double())
-    with raises_input_error(ErrorCode.malformed_file, "frame_times", 13) as error:
+    broken = replace(random_features(0), frame_times=torch.arange(12).double())
+    with raises_input_error(ErrorCode.malformed_file, "frame_times", 12) as error:
         save_features(broken, tmp_path / "a.safetensors", "abc")
     assert "3 latent frames" in str(error.value)
 

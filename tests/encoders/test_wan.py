@@ -117,7 +117,7 @@ def test_later_frames_do_not_change_earlier_latents(vae: VideoAutoencoder) -> No
 
 
 def test_first_frame_mask_marks_latent_frame_zero() -> None:
-    mask = first_frame_mask(torch.zeros(2, 16, 3, 4, 5))
+    mask = first_frame_mask(torch.zeros(2, 16, 3, 4, 5), 4)
     assert mask.shape == (2, 4, 3, 4, 5)
     assert mask[:, :, 0].eq(1).all() and mask[:, :, 1:].eq(0).all()
 

@@ -21,6 +21,7 @@ from fantasytalking.audio_windows import clip_level_window, released_frame_windo
 from fantasytalking.checkpoints.adapter import load_adapter
 from fantasytalking.checkpoints.convert import convert_checkpoint
 from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import load_from_wan
 from tests.golden import cases
@@ -88,7 +89,7 @@ def predict(model: FantasyTalkingTransformer3DModel, size: tuple[int, int], **co
 
 def audio_predictions(model: FantasyTalkingTransformer3DModel) -> dict[str, Tensor]:
     features = cases.audio_features()
-    windows = {"frame": released_frame_windows(features, cases.NUM_FRAMES), "clip": clip_level_window(features)}
+    windows = {"frame": released_frame_windows(features, cases.NUM_FRAMES, 4), "clip": clip_level_window(features)}
 
     def driven(level: str, scale: float) -> Tensor:
         tokens, mask = windows[level]
@@ -117,7 +118,7 @@ def portrait_predictions(model: FantasyTalkingTransformer3DModel, boxes: Tensor)
         expression = ExpressionCondition(features[:, :people], present, regions, scale=torch.tensor([scale]))
         return predict(model, cases.PORTRAIT_SIZE, expression=expression)
 
-    regions = regions_from_masks(face_masks(boxes), cases.NUM_FRAMES)[None]
+    regions = regions_from_masks(face_masks(boxes), cases.NUM_FRAMES, WAN21_GEOMETRY)[None]
     return {
         "single": driven(1, cases.PORTRAIT_SCALES["single"], None),
         "two": driven(2, cases.PORTRAIT_SCALES["two"], regions),
@@ -147,7 +148,7 @@ def test_audio_per_frame_on_the_clip_and_off(audio, tmp_path):
         assert difference(prediction, audio.outputs[name]) < TOLERANCE, name
     with torch.no_grad():
         projected = model.audio_projector(cases.audio_features(), frame_level=False)
-    windows = released_frame_windows(projected, cases.NUM_FRAMES)
+    windows = released_frame_windows(projected, cases.NUM_FRAMES, 4)
     assert difference(windows.tokens, audio.outputs["windows"]) < TOLERANCE
     assert torch.equal(windows.mask[0].sum(dim=1), audio.outputs["window_lengths"])
     assert len(set(audio.outputs["window_lengths"].tolist())) == 3, "first and last windows must be padded"

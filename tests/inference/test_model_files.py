@@ -11,6 +11,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.inference.download_hints import DOWNLOAD_HINTS
 from fantasytalking.inference.model_sources import resolve_model
+from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.models.presets import MODEL_PRESETS
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.training.config import TrainConfig
@@ -61,7 +62,7 @@ def test_a_download_into_checkpoints_is_found(elsewhere):
     model = resolve_model(config_of_preset("wan14b", "dtype=float32", "offload=none"))
     assert model.stored.base == Path("checkpoints/Wan2.1-I2V-14B-720P-Diffusers")
     assert model.audio_encoder == Path("checkpoints/wav2vec2-base-960h") and model.face_encoder is None
-    assert model.facts.trained_modules == ("audio",) and model.facts.temporal_stride == 4
+    assert model.facts.trained_modules == ("audio",) and model.facts.geometry == WAN21_GEOMETRY
 
 
 def test_a_hub_id_of_one_s_own_and_a_path(elsewhere):

@@ -5,25 +5,28 @@ from dataclasses import replace
 import pytest
 
 from fantasytalking.common.errors import ErrorCode
+from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.pipeline import GenerationControls, ModelFacts, plan_generation
 from fantasytalking.pipeline.guidance import GuidanceConfig, GuidanceSchedule
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_pipeline import DISTILLATION
 
-FACTS = ModelFacts(("audio", "face", "motion"), None, 4, has_face_encoder=True, has_expression_encoder=False)
+FACTS = ModelFacts(
+    ("audio", "face", "motion"), None, WAN21_GEOMETRY, has_face_encoder=True, has_expression_encoder=False
+)
 
 
 def test_defaults_are_resolved_for_the_model() -> None:
     plan = plan_generation(FACTS, GenerationControls(), has_audio=True)
     assert (plan.face_scale, plan.num_inference_steps) == (1.0, 30)
-    assert (plan.window_length, plan.window_overlap, plan.temporal_stride) == (21, 6, 4)
+    assert (plan.window_length, plan.window_overlap, plan.geometry) == (21, 6, WAN21_GEOMETRY)
     plain = replace(FACTS, trained_modules=("audio",), has_face_encoder=False)
     assert plan_generation(plain, GenerationControls(), has_audio=True).face_scale == 0.0
 
 
 def test_windows_follow_the_temporal_stride_of_the_vae() -> None:
-    facts = replace(FACTS, temporal_stride=8)
+    facts = replace(FACTS, geometry=replace(WAN21_GEOMETRY, temporal_stride=8))
     controls = GenerationControls(window_frames=41, overlap_frames=16)
     plan = plan_generation(facts, controls, has_audio=True)
     assert (plan.window_length, plan.window_overlap) == (6, 2)

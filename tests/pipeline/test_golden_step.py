@@ -46,7 +46,7 @@ def test_a_guided_step_equals_the_reference_combination(reference, unconditional
         negative_prompt_embeds=torch.zeros_like(inputs["text_embeds"]),
         image_embeds=inputs["image_embeds"],
         image_latents=inputs["image_condition"],
-        audio_windows=released_frame_windows(inputs["audio_features"], metadata["num_frames"]),
+        audio_windows=released_frame_windows(inputs["audio_features"], metadata["num_frames"], 4),
         face_embeds=torch.zeros(1, 1, model.config.face_dim),
         motion_intensity=torch.full((1, 2), 0.5),
         face_scale=0.0,

@@ -61,7 +61,7 @@ def step_on_second_device(config: TrainConfig) -> None:
 def corpus_loss(model: nn.Module, config: TrainConfig, repeats: int = 8) -> float:
     """Mean loss of the stage over every clip, with new noise. Drops only conditions that are always dropped."""
     dataset = PortraitDataset(*config.data.manifests)
-    collate = PortraitCollator(config.data.collate_config(config.stage.alignment, config.stage.expression is not None))
+    collate = PortraitCollator(config.collate_config())
     batch = collate([dataset[i] for i in range(len(dataset))])
     without_audio = config.stage.dropout.audio == 1
     dropout = DropoutConfig(reference=0.0, audio=float(without_audio), prompt=0.0, expression=0.0)

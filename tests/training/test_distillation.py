@@ -68,7 +68,7 @@ def stage2(tmp_path_factory: pytest.TempPathFactory, corpus: Path, base: Path) -
 
 def batch_of(config: TrainConfig) -> TrainingBatch:
     dataset = PortraitDataset(*config.data.manifests)
-    return PortraitCollator(config.data.collate_config(config.stage.alignment))([dataset[i] for i in range(4)])
+    return PortraitCollator(config.collate_config())([dataset[i] for i in range(4)])
 
 
 def student(config: TrainConfig) -> tuple[FantasyTalkingTransformer3DModel, DistillationConfig]:

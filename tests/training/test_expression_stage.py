@@ -61,9 +61,7 @@ def portrait(configure: Configure, driven: Path) -> Portrait:
 
 def batch_of(config: TrainConfig, clips: tuple[int, ...] = (0, 1)) -> TrainingBatch:
     dataset = PortraitDataset(*config.data.manifests)
-    return PortraitCollator(config.data.collate_config(config.stage.alignment, expression=True))(
-        [dataset[i] for i in clips]
-    )
+    return PortraitCollator(config.collate_config())([dataset[i] for i in clips])
 
 
 def moved(model: torch.nn.Module) -> None:
@@ -231,7 +229,7 @@ def test_the_plan_counts_expression_parameters_and_people(portrait: Portrait):
 def test_stage_two_trains_on_two_speakers(configure: Configure, tmp_path: Path):
     manifest = make_driven_corpus(tmp_path / "corpus", audio=True)
     config = configure(manifest=manifest, stage__name="stage2", stage__alignment="frame", stage__loss__weight="lip")
-    batch = PortraitCollator(config.data.collate_config(config.stage.alignment))([PortraitDataset(manifest)[1]])
+    batch = PortraitCollator(config.collate_config())([PortraitDataset(manifest)[1]])
     assert batch.conditions.speaker_regions is not None and batch.conditions.speaker_regions.shape[1] == 2
     assert read_adapter(Trainer(config).train())[0].modules == ["audio", "face", "motion"]
 

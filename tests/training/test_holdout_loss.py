@@ -40,7 +40,7 @@ def test_errors_are_those_of_the_velocity_per_region(configure: Configure, other
     (index,) = held_out._indices
     found = held_out.evaluate(model.eval(), torch.device("cpu"), torch.float32)
 
-    batch = PortraitCollator(config.data.collate_config(config.stage.alignment))([PortraitDataset(others)[index]])
+    batch = PortraitCollator(config.collate_config())([PortraitDataset(others)[index]])
     noise = step_randomness(config.seed, HOLDOUT_NOISE_STEP, [index], batch.latents.shape[1:]).noise
     for place, level in enumerate(HOLDOUT_SIGMAS):
         sigmas = torch.tensor([level])

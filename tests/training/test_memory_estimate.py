@@ -31,7 +31,7 @@ def kept_bytes(config: TrainConfig) -> int:
     for value in (*model.parameters(), *model.buffers()):
         torch.nn.init.normal_(value.data) if value.is_floating_point() else None
     dataset = PortraitDataset(*config.data.manifests)
-    batch = PortraitCollator(config.data.collate_config(config.stage.alignment))([dataset[0], dataset[1]])
+    batch = PortraitCollator(config.collate_config())([dataset[0], dataset[1]])
     own = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}
 

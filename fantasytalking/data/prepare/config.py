@@ -10,9 +10,9 @@ from omegaconf import MISSING
 from fantasytalking.common.config_aliases import restore_old_keys
 from fantasytalking.common.dtype import Dtype
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.conditions import latent_frame_count
 from fantasytalking.data.features import FEATURE_FORMAT
 from fantasytalking.data.manifest import MAX_PEOPLE_PER_CLIP
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 
 MIN_CLIP_SECONDS = 0.5
@@ -45,7 +45,7 @@ class PreparationConfig:
     fps: float = 25.0
     """Frames per second of the clips; videos of other rates are resampled to the nearest frames."""
     frames: int = 81
-    """Number of frames per clip, 1 + 4k."""
+    """Number of frames per clip: 1 and a multiple of the VAE's temporal stride, as in 1 + 4k."""
     clip_stride: int = 81
     """Number of frames from the start of one clip to the start of the next within a scene."""
     buckets: list[str] = field(default_factory=lambda: ["512x512"])
@@ -91,7 +91,6 @@ class PreparationConfig:
         Raises:
             InputError: a value is out of range.
         """
-        latent_frame_count(self.frames)
         parsed = self.parsed_buckets()
         limits: dict[str, tuple[float, float]] = {
             "fps": (1, 120),
@@ -122,9 +121,9 @@ class PreparationConfig:
                 )
         self._check_people()
         for text, bucket in zip(self.buckets, parsed, strict=True):
-            if any(size % 16 or not 16 <= size <= 4096 for size in bucket):
+            if any(not 16 <= size <= 4096 for size in bucket):
                 raise InputError(
-                    f"buckets contains {text}; width and height must be multiples of 16, 16 to 4096",
+                    f"buckets contains {text}; width and height must be 16 to 4096",
                     code=ErrorCode.out_of_range,
                     field="buckets",
                     value=text,
@@ -151,6 +150,16 @@ class PreparationConfig:
                 field="device",
                 value=self.device,
             )
+
+    def check_geometry(self, geometry: LatentGeometry) -> None:
+        """Checks that clips have whole latent frames and whole tokens.
+
+        Raises:
+            InputError: `frames` or a bucket is not a multiple of what the base encodes.
+        """
+        geometry.latent_frames(self.frames)
+        for text, bucket in zip(self.buckets, self.parsed_buckets(), strict=True):
+            geometry.check_size(bucket.height, bucket.width, "buckets", text)
 
     def _check_people(self) -> None:
         if self.max_people > 1 and self.expression_encoder is None:

@@ -43,15 +43,18 @@ class FeatureEncoders:
         """Loads the encoders that the settings name.
 
         Raises:
-            InputError: an encoder is missing, damaged or of another kind; states how to download it.
+            InputError: an encoder is missing, damaged or of another kind (states how to download it), or clips of the
+                configured size cannot be encoded.
         """
+        video = VideoAutoencoder.from_pretrained(config.base, device=device)
+        config.check_geometry(video.geometry)
         dtype = config.dtype.torch_dtype
         source = config.base
         audio, folder = (config.audio_encoder, "") if config.audio_encoder else (source, "audio_encoder")
         expression = config.expression_encoder
         face = Path(config.face_encoder or Path(resolve_local(source)) / "face_encoder")
         return cls(
-            video=VideoAutoencoder.from_pretrained(source, device=device),
+            video=video,
             text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
             image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype),
             audio=AudioEncoder.from_pretrained(audio, subfolder=folder, device=device),

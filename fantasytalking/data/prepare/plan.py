@@ -152,7 +152,7 @@ def read_time_ranges(path: str | Path) -> dict[str, list[TimeRange]]:
         InputError: the file is missing, or a line is not a time range; names the line.
     """
     ranges: dict[str, list[TimeRange]] = {}
-    lines = read_text_lines(resource_path(path), "file of time ranges", MAX_TIME_RANGES_BYTES, MAX_LINE_CHARS)
+    lines = read_text_lines(resource_path(path), "time_ranges", MAX_TIME_RANGES_BYTES, MAX_LINE_CHARS)
     for number, line in lines:
         try:
             video, found = _parse_time_range(parse_json(line, f"line {number}"))

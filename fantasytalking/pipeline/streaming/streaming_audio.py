@@ -22,6 +22,7 @@ from fantasytalking.audio_windows import (
 )
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, WAV2VEC_STRIDE, AudioEncoder, token_count
+from fantasytalking.latent_geometry import video_frame_count
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.pipeline.streaming.window_history import CausalWindow
 from fantasytalking.pipeline.timeline import Timeline
@@ -90,7 +91,7 @@ class StreamingAudioEncoder:
         return AudioWindows(*(torch.cat(parts, dim=1) for parts in zip(self._first_frame_window, windows, strict=True)))
 
     def _padded_frames(self, num_latent_frames: int) -> int:
-        return 1 + self.temporal_stride * (num_latent_frames - 1)
+        return video_frame_count(num_latent_frames, self.temporal_stride)
 
     def _encode_features(self, window: CausalWindow) -> tuple[int, Tensor]:
         """Index of the first token, and tokens (1, T, D) up to the end of the window.
@@ -114,7 +115,10 @@ class StreamingAudioEncoder:
             self.temporal_stride * (window.start - 1), self._padded_frames(window.end), dtype=torch.float64
         )
         windows = timed_frame_windows(
-            features, frames / self.fps - first_token * WAV2VEC_STRIDE / WAV2VEC_SAMPLE_RATE, self.window_seconds
+            features,
+            frames / self.fps - first_token * WAV2VEC_STRIDE / WAV2VEC_SAMPLE_RATE,
+            self.temporal_stride,
+            self.window_seconds,
         )
         return windows if self._first_frame_window is None else AudioWindows(*(part[:, 1:] for part in windows))
 
@@ -124,7 +128,8 @@ class StreamingAudioEncoder:
         The length of the windows follows from that too and is fixed by the first window.
         """
         frames = self._padded_frames(window.end)
-        ranges = released_token_ranges(token_count(round(frames / self.fps * WAV2VEC_SAMPLE_RATE)), frames)
+        num_tokens = token_count(round(frames / self.fps * WAV2VEC_SAMPLE_RATE))
+        ranges = released_token_ranges(num_tokens, frames, self.temporal_stride)
         if self._first_frame_window is None:
             self._released_window_length = ranges[0][1] - ranges[0][0] + 1 + 2 * RELEASED_WINDOW_MARGIN
         selected = ranges if self._first_frame_window is None else ranges[window.start :]

@@ -172,7 +172,7 @@ def test_a_face_must_be_visible_in_the_first_frame(corpus: Corpus) -> None:
 def test_a_malformed_caption_rejects_the_clip(corpus: Corpus, tmp_path: Path) -> None:
     clip = SceneClip(VideoFile(tmp_path / "a.mp4", "a.mp4", 1), 0.0, None)
     assert read_caption(clip, "default") == "default"
-    for content in (b"\xff\xfe", b"a" * 20_000):
+    for content in (b"\xff\xff", b"a" * 20_000):
         (tmp_path / "a.txt").write_bytes(content)
         with pytest.raises(ClipRejected) as refused:
             read_caption(clip, "default")
