@@ -235,7 +235,9 @@ class ExpressionEncoder:
         check_shapes(stored.shapes, wanted, f"expression encoder '{folder}'", "download it again")
         tensors = {name: stored.read(name) for name in wanted}
         check_finite(tensors, str(folder / ENCODER_WEIGHTS_FILE))
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+        network.load_state_dict(
+            {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
+        )
         return cls(network, device)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
