@@ -185,12 +185,13 @@ def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:
     _reject_unknown_keys(schema, values, "", source)
     try:
         return OmegaConf.merge(merged, OmegaConf.create(values))
-    except OmegaConfBaseException as error:
-        where = f" at '{error.full_key}'" if error.full_key else ""
+    except (OmegaConfBaseException, TypeError) as error:  # a mapping in place of a list is a TypeError
+        key = getattr(error, "full_key", None)
+        where = f" at '{key}'" if key else ""
         raise InputError(
             f"{source}{where}: {str(error).splitlines()[0]}",
             code=ErrorCode.invalid_type,
-            field=str(error.full_key or source),
+            field=str(key or source),
         ) from error
 
 

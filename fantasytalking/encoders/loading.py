@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,11 +21,11 @@ ATTENTION_IMPLEMENTATION = "sdpa"
 DOWNLOADED_FILES = ("*.json", "*.model", "*.safetensors", "*.txt")
 """Files of a component that are downloaded: configuration, vocabulary and weights, but no pickles and no code."""
 
-# A malformed configuration fails in many ways before a model is built from it.
-_LOADING_ERRORS = (
+LOADING_ERRORS = (
     *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError),
-    *(ImportError, ArithmeticError, AssertionError, MemoryError),
+    *(ImportError, ArithmeticError, AssertionError, MemoryError, NameError, StrictDataclassError),
 )
+"""Errors of libraries for a malformed configuration, which fails in many ways before a model is built from it."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 ComponentT = TypeVar("ComponentT")
@@ -120,7 +121,7 @@ def load_component(
         raise
     except Exception as error:
         # The tokenizers library raises plain exceptions for a vocabulary that it cannot read.
-        if type(error) is not Exception and not isinstance(error, _LOADING_ERRORS):
+        if type(error) is not Exception and not isinstance(error, LOADING_ERRORS):
             raise
         raise _loading_error(error, source, subfolder, component_name) from error
 

@@ -119,14 +119,15 @@ def _check_configuration(path: Path, component_name: str) -> None:
             raise _refuse(
                 path, component_name, key, f"asks for {what} ({key})", "code of a model is never run; remove the entry"
             )
-        out_of_range = isinstance(value, int | float) and not abs(value) <= MAX_CONFIG_NUMBER
+        lowest = 0 if name.startswith("num_") else -MAX_CONFIG_NUMBER
+        out_of_range = isinstance(value, int | float) and not lowest <= value <= MAX_CONFIG_NUMBER
         if path.name in SIZED_CONFIGS and out_of_range:
             raise _refuse(
                 path,
                 component_name,
                 key,
                 f"{key} is {value if isinstance(value, float) else f'{value:.3g}' if abs(value) < 1e300 else 'huge'}",
-                f"numbers are at most {MAX_CONFIG_NUMBER}; get the folder again",
+                f"numbers are from {lowest} to {MAX_CONFIG_NUMBER}; get the folder again",
             )
     _check_quantization(path, component_name, values)
 

@@ -17,6 +17,9 @@ def check_vae_config(config: Mapping[str, Any], source: str) -> None:
     """
     for name in ("scale_factor_temporal", "scale_factor_spatial"):
         check_stride(config[name], name, f"VAE in '{source}'")
+    patch = config["patch_size"]
+    if patch is not None:
+        check_stride(patch, "patch_size", f"VAE in '{source}'")
     channels = config["z_dim"]
     for name, low in (("latents_mean", -math.inf), ("latents_std", 0.0)):
         values = config[name]

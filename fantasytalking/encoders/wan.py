@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, unpatchify
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -25,7 +26,7 @@ from transformers import (
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_IMAGE_SIDE
 from fantasytalking.common.tensor_io import check_finite_result
-from fantasytalking.encoders.loading import load_component, load_model, onload_module
+from fantasytalking.encoders.loading import LOADING_ERRORS, load_component, load_model, onload_module
 from fantasytalking.encoders.vae_config import check_vae_config
 from fantasytalking.encoders.vae_full_clip import encode_full_clip, to_channels_last
 from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
@@ -264,7 +265,15 @@ class ImageEncoder:
             AutoImageProcessor.from_pretrained, source, "image_processor", "image processor", backend="pil"
         )
         model = load_model(CLIPVisionModel, source, "image_encoder", "image encoder", device=device, dtype=dtype)
-        _check_image_size(processor, model, str(source))
+        if model.config.num_hidden_layers < 2:
+            raise InputError(
+                f"image encoder in '{source}' has {model.config.num_hidden_layers} layers; the second last is read: "
+                "use Wan's image encoder",
+                code=ErrorCode.unsupported,
+                field="image encoder",
+                value=model.config.num_hidden_layers,
+            )
+        _check_image_processor(processor, model, str(source))
         return cls(model, processor)
 
     @torch.no_grad()
@@ -276,17 +285,28 @@ class ImageEncoder:
         return self.model(pixel_values=inputs, output_hidden_states=True).hidden_states[-2][0].float()
 
 
-def _check_image_size(processor: BaseImageProcessor, model: CLIPVisionModel, source: str) -> None:
-    """Validates the sizes to which images are resized and cropped, before an image is as large as they say."""
+def _check_image_processor(processor: BaseImageProcessor, model: CLIPVisionModel, source: str) -> None:
+    """Validates that a processor returns images of the encoder's size, and is not asked for larger ones on the way."""
     side = model.config.image_size
-    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-    sizes = {name: size for name, size in dict(processor.size).items() if size is not None}
-    largest = max(sizes.values(), default=0)
-    if (crop["height"], crop["width"]) != (side, side) or not side <= largest <= MAX_IMAGE_SIDE:
-        raise InputError(
-            f"image processor in '{source}' resizes to {sizes} and crops to {dict(crop)}, but the image encoder reads "
-            f"{side}x{side}; use the processor of the same model",
-            code=ErrorCode.conflict,
-            field="image processor",
-            value=sizes,
-        )
+    size = getattr(processor, "size", None)
+    sizes = {name: value for name, value in dict(size or {}).items() if value is not None}
+    try:
+        if all(side <= value <= MAX_IMAGE_SIDE for value in sizes.values()):
+            image = np.zeros((2, 2, 3), np.uint8)
+            pixels = processor(images=image, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+            if pixels.shape == (1, 3, side, side) and bool(torch.isfinite(pixels).all()):
+                return
+    except LOADING_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise _processor_error(f"fails ({reason})", source, side, sizes) from error
+    raise _processor_error("returns others", source, side, sizes)
+
+
+def _processor_error(problem: str, source: str, side: int, sizes: dict[str, int]) -> InputError:
+    return InputError(
+        f"image processor in '{source}' resizes to {str(sizes)[:80]} and must return {side}x{side} pixels, but "
+        f"{problem}; use the processor of the same model",
+        code=ErrorCode.conflict,
+        field="image processor",
+        value=sizes,
+    )

@@ -24,7 +24,7 @@ from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
 from fantasytalking.pipeline.model_facts import EXPRESSION_ENCODER_FOLDER, FACE_ENCODER_FOLDER, StoredModel
-from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler_config, make_scheduler
+from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler, check_scheduler_config, make_scheduler
 
 ComponentCallback = Callable[[str], object]
 
@@ -252,7 +252,9 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
     for kind in (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler):
         if config.get("_class_name") == kind.__name__:
             check_scheduler_config(config, str(folder / "scheduler"))
-            return load_component(kind.from_pretrained, folder, "scheduler", "scheduler")
+            scheduler = load_component(kind.from_pretrained, folder, "scheduler", "scheduler")
+            check_scheduler(scheduler, str(folder / "scheduler"))
+            return scheduler
     raise InputError(
         f"the scheduler in '{folder}' is {config.get('_class_name')!r}; FlowMatchEulerDiscreteScheduler or "
         "UniPCMultistepScheduler is needed",

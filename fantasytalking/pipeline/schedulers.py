@@ -60,6 +60,27 @@ def check_scheduler_config(config: Mapping[str, Any], source: str) -> None:
             )
 
 
+def check_scheduler(scheduler: SchedulerMixin, source: str) -> None:
+    """Validates that a saved scheduler has finite noise levels for this pipeline's timesteps.
+
+    Raises:
+        InputError: its settings fail, or need what the pipeline does not pass.
+    """
+    try:
+        timesteps = set_timesteps(scheduler, 2, torch.device("cpu"))
+        fits = len(timesteps) == 2 and bool(torch.isfinite(scheduler.sigmas).all())
+        reason = "its noise levels are not finite"
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        fits, reason = False, (str(error).splitlines() or [type(error).__name__])[0][:200]
+    if not fits:
+        raise InputError(
+            f"the scheduler in '{source}' cannot be used ({reason}); save the pipeline again",
+            code=ErrorCode.malformed_file,
+            field="scheduler",
+            value=source,
+        )
+
+
 def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device) -> Tensor:
     """Sets the timesteps of `num_inference_steps` steps and returns them (steps,).
 

@@ -50,6 +50,7 @@ def test_file_then_overrides(tmp_path):
         ("name: a\n", ["inner.rat=1"], ErrorCode.unknown_key, "inner.rat", "did you mean 'rate'"),
         ("name: a\nsteps: many\n", [], ErrorCode.invalid_type, "steps", ""),
         ("name: a\ninner: 3\n", [], ErrorCode.invalid_type, "inner", ""),
+        ("name: a\nsizes: {}\n", [], ErrorCode.invalid_type, None, ""),
         ("steps: 3\n", [], ErrorCode.missing_value, "name", "name=..."),
         ("name: a\n", ["inner.rate=2"], ErrorCode.out_of_range, "inner.rate", "2.0"),
         ("name: a\n", ["steps"], ErrorCode.invalid_type, "override", "key=value"),

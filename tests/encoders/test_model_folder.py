@@ -156,6 +156,52 @@ def test_a_model_is_never_larger_than_its_files(folder: Path, case: str) -> None
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
+WRONG_TYPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "text": ("text encoder", {"num_layers": "many"}),
+    "a list": ("image encoder", {"hidden_size": [32]}),
+    "negative heads": ("image encoder", {"num_attention_heads": -1}),
+    "no layers": ("image encoder", {"num_hidden_layers": 0}),
+    "no kernels": ("audio encoder", {"conv_kernel": []}),
+    "a truth value": ("audio encoder", {"mask_time_prob": True}),
+    "no multiples": ("VAE", {"dim_mult": []}),
+    "no patch": ("VAE", {"patch_size": 0}),
+    "a factor": ("image processor", {"rescale_factor": "x"}),
+    "no size": ("image processor", {"size": None}),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TYPES)
+def test_values_of_other_types_end_in_one_line(folder: Path, case: str) -> None:
+    component, values = WRONG_TYPES[case]
+    file, load = LOADERS[component]
+    change(folder / file, **values)
+    with pytest.raises(InputError) as error:
+        load(folder)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 900
+
+
+def test_components_of_the_hub_are_checked_alike(
+    components: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache of the hub, whose files are links to blobs outside the snapshot."""
+    repository = tmp_path / "models--somebody--model"
+    for part in ("tokenizer", "text_encoder"):
+        (repository / "snapshots" / "abc" / part).mkdir(parents=True)
+        for file in (components / part).iterdir():
+            (repository / "snapshots" / "abc" / part / file.name).symlink_to(file)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert TextEncoder.from_pretrained("somebody/model").model.config.num_layers == 2
+    config = repository / "snapshots" / "abc" / "text_encoder" / "config.json"
+    values = json.loads(config.read_text())
+    config.unlink()
+    change(config, **values, auto_map={"AutoModel": "own.Own"})
+    with raises_input_error(ErrorCode.unsupported, "auto_map"):
+        TextEncoder.from_pretrained("somebody/model")
+
+
 def test_only_the_loading_thread_is_bounded(tmp_path: Path) -> None:
     with weights_bounded_by_files(tmp_path, "model"), torch.device("meta"):
         nn.Linear(1000, 1000)

@@ -418,6 +418,8 @@ def test_a_video_that_is_not_finite_is_never_shown(pipe, portrait):
         ("scheduler/scheduler_config.json", {"shift": 0}, "shift"),
         ("scheduler/scheduler_config.json", {"shift": float("nan")}, "shift"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps"),
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "scheduler"),
+        ("scheduler/scheduler_config.json", {"shift_terminal": "x"}, "scheduler"),
         ("transformer/config.json", {"num_layers": 10**9}, "num_layers"),
         ("transformer/config.json", {"rope_max_seq_len": 10**6}, "rope_max_seq_len"),
         ("transformer/config.json", {"patch_size": [1, 0, 2]}, "patch_size"),
