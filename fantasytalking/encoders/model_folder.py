@@ -22,6 +22,8 @@ QUANTIZATION_METHODS = ("bitsandbytes", "quanto", "torchao")
 """Libraries whose quantized models are loaded; transformers downloads kernels for some of the others."""
 SIZED_CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json")
 """Configurations from which arrays and weights are built."""
+LOWEST_NUMBERS = {"num_": 0, "relative_attention_": 1}
+"""Smallest numbers of keys that begin so; others may be negative."""
 REDIRECTING_FILE = "adapter_config.json"
 """A file for which transformers loads another model, the one that it names, in place of the folder's."""
 WEIGHTS_PER_BYTE = 4
@@ -119,7 +121,7 @@ def _check_configuration(path: Path, component_name: str) -> None:
             raise _refuse(
                 path, component_name, key, f"asks for {what} ({key})", "code of a model is never run; remove the entry"
             )
-        lowest = 0 if name.startswith("num_") else -MAX_CONFIG_NUMBER
+        lowest = next((low for start, low in LOWEST_NUMBERS.items() if name.startswith(start)), -MAX_CONFIG_NUMBER)
         out_of_range = isinstance(value, int | float) and not lowest <= value <= MAX_CONFIG_NUMBER
         if path.name in SIZED_CONFIGS and out_of_range:
             raise _refuse(

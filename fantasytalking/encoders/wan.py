@@ -292,7 +292,7 @@ def _check_image_processor(processor: BaseImageProcessor, model: CLIPVisionModel
     sizes = {name: value for name, value in dict(size or {}).items() if value is not None}
     try:
         if all(side <= value <= MAX_IMAGE_SIDE for value in sizes.values()):
-            image = np.zeros((2, 2, 3), np.uint8)
+            image = np.zeros((2, 3, 3), np.uint8)
             pixels = processor(images=image, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
             if pixels.shape == (1, 3, side, side) and bool(torch.isfinite(pixels).all()):
                 return

@@ -167,6 +167,8 @@ WRONG_TYPES: dict[str, tuple[str, dict[str, Any]]] = {
     "no patch": ("VAE", {"patch_size": 0}),
     "a factor": ("image processor", {"rescale_factor": "x"}),
     "no size": ("image processor", {"size": None}),
+    "no crop": ("image processor", {"do_center_crop": False}),
+    "no distance": ("text encoder", {"relative_attention_max_distance": 0}),
 }
 
 
