@@ -22,6 +22,10 @@ MAX_CLIP_FRAMES = 3000
 # Sound and length
 MAX_AUDIO_SECONDS = 4 * 3600
 """Longest segment, in seconds: 4 hours at 16 kHz are 0.9 GB of samples."""
+MAX_PAUSE_SECONDS = 600.0
+"""Longest pause between two time stamps that is filled with silence, or with the frame before it, in seconds."""
+MAX_LOST_AUDIO_SHARE = 0.25
+"""Largest share of a sound that may be missing because it cannot be decoded."""
 MAX_VIDEO_SECONDS = 4 * 3600.0
 """Longest generated video, in seconds."""
 MAX_SOURCE_SECONDS = 12 * 3600.0

@@ -5,6 +5,7 @@ may be wrong, because a WAV that is written while it is sent does not know its o
 samples, unless it starts with the signature of a known file format.
 """
 
+import logging
 import struct
 from collections.abc import Iterator
 from io import BufferedReader
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.media.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from fantasytalking.media.downmix import RunningMix, single_channel_note
+
+logger = logging.getLogger(__name__)
 
 RAW_SAMPLE_RATE = 16_000
 BLOCK_SECONDS = 0.1
@@ -26,8 +30,23 @@ _MAX_CHUNK_BYTES = 1 << 20
 _MAX_CHANNELS = 64
 _UNKNOWN_LENGTH = 0x7FFF0000
 """Senders that do not know the length declare this length, a larger one, or 0."""
-_UNSUPPORTED_MAGIC = {b"ID3": "MP3", b"OggS": "Ogg", b"fLaC": "FLAC", b"\x1aE\xdf\xa3": "WebM", b"FORM": "AIFF"}
+_UNSUPPORTED_MAGIC = {
+    b"ID3": "MP3",
+    b"OggS": "Ogg",
+    b"fLaC": "FLAC",
+    b"\x1aE\xdf\xa3": "WebM",
+    b"FORM": "AIFF",
+    b"caff": "CAF",
+    b".snd": "AU",
+    b"wvpk": "WavPack",
+    b"TTA1": "TTA",
+    b"MAC ": "APE",
+    b"#!AMR": "AMR",
+    b"RF64": "RF64",
+}
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_LOW_FREQUENCY = 8
+"""Bit of a WAV's channel mask. The channels stand in the order of its bits."""
 
 
 class PipedAudio(NamedTuple):
@@ -46,6 +65,8 @@ class _SampleFormat(NamedTuple):
     channels: int
     dtype: np.dtype
     scale: float
+    low_frequency: tuple[int, ...] = ()
+    """Index of the channel for low-frequency effects."""
 
 
 def open_audio_pipe(stream: BufferedReader) -> PipedAudio:
@@ -126,7 +147,9 @@ def _parse_format_chunk(chunk: bytes) -> _SampleFormat:
             value=(tag, bits, channels, rate),
         )
     kind, scale = kinds[tag, bits]
-    return _SampleFormat(rate, channels, np.dtype(kind), scale)
+    mask = struct.unpack("<I", chunk[20:24])[0] if len(chunk) >= 40 else 0
+    low_frequency = ((mask & (_LOW_FREQUENCY - 1)).bit_count(),) if mask & _LOW_FREQUENCY else ()
+    return _SampleFormat(rate, channels, np.dtype(kind), scale, low_frequency)
 
 
 def _blocks(
@@ -136,6 +159,7 @@ def _blocks(
     size = sample_format.dtype.itemsize * sample_format.channels
     most = size * max(1, round(sample_format.sample_rate * BLOCK_SECONDS))
     left, held, ended = length, prefix, False
+    mix = RunningMix(sample_format.channels, sample_format.low_frequency)
     while not ended:
         wanted = most - len(held) if left is None else min(most - len(held), left)
         more = stream.read1(wanted) if wanted else b""
@@ -144,11 +168,11 @@ def _blocks(
         held += more
         whole = len(held) - len(held) % size
         if whole:
-            yield _to_mono(held[:whole], sample_format)
+            yield _to_mono(held[:whole], sample_format, mix)
         held = held[whole:]
 
 
-def _to_mono(data: bytes, sample_format: _SampleFormat) -> NDArray[np.float32]:
+def _to_mono(data: bytes, sample_format: _SampleFormat, mix: RunningMix) -> NDArray[np.float32]:
     values = (
         np.frombuffer(data, sample_format.dtype).astype(np.float32).reshape(-1, sample_format.channels)
         * sample_format.scale
@@ -159,7 +183,11 @@ def _to_mono(data: bytes, sample_format: _SampleFormat) -> NDArray[np.float32]:
             code=ErrorCode.unreadable_media,
             field=_PIPE_FIELD,
         )
-    return np.clip(values.mean(axis=1, dtype=np.float32), -1, 1)
+    was_single = mix.mix is not None and mix.mix.is_single
+    mono = mix.apply(values, sample_format.sample_rate)
+    if mix.mix is not None and mix.mix.is_single and not was_single:
+        logger.warning("note: %s", single_channel_note("the pipe", mix.mix, sample_format.channels))
+    return np.clip(mono, -1, 1)
 
 
 def _read_up_to(stream: BufferedReader, count: int) -> bytes:

@@ -81,7 +81,12 @@ class DualRateAudio:
             max_seconds: seconds after which the audio ends; None reads all of it.
         """
         return cls(
-            *(AudioSampleQueue(iter_audio(path, sample_rate=rate), _sample_limit(max_seconds, rate)) for rate in rates)
+            *(
+                AudioSampleQueue(
+                    iter_audio(path, sample_rate=rate, duration=max_seconds), _sample_limit(max_seconds, rate)
+                )
+                for rate in rates
+            )
         )
 
     @classmethod

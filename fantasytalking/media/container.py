@@ -6,10 +6,10 @@ single frames out of order (`fantasytalking.media.frame_access`).
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
@@ -21,28 +21,17 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+    StreamType = TypeVar("StreamType", AudioStream, VideoStream)
 
 # Containers that cannot refer to other files or addresses, as playlists do.
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mp3,wav,w64,flac,ogg,aac,aiff,mpegts,mpeg,flv,asf"
-
-
-class MediaInfo(NamedTuple):
-    """Metadata that a media file declares; only its first frame (or audio block) was decoded."""
-
-    duration: float
-    """Seconds of the video, or of the audio if there is no video."""
-    fps: float
-    """Mean frames per second; 0 without video."""
-    frames: int
-    """Number of video frames (an estimate if the container does not count them); 0 without video."""
-    width: int
-    """Displayed width in pixels, after rotation and with square pixels; 0 without video."""
-    height: int
-    """Displayed height in pixels; 0 without video."""
-    has_video: bool
-    has_audio: bool
-    sample_rate: int
-    """Sample rate of the audio in Hz; 0 without audio."""
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mp3,wav,w64,flac,ogg,aac,aiff,mpegts,mpeg,flv,asf,"
+    "caf,au,ac3,eac3,wv,tta,amr,amrnb,amrwb,dts,dtshd,truehd,mlp,ape,dsf,voc,loas"
+)
+_READABLE_FORMATS = (
+    "MP4, MOV, MKV, WebM, AVI, MPEG, MPEG-TS, FLV, WMV; WAV, FLAC, MP3, M4A, AAC, Ogg, Opus, AC-3, AIFF, AU, CAF, AMR, "
+    "DTS, WavPack, TTA, APE"
+)
 
 
 @contextmanager
@@ -80,21 +69,40 @@ def open_media(path: str | Path) -> Iterator["InputContainer"]:
             value=str(path),
         )
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-    with media_errors(path), av.open(str(path.resolve()), options=options, metadata_errors="replace") as container:
+    try:
+        opened = av.open(str(path.resolve()), options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        is_unlisted = isinstance(error, av.ArgumentError)
+        reason = "format not supported" if is_unlisted else error.strerror or type(error).__name__
+        raise InputError(
+            f"'{path}' cannot be decoded ({reason}); give an intact file of one of these formats: {_READABLE_FORMATS}",
+            code=ErrorCode.unreadable_media,
+            field="path",
+            value=str(path),
+        ) from error
+    with media_errors(path), opened as container:
         yield container
 
 
 def video_stream(container: "InputContainer") -> "VideoStream | None":
-    """Returns the first video stream, without cover images; None if there is none."""
+    """Returns the default video stream, else the first, without cover images; None if there is none."""
     from av.stream import Disposition
 
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
-    return next((stream for stream in container.streams.video if not stream.disposition & covers), None)
+    return _default_stream([stream for stream in container.streams.video if not stream.disposition & covers])
 
 
 def audio_stream(container: "InputContainer") -> "AudioStream | None":
-    """Returns the first audio stream; None if there is none."""
-    return next(iter(container.streams.audio), None)
+    """Returns the default audio stream, else the first; None if there is none."""
+    return _default_stream(container.streams.audio)
+
+
+def _default_stream(streams: "Sequence[StreamType]") -> "StreamType | None":
+    """Returns the first of the streams that the file marks as default, as players do; without a mark, the first."""
+    from av.stream import Disposition
+
+    marked = (stream for stream in streams if stream.disposition & Disposition.default)
+    return next(marked, streams[0] if streams else None)
 
 
 def check_decoder(path: str | Path, stream: Any) -> None:
@@ -172,41 +180,3 @@ def check_frame_size(path: str | Path, width: int, height: int) -> None:
             field="path",
             value=(width, height),
         )
-
-
-def probe(path: str | Path) -> MediaInfo:
-    """Reads a media file's metadata and decodes its first frame or audio block.
-
-    Raises:
-        InputError: the file is missing, empty, damaged, unsupported or too large, or has neither video nor audio.
-    """
-    with open_media(path) as container:
-        video, audio = video_stream(container), audio_stream(container)
-        if video is None and audio is None:
-            raise _without_content(path, "neither a video nor an audio track")
-        for stream in (video, audio):
-            if stream is not None:
-                check_decoder(path, stream)
-        sample_rate = audio.rate if audio is not None else 0
-        if video is None:
-            assert audio is not None
-            if next(container.decode(audio), None) is None:
-                raise _without_content(path, "an audio track without samples")
-            return MediaInfo(total_duration(container, audio), 0.0, 0, 0, 0, False, True, sample_rate)
-        check_frame_size(path, video.width, video.height)
-        frame = next(container.decode(video), None)
-        if frame is None:
-            raise _without_content(path, "a video track without frames")
-        width, height = display_size(frame, video)
-        duration, fps = total_duration(container, video), stream_frame_rate(video)
-        frames = video.frames or round(duration * fps)
-        return MediaInfo(duration, fps, frames, width, height, True, audio is not None, sample_rate)
-
-
-def _without_content(path: str | Path, content: str) -> InputError:
-    return InputError(
-        f"'{path}' has {content}; give an intact video or audio file",
-        code=ErrorCode.unreadable_media,
-        field="path",
-        value=str(path),
-    )

@@ -12,6 +12,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_VIDEO_BYTES
 from fantasytalking.media.container import check_decoder, check_frame_size, declared_duration, open_media, time_origin
 from fantasytalking.media.container import video_stream as first_video_stream
+from fantasytalking.media.joined_clock import JoinedClock
 from fantasytalking.media.video import FrameConverter, decode_frames, no_video_track
 
 if TYPE_CHECKING:
@@ -83,14 +84,20 @@ def _supports_decord(container: "InputContainer", stream: "VideoStream") -> bool
         container.format.name in _DECORD_CONTAINERS
         and stream.codec_context.pix_fmt in _DECORD_PIXEL_FORMATS
         and square
+        and len(container.streams.video) == 1  # decord chooses among several by rules of its own
         and declared_duration(stream) >= RANDOM_ACCESS_SECONDS
     )
 
 
 def _increasing_timestamps(container: "InputContainer", stream: "VideoStream") -> NDArray[np.float64] | None:
-    """Reads the timestamps of all frames without decoding them; None if one is missing or two are equal."""
-    base, origin = stream.time_base, time_origin(container)
-    stamps = [packet.pts for packet in container.demux(stream) if packet.size]
+    """Reads the timestamps of all frames without decoding; None if one is missing, two are equal, or they restart."""
+    base, origin, clock = stream.time_base, time_origin(container), JoinedClock([stream], joins_forward=False)
+    stamps: list[int | None] = []
+    for packet in container.demux(stream):
+        if clock.shift(packet) != 0:  # recordings were joined end to end
+            return None
+        if packet.size:
+            stamps.append(packet.pts)
     if base is None or not stamps or any(stamp is None for stamp in stamps):
         return None
     ordered = np.array(sorted(float(stamp * base) - origin for stamp in stamps if stamp is not None))

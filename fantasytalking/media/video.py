@@ -11,7 +11,7 @@ import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
-from fantasytalking.common.limits import MAX_VIDEO_BYTES
+from fantasytalking.common.limits import MAX_PAUSE_SECONDS, MAX_VIDEO_BYTES
 from fantasytalking.media.container import (
     check_decoder,
     check_frame_size,
@@ -33,6 +33,7 @@ from fantasytalking.media.h264 import (
     checked_frame_shape,
     to_yuv_frame,
 )
+from fantasytalking.media.joined_clock import decode_joined, may_seek
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -84,7 +85,10 @@ def iter_frames(
     check_time_span(start, duration)
     end = math.inf if duration is None else start + duration
     raw = decode_frames(path, start, end, threads)
-    chosen = _trim(raw, start, end) if fps is None else _resample_nearest(raw, fps, start, end)
+    if fps is None:
+        chosen = _trim(raw, start, end)
+    else:
+        chosen = _resample_nearest(_without_long_pauses(raw, path, start, end), fps, start, end)
     converter = FrameConverter(path)
     for time, frame in chosen:
         yield time, converter.to_rgb(frame)
@@ -153,11 +157,12 @@ def decode_frames(path: str | Path, start: float, end: float, threads: int) -> I
     """Decodes frames, without converting them, from shortly before `start` until `end` (seconds) is passed.
 
     A seek may land after `start` if the demuxer does not know the key frames (MPEG-TS); the file is then decoded from
-    the beginning.
+    the beginning, as is one in which recordings were joined end to end.
     """
-    raw = _decode_from(path, max(0.0, start - 1), end, threads)
+    begin = max(0.0, start - 1)
+    raw = _decode_from(path, begin, end, threads)
     first = next(raw, None)
-    if start > 1 and (first is None or first.time > start):
+    if begin > 0 and (first is None or first.time > start):
         raw.close()
         yield from _decode_from(path, 0.0, end, threads)
         return
@@ -178,13 +183,15 @@ def _decode_from(path: str | Path, begin: float, end: float, threads: int) -> Ge
         stream.codec_context.thread_count = threads
         zero, rate = time_origin(container), stream_frame_rate(stream) or 25.0
         last, shown, declared = -math.inf, 1 / rate, declared_duration(stream)
-        if begin > 0 and stream.time_base is not None:
+        if begin > 0 and stream.time_base is not None and may_seek(path, container):
             container.seek(int((zero + begin) / stream.time_base), stream=stream)
-        for frame in container.decode(stream):
+        for frame, shift in decode_joined(container, stream):
             stamp = frame.pts if frame.pts is not None else frame.dts
             time = max(last, -1 / rate) + 1 / rate
             if stamp is not None and frame.time_base is not None:
-                time = float(stamp * frame.time_base) - zero
+                time = float(stamp * frame.time_base) - zero + shift
+            if shift != 0:  # a file of several recordings declares the length of one
+                declared = 0.0
             if time <= last:
                 continue
             last = time
@@ -230,6 +237,29 @@ def _trim(decoded: Iterator[DecodedFrame], start: float, end: float) -> Iterator
             return
         if item.time >= start - 1e-9:
             yield item.time, item
+
+
+def _without_long_pauses(
+    decoded: Iterator[DecodedFrame], path: str | Path, start: float, end: float
+) -> Iterator[DecodedFrame]:
+    """Raises `InputError` where one frame would have to be repeated for more than `MAX_PAUSE_SECONDS`."""
+    shown_from = shown_until = start
+    for item in decoded:
+        _check_pause(path, max(start, shown_from), min(end, item.time))
+        yield item
+        shown_from, shown_until = item.time, item.time + item.display_seconds
+    _check_pause(path, max(start, shown_from), min(end, shown_until))
+
+
+def _check_pause(path: str | Path, begin: float, end: float) -> None:
+    if end - begin > MAX_PAUSE_SECONDS:
+        raise InputError(
+            f"'{path}' shows one frame from {begin:.2f} s to {end:.2f} s; a frame is repeated for up to "
+            f"{MAX_PAUSE_SECONDS:g} s; set a duration that ends before it (--max-seconds N), or cut the file there",
+            code=ErrorCode.out_of_range,
+            field="path",
+            value=str(path),
+        )
 
 
 def _resample_nearest(

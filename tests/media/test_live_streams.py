@@ -61,11 +61,32 @@ def test_wav_of_any_declared_length(length, notes):
     np.testing.assert_allclose(samples, steps[:, 0] / 32768, atol=1e-7)
 
 
-def test_channels_are_averaged_and_floats_are_read():
-    left, right = tone(0.2, 44_100), np.zeros(round(0.2 * 44_100), np.float32)
+def test_two_channels_are_averaged_and_floats_are_read():
+    left, right = tone(0.2, 44_100), 0.3 * tone(0.2, 44_100)
     rate, samples = read_pipe(wave_bytes(np.stack([left, right], axis=1), rate=44_100, tag=3))
     assert rate == 44_100
-    np.testing.assert_allclose(samples, left / 2, atol=1e-7)
+    np.testing.assert_allclose(samples, (left + right) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "levels", [(1, 0), (0, 1), (0.001, 1), (1, -1), (1, -0.8), (0, 0, 1, 0, 0, 0), (0,) * 9 + (1,)]
+)
+def test_channels_of_a_pipe_are_mixed_as_those_of_a_file(tmp_path, caplog, levels):
+    steps = np.round(np.stack([level * tone(0.5) for level in levels], axis=1) * 32767)
+    (tmp_path / "a.wav").write_bytes(wave_bytes(steps, length=2 * steps.size))
+    _, samples = read_pipe(wave_bytes(steps))
+    np.testing.assert_allclose(samples, read_audio(tmp_path / "a.wav", sample_rate=RATE), atol=1e-6)
+    assert np.abs(samples).max() == pytest.approx(0.5, abs=1e-3)
+    assert len(caplog.records) == (2 if min(levels) < 0 else 0)  # one for the pipe, one for the file
+
+
+def test_a_channel_that_speaks_up_later_in_a_pipe_is_heard_without_a_click():
+    steps = np.zeros((2 * RATE, 2))
+    steps[:, 0], steps[RATE:, 1] = tone(2.0) * 32767, 0.5 * tone(1.0) * 32767
+    _, samples = read_pipe(wave_bytes(steps))
+    assert np.abs(samples[:RATE]).max() == pytest.approx(0.5, abs=1e-3)
+    assert np.abs(samples[-RATE // 2 :]).max() == pytest.approx(0.375, abs=1e-3)
+    assert np.abs(np.diff(samples)).max() < 1.6 * np.abs(np.diff(tone(1.0))).max()
 
 
 def test_chunks_after_the_samples_of_a_wav_are_ignored():
@@ -87,6 +108,8 @@ def test_bare_samples():
         (b"", ErrorCode.missing_value, "pipe", None),
         (b"ID3\x04" + bytes(100), ErrorCode.unsupported, "pipe", "MP3"),
         (b"\0\0\0\x20ftypM4A " + bytes(100), ErrorCode.unsupported, "pipe", "MP4"),
+        (b"caff\0\x01\0\0desc" + bytes(100), ErrorCode.unsupported, "pipe", "CAF"),
+        (b"wvpk" + bytes(100), ErrorCode.unsupported, "pipe", "WavPack"),
         (b"RIFF\0\0\0\0AVI " + bytes(100), ErrorCode.unsupported, "pipe", "RIFF AVI"),
         (b"RIFF\0\0\0\0WAVE", ErrorCode.malformed_file, "data", None),
         (b"RIFF\0\0\0\0WAVEdata\x10\0\0\0" + bytes(16), ErrorCode.malformed_file, "fmt ", None),

@@ -35,6 +35,7 @@ from fantasytalking.data.prepare.encode import FeatureEncoders
 from fantasytalking.data.prepare.people import select_people
 from fantasytalking.data.prepare.plan import RelativeCrop, SceneClip, VideoFile
 from fantasytalking.encoders.wav2vec import token_count, token_times
+from fantasytalking.latent_geometry import WAN21_GEOMETRY, LatentGeometry
 from fantasytalking.media import read_image
 from fantasytalking.media.resolution import ResizeMode
 from tests.data.preparation_runs import (
@@ -357,10 +358,16 @@ def test_values_out_of_range_are_named(field: str, value: object, code: ErrorCod
         PreparationConfig(base="somewhere", **{field: value}).validate()  # type: ignore[arg-type]
 
 
-def test_a_bucket_must_be_a_multiple_of_16() -> None:
-    for bucket in ("65x64", "64x8", "8192x64"):
+def test_clips_must_fit_the_latents_and_tokens_of_the_base() -> None:
+    for bucket in ("64x8", "8192x64"):
         with raises_input_error(ErrorCode.out_of_range, "buckets", bucket):
             PreparationConfig(base="somewhere", buckets=["64x64", bucket]).validate()
+    config = PreparationConfig(base="somewhere", frames=81, buckets=["64x64", "48x64"])
+    config.check_geometry(WAN21_GEOMETRY)
+    with raises_input_error(ErrorCode.out_of_range, "buckets", "48x64"):
+        config.check_geometry(LatentGeometry(spatial_stride=16, temporal_stride=4))
+    with raises_input_error(ErrorCode.out_of_range, "num_frames", 81):
+        config.check_geometry(LatentGeometry(spatial_stride=8, temporal_stride=3))
 
 
 def test_fingerprints_are_those_of_earlier_releases() -> None:
