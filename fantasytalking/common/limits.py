@@ -81,6 +81,15 @@ MAX_FEATURE_BYTES = 1 << 30
 MAX_HASHED_BYTES = 1 << 26
 """Files up to this size are hashed by content, larger ones by name and size."""
 
+MAX_UNPACKED_RATIO = 4
+"""Most bytes of tensors per byte of a torch file, which is not compressed when torch writes it."""
+MAX_ARCHIVE_ENTRIES = 100_000
+"""Most entries of a torch file, one per tensor; the largest known checkpoint has about 2,000."""
+MAX_MODEL_CONFIG_BYTES = 1 << 20
+"""Largest configuration of a component of others (`config.json`, `tokenizer_config.json`), in bytes."""
+MAX_CONFIG_NUMBER = 1 << 20
+"""Largest number in the configuration of a model: sizes, layers, tokens; umT5's vocabulary has 256,384."""
+
 # Records and results
 MAX_RECORD_BYTES = 1 << 20
 """Largest record (`.json`) of a generated video."""

@@ -228,12 +228,15 @@ class ExpressionEncoder:
             ExpressionEncoderConfig, read_json(folder / ENCODER_CONFIG_FILE), str(folder / ENCODER_CONFIG_FILE)
         )
         stored = open_safetensors(folder / ENCODER_WEIGHTS_FILE)
-        network = ExpressionNetwork(config)
+        with torch.device("meta"):  # its sizes take no memory before the file is known to have them
+            network = ExpressionNetwork(config)
         wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         check_shapes(stored.shapes, wanted, f"expression encoder '{folder}'", "download it again")
         tensors = {name: stored.read(name) for name in wanted}
         check_finite(tensors, str(folder / ENCODER_WEIGHTS_FILE))
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        network.load_state_dict(
+            {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
+        )
         return cls(network, device)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:

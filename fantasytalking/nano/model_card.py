@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
+from fantasytalking.common.config import config_to_yaml
 from fantasytalking.common.files import atomic_write_text
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.expression.expression_samples import EXPRESSION_TARGETS
@@ -54,7 +54,7 @@ def write_model_card(config: BuildConfig, reports: Mapping[str, Mapping[str, Any
         _training_section(reports),
         _size_section(reports),
     ]
-    recipe = OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip()
+    recipe = config_to_yaml(config).rstrip()
     parts.append(f"## Configuration\n\nSeed {config.seed}.\n\n```yaml\n{recipe}\n```")
     atomic_write_text(output / CARD_FILE, "\n".join(part.rstrip() + "\n" for part in parts))
 

@@ -13,7 +13,7 @@ from fantasytalking.pipeline.generation_plan import GenerationControls
 from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
 from fantasytalking.pipeline.optimizations import OptimizationConfig
 from fantasytalking.pipeline.portrait import PortraitOptions, parse_sizes
-from fantasytalking.pipeline.schedulers import SchedulerType
+from fantasytalking.pipeline.schedulers import FLOW_SHIFT_RANGE, SchedulerType
 
 MAX_FACES = 100
 
@@ -99,7 +99,7 @@ class InferConfig(GenerationControls):
         """
         parse_sizes(self.sizes)
         limits: dict[str, tuple[float, float]] = {
-            "flow_shift": (0.01, 100),
+            "flow_shift": FLOW_SHIFT_RANGE,
             "max_text_tokens": (1, 4096),
             "min_face_fraction": (0, 0.9),
             "seed": (0, 2**63 - 1),

@@ -13,6 +13,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.tensor_io import check_finite_result
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.cfg_branches import FULL_BRANCH, FULL_BRANCH_WITH_EXPRESSION, GuidanceBranch
 from fantasytalking.models.kv_cache import ConditionKVCache
@@ -195,4 +196,5 @@ def denoise(
         latents, is_interrupted = on_step_end(step, timestep, latents)
         if is_interrupted:
             break
+    check_finite_result(latents, "latents")
     return latents

@@ -21,10 +21,10 @@ from fantasytalking.encoders.loading import load_component, load_model
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import load_from_wan
+from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
 from fantasytalking.pipeline.model_facts import EXPRESSION_ENCODER_FOLDER, FACE_ENCODER_FOLDER, StoredModel
-from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
+from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler, check_scheduler_config, make_scheduler
 
 ComponentCallback = Callable[[str], object]
 
@@ -160,6 +160,7 @@ def load_transformer(
         InputError: it is missing, damaged or incomplete, or an adapter does not fit.
     """
     if model.extends_saved_pipeline:
+        check_transformer_folder(model.base / "transformer")
         transformer = load_model(
             FantasyTalkingTransformer3DModel, model.base, "transformer", "transformer", torch_dtype=dtype
         )
@@ -250,7 +251,10 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
     config = read_json(folder / "scheduler" / "scheduler_config.json")
     for kind in (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler):
         if config.get("_class_name") == kind.__name__:
-            return load_component(kind.from_pretrained, folder, "scheduler", "scheduler")
+            check_scheduler_config(config, str(folder / "scheduler"))
+            scheduler = load_component(kind.from_pretrained, folder, "scheduler", "scheduler")
+            check_scheduler(scheduler, str(folder / "scheduler"))
+            return scheduler
     raise InputError(
         f"the scheduler in '{folder}' is {config.get('_class_name')!r}; FlowMatchEulerDiscreteScheduler or "
         "UniPCMultistepScheduler is needed",

@@ -223,7 +223,8 @@ def read_geometry(base: Path) -> LatentGeometry:
     """Returns strides and patch from the configurations of a base's VAE and transformer.
 
     Raises:
-        InputError: the base has no VAE configuration, or its patches are of another kind than Wan's.
+        InputError: the base has no VAE configuration, a stride or patch is out of range, or its patches are of another
+            kind than Wan's.
     """
     path = base / "vae" / "config.json"
     if not path.is_file():

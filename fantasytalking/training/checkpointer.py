@@ -6,10 +6,13 @@ kept.
 
 import json
 import os
+import pickle
 import re
 import shutil
+import struct
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,6 +33,12 @@ PROGRESS_FILE = "progress.json"
 TRAINED_WEIGHTS_FILE = "trained.safetensors"
 EMA_WEIGHTS_FILE = "average.safetensors"
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
+
+_CHECKPOINT_ERRORS = (
+    *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, ArithmeticError),
+    *(AssertionError, pickle.UnpicklingError, struct.error, SafetensorError),
+)
+"""Errors of torch, accelerate and safetensors for files of a checkpoint that are damaged or missing."""
 
 
 @dataclass
@@ -192,10 +202,11 @@ class RunState:
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["load_module_strict"] = False  # the checkpoint leaves out the frozen base
-        accelerator.load_state(str(folder), **options)
+        with _reading_checkpoint(folder):
+            accelerator.load_state(str(folder), **options)
+            if self._ema is not None:
+                self._ema.load_state_dict(load_file(folder / EMA_WEIGHTS_FILE))
         accelerator.step = 0  # a count of micro-batches; checkpoints lie between steps
-        if self._ema is not None:
-            self._ema.load_state_dict(load_file(folder / EMA_WEIGHTS_FILE))
         return progress
 
     def full_state_dict(self, is_needed: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -332,6 +343,27 @@ def check_output_writable(output: Path, required_bytes: int) -> None:
             field="output",
             value=str(output),
         )
+
+
+@contextmanager
+def _reading_checkpoint(folder: Path) -> Iterator[None]:
+    """Reports every error of reading a checkpoint's files, which accelerate and torch leave as they come.
+
+    Raises:
+        InputError: a file is missing or damaged, or does not fit this run.
+    """
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError, torch.distributed.DistError):
+        raise
+    except _CHECKPOINT_ERRORS as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"checkpoint '{folder}' cannot be read ({reason}); remove it to resume from the previous one",
+            code=ErrorCode.malformed_file,
+            field="checkpoint",
+            value=str(folder),
+        ) from error
 
 
 def _trained_weights_path(folder: str) -> Path:

@@ -18,7 +18,8 @@ from fantasytalking.checkpoints.released_portrait import is_released_portrait
 from fantasytalking.common.config import did_you_mean
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import resolve_local
-from fantasytalking.common.tensor_io import LazyTensors, check_shapes, open_model_folder
+from fantasytalking.common.stored_tensors import LazyTensors
+from fantasytalking.common.tensor_io import check_shapes, open_model_folder
 from fantasytalking.common.text_files import read_json
 from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig
 from fantasytalking.models.presets import load_model_config

@@ -16,6 +16,7 @@ from fantasytalking.evaluation.report.markdown import (
     REPORT_NOTES,
     format_estimate,
     format_number,
+    markdown_text,
     row_heading,
     summary_line,
 )
@@ -92,14 +93,14 @@ def write_comparison_table(
     rows += [("real", [column.truth for column in columns]), ("floor", [column.floor for column in columns])]
     heads = [row_heading(column) for column in columns]
     lines = [
-        f"# {title}",
+        f"# {markdown_text(title)}",
         "",
-        summary_line(runs[0]),
+        markdown_text(summary_line(runs[0])),
         "",
-        f"| run | {' | '.join(heads)} |",
+        f"| run | {' | '.join(map(markdown_text, heads))} |",
         "|" + "---|" * (len(heads) + 1),
     ]
-    lines += [f"| {name.replace('|', '')} | {' | '.join(map(format_estimate, cells))} |" for name, cells in rows]
+    lines += [f"| {markdown_text(name)} | {' | '.join(map(format_estimate, cells))} |" for name, cells in rows]
     atomic_write_text(output / "table.md", "\n".join([*lines, "", REPORT_NOTES, ""]))
     legend = [(row_heading(column), column.description) for column in columns]
     render_template(
@@ -199,9 +200,9 @@ def _load_records(folder: Path, metric: str, clips: Sequence[str], measurement_k
 
 def format_comparison(first: str, second: str, compared: Sequence[ComparedValue]) -> str:
     """Returns a comparison as a Markdown table."""
+    names = f"{markdown_text(first)} | {markdown_text(second)}"
     lines = [
-        f"| measure | {first} | {second} | difference [{CONFIDENCE_LEVEL:g} %] | p | p, Holm | N | of the value itself "
-        "|",
+        f"| measure | {names} | difference [{CONFIDENCE_LEVEL:g} %] | p | p, Holm | N | of the value itself |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for entry in compared:
@@ -213,7 +214,7 @@ def format_comparison(first: str, second: str, compared: Sequence[ComparedValue]
         ]
         cells += [format_number(gap.p), format_number(entry.corrected), str(gap.n)]
         cells.append("" if gap.raw_difference is None else _format_interval(*gap.raw_difference))
-        lines.append(f"| {entry.heading} | {' | '.join(cells)} |")
+        lines.append(f"| {markdown_text(entry.heading)} | {' | '.join(cells)} |")
     lines += [
         "",
         "Difference: second minus first. For values that should equal those of the real videos (→ real), it is the "
