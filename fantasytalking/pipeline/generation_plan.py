@@ -66,7 +66,15 @@ class GenerationControls:
         }
         check_ranges(self, limits)
         for name in ("prompt", "negative_prompt"):
-            length = len(getattr(self, name))
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise InputError(
+                    f"{name} is a {type(text).__name__}; one video is generated per call: give one string",
+                    code=ErrorCode.invalid_type,
+                    field=name,
+                    value=text,
+                )
+            length = len(text)
             if length > MAX_PROMPT_CHARS:
                 raise InputError(
                     f"{name} has {length} characters; at most {MAX_PROMPT_CHARS} are allowed",
