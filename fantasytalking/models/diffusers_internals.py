@@ -10,7 +10,7 @@ The class attributes that diffusers defines for subclasses to set (`_no_split_mo
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import (
@@ -168,6 +168,12 @@ def supported_device_maps() -> list[str]:
     from diffusers.pipelines.pipeline_utils import SUPPORTED_DEVICE_MAP
 
     return list(dict.fromkeys(name for name in SUPPORTED_DEVICE_MAP if name != "balanced"))
+
+
+def register_exportable_tuple(kind: type[NamedTuple]) -> None:
+    """Registers a NamedTuple under its name, so that programs which `torch.export` makes of a model can be saved."""
+    torch.utils._pytree._register_namedtuple(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
+    torch.serialization.add_safe_globals([kind])  # the example inputs of a program are read with weights_only
 
 
 def linear_gelu_tanh(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

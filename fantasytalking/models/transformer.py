@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.conditions import Conditions
+from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.models.attention_windows import LocalTokens, build_windowed_attention
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import BlockConditions, KVCapture, PortraitCrossAttention
@@ -25,6 +25,7 @@ from fantasytalking.models.diffusers_internals import (
     StepCachePerContext,
     WanContextParallelism,
     is_context_parallel,
+    register_exportable_tuple,
     run_checkpointed,
 )
 from fantasytalking.models.expression_config import ExpressionModuleConfig
@@ -40,6 +41,9 @@ from fantasytalking.models.portrait_config import PortraitConfig
 
 __all__ = ["FantasyTalkingTransformer3DModel", "ModelMixin", "TokenIndex"]
 # diffusers recognizes a component by its base class, which it looks up as ModelMixin in the module that defines it.
+
+for _conditions in (Conditions, ExpressionCondition):
+    register_exportable_tuple(_conditions)
 
 
 class TokenIndex(nn.Module):
