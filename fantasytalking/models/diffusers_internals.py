@@ -145,6 +145,28 @@ def execution_device(pipeline: DiffusionPipeline) -> torch.device:
     return pipeline._execution_device
 
 
+LORA_DOWNLOAD_ARGUMENTS = (
+    *("weight_name", "subfolder", "cache_dir", "force_download", "proxies", "local_files_only", "token", "revision"),
+)
+"""Arguments that say where a LoRA file is."""
+
+
+def fetch_lora_file(source: str, where: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Returns the tensors of a LoRA file as stored, and the PEFT configuration that diffusers stores in it.
+
+    Args:
+        source: a safetensors file, or a folder or hub id that has one.
+        where: some of `LORA_DOWNLOAD_ARGUMENTS`.
+    """
+    from diffusers.loaders.lora_base import _fetch_state_dict
+
+    arguments = {**dict.fromkeys(LORA_DOWNLOAD_ARGUMENTS), **where}
+    agent = {"file_type": "attn_procs_weights", "framework": "pytorch"}
+    state, metadata = _fetch_state_dict(source, use_safetensors=True, allow_pickle=False, user_agent=agent, **arguments)
+    config = {name.removeprefix("transformer."): value for name, value in (metadata or {}).items()}
+    return state, config or None
+
+
 def component_quantization(config: PipelineQuantizationConfig | None, name: str) -> Any:
     """Returns how a component is quantized, as a configuration of diffusers or transformers; None: not at all."""
     if config is None:

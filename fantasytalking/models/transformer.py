@@ -31,6 +31,7 @@ from fantasytalking.models.diffusers_internals import (
 from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
+from fantasytalking.models.full_changes import FullChanges
 from fantasytalking.models.guarded_loading import GuardedLoading
 from fantasytalking.models.guidance_embedder import DistillationSpec, GuidanceEmbedder
 from fantasytalking.models.input_checks import check_inputs, prediction_batch_size
@@ -59,7 +60,7 @@ class TokenIndex(nn.Module):
 
 
 class FantasyTalkingTransformer3DModel(
-    GuardedLoading, StepCachePerContext, WanContextParallelism, WanTransformer3DModel
+    GuardedLoading, FullChanges, StepCachePerContext, WanContextParallelism, WanTransformer3DModel
 ):
     """WanTransformer3DModel with attention to audio and face tokens and with motion in its timestep embedding.
 

@@ -51,10 +51,10 @@ def load_audio_inputs(inputs: Sequence[AudioInput]) -> tuple[NDArray[np.float32]
     )
 
 
-def check_prompt_embeds(
+def exclusive_prompt_embeds(
     prompt: str, prompt_embeds: torch.Tensor | None, negative_prompt: str, negative_prompt_embeds: torch.Tensor | None
-) -> None:
-    """Checks that each prompt is given once, as text or as its states.
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Returns the states of the prompts that are given as such, each in place of its text.
 
     Raises:
         InputError: one is given as both.
@@ -70,6 +70,7 @@ def check_prompt_embeds(
                 field=f"{name}_embeds",
                 value=text,
             )
+    return prompt_embeds, negative_prompt_embeds
 
 
 def driving_inputs(driving_video: DrivingInput | Sequence[DrivingInput]) -> list[DrivingInput]:

@@ -61,11 +61,12 @@ from fantasytalking.pipeline.inputs import (
     AudioInput,
     DrivingInput,
     audio_inputs,
-    check_prompt_embeds,
     driving_inputs,
+    exclusive_prompt_embeds,
     load_audio_inputs,
     load_driving_inputs,
 )
+from fantasytalking.pipeline.lora_methods import LoraMethods, check_attention_kwargs
 from fantasytalking.pipeline.model_facts import ModelFacts, check_pipeline_config
 from fantasytalking.pipeline.portrait import DEFAULT_PORTRAIT_OPTIONS, ImageInput, PortraitOptions, portrait_from_image
 from fantasytalking.pipeline.pretrained import PretrainedPipeline
@@ -77,7 +78,7 @@ from fantasytalking.pipeline.timeline import Timeline
 from fantasytalking.pipeline.video_conditions import VideoConditions
 
 
-class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, PretrainedPipeline):
+class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, PretrainedPipeline):
     """Generates a video of people who speak, from a portrait and recordings; videos may drive their faces.
 
     Args:
@@ -252,10 +253,11 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, PretrainedPipeli
 
         # 1. Check what can be checked before anything is computed
         check_output_type(output_type)
+        check_attention_kwargs(self.transformer, attention_kwargs)
         names = callback_tensor_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         recordings, driving = audio_inputs(audio), driving_inputs(driving_video)
         plan = self._plan(exclusive_controls(controls, keywords), has_audio=bool(recordings), driving=driving)
-        check_prompt_embeds(plan.prompt, prompt_embeds, plan.negative_prompt, negative_prompt_embeds)
+        embeds = exclusive_prompt_embeds(plan.prompt, prompt_embeds, plan.negative_prompt, negative_prompt_embeds)
         waveforms = load_audio_inputs(recordings)
         expressions = load_driving_inputs(driving, self.expression_encoder_path, plan.fps)
         num_faces = max(len(waveforms), len(expressions), 1)
@@ -276,7 +278,6 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, PretrainedPipeli
             return run_callback(self, callback_on_step_end, names, step, timestep, latents, conditions)
 
         # 2. Encode, denoise, decode
-        embeds = (prompt_embeds, negative_prompt_embeds)
         conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline, *embeds)
         with self.progress_bar(total=plan.num_inference_steps * len(windows)) as bar:
             bar.set_description("denoise")
