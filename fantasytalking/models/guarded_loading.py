@@ -70,13 +70,7 @@ class GuardedLoading:
         safe_serialization: bool = True,
         **kwargs: Any,
     ) -> None:
-        if not safe_serialization:
-            raise InputError(
-                "safe_serialization is False, but pickled weights are never read again; leave it out",
-                code=ErrorCode.unsupported,
-                field="safe_serialization",
-                value=False,
-            )
+        check_safe_serialization(safe_serialization)
         super().save_pretrained(  # type: ignore[misc]
             save_directory, is_main_process=is_main_process, save_function=save_function, **kwargs
         )
@@ -97,6 +91,21 @@ class GuardedLoading:
                 field="prefix",
                 value=kwargs.get("prefix", "transformer"),
             )
+
+
+def check_safe_serialization(safe_serialization: bool) -> None:
+    """Checks that weights are saved as safetensors.
+
+    Raises:
+        InputError: they would be pickled.
+    """
+    if not safe_serialization:
+        raise InputError(
+            "safe_serialization is False, but pickled weights are never read again; leave it out",
+            code=ErrorCode.unsupported,
+            field="safe_serialization",
+            value=False,
+        )
 
 
 def _check_class(own: type, found: str | None, source: str) -> None:

@@ -17,6 +17,7 @@ from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.loading import load_component, load_model
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.models.guarded_loading import check_safe_serialization
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
 from fantasytalking.motion_normalizer import MotionNormalizer
@@ -204,13 +205,7 @@ def check_can_be_saved(transformer: FantasyTalkingTransformer3DModel, folder: Pa
             code=ErrorCode.unsupported,
             field="transformer",
         )
-    if not safe_serialization:
-        raise InputError(
-            "safe_serialization is False, but pickled weights are never read again; leave it out",
-            code=ErrorCode.unsupported,
-            field="safe_serialization",
-            value=False,
-        )
+    check_safe_serialization(safe_serialization)
     if folder.is_file():
         raise InputError(
             f"'{folder}' is a file; give a folder to save the pipeline to",

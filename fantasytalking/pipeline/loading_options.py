@@ -41,7 +41,7 @@ class LoadingOptions:
     device_map: str | None = None
     """Device to load to."""
     low_cpu_mem_usage: bool | None = None
-    """Whether weights are assigned without initializing the model first; None: diffusers' default."""
+    """True or None: weights are assigned without initializing the model first."""
     use_safetensors: bool | None = None
     """True or None; pickles are never read."""
     cache_dir: str | Path | None = None
@@ -162,10 +162,11 @@ class LoadingOptions:
                 field="device_map",
                 value=self.device_map,
             )
-        if self.device_map is not None and self.low_cpu_mem_usage is False:
+        if self.low_cpu_mem_usage is False:
             raise InputError(
-                "low_cpu_mem_usage is False, which excludes device_map; leave one of them out",
-                code=ErrorCode.conflict,
+                "low_cpu_mem_usage is False, but diffusers keeps parts of Wan's transformer in float32, which needs it; "
+                "leave it out",
+                code=ErrorCode.unsupported,
                 field="low_cpu_mem_usage",
                 value=False,
             )

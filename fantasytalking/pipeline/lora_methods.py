@@ -11,6 +11,7 @@ from torch import Tensor
 from fantasytalking.checkpoints.lora_adapter import read_lora_adapter, read_peft_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.diffusers_internals import LORA_DOWNLOAD_ARGUMENTS, fetch_lora_file
+from fantasytalking.models.guarded_loading import check_safe_serialization
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 
@@ -60,6 +61,16 @@ class LoraMethods(WanLoraLoaderMixin):
         )
         (name,) = [adapter_name] if adapter_name is not None else set(self.transformer.peft_config) - before
         self.transformer.add_full_changes(name, adapter.changes)
+
+    @classmethod
+    def save_lora_weights(cls, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """As in diffusers.
+
+        Raises:
+            InputError: the tensors would be pickled, which are never read again.
+        """
+        check_safe_serialization(safe_serialization)
+        super().save_lora_weights(*args, **kwargs)
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         super().fuse_lora(*args, **kwargs)
