@@ -155,6 +155,6 @@ def run_callback(
                 field="callback_on_step_end",
                 value=name,
             )
-    changed = {name: value.to(known[name]) for name, value in given.items() if value is not known[name]}
+    changed: dict[str, Any] = {name: value.to(known[name]) for name, value in given.items() if value is not known[name]}
     latents = changed.pop("latents", latents)
     return latents, replace(conditions, **changed) if changed else conditions

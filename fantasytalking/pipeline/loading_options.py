@@ -164,8 +164,8 @@ class LoadingOptions:
             )
         if self.low_cpu_mem_usage is False:
             raise InputError(
-                "low_cpu_mem_usage is False, but diffusers keeps parts of Wan's transformer in float32, which needs it; "
-                "leave it out",
+                "low_cpu_mem_usage is False, but diffusers keeps parts of Wan's transformer in float32, which needs "
+                "it; leave it out",
                 code=ErrorCode.unsupported,
                 field="low_cpu_mem_usage",
                 value=False,

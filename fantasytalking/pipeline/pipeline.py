@@ -203,7 +203,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> FantasyTalkingOutput | tuple[Any]:
+    ) -> FantasyTalkingOutput:
         """Generates a video as long as the longest audio or, without audio, as the shortest driving video.
 
         Args:
@@ -225,7 +225,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             latents: (1, 16, F, h, w) noise in place of that of `generator`.
             prompt_embeds, negative_prompt_embeds: in place of the prompts, as `encode_prompt` returns them.
             output_type: np, pil, pt or latent.
-            return_dict: whether to return an output object instead of a tuple.
+            return_dict: False: the frames are returned as the only item of a tuple.
             attention_kwargs: `scale` of the transformer's LoRA layers.
             callback_on_step_end: called with pipeline, step, timestep and a dictionary of tensors; may return others.
             callback_on_step_end_tensor_inputs: names of these tensors, of `pipe._callback_tensor_inputs`.
@@ -297,7 +297,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         )
         self.maybe_free_model_hooks()
         output = FantasyTalkingOutput(frames=frames, num_frames=timeline.num_frames, fps=plan.fps)
-        return output if return_dict else (frames,)
+        return output if return_dict else (frames,)  # type: ignore[return-value]  # as in diffusers
 
     @torch.no_grad()
     def encode_prompt(

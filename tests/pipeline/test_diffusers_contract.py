@@ -448,16 +448,6 @@ def test_a_quantization_that_an_adapter_excludes(saved, fast):
     assert error.value.field == "quantization_config"
 
 
-def test_modules_that_are_kept_whole_in_a_quantization():
-    from diffusers import BitsAndBytesConfig
-
-    from fantasytalking.models.diffusers_internals import keep_modules_whole
-
-    given = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["proj_out"])
-    kept = keep_modules_whole(given, ["motion_embedder"])
-    assert kept.llm_int8_skip_modules == ["proj_out", "motion_embedder"] and given.llm_int8_skip_modules == ["proj_out"]
-
-
 @pytest.mark.slow
 def test_the_transformer_compiles_with_symbolic_sizes_and_is_exported(tmp_path):
     model = tiny_transformer(num_layers=1)
