@@ -126,18 +126,20 @@ def callback_tensor_names(callback: StepCallback | None, names: Sequence[str]) -
 
 def run_callback(
     pipeline: Any,
-    callback: StepCallback,
+    callback: StepCallback | None,
     names: Sequence[str],
     step: int,
     timestep: Tensor,
     latents: Tensor,
     conditions: VideoConditions,
 ) -> tuple[Tensor, VideoConditions]:
-    """Calls a callback with the tensors `names`, and returns latents and conditions with those that it replaces.
+    """Calls a callback, if there is one, with the tensors `names`, and returns latents and conditions with those that it replaces.
 
     Raises:
         InputError: it returns something else than such tensors, or a tensor of another shape.
     """
+    if callback is None:
+        return latents, conditions
     known = {
         "latents": latents,
         "prompt_embeds": conditions.prompt_embeds,

@@ -51,7 +51,7 @@ def load_audio_inputs(inputs: Sequence[AudioInput]) -> tuple[NDArray[np.float32]
     )
 
 
-def exclusive_prompt_embeds(
+def exclusive_embeds(
     prompt: str, prompt_embeds: torch.Tensor | None, negative_prompt: str, negative_prompt_embeds: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Returns the states of the prompts that are given as such, each in place of its text.

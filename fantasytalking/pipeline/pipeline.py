@@ -4,6 +4,7 @@ Axes: F latent frames, h and w latent height and width, T frames, H and W pixels
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,7 +63,7 @@ from fantasytalking.pipeline.inputs import (
     DrivingInput,
     audio_inputs,
     driving_inputs,
-    exclusive_prompt_embeds,
+    exclusive_embeds,
     load_audio_inputs,
     load_driving_inputs,
 )
@@ -257,7 +258,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         names = callback_tensor_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         recordings, driving = audio_inputs(audio), driving_inputs(driving_video)
         plan = self._plan(exclusive_controls(controls, keywords), has_audio=bool(recordings), driving=driving)
-        embeds = exclusive_prompt_embeds(plan.prompt, prompt_embeds, plan.negative_prompt, negative_prompt_embeds)
+        embeds = exclusive_embeds(plan.prompt, prompt_embeds, plan.negative_prompt, negative_prompt_embeds)
         waveforms = load_audio_inputs(recordings)
         expressions = load_driving_inputs(driving, self.expression_encoder_path, plan.fps)
         num_faces = max(len(waveforms), len(expressions), 1)
@@ -270,12 +271,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         noise = noise_latents(shape, latents, generator, execution_device(self))
         self._call_state.attention_kwargs = attention_kwargs
 
-        def on_step(
-            step: int, timestep: Tensor, latents: Tensor, conditions: VideoConditions
-        ) -> tuple[Tensor, VideoConditions]:
-            if callback_on_step_end is None:
-                return latents, conditions
-            return run_callback(self, callback_on_step_end, names, step, timestep, latents, conditions)
+        on_step = partial(run_callback, self, callback_on_step_end, names)
 
         # 2. Encode, denoise, decode
         conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline, *embeds)
