@@ -133,7 +133,9 @@ def run_callback(
     latents: Tensor,
     conditions: VideoConditions,
 ) -> tuple[Tensor, VideoConditions]:
-    """Calls a callback, if there is one, with the tensors `names`, and returns latents and conditions with those that it replaces.
+    """Calls a callback with the tensors `names`, and returns latents and conditions with those that it replaces.
+
+    Without a callback, both are returned as they are.
 
     Raises:
         InputError: it returns something else than such tensors, or a tensor of another shape.

@@ -193,8 +193,15 @@ def noise_latents(
     """Returns the noise (1, C, F, h, w) that a video begins with, in float32: `given`, or drawn by `generator`.
 
     Raises:
-        InputError: the given noise has another shape.
+        InputError: the given noise has another shape, or there are several generators.
     """
+    if isinstance(generator, list) and len(generator) != 1:
+        raise InputError(
+            f"generator is a list of {len(generator)}; one video is generated per call: give one generator",
+            code=ErrorCode.invalid_type,
+            field="generator",
+            value=len(generator),
+        )
     if given is None:
         return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
     if given.shape != shape:

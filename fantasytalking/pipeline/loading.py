@@ -125,7 +125,7 @@ def load_pipeline_from_base(
     Raises:
         InputError: a component is missing, damaged, incomplete or of another kind.
     """
-    options = LoadingOptions(dtype=torch_dtype)
+    options, _ = LoadingOptions.split({"torch_dtype": torch_dtype}, [])
     parts = load_encoders(model.base, audio_encoder, options, {}, progress)
     parts["transformer"] = load_transformer(model, module_config, options)
     progress("transformer")

@@ -42,6 +42,7 @@ class LoraMethods(WanLoraLoaderMixin):
         Raises:
             InputError: the file cannot be read, or is not a LoRA for this model; names the tensor.
         """
+        _check_adapter_name(adapter_name, getattr(self.transformer, "peft_config", {}), hotswap)
         low_cpu_mem_usage = kwargs.pop("low_cpu_mem_usage", True)
         state, metadata = _read_state(pretrained_model_name_or_path_or_dict, kwargs)
         is_loaded = isinstance(pretrained_model_name_or_path_or_dict, Mapping)
@@ -79,6 +80,18 @@ class LoraMethods(WanLoraLoaderMixin):
     def unfuse_lora(self, *args: Any, **kwargs: Any) -> None:
         super().unfuse_lora(*args, **kwargs)
         self.transformer.apply_full_changes()
+
+
+def _check_adapter_name(name: str | None, known: Mapping[str, Any], hotswap: bool) -> None:
+    if hotswap != (name is not None and name in known):
+        state = f"is none of the loaded ones ({', '.join(known) or 'none'})" if hotswap else "is in use"
+        cure = "name the adapter to replace" if hotswap else "choose another, or replace it with hotswap=True"
+        raise InputError(
+            f"adapter_name is {name!r}, which {state}; {cure}",
+            code=ErrorCode.conflict,
+            field="adapter_name",
+            value=name,
+        )
 
 
 def check_attention_kwargs(

@@ -84,7 +84,13 @@ class PretrainedPipeline(DiffusionPipeline):
         align_weights(pipe.components)
         return pipe
 
-    def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Saves the whole pipeline as a diffusers folder.
 
         Raises:
@@ -92,4 +98,4 @@ class PretrainedPipeline(DiffusionPipeline):
                 pickled.
         """
         check_can_be_saved(self.transformer, Path(save_directory), safe_serialization)
-        super().save_pretrained(str(save_directory), **kwargs)
+        super().save_pretrained(str(save_directory), variant=variant, **kwargs)

@@ -283,6 +283,7 @@ class TestCall:
         [
             ({"prompt": ["one", "two"]}, ErrorCode.invalid_type, "prompt"),
             ({"negative_prompt": ["one"]}, ErrorCode.invalid_type, "negative_prompt"),
+            ({"generator": [torch.Generator(), torch.Generator()]}, ErrorCode.invalid_type, "generator"),
             ({"latents": torch.zeros(1, 16, 3, 5, 4)}, ErrorCode.shape_mismatch, "latents"),
             ({"prompt_embeds": torch.zeros(1, 3, 4)}, ErrorCode.shape_mismatch, "prompt_embeds"),
             ({"prompt": "hi", "prompt_embeds": torch.zeros(1, 12, 32)}, ErrorCode.conflict, "prompt_embeds"),

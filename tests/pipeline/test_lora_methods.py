@@ -144,6 +144,21 @@ def test_full_changes_follow_the_adapter(model, tmp_path):
     assert not model.transformer.has_full_changes
 
 
+def test_an_adapter_is_replaced_in_place(model):
+    first, scale = spelt(model, "kohya")
+    named, changes = full_changes(model)
+    del named["diffusion_model.head.head.diff"], changes["proj_out.weight"]  # a layer that `first` does not have
+    second = {name: -value if "lora_down" in name else value for name, value in first.items()}
+    wanted = merged_by_hand(model, -scale, changes)
+    model.load_lora_weights(first | dict(list(named.items())[:1]), adapter_name="style")
+    with raises_input_error(ErrorCode.conflict, "adapter_name", "style"):
+        model.load_lora_weights(second, adapter_name="style")
+    with raises_input_error(ErrorCode.conflict, "adapter_name", "other"):
+        model.load_lora_weights(second, adapter_name="other", hotswap=True)
+    model.load_lora_weights(second | named, adapter_name="style", hotswap=True)
+    assert (predict(model) - wanted).abs().max() < 1e-5
+
+
 def test_what_is_fused_stays_when_the_adapter_is_unloaded(model, tmp_path):
     state, scale = spelt(model, "kohya")
     named, changes = full_changes(model)
