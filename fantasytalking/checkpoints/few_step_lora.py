@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fantasytalking.checkpoints.lora import strip_peft_name
 from fantasytalking.checkpoints.lora_names import LoraTensorName, parse_lora_name
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.stored_tensors import LazyTensors
@@ -38,15 +39,8 @@ def fuse_few_step_lora(model: FantasyTalkingTransformer3DModel, path: Path, scal
             its counterpart or is not finite; or a changed weight is not finite in the model's dtype.
     """
     stored, source = open_safetensors(path), str(path)
-    layers = _sort_by_layer(stored, len(model.blocks))
+    layers = checked_lora_layers(model, stored)
     parameters = dict(model.named_parameters())
-    for layer, parts in layers.items():
-        _check_layer(layer, {part: stored.shapes[name] for part, name in parts.items()}, parameters, source)
-    for parts in layers.values():
-        for part, name in parts.items():
-            tensor = stored.read(name)
-            # kohya stores some alphas as integers
-            check_finite({name: tensor.float() if part == "alpha" else tensor}, source)
     for layer, parts in layers.items():
         tensors = {part: stored.read(name).float() for part, name in parts.items()}
         if "down" in tensors:
@@ -55,6 +49,26 @@ def fuse_few_step_lora(model: FantasyTalkingTransformer3DModel, path: Path, scal
             if part in tensors:
                 _add_in_place(LoraTensorName(layer, part).parameter, parameters, scale * tensors[part], source)
     return len(layers)
+
+
+def checked_lora_layers(model: FantasyTalkingTransformer3DModel, stored: LazyTensors) -> dict[str, LayerTensors]:
+    """Returns the tensors of a LoRA by layer of the model, in diffusers' names, and validates them all.
+
+    Raises:
+        InputError: a tensor belongs to no layer of the model, has another shape, lacks its counterpart or is not
+            finite.
+    """
+    layers = _sort_by_layer(stored, len(model.blocks))
+    parameters: dict[str, Tensor] = {strip_peft_name(name): value for name, value in model.named_parameters()}
+    for layer, parts in layers.items():
+        shapes = {part: stored.shapes[name] for part, name in parts.items()}
+        _check_layer(layer, shapes, parameters, stored.source)
+    for parts in layers.values():
+        for part, name in parts.items():
+            tensor = stored.read(name)
+            # kohya stores some alphas as integers
+            check_finite({name: tensor.float() if part == "alpha" else tensor}, stored.source)
+    return layers
 
 
 def _sort_by_layer(stored: LazyTensors, num_layers: int) -> dict[str, LayerTensors]:

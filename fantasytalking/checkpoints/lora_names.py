@@ -16,6 +16,7 @@ KEY_SUFFIXES = {
     "lora_B.default.weight": "up",
     "lora_down.weight": "down",
     "lora_up.weight": "up",
+    "lora_B.bias": "bias",
     "alpha": "alpha",
     "diff": "weight",
     "diff_b": "bias",

@@ -37,7 +37,7 @@ def load_model(
     subfolder: str,
     component_name: str,
     allowed_missing: Sequence[str] = (),
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = "cpu",
     **options: Any,
 ) -> ModelT:
     """Loads a model from safetensors, in evaluation mode and without gradients.
@@ -48,7 +48,7 @@ def load_model(
         subfolder: the component within `source`; "" if `source` is the component itself.
         component_name: name of the component in messages ("VAE").
         allowed_missing: patterns of the only weights that may be missing.
-        device: the device of the model.
+        device: the device of the model; None leaves it where `from_pretrained` puts it.
         options: further arguments of `from_pretrained`.
 
     Raises:
@@ -78,7 +78,8 @@ def load_model(
             field=component_name,
             value=wrong[0],
         )
-    return model.to(device).eval().requires_grad_(False)
+    model = model if device is None else model.to(device)
+    return model.eval().requires_grad_(False)
 
 
 def load_component(

@@ -7,6 +7,7 @@ import html
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,14 +60,22 @@ class VideoAutoencoder:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        *,
+        device: torch.device | str | None = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
     ) -> "VideoAutoencoder":
         """Loads the component `vae` of a diffusers folder or hub id; diffusers recommends float32 for this VAE.
+
+        Args:
+            options: further arguments of its `from_pretrained`.
 
         Raises:
             InputError: the component is missing, damaged or incomplete, or its configuration cannot be used.
         """
-        vae = load_model(AutoencoderKLWan, source, "vae", "VAE", device=device, torch_dtype=dtype)
+        vae = load_model(AutoencoderKLWan, source, "vae", "VAE", device=device, torch_dtype=dtype, **options)
         check_vae_config(vae.config, str(source))
         return cls(vae)
 
@@ -204,15 +213,25 @@ class TextEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        *,
+        device: torch.device | str | None = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
     ) -> "TextEncoder":
         """Loads the components `text_encoder` and `tokenizer` of a diffusers folder or hub id.
+
+        Args:
+            options: further arguments of the model's `from_pretrained`.
 
         Raises:
             InputError: a component is missing, damaged or incomplete.
         """
         tokenizer = load_component(AutoTokenizer.from_pretrained, source, "tokenizer", "text tokenizer")
-        model = load_model(UMT5EncoderModel, source, "text_encoder", "text encoder", device=device, dtype=dtype)
+        model = load_model(
+            UMT5EncoderModel, source, "text_encoder", "text encoder", device=device, dtype=dtype, **options
+        )
         return cls(model, tokenizer)
 
     @torch.no_grad()
@@ -254,9 +273,17 @@ class ImageEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        *,
+        device: torch.device | str | None = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
     ) -> "ImageEncoder":
         """Loads the components `image_encoder` and `image_processor` of a diffusers folder or hub id.
+
+        Args:
+            options: further arguments of the model's `from_pretrained`.
 
         Raises:
             InputError: a component is missing, damaged or incomplete, or the processor's size is not the encoder's.
@@ -264,7 +291,9 @@ class ImageEncoder:
         processor = load_component(
             AutoImageProcessor.from_pretrained, source, "image_processor", "image processor", backend="pil"
         )
-        model = load_model(CLIPVisionModel, source, "image_encoder", "image encoder", device=device, dtype=dtype)
+        model = load_model(
+            CLIPVisionModel, source, "image_encoder", "image encoder", device=device, dtype=dtype, **options
+        )
         if model.config.num_hidden_layers < 2:
             raise InputError(
                 f"image encoder in '{source}' has {model.config.num_hidden_layers} layers; the second last is read: "

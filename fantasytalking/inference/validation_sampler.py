@@ -42,6 +42,7 @@ from fantasytalking.pipeline import (
 )
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.loading import load_encoders
+from fantasytalking.pipeline.loading_options import LoadingOptions
 from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder, read_geometry
 from fantasytalking.pipeline.schedulers import make_scheduler
 from fantasytalking.training.config import TrainConfig, ValidationConfig
@@ -204,8 +205,8 @@ class PipelineValidationSampler:
     def _pipeline(
         self, model: FantasyTalkingTransformer3DModel, config: ValidationConfig, device: torch.device
     ) -> FantasyTalkingPipeline:
-        dtype = self.infer_config.dtype.torch_dtype
-        components = load_encoders(self.base, self.paths["audio_encoder"], dtype, {}, lambda _: None)
+        options = LoadingOptions(dtype=self.infer_config.dtype.torch_dtype)
+        components = load_encoders(self.base, self.paths["audio_encoder"], options, {}, lambda _: None)
         for component in components.values():
             if isinstance(component, torch.nn.Module):
                 component.to(device)

@@ -68,6 +68,13 @@ class GenerationControls:
         check_ranges(self, limits)
         for name in ("prompt", "negative_prompt"):
             text = getattr(self, name)
+            if not isinstance(text, str):
+                raise InputError(
+                    f"{name} is a {type(text).__name__}; one video is generated per call: give one string",
+                    code=ErrorCode.invalid_type,
+                    field=name,
+                    value=text,
+                )
             if not is_utf8(text):
                 raise InputError(
                     f"{name} '{text}' is not UTF-8 text; give it in UTF-8",
