@@ -8,6 +8,7 @@ from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.audio_windows import AudioWindows
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.condition_encoder import ConditionEncoder
@@ -108,16 +109,16 @@ def test_the_order_of_the_people_means_nothing(pipe, driven, couple):
 
 def test_regions_follow_faces_and_drivers(couple, portrait):
     people = Speakers(couple, (), (driving_expression(9), driving_expression(9)))
-    tight = people.regions(BackgroundAttention.nobody)
+    tight = people.regions(WAN21_GEOMETRY, BackgroundAttention.nobody)
     assert tight is not None and tight.shape == (2, 1, 2, 4)
     moving = driving_expression(9)
     moving.boxes[4:] += 8
-    wide = Speakers(couple, (), (moving, driving_expression(9))).regions(BackgroundAttention.nobody)
+    wide = Speakers(couple, (), (moving, driving_expression(9))).regions(WAN21_GEOMETRY, BackgroundAttention.nobody)
     assert wide is not None and (wide[0] | ~tight[0]).all()
-    assert Speakers(portrait).regions(BackgroundAttention.everyone) is None
-    alone = Speakers(portrait).regions(BackgroundAttention.nobody)
+    assert Speakers(portrait).regions(WAN21_GEOMETRY, BackgroundAttention.everyone) is None
+    alone = Speakers(portrait).regions(WAN21_GEOMETRY, BackgroundAttention.nobody)
     assert alone is not None and alone.shape == (1, 1, 2, 2)
-    everyone = Speakers(couple).regions(BackgroundAttention.everyone)
+    everyone = Speakers(couple).regions(WAN21_GEOMETRY, BackgroundAttention.everyone)
     assert everyone is not None and (everyone.any(dim=0)).all()
 
 
