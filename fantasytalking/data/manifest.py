@@ -92,6 +92,11 @@ class ClipRecord:
     people: int = 1
     """Number of people in the features. Lines with one person omit the key."""
 
+    @property
+    def bucket(self) -> tuple[float, ...]:
+        """Width, height, frames, frame rate and people: clips of one batch have them in common."""
+        return self.width, self.height, self.frames, self.fps, self.people
+
     def renormalized(self, normalizer: MotionNormalizer) -> "ClipRecord":
         """Returns the record with its motion normalized by another normalizer."""
         expression, body = normalizer.normalize(MotionMeasure(self.expression_measure, self.body_measure))

@@ -3,13 +3,12 @@
 import argparse
 import re
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from fantasytalking.common.cli_aliases import add_argument_with_alias
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.processes import connect_processes
 from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.config import REENACTMENT_LAYOUTS, BenchmarkConfig
 from fantasytalking.evaluation.benchmark.freeze import freeze_videos
@@ -133,7 +132,7 @@ def _evaluate(arguments: argparse.Namespace) -> str:
             value=arguments.num_processes,
         )
     names, skipped = select_metrics(arguments.metrics, arguments.weights, arguments.required_metrics)
-    state = _distributed_state()
+    state = connect_processes(cpu=False)
     try:
         return _evaluate_on_rank(arguments, names, skipped, state)
     finally:
@@ -222,14 +221,6 @@ def _check_output_protocol(output: Path, protocol: BenchmarkProtocol) -> None:
             value=str(output),
         )
     protocol.save(path)
-
-
-def _distributed_state() -> Any:
-    """Returns accelerate's state of the ranks: one, or those that it launched."""
-    from accelerate import PartialState
-
-    # Long enough that no rank times out while another still has hours of work.
-    return PartialState(timeout=timedelta(days=14))
 
 
 def _require_arguments(arguments: argparse.Namespace, *names: str) -> None:

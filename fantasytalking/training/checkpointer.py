@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.text_files import read_json
+from fantasytalking.training.agreement import errors_on_all
 from fantasytalking.training.ema import EMAModel
 
 PROGRESS_FILE = "progress.json"
@@ -40,6 +41,8 @@ class TrainingProgress:
     """Reason by name of each clip that could not be read."""
     seconds: float = 0.0
     """Training time in seconds."""
+    skipped_in_a_row: int = 0
+    """Last steps without an update, since the loss or the gradient was not finite."""
     layout: str = ""
     """Parallelism of the run that wrote the checkpoint, as far as its files depend on it; "" if unknown."""
 
@@ -169,15 +172,9 @@ class RunState:
         folder = self._latest_checkpoint()
         if folder is None:
             return TrainingProgress()
-        progress = TrainingProgress.load(folder)
-        if progress.layout and progress.layout != self._parallelism():
-            raise InputError(
-                f"checkpoint '{folder}' was written under {progress.layout}, but this run is {self._parallelism()}; "
-                "launch it as before, or choose another output folder (stage.init_from starts from an adapter)",
-                code=ErrorCode.conflict,
-                field="layout",
-                value=progress.layout,
-            )
+        with errors_on_all():
+            progress = TrainingProgress.load(folder)
+            self._check_parallelism(folder, progress)
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["load_module_strict"] = False  # the checkpoint leaves out the frozen base
@@ -221,6 +218,16 @@ class RunState:
                 if self._accelerator.is_main_process:
                     state[name] = value.cpu().clone()
         return state
+
+    def _check_parallelism(self, folder: Path, progress: TrainingProgress) -> None:
+        if progress.layout and progress.layout != self._parallelism():
+            raise InputError(
+                f"checkpoint '{folder}' was written under {progress.layout}, but this run is {self._parallelism()}; "
+                "launch it as before, or choose another output folder (stage.init_from starts from an adapter)",
+                code=ErrorCode.conflict,
+                field="layout",
+                value=progress.layout,
+            )
 
     def _parallelism(self) -> str:
         """Name of the parallelism, as far as a checkpoint's files depend on it."""

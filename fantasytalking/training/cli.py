@@ -4,16 +4,21 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.processes import launched_processes
 from fantasytalking.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from fantasytalking.training.trainer import ValidationSampler
+
+TORCH_WARNING_OF_EVERY_PROCESS = "Mismatch dtype between input and weight"
+"""Start of torch's warning about `rms_norm` in autocast, which only the first process passes on."""
 
 
 def train(
@@ -37,6 +42,7 @@ def train(
 
     Raises:
         InputError: an argument, the configuration, the clips or the weights cannot be used.
+        SystemExit: a stop signal ended the run (128 + its number), or another process reports an error (2).
     """
     parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -53,14 +59,18 @@ def train(
             field="--config",
         )
     config = load_config(TrainConfig, options.config or preset_path("nano", str(config_name)), options.overrides)
+    world_size = launched_processes()
     # Imported here, so that a wrong option is reported at once.
     if options.dry_run:
         from fantasytalking.training.memory_estimate import describe_plan
 
-        sys.stdout.write(describe_plan(config) + "\n")
+        if _is_first_process():
+            sys.stdout.write(describe_plan(config, world_size) + "\n")
         return
     _configure_logging()
+    from fantasytalking.training.agreement import ReportedElsewhereError
     from fantasytalking.training.model_setup import check_initial_weights_exist
+    from fantasytalking.training.stop_request import TrainingInterrupted
     from fantasytalking.training.trainer import Trainer
 
     check_initial_weights_exist(config.stage.init_from)  # before a corpus is created, which takes long
@@ -72,7 +82,14 @@ def train(
         if build_validation_sampler is not None and config.validation.interval
         else None
     )
-    Trainer(config, validation_sampler).train()
+    try:
+        Trainer(config, validation_sampler).train()
+    except ReportedElsewhereError:
+        sys.exit(2)
+    except TrainingInterrupted as interrupted:
+        if _is_first_process():
+            sys.stderr.write(f"{interrupted}\n")
+        sys.exit(interrupted.exit_code)
 
 
 def check_manifests_exist(config: TrainConfig) -> None:
@@ -98,9 +115,15 @@ def check_manifests_exist(config: TrainConfig) -> None:
             )
 
 
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def _configure_logging() -> None:
     """Logs the package's own messages to stdout: warnings of every process, the rest of the first process only."""
-    is_first = int(os.environ.get("RANK", "0")) == 0
+    is_first = _is_first_process()
+    if not is_first:
+        warnings.filterwarnings("ignore", message=TORCH_WARNING_OF_EVERY_PROCESS)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     package = logging.getLogger("fantasytalking")

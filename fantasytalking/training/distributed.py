@@ -20,6 +20,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from fantasytalking.common.errors import ErrorCode, InputError, install_command
+from fantasytalking.common.processes import check_all_connected, launched_processes
 from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig, WandbMode
 
 PROCESS_GROUP_TIMEOUT = timedelta(hours=2)
@@ -34,7 +35,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             tracker is not installed.
     """
     _check_trackers(config.logging.trackers)
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = launched_processes()
     sharding = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
     accelerator = Accelerator(
         cpu=not sharding and not torch.cuda.is_available(),
@@ -44,14 +45,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         project_dir=config.output,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
     )
-    if accelerator.num_processes != launched:
-        raise InputError(
-            f"{launched} processes were launched, but accelerate connects {accelerator.num_processes}; without a GPU "
-            "only DDP connects processes: launch one, or use configs/accelerate/ddp.yaml",
-            code=ErrorCode.unsupported,
-            field="--num_processes",
-            value=launched,
-        )
+    check_all_connected(launched, accelerator.num_processes)
     is_bf16 = config.mixed_precision is MixedPrecision.bf16
     if accelerator.device.type == "cuda" and is_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(

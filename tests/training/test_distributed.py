@@ -1,9 +1,7 @@
 """Two processes on the CPU equal one at the same global batch: DDP, FSDP, ZeRO-2 and ZeRO-3."""
 
 import json
-import os
 import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +16,7 @@ from fantasytalking.common.errors import ErrorCode
 from fantasytalking.training.distributed import check_compatible
 from fantasytalking.training.holdout_loss import HOLDOUT_LOG_FILE as HELD_OUT
 from tests.helpers.errors import raises_input_error
+from tests.helpers.launching import accelerate_launch, cpu_environment
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import bit_equal, load_adapter_tensors, read_log
 from tests.training.test_distillation import STAGE3 as DISTILLED
@@ -28,25 +27,20 @@ STAGE3: dict[str, object] = {
     **DISTILLED,
     "stage__distillation__teacher_steps_per_window": 4,  # twelve calls of the teacher
 }
-ACCELERATE = ROOT / "configs" / "accelerate"
 
 
 def launch(settings: list[str], tmp_path: Path, config: str, processes: int, *before: str) -> None:
     empty = tmp_path / "empty.yaml"
     empty.write_text("model: nano\n")
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / config)]
-    options = ["--num_processes", str(processes), "--main_process_port", "0"]
     command = [
-        *accelerate,
-        *options,
+        *accelerate_launch(processes, config),
         *before,
         str(ROOT / "scripts" / "train_stage1.py"),
         "--config",
         str(empty),
         *settings,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment = cpu_environment()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=220, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-6000:]
 

@@ -1,7 +1,6 @@
 """Whole runs on a tiny corpus: golden losses, resuming, learning, files and errors."""
 
 import json
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -248,25 +247,18 @@ def test_an_unreadable_clip_is_replaced_and_reported(
     progress = json.loads((Path(config.output) / "checkpoints" / "step-00000004" / "progress.json").read_text())
     assert list(progress["bad"]) == ["clip003"]
     with raises_input_error(ErrorCode.malformed_file, "data.max_unreadable_fraction", 1 / 8) as caught:
-        run(configure("strict", manifest=manifest, stage__steps=4, data__max_unreadable_fraction=0.1))
+        run(configure("strict", manifest=manifest, stage__steps=4, data__max_unreadable_fraction=0))
     assert "clip003" in str(caught.value)
 
 
-def test_a_loss_that_is_not_finite_raises_before_the_update(configure: Configure, tmp_path: Path, base: Path):
-    weights = load_file(base / "diffusion_pytorch_model.safetensors")
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_text((base / "config.json").read_text())
-    weights["proj_out.bias"][0] = math.nan
-    save_file(weights, broken / "diffusion_pytorch_model.safetensors")
-    config = configure(base=broken)
-    with raises_input_error(ErrorCode.out_of_range, "loss", ["nan", "nan"]):
-        run(config)
-    recorded = json.loads((Path(config.output) / "not_finite_0.json").read_text())
-    assert recorded["step"] == 1
-    assert len(recorded["clips"]) == 2
-    assert all(name.startswith("clip") for name in recorded["clips"])
-    assert not (Path(config.output) / "checkpoints").exists()
+def test_one_unreadable_clip_of_a_small_corpus_does_not_stop_training(configure: Configure, tmp_path: Path):
+    manifest = make_corpus(tmp_path / "corpus")
+    features = tmp_path / "corpus" / "features"
+    (features / "clip003.safetensors").write_bytes(b"damaged")
+    run(configure("one", manifest=manifest, stage__steps=4))
+    (features / "clip005.safetensors").write_bytes(b"damaged")
+    with raises_input_error(ErrorCode.malformed_file, "data.max_unreadable_fraction", 2 / 8):
+        run(configure("two", manifest=manifest, stage__steps=4))
 
 
 def test_another_configuration_in_the_same_folder_raises(configure: Configure):
@@ -318,17 +310,6 @@ def test_a_checkpoint_of_another_parallelism_raises(configure: Configure):
     del recorded["layout"]
     (checkpoint / "progress.json").write_text(json.dumps(recorded))
     run(configure(stage__steps=4))
-
-
-def test_other_clips_in_the_same_folder_raise(configure: Configure, tmp_path: Path):
-    manifest = make_corpus(tmp_path / "corpus")
-    run(configure(manifest=manifest))
-    lines = manifest.read_text().splitlines(keepends=True)
-    manifest.write_text("".join(lines[:-1]))
-    with raises_input_error(ErrorCode.conflict, "data.manifests", str(manifest)):
-        run(configure(manifest=manifest, stage__steps=4))
-    manifest.write_text("".join(lines))
-    run(configure(manifest=manifest, stage__steps=4))
 
 
 def test_validation_is_called_with_the_model_and_a_folder(configure: Configure, tmp_path: Path):
