@@ -76,6 +76,10 @@ class InputError(ValueError):
         return _rebuild_input_error, (str(self), self.code, self.field, self.value)
 
 
+class ReportedElsewhereError(InputError):
+    """An error that the main process of several reports; raised on the others, which end without repeating it."""
+
+
 def _rebuild_input_error(message: str, code: ErrorCode | None, field: str | None, value: object) -> InputError:
     return InputError(message, code=code, field=field, value=value)
 
@@ -88,10 +92,13 @@ def install_command(extra: str) -> str:
 def exit_cleanly(main: Callable[[], None]) -> None:
     """Runs the `main` of a command and reports expected errors in one line on stderr.
 
-    An `InputError`, or an optional package that is not installed, exits with code 2; an interruption with code 130.
+    An `InputError`, or an optional package that is not installed, exits with code 2, on processes that need not report
+    it silently; an interruption with code 130.
     """
     try:
         main()
+    except ReportedElsewhereError:
+        sys.exit(2)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

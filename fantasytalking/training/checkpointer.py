@@ -20,9 +20,9 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.text_files import read_json
-from fantasytalking.training.agreement import errors_on_all
 from fantasytalking.training.ema import EMAModel
 
 PROGRESS_FILE = "progress.json"

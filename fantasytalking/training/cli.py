@@ -42,7 +42,7 @@ def train(
 
     Raises:
         InputError: an argument, the configuration, the clips or the weights cannot be used.
-        SystemExit: a stop signal ended the run (128 + its number), or another process reports an error (2).
+        SystemExit: a stop signal ended the run; its code is 128 plus the signal's number.
     """
     parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -68,7 +68,6 @@ def train(
             sys.stdout.write(describe_plan(config, world_size) + "\n")
         return
     _configure_logging()
-    from fantasytalking.training.agreement import ReportedElsewhereError
     from fantasytalking.training.model_setup import check_initial_weights_exist
     from fantasytalking.training.stop_request import TrainingInterrupted
     from fantasytalking.training.trainer import Trainer
@@ -84,8 +83,6 @@ def train(
     )
     try:
         Trainer(config, validation_sampler).train()
-    except ReportedElsewhereError:
-        sys.exit(2)
     except TrainingInterrupted as interrupted:
         if _is_first_process():
             sys.stderr.write(f"{interrupted}\n")

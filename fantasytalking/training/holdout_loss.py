@@ -7,11 +7,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
 from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, LossNormalization, add_noise, flow_matching_loss
 from fantasytalking.motion_normalizer import MotionNormalizer
-from fantasytalking.training.agreement import errors_on_all
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.metrics_log import append_log_line
 from fantasytalking.training.rng import step_randomness

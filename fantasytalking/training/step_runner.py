@@ -9,7 +9,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from fantasytalking.training.agreement import errors_on_all, flags_of_all
+from fantasytalking.common.agreement import errors_on_all, flags_of_all
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.dataloader import BatchLayout, MicroBatch
 from fantasytalking.training.metrics_log import StepMetrics

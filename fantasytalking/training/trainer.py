@@ -16,6 +16,7 @@ from torch import nn
 
 from fantasytalking.checkpoints.adapter import save_adapter_state
 from fantasytalking.checkpoints.lora import strip_peft_name
+from fantasytalking.common.agreement import errors_on_all, raise_on_all
 from fantasytalking.common.config import save_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.corpus_motion import (
@@ -27,7 +28,6 @@ from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.models.cpu.attention import use_matmul_attention
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
-from fantasytalking.training.agreement import errors_on_all, raise_on_all
 from fantasytalking.training.checkpointer import (
     CheckpointManager,
     RunState,

@@ -48,7 +48,7 @@ from tests.data.preparation_runs import (
     start_preparation,
     wait_for_processes,
 )
-from tests.data.sample_videos import write_bad_videos, write_good_videos, write_repeated
+from tests.data.sample_videos import write_bad_videos, write_repeated
 from tests.helpers.errors import raises_input_error
 from tests.helpers.launching import accelerate_launch, cpu_environment
 from tests.helpers.paths import ROOT
@@ -65,13 +65,6 @@ class Corpus:
     records: list[ClipRecord]
     rejections: list[Rejection]
     expected: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("good")
-    write_good_videos(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

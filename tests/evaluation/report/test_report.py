@@ -27,6 +27,7 @@ from fantasytalking.evaluation.report.results import EvaluationResults, ResultCu
 from fantasytalking.evaluation.report.svg_plots import clip_plot, curve_plot
 from tests.evaluation.conftest import LATE, SIZE
 from tests.helpers.errors import raises_input_error
+from tests.helpers.launching import accelerate_launch, cpu_environment
 from tests.helpers.paths import ROOT
 
 SIZES = (f"width={SIZE}", f"height={SIZE}")

@@ -1,4 +1,4 @@
-"""Lets the processes of a run agree, so that none waits for one that has stopped.
+"""Lets the processes of a run agree on flags and errors, so that none waits for one that has stopped.
 
 Every function is called on all processes, at the same point of the run.
 """
@@ -10,11 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 
-from fantasytalking.common.errors import InputError
-
-
-class ReportedElsewhereError(InputError):
-    """An error that the main process reports; raised on the others, which need not repeat it."""
+from fantasytalking.common.errors import InputError, ReportedElsewhereError
 
 
 def flags_of_all(flags: Sequence[bool]) -> list[bool]:
