@@ -255,7 +255,9 @@ def parse_record(values: Any, record_type: type[RecordT]) -> RecordT:
 def _check_type(name: str, value: Any, expected_type: Any) -> Any:
     if expected_type is RejectionReason:
         return RejectionReason(value)
-    if expected_type == float | None:  # None is written by leaving the key out
+    if expected_type == float | None:
+        if value is None:
+            return None
         expected_type = float
     if expected_type is float and type(value) is int:
         value = float(value)

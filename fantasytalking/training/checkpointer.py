@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed import checkpoint as distributed_checkpoint
 
 from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.common.errors import ErrorCode, InputError
@@ -28,6 +29,8 @@ from fantasytalking.training.ema import EMAModel
 PROGRESS_FILE = "progress.json"
 TRAINED_WEIGHTS_FILE = "trained.safetensors"
 EMA_WEIGHTS_FILE = "average.safetensors"
+EMA_SHARDS_FOLDER = "average"
+"""In place of `EMA_WEIGHTS_FILE` under FSDP: a distributed checkpoint of torch, with a part of every process."""
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -79,6 +82,22 @@ class CheckpointManager:
         """Returns the newest complete checkpoint, or None."""
         complete = self._complete()
         return complete[-1] if complete else None
+
+    def of_step(self, step: int) -> Path:
+        """Returns the complete checkpoint of a step.
+
+        Raises:
+            InputError: there is none; names the steps that have one.
+        """
+        steps = {int(path.name.removeprefix("step-")): path for path in self._complete()}
+        if step not in steps:
+            raise InputError(
+                f"'{self._folder}' has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}",
+                code=ErrorCode.missing_file,
+                field="--step",
+                value=step,
+            )
+        return steps[step]
 
     def partial_path(self, step: int) -> Path:
         """Returns the folder in which the checkpoint of `step` is written."""
@@ -150,8 +169,10 @@ class RunState:
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["exclude_frozen_parameters"] = True
         accelerator.save_state(str(folder), **options)
+        if self._ema is not None and self._ema.is_sharded:
+            distributed_checkpoint.save(self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER)
         if accelerator.is_main_process:
-            if self._ema is not None:
+            if self._ema is not None and not self._ema.is_sharded:
                 save_file(self._ema.state_dict(), folder / EMA_WEIGHTS_FILE)
             progress.save(folder)
         accelerator.wait_for_everyone()
@@ -180,7 +201,9 @@ class RunState:
             options["load_module_strict"] = False  # the checkpoint leaves out the frozen base
         accelerator.load_state(str(folder), **options)
         accelerator.step = 0  # a count of micro-batches; checkpoints lie between steps
-        if self._ema is not None:
+        if self._ema is not None and self._ema.is_sharded:
+            distributed_checkpoint.load(self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER)  # in place
+        elif self._ema is not None:
             self._ema.load_state_dict(load_file(folder / EMA_WEIGHTS_FILE))
         return progress
 
@@ -197,7 +220,7 @@ class RunState:
         else:
             state = dict(self._accelerator.get_state_dict(self._model) or {})
         if self._ema is not None:
-            state.update(self._ema.state_dict())
+            state.update(self._ema.full_state_dict())
         return state
 
     def _deepspeed_state_dict(self, is_needed: Callable[[str], bool]) -> dict[str, Tensor]:

@@ -38,7 +38,6 @@ from fantasytalking.training.checkpointer import (
 from fantasytalking.training.config import MixedPrecision, TrainConfig, ValidationConfig
 from fantasytalking.training.dataloader import BatchLayout, iter_micro_batches
 from fantasytalking.training.distributed import (
-    Trackers,
     build_accelerator,
     check_compatible,
     is_sharded,
@@ -63,6 +62,7 @@ from fantasytalking.training.run_guard import check_same_config, check_same_mani
 from fantasytalking.training.stage_config import LossWeight
 from fantasytalking.training.step_runner import SkippedStep, StepRunner
 from fantasytalking.training.stop_request import StopRequest, TrainingInterrupted
+from fantasytalking.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -211,9 +211,10 @@ class Trainer:
             if progress.step % config.logging.interval == 0 or progress.step == steps:
                 rate = learning_rate_at(step, steps, config.optimizer)
                 line = metrics.report(progress.step, steps, rate, self.accelerator.device)
-                if self.accelerator.is_main_process:
-                    append_log_line(self.output / LOG_FILE, line)
-                    logger.info(format_log_line(line, steps))
+                with errors_on_all():
+                    if self.accelerator.is_main_process:
+                        append_log_line(self.output / LOG_FILE, line)
+                        logger.info(format_log_line(line, steps))
                 self.trackers.log(flatten_scalars(line), progress.step)
 
             # Save

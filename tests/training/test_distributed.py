@@ -160,7 +160,7 @@ def test_processes_that_train_expressions_equal_one(config: str, tmp_path: Path,
         (DistributedType.DEEPSPEED, 2, {"optimizer__ema_decay": 0.9, "mixed_precision": "bf16"}, "optimizer.ema_decay"),
         (DistributedType.DEEPSPEED, 3, {"optimizer__ema_decay": 0.9}, "optimizer.ema_decay"),
         (DistributedType.DEEPSPEED, 2, {"optimizer__type": "muon"}, "optimizer.type"),
-        (DistributedType.FSDP, 0, {"optimizer__ema_decay": 0.9}, "optimizer.ema_decay"),
+        (DistributedType.FSDP, 0, {"optimizer__ema_decay": 0.9, "mixed_precision": "bf16"}, None),
         (DistributedType.FSDP, 0, {"optimizer__type": "muon"}, "optimizer.type"),
     ],
 )
