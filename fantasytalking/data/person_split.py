@@ -105,21 +105,24 @@ def _people_by_video(
         return {video: video for video in videos}
     if source is PersonSource.folder:
         return {video: _top_folder(video) for video in videos}
-    first = {video: video for video in videos}  # union-find
+    number = {video: index for index, video in enumerate(videos)}
+    owners = torch.tensor([number[video] for video in videos for _ in faces[video]])
+    groups = _connected(torch.cat([faces[video] for video in videos]), owners, len(videos), min_similarity)
+    return {video: videos[group] for video, group in zip(videos, groups.tolist(), strict=True)}
 
-    def root(video: str) -> str:
-        while first[video] != video:
-            first[video] = first[first[video]]
-            video = first[video]
-        return video
 
-    owners = [video for video in videos for _ in faces[video]]
-    embeddings = torch.cat([faces[video] for video in videos])
-    for start in range(0, len(embeddings), _BLOCK):
-        similar = embeddings[start : start + _BLOCK] @ embeddings[start:].T >= min_similarity
-        for one, other in similar.nonzero().tolist():
-            first[root(owners[start + one])] = root(owners[start + other])
-    return {video: root(video) for video in videos}
+def _connected(embeddings: Tensor, owners: Tensor, num_videos: int, min_similarity: float) -> Tensor:
+    """Returns the (videos,) smallest video number of each group of videos that similar faces connect."""
+    groups = torch.arange(num_videos)
+    while True:
+        of_faces, smallest = groups[owners], groups.clone()
+        for start in range(0, len(embeddings), _BLOCK):
+            similar = embeddings[start : start + _BLOCK] @ embeddings.T >= min_similarity
+            reached = torch.where(similar, of_faces, num_videos).amin(dim=1)
+            smallest.scatter_reduce_(0, owners[start : start + _BLOCK], reached, "amin")
+        if torch.equal(smallest, groups):
+            return groups
+        groups = smallest
 
 
 def _top_folder(video: str) -> str:

@@ -147,8 +147,9 @@ def activation_bytes(config: TrainConfig, size: ClipSize) -> int:
     if not config.gradient_checkpointing:
         return rest + per_block * layers
     width = preset.wan.num_attention_heads * preset.wan.attention_head_dim
-    # The input of a block may be a float32 copy, so four bytes per number.
-    return rest + per_block + layers * config.batch_size * size.tokens(preset.geometry) * width * 4
+    # What is kept of a block is its input, which has autocast's type.
+    number_bytes = 2 if config.mixed_precision is MixedPrecision.bf16 else 4
+    return rest + per_block + layers * config.batch_size * size.tokens(preset.geometry) * width * number_bytes
 
 
 def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> FantasyTalkingTransformer3DModel:

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 
 from fantasytalking.common.config import CONFIGS_FOLDER
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.training.distributed import check_compatible
+from fantasytalking.training.export import export_checkpoint
 from fantasytalking.training.holdout_loss import HOLDOUT_LOG_FILE as HELD_OUT
 from tests.helpers.errors import raises_input_error
 from tests.helpers.launching import accelerate_launch, cpu_environment
@@ -88,8 +90,10 @@ def test_a_checkpoint_on_one_machine_only_raises(tmp_path: Path, corpus: Path, b
 def test_sharded_processes_equal_one(config: str, tmp_path: Path, corpus: Path, base: Path):
     wrapper = str(Path(__file__).parent / "cpu_sharding.py")
 
+    average = {"optimizer__ema_decay": 0.5} if config == "fsdp" else {}
+
     def settings(name: str, **more: object) -> list[str]:
-        return config_overrides(tmp_path / name, corpus, base, **more)
+        return config_overrides(tmp_path / name, corpus, base, **average, **more)
 
     launch(settings("one", batch_size=4, stage__steps=3), tmp_path, "single.yaml", 1)
     for steps in (2, 3):
@@ -109,6 +113,8 @@ def test_sharded_processes_equal_one(config: str, tmp_path: Path, corpus: Path, 
         # Adam turns a gradient of nearly nothing into a step of either sign; three steps of 1e-3 at most.
         torch.testing.assert_close(sharded[name], value, rtol=0, atol=3e-3)
         assert (sharded[name] - value).abs().mean() < 1e-5, name
+    export_checkpoint(tmp_path / config, tmp_path / "exported")
+    assert bit_equal(load_file(tmp_path / "exported" / "adapter.safetensors"), sharded)
 
 
 @pytest.mark.slow

@@ -408,3 +408,7 @@ def test_wandb_modes_offline_and_disabled(configure: Configure):
         run(config)
         runs = list((Path(config.output) / "wandb").glob("offline-run-*/*.wandb"))
         assert len(runs) == (mode == "offline")
+        run_id = (Path(config.output) / "wandb_id.txt").read_text().strip()
+        for path in runs:
+            assert path.name == f"run-{run_id}.wandb"
+            assert "optimizer.learning_rate" in (path.parent / "logs" / "debug.log").read_text()
