@@ -132,5 +132,6 @@ def _read_shards(folder: Path, wanted: Mapping[str, Tensor], prefix: str) -> dic
     """Reads tensors of a distributed checkpoint, whatever processes wrote it."""
     known = FileSystemReader(folder).read_metadata().state_dict_metadata
     tensors = {name: torch.empty_like(value) for name, value in wanted.items() if f"{prefix}{name}" in known}
-    distributed_checkpoint.load({f"{prefix}{name}": value for name, value in tensors.items()}, checkpoint_id=folder)
+    renamed = {f"{prefix}{name}": value for name, value in tensors.items()}
+    distributed_checkpoint.load(renamed, checkpoint_id=folder, no_dist=True)
     return tensors
