@@ -67,7 +67,7 @@ def train(
         if _is_first_process():
             sys.stdout.write(describe_plan(config, world_size) + "\n")
         return
-    _configure_logging()
+    configure_logging()
     from fantasytalking.training.model_setup import check_initial_weights_exist
     from fantasytalking.training.stop_request import TrainingInterrupted
     from fantasytalking.training.trainer import Trainer
@@ -116,7 +116,7 @@ def _is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _configure_logging() -> None:
+def configure_logging() -> None:
     """Logs the package's own messages to stdout: warnings of every process, the rest of the first process only."""
     is_first = _is_first_process()
     if not is_first:

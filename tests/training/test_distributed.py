@@ -1,7 +1,9 @@
 """Two processes on the CPU equal one at the same global batch: DDP, FSDP, ZeRO-2 and ZeRO-3."""
 
 import json
+import signal
 import subprocess
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,3 +182,24 @@ def test_settings_that_need_whole_parameters_raise_when_sharded(
     )
     with nullcontext() if field is None else raises_input_error(ErrorCode.unsupported, field):
         check_compatible(config, accelerator)
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_loses_at_most_a_step(tmp_path: Path, corpus: Path, base: Path):
+    run = tmp_path / "run"
+    settings = config_overrides(run, corpus, base, batch_size=1, stage__steps=10**6, checkpoints__interval=10**6)
+    (tmp_path / "empty.yaml").write_text("model: nano\n")
+    script = [str(ROOT / "scripts" / "train_stage1.py"), "--config", str(tmp_path / "empty.yaml"), *settings]
+    command = [*accelerate_launch(2), *script]
+    process = subprocess.Popen(command, env=cpu_environment(), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    deadline = time.monotonic() + 150
+    while not ((run / "log.jsonl").is_file() and len(read_log(run)) >= 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert errors.count("SIGTERM: stopped after step") == 1, "one line of one process"
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    last = read_log(run)[-1]["step"]
+    assert checkpoint.name == f"step-{last:08d}" and f"after step {last}," in errors

@@ -201,6 +201,22 @@ def test_files_of_a_run(configure: Configure):
         assert line["tokens_per_second"] == pytest.approx(48 * line["clips_per_second"])
 
 
+def test_masked_and_unmasked_clips_are_logged_separately(configure: Configure):
+    run(configure("one", stage__steps=1))
+    assert not {"loss_masked", "loss_unmasked"} & read_log(configure("one").output)[0].keys()
+    for eta, missing in ((0.5, None), (0, "loss_unmasked"), (1, "loss_masked")):
+        config = configure(f"two{eta}", stage__steps=1, batch_size=8, stage__loss__eta=eta, **STAGE2)
+        run(config)
+        (line,) = read_log(config.output)
+        means = [line["loss_masked"], line["loss_unmasked"]]
+        if missing:
+            assert line[missing] is None and line["loss"] in means
+            continue
+        share = (line["loss"] - means[1]) / (means[0] - means[1])  # of the clips that are masked
+        assert share * 8 == pytest.approx(round(share * 8), abs=1e-6) and 0 < share < 1
+        assert means[0] < means[1], "the lips are a small part of all positions"
+
+
 def test_the_adapter_has_the_motion_normalizer_of_its_clips(configure: Configure, tmp_path: Path):
     manifest = make_corpus(tmp_path / "corpus")
     prepared = MotionNormalizer(0.5, 2.0, 0.5, 2.0)

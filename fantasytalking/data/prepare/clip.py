@@ -13,7 +13,7 @@ from fantasytalking.common.limits import MAX_CAPTION_BYTES
 from fantasytalking.common.text_files import read_text_file
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
-from fantasytalking.data.prepare.clip_measures import measure_clip
+from fantasytalking.data.prepare.clip_measures import measure_kept_clip
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.crop import crop_frame
 from fantasytalking.data.prepare.people import (
@@ -56,7 +56,7 @@ class PreparedClip:
     speaker_waveforms: tuple[NDArray[np.float32], ...] | None
     """Speech of each person, as long as `waveform`; None if only the mixed audio is known."""
     measures: dict[str, float]
-    """Measured fields of the clip's line in the manifest; see `measure_clip`."""
+    """Measured fields of the clip's line in the manifest; see `measure_kept_clip`."""
 
     @property
     def face_size(self) -> float:
@@ -99,7 +99,7 @@ def prepare_clip(clip: SceneClip, config: PreparationConfig) -> PreparedClip:
         expression,
         body,
         None if speakers is None else tuple(speakers),
-        measure_clip(prepared, tracks, samples, framing.scale),
+        measure_kept_clip(prepared, tracks, samples, framing.scale),
     )
 
 

@@ -15,7 +15,7 @@ from fantasytalking.perception.multi_person_filter import LANDMARK_JITTER, Multi
 _YAW_PERCENTILE = 95
 
 
-def measure_clip(
+def measure_kept_clip(
     frames: NDArray[np.uint8], tracks: Sequence[FaceTrack], waveform: NDArray[np.float32], scale: float
 ) -> dict[str, float]:
     """Returns the measured fields of `ClipRecord`, by name; of several people, the least favorable value.
