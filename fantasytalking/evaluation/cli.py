@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.common.cli_aliases import add_argument_with_alias
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
@@ -157,8 +158,9 @@ def _evaluate_on_rank(
             value=other,
         )
     run = EvaluationRun(protocol, arguments.references, pairs, tuple(names), arguments.weights, output, reuse)
-    if process_state.is_main_process:
-        _check_output_protocol(output, protocol)
+    with errors_on_all():
+        if process_state.is_main_process:
+            _check_output_protocol(output, protocol)
     process_state.wait_for_everyone()
     measure_run(run, arguments.num_processes, process_state)
     if not process_state.is_main_process:

@@ -161,8 +161,9 @@ class RunState:
     def save(self, progress: TrainingProgress) -> None:
         """Writes a checkpoint under a temporary name and renames it when it is complete. Call on every process."""
         accelerator, folder = self._accelerator, self._checkpoints.partial_path(progress.step)
-        if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
+        with errors_on_all():
+            if accelerator.is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
         progress.layout = self._parallelism()
         options: dict[str, Any] = {}
@@ -171,13 +172,15 @@ class RunState:
         accelerator.save_state(str(folder), **options)
         if self._ema is not None and self._ema.is_sharded:
             distributed_checkpoint.save(self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER)
-        if accelerator.is_main_process:
-            if self._ema is not None and not self._ema.is_sharded:
-                save_file(self._ema.state_dict(), folder / EMA_WEIGHTS_FILE)
-            progress.save(folder)
+        with errors_on_all():
+            if accelerator.is_main_process:
+                if self._ema is not None and not self._ema.is_sharded:
+                    save_file(self._ema.state_dict(), folder / EMA_WEIGHTS_FILE)
+                progress.save(folder)
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            self._checkpoints.commit(progress.step)
+        with errors_on_all():
+            if accelerator.is_main_process:
+                self._checkpoints.commit(progress.step)
         accelerator.wait_for_everyone()
 
     def load(self) -> TrainingProgress:

@@ -244,9 +244,10 @@ class Trainer:
                 save_config(config, self.output / "train.yaml")
                 if self.motion_normalizer is not None:
                     self.motion_normalizer.save(self.output / MOTION_NORMALIZER_FILE)
+                for name in (LOG_FILE, HOLDOUT_LOG_FILE, NOT_FINITE_FILE):
+                    truncate_log(self.output / name, progress.step)
+        progress.bad.clear()  # the corpus may have been repaired; what is still unreadable is found again
         if is_main:
-            for name in (LOG_FILE, HOLDOUT_LOG_FILE, NOT_FINITE_FILE):
-                truncate_log(self.output / name, progress.step)
             logger.info(self.trainable_summary)
             logger.info(
                 f"{config.stage.name}: step {progress.step} to {config.stage.steps}, {len(self.dataset)} clips, "
@@ -283,10 +284,11 @@ class Trainer:
             return
         progress.skipped_in_a_row += 1
         path, limit = self.output / NOT_FINITE_FILE, self.config.optimizer.max_nonfinite_steps
-        if self.accelerator.is_main_process:
-            clips = {name: str(loss) for name, loss in skipped.clips.items()}
-            append_log_line(path, {"step": progress.step, "what": skipped.quantity, "clips": clips})
-            logger.warning(f"step {progress.step} is skipped: its {skipped.quantity} is not finite; see '{path}'")
+        with errors_on_all():
+            if self.accelerator.is_main_process:
+                clips = {name: str(loss) for name, loss in skipped.clips.items()}
+                append_log_line(path, {"step": progress.step, "what": skipped.quantity, "clips": clips})
+                logger.warning(f"step {progress.step} is skipped: its {skipped.quantity} is not finite; see '{path}'")
         if progress.skipped_in_a_row >= limit:
             raise_on_all(
                 InputError(
@@ -331,13 +333,14 @@ class Trainer:
         state = self.run_state.full_state_dict(
             lambda name: group_of(name) != BASE_GROUP or strip_peft_name(name) in trained_base_names
         )
-        if self.accelerator.is_main_process:
-            save_adapter_state(
-                *(state, self.output / "adapter", adapter_config, self.config, base_names),
-                motion_normalizer=self.motion_normalizer,
-                dtype=torch.float16 if self.config.stage.save_float16 else None,
-            )
-            logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(adapter_config.modules)}")
+        with errors_on_all():
+            if self.accelerator.is_main_process:
+                save_adapter_state(
+                    *(state, self.output / "adapter", adapter_config, self.config, base_names),
+                    motion_normalizer=self.motion_normalizer,
+                    dtype=torch.float16 if self.config.stage.save_float16 else None,
+                )
+                logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(adapter_config.modules)}")
         self.accelerator.wait_for_everyone()
 
     def _ema_weights(self) -> AbstractContextManager[None]:

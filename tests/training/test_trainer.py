@@ -262,6 +262,11 @@ def test_an_unreadable_clip_is_replaced_and_reported(
     assert "clip 'clip003' cannot be read" in caplog.text
     progress = json.loads((Path(config.output) / "checkpoints" / "step-00000004" / "progress.json").read_text())
     assert list(progress["bad"]) == ["clip003"]
+    make_corpus(tmp_path / "corpus")  # prepared again
+    run(configure(manifest=manifest, stage__steps=5, data__max_unreadable_fraction=0.2))
+    progress = json.loads((Path(config.output) / "checkpoints" / "step-00000005" / "progress.json").read_text())
+    assert progress["bad"] == {}
+    (tmp_path / "corpus" / "features" / "clip003.safetensors").write_bytes(b"damaged")
     with raises_input_error(ErrorCode.malformed_file, "data.max_unreadable_fraction", 1 / 8) as caught:
         run(configure("strict", manifest=manifest, stage__steps=4, data__max_unreadable_fraction=0))
     assert "clip003" in str(caught.value)
