@@ -29,6 +29,8 @@ COMMANDS = {
     "app": Command("app", "serve the web page that generates videos"),
     "prepare": Command("prepare", "turn a folder of talking videos into training features"),
     "train": Command("train", "train a stage, given by its configuration"),
+    "export": Command("export", "turn a checkpoint of a training run into an adapter"),
+    "split-corpus": Command("split_corpus", "split a prepared corpus by person"),
     "convert": Command("convert", "convert released weights to adapters and back"),
     "estimate": Command("estimate", "estimate memory and time at full size, or count parameters"),
     "evaluate": Command("evaluate", "score finished videos against real ones"),

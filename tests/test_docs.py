@@ -165,7 +165,7 @@ def schemas() -> dict[str, tuple[type, str, str]]:
 
     return {
         **dict.fromkeys(("infer", "demo", "app", "generate-benchmark"), (InferConfig, "nano", "infer")),
-        "prepare": (PreparationConfig, "wan14b", "data"),
+        "prepare": (PreparationConfig, "nano", "data"),
         "ablation": (AblationConfig, "nano", "ablation"),
         "build-nano": (BuildConfig, "nano", "build"),
         **{stage: (TrainConfig, "nano", stage) for stage in ("stage1", "stage2", "stage3", "portrait")},

@@ -1,7 +1,6 @@
 """`fantasytalking generate-benchmark`: generates the video of every clip of a frozen benchmark."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from fantasytalking.commands.invocation import Invocation
 
@@ -24,10 +23,9 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     parser.add_settings("settings, as in num_inference_steps=20 face_scale=0")
     given = parser.parse_intermixed_args(arguments)
 
-    from accelerate import PartialState
-
     from fantasytalking.common.config import load_config, preset_path
     from fantasytalking.common.locks import lock_output
+    from fantasytalking.common.processes import connect_processes
     from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
     from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
     from fantasytalking.inference.console import silence_libraries
@@ -36,8 +34,7 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     config = load_config(InferConfig, given.config or preset_path("nano", "infer"), given.overrides)
     job = BenchmarkJob(BenchmarkProtocol.load(given.manifest), given.references, given.output, config)
     silence_libraries()
-    # One process may have hours of work more than another: the others must not time out.
-    state = PartialState(cpu=config.device == "cpu", timeout=timedelta(days=14))
+    state = connect_processes(cpu=config.device == "cpu")
     with lock_output(given.output, hold=state.is_main_process):
         count = generate_benchmark(job, state)
         state.wait_for_everyone()  # the lock is that of all processes

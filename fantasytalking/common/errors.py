@@ -83,6 +83,10 @@ class InputError(ValueError):
         return _rebuild_input_error, (str(self), self.code, self.field, self.value)
 
 
+class ReportedElsewhereError(InputError):
+    """An error that the main process of several reports; raised on the others, which end without repeating it."""
+
+
 def _rebuild_input_error(message: str, code: ErrorCode | None, field: str | None, value: object) -> InputError:
     return InputError(message, code=code, field=field, value=value)
 
@@ -95,9 +99,9 @@ def install_command(extra: str) -> str:
 def exit_cleanly(main: Callable[[], None]) -> None:
     """Runs the `main` of a command and reports expected errors in one line on stderr.
 
-    An `InputError`, an optional package that is not installed, or a file or disk that cannot be used exits with code 2,
-    an interruption with code 130 (Ctrl-C) or 128 + signal. Names that the terminal cannot show are escaped. A process
-    that `accelerate launch` or torchrun started ends with it.
+    An `InputError`, an optional package that is not installed, or a file or disk that cannot be used exits with code 2
+    (silently on processes that need not report it), an interruption with code 130 (Ctrl-C) or 128 + signal. Names that
+    the terminal cannot show are escaped. A process that `accelerate launch` or torchrun started ends with it.
     """
     die_with_launcher()
     _prepare_streams()
@@ -105,6 +109,8 @@ def exit_cleanly(main: Callable[[], None]) -> None:
         with raise_on_termination():
             main()
             sys.stdout.flush()
+    except ReportedElsewhereError:
+        sys.exit(2)
     except InputError as error:
         _exit_with_line(str(error))
     except ModuleNotFoundError as error:

@@ -51,6 +51,8 @@ class TaskStage(Generic[TaskT]):
     """Label of the progress bar."""
     folder: Path
     run_task: Callable[[TaskT], dict[str, Any]]
+    is_current: Callable[[TaskT, dict[str, Any]], bool] | None = None
+    """Whether a stored result still holds, so that the task need not run again; None: results always hold."""
 
     def result_path(self, task: TaskT) -> Path:
         """Returns the path of a task's result. The first two letters of its name select a subfolder."""
@@ -59,7 +61,7 @@ class TaskStage(Generic[TaskT]):
     def run(self, tasks: Sequence[TaskT], process_state: ProcessState) -> None:
         """Runs this process's part of the tasks that are not done yet, and waits for the other processes."""
         own_tasks = tasks[process_state.process_index :: process_state.num_processes]
-        left = [task for task in own_tasks if not self.result_path(task).is_file()]
+        left = [task for task in own_tasks if not self._is_done(task)]
         bar = tqdm(
             left,
             desc=self.title,
@@ -74,6 +76,16 @@ class TaskStage(Generic[TaskT]):
             result = self.run_task(task)
             atomic_write_text(self.result_path(task), json.dumps(result, ensure_ascii=False, allow_nan=False))
         process_state.wait_for_everyone()
+
+    def _is_done(self, task: TaskT) -> bool:
+        """Whether a task has a result that can be read and still holds; others are replaced."""
+        if not self.result_path(task).is_file():
+            return False
+        try:
+            result = self.result(task)
+        except InputError:
+            return False
+        return self.is_current is None or self.is_current(task, result)
 
     def result(self, task: TaskT) -> dict[str, Any]:
         """Returns the result of a finished task.
@@ -93,20 +105,21 @@ class TaskStage(Generic[TaskT]):
             ) from error
 
 
-def open_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, str] | None = None) -> None:
-    """Claims `folder` for a run with these settings, and removes partial files of an earlier, killed run.
-
-    To be called while `lock_output` holds the folder, so that no other run writes these files.
+def check_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Validates that `folder` is new, or belongs to a run with these settings and encoders; writes nothing.
 
     Args:
         folder: output folder of the run.
         fingerprint: hash of the settings.
         encoders: fingerprints of the encoders, by name.
 
+    Returns:
+        The fingerprints of the encoders of the run so far.
+
     Raises:
         InputError: the folder holds other files, or belongs to a run with other settings or encoders.
     """
-    mark = folder / "progress" / "settings.json"
+    mark = _settings_mark(folder)
     if mark.is_file():
         if read_json(mark) != {"fingerprint": fingerprint}:
             raise InputError(
@@ -123,8 +136,8 @@ def open_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, st
             field="output",
             value=str(folder),
         )
-    known = mark.with_name("encoders.json")
-    begun = read_json(known) if known.is_file() else {}
+    known = _encoders_mark(folder)
+    begun: dict[str, str] = read_json(known) if known.is_file() else {}
     for name, found in (encoders or {}).items():
         if begun.get(name, found) != found:
             raise InputError(
@@ -134,11 +147,34 @@ def open_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, st
                 field=name,
                 value=str(folder),
             )
-    atomic_write_text(mark, json.dumps({"fingerprint": fingerprint}))
-    atomic_write_text(known, json.dumps({**begun, **(encoders or {})}))
+    return begun
+
+
+def open_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, str] | None = None) -> None:
+    """Claims `folder` for a run with these settings, and removes partial files of an earlier, killed run.
+
+    To be called while `lock_output` holds the folder, so that no other run writes these files.
+
+    Args:
+        folder, fingerprint, encoders: as in `check_output_folder`.
+
+    Raises:
+        InputError: as `check_output_folder`.
+    """
+    begun = check_output_folder(folder, fingerprint, encoders)
+    atomic_write_text(_settings_mark(folder), json.dumps({"fingerprint": fingerprint}))
+    atomic_write_text(_encoders_mark(folder), json.dumps({**begun, **(encoders or {})}))
     for leftover in [*folder.glob(".*"), *folder.glob("features/*/.*"), *folder.glob("progress/**/.*")]:
         if leftover.is_dir() and _LEFTOVER.fullmatch(leftover.name):
             shutil.rmtree(leftover)
+
+
+def _settings_mark(folder: Path) -> Path:
+    return folder / "progress" / "settings.json"
+
+
+def _encoders_mark(folder: Path) -> Path:
+    return folder / "progress" / "encoders.json"
 
 
 def _foreign_entries(folder: Path) -> list[Path]:

@@ -130,7 +130,7 @@ def load_features(path: str | Path) -> ClipFeatures:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(
-            f"feature file '{path}' is damaged ({error}); prepare the clip again",
+            f"feature file '{path}' is damaged ({error}); delete it and prepare the corpus again",
             code=ErrorCode.malformed_file,
             field="path",
             value=str(path),
@@ -186,7 +186,10 @@ def _check(tensors: dict[str, Tensor], source: str) -> None:
 
 def _malformed(source: str, name: str, problem: str, value: object = None) -> InputError:
     return InputError(
-        f"{source}: '{name}' {problem}; prepare the clip again", code=ErrorCode.malformed_file, field=name, value=value
+        f"{source}: '{name}' {problem}; delete it and prepare the corpus again",
+        code=ErrorCode.malformed_file,
+        field=name,
+        value=value,
     )
 
 

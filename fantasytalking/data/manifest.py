@@ -91,6 +91,28 @@ class ClipRecord:
     features: str
     people: int = 1
     """Number of people in the features. Lines with one person omit the key."""
+    face_confidence: float | None = None
+    """Mean score of the face detector, [0, 1]. Of several people this and the next four state the least favorable
+    value. Lines of earlier releases lack all measurements."""
+    visible_fraction: float | None = None
+    """Fraction of the frames that show the face, [0, 1]."""
+    face_blur: float | None = None
+    """Blur of the face in the prepared frames, [0, 1]; larger is more blurred."""
+    face_movement: float | None = None
+    """Variance of brows, lids and lips above the landmark jitter, in squared interocular distances."""
+    face_yaw: float | None = None
+    """95th percentile of the head's yaw to either side, in degrees; 0 is frontal."""
+    mouth_speed: float | None = None
+    """Mean speed of the mouth opening, in interocular distances per second, of the mouth that moves most."""
+    mouth_audio_correlation: float | None = None
+    """Correlation of mouth opening and loudness at the best lag up to 0.2 s, in [-1, 1], of the best mouth."""
+    loudness_db: float | None = None
+    """Level in dB of full scale that the loudest twentieth of the audio reaches."""
+
+    @property
+    def bucket(self) -> tuple[float, ...]:
+        """Width, height, frames, frame rate and people: clips of one batch have them in common."""
+        return self.width, self.height, self.frames, self.fps, self.people
 
     def renormalized(self, normalizer: MotionNormalizer) -> "ClipRecord":
         """Returns the record with its motion normalized by another normalizer."""
@@ -234,6 +256,10 @@ def parse_record(values: Any, record_type: type[RecordT]) -> RecordT:
 def _check_type(name: str, value: Any, expected_type: Any) -> Any:
     if expected_type is RejectionReason:
         return RejectionReason(value)
+    if expected_type == float | None:
+        if value is None:
+            return None
+        expected_type = float
     if expected_type is float and type(value) is int:
         value = float(value)
     if type(value) is not expected_type or (expected_type is float and not math.isfinite(value)):

@@ -3,16 +3,16 @@
 import argparse
 import re
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
+from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.common.cli_aliases import add_argument_with_alias
 from fantasytalking.common.command_parser import CommandParser, path_argument
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import check_utf8_path
 from fantasytalking.common.locks import RUN_LOCK_FILE, lock_output
+from fantasytalking.common.processes import connect_processes
 from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.config import REENACTMENT_LAYOUTS, BenchmarkConfig
 from fantasytalking.evaluation.benchmark.freeze import freeze_videos
@@ -136,7 +136,7 @@ def _evaluate(arguments: argparse.Namespace) -> str:
     if arguments.weights is not None:
         check_utf8_path(arguments.weights, "--weights")
     names, skipped = select_metrics(arguments.metrics, arguments.weights, arguments.required_metrics)
-    state = _distributed_state()
+    state = connect_processes(cpu=False)
     try:
         with lock_output(arguments.output, hold=state.is_main_process):
             return _evaluate_on_rank(arguments, names, skipped, state)
@@ -162,8 +162,9 @@ def _evaluate_on_rank(
             value=other,
         )
     run = EvaluationRun(protocol, arguments.references, pairs, tuple(names), arguments.weights, output, reuse)
-    if process_state.is_main_process:
-        _check_output_protocol(output, protocol)
+    with errors_on_all():
+        if process_state.is_main_process:
+            _check_output_protocol(output, protocol)
     process_state.wait_for_everyone()
     measure_run(run, arguments.num_processes, process_state)
     if not process_state.is_main_process:
@@ -226,14 +227,6 @@ def _check_output_protocol(output: Path, protocol: BenchmarkProtocol) -> None:
             value=str(output),
         )
     protocol.save(path)
-
-
-def _distributed_state() -> Any:
-    """Returns accelerate's state of the ranks: one, or those that it launched."""
-    from accelerate import PartialState
-
-    # Long enough that no rank times out while another still has hours of work.
-    return PartialState(timeout=timedelta(days=14))
 
 
 def _require_arguments(arguments: argparse.Namespace, *names: str) -> None:

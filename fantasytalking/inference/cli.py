@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fantasytalking.common.errors import InputError
+from fantasytalking.common.processes import launched_processes
 from fantasytalking.common.text import printable
 from fantasytalking.inference.arguments import parse_job
 from fantasytalking.inference.console import notify
-from fantasytalking.inference.context_parallel import Coordinator, init_processes, launched_world_size, run_worker
+from fantasytalking.inference.context_parallel import Coordinator, init_processes, run_worker
 from fantasytalking.inference.generate import generate_video
 from fantasytalking.inference.job import STDIO_PATH, GenerationJob
 from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline, resolve_model
@@ -24,7 +25,7 @@ def run_inference_cli(arguments: Sequence[str], description: str, prog: str | No
         InputError: an option or an input cannot be used; of several processes only the first raises it, the others
             exit with code 2.
     """
-    if launched_world_size() == 1:
+    if launched_processes() == 1:
         job = parse_job(arguments, description, prog)
         _report(job, run_job(job))
         return

@@ -76,11 +76,6 @@ class ShutdownCommand(NamedTuple):
     exit_code: int
 
 
-def launched_world_size() -> int:
-    """Returns the number of processes that were launched together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def init_processes() -> int:
     """Joins the processes that torchrun launched, and returns the rank of this one."""
     backend = "gloo"

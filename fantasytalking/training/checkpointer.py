@@ -23,7 +23,9 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed import checkpoint as distributed_checkpoint
 
+from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import apply_umask, report_write_errors
 from fantasytalking.common.text_files import read_json
@@ -32,6 +34,8 @@ from fantasytalking.training.ema import EMAModel
 PROGRESS_FILE = "progress.json"
 TRAINED_WEIGHTS_FILE = "trained.safetensors"
 EMA_WEIGHTS_FILE = "average.safetensors"
+EMA_SHARDS_FOLDER = "average"
+"""In place of `EMA_WEIGHTS_FILE` under FSDP: a distributed checkpoint of torch, with a part of every process."""
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 _CHECKPOINT_ERRORS = (
@@ -51,6 +55,8 @@ class TrainingProgress:
     """Reason by name of each clip that could not be read."""
     seconds: float = 0.0
     """Training time in seconds."""
+    skipped_in_a_row: int = 0
+    """Last steps without an update, since the loss or the gradient was not finite."""
     layout: str = ""
     """Parallelism of the run that wrote the checkpoint, as far as its files depend on it; "" if unknown."""
 
@@ -87,6 +93,22 @@ class CheckpointManager:
         """Returns the newest complete checkpoint, or None."""
         complete = self._complete()
         return complete[-1] if complete else None
+
+    def of_step(self, step: int) -> Path:
+        """Returns the complete checkpoint of a step.
+
+        Raises:
+            InputError: there is none; names the steps that have one.
+        """
+        steps = {int(path.name.removeprefix("step-")): path for path in self._complete()}
+        if step not in steps:
+            raise InputError(
+                f"'{self._folder}' has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}",
+                code=ErrorCode.missing_file,
+                field="--step",
+                value=step,
+            )
+        return steps[step]
 
     def partial_path(self, step: int) -> Path:
         """Returns the folder in which the checkpoint of `step` is written."""
@@ -160,21 +182,26 @@ class RunState:
 
     def _save(self, progress: TrainingProgress, folder: Path) -> None:
         accelerator = self._accelerator
-        if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
+        with errors_on_all():
+            if accelerator.is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
         progress.layout = self._parallelism()
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["exclude_frozen_parameters"] = True
         accelerator.save_state(str(folder), **options)
-        if accelerator.is_main_process:
-            if self._ema is not None:
-                save_file(self._ema.state_dict(), folder / EMA_WEIGHTS_FILE)
-            progress.save(folder)
+        if self._ema is not None and self._ema.is_sharded:
+            distributed_checkpoint.save(self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER)
+        with errors_on_all():
+            if accelerator.is_main_process:
+                if self._ema is not None and not self._ema.is_sharded:
+                    save_file(self._ema.state_dict(), folder / EMA_WEIGHTS_FILE)
+                progress.save(folder)
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            self._checkpoints.commit(progress.step)
+        with errors_on_all():
+            if accelerator.is_main_process:
+                self._checkpoints.commit(progress.step)
         accelerator.wait_for_everyone()
 
     def load(self) -> TrainingProgress:
@@ -190,21 +217,19 @@ class RunState:
         folder = self._latest_checkpoint()
         if folder is None:
             return TrainingProgress()
-        progress = TrainingProgress.load(folder)
-        if progress.layout and progress.layout != self._parallelism():
-            raise InputError(
-                f"checkpoint '{folder}' was written under {progress.layout}, but this run is {self._parallelism()}; "
-                "launch it as before, or choose another output folder (stage.init_from starts from an adapter)",
-                code=ErrorCode.conflict,
-                field="layout",
-                value=progress.layout,
-            )
+        with errors_on_all():
+            progress = TrainingProgress.load(folder)
+            self._check_parallelism(folder, progress)
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["load_module_strict"] = False  # the checkpoint leaves out the frozen base
         with _reading_checkpoint(folder):
             accelerator.load_state(str(folder), **options)
-            if self._ema is not None:
+            if self._ema is not None and self._ema.is_sharded:
+                distributed_checkpoint.load(
+                    self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER
+                )  # in place
+            elif self._ema is not None:
                 self._ema.load_state_dict(load_file(folder / EMA_WEIGHTS_FILE))
         accelerator.step = 0  # a count of micro-batches; checkpoints lie between steps
         return progress
@@ -222,7 +247,7 @@ class RunState:
         else:
             state = dict(self._accelerator.get_state_dict(self._model) or {})
         if self._ema is not None:
-            state.update(self._ema.state_dict())
+            state.update(self._ema.full_state_dict())
         return state
 
     def _deepspeed_state_dict(self, is_needed: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -243,6 +268,16 @@ class RunState:
                 if self._accelerator.is_main_process:
                     state[name] = value.cpu().clone()
         return state
+
+    def _check_parallelism(self, folder: Path, progress: TrainingProgress) -> None:
+        if progress.layout and progress.layout != self._parallelism():
+            raise InputError(
+                f"checkpoint '{folder}' was written under {progress.layout}, but this run is {self._parallelism()}; "
+                "launch it as before, or choose another output folder (stage.init_from starts from an adapter)",
+                code=ErrorCode.conflict,
+                field="layout",
+                value=progress.layout,
+            )
 
     def _parallelism(self) -> str:
         """Name of the parallelism, as far as a checkpoint's files depend on it."""

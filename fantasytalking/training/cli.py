@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,15 @@ from typing import TYPE_CHECKING
 from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.processes import launched_processes
 from fantasytalking.common.terminal_log import TerminalFormatter
 from fantasytalking.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from fantasytalking.training.trainer import ValidationSampler
+
+TORCH_WARNING_OF_EVERY_PROCESS = "Mismatch dtype between input and weight"
+"""Start of torch's warning about `rms_norm` in autocast, which only the first process passes on."""
 
 
 def train(
@@ -38,6 +43,7 @@ def train(
 
     Raises:
         InputError: an argument, the configuration, the clips or the weights cannot be used.
+        SystemExit: a stop signal ended the run; its code is 128 plus the signal's number.
     """
     parser = CommandParser(prog, description)
     default = f"default: configs/nano/{config_name}.yaml" if config_name else "required; there is no default"
@@ -52,14 +58,17 @@ def train(
             field="--config",
         )
     config = load_config(TrainConfig, options.config or preset_path("nano", str(config_name)), options.overrides)
+    world_size = launched_processes()
     # Imported here, so that a wrong option is reported at once.
     if options.dry_run:
         from fantasytalking.training.memory_estimate import describe_plan
 
-        sys.stdout.write(describe_plan(config) + "\n")
+        if _is_first_process():
+            sys.stdout.write(describe_plan(config, world_size) + "\n")
         return
-    _configure_logging()
+    configure_logging()
     from fantasytalking.training.model_setup import check_initial_weights_exist
+    from fantasytalking.training.stop_request import TrainingInterrupted
     from fantasytalking.training.trainer import Trainer
 
     check_initial_weights_exist(config.stage.init_from)  # before a corpus is created, which takes long
@@ -71,7 +80,12 @@ def train(
         if build_validation_sampler is not None and config.validation.interval
         else None
     )
-    Trainer(config, validation_sampler).train()
+    try:
+        Trainer(config, validation_sampler).train()
+    except TrainingInterrupted as interrupted:
+        if _is_first_process():
+            sys.stderr.write(f"{interrupted}\n")
+        sys.exit(interrupted.exit_code)
 
 
 def check_manifests_exist(config: TrainConfig) -> None:
@@ -97,9 +111,15 @@ def check_manifests_exist(config: TrainConfig) -> None:
             )
 
 
-def _configure_logging() -> None:
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def configure_logging() -> None:
     """Logs the package's own messages to stdout: warnings of every process, the rest of the first process only."""
-    is_first = int(os.environ.get("RANK", "0")) == 0
+    is_first = _is_first_process()
+    if not is_first:
+        warnings.filterwarnings("ignore", message=TORCH_WARNING_OF_EVERY_PROCESS)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(TerminalFormatter("%(message)s"))
     package = logging.getLogger("fantasytalking")

@@ -54,7 +54,10 @@ class TrainingDataConfig:
     """Prepared clips of a run."""
 
     manifests: list[str] = MISSING
-    """manifest.jsonl files written by prepare_data."""
+    """manifest.jsonl files written by prepare_data. They may be moved between resumed runs, but not change."""
+    exclude: list[str] = field(default_factory=list)
+    """Clips to leave out: names or shell patterns, such as those of damaging clips in not_finite.jsonl. May change when
+    a run is resumed."""
     refit_motion_normalizer: bool = False
     """Fits the motion normalizer to these clips, whatever they were prepared with: a model trained from scratch gets
     the full range of intensities, and corpora with different constants can be mixed."""
@@ -70,7 +73,8 @@ class TrainingDataConfig:
     num_workers: int = 2
     """Data loading processes per training process; 0 loads in the training process."""
     max_unreadable_fraction: float = 0.01
-    """Largest fraction of unreadable clips, in [0, 1]. Their neighbors replace them; above it training stops."""
+    """Largest fraction of unreadable clips, in [0, 1]. Their neighbors replace them; above it training stops. A single
+    unreadable clip does not stop it, unless this is 0."""
 
     def validate(self) -> None:
         """Validates manifests and numbers."""
@@ -104,6 +108,9 @@ class OptimizerConfig:
     """Learning rate at the last step over `learning_rate`, in [0, 1] (linear and cosine only)."""
     max_grad_norm: float = 1.0
     """Gradients of a larger global norm are scaled down to it."""
+    max_nonfinite_steps: int = 10
+    """Steps in a row whose loss or gradient is not finite, after which training stops. Such a step changes nothing; its
+    clips are written to the run's not_finite.jsonl."""
     ema_decay: float = 0.0
     """Decay of the moving average of the trained weights, for validation and the final adapter; 0 disables it."""
 
@@ -117,6 +124,7 @@ class OptimizerConfig:
         check_range("optimizer.warmup_steps", self.warmup_steps, 0, 10**7)
         check_fraction("optimizer.min_lr_ratio", self.min_lr_ratio)
         check_range("optimizer.max_grad_norm", self.max_grad_norm, 1e-6, 1e6)
+        check_range("optimizer.max_nonfinite_steps", self.max_nonfinite_steps, 1, 10**8)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset, Sample
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.rng import StepRandomness, step_randomness
+from fantasytalking.training.stop_request import ignore_stop_signals
 
 
 class ClipRequest(NamedTuple):
@@ -95,7 +96,7 @@ class StepSampler(Sampler[list[ClipRequest]]):
     def __iter__(self) -> Iterator[list[ClipRequest]]:
         step = self._start_step
         while step < self._end_step:
-            self._batch_sampler.set_position(*divmod(step, len(self._batch_sampler)))
+            self._batch_sampler.set_position(*self._batch_sampler.position_of(step))
             for indices in self._batch_sampler:
                 if step == self._end_step:
                     return
@@ -114,7 +115,7 @@ class FaultTolerantDataset(Dataset[ClipResult | InputError]):
         self._positions_in_bucket: list[int] = []
         buckets: dict[tuple[float, ...], list[int]] = defaultdict(list)
         for index, record in enumerate(dataset.records):
-            bucket = buckets[record.width, record.height, record.frames, record.fps, record.people]
+            bucket = buckets[record.bucket]
             self._buckets_by_index.append(bucket)
             self._positions_in_bucket.append(len(bucket))
             bucket.append(index)
@@ -174,12 +175,23 @@ def iter_micro_batches(
     """Yields this process's micro-batches from step `start_step` to the end.
 
     Raises:
-        InputError: the clips of a step do not fit together, or no clip of a bucket is readable.
+        InputError: the clips of a step do not fit together, no clip of a bucket is readable, or a loading process died.
     """
-    for micro_batch in _build_dataloader(dataset, config, layout, start_step, pin_memory):
-        if isinstance(micro_batch, InputError):
-            raise micro_batch
-        yield micro_batch
+    try:
+        for micro_batch in _build_dataloader(dataset, config, layout, start_step, pin_memory):
+            if isinstance(micro_batch, InputError):
+                raise micro_batch
+            yield micro_batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a data loading process ended unexpectedly ({str(error).splitlines()[0]}); it may have run out of memory: "
+            "lower data.num_workers",
+            code=ErrorCode.insufficient_resources,
+            field="data.num_workers",
+            value=config.data.num_workers,
+        ) from error
 
 
 def _build_dataloader(
@@ -192,4 +204,5 @@ def _build_dataloader(
         num_workers=config.data.num_workers,
         pin_memory=pin_memory,
         persistent_workers=False,
+        worker_init_fn=ignore_stop_signals,
     )

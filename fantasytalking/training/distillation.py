@@ -21,7 +21,7 @@ from fantasytalking.data.collate import TrainingBatch
 from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, add_noise, shift_sigmas, velocity_loss
 from fantasytalking.models.cfg_branches import GuidanceBranch, cfg_branch_weights
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.training.losses import StepLoss, loss_weight
+from fantasytalking.training.losses import StepLoss, is_masked, loss_weight
 from fantasytalking.training.rng import StepRandomness
 from fantasytalking.training.stage_config import DistillationConfig, LossConfig
 
@@ -72,7 +72,8 @@ class DistillationObjective:
         conditions = conditions._replace(guidance=segments.guidance_scales.to(dtype))
         prediction = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
         weight = loss_weight(batch.lip_mask, randomness, self._loss)
-        return StepLoss(velocity_loss(prediction, velocity, weight, self._loss.normalization), sigmas)
+        loss = velocity_loss(prediction, velocity, weight, self._loss.normalization)
+        return StepLoss(loss, sigmas, is_masked(randomness, self._loss))
 
     def integrate_teacher(
         self, model: nn.Module, noisy: Tensor, conditions: Conditions, segments: SegmentSample, dtype: torch.dtype

@@ -1,26 +1,22 @@
-"""Sets up accelerate for one process, DDP, FSDP or DeepSpeed, and the trackers."""
+"""Sets up accelerate for one process, DDP, FSDP or DeepSpeed."""
 
 import os
-from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import (
     DistributedType,
     InitProcessGroupKwargs,
-    is_tensorboard_available,
-    is_wandb_available,
 )
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-from fantasytalking.common.errors import ErrorCode, InputError, install_command
-from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig, WandbMode
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.processes import check_all_connected, launched_processes
+from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig
+from fantasytalking.training.trackers import check_trackers_installed
 
 PROCESS_GROUP_TIMEOUT = timedelta(hours=2)
 """How long processes wait for the first one, which alone reads the base and writes checkpoints."""
@@ -33,8 +29,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         InputError: the GPU does not support bf16, the launched processes are not connected, FSDP is version 1, or a
             tracker is not installed.
     """
-    _check_trackers(config.logging.trackers)
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    check_trackers_installed(config.logging.trackers)
+    launched = launched_processes()
     sharding = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
     accelerator = Accelerator(
         cpu=not sharding and not torch.cuda.is_available(),
@@ -44,14 +40,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         project_dir=config.output,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
     )
-    if accelerator.num_processes != launched:
-        raise InputError(
-            f"{launched} processes were launched, but accelerate connects {accelerator.num_processes}; without a GPU "
-            "only DDP connects processes: launch one, or use configs/accelerate/ddp.yaml",
-            code=ErrorCode.unsupported,
-            field="--num_processes",
-            value=launched,
-        )
+    check_all_connected(launched, accelerator.num_processes)
     is_bf16 = config.mixed_precision is MixedPrecision.bf16
     if accelerator.device.type == "cuda" and is_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(
@@ -93,18 +82,18 @@ def check_compatible(config: TrainConfig, accelerator: Accelerator) -> None:
     """Validates that the configuration works under the parallelism of the launcher.
 
     Raises:
-        InputError: the moving average or Muon needs whole parameters, which FSDP or DeepSpeed shards or rounds.
+        InputError: the moving average needs weights that DeepSpeed does not show, or Muon needs whole matrices.
     """
     decay, is_bf16 = config.optimizer.ema_decay, config.mixed_precision is MixedPrecision.bf16
-    if decay and is_sharded(accelerator):
+    if decay and is_sharded(accelerator) and accelerator.distributed_type is DistributedType.DEEPSPEED:
         raise InputError(
-            f"optimizer.ema_decay is {decay}, but the parameters are sharded; set it to 0, or use one process, DDP or "
-            "ZeRO-2",
+            f"optimizer.ema_decay is {decay}, but DeepSpeed's ZeRO-3 keeps the weights where no average can replace "
+            "them; set it to 0, or use configs/accelerate/fsdp.yaml",
             code=ErrorCode.unsupported,
             field="optimizer.ema_decay",
             value=decay,
         )
-    if decay and is_bf16 and _uses_fsdp_or_deepspeed(accelerator):
+    if decay and is_bf16 and accelerator.distributed_type is DistributedType.DEEPSPEED:
         raise InputError(
             f"optimizer.ema_decay is {decay}, but DeepSpeed rounds the weights to bf16; set it to 0, or use "
             "mixed_precision=no",
@@ -149,18 +138,6 @@ def prepare_model_and_optimizer(
     return prepared, prepared_optimizer
 
 
-def _check_trackers(names: Sequence[str]) -> None:
-    installed = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
-    missing = [name for name in names if not installed[name]()]
-    if missing:
-        raise InputError(
-            f"logging.trackers has '{missing[0]}', which is not installed: {install_command('train')}",
-            code=ErrorCode.unsupported,
-            field="logging.trackers",
-            value=missing[0],
-        )
-
-
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether every process holds only a part of each parameter (FSDP, ZeRO-3)."""
     if accelerator.distributed_type is DistributedType.DEEPSPEED:
@@ -170,57 +147,3 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 def _uses_fsdp_or_deepspeed(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
-
-class Trackers:
-    """Logs to tensorboard, wandb, both or neither."""
-
-    def __init__(self, accelerator: Accelerator, config: TrainConfig) -> None:
-        self._accelerator, self._config = accelerator, config
-
-    def start(self) -> None:
-        """Opens the trackers; a resumed run continues its wandb run."""
-        config = self._config
-        if not config.logging.trackers:
-            return
-        options: dict[str, dict[str, Any]] = {}
-        if "wandb" in config.logging.trackers:
-            options["wandb"] = {
-                "mode": WandbMode(config.logging.wandb_mode).value,
-                "dir": config.output,
-                "id": _wandb_id(Path(config.output)),
-                "resume": "allow",
-            }
-        self._accelerator.init_trackers(config.logging.project, init_kwargs=options)
-
-    def log(self, values: dict[str, float], step: int) -> None:
-        """Logs numbers of a step."""
-        if self._config.logging.trackers:
-            self._accelerator.log(values, step=step)
-
-    def log_image(self, name: str, path: Path, step: int) -> None:
-        """Logs an image file."""
-        from PIL import Image
-
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        for tracker in self._accelerator.trackers:
-            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images({name: pixels[None]}, step=step, **layout)
-
-    def log_video(self, name: str, path: Path, step: int) -> None:
-        """Logs a video file with audio to wandb; tensorboard does not support it."""
-        if "wandb" in self._config.logging.trackers and self._accelerator.is_main_process:
-            import wandb
-
-            self._accelerator.get_tracker("wandb").log({name: wandb.Video(str(path))}, step=step)
-
-    def finish(self) -> None:
-        """Closes the trackers and disconnects the processes."""
-        self._accelerator.end_training()
-
-
-def _wandb_id(output: Path) -> str:
-    """Returns an id that depends on the output folder only, in the characters that wandb allows."""
-    text = str(output.resolve())
-    return "".join(character if character.isalnum() else "-" for character in text)[-64:].strip("-")

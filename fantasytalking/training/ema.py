@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class EMAModel:
@@ -13,7 +14,8 @@ class EMAModel:
     The smaller d of the first steps keeps the average from staying near the initial weights.
 
     Args:
-        model: unwrapped, with whole parameters (one process, DDP or ZeRO-2).
+        model: unwrapped, with whole parameters (one process, DDP or ZeRO-2) or those of FSDP, of which every process
+            averages its own part.
         decay: in [0, 1).
     """
 
@@ -40,8 +42,20 @@ class EMAModel:
             self._copy_to_model(own)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns the average by parameter name."""
+        """Returns the average by parameter name; under FSDP as DTensors."""
         return dict(self._shadow)
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """Returns the whole average by parameter name. Under FSDP every process must call it."""
+        return {
+            name: value.full_tensor().cpu() if isinstance(value, DTensor) else value
+            for name, value in self._shadow.items()
+        }
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether every process holds a part only."""
+        return any(isinstance(value, DTensor) for value in self._shadow.values())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores the average. `state` must have exactly the names that train."""

@@ -7,6 +7,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
 from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, LossNormalization, add_noise, flow_matching_loss
@@ -52,20 +53,29 @@ class HoldoutLoss:
             "everywhere" (whole frame), "lips" (under the lip mask) and "rest" (outside of it).
 
         Raises:
-            InputError: a clip is damaged.
+            InputError: a clip is damaged; raised on every process.
         """
         state = PartialState()
         # A sharded model needs all processes, so each evaluates equally many clips; repeated ones count once.
         turns = range(-(-len(self._indices) // state.num_processes))
         own = [(turn * state.num_processes + state.process_index) % len(self._indices) for turn in turns]
-        measured = [(position, self._clip_errors(model, self._indices[position], device, dtype)) for position in own]
+        measured = [(position, self._clip_errors(model, self._load(position), device, dtype)) for position in own]
         gathered = dict(gather_object(measured))
         everywhere, lips, rest = torch.stack([gathered[position] for position in sorted(gathered)]).mean(dim=0).tolist()
         return {"everywhere": everywhere, "lips": lips, "rest": rest}
 
-    def _clip_errors(self, model: nn.Module, index: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        with torch.autocast(device.type, enabled=False):  # its CPU version rejects float16, the type of features
-            clip = self._collator([self._dataset[index]])
+    def _load(self, position: int) -> tuple[int, TrainingBatch]:
+        """Returns a clip and its index in the dataset. A damaged one raises on all processes, none of which waits."""
+        index = self._indices[position]
+        # The CPU version of autocast rejects float16, the type of features.
+        with errors_on_all(), torch.autocast("cpu", enabled=False):
+            return index, self._collator([self._dataset[index]])
+        raise AssertionError("errors_on_all raises what it catches")
+
+    def _clip_errors(
+        self, model: nn.Module, numbered_clip: tuple[int, TrainingBatch], device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        index, clip = numbered_clip
         noise = step_randomness(self._config.seed, HOLDOUT_NOISE_STEP, [index], clip.latents.shape[1:]).noise.to(device)
         batch = TrainingBatch(clip.latents.to(device), clip.conditions.to(device), clip.lip_mask.to(device))
         conditions, errors = batch.conditions.to(dtype=dtype), []

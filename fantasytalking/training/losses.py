@@ -29,6 +29,8 @@ class StepLoss(NamedTuple):
     """(B,) with gradient."""
     sigmas: Tensor
     """(B,) noise levels in [0, 1]."""
+    masked: Tensor
+    """(B,) bool: whether the loss counts the lips only."""
 
 
 class FlowMatchingObjective:
@@ -55,15 +57,20 @@ class FlowMatchingObjective:
         velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
         weight = loss_weight(batch.lip_mask, randomness, self._loss)
         loss = flow_matching_loss(velocity, batch.latents, randomness.noise, weight, self._loss.normalization)
-        return StepLoss(loss, sigmas)
+        return StepLoss(loss, sigmas, is_masked(randomness, self._loss))
+
+
+def is_masked(randomness: StepRandomness, config: LossConfig) -> Tensor:
+    """Returns for which clips the loss is multiplied by the lip mask, p > eta (paper section 3.2): (B,) bool."""
+    p = randomness.mask_uniform if config.mask_sampling is MaskSampling.sample else randomness.step_mask_uniform
+    return torch.zeros_like(p, dtype=torch.bool) if config.weight is LossWeight.uniform else p > config.eta
 
 
 def loss_weight(lip_mask: Tensor, randomness: StepRandomness, config: LossConfig) -> Tensor | None:
     """Returns M where p > eta and 1 elsewhere (paper section 3.2): (B, 1, F, h, w), or None for a uniform weight."""
     if config.weight is LossWeight.uniform:
         return None
-    p = randomness.mask_uniform if config.mask_sampling is MaskSampling.sample else randomness.step_mask_uniform
-    masked = (p > config.eta).view(-1, 1, 1, 1, 1)
+    masked = is_masked(randomness, config).view(-1, 1, 1, 1, 1)
     return torch.where(masked, lip_mask, torch.ones_like(lip_mask))
 
 

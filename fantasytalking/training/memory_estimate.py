@@ -19,6 +19,7 @@ from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.config import config_to_yaml
 from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.data.collate import AudioAlignment
+from fantasytalking.data.dataset import matching_clips
 from fantasytalking.data.manifest import ClipRecord, read_manifest
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.presets import build_meta_transformer, load_model_config
@@ -72,8 +73,11 @@ class MemoryEstimate(NamedTuple):
         return (self.total - self.activations) // world_size + self.activations
 
 
-def describe_plan(config: TrainConfig) -> str:
+def describe_plan(config: TrainConfig, world_size: int = 1) -> str:
     """Returns the resolved configuration, the parameter table, the clip sizes and the memory estimate as text.
+
+    Args:
+        world_size: number of processes, which determines the global batch.
 
     Raises:
         InputError: a manifest exists but is damaged, or a trainable pattern matches nothing.
@@ -84,21 +88,17 @@ def describe_plan(config: TrainConfig) -> str:
     largest = max(sizes or {PAPER_CLIP_SIZE: 0}, key=lambda size: size.tokens(geometry))
     memory = estimate_memory(config, largest, model)
     lines = [config_to_yaml(config).rstrip(), "", trainable_table(model), ""]
-    for size, clips in sorted(sizes.items()):
-        people = f", {size.people} people" if size.people > 1 else ""
-        lines.append(
-            f"bucket {size.width}x{size.height}, {size.frames} frames at {size.fps:g} fps{people}: {clips} clips"
-        )
+    per_process = config.batch_size * config.gradient_accumulation_steps
+    lines += [_bucket_line(size, clips, per_process * world_size) for size, clips in sorted(sizes.items())]
     if not sizes:
         lines.append(f"no corpus yet at {', '.join(config.data.manifests)}; assuming the paper's clips:")
     lines.append(
         f"largest clip: {largest.width}x{largest.height}, {largest.frames} frames = {largest.tokens(geometry):,} tokens"
     )
-    per_process = config.batch_size * config.gradient_accumulation_steps
-    lines.append(f"{config.stage.steps:,} steps of {per_process} clips per process")
+    lines.append(f"{config.stage.steps:,} steps of {per_process} clips per process, {world_size} process(es)")
     if sizes:
-        epochs = config.stage.steps * per_process / sum(sizes.values())
-        lines.append(f"{epochs:.1f} epochs on one process")
+        epochs = config.stage.steps * per_process * world_size / sum(sizes.values())
+        lines.append(f"{epochs:.1f} epochs")
     gib = {name: f"{value / 2**30:.2f}" for name, value in memory._asdict().items()}
     loading = (memory.frozen + memory.trainable) / 2**30
     lines += [
@@ -147,8 +147,9 @@ def activation_bytes(config: TrainConfig, size: ClipSize) -> int:
     if not config.gradient_checkpointing:
         return rest + per_block * layers
     width = preset.wan.num_attention_heads * preset.wan.attention_head_dim
-    # The input of a block may be a float32 copy, so four bytes per number.
-    return rest + per_block + layers * config.batch_size * size.tokens(preset.geometry) * width * 4
+    # What is kept of a block is its input, which has autocast's type.
+    number_bytes = 2 if config.mixed_precision is MixedPrecision.bf16 else 4
+    return rest + per_block + layers * config.batch_size * size.tokens(preset.geometry) * width * number_bytes
 
 
 def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> FantasyTalkingTransformer3DModel:
@@ -175,11 +176,24 @@ def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> Fant
 
 def _count_clip_sizes(config: TrainConfig) -> Counter[ClipSize]:
     present = [path for path in config.data.manifests if Path(path).exists()]
-    return Counter(_clip_size(record) for path in present for record in read_manifest(path))
+    records = [record for path in present for record in read_manifest(path)]
+    if len(present) < len(config.data.manifests):
+        return Counter(map(_clip_size, records))  # data.exclude may be about the missing ones
+    left_out = matching_clips([record.clip for record in records], config.data.exclude)
+    return Counter(_clip_size(record) for record in records if record.clip not in left_out)
 
 
 def _clip_size(record: ClipRecord) -> ClipSize:
     return ClipSize(record.width, record.height, record.frames, record.fps, record.people)
+
+
+def _bucket_line(size: ClipSize, clips: int, global_batch_size: int) -> str:
+    people = f", {size.people} people" if size.people > 1 else ""
+    line = f"bucket {size.width}x{size.height}, {size.frames} frames at {size.fps:g} fps{people}: {clips} clips"
+    if clips >= global_batch_size:
+        return line
+    every = -(-global_batch_size // clips)
+    return f"{line}, fewer than the {global_batch_size} of a step: one step in about {every} epochs repeats them"
 
 
 def _saved_tensor_bytes(config: TrainConfig, size: ClipSize, num_layers: int) -> int:

@@ -1,12 +1,15 @@
 """Guards of a resumed run: its configuration and manifests must be those it was started with."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from fantasytalking.common.config import load_config
 from fantasytalking.common.config_aliases import rename_old_keys
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write_text, hash_file
@@ -14,12 +17,22 @@ from fantasytalking.common.text_files import read_json
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.stage_config import ObjectiveType
 
+logger = logging.getLogger(__name__)
+
 MUTABLE_ON_RESUME = (
-    *("output", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing"),
+    *("output", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "attention_backend", "compile"),
     *("checkpoints", "logging", "validation", "holdout"),
-    *("stage.steps", "data.num_workers", "data.max_unreadable_fraction"),
+    *("stage.steps", "data.num_workers", "data.max_unreadable_fraction", "data.manifests", "data.exclude"),
+    *("optimizer.learning_rate", "optimizer.max_grad_norm", "optimizer.max_nonfinite_steps"),
 )
-"""Keys and sections of the configuration that may change when a run is resumed."""
+"""Keys and sections of the configuration that may change when a run is resumed. The content of the manifests may not;
+see `check_same_manifests`."""
+RECORDED_ON_CHANGE = (
+    *("optimizer.learning_rate", "optimizer.max_grad_norm", "data.exclude", "attention_backend", "compile"),
+    *("stage.steps",),
+)
+"""Those of them that change the weights: `record_changes` records their changes."""
+CHANGES_FILE = "changes.jsonl"
 GLOBAL_BATCH = "global batch"
 """Key of run.json: the only one that is not a key of the configuration."""
 
@@ -59,9 +72,9 @@ def check_same_config(output: Path, global_batch_size: int, config: TrainConfig)
 
 
 def check_same_manifests(output: Path, manifests: Sequence[str]) -> None:
-    """Validates that a run is resumed with manifests of the same content, whose hashes clips.json records.
+    """Validates that a run is resumed with manifests of the same content and order; clips.json records their hashes.
 
-    Other clips would change the order of the data from the next step on, and fitted motion normalizers.
+    Their place may change. Other clips would change the order of the data, and fitted motion normalizers.
 
     Raises:
         InputError: the content of a manifest has changed.
@@ -70,16 +83,44 @@ def check_same_manifests(output: Path, manifests: Sequence[str]) -> None:
     if not path.is_file():
         atomic_write_text(path, json.dumps(hashes, indent=1) + "\n")
         return
-    recorded = read_json(path)
-    changed = [manifest for manifest, content in hashes.items() if recorded.get(manifest) != content]
-    if changed:
+    recorded = list(read_json(path).values())
+    if list(hashes.values()) != recorded:
+        pairs = zip_longest(hashes.items(), recorded, fillvalue=None)
+        changed = next((given for given, content in pairs if given is None or given[1] != content), None)
+        what = f"data.manifests has {len(hashes)} files" if changed is None else f"'{changed[0]}' has changed"
         raise InputError(
-            f"'{changed[0]}' has changed since the run in '{output}' was started; restore it, or choose another output "
-            "folder (stage.init_from starts from an adapter)",
+            f"{what}, but the run in '{output}' was started with {len(recorded)} of another content or order; restore "
+            "them, leave clips out by data.exclude, or choose another output folder (stage.init_from starts from an "
+            "adapter)",
             code=ErrorCode.conflict,
             field="data.manifests",
-            value=changed[0],
+            value=None if changed is None else changed[0],
         )
+
+
+def record_changes(output: Path, config: TrainConfig, step: int) -> None:
+    """Appends a line to changes.jsonl if a setting that changes the weights differs from the last start's train.yaml.
+
+    Args:
+        step: the step at which the run is resumed.
+    """
+    path = output / "train.yaml"
+    if not path.is_file():
+        return
+    before, now = load_config(TrainConfig, path), config
+    changes = {key: [_plain(before, key), _plain(now, key)] for key in RECORDED_ON_CHANGE}
+    changes = {key: pair for key, pair in changes.items() if pair[0] != pair[1]}
+    if changes:
+        with (output / CHANGES_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "changes": changes}) + "\n")
+        logger.info(", ".join(f"{key} is {now}, was {old}" for key, (old, now) in changes.items()))
+
+
+def _plain(config: TrainConfig, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def _immutable_values(config: TrainConfig, global_batch_size: int) -> dict[str, Any]:

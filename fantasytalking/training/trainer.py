@@ -4,9 +4,7 @@ A run is a function of its configuration: data order, noise and dropout derive f
 batch), so a run that is killed and restarted by the same command ends with the weights of an uninterrupted run.
 """
 
-import json
 import logging
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import perf_counter
@@ -14,14 +12,13 @@ from typing import NamedTuple, Protocol
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import nn
 
 from fantasytalking.checkpoints.adapter import save_adapter_state
 from fantasytalking.checkpoints.lora import strip_peft_name
+from fantasytalking.common.agreement import errors_on_all, raise_on_all
 from fantasytalking.common.config import save_config
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write_text
 from fantasytalking.common.locks import lock_output
 from fantasytalking.data.corpus_motion import (
     check_initial_motion_normalizer,
@@ -31,7 +28,7 @@ from fantasytalking.data.corpus_motion import (
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.models.cpu.attention import use_matmul_attention
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.motion_normalizer import MotionNormalizer
+from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
 from fantasytalking.training.checkpointer import (
     CheckpointManager,
     RunState,
@@ -40,9 +37,8 @@ from fantasytalking.training.checkpointer import (
     estimate_checkpoint_bytes,
 )
 from fantasytalking.training.config import MixedPrecision, TrainConfig, ValidationConfig
-from fantasytalking.training.dataloader import BatchLayout, MicroBatch, iter_micro_batches
+from fantasytalking.training.dataloader import BatchLayout, iter_micro_batches
 from fantasytalking.training.distributed import (
-    Trackers,
     build_accelerator,
     check_compatible,
     is_sharded,
@@ -54,7 +50,6 @@ from fantasytalking.training.holdout_loss import HOLDOUT_LOG_FILE, HoldoutLoss, 
 from fantasytalking.training.metrics_log import (
     LOG_FILE,
     MetricsAccumulator,
-    StepMetrics,
     append_log_line,
     flatten_scalars,
     format_log_line,
@@ -62,11 +57,18 @@ from fantasytalking.training.metrics_log import (
 )
 from fantasytalking.training.model_setup import AdapterProvenance, build_model, compile_blocks
 from fantasytalking.training.objectives import build_objective
-from fantasytalking.training.optimizers import build_optimizer, learning_rate_at, set_learning_rate
+from fantasytalking.training.optimizers import build_optimizer, learning_rate_at
 from fantasytalking.training.parameter_groups import BASE_GROUP, group_of, trainable_table
-from fantasytalking.training.run_guard import check_same_config, check_same_manifests
+from fantasytalking.training.run_guard import check_same_config, check_same_manifests, record_changes
+from fantasytalking.training.stage_config import LossWeight
+from fantasytalking.training.step_runner import SkippedStep, StepRunner
+from fantasytalking.training.stop_request import StopRequest, TrainingInterrupted
+from fantasytalking.training.trackers import Trackers
 
 logger = logging.getLogger(__name__)
+
+NOT_FINITE_FILE = "not_finite.jsonl"
+"""Steps of a run that were skipped since the loss or the gradient was not finite, and their clips."""
 
 
 class ValidationResult(NamedTuple):
@@ -115,18 +117,19 @@ class Trainer:
                 field="validation.interval",
                 value=config.validation.interval,
             )
-        self.dataset, self.motion_normalizer = build_dataset(config)
         self.accelerator = build_accelerator(config)
-        check_compatible(config, self.accelerator)
-        check_output_writable(self.output, required_bytes=0)
-        with lock_output(self.output, hold=self.accelerator.is_main_process):
-            pass  # a run that cannot start says so before the weights are read
-        self.batch_layout = self._build_batch_layout()
-        self.holdout = HoldoutLoss(config, self.motion_normalizer) if config.holdout.interval else None
         self.objective = build_objective(config.stage)
-        model, self.provenance = self._build_model()
-        self.trainable_summary = trainable_table(model)
-        checkpoints = self._build_checkpoint_manager(model)
+        self.batch_layout = self._build_batch_layout()
+        with errors_on_all():
+            self.dataset, self.motion_normalizer = build_dataset(config)
+            check_compatible(config, self.accelerator)
+            check_output_writable(self.output, required_bytes=0)
+            with lock_output(self.output, hold=self.accelerator.is_main_process):
+                pass  # a run that cannot start says so before the weights are read
+            self.holdout = HoldoutLoss(config, self.motion_normalizer) if config.holdout.interval else None
+            model, self.provenance = self._build_model()
+            self.trainable_summary = trainable_table(model)
+            checkpoints = self._build_checkpoint_manager(model)
         self.model, self.optimizer = self._build_optimizer(model)
         self._input_dtype = model_input_dtype(config, self.accelerator)
         self.ema = self._build_ema()
@@ -170,73 +173,88 @@ class Trainer:
 
         Raises:
             InputError: the output belongs to another run or another run works on it, too many clips are unreadable, or
-                the loss is not finite.
+                too many steps in a row have a loss or gradient that is not finite.
+            TrainingInterrupted: a stop signal was received; the state after the last step is saved.
         """
         with lock_output(self.output, hold=self.accelerator.is_main_process):
             return self._train()
 
     def _train(self) -> Path:
-        config, steps = self.config, self.config.stage.steps
         progress = self._resume()
-        metrics = MetricsAccumulator()
+        self.trackers.start()
+        with StopRequest() as stop:
+            self._train_steps(progress, stop)
+        if progress.step < self.config.stage.steps:
+            self.trackers.finish()
+            raise TrainingInterrupted(progress.step, stop.signal_number)
+        self._save_adapter(progress.step)
+        self.trackers.finish()
+        return self.output / "adapter"
+
+    def _train_steps(self, progress: TrainingProgress, stop: StopRequest) -> None:
+        """Runs the steps that are left, or those until a process receives a stop signal."""
+        config, steps = self.config, self.config.stage.steps
+        metrics = MetricsAccumulator(config.stage.loss.weight is LossWeight.lip)
         pin_memory = self.accelerator.device.type == "cuda"
         batches = iter_micro_batches(self.dataset, config, self.batch_layout, progress.step, pin_memory)
-        self.trackers.start()
+        runner = StepRunner(
+            *(config, self.accelerator, self.batch_layout, self.objective),
+            *(self.model, self.optimizer, self._input_dtype),
+        )
         for step in range(progress.step, steps):
             # Step
             start = perf_counter()
-            step_metrics, unreadable = self._train_step(step, batches)
+            outcome = runner.run(step, batches, stop)
             progress.step = step + 1
-            if self.ema is not None:
+            if self.ema is not None and outcome.skipped is None:
                 self.ema.update(step)
             elapsed = perf_counter() - start
             progress.seconds += elapsed
-            metrics.add(step_metrics, elapsed)
-            self._record_unreadable(unreadable, progress)
+            metrics.add(outcome.metrics, elapsed, outcome.skipped is not None)
+            self._record_unreadable(outcome.unreadable, progress)
+            self._record_skipped(outcome.skipped, progress)
 
             # Log
             if progress.step % config.logging.interval == 0 or progress.step == steps:
                 rate = learning_rate_at(step, steps, config.optimizer)
                 line = metrics.report(progress.step, steps, rate, self.accelerator.device)
-                if self.accelerator.is_main_process:
-                    append_log_line(self.output / LOG_FILE, line)
-                    logger.info(format_log_line(line, steps))
+                with errors_on_all():
+                    if self.accelerator.is_main_process:
+                        append_log_line(self.output / LOG_FILE, line)
+                        logger.info(format_log_line(line, steps))
                 self.trackers.log(flatten_scalars(line), progress.step)
 
             # Save
-            if progress.step % config.checkpoints.interval == 0 or progress.step == steps:
-                self._sync_unreadable(progress)
+            if progress.step % config.checkpoints.interval == 0 or progress.step == steps or outcome.is_last:
                 self.run_state.save(progress)
+            if outcome.is_last:
+                return
 
             # Validate
             if config.validation.interval and progress.step % config.validation.interval == 0:
                 self._validate(progress.step)
             if config.holdout.interval and progress.step % config.holdout.interval == 0:
                 self._evaluate_holdout(progress.step)
-        self._sync_unreadable(progress)
-        self._save_adapter(steps)
-        self.trackers.finish()
-        return self.output / "adapter"
 
     def _resume(self) -> TrainingProgress:
         """Validates that the output belongs to this run and restores its newest checkpoint, if there is one."""
         config, is_main = self.config, self.accelerator.is_main_process
-        if is_main:
-            check_same_config(self.output, self.batch_layout.global_batch_size, config)
-            check_same_manifests(self.output, config.data.manifests)
-            save_config(config, self.output / "train.yaml")
+        with errors_on_all():
+            if is_main:
+                check_same_config(self.output, self.batch_layout.global_batch_size, config)
+                check_same_manifests(self.output, config.data.manifests)
         progress = self.run_state.load()
-        if progress.step > config.stage.steps:
-            raise InputError(
-                f"stage.steps is {config.stage.steps}, but output '{config.output}' is at step {progress.step}; raise "
-                "stage.steps or choose another output folder",
-                code=ErrorCode.out_of_range,
-                field="stage.steps",
-                value=config.stage.steps,
-            )
+        with errors_on_all():
+            _check_steps_left(config, progress.step)
+            if is_main:
+                record_changes(self.output, config, progress.step)
+                save_config(config, self.output / "train.yaml")
+                if self.motion_normalizer is not None:
+                    self.motion_normalizer.save(self.output / MOTION_NORMALIZER_FILE)
+                for name in (LOG_FILE, HOLDOUT_LOG_FILE, NOT_FINITE_FILE):
+                    truncate_log(self.output / name, progress.step)
+        progress.bad.clear()  # the corpus may have been repaired; what is still unreadable is found again
         if is_main:
-            for name in (LOG_FILE, HOLDOUT_LOG_FILE):
-                truncate_log(self.output / name, progress.step)
             logger.info(self.trainable_summary)
             logger.info(
                 f"{config.stage.name}: step {progress.step} to {config.stage.steps}, {len(self.dataset)} clips, "
@@ -246,78 +264,49 @@ class Trainer:
             )
         return progress
 
-    def _train_step(self, step: int, batches: Iterator[MicroBatch]) -> tuple[StepMetrics, dict[str, str]]:
-        """Updates the weights once. Returns metrics of the global batch and this process's unreadable clips."""
-        config, accelerator, layout = self.config, self.accelerator, self.batch_layout
-        set_learning_rate(self.optimizer, learning_rate_at(step, config.stage.steps, config.optimizer))
-        losses_and_sigmas, tokens, grad_norm = [], 0, 0.0
-        unreadable: dict[str, str] = {}
-        for _ in range(config.gradient_accumulation_steps):
-            micro_batch = next(batches).to(accelerator.device)
-            unreadable.update(micro_batch.unreadable)
-            with accelerator.accumulate(self.model):
-                result = self.objective.compute_loss(
-                    self.model, micro_batch.batch, micro_batch.randomness, self._input_dtype
-                )
-                self._check_finite("loss", result.loss, step, micro_batch)
-                accelerator.backward(result.loss.mean())
-                if accelerator.sync_gradients:
-                    grad_norm = self._clip_gradients(step, micro_batch)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            losses_and_sigmas.append(torch.stack([result.loss.detach(), result.sigmas]))
-            frames, height, width = micro_batch.batch.latents.shape[2:]
-            tokens += layout.batch_size * layout.world_size * frames * (height // 2) * (width // 2)
-        gathered = accelerator.gather(torch.cat(losses_and_sigmas, dim=1).T.contiguous())  # (global batch, 2)
-        return StepMetrics(gathered[:, 0], gathered[:, 1], grad_norm, tokens), unreadable
-
-    def _clip_gradients(self, step: int, micro_batch: MicroBatch) -> float:
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
-        norm = torch.as_tensor(0.0 if norm is None else norm)
-        self._check_finite("gradient", norm[None], step, micro_batch)
-        return float(norm)
-
-    def _check_finite(self, quantity: str, values: Tensor, step: int, micro_batch: MicroBatch) -> None:
-        """Stops before the weights change, and writes the names of the clips to not_finite_<process>.json."""
-        if bool(torch.isfinite(values).all()):
-            return
-        path = self.output / f"not_finite_{self.accelerator.process_index}.json"
-        details = {
-            "step": step + 1,
-            "what": quantity,
-            "clips": micro_batch.clip_names,
-            "values": [str(v) for v in values.tolist()],
-        }
-        atomic_write_text(path, json.dumps(details, indent=1) + "\n")
-        raise InputError(
-            f"the {quantity} of step {step + 1} is not finite; '{path}' lists its clips: remove them from the "
-            "manifest, or lower optimizer.learning_rate",
-            code=ErrorCode.out_of_range,
-            field=quantity,
-            value=details["values"],
-        )
-
     def _record_unreadable(self, unreadable: dict[str, str], progress: TrainingProgress) -> None:
+        """Records clips that could not be read, the same on every process, and stops if there are too many."""
         for name, reason in unreadable.items():
             if name not in progress.bad:
-                logger.warning(f"clip '{name}' cannot be read and is replaced: {reason}")
+                if self.accelerator.is_main_process:
+                    logger.warning(f"clip '{name}' cannot be read and is replaced: {reason}")
                 progress.bad[name] = reason
-        fraction, limit = len(progress.bad) / len(self.dataset), self.config.data.max_unreadable_fraction
-        if fraction > limit:
-            raise InputError(
-                f"{len(progress.bad)} of {len(self.dataset)} clips cannot be read, first '{next(iter(progress.bad))}'; "
-                f"at most data.max_unreadable_fraction = {limit:g} may be unreadable: prepare the corpus again",
+        count, limit = len(progress.bad), self.config.data.max_unreadable_fraction
+        if count <= max(limit * len(self.dataset), 1 if limit else 0):
+            return
+        raise_on_all(
+            InputError(
+                f"{count} of {len(self.dataset)} clips cannot be read, first '{next(iter(progress.bad))}'; at most "
+                f"data.max_unreadable_fraction = {limit:g} may be unreadable: prepare the corpus again",
                 code=ErrorCode.malformed_file,
                 field="data.max_unreadable_fraction",
-                value=fraction,
+                value=count / len(self.dataset),
             )
+        )
 
-    def _sync_unreadable(self, progress: TrainingProgress) -> None:
-        """Merges the unreadable clips of all processes."""
-        for name, reason in sorted(gather_object(list(progress.bad.items()))):
-            progress.bad.setdefault(name, reason)
-        if progress.bad and self.accelerator.is_main_process:
-            logger.warning(f"{len(progress.bad)} of {len(self.dataset)} clips could not be read so far")
+    def _record_skipped(self, skipped: SkippedStep | None, progress: TrainingProgress) -> None:
+        """Counts and logs a step that was skipped, and stops after too many in a row."""
+        if skipped is None:
+            progress.skipped_in_a_row = 0
+            return
+        progress.skipped_in_a_row += 1
+        path, limit = self.output / NOT_FINITE_FILE, self.config.optimizer.max_nonfinite_steps
+        with errors_on_all():
+            if self.accelerator.is_main_process:
+                clips = {name: str(loss) for name, loss in skipped.clips.items()}
+                append_log_line(path, {"step": progress.step, "what": skipped.quantity, "clips": clips})
+                logger.warning(f"step {progress.step} is skipped: its {skipped.quantity} is not finite; see '{path}'")
+        if progress.skipped_in_a_row >= limit:
+            raise_on_all(
+                InputError(
+                    f"the {skipped.quantity} of step {progress.step} is not finite, as of the last {limit} steps "
+                    f"(optimizer.max_nonfinite_steps); '{path}' lists their clips: resume with a lower "
+                    "optimizer.learning_rate, or leave clips out by data.exclude",
+                    code=ErrorCode.out_of_range,
+                    field=skipped.quantity,
+                    value=limit,
+                )
+            )
 
     def _validate(self, step: int) -> None:
         assert self._validation_sampler is not None
@@ -326,7 +315,8 @@ class Trainer:
         with self._ema_weights(), torch.no_grad(), self.accelerator.autocast():
             # A sharded model does not autocast itself: FSDP computes in another type than it stores.
             dtype = self._input_dtype if is_sharded(self.accelerator) else None
-            result = self._validation_sampler(model, self.config.validation, folder, dtype)
+            with errors_on_all():
+                result = self._validation_sampler(model, self.config.validation, folder, dtype)
         model.train()
         self.trackers.log({f"validation/{name}": value for name, value in result.metrics.items()}, step)
         if result.contact_sheet is not None:
@@ -350,13 +340,14 @@ class Trainer:
         state = self.run_state.full_state_dict(
             lambda name: group_of(name) != BASE_GROUP or strip_peft_name(name) in trained_base_names
         )
-        if self.accelerator.is_main_process:
-            save_adapter_state(
-                *(state, self.output / "adapter", adapter_config, self.config, base_names),
-                motion_normalizer=self.motion_normalizer,
-                dtype=torch.float16 if self.config.stage.save_float16 else None,
-            )
-            logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(adapter_config.modules)}")
+        with errors_on_all():
+            if self.accelerator.is_main_process:
+                save_adapter_state(
+                    *(state, self.output / "adapter", adapter_config, self.config, base_names),
+                    motion_normalizer=self.motion_normalizer,
+                    dtype=torch.float16 if self.config.stage.save_float16 else None,
+                )
+                logger.info(f"wrote '{self.output / 'adapter'}': {', '.join(adapter_config.modules)}")
         self.accelerator.wait_for_everyone()
 
     def _ema_weights(self) -> AbstractContextManager[None]:
@@ -371,6 +362,21 @@ def build_dataset(config: TrainConfig) -> tuple[PortraitDataset, MotionNormalize
     """
     refit = config.data.refit_motion_normalizer
     motion_normalizer = (fit_motion_normalizer if refit else prepared_motion_normalizer)(config.data.manifests)
-    dataset = PortraitDataset(*config.data.manifests, motion_normalizer=motion_normalizer if refit else None)
+    dataset = PortraitDataset(
+        *config.data.manifests,
+        motion_normalizer=motion_normalizer if refit else None,
+        exclude=config.data.exclude,
+    )
     check_initial_motion_normalizer(config.stage.init_from, motion_normalizer, refit)
     return dataset, motion_normalizer
+
+
+def _check_steps_left(config: TrainConfig, step: int) -> None:
+    if step > config.stage.steps:
+        raise InputError(
+            f"stage.steps is {config.stage.steps}, but output '{config.output}' is at step {step}; raise stage.steps "
+            "or choose another output folder",
+            code=ErrorCode.out_of_range,
+            field="stage.steps",
+            value=config.stage.steps,
+        )

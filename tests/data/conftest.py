@@ -6,12 +6,21 @@ import pytest
 import torch
 
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
+from tests.data.sample_videos import write_good_videos
 from tests.helpers.tiny_components import build_components
 
 
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_components(tmp_path_factory.mktemp("components"))
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of usable videos."""
+    folder = tmp_path_factory.mktemp("good")
+    write_good_videos(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -35,19 +35,18 @@ def run_in_process(videos: Path, output: Path, config: PreparationConfig) -> tup
     import torch
 
     torch.set_num_threads(config.num_threads)
-    return CorpusPreparation(videos, output, config, FeatureEncoders.load(config, torch.device("cpu"))).run(
-        SingleProcess()
-    )
+    encoders = FeatureEncoders.load(config, torch.device("cpu"))
+    return CorpusPreparation(videos, output, config).run(SingleProcess(), encoders)
 
 
 def _run(videos: Path, output: Path, config: PreparationConfig, environment: dict[str, str]) -> None:
     import torch
-    from accelerate import PartialState
 
+    from fantasytalking.common.processes import connect_processes
     from fantasytalking.data.prepare.preparation import prepare_corpus
 
     os.environ.update(environment)
-    state = PartialState(cpu=True)
+    state = connect_processes(cpu=False)
     prepare_corpus(videos, output, config, state, torch.device("cpu"))
     state.destroy_process_group()
 

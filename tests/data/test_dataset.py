@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,7 +103,7 @@ RECORDS = [record(number) for number in range(10)] + [record(number, height=48, 
 def test_clips_of_one_and_of_two_people_are_not_mixed() -> None:
     records = [replace(record(number), people=1 + number % 2) for number in range(9)]
     sampler = BucketBatchSampler(records, 2, seed=0)
-    assert len(sampler) == 3 + 2 and all(len({index % 2 for index in batch}) == 1 for batch in sampler)
+    assert len(sampler) == 2 + 2 and all(len({index % 2 for index in batch}) == 1 for batch in sampler)
 
 
 def test_clips_of_different_rates_are_trained_in_batches_of_their_own() -> None:
@@ -116,12 +117,37 @@ def batches(sampler: BucketBatchSampler, epoch: int) -> list[list[int]]:
     return list(sampler)
 
 
-def test_batches_hold_one_bucket_and_an_epoch_holds_every_clip() -> None:
+def test_batches_hold_one_bucket_and_every_clip_equally_often() -> None:
     sampler = BucketBatchSampler(RECORDS, 3, seed=0)
-    found = batches(sampler, 0)
-    assert len(found) == len(sampler) == 4 + 3
-    assert all(len(batch) == 3 and len({index < 10 for index in batch}) == 1 for batch in found)
-    assert {index for batch in found for index in batch} == set(range(17))
+    found = [batches(sampler, epoch) for epoch in range(3)]
+    assert [len(epoch) for epoch in found] == [3 + 2, 3 + 2, 4 + 3], "17 clips: the remainders wait"
+    every = [batch for epoch in found for batch in epoch]
+    assert all(len(batch) == 3 and len({index < 10 for index in batch}) == 1 for batch in every)
+    assert Counter(index for batch in every for index in batch) == dict.fromkeys(range(17), 3)
+
+
+def test_a_clip_of_a_small_bucket_is_not_repeated_more_often_than_others() -> None:
+    """The last clip is the only one of its size, and a global batch has 64 clips."""
+    records = [record(number) for number in range(128)] + [record(128, height=48, width=32)]
+    sampler = BucketBatchSampler(records, 64, seed=0)
+    lengths = {epoch: len(batches(sampler, epoch)) for epoch in (0, 1, 62, 63, 64, 127)}
+    assert lengths == {0: 2, 1: 2, 62: 2, 63: 3, 64: 2, 127: 3}, "once in 64 epochs"
+    assert [128] * 64 in batches(sampler, 63)
+
+
+def test_a_step_is_found_in_epochs_of_different_length() -> None:
+    for size in (1, 3, 7, 40):  # with 40, epochs without a batch
+        sampler = BucketBatchSampler(RECORDS, size, seed=0)
+        steps = [(epoch, batch) for epoch in range(60) for batch in range(len(batches(sampler, epoch)))]
+        assert [sampler.position_of(step) for step in range(len(steps))] == steps
+
+
+def test_without_remainders_the_order_is_that_of_earlier_releases() -> None:
+    generator = torch.Generator().manual_seed(5 * 1_000_003 + 2)
+    order = torch.randperm(8, generator=generator).tolist()
+    expected = [order[start : start + 2] for start in range(0, 8, 2)]
+    expected = [expected[index] for index in torch.randperm(4, generator=generator).tolist()]
+    assert batches(BucketBatchSampler(RECORDS[:8], 2, seed=5), 2) == expected
 
 
 def test_the_order_depends_only_on_seed_and_epoch() -> None:
@@ -132,10 +158,9 @@ def test_the_order_depends_only_on_seed_and_epoch() -> None:
 
 def test_ranks_take_disjoint_parts_of_the_same_bucket() -> None:
     ranks = [batches(BucketBatchSampler(RECORDS, 2, seed=0, rank=rank, world_size=2), 4) for rank in range(2)]
-    assert len(ranks[0]) == len(ranks[1]) == 3 + 2
+    assert len(ranks[0]) == len(ranks[1]) == 2 + 1
     for first, second in zip(*ranks, strict=True):
         assert len({index < 10 for index in first + second}) == 1
-    assert {index for rank in ranks for batch in rank for index in batch} == set(range(17))
     assert batches(BucketBatchSampler(RECORDS, 4, seed=0), 4) == [a + b for a, b in zip(*ranks, strict=True)]
 
 

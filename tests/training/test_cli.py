@@ -1,8 +1,10 @@
 """The training scripts: plan, configuration and one line per mistake."""
 
+import logging
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, save_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import AudioAlignment
-from fantasytalking.training.cli import check_manifests_exist, train
+from fantasytalking.training.cli import check_manifests_exist, configure_logging, train
 from fantasytalking.training.config import MixedPrecision, TrainConfig
 from fantasytalking.training.stage_config import LossWeight
 from tests.helpers.errors import raises_input_error
@@ -164,3 +166,20 @@ def test_presets_follow_the_two_stages_of_the_paper(preset: str):
         assert (dropout.reference, dropout.audio, dropout.prompt) == (0.1, 0.1, 0.1)
         base = ["base"] if preset == "nano" else []  # what is small trains as a whole
         assert config.stage.trainable == [*base, "audio", "face", "motion"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_warning_of_every_process_is_printed_once(rank: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RANK", str(rank))
+    package = logging.getLogger("fantasytalking")
+    handlers, propagate, level = list(package.handlers), package.propagate, package.level
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            configure_logging()
+            warnings.warn("Mismatch dtype between input and weight: input dtype = c10::BFloat16", stacklevel=1)
+            warnings.warn("another", stacklevel=1)
+    finally:
+        package.handlers, package.propagate = handlers, propagate
+        package.setLevel(level)
+    assert len(caught) == 2 - rank

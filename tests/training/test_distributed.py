@@ -1,9 +1,9 @@
 """Two processes on the CPU equal one at the same global batch: DDP, FSDP, ZeRO-2 and ZeRO-3."""
 
 import json
-import os
+import signal
 import subprocess
-import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 
 from fantasytalking.common.config import CONFIGS_FOLDER
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.training.distributed import check_compatible
+from fantasytalking.training.export import export_checkpoint
 from fantasytalking.training.holdout_loss import HOLDOUT_LOG_FILE as HELD_OUT
 from tests.helpers.errors import raises_input_error
+from tests.helpers.launching import accelerate_launch, cpu_environment
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import bit_equal, load_adapter_tensors, read_log
 from tests.training.test_distillation import STAGE3 as DISTILLED
@@ -28,25 +31,20 @@ STAGE3: dict[str, object] = {
     **DISTILLED,
     "stage__distillation__teacher_steps_per_window": 4,  # twelve calls of the teacher
 }
-ACCELERATE = ROOT / "configs" / "accelerate"
 
 
 def launch(settings: list[str], tmp_path: Path, config: str, processes: int, *before: str) -> None:
     empty = tmp_path / "empty.yaml"
     empty.write_text("model: nano\n")
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / config)]
-    options = ["--num_processes", str(processes), "--main_process_port", "0"]
     command = [
-        *accelerate,
-        *options,
+        *accelerate_launch(processes, config),
         *before,
         str(ROOT / "scripts" / "train_stage1.py"),
         "--config",
         str(empty),
         *settings,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment = cpu_environment()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=220, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-6000:]
 
@@ -94,8 +92,10 @@ def test_a_checkpoint_on_one_machine_only_raises(tmp_path: Path, corpus: Path, b
 def test_sharded_processes_equal_one(config: str, tmp_path: Path, corpus: Path, base: Path):
     wrapper = str(Path(__file__).parent / "cpu_sharding.py")
 
+    average = {"optimizer__ema_decay": 0.5} if config == "fsdp" else {}
+
     def settings(name: str, **more: object) -> list[str]:
-        return config_overrides(tmp_path / name, corpus, base, **more)
+        return config_overrides(tmp_path / name, corpus, base, **average, **more)
 
     launch(settings("one", batch_size=4, stage__steps=3), tmp_path, "single.yaml", 1)
     for steps in (2, 3):
@@ -115,6 +115,8 @@ def test_sharded_processes_equal_one(config: str, tmp_path: Path, corpus: Path, 
         # Adam turns a gradient of nearly nothing into a step of either sign; three steps of 1e-3 at most.
         torch.testing.assert_close(sharded[name], value, rtol=0, atol=3e-3)
         assert (sharded[name] - value).abs().mean() < 1e-5, name
+    export_checkpoint(tmp_path / config, tmp_path / "exported")
+    assert bit_equal(load_file(tmp_path / "exported" / "adapter.safetensors"), sharded)
 
 
 @pytest.mark.slow
@@ -166,7 +168,7 @@ def test_processes_that_train_expressions_equal_one(config: str, tmp_path: Path,
         (DistributedType.DEEPSPEED, 2, {"optimizer__ema_decay": 0.9, "mixed_precision": "bf16"}, "optimizer.ema_decay"),
         (DistributedType.DEEPSPEED, 3, {"optimizer__ema_decay": 0.9}, "optimizer.ema_decay"),
         (DistributedType.DEEPSPEED, 2, {"optimizer__type": "muon"}, "optimizer.type"),
-        (DistributedType.FSDP, 0, {"optimizer__ema_decay": 0.9}, "optimizer.ema_decay"),
+        (DistributedType.FSDP, 0, {"optimizer__ema_decay": 0.9, "mixed_precision": "bf16"}, None),
         (DistributedType.FSDP, 0, {"optimizer__type": "muon"}, "optimizer.type"),
     ],
 )
@@ -180,3 +182,24 @@ def test_settings_that_need_whole_parameters_raise_when_sharded(
     )
     with nullcontext() if field is None else raises_input_error(ErrorCode.unsupported, field):
         check_compatible(config, accelerator)
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_loses_at_most_a_step(tmp_path: Path, corpus: Path, base: Path):
+    run = tmp_path / "run"
+    settings = config_overrides(run, corpus, base, batch_size=1, stage__steps=10**6, checkpoints__interval=10**6)
+    (tmp_path / "empty.yaml").write_text("model: nano\n")
+    script = [str(ROOT / "scripts" / "train_stage1.py"), "--config", str(tmp_path / "empty.yaml"), *settings]
+    command = [*accelerate_launch(2), *script]
+    process = subprocess.Popen(command, env=cpu_environment(), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    deadline = time.monotonic() + 150
+    while not ((run / "log.jsonl").is_file() and len(read_log(run)) >= 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert errors.count("SIGTERM: stopped after step") == 1, "one line of one process"
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    last = read_log(run)[-1]["step"]
+    assert checkpoint.name == f"step-{last:08d}" and f"after step {last}," in errors

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from fantasytalking.common.limits import MAX_CAPTION_BYTES
 from fantasytalking.common.text_files import read_text_file
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
+from fantasytalking.data.prepare.clip_measures import measure_kept_clip
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.crop import crop_frame
 from fantasytalking.data.prepare.people import (
@@ -53,6 +55,8 @@ class PreparedClip:
     """Mean body intensity of the people, not normalized."""
     speaker_waveforms: tuple[NDArray[np.float32], ...] | None
     """Speech of each person, as long as `waveform`; None if only the mixed audio is known."""
+    measures: dict[str, float]
+    """Measured fields of the clip's line in the manifest; see `measure_kept_clip`."""
 
     @property
     def face_size(self) -> float:
@@ -95,6 +99,7 @@ def prepare_clip(clip: SceneClip, config: PreparationConfig) -> PreparedClip:
         expression,
         body,
         None if speakers is None else tuple(speakers),
+        measure_kept_clip(prepared, tracks, samples, framing.scale),
     )
 
 
@@ -109,13 +114,18 @@ def _measure_motion(frames: NDArray[np.uint8], tracks: Sequence[FaceTrack]) -> t
     return expression, body
 
 
+def caption_path(video: Path) -> Path:
+    """Returns the path of the text file beside a video that has its caption, whether it exists or not."""
+    return video.with_suffix(".txt")
+
+
 def read_caption(clip: SceneClip, default: str) -> str:
     """Reads the text file of the same name beside the video; returns `default` if there is none.
 
     Raises:
         ClipRejected: the file is larger than `MAX_CAPTION_BYTES` or not UTF-8.
     """
-    path = clip.file.path.with_suffix(".txt")
+    path = caption_path(clip.file.path)
     if not path.is_file():
         return default
     try:

@@ -48,10 +48,9 @@ def read_speaker_audio(clip: SceneClip, people: int, config: PreparationConfig) 
     Raises:
         ClipRejected: the number of speech files is not `people`, or one cannot be read or ends too early.
     """
-    folder = clip.file.path.parent
-    paths = [folder / f"speech_{number}.wav" for number in range(MAX_PEOPLE_PER_CLIP)]
+    paths = speech_paths(clip.file.path)
     found = [path for path in paths if path.is_file()]
-    if clip.file.path.name != MULTI_SPEAKER_VIDEO or not found:
+    if not found:
         return None
     if found != paths[:people]:
         names = ", ".join(path.name for path in found)
@@ -59,6 +58,13 @@ def read_speaker_audio(clip: SceneClip, people: int, config: PreparationConfig) 
             RejectionReason.SPEAKER_COUNT_MISMATCH, f"{people} people are visible, the speech files are {names}"
         )
     return [_read_segment(path, clip, config) for path in found]
+
+
+def speech_paths(video: Path) -> list[Path]:
+    """Returns the paths of the speech of a video's people, whether they exist or not; none if it cannot have them."""
+    if video.name != MULTI_SPEAKER_VIDEO:
+        return []
+    return [video.with_name(f"speech_{number}.wav") for number in range(MAX_PEOPLE_PER_CLIP)]
 
 
 def _read_segment(path: Path, clip: SceneClip, config: PreparationConfig) -> NDArray[np.float32]:

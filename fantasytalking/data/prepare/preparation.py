@@ -9,16 +9,18 @@ motion_normaliser.json and contact_sheet.png.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.common.config import save_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import check_utf8_path, fingerprint
 from fantasytalking.common.locks import lock_output
-from fantasytalking.common.resumable_tasks import ProcessState, TaskStage, open_output_folder
+from fantasytalking.common.resumable_tasks import ProcessState, TaskStage, check_output_folder, open_output_folder
 from fantasytalking.data.features import save_features
 from fantasytalking.data.manifest import (
     MANIFEST_FILE,
@@ -46,6 +48,13 @@ from fantasytalking.data.prepare.plan import (
     time_ranges_for,
 )
 from fantasytalking.data.prepare.scenes import SpanScan, scan_span
+from fantasytalking.data.prepare.staleness import (
+    COMPANIONS_KEY,
+    FEATURE_FILE_KEY,
+    companions_mark,
+    feature_file_mark,
+    result_holds,
+)
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionMeasure, MotionNormalizer
 
 CORPUS_CONTACT_SHEET_FILE = "contact_sheet.png"
@@ -58,14 +67,14 @@ class CorpusPreparation:
         videos: the input folder.
         output: the output folder, new or of a run to resume.
         config: the settings.
-        encoders: the frozen encoders.
 
     Raises:
         InputError: the input folder contains no video, or the file of time ranges is malformed.
     """
 
-    def __init__(self, videos: Path, output: Path, config: PreparationConfig, encoders: FeatureEncoders) -> None:
-        self.output, self.config, self.encoders = output, config, encoders
+    def __init__(self, videos: Path, output: Path, config: PreparationConfig) -> None:
+        self.output, self.config = output, config
+        self._encoders: FeatureEncoders | None = None
         time_ranges = None if config.time_ranges is None else read_time_ranges(config.time_ranges)
         self.files = find_videos(videos, time_ranges)
         self.time_ranges: Mapping[str, list[TimeRange]] | None = time_ranges
@@ -75,10 +84,26 @@ class CorpusPreparation:
             "videos", progress / "videos", lambda file: probe_video(file, config)
         )
         self.scan_stage: TaskStage[VideoSpan] = TaskStage("scenes", progress / "scenes", self._scan)
-        self.encode_stage: TaskStage[SceneClip] = TaskStage("clips", progress / "clips", self._encode)
+        self.encode_stage: TaskStage[SceneClip] = TaskStage(
+            "clips", progress / "clips", self._encode, self._result_holds
+        )
 
-    def run(self, process_state: ProcessState) -> tuple[list[ClipRecord], list[Rejection]]:
+    def check_output(self) -> None:
+        """Validates that the output folder is new or belongs to a run with these settings and encoders.
+
+        Raises:
+            InputError: it contains other files or another run.
+        """
+        check_output_folder(self.output, self.fingerprint, self._encoder_fingerprints)
+
+    def run(self, process_state: ProcessState, encoders: FeatureEncoders) -> tuple[list[ClipRecord], list[Rejection]]:
         """Runs or resumes the preparation; to be called on all processes at once.
+
+        Clips are prepared again if their features are damaged or missing, or if their caption or speech has changed.
+
+        Args:
+            process_state: the processes of the run.
+            encoders: the frozen encoders.
 
         Returns:
             The lines of manifest.jsonl and of rejected.jsonl; empty lists on processes other than the main one.
@@ -86,10 +111,11 @@ class CorpusPreparation:
         Raises:
             InputError: the output folder contains other files or another run, or no clip can be used.
         """
-        if process_state.is_main_process:
-            encoders = {name: fingerprint(path) for name, path in encoder_paths(self.config).items()}
-            open_output_folder(self.output, self.fingerprint, encoders)
-            save_config(self.config, self.output / "data.yaml")
+        self._encoders = encoders
+        with errors_on_all():
+            if process_state.is_main_process:
+                open_output_folder(self.output, self.fingerprint, self._encoder_fingerprints)
+                save_config(self.config, self.output / "data.yaml")
         process_state.wait_for_everyone()
         self.probe_stage.run(self.files, process_state)
         spans = {file: self._spans(file) for file in self.files}
@@ -100,6 +126,10 @@ class CorpusPreparation:
         if not process_state.is_main_process:
             return [], []
         return self._merge(clips, [line for line in planned if isinstance(line, Rejection)])
+
+    @cached_property
+    def _encoder_fingerprints(self) -> dict[str, str]:
+        return {name: fingerprint(path) for name, path in encoder_paths(self.config).items()}
 
     def _scan(self, span: VideoSpan) -> dict[str, Any]:
         return asdict(scan_span(span.file.path, span.start, self.config.scene_cut_threshold))
@@ -121,12 +151,15 @@ class CorpusPreparation:
 
     def _encode(self, clip: SceneClip) -> dict[str, Any]:
         """Prepares and encodes a clip; the features are written before the result."""
+        assert self._encoders is not None
+        companions = companions_mark(clip)
         try:
             prepared = prepare_clip(clip, self.config)
-            features = self.encoders.encode(prepared)
+            features = self._encoders.encode(prepared)
         except ClipRejected as rejected:
-            return {"reason": rejected.reason.value, "detail": rejected.detail}
-        save_features(features, self.output / _features_path(clip), self.fingerprint)
+            return {"reason": rejected.reason.value, "detail": rejected.detail, COMPANIONS_KEY: companions}
+        path = self.output / _features_path(clip)
+        save_features(features, path, self.fingerprint)
         height, width = prepared.frames.shape[1:3]
         return {
             "width": width,
@@ -135,7 +168,13 @@ class CorpusPreparation:
             "expression_measure": prepared.expression_measure,
             "body_measure": prepared.body_measure,
             "people": len(prepared.tracks),
+            **prepared.measures,
+            FEATURE_FILE_KEY: feature_file_mark(path),
+            COMPANIONS_KEY: companions,
         }
+
+    def _result_holds(self, clip: SceneClip, result: dict[str, Any]) -> bool:
+        return result_holds(clip, result, self.encode_stage.result_path(clip), self.output / _features_path(clip))
 
     def _merge(self, clips: list[SceneClip], rejections: list[Rejection]) -> tuple[list[ClipRecord], list[Rejection]]:
         results = [(clip, self.encode_stage.result(clip)) for clip in clips]
@@ -193,7 +232,7 @@ class CorpusPreparation:
             expression=round(expression, 6),
             body=round(body, 6),
             features=features.as_posix(),
-            **result,
+            **{name: value for name, value in result.items() if name not in (FEATURE_FILE_KEY, COMPANIONS_KEY)},
         )
 
 
@@ -216,10 +255,29 @@ def prepare_corpus(
     torch.set_num_threads(config.num_threads)
     check_utf8_path(output, "--output")
     with lock_output(output, hold=process_state.is_main_process):
-        preparation = CorpusPreparation(videos, output, config, FeatureEncoders.load(config, device))
-        records, rejections = preparation.run(process_state)
+        with errors_on_all():  # what takes no time first
+            check_device(config.device)
+            preparation = CorpusPreparation(videos, output, config)
+            preparation.check_output()
+            encoders = FeatureEncoders.load(config, device)
+        records, rejections = preparation.run(process_state, encoders)
     rejected = f"; rejected: {_format_reason_counts(rejections)}, see {REJECTIONS_FILE}" if rejections else ""
     return f"{len(records)} clips in '{output / MANIFEST_FILE}'{rejected}"
+
+
+def check_device(device: str) -> None:
+    """Validates that the encoders can run on a device: auto, cpu or cuda.
+
+    Raises:
+        InputError: it is cuda, and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device is 'cuda', but no CUDA device is available; use device=cpu",
+            code=ErrorCode.unsupported,
+            field="device",
+            value="cuda",
+        )
 
 
 def _features_path(clip: SceneClip) -> Path:

@@ -47,12 +47,14 @@ from tests.data.preparation_runs import (
     start_preparation,
     wait_for_processes,
 )
-from tests.data.sample_videos import write_bad_videos, write_good_videos, write_repeated
+from tests.data.sample_videos import write_bad_videos, write_repeated
 from tests.helpers.errors import raises_input_error
 from tests.helpers.fork_server import start_fork_server
+from tests.helpers.launching import accelerate_launch, cpu_environment
 from tests.helpers.paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "prepare_data.py"
+SHARES = ROOT / "tests" / "helpers" / "record_world_size.py"
 
 
 @dataclass
@@ -63,13 +65,6 @@ class Corpus:
     records: list[ClipRecord]
     rejections: list[Rejection]
     expected: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("good")
-    write_good_videos(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -435,16 +430,7 @@ def test_killed_ten_times_the_result_is_the_same(good: Path, components: Path, t
 
 @pytest.mark.slow
 def test_accelerate_launch_gives_the_bytes_of_one_process(good: Path, components: Path, tmp_path: Path) -> None:
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
+    launch = [*accelerate_launch(2), str(SHARES), str(tmp_path / "shares")]
     for number, command in enumerate(([sys.executable], launch)):
         arguments = ["--input", good, "--output", tmp_path / str(number), "--config", ROOT / "configs/nano/data.yaml"]
         settings = [f"base={components}", "buckets=[64x64]", "frames=17"]
@@ -454,9 +440,11 @@ def test_accelerate_launch_gives_the_bytes_of_one_process(good: Path, components
             capture_output=True,
             text=True,
             check=False,
+            env=cpu_environment(),
         )
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("clips in") == 1
+    assert [(tmp_path / f"shares{rank}").read_text() for rank in range(2)] == ["2", "2"]
     assert file_hashes(tmp_path / "0") == file_hashes(tmp_path / "1")
 
 

@@ -35,6 +35,7 @@ from fantasytalking.evaluation.report.statistics import PairedDifference
 from fantasytalking.evaluation.report.svg_plots import clip_plot, curve_plot
 from tests.evaluation.conftest import LATE, SIZE
 from tests.helpers.errors import raises_input_error
+from tests.helpers.launching import accelerate_launch, cpu_environment
 from tests.helpers.paths import ROOT
 
 SIZES = (f"width={SIZE}", f"height={SIZE}")
@@ -379,14 +380,9 @@ def test_plots_omit_unknown_values() -> None:
 @pytest.mark.slow
 def test_ranks_of_accelerate_share_the_clips(evaluated: Path, world: Path, late: Path, tmp_path: Path) -> None:
     command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
+        *accelerate_launch(2),
+        ROOT / "tests" / "helpers" / "record_world_size.py",
+        tmp_path / "shares",
         ROOT / "scripts" / "evaluate.py",
         "--benchmark",
         "portrait_world",
@@ -400,6 +396,7 @@ def test_ranks_of_accelerate_share_the_clips(evaluated: Path, world: Path, late:
         tmp_path / "late",
         *SIZES,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=cpu_environment())
     assert done.stdout.count("protocol") == 1
+    assert [(tmp_path / f"shares{rank}").read_text() for rank in range(2)] == ["2", "2"]
     assert (tmp_path / "late" / "results.json").read_text() == (evaluated / "late" / "results.json").read_text()
