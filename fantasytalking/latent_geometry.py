@@ -26,9 +26,23 @@ class LatentGeometry:
         """Reads the configurations of diffusers' AutoencoderKLWan and WanTransformer3DModel.
 
         Raises:
-            InputError: the transformer's patches span several latent frames, or are not square.
+            InputError: a stride or a side of the patch is out of range, or the transformer's patches span several
+                latent frames, or are not square.
         """
-        frames, height, width = transformer["patch_size"]
+        for name in ("scale_factor_spatial", "scale_factor_temporal"):
+            check_stride(vae[name], name, "the VAE's configuration")
+        patch_size = transformer["patch_size"]
+        if not isinstance(patch_size, list | tuple) or len(patch_size) != 3:
+            raise InputError(
+                f"the transformer's patch_size is {str(patch_size)[:40]}; three numbers are needed: frames, height and "
+                "width",
+                code=ErrorCode.malformed_file,
+                field="patch_size",
+                value=patch_size,
+            )
+        for side in patch_size:
+            check_stride(side, "patch_size", "the transformer's configuration")
+        frames, height, width = patch_size
         if frames != 1 or height != width:
             raise InputError(
                 f"the transformer's patch_size is {(frames, height, width)}; only patches of one latent frame, as high "
@@ -79,6 +93,25 @@ class LatentGeometry:
     def token_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Returns the number of tokens along frames, height and width of a video of `height` x `width` pixels."""
         return self.latent_frames(num_frames), height // self.token_pixels, width // self.token_pixels
+
+
+MAX_STRIDE = 64
+"""Largest stride of a VAE and side of a patch; Wan's are 16 and 2 at most."""
+
+
+def check_stride(value: Any, name: str, source: str) -> None:
+    """Validates a stride of a VAE or a side of a patch.
+
+    Raises:
+        InputError: it is not from 1 to `MAX_STRIDE`.
+    """
+    if type(value) is not int or not 1 <= value <= MAX_STRIDE:
+        raise InputError(
+            f"{source}: {name} is {str(value)[:40]}; it must be 1 to {MAX_STRIDE}: get the folder again",
+            code=ErrorCode.malformed_file,
+            field=name,
+            value=value,
+        )
 
 
 WAN21_GEOMETRY = LatentGeometry(spatial_stride=8, temporal_stride=4)

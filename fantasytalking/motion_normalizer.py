@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
 from fantasytalking.common.text_files import read_json
 
 MOTION_NORMALIZER_FILE = "motion_normaliser.json"
@@ -91,8 +91,7 @@ class MotionNormalizer:
 
     def save(self, path: str | Path) -> None:
         """Writes the constants as JSON, atomically."""
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        atomic_write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "MotionNormalizer":

@@ -12,4 +12,4 @@ esac
 [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || .venv/bin/python -m compileall -q fantasytalking tests
 # Two processes with a thread for each core each would wait for one another: a sixth of the time on two cores.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec .venv/bin/python -m pytest -n "${PROCESSES:-$processes}" --dist loadfile "$@"
+exec .venv/bin/python -m pytest -n "${PROCESSES:-$processes}" --dist loadfile --no-loadscope-reorder "$@"

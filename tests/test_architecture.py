@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.distribution import TOGETHER, position, unit_of
 from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "fantasytalking"
@@ -164,3 +165,10 @@ def test_no_file_name_stands_twice() -> None:
         found[path.name].append(path.relative_to(ROOT))
     doubled = {name: paths for name, paths in found.items() if len(paths) > 1 and name not in CONVENTIONAL_FILE_NAMES}
     assert not doubled
+
+
+def test_what_runs_together_exists_and_the_rest_are_files_of_their_own() -> None:
+    assert [start for start in TOGETHER if not (ROOT / start).exists()] == []
+    assert unit_of("tests/app/test_page.py::test_a[b::c]") == "the page's server"
+    assert unit_of("tests/media/test_audio.py::test_a[b::c]") == "tests/media/test_audio.py"
+    assert position("tests/training/test_kill_and_resume.py::test_a") == 0 < position("tests/test_cli.py::test_a")

@@ -1,10 +1,12 @@
 """The command line: help without the heavy packages, one line for a mistake, and a script for each command."""
 
+import argparse
 import os
 import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,10 @@ import pytest
 import fantasytalking
 from fantasytalking.cli import COMMANDS, main_of, overview, run
 from fantasytalking.commands.invocation import Invocation
+from fantasytalking.common.command_parser import CommandParser
+from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
+from fantasytalking.pipeline.config import InferConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "numpy", "omegaconf", "diffusers", "transformers", "cv2", "gradio")
@@ -123,3 +128,80 @@ def test_parameters_are_counted(capsys: pytest.CaptureFixture[str]):
     main_of("estimate")(["--parameters"], Invocation.of_command("estimate"))
     rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()]
     assert rows == ["| preset", "|---|---|---|---|---|---|---|---|", "| nano", "| wan1.3b", "| wan14b"]
+
+
+class _Built(Exception):  # noqa: N818  (not an error)
+    """Carries the parser of a command, in place of running the command."""
+
+
+def parser_of(start: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> CommandParser:
+    def stop(parser: CommandParser, *_: object) -> None:
+        raise _Built(parser)
+
+    monkeypatch.setattr(CommandParser, "parse_known_args", stop)
+    with pytest.raises(_Built) as built:
+        start()
+    parser: CommandParser = built.value.args[0]
+    return parser
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help_that_states_its_default(name: str, monkeypatch: pytest.MonkeyPatch):
+    parser = parser_of(lambda: run([name]), monkeypatch)
+    shown = " ".join(parser.format_help().split())
+    actions = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    for action in actions:
+        assert action.help, f"{name}: {action.option_strings or action.dest} has no help"
+        if action.option_strings and action.nargs != 0 and not action.required:
+            text = " ".join(parser._get_formatter()._expand_help(action).split())
+            assert text in shown
+            assert "default" in text or "required" in text, f"{name} {action.option_strings[0]}: {text}"
+
+
+@pytest.mark.parametrize("script", DOORS)
+def test_unknown_options_are_refused_in_one_line(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = ROOT / "scripts" / f"{script}.py"
+    required = {
+        "make_benchmark": ["--benchmark=hdtf", "--references=x", "--output=x"],
+        "generate_benchmark": ["--manifest=x", "--references=x", "--output=x"],
+        "prepare_data": ["--input=x", "--output=x"],
+        "preview": ["--input=x", "--output=x"],
+        "convert_official": ["in", "out"],
+        "make_portrait_world": ["--identities=0-1", "--sentences=x", "--output=x"],
+        "make_reenactment": ["--portrait=x", "--driver=x", "--output=x"],
+        "make_crossed": ["--references=x"],
+    }
+    monkeypatch.setattr(sys, "argv", [str(path), *required.get(script, []), "--bogus"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(path), run_name="__main__")
+    captured = capsys.readouterr()
+    assert (stopped.value.code, captured.out) == (2, "")
+    assert captured.err == "error: unrecognized arguments: --bogus; --help lists all options\n"
+
+
+def test_the_help_of_infer_shows_the_defaults_of_its_configuration(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        run(["infer", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    config = load_config(InferConfig, preset_path("nano", "infer"))
+    for part in (
+        f"denoising steps (default: {config.num_inference_steps})",
+        f"scale of audio guidance at every step (default: {config.guidance.audio.scale_end:g})",
+        f"multiples of 16 (default: {config.sizes[0]})",
+        f"seed of the noise (default: {config.seed})",
+        f"frames per second (default: {config.fps:g})",
+        f"description of the video (default: {config.prompt})",
+    ):
+        assert part in shown
+
+
+def test_readers_and_disks_that_stop_taking_output_are_no_traceback(tmp_path: Path):
+    command = f"{sys.executable} -m fantasytalking --help"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    closed = f"{command} >&- ; ( sleep 0.3; {command}; echo $? >{tmp_path}/code ) | true; {command} >/dev/full"
+    ended = subprocess.run(["bash", "-c", closed], env=environment, capture_output=True, text=True, check=False)
+    assert (tmp_path / "code").read_text() == "141\n"
+    assert ended.stderr == "error: No space left on device; free some disk space, or choose another folder\n"
+    assert ended.returncode == 2

@@ -13,14 +13,9 @@ from starlette.responses import JSONResponse
 
 from fantasytalking.app.audience import Audience
 from fantasytalking.app.hosts import AllowedHosts, is_same_origin
-from fantasytalking.app.uploads import (
-    MAX_UPLOAD_BYTES,
-    MAX_UPLOAD_FOLDER_BYTES,
-    folder_bytes,
-    named_paths,
-    uploaded_file,
-)
+from fantasytalking.app.uploads import folder_bytes, named_paths, uploaded_file
 from fantasytalking.common.errors import InputError
+from fantasytalking.common.limits import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, MAX_UPLOAD_FOLDER_BYTES
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -28,8 +23,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MAX_BODY_BYTES = 256 * 1024
-"""Size limit of a request that is no upload."""
 UPLOAD_OVERHEAD_BYTES = 64 * 1024
 """Names and boundaries around an uploaded file."""
 API = "/gradio_api"

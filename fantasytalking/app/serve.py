@@ -20,8 +20,8 @@ from fantasytalking.app.guard import RequestGuard
 from fantasytalking.app.hosts import AllowedHosts
 from fantasytalking.app.page import build_page
 from fantasytalking.app.service import GenerationService
-from fantasytalking.app.uploads import MAX_UPLOAD_BYTES
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_UPLOAD_BYTES
 from fantasytalking.common.resources import resource_path
 from fantasytalking.inference.console import notify
 

@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fantasytalking.common.errors import ErrorCode, InputError
-
-MAX_UPLOAD_BYTES = 64 * 2**20
-"""Size limit of one uploaded file."""
-MAX_UPLOAD_FOLDER_BYTES = 4 * 2**30
-"""Size limit of all uploads together; they are deleted after a day."""
+from fantasytalking.common.limits import MAX_UPLOAD_BYTES
 
 
 def uploaded_file(path: object, folder: Path) -> Path:

@@ -85,9 +85,11 @@ class AdapterConfig:
             raise self._error(source, "modules", f"a list of some of {', '.join(known)} is required")
         if type(self.on_saved) is not bool:
             raise self._error(source, "on_saved", "true or false is required", ErrorCode.invalid_type)
+        if not isinstance(self.base, str):
+            raise self._error(source, "base", "a hub ID or folder is required", ErrorCode.invalid_type)
         if self.audio_window not in AUDIO_WINDOW_RULES:
             raise self._error(source, "audio_window", f"{' or '.join(AUDIO_WINDOW_RULES)} is required")
-        if not isinstance(self.window_seconds, int | float) or not 0 < self.window_seconds <= 10:
+        if type(self.window_seconds) not in (int, float) or not 0 < self.window_seconds <= 10:
             raise self._error(source, "window_seconds", "it must be above 0 and at most 10", ErrorCode.out_of_range)
         if self.expression_padding not in PADDING_MODES:
             raise self._error(source, "expression_padding", f"{' or '.join(PADDING_MODES)} is required")

@@ -26,7 +26,8 @@ from fantasytalking.checkpoints.released_portrait import (
 )
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
-from fantasytalking.common.tensor_io import LazyTensors, check_shapes, open_safetensors, safetensors_metadata
+from fantasytalking.common.stored_tensors import LazyTensors
+from fantasytalking.common.tensor_io import check_shapes, open_safetensors, safetensors_metadata
 from fantasytalking.conditions import Conditions
 from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel

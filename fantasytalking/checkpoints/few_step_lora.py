@@ -1,54 +1,23 @@
 """Fuses LoRA files of few-step distillations permanently into a Wan base.
 
 Two formats are supported: PEFT's (lora_A, lora_B) and kohya's (lora_down, lora_up, alpha), each with Wan's original
-names or diffusers', and additionally full changes of a weight or bias (diff, diff_b).
+names, also flat, or diffusers', and additionally full changes of a weight, bias or modulation (diff, diff_b, diff_m).
 """
 
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fantasytalking.checkpoints.lora import strip_peft_name
+from fantasytalking.checkpoints.lora_names import LoraTensorName, parse_lora_name
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.tensor_io import open_safetensors
+from fantasytalking.common.stored_tensors import LazyTensors
+from fantasytalking.common.tensor_io import check_finite, open_safetensors
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
-KEY_PREFIXES = ("diffusion_model.", "transformer.", "base_model.model.")
-KEY_SUFFIXES = {
-    "lora_A.weight": "down",
-    "lora_B.weight": "up",
-    "lora_A.default.weight": "down",
-    "lora_B.default.weight": "up",
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "alpha": "alpha",
-    "diff": "weight",
-    "diff_b": "bias",
-}
-WAN_TO_DIFFUSERS = (
-    (r"\.self_attn\.([qkv])$", r".attn1.to_\1"),
-    (r"\.self_attn\.o$", ".attn1.to_out.0"),
-    (r"\.cross_attn\.([qkv])$", r".attn2.to_\1"),
-    (r"\.cross_attn\.o$", ".attn2.to_out.0"),
-    (r"\.cross_attn\.([kv])_img$", r".attn2.add_\1_proj"),
-    (r"\.(self_attn|cross_attn)\.norm_([qk])$", lambda hit: f".attn{1 if hit[1] == 'self_attn' else 2}.norm_{hit[2]}"),
-    (r"\.cross_attn\.norm_k_img$", ".attn2.norm_added_k"),
-    (r"\.ffn\.0$", ".ffn.net.0.proj"),
-    (r"\.ffn\.2$", ".ffn.net.2"),
-    (r"\.norm3$", ".norm2"),
-    (r"^text_embedding\.0$", "condition_embedder.text_embedder.linear_1"),
-    (r"^text_embedding\.2$", "condition_embedder.text_embedder.linear_2"),
-    (r"^time_embedding\.0$", "condition_embedder.time_embedder.linear_1"),
-    (r"^time_embedding\.2$", "condition_embedder.time_embedder.linear_2"),
-    (r"^time_projection\.1$", "condition_embedder.time_proj"),
-    (r"^img_emb\.proj\.0$", "condition_embedder.image_embedder.norm1"),
-    (r"^img_emb\.proj\.1$", "condition_embedder.image_embedder.ff.net.0.proj"),
-    (r"^img_emb\.proj\.3$", "condition_embedder.image_embedder.ff.net.2"),
-    (r"^img_emb\.proj\.4$", "condition_embedder.image_embedder.norm2"),
-    (r"^head\.head$", "proj_out"),
-)
-"""Patterns of Wan's layer names and their replacements in diffusers' names."""
+LayerTensors = dict[str, str]
+"""Names in the file by part (see `LoraTensorName`)."""
 
 
 @torch.no_grad()
@@ -66,52 +35,75 @@ def fuse_few_step_lora(model: FantasyTalkingTransformer3DModel, path: Path, scal
         Number of changed layers.
 
     Raises:
-        InputError: the file is not safetensors, or a tensor belongs to no layer of the model, has another shape or
-            lacks its counterpart.
+        InputError: the file is not safetensors, or a tensor belongs to no layer of the model, has another shape, lacks
+            its counterpart or is not finite; or a changed weight is not finite in the model's dtype.
     """
-    stored = open_safetensors(path)
-    layers: dict[str, dict[str, str]] = {}
-    for name in stored.shapes:
-        layer, part = _parse_key(name, str(path))
-        layers.setdefault(layer, {})[part] = name
+    stored, source = open_safetensors(path), str(path)
+    layers = checked_lora_layers(model, stored)
     parameters = dict(model.named_parameters())
-    for layer, parts in layers.items():
-        _check_layer(layer, {part: stored.shapes[name] for part, name in parts.items()}, parameters, str(path))
     for layer, parts in layers.items():
         tensors = {part: stored.read(name).float() for part, name in parts.items()}
         if "down" in tensors:
-            _add_in_place(parameters[f"{layer}.weight"], scale * _lora_delta(tensors))
-        for part in ("weight", "bias"):
+            _add_in_place(f"{layer}.weight", parameters, scale * _lora_delta(tensors), source)
+        for part in ("weight", "bias", "modulation"):
             if part in tensors:
-                _add_in_place(parameters[f"{layer}.{part}"], scale * tensors[part])
+                _add_in_place(LoraTensorName(layer, part).parameter, parameters, scale * tensors[part], source)
     return len(layers)
 
 
-def _parse_key(name: str, source: str) -> tuple[str, str]:
-    """Returns the layer in diffusers' name and the tensor's part of it."""
-    plain = next((name.removeprefix(prefix) for prefix in KEY_PREFIXES if name.startswith(prefix)), name)
-    for ending, part in KEY_SUFFIXES.items():
-        if plain.endswith(f".{ending}"):
-            layer = plain.removesuffix(f".{ending}")
-            for pattern, replacement in WAN_TO_DIFFUSERS:
-                layer = re.sub(pattern, replacement, layer)
-            return layer, part
-    raise InputError(
-        f"'{source}' contains '{name}', which is no part of a LoRA; use a LoRA file for Wan 2.1",
-        code=ErrorCode.malformed_file,
-        field=name,
-    )
+def checked_lora_layers(model: FantasyTalkingTransformer3DModel, stored: LazyTensors) -> dict[str, LayerTensors]:
+    """Returns the tensors of a LoRA by layer of the model, in diffusers' names, and validates them all.
+
+    Raises:
+        InputError: a tensor belongs to no layer of the model, has another shape, lacks its counterpart or is not
+            finite.
+    """
+    layers = _sort_by_layer(stored, len(model.blocks))
+    parameters: dict[str, Tensor] = {strip_peft_name(name): value for name, value in model.named_parameters()}
+    for layer, parts in layers.items():
+        shapes = {part: stored.shapes[name] for part, name in parts.items()}
+        _check_layer(layer, shapes, parameters, stored.source)
+    for parts in layers.values():
+        for part, name in parts.items():
+            tensor = stored.read(name)
+            # kohya stores some alphas as integers
+            check_finite({name: tensor.float() if part == "alpha" else tensor}, stored.source)
+    return layers
+
+
+def _sort_by_layer(stored: LazyTensors, num_layers: int) -> dict[str, LayerTensors]:
+    layers: dict[str, LayerTensors] = {}
+    if not stored.shapes:
+        raise InputError(
+            f"'{stored.source}' contains no tensors; get the file again",
+            code=ErrorCode.malformed_file,
+            field=stored.source,
+        )
+    for name in stored.shapes:
+        layer, part = parse_lora_name(name, num_layers, stored.source)
+        parts = layers.setdefault(layer, {})
+        if part in parts:
+            raise InputError(
+                f"'{stored.source}' contains '{parts[part]}' and '{name}', two spellings of one tensor; get the file "
+                "again",
+                code=ErrorCode.malformed_file,
+                field=name,
+            )
+        parts[part] = name
+    return layers
 
 
 def _check_layer(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dict[str, Tensor], source: str) -> None:
-    weight = parameters.get(f"{layer}.weight")
-    if weight is None:
+    needed = {LoraTensorName(layer, part).parameter for part in shapes}
+    if missing := sorted(needed - parameters.keys()):
+        has_layer = f"{layer}.weight" in parameters
+        what = f"'{missing[0]}'" if has_layer or not layer else f"the layer '{layer}'"
         raise InputError(
-            f"'{source}' changes the layer '{layer}', which this model lacks; use a LoRA for its base",
+            f"'{source}' changes {what}, which this model lacks; use a LoRA for its base",
             code=ErrorCode.shape_mismatch,
             field=layer,
         )
-    if ("down" in shapes) != ("up" in shapes) or shapes.keys() == {"alpha"}:
+    if ("down" in shapes) != ("up" in shapes) or ("alpha" in shapes and "down" not in shapes):
         raise InputError(
             f"'{source}' contains half a pair for the layer '{layer}'; get the file again",
             code=ErrorCode.malformed_file,
@@ -124,25 +116,30 @@ def _check_layer(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dic
             field=layer,
             value=shapes["alpha"],
         )
-    down, up = shapes.get("down"), shapes.get("up")
-    if down and up and (len(down) != 2 or len(up) != 2 or down[0] != up[1] or (up[0], down[1]) != tuple(weight.shape)):
-        raise InputError(
-            f"'{source}': the pair of '{layer}' has shapes {up} and {down}, but the model's weight is "
-            f"{tuple(weight.shape)}; use a LoRA for its base",
-            code=ErrorCode.shape_mismatch,
-            field=layer,
-            value=(up, down),
-        )
-    for part in ("weight", "bias"):
-        own = parameters.get(f"{layer}.{part}")
-        if part in shapes and (own is None or tuple(own.shape) != shapes[part]):
+    if "down" in shapes:
+        _check_pair(layer, shapes["up"], shapes["down"], tuple(parameters[f"{layer}.weight"].shape), source)
+    for part in ("weight", "bias", "modulation"):
+        name = LoraTensorName(layer, part).parameter
+        if part in shapes and tuple(parameters[name].shape) != shapes[part]:
             raise InputError(
-                f"'{source}': the change of '{layer}.{part}' has shape {shapes[part]}, which does not fit the "
-                f"model's {None if own is None else tuple(own.shape)}; use a LoRA for its base",
+                f"'{source}': the change of '{name}' has shape {shapes[part]}, which does not fit the model's "
+                f"{tuple(parameters[name].shape)}; use a LoRA for its base",
                 code=ErrorCode.shape_mismatch,
-                field=f"{layer}.{part}",
+                field=name,
                 value=shapes[part],
             )
+
+
+def _check_pair(layer: str, up: tuple[int, ...], down: tuple[int, ...], own: tuple[int, ...], source: str) -> None:
+    if len(down) == len(up) == 2 and down[0] == up[1] > 0 and (up[0], down[1]) == own:
+        return
+    raise InputError(
+        f"'{source}': the pair of '{layer}' has shapes {up} and {down}, but the model's weight is {own}; use a LoRA "
+        "for its base",
+        code=ErrorCode.shape_mismatch,
+        field=layer,
+        value=(up, down),
+    )
 
 
 def _lora_delta(tensors: dict[str, Tensor]) -> Tensor:
@@ -151,5 +148,13 @@ def _lora_delta(tensors: dict[str, Tensor]) -> Tensor:
     return alpha / rank * (tensors["up"] @ tensors["down"])
 
 
-def _add_in_place(parameter: Tensor, delta: Tensor) -> None:
-    parameter.copy_(parameter.float() + delta.to(parameter.device))
+def _add_in_place(name: str, parameters: dict[str, Tensor], delta: Tensor, source: str) -> None:
+    parameter = parameters[name]
+    changed = (parameter.float() + delta.to(parameter.device)).to(parameter.dtype)
+    if not bool(torch.isfinite(changed).all()):
+        raise InputError(
+            f"'{source}' makes '{name}' infinite in {parameter.dtype}; lower few_step_lora_scale or use another file",
+            code=ErrorCode.malformed_file,
+            field=name,
+        )
+    parameter.copy_(changed)

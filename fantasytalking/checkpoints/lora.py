@@ -42,7 +42,7 @@ class LoraSpec:
                 value=values,
             )
         rank, alpha, targets = values["rank"], values["alpha"], values["targets"]
-        fits = type(rank) is int and 1 <= rank <= 1024 and isinstance(alpha, int | float) and 0 < alpha <= 1e5
+        fits = type(rank) is int and 1 <= rank <= 1024 and type(alpha) in (int, float) and 0 < alpha <= 1e5
         fits = fits and isinstance(targets, list) and 0 < len(targets) <= 256
         if not fits or not all(isinstance(target, str) and target for target in targets):
             raise InputError(

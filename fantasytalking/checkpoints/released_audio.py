@@ -1,7 +1,8 @@
 """Reads, validates and writes the released audio checkpoint.
 
 The checkpoint is a torch file of two parts, proj_model and audio_processor, or a safetensors file with the parts as
-prefixes. Its tensors are those of the model's `audio` module.
+prefixes. Its tensors are those of the model's `audio` module. Ports for other programs have the same tensors, in other
+dtypes, and leave out parts of the names: `audio_processor.` and `processor.`.
 """
 
 import re
@@ -17,19 +18,37 @@ RELEASED_AUDIO_PARTS = ("proj_model", "audio_processor")
 
 _PROJECTOR = {f"proj_model.{name}": f"audio_projector.{name}" for name in ("proj.weight", "norm.weight", "norm.bias")}
 _BLOCK = re.compile(r"audio_processor\.blocks\.(\d+)\.cross_attn\.processor\.([kv])_proj\.weight")
+_PORTED_BLOCK = re.compile(r"(?:audio_processor\.)?blocks\.(\d+)\.cross_attn\.(?:processor\.)?([kv])_proj\.weight")
 _OUR_BLOCK = re.compile(r"blocks\.(\d+)\.attn2\.audio_([kv])_proj\.weight")
 
 
 def read_released_audio(path: str | Path) -> dict[str, Tensor]:
     """Reads the released audio weights from .ckpt, .pt or .pth (two parts) or .safetensors (prefixes), flat.
 
+    Quantized tensors are dequantized, and those of ports have the released names.
+
     Raises:
-        InputError: the file is not such a checkpoint, keys are missing or unexpected, shapes disagree, or tensors are
-            not floating point.
+        InputError: the file is not such a checkpoint, keys are missing, unexpected or duplicate, shapes disagree, or
+            tensors are not floating point.
     """
-    tensors = read_parts(path, RELEASED_AUDIO_PARTS)
+    tensors = _with_released_names(read_parts(path, RELEASED_AUDIO_PARTS), str(path))
     check_released_audio(tensors, str(path))
     return tensors
+
+
+def _with_released_names(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        block = _PORTED_BLOCK.fullmatch(name)
+        released = _released_block(int(block[1]), block[2]) if block else name
+        if released in renamed:
+            raise InputError(
+                f"'{source}' contains '{released}' twice, the second time as '{name}'; get the file again",
+                code=ErrorCode.malformed_file,
+                field=name,
+            )
+        renamed[released] = value
+    return renamed
 
 
 def write_released_audio(tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -19,9 +19,9 @@ from fantasytalking.common.tensor_io import (
     check_shapes,
     open_safetensors,
     read_parts,
-    read_pickle,
     write_parts,
 )
+from fantasytalking.common.torch_file import read_pickle
 from fantasytalking.models.expression_config import EXPRESSION_FEATURE_PARTS, ExpressionModuleConfig
 
 RELEASED_PORTRAIT_PARTS = ("proj_model", "mouth_proj_model", "emo_proj_model", "ip_adapter")

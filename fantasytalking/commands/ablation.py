@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 
@@ -25,12 +24,12 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     from fantasytalking.nano.ablation.experiment import AblationStudy
 
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--config", type=Path, help="default: configs/nano/ablation.yaml")
+    parser.add_path("--config", help="the rows and settings; default: configs/nano/ablation.yaml")
     processes_help = "processes that render and evaluate (default: one per core)"
     add_argument_with_alias(
         parser, "--num-processes", "--processes", type=int, default=len(os.sched_getaffinity(0)), help=processes_help
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in work_dir=DIR steps=200")
+    parser.add_settings("settings, as in work_dir=DIR steps=200")
     options = parser.parse_intermixed_args(arguments)
     config = load_config(AblationConfig, options.config or preset_path("nano", "ablation"), options.overrides)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)

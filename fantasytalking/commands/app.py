@@ -20,19 +20,21 @@ the internet. Videos are generated one at a time; the last fifty stay in outputs
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments and serves the page until it is interrupted."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--config", type=Path, help="inference settings; default: configs/nano/infer.yaml")
+    parser.add_path("--config", help="inference settings; default: configs/nano/infer.yaml")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 serves the whole network")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on, 1 to 65535")
     parser.add_argument(
         "--trusted-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="further host name under which the page is reached, such as a reverse proxy's; may be repeated",
+        help="further host name of the page, such as a reverse proxy's; may be repeated; default: none",
     )
-    parser.add_argument("--max-seconds", type=float, default=30.0, help="longest audio of a video")
-    parser.add_argument("--output", type=Path, default=Path("outputs/page"), help="folder of the videos")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as in num_inference_steps=20")
+    parser.add_argument(
+        "--max-seconds", type=float, default=30.0, help="longest audio of a video in seconds, 1 to 3600"
+    )
+    parser.add_path("--output", default=Path("outputs/page"), help="folder of the videos")
+    parser.add_settings("settings, as in num_inference_steps=20")
     given = parser.parse_intermixed_args(arguments)
     if not 1 <= given.port <= 65535:
         raise InputError(f"port is {given.port}; it must be 1 to 65535")

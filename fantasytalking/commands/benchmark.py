@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 from fantasytalking.common.cli_aliases import add_argument_with_alias
@@ -95,13 +94,14 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
         metavar="ROW",
         help=f"any of {', '.join(rows)}; default: all",
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, choices=("cpu", "cuda"), help="device that is measured")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         help="default: float32 on CPU (guided_step: both, compiled_step: bfloat16), bfloat16 on a GPU",
     )
-    parser.add_argument("--video", type=Path, help="video of the tracking row; default: a clip of the portrait world")
+    parser.add_path("--video", help="video of the tracking row; default: a clip of the portrait world")
     options = parser.parse_args(arguments)
     for row in options.rows:
         print(f"## {row}\n\n{BENCHMARK_ROWS[row](options)}\n", flush=True)

@@ -29,16 +29,19 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     from fantasytalking.nano.config import BuildConfig
 
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--config", type=Path, help="default: configs/nano/build.yaml")
-    parser.add_argument("--output", type=Path, default=Path("checkpoints/nano"), help="default: checkpoints/nano")
+    parser.add_path("--config", help="the recipe; default: configs/nano/build.yaml")
+    parser.add_path("--output", default=Path("checkpoints/nano"), help="folder of the finished pipeline")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--until", default=STEP_NAMES[-1], metavar="STEP", help=f"stop after one of: {', '.join(STEP_NAMES)}"
+        "--until",
+        default=STEP_NAMES[-1],
+        metavar="STEP",
+        help=f"stop after one of: {', '.join(STEP_NAMES)}; default: the last one",
     )
-    which.add_argument("--only", metavar="STEP", help="run one step, whose dependencies must be finished")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings, as in work_dir=DIR vae.fit.steps=100"
+    which.add_argument(
+        "--only", metavar="STEP", help="run one step, whose dependencies must be finished; default: all steps"
     )
+    parser.add_settings("settings, as in work_dir=DIR vae.fit.steps=100")
     given = parser.parse_intermixed_args(arguments)
     config = load_config(BuildConfig, given.config or preset_path("nano", "build"), given.overrides)
     transformers_logging.disable_progress_bar()

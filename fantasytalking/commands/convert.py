@@ -20,12 +20,19 @@ DESCRIPTION = """Converts released weights to adapters and back; runs the model 
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments, converts, and prints what was written."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("input", metavar="IN", help="file or folder to read")
-    parser.add_argument("output", metavar="OUT", help="file or folder to write")
+    parser.add_path("input", metavar="IN", help="file or folder to read")
+    parser.add_path("output", metavar="OUT", help="file or folder to write")
     parser.add_argument("--forward", action="store_true", help="IN is a reference file: run the model on it")
     given = parser.parse_args(arguments)
 
     from safetensors.torch import save_file
+
+    from fantasytalking.common.files import check_has_stem, check_utf8_path
+    from fantasytalking.common.tensor_io import PICKLE_SUFFIXES
+
+    check_utf8_path(given.input, "IN")
+    check_utf8_path(given.output, "OUT")
+    check_has_stem(given.output, [*PICKLE_SUFFIXES, ".safetensors"], "OUT")
 
     from fantasytalking.checkpoints.convert import convert_checkpoint, reference_forward
     from fantasytalking.common.files import atomic_write

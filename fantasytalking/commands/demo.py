@@ -1,6 +1,7 @@
 """`fantasytalking demo`: generates the demonstration video from the portrait and speech that ship with the package."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 
@@ -19,9 +20,9 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     from fantasytalking.common.resources import resource_path
 
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--output", default="outputs/demo.mp4", help="the video, .mp4; default: outputs/demo.mp4")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="inference settings, as in base=FOLDER")
+    parser.add_path("--output", default=Path("outputs/demo.mp4"), help="the video, .mp4")
+    parser.add_settings("inference settings, as in base=FOLDER")
     given = parser.parse_intermixed_args(arguments)
     inputs = ["--image", str(resource_path("data/demo/portrait.png"))]
     inputs += ["--audio", str(resource_path("data/demo/speech.wav"))]
-    infer.main([*inputs, "--output", given.output, "--contact-sheet", *given.overrides], invocation)
+    infer.main([*inputs, f"--output={given.output}", "--contact-sheet", *given.overrides], invocation)

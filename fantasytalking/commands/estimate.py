@@ -22,16 +22,21 @@ def main(arguments: Sequence[str], invocation: Invocation, parameters: bool = Fa
 
     default = ComputeEstimateConfig()
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--presets", nargs="+", default=default.presets, choices=default.presets)
+    parser.add_argument("--presets", nargs="+", default=default.presets, choices=default.presets, help="models")
     parser.add_argument(
-        "--sizes", nargs="+", type=int, default=default.resolutions, metavar="PIXELS", help="multiples of 16"
+        "--sizes",
+        nargs="+",
+        type=int,
+        default=default.resolutions,
+        metavar="PIXELS",
+        help="sides of square videos, multiples of 16",
     )
-    parser.add_argument("--gpus", nargs="+", type=int, default=default.num_gpus, metavar="N")
+    parser.add_argument("--gpus", nargs="+", type=int, default=default.num_gpus, metavar="N", help="numbers of GPUs")
     parser.add_argument(
         "--rate",
         type=float,
         default=default.flops_per_second / 1e12,
-        help="TFLOP/s that a GPU attains (default: %(default)g)",
+        help="TFLOP/s that a GPU attains",
     )
     parser.add_argument("--parameters", action="store_true", default=parameters, help="count the presets' parameters")
     given = parser.parse_args(arguments)

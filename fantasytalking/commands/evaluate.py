@@ -8,7 +8,7 @@ DESCRIPTION = """Scores finished videos against real ones, with intervals, floor
 
     {command} --benchmark hdtf --references HDTF --predictions VIDEOS --weights DIR --output DIR
     {command} --benchmark exprbench --references DIR --predictions VIDEOS --output DIR task=cross
-    accelerate launch {target} ...                       clips are divided between the ranks
+    accelerate launch --config_file configs/accelerate/ddp.yaml {target} ...    clips are divided between the ranks
     {command} --compare A/results.json B/results.json
     {command} --table A/results.json B/results.json ... --output DIR
 

@@ -1,7 +1,6 @@
 """`fantasytalking freeze-benchmark`: writes the manifest of a benchmark from a local dataset."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 
@@ -18,10 +17,10 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     from fantasytalking.evaluation.cli import benchmark_names, freeze_benchmark
 
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--benchmark", choices=benchmark_names(), required=True)
-    parser.add_argument("--references", type=Path, required=True, help="folder of the dataset's videos")
-    parser.add_argument("--output", type=Path, required=True, help="the manifest, a .json")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as max_clips=20 width=256")
+    parser.add_argument("--benchmark", choices=benchmark_names(), required=True, help="which benchmark")
+    parser.add_path("--references", required=True, help="folder of the dataset's videos")
+    parser.add_path("--output", required=True, help="the manifest, a .json")
+    parser.add_settings("settings, such as max_clips=20 width=256")
     given = parser.parse_intermixed_args(arguments)
     protocol = freeze_benchmark(given.benchmark, given.references, given.overrides)
     protocol.save(given.output)

@@ -1,14 +1,13 @@
 """`fantasytalking generate-benchmark`: generates the video of every clip of a frozen benchmark."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 
 DESCRIPTION = """Generates the videos of a frozen benchmark: each clip's portrait, driven by its audio or videos.
 
     {command} --manifest hdtf.json --references HDTF --output VIDEOS [key=value ...]
-    accelerate launch {target} ...             one video per rank, over one shared output folder
+    accelerate launch --config_file configs/accelerate/ddp.yaml {target} ...    one video per rank
 
 Resumes an interrupted run. The command freeze-benchmark writes the manifest, the command evaluate scores the videos.
 """
@@ -17,16 +16,15 @@ Resumes an interrupted run. The command freeze-benchmark writes the manifest, th
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments, generates the videos, and prints their number."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--manifest", type=Path, required=True, help="as freeze-benchmark writes it")
-    parser.add_argument("--references", type=Path, required=True, help="folder of the dataset's videos")
-    parser.add_argument("--output", type=Path, required=True, help="new folder, or that of a run to resume")
-    parser.add_argument("--config", type=Path, help="default: configs/nano/infer.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings, as in num_inference_steps=20 face_scale=0"
-    )
+    parser.add_path("--manifest", required=True, help="as freeze-benchmark writes it")
+    parser.add_path("--references", required=True, help="folder of the dataset's videos")
+    parser.add_path("--output", required=True, help="new folder, or that of a run to resume")
+    parser.add_path("--config", help="inference settings; default: configs/nano/infer.yaml")
+    parser.add_settings("settings, as in num_inference_steps=20 face_scale=0")
     given = parser.parse_intermixed_args(arguments)
 
     from fantasytalking.common.config import load_config, preset_path
+    from fantasytalking.common.locks import lock_output
     from fantasytalking.common.processes import connect_processes
     from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
     from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
@@ -37,6 +35,8 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     job = BenchmarkJob(BenchmarkProtocol.load(given.manifest), given.references, given.output, config)
     silence_libraries()
     state = connect_processes(cpu=config.device == "cpu")
-    count = generate_benchmark(job, state)
+    with lock_output(given.output, hold=state.is_main_process):
+        count = generate_benchmark(job, state)
+        state.wait_for_everyone()  # the lock is that of all processes
     print(f"{count} clips of protocol {job.protocol.id} in '{given.output}'")
     state.destroy_process_group()

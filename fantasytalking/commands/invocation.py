@@ -1,7 +1,8 @@
 """How a command was called, so that its help shows the same call."""
 
-import argparse
 from typing import NamedTuple
+
+from fantasytalking.common.command_parser import CommandParser
 
 
 class Invocation(NamedTuple):
@@ -28,10 +29,6 @@ class Invocation(NamedTuple):
         """Returns a description with {command} and {target} replaced."""
         return text.format(command=self.command, target=self.target)
 
-    def parser(self, description: str) -> argparse.ArgumentParser:
+    def parser(self, description: str) -> CommandParser:
         """Returns a parser that shows `description`, formatted as it is written."""
-        return argparse.ArgumentParser(
-            prog=self.prog,
-            description=self.describe(description),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        return CommandParser(self.prog, self.describe(description))

@@ -18,20 +18,20 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments and renders the clips, with a progress bar."""
     parser = invocation.parser(DESCRIPTION)
     parser.add_argument("--identities", required=True, metavar="A-B", help="identities, both ends included")
-    parser.add_argument("--sentences", required=True, metavar="FILE", help="one sentence per line; everyone says each")
-    parser.add_argument("--output", required=True, metavar="DIR", help="one folder per clip; resumed if it exists")
-    parser.add_argument("--people", type=int, default=1, help="people per video, 1 to 3 (default 1)")
-    size_help = "height of the videos in pixels, 96 to 512 (default 256); WIDTHxHEIGHT for several people"
+    parser.add_path("--sentences", required=True, metavar="FILE", help="one sentence per line; everyone says each")
+    parser.add_path("--output", required=True, metavar="DIR", help="one folder per clip; resumed if it exists")
+    parser.add_argument("--people", type=int, default=1, help="people per video, 1 to 3")
+    size_help = "height of the videos in pixels, 96 to 512; WIDTHxHEIGHT for several people"
     parser.add_argument("--size", default="256", help=size_help)
-    jitter_help = "root mean square of the camera's motion in image heights, 0 to 0.05 (several people; default 0)"
+    jitter_help = "root mean square of the camera's motion in image heights, 0 to 0.05 (several people)"
     add_argument_with_alias(parser, "--camera-jitter", "--jitter", type=float, default=0.0, help=jitter_help)
     for part, motion in (("expression", "facial"), ("body", "head and shoulder")):
         intensity_help = f"intensity of {motion} motion, 0 to 1 (default: drawn per clip)"
         add_argument_with_alias(parser, f"--{part}-intensity", f"--{part}", type=float, help=intensity_help)
-    parser.add_argument("--seed", type=int, default=0)
-    zoom_help = "magnification of people, 1 to 1.5 (default 1)"
+    parser.add_argument("--seed", type=int, default=0, help="seed of the motion")
+    zoom_help = "magnification of people, 1 to 1.5"
     add_argument_with_alias(parser, "--zoom", "--closeness", type=float, default=1.0, help=zoom_help)
-    add_argument_with_alias(parser, "--num-processes", "--processes", type=int, default=1, help="default 1")
+    add_argument_with_alias(parser, "--num-processes", "--processes", type=int, default=1, help="processes that render")
     options = parser.parse_args(arguments)
 
     from tqdm import tqdm

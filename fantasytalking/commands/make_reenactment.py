@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fantasytalking.commands.invocation import Invocation
 from fantasytalking.common.cli_aliases import add_argument_with_alias
+from fantasytalking.common.command_parser import path_argument
 
 DESCRIPTION = """Renders the true cross-reenacted video of portrait-world clips.
 
@@ -17,12 +18,19 @@ model that animates the portrait with these clips as driving videos.
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments, renders the video, and prints its length."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--portrait", required=True, metavar="CLIP", help="folder of the clip whose people are shown")
+    parser.add_path("--portrait", required=True, metavar="CLIP", help="folder of the clip whose people are shown")
     driver_help = "folder of a driving clip of one person; once per person of the portrait, from left to right"
     add_argument_with_alias(
-        parser, "--driver", "--drive", required=True, action="append", metavar="CLIP", help=driver_help
+        parser,
+        "--driver",
+        "--drive",
+        type=path_argument,
+        required=True,
+        action="append",
+        metavar="CLIP",
+        help=driver_help,
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the new clip")
+    parser.add_path("--output", required=True, metavar="DIR", help="folder of the new clip")
     options = parser.parse_args(arguments)
 
     from fantasytalking.portrait_world.corpus.reenacted_clip import render_reenactment

@@ -1,14 +1,13 @@
 """`fantasytalking prepare`: turns a folder of talking videos into training features."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 
 DESCRIPTION = """Turns a folder of talking videos into features that are ready for training.
 
     {command} --input DIR --output DIR [--config FILE] [key=value ...]
-    accelerate launch {target} ...          on several GPUs and nodes, with one shared output folder
+    accelerate launch --config_file configs/accelerate/ddp.yaml {target} ...    on several GPUs
 
 Resumes an interrupted run. data/README.md describes the output and how to get the videos.
 """
@@ -17,11 +16,11 @@ Resumes an interrupted run. data/README.md describes the output and how to get t
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments and prepares the corpus; the first of several processes prints a summary."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--input", type=Path, required=True, help="folder of videos, searched recursively")
-    parser.add_argument("--output", type=Path, required=True, help="new folder, or that of a run to resume")
-    parser.add_argument("--config", type=Path, help="default: configs/nano/data.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as frames=33 fps=25")
-    given = parser.parse_args(arguments)
+    parser.add_path("--input", required=True, help="folder of videos, searched recursively")
+    parser.add_path("--output", required=True, help="new folder, or that of a run to resume")
+    parser.add_path("--config", help="settings of the corpus; default: configs/nano/data.yaml")
+    parser.add_settings("settings, such as frames=33 fps=25")
+    given = parser.parse_intermixed_args(arguments)
 
     from fantasytalking.common.config import load_config, preset_path
     from fantasytalking.common.processes import connect_processes

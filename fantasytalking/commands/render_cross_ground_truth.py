@@ -1,7 +1,6 @@
 """`fantasytalking render-cross-ground-truth`: renders the true videos of cross-reenactment."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 from fantasytalking.common.cli_aliases import add_argument_with_alias
@@ -20,7 +19,7 @@ Resumes an interrupted run.
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments and renders the videos, with a progress bar."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--references", type=Path, required=True, help="output folder of make-portrait-world")
+    parser.add_path("--references", required=True, help="output folder of make-portrait-world")
     add_argument_with_alias(
         parser,
         "--num-people",
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
         "--max-clips",
         "--clips",
         type=int,
-        help="maximum number of clips, in the order of the md5 of the portraits' names",
+        help="maximum number of clips, in the order of the md5 of the portraits' names; default: all",
     )
     options = parser.parse_args(arguments)
 

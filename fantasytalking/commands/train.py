@@ -26,7 +26,7 @@ STAGES = {
 }
 """The stages that have a configuration for every base model."""
 _STAGE_DESCRIPTION = """
-    accelerate launch {{target}}                                         nano, on the portrait world
+    {{command}}                                         nano, on the portrait world
     accelerate launch --config_file configs/accelerate/fsdp.yaml \\
         {{target}} --config configs/wan14b/{stage}.yaml [key=value ...]    full size
 

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +23,10 @@ from fantasytalking.common.text_files import check_yaml, read_yaml_text
 CONFIGS_FOLDER = ROOT / "configs"
 """The folder of presets."""
 
+INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*(\$\{.{0,60})", re.DOTALL)
+"""An interpolation of OmegaConf. None is resolved: some read environment variables, which records would then contain.
+A backslash before it makes it plain text."""
+
 ConfigT = TypeVar("ConfigT")
 
 
@@ -35,7 +39,7 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
 
     Raises:
         InputError: the file is missing or not YAML, a key is unknown (with the nearest known one), a value has the
-            wrong type or is missing, or `validate` raised.
+            wrong type, is an interpolation or is missing, or `validate` raised.
     """
     merged = OmegaConf.structured(schema)
     if path is not None:
@@ -93,7 +97,12 @@ def _finalize(schema: type[ConfigT], merged: Any, overrides: Sequence[str], sour
 def save_config(config: Any, path: str | Path) -> None:
     """Writes the dataclass `config` as YAML, atomically."""
     with atomic_write(path) as temporary:
-        OmegaConf.save(OmegaConf.structured(config), temporary)
+        temporary.write_text(config_to_yaml(config), encoding="utf-8")
+
+
+def config_to_yaml(config: Any) -> str:
+    """Returns the dataclass `config` as YAML for `load_config`; text that looks like an interpolation is escaped."""
+    return str(OmegaConf.to_yaml(OmegaConf.create(_escape_interpolations(asdict(config)))))
 
 
 def preset_path(preset: str, name: str) -> Path:
@@ -171,17 +180,35 @@ def _parse_override(override: str) -> DictConfig:
 
 
 def _merge(schema: type, merged: Any, update: DictConfig, source: str) -> Any:
+    """Merges `update` into `merged`, in place: OmegaConf.merge copies the whole configuration for each override."""
     values = rename_old_keys(schema, OmegaConf.to_container(update), source)
+    _reject_interpolations(values, "", source)
     _reject_unknown_keys(schema, values, "", source)
     try:
-        return OmegaConf.merge(merged, OmegaConf.create(values))
-    except OmegaConfBaseException as error:
-        where = f" at '{error.full_key}'" if error.full_key else ""
+        merged.merge_with(OmegaConf.create(values))
+    except (OmegaConfBaseException, TypeError) as error:  # a mapping in place of a list is a TypeError
+        key = getattr(error, "full_key", None)
+        where = f" at '{key}'" if key else ""
         raise InputError(
             f"{source}{where}: {str(error).splitlines()[0]}",
             code=ErrorCode.invalid_type,
-            field=str(error.full_key or source),
+            field=str(key or source),
         ) from error
+    return merged
+
+
+def _reject_interpolations(value: Any, key: str, source: str) -> None:
+    if isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _reject_interpolations(item, f"{key}.{name}".lstrip("."), source)
+    elif isinstance(value, str) and (found := INTERPOLATION.search(value)):
+        raise InputError(
+            f"{source}: {key} contains {found[1]!r}; interpolations are not resolved: write the value itself, or "
+            "\\${ for plain text",
+            code=ErrorCode.unsupported,
+            field=key,
+            value=value,
+        )
 
 
 def _reject_unknown_keys(schema: Any, update: Any, prefix: str, source: str) -> None:

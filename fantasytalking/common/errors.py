@@ -1,11 +1,18 @@
 """Defines the exception for invalid input, and how commands report it."""
 
+import io
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Any, NoReturn
 
+from fantasytalking.common.os_errors import describe_os_error
 from fantasytalking.common.resources import IS_INSTALLED
+from fantasytalking.common.termination import Terminated, die_with_launcher, raise_on_termination
+from fantasytalking.common.text import printable
 
 _DATA_PACKAGES = (
     *("PIL", "av", "cv2", "decord", "espeakng_loader", "imageio", "insightface", "jinja2", "markupsafe", "matplotlib"),
@@ -92,22 +99,60 @@ def install_command(extra: str) -> str:
 def exit_cleanly(main: Callable[[], None]) -> None:
     """Runs the `main` of a command and reports expected errors in one line on stderr.
 
-    An `InputError`, or an optional package that is not installed, exits with code 2, on processes that need not report
-    it silently; an interruption with code 130.
+    An `InputError`, an optional package that is not installed, or a file or disk that cannot be used exits with code 2,
+    on processes that need not report it silently; an interruption with code 130 (Ctrl-C) or 128 + signal. Names that
+    the terminal cannot show are escaped. A process that `accelerate launch` or torchrun started ends with it.
     """
+    die_with_launcher()
+    _prepare_streams()
     try:
-        main()
+        with raise_on_termination():
+            main()
+            sys.stdout.flush()
     except ReportedElsewhereError:
         sys.exit(2)
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        _exit_with_line(str(error))
     except ModuleNotFoundError as error:
         extra = _PACKAGE_EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        print(f"error: '{error.name}' is not installed: {install_command(extra)}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        _exit_with_line(f"'{error.name}' is not installed: {install_command(extra)}")
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_stdout_closed():
+            sys.exit(128 + signal.SIGPIPE)  # its reader has seen enough, as with | head
+        reason = describe_os_error(error.errno)
+        if reason is None:
+            raise
+        _exit_with_line(reason if error.filename is None else f"'{os.fsdecode(error.filename)}': {reason}")
+    except Terminated as error:
+        print("terminated", file=sys.stderr)  # noqa: T201
+        sys.exit(128 + error.signal_number)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+
+
+def _exit_with_line(message: str) -> NoReturn:
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
+def _prepare_streams() -> None:
+    """Lets standard output and error take any text, also where they were closed (>&-)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (as long as the process)
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_stdout_closed() -> bool:
+    """Whether nobody reads stdout any more; what is left for it is dropped, since Python would report it at exit."""
+    reader = select.poll()
+    reader.register(sys.stdout.fileno(), 0)
+    closed = any(event & select.POLLERR for _, event in reader.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed

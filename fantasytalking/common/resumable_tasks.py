@@ -15,7 +15,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from tqdm import tqdm
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
+from fantasytalking.common.locks import RUN_LOCK_FILE
 from fantasytalking.common.text_files import read_json
 
 _LEFTOVER = re.compile(r"\..+\.(json|jsonl|yaml|png|safetensors)\.[a-z0-9_]{8}")
@@ -73,8 +74,7 @@ class TaskStage(Generic[TaskT]):
         )
         for task in bar:
             result = self.run_task(task)
-            with atomic_write(self.result_path(task)) as temporary:
-                temporary.write_text(json.dumps(result, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+            atomic_write_text(self.result_path(task), json.dumps(result, ensure_ascii=False, allow_nan=False))
         process_state.wait_for_everyone()
 
     def _is_done(self, task: TaskT) -> bool:
@@ -153,6 +153,8 @@ def check_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, s
 def open_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, str] | None = None) -> None:
     """Claims `folder` for a run with these settings, and removes partial files of an earlier, killed run.
 
+    To be called while `lock_output` holds the folder, so that no other run writes these files.
+
     Args:
         folder, fingerprint, encoders: as in `check_output_folder`.
 
@@ -160,10 +162,8 @@ def open_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, st
         InputError: as `check_output_folder`.
     """
     begun = check_output_folder(folder, fingerprint, encoders)
-    with atomic_write(_settings_mark(folder)) as temporary:
-        temporary.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
-    with atomic_write(_encoders_mark(folder)) as temporary:
-        temporary.write_text(json.dumps({**begun, **(encoders or {})}), encoding="utf-8")
+    atomic_write_text(_settings_mark(folder), json.dumps({"fingerprint": fingerprint}))
+    atomic_write_text(_encoders_mark(folder), json.dumps({**begun, **(encoders or {})}))
     for leftover in [*folder.glob(".*"), *folder.glob("features/*/.*"), *folder.glob("progress/**/.*")]:
         if leftover.is_dir() and _LEFTOVER.fullmatch(leftover.name):
             shutil.rmtree(leftover)
@@ -179,5 +179,5 @@ def _encoders_mark(folder: Path) -> Path:
 
 def _foreign_entries(folder: Path) -> list[Path]:
     """Returns the entries that no run of this package wrote."""
-    ours = [entry.name == "progress" or _LEFTOVER.fullmatch(entry.name) for entry in folder.iterdir()]
+    ours = [entry.name in ("progress", RUN_LOCK_FILE) or _LEFTOVER.fullmatch(entry.name) for entry in folder.iterdir()]
     return [entry for entry, known in zip(folder.iterdir(), ours, strict=True) if not known]

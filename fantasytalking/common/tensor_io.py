@@ -1,9 +1,6 @@
-"""Reads and writes tensor files: safetensors lazily, pickles only as plain tensors."""
+"""Reads and writes files of named tensors: safetensors lazily, torch files only as plain tensors."""
 
-import pickle
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +11,38 @@ from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
-from fantasytalking.common.limits import MAX_PICKLE_BYTES
+from fantasytalking.common.stored_tensors import LazyTensors, dequantized
 from fantasytalking.common.text_files import read_json
+from fantasytalking.common.torch_file import read_pickle
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
-
-# Errors of torch.load on a file that is not a pickle of plain tensors.
-_PICKLE_ERRORS = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-)
-
-
-@dataclass(frozen=True)
-class LazyTensors:
-    """Named tensors of known shapes that are read one at a time."""
-
-    source: str
-    """File or folder, for messages."""
-    shapes: dict[str, tuple[int, ...]]
-    read: Callable[[str], Tensor]
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], source: str) -> "LazyTensors":
-        """Wraps tensors in memory."""
-        return cls(source, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__)
-
-    def renamed(self, names: Mapping[str, str]) -> "LazyTensors":
-        """Returns the tensors under new names; `names` maps new names to present ones."""
-        return LazyTensors(
-            self.source, {new: self.shapes[old] for new, old in names.items()}, lambda name: self.read(names[name])
-        )
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "BOOL": torch.bool,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
+"""Dtypes of safetensors files that are read."""
 
 
 def open_safetensors(*paths: Path) -> LazyTensors:
-    """Opens the tensors of one file or of the shards of one model.
+    """Opens the tensors of one file or of the shards of one model; quantized ones are dequantized on reading.
 
     Raises:
-        InputError: a file is missing or not safetensors, or a name is in two shards.
+        InputError: a file is missing or not safetensors, a name is in two shards, or a dtype or quantization is not
+            supported.
     """
     handles: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, torch.dtype] = {}
     for path in paths:
         handle = _open_safetensors(path)
         for name in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
@@ -71,8 +53,9 @@ def open_safetensors(*paths: Path) -> LazyTensors:
                     field=name,
                 )
             handles[name] = handle
-            shapes[name] = tuple(handle.get_slice(name).get_shape())
-    return LazyTensors(str(paths[0]), shapes, lambda name: handles[name].get_tensor(name))
+            part = handle.get_slice(name)
+            shapes[name], dtypes[name] = tuple(part.get_shape()), _dtype(part.get_dtype(), name, path)
+    return dequantized(LazyTensors(str(paths[0]), shapes, lambda name: handles[name].get_tensor(name), dtypes))
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
@@ -108,9 +91,9 @@ def open_model_folder(folder: Path) -> LazyTensors:
             field="weight_map",
         )
     shards = sorted(set(weight_map.values()))
-    if any(Path(shard).name != shard for shard in shards):
+    if not shards or any(Path(shard).name != shard for shard in shards):
         raise InputError(
-            f"'{index}' names a file outside its folder; download the model again",
+            f"'{index}' names {'a file outside its folder' if shards else 'no files'}; download the model again",
             code=ErrorCode.malformed_file,
             field="weight_map",
         )
@@ -122,34 +105,6 @@ def open_model_folder(folder: Path) -> LazyTensors:
             field="weight_map",
         )
     return stored
-
-
-def read_pickle(path: Path) -> Any:
-    """Reads a torch file of plain containers and tensors.
-
-    Raises:
-        InputError: the file is larger than `MAX_PICKLE_BYTES`, damaged, or contains anything else, such as code.
-    """
-    size = existing_file(path, "checkpoint").stat().st_size
-    if size > MAX_PICKLE_BYTES:
-        raise InputError(
-            f"'{path}' has {size / 2**30:.1f} GiB; at most {MAX_PICKLE_BYTES / 2**30:.0f} GiB are read; convert it to "
-            "safetensors",
-            code=ErrorCode.out_of_range,
-            field=str(path),
-            value=size,
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a hint about pickle protocols; the error below says what is wrong
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except _PICKLE_ERRORS as error:
-        raise InputError(
-            f"'{path}' is not a torch file of plain tensors, and nothing else is loaded from a pickle; "
-            "get it again from its source, or as safetensors",
-            code=ErrorCode.malformed_file,
-            field=str(path),
-        ) from error
 
 
 def check_shapes(
@@ -226,10 +181,10 @@ def read_parts(path: str | Path, parts: Sequence[str]) -> dict[str, Tensor]:
     """
     path = existing_file(path, "checkpoint")
     if path.suffix in PICKLE_SUFFIXES:
-        return flatten_parts(read_pickle(path), parts, str(path))
+        flat = flatten_parts(read_pickle(path), parts, str(path))
+        return dequantized(LazyTensors.from_tensors(flat, str(path))).read_all()
     _check_suffix(path, f"'{path}'")
-    stored = open_safetensors(path)
-    return {name: stored.read(name) for name in stored.shapes}
+    return open_safetensors(path).read_all()
 
 
 def write_parts(tensors: Mapping[str, Tensor], path: str | Path, parts: Sequence[str]) -> None:
@@ -261,6 +216,27 @@ def _check_suffix(path: Path, what: str) -> None:
         )
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a floating-point tensor of any format has neither NaN nor infinity."""
+    values = tensor.float() if tensor.element_size() == 1 else tensor  # float8 has no operations of its own
+    return bool(torch.isfinite(values).all())
+
+
+def check_finite_result(values: Tensor, what: str) -> None:
+    """Validates that computed latents or pixels are finite, so that no video of other values is written.
+
+    Raises:
+        InputError: they have NaN or infinity.
+    """
+    if not is_finite(values):
+        raise InputError(
+            f"the generated {what} are not finite, so no video is written; weights are damaged, or too large for the "
+            "dtype: leave out the LoRA or adapter, or set dtype=bfloat16 or float32",
+            code=ErrorCode.out_of_range,
+            field=what,
+        )
+
+
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
     """Validates that the tensors of a file are floating point and finite.
 
@@ -275,12 +251,23 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
                 field=name,
                 value=value.dtype,
             )
-        if not bool(torch.isfinite(value).all()):
+        if not is_finite(value):
             raise InputError(
                 f"'{source}': '{name}' holds NaN or infinity; the file is damaged, get it again",
                 code=ErrorCode.malformed_file,
                 field=name,
             )
+
+
+def _dtype(name: str, tensor: str, path: Path) -> torch.dtype:
+    if name not in SAFETENSORS_DTYPES:
+        raise InputError(
+            f"'{path}': the tensor '{tensor}' is {name}; {', '.join(SAFETENSORS_DTYPES)} are read",
+            code=ErrorCode.unsupported,
+            field=tensor,
+            value=name,
+        )
+    return SAFETENSORS_DTYPES[name]
 
 
 def _open_safetensors(path: Path) -> Any:

@@ -95,13 +95,14 @@ def parse_json(text: str, source: str, *, allow_nan: bool = True) -> Any:
 
     Raises:
         InputError: the text is not JSON, is nested deeper than `MAX_NESTING`, or has a number of more than
-            `MAX_NUMBER_DIGITS` digits, a number that is not finite, or half of a surrogate pair.
+            `MAX_NUMBER_DIGITS` digits, a number that is not finite, or half of a surrogate pair. Those that stand
+            for the bytes of a file name that is not UTF-8 (U+DC80 to U+DCFF) are kept.
     """
     numbers: dict[str, Any] = {} if allow_nan else {"parse_float": _finite_float, "parse_constant": _finite_float}
     try:
         value = json.loads(text, parse_int=_bounded_int, **numbers)
         if _SURROGATE_ESCAPE.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
         _check_nesting(value)
     except RecursionError as error:
         raise _not_json(source, f"it is nested more than {MAX_NESTING} deep") from error

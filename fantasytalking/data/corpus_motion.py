@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.hub import resolve_local
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionMeasure, MotionNormalizer
 
@@ -51,7 +52,7 @@ def check_initial_motion_normalizer(
     Raises:
         InputError: the normalizers differ.
     """
-    initial = None if init_from is None else MotionNormalizer.load_if_present(init_from)
+    initial = None if init_from is None else MotionNormalizer.load_if_present(resolve_local(init_from))
     if initial is not None and normalizer is not None and initial != normalizer:
         cure = f"prepare the corpus with motion_normalizer={Path(init_from or '') / MOTION_NORMALIZER_FILE}"
         raise InputError(

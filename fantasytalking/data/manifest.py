@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
 from fantasytalking.common.limits import MAX_LINE_CHARS, MAX_MANIFEST_BYTES
 from fantasytalking.common.text_files import parse_json, read_text_lines
 from fantasytalking.motion_normalizer import MotionMeasure, MotionNormalizer
@@ -181,10 +181,11 @@ _DEFAULTS = {field.name: field.default for field in fields(ClipRecord) if field.
 def write_records(path: Path, records: Iterable[ClipRecord | Rejection]) -> None:
     """Writes records sorted by video and start, one JSON object per line, completely or not at all."""
     ordered = sorted(records, key=lambda line: (line.video, line.start))
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for line in ordered:
-            values = {name: value for name, value in asdict(line).items() if value != _DEFAULTS.get(name)}
-            file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+    lines = []
+    for record in ordered:
+        values = {name: value for name, value in asdict(record).items() if value != _DEFAULTS.get(name)}
+        lines.append(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_text(path, "".join(lines))
 
 
 def read_manifest(path: str | Path) -> list[ClipRecord]:

@@ -74,12 +74,24 @@ class FaceEncoder:
             return norm_crop(frame, np.asarray(points, dtype=np.float32), ARCFACE_SIZE)
 
     def encode_aligned(self, face: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Returns the embedding (512,) of length 1 of an aligned RGB face (112, 112, 3)."""
+        """Returns the embedding (512,) of length 1 of an aligned RGB face (112, 112, 3).
+
+        Raises:
+            InputError: the network fails, or returns other values than it declares.
+        """
         assert face.shape == (ARCFACE_SIZE, ARCFACE_SIZE, 3), (
             f"face must be ({ARCFACE_SIZE}, {ARCFACE_SIZE}, 3), not {face.shape}"
         )
         # ArcFaceONNX expects BGR, as OpenCV reads images, and swaps the channels itself.
         embedding = self._network.get_feat(np.ascontiguousarray(face[:, :, ::-1]))[0].astype(np.float32)
+        if embedding.shape != (ARCFACE_DIM,):
+            raise InputError(
+                f"face encoder returned {embedding.shape} values, not the {ARCFACE_DIM} that it declares; give another "
+                "file",
+                code=ErrorCode.shape_mismatch,
+                field="face_encoder",
+                value=embedding.shape,
+            )
         length = float(np.linalg.norm(embedding))
         return embedding / np.float32(max(length, 1e-12))
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from fantasytalking.common.config import config_from_dict
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.limits import MAX_ENCODER_BYTES, MAX_ENCODER_CONFIG_BYTES
 from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors
 from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.face_alignment import SimilarityTransform, crop_aligned, estimate_similarity
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 ENCODER_CONFIG_FILE, ENCODER_WEIGHTS_FILE = "config.json", "model.safetensors"
 PD_FGC_SUFFIXES = (".pth", ".safetensors")
 PD_FGC_FILE_STEM = "pd_fpg"
-MAX_ENCODER_CONFIG_BYTES = 1 << 16
-MAX_ENCODER_BYTES = 1 << 28
 ENCODED_PARTS = ("head", "eye", "emotion", "mouth")
 NUM_POSE_VALUES = 4
 """Number of values that describe the position of a crop; see `crop_pose_values`."""
@@ -229,12 +228,15 @@ class ExpressionEncoder:
             ExpressionEncoderConfig, read_json(folder / ENCODER_CONFIG_FILE), str(folder / ENCODER_CONFIG_FILE)
         )
         stored = open_safetensors(folder / ENCODER_WEIGHTS_FILE)
-        network = ExpressionNetwork(config)
+        with torch.device("meta"):  # its sizes take no memory before the file is known to have them
+            network = ExpressionNetwork(config)
         wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         check_shapes(stored.shapes, wanted, f"expression encoder '{folder}'", "download it again")
         tensors = {name: stored.read(name) for name in wanted}
         check_finite(tensors, str(folder / ENCODER_WEIGHTS_FILE))
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        network.load_state_dict(
+            {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
+        )
         return cls(network, device)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:

@@ -6,14 +6,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedModel
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import HUB_ID, local_folder, resolve_local
+from fantasytalking.encoders.model_folder import check_model_folder, weights_bounded_by_files
 
-# A malformed configuration fails in many ways before a model is built from it.
-_LOADING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
+ATTENTION_IMPLEMENTATION = "sdpa"
+"""Attention of transformers' models; without a name, their configuration could ask for a kernel of the hub."""
+DOWNLOADED_FILES = ("*.json", "*.model", "*.safetensors", "*.txt")
+"""Files of a component that are downloaded: configuration, vocabulary and weights, but no pickles and no code."""
+
+LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError),
+    *(ImportError, ArithmeticError, AssertionError, MemoryError, NameError, StrictDataclassError),
+)
+"""Errors of libraries for a malformed configuration, which fails in many ways before a model is built from it."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 ComponentT = TypeVar("ComponentT")
@@ -25,7 +37,7 @@ def load_model(
     subfolder: str,
     component_name: str,
     allowed_missing: Sequence[str] = (),
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = "cpu",
     **options: Any,
 ) -> ModelT:
     """Loads a model from safetensors, in evaluation mode and without gradients.
@@ -36,12 +48,14 @@ def load_model(
         subfolder: the component within `source`; "" if `source` is the component itself.
         component_name: name of the component in messages ("VAE").
         allowed_missing: patterns of the only weights that may be missing.
-        device: the device of the model.
+        device: the device of the model; None leaves it where `from_pretrained` puts it.
         options: further arguments of `from_pretrained`.
 
     Raises:
         InputError: the component is missing, cannot be read, or lacks weights of the model.
     """
+    if issubclass(model_class, PreTrainedModel):
+        options["attn_implementation"] = ATTENTION_IMPLEMENTATION
     loaded = load_component(
         model_class.from_pretrained,  # type: ignore[attr-defined]
         source,
@@ -64,7 +78,8 @@ def load_model(
             field=component_name,
             value=wrong[0],
         )
-    return model.to(device).eval().requires_grad_(False)
+    model = model if device is None else model.to(device)
+    return model.eval().requires_grad_(False)
 
 
 def load_component(
@@ -72,10 +87,12 @@ def load_component(
 ) -> ComponentT:
     """Calls `from_pretrained` on a component of `source`, a folder or hub id, with one-line errors.
 
-    A hub id is first searched in checkpoints/NAME, and only in the local cache if HF_HUB_OFFLINE is set.
+    A hub id is first searched in checkpoints/NAME, and only in the local cache if HF_HUB_OFFLINE is set. The folder's
+    configurations are checked first, and no code of a model is run.
 
     Raises:
-        InputError: the component is missing or cannot be read.
+        InputError: the component is missing, cannot be read, or asks for code of its own or a larger model than its
+            files hold.
     """
     source = resolve_local(source)
     if not Path(source).is_dir() and not HUB_ID.fullmatch(str(source)):
@@ -92,17 +109,44 @@ def load_component(
             field=component_name,
             value=subfolder,
         )
+    owner = getattr(from_pretrained, "__self__", None)
+    if str(getattr(owner, "__module__", "")).startswith("transformers."):
+        options["trust_remote_code"] = False  # without it, transformers asks on standard input
     try:
-        return from_pretrained(str(source), **({"subfolder": subfolder} if subfolder else {}), **options)
-    except _LOADING_ERRORS as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{component_name} in '{_location(source, subfolder)}' cannot be loaded ({reason}); "
-            f"{_download_hint(source)}",
-            code=ErrorCode.missing_weights,
-            field=component_name,
-            value=_location(source, subfolder),
-        ) from error
+        local = Path(source) if Path(source).is_dir() else _download(str(source), subfolder)
+        folder = local / subfolder
+        check_model_folder(folder, component_name)
+        with weights_bounded_by_files(folder, component_name):
+            return from_pretrained(str(local), **({"subfolder": subfolder} if subfolder else {}), **options)
+    except InputError:
+        raise
+    except Exception as error:
+        # The tokenizers library raises plain exceptions for a vocabulary that it cannot read.
+        if type(error) is not Exception and not isinstance(error, LOADING_ERRORS):
+            raise
+        raise _loading_error(error, source, subfolder, component_name) from error
+
+
+def _loading_error(error: Exception, source: str | Path, subfolder: str, component_name: str) -> InputError:
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return InputError(
+        f"{component_name} in '{_location(source, subfolder)}' cannot be loaded ({reason}); {_download_hint(source)}",
+        code=ErrorCode.missing_weights,
+        field=component_name,
+        value=_location(source, subfolder),
+    )
+
+
+def _download(hub_id: str, subfolder: str) -> Path:
+    """Returns the hub's local snapshot that has the component."""
+    prefix = f"{subfolder}/" if subfolder else ""
+    return Path(
+        snapshot_download(
+            hub_id,
+            allow_patterns=[prefix + pattern for pattern in DOWNLOADED_FILES],
+            ignore_patterns=None if subfolder else ["*/*"],
+        )
+    )
 
 
 def onload_module(module: nn.Module) -> None:

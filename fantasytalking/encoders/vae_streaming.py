@@ -8,6 +8,7 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.tensor_io import check_finite_result
 from fantasytalking.encoders.loading import onload_module
 
 
@@ -50,6 +51,7 @@ class StreamingVaeDecoder:
         mean, std = (
             torch.tensor(config[f"latents_{name}"], device=device).view(1, -1, 1, 1, 1) for name in ("mean", "std")
         )
+        check_finite_result(latents, "latents")
         for frame in latents.split(1, dim=2):
             scaled = (frame.to(device, torch.float32) * std + mean).to(self.vae.dtype)
             pixels = self.vae.decoder(
@@ -59,4 +61,5 @@ class StreamingVaeDecoder:
                 first_chunk=self._num_decoded == 0,
             )
             self._num_decoded += 1
+            check_finite_result(pixels, "pixels")
             yield unpatchify(pixels, config["patch_size"] or 1)[0].clamp(-1, 1).float()

@@ -7,7 +7,9 @@ import html
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, unpatchify
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -23,7 +25,10 @@ from transformers import (
 )
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.encoders.loading import load_component, load_model, onload_module
+from fantasytalking.common.limits import MAX_IMAGE_SIDE
+from fantasytalking.common.tensor_io import check_finite_result
+from fantasytalking.encoders.loading import LOADING_ERRORS, load_component, load_model, onload_module
+from fantasytalking.encoders.vae_config import check_vae_config
 from fantasytalking.encoders.vae_full_clip import encode_full_clip, to_channels_last
 from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
 from fantasytalking.latent_geometry import LatentGeometry, latent_frame_count
@@ -55,14 +60,24 @@ class VideoAutoencoder:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        *,
+        device: torch.device | str | None = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
     ) -> "VideoAutoencoder":
         """Loads the component `vae` of a diffusers folder or hub id; diffusers recommends float32 for this VAE.
 
+        Args:
+            options: further arguments of its `from_pretrained`.
+
         Raises:
-            InputError: the component is missing, damaged or incomplete.
+            InputError: the component is missing, damaged or incomplete, or its configuration cannot be used.
         """
-        return cls(load_model(AutoencoderKLWan, source, "vae", "VAE", device=device, torch_dtype=dtype))
+        vae = load_model(AutoencoderKLWan, source, "vae", "VAE", device=device, torch_dtype=dtype, **options)
+        check_vae_config(vae.config, str(source))
+        return cls(vae)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
@@ -88,9 +103,12 @@ class VideoAutoencoder:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Returns the video (B, 3, T, H, W) float32 in [-1, 1] of normalized `latents` (B, 16, F, h, w)."""
+        check_finite_result(latents, "latents")
         mean, std = self._statistics(latents)
         latents = latents.to(self._device, torch.float32) * std + mean
-        return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+        pixels = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+        check_finite_result(pixels, "pixels")
+        return pixels
 
     @torch.no_grad()
     def iter_decode(self, latents: Tensor) -> Iterator[Tensor]:
@@ -103,6 +121,7 @@ class VideoAutoencoder:
             (3, 1, H, W), then (3, 4, H, W) F - 1 times, in [-1, 1], float32.
         """
         assert latents.shape[0] == 1, "one video"
+        check_finite_result(latents, "latents")
         onload_module(self.vae)
         if self.vae.use_tiling:
             # Tiles span the whole video.
@@ -120,6 +139,7 @@ class VideoAutoencoder:
                     feat_idx=self.vae._conv_idx,
                     first_chunk=number == 0,
                 )
+                check_finite_result(pixels, "pixels")
                 yield unpatchify(pixels, self.vae.config["patch_size"] or 1)[0].clamp(-1, 1).float()
         finally:
             self.vae.clear_cache()
@@ -193,15 +213,25 @@ class TextEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        *,
+        device: torch.device | str | None = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
     ) -> "TextEncoder":
         """Loads the components `text_encoder` and `tokenizer` of a diffusers folder or hub id.
+
+        Args:
+            options: further arguments of the model's `from_pretrained`.
 
         Raises:
             InputError: a component is missing, damaged or incomplete.
         """
         tokenizer = load_component(AutoTokenizer.from_pretrained, source, "tokenizer", "text tokenizer")
-        model = load_model(UMT5EncoderModel, source, "text_encoder", "text encoder", device=device, dtype=dtype)
+        model = load_model(
+            UMT5EncoderModel, source, "text_encoder", "text encoder", device=device, dtype=dtype, **options
+        )
         return cls(model, tokenizer)
 
     @torch.no_grad()
@@ -243,17 +273,36 @@ class ImageEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        *,
+        device: torch.device | str | None = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
     ) -> "ImageEncoder":
         """Loads the components `image_encoder` and `image_processor` of a diffusers folder or hub id.
 
+        Args:
+            options: further arguments of the model's `from_pretrained`.
+
         Raises:
-            InputError: a component is missing, damaged or incomplete.
+            InputError: a component is missing, damaged or incomplete, or the processor's size is not the encoder's.
         """
         processor = load_component(
             AutoImageProcessor.from_pretrained, source, "image_processor", "image processor", backend="pil"
         )
-        model = load_model(CLIPVisionModel, source, "image_encoder", "image encoder", device=device, dtype=dtype)
+        model = load_model(
+            CLIPVisionModel, source, "image_encoder", "image encoder", device=device, dtype=dtype, **options
+        )
+        if model.config.num_hidden_layers < 2:
+            raise InputError(
+                f"image encoder in '{source}' has {model.config.num_hidden_layers} layers; the second last is read: "
+                "use Wan's image encoder",
+                code=ErrorCode.unsupported,
+                field="image encoder",
+                value=model.config.num_hidden_layers,
+            )
+        _check_image_processor(processor, model, str(source))
         return cls(model, processor)
 
     @torch.no_grad()
@@ -263,3 +312,30 @@ class ImageEncoder:
         pixels = self.processor(images=image.cpu().numpy(), return_tensors="pt", input_data_format="channels_last")
         inputs = pixels["pixel_values"].to(get_module_execution_device(self.model), self.model.dtype)
         return self.model(pixel_values=inputs, output_hidden_states=True).hidden_states[-2][0].float()
+
+
+def _check_image_processor(processor: BaseImageProcessor, model: CLIPVisionModel, source: str) -> None:
+    """Validates that a processor returns images of the encoder's size, and is not asked for larger ones on the way."""
+    side = model.config.image_size
+    size = getattr(processor, "size", None)
+    sizes = {name: value for name, value in dict(size or {}).items() if value is not None}
+    try:
+        if all(side <= value <= MAX_IMAGE_SIDE for value in sizes.values()):
+            image = np.zeros((2, 3, 3), np.uint8)
+            pixels = processor(images=image, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+            if pixels.shape == (1, 3, side, side) and bool(torch.isfinite(pixels).all()):
+                return
+    except LOADING_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise _processor_error(f"fails ({reason})", source, side, sizes) from error
+    raise _processor_error("returns others", source, side, sizes)
+
+
+def _processor_error(problem: str, source: str, side: int, sizes: dict[str, int]) -> InputError:
+    return InputError(
+        f"image processor in '{source}' resizes to {str(sizes)[:80]} and must return {side}x{side} pixels, but "
+        f"{problem}; use the processor of the same model",
+        code=ErrorCode.conflict,
+        field="image processor",
+        value=sizes,
+    )

@@ -5,6 +5,7 @@ Token t covers 25 ms of audio (a receptive field of 400 samples) centered at (32
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,8 +69,9 @@ class AudioEncoder:
         *,
         subfolder: str = "",
         processor_subfolder: str | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = "cpu",
         dtype: torch.dtype = torch.float32,
+        **options: Any,
     ) -> "AudioEncoder":
         """Loads a model from a folder or hub id (facebook/wav2vec2-base-960h).
 
@@ -79,6 +81,7 @@ class AudioEncoder:
             processor_subfolder: the folder of the feature extractor; None uses `subfolder`.
             device: the device of the model.
             dtype: the data type of the model.
+            options: further arguments of the model's `from_pretrained`.
 
         Raises:
             InputError: the model is missing, damaged, incomplete, or not for 16 kHz with stride 320.
@@ -98,6 +101,7 @@ class AudioEncoder:
             allowed_missing=(r"(.*\.)?masked_spec_embed",),
             device=device,
             dtype=dtype,
+            **options,
         )
         stride, field = _conv_geometry(model)
         if extractor.sampling_rate != WAV2VEC_SAMPLE_RATE or (stride, field) != (

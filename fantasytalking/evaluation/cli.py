@@ -7,8 +7,11 @@ from pathlib import Path
 
 from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.common.cli_aliases import add_argument_with_alias
+from fantasytalking.common.command_parser import CommandParser, path_argument
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.files import check_utf8_path
+from fantasytalking.common.locks import RUN_LOCK_FILE, lock_output
 from fantasytalking.common.processes import connect_processes
 from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.config import REENACTMENT_LAYOUTS, BenchmarkConfig
@@ -49,14 +52,12 @@ def parse_evaluation_args(
     arguments: Sequence[str], description: str | None, prog: str | None = None
 ) -> argparse.Namespace:
     """Parses the command line of `fantasytalking evaluate`."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--benchmark", choices=benchmark_names())
-    parser.add_argument("--references", type=Path, help="folder of the real videos, laid out as in the dataset")
-    parser.add_argument("--predictions", type=Path, help="folder of generated videos: NAME.mp4 or NAME/video.mp4")
-    parser.add_argument("--manifest", type=Path, help="made by freeze-benchmark; default: frozen from --references")
-    parser.add_argument("--weights", type=Path, help="folder of weights; metrics with missing weights are skipped")
+    parser = CommandParser(prog, description)
+    parser.add_argument("--benchmark", choices=benchmark_names(), help="which benchmark; no default")
+    parser.add_path("--references", help="folder of the real videos, laid out as in the dataset; no default")
+    parser.add_path("--predictions", help="folder of generated videos: NAME.mp4 or NAME/video.mp4; no default")
+    parser.add_path("--manifest", help="made by freeze-benchmark; default: frozen from --references")
+    parser.add_path("--weights", help="folder of weights; metrics with missing weights are skipped; default: none")
     parser.add_argument("--metrics", type=_split_names, help=f"any of {', '.join(METRICS)}; default: all")
     add_argument_with_alias(
         parser,
@@ -65,15 +66,15 @@ def parse_evaluation_args(
         type=_split_names,
         default=[],
         metavar="METRICS",
-        help="metrics that must not be skipped",
+        help="metrics that must not be skipped; default: none",
     )
     add_argument_with_alias(
         parser,
         "--reuse-references",
         "--reuse",
-        type=Path,
+        type=path_argument,
         metavar="OUTPUT",
-        help="output folder of an earlier run, whose measurements of the references are reused",
+        help="output folder of an earlier run, whose measurements of the references are reused; default: none",
     )
     add_argument_with_alias(
         parser,
@@ -84,15 +85,15 @@ def parse_evaluation_args(
         help="number of processes on this machine, per rank under accelerate",
     )
     parser.add_argument("--name", help="name of the run in tables; default: that of the output folder")
-    parser.add_argument("--output", type=Path, help="folder for results.json, .csv, .md, index.html and the records")
-    parser.add_argument(
-        "--compare", type=Path, nargs=2, metavar="RESULTS", help="paired tests between two results.json"
+    parser.add_path("--output", help="folder for results.json, .csv, .md, index.html and the records; no default")
+    parser.add_path(
+        "--compare", nargs=2, metavar="RESULTS", help="only paired tests between two results.json; default: none"
     )
-    parser.add_argument("--table", type=Path, nargs="+", metavar="RESULTS", help="one table of several results.json")
+    parser.add_path(
+        "--table", nargs="+", metavar="RESULTS", help="only one table of several results.json; default: none"
+    )
     parser.add_argument("--title", default="Comparison", help="title of that table")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings of the benchmark, such as max_clips=20"
-    )
+    parser.add_settings("settings of the benchmark, such as max_clips=20")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -132,10 +133,13 @@ def _evaluate(arguments: argparse.Namespace) -> str:
             field="--num-processes",
             value=arguments.num_processes,
         )
+    if arguments.weights is not None:
+        check_utf8_path(arguments.weights, "--weights")
     names, skipped = select_metrics(arguments.metrics, arguments.weights, arguments.required_metrics)
     state = connect_processes(cpu=False)
     try:
-        return _evaluate_on_rank(arguments, names, skipped, state)
+        with lock_output(arguments.output, hold=state.is_main_process):
+            return _evaluate_on_rank(arguments, names, skipped, state)
     finally:
         state.destroy_process_group()
 
@@ -215,7 +219,7 @@ def _check_output_protocol(output: Path, protocol: BenchmarkProtocol) -> None:
                 field="--output",
                 value=before.id,
             )
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+    elif not output.is_dir() or any(entry.name != RUN_LOCK_FILE for entry in output.iterdir()):
         raise InputError(
             f"--output '{output}' contains other files; choose an empty or new folder",
             code=ErrorCode.output_exists,

@@ -1,9 +1,10 @@
 """Records: the measurements of a metric on a clip, one file each, with what they were measured from."""
 
+import io
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -47,8 +48,10 @@ def save_record(
     """
     values = {f"{side.value}/{key}": value for side, record in measurements.items() for key, value in record.items()}
     source = {_KEY_FIELD: np.array(measurement_key), _HASH_FIELD: np.array(prediction_sha256)}
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **source, **values)
+    content = io.BytesIO()
+    np.savez(content, **source, **values)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_record(path: Path, measurement_key: str, prediction_sha256: str | None = None) -> ClipMeasurements | None:
@@ -82,8 +85,10 @@ def _read_record(path: Path) -> tuple[str, str, ClipMeasurements] | None:
     if not path.is_file():
         return None
     try:
-        if path.stat().st_size > MAX_MEASUREMENT_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
+        with ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if max(size, path.stat().st_size) > MAX_MEASUREMENT_BYTES:
+            raise ValueError(f"{size} bytes")
         with np.load(path, allow_pickle=False) as values:
             sides: ClipMeasurements = {}
             for key in values.files:

@@ -1,8 +1,7 @@
 """Runs all metrics on all clips in several processes, and resumes an interrupted run."""
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.resumable_tasks import ProcessState
+from fantasytalking.common.worker_processes import worker_pool
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES, ClipPair
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol, ProtocolClip, verify_references
 from fantasytalking.evaluation.evaluation_clip import CLIP_SAMPLE_RATE, EvaluationClip
@@ -129,9 +129,7 @@ def _run_tasks(tasks: Sequence[MeasurementTask], run: EvaluationRun, num_process
         for task in tasks:
             yield measure_clip(task, metrics)
         return
-    context = multiprocessing.get_context("spawn")
-    arguments = (run.metrics, run.weights)
-    with ProcessPoolExecutor(min(num_processes, len(tasks)), context, _init_worker, arguments) as pool:
+    with worker_pool(min(num_processes, len(tasks)), __name__, _init_worker, (run.metrics, run.weights)) as pool:
         running = [pool.submit(_measure_in_worker, task) for task in tasks]
         try:
             for finished in as_completed(running):

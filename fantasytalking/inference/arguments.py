@@ -1,23 +1,27 @@
 """Command line options of inference, and the job that they describe."""
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
+from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.resources import resource_path
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.job import (
     STDIO_PATH,
     GenerationJob,
     check_speech_inputs,
     checked_image_path,
-    default_output_path,
     job_from_record,
+    unused_output_path,
 )
 from fantasytalking.pipeline.config import InferConfig, apply_options
+from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
 
 
 class ConfigOption(NamedTuple):
@@ -61,17 +65,17 @@ RENAMED_OPTIONS = {
 """New option by the name it had in earlier releases; the old name works for one more release."""
 AUDIO_HELP = (
     "the speech: an audio file, or a video for its audio track; - : a pipe of WAV or s16le at 16 kHz (--stream); "
-    "several times for several faces, from left to right or in the order of --face-index"
+    "several times for several faces, from left to right or in the order of --face-index; required without "
+    "--driving-video or --reproduce"
 )
-DRIVING_VIDEO_HELP = "a video whose expression drives the face; several times like --audio"
-FACE_INDEX_HELP = "the selected face, from 1 at the left; several times for several audio files or driving videos"
+DRIVING_VIDEO_HELP = "a video whose expression drives the face; several times like --audio (default: none)"
+FACE_INDEX_HELP = (
+    "the selected face, from 1 at the left; several times for several audio files or driving videos (default: all "
+    "faces, from the left)"
+)
+MAX_DEFAULT_CHARS = 60
+"""Length to which defaults are shortened in the help."""
 STREAM_HELP = "write frames while later ones are generated; with --output - to standard output"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raises one line, as for every other mistake."""
-        raise InputError(f"{message}; --help lists all options", code=ErrorCode.unknown_key)
 
 
 def parse_job(arguments: Sequence[str], description: str, prog: str | None = None) -> GenerationJob:
@@ -89,7 +93,9 @@ def parse_job(arguments: Sequence[str], description: str, prog: str | None = Non
     config = apply_options(config, {**values, "face_indices": options.face_index})
     if options.stream:
         config = replace(config, stream=True)
-    audio_paths, driving_videos = tuple(options.audio or ()), tuple(options.driving_video or ())
+    audio_paths, driving_videos = (
+        tuple(map(resource_path, given or ())) for given in (options.audio, options.driving_video)
+    )
     if not config.stream and STDIO_PATH in (*audio_paths, options.output):
         raise InputError(
             "'-' is a pipe, which only a stream reads and writes; add --stream",
@@ -97,35 +103,55 @@ def parse_job(arguments: Sequence[str], description: str, prog: str | None = Non
             field="--output" if options.output == STDIO_PATH else "--audio",
             value="-",
         )
-    image = checked_image_path(options.image)
+    image = checked_image_path(None if options.image is None else resource_path(options.image))
     is_piped = STDIO_PATH in audio_paths
     if not is_piped:
         check_speech_inputs(audio_paths, driving_videos)
     first = Path("live") if is_piped else (*audio_paths, *driving_videos)[0]
-    output = options.output or default_output_path(image, first)
+    output = options.output or unused_output_path(image, first)
     return GenerationJob(config, image, audio_paths, output, options.contact_sheet, driving_videos=driving_videos)
 
 
-def _parser(description: str, prog: str | None) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=prog,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser(description: str, prog: str | None) -> CommandParser:
+    parser = CommandParser(prog, description, allow_abbrev=False)
+    parser.add_path(
+        "--image",
+        help="the portrait: JPEG, PNG, WebP, AVIF, JPEG 2000, TIFF, BMP, GIF, ...; required without --reproduce",
     )
-    parser.add_argument("--image", type=Path, help="the portrait: jpg, png, webp, bmp, tiff or gif")
-    parser.add_argument("--audio", type=Path, action="append", help=AUDIO_HELP)
-    parser.add_argument("--driving-video", type=Path, action="append", metavar="VIDEO", help=DRIVING_VIDEO_HELP)
+    parser.add_path("--audio", action="append", help=AUDIO_HELP)
+    parser.add_path("--driving-video", action="append", metavar="VIDEO", help=DRIVING_VIDEO_HELP)
     parser.add_argument("--face-index", type=int, action="append", help=FACE_INDEX_HELP)
+    defaults = _option_defaults(load_config(InferConfig, preset_path("nano", "infer")))
     for option in CONFIG_OPTIONS:
-        parser.add_argument(f"--{option.flag}", type=option.type, help=option.help)
-    parser.add_argument("--config", type=Path, help="default: configs/nano/infer.yaml")
-    parser.add_argument("--output", type=Path, help="the video, .mp4; default: outputs/IMAGE_AUDIO.mp4")
+        shown = f"{option.help} (default: {defaults[option.name]})".replace("%", "%%")
+        parser.add_argument(f"--{option.flag}", type=option.type, help=shown)
+    parser.add_path(
+        "--config",
+        help="the model and its settings, whose values replace the defaults above (default: configs/nano/infer.yaml)",
+    )
+    parser.add_path(
+        "--output", help="the video, .mp4 (default: outputs/IMAGE_AUDIO.mp4; of a record NAME.json, NAME.again.mp4)"
+    )
     parser.add_argument("--contact-sheet", action="store_true", help="also write an image of some frames")
     parser.add_argument("--stream", action="store_const", const=True, help=STREAM_HELP)
-    parser.add_argument("--reproduce", type=Path, metavar="FILE", help="generate a record's video (.json) again")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as guidance.audio.stop=0.7")
+    parser.add_path(
+        "--reproduce", metavar="FILE", help="generate a record's video (.json) again (default: a new video)"
+    )
+    parser.add_settings("settings, such as guidance.audio.stop=0.7")
     return parser
+
+
+def _option_defaults(config: InferConfig) -> dict[str, str]:
+    """Returns what each option of a configuration is without it, as text, by name."""
+    guidance = {f"{name}_guidance_scale": getattr(config.guidance, name).scale_end for name in GUIDANCE_CONDITIONS}
+    values = {**vars(config), **guidance, "motion": config.expression_motion, "size": config.sizes[0]}
+    shown = {option.name: _shown(values[option.name]) for option in CONFIG_OPTIONS}
+    return shown | {"max_seconds": "all" if config.max_seconds is None else shown["max_seconds"]}
+
+
+def _shown(value: object) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return textwrap.shorten(text, MAX_DEFAULT_CHARS, placeholder=" ...") or "empty"
 
 
 def _rename_old_options(arguments: Sequence[str]) -> list[str]:

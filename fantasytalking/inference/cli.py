@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.processes import launched_processes
+from fantasytalking.common.text import printable
 from fantasytalking.inference.arguments import parse_job
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.context_parallel import Coordinator, init_processes, run_worker
@@ -57,4 +58,4 @@ def _report(job: GenerationJob, summary: str) -> None:
     if job.output == STDIO_PATH:
         notify(summary)  # standard output carries the video
     else:
-        sys.stdout.write(summary + "\n")
+        sys.stdout.write(printable(summary) + "\n")

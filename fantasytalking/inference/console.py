@@ -2,10 +2,12 @@
 
 import sys
 
+from fantasytalking.common.text import printable
+
 
 def notify(message: str) -> None:
-    """Writes a line to stderr, which carries no results."""
-    sys.stderr.write(message + "\n")
+    """Writes a line to stderr, which carries no results; what a terminal cannot show is escaped."""
+    sys.stderr.write(printable(message) + "\n")
 
 
 def silence_libraries() -> None:

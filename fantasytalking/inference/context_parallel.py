@@ -29,6 +29,7 @@ from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.config import InferConfig, Offload
 from fantasytalking.pipeline.loading import load_transformer
+from fantasytalking.pipeline.loading_options import LoadingOptions
 from fantasytalking.pipeline.optimizations import StepCache, apply_optimizations
 
 LoadedT = TypeVar("LoadedT")
@@ -254,7 +255,7 @@ def _load_worker_transformer(command: LoadCommand) -> FantasyTalkingTransformer3
         config, has_driving_video=command.has_driving_video, is_multi_speaker=command.is_multi_speaker
     )
     module_config = asdict(load_model_config(config.model).portrait)
-    transformer = load_transformer(model.stored, module_config, model.dtype)
+    transformer = load_transformer(model.stored, module_config, LoadingOptions(dtype=model.dtype))
     apply_optimizations(transformer, config.optimizations, model.device)
     _enable_context_parallel(transformer.to(model.device))
     return transformer

@@ -16,7 +16,7 @@ class DownloadHint(NamedTuple):
 _SIZES_BY_DTYPE = "in half precision, {} GB in single"
 DOWNLOAD_HINTS = {
     "checkpoints/nano": DownloadHint(
-        "it is part of the repository, not of the wheel; copy checkpoints/nano of a clone here, give base=FOLDER, or "
+        "it is part of the repository, not of the wheel: copy checkpoints/nano of a clone here, give base=FOLDER, or "
         "build it in some hours: fantasytalking build-nano",
         "48 MB at most",
         "Apache-2.0",
@@ -44,7 +44,7 @@ DOWNLOAD_HINTS = {
         "Apache-2.0",
     ),
     "outputs/wan1.3b/stage2/adapter": DownloadHint(
-        "accelerate launch -m fantasytalking train --config configs/wan1.3b/stage2.yaml (after stage 1)",
+        "fantasytalking train --config configs/wan1.3b/stage2.yaml (after stage 1)",
         "about 0.9 GB in half precision, 1.8 GB in single",
         "yours",
     ),

@@ -69,7 +69,7 @@ def generate_video(
             write_video_contact_sheet(sheet, frames.kept_frames, output.fps)
         record = replace(record, video_sha256=hash_file(video))
         result = _result_fields(inputs, output, elapsed, pipe.motion_normalizer)
-        text.write_text(record.to_json_string(result), encoding="utf-8")
+        record.save(text, result)
     return _summary(job, result, record.video_sha256)
 
 

@@ -1,5 +1,6 @@
 """One video to generate: its input files, its configuration and its output files."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,15 +8,18 @@ from pathlib import Path
 import torch
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import existing_file
+from fantasytalking.common.files import check_has_stem, existing_file, report_write_errors, shorten_name
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.model_sources import ResolvedModel
-from fantasytalking.inference.provenance import GenerationRecord
+from fantasytalking.inference.provenance import GenerationRecord, is_record
 from fantasytalking.pipeline import GenerationPlan, ModelFacts, plan_generation
 from fantasytalking.pipeline.config import InferConfig
 
 STDIO_PATH = Path("-")
 """Standard input as the path of an audio, standard output as the path of a video."""
+CONTACT_SHEET_SUFFIX = ".sheet.png"
+MAX_STEM_BYTES = 80
+"""Longest part of an input's name in the name of an output that is not given."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +78,20 @@ class GenerationJob:
 
 
 def job_from_record(record: Path, output: Path | None, contact_sheet: bool) -> GenerationJob:
-    """Returns the job that reproduces a record; without `output` it replaces the recorded video.
+    """Returns the job that reproduces a record; without `output` it writes NAME.again.mp4 beside the record NAME.json.
+
+    Where the recorded video was written does not matter: the record may be from elsewhere.
 
     Raises:
-        InputError: the file is not a record.
+        InputError: the file is not a record, or NAME.again.mp4 exists and is not of an earlier reproduction.
     """
     recorded = GenerationRecord.load(record)
+    output = output or _unused(record.with_name(f"{record.stem}.again.mp4"))
     return GenerationJob(
         recorded.config,
         recorded.image,
         recorded.audio_paths,
-        output or recorded.output,
+        output,
         contact_sheet,
         recorded,
         recorded.driving_videos,
@@ -106,9 +113,22 @@ def start_record(job: GenerationJob, model: ResolvedModel) -> GenerationRecord:
     return record
 
 
-def default_output_path(image: Path, other: Path) -> Path:
-    """Returns outputs/IMAGE_OTHER.mp4, where `other` is the first audio or driving video."""
-    return Path("outputs") / f"{image.stem}_{other.stem}.mp4"
+def unused_output_path(image: Path, other: Path) -> Path:
+    """Returns outputs/IMAGE_OTHER.mp4, where `other` is the first audio or driving video; long names are shortened.
+
+    Raises:
+        InputError: that file exists and is not the video of an earlier run.
+    """
+    stem = "_".join(shorten_name(path.stem, MAX_STEM_BYTES) for path in (image, other))
+    return _unused(Path("outputs") / f"{stem}.mp4")
+
+
+def _unused(output: Path) -> Path:
+    """Returns an output that was not given, unless it is a file without a record, which is not ours."""
+    with report_write_errors(output, field="--output"):
+        is_foreign = output.exists() and not is_record(output.with_suffix(".json"))
+    _refuse(output, "exists without a record, so it is not of an earlier run" if is_foreign else "")
+    return output
 
 
 def checked_image_path(image: Path | None) -> Path:
@@ -139,12 +159,17 @@ def check_speech_inputs(audio_paths: Sequence[Path], driving_videos: Sequence[Pa
             existing_file(path, name)
 
 
-def checked_output_paths(job: GenerationJob) -> list[Path]:
+def checked_output_paths(job: GenerationJob, *further_suffixes: str) -> list[Path]:
     """Returns the files that will be written: video, record and, if requested, contact sheet.
 
+    Args:
+        further_suffixes: suffixes of files that are also written beside the video.
+
     Raises:
-        InputError: one is a folder or an input file, or the video is not .mp4.
+        InputError: one is a folder or an input file, one beside the video is not of an earlier run, or the video is not
+            .mp4.
     """
+    check_has_stem(job.output, [".mp4"], "--output")
     if job.output.suffix.lower() != ".mp4":
         raise InputError(
             f"output '{job.output}' does not end in .mp4; videos are written as .mp4 only: give another --output",
@@ -152,17 +177,24 @@ def checked_output_paths(job: GenerationJob) -> list[Path]:
             field="--output",
             value=str(job.output),
         )
-    paths = [job.output, job.output.with_suffix(".json")]
-    if job.contact_sheet:
-        paths.append(job.output.with_suffix(".sheet.png"))
-    inputs = {path.resolve() for path in job.input_files}
-    for path in paths:
-        problem = "is a folder" if path.is_dir() else "would overwrite an input" if path.resolve() in inputs else ""
-        if problem:
-            raise InputError(
-                f"output '{path}' {problem}; give another --output",
-                code=ErrorCode.output_exists,
-                field="--output",
-                value=str(path),
-            )
-    return paths
+    suffixes = [".json", *([CONTACT_SHEET_SUFFIX] if job.contact_sheet else []), *further_suffixes]
+    beside = [job.output.with_suffix(suffix) for suffix in suffixes]
+    inputs = {os.path.realpath(path) for path in job.input_files}
+    with report_write_errors(job.output, job.output.parent, field="--output"):
+        for path in (job.output, *beside):
+            _refuse(path, "is a folder" if path.is_dir() else "")
+            _refuse(path, "would overwrite an input" if os.path.realpath(path) in inputs else "")
+        is_ours = is_record(beside[0])
+        for path in beside:
+            _refuse(path, "exists and is not of an earlier run" if path.exists() and not is_ours else "")
+    return [job.output, *beside]
+
+
+def _refuse(output: Path, problem: str) -> None:
+    if problem:
+        raise InputError(
+            f"output '{output}' {problem}; give another --output",
+            code=ErrorCode.output_exists,
+            field="--output",
+            value=str(output),
+        )

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +18,14 @@ from fantasytalking.common.config import config_from_dict
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file, fingerprint, hash_file
 from fantasytalking.common.limits import MAX_RECORD_BYTES
+from fantasytalking.common.text import utf8_bytes
 from fantasytalking.common.text_files import read_json
 from fantasytalking.inference.model_sources import ResolvedModel, device_name
 from fantasytalking.pipeline.config import InferConfig
 
 RECORD_FORMAT = 1
+RECORD_KEYS = frozenset(["config", "hashes", "video_sha256"])
+"""Keys by which a record is told from other JSON files."""
 RECORDED_PACKAGES = (
     "torch",
     "diffusers",
@@ -91,7 +95,7 @@ class GenerationRecord:
             "image": str(self.image.resolve()),
             "audio": audio[0] if len(audio) == 1 else audio,
             "drive": [str(path.resolve()) for path in self.driving_videos],
-            "output": str(self.output.resolve()),
+            "output": os.path.realpath(self.output),
             "video_sha256": self.video_sha256,
             "hashes": self.hashes,
             "versions": self.versions,
@@ -101,6 +105,10 @@ class GenerationRecord:
             "result": result,
         }
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+    def save(self, path: Path, result: dict[str, Any]) -> None:
+        """Writes `to_json_string`; names that are not UTF-8 are escaped, and `load` returns them unchanged."""
+        path.write_bytes(utf8_bytes(self.to_json_string(result)))
 
     @classmethod
     def load(cls, path: str | Path) -> "GenerationRecord":
@@ -181,6 +189,17 @@ class GenerationRecord:
         return changed + (
             [f"the device was {self.device}, is {current.device}"] if self.device != current.device else []
         )
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file exists and is a record, of this or an earlier release."""
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_RECORD_BYTES:
+            return False
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("format") == RECORD_FORMAT and values.keys() >= RECORD_KEYS
 
 
 def _input_files(image: Path, audio_paths: Sequence[Path], driving_videos: Sequence[Path]) -> dict[str, Path]:

@@ -93,10 +93,8 @@ def stream_video(
     if job.output == STDIO_PATH:
         timing, _ = write(sys.stdout.buffer, None)
         return _summary(job, timing)
-    paths = checked_output_paths(job)
     is_piped = audio_path == STDIO_PATH
-    if is_piped:
-        paths.append(job.output.with_suffix(INPUT_AUDIO_SUFFIX))
+    paths = checked_output_paths(job, *([INPUT_AUDIO_SUFFIX] if is_piped else []))
     record = None if is_piped else start_record(job, model)
     with ExitStack() as outputs:
         video, text, *copies = (outputs.enter_context(atomic_write(path)) for path in paths)
@@ -105,7 +103,7 @@ def stream_video(
             record = GenerationRecord.create(job.config, job.image, copies, (), model, job.output)
             record = replace(record, audio_paths=(paths[-1],))
         record = replace(record, video_sha256=hash_file(video))
-        text.write_text(record.to_json_string(_result_fields(job.config, timing, normalizer)), encoding="utf-8")
+        record.save(text, _result_fields(job.config, timing, normalizer))
     return _summary(job, timing) + job.reproduction_result(record.video_sha256)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fantasytalking import media
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.hub import resolve_local
 from fantasytalking.data.manifest import ClipRecord, read_manifest
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
@@ -41,6 +42,7 @@ from fantasytalking.pipeline import (
 )
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.loading import load_encoders
+from fantasytalking.pipeline.loading_options import LoadingOptions
 from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder, read_geometry
 from fantasytalking.pipeline.schedulers import make_scheduler
 from fantasytalking.training.config import TrainConfig, ValidationConfig
@@ -203,8 +205,8 @@ class PipelineValidationSampler:
     def _pipeline(
         self, model: FantasyTalkingTransformer3DModel, config: ValidationConfig, device: torch.device
     ) -> FantasyTalkingPipeline:
-        dtype = self.infer_config.dtype.torch_dtype
-        components = load_encoders(self.base, self.paths["audio_encoder"], dtype, {}, lambda _: None)
+        options = LoadingOptions(dtype=self.infer_config.dtype.torch_dtype)
+        components = load_encoders(self.base, self.paths["audio_encoder"], options, {}, lambda _: None)
         for component in components.values():
             if isinstance(component, torch.nn.Module):
                 component.to(device)
@@ -255,7 +257,9 @@ def _resolve_encoder_paths(config: TrainConfig, infer_config: InferConfig) -> di
             value=str(folder),
         )
     if found["expression_encoder"] is None:
-        found["expression_encoder"] = find_expression_encoder(config.stage.init_from, folder)
+        found["expression_encoder"] = find_expression_encoder(
+            None if config.stage.init_from is None else resolve_local(config.stage.init_from), folder
+        )
     return found
 
 

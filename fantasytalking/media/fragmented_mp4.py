@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.os_errors import describe_os_error
 from fantasytalking.media.h264 import (
     add_audio_stream,
     add_video_stream,
@@ -115,6 +116,8 @@ class FragmentedMp4Writer:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
+            if isinstance(self._target, Path) and describe_os_error(error.errno) is not None:
+                raise
             name = f"'{self._target}'" if isinstance(self._target, Path) else "the video to its reader"
             reason = error.strerror or type(error).__name__
             raise InputError(

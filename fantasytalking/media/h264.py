@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_FPS
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
-
-
-MAX_FPS = 240.0
-"""Maximum frame rate that is read or written, in frames per second."""
 
 
 def check_frame_rate(fps: float) -> None:

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
-from fantasytalking.common.limits import MAX_IMAGE_BYTES, MAX_IMAGE_MEMORY, MAX_IMAGE_PIXELS
+from fantasytalking.common.limits import MAX_IMAGE_BYTES, MAX_IMAGE_MEMORY_BYTES, MAX_IMAGE_PIXELS
 from fantasytalking.media.image_headers import decoding_bytes, describe_unreadable
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "PSD")
@@ -40,7 +40,7 @@ def read_image(path: str | Path, max_side: int | None = None) -> NDArray[np.uint
 
     Raises:
         InputError: the file is not a supported image, is damaged, has more than `MAX_IMAGE_BYTES` bytes, decodes to
-            more than `MAX_IMAGE_PIXELS` pixels or takes more than `MAX_IMAGE_MEMORY` bytes to decode.
+            more than `MAX_IMAGE_PIXELS` pixels or takes more than `MAX_IMAGE_MEMORY_BYTES` bytes to decode.
     """
     path = existing_file(path, "image")
     if path.stat().st_size > MAX_IMAGE_BYTES:
@@ -59,7 +59,6 @@ def read_image(path: str | Path, max_side: int | None = None) -> NDArray[np.uint
             if max_side is not None:
                 _decode_smaller(image, max_side)
             _check_cost(path, image, full_size)
-            image.load()
             return to_rgb(image, max_side)
 
 
@@ -79,10 +78,10 @@ def _check_cost(path: Path, image: Image.Image, full_size: tuple[int, int]) -> N
             value=image.size,
         )
     memory = decoding_bytes(path, image, full_size)
-    if memory > MAX_IMAGE_MEMORY:
+    if memory > MAX_IMAGE_MEMORY_BYTES:
         raise InputError(
             f"image '{path}' of {full_size[0]}x{full_size[1]} pixels takes {memory / 2**30:.1f} GiB to decode; the "
-            f"limit is {MAX_IMAGE_MEMORY / 2**30:g} GiB; downscale it",
+            f"limit is {MAX_IMAGE_MEMORY_BYTES / 2**30:g} GiB; downscale it",
             code=ErrorCode.out_of_range,
             field="image",
             value=full_size,
@@ -91,6 +90,7 @@ def _check_cost(path: Path, image: Image.Image, full_size: tuple[int, int]) -> N
 
 def to_rgb(image: Image.Image, max_side: int | None = None) -> NDArray[np.uint8]:
     """Converts a Pillow image as `read_image` does."""
+    image.load()  # before its size and orientation, which a TIFF changes here
     factor = 1 if max_side is None else max(1, max(image.size) // max_side)
     width, height = (-(-side // factor) for side in image.size)
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -213,5 +213,7 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
         )
     import imageio.v3 as imageio
 
+    # Encoded in memory: on a full disk imageio reports the same error a second time, with a traceback.
+    encoded = imageio.imwrite("<bytes>", array, plugin="pillow", extension=suffix, is_batch=False, quality=95)
     with atomic_write(path) as temporary:
-        imageio.imwrite(temporary, array, plugin="pillow", extension=suffix, is_batch=False, quality=95)
+        temporary.write_bytes(encoded)

@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
+from fantasytalking.common.limits import MAX_PREVIEW_BYTES, MAX_PREVIEW_FPS, MAX_PREVIEW_FRAMES
 
 PREVIEW_SUFFIXES = (".gif", ".webp")
-MAX_PREVIEW_FPS = 50.0
-"""Browsers slow down animations whose frames last less than 20 ms."""
-MAX_PREVIEW_FRAMES = 1000
 WEBP_QUALITY = 80
 
 
@@ -48,17 +46,18 @@ def write_preview(path: str | Path, frames: Iterable[NDArray[np.uint8]], *, fps:
 
     stacked = np.stack(_checked_frames(frames))
     options: dict[str, Any] = {"quality": WEBP_QUALITY} if suffix == ".webp" else {}
+    encoded = imageio.imwrite(
+        "<bytes>",
+        stacked,
+        plugin="pillow",
+        extension=suffix,
+        is_batch=True,
+        duration=1000 / fps,
+        loop=0,
+        **options,
+    )
     with atomic_write(path) as temporary:
-        imageio.imwrite(
-            temporary,
-            stacked,
-            plugin="pillow",
-            extension=suffix,
-            is_batch=True,
-            duration=1000 / fps,
-            loop=0,
-            **options,
-        )
+        temporary.write_bytes(encoded)
 
 
 def _checked_frames(frames: Iterable[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
@@ -76,12 +75,13 @@ def _checked_frames(frames: Iterable[NDArray[np.uint8]]) -> list[NDArray[np.uint
                 field="frames",
                 value=frame.shape,
             )
-        if len(checked) == MAX_PREVIEW_FRAMES:
+        if len(checked) == MAX_PREVIEW_FRAMES or frame.nbytes * (len(checked) + 1) > MAX_PREVIEW_BYTES:
             raise InputError(
-                f"there are more than {MAX_PREVIEW_FRAMES} frames; reduce the length or fps",
+                f"there are more than {len(checked)} frames of {frame.shape[1]}x{frame.shape[0]}; the limits are "
+                f"{MAX_PREVIEW_FRAMES} frames and {MAX_PREVIEW_BYTES / 2**30:g} GiB; reduce the length, fps or height",
                 code=ErrorCode.out_of_range,
                 field="frames",
-                value=MAX_PREVIEW_FRAMES,
+                value=len(checked),
             )
         checked.append(frame)
     if not checked:

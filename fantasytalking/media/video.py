@@ -11,7 +11,8 @@ import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
-from fantasytalking.common.limits import MAX_PAUSE_SECONDS, MAX_VIDEO_BYTES
+from fantasytalking.common.limits import MAX_CLIP_FRAMES, MAX_PAUSE_SECONDS, MAX_VIDEO_BYTES
+from fantasytalking.common.os_errors import describe_os_error
 from fantasytalking.media.container import (
     check_decoder,
     check_frame_size,
@@ -100,7 +101,7 @@ def read_video(
     fps: float | None = None,
     start: float = 0.0,
     duration: float | None = None,
-    max_frames: int = 3000,
+    max_frames: int = MAX_CLIP_FRAMES,
 ) -> Video:
     """Reads a segment of a video into memory; see `iter_frames` for times and resampling.
 
@@ -360,13 +361,11 @@ def _writing_errors(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (av.FFmpegError, OSError) as error:
+        if describe_os_error(error.errno) is not None:
+            raise
         reason = error.strerror or type(error).__name__
-        raise InputError(
-            f"cannot write '{path}' ({reason}); choose another output, rate or size",
-            code=ErrorCode.output_exists,
-            field="path",
-            value=str(path),
-        ) from error
+        message = f"cannot write '{path}' ({reason}); choose another output, rate or size"
+        raise InputError(message, code=ErrorCode.output_exists, field="path", value=str(path)) from error
 
 
 def _encode(

@@ -30,7 +30,8 @@ class WindowSpan(NamedTuple):
     @classmethod
     def from_tokens(cls, first_token: int, num_tokens: int, tokens_per_window: int) -> "WindowSpan":
         """Returns the span of `num_tokens` video tokens from `first_token` of the clip on."""
-        first_window, pad_front = divmod(first_token, tokens_per_window)
+        first_window = first_token // tokens_per_window  # torch.compile traces no divmod of symbolic sizes
+        pad_front = first_token - first_window * tokens_per_window
         end = first_token + num_tokens
         last_window = -(-end // tokens_per_window)
         return cls(first_window, last_window - first_window, pad_front, last_window * tokens_per_window - end)

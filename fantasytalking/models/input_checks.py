@@ -73,7 +73,7 @@ def prediction_batch_size(batch: int, conditions: Conditions) -> int:
 def _check_audio(conditions: Conditions, config: Any, frames: int) -> tuple[int, int]:
     """Returns the number of windows and of tokens per window."""
     audio = conditions.audio_embeds
-    if audio.ndim != 4 or audio.shape[1] not in (1, frames):
+    if audio.ndim != 4 or (audio.shape[1] != 1 and audio.shape[1] != frames):
         raise _shape_error(
             "audio_embeds",
             audio,
@@ -158,8 +158,11 @@ def _check_expression(
 
 
 def _check_shape(name: str, value: Tensor, batch: int, shape: tuple[int | None, ...]) -> None:
-    fits = value.ndim == len(shape) + 1 and value.shape[0] in (1, batch)
-    fits = fits and all(size > 0 and want in (None, size) for size, want in zip(value.shape[1:], shape, strict=True))
+    # Sizes are compared one by one: torch.compile traces no `in` for symbolic sizes.
+    fits = value.ndim == len(shape) + 1 and (value.shape[0] == 1 or value.shape[0] == batch)
+    fits = fits and all(
+        size > 0 and (want is None or want == size) for size, want in zip(value.shape[1:], shape, strict=True)
+    )
     if not fits:
         required = ", ".join("any" if want is None else str(want) for want in shape)
         raise _shape_error(name, value, f"({batch}, {required}), or batch 1 for all samples")

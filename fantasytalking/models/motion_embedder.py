@@ -2,6 +2,29 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ScalarLinear(nn.Module):
+    """nn.Linear(1, out_features) that quantization does not find: with one input, it has a scale for every weight.
+
+    Args:
+        out_features: width of the output.
+    """
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        linear = nn.Linear(1, out_features)
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, scalar: Tensor) -> Tensor:
+        """(B, 1) -> (B, out_features)."""
+        # Layerwise casting changes the dtype of nn.Linear alone.
+        return F.linear(scalar, self.weight.to(scalar.dtype), self.bias.to(scalar.dtype))
+
+    def reset_parameters(self) -> None:
+        """Initializes the weights at random, as in nn.Linear."""
+        nn.Linear.reset_parameters(self)  # type: ignore[arg-type]
 
 
 class MotionEmbedder(nn.Module):
@@ -40,11 +63,11 @@ class MotionEmbedder(nn.Module):
     def reset_parameters(self) -> None:
         """Initializes the weights at random; the output is exactly zero."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv1d | nn.GroupNorm):
+            if isinstance(module, ScalarLinear | nn.Linear | nn.Conv1d | nn.GroupNorm):
                 module.reset_parameters()
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
 
 def _mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
+    return nn.Sequential(ScalarLinear(width), nn.SiLU(), nn.Linear(width, width))

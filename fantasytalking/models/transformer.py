@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import TaylorSeerCacheConfig, WanTransformer3DModel
+from diffusers import FasterCacheConfig, ModelMixin, TaylorSeerCacheConfig, WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import apply_lora_scale
@@ -16,20 +16,35 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.conditions import Conditions
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.models.attention_windows import LocalTokens, build_windowed_attention
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import BlockConditions, KVCapture, PortraitCrossAttention
-from fantasytalking.models.diffusers_internals import WanContextParallelism, is_context_parallel, run_checkpointed
+from fantasytalking.models.diffusers_internals import (
+    StepCachePerContext,
+    WanContextParallelism,
+    is_context_parallel,
+    register_exportable_tuple,
+    run_checkpointed,
+)
 from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
+from fantasytalking.models.full_changes import FullChanges
+from fantasytalking.models.guarded_loading import GuardedLoading
 from fantasytalking.models.guidance_embedder import DistillationSpec, GuidanceEmbedder
 from fantasytalking.models.input_checks import check_inputs, prediction_batch_size
 from fantasytalking.models.kv_cache import ConditionKVCache, ConditionTokens
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.portrait_block import PortraitBlock
 from fantasytalking.models.portrait_config import PortraitConfig
+
+__all__ = ["FantasyTalkingTransformer3DModel", "ModelMixin", "TokenIndex"]
+# diffusers recognizes a component by its base class, which it looks up as ModelMixin in the module that defines it.
+
+for _conditions in (Conditions, ExpressionCondition):
+    register_exportable_tuple(_conditions)
 
 
 class TokenIndex(nn.Module):
@@ -44,7 +59,9 @@ class TokenIndex(nn.Module):
         return torch.arange(num_tokens)[None]
 
 
-class FantasyTalkingTransformer3DModel(WanContextParallelism, WanTransformer3DModel):
+class FantasyTalkingTransformer3DModel(
+    GuardedLoading, FullChanges, StepCachePerContext, WanContextParallelism, WanTransformer3DModel
+):
     """WanTransformer3DModel with attention to audio and face tokens and with motion in its timestep embedding.
 
     A new model predicts exactly what its base predicts. Base parameters keep diffusers' names; the paper's are
@@ -269,7 +286,18 @@ class FantasyTalkingTransformer3DModel(WanContextParallelism, WanTransformer3DMo
 
         TaylorSeer's default patterns match modules named `attn`, which Wan does not have. Without other patterns, it
         predicts the two attentions and the feed-forward of every block.
+
+        Raises:
+            InputError: FasterCache would approximate the unconditional half of a batch.
         """
+        if isinstance(config, FasterCacheConfig) and not config.is_guidance_distilled:
+            raise InputError(
+                "FasterCacheConfig.is_guidance_distilled is False, which takes each batch for a pair of unconditional "
+                "and conditional samples, but guidance has up to four branches here; set it to True",
+                code=ErrorCode.unsupported,
+                field="is_guidance_distilled",
+                value=False,
+            )
         if isinstance(config, TaylorSeerCacheConfig) and not (config.cache_identifiers or config.use_lite_mode):
             config = dataclasses.replace(config, cache_identifiers=[r"blocks\.\d+\.(attn1|attn2|ffn)"])
         super().enable_cache(config)

@@ -14,8 +14,8 @@ from torch import nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import local_folder, resolve_local
+from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import (
-    LazyTensors,
     check_shapes,
     open_model_folder,
     open_safetensors,
@@ -25,11 +25,11 @@ from fantasytalking.common.text_files import read_json
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
 from fantasytalking.models.diffusers_internals import float32_module_names
-from fantasytalking.models.expression_config import check_expression_config
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.transformer_config import check_transformer_config, shortened
 
 ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
     "audio": ("audio_projector.*", "blocks.*.attn2.audio_[kv]_proj.weight"),
@@ -66,7 +66,8 @@ def load_from_wan(
             diffusers' names, or a hub ID. From a portrait transformer, the base is loaded.
         module_config: configuration of the paper's modules (fields of `PortraitConfig`); missing fields take their
             defaults.
-        dtype: dtype of the parameters, except those that Wan keeps in float32; None = as stored.
+        dtype: dtype of the parameters, except those that Wan keeps in float32; None = as stored, and where weights
+            are stored in float8, one that can be computed with: bfloat16, or float32 if they have scales.
         materialize: False leaves the base's tensors uninitialized, which takes no memory yet: for a process that
             receives them from another. Requires a dtype.
 
@@ -93,9 +94,10 @@ def build_from_wan(
     Raises:
         InputError: a configuration key is unknown, or `tensors` are not exactly the base's.
     """
-    _check_config({**base_config, **module_config}, tensors)
-    with torch.device("meta"):
-        model = FantasyTalkingTransformer3DModel(**{**base_config, **module_config})
+    _check_num_layers(base_config, tensors)
+    check_transformer_config({**base_config, **module_config}, tensors.source)
+    dtype = dtype or tensors.dequantized_to
+    model = _build_on_meta({**base_config, **module_config}, tensors.source)
     expected = {
         name: tuple(value.shape) for name, value in model.state_dict().items() if adapter_module_of(name) is None
     }
@@ -275,39 +277,39 @@ def _download_base(hub_id: str) -> Path:
     return Path(folder)
 
 
-def _check_config(config: Mapping[str, Any], tensors: LazyTensors) -> None:
-    """Validates keys, types of values and the number of blocks before the model is built."""
-    parameters = inspect.signature(FantasyTalkingTransformer3DModel.__init__).parameters
-    for key, value in config.items():
-        if key not in parameters:
-            raise InputError(
-                f"{tensors.source}: the transformer's configuration has the unknown key '{key}'; remove it",
-                code=ErrorCode.unknown_key,
-                field=key,
-            )
-        default = parameters[key].default
-        kinds: tuple[type, ...] = (type(default),)
-        if key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
-            kinds = (int, type(None))
-        elif key in ("patch_size", "expression_dims", "expression_learned"):
-            kinds = (tuple, list) if default is not None else (tuple, list, type(None))
-        sizes = value if isinstance(value, tuple | list) else [value] if isinstance(value, int) else []
-        if not isinstance(value, kinds) or any(
-            type(size) not in (int, bool) or not 0 <= size <= 2**20 for size in sizes
-        ):
-            raise InputError(
-                f"{tensors.source}: {key} of the transformer's configuration is {value!r}; expected "
-                f"{' or '.join(kind.__name__ for kind in kinds)}, sizes from 0 to {2**20}",
-                code=ErrorCode.invalid_type,
-                field=key,
-                value=value,
-            )
-    check_expression_config(config, tensors.source)
+def check_transformer_folder(folder: Path) -> None:
+    """Validates the config.json of a saved portrait transformer before it is loaded; a missing file is left to loading.
+
+    Raises:
+        InputError: as `check_transformer_config`.
+    """
+    path = folder / "config.json"
+    if path.is_file():
+        config = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
+        config.pop("quantization_config", None)
+        check_transformer_config(config, f"'{path}'")
+
+
+def _build_on_meta(config: Mapping[str, Any], source: str) -> FantasyTalkingTransformer3DModel:
+    try:
+        with torch.device("meta"):
+            return FantasyTalkingTransformer3DModel(**config)
+    except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"{source}: no transformer can be built from its configuration ({reason}); it must be a Wan 2.1 "
+            "image-to-video transformer",
+            code=ErrorCode.malformed_file,
+            field="config.json",
+        ) from error
+
+
+def _check_num_layers(config: Mapping[str, Any], tensors: LazyTensors) -> None:
     blocks = {name.split(".")[1] for name in tensors.shapes if name.startswith("blocks.")}
     if config.get("num_layers") != len(blocks):
         raise InputError(
-            f"{tensors.source}: num_layers is {config.get('num_layers')}, but the file contains {len(blocks)} blocks; "
-            "it must be a Wan 2.1 image-to-video transformer",
+            f"{tensors.source}: num_layers is {shortened(config.get('num_layers'))}, but the file contains "
+            f"{len(blocks)} blocks; it must be a Wan 2.1 image-to-video transformer",
             code=ErrorCode.shape_mismatch,
             field="num_layers",
             value=config.get("num_layers"),

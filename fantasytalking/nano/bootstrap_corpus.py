@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.hub import resolve_local
 from fantasytalking.data.manifest import MANIFEST_FILE
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE
@@ -46,7 +47,7 @@ def bootstrap_corpus(config: TrainConfig, recipe: Path = BUILD_RECIPE_FILE) -> N
         InputError: a folder cannot be written or contains other clips, the base has no expression encoder or motion
             normalizer where one is needed, or a script failed.
     """
-    base = config.base or load_model_config(config.model).base
+    base = str(resolve_local(config.base or load_model_config(config.model).base))
     build_config = load_config(BuildConfig, recipe, [f"pretrained_components={base}"])
     context = BuildContext(build_config, Path(base))
     missing = _missing_corpora(context, config.data.manifests)

@@ -14,7 +14,8 @@ from typing import Any
 from fantasytalking.common.config import CONFIGS_FOLDER, did_you_mean
 from fantasytalking.common.config_aliases import restore_old_keys
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
+from fantasytalking.common.locks import lock_output
 from fantasytalking.inference.model_sources import EXPRESSION_ADAPTER_FOLDER
 from fantasytalking.nano.config import BuildConfig, ScriptRunConfig
 from fantasytalking.nano.context import BuildContext
@@ -105,7 +106,7 @@ def build_nano(
 
     Raises:
         InputError: there is no step `until`, a step was completed with other settings, `output` already has other
-            content, or a step fails.
+            content, a step fails, or another build works in the folder.
     """
     if until not in STEP_NAMES:
         raise InputError(
@@ -115,6 +116,12 @@ def build_nano(
             value=until,
         )
     context = BuildContext(config, output)
+    with lock_output(context.work_dir):
+        _run_steps(context, until, only)
+
+
+def _run_steps(context: BuildContext, until: str, only: Collection[str]) -> None:
+    config, output = context.config, context.output
     if PACK_STEP in only and STEP_NAMES.index(PACK_STEP) <= STEP_NAMES.index(until):
         _check_output_free(context)
     fingerprints: dict[str, str] = {}
@@ -227,8 +234,7 @@ def _read_report(report: Path) -> dict[str, Any]:
 
 
 def _write_report(report: Path, results: dict[str, Any]) -> None:
-    with atomic_write(report) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    atomic_write_text(report, json.dumps(results, indent=1) + "\n")
 
 
 def _format_results(results: dict[str, Any]) -> str:

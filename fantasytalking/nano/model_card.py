@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.config import config_to_yaml
+from fantasytalking.common.files import atomic_write_text
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.expression.expression_samples import EXPRESSION_TARGETS
 
@@ -54,10 +54,9 @@ def write_model_card(config: BuildConfig, reports: Mapping[str, Mapping[str, Any
         _training_section(reports),
         _size_section(reports),
     ]
-    recipe = OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip()
+    recipe = config_to_yaml(config).rstrip()
     parts.append(f"## Configuration\n\nSeed {config.seed}.\n\n```yaml\n{recipe}\n```")
-    with atomic_write(output / CARD_FILE) as temporary:
-        temporary.write_text("\n".join(part.rstrip() + "\n" for part in parts), encoding="utf-8")
+    atomic_write_text(output / CARD_FILE, "\n".join(part.rstrip() + "\n" for part in parts))
 
 
 def format_value(value: float) -> str:

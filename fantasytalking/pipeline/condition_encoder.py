@@ -73,6 +73,8 @@ class ConditionEncoder:
         window_length: int,
         timeline: Timeline | None = None,
         on_encoded: Callable[[], object] = lambda: None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
     ) -> VideoConditions:
         """Returns the conditions of a video.
 
@@ -81,20 +83,19 @@ class ConditionEncoder:
             timeline: of the video; None: a stream, whose `audio_windows` are replaced window by window and which has
                 no driving expressions.
             on_encoded: called `NUM_ENCODING_STEPS` times.
+            prompt_embeds, negative_prompt_embeds: (1, T, D) states in place of the plan's prompts; None: these are
+                encoded.
 
         Raises:
-            InputError: the driving features have another size than the model's.
+            InputError: the driving features or the states of a prompt have another size than the model's.
         """
 
         def done(tensor: Tensor) -> Tensor:
             on_encoded()
             return tensor.to(self.device, self.dtype)
 
-        text_dim = self.transformer_config.text_dim
-        negative = encode_text(self.text, plan.negative_prompt, self.max_text_tokens, text_dim)
-        negative = negative.to(self.device, self.dtype)
-        is_same = plan.prompt == plan.negative_prompt
-        prompt = done(negative if is_same else encode_text(self.text, plan.prompt, self.max_text_tokens, text_dim))
+        prompt, negative = self._prompts(plan, prompt_embeds, negative_prompt_embeds)
+        on_encoded()
         pixels = torch.from_numpy(speakers.portrait.pixels.copy())  # arrays read from files may not be writable
         image = done(self.image.encode(pixels)[None])
         first_frame = done(encode_first_frame(self.vae, speakers.portrait.pixels, window_length))
@@ -103,7 +104,7 @@ class ConditionEncoder:
         on_encoded()
         return VideoConditions(
             prompt_embeds=prompt,
-            negative_prompt_embeds=prompt if is_same else negative,
+            negative_prompt_embeds=negative,
             image_embeds=image,
             image_latents=first_frame,
             audio_windows=audio,
@@ -116,6 +117,29 @@ class ConditionEncoder:
             expression_scale=plan.expression_scale,
             regions=speakers.regions(plan.geometry, plan.background),
         )
+
+    def _prompts(
+        self, plan: GenerationPlan, prompt_embeds: Tensor | None, negative_prompt_embeds: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """States (1, T, D) of prompt and negative prompt: one object where they are the same."""
+
+        def states(field: str, given: Tensor | None, prompt: str) -> Tensor:
+            shape = (1, self.max_text_tokens, self.transformer_config.text_dim)
+            if given is None:
+                given = encode_text(self.text, prompt, *shape[1:])
+            elif given.shape != shape:
+                raise InputError(
+                    f"{field} has shape {tuple(given.shape)}; {shape} is needed, as encode_prompt returns it",
+                    code=ErrorCode.shape_mismatch,
+                    field=field,
+                    value=tuple(given.shape),
+                )
+            return given.to(self.device, self.dtype)
+
+        negative = states("negative_prompt_embeds", negative_prompt_embeds, plan.negative_prompt)
+        are_given = prompt_embeds is not None or negative_prompt_embeds is not None
+        is_same = prompt_embeds is negative_prompt_embeds if are_given else plan.prompt == plan.negative_prompt
+        return negative if is_same else states("prompt_embeds", prompt_embeds, plan.prompt), negative
 
     def encode_speakers(self, speakers: Speakers, timeline: Timeline) -> AudioWindows:
         """Returns the audio windows of all speakers, side by side; masked throughout where nobody speaks."""
@@ -174,6 +198,15 @@ def encode_text(encoder: TextEncoder, prompt: str, max_tokens: int, text_dim: in
             "note: the prompt '%.40s...' has %d tokens; the model reads the first %d", prompt, tokens, max_tokens
         )
     return pad_prompt_embeds(encoder.encode(prompt), max_tokens)[None].cpu()
+
+
+def encode_prompts(
+    encoder: TextEncoder, prompt: str, negative_prompt: str, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Returns the states (1, T, D) of two prompts: one object where they are the same."""
+    sizes = (encoder.max_tokens, encoder.model.config.d_model)
+    positive, negative = (encode_text(encoder, text, *sizes).to(device) for text in (prompt, negative_prompt))
+    return positive, positive if prompt == negative_prompt else negative
 
 
 def encode_audio(

@@ -6,13 +6,14 @@ from typing import Any
 
 from fantasytalking.common.dtype import Dtype
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_VIDEO_SECONDS
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.generation_plan import GenerationControls
 from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
 from fantasytalking.pipeline.optimizations import OptimizationConfig
 from fantasytalking.pipeline.portrait import PortraitOptions, parse_sizes
-from fantasytalking.pipeline.schedulers import SchedulerType
+from fantasytalking.pipeline.schedulers import FLOW_SHIFT_RANGE, SchedulerType
 
 MAX_FACES = 100
 
@@ -98,11 +99,11 @@ class InferConfig(GenerationControls):
         """
         parse_sizes(self.sizes)
         limits: dict[str, tuple[float, float]] = {
-            "flow_shift": (0.01, 100),
+            "flow_shift": FLOW_SHIFT_RANGE,
             "max_text_tokens": (1, 4096),
             "min_face_fraction": (0, 0.9),
             "seed": (0, 2**63 - 1),
-            "max_seconds": (0.04, 14_400),
+            "max_seconds": (0.04, MAX_VIDEO_SECONDS),
             "face_index": (1, MAX_FACES),
         }
         check_ranges(self, limits)

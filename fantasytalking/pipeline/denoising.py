@@ -7,17 +7,21 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.tensor_io import check_finite_result
 from fantasytalking.conditions import Conditions
 from fantasytalking.models.cfg_branches import FULL_BRANCH, FULL_BRANCH_WITH_EXPRESSION, GuidanceBranch
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.pipeline.generation_plan import GenerationPlan
+from fantasytalking.pipeline.call_state import CallState
+from fantasytalking.pipeline.generation_plan import GenerationPlan, check_supported_guidance
 from fantasytalking.pipeline.guidance import StepGuidance, guidance_at_step
 from fantasytalking.pipeline.schedulers import set_timesteps
 from fantasytalking.pipeline.sliding_window import LatentWindow
@@ -42,6 +46,11 @@ class DenoisingCache:
         for name in WINDOWED_CONDITIONS:
             self.conditions.evict(name)
 
+    def evict_prompts(self) -> None:
+        """Drops what was computed from the prompts."""
+        self.branch_inputs.clear()
+        self.conditions.evict("text")
+
 
 class Denoiser:
     """Predicts the guided velocity of a video.
@@ -54,6 +63,7 @@ class Denoiser:
         batch_branches: all branches in one call; None: where memory allows and no step cache needs separate calls.
         on_window_done: called after each window.
         cache: of an earlier window of the same stream; None: a new one.
+        attention_kwargs: of the transformer: `scale` of its LoRA layers.
     """
 
     def __init__(
@@ -65,13 +75,20 @@ class Denoiser:
         batch_branches: bool | None,
         on_window_done: Callable[[], object],
         cache: DenoisingCache | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
     ) -> None:
         self.transformer, self.conditions, self.windows = transformer, conditions, windows
         self.batch_branches = _should_batch_branches(batch_branches, transformer, conditions)
-        self.on_window_done = on_window_done
+        self.on_window_done, self.attention_kwargs = on_window_done, attention_kwargs
         self._cache = DenoisingCache() if cache is None else cache
         self._guidance_scales: dict[tuple[float, float], Tensor] = {}
         self._single_window = conditions.for_window(windows[0]) if len(windows) == 1 else None
+
+    def use_prompts(self, conditions: VideoConditions) -> None:
+        """Continues with the prompts of `conditions`, which differ from the present ones in nothing else."""
+        if conditions is not self.conditions:
+            self.conditions = conditions
+            self._cache.evict_prompts()
 
     def predict(self, latents: Tensor, timestep: Tensor, guidance: StepGuidance) -> Tensor:
         """Returns the guided velocity (1, C, F, h, w) in float32: the weighted sum of the windows' predictions.
@@ -120,6 +137,7 @@ class Denoiser:
                     self._conditions_of(call, window_conditions)._replace(guidance=scales),
                     cache=self._cache.conditions,
                     return_dict=False,
+                    attention_kwargs=self.attention_kwargs,
                 )[0]
             predictions.update(zip(call, sample.split(1), strict=True))
         if self._single_window is None:
@@ -166,6 +184,36 @@ def _total_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def noise_latents(
+    shape: tuple[int, ...],
+    given: Tensor | None,
+    generator: torch.Generator | None,
+    device: torch.device,
+) -> Tensor:
+    """Returns the noise (1, C, F, h, w) that a video begins with, in float32: `given`, or drawn by `generator`.
+
+    Raises:
+        InputError: the given noise has another shape, or there are several generators.
+    """
+    if isinstance(generator, list) and len(generator) != 1:
+        raise InputError(
+            f"generator is a list of {len(generator)}; one video is generated per call: give one generator",
+            code=ErrorCode.invalid_type,
+            field="generator",
+            value=len(generator),
+        )
+    if given is None:
+        return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+    if given.shape != shape:
+        raise InputError(
+            f"latents has shape {tuple(given.shape)}; this video needs {shape}",
+            code=ErrorCode.shape_mismatch,
+            field="latents",
+            value=tuple(given.shape),
+        )
+    return given.to(device, torch.float32)
+
+
 def denoise(
     transformer: FantasyTalkingTransformer3DModel,
     scheduler: SchedulerMixin,
@@ -173,26 +221,44 @@ def denoise(
     plan: GenerationPlan,
     windows: Sequence[LatentWindow],
     noise: Tensor,
+    state: CallState,
     on_window_done: Callable[[], object],
-    on_step_end: Callable[[int, Tensor, Tensor], tuple[Tensor, bool]],
+    on_step_end: Callable[[int, Tensor, Tensor, VideoConditions], tuple[Tensor, VideoConditions]],
 ) -> Tensor:
     """Returns the denoised latents (1, C, F, h, w) of `noise`.
 
     Args:
+        state: kept up to date; what `on_step_end` changes in it holds from the next step on.
         on_window_done: called after each window of each step.
-        on_step_end: called with step, timestep and latents; returns the latents to continue with, and
-            whether the remaining steps are skipped.
+        on_step_end: called with step, timestep, latents and conditions; returns the latents and the conditions to
+            continue with, which may have other prompts.
+
+    Raises:
+        InputError: a guidance scale was set for which a distilled model was not trained.
     """
     timesteps = set_timesteps(scheduler, plan.num_inference_steps, noise.device)
+    state.start(plan.guidance, len(timesteps))
     denoiser = Denoiser(
-        transformer, conditions, windows, batch_branches=plan.guidance.batch_branches, on_window_done=on_window_done
+        transformer,
+        conditions,
+        windows,
+        batch_branches=plan.guidance.batch_branches,
+        on_window_done=on_window_done,
+        attention_kwargs=state.attention_kwargs,
     )
     latents = noise
     for step, timestep in enumerate(timesteps):
-        guidance = guidance_at_step(plan.guidance, step, len(timesteps), conditions.available)
+        state.current_timestep = timestep
+        schedules = state.guidance(plan.guidance)
+        if schedules is not plan.guidance:
+            check_supported_guidance(transformer.distillation, schedules, plan.negative_prompt)
+        guidance = guidance_at_step(schedules, step, len(timesteps), conditions.available)
         prediction = denoiser.predict(latents, timestep, guidance)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
-        latents, is_interrupted = on_step_end(step, timestep, latents)
-        if is_interrupted:
+        latents, conditions = on_step_end(step, timestep, latents, conditions)
+        denoiser.use_prompts(conditions)
+        if state.is_interrupted:
             break
+    state.current_timestep = None
+    check_finite_result(latents, "latents")
     return latents

@@ -8,6 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_PROMPT_CHARS
+from fantasytalking.common.text import is_utf8
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.guidance_embedder import DistillationSpec
@@ -66,7 +67,22 @@ class GenerationControls:
         }
         check_ranges(self, limits)
         for name in ("prompt", "negative_prompt"):
-            length = len(getattr(self, name))
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise InputError(
+                    f"{name} is a {type(text).__name__}; one video is generated per call: give one string",
+                    code=ErrorCode.invalid_type,
+                    field=name,
+                    value=text,
+                )
+            if not is_utf8(text):
+                raise InputError(
+                    f"{name} '{text}' is not UTF-8 text; give it in UTF-8",
+                    code=ErrorCode.malformed_file,
+                    field=name,
+                    value=text,
+                )
+            length = len(text)
             if length > MAX_PROMPT_CHARS:
                 raise InputError(
                     f"{name} has {length} characters; at most {MAX_PROMPT_CHARS} are allowed",

@@ -51,6 +51,28 @@ def load_audio_inputs(inputs: Sequence[AudioInput]) -> tuple[NDArray[np.float32]
     )
 
 
+def exclusive_embeds(
+    prompt: str, prompt_embeds: torch.Tensor | None, negative_prompt: str, negative_prompt_embeds: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Returns the states of the prompts that are given as such, each in place of its text.
+
+    Raises:
+        InputError: one is given as both.
+    """
+    for name, text, embeds in (
+        ("prompt", prompt, prompt_embeds),
+        ("negative_prompt", negative_prompt, negative_prompt_embeds),
+    ):
+        if text and embeds is not None:
+            raise InputError(
+                f"both {name} and {name}_embeds were given; leave one out",
+                code=ErrorCode.conflict,
+                field=f"{name}_embeds",
+                value=text,
+            )
+    return prompt_embeds, negative_prompt_embeds
+
+
 def driving_inputs(driving_video: DrivingInput | Sequence[DrivingInput]) -> list[DrivingInput]:
     """Returns one or several driving videos as a list."""
     return [driving_video] if isinstance(driving_video, DrivingExpression | str | Path) else list(driving_video)

@@ -1,54 +1,53 @@
 """Loads the components of a pipeline: one that was saved whole, or a Wan base with an adapter. Loading is strict."""
 
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
+from diffusers.utils import logging
 
 from fantasytalking.checkpoints.adapter import load_adapter
 from fantasytalking.checkpoints.expression_adapter import load_expression_adapter
 from fantasytalking.checkpoints.lora import fuse_lora, has_lora
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
 from fantasytalking.common.hub import HUB_ID, resolve_local
 from fantasytalking.common.text_files import read_json
-from fantasytalking.encoders.expression import copy_expression_encoder
 from fantasytalking.encoders.loading import load_component, load_model
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.models.guarded_loading import check_safe_serialization
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import load_from_wan
-from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
-from fantasytalking.pipeline.model_facts import EXPRESSION_ENCODER_FOLDER, FACE_ENCODER_FOLDER, StoredModel
-from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
+from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
+from fantasytalking.motion_normalizer import MotionNormalizer
+from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
+from fantasytalking.pipeline.loading_options import MODEL_COMPONENTS, LoadingOptions
+from fantasytalking.pipeline.model_facts import StoredModel
+from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler, check_scheduler_config, make_scheduler
 
 ComponentCallback = Callable[[str], object]
 
-
-@dataclass(frozen=True)
-class PipelineParts:
-    """Everything a pipeline is constructed from."""
-
-    arguments: dict[str, Any]
-    """Arguments of the constructor: components and configuration."""
-    face_encoder_path: Path | None
-    expression_encoder_path: Path | None
-    motion_normalizer: MotionNormalizer | None
+diffusers_logger = logging.get_logger(DiffusionPipeline.__module__)
+"""Where diffusers reports the components of a pipeline as they are loaded."""
 
 
 def read_saved_model(
-    source: str | Path, adapter: str | Path | None = None, expression_adapter: str | Path | None = None
+    source: str | Path,
+    adapter: str | Path | None = None,
+    expression_adapter: str | Path | None = None,
+    options: LoadingOptions | None = None,
 ) -> StoredModel:
     """Reads the descriptions of a pipeline that `save_pretrained` wrote, and downloads it if it is a hub id.
+
+    Args:
+        options: of the download; None: the defaults.
 
     Raises:
         InputError: the pipeline or an adapter is missing or malformed, or they do not fit together.
     """
-    model = StoredModel.read(_local_folder(source), adapter, expression_adapter=expression_adapter)
+    folder = _local_folder(source, options or LoadingOptions())
+    model = StoredModel.read(folder, adapter, expression_adapter=expression_adapter)
     if not model.extends_saved_pipeline:
         raise InputError(
             f"adapter '{model.adapter}' extends a Wan base, not a saved pipeline; give the base",
@@ -61,48 +60,43 @@ def read_saved_model(
 
 def load_saved_pipeline(
     model: StoredModel,
-    *,
-    torch_dtype: torch.dtype = torch.float32,
+    options: LoadingOptions,
+    given: Mapping[str, Any],
     progress: ComponentCallback = lambda _: None,
-    **components: Any,
-) -> PipelineParts:
+) -> dict[str, Any]:
     """Loads a pipeline that `save_pretrained` wrote, with its adapters.
 
     Args:
         model: the saved pipeline; its adapter may extend it (a distilled model, for instance).
-        torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32.
+        given: components that are already loaded and settings that replace the stored ones, by name.
         progress: called with the name of each component once it is loaded.
-        components: components that are already loaded (quantized, for instance), by name.
+
+    Returns:
+        Arguments of the pipeline's constructor.
 
     Raises:
         InputError: a component is missing, damaged, incomplete or of another kind, or an adapter does not fit.
     """
     folder, config = model.base, model.pipeline_config
     assert config is not None, "reading the model has checked it"
-    if "transformer" in components and (model.adapter, model.expression_adapter) != (None, None):
-        raise InputError(
-            "both a loaded transformer and an adapter were given; leave one out",
-            code=ErrorCode.conflict,
-            field="transformer",
-        )
-    parts = load_encoders(folder, folder, torch_dtype, components, progress, processor_subfolder="audio_processor")
-    if "transformer" not in components:
-        parts["transformer"] = load_transformer(model, {}, torch_dtype)
+    _check_given(model, options, given)
+    options.check_variants(folder, [name for name in MODEL_COMPONENTS if name not in given])
+    parts = load_encoders(folder, folder, options, given, progress, processor_subfolder="audio_processor")
+    if "transformer" not in given:
+        parts["transformer"] = load_transformer(model, {}, options)
         progress("transformer")
-    if "scheduler" not in components:
+    if "scheduler" not in given:
         parts["scheduler"] = _load_scheduler(folder)
+    for name, part in parts.items():
+        diffusers_logger.info(f"Loaded {name} as {type(part).__name__} from `{name}` subfolder of {folder}.")
     settings = {
         "trained_modules": ",".join(model.trained_modules),
         "audio_window": config["audio_window"],
         "window_seconds": config["window_seconds"],
         "text_length": config["text_length"],
+        "motion_normalizer": MotionNormalizer.load_if_present(folder),
     }
-    return PipelineParts(
-        {**parts, **components, **settings},
-        model.face_encoder,
-        model.expression_encoder,
-        MotionNormalizer.load_if_present(folder),
-    )
+    return {**parts, **_stored_encoders(model), **settings, **given}
 
 
 def load_pipeline_from_base(
@@ -114,7 +108,7 @@ def load_pipeline_from_base(
     text_length: int = 512,
     torch_dtype: torch.dtype = torch.float32,
     progress: ComponentCallback = lambda _: None,
-) -> PipelineParts:
+) -> dict[str, Any]:
     """Loads a Wan image-to-video base with its adapters.
 
     Args:
@@ -122,46 +116,55 @@ def load_pipeline_from_base(
         audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in the base.
         scheduler: None: Euler with flow shift 5.
         text_length: tokens that prompts are padded to, as in training.
-        torch_dtype, progress: as in `load_saved_pipeline`.
+        torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32.
+        progress: as in `load_saved_pipeline`.
+
+    Returns:
+        Arguments of the pipeline's constructor.
 
     Raises:
         InputError: a component is missing, damaged, incomplete or of another kind.
     """
-    parts = load_encoders(model.base, audio_encoder, torch_dtype, {}, progress)
-    parts["transformer"] = load_transformer(model, module_config, torch_dtype)
+    options, _ = LoadingOptions.split({"torch_dtype": torch_dtype}, [])
+    parts = load_encoders(model.base, audio_encoder, options, {}, progress)
+    parts["transformer"] = load_transformer(model, module_config, options)
     progress("transformer")
     window_rule, window_seconds = model.audio_window
+    folders = [folder for folder in (model.adapter, model.base) if folder is not None]
+    normalizers = (MotionNormalizer.load_if_present(folder) for folder in folders)
     settings = {
         "scheduler": scheduler or make_scheduler(SchedulerType.euler),
         "trained_modules": ",".join(model.trained_modules),
         "audio_window": window_rule,
         "window_seconds": window_seconds,
         "text_length": text_length,
+        "motion_normalizer": next((normalizer for normalizer in normalizers if normalizer is not None), None),
     }
-    folders = [folder for folder in (model.adapter, model.base) if folder is not None]
-    normalizers = (MotionNormalizer.load_if_present(folder) for folder in folders)
-    return PipelineParts(
-        {**parts, **settings},
-        model.face_encoder,
-        model.expression_encoder,
-        next((normalizer for normalizer in normalizers if normalizer is not None), None),
-    )
+    return {**parts, **_stored_encoders(model), **settings}
 
 
 def load_transformer(
-    model: StoredModel, module_config: Mapping[str, Any], dtype: torch.dtype
+    model: StoredModel, module_config: Mapping[str, Any], options: LoadingOptions
 ) -> FantasyTalkingTransformer3DModel:
     """Loads the transformer alone, with its adapters.
 
     Args:
         module_config: as in `load_pipeline_from_base`; not used with a saved pipeline, which has the modules.
+        options: of the loading; for a Wan base, the dtype alone.
 
     Raises:
         InputError: it is missing, damaged or incomplete, or an adapter does not fit.
     """
+    dtype = options.component_dtype("transformer")
     if model.extends_saved_pipeline:
+        check_transformer_folder(model.base / "transformer")
         transformer = load_model(
-            FantasyTalkingTransformer3DModel, model.base, "transformer", "transformer", torch_dtype=dtype
+            FantasyTalkingTransformer3DModel,
+            model.base,
+            "transformer",
+            "transformer",
+            torch_dtype=dtype,
+            **options.component_options(model.base, "transformer"),
         )
     else:
         transformer = load_from_wan(model.base, module_config, dtype)
@@ -185,27 +188,37 @@ def align_weights(components: Mapping[str, Any]) -> None:
     for module in components.values():
         if isinstance(module, torch.nn.Module):
             for tensor in (*module.parameters(), *module.buffers()):
-                if tensor.data_ptr() % 64:
+                is_plain = type(tensor.data) is torch.Tensor and not tensor.is_meta  # not quantized, not offloaded
+                if is_plain and tensor.data_ptr() % 64:
                     tensor.data = tensor.data.clone()
 
 
-def save_encoder_files(
-    folder: Path, face_encoder: Path | None, expression_encoder: Path | None, normalizer: MotionNormalizer | None
-) -> None:
-    """Writes what a saved pipeline contains besides its torch modules."""
-    if face_encoder is not None:
-        with atomic_write(folder / FACE_ENCODER_FOLDER / face_encoder.name) as temporary:
-            shutil.copyfile(face_encoder, temporary)
-    if expression_encoder is not None:
-        copy_expression_encoder(expression_encoder, folder / EXPRESSION_ENCODER_FOLDER)
-    if normalizer is not None:
-        normalizer.save(folder / MOTION_NORMALIZER_FILE)
+def check_can_be_saved(transformer: FantasyTalkingTransformer3DModel, folder: Path, safe_serialization: bool) -> None:
+    """Checks that a pipeline can be saved to a folder so that it can be loaded again.
+
+    Raises:
+        InputError: the transformer has an unfused LoRA, weights would be pickled, or the folder is a file.
+    """
+    if has_lora(transformer):
+        raise InputError(
+            "the transformer has a LoRA; first call pipe.transformer.fuse_lora() and .unload_lora()",
+            code=ErrorCode.unsupported,
+            field="transformer",
+        )
+    check_safe_serialization(safe_serialization)
+    if folder.is_file():
+        raise InputError(
+            f"'{folder}' is a file; give a folder to save the pipeline to",
+            code=ErrorCode.output_exists,
+            field="save_directory",
+            value=str(folder),
+        )
 
 
 def load_encoders(
     source: str | Path,
     audio_encoder: str | Path | None,
-    dtype: torch.dtype,
+    options: LoadingOptions,
     loaded: Mapping[str, Any],
     progress: ComponentCallback,
     processor_subfolder: str | None = None,
@@ -215,7 +228,7 @@ def load_encoders(
     Args:
         source: a diffusers folder or hub id.
         audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in `source`.
-        dtype: of text and image encoder.
+        options: dtypes and, for a saved pipeline, how its weights are stored and loaded.
         loaded: components that are already loaded; they are skipped.
         progress: called with the name of each component once it is loaded.
         processor_subfolder: folder of the feature extractor in `source`; None: the audio encoder's.
@@ -223,34 +236,72 @@ def load_encoders(
     Raises:
         InputError: a component is missing, damaged or incomplete.
     """
+
+    def model_options(name: str) -> dict[str, Any]:
+        return {"dtype": options.component_dtype(name), **options.component_options(Path(source), name)}
+
     parts: dict[str, Any] = {}
     if "vae" not in loaded:
-        parts["vae"] = VideoAutoencoder.from_pretrained(source).vae
+        parts["vae"] = VideoAutoencoder.from_pretrained(source, **model_options("vae")).vae
         progress("VAE")
     if not {"text_encoder", "tokenizer"} <= loaded.keys():
-        text = TextEncoder.from_pretrained(source, dtype=dtype)
+        text = TextEncoder.from_pretrained(source, **model_options("text_encoder"))
         parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         progress("text encoder")
     if not {"image_encoder", "image_processor"} <= loaded.keys():
-        image = ImageEncoder.from_pretrained(source, dtype=dtype)
+        image = ImageEncoder.from_pretrained(source, **model_options("image_encoder"))
         parts |= {"image_encoder": image.model, "image_processor": image.processor}
         progress("image encoder")
     if not {"audio_encoder", "audio_processor"} <= loaded.keys():
         is_separate = audio_encoder is not None and processor_subfolder is None
         folder, subfolder = (audio_encoder, "") if is_separate else (source, "audio_encoder")
         audio = AudioEncoder.from_pretrained(
-            folder or source, subfolder=subfolder, processor_subfolder=processor_subfolder
+            folder or source,
+            subfolder=subfolder,
+            processor_subfolder=processor_subfolder,
+            **model_options("audio_encoder"),
         )
         parts |= {"audio_encoder": audio.model, "audio_processor": audio.feature_extractor}
         progress("audio encoder")
     return {name: part for name, part in parts.items() if name not in loaded}
 
 
+def _check_given(model: StoredModel, options: LoadingOptions, given: Mapping[str, Any]) -> None:
+    """Checks that arguments, adapters and quantization exclude each other nowhere."""
+    if (model.adapter, model.expression_adapter) == (None, None):
+        return
+    if "transformer" in given:
+        raise InputError(
+            "both a loaded transformer and an adapter were given; leave one out",
+            code=ErrorCode.conflict,
+            field="transformer",
+        )
+    if "quantization_config" in options.component_options(model.base, "transformer"):
+        raise InputError(
+            "both an adapter and a quantization of the transformer were given, but an adapter changes weights that are "
+            "not quantized; save the pipeline with the adapter first, and quantize that",
+            code=ErrorCode.conflict,
+            field="quantization_config",
+        )
+
+
+def _stored_encoders(model: StoredModel) -> dict[str, Any]:
+    """The encoders that are not torch modules, as components."""
+    face, expression = model.face_encoder, model.expression_encoder
+    return {
+        "face_encoder": None if face is None else FaceEncoderFile(face),
+        "expression_encoder": None if expression is None else ExpressionEncoderFolder(expression),
+    }
+
+
 def _load_scheduler(folder: Path) -> SchedulerMixin:
     config = read_json(folder / "scheduler" / "scheduler_config.json")
     for kind in (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler):
         if config.get("_class_name") == kind.__name__:
-            return load_component(kind.from_pretrained, folder, "scheduler", "scheduler")
+            check_scheduler_config(config, str(folder / "scheduler"))
+            scheduler = load_component(kind.from_pretrained, folder, "scheduler", "scheduler")
+            check_scheduler(scheduler, str(folder / "scheduler"))
+            return scheduler
     raise InputError(
         f"the scheduler in '{folder}' is {config.get('_class_name')!r}; FlowMatchEulerDiscreteScheduler or "
         "UniPCMultistepScheduler is needed",
@@ -260,8 +311,9 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
     )
 
 
-def _local_folder(source: str | Path) -> Path:
-    source = resolve_local(source)
+def _local_folder(source: str | Path, options: LoadingOptions) -> Path:
+    if options.revision is None:  # a local copy has no revisions
+        source = resolve_local(source)
     if Path(source).is_dir():
         return Path(source)
     if not HUB_ID.fullmatch(str(source)):
@@ -272,11 +324,11 @@ def _local_folder(source: str | Path) -> Path:
             value=str(source),
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(source)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        return Path(snapshot_download(str(source), **options.download))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"pipeline '{source}' is not a local folder and could not be downloaded; give a folder",
             code=ErrorCode.missing_weights,

@@ -223,7 +223,8 @@ def read_geometry(base: Path) -> LatentGeometry:
     """Returns strides and patch from the configurations of a base's VAE and transformer.
 
     Raises:
-        InputError: the base has no VAE configuration, or its patches are of another kind than Wan's.
+        InputError: the base has no VAE configuration, a stride or patch is out of range, or its patches are of another
+            kind than Wan's.
     """
     path = base / "vae" / "config.json"
     if not path.is_file():
@@ -251,10 +252,19 @@ def find_face_encoder(folder: Path) -> Path | None:
     Raises:
         InputError: there are several.
     """
-    found = sorted((folder / FACE_ENCODER_FOLDER).glob("*.onnx"))
+    return only_onnx_file(folder / FACE_ENCODER_FOLDER)
+
+
+def only_onnx_file(folder: Path) -> Path | None:
+    """Returns the .onnx file in `folder`; None where it has none.
+
+    Raises:
+        InputError: there are several.
+    """
+    found = sorted(folder.glob("*.onnx"))
     if len(found) > 1:
         raise InputError(
-            f"'{folder / FACE_ENCODER_FOLDER}' holds {len(found)} .onnx files; leave one",
+            f"'{folder}' holds {len(found)} .onnx files; leave one",
             code=ErrorCode.conflict,
             field="face_encoder",
             value=len(found),

@@ -3,14 +3,13 @@
 Axes: F latent frames, h and w latent height and width, T frames, H and W pixels.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers import AutoencoderKLWan, SchedulerMixin
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
@@ -24,8 +23,6 @@ from transformers import (
 
 from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS
-from fantasytalking.checkpoints.lora import has_lora
-from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
@@ -36,9 +33,23 @@ from fantasytalking.models.cfg_branches import CfgOrder
 from fantasytalking.models.diffusers_internals import execution_device
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normalizer import MotionNormalizer
-from fantasytalking.pipeline.condition_encoder import NUM_ENCODING_STEPS, ConditionEncoder
+from fantasytalking.pipeline.call_state import (
+    CALLBACK_TENSORS,
+    CallState,
+    CallStateProperties,
+    StepCallback,
+    callback_tensor_names,
+    run_callback,
+)
+from fantasytalking.pipeline.condition_encoder import NUM_ENCODING_STEPS, ConditionEncoder, encode_prompts
 from fantasytalking.pipeline.decoding import FantasyTalkingOutput, check_output_type, decode_latents, decode_output
-from fantasytalking.pipeline.denoising import denoise
+from fantasytalking.pipeline.denoising import denoise, noise_latents
+from fantasytalking.pipeline.encoder_components import (
+    EncoderPaths,
+    ExpressionEncoderFolder,
+    FaceEncoderFile,
+    PipelineMotionNormalizer,
+)
 from fantasytalking.pipeline.generation_plan import (
     NEUTRAL_MOTION,
     GenerationControls,
@@ -52,19 +63,14 @@ from fantasytalking.pipeline.inputs import (
     DrivingInput,
     audio_inputs,
     driving_inputs,
+    exclusive_embeds,
     load_audio_inputs,
     load_driving_inputs,
 )
-from fantasytalking.pipeline.loading import (
-    PipelineParts,
-    align_weights,
-    load_pipeline_from_base,
-    load_saved_pipeline,
-    read_saved_model,
-    save_encoder_files,
-)
-from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel, check_pipeline_config
+from fantasytalking.pipeline.lora_methods import LoraMethods, check_attention_kwargs
+from fantasytalking.pipeline.model_facts import ModelFacts, check_pipeline_config
 from fantasytalking.pipeline.portrait import DEFAULT_PORTRAIT_OPTIONS, ImageInput, PortraitOptions, portrait_from_image
+from fantasytalking.pipeline.pretrained import PretrainedPipeline
 from fantasytalking.pipeline.sliding_window import plan_windows
 from fantasytalking.pipeline.speakers import DrivingExpression, Speakers
 from fantasytalking.pipeline.streaming.streamer import Streamer
@@ -72,27 +78,26 @@ from fantasytalking.pipeline.streaming.streaming_audio import StreamingAudioEnco
 from fantasytalking.pipeline.timeline import Timeline
 from fantasytalking.pipeline.video_conditions import VideoConditions
 
-StepCallback = Callable[["FantasyTalkingPipeline", int, Tensor, dict[str, Tensor]], Mapping[str, Tensor]]
 
-
-class FantasyTalkingPipeline(DiffusionPipeline):
+class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, PretrainedPipeline):
     """Generates a video of people who speak, from a portrait and recordings; videos may drive their faces.
 
     Args:
         transformer, vae, text_encoder, tokenizer, image_encoder, image_processor, scheduler: components of Wan, with
             the paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas.
         audio_encoder, audio_processor: wav2vec2 and its feature extractor.
+        face_encoder: the ArcFace network; None: the face cannot be attended to.
+        expression_encoder: the encoder of driving videos; None: they cannot be read.
+        motion_normalizer: constants by which measured motion was normalized in training.
         trained_modules: trained modules among audio, face, motion and expression, joined by commas. Controlling a
             module that was not trained is an error.
         audio_window, window_seconds: rule and length of the audio windows, as in `AdapterConfig`.
         text_length: tokens that prompts are padded to, as in training (Wan: 512).
-
-    Attributes besides torch modules: `face_encoder_path`, the ArcFace .onnx; `expression_encoder_path`, the folder of
-    the encoder of driving videos; `motion_normalizer`, the constants by which measured motion was normalized.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->audio_encoder->transformer->vae"
-    _callback_tensor_inputs = ("latents",)
+    _callback_tensor_inputs = CALLBACK_TENSORS
+    _optional_components: ClassVar[list[str]] = ["face_encoder", "expression_encoder", "motion_normalizer"]
 
     def __init__(
         self,
@@ -105,6 +110,9 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         audio_encoder: Wav2Vec2Model,
         audio_processor: Wav2Vec2FeatureExtractor,
+        face_encoder: FaceEncoderFile | None = None,
+        expression_encoder: ExpressionEncoderFolder | None = None,
+        motion_normalizer: MotionNormalizer | None = None,
         trained_modules: str = "audio,face,motion",
         audio_window: str = "seconds",
         window_seconds: float = AUDIO_WINDOW_SECONDS,
@@ -122,6 +130,9 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             scheduler=scheduler,
             audio_encoder=audio_encoder,
             audio_processor=audio_processor,
+            face_encoder=face_encoder,
+            expression_encoder=expression_encoder,
+            motion_normalizer=PipelineMotionNormalizer.from_constants(motion_normalizer),
         )
         self.register_to_config(
             trained_modules=trained_modules,
@@ -131,72 +142,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         )
         self.input_dtype: torch.dtype | None = None
         """Type of the transformer's inputs; None: that of its weights."""
-        self.face_encoder_path: Path | None = None
-        self.expression_encoder_path: Path | None = None
-        self.motion_normalizer: MotionNormalizer | None = None
-        self._interrupt = False
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the remaining steps are skipped; a callback sets `_interrupt`."""
-        return self._interrupt
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        adapter: str | Path | None = None,
-        expression_adapter: str | Path | None = None,
-        **kwargs: Any,
-    ) -> "FantasyTalkingPipeline":
-        """Loads a pipeline that `save_pretrained` wrote: see `fantasytalking.pipeline.loading.load_saved_pipeline`."""
-        model = read_saved_model(source, adapter, expression_adapter)
-        return cls._from_parts(load_saved_pipeline(model, **kwargs))
-
-    @classmethod
-    def from_base(
-        cls,
-        base: str | Path,
-        adapter: str | Path,
-        *,
-        expression_adapter: str | Path | None = None,
-        face_encoder: str | Path | None = None,
-        **kwargs: Any,
-    ) -> "FantasyTalkingPipeline":
-        """Loads a Wan base with an adapter: see `fantasytalking.pipeline.loading.load_pipeline_from_base`."""
-        model = StoredModel.read(base, adapter, expression_adapter=expression_adapter, face_encoder=face_encoder)
-        return cls._from_parts(load_pipeline_from_base(model, **kwargs))
-
-    @classmethod
-    def from_stored_model(cls, model: StoredModel, **kwargs: Any) -> "FantasyTalkingPipeline":
-        """Loads a model whose descriptions were read before, as `from_pretrained` or as `from_base`."""
-        load = load_saved_pipeline if model.extends_saved_pipeline else load_pipeline_from_base
-        return cls._from_parts(load(model, **kwargs))
-
-    @classmethod
-    def _from_parts(cls, parts: PipelineParts) -> "FantasyTalkingPipeline":
-        pipe = cls(**parts.arguments)
-        align_weights(pipe.components)
-        pipe.face_encoder_path, pipe.expression_encoder_path = parts.face_encoder_path, parts.expression_encoder_path
-        pipe.motion_normalizer = parts.motion_normalizer
-        return pipe
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Saves the whole pipeline as a diffusers folder, including the encoders that are not torch modules.
-
-        Raises:
-            InputError: the transformer has an unfused LoRA, which a diffusers folder cannot hold.
-        """
-        if has_lora(self.transformer):
-            raise InputError(
-                "the transformer has a LoRA; first call pipe.transformer.fuse_lora() and .unload_lora()",
-                code=ErrorCode.unsupported,
-                field="transformer",
-            )
-        super().save_pretrained(save_directory, **kwargs)
-        paths = (self.face_encoder_path, self.expression_encoder_path)
-        save_encoder_files(Path(save_directory), *paths, self.motion_normalizer)
+        self._call_state = CallState()
 
     def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
         """As in diffusers, but VAE and wav2vec2 (0.9 GB together) stay on the device: parts of them are called."""
@@ -224,8 +170,8 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         self,
         image: ImageInput,
         audio: AudioInput | Sequence[AudioInput] | None = None,
-        prompt: str = "",
-        negative_prompt: str = "",
+        prompt: str | None = "",
+        negative_prompt: str | None = "",
         *,
         controls: GenerationControls | None = None,
         driving_video: DrivingInput | Sequence[DrivingInput] = (),
@@ -250,8 +196,14 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         window_frames: int = 81,
         overlap_frames: int = 24,
         generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
         output_type: str = "np",
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> FantasyTalkingOutput:
         """Generates a video as long as the longest audio or, without audio, as the shortest driving video.
 
@@ -271,8 +223,13 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             resize_mode: how images are resized to that size.
             face_index: selected faces, from 1 at the left; several in the order of their audio and driving videos.
             generator: of the noise; a CPU generator gives the same noise on every device.
+            latents: (1, 16, F, h, w) noise in place of that of `generator`.
+            prompt_embeds, negative_prompt_embeds: in place of the prompts, as `encode_prompt` returns them.
             output_type: np, pil, pt or latent.
-            callback_on_step_end: called with pipeline, step, timestep and {"latents": ...}; may return other latents.
+            return_dict: False: the frames are returned as the only item of a tuple.
+            attention_kwargs: `scale` of the transformer's LoRA layers.
+            callback_on_step_end: called with pipeline, step, timestep and a dictionary of tensors; may return others.
+            callback_on_step_end_tensor_inputs: names of these tensors, of `pipe._callback_tensor_inputs`.
 
         Raises:
             InputError: an input or a control cannot be used; names the value, the limit and the cure.
@@ -281,8 +238,8 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         text, speech, expression = map(GuidanceSchedule.from_scale, scales)
         guidance = GuidanceConfig(text, speech, guidance_order, color_rescale, batch_branches, expression)
         keywords = GenerationControls(
-            prompt,
-            negative_prompt,
+            "" if prompt is None else prompt,
+            "" if negative_prompt is None else negative_prompt,
             motion if expression_motion is None else expression_motion,
             motion if body_motion is None else body_motion,
             face_scale,
@@ -297,8 +254,11 @@ class FantasyTalkingPipeline(DiffusionPipeline):
 
         # 1. Check what can be checked before anything is computed
         check_output_type(output_type)
+        check_attention_kwargs(self.transformer, attention_kwargs)
+        names = callback_tensor_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         recordings, driving = audio_inputs(audio), driving_inputs(driving_video)
         plan = self._plan(exclusive_controls(controls, keywords), has_audio=bool(recordings), driving=driving)
+        embeds = exclusive_embeds(plan.prompt, prompt_embeds, plan.negative_prompt, negative_prompt_embeds)
         waveforms = load_audio_inputs(recordings)
         expressions = load_driving_inputs(driving, self.expression_encoder_path, plan.fps)
         num_faces = max(len(waveforms), len(expressions), 1)
@@ -306,24 +266,48 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         speakers = Speakers(portrait, waveforms, expressions)
         timeline = speakers.timeline(plan.fps, plan.geometry.temporal_stride)
         windows = plan_windows(timeline.num_latent_frames, plan.window_length, plan.window_overlap)
+        height, width = (size // self.vae.config.scale_factor_spatial for size in portrait.pixels.shape[:2])
+        shape = (1, self.transformer.config.out_channels, timeline.num_latent_frames, height, width)
+        noise = noise_latents(shape, latents, generator, execution_device(self))
+        self._call_state.attention_kwargs = attention_kwargs
 
-        def on_step(step: int, timestep: Tensor, latents: Tensor) -> tuple[Tensor, bool]:
-            if callback_on_step_end is not None:
-                latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
-            return latents, self.interrupt
+        on_step = partial(run_callback, self, callback_on_step_end, names)
 
         # 2. Encode, denoise, decode
-        conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline)
-        channels, frame_shape = self.transformer.config.out_channels, conditions.image_latents.shape[-2:]
-        shape = (1, channels, timeline.num_latent_frames, *frame_shape)
-        noise = randn_tensor(shape, generator=generator, device=execution_device(self), dtype=torch.float32)
-        self._interrupt = False
+        conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline, *embeds)
         with self.progress_bar(total=plan.num_inference_steps * len(windows)) as bar:
             bar.set_description("denoise")
-            latents = denoise(self.transformer, self.scheduler, conditions, plan, windows, noise, bar.update, on_step)
-        frames = decode_output(VideoAutoencoder(self.vae), latents, timeline.num_frames, output_type, self.progress_bar)
+            denoised = denoise(
+                self.transformer,
+                self.scheduler,
+                conditions,
+                plan,
+                windows,
+                noise,
+                self._call_state,
+                bar.update,
+                on_step,
+            )
+        frames = decode_output(
+            VideoAutoencoder(self.vae), denoised, timeline.num_frames, output_type, self.progress_bar
+        )
         self.maybe_free_model_hooks()
-        return FantasyTalkingOutput(frames=frames, num_frames=timeline.num_frames, fps=plan.fps)
+        output = FantasyTalkingOutput(frames=frames, num_frames=timeline.num_frames, fps=plan.fps)
+        return output if return_dict else (frames,)  # type: ignore[return-value]  # as in diffusers
+
+    @torch.no_grad()
+    def encode_prompt(
+        self, prompt: str = "", negative_prompt: str | None = "", device: torch.device | str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the states (1, T, D) float32 of prompt and negative prompt, for `__call__`.
+
+        Args:
+            device: of the states; None: the pipeline's.
+        """
+        encoder = TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length)
+        device = execution_device(self) if device is None else device
+        prompt_embeds, negative_prompt_embeds = encode_prompts(encoder, prompt, negative_prompt or "", device)
+        return prompt_embeds, negative_prompt_embeds
 
     @torch.no_grad()
     def stream(
@@ -364,6 +348,7 @@ class FantasyTalkingPipeline(DiffusionPipeline):
             audio_encoder,
             self._encode(speakers, plan, plan.window_length, None),
             plan,
+            state=self._call_state,
             generator=generator,
             on_progress=on_progress,
         )
@@ -386,7 +371,12 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         )
 
     def _encode(
-        self, speakers: Speakers, plan: GenerationPlan, window_length: int, timeline: Timeline | None
+        self,
+        speakers: Speakers,
+        plan: GenerationPlan,
+        window_length: int,
+        timeline: Timeline | None,
+        *prompt_embeds: Tensor | None,
     ) -> VideoConditions:
         encoder = ConditionEncoder(
             TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length),
@@ -403,4 +393,4 @@ class FantasyTalkingPipeline(DiffusionPipeline):
         )
         with self.progress_bar(total=NUM_ENCODING_STEPS) as bar:
             bar.set_description("encode")
-            return encoder.encode(speakers, plan, window_length, timeline, bar.update)
+            return encoder.encode(speakers, plan, window_length, timeline, bar.update, *prompt_embeds)

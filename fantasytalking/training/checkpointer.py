@@ -6,10 +6,13 @@ kept.
 
 import json
 import os
+import pickle
 import re
 import shutil
+import struct
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed import checkpoint as distributed_checkpoint
 
 from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.files import apply_umask, report_write_errors
 from fantasytalking.common.text_files import read_json
 from fantasytalking.training.ema import EMAModel
 
@@ -32,6 +37,12 @@ EMA_WEIGHTS_FILE = "average.safetensors"
 EMA_SHARDS_FOLDER = "average"
 """In place of `EMA_WEIGHTS_FILE` under FSDP: a distributed checkpoint of torch, with a part of every process."""
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
+
+_CHECKPOINT_ERRORS = (
+    *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, ArithmeticError),
+    *(AssertionError, pickle.UnpicklingError, struct.error, SafetensorError),
+)
+"""Errors of torch, accelerate and safetensors for files of a checkpoint that are damaged or missing."""
 
 
 @dataclass
@@ -84,11 +95,7 @@ class CheckpointManager:
         return complete[-1] if complete else None
 
     def of_step(self, step: int) -> Path:
-        """Returns the complete checkpoint of a step.
-
-        Raises:
-            InputError: there is none; names the steps that have one.
-        """
+        """Returns the complete checkpoint of a step; an `InputError` names the steps that have one."""
         steps = {int(path.name.removeprefix("step-")): path for path in self._complete()}
         if step not in steps:
             raise InputError(
@@ -121,6 +128,7 @@ class CheckpointManager:
     def commit(self, step: int) -> None:
         """Renames the complete checkpoint of `step` and removes the oldest ones. Main process only."""
         final = self._folder / f"step-{step:08d}"
+        apply_umask(self.partial_path(step))
         if final.exists():
             shutil.rmtree(final)
         os.replace(self.partial_path(step), final)
@@ -159,9 +167,13 @@ class RunState:
         accelerator.register_load_state_pre_hook(self._load_trained)
 
     def save(self, progress: TrainingProgress) -> None:
-        """Writes a checkpoint under a temporary name and renames it when it is complete. Call on every process."""
+        """Writes a checkpoint under a temporary name and renames it when it is complete. Call on every process.
+
+        Raises:
+            InputError: the disk is full, read-only or failing.
+        """
         accelerator, folder = self._accelerator, self._checkpoints.partial_path(progress.step)
-        with errors_on_all():
+        with errors_on_all(), report_write_errors(folder):
             if accelerator.is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
@@ -169,16 +181,17 @@ class RunState:
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["exclude_frozen_parameters"] = True
-        accelerator.save_state(str(folder), **options)
-        if self._ema is not None and self._ema.is_sharded:
-            distributed_checkpoint.save(self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER)
-        with errors_on_all():
+        with errors_on_all(), report_write_errors(folder):
+            accelerator.save_state(str(folder), **options)
+            if self._ema is not None and self._ema.is_sharded:
+                distributed_checkpoint.save(self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER)
+        with errors_on_all(), report_write_errors(folder):
             if accelerator.is_main_process:
                 if self._ema is not None and not self._ema.is_sharded:
                     save_file(self._ema.state_dict(), folder / EMA_WEIGHTS_FILE)
                 progress.save(folder)
         accelerator.wait_for_everyone()
-        with errors_on_all():
+        with errors_on_all(), report_write_errors(folder):
             if accelerator.is_main_process:
                 self._checkpoints.commit(progress.step)
         accelerator.wait_for_everyone()
@@ -202,12 +215,15 @@ class RunState:
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["load_module_strict"] = False  # the checkpoint leaves out the frozen base
-        accelerator.load_state(str(folder), **options)
+        with _reading_checkpoint(folder):
+            accelerator.load_state(str(folder), **options)
+            if self._ema is not None and self._ema.is_sharded:
+                distributed_checkpoint.load(
+                    self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER
+                )  # in place
+            elif self._ema is not None:
+                self._ema.load_state_dict(load_file(folder / EMA_WEIGHTS_FILE))
         accelerator.step = 0  # a count of micro-batches; checkpoints lie between steps
-        if self._ema is not None and self._ema.is_sharded:
-            distributed_checkpoint.load(self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER)  # in place
-        elif self._ema is not None:
-            self._ema.load_state_dict(load_file(folder / EMA_WEIGHTS_FILE))
         return progress
 
     def full_state_dict(self, is_needed: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -354,6 +370,27 @@ def check_output_writable(output: Path, required_bytes: int) -> None:
             field="output",
             value=str(output),
         )
+
+
+@contextmanager
+def _reading_checkpoint(folder: Path) -> Iterator[None]:
+    """Reports every error of reading a checkpoint's files, which accelerate and torch leave as they come.
+
+    Raises:
+        InputError: a file is missing or damaged, or does not fit this run.
+    """
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError, torch.distributed.DistError):
+        raise
+    except _CHECKPOINT_ERRORS as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"checkpoint '{folder}' cannot be read ({reason}); remove it to resume from the previous one",
+            code=ErrorCode.malformed_file,
+            field="checkpoint",
+            value=str(folder),
+        ) from error
 
 
 def _trained_weights_path(folder: str) -> Path:

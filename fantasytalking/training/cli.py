@@ -1,6 +1,5 @@
 """Command line of training: every stage is the same command with another default YAML."""
 
-import argparse
 import logging
 import os
 import sys
@@ -9,9 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.processes import launched_processes
+from fantasytalking.common.terminal_log import TerminalFormatter
 from fantasytalking.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -44,14 +45,12 @@ def train(
         InputError: an argument, the configuration, the clips or the weights cannot be used.
         SystemExit: a stop signal ended the run; its code is 128 plus the signal's number.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = f"default: configs/nano/{config_name}.yaml" if config_name else "the YAML of a stage; required"
-    parser.add_argument("--config", type=Path, help=default)
+    parser = CommandParser(prog, description)
+    default = f"default: configs/nano/{config_name}.yaml" if config_name else "required; there is no default"
+    parser.add_path("--config", help=f"the YAML of a stage; {default}")
     parser.add_argument("--dry-run", action="store_true", help="print settings, parameters and memory; no training")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings: batch_size=4 stage.steps=1000")
-    options = parser.parse_args(arguments)
+    parser.add_settings("settings: batch_size=4 stage.steps=1000")
+    options = parser.parse_intermixed_args(arguments)
     if options.config is None and config_name is None:
         raise InputError(
             "--config is missing; give the YAML of a stage, as in --config configs/nano/stage1.yaml",
@@ -122,7 +121,7 @@ def configure_logging() -> None:
     if not is_first:
         warnings.filterwarnings("ignore", message=TORCH_WARNING_OF_EVERY_PROCESS)
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(TerminalFormatter("%(message)s"))
     package = logging.getLogger("fantasytalking")
     package.addHandler(handler)
     package.setLevel(logging.INFO if is_first else logging.WARNING)

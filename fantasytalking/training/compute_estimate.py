@@ -114,15 +114,29 @@ class FlopCounts(NamedTuple):
     """Forward and backward pass, recomputation included."""
 
 
-def estimate_flops(config: TrainConfig, size: ClipSize) -> FlopCounts:
-    """Returns the operations of a run's whole model, on clips of one size."""
-    models = [build_meta_model(config, layers) for layers in (1, 2)]
-    first, second = (_measure_flops(config, size, model, backward=False) for model in models)
-    one, two = (_measure_flops(config, size, model, backward=True) for model in models)
-    if config.gradient_checkpointing:  # every block runs forward once more
-        one, two = one + (second - first), two + 2 * (second - first)
+ShallowModels = tuple[FantasyTalkingTransformer3DModel, FantasyTalkingTransformer3DModel]
+"""A run's model with one block and with two, on the meta device."""
+
+
+def build_shallow_models(config: TrainConfig) -> ShallowModels:
+    """Returns the models whose operations `estimate_flops` counts."""
+    return build_meta_model(config, 1), build_meta_model(config, 2)
+
+
+def estimate_flops(config: TrainConfig, size: ClipSize, models: ShallowModels | None = None) -> FlopCounts:
+    """Returns the operations of a run's whole model, on clips of one size.
+
+    Args:
+        models: those of `build_shallow_models`, for estimates of several sizes; None builds them.
+    """
+    one, two = (_measure_flops(config, size, model) for model in models or build_shallow_models(config))
+    block = FlopCounts(two.forward - one.forward, two.training_step - one.training_step)
     layers = load_model_config(config.model).wan.num_layers
-    return FlopCounts(first + (layers - 1) * (second - first), one + (layers - 1) * (two - one))
+    recomputed = layers * block.forward if config.gradient_checkpointing else 0  # every block runs forward once more
+    return FlopCounts(
+        one.forward + (layers - 1) * block.forward,
+        one.training_step + (layers - 1) * block.training_step + recomputed,
+    )
 
 
 def _rows(estimate: ComputeEstimateConfig) -> Iterator[str]:
@@ -130,12 +144,13 @@ def _rows(estimate: ComputeEstimateConfig) -> Iterator[str]:
         path = preset_path(preset, "stage2")
         configs = {name: load_config(TrainConfig, path, overrides) for name, overrides in TRAINABLE_SETS.items()}
         models = {name: build_meta_model(config) for name, config in configs.items()}
+        shallow = {name: build_shallow_models(config) for name, config in configs.items()}
         for pixels in estimate.resolutions:
             size = ClipSize(pixels, pixels, estimate.num_frames, 23.0)
             for name, config in configs.items():
                 need = estimate_memory(config, size, models[name])
                 gib = " | ".join(f"{need.sharded(count) / 2**30:.1f}" for count in estimate.num_gpus)
-                operations = estimate_flops(config, size)
+                operations = estimate_flops(config, size, shallow[name])
                 training = operations.training_step / estimate.flops_per_second
                 guided = GUIDED_STEP_BRANCHES * operations.forward / estimate.flops_per_second
                 row = (
@@ -150,14 +165,11 @@ def _rows(estimate: ComputeEstimateConfig) -> Iterator[str]:
                 yield f"| {' | '.join(row)} |"
 
 
-def _measure_flops(
-    config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel, *, backward: bool
-) -> int:
+def _measure_flops(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel) -> FlopCounts:
     latents, conditions = meta_inputs(config, size, model, torch.float32)
     with torch.device("meta"), FlopCounter() as counter:
-        if not backward:
-            with torch.no_grad():
-                model(latents, torch.zeros(config.batch_size, device="meta"), conditions)
-        else:
-            model(latents, torch.zeros(config.batch_size, device="meta"), conditions).sample.sum().backward()
-    return counter.total_flops
+        total = model(latents, torch.zeros(config.batch_size, device="meta"), conditions).sample.sum()
+        forward = counter.total_flops
+        total.backward()
+    model.zero_grad(set_to_none=True)
+    return FlopCounts(forward, counter.total_flops)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from fantasytalking.audio_windows import TOKENS_PER_SECOND, tokens_per_window
 from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
+from fantasytalking.common.config import config_to_yaml
 from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.data.dataset import matching_clips
@@ -87,7 +87,7 @@ def describe_plan(config: TrainConfig, world_size: int = 1) -> str:
     geometry = load_model_config(config.model).geometry
     largest = max(sizes or {PAPER_CLIP_SIZE: 0}, key=lambda size: size.tokens(geometry))
     memory = estimate_memory(config, largest, model)
-    lines = [OmegaConf.to_yaml(OmegaConf.structured(config)).rstrip(), "", trainable_table(model), ""]
+    lines = [config_to_yaml(config).rstrip(), "", trainable_table(model), ""]
     per_process = config.batch_size * config.gradient_accumulation_steps
     lines += [_bucket_line(size, clips, per_process * world_size) for size, clips in sorted(sizes.items())]
     if not sizes:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text, report_write_errors
 
 LOG_FILE = "log.jsonl"
 NOISE_BUCKETS = 8
@@ -137,8 +137,12 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def append_log_line(path: Path, line: dict[str, Any]) -> None:
-    """Appends a line to a JSON Lines file."""
-    with path.open("a", encoding="utf-8") as file:
+    """Appends a line to a JSON Lines file.
+
+    Raises:
+        InputError: the disk is full, read-only or failing.
+    """
+    with report_write_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -147,8 +151,7 @@ def truncate_log(path: Path, last_step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in _complete_lines(path.read_text(encoding="utf-8")) if json.loads(line)["step"] <= last_step]
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    atomic_write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _complete_lines(text: str) -> Sequence[str]:

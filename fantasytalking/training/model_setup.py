@@ -17,7 +17,9 @@ from fantasytalking.checkpoints.released_audio import from_released_audio, read_
 from fantasytalking.checkpoints.released_portrait import is_released_portrait
 from fantasytalking.common.config import did_you_mean
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.tensor_io import LazyTensors, check_shapes, open_model_folder
+from fantasytalking.common.hub import resolve_local
+from fantasytalking.common.stored_tensors import LazyTensors
+from fantasytalking.common.tensor_io import check_shapes, open_model_folder
 from fantasytalking.common.text_files import read_json
 from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig
 from fantasytalking.models.presets import load_model_config
@@ -63,7 +65,7 @@ def build_model(
             parameter.data = torch.empty_like(parameter, dtype=torch.float32)
     provenance = AdapterProvenance(base)
     if config.stage.init_from is not None:
-        provenance = load_initial_weights(model, Path(config.stage.init_from), base)
+        provenance = load_initial_weights(model, Path(resolve_local(config.stage.init_from)), base)
     if objective.uses_teacher and provenance.lora is not None:
         raise InputError(
             f"stage.init_from '{config.stage.init_from}' has a LoRA, but the teacher is the model without LoRA; "
@@ -164,7 +166,7 @@ def load_initial_weights(model: FantasyTalkingTransformer3DModel, init_from: Pat
 def _load_adapter_folder(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> AdapterProvenance:
     on_saved = read_adapter_config(source).on_saved
     if on_saved:
-        if not (Path(base) / "model_index.json").is_file():
+        if not (Path(resolve_local(base)) / "model_index.json").is_file():
             raise InputError(
                 f"base '{base}' is not a saved pipeline, but stage.init_from '{source}' extends one; give the pipeline "
                 "that it was trained on: base=FOLDER",
@@ -172,7 +174,7 @@ def _load_adapter_folder(model: FantasyTalkingTransformer3DModel, source: Path, 
                 field="base",
                 value=base,
             )
-        _load_saved_pipeline(model, Path(base), base)
+        _load_saved_pipeline(model, Path(resolve_local(base)), base)
     adapter = load_adapter(model, source)
     lora = None if adapter.lora is None else LoraSpec.from_dict(adapter.lora, str(source))
     provenance = AdapterProvenance(base, adapter.modules, trained_base_names(source), lora)
@@ -182,7 +184,7 @@ def _load_adapter_folder(model: FantasyTalkingTransformer3DModel, source: Path, 
 
 def _load_saved_pipeline(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> AdapterProvenance:
     """Loads the adapter modules of a saved pipeline; the adapter of the run then extends that pipeline."""
-    if source.resolve() != Path(base).resolve():
+    if source.resolve() != Path(resolve_local(base)).resolve():
         raise InputError(
             f"stage.init_from '{source}' is a saved pipeline, but base is '{base}'; they must be the same folder",
             code=ErrorCode.conflict,
@@ -227,7 +229,7 @@ def check_initial_weights_exist(init_from: str | None) -> None:
     """
     if init_from is not None:
         _check_nano_base(init_from)
-    if init_from is not None and not Path(init_from).exists():
+    if init_from is not None and not Path(resolve_local(init_from)).exists():
         raise InputError(
             f"stage.init_from '{init_from}' does not exist; for stage 2 train stage 1 first "
             "(fantasytalking train), or set stage.init_from to an adapter folder or null",
@@ -303,7 +305,7 @@ def _cast_to_input_dtype(module: nn.Module, inputs: tuple[Tensor, ...], output: 
 
 
 def _check_nano_base(base: str) -> None:
-    if base == load_model_config("nano").base and not Path(base).is_dir():
+    if base == load_model_config("nano").base and not Path(resolve_local(base)).is_dir():
         raise InputError(
             f"the nano base '{base}' does not exist; copy it from a clone of the repository, or build it: "
             "fantasytalking build-nano",

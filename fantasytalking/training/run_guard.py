@@ -12,7 +12,7 @@ from typing import Any
 from fantasytalking.common.config import load_config
 from fantasytalking.common.config_aliases import rename_old_keys
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, hash_file
+from fantasytalking.common.files import atomic_write_text, hash_file
 from fantasytalking.common.text_files import read_json
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.stage_config import ObjectiveType
@@ -48,8 +48,7 @@ def check_same_config(output: Path, global_batch_size: int, config: TrainConfig)
     """
     path, requested = output / "run.json", _immutable_values(config, global_batch_size)
     if not path.is_file():
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(requested, indent=1) + "\n", encoding="utf-8")
+        atomic_write_text(path, json.dumps(requested, indent=1) + "\n")
         return
     try:
         recorded = _rename_flat_keys(read_json(path), str(path))
@@ -82,8 +81,7 @@ def check_same_manifests(output: Path, manifests: Sequence[str]) -> None:
     """
     path, hashes = output / "clips.json", {manifest: hash_file(Path(manifest)) for manifest in manifests}
     if not path.is_file():
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
+        atomic_write_text(path, json.dumps(hashes, indent=1) + "\n")
         return
     recorded = list(read_json(path).values())
     if list(hashes.values()) != recorded:

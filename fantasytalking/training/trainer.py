@@ -5,7 +5,7 @@ batch), so a run that is killed and restarted by the same command ends with the 
 """
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple, Protocol
@@ -19,6 +19,7 @@ from fantasytalking.checkpoints.lora import strip_peft_name
 from fantasytalking.common.agreement import errors_on_all, raise_on_all
 from fantasytalking.common.config import save_config
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.locks import lock_output
 from fantasytalking.data.corpus_motion import (
     check_initial_motion_normalizer,
     fit_motion_normalizer,
@@ -123,6 +124,8 @@ class Trainer:
             self.dataset, self.motion_normalizer = build_dataset(config)
             check_compatible(config, self.accelerator)
             check_output_writable(self.output, required_bytes=0)
+            with self._locked_output():
+                pass  # a run that cannot start says so before the weights are read
             self.holdout = HoldoutLoss(config, self.motion_normalizer) if config.holdout.interval else None
             model, self.provenance = self._build_model()
             self.trainable_summary = trainable_table(model)
@@ -169,10 +172,19 @@ class Trainer:
         """Trains from the newest checkpoint to the last step and returns the adapter folder.
 
         Raises:
-            InputError: the output belongs to another run, too many clips are unreadable, or too many steps in a row
-                have a loss or gradient that is not finite.
+            InputError: the output belongs to another run or another run works on it, too many clips are unreadable, or
+                too many steps in a row have a loss or gradient that is not finite.
             TrainingInterrupted: a stop signal was received; the state after the last step is saved.
         """
+        with ExitStack() as lock:
+            with errors_on_all():
+                lock.enter_context(self._locked_output())
+            return self._train()
+
+    def _locked_output(self) -> AbstractContextManager[None]:
+        return lock_output(self.output, hold=self.accelerator.is_main_process)
+
+    def _train(self) -> Path:
         progress = self._resume()
         self.trackers.start()
         with StopRequest() as stop:

@@ -189,7 +189,7 @@ def test_every_control_is_tried_here():
             "a stream takes one audio and no driving video",
         ),
         ({"expression_guidance_scale": -1}, "less than minimum value 0"),
-        ({"portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is not in a supported format"),
+        ({"portrait": DEMO_FOLDER / DEMO_SPEECH_FILE}, "image 'portrait.wav' is a sound"),
         ({"audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE}, "'sound.png' cannot be decoded|has no audio track"),
         ({"portrait": "grey"}, "no face was found in the image"),
         ({"seed": None}, "seed is empty"),
@@ -203,7 +203,7 @@ def test_every_control_is_tried_here():
         ({"stream": "yes"}, "stream is 'yes'; it must be true or false"),
         (
             {"stream": True, "portrait": DEMO_FOLDER / DEMO_SPEECH_FILE},
-            "image 'portrait.wav' is not in a supported format",
+            "image 'portrait.wav' is a sound",
         ),
         (
             {"stream": True, "audio": DEMO_FOLDER / DEMO_PORTRAIT_FILE},

@@ -50,6 +50,7 @@ def test_file_then_overrides(tmp_path):
         ("name: a\n", ["inner.rat=1"], ErrorCode.unknown_key, "inner.rat", "did you mean 'rate'"),
         ("name: a\nsteps: many\n", [], ErrorCode.invalid_type, "steps", ""),
         ("name: a\ninner: 3\n", [], ErrorCode.invalid_type, "inner", ""),
+        ("name: a\nsizes: {}\n", [], ErrorCode.invalid_type, None, ""),
         ("steps: 3\n", [], ErrorCode.missing_value, "name", "name=..."),
         ("name: a\n", ["inner.rate=2"], ErrorCode.out_of_range, "inner.rate", "2.0"),
         ("name: a\n", ["steps"], ErrorCode.invalid_type, "override", "key=value"),
@@ -71,6 +72,29 @@ def test_a_missing_file_and_an_unknown_preset(tmp_path):
     with raises_input_error(ErrorCode.invalid_choice, "model", "wan13b") as caught:
         preset_path("wan13b", "model")
     assert "did you mean 'wan1.3b'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["${oc.env:HOME}", "${steps}", "a ${oc.env:HOME,x}", "\\\\\\\\${steps}", "${oc.decode:${oc.env:A}}"]
+)
+def test_interpolations_are_refused_by_name(tmp_path, value):
+    for text, overrides in [
+        (f"name: '{value}'\n", []),
+        ("name: a\n", [f"name={value}"]),
+        (f"name: a\nsizes: ['{value}']\n", []),
+    ]:
+        with raises_input_error(ErrorCode.unsupported) as caught:
+            load_config(Outer, write(tmp_path, text), overrides)
+        assert caught.value.field in ("name", "sizes.0") and "not resolved" in str(caught.value)
+
+
+def test_escaped_text_is_kept_and_written_back(tmp_path):
+    config = load_config(Outer, write(tmp_path, "name: 'costs \\${5}'\n"))
+    assert config.name == "costs ${5}"
+    for name in ("costs ${5}", "${oc.env:HOME}", "${", "a\\${b}", "back\\slash"):
+        config.name = name
+        save_config(config, tmp_path / "resolved.yaml")
+        assert load_config(Outer, tmp_path / "resolved.yaml") == config
 
 
 def test_plain_values_mean_what_they_say():

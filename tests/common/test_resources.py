@@ -34,7 +34,7 @@ def test_a_file_in_the_working_directory_comes_first(tmp_path: Path):
     assert load_config(InferConfig, INFER).model == "wan14b"
 
 
-NOT_SHIPPED = ["configs/nano/none.yaml", "pyproject.toml", "checkpoints/nano", "configs/../pyproject.toml", "outputs"]
+NOT_SHIPPED = ["configs/nano/none.yaml", "pyproject.toml", "checkpoints/none", "configs/../pyproject.toml", "outputs"]
 
 
 @pytest.mark.parametrize("path", NOT_SHIPPED)

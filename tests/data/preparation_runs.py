@@ -11,7 +11,7 @@ from fantasytalking.data.manifest import ClipRecord, Rejection
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.encode import FeatureEncoders
 from fantasytalking.data.prepare.preparation import CorpusPreparation
-from tests.helpers.fork_server import FORK_SERVER
+from tests.helpers.fork_server import FORK_SERVER, start_fork_server
 
 
 class SingleProcess:
@@ -61,16 +61,10 @@ def start_preparation(
     videos: Path, output: Path, config: PreparationConfig, environment: dict[str, str] | None = None
 ) -> ForkServerProcess:
     """Starts a process that prepares; the fork server has done the imports."""
+    start_fork_server()
     process = FORK_SERVER.Process(target=_run, args=(videos, output, config, environment or {}))
     process.start()
     return process
-
-
-def start_fork_server() -> None:
-    """Lets the fork server do its imports, so that no measured time includes them."""
-    process = FORK_SERVER.Process(target=int)
-    process.start()
-    wait_for_processes(process)
 
 
 def wait_for_processes(*processes: ForkServerProcess) -> None:

@@ -1,5 +1,6 @@
 """Writes small videos of the portrait world: good ones and every kind of bad one."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from fantasytalking.portrait_world.people.identity import make_identity
 
 SENTENCE = "We took the early train to the sea."
 FPS = 25
+NOT_UTF8 = os.fsdecode(b"lat\xe9.mp4")
+"""Name of a file whose bytes are not UTF-8."""
 
 
 @cache
@@ -55,12 +58,14 @@ def write_bad_videos(folder: Path) -> dict[str, str]:
     whole = (folder / "silent.mp4").read_bytes()
     (folder / "unreadable.mp4").write_bytes(whole[:300])
     (folder / "empty.mp4").touch()
+    (folder / NOT_UTF8).touch()
     write_video(folder / "damaged.mp4", frames, fps=FPS, audio=samples, sample_rate=rate)
     whole = (folder / "damaged.mp4").read_bytes()
     (folder / "damaged.mp4").write_bytes(whole[: len(whole) // 3])
     return {f"{reason}.mp4": reason for reason in videos} | {
         "unreadable.mp4": "unreadable",
         "empty.mp4": "unreadable",
+        NOT_UTF8: "unreadable",
         "damaged.mp4": "damaged",
     }
 

@@ -106,6 +106,12 @@ def test_clips_of_one_and_of_two_people_are_not_mixed() -> None:
     assert len(sampler) == 2 + 2 and all(len({index % 2 for index in batch}) == 1 for batch in sampler)
 
 
+def test_clips_of_different_rates_are_trained_in_batches_of_their_own() -> None:
+    records = [record(number, fps=25.0 if number % 2 else 30.0) for number in range(8)]
+    found = list(BucketBatchSampler(records, 2, seed=0))
+    assert len(found) == 4 and all(len({records[index].fps for index in batch}) == 1 for batch in found)
+
+
 def batches(sampler: BucketBatchSampler, epoch: int) -> list[list[int]]:
     sampler.set_position(epoch)
     return list(sampler)

@@ -109,5 +109,5 @@ def test_wrong_types_keys_and_formats_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_system_error_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 300)
-    with raises_input_error(ErrorCode.missing_file, "path", str(path)):
+    with raises_input_error(ErrorCode.missing_file, "feature file", str(path)):
         load_features(path)

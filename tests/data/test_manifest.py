@@ -1,6 +1,7 @@
 """manifest.jsonl and rejected.jsonl: round trip, and errors that name the malformed line."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fantasytalking.data.manifest import (
     read_rejections,
     write_records,
 )
+from fantasytalking.data.prepare.plan import VideoFile
 from tests.data.feature_corpus import record
 from tests.helpers.errors import raises_input_error
 
@@ -77,3 +79,13 @@ def test_files_that_are_not_manifests_are_refused(tmp_path: Path) -> None:
             read_manifest(path)
     with pytest.raises(InputError, match="does not exist"):
         read_manifest(tmp_path / "nothing.jsonl")
+
+
+def test_names_of_videos_that_are_not_utf8_are_kept(tmp_path):
+    name = os.fsdecode(b"lat\xe9.mp4")
+    rejection = Rejection(name, 0.0, RejectionReason.UNREADABLE, f"'{name}' is damaged")
+    write_records(tmp_path / "rejected.jsonl", [rejection])
+    assert (tmp_path / "rejected.jsonl").read_text("utf-8").count("lat\\udce9.mp4") == 2
+    assert read_rejections(tmp_path / "rejected.jsonl") == [rejection]
+    assert VideoFile(tmp_path / name, name, 3).name.isascii()
+    assert VideoFile(tmp_path / "a.mp4", "a.mp4", 3).name == "35-a-8f6c01ae"

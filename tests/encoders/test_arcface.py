@@ -78,6 +78,58 @@ def test_other_networks_are_refused(tmp_path: Path, inputs: list[list[int]], out
         FaceEncoder.from_pretrained(save_network(tmp_path / "other.onnx", inputs, output))
 
 
+def failing_network(path: Path, kind: str) -> Path:
+    """A network with the right inputs and outputs, as far as it says."""
+    value = helper.make_tensor_value_info("in0", TensorProto.FLOAT, [1, 3, 112, 112])
+    result = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 512])
+    constants = [helper.make_tensor("row", TensorProto.INT64, [2], [1, -1])]
+    nodes = [helper.make_node("Reshape", ["in0", "row"], ["flat"])]
+    if kind == "fails":  # an index that is known only from the image
+        nodes += [
+            helper.make_node("ReduceSum", ["in0"], ["sum"], keepdims=0),
+            helper.make_node("Mul", ["sum", "sum"], ["square"]),
+            helper.make_node("Add", ["square", "far"], ["place"]),
+            helper.make_node("Cast", ["place"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["flat", "index"], ["out"], axis=1),
+        ]
+        constants.append(helper.make_tensor("far", TensorProto.FLOAT, [], [1e9]))
+    elif kind == "other size":
+        nodes.append(helper.make_node("Identity", ["flat"], ["out"]))
+    else:
+        nodes += [
+            helper.make_node("Slice", ["flat", "begin", "end", "axis"], ["part"]),
+            helper.make_node("Div", ["part", "zero"], ["out"]),
+        ]
+        numbers = {"begin": 0, "end": 512, "axis": 1}
+        constants += [helper.make_tensor(name, TensorProto.INT64, [1], [number]) for name, number in numbers.items()]
+        constants.append(helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]))
+    opset = [helper.make_opsetid("", 17)]
+    graph = helper.make_graph(nodes, "net", [value], [result], constants)
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["fails", "other size", "not finite"])
+def test_networks_that_fail_only_when_run_end_in_one_line(tmp_path: Path, picture: np.ndarray, kind: str) -> None:
+    encoder = FaceEncoder.from_pretrained(failing_network(tmp_path / "net.onnx", kind))
+    with pytest.raises(InputError) as error:
+        encoder.encode_aligned(picture[:112, :112])
+    assert "\n" not in str(error.value) and "give another file" in str(error.value)
+
+
+def test_weights_in_other_files_are_found_in_nodes_too(tmp_path: Path) -> None:
+    tensor = helper.make_tensor("weights", TensorProto.FLOAT, [1, 512], np.zeros(512).tolist())
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../outside")
+    value = helper.make_tensor_value_info("in0", TensorProto.FLOAT, [1, 3, 112, 112])
+    result = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 512])
+    node = helper.make_node("Constant", [], ["out"], value=tensor)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(helper.make_model(helper.make_graph([node], "net", [value], [result])).SerializeToString())
+    with raises_input_error(ErrorCode.unsupported, "face encoder", str(path)):
+        FaceEncoder.from_pretrained(path)
+
+
 def test_files_that_are_not_networks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="does not exist"):
         FaceEncoder.from_pretrained(tmp_path / "nothing.onnx")

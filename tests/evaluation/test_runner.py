@@ -18,6 +18,7 @@ from fantasytalking.evaluation.registry import METRICS, measurement_key
 from fantasytalking.evaluation.runner import EvaluationRun, measure_run, measure_sides
 from fantasytalking.evaluation.weights import NANO_FACE_WEIGHTS
 from tests.helpers.errors import raises_input_error
+from tests.helpers.fork_server import start_fork_server
 
 
 @dataclass
@@ -49,6 +50,7 @@ def files(run: EvaluationRun) -> dict[str, bytes]:
 def test_processes_and_ranks_give_the_same_records(run: EvaluationRun, tmp_path: Path) -> None:
     measure_run(run, 1, Rank())
     two = replace(run, output=tmp_path / "two")
+    start_fork_server()
     measure_run(two, 2, Rank())
     ranks = replace(run, output=tmp_path / "ranks")
     measure_run(ranks, 1, Rank(1, 2))

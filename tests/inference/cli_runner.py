@@ -1,24 +1,13 @@
 """scripts/infer.py inside the tests' own process: what it prints and how it ends."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from fantasytalking.common.errors import exit_cleanly
 from fantasytalking.media import write_image
-
-
-class CommandResult(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def messages(self) -> list[str]:
-        """Lines on stderr, progress bars left out."""
-        return [line for line in self.err.splitlines() if line and "\r" not in line and "it/s" not in line]
+from tests.helpers.scripts import CommandResult
 
 
 def run_infer(capsys: pytest.CaptureFixture[str], *arguments: object) -> CommandResult:

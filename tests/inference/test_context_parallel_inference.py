@@ -22,7 +22,7 @@ from fantasytalking.pipeline.config import InferConfig, Offload
 from fantasytalking.pipeline.optimizations import OptimizationConfig, StepCache
 from tests.app.conftest import free_port
 from tests.helpers.errors import raises_input_error
-from tests.helpers.fork_server import FORK_SERVER
+from tests.helpers.fork_server import FORK_SERVER, start_fork_server
 from tests.helpers.paths import SCRIPTS
 from tests.helpers.tiny_pipeline import driving_expression, random_speech
 from tests.pipeline.test_pipeline import latents
@@ -98,6 +98,7 @@ def test_two_processes_give_the_video_of_one_and_a_mistake_of_one_ends_both(
     save_file({"blocks.1.ffn.net.2.diff_b": torch.ones(48)}, tmp_path / "lora.safetensors")
     folders = (str(saved), str(fast), str(expressive), str(tmp_path))
     arguments = (free_port(), *folders, tuple(portrait), tuple(couple))
+    start_fork_server()
     multiprocessing.start_processes(run_rank, start_method=FORK_SERVER.get_start_method(), args=arguments, nprocs=2)
     made = torch.load(tmp_path / "videos.pt", weights_only=True)
     config = hurried(str(saved), str(fast), str(tmp_path))

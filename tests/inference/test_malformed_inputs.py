@@ -147,11 +147,11 @@ def _half(path: Path, source: Path) -> None:
 
 
 IMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "empty": (lambda path, _: path.touch(), "not in a supported format"),
+    "empty": (lambda path, _: path.touch(), "is empty (0 bytes)"),
     "text": (lambda path, _: path.write_text("a portrait"), "not in a supported format"),
-    "sound": (lambda path, inputs: shutil.copy(inputs / "speech.wav", path), "not in a supported format"),
+    "sound": (lambda path, inputs: shutil.copy(inputs / "speech.wav", path), "is a sound"),
     "half": (lambda path, inputs: _half(path, inputs / "face.png"), "cannot be decoded"),
-    "svg": (lambda path, _: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not in a supported format"),
+    "svg": (lambda path, _: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "is SVG"),
     "bomb": (lambda path, _: Image.new("1", (12000, 9000)).save(path), "the limit is 100000000 pixels"),
     "one pixel": (lambda path, _: Image.new("RGB", (1, 1)).save(path), "give uint8 RGB"),
     "one line": (lambda path, _: Image.new("RGB", (3000, 2)).save(path), "give uint8 RGB"),
@@ -368,7 +368,7 @@ def test_altered_records(capsys, options, tmp_path, change, message):
     if message is None:  # a prompt is text, never an expression
         ended = run_infer(capsys, "--reproduce", tmp_path / "video.json")
         assert ended.code == 0
-        again = json.loads((tmp_path / "output" / "video.json").read_text())
+        again = json.loads((tmp_path / "video.again.json").read_text())
         assert again["config"]["prompt"] == "${oc.env:HOME}"
     else:
         assert message in refused(capsys, tmp_path, "--reproduce", tmp_path / "video.json")

@@ -14,26 +14,11 @@ from tests.helpers.paths import SCRIPTS
 
 pytest.importorskip("mediapipe")
 
-from fantasytalking.common.errors import exit_cleanly
 from fantasytalking.media import probe, read_audio, read_video
 from tests.helpers.tiny_pipeline import random_speech
-from tests.inference.cli_runner import CommandResult, files, write_inputs
+from tests.inference.cli_runner import files, run_infer, write_inputs
 
 SCRIPT = SCRIPTS / "infer.py"
-
-
-def start(capsys: pytest.CaptureFixture[str], *arguments: object) -> CommandResult:
-    from fantasytalking.inference.cli import run_inference_cli
-
-    capsys.readouterr()
-    code = 0
-    try:
-        exit_cleanly(lambda: run_inference_cli([str(item) for item in arguments], "test"))
-    except SystemExit as stop:
-        assert isinstance(stop.code, int)
-        code = stop.code
-    captured = capsys.readouterr()
-    return CommandResult(code, captured.out, captured.err)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +40,7 @@ def digest(path: Path) -> str:
 
 def test_a_stream_to_a_file_with_its_record_and_reproduction(capsys, options, inputs, tmp_path):
     output = tmp_path / "video.mp4"
-    ended = start(capsys, *options, "--audio", inputs / "speech.wav", "--output", output)
+    ended = run_infer(capsys, *options, "--audio", inputs / "speech.wav", "--output", output)
     assert ended.code == 0, ended.err
     assert files(tmp_path) == ["video.json", "video.mp4"]
     assert ended.out.startswith(f"{output}: 1.12 s, 32x32, first frame after ") and "frames per second" in ended.out
@@ -66,7 +51,7 @@ def test_a_stream_to_a_file_with_its_record_and_reproduction(capsys, options, in
     result = record["result"]
     assert record["config"]["stream"] is True and record["video_sha256"] == digest(output)
     assert 0 < result["first_frame_after"] < result["seconds_taken"] and result["frames"] == 28
-    ended = start(capsys, "--reproduce", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
+    ended = run_infer(capsys, "--reproduce", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
     assert ended.code == 0 and ended.out.endswith(", the same bits as recorded\n"), ended.err
     assert digest(tmp_path / "again.mp4") == digest(output)
 
@@ -88,7 +73,7 @@ def test_what_came_through_a_pipe_is_kept_for_the_record(capsys, monkeypatch, op
     shutil.copyfile(inputs / "speech.wav", own)
     with own.open("rb") as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
-        ended = start(capsys, *options, "--audio", "-", "--output", tmp_path / "video.mp4")
+        ended = run_infer(capsys, *options, "--audio", "-", "--output", tmp_path / "video.mp4")
     assert ended.code == 0, ended.err
     assert files(tmp_path) == ["video.heard.wav", "video.json", "video.mp4", "video.wav"]
     assert digest(own) == digest(inputs / "speech.wav")
@@ -119,7 +104,7 @@ def test_mistakes_end_in_one_line_and_leave_nothing(capsys, monkeypatch, options
     with (tmp_path / "in" / "sound.mp3").open("rb") as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
         output = tmp_path / "out" / "video.mp4"
-        ended = start(capsys, *arguments, "--output", output, *(places.get(item, item) for item in given))
+        ended = run_infer(capsys, *arguments, "--output", output, *(places.get(item, item) for item in given))
     assert ended.code == 2 and ended.out == "", ended
     (line,) = (line for line in ended.messages if line.startswith("error: "))
     assert any(part in line for part in told.split("|")), line

@@ -66,6 +66,21 @@ def test_invalid_previews_leave_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_previews_have_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(preview, "MAX_PREVIEW_BYTES", waves(1)[0].nbytes * 3)
+    write_preview(tmp_path / "a.gif", waves(3), fps=10)
+    with raises_input_error(ErrorCode.out_of_range, "frames", 3):
+        write_preview(tmp_path / "b.gif", waves(4), fps=10)
+    write_video(tmp_path / "flat.mp4", [np.zeros((16, 640, 3), np.uint8)] * 2, fps=10)
+    for size, output in ((["--height", 2160], "c.gif"), (["--height", 2000, "--frames", 100], "c.png")):
+        with pytest.raises(SystemExit) as stopped:
+            run_preview_script(monkeypatch, "--input", tmp_path / "flat.mp4", *size, "--output", tmp_path / output)
+        assert stopped.value.code == 2 and "limit is" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gif", "flat.mp4"]
+
+
 def run_preview_script(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     script = str(ROOT / "scripts" / "preview.py")
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])

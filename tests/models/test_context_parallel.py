@@ -11,7 +11,7 @@ from diffusers import ContextParallelConfig
 
 from fantasytalking.models.attention_windows import WindowSpan
 from fantasytalking.models.kv_cache import ConditionKVCache
-from tests.helpers.fork_server import FORK_SERVER
+from tests.helpers.fork_server import FORK_SERVER, start_fork_server
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
 
@@ -39,6 +39,7 @@ def test_two_ranks_give_the_result_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    start_fork_server()
     multiprocessing.start_processes(
         run_rank, start_method=FORK_SERVER.get_start_method(), args=(port, str(tmp_path)), nprocs=2
     )

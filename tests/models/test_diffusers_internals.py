@@ -125,3 +125,45 @@ def test_the_fused_linear_layer_is_gelu_of_it():
 )
 def test_attributes_for_subclasses_exist(owner: type, name: str):
     assert hasattr(owner, name), f"diffusers' {owner.__name__} no longer reads {name}"
+
+
+def test_step_caches_with_one_state_per_hook():
+    """Hooks of both keep `state`, which is created anew by its class and counts its `iteration`."""
+    from diffusers.hooks.faster_cache import FasterCacheBlockHook, FasterCacheDenoiserHook
+    from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastHook
+
+    for hook in (FasterCacheBlockHook, FasterCacheDenoiserHook, PyramidAttentionBroadcastHook):
+        assert_reads(hook.new_forward, "self.state.iteration")
+        assert_reads(hook.initialize_hook, "self.state = ")
+    assert_reads(FasterCacheBlockHook.__init__, "block_skip_range")
+
+
+def test_lora_files_are_fetched(tmp_path):
+    from diffusers.loaders.lora_base import _fetch_state_dict
+    from safetensors.torch import save_file
+
+    parameters = inspect.signature(_fetch_state_dict).parameters
+    assert {*internals.LORA_DOWNLOAD_ARGUMENTS, "use_safetensors", "allow_pickle", "user_agent"} <= parameters.keys()
+    save_file({"a": torch.zeros(1)}, tmp_path / "lora.safetensors")
+    state, config = internals.fetch_lora_file(str(tmp_path / "lora.safetensors"), {})
+    assert state.keys() == {"a"} and config is None
+
+
+def test_a_pipeline_quantization_is_resolved_by_component():
+    from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig
+
+    kind = BitsAndBytesConfig(load_in_8bit=True)
+    config = PipelineQuantizationConfig(quant_mapping={"transformer": kind})
+    assert internals.component_quantization(config, "transformer") is kind
+    assert internals.component_quantization(config, "vae") is internals.component_quantization(None, "vae") is None
+    kept = internals.keep_modules_whole(kind, ["motion_embedder"])
+    assert kept.llm_int8_skip_modules == ["motion_embedder"] and kind.llm_int8_skip_modules is None
+
+
+def test_the_devices_of_a_pipeline():
+    assert "cpu" in internals.supported_device_maps() and "balanced" not in internals.supported_device_maps()
+
+
+def test_conditions_are_registered_for_export():
+    spec = torch.utils._pytree.tree_flatten(tiny_conditions(1))[1]
+    assert "fantasytalking.conditions.Conditions" in torch.utils._pytree.treespec_dumps(spec)

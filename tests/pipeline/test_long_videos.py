@@ -88,7 +88,7 @@ def test_one_window_and_many_agree_where_the_model_is_blind_to_time():
         def cache_context(self, _):
             return torch.no_grad()
 
-        def forward(self, noisy, timestep, conditions, cache, return_dict):
+        def forward(self, noisy, timestep, conditions, cache, return_dict, attention_kwargs):
             louder = conditions.audio_embeds.mean(dim=(2, 3))[:, None, :, None, None]
             return (noisy * 0.5 + conditions.condition_scale[:, :1, None, None, None] * louder,)
 

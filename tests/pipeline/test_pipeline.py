@@ -1,6 +1,7 @@
 """The pipeline: lengths, kinds of output, repeatability, saving, offloading, controls that were never trained."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.inference.model_sources import resolve_model
+from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.wan_loading import load_from_wan
 from fantasytalking.pipeline import (
@@ -388,6 +390,53 @@ def test_wrong_arguments_are_refused(pipe, portrait, options, code, field, value
 def test_a_scale_that_is_not_a_number_is_refused(pipe, portrait):
     with raises_input_error(ErrorCode.out_of_range, "guidance.audio.scale_start"):
         make(pipe, portrait, audio_guidance_scale=float("nan"))
+
+
+def test_a_video_that_is_not_finite_is_never_shown(pipe, portrait):
+    weight, bias = pipe.transformer.proj_out.weight, pipe.vae.decoder.conv_out.bias
+    cases = [(weight, torch.nan, "latents"), (bias, torch.nan, "pixels"), (bias, torch.inf, "pixels")]
+    for parameter, value, what in cases:
+        kept = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.fill_(value)
+        try:
+            for output_type in ("np", "pil") if what == "pixels" else ("np", "latent"):
+                with raises_input_error(ErrorCode.out_of_range, what):
+                    make(pipe, portrait, seconds=0.2, output_type=output_type)
+            samples = AudioSampleQueue([random_speech(0.3)])
+            controls = GenerationControls(num_inference_steps=1, window_frames=17, overlap_frames=8)
+            with raises_input_error(ErrorCode.out_of_range, what):
+                list(pipe.stream(portrait, samples, controls))
+        finally:
+            with torch.no_grad():
+                parameter.copy_(kept)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "field"),
+    [
+        ("scheduler/scheduler_config.json", {"shift": 0}, "shift"),
+        ("scheduler/scheduler_config.json", {"shift": float("nan")}, "shift"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps"),
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "scheduler"),
+        ("scheduler/scheduler_config.json", {"shift_terminal": "x"}, "scheduler"),
+        ("transformer/config.json", {"num_layers": 10**9}, "num_layers"),
+        ("transformer/config.json", {"rope_max_seq_len": 10**6}, "rope_max_seq_len"),
+        ("transformer/config.json", {"patch_size": [1, 0, 2]}, "patch_size"),
+        ("transformer/config.json", {"ffn_dim": "64"}, "ffn_dim"),
+        ("transformer/config.json", {"audio_scale": float("inf")}, "audio_scale"),
+        ("vae/config.json", {"scale_factor_temporal": 0}, "scale_factor_temporal"),
+    ],
+)
+def test_configurations_of_a_saved_pipeline_are_checked_before_it_is_built(saved, tmp_path, file, values, field):
+    folder = shutil.copytree(saved, tmp_path / "model", copy_function=os.link)
+    path = folder / file
+    config = json.loads(path.read_text())
+    path.unlink()  # the original keeps its content
+    path.write_text(json.dumps({**config, **values}))
+    with pytest.raises(InputError) as error:
+        FantasyTalkingPipeline.from_pretrained(folder)
+    assert error.value.field == field and "\n" not in str(error.value)
 
 
 def test_a_controls_object_equals_keyword_arguments_and_excludes_them(pipe, portrait):

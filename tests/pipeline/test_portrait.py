@@ -1,7 +1,10 @@
 """Pictures of any shape become the model's picture: the face in it, nothing distorted."""
 
+import re
+
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("mediapipe")
 
@@ -10,7 +13,7 @@ import cv2
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 from fantasytalking.perception.face_track import detect_faces
-from fantasytalking.pipeline.portrait import parse_sizes, prepare_portrait
+from fantasytalking.pipeline.portrait import open_image, parse_sizes, prepare_portrait
 from tests.helpers.errors import raises_input_error
 
 
@@ -56,6 +59,28 @@ def test_a_small_face_is_gone_nearer_to(face_picture):
     assert eye_to_mouth(near.face_points[0])[0] > 2 * eye_to_mouth(far.face_points[0])[0]
     (face,) = detect_faces(near.pixels)
     assert (face.box[3] - face.box[1]) / 256 == pytest.approx(0.3, abs=0.06)
+
+
+def test_a_face_too_small_is_said_with_the_crop_that_would_do(face_picture):
+    room = cv2.resize(np.random.default_rng(0).integers(60, 200, (16, 16, 3), np.uint8), (900, 900))
+    room[300:356, 500:556] = cv2.resize(face_picture, (56, 56), interpolation=cv2.INTER_AREA)
+    with raises_input_error(ErrorCode.no_face, "image", 0) as caught:
+        prepare_portrait(room, [ResolutionBucket(64, 64)])
+    found = re.search(
+        r"at most (\d+) of these pixels around the face, (\d+)% .* (\d+)% from the top", str(caught.value)
+    )
+    side, x, y = (int(number) for number in found.groups())
+    left, top = 9 * x - side // 2, 9 * y - side // 2
+    assert left <= 500 and top <= 300 and side >= 56
+    portrait = prepare_portrait(room[top : top + side, left : left + side], [ResolutionBucket(64, 64)])
+    assert len(portrait.face_boxes) == 1
+
+
+def test_an_image_of_pillow_is_read_as_its_file(face_picture, tmp_path):
+    image = Image.fromarray(np.dstack([face_picture, np.full(face_picture.shape[:2], 120, np.uint8)]))
+    image.save(tmp_path / "a.png")
+    assert np.array_equal(open_image(image), open_image(tmp_path / "a.png"))
+    assert np.array_equal(open_image(Image.fromarray(face_picture)), face_picture)
 
 
 def test_the_points_are_on_the_prepared_picture(face_picture):

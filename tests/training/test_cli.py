@@ -16,17 +16,17 @@ from fantasytalking.training.cli import check_manifests_exist, configure_logging
 from fantasytalking.training.config import MixedPrecision, TrainConfig
 from fantasytalking.training.stage_config import LossWeight
 from tests.helpers.errors import raises_input_error
+from tests.helpers.scripts import run_script
 from tests.training.conftest import Configure
 from tests.training.tiny_corpus import config_overrides
 
 ROOT = CONFIGS_FOLDER.parent
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path):
-    command = [sys.executable, str(ROOT / "scripts" / "train_stage2.py"), "stage.stepz=3"]
-    completed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert completed.returncode == 2
-    assert completed.stderr.strip().splitlines() == [
+def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    ended = run_script(monkeypatch, capsys, "train_stage2.py", "stage.stepz=3")
+    assert ended.code == 2
+    assert ended.err.strip().splitlines() == [
         "error: override 'stage.stepz=3': unknown key 'stage.stepz'; did you mean 'steps'? known here: "
         "name, alignment, steps, objective, trainable, init_from, loss, dropout, lora, expression, distillation"
     ]

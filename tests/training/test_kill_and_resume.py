@@ -9,7 +9,7 @@ import torch
 
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import Trainer
-from tests.helpers.fork_server import FORK_SERVER
+from tests.helpers.fork_server import FORK_SERVER, start_fork_server
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import bit_equal, load_adapter_tensors, load_checkpoint_tensors, read_losses
 
@@ -32,6 +32,7 @@ def test_a_killed_run_resumes_to_the_same_weights(moment: str, configure: Config
     killed, straight = configure("killed", **changes), configure("straight", **changes)
     output = Path(killed.output)
 
+    start_fork_server()
     process = FORK_SERVER.Process(target=train, args=(killed,))
     process.start()
     while process.is_alive():

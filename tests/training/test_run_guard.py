@@ -85,7 +85,12 @@ def test_what_may_change_and_what_may_not(tmp_path: Path):
     check_same_config(tmp_path, 4, config)
     mutable = ["batch_size=7", "gradient_accumulation_steps=3", "checkpoints.interval=9", "logging.interval=3"]
     mutable += ["validation.motion=0.1", "holdout.max_clips=3", "stage.steps=9", "data.num_workers=5"]
-    mutable += ["optimizer.learning_rate=0.1", "optimizer.max_grad_norm=0.1", "attention_backend=native", "compile=true"]
+    mutable += [
+        "optimizer.learning_rate=0.1",
+        "optimizer.max_grad_norm=0.1",
+        "attention_backend=native",
+        "compile=true",
+    ]
     mutable += ["data.manifests=[moved.jsonl]", "data.exclude=[clip]", "optimizer.max_nonfinite_steps=3"]
     mutable += ["data.max_unreadable_fraction=0.5", "gradient_checkpointing=true", "output=elsewhere"]
     check_same_config(tmp_path, 4, load_config(TrainConfig, preset, mutable))

@@ -333,6 +333,20 @@ def test_a_checkpoint_of_another_parallelism_raises(configure: Configure):
     run(configure(stage__steps=4))
 
 
+def test_a_damaged_checkpoint_raises_in_one_line(configure: Configure):
+    config = configure(checkpoints__interval=2)
+    run(config)
+    (checkpoint,) = (Path(config.output) / "checkpoints").iterdir()
+    for name, contents in (("optimizer.bin", (b"\x80\x02X\xff", None)), ("trained.safetensors", (None,))):
+        intact = (checkpoint / name).read_bytes()
+        for content in (intact[:-200] if content is None else content for content in contents):
+            (checkpoint / name).write_bytes(content)
+            with raises_input_error(ErrorCode.malformed_file, "checkpoint", str(checkpoint)) as error:
+                run(configure(stage__steps=4))
+            assert "\n" not in str(error.value)
+        (checkpoint / name).write_bytes(intact)
+
+
 def test_validation_is_called_with_the_model_and_a_folder(configure: Configure, tmp_path: Path):
     seen = []
 

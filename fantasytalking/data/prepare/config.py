@@ -43,7 +43,8 @@ class PreparationConfig:
     """Minimum height of a face in pixels of the prepared frames; only with `filter_people`."""
 
     fps: float = 25.0
-    """Frames per second of the clips; videos of other rates are resampled to the nearest frames."""
+    """Frames per second of the clips; videos of other rates are resampled to the nearest frames, which their own rate
+    avoids (docs/data.md)."""
     frames: int = 81
     """Number of frames per clip: 1 and a multiple of the VAE's temporal stride, as in 1 + 4k."""
     clip_stride: int = 81

@@ -52,7 +52,7 @@ class FeatureEncoders:
         source = config.base
         audio, folder = (config.audio_encoder, "") if config.audio_encoder else (source, "audio_encoder")
         expression = config.expression_encoder
-        face = Path(config.face_encoder or Path(resolve_local(source)) / "face_encoder")
+        face = Path(resolve_local(config.face_encoder or Path(resolve_local(source)) / "face_encoder"))
         return cls(
             video=video,
             text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
@@ -132,7 +132,7 @@ def encoder_paths(config: PreparationConfig) -> dict[str, Path]:
     source = Path(resolve_local(config.base))
     paths = {name: source / name for name in ("vae", "text_encoder", "image_encoder")}
     paths["audio_encoder"] = Path(resolve_local(config.audio_encoder or source / "audio_encoder"))
-    paths["face_encoder"] = Path(config.face_encoder or source / "face_encoder")
+    paths["face_encoder"] = Path(resolve_local(config.face_encoder or source / "face_encoder"))
     if config.expression_encoder is not None:
         paths["expression_encoder"] = Path(config.expression_encoder)
     return {name: path for name, path in paths.items() if path.exists()}

@@ -13,6 +13,7 @@ from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_LINE_CHARS, MAX_SOURCE_SECONDS, MAX_TIME_RANGES_BYTES
 from fantasytalking.common.resources import resource_path
+from fantasytalking.common.text import utf8_bytes
 from fantasytalking.common.text_files import parse_json, read_text_lines
 from fantasytalking.data.manifest import Rejection, RejectionReason
 from fantasytalking.data.prepare.config import PreparationConfig
@@ -64,7 +65,7 @@ class VideoFile:
     @property
     def name(self) -> str:
         """Unique name, safe for file systems."""
-        digest = hashlib.sha256(f"{self.video}\0{self.size}".encode()).hexdigest()[:10]
+        digest = hashlib.sha256(utf8_bytes(f"{self.video}\0{self.size}")).hexdigest()[:10]
         stem = re.sub(r"[^A-Za-z0-9-]+", "-", PurePosixPath(self.video).with_suffix("").as_posix())[-60:]
         return f"{digest[:2]}-{stem.strip('-')}-{digest[2:]}"
 
@@ -123,7 +124,7 @@ def find_videos(folder: Path, time_ranges: Mapping[str, list[TimeRange]] | None)
             value=str(folder),
         )
     found = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_refuse_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = Path(parent) / name
@@ -140,6 +141,16 @@ def find_videos(folder: Path, time_ranges: Mapping[str, list[TimeRange]] | None)
             value=str(folder),
         )
     return sorted(found, key=lambda file: file.video)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise InputError(
+        f"input folder '{os.fsdecode(error.filename)}' cannot be read: {error.strerror}; check its permissions, or "
+        "move it elsewhere",
+        code=ErrorCode.missing_file,
+        field="--input",
+        value=os.fsdecode(error.filename),
+    ) from error
 
 
 def read_time_ranges(path: str | Path) -> dict[str, list[TimeRange]]:

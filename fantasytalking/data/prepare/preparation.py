@@ -8,6 +8,7 @@ motion_normaliser.json and contact_sheet.png.
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ import torch
 from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.common.config import save_config
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import fingerprint
+from fantasytalking.common.files import check_utf8_path, fingerprint
+from fantasytalking.common.locks import lock_output
 from fantasytalking.common.resumable_tasks import ProcessState, TaskStage, check_output_folder, open_output_folder
 from fantasytalking.data.features import save_features
 from fantasytalking.data.manifest import (
@@ -252,12 +254,15 @@ def prepare_corpus(
             other files; at the end, if no clip can be used.
     """
     torch.set_num_threads(config.num_threads)
-    with errors_on_all():  # what takes no time first
-        check_device(config.device)
-        preparation = CorpusPreparation(videos, output, config)
-        preparation.check_output()
-        encoders = FeatureEncoders.load(config, device)
-    records, rejections = preparation.run(process_state, encoders)
+    with ExitStack() as lock:
+        with errors_on_all():  # what takes no time first
+            check_device(config.device)
+            check_utf8_path(output, "--output")
+            preparation = CorpusPreparation(videos, output, config)
+            lock.enter_context(lock_output(output, hold=process_state.is_main_process))
+            preparation.check_output()
+            encoders = FeatureEncoders.load(config, device)
+        records, rejections = preparation.run(process_state, encoders)
     rejected = f"; rejected: {_format_reason_counts(rejections)}, see {REJECTIONS_FILE}" if rejections else ""
     return f"{len(records)} clips in '{output / MANIFEST_FILE}'{rejected}"
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors, read_pickle
+from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors
+from fantasytalking.common.torch_file import read_pickle
 from fantasytalking.encoders.face_alignment import crop_aligned_bicubic, estimate_similarity
 
 PD_FGC_SIZE = 224

@@ -1,12 +1,17 @@
 """Names of clips and identities of people, read from the paths of videos by the patterns of a benchmark."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.text import utf8_bytes
 from fantasytalking.evaluation.benchmark.config import IDENTITY_GROUP, BenchmarkConfig
+
+MAX_CLIP_NAME_LENGTH = 100
+"""Longest name of a clip that is made from the name of a file."""
 
 
 class ClipIdentity(NamedTuple):
@@ -46,3 +51,12 @@ class ClipNaming:
         path = PurePosixPath(video)
         fields = {"stem": path.stem, "folder": "-".join(path.parts[:-1]), **found.groupdict()}
         return ClipIdentity(self.name_pattern.format(**fields), found[IDENTITY_GROUP])
+
+
+def safe_clip_name(name: str) -> str:
+    """Returns a valid clip name for the name of a file; long names are cut and end in their md5."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "clip"
+    if len(plain) <= MAX_CLIP_NAME_LENGTH:
+        return plain
+    digest = hashlib.md5(utf8_bytes(name), usedforsecurity=False).hexdigest()[:8]
+    return f"{plain[: MAX_CLIP_NAME_LENGTH - 9]}-{digest}"

@@ -6,7 +6,7 @@ from enum import Enum
 from string import Formatter
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.limits import MAX_CLIP_FRAMES
+from fantasytalking.common.limits import MAX_BENCHMARK_SIDE, MAX_CLIP_FRAMES
 from fantasytalking.common.validation import check_ranges
 
 MAX_REENACTED_PEOPLE = 4
@@ -100,8 +100,8 @@ class BenchmarkConfig:
             self,
             {
                 "fps": (1, 120),
-                "width": (32, 4096),
-                "height": (32, 4096),
+                "width": (32, MAX_BENCHMARK_SIDE),
+                "height": (32, MAX_BENCHMARK_SIDE),
                 "max_seconds": (0.2, MAX_CLIP_FRAMES / self.fps if self.fps else 0),
                 "min_seconds": (0.2, self.max_seconds),
                 "max_clips": (1, 100_000),

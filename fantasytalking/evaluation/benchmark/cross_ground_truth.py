@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.locks import lock_output
 from fantasytalking.evaluation.benchmark.driver_assignment import assign_drivers
 from fantasytalking.evaluation.benchmark.layouts import CROSS_REENACTMENTS_FOLDER, DRIVER_SEPARATOR, list_world_clips
 from fantasytalking.portrait_world.corpus.reenacted_clip import render_reenactment
@@ -40,13 +41,11 @@ def render_cross_ground_truth(
             field="--references",
             value=str(references),
         )
-    for done, (portrait, drivers) in enumerate(pairs):
-        yield done, len(pairs)
-        output = (
-            references
-            / CROSS_REENACTMENTS_FOLDER
-            / (portrait.name + DRIVER_SEPARATOR + "-".join(driver.name for driver in drivers))
-        )
-        if not output.is_dir():
-            render_reenactment(portrait.path.parent, [driver.path.parent for driver in drivers], output)
-    yield len(pairs), len(pairs)
+    folder = references / CROSS_REENACTMENTS_FOLDER
+    with lock_output(folder):
+        for done, (portrait, drivers) in enumerate(pairs):
+            yield done, len(pairs)
+            output = folder / (portrait.name + DRIVER_SEPARATOR + "-".join(driver.name for driver in drivers))
+            if not output.is_dir():
+                render_reenactment(portrait.path.parent, [driver.path.parent for driver in drivers], output)
+        yield len(pairs), len(pairs)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from fantasytalking.common.text import utf8_bytes
+
 
 @dataclass(frozen=True)
 class ReferenceEntry:
@@ -19,7 +21,7 @@ class ReferenceEntry:
     @property
     def sort_key(self) -> tuple[str, str]:
         """The md5 of the name: the same order on every machine, independent of the content."""
-        return hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest(), self.name
+        return hashlib.md5(utf8_bytes(self.name), usedforsecurity=False).hexdigest(), self.name
 
 
 def assign_drivers(

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import hash_file
+from fantasytalking.common.text import utf8_bytes
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.data.prepare.plan import (
     RelativeCrop,
@@ -27,9 +28,9 @@ from fantasytalking.data.prepare.plan import (
     time_ranges_for,
 )
 from fantasytalking.evaluation.benchmark.auto_crop import crop_around_faces, load_first_frame
-from fantasytalking.evaluation.benchmark.clip_names import ClipNaming
+from fantasytalking.evaluation.benchmark.clip_names import ClipNaming, safe_clip_name
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig
-from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol, ProtocolClip
+from fantasytalking.evaluation.benchmark.protocol import CLIP_NAME_PATTERN, BenchmarkProtocol, ProtocolClip
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class CandidateVideo:
     @property
     def sort_key(self) -> str:
         """The md5 of the name: the same order on every machine, independent of the content."""
-        return hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest()
+        return hashlib.md5(utf8_bytes(self.name), usedforsecurity=False).hexdigest()
 
 
 def freeze_videos(benchmark: str, references: Path, config: BenchmarkConfig) -> BenchmarkProtocol:
@@ -118,7 +119,8 @@ def _list_candidates(files: Sequence[VideoFile], config: BenchmarkConfig) -> lis
             continue
         if config.identities and clip.identity not in config.identities:
             continue
-        found.append(CandidateVideo(file, *clip))
+        name = clip.name if CLIP_NAME_PATTERN.fullmatch(clip.name) else safe_clip_name(clip.name)
+        found.append(CandidateVideo(file, name, clip.identity))
     return sorted(found, key=lambda one: (one.sort_key, one.name))
 
 

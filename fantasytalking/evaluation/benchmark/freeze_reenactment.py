@@ -4,9 +4,7 @@ ExprBench, as FantasyPortrait (arXiv 2507.12956) describes it, has 200 portraits
 people 100 images and 50 drivers. It does not state the pairs; here they are made by `assign_drivers`.
 """
 
-import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +18,7 @@ from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import hash_file
 from fantasytalking.evaluation.benchmark.auto_crop import crop_around_faces, load_first_frame, normalize_crop
+from fantasytalking.evaluation.benchmark.clip_names import safe_clip_name
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, DatasetLayout, ReenactmentTask
 from fantasytalking.evaluation.benchmark.driver_assignment import assign_drivers
 from fantasytalking.evaluation.benchmark.freeze import check_unique_names
@@ -40,7 +39,6 @@ DRIVER_CROP_MARGIN = 0.4
 """Margin around the face of one of several driving people, in face sizes."""
 DRIVER_ASPECT_RATIO = 1.0
 """Width over height of the crop of a driving video with one face."""
-MAX_NAME_LENGTH = 100
 
 
 class _PlannedClip(NamedTuple):
@@ -188,14 +186,6 @@ class _SourceCropper:
             )
         crops = crop_each_face([person.track for person in clip.people])
         return tuple(replace(whole, crop=crop, face=face, faces=people) for face, crop in enumerate(crops))
-
-
-def safe_clip_name(name: str) -> str:
-    """Returns a valid clip name for the name of a file; long names are cut and end in their md5."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "clip"
-    if len(plain) <= MAX_NAME_LENGTH:
-        return plain
-    return plain[: MAX_NAME_LENGTH - 9] + "-" + hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
 def crop_each_face(tracks: Sequence[FaceTrack]) -> list[CropBox]:

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
-from fantasytalking.common.limits import MAX_BENCHMARK_CLIPS, MAX_CLIP_FRAMES, MAX_PROTOCOL_BYTES
+from fantasytalking.common.files import atomic_write_text
+from fantasytalking.common.limits import MAX_BENCHMARK_CLIPS, MAX_BENCHMARK_SIDE, MAX_CLIP_FRAMES, MAX_PROTOCOL_BYTES
 from fantasytalking.common.text_files import read_json
 from fantasytalking.evaluation.benchmark.media_source import (
     MAX_SOURCE_FACES,
@@ -175,8 +175,7 @@ class BenchmarkProtocol:
         clips = values.pop("clips")
         head = json.dumps({"id": self.id, **values}, ensure_ascii=False)[:-1]
         lines = ",\n".join(json.dumps(clip, ensure_ascii=False) for clip in clips)
-        with atomic_write(path) as temporary:
-            temporary.write_text(f'{head}, "clips": [\n{lines}\n]}}\n', encoding="utf-8")
+        atomic_write_text(path, f'{head}, "clips": [\n{lines}\n]}}\n')
 
     @classmethod
     def load(cls, path: str | Path) -> "BenchmarkProtocol":
@@ -223,7 +222,7 @@ def _parse_protocol(values: Any) -> BenchmarkProtocol:
     )
     if not (1 <= protocol.fps <= 120 and min(protocol.width, protocol.height) >= 16 and protocol.surplus >= 0):
         raise ValueError(f"{protocol.width}x{protocol.height} at {protocol.fps} frames per second")
-    if max(protocol.width, protocol.height) > 4096:
+    if max(protocol.width, protocol.height) > MAX_BENCHMARK_SIDE:
         raise ValueError(f"{protocol.width}x{protocol.height} pixels")
     return protocol
 

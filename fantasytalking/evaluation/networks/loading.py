@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.tensor_io import check_shapes, read_pickle
+from fantasytalking.common.tensor_io import check_finite, check_shapes
+from fantasytalking.common.torch_file import read_pickle
 from fantasytalking.evaluation.weights import MetricWeights, locate_metric_weights
 
 REDOWNLOAD_HINT = "download the file again from its source"
@@ -64,7 +65,8 @@ def load_strict(network: NetworkT, path: Path, *, require_counters: bool = True,
         `network`.
 
     Raises:
-        InputError: the file is missing or not plain tensors, or tensors are missing, unexpected or of another shape.
+        InputError: the file is missing or not plain tensors, or tensors are missing, unexpected, of another shape or
+            not finite.
     """
     tensors = read_pickle(path)
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
@@ -82,6 +84,7 @@ def load_strict(network: NetworkT, path: Path, *, require_counters: bool = True,
         )
     found, wanted = ({name: tuple(tensor.shape) for name, tensor in table.items()} for table in (tensors, own))
     check_shapes(found, wanted, f"'{path}'", REDOWNLOAD_HINT)
+    check_finite({name: tensors[name] for name, tensor in own.items() if tensor.is_floating_point()}, str(path))
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.records import ClipMeasurements, load_record, record_path, stored_measurement_key
@@ -16,6 +16,7 @@ from fantasytalking.evaluation.report.markdown import (
     REPORT_NOTES,
     format_estimate,
     format_number,
+    markdown_text,
     row_heading,
     summary_line,
 )
@@ -28,6 +29,9 @@ from fantasytalking.evaluation.report.statistics import (
     holm_correction,
 )
 from fantasytalking.evaluation.runner import PROTOCOL_FILE
+
+TABLE_MARK = "bootstrap intervals over clips"
+"""Words of `REPORT_NOTES` by which a table of an earlier run is known."""
 
 
 def load_comparable(paths: Sequence[Path]) -> list[EvaluationResults]:
@@ -70,7 +74,7 @@ def write_comparison_table(
         metrics: metrics to include; None = all.
 
     Raises:
-        InputError: no run has one of `metrics`.
+        InputError: no run has one of `metrics`, or a file of another kind would be replaced.
     """
     known = {row.metric for results in runs for row in results.rows}
     if unknown := [name for name in metrics or () if name not in known]:
@@ -80,6 +84,8 @@ def write_comparison_table(
             field="--metrics",
             value=unknown[0],
         )
+    for name in ("table.md", "table.html"):
+        _check_replaceable(output / name)
     shown = [row for results in runs for row in results.rows if metrics is None or row.metric in metrics]
     firsts = {row.value: row for row in reversed(shown)}  # a run may lack a metric: take the first that has it
     columns = [firsts[value] for value in dict.fromkeys(row.value for row in shown)]
@@ -87,16 +93,15 @@ def write_comparison_table(
     rows += [("real", [column.truth for column in columns]), ("floor", [column.floor for column in columns])]
     heads = [row_heading(column) for column in columns]
     lines = [
-        f"# {title}",
+        f"# {markdown_text(title)}",
         "",
-        summary_line(runs[0]),
+        markdown_text(summary_line(runs[0])),
         "",
-        f"| run | {' | '.join(heads)} |",
+        f"| run | {' | '.join(map(markdown_text, heads))} |",
         "|" + "---|" * (len(heads) + 1),
     ]
-    lines += [f"| {name.replace('|', '')} | {' | '.join(map(format_estimate, cells))} |" for name, cells in rows]
-    with atomic_write(output / "table.md") as temporary:
-        temporary.write_text("\n".join([*lines, "", REPORT_NOTES, ""]), encoding="utf-8")
+    lines += [f"| {markdown_text(name)} | {' | '.join(map(format_estimate, cells))} |" for name, cells in rows]
+    atomic_write_text(output / "table.md", "\n".join([*lines, "", REPORT_NOTES, ""]))
     legend = [(row_heading(column), column.description) for column in columns]
     render_template(
         "table.html",
@@ -168,6 +173,17 @@ def _shared_measurement_key(folders: Sequence[Path], metric: str, clip: str) -> 
     return known.pop() if known else version
 
 
+def _check_replaceable(path: Path) -> None:
+    """Raises where a file exists that is not a table of an earlier run."""
+    if path.exists() and TABLE_MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(
+            f"'{path}' exists and is not a table of an earlier run; choose another --output",
+            code=ErrorCode.output_exists,
+            field="--output",
+            value=str(path),
+        )
+
+
 def _load_records(folder: Path, metric: str, clips: Sequence[str], measurement_key: str) -> list[ClipMeasurements]:
     found = {clip: load_record(record_path(folder, metric, clip), measurement_key) for clip in clips}
     missing = [clip for clip, record in found.items() if record is None]
@@ -184,9 +200,9 @@ def _load_records(folder: Path, metric: str, clips: Sequence[str], measurement_k
 
 def format_comparison(first: str, second: str, compared: Sequence[ComparedValue]) -> str:
     """Returns a comparison as a Markdown table."""
+    names = f"{markdown_text(first)} | {markdown_text(second)}"
     lines = [
-        f"| measure | {first} | {second} | difference [{CONFIDENCE_LEVEL:g} %] | p | p, Holm | N | of the value itself "
-        "|",
+        f"| measure | {names} | difference [{CONFIDENCE_LEVEL:g} %] | p | p, Holm | N | of the value itself |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for entry in compared:
@@ -198,7 +214,7 @@ def format_comparison(first: str, second: str, compared: Sequence[ComparedValue]
         ]
         cells += [format_number(gap.p), format_number(entry.corrected), str(gap.n)]
         cells.append("" if gap.raw_difference is None else _format_interval(*gap.raw_difference))
-        lines.append(f"| {entry.heading} | {' | '.join(cells)} |")
+        lines.append(f"| {markdown_text(entry.heading)} | {' | '.join(cells)} |")
     lines += [
         "",
         "Difference: second minus first. For values that should equal those of the real videos (→ real), it is the "

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
 from fantasytalking.evaluation.report.frame_sheets import ClipSheets
 from fantasytalking.evaluation.report.markdown import (
     REPORT_NOTES,
@@ -52,5 +52,4 @@ def render_template(template: str, path: Path, **values: Any) -> None:
     )
     environment.filters.update(score=format_score, interval=format_interval, heading=row_heading)
     text = environment.get_template(template).render(notes=REPORT_NOTES, **values)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    atomic_write_text(path, text)

@@ -1,14 +1,18 @@
 """Results of an evaluation as Markdown and CSV: results.md and results.csv."""
 
 import csv
+import html
 import math
+import re
 from pathlib import Path
 
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write, atomic_write_text
+from fantasytalking.common.text import printable
 from fantasytalking.evaluation.report.published_numbers import COMPARABILITY_NOTE, PUBLISHED_RESULTS
 from fantasytalking.evaluation.report.results import EvaluationResults, ResultRow
 from fantasytalking.evaluation.report.statistics import CONFIDENCE_LEVEL, Estimate
 
+FORMULA_STARTS = tuple("=+-@＝＋－＠")
 DIRECTION_ARROWS = {"higher": "↑", "lower": "↓", "reference": "→ real"}
 REPORT_NOTES = (
     f"Brackets: {CONFIDENCE_LEVEL:g} % bootstrap intervals over clips. Real: score of the references. Floor: real "
@@ -48,9 +52,10 @@ def row_heading(row: ResultRow) -> str:
 
 
 def summary_line(results: EvaluationResults) -> str:
-    """Returns benchmark, protocol, number of clips, size and frame rate in one line."""
+    """Returns benchmark, protocol, number of clips, size and frame rate in one line, for the terminal."""
     return (
-        f"benchmark {results.benchmark}, protocol {results.protocol}, {len(results.clips)} clips, "
+        f"benchmark {printable(results.benchmark)}, protocol {printable(results.protocol)}, "
+        f"{len(results.clips)} clips, "
         f"{results.width}x{results.height} at {results.fps:g} frames per second"
     )
 
@@ -62,36 +67,41 @@ def write_csv(results: EvaluationResults, path: Path) -> None:
     def cell(value: float) -> str:
         return repr(value) if math.isfinite(value) else ""
 
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         table = csv.writer(file)
         table.writerow(names)
         for row in results.rows:
-            head = [_escape_formula(results.name), results.protocol, row.metric, row.value, row.unit, row.better]
+            head = [results.name, results.protocol, row.metric, row.value, row.unit, row.better]
+            head = [_escape_formula(text) for text in head]
             score, truth = row.score, row.truth.score if row.truth else math.nan
             table.writerow([*head, "", *map(cell, (score.score, score.low, score.high)), score.n, cell(truth)])
             for clip, value in row.per_clip.items():
                 own = row.truth_per_clip.get(clip, math.nan)
-                table.writerow([*head, clip, cell(value), "", "", "", cell(own)])
+                table.writerow([*head, _escape_formula(clip), cell(value), "", "", "", cell(own)])
 
 
 def _escape_formula(name: str) -> str:
-    """Escapes a name that a spreadsheet would interpret as a formula."""
-    return f"'{name}" if name[:1] in "=+-@\t\r" else name
+    """Returns a name as printable text that no spreadsheet interprets as a formula, half and full width."""
+    text = printable(name)
+    return f"'{text}" if text.lstrip()[:1] in FORMULA_STARTS else text
 
 
 def write_markdown(results: EvaluationResults, path: Path) -> None:
     """Writes the table of scores, the skipped metrics, and published results."""
-    lines = [f"# {_escape_cell(results.name)}", "", summary_line(results), ""]
+    lines = [f"# {markdown_text(results.name)}", "", markdown_text(summary_line(results)), ""]
     lines += ["| measure | score | real | floor | other audio | N |", "|---|---|---|---|---|---|"]
     for row in results.rows:
         sides = [format_estimate(side) for side in (row.score, row.truth, row.floor, row.control)]
-        lines.append(f"| {' | '.join([row_heading(row), *sides, str(row.score.n)])} |")
+        lines.append(f"| {' | '.join([markdown_text(row_heading(row)), *sides, str(row.score.n)])} |")
     lines += ["", REPORT_NOTES, ""]
     if results.skipped:
         lines += [
             "Skipped, because weights are missing:",
             "",
-            *(f"- {_escape_cell(line)}" for line in results.skipped),
+            *(f"- {markdown_text(line)}" for line in results.skipped),
             "",
         ]
     if published := PUBLISHED_RESULTS.get(results.benchmark):
@@ -101,10 +111,10 @@ def write_markdown(results: EvaluationResults, path: Path) -> None:
         for entry in published:
             values = [str(entry.numbers.get(name, "")) for name in columns]
             lines.append(f"| {entry.method} | {' | '.join(values)} | {entry.source} |")
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    atomic_write_text(path, "\n".join(lines).rstrip() + "\n")
 
 
-def _escape_cell(text: str) -> str:
-    """Escapes characters with a meaning in Markdown tables."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+def markdown_text(text: str) -> str:
+    """Returns text that Markdown shows as it is, on one line: no HTML, links, images, code or cells."""
+    one_line = printable(" ".join(text.split()))
+    return re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(one_line, quote=False))

@@ -5,12 +5,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
 from fantasytalking.common.limits import MAX_RESULTS_BYTES
 from fantasytalking.common.text_files import read_json
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
@@ -28,6 +28,8 @@ from fantasytalking.evaluation.report.statistics import (
 
 RESULTS_FILE = "results.json"
 RESULTS_FORMAT = 1
+BETTER_DIRECTIONS = ("higher", "lower", "reference")
+"""Which scores are better: higher or lower ones, or those closer to the reference's."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,9 @@ class EvaluationResults:
 
     def save(self, folder: Path) -> None:
         """Writes results.json to a folder; NaN is written as null."""
-        with atomic_write(folder / RESULTS_FILE) as temporary:
-            text = json.dumps(
-                {"format": RESULTS_FORMAT, **_json_value(asdict(self))}, indent=1, ensure_ascii=False, allow_nan=False
-            )
-            temporary.write_text(text + "\n", encoding="utf-8")
+        values = {"format": RESULTS_FORMAT, **_json_value(asdict(self))}
+        text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
+        atomic_write_text(folder / RESULTS_FILE, text + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "EvaluationResults":
@@ -105,9 +105,11 @@ class EvaluationResults:
             if values.pop("format") != RESULTS_FORMAT:
                 raise ValueError("another format")
             rows = [_parse_row(row) for row in values.pop("rows")]
-            curves = [ResultCurve(**_parse_curve(curve)) for curve in values.pop("curves")]
-            return cls(rows=rows, curves=curves, **values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            curves = [ResultCurve(**_checked(ResultCurve, _parse_curve(curve))) for curve in values.pop("curves")]
+            if not all(isinstance(clip, str) for clip in [*values["clips"], *values["skipped"]]):
+                raise TypeError("clips and skipped are lists of names")
+            return cls(rows=rows, curves=curves, **_checked(cls, values))
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise InputError(
                 f"'{path}' is not a results.json ({error!r}); give one that evaluate.py wrote",
                 code=ErrorCode.malformed_file,
@@ -198,7 +200,22 @@ def _json_value(value: Any) -> Any:
 
 
 def _float_or_nan(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{str(value)[:40]!r} is not a finite number")
+    return float(value)
+
+
+def _checked(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of a dataclass if its texts and numbers are such."""
+    for name, hint in get_type_hints(kind).items():
+        allowed = {str: (str,), int: (int,), float: (int, float)}.get(hint)
+        if allowed is not None and type(values[name]) not in allowed:
+            raise TypeError(f"{name} is not of the type {hint.__name__}")
+        if allowed == (int, float):
+            _float_or_nan(values[name])
+    return values
 
 
 def _parse_row(values: dict[str, Any]) -> ResultRow:
@@ -209,7 +226,9 @@ def _parse_row(values: dict[str, Any]) -> ResultRow:
             values[side] = Estimate(score, low, high, int(part["n"]))
     for side in ("per_clip", "truth_per_clip"):
         values[side] = {clip: _float_or_nan(score) for clip, score in values[side].items()}
-    return ResultRow(**values)
+    if values["better"] not in BETTER_DIRECTIONS:
+        raise ValueError(f"better is none of {', '.join(BETTER_DIRECTIONS)}")
+    return ResultRow(**_checked(ResultRow, values))
 
 
 def _parse_curve(values: dict[str, Any]) -> dict[str, Any]:

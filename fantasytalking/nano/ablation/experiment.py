@@ -14,7 +14,9 @@ from pathlib import Path
 from fantasytalking.common.config import CONFIGS_FOLDER
 from fantasytalking.common.config_aliases import restore_old_keys
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, hash_file
+from fantasytalking.common.files import atomic_write, atomic_write_text, hash_file
+from fantasytalking.common.hub import resolve_local
+from fantasytalking.common.locks import lock_output
 from fantasytalking.evaluation.report.results import RESULTS_FILE, EvaluationResults
 from fantasytalking.evaluation.runner import PROTOCOL_FILE
 from fantasytalking.evaluation.weights import NANO_FACE_WEIGHTS, NANO_READER_WEIGHTS
@@ -61,6 +63,7 @@ class AblationStudy:
     """
 
     def __init__(self, config: AblationConfig, processes: int) -> None:
+        config = dataclasses.replace(config, base=str(resolve_local(config.base)))
         self.config, self.processes, self.work_dir = config, processes, Path(config.work_dir)
         self.references = self.work_dir / "references"
 
@@ -87,6 +90,10 @@ class AblationStudy:
                     field=key,
                     value=path,
                 )
+        with lock_output(self.work_dir):
+            return self._run_rows()
+
+    def _run_rows(self) -> Path:
         self._freeze_benchmarks()
         results = []
         for run in self._planned_runs():
@@ -193,8 +200,7 @@ class AblationStudy:
                 self._generate_and_evaluate(name, folder, adapter, overrides, self.work_dir / parent / PROTOCOL_FILE)
             )
         lines = motion_control_table(control.intensities, [EvaluationResults.load(path) for path in results])
-        with atomic_write(self.work_dir / parent / f"{run.folder}.md") as temporary:
-            temporary.write_text("\n".join([f"# {run.name}", "", *lines]) + "\n", encoding="utf-8")
+        atomic_write_text(self.work_dir / parent / f"{run.folder}.md", "\n".join([f"# {run.name}", "", *lines]) + "\n")
 
     def _metric_weights_folder(self) -> Path:
         """Returns a folder with copies of nano's networks under the file names that metrics expect."""
@@ -223,8 +229,7 @@ def check_row_settings(folder: Path, run: AblationRun, config: AblationConfig) -
     settings |= {"weights": _component_hashes(config.base)}
     note, text = folder / ROW_SETTINGS_FILE, json.dumps(settings, indent=1, default=lambda choice: choice.value) + "\n"
     if not note.is_file():
-        with atomic_write(note) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        atomic_write_text(note, text)
     elif note.read_text(encoding="utf-8") != text:
         raise InputError(
             f"row '{run.name}' in '{folder}' was started with other settings; remove the folder or set work_dir=",

@@ -1,8 +1,6 @@
 """Rendered images of many people and poses, with the face crops of ArcFace's alignment."""
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from fantasytalking.common.files import atomic_write
+from fantasytalking.common.worker_processes import worker_pool
 from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.motion.frame_state import NEUTRAL, FaceState
 from fantasytalking.portrait_world.people.identity import make_identity
@@ -57,7 +56,7 @@ def run_for_missing(identities: range, folder: Path, function: Callable[[int], N
             done += 1
             yield done
         return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(processes, __name__) as pool:
         for _ in pool.map(function, missing):
             done += 1
             yield done

@@ -1,8 +1,6 @@
 """Synthesized utterances with the phoneme of every audio token, for training the audio encoder."""
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from fantasytalking.common.files import atomic_write
+from fantasytalking.common.worker_processes import worker_pool
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, token_count, token_times
 from fantasytalking.nano.corpora.unique_utterances import vary_sentence
 from fantasytalking.nano.corpora.video_corpus import held_out_sentences, training_sentences
@@ -128,7 +127,7 @@ def _synthesize_all(planned: list[Utterance], processes: int) -> Iterator[tuple[
     if processes == 1:
         yield from map(synthesize_utterance, planned)
         return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(processes, __name__) as pool:
         yield from pool.map(synthesize_utterance, planned, chunksize=16)
 
 

@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
 from fantasytalking.nano.config import VideosConfig
 from fantasytalking.nano.corpora.captions import DEFAULT_CAPTION, make_caption
 from fantasytalking.portrait_world.corpus.clip_corpus import (
@@ -124,5 +124,4 @@ def write_captions(folder: Path, seed: int) -> None:
         )
         target = video.with_suffix(".txt")
         if not target.is_file():
-            with atomic_write(target) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+            atomic_write_text(target, text + "\n")

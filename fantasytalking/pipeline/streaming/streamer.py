@@ -18,6 +18,7 @@ from torch import Tensor
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.models.diffusers_internals import reset_step_cache
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.call_state import CallState
 from fantasytalking.pipeline.denoising import Denoiser, DenoisingCache
 from fantasytalking.pipeline.generation_plan import GenerationPlan
 from fantasytalking.pipeline.guidance import guidance_at_step
@@ -68,12 +69,13 @@ class Streamer:
         conditions: VideoConditions,
         plan: GenerationPlan,
         *,
+        state: CallState,
         generator: torch.Generator | None = None,
         on_progress: Callable[[float], object] = lambda fraction: None,
     ) -> None:
         self.transformer, self.scheduler, self.decoder = transformer, scheduler, decoder
         self.audio_encoder, self.conditions, self.plan = audio_encoder, conditions, plan
-        self.generator, self.on_progress = generator, on_progress
+        self.state, self.generator, self.on_progress = state, generator, on_progress
         self.history = WindowHistory()
         self.cache = DenoisingCache()
 
@@ -118,12 +120,15 @@ class Streamer:
             on_window_done=lambda: None,
             cache=self.cache,
         )
+        self.state.start(plan.guidance, len(timesteps))
         for step, timestep in enumerate(timesteps):
+            self.state.current_timestep = timestep
             guidance = guidance_at_step(plan.guidance, step, len(timesteps), conditions.available)
             prediction = denoiser.predict(latents, timestep, guidance)
             velocity = blend_velocity(prediction, earlier, noise, window.overlap_weight)
             latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
             self.on_progress((step + 1) / len(timesteps))
+        self.state.current_timestep = None
         # The next window has other audio, and no step cache may reuse this window's features for it.
         self.cache.evict_windowed()
         reset_step_cache(self.transformer)

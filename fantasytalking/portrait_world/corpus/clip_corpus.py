@@ -1,20 +1,21 @@
 """Renders a corpus of the portrait world (identities x sentences) in several processes; interrupted runs resume."""
 
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write
+from fantasytalking.common.files import atomic_write_text
 from fantasytalking.common.limits import MAX_SENTENCES, MAX_SENTENCES_BYTES
+from fantasytalking.common.locks import lock_output
 from fantasytalking.common.resources import ROOT, resource_path
 from fantasytalking.common.text_files import read_json, read_text_file
+from fantasytalking.common.worker_processes import worker_pool
 from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, PortraitRenderer, write_clip
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, make_identity
 from fantasytalking.portrait_world.render.camera import MAX_ZOOM
@@ -192,7 +193,8 @@ def make_corpus(plan: CorpusPlanProtocol[ClipT], output: str | Path, processes: 
         the number of finished clips and the number of all clips.
 
     Raises:
-        InputError: `processes` is below 1, `output` cannot be written, or it contains clips of other settings.
+        InputError: `processes` is below 1, `output` cannot be written, it contains clips of other settings, or another
+            run works on it.
     """
     if processes < 1:
         raise InputError(
@@ -202,6 +204,11 @@ def make_corpus(plan: CorpusPlanProtocol[ClipT], output: str | Path, processes: 
             value=processes,
         )
     output = Path(output)
+    with lock_output(output):
+        yield from _make_missing_clips(plan, output, processes)
+
+
+def _make_missing_clips(plan: CorpusPlanProtocol[ClipT], output: Path, processes: int) -> Iterator[tuple[int, int]]:
     _check_corpus_settings(plan, output)
     clips = list(plan.clips())
     missing = [clip for clip in clips if not _is_complete(clip, output)]
@@ -215,8 +222,7 @@ def make_corpus(plan: CorpusPlanProtocol[ClipT], output: str | Path, processes: 
                 done += 1
                 yield done, len(clips)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, max(1, len(tasks))), mp_context=context) as pool:
+    with worker_pool(min(processes, max(1, len(tasks))), __name__) as pool:
         running = [pool.submit(_make_clips, plan, task, output) for task in tasks]
         try:
             for finished in as_completed(running):
@@ -270,8 +276,7 @@ def _check_corpus_settings(plan: CorpusPlanProtocol[ClipT], output: Path) -> Non
                 value=str(output),
             )
     else:
-        with atomic_write(note) as temporary:
-            temporary.write_text(json.dumps(plan.settings()) + "\n", "utf-8")
+        atomic_write_text(note, json.dumps(plan.settings()) + "\n")
     # Partial folders of an earlier run that was killed.
     for kind in ("id", "g"):
         for unfinished in output.glob(f".{kind}????_s????.*"):

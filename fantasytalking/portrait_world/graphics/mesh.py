@@ -55,7 +55,8 @@ def central_difference(sheet: FloatArray, axis: int) -> FloatArray:
 
 def normalize_vectors(vectors: FloatArray) -> FloatArray:
     """Normalizes vectors (..., 3) to length one."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+    x, y, z = vectors[..., 0:1], vectors[..., 1:2], vectors[..., 2:3]
+    return vectors / np.maximum(np.sqrt(x * x + y * y + z * z), 1e-9)
 
 
 def gaussian_bump(x: FloatArray, y: FloatArray, center: tuple[float, float], scale: tuple[float, float]) -> FloatArray:

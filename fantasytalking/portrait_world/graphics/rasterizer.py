@@ -47,41 +47,46 @@ def rasterize(points: FloatArray, faces: IntArray, depth: FloatArray, shape: tup
         shape: height and width in pixels.
     """
     height, width = shape
-    corners = points[faces]
-    x, y, z = corners[..., 0], corners[..., 1], corners[..., 2]
-    area: FloatArray = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
-    left = np.maximum(np.ceil(x.min(1) - 0.5), 0).astype(np.int64)
-    right = np.minimum(np.floor(x.max(1) - 0.5), width - 1).astype(np.int64)
-    top = np.maximum(np.ceil(y.min(1) - 0.5), 0).astype(np.int64)
-    bottom = np.minimum(np.floor(y.max(1) - 0.5), height - 1).astype(np.int64)
-    kept = np.flatnonzero((area < -1e-9) & (right >= left) & (bottom >= top))
-    columns = right[kept] - left[kept] + 1
-    counts = columns * (bottom[kept] - top[kept] + 1)
+    x, y, z = np.take(np.ascontiguousarray(points.T), faces.T, axis=1)  # (3, F) each: a row per corner
+    area: FloatArray = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
+    front = np.flatnonzero(area < -1e-9)
+    x, y, area = np.take(x, front, axis=1), np.take(y, front, axis=1), area[front]
+    left = np.maximum(np.ceil(x.min(0) - 0.5), 0).astype(np.int64)
+    right = np.minimum(np.floor(x.max(0) - 0.5), width - 1).astype(np.int64)
+    top = np.maximum(np.ceil(y.min(0) - 0.5), 0).astype(np.int64)
+    bottom = np.minimum(np.floor(y.max(0) - 0.5), height - 1).astype(np.int64)
+    kept = np.flatnonzero((right >= left) & (bottom >= top))
+    left, top = left[kept], top[kept]
+    columns = right[kept] - left + 1
+    counts = columns * (bottom[kept] - top + 1)
     owner = np.repeat(np.arange(len(kept)), counts)
     step = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    row_step = step // columns[owner]
-    column = left[kept][owner] + step - row_step * columns[owner]
-    row = top[kept][owner] + row_step
+    columns = columns[owner]
+    row_step = step // columns
+    column = left[owner] + step - row_step * columns
+    row = top[owner] + row_step
     sample_x, sample_y = column.astype(np.float32) + np.float32(0.5), row.astype(np.float32) + np.float32(0.5)
 
-    plane = _weight_planes(x[kept], y[kept], area[kept])[owner]
-    first = plane[:, 0] * sample_x + plane[:, 1] * sample_y + plane[:, 2]
-    second = plane[:, 3] * sample_x + plane[:, 4] * sample_y + plane[:, 5]
+    plane = np.take(_weight_planes(np.take(x, kept, axis=1), np.take(y, kept, axis=1), area[kept]), owner, axis=1)
+    first = plane[0] * sample_x + plane[1] * sample_y + plane[2]
+    second = plane[3] * sample_x + plane[4] * sample_y + plane[5]
     inside = np.flatnonzero(
         (first >= -EDGE_TOLERANCE) & (second >= -EDGE_TOLERANCE) & (first + second <= 1 + EDGE_TOLERANCE)
     )
-    face = kept[owner[inside]]
-    weights = np.stack([first[inside], second[inside], 1 - first[inside] - second[inside]], 1).astype(np.float32)
-    nearness = (z[face] * weights).sum(1)
+    face = front[kept[owner[inside]]]
+    first, second = first[inside], second[inside]
+    third = 1 - first - second
+    nearness = z[0, face] * first + z[1, face] * second + z[2, face] * third
     pixel = row[inside] * width + column[inside]
     np.maximum.at(depth, pixel, nearness)
     visible = np.flatnonzero(nearness >= depth[pixel])
-    return Fragments(pixel[visible], face[visible], weights[visible], nearness[visible])
+    weights = np.stack([first[visible], second[visible], third[visible]], 1)
+    return Fragments(pixel[visible], face[visible], weights, nearness[visible])
 
 
 def _weight_planes(x: FloatArray, y: FloatArray, area: FloatArray) -> FloatArray:
-    """Returns coefficients (F, 6) of the first two barycentric weights as planes over (column, row)."""
+    """Returns coefficients (6, F) of the first two barycentric weights as planes over (column, row)."""
     x, y, area = x.astype(np.float64), y.astype(np.float64), area.astype(np.float64)
-    first = np.stack([y[:, 1] - y[:, 2], x[:, 2] - x[:, 1], x[:, 1] * y[:, 2] - x[:, 2] * y[:, 1]], 1)
-    second = np.stack([y[:, 2] - y[:, 0], x[:, 0] - x[:, 2], x[:, 2] * y[:, 0] - x[:, 0] * y[:, 2]], 1)
-    return (np.concatenate([first, second], 1) / area[:, None]).astype(np.float32)
+    first = y[1] - y[2], x[2] - x[1], x[1] * y[2] - x[2] * y[1]
+    second = y[2] - y[0], x[0] - x[2], x[2] * y[0] - x[0] * y[2]
+    return (np.stack([*first, *second]) / area).astype(np.float32)

@@ -1,6 +1,7 @@
 """Texture of head, neck and clothes: the painted face wrapped around the mesh."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,7 +28,12 @@ class SkinTexture:
     def sample(self, columns: FloatArray, rows: FloatArray) -> FloatArray:
         """Returns values (N, 6) at mesh columns and mesh rows (N,)."""
         places = columns * self.per_cell, rows * self.per_cell
-        return np.concatenate([sample_points(self.texels[..., part], *places) for part in (slice(3), slice(3, 6))], 1)
+        return np.concatenate([sample_points(half, *places) for half in self._halves], 1)
+
+    @cached_property
+    def _halves(self) -> list[FloatArray]:
+        """The first and the last three values of all texels, as few as OpenCV samples at once."""
+        return [np.ascontiguousarray(self.texels[..., part]) for part in (slice(3), slice(3, 6))]
 
 
 def texture_rows(head: HeadMesh) -> FloatArray:

@@ -44,12 +44,12 @@ from tests.data.preparation_runs import (
     measure_memory,
     run_in_process,
     small_config,
-    start_fork_server,
     start_preparation,
     wait_for_processes,
 )
 from tests.data.sample_videos import write_bad_videos, write_repeated
 from tests.helpers.errors import raises_input_error
+from tests.helpers.fork_server import start_fork_server
 from tests.helpers.launching import accelerate_launch, cpu_environment
 from tests.helpers.paths import ROOT
 
@@ -173,6 +173,13 @@ def test_a_malformed_caption_rejects_the_clip(corpus: Corpus, tmp_path: Path) ->
         with pytest.raises(ClipRejected) as refused:
             read_caption(clip, "default")
         assert refused.value.reason is RejectionReason.UNREADABLE
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfA man talks.\r\n", "A man talks.\r\n".encode("utf-16")])
+def test_a_caption_is_read_as_editors_save_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    clip = SceneClip(VideoFile(tmp_path / "a.mp4", "a.mp4", 1), 0.0, None)
+    assert read_caption(clip, "default") == "A man talks."
 
 
 def test_the_text_file_of_a_video_is_its_caption(corpus: Corpus) -> None:

@@ -15,10 +15,11 @@ import pytest
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.evaluation.benchmark.auto_crop import crop_around_faces
+from fantasytalking.evaluation.benchmark.clip_names import safe_clip_name
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig, ReenactmentTask
 from fantasytalking.evaluation.benchmark.cross_ground_truth import render_cross_ground_truth
 from fantasytalking.evaluation.benchmark.driver_assignment import ReferenceEntry, assign_drivers
-from fantasytalking.evaluation.benchmark.freeze_reenactment import crop_each_face, safe_clip_name
+from fantasytalking.evaluation.benchmark.freeze_reenactment import crop_each_face
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol, verify_references
 from fantasytalking.evaluation.cli import freeze_benchmark, parse_evaluation_args, run_evaluation
 from fantasytalking.evaluation.registry import METRICS

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 import runpy
 import shutil
@@ -17,13 +18,20 @@ import pytest
 from PIL import Image
 
 from fantasytalking.common.errors import ErrorCode
+from fantasytalking.common.locks import lock_output
 from fantasytalking.evaluation.cli import parse_evaluation_args, run_evaluation
 from fantasytalking.evaluation.records import load_record, record_path, save_record
 from fantasytalking.evaluation.registry import METRICS, measurement_key, select_metrics
-from fantasytalking.evaluation.report.comparison_table import compare_results
+from fantasytalking.evaluation.report.comparison_table import (
+    ComparedValue,
+    compare_results,
+    format_comparison,
+    write_comparison_table,
+)
 from fantasytalking.evaluation.report.html import write_html_report
-from fantasytalking.evaluation.report.markdown import write_markdown
+from fantasytalking.evaluation.report.markdown import summary_line, write_csv, write_markdown
 from fantasytalking.evaluation.report.results import EvaluationResults, ResultCurve
+from fantasytalking.evaluation.report.statistics import PairedDifference
 from fantasytalking.evaluation.report.svg_plots import clip_plot, curve_plot
 from tests.evaluation.conftest import LATE, SIZE
 from tests.helpers.errors import raises_input_error
@@ -216,6 +224,36 @@ def test_metrics_without_weights_are_skipped_or_rejected(evaluated: Path, tmp_pa
         select_metrics(["syncnet"], tmp_path)
 
 
+def test_names_that_are_not_utf8_are_evaluated_and_escaped_in_reports(world: Path, late: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"lat\xe9")
+    references, predictions = (shutil.copytree(folder, tmp_path / (name + folder.name)) for folder in (world, late))
+    evaluate(references, predictions, tmp_path / name, "--metrics", "psnr")
+    assert EvaluationResults.load(tmp_path / name / "results.json").name == name
+    for file in ("results.md", "results.csv", "index.html", "protocol.json"):
+        (tmp_path / name / file).read_bytes().decode("utf-8")
+    results = [str(tmp_path / name / "results.json")]
+    run_evaluation(parse_evaluation_args(["--table", *results, "--output", str(tmp_path / name / "table")], None))
+    assert "lat\\udce9" in (tmp_path / name / "table" / "table.html").read_text("utf-8")
+    with raises_input_error(ErrorCode.unsupported, "--weights"):
+        evaluate(references, predictions, tmp_path / "run", "--weights", str(tmp_path / name))
+
+
+def test_one_evaluation_per_output_and_no_foreign_table_is_replaced(
+    evaluated: Path, world: Path, late: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with lock_output(run), raises_input_error(ErrorCode.output_exists, "output", str(run)):
+        evaluate(world, late, run, "--metrics", "psnr")
+    table = ["--table", str(evaluated / "late" / "results.json"), "--output", str(tmp_path)]
+    (tmp_path / "table.md").write_text("my table")
+    with raises_input_error(ErrorCode.output_exists, "--output", str(tmp_path / "table.md")):
+        run_evaluation(parse_evaluation_args(table, None))
+    assert (tmp_path / "table.md").read_text() == "my table"
+    (tmp_path / "table.md").unlink()
+    for _ in range(2):  # a table of an earlier run is replaced
+        run_evaluation(parse_evaluation_args(table, None))
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -240,6 +278,74 @@ def test_damaged_results_are_rejected(evaluated: Path, tmp_path: Path, change: d
     values = json.loads((evaluated / "late" / "results.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps({**values, **change}))
     with raises_input_error(ErrorCode.malformed_file, "results.json", str(tmp_path / "results.json")):
+        EvaluationResults.load(tmp_path / "results.json")
+
+
+HOSTILE = "=1+1 <script>alert(1)</script> [a](http://x) ![b](http://y) `c` | d\x1b[31m\u202e\n# e"
+
+
+def test_names_of_others_are_shown_as_text_everywhere(evaluated: Path, tmp_path: Path) -> None:
+    results = EvaluationResults.load(evaluated / "late" / "results.json")
+    rows = [replace(row, value=HOSTILE, unit=HOSTILE, metric="=cmd", description=HOSTILE) for row in results.rows[:1]]
+    rows = [replace(row, per_clip={f"@{HOSTILE}": 1.0}) for row in rows]
+    hostile = replace(results, name=HOSTILE, benchmark=HOSTILE, protocol="-2+3", rows=rows, skipped=[HOSTILE])
+    (tmp_path / "a").mkdir()
+    hostile.save(tmp_path / "a")
+    loaded = EvaluationResults.load(tmp_path / "a" / "results.json")
+    write_markdown(loaded, tmp_path / "results.md")
+    write_csv(loaded, tmp_path / "results.csv")
+    write_html_report(loaded, None, tmp_path / "index.html")
+    write_comparison_table([loaded], tmp_path, HOSTILE)
+    difference = PairedDifference(1.0, 2.0, 1.0, 0.5, 1.5, 0.1, 4)
+    compared = format_comparison(HOSTILE, HOSTILE, [ComparedValue(HOSTILE, difference, 0.1)])
+    for name in ("index.html", "table.html", "results.md", "table.md"):
+        text = (tmp_path / name).read_text()
+        assert "<script" not in text and "&lt;script" in text, name
+    for text in ((tmp_path / "results.md").read_text(), (tmp_path / "table.md").read_text(), compared):
+        assert "\x1b" not in text and "\u202e" not in text and "\n# e" not in text
+        assert r"\[a\](http://x) !\[b\](http://y) \`c\` \| d" in text
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
+        assert len(columns) == 1, "no name adds a column"
+    cells = [cell for line in csv.reader((tmp_path / "results.csv").open(newline="")) for cell in line if cell]
+    assert not [cell for cell in cells if cell.lstrip()[0] in "=+@" or (cell[0] == "-" and not _is_number(cell))]
+    assert "\x1b" not in summary_line(loaded)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": ["a"]},
+        {"fps": "25"},
+        {"fps": float("inf")},
+        {"width": 1.5},
+        {"clips": [1]},
+        {"skipped": [None]},
+        {"clips": 3},
+    ],
+)
+def test_results_of_other_types_are_rejected(evaluated: Path, tmp_path: Path, change: dict) -> None:
+    values = json.loads((evaluated / "late" / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps({**values, **change}))
+    with raises_input_error(ErrorCode.malformed_file):
+        EvaluationResults.load(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(
+    "change", [{"better": "best"}, {"per_clip": {"a": True}}, {"score": {"score": 10**300}}, {"unit": 3}]
+)
+def test_rows_of_other_types_are_rejected(evaluated: Path, tmp_path: Path, change: dict) -> None:
+    values = json.loads((evaluated / "late" / "results.json").read_text())
+    values["rows"][0] = {**values["rows"][0], **change}
+    (tmp_path / "results.json").write_text(json.dumps(values))
+    with raises_input_error(ErrorCode.malformed_file):
         EvaluationResults.load(tmp_path / "results.json")
 
 

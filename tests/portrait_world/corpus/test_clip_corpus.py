@@ -12,9 +12,12 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.media import read_video
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus, read_sentences
 from tests.helpers.errors import raises_input_error
-from tests.helpers.paths import ROOT
+from tests.helpers.fork_server import start_fork_server
+from tests.helpers.paths import ROOT, SCRIPTS
+from tests.helpers.scripts import run_script
 
 SENTENCES = ROOT / "data" / "portrait_world"
+SCRIPT = "make_portrait_world.py"
 PLAN = CorpusPlan(identities=range(2), sentences=("Pip.", "Mow."), size=96, seed=1)
 
 
@@ -34,6 +37,7 @@ def test_everyone_says_every_sentence(corpus: Path) -> None:
 
 
 def test_two_processes_write_the_same_files(corpus: Path, tmp_path: Path) -> None:
+    start_fork_server()
     assert list(make_corpus(PLAN, tmp_path, processes=2))[-1] == (4, 4)
     assert clip_names(tmp_path) == clip_names(corpus)
     for name in clip_names(corpus):
@@ -120,25 +124,24 @@ def test_unusable_sentences_are_rejected(content: bytes, tmp_path: Path) -> None
     assert caught.value.field == "sentences"
 
 
-def script(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "make_portrait_world.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
 @pytest.mark.parametrize("body", [("--body-intensity", "0.5"), ("--body", "0.5")], ids=["new", "old"])
 def test_the_script_renders_a_clip_with_the_new_and_the_old_option(body: tuple[str, str], tmp_path: Path) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("Hop.\n")
     out = tmp_path / "out"
-    done = script("--identities", "5", "--sentences", str(lines), "--output", str(out), "--size", "96", *body)
+    command = [sys.executable, str(SCRIPTS / SCRIPT), "--identities", "5", "--sentences", str(lines)]
+    command += ["--output", str(out), "--size", "96", *body]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and ("renamed" in done.stderr) == (body[0] == "--body"), done.stderr
     assert json.loads((out / "id0005_s0000" / "truth.json").read_text())["body"] == 0.5
 
 
-def test_the_script_reports_errors_in_one_line(tmp_path: Path) -> None:
+def test_the_script_reports_errors_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for wrong in (("--identities", "9-3"), ("--identities", "0-1", "--size", "9999")):
         arguments = ["--sentences", str(SENTENCES / "sentences_train.txt"), "--output", str(tmp_path / "out"), *wrong]
-        done = script(*arguments)
-        assert done.returncode == 2
-        assert len(done.stderr.strip().splitlines()) == 1
+        done = run_script(monkeypatch, capsys, SCRIPT, *arguments)
+        assert done.code == 2
+        assert len(done.err.strip().splitlines()) == 1
         assert not (tmp_path / "out").exists()

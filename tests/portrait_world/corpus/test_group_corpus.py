@@ -1,8 +1,6 @@
 """Tests of corpora of groups: people, texts, the script, resuming."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from fantasytalking.common.errors import ErrorCode
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan, parse_image_size, plan_world_corpus
 from tests.helpers.errors import raises_input_error
-from tests.helpers.paths import ROOT
+from tests.helpers.scripts import run_script
 
 LINES = tuple(f"Sentence {word}." for word in ("one", "two", "three", "four", "five"))
 
@@ -90,25 +88,15 @@ def test_one_person_per_video_is_a_portrait() -> None:
             plan_world_corpus(range(2), LINES, 1, size, jitter, **chosen)  # type: ignore[arg-type]
 
 
-def test_the_script_renders_groups_and_resumes(tmp_path: Path) -> None:
+def test_the_script_renders_groups_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("Hop.\n")
     out = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "scripts" / "make_portrait_world.py"), "--sentences", str(lines)]
-    command += [
-        "--identities",
-        "5-6",
-        "--people",
-        "2",
-        "--size",
-        "160x96",
-        "--output",
-        str(out),
-        "--camera-jitter",
-        "0.005",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    arguments = ["--sentences", lines, "--identities", "5-6", "--people", 2, "--size", "160x96", "--output", out]
+    done = run_script(monkeypatch, capsys, "make_portrait_world.py", *arguments, "--camera-jitter", 0.005)
+    assert done.code == 0, done.err
     assert sorted(path.name for path in out.iterdir()) == ["corpus.json", "g0005_s0000", "g0006_s0000"]
     truth = json.loads((out / "g0005_s0000" / "truth.json").read_text())
     assert {person["identity"] for person in truth["people"]} == {5, 6}

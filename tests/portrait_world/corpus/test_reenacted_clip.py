@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan
 from fantasytalking.portrait_world.corpus.recorded_clips import load_recorded_clip
 from fantasytalking.portrait_world.corpus.reenacted_clip import render_reenactment
 from tests.helpers.errors import raises_input_error
-from tests.helpers.paths import ROOT
+from tests.helpers.scripts import run_script
 
 MOVED = ("yaw", "pitch", "roll", "blink", "brow", "smile", "gaze_x", "gaze_y", "phoneme")
 
@@ -125,12 +123,14 @@ def test_invalid_clips_are_rejected(world: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_script_renders_it(world: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "make_reenactment.py"), "--output", str(tmp_path / "out")]
-    command += ["--portrait", str(world / "one" / "id1001_s0000"), "--driver", str(world / "one" / "id1000_s0000")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_script_renders_it(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver = world / "one" / "id1000_s0000"
+    arguments = ["--output", tmp_path / "out", "--portrait", world / "one" / "id1001_s0000", "--driver", driver]
+    done = run_script(monkeypatch, capsys, "make_reenactment.py", *arguments)
+    assert done.code == 0, done.err
     assert known(tmp_path / "out")["drivers"] == [1000]
-    done = subprocess.run([*command, "--driver", command[-1]], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
+    done = run_script(monkeypatch, capsys, "make_reenactment.py", *arguments, "--driver", driver)
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) == 1

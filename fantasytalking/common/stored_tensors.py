@@ -1,0 +1,137 @@
+"""Provides named tensors of files, read one at a time; quantized ones are dequantized on reading.
+
+Weights in float8 are read as numbers, and with their scales where the file has them: `X.weight` times `X.scale_weight`
+or `X.weight_scale`, for the whole tensor or per output channel.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fantasytalking.common.errors import ErrorCode, InputError
+
+FLOAT8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
+"""Formats of stored weights, exactly representable in bfloat16. PyTorch does not compute with them."""
+SCALE_ENDINGS = (".scale_weight", ".weight_scale")
+"""Endings of a weight's scale, in place of `.weight`."""
+UNUSED_ENDINGS = (".scale_input", ".input_scale")
+"""Endings of the scale of a layer's inputs, which only products in float8 need."""
+FLOAT8_MARKER = "scaled_fp8"
+"""Last part of the name of an empty tensor that marks a file whose float8 weights all have scales."""
+OTHER_QUANTIZATION_ENDINGS = (".comfy_quant", ".weight_scale_2", ".weight_scale_inv", ".absmax", ".qweight", ".qzeros")
+"""Endings of tensors of quantization formats that are not read."""
+
+
+@dataclass(frozen=True)
+class LazyTensors:
+    """Named tensors of known shapes and dtypes that are read one at a time."""
+
+    source: str
+    """File or folder, for messages."""
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], Tensor]
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    """As stored; tensors without an entry are not quantized."""
+    dequantized_to: torch.dtype | None = None
+    """Dtype in which quantized tensors are read; None: no tensor is quantized."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], source: str) -> "LazyTensors":
+        """Wraps tensors in memory."""
+        return cls(
+            source,
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+            tensors.__getitem__,
+            {name: tensor.dtype for name, tensor in tensors.items()},
+        )
+
+    def renamed(self, names: Mapping[str, str]) -> "LazyTensors":
+        """Returns the tensors under new names; `names` maps new names to present ones."""
+        return replace(
+            self,
+            shapes={new: self.shapes[old] for new, old in names.items()},
+            dtypes={new: self.dtypes[old] for new, old in names.items() if old in self.dtypes},
+            read=lambda name: self.read(names[name]),
+        )
+
+    def read_all(self) -> dict[str, Tensor]:
+        """Reads every tensor."""
+        return {name: self.read(name) for name in self.shapes}
+
+
+def dequantized(stored: LazyTensors) -> LazyTensors:
+    """Returns the tensors without scales and markers, quantized ones as plain numbers times their scale.
+
+    They are read in float32 where the file has scales, otherwise in bfloat16, which is exact.
+
+    Raises:
+        InputError: the file is quantized in another format, a scale belongs to no weight or does not fit it, or a
+            float8 weight of a file with `FLOAT8_MARKER` has no scale.
+    """
+    scales, others = _sort_names(stored)
+    kept = {name: name for name in stored.shapes if name not in others}
+    float8 = {name for name in kept if stored.dtypes.get(name) in FLOAT8_DTYPES}
+    marked = any(name.rpartition(".")[2] == FLOAT8_MARKER for name in others)
+    unscaled = sorted(name for name in float8 - scales.keys() if name.endswith(".weight"))
+    if marked and unscaled:
+        raise _error(stored, unscaled[0], "is float8 without a scale, in a file whose weights have scales")
+    if not float8 and not scales:
+        return stored if not others else stored.renamed(kept)
+    dtype = torch.float32 if scales else torch.bfloat16
+
+    def read(name: str) -> Tensor:
+        if name in scales:
+            return stored.read(name).to(dtype) * _read_scale(stored, scales[name], name)
+        return stored.read(name).to(dtype) if name in float8 else stored.read(name)
+
+    return replace(stored.renamed(kept), read=read, dequantized_to=dtype)
+
+
+def _sort_names(stored: LazyTensors) -> tuple[dict[str, str], set[str]]:
+    """Returns the scale of each scaled weight, and the names of scales and markers."""
+    scales: dict[str, str] = {}
+    others: set[str] = set()
+    for name in stored.shapes:
+        ending = next((end for end in (*SCALE_ENDINGS, *UNUSED_ENDINGS) if name.endswith(end)), None)
+        if name.rpartition(".")[2] == FLOAT8_MARKER:
+            others.add(name)
+        elif name.endswith(OTHER_QUANTIZATION_ENDINGS):
+            raise _error(
+                stored, name, "belongs to a quantization that is not read", "use the file in fp16, bf16 or scaled fp8"
+            )
+        elif ending is not None:
+            weight = f"{name.removesuffix(ending)}.weight"
+            if weight not in stored.shapes:
+                raise _error(stored, name, f"is a scale, but there is no '{weight}'")
+            others.add(name)
+            if ending in SCALE_ENDINGS:
+                if weight in scales:
+                    raise _error(stored, name, f"is a second scale of '{weight}'")
+                _check_scale_shape(stored, name, weight)
+                scales[weight] = name
+    return scales, others
+
+
+def _check_scale_shape(stored: LazyTensors, scale: str, weight: str) -> None:
+    shape, own = stored.shapes[scale], stored.shapes[weight]
+    channels = own[:1]
+    if shape in ((), (1,)) or (channels and shape in (channels, channels + (1,) * (len(own) - 1))):
+        return
+    raise _error(stored, scale, f"has the shape {shape}; one number or one per row of '{weight}' {own} is read")
+
+
+def _read_scale(stored: LazyTensors, name: str, weight: str) -> Tensor:
+    scale = stored.read(name).to(torch.float32)
+    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        raise _error(stored, name, "is not a finite number above 0")
+    return scale.reshape(()) if scale.numel() == 1 else scale.reshape(-1, *(1,) * (len(stored.shapes[weight]) - 1))
+
+
+def _error(
+    stored: LazyTensors, name: str, problem: str, cure: str = "get the file again from its source"
+) -> InputError:
+    return InputError(
+        f"'{stored.source}': the tensor '{name}' {problem}; {cure}", code=ErrorCode.malformed_file, field=name
+    )

@@ -1,0 +1,101 @@
+"""Loading and saving of the pipeline as a whole."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from diffusers import DiffusionPipeline
+
+from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.loading import (
+    ComponentCallback,
+    align_weights,
+    check_can_be_saved,
+    load_pipeline_from_base,
+    load_saved_pipeline,
+    read_saved_model,
+)
+from fantasytalking.pipeline.loading_options import LoadingOptions
+from fantasytalking.pipeline.model_facts import StoredModel
+
+
+class PretrainedPipeline(DiffusionPipeline):
+    """A diffusers pipeline whose components are loaded strictly, by this project."""
+
+    transformer: FantasyTalkingTransformer3DModel
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        expression_adapter: str | Path | None = None,
+        progress: ComponentCallback = lambda _: None,
+        **kwargs: Any,
+    ) -> Self:
+        """Loads a pipeline that `save_pretrained` wrote.
+
+        Args:
+            source: a folder, or a hub id.
+            adapter, expression_adapter: adapters that extend the pipeline.
+            progress: called with the name of each component once it is loaded.
+            kwargs: options of `fantasytalking.pipeline.loading_options.LoadingOptions`, and components that are already
+                loaded, by name.
+
+        Raises:
+            InputError: an argument is unknown or invalid; the pipeline or an adapter is missing, damaged or incomplete.
+        """
+        names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        options, given = LoadingOptions.split(kwargs, names)
+        model = read_saved_model(source, adapter, expression_adapter, options)
+        pipe = cls._from_arguments(load_saved_pipeline(model, options, given, progress))
+        pipe.register_to_config(_name_or_path=str(source))
+        if options.device_map is not None:
+            pipe.hf_device_map = options.device_map
+        return pipe
+
+    @classmethod
+    def from_base(
+        cls,
+        base: str | Path,
+        adapter: str | Path,
+        *,
+        expression_adapter: str | Path | None = None,
+        face_encoder: str | Path | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Loads a Wan base with an adapter: see `fantasytalking.pipeline.loading.load_pipeline_from_base`."""
+        model = StoredModel.read(base, adapter, expression_adapter=expression_adapter, face_encoder=face_encoder)
+        return cls._from_arguments(load_pipeline_from_base(model, **kwargs))
+
+    @classmethod
+    def from_stored_model(cls, model: StoredModel, **kwargs: Any) -> Self:
+        """Loads a model whose descriptions were read before: a saved pipeline in a dtype, or as `from_base`."""
+        if not model.extends_saved_pipeline:
+            return cls._from_arguments(load_pipeline_from_base(model, **kwargs))
+        options, given = LoadingOptions.split(kwargs, ["progress"])
+        return cls._from_arguments(load_saved_pipeline(model, options, {}, **given))
+
+    @classmethod
+    def _from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+        pipe = cls(**arguments)
+        align_weights(pipe.components)
+        return pipe
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Saves the whole pipeline as a diffusers folder.
+
+        Raises:
+            InputError: the transformer has an unfused LoRA, which a diffusers folder cannot hold, or weights would be
+                pickled.
+        """
+        check_can_be_saved(self.transformer, Path(save_directory), safe_serialization)
+        super().save_pretrained(str(save_directory), variant=variant, **kwargs)
