@@ -1,7 +1,6 @@
 """`fantasytalking export`: turns a checkpoint of a training run into an adapter."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 
@@ -17,8 +16,8 @@ read; no GPU is needed.
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments, writes the adapter, and prints what was written."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--run", type=Path, required=True, help="output folder of the training run")
-    parser.add_argument("--output", type=Path, required=True, help="new folder, or an adapter to replace")
+    parser.add_path("--run", required=True, help="output folder of the training run")
+    parser.add_path("--output", required=True, help="new folder, or an adapter to replace")
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     parser.add_argument(
         "--weights",

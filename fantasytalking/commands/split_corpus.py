@@ -1,7 +1,6 @@
 """`fantasytalking split-corpus`: splits a prepared corpus by person."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from fantasytalking.commands.invocation import Invocation
 
@@ -16,7 +15,7 @@ Writes CORPUS/manifest_train.jsonl and CORPUS/manifest_heldout.jsonl, for data.m
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments, writes both manifests, and prints a summary."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest.jsonl of a prepared corpus")
+    parser.add_path("--manifest", required=True, help="manifest.jsonl of a prepared corpus")
     parser.add_argument("--held-out", type=float, required=True, help="largest fraction of the clips to hold out")
     parser.add_argument(
         "--by",

@@ -99,8 +99,8 @@ def install_command(extra: str) -> str:
 def exit_cleanly(main: Callable[[], None]) -> None:
     """Runs the `main` of a command and reports expected errors in one line on stderr.
 
-    An `InputError`, an optional package that is not installed, or a file or disk that cannot be used exits with code 2
-    (silently on processes that need not report it), an interruption with code 130 (Ctrl-C) or 128 + signal. Names that
+    An `InputError`, an optional package that is not installed, or a file or disk that cannot be used exits with code 2,
+    on processes that need not report it silently; an interruption with code 130 (Ctrl-C) or 128 + signal. Names that
     the terminal cannot show are escaped. A process that `accelerate launch` or torchrun started ends with it.
     """
     die_with_launcher()

@@ -95,11 +95,7 @@ class CheckpointManager:
         return complete[-1] if complete else None
 
     def of_step(self, step: int) -> Path:
-        """Returns the complete checkpoint of a step.
-
-        Raises:
-            InputError: there is none; names the steps that have one.
-        """
+        """Returns the complete checkpoint of a step; an `InputError` names the steps that have one."""
         steps = {int(path.name.removeprefix("step-")): path for path in self._complete()}
         if step not in steps:
             raise InputError(
@@ -176,13 +172,8 @@ class RunState:
         Raises:
             InputError: the disk is full, read-only or failing.
         """
-        folder = self._checkpoints.partial_path(progress.step)
-        with report_write_errors(folder):
-            self._save(progress, folder)
-
-    def _save(self, progress: TrainingProgress, folder: Path) -> None:
-        accelerator = self._accelerator
-        with errors_on_all():
+        accelerator, folder = self._accelerator, self._checkpoints.partial_path(progress.step)
+        with errors_on_all(), report_write_errors(folder):
             if accelerator.is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
@@ -190,16 +181,17 @@ class RunState:
         options: dict[str, Any] = {}
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["exclude_frozen_parameters"] = True
-        accelerator.save_state(str(folder), **options)
-        if self._ema is not None and self._ema.is_sharded:
-            distributed_checkpoint.save(self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER)
-        with errors_on_all():
+        with errors_on_all(), report_write_errors(folder):
+            accelerator.save_state(str(folder), **options)
+            if self._ema is not None and self._ema.is_sharded:
+                distributed_checkpoint.save(self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER)
+        with errors_on_all(), report_write_errors(folder):
             if accelerator.is_main_process:
                 if self._ema is not None and not self._ema.is_sharded:
                     save_file(self._ema.state_dict(), folder / EMA_WEIGHTS_FILE)
                 progress.save(folder)
         accelerator.wait_for_everyone()
-        with errors_on_all():
+        with errors_on_all(), report_write_errors(folder):
             if accelerator.is_main_process:
                 self._checkpoints.commit(progress.step)
         accelerator.wait_for_everyone()

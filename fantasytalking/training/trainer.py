@@ -5,7 +5,7 @@ batch), so a run that is killed and restarted by the same command ends with the 
 """
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple, Protocol
@@ -124,7 +124,7 @@ class Trainer:
             self.dataset, self.motion_normalizer = build_dataset(config)
             check_compatible(config, self.accelerator)
             check_output_writable(self.output, required_bytes=0)
-            with lock_output(self.output, hold=self.accelerator.is_main_process):
+            with self._locked_output():
                 pass  # a run that cannot start says so before the weights are read
             self.holdout = HoldoutLoss(config, self.motion_normalizer) if config.holdout.interval else None
             model, self.provenance = self._build_model()
@@ -176,8 +176,13 @@ class Trainer:
                 too many steps in a row have a loss or gradient that is not finite.
             TrainingInterrupted: a stop signal was received; the state after the last step is saved.
         """
-        with lock_output(self.output, hold=self.accelerator.is_main_process):
+        with ExitStack() as lock:
+            with errors_on_all():
+                lock.enter_context(self._locked_output())
             return self._train()
+
+    def _locked_output(self) -> AbstractContextManager[None]:
+        return lock_output(self.output, hold=self.accelerator.is_main_process)
 
     def _train(self) -> Path:
         progress = self._resume()

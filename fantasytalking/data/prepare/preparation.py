@@ -8,6 +8,7 @@ motion_normaliser.json and contact_sheet.png.
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -253,11 +254,12 @@ def prepare_corpus(
             other files; at the end, if no clip can be used.
     """
     torch.set_num_threads(config.num_threads)
-    check_utf8_path(output, "--output")
-    with lock_output(output, hold=process_state.is_main_process):
+    with ExitStack() as lock:
         with errors_on_all():  # what takes no time first
             check_device(config.device)
+            check_utf8_path(output, "--output")
             preparation = CorpusPreparation(videos, output, config)
+            lock.enter_context(lock_output(output, hold=process_state.is_main_process))
             preparation.check_output()
             encoders = FeatureEncoders.load(config, device)
         records, rejections = preparation.run(process_state, encoders)
