@@ -37,7 +37,7 @@ class InputChecks:
 
     def __init__(self, service: GenerationService, examples: Examples) -> None:
         self.service, self.examples = service, examples
-        self.training_note = service.config.notice.partition(";")[0]
+        self.training_note = service.config.notice.partition(";")[0].rstrip(".")
         """What the model was trained on, where it was not trained on photographs; the rest is for the command line."""
 
     def portrait(self, path: str | None, mode: Mode) -> Finding:
