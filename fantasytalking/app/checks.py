@@ -6,7 +6,7 @@ from pathlib import Path
 from fantasytalking import media
 from fantasytalking.app.estimate import duration_text
 from fantasytalking.app.examples import Examples
-from fantasytalking.app.inputs import page_words, prepare_people, sound_seconds, video_seconds
+from fantasytalking.app.given_files import page_words, prepare_in_size, prepare_people, sound_seconds, video_seconds
 from fantasytalking.app.request import Mode, PageRequest
 from fantasytalking.app.service import GenerationService
 from fantasytalking.app.uploads import open_regular
@@ -119,8 +119,11 @@ class InputChecks:
         """Returns a warning, or an empty text."""
         with open_regular(path):
             pass
-        if face_index or (size is not None and size in self.service.config.sizes):
-            return self._warning(path)  # a chosen face or size is checked with the whole configuration
+        if face_index:
+            return self._warning(path)  # a chosen face is checked with the whole configuration
+        if size is not None and size in self.service.config.sizes:
+            prepare_in_size(self.service.config, path, num_people, size)
+            return self._warning(path)
         try:
             config, _ = prepare_people(self.service.config, path, num_people)
         except InputError as error:

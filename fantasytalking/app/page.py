@@ -24,7 +24,6 @@ UPLOAD_CACHE_CLEANUP = (3600, 86_400)
 MAX_SEED = 2**31 - 1
 MAX_SHOWN_VIDEOS = 12
 """Earlier videos of one browser that are shown."""
-EXAMPLE_NOTE = "An example: made from the first portrait below"
 CSS_FILE, FAVICON_FILE = (Path(__file__).with_name(name) for name in ("style.css", "favicon.png"))
 DRIVING_IN_MODE: dict[Mode, dict[str, Any]] = {
     Mode.speech: {"visible": False},

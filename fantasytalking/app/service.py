@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.app.estimate import PhaseTimer, SpeedModel
-from fantasytalking.app.inputs import page_words, prepare_people, sound_seconds, video_seconds
+from fantasytalking.app.given_files import page_words, prepare_people, sound_seconds, video_seconds
 from fantasytalking.app.request import AUTO_SIZE, PageRequest, RequestFiles
 from fantasytalking.app.uploads import copy_upload, is_regular_file
 from fantasytalking.common.errors import ErrorCode, InputError
@@ -121,7 +121,7 @@ class GenerationService:
             timer.report("read", 0.0)
             self._check_cost(config, files)
             own = self._unfinished = self._make_video_folder()
-            failed.callback(shutil.rmtree, own, ignore_errors=True)
+            failed.callback(self._remove_unfinished)
             job = _build_job(config, files, own)
             if job.num_faces > 1 and request.size == AUTO_SIZE:
                 config, _ = prepare_people(config, job.image, job.num_faces)
@@ -226,9 +226,14 @@ class GenerationService:
         """
         self._stopped.set()
         has_ended = self._lock.acquire(timeout=patience)
-        if not has_ended and self._unfinished is not None:
-            shutil.rmtree(self._unfinished, ignore_errors=True)
+        if not has_ended:
+            self._remove_unfinished()
         return has_ended
+
+    def _remove_unfinished(self) -> None:
+        if self._unfinished is not None:
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+        self._unfinished = None
 
     def _until_stopped(self, callback: Callable[..., object]) -> Callable[..., object]:
         def report(*values: Any) -> object:

@@ -14,7 +14,7 @@ import gradio as gr
 from fantasytalking.app.audience import UNHEARD_SECONDS, Audience, JobQueue, Ticket
 from fantasytalking.app.checks import InputChecks
 from fantasytalking.app.estimate import duration_text
-from fantasytalking.app.inputs import page_words
+from fantasytalking.app.given_files import page_words
 from fantasytalking.app.plot import mouth_curve_figure
 from fantasytalking.app.progress_stream import ProgressSnapshot, stream_progress
 from fantasytalking.app.request import Mode, PageRequest

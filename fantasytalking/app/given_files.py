@@ -89,6 +89,23 @@ def prepare_people(config: InferConfig, image: Path, num_people: int) -> tuple[I
     )
 
 
+def prepare_in_size(config: InferConfig, image: Path, num_people: int, size: str) -> Portrait:
+    """Returns the portrait in a size that was chosen.
+
+    Raises:
+        InputError: as `prepare_people`, or not all faces fit into it whole.
+    """
+    portrait = replace(config, sizes=[size]).portrait_options().prepare(image, num_people)
+    if num_people > 1 and not _has_whole_faces(portrait):
+        raise InputError(
+            f"the {num_people} faces do not fit whole into the size {size}; choose the automatic Size",
+            code=ErrorCode.conflict,
+            field="portrait",
+            value=size,
+        )
+    return portrait
+
+
 def _candidates(config: InferConfig, num_people: int) -> Iterator[InferConfig]:
     yield config
     if num_people == 1:
