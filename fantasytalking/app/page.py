@@ -1,237 +1,254 @@
-"""Builds the web page: controls, progress, the video and a plot of its mouth opening."""
+"""Builds the web page: tabs, inputs, the button, progress, the result, and what each of them does."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from inspect import Parameter, Signature
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
 
-from fantasytalking.app.audience import UNHEARD_SECONDS, Audience, JobQueue, Ticket
-from fantasytalking.app.plot import mouth_curve_figure
-from fantasytalking.app.progress_stream import ProgressSnapshot, stream_progress
-from fantasytalking.app.request import AUTO_SIZE, PageRequest
-from fantasytalking.app.service import GenerationResult, GenerationService, ServerStoppedError
-from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.limits import MAX_PROMPT_CHARS
-from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
+from fantasytalking.app.audience import Audience
+from fantasytalking.app.checks import Finding, InputChecks
+from fantasytalking.app.controls import Controls, build_controls
+from fantasytalking.app.examples import Example, Examples
+from fantasytalking.app.request import Mode, PageRequest
+from fantasytalking.app.service import GenerationService
+from fantasytalking.app.talk import MESSAGE_SLOTS, TalkUpdates, create_talk, message_html, progress_html
 
 TITLE = "FantasyTalking"
 MAX_GRADIO_EVENTS = 64
-"""Events of all kinds that Gradio lets wait; videos wait in a `JobQueue`."""
-PHASE_START_FRACTION = {"read": 0.0, "denoise": 0.02, "decode": 0.8, "measure": 0.95}
-"""Completed fraction of a generation at the start of each phase."""
-WAITING_SECONDS = 0.25
-"""Seconds between two looks at the queue while a job waits in it."""
+"""Events of all kinds that Gradio lets wait; videos wait in a queue of their own."""
 UPLOAD_CACHE_CLEANUP = (3600, 86_400)
 """Seconds between clean-ups, and age in seconds from which uploads are deleted."""
+MAX_SEED = 2**31 - 1
+MAX_SHOWN_VIDEOS = 12
+"""Earlier videos of one browser that are shown."""
+CSS_FILE, FAVICON_FILE = (Path(__file__).with_name(name) for name in ("style.css", "favicon.png"))
+DRIVING_IN_MODE: dict[Mode, dict[str, Any]] = {
+    Mode.speech: {"visible": False},
+    Mode.driving_video: {"visible": True, "open": True, "label": "Driving video"},
+    Mode.two_people: {"visible": True, "open": False, "label": "Driving videos (optional)"},
+}
+"""How a tab shows the driving videos."""
+AUDIO_LABELS = {
+    Mode.speech: "Speech",
+    Mode.driving_video: "Speech (optional)",
+    Mode.two_people: "Speech of the left person",
+}
+SHOW_RESULT = "(...values) => { document.getElementById('result')?.scrollIntoView({block: 'nearest'}); return values; }"
+"""Brings the result into view before the request is sent."""
 
 
-def build_page(service: GenerationService, examples: list[list[str]], audience: Audience) -> gr.Blocks:
+def build_page(service: GenerationService, examples: Examples, audience: Audience) -> gr.Blocks:
     """Returns the page of a service.
 
     Args:
-        examples: pairs of portrait and speech.
+        examples: inputs that are offered, and a finished video that is shown at first.
         audience: knows which sessions are listened to; a job that nobody listens to ends.
     """
+    checks = InputChecks(service, examples)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=UPLOAD_CACHE_CLEANUP) as page:
-        gr.Markdown(
-            f"# {TITLE}\nTurns a portrait and speech, or a driving video, into a video. {service.config.notice}"
+        gr.HTML(
+            f"<h1>{TITLE}</h1><p>Turns a portrait and speech, or a driving video, into a video.</p>", elem_id="header"
         )
-        with gr.Row():
-            with gr.Column():
-                controls = _main_controls(service)
-                with gr.Accordion("A second person, to the right of the first", open=False):
-                    controls |= _second_person_controls(service)
-                with gr.Row():
-                    button = gr.Button("Generate", variant="primary", elem_id="make")
-                    stop = gr.Button("Stop", elem_id="stop")
-                with gr.Accordion("More", open=False):
-                    controls |= _advanced_controls(service)
-            with gr.Column():
-                picture = gr.Image(label="Preview", visible=False, interactive=False, format="jpeg", elem_id="picture")
-                video = gr.Video(label="Video", elem_id="video")
-                line = gr.Textbox(label="Summary", interactive=False, elem_id="line")
-                plot = gr.Plot(label="Mouth and audio", show_label=False, elem_id="plot")
-                record = gr.File(label="Record (fantasytalking infer --reproduce generates the same video again)")
-        # In the order of the request's fields, so that every field has a control.
-        inputs = [controls[field.name] for field in fields(PageRequest)]
-        talking = button.click(
-            _generate_handler(service, audience),
-            inputs,
-            [video, line, plot, record, picture],
-            api_name="talk",
-            show_progress_on=video,
-            concurrency_limit=None,
-            trigger_mode="once",
+        controls = build_controls(service, examples)
+        mode = gr.State(None)
+        shown_mode = gr.State(Mode.speech.value)
+        made = gr.State(None)
+        kept = gr.BrowserState([], storage_key="videos", secret=TITLE)
+        inputs = [controls.fields[field.name] for field in fields(PageRequest)]
+        outputs = TalkUpdates(
+            *(controls.video, controls.line, controls.plot, controls.record, controls.picture, controls.progress),
+            made,
+            *(controls.messages[slot] for slot in MESSAGE_SLOTS),
         )
-        stop.click(
-            lambda: ("stopped", _hide_frame()),
-            outputs=[line, picture],
-            cancels=[talking],
-            queue=False,
-            api_visibility="private",
+        talking = _connect_button(controls, inputs, outputs, mode, shown_mode, create_talk(service, audience, checks))
+        remembered = talking.success(_remember, [made, kept], kept, api_visibility="private")
+        remembered.then(lambda names: _gallery(service, names), kept, controls.gallery, api_visibility="private")
+        _connect_tabs(controls, shown_mode, checks)
+        _connect_checks(controls, inputs, shown_mode, checks)
+        _connect_examples(controls, examples)
+        controls.randomize.click(
+            lambda: random.randint(0, MAX_SEED), outputs=controls.fields["seed"], api_visibility="private"
         )
-        if examples:
-            gr.Examples(examples, [controls["portrait"], controls["audio"]])
+        page.load(lambda names: _gallery(service, names), kept, controls.gallery, api_visibility="private")
     return page.queue(max_size=MAX_GRADIO_EVENTS, default_concurrency_limit=4, api_open=False)
 
 
-def _main_controls(service: GenerationService) -> dict[str, Any]:
-    config, has_motion = service.config, "motion" in service.trained_modules
-    controls: dict[str, Any] = {
-        "portrait": gr.Image(label="Portrait", type="filepath", image_mode=None, sources=["upload", "clipboard"]),
-        "audio": gr.Audio(label="Speech", type="filepath", sources=["upload", "microphone"], buttons=[]),
-        "driving_video": _driving_video_input("Driving video", service),
-        "prompt": gr.Textbox(config.prompt, label="Prompt", max_length=MAX_PROMPT_CHARS),
-    }
-    controls["portrait"].preprocess = _uploaded_path
-    untrained = None if has_motion else "This model's motion module was never trained."
-    with gr.Row():
-        for name, label in (("expression", "Expression"), ("body", "Head and body")):
-            controls[f"{name}_motion"] = gr.Slider(
-                *(0, 1, getattr(config, f"{name}_motion")),
-                label=f"{label} motion",
-                info=untrained,
-                interactive=has_motion,
-            )
-    controls["max_seconds"] = gr.Slider(
-        *(0.2, service.max_seconds, min(config.max_seconds or 10, service.max_seconds)),
-        label="Length",
-        info="Longest video in seconds; audio and driving videos are cut there",
+def _connect_button(
+    controls: Controls,
+    inputs: list[Any],
+    outputs: TalkUpdates,
+    mode: gr.State,
+    shown_mode: gr.State,
+    talk: Callable[..., Any],
+) -> Any:
+    """The button: it is disabled while a video is made, and "Stop" is there only then. Returns the generation."""
+    busy = [controls.make, controls.stop, controls.clear, controls.progress, controls.line, mode]
+    busy += [controls.messages[slot] for slot in MESSAGE_SLOTS if slot != "portrait"]
+    started = controls.make.click(
+        lambda shown: [
+            gr.update(value="Making …", interactive=False),
+            gr.update(visible=True),
+            gr.update(visible=False),
+            progress_html("Waiting for the server", 0.0),
+            "",
+            shown,
+            *[""] * (len(MESSAGE_SLOTS) - 1),
+        ],
+        shown_mode,
+        busy,
+        queue=False,
+        js=SHOW_RESULT,
+        api_visibility="private",
     )
-    controls["stream"] = gr.Checkbox(
-        config.stream,
-        label="Stream",
-        info="Shows frames while later ones are generated. The video differs from one that is generated as a whole.",
+    talking = started.then(
+        talk,
+        [*inputs, mode],
+        list(outputs),
+        api_name="talk",
+        show_progress="hidden",
+        concurrency_limit=None,
+        trigger_mode="once",
     )
-    return controls
+    idle = [controls.make, controls.stop, controls.clear]
+    for ended in (talking.success, talking.failure):
+        ended(_idle_buttons, None, idle, queue=False, api_visibility="private")
+    controls.stop.click(
+        lambda: [
+            *_idle_buttons(),
+            progress_html("Stopped"),
+            gr.update(value=None, visible=False),
+        ],
+        None,
+        [*idle, controls.progress, controls.picture],
+        cancels=[talking],
+        queue=False,
+        api_visibility="private",
+    )
+    given = [controls.fields[name] for name in (*_files(), "portrait")]
+    emptied = [*given, controls.video, controls.line, controls.plot, controls.record, controls.progress]
+    emptied += list(controls.messages.values())
+    controls.clear.click(
+        lambda: [None] * (len(given) + 4) + [""] * (1 + len(controls.messages)),
+        None,
+        emptied,
+        queue=False,
+        api_visibility="private",
+    )
+    return talking
 
 
-def _second_person_controls(service: GenerationService) -> dict[str, Any]:
-    audio = gr.Audio(label="Second speech", type="filepath", sources=["upload", "microphone"], buttons=[])
-    return {
-        "second_audio": audio,
-        "second_driving_video": _driving_video_input("Second driving video", service),
-    }
+def _idle_buttons() -> list[Any]:
+    return [gr.update(value="Make the video", interactive=True), gr.update(visible=False), gr.update(visible=True)]
 
 
-def _driving_video_input(label: str, service: GenerationService) -> gr.Video:
-    if service.supports_driving:
-        return gr.Video(label=f"{label}: its expression is transferred", sources=["upload"])
-    return gr.Video(label=f"{label}: this model has no expression module", sources=["upload"], interactive=False)
+def _files() -> tuple[str, ...]:
+    return ("audio", "driving_video", "second_audio", "second_driving_video")
 
 
-def _advanced_controls(service: GenerationService) -> dict[str, Any]:
-    config = service.config
-    controls: dict[str, Any] = {
-        "negative_prompt": gr.Textbox(config.negative_prompt, label="Negative prompt", max_length=MAX_PROMPT_CHARS)
-    }
-    with gr.Row():
-        for name in GUIDANCE_CONDITIONS:
-            scale, is_used = (
-                getattr(config.guidance, name).scale_start,
-                name != "expression" or service.supports_driving,
-            )
-            controls[f"{name}_guidance_scale"] = gr.Slider(
-                0, max(10, scale), scale, label=f"{name.title()} guidance", info="1 = none", interactive=is_used
-            )
-    assert config.num_inference_steps is not None, "the service has resolved it"
-    with gr.Row():
-        controls["num_inference_steps"] = gr.Slider(
-            1, max(100, config.num_inference_steps), config.num_inference_steps, step=1, label="Steps"
-        )
-        controls["fps"] = gr.Slider(min(8, config.fps), max(60, config.fps), config.fps, label="Frames per second")
-    with gr.Row():
-        controls["seed"] = gr.Number(config.seed, label="Seed", precision=0, minimum=0)
-        controls["size"] = gr.Dropdown([AUTO_SIZE, *config.sizes], value=AUTO_SIZE, label="Size")
-        controls["face_index"] = gr.Number(
-            config.face_index or 0, label="Face", precision=0, minimum=0, info="0 = the only face, 1 = the leftmost"
-        )
-    return controls
+def _connect_tabs(controls: Controls, shown_mode: gr.State, checks: InputChecks) -> None:
+    seconds = [controls.groups[name] for name in ("second_audio", "second_driving_video")]
+    for mode, tab in controls.tabs.items():
 
+        def select(portrait: str | None, mode: Mode = mode) -> list[Any]:
+            found = checks.portrait(portrait, mode)
+            return [
+                mode.value,
+                gr.update(label=AUDIO_LABELS[mode]),
+                gr.update(**DRIVING_IN_MODE[mode]),
+                *[gr.update(visible=mode is Mode.two_people) for _ in seconds],
+                *[gr.update(visible=other is mode) for other in controls.example_sets],
+                _found_html(found),
+            ]
 
-def _generate_handler(service: GenerationService, audience: Audience) -> Callable[..., AsyncIterator[list[Any]]]:
-    queue = JobQueue()
-
-    async def talk(*values: Any) -> AsyncIterator[list[Any]]:
-        *controls, client, progress = values
-        request = PageRequest(*controls)
-        try:
-            with queue.entered(client.client.host) as ticket:
-                while ahead := queue.ahead(ticket):
-                    _check_heard(ticket, audience, client)
-                    progress(0.0, desc=f"{ahead} before this one")
-                    await asyncio.sleep(WAITING_SECONDS)
-                _report_progress(progress, "read", 0.0)
-                async with aclosing(
-                    stream_progress(lambda report, show: service.generate(request, report, show))
-                ) as snapshots:
-                    async for snapshot in snapshots:
-                        if isinstance(snapshot, GenerationResult):
-                            yield [
-                                str(snapshot.video),
-                                snapshot.summary,
-                                mouth_curve_figure(snapshot.mouth_curve),
-                                str(snapshot.record),
-                                _hide_frame(),
-                            ]
-                            continue
-                        _check_heard(ticket, audience, client)
-                        if request.stream:
-                            yield [gr.skip(), _status_text(snapshot), gr.skip(), gr.skip(), _frame_update(snapshot)]
-                        else:
-                            _report_progress(progress, snapshot.phase, snapshot.fraction)
-        except InputError as error:
-            raise gr.Error(" ".join(str(error).split()), duration=None, print_exception=False) from error
-        except ServerStoppedError as error:
-            raise gr.Error("the page has been stopped", duration=None, print_exception=False) from error
-
-    # Gradio reads the names of its API, the request and the progress argument from the signature.
-    names = [Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD) for field in fields(PageRequest)]
-    client = Parameter("client", Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
-    progress = Parameter("progress", Parameter.POSITIONAL_OR_KEYWORD, default=gr.Progress())
-    talk.__signature__ = Signature([*names, client, progress])  # type: ignore[attr-defined]
-    talk.__annotations__ = {"client": gr.Request}
-    return talk
-
-
-def _check_heard(ticket: Ticket, audience: Audience, client: gr.Request) -> None:
-    if ticket.is_unheard(audience.hears(str(client.session_hash))):
-        raise InputError(
-            f"nobody has listened to this video for {UNHEARD_SECONDS:g} s; listen to the events of a call at once",
-            code=ErrorCode.conflict,
+        tab.select(
+            select,
+            controls.fields["portrait"],
+            [
+                *(shown_mode, controls.fields["audio"], controls.driving, *seconds),
+                *(*controls.example_sets.values(), controls.messages["portrait"]),
+            ],
+            show_progress="hidden",
+            api_visibility="private",
         )
 
 
-def _report_progress(progress: gr.Progress, phase: str, fraction: float) -> None:
-    begin = PHASE_START_FRACTION[phase]
-    end = min((other for other in PHASE_START_FRACTION.values() if other > begin), default=1.0)
-    progress(begin + fraction * (end - begin), desc=phase)
+def _connect_checks(controls: Controls, inputs: list[Any], shown_mode: gr.State, checks: InputChecks) -> None:
+    """Every file is checked when it is given, and the time is estimated from all inputs."""
+    portrait = controls.fields["portrait"]
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    portrait.change(
+        lambda path, shown: _found(path, checks.portrait(path, Mode(shown))),
+        [portrait, shown_mode],
+        [portrait, controls.messages["portrait"]],
+        **quiet,
+    )
+    for name in _files():
+        check = checks.driver if "driving" in name else checks.sound
+        file, message = controls.fields[name], controls.messages[name]
+        file.change(lambda path, check=check: _found(path, check(path)), file, [file, message], **quiet)
+    for name in ("portrait", *_files()):
+        controls.fields[name].clear(lambda: "", None, controls.messages[name], **quiet)
 
+    def estimate(*values: Any) -> Any:
+        *given, shown = values
+        return progress_html(checks.estimate(PageRequest(*given), Mode(shown)))
 
-def _status_text(snapshot: ProgressSnapshot) -> str:
-    """Returns one line about the progress of a stream."""
-    now = f"{snapshot.phase} {snapshot.fraction:.0%}" if snapshot.phase == "denoise" else snapshot.phase
-    if snapshot.first_frame_latency is None:
-        return f"first window: {now}"
-    return (
-        f"{snapshot.generated_seconds:.2f} s of video generated, first frame after "
-        f"{snapshot.first_frame_latency:.2f} s; now: {now}"
+    gr.on(
+        [
+            *(controls.fields[name].change for name in ("portrait", *_files())),
+            *(controls.fields[name].release for name in ("max_seconds", "num_inference_steps", "fps")),
+        ],
+        estimate,
+        [*inputs, shown_mode],
+        controls.progress,
+        **quiet,
     )
 
 
-def _frame_update(snapshot: ProgressSnapshot) -> dict[str, Any]:
-    return gr.skip() if snapshot.frame is None else gr.update(value=snapshot.frame, visible=True)
+def _connect_examples(controls: Controls, examples: Examples) -> None:
+    sets: dict[Mode, Sequence[Example]] = {
+        Mode.speech: examples.speech,
+        Mode.driving_video: examples.driving_video,
+        Mode.two_people: examples.two_people,
+    }
+    names = [field.name for field in fields(Example)]
+    for mode, dataset in controls.example_sets.items():
+
+        def choose(index: int, mode: Mode = mode) -> list[str | None]:
+            example = sets[mode][index]
+            paths = [getattr(example, name) for name in names]
+            return [None if path is None else str(path) for path in paths]
+
+        dataset.click(
+            choose,
+            dataset,
+            [controls.fields[name] for name in names],
+            show_progress="hidden",
+            api_visibility="private",
+        )
 
 
-def _hide_frame() -> dict[str, Any]:
-    return gr.update(value=None, visible=False)
+def _found(path: str | None, found: Finding) -> list[Any]:
+    """Returns what becomes of a file and its message: one that cannot be shown is taken out, and the message stays."""
+    if path is None:
+        return [gr.skip(), gr.skip()]
+    return [None if found.is_unreadable else gr.skip(), _found_html(found)]
 
 
-def _uploaded_path(image: ImageData | None) -> str | None:
-    """Replaces Gradio's decoding, which fails silently; `read_image` reports what is wrong."""
-    return None if image is None else image.path
+def _found_html(found: Finding) -> str:
+    return message_html(found.text, "error" if found.is_error else "warning")
+
+
+def _remember(name: str | None, names: Any) -> list[str]:
+    """Adds a video to those that this browser has made, the newest first."""
+    before = [other for other in names if isinstance(other, str)] if isinstance(names, list) else []
+    return [name, *(other for other in before if other != name)][:MAX_SHOWN_VIDEOS] if name else before
+
+
+def _gallery(service: GenerationService, names: Any) -> Any:
+    """Returns the earlier videos of a browser: whoever knows the name of a video may see it."""
+    videos = service.videos_named(names if isinstance(names, list) else [])
+    return gr.update(value=[str(video) for video in videos], visible=bool(videos))

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.pipeline.config import InferConfig, apply_options
@@ -11,11 +12,35 @@ from fantasytalking.pipeline.config import InferConfig, apply_options
 AUTO_SIZE = "automatic"
 """Picks the model's size whose aspect ratio is nearest to the portrait's."""
 INTEGER_FIELDS = ("num_inference_steps", "seed", "face_index")
-NUMERIC_FIELDS = (
-    *("expression_motion", "body_motion"),
-    *("text_guidance_scale", "audio_guidance_scale", "expression_guidance_scale"),
-    *("max_seconds", "fps", *INTEGER_FIELDS),
-)
+NUMBER_LABELS = {
+    "expression_motion": "Expression motion",
+    "body_motion": "Head and body motion",
+    "text_guidance_scale": "Text guidance",
+    "audio_guidance_scale": "Audio guidance",
+    "expression_guidance_scale": "Expression guidance",
+    "max_seconds": "Length",
+    "fps": "Frames per second",
+    "num_inference_steps": "Steps",
+    "seed": "Seed",
+    "face_index": "Face",
+}
+"""Fields that are numbers, and the labels of their controls."""
+
+
+class Mode(StrEnum):
+    """The tabs of the page: what makes the face move."""
+
+    speech = "Speech"
+    driving_video = "Driving video"
+    two_people = "Two people"
+
+
+UNUSED_IN_MODE: dict[Mode, tuple[str, ...]] = {
+    Mode.speech: ("driving_video", "second_audio", "second_driving_video"),
+    Mode.driving_video: ("second_audio", "second_driving_video"),
+    Mode.two_people: (),
+}
+"""Inputs that a tab does not show."""
 
 
 class RequestFiles(NamedTuple):
@@ -54,6 +79,54 @@ class PageRequest:
     stream: bool
     """Shows frames while later ones are generated."""
 
+    @classmethod
+    def of_config(
+        cls, config: InferConfig, portrait: Path, audio: Path, steps: int, max_seconds: float
+    ) -> "PageRequest":
+        """Returns the request of one speaker with the defaults of a configuration."""
+        guidance = config.guidance
+        return cls(
+            portrait=str(portrait),
+            audio=str(audio),
+            driving_video=None,
+            second_audio=None,
+            second_driving_video=None,
+            prompt=config.prompt,
+            negative_prompt=config.negative_prompt,
+            expression_motion=config.expression_motion,
+            body_motion=config.body_motion,
+            text_guidance_scale=guidance.text.scale_start,
+            audio_guidance_scale=guidance.audio.scale_start,
+            expression_guidance_scale=guidance.expression.scale_start,
+            num_inference_steps=steps,
+            seed=config.seed,
+            max_seconds=max_seconds,
+            fps=config.fps,
+            size=AUTO_SIZE,
+            face_index=0,
+            stream=False,
+        )
+
+    def of_mode(self, mode: Mode) -> "PageRequest":
+        """Returns the request with what the tab shows alone.
+
+        Raises:
+            InputError: two people were asked for, and nothing was given for the second.
+        """
+        unused: dict[str, Any] = dict.fromkeys(UNUSED_IN_MODE[mode])
+        shown = replace(self, **unused)
+        if mode is Mode.driving_video and shown.driving_video is None:
+            raise InputError(
+                "there is no driving video yet; upload one", code=ErrorCode.missing_value, field="driving_video"
+            )
+        if mode is Mode.two_people and shown.second_audio is None and shown.second_driving_video is None:
+            raise InputError(
+                "there is no speech for the right person yet; upload a recording",
+                code=ErrorCode.missing_value,
+                field="second_audio",
+            )
+        return shown
+
     def to_config(self, default: InferConfig, max_seconds: float) -> InferConfig:
         """Returns `default` with the values of the request.
 
@@ -71,10 +144,10 @@ class PageRequest:
                 field="stream",
                 value=self.stream,
             )
-        numbers = {name: self._number(name) for name in NUMERIC_FIELDS}
+        numbers = {name: self._number(name) for name in NUMBER_LABELS}
         if numbers["max_seconds"] > max_seconds:
             raise InputError(
-                f"length is {numbers['max_seconds']:g} s; this page generates up to {max_seconds:g} s",
+                f"Length is {numbers['max_seconds']:g} s; this page generates up to {max_seconds:g} s",
                 code=ErrorCode.out_of_range,
                 field="max_seconds",
                 value=numbers["max_seconds"],
@@ -98,7 +171,7 @@ class PageRequest:
             raise InputError("there is no portrait yet; upload one", code=ErrorCode.missing_value, field="portrait")
         if self.audio is None and self.driving_video is None:
             raise InputError(
-                "there is no speech yet; upload a recording, or a driving video",
+                "there is no speech yet; upload a recording",
                 code=ErrorCode.missing_value,
                 field="audio",
             )
@@ -122,7 +195,7 @@ class PageRequest:
     def _with_size(self, config: InferConfig) -> InferConfig:
         if self.size not in config.sizes:
             raise InputError(
-                f"size is '{self.size}'; this model has {', '.join(config.sizes)}",
+                f"Size is '{self.size}'; this model has {', '.join(config.sizes)}",
                 code=ErrorCode.invalid_choice,
                 field="size",
                 value=self.size,
@@ -131,7 +204,7 @@ class PageRequest:
 
     def _number(self, name: str) -> float:
         value = getattr(self, name)
-        label = name.replace("_", " ")
+        label = NUMBER_LABELS[name]
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise InputError(
                 f"{label} is empty or not a number; enter one",

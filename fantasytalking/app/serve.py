@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -16,18 +16,17 @@ import uvicorn
 from fastapi import FastAPI
 
 from fantasytalking.app.audience import Audience
+from fantasytalking.app.examples import Example, Examples, render_examples
 from fantasytalking.app.guard import RequestGuard
 from fantasytalking.app.hosts import AllowedHosts
-from fantasytalking.app.page import build_page
-from fantasytalking.app.service import GenerationService
+from fantasytalking.app.page import CSS_FILE, FAVICON_FILE, build_page
+from fantasytalking.app.service import GenerationService, ServerStoppedError
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_UPLOAD_BYTES
-from fantasytalking.common.resources import resource_path
 from fantasytalking.inference.console import notify
 
 FONT_FAMILIES = ["system-ui", "sans-serif"]
 """Fonts of the visitor's system: none is downloaded."""
-DEMO_INPUTS = ("data/demo/portrait.png", "data/demo/speech.wav")
 UPLOAD_FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
 """Environment variable from which Gradio reads the folder of uploads and of what it serves."""
 MAX_CONNECTIONS = 256
@@ -76,30 +75,58 @@ def open_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def build_app(service: GenerationService, hosts: AllowedHosts, uploads: Path) -> FastAPI:
+def build_app(service: GenerationService, hosts: AllowedHosts, uploads: Path, examples: Examples) -> FastAPI:
     """Returns the application: the page behind its guard."""
     audience = Audience()
-    demo = [resource_path(path) for path in DEMO_INPUTS]
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(RequestGuard, hosts=hosts, upload_folder=uploads, audience=audience)
-    # Examples and videos are copied to the upload folder, from which alone files are served; Gradio copies only from
-    # folders that are allowed.
-    allowed = [service.output_folder.resolve(), *(path.parent for path in demo if path.is_absolute())]
-    page = build_page(service, [list(map(str, demo))] if all(path.is_file() for path in demo) else [], audience)
     return gr.mount_gradio_app(
         app,
-        page,
+        build_page(service, examples, audience),
         path="/",
         run_history=False,
-        allowed_paths=[str(folder) for folder in allowed],
+        # Gradio copies videos from there to the upload folder, from which alone files are served.
+        allowed_paths=[str(service.output_folder.resolve())],
         show_error=False,
         max_file_size=MAX_UPLOAD_BYTES,
-        theme=gr.themes.Default(font=FONT_FAMILIES, font_mono=["monospace"]),
+        theme=_theme(),
+        css_paths=[CSS_FILE],
+        favicon_path=str(FAVICON_FILE),
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
         footer_links=["api"],
+    )
+
+
+def _theme() -> gr.themes.Base:
+    """Returns a theme without fonts of others, in which all text has a contrast of at least 4.5:1."""
+    return gr.themes.Default(font=FONT_FAMILIES, font_mono=["monospace"]).set(
+        body_text_color_subdued="#4b5563",
+        body_text_color_subdued_dark="#cbd5e1",
+        block_info_text_color="#4b5563",
+        block_info_text_color_dark="#cbd5e1",
+        block_label_text_color="#374151",
+        block_label_text_color_dark="#e2e8f0",
+        block_title_text_color="#374151",
+        block_title_text_color_dark="#e2e8f0",
+        input_placeholder_color="#6b7280",
+        input_placeholder_color_dark="#cbd5e1",
+        button_primary_background_fill="#9a3412",
+        button_primary_background_fill_dark="#9a3412",
+        button_primary_background_fill_hover="#7c2d12",
+        button_primary_background_fill_hover_dark="#7c2d12",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#ffffff",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_dark="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+        button_cancel_background_fill_hover_dark="#991b1b",
+        button_cancel_text_color="#ffffff",
+        button_cancel_text_color_dark="#ffffff",
+        slider_color="#9a3412",
+        slider_color_dark="#fb923c",
     )
 
 
@@ -115,7 +142,8 @@ def serve_page(service: GenerationService, listening: socket.socket, host: str, 
         KeyboardInterrupt: the process was interrupted or terminated; a running generation has ended.
     """
     with upload_folder() as uploads:
-        app = build_app(service, AllowedHosts(host, trusted), uploads)
+        examples = render_examples(Path(tempfile.mkdtemp(prefix="examples-", dir=uploads)))
+        app = build_app(service, AllowedHosts(host, trusted), uploads, examples)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -131,6 +159,7 @@ def serve_page(service: GenerationService, listening: socket.socket, host: str, 
         has_ended = True
         try:
             thread.start()
+            threading.Thread(target=_warm_up, args=(service, examples.speech[0]), daemon=True).start()
             port = listening.getsockname()[1]
             notify(f"the page is at http://{_address_to_open(host)}:{port}; Ctrl+C ends it")
             while thread.is_alive():
@@ -144,6 +173,12 @@ def serve_page(service: GenerationService, listening: socket.socket, host: str, 
         # One step of a large model may take a minute, and the interpreter cannot end while it runs.
         notify("interrupted")
         os._exit(130)
+
+
+def _warm_up(service: GenerationService, example: Example) -> None:
+    assert example.audio is not None
+    with suppress(ServerStoppedError):
+        service.warm_up(example.portrait, example.audio)
 
 
 def _address_to_open(host: str) -> str:

@@ -1,11 +1,12 @@
 """Loads the model once and generates the requested videos one after another."""
 
 import ctypes
+import json
 import re
 import shutil
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking import media
-from fantasytalking.app.request import PageRequest, RequestFiles
-from fantasytalking.app.uploads import copy_upload
+from fantasytalking.app.estimate import PhaseTimer, SpeedModel
+from fantasytalking.app.given_files import page_words, prepare_people, sound_seconds, video_seconds
+from fantasytalking.app.request import AUTO_SIZE, PageRequest, RequestFiles
+from fantasytalking.app.uploads import copy_upload, is_regular_file
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.inference.generate import generate_video
 from fantasytalking.inference.job import GenerationJob
@@ -34,6 +37,9 @@ NUMBERED_FOLDER = re.compile(rf"{OUTPUT_FOLDER_PREFIX}(\d{{6,}})-[0-9a-f]{{32}}"
 """A folder of the page: its number counts up, whatever the clock does."""
 COST_STEPS = 50
 """A video may cost as many steps times frames as the longest one at the default frame rate and this many steps."""
+WARM_UP_STEPS, WARM_UP_SECONDS = 2, 1.3
+"""The video from which the speed of this machine is known before the first one was asked for."""
+VIDEO_FILE = "video.mp4"
 CURVE_SAMPLE_RATE = 16_000
 
 
@@ -79,6 +85,7 @@ class GenerationService:
         self.config = replace(config, num_inference_steps=steps)
         self.max_cost = max_seconds * config.fps * max(COST_STEPS, steps)
         self._lock = threading.Lock()
+        self.speed = SpeedModel()
         self._stopped = threading.Event()
         self._unfinished: Path | None = None
 
@@ -110,30 +117,103 @@ class GenerationService:
         on_progress, on_frame = self._until_stopped(on_progress), self._until_stopped(on_frame)
         with self._lock, ExitStack() as failed:
             failed.callback(_return_free_memory)
-            on_progress("read", 0.0)
-            check_cost(config, files, self.max_cost)
+            timer = PhaseTimer(on_progress)
+            timer.report("read", 0.0)
+            self._check_cost(config, files)
             own = self._unfinished = self._make_video_folder()
-            failed.callback(shutil.rmtree, own, ignore_errors=True)
+            failed.callback(self._remove_unfinished)
             job = _build_job(config, files, own)
+            if job.num_faces > 1 and request.size == AUTO_SIZE:
+                config, _ = prepare_people(config, job.image, job.num_faces)
+                job = replace(job, config=config)
             whole = bool(job.driving_videos) or (job.is_multi_speaker and self._separates_speakers)
             model, pipeline = (self._model, self._pipeline) if whole else self._audio_only
             # A step cache, left in the middle, would take this video's features for the next one's.
             failed.callback(pipeline.maybe_free_model_hooks)
             try:
                 if config.stream:
-                    line = stream_video(job, model, lambda: pipeline, on_progress, on_frame)
+                    stream_video(job, model, lambda: pipeline, timer.report, on_frame)
                 else:
-                    line = generate_video(job, model, lambda: pipeline, on_progress)
+                    generate_video(job, model, lambda: pipeline, timer.report)
             except InputError as error:
-                message = str(error).replace(f"{own}/", "")  # the folder means nothing to a visitor
+                message = _visitor_words(str(error), job, files)
                 raise InputError(message, code=error.code, field=error.field, value=error.value) from error
-            on_progress("measure", 0.0)
-            result = GenerationResult(job.output, job.output.with_suffix(".json"), line, _measure_mouth(job.output))
+            timer.report("measure", 0.0)
+            curve = _measure_mouth(job.output)
+            timer.report("measure", 1.0)
+            record = job.output.with_suffix(".json")
+            summary = self._finish(record, config, timer)
+            result = GenerationResult(job.output, record, summary, curve)
             failed.pop_all()
             _return_free_memory()
             self._unfinished = None
             self._remove_old_videos(own)
         return result
+
+    def warm_up(self, portrait: Path, audio: Path) -> None:
+        """Generates a short video and removes it, so that the time of the first one can be estimated.
+
+        Raises:
+            ServerStoppedError: the server stops meanwhile.
+        """
+        seconds = min(WARM_UP_SECONDS, self.max_seconds)
+        request = PageRequest.of_config(self.config, portrait, audio, WARM_UP_STEPS, seconds)
+        shutil.rmtree(self.generate(request, lambda phase, fraction: None).video.parent)
+
+    def videos_named(self, names: Sequence[object]) -> list[Path]:
+        """Returns those of the videos with these names that are still there; what is no name is left out."""
+        valid = [name for name in names if isinstance(name, str) and NUMBERED_FOLDER.fullmatch(name)]
+        videos = [self.output_folder / name / VIDEO_FILE for name in valid]
+        return [video for video in videos if is_regular_file(video)]
+
+    def estimated_seconds(self, config: InferConfig, files: RequestFiles) -> float | None:
+        """Returns the estimated seconds of work for a video; None: nothing was generated yet.
+
+        Raises:
+            InputError: an audio or a driving video cannot be read.
+        """
+        assert config.num_inference_steps is not None, "set by the page"
+        return self.speed.seconds(config.num_inference_steps, self.video_seconds(config, files) * config.fps)
+
+    def video_seconds(self, config: InferConfig, files: RequestFiles) -> float:
+        """Returns the length of a video, by decoding: what a file declares about its length may be wrong.
+
+        Raises:
+            InputError: an audio or a driving video cannot be read.
+        """
+        assert config.max_seconds is not None, "set by the page"
+        sounds = [sound_seconds(path, self.max_seconds) for path in files.audio_paths]
+        longest = max(sounds or [video_seconds(path, self.max_seconds) for path in files.driving_videos])
+        return min(longest, config.max_seconds)
+
+    def _check_cost(self, config: InferConfig, files: RequestFiles) -> None:
+        """Checks steps x frames of a video against what the page allows.
+
+        Raises:
+            InputError: it is too much, or the audio or driving video cannot be read.
+        """
+        assert config.num_inference_steps is not None, "set by the page"
+        seconds = self.video_seconds(config, files)
+        cost = seconds * config.fps * config.num_inference_steps
+        if cost > self.max_cost:
+            raise InputError(
+                f"{seconds:.1f} s at {config.fps:g} frames per second and {config.num_inference_steps} steps are "
+                f"{cost:,.0f} steps times frames; this page generates up to {self.max_cost:,.0f}: choose fewer steps, "
+                "fewer frames per second, or a shorter length",
+                code=ErrorCode.out_of_range,
+                field="num_inference_steps",
+                value=config.num_inference_steps,
+            )
+
+    def _finish(self, record: Path, config: InferConfig, timer: PhaseTimer) -> str:
+        """Learns the speed of a finished video and returns a line about it."""
+        assert config.num_inference_steps is not None, "set by the page"
+        made = json.loads(record.read_text(encoding="utf-8"))["result"]
+        self.speed.observe(config.num_inference_steps, made["frames"], timer.denoising_seconds, timer.other_seconds)
+        taken = timer.denoising_seconds + timer.other_seconds
+        line = f"{made['seconds']:.1f} s, {made['width']} x {made['height']}, made in {taken:.0f} s"
+        first = made.get("first_frame_after")
+        return line if first is None else f"{line}, first frame after {first:.1f} s"
 
     def stop(self, patience: float) -> bool:
         """Ends the running generation at its next report and refuses further ones.
@@ -146,9 +226,14 @@ class GenerationService:
         """
         self._stopped.set()
         has_ended = self._lock.acquire(timeout=patience)
-        if not has_ended and self._unfinished is not None:
-            shutil.rmtree(self._unfinished, ignore_errors=True)
+        if not has_ended:
+            self._remove_unfinished()
         return has_ended
+
+    def _remove_unfinished(self) -> None:
+        if self._unfinished is not None:
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+        self._unfinished = None
 
     def _until_stopped(self, callback: Callable[..., object]) -> Callable[..., object]:
         def report(*values: Any) -> object:
@@ -190,36 +275,6 @@ def _folder_number(folder: Path) -> int:
     return int(numbered[1]) if numbered else 0
 
 
-def check_cost(config: InferConfig, files: RequestFiles, max_cost: float) -> None:
-    """Checks steps x frames of a video against what the page allows.
-
-    Raises:
-        InputError: it is too much, or the audio or driving video cannot be read.
-    """
-    assert config.num_inference_steps is not None and config.max_seconds is not None, "set by the page"
-    cost_per_second = config.fps * config.num_inference_steps
-    if config.max_seconds * cost_per_second <= max_cost:
-        return
-    paths = files.audio_paths or files.driving_videos
-    longest = max(_used_seconds(path, config.max_seconds, bool(files.audio_paths)) for path in paths)
-    if longest * cost_per_second > max_cost:
-        raise InputError(
-            f"{longest:.1f} s at {config.fps:g} frames per second and {config.num_inference_steps} steps are "
-            f"{longest * cost_per_second:,.0f} steps times frames; this page generates up to {max_cost:,.0f}: choose "
-            "fewer steps, fewer frames per second, or a shorter length",
-            code=ErrorCode.out_of_range,
-            field="num_inference_steps",
-            value=config.num_inference_steps,
-        )
-
-
-def _used_seconds(path: Path, max_seconds: float, is_audio: bool) -> float:
-    """Measures by decoding: what a file declares about its length may be wrong."""
-    if is_audio:
-        return len(media.read_audio(path, sample_rate=CURVE_SAMPLE_RATE, duration=max_seconds)) / CURVE_SAMPLE_RATE
-    return max(time for time, _ in media.iter_frames(path, fps=None, duration=max_seconds))
-
-
 def _return_free_memory() -> None:
     """Returns freed memory to the system. The threads of face detection leave it scattered over glibc's arenas, which
     keep it: a fifth more after a hundred videos."""
@@ -237,7 +292,17 @@ def _build_job(config: InferConfig, files: RequestFiles, folder: Path) -> Genera
 
     (portrait,) = copied((files.portrait,), "portrait")
     audio_paths, driving_videos = copied(files.audio_paths, "sound"), copied(files.driving_videos, "driver")
-    return GenerationJob(config, portrait, audio_paths, folder / "video.mp4", driving_videos=driving_videos)
+    return GenerationJob(config, portrait, audio_paths, folder / VIDEO_FILE, driving_videos=driving_videos)
+
+
+def _visitor_words(message: str, job: GenerationJob, files: RequestFiles) -> str:
+    """Returns a message in the page's words, in which files have the names that their visitor gave them."""
+    copies = job.input_files
+    originals = (files.portrait, *files.audio_paths, *files.driving_videos)
+    message = message.replace(f"{job.output.parent}/", "")  # the folder means nothing to a visitor
+    for copy, original in zip(copies, originals, strict=True):
+        message = message.replace(f"'{copy.name}'", f"'{original.name}'")
+    return page_words(message)
 
 
 def _copy_input(source: Path, folder: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ import pytest
 
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.portrait_world.corpus.demo import DEMO_FOLDER, DEMO_SPEECH_FILE
 from tests.helpers.tiny_pipeline import adapters, base, expressive, pipe, saved
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def server(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     pytest.importorskip("mediapipe")
     import uvicorn
 
+    from fantasytalking.app.examples import render_examples
     from fantasytalking.app.hosts import AllowedHosts
     from fantasytalking.app.serve import UPLOAD_FOLDER_VARIABLE, build_app, open_socket, upload_folder
     from fantasytalking.app.service import GenerationService
@@ -82,7 +84,10 @@ def server(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     os.environ[UPLOAD_FOLDER_VARIABLE] = str(folder / "uploads")
     service = GenerationService(load_config(InferConfig, settings, []), folder / "made", MAX_PAGE_SECONDS)
     with upload_folder() as uploads, open_socket("127.0.0.1", 0) as listening:
-        app = build_app(service, AllowedHosts("127.0.0.1"), uploads)
+        (uploads / "examples").mkdir()
+        examples = render_examples(uploads / "examples")
+        service.warm_up(examples.speech[0].portrait, DEMO_FOLDER / DEMO_SPEECH_FILE)
+        app = build_app(service, AllowedHosts("127.0.0.1"), uploads, examples)
         running = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -1,0 +1,125 @@
+"""Checks the inputs of the page when they are given, and words every message in the page's own terms."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from fantasytalking import media
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.media.resolution import ResizeMode
+from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.portrait import Portrait, open_image, parse_sizes
+
+CHECK_SAMPLE_RATE = 16_000
+GROUP_ASPECT = 5 / 3
+"""Width over height of the size for several people who do not fit into the model's own sizes."""
+SIZE_STEP = 16
+CACHED_CHECKS = 64
+LABELS = (
+    (r"--face-index 1 \(left\) to --face-index (\d+) \(right\)(, \d+ times)?", r"Face 1 (left) to \1 (right)"),
+    (r"--face-index", "Face"),
+    (r"--driving-video", "Driving video"),
+    (r"--audio", "Speech"),
+    (r"--image", "Portrait"),
+    (r"--stream", "Stream"),
+    (r"--steps", "Steps"),
+    (r"--fps", "Frames per second"),
+    (r"--size", "Size"),
+    (r", or resize_mode=letterbox", ""),
+)
+"""Options of the command line, and what the page calls them."""
+
+
+def page_words(message: str) -> str:
+    """Returns a message on one line, in which options of the command line have the names of the page's controls."""
+    for option, label in LABELS:
+        message = re.sub(option, label, message)
+    return " ".join(message.split())
+
+
+@lru_cache(CACHED_CHECKS)
+def sound_seconds(path: Path, max_seconds: float) -> float:
+    """Returns the seconds of a sound that are used, by decoding them.
+
+    Raises:
+        InputError: it cannot be decoded, or has no samples.
+    """
+    return len(media.read_audio(path, sample_rate=CHECK_SAMPLE_RATE, duration=max_seconds)) / CHECK_SAMPLE_RATE
+
+
+@lru_cache(CACHED_CHECKS)
+def video_seconds(path: Path, max_seconds: float) -> float:
+    """Returns the seconds of a video that are used, by decoding them.
+
+    Raises:
+        InputError: it has no video, or cannot be decoded.
+    """
+    end = 0.0
+    for time, _ in media.iter_frames(path, fps=None, duration=max_seconds):
+        end = time
+    return end
+
+
+def prepare_people(config: InferConfig, image: Path, num_people: int) -> tuple[InferConfig, Portrait]:
+    """Returns the configuration in which the whole faces of all people fit, and the portrait in it.
+
+    The model's own sizes come first, then a wider one, then black bars above and below.
+
+    Raises:
+        InputError: the image cannot be read, or does not show that number of people.
+    """
+    pixels = open_image(image)
+    for candidate in _candidates(config, num_people):
+        try:
+            portrait = candidate.portrait_options().prepare(pixels, num_people)
+        except InputError as error:
+            if error.field != "sizes":
+                raise
+            continue
+        if num_people == 1 or _has_whole_faces(portrait):
+            return candidate, portrait
+    raise InputError(
+        f"the {num_people} faces do not fit into one picture; choose a portrait in which they are closer together",
+        code=ErrorCode.conflict,
+        field="portrait",
+    )
+
+
+def prepare_in_size(config: InferConfig, image: Path, num_people: int, size: str) -> Portrait:
+    """Returns the portrait in a size that was chosen.
+
+    Raises:
+        InputError: as `prepare_people`, or not all faces fit into it whole.
+    """
+    portrait = replace(config, sizes=[size]).portrait_options().prepare(image, num_people)
+    if num_people > 1 and not _has_whole_faces(portrait):
+        raise InputError(
+            f"the {num_people} faces do not fit whole into the size {size}; choose the automatic Size",
+            code=ErrorCode.conflict,
+            field="portrait",
+            value=size,
+        )
+    return portrait
+
+
+def _candidates(config: InferConfig, num_people: int) -> Iterator[InferConfig]:
+    yield config
+    if num_people == 1:
+        return
+    sizes = sorted(parse_sizes(config.sizes), key=lambda size: size.width / size.height)
+    for size in reversed(sizes):
+        yield replace(config, sizes=[f"{size.width}x{size.height}"])
+    height = sizes[0].height
+    wide = f"{round(GROUP_ASPECT * height / SIZE_STEP) * SIZE_STEP}x{height}"
+    yield replace(config, sizes=[wide])
+    yield replace(config, sizes=[wide], resize_mode=ResizeMode.letterbox)
+
+
+def _has_whole_faces(portrait: Portrait) -> bool:
+    height, width = portrait.pixels.shape[:2]
+    corners = portrait.face_boxes.reshape(-1, 2)
+    return bool(((corners >= 0) & (corners <= np.array([width, height]))).all())
