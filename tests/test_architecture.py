@@ -24,6 +24,7 @@ ROOMS = [
         "audio_windows",
         "attention_regions",
         "motion_normalizer",
+        "face_range",
     ),
     *("portrait_world", "models", "checkpoints", "encoders", "perception", "data", "training", "pipeline"),
     *("evaluation", "inference", "benchmarking", "app", "nano", "commands", "cli", "__main__"),

@@ -29,6 +29,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors
 from fantasytalking.common.text_files import read_json
+from fantasytalking.face_range import face_ranges_from_dict
 from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig
 from fantasytalking.models.expression_projector import expression_tensor_shapes
 from fantasytalking.models.guidance_embedder import DistillationSpec, guidance_embedder_shapes
@@ -66,6 +67,8 @@ class AdapterConfig:
     """Limits of a distilled model (`DistillationSpec.to_dict`); None if the guidance module is not stored."""
     lora: dict[str, Any] | None = None
     """Rank, alpha and targets of lora.safetensors; None without one."""
+    face_ranges: dict[str, Any] | None = None
+    """Sizes and places of faces in the training clips (`face_ranges_to_dict`); None if they are not known."""
     base_tensors: int = 0
     """Number of trained base tensors in base.safetensors; 0 without that file."""
     format: int = ADAPTER_FORMAT
@@ -107,6 +110,7 @@ class AdapterConfig:
             DistillationSpec.from_dict(self.distillation, source)
         if self.lora is not None:
             LoraSpec.from_dict(self.lora, source)
+        face_ranges_from_dict(self.face_ranges, source)
         if type(self.base_tensors) is not int or not 0 <= self.base_tensors <= 100_000:
             raise self._error(source, "base_tensors", "it must be 0 to 100,000", ErrorCode.out_of_range)
         if self.format != ADAPTER_FORMAT:

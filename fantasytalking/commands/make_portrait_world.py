@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from fantasytalking.commands.invocation import Invocation
 from fantasytalking.common.cli_aliases import add_argument_with_alias
 
+NANO_ZOOM = 1.1846
+"""Zoom of configs/nano/build.yaml: nano knows faces of this size."""
 DESCRIPTION = """Renders a corpus of speakers.
 
     {command} --identities 0-9 --sentences data/portrait_world/sentences_train.txt --output DIR
@@ -29,8 +31,8 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
         intensity_help = f"intensity of {motion} motion, 0 to 1 (default: drawn per clip)"
         add_argument_with_alias(parser, f"--{part}-intensity", f"--{part}", type=float, help=intensity_help)
     parser.add_argument("--seed", type=int, default=0, help="seed of the motion")
-    zoom_help = "magnification of people, 1 to 1.5"
-    add_argument_with_alias(parser, "--zoom", "--closeness", type=float, default=1.0, help=zoom_help)
+    zoom_help = "magnification of people, 1 to 1.5; by default that of nano's corpus"
+    add_argument_with_alias(parser, "--zoom", "--closeness", type=float, default=NANO_ZOOM, help=zoom_help)
     add_argument_with_alias(parser, "--num-processes", "--processes", type=int, default=1, help="processes that render")
     options = parser.parse_args(arguments)
 

@@ -12,6 +12,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write_text
 from fantasytalking.common.limits import MAX_LINE_CHARS, MAX_MANIFEST_BYTES
 from fantasytalking.common.text_files import parse_json, read_text_lines
+from fantasytalking.face_range import FacePlacement, FaceRange, fit_face_ranges
 from fantasytalking.motion_normalizer import MotionMeasure, MotionNormalizer
 
 MANIFEST_FILE = "manifest.jsonl"
@@ -108,6 +109,19 @@ class ClipRecord:
     """Correlation of mouth opening and loudness at the best lag up to 0.2 s, in [-1, 1], of the best mouth."""
     loudness_db: float | None = None
     """Level in dB of full scale that the loudest twentieth of the audio reaches."""
+    face_height: float | None = None
+    """Median height of the smallest face, relative to the prepared frame's height."""
+    face_x: float | None = None
+    """Median center of the area that the faces cover, from the left, relative to the prepared frame's width."""
+    face_y: float | None = None
+    """Median center of that area from the top, relative to the prepared frame's height."""
+
+    @property
+    def face_placement(self) -> FacePlacement | None:
+        """Size and place of the faces; None in lines of earlier releases, which do not state them."""
+        if self.face_height is None or self.face_x is None or self.face_y is None:
+            return None
+        return FacePlacement(self.face_height, self.face_x, self.face_y)
 
     @property
     def bucket(self) -> tuple[float, ...]:
@@ -203,6 +217,12 @@ def read_manifest(path: str | Path) -> list[ClipRecord]:
             value=str(path),
         )
     return records
+
+
+def corpus_face_ranges(records: Iterable[ClipRecord]) -> dict[int, FaceRange]:
+    """Returns the sizes and places of faces by the number of people in a clip, over the clips that state them."""
+    placed = ((record.people, record.face_placement) for record in records)
+    return fit_face_ranges((people, placement) for people, placement in placed if placement is not None)
 
 
 def read_rejections(path: str | Path) -> list[Rejection]:

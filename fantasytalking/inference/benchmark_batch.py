@@ -3,6 +3,7 @@
 The inputs of each video are written beside the videos, so that every record can be reproduced.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES, find_references
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.inference.benchmark_inputs import input_paths, write_inputs
+from fantasytalking.inference.console import notify_warning
 from fantasytalking.inference.generate import generate_video
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline, resolve_model
 from fantasytalking.inference.provenance import GenerationRecord
+from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 
@@ -32,13 +35,19 @@ class BenchmarkJob:
     output: Path
     """Folder for NAME.mp4 and NAME.json of every clip, and for their inputs (given/)."""
     config: InferConfig
-    """The seed of clip n is `config.seed` + n; portraits are not cropped beyond the protocol's crop."""
+    """The seed of clip n is `config.seed` + n. Portraits are not cropped beyond the protocol: fit acts as crop."""
 
     def clip_job(self, index: int) -> GenerationJob:
         """Returns the job of clip `index`."""
         clip = self.protocol.clips[index]
+        is_fit = self.config.resize_mode is ResizeMode.fit
         config = replace(
-            self.config, seed=self.config.seed + index, fps=self.protocol.fps, min_face_fraction=0.0, notice=""
+            self.config,
+            seed=self.config.seed + index,
+            fps=self.protocol.fps,
+            resize_mode=ResizeMode.crop if is_fit else self.config.resize_mode,
+            min_face_fraction=0.0,
+            notice="",
         )
         output = self.output / f"{clip.name}.mp4"
         image, audio_paths, driving_videos = input_paths(clip, self.output)
@@ -62,15 +71,18 @@ def generate_benchmark(benchmark: BenchmarkJob, process_state: ProcessState) -> 
     own = range(process_state.process_index, len(clips), process_state.num_processes)
     is_quiet = process_state.process_index > 0
     failed: list[str] = []
+    warnings: list[str] = []
     for index in tqdm(own, desc="videos", unit=" clips", dynamic_ncols=True, disable=is_quiet):
         if is_complete[index]:
             continue
         if pipe is None:
             pipe = load_pipeline(benchmark.config, model)
             pipe.set_progress_bar_config(disable=True)
-        reason = _generate_clip(benchmark, index, model, pipe)
+        reason = _generate_clip(benchmark, index, model, pipe, warnings.append)
         if reason:
             failed.append(f"{clips[index].name} ({reason})")
+    if warnings:
+        notify_warning(f"{len(warnings)} of {len(own)} clips: {warnings[0]}")
     if failed:
         raise InputError(
             f"{len(failed)} of {len(own)} clips could not be generated: {'; '.join(failed[:MAX_LISTED_NAMES])}",
@@ -81,12 +93,18 @@ def generate_benchmark(benchmark: BenchmarkJob, process_state: ProcessState) -> 
     return len(own)
 
 
-def _generate_clip(benchmark: BenchmarkJob, index: int, model: ResolvedModel, pipe: FantasyTalkingPipeline) -> str:
+def _generate_clip(
+    benchmark: BenchmarkJob,
+    index: int,
+    model: ResolvedModel,
+    pipe: FantasyTalkingPipeline,
+    on_warning: Callable[[str], object],
+) -> str:
     """Generates one video; returns why it could not be generated, or nothing."""
     job = benchmark.clip_job(index)
     try:
         write_inputs(benchmark.protocol, benchmark.protocol.clips[index], benchmark.references, job)
-        generate_video(job, model, lambda: pipe)
+        generate_video(job, model, lambda: pipe, on_warning=on_warning)
     except InputError as error:
         return str(error)
     return ""

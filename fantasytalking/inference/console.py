@@ -10,6 +10,11 @@ def notify(message: str) -> None:
     sys.stderr.write(printable(message) + "\n")
 
 
+def notify_warning(message: str) -> None:
+    """Writes a line to stderr about something that may not be wanted."""
+    notify(f"warning: {message}")
+
+
 def silence_libraries() -> None:
     """Hides the progress bars that libraries show for every file they read."""
     from diffusers.utils import logging as diffusers_logging

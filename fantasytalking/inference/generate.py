@@ -14,12 +14,13 @@ from torch import Tensor
 from fantasytalking import media
 from fantasytalking.common.files import atomic_write, hash_file
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
-from fantasytalking.inference.console import notify
+from fantasytalking.inference.console import notify, notify_warning
 from fantasytalking.inference.job import GenerationJob, checked_output_paths, start_record
 from fantasytalking.inference.model_sources import ResolvedModel, deterministic_algorithms
 from fantasytalking.inference.video_outputs import (
     OUTPUT_SAMPLE_RATE,
     contact_sheet_indices,
+    face_fields,
     write_video_contact_sheet,
 )
 from fantasytalking.motion_normalizer import MotionNormalizer
@@ -35,11 +36,13 @@ def generate_video(
     model: ResolvedModel,
     open_pipeline: Callable[[], FantasyTalkingPipeline],
     on_progress: ProgressCallback = lambda phase, fraction: None,
+    on_warning: Callable[[str], object] = notify_warning,
 ) -> str:
     """Generates the video, its record (.json) and, if requested, its contact sheet (.sheet.png), all of them or none.
 
     Args:
         open_pipeline: returns the pipeline of the job's model; called once everything else has been checked.
+        on_warning: called with a line about a portrait that the model cannot animate well.
         on_progress: called with the phase ("denoise", "decode") and the fraction of it that is done.
 
     Returns:
@@ -54,6 +57,8 @@ def generate_video(
     inputs = _read_inputs(job, model, plan)
     if job.config.notice:
         notify(f"note: {job.config.notice}")
+    if framing := inputs.speakers.portrait.framing_warning(model.facts.face_ranges, job.config.resize_mode):
+        on_warning(framing)
     with ExitStack() as outputs, deterministic_algorithms():
         # Opened before the work, so that a path that cannot be written to is reported at once.
         video, text, *sheets = (outputs.enter_context(atomic_write(path)) for path in paths)
@@ -87,7 +92,7 @@ def _read_inputs(job: GenerationJob, model: ResolvedModel, plan: GenerationPlan)
         tuple(media.read_audio(path, sample_rate=rate, duration=max_seconds) for path in job.audio_paths)
         for rate in (WAV2VEC_SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
     )
-    portrait = job.config.portrait_options().prepare(job.image, job.num_faces)
+    portrait = job.config.portrait_options(model.facts.face_ranges).prepare(job.image, job.num_faces)
     speakers = Speakers(portrait, waveforms)
     longest = max((len(one) / WAV2VEC_SAMPLE_RATE for one in waveforms), default=max_seconds)
     driving = load_driving_inputs(job.driving_videos, model.expression_encoder, plan.fps, longest)
@@ -125,6 +130,7 @@ def _result_fields(
         "height": height,
         "seconds": output.num_frames / output.fps,
         "seconds_taken": round(elapsed, 3),
+        **face_fields(inputs.speakers.portrait),
         "motion_normaliser": None if normalizer is None else asdict(normalizer),
     }
 

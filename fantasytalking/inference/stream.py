@@ -18,11 +18,11 @@ from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, hash_file
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
-from fantasytalking.inference.console import notify
+from fantasytalking.inference.console import notify, notify_warning
 from fantasytalking.inference.job import STDIO_PATH, GenerationJob, checked_output_paths, start_record
 from fantasytalking.inference.model_sources import ResolvedModel, deterministic_algorithms
 from fantasytalking.inference.provenance import GenerationRecord
-from fantasytalking.inference.video_outputs import OUTPUT_SAMPLE_RATE
+from fantasytalking.inference.video_outputs import OUTPUT_SAMPLE_RATE, face_fields
 from fantasytalking.media.audio_stream import DualRateAudio
 from fantasytalking.media.fragmented_mp4 import FragmentedMp4Writer
 from fantasytalking.motion_normalizer import MotionNormalizer
@@ -80,7 +80,9 @@ def stream_video(
     job.plan(model.facts)
     if job.config.notice:
         notify(f"note: {job.config.notice}")
-    portrait = job.config.portrait_options().prepare(job.image)
+    portrait = job.config.portrait_options(model.facts.face_ranges).prepare(job.image)
+    if framing := portrait.framing_warning(model.facts.face_ranges, job.config.resize_mode):
+        notify_warning(framing)
 
     def write(target: Path | BinaryIO, copy_path: Path | None) -> tuple[StreamTiming, MotionNormalizer | None]:
         with _open_audio(audio_path, job.config, copy_path) as audio, deterministic_algorithms():
@@ -103,7 +105,7 @@ def stream_video(
             record = GenerationRecord.create(job.config, job.image, copies, (), model, job.output)
             record = replace(record, audio_paths=(paths[-1],))
         record = replace(record, video_sha256=hash_file(video))
-        record.save(text, _result_fields(job.config, timing, normalizer))
+        record.save(text, _result_fields(job.config, timing, normalizer) | face_fields(portrait))
     return _summary(job, timing) + job.reproduction_result(record.video_sha256)
 
 

@@ -18,7 +18,7 @@ from fantasytalking import media
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import resolve_local
-from fantasytalking.data.manifest import ClipRecord, read_manifest
+from fantasytalking.data.manifest import ClipRecord, corpus_face_ranges, read_manifest
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.inference.console import silence_libraries
@@ -44,6 +44,7 @@ from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.loading import load_encoders
 from fantasytalking.pipeline.loading_options import LoadingOptions
 from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder, read_geometry
+from fantasytalking.pipeline.portrait import report_framing
 from fantasytalking.pipeline.schedulers import make_scheduler
 from fantasytalking.training.config import TrainConfig, ValidationConfig
 from fantasytalking.training.trainer import ValidationResult
@@ -58,10 +59,10 @@ DEFAULT_TRAINED_MODULES = "audio,face,motion"
 class PipelineValidationSampler:
     """Generates the validation videos of a run; the constructor checks everything that can be checked.
 
-    Size, window length and frame rate are those of the corpus, of clips with as many people as are driven where there
-    are any; guidance and encoders are those of the inference configuration. The encoders are loaded for each video and
-    released after it, so that training has the memory in between; driving videos are read once. Audio is encoded with
-    the frame-level windows of inference, also while stage 1 trains on clip-level windows.
+    Size, window length, frame rate and the range of faces are those of the corpus, of clips with as many people as are
+    driven where there are any; guidance and encoders are those of the inference configuration. The encoders are loaded
+    for each video and released after it, so that training has the memory in between; driving videos are read once.
+    Audio is encoded with the frame-level windows of inference, also while stage 1 trains on clip-level windows.
 
     Raises:
         InputError: portrait, audio, a driving video, the inference configuration or an encoder cannot be used.
@@ -89,6 +90,7 @@ class PipelineValidationSampler:
             sizes=[f"{clip.width}x{clip.height}"],
         )
         self.infer_config.validate()
+        self.face_ranges = corpus_face_ranges(records)
         self._check_controls(config, geometry)
         silence_libraries()
         self.max_text_tokens, self.window_seconds = config.data.max_text_tokens, config.data.audio_window_seconds
@@ -137,7 +139,8 @@ class PipelineValidationSampler:
         validation = config.validation
         assert validation.image is not None, "validate() requires it"
         num_faces = max(1, len(validation.driving_videos))
-        portrait = self.infer_config.portrait_options().prepare(validation.image, num_faces)
+        options = self.infer_config.portrait_options(self.face_ranges)
+        portrait = report_framing(options.prepare(validation.image, num_faces), validation.image, options)
         waveform = _read_audio(validation, WAV2VEC_SAMPLE_RATE)
         speakers = Speakers(portrait, () if waveform is None else (waveform,))
         if not validation.driving_videos:

@@ -19,6 +19,10 @@ class Framing:
     height: int
     bucket: ResolutionBucket
     resize_mode: ResizeMode
+    """crop or letterbox."""
+
+    def __post_init__(self) -> None:
+        assert self.resize_mode is not ResizeMode.fit, "fit chooses a part of the picture, which is then cropped"
 
     @classmethod
     def for_nearest_bucket(

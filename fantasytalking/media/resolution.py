@@ -7,6 +7,10 @@ from typing import NamedTuple
 class ResizeMode(Enum):
     """How an image is brought into a bucket of another aspect ratio."""
 
+    fit = "fit"
+    """As crop, but of the size and place that brings the faces into the range that the model was trained on, where that
+    is known. The border is repeated where the image ends too near to a face; black bars are added where several faces
+    would be cut. For inference only."""
     crop = "crop"
     """The largest part of the bucket's aspect ratio, centered on the face."""
     letterbox = "letterbox"

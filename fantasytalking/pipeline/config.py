@@ -8,6 +8,7 @@ from fantasytalking.common.dtype import Dtype
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_VIDEO_SECONDS
 from fantasytalking.common.validation import check_ranges
+from fantasytalking.face_range import FaceRanges
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.generation_plan import GenerationControls
 from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
@@ -66,9 +67,10 @@ class InferConfig(GenerationControls):
     # The portrait
     sizes: list[str] = field(default_factory=lambda: ["512x512"])
     """WIDTHxHEIGHT; the size of nearest aspect ratio is used."""
-    resize_mode: ResizeMode = ResizeMode.crop
+    resize_mode: ResizeMode = ResizeMode.fit
+    """fit brings the faces to the size and place that the model was trained on; crop and letterbox do what they say."""
     min_face_fraction: float = 0.12
-    """With crop, zoom in until the face has this fraction of the height; 0: never."""
+    """With fit or crop, zoom in until the face has this fraction of the height; 0: never."""
     face_index: int | None = None
     """The selected one of several faces, from 1 at the left."""
     face_indices: list[int] = field(default_factory=list)
@@ -86,10 +88,14 @@ class InferConfig(GenerationControls):
         """Returns the controls of the generation alone."""
         return GenerationControls(**{entry.name: getattr(self, entry.name) for entry in fields(GenerationControls)})
 
-    def portrait_options(self) -> PortraitOptions:
-        """Returns how images become portraits."""
+    def portrait_options(self, face_ranges: FaceRanges) -> PortraitOptions:
+        """Returns how images become portraits.
+
+        Args:
+            face_ranges: sizes and places of faces that the model knows (`ModelFacts.face_ranges`).
+        """
         selected = self.face_indices or self.face_index
-        return PortraitOptions(self.sizes, self.resize_mode, selected, self.min_face_fraction)
+        return PortraitOptions(self.sizes, self.resize_mode, selected, self.min_face_fraction, face_ranges)
 
     def validate(self) -> None:
         """Validates everything that does not depend on the model's files.

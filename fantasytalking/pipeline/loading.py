@@ -17,6 +17,7 @@ from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.loading import load_component, load_model
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.face_range import face_ranges_to_dict
 from fantasytalking.models.guarded_loading import check_safe_serialization
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
@@ -95,6 +96,7 @@ def load_saved_pipeline(
         "window_seconds": config["window_seconds"],
         "text_length": config["text_length"],
         "motion_normalizer": MotionNormalizer.load_if_present(folder),
+        "face_ranges": face_ranges_to_dict(model.face_ranges),
     }
     return {**parts, **_stored_encoders(model), **settings, **given}
 
@@ -139,6 +141,7 @@ def load_pipeline_from_base(
         "window_seconds": window_seconds,
         "text_length": text_length,
         "motion_normalizer": next((normalizer for normalizer in normalizers if normalizer is not None), None),
+        "face_ranges": face_ranges_to_dict(model.face_ranges),
     }
     return {**parts, **_stored_encoders(model), **settings}
 

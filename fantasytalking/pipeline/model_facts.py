@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_confi
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.text_files import read_json
+from fantasytalking.face_range import FaceRange, FaceRanges, face_ranges_from_dict
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.models.wan_loading import ADAPTER_MODULES
@@ -38,6 +39,8 @@ class ModelFacts:
     has_face_encoder: bool
     has_expression_encoder: bool
     """Whether driving videos can be read; driving expressions that are ready need no encoder."""
+    face_ranges: FaceRanges = field(default_factory=dict)
+    """Sizes and places of faces that the model was trained on, by number of people; empty: unknown."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,23 @@ class StoredModel:
         assert self.adapter_config is not None
         return self.adapter_config.audio_window, self.adapter_config.window_seconds
 
+    @property
+    def face_ranges(self) -> dict[int, FaceRange]:
+        """Sizes and places of faces that the model was trained on, by number of people. Where several were trained,
+        the expression adapter precedes the adapter, and that the base."""
+        described = [
+            (self.base / "model_index.json", (self.pipeline_config or {}).get("face_ranges")),
+            *((path, None if config is None else config.face_ranges) for path, config in self._adapters),
+        ]
+        ranges: dict[int, FaceRange] = {}
+        for path, entry in described:
+            ranges |= face_ranges_from_dict(entry, str(path))
+        return ranges
+
+    @property
+    def _adapters(self) -> list[tuple[Path | None, AdapterConfig | None]]:
+        return [(self.adapter, self.adapter_config), (self.expression_adapter, self.expression_adapter_config)]
+
     def facts(self) -> ModelFacts:
         """Returns the facts that a request is checked against; reads the VAE's configuration.
 
@@ -169,6 +189,7 @@ class StoredModel:
             read_geometry(self.base),
             self.face_encoder is not None,
             self.expression_encoder is not None,
+            self.face_ranges,
         )
 
     def _check_base(self) -> None:
@@ -216,6 +237,7 @@ def read_pipeline_config(folder: Path) -> dict[str, Any] | None:
                 field=name,
                 value=values.get(name),
             )
+    face_ranges_from_dict(values.get("face_ranges"), str(path))
     return values
 
 

@@ -4,6 +4,7 @@ Axes: F latent frames, h and w latent height and width, T frames, H and W pixels
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.face_range import face_ranges_from_dict, face_ranges_to_dict
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.media.resolution import ResizeMode
@@ -69,7 +71,13 @@ from fantasytalking.pipeline.inputs import (
 )
 from fantasytalking.pipeline.lora_methods import LoraMethods, check_attention_kwargs
 from fantasytalking.pipeline.model_facts import ModelFacts, check_pipeline_config
-from fantasytalking.pipeline.portrait import DEFAULT_PORTRAIT_OPTIONS, ImageInput, PortraitOptions, portrait_from_image
+from fantasytalking.pipeline.portrait import (
+    DEFAULT_PORTRAIT_OPTIONS,
+    ImageInput,
+    PortraitOptions,
+    portrait_from_image,
+    report_framing,
+)
 from fantasytalking.pipeline.pretrained import PretrainedPipeline
 from fantasytalking.pipeline.sliding_window import plan_windows
 from fantasytalking.pipeline.speakers import DrivingExpression, Speakers
@@ -93,6 +101,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             module that was not trained is an error.
         audio_window, window_seconds: rule and length of the audio windows, as in `AdapterConfig`.
         text_length: tokens that prompts are padded to, as in training (Wan: 512).
+        face_ranges: sizes and places of faces in the training clips, as in `AdapterConfig`; None: unknown.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->audio_encoder->transformer->vae"
@@ -117,6 +126,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         audio_window: str = "seconds",
         window_seconds: float = AUDIO_WINDOW_SECONDS,
         text_length: int = 512,
+        face_ranges: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_pipeline_config(trained_modules, audio_window, window_seconds, text_length)
@@ -139,6 +149,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             audio_window=audio_window,
             window_seconds=window_seconds,
             text_length=text_length,
+            face_ranges=face_ranges_to_dict(face_ranges_from_dict(face_ranges, "pipeline")),
         )
         self.input_dtype: torch.dtype | None = None
         """Type of the transformer's inputs; None: that of its weights."""
@@ -163,6 +174,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             LatentGeometry.from_configs(self.vae.config, self.transformer.config),
             self.face_encoder_path is not None,
             self.expression_encoder_path is not None,
+            face_ranges_from_dict(self.config.face_ranges, "pipeline"),
         )
 
     @torch.no_grad()
@@ -191,7 +203,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         fps: float = 25.0,
         height: int | None = None,
         width: int | None = None,
-        resize_mode: ResizeMode = ResizeMode.crop,
+        resize_mode: ResizeMode = ResizeMode.fit,
         face_index: int | Sequence[int] | None = None,
         window_frames: int = 81,
         overlap_frames: int = 24,
@@ -220,7 +232,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
                 the steps (useful: 3 to 7).
             guidance_order, color_rescale, batch_branches: as in `GuidanceConfig`.
             height, width: of the video in pixels, multiples of 16; None: 512, or the size of a `Portrait`.
-            resize_mode: how images are resized to that size.
+            resize_mode: how images are resized to that size; fit brings the faces to what the model was trained on.
             face_index: selected faces, from 1 at the left; several in the order of their audio and driving videos.
             generator: of the noise; a CPU generator gives the same noise on every device.
             latents: (1, 16, F, h, w) noise in place of that of `generator`.
@@ -262,7 +274,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         waveforms = load_audio_inputs(recordings)
         expressions = load_driving_inputs(driving, self.expression_encoder_path, plan.fps)
         num_faces = max(len(waveforms), len(expressions), 1)
-        portrait = portrait_from_image(image, height, width, resize_mode, face_index, num_faces)
+        portrait = portrait_from_image(image, height, width, resize_mode, face_index, num_faces, self.facts.face_ranges)
         speakers = Speakers(portrait, waveforms, expressions)
         timeline = speakers.timeline(plan.fps, plan.geometry.temporal_stride)
         windows = plan_windows(timeline.num_latent_frames, plan.window_length, plan.window_overlap)
@@ -332,7 +344,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             InputError: at once, or from the iterator where unusable audio is reached.
         """
         plan = self._plan(controls or GenerationControls(), has_audio=True, driving=())
-        speakers = Speakers(portrait_options.prepare(image))
+        options = replace(portrait_options, face_ranges=portrait_options.face_ranges or self.facts.face_ranges)
+        speakers = Speakers(report_framing(options.prepare(image), image, options))
         audio_encoder = StreamingAudioEncoder(
             AudioEncoder(self.audio_encoder, self.audio_processor),
             audio,

@@ -3,11 +3,12 @@
 The perception and imaging packages are imported on use, so that the pipeline loads without them.
 """
 
+import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,24 @@ from PIL import Image
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_IMAGE_SIDE
+from fantasytalking.face_range import FacePlacement, FaceRange, FaceRanges
 from fantasytalking.media.image import read_image, shrink_image, to_rgb
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
+from fantasytalking.pipeline.face_fit import (
+    CropWindow,
+    fitting_window,
+    framing_warning,
+    is_group_cut,
+    zoomed_window,
+)
+
+if TYPE_CHECKING:
+    from fantasytalking.media.framing import Framing
+
+logger = logging.getLogger(__name__)
 
 SUFFICIENT_FACE_FRACTION = 0.1
 """Face size, relative to the shorter side of the image, from which on a face is found."""
-GROUP_CROP_MARGIN = 1.25
-"""Size of the tightest crop around several faces, relative to their bounding box."""
 
 
 class Portrait(NamedTuple):
@@ -33,6 +45,23 @@ class Portrait(NamedTuple):
     """(P, 5, 2) pixels of eyes, nose and mouth corners of each person, in the order of ArcFace's alignment."""
     face_boxes: NDArray[np.float32]
     """(P, 4) left, top, right, bottom of each face in pixels, around its landmarks."""
+    outside_fraction: float = 0.0
+    """Fraction of `pixels` that repeats the border of the image (resize mode `fit`)."""
+
+    @property
+    def placement(self) -> FacePlacement:
+        """Size and place of the faces as fractions of the image."""
+        height, width = self.pixels.shape[:2]
+        return FacePlacement.from_boxes(self.face_boxes, width, height)
+
+    def framing_warning(self, face_ranges: FaceRanges, resize_mode: ResizeMode) -> str | None:
+        """Returns one line about faces outside the sizes and places that the model was trained on; None: inside.
+
+        Args:
+            face_ranges: of the model (`ModelFacts.face_ranges`).
+            resize_mode: how the image became this portrait.
+        """
+        return framing_warning(self.placement, len(self.face_boxes), face_ranges, resize_mode, self.outside_fraction)
 
 
 ImageInput = Portrait | NDArray[np.uint8] | Image.Image | str | Path
@@ -44,11 +73,13 @@ class PortraitOptions:
 
     sizes: Sequence[str]
     """N or WIDTHxHEIGHT in multiples of 16; the size of nearest aspect ratio is used."""
-    resize_mode: ResizeMode = ResizeMode.crop
+    resize_mode: ResizeMode = ResizeMode.fit
     face_index: int | Sequence[int] | None = None
     """Selected faces, from 1 at the left; several in the order of their audio. None: all faces."""
     min_face_fraction: float = 0.0
-    """Zoom in until the smallest face has this fraction of the height (crop only); 0: never."""
+    """Zoom in until the smallest face has this fraction of the height (not with letterbox); 0: never."""
+    face_ranges: FaceRanges = field(default_factory=dict)
+    """Sizes and places of faces that the model knows, for resize mode `fit`."""
 
     def prepare(self, image: ImageInput, num_faces: int = 1) -> Portrait:
         """Returns the portrait of an image; a `Portrait` is returned unchanged.
@@ -69,6 +100,7 @@ class PortraitOptions:
             face_index=self.face_index,
             num_faces=num_faces,
             min_face_fraction=self.min_face_fraction,
+            face_ranges=self.face_ranges,
         )
 
 
@@ -96,16 +128,21 @@ def prepare_portrait(
     face_index: int | Sequence[int] | None = None,
     num_faces: int = 1,
     min_face_fraction: float = 0.0,
+    face_ranges: FaceRanges | None = None,
 ) -> Portrait:
     """Returns an image at the size of `sizes` with the nearest aspect ratio, resized as data preparation does.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        resize_mode: crop keeps the largest part of that ratio, centered on the faces; letterbox adds black bars.
+        resize_mode: crop keeps the largest part of that ratio, centered on the faces; letterbox adds black bars; fit
+            keeps the largest part in which the faces have a size and a place of `face_ranges`, and repeats the border
+            of the image where they are too large or too near to it. Where the range is not known, or the crop has it,
+            fit does as crop; where several faces would be cut, as letterbox.
         face_index: selected faces, from 1 at the left; several appear in the portrait in this order. None: all.
         num_faces: number of faces required where none is selected.
-        min_face_fraction: with crop, zoom in until the smallest face has this fraction of the height (0: never), but
-            never so far that a face is cut. Training leaves smaller faces out.
+        min_face_fraction: with crop or fit, zoom in until the smallest face has this fraction of the height (0:
+            never), but never so far that a face is cut. Training leaves smaller faces out.
+        face_ranges: sizes and places of faces that the model knows, by number of faces; None: none.
 
     Raises:
         InputError: there is no face, another number than `num_faces` with none selected, no face of a selected index,
@@ -123,32 +160,57 @@ def prepare_portrait(
     selected = [faces[number] for number in _select_faces(len(faces), face_index, num_faces)]
     landmarks = np.stack([one.landmarks for one in selected])
     boxes = np.stack([one.box for one in selected]).astype(np.float64)
-    framing = Framing.for_nearest_bucket(image.shape[1], image.shape[0], list(sizes), resize_mode)
-    smallest = float((boxes[:, 3] - boxes[:, 1]).min())
-    if resize_mode is ResizeMode.crop and smallest * framing.scale < min_face_fraction * framing.bucket.height:
-        left, top, right, bottom = _zoomed_crop(
-            (image.shape[0], image.shape[1]), boxes, framing.bucket, min_face_fraction
-        )
-        image = np.ascontiguousarray(image[top:bottom, left:right])
+    margins = ResizeMode.crop if resize_mode is ResizeMode.fit else resize_mode
+    framing = Framing.for_nearest_bucket(image.shape[1], image.shape[0], list(sizes), margins)
+    if resize_mode is ResizeMode.fit and is_group_cut(image.shape, boxes, framing.bucket):
+        margins = ResizeMode.letterbox
+        framing = Framing(image.shape[1], image.shape[0], framing.bucket, margins)
+    window = None
+    if margins is ResizeMode.crop:
+        face_range = (face_ranges or {}).get(len(boxes)) if resize_mode is ResizeMode.fit else None
+        window = _crop_window(image.shape, boxes, framing, face_range, min_face_fraction)
+    outside_fraction = 0.0
+    if window is not None:
+        left, top, right, bottom = window
+        outside_fraction = window.outside_fraction(image.shape)
+        image = window.extract(image)
         landmarks = landmarks - np.array([left, top, 0], np.float32)
         boxes = boxes - np.array([left, top, left, top])
-        framing = Framing(right - left, bottom - top, framing.bucket, resize_mode)
+        framing = Framing(right - left, bottom - top, framing.bucket, margins)
     x0, y0, x1, y1 = _enclosing_box(boxes)
     offset = framing.offset(((x0 + x1) / 2, (y0 + y1) / 2))
     pixels = framing.crop_or_pad(framing.resize(image), offset)
     moved = framing.transform_points(landmarks, offset)
-    portrait = Portrait(pixels, five_points(moved), landmark_box(moved).astype(np.float32))
+    portrait = Portrait(pixels, five_points(moved), landmark_box(moved).astype(np.float32), outside_fraction)
     _check_faces_inside(portrait)
     return portrait
+
+
+def _crop_window(
+    shape: tuple[int, ...],
+    boxes: NDArray[np.float64],
+    framing: "Framing",
+    face_range: FaceRange | None,
+    min_face_fraction: float,
+) -> CropWindow | None:
+    """The part of an image to which it is cropped first; None: the whole."""
+    size = (shape[0], shape[1])
+    if face_range is not None:
+        return fitting_window(size, boxes, framing.bucket, face_range, min_face_fraction)
+    smallest = float((boxes[:, 3] - boxes[:, 1]).min())
+    if smallest * framing.scale < min_face_fraction * framing.bucket.height:
+        return zoomed_window(size, boxes, framing.bucket, min_face_fraction)
+    return None
 
 
 def portrait_from_image(
     image: ImageInput,
     height: int | None,
     width: int | None,
-    resize_mode: ResizeMode = ResizeMode.crop,
+    resize_mode: ResizeMode = ResizeMode.fit,
     face_index: int | Sequence[int] | None = None,
     num_faces: int = 1,
+    face_ranges: FaceRanges | None = None,
 ) -> Portrait:
     """Returns the portrait of an image at one size; None: 512 pixels, or the size of a `Portrait`.
 
@@ -162,7 +224,24 @@ def portrait_from_image(
             field="height",
             value=height,
         )
-    return PortraitOptions([f"{width or 512}x{height or 512}"], resize_mode, face_index).prepare(image, num_faces)
+    options = PortraitOptions(
+        [f"{width or 512}x{height or 512}"], resize_mode, face_index, face_ranges=face_ranges or {}
+    )
+    return report_framing(options.prepare(image, num_faces), image, options)
+
+
+def report_framing(portrait: Portrait, image: ImageInput, options: PortraitOptions) -> Portrait:
+    """Returns the portrait, after a warning where `options` could not bring its faces to what the model knows.
+
+    Args:
+        portrait: what `options` made of `image`.
+        image: not reported if it is a `Portrait`, since whoever prepared it knew.
+        options: how it was prepared.
+    """
+    warning = portrait.framing_warning(options.face_ranges, options.resize_mode)
+    if warning is not None and not isinstance(image, Portrait):
+        logger.warning(warning)
+    return portrait
 
 
 def parse_sizes(specs: Sequence[str]) -> list[ResolutionBucket]:
@@ -250,25 +329,6 @@ def _enclosing_box(boxes: NDArray[np.floating]) -> tuple[float, float, float, fl
     """Left, top, right, bottom around all of (P, 4) boxes."""
     (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
     return x0, y0, x1, y1
-
-
-def _zoomed_crop(
-    shape: tuple[int, int], boxes: NDArray[np.floating], bucket: ResolutionBucket, face_fraction: float
-) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the crop in which the smallest face has `face_fraction` of the height, or in which
-    all faces just fit."""
-    height, width = shape
-    x0, y0, x1, y1 = _enclosing_box(boxes)
-    crop_height = float((boxes[:, 3] - boxes[:, 1]).min()) / face_fraction
-    if len(boxes) > 1:
-        aspect = bucket.height / bucket.width
-        crop_height = max(crop_height, GROUP_CROP_MARGIN * (y1 - y0), GROUP_CROP_MARGIN * (x1 - x0) * aspect)
-    crop_width = crop_height * bucket.width / bucket.height
-    shrink = min(1.0, width / crop_width, height / crop_height)
-    rows, columns = max(16, round(crop_height * shrink)), max(16, round(crop_width * shrink))
-    left = min(max(0, round((x0 + x1 - columns) / 2)), max(0, width - columns))
-    top = min(max(0, round((y0 + y1 - rows) / 2)), max(0, height - rows))
-    return left, top, min(width, left + columns), min(height, top + rows)
 
 
 def _check_faces_inside(portrait: Portrait) -> None:

@@ -15,6 +15,7 @@ from fantasytalking.checkpoints.adapter import save_adapter_state
 from fantasytalking.common.config import load_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.corpus_motion import fit_motion_normalizer, prepared_motion_normalizer
+from fantasytalking.face_range import face_ranges_to_dict, load_face_ranges
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.training.checkpointer import (
     EMA_SHARDS_FOLDER,
@@ -73,6 +74,7 @@ def export_checkpoint(
         for name, parameter in shapes.items():
             parameter.copy_(stored[name])
     adapter_config, base_names = provenance.adapter_config(config, progress.step)
+    adapter_config.face_ranges = face_ranges_to_dict(load_face_ranges(run))
     save_adapter_state(
         *(model.state_dict(), output, adapter_config, config, base_names),
         motion_normalizer=_motion_normalizer(run, config),

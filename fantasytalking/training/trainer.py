@@ -26,6 +26,8 @@ from fantasytalking.data.corpus_motion import (
     prepared_motion_normalizer,
 )
 from fantasytalking.data.dataset import PortraitDataset
+from fantasytalking.data.manifest import corpus_face_ranges
+from fantasytalking.face_range import face_ranges_to_dict, save_face_ranges
 from fantasytalking.models.cpu.attention import use_matmul_attention
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
@@ -122,6 +124,7 @@ class Trainer:
         self.batch_layout = self._build_batch_layout()
         with errors_on_all():
             self.dataset, self.motion_normalizer = build_dataset(config)
+            self.face_ranges = corpus_face_ranges(self.dataset.records)
             check_compatible(config, self.accelerator)
             check_output_writable(self.output, required_bytes=0)
             with self._locked_output():
@@ -256,6 +259,7 @@ class Trainer:
                 save_config(config, self.output / "train.yaml")
                 if self.motion_normalizer is not None:
                     self.motion_normalizer.save(self.output / MOTION_NORMALIZER_FILE)
+                save_face_ranges(self.face_ranges, self.output)
                 for name in (LOG_FILE, HOLDOUT_LOG_FILE, NOT_FINITE_FILE):
                     truncate_log(self.output / name, progress.step)
         progress.bad.clear()  # the corpus may have been repaired; what is still unreadable is found again
@@ -341,6 +345,7 @@ class Trainer:
 
     def _save_adapter(self, step: int) -> None:
         adapter_config, base_names = self.provenance.adapter_config(self.config, step)
+        adapter_config.face_ranges = face_ranges_to_dict(self.face_ranges)
         trained_base_names = set(base_names)
         state = self.run_state.full_state_dict(
             lambda name: group_of(name) != BASE_GROUP or strip_peft_name(name) in trained_base_names

@@ -29,6 +29,8 @@ DISTILLATION = DistillationSpec(4, 5.0, (1.0, 7.0), (1.0, 7.0), CfgOrder.text_fi
 EXPRESSION = ExpressionModuleConfig((2, 2, 3, 4), (0, 0, 2, 2), token_dim=16, width=16, depth=1, heads=2, head_dim=8)
 WITHOUT_AUDIO_POSITIONS = asdict(load_model_config("nano").portrait) | {"audio_positions": 0}
 """The released windows have 15 tokens at 25 frames a second, and the released model tells none of them apart."""
+FACE_RANGES = {"1": {"height": [0.3, 0.8], "x": [0.3, 0.7], "y": [0.3, 0.8]}}
+"""As if the tiny model had been trained on faces of these sizes, at these places."""
 LORA = LoraSpec(2, 2.0, ("attn1.to_q", "ffn.net.2"))
 
 
@@ -59,7 +61,8 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     model = load_from_wan(base, asdict(load_model_config("nano").portrait))
     randomize_zero_init(model, 0.3)
-    save_adapter(model, folder / "all", AdapterConfig(["audio", "face", "motion"], "seconds"))
+    described = AdapterConfig(["audio", "face", "motion"], "seconds", face_ranges=FACE_RANGES)
+    save_adapter(model, folder / "all", described)
     constants = '{"expression_low": 1e-4, "expression_high": 1e-2, "body_low": 1e-3, "body_high": 0.1}'
     (folder / "all" / "motion_normaliser.json").write_text(constants)
     save_adapter(model, folder / "audio", AdapterConfig(["audio"], "seconds"))

@@ -66,6 +66,8 @@ def test_a_video_with_its_record_and_sheet(capsys, options, tmp_path):
     assert record["config"]["expression_motion"] == 0.6 and record["config"]["body_motion"] == 0.3
     assert record["config"]["prompt"] == "a: ${b} {c}" and record["config"]["seed"] == 0
     assert record["versions"].keys() >= {"python", "torch", "diffusers", "transformers", "numpy", "source"}
+    assert 0.3 < record["result"]["face_fraction"] < 0.8 and 0.3 < record["result"]["face_center"][0] < 0.7
+    assert "warning: " not in ended.err
     assert record["result"]["frames"] == 22 and record["result"]["motion_normaliser"]["body_high"] == 0.1
 
 
@@ -212,3 +214,20 @@ def test_any_sound(capsys, options, face_picture, tmp_path, kind):
     ended = run_infer(capsys, *options, "--num-inference-steps", 1)
     assert ended.code == 0, ended.err
     assert probe(tmp_path / "video.mp4").frames == pytest.approx(seconds * 25, abs=1)
+
+
+@pytest.mark.parametrize("mode", ["fit", "crop"])
+def test_a_face_of_unknown_size_is_brought_nearer_or_told(capsys, options, face_picture, tmp_path, mode):
+    room = np.full((500, 600, 3), 120, np.uint8)
+    room[200:360, 300:460] = face_picture
+    Image.fromarray(room).save(tmp_path / "room.png")
+    options = [*options, "--image", tmp_path / "room.png", f"resize_mode={mode}", "--num-inference-steps", 1]
+    ended = run_infer(capsys, *options, "--max-seconds", 0.3)
+    assert ended.code == 0, ended.err
+    fraction = json.loads((tmp_path / "video.json").read_text())["result"]["face_fraction"]
+    lines = [line for line in ended.err.splitlines() if line.startswith("warning: the face takes ")]
+    if mode == "fit":
+        assert fraction == pytest.approx(0.3, abs=0.04) and not lines
+    else:
+        assert fraction < 0.28 and len(lines) == 1
+        assert f"{fraction:.0%} of the portrait's height" in lines[0] and "30% to 80%" in lines[0]

@@ -16,6 +16,7 @@ from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.face_range import face_ranges_from_dict
 from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.models.presets import load_model_config
@@ -31,7 +32,7 @@ from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler, set_timesteps
 from fantasytalking.pipeline.timeline import Timeline
 from tests.helpers.errors import raises_input_error
-from tests.helpers.tiny_pipeline import SIZE, WITHOUT_AUDIO_POSITIONS, load_tiny_pipeline, random_speech
+from tests.helpers.tiny_pipeline import FACE_RANGES, SIZE, WITHOUT_AUDIO_POSITIONS, load_tiny_pipeline, random_speech
 
 
 def make(pipe: FantasyTalkingPipeline, portrait: Portrait, seconds: float = 0.5, seed: int = 0, **options):
@@ -258,6 +259,7 @@ def test_a_saved_pipeline_is_the_same(pipe, saved, portrait):
     assert torch.equal(latents(again, portrait), latents(pipe, portrait))
     assert again.trained_modules == ["audio", "face", "motion"] and again.config.text_length == 12
     assert again.motion_normalizer == pipe.motion_normalizer is not None
+    assert again.facts.face_ranges == pipe.facts.face_ranges == face_ranges_from_dict(FACE_RANGES, "a test") != {}
     assert again.face_encoder_path is not None and again.face_encoder_path.parent == saved / "face_encoder"
     assert json.loads((saved / "model_index.json").read_text())["_class_name"] == "FantasyTalkingPipeline"
 

@@ -11,6 +11,7 @@ pytest.importorskip("mediapipe")
 import cv2
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.face_range import FaceRange
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 from fantasytalking.perception.face_track import detect_faces
 from fantasytalking.pipeline.portrait import open_image, parse_sizes, prepare_portrait
@@ -166,3 +167,42 @@ def test_impossible_sizes_are_refused(text):
     with pytest.raises(InputError) as error:
         parse_sizes([text])
     assert (error.value.field, error.value.value) == ("sizes", text)
+
+
+def fitted(image, size=(128, 128), ranges=None, **options):
+    known = {1: FaceRange((0.5, 0.7), (0.4, 0.6), (0.4, 0.65))} if ranges is None else ranges
+    return prepare_portrait(
+        image, [ResolutionBucket(*size)], resize_mode=ResizeMode.fit, face_ranges=known, **options
+    ), known
+
+
+def test_fit_keeps_what_the_model_knows_bit_for_bit(face_picture):
+    plain = prepare_portrait(face_picture, [ResolutionBucket(128, 128)])
+    around = FaceRange(*((value - 0.02, value + 0.02) for value in plain.placement))
+    for ranges in ({1: around}, {}, {2: around}):
+        made, _ = fitted(face_picture, ranges=ranges)
+        np.testing.assert_array_equal(made.pixels, plain.pixels)
+
+
+def test_fit_brings_a_small_face_off_the_middle_into_the_range(face_picture):
+    room = np.full((800, 900, 3), 120, np.uint8)
+    room[400:560, 600:760] = face_picture
+    made, known = fitted(room)
+    assert known[1].contains(made.placement) and made.framing_warning(known, ResizeMode.fit) is None
+    (face,) = detect_faces(made.pixels)
+    assert (face.box[3] - face.box[1]) / 128 == pytest.approx(made.placement.height, abs=0.06)
+    as_asked = prepare_portrait(room, [ResolutionBucket(128, 128)], resize_mode=ResizeMode.crop, face_ranges=known)
+    np.testing.assert_array_equal(as_asked.pixels, prepare_portrait(room, [ResolutionBucket(128, 128)]).pixels)
+    line = as_asked.framing_warning(known, ResizeMode.crop)
+    assert line is not None and "resize_mode=fit" in line
+
+
+def test_fit_shows_whole_faces_of_people_who_stand_apart(face_picture):
+    apart = np.full((200, 900, 3), 120, np.uint8)
+    apart[20:180, 20:180] = face_picture
+    apart[20:180, 720:880] = face_picture[:, ::-1]
+    with raises_input_error(ErrorCode.conflict, "sizes", "128x128"):
+        prepare_portrait(apart, [ResolutionBucket(128, 128)], num_faces=2)
+    made, _ = fitted(apart, num_faces=2)
+    assert made.face_boxes.min() > 0 and made.face_boxes.max() < 128
+    assert not made.pixels[:20].any(), "black bars"

@@ -37,6 +37,8 @@ def test_the_last_checkpoint_gives_the_adapter_of_the_run(configure: Configure, 
     shutil.rmtree(tmp_path / "corpus")  # the clips are not needed
     run(["export", "--run", str(tmp_path / "run"), "--output", str(tmp_path / "out")])
     assert files(tmp_path / "out") == files(adapter)
+    height = read_adapter(adapter)[0].face_ranges["1"]["height"]  # type: ignore[index]
+    assert height == pytest.approx([0.5, 0.57], abs=1e-3), "sizes of faces in the clips travel with the adapter"
 
 
 def test_an_earlier_checkpoint_and_its_trained_weights(configure: Configure, tmp_path: Path):

@@ -51,6 +51,9 @@ def make_corpus(folder: Path, clips: int = 8, sizes: tuple[tuple[int, int], ...]
                 body_measure=1.0,
                 face_size=30.0,
                 features=f"features/{name}.safetensors",
+                face_height=0.5 + 0.01 * number,
+                face_x=0.5,
+                face_y=0.55,
             )
         )
     write_records(folder / "manifest.jsonl", records)

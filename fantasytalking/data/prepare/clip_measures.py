@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fantasytalking.data.prepare.clip_audio import clip_loudness_db
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
+from fantasytalking.face_range import FacePlacement
 from fantasytalking.perception.active_speaker import detect_active_speaker
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.head_pose import head_pose
@@ -39,7 +40,20 @@ def measure_kept_clip(
         "mouth_audio_correlation": max(speech.sync_correlations),
         "loudness_db": clip_loudness_db(waveform),
     }
+    placement = _face_placement(tracks)
+    measured |= {"face_height": placement.height, "face_x": placement.x, "face_y": placement.y}
     return {name: round(value, 6) for name, value in measured.items()}
+
+
+def _face_placement(tracks: Sequence[FaceTrack]) -> FacePlacement:
+    """The median placement over the frames that show everyone, or over all that show someone."""
+    boxes = np.stack([track.boxes for track in tracks], axis=1)  # (T, P, 4)
+    is_known = np.isfinite(boxes).all(axis=2)
+    if is_known.all(axis=1).any():
+        is_known &= is_known.all(axis=1, keepdims=True)
+    shown = [faces[known] for faces, known in zip(boxes, is_known, strict=True) if known.any()]
+    placements = [FacePlacement.from_boxes(faces, tracks[0].width, tracks[0].height) for faces in shown]
+    return FacePlacement(*np.median(placements, axis=0).tolist())
 
 
 def _yaw_degrees(track: FaceTrack) -> float:

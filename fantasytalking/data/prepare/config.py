@@ -121,6 +121,13 @@ class PreparationConfig:
                     value=value,
                 )
         self._check_people()
+        if self.resize_mode is ResizeMode.fit:
+            raise InputError(
+                "resize_mode is 'fit', which brings faces to what a trained model knows; use crop or letterbox",
+                code=ErrorCode.invalid_choice,
+                field="resize_mode",
+                value=self.resize_mode.value,
+            )
         for text, bucket in zip(self.buckets, parsed, strict=True):
             if any(not 16 <= size <= 4096 for size in bucket):
                 raise InputError(

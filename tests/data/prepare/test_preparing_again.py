@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from fantasytalking.cli import run
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.data.manifest import ClipRecord, read_manifest, write_records
+from fantasytalking.data.manifest import ClipRecord, corpus_face_ranges, read_manifest, write_records
 from fantasytalking.data.prepare.clip_measures import measure_kept_clip
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.perception.face_track import FaceTrack
@@ -125,6 +125,9 @@ def test_the_manifest_has_the_measured_values(original: Prepared, tmp_path: Path
     assert 0 < record.face_blur < 0.62 and 0 <= record.face_movement < 0.1  # type: ignore[operator]
     assert 0 <= record.face_yaw < 45 and record.mouth_speed > 0  # type: ignore[operator]
     assert -1 <= record.mouth_audio_correlation <= 1 and -50 < record.loudness_db < 0  # type: ignore[operator]
+    assert record.face_height == pytest.approx(record.face_size / record.height, rel=0.02)
+    assert 0.3 < record.face_x < 0.7 and 0.3 < record.face_y < 0.8  # type: ignore[operator]
+    assert list(corpus_face_ranges([record, replace(record, face_x=None)])) == [1]
     write_records(tmp_path / "again.jsonl", [record])
     assert (tmp_path / "again.jsonl").read_text() == (original.output / "manifest.jsonl").read_text()
 
