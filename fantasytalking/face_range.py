@@ -22,9 +22,9 @@ FACE_RANGES_FILE = "face_ranges.json"
 """File name in the folder of a training run."""
 FACE_PERCENTILES = (1, 99)
 """Percentiles of a corpus that bound the range: one mistaken clip must not widen it."""
-HEIGHT_TOLERANCE = 0.03
+HEIGHT_TOLERANCE = 0.02
 """Difference to the range, relative to the face's height, that is neither corrected nor reported."""
-CENTER_TOLERANCE = 0.03
+CENTER_TOLERANCE = 0.01
 """Difference to the range, relative to the frame, that is neither corrected nor reported."""
 
 _MIN_BOUND, _MAX_BOUND = 1e-4, 2.0
@@ -66,14 +66,14 @@ class FaceRange:
         return cls(*zip(low, high, strict=True))
 
     @property
-    def accepted_height(self) -> Interval:
-        """The heights that are taken for known: the range and the tolerance."""
-        return self.height[0] * (1 - HEIGHT_TOLERANCE), self.height[1] * (1 + HEIGHT_TOLERANCE)
+    def middle(self) -> "FaceRange":
+        """The middle half of each interval: what is brought into the range shall not lie at its end."""
+        return FaceRange(*(_middle_half(interval) for interval in (self.height, self.x, self.y)))
 
     def contains_height(self, height: float) -> bool:
         """Whether faces of this height are known, within the tolerance."""
-        low, high = self.accepted_height
-        return low <= height <= high
+        low, high = self.height
+        return low * (1 - HEIGHT_TOLERANCE) <= height <= high * (1 + HEIGHT_TOLERANCE)
 
     def contains_center(self, x: float, y: float) -> bool:
         """Whether faces at this place are known, within the tolerance."""
@@ -151,6 +151,11 @@ def load_face_ranges(folder: Path) -> dict[int, FaceRange]:
     """
     path = folder / FACE_RANGES_FILE
     return face_ranges_from_dict(read_json(path), str(path)) if path.is_file() else {}
+
+
+def _middle_half(interval: Interval) -> Interval:
+    low, high = interval
+    return low + (high - low) / 4, high - (high - low) / 4
 
 
 def _is_interval(bounds: Any) -> bool:

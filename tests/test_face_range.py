@@ -37,9 +37,15 @@ def test_several_faces_are_placed_by_the_smallest_and_by_their_middle():
 
 
 def test_what_lies_inside():
-    assert KNOWN.contains(FacePlacement(0.5, 0.55, 0.6)) and KNOWN.contains(FacePlacement(0.49, 0.43, 0.62))
+    assert KNOWN.contains(FacePlacement(0.5, 0.55, 0.6)) and KNOWN.contains(FacePlacement(0.492, 0.442, 0.608))
     assert not KNOWN.contains(FacePlacement(0.48, 0.5, 0.55)) and not KNOWN.contains(FacePlacement(0.63, 0.5, 0.55))
     assert not KNOWN.contains(FacePlacement(0.55, 0.6, 0.55)) and not KNOWN.contains(FacePlacement(0.55, 0.5, 0.45))
+
+
+def test_the_middle_half():
+    middle = KNOWN.middle
+    assert middle.height == pytest.approx((0.525, 0.575)) and middle.y == pytest.approx((0.525, 0.575))
+    assert middle.x == pytest.approx((0.475, 0.525))
 
 
 def test_ranges_survive_json(tmp_path: Path):

@@ -1,7 +1,6 @@
 """Brings the faces of a portrait to the sizes and places that a model was trained on, and says where that fails."""
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +77,10 @@ def fitting_window(
     face_range: FaceRange,
     min_face_fraction: float,
 ) -> CropWindow | None:
-    """Returns the largest window in which the faces have a size and a place of the range.
+    """Returns a window in which the faces have a size and a place of the range.
+
+    The largest window around the faces is kept where it is one. Else size and place become the nearest ones of the
+    middle half of the range.
 
     The window leaves the image where faces are too large or too near to its border. If more than `MAX_OUTSIDE` of it
     would be outside, it comes as near to the range as the image allows instead.
@@ -92,8 +94,6 @@ def fitting_window(
     Returns:
         the window; None: the largest window around the faces is one.
     """
-    least = max(face_range.height[0], min_face_fraction)
-    wanted = replace(face_range, height=(least, max(face_range.height[1], least)))
     columns, rows = _axes(shape, boxes)
     aspect = bucket.width / bucket.height
     smallest = float((boxes[:, 3] - boxes[:, 1]).min())
@@ -105,23 +105,25 @@ def fitting_window(
         )
 
     whole = placement(columns.start_inside(largest * aspect, 0.5), rows.start_inside(largest, 0.5), largest)
-    if wanted.contains(whole):
+    if face_range.contains(whole) and whole.height >= min_face_fraction:
         return None
+    target = face_range.middle
+    size = max(min_face_fraction, _nearest(whole.height, target.height))
+    x, y = _nearest(whole.x, target.x), _nearest(whole.y, target.y)
     tightest = _tightest(boxes, aspect)
-    x, y = _nearest(whole.x, wanted.x), _nearest(whole.y, wanted.y)
 
-    # Within the image: as large as the range demands, and smaller, as far as it goes, where the place demands it.
-    upper = min(largest, max(tightest, smallest / least)) if whole.height < least else largest
-    lower = min(upper, max(tightest, smallest / wanted.height[1]))
-    placed = min(columns.longest_side(wanted.x) / aspect, rows.longest_side(wanted.y))
+    # Within the image: of the wanted size, or smaller, as far as the range goes, where the place demands it.
+    upper = min(largest, max(tightest, smallest / size))
+    lower = min(upper, max(tightest, smallest / max(size, face_range.height[1])))
+    placed = min(columns.longest_side(target.x) / aspect, rows.longest_side(target.y))
     height = min(upper, max(lower, placed))
     left, top = columns.start_inside(height * aspect, x), rows.start_inside(height, y)
     inside = _rounded(left, top, height * aspect, height)
-    if wanted.contains(placement(left, top, height)):
+    if face_range.contains(placement(left, top, height)):
         return inside
 
     # Beyond the image.
-    height = max(tightest, smallest / _nearest(whole.height, wanted.height))
+    height = max(tightest, smallest / size)
     free = _rounded(columns.start(height * aspect, x), rows.start(height, y), height * aspect, height)
     return free if free.outside_fraction(shape) <= MAX_OUTSIDE else inside
 
