@@ -52,6 +52,7 @@ def stream_video(
     open_pipeline: Callable[[], FantasyTalkingPipeline],
     on_progress: Callable[[str, float], object] = lambda phase, fraction: None,
     on_frame: Callable[[float, NDArray[np.uint8]], object] = lambda seconds, frame: None,
+    on_warning: Callable[[str], object] = notify_warning,
 ) -> str:
     """Generates a video that can be watched while it is generated.
 
@@ -62,6 +63,7 @@ def stream_video(
     Args:
         open_pipeline: returns the pipeline of the job's model; called once everything else has been checked.
         on_progress: called with "denoise" and the fraction of a window's steps that is done.
+        on_warning: called with a line about a portrait that the model cannot animate well.
         on_frame: called with the time in seconds and (H, W, 3) of every frame once it is written.
 
     Returns:
@@ -82,7 +84,7 @@ def stream_video(
         notify(f"note: {job.config.notice}")
     portrait = job.config.portrait_options(model.facts.face_ranges).prepare(job.image)
     if framing := portrait.framing_warning(model.facts.face_ranges, job.config.resize_mode):
-        notify_warning(framing)
+        on_warning(framing)
 
     def write(target: Path | BinaryIO, copy_path: Path | None) -> tuple[StreamTiming, MotionNormalizer | None]:
         with _open_audio(audio_path, job.config, copy_path) as audio, deterministic_algorithms():

@@ -9,8 +9,7 @@ class ResizeMode(Enum):
 
     fit = "fit"
     """As crop, but of the size and place that brings the faces into the range that the model was trained on, where that
-    is known. The border is repeated where the image ends too near to a face; black bars are added where several faces
-    would be cut. For inference only."""
+    is known. The border is repeated where the image ends too near to a face. For inference only."""
     crop = "crop"
     """The largest part of the bucket's aspect ratio, centered on the face."""
     letterbox = "letterbox"

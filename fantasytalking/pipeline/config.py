@@ -88,14 +88,15 @@ class InferConfig(GenerationControls):
         """Returns the controls of the generation alone."""
         return GenerationControls(**{entry.name: getattr(self, entry.name) for entry in fields(GenerationControls)})
 
-    def portrait_options(self, face_ranges: FaceRanges) -> PortraitOptions:
+    def portrait_options(self, face_ranges: FaceRanges | None = None) -> PortraitOptions:
         """Returns how images become portraits.
 
         Args:
-            face_ranges: sizes and places of faces that the model knows (`ModelFacts.face_ranges`).
+            face_ranges: sizes and places of faces that the model knows (`ModelFacts.face_ranges`); None: unknown, so
+                that fit acts as crop.
         """
         selected = self.face_indices or self.face_index
-        return PortraitOptions(self.sizes, self.resize_mode, selected, self.min_face_fraction, face_ranges)
+        return PortraitOptions(self.sizes, self.resize_mode, selected, self.min_face_fraction, face_ranges or {})
 
     def validate(self) -> None:
         """Validates everything that does not depend on the model's files.

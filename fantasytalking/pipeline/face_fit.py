@@ -146,14 +146,6 @@ def zoomed_window(
     return CropWindow(left, top, min(width, left + wide), min(height, top + high))
 
 
-def is_group_cut(shape: tuple[int, ...], boxes: NDArray[np.floating], bucket: ResolutionBucket) -> bool:
-    """Whether no crop of an image in a bucket's aspect ratio contains all of several faces, given as (P, 4) boxes."""
-    (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
-    aspect = bucket.width / bucket.height
-    height = min(shape[1] / aspect, shape[0])
-    return len(boxes) > 1 and (x1 - x0 > height * aspect or y1 - y0 > height)
-
-
 def framing_warning(
     placement: FacePlacement,
     num_faces: int,

@@ -23,7 +23,6 @@ from fantasytalking.pipeline.face_fit import (
     CropWindow,
     fitting_window,
     framing_warning,
-    is_group_cut,
     zoomed_window,
 )
 
@@ -137,7 +136,7 @@ def prepare_portrait(
         resize_mode: crop keeps the largest part of that ratio, centered on the faces; letterbox adds black bars; fit
             keeps the largest part in which the faces have a size and a place of `face_ranges`, and repeats the border
             of the image where they are too large or too near to it. Where the range is not known, or the crop has it,
-            fit does as crop; where several faces would be cut, as letterbox.
+            fit does as crop.
         face_index: selected faces, from 1 at the left; several appear in the portrait in this order. None: all.
         num_faces: number of faces required where none is selected.
         min_face_fraction: with crop or fit, zoom in until the smallest face has this fraction of the height (0:
@@ -162,9 +161,6 @@ def prepare_portrait(
     boxes = np.stack([one.box for one in selected]).astype(np.float64)
     margins = ResizeMode.crop if resize_mode is ResizeMode.fit else resize_mode
     framing = Framing.for_nearest_bucket(image.shape[1], image.shape[0], list(sizes), margins)
-    if resize_mode is ResizeMode.fit and is_group_cut(image.shape, boxes, framing.bucket):
-        margins = ResizeMode.letterbox
-        framing = Framing(image.shape[1], image.shape[0], framing.bucket, margins)
     window = None
     if margins is ResizeMode.crop:
         face_range = (face_ranges or {}).get(len(boxes)) if resize_mode is ResizeMode.fit else None

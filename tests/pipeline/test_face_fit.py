@@ -5,7 +5,7 @@ import pytest
 
 from fantasytalking.face_range import FacePlacement, FaceRange
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
-from fantasytalking.pipeline.face_fit import CropWindow, fitting_window, framing_warning, is_group_cut
+from fantasytalking.pipeline.face_fit import CropWindow, fitting_window, framing_warning
 
 KNOWN = FaceRange((0.5, 0.6), (0.45, 0.55), (0.5, 0.6))
 KNOWN_SMALL = FaceRange((0.2, 0.3), (0.45, 0.55), (0.5, 0.6))
@@ -90,12 +90,6 @@ def test_several_small_faces_all_stay():
     assert window is not None
     assert (boxes[:, :2] >= (window.left, window.top)).all() and (boxes[:, 2:] <= (window.right, window.bottom)).all()
     assert placement_in(window, boxes).height > 60 / 480, "nearer than the largest crop"
-
-
-def test_a_group_is_cut_where_no_crop_contains_it():
-    boxes = np.concatenate([face(80, 200, 100), face(720, 200, 100)])
-    assert is_group_cut((400, 800), boxes, SQUARE) and not is_group_cut((400, 800), boxes, ResolutionBucket(192, 96))
-    assert not is_group_cut((400, 800), boxes[:1], SQUARE)
 
 
 @pytest.mark.parametrize(

@@ -197,12 +197,12 @@ def test_fit_brings_a_small_face_off_the_middle_into_the_range(face_picture):
     assert line is not None and "resize_mode=fit" in line
 
 
-def test_fit_shows_whole_faces_of_people_who_stand_apart(face_picture):
-    apart = np.full((200, 900, 3), 120, np.uint8)
-    apart[20:180, 20:180] = face_picture
-    apart[20:180, 720:880] = face_picture[:, ::-1]
-    with raises_input_error(ErrorCode.conflict, "sizes", "128x128"):
-        prepare_portrait(apart, [ResolutionBucket(128, 128)], num_faces=2)
-    made, _ = fitted(apart, num_faces=2)
-    assert made.face_boxes.min() > 0 and made.face_boxes.max() < 128
-    assert not made.pixels[:20].any(), "black bars"
+def test_fit_keeps_all_of_several_faces(face_picture):
+    room = np.full((800, 1200, 3), 120, np.uint8)
+    room[300:460, 200:360] = face_picture
+    room[320:480, 420:580] = face_picture[:, ::-1]
+    known = {2: FaceRange((0.5, 0.6), (0.4, 0.6), (0.5, 0.65))}
+    made, _ = fitted(room, (160, 96), known, num_faces=2)
+    far = prepare_portrait(room, [ResolutionBucket(160, 96)], num_faces=2)
+    assert made.placement.height > 2 * far.placement.height
+    assert (made.face_boxes > 0).all() and (made.face_boxes < (160, 96, 160, 96)).all()
