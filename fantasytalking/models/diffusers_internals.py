@@ -10,6 +10,7 @@ The class attributes that diffusers defines for subclasses to set (`_no_split_mo
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockR
 from diffusers.models._modeling_parallel import ContextParallelInput, ParallelConfig
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.nn import functional as F
 
 
 class AttnProcessorState:
@@ -202,5 +204,13 @@ def linear_gelu_tanh(hidden_states: Tensor, weight: Tensor, bias: Tensor | None)
     """GELU (tanh) of a linear layer in one oneDNN kernel: (..., in) bfloat16 on the CPU -> (..., out).
 
     GELU is computed before the product is rounded. torch.compile emits this operator; no public function does.
+    Processors without bfloat16 kernels (oneDNN needs AVX-512) compute layer and GELU one after the other.
     """
+    if not _has_bfloat16_kernels():
+        return F.gelu(F.linear(hidden_states, weight, bias), approximate="tanh")
     return torch.ops.mkldnn._linear_pointwise(hidden_states, weight, bias, "gelu", [], "tanh")
+
+
+@cache
+def _has_bfloat16_kernels() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -197,15 +197,13 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_mistakes(capsys, options, inputs, adapters, tmp_path, case):
-    from tests.inference.test_stream import start
-
     given, told = MISTAKES[case]
     places = {path.name: path for path in inputs.iterdir()} | {
         "expression_adapter=AUDIO": f"expression_adapter={adapters / 'audio'}"
     }
     image = [] if "--reproduce" in given else ["--image", inputs / "face.png", "--size", 32]
     shared = [] if "--reproduce" in given else options
-    ended = start(capsys, *shared, *image, *(places.get(item, item) for item in given))
+    ended = run_infer(capsys, *shared, *image, *(places.get(item, item) for item in given))
     assert ended.code == 2 and ended.out == "", ended
     (line,) = (line for line in ended.messages if line.startswith("error: "))
     assert told in line and files(tmp_path) == []

@@ -16,6 +16,7 @@ from fantasytalking.models.presets import MODEL_PRESETS
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.training.config import TrainConfig
 from tests.helpers.errors import raises_input_error
+from tests.helpers.paths import ROOT
 
 
 def config_of_preset(preset: str, *overrides: str) -> InferConfig:
@@ -24,8 +25,10 @@ def config_of_preset(preset: str, *overrides: str) -> InferConfig:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory and an empty cache of the hub."""
+    """An empty working directory, nothing beside the package, and an empty cache of the hub."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fantasytalking.common.resources.ROOT", tmp_path / "package")
+    shutil.copytree(ROOT / "configs", tmp_path / "package" / "configs")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path
 

@@ -68,7 +68,7 @@ def _mouth_tracks(
     opening, width, press, tuck, tongue = mouth_track(speech.phonemes, times).T
     opening = opening * (0.72 + 0.42 * loudness)
     # Consonants between vowels open the lips less than the mean of the targets.
-    opening = opening - 0.06 * (1 - np.exp(-opening / 0.06))
+    opening = np.maximum(opening - 0.06 * (1 - np.exp(-opening / 0.06)), 0)  # closed lips may round below zero
     opening = _scale_to_deviation(opening, MOUTH_OPEN_DEVIATION, expression)
     # Large openings are compressed softly below 1.
     opening = np.where(opening > 0.7, 0.7 + 0.3 * np.tanh((opening - 0.7) / 0.3), opening)
