@@ -136,3 +136,11 @@ def test_references_that_are_not_there_are_named(
     batch = BenchmarkJob(protocol, tmp_path, tmp_path / "videos", _config(base, adapters))
     with pytest.raises(InputError, match="3 clips have no reference in"):
         generate_benchmark(batch, Rank(0, 1))
+
+
+def test_benchmarks_keep_the_crop_of_their_protocol(
+    base: Path, adapters: Path, world: Path, protocol: BenchmarkProtocol, tmp_path: Path
+) -> None:
+    for mode, kept in (("fit", "crop"), ("crop", "crop"), ("letterbox", "letterbox")):
+        job = BenchmarkJob(protocol, world, tmp_path / mode, _config(base, adapters, f"resize_mode={mode}")).clip_job(0)
+        assert job.config.resize_mode.value == kept

@@ -227,7 +227,7 @@ def test_a_face_of_unknown_size_is_brought_nearer_or_told(capsys, options, face_
     fraction = json.loads((tmp_path / "video.json").read_text())["result"]["face_fraction"]
     lines = [line for line in ended.err.splitlines() if line.startswith("warning: the face takes ")]
     if mode == "fit":
-        assert fraction == pytest.approx(0.3, abs=0.04) and not lines
+        assert fraction == pytest.approx(0.425, abs=0.04) and not lines
     else:
         assert fraction < 0.28 and len(lines) == 1
         assert f"{fraction:.0%} of the portrait's height" in lines[0] and "30% to 80%" in lines[0]

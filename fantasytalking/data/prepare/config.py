@@ -126,7 +126,7 @@ class PreparationConfig:
                 "resize_mode is 'fit', which brings faces to what a trained model knows; use crop or letterbox",
                 code=ErrorCode.invalid_choice,
                 field="resize_mode",
-                value=self.resize_mode.value,
+                value=self.resize_mode,
             )
         for text, bucket in zip(self.buckets, parsed, strict=True):
             if any(not 16 <= size <= 4096 for size in bucket):

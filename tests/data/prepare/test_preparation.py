@@ -348,6 +348,7 @@ def test_invalid_settings_are_refused_before_anything_is_written(
         ("min_face_confidence", 1.1, ErrorCode.out_of_range),
         ("min_visible_fraction", 1.1, ErrorCode.out_of_range),
         ("min_face_size", -1, ErrorCode.out_of_range),
+        ("resize_mode", ResizeMode.fit, ErrorCode.invalid_choice),
         ("num_threads", 0, ErrorCode.out_of_range),
         ("contact_sheet_clips", 201, ErrorCode.out_of_range),
         ("buckets", [], ErrorCode.invalid_type),

@@ -22,6 +22,7 @@ from fantasytalking.evaluation.metrics.motion.blink_rate import BlinkRate, count
 from fantasytalking.evaluation.metrics.motion.output_motion import OutputMotionIntensity
 from fantasytalking.evaluation.metrics.motion.theval import THEval
 from fantasytalking.evaluation.metrics.motion.theval_score import THEvalScore
+from fantasytalking.evaluation.metrics.quality.face_fraction import FaceFraction
 from fantasytalking.evaluation.metrics.reenactment.head_pose_error import HeadPoseError
 from fantasytalking.evaluation.metrics.reenactment.lmd import LMD, centered_distance
 from fantasytalking.evaluation.metrics.sync.audio_mouth_gain import AudioMouthGain, lag_correlations
@@ -193,3 +194,10 @@ def test_mouth_and_loudness_correlate_for_the_own_audio_only(clips: list[Evaluat
     assert early["envelope_lag"] - own["envelope_lag"] == pytest.approx(8 / 25, abs=0.05)
     for video in (clips[0].slice_frames(slice(0, 60)), freeze_frames(clip), gray):
         assert summary(AudioMouthGain(), (video, None))["n"] == 0
+
+
+def test_the_face_takes_a_fraction_of_the_frame(clips: list[EvaluationClip], gray: EvaluationClip) -> None:
+    boxes = clips[0].track.boxes
+    height = float(np.nanmedian(boxes[:, 3] - boxes[:, 1])) / clips[0].frames.shape[1]
+    assert summary(FaceFraction(), (clips[0], None)) == pytest.approx({"face_fraction": height, "n": 1})
+    assert 0.2 < height < 0.9 and summary(FaceFraction(), (gray, None))["n"] == 0

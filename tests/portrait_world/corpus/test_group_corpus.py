@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan, parse_image_size, plan_world_corpus
 from tests.helpers.errors import raises_input_error
+from tests.helpers.paths import ROOT
 from tests.helpers.scripts import run_script
 
 LINES = tuple(f"Sentence {word}." for word in ("one", "two", "three", "four", "five"))
@@ -101,14 +103,16 @@ def test_the_script_renders_groups_and_resumes(
     truth = json.loads((out / "g0005_s0000" / "truth.json").read_text())
     assert {person["identity"] for person in truth["people"]} == {5, 6}
     assert len({(x, y) for x, y in truth["jitter"]}) > 5
+    build = yaml.safe_load((ROOT / "configs" / "nano" / "build.yaml").read_text())
+    assert truth["closeness"] == build["zoom"] == 1.1846, "people are as large as nano knows them"
 
     first_truth = (out / "g0005_s0000" / "truth.json").read_bytes()
     (out / "g0006_s0000" / "truth.json").rename(tmp_path / "kept.json")
-    same = GroupCorpusPlan(range(5, 7), ("Hop.",), 2, (160, 96), jitter=0.005)
+    same = GroupCorpusPlan(range(5, 7), ("Hop.",), 2, (160, 96), zoom=1.1846, jitter=0.005)
     assert list(make_corpus(same, out)) == [(1, 2), (2, 2)]
     assert (out / "g0006_s0000" / "truth.json").read_bytes() == (tmp_path / "kept.json").read_bytes()
     assert (out / "g0005_s0000" / "truth.json").read_bytes() == first_truth
     with raises_input_error(ErrorCode.output_exists, "output", str(out)):
-        next(make_corpus(GroupCorpusPlan(range(5, 7), ("Hop.",), 2, (160, 96), jitter=0.005, seed=2), out))
+        next(make_corpus(GroupCorpusPlan(range(5, 7), ("Hop.",), 2, (160, 96), zoom=1.1846, jitter=0.005, seed=2), out))
     with raises_input_error(ErrorCode.output_exists, "output", str(out / "g0005_s0000")):
-        next(make_corpus(GroupCorpusPlan(range(5, 7), ("Hip.",), 2, (160, 96), jitter=0.005), out))
+        next(make_corpus(GroupCorpusPlan(range(5, 7), ("Hip.",), 2, (160, 96), zoom=1.1846, jitter=0.005), out))
