@@ -1,5 +1,6 @@
 """Checks portrait, speech and driving videos when they are given, and warns of what a model was not trained for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from fantasytalking.app.service import GenerationService
 from fantasytalking.app.uploads import open_regular
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.media.resolution import ResizeMode
+from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.pipeline.portrait import Portrait
 
 SOUND_NAMES = {"audio": "Speech", "second_audio": "Speech of the right person"}
 DRIVER_NAMES = {"driving_video": "Driving video", "second_driving_video": "Driving video of the right person"}
@@ -103,15 +106,18 @@ class InputChecks:
             return ""  # it is told beside the input itself, or there is no input yet
         return "" if seconds is None else f"Takes about {duration_text(seconds)}"
 
-    def result_note(self, request: PageRequest) -> str:
-        """Returns what to know about a result; empty: nothing."""
+    def result_note(self, request: PageRequest, warnings: Sequence[str]) -> str:
+        """Returns what to know about a result, which came with `warnings`; empty: nothing."""
         assert request.portrait is not None, "checked before the generation"
-        return self._warning(Path(request.portrait))
+        return _joined([self._warning(Path(request.portrait)), *map(page_words, warnings)])
 
     def _warning(self, portrait: Path) -> str:
         if not self.training_note or self.examples.contain(portrait):
             return ""
         return f"{self.training_note}: expect a blurred or melted face for any other; the examples work"
+
+    def _framing(self, portrait: Portrait, config: InferConfig) -> str:
+        return page_words(portrait.framing_warning(self.service.face_ranges, config.resize_mode) or "")
 
     def _checked_portrait(
         self, path: Path, num_people: int, face_index: float | None = None, size: str | None = None
@@ -122,18 +128,18 @@ class InputChecks:
         if face_index:
             return self._warning(path)  # a chosen face is checked with the whole configuration
         if size is not None and size in self.service.config.sizes:
-            prepare_in_size(self.service.config, path, num_people, size)
-            return self._warning(path)
+            portrait = prepare_in_size(self.service.config, path, num_people, size, self.service.face_ranges)
+            return _joined([self._warning(path), self._framing(portrait, self.service.config)])
         try:
-            config, _ = prepare_people(self.service.config, path, num_people)
+            config, portrait = prepare_people(self.service.config, path, num_people, self.service.face_ranges)
         except InputError as error:
             if error.code is ErrorCode.no_face and isinstance(error.value, int) and error.value:
                 raise _face_count(error.value, num_people) from error
             raise
-        notes = [self._warning(path)]
+        notes = [self._warning(path), self._framing(portrait, config)]
         if config.resize_mode is ResizeMode.letterbox and self.service.config.resize_mode is not config.resize_mode:
             notes.append("black bars are added so that both faces fit")
-        return "; ".join(filter(None, notes))
+        return _joined(notes)
 
     def _checked_sound(self, path: Path) -> float:
         with open_regular(path):
@@ -148,6 +154,10 @@ class InputChecks:
                 f"'{path.name}' has no video track; upload a video", code=ErrorCode.unreadable_media, value=path.name
             )
         video_seconds(path, self.service.max_seconds)
+
+
+def _joined(notes: Sequence[str]) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def _found(error: InputError, path: Path) -> Finding:

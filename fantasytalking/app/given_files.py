@@ -10,6 +10,7 @@ import numpy as np
 
 from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.face_range import FaceRanges
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.portrait import Portrait, open_image, parse_sizes
@@ -29,7 +30,7 @@ LABELS = (
     (r"--steps", "Steps"),
     (r"--fps", "Frames per second"),
     (r"--size", "Size"),
-    (r", or resize_mode=letterbox", ""),
+    (r", or (use )?resize_mode=\w+", ""),
 )
 """Options of the command line, and what the page calls them."""
 
@@ -64,10 +65,15 @@ def video_seconds(path: Path, max_seconds: float) -> float:
     return end
 
 
-def prepare_people(config: InferConfig, image: Path, num_people: int) -> tuple[InferConfig, Portrait]:
+def prepare_people(
+    config: InferConfig, image: Path, num_people: int, face_ranges: FaceRanges | None = None
+) -> tuple[InferConfig, Portrait]:
     """Returns the configuration in which the whole faces of all people fit, and the portrait in it.
 
     The model's own sizes come first, then a wider one, then black bars above and below.
+
+    Args:
+        face_ranges: sizes and places of faces that the model knows; None: unknown.
 
     Raises:
         InputError: the image cannot be read, or does not show that number of people.
@@ -75,7 +81,7 @@ def prepare_people(config: InferConfig, image: Path, num_people: int) -> tuple[I
     pixels = open_image(image)
     for candidate in _candidates(config, num_people):
         try:
-            portrait = candidate.portrait_options().prepare(pixels, num_people)
+            portrait = candidate.portrait_options(face_ranges).prepare(pixels, num_people)
         except InputError as error:
             if error.field != "sizes":
                 raise
@@ -89,13 +95,15 @@ def prepare_people(config: InferConfig, image: Path, num_people: int) -> tuple[I
     )
 
 
-def prepare_in_size(config: InferConfig, image: Path, num_people: int, size: str) -> Portrait:
+def prepare_in_size(
+    config: InferConfig, image: Path, num_people: int, size: str, face_ranges: FaceRanges | None = None
+) -> Portrait:
     """Returns the portrait in a size that was chosen.
 
     Raises:
         InputError: as `prepare_people`, or not all faces fit into it whole.
     """
-    portrait = replace(config, sizes=[size]).portrait_options().prepare(image, num_people)
+    portrait = replace(config, sizes=[size]).portrait_options(face_ranges).prepare(image, num_people)
     if num_people > 1 and not _has_whole_faces(portrait):
         raise InputError(
             f"the {num_people} faces do not fit whole into the size {size}; choose the automatic Size",

@@ -55,6 +55,8 @@ class GenerationResult:
     record: Path
     summary: str
     mouth_curve: MouthCurve
+    warnings: tuple[str, ...] = ()
+    """About a portrait that the model cannot animate well."""
 
 
 class GenerationService:
@@ -74,6 +76,7 @@ class GenerationService:
         self.output_folder, self.max_seconds = output_folder, max_seconds
         self._model = resolve_model(config, has_driving_video=True)
         self.trained_modules = self._model.facts.trained_modules
+        self.face_ranges = self._model.facts.face_ranges
         self._pipeline = load_pipeline(config, self._model)
         self._audio_only = (self._model, self._pipeline)
         stored = self._model.stored
@@ -124,17 +127,18 @@ class GenerationService:
             failed.callback(self._remove_unfinished)
             job = _build_job(config, files, own)
             if job.num_faces > 1 and request.size == AUTO_SIZE:
-                config, _ = prepare_people(config, job.image, job.num_faces)
+                config, _ = prepare_people(config, job.image, job.num_faces, self.face_ranges)
                 job = replace(job, config=config)
+            warnings: list[str] = []
             whole = bool(job.driving_videos) or (job.is_multi_speaker and self._separates_speakers)
             model, pipeline = (self._model, self._pipeline) if whole else self._audio_only
             # A step cache, left in the middle, would take this video's features for the next one's.
             failed.callback(pipeline.maybe_free_model_hooks)
             try:
                 if config.stream:
-                    stream_video(job, model, lambda: pipeline, timer.report, on_frame)
+                    stream_video(job, model, lambda: pipeline, timer.report, on_frame, on_warning=warnings.append)
                 else:
-                    generate_video(job, model, lambda: pipeline, timer.report)
+                    generate_video(job, model, lambda: pipeline, timer.report, on_warning=warnings.append)
             except InputError as error:
                 message = _visitor_words(str(error), job, files)
                 raise InputError(message, code=error.code, field=error.field, value=error.value) from error
@@ -143,7 +147,7 @@ class GenerationService:
             timer.report("measure", 1.0)
             record = job.output.with_suffix(".json")
             summary = self._finish(record, config, timer)
-            result = GenerationResult(job.output, record, summary, curve)
+            result = GenerationResult(job.output, record, summary, curve, tuple(warnings))
             failed.pop_all()
             _return_free_memory()
             self._unfinished = None

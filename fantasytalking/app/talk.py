@@ -109,7 +109,7 @@ def create_talk(
                 ) as snapshots:
                     async for snapshot in snapshots:
                         if isinstance(snapshot, GenerationResult):
-                            yield _finished(snapshot, checks.result_note(request))
+                            yield _finished(snapshot, checks.result_note(request, snapshot.warnings))
                             continue
                         _check_heard(ticket, audience, client)
                         if (updates := report.updates(snapshot)) is not None:

@@ -10,6 +10,7 @@ pytest.importorskip("mediapipe")
 from fantasytalking.app.estimate import SpeedModel, duration_text
 from fantasytalking.app.given_files import page_words, prepare_in_size, prepare_people
 from fantasytalking.common.errors import InputError
+from fantasytalking.face_range import FaceRange
 from fantasytalking.media import write_image
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.config import InferConfig
@@ -43,6 +44,16 @@ def test_one_person_keeps_the_size_of_the_model(person: np.ndarray, tmp_path: Pa
     assert prepare_in_size(CONFIG, tmp_path / "one.png", 1, "96x96").pixels.shape == (96, 96, 3)
     with pytest.raises(InputError, match="1 face was found"):
         prepare_people(CONFIG, tmp_path / "one.png", 2)
+
+
+def test_a_face_is_brought_to_the_size_that_the_model_knows(person: np.ndarray, tmp_path: Path):
+    write_image(tmp_path / "far.png", np.pad(person, ((64, 64), (64, 64), (0, 0)), mode="edge"))
+    known = {1: FaceRange(height=(0.5, 0.7), x=(0.4, 0.6), y=(0.3, 0.7))}
+    _, far = prepare_people(CONFIG, tmp_path / "far.png", 1)
+    _, near = prepare_people(CONFIG, tmp_path / "far.png", 1, known)
+    assert far.placement.height < 0.5 and known[1].contains(near.placement)
+    note = far.framing_warning(known, ResizeMode.crop)
+    assert note is not None and "resize_mode" in note and "resize_mode" not in page_words(note)
 
 
 @pytest.mark.parametrize(
