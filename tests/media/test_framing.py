@@ -26,7 +26,7 @@ def picture_with_dot(width: int, height: int, x: int, y: int) -> np.ndarray:
     return picture
 
 
-@pytest.mark.parametrize("fit", list(ResizeMode))
+@pytest.mark.parametrize("fit", [ResizeMode.crop, ResizeMode.letterbox])
 @pytest.mark.parametrize("size", [(1080, 1920), (1280, 720), (200, 200), (333, 257)])
 @pytest.mark.parametrize("position", [(0.5, 0.4), (0.1, 0.1), (0.9, 0.85)])
 def test_points_follow_the_frame(fit: ResizeMode, size: tuple[int, int], position: tuple[float, float]) -> None:

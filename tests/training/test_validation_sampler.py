@@ -89,7 +89,11 @@ def test_sharded_processes_make_the_video_of_a_base_that_trains(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"mixed_precision": "bf16", "optimizer__ema_decay": 0.9}], ids=["fp32", "bf16"]
+    "changes",
+    [
+        pytest.param({}, marks=pytest.mark.slow, id="fp32"),
+        pytest.param({"mixed_precision": "bf16", "optimizer__ema_decay": 0.9}, id="bf16"),
+    ],
 )
 def test_every_step_leaves_a_video_and_a_contact_sheet(
     tmp_path: Path, places: dict[str, Path], changes: dict[str, object]

@@ -271,6 +271,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory, good: Path, components: Path)
     return Calm(output, config, time.monotonic() - begin)
 
 
+@pytest.mark.slow
 def test_killed_three_times_the_result_is_the_same(good: Path, calm: Calm, tmp_path: Path) -> None:
     kill_and_finish(good, tmp_path / "killed", calm.config, 3, calm.seconds, seed=1)
     assert file_hashes(tmp_path / "killed") == file_hashes(calm.output)
