@@ -32,7 +32,7 @@ class Audience:
             if not self._streams[session]:
                 del self._streams[session]
 
-    def hears(self, session: str) -> bool:
+    def is_listened_to(self, session: str) -> bool:
         """Whether a client listens to the session."""
         return session in self._streams
 

@@ -103,7 +103,7 @@ class InputChecks:
             config = request.to_config(self.service.config, self.service.max_seconds)
             seconds = self.service.estimated_seconds(config, request.files())
         except InputError:
-            return ""  # it is told beside the input itself, or there is no input yet
+            return ""  # reported beside the input itself, or there is no input yet
         return "" if seconds is None else f"Takes about {duration_text(seconds)}"
 
     def result_note(self, request: PageRequest, warnings: Sequence[str]) -> str:

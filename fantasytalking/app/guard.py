@@ -61,7 +61,7 @@ class RequestGuard:
         app: the application behind it.
         hosts: names under which the page may be reached.
         upload_folder: the only folder whose files requests may name or fetch.
-        audience: is told of every event stream while it is open.
+        audience: records every event stream while it is open.
     """
 
     def __init__(self, app: App, hosts: AllowedHosts, upload_folder: Path, audience: Audience) -> None:
@@ -168,7 +168,7 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Returns a `receive` that gives the body that was read, and then goes on with the connection's."""
+    """Returns a `receive` that gives the body that was read, followed by the connection's own messages."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

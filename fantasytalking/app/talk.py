@@ -210,7 +210,7 @@ def _hidden_picture() -> dict[str, Any]:
 
 
 def _check_heard(ticket: Ticket, audience: Audience, client: gr.Request) -> None:
-    if ticket.is_unheard(audience.hears(str(client.session_hash))):
+    if ticket.is_unheard(audience.is_listened_to(str(client.session_hash))):
         raise InputError(
             f"nobody has listened to this video for {UNHEARD_SECONDS:g} s; listen to the events of a call at once",
             code=ErrorCode.conflict,

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -71,7 +72,7 @@ class CommandParser(argparse.ArgumentParser):
         missing = re.match(r"argument (\S+): expected ", message)
         options = {option for action in self._actions for option in action.option_strings}
         for option in missing[1].split("/") if missing else ():
-            for given, value in zip(self._given, self._given[1:], strict=False):
+            for given, value in pairwise(self._given):
                 if given == option and value.startswith("-") and value.partition("=")[0] not in options:
                     return f"write {option}={value} for a value that begins with a dash"
         return None

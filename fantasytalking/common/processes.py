@@ -28,7 +28,7 @@ def connect_processes(*, cpu: bool, timeout: timedelta = timedelta(days=14)) -> 
     from accelerate import PartialState
 
     launched = launched_processes()
-    # Without a GPU accelerate connects processes only if it is told to use the CPU.
+    # Without a GPU accelerate connects processes only with cpu=True.
     state = PartialState(cpu=cpu or not torch.cuda.is_available(), timeout=timeout)
     check_all_connected(launched, state.num_processes)
     return state

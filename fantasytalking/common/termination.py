@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
@@ -92,7 +93,7 @@ def _is_launcher(command_line: list[str]) -> bool:
     program, *arguments = [Path(item).name if not item.startswith("-") else item for item in command_line] or [""]
     if not program.startswith("python"):
         return program in _LAUNCHERS
-    for previous, argument in zip([program, *arguments], arguments, strict=False):
+    for previous, argument in pairwise([program, *arguments]):
         if previous == "-m":
             return argument in _LAUNCHER_MODULES
         if argument == "-c":

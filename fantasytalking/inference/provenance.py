@@ -25,7 +25,7 @@ from fantasytalking.pipeline.config import InferConfig
 
 RECORD_FORMAT = 1
 RECORD_KEYS = frozenset(["config", "hashes", "video_sha256"])
-"""Keys by which a record is told from other JSON files."""
+"""Keys that distinguish a record from other JSON files."""
 RECORDED_PACKAGES = (
     "torch",
     "diffusers",

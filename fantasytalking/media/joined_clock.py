@@ -1,4 +1,4 @@
-"""Decodes tracks on one clock that goes on where recordings were joined end to end and their time stamps jump."""
+"""Decodes tracks on one continuous clock where recordings were joined end to end and their time stamps jump."""
 
 import functools
 import math
@@ -32,7 +32,7 @@ class JoinedClock:
 
     All tracks of a recording move by the same time: that between its first packet and the end of what came before.
     Picture and sound stay in sync, and no frame is lost. Packets of two tracks do not change to the next recording at
-    one place of the file: a track that goes on without a gap is still in the one before.
+    one place of the file: a track without a gap is still in the one before.
     """
 
     def __init__(self, streams: list[Any], *, joins_forward: bool) -> None:

@@ -1,4 +1,4 @@
-"""One visitor cannot hold the page for long, and the page ends when it is told to."""
+"""One visitor cannot hold the page for long, and the page ends on a signal."""
 
 import os
 import signal
@@ -164,7 +164,7 @@ def test_a_client_has_a_few_jobs_at_a_time(server: Server, call: Any, monkeypatc
             stream = opened.enter_context(httpx.stream("GET", f"{server.url}{API}/call/talk/{event}", timeout=60))
             lines = stream.iter_lines()
             for line in lines:
-                # One that is admitted tells how it goes on; one that is refused says so beside the button, then fails.
+                # An admitted job reports progress; a refused one says so beside the button, then fails.
                 if "elapsed" in line or "before this one" in line:
                     break
                 if line == "event: error":

@@ -39,7 +39,7 @@ def test_a_terminated_command_removes_what_is_unfinished(
         with atomic_write(tmp_path / "video.mp4") as temporary:
             temporary.write_text("part")
             os.kill(os.getpid(), number)
-            pytest.fail("it went on")
+            pytest.fail("the signal was ignored")
 
     outside = signal.signal(number, signal.SIG_DFL)  # under nohup, SIGHUP is ignored
     try:

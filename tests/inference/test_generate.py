@@ -150,7 +150,7 @@ def test_a_few_step_lora_is_part_of_the_record(capsys, options, tmp_path):
 
 
 def test_a_base_with_an_adapter(capsys, options, base, adapters, saved, tmp_path):
-    """The parts by themselves make the same video as the saved pipeline, and an adapter's limits are told."""
+    """The parts by themselves make the same video as the saved pipeline, and an adapter's limits are reported."""
     assert run_infer(capsys, *options, "max_text_tokens=12").code == 0
     parts = [*options, f"base={base}", f"adapter={adapters / 'all'}", "max_text_tokens=12", "flow_shift=5"]
     assert run_infer(capsys, *parts, "--output", tmp_path / "parts.mp4").code == 0

@@ -457,7 +457,7 @@ def test_the_transformer_compiles_with_symbolic_sizes_and_is_exported(tmp_path):
         for frames, size in ((5, 8), (3, 12)):
             inputs = (*tiny_latents(1, frames, size=size), tiny_conditions(1, frames, size=size))
             assert torch.equal(compiled(*inputs, return_dict=False)[0], model(*inputs, return_dict=False)[0])
-        program = torch.export.export(model, inputs, kwargs={"return_dict": False}, strict=False)
+        program = torch.export.export(model, inputs, kwargs={"return_dict": False})
         torch.export.save(program, tmp_path / "model.pt2")
         again = torch.export.load(tmp_path / "model.pt2").module()
         torch.testing.assert_close(again(*inputs, return_dict=False)[0], model(*inputs, return_dict=False)[0])
