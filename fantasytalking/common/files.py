@@ -227,6 +227,29 @@ def check_utf8_path(path: Path, field: str) -> None:
         )
 
 
+def bounded_file(path: str | Path, what: str, max_bytes: int, cure: str, *, field: str | None = None) -> Path:
+    """Returns the path of an existing file that has at most `max_bytes`.
+
+    Args:
+        what: name of the file in messages.
+        cure: what to do about a larger one.
+        field: of the error about a larger one; None: `what`.
+
+    Raises:
+        InputError: the file is missing or larger.
+    """
+    path = existing_file(path, what)
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise InputError(
+            f"{what} '{path}' has {size} bytes; the limit is {max_bytes}; {cure}",
+            code=ErrorCode.out_of_range,
+            field=field or what,
+            value=size,
+        )
+    return path
+
+
 def check_has_stem(path: Path, suffixes: Collection[str], field: str) -> None:
     """Validates that an output is more than a suffix, such as `.mp4`.
 

@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.files import atomic_write, bounded_file
 from fantasytalking.common.limits import MAX_FEATURE_BYTES
 
 FEATURE_FORMAT = 1
@@ -116,15 +116,7 @@ def load_features(path: str | Path) -> ClipFeatures:
             type or value; `field` is the key.
     """
     try:
-        path = existing_file(path, "feature file")
-        if path.stat().st_size > MAX_FEATURE_BYTES:
-            raise InputError(
-                f"feature file '{path}' has {path.stat().st_size} bytes; the limit is {MAX_FEATURE_BYTES}; prepare the "
-                "clip again",
-                code=ErrorCode.out_of_range,
-                field="path",
-                value=path.stat().st_size,
-            )
+        path = bounded_file(path, "feature file", MAX_FEATURE_BYTES, "prepare the clip again", field="path")
         with safe_open(path, framework="pt") as file:
             _check_metadata(file.metadata() or {}, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

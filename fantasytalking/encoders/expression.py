@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from fantasytalking.common.config import config_from_dict
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.files import atomic_write, bounded_file
 from fantasytalking.common.limits import MAX_ENCODER_BYTES, MAX_ENCODER_CONFIG_BYTES
 from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors
 from fantasytalking.common.text_files import read_json
@@ -216,14 +216,7 @@ class ExpressionEncoder:
             faces = FantasyPortraitNetworks.from_folder(folder) if folder.is_dir() else None
             return cls(load_pd_fgc(released), device, faces)
         for name, limit in ((ENCODER_CONFIG_FILE, MAX_ENCODER_CONFIG_BYTES), (ENCODER_WEIGHTS_FILE, MAX_ENCODER_BYTES)):
-            size = existing_file(folder / name, "expression encoder").stat().st_size
-            if size > limit:
-                raise InputError(
-                    f"expression encoder '{folder / name}' has {size} bytes; the limit is {limit}; give another file",
-                    code=ErrorCode.out_of_range,
-                    field=name,
-                    value=size,
-                )
+            bounded_file(folder / name, "expression encoder", limit, "give another file", field=name)
         config = config_from_dict(
             ExpressionEncoderConfig, read_json(folder / ENCODER_CONFIG_FILE), str(folder / ENCODER_CONFIG_FILE)
         )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import existing_file
+from fantasytalking.common.files import bounded_file
 from fantasytalking.common.limits import MAX_ONNX_BYTES
 
 
@@ -101,14 +101,7 @@ def read_onnx(path: Path, label: str, hint: str) -> OnnxFile:
     Raises:
         InputError: the file is missing, larger than `MAX_ONNX_BYTES`, not ONNX, or stores weights in other files.
     """
-    size = existing_file(path, label).stat().st_size
-    if size > MAX_ONNX_BYTES:
-        raise InputError(
-            f"{label} '{path}' has {size} bytes; the limit is {MAX_ONNX_BYTES}; {hint}",
-            code=ErrorCode.out_of_range,
-            field=label,
-            value=size,
-        )
+    bounded_file(path, label, MAX_ONNX_BYTES, hint)
     import onnx
     from google.protobuf.message import DecodeError
 

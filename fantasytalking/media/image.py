@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.common.files import atomic_write, bounded_file
 from fantasytalking.common.limits import MAX_IMAGE_BYTES, MAX_IMAGE_MEMORY_BYTES, MAX_IMAGE_PIXELS
 from fantasytalking.media.image_headers import decoding_bytes, describe_unreadable
 
@@ -42,14 +42,7 @@ def read_image(path: str | Path, max_side: int | None = None) -> NDArray[np.uint
         InputError: the file is not a supported image, is damaged, has more than `MAX_IMAGE_BYTES` bytes, decodes to
             more than `MAX_IMAGE_PIXELS` pixels or takes more than `MAX_IMAGE_MEMORY_BYTES` bytes to decode.
     """
-    path = existing_file(path, "image")
-    if path.stat().st_size > MAX_IMAGE_BYTES:
-        raise InputError(
-            f"image '{path}' has {path.stat().st_size} bytes; the limit is {MAX_IMAGE_BYTES}; save it compressed",
-            code=ErrorCode.out_of_range,
-            field="image",
-            value=str(path),
-        )
+    path = bounded_file(path, "image", MAX_IMAGE_BYTES, "save it compressed")
     with _decoding_errors(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about large images; the limit below decides
