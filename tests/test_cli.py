@@ -17,7 +17,7 @@ from fantasytalking.commands.invocation import Invocation
 from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
-from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.inference.config import InferConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "numpy", "omegaconf", "diffusers", "transformers", "cv2", "gradio")
@@ -92,7 +92,7 @@ def test_the_parser_of_each_command_is_built_and_shows_the_call(name: str, capsy
     assert stopped.value.code == 0
     assert shown.startswith(f"usage: fantasytalking {name} ")
     assert f"\n    fantasytalking {name}" in shown or f"\nfantasytalking {name}" in shown, "an example"
-    assert ".py" not in shown.replace("fantasytalking/pipeline/config.py", "")
+    assert ".py" not in shown.replace("fantasytalking/inference/config.py", "")
     assert not re.search(r"[{}]", re.sub(r"\{[\w.,]+\}", "", shown)), "every placeholder is replaced"
 
 

@@ -158,9 +158,9 @@ def no_old_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def schemas() -> dict[str, tuple[type, str, str]]:
     """Configuration of every command that takes key=value, and its default: preset and name."""
     from fantasytalking.data.prepare.config import PreparationConfig
+    from fantasytalking.inference.config import InferConfig
     from fantasytalking.nano.ablation.config import AblationConfig
     from fantasytalking.nano.config import BuildConfig
-    from fantasytalking.pipeline.config import InferConfig
     from fantasytalking.training.config import TrainConfig
 
     return {

@@ -12,8 +12,8 @@ from fantasytalking.app.request import Mode, PageRequest
 from fantasytalking.app.service import GenerationService
 from fantasytalking.app.uploads import open_regular
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.media.resolution import ResizeMode
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.portrait import Portrait
 
 SOUND_NAMES = {"audio": "Speech", "second_audio": "Speech of the right person"}

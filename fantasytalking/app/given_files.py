@@ -11,8 +11,8 @@ import numpy as np
 from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.face_range import FaceRanges
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.media.resolution import ResizeMode
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.portrait import Portrait, open_image, parse_sizes
 
 CHECK_SAMPLE_RATE = 16_000

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.pipeline.config import InferConfig, apply_options
+from fantasytalking.inference.config import InferConfig, apply_options
 
 AUTO_SIZE = "automatic"
 """Picks the model's size whose aspect ratio is nearest to the portrait's."""

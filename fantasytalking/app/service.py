@@ -21,12 +21,12 @@ from fantasytalking.app.given_files import page_words, prepare_people, sound_sec
 from fantasytalking.app.request import AUTO_SIZE, PageRequest, RequestFiles
 from fantasytalking.app.uploads import copy_upload, is_regular_file
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.generate import generate_video
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import load_pipeline, resolve_model
 from fantasytalking.inference.stream import stream_video
 from fantasytalking.perception.mouth_curve import MouthCurve, mouth_curve
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.generation_plan import resolve_num_inference_steps
 
 MAX_KEPT_VIDEOS = 50

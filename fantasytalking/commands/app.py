@@ -41,8 +41,8 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     if not 1 <= given.max_seconds <= 3600:
         raise InputError(f"max-seconds is {given.max_seconds:g}; it must be 1 to 3600")
     from fantasytalking.common.config import load_config, preset_path
+    from fantasytalking.inference.config import InferConfig
     from fantasytalking.inference.console import silence_libraries
-    from fantasytalking.pipeline.config import InferConfig
 
     config = load_config(InferConfig, given.config or preset_path("nano", "infer"), given.overrides)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported

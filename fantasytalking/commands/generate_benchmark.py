@@ -28,8 +28,8 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     from fantasytalking.common.processes import connect_processes
     from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
     from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
+    from fantasytalking.inference.config import InferConfig
     from fantasytalking.inference.console import silence_libraries
-    from fantasytalking.pipeline.config import InferConfig
 
     config = load_config(InferConfig, given.config or preset_path("nano", "infer"), given.overrides)
     job = BenchmarkJob(BenchmarkProtocol.load(given.manifest), given.references, given.output, config)

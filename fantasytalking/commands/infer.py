@@ -14,7 +14,7 @@ DESCRIPTION = """Generates a talking video from a portrait and speech, or from a
     ffmpeg ... -f wav - | {command} --stream --image P --audio - --output - | ffplay -
     torchrun --nproc-per-node 2 {target} --image P --audio A       several processes (GPUs) for one video
 
-A .json beside the video records everything that determined it. Settings: fantasytalking/pipeline/config.py.
+A .json beside the video records everything that determined it. Settings: fantasytalking/inference/config.py.
 """
 
 

@@ -11,6 +11,7 @@ from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.resources import resource_path
+from fantasytalking.inference.config import InferConfig, apply_options
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.job import (
     STDIO_PATH,
@@ -20,7 +21,6 @@ from fantasytalking.inference.job import (
     job_from_record,
     unused_output_path,
 )
-from fantasytalking.pipeline.config import InferConfig, apply_options
 from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
 
 

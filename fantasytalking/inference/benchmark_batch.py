@@ -15,13 +15,13 @@ from fantasytalking.common.resumable_tasks import ProcessState
 from fantasytalking.evaluation.benchmark.prediction_pairing import MAX_LISTED_NAMES, find_references
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.inference.benchmark_inputs import input_paths, write_inputs
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.console import notify_warning
 from fantasytalking.inference.generate import generate_video
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline, resolve_model
 from fantasytalking.inference.provenance import GenerationRecord
 from fantasytalking.media.resolution import ResizeMode
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 
 

@@ -21,16 +21,16 @@ from torch import Tensor, distributed
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline, resolve_model
+from fantasytalking.inference.optimizations import StepCache, apply_optimizations
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.config import InferConfig, Offload
-from fantasytalking.pipeline.loading import load_transformer
-from fantasytalking.pipeline.loading_options import LoadingOptions
-from fantasytalking.pipeline.optimizations import StepCache, apply_optimizations
+from fantasytalking.pipeline.loading.model_components import load_transformer
+from fantasytalking.pipeline.loading.options import LoadingOptions
 
 LoadedT = TypeVar("LoadedT")
 

@@ -9,11 +9,11 @@ import torch
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import check_has_stem, existing_file, report_write_errors, shorten_name
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.model_sources import ResolvedModel
 from fantasytalking.inference.provenance import GenerationRecord, is_record
 from fantasytalking.pipeline import GenerationPlan, ModelFacts, plan_generation
-from fantasytalking.pipeline.config import InferConfig
 
 STDIO_PATH = Path("-")
 """Standard input as the path of an audio, standard output as the path of a video."""

@@ -12,12 +12,12 @@ from tqdm import tqdm
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.hub import CHECKPOINTS_FOLDER, HUB_ID, resolve_local
+from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.download_hints import download_hint
+from fantasytalking.inference.optimizations import apply_optimizations, choose_offload, component_bytes
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.pipeline.config import InferConfig, Offload
 from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
-from fantasytalking.pipeline.optimizations import apply_optimizations, choose_offload, component_bytes
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 

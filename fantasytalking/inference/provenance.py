@@ -20,8 +20,8 @@ from fantasytalking.common.files import existing_file, fingerprint, hash_file
 from fantasytalking.common.limits import MAX_RECORD_BYTES
 from fantasytalking.common.text import utf8_bytes
 from fantasytalking.common.text_files import read_json
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.model_sources import ResolvedModel, device_name
-from fantasytalking.pipeline.config import InferConfig
 
 RECORD_FORMAT = 1
 RECORD_KEYS = frozenset(["config", "hashes", "video_sha256"])

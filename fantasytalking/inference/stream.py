@@ -18,6 +18,7 @@ from fantasytalking import media
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, hash_file
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.console import notify, notify_warning
 from fantasytalking.inference.job import STDIO_PATH, GenerationJob, checked_output_paths, start_record
 from fantasytalking.inference.model_sources import ResolvedModel, deterministic_algorithms
@@ -27,7 +28,6 @@ from fantasytalking.media.audio_stream import DualRateAudio
 from fantasytalking.media.fragmented_mp4 import FragmentedMp4Writer
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
-from fantasytalking.pipeline.config import InferConfig
 
 STREAM_SAMPLE_RATES = (WAV2VEC_SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
 INPUT_AUDIO_SUFFIX = ".heard.wav"

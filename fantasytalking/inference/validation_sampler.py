@@ -21,6 +21,7 @@ from fantasytalking.common.hub import resolve_local
 from fantasytalking.data.manifest import ClipRecord, corpus_face_ranges, read_manifest
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.console import silence_libraries
 from fantasytalking.inference.model_sources import resolve_paths
 from fantasytalking.inference.video_outputs import (
@@ -40,9 +41,8 @@ from fantasytalking.pipeline import (
     encode_driving_video,
     plan_generation,
 )
-from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.loading import load_encoders
-from fantasytalking.pipeline.loading_options import LoadingOptions
+from fantasytalking.pipeline.loading.model_components import load_encoders
+from fantasytalking.pipeline.loading.options import LoadingOptions
 from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder, read_geometry
 from fantasytalking.pipeline.portrait import report_framing
 from fantasytalking.pipeline.schedulers import make_scheduler

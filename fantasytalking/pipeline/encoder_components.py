@@ -1,7 +1,8 @@
 """Components of a pipeline that are not torch modules: face encoder, expression encoder, constants of motion.
 
 They are registered like the others, so that diffusers saves, uploads, loads and passes them on. It recognizes a
-component by its base class, here transformers' `FeatureExtractionMixin`, which must be a name of this module.
+component by its base class, here transformers' `FeatureExtractionMixin`, which must be a name of this module. Saved
+pipelines state this module's path in their model_index.json.
 """
 
 import shutil

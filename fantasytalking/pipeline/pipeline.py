@@ -69,7 +69,8 @@ from fantasytalking.pipeline.inputs import (
     load_audio_inputs,
     load_driving_inputs,
 )
-from fantasytalking.pipeline.lora_methods import LoraMethods, check_attention_kwargs
+from fantasytalking.pipeline.loading.lora_methods import LoraMethods, check_attention_kwargs
+from fantasytalking.pipeline.loading.pretrained import PretrainedPipeline
 from fantasytalking.pipeline.model_facts import ModelFacts, check_pipeline_config
 from fantasytalking.pipeline.portrait import (
     DEFAULT_PORTRAIT_OPTIONS,
@@ -78,7 +79,6 @@ from fantasytalking.pipeline.portrait import (
     portrait_from_image,
     report_framing,
 )
-from fantasytalking.pipeline.pretrained import PretrainedPipeline
 from fantasytalking.pipeline.sliding_window import plan_windows
 from fantasytalking.pipeline.speakers import DrivingExpression, Speakers
 from fantasytalking.pipeline.streaming.streamer import Streamer

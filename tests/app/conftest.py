@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
-from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.portrait_world.corpus.demo import DEMO_FOLDER, DEMO_SPEECH_FILE
 from tests.helpers.tiny_pipeline import adapters, base, expressive, pipe, saved
 

@@ -11,9 +11,9 @@ from fantasytalking.app.estimate import SpeedModel, duration_text
 from fantasytalking.app.given_files import page_words, prepare_in_size, prepare_people
 from fantasytalking.common.errors import InputError
 from fantasytalking.face_range import FaceRange
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.media import write_image
 from fantasytalking.media.resolution import ResizeMode
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.people.identity import make_identity
 

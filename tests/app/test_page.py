@@ -12,8 +12,8 @@ import pytest
 
 from fantasytalking.commands.invocation import Invocation
 from fantasytalking.common.errors import InputError
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.media import probe, write_image, write_video
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus.demo import DEMO_FOLDER, DEMO_PORTRAIT_FILE, DEMO_SPEECH_FILE
 from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.motion.frame_state import FaceState

@@ -23,10 +23,10 @@ from fantasytalking.app.request import PageRequest
 from fantasytalking.app.service import GenerationResult, GenerationService
 from fantasytalking.checkpoints.adapter import load_adapter, read_adapter_config, save_adapter
 from fantasytalking.checkpoints.lora import add_lora
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.media import probe, read_video
 from fantasytalking.perception.mouth_curve import MouthCurve
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.config import InferConfig
 from tests.app.conftest import Server, wait_until
 from tests.app.test_page import ASKED
 from tests.helpers.tiny_pipeline import LORA

@@ -18,7 +18,7 @@ from fantasytalking.app.service import GenerationService, ServerStoppedError
 from fantasytalking.app.talk import WAITING_SECONDS
 from fantasytalking.app.uploads import copy_upload
 from fantasytalking.common.errors import InputError
-from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.inference.config import InferConfig
 from tests.app.conftest import MAX_PAGE_SECONDS, Server, command, free_port, wait_until
 from tests.app.test_guard import API, META, upload
 from tests.app.test_page import ASKED

@@ -11,9 +11,9 @@ from fantasytalking.common.config_aliases import RENAMED_KEYS, _warn_once, renam
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.evaluation.benchmark.config import BenchmarkConfig
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.nano.ablation.config import AblationConfig
 from fantasytalking.nano.config import BuildConfig
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.training.config import TrainConfig
 from tests.helpers.errors import raises_input_error
 

@@ -8,7 +8,7 @@ from fantasytalking.common.config import load_config
 from fantasytalking.common.errors import ErrorCode, install_command
 from fantasytalking.common.resources import ROOT, resource_path
 from fantasytalking.data.prepare.plan import read_time_ranges
-from fantasytalking.pipeline.config import InferConfig
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.portrait_world.corpus.clip_corpus import read_sentences
 from tests.helpers.errors import raises_input_error
 

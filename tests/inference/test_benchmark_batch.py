@@ -17,8 +17,8 @@ from fantasytalking.evaluation.benchmark.prediction_pairing import match_predict
 from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
 from fantasytalking.inference.cli import run_job
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.job import job_from_record
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 from tests.helpers.errors import raises_input_error
 

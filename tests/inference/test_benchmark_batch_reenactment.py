@@ -14,9 +14,9 @@ from fantasytalking.evaluation.benchmark.cross_ground_truth import render_cross_
 from fantasytalking.evaluation.benchmark.prediction_pairing import match_predictions
 from fantasytalking.evaluation.cli import freeze_benchmark
 from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benchmark
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.provenance import GenerationRecord
 from fantasytalking.media import read_image, read_video
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 from tests.helpers.errors import raises_input_error
 from tests.inference.test_benchmark_batch import Rank

@@ -13,13 +13,13 @@ import torch.multiprocessing as multiprocessing
 from safetensors.torch import save_file
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.context_parallel import Coordinator, init_processes, run_worker
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import load_pipeline, resolve_model
+from fantasytalking.inference.optimizations import OptimizationConfig, StepCache
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
-from fantasytalking.pipeline.config import InferConfig, Offload
-from fantasytalking.pipeline.optimizations import OptimizationConfig, StepCache
 from tests.app.conftest import free_port
 from tests.helpers.errors import raises_input_error
 from tests.helpers.fork_server import FORK_SERVER, start_fork_server

@@ -9,11 +9,11 @@ import pytest
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.prepare.config import PreparationConfig
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.download_hints import DOWNLOAD_HINTS
 from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.models.presets import MODEL_PRESETS
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.training.config import TrainConfig
 from tests.helpers.errors import raises_input_error
 from tests.helpers.paths import ROOT

@@ -14,9 +14,9 @@ pytest.importorskip("mediapipe")
 from fantasytalking.common.errors import ErrorCode, exit_cleanly
 from fantasytalking.inference.arguments import parse_job
 from fantasytalking.inference.cli import run_job
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.inference.provenance import GenerationRecord
-from fantasytalking.pipeline.config import InferConfig
 from tests.helpers.errors import raises_input_error
 from tests.helpers.limits import file_size_limit
 from tests.helpers.tiny_pipeline import random_speech

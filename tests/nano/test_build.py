@@ -15,6 +15,7 @@ from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_pat
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS as EXPRESSIONS
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.nano.build import STEP_NAMES, build_nano
 from fantasytalking.nano.config import BuildConfig
@@ -26,7 +27,6 @@ from fantasytalking.nano.corpora.video_corpus import (
 )
 from fantasytalking.nano.model_card import write_model_card
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.config import InferConfig
 from tests.helpers.errors import raises_input_error
 
 ROOT = CONFIGS_FOLDER.parent

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.perception.face_track import track_faces
 from fantasytalking.perception.landmark_measures import mouth_opening
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, PortraitRenderer, perform_plan
 from fantasytalking.portrait_world.people.identity import make_identity
 from tests.helpers.paths import ROOT

@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.model_sources import load_pipeline, resolve_model
 from fantasytalking.media import read_audio, write_video
 from fantasytalking.nano.config import BuildConfig
@@ -23,7 +24,6 @@ from fantasytalking.perception.landmark_measures import mouth_opening
 from fantasytalking.perception.motion_intensity import measure_motion
 from fantasytalking.perception.signals import loudness_envelope
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.portrait import Portrait, parse_sizes, prepare_portrait
 from fantasytalking.portrait_world.corpus.clip_corpus import HELD_OUT_SENTENCES_FILE, read_sentences
 from fantasytalking.portrait_world.corpus.group_scene import GroupRenderer

@@ -12,10 +12,10 @@ import torch
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
 from fantasytalking.common.errors import ErrorCode
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.models.cfg_branches import CfgOrder
 from fantasytalking.pipeline import FantasyTalkingPipeline, GuidanceSchedule, Portrait
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.generation_plan import resolve_num_inference_steps
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 from tests.helpers.errors import raises_input_error

@@ -17,6 +17,7 @@ from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.face_range import face_ranges_from_dict
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.models.presets import load_model_config
@@ -28,7 +29,6 @@ from fantasytalking.pipeline import (
     GuidanceSchedule,
     Portrait,
 )
-from fantasytalking.pipeline.config import InferConfig
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler, set_timesteps
 from fantasytalking.pipeline.timeline import Timeline
 from tests.helpers.errors import raises_input_error

@@ -9,10 +9,10 @@ from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
 from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import add_lora
 from fantasytalking.common.errors import ErrorCode
+from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.config import InferConfig
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_pipeline import EXPRESSION, LORA
 

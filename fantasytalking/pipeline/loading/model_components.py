@@ -23,7 +23,7 @@ from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
-from fantasytalking.pipeline.loading_options import MODEL_COMPONENTS, LoadingOptions
+from fantasytalking.pipeline.loading.options import MODEL_COMPONENTS, LoadingOptions
 from fantasytalking.pipeline.model_facts import StoredModel
 from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler, check_scheduler_config, make_scheduler
 

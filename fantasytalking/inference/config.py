@@ -9,10 +9,10 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_VIDEO_SECONDS
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.face_range import FaceRanges
+from fantasytalking.inference.optimizations import OptimizationConfig
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.generation_plan import GenerationControls
 from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
-from fantasytalking.pipeline.optimizations import OptimizationConfig
 from fantasytalking.pipeline.portrait import PortraitOptions, parse_sizes
 from fantasytalking.pipeline.schedulers import FLOW_SHIFT_RANGE, SchedulerType
 

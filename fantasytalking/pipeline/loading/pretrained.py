@@ -8,7 +8,7 @@ from typing import Any, Self
 from diffusers import DiffusionPipeline
 
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.pipeline.loading import (
+from fantasytalking.pipeline.loading.model_components import (
     ComponentCallback,
     align_weights,
     check_can_be_saved,
@@ -16,7 +16,7 @@ from fantasytalking.pipeline.loading import (
     load_saved_pipeline,
     read_saved_model,
 )
-from fantasytalking.pipeline.loading_options import LoadingOptions
+from fantasytalking.pipeline.loading.options import LoadingOptions
 from fantasytalking.pipeline.model_facts import StoredModel
 
 
@@ -41,7 +41,7 @@ class PretrainedPipeline(DiffusionPipeline):
             source: a folder, or a hub id.
             adapter, expression_adapter: adapters that extend the pipeline.
             progress: called with the name of each component once it is loaded.
-            kwargs: options of `fantasytalking.pipeline.loading_options.LoadingOptions`, and components that are already
+            kwargs: options of `fantasytalking.pipeline.loading.options.LoadingOptions`, and components that are already
                 loaded, by name.
 
         Raises:
@@ -66,7 +66,7 @@ class PretrainedPipeline(DiffusionPipeline):
         face_encoder: str | Path | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Loads a Wan base with an adapter: see `fantasytalking.pipeline.loading.load_pipeline_from_base`."""
+        """Loads a Wan base with an adapter, as `load_pipeline_from_base` does."""
         model = StoredModel.read(base, adapter, expression_adapter=expression_adapter, face_encoder=face_encoder)
         return cls._from_arguments(load_pipeline_from_base(model, **kwargs))
 

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.inference.config import InferConfig
+from fantasytalking.inference.optimizations import OptimizationConfig, StepCache, apply_optimizations, choose_offload
 from fantasytalking.models.cpu.attention import Float32PortraitAttnProcessor
-from fantasytalking.pipeline.config import InferConfig
-from fantasytalking.pipeline.optimizations import OptimizationConfig, StepCache, apply_optimizations, choose_offload
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 

@@ -1,0 +1,1 @@
+"""Loads, saves and pushes a pipeline: its components, options, LoRAs and files."""
