@@ -30,7 +30,7 @@ from fantasytalking.common.files import atomic_write
 from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors
 from fantasytalking.common.text_files import read_json
 from fantasytalking.face_range import face_ranges_from_dict
-from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig
+from fantasytalking.models.expression_config import ExpressionModuleConfig, upgrade_expression_keys
 from fantasytalking.models.expression_projector import expression_tensor_shapes
 from fantasytalking.models.guidance_embedder import DistillationSpec, guidance_embedder_shapes
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -60,9 +60,7 @@ class AdapterConfig:
     on_saved: bool = False
     """Whether it extends a saved pipeline, whose other modules stay, instead of a bare Wan base."""
     expression: dict[str, Any] | None = None
-    """Sizes of the expression module (`ExpressionModuleConfig.to_dict`); None if it is not stored."""
-    expression_padding: str = PADDING_MODES[0]
-    """Treatment of padding in expression windows in training; `attended` for the released weights."""
+    """Configuration of the expression module (`ExpressionModuleConfig.to_dict`); None if it is not stored."""
     distillation: dict[str, Any] | None = None
     """Limits of a distilled model (`DistillationSpec.to_dict`); None if the guidance module is not stored."""
     lora: dict[str, Any] | None = None
@@ -94,8 +92,6 @@ class AdapterConfig:
             raise self._error(source, "audio_window", f"{' or '.join(AUDIO_WINDOW_RULES)} is required")
         if type(self.window_seconds) not in (int, float) or not 0 < self.window_seconds <= 10:
             raise self._error(source, "window_seconds", "it must be above 0 and at most 10", ErrorCode.out_of_range)
-        if self.expression_padding not in PADDING_MODES:
-            raise self._error(source, "expression_padding", f"{' or '.join(PADDING_MODES)} is required")
         if (self.expression is None) != ("expression" not in self.modules):
             raise self._error(
                 source, "expression", "it is required with the expression module only", ErrorCode.conflict
@@ -213,7 +209,7 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
             field="adapter",
             value=str(folder),
         )
-    values = read_json(folder / "config.json")
+    values = upgrade_expression_keys(read_json(folder / "config.json"))
     source = str(folder / "config.json")
     known = {item.name for item in fields(AdapterConfig)}
     unknown, missing = sorted(values.keys() - known), sorted({"modules", "audio_window"} - values.keys())
@@ -283,8 +279,8 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     with torch.no_grad():
         for name, value in {**tensors, **base}.items():
             state[name].copy_(value)
-        if "expression" in config.modules:
-            model.register_to_config(expression_padding=config.expression_padding)
+        if sizes is not None:
+            model.configure_expression(sizes)
         if settings is not None:
             add_lora(model, settings, next(iter(lora.values())).dtype)
             for name, value in lora_tensors(model.state_dict()).items():
@@ -297,11 +293,8 @@ def _read_expression_config(
 ) -> ExpressionModuleConfig | None:
     if config.expression is None:
         return None
-    sizes, has = (
-        ExpressionModuleConfig.from_dict(config.expression, str(folder)),
-        ExpressionModuleConfig.from_transformer_config(model.config),
-    )
-    if has not in (None, sizes):
+    sizes, has = ExpressionModuleConfig.from_dict(config.expression, str(folder)), model.expression_config
+    if has is not None and not has.has_same_sizes(sizes):
         raise InputError(
             f"adapter '{folder}' has an expression condition of sizes {sizes.to_dict()}, but the model has "
             f"{has.to_dict()}; both must be equal",

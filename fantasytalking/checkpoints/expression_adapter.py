@@ -6,11 +6,7 @@ import torch
 from torch import Tensor
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter_config
-from fantasytalking.checkpoints.released_portrait import (
-    RELEASED_PADDING_MODE,
-    read_released_expression,
-    released_expression_config,
-)
+from fantasytalking.checkpoints.released_portrait import read_released_expression, released_expression_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import check_shapes
 from fantasytalking.models.expression_config import ExpressionModuleConfig
@@ -24,10 +20,10 @@ def ensure_expression_modules(model: FantasyTalkingTransformer3DModel, sizes: Ex
     Raises:
         InputError: the model has expression modules of other sizes.
     """
-    has = ExpressionModuleConfig.from_transformer_config(model.config)
+    has = model.expression_config
     if has is None:
         model.add_expression_modules(sizes)
-    elif has != sizes:
+    elif not has.has_same_sizes(sizes):
         raise InputError(
             f"the model's expression condition has sizes {has.to_dict()}, but {sizes.to_dict()} are required; both "
             "must be equal",
@@ -86,4 +82,4 @@ def _load_released_tensors(
     with torch.no_grad():
         for name, value in tensors.items():
             state[name].copy_(value)
-    model.register_to_config(expression_padding=RELEASED_PADDING_MODE)
+    model.configure_expression(sizes)

@@ -1,6 +1,7 @@
 """Runs our model on reference files of the released FantasyPortrait code."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def portrait_reference_forward(path: Path) -> dict[str, Tensor]:
     several = expression.features.shape[1] > 1
 
     def predict(padding: str, driven: bool = True) -> Tensor:
-        model.register_to_config(expression_padding=padding)
+        assert model.expression_config is not None
+        model.configure_expression(replace(model.expression_config, padding=padding))
         branch = conditions if driven else conditions._replace(expression=None)
         return model(inputs["latents"], inputs["timestep"], branch).sample
 
@@ -80,6 +82,7 @@ def _model(stored: LazyTensors, metadata: dict[str, str], source: str) -> Fantas
     }
     adapter = from_released_expression(released, source)
     sizes = released_expression_config(adapter, source, _head_dim(metadata, source))
+    scale = _parse_number(_required_metadata(metadata, "portrait_scale", source), "portrait_scale", source)
     # Audio, face and motion modules are new and add nothing, so they have the smallest sizes.
     small: dict[str, Any] = dict.fromkeys(
         ("audio_dim", "audio_token_dim", "face_token_dim", "face_width", "motion_width"), 8
@@ -88,13 +91,10 @@ def _model(stored: LazyTensors, metadata: dict[str, str], source: str) -> Fantas
         {**config, "eps": _parse_number(metadata.get("eps", "1e-06"), "eps", source)},
         {
             **small,
-            **sizes.to_transformer_kwargs(),
+            "expression": replace(sizes, scale=scale).to_dict(),
             "face_tokens": 1,
             "face_depth": 1,
             "face_heads": 1,
-            "expression_scale": _parse_number(
-                _required_metadata(metadata, "portrait_scale", source), "portrait_scale", source
-            ),
         },
         base,
     )

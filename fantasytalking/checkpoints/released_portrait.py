@@ -155,6 +155,7 @@ def released_expression_config(
         depth=_depth(tensors),
         heads=inner // head_dim,
         head_dim=head_dim,
+        padding=RELEASED_PADDING_MODE,
     )
 
 
@@ -168,7 +169,6 @@ def released_adapter_config(tensors: Mapping[str, Tensor], source: str) -> Adapt
         modules=["expression"],
         audio_window="official",
         expression=released_expression_config(tensors, source).to_dict(),
-        expression_padding=RELEASED_PADDING_MODE,
     )
 
 

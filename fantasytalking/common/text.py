@@ -23,3 +23,9 @@ def utf8_bytes(text: str) -> bytes:
 def is_utf8(text: str) -> bool:
     """Whether text can be stored as UTF-8: it has no lone surrogates, which stand for bytes that are not UTF-8."""
     return utf8_bytes(text).decode("utf-8") == text
+
+
+def shortened(value: object) -> str:
+    """Returns a value as text that fits a message; a number may have thousands of digits."""
+    is_huge = isinstance(value, int) and abs(value) >= 10**30
+    return "a number of more than 30 digits" if is_huge else repr(value)[:80]

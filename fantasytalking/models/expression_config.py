@@ -1,10 +1,12 @@
-"""Sizes of the expression condition in the configurations of a transformer and of an adapter."""
+"""The expression section in the configurations of a transformer, a model preset and an adapter."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_CONFIG_NUMBER
+from fantasytalking.common.text import shortened
 from fantasytalking.latent_geometry import WAN21_GEOMETRY
 
 EXPRESSION_FEATURE_PARTS = ("head", "eye", "emotion", "mouth")
@@ -14,8 +16,6 @@ LEARNED_TOKEN_COUNTS = {"none": (0, 0, 0, 0), "emotion_and_mouth": (0, 0, 4, 16)
 counts for head and eye; here they equal emotion's."""
 PADDING_MODES = ("masked", "attended")
 """Whether zeros that pad a window outside the clip are masked (ours) or attended to (as released)."""
-TRANSFORMER_ARG_PREFIX = "expression_"
-"""Prefix of these sizes among the transformer's arguments."""
 UPPER_BOUNDS = {
     "dims": 8192,
     "learned": 1024,
@@ -33,12 +33,16 @@ PerPart = tuple[int, int, int, int]
 """One number for each of `EXPRESSION_FEATURE_PARTS`."""
 
 
+OLD_KEY_PREFIX = "expression_"
+"""Prefix of the keys that stood beside each other in configurations of earlier releases."""
+
+
 @dataclass(frozen=True)
 class ExpressionModuleConfig:
-    """Sizes of an expression condition."""
+    """Sizes of an expression condition, and how its attention weighs and pads."""
 
     dims: PerPart
-    """Widths of the feature parts."""
+    """Widths of the feature parts; (6, 6, 30, 512) for the released encoder."""
     learned: PerPart = LEARNED_TOKEN_COUNTS["emotion_and_mouth"]
     """Learned tokens of each part."""
     token_dim: int = 2048
@@ -57,89 +61,81 @@ class ExpressionModuleConfig:
     """1 = learned positions of the tokens in a window, which distinguish a latent frame's frames; 0 = none."""
     temporal_stride: int = WAN21_GEOMETRY.temporal_stride
     """Frames per latent frame of the base's VAE."""
+    scale: float = 1.0
+    """Weight of the expression attention."""
+    padding: str = PADDING_MODES[0]
+    """`masked`, or `attended` for weights trained by the released code."""
 
     @property
     def window_length(self) -> int:
         """Tokens in a latent frame's window: those of its frames and one more, as released."""
         return self.temporal_stride * (len(EXPRESSION_FEATURE_PARTS) + sum(self.learned)) + 1
 
+    def has_same_sizes(self, other: "ExpressionModuleConfig") -> bool:
+        """Whether the weights of one fit the other; scale and padding may differ."""
+        return replace(self, scale=other.scale, padding=other.padding) == other
+
     @classmethod
     def from_dict(cls, values: Any, source: str) -> "ExpressionModuleConfig":
-        """Parses the JSON object of an adapter's configuration.
+        """Parses the section `expression` of a configuration; keys besides `dims` have defaults.
 
         Raises:
-            InputError: a key is missing or unknown, or a value is out of range.
+            InputError: `dims` is missing, a key is unknown, or a value is out of range.
         """
-        names = {item.name for item in fields(cls)}
-        if isinstance(values, dict):  # adapters of earlier releases have Wan 2.1's stride
-            values = {"temporal_stride": cls.temporal_stride, **values}
-        if not isinstance(values, dict) or values.keys() != names:
+        names = [item.name for item in fields(cls)]
+        if not isinstance(values, Mapping) or "dims" not in values or not values.keys() <= set(names):
             raise InputError(
-                f"{source}: expression is {values!r}; the keys {', '.join(sorted(names))} are required",
+                f"{source}: expression is {values!r}; dims is required, and some of {', '.join(names[1:])} may be "
+                "given",
                 code=ErrorCode.malformed_file,
                 field="expression",
                 value=values,
             )
-        _check_values(values, "expression.", source)
-        per_part = {name: tuple(values[name]) for name in ("dims", "learned")}
+        _check_values(values, source)
+        per_part = {name: tuple(values[name]) for name in ("dims", "learned") if name in values}
         return cls(**{**values, **per_part})
 
-    @classmethod
-    def from_transformer_config(cls, config: Mapping[str, Any]) -> "ExpressionModuleConfig | None":
-        """Reads a transformer's configuration; None if it has no expression condition."""
-        if config.get("expression_dims") is None:
-            return None
-        values = {
-            item.name: config[TRANSFORMER_ARG_PREFIX + item.name]
-            for item in fields(cls)
-            if TRANSFORMER_ARG_PREFIX + item.name in config
-        }
-        return cls(**{**values, "dims": tuple(values["dims"]), "learned": tuple(values["learned"])})
-
-    def to_transformer_kwargs(self) -> dict[str, Any]:
-        """Returns these sizes as arguments of the transformer."""
-        return {TRANSFORMER_ARG_PREFIX + name: value for name, value in vars(self).items()}
-
     def to_dict(self) -> dict[str, Any]:
-        """Returns the JSON object for an adapter's configuration."""
+        """Returns the section as a JSON object."""
         return {**asdict(self), "dims": list(self.dims), "learned": list(self.learned)}
 
 
-def check_expression_config(config: Mapping[str, Any], source: str) -> None:
-    """Validates the transformer's `expression_*` arguments.
+def upgrade_expression_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration in which the `expression_*` keys of earlier releases stand in its section `expression`.
 
-    Raises:
-        InputError: names `source`, the argument, its value and the limit.
+    A transformer had all of them, of which `expression_dims` was null without an expression condition; an adapter had
+    `expression_padding` beside its section.
     """
-    if config.get("expression_dims") is not None:
-        names = [item.name for item in fields(ExpressionModuleConfig) if TRANSFORMER_ARG_PREFIX + item.name in config]
-        _check_values({name: config[TRANSFORMER_ARG_PREFIX + name] for name in names}, TRANSFORMER_ARG_PREFIX, source)
-    padding = config.get("expression_padding", PADDING_MODES[0])
-    if padding not in PADDING_MODES:
-        raise InputError(
-            f"{source}: expression_padding is {padding!r}; expected {' or '.join(PADDING_MODES)}",
-            code=ErrorCode.invalid_choice,
-            field="expression_padding",
-            value=padding,
-        )
+    names = [OLD_KEY_PREFIX + item.name for item in fields(ExpressionModuleConfig)]
+    old = {name.removeprefix(OLD_KEY_PREFIX): config[name] for name in names if name in config}
+    if not old:
+        return dict(config)
+    upgraded = {name: value for name, value in config.items() if name not in names}
+    section = upgraded.get("expression")
+    if isinstance(section, Mapping):
+        return {**upgraded, "expression": {**old, **section}}
+    return {**upgraded, "expression": section if old.get("dims") is None else old}
 
 
-def _check_values(values: Mapping[str, Any], prefix: str, source: str) -> None:
-    for name, value in values.items():
+def _check_values(values: Mapping[str, Any], source: str) -> None:
+    sizes = {name: value for name, value in values.items() if name not in ("scale", "padding")}
+    for name, value in sizes.items():
         per_part = name in ("dims", "learned")
         if per_part and (not isinstance(value, list | tuple) or len(value) != len(EXPRESSION_FEATURE_PARTS)):
-            raise InputError(
-                f"{source}: {prefix}{name} is {value!r}; one number for each of {', '.join(EXPRESSION_FEATURE_PARTS)} "
-                "is required",
-                code=ErrorCode.invalid_type,
-                field=f"{prefix}{name}",
-                value=value,
-            )
+            requirement = f"one number for each of {', '.join(EXPRESSION_FEATURE_PARTS)} is required"
+            raise _value_error(source, name, value, requirement, ErrorCode.invalid_type)
         low, high = int(name not in ("learned", "plain_width", "positions")), UPPER_BOUNDS.get(name, 2**20)
         if any(type(size) is not int or not low <= size <= high for size in (value if per_part else [value])):
-            raise InputError(
-                f"{source}: {prefix}{name} is {value!r}; it must be {low} to {high}",
-                code=ErrorCode.out_of_range,
-                field=f"{prefix}{name}",
-                value=value,
-            )
+            raise _value_error(source, name, value, f"it must be {low} to {high}", ErrorCode.out_of_range)
+    scale, padding = values.get("scale", 1.0), values.get("padding", PADDING_MODES[0])
+    if type(scale) not in (int, float) or not abs(scale) <= MAX_CONFIG_NUMBER:
+        limit = f"it must be a number up to {MAX_CONFIG_NUMBER}"
+        raise _value_error(source, "scale", scale, limit, ErrorCode.out_of_range)
+    if padding not in PADDING_MODES:
+        expected = f"it must be {' or '.join(PADDING_MODES)}"
+        raise _value_error(source, "padding", padding, expected, ErrorCode.invalid_choice)
+
+
+def _value_error(source: str, name: str, value: Any, requirement: str, code: ErrorCode) -> InputError:
+    field = f"expression.{name}"
+    return InputError(f"{source}: {field} is {shortened(value)}; {requirement}", code=code, field=field, value=value)

@@ -8,6 +8,7 @@ from diffusers import ModelMixin, WanTransformer3DModel
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.diffusers_internals import keep_modules_whole
+from fantasytalking.models.expression_config import upgrade_expression_keys
 
 DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 """Arguments of `from_pretrained` that say where the files are."""
@@ -43,6 +44,11 @@ class GuardedLoading:
                     value=missing[0],
                 )
         return loaded
+
+    @classmethod
+    def from_config(cls, config: Any, **kwargs: Any) -> Any:
+        """As in diffusers. Reads configurations of earlier releases, too."""
+        return super().from_config(upgrade_expression_keys(config), **kwargs)  # type: ignore[misc]
 
     @classmethod
     def from_single_file(cls, pretrained_model_link_or_path_or_dict: Any, **_: Any) -> Any:

@@ -130,16 +130,19 @@ def _check_speaker_regions(regions: Tensor, tokens: int, batch: int, token_grid:
 def _check_expression(
     expression: ExpressionCondition, hidden_states: Tensor, samples: int, config: Any, token_grid: tuple[int, int, int]
 ) -> None:
-    if config.expression_dims is None:
+    if config.expression is None:
         raise InputError(
             "expression is given, but this model has no expression condition; pass None, or build the model with "
-            "portrait.expression_dims",
+            "portrait.expression.dims",
             code=ErrorCode.not_trained,
             field="expression",
         )
     batch, people = hidden_states.shape[0], expression.features.shape[1]
-    num_frames = video_frame_count(token_grid[0], config.expression_temporal_stride)
-    _check_shape("expression.features", expression.features, batch, (None, num_frames, sum(config.expression_dims)))
+    num_frames, num_features = (
+        video_frame_count(token_grid[0], config.expression["temporal_stride"]),
+        sum(config.expression["dims"]),
+    )
+    _check_shape("expression.features", expression.features, batch, (None, num_frames, num_features))
     _check_shape("expression.present", expression.present, batch, (people, num_frames))
     _check_shape("expression.scale", expression.scale, samples, ())
     _check_bool("expression.present", expression.present, "True where a frame has features")

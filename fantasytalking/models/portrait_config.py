@@ -1,9 +1,10 @@
 """Configuration of the paper's modules: the one source of their default sizes."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig, check_expression_config
+from fantasytalking.models.expression_config import ExpressionModuleConfig
 
 
 @dataclass
@@ -34,34 +35,12 @@ class PortraitConfig:
     """l2, weight of the face attention (paper: 0.5)."""
     motion_width: int = 256
     """Inner width of the motion embedder."""
-    expression_dims: list[int] | None = None
-    """Widths of head, eye, emotion and mouth features ([6, 6, 30, 512] for the released encoder); None = no expression
-    condition."""
-    expression_learned: list[int] = field(default_factory=lambda: list(ExpressionModuleConfig.learned))
-    """Learned tokens of head, eye, emotion and mouth; [0, 0, 0, 0] and [4, 4, 4, 16] are the ablation's other rows."""
-    expression_token_dim: int = ExpressionModuleConfig.token_dim
-    """Width of an expression token."""
-    expression_width: int = ExpressionModuleConfig.width
-    """Inner width of the resamplers."""
-    expression_depth: int = ExpressionModuleConfig.depth
-    """Layers of the resamplers."""
-    expression_heads: int = ExpressionModuleConfig.heads
-    """Attention heads of the resamplers."""
-    expression_head_dim: int = ExpressionModuleConfig.head_dim
-    """Width of an attention head of the resamplers."""
-    expression_plain_width: int = ExpressionModuleConfig.plain_width
-    """Inner width of the plain projections; 0 = one linear layer each, as released."""
-    expression_positions: int = ExpressionModuleConfig.positions
-    """1 = learned positions of the tokens in a window; 0 = no positions, as released."""
-    expression_temporal_stride: int = ExpressionModuleConfig.temporal_stride
-    """Frames per latent frame of the base's VAE."""
-    expression_scale: float = 1.0
-    """Weight of the expression attention."""
-    expression_padding: str = PADDING_MODES[0]
-    """`masked`, or `attended` for weights trained by the released code."""
+    expression: dict[str, Any] | None = None
+    """Section of an expression condition (`ExpressionModuleConfig`), of which only `dims` has no default; None = no
+    expression condition."""
 
     def validate(self) -> None:
-        """Validates that widths are divisible as the modules require.
+        """Validates that widths are divisible as the modules require, and the expression section.
 
         Raises:
             InputError: names the key, its value and the requirement.
@@ -80,4 +59,5 @@ class PortraitConfig:
                 field="portrait.motion_width",
                 value=self.motion_width,
             )
-        check_expression_config(asdict(self), "portrait")
+        if self.expression is not None:
+            ExpressionModuleConfig.from_dict(self.expression, "portrait")

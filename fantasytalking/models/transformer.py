@@ -65,12 +65,13 @@ class FantasyTalkingTransformer3DModel(
     """WanTransformer3DModel with attention to audio and face tokens and with motion in its timestep embedding.
 
     A new model predicts exactly what its base predicts. Base parameters keep diffusers' names; the paper's are
-    `audio_projector`, `face_resampler`, `motion_embedder` and `blocks.N.attn2.{audio,face}_{k,v}_proj`. A model with
-    `expression_dims` also has `expression_projector` and `blocks.N.attn2.expression_{k,v}_proj` (FantasyPortrait).
+    `audio_projector`, `face_resampler`, `motion_embedder` and `blocks.N.attn2.{audio,face}_{k,v}_proj`. With the
+    section `expression`, there are also `expression_projector` and `blocks.N.attn2.expression_{k,v}_proj`
+    (FantasyPortrait).
 
     Args:
         patch_size ... pos_embed_seq_len: as in diffusers' WanTransformer3DModel.
-        audio_dim ... expression_padding: as in `PortraitConfig`, which defines their defaults.
+        audio_dim ... expression: as in `PortraitConfig`, which defines their defaults.
         distillation: limits of a distilled model (`DistillationSpec.to_dict`); None = not distilled.
     """
 
@@ -108,18 +109,7 @@ class FantasyTalkingTransformer3DModel(
         face_heads: int = PortraitConfig.face_heads,
         face_scale: float = PortraitConfig.face_scale,
         motion_width: int = PortraitConfig.motion_width,
-        expression_dims: tuple[int, int, int, int] | None = None,
-        expression_learned: tuple[int, int, int, int] = ExpressionModuleConfig.learned,
-        expression_token_dim: int = PortraitConfig.expression_token_dim,
-        expression_width: int = PortraitConfig.expression_width,
-        expression_depth: int = PortraitConfig.expression_depth,
-        expression_heads: int = PortraitConfig.expression_heads,
-        expression_head_dim: int = PortraitConfig.expression_head_dim,
-        expression_plain_width: int = PortraitConfig.expression_plain_width,
-        expression_positions: int = PortraitConfig.expression_positions,
-        expression_temporal_stride: int = PortraitConfig.expression_temporal_stride,
-        expression_scale: float = PortraitConfig.expression_scale,
-        expression_padding: str = PortraitConfig.expression_padding,
+        expression: dict[str, Any] | None = PortraitConfig.expression,
         distillation: dict[str, Any] | None = None,
     ) -> None:
         # Wan's modules without its blocks, which ours replace; the config keeps the true number of layers.
@@ -173,8 +163,9 @@ class FantasyTalkingTransformer3DModel(
         if distillation is not None:
             self.add_guidance_embedder(DistillationSpec.from_dict(distillation, "transformer"))
         self.expression_projector: ExpressionProjector | None = None
-        if (sizes := ExpressionModuleConfig.from_transformer_config(self.config)) is not None:
-            self.add_expression_modules(sizes)
+        self.expression_config: ExpressionModuleConfig | None = None
+        if expression is not None:
+            self.add_expression_modules(ExpressionModuleConfig.from_dict(expression, "transformer"))
 
     def add_guidance_embedder(self, distillation: DistillationSpec) -> None:
         """Adds a new guidance embedder, whose output is zero until it is trained or loaded."""
@@ -183,14 +174,23 @@ class FantasyTalkingTransformer3DModel(
         like = self.motion_embedder.output.weight
         self.guidance_embedder = GuidanceEmbedder(distillation, len(like)).to(like.device, like.dtype)
 
-    def add_expression_modules(self, sizes: ExpressionModuleConfig) -> None:
+    def add_expression_modules(self, config: ExpressionModuleConfig) -> None:
         """Adds a new expression condition, whose output is zero until it is trained or loaded."""
-        self.register_to_config(**sizes.to_transformer_kwargs())
+        self._register_expression(config)
         like = self.motion_embedder.output.weight
-        self.expression_projector = ExpressionProjector(sizes).to(like.device, like.dtype).train(self.training)
+        self.expression_projector = ExpressionProjector(config).to(like.device, like.dtype).train(self.training)
         for module in self.modules():
             if isinstance(module, PortraitCrossAttention):
-                module.add_expression_projections(sizes.token_dim)
+                module.add_expression_projections(config.token_dim)
+
+    def configure_expression(self, config: ExpressionModuleConfig) -> None:
+        """Sets scale and padding of the expression condition to those of `config`, which has the same sizes."""
+        assert self.expression_config is not None and self.expression_config.has_same_sizes(config)
+        self._register_expression(config)
+
+    def _register_expression(self, config: ExpressionModuleConfig) -> None:
+        self.register_to_config(expression=config.to_dict())
+        self.expression_config = config
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -362,14 +362,14 @@ class FantasyTalkingTransformer3DModel(
             audio=build_windowed_attention(local, span, audio_mask, conditions.speaker_regions),
             scale=(conditions.condition_scale * scales).expand(batch, -1),
         )
-        if expression is None or self.expression_projector is None:
+        if expression is None or self.expression_projector is None or self.expression_config is None:
             return block_conditions
-        mask = self.expression_projector.window_mask(expression.present, self.config.expression_padding)
+        mask = self.expression_projector.window_mask(expression.present, self.expression_config.padding)
         return block_conditions._replace(
             expression=build_windowed_attention(
                 local, frame_span, mask[:, frame_span.window_slice].flatten(2), expression.regions
             ),
-            expression_scale=(expression.scale * self.config.expression_scale).expand(batch),
+            expression_scale=(expression.scale * self.expression_config.scale).expand(batch),
         )
 
     def _local_tokens(self, num_tokens: int) -> LocalTokens:

@@ -6,7 +6,8 @@ from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_CONFIG_NUMBER
-from fantasytalking.models.expression_config import check_expression_config
+from fantasytalking.common.text import shortened
+from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 MAX_TRANSFORMER_SIZES = {
@@ -16,13 +17,11 @@ MAX_TRANSFORMER_SIZES = {
     "rope_max_seq_len": 1 << 14,
     "patch_size": 64,
     "face_depth": 256,
-    "expression_depth": 256,
     "face_heads": 1024,
-    "expression_heads": 1024,
 }
 """Largest sizes of a transformer where `MAX_CONFIG_NUMBER` is too large: of loops, and of tables of positions."""
 
-ZERO_SIZES = ("audio_positions", "expression_learned", "expression_plain_width", "expression_positions")
+ZERO_SIZES = ("audio_positions",)
 """Sizes of a transformer that may be 0."""
 
 
@@ -44,9 +43,9 @@ def check_transformer_config(config: Mapping[str, Any], source: str) -> None:
         kinds: tuple[type, ...] = (type(default),)
         if key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
             kinds = (int, type(None))
-        elif key in ("patch_size", "expression_dims", "expression_learned"):
-            kinds = (tuple, list) if default is not None else (tuple, list, type(None))
-        elif key == "distillation":
+        elif key == "patch_size":
+            kinds = (tuple, list)
+        elif key in ("distillation", "expression"):
             kinds = (dict, type(None))
         elif isinstance(default, float):
             kinds = (float, int)
@@ -59,7 +58,8 @@ def check_transformer_config(config: Mapping[str, Any], source: str) -> None:
                 field=key,
                 value=value,
             )
-    check_expression_config(config, source)
+    if config.get("expression") is not None:
+        ExpressionModuleConfig.from_dict(config["expression"], source)
 
 
 def _numbers(value: Any) -> list[Any]:
@@ -72,9 +72,3 @@ def _is_size(value: Any, low: int, high: int, may_be_fraction: bool) -> bool:
     if may_be_fraction:
         return type(value) in (int, float) and abs(value) <= high  # NaN is in no range
     return type(value) is int and low <= value <= high
-
-
-def shortened(value: Any) -> str:
-    """Returns a value as text that fits a message; a number may have thousands of digits."""
-    is_huge = isinstance(value, int) and abs(value) >= 10**30
-    return "a number of more than 30 digits" if is_huge else repr(value)[:80]

@@ -21,15 +21,17 @@ from fantasytalking.common.tensor_io import (
     open_safetensors,
     safetensors_metadata,
 )
+from fantasytalking.common.text import shortened
 from fantasytalking.common.text_files import read_json
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
 from fantasytalking.models.diffusers_internals import float32_module_names
+from fantasytalking.models.expression_config import upgrade_expression_keys
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.transformer_config import check_transformer_config, shortened
+from fantasytalking.models.transformer_config import check_transformer_config
 
 ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
     "audio": ("audio_projector.*", "blocks.*.attn2.audio_[kv]_proj.weight"),
@@ -39,7 +41,7 @@ ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
     "guidance": ("guidance_embedder.*",),
 }
 """The paper's modules and patterns of their parameter names. All other parameters belong to the base. Expression
-parameters exist only in a model with `expression_dims`, guidance parameters only in a distilled model."""
+parameters exist only in a model with an `expression` section, guidance parameters only in a distilled model."""
 
 WAN_HEAD_DIM = 128
 """Attention head width of every published Wan 2.1 model."""
@@ -257,7 +259,7 @@ def _read_base_config(folder: Path) -> dict[str, Any]:
             field="_class_name",
             value=class_name,
         )
-    return {key: value for key, value in config.items() if not key.startswith("_")}
+    return {key: value for key, value in upgrade_expression_keys(config).items() if not key.startswith("_")}
 
 
 def _download_base(hub_id: str) -> Path:
@@ -285,7 +287,8 @@ def check_transformer_folder(folder: Path) -> None:
     """
     path = folder / "config.json"
     if path.is_file():
-        config = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
+        config = upgrade_expression_keys(read_json(path))
+        config = {key: value for key, value in config.items() if not key.startswith("_")}
         config.pop("quantization_config", None)
         check_transformer_config(config, f"'{path}'")
 

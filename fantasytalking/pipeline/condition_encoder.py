@@ -56,7 +56,7 @@ class ConditionEncoder:
     face_encoder_path: Path | None
     """ArcFace .onnx; needed where a plan's face scale is not 0."""
     transformer_config: Any
-    """Configuration of the transformer: text_dim, audio_dim, audio_positions, face_dim, expression_dims."""
+    """Configuration of the transformer: text_dim, audio_dim, audio_positions, face_dim, expression."""
     max_text_tokens: int
     """T, the tokens that prompts are padded to."""
     window_rule: str
@@ -163,7 +163,7 @@ class ConditionEncoder:
         if not speakers.driving_expressions:
             return None
         features, present = speakers.expression_features(timeline.padded_frames)
-        expected = sum(self.transformer_config.expression_dims)
+        expected = sum(self.transformer_config.expression["dims"])
         if features.shape[-1] != expected:
             raise InputError(
                 f"the driving expressions have {features.shape[-1]} features per frame, the model reads {expected}; "

@@ -21,7 +21,7 @@ from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import check_shapes, open_model_folder
 from fantasytalking.common.text_files import read_json
-from fantasytalking.models.expression_config import PADDING_MODES, ExpressionModuleConfig
+from fantasytalking.models.expression_config import ExpressionModuleConfig, upgrade_expression_keys
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of, load_from_wan
@@ -74,8 +74,7 @@ def build_model(
             field="stage.init_from",
             value=config.stage.init_from,
         )
-    provenance.expression = ExpressionModuleConfig.from_transformer_config(model.config)
-    provenance.expression_padding = model.config.expression_padding
+    provenance.expression = model.expression_config
     _apply_lora(model, config.stage.lora, provenance)
     provenance.trained_names = freeze_for_stage(model, config.stage)
     for parameter in model.parameters():
@@ -113,8 +112,6 @@ class AdapterProvenance:
         """Names of the parameters that train in this run."""
         self.expression: ExpressionModuleConfig | None = None
         """Expression modules of the model, or None."""
-        self.expression_padding = PADDING_MODES[0]
-        """How the expression attention treats padding."""
 
     def adapter_config(self, config: TrainConfig, step: int) -> tuple[AdapterConfig, list[str]]:
         """Returns the adapter's configuration after `step` steps and the names of the base tensors that it contains."""
@@ -130,7 +127,6 @@ class AdapterProvenance:
             base=self.base,
             on_saved=self.extends_saved_pipeline,
             expression=self.expression.to_dict() if self.expression and "expression" in modules else None,
-            expression_padding=self.expression_padding,
             distillation=None if distillation is None else distillation.to_spec().to_dict(),
             lora=None if self.lora is None else self.lora.to_dict(),
             base_tensors=len(base_names),
@@ -191,11 +187,12 @@ def _load_saved_pipeline(model: FantasyTalkingTransformer3DModel, source: Path, 
             field="stage.init_from",
             value=str(source),
         )
-    modules, config = SAVED_PIPELINE_MODULES, read_json(source / "transformer" / "config.json")
-    sizes = ExpressionModuleConfig.from_transformer_config(config)
-    if sizes is not None:
+    modules, path = SAVED_PIPELINE_MODULES, source / "transformer" / "config.json"
+    expression = upgrade_expression_keys(read_json(path)).get("expression")
+    if expression is not None:
+        sizes = ExpressionModuleConfig.from_dict(expression, str(path))
         ensure_expression_modules(model, sizes)
-        model.register_to_config(expression_padding=config["expression_padding"])
+        model.configure_expression(sizes)
         modules = SAVED_PIPELINE_MODULES | {"expression"}
     stored: LazyTensors = open_model_folder(source / "transformer")
     tensors = {name: stored.read(name) for name in stored.shapes if adapter_module_of(name) in modules}

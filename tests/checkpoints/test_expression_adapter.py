@@ -22,7 +22,7 @@ SIZES = ExpressionModuleConfig(
 
 
 def expressive() -> FantasyTalkingTransformer3DModel:
-    return tiny_transformer(seed=4, **SIZES.to_transformer_kwargs())
+    return tiny_transformer(seed=4, expression=SIZES.to_dict())
 
 
 def expression_of(model: FantasyTalkingTransformer3DModel) -> dict[str, torch.Tensor]:
@@ -42,13 +42,14 @@ def write(kind: str, folder: Path) -> Path:
 def test_an_expression_condition_is_added_to_a_model_without_one(tmp_path: Path, kind: str):
     model = tiny_transformer(seed=9)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert load_expression_adapter(model, write(kind, tmp_path)) == SIZES
+    padding = "masked" if kind == "adapter" else "attended"
+    assert load_expression_adapter(model, write(kind, tmp_path)) == replace(SIZES, padding=padding)
     wanted = expression_of(expressive())
     assert all(torch.equal(value, wanted[name]) for name, value in expression_of(model).items())
     assert expression_of(model).keys() == wanted.keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
-    assert ExpressionModuleConfig.from_transformer_config(model.config) == SIZES
-    assert model.config.expression_padding == ("masked" if kind == "adapter" else "attended")
+    assert model.expression_config == replace(SIZES, padding=padding)
+    assert model.config.expression == replace(SIZES, padding=padding).to_dict()
 
 
 @pytest.mark.parametrize("kind", ["adapter", "released.ckpt"])
@@ -58,10 +59,8 @@ def test_an_adapter_for_another_transformer_changes_nothing(tmp_path: Path, kind
     with raises_input_error(ErrorCode.shape_mismatch) as error:
         load_expression_adapter(shallow, source)
     assert (error.value.field or "").startswith("blocks.2.attn2.expression_")
-    assert (
-        shallow.expression_projector is None and ExpressionModuleConfig.from_transformer_config(shallow.config) is None
-    )
-    other = tiny_transformer(**replace(SIZES, depth=1).to_transformer_kwargs())
+    assert shallow.expression_projector is None and shallow.expression_config is None
+    other = tiny_transformer(expression=replace(SIZES, depth=1).to_dict())
     before = {name: value.clone() for name, value in other.state_dict().items()}
     sizes = (SIZES if kind == "adapter" else replace(SIZES, depth=1)).to_dict()  # those that the message begins with
     with raises_input_error(ErrorCode.shape_mismatch, "expression", sizes):

@@ -32,7 +32,7 @@ def collate(samples: list[Sample], **changes: Any) -> TrainingBatch:
 
 
 def model() -> FantasyTalkingTransformer3DModel:
-    made = tiny_transformer(text_dim=12, image_dim=10, audio_dim=24, face_dim=512, **SIZES.to_transformer_kwargs())
+    made = tiny_transformer(text_dim=12, image_dim=10, audio_dim=24, face_dim=512, expression=SIZES.to_dict())
     with torch.no_grad():
         for block in made.blocks:
             block.attn2.expression_v_proj.weight.normal_(std=0.3)

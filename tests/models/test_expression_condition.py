@@ -15,7 +15,11 @@ from fantasytalking.checkpoints.expression_adapter import ensure_expression_modu
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.models.attention_windows import LocalTokens, build_windowed_attention
-from fantasytalking.models.expression_config import LEARNED_TOKEN_COUNTS, ExpressionModuleConfig
+from fantasytalking.models.expression_config import (
+    LEARNED_TOKEN_COUNTS,
+    ExpressionModuleConfig,
+    upgrade_expression_keys,
+)
 from fantasytalking.models.expression_projector import (
     ExpressionProjector,
     match_parameter_count,
@@ -23,19 +27,19 @@ from fantasytalking.models.expression_projector import (
 )
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
+from fantasytalking.models.wan_loading import adapter_module_of, check_transformer_folder, load_from_wan
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import PORTRAIT, save_base, tiny_conditions, tiny_latents, tiny_transformer
 
 SIZES = ExpressionModuleConfig((3, 2, 4, 5), (0, 0, 2, 3), token_dim=16, width=12, depth=1, heads=2, head_dim=4)
-EXPRESSION = SIZES.to_transformer_kwargs()
+EXPRESSION = {"expression": SIZES.to_dict()}
 FRAMES, GRID = 3, (4, 4)
 NUM_FRAMES = 4 * (FRAMES - 1) + 1
 
 
-def expressive(trained: bool = True, **changes: Any) -> FantasyTalkingTransformer3DModel:
+def expressive(trained: bool = True, seed: int = 0, **changes: Any) -> FantasyTalkingTransformer3DModel:
     """A tiny model with an expression condition; `trained` moves its values away from zero."""
-    model = tiny_transformer(trained=trained, **{**EXPRESSION, **changes})
+    model = tiny_transformer(seed, trained, expression=replace(SIZES, **changes).to_dict())
     if trained:
         with torch.no_grad():
             for block in model.blocks:
@@ -111,9 +115,9 @@ def test_every_part_has_an_effect_weighted_by_both_scales():
         changed = predict(model, conditions_with(expression._replace(features=features)))
         assert not torch.allclose(changed, reference, atol=1e-4)
     assert torch.equal(predict(model, conditions_with(expression._replace(scale=torch.zeros(1)))), absent)
-    model.register_to_config(expression_scale=0.5)
+    model.configure_expression(replace(SIZES, scale=0.5))
     half = predict(model, conditions_with(expression))
-    model.register_to_config(expression_scale=1.0)
+    model.configure_expression(SIZES)
     assert torch.equal(half, predict(model, conditions_with(expression._replace(scale=torch.full((1,), 0.5)))))
 
 
@@ -131,7 +135,7 @@ def test_a_frame_affects_its_own_latent_frame_only():
 
 @pytest.mark.parametrize("positions", [0, 1])
 def test_only_positions_distinguish_the_order_of_a_latent_frames_frames(positions):
-    model = expressive(expression_positions=positions)
+    model = expressive(positions=positions)
     expression = driven()
     # The last latent frame's four frames in reverse order: the same tokens in another order.
     reversed_features = expression.features.clone()
@@ -187,7 +191,7 @@ def test_tokens_without_a_person_are_unchanged():
     absent = predict(model, conditions_with(None))
     assert torch.equal(predict(model, conditions_with(nobody)), absent)
     for padding in ("masked", "attended"):
-        model.register_to_config(expression_padding=padding)
+        model.configure_expression(replace(SIZES, padding=padding))
         assert torch.equal(predict(model, conditions_with(unseen)), absent)
     some, none = attended_by_tokens(model, conditions_with(expression), conditions_with(None))
     difference = (some - none).abs().amax(dim=(0, 1, 3))
@@ -202,7 +206,7 @@ def test_an_absent_person_changes_nothing():
     assert pair.regions is not None
     alone = ExpressionCondition(pair.features[:, :1], pair.present[:, :1], pair.regions[:, :1], pair.scale)
     for padding in ("masked", "attended"):
-        model.register_to_config(expression_padding=padding)
+        model.configure_expression(replace(SIZES, padding=padding))
         torch.testing.assert_close(
             predict(model, conditions_with(pair)), predict(model, conditions_with(alone)), rtol=1e-6, atol=1e-6
         )
@@ -235,7 +239,7 @@ def test_windows_contain_a_latent_frames_tokens_as_released():
 
 @pytest.mark.parametrize("name", LEARNED_TOKEN_COUNTS)
 def test_every_augmentation_runs_and_trains_from_the_first_step(name):
-    model = expressive(expression_learned=LEARNED_TOKEN_COUNTS[name], trained=True).train()
+    model = expressive(learned=LEARNED_TOKEN_COUNTS[name]).train()
     latents, timestep = tiny_latents(batch=1, frames=FRAMES)
     model(latents, timestep, conditions_with(driven())).sample.square().mean().backward()
     parameters = dict(model.named_parameters())
@@ -256,7 +260,7 @@ def test_an_augmentation_can_be_widened_to_the_parameter_count_of_another(name, 
         other = replace(sizes, learned=LEARNED_TOKEN_COUNTS[like])
         assert projector_parameter_count(wide) == pytest.approx(projector_parameter_count(other), rel=0.005)
         assert projector_parameter_count(sizes) < 0.7 * projector_parameter_count(other)
-    made = expressive(**replace(SIZES, plain_width=5).to_transformer_kwargs())
+    made = expressive(plain_width=5)
     assert predict(made, conditions_with(driven())).isfinite().all()
     with raises_input_error(ErrorCode.out_of_range, "augmentation", name):
         match_parameter_count(replace(released, learned=LEARNED_TOKEN_COUNTS[like]), name)
@@ -264,16 +268,15 @@ def test_an_augmentation_can_be_widened_to_the_parameter_count_of_another(name, 
 
 def test_an_adapter_stores_the_expression_and_sets_the_treatment_of_padding(tmp_path):
     source = expressive()
-    config = AdapterConfig(["expression"], "seconds", expression=SIZES.to_dict(), expression_padding="attended")
+    config = AdapterConfig(["expression"], "seconds", expression=replace(SIZES, padding="attended").to_dict())
     save_adapter(source, tmp_path / "adapter", config)
-    source.register_to_config(expression_padding="attended")
     for target in (expressive(seed=3, trained=False), tiny_transformer(seed=3)):
         load_adapter(target, tmp_path / "adapter")
-        assert target.config.expression_padding == "attended"
+        assert target.config.expression["padding"] == "attended"
         ours, theirs = target.state_dict(), source.state_dict()
         assert all(torch.equal(ours[n], theirs[n]) for n in theirs if adapter_module_of(n) == "expression")
-    with raises_input_error(ErrorCode.shape_mismatch, "expression", SIZES.to_dict()):
-        load_adapter(expressive(expression_heads=1, expression_head_dim=8), tmp_path / "adapter")
+    with raises_input_error(ErrorCode.shape_mismatch, "expression", config.expression):
+        load_adapter(expressive(heads=1, head_dim=8), tmp_path / "adapter")
 
 
 def test_an_added_condition_equals_a_built_in_one(tmp_path):
@@ -294,9 +297,42 @@ def test_an_added_condition_equals_a_built_in_one(tmp_path):
     assert "'depth': 2" in str(error.value)
 
 
+def old_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a transformer as earlier releases wrote it."""
+    section = config.pop("expression")
+    return config | {f"expression_{name}": value for name, value in section.items() if name != "temporal_stride"}
+
+
+def test_models_and_adapters_of_earlier_releases_are_read(tmp_path):
+    attended = replace(SIZES, padding="attended", scale=0.5)
+    source = expressive(padding="attended", scale=0.5)
+    source.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(old_keys(json.loads(path.read_text()))))
+    check_transformer_folder(tmp_path / "model")
+    again = FantasyTalkingTransformer3DModel.from_pretrained(tmp_path / "model")
+    assert again.expression_config == attended and again.config.expression == attended.to_dict()
+    assert not any(name.startswith("expression_") for name in again.config)
+    assert load_from_wan(tmp_path / "model").expression_config is None, "of a portrait transformer, the base"
+
+    save_adapter(source, tmp_path / "adapter", AdapterConfig(["expression"], "seconds", expression=SIZES.to_dict()))
+    path = tmp_path / "adapter" / "config.json"
+    described = json.loads(path.read_text())
+    for name in ("padding", "scale", "temporal_stride"):
+        described["expression"].pop(name)
+    path.write_text(json.dumps(described | {"expression_padding": "attended"}))
+    model = tiny_transformer()
+    load_adapter(model, tmp_path / "adapter")
+    assert model.expression_config == replace(SIZES, padding="attended")
+    absent = {"expression_dims": None, "expression_depth": 4, "expression_padding": "masked", "eps": 1e-6}
+    assert upgrade_expression_keys(absent) == {"eps": 1e-6, "expression": None}
+
+
 @pytest.mark.parametrize(
     ("change", "code", "field"),
     [
+        ({"padding": "ignored"}, ErrorCode.invalid_choice, "expression.padding"),
+        ({"scale": float("inf")}, ErrorCode.out_of_range, "expression.scale"),
         ({"heads": 0}, ErrorCode.out_of_range, "expression.heads"),
         ({"dims": [6, 6, 8]}, ErrorCode.invalid_type, "expression.dims"),
         ({"depth": 10**6}, ErrorCode.out_of_range, "expression.depth"),

@@ -46,7 +46,7 @@ def test_wan14b_has_the_released_adapters_shapes():
 def test_wan14b_has_the_released_portrait_adapters_shapes():
     """40 blocks of two 2048 -> 5120 projections, four plain ones with a norm, two resamplers of width 1280, depth 4."""
     config = load_model_config("wan14b")
-    config.portrait.expression_dims = [6, 6, 30, 512]
+    config.portrait.expression = {"dims": [6, 6, 30, 512]}
     config.portrait.validate()
     state = build_meta_transformer(config).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items() if adapter_module_of(name) == "expression"}
@@ -54,8 +54,8 @@ def test_wan14b_has_the_released_portrait_adapters_shapes():
     assert shapes["blocks.39.attn2.expression_k_proj.weight"] == (5120, 2048)
     assert shapes["expression_projector.learned.mouth.queries"] == (1, 16, 1280)
     assert shapes["expression_projector.learned.emotion.layers.3.to_key_value.weight"] == (2560, 1280)
-    config.portrait.expression_padding = "ignored"
-    with raises_input_error(ErrorCode.invalid_choice, "expression_padding", "ignored"):
+    config.portrait.expression["padding"] = "ignored"
+    with raises_input_error(ErrorCode.invalid_choice, "expression.padding", "ignored"):
         config.portrait.validate()
 
 

@@ -113,7 +113,6 @@ def test_only_the_expression_modules_train_and_are_saved(portrait: Portrait):
     assert described.modules == ["expression"]
     assert config.stage.expression is not None
     assert described.expression == config.stage.expression.to_module_config().to_dict()
-    assert described.expression_padding == "masked"
 
 
 def test_two_steps_then_resumed_to_four_equal_four(portrait: Portrait):
@@ -198,7 +197,7 @@ def test_training_starts_from_a_saved_pipeline_an_adapter_or_released_weights(
     model, _ = build_model(config, torch.float32)
     assert bit_equal({name: value for name, value in model.state_dict().items() if name in tensors}, tensors)
     described, again = read_adapter(Trainer(config).train())
-    assert described.expression_padding == "attended", "as the released weights were trained"
+    assert described.expression["padding"] == "attended", "as the released weights were trained"
     assert not described.on_saved
     assert not bit_equal(again, tensors)
     with pytest.raises(InputError, match=r"'depth': 1.*'depth': 2"):
