@@ -28,6 +28,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import check_shapes, open_safetensors, safetensors_metadata
+from fantasytalking.common.weight_files import open_weights
 from fantasytalking.conditions import Conditions
 from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -45,7 +46,7 @@ def convert_checkpoint(source: str | Path, output: str | Path) -> str:
     - an adapter folder with audio or expression -> the released format (.ckpt, .pt, .pth or .safetensors);
     - the released audio or portrait checkpoint -> an adapter folder, or the released format in another container if
       `output` has a file suffix;
-    - a Wan transformer in a single safetensors file -> a diffusers folder.
+    - a Wan transformer in a single file -> a diffusers folder.
 
     Returns:
         A sentence that describes the result.
@@ -164,9 +165,8 @@ def reference_forward(reference: str | Path) -> dict[str, Tensor]:
 
 
 def _is_wan_transformer(path: Path) -> bool:
-    if path.suffix != ".safetensors":
-        return False
-    return any(name.endswith("patch_embedding.weight") for name in open_safetensors(path).shapes)
+    """Whether a file has a Wan transformer. Torch files of parts that are loaded whole have not."""
+    return any(name.endswith("patch_embedding.weight") for name in open_weights(path).shapes)
 
 
 def reference_metadata(path: Path) -> dict[str, Any]:

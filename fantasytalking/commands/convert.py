@@ -10,7 +10,7 @@ DESCRIPTION = """Converts released weights to adapters and back; runs the model 
     IN  fantasytalking_model.ckpt or .safetensors   OUT  a folder: an adapter
     IN  fantasyportrait_model.ckpt or its flat port OUT  a folder: an adapter
     IN  an adapter folder                           OUT  a .ckpt or .safetensors file: the released format
-    IN  a Wan transformer as one .safetensors file  OUT  a folder: diffusers' layout
+    IN  a Wan transformer as one file (also .gguf)  OUT  a folder: diffusers' layout
 {command} --forward REFERENCE.safetensors OUT.safetensors
     writes prediction, prediction_without_audio and audio_windows; for a portrait reference prediction,
     prediction_without_portrait and, for one person, prediction_padding_attended

@@ -20,6 +20,7 @@ _DATA_PACKAGES = (
 )
 _PACKAGE_EXTRAS = dict.fromkeys(_DATA_PACKAGES, "data") | {
     **dict.fromkeys(("deepspeed", "tensorboard", "torchdata", "wandb"), "train"),
+    "gguf": "gguf",
     "gradio": "app",
     "torchao": "quantization",
 }

@@ -81,6 +81,8 @@ MAX_FEATURE_BYTES = 1 << 30
 MAX_HASHED_BYTES = 1 << 26
 """Files up to this size are hashed by content, larger ones by name and size."""
 
+MAX_GGUF_HEADER_BYTES = 1 << 24
+"""Largest header of a GGUF file: names, shapes and metadata; that of umT5 with its vocabulary has about 6 MB."""
 MAX_UNPACKED_RATIO = 4
 """Most bytes of tensors per byte of a torch file, which is not compressed when torch writes it."""
 MAX_ARCHIVE_ENTRIES = 100_000

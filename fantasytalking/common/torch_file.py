@@ -27,8 +27,12 @@ _PICKLE_ERRORS = (
 )
 
 
-def read_pickle(path: Path) -> Any:
+def read_pickle(path: Path, *, mapped: bool = False) -> Any:
     """Reads a torch file of plain containers and tensors.
+
+    Args:
+        mapped: leave the values of tensors in the file, from which they are read where they are used. Files in torch's
+            format from before 1.6 are read whole.
 
     Raises:
         InputError: the file is larger than `MAX_PICKLE_BYTES`, unpacks to more than `MAX_UNPACKED_RATIO` times its
@@ -44,10 +48,10 @@ def read_pickle(path: Path) -> Any:
             value=size,
         )
     try:
-        _check_archive(path, size)
+        can_be_mapped = _check_archive(path, size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a hint about pickle protocols; the error below says what is wrong
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and can_be_mapped)
         _check_tensors(loaded, path, size)
     except InputError:
         raise
@@ -61,10 +65,14 @@ def read_pickle(path: Path) -> Any:
     return loaded
 
 
-def _check_archive(path: Path, size: int) -> None:
-    """Counts what the entries of a zip archive unpack to, by its directory, which torch allocates by as well."""
+def _check_archive(path: Path, size: int) -> bool:
+    """Counts what the entries of a zip archive unpack to, by its directory, which torch allocates by as well.
+
+    Returns:
+        Whether it is an archive without compression.
+    """
     if not zipfile.is_zipfile(path):
-        return
+        return False
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     if len(entries) > MAX_ARCHIVE_ENTRIES:
@@ -75,6 +83,7 @@ def _check_archive(path: Path, size: int) -> None:
             value=len(entries),
         )
     _check_unpacked(path, size, sum(entry.file_size for entry in entries))
+    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
 
 
 def _check_tensors(loaded: Any, path: Path, size: int) -> None:

@@ -18,11 +18,11 @@ from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import (
     check_shapes,
     open_model_folder,
-    open_safetensors,
     safetensors_metadata,
 )
 from fantasytalking.common.text import shortened
 from fantasytalking.common.text_files import read_json
+from fantasytalking.common.weight_files import open_weights, without_prefix
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
 from fantasytalking.models.diffusers_internals import float32_module_names
@@ -43,6 +43,8 @@ ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
 """The paper's modules and patterns of their parameter names. All other parameters belong to the base. Expression
 parameters exist only in a model with an `expression` section, guidance parameters only in a distilled model."""
 
+SINGLE_FILE_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
+"""What other programs put before the names of all tensors of a transformer."""
 WAN_HEAD_DIM = 128
 """Attention head width of every published Wan 2.1 model."""
 
@@ -64,12 +66,13 @@ def load_from_wan(
     """Builds a new portrait transformer on a Wan image-to-video base, whose predictions it equals bit for bit.
 
     Args:
-        source: a diffusers folder (of a pipeline or a transformer), a single safetensors file with Wan's original or
-            diffusers' names, or a hub ID. From a portrait transformer, the base is loaded.
+        source: a diffusers folder (of a pipeline or a transformer), a single file (`WEIGHT_SUFFIXES`) with Wan's
+            original or diffusers' names, or a hub ID. From a portrait transformer, the base is loaded.
         module_config: configuration of the paper's modules (fields of `PortraitConfig`); missing fields take their
             defaults.
         dtype: dtype of the parameters, except those that Wan keeps in float32; None = as stored, and where weights
-            are stored in float8, one that can be computed with: bfloat16, or float32 if they have scales.
+            are quantized, one that can be computed with: bfloat16 for float8, or float32 for float8 with scales and
+            GGUF.
         materialize: False leaves the base's tensors uninitialized, which takes no memory yet: for a process that
             receives them from another. Requires a dtype.
 
@@ -237,15 +240,16 @@ def _select_base(config: dict[str, Any], tensors: LazyTensors) -> tuple[dict[str
 
 
 def open_wan_single_file(path: Path) -> tuple[dict[str, Any], LazyTensors]:
-    """Returns configuration and tensors of a single safetensors file, in diffusers' names.
+    """Returns configuration and tensors of a single file (`WEIGHT_SUFFIXES`), in diffusers' names.
 
     Raises:
-        InputError: the file is not safetensors or not a Wan transformer.
+        InputError: the file cannot be read or is not a Wan transformer.
     """
-    tensors = open_safetensors(path)
+    tensors = without_prefix(open_weights(path), SINGLE_FILE_PREFIXES)
     if any(".self_attn." in name for name in tensors.shapes):
         tensors = tensors.renamed(diffusers_to_wan_names(list(tensors.shapes), str(path)))
-    return infer_wan_config(tensors.shapes, safetensors_metadata(path), str(path)), tensors
+    metadata = safetensors_metadata(path) if path.suffix == ".safetensors" else {}
+    return infer_wan_config(tensors.shapes, metadata, str(path)), tensors
 
 
 def _read_base_config(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fantasytalking.common.tensor_io import open_model_folder
 from fantasytalking.models.wan_loading import load_from_wan
 from tests.helpers.errors import raises_input_error
 from tests.helpers.paths import SCRIPTS
+from tests.helpers.repacked_files import original_names
 from tests.helpers.tiny_transformer import BASE, PORTRAIT, save_base
 
 SCRIPT = SCRIPTS / "convert_official.py"
@@ -34,56 +35,6 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as handle:
         return load_file(path), dict(handle.metadata())
-
-
-def original_names(base: WanTransformer3DModel) -> dict[str, torch.Tensor]:
-    """A base's tensors under Wan's original names, by the public table of names, independent of the code under test."""
-    parts = {
-        "condition_embedder.time_embedder.linear_1": "time_embedding.0",
-        "condition_embedder.time_embedder.linear_2": "time_embedding.2",
-        "condition_embedder.text_embedder.linear_1": "text_embedding.0",
-        "condition_embedder.text_embedder.linear_2": "text_embedding.2",
-        "condition_embedder.time_proj": "time_projection.1",
-        "condition_embedder.image_embedder.norm1": "img_emb.proj.0",
-        "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
-        "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
-        "condition_embedder.image_embedder.norm2": "img_emb.proj.4",
-        "proj_out": "head.head",
-    }
-    inner = {
-        "attn1.norm_q": "self_attn.norm_q",
-        "attn1.norm_k": "self_attn.norm_k",
-        "attn1.to_q": "self_attn.q",
-        "attn1.to_k": "self_attn.k",
-        "attn1.to_v": "self_attn.v",
-        "attn1.to_out.0": "self_attn.o",
-        "attn2.norm_q": "cross_attn.norm_q",
-        "attn2.norm_k": "cross_attn.norm_k",
-        "attn2.to_q": "cross_attn.q",
-        "attn2.to_k": "cross_attn.k",
-        "attn2.to_v": "cross_attn.v",
-        "attn2.to_out.0": "cross_attn.o",
-        "attn2.add_k_proj": "cross_attn.k_img",
-        "attn2.add_v_proj": "cross_attn.v_img",
-        "attn2.norm_added_k": "cross_attn.norm_k_img",
-        "norm2": "norm3",
-        "ffn.net.0.proj": "ffn.0",
-        "ffn.net.2": "ffn.2",
-    }
-    renamed = {}
-    for name, value in base.state_dict().items():
-        stem, _, leaf = name.rpartition(".")
-        if name == "scale_shift_table":
-            new = "head.modulation"
-        elif name.endswith("scale_shift_table"):
-            new = f"{stem}.modulation"
-        elif name.startswith("blocks."):
-            _, number, rest = stem.split(".", 2)
-            new = f"blocks.{number}.{inner[rest]}.{leaf}"
-        else:
-            new = f"{parts.get(stem, stem)}.{leaf}"
-        renamed[new] = value
-    return renamed
 
 
 @pytest.mark.parametrize("level", ["frame", "clip"])

@@ -13,8 +13,8 @@ from fantasytalking.checkpoints.released_audio import read_released_audio
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.common.tensor_io import check_finite, open_safetensors
 from fantasytalking.models.wan_loading import load_from_wan
-from tests.checkpoints.test_convert import original_names
 from tests.helpers.errors import raises_input_error
+from tests.helpers.repacked_files import original_names
 from tests.helpers.tiny_transformer import PORTRAIT, save_base
 
 BLOCK = "audio_processor.blocks.{}.cross_attn.processor.{}_proj.weight"
