@@ -1,6 +1,9 @@
 """Loads model presets, configs/<preset>/model.yaml, and builds their transformers."""
 
+import copy
+import functools
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,7 +95,14 @@ def load_model_config(preset: str) -> ModelConfig:
     Raises:
         InputError: the preset does not exist.
     """
-    return load_config(ModelConfig, preset_path(preset, "model"))
+    path = preset_path(preset, "model")
+    return copy.deepcopy(_read_model_config(path, path.stat().st_mtime_ns))
+
+
+@functools.cache
+def _read_model_config(path: Path, modified_ns: int) -> ModelConfig:
+    """Many rooms ask for the same preset, and a configuration takes OmegaConf tens of milliseconds."""
+    return load_config(ModelConfig, path)
 
 
 def transformer_kwargs(config: ModelConfig) -> dict[str, Any]:

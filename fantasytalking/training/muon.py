@@ -50,10 +50,15 @@ def is_matrix(parameter: Tensor) -> bool:
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """Returns approximately U Vᵀ of `matrix` = U S Vᵀ (m, n), by Newton-Schulz iteration in bfloat16 as published."""
+    """Returns approximately U Vᵀ of `matrix` = U S Vᵀ (m, n), by Newton-Schulz iteration.
+
+    In bfloat16 as published; on a processor, where it may be emulated, in float32.
+    """
     tall = matrix.shape[0] > matrix.shape[1]
     wide = matrix.T if tall else matrix
-    wide = (wide / (wide.norm() + 1e-7)).bfloat16()
+    wide = wide / (wide.norm() + 1e-7)
+    if matrix.device.type != "cpu":
+        wide = wide.bfloat16()
     first, second, third = NEWTON_SCHULZ_COEFFICIENTS
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = wide @ wide.T
