@@ -41,16 +41,26 @@ class Grid:
         across, down = central_difference(sheet, 1), central_difference(sheet, 0)
         if wraps:
             across, down = across[:, 1:-1], down[:, 1:-1]
-        return normalize_vectors(np.cross(down, across))
+        return normalize_vectors(_cross(down, across))
 
 
 def central_difference(sheet: FloatArray, axis: int) -> FloatArray:
-    """Returns central differences, one-sided at the ends."""
-    sheet = np.moveaxis(sheet, axis, 0)
+    """Returns central differences along axis 0 or 1, one-sided at the ends."""
     result = np.empty_like(sheet)
-    result[1:-1] = sheet[2:] - sheet[:-2]
-    result[0], result[-1] = sheet[1] - sheet[0], sheet[-1] - sheet[-2]
-    return np.moveaxis(result, 0, axis)
+    along, values = (result, sheet) if axis == 0 else (result.swapaxes(0, 1), sheet.swapaxes(0, 1))
+    np.subtract(values[2:], values[:-2], out=along[1:-1])
+    np.subtract(values[1], values[0], out=along[0])
+    np.subtract(values[-1], values[-2], out=along[-1])
+    return result
+
+
+def _cross(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Returns cross products of vectors (..., 3); for the small grids here np.cross mostly moves axes."""
+    result = np.empty_like(first)
+    for k in range(3):
+        i, j = (k + 1) % 3, (k + 2) % 3
+        result[..., k] = first[..., i] * second[..., j] - first[..., j] * second[..., i]
+    return result
 
 
 def normalize_vectors(vectors: FloatArray) -> FloatArray:
