@@ -21,6 +21,7 @@ ROOMS = [
         "latent_geometry",
         "conditions",
         "flow_matching",
+        "audio_tokens",
         "audio_windows",
         "attention_regions",
         "motion_normalizer",

@@ -36,13 +36,14 @@ class InferConfig(GenerationControls):
 
     # The model
     model: str = "nano"
-    """Preset of the sizes: nano, wan1.3b or wan14b (configs/*/model.yaml)."""
+    """Preset of the sizes: nano, wan1.3b or wan14b (configs/*/model.yaml), or the path of another
+    model.yaml."""
     base: str | None = None
     """Folder or hub id of the Wan base, or a folder that `save_pretrained` wrote; null: the preset's."""
     adapter: str | None = None
     """Adapter folder; null where `base` is a saved pipeline, which is complete but for distillation."""
     audio_encoder: str | None = None
-    """wav2vec2 folder or hub id; null: the one in the base."""
+    """Folder or hub id of the speech model that the adapter was trained with; null: the one in the base."""
     face_encoder: str | None = None
     """ArcFace .onnx; null: the one in the base."""
     expression_adapter: str | None = None
@@ -56,7 +57,7 @@ class InferConfig(GenerationControls):
     max_text_tokens: int = 512
     """Tokens that prompts are padded to, as in training; Wan: 512."""
     dtype: Dtype = Dtype.float32
-    """Of transformer, text and image encoder. VAE and wav2vec2 always work in float32."""
+    """Of transformer, text and image encoder. VAE and audio encoder always work in float32."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda."""
     offload: Offload = Offload.none

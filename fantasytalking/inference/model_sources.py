@@ -17,6 +17,7 @@ from fantasytalking.inference.console import notify
 from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.inference.optimizations import apply_optimizations, choose_offload, component_bytes
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_encoder_config
 from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
@@ -35,7 +36,7 @@ class ResolvedModel:
     """Base, adapters and encoders, with their descriptions."""
     facts: ModelFacts
     audio_encoder: Path | None
-    """Separate wav2vec2; None: the one in the base."""
+    """Separate audio encoder; None: the one in the base."""
     face_encoder: Path | None
     """Separate ArcFace .onnx; None: the one in the base."""
     expression_encoder: Path | None
@@ -98,6 +99,10 @@ def resolve_model(
     few_step_lora = config.optimizations.few_step_lora
     lora = None if few_step_lora is None else existing_file(few_step_lora, "optimizations.few_step_lora")
     stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
+    if stored.extends_saved_pipeline:
+        check_audio_encoder_config(stored, None, None)
+    else:
+        check_audio_encoder_config(stored, found["audio_encoder"], load_model_config(config.model).portrait.audio_dim)
     return ResolvedModel(
         stored,
         stored.facts(),

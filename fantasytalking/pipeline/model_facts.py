@@ -166,7 +166,7 @@ class StoredModel:
         the expression adapter precedes the adapter, and that the base."""
         described = [
             (self.base / "model_index.json", (self.pipeline_config or {}).get("face_ranges")),
-            *((path, None if config is None else config.face_ranges) for path, config in self._adapters),
+            *((path, None if config is None else config.face_ranges) for path, config in self.adapters),
         ]
         ranges: dict[int, FaceRange] = {}
         for path, entry in described:
@@ -174,7 +174,8 @@ class StoredModel:
         return ranges
 
     @property
-    def _adapters(self) -> list[tuple[Path | None, AdapterConfig | None]]:
+    def adapters(self) -> list[tuple[Path | None, AdapterConfig | None]]:
+        """Adapter and expression adapter with their descriptions."""
         return [(self.adapter, self.adapter_config), (self.expression_adapter, self.expression_adapter_config)]
 
     def facts(self) -> ModelFacts:

@@ -16,17 +16,17 @@ from torch import Tensor
 from transformers import (
     BaseImageProcessor,
     CLIPVisionModel,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
     UMT5EncoderModel,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2Model,
 )
 
 from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS
+from fantasytalking.encoders.audio_loading import audio_encoder_from_components
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
-from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.face_range import face_ranges_from_dict, face_ranges_to_dict
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.media.audio_stream import AudioSampleQueue
@@ -69,6 +69,7 @@ from fantasytalking.pipeline.inputs import (
     load_audio_inputs,
     load_driving_inputs,
 )
+from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_dim
 from fantasytalking.pipeline.loading.lora_methods import LoraMethods, check_attention_kwargs
 from fantasytalking.pipeline.loading.pretrained import PretrainedPipeline
 from fantasytalking.pipeline.model_facts import ModelFacts, check_pipeline_config
@@ -93,7 +94,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
     Args:
         transformer, vae, text_encoder, tokenizer, image_encoder, image_processor, scheduler: components of Wan, with
             the paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas.
-        audio_encoder, audio_processor: wav2vec2 and its feature extractor.
+        audio_encoder, audio_processor: wav2vec2, or another of `AUDIO_MODEL_KINDS`, and its feature extractor.
         face_encoder: the ArcFace network; None: the face cannot be attended to.
         expression_encoder: the encoder of driving videos; None: they cannot be read.
         motion_normalizer: constants by which measured motion was normalized in training.
@@ -117,8 +118,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         image_encoder: CLIPVisionModel,
         image_processor: BaseImageProcessor,
         scheduler: SchedulerMixin,
-        audio_encoder: Wav2Vec2Model,
-        audio_processor: Wav2Vec2FeatureExtractor,
+        audio_encoder: PreTrainedModel,
+        audio_processor: SequenceFeatureExtractor,
         face_encoder: FaceEncoderFile | None = None,
         expression_encoder: ExpressionEncoderFolder | None = None,
         motion_normalizer: MotionNormalizer | None = None,
@@ -130,6 +131,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
     ) -> None:
         super().__init__()
         check_pipeline_config(trained_modules, audio_window, window_seconds, text_length)
+        if audio_encoder is not None:
+            check_audio_dim(audio_encoder.config.hidden_size, transformer.config.audio_dim)
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -156,7 +159,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         self._call_state = CallState()
 
     def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
-        """As in diffusers, but VAE and wav2vec2 (0.9 GB together) stay on the device: parts of them are called."""
+        """As in diffusers, but VAE and audio encoder, parts of which are called, stay on the device (0.9 GB)."""
         excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
         super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
 
@@ -347,7 +350,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         options = replace(portrait_options, face_ranges=portrait_options.face_ranges or self.facts.face_ranges)
         speakers = Speakers(report_framing(options.prepare(image), image, options))
         audio_encoder = StreamingAudioEncoder(
-            AudioEncoder(self.audio_encoder, self.audio_processor),
+            audio_encoder_from_components(self.audio_encoder, self.audio_processor),
             audio,
             plan.fps,
             plan.geometry.temporal_stride,
@@ -395,7 +398,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length),
             ImageEncoder(self.image_encoder, self.image_processor),
             VideoAutoencoder(self.vae),
-            AudioEncoder(self.audio_encoder, self.audio_processor),
+            audio_encoder_from_components(self.audio_encoder, self.audio_processor),
             self.face_encoder_path,
             self.transformer.config,
             self.config.text_length,

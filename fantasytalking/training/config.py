@@ -244,7 +244,8 @@ class TrainConfig:
     """A training run."""
 
     model: str = "nano"
-    """Preset of the model sizes: nano, wan1.3b or wan14b (configs/*/model.yaml)."""
+    """Preset of the model sizes: nano, wan1.3b or wan14b (configs/*/model.yaml), or the path of another
+    model.yaml."""
     base: str | None = None
     """Folder, file or hub id of the Wan base; None: the preset's."""
     output: str = MISSING

@@ -14,15 +14,16 @@ from fantasytalking.checkpoints.lora import fuse_lora, has_lora
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import HUB_ID, resolve_local
 from fantasytalking.common.text_files import read_json
+from fantasytalking.encoders.audio_loading import audio_encoder_from_components, load_audio_encoder
 from fantasytalking.encoders.loading import load_component, load_model
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
-from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.face_range import face_ranges_to_dict
 from fantasytalking.models.guarded_loading import check_safe_serialization
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
+from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_encoder, check_audio_encoder_config
 from fantasytalking.pipeline.loading.options import MODEL_COMPONENTS, LoadingOptions
 from fantasytalking.pipeline.model_facts import StoredModel
 from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler, check_scheduler_config, make_scheduler
@@ -82,7 +83,10 @@ def load_saved_pipeline(
     assert config is not None, "reading the model has checked it"
     _check_given(model, options, given)
     options.check_variants(folder, [name for name in MODEL_COMPONENTS if name not in given])
+    if "audio_encoder" not in given:
+        check_audio_encoder_config(model, None, None)
     parts = load_encoders(folder, folder, options, given, progress, processor_subfolder="audio_processor")
+    _check_loaded_audio_encoder(model, {**parts, **given}, None)
     if "transformer" not in given:
         parts["transformer"] = load_transformer(model, {}, options)
         progress("transformer")
@@ -115,10 +119,10 @@ def load_pipeline_from_base(
 
     Args:
         module_config: sizes of the paper's modules (`dataclasses.asdict(load_model_config(PRESET).portrait)`).
-        audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in the base.
+        audio_encoder: folder or hub id; None: audio_encoder in the base.
         scheduler: None: Euler with flow shift 5.
         text_length: tokens that prompts are padded to, as in training.
-        torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32.
+        torch_dtype: of transformer, text and image encoder; VAE and audio encoder stay in float32.
         progress: as in `load_saved_pipeline`.
 
     Returns:
@@ -128,7 +132,9 @@ def load_pipeline_from_base(
         InputError: a component is missing, damaged, incomplete or of another kind.
     """
     options, _ = LoadingOptions.split({"torch_dtype": torch_dtype}, [])
+    check_audio_encoder_config(model, audio_encoder, module_config["audio_dim"])
     parts = load_encoders(model.base, audio_encoder, options, {}, progress)
+    _check_loaded_audio_encoder(model, parts, module_config["audio_dim"])
     parts["transformer"] = load_transformer(model, module_config, options)
     progress("transformer")
     window_rule, window_seconds = model.audio_window
@@ -230,7 +236,7 @@ def load_encoders(
 
     Args:
         source: a diffusers folder or hub id.
-        audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in `source`.
+        audio_encoder: folder or hub id; None: audio_encoder in `source`.
         options: dtypes and, for a saved pipeline, how its weights are stored and loaded.
         loaded: components that are already loaded; they are skipped.
         progress: called with the name of each component once it is loaded.
@@ -258,7 +264,7 @@ def load_encoders(
     if not {"audio_encoder", "audio_processor"} <= loaded.keys():
         is_separate = audio_encoder is not None and processor_subfolder is None
         folder, subfolder = (audio_encoder, "") if is_separate else (source, "audio_encoder")
-        audio = AudioEncoder.from_pretrained(
+        audio = load_audio_encoder(
             folder or source,
             subfolder=subfolder,
             processor_subfolder=processor_subfolder,
@@ -286,6 +292,14 @@ def _check_given(model: StoredModel, options: LoadingOptions, given: Mapping[str
             code=ErrorCode.conflict,
             field="quantization_config",
         )
+
+
+def _check_loaded_audio_encoder(model: StoredModel, components: Mapping[str, Any], audio_dim: int | None) -> None:
+    """Checks the loaded weights too: models of one kind and width differ by their training."""
+    if components["audio_encoder"] is None:
+        return
+    encoder = audio_encoder_from_components(components["audio_encoder"], components["audio_processor"])
+    check_audio_encoder(model, encoder.spec, audio_dim)
 
 
 def _stored_encoders(model: StoredModel) -> dict[str, Any]:
