@@ -69,6 +69,7 @@ def load_audio_encoder(
             not read 16 kHz.
     """
     kind = _kind_of(source, subfolder)
+    kind.encoder_class.spec_of(load_component(kind.config_class.from_pretrained, source, subfolder, "audio encoder"))
     processor_folder = subfolder if processor_subfolder is None else processor_subfolder
     described = read_component_json(source, processor_folder, "preprocessor_config.json", "audio processor")
     kind.encoder_class.check_processor_config(described, str(source))
