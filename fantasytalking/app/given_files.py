@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from fantasytalking import media
+from fantasytalking.app.logged_notes import logged_notes
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.face_range import FaceRanges
 from fantasytalking.inference.config import InferConfig
@@ -44,14 +46,25 @@ def page_words(message: str) -> str:
     return " ".join(message.split())
 
 
+class SoundCheck(NamedTuple):
+    """What decoding a sound shows."""
+
+    seconds: float
+    """That are used."""
+    notes: tuple[str, ...]
+    """What is silent, left out or corrected."""
+
+
 @lru_cache(CACHED_CHECKS)
-def sound_seconds(path: Path, max_seconds: float) -> float:
-    """Returns the seconds of a sound that are used, by decoding them.
+def check_sound(path: Path, max_seconds: float) -> SoundCheck:
+    """Decodes the first `max_seconds` of a sound.
 
     Raises:
         InputError: it cannot be decoded, or has no samples.
     """
-    return len(media.read_audio(path, sample_rate=CHECK_SAMPLE_RATE, duration=max_seconds)) / CHECK_SAMPLE_RATE
+    with logged_notes() as notes:
+        samples = media.read_audio(path, sample_rate=CHECK_SAMPLE_RATE, duration=max_seconds)
+    return SoundCheck(len(samples) / CHECK_SAMPLE_RATE, tuple(note.removeprefix(f"'{path}': ") for note in notes))
 
 
 @lru_cache(CACHED_CHECKS)
