@@ -55,9 +55,7 @@ class MicroBatch(NamedTuple):
             conditions=self.batch.conditions.to(device=device),
             lip_mask=self.batch.lip_mask.to(device, non_blocking=True),
         )
-        return self._replace(
-            batch=batch, randomness=StepRandomness(*(value.to(device, non_blocking=True) for value in self.randomness))
-        )
+        return self._replace(batch=batch, randomness=self.randomness.to(device))
 
 
 @dataclass(frozen=True)
