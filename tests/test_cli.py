@@ -189,7 +189,7 @@ def test_the_help_of_infer_shows_the_defaults_of_its_configuration(capsys: pytes
     for part in (
         f"denoising steps (default: {config.num_inference_steps})",
         f"scale of audio guidance at every step (default: {config.guidance.audio.scale_end:g})",
-        f"multiples of 16 (default: {config.sizes[0]})",
+        f"for Wan 2.1 multiples of 16 (default: {config.sizes[0]})",
         f"seed of the noise (default: {config.seed})",
         f"frames per second (default: {config.fps:g})",
         f"description of the video (default: {config.prompt})",

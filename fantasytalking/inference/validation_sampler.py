@@ -209,7 +209,14 @@ class PipelineValidationSampler:
         self, model: FantasyTalkingTransformer3DModel, config: ValidationConfig, device: torch.device
     ) -> FantasyTalkingPipeline:
         options = LoadingOptions(dtype=self.infer_config.dtype.torch_dtype)
-        components = load_encoders(self.base, self.paths["audio_encoder"], options, {}, lambda _: None)
+        components = load_encoders(
+            self.base,
+            self.paths["audio_encoder"],
+            options,
+            {},
+            lambda _: None,
+            has_image_encoder=model.config.image_dim is not None,
+        )
         for component in components.values():
             if isinstance(component, torch.nn.Module):
                 component.to(device)

@@ -1,5 +1,6 @@
 """Validates shapes and dtypes of the transformer's inputs against its configuration."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.conditions import Conditions, ExpressionCondition
 from fantasytalking.latent_geometry import video_frame_count
+from fantasytalking.models.image_conditioning import ImageConditioning
 
 PER_BRANCH_FIELDS = ("prompt_embeds", "condition_scale")
 """Fields of `Conditions` that may differ between guidance branches which share their latents."""
@@ -35,17 +37,19 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
                 field=f"latent {name}",
                 value=size,
             )
-    if timestep.shape != (batch,):
-        raise _shape_error("timestep", timestep, f"one per sample: ({batch},)")
     patch_h, patch_w = config.patch_size[1:]
     token_grid = (frames, height // patch_h, width // patch_w)
+    if timestep.shape not in ((batch,), (batch, math.prod(token_grid))):
+        raise _shape_error("timestep", timestep, f"({batch},), one per sample, or one per token")
 
     windows, tokens = _check_audio(conditions, config, frames)
     _check_optional_conditions(conditions, config)
     expected: dict[str, tuple[int | None, ...]] = {
         "prompt_embeds": (None, config.text_dim),
         "image_embeds": (None, config.image_dim),
-        "image_latents": (config.in_channels - config.out_channels, frames, height, width),
+        "image_latents": ImageConditioning.from_channels(config.in_channels, config.out_channels).image_latents_shape(
+            config.in_channels, config.out_channels, (frames, height, width)
+        ),
         "audio_embeds": (windows, tokens, config.audio_dim),
         "audio_mask": (windows, tokens),
         "face_embeds": (None, config.face_dim),

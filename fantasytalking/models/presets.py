@@ -13,6 +13,7 @@ from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_range
 from fantasytalking.latent_geometry import WAN21_GEOMETRY, LatentGeometry
+from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.models.portrait_config import PortraitConfig
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
@@ -82,6 +83,11 @@ class ModelConfig:
     vae: VaeConfig = field(default_factory=VaeConfig)
     wan: WanConfig = field(default_factory=WanConfig)
     portrait: PortraitConfig = field(default_factory=PortraitConfig)
+
+    @property
+    def image_conditioning(self) -> ImageConditioning:
+        """How the base receives the first frame."""
+        return ImageConditioning.from_channels(self.wan.in_channels, self.wan.out_channels)
 
     @property
     def geometry(self) -> LatentGeometry:

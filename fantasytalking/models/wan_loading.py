@@ -45,8 +45,10 @@ parameters exist only in a model with an `expression` section, guidance paramete
 
 SINGLE_FILE_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 """What other programs put before the names of all tensors of a transformer."""
+TEXT_TO_VIDEO_PIPELINES = ("WanPipeline",)
+"""Pipelines of diffusers that start from text alone, unless their model_index.json has `expand_timesteps`."""
 WAN_HEAD_DIM = 128
-"""Attention head width of every published Wan 2.1 model."""
+"""Attention head width of every published Wan model."""
 
 
 def adapter_module_of(name: str) -> str | None:
@@ -107,7 +109,7 @@ def build_from_wan(
         name: tuple(value.shape) for name, value in model.state_dict().items() if adapter_module_of(name) is None
     }
     found = {name: shape for name, shape in tensors.shapes.items() if "norm_added_q" not in name}  # unused by Wan
-    check_shapes(found, expected, tensors.source, "it must be a Wan 2.1 image-to-video transformer")
+    check_shapes(found, expected, tensors.source, "it must be a Wan image-to-video transformer")
 
     config = model.config
     model.rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
@@ -151,7 +153,7 @@ def diffusers_to_wan_names(names: list[str], source: str) -> dict[str, str]:
     other = [name for name in names if "face_adapter" in name or "motion_encoder" in name]
     if other:
         raise InputError(
-            f"'{source}' contains the tensor '{other[0]}' of Wan-Animate; use a Wan 2.1 transformer",
+            f"'{source}' contains the tensor '{other[0]}' of Wan-Animate; use a Wan transformer",
             code=ErrorCode.shape_mismatch,
             field=other[0],
         )
@@ -193,7 +195,7 @@ def infer_wan_config(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[st
         raise
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise InputError(
-            f"'{source}' is not a Wan transformer: {error} is missing or has an unexpected shape; use a Wan 2.1 "
+            f"'{source}' is not a Wan transformer: {error} is missing or has an unexpected shape; use a Wan "
             "transformer",
             code=ErrorCode.shape_mismatch,
             field=str(error),
@@ -226,9 +228,27 @@ def _open_base(source: str | Path) -> tuple[dict[str, Any], LazyTensors]:
     if path.is_file():
         return open_wan_single_file(path)
     folder = path if path.is_dir() else _download_base(str(source))
+    pipeline = folder / "model_index.json"
     if not (folder / "config.json").is_file() and (folder / "transformer" / "config.json").is_file():
         folder = folder / "transformer"
-    return _select_base(_read_base_config(folder), open_model_folder(folder))
+    config = _read_base_config(folder)
+    _check_image_conditioning(config, pipeline)
+    return _select_base(config, open_model_folder(folder))
+
+
+def _check_image_conditioning(config: Mapping[str, Any], pipeline: Path) -> None:
+    """Rejects a text-to-video base, whose transformer has the same channels as one that replaces the first frame."""
+    if config.get("in_channels") != config.get("out_channels") or not pipeline.is_file():
+        return
+    values = read_json(pipeline)
+    if values.get("_class_name") in TEXT_TO_VIDEO_PIPELINES and not values.get("expand_timesteps"):
+        raise InputError(
+            f"'{pipeline.parent}' is a text-to-video base, which was not trained to continue an image; use an "
+            "image-to-video base, or Wan2.2-TI2V-5B",
+            code=ErrorCode.unsupported,
+            field="base",
+            value=str(pipeline.parent),
+        )
 
 
 def _select_base(config: dict[str, Any], tensors: LazyTensors) -> tuple[dict[str, Any], LazyTensors]:
@@ -271,7 +291,7 @@ def _download_base(hub_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(hub_id, allow_patterns=["transformer/*"])
+        folder = snapshot_download(hub_id, allow_patterns=["model_index.json", "transformer/*"])
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"base '{hub_id}' is neither a local folder nor a file and could not be downloaded; "
@@ -304,7 +324,7 @@ def _build_on_meta(config: Mapping[str, Any], source: str) -> FantasyTalkingTran
     except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"{source}: no transformer can be built from its configuration ({reason}); it must be a Wan 2.1 "
+            f"{source}: no transformer can be built from its configuration ({reason}); it must be a Wan "
             "image-to-video transformer",
             code=ErrorCode.malformed_file,
             field="config.json",
@@ -316,7 +336,7 @@ def _check_num_layers(config: Mapping[str, Any], tensors: LazyTensors) -> None:
     if config.get("num_layers") != len(blocks):
         raise InputError(
             f"{tensors.source}: num_layers is {shortened(config.get('num_layers'))}, but the file contains "
-            f"{len(blocks)} blocks; it must be a Wan 2.1 image-to-video transformer",
+            f"{len(blocks)} blocks; it must be a Wan image-to-video transformer",
             code=ErrorCode.shape_mismatch,
             field="num_layers",
             value=config.get("num_layers"),

@@ -78,7 +78,8 @@ class Denoiser:
         attention_kwargs: dict[str, Any] | None = None,
     ) -> None:
         self.transformer, self.conditions, self.windows = transformer, conditions, windows
-        self.batch_branches = _should_batch_branches(batch_branches, transformer, conditions)
+        frames = len(windows[0].frame_indices)
+        self.batch_branches = _should_batch_branches(batch_branches, transformer, conditions, frames)
         self.on_window_done, self.attention_kwargs = on_window_done, attention_kwargs
         self._cache = DenoisingCache() if cache is None else cache
         self._guidance_scales: dict[tuple[float, float], Tensor] = {}
@@ -152,7 +153,7 @@ class Denoiser:
 
 
 def _should_batch_branches(
-    requested: bool | None, transformer: FantasyTalkingTransformer3DModel, conditions: VideoConditions
+    requested: bool | None, transformer: FantasyTalkingTransformer3DModel, conditions: VideoConditions, frames: int
 ) -> bool:
     if requested is False or (requested is None and transformer.is_cache_enabled):
         return False
@@ -166,7 +167,7 @@ def _should_batch_branches(
     if requested:
         return True
     shape = transformer.config
-    tokens = conditions.image_latents[0, 0].numel() // math.prod(shape.patch_size)
+    tokens = frames * conditions.image_latents[0, 0, 0].numel() // math.prod(shape.patch_size)
     width = shape.num_attention_heads * shape.attention_head_dim
     # Per branch: a block's input twice in float32, eight tensors of its width, and the two of the feed-forward.
     needed = (
@@ -261,4 +262,4 @@ def denoise(
             break
     state.current_timestep = None
     check_finite_result(latents, "latents")
-    return latents
+    return transformer.image_conditioning.with_image(latents, conditions.image_latents)

@@ -46,9 +46,10 @@ class GenerationControls:
     fps: float = 25.0
     """Frames per second."""
     window_frames: int = 81
-    """Frames denoised at once, 1 + 4k: the clip length of training."""
+    """Frames denoised at once, a whole number of latent frames (1 + 4k for Wan): the clip length of training."""
     overlap_frames: int = 24
-    """Frames shared by neighboring windows of a longer video, a multiple of 4."""
+    """Frames shared by neighboring windows of a longer video, whole latent frames (a multiple of 4 for
+    Wan)."""
 
     def validate(self) -> None:
         """Validates the ranges that do not depend on the model.

@@ -152,6 +152,11 @@ class StoredModel:
         return config is not None and (config.lora is not None or config.base_tensors > 0)
 
     @property
+    def has_image_encoder(self) -> bool:
+        """Whether the base attends to CLIP tokens of the portrait, as Wan 2.1 does."""
+        return read_transformer_config(self.base)["image_dim"] is not None
+
+    @property
     def audio_window(self) -> tuple[str, float]:
         """Rule and length in seconds of the audio windows, as in `AdapterConfig`."""
         if self.extends_saved_pipeline:
@@ -256,11 +261,20 @@ def read_geometry(base: Path) -> LatentGeometry:
             field="base",
             value=str(base),
         )
-    transformer = base / "transformer" / "config.json"
     return LatentGeometry.from_configs(
         _default_arguments(AutoencoderKLWan) | read_json(path),  # files of earlier diffusers lack the strides
-        _default_arguments(WanTransformer3DModel) | (read_json(transformer) if transformer.is_file() else {}),
+        read_transformer_config(base),
     )
+
+
+def read_transformer_config(base: Path) -> dict[str, Any]:
+    """Returns the configuration of a base's transformer, with the defaults of keys that it lacks.
+
+    Raises:
+        InputError: the file is not valid JSON.
+    """
+    path = base / "transformer" / "config.json"  # loading reports a missing transformer
+    return _default_arguments(WanTransformer3DModel) | (read_json(path) if path.is_file() else {})
 
 
 def _default_arguments(model_class: type) -> dict[str, Any]:

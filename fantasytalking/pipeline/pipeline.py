@@ -1,6 +1,6 @@
 """The diffusers pipeline: a portrait with audio, driving videos or both in, a video out.
 
-Axes: F latent frames, h and w latent height and width, T frames, H and W pixels.
+Axes: C latent channels, F latent frames, h and w latent height and width, T frames, H and W pixels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -76,6 +76,7 @@ from fantasytalking.pipeline.portrait import (
     DEFAULT_PORTRAIT_OPTIONS,
     ImageInput,
     PortraitOptions,
+    check_portrait_size,
     portrait_from_image,
     report_framing,
 )
@@ -92,7 +93,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
 
     Args:
         transformer, vae, text_encoder, tokenizer, image_encoder, image_processor, scheduler: components of Wan, with
-            the paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas.
+            the paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas. A base that
+            does not attend to CLIP tokens has neither image_encoder nor image_processor: None.
         audio_encoder, audio_processor: wav2vec2 and its feature extractor.
         face_encoder: the ArcFace network; None: the face cannot be attended to.
         expression_encoder: the encoder of driving videos; None: they cannot be read.
@@ -106,7 +108,9 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
 
     model_cpu_offload_seq = "text_encoder->image_encoder->audio_encoder->transformer->vae"
     _callback_tensor_inputs = CALLBACK_TENSORS
-    _optional_components: ClassVar[list[str]] = ["face_encoder", "expression_encoder", "motion_normalizer"]
+    _optional_components: ClassVar[list[str]] = [
+        *("image_encoder", "image_processor", "face_encoder", "expression_encoder", "motion_normalizer")
+    ]
 
     def __init__(
         self,
@@ -114,8 +118,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         vae: AutoencoderKLWan,
         text_encoder: UMT5EncoderModel,
         tokenizer: PreTrainedTokenizerBase,
-        image_encoder: CLIPVisionModel,
-        image_processor: BaseImageProcessor,
+        image_encoder: CLIPVisionModel | None,
+        image_processor: BaseImageProcessor | None,
         scheduler: SchedulerMixin,
         audio_encoder: Wav2Vec2Model,
         audio_processor: Wav2Vec2FeatureExtractor,
@@ -231,11 +235,12 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             text_guidance_scale, audio_guidance_scale, expression_guidance_scale: constant scales, or schedules over
                 the steps (useful: 3 to 7).
             guidance_order, color_rescale, batch_branches: as in `GuidanceConfig`.
-            height, width: of the video in pixels, multiples of 16; None: 512, or the size of a `Portrait`.
+            height, width: of the video in pixels, in whole tokens (multiples of 16 for Wan 2.1, of 32 for Wan 2.2
+                TI2V-5B); None: 512, or the size of a `Portrait`.
             resize_mode: how images are resized to that size; fit brings the faces to what the model was trained on.
             face_index: selected faces, from 1 at the left; several in the order of their audio and driving videos.
             generator: of the noise; a CPU generator gives the same noise on every device.
-            latents: (1, 16, F, h, w) noise in place of that of `generator`.
+            latents: (1, C, F, h, w) noise in place of that of `generator`.
             prompt_embeds, negative_prompt_embeds: in place of the prompts, as `encode_prompt` returns them.
             output_type: np, pil, pt or latent.
             return_dict: False: the frames are returned as the only item of a tuple.
@@ -275,6 +280,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         expressions = load_driving_inputs(driving, self.expression_encoder_path, plan.fps)
         num_faces = max(len(waveforms), len(expressions), 1)
         portrait = portrait_from_image(image, height, width, resize_mode, face_index, num_faces, self.facts.face_ranges)
+        check_portrait_size(portrait, plan.geometry)
         speakers = Speakers(portrait, waveforms, expressions)
         timeline = speakers.timeline(plan.fps, plan.geometry.temporal_stride)
         windows = plan_windows(timeline.num_latent_frames, plan.window_length, plan.window_overlap)
@@ -345,7 +351,9 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         """
         plan = self._plan(controls or GenerationControls(), has_audio=True, driving=())
         options = replace(portrait_options, face_ranges=portrait_options.face_ranges or self.facts.face_ranges)
-        speakers = Speakers(report_framing(options.prepare(image), image, options))
+        portrait = report_framing(options.prepare(image), image, options)
+        check_portrait_size(portrait, plan.geometry)
+        speakers = Speakers(portrait)
         audio_encoder = StreamingAudioEncoder(
             AudioEncoder(self.audio_encoder, self.audio_processor),
             audio,
@@ -368,7 +376,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
 
     @torch.no_grad()
     def iterate_frames(self, latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
-        """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, 16, F, h, w), decoded on demand."""
+        """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, C, F, h, w), decoded on demand."""
         yield from decode_latents(VideoAutoencoder(self.vae), latents, num_frames, self.progress_bar)
 
     def _plan(
@@ -393,7 +401,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
     ) -> VideoConditions:
         encoder = ConditionEncoder(
             TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length),
-            ImageEncoder(self.image_encoder, self.image_processor),
+            None if self.image_encoder is None else ImageEncoder(self.image_encoder, self.image_processor),
             VideoAutoencoder(self.vae),
             AudioEncoder(self.audio_encoder, self.audio_processor),
             self.face_encoder_path,

@@ -55,6 +55,7 @@ class ComputeEstimateConfig:
 
     presets: Sequence[str] = ("wan1.3b", "wan14b")
     resolutions: Sequence[int] = (256, 512, 720)
+    """Sides of square clips in pixels, rounded down to whole tokens of each preset."""
     num_frames: int = 81
     num_gpus: Sequence[int] = (1, 8, 64)
     flops_per_second: float = 400e12
@@ -67,9 +68,9 @@ class ComputeEstimateConfig:
             InputError: one is out of range.
         """
         for pixels in self.resolutions:
-            if not 16 <= pixels <= 4096 or pixels % 16:
+            if not 64 <= pixels <= 4096:
                 raise InputError(
-                    f"resolutions has {pixels}; it must be a multiple of 16 from 16 to 4096",
+                    f"resolutions has {pixels}; it must be 64 to 4096",
                     code=ErrorCode.out_of_range,
                     field="resolutions",
                     value=pixels,
@@ -145,7 +146,8 @@ def _rows(estimate: ComputeEstimateConfig) -> Iterator[str]:
         configs = {name: load_config(TrainConfig, path, overrides) for name, overrides in TRAINABLE_SETS.items()}
         models = {name: build_meta_model(config) for name, config in configs.items()}
         shallow = {name: build_shallow_models(config) for name, config in configs.items()}
-        for pixels in estimate.resolutions:
+        token = load_model_config(preset).geometry.token_pixels
+        for pixels in (side - side % token for side in estimate.resolutions):
             size = ClipSize(pixels, pixels, estimate.num_frames, 23.0)
             for name, config in configs.items():
                 need = estimate_memory(config, size, models[name])

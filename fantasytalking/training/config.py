@@ -10,8 +10,9 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_fraction, check_range
 from fantasytalking.data.collate import CollateConfig, MaskProjection
 from fantasytalking.data.collate_multi_person import RegionBoxes
+from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.training.stage_config import ObjectiveType, StageConfig
+from fantasytalking.training.stage_config import ObjectiveType, ReferenceDropoutTarget, StageConfig
 
 
 class LRSchedule(Enum):
@@ -276,6 +277,7 @@ class TrainConfig:
         Raises:
             InputError: a value is out of range, or the preset does not exist.
         """
+        preset = load_model_config(self.model)
         config = CollateConfig(
             alignment=self.stage.alignment,
             audio_window_seconds=self.data.audio_window_seconds,
@@ -284,7 +286,9 @@ class TrainConfig:
             expression=self.stage.expression is not None,
             region_boxes=self.data.region_boxes,
             background=self.data.background,
-            geometry=load_model_config(self.model).geometry,
+            geometry=preset.geometry,
+            image_conditioning=preset.image_conditioning,
+            image_embeds=preset.wan.image_dim is not None,
         )
         config.validate()
         return config
@@ -294,7 +298,7 @@ class TrainConfig:
         check_range("seed", self.seed, 0, 2**63 - 1)
         check_range("batch_size", self.batch_size, 1, 4096)
         check_range("gradient_accumulation_steps", self.gradient_accumulation_steps, 1, 65536)
-        self.collate_config()
+        self._check_reference_dropout(self.collate_config())
         if self.holdout.interval and self.stage.resolved_objective is not ObjectiveType.flow_matching:
             raise InputError(
                 f"holdout.interval is {self.holdout.interval}, but the held-out error is that of flow matching and "
@@ -310,4 +314,17 @@ class TrainConfig:
                 code=ErrorCode.conflict,
                 field="validation.driving_videos",
                 value=self.validation.driving_videos,
+            )
+
+    def _check_reference_dropout(self, collate: CollateConfig) -> None:
+        """The first frame of a base that is given it as latent frame 0 cannot be dropped: a frame would be missing."""
+        dropout = self.stage.dropout
+        drops_image = dropout.reference and dropout.reference_target is not ReferenceDropoutTarget.face
+        if drops_image and collate.image_conditioning is ImageConditioning.first_frame_replace:
+            raise InputError(
+                f"stage.dropout.reference_target is {dropout.reference_target.value}, but the base of {self.model} is "
+                "given the first frame as a frame of the video, which cannot be dropped; use face",
+                code=ErrorCode.conflict,
+                field="stage.dropout.reference_target",
+                value=dropout.reference_target.value,
             )

@@ -77,14 +77,20 @@ class HoldoutLoss:
     ) -> Tensor:
         index, clip = numbered_clip
         noise = step_randomness(self._config.seed, HOLDOUT_NOISE_STEP, [index], clip.latents.shape[1:]).noise.to(device)
-        batch = TrainingBatch(clip.latents.to(device), clip.conditions.to(device), clip.lip_mask.to(device))
+        batch = clip._replace(
+            latents=clip.latents.to(device), conditions=clip.conditions.to(device), lip_mask=clip.lip_mask.to(device)
+        )
+        start = batch.num_given_frames
+        sample, mask = batch.latents[:, :, start:], batch.lip_mask[:, :, start:]
         conditions, errors = batch.conditions.to(dtype=dtype), []
         for level in HOLDOUT_SIGMAS:
             sigmas = torch.full((1,), level, device=device)
             noisy = add_noise(batch.latents, noise, sigmas).to(dtype)
             velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
-            masks = (None, batch.lip_mask, 1 - batch.lip_mask)
-            parts = [flow_matching_loss(velocity, batch.latents, noise, mask, LossNormalization.mask) for mask in masks]
+            parts = [
+                flow_matching_loss(velocity[:, :, start:], sample, noise[:, :, start:], weight, LossNormalization.mask)
+                for weight in (None, mask, 1 - mask)
+            ]
             errors.append(torch.cat(parts))
         return torch.stack(errors, dim=1).cpu()
 

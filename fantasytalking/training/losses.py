@@ -56,7 +56,14 @@ class FlowMatchingObjective:
         noisy = add_noise(batch.latents, randomness.noise, sigmas).to(dtype)
         velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
         weight = loss_weight(batch.lip_mask, randomness, self._loss)
-        loss = flow_matching_loss(velocity, batch.latents, randomness.noise, weight, self._loss.normalization)
+        start = batch.num_given_frames
+        loss = flow_matching_loss(
+            velocity[:, :, start:],
+            batch.latents[:, :, start:],
+            randomness.noise[:, :, start:],
+            None if weight is None else weight[:, :, start:],
+            self._loss.normalization,
+        )
         return StepLoss(loss, sigmas, is_masked(randomness, self._loss))
 
 

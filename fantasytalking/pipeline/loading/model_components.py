@@ -81,8 +81,17 @@ def load_saved_pipeline(
     folder, config = model.base, model.pipeline_config
     assert config is not None, "reading the model has checked it"
     _check_given(model, options, given)
-    options.check_variants(folder, [name for name in MODEL_COMPONENTS if name not in given])
-    parts = load_encoders(folder, folder, options, given, progress, processor_subfolder="audio_processor")
+    stored = [name for name in MODEL_COMPONENTS if (folder / name).is_dir()]
+    options.check_variants(folder, [name for name in stored if name not in given])
+    parts = load_encoders(
+        folder,
+        folder,
+        options,
+        given,
+        progress,
+        processor_subfolder="audio_processor",
+        has_image_encoder=model.has_image_encoder,
+    )
     if "transformer" not in given:
         parts["transformer"] = load_transformer(model, {}, options)
         progress("transformer")
@@ -128,7 +137,7 @@ def load_pipeline_from_base(
         InputError: a component is missing, damaged, incomplete or of another kind.
     """
     options, _ = LoadingOptions.split({"torch_dtype": torch_dtype}, [])
-    parts = load_encoders(model.base, audio_encoder, options, {}, progress)
+    parts = load_encoders(model.base, audio_encoder, options, {}, progress, has_image_encoder=model.has_image_encoder)
     parts["transformer"] = load_transformer(model, module_config, options)
     progress("transformer")
     window_rule, window_seconds = model.audio_window
@@ -225,6 +234,7 @@ def load_encoders(
     loaded: Mapping[str, Any],
     progress: ComponentCallback,
     processor_subfolder: str | None = None,
+    has_image_encoder: bool = True,
 ) -> dict[str, Any]:
     """Loads every component but transformer and scheduler, and returns them by the pipeline's names.
 
@@ -235,6 +245,8 @@ def load_encoders(
         loaded: components that are already loaded; they are skipped.
         progress: called with the name of each component once it is loaded.
         processor_subfolder: folder of the feature extractor in `source`; None: the audio encoder's.
+        has_image_encoder: whether the transformer attends to CLIP tokens; False: image_encoder and image_processor are
+            None.
 
     Raises:
         InputError: a component is missing, damaged or incomplete.
@@ -251,7 +263,9 @@ def load_encoders(
         text = TextEncoder.from_pretrained(source, **model_options("text_encoder"))
         parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         progress("text encoder")
-    if not {"image_encoder", "image_processor"} <= loaded.keys():
+    if not has_image_encoder:
+        parts |= {"image_encoder": None, "image_processor": None}
+    elif not {"image_encoder", "image_processor"} <= loaded.keys():
         image = ImageEncoder.from_pretrained(source, **model_options("image_encoder"))
         parts |= {"image_encoder": image.model, "image_processor": image.processor}
         progress("image encoder")

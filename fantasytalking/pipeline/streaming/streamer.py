@@ -132,6 +132,7 @@ class Streamer:
         # The next window has other audio, and no step cache may reuse this window's features for it.
         self.cache.evict_windowed()
         reset_step_cache(self.transformer)
+        latents = self.transformer.image_conditioning.with_image(latents, conditions.image_latents)
         self.history.store(window, latents, noise)
         return latents
 
