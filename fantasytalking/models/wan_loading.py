@@ -64,6 +64,7 @@ def load_from_wan(
     module_config: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     materialize: bool = True,
+    subfolder: str = "transformer",
 ) -> FantasyTalkingTransformer3DModel:
     """Builds a new portrait transformer on a Wan image-to-video base, whose predictions it equals bit for bit.
 
@@ -77,12 +78,14 @@ def load_from_wan(
             GGUF.
         materialize: False leaves the base's tensors uninitialized, which takes no memory yet: for a process that
             receives them from another. Requires a dtype.
+        subfolder: of the transformer in a pipeline's folder: transformer, or transformer_2 for the low-noise expert of
+            a base with two.
 
     Raises:
         InputError: the source is missing or not a Wan transformer, or tensors are missing, unexpected or of other
             shapes.
     """
-    config, tensors = _open_base(source)
+    config, tensors = _open_base(source, subfolder)
     return build_from_wan(config, module_config or {}, tensors, dtype, materialize)
 
 
@@ -223,14 +226,14 @@ def _num_heads(dim: int, stated: str | None, source: str) -> int:
     return int(stated)
 
 
-def _open_base(source: str | Path) -> tuple[dict[str, Any], LazyTensors]:
+def _open_base(source: str | Path, subfolder: str) -> tuple[dict[str, Any], LazyTensors]:
     path = Path(resolve_local(source))
     if path.is_file():
         return open_wan_single_file(path)
-    folder = path if path.is_dir() else _download_base(str(source))
+    folder = path if path.is_dir() else _download_base(str(source), subfolder)
     pipeline = folder / "model_index.json"
-    if not (folder / "config.json").is_file() and (folder / "transformer" / "config.json").is_file():
-        folder = folder / "transformer"
+    if not (folder / "config.json").is_file() and (folder / subfolder / "config.json").is_file():
+        folder = folder / subfolder
     config = _read_base_config(folder)
     _check_image_conditioning(config, pipeline)
     return _select_base(config, open_model_folder(folder))
@@ -286,12 +289,12 @@ def _read_base_config(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in upgrade_expression_keys(config).items() if not key.startswith("_")}
 
 
-def _download_base(hub_id: str) -> Path:
+def _download_base(hub_id: str, subfolder: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(hub_id, allow_patterns=["model_index.json", "transformer/*"])
+        folder = snapshot_download(hub_id, allow_patterns=["model_index.json", f"{subfolder}/*"])
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"base '{hub_id}' is neither a local folder nor a file and could not be downloaded; "

@@ -142,6 +142,7 @@ def plan_generation(
     if has_driving_video:
         _check_driving_supported(facts, needs_expression_encoder)
     _check_motion_supported(facts.trained_modules, controls)
+    _check_expert_guidance(facts, controls.guidance)
     face_scale = _resolve_face_scale(facts, controls.face_scale)
     check_supported_guidance(
         facts.distillation, controls.guidance, controls.negative_prompt, has_driving_video=has_driving_video
@@ -345,6 +346,16 @@ def _check_motion_supported(trained_modules: Sequence[str], controls: Generation
                 field=name,
                 value=value,
             )
+
+
+def _check_expert_guidance(facts: ModelFacts, guidance: GuidanceConfig) -> None:
+    if guidance.text_2 is not None and not facts.has_experts:
+        raise InputError(
+            f"guidance.text_2 is {guidance.text_2:g}, but this model has one transformer for all steps; leave it out",
+            code=ErrorCode.unsupported,
+            field="guidance.text_2",
+            value=guidance.text_2,
+        )
 
 
 def _resolve_face_scale(facts: ModelFacts, face_scale: float | None) -> float:

@@ -33,6 +33,7 @@ from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.models.cfg_branches import CfgOrder
 from fantasytalking.models.diffusers_internals import execution_device
+from fantasytalking.models.experts import Experts
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline.call_state import (
@@ -104,12 +105,15 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         audio_window, window_seconds: rule and length of the audio windows, as in `AdapterConfig`.
         text_length: tokens that prompts are padded to, as in training (Wan: 512).
         face_ranges: sizes and places of faces in the training clips, as in `AdapterConfig`; None: unknown.
+        transformer_2, boundary_ratio: low-noise expert of a base with two, and the noise level from which on
+            `transformer` predicts (Wan2.2-I2V-A14B: 0.9); None for any other base.
     """
 
-    model_cpu_offload_seq = "text_encoder->image_encoder->audio_encoder->transformer->vae"
+    model_cpu_offload_seq = "text_encoder->image_encoder->audio_encoder->transformer->transformer_2->vae"
     _callback_tensor_inputs = CALLBACK_TENSORS
     _optional_components: ClassVar[list[str]] = [
-        *("image_encoder", "image_processor", "face_encoder", "expression_encoder", "motion_normalizer")
+        *("transformer_2", "image_encoder", "image_processor"),
+        *("face_encoder", "expression_encoder", "motion_normalizer"),
     ]
 
     def __init__(
@@ -131,11 +135,15 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         window_seconds: float = AUDIO_WINDOW_SECONDS,
         text_length: int = 512,
         face_ranges: dict[str, Any] | None = None,
+        transformer_2: FantasyTalkingTransformer3DModel | None = None,
+        boundary_ratio: float | None = None,
     ) -> None:
         super().__init__()
         check_pipeline_config(trained_modules, audio_window, window_seconds, text_length)
+        Experts(transformer, transformer_2, boundary_ratio)  # checks that they fit together
         self.register_modules(
             transformer=transformer,
+            transformer_2=transformer_2,
             vae=vae,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
@@ -153,6 +161,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             audio_window=audio_window,
             window_seconds=window_seconds,
             text_length=text_length,
+            boundary_ratio=boundary_ratio,
             face_ranges=face_ranges_to_dict(face_ranges_from_dict(face_ranges, "pipeline")),
         )
         self.input_dtype: torch.dtype | None = None
@@ -179,6 +188,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             self.face_encoder_path is not None,
             self.expression_encoder_path is not None,
             face_ranges_from_dict(self.config.face_ranges, "pipeline"),
+            has_experts=self.transformer_2 is not None,
         )
 
     @torch.no_grad()
@@ -198,6 +208,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         expression_scale: float = 1.0,
         background: BackgroundAttention = BackgroundAttention.everyone,
         text_guidance_scale: float | GuidanceSchedule = 5.0,
+        text_guidance_scale_2: float | None = None,
         audio_guidance_scale: float | GuidanceSchedule = 5.0,
         expression_guidance_scale: float | GuidanceSchedule = EXPRESSION_GUIDANCE_SCALE,
         guidance_order: CfgOrder = CfgOrder.text_first,
@@ -234,6 +245,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             expression_motion, body_motion: intensity of one of them; None: `motion`.
             text_guidance_scale, audio_guidance_scale, expression_guidance_scale: constant scales, or schedules over
                 the steps (useful: 3 to 7).
+            text_guidance_scale_2: constant scale of the low-noise expert; None: `text_guidance_scale`.
             guidance_order, color_rescale, batch_branches: as in `GuidanceConfig`.
             height, width: of the video in pixels, in whole tokens (multiples of 16 for Wan 2.1, of 32 for Wan 2.2
                 TI2V-5B); None: 512, or the size of a `Portrait`.
@@ -253,7 +265,9 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         """
         scales = (text_guidance_scale, audio_guidance_scale, expression_guidance_scale)
         text, speech, expression = map(GuidanceSchedule.from_scale, scales)
-        guidance = GuidanceConfig(text, speech, guidance_order, color_rescale, batch_branches, expression)
+        guidance = GuidanceConfig(
+            text, speech, guidance_order, color_rescale, batch_branches, expression, text_guidance_scale_2
+        )
         keywords = GenerationControls(
             "" if prompt is None else prompt,
             "" if negative_prompt is None else negative_prompt,
@@ -271,7 +285,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
 
         # 1. Check what can be checked before anything is computed
         check_output_type(output_type)
-        check_attention_kwargs(self.transformer, attention_kwargs)
+        for transformer in self.experts:
+            check_attention_kwargs(transformer, attention_kwargs)
         names = callback_tensor_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         recordings, driving = audio_inputs(audio), driving_inputs(driving_video)
         plan = self._plan(exclusive_controls(controls, keywords), has_audio=bool(recordings), driving=driving)
@@ -296,7 +311,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         with self.progress_bar(total=plan.num_inference_steps * len(windows)) as bar:
             bar.set_description("denoise")
             denoised = denoise(
-                self.transformer,
+                self.experts,
                 self.scheduler,
                 conditions,
                 plan,
@@ -363,7 +378,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             self.config.window_seconds,
         )
         return Streamer(
-            self.transformer,
+            self.experts,
             self.scheduler,
             StreamingVaeDecoder(self.vae),
             audio_encoder,

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
@@ -15,19 +16,19 @@ from fantasytalking.common.errors import ErrorCode
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import PortraitCollator
 from fantasytalking.data.dataset import PortraitDataset
-from fantasytalking.encoders import wan
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.models.wan_loading import load_from_wan
 from fantasytalking.pipeline import FantasyTalkingPipeline, GenerationControls, Portrait
-from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.model_setup import build_model
 from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.rng import step_randomness
 from fantasytalking.training.trainer import Trainer
+from tests.checkpoints.test_convert import original_names
+from tests.extending.diffusers_steps import SECONDS, assert_equal_steps, latents_of_both
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_components import TEXT_DIM
 from tests.helpers.tiny_pipeline import random_speech
@@ -47,8 +48,6 @@ from tests.training.run_artifacts import bit_equal, load_adapter_tensors, read_l
 from tests.training.tiny_corpus import make_corpus
 
 STAGE2 = {"stage__name": "stage2", "stage__alignment": "frame", "stage__loss__weight": "lip"}
-SECONDS = 0.36
-"""Nine frames at 25 per second: three latent frames."""
 
 
 @pytest.fixture(scope="module")
@@ -147,70 +146,12 @@ def test_the_first_frame_is_replaced_and_has_timestep_zero(base: Path) -> None:
 def test_a_fresh_model_denoises_as_diffusers_step_by_step(
     base: Path, portrait: Portrait, monkeypatch: pytest.MonkeyPatch, scale: float
 ) -> None:
-    monkeypatch.setattr(wan, "MAX_FULL_CLIP_PIXELS", 0)  # encode in the same pieces as diffusers
-    ours = fresh_pipeline(base)
-    theirs = quiet(
-        WanImageToVideoPipeline(
-            tokenizer=ours.tokenizer,
-            text_encoder=ours.text_encoder,
-            vae=ours.vae,
-            scheduler=UniPCMultistepScheduler.from_config(ours.scheduler.config),
-            transformer=WanTransformer3DModel.from_pretrained(base / "transformer"),
-            expand_timesteps=True,
-        )
+    ours = quiet(
+        FantasyTalkingPipeline.from_base(base, fresh_adapter(base), module_config=PORTRAIT_SIZES, text_length=8)
     )
-    steps: dict[str, list[Tensor]] = {"ours": [], "theirs": []}
-
-    def keep(name: str) -> Any:
-        def callback(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            steps[name].append(tensors["latents"].clone())
-            return {}
-
-        return callback
-
-    prompt, negative = (torch.randn(1, 8, TEXT_DIM, generator=torch.manual_seed(seed)) for seed in (3, 4))
-    noise = torch.randn(1, CHANNELS_5B, 3, 2, 2, generator=torch.manual_seed(5))
-    arguments: dict[str, Any] = {
-        "prompt_embeds": prompt,
-        "negative_prompt_embeds": negative,
-        "num_inference_steps": 4,
-        "latents": noise,
-        "output_type": "latent",
-    }
-    expected = theirs(
-        image=torch.from_numpy(portrait.pixels.copy()).permute(2, 0, 1)[None] / 127.5 - 1,
-        height=32,
-        width=32,
-        num_frames=9,
-        guidance_scale=scale,
-        callback_on_step_end=keep("theirs"),
-        **arguments,
-    ).frames
-    found = ours(
-        portrait,
-        random_speech(SECONDS),
-        text_guidance_scale=scale,
-        audio_guidance_scale=1.0,
-        face_scale=0.0,
-        batch_branches=False,
-        callback_on_step_end=keep("ours"),
-        **arguments,
-    ).frames
-    assert len(steps["ours"]) == len(steps["theirs"]) == 4
-    for mine, reference in zip([*steps["ours"], found], [*steps["theirs"], expected], strict=True):
-        if scale == 1:
-            assert torch.equal(mine, reference)
-        else:  # both add the same two predictions, in another order
-            torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)
-
-
-def fresh_pipeline(base: Path) -> FantasyTalkingPipeline:
-    """Ours with fresh modules, which add nothing."""
-    components = FantasyTalkingPipeline.from_base(
-        base, fresh_adapter(base), module_config=PORTRAIT_SIZES, text_length=8
-    )
-    components.scheduler = make_scheduler(SchedulerType.unipc)
-    return quiet(components)
+    transformer = WanTransformer3DModel.from_pretrained(base / "transformer")
+    both = latents_of_both(monkeypatch, ours, portrait, (scale, None), transformer=transformer, expand_timesteps=True)
+    assert_equal_steps(*both, is_guided=scale > 1)
 
 
 def fresh_adapter(base: Path) -> Path:
@@ -260,6 +201,15 @@ def test_a_text_to_video_base_is_refused(base: Path, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
     with raises_input_error(ErrorCode.unsupported, "base", str(tmp_path)):
         load_from_wan(tmp_path)
+
+
+def test_the_original_names_of_the_weights_are_read(base: Path, tmp_path: Path) -> None:
+    transformer = WanTransformer3DModel.from_pretrained(base / "transformer")
+    save_file(original_names(transformer), tmp_path / "wan.safetensors", metadata={"num_heads": "2"})
+    torch.manual_seed(0)
+    expected = load_from_wan(base, PORTRAIT_SIZES).state_dict()
+    torch.manual_seed(0)
+    assert bit_equal(load_from_wan(tmp_path / "wan.safetensors", PORTRAIT_SIZES).state_dict(), expected)
 
 
 @pytest.fixture

@@ -10,10 +10,15 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from omegaconf import OmegaConf
 
+from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
 from fantasytalking.common import config as config_module
 from fantasytalking.common.config import load_config
+from fantasytalking.models.experts import Expert
+from fantasytalking.models.wan_loading import load_from_wan
+from fantasytalking.pipeline import FantasyTalkingPipeline
 from fantasytalking.training.config import TrainConfig
-from tests.helpers.tiny_components import TEXT_DIM, build_components
+from tests.helpers.tiny_components import TEXT_DIM, build_components, tiny_vae
+from tests.helpers.tiny_transformer import randomize_zero_init
 from tests.training.tiny_corpus import AUDIO_DIM, config_overrides
 
 PORTRAIT_SIZES: dict[str, Any] = {
@@ -29,6 +34,8 @@ PORTRAIT_SIZES: dict[str, Any] = {
 }
 """The paper's modules in the tiny presets."""
 CHANNELS_5B = 8
+Adapters = dict[Expert, Path]
+"""Adapter folder by expert."""
 WAN: dict[str, Any] = {
     "num_attention_heads": 2,
     "attention_head_dim": 24,
@@ -38,6 +45,8 @@ WAN: dict[str, Any] = {
     "num_layers": 2,
     "image_dim": None,
 }
+WAN_A14B = WAN | {"in_channels": 36, "out_channels": 16}
+BOUNDARY = 0.9
 WAN_5B = WAN | {"in_channels": CHANNELS_5B, "out_channels": CHANNELS_5B}
 
 
@@ -94,6 +103,35 @@ def save_5b(folder: Path) -> Path:
     return folder
 
 
+def save_a14b(folder: Path) -> Path:
+    """A base of the kind of Wan2.2-I2V-A14B: two experts."""
+    save_components(folder, tiny_vae(), {"_class_name": "WanImageToVideoPipeline", "boundary_ratio": BOUNDARY})
+    for seed, name in ((8, "transformer"), (9, "transformer_2")):
+        save_transformer(folder / name, seed, WAN_A14B)
+    return folder
+
+
+def save_adapters(base: Path, folder: Path, std: float = 0.3) -> Adapters:
+    """Writes an adapter for each expert; with `std` 0 they add nothing."""
+    for seed, expert in enumerate(Expert):
+        torch.manual_seed(seed)
+        model = load_from_wan(base, PORTRAIT_SIZES, subfolder=expert.component)
+        if std:
+            randomize_zero_init(model, std)
+        config = AdapterConfig(["audio", "face", "motion"], "seconds", expert=expert.value)
+        save_adapter(model, folder / expert.value, config)
+    return {expert: folder / expert.value for expert in Expert}
+
+
+def load_a14b(base: Path, adapters: Adapters) -> FantasyTalkingPipeline:
+    """The pipeline of a base with two experts."""
+    pipe = FantasyTalkingPipeline.from_base(
+        base, adapters[Expert.high], adapter_2=adapters[Expert.low], module_config=PORTRAIT_SIZES, text_length=8
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def save_transformer(folder: Path, seed: int, sizes: dict[str, Any]) -> None:
     torch.manual_seed(seed)
     WanTransformer3DModel(**sizes).save_pretrained(folder)
@@ -115,4 +153,4 @@ def use_configs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
 
 def train_config(preset: str, output: Path, corpus: Path, base: Path, **changes: Any) -> TrainConfig:
     """A training configuration of a preset, with the changes of `config_overrides`."""
-    return load_config(TrainConfig, None, config_overrides(output, corpus, base, model=preset, **changes))
+    return load_config(TrainConfig, None, config_overrides(output, corpus, base, **{"model": preset, **changes}))

@@ -36,14 +36,14 @@ def make_corpus(
     spatial_stride: int = 8,
     temporal_stride: int = 4,
     image: bool = True,
-    text_dim: int = TEXT_DIM,
+    text_dim: int | None = None,
 ) -> Path:
     """Writes `clips` clips, spread over `sizes` (width, height in pixels), and their manifest. Returns its path.
 
     Args:
         channels, spatial_stride, temporal_stride: of the latents.
         image: whether clips have CLIP tokens.
-        text_dim: width of the prompts' states.
+        text_dim: width of the prompts' states; None: `TEXT_DIM`.
     """
     records = []
     for number in range(clips):
@@ -80,7 +80,7 @@ def make_corpus(
 
 
 def _features(
-    seed: int, width: int, height: int, channels: int = 16, text_dim: int = TEXT_DIM, temporal_stride: int = 4
+    seed: int, width: int, height: int, channels: int = 16, text_dim: int | None = None, temporal_stride: int = 4
 ) -> ClipFeatures:
     generator = torch.Generator().manual_seed(seed)
     frames = (FRAMES - 1) // temporal_stride + 1
@@ -97,7 +97,7 @@ def _features(
     return ClipFeatures(
         latents=first + 0.1 * random(channels, frames, height, width) + 2 * lips * loudness,
         first_frame_latents=torch.cat([first, torch.zeros(channels, frames - 1, height, width)], dim=1),
-        text=random(5, text_dim),
+        text=random(5, text_dim or TEXT_DIM),
         image=random(6, IMAGE_DIM),
         audio=audio,
         frame_times=torch.arange(FRAMES, dtype=torch.float64) / 25,
