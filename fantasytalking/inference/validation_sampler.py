@@ -33,7 +33,6 @@ from fantasytalking.inference.video_outputs import (
 )
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.experts import Expert
-from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import load_from_wan
@@ -255,9 +254,8 @@ class PipelineValidationSampler:
         """
         module_config, dtype = asdict(self._model_config.portrait), self.infer_config.dtype.torch_dtype
         other = load_from_wan(self.base, module_config, dtype, subfolder=expert.component)
-        sizes = ExpressionModuleConfig.from_transformer_config(model.config)
-        if sizes is not None:
-            ensure_expression_modules(other, sizes)
+        if model.expression_config is not None:
+            ensure_expression_modules(other, model.expression_config)
         adapter = self.infer_config.adapter if expert is Expert.high else self.infer_config.adapter_2
         folder = None if adapter is None else Path(resolve_local(adapter))
         if folder is not None and folder.is_dir():

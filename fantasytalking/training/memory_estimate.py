@@ -233,7 +233,7 @@ def _is_attention_weights(
     if conditions.expression is not None:
         assert model.expression_projector is not None
         people = conditions.expression.present.shape[1]
-        stride = model.config.expression_temporal_stride
+        stride = model.expression_projector.temporal_stride
         keys.append(people * (stride * model.expression_projector.tokens_per_frame + 1))
     return tensor.shape[-2] in (num_tokens, num_tokens // conditions.audio_embeds.shape[1]) and tensor.shape[-1] in keys
 
