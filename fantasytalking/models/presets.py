@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
-from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.config import load_config, preset_path, presets_with
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_range
 from fantasytalking.latent_geometry import WAN21_GEOMETRY, LatentGeometry
@@ -17,8 +17,6 @@ from fantasytalking.models.experts import check_boundary_ratio
 from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.models.portrait_config import PortraitConfig
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-
-MODEL_PRESETS = ("nano", "wan1.3b", "wan14b")
 
 
 @dataclass
@@ -105,6 +103,11 @@ class ModelConfig:
     def geometry(self) -> LatentGeometry:
         """Strides and patch, as the base's own configurations state them."""
         return LatentGeometry(self.vae.scale_factor_spatial, self.vae.scale_factor_temporal)
+
+
+def model_presets() -> list[str]:
+    """Returns the names of all presets: the folders of configs that have a model.yaml."""
+    return presets_with("model")
 
 
 def load_model_config(preset: str) -> ModelConfig:

@@ -6,7 +6,7 @@ extrapolated to the full depth. Communication, optimizer step and data loading a
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.models.presets import load_model_config
+from fantasytalking.models.presets import load_model_config, model_presets
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.memory_estimate import ClipSize, build_meta_model, estimate_memory, meta_inputs
@@ -49,11 +49,16 @@ class FlopCounter(TorchDispatchMode):
         return output
 
 
+def full_size_presets() -> list[str]:
+    """Returns the presets but nano, which needs no estimate."""
+    return [preset for preset in model_presets() if preset != "nano"]
+
+
 @dataclass(frozen=True)
 class ComputeEstimateConfig:
     """Rows of the table."""
 
-    presets: Sequence[str] = ("wan1.3b", "wan14b")
+    presets: Sequence[str] = field(default_factory=full_size_presets)
     resolutions: Sequence[int] = (256, 512, 720)
     """Sides of square clips in pixels, rounded down to whole tokens of each preset."""
     num_frames: int = 81

@@ -137,11 +137,19 @@ def save_transformer(folder: Path, seed: int, sizes: dict[str, Any]) -> None:
     WanTransformer3DModel(**sizes).save_pretrained(folder)
 
 
+def copy_preset(configs: Path, source: str, name: str) -> Path:
+    """Copies a preset's folder of configs under another name, which replaces the old one in every file."""
+    folder = configs / name
+    shutil.copytree(configs / source, folder)
+    for file in folder.iterdir():
+        file.write_text(file.read_text().replace(source, name))
+    return folder
+
+
 def add_preset(configs: Path, name: str, base: Path, wan: dict[str, Any], **model: Any) -> None:
-    """Writes configs/`name` as docs/extending.md says: the model's sizes, and the settings of another preset."""
-    shutil.copytree(configs / "wan1.3b", configs / name)
+    """Adds a preset of a tiny base; `model` has further entries of its model.yaml."""
     values = {"base": str(base), "wan": wan, "portrait": PORTRAIT_SIZES, **model}
-    OmegaConf.save(OmegaConf.create(values), configs / name / "model.yaml")
+    OmegaConf.save(OmegaConf.create(values), copy_preset(configs, "wan1.3b", name) / "model.yaml")
 
 
 def use_configs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
