@@ -88,7 +88,7 @@ CONDITIONS = (
     ConditionSpec(
         "first_frame",
         Injection.channel_concat,
-        {"image_latents": TensorSpec(("image_channels", "F", "H", "W"))},
+        {"image_latents": TensorSpec(("image_channels", "image_frames", "H", "W"))},
         features={"first_frame_latents": ("Z", "F", "h", "w")},
         dropout="reference",
     ),

@@ -49,7 +49,8 @@ class Conditions(NamedTuple):
     image_embeds: Tensor | None
     """(B, I, D_clip) CLIP states of the portrait (I = 257 for Wan); None for a base without image cross-attention."""
     image_latents: Tensor
-    """(B, s + Z, F, H, W) first-frame mask (s channels) and first-frame latents, concatenated to the noisy ones."""
+    """(B, s + Z, F, H, W) first-frame mask (s channels) and first-frame latents, concatenated to the noisy ones; or
+    (B, Z, 1, H, W) latents of the portrait, which replace latent frame 0 (`models.image_conditioning`)."""
     audio_embeds: Tensor
     """(B, 1 or F, L, D_audio) wav2vec2 features cut into windows. With `speaker_regions`, L consists of one equal block
     per speaker, in the order of the regions (`audio_windows.join_speaker_windows`)."""

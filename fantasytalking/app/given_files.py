@@ -13,12 +13,12 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.face_range import FaceRanges
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.media.resolution import ResizeMode
+from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.portrait import Portrait, open_image, parse_sizes
 
 CHECK_SAMPLE_RATE = 16_000
 GROUP_ASPECT = 5 / 3
 """Width over height of the size for several people who do not fit into the model's own sizes."""
-SIZE_STEP = 16
 CACHED_CHECKS = 64
 LABELS = (
     (r"give a wider --size, or resize_mode=letterbox", "choose the automatic Size"),
@@ -117,6 +117,7 @@ def _candidates(config: InferConfig, num_people: int) -> Iterator[InferConfig]:
     for size in reversed(sizes):
         yield replace(config, sizes=[f"{size.width}x{size.height}"])
     height = sizes[0].height
-    wide = f"{round(GROUP_ASPECT * height / SIZE_STEP) * SIZE_STEP}x{height}"
+    step = load_model_config(config.model).geometry.token_pixels
+    wide = f"{round(GROUP_ASPECT * height / step) * step}x{height}"
     yield replace(config, sizes=[wide])
     yield replace(config, sizes=[wide], resize_mode=ResizeMode.letterbox)

@@ -5,7 +5,6 @@
 | latents             | (Z,F,h,w)   | float16 | normalized VAE latents of the clip (Z = 16 for Wan 2.1) |
 | first_frame_latents | (Z,F,h,w)   | float16 | normalized VAE latents of [first frame, zeros ...] |
 | text                | (T,D)       | float16 | umT5 states of the caption's tokens, without padding |
-| image               | (I,D)       | float16 | CLIP tokens of the first frame |
 | audio               | (A,C)       | float16 | wav2vec2 tokens of the clip's audio (C = 768 for wav2vec2-base) |
 | frame_times         | (frames,)   | float64 | seconds from the clip's start at which each frame appears |
 | face                | (P,512)     | float32 | ArcFace embeddings of the first frame's faces, of length 1 |
@@ -16,6 +15,7 @@ Optional keys; each group is complete or absent:
 
 | key                 | shape        | type    | meaning |
 |---------------------|--------------|---------|---------|
+| image               | (I,D)        | float16 | CLIP tokens of the first frame, for bases that attend to them |
 | expression          | (P,frames,E) | float16 | expression features of every frame: head, eye, emotion, mouth |
 | expression_present  | (P,frames)   | bool    | the face is visible; elsewhere `expression` repeats the last one |
 | boxes               | (P,frames,4) | float32 | left, top, right, bottom of the face in pixels of the prepared frames |
@@ -44,7 +44,7 @@ from fantasytalking.condition_specs import CONDITIONS
 FEATURE_FORMAT = 1
 METADATA_KEY = "fantasytalking"
 
-_OPTIONAL = (("expression", "expression_present", "boxes"), ("speakers",))
+_OPTIONAL = (("image",), ("expression", "expression_present", "boxes"), ("speakers",))
 _DTYPES = {
     "frame_times": torch.float64,
     "face": torch.float32,
@@ -60,12 +60,12 @@ class ClipFeatures:
     latents: Tensor
     first_frame_latents: Tensor
     text: Tensor
-    image: Tensor
     audio: Tensor
     frame_times: Tensor
     face: Tensor
     lip_mask_causal: Tensor
     lip_mask_trilinear: Tensor
+    image: Tensor | None = None
     expression: Tensor | None = None
     expression_present: Tensor | None = None
     boxes: Tensor | None = None

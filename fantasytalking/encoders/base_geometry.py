@@ -29,11 +29,20 @@ def read_geometry(base: Path) -> LatentGeometry:
             field="base",
             value=str(base),
         )
-    transformer = base / "transformer" / "config.json"
     return LatentGeometry.from_configs(
         _default_arguments(AutoencoderKLWan) | read_json(path),  # files of earlier diffusers lack the strides
-        _default_arguments(WanTransformer3DModel) | (read_json(transformer) if transformer.is_file() else {}),
+        read_transformer_config(base),
     )
+
+
+def read_transformer_config(base: Path) -> dict[str, Any]:
+    """Returns the configuration of a base's transformer, with the defaults of keys that it lacks.
+
+    Raises:
+        InputError: the file is not valid JSON.
+    """
+    path = base / "transformer" / "config.json"  # loading reports a missing transformer
+    return _default_arguments(WanTransformer3DModel) | (read_json(path) if path.is_file() else {})
 
 
 def _default_arguments(model_class: type) -> dict[str, Any]:

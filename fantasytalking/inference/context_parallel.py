@@ -26,6 +26,7 @@ from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline, resolve_model
 from fantasytalking.inference.optimizations import StepCache, apply_optimizations
+from fantasytalking.models.experts import Expert, Experts
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -40,7 +41,7 @@ WORKER_TIMEOUT = timedelta(days=1)
 
 
 class LoadCommand(NamedTuple):
-    """Asks the workers to load the transformer."""
+    """Asks the workers to load the transformers."""
 
     config: InferConfig
     has_driving_video: bool
@@ -48,8 +49,9 @@ class LoadCommand(NamedTuple):
 
 
 class ForwardCommand(NamedTuple):
-    """Asks the workers to call the transformer."""
+    """Asks the workers to call one of the transformers."""
 
+    expert: Expert
     latents: Tensor
     timestep: Tensor
     conditions: dict[str, tuple[int, Tensor | None]]
@@ -76,29 +78,27 @@ def init_processes() -> int:
 
 def run_worker() -> int:
     """Follows the coordinator, and returns the code to exit with."""
-    transformer: FantasyTalkingTransformer3DModel | None = None
-    state = _WorkerState()
+    experts: Experts | None = None
+    states = {expert: _WorkerState() for expert in Expert}
     while True:
         message = _broadcast(None)
         if isinstance(message, ShutdownCommand):
             return message.exit_code
         if isinstance(message, LoadCommand):
-            transformer = _load_on_all_ranks(partial(_load_worker_transformer, message))
+            experts = _load_on_all_ranks(partial(_load_worker_experts, message))
         else:
-            assert transformer is not None and isinstance(message, ForwardCommand)
-            state.forward(transformer, message)
+            assert experts is not None and isinstance(message, ForwardCommand)
+            states[message.expert].forward(experts.transformer(message.expert), message)
 
 
 class Coordinator:
     """The first process."""
 
     def __init__(self) -> None:
-        self._sent_tensors: dict[str, dict[int, tuple[int, Tensor]]] = {}
-        self._cache: ConditionKVCache | None = None
-        self._num_sent = 0
+        self._sent = {expert: _SentConditions() for expert in Expert}
 
     def load_pipeline(self, job: GenerationJob, model: ResolvedModel) -> FantasyTalkingPipeline:
-        """Loads the pipeline of a job, with the transformer on every process.
+        """Loads the pipeline of a job, with the transformers on every process.
 
         Raises:
             InputError: a setting does not work with several processes, the pipeline cannot be loaded on one of them,
@@ -109,12 +109,14 @@ class Coordinator:
 
         def load() -> FantasyTalkingPipeline:
             pipe = load_pipeline(job.config, model)
-            _enable_context_parallel(pipe.transformer)
+            for transformer in pipe.experts:
+                _enable_context_parallel(transformer)
             return pipe
 
         pipe = _load_on_all_ranks(load)
         assert pipe is not None, "the coordinator raises where a process fails"
-        pipe.transformer.register_forward_pre_hook(self._broadcast_forward, with_kwargs=True)
+        for expert, transformer in zip(Expert, pipe.experts, strict=False):
+            transformer.register_forward_pre_hook(partial(self._broadcast_forward, expert), with_kwargs=True)
         return pipe
 
     def shutdown(self, exit_code: int) -> None:
@@ -122,7 +124,9 @@ class Coordinator:
         _broadcast(ShutdownCommand(exit_code))
         distributed.destroy_process_group()
 
-    def _broadcast_forward(self, transformer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _broadcast_forward(
+        self, expert: Expert, transformer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
         latents, timestep, conditions = arguments
         cache = keywords.get("cache")
         tokens, size = latents[0, 0].numel() // math.prod(transformer.config.patch_size), distributed.get_world_size()
@@ -134,14 +138,25 @@ class Coordinator:
                 field="--nproc-per-node",
                 value=size,
             )
-        is_new = cache is None or cache is not self._cache
+        is_new = cache is None or cache is not self._sent[expert].cache
         if is_new:
-            self._sent_tensors, self._cache = {}, cache
-        numbered = {name: self._register_tensor(name, value) for name, value in flatten_conditions(conditions).items()}
-        _broadcast(ForwardCommand(_cpu_copy(latents), _cpu_copy(timestep), numbered, is_new, cache is not None))
+            self._sent[expert] = _SentConditions(cache)
+        sent = self._sent[expert]
+        numbered = {name: sent.register(name, value) for name, value in flatten_conditions(conditions).items()}
+        _broadcast(ForwardCommand(expert, _cpu_copy(latents), _cpu_copy(timestep), numbered, is_new, cache is not None))
 
-    def _register_tensor(self, name: str, tensor: Tensor) -> tuple[int, Tensor | None]:
-        known = self._sent_tensors.setdefault(name, {})
+
+class _SentConditions:
+    """Tensors of one video that the workers have for one transformer."""
+
+    def __init__(self, cache: ConditionKVCache | None = None) -> None:
+        self.cache = cache
+        self._tensors: dict[str, dict[int, tuple[int, Tensor]]] = {}
+        self._num_sent = 0
+
+    def register(self, name: str, tensor: Tensor) -> tuple[int, Tensor | None]:
+        """Returns the number of a tensor, and the tensor itself where it is new."""
+        known = self._tensors.setdefault(name, {})
         if id(tensor) in known:
             return known[id(tensor)][0], None
         if name in PER_WINDOW_TENSORS:
@@ -152,7 +167,7 @@ class Coordinator:
 
 
 class _WorkerState:
-    """Tensors and cache of the video on a worker."""
+    """Tensors and cache of the video for one transformer on a worker."""
 
     def __init__(self) -> None:
         self._tensors: dict[str, dict[int, Tensor]] = {}
@@ -235,17 +250,20 @@ def _check_config(config: InferConfig) -> None:
             )
 
 
-def _load_worker_transformer(command: LoadCommand) -> FantasyTalkingTransformer3DModel:
-    """The transformer alone: the other components run on the coordinator."""
+def _load_worker_experts(command: LoadCommand) -> Experts:
+    """The transformers alone: the other components run on the coordinator."""
     config = command.config
     model = resolve_model(
         config, has_driving_video=command.has_driving_video, is_multi_speaker=command.is_multi_speaker
     )
     module_config = asdict(load_model_config(config.model).portrait)
-    transformer = load_transformer(model.stored, module_config, LoadingOptions(dtype=model.dtype))
-    apply_optimizations(transformer, config.optimizations, model.device)
-    _enable_context_parallel(transformer.to(model.device))
-    return transformer
+    options = LoadingOptions(dtype=model.dtype)
+    high, *rest = (load_transformer(model.stored, module_config, options, expert) for expert in model.stored.experts)
+    experts = Experts(high, rest[0] if rest else None, model.stored.boundary_ratio)
+    apply_optimizations(experts, config.optimizations, model.device)
+    for transformer in experts:
+        _enable_context_parallel(transformer.to(model.device))
+    return experts
 
 
 def _enable_context_parallel(transformer: FantasyTalkingTransformer3DModel) -> None:

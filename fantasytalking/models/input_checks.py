@@ -1,5 +1,6 @@
 """Validates shapes and dtypes of the transformer's inputs against its configuration."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.condition_specs import CONDITIONS, PER_BRANCH_TENSORS, TensorSpec
 from fantasytalking.conditions import Conditions, ExpressionCondition, flatten_conditions
 from fantasytalking.latent_geometry import video_frame_count
+from fantasytalking.models.image_conditioning import ImageConditioning
 
 
 def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions, config: Any) -> None:
@@ -33,18 +35,22 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
                 field=f"latent {name}",
                 value=size,
             )
-    if timestep.shape != (batch,):
-        raise _shape_error("timestep", timestep, f"one per sample: ({batch},)")
     patch_h, patch_w = config.patch_size[1:]
+    token_grid = (frames, height // patch_h, width // patch_w)
+    if timestep.shape not in ((batch,), (batch, math.prod(token_grid))):
+        raise _shape_error("timestep", timestep, f"({batch},), one per sample, or one per token")
     windows, tokens = _check_audio(conditions, config, frames)
     _check_optional_conditions(conditions, config)
+    channels = config.in_channels, config.out_channels
+    image_shape = ImageConditioning.from_channels(*channels).image_latents_shape(*channels, (frames, height, width))
     sizes = {
         "F": frames,
         "H": height,
         "W": width,
         "h": height // patch_h,
         "w": width // patch_w,
-        "image_channels": config.in_channels - config.out_channels,
+        "image_channels": image_shape[0],
+        "image_frames": image_shape[1],
         "text_dim": config.text_dim,
         "image_dim": config.image_dim,
         "W*": windows,

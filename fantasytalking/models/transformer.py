@@ -1,6 +1,6 @@
 """The paper's model: Wan's image-to-video transformer with audio, face, motion and optional expression conditions.
 
-Axes: B batch, F latent frames, H and W latent height and width, S video tokens = F (H/2) (W/2).
+Axes: B batch, F latent frames, Z latent channels, H and W latent height and width, S video tokens = F (H/2) (W/2).
 """
 
 import dataclasses
@@ -34,6 +34,7 @@ from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.full_changes import FullChanges
 from fantasytalking.models.guarded_loading import GuardedLoading
 from fantasytalking.models.guidance_embedder import DistillationSpec, GuidanceEmbedder
+from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.models.input_checks import check_inputs, prediction_batch_size
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.motion_embedder import MotionEmbedder
@@ -166,6 +167,11 @@ class FantasyTalkingTransformer3DModel(
         if expression is not None:
             self.add_expression_modules(ExpressionModuleConfig.from_dict(expression, "transformer"))
 
+    @property
+    def image_conditioning(self) -> ImageConditioning:
+        """How the base receives the first frame."""
+        return ImageConditioning.from_channels(self.config.in_channels, self.config.out_channels)
+
     def add_guidance_embedder(self, distillation: DistillationSpec) -> None:
         """Adds a new guidance embedder, whose output is zero until it is trained or loaded."""
         self.register_to_config(distillation=distillation.to_dict())
@@ -204,8 +210,8 @@ class FantasyTalkingTransformer3DModel(
         """Predicts the flow-matching velocity (noise - sample).
 
         Args:
-            hidden_states: (B, 16, F, H, W) noisy latents.
-            timestep: (B,) in [0, 1000].
+            hidden_states: (B, Z, F, H, W) noisy latents.
+            timestep: (B,) in [0, 1000], or (B, S) with one per token.
             conditions: of the same batch; a condition of batch 1 is used for every sample. With latents of batch 1,
                 `prompt_embeds` and `condition_scale` may have B samples: guidance branches, which differ from the
                 first cross-attention on, so that everything before it is computed once.
@@ -215,7 +221,7 @@ class FantasyTalkingTransformer3DModel(
             attention_kwargs: `scale` of LoRA layers, as in diffusers.
 
         Returns:
-            `sample` (B, 16, F, H, W).
+            `sample` (B, Z, F, H, W); where the base replaces latent frame 0, the prediction there has no meaning.
 
         Raises:
             InputError: a condition has an unsupported shape or dtype.
@@ -227,14 +233,17 @@ class FantasyTalkingTransformer3DModel(
 
         # 1. Embed: patches, positions, timestep with motion, condition tokens
         batch = prediction_batch_size(hidden_states.shape[0], conditions)
-        image_latents = conditions.image_latents.expand(hidden_states.shape[0], -1, -1, -1, -1)
-        hidden_states = torch.cat([hidden_states, image_latents], dim=1)  # (B, 36, F, H, W)
+        hidden_states = self.image_conditioning.model_input(hidden_states, conditions.image_latents)
         rotary_emb = self.rope(hidden_states)
         hidden_states = self.patch_embedding(hidden_states)  # (B, dim, F, H/2, W/2)
         grid = hidden_states.shape[2:]
         hidden_states = hidden_states.flatten(2).transpose(1, 2).contiguous()  # (B, S, dim)
-        temb, timestep_proj = self._embed_timestep(timestep, conditions)
-        block_conditions = self._block_conditions(conditions, cache, hidden_states.shape[1], batch)
+        num_tokens = hidden_states.shape[1]
+        local = self._local_tokens(num_tokens)
+        if timestep.ndim == 1:
+            timestep = self.image_conditioning.model_timestep(timestep, num_tokens, grid[0])
+        temb, timestep_proj = self._embed_timestep(timestep, conditions, local)
+        block_conditions = self._block_conditions(conditions, cache, local, grid[0], batch)
 
         # 2. Blocks
         for index, block in enumerate(self.blocks):
@@ -263,8 +272,10 @@ class FantasyTalkingTransformer3DModel(
                     cache.store(index, tokens, capture.value)
 
         # 3. Head: norm, projection, patches back to latents
-        table = self.scale_shift_table.to(temb.device) + temb[:, None]  # (B, 2, dim)
-        shift, scale = (part.to(hidden_states.device) for part in table.chunk(2, dim=1))
+        table = self.scale_shift_table.to(temb.device) + temb.unsqueeze(-2)  # (B, 2, dim) or (B, S, 2, dim)
+        shift, scale = (part.to(hidden_states.device) for part in table.chunk(2, dim=-2))
+        if temb.ndim == 3:  # a timestep per token
+            shift, scale = shift.squeeze(-2), scale.squeeze(-2)
         hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
         hidden_states = self.proj_out(hidden_states)
         patch_t, patch_h, patch_w = self.config.patch_size
@@ -301,25 +312,31 @@ class FantasyTalkingTransformer3DModel(
             config = dataclasses.replace(config, cache_identifiers=[r"blocks\.\d+\.(attn1|attn2|ffn)"])
         super().enable_cache(config)
 
-    def _embed_timestep(self, timestep: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        """(B,) -> embedding (B, dim) with motion and guidance added, and its six modulations (B, 6, dim)."""
-        embedder = self.condition_embedder
+    def _embed_timestep(self, timestep: Tensor, conditions: Conditions, local: LocalTokens) -> tuple[Tensor, Tensor]:
+        """(B,) -> embedding (B, dim) with motion and guidance added, and its six modulations (B, 6, dim).
+
+        Of a timestep per token (B, S), those of this rank: (B, n, dim) and (B, n, 6, dim), n tokens.
+        """
+        embedder, is_per_token = self.condition_embedder, timestep.ndim == 2
         dtype = embedder.time_embedder.linear_1.weight.dtype
-        projected = embedder.timesteps_proj(timestep)
+        if is_per_token:
+            timestep = timestep[:, local.start : local.start + local.length]
+        projected = embedder.timesteps_proj(timestep.flatten()).unflatten(0, timestep.shape)
         if dtype != torch.int8:
             projected = projected.to(dtype)
         temb = embedder.time_embedder(projected).type_as(conditions.prompt_embeds)
-        temb = temb + self.motion_embedder(conditions.motion_intensity).type_as(temb)
+        added = [self.motion_embedder(conditions.motion_intensity)]
         if self.guidance_embedder is not None and conditions.guidance is not None:
-            temb = temb + self.guidance_embedder(conditions.guidance).type_as(temb)
-        return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(1, (6, -1))
+            added.append(self.guidance_embedder(conditions.guidance))
+        for vector in added:  # (B, dim)
+            temb = temb + (vector[:, None] if is_per_token else vector).type_as(temb)
+        return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(-1, (6, -1))
 
     def _block_conditions(
-        self, conditions: Conditions, cache: ConditionKVCache | None, num_tokens: int, batch: int
+        self, conditions: Conditions, cache: ConditionKVCache | None, local: LocalTokens, frames: int, batch: int
     ) -> BlockConditions:
         """Projects the conditions to tokens, from the cache if given, with their windows, masks and weights."""
-        local = self._local_tokens(num_tokens)
-        frames, num_windows = conditions.image_latents.shape[2], conditions.audio_embeds.shape[1]
+        num_windows = conditions.audio_embeds.shape[1]
         span = local.window_span(num_windows)
         audio_mask = conditions.audio_mask[:, span.window_slice]
         expression, frame_span = conditions.expression, local.window_span(frames)

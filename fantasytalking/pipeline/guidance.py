@@ -4,7 +4,7 @@ Axes: B batch, C channels, F latent frames, h and w latent height and width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from fantasytalking.models.cfg_branches import (
     add_condition_guidance,
     cfg_branch_weights,
 )
+from fantasytalking.models.experts import Expert
 from fantasytalking.models.guidance_embedder import MAX_GUIDANCE_SCALE
 
 EXPRESSION_GUIDANCE_SCALE = 4.5
@@ -86,6 +87,9 @@ class GuidanceConfig:
         default_factory=lambda: GuidanceSchedule(EXPRESSION_GUIDANCE_SCALE, EXPRESSION_GUIDANCE_SCALE)
     )
     """Scale of the driving expressions; unused without them."""
+    text_2: float | None = None
+    """Scale of the prompt, in [0, 100], at the steps of the low-noise expert, for a base that has two (diffusers'
+    guidance_scale_2); null: as `text`."""
 
     def schedule(self, name: str) -> GuidanceSchedule:
         """Returns the schedule of a condition."""
@@ -100,7 +104,13 @@ class GuidanceConfig:
         """
         for name in GUIDANCE_CONDITIONS:
             getattr(self, name).check(f"guidance.{name}.")
-        check_ranges(self, {"color_rescale": (0, 1)}, "guidance.")
+        check_ranges(self, {"color_rescale": (0, 1), "text_2": (0, MAX_GUIDANCE_SCALE)}, "guidance.")
+
+    def for_expert(self, expert: Expert) -> "GuidanceConfig":
+        """Returns the guidance of the steps that an expert predicts."""
+        if expert is Expert.high or self.text_2 is None:
+            return self
+        return replace(self, text=GuidanceSchedule.from_scale(self.text_2))
 
 
 class StepGuidance(NamedTuple):

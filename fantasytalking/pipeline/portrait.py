@@ -17,6 +17,7 @@ from PIL import Image
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_IMAGE_SIDE
 from fantasytalking.face_range import FacePlacement, FaceRange, FaceRanges
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.media.image import read_image, shrink_image, to_rgb
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 from fantasytalking.pipeline.face_fit import (
@@ -41,7 +42,7 @@ class Portrait(NamedTuple):
     """An image at the model's size, with its faces."""
 
     pixels: NDArray[np.uint8]
-    """(H, W, 3) RGB, H and W multiples of 16."""
+    """(H, W, 3) RGB, of whole tokens: `LatentGeometry.token_pixels` divides H and W."""
     face_points: NDArray[np.float32]
     """(P, 5, 2) pixels of eyes, nose and mouth corners of each person, in the order of ArcFace's alignment."""
     face_boxes: NDArray[np.float32]
@@ -73,7 +74,7 @@ class PortraitOptions:
     """How images become portraits."""
 
     sizes: Sequence[str]
-    """N or WIDTHxHEIGHT in multiples of 16; the size of nearest aspect ratio is used."""
+    """N or WIDTHxHEIGHT; the size of nearest aspect ratio is used. The model's token must divide both sides."""
     resize_mode: ResizeMode = ResizeMode.fit
     face_index: int | Sequence[int] | None = None
     """Selected faces, from 1 at the left; several in the order of their audio. None: all faces."""
@@ -246,16 +247,18 @@ def report_framing(portrait: Portrait, image: ImageInput, options: PortraitOptio
 def parse_sizes(specs: Sequence[str]) -> list[ResolutionBucket]:
     """Returns the sizes of texts such as '512' or '848x480' (width x height).
 
+    Whether a model has whole tokens at a size is checked by `check_sizes`.
+
     Raises:
-        InputError: there is none, one has another form, or a side is not a multiple of 16 from 32 to 2048.
+        InputError: there is none, one has another form, or a side is not from 32 to 2048 pixels.
     """
     sizes = []
     for text in specs:
         match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
         size = ResolutionBucket(int(match[1]), int(match[2] or match[1])) if match else None
-        if size is None or any(side % 16 or not 32 <= side <= 2048 for side in size):
+        if size is None or any(not 32 <= side <= 2048 for side in size):
             raise InputError(
-                f"size '{text}': give N or WIDTHxHEIGHT in multiples of 16 from 32 to 2048, as in 512x512",
+                f"size '{text}': give N or WIDTHxHEIGHT from 32 to 2048 pixels, as in 512x512",
                 code=ErrorCode.invalid_choice if size is None else ErrorCode.out_of_range,
                 field="sizes",
                 value=text,
@@ -266,6 +269,26 @@ def parse_sizes(specs: Sequence[str]) -> list[ResolutionBucket]:
             "sizes is empty; give at least one, as in 512x512", code=ErrorCode.missing_value, field="sizes"
         )
     return sizes
+
+
+def check_sizes(specs: Sequence[str], geometry: LatentGeometry) -> None:
+    """Checks that a model has whole tokens at every size of `specs`, as `parse_sizes` reads them.
+
+    Raises:
+        InputError: a side is not a multiple of the model's token, or as `parse_sizes`.
+    """
+    for text, size in zip(specs, parse_sizes(specs), strict=True):
+        geometry.check_size(size.height, size.width, "sizes", text)
+
+
+def check_portrait_size(portrait: Portrait, geometry: LatentGeometry) -> None:
+    """Checks that a model has whole tokens at the size of a portrait.
+
+    Raises:
+        InputError: a side is not a multiple of the model's token.
+    """
+    height, width = portrait.pixels.shape[:2]
+    geometry.check_size(height, width, "height" if height % geometry.token_pixels else "width", f"{width}x{height}")
 
 
 def _select_faces(num_found: int, face_index: int | Sequence[int] | None, num_faces: int) -> list[int]:

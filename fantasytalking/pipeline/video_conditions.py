@@ -50,10 +50,11 @@ class VideoConditions:
     """(1, T, D) states of the prompt."""
     negative_prompt_embeds: Tensor
     """(1, T, D) states of the negative prompt; the same object as `prompt_embeds` where both prompts are equal."""
-    image_embeds: Tensor
-    """(1, I, D) CLIP tokens of the portrait."""
+    image_embeds: Tensor | None
+    """(1, I, D) CLIP tokens of the portrait; None for a base that does not attend to them."""
     image_latents: Tensor
-    """(1, 20, L, h, w) first-frame mask and latents, the same for every window."""
+    """As in `Conditions`, the same for every window of L latent frames: (1, s + Z, L, h, w) first-frame mask and
+    latents, or (1, Z, 1, h, w) latents of the portrait."""
     audio_windows: AudioWindows
     """(1, F, tokens, D) and mask; in a stream (1, L, tokens, D) of the current window."""
     face_embeds: Tensor

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import TrainingBatch
-from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, add_noise, flow_matching_loss, sample_sigmas
+from fantasytalking.flow_matching import (
+    FULL_SIGMA_RANGE,
+    NUM_TRAIN_TIMESTEPS,
+    add_noise,
+    flow_matching_loss,
+    sample_sigmas,
+)
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.rng import StepRandomness
 from fantasytalking.training.stage_config import (
@@ -38,12 +44,17 @@ class FlowMatchingObjective:
     """Drops conditions, adds noise, predicts the velocity and weights its squared error.
 
     Implements `fantasytalking.training.objectives.Objective`.
+
+    Args:
+        sigma_range: noise levels that the trained transformer predicts.
     """
 
     uses_teacher = False
 
-    def __init__(self, loss: LossConfig, dropout: DropoutConfig) -> None:
-        self._loss, self._dropout = loss, dropout
+    def __init__(
+        self, loss: LossConfig, dropout: DropoutConfig, sigma_range: tuple[float, float] = FULL_SIGMA_RANGE
+    ) -> None:
+        self._loss, self._dropout, self._sigma_range = loss, dropout, sigma_range
 
     def add_modules(self, model: FantasyTalkingTransformer3DModel) -> None:
         """Adds nothing."""
@@ -53,11 +64,18 @@ class FlowMatchingObjective:
     ) -> StepLoss:
         """Returns the loss of a micro-batch; see `Objective.compute_loss`."""
         conditions = drop_conditions(batch.conditions, randomness.dropout_uniform, self._dropout).to(dtype=dtype)
-        sigmas = sample_sigmas(randomness.sigma_uniform, self._loss.sigmas)
+        sigmas = sample_sigmas(randomness.sigma_uniform, self._loss.sigmas, self._sigma_range)
         noisy = add_noise(batch.latents, randomness.noise, sigmas).to(dtype)
         velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
         weight = loss_weight(batch.lip_mask, randomness, self._loss)
-        loss = flow_matching_loss(velocity, batch.latents, randomness.noise, weight, self._loss.normalization)
+        start = batch.num_given_frames
+        loss = flow_matching_loss(
+            velocity[:, :, start:],
+            batch.latents[:, :, start:],
+            randomness.noise[:, :, start:],
+            None if weight is None else weight[:, :, start:],
+            self._loss.normalization,
+        )
         return StepLoss(loss, sigmas, is_masked(randomness, self._loss))
 
 

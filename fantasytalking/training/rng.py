@@ -3,7 +3,7 @@
 A resumed run therefore repeats the numbers of an uninterrupted one, and several processes draw the numbers of a single
 one: the position in the global batch replaces the rank.
 
-Axes: B clips, F latent frames, h and w latent height and width.
+Axes: B clips, Z latent channels, F latent frames, h and w latent height and width.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class StepRandomness(NamedTuple):
     """Random numbers of B clips of one step, float32; those in [0, 1) are uniform."""
 
     noise: Tensor
-    """(B, 16, F, h, w) standard normal."""
+    """(B, Z, F, h, w) standard normal."""
     sigma_uniform: Tensor
     """(B,) in [0, 1): mapped to the noise level."""
     mask_uniform: Tensor
@@ -43,7 +43,7 @@ class StepRandomness(NamedTuple):
 
 def step_randomness(seed: int, step: int, positions: Sequence[int], latent_shape: Sequence[int]) -> StepRandomness:
     """Returns the random numbers of the clips at `positions` in the global batch, whose latents have shape
-    `latent_shape` (16, F, h, w)."""
+    `latent_shape` (Z, F, h, w)."""
     step_uniform = torch.rand(1, generator=_generator(seed, step))
     uniforms, noises, guidance, expression = [], [], [], []
     for position in positions:

@@ -11,6 +11,7 @@ from fantasytalking.condition_specs import CONDITIONS
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.flow_matching import LossNormalization, SigmaConfig
 from fantasytalking.models.cfg_branches import CfgOrder
+from fantasytalking.models.experts import Expert
 from fantasytalking.models.guidance_embedder import MAX_DISTILLATION_WINDOWS, MAX_GUIDANCE_SCALE, DistillationSpec
 from fantasytalking.training.expression_condition import ExpressionConditionConfig
 
@@ -187,6 +188,9 @@ class StageConfig:
     init_from: str | None = None
     """Initial weights: an adapter folder (stage 1's, for stage 2), the released audio or portrait weights, or the saved
     pipeline that is also the base; None: randomly initialized modules."""
+    expert: Expert | None = None
+    """Transformer that trains, of a base with two: high or low noise levels, which are then the only ones drawn; None
+    for any other base."""
     loss: LossConfig = field(default_factory=LossConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

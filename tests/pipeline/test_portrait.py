@@ -178,7 +178,7 @@ def test_real_photographs(real_media):
         assert len(detect_faces(made.pixels)) >= 1
 
 
-@pytest.mark.parametrize("text", ["", "abc", "0", "17", "64x", "x64", "64x65", "99999", "64*64", "4096x4096", "-64"])
+@pytest.mark.parametrize("text", ["", "abc", "0", "17", "64x", "x64", "99999", "64*64", "4096x4096", "-64"])
 def test_impossible_sizes_are_refused(text):
     with pytest.raises(InputError) as error:
         parse_sizes([text])

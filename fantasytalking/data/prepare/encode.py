@@ -30,7 +30,8 @@ class FeatureEncoders:
 
     video: VideoAutoencoder
     text: TextEncoder
-    image: ImageEncoder
+    image: ImageEncoder | None
+    """None writes no CLIP tokens."""
     audio: AudioEncoder
     face: FaceEncoder
     expression: ExpressionEncoder | None = None
@@ -62,7 +63,7 @@ class FeatureEncoders:
             face=FaceEncoder.from_pretrained(face, threads=config.num_threads),
             expression=None if expression is None else ExpressionEncoder.from_pretrained(expression, device=device),
             audio=AudioEncoder.from_pretrained(audio, subfolder=folder, device=device),
-            image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype),
+            image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype) if config.image_tokens else None,
             text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
         )
 
@@ -83,7 +84,7 @@ class FeatureEncoders:
             latents=self.video.encode(video)[0].half().cpu(),
             first_frame_latents=self.video.encode_first_frame(video[:, :, 0], len(clip.frames))[0].half().cpu(),
             text=self._prompt_embeds(clip.caption),
-            image=self.image.encode(first).half().cpu(),
+            image=None if self.image is None else self.image.encode(first).half().cpu(),
             audio=self.audio.encode(clip.waveform).half(),
             frame_times=torch.from_numpy(clip.times),
             face=torch.stack([self._face_embedding(clip, track) for track in clip.tracks]),
@@ -134,7 +135,8 @@ def _filled_boxes(track: FaceTrack) -> NDArray[np.float32]:
 def encoder_paths(config: PreparationConfig) -> dict[str, Path]:
     """Returns the files and folders of the encoders by name, without those that are not on this machine."""
     source = Path(resolve_local(config.base))
-    paths = {name: source / name for name in ("vae", "text_encoder", "image_encoder")}
+    names = ("vae", "text_encoder", *(["image_encoder"] if config.image_tokens else []))
+    paths = {name: source / name for name in names}
     paths["audio_encoder"] = Path(resolve_local(config.audio_encoder or source / "audio_encoder"))
     paths["face_encoder"] = Path(resolve_local(config.face_encoder or source / "face_encoder"))
     if config.expression_encoder is not None:
