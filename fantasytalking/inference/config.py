@@ -36,12 +36,15 @@ class InferConfig(GenerationControls):
 
     # The model
     model: str = "nano"
-    """Preset of the sizes: nano, wan1.3b or wan14b (configs/*/model.yaml), or the path of another
-    model.yaml."""
+    """Preset of the sizes: nano, wan1.3b, wan14b, wan2.2-5b or wan2.2-a14b (configs/*/model.yaml), or the path of
+    another model.yaml."""
     base: str | None = None
     """Folder or hub id of the Wan base, or a folder that `save_pretrained` wrote; null: the preset's."""
     adapter: str | None = None
     """Adapter folder; null where `base` is a saved pipeline, which is complete but for distillation."""
+    adapter_2: str | None = None
+    """Adapter folder of the low-noise expert, for a base with two (Wan2.2-I2V-A14B); `adapter` is then that of the
+    high-noise one."""
     audio_encoder: str | None = None
     """Folder or hub id of the speech model that the adapter was trained with; null: the one in the base."""
     face_encoder: str | None = None

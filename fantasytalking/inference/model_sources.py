@@ -24,8 +24,8 @@ from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 
 EXPRESSION_ADAPTER_FOLDER = "expression_adapter"
 """Folder in a base of an expression adapter that extends it."""
-NUM_COMPONENTS = 5
-"""VAE, text, image and audio encoder, transformer."""
+NUM_ENCODERS = 3
+"""VAE, text and audio encoder."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ class ResolvedModel:
     """None: nothing drives the faces, or there is no encoder."""
     lora: Path | None
     """Few-step LoRA of the optimizations."""
+    lora_2: Path | None
+    """That of the low-noise expert."""
     device: torch.device
     dtype: torch.dtype
-    """Of transformer, text and image encoder."""
+    """Of transformers, text and image encoder."""
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -53,9 +55,11 @@ class ResolvedModel:
         named = {
             "base": self.stored.base,
             "adapter": self.stored.adapter,
+            "adapter_2": self.stored.adapter_2,
             "audio_encoder": self.audio_encoder,
             "face_encoder": self.face_encoder,
             "lora": self.lora,
+            "lora_2": self.lora_2,
             "expression_adapter": self.stored.expression_adapter,
             "expression_encoder": self.expression_encoder,
         }
@@ -89,6 +93,7 @@ def resolve_model(
         {
             "base": base_name,
             "adapter": config.adapter,
+            "adapter_2": config.adapter_2,
             "audio_encoder": config.audio_encoder,
             "face_encoder": config.face_encoder,
             "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
@@ -96,9 +101,13 @@ def resolve_model(
         },
         base_source=base_name,
     )
-    few_step_lora = config.optimizations.few_step_lora
-    lora = None if few_step_lora is None else existing_file(few_step_lora, "optimizations.few_step_lora")
+    names = ("few_step_lora", "few_step_lora_2")
+    paths = {name: getattr(config.optimizations, name) for name in names}
+    lora, lora_2 = (
+        None if path is None else existing_file(path, f"optimizations.{name}") for name, path in paths.items()
+    )
     stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
+    config.optimizations.check_experts(len(stored.experts) > 1)
     if stored.extends_saved_pipeline:
         check_audio_encoder_config(stored, None, None)
     else:
@@ -110,6 +119,7 @@ def resolve_model(
         found["face_encoder"],
         stored.expression_encoder if has_driving_video else None,
         lora,
+        lora_2,
         _resolve_device(config),
         config.dtype.torch_dtype,
     )
@@ -145,7 +155,8 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
         InputError: a component is damaged, incomplete or of another kind.
     """
     is_saved = model.stored.extends_saved_pipeline
-    with tqdm(total=NUM_COMPONENTS, desc="load", unit=" parts", leave=True) as bar:
+    total = NUM_ENCODERS + model.stored.has_image_encoder + len(model.stored.experts)
+    with tqdm(total=total, desc="load", unit=" parts", leave=True) as bar:
 
         def progress(component: str) -> None:
             bar.set_postfix_str(component)
@@ -166,7 +177,7 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
             )
     if is_saved:
         _report_ignored_settings(pipe, config, model)
-    apply_optimizations(pipe.transformer, config.optimizations, model.device)
+    apply_optimizations(pipe.experts, config.optimizations, model.device)
     offload, limit = config.offload, config.optimizations.vram_limit_gib
     if limit is not None:
         offload = Offload(choose_offload(component_bytes(pipe.components), limit))
@@ -205,6 +216,7 @@ def _read_stored_model(
     stored = StoredModel.read(
         base,
         found["adapter"],
+        adapter_2=found["adapter_2"],
         expression_adapter=found["expression_adapter"],
         face_encoder=found["face_encoder"],
         expression_encoder=found["expression_encoder"],

@@ -20,6 +20,7 @@ from fantasytalking.common.validation import check_ranges
 from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.fused_block import fuse_blocks
 from fantasytalking.models.cpu.memory import retain_freed_memory
+from fantasytalking.models.experts import Experts
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 GPU_RESIDENT_COMPONENTS = ("vae", "audio_encoder")
@@ -63,8 +64,10 @@ class OptimizationConfig:
     few_step_lora: str | None = None
     """A few-step LoRA (.safetensors), fused into the Wan base; set steps, flow shift and guidance as its page
     recommends."""
+    few_step_lora_2: str | None = None
+    """The same for the low-noise expert of a base with two; `few_step_lora` is then that of the high-noise one."""
     few_step_lora_scale: float = 1.0
-    """Scale of that LoRA, -4 to 4."""
+    """Scale of these LoRAs, -4 to 4."""
     vram_limit_gib: float | None = None
     """GPU memory that may be used, 1 to 1024 GiB; selects the least offloading that fits, in place of `offload`."""
 
@@ -87,13 +90,15 @@ class OptimizationConfig:
                 code=ErrorCode.missing_value,
                 field="optimizations.mag_ratios",
             )
-        if self.few_step_lora is not None and not self.few_step_lora.endswith(".safetensors"):
-            raise InputError(
-                f"optimizations.few_step_lora is '{self.few_step_lora}'; a .safetensors file is needed",
-                code=ErrorCode.invalid_choice,
-                field="optimizations.few_step_lora",
-                value=self.few_step_lora,
-            )
+        for name in ("few_step_lora", "few_step_lora_2"):
+            path = getattr(self, name)
+            if path is not None and not path.endswith(".safetensors"):
+                raise InputError(
+                    f"optimizations.{name} is '{path}'; a .safetensors file is needed",
+                    code=ErrorCode.invalid_choice,
+                    field=f"optimizations.{name}",
+                    value=path,
+                )
         if self.quantization is not WeightQuantization.none and find_spec("torchao") is None:
             raise InputError(
                 f"optimizations.quantization is {self.quantization.value}, which needs torchao: "
@@ -103,17 +108,47 @@ class OptimizationConfig:
                 value=self.quantization.value,
             )
 
+    def check_experts(self, has_experts: bool) -> None:
+        """Checks that the optimizations suit the number of transformers.
 
-def apply_optimizations(
-    transformer: FantasyTalkingTransformer3DModel, config: OptimizationConfig, device: torch.device
-) -> None:
-    """Applies `config` to the transformer, and on a CPU the faster attention and memory reuse.
+        Raises:
+            InputError: each expert would need its own LoRA, or a step cache counts the steps of one transformer.
+        """
+        if (self.few_step_lora_2 is not None) != (has_experts and self.few_step_lora is not None):
+            needed = "two experts: give the LoRA of each" if has_experts else "one transformer: leave it out"
+            raise InputError(
+                f"optimizations.few_step_lora is {self.few_step_lora!r} and few_step_lora_2 {self.few_step_lora_2!r}; "
+                f"this base has {needed}",
+                code=ErrorCode.conflict,
+                field="optimizations.few_step_lora_2",
+                value=self.few_step_lora_2,
+            )
+        if has_experts and self.step_cache is StepCache.mag_cache:
+            raise InputError(
+                "optimizations.step_cache is mag_cache, whose ratios are those of one transformer, but this base has "
+                "two experts; use first_block or taylor_seer",
+                code=ErrorCode.unsupported,
+                field="optimizations.step_cache",
+                value=self.step_cache.value,
+            )
+
+
+def apply_optimizations(experts: Experts, config: OptimizationConfig, device: torch.device) -> None:
+    """Applies `config` to the transformers, and on a CPU the faster attention and memory reuse.
 
     Raises:
-        InputError: the LoRA does not fit.
+        InputError: a LoRA does not fit, or as `OptimizationConfig.check_experts`.
     """
-    if config.few_step_lora is not None:
-        fuse_few_step_lora(transformer, Path(config.few_step_lora), config.few_step_lora_scale)
+    config.check_experts(experts.low is not None)
+    for transformer, lora in zip(experts, (config.few_step_lora, config.few_step_lora_2), strict=False):
+        _optimize_transformer(transformer, lora, config, device)
+
+
+def _optimize_transformer(
+    transformer: FantasyTalkingTransformer3DModel, lora: str | None, config: OptimizationConfig, device: torch.device
+) -> None:
+    if lora is not None:
+        fuse_few_step_lora(transformer, Path(lora), config.few_step_lora_scale)
     if config.quantization is not WeightQuantization.none:
         quantize_blocks(transformer, config.quantization)
     if device.type == "cpu":  # before step caches, whose hooks wrap the blocks
