@@ -141,8 +141,6 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
     ) -> None:
         super().__init__()
         check_pipeline_config(trained_modules, audio_window, window_seconds, text_length)
-        if audio_encoder is not None:
-            check_audio_dim(audio_encoder.config.hidden_size, transformer.config.audio_dim)
         Experts(transformer, transformer_2, boundary_ratio)  # checks that they fit together
         self.register_modules(
             transformer=transformer,
@@ -400,6 +398,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
     def _plan(
         self, controls: GenerationControls, *, has_audio: bool, driving: Sequence[DrivingInput]
     ) -> GenerationPlan:
+        check_audio_dim(self.audio_encoder.config.hidden_size, self.transformer.config.audio_dim)
         return plan_generation(
             self.facts,
             controls,
