@@ -89,6 +89,8 @@ MAX_ARCHIVE_ENTRIES = 100_000
 """Most entries of a torch file, one per tensor; the largest known checkpoint has about 2,000."""
 MAX_MODEL_CONFIG_BYTES = 1 << 20
 """Largest configuration of a component of others (`config.json`, `tokenizer_config.json`), in bytes."""
+MAX_TOKENIZER_BYTES = 1 << 25
+"""Largest tokenizer of a text encoder (SentencePiece); umT5's has 4.5 MB."""
 MAX_CONFIG_NUMBER = 1 << 20
 """Largest number in the configuration of a model: sizes, layers, tokens; umT5's vocabulary has 256,384."""
 
