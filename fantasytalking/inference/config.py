@@ -13,6 +13,7 @@ from fantasytalking.inference.optimizations import OptimizationConfig
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.generation_plan import GenerationControls
 from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
+from fantasytalking.pipeline.loading.component_files import ComponentFiles
 from fantasytalking.pipeline.portrait import PortraitOptions, parse_sizes
 from fantasytalking.pipeline.schedulers import FLOW_SHIFT_RANGE, SchedulerType
 
@@ -39,6 +40,8 @@ class InferConfig(GenerationControls):
     """Preset of the sizes: nano, wan1.3b or wan14b (configs/*/model.yaml)."""
     base: str | None = None
     """Folder or hub id of the Wan base, or a folder that `save_pretrained` wrote; null: the preset's."""
+    components: ComponentFiles = field(default_factory=ComponentFiles)
+    """Single files in place of components of a Wan base. With all of them, no base is needed."""
     adapter: str | None = None
     """Adapter folder; null where `base` is a saved pipeline, which is complete but for distillation."""
     audio_encoder: str | None = None

@@ -17,6 +17,7 @@ from fantasytalking.inference.console import notify
 from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.inference.optimizations import apply_optimizations, choose_offload, component_bytes
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.pipeline.loading.component_files import check_complete, original_components
 from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
@@ -57,6 +58,7 @@ class ResolvedModel:
             "lora": self.lora,
             "expression_adapter": self.stored.expression_adapter,
             "expression_encoder": self.expression_encoder,
+            **{f"components.{name}": path for name, path in self.stored.components.items()},
         }
         return {name: path for name, path in named.items() if path is not None}
 
@@ -83,15 +85,17 @@ def resolve_model(
         InputError: weights are missing (one line with command, size and license of each), a description is malformed,
             or the device does not exist.
     """
-    base_name = config.base or load_model_config(config.model).base
+    files = config.components.given()
+    base_name = _base_name(config, files)
     found = resolve_paths(
         {
             "base": base_name,
             "adapter": config.adapter,
-            "audio_encoder": config.audio_encoder,
+            "audio_encoder": files.pop("audio_encoder", config.audio_encoder),
             "face_encoder": config.face_encoder,
             "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
             "expression_encoder": config.expression_encoder if has_driving_video else None,
+            **{f"components.{name}": file for name, file in files.items()},
         },
         base_source=base_name,
     )
@@ -197,12 +201,21 @@ def _read_stored_model(
     """The weights as read, with the expression adapter where the video needs it."""
     base = found["base"]
     assert base is not None, "the base is always named"
+    components = original_components(base) | {
+        name.removeprefix("components."): path
+        for name, path in found.items()
+        if name.startswith("components.") and path is not None
+    }
+    if components or base.is_file():
+        audio_encoder = found["audio_encoder"]
+        check_complete(base, components if audio_encoder is None else {**components, "audio_encoder": audio_encoder})
     stored = StoredModel.read(
         base,
         found["adapter"],
         expression_adapter=found["expression_adapter"],
         face_encoder=found["face_encoder"],
         expression_encoder=found["expression_encoder"],
+        components=components,
     )
     inside = base / EXPRESSION_ADAPTER_FOLDER
     is_wanted = has_driving_video or is_multi_speaker
@@ -211,6 +224,14 @@ def _read_stored_model(
     if has_driving_video or (is_multi_speaker and stored.expression_adapter_affects_speech):
         return stored
     return stored.with_expression_adapter(None)
+
+
+def _base_name(config: InferConfig, files: Mapping[str, str]) -> str:
+    """The configured base, the preset's, or a transformer's file where the preset's is not on this machine."""
+    preset = load_model_config(config.model).base
+    if config.base is None and "transformer" in files and _resolve_path(preset) is None:
+        return files["transformer"]
+    return config.base or preset
 
 
 def _resolve_path(path_or_id: str) -> Path | None:

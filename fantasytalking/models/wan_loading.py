@@ -45,6 +45,8 @@ parameters exist only in a model with an `expression` section, guidance paramete
 
 SINGLE_FILE_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 """What other programs put before the names of all tensors of a transformer."""
+ORIGINAL_CLASS_NAME = "WanModel"
+"""`_class_name` in the config.json of Wan's own repositories."""
 WAN_HEAD_DIM = 128
 """Attention head width of every published Wan 2.1 model."""
 
@@ -66,8 +68,9 @@ def load_from_wan(
     """Builds a new portrait transformer on a Wan image-to-video base, whose predictions it equals bit for bit.
 
     Args:
-        source: a diffusers folder (of a pipeline or a transformer), a single file (`WEIGHT_SUFFIXES`) with Wan's
-            original or diffusers' names, or a hub ID. From a portrait transformer, the base is loaded.
+        source: a diffusers folder (of a pipeline or a transformer), a folder of Wan's own repository, a single file
+            (`WEIGHT_SUFFIXES`) with Wan's original or diffusers' names, or a hub ID. From a portrait transformer, the
+            base is loaded.
         module_config: configuration of the paper's modules (fields of `PortraitConfig`); missing fields take their
             defaults.
         dtype: dtype of the parameters, except those that Wan keeps in float32; None = as stored, and where weights
@@ -228,6 +231,8 @@ def _open_base(source: str | Path) -> tuple[dict[str, Any], LazyTensors]:
     folder = path if path.is_dir() else _download_base(str(source))
     if not (folder / "config.json").is_file() and (folder / "transformer" / "config.json").is_file():
         folder = folder / "transformer"
+    if _is_original_folder(folder):
+        return _with_inferred_config(open_model_folder(folder), _original_metadata(folder))
     return _select_base(_read_base_config(folder), open_model_folder(folder))
 
 
@@ -245,11 +250,25 @@ def open_wan_single_file(path: Path) -> tuple[dict[str, Any], LazyTensors]:
     Raises:
         InputError: the file cannot be read or is not a Wan transformer.
     """
-    tensors = without_prefix(open_weights(path), SINGLE_FILE_PREFIXES)
-    if any(".self_attn." in name for name in tensors.shapes):
-        tensors = tensors.renamed(diffusers_to_wan_names(list(tensors.shapes), str(path)))
     metadata = safetensors_metadata(path) if path.suffix == ".safetensors" else {}
-    return infer_wan_config(tensors.shapes, metadata, str(path)), tensors
+    return _with_inferred_config(without_prefix(open_weights(path), SINGLE_FILE_PREFIXES), metadata)
+
+
+def _with_inferred_config(tensors: LazyTensors, metadata: Mapping[str, str]) -> tuple[dict[str, Any], LazyTensors]:
+    if any(".self_attn." in name for name in tensors.shapes):
+        tensors = tensors.renamed(diffusers_to_wan_names(list(tensors.shapes), tensors.source))
+    return infer_wan_config(tensors.shapes, metadata, tensors.source), tensors
+
+
+def _is_original_folder(folder: Path) -> bool:
+    """Whether a folder is Wan's own repository, with shards in the original names."""
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("_class_name") == ORIGINAL_CLASS_NAME
+
+
+def _original_metadata(folder: Path) -> dict[str, str]:
+    heads = read_json(folder / "config.json").get("num_heads")
+    return {} if heads is None else {"num_heads": str(heads)}
 
 
 def _read_base_config(folder: Path) -> dict[str, Any]:

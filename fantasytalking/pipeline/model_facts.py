@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -59,6 +60,8 @@ class StoredModel:
     distillation: DistillationSpec | None
     face_encoder: Path | None
     expression_encoder: Path | None
+    components: Mapping[str, Path] = field(default_factory=dict)
+    """Single files in place of components of a Wan base, by component."""
 
     @classmethod
     def read(
@@ -69,15 +72,17 @@ class StoredModel:
         expression_adapter: str | Path | None = None,
         face_encoder: str | Path | None = None,
         expression_encoder: Path | None = None,
+        components: Mapping[str, Path] = MappingProxyType({}),
     ) -> "StoredModel":
         """Reads every description once.
 
         Args:
-            base: a saved pipeline, or a Wan base.
+            base: a saved pipeline, or a Wan base (a folder, or a transformer's file if `components` has the rest).
             adapter: adapter folder; None: `base` is complete.
             expression_adapter: adapter folder or released checkpoint that adds the expression condition.
             face_encoder: ArcFace .onnx; None: the one in `base`, where there is one.
             expression_encoder: folder; None: the first found beside expression adapter, adapter and base.
+            components: single files in place of components of a Wan base.
 
         Raises:
             InputError: a description is missing or malformed, adapter and base do not fit together, or `base` holds
@@ -100,6 +105,7 @@ class StoredModel:
             _read_distillation(base, adapter, adapter_config),
             find_face_encoder(base) if face_encoder is None else existing_file(face_encoder, "face encoder"),
             expression_encoder or find_expression_encoder(expression_adapter, adapter, base),
+            components,
         )
         stored._check_base()
         return stored
@@ -186,7 +192,7 @@ class StoredModel:
         return ModelFacts(
             self.trained_modules,
             self.distillation,
-            read_geometry(self.base),
+            read_geometry(self.base, "vae" in self.components),
             self.face_encoder is not None,
             self.expression_encoder is not None,
             self.face_ranges,
@@ -203,6 +209,15 @@ class StoredModel:
                 code=ErrorCode.conflict,
                 field="adapter" if self.adapter is None else "base",
                 value=str(self.base),
+            )
+        if self.components:
+            name = next(iter(self.components))
+            raise InputError(
+                f"components.{name} is given, but '{self.base}' is a saved pipeline, which has its own; leave it out, "
+                "or give a Wan base: base=FOLDER",
+                code=ErrorCode.conflict,
+                field=f"components.{name}",
+                value=str(self.components[name]),
             )
         if self.adapter_config is None:
             return
@@ -241,15 +256,18 @@ def read_pipeline_config(folder: Path) -> dict[str, Any] | None:
     return values
 
 
-def read_geometry(base: Path) -> LatentGeometry:
+def read_geometry(base: Path, is_vae_a_file: bool = False) -> LatentGeometry:
     """Returns strides and patch from the configurations of a base's VAE and transformer.
+
+    Args:
+        is_vae_a_file: the VAE is a single file, and therefore Wan 2.1's.
 
     Raises:
         InputError: the base has no VAE configuration, a stride or patch is out of range, or its patches are of another
             kind than Wan's.
     """
     path = base / "vae" / "config.json"
-    if not path.is_file():
+    if not path.is_file() and not is_vae_a_file:
         raise InputError(
             f"'{path}' does not exist; give a diffusers folder that has the VAE: base=FOLDER",
             code=ErrorCode.missing_weights,
@@ -258,7 +276,8 @@ def read_geometry(base: Path) -> LatentGeometry:
         )
     transformer = base / "transformer" / "config.json"
     return LatentGeometry.from_configs(
-        _default_arguments(AutoencoderKLWan) | read_json(path),  # files of earlier diffusers lack the strides
+        # files of earlier diffusers lack the strides
+        _default_arguments(AutoencoderKLWan) | ({} if is_vae_a_file else read_json(path)),
         _default_arguments(WanTransformer3DModel) | (read_json(transformer) if transformer.is_file() else {}),
     )
 

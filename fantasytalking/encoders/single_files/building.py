@@ -15,16 +15,16 @@ from fantasytalking.common.tensor_io import check_shapes
 MAX_LAYERS = 256
 """Most layers of an encoder; umT5-XXL has 24, CLIP ViT-H 32."""
 
-ModelT = TypeVar("ModelT", bound=nn.Module)
+_ModelT = TypeVar("_ModelT", bound=nn.Module)
 
 
 def build_from_tensors(
-    make_model: Callable[[], ModelT],
+    make_model: Callable[[], _ModelT],
     tensors: LazyTensors,
     dtype: torch.dtype,
     component_name: str,
     tied: Mapping[str, str] | None = None,
-) -> ModelT:
+) -> _ModelT:
     """Builds a model without memory for its weights and loads exactly its tensors, in evaluation mode.
 
     Args:
@@ -42,18 +42,12 @@ def build_from_tensors(
     tied = tied or {}
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
     check_shapes(tensors.shapes, expected, f"{component_name} '{tensors.source}'", "get the file again from its source")
-    state = {name: _read(tensors, name).to(parameter_dtype(model, name, dtype)) for name in expected}
+    state = {name: _read(tensors, name).to(_parameter_dtype(model, name, dtype)) for name in expected}
     model.load_state_dict(state | {alias: state[name] for alias, name in tied.items()}, strict=True, assign=True)
     for alias, name in tied.items():
         module, _, leaf = alias.rpartition(".")
         setattr(model.get_submodule(module), leaf, model.get_parameter(name))
     return model.eval().requires_grad_(False)
-
-
-def parameter_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
-    """Returns `dtype`, or float32 for a module that transformers keeps in float32 in place of float16."""
-    kept = getattr(model, "_keep_in_fp32_modules", None) or () if dtype is torch.float16 else ()
-    return torch.float32 if any(part in kept for part in name.split(".")) else dtype
 
 
 def renamed_by_patterns(
@@ -133,3 +127,9 @@ def _read(tensors: LazyTensors, name: str) -> Tensor:
             value=value.dtype,
         )
     return value
+
+
+def _parameter_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+    """Returns `dtype`, or float32 for a module that transformers keeps in float32 in place of float16."""
+    kept = getattr(model, "_keep_in_fp32_modules", None) or () if dtype is torch.float16 else ()
+    return torch.float32 if any(part in kept for part in name.split(".")) else dtype

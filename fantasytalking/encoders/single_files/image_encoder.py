@@ -19,7 +19,7 @@ from fantasytalking.encoders.single_files.building import (
 
 HEAD_DIM = 80
 """Width of an attention head of ViT-H, which does not follow from the shapes."""
-REQUIREMENT = "Wan's image encoder: models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth or clip_vision_h"
+_REQUIREMENT = "Wan's image encoder: models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth or clip_vision_h"
 
 _WAN_LAYER = r"(?:visual\.)?transformer\.(\d+)"
 _WAN_NAMES = (
@@ -55,20 +55,20 @@ def load_image_encoder_file(
         InputError: the file cannot be read, is another model, or has tensors too few or too many.
     """
     tensors = _with_transformers_names(open_weights(path))
-    width = axis_sizes(tensors, "embeddings.class_embedding", 1, REQUIREMENT)[0]
-    patch = axis_sizes(tensors, "embeddings.patch_embedding.weight", 4, REQUIREMENT)[-1]
-    positions = axis_sizes(tensors, "embeddings.position_embedding.weight", 2, REQUIREMENT)[0]
+    width = axis_sizes(tensors, "embeddings.class_embedding", 1, _REQUIREMENT)[0]
+    patch = axis_sizes(tensors, "embeddings.patch_embedding.weight", 4, _REQUIREMENT)[-1]
+    positions = axis_sizes(tensors, "embeddings.position_embedding.weight", 2, _REQUIREMENT)[0]
     side = math.isqrt(positions - 1) * patch
     if width % HEAD_DIM:
         raise InputError(
-            f"image encoder '{path}' has the width {width}, not a multiple of {HEAD_DIM}; it must be {REQUIREMENT}",
+            f"image encoder '{path}' has the width {width}, not a multiple of {HEAD_DIM}; it must be {_REQUIREMENT}",
             code=ErrorCode.shape_mismatch,
             field="embeddings.class_embedding",
             value=width,
         )
     config = CLIPVisionConfig(
         hidden_size=width,
-        intermediate_size=axis_sizes(tensors, "encoder.layers.0.mlp.fc1.weight", 2, REQUIREMENT)[0],
+        intermediate_size=axis_sizes(tensors, "encoder.layers.0.mlp.fc1.weight", 2, _REQUIREMENT)[0],
         num_hidden_layers=layer_count(tensors, "encoder.layers."),
         num_attention_heads=width // HEAD_DIM,
         image_size=side,

@@ -21,8 +21,8 @@ from fantasytalking.encoders.single_files.sentencepiece_model import parse_sente
 
 SPIECE_TENSOR = "spiece_model"
 """Bytes of the tokenizer's SentencePiece model, in ComfyUI's files."""
-PREFIXES = ("model.", "text_encoder.", "umt5xxl.transformer.")
-REQUIREMENT = "umT5's encoder: models_t5_umt5-xxl-enc-bf16.pth or a repack of it"
+_PREFIXES = ("model.", "text_encoder.", "umt5xxl.transformer.")
+_REQUIREMENT = "umT5's encoder: models_t5_umt5-xxl-enc-bf16.pth or a repack of it"
 
 _ATTENTION = r"encoder.block.\1.layer.0.SelfAttention"
 _WAN_NAMES = (
@@ -60,16 +60,16 @@ def load_text_encoder_file(path: Path, dtype: torch.dtype = torch.float32) -> UM
     Raises:
         InputError: the file cannot be read, is another model, or has tensors too few or too many.
     """
-    tensors = _with_transformers_names(without_prefix(open_weights(path), PREFIXES))
-    vocabulary, width = axis_sizes(tensors, "shared.weight", 2, REQUIREMENT)
+    tensors = _with_transformers_names(without_prefix(open_weights(path), _PREFIXES))
+    vocabulary, width = axis_sizes(tensors, "shared.weight", 2, _REQUIREMENT)
     first = "encoder.block.0.layer"
-    buckets, heads = axis_sizes(tensors, f"{first}.0.SelfAttention.relative_attention_bias.weight", 2, REQUIREMENT)
-    inner = axis_sizes(tensors, f"{first}.0.SelfAttention.q.weight", 2, REQUIREMENT)[0]
+    buckets, heads = axis_sizes(tensors, f"{first}.0.SelfAttention.relative_attention_bias.weight", 2, _REQUIREMENT)
+    inner = axis_sizes(tensors, f"{first}.0.SelfAttention.q.weight", 2, _REQUIREMENT)[0]
     config = UMT5Config(
         vocab_size=vocabulary,
         d_model=width,
         d_kv=inner // heads,
-        d_ff=axis_sizes(tensors, f"{first}.1.DenseReluDense.wi_0.weight", 2, REQUIREMENT)[0],
+        d_ff=axis_sizes(tensors, f"{first}.1.DenseReluDense.wi_0.weight", 2, _REQUIREMENT)[0],
         num_layers=layer_count(tensors, "encoder.block."),
         num_heads=heads,
         relative_attention_num_buckets=buckets,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import HUB_ID, resolve_local
 from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.loading import load_component, load_model
-from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.face_range import face_ranges_to_dict
 from fantasytalking.models.guarded_loading import check_safe_serialization
@@ -23,6 +23,7 @@ from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
+from fantasytalking.pipeline.loading.component_files import load_image_encoder, load_text_encoder, load_vae
 from fantasytalking.pipeline.loading.options import MODEL_COMPONENTS, LoadingOptions
 from fantasytalking.pipeline.model_facts import StoredModel
 from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler, check_scheduler_config, make_scheduler
@@ -128,7 +129,7 @@ def load_pipeline_from_base(
         InputError: a component is missing, damaged, incomplete or of another kind.
     """
     options, _ = LoadingOptions.split({"torch_dtype": torch_dtype}, [])
-    parts = load_encoders(model.base, audio_encoder, options, {}, progress)
+    parts = load_encoders(model.base, audio_encoder, options, {}, progress, files=model.components)
     parts["transformer"] = load_transformer(model, module_config, options)
     progress("transformer")
     window_rule, window_seconds = model.audio_window
@@ -170,7 +171,7 @@ def load_transformer(
             **options.component_options(model.base, "transformer"),
         )
     else:
-        transformer = load_from_wan(model.base, module_config, dtype)
+        transformer = load_from_wan(model.components.get("transformer", model.base), module_config, dtype)
     if model.adapter is not None:
         load_adapter(transformer, model.adapter)
         if transformer.distillation is not None and has_lora(transformer):
@@ -225,6 +226,7 @@ def load_encoders(
     loaded: Mapping[str, Any],
     progress: ComponentCallback,
     processor_subfolder: str | None = None,
+    files: Mapping[str, Path] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Loads every component but transformer and scheduler, and returns them by the pipeline's names.
 
@@ -235,6 +237,7 @@ def load_encoders(
         loaded: components that are already loaded; they are skipped.
         progress: called with the name of each component once it is loaded.
         processor_subfolder: folder of the feature extractor in `source`; None: the audio encoder's.
+        files: single files in place of components of `source`, by component.
 
     Raises:
         InputError: a component is missing, damaged or incomplete.
@@ -245,14 +248,14 @@ def load_encoders(
 
     parts: dict[str, Any] = {}
     if "vae" not in loaded:
-        parts["vae"] = VideoAutoencoder.from_pretrained(source, **model_options("vae")).vae
+        parts["vae"] = load_vae(source, files, **model_options("vae")).vae
         progress("VAE")
     if not {"text_encoder", "tokenizer"} <= loaded.keys():
-        text = TextEncoder.from_pretrained(source, **model_options("text_encoder"))
+        text = load_text_encoder(source, files, **model_options("text_encoder"))
         parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         progress("text encoder")
     if not {"image_encoder", "image_processor"} <= loaded.keys():
-        image = ImageEncoder.from_pretrained(source, **model_options("image_encoder"))
+        image = load_image_encoder(source, files, **model_options("image_encoder"))
         parts |= {"image_encoder": image.model, "image_processor": image.processor}
         progress("image encoder")
     if not {"audio_encoder", "audio_processor"} <= loaded.keys():
