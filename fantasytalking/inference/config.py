@@ -43,7 +43,7 @@ class InferConfig(GenerationControls):
     components: ComponentFiles = field(default_factory=ComponentFiles)
     """Single files in place of components of a Wan base. With all of them, no base is needed."""
     adapter: str | None = None
-    """Adapter folder; null where `base` is a saved pipeline, which is complete but for distillation."""
+    """Adapter folder, or a released file; null where `base` is a saved pipeline, complete but for distillation."""
     audio_encoder: str | None = None
     """wav2vec2 folder or hub id; null: the one in the base."""
     face_encoder: str | None = None

@@ -10,9 +10,11 @@ from typing import Any
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_config
+from fantasytalking.checkpoints.released_adapter import describe_adapter
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.text_files import read_json
+from fantasytalking.encoders.fantasy_portrait.pd_fgc import contains_pd_fgc
 from fantasytalking.face_range import FaceRange, FaceRanges, face_ranges_from_dict
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.guidance_embedder import DistillationSpec
@@ -78,7 +80,7 @@ class StoredModel:
 
         Args:
             base: a saved pipeline, or a Wan base (a folder, or a transformer's file if `components` has the rest).
-            adapter: adapter folder; None: `base` is complete.
+            adapter: adapter folder, or a released file; None: `base` is complete.
             expression_adapter: adapter folder or released checkpoint that adds the expression condition.
             face_encoder: ArcFace .onnx; None: the one in `base`, where there is one.
             expression_encoder: folder; None: the first found beside expression adapter, adapter and base.
@@ -91,7 +93,7 @@ class StoredModel:
         base = Path(base)
         adapter, expression_adapter = (None if path is None else Path(path) for path in (adapter, expression_adapter))
         pipeline_config = read_pipeline_config(base)
-        adapter_config = None if adapter is None else read_adapter_config(adapter)
+        adapter_config = None if adapter is None else describe_adapter(adapter)
         if adapter_config is not None and pipeline_config is not None and adapter_config.modules == ["expression"]:
             # An adapter of the expression module alone extends a saved pipeline and is read where something drives.
             expression_adapter, adapter, adapter_config = expression_adapter or adapter, None, None
@@ -313,10 +315,15 @@ def only_onnx_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def find_expression_encoder(*folders: str | Path | None) -> Path | None:
-    """Returns the first expression encoder in one of the folders; None where none of them has one."""
-    candidates = (Path(folder) / EXPRESSION_ENCODER_FOLDER for folder in folders if folder is not None)
-    return next((candidate for candidate in candidates if candidate.is_dir()), None)
+def find_expression_encoder(*sources: str | Path | None) -> Path | None:
+    """Returns the first expression encoder in one of the folders or files; None where none of them has one."""
+    for source in (Path(source) for source in sources if source is not None):
+        if source.is_file() and contains_pd_fgc(source):
+            return source
+        folder = source / EXPRESSION_ENCODER_FOLDER
+        if folder.is_dir():
+            return folder
+    return None
 
 
 def check_pipeline_config(trained_modules: str, audio_window: str, window_seconds: float, text_length: int) -> None:

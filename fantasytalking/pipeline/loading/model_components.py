@@ -9,9 +9,9 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
 from diffusers.utils import logging
 
-from fantasytalking.checkpoints.adapter import load_adapter
 from fantasytalking.checkpoints.expression_adapter import load_expression_adapter
 from fantasytalking.checkpoints.lora import fuse_lora, has_lora
+from fantasytalking.checkpoints.released_adapter import load_any_adapter
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import HUB_ID, resolve_local
 from fantasytalking.common.text_files import read_json
@@ -173,7 +173,7 @@ def load_transformer(
     else:
         transformer = load_from_wan(model.components.get("transformer", model.base), module_config, dtype)
     if model.adapter is not None:
-        load_adapter(transformer, model.adapter)
+        load_any_adapter(transformer, model.adapter)
         if transformer.distillation is not None and has_lora(transformer):
             fuse_lora(transformer)  # a distilled model no longer needs its teacher
         transformer.requires_grad_(False)
