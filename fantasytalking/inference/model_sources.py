@@ -10,8 +10,8 @@ import torch
 from tqdm import tqdm
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import existing_file
 from fantasytalking.common.hub import CHECKPOINTS_FOLDER, HUB_ID, resolve_local
+from fantasytalking.common.weight_files import WEIGHT_SUFFIXES
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.download_hints import download_hint
@@ -41,8 +41,8 @@ class ResolvedModel:
     """Separate ArcFace .onnx; None: the one in the base."""
     expression_encoder: Path | None
     """None: nothing drives the faces, or there is no encoder."""
-    lora: Path | None
-    """Few-step LoRA of the optimizations."""
+    loras: tuple[Path, ...]
+    """LoRAs of the optimizations."""
     device: torch.device
     dtype: torch.dtype
     """Of transformer, text and image encoder."""
@@ -55,10 +55,10 @@ class ResolvedModel:
             "adapter": self.stored.adapter,
             "audio_encoder": self.audio_encoder,
             "face_encoder": self.face_encoder,
-            "lora": self.lora,
             "expression_adapter": self.stored.expression_adapter,
             "expression_encoder": self.expression_encoder,
             **{f"components.{name}": path for name, path in self.stored.components.items()},
+            **{"lora" if number == 1 else f"lora {number}": path for number, path in enumerate(self.loras, start=1)},
         }
         return {name: path for name, path in named.items() if path is not None}
 
@@ -87,6 +87,7 @@ def resolve_model(
     """
     files = config.components.given()
     base_name = _base_name(config, files)
+    loras = {name: file.path for name, file in config.optimizations.lora_files().items()}
     found = resolve_paths(
         {
             "base": base_name,
@@ -96,11 +97,10 @@ def resolve_model(
             "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
             "expression_encoder": config.expression_encoder if has_driving_video else None,
             **{f"components.{name}": file for name, file in files.items()},
+            **loras,
         },
         base_source=base_name,
     )
-    few_step_lora = config.optimizations.few_step_lora
-    lora = None if few_step_lora is None else existing_file(few_step_lora, "optimizations.few_step_lora")
     stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
     return ResolvedModel(
         stored,
@@ -108,7 +108,7 @@ def resolve_model(
         found["audio_encoder"],
         found["face_encoder"],
         stored.expression_encoder if has_driving_video else None,
-        lora,
+        tuple(path for path in (found[name] for name in loras) if path is not None),
         _resolve_device(config),
         config.dtype.torch_dtype,
     )
@@ -238,7 +238,8 @@ def _resolve_path(path_or_id: str) -> Path | None:
     path = Path(resolve_local(path_or_id))
     if path.exists():
         return path
-    if not HUB_ID.fullmatch(path_or_id) or path_or_id.startswith(f"{CHECKPOINTS_FOLDER}/"):
+    is_file_name = path_or_id.startswith(f"{CHECKPOINTS_FOLDER}/") or path_or_id.endswith(WEIGHT_SUFFIXES)
+    if not HUB_ID.fullmatch(path_or_id) or is_file_name:
         return None
     return _cached_snapshot(path_or_id)
 

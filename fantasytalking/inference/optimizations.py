@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
+from omegaconf import MISSING
 from torch import nn
 
-from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
+from fantasytalking.checkpoints.lora_fusion import fuse_lora_file
 from fantasytalking.common.errors import ErrorCode, InputError, install_command
+from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.fused_block import fuse_blocks
@@ -49,6 +51,16 @@ class WeightQuantization(Enum):
 
 
 @dataclass
+class LoraFile:
+    """A LoRA that is fused into the Wan base."""
+
+    path: str = MISSING
+    """.safetensors file."""
+    scale: float = 1.0
+    """Scale of its changes, -4 to 4."""
+
+
+@dataclass
 class OptimizationConfig:
     """Optimizations of speed and memory, each at the cost of quality or time."""
 
@@ -65,6 +77,8 @@ class OptimizationConfig:
     recommends."""
     few_step_lora_scale: float = 1.0
     """Scale of that LoRA, -4 to 4."""
+    loras: list[LoraFile] = field(default_factory=list)
+    """Further LoRAs of the Wan base, fused in this order, each with its scale."""
     vram_limit_gib: float | None = None
     """GPU memory that may be used, 1 to 1024 GiB; selects the least offloading that fits, in place of `offload`."""
 
@@ -87,13 +101,15 @@ class OptimizationConfig:
                 code=ErrorCode.missing_value,
                 field="optimizations.mag_ratios",
             )
-        if self.few_step_lora is not None and not self.few_step_lora.endswith(".safetensors"):
-            raise InputError(
-                f"optimizations.few_step_lora is '{self.few_step_lora}'; a .safetensors file is needed",
-                code=ErrorCode.invalid_choice,
-                field="optimizations.few_step_lora",
-                value=self.few_step_lora,
-            )
+        for name, file in self.lora_files().items():
+            check_ranges(file, {"scale": (-4.0, 4.0)}, f"{name}.")
+            if not file.path.endswith(".safetensors"):
+                raise InputError(
+                    f"{name} is '{file.path}'; a .safetensors file is needed",
+                    code=ErrorCode.invalid_choice,
+                    field=name,
+                    value=file.path,
+                )
         if self.quantization is not WeightQuantization.none and find_spec("torchao") is None:
             raise InputError(
                 f"optimizations.quantization is {self.quantization.value}, which needs torchao: "
@@ -103,6 +119,12 @@ class OptimizationConfig:
                 value=self.quantization.value,
             )
 
+    def lora_files(self) -> dict[str, LoraFile]:
+        """Returns all LoRAs in the order in which they are fused, by their setting."""
+        first = {"optimizations.few_step_lora": self.few_step_lora}
+        files = {name: LoraFile(path, self.few_step_lora_scale) for name, path in first.items() if path is not None}
+        return files | {f"optimizations.loras[{number}]": file for number, file in enumerate(self.loras)}
+
 
 def apply_optimizations(
     transformer: FantasyTalkingTransformer3DModel, config: OptimizationConfig, device: torch.device
@@ -110,10 +132,10 @@ def apply_optimizations(
     """Applies `config` to the transformer, and on a CPU the faster attention and memory reuse.
 
     Raises:
-        InputError: the LoRA does not fit.
+        InputError: a LoRA does not fit.
     """
-    if config.few_step_lora is not None:
-        fuse_few_step_lora(transformer, Path(config.few_step_lora), config.few_step_lora_scale)
+    for file in config.lora_files().values():
+        fuse_lora_file(transformer, Path(resolve_local(file.path)), file.scale)
     if config.quantization is not WeightQuantization.none:
         quantize_blocks(transformer, config.quantization)
     if device.type == "cpu":  # before step caches, whose hooks wrap the blocks
