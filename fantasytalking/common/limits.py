@@ -83,6 +83,8 @@ MAX_HASHED_BYTES = 1 << 26
 
 MAX_GGUF_HEADER_BYTES = 1 << 24
 """Largest header of a GGUF file: names, shapes and metadata; that of umT5 with its vocabulary has about 6 MB."""
+MAX_QUANTIZATION_JSON_BYTES = 1 << 20
+"""Largest description of a file's quantization (JSON of ComfyUI), in bytes."""
 MAX_UNPACKED_RATIO = 4
 """Most bytes of tensors per byte of a torch file, which is not compressed when torch writes it."""
 MAX_ARCHIVE_ENTRIES = 100_000
