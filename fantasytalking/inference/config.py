@@ -45,7 +45,7 @@ class InferConfig(GenerationControls):
     adapter: str | None = None
     """Adapter folder, or a released file; null where `base` is a saved pipeline, complete but for distillation."""
     audio_encoder: str | None = None
-    """wav2vec2 folder or hub id; null: the one in the base."""
+    """wav2vec2: folder, file or hub id; null: the one in the base."""
     face_encoder: str | None = None
     """ArcFace .onnx; null: the one in the base."""
     expression_adapter: str | None = None

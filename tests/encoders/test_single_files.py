@@ -1,5 +1,6 @@
 """VAE, umT5 and CLIP in single files: equal, bit for bit, to the same weights in diffusers' folders."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,16 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    UMT5Config,
+    UMT5EncoderModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
 
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.encoders.single_files.image_encoder import load_image_encoder_file
@@ -18,6 +28,7 @@ from fantasytalking.encoders.single_files.text_encoder import (
     load_tokenizer_file,
 )
 from fantasytalking.encoders.single_files.vae import load_vae_file
+from fantasytalking.encoders.single_files.wav2vec_file import is_wav2vec_file, load_wav2vec_file
 from fantasytalking.encoders.wan import ImageEncoder
 from tests.helpers.errors import raises_input_error
 from tests.helpers.repacked_files import (
@@ -221,3 +232,82 @@ def test_thousands_of_layers_are_refused_before_a_model_is_built(tmp_path: Path)
     }
     with raises_input_error(ErrorCode.shape_mismatch, "encoder.block.", 300):
         load_text_encoder_file(write(named, tmp_path / "umt5.pth"))
+
+
+@pytest.fixture(scope="module")
+def wav2vec() -> Wav2Vec2Model:
+    torch.manual_seed(3)
+    return Wav2Vec2Model(
+        Wav2Vec2Config(
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=1,
+            intermediate_size=48,
+            conv_dim=(16,) * 7,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=4,
+        )
+    ).eval()
+
+
+def published_wav2vec_names(model: Wav2Vec2Model, prefix: str = "", dtype: torch.dtype = torch.float32):
+    """Names of files from before torch's parametrizations, with parts that the tokens do not depend on."""
+    ends = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    named = {"quantizer.codevectors": torch.ones(1, 2), "project_q.bias": torch.ones(2)}
+    for name, value in model.state_dict().items():
+        for ours, theirs in ends.items():
+            name = name.replace(ours, theirs)
+        named[prefix + name] = value.to(dtype)
+    return named
+
+
+def states(model: Wav2Vec2Model, extractor: Wav2Vec2FeatureExtractor, seconds: float = 0.3) -> Tensor:
+    sound = np.sin(np.arange(int(16_000 * seconds)) / 7).astype(np.float32) * 0.1
+    inputs = extractor(sound, sampling_rate=16_000, return_tensors="pt").input_values
+    with torch.no_grad():
+        return model(inputs).last_hidden_state
+
+
+def test_a_folder_with_a_torch_file(wav2vec: Wav2Vec2Model, tmp_path: Path) -> None:
+    """TencentGameMate/chinese-wav2vec2-base."""
+    wav2vec.config.save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    torch.save(published_wav2vec_names(wav2vec, "wav2vec2."), tmp_path / "pytorch_model.bin")
+    assert is_wav2vec_file(tmp_path)
+    model, extractor = load_wav2vec_file(tmp_path)
+    assert extractor.do_normalize and not model.training
+    assert torch.equal(states(model, extractor), states(wav2vec, extractor))
+
+
+@pytest.mark.parametrize("form", ["plain", "prefix", "fused", "ctc"])
+def test_a_file_without_a_configuration(wav2vec: Wav2Vec2Model, tmp_path: Path, caplog, form: str) -> None:
+    """ComfyUI's wav2vec2-chinese-base_fp16 and other repacks."""
+    named = published_wav2vec_names(wav2vec, "wav2vec2." if form in ("prefix", "ctc") else "", torch.float16)
+    if form == "ctc":
+        named["lm_head.weight"] = torch.ones(3, 64)
+    if form == "fused":
+        conv = "encoder.pos_conv_embed.conv"
+        named.pop(f"{conv}.weight_g"), named.pop(f"{conv}.weight_v")
+        named[f"{conv}.weight"] = wav2vec.encoder.pos_conv_embed.conv.weight.detach().half()
+    model, extractor = load_wav2vec_file(write(named, tmp_path / "wav2vec2.safetensors"))
+    assert extractor.do_normalize is (form == "ctc") and "states no configuration" in caplog.text
+    reference = Wav2Vec2Model(wav2vec.config).eval()
+    reference.load_state_dict({name: value.half().float() for name, value in wav2vec.state_dict().items()})
+    tolerance = 2e-3 if form == "fused" else 0
+    torch.testing.assert_close(states(model, extractor), states(reference, extractor), rtol=0, atol=tolerance)
+
+
+def test_another_audio_encoder_is_refused(wav2vec: Wav2Vec2Model, tmp_path: Path) -> None:
+    with raises_input_error(ErrorCode.shape_mismatch):
+        load_wav2vec_file(write({"model.encoder.embed_positions.weight": torch.ones(4, 2)}, tmp_path / "whisper.bin"))
+    named = published_wav2vec_names(wav2vec)
+    named.pop("encoder.layers.1.attention.q_proj.bias")
+    with raises_input_error(ErrorCode.shape_mismatch, "encoder.layers.1.attention.q_proj.bias"):
+        load_wav2vec_file(write(named, tmp_path / "fewer.safetensors"))
+    wav2vec.config.save_pretrained(tmp_path / "folder")
+    config = json.loads((tmp_path / "folder/config.json").read_text()) | {"num_hidden_layers": 10**6}
+    (tmp_path / "folder/config.json").write_text(json.dumps(config))
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "folder")
+    torch.save(published_wav2vec_names(wav2vec), tmp_path / "folder/pytorch_model.bin")
+    with raises_input_error(ErrorCode.out_of_range, "num_hidden_layers", 10**6):
+        load_wav2vec_file(tmp_path / "folder")

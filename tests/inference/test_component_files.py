@@ -183,6 +183,16 @@ def test_one_file_replaces_one_component_of_a_base(folder: Path, expected: Fanta
     assert torch.equal(found.image_encoder.state_dict()["pre_layrnorm.bias"], expected.image_encoder.pre_layrnorm.bias)
 
 
+def test_an_audio_encoder_in_one_file(folder: Path, expected: FantasyTalkingPipeline) -> None:
+    state = {f"wav2vec2.{name}": value.half() for name, value in expected.audio_encoder.state_dict().items()}
+    save_file(state, folder / "wav2vec2-chinese-base_fp16.safetensors")
+    file = f"components.audio_encoder={folder / 'wav2vec2-chinese-base_fp16.safetensors'}"
+    found = load(folder, f"base={folder / 'base'}", "audio_encoder=facebook/nothing", file)
+    assert not found.audio_processor.do_normalize
+    for name, value in found.audio_encoder.state_dict().items():
+        assert torch.equal(value, state[f"wav2vec2.{name}"].float()), name
+
+
 @pytest.mark.parametrize("name", ["vae", "text_encoder", "image_encoder", "audio_encoder"])
 def test_what_is_missing_is_named(folder: Path, name: str) -> None:
     given = components(folder, **{name: None})

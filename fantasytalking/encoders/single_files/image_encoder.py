@@ -17,7 +17,7 @@ from fantasytalking.encoders.single_files.building import (
     renamed_by_patterns,
 )
 
-HEAD_DIM = 80
+_HEAD_DIM = 80
 """Width of an attention head of ViT-H, which does not follow from the shapes."""
 _REQUIREMENT = "Wan's image encoder: models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth or clip_vision_h"
 
@@ -59,9 +59,9 @@ def load_image_encoder_file(
     patch = axis_sizes(tensors, "embeddings.patch_embedding.weight", 4, _REQUIREMENT)[-1]
     positions = axis_sizes(tensors, "embeddings.position_embedding.weight", 2, _REQUIREMENT)[0]
     side = math.isqrt(positions - 1) * patch
-    if width % HEAD_DIM:
+    if width % _HEAD_DIM:
         raise InputError(
-            f"image encoder '{path}' has the width {width}, not a multiple of {HEAD_DIM}; it must be {_REQUIREMENT}",
+            f"image encoder '{path}' has the width {width}, not a multiple of {_HEAD_DIM}; it must be {_REQUIREMENT}",
             code=ErrorCode.shape_mismatch,
             field="embeddings.class_embedding",
             value=width,
@@ -70,7 +70,7 @@ def load_image_encoder_file(
         hidden_size=width,
         intermediate_size=axis_sizes(tensors, "encoder.layers.0.mlp.fc1.weight", 2, _REQUIREMENT)[0],
         num_hidden_layers=layer_count(tensors, "encoder.layers."),
-        num_attention_heads=width // HEAD_DIM,
+        num_attention_heads=width // _HEAD_DIM,
         image_size=side,
         patch_size=patch,
         hidden_act="gelu",

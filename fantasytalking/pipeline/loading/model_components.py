@@ -16,6 +16,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import HUB_ID, resolve_local
 from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.loading import load_component, load_model
+from fantasytalking.encoders.single_files.wav2vec_file import is_wav2vec_file, load_wav2vec_file
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.face_range import face_ranges_to_dict
 from fantasytalking.models.guarded_loading import check_safe_serialization
@@ -232,7 +233,7 @@ def load_encoders(
 
     Args:
         source: a diffusers folder or hub id.
-        audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in `source`.
+        audio_encoder: wav2vec2 folder, file or hub id; None: audio_encoder in `source`.
         options: dtypes and, for a saved pipeline, how its weights are stored and loaded.
         loaded: components that are already loaded; they are skipped.
         progress: called with the name of each component once it is loaded.
@@ -261,13 +262,18 @@ def load_encoders(
     if not {"audio_encoder", "audio_processor"} <= loaded.keys():
         is_separate = audio_encoder is not None and processor_subfolder is None
         folder, subfolder = (audio_encoder, "") if is_separate else (source, "audio_encoder")
-        audio = AudioEncoder.from_pretrained(
-            folder or source,
-            subfolder=subfolder,
-            processor_subfolder=processor_subfolder,
-            **model_options("audio_encoder"),
-        )
-        parts |= {"audio_encoder": audio.model, "audio_processor": audio.feature_extractor}
+        file = Path(resolve_local(audio_encoder or source))
+        if is_separate and is_wav2vec_file(file):
+            model, processor = load_wav2vec_file(file, options.component_dtype("audio_encoder"))
+            parts |= {"audio_encoder": model, "audio_processor": processor}
+        else:
+            audio = AudioEncoder.from_pretrained(
+                folder or source,
+                subfolder=subfolder,
+                processor_subfolder=processor_subfolder,
+                **model_options("audio_encoder"),
+            )
+            parts |= {"audio_encoder": audio.model, "audio_processor": audio.feature_extractor}
         progress("audio encoder")
     return {name: part for name, part in parts.items() if name not in loaded}
 
