@@ -113,7 +113,7 @@ def parse_lora_name(name: str, num_layers: int, source: str) -> LoraTensorName:
     method = next((method for start, method in UNSUPPORTED_SUFFIXES.items() if last.startswith(start)), None)
     problem = "which is no part of a LoRA" if method is None else f"which belongs to {method}; it is not supported"
     raise InputError(
-        f"'{source}' contains '{name}', {problem}; use a LoRA file for Wan 2.1",
+        f"'{source}' contains '{name}', {problem}; use a LoRA file for Wan",
         code=ErrorCode.malformed_file if method is None else ErrorCode.unsupported,
         field=name,
     )

@@ -50,7 +50,7 @@ CONFIG_OPTIONS = (
     ConfigOption("num-inference-steps", int, "denoising steps"),
     ConfigOption("seed", int, "seed of the noise"),
     ConfigOption("fps", float, "frames per second"),
-    ConfigOption("size", str, "size of the video: N or WIDTHxHEIGHT, multiples of 16"),
+    ConfigOption("size", str, "size of the video: N or WIDTHxHEIGHT, for Wan 2.1 multiples of 16"),
     ConfigOption("max-seconds", float, "longest part of audio and driving videos that is used"),
 )
 RENAMED_OPTIONS = {

@@ -37,13 +37,16 @@ class InferConfig(GenerationControls):
 
     # The model
     model: str = "nano"
-    """Preset of the sizes: nano, wan1.3b or wan14b (configs/*/model.yaml)."""
+    """Preset of the sizes: nano, wan1.3b, wan14b, wan2.2-5b or wan2.2-a14b (configs/*/model.yaml)."""
     base: str | None = None
     """Folder or hub id of the Wan base, or a folder that `save_pretrained` wrote; null: the preset's."""
     components: ComponentFiles = field(default_factory=ComponentFiles)
     """Single files in place of components of a Wan base. With all of them, no base is needed."""
     adapter: str | None = None
     """Adapter folder, or a released file; null where `base` is a saved pipeline, complete but for distillation."""
+    adapter_2: str | None = None
+    """Adapter folder of the low-noise expert, for a base with two (Wan2.2-I2V-A14B); `adapter` is then that of the
+    high-noise one."""
     audio_encoder: str | None = None
     """wav2vec2: folder, file or hub id; null: the one in the base."""
     face_encoder: str | None = None

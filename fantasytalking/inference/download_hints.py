@@ -32,6 +32,16 @@ DOWNLOAD_HINTS = {
         f"about 16 GB {_SIZES_BY_DTYPE.format(32)}",
         "Apache-2.0",
     ),
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": DownloadHint(
+        "hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers --local-dir checkpoints/Wan2.2-TI2V-5B-Diffusers",
+        f"about 23 GB {_SIZES_BY_DTYPE.format(46)}",
+        "Apache-2.0",
+    ),
+    "Wan-AI/Wan2.2-I2V-A14B-Diffusers": DownloadHint(
+        "hf download Wan-AI/Wan2.2-I2V-A14B-Diffusers --local-dir checkpoints/Wan2.2-I2V-A14B-Diffusers",
+        f"about 69 GB {_SIZES_BY_DTYPE.format(138)}",
+        "Apache-2.0",
+    ),
     "facebook/wav2vec2-base-960h": DownloadHint(
         "hf download facebook/wav2vec2-base-960h --include '*.json' --include model.safetensors "
         "--local-dir checkpoints/wav2vec2-base-960h",
@@ -49,6 +59,22 @@ DOWNLOAD_HINTS = {
         "about 0.9 GB in half precision, 1.8 GB in single",
         "yours",
     ),
+    "outputs/wan2.2-5b/stage2/adapter": DownloadHint(
+        "fantasytalking train --config configs/wan2.2-5b/stage2.yaml (after stage 1)",
+        "about 1.7 GB in half precision, 3.3 GB in single",
+        "yours",
+    ),
+    "outputs/wan2.2-a14b/stage2/adapter": DownloadHint(
+        "fantasytalking train --config configs/wan2.2-a14b/stage2.yaml (after stage 1)",
+        "about 3.5 GB in half precision, 7.0 GB in single",
+        "yours",
+    ),
+    "outputs/wan2.2-a14b/stage2_low/adapter": DownloadHint(
+        "fantasytalking train --config configs/wan2.2-a14b/stage2.yaml stage.expert=low "
+        "stage.init_from=outputs/wan2.2-a14b/stage1_low/adapter output=outputs/wan2.2-a14b/stage2_low (after stage 1)",
+        "about 3.5 GB in half precision, 7.0 GB in single",
+        "yours",
+    ),
     "checkpoints/fantasyportrait_model.ckpt": DownloadHint(
         "hf download acvlab/FantasyPortrait fantasyportrait_model.ckpt --local-dir checkpoints",
         f"about 2 GB {_SIZES_BY_DTYPE.format(4)}",
@@ -61,7 +87,8 @@ DOWNLOAD_HINTS = {
         "see its page for the license",
     ),
     "checkpoints/arcface/w600k_r50.onnx": DownloadHint(
-        "put w600k_r50.onnx of buffalo_l (github.com/deepinsight/insightface, model zoo) into checkpoints/arcface",
+        "curl -LO https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip && "
+        "unzip -j buffalo_l.zip '*w600k_r50.onnx' -d checkpoints/arcface",
         "0.2 GB",
         "non-commercial research only",
     ),

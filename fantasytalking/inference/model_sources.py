@@ -24,8 +24,8 @@ from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 
 EXPRESSION_ADAPTER_FOLDER = "expression_adapter"
 """Folder in a base of an expression adapter that extends it."""
-NUM_COMPONENTS = 5
-"""VAE, text, image and audio encoder, transformer."""
+NUM_ENCODERS = 3
+"""VAE, text and audio encoder."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class ResolvedModel:
     """Separate ArcFace .onnx; None: the one in the base."""
     expression_encoder: Path | None
     """None: nothing drives the faces, or there is no encoder."""
-    loras: tuple[Path, ...]
-    """LoRAs of the optimizations."""
+    loras: dict[str, Path]
+    """LoRAs of the optimizations, by the names that records use."""
     device: torch.device
     dtype: torch.dtype
-    """Of transformer, text and image encoder."""
+    """Of transformers, text and image encoder."""
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -53,12 +53,13 @@ class ResolvedModel:
         named = {
             "base": self.stored.base,
             "adapter": self.stored.adapter,
+            "adapter_2": self.stored.adapter_2,
             "audio_encoder": self.audio_encoder,
             "face_encoder": self.face_encoder,
             "expression_adapter": self.stored.expression_adapter,
             "expression_encoder": self.expression_encoder,
             **{f"components.{name}": path for name, path in self.stored.components.items()},
-            **{"lora" if number == 1 else f"lora {number}": path for number, path in enumerate(self.loras, start=1)},
+            **self.loras,
         }
         return {name: path for name, path in named.items() if path is not None}
 
@@ -92,6 +93,7 @@ def resolve_model(
         {
             "base": base_name,
             "adapter": config.adapter,
+            "adapter_2": config.adapter_2,
             "audio_encoder": files.pop("audio_encoder", config.audio_encoder),
             "face_encoder": config.face_encoder,
             "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
@@ -102,13 +104,14 @@ def resolve_model(
         base_source=base_name,
     )
     stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
+    config.optimizations.check_experts(len(stored.experts) > 1)
     return ResolvedModel(
         stored,
         stored.facts(),
         found["audio_encoder"],
         found["face_encoder"],
         stored.expression_encoder if has_driving_video else None,
-        tuple(path for path in (found[name] for name in loras) if path is not None),
+        {name: found[name] or Path(path) for name, path in loras.items()},
         _resolve_device(config),
         config.dtype.torch_dtype,
     )
@@ -144,7 +147,8 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
         InputError: a component is damaged, incomplete or of another kind.
     """
     is_saved = model.stored.extends_saved_pipeline
-    with tqdm(total=NUM_COMPONENTS, desc="load", unit=" parts", leave=True) as bar:
+    total = NUM_ENCODERS + model.stored.has_image_encoder + len(model.stored.experts)
+    with tqdm(total=total, desc="load", unit=" parts", leave=True) as bar:
 
         def progress(component: str) -> None:
             bar.set_postfix_str(component)
@@ -165,7 +169,7 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
             )
     if is_saved:
         _report_ignored_settings(pipe, config, model)
-    apply_optimizations(pipe.transformer, config.optimizations, model.device)
+    apply_optimizations(pipe.experts, config.optimizations, model.device)
     offload, limit = config.offload, config.optimizations.vram_limit_gib
     if limit is not None:
         offload = Offload(choose_offload(component_bytes(pipe.components), limit))
@@ -206,12 +210,15 @@ def _read_stored_model(
         for name, path in found.items()
         if name.startswith("components.") and path is not None
     }
-    if components or base.is_file():
+    if base.is_file():
+        components.setdefault("transformer", base)
+    if components:
         audio_encoder = found["audio_encoder"]
         check_complete(base, components if audio_encoder is None else {**components, "audio_encoder": audio_encoder})
     stored = StoredModel.read(
         base,
         found["adapter"],
+        adapter_2=found["adapter_2"],
         expression_adapter=found["expression_adapter"],
         face_encoder=found["face_encoder"],
         expression_encoder=found["expression_encoder"],

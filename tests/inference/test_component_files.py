@@ -229,3 +229,55 @@ def test_components_on_the_command_line(folder: Path) -> None:
     for wrong in ("vae", "vae=", "lips=file"):
         with raises_input_error(ErrorCode.invalid_choice, "--component", wrong):
             parse_job([*inputs, "--component", wrong], "test")
+
+
+def wan22_transformer(seed: int, **changes: int) -> WanTransformer3DModel:
+    """A tiny transformer without CLIP tokens, as those of Wan 2.2."""
+    torch.manual_seed(seed)
+    sizes = {"num_attention_heads": 1, "attention_head_dim": 128, "in_channels": 36, "out_channels": 16}
+    sizes |= {"text_dim": TEXT_DIM, "freq_dim": 32, "ffn_dim": 64, "num_layers": 1}
+    return WanTransformer3DModel(**{**sizes, **changes})
+
+
+def test_two_experts_are_two_files_or_the_folders_of_a_repository(folder: Path, tmp_path: Path) -> None:
+    """Wan2.2-I2V-A14B, whose single files do not state the boundary."""
+    experts = {"high": wan22_transformer(1), "low": wan22_transformer(2)}
+    for file in ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google"):
+        (tmp_path / file).symlink_to(folder / "original" / file)
+    for name, part in experts.items():
+        (tmp_path / f"{name}_noise_model").mkdir()
+        weights = tmp_path / f"{name}_noise_model/diffusion_pytorch_model.safetensors"
+        save_file(original_names(part), weights)
+        (weights.parent / "config.json").write_text('{"_class_name": "WanModel", "num_heads": 1}')
+        model = load_from_wan(weights, asdict(load_model_config("nano").portrait))
+        described = AdapterConfig(["audio", "face", "motion"], "seconds", expert=name)
+        save_adapter(model, tmp_path / "adapters" / name, described)
+    adapters = [f"adapter={tmp_path / 'adapters/high'}", f"adapter_2={tmp_path / 'adapters/low'}"]
+    audio = f"audio_encoder={folder / 'base/audio_encoder'}"
+    files = [f"components.vae={folder / 'original/Wan2.1_VAE.pth'}"]
+    files += [f"components.text_encoder={folder / 'umt5.safetensors'}"]
+    for component, name in (("transformer", "high"), ("transformer_2", "low")):
+        weights = tmp_path / f"{name}_noise_model/diffusion_pytorch_model.safetensors"
+        files.append(f"components.{component}={weights}")
+    base = f"base={tmp_path / 'high_noise_model/diffusion_pytorch_model.safetensors'}"
+    for given in ([f"base={tmp_path}"], [base, *files]):
+        found = load(folder, audio, *adapters, *given)
+        assert found.config.boundary_ratio == 0.9 and found.image_encoder is None
+        for part, expected in zip((found.transformer, found.transformer_2), experts.values(), strict=True):
+            query = expected.blocks[0].attn1.to_q.weight
+            assert torch.equal(part.blocks[0].attn1.to_q.weight, query)
+
+
+def test_a_text_to_video_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    save_file(original_names(wan22_transformer(0, in_channels=16)), tmp_path / "t2v.safetensors")
+    settings = config(folder, f"base={folder / 'base'}", f"components.transformer={tmp_path / 't2v.safetensors'}")
+    with raises_input_error(ErrorCode.unsupported, "base", str(tmp_path / "t2v.safetensors")):
+        resolve_model(settings)
+
+
+def test_a_vae_file_is_that_of_the_transformer(folder: Path, tmp_path: Path) -> None:
+    wide = wan22_transformer(0, in_channels=48, out_channels=48)
+    save_file(original_names(wide), tmp_path / "wan2.2_ti2v_5B.safetensors")
+    files = components(folder, transformer=tmp_path / "wan2.2_ti2v_5B.safetensors")
+    with raises_input_error(ErrorCode.conflict, "components.vae", 48):
+        resolve_model(config(folder, f"base={folder / 'base'}", *files))

@@ -17,6 +17,7 @@ from fantasytalking.encoders.single_files.text_encoder import (
 )
 from fantasytalking.encoders.single_files.vae import load_vae_file
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
+from fantasytalking.models.wan_loading import read_base_config
 
 
 @dataclass
@@ -25,6 +26,8 @@ class ComponentFiles:
 
     transformer: str | None = None
     """Wan transformer: .safetensors, also in float8 with or without scales, or .gguf."""
+    transformer_2: str | None = None
+    """The low-noise expert of Wan2.2-I2V-A14B; `transformer` is then the high-noise one."""
     vae: str | None = None
     """Wan 2.1's VAE: Wan2.1_VAE.pth or a repack."""
     text_encoder: str | None = None
@@ -49,14 +52,21 @@ ORIGINAL_LAYOUT = {
     "tokenizer": "google/umt5-xxl",
     "image_encoder": "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
 }
-"""Files of Wan's original repositories, whose transformer lies in the folder itself."""
+"""Files of Wan's original repositories."""
+ORIGINAL_EXPERTS = {"transformer": "high_noise_model", "transformer_2": "low_noise_model"}
+"""Folders of the experts in Wan2.2-I2V-A14B; other repositories have the transformer in the folder itself."""
+OPTIONAL_COMPONENTS = ("transformer_2", "image_encoder")
+"""Components that only some bases have."""
 
 
 def original_components(base: Path) -> dict[str, Path]:
     """Returns the components in the folder of an original repository of Wan; empty for a folder of diffusers."""
     if (base / "vae").is_dir():
         return {}
-    return {name: base / file for name, file in ORIGINAL_LAYOUT.items() if (base / file).exists()}
+    found = {name: base / file for name, file in ORIGINAL_LAYOUT.items() if (base / file).exists()}
+    if any(base.glob("diffusion_pytorch_model*.safetensors")):
+        found["transformer"] = base
+    return found | {name: base / folder for name, folder in ORIGINAL_EXPERTS.items() if (base / folder).is_dir()}
 
 
 def check_complete(base: Path, components: Mapping[str, Path]) -> None:
@@ -70,22 +80,20 @@ def check_complete(base: Path, components: Mapping[str, Path]) -> None:
         InputError: some are missing; names how each is given.
     """
     missing = [name for name in COMPONENT_NAMES if name not in components and not (base / name).is_dir()]
-    if "transformer" in missing and _has_weights(base):
-        missing.remove("transformer")
-    if "tokenizer" in missing and "text_encoder" in components and has_tokenizer(components["text_encoder"]):
-        missing.remove("tokenizer")
-    if missing:
+    needed = [name for name in missing if name not in OPTIONAL_COMPONENTS]
+    if "transformer" in components and "image_encoder" in missing:
+        has_image_encoder = read_base_config(components["transformer"])["image_dim"] is not None
+        needed += ["image_encoder"] if has_image_encoder else []
+    if "tokenizer" in needed and "text_encoder" in components and has_tokenizer(components["text_encoder"]):
+        needed.remove("tokenizer")
+    if needed:
         raise InputError(
-            f"the model lacks {', '.join(missing)}, and '{base}' has none; give "
-            f"{' '.join(f'components.{name}=FILE' for name in missing)}, or a base in diffusers' layout: base=FOLDER",
+            f"the model lacks {', '.join(needed)}, and '{base}' has none; give "
+            f"{' '.join(f'components.{name}=FILE' for name in needed)}, or a base in diffusers' layout: base=FOLDER",
             code=ErrorCode.missing_weights,
-            field=f"components.{missing[0]}",
+            field=f"components.{needed[0]}",
             value=str(base),
         )
-
-
-def _has_weights(base: Path) -> bool:
-    return base.is_file() or any(base.glob("diffusion_pytorch_model*.safetensors"))
 
 
 def load_vae(source: str | Path, files: Mapping[str, Path], **options: Any) -> VideoAutoencoder:
