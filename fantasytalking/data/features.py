@@ -39,25 +39,11 @@ from torch import Tensor
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, bounded_file
 from fantasytalking.common.limits import MAX_FEATURE_BYTES
+from fantasytalking.condition_specs import CONDITIONS
 
 FEATURE_FORMAT = 1
 METADATA_KEY = "fantasytalking"
 
-_SHAPES = {
-    "latents": ("Z", "F", "h", "w"),
-    "first_frame_latents": ("Z", "F", "h", "w"),
-    "text": ("T", "D_text"),
-    "audio": ("A", "C"),
-    "frame_times": ("frames",),
-    "face": ("P", "512"),
-    "lip_mask_causal": ("F", "h", "w"),
-    "lip_mask_trilinear": ("F", "h", "w"),
-    "image": ("I", "D_image"),
-    "expression": ("P", "frames", "E"),
-    "expression_present": ("P", "frames"),
-    "boxes": ("P", "frames", "4"),
-    "speakers": ("P", "A", "C"),
-}
 _OPTIONAL = (("image",), ("expression", "expression_present", "boxes"), ("speakers",))
 _DTYPES = {
     "frame_times": torch.float64,
@@ -84,6 +70,16 @@ class ClipFeatures:
     expression_present: Tensor | None = None
     boxes: Tensor | None = None
     speakers: Tensor | None = None
+
+
+_AXES = {
+    "latents": ("Z", "F", "h", "w"),
+    "frame_times": ("frames",),
+    "lip_mask_causal": ("F", "h", "w"),
+    "lip_mask_trilinear": ("F", "h", "w"),
+    **{name: axes for spec in CONDITIONS for name, axes in spec.features.items()},
+}
+_SHAPES = {item.name: _AXES[item.name] for item in fields(ClipFeatures)}
 
 
 def save_features(features: ClipFeatures, path: Path, config_hash: str) -> None:
@@ -191,6 +187,3 @@ def _check_keys(tensors: dict[str, Tensor], source: str) -> None:
     wrong = sorted((tensors.keys() ^ _SHAPES.keys()) - absent)
     if wrong:
         raise _malformed(source, wrong[0], "is missing" if wrong[0] in _SHAPES else "is unknown")
-
-
-assert [field.name for field in fields(ClipFeatures)] == list(_SHAPES)

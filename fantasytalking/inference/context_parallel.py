@@ -20,7 +20,8 @@ from diffusers import ContextParallelConfig
 from torch import Tensor, distributed
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.condition_specs import PER_WINDOW_TENSORS
+from fantasytalking.conditions import flatten_conditions, unflatten_conditions
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline, resolve_model
@@ -37,19 +38,6 @@ LoadedT = TypeVar("LoadedT")
 
 WORKER_TIMEOUT = timedelta(days=1)
 """Longest wait of a worker for the coordinator, which may be waiting for audio."""
-EXPRESSION_PREFIX = "expression."
-"""Prefix of the names of tensors within the expression condition."""
-WINDOWED_TENSORS = (
-    "audio_embeds",
-    "audio_mask",
-    f"{EXPRESSION_PREFIX}features",
-    f"{EXPRESSION_PREFIX}present",
-    f"{EXPRESSION_PREFIX}regions",
-    "speaker_regions",
-)
-"""Conditions that change from window to window."""
-_CACHE_KEYS = {"audio_embeds": "audio", f"{EXPRESSION_PREFIX}features": "expression"}
-"""Entry of the condition cache that a windowed tensor invalidates."""
 
 
 class LoadCommand(NamedTuple):
@@ -154,7 +142,7 @@ class Coordinator:
         if is_new:
             self._sent[expert] = _SentConditions(cache)
         sent = self._sent[expert]
-        numbered = {name: sent.register(name, value) for name, value in _flatten_conditions(conditions).items()}
+        numbered = {name: sent.register(name, value) for name, value in flatten_conditions(conditions).items()}
         _broadcast(ForwardCommand(expert, _cpu_copy(latents), _cpu_copy(timestep), numbered, is_new, cache is not None))
 
 
@@ -171,7 +159,7 @@ class _SentConditions:
         known = self._tensors.setdefault(name, {})
         if id(tensor) in known:
             return known[id(tensor)][0], None
-        if name in WINDOWED_TENSORS:
+        if name in PER_WINDOW_TENSORS:
             known.clear()
         self._num_sent += 1
         known[id(tensor)] = (self._num_sent, tensor)  # the tensor is kept, so that its id stays its own
@@ -194,14 +182,13 @@ class _WorkerState:
         for name, (number, tensor) in command.conditions.items():
             known = self._tensors.setdefault(name, {})
             if tensor is not None:
-                if name in WINDOWED_TENSORS:
+                if name in PER_WINDOW_TENSORS:
                     known.clear()
-                    if name in _CACHE_KEYS:
-                        self._cache.evict(_CACHE_KEYS[name])
+                    self._cache.evict(PER_WINDOW_TENSORS[name])
                 known[number] = tensor.to(device)
             tensors[name] = known[number]
         cache = self._cache if command.uses_cache else None
-        conditions = _unflatten_conditions(tensors)
+        conditions = unflatten_conditions(tensors)
         transformer(command.latents.to(device, dtype), command.timestep.to(device), conditions, cache=cache)
 
 
@@ -289,29 +276,6 @@ def _enable_context_parallel(transformer: FantasyTalkingTransformer3DModel) -> N
             value=size,
         )
     transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=size))
-
-
-def _flatten_conditions(conditions: Conditions) -> dict[str, Tensor]:
-    """Returns the tensors of the conditions by name."""
-    values = conditions._asdict()
-    expression = values.pop("expression")
-    if expression is not None:
-        values |= {EXPRESSION_PREFIX + name: value for name, value in expression._asdict().items()}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _unflatten_conditions(tensors: dict[str, Tensor]) -> Conditions:
-    """Returns the conditions of named tensors: the inverse of `_flatten_conditions`."""
-    inner = {
-        name.removeprefix(EXPRESSION_PREFIX): value
-        for name, value in tensors.items()
-        if name.startswith(EXPRESSION_PREFIX)
-    }
-    values: dict[str, Any] = {name: tensors.get(name) for name in Conditions._fields}
-    if inner:
-        features, present, scale = (inner[name] for name in ("features", "present", "scale"))
-        values["expression"] = ExpressionCondition(features, present, inner.get("regions"), scale)
-    return Conditions(**values)
 
 
 def _cpu_copy(tensor: Tensor) -> Tensor:

@@ -80,7 +80,8 @@ DOWNLOAD_HINTS = {
         "see its page for the license",
     ),
     "checkpoints/arcface/w600k_r50.onnx": DownloadHint(
-        "put w600k_r50.onnx of buffalo_l (github.com/deepinsight/insightface, model zoo) into checkpoints/arcface",
+        "curl -LO https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip && "
+        "unzip -j buffalo_l.zip '*w600k_r50.onnx' -d checkpoints/arcface",
         "0.2 GB",
         "non-commercial research only",
     ),

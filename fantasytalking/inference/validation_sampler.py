@@ -21,6 +21,7 @@ from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import resolve_local
 from fantasytalking.data.manifest import ClipRecord, corpus_face_ranges, read_manifest
+from fantasytalking.encoders.base_geometry import read_geometry
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.inference.config import InferConfig
@@ -47,7 +48,7 @@ from fantasytalking.pipeline import (
 )
 from fantasytalking.pipeline.loading.model_components import load_encoders
 from fantasytalking.pipeline.loading.options import LoadingOptions
-from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder, read_geometry
+from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder
 from fantasytalking.pipeline.portrait import report_framing
 from fantasytalking.pipeline.schedulers import make_scheduler
 from fantasytalking.training.config import TrainConfig, ValidationConfig

@@ -36,7 +36,7 @@ from fantasytalking.models.guarded_loading import GuardedLoading
 from fantasytalking.models.guidance_embedder import DistillationSpec, GuidanceEmbedder
 from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.models.input_checks import check_inputs, prediction_batch_size
-from fantasytalking.models.kv_cache import ConditionKVCache, ConditionTokens
+from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.portrait_block import PortraitBlock
 from fantasytalking.models.portrait_config import PortraitConfig
@@ -143,8 +143,7 @@ class FantasyTalkingTransformer3DModel(
                 cross_attn_norm=cross_attn_norm,
                 eps=eps,
                 added_kv_proj_dim=added_kv_proj_dim,
-                audio_token_dim=audio_token_dim,
-                face_token_dim=face_token_dim,
+                token_dims={"audio": audio_token_dim, "face": face_token_dim},
             )
             for _ in range(num_layers)
         )
@@ -187,7 +186,7 @@ class FantasyTalkingTransformer3DModel(
         self.expression_projector = ExpressionProjector(config).to(like.device, like.dtype).train(self.training)
         for module in self.modules():
             if isinstance(module, PortraitCrossAttention):
-                module.add_expression_projections(config.token_dim)
+                module.add_conditions({"expression": config.token_dim})
 
     def configure_expression(self, config: ExpressionModuleConfig) -> None:
         """Sets scale and padding of the expression condition to those of `config`, which has the same sizes."""
@@ -337,15 +336,15 @@ class FantasyTalkingTransformer3DModel(
         self, conditions: Conditions, cache: ConditionKVCache | None, local: LocalTokens, frames: int, batch: int
     ) -> BlockConditions:
         """Projects the conditions to tokens, from the cache if given, with their windows, masks and weights."""
-        windows = conditions.audio_embeds.shape[1]
-        span = local.window_span(windows)
+        num_windows = conditions.audio_embeds.shape[1]
+        span = local.window_span(num_windows)
         audio_mask = conditions.audio_mask[:, span.window_slice]
         expression, frame_span = conditions.expression, local.window_span(frames)
 
         def project_audio(audio: Tensor) -> Tensor:
             # Padding may contain NaN, which a mask in the softmax does not exclude.
             audio = audio[:, span.window_slice].masked_fill(~audio_mask[..., None], 0.0)
-            return self.audio_projector(audio, frame_level=windows > 1)
+            return self.audio_projector(audio, frame_level=num_windows > 1)
 
         def project_expression(features: Tensor) -> Tensor:
             assert self.expression_projector is not None and expression is not None
@@ -367,27 +366,23 @@ class FantasyTalkingTransformer3DModel(
             "face": (conditions.face_embeds, self.face_resampler),
             "expression": (None if expression is None else expression.features, project_expression),
         }
-        tokens: dict[str, Tensor | None] = {}
-        for name, (source, project) in projections.items():
-            if source is None:
-                tokens[name] = None
-            else:
-                tokens[name] = project(source) if cache is None else cache.get_tokens(name, source, project)
-        scales = conditions.condition_scale.new_tensor([self.config.audio_scale, self.config.face_scale])
-        block_conditions = BlockConditions(
-            tokens=ConditionTokens(**tokens),  # type: ignore[arg-type]
-            audio=build_windowed_attention(local, span, audio_mask, conditions.speaker_regions),
-            scale=(conditions.condition_scale * scales).expand(batch, -1),
-        )
-        if expression is None or self.expression_projector is None or self.expression_config is None:
-            return block_conditions
-        mask = self.expression_projector.window_mask(expression.present, self.expression_config.padding)
-        return block_conditions._replace(
-            expression=build_windowed_attention(
+        tokens = {
+            name: project(source) if cache is None else cache.get_tokens(name, source, project)
+            for name, (source, project) in projections.items()
+            if source is not None
+        }
+        weights = conditions.condition_scale.new_tensor([self.config.audio_scale, self.config.face_scale])
+        audio_scale, face_scale = (conditions.condition_scale * weights).expand(batch, -1).unbind(1)
+        scales = {"audio": audio_scale, "face": face_scale}
+        windows = {"audio": build_windowed_attention(local, span, audio_mask, conditions.speaker_regions)}
+        if expression is not None:
+            assert self.expression_projector is not None and self.expression_config is not None
+            mask = self.expression_projector.window_mask(expression.present, self.expression_config.padding)
+            windows["expression"] = build_windowed_attention(
                 local, frame_span, mask[:, frame_span.window_slice].flatten(2), expression.regions
-            ),
-            expression_scale=(expression.scale * self.expression_config.scale).expand(batch),
-        )
+            )
+            scales["expression"] = (expression.scale * self.expression_config.scale).expand(batch)
+        return BlockConditions(tokens, windows, scales, keys_values={})
 
     def _local_tokens(self, num_tokens: int) -> LocalTokens:
         """Returns the range of video tokens on this rank: all of them without context parallelism."""

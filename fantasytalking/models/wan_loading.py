@@ -23,6 +23,7 @@ from fantasytalking.common.tensor_io import (
 from fantasytalking.common.text import shortened
 from fantasytalking.common.text_files import read_json
 from fantasytalking.common.weight_files import open_weights, without_prefix
+from fantasytalking.condition_specs import CONDITIONS
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
 from fantasytalking.models.diffusers_internals import float32_module_names
@@ -33,13 +34,7 @@ from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.transformer_config import check_transformer_config
 
-ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
-    "audio": ("audio_projector.*", "blocks.*.attn2.audio_[kv]_proj.weight"),
-    "face": ("face_resampler.*", "blocks.*.attn2.face_[kv]_proj.weight"),
-    "motion": ("motion_embedder.*",),
-    "expression": ("expression_projector.*", "blocks.*.attn2.expression_[kv]_proj.weight"),
-    "guidance": ("guidance_embedder.*",),
-}
+ADAPTER_MODULES = {spec.name: spec.parameter_patterns for spec in CONDITIONS if spec.module is not None}
 """The paper's modules and patterns of their parameter names. All other parameters belong to the base. Expression
 parameters exist only in a model with an `expression` section, guidance parameters only in a distilled model."""
 
@@ -134,14 +129,10 @@ def build_from_wan(
 def initialize_new_module(module: nn.Module, dtype: torch.dtype) -> None:
     """Allocates and initializes a meta-device module if it is one of the paper's."""
     if isinstance(module, PortraitCrossAttention):
-        for projection in (module.audio_k_proj, module.audio_v_proj, module.face_k_proj, module.face_v_proj):
-            projection.to_empty(device="cpu").to(dtype)
-        module.reset_audio_parameters()
-        module.reset_face_parameters()
-        if module.has_expression:
-            module.expression_k_proj.to_empty(device="cpu").to(dtype)
-            module.expression_v_proj.to_empty(device="cpu").to(dtype)
-            module.reset_expression_parameters()
+        for name in module.decoupled:
+            for projection in module.pair(name):
+                projection.to_empty(device="cpu").to(dtype)
+        module.reset_decoupled_parameters()
     elif isinstance(module, AudioProjector | FaceResampler | MotionEmbedder | ExpressionProjector):
         module.to_empty(device="cpu").to(dtype)
         module.reset_parameters()

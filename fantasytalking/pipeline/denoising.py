@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import check_finite_result
+from fantasytalking.condition_specs import CONDITIONS
 from fantasytalking.conditions import Conditions
-from fantasytalking.models.cfg_branches import FULL_BRANCH, FULL_BRANCH_WITH_EXPRESSION, GuidanceBranch
+from fantasytalking.models.cfg_branches import GuidanceBranch
 from fantasytalking.models.experts import Expert, Experts
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.pipeline.call_state import CallState
@@ -27,8 +28,6 @@ from fantasytalking.pipeline.schedulers import set_timesteps
 from fantasytalking.pipeline.sliding_window import LatentWindow
 from fantasytalking.pipeline.video_conditions import BranchInputs, VideoConditions, WindowConditions
 
-WINDOWED_CONDITIONS = ("audio", "expression")
-"""Entries of the condition cache that change from window to window."""
 BATCH_MEMORY_DIVISOR = 8
 """Branches run in one call where they need at most 1 / this of the device's memory."""
 
@@ -46,9 +45,10 @@ class DenoisingCache:
 
     def evict_windowed(self) -> None:
         """Drops what was computed from the conditions of one window."""
-        for cache in self.conditions.values():
-            for name in WINDOWED_CONDITIONS:
-                cache.evict(name)
+        for spec in CONDITIONS:
+            if spec.per_window:
+                for cache in self.conditions.values():
+                    cache.evict(spec.name)
 
     def evict_prompts(self) -> None:
         """Drops what was computed from the prompts."""
@@ -119,7 +119,7 @@ class Denoiser:
         if guidance.scales not in self._guidance_scales:
             self._guidance_scales[guidance.scales] = self.conditions.motion_intensity.new_tensor([guidance.scales])
         scales = self._guidance_scales[guidance.scales]
-        branch = FULL_BRANCH if self.conditions.expression is None else FULL_BRANCH_WITH_EXPRESSION
+        branch = self.conditions.full_branch
         return self._predict_branches(window_index, window, latents, timestep, [branch], scales)[branch].float()
 
     def _predict_branches(

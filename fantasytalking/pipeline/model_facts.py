@@ -1,17 +1,15 @@
 """Reads once what the files of a model say about it: trained modules, audio windows, distillation, encoders."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-
 from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.text_files import read_json
+from fantasytalking.encoders.base_geometry import read_geometry, read_transformer_config
 from fantasytalking.face_range import FaceRange, FaceRanges, face_ranges_from_dict
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.experts import Expert, check_boundary_ratio
@@ -312,37 +310,6 @@ def read_pipeline_config(folder: Path) -> dict[str, Any] | None:
     return values
 
 
-def read_geometry(base: Path) -> LatentGeometry:
-    """Returns strides and patch from the configurations of a base's VAE and transformer.
-
-    Raises:
-        InputError: the base has no VAE configuration, a stride or patch is out of range, or its patches are of another
-            kind than Wan's.
-    """
-    path = base / "vae" / "config.json"
-    if not path.is_file():
-        raise InputError(
-            f"'{path}' does not exist; give a diffusers folder that has the VAE: base=FOLDER",
-            code=ErrorCode.missing_weights,
-            field="base",
-            value=str(base),
-        )
-    return LatentGeometry.from_configs(
-        _default_arguments(AutoencoderKLWan) | read_json(path),  # files of earlier diffusers lack the strides
-        read_transformer_config(base),
-    )
-
-
-def read_transformer_config(base: Path) -> dict[str, Any]:
-    """Returns the configuration of a base's transformer, with the defaults of keys that it lacks.
-
-    Raises:
-        InputError: the file is not valid JSON.
-    """
-    path = base / "transformer" / "config.json"  # loading reports a missing transformer
-    return _default_arguments(WanTransformer3DModel) | (read_json(path) if path.is_file() else {})
-
-
 def read_boundary_ratio(base: Path) -> float | None:
     """Returns the noise level that divides the two experts of a base; None where it has one transformer.
 
@@ -353,11 +320,6 @@ def read_boundary_ratio(base: Path) -> float | None:
         return None
     path = base / "model_index.json"
     return check_boundary_ratio(read_json(path).get("boundary_ratio") if path.is_file() else None, f"'{path}'")
-
-
-def _default_arguments(model_class: type) -> dict[str, Any]:
-    parameters = inspect.signature(model_class).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
 
 
 def find_face_encoder(folder: Path) -> Path | None:

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 SUFFICIENT_FACE_FRACTION = 0.1
 """Face size, relative to the shorter side of the image, from which on a face is found."""
+_CUT_TOLERANCE = 1.0
+"""Pixels of the portrait by which the box of a face may exceed it."""
 
 
 class Portrait(NamedTuple):
@@ -146,7 +148,7 @@ def prepare_portrait(
 
     Raises:
         InputError: there is no face, another number than `num_faces` with none selected, no face of a selected index,
-            or the faces are too far apart.
+            or several faces do not fit whole, as far as the image shows them.
     """
     from fantasytalking.media.framing import Framing
     from fantasytalking.perception.face_crop import five_points
@@ -160,6 +162,7 @@ def prepare_portrait(
     selected = [faces[number] for number in _select_faces(len(faces), face_index, num_faces)]
     landmarks = np.stack([one.landmarks for one in selected])
     boxes = np.stack([one.box for one in selected]).astype(np.float64)
+    corners = np.clip(boxes, 0, (image.shape[1], image.shape[0]) * 2).reshape(-1, 2)  # of what the image shows of them
     margins = ResizeMode.crop if resize_mode is ResizeMode.fit else resize_mode
     framing = Framing.for_nearest_bucket(image.shape[1], image.shape[0], list(sizes), margins)
     window = None
@@ -172,15 +175,15 @@ def prepare_portrait(
         outside_fraction = window.outside_fraction(image.shape)
         image = window.extract(image)
         landmarks = landmarks - np.array([left, top, 0], np.float32)
-        boxes = boxes - np.array([left, top, left, top])
+        boxes, corners = boxes - np.array([left, top, left, top]), corners - np.array([left, top])
         framing = Framing(right - left, bottom - top, framing.bucket, margins)
     x0, y0, x1, y1 = _enclosing_box(boxes)
     offset = framing.offset(((x0 + x1) / 2, (y0 + y1) / 2))
     pixels = framing.crop_or_pad(framing.resize(image), offset)
+    if len(boxes) > 1:
+        _check_faces_inside(framing.transform_points(corners, offset), framing.bucket)
     moved = framing.transform_points(landmarks, offset)
-    portrait = Portrait(pixels, five_points(moved), landmark_box(moved).astype(np.float32), outside_fraction)
-    _check_faces_inside(portrait)
-    return portrait
+    return Portrait(pixels, five_points(moved), landmark_box(moved).astype(np.float32), outside_fraction)
 
 
 def _crop_window(
@@ -350,15 +353,13 @@ def _enclosing_box(boxes: NDArray[np.floating]) -> tuple[float, float, float, fl
     return x0, y0, x1, y1
 
 
-def _check_faces_inside(portrait: Portrait) -> None:
-    """Raises where one of several faces was cropped away."""
-    height, width = portrait.pixels.shape[:2]
-    centers = (portrait.face_boxes[:, :2] + portrait.face_boxes[:, 2:]) / 2
-    if len(centers) > 1 and not bool(((centers > 0) & (centers < (width, height))).all()):
+def _check_faces_inside(corners: NDArray[np.floating], size: ResolutionBucket) -> None:
+    """Raises where one of several faces is cut by the crop, given the corners (2 P, 2) of their boxes in it."""
+    if corners.min() < -_CUT_TOLERANCE or (corners > np.array(size) + _CUT_TOLERANCE).any():
         raise InputError(
-            f"the {len(centers)} faces do not all fit into a crop of {width}x{height}; give a wider --size, or "
-            "resize_mode=letterbox",
+            f"the {len(corners) // 2} faces do not fit whole into a crop of {size.width}x{size.height}; give a wider "
+            "--size, or resize_mode=letterbox",
             code=ErrorCode.conflict,
             field="sizes",
-            value=f"{width}x{height}",
+            value=f"{size.width}x{size.height}",
         )

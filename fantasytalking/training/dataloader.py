@@ -56,9 +56,7 @@ class MicroBatch(NamedTuple):
             lip_mask=self.batch.lip_mask.to(device, non_blocking=True),
             num_given_frames=self.batch.num_given_frames,
         )
-        return self._replace(
-            batch=batch, randomness=StepRandomness(*(value.to(device, non_blocking=True) for value in self.randomness))
-        )
+        return self._replace(batch=batch, randomness=self.randomness.to(device))
 
 
 @dataclass(frozen=True)

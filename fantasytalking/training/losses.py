@@ -3,6 +3,7 @@
 Axes: B clips, F latent frames, h and w latent height and width.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -92,22 +93,24 @@ def loss_weight(lip_mask: Tensor, randomness: StepRandomness, config: LossConfig
     return torch.where(masked, lip_mask, torch.ones_like(lip_mask))
 
 
-def drop_conditions(conditions: Conditions, uniforms: Tensor, config: DropoutConfig) -> Conditions:
-    """Drops reference, audio, prompt and expression of each clip where its uniform number is below the probability.
+def drop_conditions(conditions: Conditions, uniforms: Mapping[str, Tensor], config: DropoutConfig) -> Conditions:
+    """Drops each condition of a clip where the uniform number of its name is below the probability of that name.
 
     Args:
-        uniforms: (B, 4) in [0, 1): reference, audio, prompt, expression.
+        uniforms: (B,) in [0, 1) by key of `config` (`ConditionSpec.dropout`).
     """
-    probabilities = uniforms.new_tensor([config.reference, config.audio, config.prompt, config.expression])
-    kept = (uniforms >= probabilities).to(conditions.condition_scale)
-    reference, audio, prompt, expression_kept = kept.unbind(dim=1)  # (B,) 1 = kept
-    face = torch.ones_like(reference) if config.reference_target is ReferenceDropoutTarget.image else reference
-    first_frame = torch.ones_like(reference) if config.reference_target is ReferenceDropoutTarget.face else reference
+    kept = {
+        name: (uniform >= uniform.new_tensor(getattr(config, name))).to(conditions.condition_scale)
+        for name, uniform in uniforms.items()
+    }  # (B,) 1 = kept
+    target, reference = config.reference_target, kept["reference"]
+    face = torch.ones_like(reference) if target is ReferenceDropoutTarget.image else reference
+    first_frame = torch.ones_like(reference) if target is ReferenceDropoutTarget.face else reference
     image, expression = conditions.image_embeds, conditions.expression
     return conditions._replace(
-        prompt_embeds=conditions.prompt_embeds * prompt[:, None, None],
+        prompt_embeds=conditions.prompt_embeds * kept["prompt"][:, None, None],
         image_embeds=None if image is None else image * first_frame[:, None, None],
         image_latents=conditions.image_latents * first_frame[:, None, None, None, None],
-        condition_scale=conditions.condition_scale * torch.stack([audio, face], dim=1),
-        expression=None if expression is None else expression._replace(scale=expression.scale * expression_kept),
+        condition_scale=conditions.condition_scale * torch.stack([kept["audio"], face], dim=1),
+        expression=None if expression is None else expression._replace(scale=expression.scale * kept["expression"]),
     )

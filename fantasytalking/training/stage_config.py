@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_fraction, check_range
+from fantasytalking.condition_specs import CONDITIONS
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.flow_matching import LossNormalization, SigmaConfig
 from fantasytalking.models.cfg_branches import CfgOrder
@@ -71,6 +72,10 @@ class LossConfig:
         check_fraction("stage.loss.eta", self.eta)
 
 
+DROPOUT_NAMES = tuple(dict.fromkeys(spec.dropout for spec in CONDITIONS if spec.dropout is not None))
+"""Keys of `DropoutConfig` that hold a probability."""
+
+
 @dataclass
 class DropoutConfig:
     """Probability, in [0, 1], of dropping each condition independently of the others (paper: 0.1 each)."""
@@ -87,7 +92,7 @@ class DropoutConfig:
 
     def validate(self) -> None:
         """Validates the probabilities."""
-        for name in ("reference", "audio", "prompt", "expression"):
+        for name in DROPOUT_NAMES:
             check_fraction(f"stage.dropout.{name}", getattr(self, name))
 
 

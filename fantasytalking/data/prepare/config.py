@@ -168,7 +168,7 @@ class PreparationConfig:
         Raises:
             InputError: `frames` or a bucket is not a multiple of what the base encodes.
         """
-        geometry.latent_frames(self.frames)
+        geometry.latent_frames(self.frames, "frames")
         for text, bucket in zip(self.buckets, self.parsed_buckets(), strict=True):
             geometry.check_size(bucket.height, bucket.width, "buckets", text)
 
