@@ -72,9 +72,10 @@ def project_mask(
 ) -> np.ndarray:
     """Projects a pixel mask to latent space.
 
-    `causal` follows the causal VAE: latent frame 0 is frame 0, latent frame k > 0 is frames s(k-1)+1 to sk, where s is `temporal_stride`. The value of a
-    cell is the fraction of its pixels, over its frames, that lie in the mask. The mean preserves the area of the mask,
-    so that the loss weighs closed and open mouths by their true sizes; a maximum would enlarge small masks most.
+    `causal` follows the causal VAE: latent frame 0 is frame 0, latent frame k > 0 is frames s (k - 1) + 1 to s k, where
+    s is `temporal_stride`. The value of a cell is the fraction of its pixels, over its frames, that lie in the mask.
+    The mean preserves the area of the mask, so that the loss weighs closed and open mouths by their true sizes; a
+    maximum would enlarge small masks most.
     `trilinear` is the paper's interpolation of the whole block (torch, align_corners False); early latent frames are
     then displaced, with a stride of 4 by up to about 2.8 frames.
 
