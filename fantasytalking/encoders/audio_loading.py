@@ -21,8 +21,10 @@ from transformers import (
 
 from fantasytalking.audio_tokens import AudioEncoderSpec
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.hub import resolve_local
 from fantasytalking.encoders.audio_features import AudioEncoder
 from fantasytalking.encoders.loading import load_component, load_model, read_component_json
+from fantasytalking.encoders.single_files.wav2vec_file import is_wav2vec_file, load_wav2vec_file
 from fantasytalking.encoders.wav2vec import Wav2Vec2AudioEncoder
 from fantasytalking.encoders.whisper import WhisperAudioEncoder, WhisperSpeechEncoder
 
@@ -57,7 +59,7 @@ def load_audio_encoder(
     """Loads a model and its feature extractor from a folder or hub id (facebook/wav2vec2-base-960h).
 
     Args:
-        source: the folder or hub id.
+        source: the folder or hub id; of wav2vec2, also a single file, or a folder with a torch file.
         subfolder: the folder of the model within `source`.
         processor_subfolder: the folder of the feature extractor; None uses `subfolder`.
         device: the device of the model.
@@ -68,6 +70,8 @@ def load_audio_encoder(
         InputError: the model is missing, damaged or incomplete, is of another kind than `AUDIO_MODEL_KINDS`, or does
             not read 16 kHz.
     """
+    if not subfolder and is_wav2vec_file(Path(resolve_local(source))):
+        return _load_wav2vec_file(Path(resolve_local(source)), device, dtype)
     kind = _kind_of(source, subfolder)
     kind.encoder_class.spec_of(load_component(kind.config_class.from_pretrained, source, subfolder, "audio encoder"))
     processor_folder = subfolder if processor_subfolder is None else processor_subfolder
@@ -105,6 +109,19 @@ def read_audio_encoder_spec(source: str | Path, subfolder: str = "") -> AudioEnc
     kind = _kind_of(source, subfolder)
     config = load_component(kind.config_class.from_pretrained, source, subfolder, "audio encoder")
     return kind.encoder_class.spec_of(config)
+
+
+def _load_wav2vec_file(path: Path, device: torch.device | str | None, dtype: torch.dtype) -> AudioEncoder:
+    if (path / "config.json").is_file() and (kind := _kind_of(path, "")) is not AUDIO_MODEL_KINDS["wav2vec2"]:
+        raise InputError(
+            f"audio encoder '{path}' has its weights in a torch file, which is read for wav2vec2, not for "
+            f"{kind.model_class.__name__}; get its model.safetensors",
+            code=ErrorCode.unsupported,
+            field="audio_encoder",
+            value=str(path),
+        )
+    model, processor = load_wav2vec_file(path, dtype)
+    return Wav2Vec2AudioEncoder(model if device is None else model.to(device), processor)
 
 
 def _kind_of(source: str | Path, subfolder: str) -> AudioModelKind:

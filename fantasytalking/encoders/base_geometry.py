@@ -1,6 +1,7 @@
 """Reads the geometry of a base from the configurations of its VAE and transformer, before any weights are loaded."""
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,31 @@ VAE_CONFIG_FILE = Path("vae", "config.json")
 """Configuration of the VAE in a diffusers folder."""
 
 
-def read_geometry(base: Path) -> LatentGeometry:
+def read_geometry(
+    base: Path, transformer: Mapping[str, Any] | None = None, *, is_vae_a_file: bool = False
+) -> LatentGeometry:
     """Returns strides and patch from the configurations of a base's VAE and transformer.
+
+    Args:
+        transformer: configuration of the transformer; None: that in the folder `base`.
+        is_vae_a_file: the VAE is a single file, and therefore Wan 2.1's.
 
     Raises:
         InputError: the base has no VAE configuration, a stride or patch is out of range, or its patches are of another
-            kind than Wan's.
+            kind than Wan's; or the VAE is a file, but not that of the transformer.
     """
+    transformer = read_transformer_config(base) if transformer is None else transformer
+    defaults = _default_arguments(AutoencoderKLWan)  # files of earlier diffusers lack the strides
+    if is_vae_a_file:
+        if transformer["out_channels"] != defaults["z_dim"]:
+            raise InputError(
+                f"the transformer predicts {transformer['out_channels']} latent channels, but a VAE in one file is "
+                f"Wan 2.1's of {defaults['z_dim']}; leave components.vae out and give a base in diffusers' layout",
+                code=ErrorCode.conflict,
+                field="components.vae",
+                value=transformer["out_channels"],
+            )
+        return LatentGeometry.from_configs(defaults, transformer)
     path = base / VAE_CONFIG_FILE
     if not path.is_file():
         raise InputError(
@@ -29,10 +48,7 @@ def read_geometry(base: Path) -> LatentGeometry:
             field="base",
             value=str(base),
         )
-    return LatentGeometry.from_configs(
-        _default_arguments(AutoencoderKLWan) | read_json(path),  # files of earlier diffusers lack the strides
-        read_transformer_config(base),
-    )
+    return LatentGeometry.from_configs(defaults | read_json(path), transformer)
 
 
 def read_transformer_config(base: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from fantasytalking.common.hub import CHECKPOINTS_FOLDER, HUB_ID, local_folder
+from fantasytalking.common.weight_files import WEIGHT_SUFFIXES
 
 
 class DownloadHint(NamedTuple):
@@ -92,6 +93,12 @@ DOWNLOAD_HINTS = {
         f"about 2 GB {_SIZES_BY_DTYPE.format(4)}",
         "see its page for the license",
     ),
+    "checkpoints/loras/Wan21_I2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors": DownloadHint(
+        "hf download lightx2v/Wan2.1-I2V-14B-480P-StepDistill-CfgDistill-Lightx2v "
+        "loras/Wan21_I2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors --local-dir checkpoints",
+        "about 0.7 GB",
+        "see its page for the license",
+    ),
     "checkpoints/arcface/w600k_r50.onnx": DownloadHint(
         "curl -LO https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip && "
         "unzip -j buffalo_l.zip '*w600k_r50.onnx' -d checkpoints/arcface",
@@ -107,7 +114,8 @@ def download_hint(path_or_id: str) -> str:
     source = DOWNLOAD_HINTS.get(path_or_id)
     if source is not None:
         return f"'{path_or_id}': {source.command} ({source.size}, {source.license})"
-    if HUB_ID.fullmatch(path_or_id) and not path_or_id.startswith((f"{CHECKPOINTS_FOLDER}/", "outputs/")):
+    is_path = path_or_id.startswith((f"{CHECKPOINTS_FOLDER}/", "outputs/")) or path_or_id.endswith(WEIGHT_SUFFIXES)
+    if HUB_ID.fullmatch(path_or_id) and not is_path:
         return (
             f"'{path_or_id}': hf download {path_or_id} --local-dir {local_folder(path_or_id)} "
             "(its page states size and license)"

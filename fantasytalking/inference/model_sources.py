@@ -10,14 +10,15 @@ import torch
 from tqdm import tqdm
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import existing_file
 from fantasytalking.common.hub import CHECKPOINTS_FOLDER, HUB_ID, resolve_local
+from fantasytalking.common.weight_files import WEIGHT_SUFFIXES
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.inference.optimizations import apply_optimizations, choose_offload, component_bytes
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_encoder_config
+from fantasytalking.pipeline.loading.component_files import check_complete, original_components
 from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
@@ -41,10 +42,8 @@ class ResolvedModel:
     """Separate ArcFace .onnx; None: the one in the base."""
     expression_encoder: Path | None
     """None: nothing drives the faces, or there is no encoder."""
-    lora: Path | None
-    """Few-step LoRA of the optimizations."""
-    lora_2: Path | None
-    """That of the low-noise expert."""
+    loras: dict[str, Path]
+    """LoRAs of the optimizations, by the names that records use."""
     device: torch.device
     dtype: torch.dtype
     """Of transformers, text and image encoder."""
@@ -58,10 +57,10 @@ class ResolvedModel:
             "adapter_2": self.stored.adapter_2,
             "audio_encoder": self.audio_encoder,
             "face_encoder": self.face_encoder,
-            "lora": self.lora,
-            "lora_2": self.lora_2,
             "expression_adapter": self.stored.expression_adapter,
             "expression_encoder": self.expression_encoder,
+            **{f"components.{name}": path for name, path in self.stored.components.items()},
+            **self.loras,
         }
         return {name: path for name, path in named.items() if path is not None}
 
@@ -88,23 +87,22 @@ def resolve_model(
         InputError: weights are missing (one line with command, size and license of each), a description is malformed,
             or the device does not exist.
     """
-    base_name = config.base or load_model_config(config.model).base
+    files = config.components.given()
+    base_name = _base_name(config, files)
+    loras = {name: file.path for name, file in config.optimizations.lora_files().items()}
     found = resolve_paths(
         {
             "base": base_name,
             "adapter": config.adapter,
             "adapter_2": config.adapter_2,
-            "audio_encoder": config.audio_encoder,
+            "audio_encoder": files.pop("audio_encoder", config.audio_encoder),
             "face_encoder": config.face_encoder,
             "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
             "expression_encoder": config.expression_encoder if has_driving_video else None,
+            **{f"components.{name}": file for name, file in files.items()},
+            **loras,
         },
         base_source=base_name,
-    )
-    names = ("few_step_lora", "few_step_lora_2")
-    paths = {name: getattr(config.optimizations, name) for name in names}
-    lora, lora_2 = (
-        None if path is None else existing_file(path, f"optimizations.{name}") for name, path in paths.items()
     )
     stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
     config.optimizations.check_experts(len(stored.experts) > 1)
@@ -118,8 +116,7 @@ def resolve_model(
         found["audio_encoder"],
         found["face_encoder"],
         stored.expression_encoder if has_driving_video else None,
-        lora,
-        lora_2,
+        {name: found[name] or Path(path) for name, path in loras.items()},
         _resolve_device(config),
         config.dtype.torch_dtype,
     )
@@ -213,6 +210,16 @@ def _read_stored_model(
     """The weights as read, with the expression adapter where the video needs it."""
     base = found["base"]
     assert base is not None, "the base is always named"
+    components = original_components(base) | {
+        name.removeprefix("components."): path
+        for name, path in found.items()
+        if name.startswith("components.") and path is not None
+    }
+    if base.is_file():
+        components.setdefault("transformer", base)
+    if components:
+        audio_encoder = found["audio_encoder"]
+        check_complete(base, components if audio_encoder is None else {**components, "audio_encoder": audio_encoder})
     stored = StoredModel.read(
         base,
         found["adapter"],
@@ -220,6 +227,7 @@ def _read_stored_model(
         expression_adapter=found["expression_adapter"],
         face_encoder=found["face_encoder"],
         expression_encoder=found["expression_encoder"],
+        components=components,
     )
     inside = base / EXPRESSION_ADAPTER_FOLDER
     is_wanted = has_driving_video or is_multi_speaker
@@ -230,11 +238,20 @@ def _read_stored_model(
     return stored.with_expression_adapter(None)
 
 
+def _base_name(config: InferConfig, files: Mapping[str, str]) -> str:
+    """The configured base, the preset's, or a transformer's file where the preset's is not on this machine."""
+    preset = load_model_config(config.model).base
+    if config.base is None and "transformer" in files and _resolve_path(preset) is None:
+        return files["transformer"]
+    return config.base or preset
+
+
 def _resolve_path(path_or_id: str) -> Path | None:
     path = Path(resolve_local(path_or_id))
     if path.exists():
         return path
-    if not HUB_ID.fullmatch(path_or_id) or path_or_id.startswith(f"{CHECKPOINTS_FOLDER}/"):
+    is_file_name = path_or_id.startswith(f"{CHECKPOINTS_FOLDER}/") or path_or_id.endswith(WEIGHT_SUFFIXES)
+    if not HUB_ID.fullmatch(path_or_id) or is_file_name:
         return None
     return _cached_snapshot(path_or_id)
 

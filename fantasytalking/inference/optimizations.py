@@ -3,7 +3,7 @@
 None of them is exact; measure what each costs in quality on the model in use.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib.util import find_spec
@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
+from omegaconf import MISSING
 from torch import nn
 
-from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
+from fantasytalking.checkpoints.lora_fusion import fuse_lora_file
 from fantasytalking.common.errors import ErrorCode, InputError, install_command
+from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.fused_block import fuse_blocks
 from fantasytalking.models.cpu.memory import retain_freed_memory
-from fantasytalking.models.experts import Experts
+from fantasytalking.models.experts import Expert, Experts
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 GPU_RESIDENT_COMPONENTS = ("vae", "audio_encoder")
@@ -50,6 +52,18 @@ class WeightQuantization(Enum):
 
 
 @dataclass
+class LoraFile:
+    """A LoRA that is fused into the Wan base."""
+
+    path: str = MISSING
+    """.safetensors file."""
+    scale: float = 1.0
+    """Scale of its changes, -4 to 4."""
+    expert: Expert | None = None
+    """Transformer of a base with two that it changes; null: every transformer."""
+
+
+@dataclass
 class OptimizationConfig:
     """Optimizations of speed and memory, each at the cost of quality or time."""
 
@@ -68,6 +82,8 @@ class OptimizationConfig:
     """The same for the low-noise expert of a base with two; `few_step_lora` is then that of the high-noise one."""
     few_step_lora_scale: float = 1.0
     """Scale of these LoRAs, -4 to 4."""
+    loras: list[LoraFile] = field(default_factory=list)
+    """Further LoRAs of the Wan base, fused in this order, each with its scale."""
     vram_limit_gib: float | None = None
     """GPU memory that may be used, 1 to 1024 GiB; selects the least offloading that fits, in place of `offload`."""
 
@@ -90,14 +106,16 @@ class OptimizationConfig:
                 code=ErrorCode.missing_value,
                 field="optimizations.mag_ratios",
             )
-        for name in ("few_step_lora", "few_step_lora_2"):
-            path = getattr(self, name)
-            if path is not None and not path.endswith(".safetensors"):
+        settings = {"lora": "few_step_lora", "lora_2": "few_step_lora_2"}
+        for name, file in self.lora_files().items():
+            name = f"optimizations.{settings.get(name, name)}"
+            check_ranges(file, {"scale": (-4.0, 4.0)}, f"{name}.")
+            if not file.path.endswith(".safetensors"):
                 raise InputError(
-                    f"optimizations.{name} is '{path}'; a .safetensors file is needed",
+                    f"{name} is '{file.path}'; a .safetensors file is needed",
                     code=ErrorCode.invalid_choice,
-                    field=f"optimizations.{name}",
-                    value=path,
+                    field=name,
+                    value=file.path,
                 )
         if self.quantization is not WeightQuantization.none and find_spec("torchao") is None:
             raise InputError(
@@ -107,6 +125,16 @@ class OptimizationConfig:
                 field="optimizations.quantization",
                 value=self.quantization.value,
             )
+
+    def lora_files(self) -> dict[str, LoraFile]:
+        """Returns all LoRAs in the order in which they are fused, by the names that records use."""
+        few_step = {"lora": (self.few_step_lora, Expert.high), "lora_2": (self.few_step_lora_2, Expert.low)}
+        files = {
+            name: LoraFile(path, self.few_step_lora_scale, expert)
+            for name, (path, expert) in few_step.items()
+            if path is not None
+        }
+        return files | {f"loras[{number}]": file for number, file in enumerate(self.loras)}
 
     def check_experts(self, has_experts: bool) -> None:
         """Checks that the optimizations suit the number of transformers.
@@ -122,6 +150,13 @@ class OptimizationConfig:
                 code=ErrorCode.conflict,
                 field="optimizations.few_step_lora_2",
                 value=self.few_step_lora_2,
+            )
+        named = [f"optimizations.loras[{number}]" for number, file in enumerate(self.loras) if file.expert is not None]
+        if named and not has_experts:
+            raise InputError(
+                f"{named[0]}.expert is set, but this base has one transformer; leave it out",
+                code=ErrorCode.conflict,
+                field=f"{named[0]}.expert",
             )
         if has_experts and self.step_cache is StepCache.mag_cache:
             raise InputError(
@@ -140,15 +175,19 @@ def apply_optimizations(experts: Experts, config: OptimizationConfig, device: to
         InputError: a LoRA does not fit, or as `OptimizationConfig.check_experts`.
     """
     config.check_experts(experts.low is not None)
-    for transformer, lora in zip(experts, (config.few_step_lora, config.few_step_lora_2), strict=False):
-        _optimize_transformer(transformer, lora, config, device)
+    for expert, transformer in zip(Expert, experts, strict=False):
+        files = [file for file in config.lora_files().values() if file.expert in (None, expert)]
+        _optimize_transformer(transformer, files, config, device)
 
 
 def _optimize_transformer(
-    transformer: FantasyTalkingTransformer3DModel, lora: str | None, config: OptimizationConfig, device: torch.device
+    transformer: FantasyTalkingTransformer3DModel,
+    loras: Sequence[LoraFile],
+    config: OptimizationConfig,
+    device: torch.device,
 ) -> None:
-    if lora is not None:
-        fuse_few_step_lora(transformer, Path(lora), config.few_step_lora_scale)
+    for file in loras:
+        fuse_lora_file(transformer, Path(resolve_local(file.path)), file.scale)
     if config.quantization is not WeightQuantization.none:
         quantize_blocks(transformer, config.quantization)
     if device.type == "cpu":  # before step caches, whose hooks wrap the blocks

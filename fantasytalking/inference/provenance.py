@@ -170,8 +170,7 @@ class GenerationRecord:
             InputError: an input file or weights differ, so that the video cannot be the same.
         """
         inputs = _input_files(current.image, current.audio_paths, current.driving_videos)
-        optimizations = current.config.optimizations
-        loras = {"lora": optimizations.few_step_lora, "lora_2": optimizations.few_step_lora_2}
+        loras = {name: file.path for name, file in current.config.optimizations.lora_files().items()}
         for name in sorted({*self.hashes, *current.hashes}):
             if self.hashes.get(name) != current.hashes.get(name):
                 configured = loras.get(name) or getattr(current.config, name, None)

@@ -40,8 +40,11 @@ parameters exist only in a model with an `expression` section, guidance paramete
 
 SINGLE_FILE_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 """What other programs put before the names of all tensors of a transformer."""
+ORIGINAL_CLASS_NAME = "WanModel"
+"""`_class_name` in the config.json of Wan's own repositories."""
 TEXT_TO_VIDEO_PIPELINES = ("WanPipeline",)
 """Pipelines of diffusers that start from text alone, unless their model_index.json has `expand_timesteps`."""
+WAN21_LATENT_CHANNELS = 16
 WAN_HEAD_DIM = 128
 """Attention head width of every published Wan model."""
 
@@ -64,8 +67,9 @@ def load_from_wan(
     """Builds a new portrait transformer on a Wan image-to-video base, whose predictions it equals bit for bit.
 
     Args:
-        source: a diffusers folder (of a pipeline or a transformer), a single file (`WEIGHT_SUFFIXES`) with Wan's
-            original or diffusers' names, or a hub ID. From a portrait transformer, the base is loaded.
+        source: a diffusers folder (of a pipeline or a transformer), a folder of Wan's own repository, a single file
+            (`WEIGHT_SUFFIXES`) with Wan's original or diffusers' names, or a hub ID. From a portrait transformer, the
+            base is loaded.
         module_config: configuration of the paper's modules (fields of `PortraitConfig`); missing fields take their
             defaults.
         dtype: dtype of the parameters, except those that Wan keeps in float32; None = as stored, and where weights
@@ -220,11 +224,17 @@ def _num_heads(dim: int, stated: str | None, source: str) -> int:
 def _open_base(source: str | Path, subfolder: str) -> tuple[dict[str, Any], LazyTensors]:
     path = Path(resolve_local(source))
     if path.is_file():
-        return open_wan_single_file(path)
+        config, tensors = open_wan_single_file(path)
+        _check_inferred_conditioning(config, path)
+        return config, tensors
     folder = path if path.is_dir() else _download_base(str(source), subfolder)
     pipeline = folder / "model_index.json"
     if not (folder / "config.json").is_file() and (folder / subfolder / "config.json").is_file():
         folder = folder / subfolder
+    if _is_original_folder(folder):
+        config, tensors = _with_inferred_config(open_model_folder(folder), _original_metadata(folder))
+        _check_inferred_conditioning(config, folder)
+        return config, tensors
     config = _read_base_config(folder)
     _check_image_conditioning(config, pipeline)
     return _select_base(config, open_model_folder(folder))
@@ -245,6 +255,29 @@ def _check_image_conditioning(config: Mapping[str, Any], pipeline: Path) -> None
         )
 
 
+def _check_inferred_conditioning(config: Mapping[str, Any], source: Path) -> None:
+    """Rejects Wan 2.1's text-to-video transformers, by their channels; Wan2.2-TI2V-5B has those of another VAE."""
+    if config["in_channels"] == config["out_channels"] == WAN21_LATENT_CHANNELS:
+        raise InputError(
+            f"'{source}' is a text-to-video transformer, which was not trained to continue an image; use that of an "
+            "image-to-video base",
+            code=ErrorCode.unsupported,
+            field="base",
+            value=str(source),
+        )
+
+
+def read_base_config(source: str | Path) -> dict[str, Any]:
+    """Returns the configuration of a base's transformer, with defaults: see `load_from_wan`.
+
+    Raises:
+        InputError: as `load_from_wan`.
+    """
+    defaults = inspect.signature(WanTransformer3DModel.__init__).parameters.values()
+    known = {each.name: each.default for each in defaults if each.default is not inspect.Parameter.empty}
+    return known | _open_base(source, "transformer")[0]
+
+
 def _select_base(config: dict[str, Any], tensors: LazyTensors) -> tuple[dict[str, Any], LazyTensors]:
     """Selects the base's part of a folder, which may contain a whole portrait transformer."""
     known = inspect.signature(WanTransformer3DModel.__init__).parameters
@@ -259,11 +292,25 @@ def open_wan_single_file(path: Path) -> tuple[dict[str, Any], LazyTensors]:
     Raises:
         InputError: the file cannot be read or is not a Wan transformer.
     """
-    tensors = without_prefix(open_weights(path), SINGLE_FILE_PREFIXES)
-    if any(".self_attn." in name for name in tensors.shapes):
-        tensors = tensors.renamed(diffusers_to_wan_names(list(tensors.shapes), str(path)))
     metadata = safetensors_metadata(path) if path.suffix == ".safetensors" else {}
-    return infer_wan_config(tensors.shapes, metadata, str(path)), tensors
+    return _with_inferred_config(without_prefix(open_weights(path), SINGLE_FILE_PREFIXES), metadata)
+
+
+def _with_inferred_config(tensors: LazyTensors, metadata: Mapping[str, str]) -> tuple[dict[str, Any], LazyTensors]:
+    if any(".self_attn." in name for name in tensors.shapes):
+        tensors = tensors.renamed(diffusers_to_wan_names(list(tensors.shapes), tensors.source))
+    return infer_wan_config(tensors.shapes, metadata, tensors.source), tensors
+
+
+def _is_original_folder(folder: Path) -> bool:
+    """Whether a folder is Wan's own repository, with shards in the original names."""
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("_class_name") == ORIGINAL_CLASS_NAME
+
+
+def _original_metadata(folder: Path) -> dict[str, str]:
+    heads = read_json(folder / "config.json").get("num_heads")
+    return {} if heads is None else {"num_heads": str(heads)}
 
 
 def _read_base_config(folder: Path) -> dict[str, Any]:

@@ -3,18 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_config
+from fantasytalking.checkpoints.released_adapter import describe_adapter
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.base_geometry import read_geometry, read_transformer_config
+from fantasytalking.encoders.fantasy_portrait.pd_fgc import contains_pd_fgc
 from fantasytalking.face_range import FaceRange, FaceRanges, face_ranges_from_dict
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.experts import Expert, check_boundary_ratio
 from fantasytalking.models.guidance_embedder import DistillationSpec
-from fantasytalking.models.wan_loading import ADAPTER_MODULES
+from fantasytalking.models.wan_loading import ADAPTER_MODULES, read_base_config
 
 PIPELINE_CLASS_NAME = "FantasyTalkingPipeline"
 """`_class_name` in the model_index.json of a saved pipeline."""
@@ -24,6 +27,10 @@ FACE_ENCODER_FOLDER = "face_encoder"
 """Folder of the ArcFace .onnx in a components folder and in a saved pipeline."""
 EXPRESSION_ENCODER_FOLDER = "expression_encoder"
 """Folder of the expression encoder in a saved pipeline or next to an adapter's weights."""
+
+
+FILES_BOUNDARY_RATIO = 0.9
+"""Boundary of Wan2.2-I2V-A14B, whose single files do not state it (wan/configs/wan_i2v_A14B.py of its code)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class StoredModel:
     adapter_2_config: AdapterConfig | None = None
     boundary_ratio: float | None = None
     """Noise level from which on the high-noise expert predicts; None: the base has one transformer."""
+    components: Mapping[str, Path] = field(default_factory=dict)
+    """Single files in place of components of a Wan base, by component."""
 
     @classmethod
     def read(
@@ -76,16 +85,18 @@ class StoredModel:
         expression_adapter: str | Path | None = None,
         face_encoder: str | Path | None = None,
         expression_encoder: Path | None = None,
+        components: Mapping[str, Path] = MappingProxyType({}),
     ) -> "StoredModel":
         """Reads every description once.
 
         Args:
-            base: a saved pipeline, or a Wan base.
-            adapter: adapter folder; None: `base` is complete.
+            base: a saved pipeline, or a Wan base (a folder, or a transformer's file if `components` has the rest).
+            adapter: adapter folder, or a released file; None: `base` is complete.
             adapter_2: adapter folder of the low-noise expert of a base with two.
             expression_adapter: adapter folder or released checkpoint that adds the expression condition.
             face_encoder: ArcFace .onnx; None: the one in `base`, where there is one.
             expression_encoder: folder; None: the first found beside expression adapter, adapter and base.
+            components: single files in place of components of a Wan base.
 
         Raises:
             InputError: a description is missing or malformed, adapter and base do not fit together, or `base` holds
@@ -96,7 +107,7 @@ class StoredModel:
             None if path is None else Path(path) for path in (adapter, adapter_2, expression_adapter)
         )
         pipeline_config = read_pipeline_config(base)
-        adapter_config = None if adapter is None else read_adapter_config(adapter)
+        adapter_config = None if adapter is None else describe_adapter(adapter)
         if adapter_config is not None and pipeline_config is not None and adapter_config.modules == ["expression"]:
             # An adapter of the expression module alone extends a saved pipeline and is read where something drives.
             expression_adapter, adapter, adapter_config = expression_adapter or adapter, None, None
@@ -111,8 +122,9 @@ class StoredModel:
             find_face_encoder(base) if face_encoder is None else existing_file(face_encoder, "face encoder"),
             expression_encoder or find_expression_encoder(expression_adapter, adapter, base),
             adapter_2,
-            None if adapter_2 is None else read_adapter_config(adapter_2),
-            read_boundary_ratio(base),
+            None if adapter_2 is None else describe_adapter(adapter_2),
+            FILES_BOUNDARY_RATIO if Expert.low.component in components else read_boundary_ratio(base),
+            components,
         )
         stored._check_base()
         stored._check_experts()
@@ -168,7 +180,13 @@ class StoredModel:
     @property
     def has_image_encoder(self) -> bool:
         """Whether the base attends to CLIP tokens of the portrait, as Wan 2.1 does."""
-        return read_transformer_config(self.base)["image_dim"] is not None
+        return self.transformer_config["image_dim"] is not None
+
+    @property
+    def transformer_config(self) -> Mapping[str, Any]:
+        """Configuration of the base's transformer, inferred where it is a file."""
+        file = self.components.get("transformer")
+        return read_transformer_config(self.base) if file is None else read_base_config(file)
 
     @property
     def audio_window(self) -> tuple[str, float]:
@@ -219,7 +237,7 @@ class StoredModel:
         return ModelFacts(
             self.trained_modules,
             self.distillation,
-            read_geometry(self.base),
+            read_geometry(self.base, self.transformer_config, is_vae_a_file="vae" in self.components),
             self.face_encoder is not None,
             self.expression_encoder is not None,
             self.face_ranges,
@@ -273,6 +291,15 @@ class StoredModel:
                 code=ErrorCode.conflict,
                 field="adapter" if self.adapter is None else "base",
                 value=str(self.base),
+            )
+        if self.components:
+            name = next(iter(self.components))
+            raise InputError(
+                f"components.{name} is given, but '{self.base}' is a saved pipeline, which has its own; leave it out, "
+                "or give a Wan base: base=FOLDER",
+                code=ErrorCode.conflict,
+                field=f"components.{name}",
+                value=str(self.components[name]),
             )
         if self.adapter_config is None:
             return
@@ -349,10 +376,15 @@ def only_onnx_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def find_expression_encoder(*folders: str | Path | None) -> Path | None:
-    """Returns the first expression encoder in one of the folders; None where none of them has one."""
-    candidates = (Path(folder) / EXPRESSION_ENCODER_FOLDER for folder in folders if folder is not None)
-    return next((candidate for candidate in candidates if candidate.is_dir()), None)
+def find_expression_encoder(*sources: str | Path | None) -> Path | None:
+    """Returns the first expression encoder in one of the folders or files; None where none of them has one."""
+    for source in (Path(source) for source in sources if source is not None):
+        if source.is_file() and contains_pd_fgc(source):
+            return source
+        folder = source / EXPRESSION_ENCODER_FOLDER
+        if folder.is_dir():
+            return folder
+    return None
 
 
 def check_pipeline_config(trained_modules: str, audio_window: str, window_seconds: float, text_length: int) -> None:

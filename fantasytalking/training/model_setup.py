@@ -11,10 +11,9 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor, nn
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter_config, trained_base_names
-from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules, load_expression_adapter
+from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora, strip_peft_name
-from fantasytalking.checkpoints.released_audio import from_released_audio, read_released_audio
-from fantasytalking.checkpoints.released_portrait import is_released_portrait
+from fantasytalking.checkpoints.released_adapter import load_any_adapter
 from fantasytalking.common.config import did_you_mean
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import resolve_local
@@ -28,7 +27,7 @@ from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of, load_from_wan
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.objectives import build_objective
-from fantasytalking.training.parameter_groups import AUDIO_POSITIONS, freeze_for_stage, group_of, set_trainable
+from fantasytalking.training.parameter_groups import freeze_for_stage, group_of, set_trainable
 from fantasytalking.training.stage_config import LoraConfig
 
 SAVED_PIPELINE_MODULES = frozenset({"audio", "face", "motion"})
@@ -59,7 +58,7 @@ def build_model(
     objective = build_objective(config.stage, config.sigma_range)
     objective.add_modules(model)
     if config.stage.expression is not None:
-        ensure_expression_modules(model, config.stage.expression.to_module_config())
+        ensure_expression_modules(model, config.stage.expression.to_module_config(preset.geometry.temporal_stride))
     set_trainable(model, config.stage.trainable)
     for name, parameter in model.named_parameters():
         if adapter_module_of(name) or (parameter.requires_grad and materialize):
@@ -157,15 +156,7 @@ def load_initial_weights(
     if init_from.is_dir():
         return _load_adapter_folder(model, init_from, base, expert)
     check_initial_weights_exist(str(init_from))
-    if is_released_portrait(init_from):
-        load_expression_adapter(model, init_from)
-        return AdapterProvenance(base, ["expression"])
-    tensors = from_released_audio(read_released_audio(init_from))
-    if (positions := model.audio_projector.positions) is not None:
-        # The released model has no positions, which zeros reproduce.
-        tensors[AUDIO_POSITIONS] = torch.zeros_like(positions)
-    _copy_weights(model, {"audio"}, tensors, f"'{init_from}'", base)
-    return AdapterProvenance(base, ["audio"])
+    return AdapterProvenance(base, load_any_adapter(model, init_from))
 
 
 def _load_adapter_folder(

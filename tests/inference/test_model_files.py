@@ -48,6 +48,14 @@ def test_every_preset_names_how_to_get_its_weights(preset, elsewhere):
         assert f"'{place}': {source.command} ({source.size}, {source.license})" in message
 
 
+def test_the_few_step_lora_is_named_with_its_command(elsewhere):
+    config = load_config(InferConfig, preset_path("wan14b", "fast"))
+    assert config.num_inference_steps == 4 and config.optimizations.few_step_lora is not None
+    with raises_input_error(ErrorCode.missing_weights) as error:
+        resolve_model(config)
+    assert DOWNLOAD_HINTS[config.optimizations.few_step_lora].command in str(error.value)
+
+
 def test_nano_is_one_thing_to_make(elsewhere):
     with raises_input_error(ErrorCode.missing_weights, "base") as error:
         resolve_model(config_of_preset("nano"))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fantasytalking.audio_tokens import AudioEncoderSpec, check_same_encoder
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.audio_loading import read_audio_encoder_spec
 from fantasytalking.models.portrait_config import PortraitConfig
@@ -14,14 +15,15 @@ def check_audio_encoder_config(model: StoredModel, audio_encoder: str | Path | N
     """Checks kind and width of an audio encoder by its configuration, before any weights are read.
 
     Args:
-        audio_encoder: folder or hub id; None: audio_encoder in the base.
+        audio_encoder: folder, file or hub id; None: audio_encoder in the base.
         audio_dim: channels that the model reads; None: those of a saved pipeline's transformer.
 
     Raises:
         InputError: the configuration is missing, malformed or of an unsupported kind, or see `check_audio_encoder`.
     """
     source, subfolder = (model.base, "audio_encoder") if audio_encoder is None else (audio_encoder, "")
-    check_audio_encoder(model, read_audio_encoder_spec(source, subfolder), audio_dim)
+    if not Path(resolve_local(source)).is_file():  # a file has no configuration; it is checked once it is loaded
+        check_audio_encoder(model, read_audio_encoder_spec(source, subfolder), audio_dim)
 
 
 def check_audio_encoder(model: StoredModel, found: AudioEncoderSpec, audio_dim: int | None) -> None:

@@ -8,7 +8,8 @@ from diffusers.loaders import WanLoraLoaderMixin
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fantasytalking.checkpoints.lora_adapter import read_lora_adapter, read_peft_config
+from fantasytalking.checkpoints.lora_adapter import read_lora_adapter
+from fantasytalking.checkpoints.lora_scale import read_peft_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.diffusers_internals import LORA_DOWNLOAD_ARGUMENTS, fetch_lora_file
 from fantasytalking.models.guarded_loading import check_safe_serialization

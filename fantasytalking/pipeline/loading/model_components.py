@@ -2,21 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
 from diffusers.utils import logging
 
-from fantasytalking.checkpoints.adapter import load_adapter
 from fantasytalking.checkpoints.expression_adapter import load_expression_adapter
 from fantasytalking.checkpoints.lora import fuse_lora, has_lora
+from fantasytalking.checkpoints.released_adapter import load_any_adapter
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import HUB_ID, resolve_local
 from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.audio_loading import audio_encoder_from_components, load_audio_encoder
 from fantasytalking.encoders.loading import load_component, load_model
-from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.face_range import face_ranges_to_dict
 from fantasytalking.models.experts import Expert
 from fantasytalking.models.guarded_loading import check_safe_serialization
@@ -25,6 +25,7 @@ from fantasytalking.models.wan_loading import check_transformer_folder, load_fro
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
 from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_encoder, check_audio_encoder_config
+from fantasytalking.pipeline.loading.component_files import load_image_encoder, load_text_encoder, load_vae
 from fantasytalking.pipeline.loading.options import MODEL_COMPONENTS, LoadingOptions
 from fantasytalking.pipeline.model_facts import StoredModel
 from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler, check_scheduler_config, make_scheduler
@@ -147,7 +148,15 @@ def load_pipeline_from_base(
     """
     options, _ = LoadingOptions.split({"torch_dtype": torch_dtype}, [])
     check_audio_encoder_config(model, audio_encoder, module_config["audio_dim"])
-    parts = load_encoders(model.base, audio_encoder, options, {}, progress, has_image_encoder=model.has_image_encoder)
+    parts = load_encoders(
+        model.base,
+        audio_encoder,
+        options,
+        {},
+        progress,
+        has_image_encoder=model.has_image_encoder,
+        files=model.components,
+    )
     _check_loaded_audio_encoder(model, parts, module_config["audio_dim"])
     for expert in model.experts:
         parts[expert.component] = load_transformer(model, module_config, options, expert)
@@ -194,9 +203,9 @@ def load_transformer(
             **options.component_options(model.base, name),
         )
     else:
-        transformer = load_from_wan(model.base, module_config, dtype, subfolder=name)
+        transformer = load_from_wan(model.components.get(name, model.base), module_config, dtype, subfolder=name)
     if adapter is not None:
-        load_adapter(transformer, adapter)
+        load_any_adapter(transformer, adapter)
         if transformer.distillation is not None and has_lora(transformer):
             fuse_lora(transformer)  # a distilled model no longer needs its teacher
         transformer.requires_grad_(False)
@@ -250,18 +259,20 @@ def load_encoders(
     progress: ComponentCallback,
     processor_subfolder: str | None = None,
     has_image_encoder: bool = True,
+    files: Mapping[str, Path] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Loads every component but transformer and scheduler, and returns them by the pipeline's names.
 
     Args:
         source: a diffusers folder or hub id.
-        audio_encoder: folder or hub id; None: audio_encoder in `source`.
+        audio_encoder: folder, file or hub id; None: audio_encoder in `source`.
         options: dtypes and, for a saved pipeline, how its weights are stored and loaded.
         loaded: components that are already loaded; they are skipped.
         progress: called with the name of each component once it is loaded.
         processor_subfolder: folder of the feature extractor in `source`; None: the audio encoder's.
         has_image_encoder: whether the transformer attends to CLIP tokens; False: image_encoder and image_processor are
             None.
+        files: single files in place of components of `source`, by component.
 
     Raises:
         InputError: a component is missing, damaged or incomplete.
@@ -272,16 +283,16 @@ def load_encoders(
 
     parts: dict[str, Any] = {}
     if "vae" not in loaded:
-        parts["vae"] = VideoAutoencoder.from_pretrained(source, **model_options("vae")).vae
+        parts["vae"] = load_vae(source, files, **model_options("vae")).vae
         progress("VAE")
     if not {"text_encoder", "tokenizer"} <= loaded.keys():
-        text = TextEncoder.from_pretrained(source, **model_options("text_encoder"))
+        text = load_text_encoder(source, files, **model_options("text_encoder"))
         parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         progress("text encoder")
     if not has_image_encoder:
         parts |= {"image_encoder": None, "image_processor": None}
     elif not {"image_encoder", "image_processor"} <= loaded.keys():
-        image = ImageEncoder.from_pretrained(source, **model_options("image_encoder"))
+        image = load_image_encoder(source, files, **model_options("image_encoder"))
         parts |= {"image_encoder": image.model, "image_processor": image.processor}
         progress("image encoder")
     if not {"audio_encoder", "audio_processor"} <= loaded.keys():
