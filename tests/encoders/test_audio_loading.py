@@ -143,3 +143,14 @@ def test_strides_of_another_model_change_the_timing(folders: dict[str, Path], tm
     path = changed / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "conv_stride": [5, 2, 2, 2, 2, 2, 1]}))
     assert read_audio_encoder_spec(changed).timing == (100.0, 0.0125)
+
+
+def test_a_torch_file_of_wav2vec2_is_the_same_encoder_and_of_others_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("wav2vec2", "whisper"):
+        shutil.copytree(folders[name], tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
+        torch.save(load_file(folders[name] / "model.safetensors"), tmp_path / name / "pytorch_model.bin")
+    assert load_audio_encoder(tmp_path / "wav2vec2").spec == load_audio_encoder(folders["wav2vec2"]).spec
+    with raises_input_error(ErrorCode.unsupported, "audio_encoder", str(tmp_path / "whisper")):
+        load_audio_encoder(tmp_path / "whisper")
