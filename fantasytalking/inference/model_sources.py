@@ -83,18 +83,9 @@ def resolve_model(
         InputError: weights are missing (one line with command, size and license of each), a description is malformed,
             or the device does not exist.
     """
-    base_name = config.base or load_model_config(config.model).base
-    found = resolve_paths(
-        {
-            "base": base_name,
-            "adapter": config.adapter,
-            "audio_encoder": config.audio_encoder,
-            "face_encoder": config.face_encoder,
-            "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
-            "expression_encoder": config.expression_encoder if has_driving_video else None,
-        },
-        base_source=base_name,
-    )
+    names = source_names(config, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
+    assert names["base"] is not None, "a preset names its base"
+    found = resolve_paths(names, base_source=names["base"])
     few_step_lora = config.optimizations.few_step_lora
     lora = None if few_step_lora is None else existing_file(few_step_lora, "optimizations.few_step_lora")
     stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
@@ -110,6 +101,20 @@ def resolve_model(
     )
 
 
+def source_names(
+    config: InferConfig, *, has_driving_video: bool = False, is_multi_speaker: bool = False
+) -> dict[str, str | None]:
+    """Returns the path or hub id of every source of weights by its key; None for those that are not needed."""
+    return {
+        "base": config.base or load_model_config(config.model).base,
+        "adapter": config.adapter,
+        "audio_encoder": config.audio_encoder,
+        "face_encoder": config.face_encoder,
+        "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
+        "expression_encoder": config.expression_encoder if has_driving_video else None,
+    }
+
+
 def resolve_paths(names: Mapping[str, str | None], base_source: str) -> dict[str, Path | None]:
     """Returns the local path of each folder, file or hub id; None for entries that are None.
 
@@ -119,7 +124,7 @@ def resolve_paths(names: Mapping[str, str | None], base_source: str) -> dict[str
     Raises:
         InputError: some do not exist; one line with command, size and license of each.
     """
-    found = {name: None if source is None else _resolve_path(source) for name, source in names.items()}
+    found = {name: None if source is None else find_source(source) for name, source in names.items()}
     missing = [source for name, source in names.items() if source is not None and found[name] is None]
     # The parts of the miniature model lie in one folder, which one command creates.
     missing = [source for source in missing if not (source != base_source and source.startswith(f"{base_source}/"))]
@@ -213,7 +218,8 @@ def _read_stored_model(
     return stored.with_expression_adapter(None)
 
 
-def _resolve_path(path_or_id: str) -> Path | None:
+def find_source(path_or_id: str) -> Path | None:
+    """Returns the file or folder of a path or hub id on this machine; None: it is not here."""
     path = Path(resolve_local(path_or_id))
     if path.exists():
         return path
