@@ -4,10 +4,14 @@ Axes: B batch, F latent frames of s video frames (the first of one), Z latent ch
 L audio tokens in a window, N face crops, P people.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+EXPRESSION_PREFIX = "expression."
+"""Prefix of the names of tensors within the expression condition."""
 
 
 class ExpressionCondition(NamedTuple):
@@ -45,7 +49,8 @@ class Conditions(NamedTuple):
     image_embeds: Tensor | None
     """(B, I, D_clip) CLIP states of the portrait (I = 257 for Wan); None for a base without image cross-attention."""
     image_latents: Tensor
-    """(B, s + Z, F, H, W) first-frame mask (s channels) and first-frame latents, concatenated to the noisy ones."""
+    """(B, s + Z, F, H, W) first-frame mask (s channels) and first-frame latents, concatenated to the noisy ones; or
+    (B, Z, 1, H, W) latents of the portrait, which replace latent frame 0 (`models.image_conditioning`)."""
     audio_embeds: Tensor
     """(B, 1 or F, L, D_audio) wav2vec2 features cut into windows. With `speaker_regions`, L consists of one equal block
     per speaker, in the order of the regions (`audio_windows.join_speaker_windows`)."""
@@ -70,6 +75,31 @@ class Conditions(NamedTuple):
     ) -> "Conditions":
         """Moves every tensor to `device` and every floating-point tensor to `dtype`; offloading hooks call it too."""
         return self._replace(**_moved_tensors(self, device, dtype, non_blocking))
+
+
+def flatten_conditions(conditions: Conditions) -> dict[str, Tensor]:
+    """Returns the tensors that are present by name, those of the expression as `expression.features` and so on."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in conditions._asdict().items():
+        if isinstance(value, ExpressionCondition):
+            inner = value._asdict().items()
+            tensors |= {EXPRESSION_PREFIX + key: tensor for key, tensor in inner if tensor is not None}
+        elif value is not None:
+            tensors[name] = value
+    return tensors
+
+
+def unflatten_conditions(tensors: Mapping[str, Tensor]) -> Conditions:
+    """Returns the conditions of named tensors: the inverse of `flatten_conditions`."""
+    inner = {
+        name.removeprefix(EXPRESSION_PREFIX): value
+        for name, value in tensors.items()
+        if name.startswith(EXPRESSION_PREFIX)
+    }
+    values: dict[str, Any] = {name: tensors.get(name) for name in Conditions._fields}
+    if inner:
+        values["expression"] = ExpressionCondition(**{"regions": None, **inner})  # type: ignore[arg-type]
+    return Conditions(**values)
 
 
 def _moved_tensors(

@@ -3,8 +3,10 @@
 Axes: B batch, C channels, F latent frames, h and w latent height and width.
 """
 
+import math
 from dataclasses import dataclass
 from enum import Enum
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -61,19 +63,34 @@ class SigmaConfig:
                 )
 
 
-def sample_sigmas(uniforms: Tensor, config: SigmaConfig) -> Tensor:
+FULL_SIGMA_RANGE = (0.0, 1.0)
+
+
+def sample_sigmas(uniforms: Tensor, config: SigmaConfig, sigma_range: tuple[float, float] = FULL_SIGMA_RANGE) -> Tensor:
     """sigma = s x / (1 + (s - 1) x), x uniform or logit-normal (arXiv 2403.03206, equations 19 and 23).
 
     Args:
         uniforms: (B,) random numbers in [0, 1), mapped by the quantile function.
+        sigma_range: of the noise levels, within [0, 1]: the distribution is restricted to it.
 
     Returns:
         (B,) noise levels in [0, 1], float32.
     """
     x = uniforms.double()
+    if sigma_range != FULL_SIGMA_RANGE:
+        low, high = (_cumulative(sigma, config) for sigma in sigma_range)
+        x = low + (high - low) * x
     if config.distribution is SigmaDistribution.logit_normal:
         x = torch.sigmoid(config.mean + config.std * torch.special.ndtri(x.clamp(1e-7, 1 - 1e-7)))
     return shift_sigmas(x, config.shift).float()
+
+
+def _cumulative(sigma: float, config: SigmaConfig) -> float:
+    """Probability of noise levels below `sigma`: the inverse of what `sample_sigmas` does to its random numbers."""
+    x = sigma / (config.shift + (1 - config.shift) * sigma)
+    if config.distribution is SigmaDistribution.uniform or x in (0, 1):
+        return x
+    return NormalDist(config.mean, config.std).cdf(math.log(x / (1 - x)))
 
 
 def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:

@@ -58,13 +58,16 @@ class LatentGeometry:
         """Side of a video token in pixels: widths and heights of videos are multiples of it."""
         return self.spatial_stride * self.patch_size
 
-    def latent_frames(self, num_frames: int) -> int:
+    def latent_frames(self, num_frames: int, field: str = "num_frames") -> int:
         """Returns the number of latent frames of a video.
+
+        Args:
+            field: configuration key or argument that states `num_frames`.
 
         Raises:
             InputError: `num_frames` is not 1 + `temporal_stride` k.
         """
-        return latent_frame_count(num_frames, self.temporal_stride)
+        return latent_frame_count(num_frames, self.temporal_stride, field)
 
     def check_size(self, height: int, width: int, field: str, text: str) -> None:
         """Checks that a video has whole tokens.
@@ -118,8 +121,11 @@ WAN21_GEOMETRY = LatentGeometry(spatial_stride=8, temporal_stride=4)
 """Of Wan 2.1, on which the released weights of FantasyTalking and FantasyPortrait were trained."""
 
 
-def latent_frame_count(num_frames: int, temporal_stride: int) -> int:
+def latent_frame_count(num_frames: int, temporal_stride: int, field: str = "num_frames") -> int:
     """Returns the number of latent frames of a video: one for frame 0, then one per `temporal_stride` frames.
+
+    Args:
+        field: configuration key or argument that states `num_frames`.
 
     Raises:
         InputError: `num_frames` is not 1 + `temporal_stride` k.
@@ -127,10 +133,10 @@ def latent_frame_count(num_frames: int, temporal_stride: int) -> int:
     if num_frames < 1 or (num_frames - 1) % temporal_stride:
         below = max(1, num_frames - (num_frames - 1) % temporal_stride)
         raise InputError(
-            f"num_frames is {num_frames}; the causal VAE takes 1 + {temporal_stride}k frames; "
+            f"{field} is {num_frames}; the causal VAE takes 1 + {temporal_stride}k frames; "
             f"use {below} or {below + temporal_stride}",
             code=ErrorCode.out_of_range,
-            field="num_frames",
+            field=field,
             value=num_frames,
         )
     return (num_frames - 1) // temporal_stride + 1

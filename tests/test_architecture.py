@@ -20,6 +20,7 @@ ROOMS = [
         "media",
         "latent_geometry",
         "conditions",
+        "condition_specs",
         "flow_matching",
         "audio_windows",
         "attention_regions",

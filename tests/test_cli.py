@@ -18,6 +18,7 @@ from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError
 from fantasytalking.inference.config import InferConfig
+from fantasytalking.models.presets import model_presets
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "numpy", "omegaconf", "diffusers", "transformers", "cv2", "gradio")
@@ -93,7 +94,7 @@ def test_the_parser_of_each_command_is_built_and_shows_the_call(name: str, capsy
     assert shown.startswith(f"usage: fantasytalking {name} ")
     assert f"\n    fantasytalking {name}" in shown or f"\nfantasytalking {name}" in shown, "an example"
     assert ".py" not in shown.replace("fantasytalking/inference/config.py", "")
-    assert not re.search(r"[{}]", re.sub(r"\{[\w.,]+\}", "", shown)), "every placeholder is replaced"
+    assert not re.search(r"[{}]", re.sub(r"\{[\w.,-]+\}", "", shown)), "every placeholder is replaced"
 
 
 def test_there_is_a_door_for_every_command_and_no_other_script():
@@ -127,7 +128,7 @@ def test_train_needs_a_stage():
 def test_parameters_are_counted(capsys: pytest.CaptureFixture[str]):
     main_of("estimate")(["--parameters"], Invocation.of_command("estimate"))
     rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()]
-    assert rows == ["| preset", "|---|---|---|---|---|---|---|---|", "| nano", "| wan1.3b", "| wan14b"]
+    assert rows == ["| preset", "|---|---|---|---|---|---|---|---|", *(f"| {preset}" for preset in model_presets())]
 
 
 class _Built(Exception):  # noqa: N818  (not an error)
@@ -189,7 +190,7 @@ def test_the_help_of_infer_shows_the_defaults_of_its_configuration(capsys: pytes
     for part in (
         f"denoising steps (default: {config.num_inference_steps})",
         f"scale of audio guidance at every step (default: {config.guidance.audio.scale_end:g})",
-        f"multiples of 16 (default: {config.sizes[0]})",
+        f"for Wan 2.1 multiples of 16 (default: {config.sizes[0]})",
         f"seed of the noise (default: {config.seed})",
         f"frames per second (default: {config.fps:g})",
         f"description of the video (default: {config.prompt})",

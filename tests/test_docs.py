@@ -40,7 +40,10 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`]+)`")
 OURS = ("fantasytalking ", "python scripts/", "python docs/", "accelerate launch ", "torchrun ", "bash scripts/")
 """How inline code begins that is a command of this project."""
-OTHERS = {".", "export", "ffmpeg", "ffplay", "git", "head", "hf", "mkdir", "mkdocs", "mypy", "pip", "ruff"}
+OTHERS = {
+    *(".", "curl", "export", "ffmpeg", "ffplay", "git", "head"),
+    *("hf", "mkdir", "mkdocs", "mypy", "pip", "ruff", "unzip"),
+}
 """Commands of others, which are not parsed."""
 WITHOUT_OPTIONS = {"docs/generate_reference.py", "docs/make_limits.py", "docs/make_preview.py"}
 FILE_SUFFIXES = (".md", ".yaml", ".json", ".jsonl", ".py", ".safetensors", ".mp4", ".txt")

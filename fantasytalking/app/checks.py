@@ -1,13 +1,13 @@
 """Checks portrait, speech and driving videos when they are given, and warns of what a model was not trained for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fantasytalking import media
 from fantasytalking.app.estimate import duration_text
 from fantasytalking.app.examples import Examples
-from fantasytalking.app.given_files import page_words, prepare_in_size, prepare_people, sound_seconds, video_seconds
+from fantasytalking.app.given_files import SoundCheck, check_sound, page_words, prepare_people, video_seconds
 from fantasytalking.app.request import Mode, PageRequest
 from fantasytalking.app.service import GenerationService
 from fantasytalking.app.uploads import open_regular
@@ -57,12 +57,12 @@ class InputChecks:
         if path is None:
             return Finding()
         try:
-            seconds = self._checked_sound(Path(path))
+            checked = self._checked_sound(Path(path))
         except InputError as error:
             return _found(error, Path(path))
-        if seconds >= self.service.max_seconds:
-            return Finding(f"only the first {self.service.max_seconds:g} s are used")
-        return Finding()
+        is_cut = checked.seconds >= self.service.max_seconds
+        limit = [f"only the first {self.service.max_seconds:g} s are used"] if is_cut else []
+        return Finding(_joined([*checked.notes, *limit]))
 
     def driver(self, path: str | None) -> Finding:
         """Checks that a driving video has pictures that can be decoded."""
@@ -128,8 +128,9 @@ class InputChecks:
         if face_index:
             return self._warning(path)  # a chosen face is checked with the whole configuration
         if size is not None and size in self.service.config.sizes:
-            portrait = prepare_in_size(self.service.config, path, num_people, size, self.service.face_ranges)
-            return _joined([self._warning(path), self._framing(portrait, self.service.config)])
+            config = replace(self.service.config, sizes=[size])
+            portrait = config.portrait_options(self.service.face_ranges).prepare(path, num_people)
+            return _joined([self._warning(path), self._framing(portrait, config)])
         try:
             config, portrait = prepare_people(self.service.config, path, num_people, self.service.face_ranges)
         except InputError as error:
@@ -141,10 +142,10 @@ class InputChecks:
             notes.append("black bars are added so that both faces fit")
         return _joined(notes)
 
-    def _checked_sound(self, path: Path) -> float:
+    def _checked_sound(self, path: Path) -> SoundCheck:
         with open_regular(path):
             pass
-        return sound_seconds(path, self.service.max_seconds)
+        return check_sound(path, self.service.max_seconds)
 
     def _checked_driver(self, path: Path) -> None:
         with open_regular(path):

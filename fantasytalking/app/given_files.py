@@ -5,29 +5,33 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from fantasytalking import media
+from fantasytalking.app.logged_notes import logged_notes
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.face_range import FaceRanges
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.media.resolution import ResizeMode
+from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.portrait import Portrait, open_image, parse_sizes
 
 CHECK_SAMPLE_RATE = 16_000
 GROUP_ASPECT = 5 / 3
 """Width over height of the size for several people who do not fit into the model's own sizes."""
-SIZE_STEP = 16
 CACHED_CHECKS = 64
 LABELS = (
+    (r"give a wider --size, or resize_mode=letterbox", "choose the automatic Size"),
     (r"--face-index 1 \(left\) to --face-index (\d+) \(right\)(, \d+ times)?", r"Face 1 (left) to \1 (right)"),
     (r"--face-index", "Face"),
     (r"--driving-video", "Driving video"),
     (r"--audio", "Speech"),
     (r"--image", "Portrait"),
     (r"--stream", "Stream"),
-    (r"--steps", "Steps"),
+    (r"--num-inference-steps", "Steps"),
+    (r"--expression-guidance-scale", "Expression guidance"),
+    (r" \(in a training configuration: [\w.]+\)", ""),
+    (r"--max-seconds( N\b)?", "Length"),
     (r"--fps", "Frames per second"),
     (r"--size", "Size"),
     (r", or (use )?resize_mode=\w+", ""),
@@ -42,14 +46,25 @@ def page_words(message: str) -> str:
     return " ".join(message.split())
 
 
+class SoundCheck(NamedTuple):
+    """What decoding a sound shows."""
+
+    seconds: float
+    """That are used."""
+    notes: tuple[str, ...]
+    """What is silent, left out or corrected."""
+
+
 @lru_cache(CACHED_CHECKS)
-def sound_seconds(path: Path, max_seconds: float) -> float:
-    """Returns the seconds of a sound that are used, by decoding them.
+def check_sound(path: Path, max_seconds: float) -> SoundCheck:
+    """Decodes the first `max_seconds` of a sound.
 
     Raises:
         InputError: it cannot be decoded, or has no samples.
     """
-    return len(media.read_audio(path, sample_rate=CHECK_SAMPLE_RATE, duration=max_seconds)) / CHECK_SAMPLE_RATE
+    with logged_notes() as notes:
+        samples = media.read_audio(path, sample_rate=CHECK_SAMPLE_RATE, duration=max_seconds)
+    return SoundCheck(len(samples) / CHECK_SAMPLE_RATE, tuple(note.removeprefix(f"'{path}': ") for note in notes))
 
 
 @lru_cache(CACHED_CHECKS)
@@ -86,32 +101,12 @@ def prepare_people(
             if error.field != "sizes":
                 raise
             continue
-        if num_people == 1 or _has_whole_faces(portrait):
-            return candidate, portrait
+        return candidate, portrait
     raise InputError(
         f"the {num_people} faces do not fit into one picture; choose a portrait in which they are closer together",
         code=ErrorCode.conflict,
         field="portrait",
     )
-
-
-def prepare_in_size(
-    config: InferConfig, image: Path, num_people: int, size: str, face_ranges: FaceRanges | None = None
-) -> Portrait:
-    """Returns the portrait in a size that was chosen.
-
-    Raises:
-        InputError: as `prepare_people`, or not all faces fit into it whole.
-    """
-    portrait = replace(config, sizes=[size]).portrait_options(face_ranges).prepare(image, num_people)
-    if num_people > 1 and not _has_whole_faces(portrait):
-        raise InputError(
-            f"the {num_people} faces do not fit whole into the size {size}; choose the automatic Size",
-            code=ErrorCode.conflict,
-            field="portrait",
-            value=size,
-        )
-    return portrait
 
 
 def _candidates(config: InferConfig, num_people: int) -> Iterator[InferConfig]:
@@ -122,12 +117,7 @@ def _candidates(config: InferConfig, num_people: int) -> Iterator[InferConfig]:
     for size in reversed(sizes):
         yield replace(config, sizes=[f"{size.width}x{size.height}"])
     height = sizes[0].height
-    wide = f"{round(GROUP_ASPECT * height / SIZE_STEP) * SIZE_STEP}x{height}"
+    step = load_model_config(config.model).geometry.token_pixels
+    wide = f"{round(GROUP_ASPECT * height / step) * step}x{height}"
     yield replace(config, sizes=[wide])
     yield replace(config, sizes=[wide], resize_mode=ResizeMode.letterbox)
-
-
-def _has_whole_faces(portrait: Portrait) -> bool:
-    height, width = portrait.pixels.shape[:2]
-    corners = portrait.face_boxes.reshape(-1, 2)
-    return bool(((corners >= 0) & (corners <= np.array([width, height]))).all())

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fantasytalking import media
 from fantasytalking.app.estimate import PhaseTimer, SpeedModel
-from fantasytalking.app.given_files import page_words, prepare_people, sound_seconds, video_seconds
+from fantasytalking.app.given_files import check_sound, page_words, prepare_people, video_seconds
+from fantasytalking.app.logged_notes import logged_notes
 from fantasytalking.app.request import AUTO_SIZE, PageRequest, RequestFiles
 from fantasytalking.app.uploads import copy_upload, is_regular_file
 from fantasytalking.common.errors import ErrorCode, InputError
@@ -56,7 +57,7 @@ class GenerationResult:
     summary: str
     mouth_curve: MouthCurve
     warnings: tuple[str, ...] = ()
-    """About a portrait that the model cannot animate well."""
+    """About a portrait that the model cannot animate well, and about inputs that were not read as they are."""
 
 
 class GenerationService:
@@ -135,10 +136,11 @@ class GenerationService:
             # A step cache, left in the middle, would take this video's features for the next one's.
             failed.callback(pipeline.maybe_free_model_hooks)
             try:
-                if config.stream:
-                    stream_video(job, model, lambda: pipeline, timer.report, on_frame, on_warning=warnings.append)
-                else:
-                    generate_video(job, model, lambda: pipeline, timer.report, on_warning=warnings.append)
+                with logged_notes() as notes:
+                    if config.stream:
+                        stream_video(job, model, lambda: pipeline, timer.report, on_frame, on_warning=warnings.append)
+                    else:
+                        generate_video(job, model, lambda: pipeline, timer.report, on_warning=warnings.append)
             except InputError as error:
                 message = _visitor_words(str(error), job, files)
                 raise InputError(message, code=error.code, field=error.field, value=error.value) from error
@@ -147,6 +149,7 @@ class GenerationService:
             timer.report("measure", 1.0)
             record = job.output.with_suffix(".json")
             summary = self._finish(record, config, timer)
+            warnings += [_visitor_words(note, job, files) for note in notes]
             result = GenerationResult(job.output, record, summary, curve, tuple(warnings))
             failed.pop_all()
             _return_free_memory()
@@ -186,7 +189,7 @@ class GenerationService:
             InputError: an audio or a driving video cannot be read.
         """
         assert config.max_seconds is not None, "set by the page"
-        sounds = [sound_seconds(path, self.max_seconds) for path in files.audio_paths]
+        sounds = [check_sound(path, self.max_seconds).seconds for path in files.audio_paths]
         longest = max(sounds or [video_seconds(path, self.max_seconds) for path in files.driving_videos])
         return min(longest, config.max_seconds)
 

@@ -160,8 +160,7 @@ def _build_step(
     batch, objective = _random_batch(size, model.config, device), FlowMatchingObjective(LossConfig(), DropoutConfig())
 
     def step() -> None:
-        draws = step_randomness(0, 0, range(size.batch_size), batch.latents.shape[1:])
-        draws = type(draws)(*(value.to(device) for value in draws))
+        draws = step_randomness(0, 0, range(size.batch_size), batch.latents.shape[1:]).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = objective.compute_loss(model, batch, draws, torch.float32).loss.mean()
         loss.backward()

@@ -30,6 +30,7 @@ from fantasytalking.common.files import atomic_write
 from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors
 from fantasytalking.common.text_files import read_json
 from fantasytalking.face_range import face_ranges_from_dict
+from fantasytalking.models.experts import Expert
 from fantasytalking.models.expression_config import ExpressionModuleConfig, upgrade_expression_keys
 from fantasytalking.models.expression_projector import expression_tensor_shapes
 from fantasytalking.models.guidance_embedder import DistillationSpec, guidance_embedder_shapes
@@ -65,6 +66,8 @@ class AdapterConfig:
     """Limits of a distilled model (`DistillationSpec.to_dict`); None if the guidance module is not stored."""
     lora: dict[str, Any] | None = None
     """Rank, alpha and targets of lora.safetensors; None without one."""
+    expert: str | None = None
+    """Transformer that it was trained on, of a base with two: `high` or `low` noise levels; None: the base has one."""
     face_ranges: dict[str, Any] | None = None
     """Sizes and places of faces in the training clips (`face_ranges_to_dict`); None if they are not known."""
     base_tensors: int = 0
@@ -107,6 +110,8 @@ class AdapterConfig:
         if self.lora is not None:
             LoraSpec.from_dict(self.lora, source)
         face_ranges_from_dict(self.face_ranges, source)
+        if self.expert not in (None, *(expert.value for expert in Expert)):
+            raise self._error(source, "expert", "high, low or null is required")
         if type(self.base_tensors) is not int or not 0 <= self.base_tensors <= 100_000:
             raise self._error(source, "base_tensors", "it must be 0 to 100,000", ErrorCode.out_of_range)
         if self.format != ADAPTER_FORMAT:

@@ -108,7 +108,7 @@ def convert_wan_to_diffusers(source: Path, output: Path) -> int:
     with torch.device("meta"):
         model = WanTransformer3DModel(**config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    check_shapes(tensors.shapes, expected, f"'{source}'", "it must be a Wan 2.1 transformer")
+    check_shapes(tensors.shapes, expected, f"'{source}'", "it must be a Wan transformer")
     with atomic_write(output) as temporary:
         model.save_config(temporary)
         state = {name: tensors.read(name).contiguous() for name in expected}

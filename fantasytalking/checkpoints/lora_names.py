@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 from fantasytalking.common.errors import ErrorCode, InputError
 
-KEY_PREFIXES = ("diffusion_model.", "transformer.", "base_model.model.")
+KEY_PREFIXES = (
+    *("model.diffusion_model.", "diffusion_model.", "transformer.", "base_model.model.", "pipe.dit.", "dit."),
+    *("model.", "unet."),
+)
 FLAT_PREFIX = "lora_unet_"
 """Prefix of names in which underscores replace the dots of the layer (kohya, musubi-tuner, VideoX-Fun)."""
 KEY_SUFFIXES = {
@@ -21,10 +24,13 @@ KEY_SUFFIXES = {
     "diff": "weight",
     "diff_b": "bias",
     "diff_m": "modulation",
+    "dora_scale": "magnitude",
+    "lora_magnitude_vector": "magnitude",
+    "lora_magnitude_vector.weight": "magnitude",
+    "lora_magnitude_vector.default": "magnitude",
+    "lora_magnitude_vector.default.weight": "magnitude",
 }
 UNSUPPORTED_SUFFIXES = {
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
     "reshape_weight": "reshaping",
     "lora_mid": "LoCon",
     "hada_w": "LoHa",
@@ -75,7 +81,7 @@ class LoraTensorName(NamedTuple):
     layer: str
     """Layer in diffusers' name; "" for the model itself, whose modulation is that of Wan's head."""
     part: str
-    """down, up or alpha of a pair, or a change of the weight, bias or modulation."""
+    """down, up, alpha or DoRA's magnitude of a pair, or a change of the weight, bias or modulation."""
 
     @property
     def parameter(self) -> str:
@@ -107,7 +113,7 @@ def parse_lora_name(name: str, num_layers: int, source: str) -> LoraTensorName:
     method = next((method for start, method in UNSUPPORTED_SUFFIXES.items() if last.startswith(start)), None)
     problem = "which is no part of a LoRA" if method is None else f"which belongs to {method}; it is not supported"
     raise InputError(
-        f"'{source}' contains '{name}', {problem}; use a LoRA file for Wan 2.1",
+        f"'{source}' contains '{name}', {problem}; use a LoRA file for Wan",
         code=ErrorCode.malformed_file if method is None else ErrorCode.unsupported,
         field=name,
     )

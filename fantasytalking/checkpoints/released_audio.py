@@ -2,7 +2,8 @@
 
 The checkpoint is a torch file of two parts, proj_model and audio_processor, or a safetensors file with the parts as
 prefixes. Its tensors are those of the model's `audio` module. Ports for other programs have the same tensors, in other
-dtypes, and leave out parts of the names: `audio_processor.` and `processor.`.
+dtypes, and leave out parts of the names: `audio_processor.` and `processor.`. Wan2GP has the projector in a file of its
+own beside the other one.
 """
 
 import re
@@ -12,9 +13,14 @@ from pathlib import Path
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.tensor_io import check_finite, check_shapes, read_parts, write_parts
+from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors, read_parts, write_parts
 
 RELEASED_AUDIO_PARTS = ("proj_model", "audio_processor")
+
+PROJECTOR_FILE = "fantasy_proj_model.safetensors"
+"""Wan2GP's file of the projector, beside that of the blocks; its names have no prefix."""
+PORT_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
+"""What ports put before all names."""
 
 _PROJECTOR = {f"proj_model.{name}": f"audio_projector.{name}" for name in ("proj.weight", "norm.weight", "norm.bias")}
 _BLOCK = re.compile(r"audio_processor\.blocks\.(\d+)\.cross_attn\.processor\.([kv])_proj\.weight")
@@ -25,15 +31,34 @@ _OUR_BLOCK = re.compile(r"blocks\.(\d+)\.attn2\.audio_([kv])_proj\.weight")
 def read_released_audio(path: str | Path) -> dict[str, Tensor]:
     """Reads the released audio weights from .ckpt, .pt or .pth (two parts) or .safetensors (prefixes), flat.
 
-    Quantized tensors are dequantized, and those of ports have the released names.
+    Quantized tensors are dequantized, and those of ports have the released names. Where the file has no projector, it
+    is read from `PROJECTOR_FILE` beside it.
 
     Raises:
         InputError: the file is not such a checkpoint, keys are missing, unexpected or duplicate, shapes disagree, or
             tensors are not floating point.
     """
-    tensors = _with_released_names(read_parts(path, RELEASED_AUDIO_PARTS), str(path))
+    path = Path(path)
+    flat = _without_prefix(read_parts(path, RELEASED_AUDIO_PARTS))
+    tensors = _with_released_names(flat | _projector_beside(path, flat), str(path))
     check_released_audio(tensors, str(path))
     return tensors
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = next((start for start in PORT_PREFIXES if all(name.startswith(start) for name in tensors)), "")
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
+def _projector_beside(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the projector of Wan2GP's second file where `tensors` are blocks alone."""
+    beside = path.with_name(PROJECTOR_FILE)
+    if any(name in tensors for name in _PROJECTOR) or path.name == PROJECTOR_FILE or not beside.is_file():
+        return {}
+    return {
+        f"proj_model.{name.removeprefix('proj_model.')}": value
+        for name, value in open_safetensors(beside).read_all().items()
+    }
 
 
 def _with_released_names(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -98,6 +123,8 @@ def check_released_audio(tensors: Mapping[str, Tensor], source: str) -> None:
     names = {*_PROJECTOR}
     names |= {_released_block(block, kind) for block in range(max(len(blocks), 1)) for kind in "kv"}
     hint = "it is not the released audio checkpoint; get it again from its source"
+    if not any(name in tensors for name in _PROJECTOR) and blocks:
+        hint = f"for Wan2GP's weights put {PROJECTOR_FILE} beside the file"
     weight = tensors.get("proj_model.proj.weight")
     first = tensors.get(_released_block(0, "k"))
     token_dim = weight.shape[0] if weight is not None and weight.ndim == 2 else 0

@@ -25,6 +25,8 @@ from fantasytalking.common.torch_file import read_pickle
 from fantasytalking.models.expression_config import EXPRESSION_FEATURE_PARTS, ExpressionModuleConfig
 
 RELEASED_PORTRAIT_PARTS = ("proj_model", "mouth_proj_model", "emo_proj_model", "ip_adapter")
+ENCODER_PREFIX = "pd_fpg."
+"""Beginning of the names of the expression encoder, which some ports contain."""
 RELEASED_RESAMPLER_HEAD_DIM = 64
 """Head width of the released resamplers; the number of heads does not follow from the shapes."""
 RELEASED_PADDING_MODE = "attended"
@@ -71,18 +73,22 @@ def is_released_portrait(path: Path) -> bool:
         return any(name.startswith("ip_adapter.") for name in open_safetensors(path).shapes)
     if path.suffix not in PICKLE_SUFFIXES:
         return False
-    loaded = read_pickle(path)
+    loaded = read_pickle(path, mapped=True)
     return isinstance(loaded, Mapping) and "ip_adapter" in loaded
 
 
 def read_released_expression(path: str | Path) -> dict[str, Tensor]:
     """Reads the released expression weights from a torch file of four parts or the flat port, in our names.
 
+    An encoder in the port (`ENCODER_PREFIX`) is left to `encoders.fantasy_portrait.pd_fgc.load_pd_fgc`.
+
     Raises:
         InputError: the file is not such a checkpoint, keys are missing or unexpected, shapes disagree, or tensors are
             not floating point.
     """
-    return from_released_expression(read_parts(path, RELEASED_PORTRAIT_PARTS), str(path))
+    tensors = read_parts(path, RELEASED_PORTRAIT_PARTS)
+    own = {name: value for name, value in tensors.items() if not name.startswith(ENCODER_PREFIX)}
+    return from_released_expression(own, str(path))
 
 
 def write_released_expression(tensors: Mapping[str, Tensor], path: str | Path) -> int:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str], invocation: Invocation, parameters: bool = Fa
         type=int,
         default=default.resolutions,
         metavar="PIXELS",
-        help="sides of square videos, multiples of 16",
+        help="sides of square videos, rounded down to whole tokens",
     )
     parser.add_argument("--gpus", nargs="+", type=int, default=default.num_gpus, metavar="N", help="numbers of GPUs")
     parser.add_argument(

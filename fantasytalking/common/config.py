@@ -106,6 +106,11 @@ def config_to_yaml(config: Any) -> str:
     return str(OmegaConf.to_yaml(OmegaConf.create(_escape_interpolations(asdict(config)))))
 
 
+def presets_with(name: str) -> list[str]:
+    """Returns the presets that have a configs/PRESET/`name`.yaml, in alphabetical order."""
+    return sorted(path.parent.name for path in CONFIGS_FOLDER.glob(f"*/{name}.yaml"))
+
+
 def preset_path(preset: str, name: str) -> Path:
     """Returns the path of configs/`preset`/`name`.yaml.
 
@@ -114,7 +119,7 @@ def preset_path(preset: str, name: str) -> Path:
     """
     path = CONFIGS_FOLDER / preset / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(p.parent.name for p in CONFIGS_FOLDER.glob(f"*/{name}.yaml"))
+        known = presets_with(name)
         raise InputError(
             f"there is no preset '{preset}' with a {name}.yaml;{did_you_mean(preset, known)} known: {', '.join(known)}",
             code=ErrorCode.invalid_choice,

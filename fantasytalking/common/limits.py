@@ -83,12 +83,16 @@ MAX_HASHED_BYTES = 1 << 26
 
 MAX_GGUF_HEADER_BYTES = 1 << 24
 """Largest header of a GGUF file: names, shapes and metadata; that of umT5 with its vocabulary has about 6 MB."""
+MAX_QUANTIZATION_JSON_BYTES = 1 << 20
+"""Largest description of a file's quantization (JSON of ComfyUI), in bytes."""
 MAX_UNPACKED_RATIO = 4
 """Most bytes of tensors per byte of a torch file, which is not compressed when torch writes it."""
 MAX_ARCHIVE_ENTRIES = 100_000
 """Most entries of a torch file, one per tensor; the largest known checkpoint has about 2,000."""
 MAX_MODEL_CONFIG_BYTES = 1 << 20
 """Largest configuration of a component of others (`config.json`, `tokenizer_config.json`), in bytes."""
+MAX_TOKENIZER_BYTES = 1 << 25
+"""Largest tokenizer of a text encoder (SentencePiece); umT5's has 4.5 MB."""
 MAX_CONFIG_NUMBER = 1 << 20
 """Largest number in the configuration of a model: sizes, layers, tokens; umT5's vocabulary has 256,384."""
 

@@ -1,16 +1,21 @@
 """Provides named tensors of files, read one at a time; quantized ones are dequantized on reading.
 
 Weights in float8 are read as numbers, and with their scales where the file has them: `X.weight` times `X.scale_weight`
-or `X.weight_scale`, for the whole tensor or per output channel.
+or `X.weight_scale`, for the whole tensor or per output channel. ComfyUI's descriptions of layers (`X.comfy_quant`, or
+in the metadata) must be of formats that are read so.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.limits import MAX_QUANTIZATION_JSON_BYTES
 
 FLOAT8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 """Formats of stored weights, exactly representable in bfloat16. PyTorch does not compute with them."""
@@ -20,7 +25,13 @@ UNUSED_ENDINGS = (".scale_input", ".input_scale")
 """Endings of the scale of a layer's inputs, which only products in float8 need."""
 FLOAT8_MARKER = "scaled_fp8"
 """Last part of the name of an empty tensor that marks a file whose float8 weights all have scales."""
-OTHER_QUANTIZATION_ENDINGS = (".comfy_quant", ".weight_scale_2", ".weight_scale_inv", ".absmax", ".qweight", ".qzeros")
+DESCRIPTION_ENDING = ".comfy_quant"
+"""Ending of a tensor whose bytes are JSON about the quantization of a layer (ComfyUI)."""
+DESCRIBED_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+"""Formats in such descriptions whose weights are numbers times a scale."""
+HARMLESS_KEYS = frozenset({"format", "full_precision_matrix_mult", "convrot"})
+"""Other keys of descriptions; convrot, a rotation of the weights, only where it is false."""
+OTHER_QUANTIZATION_ENDINGS = (".weight_scale_2", ".weight_scale_inv", ".absmax", ".qweight", ".qzeros")
 """Endings of tensors of quantization formats that are not read."""
 
 
@@ -61,15 +72,20 @@ class LazyTensors:
         return {name: self.read(name) for name in self.shapes}
 
 
-def dequantized(stored: LazyTensors) -> LazyTensors:
+def dequantized(stored: LazyTensors, described: Mapping[str, Any] = MappingProxyType({})) -> LazyTensors:
     """Returns the tensors without scales and markers, quantized ones as plain numbers times their scale.
 
     They are read in float32 where the file has scales, otherwise in bfloat16, which is exact.
+
+    Args:
+        described: descriptions of layers' quantization in the file's metadata, by layer.
 
     Raises:
         InputError: the file is quantized in another format, a scale belongs to no weight or does not fit it, or a
             float8 weight of a file with `FLOAT8_MARKER` has no scale.
     """
+    for layer, values in described.items():
+        _check_description(stored, layer, values)
     scales, others = _sort_names(stored)
     kept = {name: name for name in stored.shapes if name not in others}
     float8 = {name for name in kept if stored.dtypes.get(name) in FLOAT8_DTYPES}
@@ -77,6 +93,10 @@ def dequantized(stored: LazyTensors) -> LazyTensors:
     unscaled = sorted(name for name in float8 - scales.keys() if name.endswith(".weight"))
     if marked and unscaled:
         raise _error(stored, unscaled[0], "is float8 without a scale, in a file whose weights have scales")
+    for name in sorted(others):
+        weight = f"{name.removesuffix(DESCRIPTION_ENDING)}.weight"
+        if name.endswith(DESCRIPTION_ENDING) and weight not in scales:
+            raise _error(stored, weight, "is described as quantized, but has no scale")
     if not float8 and not scales:
         return stored if not others else stored.renamed(kept)
     dtype = torch.float32 if scales else torch.bfloat16
@@ -97,6 +117,9 @@ def _sort_names(stored: LazyTensors) -> tuple[dict[str, str], set[str]]:
         ending = next((end for end in (*SCALE_ENDINGS, *UNUSED_ENDINGS) if name.endswith(end)), None)
         if name.rpartition(".")[2] == FLOAT8_MARKER:
             others.add(name)
+        elif name.endswith(DESCRIPTION_ENDING):
+            _check_description(stored, name, _read_description(stored, name))
+            others.add(name)
         elif name.endswith(OTHER_QUANTIZATION_ENDINGS):
             raise _error(
                 stored, name, "belongs to a quantization that is not read", "use the file in fp16, bf16 or scaled fp8"
@@ -112,6 +135,37 @@ def _sort_names(stored: LazyTensors) -> tuple[dict[str, str], set[str]]:
                 _check_scale_shape(stored, name, weight)
                 scales[weight] = name
     return scales, others
+
+
+def _read_description(stored: LazyTensors, name: str) -> Any:
+    if len(stored.shapes[name]) != 1 or stored.shapes[name][0] > MAX_QUANTIZATION_JSON_BYTES:
+        raise _error(stored, name, "is no short list of bytes")
+    return parse_quantization_json(stored.read(name).to(torch.uint8).numpy().tobytes(), stored.source)
+
+
+def parse_quantization_json(text: str | bytes, source: str) -> Any:
+    """Parses a description of quantization.
+
+    Raises:
+        InputError: it is not valid JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"'{source}': a description of its quantization is no JSON; get the file again from its source",
+            code=ErrorCode.malformed_file,
+            field=source,
+        ) from error
+
+
+def _check_description(stored: LazyTensors, name: str, values: Any) -> None:
+    kind = values.get("format") if isinstance(values, dict) else None
+    if kind not in DESCRIBED_FORMATS or values.get("convrot") or values.keys() - HARMLESS_KEYS:
+        shown = f"{kind} with further steps" if kind in DESCRIBED_FORMATS else str(kind)[:40]
+        raise _error(
+            stored, name, f"is quantized as {shown}, which is not read", "use the file in fp16, bf16 or scaled fp8"
+        )
 
 
 def _check_scale_shape(stored: LazyTensors, scale: str, weight: str) -> None:

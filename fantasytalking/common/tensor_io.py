@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
-from fantasytalking.common.stored_tensors import LazyTensors, dequantized
+from fantasytalking.common.limits import MAX_QUANTIZATION_JSON_BYTES
+from fantasytalking.common.stored_tensors import LazyTensors, dequantized, parse_quantization_json
 from fantasytalking.common.text_files import read_json
 from fantasytalking.common.torch_file import read_pickle
 
@@ -31,6 +32,8 @@ SAFETENSORS_DTYPES = {
     "U8": torch.uint8,
 }
 """Dtypes of safetensors files that are read."""
+QUANTIZATION_METADATA_KEY = "_quantization_metadata"
+"""Entry of a safetensors file's metadata with descriptions of its quantized layers (ComfyUI)."""
 
 
 def open_safetensors(*paths: Path) -> LazyTensors:
@@ -43,8 +46,10 @@ def open_safetensors(*paths: Path) -> LazyTensors:
     handles: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, torch.dtype] = {}
+    described: dict[str, Any] = {}
     for path in paths:
         handle = _open_safetensors(path)
+        described |= _described_layers(handle.metadata() or {}, path)
         for name in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
             if name in handles:
                 raise InputError(
@@ -55,7 +60,23 @@ def open_safetensors(*paths: Path) -> LazyTensors:
             handles[name] = handle
             part = handle.get_slice(name)
             shapes[name], dtypes[name] = tuple(part.get_shape()), _dtype(part.get_dtype(), name, path)
-    return dequantized(LazyTensors(str(paths[0]), shapes, lambda name: handles[name].get_tensor(name), dtypes))
+    return dequantized(
+        LazyTensors(str(paths[0]), shapes, lambda name: handles[name].get_tensor(name), dtypes), described
+    )
+
+
+def _described_layers(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Returns ComfyUI's descriptions of quantized layers in a file's metadata."""
+    text = metadata.get(QUANTIZATION_METADATA_KEY, "{}")
+    values = parse_quantization_json(text if len(text) <= MAX_QUANTIZATION_JSON_BYTES else "", str(path))
+    layers = values.get("layers", {}) if isinstance(values, dict) else None
+    if not isinstance(layers, dict):
+        raise InputError(
+            f"'{path}': its metadata {QUANTIZATION_METADATA_KEY} has no layers; get it again from its source",
+            code=ErrorCode.malformed_file,
+            field=QUANTIZATION_METADATA_KEY,
+        )
+    return layers
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:

@@ -27,8 +27,9 @@ from fantasytalking.data.collate_multi_person import (
     stack_faces,
 )
 from fantasytalking.data.dataset import Sample
-from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
+from fantasytalking.encoders.wan_layout import lay_out_image_latents, pad_prompt_embeds
 from fantasytalking.latent_geometry import WAN21_GEOMETRY, LatentGeometry
+from fantasytalking.models.image_conditioning import ImageConditioning
 
 
 class AudioAlignment(Enum):
@@ -55,6 +56,8 @@ class TrainingBatch(NamedTuple):
     conditions: Conditions
     lip_mask: Tensor
     """(B, 1, F, h, w) fraction of each latent cell that lies in the lip mask, in [0, 1]."""
+    num_given_frames: int = 0
+    """Latent frames at the start that the base is given, which the loss does not count."""
 
 
 @dataclass
@@ -75,6 +78,10 @@ class CollateConfig:
     """Which people the video tokens outside of all regions attend to."""
     geometry: LatentGeometry = WAN21_GEOMETRY
     """Of the base's latents and tokens."""
+    image_conditioning: ImageConditioning = ImageConditioning.channel_concat
+    """How the base receives the first frame."""
+    image_embeds: bool = True
+    """Whether the base attends to CLIP tokens of the first frame."""
 
     def validate(self) -> None:
         """Checks the values.
@@ -122,9 +129,9 @@ class PortraitCollator:
             prompt_embeds=_stack(
                 [pad_prompt_embeds(clip.text, self.config.max_text_tokens) for clip in features], samples, "text"
             ),
-            image_embeds=_stack([clip.image for clip in features], samples, "image"),
-            image_latents=torch.cat(
-                [first_frame_mask(first_frame, config.geometry.temporal_stride), first_frame], dim=1
+            image_embeds=_image_embeds(samples) if config.image_embeds else None,
+            image_latents=lay_out_image_latents(
+                first_frame, config.image_conditioning, config.geometry.temporal_stride
             ),
             audio_embeds=audio.tokens,
             audio_mask=audio.mask,
@@ -137,7 +144,12 @@ class PortraitCollator:
             speaker_regions=speaker_regions,
         )
         latents = _stack([clip.latents for clip in features], samples, "latents")
-        return TrainingBatch(latents, conditions, _stack(masks, samples, "lip_mask")[:, None])
+        return TrainingBatch(
+            latents,
+            conditions,
+            _stack(masks, samples, "lip_mask")[:, None],
+            config.image_conditioning.num_given_frames,
+        )
 
     def _audio_condition(self, samples: Sequence[Sample]) -> tuple[AudioWindows, Tensor | None]:
         """Returns the windows of the clips' audio, or those of all speakers side by side with their regions."""
@@ -158,6 +170,21 @@ class PortraitCollator:
             return clip_level_window(audio)
         stride = self.config.geometry.temporal_stride
         return timed_frame_windows(audio, frame_times, stride, self.config.audio_window_seconds)
+
+
+def _image_embeds(samples: Sequence[Sample]) -> Tensor:
+    images: list[Tensor] = []
+    for sample in samples:
+        if sample.features.image is None:
+            raise InputError(
+                f"clip '{sample.record.clip}' has no 'image' feature, which this base attends to; prepare the corpus "
+                "with image_tokens=true",
+                code=ErrorCode.missing_value,
+                field="image",
+                value=sample.record.clip,
+            )
+        images.append(sample.features.image)
+    return _stack(images, samples, "image")
 
 
 def _stack(tensors: list[Tensor], samples: Sequence[Sample], name: str) -> Tensor:

@@ -5,7 +5,6 @@
 | latents             | (Z,F,h,w)   | float16 | normalized VAE latents of the clip (Z = 16 for Wan 2.1) |
 | first_frame_latents | (Z,F,h,w)   | float16 | normalized VAE latents of [first frame, zeros ...] |
 | text                | (T,D)       | float16 | umT5 states of the caption's tokens, without padding |
-| image               | (I,D)       | float16 | CLIP tokens of the first frame |
 | audio               | (A,C)       | float16 | wav2vec2 tokens of the clip's audio (C = 768 for wav2vec2-base) |
 | frame_times         | (frames,)   | float64 | seconds from the clip's start at which each frame appears |
 | face                | (P,512)     | float32 | ArcFace embeddings of the first frame's faces, of length 1 |
@@ -16,6 +15,7 @@ Optional keys; each group is complete or absent:
 
 | key                 | shape        | type    | meaning |
 |---------------------|--------------|---------|---------|
+| image               | (I,D)        | float16 | CLIP tokens of the first frame, for bases that attend to them |
 | expression          | (P,frames,E) | float16 | expression features of every frame: head, eye, emotion, mouth |
 | expression_present  | (P,frames)   | bool    | the face is visible; elsewhere `expression` repeats the last one |
 | boxes               | (P,frames,4) | float32 | left, top, right, bottom of the face in pixels of the prepared frames |
@@ -39,26 +39,12 @@ from torch import Tensor
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, bounded_file
 from fantasytalking.common.limits import MAX_FEATURE_BYTES
+from fantasytalking.condition_specs import CONDITIONS
 
 FEATURE_FORMAT = 1
 METADATA_KEY = "fantasytalking"
 
-_SHAPES = {
-    "latents": ("Z", "F", "h", "w"),
-    "first_frame_latents": ("Z", "F", "h", "w"),
-    "text": ("T", "D_text"),
-    "image": ("I", "D_image"),
-    "audio": ("A", "C"),
-    "frame_times": ("frames",),
-    "face": ("P", "512"),
-    "lip_mask_causal": ("F", "h", "w"),
-    "lip_mask_trilinear": ("F", "h", "w"),
-    "expression": ("P", "frames", "E"),
-    "expression_present": ("P", "frames"),
-    "boxes": ("P", "frames", "4"),
-    "speakers": ("P", "A", "C"),
-}
-_OPTIONAL = (("expression", "expression_present", "boxes"), ("speakers",))
+_OPTIONAL = (("image",), ("expression", "expression_present", "boxes"), ("speakers",))
 _DTYPES = {
     "frame_times": torch.float64,
     "face": torch.float32,
@@ -74,16 +60,26 @@ class ClipFeatures:
     latents: Tensor
     first_frame_latents: Tensor
     text: Tensor
-    image: Tensor
     audio: Tensor
     frame_times: Tensor
     face: Tensor
     lip_mask_causal: Tensor
     lip_mask_trilinear: Tensor
+    image: Tensor | None = None
     expression: Tensor | None = None
     expression_present: Tensor | None = None
     boxes: Tensor | None = None
     speakers: Tensor | None = None
+
+
+_AXES = {
+    "latents": ("Z", "F", "h", "w"),
+    "frame_times": ("frames",),
+    "lip_mask_causal": ("F", "h", "w"),
+    "lip_mask_trilinear": ("F", "h", "w"),
+    **{name: axes for spec in CONDITIONS for name, axes in spec.features.items()},
+}
+_SHAPES = {item.name: _AXES[item.name] for item in fields(ClipFeatures)}
 
 
 def save_features(features: ClipFeatures, path: Path, config_hash: str) -> None:
@@ -191,6 +187,3 @@ def _check_keys(tensors: dict[str, Tensor], source: str) -> None:
     wrong = sorted((tensors.keys() ^ _SHAPES.keys()) - absent)
     if wrong:
         raise _malformed(source, wrong[0], "is missing" if wrong[0] in _SHAPES else "is unknown")
-
-
-assert [field.name for field in fields(ClipFeatures)] == list(_SHAPES)

@@ -142,7 +142,7 @@ class ClipRecord:
         path = PurePosixPath(self.features)
         checks = {
             "features": not path.is_absolute() and ".." not in path.parts and path.suffix == ".safetensors",
-            "frames": self.frames >= 1 and (self.frames - 1) % 4 == 0,
+            "frames": self.frames >= 1,
             "width": self.width > 0,
             "height": self.height > 0,
             "fps": 0 < self.fps <= 240,

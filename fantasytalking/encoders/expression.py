@@ -27,7 +27,12 @@ from fantasytalking.common.limits import MAX_ENCODER_BYTES, MAX_ENCODER_CONFIG_B
 from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors
 from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.face_alignment import SimilarityTransform, crop_aligned, estimate_similarity
-from fantasytalking.encoders.fantasy_portrait.pd_fgc import PdFgcNetwork, load_pd_fgc
+from fantasytalking.encoders.fantasy_portrait.pd_fgc import (
+    PdFgcNetwork,
+    contains_pd_fgc,
+    load_pd_fgc,
+    read_pd_fgc_tensors,
+)
 
 if TYPE_CHECKING:
     from fantasytalking.encoders.fantasy_portrait.tracker import FantasyPortraitNetworks
@@ -322,6 +327,10 @@ def copy_expression_encoder(source: Path, folder: Path) -> None:
     beside = sorted(source.glob("*.onnx")) if source.is_dir() else []
     with atomic_write(folder) as temporary:
         temporary.mkdir()
-        shutil.copyfile(released, (temporary / PD_FGC_FILE_STEM).with_suffix(released.suffix))
+        target = (temporary / PD_FGC_FILE_STEM).with_suffix(released.suffix)
+        if contains_pd_fgc(released):  # without the adapter beside it
+            save_file({name: value.contiguous() for name, value in read_pd_fgc_tensors(released).items()}, target)
+        else:
+            shutil.copyfile(released, target)
         for file in beside:
             shutil.copyfile(file, temporary / file.name)

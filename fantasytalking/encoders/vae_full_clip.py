@@ -4,7 +4,7 @@ diffusers processes a video in pieces and caches the last features of every conv
 For short training clips the pieces cost more than they save. Every convolution is causal, so one call over all frames
 gives the same result.
 
-Axes: B clips, T frames, F latent frames, C channels, H and W height and width of a feature map.
+Axes: B clips, Z latent channels, T frames, F latent frames, C channels, H and W height and width of a feature map.
 """
 
 import torch
@@ -39,7 +39,7 @@ def to_channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
 
 
 def encode_full_clip(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
-    """Returns the moments (B, 2 * 16, F, h, w) of `video` (B, 3, T, H, W) in [-1, 1], T = 1 + 4k."""
+    """Returns the moments (B, 2 Z, F, h, w) of `video` (B, 3, T, H, W) in [-1, 1], of whole latent frames."""
     features = vae.encoder.conv_in(patchify(video, vae.config["patch_size"] or 1))
     for layer in vae.encoder.down_blocks:
         features = _run_layer(layer, features)
@@ -49,7 +49,7 @@ def encode_full_clip(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
 
 
 def decode_full_clip(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """Returns the video (B, 3, T, H, W) of `latents` (B, 16, F, h, w), not clamped, so that gradients are kept."""
+    """Returns the video (B, 3, T, H, W) of `latents` (B, Z, F, h, w), not clamped, so that gradients are kept."""
     features = _run_mid_block(vae.decoder.mid_block, vae.decoder.conv_in(vae.post_quant_conv(latents)))
     for block in vae.decoder.up_blocks:
         features = _run_layer(block, features)

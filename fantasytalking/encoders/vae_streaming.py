@@ -41,10 +41,11 @@ class StreamingVaeDecoder:
         """Decodes the next latent frames.
 
         Args:
-            latents: (1, 16, n, h, w) normalized.
+            latents: (1, Z, n, h, w) normalized.
 
         Yields:
-            (3, 1, H, W) for the first latent frame of the video, (3, 4, H, W) for every other, in [-1, 1], float32.
+            (3, 1, H, W) for the first latent frame of the video, (3, s, H, W) for every other, in [-1, 1], float32; s
+            is the temporal stride.
         """
         onload_module(self.vae)
         config, device = self.vae.config, get_module_execution_device(self.vae)

@@ -1,6 +1,7 @@
 """Provides Wan's frozen encoders as in diffusers' WanImageToVideoPipeline: causal VAE, umT5 and CLIP.
 
-Axes: B batch, T frames (1 + 4k), F latent frames (1 + k), H and W pixels, h and w latent size.
+Axes: B batch, Z latent channels, T frames (1 + s k), F latent frames (1 + k), H and W pixels, h and w latent size; s is
+the temporal stride of the VAE (Wan: 4).
 """
 
 import html
@@ -37,6 +38,10 @@ __all__ = ["ImageEncoder", "TextEncoder", "VideoAutoencoder", "clean_prompt", "f
 
 MAX_FULL_CLIP_PIXELS = 1 << 20
 """Maximum number of pixels, over all frames of a batch, that are encoded at once instead of in pieces."""
+
+PIECE_FRAMES = 4
+"""Frames of the pieces in which diffusers encodes a video, whatever the temporal stride. At another stride a piece is
+no whole number of latent frames, and the video is encoded at once."""
 
 
 class VideoAutoencoder:
@@ -87,14 +92,15 @@ class VideoAutoencoder:
             video: (B, 3, T, H, W), uint8 in [0, 255] or floating point in [-1, 1].
 
         Returns:
-            (B, 16, F, h, w) float32 on the VAE's device.
+            (B, Z, F, h, w) float32 on the VAE's device.
 
         Raises:
-            InputError: T is not 1 + 4k, or H or W is not a multiple of the spatial stride.
+            InputError: T is not 1 + s k, or H or W is not a multiple of the spatial stride.
         """
         self._check_video(video)
         pixels = self._to_signed_unit(video)
-        if video[:, 0].numel() <= MAX_FULL_CLIP_PIXELS and not self.vae.use_tiling:
+        is_small = video[:, 0].numel() <= MAX_FULL_CLIP_PIXELS
+        if (is_small or self.temporal_stride != PIECE_FRAMES) and not self.vae.use_tiling:
             onload_module(self.vae)
             moments = encode_full_clip(self.vae, pixels.contiguous(memory_format=torch.channels_last_3d))
             return self._normalize(moments[:, : self.vae.config["z_dim"]].float())
@@ -102,7 +108,7 @@ class VideoAutoencoder:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Returns the video (B, 3, T, H, W) float32 in [-1, 1] of normalized `latents` (B, 16, F, h, w)."""
+        """Returns the video (B, 3, T, H, W) float32 in [-1, 1] of normalized `latents` (B, Z, F, h, w)."""
         check_finite_result(latents, "latents")
         mean, std = self._statistics(latents)
         latents = latents.to(self._device, torch.float32) * std + mean
@@ -115,10 +121,10 @@ class VideoAutoencoder:
         """Decodes as `decode`, one latent frame at a time; memory does not grow with the length.
 
         Args:
-            latents: (1, 16, F, h, w) normalized.
+            latents: (1, Z, F, h, w) normalized.
 
         Yields:
-            (3, 1, H, W), then (3, 4, H, W) F - 1 times, in [-1, 1], float32.
+            (3, 1, H, W), then (3, s, H, W) F - 1 times, in [-1, 1], float32.
         """
         assert latents.shape[0] == 1, "one video"
         check_finite_result(latents, "latents")
@@ -149,10 +155,10 @@ class VideoAutoencoder:
 
         Args:
             image: (B, 3, H, W), uint8 in [0, 255] or floating point in [-1, 1].
-            num_frames: number of frames of the video, 1 + 4k.
+            num_frames: number of frames of the video, 1 + s k.
 
         Returns:
-            (B, 16, F, h, w) float32.
+            (B, Z, F, h, w) float32.
 
         Raises:
             InputError: as `encode`.
@@ -162,7 +168,7 @@ class VideoAutoencoder:
         return self.encode(torch.cat([first, padding], dim=2))
 
     def first_frame_mask(self, latents: Tensor) -> Tensor:
-        """Returns the mask channels (B, 4, F, h, w) of first-frame latents: 1 in latent frame 0, 0 elsewhere."""
+        """Returns the mask channels (B, s, F, h, w) of first-frame latents: 1 in latent frame 0, 0 elsewhere."""
         return first_frame_mask(latents, self.temporal_stride)
 
     @property

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fantasytalking.models.image_conditioning import ImageConditioning
+
 
 def first_frame_mask(latents: Tensor, temporal_stride: int) -> Tensor:
     """Returns Wan's mask (B, temporal_stride, F, h, w) of known frames for `latents` (B, C, F, h, w).
@@ -13,6 +15,16 @@ def first_frame_mask(latents: Tensor, temporal_stride: int) -> Tensor:
     mask = latents.new_zeros(batch, temporal_stride, frames, height, width)
     mask[:, :, 0] = 1
     return mask
+
+
+def lay_out_image_latents(first_frame_latents: Tensor, conditioning: ImageConditioning, temporal_stride: int) -> Tensor:
+    """Returns `Conditions.image_latents` of the latents (B, Z, F, h, w) of the video [image, 0, 0, ...].
+
+    Latent frame 0 of that video is the image's own latent, since the VAE is causal.
+    """
+    if conditioning is ImageConditioning.first_frame_replace:
+        return first_frame_latents[:, :, :1]
+    return torch.cat([first_frame_mask(first_frame_latents, temporal_stride), first_frame_latents], dim=1)
 
 
 def pad_prompt_embeds(prompt_embeds: Tensor, length: int) -> Tensor:

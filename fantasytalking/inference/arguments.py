@@ -22,6 +22,7 @@ from fantasytalking.inference.job import (
     unused_output_path,
 )
 from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
+from fantasytalking.pipeline.loading.component_files import COMPONENT_NAMES
 
 
 class ConfigOption(NamedTuple):
@@ -49,7 +50,7 @@ CONFIG_OPTIONS = (
     ConfigOption("num-inference-steps", int, "denoising steps"),
     ConfigOption("seed", int, "seed of the noise"),
     ConfigOption("fps", float, "frames per second"),
-    ConfigOption("size", str, "size of the video: N or WIDTHxHEIGHT, multiples of 16"),
+    ConfigOption("size", str, "size of the video: N or WIDTHxHEIGHT, for Wan 2.1 multiples of 16"),
     ConfigOption("max-seconds", float, "longest part of audio and driving videos that is used"),
 )
 RENAMED_OPTIONS = {
@@ -69,6 +70,10 @@ AUDIO_HELP = (
     "--driving-video or --reproduce"
 )
 DRIVING_VIDEO_HELP = "a video whose expression drives the face; several times like --audio (default: none)"
+COMPONENT_HELP = (
+    f"a single file in place of a component of the base: {', '.join(COMPONENT_NAMES)}; several times (default: the "
+    "base's)"
+)
 FACE_INDEX_HELP = (
     "the selected face, from 1 at the left; several times for several audio files or driving videos (default: all "
     "faces, from the left)"
@@ -91,6 +96,8 @@ def parse_job(arguments: Sequence[str], description: str, prog: str | None = Non
     config = load_config(InferConfig, options.config or preset_path("nano", "infer"), options.overrides)
     values = {option.name: getattr(options, option.name) for option in CONFIG_OPTIONS}
     config = apply_options(config, {**values, "face_indices": options.face_index})
+    if options.component:
+        config = replace(config, components=replace(config.components, **_component_files(options.component)))
     if options.stream:
         config = replace(config, stream=True)
     audio_paths, driving_videos = (
@@ -129,6 +136,7 @@ def _parser(description: str, prog: str | None) -> CommandParser:
         "--config",
         help="the model and its settings, whose values replace the defaults above (default: configs/nano/infer.yaml)",
     )
+    parser.add_argument("--component", action="append", metavar="NAME=FILE", help=COMPONENT_HELP)
     parser.add_path(
         "--output", help="the video, .mp4 (default: outputs/IMAGE_AUDIO.mp4; of a record NAME.json, NAME.again.mp4)"
     )
@@ -139,6 +147,22 @@ def _parser(description: str, prog: str | None) -> CommandParser:
     )
     parser.add_settings("settings, such as guidance.audio.stop=0.7")
     return parser
+
+
+def _component_files(given: Sequence[str]) -> dict[str, str]:
+    """Parses `NAME=FILE` of every --component."""
+    files = {}
+    for argument in given:
+        name, separator, file = argument.partition("=")
+        if not separator or not file or name not in COMPONENT_NAMES:
+            raise InputError(
+                f"--component is '{argument}'; give NAME=FILE, with one of {', '.join(COMPONENT_NAMES)}",
+                code=ErrorCode.invalid_choice,
+                field="--component",
+                value=argument,
+            )
+        files[name] = file
+    return files
 
 
 def _option_defaults(config: InferConfig) -> dict[str, str]:
@@ -168,7 +192,7 @@ def _rename_old_options(arguments: Sequence[str]) -> list[str]:
 
 
 def _reject_other_options(options: argparse.Namespace) -> None:
-    flags = ["image", "audio", "driving-video", "face-index", "config", "stream"]
+    flags = ["image", "audio", "driving-video", "face-index", "component", "config", "stream"]
     flags += [option.flag for option in CONFIG_OPTIONS]
     others = [f"--{flag}" for flag in flags if getattr(options, flag.replace("-", "_")) is not None] + options.overrides
     if others:

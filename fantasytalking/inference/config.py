@@ -13,6 +13,7 @@ from fantasytalking.inference.optimizations import OptimizationConfig
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.generation_plan import GenerationControls
 from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
+from fantasytalking.pipeline.loading.component_files import ComponentFiles
 from fantasytalking.pipeline.portrait import PortraitOptions, parse_sizes
 from fantasytalking.pipeline.schedulers import FLOW_SHIFT_RANGE, SchedulerType
 
@@ -36,13 +37,18 @@ class InferConfig(GenerationControls):
 
     # The model
     model: str = "nano"
-    """Preset of the sizes: nano, wan1.3b or wan14b (configs/*/model.yaml)."""
+    """Preset of the sizes: nano, wan1.3b, wan14b, wan2.2-5b or wan2.2-a14b (configs/*/model.yaml)."""
     base: str | None = None
     """Folder or hub id of the Wan base, or a folder that `save_pretrained` wrote; null: the preset's."""
+    components: ComponentFiles = field(default_factory=ComponentFiles)
+    """Single files in place of components of a Wan base. With all of them, no base is needed."""
     adapter: str | None = None
-    """Adapter folder; null where `base` is a saved pipeline, which is complete but for distillation."""
+    """Adapter folder, or a released file; null where `base` is a saved pipeline, complete but for distillation."""
+    adapter_2: str | None = None
+    """Adapter folder of the low-noise expert, for a base with two (Wan2.2-I2V-A14B); `adapter` is then that of the
+    high-noise one."""
     audio_encoder: str | None = None
-    """wav2vec2 folder or hub id; null: the one in the base."""
+    """wav2vec2: folder, file or hub id; null: the one in the base."""
     face_encoder: str | None = None
     """ArcFace .onnx; null: the one in the base."""
     expression_adapter: str | None = None

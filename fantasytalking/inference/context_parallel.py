@@ -20,11 +20,13 @@ from diffusers import ContextParallelConfig
 from torch import Tensor, distributed
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.condition_specs import PER_WINDOW_TENSORS
+from fantasytalking.conditions import flatten_conditions, unflatten_conditions
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline, resolve_model
 from fantasytalking.inference.optimizations import StepCache, apply_optimizations
+from fantasytalking.models.experts import Expert, Experts
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -36,23 +38,10 @@ LoadedT = TypeVar("LoadedT")
 
 WORKER_TIMEOUT = timedelta(days=1)
 """Longest wait of a worker for the coordinator, which may be waiting for audio."""
-EXPRESSION_PREFIX = "expression."
-"""Prefix of the names of tensors within the expression condition."""
-WINDOWED_TENSORS = (
-    "audio_embeds",
-    "audio_mask",
-    f"{EXPRESSION_PREFIX}features",
-    f"{EXPRESSION_PREFIX}present",
-    f"{EXPRESSION_PREFIX}regions",
-    "speaker_regions",
-)
-"""Conditions that change from window to window."""
-_CACHE_KEYS = {"audio_embeds": "audio", f"{EXPRESSION_PREFIX}features": "expression"}
-"""Entry of the condition cache that a windowed tensor invalidates."""
 
 
 class LoadCommand(NamedTuple):
-    """Asks the workers to load the transformer."""
+    """Asks the workers to load the transformers."""
 
     config: InferConfig
     has_driving_video: bool
@@ -60,8 +49,9 @@ class LoadCommand(NamedTuple):
 
 
 class ForwardCommand(NamedTuple):
-    """Asks the workers to call the transformer."""
+    """Asks the workers to call one of the transformers."""
 
+    expert: Expert
     latents: Tensor
     timestep: Tensor
     conditions: dict[str, tuple[int, Tensor | None]]
@@ -88,29 +78,27 @@ def init_processes() -> int:
 
 def run_worker() -> int:
     """Follows the coordinator, and returns the code to exit with."""
-    transformer: FantasyTalkingTransformer3DModel | None = None
-    state = _WorkerState()
+    experts: Experts | None = None
+    states = {expert: _WorkerState() for expert in Expert}
     while True:
         message = _broadcast(None)
         if isinstance(message, ShutdownCommand):
             return message.exit_code
         if isinstance(message, LoadCommand):
-            transformer = _load_on_all_ranks(partial(_load_worker_transformer, message))
+            experts = _load_on_all_ranks(partial(_load_worker_experts, message))
         else:
-            assert transformer is not None and isinstance(message, ForwardCommand)
-            state.forward(transformer, message)
+            assert experts is not None and isinstance(message, ForwardCommand)
+            states[message.expert].forward(experts.transformer(message.expert), message)
 
 
 class Coordinator:
     """The first process."""
 
     def __init__(self) -> None:
-        self._sent_tensors: dict[str, dict[int, tuple[int, Tensor]]] = {}
-        self._cache: ConditionKVCache | None = None
-        self._num_sent = 0
+        self._sent = {expert: _SentConditions() for expert in Expert}
 
     def load_pipeline(self, job: GenerationJob, model: ResolvedModel) -> FantasyTalkingPipeline:
-        """Loads the pipeline of a job, with the transformer on every process.
+        """Loads the pipeline of a job, with the transformers on every process.
 
         Raises:
             InputError: a setting does not work with several processes, the pipeline cannot be loaded on one of them,
@@ -121,12 +109,14 @@ class Coordinator:
 
         def load() -> FantasyTalkingPipeline:
             pipe = load_pipeline(job.config, model)
-            _enable_context_parallel(pipe.transformer)
+            for transformer in pipe.experts:
+                _enable_context_parallel(transformer)
             return pipe
 
         pipe = _load_on_all_ranks(load)
         assert pipe is not None, "the coordinator raises where a process fails"
-        pipe.transformer.register_forward_pre_hook(self._broadcast_forward, with_kwargs=True)
+        for expert, transformer in zip(Expert, pipe.experts, strict=False):
+            transformer.register_forward_pre_hook(partial(self._broadcast_forward, expert), with_kwargs=True)
         return pipe
 
     def shutdown(self, exit_code: int) -> None:
@@ -134,7 +124,9 @@ class Coordinator:
         _broadcast(ShutdownCommand(exit_code))
         distributed.destroy_process_group()
 
-    def _broadcast_forward(self, transformer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _broadcast_forward(
+        self, expert: Expert, transformer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
         latents, timestep, conditions = arguments
         cache = keywords.get("cache")
         tokens, size = latents[0, 0].numel() // math.prod(transformer.config.patch_size), distributed.get_world_size()
@@ -146,17 +138,28 @@ class Coordinator:
                 field="--nproc-per-node",
                 value=size,
             )
-        is_new = cache is None or cache is not self._cache
+        is_new = cache is None or cache is not self._sent[expert].cache
         if is_new:
-            self._sent_tensors, self._cache = {}, cache
-        numbered = {name: self._register_tensor(name, value) for name, value in _flatten_conditions(conditions).items()}
-        _broadcast(ForwardCommand(_cpu_copy(latents), _cpu_copy(timestep), numbered, is_new, cache is not None))
+            self._sent[expert] = _SentConditions(cache)
+        sent = self._sent[expert]
+        numbered = {name: sent.register(name, value) for name, value in flatten_conditions(conditions).items()}
+        _broadcast(ForwardCommand(expert, _cpu_copy(latents), _cpu_copy(timestep), numbered, is_new, cache is not None))
 
-    def _register_tensor(self, name: str, tensor: Tensor) -> tuple[int, Tensor | None]:
-        known = self._sent_tensors.setdefault(name, {})
+
+class _SentConditions:
+    """Tensors of one video that the workers have for one transformer."""
+
+    def __init__(self, cache: ConditionKVCache | None = None) -> None:
+        self.cache = cache
+        self._tensors: dict[str, dict[int, tuple[int, Tensor]]] = {}
+        self._num_sent = 0
+
+    def register(self, name: str, tensor: Tensor) -> tuple[int, Tensor | None]:
+        """Returns the number of a tensor, and the tensor itself where it is new."""
+        known = self._tensors.setdefault(name, {})
         if id(tensor) in known:
             return known[id(tensor)][0], None
-        if name in WINDOWED_TENSORS:
+        if name in PER_WINDOW_TENSORS:
             known.clear()
         self._num_sent += 1
         known[id(tensor)] = (self._num_sent, tensor)  # the tensor is kept, so that its id stays its own
@@ -164,7 +167,7 @@ class Coordinator:
 
 
 class _WorkerState:
-    """Tensors and cache of the video on a worker."""
+    """Tensors and cache of the video for one transformer on a worker."""
 
     def __init__(self) -> None:
         self._tensors: dict[str, dict[int, Tensor]] = {}
@@ -179,14 +182,13 @@ class _WorkerState:
         for name, (number, tensor) in command.conditions.items():
             known = self._tensors.setdefault(name, {})
             if tensor is not None:
-                if name in WINDOWED_TENSORS:
+                if name in PER_WINDOW_TENSORS:
                     known.clear()
-                    if name in _CACHE_KEYS:
-                        self._cache.evict(_CACHE_KEYS[name])
+                    self._cache.evict(PER_WINDOW_TENSORS[name])
                 known[number] = tensor.to(device)
             tensors[name] = known[number]
         cache = self._cache if command.uses_cache else None
-        conditions = _unflatten_conditions(tensors)
+        conditions = unflatten_conditions(tensors)
         transformer(command.latents.to(device, dtype), command.timestep.to(device), conditions, cache=cache)
 
 
@@ -248,17 +250,20 @@ def _check_config(config: InferConfig) -> None:
             )
 
 
-def _load_worker_transformer(command: LoadCommand) -> FantasyTalkingTransformer3DModel:
-    """The transformer alone: the other components run on the coordinator."""
+def _load_worker_experts(command: LoadCommand) -> Experts:
+    """The transformers alone: the other components run on the coordinator."""
     config = command.config
     model = resolve_model(
         config, has_driving_video=command.has_driving_video, is_multi_speaker=command.is_multi_speaker
     )
     module_config = asdict(load_model_config(config.model).portrait)
-    transformer = load_transformer(model.stored, module_config, LoadingOptions(dtype=model.dtype))
-    apply_optimizations(transformer, config.optimizations, model.device)
-    _enable_context_parallel(transformer.to(model.device))
-    return transformer
+    options = LoadingOptions(dtype=model.dtype)
+    high, *rest = (load_transformer(model.stored, module_config, options, expert) for expert in model.stored.experts)
+    experts = Experts(high, rest[0] if rest else None, model.stored.boundary_ratio)
+    apply_optimizations(experts, config.optimizations, model.device)
+    for transformer in experts:
+        _enable_context_parallel(transformer.to(model.device))
+    return experts
 
 
 def _enable_context_parallel(transformer: FantasyTalkingTransformer3DModel) -> None:
@@ -271,29 +276,6 @@ def _enable_context_parallel(transformer: FantasyTalkingTransformer3DModel) -> N
             value=size,
         )
     transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=size))
-
-
-def _flatten_conditions(conditions: Conditions) -> dict[str, Tensor]:
-    """Returns the tensors of the conditions by name."""
-    values = conditions._asdict()
-    expression = values.pop("expression")
-    if expression is not None:
-        values |= {EXPRESSION_PREFIX + name: value for name, value in expression._asdict().items()}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _unflatten_conditions(tensors: dict[str, Tensor]) -> Conditions:
-    """Returns the conditions of named tensors: the inverse of `_flatten_conditions`."""
-    inner = {
-        name.removeprefix(EXPRESSION_PREFIX): value
-        for name, value in tensors.items()
-        if name.startswith(EXPRESSION_PREFIX)
-    }
-    values: dict[str, Any] = {name: tensors.get(name) for name in Conditions._fields}
-    if inner:
-        features, present, scale = (inner[name] for name in ("features", "present", "scale"))
-        values["expression"] = ExpressionCondition(features, present, inner.get("regions"), scale)
-    return Conditions(**values)
 
 
 def _cpu_copy(tensor: Tensor) -> Tensor:

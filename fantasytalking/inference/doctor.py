@@ -7,9 +7,11 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,8 +21,7 @@ import fantasytalking
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError, install_command
 from fantasytalking.common.files import hash_file
-from fantasytalking.common.tensor_io import open_safetensors
-from fantasytalking.common.weight_files import WEIGHT_SUFFIXES
+from fantasytalking.common.weight_files import WEIGHT_SUFFIXES, open_weights
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.inference.model_sources import find_source, source_names
@@ -154,8 +155,9 @@ def examine(config: InferConfig, *, hashes: bool = False, duration: bool = True)
     base = next(item for item in weights if item.name == "base")
     sizes: dict[str, int] = {}
     if base.path is not None:
+        single = {item.name: Path(item.path) for item in weights if item.path is not None and item.name != "base"}
         try:
-            sizes = component_bytes_on_disk(Path(base.path), config.dtype.torch_dtype)
+            sizes = component_bytes_on_disk(Path(base.path), config.dtype.torch_dtype, single)
         except InputError as error:
             problems.append(str(error))
     fits = [fit_device(device, memory, sizes) for device, memory in _devices(machine)] if sizes else []
@@ -165,18 +167,28 @@ def examine(config: InferConfig, *, hashes: bool = False, duration: bool = True)
     return Examination(machine, config.model, weights, sizes, fits, least, problems)
 
 
-def component_bytes_on_disk(base: Path, dtype: torch.dtype) -> dict[str, int]:
-    """Returns the bytes that each component of a folder in diffusers' layout takes once it is loaded.
+def component_bytes_on_disk(
+    base: Path, dtype: torch.dtype, separate: Mapping[str, Path] = MappingProxyType({})
+) -> dict[str, int]:
+    """Returns the bytes that each component of a base takes once it is loaded.
 
     Args:
+        base: a folder in diffusers' layout, or the file of a transformer.
         dtype: of all components but those that stay in float32.
+        separate: paths of components that are not in the base, by component or as `components.NAME`.
+
+    Raises:
+        InputError: a file is damaged or of a format that is not read.
     """
     sizes = {}
     for component in MODEL_COMPONENTS:
-        files = sorted((base / component).glob("*.safetensors"))
-        if files:
+        path = separate.get(f"components.{component}", separate.get(component, base / component))
+        if component == "transformer" and base.is_file():
+            path = base
+        files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+        shapes = [shape for file in files for shape in open_weights(file).shapes.values()]
+        if shapes:
             width = torch.float32.itemsize if component in FLOAT32_COMPONENTS else dtype.itemsize
-            shapes = open_safetensors(*files).shapes.values()
             sizes[component] = sum(math.prod(shape) for shape in shapes) * width
     return sizes
 

@@ -14,6 +14,7 @@ from fantasytalking.inference.console import notify
 from fantasytalking.inference.model_sources import ResolvedModel
 from fantasytalking.inference.provenance import GenerationRecord, is_record
 from fantasytalking.pipeline import GenerationPlan, ModelFacts, plan_generation
+from fantasytalking.pipeline.portrait import check_sizes
 
 STDIO_PATH = Path("-")
 """Standard input as the path of an audio, standard output as the path of a video."""
@@ -61,8 +62,9 @@ class GenerationJob:
         """Returns the checked plan of the video, before any weights are loaded.
 
         Raises:
-            InputError: as `fantasytalking.pipeline.plan_generation`.
+            InputError: a size has no whole tokens with this model, or as `fantasytalking.pipeline.plan_generation`.
         """
+        check_sizes(self.config.sizes, facts.geometry)
         return plan_generation(
             facts,
             self.config.controls(),

@@ -10,21 +10,22 @@ import torch
 from tqdm import tqdm
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.files import existing_file
 from fantasytalking.common.hub import CHECKPOINTS_FOLDER, HUB_ID, resolve_local
+from fantasytalking.common.weight_files import WEIGHT_SUFFIXES
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.inference.optimizations import apply_optimizations, choose_offload, component_bytes
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.pipeline.loading.component_files import check_complete, original_components
 from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 
 EXPRESSION_ADAPTER_FOLDER = "expression_adapter"
 """Folder in a base of an expression adapter that extends it."""
-NUM_COMPONENTS = 5
-"""VAE, text, image and audio encoder, transformer."""
+NUM_ENCODERS = 3
+"""VAE, text and audio encoder."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class ResolvedModel:
     """Separate ArcFace .onnx; None: the one in the base."""
     expression_encoder: Path | None
     """None: nothing drives the faces, or there is no encoder."""
-    lora: Path | None
-    """Few-step LoRA of the optimizations."""
+    loras: dict[str, Path]
+    """LoRAs of the optimizations, by the names that records use."""
     device: torch.device
     dtype: torch.dtype
-    """Of transformer, text and image encoder."""
+    """Of transformers, text and image encoder."""
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -52,11 +53,13 @@ class ResolvedModel:
         named = {
             "base": self.stored.base,
             "adapter": self.stored.adapter,
+            "adapter_2": self.stored.adapter_2,
             "audio_encoder": self.audio_encoder,
             "face_encoder": self.face_encoder,
-            "lora": self.lora,
             "expression_adapter": self.stored.expression_adapter,
             "expression_encoder": self.expression_encoder,
+            **{f"components.{name}": path for name, path in self.stored.components.items()},
+            **self.loras,
         }
         return {name: path for name, path in named.items() if path is not None}
 
@@ -84,18 +87,18 @@ def resolve_model(
             or the device does not exist.
     """
     names = source_names(config, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
+    loras = {name: file.path for name, file in config.optimizations.lora_files().items()}
     assert names["base"] is not None, "a preset names its base"
     found = resolve_paths(names, base_source=names["base"])
-    few_step_lora = config.optimizations.few_step_lora
-    lora = None if few_step_lora is None else existing_file(few_step_lora, "optimizations.few_step_lora")
     stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
+    config.optimizations.check_experts(len(stored.experts) > 1)
     return ResolvedModel(
         stored,
         stored.facts(),
         found["audio_encoder"],
         found["face_encoder"],
         stored.expression_encoder if has_driving_video else None,
-        lora,
+        {name: found[name] or Path(path) for name, path in loras.items()},
         _resolve_device(config),
         config.dtype.torch_dtype,
     )
@@ -105,13 +108,17 @@ def source_names(
     config: InferConfig, *, has_driving_video: bool = False, is_multi_speaker: bool = False
 ) -> dict[str, str | None]:
     """Returns the path or hub id of every source of weights by its key; None for those that are not needed."""
+    files = config.components.given()
     return {
-        "base": config.base or load_model_config(config.model).base,
+        "base": _base_name(config, files),
         "adapter": config.adapter,
-        "audio_encoder": config.audio_encoder,
+        "adapter_2": config.adapter_2,
+        "audio_encoder": files.pop("audio_encoder", config.audio_encoder),
         "face_encoder": config.face_encoder,
         "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
         "expression_encoder": config.expression_encoder if has_driving_video else None,
+        **{f"components.{name}": file for name, file in files.items()},
+        **{name: file.path for name, file in config.optimizations.lora_files().items()},
     }
 
 
@@ -145,7 +152,8 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
         InputError: a component is damaged, incomplete or of another kind.
     """
     is_saved = model.stored.extends_saved_pipeline
-    with tqdm(total=NUM_COMPONENTS, desc="load", unit=" parts", leave=True) as bar:
+    total = NUM_ENCODERS + model.stored.has_image_encoder + len(model.stored.experts)
+    with tqdm(total=total, desc="load", unit=" parts", leave=True) as bar:
 
         def progress(component: str) -> None:
             bar.set_postfix_str(component)
@@ -166,7 +174,7 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
             )
     if is_saved:
         _report_ignored_settings(pipe, config, model)
-    apply_optimizations(pipe.transformer, config.optimizations, model.device)
+    apply_optimizations(pipe.experts, config.optimizations, model.device)
     offload, limit = config.offload, config.optimizations.vram_limit_gib
     if limit is not None:
         offload = Offload(choose_offload(component_bytes(pipe.components), limit))
@@ -202,12 +210,24 @@ def _read_stored_model(
     """The weights as read, with the expression adapter where the video needs it."""
     base = found["base"]
     assert base is not None, "the base is always named"
+    components = original_components(base) | {
+        name.removeprefix("components."): path
+        for name, path in found.items()
+        if name.startswith("components.") and path is not None
+    }
+    if base.is_file():
+        components.setdefault("transformer", base)
+    if components:
+        audio_encoder = found["audio_encoder"]
+        check_complete(base, components if audio_encoder is None else {**components, "audio_encoder": audio_encoder})
     stored = StoredModel.read(
         base,
         found["adapter"],
+        adapter_2=found["adapter_2"],
         expression_adapter=found["expression_adapter"],
         face_encoder=found["face_encoder"],
         expression_encoder=found["expression_encoder"],
+        components=components,
     )
     inside = base / EXPRESSION_ADAPTER_FOLDER
     is_wanted = has_driving_video or is_multi_speaker
@@ -218,12 +238,21 @@ def _read_stored_model(
     return stored.with_expression_adapter(None)
 
 
+def _base_name(config: InferConfig, files: Mapping[str, str]) -> str:
+    """The configured base, the preset's, or a transformer's file where the preset's is not on this machine."""
+    preset = load_model_config(config.model).base
+    if config.base is None and "transformer" in files and find_source(preset) is None:
+        return files["transformer"]
+    return config.base or preset
+
+
 def find_source(path_or_id: str) -> Path | None:
     """Returns the file or folder of a path or hub id on this machine; None: it is not here."""
     path = Path(resolve_local(path_or_id))
     if path.exists():
         return path
-    if not HUB_ID.fullmatch(path_or_id) or path_or_id.startswith(f"{CHECKPOINTS_FOLDER}/"):
+    is_file_name = path_or_id.startswith(f"{CHECKPOINTS_FOLDER}/") or path_or_id.endswith(WEIGHT_SUFFIXES)
+    if not HUB_ID.fullmatch(path_or_id) or is_file_name:
         return None
     return _cached_snapshot(path_or_id)
 

@@ -3,7 +3,7 @@
 None of them is exact; measure what each costs in quality on the model in use.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib.util import find_spec
@@ -12,14 +12,17 @@ from typing import Any
 
 import torch
 from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
+from omegaconf import MISSING
 from torch import nn
 
-from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
+from fantasytalking.checkpoints.lora_fusion import fuse_lora_file
 from fantasytalking.common.errors import ErrorCode, InputError, install_command
+from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.fused_block import fuse_blocks
 from fantasytalking.models.cpu.memory import retain_freed_memory
+from fantasytalking.models.experts import Expert, Experts
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 GPU_RESIDENT_COMPONENTS = ("vae", "audio_encoder")
@@ -49,6 +52,18 @@ class WeightQuantization(Enum):
 
 
 @dataclass
+class LoraFile:
+    """A LoRA that is fused into the Wan base."""
+
+    path: str = MISSING
+    """.safetensors file."""
+    scale: float = 1.0
+    """Scale of its changes, -4 to 4."""
+    expert: Expert | None = None
+    """Transformer of a base with two that it changes; null: every transformer."""
+
+
+@dataclass
 class OptimizationConfig:
     """Optimizations of speed and memory, each at the cost of quality or time."""
 
@@ -63,8 +78,12 @@ class OptimizationConfig:
     few_step_lora: str | None = None
     """A few-step LoRA (.safetensors), fused into the Wan base; set steps, flow shift and guidance as its page
     recommends."""
+    few_step_lora_2: str | None = None
+    """The same for the low-noise expert of a base with two; `few_step_lora` is then that of the high-noise one."""
     few_step_lora_scale: float = 1.0
-    """Scale of that LoRA, -4 to 4."""
+    """Scale of these LoRAs, -4 to 4."""
+    loras: list[LoraFile] = field(default_factory=list)
+    """Further LoRAs of the Wan base, fused in this order, each with its scale."""
     vram_limit_gib: float | None = None
     """GPU memory that may be used, 1 to 1024 GiB; selects the least offloading that fits, in place of `offload`."""
 
@@ -87,13 +106,17 @@ class OptimizationConfig:
                 code=ErrorCode.missing_value,
                 field="optimizations.mag_ratios",
             )
-        if self.few_step_lora is not None and not self.few_step_lora.endswith(".safetensors"):
-            raise InputError(
-                f"optimizations.few_step_lora is '{self.few_step_lora}'; a .safetensors file is needed",
-                code=ErrorCode.invalid_choice,
-                field="optimizations.few_step_lora",
-                value=self.few_step_lora,
-            )
+        settings = {"lora": "few_step_lora", "lora_2": "few_step_lora_2"}
+        for name, file in self.lora_files().items():
+            name = f"optimizations.{settings.get(name, name)}"
+            check_ranges(file, {"scale": (-4.0, 4.0)}, f"{name}.")
+            if not file.path.endswith(".safetensors"):
+                raise InputError(
+                    f"{name} is '{file.path}'; a .safetensors file is needed",
+                    code=ErrorCode.invalid_choice,
+                    field=name,
+                    value=file.path,
+                )
         if self.quantization is not WeightQuantization.none and find_spec("torchao") is None:
             raise InputError(
                 f"optimizations.quantization is {self.quantization.value}, which needs torchao: "
@@ -103,17 +126,68 @@ class OptimizationConfig:
                 value=self.quantization.value,
             )
 
+    def lora_files(self) -> dict[str, LoraFile]:
+        """Returns all LoRAs in the order in which they are fused, by the names that records use."""
+        few_step = {"lora": (self.few_step_lora, Expert.high), "lora_2": (self.few_step_lora_2, Expert.low)}
+        files = {
+            name: LoraFile(path, self.few_step_lora_scale, expert)
+            for name, (path, expert) in few_step.items()
+            if path is not None
+        }
+        return files | {f"loras[{number}]": file for number, file in enumerate(self.loras)}
 
-def apply_optimizations(
-    transformer: FantasyTalkingTransformer3DModel, config: OptimizationConfig, device: torch.device
-) -> None:
-    """Applies `config` to the transformer, and on a CPU the faster attention and memory reuse.
+    def check_experts(self, has_experts: bool) -> None:
+        """Checks that the optimizations suit the number of transformers.
+
+        Raises:
+            InputError: each expert would need its own LoRA, or a step cache counts the steps of one transformer.
+        """
+        if (self.few_step_lora_2 is not None) != (has_experts and self.few_step_lora is not None):
+            needed = "two experts: give the LoRA of each" if has_experts else "one transformer: leave it out"
+            raise InputError(
+                f"optimizations.few_step_lora is {self.few_step_lora!r} and few_step_lora_2 {self.few_step_lora_2!r}; "
+                f"this base has {needed}",
+                code=ErrorCode.conflict,
+                field="optimizations.few_step_lora_2",
+                value=self.few_step_lora_2,
+            )
+        named = [f"optimizations.loras[{number}]" for number, file in enumerate(self.loras) if file.expert is not None]
+        if named and not has_experts:
+            raise InputError(
+                f"{named[0]}.expert is set, but this base has one transformer; leave it out",
+                code=ErrorCode.conflict,
+                field=f"{named[0]}.expert",
+            )
+        if has_experts and self.step_cache is StepCache.mag_cache:
+            raise InputError(
+                "optimizations.step_cache is mag_cache, whose ratios are those of one transformer, but this base has "
+                "two experts; use first_block or taylor_seer",
+                code=ErrorCode.unsupported,
+                field="optimizations.step_cache",
+                value=self.step_cache.value,
+            )
+
+
+def apply_optimizations(experts: Experts, config: OptimizationConfig, device: torch.device) -> None:
+    """Applies `config` to the transformers, and on a CPU the faster attention and memory reuse.
 
     Raises:
-        InputError: the LoRA does not fit.
+        InputError: a LoRA does not fit, or as `OptimizationConfig.check_experts`.
     """
-    if config.few_step_lora is not None:
-        fuse_few_step_lora(transformer, Path(config.few_step_lora), config.few_step_lora_scale)
+    config.check_experts(experts.low is not None)
+    for expert, transformer in zip(Expert, experts, strict=False):
+        files = [file for file in config.lora_files().values() if file.expert in (None, expert)]
+        _optimize_transformer(transformer, files, config, device)
+
+
+def _optimize_transformer(
+    transformer: FantasyTalkingTransformer3DModel,
+    loras: Sequence[LoraFile],
+    config: OptimizationConfig,
+    device: torch.device,
+) -> None:
+    for file in loras:
+        fuse_lora_file(transformer, Path(resolve_local(file.path)), file.scale)
     if config.quantization is not WeightQuantization.none:
         quantize_blocks(transformer, config.quantization)
     if device.type == "cpu":  # before step caches, whose hooks wrap the blocks

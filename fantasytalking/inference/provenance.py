@@ -170,10 +170,10 @@ class GenerationRecord:
             InputError: an input file or weights differ, so that the video cannot be the same.
         """
         inputs = _input_files(current.image, current.audio_paths, current.driving_videos)
-        few_step_lora = current.config.optimizations.few_step_lora
+        loras = {name: file.path for name, file in current.config.optimizations.lora_files().items()}
         for name in sorted({*self.hashes, *current.hashes}):
             if self.hashes.get(name) != current.hashes.get(name):
-                configured = few_step_lora if name == "lora" else getattr(current.config, name, None)
+                configured = loras.get(name) or getattr(current.config, name, None)
                 path = inputs.get(name, configured or name)
                 raise InputError(
                     f"{name} '{path}' is not what the video was generated from; restore it, or run without --reproduce",

@@ -6,7 +6,7 @@ Training does not know the pipeline; its scripts pass it a `PipelineValidationSa
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -15,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from fantasytalking import media
+from fantasytalking.checkpoints.adapter import load_adapter
+from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import resolve_local
 from fantasytalking.data.manifest import ClipRecord, corpus_face_ranges, read_manifest
+from fantasytalking.encoders.base_geometry import read_geometry
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.inference.config import InferConfig
@@ -30,8 +33,10 @@ from fantasytalking.inference.video_outputs import (
     write_video_contact_sheet,
 )
 from fantasytalking.latent_geometry import LatentGeometry
+from fantasytalking.models.experts import Expert
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.wan_loading import load_from_wan
 from fantasytalking.pipeline import (
     DrivingExpression,
     FantasyTalkingPipeline,
@@ -43,7 +48,7 @@ from fantasytalking.pipeline import (
 )
 from fantasytalking.pipeline.loading.model_components import load_encoders
 from fantasytalking.pipeline.loading.options import LoadingOptions
-from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder, read_geometry
+from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder
 from fantasytalking.pipeline.portrait import report_framing
 from fantasytalking.pipeline.schedulers import make_scheduler
 from fantasytalking.training.config import TrainConfig, ValidationConfig
@@ -61,7 +66,8 @@ class PipelineValidationSampler:
 
     Size, window length, frame rate and the range of faces are those of the corpus, of clips with as many people as are
     driven where there are any; guidance and encoders are those of the inference configuration. The encoders are loaded
-    for each video and released after it, so that training has the memory in between; driving videos are read once.
+    for each video and released after it, so that training has the memory in between, and so is, for a base of two
+    experts, the one that does not train; driving videos are read once.
     Audio is encoded with the frame-level windows of inference, also while stage 1 trains on clip-level windows.
 
     Raises:
@@ -93,6 +99,7 @@ class PipelineValidationSampler:
         self.face_ranges = corpus_face_ranges(records)
         self._check_controls(config, geometry)
         silence_libraries()
+        self.expert, self._model_config = config.stage.expert, load_model_config(config.model)
         self.max_text_tokens, self.window_seconds = config.data.max_text_tokens, config.data.audio_window_seconds
         if self.face_encoder_path is None and "face" in config.stage.trainable:
             logger.warning(
@@ -112,6 +119,7 @@ class PipelineValidationSampler:
             geometry,
             has_face_encoder=self.face_encoder_path is not None,
             has_expression_encoder=self.paths["expression_encoder"] is not None,
+            has_experts=config.stage.expert is not None,
         )
         plan_generation(
             facts,
@@ -209,12 +217,25 @@ class PipelineValidationSampler:
         self, model: FantasyTalkingTransformer3DModel, config: ValidationConfig, device: torch.device
     ) -> FantasyTalkingPipeline:
         options = LoadingOptions(dtype=self.infer_config.dtype.torch_dtype)
-        components = load_encoders(self.base, self.paths["audio_encoder"], options, {}, lambda _: None)
+        components = load_encoders(
+            self.base,
+            self.paths["audio_encoder"],
+            options,
+            {},
+            lambda _: None,
+            has_image_encoder=model.config.image_dim is not None,
+        )
         for component in components.values():
             if isinstance(component, torch.nn.Module):
                 component.to(device)
+        transformers = {Expert.high: model}
+        if self.expert is not None:
+            other = Expert.low if self.expert is Expert.high else Expert.high
+            transformers = {self.expert: model, other: self._load_other_expert(model, other).to(device)}
         pipe = FantasyTalkingPipeline(
-            transformer=model,
+            transformer=transformers[Expert.high],
+            transformer_2=transformers.get(Expert.low),
+            boundary_ratio=self._model_config.boundary_ratio,
             scheduler=make_scheduler(self.infer_config.scheduler, self.infer_config.flow_shift),
             trained_modules=self._trained_modules(config),
             window_seconds=self.window_seconds,
@@ -224,6 +245,23 @@ class PipelineValidationSampler:
         pipe.face_encoder_path = self.face_encoder_path
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+    def _load_other_expert(
+        self, model: FantasyTalkingTransformer3DModel, expert: Expert
+    ) -> FantasyTalkingTransformer3DModel:
+        """The expert that does not train, with the adapter that the inference configuration names for it.
+
+        While that adapter does not exist, it predicts as the base does.
+        """
+        module_config, dtype = asdict(self._model_config.portrait), self.infer_config.dtype.torch_dtype
+        other = load_from_wan(self.base, module_config, dtype, subfolder=expert.component)
+        if model.expression_config is not None:
+            ensure_expression_modules(other, model.expression_config)
+        adapter = self.infer_config.adapter if expert is Expert.high else self.infer_config.adapter_2
+        folder = None if adapter is None else Path(resolve_local(adapter))
+        if folder is not None and folder.is_dir():
+            load_adapter(other, folder)
+        return other.requires_grad_(False).eval()
 
     def _measure_mouth(self, frames: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
         """Returns the fraction of frames with a face and, where there are any, the speed of the mouth."""

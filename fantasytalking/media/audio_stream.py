@@ -80,14 +80,7 @@ class DualRateAudio:
             rates: Hz, for the model and for the output file.
             max_seconds: seconds after which the audio ends; None reads all of it.
         """
-        return cls(
-            *(
-                AudioSampleQueue(
-                    iter_audio(path, sample_rate=rate, duration=max_seconds), _sample_limit(max_seconds, rate)
-                )
-                for rate in rates
-            )
-        )
+        return cls(*(AudioSampleQueue(iter_audio(path, sample_rate=rate, duration=max_seconds)) for rate in rates))
 
     @classmethod
     def from_pipe(

@@ -1,4 +1,4 @@
-"""Classifier-free guidance over text, audio and expression: its branches and their weights."""
+"""Classifier-free guidance over text, audio and further conditions: its branches and their weights."""
 
 from enum import Enum
 from typing import NamedTuple, TypeVar
@@ -9,24 +9,21 @@ ScaleT = TypeVar("ScaleT", float, Tensor)
 
 
 class GuidanceBranch(NamedTuple):
-    """Conditions of one prediction. Without audio or expression, its scale is 0 and its features are unchanged."""
+    """Conditions of one prediction. Without a condition, its scale is 0 and its features are unchanged."""
 
     text: bool
     audio: bool
-    expression: bool = False
-    """Only for a video with an expression condition."""
+    further: tuple[str, ...] = ()
+    """Names of further conditions, such as expression, in the order of their guidance."""
 
     @property
     def label(self) -> str:
         """Name of the branch's cache context."""
-        parts = f"{'text' if self.text else 'none'}+{'audio' if self.audio else 'none'}"
-        return f"{parts}+expression" if self.expression else parts
+        return "+".join(["text" if self.text else "none", "audio" if self.audio else "none", *self.further])
 
 
 FULL_BRANCH = GuidanceBranch(text=True, audio=True)
-"""The branch with all conditions, without an expression condition."""
-FULL_BRANCH_WITH_EXPRESSION = FULL_BRANCH._replace(expression=True)
-"""The branch with all conditions, with an expression condition."""
+"""The branch with text and audio."""
 
 
 class CfgOrder(Enum):
@@ -53,13 +50,14 @@ def cfg_branch_weights(order: CfgOrder, text: ScaleT, audio: ScaleT) -> list[tup
     return [(GuidanceBranch(text=False, audio=False), 1 - first), (middle, first - second), (FULL_BRANCH, second)]
 
 
-def cfg_branch_weights_with_expression(
-    order: CfgOrder, text: float, audio: float, expression: float
+def add_condition_guidance(
+    weights: list[tuple[GuidanceBranch, float]], name: str, scale: float
 ) -> list[tuple[GuidanceBranch, float]]:
-    """Returns the weights of `cfg_branch_weights` plus those of expression guidance.
+    """Returns the weights plus those of guidance by one more condition.
 
-    Adds s_expression [e(all) - e(all but expression)]. With text guidance alone this is FantasyPortrait's formula
-    (released inference code of arXiv 2507.12956).
+    Adds scale [e(all) - e(all but the condition)], where all is the last branch of `weights` with the condition. With
+    text guidance alone and the expression, this is FantasyPortrait's formula (released inference code of arXiv
+    2507.12956).
     """
-    *before, (full, second) = cfg_branch_weights(order, text, audio)
-    return [*before, (full, second - expression), (FULL_BRANCH_WITH_EXPRESSION, expression)]
+    *before, (full, weight) = weights
+    return [*before, (full, weight - scale), (full._replace(further=(*full.further, name)), scale)]

@@ -4,6 +4,7 @@ Axes: B batch, S video tokens (of this rank), W windows, n video tokens in a win
 h heads, d head_dim.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
@@ -14,26 +15,25 @@ from torch.nn import functional as F
 
 from fantasytalking.models.attention_windows import WindowedAttention
 from fantasytalking.models.diffusers_internals import AttnProcessorState
-from fantasytalking.models.kv_cache import ConditionTokens, KeysValues, KeyValue
+from fantasytalking.models.kv_cache import KeyValue
 
 
 class KVCapture:
     """Receives the keys and values that a block computed. A mutable object, because offloading hooks copy lists."""
 
-    value: KeysValues | None = None
+    value: dict[str, KeyValue] | None = None
 
 
 class BlockConditions(NamedTuple):
-    """Inputs of one block's cross-attention, passed as Wan's `encoder_hidden_states`."""
+    """Inputs of one block's cross-attention, passed as Wan's `encoder_hidden_states`; mappings are by condition."""
 
-    tokens: ConditionTokens
-    audio: WindowedAttention
-    scale: Tensor
-    """(B, 2) weights of audio and face attention."""
-    expression: WindowedAttention | None = None
-    expression_scale: Tensor | None = None
-    """(B,) weight of expression attention."""
-    keys_values: KeysValues = KeysValues()
+    tokens: dict[str, Tensor]
+    """(B, N, token_dim), of a windowed condition (B, W, L, token_dim). Text and image have the width of the model."""
+    windows: dict[str, WindowedAttention]
+    """Of windowed conditions: which video tokens attend to which windows."""
+    scales: dict[str, Tensor]
+    """(B,) weights of the decoupled attentions."""
+    keys_values: dict[str, KeyValue]
     """Keys and values already computed for this block."""
     capture: KVCapture | None = None
     """If given, the block stores its keys and values here for the next steps."""
@@ -65,21 +65,18 @@ class PortraitAttnProcessor(AttnProcessorState):
             conditions.capture.value = keys_values
 
         # 1. Wan: image and text
-        assert keys_values.text is not None and keys_values.audio is not None and keys_values.face is not None
-        image = self._attend(query, keys_values.image) if keys_values.image is not None else None
-        attended = self._attend(query, keys_values.text)
+        image = self._attend(query, keys_values["image"]) if "image" in keys_values else None
+        attended = self._attend(query, keys_values["text"])
         if image is not None:
             attended = attended + image
 
-        # 2. Decoupled attention to audio, face and expression
-        audio_scale, face_scale = conditions.scale.to(query.dtype)[:, :, None, None].unbind(1)  # (B, 1, 1) each
-        attended = attended + audio_scale * self._attend_windows(query, keys_values.audio, conditions.audio)
-        attended = attended + face_scale * self._attend(query, keys_values.face)
-        if conditions.expression is not None:
-            assert keys_values.expression is not None and conditions.expression_scale is not None
-            expression_scale = conditions.expression_scale.to(query.dtype)[:, None, None]
-            expression = self._attend_windows(query, keys_values.expression, conditions.expression)
-            attended = attended + expression_scale * expression
+        # 2. Decoupled attention: audio, face and what else the model has
+        for name, scale in conditions.scales.items():
+            attended = attended + scale.to(query.dtype)[:, None, None] * (
+                self._attend_windows(query, keys_values[name], conditions.windows[name])
+                if name in conditions.windows
+                else self._attend(query, keys_values[name])
+            )
 
         # 3. Shared output projection
         return attn.to_out[1](attn.to_out[0](attended.type_as(hidden_states)))
@@ -121,10 +118,14 @@ class PortraitAttnProcessor(AttnProcessorState):
 
 
 class PortraitCrossAttention(WanAttention):
-    """Wan's text and image cross-attention with keys and values of audio, face and, once added, expression.
+    """Wan's text and image cross-attention with decoupled keys and values of further conditions.
 
     New value projections are zero, so that they add nothing; new key projections are random, so that they train from
-    the first step. Keys of audio, face and expression are not normalized (released code).
+    the first step. Decoupled keys are not normalized (released code).
+
+    Args:
+        dim, heads, eps, added_kv_proj_dim: as in diffusers' WanTransformerBlock.
+        token_dims: width of the tokens by condition.
     """
 
     _default_processor_cls = PortraitAttnProcessor
@@ -136,8 +137,7 @@ class PortraitCrossAttention(WanAttention):
         heads: int,
         eps: float,
         added_kv_proj_dim: int | None,
-        audio_token_dim: int,
-        face_token_dim: int,
+        token_dims: Mapping[str, int],
     ) -> None:
         super().__init__(
             dim=dim,
@@ -148,63 +148,56 @@ class PortraitCrossAttention(WanAttention):
             cross_attention_dim_head=dim // heads,
             processor=PortraitAttnProcessor(),
         )
-        self.audio_k_proj = nn.Linear(audio_token_dim, dim, bias=False)
-        self.audio_v_proj = nn.Linear(audio_token_dim, dim, bias=False)
-        self.face_k_proj = nn.Linear(face_token_dim, dim, bias=False)
-        self.face_v_proj = nn.Linear(face_token_dim, dim, bias=False)
-        self.reset_audio_parameters()
-        self.reset_face_parameters()
-        self.has_expression = False
+        self.decoupled: tuple[str, ...] = ()
+        """Conditions with keys and values of their own."""
+        self.add_conditions(token_dims)
 
-    def add_expression_projections(self, token_dim: int) -> None:
-        """Adds new key and value projections of expression tokens of width `token_dim`."""
-        like = self.face_v_proj.weight
-        self.expression_k_proj = nn.Linear(token_dim, len(like), bias=False, device=like.device, dtype=like.dtype)
-        self.expression_v_proj = nn.Linear(token_dim, len(like), bias=False, device=like.device, dtype=like.dtype)
-        self.has_expression = True
-        self.reset_expression_parameters()
+    def add_conditions(self, token_dims: Mapping[str, int]) -> None:
+        """Adds new key and value projections, `NAME_k_proj` and `NAME_v_proj`, by condition and width of its tokens."""
+        like = (self.pair(self.decoupled[0])[1] if self.decoupled else self.to_v).weight
+        for name, token_dim in token_dims.items():
+            for kind in "kv":
+                projection = nn.Linear(token_dim, len(like), bias=False, device=like.device, dtype=like.dtype)
+                setattr(self, f"{name}_{kind}_proj", projection)
+        self.decoupled += tuple(token_dims)
+        for name in token_dims:
+            self._reset_pair(name)
 
-    def reset_audio_parameters(self) -> None:
-        """Initializes the audio projections: keys for logits of unit variance, values zero."""
-        nn.init.normal_(self.audio_k_proj.weight, std=self.audio_k_proj.in_features**-0.5)
-        nn.init.zeros_(self.audio_v_proj.weight)
+    def reset_decoupled_parameters(self) -> None:
+        """Initializes the decoupled projections: keys for logits of unit variance, values zero."""
+        for name in self.decoupled:
+            self._reset_pair(name)
 
-    def reset_face_parameters(self) -> None:
-        """Initializes the face projections: keys for logits of unit variance, values zero."""
-        nn.init.normal_(self.face_k_proj.weight, std=self.face_k_proj.in_features**-0.5)
-        nn.init.zeros_(self.face_v_proj.weight)
+    def pair(self, name: str) -> tuple[nn.Linear, nn.Linear]:
+        """Returns the key and value projections of a condition with decoupled attention."""
+        return getattr(self, f"{name}_k_proj"), getattr(self, f"{name}_v_proj")
 
-    def reset_expression_parameters(self) -> None:
-        """Initializes the expression projections: keys for logits of unit variance, values zero."""
-        nn.init.normal_(self.expression_k_proj.weight, std=self.expression_k_proj.in_features**-0.5)
-        nn.init.zeros_(self.expression_v_proj.weight)
-
-    def project_keys_values(self, conditions: BlockConditions) -> KeysValues:
+    def project_keys_values(self, conditions: BlockConditions) -> dict[str, KeyValue]:
         """Returns keys and values of every condition, computing those that `conditions.keys_values` lacks."""
-        known, tokens = conditions.keys_values, conditions.tokens
-        return KeysValues(
-            text=known.text or self._split_heads(self.norm_k(self.to_k(tokens.text)), self.to_v(tokens.text)),
-            image=known.image or (None if tokens.image is None else self._image_key_value(tokens.image)),
-            audio=known.audio or self._window_key_value(tokens.audio, self.audio_k_proj, self.audio_v_proj),
-            face=known.face or self._split_heads(self.face_k_proj(tokens.face), self.face_v_proj(tokens.face)),
-            expression=known.expression or self._expression_key_value(tokens.expression),
-        )
+        known = conditions.keys_values
+        return {
+            name: known[name] if name in known else self._project(name, tokens)
+            for name, tokens in conditions.tokens.items()
+        }
 
     def fuse_projections(self) -> None:
         """Does nothing: keys and values are projected once per video, and only the query remains."""
 
-    def _image_key_value(self, image: Tensor) -> KeyValue:
-        assert self.add_k_proj is not None and self.add_v_proj is not None
-        return self._split_heads(self.norm_added_k(self.add_k_proj(image)), self.add_v_proj(image))
-
-    def _expression_key_value(self, expression: Tensor | None) -> KeyValue | None:
-        if expression is None:
-            return None
-        return self._window_key_value(expression, self.expression_k_proj, self.expression_v_proj)
-
-    def _window_key_value(self, tokens: Tensor, to_key: nn.Linear, to_value: nn.Linear) -> KeyValue:
-        tokens = tokens.flatten(0, 1)  # (B W, L, token_dim)
+    def _project(self, name: str, tokens: Tensor) -> KeyValue:
+        if name == "text":
+            return self._split_heads(self.norm_k(self.to_k(tokens)), self.to_v(tokens))
+        if name == "image":
+            assert self.add_k_proj is not None and self.add_v_proj is not None
+            return self._split_heads(self.norm_added_k(self.add_k_proj(tokens)), self.add_v_proj(tokens))
+        to_key, to_value = self.pair(name)
+        if tokens.ndim == 4:
+            tokens = tokens.flatten(0, 1)  # (B W, L, token_dim)
         return self._split_heads(to_key(tokens), to_value(tokens))
+
+    def _reset_pair(self, name: str) -> None:
+        to_key, to_value = self.pair(name)
+        nn.init.normal_(to_key.weight, std=to_key.in_features**-0.5)
+        nn.init.zeros_(to_value.weight)
 
     def _split_heads(self, key: Tensor, value: Tensor) -> KeyValue:
         return key.unflatten(2, (self.heads, -1)), value.unflatten(2, (self.heads, -1))

@@ -173,7 +173,7 @@ def component_quantization(config: PipelineQuantizationConfig | None, name: str)
     """Returns how a component is quantized, as a configuration of diffusers or transformers; None: not at all."""
     if config is None:
         return None
-    return config._resolve_quant_config(is_diffusers=name in ("vae", "transformer"), module_name=name)
+    return config._resolve_quant_config(is_diffusers=name in ("vae", "transformer", "transformer_2"), module_name=name)
 
 
 def keep_modules_whole(config: Any, modules: Sequence[str]) -> Any:

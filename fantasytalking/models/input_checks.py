@@ -1,16 +1,16 @@
 """Validates shapes and dtypes of the transformer's inputs against its configuration."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.condition_specs import CONDITIONS, PER_BRANCH_TENSORS, TensorSpec
+from fantasytalking.conditions import Conditions, ExpressionCondition, flatten_conditions
 from fantasytalking.latent_geometry import video_frame_count
-
-PER_BRANCH_FIELDS = ("prompt_embeds", "condition_scale")
-"""Fields of `Conditions` that may differ between guidance branches which share their latents."""
+from fantasytalking.models.image_conditioning import ImageConditioning
 
 
 def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions, config: Any) -> None:
@@ -35,39 +35,50 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
                 field=f"latent {name}",
                 value=size,
             )
-    if timestep.shape != (batch,):
-        raise _shape_error("timestep", timestep, f"one per sample: ({batch},)")
     patch_h, patch_w = config.patch_size[1:]
     token_grid = (frames, height // patch_h, width // patch_w)
-
+    if timestep.shape not in ((batch,), (batch, math.prod(token_grid))):
+        raise _shape_error("timestep", timestep, f"({batch},), one per sample, or one per token")
     windows, tokens = _check_audio(conditions, config, frames)
     _check_optional_conditions(conditions, config)
-    expected: dict[str, tuple[int | None, ...]] = {
-        "prompt_embeds": (None, config.text_dim),
-        "image_embeds": (None, config.image_dim),
-        "image_latents": (config.in_channels - config.out_channels, frames, height, width),
-        "audio_embeds": (windows, tokens, config.audio_dim),
-        "audio_mask": (windows, tokens),
-        "face_embeds": (None, config.face_dim),
-        "motion_intensity": (2,),
-        "condition_scale": (2,),
-        "guidance": (2,),
+    channels = config.in_channels, config.out_channels
+    image_shape = ImageConditioning.from_channels(*channels).image_latents_shape(*channels, (frames, height, width))
+    sizes = {
+        "F": frames,
+        "H": height,
+        "W": width,
+        "h": height // patch_h,
+        "w": width // patch_w,
+        "image_channels": image_shape[0],
+        "image_frames": image_shape[1],
+        "text_dim": config.text_dim,
+        "image_dim": config.image_dim,
+        "W*": windows,
+        "L": tokens,
+        "audio_dim": config.audio_dim,
+        "face_dim": config.face_dim,
     }
-    samples = prediction_batch_size(batch, conditions)
-    for name, shape in expected.items():
-        value = getattr(conditions, name)
-        if value is not None:
-            _check_shape(name, value, samples if name in PER_BRANCH_FIELDS else batch, shape)
-            _check_dtype(name, value, hidden_states.dtype)
+    if config.expression is not None:
+        sizes["frames"] = video_frame_count(frames, config.expression["temporal_stride"])
+        sizes["expression_dim"] = sum(config.expression["dims"])
+    samples, tensors = prediction_batch_size(batch, conditions), flatten_conditions(conditions)
+    for spec in CONDITIONS:
+        for name, tensor in spec.tensors.items():
+            if name in tensors:
+                per_branch = samples if tensor.per_branch else batch
+                _check_tensor(name, tensors[name], tensor, per_branch, sizes, hidden_states.dtype)
     if conditions.speaker_regions is not None:
-        _check_speaker_regions(conditions.speaker_regions, tokens, batch, token_grid)
+        _check_speakers(tokens, conditions.speaker_regions.shape[1])
     if conditions.expression is not None:
-        _check_expression(conditions.expression, hidden_states, samples, config, token_grid)
+        _check_people(conditions.expression)
 
 
 def prediction_batch_size(batch: int, conditions: Conditions) -> int:
     """Number of predicted samples: that of the latents or, for latents of batch 1, of the per-branch conditions."""
-    return max(getattr(conditions, name).shape[0] for name in PER_BRANCH_FIELDS) if batch == 1 else batch
+    if batch > 1:
+        return batch
+    tensors = flatten_conditions(conditions)
+    return max(tensors[name].shape[0] for name in PER_BRANCH_TENSORS if name in tensors)
 
 
 def _check_audio(conditions: Conditions, config: Any, frames: int) -> tuple[int, int]:
@@ -112,14 +123,19 @@ def _check_optional_conditions(conditions: Conditions, config: Any) -> None:
             code=ErrorCode.not_trained,
             field="guidance",
         )
-
-
-def _check_speaker_regions(regions: Tensor, tokens: int, batch: int, token_grid: tuple[int, int, int]) -> None:
-    _check_shape("speaker_regions", regions, batch, (None, *token_grid))
-    _check_bool("speaker_regions", regions, "True where a video token attends to the speaker")
-    if tokens % regions.shape[1]:
+    if conditions.expression is not None and config.expression is None:
         raise InputError(
-            f"audio_embeds has {tokens} tokens per window, not a multiple of the {regions.shape[1]} speakers; "
+            "expression is given, but this model has no expression condition; pass None, or build the model with "
+            "portrait.expression.dims",
+            code=ErrorCode.not_trained,
+            field="expression",
+        )
+
+
+def _check_speakers(tokens: int, speakers: int) -> None:
+    if tokens % speakers:
+        raise InputError(
+            f"audio_embeds has {tokens} tokens per window, not a multiple of the {speakers} speakers; "
             "concatenate the speakers' windows with audio_windows.join_speaker_windows",
             code=ErrorCode.shape_mismatch,
             field="audio_embeds",
@@ -127,37 +143,30 @@ def _check_speaker_regions(regions: Tensor, tokens: int, batch: int, token_grid:
         )
 
 
-def _check_expression(
-    expression: ExpressionCondition, hidden_states: Tensor, samples: int, config: Any, token_grid: tuple[int, int, int]
-) -> None:
-    if config.expression is None:
-        raise InputError(
-            "expression is given, but this model has no expression condition; pass None, or build the model with "
-            "portrait.expression.dims",
-            code=ErrorCode.not_trained,
-            field="expression",
-        )
-    batch, people = hidden_states.shape[0], expression.features.shape[1]
-    num_frames, num_features = (
-        video_frame_count(token_grid[0], config.expression["temporal_stride"]),
-        sum(config.expression["dims"]),
-    )
-    _check_shape("expression.features", expression.features, batch, (None, num_frames, num_features))
-    _check_shape("expression.present", expression.present, batch, (people, num_frames))
-    _check_shape("expression.scale", expression.scale, samples, ())
-    _check_bool("expression.present", expression.present, "True where a frame has features")
-    for name in ("features", "scale"):
-        _check_dtype(f"expression.{name}", getattr(expression, name), hidden_states.dtype)
-    if expression.regions is not None:
-        _check_shape("expression.regions", expression.regions, batch, (people, *token_grid))
-        _check_bool("expression.regions", expression.regions, "True where a video token attends to the person")
-    elif people > 1:
+def _check_people(expression: ExpressionCondition) -> None:
+    people = expression.features.shape[1]
+    if expression.regions is None and people > 1:
         raise InputError(
             f"expression.regions is None for {people} people, so that each would drive every face; compute regions "
             "with fantasytalking.attention_regions",
             code=ErrorCode.missing_value,
             field="expression.regions",
         )
+
+
+def _check_tensor(
+    name: str, value: Tensor, spec: TensorSpec, batch: int, sizes: dict[str, Any], dtype: torch.dtype
+) -> None:
+    """Checks shape and type; an axis that `sizes` lacks gets its size from this tensor."""
+    shape = tuple(int(axis) if axis.isdecimal() else sizes.get(axis) for axis in spec.axes)
+    _check_shape(name, value, batch, shape)
+    for axis, size in zip(spec.axes, value.shape[1:], strict=True):
+        if axis not in sizes and axis != "*":
+            sizes[axis] = size
+    if spec.mask:
+        _check_bool(name, value, spec.mask)
+    else:
+        _check_dtype(name, value, dtype)
 
 
 def _check_shape(name: str, value: Tensor, batch: int, shape: tuple[int | None, ...]) -> None:
@@ -179,9 +188,7 @@ def _shape_error(name: str, value: Tensor, required: str) -> InputError:
 
 
 def _check_dtype(name: str, value: Tensor, dtype: torch.dtype) -> None:
-    if name == "audio_mask":
-        _check_bool(name, value, "True where a token is real")
-    elif value.dtype != dtype and not (value.is_floating_point() and torch.is_autocast_enabled(value.device.type)):
+    if value.dtype != dtype and not (value.is_floating_point() and torch.is_autocast_enabled(value.device.type)):
         raise InputError(
             f"{name} is {value.dtype}, but the latents are {dtype}; use conditions.to(dtype={dtype})",
             code=ErrorCode.invalid_type,

@@ -5,42 +5,14 @@ from them. Entries are found by the identity of their source tensor, so guidance
 portrait also share its keys and values.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
 
 KeyValue = tuple[Tensor, Tensor]
-"""Key and value, each (B, tokens, heads, head_dim)."""
-
-
-class ConditionTokens(NamedTuple):
-    """Condition tokens that the blocks attend to."""
-
-    text: Tensor
-    """(B, T, dim)."""
-    image: Tensor | None
-    """(B, I, dim)."""
-    audio: Tensor
-    """(B, W, L, audio_token_dim)."""
-    face: Tensor
-    """(B, N, face_token_dim)."""
-    expression: Tensor | None
-    """(B, W, P K, expression_token_dim), K tokens per person and window; None without an expression condition."""
-
-
-class KeysValues(NamedTuple):
-    """Keys and values of one block; None where they are not computed yet or the condition is absent."""
-
-    text: KeyValue | None = None
-    image: KeyValue | None = None
-    audio: KeyValue | None = None
-    """Windows folded into the batch: (B W, L, heads, head_dim)."""
-    face: KeyValue | None = None
-    expression: KeyValue | None = None
-    """Windows folded into the batch: (B W, P K, heads, head_dim)."""
+"""Key and value, each (B, tokens, heads, head_dim); of a windowed condition, windows are folded into the batch."""
 
 
 class ConditionKVCache:
@@ -78,20 +50,19 @@ class ConditionKVCache:
             stored[id(source)] = (source, compute(source))  # keeps the source, so that its id is not reused
         return stored[id(source)][1]
 
-    def get_keys_values(self, block: int, tokens: ConditionTokens) -> KeysValues:
-        """Returns the stored keys and values of `tokens` in block number `block`, None for each that is missing."""
+    def get_keys_values(self, block: int, tokens: Mapping[str, Tensor]) -> dict[str, KeyValue]:
+        """Returns the stored keys and values of `tokens`, by condition, in block number `block`."""
         known = {}
-        for name, value in tokens._asdict().items():
-            entry = self._keys_values.get((block, name), {}).get(id(value))
-            known[name] = entry[1] if entry else None
-        return KeysValues(**known)
+        for name, source in tokens.items():
+            entry = self._keys_values.get((block, name), {}).get(id(source))
+            if entry is not None:
+                known[name] = entry[1]
+        return known
 
-    def store(self, block: int, tokens: ConditionTokens, keys_values: KeysValues) -> None:
+    def store(self, block: int, tokens: Mapping[str, Tensor], keys_values: Mapping[str, KeyValue]) -> None:
         """Stores the keys and values that block number `block` computed from `tokens`."""
-        for name, value in keys_values._asdict().items():
-            source = getattr(tokens, name)
-            if value is not None:
-                self._keys_values.setdefault((block, name), {})[id(source)] = (source, value)
+        for name, key_value in keys_values.items():
+            self._keys_values.setdefault((block, name), {})[id(tokens[name])] = (tokens[name], key_value)
 
     def evict(self, name: str) -> None:
         """Removes every entry of the condition `name`, as when a long video advances to its next audio window."""

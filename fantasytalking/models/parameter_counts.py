@@ -7,7 +7,7 @@ from time import perf_counter
 import torch
 from diffusers import WanTransformer3DModel
 
-from fantasytalking.models.presets import MODEL_PRESETS, build_meta_transformer, load_model_config, transformer_kwargs
+from fantasytalking.models.presets import build_meta_transformer, load_model_config, model_presets, transformer_kwargs
 from fantasytalking.models.wan_loading import adapter_module_of
 
 
@@ -15,7 +15,7 @@ def parameter_table() -> Iterator[str]:
     """Yields the lines of a Markdown table with one row per preset, each as soon as it is counted."""
     yield "| preset | base keys | base | audio | face | motion | total | built in |"
     yield "|---|---|---|---|---|---|---|---|"
-    for preset in MODEL_PRESETS:
+    for preset in model_presets():
         yield _table_row(preset)
 
 

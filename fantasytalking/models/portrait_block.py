@@ -1,5 +1,7 @@
 """Wan's transformer block with the paper's cross-attention."""
 
+from collections.abc import Mapping
+
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
 from fantasytalking.models.cross_attention import PortraitCrossAttention
@@ -11,7 +13,7 @@ class PortraitBlock(WanTransformerBlock):
 
     Args:
         dim ... added_kv_proj_dim: as in diffusers' WanTransformerBlock.
-        audio_token_dim, face_token_dim: widths of an audio token and of a face token.
+        token_dims: width of the tokens by condition with decoupled attention.
     """
 
     def __init__(
@@ -23,8 +25,7 @@ class PortraitBlock(WanTransformerBlock):
         cross_attn_norm: bool,
         eps: float,
         added_kv_proj_dim: int | None,
-        audio_token_dim: int,
-        face_token_dim: int,
+        token_dims: Mapping[str, int],
     ) -> None:
         super().__init__(
             dim=dim,
@@ -40,8 +41,7 @@ class PortraitBlock(WanTransformerBlock):
             heads=num_heads,
             eps=eps,
             added_kv_proj_dim=added_kv_proj_dim,
-            audio_token_dim=audio_token_dim,
-            face_token_dim=face_token_dim,
+            token_dims=token_dims,
         )
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
-from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.config import load_config, preset_path, presets_with
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_range
 from fantasytalking.latent_geometry import WAN21_GEOMETRY, LatentGeometry
+from fantasytalking.models.experts import check_boundary_ratio
+from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.models.portrait_config import PortraitConfig
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-
-MODEL_PRESETS = ("nano", "wan1.3b", "wan14b")
 
 
 @dataclass
@@ -79,14 +79,35 @@ class ModelConfig:
 
     base: str = MISSING
     """Hub ID or folder of the base pipeline in diffusers' layout."""
+    boundary_ratio: float | None = None
+    """Noise level, in (0, 1), that divides the two experts of the base; None: it has one transformer."""
     vae: VaeConfig = field(default_factory=VaeConfig)
     wan: WanConfig = field(default_factory=WanConfig)
     portrait: PortraitConfig = field(default_factory=PortraitConfig)
+
+    def validate(self) -> None:
+        """Validates the boundary.
+
+        Raises:
+            InputError: it is not between 0 and 1.
+        """
+        if self.boundary_ratio is not None:
+            check_boundary_ratio(self.boundary_ratio, "model.yaml")
+
+    @property
+    def image_conditioning(self) -> ImageConditioning:
+        """How the base receives the first frame."""
+        return ImageConditioning.from_channels(self.wan.in_channels, self.wan.out_channels)
 
     @property
     def geometry(self) -> LatentGeometry:
         """Strides and patch, as the base's own configurations state them."""
         return LatentGeometry(self.vae.scale_factor_spatial, self.vae.scale_factor_temporal)
+
+
+def model_presets() -> list[str]:
+    """Returns the names of all presets: the folders of configs that have a model.yaml."""
+    return presets_with("model")
 
 
 def load_model_config(preset: str) -> ModelConfig:

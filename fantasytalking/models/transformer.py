@@ -1,6 +1,6 @@
 """The paper's model: Wan's image-to-video transformer with audio, face, motion and optional expression conditions.
 
-Axes: B batch, F latent frames, H and W latent height and width, S video tokens = F (H/2) (W/2).
+Axes: B batch, F latent frames, Z latent channels, H and W latent height and width, S video tokens = F (H/2) (W/2).
 """
 
 import dataclasses
@@ -34,8 +34,9 @@ from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.full_changes import FullChanges
 from fantasytalking.models.guarded_loading import GuardedLoading
 from fantasytalking.models.guidance_embedder import DistillationSpec, GuidanceEmbedder
+from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.models.input_checks import check_inputs, prediction_batch_size
-from fantasytalking.models.kv_cache import ConditionKVCache, ConditionTokens
+from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.portrait_block import PortraitBlock
 from fantasytalking.models.portrait_config import PortraitConfig
@@ -142,8 +143,7 @@ class FantasyTalkingTransformer3DModel(
                 cross_attn_norm=cross_attn_norm,
                 eps=eps,
                 added_kv_proj_dim=added_kv_proj_dim,
-                audio_token_dim=audio_token_dim,
-                face_token_dim=face_token_dim,
+                token_dims={"audio": audio_token_dim, "face": face_token_dim},
             )
             for _ in range(num_layers)
         )
@@ -167,6 +167,11 @@ class FantasyTalkingTransformer3DModel(
         if expression is not None:
             self.add_expression_modules(ExpressionModuleConfig.from_dict(expression, "transformer"))
 
+    @property
+    def image_conditioning(self) -> ImageConditioning:
+        """How the base receives the first frame."""
+        return ImageConditioning.from_channels(self.config.in_channels, self.config.out_channels)
+
     def add_guidance_embedder(self, distillation: DistillationSpec) -> None:
         """Adds a new guidance embedder, whose output is zero until it is trained or loaded."""
         self.register_to_config(distillation=distillation.to_dict())
@@ -181,7 +186,7 @@ class FantasyTalkingTransformer3DModel(
         self.expression_projector = ExpressionProjector(config).to(like.device, like.dtype).train(self.training)
         for module in self.modules():
             if isinstance(module, PortraitCrossAttention):
-                module.add_expression_projections(config.token_dim)
+                module.add_conditions({"expression": config.token_dim})
 
     def configure_expression(self, config: ExpressionModuleConfig) -> None:
         """Sets scale and padding of the expression condition to those of `config`, which has the same sizes."""
@@ -205,8 +210,8 @@ class FantasyTalkingTransformer3DModel(
         """Predicts the flow-matching velocity (noise - sample).
 
         Args:
-            hidden_states: (B, 16, F, H, W) noisy latents.
-            timestep: (B,) in [0, 1000].
+            hidden_states: (B, Z, F, H, W) noisy latents.
+            timestep: (B,) in [0, 1000], or (B, S) with one per token.
             conditions: of the same batch; a condition of batch 1 is used for every sample. With latents of batch 1,
                 `prompt_embeds` and `condition_scale` may have B samples: guidance branches, which differ from the
                 first cross-attention on, so that everything before it is computed once.
@@ -216,7 +221,7 @@ class FantasyTalkingTransformer3DModel(
             attention_kwargs: `scale` of LoRA layers, as in diffusers.
 
         Returns:
-            `sample` (B, 16, F, H, W).
+            `sample` (B, Z, F, H, W); where the base replaces latent frame 0, the prediction there has no meaning.
 
         Raises:
             InputError: a condition has an unsupported shape or dtype.
@@ -228,14 +233,16 @@ class FantasyTalkingTransformer3DModel(
 
         # 1. Embed: patches, positions, timestep with motion, condition tokens
         batch = prediction_batch_size(hidden_states.shape[0], conditions)
-        image_latents = conditions.image_latents.expand(hidden_states.shape[0], -1, -1, -1, -1)
-        hidden_states = torch.cat([hidden_states, image_latents], dim=1)  # (B, 36, F, H, W)
+        hidden_states = self.image_conditioning.model_input(hidden_states, conditions.image_latents)
         rotary_emb = self.rope(hidden_states)
         hidden_states = self.patch_embedding(hidden_states)  # (B, dim, F, H/2, W/2)
         grid = hidden_states.shape[2:]
         hidden_states = hidden_states.flatten(2).transpose(1, 2).contiguous()  # (B, S, dim)
-        temb, timestep_proj = self._embed_timestep(timestep, conditions)
-        block_conditions = self._block_conditions(conditions, cache, hidden_states.shape[1], batch)
+        local = self._local_tokens(hidden_states.shape[1])
+        if timestep.ndim == 1:
+            timestep = self.image_conditioning.model_timestep(timestep, local.total, grid[0])
+        temb, timestep_proj = self._embed_timestep(timestep, conditions, local)
+        block_conditions = self._block_conditions(conditions, cache, local, grid[0], batch)
 
         # 2. Blocks
         for index, block in enumerate(self.blocks):
@@ -264,8 +271,9 @@ class FantasyTalkingTransformer3DModel(
                     cache.store(index, tokens, capture.value)
 
         # 3. Head: norm, projection, patches back to latents
-        table = self.scale_shift_table.to(temb.device) + temb[:, None]  # (B, 2, dim)
-        shift, scale = (part.to(hidden_states.device) for part in table.chunk(2, dim=1))
+        temb = temb if temb.ndim == 3 else temb[:, None]  # (B, 1 or S, dim)
+        table = self.scale_shift_table.to(temb.device) + temb.unsqueeze(-2)  # (B, 1 or S, 2, dim)
+        shift, scale = (part.to(hidden_states.device) for part in table.unbind(-2))
         hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
         hidden_states = self.proj_out(hidden_states)
         patch_t, patch_h, patch_w = self.config.patch_size
@@ -302,33 +310,39 @@ class FantasyTalkingTransformer3DModel(
             config = dataclasses.replace(config, cache_identifiers=[r"blocks\.\d+\.(attn1|attn2|ffn)"])
         super().enable_cache(config)
 
-    def _embed_timestep(self, timestep: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        """(B,) -> embedding (B, dim) with motion and guidance added, and its six modulations (B, 6, dim)."""
-        embedder = self.condition_embedder
+    def _embed_timestep(self, timestep: Tensor, conditions: Conditions, local: LocalTokens) -> tuple[Tensor, Tensor]:
+        """(B,) -> embedding (B, dim) with motion and guidance added, and its six modulations (B, 6, dim).
+
+        Of a timestep per token (B, S), those of this rank: (B, n, dim) and (B, n, 6, dim), n tokens.
+        """
+        embedder, is_per_token = self.condition_embedder, timestep.ndim == 2
         dtype = embedder.time_embedder.linear_1.weight.dtype
-        projected = embedder.timesteps_proj(timestep)
+        if is_per_token:
+            timestep = timestep[:, local.start : local.start + local.length]
+        projected = embedder.timesteps_proj(timestep.flatten()).unflatten(0, timestep.shape)
         if dtype != torch.int8:
             projected = projected.to(dtype)
         temb = embedder.time_embedder(projected).type_as(conditions.prompt_embeds)
-        temb = temb + self.motion_embedder(conditions.motion_intensity).type_as(temb)
+        added = [self.motion_embedder(conditions.motion_intensity)]
         if self.guidance_embedder is not None and conditions.guidance is not None:
-            temb = temb + self.guidance_embedder(conditions.guidance).type_as(temb)
-        return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(1, (6, -1))
+            added.append(self.guidance_embedder(conditions.guidance))
+        for vector in added:  # (B, dim)
+            temb = temb + (vector[:, None] if is_per_token else vector).type_as(temb)
+        return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(-1, (6, -1))
 
     def _block_conditions(
-        self, conditions: Conditions, cache: ConditionKVCache | None, num_tokens: int, batch: int
+        self, conditions: Conditions, cache: ConditionKVCache | None, local: LocalTokens, frames: int, batch: int
     ) -> BlockConditions:
         """Projects the conditions to tokens, from the cache if given, with their windows, masks and weights."""
-        local = self._local_tokens(num_tokens)
-        frames, windows = conditions.image_latents.shape[2], conditions.audio_embeds.shape[1]
-        span = local.window_span(windows)
+        num_windows = conditions.audio_embeds.shape[1]
+        span = local.window_span(num_windows)
         audio_mask = conditions.audio_mask[:, span.window_slice]
         expression, frame_span = conditions.expression, local.window_span(frames)
 
         def project_audio(audio: Tensor) -> Tensor:
             # Padding may contain NaN, which a mask in the softmax does not exclude.
             audio = audio[:, span.window_slice].masked_fill(~audio_mask[..., None], 0.0)
-            return self.audio_projector(audio, frame_level=windows > 1)
+            return self.audio_projector(audio, frame_level=num_windows > 1)
 
         def project_expression(features: Tensor) -> Tensor:
             assert self.expression_projector is not None and expression is not None
@@ -350,27 +364,23 @@ class FantasyTalkingTransformer3DModel(
             "face": (conditions.face_embeds, self.face_resampler),
             "expression": (None if expression is None else expression.features, project_expression),
         }
-        tokens: dict[str, Tensor | None] = {}
-        for name, (source, project) in projections.items():
-            if source is None:
-                tokens[name] = None
-            else:
-                tokens[name] = project(source) if cache is None else cache.get_tokens(name, source, project)
-        scales = conditions.condition_scale.new_tensor([self.config.audio_scale, self.config.face_scale])
-        block_conditions = BlockConditions(
-            tokens=ConditionTokens(**tokens),  # type: ignore[arg-type]
-            audio=build_windowed_attention(local, span, audio_mask, conditions.speaker_regions),
-            scale=(conditions.condition_scale * scales).expand(batch, -1),
-        )
-        if expression is None or self.expression_projector is None or self.expression_config is None:
-            return block_conditions
-        mask = self.expression_projector.window_mask(expression.present, self.expression_config.padding)
-        return block_conditions._replace(
-            expression=build_windowed_attention(
+        tokens = {
+            name: project(source) if cache is None else cache.get_tokens(name, source, project)
+            for name, (source, project) in projections.items()
+            if source is not None
+        }
+        weights = conditions.condition_scale.new_tensor([self.config.audio_scale, self.config.face_scale])
+        audio_scale, face_scale = (conditions.condition_scale * weights).expand(batch, -1).unbind(1)
+        scales = {"audio": audio_scale, "face": face_scale}
+        windows = {"audio": build_windowed_attention(local, span, audio_mask, conditions.speaker_regions)}
+        if expression is not None:
+            assert self.expression_projector is not None and self.expression_config is not None
+            mask = self.expression_projector.window_mask(expression.present, self.expression_config.padding)
+            windows["expression"] = build_windowed_attention(
                 local, frame_span, mask[:, frame_span.window_slice].flatten(2), expression.regions
-            ),
-            expression_scale=(expression.scale * self.expression_config.scale).expand(batch),
-        )
+            )
+            scales["expression"] = (expression.scale * self.expression_config.scale).expand(batch)
+        return BlockConditions(tokens, windows, scales, keys_values={})
 
     def _local_tokens(self, num_tokens: int) -> LocalTokens:
         """Returns the range of video tokens on this rank: all of them without context parallelism."""

@@ -23,6 +23,7 @@ from fantasytalking.common.tensor_io import (
 from fantasytalking.common.text import shortened
 from fantasytalking.common.text_files import read_json
 from fantasytalking.common.weight_files import open_weights, without_prefix
+from fantasytalking.condition_specs import CONDITIONS
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
 from fantasytalking.models.diffusers_internals import float32_module_names
@@ -33,20 +34,19 @@ from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.transformer_config import check_transformer_config
 
-ADAPTER_MODULES: dict[str, tuple[str, ...]] = {
-    "audio": ("audio_projector.*", "blocks.*.attn2.audio_[kv]_proj.weight"),
-    "face": ("face_resampler.*", "blocks.*.attn2.face_[kv]_proj.weight"),
-    "motion": ("motion_embedder.*",),
-    "expression": ("expression_projector.*", "blocks.*.attn2.expression_[kv]_proj.weight"),
-    "guidance": ("guidance_embedder.*",),
-}
+ADAPTER_MODULES = {spec.name: spec.parameter_patterns for spec in CONDITIONS if spec.module is not None}
 """The paper's modules and patterns of their parameter names. All other parameters belong to the base. Expression
 parameters exist only in a model with an `expression` section, guidance parameters only in a distilled model."""
 
 SINGLE_FILE_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 """What other programs put before the names of all tensors of a transformer."""
+ORIGINAL_CLASS_NAME = "WanModel"
+"""`_class_name` in the config.json of Wan's own repositories."""
+TEXT_TO_VIDEO_PIPELINES = ("WanPipeline",)
+"""Pipelines of diffusers that start from text alone, unless their model_index.json has `expand_timesteps`."""
+WAN21_LATENT_CHANNELS = 16
 WAN_HEAD_DIM = 128
-"""Attention head width of every published Wan 2.1 model."""
+"""Attention head width of every published Wan model."""
 
 
 def adapter_module_of(name: str) -> str | None:
@@ -62,12 +62,14 @@ def load_from_wan(
     module_config: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     materialize: bool = True,
+    subfolder: str = "transformer",
 ) -> FantasyTalkingTransformer3DModel:
     """Builds a new portrait transformer on a Wan image-to-video base, whose predictions it equals bit for bit.
 
     Args:
-        source: a diffusers folder (of a pipeline or a transformer), a single file (`WEIGHT_SUFFIXES`) with Wan's
-            original or diffusers' names, or a hub ID. From a portrait transformer, the base is loaded.
+        source: a diffusers folder (of a pipeline or a transformer), a folder of Wan's own repository, a single file
+            (`WEIGHT_SUFFIXES`) with Wan's original or diffusers' names, or a hub ID. From a portrait transformer, the
+            base is loaded.
         module_config: configuration of the paper's modules (fields of `PortraitConfig`); missing fields take their
             defaults.
         dtype: dtype of the parameters, except those that Wan keeps in float32; None = as stored, and where weights
@@ -75,12 +77,14 @@ def load_from_wan(
             GGUF.
         materialize: False leaves the base's tensors uninitialized, which takes no memory yet: for a process that
             receives them from another. Requires a dtype.
+        subfolder: of the transformer in a pipeline's folder: transformer, or transformer_2 for the low-noise expert of
+            a base with two.
 
     Raises:
         InputError: the source is missing or not a Wan transformer, or tensors are missing, unexpected or of other
             shapes.
     """
-    config, tensors = _open_base(source)
+    config, tensors = _open_base(source, subfolder)
     return build_from_wan(config, module_config or {}, tensors, dtype, materialize)
 
 
@@ -107,7 +111,7 @@ def build_from_wan(
         name: tuple(value.shape) for name, value in model.state_dict().items() if adapter_module_of(name) is None
     }
     found = {name: shape for name, shape in tensors.shapes.items() if "norm_added_q" not in name}  # unused by Wan
-    check_shapes(found, expected, tensors.source, "it must be a Wan 2.1 image-to-video transformer")
+    check_shapes(found, expected, tensors.source, "it must be a Wan image-to-video transformer")
 
     config = model.config
     model.rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
@@ -129,14 +133,10 @@ def build_from_wan(
 def initialize_new_module(module: nn.Module, dtype: torch.dtype) -> None:
     """Allocates and initializes a meta-device module if it is one of the paper's."""
     if isinstance(module, PortraitCrossAttention):
-        for projection in (module.audio_k_proj, module.audio_v_proj, module.face_k_proj, module.face_v_proj):
-            projection.to_empty(device="cpu").to(dtype)
-        module.reset_audio_parameters()
-        module.reset_face_parameters()
-        if module.has_expression:
-            module.expression_k_proj.to_empty(device="cpu").to(dtype)
-            module.expression_v_proj.to_empty(device="cpu").to(dtype)
-            module.reset_expression_parameters()
+        for name in module.decoupled:
+            for projection in module.pair(name):
+                projection.to_empty(device="cpu").to(dtype)
+        module.reset_decoupled_parameters()
     elif isinstance(module, AudioProjector | FaceResampler | MotionEmbedder | ExpressionProjector):
         module.to_empty(device="cpu").to(dtype)
         module.reset_parameters()
@@ -151,7 +151,7 @@ def diffusers_to_wan_names(names: list[str], source: str) -> dict[str, str]:
     other = [name for name in names if "face_adapter" in name or "motion_encoder" in name]
     if other:
         raise InputError(
-            f"'{source}' contains the tensor '{other[0]}' of Wan-Animate; use a Wan 2.1 transformer",
+            f"'{source}' contains the tensor '{other[0]}' of Wan-Animate; use a Wan transformer",
             code=ErrorCode.shape_mismatch,
             field=other[0],
         )
@@ -193,7 +193,7 @@ def infer_wan_config(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[st
         raise
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise InputError(
-            f"'{source}' is not a Wan transformer: {error} is missing or has an unexpected shape; use a Wan 2.1 "
+            f"'{source}' is not a Wan transformer: {error} is missing or has an unexpected shape; use a Wan "
             "transformer",
             code=ErrorCode.shape_mismatch,
             field=str(error),
@@ -221,14 +221,61 @@ def _num_heads(dim: int, stated: str | None, source: str) -> int:
     return int(stated)
 
 
-def _open_base(source: str | Path) -> tuple[dict[str, Any], LazyTensors]:
+def _open_base(source: str | Path, subfolder: str) -> tuple[dict[str, Any], LazyTensors]:
     path = Path(resolve_local(source))
     if path.is_file():
-        return open_wan_single_file(path)
-    folder = path if path.is_dir() else _download_base(str(source))
-    if not (folder / "config.json").is_file() and (folder / "transformer" / "config.json").is_file():
-        folder = folder / "transformer"
-    return _select_base(_read_base_config(folder), open_model_folder(folder))
+        config, tensors = open_wan_single_file(path)
+        _check_inferred_conditioning(config, path)
+        return config, tensors
+    folder = path if path.is_dir() else _download_base(str(source), subfolder)
+    pipeline = folder / "model_index.json"
+    if not (folder / "config.json").is_file() and (folder / subfolder / "config.json").is_file():
+        folder = folder / subfolder
+    if _is_original_folder(folder):
+        config, tensors = _with_inferred_config(open_model_folder(folder), _original_metadata(folder))
+        _check_inferred_conditioning(config, folder)
+        return config, tensors
+    config = _read_base_config(folder)
+    _check_image_conditioning(config, pipeline)
+    return _select_base(config, open_model_folder(folder))
+
+
+def _check_image_conditioning(config: Mapping[str, Any], pipeline: Path) -> None:
+    """Rejects a text-to-video base, whose transformer has the same channels as one that replaces the first frame."""
+    if config.get("in_channels") != config.get("out_channels") or not pipeline.is_file():
+        return
+    values = read_json(pipeline)
+    if values.get("_class_name") in TEXT_TO_VIDEO_PIPELINES and not values.get("expand_timesteps"):
+        raise InputError(
+            f"'{pipeline.parent}' is a text-to-video base, which was not trained to continue an image; use an "
+            "image-to-video base, or Wan2.2-TI2V-5B",
+            code=ErrorCode.unsupported,
+            field="base",
+            value=str(pipeline.parent),
+        )
+
+
+def _check_inferred_conditioning(config: Mapping[str, Any], source: Path) -> None:
+    """Rejects Wan 2.1's text-to-video transformers, by their channels; Wan2.2-TI2V-5B has those of another VAE."""
+    if config["in_channels"] == config["out_channels"] == WAN21_LATENT_CHANNELS:
+        raise InputError(
+            f"'{source}' is a text-to-video transformer, which was not trained to continue an image; use that of an "
+            "image-to-video base",
+            code=ErrorCode.unsupported,
+            field="base",
+            value=str(source),
+        )
+
+
+def read_base_config(source: str | Path) -> dict[str, Any]:
+    """Returns the configuration of a base's transformer, with defaults: see `load_from_wan`.
+
+    Raises:
+        InputError: as `load_from_wan`.
+    """
+    defaults = inspect.signature(WanTransformer3DModel.__init__).parameters.values()
+    known = {each.name: each.default for each in defaults if each.default is not inspect.Parameter.empty}
+    return known | _open_base(source, "transformer")[0]
 
 
 def _select_base(config: dict[str, Any], tensors: LazyTensors) -> tuple[dict[str, Any], LazyTensors]:
@@ -245,11 +292,25 @@ def open_wan_single_file(path: Path) -> tuple[dict[str, Any], LazyTensors]:
     Raises:
         InputError: the file cannot be read or is not a Wan transformer.
     """
-    tensors = without_prefix(open_weights(path), SINGLE_FILE_PREFIXES)
-    if any(".self_attn." in name for name in tensors.shapes):
-        tensors = tensors.renamed(diffusers_to_wan_names(list(tensors.shapes), str(path)))
     metadata = safetensors_metadata(path) if path.suffix == ".safetensors" else {}
-    return infer_wan_config(tensors.shapes, metadata, str(path)), tensors
+    return _with_inferred_config(without_prefix(open_weights(path), SINGLE_FILE_PREFIXES), metadata)
+
+
+def _with_inferred_config(tensors: LazyTensors, metadata: Mapping[str, str]) -> tuple[dict[str, Any], LazyTensors]:
+    if any(".self_attn." in name for name in tensors.shapes):
+        tensors = tensors.renamed(diffusers_to_wan_names(list(tensors.shapes), tensors.source))
+    return infer_wan_config(tensors.shapes, metadata, tensors.source), tensors
+
+
+def _is_original_folder(folder: Path) -> bool:
+    """Whether a folder is Wan's own repository, with shards in the original names."""
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("_class_name") == ORIGINAL_CLASS_NAME
+
+
+def _original_metadata(folder: Path) -> dict[str, str]:
+    heads = read_json(folder / "config.json").get("num_heads")
+    return {} if heads is None else {"num_heads": str(heads)}
 
 
 def _read_base_config(folder: Path) -> dict[str, Any]:
@@ -266,12 +327,12 @@ def _read_base_config(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in upgrade_expression_keys(config).items() if not key.startswith("_")}
 
 
-def _download_base(hub_id: str) -> Path:
+def _download_base(hub_id: str, subfolder: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(hub_id, allow_patterns=["transformer/*"])
+        folder = snapshot_download(hub_id, allow_patterns=["model_index.json", f"{subfolder}/*"])
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"base '{hub_id}' is neither a local folder nor a file and could not be downloaded; "
@@ -304,7 +365,7 @@ def _build_on_meta(config: Mapping[str, Any], source: str) -> FantasyTalkingTran
     except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"{source}: no transformer can be built from its configuration ({reason}); it must be a Wan 2.1 "
+            f"{source}: no transformer can be built from its configuration ({reason}); it must be a Wan "
             "image-to-video transformer",
             code=ErrorCode.malformed_file,
             field="config.json",
@@ -316,7 +377,7 @@ def _check_num_layers(config: Mapping[str, Any], tensors: LazyTensors) -> None:
     if config.get("num_layers") != len(blocks):
         raise InputError(
             f"{tensors.source}: num_layers is {shortened(config.get('num_layers'))}, but the file contains "
-            f"{len(blocks)} blocks; it must be a Wan 2.1 image-to-video transformer",
+            f"{len(blocks)} blocks; it must be a Wan image-to-video transformer",
             code=ErrorCode.shape_mismatch,
             field="num_layers",
             value=config.get("num_layers"),

@@ -7,6 +7,7 @@ from omegaconf import MISSING
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.nano.trainers.config import (
+    NANO_GEOMETRY,
     AudioEncoderTraining,
     ExpressionEncoderTraining,
     FaceEncoderTraining,
@@ -125,7 +126,7 @@ class MultiPersonVideosConfig:
         limits = {"people_per_video": (2, MAX_GROUP_PEOPLE), "num_identities": (2, 1000)}
         limits |= {"sentences_per_person": (1, 200), "num_single_person_identities": (0, 1000)}
         check_ranges(self, limits, "multi_person_videos.")
-        if self.width % 16 or not 32 <= self.width <= 1024:
+        if self.width % NANO_GEOMETRY.token_pixels or not 32 <= self.width <= 1024:
             raise out_of_range("multi_person_videos.width", self.width, "a multiple of 16, from 32 to 1024")
 
 
@@ -203,7 +204,7 @@ class BuildConfig:
         check_ranges(self, limits | {"flow_shift": (0.1, 20), "zoom": (1, MAX_ZOOM)})
         for name in ("image_size", "prepared_size"):
             value = getattr(self, name)
-            if value is not None and (value % 16 or not 32 <= value <= 512):
+            if value is not None and (value % NANO_GEOMETRY.token_pixels or not 32 <= value <= 512):
                 raise out_of_range(name, value, "a multiple of 16, from 32 to 512")
         for name in ("crop_size", "long_crop_size"):
             value = getattr(self.vae, name)

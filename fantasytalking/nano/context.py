@@ -18,14 +18,13 @@ from fantasytalking.data.manifest import MANIFEST_FILE, REJECTIONS_FILE
 from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE
 from fantasytalking.nano.config import BuildConfig, ScriptRunConfig
+from fantasytalking.nano.trainers.config import NANO_GEOMETRY
 from fantasytalking.nano.training_log import training_summary
 from fantasytalking.pipeline.model_facts import EXPRESSION_ENCODER_FOLDER
 
 logger = logging.getLogger(__name__)
 
 MAX_BUILD_PROCESSES = 16
-PREPARED_SIZE_MULTIPLE = 16
-"""Sides of prepared videos are multiples of this many pixels."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,9 @@ class BuildContext:
         return path
 
     def prepared_size(self, pixels: int) -> int:
-        """Scales a side of a rendered video in pixels to the prepared video, rounded to the nearest multiple of 16."""
-        size = self.config.prepared_size or self.config.image_size
-        return PREPARED_SIZE_MULTIPLE * round(pixels * size / self.config.image_size / PREPARED_SIZE_MULTIPLE)
+        """Scales a side of a rendered video in pixels to the prepared video, rounded to whole tokens."""
+        size, step = self.config.prepared_size or self.config.image_size, NANO_GEOMETRY.token_pixels
+        return step * round(pixels * size / self.config.image_size / step)
 
     def run_training(
         self,

@@ -53,8 +53,8 @@ class CallState:
         if scale == self.initial_guidance_scale:
             return planned
         if scale <= 1:
-            return replace(planned, text=NO_GUIDANCE, audio=NO_GUIDANCE, expression=NO_GUIDANCE)
-        return replace(planned, text=GuidanceSchedule(scale, scale))
+            return replace(planned, text=NO_GUIDANCE, audio=NO_GUIDANCE, expression=NO_GUIDANCE, text_2=None)
+        return replace(planned, text=GuidanceSchedule(scale, scale), text_2=None)
 
 
 class CallStateProperties:

@@ -28,11 +28,12 @@ from fantasytalking.encoders.wan import (
     TextEncoder,
     VideoAutoencoder,
     clean_prompt,
-    first_frame_mask,
     pad_prompt_embeds,
 )
+from fantasytalking.encoders.wan_layout import lay_out_image_latents
 from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, WAV2VEC_STRIDE, AudioEncoder
 from fantasytalking.latent_geometry import video_frame_count
+from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.pipeline.generation_plan import GenerationPlan
 from fantasytalking.pipeline.portrait import Portrait
 from fantasytalking.pipeline.speakers import Speakers
@@ -42,7 +43,7 @@ from fantasytalking.pipeline.video_conditions import VideoConditions
 logger = logging.getLogger(__name__)
 
 NUM_ENCODING_STEPS = 5
-"""Prompt, CLIP image, first frame, face, audio."""
+"""Prompt, CLIP image (where the base attends to it), first frame, face, audio."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class ConditionEncoder:
     """The encoders of a pipeline and the sizes that the transformer reads."""
 
     text: TextEncoder
-    image: ImageEncoder
+    image: ImageEncoder | None
+    """None: the base does not attend to CLIP tokens."""
     vae: VideoAutoencoder
     audio: AudioEncoder
     face_encoder_path: Path | None
@@ -65,6 +67,13 @@ class ConditionEncoder:
     device: torch.device
     """Device of the encoded conditions; audio, expression and regions stay on the CPU."""
     dtype: torch.dtype
+
+    @property
+    def image_conditioning(self) -> ImageConditioning:
+        """How the base receives the portrait."""
+        return ImageConditioning.from_channels(
+            self.transformer_config.in_channels, self.transformer_config.out_channels
+        )
 
     def encode(
         self,
@@ -82,7 +91,7 @@ class ConditionEncoder:
             window_length: latent frames of a window, L.
             timeline: of the video; None: a stream, whose `audio_windows` are replaced window by window and which has
                 no driving expressions.
-            on_encoded: called `NUM_ENCODING_STEPS` times.
+            on_encoded: called after each of `NUM_ENCODING_STEPS`.
             prompt_embeds, negative_prompt_embeds: (1, T, D) states in place of the plan's prompts; None: these are
                 encoded.
 
@@ -96,9 +105,10 @@ class ConditionEncoder:
 
         prompt, negative = self._prompts(plan, prompt_embeds, negative_prompt_embeds)
         on_encoded()
-        pixels = torch.from_numpy(speakers.portrait.pixels.copy())  # arrays read from files may not be writable
-        image = done(self.image.encode(pixels)[None])
-        first_frame = done(encode_first_frame(self.vae, speakers.portrait.pixels, window_length))
+        image = None if self.image is None else done(encode_image(self.image, speakers.portrait.pixels))
+        first_frame = done(
+            encode_first_frame(self.vae, speakers.portrait.pixels, window_length, self.image_conditioning)
+        )
         face = done(self._face_embeds(speakers.portrait, plan.face_scale))
         audio = self._silence(1) if timeline is None else self.encode_speakers(speakers, timeline)
         on_encoded()
@@ -229,8 +239,18 @@ def encode_audio(
     return timed_frame_windows(features, times, timeline.temporal_stride, window_seconds)
 
 
-def encode_first_frame(autoencoder: VideoAutoencoder, pixels: NDArray[np.uint8], num_latent_frames: int) -> Tensor:
-    """Returns mask and latents (1, C, L, h, w) of a clip that shows the portrait first and is unknown afterwards."""
+def encode_image(encoder: ImageEncoder, pixels: NDArray[np.uint8]) -> Tensor:
+    """Returns the CLIP tokens (1, I, D) of a portrait (H, W, 3)."""
+    return encoder.encode(torch.from_numpy(pixels.copy()))[None]  # arrays read from files may not be writable
+
+
+def encode_first_frame(
+    autoencoder: VideoAutoencoder, pixels: NDArray[np.uint8], num_latent_frames: int, conditioning: ImageConditioning
+) -> Tensor:
+    """Returns `Conditions.image_latents` of a clip that shows the portrait first and is unknown afterwards."""
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
-    latents = autoencoder.encode_first_frame(image, video_frame_count(num_latent_frames, autoencoder.temporal_stride))
-    return torch.cat([first_frame_mask(latents, autoencoder.temporal_stride), latents], dim=1)
+    stride = autoencoder.temporal_stride
+    if conditioning is ImageConditioning.first_frame_replace:
+        num_latent_frames = 1  # the others are not read
+    latents = autoencoder.encode_first_frame(image, video_frame_count(num_latent_frames, stride))
+    return lay_out_image_latents(latents, conditioning, stride)

@@ -1,6 +1,6 @@
 """Decodes latents to frames, a few at a time.
 
-Axes: F latent frames, h and w latent height and width, T frames, H and W pixels.
+Axes: C latent channels, F latent frames, h and w latent height and width, T frames, H and W pixels.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ class FantasyTalkingOutput(BaseOutput):
 
     frames: Any
     """np: (1, T, H, W, 3) float32 in [0, 1]; pt: (1, T, 3, H, W) of the same; pil: a list of one list of images;
-    latent: (1, 16, F, h, w) normalized latents, whose frames `iterate_frames` decodes one by one."""
+    latent: (1, C, F, h, w) normalized latents, whose frames `iterate_frames` decodes one by one."""
     num_frames: int
     """T: the duration of the longest audio, rounded to the nearest frame, or that of the shortest driving video."""
     fps: float
@@ -52,7 +52,7 @@ def check_output_type(output_type: str) -> None:
 def decode_latents(
     vae: VideoAutoencoder, latents: Tensor, num_frames: int, progress_bar: Callable[..., tqdm]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, 16, F, h, w), decoded on demand.
+    """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, C, F, h, w), decoded on demand.
 
     Args:
         progress_bar: returns a progress bar for `total` frames.
@@ -64,7 +64,7 @@ def decode_latents(
 def decode_output(
     vae: VideoAutoencoder, latents: Tensor, num_frames: int, output_type: str, progress_bar: Callable[..., tqdm]
 ) -> Any:
-    """Returns latents (1, 16, F, h, w) as one of `OUTPUT_TYPES`: see `FantasyTalkingOutput`."""
+    """Returns latents (1, C, F, h, w) as one of `OUTPUT_TYPES`: see `FantasyTalkingOutput`."""
     if output_type == "latent":
         return latents
     if output_type == "pil":

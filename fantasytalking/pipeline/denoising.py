@@ -16,10 +16,11 @@ from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import check_finite_result
+from fantasytalking.condition_specs import CONDITIONS
 from fantasytalking.conditions import Conditions
-from fantasytalking.models.cfg_branches import FULL_BRANCH, FULL_BRANCH_WITH_EXPRESSION, GuidanceBranch
+from fantasytalking.models.cfg_branches import GuidanceBranch
+from fantasytalking.models.experts import Expert, Experts
 from fantasytalking.models.kv_cache import ConditionKVCache
-from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.call_state import CallState
 from fantasytalking.pipeline.generation_plan import GenerationPlan, check_supported_guidance
 from fantasytalking.pipeline.guidance import StepGuidance, guidance_at_step
@@ -27,8 +28,6 @@ from fantasytalking.pipeline.schedulers import set_timesteps
 from fantasytalking.pipeline.sliding_window import LatentWindow
 from fantasytalking.pipeline.video_conditions import BranchInputs, VideoConditions, WindowConditions
 
-WINDOWED_CONDITIONS = ("audio", "expression")
-"""Entries of the condition cache that change from window to window."""
 BATCH_MEMORY_DIVISOR = 8
 """Branches run in one call where they need at most 1 / this of the device's memory."""
 
@@ -37,19 +36,29 @@ BATCH_MEMORY_DIVISOR = 8
 class DenoisingCache:
     """What is computed once per video and reused at every step and, in a stream, by every window."""
 
-    conditions: ConditionKVCache = field(default_factory=ConditionKVCache)
+    conditions: dict[Expert, ConditionKVCache] = field(
+        default_factory=lambda: {expert: ConditionKVCache() for expert in Expert}
+    )
+    """Projections of the conditions by the weights of each expert."""
     branch_inputs: dict[tuple[GuidanceBranch, ...], BranchInputs] = field(default_factory=dict)
     """Prompt and scales by the branches of a call; the condition cache recognizes these tensors by identity."""
 
+    def nbytes(self) -> int:
+        """Size of what the condition caches hold, in bytes."""
+        return sum(cache.nbytes() for cache in self.conditions.values())
+
     def evict_windowed(self) -> None:
         """Drops what was computed from the conditions of one window."""
-        for name in WINDOWED_CONDITIONS:
-            self.conditions.evict(name)
+        for spec in CONDITIONS:
+            if spec.per_window:
+                for cache in self.conditions.values():
+                    cache.evict(spec.name)
 
     def evict_prompts(self) -> None:
         """Drops what was computed from the prompts."""
         self.branch_inputs.clear()
-        self.conditions.evict("text")
+        for cache in self.conditions.values():
+            cache.evict("text")
 
 
 class Denoiser:
@@ -60,6 +69,7 @@ class Denoiser:
     window, which is cheap next to a call of the model, so that memory does not grow with the length.
 
     Args:
+        experts: the model; each step is predicted by the expert of its timestep.
         batch_branches: all branches in one call; None: where memory allows and no step cache needs separate calls.
         on_window_done: called after each window.
         cache: of an earlier window of the same stream; None: a new one.
@@ -68,7 +78,7 @@ class Denoiser:
 
     def __init__(
         self,
-        transformer: FantasyTalkingTransformer3DModel,
+        experts: Experts,
         conditions: VideoConditions,
         windows: Sequence[LatentWindow],
         *,
@@ -77,8 +87,9 @@ class Denoiser:
         cache: DenoisingCache | None = None,
         attention_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        self.transformer, self.conditions, self.windows = transformer, conditions, windows
-        self.batch_branches = _should_batch_branches(batch_branches, transformer, conditions)
+        self.experts, self.conditions, self.windows = experts, conditions, windows
+        frames = len(windows[0].frame_indices)
+        self.batch_branches = _should_batch_branches(batch_branches, experts, conditions, frames)
         self.on_window_done, self.attention_kwargs = on_window_done, attention_kwargs
         self._cache = DenoisingCache() if cache is None else cache
         self._guidance_scales: dict[tuple[float, float], Tensor] = {}
@@ -107,12 +118,12 @@ class Denoiser:
         self, window_index: int, window: LatentWindow, latents: Tensor, timestep: Tensor, guidance: StepGuidance
     ) -> Tensor:
         """The weighted sum of a window's branches, or the single call of a distilled model, which reads the scales."""
-        if self.transformer.distillation is None:
+        if self.experts.high.distillation is None:
             return guidance.combine(self._predict_branches(window_index, window, latents, timestep, guidance.branches))
         if guidance.scales not in self._guidance_scales:
             self._guidance_scales[guidance.scales] = self.conditions.motion_intensity.new_tensor([guidance.scales])
         scales = self._guidance_scales[guidance.scales]
-        branch = FULL_BRANCH if self.conditions.expression is None else FULL_BRANCH_WITH_EXPRESSION
+        branch = self.conditions.full_branch
         return self._predict_branches(window_index, window, latents, timestep, [branch], scales)[branch].float()
 
     def _predict_branches(
@@ -126,16 +137,18 @@ class Denoiser:
     ) -> dict[GuidanceBranch, Tensor]:
         window_conditions = self._single_window or self.conditions.for_window(window)
         noisy = latents[:, :, window.frame_indices.to(latents.device)].to(self.conditions.motion_intensity)
+        expert = self.experts.at(timestep)
+        transformer = self.experts.transformer(expert)
         calls = [tuple(branches)] if self.batch_branches else [(branch,) for branch in branches]
         predictions: dict[GuidanceBranch, Tensor] = {}
         for call in calls:
             # A step cache must not take one window's or branch's features for another's.
-            with self.transformer.cache_context(f"{window_index}:{'|'.join(branch.label for branch in call)}"):
-                sample = self.transformer(
+            with transformer.cache_context(f"{window_index}:{'|'.join(branch.label for branch in call)}"):
+                sample = transformer(
                     noisy,
                     timestep.expand(1),
                     self._conditions_of(call, window_conditions)._replace(guidance=scales),
-                    cache=self._cache.conditions,
+                    cache=self._cache.conditions[expert],
                     return_dict=False,
                     attention_kwargs=self.attention_kwargs,
                 )[0]
@@ -151,12 +164,13 @@ class Denoiser:
         return self.conditions.for_branches(branches, inputs[branches], window)
 
 
-def _should_batch_branches(
-    requested: bool | None, transformer: FantasyTalkingTransformer3DModel, conditions: VideoConditions
-) -> bool:
-    if requested is False or (requested is None and transformer.is_cache_enabled):
+def _should_batch_branches(requested: bool | None, experts: Experts, conditions: VideoConditions, frames: int) -> bool:
+    if requested is False:
         return False
-    if requested and transformer.is_cache_enabled:
+    has_step_cache = any(transformer.is_cache_enabled for transformer in experts)
+    if requested is None and has_step_cache:
+        return False
+    if requested and has_step_cache:
         raise InputError(
             "guidance.batch_branches is true, but a step cache needs one call per branch; leave one of them out",
             code=ErrorCode.conflict,
@@ -165,8 +179,8 @@ def _should_batch_branches(
         )
     if requested:
         return True
-    shape = transformer.config
-    tokens = conditions.image_latents[0, 0].numel() // math.prod(shape.patch_size)
+    shape = experts.high.config
+    tokens = frames * conditions.image_latents[0, 0, 0].numel() // math.prod(shape.patch_size)
     width = shape.num_attention_heads * shape.attention_head_dim
     # Per branch: a block's input twice in float32, eight tensors of its width, and the two of the feed-forward.
     needed = (
@@ -215,7 +229,7 @@ def noise_latents(
 
 
 def denoise(
-    transformer: FantasyTalkingTransformer3DModel,
+    experts: Experts,
     scheduler: SchedulerMixin,
     conditions: VideoConditions,
     plan: GenerationPlan,
@@ -239,7 +253,7 @@ def denoise(
     timesteps = set_timesteps(scheduler, plan.num_inference_steps, noise.device)
     state.start(plan.guidance, len(timesteps))
     denoiser = Denoiser(
-        transformer,
+        experts,
         conditions,
         windows,
         batch_branches=plan.guidance.batch_branches,
@@ -251,7 +265,8 @@ def denoise(
         state.current_timestep = timestep
         schedules = state.guidance(plan.guidance)
         if schedules is not plan.guidance:
-            check_supported_guidance(transformer.distillation, schedules, plan.negative_prompt)
+            check_supported_guidance(experts.high.distillation, schedules, plan.negative_prompt)
+        schedules = schedules.for_expert(experts.at(timestep))
         guidance = guidance_at_step(schedules, step, len(timesteps), conditions.available)
         prediction = denoiser.predict(latents, timestep, guidance)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
@@ -261,4 +276,4 @@ def denoise(
             break
     state.current_timestep = None
     check_finite_result(latents, "latents")
-    return latents
+    return experts.high.image_conditioning.with_image(latents, conditions.image_latents)

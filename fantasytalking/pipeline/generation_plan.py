@@ -46,9 +46,10 @@ class GenerationControls:
     fps: float = 25.0
     """Frames per second."""
     window_frames: int = 81
-    """Frames denoised at once, 1 + 4k: the clip length of training."""
+    """Frames denoised at once, a whole number of latent frames (1 + 4k for Wan): the clip length of training."""
     overlap_frames: int = 24
-    """Frames shared by neighboring windows of a longer video, a multiple of 4."""
+    """Frames shared by neighboring windows of a longer video, whole latent frames (a multiple of 4 for
+    Wan)."""
 
     def validate(self) -> None:
         """Validates the ranges that do not depend on the model.
@@ -141,6 +142,7 @@ def plan_generation(
     if has_driving_video:
         _check_driving_supported(facts, needs_expression_encoder)
     _check_motion_supported(facts.trained_modules, controls)
+    _check_expert_guidance(facts, controls.guidance)
     face_scale = _resolve_face_scale(facts, controls.face_scale)
     check_supported_guidance(
         facts.distillation, controls.guidance, controls.negative_prompt, has_driving_video=has_driving_video
@@ -344,6 +346,16 @@ def _check_motion_supported(trained_modules: Sequence[str], controls: Generation
                 field=name,
                 value=value,
             )
+
+
+def _check_expert_guidance(facts: ModelFacts, guidance: GuidanceConfig) -> None:
+    if guidance.text_2 is not None and not facts.has_experts:
+        raise InputError(
+            f"guidance.text_2 is {guidance.text_2:g}, but this model has one transformer for all steps; leave it out",
+            code=ErrorCode.unsupported,
+            field="guidance.text_2",
+            value=guidance.text_2,
+        )
 
 
 def _resolve_face_scale(facts: ModelFacts, face_scale: float | None) -> float:

@@ -4,7 +4,8 @@ Axes: B batch, C channels, F latent frames, h and w latent height and width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,10 @@ from fantasytalking.common.validation import check_ranges
 from fantasytalking.models.cfg_branches import (
     CfgOrder,
     GuidanceBranch,
+    add_condition_guidance,
     cfg_branch_weights,
-    cfg_branch_weights_with_expression,
 )
+from fantasytalking.models.experts import Expert
 from fantasytalking.models.guidance_embedder import MAX_GUIDANCE_SCALE
 
 EXPRESSION_GUIDANCE_SCALE = 4.5
@@ -85,6 +87,14 @@ class GuidanceConfig:
         default_factory=lambda: GuidanceSchedule(EXPRESSION_GUIDANCE_SCALE, EXPRESSION_GUIDANCE_SCALE)
     )
     """Scale of the driving expressions; unused without them."""
+    text_2: float | None = None
+    """Scale of the prompt, in [0, 100], at the steps of the low-noise expert, for a base that has two (diffusers'
+    guidance_scale_2); null: as `text`."""
+
+    def schedule(self, name: str) -> GuidanceSchedule:
+        """Returns the schedule of a condition."""
+        schedule: GuidanceSchedule = getattr(self, name)
+        return schedule
 
     def validate(self) -> None:
         """Validates the strength and the schedules.
@@ -94,7 +104,13 @@ class GuidanceConfig:
         """
         for name in GUIDANCE_CONDITIONS:
             getattr(self, name).check(f"guidance.{name}.")
-        check_ranges(self, {"color_rescale": (0, 1)}, "guidance.")
+        check_ranges(self, {"color_rescale": (0, 1), "text_2": (0, MAX_GUIDANCE_SCALE)}, "guidance.")
+
+    def for_expert(self, expert: Expert) -> "GuidanceConfig":
+        """Returns the guidance of the steps that an expert predicts."""
+        if expert is Expert.high or self.text_2 is None:
+            return self
+        return replace(self, text=GuidanceSchedule.from_scale(self.text_2))
 
 
 class StepGuidance(NamedTuple):
@@ -127,7 +143,8 @@ class AvailableConditions(NamedTuple):
     prompt: bool = True
     """Whether prompt and negative prompt differ."""
     audio: bool = True
-    expression: bool = False
+    further: tuple[str, ...] = ()
+    """Names of further conditions, such as expression, in the order in which their guidance is added."""
 
 
 SPEECH_ONLY = AvailableConditions()
@@ -138,22 +155,31 @@ def guidance_at_step(
 ) -> StepGuidance:
     """Returns the branches to compute at `step`, with their weights."""
     text, audio = config.text.scale_at(step, num_steps), config.audio.scale_at(step, num_steps)
-    expression = config.expression.scale_at(step, num_steps)
-    weights = active_branch_weights(config.order, text, audio, expression, available)
+    further = {name: config.schedule(name).scale_at(step, num_steps) for name in available.further}
+    weights = active_branch_weights(config.order, text, audio, further, available)
     reference: dict[GuidanceBranch, float] = {}
     if config.color_rescale > 0:
-        plain = active_branch_weights(config.order, text, 1.0, 1.0, available)
+        plain = active_branch_weights(config.order, text, 1.0, dict.fromkeys(further, 1.0), available)
         reference = plain if plain != weights else {}
     return StepGuidance(weights, reference, config.color_rescale, (text, audio))
 
 
 def active_branch_weights(
-    order: CfgOrder, text: float, audio: float, expression: float = 1.0, available: AvailableConditions = SPEECH_ONLY
+    order: CfgOrder,
+    text: float,
+    audio: float,
+    further: Mapping[str, float] = MappingProxyType({}),
+    available: AvailableConditions = SPEECH_ONLY,
 ) -> dict[GuidanceBranch, float]:
-    """Returns the weights of the branches, without branches of weight 0."""
+    """Returns the weights of the branches, without branches of weight 0.
+
+    Args:
+        text, audio: guidance scales.
+        further: guidance scales of the further conditions of `available`.
+    """
     path = cfg_branch_weights(order, text, audio)
-    if available.expression:
-        path = cfg_branch_weights_with_expression(order, text, audio, expression)
+    for name in available.further:
+        path = add_condition_guidance(path, name, further[name])
     weights: dict[GuidanceBranch, float] = {}
     for branch, weight in path:
         same = branch._replace(text=branch.text and available.prompt, audio=branch.audio and available.audio)

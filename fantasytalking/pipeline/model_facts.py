@@ -1,21 +1,23 @@
 """Reads once what the files of a model say about it: trained modules, audio windows, distillation, encoders."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-
 from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_config
+from fantasytalking.checkpoints.released_adapter import describe_adapter
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.text_files import read_json
+from fantasytalking.encoders.base_geometry import read_geometry, read_transformer_config
+from fantasytalking.encoders.fantasy_portrait.pd_fgc import contains_pd_fgc
 from fantasytalking.face_range import FaceRange, FaceRanges, face_ranges_from_dict
 from fantasytalking.latent_geometry import LatentGeometry
+from fantasytalking.models.experts import Expert, check_boundary_ratio
 from fantasytalking.models.guidance_embedder import DistillationSpec
-from fantasytalking.models.wan_loading import ADAPTER_MODULES
+from fantasytalking.models.wan_loading import ADAPTER_MODULES, read_base_config
 
 PIPELINE_CLASS_NAME = "FantasyTalkingPipeline"
 """`_class_name` in the model_index.json of a saved pipeline."""
@@ -25,6 +27,10 @@ FACE_ENCODER_FOLDER = "face_encoder"
 """Folder of the ArcFace .onnx in a components folder and in a saved pipeline."""
 EXPRESSION_ENCODER_FOLDER = "expression_encoder"
 """Folder of the expression encoder in a saved pipeline or next to an adapter's weights."""
+
+
+FILES_BOUNDARY_RATIO = 0.9
+"""Boundary of Wan2.2-I2V-A14B, whose single files do not state it (wan/configs/wan_i2v_A14B.py of its code)."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class ModelFacts:
     """Whether driving videos can be read; driving expressions that are ready need no encoder."""
     face_ranges: FaceRanges = field(default_factory=dict)
     """Sizes and places of faces that the model was trained on, by number of people; empty: unknown."""
+    has_experts: bool = False
+    """Whether two transformers share the noise levels."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,13 @@ class StoredModel:
     distillation: DistillationSpec | None
     face_encoder: Path | None
     expression_encoder: Path | None
+    adapter_2: Path | None = None
+    """Adapter of the low-noise expert, for a base that has two; `adapter` is that of the high-noise one."""
+    adapter_2_config: AdapterConfig | None = None
+    boundary_ratio: float | None = None
+    """Noise level from which on the high-noise expert predicts; None: the base has one transformer."""
+    components: Mapping[str, Path] = field(default_factory=dict)
+    """Single files in place of components of a Wan base, by component."""
 
     @classmethod
     def read(
@@ -66,27 +81,33 @@ class StoredModel:
         base: str | Path,
         adapter: str | Path | None = None,
         *,
+        adapter_2: str | Path | None = None,
         expression_adapter: str | Path | None = None,
         face_encoder: str | Path | None = None,
         expression_encoder: Path | None = None,
+        components: Mapping[str, Path] = MappingProxyType({}),
     ) -> "StoredModel":
         """Reads every description once.
 
         Args:
-            base: a saved pipeline, or a Wan base.
-            adapter: adapter folder; None: `base` is complete.
+            base: a saved pipeline, or a Wan base (a folder, or a transformer's file if `components` has the rest).
+            adapter: adapter folder, or a released file; None: `base` is complete.
+            adapter_2: adapter folder of the low-noise expert of a base with two.
             expression_adapter: adapter folder or released checkpoint that adds the expression condition.
             face_encoder: ArcFace .onnx; None: the one in `base`, where there is one.
             expression_encoder: folder; None: the first found beside expression adapter, adapter and base.
+            components: single files in place of components of a Wan base.
 
         Raises:
             InputError: a description is missing or malformed, adapter and base do not fit together, or `base` holds
                 several face encoders.
         """
         base = Path(base)
-        adapter, expression_adapter = (None if path is None else Path(path) for path in (adapter, expression_adapter))
+        adapter, adapter_2, expression_adapter = (
+            None if path is None else Path(path) for path in (adapter, adapter_2, expression_adapter)
+        )
         pipeline_config = read_pipeline_config(base)
-        adapter_config = None if adapter is None else read_adapter_config(adapter)
+        adapter_config = None if adapter is None else describe_adapter(adapter)
         if adapter_config is not None and pipeline_config is not None and adapter_config.modules == ["expression"]:
             # An adapter of the expression module alone extends a saved pipeline and is read where something drives.
             expression_adapter, adapter, adapter_config = expression_adapter or adapter, None, None
@@ -100,8 +121,13 @@ class StoredModel:
             _read_distillation(base, adapter, adapter_config),
             find_face_encoder(base) if face_encoder is None else existing_file(face_encoder, "face encoder"),
             expression_encoder or find_expression_encoder(expression_adapter, adapter, base),
+            adapter_2,
+            None if adapter_2 is None else describe_adapter(adapter_2),
+            FILES_BOUNDARY_RATIO if Expert.low.component in components else read_boundary_ratio(base),
+            components,
         )
         stored._check_base()
+        stored._check_experts()
         return stored
 
     def with_expression_adapter(
@@ -152,6 +178,17 @@ class StoredModel:
         return config is not None and (config.lora is not None or config.base_tensors > 0)
 
     @property
+    def has_image_encoder(self) -> bool:
+        """Whether the base attends to CLIP tokens of the portrait, as Wan 2.1 does."""
+        return self.transformer_config["image_dim"] is not None
+
+    @property
+    def transformer_config(self) -> Mapping[str, Any]:
+        """Configuration of the base's transformer, inferred where it is a file."""
+        file = self.components.get("transformer")
+        return read_transformer_config(self.base) if file is None else read_base_config(file)
+
+    @property
     def audio_window(self) -> tuple[str, float]:
         """Rule and length in seconds of the audio windows, as in `AdapterConfig`."""
         if self.extends_saved_pipeline:
@@ -175,7 +212,20 @@ class StoredModel:
 
     @property
     def _adapters(self) -> list[tuple[Path | None, AdapterConfig | None]]:
-        return [(self.adapter, self.adapter_config), (self.expression_adapter, self.expression_adapter_config)]
+        return [
+            (self.adapter_2, self.adapter_2_config),
+            (self.adapter, self.adapter_config),
+            (self.expression_adapter, self.expression_adapter_config),
+        ]
+
+    def adapter_of(self, expert: Expert) -> Path | None:
+        """Returns the adapter of an expert; without experts, the adapter is that of the high-noise one."""
+        return self.adapter if expert is Expert.high else self.adapter_2
+
+    @property
+    def experts(self) -> list[Expert]:
+        """The transformers that the model has."""
+        return [Expert.high] if self.boundary_ratio is None else list(Expert)
 
     def facts(self) -> ModelFacts:
         """Returns the facts that a request is checked against; reads the VAE's configuration.
@@ -186,11 +236,48 @@ class StoredModel:
         return ModelFacts(
             self.trained_modules,
             self.distillation,
-            read_geometry(self.base),
+            read_geometry(self.base, self.transformer_config, is_vae_a_file="vae" in self.components),
             self.face_encoder is not None,
             self.expression_encoder is not None,
             self.face_ranges,
+            self.boundary_ratio is not None,
         )
+
+    def _check_experts(self) -> None:
+        """Each expert needs its own adapter: their weights and noise levels differ."""
+        has_experts = self.boundary_ratio is not None
+        given = {"adapter": self.adapter_config, "adapter_2": self.adapter_2_config}
+        for name, expert in (("adapter", Expert.high), ("adapter_2", Expert.low)):
+            config = given[name]
+            wanted = expert.value if has_experts else None
+            if config is None or (config.expert == wanted and (has_experts or name == "adapter")):
+                continue
+            trained = "a base with one transformer" if config.expert is None else f"the {config.expert}-noise expert"
+            needed = f"the {wanted}-noise expert of '{self.base}'" if has_experts else f"'{self.base}', which has one"
+            raise InputError(
+                f"{name} '{getattr(self, name)}' was trained on {trained}, but is given for {needed}; give the adapter "
+                "that was trained for it",
+                code=ErrorCode.conflict,
+                field=name,
+                value=config.expert,
+            )
+        absent = [name for name, config in given.items() if config is None]
+        if has_experts and len(absent) == 1:
+            raise InputError(
+                f"'{self.base}' has two experts, and {absent[0]} is missing; give adapter=FOLDER of the high-noise and "
+                "adapter_2=FOLDER of the low-noise expert",
+                code=ErrorCode.missing_value,
+                field=absent[0],
+            )
+        if has_experts and self.expression_adapter is not None:
+            raise InputError(
+                f"expression_adapter '{self.expression_adapter}' changes one transformer, but '{self.base}' has two "
+                "experts; train the expression module as part of adapter and adapter_2, and leave expression_adapter "
+                "out",
+                code=ErrorCode.unsupported,
+                field="expression_adapter",
+                value=str(self.expression_adapter),
+            )
 
     def _check_base(self) -> None:
         if not self.extends_saved_pipeline:
@@ -203,6 +290,15 @@ class StoredModel:
                 code=ErrorCode.conflict,
                 field="adapter" if self.adapter is None else "base",
                 value=str(self.base),
+            )
+        if self.components:
+            name = next(iter(self.components))
+            raise InputError(
+                f"components.{name} is given, but '{self.base}' is a saved pipeline, which has its own; leave it out, "
+                "or give a Wan base: base=FOLDER",
+                code=ErrorCode.conflict,
+                field=f"components.{name}",
+                value=str(self.components[name]),
             )
         if self.adapter_config is None:
             return
@@ -241,31 +337,16 @@ def read_pipeline_config(folder: Path) -> dict[str, Any] | None:
     return values
 
 
-def read_geometry(base: Path) -> LatentGeometry:
-    """Returns strides and patch from the configurations of a base's VAE and transformer.
+def read_boundary_ratio(base: Path) -> float | None:
+    """Returns the noise level that divides the two experts of a base; None where it has one transformer.
 
     Raises:
-        InputError: the base has no VAE configuration, a stride or patch is out of range, or its patches are of another
-            kind than Wan's.
+        InputError: the base has two transformers, but its model_index.json does not state the boundary.
     """
-    path = base / "vae" / "config.json"
-    if not path.is_file():
-        raise InputError(
-            f"'{path}' does not exist; give a diffusers folder that has the VAE: base=FOLDER",
-            code=ErrorCode.missing_weights,
-            field="base",
-            value=str(base),
-        )
-    transformer = base / "transformer" / "config.json"
-    return LatentGeometry.from_configs(
-        _default_arguments(AutoencoderKLWan) | read_json(path),  # files of earlier diffusers lack the strides
-        _default_arguments(WanTransformer3DModel) | (read_json(transformer) if transformer.is_file() else {}),
-    )
-
-
-def _default_arguments(model_class: type) -> dict[str, Any]:
-    parameters = inspect.signature(model_class).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+    if not (base / Expert.low.component).is_dir():
+        return None
+    path = base / "model_index.json"
+    return check_boundary_ratio(read_json(path).get("boundary_ratio") if path.is_file() else None, f"'{path}'")
 
 
 def find_face_encoder(folder: Path) -> Path | None:
@@ -294,10 +375,15 @@ def only_onnx_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def find_expression_encoder(*folders: str | Path | None) -> Path | None:
-    """Returns the first expression encoder in one of the folders; None where none of them has one."""
-    candidates = (Path(folder) / EXPRESSION_ENCODER_FOLDER for folder in folders if folder is not None)
-    return next((candidate for candidate in candidates if candidate.is_dir()), None)
+def find_expression_encoder(*sources: str | Path | None) -> Path | None:
+    """Returns the first expression encoder in one of the folders or files; None where none of them has one."""
+    for source in (Path(source) for source in sources if source is not None):
+        if source.is_file() and contains_pd_fgc(source):
+            return source
+        folder = source / EXPRESSION_ENCODER_FOLDER
+        if folder.is_dir():
+            return folder
+    return None
 
 
 def check_pipeline_config(trained_modules: str, audio_window: str, window_seconds: float, text_length: int) -> None:

@@ -1,6 +1,6 @@
 """The diffusers pipeline: a portrait with audio, driving videos or both in, a video out.
 
-Axes: F latent frames, h and w latent height and width, T frames, H and W pixels.
+Axes: C latent channels, F latent frames, h and w latent height and width, T frames, H and W pixels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +28,11 @@ from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.face_range import face_ranges_from_dict, face_ranges_to_dict
-from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.models.cfg_branches import CfgOrder
 from fantasytalking.models.diffusers_internals import execution_device
+from fantasytalking.models.experts import Experts
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline.call_state import (
@@ -71,11 +71,12 @@ from fantasytalking.pipeline.inputs import (
 )
 from fantasytalking.pipeline.loading.lora_methods import LoraMethods, check_attention_kwargs
 from fantasytalking.pipeline.loading.pretrained import PretrainedPipeline
-from fantasytalking.pipeline.model_facts import ModelFacts, check_pipeline_config
+from fantasytalking.pipeline.model_facts import check_pipeline_config
 from fantasytalking.pipeline.portrait import (
     DEFAULT_PORTRAIT_OPTIONS,
     ImageInput,
     PortraitOptions,
+    check_portrait_size,
     portrait_from_image,
     report_framing,
 )
@@ -92,7 +93,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
 
     Args:
         transformer, vae, text_encoder, tokenizer, image_encoder, image_processor, scheduler: components of Wan, with
-            the paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas.
+            the paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas. A base that
+            does not attend to CLIP tokens has neither image_encoder nor image_processor: None.
         audio_encoder, audio_processor: wav2vec2 and its feature extractor.
         face_encoder: the ArcFace network; None: the face cannot be attended to.
         expression_encoder: the encoder of driving videos; None: they cannot be read.
@@ -102,11 +104,16 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         audio_window, window_seconds: rule and length of the audio windows, as in `AdapterConfig`.
         text_length: tokens that prompts are padded to, as in training (Wan: 512).
         face_ranges: sizes and places of faces in the training clips, as in `AdapterConfig`; None: unknown.
+        transformer_2, boundary_ratio: low-noise expert of a base with two, and the noise level from which on
+            `transformer` predicts (Wan2.2-I2V-A14B: 0.9); None for any other base.
     """
 
-    model_cpu_offload_seq = "text_encoder->image_encoder->audio_encoder->transformer->vae"
+    model_cpu_offload_seq = "text_encoder->image_encoder->audio_encoder->transformer->transformer_2->vae"
     _callback_tensor_inputs = CALLBACK_TENSORS
-    _optional_components: ClassVar[list[str]] = ["face_encoder", "expression_encoder", "motion_normalizer"]
+    _optional_components: ClassVar[list[str]] = [
+        *("transformer_2", "image_encoder", "image_processor"),
+        *("face_encoder", "expression_encoder", "motion_normalizer"),
+    ]
 
     def __init__(
         self,
@@ -114,8 +121,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         vae: AutoencoderKLWan,
         text_encoder: UMT5EncoderModel,
         tokenizer: PreTrainedTokenizerBase,
-        image_encoder: CLIPVisionModel,
-        image_processor: BaseImageProcessor,
+        image_encoder: CLIPVisionModel | None,
+        image_processor: BaseImageProcessor | None,
         scheduler: SchedulerMixin,
         audio_encoder: Wav2Vec2Model,
         audio_processor: Wav2Vec2FeatureExtractor,
@@ -127,11 +134,15 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         window_seconds: float = AUDIO_WINDOW_SECONDS,
         text_length: int = 512,
         face_ranges: dict[str, Any] | None = None,
+        transformer_2: FantasyTalkingTransformer3DModel | None = None,
+        boundary_ratio: float | None = None,
     ) -> None:
         super().__init__()
         check_pipeline_config(trained_modules, audio_window, window_seconds, text_length)
+        Experts(transformer, transformer_2, boundary_ratio)  # checks that they fit together
         self.register_modules(
             transformer=transformer,
+            transformer_2=transformer_2,
             vae=vae,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
@@ -149,33 +160,12 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             audio_window=audio_window,
             window_seconds=window_seconds,
             text_length=text_length,
+            boundary_ratio=boundary_ratio,
             face_ranges=face_ranges_to_dict(face_ranges_from_dict(face_ranges, "pipeline")),
         )
         self.input_dtype: torch.dtype | None = None
         """Type of the transformer's inputs; None: that of its weights."""
         self._call_state = CallState()
-
-    def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
-        """As in diffusers, but VAE and wav2vec2 (0.9 GB together) stay on the device: parts of them are called."""
-        excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
-        super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
-
-    @property
-    def trained_modules(self) -> list[str]:
-        """Trained modules among audio, face, motion and expression."""
-        return self.config.trained_modules.split(",")
-
-    @property
-    def facts(self) -> ModelFacts:
-        """What the model can do: what `plan_generation` checks controls against."""
-        return ModelFacts(
-            tuple(self.trained_modules),
-            self.transformer.distillation,
-            LatentGeometry.from_configs(self.vae.config, self.transformer.config),
-            self.face_encoder_path is not None,
-            self.expression_encoder_path is not None,
-            face_ranges_from_dict(self.config.face_ranges, "pipeline"),
-        )
 
     @torch.no_grad()
     def __call__(
@@ -194,6 +184,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         expression_scale: float = 1.0,
         background: BackgroundAttention = BackgroundAttention.everyone,
         text_guidance_scale: float | GuidanceSchedule = 5.0,
+        text_guidance_scale_2: float | None = None,
         audio_guidance_scale: float | GuidanceSchedule = 5.0,
         expression_guidance_scale: float | GuidanceSchedule = EXPRESSION_GUIDANCE_SCALE,
         guidance_order: CfgOrder = CfgOrder.text_first,
@@ -230,12 +221,14 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             expression_motion, body_motion: intensity of one of them; None: `motion`.
             text_guidance_scale, audio_guidance_scale, expression_guidance_scale: constant scales, or schedules over
                 the steps (useful: 3 to 7).
+            text_guidance_scale_2: constant scale of the low-noise expert; None: `text_guidance_scale`.
             guidance_order, color_rescale, batch_branches: as in `GuidanceConfig`.
-            height, width: of the video in pixels, multiples of 16; None: 512, or the size of a `Portrait`.
+            height, width: of the video in pixels, in whole tokens (multiples of 16 for Wan 2.1, of 32 for Wan 2.2
+                TI2V-5B); None: 512, or the size of a `Portrait`.
             resize_mode: how images are resized to that size; fit brings the faces to what the model was trained on.
             face_index: selected faces, from 1 at the left; several in the order of their audio and driving videos.
             generator: of the noise; a CPU generator gives the same noise on every device.
-            latents: (1, 16, F, h, w) noise in place of that of `generator`.
+            latents: (1, C, F, h, w) noise in place of that of `generator`.
             prompt_embeds, negative_prompt_embeds: in place of the prompts, as `encode_prompt` returns them.
             output_type: np, pil, pt or latent.
             return_dict: False: the frames are returned as the only item of a tuple.
@@ -248,7 +241,9 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         """
         scales = (text_guidance_scale, audio_guidance_scale, expression_guidance_scale)
         text, speech, expression = map(GuidanceSchedule.from_scale, scales)
-        guidance = GuidanceConfig(text, speech, guidance_order, color_rescale, batch_branches, expression)
+        guidance = GuidanceConfig(
+            text, speech, guidance_order, color_rescale, batch_branches, expression, text_guidance_scale_2
+        )
         keywords = GenerationControls(
             "" if prompt is None else prompt,
             "" if negative_prompt is None else negative_prompt,
@@ -266,7 +261,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
 
         # 1. Check what can be checked before anything is computed
         check_output_type(output_type)
-        check_attention_kwargs(self.transformer, attention_kwargs)
+        for transformer in self.experts:
+            check_attention_kwargs(transformer, attention_kwargs)
         names = callback_tensor_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         recordings, driving = audio_inputs(audio), driving_inputs(driving_video)
         plan = self._plan(exclusive_controls(controls, keywords), has_audio=bool(recordings), driving=driving)
@@ -275,6 +271,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         expressions = load_driving_inputs(driving, self.expression_encoder_path, plan.fps)
         num_faces = max(len(waveforms), len(expressions), 1)
         portrait = portrait_from_image(image, height, width, resize_mode, face_index, num_faces, self.facts.face_ranges)
+        check_portrait_size(portrait, plan.geometry)
         speakers = Speakers(portrait, waveforms, expressions)
         timeline = speakers.timeline(plan.fps, plan.geometry.temporal_stride)
         windows = plan_windows(timeline.num_latent_frames, plan.window_length, plan.window_overlap)
@@ -290,7 +287,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         with self.progress_bar(total=plan.num_inference_steps * len(windows)) as bar:
             bar.set_description("denoise")
             denoised = denoise(
-                self.transformer,
+                self.experts,
                 self.scheduler,
                 conditions,
                 plan,
@@ -345,7 +342,9 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         """
         plan = self._plan(controls or GenerationControls(), has_audio=True, driving=())
         options = replace(portrait_options, face_ranges=portrait_options.face_ranges or self.facts.face_ranges)
-        speakers = Speakers(report_framing(options.prepare(image), image, options))
+        portrait = report_framing(options.prepare(image), image, options)
+        check_portrait_size(portrait, plan.geometry)
+        speakers = Speakers(portrait)
         audio_encoder = StreamingAudioEncoder(
             AudioEncoder(self.audio_encoder, self.audio_processor),
             audio,
@@ -355,7 +354,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             self.config.window_seconds,
         )
         return Streamer(
-            self.transformer,
+            self.experts,
             self.scheduler,
             StreamingVaeDecoder(self.vae),
             audio_encoder,
@@ -368,7 +367,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
 
     @torch.no_grad()
     def iterate_frames(self, latents: Tensor, num_frames: int) -> Iterator[NDArray[np.uint8]]:
-        """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, 16, F, h, w), decoded on demand."""
+        """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, C, F, h, w), decoded on demand."""
         yield from decode_latents(VideoAutoencoder(self.vae), latents, num_frames, self.progress_bar)
 
     def _plan(
@@ -393,7 +392,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
     ) -> VideoConditions:
         encoder = ConditionEncoder(
             TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length),
-            ImageEncoder(self.image_encoder, self.image_processor),
+            None if self.image_encoder is None else ImageEncoder(self.image_encoder, self.image_processor),
             VideoAutoencoder(self.vae),
             AudioEncoder(self.audio_encoder, self.audio_processor),
             self.face_encoder_path,

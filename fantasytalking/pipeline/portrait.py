@@ -17,6 +17,7 @@ from PIL import Image
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_IMAGE_SIDE
 from fantasytalking.face_range import FacePlacement, FaceRange, FaceRanges
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.media.image import read_image, shrink_image, to_rgb
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 from fantasytalking.pipeline.face_fit import (
@@ -33,13 +34,15 @@ logger = logging.getLogger(__name__)
 
 SUFFICIENT_FACE_FRACTION = 0.1
 """Face size, relative to the shorter side of the image, from which on a face is found."""
+_CUT_TOLERANCE = 1.0
+"""Pixels of the portrait by which the box of a face may exceed it."""
 
 
 class Portrait(NamedTuple):
     """An image at the model's size, with its faces."""
 
     pixels: NDArray[np.uint8]
-    """(H, W, 3) RGB, H and W multiples of 16."""
+    """(H, W, 3) RGB, of whole tokens: `LatentGeometry.token_pixels` divides H and W."""
     face_points: NDArray[np.float32]
     """(P, 5, 2) pixels of eyes, nose and mouth corners of each person, in the order of ArcFace's alignment."""
     face_boxes: NDArray[np.float32]
@@ -71,7 +74,7 @@ class PortraitOptions:
     """How images become portraits."""
 
     sizes: Sequence[str]
-    """N or WIDTHxHEIGHT in multiples of 16; the size of nearest aspect ratio is used."""
+    """N or WIDTHxHEIGHT; the size of nearest aspect ratio is used. The model's token must divide both sides."""
     resize_mode: ResizeMode = ResizeMode.fit
     face_index: int | Sequence[int] | None = None
     """Selected faces, from 1 at the left; several in the order of their audio. None: all faces."""
@@ -145,7 +148,7 @@ def prepare_portrait(
 
     Raises:
         InputError: there is no face, another number than `num_faces` with none selected, no face of a selected index,
-            or the faces are too far apart.
+            or several faces do not fit whole, as far as the image shows them.
     """
     from fantasytalking.media.framing import Framing
     from fantasytalking.perception.face_crop import five_points
@@ -159,6 +162,7 @@ def prepare_portrait(
     selected = [faces[number] for number in _select_faces(len(faces), face_index, num_faces)]
     landmarks = np.stack([one.landmarks for one in selected])
     boxes = np.stack([one.box for one in selected]).astype(np.float64)
+    corners = np.clip(boxes, 0, (image.shape[1], image.shape[0]) * 2).reshape(-1, 2)  # of what the image shows of them
     margins = ResizeMode.crop if resize_mode is ResizeMode.fit else resize_mode
     framing = Framing.for_nearest_bucket(image.shape[1], image.shape[0], list(sizes), margins)
     window = None
@@ -171,15 +175,15 @@ def prepare_portrait(
         outside_fraction = window.outside_fraction(image.shape)
         image = window.extract(image)
         landmarks = landmarks - np.array([left, top, 0], np.float32)
-        boxes = boxes - np.array([left, top, left, top])
+        boxes, corners = boxes - np.array([left, top, left, top]), corners - np.array([left, top])
         framing = Framing(right - left, bottom - top, framing.bucket, margins)
     x0, y0, x1, y1 = _enclosing_box(boxes)
     offset = framing.offset(((x0 + x1) / 2, (y0 + y1) / 2))
     pixels = framing.crop_or_pad(framing.resize(image), offset)
+    if len(boxes) > 1:
+        _check_faces_inside(framing.transform_points(corners, offset), framing.bucket)
     moved = framing.transform_points(landmarks, offset)
-    portrait = Portrait(pixels, five_points(moved), landmark_box(moved).astype(np.float32), outside_fraction)
-    _check_faces_inside(portrait)
-    return portrait
+    return Portrait(pixels, five_points(moved), landmark_box(moved).astype(np.float32), outside_fraction)
 
 
 def _crop_window(
@@ -243,16 +247,18 @@ def report_framing(portrait: Portrait, image: ImageInput, options: PortraitOptio
 def parse_sizes(specs: Sequence[str]) -> list[ResolutionBucket]:
     """Returns the sizes of texts such as '512' or '848x480' (width x height).
 
+    Whether a model has whole tokens at a size is checked by `check_sizes`.
+
     Raises:
-        InputError: there is none, one has another form, or a side is not a multiple of 16 from 32 to 2048.
+        InputError: there is none, one has another form, or a side is not from 32 to 2048 pixels.
     """
     sizes = []
     for text in specs:
         match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
         size = ResolutionBucket(int(match[1]), int(match[2] or match[1])) if match else None
-        if size is None or any(side % 16 or not 32 <= side <= 2048 for side in size):
+        if size is None or any(not 32 <= side <= 2048 for side in size):
             raise InputError(
-                f"size '{text}': give N or WIDTHxHEIGHT in multiples of 16 from 32 to 2048, as in 512x512",
+                f"size '{text}': give N or WIDTHxHEIGHT from 32 to 2048 pixels, as in 512x512",
                 code=ErrorCode.invalid_choice if size is None else ErrorCode.out_of_range,
                 field="sizes",
                 value=text,
@@ -263,6 +269,26 @@ def parse_sizes(specs: Sequence[str]) -> list[ResolutionBucket]:
             "sizes is empty; give at least one, as in 512x512", code=ErrorCode.missing_value, field="sizes"
         )
     return sizes
+
+
+def check_sizes(specs: Sequence[str], geometry: LatentGeometry) -> None:
+    """Checks that a model has whole tokens at every size of `specs`, as `parse_sizes` reads them.
+
+    Raises:
+        InputError: a side is not a multiple of the model's token, or as `parse_sizes`.
+    """
+    for text, size in zip(specs, parse_sizes(specs), strict=True):
+        geometry.check_size(size.height, size.width, "sizes", text)
+
+
+def check_portrait_size(portrait: Portrait, geometry: LatentGeometry) -> None:
+    """Checks that a model has whole tokens at the size of a portrait.
+
+    Raises:
+        InputError: a side is not a multiple of the model's token.
+    """
+    height, width = portrait.pixels.shape[:2]
+    geometry.check_size(height, width, "height" if height % geometry.token_pixels else "width", f"{width}x{height}")
 
 
 def _select_faces(num_found: int, face_index: int | Sequence[int] | None, num_faces: int) -> list[int]:
@@ -327,15 +353,13 @@ def _enclosing_box(boxes: NDArray[np.floating]) -> tuple[float, float, float, fl
     return x0, y0, x1, y1
 
 
-def _check_faces_inside(portrait: Portrait) -> None:
-    """Raises where one of several faces was cropped away."""
-    height, width = portrait.pixels.shape[:2]
-    centers = (portrait.face_boxes[:, :2] + portrait.face_boxes[:, 2:]) / 2
-    if len(centers) > 1 and not bool(((centers > 0) & (centers < (width, height))).all()):
+def _check_faces_inside(corners: NDArray[np.floating], size: ResolutionBucket) -> None:
+    """Raises where one of several faces is cut by the crop, given the corners (2 P, 2) of their boxes in it."""
+    if corners.min() < -_CUT_TOLERANCE or (corners > np.array(size) + _CUT_TOLERANCE).any():
         raise InputError(
-            f"the {len(centers)} faces do not all fit into a crop of {width}x{height}; give a wider --size, or "
-            "resize_mode=letterbox",
+            f"the {len(corners) // 2} faces do not fit whole into a crop of {size.width}x{size.height}; give a wider "
+            "--size, or resize_mode=letterbox",
             code=ErrorCode.conflict,
             field="sizes",
-            value=f"{width}x{height}",
+            value=f"{size.width}x{size.height}",
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fantasytalking.audio_windows import AudioWindows
 from fantasytalking.conditions import Conditions, ExpressionCondition
-from fantasytalking.models.cfg_branches import GuidanceBranch
+from fantasytalking.models.cfg_branches import FULL_BRANCH, GuidanceBranch
 from fantasytalking.pipeline.guidance import AvailableConditions
 from fantasytalking.pipeline.sliding_window import LatentWindow
 
@@ -50,10 +50,11 @@ class VideoConditions:
     """(1, T, D) states of the prompt."""
     negative_prompt_embeds: Tensor
     """(1, T, D) states of the negative prompt; the same object as `prompt_embeds` where both prompts are equal."""
-    image_embeds: Tensor
-    """(1, I, D) CLIP tokens of the portrait."""
+    image_embeds: Tensor | None
+    """(1, I, D) CLIP tokens of the portrait; None for a base that does not attend to them."""
     image_latents: Tensor
-    """(1, 20, L, h, w) first-frame mask and latents, the same for every window."""
+    """As in `Conditions`, the same for every window of L latent frames: (1, s + Z, L, h, w) first-frame mask and
+    latents, or (1, Z, 1, h, w) latents of the portrait."""
     audio_windows: AudioWindows
     """(1, F, tokens, D) and mask; in a stream (1, L, tokens, D) of the current window."""
     face_embeds: Tensor
@@ -77,8 +78,15 @@ class VideoConditions:
     def available(self) -> AvailableConditions:
         """Conditions that guidance can be computed for."""
         return AvailableConditions(
-            self.prompt_embeds is not self.negative_prompt_embeds, self.has_audio, self.expression is not None
+            self.prompt_embeds is not self.negative_prompt_embeds,
+            self.has_audio,
+            () if self.expression is None else ("expression",),
         )
+
+    @property
+    def full_branch(self) -> GuidanceBranch:
+        """The branch with all conditions."""
+        return FULL_BRANCH._replace(further=self.available.further)
 
     def branch_inputs(self, branches: tuple[GuidanceBranch, ...]) -> BranchInputs:
         """Returns the prompt and the scales of the branches of one call."""
@@ -87,7 +95,9 @@ class VideoConditions:
         return BranchInputs(
             prompts[0] if is_shared else torch.cat(prompts),
             self.motion_intensity.new_tensor([[float(branch.audio), self.face_scale] for branch in branches]),
-            self.motion_intensity.new_tensor([branch.expression * self.expression_scale for branch in branches]),
+            self.motion_intensity.new_tensor(
+                [("expression" in branch.further) * self.expression_scale for branch in branches]
+            ),
         )
 
     def for_branches(
@@ -98,7 +108,7 @@ class VideoConditions:
         Args:
             inputs: `branch_inputs` of these branches.
         """
-        expression = window.expression if any(branch.expression for branch in branches) else None
+        expression = window.expression if any("expression" in branch.further for branch in branches) else None
         return Conditions(
             prompt_embeds=inputs.prompt_embeds,
             image_embeds=self.image_embeds,

@@ -6,7 +6,7 @@ extrapolated to the full depth. Communication, optimizer step and data loading a
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.models.presets import load_model_config
+from fantasytalking.models.presets import load_model_config, model_presets
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.memory_estimate import ClipSize, build_meta_model, estimate_memory, meta_inputs
@@ -49,12 +49,18 @@ class FlopCounter(TorchDispatchMode):
         return output
 
 
+def full_size_presets() -> list[str]:
+    """Returns the presets but nano, which needs no estimate."""
+    return [preset for preset in model_presets() if preset != "nano"]
+
+
 @dataclass(frozen=True)
 class ComputeEstimateConfig:
     """Rows of the table."""
 
-    presets: Sequence[str] = ("wan1.3b", "wan14b")
+    presets: Sequence[str] = field(default_factory=full_size_presets)
     resolutions: Sequence[int] = (256, 512, 720)
+    """Sides of square clips in pixels, rounded down to whole tokens of each preset."""
     num_frames: int = 81
     num_gpus: Sequence[int] = (1, 8, 64)
     flops_per_second: float = 400e12
@@ -67,9 +73,9 @@ class ComputeEstimateConfig:
             InputError: one is out of range.
         """
         for pixels in self.resolutions:
-            if not 16 <= pixels <= 4096 or pixels % 16:
+            if not 64 <= pixels <= 4096:
                 raise InputError(
-                    f"resolutions has {pixels}; it must be a multiple of 16 from 16 to 4096",
+                    f"resolutions has {pixels}; it must be 64 to 4096",
                     code=ErrorCode.out_of_range,
                     field="resolutions",
                     value=pixels,
@@ -145,7 +151,8 @@ def _rows(estimate: ComputeEstimateConfig) -> Iterator[str]:
         configs = {name: load_config(TrainConfig, path, overrides) for name, overrides in TRAINABLE_SETS.items()}
         models = {name: build_meta_model(config) for name, config in configs.items()}
         shallow = {name: build_shallow_models(config) for name, config in configs.items()}
-        for pixels in estimate.resolutions:
+        token = load_model_config(preset).geometry.token_pixels
+        for pixels in (side - side % token for side in estimate.resolutions):
             size = ClipSize(pixels, pixels, estimate.num_frames, 23.0)
             for name, config in configs.items():
                 need = estimate_memory(config, size, models[name])

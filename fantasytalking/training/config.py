@@ -10,8 +10,10 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_fraction, check_range
 from fantasytalking.data.collate import CollateConfig, MaskProjection
 from fantasytalking.data.collate_multi_person import RegionBoxes
+from fantasytalking.flow_matching import FULL_SIGMA_RANGE
+from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.training.stage_config import ObjectiveType, StageConfig
+from fantasytalking.training.stage_config import ObjectiveType, ReferenceDropoutTarget, StageConfig
 
 
 class LRSchedule(Enum):
@@ -244,7 +246,7 @@ class TrainConfig:
     """A training run."""
 
     model: str = "nano"
-    """Preset of the model sizes: nano, wan1.3b or wan14b (configs/*/model.yaml)."""
+    """Preset of the model sizes: nano, wan1.3b, wan14b, wan2.2-5b or wan2.2-a14b (configs/*/model.yaml)."""
     base: str | None = None
     """Folder, file or hub id of the Wan base; None: the preset's."""
     output: str = MISSING
@@ -276,6 +278,7 @@ class TrainConfig:
         Raises:
             InputError: a value is out of range, or the preset does not exist.
         """
+        preset = load_model_config(self.model)
         config = CollateConfig(
             alignment=self.stage.alignment,
             audio_window_seconds=self.data.audio_window_seconds,
@@ -284,17 +287,26 @@ class TrainConfig:
             expression=self.stage.expression is not None,
             region_boxes=self.data.region_boxes,
             background=self.data.background,
-            geometry=load_model_config(self.model).geometry,
+            geometry=preset.geometry,
+            image_conditioning=preset.image_conditioning,
+            image_embeds=preset.wan.image_dim is not None,
         )
         config.validate()
         return config
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Noise levels that the trained transformer predicts: all, or those of the expert."""
+        boundary_ratio, expert = load_model_config(self.model).boundary_ratio, self.stage.expert
+        return FULL_SIGMA_RANGE if expert is None or boundary_ratio is None else expert.sigma_range(boundary_ratio)
 
     def validate(self) -> None:
         """Validates the numbers and that the sections fit together."""
         check_range("seed", self.seed, 0, 2**63 - 1)
         check_range("batch_size", self.batch_size, 1, 4096)
         check_range("gradient_accumulation_steps", self.gradient_accumulation_steps, 1, 65536)
-        self.collate_config()
+        self._check_reference_dropout(self.collate_config())
+        self._check_expert()
         if self.holdout.interval and self.stage.resolved_objective is not ObjectiveType.flow_matching:
             raise InputError(
                 f"holdout.interval is {self.holdout.interval}, but the held-out error is that of flow matching and "
@@ -310,4 +322,37 @@ class TrainConfig:
                 code=ErrorCode.conflict,
                 field="validation.driving_videos",
                 value=self.validation.driving_videos,
+            )
+
+    def _check_expert(self) -> None:
+        """A run trains one transformer: of a base with two, the stage says which."""
+        has_experts, expert = load_model_config(self.model).boundary_ratio is not None, self.stage.expert
+        if has_experts != (expert is not None):
+            cure = "high, then low in another run" if has_experts else "it has one transformer: leave it out"
+            raise InputError(
+                f"stage.expert is {'not set' if expert is None else expert.value} for the model {self.model}; {cure}",
+                code=ErrorCode.missing_value if has_experts else ErrorCode.unsupported,
+                field="stage.expert",
+                value=None if expert is None else expert.value,
+            )
+        if has_experts and self.stage.distillation is not None:
+            raise InputError(
+                f"stage.distillation is set for the model {self.model}, but the windows of a distilled model are "
+                "crossed by one transformer, and here two share them; leave it out, or use a few-step LoRA for each "
+                "expert at inference (optimizations.few_step_lora)",
+                code=ErrorCode.unsupported,
+                field="stage.distillation",
+            )
+
+    def _check_reference_dropout(self, collate: CollateConfig) -> None:
+        """The first frame of a base that is given it as latent frame 0 cannot be dropped: a frame would be missing."""
+        dropout = self.stage.dropout
+        drops_image = dropout.reference and dropout.reference_target is not ReferenceDropoutTarget.face
+        if drops_image and collate.image_conditioning is ImageConditioning.first_frame_replace:
+            raise InputError(
+                f"stage.dropout.reference_target is {dropout.reference_target.value}, but the base of {self.model} is "
+                "given the first frame as a frame of the video, which cannot be dropped; use face",
+                code=ErrorCode.conflict,
+                field="stage.dropout.reference_target",
+                value=dropout.reference_target.value,
             )

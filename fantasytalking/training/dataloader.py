@@ -54,10 +54,9 @@ class MicroBatch(NamedTuple):
             latents=self.batch.latents.to(device, non_blocking=True),
             conditions=self.batch.conditions.to(device=device),
             lip_mask=self.batch.lip_mask.to(device, non_blocking=True),
+            num_given_frames=self.batch.num_given_frames,
         )
-        return self._replace(
-            batch=batch, randomness=StepRandomness(*(value.to(device, non_blocking=True) for value in self.randomness))
-        )
+        return self._replace(batch=batch, randomness=self.randomness.to(device))
 
 
 @dataclass(frozen=True)

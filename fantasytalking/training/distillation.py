@@ -72,13 +72,15 @@ class DistillationObjective:
         conditions = conditions._replace(guidance=segments.guidance_scales.to(dtype))
         prediction = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
         weight = loss_weight(batch.lip_mask, randomness, self._loss)
-        loss = velocity_loss(prediction, velocity, weight, self._loss.normalization)
+        start = batch.num_given_frames
+        weight = None if weight is None else weight[:, :, start:]
+        loss = velocity_loss(prediction[:, :, start:], velocity[:, :, start:], weight, self._loss.normalization)
         return StepLoss(loss, sigmas, is_masked(randomness, self._loss))
 
     def integrate_teacher(
         self, model: nn.Module, noisy: Tensor, conditions: Conditions, segments: SegmentSample, dtype: torch.dtype
     ) -> Tensor:
-        """Returns the latents (B, 16, F, h, w) at the end of the window, from `noisy` by Euler steps of the guided
+        """Returns the latents (B, Z, F, h, w) at the end of the window, from `noisy` by Euler steps of the guided
         model.
 
         They are the steps that the pipeline takes for a video of `num_windows` x `teacher_steps_per_window` steps. Keys

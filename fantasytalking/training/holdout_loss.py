@@ -1,5 +1,6 @@
 """Loss on clips that are not trained on; compared with the training loss it shows overfitting."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ from fantasytalking.training.metrics_log import append_log_line
 from fantasytalking.training.rng import step_randomness
 
 HOLDOUT_SIGMAS = (0.15, 0.35, 0.6, 0.85)
-"""Noise levels of every clip, fixed so that runs with different noise distributions are comparable."""
+"""Noise levels of every clip, fixed so that runs with different noise distributions are comparable; for an expert,
+positions in the range of its noise levels."""
 HOLDOUT_NOISE_STEP = 2**48
 """Step number in the seed of the noise, outside those of training."""
 HOLDOUT_LOG_FILE = "held_out.jsonl"
@@ -35,13 +37,16 @@ class HoldoutLoss:
 
     def __init__(self, config: TrainConfig, motion_normalizer: MotionNormalizer | None) -> None:
         self._config = config
+        low, high = config.sigma_range
+        self.sigmas = tuple(low + (high - low) * level for level in HOLDOUT_SIGMAS)
+        """Noise levels of every clip."""
         self._dataset = PortraitDataset(*config.holdout.manifests, motion_normalizer=motion_normalizer)
         self._collator = PortraitCollator(config.collate_config())
         batches = list(BucketBatchSampler(self._dataset.records, 1, seed=config.seed))
         self._indices = [index for (index,) in batches[: config.holdout.max_clips]]
 
     def evaluate(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, list[float]]:
-        """Returns the mean squared errors of the velocity, one per noise level of `HOLDOUT_SIGMAS`.
+        """Returns the mean squared errors of the velocity, one per noise level of `sigmas`.
 
         Call on every process: the clips are divided between them.
 
@@ -77,29 +82,35 @@ class HoldoutLoss:
     ) -> Tensor:
         index, clip = numbered_clip
         noise = step_randomness(self._config.seed, HOLDOUT_NOISE_STEP, [index], clip.latents.shape[1:]).noise.to(device)
-        batch = TrainingBatch(clip.latents.to(device), clip.conditions.to(device), clip.lip_mask.to(device))
+        batch = clip._replace(
+            latents=clip.latents.to(device), conditions=clip.conditions.to(device), lip_mask=clip.lip_mask.to(device)
+        )
+        start = batch.num_given_frames
+        sample, mask = batch.latents[:, :, start:], batch.lip_mask[:, :, start:]
         conditions, errors = batch.conditions.to(dtype=dtype), []
-        for level in HOLDOUT_SIGMAS:
+        for level in self.sigmas:
             sigmas = torch.full((1,), level, device=device)
             noisy = add_noise(batch.latents, noise, sigmas).to(dtype)
             velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
-            masks = (None, batch.lip_mask, 1 - batch.lip_mask)
-            parts = [flow_matching_loss(velocity, batch.latents, noise, mask, LossNormalization.mask) for mask in masks]
+            parts = [
+                flow_matching_loss(velocity[:, :, start:], sample, noise[:, :, start:], weight, LossNormalization.mask)
+                for weight in (None, mask, 1 - mask)
+            ]
             errors.append(torch.cat(parts))
         return torch.stack(errors, dim=1).cpu()
 
 
-def log_holdout_errors(output: Path, step: int, errors: dict[str, list[float]]) -> str:
+def log_holdout_errors(output: Path, step: int, errors: dict[str, list[float]], sigmas: Sequence[float]) -> str:
     """Appends the errors to held_out.jsonl in the folder `output` and returns them as one line of text."""
-    append_log_line(output / HOLDOUT_LOG_FILE, {"step": step, "sigmas": HOLDOUT_SIGMAS, **errors})
+    append_log_line(output / HOLDOUT_LOG_FILE, {"step": step, "sigmas": list(sigmas), **errors})
     parts = ", ".join(f"{name} {' '.join(f'{value:.3f}' for value in values)}" for name, values in errors.items())
-    return f"step {step}  held-out error at noise {' '.join(map(str, HOLDOUT_SIGMAS))}: {parts}"
+    return f"step {step}  held-out error at noise {' '.join(f'{sigma:g}' for sigma in sigmas)}: {parts}"
 
 
-def holdout_scalars(errors: dict[str, list[float]]) -> dict[str, float]:
+def holdout_scalars(errors: dict[str, list[float]], sigmas: Sequence[float]) -> dict[str, float]:
     """Returns the errors by tracker name."""
     return {
-        f"held_out/{name}/{sigma}": value
+        f"held_out/{name}/{sigma:g}": value
         for name, values in errors.items()
-        for sigma, value in zip(HOLDOUT_SIGMAS, values, strict=True)
+        for sigma, value in zip(sigmas, values, strict=True)
     }

@@ -3,6 +3,7 @@
 Axes: B clips, F latent frames, h and w latent height and width.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,13 @@ from torch import Tensor, nn
 
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import TrainingBatch
-from fantasytalking.flow_matching import NUM_TRAIN_TIMESTEPS, add_noise, flow_matching_loss, sample_sigmas
+from fantasytalking.flow_matching import (
+    FULL_SIGMA_RANGE,
+    NUM_TRAIN_TIMESTEPS,
+    add_noise,
+    flow_matching_loss,
+    sample_sigmas,
+)
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.rng import StepRandomness
 from fantasytalking.training.stage_config import (
@@ -37,12 +44,17 @@ class FlowMatchingObjective:
     """Drops conditions, adds noise, predicts the velocity and weights its squared error.
 
     Implements `fantasytalking.training.objectives.Objective`.
+
+    Args:
+        sigma_range: noise levels that the trained transformer predicts.
     """
 
     uses_teacher = False
 
-    def __init__(self, loss: LossConfig, dropout: DropoutConfig) -> None:
-        self._loss, self._dropout = loss, dropout
+    def __init__(
+        self, loss: LossConfig, dropout: DropoutConfig, sigma_range: tuple[float, float] = FULL_SIGMA_RANGE
+    ) -> None:
+        self._loss, self._dropout, self._sigma_range = loss, dropout, sigma_range
 
     def add_modules(self, model: FantasyTalkingTransformer3DModel) -> None:
         """Adds nothing."""
@@ -52,11 +64,18 @@ class FlowMatchingObjective:
     ) -> StepLoss:
         """Returns the loss of a micro-batch; see `Objective.compute_loss`."""
         conditions = drop_conditions(batch.conditions, randomness.dropout_uniform, self._dropout).to(dtype=dtype)
-        sigmas = sample_sigmas(randomness.sigma_uniform, self._loss.sigmas)
+        sigmas = sample_sigmas(randomness.sigma_uniform, self._loss.sigmas, self._sigma_range)
         noisy = add_noise(batch.latents, randomness.noise, sigmas).to(dtype)
         velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
         weight = loss_weight(batch.lip_mask, randomness, self._loss)
-        loss = flow_matching_loss(velocity, batch.latents, randomness.noise, weight, self._loss.normalization)
+        start = batch.num_given_frames
+        loss = flow_matching_loss(
+            velocity[:, :, start:],
+            batch.latents[:, :, start:],
+            randomness.noise[:, :, start:],
+            None if weight is None else weight[:, :, start:],
+            self._loss.normalization,
+        )
         return StepLoss(loss, sigmas, is_masked(randomness, self._loss))
 
 
@@ -74,22 +93,24 @@ def loss_weight(lip_mask: Tensor, randomness: StepRandomness, config: LossConfig
     return torch.where(masked, lip_mask, torch.ones_like(lip_mask))
 
 
-def drop_conditions(conditions: Conditions, uniforms: Tensor, config: DropoutConfig) -> Conditions:
-    """Drops reference, audio, prompt and expression of each clip where its uniform number is below the probability.
+def drop_conditions(conditions: Conditions, uniforms: Mapping[str, Tensor], config: DropoutConfig) -> Conditions:
+    """Drops each condition of a clip where the uniform number of its name is below the probability of that name.
 
     Args:
-        uniforms: (B, 4) in [0, 1): reference, audio, prompt, expression.
+        uniforms: (B,) in [0, 1) by key of `config` (`ConditionSpec.dropout`).
     """
-    probabilities = uniforms.new_tensor([config.reference, config.audio, config.prompt, config.expression])
-    kept = (uniforms >= probabilities).to(conditions.condition_scale)
-    reference, audio, prompt, expression_kept = kept.unbind(dim=1)  # (B,) 1 = kept
-    face = torch.ones_like(reference) if config.reference_target is ReferenceDropoutTarget.image else reference
-    first_frame = torch.ones_like(reference) if config.reference_target is ReferenceDropoutTarget.face else reference
+    kept = {
+        name: (uniform >= uniform.new_tensor(getattr(config, name))).to(conditions.condition_scale)
+        for name, uniform in uniforms.items()
+    }  # (B,) 1 = kept
+    target, reference = config.reference_target, kept["reference"]
+    face = torch.ones_like(reference) if target is ReferenceDropoutTarget.image else reference
+    first_frame = torch.ones_like(reference) if target is ReferenceDropoutTarget.face else reference
     image, expression = conditions.image_embeds, conditions.expression
     return conditions._replace(
-        prompt_embeds=conditions.prompt_embeds * prompt[:, None, None],
+        prompt_embeds=conditions.prompt_embeds * kept["prompt"][:, None, None],
         image_embeds=None if image is None else image * first_frame[:, None, None],
         image_latents=conditions.image_latents * first_frame[:, None, None, None, None],
-        condition_scale=conditions.condition_scale * torch.stack([audio, face], dim=1),
-        expression=None if expression is None else expression._replace(scale=expression.scale * expression_kept),
+        condition_scale=conditions.condition_scale * torch.stack([kept["audio"], face], dim=1),
+        expression=None if expression is None else expression._replace(scale=expression.scale * kept["expression"]),
     )

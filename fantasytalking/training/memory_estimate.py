@@ -165,7 +165,7 @@ def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> Fant
     build_objective(config.stage).add_modules(model)
     if config.stage.expression is not None:
         with torch.device("meta"):
-            ensure_expression_modules(model, config.stage.expression.to_module_config())
+            ensure_expression_modules(model, config.stage.expression.to_module_config(preset.geometry.temporal_stride))
     lora = config.stage.lora
     if lora.rank:
         with torch.device("meta"):
@@ -232,8 +232,8 @@ def _is_attention_weights(
     ]
     if conditions.expression is not None:
         assert model.expression_projector is not None
-        people, frames = conditions.expression.present.shape[1:]
-        stride = (frames - 1) // max(1, conditions.image_latents.shape[2] - 1)
+        people = conditions.expression.present.shape[1]
+        stride = model.expression_projector.temporal_stride
         keys.append(people * (stride * model.expression_projector.tokens_per_frame + 1))
     return tensor.shape[-2] in (num_tokens, num_tokens // conditions.audio_embeds.shape[1]) and tensor.shape[-1] in keys
 
@@ -258,7 +258,7 @@ def meta_inputs(
     conditions = Conditions(
         prompt_embeds=empty(config.data.max_text_tokens, shape.text_dim),
         image_embeds=None if shape.image_dim is None else empty(CLIP_IMAGE_TOKENS, shape.image_dim),
-        image_latents=empty(shape.in_channels - shape.out_channels, *grid),
+        image_latents=empty(*model.image_conditioning.image_latents_shape(shape.in_channels, shape.out_channels, grid)),
         audio_embeds=empty(windows, tokens, shape.audio_dim),
         audio_mask=torch.ones(batch, windows, tokens, device="meta", dtype=torch.bool),
         face_embeds=empty(size.people, shape.face_dim),

@@ -11,23 +11,23 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor, nn
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter_config, trained_base_names
-from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules, load_expression_adapter
+from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora, strip_peft_name
-from fantasytalking.checkpoints.released_audio import from_released_audio, read_released_audio
-from fantasytalking.checkpoints.released_portrait import is_released_portrait
+from fantasytalking.checkpoints.released_adapter import load_any_adapter
 from fantasytalking.common.config import did_you_mean
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import check_shapes, open_model_folder
 from fantasytalking.common.text_files import read_json
+from fantasytalking.models.experts import Expert
 from fantasytalking.models.expression_config import ExpressionModuleConfig, upgrade_expression_keys
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of, load_from_wan
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.objectives import build_objective
-from fantasytalking.training.parameter_groups import AUDIO_POSITIONS, freeze_for_stage, group_of, set_trainable
+from fantasytalking.training.parameter_groups import freeze_for_stage, group_of, set_trainable
 from fantasytalking.training.stage_config import LoraConfig
 
 SAVED_PIPELINE_MODULES = frozenset({"audio", "face", "motion"})
@@ -52,11 +52,13 @@ def build_model(
     preset = load_model_config(config.model)
     base = config.base or preset.base
     _check_nano_base(base)
-    model = load_from_wan(base, asdict(preset.portrait), frozen_dtype, materialize)
-    objective = build_objective(config.stage)
+    expert = config.stage.expert
+    subfolder = (expert or Expert.high).component
+    model = load_from_wan(base, asdict(preset.portrait), frozen_dtype, materialize, subfolder)
+    objective = build_objective(config.stage, config.sigma_range)
     objective.add_modules(model)
     if config.stage.expression is not None:
-        ensure_expression_modules(model, config.stage.expression.to_module_config())
+        ensure_expression_modules(model, config.stage.expression.to_module_config(preset.geometry.temporal_stride))
     set_trainable(model, config.stage.trainable)
     for name, parameter in model.named_parameters():
         if adapter_module_of(name) or (parameter.requires_grad and materialize):
@@ -65,7 +67,7 @@ def build_model(
             parameter.data = torch.empty_like(parameter, dtype=torch.float32)
     provenance = AdapterProvenance(base)
     if config.stage.init_from is not None:
-        provenance = load_initial_weights(model, Path(resolve_local(config.stage.init_from)), base)
+        provenance = load_initial_weights(model, Path(resolve_local(config.stage.init_from)), base, expert)
     if objective.uses_teacher and provenance.lora is not None:
         raise InputError(
             f"stage.init_from '{config.stage.init_from}' has a LoRA, but the teacher is the model without LoRA; "
@@ -130,37 +132,48 @@ class AdapterProvenance:
             distillation=None if distillation is None else distillation.to_spec().to_dict(),
             lora=None if self.lora is None else self.lora.to_dict(),
             base_tensors=len(base_names),
+            expert=None if config.stage.expert is None else config.stage.expert.value,
             extra={"stage": config.stage.name, "steps": step, "ema_decay": config.optimizer.ema_decay},
         )
         return adapter_config, sorted(base_names)
 
 
-def load_initial_weights(model: FantasyTalkingTransformer3DModel, init_from: Path, base: str) -> AdapterProvenance:
+def load_initial_weights(
+    model: FantasyTalkingTransformer3DModel, init_from: Path, base: str, expert: Expert | None = None
+) -> AdapterProvenance:
     """Loads an adapter folder, a saved pipeline, or the released audio or portrait weights into `model`.
 
     An adapter that extends a saved pipeline requires `base` to be that pipeline.
+
+    Args:
+        expert: the transformer that `model` is, of a base with two; an adapter must have been trained on it.
 
     Raises:
         InputError: there is none of these at `init_from`, or it does not fit the model.
     """
     if (init_from / "model_index.json").is_file():
-        return _load_saved_pipeline(model, init_from, base)
+        return _load_saved_pipeline(model, init_from, base, expert)
     if init_from.is_dir():
-        return _load_adapter_folder(model, init_from, base)
+        return _load_adapter_folder(model, init_from, base, expert)
     check_initial_weights_exist(str(init_from))
-    if is_released_portrait(init_from):
-        load_expression_adapter(model, init_from)
-        return AdapterProvenance(base, ["expression"])
-    tensors = from_released_audio(read_released_audio(init_from))
-    if (positions := model.audio_projector.positions) is not None:
-        # The released model has no positions, which zeros reproduce.
-        tensors[AUDIO_POSITIONS] = torch.zeros_like(positions)
-    _copy_weights(model, {"audio"}, tensors, f"'{init_from}'", base)
-    return AdapterProvenance(base, ["audio"])
+    return AdapterProvenance(base, load_any_adapter(model, init_from))
 
 
-def _load_adapter_folder(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> AdapterProvenance:
-    on_saved = read_adapter_config(source).on_saved
+def _load_adapter_folder(
+    model: FantasyTalkingTransformer3DModel, source: Path, base: str, expert: Expert | None
+) -> AdapterProvenance:
+    described = read_adapter_config(source)
+    if described.expert != (None if expert is None else expert.value):
+        raise InputError(
+            f"stage.init_from '{source}' was trained on "
+            f"{'a base with one transformer' if described.expert is None else f'the {described.expert}-noise expert'}, "
+            f"but stage.expert is {'not set' if expert is None else expert.value}; start from the adapter that was "
+            "trained on the same transformer",
+            code=ErrorCode.conflict,
+            field="stage.init_from",
+            value=described.expert,
+        )
+    on_saved = described.on_saved
     if on_saved:
         if not (Path(resolve_local(base)) / "model_index.json").is_file():
             raise InputError(
@@ -170,7 +183,7 @@ def _load_adapter_folder(model: FantasyTalkingTransformer3DModel, source: Path, 
                 field="base",
                 value=base,
             )
-        _load_saved_pipeline(model, Path(resolve_local(base)), base)
+        _load_saved_pipeline(model, Path(resolve_local(base)), base, expert)
     adapter = load_adapter(model, source)
     lora = None if adapter.lora is None else LoraSpec.from_dict(adapter.lora, str(source))
     provenance = AdapterProvenance(base, adapter.modules, trained_base_names(source), lora)
@@ -178,7 +191,9 @@ def _load_adapter_folder(model: FantasyTalkingTransformer3DModel, source: Path, 
     return provenance
 
 
-def _load_saved_pipeline(model: FantasyTalkingTransformer3DModel, source: Path, base: str) -> AdapterProvenance:
+def _load_saved_pipeline(
+    model: FantasyTalkingTransformer3DModel, source: Path, base: str, expert: Expert | None
+) -> AdapterProvenance:
     """Loads the adapter modules of a saved pipeline; the adapter of the run then extends that pipeline."""
     if source.resolve() != Path(resolve_local(base)).resolve():
         raise InputError(
@@ -187,14 +202,15 @@ def _load_saved_pipeline(model: FantasyTalkingTransformer3DModel, source: Path, 
             field="stage.init_from",
             value=str(source),
         )
-    modules, path = SAVED_PIPELINE_MODULES, source / "transformer" / "config.json"
+    path = source / (expert or Expert.high).component / "config.json"
+    modules = SAVED_PIPELINE_MODULES
     expression = upgrade_expression_keys(read_json(path)).get("expression")
     if expression is not None:
         sizes = ExpressionModuleConfig.from_dict(expression, str(path))
         ensure_expression_modules(model, sizes)
         model.configure_expression(sizes)
         modules = SAVED_PIPELINE_MODULES | {"expression"}
-    stored: LazyTensors = open_model_folder(source / "transformer")
+    stored: LazyTensors = open_model_folder(path.parent)
     tensors = {name: stored.read(name) for name in stored.shapes if adapter_module_of(name) in modules}
     _copy_weights(model, modules, tensors, f"'{source}'", base)
     provenance = AdapterProvenance(base)

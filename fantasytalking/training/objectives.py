@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fantasytalking.data.collate import TrainingBatch
+from fantasytalking.flow_matching import FULL_SIGMA_RANGE
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.distillation import DistillationObjective
 from fantasytalking.training.losses import FlowMatchingObjective, StepLoss
@@ -35,18 +36,25 @@ class Objective(Protocol):
         """
 
 
-def _distillation(stage: StageConfig) -> DistillationObjective:
-    assert stage.distillation is not None, "validated with the configuration"
+SigmaRange = tuple[float, float]
+
+
+def _distillation(stage: StageConfig, sigma_range: SigmaRange) -> DistillationObjective:
+    assert stage.distillation is not None and sigma_range == FULL_SIGMA_RANGE, "validated with the configuration"
     return DistillationObjective(stage.distillation, stage.loss)
 
 
-OBJECTIVES: dict[ObjectiveType, Callable[[StageConfig], Objective]] = {
-    ObjectiveType.flow_matching: lambda stage: FlowMatchingObjective(stage.loss, stage.dropout),
+OBJECTIVES: dict[ObjectiveType, Callable[[StageConfig, SigmaRange], Objective]] = {
+    ObjectiveType.flow_matching: lambda stage, sigmas: FlowMatchingObjective(stage.loss, stage.dropout, sigmas),
     ObjectiveType.distillation: _distillation,
 }
-"""Constructor of each training method from a stage's configuration."""
+"""Constructor of each training method from a stage's configuration and the noise levels that are trained."""
 
 
-def build_objective(stage: StageConfig) -> Objective:
-    """Returns the training method of a stage."""
-    return OBJECTIVES[stage.resolved_objective](stage)
+def build_objective(stage: StageConfig, sigma_range: SigmaRange = FULL_SIGMA_RANGE) -> Objective:
+    """Returns the training method of a stage.
+
+    Args:
+        sigma_range: noise levels that the trained transformer predicts (`TrainConfig.sigma_range`).
+    """
+    return OBJECTIVES[stage.resolved_objective](stage, sigma_range)

@@ -3,7 +3,7 @@
 A resumed run therefore repeats the numbers of an uninterrupted one, and several processes draw the numbers of a single
 one: the position in the global batch replaces the rank.
 
-Axes: B clips, F latent frames, h and w latent height and width.
+Axes: B clips, Z latent channels, F latent frames, h and w latent height and width.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,32 @@ class StepRandomness(NamedTuple):
     """Random numbers of B clips of one step, float32; those in [0, 1) are uniform."""
 
     noise: Tensor
-    """(B, 16, F, h, w) standard normal."""
+    """(B, Z, F, h, w) standard normal."""
     sigma_uniform: Tensor
     """(B,) in [0, 1): mapped to the noise level."""
     mask_uniform: Tensor
     """(B,) in [0, 1): p of the lip-mask loss, one per clip."""
     step_mask_uniform: Tensor
     """(B,) in [0, 1): p of the lip-mask loss, one per step."""
-    dropout_uniform: Tensor
-    """(B, 4) in [0, 1): reference, audio, prompt, expression."""
+    dropout_uniform: dict[str, Tensor]
+    """(B,) in [0, 1) by name of the probability of dropping (`ConditionSpec.dropout`)."""
     guidance_uniform: Tensor
     """(B, 2) in [0, 1): mapped to the text and audio guidance scales in distillation."""
+
+    def to(self, device: torch.device) -> "StepRandomness":
+        """Returns a copy on `device`."""
+        dropout = {name: value.to(device, non_blocking=True) for name, value in self.dropout_uniform.items()}
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        return StepRandomness(dropout_uniform=dropout, **moved)
 
 
 def step_randomness(seed: int, step: int, positions: Sequence[int], latent_shape: Sequence[int]) -> StepRandomness:
     """Returns the random numbers of the clips at `positions` in the global batch, whose latents have shape
-    `latent_shape` (16, F, h, w)."""
+    `latent_shape` (Z, F, h, w)."""
     step_uniform = torch.rand(1, generator=_generator(seed, step))
     uniforms, noises, guidance, expression = [], [], [], []
     for position in positions:
@@ -43,12 +53,13 @@ def step_randomness(seed: int, step: int, positions: Sequence[int], latent_shape
         guidance.append(torch.rand(2, generator=generator))
         expression.append(torch.rand(1, generator=generator))
     uniform = torch.stack(uniforms)
+    dropout = dict(zip(("reference", "audio", "prompt"), uniform[:, 2:].unbind(1), strict=True))
     return StepRandomness(
         noise=torch.stack(noises),
         sigma_uniform=uniform[:, 0],
         mask_uniform=uniform[:, 1],
         step_mask_uniform=step_uniform.expand(len(positions)),
-        dropout_uniform=torch.cat([uniform[:, 2:], torch.stack(expression)], dim=1),
+        dropout_uniform={**dropout, "expression": torch.cat(expression)},
         guidance_uniform=torch.stack(guidance),
     )
 

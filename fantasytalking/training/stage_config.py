@@ -7,9 +7,11 @@ from omegaconf import MISSING
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_fraction, check_range
+from fantasytalking.condition_specs import CONDITIONS
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.flow_matching import LossNormalization, SigmaConfig
 from fantasytalking.models.cfg_branches import CfgOrder
+from fantasytalking.models.experts import Expert
 from fantasytalking.models.guidance_embedder import MAX_DISTILLATION_WINDOWS, MAX_GUIDANCE_SCALE, DistillationSpec
 from fantasytalking.training.expression_condition import ExpressionConditionConfig
 
@@ -70,6 +72,10 @@ class LossConfig:
         check_fraction("stage.loss.eta", self.eta)
 
 
+DROPOUT_NAMES = tuple(dict.fromkeys(spec.dropout for spec in CONDITIONS if spec.dropout is not None))
+"""Keys of `DropoutConfig` that hold a probability."""
+
+
 @dataclass
 class DropoutConfig:
     """Probability, in [0, 1], of dropping each condition independently of the others (paper: 0.1 each)."""
@@ -86,7 +92,7 @@ class DropoutConfig:
 
     def validate(self) -> None:
         """Validates the probabilities."""
-        for name in ("reference", "audio", "prompt", "expression"):
+        for name in DROPOUT_NAMES:
             check_fraction(f"stage.dropout.{name}", getattr(self, name))
 
 
@@ -182,6 +188,9 @@ class StageConfig:
     init_from: str | None = None
     """Initial weights: an adapter folder (stage 1's, for stage 2), the released audio or portrait weights, or the saved
     pipeline that is also the base; None: randomly initialized modules."""
+    expert: Expert | None = None
+    """Transformer that trains, of a base with two: high or low noise levels, which are then the only ones drawn; None
+    for any other base."""
     loss: LossConfig = field(default_factory=LossConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

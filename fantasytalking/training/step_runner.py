@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from fantasytalking.common.agreement import errors_on_all, flags_of_all
+from fantasytalking.models.presets import load_model_config
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.dataloader import BatchLayout, MicroBatch
 from fantasytalking.training.metrics_log import StepMetrics
@@ -61,6 +62,7 @@ class StepRunner:
         self._config, self._accelerator, self._layout = config, accelerator, layout
         self._objective, self._model, self._optimizer = objective, model, optimizer
         self._input_dtype = input_dtype
+        self._patch_size = load_model_config(config.model).geometry.patch_size
 
     def run(self, step: int, batches: Iterator[MicroBatch], stop: StopRequest) -> StepOutcome:
         """Updates the weights once, or leaves them as they are if a loss or the gradient is not finite.
@@ -113,7 +115,8 @@ class StepRunner:
 
     def _tokens(self, micro_batch: MicroBatch) -> int:
         frames, height, width = micro_batch.batch.latents.shape[2:]
-        return self._layout.batch_size * self._layout.world_size * frames * (height // 2) * (width // 2)
+        tokens = frames * (height // self._patch_size) * (width // self._patch_size)
+        return self._layout.batch_size * self._layout.world_size * tokens
 
 
 def _skipped_step(names: list[str], losses: Tensor) -> SkippedStep:

@@ -120,7 +120,7 @@ class Trainer:
                 value=config.validation.interval,
             )
         self.accelerator = build_accelerator(config)
-        self.objective = build_objective(config.stage)
+        self.objective = build_objective(config.stage, config.sigma_range)
         self.batch_layout = self._build_batch_layout()
         with errors_on_all():
             self.dataset, self.motion_normalizer = build_dataset(config)
@@ -340,8 +340,8 @@ class Trainer:
             errors = self.holdout.evaluate(self.model, self.accelerator.device, self._input_dtype)
         self.model.train()
         if self.accelerator.is_main_process:
-            logger.info(log_holdout_errors(self.output, step, errors))
-        self.trackers.log(holdout_scalars(errors), step)
+            logger.info(log_holdout_errors(self.output, step, errors, self.holdout.sigmas))
+        self.trackers.log(holdout_scalars(errors, self.holdout.sigmas), step)
 
     def _save_adapter(self, step: int) -> None:
         adapter_config, base_names = self.provenance.adapter_config(self.config, step)

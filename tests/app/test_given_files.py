@@ -8,14 +8,15 @@ import pytest
 pytest.importorskip("mediapipe")
 
 from fantasytalking.app.estimate import SpeedModel, duration_text
-from fantasytalking.app.given_files import page_words, prepare_in_size, prepare_people
-from fantasytalking.common.errors import InputError
+from fantasytalking.app.given_files import page_words, prepare_people
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.face_range import FaceRange
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.media import write_image
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
 from fantasytalking.portrait_world.people.identity import make_identity
+from tests.helpers.errors import raises_input_error
 
 CONFIG = InferConfig(sizes=["96x96"])
 
@@ -34,14 +35,13 @@ def test_the_whole_faces_of_two_people_fit(person: np.ndarray, tmp_path: Path, g
     assert (portrait.face_boxes >= 0).all() and (portrait.face_boxes <= (width, height) * 2).all()
     assert len(portrait.face_boxes) == 2 and config.sizes == ["160x96"]
     assert (config.resize_mode is ResizeMode.letterbox) == (gap > 0), "black bars only where nothing else helps"
-    with pytest.raises(InputError, match=r"choose the automatic Size|do not all fit"):
-        prepare_in_size(CONFIG, tmp_path / "pair.png", 2, "96x96")
+    with raises_input_error(ErrorCode.conflict, "sizes", "96x96"):
+        CONFIG.portrait_options().prepare(tmp_path / "pair.png", 2)
 
 
 def test_one_person_keeps_the_size_of_the_model(person: np.ndarray, tmp_path: Path):
     write_image(tmp_path / "one.png", person)
     assert prepare_people(CONFIG, tmp_path / "one.png", 1)[0] == CONFIG
-    assert prepare_in_size(CONFIG, tmp_path / "one.png", 1, "96x96").pixels.shape == (96, 96, 3)
     with pytest.raises(InputError, match="1 face was found"):
         prepare_people(CONFIG, tmp_path / "one.png", 2)
 
@@ -62,7 +62,9 @@ def test_a_face_is_brought_to_the_size_that_the_model_knows(person: np.ndarray, 
         ("select one: --face-index 1 (left) to --face-index 3 (right)", "select one: Face 1 (left) to 3 (right)"),
         ("give --face-index 1 to 2", "give Face 1 to 2"),
         ("use --audio FILE,\n or --driving-video FILE", "use Speech FILE, or Driving video FILE"),
-        ("give a wider --size, or resize_mode=letterbox", "give a wider Size"),
+        ("set a duration (--max-seconds N)", "set a duration (Length)"),
+        ("use --max-seconds 3.20 (in a training configuration: validation.max_seconds)", "use Length 3.20"),
+        ("give a wider --size, or resize_mode=letterbox", "choose the automatic Size"),
     ],
 )
 def test_options_have_the_names_of_their_controls(message: str, worded: str):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fantasytalking.app import audience, service
+from fantasytalking.app.given_files import check_sound
 from fantasytalking.app.request import PageRequest
 from fantasytalking.app.service import GenerationService, ServerStoppedError
 from fantasytalking.app.talk import WAITING_SECONDS
@@ -24,6 +25,7 @@ from tests.app.test_guard import API, META, upload
 from tests.app.test_page import ASKED
 from tests.helpers.tiny_pipeline import random_speech
 from tests.inference.cli_runner import write_wav
+from tests.media.sound_files import damaged
 
 pytest.importorskip("gradio")
 pytest.importorskip("mediapipe")
@@ -46,6 +48,19 @@ def own(saved: Path, tmp_path: Path) -> GenerationService:
 
 def nothing(*values: object) -> None:
     pass
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_notes_about_sound_and_prompt_come_with_the_result(own: GenerationService, tmp_path: Path, stream: bool):
+    whole = write_wav(tmp_path / "whole.wav", random_speech(1.2))
+    cut = damaged(whole, tmp_path / "cut.wav", cut_to=0.85)
+    (missing,) = check_sound(cut, MAX_PAGE_SECONDS).notes
+    assert check_sound(whole, MAX_PAGE_SECONDS).notes == () and "missing at its end" in missing
+    request = asked(audio=str(cut), prompt="word " * 600, max_seconds=2, stream=stream)
+    for _ in range(2):  # a log states it once, each visitor's result states it
+        prompt, sound = sorted(own.generate(request, nothing).warnings, reverse=True)
+        assert sound == f"'cut.wav': {missing}" and prompt.startswith("the prompt 'word")
+    assert own.generate(asked(audio=str(whole), prompt=""), nothing).warnings == ()
 
 
 def test_steps_times_frames_are_limited(own: GenerationService, tmp_path: Path):

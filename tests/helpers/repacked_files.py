@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
+from transformers import CLIPVisionModel, UMT5EncoderModel
 
 ONE_HEAD = {"num_attention_heads": 1, "attention_head_dim": 128, "added_kv_proj_dim": 128, "num_layers": 1}
 """Sizes of a transformer whose number of heads follows from its width."""
@@ -112,3 +114,106 @@ def write_quantized_gguf(path: Path, tensors: Mapping[str, Tensor], kind: str = 
             expected[name] = value.float()
     write_gguf(path, stored, **kinds)
     return expected
+
+
+def original_vae_names(vae: AutoencoderKLWan) -> dict[str, Tensor]:
+    """A VAE's tensors under the names of Wan2.1_VAE.pth."""
+    residual = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
+    residual |= {"conv_shortcut": "shortcut"}
+    ends = {"quant_conv": "conv1", "post_quant_conv": "conv2"}
+    for part in ("encoder", "decoder"):
+        ends |= {f"{part}.conv_in": f"{part}.conv1", f"{part}.norm_out": f"{part}.head.0"}
+        ends |= {f"{part}.conv_out": f"{part}.head.2"}
+
+    def renamed(stem: str) -> str:
+        if stem in ends:
+            return ends[stem]
+        part, place, *rest = stem.split(".")
+        if place == "mid_block" and rest[0] == "attentions":
+            return f"{part}.middle.1.{rest[-1]}"
+        if place == "mid_block":
+            return f"{part}.middle.{2 * int(rest[1])}.{residual[rest[-1]]}"
+        if place == "down_blocks":
+            return f"{part}.downsamples.{rest[0]}." + ".".join([residual.get(rest[1], rest[1]), *rest[2:]])
+        number = 4 * int(rest[0]) + (3 if rest[1] == "upsamplers" else int(rest[2]))
+        return f"{part}.upsamples.{number}." + ".".join([residual.get(rest[3], rest[3]), *rest[4:]])
+
+    return {
+        f"{renamed(name.rpartition('.')[0])}.{name.rpartition('.')[2]}": value
+        for name, value in vae.state_dict().items()
+    }
+
+
+def original_text_names(model: UMT5EncoderModel) -> dict[str, Tensor]:
+    """umT5's tensors under the names of models_t5_umt5-xxl-enc-bf16.pth."""
+    parts = {
+        "layer.0.layer_norm": "norm1",
+        "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+        **{f"layer.0.SelfAttention.{name}": f"attn.{name}" for name in "qkvo"},
+        "layer.1.layer_norm": "norm2",
+        "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
+        "layer.1.DenseReluDense.wi_1": "ffn.fc1",
+        "layer.1.DenseReluDense.wo": "ffn.fc2",
+    }
+    renamed = {}
+    for name, value in hf_text_names(model).items():
+        stem = name.removesuffix(".weight")
+        if stem == "shared":
+            new = "token_embedding"
+        elif stem == "encoder.final_layer_norm":
+            new = "norm"
+        else:
+            _, _, number, rest = stem.split(".", 3)
+            new = f"blocks.{number}.{parts[rest]}"
+        renamed[f"{new}.weight"] = value
+    return renamed
+
+
+def hf_text_names(model: UMT5EncoderModel) -> dict[str, Tensor]:
+    """umT5's tensors as transformers and ComfyUI name them, each once."""
+    return {name: value for name, value in model.state_dict().items() if name != "encoder.embed_tokens.weight"}
+
+
+def original_clip_names(model: CLIPVisionModel) -> dict[str, Tensor]:
+    """The tensors under the names of models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth, with other parts."""
+    state = model.state_dict()
+    width = len(state["embeddings.class_embedding"])
+    renamed = {
+        "log_scale": torch.ones(()),
+        "textual.token_embedding.weight": torch.ones(5, 4),
+        "visual.head": torch.ones(width, 3),
+        "visual.cls_embedding": state["embeddings.class_embedding"].reshape(1, 1, -1),
+        "visual.pos_embedding": state["embeddings.position_embedding.weight"][None],
+        "visual.patch_embedding.weight": state["embeddings.patch_embedding.weight"],
+    }
+    for leaf in ("weight", "bias"):
+        renamed[f"visual.pre_norm.{leaf}"] = state[f"pre_layrnorm.{leaf}"]
+        renamed[f"visual.post_norm.{leaf}"] = state[f"post_layernorm.{leaf}"]
+        for number in range(model.config.num_hidden_layers):
+            ours, theirs = f"encoder.layers.{number}", f"visual.transformer.{number}"
+            joined = [state[f"{ours}.self_attn.{kind}_proj.{leaf}"] for kind in "qkv"]
+            renamed[f"{theirs}.attn.to_qkv.{leaf}"] = torch.cat(joined)
+            parts = {"layer_norm1": "norm1", "layer_norm2": "norm2", "self_attn.out_proj": "attn.proj"}
+            parts |= {"mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"}
+            renamed |= {f"{theirs}.{new}.{leaf}": state[f"{ours}.{old}.{leaf}"] for old, new in parts.items()}
+    return renamed
+
+
+def sentencepiece_model(folder: Path, vocab_size: int = 60, **settings: Any) -> bytes:
+    """A small SentencePiece model with the special tokens of umT5's."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+    text = folder / "text.txt"
+    text.write_text("a person talks to the camera\nthe other one listens and smiles\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=vocab_size,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **settings,
+    )
+    return (folder / "spiece.model").read_bytes()

@@ -25,6 +25,7 @@ from tests.helpers.errors import raises_input_error
 from tests.helpers.fork_server import FORK_SERVER, start_fork_server
 from tests.helpers.paths import SCRIPTS
 from tests.helpers.tiny_pipeline import driving_expression, random_speech
+from tests.helpers.tiny_wan22 import load_a14b, save_a14b, save_adapters
 from tests.pipeline.test_pipeline import latents
 from tests.pipeline.test_streamer import stream
 
@@ -56,6 +57,11 @@ def hurried_video(pipe: FantasyTalkingPipeline, portrait: Portrait) -> torch.Ten
     return latents(pipe, portrait, seconds=0.5, prompt="a", num_inference_steps=4)
 
 
+def guided_video(pipe: FantasyTalkingPipeline, portrait: Portrait) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    return latents(pipe, portrait, seconds=1.1, prompt="a", num_inference_steps=3)
+
+
 def driven_video(pipe: FantasyTalkingPipeline, people: Portrait) -> torch.Tensor:
     """Two people, one of whom speaks, over several windows, with all four branches in turn."""
     pipe.set_progress_bar_config(disable=True)
@@ -85,6 +91,9 @@ def run_rank(
     seen = InferConfig(base=saved, expression_adapter=expressive)
     pipe = leader.load_pipeline(job(seen, (Path("x.mp4"),)), resolve_model(seen, has_driving_video=True))
     made["driven"] = driven_video(pipe, two)
+    two_experts = InferConfig(base=f"{folder}/experts")
+    pipe = leader.load_pipeline(job(two_experts), resolve_model(two_experts))
+    made["experts"] = guided_video(pipe, one)
     torch.save(made, Path(folder) / "videos.pt")
     lacking = InferConfig(base=saved, adapter=f"{folder}/lacking")
     with pytest.raises(InputError, match=r"^process 1: .*lacking"):
@@ -96,6 +105,9 @@ def test_two_processes_give_the_video_of_one_and_a_mistake_of_one_ends_both(
     pipe, driven, saved, fast, expressive, portrait, couple, tmp_path
 ):
     save_file({"blocks.1.ffn.net.2.diff_b": torch.ones(48)}, tmp_path / "lora.safetensors")
+    experts_base = save_a14b(tmp_path / "base")
+    experts = load_a14b(experts_base, save_adapters(experts_base, tmp_path / "adapters"))
+    experts.save_pretrained(tmp_path / "experts")
     folders = (str(saved), str(fast), str(expressive), str(tmp_path))
     arguments = (free_port(), *folders, tuple(portrait), tuple(couple))
     start_fork_server()
@@ -103,7 +115,7 @@ def test_two_processes_give_the_video_of_one_and_a_mistake_of_one_ends_both(
     made = torch.load(tmp_path / "videos.pt", weights_only=True)
     config = hurried(str(saved), str(fast), str(tmp_path))
     alone = hurried_video(load_pipeline(config, resolve_model(config)), portrait)
-    others = {"hurried": alone, "driven": driven_video(driven, couple)}
+    others = {"hurried": alone, "driven": driven_video(driven, couple), "experts": guided_video(experts, portrait)}
     for name, expected in {**videos(pipe, portrait), **others}.items():
         tolerance = 1 if name == "stream" else 1e-4  # uint8 pictures may round to a neighbour
         torch.testing.assert_close(made[name], expected, rtol=0, atol=tolerance)

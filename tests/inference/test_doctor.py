@@ -32,6 +32,15 @@ def test_component_sizes_are_those_of_the_loaded_pipeline(saved: Path) -> None:
     assert component_bytes_on_disk(saved, torch.bfloat16) == pytest.approx(component_bytes(loaded.components), rel=0.01)
 
 
+def test_files_in_place_of_components_count(saved: Path) -> None:
+    whole = component_bytes_on_disk(saved, torch.float32)
+    vae = next((saved / "vae").glob("*.safetensors"))
+    given = component_bytes_on_disk(saved, torch.float32, {"components.text_encoder": vae})
+    assert given == whole | {"text_encoder": whole["vae"]}
+    transformer = next((saved / "transformer").glob("*.safetensors"))
+    assert component_bytes_on_disk(transformer, torch.float32) == {"transformer": whole["transformer"]}
+
+
 def test_nano_can_run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     run(["doctor", "--json", "--hashes"])

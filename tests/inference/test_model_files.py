@@ -13,7 +13,7 @@ from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.download_hints import DOWNLOAD_HINTS
 from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.latent_geometry import WAN21_GEOMETRY
-from fantasytalking.models.presets import MODEL_PRESETS
+from fantasytalking.models.presets import model_presets
 from fantasytalking.training.config import TrainConfig
 from tests.helpers.errors import raises_input_error
 from tests.helpers.paths import ROOT
@@ -33,7 +33,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("preset", MODEL_PRESETS)
+@pytest.mark.parametrize("preset", model_presets())
 def test_every_preset_names_how_to_get_its_weights(preset, elsewhere):
     config = config_of_preset(preset)
     with raises_input_error(ErrorCode.missing_weights) as error:
@@ -46,6 +46,14 @@ def test_every_preset_names_how_to_get_its_weights(preset, elsewhere):
     for place in named:
         source = DOWNLOAD_HINTS[place]
         assert f"'{place}': {source.command} ({source.size}, {source.license})" in message
+
+
+def test_the_few_step_lora_is_named_with_its_command(elsewhere):
+    config = load_config(InferConfig, preset_path("wan14b", "fast"))
+    assert config.num_inference_steps == 4 and config.optimizations.few_step_lora is not None
+    with raises_input_error(ErrorCode.missing_weights) as error:
+        resolve_model(config)
+    assert DOWNLOAD_HINTS[config.optimizations.few_step_lora].command in str(error.value)
 
 
 def test_nano_is_one_thing_to_make(elsewhere):
@@ -86,7 +94,7 @@ def test_a_saved_pipeline_needs_nothing_else(saved):
     assert model.facts.trained_modules == ("audio", "face", "motion") and model.facts.has_face_encoder
 
 
-@pytest.mark.parametrize("preset", MODEL_PRESETS)
+@pytest.mark.parametrize("preset", model_presets())
 def test_inference_is_set_as_training_was(preset):
     """Frame rate, length, sizes and text as in the presets of data and training."""
     infer = config_of_preset(preset)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fantasytalking.checkpoints.few_step_lora import fuse_few_step_lora
+from fantasytalking.checkpoints.lora_fusion import fuse_lora_file
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.optimizations import OptimizationConfig, StepCache, apply_optimizations, choose_offload
 from fantasytalking.models.cpu.attention import Float32PortraitAttnProcessor
+from fantasytalking.models.experts import Experts
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
 
@@ -25,7 +26,7 @@ def infer_config(*overrides: str) -> InferConfig:
 def test_nothing_is_saved_unless_asked_for():
     model = tiny_transformer()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    apply_optimizations(model, infer_config().optimizations, CPU)
+    apply_optimizations(Experts(model), infer_config().optimizations, CPU)
     assert not model.is_cache_enabled
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -49,7 +50,7 @@ def test_nothing_is_saved_unless_asked_for():
 @torch.no_grad()
 def test_step_caches_leave_blocks_out(overrides, computed):
     model, (latents, timestep) = tiny_transformer(), tiny_latents(batch=1)
-    apply_optimizations(model, infer_config(*overrides).optimizations, CPU)
+    apply_optimizations(Experts(model), infer_config(*overrides).optimizations, CPU)
     calls: list[int] = []
     model.blocks[-1].ffn.net[0].register_forward_hook(lambda *_: calls.append(1))
     for _ in range(6):
@@ -71,7 +72,7 @@ def test_a_few_step_lora_is_fused_in_every_spelling(tmp_path, wan_names, kohya):
     if kohya:
         tensors[f"{layer}.alpha"] = torch.tensor(2.0)
     save_file(tensors, tmp_path / "lora.safetensors")
-    assert fuse_few_step_lora(model, tmp_path / "lora.safetensors", 0.5) == 1
+    assert fuse_lora_file(model, tmp_path / "lora.safetensors", 0.5) == 1
     name = "blocks.1.ffn.net.0.proj"
     change = (0.25 if kohya else 0.5) * (up @ down)
     torch.testing.assert_close(model.state_dict()[f"{name}.weight"], before[f"{name}.weight"] + change)
@@ -96,8 +97,38 @@ def test_a_lora_that_does_not_fit_is_refused_whole(tmp_path, tensors, message):
     good = {"blocks.0.ffn.0.diff_b": torch.ones(64)}
     save_file({**good, **{name: torch.ones(shape) for name, shape in tensors.items()}}, tmp_path / "lora.safetensors")
     with pytest.raises(InputError, match=message):
-        fuse_few_step_lora(model, tmp_path / "lora.safetensors")
+        fuse_lora_file(model, tmp_path / "lora.safetensors")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_several_loras_are_fused_with_their_scales(tmp_path):
+    model = tiny_transformer()
+    bias = model.blocks[0].ffn.net[2].bias.clone()
+    for name in ("a", "b", "c"):
+        save_file({"blocks.0.ffn.2.diff_b": torch.ones(48)}, tmp_path / f"{name}.safetensors")
+    settings = infer_config(
+        f"optimizations.few_step_lora={tmp_path}/a.safetensors",
+        "optimizations.few_step_lora_scale=2",
+        f"optimizations.loras=[{{path: {tmp_path}/b.safetensors, scale: 0.5}}, {{path: {tmp_path}/c.safetensors}}]",
+    ).optimizations
+    apply_optimizations(Experts(model), settings, CPU)
+    torch.testing.assert_close(model.blocks[0].ffn.net[2].bias, bias + 3.5)
+
+
+@torch.no_grad()
+def test_a_lora_of_one_expert_changes_that_one(tmp_path):
+    high, low = tiny_transformer(), tiny_transformer(seed=1)
+    before = [model.blocks[0].ffn.net[2].bias.clone() for model in (high, low)]
+    save_file({"blocks.0.ffn.2.diff_b": torch.ones(48)}, tmp_path / "a.safetensors")
+    settings = infer_config(
+        f"optimizations.loras=[{{path: {tmp_path}/a.safetensors, expert: low}}, {{path: {tmp_path}/a.safetensors}}]"
+    ).optimizations
+    with raises_input_error(ErrorCode.conflict, "optimizations.loras[0].expert"):
+        apply_optimizations(Experts(high), settings, CPU)
+    apply_optimizations(Experts(high, low, 0.9), settings, CPU)
+    for model, bias, change in zip((high, low), before, (1, 2), strict=True):
+        torch.testing.assert_close(model.blocks[0].ffn.net[2].bias, bias + change)
 
 
 def test_the_least_offloading_that_fits_is_chosen():
@@ -119,6 +150,13 @@ def test_the_least_offloading_that_fits_is_chosen():
             ErrorCode.invalid_choice,
             "optimizations.few_step_lora",
             "weights.ckpt",
+        ),
+        ("optimizations.loras=[{path: a.pt}]", ErrorCode.invalid_choice, "optimizations.loras[0]", "a.pt"),
+        (
+            "optimizations.loras=[{path: a.safetensors, scale: 9}]",
+            ErrorCode.out_of_range,
+            "optimizations.loras[0].scale",
+            9.0,
         ),
         ("optimizations.vram_limit_gib=0", ErrorCode.out_of_range, "optimizations.vram_limit_gib", 0.0),
     ],
@@ -142,5 +180,5 @@ def test_missing_torchao_is_told():
 
 def test_a_half_model_on_a_cpu_attends_in_float32():
     model = tiny_transformer().bfloat16()
-    apply_optimizations(model, OptimizationConfig(step_cache=StepCache.none), CPU)
+    apply_optimizations(Experts(model), OptimizationConfig(step_cache=StepCache.none), CPU)
     assert all(isinstance(block.attn2.processor, Float32PortraitAttnProcessor) for block in model.blocks)

@@ -9,10 +9,19 @@ import torch
 import torch.multiprocessing as multiprocessing
 from diffusers import ContextParallelConfig
 
+from fantasytalking.conditions import Conditions
 from fantasytalking.models.attention_windows import WindowSpan
 from fantasytalking.models.kv_cache import ConditionKVCache
 from tests.helpers.fork_server import FORK_SERVER, start_fork_server
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
+
+FIRST_FRAME_REPLACED = {"in_channels": 16, "image_dim": None, "added_kv_proj_dim": None}
+"""Changes of the tiny model: each token has a timestep of its own."""
+
+
+def first_frame_conditions() -> Conditions:
+    conditions = tiny_conditions()
+    return conditions._replace(image_embeds=None, image_latents=conditions.image_latents[:, :16, :1])
 
 
 def run_rank(rank: int, port: int, folder: str) -> None:
@@ -31,6 +40,11 @@ def run_rank(rank: int, port: int, folder: str) -> None:
         with torch.no_grad():
             outputs = [model(latents, timestep, conditions, cache=kv_cache).sample for kv_cache in (None, cache, cache)]
         torch.save({"outputs": outputs, "projected": list(projected)}, Path(folder) / f"{windows}-{rank}.pt")
+    model = tiny_transformer(**FIRST_FRAME_REPLACED)
+    model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+    with torch.no_grad():
+        replaced = model(latents, timestep, first_frame_conditions()).sample
+    torch.save(replaced, Path(folder) / f"replaced-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -54,6 +68,11 @@ def test_two_ranks_give_the_result_of_one(tmp_path):
                 torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
             own = 1 if windows == 1 else 3  # frames 0, 1 and half of 2, or the other half and 3, 4
             assert saved["projected"] == [(2, own, 7, 40)] * 2, "once uncached, once for the cache"
+    with torch.no_grad():
+        expected = tiny_transformer(**FIRST_FRAME_REPLACED)(latents, timestep, first_frame_conditions()).sample
+    for rank in range(2):
+        found = torch.load(tmp_path / f"replaced-{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

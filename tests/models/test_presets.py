@@ -7,7 +7,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from fantasytalking.common.errors import ErrorCode
-from fantasytalking.models.presets import MODEL_PRESETS, build_meta_transformer, load_model_config, transformer_kwargs
+from fantasytalking.models.presets import build_meta_transformer, load_model_config, model_presets, transformer_kwargs
 from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
 from tests.helpers.errors import raises_input_error
 
@@ -15,7 +15,7 @@ from tests.helpers.errors import raises_input_error
 PUBLISHED = {"wan14b": 1303, "wan1.3b": 983}
 
 
-@pytest.mark.parametrize("preset", MODEL_PRESETS)
+@pytest.mark.parametrize("preset", model_presets())
 def test_every_parameter_belongs_to_wan_or_to_a_module(preset):
     start = time.perf_counter()
     config = load_model_config(preset)

@@ -10,6 +10,7 @@ from diffusers import WanTransformer3DModel
 from fantasytalking.audio_windows import released_frame_windows
 from fantasytalking.checkpoints.convert import reference_inputs, reference_metadata, reference_model
 from fantasytalking.common.tensor_io import open_safetensors
+from fantasytalking.models.experts import Experts
 from fantasytalking.models.wan_loading import adapter_module_of
 from fantasytalking.pipeline.denoising import Denoiser
 from fantasytalking.pipeline.guidance import CfgOrder, GuidanceConfig, GuidanceSchedule, guidance_at_step
@@ -53,7 +54,7 @@ def test_a_guided_step_equals_the_reference_combination(reference, unconditional
         temporal_stride=4,
     )
     windows = plan_windows(frames, 21, 4)
-    denoiser = Denoiser(model, conditions, windows, batch_branches=batched, on_window_done=lambda: None)
+    denoiser = Denoiser(Experts(model), conditions, windows, batch_branches=batched, on_window_done=lambda: None)
     guidance = GuidanceConfig(GuidanceSchedule(text, text), GuidanceSchedule(audio, audio), CfgOrder.text_first)
     with torch.no_grad():
         guided = denoiser.predict(inputs["latents"], inputs["timestep"][0], guidance_at_step(guidance, 0, 30))

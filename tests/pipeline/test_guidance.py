@@ -22,7 +22,8 @@ NONE, TEXT, AUDIO, BOTH = (
     GuidanceBranch(False, True),
     GuidanceBranch(True, True),
 )
-ALL, SEEN = GuidanceBranch(True, True, True), GuidanceBranch(True, False, True)
+ALL, SEEN = GuidanceBranch(True, True, ("expression",)), GuidanceBranch(True, False, ("expression",))
+DRIVEN = ("expression",)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def driven(text: float, audio: float, expression: float, **changes: object) -> G
 @pytest.mark.parametrize(("text", "expression"), [(5.0, 4.5), (1.0, 4.0), (3.0, 1.0), (1.0, 1.0), (0.3, 0.1)])
 def test_expression_guidance_without_sound_by_hand(e, text, expression):
     """FantasyPortrait's own: v_neg + s_text (v_noexpr - v_neg) + s_expr (v_full - v_noexpr)."""
-    told = AvailableConditions(audio=False, expression=True)
+    told = AvailableConditions(audio=False, further=DRIVEN)
     for order in CfgOrder:
         step = guidance_at_step(driven(text, 7.3, expression, order=order), 0, 10, told)
         expected = e[NONE] + text * (e[TEXT] - e[NONE]) + expression * (e[SEEN] - e[TEXT])
@@ -92,7 +93,7 @@ def test_expression_guidance_without_sound_by_hand(e, text, expression):
 
 @pytest.mark.parametrize(("text", "audio", "expression"), [(4.0, 6.0, 3.0), (1.0, 1.0, 1.0), (5.0, 5.0, 5.0)])
 def test_text_audio_and_expression_by_hand(e, text, audio, expression):
-    step = guidance_at_step(driven(text, audio, expression), 0, 10, AvailableConditions(expression=True))
+    step = guidance_at_step(driven(text, audio, expression), 0, 10, AvailableConditions(further=DRIVEN))
     expected = e[NONE] + text * (e[TEXT] - e[NONE]) + audio * (e[BOTH] - e[TEXT]) + expression * (e[ALL] - e[BOTH])
     torch.testing.assert_close(step.combine(e), expected, atol=2e-5, rtol=1e-5)
     assert len(step.branches) == (4 if text != audio else 1 if text == 1 else 2)
@@ -100,7 +101,7 @@ def test_text_audio_and_expression_by_hand(e, text, audio, expression):
 
 def test_expression_guidance_has_its_own_schedule_and_is_not_read_without_one(e):
     guidance = config(1, 1, expression=GuidanceSchedule(6, 4, 0.5))
-    told = AvailableConditions(expression=True)
+    told = AvailableConditions(further=DRIVEN)
     assert [guidance_at_step(guidance, step, 4, told).weights for step in range(4)] == [
         {BOTH: -5, ALL: 6},
         {BOTH: -3, ALL: 4},
@@ -112,7 +113,10 @@ def test_expression_guidance_has_its_own_schedule_and_is_not_read_without_one(e)
 
 def test_every_branch_has_a_name_of_its_own():
     branches = [
-        GuidanceBranch(text, audio, seen) for text in (False, True) for audio in (False, True) for seen in (False, True)
+        GuidanceBranch(text, audio, further)
+        for text in (False, True)
+        for audio in (False, True)
+        for further in ((), DRIVEN, ("gesture",), (*DRIVEN, "gesture"))
     ]
     assert len({branch.label for branch in branches}) == len(branches)
 
@@ -149,7 +153,7 @@ def test_colour_is_kept_against_the_same_step_without_audio_guidance(e):
     torch.testing.assert_close(step.combine(e).mean((-2, -1)), reference.mean((-2, -1)), atol=1e-5, rtol=1e-5)
     without = guidance_at_step(config(4, 1, color_rescale=1.0), 0, 10)
     assert not without.color_reference, "without audio guidance there is nothing to keep"
-    seen = guidance_at_step(driven(4, 6, 3, color_rescale=1.0), 0, 10, AvailableConditions(expression=True))
+    seen = guidance_at_step(driven(4, 6, 3, color_rescale=1.0), 0, 10, AvailableConditions(further=DRIVEN))
     assert seen.color_reference == {NONE: -3, TEXT: 3, ALL: 1}
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from fantasytalking.models.experts import Experts
 from fantasytalking.pipeline.denoising import Denoiser
 from fantasytalking.pipeline.guidance import GuidanceBranch, GuidanceConfig, GuidanceSchedule, guidance_at_step
 from fantasytalking.pipeline.sliding_window import plan_windows
@@ -116,7 +117,8 @@ def test_one_window_and_many_agree_where_the_model_is_blind_to_time():
     results = []
     for length, overlap in ((40, 1), (9, 3), (9, 4), (5, 1), (21, 10)):
         windows = plan_windows(total, length, overlap)
-        denoiser = Denoiser(PerFrame(), conditions(length), windows, batch_branches=False, on_window_done=lambda: None)  # type: ignore[arg-type]
+        experts = Experts(PerFrame())  # type: ignore[arg-type]
+        denoiser = Denoiser(experts, conditions(length), windows, batch_branches=False, on_window_done=lambda: None)
         results.append(denoiser.predict(noisy, torch.tensor(500.0), guidance))
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], atol=1e-5, rtol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, save_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import AudioAlignment
+from fantasytalking.models.presets import model_presets
 from fantasytalking.training.cli import check_manifests_exist, configure_logging, train
 from fantasytalking.training.config import MixedPrecision, TrainConfig
 from fantasytalking.training.stage_config import LossWeight
@@ -28,7 +29,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, 
     assert ended.code == 2
     assert ended.err.strip().splitlines() == [
         "error: override 'stage.stepz=3': unknown key 'stage.stepz'; did you mean 'steps'? known here: "
-        "name, alignment, steps, objective, trainable, init_from, loss, dropout, lora, expression, distillation"
+        "name, alignment, steps, objective, trainable, init_from, expert, loss, dropout, lora, expression, distillation"
     ]
 
 
@@ -153,7 +154,7 @@ def test_mixed_precision_is_read_from_overrides_and_yaml(
         assert load_config(TrainConfig, tmp_path / "saved.yaml").mixed_precision is expected
 
 
-@pytest.mark.parametrize("preset", ["nano", "wan1.3b", "wan14b"])
+@pytest.mark.parametrize("preset", model_presets())
 def test_presets_follow_the_two_stages_of_the_paper(preset: str):
     first, second = (load_config(TrainConfig, CONFIGS_FOLDER / preset / f"stage{number}.yaml") for number in (1, 2))
     assert (first.stage.alignment, first.stage.loss.weight) == (AudioAlignment.clip, LossWeight.uniform)

@@ -25,7 +25,7 @@ from fantasytalking.training.losses import drop_conditions
 from fantasytalking.training.memory_estimate import ClipSize, activation_bytes, describe_plan
 from fantasytalking.training.model_setup import build_model
 from fantasytalking.training.rng import step_randomness
-from fantasytalking.training.stage_config import DropoutConfig
+from fantasytalking.training.stage_config import DROPOUT_NAMES, DropoutConfig
 from fantasytalking.training.trainer import Trainer
 from tests.helpers.errors import raises_input_error
 from tests.training.conftest import Configure
@@ -140,14 +140,15 @@ def test_a_dropped_expression_equals_no_expression(portrait: Portrait):
     model, _ = build_model(config, torch.float32)
     moved(model)
     batch = batch_of(config)
-    uniforms = torch.tensor([[0.9, 0.9, 0.9, 0.1], [0.9, 0.9, 0.9, 0.9]])
+    uniforms = {**dict.fromkeys(DROPOUT_NAMES, torch.tensor([0.9, 0.9])), "expression": torch.tensor([0.1, 0.9])}
     dropped = drop_conditions(batch.conditions, uniforms, DropoutConfig(expression=0.2))
     without = predict(model, batch._replace(conditions=batch.conditions._replace(expression=None)))
     found, whole = predict(model, batch._replace(conditions=dropped)), predict(model, batch)
     assert torch.equal(found[0], without[0])
     assert torch.equal(found[1], whole[1])
     assert not torch.allclose(found[1], without[1], atol=1e-3)
-    kept = (step_randomness(0, 0, range(4000), (1, 1, 1, 1)).dropout_uniform >= 0.2).float()
+    drawn = step_randomness(0, 0, range(4000), (1, 1, 1, 1)).dropout_uniform
+    kept = (torch.stack([drawn[name] for name in ("reference", "audio", "prompt", "expression")], dim=1) >= 0.2).float()
     assert kept[:, 3].mean().item() == pytest.approx(0.8, abs=0.02)
     assert torch.corrcoef(kept.T)[3, :3].abs().max() < 0.05, "independent of the others"
 

@@ -8,6 +8,7 @@ from fantasytalking.flow_matching import LossNormalization, SigmaConfig
 from fantasytalking.training.losses import FlowMatchingObjective, drop_conditions, loss_weight
 from fantasytalking.training.rng import StepRandomness, step_randomness
 from fantasytalking.training.stage_config import (
+    DROPOUT_NAMES,
     DropoutConfig,
     LossConfig,
     LossWeight,
@@ -47,7 +48,8 @@ def test_conditions_are_dropped_independently_at_their_rates():
 def test_reference_target_selects_what_is_dropped(target: ReferenceDropoutTarget):
     conditions = tiny_conditions(batch=2)
     config = DropoutConfig(reference=0.5, audio=0.0, prompt=0.0, reference_target=target)
-    dropped = drop_conditions(conditions, torch.tensor([[0.4, 0.9, 0.9, 0.9], [0.6, 0.9, 0.9, 0.9]]), config)
+    uniforms = {**dict.fromkeys(DROPOUT_NAMES, torch.tensor([0.9, 0.9])), "reference": torch.tensor([0.4, 0.6])}
+    dropped = drop_conditions(conditions, uniforms, config)
     face = target in (ReferenceDropoutTarget.face, ReferenceDropoutTarget.all)
     picture = target in (ReferenceDropoutTarget.image, ReferenceDropoutTarget.all)
     assert dropped.condition_scale.tolist() == [[1.0, 0.0 if face else 1.0], [1.0, 1.0]]
@@ -60,7 +62,7 @@ def test_reference_target_selects_what_is_dropped(target: ReferenceDropoutTarget
 def test_a_base_without_image_attention_has_no_image_embeds():
     conditions = tiny_conditions(batch=1)._replace(image_embeds=None)
     config = DropoutConfig(reference_target=ReferenceDropoutTarget.all)
-    assert drop_conditions(conditions, torch.zeros(1, 4), config).image_embeds is None
+    assert drop_conditions(conditions, dict.fromkeys(DROPOUT_NAMES, torch.zeros(1)), config).image_embeds is None
 
 
 def test_lip_mask_is_used_where_p_exceeds_eta():
@@ -111,8 +113,10 @@ def test_flow_matching_loss_equals_its_formula(normalization: LossNormalization)
 
 def test_random_numbers_depend_on_seed_step_and_position_only():
     whole, part = step_randomness(1, 5, [0, 1, 2, 3], (2, 3)), step_randomness(1, 5, [2, 3], (2, 3))
-    for name, value in part._asdict().items():
-        assert torch.equal(value, getattr(whole, name)[2:])
+    drawn = part._asdict() | part.dropout_uniform
+    every = whole._asdict() | whole.dropout_uniform
+    for name in drawn.keys() - {"dropout_uniform"}:
+        assert torch.equal(drawn[name], every[name][2:])
     assert whole.step_mask_uniform.unique().numel() == 1
     for other in (
         step_randomness(2, 5, [0], (2, 3)),

@@ -28,13 +28,32 @@ PORTRAIT_STAGE: dict[str, Any] = {
 """A portrait stage on `make_driven_corpus`, as changes of `config_overrides`."""
 
 
-def make_corpus(folder: Path, clips: int = 8, sizes: tuple[tuple[int, int], ...] = ((64, 64),)) -> Path:
-    """Writes `clips` clips, spread over `sizes` (width, height in pixels), and their manifest. Returns its path."""
+def make_corpus(
+    folder: Path,
+    clips: int = 8,
+    sizes: tuple[tuple[int, int], ...] = ((64, 64),),
+    channels: int = 16,
+    spatial_stride: int = 8,
+    temporal_stride: int = 4,
+    image: bool = True,
+    text_dim: int | None = None,
+) -> Path:
+    """Writes `clips` clips, spread over `sizes` (width, height in pixels), and their manifest. Returns its path.
+
+    Args:
+        channels, spatial_stride, temporal_stride: of the latents.
+        image: whether clips have CLIP tokens.
+        text_dim: width of the prompts' states; None: `TEXT_DIM`.
+    """
     records = []
     for number in range(clips):
         width, height = sizes[number % len(sizes)]
         name = f"clip{number:03d}"
-        save_features(_features(number, width // 8, height // 8), folder / "features" / f"{name}.safetensors", "test")
+        features = _features(
+            number, width // spatial_stride, height // spatial_stride, channels, text_dim, temporal_stride
+        )
+        features = features if image else replace(features, image=None)
+        save_features(features, folder / "features" / f"{name}.safetensors", "test")
         records.append(
             ClipRecord(
                 clip=name,
@@ -60,23 +79,25 @@ def make_corpus(folder: Path, clips: int = 8, sizes: tuple[tuple[int, int], ...]
     return folder / "manifest.jsonl"
 
 
-def _features(seed: int, width: int, height: int) -> ClipFeatures:
+def _features(
+    seed: int, width: int, height: int, channels: int = 16, text_dim: int | None = None, temporal_stride: int = 4
+) -> ClipFeatures:
     generator = torch.Generator().manual_seed(seed)
-    frames = (FRAMES - 1) // 4 + 1
+    frames = (FRAMES - 1) // temporal_stride + 1
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    first = random(16, 1, height, width)
+    first = random(channels, 1, height, width)
     audio = random(18, AUDIO_DIM)
     lips = torch.zeros(frames, height, width)
-    lips[:, height // 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2] = 1.0
+    lips[:, height // 2 : height // 2 + 2, max(0, width // 2 - 2) : width // 2 + 2] = 1.0
     # The lips follow the audio, so that there is something to learn.
-    loudness = audio[:, :16].unflatten(0, (frames, -1)).mean(dim=1).T[:, :, None, None]
+    loudness = audio[: 18 // frames * frames, :channels].unflatten(0, (frames, -1)).mean(dim=1).T[:, :, None, None]
     return ClipFeatures(
-        latents=first + 0.1 * random(16, frames, height, width) + 2 * lips * loudness,
-        first_frame_latents=torch.cat([first, torch.zeros(16, frames - 1, height, width)], dim=1),
-        text=random(5, TEXT_DIM),
+        latents=first + 0.1 * random(channels, frames, height, width) + 2 * lips * loudness,
+        first_frame_latents=torch.cat([first, torch.zeros(channels, frames - 1, height, width)], dim=1),
+        text=random(5, text_dim or TEXT_DIM),
         image=random(6, IMAGE_DIM),
         audio=audio,
         frame_times=torch.arange(FRAMES, dtype=torch.float64) / 25,

@@ -23,7 +23,10 @@ class PreparationConfig:
     """Configuration of `prepare_data`. The last four groups do not change the features."""
 
     base: str = MISSING
-    """Diffusers folder or hub id with vae, text_encoder, tokenizer, image_encoder and image_processor."""
+    """Diffusers folder or hub id with vae, text_encoder, tokenizer and, for CLIP tokens, image_encoder and
+    image_processor."""
+    image_tokens: bool = True
+    """Whether clips get CLIP tokens of their first frame, which Wan 2.1 attends to; Wan 2.2 has no CLIP."""
     audio_encoder: str | None = None
     """wav2vec2 folder or hub id; None uses `base`/audio_encoder."""
     face_encoder: str | None = None
@@ -165,7 +168,7 @@ class PreparationConfig:
         Raises:
             InputError: `frames` or a bucket is not a multiple of what the base encodes.
         """
-        geometry.latent_frames(self.frames)
+        geometry.latent_frames(self.frames, "frames")
         for text, bucket in zip(self.buckets, self.parsed_buckets(), strict=True):
             geometry.check_size(bucket.height, bucket.width, "buckets", text)
 
@@ -221,6 +224,8 @@ class PreparationConfig:
         for name in ("normaliser", "device", "threads", "contact_sheet_clips"):
             deciding.pop(name)
         # Corpora that were prepared before these settings existed, and without them, can be resumed.
+        if self.image_tokens:
+            deciding.pop("image_tokens")
         if self.expression_encoder is None:
             deciding.pop("expression_encoder")
         if self.max_people == 1:

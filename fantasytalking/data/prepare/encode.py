@@ -15,6 +15,7 @@ from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip import PreparedClip
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.encoders.base_geometry import VAE_CONFIG_FILE, read_geometry
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
@@ -29,7 +30,8 @@ class FeatureEncoders:
 
     video: VideoAutoencoder
     text: TextEncoder
-    image: ImageEncoder
+    image: ImageEncoder | None
+    """None writes no CLIP tokens."""
     audio: AudioEncoder
     face: FaceEncoder
     expression: ExpressionEncoder | None = None
@@ -46,20 +48,23 @@ class FeatureEncoders:
             InputError: an encoder is missing, damaged or of another kind (states how to download it), or clips of the
                 configured size cannot be encoded.
         """
-        video = VideoAutoencoder.from_pretrained(config.base, device=device)
-        config.check_geometry(video.geometry)
+        source, local = config.base, Path(resolve_local(config.base))
+        if (local / VAE_CONFIG_FILE).is_file():
+            config.check_geometry(read_geometry(local))
         dtype = config.dtype.torch_dtype
-        source = config.base
         audio, folder = (config.audio_encoder, "") if config.audio_encoder else (source, "audio_encoder")
         expression = config.expression_encoder
-        face = Path(resolve_local(config.face_encoder or Path(resolve_local(source)) / "face_encoder"))
+        face = Path(resolve_local(config.face_encoder or local / "face_encoder"))
+        video = VideoAutoencoder.from_pretrained(source, device=device)
+        config.check_geometry(video.geometry)  # of a base that was not on this machine
+        # The text encoder is the largest: what is missing is reported before it is loaded.
         return cls(
             video=video,
-            text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
-            image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype),
-            audio=AudioEncoder.from_pretrained(audio, subfolder=folder, device=device),
             face=FaceEncoder.from_pretrained(face, threads=config.num_threads),
             expression=None if expression is None else ExpressionEncoder.from_pretrained(expression, device=device),
+            audio=AudioEncoder.from_pretrained(audio, subfolder=folder, device=device),
+            image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype) if config.image_tokens else None,
+            text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
         )
 
     def encode(self, clip: PreparedClip) -> ClipFeatures:
@@ -79,7 +84,7 @@ class FeatureEncoders:
             latents=self.video.encode(video)[0].half().cpu(),
             first_frame_latents=self.video.encode_first_frame(video[:, :, 0], len(clip.frames))[0].half().cpu(),
             text=self._prompt_embeds(clip.caption),
-            image=self.image.encode(first).half().cpu(),
+            image=None if self.image is None else self.image.encode(first).half().cpu(),
             audio=self.audio.encode(clip.waveform).half(),
             frame_times=torch.from_numpy(clip.times),
             face=torch.stack([self._face_embedding(clip, track) for track in clip.tracks]),
@@ -130,7 +135,8 @@ def _filled_boxes(track: FaceTrack) -> NDArray[np.float32]:
 def encoder_paths(config: PreparationConfig) -> dict[str, Path]:
     """Returns the files and folders of the encoders by name, without those that are not on this machine."""
     source = Path(resolve_local(config.base))
-    paths = {name: source / name for name in ("vae", "text_encoder", "image_encoder")}
+    names = ("vae", "text_encoder", *(["image_encoder"] if config.image_tokens else []))
+    paths = {name: source / name for name in names}
     paths["audio_encoder"] = Path(resolve_local(config.audio_encoder or source / "audio_encoder"))
     paths["face_encoder"] = Path(resolve_local(config.face_encoder or source / "face_encoder"))
     if config.expression_encoder is not None:

@@ -26,6 +26,8 @@ _CROP_TEMPLATE = (
     np.array([[0.3843, 0.27], [0.62, 0.2668], [0.503, 0.4185], [0.406, 0.5273], [0.5977, 0.525]]) + 0.5 / PD_FGC_SIZE
 )
 _CHANNELS, _NUM_HEATMAPS, _FEATURE_DIM, _DEPTH = 256, 68, 512, 4
+PORT_PREFIX = "pd_fpg."
+"""Beginning of the encoder's names in a port of the whole FantasyPortrait in one file."""
 _IGNORED_KEYS = ("mouth_embed.", "num_batches_tracked")
 """Parts of keys in the file that the features do not depend on."""
 
@@ -143,16 +145,36 @@ class _Block(nn.Module):
         return result
 
 
+def contains_pd_fgc(path: Path) -> bool:
+    """Whether a file is a port of FantasyPortrait with the encoder in it.
+
+    Raises:
+        InputError: a safetensors file is damaged.
+    """
+    return path.suffix == ".safetensors" and any(name.startswith(PORT_PREFIX) for name in open_safetensors(path).shapes)
+
+
+def read_pd_fgc_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads the encoder's tensors of a safetensors file, which may be a port of the whole FantasyPortrait.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    stored = open_safetensors(path)
+    prefix = PORT_PREFIX if any(name.startswith(PORT_PREFIX) for name in stored.shapes) else ""
+    return {name.removeprefix(prefix): stored.read(name) for name in stored.shapes if name.startswith(prefix)}
+
+
 def load_pd_fgc(path: Path) -> PdFgcNetwork:
-    """Loads the network of the released file (pd_fpg.pth), or of the same tensors as .safetensors.
+    """Loads the network of the released file (pd_fpg.pth), or of the same tensors as .safetensors, also in a port of
+    the whole FantasyPortrait.
 
     Raises:
         InputError: the file is missing or damaged, contains other objects than tensors, or other tensors than the
             network's.
     """
     if path.suffix == ".safetensors":
-        stored = open_safetensors(path)
-        found = {name: stored.read(name) for name in stored.shapes}
+        found = read_pd_fgc_tensors(path)
     else:
         loaded = read_pickle(path)
         found = loaded if isinstance(loaded, dict) else {}

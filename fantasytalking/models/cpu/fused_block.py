@@ -27,8 +27,8 @@ def fuse_blocks(model: nn.Module) -> None:
 class FusedPortraitBlock(PortraitBlock):
     """`PortraitBlock` whose norms include scale and shift, and whose residuals include the gate.
 
-    Used without gradients and with one timestep for all samples; otherwise `PortraitBlock.forward` runs. Both are
-    equal up to rounding.
+    Used without gradients and with one timestep for all samples and tokens; otherwise `PortraitBlock.forward` runs.
+    Both are equal up to rounding.
     """
 
     def forward(
@@ -39,7 +39,7 @@ class FusedPortraitBlock(PortraitBlock):
         rotary_emb: tuple[Tensor, Tensor],
     ) -> Tensor:
         """(B, S, dim) -> (B, S, dim); `temb` is (B or 1, 6, dim)."""
-        if torch.is_grad_enabled() or temb.shape[0] != 1:
+        if torch.is_grad_enabled() or temb.shape[0] != 1 or temb.ndim == 4:
             return super().forward(hidden_states, encoder_hidden_states, temb, rotary_emb)
         table = (self.scale_shift_table + temb.float())[0]  # (6, dim)
         shift, scale, gate, feed_shift, feed_scale, feed_gate = table.unbind(0)

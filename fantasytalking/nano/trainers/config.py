@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.encoders.expression import ExpressionEncoderConfig
+from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.training.config import OptimizerType
 
 
@@ -38,6 +39,8 @@ class ComponentTrainingConfig:
         check_ranges(self, limits | {"max_grad_norm": (1e-6, 1e6)}, "fit.")
 
 
+NANO_GEOMETRY = WAN21_GEOMETRY
+"""Strides of the trained VAE, those of Wan 2.1."""
 SHORTCUT_FACTOR = 4
 """Smallest number of positions of a level that a shortcut merges into one position of the next."""
 
@@ -87,14 +90,14 @@ class VaeTraining:
         """
         for name in ("clip_frames", "long_clip_frames"):
             value = getattr(self, name)
-            if value < 5 or (value - 1) % 4:
+            if value <= NANO_GEOMETRY.temporal_stride or (value - 1) % NANO_GEOMETRY.temporal_stride:
                 raise out_of_range(f"vae.{name}", value, "1 + 4k, at least 5")
         for name in ("crop_size", "long_crop_size"):
             value = getattr(self, name)
-            if value < 16 or value % 16:
-                raise out_of_range(f"vae.{name}", value, "a multiple of 16")
+            if value < NANO_GEOMETRY.token_pixels or value % NANO_GEOMETRY.token_pixels:
+                raise out_of_range(f"vae.{name}", value, f"a multiple of {NANO_GEOMETRY.token_pixels}")
         check_ranges(self, {"full_frame_interval": (2, 1000), "latent_channels": (4, 128)}, "vae.")
-        if self.patch_size * 2 ** (len(self.dim_mult) - 1) != 8 or len(self.dim_mult) < 3:
+        if self.patch_size * 2 ** (len(self.dim_mult) - 1) != NANO_GEOMETRY.spatial_stride or len(self.dim_mult) < 3:
             raise InputError(
                 f"vae.patch_size {self.patch_size} and the {len(self.dim_mult)} levels of vae.dim_mult do not compress "
                 "8 times in space and 4 times in time; use 2 with three levels, or 1 with four",

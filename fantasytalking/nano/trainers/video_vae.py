@@ -19,7 +19,7 @@ from fantasytalking.encoders.vae_full_clip import decode_full_clip, encode_full_
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.nano.corpora.frame_store import FrameStore
 from fantasytalking.nano.half_precision import to_half_precision
-from fantasytalking.nano.trainers.config import VaeTraining
+from fantasytalking.nano.trainers.config import NANO_GEOMETRY, VaeTraining
 
 GRAY_FRACTION = 0.1
 """Fraction of the clips whose frames after the first are gray, as in the encoding of the image condition."""
@@ -178,7 +178,7 @@ def reconstruction_quality(vae: VideoAutoencoder, frames: FrameStore, count: int
     full, mouth = [], []
     for video in range(len(frames)):
         length = min(count, frames.video_length(video))
-        chosen = frames.frame_range(video, 0, length - (length - 1) % 4)
+        chosen = frames.frame_range(video, 0, length - (length - 1) % NANO_GEOMETRY.temporal_stride)
         pixels = np.array(frames.pixels[chosen])
         clip = rearrange(torch.from_numpy(pixels), "t h w c -> 1 c t h w")
         result = vae.decode(vae.encode(clip)).cpu()
@@ -209,7 +209,7 @@ def _full_frame_clips(vae: AutoencoderKLWan, frames: FrameStore, count: int, see
         video = int(random.integers(len(frames)))
         length = min(33, frames.video_length(video))
         chosen = frames.frame_range(video, int(random.integers(frames.video_length(video) - length + 1)), length)
-        pixels = np.array(frames.pixels[chosen])[: length - (length - 1) % 4]
+        pixels = np.array(frames.pixels[chosen])[: length - (length - 1) % NANO_GEOMETRY.temporal_stride]
         clip = torch.from_numpy(pixels).to(vae.device, torch.float32) / 127.5 - 1
         clips.append(rearrange(clip, "t h w c -> 1 c t h w").to(vae.dtype))
     return clips

@@ -8,7 +8,8 @@ from diffusers.loaders import WanLoraLoaderMixin
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fantasytalking.checkpoints.lora_adapter import read_lora_adapter, read_peft_config
+from fantasytalking.checkpoints.lora_adapter import read_lora_adapter
+from fantasytalking.checkpoints.lora_scale import read_peft_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.diffusers_internals import LORA_DOWNLOAD_ARGUMENTS, fetch_lora_file
 from fantasytalking.models.guarded_loading import check_safe_serialization
@@ -18,8 +19,9 @@ from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 class LoraMethods(WanLoraLoaderMixin):
     """`load_lora_weights` and what goes with it. Adapters are named, weighted, fused and removed as in diffusers."""
 
-    _lora_loadable_modules = ("transformer",)
+    _lora_loadable_modules = ("transformer", "transformer_2")
     transformer: FantasyTalkingTransformer3DModel
+    transformer_2: FantasyTalkingTransformer3DModel | None
 
     def load_lora_weights(
         self,
@@ -37,21 +39,23 @@ class LoraMethods(WanLoraLoaderMixin):
             pretrained_model_name_or_path_or_dict: a safetensors file, a folder or hub id that has one, or its tensors.
             adapter_name: None: a new name.
             hotswap: whether the adapter `adapter_name` is replaced in place.
-            kwargs: `weight_name`, `subfolder`, options of the download, and `low_cpu_mem_usage`, as in diffusers.
+            kwargs: `weight_name`, `subfolder`, options of the download, `low_cpu_mem_usage`, and
+                `load_into_transformer_2` for the low-noise expert of a base with two, as in diffusers.
 
         Raises:
             InputError: the file cannot be read, or is not a LoRA for this model; names the tensor.
         """
-        _check_adapter_name(adapter_name, getattr(self.transformer, "peft_config", {}), hotswap)
+        transformer = self._lora_transformer(kwargs.pop("load_into_transformer_2", False))
+        _check_adapter_name(adapter_name, getattr(transformer, "peft_config", {}), hotswap)
         low_cpu_mem_usage = kwargs.pop("low_cpu_mem_usage", True)
         state, metadata = _read_state(pretrained_model_name_or_path_or_dict, kwargs)
         is_loaded = isinstance(pretrained_model_name_or_path_or_dict, Mapping)
         source = "the LoRA" if is_loaded else str(pretrained_model_name_or_path_or_dict)
         # With diffusers' settings, PEFT scales the layers itself; otherwise the scale is part of the tensors.
         peft_config = read_peft_config(pretrained_model_name_or_path_or_dict) if metadata is None else {}
-        adapter = read_lora_adapter(self.transformer, state, source, peft_config)
-        before = set(getattr(self.transformer, "peft_config", {}))
-        self.transformer.load_lora_adapter(
+        adapter = read_lora_adapter(transformer, state, source, peft_config)
+        before = set(getattr(transformer, "peft_config", {}))
+        transformer.load_lora_adapter(
             adapter.pairs,
             prefix=None,
             adapter_name=adapter_name,
@@ -60,8 +64,8 @@ class LoraMethods(WanLoraLoaderMixin):
             low_cpu_mem_usage=low_cpu_mem_usage,
             hotswap=hotswap,
         )
-        (name,) = [adapter_name] if adapter_name is not None else set(self.transformer.peft_config) - before
-        self.transformer.add_full_changes(name, adapter.changes)
+        (name,) = [adapter_name] if adapter_name is not None else set(transformer.peft_config) - before
+        transformer.add_full_changes(name, adapter.changes)
 
     @classmethod
     def save_lora_weights(cls, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
@@ -75,11 +79,28 @@ class LoraMethods(WanLoraLoaderMixin):
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         super().fuse_lora(*args, **kwargs)
-        self.transformer.apply_full_changes()
+        self._apply_full_changes()
 
     def unfuse_lora(self, *args: Any, **kwargs: Any) -> None:
         super().unfuse_lora(*args, **kwargs)
-        self.transformer.apply_full_changes()
+        self._apply_full_changes()
+
+    def _apply_full_changes(self) -> None:
+        for transformer in (self.transformer, self.transformer_2):
+            if transformer is not None:
+                transformer.apply_full_changes()
+
+    def _lora_transformer(self, is_low_noise: bool) -> FantasyTalkingTransformer3DModel:
+        if not is_low_noise:
+            return self.transformer
+        if self.transformer_2 is None:
+            raise InputError(
+                "load_into_transformer_2 is True, but this pipeline has no transformer_2; leave it out",
+                code=ErrorCode.unsupported,
+                field="load_into_transformer_2",
+                value=True,
+            )
+        return self.transformer_2
 
 
 def _check_adapter_name(name: str | None, known: Mapping[str, Any], hotswap: bool) -> None:

@@ -2,27 +2,30 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SchedulerMixin, UniPCMultistepScheduler
 from diffusers.utils import logging
 
-from fantasytalking.checkpoints.adapter import load_adapter
 from fantasytalking.checkpoints.expression_adapter import load_expression_adapter
 from fantasytalking.checkpoints.lora import fuse_lora, has_lora
+from fantasytalking.checkpoints.released_adapter import load_any_adapter
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import HUB_ID, resolve_local
 from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.loading import load_component, load_model
-from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
+from fantasytalking.encoders.single_files.wav2vec_file import is_wav2vec_file, load_wav2vec_file
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.face_range import face_ranges_to_dict
+from fantasytalking.models.experts import Expert
 from fantasytalking.models.guarded_loading import check_safe_serialization
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
+from fantasytalking.pipeline.loading.component_files import load_image_encoder, load_text_encoder, load_vae
 from fantasytalking.pipeline.loading.options import MODEL_COMPONENTS, LoadingOptions
 from fantasytalking.pipeline.model_facts import StoredModel
 from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler, check_scheduler_config, make_scheduler
@@ -38,6 +41,7 @@ def read_saved_model(
     adapter: str | Path | None = None,
     expression_adapter: str | Path | None = None,
     options: LoadingOptions | None = None,
+    adapter_2: str | Path | None = None,
 ) -> StoredModel:
     """Reads the descriptions of a pipeline that `save_pretrained` wrote, and downloads it if it is a hub id.
 
@@ -48,7 +52,7 @@ def read_saved_model(
         InputError: the pipeline or an adapter is missing or malformed, or they do not fit together.
     """
     folder = _local_folder(source, options or LoadingOptions())
-    model = StoredModel.read(folder, adapter, expression_adapter=expression_adapter)
+    model = StoredModel.read(folder, adapter, adapter_2=adapter_2, expression_adapter=expression_adapter)
     if not model.extends_saved_pipeline:
         raise InputError(
             f"adapter '{model.adapter}' extends a Wan base, not a saved pipeline; give the base",
@@ -81,20 +85,32 @@ def load_saved_pipeline(
     folder, config = model.base, model.pipeline_config
     assert config is not None, "reading the model has checked it"
     _check_given(model, options, given)
-    options.check_variants(folder, [name for name in MODEL_COMPONENTS if name not in given])
-    parts = load_encoders(folder, folder, options, given, progress, processor_subfolder="audio_processor")
-    if "transformer" not in given:
-        parts["transformer"] = load_transformer(model, {}, options)
-        progress("transformer")
+    stored = [name for name in MODEL_COMPONENTS if (folder / name).is_dir()]
+    options.check_variants(folder, [name for name in stored if name not in given])
+    parts = load_encoders(
+        folder,
+        folder,
+        options,
+        given,
+        progress,
+        processor_subfolder="audio_processor",
+        has_image_encoder=model.has_image_encoder,
+    )
+    for expert in model.experts:
+        if expert.component not in given:
+            parts[expert.component] = load_transformer(model, {}, options, expert)
+            progress(expert.component)
     if "scheduler" not in given:
         parts["scheduler"] = _load_scheduler(folder)
     for name, part in parts.items():
-        diffusers_logger.info(f"Loaded {name} as {type(part).__name__} from `{name}` subfolder of {folder}.")
+        if part is not None:
+            diffusers_logger.info(f"Loaded {name} as {type(part).__name__} from `{name}` subfolder of {folder}.")
     settings = {
         "trained_modules": ",".join(model.trained_modules),
         "audio_window": config["audio_window"],
         "window_seconds": config["window_seconds"],
         "text_length": config["text_length"],
+        "boundary_ratio": model.boundary_ratio,
         "motion_normalizer": MotionNormalizer.load_if_present(folder),
         "face_ranges": face_ranges_to_dict(model.face_ranges),
     }
@@ -128,9 +144,18 @@ def load_pipeline_from_base(
         InputError: a component is missing, damaged, incomplete or of another kind.
     """
     options, _ = LoadingOptions.split({"torch_dtype": torch_dtype}, [])
-    parts = load_encoders(model.base, audio_encoder, options, {}, progress)
-    parts["transformer"] = load_transformer(model, module_config, options)
-    progress("transformer")
+    parts = load_encoders(
+        model.base,
+        audio_encoder,
+        options,
+        {},
+        progress,
+        has_image_encoder=model.has_image_encoder,
+        files=model.components,
+    )
+    for expert in model.experts:
+        parts[expert.component] = load_transformer(model, module_config, options, expert)
+        progress(expert.component)
     window_rule, window_seconds = model.audio_window
     folders = [folder for folder in (model.adapter, model.base) if folder is not None]
     normalizers = (MotionNormalizer.load_if_present(folder) for folder in folders)
@@ -140,6 +165,7 @@ def load_pipeline_from_base(
         "audio_window": window_rule,
         "window_seconds": window_seconds,
         "text_length": text_length,
+        "boundary_ratio": model.boundary_ratio,
         "motion_normalizer": next((normalizer for normalizer in normalizers if normalizer is not None), None),
         "face_ranges": face_ranges_to_dict(model.face_ranges),
     }
@@ -147,32 +173,34 @@ def load_pipeline_from_base(
 
 
 def load_transformer(
-    model: StoredModel, module_config: Mapping[str, Any], options: LoadingOptions
+    model: StoredModel, module_config: Mapping[str, Any], options: LoadingOptions, expert: Expert = Expert.high
 ) -> FantasyTalkingTransformer3DModel:
-    """Loads the transformer alone, with its adapters.
+    """Loads one transformer, with its adapters.
 
     Args:
+        expert: of a base with two; the only transformer of another base is `high`.
         module_config: as in `load_pipeline_from_base`; not used with a saved pipeline, which has the modules.
         options: of the loading; for a Wan base, the dtype alone.
 
     Raises:
         InputError: it is missing, damaged or incomplete, or an adapter does not fit.
     """
-    dtype = options.component_dtype("transformer")
+    name, adapter = expert.component, model.adapter_of(expert)
+    dtype = options.component_dtype(name)
     if model.extends_saved_pipeline:
-        check_transformer_folder(model.base / "transformer")
+        check_transformer_folder(model.base / name)
         transformer = load_model(
             FantasyTalkingTransformer3DModel,
             model.base,
-            "transformer",
-            "transformer",
+            name,
+            name,
             torch_dtype=dtype,
-            **options.component_options(model.base, "transformer"),
+            **options.component_options(model.base, name),
         )
     else:
-        transformer = load_from_wan(model.base, module_config, dtype)
-    if model.adapter is not None:
-        load_adapter(transformer, model.adapter)
+        transformer = load_from_wan(model.components.get(name, model.base), module_config, dtype, subfolder=name)
+    if adapter is not None:
+        load_any_adapter(transformer, adapter)
         if transformer.distillation is not None and has_lora(transformer):
             fuse_lora(transformer)  # a distilled model no longer needs its teacher
         transformer.requires_grad_(False)
@@ -204,7 +232,7 @@ def check_can_be_saved(transformer: FantasyTalkingTransformer3DModel, folder: Pa
     """
     if has_lora(transformer):
         raise InputError(
-            "the transformer has a LoRA; first call pipe.transformer.fuse_lora() and .unload_lora()",
+            "the transformer has a LoRA; first call fuse_lora() and unload_lora() of it",
             code=ErrorCode.unsupported,
             field="transformer",
         )
@@ -225,16 +253,21 @@ def load_encoders(
     loaded: Mapping[str, Any],
     progress: ComponentCallback,
     processor_subfolder: str | None = None,
+    has_image_encoder: bool = True,
+    files: Mapping[str, Path] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Loads every component but transformer and scheduler, and returns them by the pipeline's names.
 
     Args:
         source: a diffusers folder or hub id.
-        audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in `source`.
+        audio_encoder: wav2vec2 folder, file or hub id; None: audio_encoder in `source`.
         options: dtypes and, for a saved pipeline, how its weights are stored and loaded.
         loaded: components that are already loaded; they are skipped.
         progress: called with the name of each component once it is loaded.
         processor_subfolder: folder of the feature extractor in `source`; None: the audio encoder's.
+        has_image_encoder: whether the transformer attends to CLIP tokens; False: image_encoder and image_processor are
+            None.
+        files: single files in place of components of `source`, by component.
 
     Raises:
         InputError: a component is missing, damaged or incomplete.
@@ -245,26 +278,33 @@ def load_encoders(
 
     parts: dict[str, Any] = {}
     if "vae" not in loaded:
-        parts["vae"] = VideoAutoencoder.from_pretrained(source, **model_options("vae")).vae
+        parts["vae"] = load_vae(source, files, **model_options("vae")).vae
         progress("VAE")
     if not {"text_encoder", "tokenizer"} <= loaded.keys():
-        text = TextEncoder.from_pretrained(source, **model_options("text_encoder"))
+        text = load_text_encoder(source, files, **model_options("text_encoder"))
         parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         progress("text encoder")
-    if not {"image_encoder", "image_processor"} <= loaded.keys():
-        image = ImageEncoder.from_pretrained(source, **model_options("image_encoder"))
+    if not has_image_encoder:
+        parts |= {"image_encoder": None, "image_processor": None}
+    elif not {"image_encoder", "image_processor"} <= loaded.keys():
+        image = load_image_encoder(source, files, **model_options("image_encoder"))
         parts |= {"image_encoder": image.model, "image_processor": image.processor}
         progress("image encoder")
     if not {"audio_encoder", "audio_processor"} <= loaded.keys():
         is_separate = audio_encoder is not None and processor_subfolder is None
         folder, subfolder = (audio_encoder, "") if is_separate else (source, "audio_encoder")
-        audio = AudioEncoder.from_pretrained(
-            folder or source,
-            subfolder=subfolder,
-            processor_subfolder=processor_subfolder,
-            **model_options("audio_encoder"),
-        )
-        parts |= {"audio_encoder": audio.model, "audio_processor": audio.feature_extractor}
+        file = Path(resolve_local(audio_encoder or source))
+        if is_separate and is_wav2vec_file(file):
+            model, processor = load_wav2vec_file(file, options.component_dtype("audio_encoder"))
+            parts |= {"audio_encoder": model, "audio_processor": processor}
+        else:
+            audio = AudioEncoder.from_pretrained(
+                folder or source,
+                subfolder=subfolder,
+                processor_subfolder=processor_subfolder,
+                **model_options("audio_encoder"),
+            )
+            parts |= {"audio_encoder": audio.model, "audio_processor": audio.feature_extractor}
         progress("audio encoder")
     return {name: part for name, part in parts.items() if name not in loaded}
 
@@ -273,13 +313,14 @@ def _check_given(model: StoredModel, options: LoadingOptions, given: Mapping[str
     """Checks that arguments, adapters and quantization exclude each other nowhere."""
     if (model.adapter, model.expression_adapter) == (None, None):
         return
-    if "transformer" in given:
+    names = [expert.component for expert in model.experts]
+    for name in (name for name in names if name in given):
         raise InputError(
-            "both a loaded transformer and an adapter were given; leave one out",
+            f"both a loaded {name} and an adapter were given; leave one out",
             code=ErrorCode.conflict,
-            field="transformer",
+            field=name,
         )
-    if "quantization_config" in options.component_options(model.base, "transformer"):
+    if any("quantization_config" in options.component_options(model.base, name) for name in names):
         raise InputError(
             "both an adapter and a quantization of the transformer were given, but an adapter changes weights that are "
             "not quantized; save the pipeline with the adapter first, and quantize that",

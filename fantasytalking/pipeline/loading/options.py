@@ -13,7 +13,7 @@ from diffusers import PipelineQuantizationConfig
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.diffusers_internals import component_quantization, supported_device_maps
 
-MODEL_COMPONENTS = ("vae", "text_encoder", "image_encoder", "audio_encoder", "transformer")
+MODEL_COMPONENTS = ("vae", "text_encoder", "image_encoder", "audio_encoder", "transformer", "transformer_2")
 """Components that are torch modules, in the order of loading."""
 FLOAT32_COMPONENTS = ("vae", "audio_encoder")
 """Components that stay in float32 unless a dtype is given by their name or as the default of all."""
@@ -30,7 +30,7 @@ class LoadingOptions:
     """How the components of a saved pipeline are loaded."""
 
     dtype: Dtypes | None = None
-    """Of transformer, text and image encoder; VAE and wav2vec2 stay in float32. Or by component, `default` for all
+    """Of transformers, text and image encoder; VAE and wav2vec2 stay in float32. Or by component, `default` for all
     others."""
     torch_dtype: Dtypes | None = None
     """The same, as diffusers called it earlier."""

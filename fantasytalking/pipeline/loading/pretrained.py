@@ -1,13 +1,17 @@
-"""Loading and saving of the pipeline as a whole."""
+"""The pipeline as a whole: what it can do, and how it is loaded, saved and placed."""
 
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKLWan, DiffusionPipeline
 
+from fantasytalking.face_range import face_ranges_from_dict
+from fantasytalking.latent_geometry import LatentGeometry
+from fantasytalking.models.experts import Experts
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
 from fantasytalking.pipeline.loading.model_components import (
     ComponentCallback,
     align_weights,
@@ -17,13 +21,45 @@ from fantasytalking.pipeline.loading.model_components import (
     read_saved_model,
 )
 from fantasytalking.pipeline.loading.options import LoadingOptions
-from fantasytalking.pipeline.model_facts import StoredModel
+from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
 
 
 class PretrainedPipeline(DiffusionPipeline):
     """A diffusers pipeline whose components are loaded strictly, by this project."""
 
     transformer: FantasyTalkingTransformer3DModel
+    transformer_2: FantasyTalkingTransformer3DModel | None
+    vae: AutoencoderKLWan
+    face_encoder: FaceEncoderFile | None
+    expression_encoder: ExpressionEncoderFolder | None
+
+    @property
+    def experts(self) -> Experts:
+        """The transformers by noise level."""
+        return Experts(self.transformer, self.transformer_2, self.config.boundary_ratio)
+
+    @property
+    def trained_modules(self) -> list[str]:
+        """Trained modules among audio, face, motion and expression."""
+        return self.config.trained_modules.split(",")
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model can do: what `plan_generation` checks controls against."""
+        return ModelFacts(
+            tuple(self.trained_modules),
+            self.transformer.distillation,
+            LatentGeometry.from_configs(self.vae.config, self.transformer.config),
+            self.face_encoder is not None,
+            self.expression_encoder is not None,
+            face_ranges_from_dict(self.config.face_ranges, "pipeline"),
+            has_experts=self.transformer_2 is not None,
+        )
+
+    def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
+        """As in diffusers, but VAE and wav2vec2 (0.9 GB together) stay on the device: parts of them are called."""
+        excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
+        super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -31,6 +67,7 @@ class PretrainedPipeline(DiffusionPipeline):
         source: str | Path,
         *,
         adapter: str | Path | None = None,
+        adapter_2: str | Path | None = None,
         expression_adapter: str | Path | None = None,
         progress: ComponentCallback = lambda _: None,
         **kwargs: Any,
@@ -39,7 +76,8 @@ class PretrainedPipeline(DiffusionPipeline):
 
         Args:
             source: a folder, or a hub id.
-            adapter, expression_adapter: adapters that extend the pipeline.
+            adapter, adapter_2, expression_adapter: adapters that extend the pipeline; `adapter_2` the low-noise expert
+                of one with two.
             progress: called with the name of each component once it is loaded.
             kwargs: options of `fantasytalking.pipeline.loading.options.LoadingOptions`, and components that are already
                 loaded, by name.
@@ -49,7 +87,7 @@ class PretrainedPipeline(DiffusionPipeline):
         """
         names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         options, given = LoadingOptions.split(kwargs, names)
-        model = read_saved_model(source, adapter, expression_adapter, options)
+        model = read_saved_model(source, adapter, expression_adapter, options, adapter_2)
         pipe = cls._from_arguments(load_saved_pipeline(model, options, given, progress))
         pipe.register_to_config(_name_or_path=str(source))
         if options.device_map is not None:
@@ -62,12 +100,15 @@ class PretrainedPipeline(DiffusionPipeline):
         base: str | Path,
         adapter: str | Path,
         *,
+        adapter_2: str | Path | None = None,
         expression_adapter: str | Path | None = None,
         face_encoder: str | Path | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Loads a Wan base with an adapter, as `load_pipeline_from_base` does."""
-        model = StoredModel.read(base, adapter, expression_adapter=expression_adapter, face_encoder=face_encoder)
+        """Loads a Wan base with an adapter, or one for each expert, as `load_pipeline_from_base` does."""
+        model = StoredModel.read(
+            base, adapter, adapter_2=adapter_2, expression_adapter=expression_adapter, face_encoder=face_encoder
+        )
         return cls._from_arguments(load_pipeline_from_base(model, **kwargs))
 
     @classmethod
@@ -97,5 +138,6 @@ class PretrainedPipeline(DiffusionPipeline):
             InputError: the transformer has an unfused LoRA, which a diffusers folder cannot hold, or weights would be
                 pickled.
         """
-        check_can_be_saved(self.transformer, Path(save_directory), safe_serialization)
+        for transformer in self.experts:
+            check_can_be_saved(transformer, Path(save_directory), safe_serialization)
         super().save_pretrained(str(save_directory), variant=variant, **kwargs)

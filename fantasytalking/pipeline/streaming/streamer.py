@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.models.diffusers_internals import reset_step_cache
-from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.models.experts import Experts
 from fantasytalking.pipeline.call_state import CallState
 from fantasytalking.pipeline.denoising import Denoiser, DenoisingCache
 from fantasytalking.pipeline.generation_plan import GenerationPlan
@@ -52,7 +52,7 @@ class Streamer:
     conditions and a few seconds of audio.
 
     Args:
-        transformer, scheduler, decoder: of the pipeline.
+        experts, scheduler, decoder: of the pipeline.
         audio_encoder: encodes the audio of each window once it has arrived.
         conditions: of the video, for windows of `plan.window_length`; their audio is replaced per window.
         plan: the checked controls.
@@ -62,7 +62,7 @@ class Streamer:
 
     def __init__(
         self,
-        transformer: FantasyTalkingTransformer3DModel,
+        experts: Experts,
         scheduler: SchedulerMixin,
         decoder: StreamingVaeDecoder,
         audio_encoder: StreamingAudioEncoder,
@@ -73,7 +73,7 @@ class Streamer:
         generator: torch.Generator | None = None,
         on_progress: Callable[[float], object] = lambda fraction: None,
     ) -> None:
-        self.transformer, self.scheduler, self.decoder = transformer, scheduler, decoder
+        self.experts, self.scheduler, self.decoder = experts, scheduler, decoder
         self.audio_encoder, self.conditions, self.plan = audio_encoder, conditions, plan
         self.state, self.generator, self.on_progress = state, generator, on_progress
         self.history = WindowHistory()
@@ -113,7 +113,7 @@ class Streamer:
         latents, count = noise, len(window.frame_indices)
         timesteps = set_timesteps(self.scheduler, plan.num_inference_steps, noise.device)
         denoiser = Denoiser(
-            self.transformer,
+            self.experts,
             conditions,
             [LatentWindow(torch.arange(count), torch.ones(count))],
             batch_branches=plan.guidance.batch_branches,
@@ -123,7 +123,8 @@ class Streamer:
         self.state.start(plan.guidance, len(timesteps))
         for step, timestep in enumerate(timesteps):
             self.state.current_timestep = timestep
-            guidance = guidance_at_step(plan.guidance, step, len(timesteps), conditions.available)
+            schedules = plan.guidance.for_expert(self.experts.at(timestep))
+            guidance = guidance_at_step(schedules, step, len(timesteps), conditions.available)
             prediction = denoiser.predict(latents, timestep, guidance)
             velocity = blend_velocity(prediction, earlier, noise, window.overlap_weight)
             latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
@@ -131,14 +132,16 @@ class Streamer:
         self.state.current_timestep = None
         # The next window has other audio, and no step cache may reuse this window's features for it.
         self.cache.evict_windowed()
-        reset_step_cache(self.transformer)
+        for transformer in self.experts:
+            reset_step_cache(transformer)
+        latents = self.experts.high.image_conditioning.with_image(latents, conditions.image_latents)
         self.history.store(window, latents, noise)
         return latents
 
     def _new_noise(self, num_latent_frames: int, conditions: VideoConditions) -> Tensor:
         """(1, C, count, h, w), drawn per latent frame, so that it does not depend on the division into windows."""
         height, width = conditions.image_latents.shape[-2:]
-        shape = (1, self.transformer.config.out_channels, 1, height, width)
+        shape = (1, self.experts.high.config.out_channels, 1, height, width)
         device = conditions.image_latents.device
         drawn = [
             randn_tensor(shape, generator=self.generator, device=device, dtype=torch.float32)

@@ -16,6 +16,7 @@ from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.people import check_people_quality
 from fantasytalking.data.prepare.plan import SceneClip, VideoFile
 from fantasytalking.media import write_video
+from fantasytalking.models.presets import model_presets
 from fantasytalking.perception.multi_person_filter import MultiPersonFilterConfig
 from fantasytalking.portrait_world.motion.animation import WORLD_FPS
 from tests.data.preparation_runs import run_in_process, small_config
@@ -140,7 +141,8 @@ def test_upscaled_faces_are_allowed_more_jitter(judged: Judged, good: PreparedCl
 
 
 def test_presets_filter_people_and_earlier_corpora_keep_their_fingerprints() -> None:
-    for model, on in (("wan14b", True), ("wan1.3b", True), ("nano", False)):
+    for model in model_presets():
+        on = model != "nano"
         assert load_config(PreparationConfig, preset_path(model, "data"), []).filter_people is on
     alone = PreparationConfig(base="somewhere")
     assert replace(alone, filter_people=True).fingerprint() == alone.fingerprint()

@@ -370,8 +370,18 @@ def test_clips_must_fit_the_latents_and_tokens_of_the_base() -> None:
     config.check_geometry(WAN21_GEOMETRY)
     with raises_input_error(ErrorCode.out_of_range, "buckets", "48x64"):
         config.check_geometry(LatentGeometry(spatial_stride=16, temporal_stride=4))
-    with raises_input_error(ErrorCode.out_of_range, "num_frames", 81):
+    with raises_input_error(ErrorCode.out_of_range, "frames", 81):
         config.check_geometry(LatentGeometry(spatial_stride=8, temporal_stride=3))
+
+
+@pytest.mark.parametrize(("field", "value", "refused"), [("frames", 30, 30), ("buckets", ["64x64", "72x64"], "72x64")])
+def test_clips_that_do_not_fit_are_refused_before_a_network_is_loaded(
+    tmp_path: Path, components: Path, field: str, value: object, refused: object
+) -> None:
+    (tmp_path / "vae").mkdir()
+    shutil.copy(components / "vae" / "config.json", tmp_path / "vae")  # no weights, and no other encoder
+    with raises_input_error(ErrorCode.out_of_range, field, refused):
+        FeatureEncoders.load(small_config(tmp_path, **{field: value}), torch.device("cpu"))
 
 
 def test_fingerprints_are_those_of_earlier_releases() -> None:

@@ -1,16 +1,20 @@
-"""Fuses LoRA files of few-step distillations permanently into a Wan base.
+"""Fuses LoRA files, such as those of few-step distillations, permanently into a Wan base.
 
 Two formats are supported: PEFT's (lora_A, lora_B) and kohya's (lora_down, lora_up, alpha), each with Wan's original
-names, also flat, or diffusers', and additionally full changes of a weight, bias or modulation (diff, diff_b, diff_m).
+names, also flat, or diffusers', with DoRA's magnitudes (arXiv 2402.09353), and additionally full changes of a weight,
+bias or modulation (diff, diff_b, diff_m).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fantasytalking.checkpoints.lora import strip_peft_name
 from fantasytalking.checkpoints.lora_names import LoraTensorName, parse_lora_name
+from fantasytalking.checkpoints.lora_scale import note_assumed_scale, pair_scale, read_peft_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import check_finite, open_safetensors
@@ -21,10 +25,10 @@ LayerTensors = dict[str, str]
 
 
 @torch.no_grad()
-def fuse_few_step_lora(model: FantasyTalkingTransformer3DModel, path: Path, scale: float = 1.0) -> int:
+def fuse_lora_file(model: FantasyTalkingTransformer3DModel, path: Path, scale: float = 1.0) -> int:
     """Adds scale * alpha / rank * B A, and full changes, to the weights.
 
-    All tensors are validated before the first weight is changed.
+    All tensors are validated before the first weight is changed. Several files are fused one after another.
 
     Args:
         model: transformer to change.
@@ -40,11 +44,17 @@ def fuse_few_step_lora(model: FantasyTalkingTransformer3DModel, path: Path, scal
     """
     stored, source = open_safetensors(path), str(path)
     layers = checked_lora_layers(model, stored)
+    peft_config = read_peft_config(path)
+    note_assumed_scale(stored.shapes, peft_config, source)
+    scales = lora_scales(layers, stored, peft_config)
     parameters = dict(model.named_parameters())
     for layer, parts in layers.items():
         tensors = {part: stored.read(name).float() for part, name in parts.items()}
         if "down" in tensors:
-            _add_in_place(f"{layer}.weight", parameters, scale * _lora_delta(tensors), source)
+            change = scales[layer] * pair_product(tensors["up"], tensors["down"])
+            if "magnitude" in tensors:
+                change = _dora_change(parameters[f"{layer}.weight"].float().cpu(), change, tensors["magnitude"])
+            _add_in_place(f"{layer}.weight", parameters, scale * change, source)
         for part in ("weight", "bias", "modulation"):
             if part in tensors:
                 _add_in_place(LoraTensorName(layer, part).parameter, parameters, scale * tensors[part], source)
@@ -103,7 +113,7 @@ def _check_layer(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dic
             code=ErrorCode.shape_mismatch,
             field=layer,
         )
-    if ("down" in shapes) != ("up" in shapes) or ("alpha" in shapes and "down" not in shapes):
+    if ("down" in shapes) != ("up" in shapes) or (shapes.keys() & {"alpha", "magnitude"} and "down" not in shapes):
         raise InputError(
             f"'{source}' contains half a pair for the layer '{layer}'; get the file again",
             code=ErrorCode.malformed_file,
@@ -117,7 +127,9 @@ def _check_layer(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dic
             value=shapes["alpha"],
         )
     if "down" in shapes:
-        _check_pair(layer, shapes["up"], shapes["down"], tuple(parameters[f"{layer}.weight"].shape), source)
+        own = tuple(parameters[f"{layer}.weight"].shape)
+        _check_pair(layer, shapes["up"], shapes["down"], own, source)
+        _check_magnitude(layer, shapes.get("magnitude"), own, source)
     for part in ("weight", "bias", "modulation"):
         name = LoraTensorName(layer, part).parameter
         if part in shapes and tuple(parameters[name].shape) != shapes[part]:
@@ -131,7 +143,9 @@ def _check_layer(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dic
 
 
 def _check_pair(layer: str, up: tuple[int, ...], down: tuple[int, ...], own: tuple[int, ...], source: str) -> None:
-    if len(down) == len(up) == 2 and down[0] == up[1] > 0 and (up[0], down[1]) == own:
+    """Checks the shapes of a pair; of a convolution, A is one of `rank` channels, and B is 1 x 1."""
+    fits = len(down) == len(up) == len(own) >= 2 and down[0] == up[1] > 0 and (up[0], *down[1:]) == own
+    if fits and all(size == 1 for size in up[2:]):
         return
     raise InputError(
         f"'{source}': the pair of '{layer}' has shapes {up} and {down}, but the model's weight is {own}; use a LoRA "
@@ -142,10 +156,45 @@ def _check_pair(layer: str, up: tuple[int, ...], down: tuple[int, ...], own: tup
     )
 
 
-def _lora_delta(tensors: dict[str, Tensor]) -> Tensor:
-    rank = tensors["down"].shape[0]
-    alpha = float(tensors["alpha"]) if "alpha" in tensors else float(rank)
-    return alpha / rank * (tensors["up"] @ tensors["down"])
+def _check_magnitude(layer: str, shape: tuple[int, ...] | None, own: tuple[int, ...], source: str) -> None:
+    if shape is None or (len(own) == 2 and shape in (own[:1], (own[0], 1), (1, own[1]))):
+        return
+    raise InputError(
+        f"'{source}': DoRA's magnitude of '{layer}' has the shape {shape}, but the model's weight is {own}; use a LoRA "
+        "for its base",
+        code=ErrorCode.shape_mismatch,
+        field=layer,
+        value=shape,
+    )
+
+
+def lora_scales(
+    layers: Mapping[str, LayerTensors], stored: LazyTensors, peft_config: Mapping[str, Any] | None
+) -> dict[str, float]:
+    """Returns the scale of every layer that has a pair (see `pair_scale`).
+
+    Raises:
+        InputError: as `pair_scale`.
+    """
+    scales = {}
+    for layer, parts in layers.items():
+        if "down" in parts:
+            alpha = float(stored.read(parts["alpha"])) if "alpha" in parts else None
+            scales[layer] = pair_scale(layer, stored.shapes[parts["down"]][0], alpha, peft_config, stored.source)
+    return scales
+
+
+def pair_product(up: Tensor, down: Tensor) -> Tensor:
+    """Returns B A in the shape of the layer's weight, which may be a convolution's."""
+    return (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
+
+
+def _dora_change(weight: Tensor, change: Tensor, magnitude: Tensor) -> Tensor:
+    """Returns the change of a weight (out, in) by DoRA: of the sum, with rows or columns of the given magnitudes."""
+    by_column = magnitude.ndim == 2 and magnitude.shape[0] == 1 and weight.shape[0] != 1
+    changed = weight + change
+    norms = changed.norm(dim=0 if by_column else 1, keepdim=True)
+    return changed * (magnitude.reshape(norms.shape) / norms.clamp_min(torch.finfo(norms.dtype).tiny)) - weight
 
 
 def _add_in_place(name: str, parameters: dict[str, Tensor], delta: Tensor, source: str) -> None:
@@ -153,7 +202,7 @@ def _add_in_place(name: str, parameters: dict[str, Tensor], delta: Tensor, sourc
     changed = (parameter.float() + delta.to(parameter.device)).to(parameter.dtype)
     if not bool(torch.isfinite(changed).all()):
         raise InputError(
-            f"'{source}' makes '{name}' infinite in {parameter.dtype}; lower few_step_lora_scale or use another file",
+            f"'{source}' makes '{name}' infinite in {parameter.dtype}; lower its scale or use another file",
             code=ErrorCode.malformed_file,
             field=name,
         )
