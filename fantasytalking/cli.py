@@ -25,6 +25,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "infer": Command("infer", "generate a talking video from a portrait and speech or a driving video"),
     "demo": Command("demo", "generate the demonstration video with nano"),
+    "doctor": Command("doctor", "say what this machine has and lacks, and which settings fit"),
     "preview": Command("preview", "write an animation or a contact sheet of a video"),
     "app": Command("app", "serve the web page that generates videos"),
     "prepare": Command("prepare", "turn a folder of talking videos into training features"),

@@ -41,7 +41,7 @@ INLINE = re.compile(r"`([^`]+)`")
 OURS = ("fantasytalking ", "python scripts/", "python docs/", "accelerate launch ", "torchrun ", "bash scripts/")
 """How inline code begins that is a command of this project."""
 OTHERS = {
-    *(".", "curl", "export", "ffmpeg", "ffplay", "git", "head"),
+    *(".", "cp", "curl", "export", "ffmpeg", "ffplay", "git", "head"),
     *("hf", "mkdir", "mkdocs", "mypy", "pip", "ruff", "unzip"),
 }
 """Commands of others, which are not parsed."""

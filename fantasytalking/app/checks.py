@@ -158,7 +158,7 @@ class InputChecks:
 
 
 def _joined(notes: Sequence[str]) -> str:
-    return "; ".join(filter(None, notes))
+    return "\n".join(filter(None, notes))
 
 
 def _found(error: InputError, path: Path) -> Finding:

@@ -65,7 +65,7 @@ NANO_FACE_WEIGHTS = MetricWeights(
     None,
     None,
     "Apache-2.0",
-    "fantasytalking build-nano; checkpoints/nano/face_encoder",
+    "copy checkpoints/nano/face_encoder/nano.onnx to this name",
     "csim_nano",
 )
 NANO_READER_WEIGHTS = MetricWeights(

@@ -82,7 +82,8 @@ def generate_benchmark(benchmark: BenchmarkJob, process_state: ProcessState) -> 
         if reason:
             failed.append(f"{clips[index].name} ({reason})")
     if warnings:
-        notify_warning(f"{len(warnings)} of {len(own)} clips: {warnings[0]}")
+        kept = "benchmarks keep the framing of their protocol, and the report states face_fraction"
+        notify_warning(f"{len(warnings)} of {len(own)} clips: {warnings[0]} ({kept})")
     if failed:
         raise InputError(
             f"{len(failed)} of {len(own)} clips could not be generated: {'; '.join(failed[:MAX_LISTED_NAMES])}",

@@ -86,23 +86,10 @@ def resolve_model(
         InputError: weights are missing (one line with command, size and license of each), a description is malformed,
             or the device does not exist.
     """
-    files = config.components.given()
-    base_name = _base_name(config, files)
+    names = source_names(config, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
     loras = {name: file.path for name, file in config.optimizations.lora_files().items()}
-    found = resolve_paths(
-        {
-            "base": base_name,
-            "adapter": config.adapter,
-            "adapter_2": config.adapter_2,
-            "audio_encoder": files.pop("audio_encoder", config.audio_encoder),
-            "face_encoder": config.face_encoder,
-            "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
-            "expression_encoder": config.expression_encoder if has_driving_video else None,
-            **{f"components.{name}": file for name, file in files.items()},
-            **loras,
-        },
-        base_source=base_name,
-    )
+    assert names["base"] is not None, "a preset names its base"
+    found = resolve_paths(names, base_source=names["base"])
     stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
     config.optimizations.check_experts(len(stored.experts) > 1)
     return ResolvedModel(
@@ -117,6 +104,24 @@ def resolve_model(
     )
 
 
+def source_names(
+    config: InferConfig, *, has_driving_video: bool = False, is_multi_speaker: bool = False
+) -> dict[str, str | None]:
+    """Returns the path or hub id of every source of weights by its key; None for those that are not needed."""
+    files = config.components.given()
+    return {
+        "base": _base_name(config, files),
+        "adapter": config.adapter,
+        "adapter_2": config.adapter_2,
+        "audio_encoder": files.pop("audio_encoder", config.audio_encoder),
+        "face_encoder": config.face_encoder,
+        "expression_adapter": config.expression_adapter if has_driving_video or is_multi_speaker else None,
+        "expression_encoder": config.expression_encoder if has_driving_video else None,
+        **{f"components.{name}": file for name, file in files.items()},
+        **{name: file.path for name, file in config.optimizations.lora_files().items()},
+    }
+
+
 def resolve_paths(names: Mapping[str, str | None], base_source: str) -> dict[str, Path | None]:
     """Returns the local path of each folder, file or hub id; None for entries that are None.
 
@@ -126,7 +131,7 @@ def resolve_paths(names: Mapping[str, str | None], base_source: str) -> dict[str
     Raises:
         InputError: some do not exist; one line with command, size and license of each.
     """
-    found = {name: None if source is None else _resolve_path(source) for name, source in names.items()}
+    found = {name: None if source is None else find_source(source) for name, source in names.items()}
     missing = [source for name, source in names.items() if source is not None and found[name] is None]
     # The parts of the miniature model lie in one folder, which one command creates.
     missing = [source for source in missing if not (source != base_source and source.startswith(f"{base_source}/"))]
@@ -236,12 +241,13 @@ def _read_stored_model(
 def _base_name(config: InferConfig, files: Mapping[str, str]) -> str:
     """The configured base, the preset's, or a transformer's file where the preset's is not on this machine."""
     preset = load_model_config(config.model).base
-    if config.base is None and "transformer" in files and _resolve_path(preset) is None:
+    if config.base is None and "transformer" in files and find_source(preset) is None:
         return files["transformer"]
     return config.base or preset
 
 
-def _resolve_path(path_or_id: str) -> Path | None:
+def find_source(path_or_id: str) -> Path | None:
+    """Returns the file or folder of a path or hub id on this machine; None: it is not here."""
     path = Path(resolve_local(path_or_id))
     if path.exists():
         return path

@@ -238,10 +238,9 @@ class FantasyTalkingTransformer3DModel(
         hidden_states = self.patch_embedding(hidden_states)  # (B, dim, F, H/2, W/2)
         grid = hidden_states.shape[2:]
         hidden_states = hidden_states.flatten(2).transpose(1, 2).contiguous()  # (B, S, dim)
-        num_tokens = hidden_states.shape[1]
-        local = self._local_tokens(num_tokens)
+        local = self._local_tokens(hidden_states.shape[1])
         if timestep.ndim == 1:
-            timestep = self.image_conditioning.model_timestep(timestep, num_tokens, grid[0])
+            timestep = self.image_conditioning.model_timestep(timestep, local.total, grid[0])
         temb, timestep_proj = self._embed_timestep(timestep, conditions, local)
         block_conditions = self._block_conditions(conditions, cache, local, grid[0], batch)
 
@@ -272,10 +271,9 @@ class FantasyTalkingTransformer3DModel(
                     cache.store(index, tokens, capture.value)
 
         # 3. Head: norm, projection, patches back to latents
-        table = self.scale_shift_table.to(temb.device) + temb.unsqueeze(-2)  # (B, 2, dim) or (B, S, 2, dim)
-        shift, scale = (part.to(hidden_states.device) for part in table.chunk(2, dim=-2))
-        if temb.ndim == 3:  # a timestep per token
-            shift, scale = shift.squeeze(-2), scale.squeeze(-2)
+        temb = temb if temb.ndim == 3 else temb[:, None]  # (B, 1 or S, dim)
+        table = self.scale_shift_table.to(temb.device) + temb.unsqueeze(-2)  # (B, 1 or S, 2, dim)
+        shift, scale = (part.to(hidden_states.device) for part in table.unbind(-2))
         hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
         hidden_states = self.proj_out(hidden_states)
         patch_t, patch_h, patch_w = self.config.patch_size

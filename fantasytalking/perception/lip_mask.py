@@ -66,22 +66,23 @@ def lip_mask(landmarks: np.ndarray, height: int, width: int, dilation: float = D
 
 def project_mask(
     mask: np.ndarray,
-    spatial_stride: int = 8,
-    temporal_stride: int = 4,
+    spatial_stride: int,
+    temporal_stride: int,
     method: Literal["causal", "trilinear"] = "causal",
 ) -> np.ndarray:
     """Projects a pixel mask to latent space.
 
-    `causal` follows the causal VAE: latent frame 0 is frame 0, latent frame k > 0 is frames 4k-3 to 4k. The value of a
-    cell is the fraction of its pixels, over its frames, that lie in the mask. The mean preserves the area of the mask,
-    so that the loss weighs closed and open mouths by their true sizes; a maximum would enlarge small masks most.
+    `causal` follows the causal VAE: latent frame 0 is frame 0, latent frame k > 0 is frames s (k - 1) + 1 to s k, where
+    s is `temporal_stride`. The value of a cell is the fraction of its pixels, over its frames, that lie in the mask.
+    The mean preserves the area of the mask, so that the loss weighs closed and open mouths by their true sizes; a
+    maximum would enlarge small masks most.
     `trilinear` is the paper's interpolation of the whole block (torch, align_corners False); early latent frames are
-    then displaced by up to about 2.8 frames.
+    then displaced, with a stride of 4 by up to about 2.8 frames.
 
     Args:
-        mask: (T, H, W) bool or float in [0, 1]; T = 1 + 4k, H and W multiples of `spatial_stride`.
+        mask: (T, H, W) bool or float in [0, 1]; T = 1 + s k, H and W multiples of `spatial_stride`.
         spatial_stride: pixels per latent cell.
-        temporal_stride: frames per latent frame (4 in the text above).
+        temporal_stride: frames per latent frame.
         method: `causal` or `trilinear`.
 
     Returns:

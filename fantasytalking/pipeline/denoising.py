@@ -43,6 +43,10 @@ class DenoisingCache:
     branch_inputs: dict[tuple[GuidanceBranch, ...], BranchInputs] = field(default_factory=dict)
     """Prompt and scales by the branches of a call; the condition cache recognizes these tensors by identity."""
 
+    def nbytes(self) -> int:
+        """Size of what the condition caches hold, in bytes."""
+        return sum(cache.nbytes() for cache in self.conditions.values())
+
     def evict_windowed(self) -> None:
         """Drops what was computed from the conditions of one window."""
         for spec in CONDITIONS:

@@ -192,7 +192,7 @@ def framing_warning(
 def _extension_warning(outside_fraction: float) -> str:
     return (
         f"the image ends too near to the face for the framing that this model was trained on: {outside_fraction:.0%} "
-        "of the portrait repeat its border; give an image with more around the head, or use resize_mode=crop"
+        "of the portrait repeats its border; give an image with more around the head, or use resize_mode=crop"
     )
 
 

@@ -28,7 +28,6 @@ from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.face_range import face_ranges_from_dict, face_ranges_to_dict
-from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.models.cfg_branches import CfgOrder
@@ -72,7 +71,7 @@ from fantasytalking.pipeline.inputs import (
 )
 from fantasytalking.pipeline.loading.lora_methods import LoraMethods, check_attention_kwargs
 from fantasytalking.pipeline.loading.pretrained import PretrainedPipeline
-from fantasytalking.pipeline.model_facts import ModelFacts, check_pipeline_config
+from fantasytalking.pipeline.model_facts import check_pipeline_config
 from fantasytalking.pipeline.portrait import (
     DEFAULT_PORTRAIT_OPTIONS,
     ImageInput,
@@ -167,29 +166,6 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         self.input_dtype: torch.dtype | None = None
         """Type of the transformer's inputs; None: that of its weights."""
         self._call_state = CallState()
-
-    def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
-        """As in diffusers, but VAE and wav2vec2 (0.9 GB together) stay on the device: parts of them are called."""
-        excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
-        super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
-
-    @property
-    def trained_modules(self) -> list[str]:
-        """Trained modules among audio, face, motion and expression."""
-        return self.config.trained_modules.split(",")
-
-    @property
-    def facts(self) -> ModelFacts:
-        """What the model can do: what `plan_generation` checks controls against."""
-        return ModelFacts(
-            tuple(self.trained_modules),
-            self.transformer.distillation,
-            LatentGeometry.from_configs(self.vae.config, self.transformer.config),
-            self.face_encoder_path is not None,
-            self.expression_encoder_path is not None,
-            face_ranges_from_dict(self.config.face_ranges, "pipeline"),
-            has_experts=self.transformer_2 is not None,
-        )
 
     @torch.no_grad()
     def __call__(

@@ -41,8 +41,11 @@ class ExpressionConditionConfig:
         """Validates the sizes."""
         self.to_module_config()
 
-    def to_module_config(self) -> ExpressionModuleConfig:
+    def to_module_config(self, temporal_stride: int = ExpressionModuleConfig.temporal_stride) -> ExpressionModuleConfig:
         """Returns the configuration of the model's modules.
+
+        Args:
+            temporal_stride: frames per latent frame of the base.
 
         Raises:
             InputError: a size is out of range, or the parameter count of `match_parameters_of` cannot be reached.
@@ -53,6 +56,7 @@ class ExpressionConditionConfig:
                 "learned": list(LEARNED_TOKEN_COUNTS[self.augmentation.value]),
                 "plain_width": 0,
                 "positions": int(self.positions),
+                "temporal_stride": temporal_stride,
             },
             "stage",
         )

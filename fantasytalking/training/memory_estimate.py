@@ -165,7 +165,7 @@ def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> Fant
     build_objective(config.stage).add_modules(model)
     if config.stage.expression is not None:
         with torch.device("meta"):
-            ensure_expression_modules(model, config.stage.expression.to_module_config())
+            ensure_expression_modules(model, config.stage.expression.to_module_config(preset.geometry.temporal_stride))
     lora = config.stage.lora
     if lora.rank:
         with torch.device("meta"):

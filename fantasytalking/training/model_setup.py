@@ -58,7 +58,7 @@ def build_model(
     objective = build_objective(config.stage, config.sigma_range)
     objective.add_modules(model)
     if config.stage.expression is not None:
-        ensure_expression_modules(model, config.stage.expression.to_module_config())
+        ensure_expression_modules(model, config.stage.expression.to_module_config(preset.geometry.temporal_stride))
     set_trainable(model, config.stage.trainable)
     for name, parameter in model.named_parameters():
         if adapter_module_of(name) or (parameter.requires_grad and materialize):

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig, WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter
+from fantasytalking.checkpoints.convert import convert_wan_to_diffusers
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import PortraitCollator
@@ -174,6 +175,16 @@ def test_long_videos_and_streams_start_with_the_portrait(pipe: FantasyTalkingPip
     assert np.abs(frames[0].astype(int) - decoded).max() <= 1
 
 
+@pytest.mark.parametrize("cache", [FirstBlockCacheConfig(threshold=0.5), TaylorSeerCacheConfig(cache_interval=2)])
+def test_step_caches_work_with_a_timestep_per_token(base: Path, adapter: Path, portrait: Portrait, cache: Any) -> None:
+    pipe = quiet(FantasyTalkingPipeline.from_base(base, adapter, module_config=PORTRAIT_SIZES, text_length=8))
+    calls: list[int] = []
+    pipe.transformer.blocks[-1].ffn.net[2].register_forward_hook(lambda *_: calls.append(1))
+    pipe.transformer.enable_cache(cache)
+    frames = pipe(portrait, random_speech(SECONDS), num_inference_steps=6, audio_guidance_scale=1.0).frames
+    assert np.isfinite(frames).all() and 0 < len(calls) < 6, "a step was reused"
+
+
 def test_the_pipeline_is_saved_and_loaded_without_clip(
     pipe: FantasyTalkingPipeline, portrait: Portrait, tmp_path: Path
 ) -> None:
@@ -210,6 +221,10 @@ def test_the_original_names_of_the_weights_are_read(base: Path, tmp_path: Path) 
     expected = load_from_wan(base, PORTRAIT_SIZES).state_dict()
     torch.manual_seed(0)
     assert bit_equal(load_from_wan(tmp_path / "wan.safetensors", PORTRAIT_SIZES).state_dict(), expected)
+    convert_wan_to_diffusers(tmp_path / "wan.safetensors", tmp_path / "converted")
+    converted = WanTransformer3DModel.from_pretrained(tmp_path / "converted")
+    assert converted.config.in_channels == CHANNELS_5B and converted.config.image_dim is None
+    assert bit_equal(converted.state_dict(), transformer.state_dict())
 
 
 @pytest.fixture
@@ -233,6 +248,17 @@ def test_stages_train_and_resume(configure: Callable[..., TrainConfig], base: Pa
     assert read_losses(resumed.parent) == read_losses(straight.parent)
     pipe = quiet(FantasyTalkingPipeline.from_base(base, straight, module_config=PORTRAIT_SIZES, text_length=8))
     assert pipe(portrait, random_speech(SECONDS), num_inference_steps=1).frames.shape == (1, 9, 32, 32, 3)
+
+
+def test_a_student_of_four_steps_is_distilled(
+    configure: Callable[..., TrainConfig], base: Path, adapter: Path, portrait: Portrait
+) -> None:
+    stage3 = {"stage__name": "stage3", "stage__alignment": "frame", "stage__init_from": adapter}
+    stage3 |= {f"stage__dropout__{name}": 0 for name in ("reference", "audio", "prompt")}
+    stage3 |= {"stage__trainable": "[guidance]", "stage__lora__rank": 2, "stage__distillation__embedder_dim": 8}
+    student = Trainer(configure("stage3", stage__steps=1, **stage3)).train()
+    pipe = quiet(FantasyTalkingPipeline.from_base(base, student, module_config=PORTRAIT_SIZES, text_length=8))
+    assert pipe(portrait, random_speech(SECONDS)).frames.shape == (1, 9, 32, 32, 3)
 
 
 def test_the_loss_does_not_count_the_given_frame(configure: Callable[..., TrainConfig]) -> None:

@@ -145,6 +145,22 @@ def test_long_videos_streams_and_step_caches(base: Path, adapters: Adapters, por
     assert sum(len(piece.frames) for piece in pieces) == 30
 
 
+def test_a_lora_is_loaded_into_one_of_the_experts(base: Path, adapters: Adapters, portrait: Portrait) -> None:
+    pipe, layer = load_a14b(base, adapters), "blocks.1.attn1.to_q"
+    down, up = (torch.randn(*shape, generator=torch.manual_seed(0)) for shape in ((2, 48), (48, 2)))
+    lora = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+    before = video(pipe, portrait)
+    pipe.load_lora_weights(lora, adapter_name="low", load_into_transformer_2=True)
+    assert "low" in pipe.transformer_2.peft_config and not hasattr(pipe.transformer, "peft_config")
+    assert not np.array_equal(video(pipe, portrait), before)
+    pipe.fuse_lora(components=["transformer_2"])
+    pipe.unload_lora_weights()
+    assert not np.array_equal(video(pipe, portrait), before)
+    components = {name: part for name, part in pipe.components.items() if name != "transformer_2"}
+    with raises_input_error(ErrorCode.unsupported, "load_into_transformer_2", True):
+        FantasyTalkingPipeline(**components).load_lora_weights(lora, load_into_transformer_2=True)
+
+
 def test_optimizations_of_one_transformer_are_refused() -> None:
     with raises_input_error(ErrorCode.conflict, "optimizations.few_step_lora_2", None):
         OptimizationConfig(few_step_lora="a.safetensors").check_experts(True)

@@ -76,14 +76,14 @@ def test_causal_projection_keeps_frames_in_their_group() -> None:
     for frame in range(9):
         mask = np.zeros((9, 16, 16), bool)
         mask[frame] = True
-        lit = np.flatnonzero(project_mask(mask).sum(axis=(1, 2)))
+        lit = np.flatnonzero(project_mask(mask, 8, 4).sum(axis=(1, 2)))
         assert lit.tolist() == [(frame + 3) // 4]
 
 
 def test_trilinear_projection_equals_torch() -> None:
     mask = np.random.default_rng(0).random((13, 32, 24)) > 0.5
     expected = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None].float(), (4, 4, 3), mode="trilinear")
-    assert project_mask(mask, method="trilinear") == pytest.approx(expected[0, 0].numpy())
+    assert project_mask(mask, 8, 4, "trilinear") == pytest.approx(expected[0, 0].numpy())
 
 
 def test_sizes_that_do_not_divide_are_refused() -> None:
@@ -93,6 +93,6 @@ def test_sizes_that_do_not_divide_are_refused() -> None:
         ((9, 16, 16), "x", ErrorCode.invalid_choice, "method", "x"),
     ):
         with raises_input_error(code, field, value):
-            project_mask(np.zeros(shape, bool), method=method)  # type: ignore[arg-type]
+            project_mask(np.zeros(shape, bool), 8, 4, method)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="8"):
-        project_mask(np.zeros((8, 16, 16), bool))
+        project_mask(np.zeros((8, 16, 16), bool), 8, 4)

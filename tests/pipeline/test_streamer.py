@@ -204,7 +204,7 @@ def test_what_is_held_does_not_grow_with_the_length(pipe, portrait):
         most = [0, 0, 0]
         for _ in streamer:
             features = [value for value in streamer.decoder._feature_cache if isinstance(value, torch.Tensor)]
-            now = (streamer.history.nbytes, streamer.cache.conditions.nbytes(), sum(value.nbytes for value in features))
+            now = (streamer.history.nbytes, streamer.cache.nbytes(), sum(value.nbytes for value in features))
             most = [max(*pair) for pair in zip(most, now, strict=True)]
             assert len(queue._buffer) <= (8 + 17 / 25 + 1) * 16_000
         held.append(most)

@@ -26,9 +26,9 @@ def write_contact_sheet(clips: list[tuple[SceneClip, ClipRecord]], config: Prepa
             landmarks.append(np.concatenate([track.landmarks[number] for track in prepared.tracks]))
             masks.append(prepared.lip_mask[number])
             crops.append(face_crop(points) if np.isfinite(points).all() else None)
-            captions.append(f"{record.start + prepared.times[number]:.2f} s, {Path(record.video).stem}")
+            captions.append(f"{record.start + prepared.times[number]:.2f} s, {_short_name(record.video)}")
         captions[-FRAMES_PER_CLIP + 1] = f"expression {record.expression:.2f}, body {record.body:.2f}"
-    title = f"{len(clips)} clips, {config.frames} frames at {config.fps:g} a second"
+    title = f"{len(clips)} clips of {config.frames} frames, at {config.fps:g} frames per second"
     sheet = contact_sheet(
         frames,
         landmarks=landmarks,
@@ -39,6 +39,11 @@ def write_contact_sheet(clips: list[tuple[SceneClip, ClipRecord]], config: Prepa
         columns=FRAMES_PER_CLIP * 2,
     )
     media.write_image(path, sheet)
+
+
+def _short_name(video: str) -> str:
+    """Returns a video's folder and name; corpora with a folder per clip give all videos one name."""
+    return "/".join(Path(video).with_suffix("").parts[-2:])
 
 
 def _frame_indices(prepared: PreparedClip) -> list[int]:

@@ -82,9 +82,10 @@ def freeze_videos(benchmark: str, references: Path, config: BenchmarkConfig) -> 
             clips.append(clip)
             people[one.identity] += 1
     if not clips:
+        where = f" within the time ranges of '{config.ranges}'" if config.ranges else ""
         raise InputError(
-            f"none of {len(candidates)} videos in '{references}' has video and audio for {config.min_seconds:g} s; "
-            "give longer ones or a lower min_seconds",
+            f"none of {len(candidates)} videos in '{references}' has video and audio for {config.min_seconds:g} s"
+            f"{where}; give longer ones or a lower min_seconds",
             code=ErrorCode.out_of_range,
             field="min_seconds",
             value=config.min_seconds,

@@ -1,14 +1,17 @@
-"""Loading and saving of the pipeline as a whole."""
+"""The pipeline as a whole: what it can do, and how it is loaded, saved and placed."""
 
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKLWan, DiffusionPipeline
 
+from fantasytalking.face_range import face_ranges_from_dict
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.experts import Experts
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
+from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
 from fantasytalking.pipeline.loading.model_components import (
     ComponentCallback,
     align_weights,
@@ -18,7 +21,7 @@ from fantasytalking.pipeline.loading.model_components import (
     read_saved_model,
 )
 from fantasytalking.pipeline.loading.options import LoadingOptions
-from fantasytalking.pipeline.model_facts import StoredModel
+from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
 
 
 class PretrainedPipeline(DiffusionPipeline):
@@ -26,11 +29,37 @@ class PretrainedPipeline(DiffusionPipeline):
 
     transformer: FantasyTalkingTransformer3DModel
     transformer_2: FantasyTalkingTransformer3DModel | None
+    vae: AutoencoderKLWan
+    face_encoder: FaceEncoderFile | None
+    expression_encoder: ExpressionEncoderFolder | None
 
     @property
     def experts(self) -> Experts:
         """The transformers by noise level."""
         return Experts(self.transformer, self.transformer_2, self.config.boundary_ratio)
+
+    @property
+    def trained_modules(self) -> list[str]:
+        """Trained modules among audio, face, motion and expression."""
+        return self.config.trained_modules.split(",")
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model can do: what `plan_generation` checks controls against."""
+        return ModelFacts(
+            tuple(self.trained_modules),
+            self.transformer.distillation,
+            LatentGeometry.from_configs(self.vae.config, self.transformer.config),
+            self.face_encoder is not None,
+            self.expression_encoder is not None,
+            face_ranges_from_dict(self.config.face_ranges, "pipeline"),
+            has_experts=self.transformer_2 is not None,
+        )
+
+    def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
+        """As in diffusers, but VAE and wav2vec2 (0.9 GB together) stay on the device: parts of them are called."""
+        excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
+        super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
 
     @classmethod
     def from_pretrained(

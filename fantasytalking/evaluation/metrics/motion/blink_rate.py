@@ -17,11 +17,11 @@ MAX_BLINK_SECONDS = 0.7
 
 @register_metric(rank=280)
 class BlinkRate(Metric):
-    """Blinks per minute, pooled over clips, since most short clips have none. People blink 10 to 30 times a minute."""
+    """Blinks per minute, pooled over clips, since most short clips have none. People blink 10 to 30 times."""
 
     name = "blinks"
     values = (
-        MetricValue("blink_rate", "a minute", "reference", "Blinks per minute of visible face, pooled over clips."),
+        MetricValue("blink_rate", "per minute", "reference", "Blinks per minute of visible face, pooled over clips."),
     )
     paired = False
     per_person = True
