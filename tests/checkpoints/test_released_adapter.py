@@ -85,15 +85,17 @@ def test_training_starts_from_a_port(tmp_path: Path) -> None:
     assert all(torch.equal(model.state_dict()[name], value) for name, value in audio.items())
 
 
-def test_inference_takes_a_released_file_as_its_adapter(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [kijai, wan2gp])
+def test_inference_takes_a_released_file_as_its_adapter(base: Path, tmp_path: Path, write: Writer) -> None:
     source = load_from_wan(base, asdict(load_model_config("nano").portrait))
     randomize_zero_init(source, 0.3)
     audio = audio_of(source)
-    path = kijai(to_released_audio(audio), tmp_path)
+    path = write(to_released_audio(audio), tmp_path)
     overrides = [f"base={base}", f"adapter={path}", "device=cpu", "face_encoder=null"]
     config = load_config(InferConfig, preset_path("nano", "infer"), overrides)
     model = resolve_model(config)
     assert model.facts.trained_modules == ("audio",) and model.stored.audio_window[0] == "official"
+    assert ("adapter_projector" in model.paths) is (write is wan2gp), "both files belong to the record"
     state = load_pipeline(config, model).transformer.state_dict()
     assert all(torch.equal(state[name], value) for name, value in audio.items())
 
