@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from fantasytalking.checkpoints.released_audio import projector_beside
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import CHECKPOINTS_FOLDER, HUB_ID, resolve_local
 from fantasytalking.common.weight_files import WEIGHT_SUFFIXES
@@ -54,6 +55,7 @@ class ResolvedModel:
         named = {
             "base": self.stored.base,
             "adapter": self.stored.adapter,
+            "adapter_projector": None if self.stored.adapter is None else projector_beside(self.stored.adapter),
             "adapter_2": self.stored.adapter_2,
             "audio_encoder": self.audio_encoder,
             "face_encoder": self.face_encoder,
