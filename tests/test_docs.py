@@ -45,7 +45,12 @@ OTHERS = {
     *("hf", "mkdir", "mkdocs", "mypy", "pip", "ruff", "unzip"),
 }
 """Commands of others, which are not parsed."""
-WITHOUT_OPTIONS = {"docs/generate_reference.py", "docs/make_limits.py", "docs/make_preview.py"}
+WITHOUT_OPTIONS = {
+    "docs/generate_reference.py",
+    "docs/make_formats.py",
+    "docs/make_limits.py",
+    "docs/make_preview.py",
+}
 FILE_SUFFIXES = (".md", ".yaml", ".json", ".jsonl", ".py", ".safetensors", ".mp4", ".txt")
 WITHOUT_ARGUMENTS = {"ablation", "app", "build-nano", "demo", "estimate"}
 """Commands that run without arguments; the bare name of another one is only a name."""

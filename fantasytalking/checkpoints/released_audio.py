@@ -40,7 +40,10 @@ def read_released_audio(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     flat = _without_prefix(read_parts(path, RELEASED_AUDIO_PARTS))
-    tensors = _with_released_names(flat | _projector_beside(path, flat), str(path))
+    if (projector := projector_beside(path)) is not None:
+        stored = open_safetensors(projector).read_all()
+        flat |= {f"proj_model.{name.removeprefix('proj_model.')}": value for name, value in stored.items()}
+    tensors = _with_released_names(flat, str(path))
     check_released_audio(tensors, str(path))
     return tensors
 
@@ -50,15 +53,18 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
-def _projector_beside(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the projector of Wan2GP's second file where `tensors` are blocks alone."""
+def projector_beside(path: Path) -> Path | None:
+    """Returns Wan2GP's second file where `path` is its first one; None for any other file or folder.
+
+    Raises:
+        InputError: a safetensors file is damaged.
+    """
     beside = path.with_name(PROJECTOR_FILE)
-    if any(name in tensors for name in _PROJECTOR) or path.name == PROJECTOR_FILE or not beside.is_file():
-        return {}
-    return {
-        f"proj_model.{name.removeprefix('proj_model.')}": value
-        for name, value in open_safetensors(beside).read_all().items()
-    }
+    if path.suffix != ".safetensors" or not path.is_file() or path == beside or not beside.is_file():
+        return None
+    names = [name.removeprefix("audio_processor.") for name in open_safetensors(path).shapes]
+    has_blocks = any(_PORTED_BLOCK.search(name) for name in names)
+    return beside if has_blocks and not any(name.endswith("proj_model.proj.weight") for name in names) else None
 
 
 def _with_released_names(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ from tests.helpers.repacked_files import (
     original_clip_names,
     original_text_names,
     original_vae_names,
+    published_wav2vec_names,
     scaled_float8,
     sentencepiece_model,
     write_quantized_gguf,
@@ -248,17 +249,6 @@ def wav2vec() -> Wav2Vec2Model:
             num_conv_pos_embedding_groups=4,
         )
     ).eval()
-
-
-def published_wav2vec_names(model: Wav2Vec2Model, prefix: str = "", dtype: torch.dtype = torch.float32):
-    """Names of files from before torch's parametrizations, with parts that the tokens do not depend on."""
-    ends = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-    named = {"quantizer.codevectors": torch.ones(1, 2), "project_q.bias": torch.ones(2)}
-    for name, value in model.state_dict().items():
-        for ours, theirs in ends.items():
-            name = name.replace(ours, theirs)
-        named[prefix + name] = value.to(dtype)
-    return named
 
 
 def states(model: Wav2Vec2Model, extractor: Wav2Vec2FeatureExtractor, seconds: float = 0.3) -> Tensor:

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPVisionModel, UMT5EncoderModel
+from transformers import CLIPVisionModel, UMT5EncoderModel, Wav2Vec2Model
+
+from fantasytalking.checkpoints.released_portrait import to_released_expression
+from fantasytalking.encoders.fantasy_portrait.pd_fgc import PdFgcNetwork
+from fantasytalking.models.wan_loading import adapter_module_of
 
 ONE_HEAD = {"num_attention_heads": 1, "attention_head_dim": 128, "added_kv_proj_dim": 128, "num_layers": 1}
 """Sizes of a transformer whose number of heads follows from its width."""
@@ -217,3 +222,69 @@ def sentencepiece_model(folder: Path, vocab_size: int = 60, **settings: Any) -> 
         **settings,
     )
     return (folder / "spiece.model").read_bytes()
+
+
+def acvlab(tensors: dict[str, Tensor], folder: Path) -> Path:
+    parts: dict[str, dict[str, Tensor]] = {"proj_model": {}, "audio_processor": {}}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    torch.save(parts, folder / "fantasytalking_model.ckpt")
+    return folder / "fantasytalking_model.ckpt"
+
+
+def kijai(tensors: dict[str, Tensor], folder: Path) -> Path:
+    """Blocks in float16 and the projector in float32."""
+    stored = {}
+    for name, value in tensors.items():
+        short = name.removeprefix("audio_processor.").replace(".processor.", ".")
+        stored[short] = value.float() if name.startswith("proj_model") else value.half()
+    save_file(stored, folder / "fantasytalking_fp16.safetensors", metadata={"format": "pt"})
+    return folder / "fantasytalking_fp16.safetensors"
+
+
+def wan2gp(tensors: dict[str, Tensor], folder: Path, prefix: str = "") -> Path:
+    """Two files: the blocks, and the projector without a prefix."""
+    blocks = {name.removeprefix("audio_processor."): value for name, value in tensors.items() if "blocks" in name}
+    path = folder / "wan2.1_fantasy_speaking_14B_bf16.safetensors"
+    save_file({prefix + name: value.bfloat16() for name, value in blocks.items()}, path)
+    projector = {name.removeprefix("proj_model."): value for name, value in tensors.items() if "blocks" not in name}
+    save_file(projector, folder / "fantasy_proj_model.safetensors")
+    return path
+
+
+def wan2gp_with_prefix(tensors: dict[str, Tensor], folder: Path) -> Path:
+    return wan2gp(tensors, folder, "diffusion_model.")
+
+
+def audio_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The audio module in values that every dtype holds; without positions, which the released model lacks."""
+    state = {name: value for name, value in model.state_dict().items() if adapter_module_of(name) == "audio"}
+    state.pop("audio_projector.positions", None)
+    return {name: value.bfloat16().half().float() for name, value in state.items()}
+
+
+def portrait_with_encoder(expression: dict[str, Tensor], folder: Path) -> tuple[Path, dict[str, Tensor], PdFgcNetwork]:
+    """Kijai's FantasyPortrait: adapter and expression encoder in one file."""
+    expression = {name: value.half().float() for name, value in expression.items()}
+    torch.manual_seed(0)
+    network = PdFgcNetwork()
+    stored = {name: value.half() for name, value in to_released_expression(expression, flat=True).items()}
+    stored |= {f"pd_fpg.{name}": value.clone() for name, value in network.state_dict().items()}
+    stored["pd_fpg.mouth_embed.1.weight"] = torch.zeros(500, 512)
+    path = folder / "Wan2_1_FantasyPortrait_fp16.safetensors"
+    save_file(stored, path)
+    return path, expression, network
+
+
+def published_wav2vec_names(
+    model: Wav2Vec2Model, prefix: str = "", dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Names of files from before torch's parametrizations, with parts that the tokens do not depend on."""
+    ends = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    named = {"quantizer.codevectors": torch.ones(1, 2), "project_q.bias": torch.ones(2)}
+    for name, value in model.state_dict().items():
+        for ours, theirs in ends.items():
+            name = name.replace(ours, theirs)
+        named[prefix + name] = value.to(dtype)
+    return named
