@@ -12,6 +12,8 @@ from torch import Tensor
 
 EXPRESSION_PREFIX = "expression."
 """Prefix of the names of tensors within the expression condition."""
+REGISTERED_PREFIX = "registered."
+"""Prefix of the names of tensors of registered conditions."""
 
 
 class ExpressionCondition(NamedTuple):
@@ -34,6 +36,21 @@ class ExpressionCondition(NamedTuple):
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
     ) -> "ExpressionCondition":
         """Moves every tensor to `device` and every floating-point tensor to `dtype`."""
+        return self._replace(**_moved_tensors(self, device, dtype, non_blocking))
+
+
+class RegisteredValue(NamedTuple):
+    """A registered condition of one batch."""
+
+    value: Tensor
+    """(B, *axes) as registered (`fantasytalking.condition_registry`)."""
+    scale: Tensor
+    """(B,) weight; 0 = dropped, 1 = as trained."""
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> "RegisteredValue":
+        """Moves both tensors to `device` and `dtype`."""
         return self._replace(**_moved_tensors(self, device, dtype, non_blocking))
 
 
@@ -69,6 +86,8 @@ class Conditions(NamedTuple):
     all audio."""
     guidance: Tensor | None = None
     """(B, 2) scales of text and audio guidance, for a distilled model only; None = the prediction is not guided."""
+    registered: dict[str, RegisteredValue] | None = None
+    """Registered conditions by name; None = there are none."""
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
@@ -78,12 +97,15 @@ class Conditions(NamedTuple):
 
 
 def flatten_conditions(conditions: Conditions) -> dict[str, Tensor]:
-    """Returns the tensors that are present by name, those of the expression as `expression.features` and so on."""
+    """Returns the tensors that are present by name; inner ones as `expression.features`, `registered.NAME.value`."""
     tensors: dict[str, Tensor] = {}
     for name, value in conditions._asdict().items():
         if isinstance(value, ExpressionCondition):
             inner = value._asdict().items()
             tensors |= {EXPRESSION_PREFIX + key: tensor for key, tensor in inner if tensor is not None}
+        elif isinstance(value, dict):
+            for key, (registered, scale) in value.items():
+                tensors |= {f"{REGISTERED_PREFIX}{key}.value": registered, f"{REGISTERED_PREFIX}{key}.scale": scale}
         elif value is not None:
             tensors[name] = value
     return tensors
@@ -99,6 +121,17 @@ def unflatten_conditions(tensors: Mapping[str, Tensor]) -> Conditions:
     values: dict[str, Any] = {name: tensors.get(name) for name in Conditions._fields}
     if inner:
         values["expression"] = ExpressionCondition(**{"regions": None, **inner})  # type: ignore[arg-type]
+    registered = [
+        name.removeprefix(REGISTERED_PREFIX).removesuffix(".value")
+        for name in tensors
+        if name.startswith(REGISTERED_PREFIX) and name.endswith(".value")
+    ]
+    if registered:
+        prefixes = {name: f"{REGISTERED_PREFIX}{name}" for name in registered}
+        values["registered"] = {
+            name: RegisteredValue(tensors[f"{prefix}.value"], tensors[f"{prefix}.scale"])
+            for name, prefix in prefixes.items()
+        }
     return Conditions(**values)
 
 
@@ -110,6 +143,8 @@ def _moved_tensors(
         if isinstance(value, Tensor):
             kind = dtype if value.is_floating_point() else None
             moved[name] = value.to(device=device, dtype=kind, non_blocking=non_blocking)
+        elif isinstance(value, dict):
+            moved[name] = {key: each.to(device, dtype, non_blocking) for key, each in value.items()}
         elif value is not None:
             moved[name] = value.to(device=device, dtype=dtype, non_blocking=non_blocking)
     return moved

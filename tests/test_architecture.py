@@ -21,6 +21,7 @@ ROOMS = [
         "latent_geometry",
         "conditions",
         "condition_specs",
+        "condition_registry",
         "flow_matching",
         "audio_tokens",
         "audio_windows",

@@ -30,13 +30,15 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors
 from fantasytalking.common.text_files import read_json
+from fantasytalking.condition_registry import registered_condition, registered_conditions, resolve_conditions
 from fantasytalking.face_range import face_ranges_from_dict
 from fantasytalking.models.experts import Expert
 from fantasytalking.models.expression_config import ExpressionModuleConfig, upgrade_expression_keys
 from fantasytalking.models.expression_projector import expression_tensor_shapes
 from fantasytalking.models.guidance_embedder import DistillationSpec, guidance_embedder_shapes
+from fantasytalking.models.registered_module import registered_tensor_shapes
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of
+from fantasytalking.models.wan_loading import adapter_module_of, adapter_modules
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -51,7 +53,7 @@ class AdapterConfig:
     """Description of an adapter: trained modules, base and audio windows. Written as config.json."""
 
     modules: list[str]
-    """Trained and stored modules, a subset of `ADAPTER_MODULES`; the others stay as initialized. Empty if only the base
+    """Trained and stored modules, some of `adapter_modules()`; the others stay as initialized. Empty if only the base
     was trained."""
     audio_window: str
     """`official` for the released weights, `seconds` for ours."""
@@ -63,6 +65,8 @@ class AdapterConfig:
     """Whether it extends a saved pipeline, whose other modules stay, instead of a bare Wan base."""
     expression: dict[str, Any] | None = None
     """Configuration of the expression module (`ExpressionModuleConfig.to_dict`); None if it is not stored."""
+    conditions: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Sizes of the registered conditions that are stored, by name."""
     distillation: dict[str, Any] | None = None
     """Limits of a distilled model (`DistillationSpec.to_dict`); None if the guidance module is not stored."""
     lora: dict[str, Any] | None = None
@@ -87,10 +91,15 @@ class AdapterConfig:
         Raises:
             InputError: names `source`, the key, its value and what is allowed.
         """
-        known = list(ADAPTER_MODULES)
+        if self.conditions is None:
+            raise self._error(source, "conditions", "sizes by name are required", ErrorCode.invalid_type)
+        resolve_conditions(self.conditions, source)
+        known = list(adapter_modules())
         nothing = not self.modules and not self.base_tensors and self.lora is None
         if not isinstance(self.modules, list) or nothing or any(name not in known for name in self.modules):
             raise self._error(source, "modules", f"a list of some of {', '.join(known)} is required")
+        if self.conditions.keys() != registered_conditions().keys() & set(self.modules):
+            raise self._error(source, "conditions", "it names the registered modules", ErrorCode.conflict)
         if type(self.on_saved) is not bool:
             raise self._error(source, "on_saved", "true or false is required", ErrorCode.invalid_type)
         if not isinstance(self.base, str):
@@ -267,8 +276,8 @@ def read_adapter(folder: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
 def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) -> AdapterConfig:
     """Loads an adapter's modules, its LoRA and its trained base tensors into a model.
 
-    Keys and shapes must match exactly; other parameters are unchanged. Expression modules and a guidance embedder are
-    added if the adapter has them and the model does not.
+    Keys and shapes must match exactly; other parameters are unchanged. Expression modules, registered conditions and a
+    guidance embedder are added if the adapter has them and the model does not.
 
     Raises:
         InputError: tensors are missing, unexpected, of another shape or not floating point, or both the adapter and
@@ -280,6 +289,12 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     state = {strip_peft_name(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
     expected = {name: tuple(value.shape) for name, value in state.items() if adapter_module_of(name) in config.modules}
     sizes, distillation = _read_expression_config(config, model, folder), _read_distillation(config, model, folder)
+    for name, condition_sizes in config.conditions.items():
+        condition = registered_condition(name, str(folder))
+        dim, num_blocks = len(model.motion_embedder.output.weight), len(model.blocks)
+        check_condition_sizes(model, name, condition_sizes, str(folder))
+        resolved = condition.resolve_sizes(condition_sizes, str(folder))
+        expected |= registered_tensor_shapes(condition, resolved, dim, num_blocks)
     if sizes is not None:
         expected |= expression_tensor_shapes(sizes, len(model.motion_embedder.output.weight), len(model.blocks))
     if distillation is not None:
@@ -288,6 +303,8 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
     _check_adapter_shapes(tensors, expected, folder)
     base = _read_base(folder, config, state)
     lora, settings = _read_lora(folder, config, model)
+    for name, condition_sizes in config.conditions.items():
+        ensure_condition(model, name, condition_sizes)
     if sizes is not None and model.expression_projector is None:
         model.add_expression_modules(sizes)
     if distillation is not None and model.distillation is None:
@@ -303,6 +320,36 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
             for name, value in lora_tensors(model.state_dict()).items():
                 value.copy_(lora[name])
     return config
+
+
+def ensure_condition(model: FantasyTalkingTransformer3DModel, name: str, sizes: Mapping[str, int]) -> None:
+    """Adds a new module of a registered condition, whose output is zero, unless the model already has it.
+
+    Raises:
+        InputError: the condition is not registered, or the model has it in other sizes.
+    """
+    check_condition_sizes(model, name, sizes, "model")
+    if name not in (model.config.conditions or {}):
+        model.add_condition(name, sizes)
+
+
+def check_condition_sizes(
+    model: FantasyTalkingTransformer3DModel, name: str, sizes: Mapping[str, int], source: str
+) -> None:
+    """Validates that the model has a registered condition in the same sizes, or not at all.
+
+    Raises:
+        InputError: it has it in other sizes.
+    """
+    has = (model.config.conditions or {}).get(name)
+    wanted = registered_condition(name, source).resolve_sizes(sizes, source)
+    if has not in (None, wanted):
+        raise InputError(
+            f"{source}: the condition '{name}' has sizes {wanted}, but the model has {dict(has)}; both must be equal",
+            code=ErrorCode.shape_mismatch,
+            field=f"conditions.{name}",
+            value=wanted,
+        )
 
 
 def _read_expression_config(

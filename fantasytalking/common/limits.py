@@ -78,6 +78,8 @@ MAX_ENCODER_CONFIG_BYTES = 1 << 16
 """Largest config.json of an expression encoder."""
 MAX_FEATURE_BYTES = 1 << 30
 """Largest feature file; the latents of 1201 frames of 720x1280 take 140 MB."""
+MAX_CONDITION_BYTES = 1 << 24
+"""Largest file of a registered condition."""
 MAX_HASHED_BYTES = 1 << 26
 """Files up to this size are hashed by content, larger ones by name and size."""
 

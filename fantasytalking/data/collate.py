@@ -18,7 +18,7 @@ from fantasytalking.audio_windows import (
     timed_frame_windows,
 )
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.conditions import Conditions
+from fantasytalking.conditions import Conditions, RegisteredValue
 from fantasytalking.data.collate_multi_person import (
     RegionBoxes,
     check_latent_shape,
@@ -73,6 +73,8 @@ class CollateConfig:
     lip_mask_projection: MaskProjection = MaskProjection.causal
     expression: bool = False
     """Whether batches contain the expression condition."""
+    conditions: tuple[str, ...] = ()
+    """Names of the registered conditions that batches contain."""
     region_boxes: RegionBoxes = RegionBoxes.still
     """Source of the regions that limit each person's expression and audio in clips of several people."""
     background: BackgroundAttention = BackgroundAttention.everyone
@@ -143,6 +145,7 @@ class PortraitCollator:
             if config.expression
             else None,
             speaker_regions=speaker_regions,
+            registered={name: _registered_value(name, samples) for name in config.conditions} or None,
         )
         latents = _stack([clip.latents for clip in features], samples, "latents")
         return TrainingBatch(
@@ -193,6 +196,20 @@ def _image_embeds(samples: Sequence[Sample]) -> Tensor:
             )
         images.append(sample.features.image)
     return _stack(images, samples, "image")
+
+
+def _registered_value(name: str, samples: Sequence[Sample]) -> RegisteredValue:
+    for sample in samples:
+        if name not in sample.features.conditions:
+            raise InputError(
+                f"clip '{sample.record.clip}' has no value of the condition '{name}'; prepare the corpus with "
+                f"conditions=[{name}]",
+                code=ErrorCode.missing_value,
+                field=f"condition.{name}",
+                value=sample.record.clip,
+            )
+    values = _stack([sample.features.conditions[name] for sample in samples], samples, f"condition.{name}")
+    return RegisteredValue(values, torch.ones(len(samples)))
 
 
 def _stack(tensors: list[Tensor], samples: Sequence[Sample], name: str) -> Tensor:

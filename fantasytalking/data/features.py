@@ -11,6 +11,8 @@
 | lip_mask_causal     | (F,h,w)     | float16 | lip mask in [0,1], projected per causal latent group |
 | lip_mask_trilinear  | (F,h,w)     | float16 | lip mask in [0,1], projected by trilinear interpolation (paper) |
 
+Values of registered conditions (`fantasytalking.condition_registry`) are `condition.NAME`, float32 of any shape.
+
 Optional keys; each group is complete or absent:
 
 | key                 | shape        | type    | meaning |
@@ -29,9 +31,9 @@ the audio encoder, which was wav2vec2.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ from fantasytalking.condition_specs import CONDITIONS
 
 FEATURE_FORMAT = 1
 METADATA_KEY = "fantasytalking"
+_CONDITION_PREFIX = "condition."
 
 _OPTIONAL = (("image",), ("expression", "expression_present", "boxes"), ("speakers",))
 _DTYPES = {
@@ -77,10 +80,13 @@ class ClipFeatures:
     speakers: Tensor | None = None
     audio_encoder: AudioEncoderSpec | None = None
     """The encoder of `audio` and `speakers`; a loaded file always has one."""
+    conditions: Mapping[str, Tensor] = field(default_factory=dict)
+    """Values of registered conditions by name, float32."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the tensors by their keys, without absent ones."""
-        return {name: getattr(self, name) for name in _SHAPES if getattr(self, name) is not None}
+        present = {name: getattr(self, name) for name in _SHAPES if getattr(self, name) is not None}
+        return present | {f"{_CONDITION_PREFIX}{name}": value for name, value in self.conditions.items()}
 
 
 _AXES = {
@@ -90,7 +96,7 @@ _AXES = {
     "lip_mask_trilinear": ("F", "h", "w"),
     **{name: axes for spec in CONDITIONS for name, axes in spec.features.items()},
 }
-_SHAPES = {item.name: _AXES[item.name] for item in fields(ClipFeatures) if item.name != "audio_encoder"}
+_SHAPES = {item.name: _AXES[item.name] for item in fields(ClipFeatures) if item.name in _AXES}
 
 
 def save_features(features: ClipFeatures, path: Path, config_hash: str) -> None:
@@ -104,10 +110,7 @@ def save_features(features: ClipFeatures, path: Path, config_hash: str) -> None:
     Raises:
         InputError: a tensor has a wrong shape or value, or the file cannot be written.
     """
-    tensors = {
-        name: tensor.to("cpu", _DTYPES.get(name, torch.float16)).contiguous()
-        for name, tensor in features.tensors().items()
-    }
+    tensors = {name: tensor.to("cpu", _dtype_of(name)).contiguous() for name, tensor in features.tensors().items()}
     _check(tensors, str(path))
     description: dict[str, Any] = {"config": config_hash, "format": FEATURE_FORMAT}
     if features.audio_encoder is not None:
@@ -127,7 +130,12 @@ def load_features(path: str | Path) -> ClipFeatures:
     with _open_features(path) as (file, description):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _check(tensors, str(path))
-    return ClipFeatures(**tensors, audio_encoder=_audio_encoder(description, tensors["audio"].shape[-1], path))
+    conditions = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_CONDITION_PREFIX)}
+    return ClipFeatures(
+        **tensors,
+        audio_encoder=_audio_encoder(description, tensors["audio"].shape[-1], path),
+        conditions={name.removeprefix(_CONDITION_PREFIX): value for name, value in conditions.items()},
+    )
 
 
 def read_audio_encoder(path: str | Path) -> AudioEncoderSpec:
@@ -195,14 +203,16 @@ def _check(tensors: dict[str, Tensor], source: str) -> None:
     """Checks keys, types, consistent shapes and finite values."""
     _check_keys(tensors, source)
     sizes: dict[str, int] = {}
-    for name, axes in _SHAPES.items():
+    conditions = [name for name in tensors if name.startswith(_CONDITION_PREFIX)]
+    for name in (*_SHAPES, *conditions):
         if name not in tensors:
             continue
-        tensor, wanted = tensors[name], _DTYPES.get(name, torch.float16)
+        tensor, wanted = tensors[name], _dtype_of(name)
+        axes = _SHAPES.get(name, tuple("*" * tensor.ndim))  # a model knows the shape of a registered condition
         if tensor.dtype != wanted:
             raise _malformed(source, name, f"has type {tensor.dtype}; it must be {wanted}", tensor.dtype)
         fits = tensor.ndim == len(axes) and all(
-            size > 0 and size == (int(axis) if axis.isdigit() else sizes.setdefault(axis, size))
+            size > 0 and (axis == "*" or size == (int(axis) if axis.isdigit() else sizes.setdefault(axis, size)))
             for axis, size in zip(axes, tensor.shape, strict=True)
         )
         if not fits:
@@ -213,6 +223,10 @@ def _check(tensors: dict[str, Tensor], source: str) -> None:
     if sizes["frames"] - 1 and (sizes["F"] < 2 or (sizes["frames"] - 1) % (sizes["F"] - 1)):
         problem = f"has {sizes['frames']} entries for {sizes['F']} latent frames; there must be 1 + s (F - 1)"
         raise _malformed(source, "frame_times", problem, sizes["frames"])
+
+
+def _dtype_of(name: str) -> torch.dtype:
+    return torch.float32 if name.startswith(_CONDITION_PREFIX) else _DTYPES.get(name, torch.float16)
 
 
 def _malformed(source: str, name: str, problem: str, value: object = None) -> InputError:
@@ -227,6 +241,7 @@ def _malformed(source: str, name: str, problem: str, value: object = None) -> In
 def _check_keys(tensors: dict[str, Tensor], source: str) -> None:
     """Checks that all required keys and only known ones exist, and that groups of optional keys are complete."""
     absent = {name for group in _OPTIONAL if tensors.keys().isdisjoint(group) for name in group}
-    wrong = sorted((tensors.keys() ^ _SHAPES.keys()) - absent)
+    known = {name for name in tensors if not name.startswith(_CONDITION_PREFIX)}
+    wrong = sorted((known ^ _SHAPES.keys()) - absent)
     if wrong:
         raise _malformed(source, wrong[0], "is missing" if wrong[0] in _SHAPES else "is unknown")

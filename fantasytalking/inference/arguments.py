@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fantasytalking.common.command_parser import CommandParser
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.files import existing_file
 from fantasytalking.common.resources import resource_path
 from fantasytalking.inference.config import InferConfig, apply_options
 from fantasytalking.inference.console import notify
@@ -79,6 +80,11 @@ FACE_INDEX_HELP = (
     "the selected face, from 1 at the left; several times for several audio files or driving videos (default: all "
     "faces, from the left)"
 )
+CONDITION_HELP = (
+    "the value of a condition that is registered from outside the package, as a file; several times for several "
+    "conditions (default: none)"
+)
+CONDITION_GUIDANCE_HELP = "scale of guidance by a registered condition at every step; 1: none (default: 1)"
 MAX_DEFAULT_CHARS = 60
 """Length to which defaults are shortened in the help."""
 STREAM_HELP = "write frames while later ones are generated; with --output - to standard output"
@@ -96,7 +102,9 @@ def parse_job(arguments: Sequence[str], description: str, prog: str | None = Non
         return job_from_record(options.reproduce, options.output, options.contact_sheet)
     config = load_config(InferConfig, options.config or preset_path("nano", "infer"), options.overrides)
     values = {option.name: getattr(options, option.name) for option in CONFIG_OPTIONS}
-    config = apply_options(config, {**values, "face_indices": options.face_index})
+    scales = {name: _parse_scale(name, value) for name, value in _named(options, "condition_guidance_scale").items()}
+    values |= {"face_indices": options.face_index, "condition_guidance_scales": scales}
+    config = apply_options(config, values)
     if options.component:
         config = replace(config, components=replace(config.components, **_component_files(options.component)))
     if options.stream:
@@ -117,7 +125,47 @@ def parse_job(arguments: Sequence[str], description: str, prog: str | None = Non
         check_speech_inputs(audio_paths, driving_videos)
     first = Path("live") if is_piped else (*audio_paths, *driving_videos)[0]
     output = options.output or unused_output_path(image, first)
-    return GenerationJob(config, image, audio_paths, output, options.contact_sheet, driving_videos=driving_videos)
+    conditions = {
+        name: existing_file(resource_path(path), f"condition {name}")
+        for name, path in _named(options, "condition").items()
+    }
+    return GenerationJob(
+        config,
+        image,
+        audio_paths,
+        output,
+        options.contact_sheet,
+        driving_videos=driving_videos,
+        conditions=conditions,
+    )
+
+
+def _named(options: argparse.Namespace, name: str) -> dict[str, str]:
+    """Returns the values of an option that is given as NAME=VALUE, several times, by NAME."""
+    flag, found = f"--{name.replace('_', '-')}", {}
+    for given in getattr(options, name) or []:
+        key, separator, value = given.partition("=")
+        if not (key and separator and value) or key in found:
+            raise InputError(
+                f"{flag} is '{given}'; give NAME=VALUE, and each NAME once",
+                code=ErrorCode.invalid_type,
+                field=flag,
+                value=given,
+            )
+        found[key] = value
+    return found
+
+
+def _parse_scale(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise InputError(
+            f"--condition-guidance-scale {name} is '{value}'; give a number",
+            code=ErrorCode.invalid_type,
+            field="--condition-guidance-scale",
+            value=value,
+        ) from error
 
 
 def _parser(description: str, prog: str | None) -> CommandParser:
@@ -128,6 +176,10 @@ def _parser(description: str, prog: str | None) -> CommandParser:
     )
     parser.add_path("--audio", action="append", help=AUDIO_HELP)
     parser.add_path("--driving-video", action="append", metavar="VIDEO", help=DRIVING_VIDEO_HELP)
+    parser.add_argument("--condition", action="append", metavar="NAME=FILE", help=CONDITION_HELP)
+    parser.add_argument(
+        "--condition-guidance-scale", action="append", metavar="NAME=SCALE", help=CONDITION_GUIDANCE_HELP
+    )
     parser.add_argument("--face-index", type=int, action="append", help=FACE_INDEX_HELP)
     defaults = _option_defaults()
     for option in CONFIG_OPTIONS:
@@ -196,6 +248,7 @@ def _rename_old_options(arguments: Sequence[str]) -> list[str]:
 
 def _reject_other_options(options: argparse.Namespace) -> None:
     flags = ["image", "audio", "driving-video", "face-index", "component", "config", "stream"]
+    flags += ["condition", "condition-guidance-scale"]
     flags += [option.flag for option in CONFIG_OPTIONS]
     others = [f"--{flag}" for flag in flags if getattr(options, flag.replace("-", "_")) is not None] + options.overrides
     if others:

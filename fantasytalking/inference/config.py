@@ -12,7 +12,7 @@ from fantasytalking.face_range import FaceRanges
 from fantasytalking.inference.optimizations import OptimizationConfig
 from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.pipeline.generation_plan import GenerationControls
-from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS
+from fantasytalking.pipeline.guidance import GUIDANCE_CONDITIONS, GuidanceSchedule
 from fantasytalking.pipeline.loading.component_files import ComponentFiles
 from fantasytalking.pipeline.portrait import PortraitOptions, parse_sizes
 from fantasytalking.pipeline.schedulers import FLOW_SHIFT_RANGE, SchedulerType
@@ -158,8 +158,9 @@ def apply_options(config: InferConfig, values: dict[str, Any]) -> InferConfig:
     """Returns the configuration with the options that are not None, validated again.
 
     Args:
-        values: fields of the configuration, and the shorthands motion (both intensities), size (the only size) and
-            {text,audio,expression}_guidance_scale (a constant scale).
+        values: fields of the configuration, and the shorthands motion (both intensities), size (the only size),
+            {text,audio,expression}_guidance_scale (a constant scale) and condition_guidance_scales (the same by
+            registered condition).
 
     Raises:
         InputError: a value is outside its range.
@@ -174,7 +175,9 @@ def apply_options(config: InferConfig, values: dict[str, Any]) -> InferConfig:
         selected = values.pop("face_indices")
         is_single = len(selected) == 1
         values |= {"face_index": selected[0] if is_single else None, "face_indices": [] if is_single else selected}
-    schedules = {}
+    by_condition = values.pop("condition_guidance_scales", {})
+    registered = {name: GuidanceSchedule.from_scale(scale) for name, scale in by_condition.items()}
+    schedules: dict[str, Any] = {"conditions": {**config.guidance.conditions, **registered}}
     for name in GUIDANCE_CONDITIONS:
         scale = values.pop(f"{name}_guidance_scale", None)
         if scale is not None:

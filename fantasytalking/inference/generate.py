@@ -25,7 +25,7 @@ from fantasytalking.inference.video_outputs import (
 )
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline import FantasyTalkingOutput, FantasyTalkingPipeline, GenerationPlan, Speakers
-from fantasytalking.pipeline.inputs import load_driving_inputs
+from fantasytalking.pipeline.inputs import load_condition_inputs, load_driving_inputs
 from fantasytalking.pipeline.speakers import mix_audio
 
 ProgressCallback = Callable[[str, float], object]
@@ -84,10 +84,13 @@ class _Inputs(NamedTuple):
     speakers: Speakers
     audio: NDArray[np.float32] | None
     """At 48 kHz, for the file; None: nobody speaks."""
+    conditions: dict[str, Tensor]
+    """Values of registered conditions, by name."""
 
 
 def _read_inputs(job: GenerationJob, model: ResolvedModel, plan: GenerationPlan) -> _Inputs:
     max_seconds = job.config.max_seconds
+    conditions = load_condition_inputs(job.conditions, model.facts.conditions)
     waveforms, output_waveforms = (
         tuple(media.read_audio(path, sample_rate=rate, duration=max_seconds) for path in job.audio_paths)
         for rate in (AUDIO_SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
@@ -98,7 +101,7 @@ def _read_inputs(job: GenerationJob, model: ResolvedModel, plan: GenerationPlan)
     driving = load_driving_inputs(job.driving_videos, model.expression_encoder, plan.fps, longest)
     speakers = replace(speakers, driving_expressions=driving)
     speakers.timeline(plan.fps, plan.geometry.temporal_stride)
-    return _Inputs(speakers, mix_audio(output_waveforms) if output_waveforms else None)
+    return _Inputs(speakers, mix_audio(output_waveforms) if output_waveforms else None, conditions)
 
 
 def _run_pipeline(
@@ -113,6 +116,7 @@ def _run_pipeline(
         inputs.speakers.waveforms,
         controls=job.config.controls(),
         driving_video=inputs.speakers.driving_expressions,
+        extra_conditions=inputs.conditions,
         generator=torch.Generator().manual_seed(job.config.seed),
         output_type="latent",
         callback_on_step_end=report,

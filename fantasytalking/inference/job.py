@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -37,6 +37,8 @@ class GenerationJob:
     """The record that is reproduced."""
     driving_videos: tuple[Path, ...] = ()
     """Videos whose expression drives the faces, one per face from the first face on."""
+    conditions: dict[str, Path] = field(default_factory=dict)
+    """Files of registered conditions, by name."""
 
     @property
     def num_faces(self) -> int:
@@ -56,7 +58,7 @@ class GenerationJob:
     @property
     def input_files(self) -> tuple[Path, ...]:
         """All files that the video is generated from."""
-        return (self.image, *self.audio_paths, *self.driving_videos)
+        return (self.image, *self.audio_paths, *self.driving_videos, *self.conditions.values())
 
     def plan(self, facts: ModelFacts) -> GenerationPlan:
         """Returns the checked plan of the video, before any weights are loaded.
@@ -70,6 +72,7 @@ class GenerationJob:
             self.config.controls(),
             has_audio=bool(self.audio_paths),
             has_driving_video=self.has_driving_video,
+            extra_conditions=self.conditions,
         )
 
     def reproduction_result(self, video_sha256: str) -> str:
@@ -97,6 +100,7 @@ def job_from_record(record: Path, output: Path | None, contact_sheet: bool) -> G
         contact_sheet,
         recorded,
         recorded.driving_videos,
+        recorded.conditions,
     )
 
 
@@ -106,7 +110,9 @@ def start_record(job: GenerationJob, model: ResolvedModel) -> GenerationRecord:
     Raises:
         InputError: an input file does not exist, or differs from that of the reproduced record.
     """
-    record = GenerationRecord.create(job.config, job.image, job.audio_paths, job.driving_videos, model, job.output)
+    record = GenerationRecord.create(
+        job.config, job.image, job.audio_paths, job.driving_videos, model, job.output, job.conditions
+    )
     if job.reproduced is not None:
         torch.set_num_threads(job.reproduced.num_threads)
         record = replace(record, num_threads=job.reproduced.num_threads)

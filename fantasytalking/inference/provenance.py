@@ -6,10 +6,11 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -55,6 +56,8 @@ class GenerationRecord:
     video_sha256: str = ""
     """Hash of the video; empty before it is written."""
     driving_videos: tuple[Path, ...] = ()
+    conditions: dict[str, Path] = field(default_factory=dict)
+    """Files of registered conditions, by name."""
 
     @classmethod
     def create(
@@ -65,6 +68,7 @@ class GenerationRecord:
         driving_videos: Sequence[Path],
         model: ResolvedModel,
         output: Path,
+        conditions: Mapping[str, Path] = MappingProxyType({}),
     ) -> "GenerationRecord":
         """Returns the record of a video that is about to be generated.
 
@@ -73,7 +77,7 @@ class GenerationRecord:
         """
         hashes = {
             name: hash_file(existing_file(path, name))
-            for name, path in _input_files(image, audio_paths, driving_videos).items()
+            for name, path in _input_files(image, audio_paths, driving_videos, conditions).items()
         }
         hashes |= {name: fingerprint(path) for name, path in model.paths_used(bool(driving_videos)).items()}
         return cls(
@@ -86,6 +90,7 @@ class GenerationRecord:
             torch.get_num_threads(),
             output,
             driving_videos=tuple(driving_videos),
+            conditions=dict(conditions),
         )
 
     def to_json_string(self, result: dict[str, Any]) -> str:
@@ -96,6 +101,7 @@ class GenerationRecord:
             "image": str(self.image.resolve()),
             "audio": audio[0] if len(audio) == 1 else audio,
             "drive": [str(path.resolve()) for path in self.driving_videos],
+            "conditions": {name: str(path.resolve()) for name, path in self.conditions.items()},
             "output": os.path.realpath(self.output),
             "video_sha256": self.video_sha256,
             "hashes": self.hashes,
@@ -123,6 +129,7 @@ class GenerationRecord:
             "image": str,
             "audio": str | list,
             "drive": list,
+            "conditions": dict,
             "output": str,
             "video_sha256": str,
             "hashes": dict,
@@ -132,8 +139,11 @@ class GenerationRecord:
             "config": dict,
         }
         values.setdefault("drive", [])  # absent in records from before driving videos
+        values.setdefault("conditions", {})  # absent in records from before registered conditions
         wrong = [name for name, kind in kinds.items() if not isinstance(values.get(name), kind)]
         wrong += [name for name in ("audio", "drive") if not _is_str_or_list(values.get(name))]
+        if "conditions" not in wrong and not all(isinstance(path, str) for path in values["conditions"].values()):
+            wrong.append("conditions")
         if values.get("format") != RECORD_FORMAT or wrong:
             what = (
                 f"'{wrong[0]}' is missing or has another type" if wrong else f"its format is {values.get('format')!r}"
@@ -162,6 +172,7 @@ class GenerationRecord:
             Path(values["output"]),
             values["video_sha256"],
             _paths(values["drive"]),
+            {name: Path(path) for name, path in values["conditions"].items()},
         )
 
     def differences(self, current: "GenerationRecord") -> list[str]:
@@ -170,7 +181,7 @@ class GenerationRecord:
         Raises:
             InputError: an input file or weights differ, so that the video cannot be the same.
         """
-        inputs = _input_files(current.image, current.audio_paths, current.driving_videos)
+        inputs = _input_files(current.image, current.audio_paths, current.driving_videos, current.conditions)
         loras = {name: file.path for name, file in current.config.optimizations.lora_files().items()}
         for name in sorted({*self.hashes, *current.hashes}):
             if self.hashes.get(name) != current.hashes.get(name):
@@ -203,15 +214,17 @@ def is_record(path: Path) -> bool:
     return isinstance(values, dict) and values.get("format") == RECORD_FORMAT and values.keys() >= RECORD_KEYS
 
 
-def _input_files(image: Path, audio_paths: Sequence[Path], driving_videos: Sequence[Path]) -> dict[str, Path]:
-    """Input files by the names of their hashes: image, audio, audio 2, ..., driver, driver 2, ..."""
+def _input_files(
+    image: Path, audio_paths: Sequence[Path], driving_videos: Sequence[Path], conditions: Mapping[str, Path]
+) -> dict[str, Path]:
+    """Input files by the names of their hashes: image, audio, audio 2, ..., driver, driver 2, ..., condition NAME."""
     lists = (("audio", audio_paths), ("driver", driving_videos))
     numbered = {
         name if number == 1 else f"{name} {number}": path
         for name, paths in lists
         for number, path in enumerate(paths, start=1)
     }
-    return {"image": image, **numbered}
+    return {"image": image, **numbered, **{f"condition {name}": path for name, path in conditions.items()}}
 
 
 def _is_str_or_list(value: Any) -> bool:

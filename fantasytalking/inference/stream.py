@@ -91,7 +91,7 @@ def stream_video(
             pipe = open_pipeline()
             if isinstance(target, Path):
                 notify(f"the video grows in {target}")
-            timing = _write_stream(target, pipe, job.config, portrait, audio, on_progress, on_frame)
+            timing = _write_stream(target, pipe, job, portrait, audio, on_progress, on_frame)
             return timing, pipe.motion_normalizer
 
     if job.output == STDIO_PATH:
@@ -104,7 +104,7 @@ def stream_video(
         video, text, *copies = (outputs.enter_context(atomic_write(path)) for path in paths)
         timing, normalizer = write(video, copies[0] if copies else None)
         if record is None:
-            record = GenerationRecord.create(job.config, job.image, copies, (), model, job.output)
+            record = GenerationRecord.create(job.config, job.image, copies, (), model, job.output, job.conditions)
             record = replace(record, audio_paths=(paths[-1],))
         record = replace(record, video_sha256=hash_file(video))
         record.save(text, _result_fields(job.config, timing, normalizer) | face_fields(portrait))
@@ -159,13 +159,13 @@ def _open_audio(path: Path, config: InferConfig, copy_path: Path | None) -> Iter
 def _write_stream(
     target: Path | BinaryIO,
     pipe: FantasyTalkingPipeline,
-    config: InferConfig,
+    job: GenerationJob,
     portrait: Portrait,
     audio: DualRateAudio,
     on_progress: Callable[[str, float], object],
     on_frame: Callable[[float, NDArray[np.uint8]], object],
 ) -> StreamTiming:
-    height, width = portrait.pixels.shape[:2]
+    config, (height, width) = job.config, portrait.pixels.shape[:2]
     first_frame = 0.0
     start = time.perf_counter()
     with (
@@ -176,6 +176,7 @@ def _write_stream(
             portrait,
             audio.model_audio,
             config.controls(),
+            extra_conditions=job.conditions,
             generator=torch.Generator().manual_seed(config.seed),
             on_progress=lambda fraction: on_progress("denoise", fraction),
         )

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.condition_registry import registered_condition
 from fantasytalking.condition_specs import CONDITIONS, PER_BRANCH_TENSORS, TensorSpec
-from fantasytalking.conditions import Conditions, ExpressionCondition, flatten_conditions
+from fantasytalking.conditions import REGISTERED_PREFIX, Conditions, ExpressionCondition, flatten_conditions
 from fantasytalking.latent_geometry import video_frame_count
 from fantasytalking.models.image_conditioning import ImageConditioning
 
@@ -61,8 +62,12 @@ def check_inputs(hidden_states: Tensor, timestep: Tensor, conditions: Conditions
     if config.expression is not None:
         sizes["frames"] = video_frame_count(frames, config.expression["temporal_stride"])
         sizes["expression_dim"] = sum(config.expression["dims"])
+    specs = list(CONDITIONS)
+    for name in conditions.registered or {}:
+        sizes |= {f"{name}.{key}": size for key, size in config.conditions[name].items()}
+        specs.append(registered_condition(name, "conditions").spec)
     samples, tensors = prediction_batch_size(batch, conditions), flatten_conditions(conditions)
-    for spec in CONDITIONS:
+    for spec in specs:
         for name, tensor in spec.tensors.items():
             if name in tensors:
                 per_branch = samples if tensor.per_branch else batch
@@ -78,7 +83,8 @@ def prediction_batch_size(batch: int, conditions: Conditions) -> int:
     if batch > 1:
         return batch
     tensors = flatten_conditions(conditions)
-    return max(tensors[name].shape[0] for name in PER_BRANCH_TENSORS if name in tensors)
+    registered = [f"{REGISTERED_PREFIX}{name}.scale" for name in conditions.registered or {}]
+    return max(tensors[name].shape[0] for name in (*PER_BRANCH_TENSORS, *registered) if name in tensors)
 
 
 def _check_audio(conditions: Conditions, config: Any, frames: int) -> tuple[int, int]:
@@ -130,6 +136,14 @@ def _check_optional_conditions(conditions: Conditions, config: Any) -> None:
             code=ErrorCode.not_trained,
             field="expression",
         )
+    for name in conditions.registered or {}:
+        if name not in (config.conditions or {}):
+            raise InputError(
+                f"the condition '{name}' is given, but this model has none of this name; leave it out, or load an "
+                "adapter that has it",
+                code=ErrorCode.not_trained,
+                field=name,
+            )
 
 
 def _check_speakers(tokens: int, speakers: int) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.condition_registry import resolve_conditions
 from fantasytalking.models.expression_config import ExpressionModuleConfig
 
 
@@ -38,6 +39,8 @@ class PortraitConfig:
     expression: dict[str, Any] | None = None
     """Section of an expression condition (`ExpressionModuleConfig`), of which only `dims` has no default; None = no
     expression condition."""
+    conditions: dict[str, Any] | None = None
+    """Sizes of registered conditions by name (`fantasytalking.condition_registry`); None = none."""
 
     def validate(self) -> None:
         """Validates that widths are divisible as the modules require, and the expression section.
@@ -61,3 +64,4 @@ class PortraitConfig:
             )
         if self.expression is not None:
             ExpressionModuleConfig.from_dict(self.expression, "portrait")
+        resolve_conditions(self.conditions, "portrait")

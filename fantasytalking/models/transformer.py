@@ -4,7 +4,7 @@ Axes: B batch, F latent frames, Z latent channels, H and W latent height and wid
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.condition_registry import WIDTH, registered_condition
+from fantasytalking.condition_specs import Injection
+from fantasytalking.conditions import Conditions, ExpressionCondition, RegisteredValue
 from fantasytalking.models.attention_windows import LocalTokens, build_windowed_attention
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import BlockConditions, KVCapture, PortraitCrossAttention
@@ -40,11 +42,12 @@ from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.portrait_block import PortraitBlock
 from fantasytalking.models.portrait_config import PortraitConfig
+from fantasytalking.models.registered_module import RegisteredModule
 
 __all__ = ["FantasyTalkingTransformer3DModel", "ModelMixin", "TokenIndex"]
 # diffusers recognizes a component by its base class, which it looks up as ModelMixin in the module that defines it.
 
-for _conditions in (Conditions, ExpressionCondition):
+for _conditions in (Conditions, ExpressionCondition, RegisteredValue):
     register_exportable_tuple(_conditions)
 
 
@@ -72,7 +75,7 @@ class FantasyTalkingTransformer3DModel(
 
     Args:
         patch_size ... pos_embed_seq_len: as in diffusers' WanTransformer3DModel.
-        audio_dim ... expression: as in `PortraitConfig`, which defines their defaults.
+        audio_dim ... conditions: as in `PortraitConfig`, which defines their defaults.
         distillation: limits of a distilled model (`DistillationSpec.to_dict`); None = not distilled.
     """
 
@@ -111,6 +114,7 @@ class FantasyTalkingTransformer3DModel(
         face_scale: float = PortraitConfig.face_scale,
         motion_width: int = PortraitConfig.motion_width,
         expression: dict[str, Any] | None = PortraitConfig.expression,
+        conditions: dict[str, dict[str, int]] | None = PortraitConfig.conditions,
         distillation: dict[str, Any] | None = None,
     ) -> None:
         # Wan's modules without its blocks, which ours replace; the config keeps the true number of layers.
@@ -166,6 +170,8 @@ class FantasyTalkingTransformer3DModel(
         self.expression_config: ExpressionModuleConfig | None = None
         if expression is not None:
             self.add_expression_modules(ExpressionModuleConfig.from_dict(expression, "transformer"))
+        for name, sizes in (conditions or {}).items():
+            self.add_condition(name, sizes)
 
     @property
     def image_conditioning(self) -> ImageConditioning:
@@ -192,6 +198,23 @@ class FantasyTalkingTransformer3DModel(
         """Sets scale and padding of the expression condition to those of `config`, which has the same sizes."""
         assert self.expression_config is not None and self.expression_config.has_same_sizes(config)
         self._register_expression(config)
+
+    def add_condition(self, name: str, sizes: Mapping[str, int]) -> None:
+        """Adds a new module of a registered condition, whose output is zero until it is trained or loaded.
+
+        Raises:
+            InputError: no condition of this name is registered, or a size is unknown or out of range.
+        """
+        condition = registered_condition(name, "transformer")
+        resolved = condition.resolve_sizes(sizes, "transformer")
+        self.register_to_config(conditions={**(self.config.conditions or {}), name: resolved})
+        like = self.motion_embedder.output.weight
+        added = RegisteredModule(condition, resolved, len(like)).to(like.device, like.dtype).train(self.training)
+        self.add_module(str(condition.spec.module), added)
+        if condition.spec.is_decoupled:
+            for module in self.modules():
+                if isinstance(module, PortraitCrossAttention):
+                    module.add_conditions({name: resolved[WIDTH]})
 
     def _register_expression(self, config: ExpressionModuleConfig) -> None:
         self.register_to_config(expression=config.to_dict())
@@ -326,6 +349,8 @@ class FantasyTalkingTransformer3DModel(
         added = [self.motion_embedder(conditions.motion_intensity)]
         if self.guidance_embedder is not None and conditions.guidance is not None:
             added.append(self.guidance_embedder(conditions.guidance))
+        for module, (value, scale) in self._registered(conditions, Injection.timestep):
+            added.append(scale[:, None] * module(value))
         for vector in added:  # (B, dim)
             temb = temb + (vector[:, None] if is_per_token else vector).type_as(temb)
         return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(-1, (6, -1))
@@ -364,6 +389,8 @@ class FantasyTalkingTransformer3DModel(
             "face": (conditions.face_embeds, self.face_resampler),
             "expression": (None if expression is None else expression.features, project_expression),
         }
+        registered = list(self._registered(conditions, Injection.cross_attention))
+        projections |= {module.condition.name: (value, module) for module, (value, _) in registered}
         tokens = {
             name: project(source) if cache is None else cache.get_tokens(name, source, project)
             for name, (source, project) in projections.items()
@@ -380,7 +407,18 @@ class FantasyTalkingTransformer3DModel(
                 local, frame_span, mask[:, frame_span.window_slice].flatten(2), expression.regions
             )
             scales["expression"] = (expression.scale * self.expression_config.scale).expand(batch)
+        scales |= {module.condition.name: scale.expand(batch) for module, (_, scale) in registered}
         return BlockConditions(tokens, windows, scales, keys_values={})
+
+    def _registered(
+        self, conditions: Conditions, injection: Injection
+    ) -> Iterator[tuple[RegisteredModule, RegisteredValue]]:
+        """Yields module and value of the registered conditions of one injection."""
+        for name, value in (conditions.registered or {}).items():
+            module = self.get_submodule(f"{name}_condition")
+            assert isinstance(module, RegisteredModule)
+            if module.condition.injection is injection:
+                yield module, value
 
     def _local_tokens(self, num_tokens: int) -> LocalTokens:
         """Returns the range of video tokens on this rank: all of them without context parallelism."""

@@ -7,6 +7,7 @@ from typing import Any
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_CONFIG_NUMBER
 from fantasytalking.common.text import shortened
+from fantasytalking.condition_registry import resolve_conditions
 from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
@@ -45,7 +46,7 @@ def check_transformer_config(config: Mapping[str, Any], source: str) -> None:
             kinds = (int, type(None))
         elif key == "patch_size":
             kinds = (tuple, list)
-        elif key in ("distillation", "expression"):
+        elif key in ("distillation", "expression", "conditions"):
             kinds = (dict, type(None))
         elif isinstance(default, float):
             kinds = (float, int)
@@ -60,6 +61,7 @@ def check_transformer_config(config: Mapping[str, Any], source: str) -> None:
             )
     if config.get("expression") is not None:
         ExpressionModuleConfig.from_dict(config["expression"], source)
+    resolve_conditions(config.get("conditions"), source)
 
 
 def _numbers(value: Any) -> list[Any]:

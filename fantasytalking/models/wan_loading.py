@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fantasytalking.common.tensor_io import (
 from fantasytalking.common.text import shortened
 from fantasytalking.common.text_files import read_json
 from fantasytalking.common.weight_files import open_weights, without_prefix
+from fantasytalking.condition_registry import registered_condition, registered_conditions
 from fantasytalking.condition_specs import CONDITIONS
 from fantasytalking.models.audio_projector import AudioProjector
 from fantasytalking.models.cross_attention import PortraitCrossAttention
@@ -31,12 +33,9 @@ from fantasytalking.models.expression_config import upgrade_expression_keys
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.motion_embedder import MotionEmbedder
+from fantasytalking.models.registered_module import RegisteredModule
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.transformer_config import check_transformer_config
-
-ADAPTER_MODULES = {spec.name: spec.parameter_patterns for spec in CONDITIONS if spec.module is not None}
-"""The paper's modules and patterns of their parameter names. All other parameters belong to the base. Expression
-parameters exist only in a model with an `expression` section, guidance parameters only in a distilled model."""
 
 SINGLE_FILE_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 """What other programs put before the names of all tensors of a transformer."""
@@ -49,9 +48,24 @@ WAN_HEAD_DIM = 128
 """Attention head width of every published Wan model."""
 
 
+def adapter_modules() -> dict[str, tuple[str, ...]]:
+    """Returns the modules of an adapter, the paper's and those of registered conditions, with patterns of their names.
+
+    All other parameters belong to the base. Expression parameters exist only in a model with an `expression` section,
+    guidance parameters only in a distilled model, those of registered conditions in a model that names them.
+    """
+    return _adapter_modules(tuple(registered_conditions()))
+
+
+@cache
+def _adapter_modules(registered: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    specs = (*CONDITIONS, *(registered_condition(name, "adapter").spec for name in registered))
+    return {spec.name: spec.parameter_patterns for spec in specs if spec.module is not None}
+
+
 def adapter_module_of(name: str) -> str | None:
-    """Returns the paper's module that a parameter belongs to, or None for a parameter of the base."""
-    for module, patterns in ADAPTER_MODULES.items():
+    """Returns the adapter module that a parameter belongs to, or None for a parameter of the base."""
+    for module, patterns in adapter_modules().items():
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             return module
     return None
@@ -131,12 +145,14 @@ def build_from_wan(
 
 
 def initialize_new_module(module: nn.Module, dtype: torch.dtype) -> None:
-    """Allocates and initializes a meta-device module if it is one of the paper's."""
+    """Allocates and initializes a meta-device module if an adapter has it."""
     if isinstance(module, PortraitCrossAttention):
         for name in module.decoupled:
             for projection in module.pair(name):
                 projection.to_empty(device="cpu").to(dtype)
         module.reset_decoupled_parameters()
+    elif isinstance(module, RegisteredModule):
+        module.materialize(dtype)
     elif isinstance(module, AudioProjector | FaceResampler | MotionEmbedder | ExpressionProjector):
         module.to_empty(device="cpu").to(dtype)
         module.reset_parameters()

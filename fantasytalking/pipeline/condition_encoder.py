@@ -4,9 +4,10 @@ Axes: T text tokens, F latent frames of the video, L latent frames of a window, 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,8 @@ class ConditionEncoder:
         on_encoded: Callable[[], object] = lambda: None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
+        *,
+        registered: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> VideoConditions:
         """Returns the conditions of a video.
 
@@ -95,6 +98,7 @@ class ConditionEncoder:
             on_encoded: called after each of `NUM_ENCODING_STEPS`.
             prompt_embeds, negative_prompt_embeds: (1, T, D) states in place of the plan's prompts; None: these are
                 encoded.
+            registered: value of each registered condition of the video, by name.
 
         Raises:
             InputError: the driving features or the states of a prompt have another size than the model's.
@@ -127,6 +131,8 @@ class ConditionEncoder:
             expression=None if timeline is None else self._expression_features(speakers, timeline),
             expression_scale=plan.expression_scale,
             regions=speakers.regions(plan.geometry, plan.background),
+            registered={name: value[None].to(self.device, self.dtype) for name, value in registered.items()},
+            registered_scales={name: plan.condition_scales.get(name, 1.0) for name in registered},
         )
 
     def _prompts(

@@ -184,7 +184,7 @@ def _should_batch_branches(requested: bool | None, experts: Experts, conditions:
     width = shape.num_attention_heads * shape.attention_head_dim
     # Per branch: a block's input twice in float32, eight tensors of its width, and the two of the feed-forward.
     needed = (
-        (3 if conditions.expression is None else 4)
+        (3 + len(conditions.available.further))
         * tokens
         * (8 * width + conditions.motion_intensity.itemsize * (8 * width + 2 * shape.ffn_dim))
     )

@@ -1,6 +1,6 @@
 """The controls of a generation, and the checked plan that a model makes of them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
@@ -9,7 +9,8 @@ from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_PROMPT_CHARS
 from fantasytalking.common.text import is_utf8
-from fantasytalking.common.validation import check_ranges
+from fantasytalking.common.validation import check_range, check_ranges
+from fantasytalking.condition_registry import registered_condition
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.guidance_embedder import DistillationSpec
 from fantasytalking.pipeline.guidance import GuidanceConfig, GuidanceSchedule
@@ -38,6 +39,8 @@ class GenerationControls:
     """Scale of the face attention in [0, 10], 1 as trained; null: 1 where the face module was trained, else 0."""
     expression_scale: float = 1.0
     """Scale of the driving expressions in [0, 10], 1 as trained."""
+    condition_scales: dict[str, float] = field(default_factory=dict)
+    """Scales of registered conditions by name in [0, 10], 1 as trained; 1 for those that are missing."""
     background: BackgroundAttention = BackgroundAttention.everyone
     """Whose audio and driving expressions the tokens outside all faces attend to (several people only)."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
@@ -67,6 +70,8 @@ class GenerationControls:
             "window_frames": (9, 1201),
         }
         check_ranges(self, limits)
+        for name, scale in self.condition_scales.items():
+            check_range(f"condition_scales.{name}", scale, 0, 10)
         for name in ("prompt", "negative_prompt"):
             text = getattr(self, name)
             if not isinstance(text, str):
@@ -104,6 +109,7 @@ class GenerationPlan:
     """Of expression and body."""
     face_scale: float
     expression_scale: float
+    condition_scales: dict[str, float]
     background: BackgroundAttention
     guidance: GuidanceConfig
     num_inference_steps: int
@@ -122,6 +128,7 @@ def plan_generation(
     has_audio: bool,
     has_driving_video: bool = False,
     needs_expression_encoder: bool = True,
+    extra_conditions: Collection[str] = (),
     scheduler: SchedulerMixin | None = None,
 ) -> GenerationPlan:
     """Checks `controls` against a model and resolves their defaults; computes and reads nothing.
@@ -130,6 +137,7 @@ def plan_generation(
         has_audio: whether anybody speaks.
         has_driving_video: whether videos or expressions drive faces.
         needs_expression_encoder: whether a driving video has yet to be encoded.
+        extra_conditions: names of the registered conditions of the video.
         scheduler: of the model; None: it is checked once the pipeline is loaded.
 
     Raises:
@@ -141,11 +149,16 @@ def plan_generation(
         check_audio_supported(facts.trained_modules)
     if has_driving_video:
         _check_driving_supported(facts, needs_expression_encoder)
+    _check_conditions_supported(facts, controls, extra_conditions)
     _check_motion_supported(facts.trained_modules, controls)
     _check_expert_guidance(facts, controls.guidance)
     face_scale = _resolve_face_scale(facts, controls.face_scale)
     check_supported_guidance(
-        facts.distillation, controls.guidance, controls.negative_prompt, has_driving_video=has_driving_video
+        facts.distillation,
+        controls.guidance,
+        controls.negative_prompt,
+        has_driving_video=has_driving_video,
+        extra_conditions=extra_conditions,
     )
     if scheduler is not None:
         check_supported_scheduler(facts.distillation, scheduler)
@@ -159,6 +172,7 @@ def plan_generation(
         (controls.expression_motion, controls.body_motion),
         face_scale,
         controls.expression_scale,
+        controls.condition_scales,
         controls.background,
         controls.guidance,
         resolve_num_inference_steps(facts.distillation, controls.num_inference_steps),
@@ -235,6 +249,7 @@ def check_supported_guidance(
     negative_prompt: str,
     *,
     has_driving_video: bool = False,
+    extra_conditions: Collection[str] = (),
 ) -> None:
     """Checks that a distilled model was trained for the guidance; any other model can follow any guidance.
 
@@ -255,6 +270,14 @@ def check_supported_guidance(
             expression.scale_start,
             "a distilled model has no expression guidance: use --expression-guidance-scale 1",
         )
+    for name in extra_conditions:
+        schedule = guidance.schedule(name)
+        if schedule.stop and (schedule.scale_start, schedule.scale_end) != (1, 1):
+            raise _distilled_error(
+                f"guidance.conditions.{name}.scale_start",
+                schedule.scale_start,
+                "a distilled model has no guidance by conditions: leave it out",
+            )
     if guidance.order is not distillation.formula:
         trained_order = distillation.formula.value
         raise _distilled_error(
@@ -333,6 +356,33 @@ def _check_driving_supported(facts: ModelFacts, needs_expression_encoder: bool) 
             code=ErrorCode.missing_value,
             field="expression_encoder",
         )
+
+
+def _check_conditions_supported(
+    facts: ModelFacts, controls: GenerationControls, extra_conditions: Collection[str]
+) -> None:
+    for name in extra_conditions:
+        registered_condition(name, "condition")
+        if name not in facts.conditions or name not in facts.trained_modules:
+            raise InputError(
+                f"the condition '{name}' was given, but this model has no trained module for it; give an adapter that "
+                "has one: adapter=FOLDER",
+                code=ErrorCode.not_trained,
+                field=name,
+            )
+    for field_name, names in (
+        ("guidance.conditions", controls.guidance.conditions),
+        ("condition_scales", controls.condition_scales),
+    ):
+        unused = sorted(names.keys() - set(extra_conditions))
+        if unused:
+            raise InputError(
+                f"{field_name} names '{unused[0]}', but this video has no such condition; give its value "
+                f"(--condition {unused[0]}=FILE), or leave it out",
+                code=ErrorCode.missing_value,
+                field=field_name,
+                value=unused[0],
+            )
 
 
 def _check_motion_supported(trained_modules: Sequence[str], controls: GenerationControls) -> None:

@@ -90,11 +90,12 @@ class GuidanceConfig:
     text_2: float | None = None
     """Scale of the prompt, in [0, 100], at the steps of the low-noise expert, for a base that has two (diffusers'
     guidance_scale_2); null: as `text`."""
+    conditions: dict[str, GuidanceSchedule] = field(default_factory=dict)
+    """Scales of registered conditions by name; 1 for those that are missing."""
 
     def schedule(self, name: str) -> GuidanceSchedule:
-        """Returns the schedule of a condition."""
-        schedule: GuidanceSchedule = getattr(self, name)
-        return schedule
+        """Returns the schedule of a condition beside text and audio."""
+        return self.expression if name == "expression" else self.conditions.get(name, GuidanceSchedule(1.0, 1.0))
 
     def validate(self) -> None:
         """Validates the strength and the schedules.
@@ -104,6 +105,8 @@ class GuidanceConfig:
         """
         for name in GUIDANCE_CONDITIONS:
             getattr(self, name).check(f"guidance.{name}.")
+        for name, schedule in self.conditions.items():
+            schedule.check(f"guidance.conditions.{name}.")
         check_ranges(self, {"color_rescale": (0, 1), "text_2": (0, MAX_GUIDANCE_SCALE)}, "guidance.")
 
     def for_expert(self, expert: Expert) -> "GuidanceConfig":

@@ -4,7 +4,7 @@ The perception packages are imported on use, so that the pipeline loads without 
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from fantasytalking import media
 from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
+from fantasytalking.condition_registry import registered_condition
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.pipeline.speakers import DrivingExpression
 
@@ -33,6 +34,7 @@ DRIVING_CHUNK_FRAMES = 32
 
 AudioInput = NDArray[np.float32] | str | Path
 DrivingInput = DrivingExpression | str | Path
+ConditionInput = torch.Tensor | NDArray[np.floating] | str | Path
 
 
 def audio_inputs(audio: AudioInput | Sequence[AudioInput] | None) -> list[AudioInput]:
@@ -98,6 +100,26 @@ def load_driving_inputs(
         one if isinstance(one, DrivingExpression) else encode_driving_video(one, encoder, fps, max_seconds)
         for one in inputs
     )
+
+
+def load_condition_inputs(
+    inputs: Mapping[str, ConditionInput], sizes: Mapping[str, Mapping[str, int]]
+) -> dict[str, torch.Tensor]:
+    """Returns the value (axes as registered) of each registered condition, by name.
+
+    Args:
+        inputs: values, or files that the registered reader reads.
+        sizes: of the model's registered conditions, by name (`ModelFacts.conditions`).
+
+    Raises:
+        InputError: a file cannot be read, or a value has another shape than the model takes.
+    """
+    loaded = {}
+    for name, given in inputs.items():
+        condition, is_file = registered_condition(name, "condition"), isinstance(given, str | Path)
+        value = condition.read(existing_file(given, f"condition {name}")) if isinstance(given, str | Path) else given
+        loaded[name] = condition.check(value, sizes[name], f"'{given}'" if is_file else "extra_conditions")
+    return loaded
 
 
 def encode_driving_video(

@@ -11,13 +11,14 @@ from fantasytalking.checkpoints.released_adapter import describe_adapter
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.text_files import read_json
+from fantasytalking.condition_registry import resolve_conditions
 from fantasytalking.encoders.base_geometry import read_geometry, read_transformer_config
 from fantasytalking.encoders.fantasy_portrait.pd_fgc import contains_pd_fgc
 from fantasytalking.face_range import FaceRange, FaceRanges, face_ranges_from_dict
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.experts import Expert, check_boundary_ratio
 from fantasytalking.models.guidance_embedder import DistillationSpec
-from fantasytalking.models.wan_loading import ADAPTER_MODULES, read_base_config
+from fantasytalking.models.wan_loading import adapter_modules, read_base_config
 
 PIPELINE_CLASS_NAME = "FantasyTalkingPipeline"
 """`_class_name` in the model_index.json of a saved pipeline."""
@@ -38,7 +39,7 @@ class ModelFacts:
     """What a model can do: everything that a request is checked against before anything is computed."""
 
     trained_modules: tuple[str, ...]
-    """Trained modules among audio, face, motion and expression."""
+    """Trained modules among audio, face, motion, expression and registered conditions."""
     distillation: DistillationSpec | None
     """None: the model is not distilled."""
     geometry: LatentGeometry
@@ -49,6 +50,8 @@ class ModelFacts:
     """Sizes and places of faces that the model was trained on, by number of people; empty: unknown."""
     has_experts: bool = False
     """Whether two transformers share the noise levels."""
+    conditions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Sizes of the model's registered conditions, by name."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class StoredModel:
 
     @property
     def trained_modules(self) -> tuple[str, ...]:
-        """Trained modules among audio, face, motion and expression, of pipeline and adapters together."""
+        """Trained modules (audio, face, motion, expression, registered ones) of pipeline and adapters together."""
         saved = str((self.pipeline_config or {}).get("trained_modules", "")) if self.extends_saved_pipeline else ""
         added = [] if self.adapter_config is None else self.adapter_config.modules
         expression = [] if self.expression_adapter is None else ["expression"]
@@ -211,6 +214,17 @@ class StoredModel:
         return ranges
 
     @property
+    def conditions(self) -> dict[str, Mapping[str, int]]:
+        """Sizes of the registered conditions of base and adapters, by name."""
+        path = self.base / "transformer" / "config.json"
+        found: dict[str, Mapping[str, int]] = {}
+        if self.extends_saved_pipeline and path.is_file():
+            found |= resolve_conditions(read_json(path).get("conditions"), str(path))
+        for folder, config in self.adapters:
+            found |= {} if config is None else resolve_conditions(config.conditions, str(folder))
+        return found
+
+    @property
     def adapters(self) -> list[tuple[Path | None, AdapterConfig | None]]:
         """All adapters with their descriptions; None where there is none."""
         return [
@@ -242,6 +256,7 @@ class StoredModel:
             self.expression_encoder is not None,
             self.face_ranges,
             self.boundary_ratio is not None,
+            self.conditions,
         )
 
     def _check_experts(self) -> None:
@@ -393,7 +408,7 @@ def check_pipeline_config(trained_modules: str, audio_window: str, window_second
     Raises:
         InputError: an unknown module, or an audio window or text length outside its limits.
     """
-    known, names = [name for name in ADAPTER_MODULES if name != "guidance"], trained_modules.split(",")
+    known, names = [name for name in adapter_modules() if name != "guidance"], trained_modules.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(

@@ -3,9 +3,10 @@
 Axes: C latent channels, F latent frames, h and w latent height and width, T frames, H and W pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,11 +63,13 @@ from fantasytalking.pipeline.generation_plan import (
 from fantasytalking.pipeline.guidance import EXPRESSION_GUIDANCE_SCALE, GuidanceConfig, GuidanceSchedule
 from fantasytalking.pipeline.inputs import (
     AudioInput,
+    ConditionInput,
     DrivingInput,
     audio_inputs,
     driving_inputs,
     exclusive_embeds,
     load_audio_inputs,
+    load_condition_inputs,
     load_driving_inputs,
 )
 from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_dim
@@ -100,8 +103,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         face_encoder: the ArcFace network; None: the face cannot be attended to.
         expression_encoder: the encoder of driving videos; None: they cannot be read.
         motion_normalizer: constants by which measured motion was normalized in training.
-        trained_modules: trained modules among audio, face, motion and expression, joined by commas. Controlling a
-            module that was not trained is an error.
+        trained_modules: trained modules among audio, face, motion, expression and registered conditions, joined by
+            commas. Controlling a module that was not trained is an error.
         audio_window, window_seconds: rule and length of the audio windows, as in `AdapterConfig`.
         text_length: tokens that prompts are padded to, as in training (Wan: 512).
         face_ranges: sizes and places of faces in the training clips, as in `AdapterConfig`; None: unknown.
@@ -178,16 +181,19 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         *,
         controls: GenerationControls | None = None,
         driving_video: DrivingInput | Sequence[DrivingInput] = (),
+        extra_conditions: Mapping[str, ConditionInput] = MappingProxyType({}),
         motion: float = NEUTRAL_MOTION,
         expression_motion: float | None = None,
         body_motion: float | None = None,
         face_scale: float | None = None,
         expression_scale: float = 1.0,
+        condition_scales: Mapping[str, float] = MappingProxyType({}),
         background: BackgroundAttention = BackgroundAttention.everyone,
         text_guidance_scale: float | GuidanceSchedule = 5.0,
         text_guidance_scale_2: float | None = None,
         audio_guidance_scale: float | GuidanceSchedule = 5.0,
         expression_guidance_scale: float | GuidanceSchedule = EXPRESSION_GUIDANCE_SCALE,
+        condition_guidance_scales: Mapping[str, float | GuidanceSchedule] = MappingProxyType({}),
         guidance_order: CfgOrder = CfgOrder.text_first,
         color_rescale: float = 0.0,
         batch_branches: bool | None = None,
@@ -215,14 +221,16 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             image: a path, a PIL image, RGB uint8 (H, W, 3), or a `Portrait`.
             audio: a path, or mono float32 samples at 16 kHz; one per face from the first face on. None: nobody speaks.
             driving_video: a video of a face, or a `DrivingExpression`; one per face from the first face on.
+            extra_conditions: values of registered conditions by name, as files, arrays or tensors.
             controls: all controls of the generation, in place of the keyword arguments of the same names.
-            prompt, negative_prompt, face_scale, expression_scale, background, num_inference_steps, fps, window_frames,
-                overlap_frames: as in `GenerationControls`.
+            prompt, negative_prompt, face_scale, expression_scale, condition_scales, background, num_inference_steps,
+                fps, window_frames, overlap_frames: as in `GenerationControls`.
             motion: intensity in [0, 1] of expression and body; 0.5 is neutral.
             expression_motion, body_motion: intensity of one of them; None: `motion`.
             text_guidance_scale, audio_guidance_scale, expression_guidance_scale: constant scales, or schedules over
                 the steps (useful: 3 to 7).
             text_guidance_scale_2: constant scale of the low-noise expert; None: `text_guidance_scale`.
+            condition_guidance_scales: the same by registered condition; 1 for those that are missing.
             guidance_order, color_rescale, batch_branches: as in `GuidanceConfig`.
             height, width: of the video in pixels, in whole tokens (multiples of 16 for Wan 2.1, of 32 for Wan 2.2
                 TI2V-5B); None: 512, or the size of a `Portrait`.
@@ -242,8 +250,10 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         """
         scales = (text_guidance_scale, audio_guidance_scale, expression_guidance_scale)
         text, speech, expression = map(GuidanceSchedule.from_scale, scales)
+        registered = {name: GuidanceSchedule.from_scale(scale) for name, scale in condition_guidance_scales.items()}
         guidance = GuidanceConfig(
-            text, speech, guidance_order, color_rescale, batch_branches, expression, text_guidance_scale_2
+            *(text, speech, guidance_order, color_rescale, batch_branches, expression, text_guidance_scale_2),
+            registered,
         )
         keywords = GenerationControls(
             "" if prompt is None else prompt,
@@ -252,6 +262,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             motion if body_motion is None else body_motion,
             face_scale,
             expression_scale,
+            dict(condition_scales),
             background,
             guidance,
             num_inference_steps,
@@ -266,8 +277,12 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             check_attention_kwargs(transformer, attention_kwargs)
         names = callback_tensor_names(callback_on_step_end, callback_on_step_end_tensor_inputs)
         recordings, driving = audio_inputs(audio), driving_inputs(driving_video)
-        plan = self._plan(exclusive_controls(controls, keywords), has_audio=bool(recordings), driving=driving)
+        controls = exclusive_controls(controls, keywords)
+        plan = self._plan(
+            controls, has_audio=bool(recordings), driving=driving, extra_conditions=tuple(extra_conditions)
+        )
         embeds = exclusive_embeds(plan.prompt, prompt_embeds, plan.negative_prompt, negative_prompt_embeds)
+        values = load_condition_inputs(extra_conditions, self.facts.conditions)
         waveforms = load_audio_inputs(recordings)
         expressions = load_driving_inputs(driving, self.expression_encoder_path, plan.fps)
         num_faces = max(len(waveforms), len(expressions), 1)
@@ -284,7 +299,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         on_step = partial(run_callback, self, callback_on_step_end, names)
 
         # 2. Encode, denoise, decode
-        conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline, *embeds)
+        conditions = self._encode(speakers, plan, len(windows[0].frame_indices), timeline, *embeds, registered=values)
         with self.progress_bar(total=plan.num_inference_steps * len(windows)) as bar:
             bar.set_description("denoise")
             denoised = denoise(
@@ -326,6 +341,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         audio: AudioSampleQueue,
         controls: GenerationControls | None = None,
         *,
+        extra_conditions: Mapping[str, ConditionInput] = MappingProxyType({}),
         portrait_options: PortraitOptions = DEFAULT_PORTRAIT_OPTIONS,
         generator: torch.Generator | None = None,
         on_progress: Callable[[float], object] = lambda fraction: None,
@@ -333,7 +349,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         """Returns an iterator over frames that yields while later windows are still being generated.
 
         Args:
-            image, generator: as in `__call__`.
+            image, extra_conditions, generator: as in `__call__`.
             audio: mono at 16 kHz, read no further than needed; it may still be recorded.
             portrait_options: how the image is resized; not used with a `Portrait`.
             on_progress: called with the fraction of a window's steps that is done.
@@ -341,7 +357,9 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         Raises:
             InputError: at once, or from the iterator where unusable audio is reached.
         """
-        plan = self._plan(controls or GenerationControls(), has_audio=True, driving=())
+        controls = controls or GenerationControls()
+        plan = self._plan(controls, has_audio=True, driving=(), extra_conditions=tuple(extra_conditions))
+        values = load_condition_inputs(extra_conditions, self.facts.conditions)
         options = replace(portrait_options, face_ranges=portrait_options.face_ranges or self.facts.face_ranges)
         portrait = report_framing(options.prepare(image), image, options)
         check_portrait_size(portrait, plan.geometry)
@@ -359,7 +377,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             self.scheduler,
             StreamingVaeDecoder(self.vae),
             audio_encoder,
-            self._encode(speakers, plan, plan.window_length, None),
+            self._encode(speakers, plan, plan.window_length, None, registered=values),
             plan,
             state=self._call_state,
             generator=generator,
@@ -372,7 +390,12 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         yield from decode_latents(VideoAutoencoder(self.vae), latents, num_frames, self.progress_bar)
 
     def _plan(
-        self, controls: GenerationControls, *, has_audio: bool, driving: Sequence[DrivingInput]
+        self,
+        controls: GenerationControls,
+        *,
+        has_audio: bool,
+        driving: Sequence[DrivingInput],
+        extra_conditions: Sequence[str],
     ) -> GenerationPlan:
         check_audio_dim(self.audio_encoder.config.hidden_size, self.transformer.config.audio_dim)
         return plan_generation(
@@ -381,6 +404,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             has_audio=has_audio,
             has_driving_video=bool(driving),
             needs_expression_encoder=not all(isinstance(one, DrivingExpression) for one in driving),
+            extra_conditions=extra_conditions,
             scheduler=self.scheduler,
         )
 
@@ -391,6 +415,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         window_length: int,
         timeline: Timeline | None,
         *prompt_embeds: Tensor | None,
+        registered: Mapping[str, Tensor],
     ) -> VideoConditions:
         encoder = ConditionEncoder(
             TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length),
@@ -407,4 +432,6 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         )
         with self.progress_bar(total=NUM_ENCODING_STEPS) as bar:
             bar.set_description("encode")
-            return encoder.encode(speakers, plan, window_length, timeline, bar.update, *prompt_embeds)
+            return encoder.encode(
+                speakers, plan, window_length, timeline, bar.update, *prompt_embeds, registered=registered
+            )

@@ -3,14 +3,15 @@
 Axes: T text tokens, F latent frames of the video, L latent frames of a window, h and w latent height and width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fantasytalking.audio_windows import AudioWindows
-from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.conditions import Conditions, ExpressionCondition, RegisteredValue
 from fantasytalking.models.cfg_branches import FULL_BRANCH, GuidanceBranch
 from fantasytalking.pipeline.guidance import AvailableConditions
 from fantasytalking.pipeline.sliding_window import LatentWindow
@@ -39,6 +40,8 @@ class BranchInputs(NamedTuple):
     """(B, 2) scales of audio and face."""
     expression_scale: Tensor
     """(B,)."""
+    registered_scales: dict[str, Tensor]
+    """(B,) by registered condition."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ class VideoConditions:
     """Scale of the driving expressions, 1 as trained."""
     regions: Tensor | None = None
     """(P, 1, h, w) bool, the video tokens of each person; None: a single person has all tokens."""
+    registered: Mapping[str, Tensor] = field(default_factory=dict)
+    """Values (1, *axes) of registered conditions, by name."""
+    registered_scales: Mapping[str, float] = field(default_factory=dict)
+    """Scales of the registered conditions, 1 as trained."""
 
     @property
     def available(self) -> AvailableConditions:
@@ -80,7 +87,7 @@ class VideoConditions:
         return AvailableConditions(
             self.prompt_embeds is not self.negative_prompt_embeds,
             self.has_audio,
-            () if self.expression is None else ("expression",),
+            (*(() if self.expression is None else ("expression",)), *self.registered),
         )
 
     @property
@@ -98,6 +105,10 @@ class VideoConditions:
             self.motion_intensity.new_tensor(
                 [("expression" in branch.further) * self.expression_scale for branch in branches]
             ),
+            {
+                name: self.motion_intensity.new_tensor([(name in branch.further) * scale for branch in branches])
+                for name, scale in self.registered_scales.items()
+            },
         )
 
     def for_branches(
@@ -108,6 +119,11 @@ class VideoConditions:
         Args:
             inputs: `branch_inputs` of these branches.
         """
+        registered = {
+            name: RegisteredValue(value, inputs.registered_scales[name])
+            for name, value in self.registered.items()
+            if any(name in branch.further for branch in branches)
+        }
         expression = window.expression if any("expression" in branch.further for branch in branches) else None
         return Conditions(
             prompt_embeds=inputs.prompt_embeds,
@@ -120,6 +136,7 @@ class VideoConditions:
             condition_scale=inputs.condition_scale,
             expression=None if expression is None else expression._replace(scale=inputs.expression_scale),
             speaker_regions=window.speaker_regions,
+            registered=registered or None,
         )
 
     def for_window(self, window: LatentWindow) -> WindowConditions:

@@ -286,6 +286,7 @@ class TrainConfig:
             max_text_tokens=self.data.max_text_tokens,
             lip_mask_projection=self.data.lip_mask_projection,
             expression=self.stage.expression is not None,
+            conditions=tuple(self.stage.conditions),
             region_boxes=self.data.region_boxes,
             background=self.data.background,
             geometry=preset.geometry,

@@ -149,6 +149,7 @@ class StepCollator:
 
     def __init__(self, collator: PortraitCollator, seed: int) -> None:
         self._collator, self._seed = collator, seed
+        self._registered = collator.config.conditions
 
     def __call__(self, results: Sequence[ClipResult | InputError]) -> MicroBatch | InputError:
         """Returns the micro-batch of clips of one step, or the first error."""
@@ -162,7 +163,8 @@ class StepCollator:
         except InputError as error:
             return error
         positions = [clip.request.position for clip in clips]
-        randomness = step_randomness(self._seed, clips[0].request.step, positions, batch.latents.shape[1:])
+        step, shape = clips[0].request.step, batch.latents.shape[1:]
+        randomness = step_randomness(self._seed, step, positions, shape, self._registered)
         names = [clip.sample.record.clip for clip in clips]
         unreadable = {name: reason for clip in clips for name, reason in clip.unreadable.items()}
         return MicroBatch(batch, randomness, names, unreadable)

@@ -4,12 +4,13 @@ Axes: B clips, F latent frames, h and w latent height and width.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fantasytalking.conditions import Conditions
+from fantasytalking.conditions import Conditions, RegisteredValue
 from fantasytalking.data.collate import TrainingBatch
 from fantasytalking.flow_matching import (
     FULL_SIGMA_RANGE,
@@ -21,6 +22,7 @@ from fantasytalking.flow_matching import (
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.rng import StepRandomness
 from fantasytalking.training.stage_config import (
+    DROPOUT_NAMES,
     DropoutConfig,
     LossConfig,
     LossWeight,
@@ -52,9 +54,14 @@ class FlowMatchingObjective:
     uses_teacher = False
 
     def __init__(
-        self, loss: LossConfig, dropout: DropoutConfig, sigma_range: tuple[float, float] = FULL_SIGMA_RANGE
+        self,
+        loss: LossConfig,
+        dropout: DropoutConfig,
+        sigma_range: tuple[float, float] = FULL_SIGMA_RANGE,
+        registered_dropout: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._loss, self._dropout, self._sigma_range = loss, dropout, sigma_range
+        self._registered_dropout = registered_dropout
 
     def add_modules(self, model: FantasyTalkingTransformer3DModel) -> None:
         """Adds nothing."""
@@ -63,7 +70,9 @@ class FlowMatchingObjective:
         self, model: nn.Module, batch: TrainingBatch, randomness: StepRandomness, dtype: torch.dtype
     ) -> StepLoss:
         """Returns the loss of a micro-batch; see `Objective.compute_loss`."""
-        conditions = drop_conditions(batch.conditions, randomness.dropout_uniform, self._dropout).to(dtype=dtype)
+        uniforms = randomness.dropout_uniform
+        conditions = drop_conditions(batch.conditions, uniforms, self._dropout, self._registered_dropout)
+        conditions = conditions.to(dtype=dtype)
         sigmas = sample_sigmas(randomness.sigma_uniform, self._loss.sigmas, self._sigma_range)
         noisy = add_noise(batch.latents, randomness.noise, sigmas).to(dtype)
         velocity = model(noisy, sigmas * NUM_TRAIN_TIMESTEPS, conditions, return_dict=False)[0]
@@ -93,15 +102,22 @@ def loss_weight(lip_mask: Tensor, randomness: StepRandomness, config: LossConfig
     return torch.where(masked, lip_mask, torch.ones_like(lip_mask))
 
 
-def drop_conditions(conditions: Conditions, uniforms: Mapping[str, Tensor], config: DropoutConfig) -> Conditions:
+def drop_conditions(
+    conditions: Conditions,
+    uniforms: Mapping[str, Tensor],
+    config: DropoutConfig,
+    registered: Mapping[str, float] = MappingProxyType({}),
+) -> Conditions:
     """Drops each condition of a clip where the uniform number of its name is below the probability of that name.
 
     Args:
-        uniforms: (B,) in [0, 1) by key of `config` (`ConditionSpec.dropout`).
+        uniforms: (B,) in [0, 1) by key of `config` (`ConditionSpec.dropout`) and of `registered`.
+        registered: probabilities of registered conditions, by name.
     """
+    probabilities = {name: getattr(config, name) for name in DROPOUT_NAMES} | dict(registered)
     kept = {
-        name: (uniform >= uniform.new_tensor(getattr(config, name))).to(conditions.condition_scale)
-        for name, uniform in uniforms.items()
+        name: (uniforms[name] >= uniforms[name].new_tensor(probability)).to(conditions.condition_scale)
+        for name, probability in probabilities.items()
     }  # (B,) 1 = kept
     target, reference = config.reference_target, kept["reference"]
     face = torch.ones_like(reference) if target is ReferenceDropoutTarget.image else reference
@@ -113,4 +129,10 @@ def drop_conditions(conditions: Conditions, uniforms: Mapping[str, Tensor], conf
         image_latents=conditions.image_latents * first_frame[:, None, None, None, None],
         condition_scale=conditions.condition_scale * torch.stack([kept["audio"], face], dim=1),
         expression=None if expression is None else expression._replace(scale=expression.scale * kept["expression"]),
+        registered=None
+        if conditions.registered is None
+        else {
+            name: RegisteredValue(value, scale * kept[name] if name in kept else scale)
+            for name, (value, scale) in conditions.registered.items()
+        },
     )

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from fantasytalking.audio_tokens import WAV2VEC2_TIMING
 from fantasytalking.audio_windows import tokens_per_window
+from fantasytalking.checkpoints.adapter import ensure_condition
 from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.config import config_to_yaml
-from fantasytalking.conditions import Conditions, ExpressionCondition
+from fantasytalking.condition_registry import registered_condition
+from fantasytalking.conditions import Conditions, ExpressionCondition, RegisteredValue
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.data.dataset import matching_clips
 from fantasytalking.data.manifest import ClipRecord, read_manifest
@@ -167,6 +169,9 @@ def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> Fant
     if config.stage.expression is not None:
         with torch.device("meta"):
             ensure_expression_modules(model, config.stage.expression.to_module_config(preset.geometry.temporal_stride))
+    for name, condition in config.stage.conditions.items():
+        with torch.device("meta"):
+            ensure_condition(model, name, condition.sizes)
     lora = config.stage.lora
     if lora.rank:
         with torch.device("meta"):
@@ -266,6 +271,13 @@ def meta_inputs(
         motion_intensity=empty(2),
         condition_scale=empty(2),
         expression=_meta_expression(config, size, geometry, dtype),
+        registered={
+            name: RegisteredValue(
+                empty(*registered_condition(name, "stage").shape(model.config.conditions[name])), empty()
+            )
+            for name in config.stage.conditions
+        }
+        or None,
     )
     return empty(shape.out_channels, *grid), conditions
 

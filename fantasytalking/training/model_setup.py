@@ -10,7 +10,13 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor, nn
 
-from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter_config, trained_base_names
+from fantasytalking.checkpoints.adapter import (
+    AdapterConfig,
+    ensure_condition,
+    load_adapter,
+    read_adapter_config,
+    trained_base_names,
+)
 from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora, strip_peft_name
 from fantasytalking.checkpoints.released_adapter import load_any_adapter
@@ -20,11 +26,12 @@ from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import check_shapes, open_model_folder
 from fantasytalking.common.text_files import read_json
+from fantasytalking.condition_registry import resolve_conditions
 from fantasytalking.models.experts import Expert
 from fantasytalking.models.expression_config import ExpressionModuleConfig, upgrade_expression_keys
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of, load_from_wan
+from fantasytalking.models.wan_loading import adapter_module_of, adapter_modules, load_from_wan
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.parameter_groups import freeze_for_stage, group_of, set_trainable
@@ -59,6 +66,8 @@ def build_model(
     objective.add_modules(model)
     if config.stage.expression is not None:
         ensure_expression_modules(model, config.stage.expression.to_module_config(preset.geometry.temporal_stride))
+    for name, condition in config.stage.conditions.items():
+        ensure_condition(model, name, condition.sizes)
     set_trainable(model, config.stage.trainable)
     for name, parameter in model.named_parameters():
         if adapter_module_of(name) or (parameter.requires_grad and materialize):
@@ -77,6 +86,7 @@ def build_model(
             value=config.stage.init_from,
         )
     provenance.expression = model.expression_config
+    provenance.conditions = dict(model.config.conditions or {})
     _apply_lora(model, config.stage.lora, provenance)
     provenance.trained_names = freeze_for_stage(model, config.stage)
     for parameter in model.parameters():
@@ -114,11 +124,13 @@ class AdapterProvenance:
         """Names of the parameters that train in this run."""
         self.expression: ExpressionModuleConfig | None = None
         """Expression modules of the model, or None."""
+        self.conditions: dict[str, dict[str, int]] = {}
+        """Sizes of the model's registered conditions, by name."""
 
     def adapter_config(self, config: TrainConfig, step: int) -> tuple[AdapterConfig, list[str]]:
         """Returns the adapter's configuration after `step` steps and the names of the base tensors that it contains."""
         parts = {group_of(name) for name in self.trained_names}
-        modules = [name for name in ADAPTER_MODULES if name in {*parts, *self.modules}]
+        modules = [name for name in adapter_modules() if name in {*parts, *self.modules}]
         distillation = config.stage.distillation
         trained_base_names = {strip_peft_name(name) for name in self.trained_names if group_of(name) == "base"}
         base_names = trained_base_names | set(self.base_parameter_names)
@@ -129,6 +141,7 @@ class AdapterProvenance:
             base=self.base,
             on_saved=self.extends_saved_pipeline,
             expression=self.expression.to_dict() if self.expression and "expression" in modules else None,
+            conditions={name: sizes for name, sizes in self.conditions.items() if name in modules},
             distillation=None if distillation is None else distillation.to_spec().to_dict(),
             lora=None if self.lora is None else self.lora.to_dict(),
             base_tensors=len(base_names),
@@ -203,13 +216,16 @@ def _load_saved_pipeline(
             value=str(source),
         )
     path = source / (expert or Expert.high).component / "config.json"
-    modules = SAVED_PIPELINE_MODULES
-    expression = upgrade_expression_keys(read_json(path)).get("expression")
+    modules, described = SAVED_PIPELINE_MODULES, upgrade_expression_keys(read_json(path))
+    for name, sizes in resolve_conditions(described.get("conditions"), str(path)).items():
+        ensure_condition(model, name, sizes)
+        modules |= {name}
+    expression = described.get("expression")
     if expression is not None:
-        sizes = ExpressionModuleConfig.from_dict(expression, str(path))
-        ensure_expression_modules(model, sizes)
-        model.configure_expression(sizes)
-        modules = SAVED_PIPELINE_MODULES | {"expression"}
+        expression_config = ExpressionModuleConfig.from_dict(expression, str(path))
+        ensure_expression_modules(model, expression_config)
+        model.configure_expression(expression_config)
+        modules |= {"expression"}
     stored: LazyTensors = open_model_folder(path.parent)
     tensors = {name: stored.read(name) for name in stored.shapes if adapter_module_of(name) in modules}
     _copy_weights(model, modules, tensors, f"'{source}'", base)

@@ -39,13 +39,18 @@ class Objective(Protocol):
 SigmaRange = tuple[float, float]
 
 
+def _flow_matching(stage: StageConfig, sigma_range: SigmaRange) -> FlowMatchingObjective:
+    registered = {name: condition.dropout for name, condition in stage.conditions.items()}
+    return FlowMatchingObjective(stage.loss, stage.dropout, sigma_range, registered)
+
+
 def _distillation(stage: StageConfig, sigma_range: SigmaRange) -> DistillationObjective:
     assert stage.distillation is not None and sigma_range == FULL_SIGMA_RANGE, "validated with the configuration"
     return DistillationObjective(stage.distillation, stage.loss)
 
 
 OBJECTIVES: dict[ObjectiveType, Callable[[StageConfig, SigmaRange], Objective]] = {
-    ObjectiveType.flow_matching: lambda stage, sigmas: FlowMatchingObjective(stage.loss, stage.dropout, sigmas),
+    ObjectiveType.flow_matching: _flow_matching,
     ObjectiveType.distillation: _distillation,
 }
 """Constructor of each training method from a stage's configuration and the noise levels that are trained."""

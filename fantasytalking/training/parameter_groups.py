@@ -7,7 +7,7 @@ from torch import nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import AudioAlignment
-from fantasytalking.models.wan_loading import ADAPTER_MODULES, adapter_module_of
+from fantasytalking.models.wan_loading import adapter_module_of, adapter_modules
 from fantasytalking.training.stage_config import StageConfig
 
 LORA_NAME_PART = ".lora_"
@@ -20,7 +20,7 @@ def matches_pattern(name: str, pattern: str) -> bool:
     pattern."""
     if pattern == BASE_GROUP:
         return adapter_module_of(name) is None
-    return any(fnmatchcase(name, part) for part in ADAPTER_MODULES.get(pattern, (pattern,)))
+    return any(fnmatchcase(name, part) for part in adapter_modules().get(pattern, (pattern,)))
 
 
 def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -34,7 +34,8 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         if not any(matches_pattern(name, pattern) for name in names):
             raise InputError(
                 f"stage.trainable has '{pattern}', which matches no parameter of the model; use audio, face, motion, "
-                f"base, *, expression (with stage.expression), or a pattern such as '{names[len(names) // 2]}'",
+                "base, *, expression (with stage.expression), a condition of stage.conditions, or a pattern such as "
+                f"'{names[len(names) // 2]}'",
                 code=ErrorCode.unknown_key,
                 field="stage.trainable",
                 value=pattern,
@@ -71,7 +72,7 @@ def group_of(name: str) -> str:
 
 def trainable_table(model: nn.Module) -> str:
     """Returns a text table of the parameters of every part: total and trained."""
-    rows = {part: [0, 0] for part in (*ADAPTER_MODULES, "lora", BASE_GROUP)}
+    rows = {part: [0, 0] for part in (*adapter_modules(), "lora", BASE_GROUP)}
     for name, parameter in model.named_parameters():
         row = rows[group_of(name)]
         row[0] += parameter.numel()

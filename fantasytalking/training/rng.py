@@ -8,6 +8,7 @@ Axes: B clips, Z latent channels, F latent frames, h and w latent height and wid
 
 from collections.abc import Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -41,9 +42,16 @@ class StepRandomness(NamedTuple):
         return StepRandomness(dropout_uniform=dropout, **moved)
 
 
-def step_randomness(seed: int, step: int, positions: Sequence[int], latent_shape: Sequence[int]) -> StepRandomness:
-    """Returns the random numbers of the clips at `positions` in the global batch, whose latents have shape
-    `latent_shape` (Z, F, h, w)."""
+def step_randomness(
+    seed: int, step: int, positions: Sequence[int], latent_shape: Sequence[int], registered: Sequence[str] = ()
+) -> StepRandomness:
+    """Returns the random numbers of clips of a step.
+
+    Args:
+        positions: of the clips in the global batch.
+        latent_shape: shape of their latents, (Z, F, h, w).
+        registered: names of registered conditions, which change no other number.
+    """
     step_uniform = torch.rand(1, generator=_generator(seed, step))
     uniforms, noises, guidance, expression = [], [], [], []
     for position in positions:
@@ -54,6 +62,9 @@ def step_randomness(seed: int, step: int, positions: Sequence[int], latent_shape
         expression.append(torch.rand(1, generator=generator))
     uniform = torch.stack(uniforms)
     dropout = dict(zip(("reference", "audio", "prompt"), uniform[:, 2:].unbind(1), strict=True))
+    for name in registered:
+        generators = [_generator(seed, step, position, crc32(name.encode())) for position in positions]
+        dropout[name] = torch.cat([torch.rand(1, generator=generator) for generator in generators])
     return StepRandomness(
         noise=torch.stack(noises),
         sigma_uniform=uniform[:, 0],

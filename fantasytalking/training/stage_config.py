@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_fraction, check_range
+from fantasytalking.condition_registry import registered_condition
 from fantasytalking.condition_specs import CONDITIONS
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.flow_matching import LossNormalization, SigmaConfig
@@ -97,6 +98,16 @@ class DropoutConfig:
 
 
 @dataclass
+class RegisteredConditionConfig:
+    """A registered condition of a stage (`fantasytalking.condition_registry`), fed by the clips' values."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Sizes of its module; missing ones have the registered defaults."""
+    dropout: float = 0.1
+    """Probability, in [0, 1], of setting its scale to 0, as guidance does at inference."""
+
+
+@dataclass
 class LoraConfig:
     """Low-rank adaptation of the base (PEFT)."""
 
@@ -183,8 +194,8 @@ class StageConfig:
     objective: ObjectiveType | None = None
     """Training method; None selects distillation if `distillation` is set and flow_matching otherwise."""
     trainable: list[str] = field(default_factory=lambda: ["audio", "face", "motion"])
-    """Shell patterns of parameter names, or: audio, face, motion, expression, guidance (the adapter's modules), base
-    (everything else) and * (all). LoRA layers always train."""
+    """Shell patterns of parameter names, or: audio, face, motion, expression, guidance, a name in `conditions` (the
+    adapter's modules), base (everything else) and * (all). LoRA layers always train."""
     init_from: str | None = None
     """Initial weights: an adapter folder (stage 1's, for stage 2), the released audio or portrait weights, or the saved
     pipeline that is also the base; None: randomly initialized modules."""
@@ -196,6 +207,8 @@ class StageConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     expression: ExpressionConditionConfig | None = None
     """Adds an expression condition, fed by the clips' expressions; None: audio alone drives the faces."""
+    conditions: dict[str, RegisteredConditionConfig] = field(default_factory=dict)
+    """Registered conditions by name, which are added to a model that lacks them."""
     distillation: DistillationConfig | None = None
     """Settings of the distillation objective."""
 
@@ -217,6 +230,9 @@ class StageConfig:
                 field="stage.objective",
                 value=self.resolved_objective.value,
             )
+        for name, condition in self.conditions.items():
+            registered_condition(name, "stage").resolve_sizes(condition.sizes, "stage")
+            check_fraction(f"stage.conditions.{name}.dropout", condition.dropout)
         if self.distillation is not None:
             self._validate_distillation()
 
@@ -261,6 +277,14 @@ class StageConfig:
                 "adapter of stage 2 and train the expression condition separately",
                 code=ErrorCode.conflict,
                 field="stage.expression",
+            )
+        if self.conditions:
+            raise InputError(
+                f"stage.conditions has {', '.join(self.conditions)}; distillation folds in the guidance of text and "
+                "audio only: leave them out",
+                code=ErrorCode.conflict,
+                field="stage.conditions",
+                value=list(self.conditions),
             )
         for name in ("reference", "audio", "prompt"):
             if rate := getattr(self.dropout, name):

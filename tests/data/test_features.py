@@ -26,7 +26,7 @@ def test_features_round_trip(tmp_path: Path, people: int, speakers: bool) -> Non
     loaded = load_features(tmp_path / "a.safetensors")
     assert loaded.tensors().keys() == features.tensors().keys()
     for name, tensor in features.tensors().items():
-        assert torch.equal(getattr(loaded, name), tensor) and getattr(loaded, name).dtype == tensor.dtype, name
+        assert torch.equal(loaded.tensors()[name], tensor) and loaded.tensors()[name].dtype == tensor.dtype, name
 
 
 WHISPER = AudioEncoderSpec("whisper", 24, TokenTiming(50.0, 0.0), (0.25, -1e-3))

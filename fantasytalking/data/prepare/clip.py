@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fantasytalking import media
 from fantasytalking.common.errors import InputError
+from fantasytalking.common.files import existing_file
 from fantasytalking.common.limits import MAX_CAPTION_BYTES
 from fantasytalking.common.text_files import read_text_file
+from fantasytalking.condition_registry import registered_condition
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
 from fantasytalking.data.prepare.clip_measures import measure_kept_clip
@@ -57,6 +61,8 @@ class PreparedClip:
     """Speech of each person, as long as `waveform`; None if only the mixed audio is known."""
     measures: dict[str, float]
     """Measured fields of the clip's line in the manifest; see `measure_kept_clip`."""
+    conditions: dict[str, Tensor]
+    """Values of registered conditions, by name."""
 
     @property
     def face_size(self) -> float:
@@ -73,6 +79,7 @@ def prepare_clip(clip: SceneClip, config: PreparationConfig) -> PreparedClip:
     """
     samples = read_clip_audio(clip, config)
     caption = read_caption(clip, config.prompt)
+    conditions = read_conditions(clip, config.conditions)
     reader = _FrameReader(clip, config)
     try:
         found = track_faces(reader, max_people=max(MIN_TRACKED_PEOPLE, config.max_people + 1))
@@ -100,6 +107,7 @@ def prepare_clip(clip: SceneClip, config: PreparationConfig) -> PreparedClip:
         body,
         None if speakers is None else tuple(speakers),
         measure_kept_clip(prepared, tracks, samples, framing.scale),
+        conditions,
     )
 
 
@@ -132,6 +140,36 @@ def read_caption(clip: SceneClip, default: str) -> str:
         return read_text_file(path, "caption", MAX_CAPTION_BYTES).strip() or default
     except InputError as error:
         raise ClipRejected(RejectionReason.UNREADABLE, str(error).replace(str(path), path.name)) from error
+
+
+def condition_paths(video: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Returns the files beside a video that have the values of registered conditions, whether they exist or not.
+
+    Raises:
+        InputError: a condition is not registered.
+    """
+    return {name: registered_condition(name, "conditions").file_beside(video) for name in names}
+
+
+def read_conditions(clip: SceneClip, names: Sequence[str]) -> dict[str, Tensor]:
+    """Reads the values of registered conditions beside a video.
+
+    Raises:
+        ClipRejected: a file is missing or cannot be read, or its value has another number of axes.
+    """
+    values = {}
+    for name, path in condition_paths(clip.file.path, names).items():
+        condition = registered_condition(name, "conditions")
+        try:
+            value = torch.as_tensor(condition.read(existing_file(path, f"condition {name}")))
+            # The sizes are those of a model: here, those of the value itself.
+            sizes = dict(condition.sizes) | {
+                axis: size for axis, size in zip(condition.axes, value.shape, strict=False) if not axis.isdecimal()
+            }
+            values[name] = condition.check(value, sizes, path.name)
+        except InputError as error:
+            raise ClipRejected(RejectionReason.UNREADABLE, str(error).replace(str(path), path.name)) from error
+    return values
 
 
 class _FrameReader:

@@ -33,6 +33,8 @@ class PreparationConfig:
     """ArcFace .onnx file; None uses the only .onnx in `base`/face_encoder."""
     expression_encoder: str | None = None
     """Folder of an expression encoder, ours or the released one; None writes no expression features."""
+    conditions: list[str] = field(default_factory=list)
+    """Names of registered conditions whose values lie beside the videos (VIDEO.NAME.npy beside VIDEO.mp4)."""
     max_people: int = 1
     """Maximum number of people per clip, all of whom are encoded; 1 encodes the active speaker."""
     filter_people: bool = False
@@ -228,6 +230,8 @@ class PreparationConfig:
             deciding.pop("image_tokens")
         if self.expression_encoder is None:
             deciding.pop("expression_encoder")
+        if not self.conditions:
+            deciding.pop("conditions")
         if self.max_people == 1:
             deciding.pop("people")
         if self.max_people == 1 or not self.filter_people:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fantasytalking.common.hub import resolve_local
+from fantasytalking.condition_registry import registered_condition
 from fantasytalking.data.features import ClipFeatures
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip import PreparedClip
@@ -50,6 +51,8 @@ class FeatureEncoders:
             InputError: an encoder is missing, damaged or of another kind (states how to download it), or clips of the
                 configured size cannot be encoded.
         """
+        for name in config.conditions:
+            registered_condition(name, "conditions")
         source, local = config.base, Path(resolve_local(config.base))
         if (local / VAE_CONFIG_FILE).is_file():
             config.check_geometry(read_geometry(local))
@@ -94,6 +97,7 @@ class FeatureEncoders:
             lip_mask_trilinear=masks["trilinear"],
             speakers=self._speaker_features(clip),
             audio_encoder=self._audio_spec,
+            conditions=clip.conditions,
             **self._expression_features(clip),
         )
 

@@ -153,7 +153,7 @@ class CorpusPreparation:
     def _encode(self, clip: SceneClip) -> dict[str, Any]:
         """Prepares and encodes a clip; the features are written before the result."""
         assert self._encoders is not None
-        companions = companions_mark(clip)
+        companions = companions_mark(clip, self.config.conditions)
         try:
             prepared = prepare_clip(clip, self.config)
             features = self._encoders.encode(prepared)
@@ -175,7 +175,8 @@ class CorpusPreparation:
         }
 
     def _result_holds(self, clip: SceneClip, result: dict[str, Any]) -> bool:
-        return result_holds(clip, result, self.encode_stage.result_path(clip), self.output / _features_path(clip))
+        features = self.output / _features_path(clip)
+        return result_holds(clip, result, self.encode_stage.result_path(clip), features, self.config.conditions)
 
     def _merge(self, clips: list[SceneClip], rejections: list[Rejection]) -> tuple[list[ClipRecord], list[Rejection]]:
         results = [(clip, self.encode_stage.result(clip)) for clip in clips]

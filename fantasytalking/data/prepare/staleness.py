@@ -1,13 +1,14 @@
 """Decides whether a clip's stored result still holds: its features are intact, its caption and speech unchanged."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.common.files import fingerprint, hash_file
 from fantasytalking.data.features import load_features
-from fantasytalking.data.prepare.clip import caption_path
+from fantasytalking.data.prepare.clip import caption_path, condition_paths
 from fantasytalking.data.prepare.clip_audio import speech_paths
 from fantasytalking.data.prepare.plan import SceneClip
 
@@ -22,14 +23,17 @@ def feature_file_mark(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": hash_file(path)}
 
 
-def companions_mark(clip: SceneClip) -> str:
-    """Returns a hash of the caption and the speech files beside a video; empty if there are none."""
-    found = _companions(clip)
+def companions_mark(clip: SceneClip, conditions: Sequence[str]) -> str:
+    """Returns a hash of the caption, the speech files and the values of `conditions` beside a video; empty if there
+    are none."""
+    found = _companions(clip, conditions)
     text = "\n".join(f"{path.name} {fingerprint(path)}" for path in found)
     return hashlib.sha256(text.encode()).hexdigest()[:16] if found else ""
 
 
-def result_holds(clip: SceneClip, result: dict[str, Any], result_path: Path, features: Path) -> bool:
+def result_holds(
+    clip: SceneClip, result: dict[str, Any], result_path: Path, features: Path, conditions: Sequence[str]
+) -> bool:
     """Whether a clip need not be prepared again.
 
     A feature file of the recorded size that is not newer than its result is taken for intact; the content of others is
@@ -37,9 +41,9 @@ def result_holds(clip: SceneClip, result: dict[str, Any], result_path: Path, fea
     """
     written = result_path.stat().st_mtime_ns
     if COMPANIONS_KEY in result:
-        if companions_mark(clip) != result[COMPANIONS_KEY]:
+        if companions_mark(clip, conditions) != result[COMPANIONS_KEY]:
             return False
-    elif any(path.stat().st_mtime_ns > written for path in _companions(clip)):
+    elif any(path.stat().st_mtime_ns > written for path in _companions(clip, conditions)):
         return False
     return "reason" in result or _is_intact(features, result.get(FEATURE_FILE_KEY), written)
 
@@ -63,5 +67,7 @@ def _can_be_loaded(path: Path) -> bool:
     return True
 
 
-def _companions(clip: SceneClip) -> list[Path]:
-    return [path for path in (caption_path(clip.file.path), *speech_paths(clip.file.path)) if path.is_file()]
+def _companions(clip: SceneClip, conditions: Sequence[str]) -> list[Path]:
+    video = clip.file.path
+    beside = (caption_path(video), *speech_paths(video), *condition_paths(video, conditions).values())
+    return [path for path in beside if path.is_file()]

@@ -40,7 +40,7 @@ class PretrainedPipeline(DiffusionPipeline):
 
     @property
     def trained_modules(self) -> list[str]:
-        """Trained modules among audio, face, motion and expression."""
+        """Trained modules among audio, face, motion, expression and registered conditions."""
         return self.config.trained_modules.split(",")
 
     @property
@@ -54,6 +54,7 @@ class PretrainedPipeline(DiffusionPipeline):
             self.expression_encoder is not None,
             face_ranges_from_dict(self.config.face_ranges, "pipeline"),
             has_experts=self.transformer_2 is not None,
+            conditions=self.transformer.config.conditions or {},
         )
 
     def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
