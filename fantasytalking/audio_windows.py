@@ -10,15 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fantasytalking.audio_tokens import WAV2VEC2_TIMING, TokenTiming
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.latent_geometry import latent_frame_count
 
-TOKENS_PER_SECOND = 50.0
-"""Audio tokens per second: a stride of 320 samples at 16 kHz (wav2vec2)."""
-FIRST_TOKEN_CENTER_SECONDS = 200 / 16000
-"""Center of the first token's receptive field of 400 samples, in seconds."""
 AUDIO_WINDOW_SECONDS = 0.34
-"""Default span of a window in seconds: 17 tokens, as the released rule at its 23 fps."""
+"""Default span of a window in seconds: 17 tokens of wav2vec2, as the released rule at its 23 fps."""
 RELEASED_WINDOW_MARGIN = 4
 """Tokens that the released code adds on both sides of a range."""
 
@@ -77,8 +74,7 @@ def released_token_ranges(num_tokens: int, num_frames: int, temporal_stride: int
     if half < 1:
         raise InputError(
             f"the audio has {num_tokens} tokens for {num_frames} frames and is shorter than one window; "
-            f"at least {(num_frames + 1) // 2} tokens ({num_frames / 2 / TOKENS_PER_SECOND:.2f} s) are required; "
-            "use longer audio or fewer frames",
+            f"at least {(num_frames + 1) // 2} tokens are required; use longer audio or fewer frames",
             code=ErrorCode.out_of_range,
             field="audio tokens",
             value=num_tokens,
@@ -97,7 +93,11 @@ def released_token_ranges(num_tokens: int, num_frames: int, temporal_stride: int
 
 
 def timed_frame_windows(
-    features: Tensor, frame_times: Tensor, temporal_stride: int, window_seconds: float = AUDIO_WINDOW_SECONDS
+    features: Tensor,
+    frame_times: Tensor,
+    temporal_stride: int,
+    window_seconds: float = AUDIO_WINDOW_SECONDS,
+    timing: TokenTiming = WAV2VEC2_TIMING,
 ) -> AudioWindows:
     """Cuts one window per latent frame, `window_seconds` around its time, equal at every frame rate. The default rule.
 
@@ -105,38 +105,41 @@ def timed_frame_windows(
     middle of the interval during which its frames are shown, which covers variable frame rates.
 
     Args:
-        features: (B, T, C) wav2vec2 tokens; the center of token t is at (320 t + 200) / 16000 s of the clip.
+        features: (B, T, C) tokens of the clip.
         frame_times: (num_frames,) or (B, num_frames) seconds from the clip's start at which each frame appears,
             increasing.
         temporal_stride: frames per latent frame.
         window_seconds: span of a window in seconds, rounded to an odd number of tokens.
+        timing: when the tokens of the audio encoder are.
 
     Raises:
         InputError: the times do not increase, the clip has no whole number of latent frames, or the audio is shorter
             than one window.
     """
-    length = tokens_per_window(window_seconds)
-    _check_features(features, length, f"one window of {window_seconds} s")
+    length = tokens_per_window(window_seconds, timing)
+    seconds = features.shape[1] / timing.tokens_per_second
+    _check_features(features, length, f"one window of {window_seconds} s", f" ({seconds:.2f} s)")
     # Token with the nearest center; ties are rounded up, equally on every platform.
     times = latent_frame_times(frame_times, temporal_stride)
-    center = torch.floor((times - FIRST_TOKEN_CENTER_SECONDS) * TOKENS_PER_SECOND + 0.5)
+    center = torch.floor((times - timing.first_center) * timing.tokens_per_second + 0.5)
     return cut_windows(features, center.long() - length // 2, length)
 
 
-def tokens_per_window(window_seconds: float) -> int:
+def tokens_per_window(window_seconds: float, timing: TokenTiming = WAV2VEC2_TIMING) -> int:
     """Returns the number of tokens in a window: the nearest odd number, so that the window has a middle token.
 
     Raises:
         InputError: the span is shorter than one token or longer than 10 s.
     """
-    if not 1 / TOKENS_PER_SECOND <= window_seconds <= 10:
+    rate = timing.tokens_per_second
+    if not 1 / rate <= window_seconds <= 10:
         raise InputError(
-            f"window_seconds is {window_seconds}; it must be {1 / TOKENS_PER_SECOND} to 10 s",
+            f"window_seconds is {window_seconds}; it must be {1 / rate:g} to 10 s",
             code=ErrorCode.out_of_range,
             field="window_seconds",
             value=window_seconds,
         )
-    return 2 * int((window_seconds * TOKENS_PER_SECOND - 1) / 2 + 0.5) + 1
+    return 2 * int((window_seconds * rate - 1) / 2 + 0.5) + 1
 
 
 def latent_frame_times(frame_times: Tensor, temporal_stride: int) -> Tensor:
@@ -212,7 +215,7 @@ def cut_windows(features: Tensor, first: Tensor, length: int) -> AudioWindows:
     return AudioWindows(tokens.masked_fill(~mask[..., None], 0.0), mask)
 
 
-def _check_features(features: Tensor, required: int, what: str) -> None:
+def _check_features(features: Tensor, required: int, what: str, duration: str = "") -> None:
     if features.ndim != 3:
         raise InputError(
             f"the audio features have shape {tuple(features.shape)}; expected (batch, tokens, channels)",
@@ -222,8 +225,8 @@ def _check_features(features: Tensor, required: int, what: str) -> None:
         )
     if features.shape[1] < required:
         raise InputError(
-            f"the audio has {features.shape[1]} tokens ({features.shape[1] / TOKENS_PER_SECOND:.2f} s), fewer than "
-            f"{what}: {required} tokens ({required / TOKENS_PER_SECOND:.2f} s); use longer audio",
+            f"the audio has {features.shape[1]} tokens{duration}, fewer than {what}: {required} tokens; use longer "
+            "audio",
             code=ErrorCode.out_of_range,
             field="audio tokens",
             value=features.shape[1],

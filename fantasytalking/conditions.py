@@ -52,7 +52,7 @@ class Conditions(NamedTuple):
     """(B, s + Z, F, H, W) first-frame mask (s channels) and first-frame latents, concatenated to the noisy ones; or
     (B, Z, 1, H, W) latents of the portrait, which replace latent frame 0 (`models.image_conditioning`)."""
     audio_embeds: Tensor
-    """(B, 1 or F, L, D_audio) wav2vec2 features cut into windows. With `speaker_regions`, L consists of one equal block
+    """(B, 1 or F, L, D_audio) audio features cut into windows. With `speaker_regions`, L consists of one equal block
     per speaker, in the order of the regions (`audio_windows.join_speaker_windows`)."""
     audio_mask: Tensor
     """(B, 1 or F, L) bool, True where the token is real. Values of other tokens are ignored."""

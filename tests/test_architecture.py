@@ -22,6 +22,7 @@ ROOMS = [
         "conditions",
         "condition_specs",
         "flow_matching",
+        "audio_tokens",
         "audio_windows",
         "attention_regions",
         "motion_normalizer",

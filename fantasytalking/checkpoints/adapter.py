@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fantasytalking.audio_tokens import AudioEncoderSpec
 from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS
 from fantasytalking.checkpoints.lora import (
     LoraSpec,
@@ -70,6 +71,9 @@ class AdapterConfig:
     """Transformer that it was trained on, of a base with two: `high` or `low` noise levels; None: the base has one."""
     face_ranges: dict[str, Any] | None = None
     """Sizes and places of faces in the training clips (`face_ranges_to_dict`); None if they are not known."""
+    audio_encoder: dict[str, Any] | None = None
+    """Encoder of the training clips' audio (`AudioEncoderSpec.to_dict`); None: wav2vec2 of unknown weights, as for the
+    released weights and adapters of earlier releases."""
     base_tensors: int = 0
     """Number of trained base tensors in base.safetensors; 0 without that file."""
     format: int = ADAPTER_FORMAT
@@ -110,6 +114,8 @@ class AdapterConfig:
         if self.lora is not None:
             LoraSpec.from_dict(self.lora, source)
         face_ranges_from_dict(self.face_ranges, source)
+        if self.audio_encoder is not None:
+            AudioEncoderSpec.from_dict(self.audio_encoder, source)
         if self.expert not in (None, *(expert.value for expert in Expert)):
             raise self._error(source, "expert", "high, low or null is required")
         if type(self.base_tensors) is not int or not 0 <= self.base_tensors <= 100_000:
@@ -118,6 +124,12 @@ class AdapterConfig:
             raise self._error(
                 source, "format", f"this version reads {ADAPTER_FORMAT}; update the code", ErrorCode.unsupported
             )
+
+    def audio_encoder_spec(self, audio_dim: int) -> AudioEncoderSpec:
+        """Returns the encoder of the training clips' audio, for a model that reads `audio_dim` channels."""
+        if self.audio_encoder is None:
+            return AudioEncoderSpec.unrecorded(audio_dim)
+        return AudioEncoderSpec.from_dict(self.audio_encoder, "adapter")
 
     def _error(
         self, source: str, name: str, requirement: str, code: ErrorCode = ErrorCode.invalid_choice

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fantasytalking.attention_regions import BackgroundAttention
+from fantasytalking.audio_tokens import WAV2VEC2_TIMING, TokenTiming
 from fantasytalking.audio_windows import (
     AUDIO_WINDOW_SECONDS,
     AudioWindows,
@@ -154,22 +155,29 @@ class PortraitCollator:
     def _audio_condition(self, samples: Sequence[Sample]) -> tuple[AudioWindows, Tensor | None]:
         """Returns the windows of the clips' audio, or those of all speakers side by side with their regions."""
         frame_times = torch.stack([sample.features.frame_times for sample in samples])
+        timing = _token_timing(samples)
         speakers = collate_speakers(samples, self.config.region_boxes, self.config.geometry, self.config.background)
         if speakers is None:
             audio = _stack([sample.features.audio for sample in samples], samples, "audio")
-            return self._audio_windows(audio, frame_times), None
+            return self._audio_windows(audio, frame_times, timing), None
         speaker_tokens, speaks, regions = speakers
-        windows = [self._audio_windows(tokens, frame_times) for tokens in speaker_tokens]
+        windows = [self._audio_windows(tokens, frame_times, timing) for tokens in speaker_tokens]
         masked = [
             window._replace(mask=window.mask & speaks[:, person, None, None]) for person, window in enumerate(windows)
         ]
         return join_speaker_windows(masked), regions
 
-    def _audio_windows(self, audio: Tensor, frame_times: Tensor) -> AudioWindows:
+    def _audio_windows(self, audio: Tensor, frame_times: Tensor, timing: TokenTiming) -> AudioWindows:
         if self.config.alignment is AudioAlignment.clip:
             return clip_level_window(audio)
         stride = self.config.geometry.temporal_stride
-        return timed_frame_windows(audio, frame_times, stride, self.config.audio_window_seconds)
+        return timed_frame_windows(audio, frame_times, stride, self.config.audio_window_seconds, timing)
+
+
+def _token_timing(samples: Sequence[Sample]) -> TokenTiming:
+    """Timing of the clips' audio tokens; `PortraitDataset` checks that all have one encoder."""
+    encoder = samples[0].features.audio_encoder
+    return WAV2VEC2_TIMING if encoder is None else encoder.timing
 
 
 def _image_embeds(samples: Sequence[Sample]) -> Tensor:

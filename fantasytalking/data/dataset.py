@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from fantasytalking.audio_tokens import AudioEncoderSpec, check_same_encoder
 from fantasytalking.common.config import did_you_mean
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.data.features import ClipFeatures, load_features
+from fantasytalking.data.features import ClipFeatures, load_features, read_audio_encoder
 from fantasytalking.data.manifest import ClipRecord, read_manifest
 from fantasytalking.motion_normalizer import MotionNormalizer
 
@@ -37,7 +38,7 @@ class PortraitDataset(Dataset[Sample]):
 
     Raises:
         InputError: a manifest is missing or damaged, a feature file is missing, or a pattern of `exclude` matches no
-            clip or leaves none.
+            clip or leaves none, or the manifests were prepared with different audio encoders.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class PortraitDataset(Dataset[Sample]):
             record if motion_normalizer is None else record.renormalized(motion_normalizer) for record, _ in found
         ]
         self._paths = [path for _, path in found]
+        self.audio_encoder = corpus_audio_encoder(manifests, self._paths)
+        """Encoder of the first readable clip, and of all others; None: no clip is readable."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -70,7 +73,8 @@ class PortraitDataset(Dataset[Sample]):
         """Loads clip number `index`.
 
         Raises:
-            InputError: its feature file is damaged or does not match the manifest.
+            InputError: its feature file is damaged, does not match the manifest, or was made with another audio
+                encoder than the other clips.
         """
         record, features = self.records[index], load_features(self._paths[index])
         height, width = features.latents.shape[-2:]
@@ -91,7 +95,46 @@ class PortraitDataset(Dataset[Sample]):
                 field="frames",
                 value=(len(features.frame_times), height, width),
             )
+        if self.audio_encoder is not None and features.audio_encoder is not None:
+            _check_clip_encoder(self._paths[index], features.audio_encoder, self.audio_encoder)
         return Sample(record, features)
+
+
+def corpus_audio_encoder(manifests: Sequence[str | Path], paths: Sequence[Path]) -> AudioEncoderSpec | None:
+    """Returns the audio encoder of a corpus, of which the first readable clip of each manifest is read.
+
+    Args:
+        manifests: paths of the manifest.jsonl files.
+        paths: of all feature files.
+
+    Returns:
+        The encoder, or None if no clip is readable.
+
+    Raises:
+        InputError: the manifests were prepared with different audio encoders.
+    """
+    expected: AudioEncoderSpec | None = None
+    for folder in dict.fromkeys(Path(manifest).parent for manifest in manifests):
+        for path in paths:
+            if not path.is_relative_to(folder):
+                continue
+            try:
+                found = read_audio_encoder(path)
+            except InputError:  # reported when the clip is used
+                continue
+            expected = expected or found
+            _check_clip_encoder(path, found, expected)
+            break
+    return expected
+
+
+def _check_clip_encoder(path: Path, found: AudioEncoderSpec, expected: AudioEncoderSpec) -> None:
+    check_same_encoder(
+        found,
+        expected,
+        f"the audio tokens in '{path}' are those of",
+        "prepare all clips with one audio_encoder",
+    )
 
 
 def matching_clips(names: Sequence[str], patterns: Sequence[str]) -> set[str]:

@@ -5,7 +5,7 @@
 | latents             | (Z,F,h,w)   | float16 | normalized VAE latents of the clip (Z = 16 for Wan 2.1) |
 | first_frame_latents | (Z,F,h,w)   | float16 | normalized VAE latents of [first frame, zeros ...] |
 | text                | (T,D)       | float16 | umT5 states of the caption's tokens, without padding |
-| audio               | (A,C)       | float16 | wav2vec2 tokens of the clip's audio (C = 768 for wav2vec2-base) |
+| audio               | (A,C)       | float16 | tokens of the clip's audio (C = 768 for wav2vec2-base) |
 | frame_times         | (frames,)   | float64 | seconds from the clip's start at which each frame appears |
 | face                | (P,512)     | float32 | ArcFace embeddings of the first frame's faces, of length 1 |
 | lip_mask_causal     | (F,h,w)     | float16 | lip mask in [0,1], projected per causal latent group |
@@ -19,23 +19,28 @@ Optional keys; each group is complete or absent:
 | expression          | (P,frames,E) | float16 | expression features of every frame: head, eye, emotion, mouth |
 | expression_present  | (P,frames)   | bool    | the face is visible; elsewhere `expression` repeats the last one |
 | boxes               | (P,frames,4) | float32 | left, top, right, bottom of the face in pixels of the prepared frames |
-| speakers            | (P,A,C)      | float16 | wav2vec2 tokens of each person's speech |
+| speakers            | (P,A,C)      | float16 | audio tokens of each person's speech |
 
 The P people are ordered from left to right as in the first frame; if a face is not visible, its box is the last known
 one. There are F = 1 + (frames - 1) / s latent frames of h x w, where s is the temporal stride of the VAE. The metadata
-has the single key "fantasytalking", whose value is JSON: {"config": hash of the settings, "format": 1}. (safetensors
-writes several keys in random order.)
+has the single key "fantasytalking", whose value is JSON: {"config": hash of the settings, "format": 1,
+"audio_encoder": `AudioEncoderSpec`}. (safetensors writes several keys in random order.) Files of earlier releases lack
+the audio encoder, which was wav2vec2.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fantasytalking.audio_tokens import AudioEncoderSpec
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, bounded_file
 from fantasytalking.common.limits import MAX_FEATURE_BYTES
@@ -55,7 +60,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """The tensors of a feature file; the module's docstring lists their shapes and types."""
+    """The content of a feature file; the module's docstring lists shapes and types of its tensors."""
 
     latents: Tensor
     first_frame_latents: Tensor
@@ -70,6 +75,12 @@ class ClipFeatures:
     expression_present: Tensor | None = None
     boxes: Tensor | None = None
     speakers: Tensor | None = None
+    audio_encoder: AudioEncoderSpec | None = None
+    """The encoder of `audio` and `speakers`; a loaded file always has one."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the tensors by their keys, without absent ones."""
+        return {name: getattr(self, name) for name in _SHAPES if getattr(self, name) is not None}
 
 
 _AXES = {
@@ -79,7 +90,7 @@ _AXES = {
     "lip_mask_trilinear": ("F", "h", "w"),
     **{name: axes for spec in CONDITIONS for name, axes in spec.features.items()},
 }
-_SHAPES = {item.name: _AXES[item.name] for item in fields(ClipFeatures)}
+_SHAPES = {item.name: _AXES[item.name] for item in fields(ClipFeatures) if item.name != "audio_encoder"}
 
 
 def save_features(features: ClipFeatures, path: Path, config_hash: str) -> None:
@@ -95,11 +106,13 @@ def save_features(features: ClipFeatures, path: Path, config_hash: str) -> None:
     """
     tensors = {
         name: tensor.to("cpu", _DTYPES.get(name, torch.float16)).contiguous()
-        for name, tensor in vars(features).items()
-        if tensor is not None
+        for name, tensor in features.tensors().items()
     }
     _check(tensors, str(path))
-    metadata = {METADATA_KEY: json.dumps({"config": config_hash, "format": FEATURE_FORMAT}, sort_keys=True)}
+    description: dict[str, Any] = {"config": config_hash, "format": FEATURE_FORMAT}
+    if features.audio_encoder is not None:
+        description["audio_encoder"] = features.audio_encoder.to_dict()
+    metadata = {METADATA_KEY: json.dumps(description, sort_keys=True)}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -111,11 +124,32 @@ def load_features(path: str | Path) -> ClipFeatures:
         InputError: the file is missing, larger than 1 GiB, damaged or of another format, or a tensor has a wrong shape,
             type or value; `field` is the key.
     """
+    with _open_features(path) as (file, description):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _check(tensors, str(path))
+    return ClipFeatures(**tensors, audio_encoder=_audio_encoder(description, tensors["audio"].shape[-1], path))
+
+
+def read_audio_encoder(path: str | Path) -> AudioEncoderSpec:
+    """Returns the audio encoder of a feature file, of which only the header is read.
+
+    Raises:
+        InputError: the file is missing, damaged or of another format, or has no audio.
+    """
+    with _open_features(path) as (file, description):
+        shape = file.get_slice("audio").get_shape() if "audio" in file.keys() else []  # noqa: SIM118
+    if len(shape) != len(_SHAPES["audio"]):
+        raise _malformed(str(path), "audio", f"has shape {tuple(shape)}", tuple(shape))
+    return _audio_encoder(description, shape[-1], path)
+
+
+@contextmanager
+def _open_features(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Context with the open file and its checked metadata."""
     try:
         path = bounded_file(path, "feature file", MAX_FEATURE_BYTES, "prepare the clip again", field="path")
         with safe_open(path, framework="pt") as file:
-            _check_metadata(file.metadata() or {}, path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file, _read_description(file.metadata() or {}, path)
     except SafetensorError as error:
         raise InputError(
             f"feature file '{path}' is damaged ({error}); delete it and prepare the corpus again",
@@ -130,15 +164,23 @@ def load_features(path: str | Path) -> ClipFeatures:
             field="path",
             value=str(path),
         ) from error
-    _check(tensors, str(path))
-    return ClipFeatures(**tensors)
 
 
-def _check_metadata(metadata: dict[str, str], path: Path) -> None:
+def _audio_encoder(description: dict[str, Any], channels: int, path: str | Path) -> AudioEncoderSpec:
+    if "audio_encoder" not in description:
+        return AudioEncoderSpec.unrecorded(channels)
+    spec = AudioEncoderSpec.from_dict(description["audio_encoder"], str(path))
+    if spec.dim != channels:
+        raise _malformed(str(path), "audio", f"has {channels} channels, its encoder has {spec.dim}", channels)
+    return spec
+
+
+def _read_description(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(metadata.get(METADATA_KEY, "{}")).get("format")
-    except (json.JSONDecodeError, AttributeError):
-        found = None
+        description = json.loads(metadata.get(METADATA_KEY, "{}"))
+        found = description.get("format")
+    except (json.JSONDecodeError, AttributeError, RecursionError):
+        description, found = {}, None
     if found != FEATURE_FORMAT:
         raise InputError(
             f"feature file '{path}' has format {found}; this version reads format {FEATURE_FORMAT}; prepare it again",
@@ -146,6 +188,7 @@ def _check_metadata(metadata: dict[str, str], path: Path) -> None:
             field="format",
             value=found,
         )
+    return dict(description)
 
 
 def _check(tensors: dict[str, Tensor], source: str) -> None:

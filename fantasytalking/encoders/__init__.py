@@ -1,1 +1,1 @@
-"""Provides the frozen encoders: Wan's VAE, text and image encoders, wav2vec2, ArcFace and expression encoders."""
+"""Provides the frozen encoders: Wan's VAE, text and image encoders, audio encoders, ArcFace and expression encoders."""

@@ -14,10 +14,12 @@ from transformers import PreTrainedModel
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import HUB_ID, local_folder, resolve_local
+from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.model_folder import check_model_folder, weights_bounded_by_files
 
 ATTENTION_IMPLEMENTATION = "sdpa"
-"""Attention of transformers' models; without a name, their configuration could ask for a kernel of the hub."""
+"""Attention of transformers' models that have it, eager of the others; without a name, their configuration could ask
+for a kernel of the hub."""
 DOWNLOADED_FILES = ("*.json", "*.model", "*.safetensors", "*.txt")
 """Files of a component that are downloaded: configuration, vocabulary and weights, but no pickles and no code."""
 
@@ -55,7 +57,8 @@ def load_model(
         InputError: the component is missing, cannot be read, or lacks weights of the model.
     """
     if issubclass(model_class, PreTrainedModel):
-        options["attn_implementation"] = ATTENTION_IMPLEMENTATION
+        has_sdpa = getattr(model_class, "_supports_sdpa", False)  # WavLM's attention has a bias of its own
+        options["attn_implementation"] = ATTENTION_IMPLEMENTATION if has_sdpa else "eager"
     loaded = load_component(
         model_class.from_pretrained,  # type: ignore[attr-defined]
         source,
@@ -95,6 +98,48 @@ def load_component(
             files hold.
     """
     source = resolve_local(source)
+    owner = getattr(from_pretrained, "__self__", None)
+    if str(getattr(owner, "__module__", "")).startswith("transformers."):
+        options["trust_remote_code"] = False  # without it, transformers asks on standard input
+    try:
+        local = _checked_source(source, subfolder, component_name)
+        folder = local / subfolder
+        with weights_bounded_by_files(folder, component_name):
+            return from_pretrained(str(local), **({"subfolder": subfolder} if subfolder else {}), **options)
+    except InputError:
+        raise
+    except Exception as error:
+        # The tokenizers library raises plain exceptions for a vocabulary that it cannot read.
+        if type(error) is not Exception and not isinstance(error, LOADING_ERRORS):
+            raise
+        raise _loading_error(error, source, subfolder, component_name) from error
+
+
+def read_component_json(source: str | Path, subfolder: str, file: str, component_name: str) -> dict[str, Any]:
+    """Returns a JSON file of a component of `source`, a folder or hub id, whose configurations are checked first.
+
+    Raises:
+        InputError: the component or the file is missing or malformed.
+    """
+    source = resolve_local(source)
+    try:
+        path = _checked_source(source, subfolder, component_name) / subfolder / file
+    except InputError:
+        raise
+    except LOADING_ERRORS as error:
+        raise _loading_error(error, source, subfolder, component_name) from error
+    if not path.is_file():
+        raise InputError(
+            f"{component_name}: '{_location(source, subfolder)}' has no {file}; {_download_hint(source)}",
+            code=ErrorCode.missing_weights,
+            field=component_name,
+            value=_location(source, subfolder),
+        )
+    return read_json(path)
+
+
+def _checked_source(source: str | Path, subfolder: str, component_name: str) -> Path:
+    """Returns the folder of `source`, downloaded if it is a hub id, once the component's configurations are checked."""
     if not Path(source).is_dir() and not HUB_ID.fullmatch(str(source)):
         raise InputError(
             f"{component_name}: the folder '{source}' does not exist; {_download_hint(source)}",
@@ -109,22 +154,9 @@ def load_component(
             field=component_name,
             value=subfolder,
         )
-    owner = getattr(from_pretrained, "__self__", None)
-    if str(getattr(owner, "__module__", "")).startswith("transformers."):
-        options["trust_remote_code"] = False  # without it, transformers asks on standard input
-    try:
-        local = Path(source) if Path(source).is_dir() else _download(str(source), subfolder)
-        folder = local / subfolder
-        check_model_folder(folder, component_name)
-        with weights_bounded_by_files(folder, component_name):
-            return from_pretrained(str(local), **({"subfolder": subfolder} if subfolder else {}), **options)
-    except InputError:
-        raise
-    except Exception as error:
-        # The tokenizers library raises plain exceptions for a vocabulary that it cannot read.
-        if type(error) is not Exception and not isinstance(error, LOADING_ERRORS):
-            raise
-        raise _loading_error(error, source, subfolder, component_name) from error
+    local = Path(source) if Path(source).is_dir() else _download(str(source), subfolder)
+    check_model_folder(local / subfolder, component_name)
+    return local
 
 
 def _loading_error(error: Exception, source: str | Path, subfolder: str, component_name: str) -> InputError:

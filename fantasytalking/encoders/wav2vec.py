@@ -1,40 +1,70 @@
-"""Encodes speech with wav2vec2; memory does not grow with the length of the audio.
+"""Encodes speech with wav2vec2 (arXiv 2006.11477), or HuBERT and WavLM, which share its layout: convolutions over
+samples, then a transformer. Memory does not grow with the length of the audio.
 
-Token t covers 25 ms of audio (a receptive field of 400 samples) centered at (320 t + 200) / 16000 s.
+Token t of wav2vec2 covers 25 ms of audio (a receptive field of 400 samples) centered at (320 t + 200) / 16000 s.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from diffusers.utils.torch_utils import get_module_execution_device
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
 
-from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.encoders.loading import load_component, load_model, onload_module
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE, TokenTiming
+from fantasytalking.encoders.audio_features import AudioEncoder, spans, unsupported
 
-WAV2VEC_SAMPLE_RATE = 16_000
-WAV2VEC_STRIDE = 320
-WAV2VEC_RECEPTIVE_FIELD = 400
-
-
-def token_count(samples: int) -> int:
-    """Returns the number of wav2vec2 tokens of `samples` samples at 16 kHz, without padding."""
-    return max(0, (samples - WAV2VEC_RECEPTIVE_FIELD) // WAV2VEC_STRIDE + 1)
+MAX_RECEPTIVE_FIELD = AUDIO_SAMPLE_RATE
+"""Longest supported receptive field of a token in samples: 1 s."""
 
 
-def token_times(count: int) -> NDArray[np.float64]:
+class ConvGeometry(NamedTuple):
+    """Geometry of the convolutions over samples; none of them is padded."""
+
+    stride: int
+    """Samples per token."""
+    receptive_field: int
+    """Samples that a token covers."""
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig) -> "ConvGeometry":
+        """Reads the convolutions of a model.
+
+        Raises:
+            InputError: a token covers more than 1 s, or the tokens leave gaps.
+        """
+        stride, field = 1, 1
+        for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
+            field += (kernel - 1) * stride
+            stride *= step
+        if not 1 <= stride <= field <= MAX_RECEPTIVE_FIELD:
+            raise unsupported(
+                f"the audio encoder has stride {stride} and receptive field {field}; 1 <= stride <= receptive field "
+                f"<= {MAX_RECEPTIVE_FIELD} samples is needed",
+                (stride, field),
+            )
+        return cls(stride, field)
+
+
+WAV2VEC2_GEOMETRY = ConvGeometry(320, 400)
+"""Of all released models of wav2vec2, HuBERT and WavLM."""
+
+
+def token_count(samples: int, geometry: ConvGeometry = WAV2VEC2_GEOMETRY) -> int:
+    """Returns the number of tokens of `samples` samples at 16 kHz, without padding."""
+    return max(0, (samples - geometry.receptive_field) // geometry.stride + 1)
+
+
+def token_times(count: int, geometry: ConvGeometry = WAV2VEC2_GEOMETRY) -> NDArray[np.float64]:
     """Returns (count,) seconds: the center of each token's receptive field."""
-    return (WAV2VEC_STRIDE * np.arange(count, dtype=np.float64) + WAV2VEC_RECEPTIVE_FIELD / 2) / WAV2VEC_SAMPLE_RATE
+    return (geometry.stride * np.arange(count, dtype=np.float64) + geometry.receptive_field / 2) / AUDIO_SAMPLE_RATE
 
 
-class AudioEncoder:
-    """Runs Wav2Vec2Model with its processor's normalization (zero mean and unit variance over the whole audio).
+class Wav2Vec2AudioEncoder(AudioEncoder):
+    """Runs Wav2Vec2Model, HubertModel or WavLMModel with its processor's normalization (for wav2vec2, zero mean and
+    unit variance over the whole audio).
 
     Audio up to `window_seconds` is encoded in one pass. Longer audio is encoded in windows; only the middle of each
     window is kept, and `context_seconds` on both sides are context for the transformer. The normalization and the
@@ -44,135 +74,77 @@ class AudioEncoder:
     most 16 s.
 
     Args:
-        model: the wav2vec2 model.
+        model: the model.
         feature_extractor: its feature extractor.
         window_seconds: maximum length of one pass, in seconds.
         context_seconds: context on both sides of a window, in seconds.
     """
 
+    # masked_spec_embed is for SpecAugment in the training of wav2vec2; released files lack it.
+    allowed_missing: ClassVar[tuple[str, ...]] = (r"(.*\.)?masked_spec_embed",)
+
     def __init__(
         self,
-        model: Wav2Vec2Model,
-        feature_extractor: Wav2Vec2FeatureExtractor,
+        model: PreTrainedModel,
+        feature_extractor: SequenceFeatureExtractor,
         window_seconds: float = 40.0,
         context_seconds: float = 5.0,
     ) -> None:
+        super().__init__(model, feature_extractor)
         assert window_seconds > 2 * context_seconds, "a window must be longer than its context"
-        self.model, self.feature_extractor = model, feature_extractor
-        self.window_tokens = round(window_seconds * WAV2VEC_SAMPLE_RATE / WAV2VEC_STRIDE)
-        self.context_tokens = round(context_seconds * WAV2VEC_SAMPLE_RATE / WAV2VEC_STRIDE)
+        self.geometry = ConvGeometry.from_config(model.config)
+        self.window_tokens = round(window_seconds * AUDIO_SAMPLE_RATE / self.geometry.stride)
+        self.context_tokens = round(context_seconds * AUDIO_SAMPLE_RATE / self.geometry.stride)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        subfolder: str = "",
-        processor_subfolder: str | None = None,
-        device: torch.device | str | None = "cpu",
-        dtype: torch.dtype = torch.float32,
-        **options: Any,
-    ) -> "AudioEncoder":
-        """Loads a model from a folder or hub id (facebook/wav2vec2-base-960h).
-
-        Args:
-            source: the folder or hub id.
-            subfolder: the folder of the model within `source`.
-            processor_subfolder: the folder of the feature extractor; None uses `subfolder`.
-            device: the device of the model.
-            dtype: the data type of the model.
-            options: further arguments of the model's `from_pretrained`.
+    def timing_of(cls, config: PretrainedConfig) -> TokenTiming:
+        """50 tokens per second, the first centered at 12.5 ms, for the convolutions of all released models.
 
         Raises:
-            InputError: the model is missing, damaged, incomplete, or not for 16 kHz with stride 320.
+            InputError: an adapter of the model shortens its output, or the convolutions are out of range.
         """
-        extractor = load_component(
-            Wav2Vec2FeatureExtractor.from_pretrained,
-            source,
-            subfolder if processor_subfolder is None else processor_subfolder,
-            "audio processor",
-        )
-        # masked_spec_embed is for SpecAugment in wav2vec2's training; released files lack it.
-        model = load_model(
-            Wav2Vec2Model,
-            source,
-            subfolder,
-            "audio encoder",
-            allowed_missing=(r"(.*\.)?masked_spec_embed",),
-            device=device,
-            dtype=dtype,
-            **options,
-        )
-        stride, field = _conv_geometry(model)
-        if extractor.sampling_rate != WAV2VEC_SAMPLE_RATE or (stride, field) != (
-            WAV2VEC_STRIDE,
-            WAV2VEC_RECEPTIVE_FIELD,
-        ):
-            raise InputError(
-                f"audio encoder '{source}' needs {extractor.sampling_rate} Hz, stride {stride} and receptive field "
-                f"{field}; it must be {WAV2VEC_SAMPLE_RATE} Hz, {WAV2VEC_STRIDE} and {WAV2VEC_RECEPTIVE_FIELD}; "
-                "use a model such as wav2vec2-base-960h",
-                code=ErrorCode.unsupported,
-                field="audio_encoder",
-                value=(extractor.sampling_rate, stride, field),
-            )
-        return cls(model, extractor)
+        if getattr(config, "add_adapter", False):
+            raise unsupported("the audio encoder has layers after its transformer (add_adapter)", "add_adapter")
+        stride, field = ConvGeometry.from_config(config)
+        return TokenTiming(AUDIO_SAMPLE_RATE / stride, field / 2 / AUDIO_SAMPLE_RATE)
 
-    @property
-    def dim(self) -> int:
-        """Number of channels of a token (768 for wav2vec2-base)."""
-        return self.model.config.hidden_size
+    def token_count(self, num_samples: int) -> int:
+        """Returns the number of tokens whose receptive fields lie within `num_samples` samples."""
+        return token_count(num_samples, self.geometry)
 
-    @property
-    def _device(self) -> torch.device:
-        """Device on which the model computes; offloaded weights may be on another one."""
-        return get_module_execution_device(self.model)
-
-    @torch.no_grad()
-    def encode(self, samples: NDArray[np.float32]) -> Tensor:
-        """Returns the features of mono audio at 16 kHz.
-
-        Args:
-            samples: (S,) float32 in [-1, 1].
-
-        Returns:
-            (token_count(S), D) last hidden states, float32, on the CPU.
-
-        Raises:
-            InputError: the audio is shorter than one token (25 ms).
-        """
-        assert samples.ndim == 1, f"samples must be (S,), not {samples.shape}"
-        count = token_count(len(samples))
-        if count == 0:
-            raise InputError(
-                f"the audio has {len(samples)} samples; at least {WAV2VEC_RECEPTIVE_FIELD} (25 ms) are needed; give "
-                "longer audio",
-                code=ErrorCode.out_of_range,
-                field="samples",
-                value=len(samples),
-            )
-        normalized = self.feature_extractor(
-            samples, sampling_rate=WAV2VEC_SAMPLE_RATE, return_tensors="pt"
-        ).input_values[0]
-        onload_module(self.model)
+    def _encode(self, samples: NDArray[np.float32], count: int) -> Tensor:
+        normalized = self.feature_extractor(samples, sampling_rate=AUDIO_SAMPLE_RATE, return_tensors="pt").input_values[
+            0
+        ]
         if count <= self.window_tokens:
             return self._last_hidden_state(normalized)
         return self._encode_in_windows(normalized, count)
 
     def _last_hidden_state(self, samples: Tensor) -> Tensor:
         inputs = rearrange(samples, "s -> 1 s").to(self._device, self.model.dtype)
-        return self.model(inputs).last_hidden_state[0].float().cpu()
+        states: Tensor = self.model(inputs).last_hidden_state[0]
+        return states.float().cpu()
 
     def _encode_in_windows(self, samples: Tensor, count: int) -> Tensor:
         statistics = self._group_norm_statistics(samples, count)
         output = torch.empty(count, self.dim)
-        for start, stop in _spans(count, self.window_tokens - 2 * self.context_tokens):
+        for start, stop in spans(count, self.window_tokens - 2 * self.context_tokens):
             first, last = max(0, start - self.context_tokens), min(count, stop + self.context_tokens)
-            convolved = self._convolve(_samples_for_tokens(samples, first, last), statistics)
-            hidden, _ = self.model.feature_projection(rearrange(convolved, "1 c t -> 1 t c"))
+            convolved = self._convolve(self._samples_for_tokens(samples, first, last), statistics)
+            hidden = self._project(rearrange(convolved, "1 c t -> 1 t c"))
             states = self.model.encoder(hidden).last_hidden_state[0]
             output[start:stop] = states[start - first : stop - first].float().cpu()
         return output
+
+    def _project(self, convolved: Tensor) -> Tensor:
+        """(1, T, C) to (1, T, D): the input of the transformer."""
+        projected: Tensor | tuple[Tensor, Tensor] = self.model.feature_projection(convolved)
+        return projected if isinstance(projected, Tensor) else projected[0]  # HuBERT returns the first part only
+
+    def _samples_for_tokens(self, samples: Tensor, first: int, last: int) -> Tensor:
+        """The samples in the receptive fields of tokens `first` to `last` - 1."""
+        stride, field = self.geometry
+        return samples[first * stride : (last - 1) * stride + field]
 
     def _convolve(self, samples: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
         """Returns the (1, C, T) convolutional features, with the given statistics of the first layer's group norm."""
@@ -201,29 +173,10 @@ class AudioEncoder:
         kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
         total = (len(samples) - kernel) // stride + 1
         sums = torch.zeros(2, norm.num_channels, dtype=torch.float64, device=self._device)
-        for start, stop in _spans(total, self.window_tokens * WAV2VEC_STRIDE // stride):
+        for start, stop in spans(total, self.window_tokens * self.geometry.stride // stride):
             piece = samples[start * stride : (stop - 1) * stride + kernel]
             hidden = first.conv(rearrange(piece, "s -> 1 1 s").to(self._device, self.model.dtype))[0].double()
             sums += torch.stack([hidden.sum(dim=1), hidden.square().sum(dim=1)])
         mean, square = sums / total
         inverse = (square - mean.square() + norm.eps).rsqrt()
         return mean.to(self.model.dtype)[:, None], inverse.to(self.model.dtype)[:, None]
-
-
-def _spans(count: int, length: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, count, length):
-        yield start, min(count, start + length)
-
-
-def _samples_for_tokens(samples: Tensor, first: int, last: int) -> Tensor:
-    """Returns the samples in the receptive fields of tokens `first` to `last` - 1."""
-    return samples[first * WAV2VEC_STRIDE : (last - 1) * WAV2VEC_STRIDE + WAV2VEC_RECEPTIVE_FIELD]
-
-
-def _conv_geometry(model: Wav2Vec2Model) -> tuple[int, int]:
-    """Returns the stride and the receptive field of the convolutions, in samples."""
-    stride, field = 1, 1
-    for kernel, step in zip(model.config.conv_kernel, model.config.conv_stride, strict=True):
-        field += (kernel - 1) * stride
-        stride *= step
-    return stride, field

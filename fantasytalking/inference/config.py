@@ -37,7 +37,8 @@ class InferConfig(GenerationControls):
 
     # The model
     model: str = "nano"
-    """Preset of the sizes: nano, wan1.3b, wan14b, wan2.2-5b or wan2.2-a14b (configs/*/model.yaml)."""
+    """Preset of the sizes: nano, wan1.3b, wan14b, wan2.2-5b or wan2.2-a14b (configs/*/model.yaml), or the path of
+    another model.yaml."""
     base: str | None = None
     """Folder or hub id of the Wan base, or a folder that `save_pretrained` wrote; null: the preset's."""
     components: ComponentFiles = field(default_factory=ComponentFiles)
@@ -48,7 +49,7 @@ class InferConfig(GenerationControls):
     """Adapter folder of the low-noise expert, for a base with two (Wan2.2-I2V-A14B); `adapter` is then that of the
     high-noise one."""
     audio_encoder: str | None = None
-    """wav2vec2: folder, file or hub id; null: the one in the base."""
+    """Folder, file or hub id of the speech model that the adapter was trained with; null: the one in the base."""
     face_encoder: str | None = None
     """ArcFace .onnx; null: the one in the base."""
     expression_adapter: str | None = None
@@ -62,7 +63,7 @@ class InferConfig(GenerationControls):
     max_text_tokens: int = 512
     """Tokens that prompts are padded to, as in training; Wan: 512."""
     dtype: Dtype = Dtype.float32
-    """Of transformer, text and image encoder. VAE and wav2vec2 always work in float32."""
+    """Of transformer, text and image encoder. VAE and audio encoder always work in float32."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda."""
     offload: Offload = Offload.none

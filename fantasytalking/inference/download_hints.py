@@ -48,6 +48,19 @@ DOWNLOAD_HINTS = {
         "about 0.4 GB",
         "Apache-2.0",
     ),
+    "TencentGameMate/chinese-wav2vec2-base": DownloadHint(
+        "hf download TencentGameMate/chinese-wav2vec2-base --include '*.json' --local-dir "
+        "checkpoints/chinese-wav2vec2-base && hf download TencentGameMate/chinese-wav2vec2-base model.safetensors "
+        "--revision refs/pr/1 --local-dir checkpoints/chinese-wav2vec2-base",
+        "about 0.4 GB",
+        "see its page for the license",
+    ),
+    "openai/whisper-small": DownloadHint(
+        "hf download openai/whisper-small --include '*.json' --include model.safetensors "
+        "--local-dir checkpoints/whisper-small",
+        "about 1 GB",
+        "Apache-2.0",
+    ),
     "checkpoints/fantasytalking_audio": DownloadHint(
         "hf download acvlab/FantasyTalking fantasytalking_model.ckpt --local-dir checkpoints && "
         "fantasytalking convert checkpoints/fantasytalking_model.ckpt checkpoints/fantasytalking_audio",

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fantasytalking import media
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.common.files import atomic_write, hash_file
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.inference.console import notify, notify_warning
 from fantasytalking.inference.job import GenerationJob, checked_output_paths, start_record
 from fantasytalking.inference.model_sources import ResolvedModel, deterministic_algorithms
@@ -90,11 +90,11 @@ def _read_inputs(job: GenerationJob, model: ResolvedModel, plan: GenerationPlan)
     max_seconds = job.config.max_seconds
     waveforms, output_waveforms = (
         tuple(media.read_audio(path, sample_rate=rate, duration=max_seconds) for path in job.audio_paths)
-        for rate in (WAV2VEC_SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
+        for rate in (AUDIO_SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
     )
     portrait = job.config.portrait_options(model.facts.face_ranges).prepare(job.image, job.num_faces)
     speakers = Speakers(portrait, waveforms)
-    longest = max((len(one) / WAV2VEC_SAMPLE_RATE for one in waveforms), default=max_seconds)
+    longest = max((len(one) / AUDIO_SAMPLE_RATE for one in waveforms), default=max_seconds)
     driving = load_driving_inputs(job.driving_videos, model.expression_encoder, plan.fps, longest)
     speakers = replace(speakers, driving_expressions=driving)
     speakers.timeline(plan.fps, plan.geometry.temporal_stride)

@@ -18,6 +18,7 @@ from fantasytalking.inference.console import notify
 from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.inference.optimizations import apply_optimizations, choose_offload, component_bytes
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_encoder_config
 from fantasytalking.pipeline.loading.component_files import check_complete, original_components
 from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
@@ -37,7 +38,7 @@ class ResolvedModel:
     """Base, adapters and encoders, with their descriptions."""
     facts: ModelFacts
     audio_encoder: Path | None
-    """Separate wav2vec2; None: the one in the base."""
+    """Separate audio encoder; None: the one in the base."""
     face_encoder: Path | None
     """Separate ArcFace .onnx; None: the one in the base."""
     expression_encoder: Path | None
@@ -94,6 +95,10 @@ def resolve_model(
     found = resolve_paths(names, base_source=names["base"])
     stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
     config.optimizations.check_experts(len(stored.experts) > 1)
+    if stored.extends_saved_pipeline:
+        check_audio_encoder_config(stored, None, None)
+    else:
+        check_audio_encoder_config(stored, found["audio_encoder"], load_model_config(config.model).portrait.audio_dim)
     return ResolvedModel(
         stored,
         stored.facts(),

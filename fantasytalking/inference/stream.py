@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fantasytalking import media
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, hash_file
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.console import notify, notify_warning
 from fantasytalking.inference.job import STDIO_PATH, GenerationJob, checked_output_paths, start_record
@@ -29,7 +29,7 @@ from fantasytalking.media.fragmented_mp4 import FragmentedMp4Writer
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 
-STREAM_SAMPLE_RATES = (WAV2VEC_SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
+STREAM_SAMPLE_RATES = (AUDIO_SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
 INPUT_AUDIO_SUFFIX = ".heard.wav"
 """Suffix of the copy of piped audio; VIDEO.wav may be the user's own recording."""
 
@@ -148,7 +148,7 @@ def _open_audio(path: Path, config: InferConfig, copy_path: Path | None) -> Iter
         file = opened.enter_context(wave.open(str(copy_path), "wb"))
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(WAV2VEC_SAMPLE_RATE)
+        file.setframerate(AUDIO_SAMPLE_RATE)
 
         def copy(block: NDArray[np.float32]) -> None:
             file.writeframes(np.clip(np.round(block * 32768), -32768, 32767).astype("<i2").tobytes())

@@ -15,15 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 from fantasytalking import media
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE, check_same_encoder
 from fantasytalking.checkpoints.adapter import load_adapter
 from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import resolve_local
+from fantasytalking.data.dataset import corpus_audio_encoder
 from fantasytalking.data.manifest import ClipRecord, corpus_face_ranges, read_manifest
+from fantasytalking.encoders.audio_loading import load_audio_encoder
 from fantasytalking.encoders.base_geometry import read_geometry
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.console import silence_libraries
 from fantasytalking.inference.model_sources import resolve_paths
@@ -97,6 +99,7 @@ class PipelineValidationSampler:
         )
         self.infer_config.validate()
         self.face_ranges = corpus_face_ranges(records)
+        self._check_audio_encoder(config)
         self._check_controls(config, geometry)
         silence_libraries()
         self.expert, self._model_config = config.stage.expert, load_model_config(config.model)
@@ -109,6 +112,21 @@ class PipelineValidationSampler:
         self.speakers = self._load_speakers(config)
         self.speakers.timeline(clip.fps, geometry.temporal_stride)
         self.audio = _read_audio(validation, OUTPUT_SAMPLE_RATE)
+
+    def _check_audio_encoder(self, config: TrainConfig) -> None:
+        """Checks that the audio encoder of the videos is that of the clips."""
+        manifests = [Path(path) for path in config.data.manifests]
+        clips = [path.parent / record.features for path in manifests for record in read_manifest(path)]
+        corpus = corpus_audio_encoder(manifests, clips)
+        separate = self.paths["audio_encoder"]
+        folder, subfolder = (self.base, "audio_encoder") if separate is None else (separate, "")
+        if corpus is not None:
+            check_same_encoder(
+                load_audio_encoder(folder, subfolder=subfolder).spec,
+                corpus,
+                f"the audio encoder of validation.infer_config, '{folder}', is",
+                "as the clips were prepared with: give that one",
+            )
 
     def _check_controls(self, config: TrainConfig, geometry: LatentGeometry) -> None:
         """Checks the controls against the trained model: a student follows only what it is distilled for."""
@@ -149,11 +167,11 @@ class PipelineValidationSampler:
         num_faces = max(1, len(validation.driving_videos))
         options = self.infer_config.portrait_options(self.face_ranges)
         portrait = report_framing(options.prepare(validation.image, num_faces), validation.image, options)
-        waveform = _read_audio(validation, WAV2VEC_SAMPLE_RATE)
+        waveform = _read_audio(validation, AUDIO_SAMPLE_RATE)
         speakers = Speakers(portrait, () if waveform is None else (waveform,))
         if not validation.driving_videos:
             return speakers
-        seconds = validation.max_seconds if waveform is None else len(waveform) / WAV2VEC_SAMPLE_RATE
+        seconds = validation.max_seconds if waveform is None else len(waveform) / AUDIO_SAMPLE_RATE
         return replace(speakers, driving_expressions=self._load_driving_expressions(config, seconds))
 
     def _load_driving_expressions(self, config: TrainConfig, max_seconds: float) -> tuple[DrivingExpression, ...]:
@@ -193,7 +211,7 @@ class PipelineValidationSampler:
         device = next(model.parameters()).device
         pipe = self._pipeline(model, config, device)
         pipe.input_dtype = dtype
-        # The model's own forward casts as in training; VAE and wav2vec2 stay in float32.
+        # The model's own forward casts as in training; VAE and audio encoder stay in float32.
         with torch.autocast(device.type, enabled=False):
             output = pipe(
                 self.speakers.portrait,
@@ -269,7 +287,7 @@ class PipelineValidationSampler:
 
         timed = ((index / self.infer_config.fps, frame) for index, frame in enumerate(frames))
         waveform = self.speakers.waveforms[0] if self.speakers.waveforms else np.zeros(0, np.float32)
-        curve = mouth_curve(timed, waveform, WAV2VEC_SAMPLE_RATE)
+        curve = mouth_curve(timed, waveform, AUDIO_SAMPLE_RATE)
         movement = {} if np.isnan(curve.mean_opening_speed) else {"mouth_movement": curve.mean_opening_speed}
         return {"face_seen": curve.visible_fraction, **movement}
 

@@ -11,7 +11,7 @@ from fantasytalking import media
 from fantasytalking.pipeline import Portrait
 
 OUTPUT_SAMPLE_RATE = 48_000
-"""Sample rate of written audio in Hz; wav2vec2 reads 16 kHz."""
+"""Sample rate of written audio in Hz; audio encoders read 16 kHz."""
 CONTACT_SHEET_FRAMES = 12
 """Frames on a contact sheet."""
 

@@ -1,4 +1,4 @@
-"""Projects wav2vec2 features to audio tokens."""
+"""Projects the features of the audio encoder to audio tokens."""
 
 import torch
 from torch import Tensor, nn

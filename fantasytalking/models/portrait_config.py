@@ -12,7 +12,7 @@ class PortraitConfig:
     """Sizes of the paper's modules, under the names of FantasyTalkingTransformer3DModel's arguments."""
 
     audio_dim: int = 768
-    """Width of a wav2vec2 feature."""
+    """Width of the audio encoder's tokens (wav2vec2-base: 768)."""
     audio_token_dim: int = 2048
     """Width of an audio token."""
     audio_positions: int = 0

@@ -11,6 +11,8 @@ from omegaconf import MISSING
 
 from fantasytalking.common.config import load_config, preset_path, presets_with
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.files import existing_file
+from fantasytalking.common.resources import resource_path
 from fantasytalking.common.validation import check_range
 from fantasytalking.latent_geometry import WAN21_GEOMETRY, LatentGeometry
 from fantasytalking.models.experts import check_boundary_ratio
@@ -113,10 +115,14 @@ def model_presets() -> list[str]:
 def load_model_config(preset: str) -> ModelConfig:
     """Loads the model configuration of a preset.
 
+    Args:
+        preset: its name, or the path of another file like configs/nano/model.yaml.
+
     Raises:
-        InputError: the preset does not exist.
+        InputError: the preset or the file does not exist.
     """
-    path = preset_path(preset, "model")
+    is_file = preset.endswith((".yaml", ".yml"))
+    path = existing_file(resource_path(preset), "model") if is_file else preset_path(preset, "model")
     return copy.deepcopy(_read_model_config(path, path.stat().st_mtime_ns))
 
 

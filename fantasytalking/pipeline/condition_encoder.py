@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.audio_windows import (
     AudioWindows,
     join_speaker_windows,
@@ -23,6 +24,7 @@ from fantasytalking.audio_windows import (
 )
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.encoders.audio_features import AudioEncoder
 from fantasytalking.encoders.wan import (
     ImageEncoder,
     TextEncoder,
@@ -31,7 +33,6 @@ from fantasytalking.encoders.wan import (
     pad_prompt_embeds,
 )
 from fantasytalking.encoders.wan_layout import lay_out_image_latents
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, WAV2VEC_STRIDE, AudioEncoder
 from fantasytalking.latent_geometry import video_frame_count
 from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.pipeline.generation_plan import GenerationPlan
@@ -228,15 +229,15 @@ def encode_audio(
     with silence to the generated frames, since training clips are exactly as long as their frames.
     """
     seconds = timeline.padded_frames / timeline.fps
-    needed = round(seconds * WAV2VEC_SAMPLE_RATE)
+    needed = round(seconds * AUDIO_SAMPLE_RATE)
     if window_rule == "seconds":
-        needed = max(needed, (tokens_per_window(window_seconds) + 1) * WAV2VEC_STRIDE)
+        needed = max(needed, (tokens_per_window(window_seconds, encoder.timing) + 1) * encoder.stride)
     waveform = np.pad(waveform, (0, max(0, needed - len(waveform))))[:needed]
     features = encoder.encode(waveform)[None]
     if window_rule == "official":
         return released_frame_windows(features, timeline.padded_frames, timeline.temporal_stride)
     times = torch.arange(timeline.padded_frames, dtype=torch.float64) / timeline.fps
-    return timed_frame_windows(features, times, timeline.temporal_stride, window_seconds)
+    return timed_frame_windows(features, times, timeline.temporal_stride, window_seconds, encoder.timing)
 
 
 def encode_image(encoder: ImageEncoder, pixels: NDArray[np.uint8]) -> Tensor:

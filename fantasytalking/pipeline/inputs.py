@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from fantasytalking import media
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.pipeline.speakers import DrivingExpression
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def load_audio_inputs(inputs: Sequence[AudioInput]) -> tuple[NDArray[np.float32]
         InputError: a file has no audio.
     """
     return tuple(
-        one if isinstance(one, np.ndarray) else media.read_audio(one, sample_rate=WAV2VEC_SAMPLE_RATE) for one in inputs
+        one if isinstance(one, np.ndarray) else media.read_audio(one, sample_rate=AUDIO_SAMPLE_RATE) for one in inputs
     )
 
 

@@ -203,7 +203,7 @@ class StoredModel:
         the expression adapter precedes the adapter, and that the base."""
         described = [
             (self.base / "model_index.json", (self.pipeline_config or {}).get("face_ranges")),
-            *((path, None if config is None else config.face_ranges) for path, config in self._adapters),
+            *((path, None if config is None else config.face_ranges) for path, config in self.adapters),
         ]
         ranges: dict[int, FaceRange] = {}
         for path, entry in described:
@@ -211,7 +211,8 @@ class StoredModel:
         return ranges
 
     @property
-    def _adapters(self) -> list[tuple[Path | None, AdapterConfig | None]]:
+    def adapters(self) -> list[tuple[Path | None, AdapterConfig | None]]:
+        """All adapters with their descriptions; None where there is none."""
         return [
             (self.adapter_2, self.adapter_2_config),
             (self.adapter, self.adapter_config),

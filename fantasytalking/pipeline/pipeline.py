@@ -16,17 +16,17 @@ from torch import Tensor
 from transformers import (
     BaseImageProcessor,
     CLIPVisionModel,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
     UMT5EncoderModel,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2Model,
 )
 
 from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS
+from fantasytalking.encoders.audio_loading import audio_encoder_from_components
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
-from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.face_range import face_ranges_from_dict, face_ranges_to_dict
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.media.resolution import ResizeMode
@@ -69,6 +69,7 @@ from fantasytalking.pipeline.inputs import (
     load_audio_inputs,
     load_driving_inputs,
 )
+from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_dim
 from fantasytalking.pipeline.loading.lora_methods import LoraMethods, check_attention_kwargs
 from fantasytalking.pipeline.loading.pretrained import PretrainedPipeline
 from fantasytalking.pipeline.model_facts import check_pipeline_config
@@ -95,7 +96,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         transformer, vae, text_encoder, tokenizer, image_encoder, image_processor, scheduler: components of Wan, with
             the paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas. A base that
             does not attend to CLIP tokens has neither image_encoder nor image_processor: None.
-        audio_encoder, audio_processor: wav2vec2 and its feature extractor.
+        audio_encoder, audio_processor: wav2vec2, or another of `AUDIO_MODEL_KINDS`, and its feature extractor.
         face_encoder: the ArcFace network; None: the face cannot be attended to.
         expression_encoder: the encoder of driving videos; None: they cannot be read.
         motion_normalizer: constants by which measured motion was normalized in training.
@@ -124,8 +125,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         image_encoder: CLIPVisionModel | None,
         image_processor: BaseImageProcessor | None,
         scheduler: SchedulerMixin,
-        audio_encoder: Wav2Vec2Model,
-        audio_processor: Wav2Vec2FeatureExtractor,
+        audio_encoder: PreTrainedModel,
+        audio_processor: SequenceFeatureExtractor,
         face_encoder: FaceEncoderFile | None = None,
         expression_encoder: ExpressionEncoderFolder | None = None,
         motion_normalizer: MotionNormalizer | None = None,
@@ -346,7 +347,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         check_portrait_size(portrait, plan.geometry)
         speakers = Speakers(portrait)
         audio_encoder = StreamingAudioEncoder(
-            AudioEncoder(self.audio_encoder, self.audio_processor),
+            audio_encoder_from_components(self.audio_encoder, self.audio_processor),
             audio,
             plan.fps,
             plan.geometry.temporal_stride,
@@ -373,6 +374,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
     def _plan(
         self, controls: GenerationControls, *, has_audio: bool, driving: Sequence[DrivingInput]
     ) -> GenerationPlan:
+        check_audio_dim(self.audio_encoder.config.hidden_size, self.transformer.config.audio_dim)
         return plan_generation(
             self.facts,
             controls,
@@ -394,7 +396,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
             TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length),
             None if self.image_encoder is None else ImageEncoder(self.image_encoder, self.image_processor),
             VideoAutoencoder(self.vae),
-            AudioEncoder(self.audio_encoder, self.audio_processor),
+            audio_encoder_from_components(self.audio_encoder, self.audio_processor),
             self.face_encoder_path,
             self.transformer.config,
             self.config.text_length,

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_VIDEO_SECONDS
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.latent_geometry import video_frame_count
 
 
@@ -25,7 +25,7 @@ class Timeline:
         Raises:
             InputError: the audio is empty or longer than four hours.
         """
-        seconds = num_samples / WAV2VEC_SAMPLE_RATE
+        seconds = num_samples / AUDIO_SAMPLE_RATE
         if not 0 < seconds <= MAX_VIDEO_SECONDS:
             raise InputError(
                 f"the audio lasts {seconds:.2f} s; more than 0 and at most {MAX_VIDEO_SECONDS:g} s are needed",

@@ -100,7 +100,7 @@ def check_manifests_exist(config: TrainConfig) -> None:
             cure = (
                 "fantasytalking build-nano"
                 if config.model == "nano" and not encoder
-                else f"fantasytalking prepare --config configs/{config.model}/data.yaml "
+                else f"fantasytalking prepare --config {_data_config(config.model)} "
                 f"--input VIDEOS --output {Path(manifest).parent}{encoder}"
             )
             raise InputError(
@@ -109,6 +109,11 @@ def check_manifests_exist(config: TrainConfig) -> None:
                 field="data.manifests",
                 value=manifest,
             )
+
+
+def _data_config(model: str) -> str:
+    """The YAML of preparation in a message; that of a model.yaml of one's own is not known."""
+    return "DATA.yaml" if model.endswith((".yaml", ".yml")) else f"configs/{model}/data.yaml"
 
 
 def _is_first_process() -> bool:

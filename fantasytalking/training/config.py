@@ -246,7 +246,8 @@ class TrainConfig:
     """A training run."""
 
     model: str = "nano"
-    """Preset of the model sizes: nano, wan1.3b, wan14b, wan2.2-5b or wan2.2-a14b (configs/*/model.yaml)."""
+    """Preset of the model sizes: nano, wan1.3b, wan14b, wan2.2-5b or wan2.2-a14b (configs/*/model.yaml), or the path of
+    another model.yaml."""
     base: str | None = None
     """Folder, file or hub id of the Wan base; None: the preset's."""
     output: str = MISSING

@@ -8,6 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from fantasytalking.audio_tokens import AudioEncoderSpec, check_same_encoder
 from fantasytalking.common.agreement import errors_on_all
 from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
@@ -30,17 +31,30 @@ class HoldoutLoss:
 
     Args:
         motion_normalizer: that of the training clips; None (unknown) keeps the intensities as prepared.
+        audio_encoder: that of the training clips; None: unknown.
 
     Raises:
-        InputError: a manifest is missing or damaged.
+        InputError: a manifest is missing or damaged, or its clips have another audio encoder.
     """
 
-    def __init__(self, config: TrainConfig, motion_normalizer: MotionNormalizer | None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        motion_normalizer: MotionNormalizer | None,
+        audio_encoder: AudioEncoderSpec | None = None,
+    ) -> None:
         self._config = config
         low, high = config.sigma_range
         self.sigmas = tuple(low + (high - low) * level for level in HOLDOUT_SIGMAS)
         """Noise levels of every clip."""
         self._dataset = PortraitDataset(*config.holdout.manifests, motion_normalizer=motion_normalizer)
+        if audio_encoder is not None and self._dataset.audio_encoder is not None:
+            check_same_encoder(
+                self._dataset.audio_encoder,
+                audio_encoder,
+                "the audio tokens of holdout.manifests are those of",
+                "prepare them with the audio_encoder of data.manifests",
+            )
         self._collator = PortraitCollator(config.collate_config())
         batches = list(BucketBatchSampler(self._dataset.records, 1, seed=config.seed))
         self._indices = [index for (index,) in batches[: config.holdout.max_clips]]

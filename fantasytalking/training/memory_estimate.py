@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fantasytalking.audio_windows import TOKENS_PER_SECOND, tokens_per_window
+from fantasytalking.audio_tokens import WAV2VEC2_TIMING
+from fantasytalking.audio_windows import tokens_per_window
 from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.config import config_to_yaml
@@ -247,7 +248,7 @@ def meta_inputs(
     by_clip = config.stage.alignment is AudioAlignment.clip
     windows = 1 if by_clip else grid[0]
     tokens = (
-        int(size.frames / size.fps * TOKENS_PER_SECOND)
+        int(size.frames / size.fps * WAV2VEC2_TIMING.tokens_per_second)  # as of all released audio encoders
         if by_clip
         else tokens_per_window(config.data.audio_window_seconds)
     )

@@ -39,6 +39,7 @@ from fantasytalking.training.checkpointer import (
     estimate_checkpoint_bytes,
 )
 from fantasytalking.training.config import MixedPrecision, TrainConfig, ValidationConfig
+from fantasytalking.training.corpus_audio import check_corpus_audio_encoder
 from fantasytalking.training.dataloader import BatchLayout, iter_micro_batches
 from fantasytalking.training.distributed import (
     build_accelerator,
@@ -125,11 +126,16 @@ class Trainer:
         with errors_on_all():
             self.dataset, self.motion_normalizer = build_dataset(config)
             self.face_ranges = corpus_face_ranges(self.dataset.records)
+            check_corpus_audio_encoder(config, self.dataset.audio_encoder)
             check_compatible(config, self.accelerator)
             check_output_writable(self.output, required_bytes=0)
             with self._locked_output():
                 pass  # a run that cannot start says so before the weights are read
-            self.holdout = HoldoutLoss(config, self.motion_normalizer) if config.holdout.interval else None
+            self.holdout = (
+                HoldoutLoss(config, self.motion_normalizer, self.dataset.audio_encoder)
+                if config.holdout.interval
+                else None
+            )
             model, self.provenance = self._build_model()
             self.trainable_summary = trainable_table(model)
             checkpoints = self._build_checkpoint_manager(model)
@@ -345,6 +351,8 @@ class Trainer:
 
     def _save_adapter(self, step: int) -> None:
         adapter_config, base_names = self.provenance.adapter_config(self.config, step)
+        if self.dataset.audio_encoder is not None:
+            adapter_config.audio_encoder = self.dataset.audio_encoder.to_dict()
         adapter_config.face_ranges = face_ranges_to_dict(self.face_ranges)
         trained_base_names = set(base_names)
         state = self.run_state.full_state_dict(

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from fantasytalking.audio_tokens import AudioEncoderSpec, TokenTiming
 from fantasytalking.audio_windows import tokens_per_window
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.collate import AudioAlignment, CollateConfig, MaskProjection, PortraitCollator
 from fantasytalking.data.dataset import BucketBatchSampler, PortraitDataset
-from fantasytalking.data.manifest import write_records
-from tests.data.feature_corpus import record, save_clip
+from fantasytalking.data.features import save_features
+from fantasytalking.data.manifest import ClipRecord, write_records
+from tests.data.feature_corpus import random_features, record, save_clip
 from tests.helpers.errors import raises_input_error
 from tests.helpers.paths import ROOT
 
@@ -180,3 +182,48 @@ def test_the_training_side_needs_no_perception() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+WHISPER = AudioEncoderSpec("whisper", 24, TokenTiming(50.0, 0.0), (0.5,))
+
+
+def with_encoder(folder: Path, number: int, spec: AudioEncoderSpec | None) -> ClipRecord:
+    clip = save_clip(folder, number)
+    save_features(replace(random_features(number), audio_encoder=spec), folder / clip.features, "abc")
+    return clip
+
+
+def test_manifests_of_different_audio_encoders_are_refused(tmp_path: Path) -> None:
+    for name, spec in (("first", WHISPER), ("second", None)):
+        write_records(tmp_path / name / "manifest.jsonl", [with_encoder(tmp_path / name, 0, spec)])
+    paths = [tmp_path / name / "manifest.jsonl" for name in ("first", "second")]
+    assert PortraitDataset(paths[0]).audio_encoder == WHISPER
+    assert PortraitDataset(paths[1]).audio_encoder == AudioEncoderSpec("wav2vec2", 24)
+    with raises_input_error(ErrorCode.conflict, "audio_encoder", "wav2vec2"):
+        PortraitDataset(*paths)
+
+
+def test_a_clip_of_another_audio_encoder_is_refused_and_a_damaged_one_not_asked(tmp_path: Path) -> None:
+    specs = (WHISPER, WHISPER, replace(WHISPER, weights=(0.6,)))
+    clips = [with_encoder(tmp_path, number, spec) for number, spec in enumerate(specs)]
+    write_records(tmp_path / "manifest.jsonl", clips)
+    (tmp_path / clips[0].features).write_bytes(b"damaged")
+    dataset = PortraitDataset(tmp_path / "manifest.jsonl")
+    assert dataset.audio_encoder == WHISPER == dataset[1].features.audio_encoder
+    with raises_input_error(ErrorCode.conflict, "audio_encoder", (0.6,)):
+        dataset[2]
+
+
+def test_windows_are_cut_at_the_times_of_the_encoders_tokens(tmp_path: Path) -> None:
+    """At 25 fps, the middle of latent frame 1 is 0.12 s: nearest to token 5 of wav2vec2 and to token 6 of Whisper."""
+    middles = []
+    for number, spec in enumerate((None, WHISPER)):
+        folder = tmp_path / str(number)
+        write_records(folder / "manifest.jsonl", [with_encoder(folder, 0, spec)])
+        sample = PortraitDataset(folder / "manifest.jsonl")[0]
+        numbers = torch.arange(len(sample.features.audio), dtype=torch.float32)[:, None].expand(-1, 24)
+        sample = sample._replace(features=replace(sample.features, audio=numbers))
+        config = CollateConfig(alignment=AudioAlignment.frame, audio_window_seconds=0.1)
+        middles.append(int(PortraitCollator(config)([sample]).conditions.audio_embeds[0, 1, 2, 0]))
+    frame = (1 + 5) / 2 / 25
+    assert middles == [round((frame - 0.0125) * 50 + 1e-9), round(frame * 50)] == [5, 6]

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fantasytalking.audio_tokens import AudioEncoderSpec, TokenTiming
 from fantasytalking.common.errors import ErrorCode
-from fantasytalking.data.features import METADATA_KEY, load_features, save_features
+from fantasytalking.data.features import METADATA_KEY, load_features, read_audio_encoder, save_features
 from tests.data.feature_corpus import random_features, with_driven_faces
 from tests.helpers.errors import raises_input_error
 from tests.helpers.paths import ROOT
@@ -23,11 +24,48 @@ def test_features_round_trip(tmp_path: Path, people: int, speakers: bool) -> Non
     features = with_driven_faces(random_features(0), people, speakers=speakers) if people else random_features(0)
     save_features(features, tmp_path / "a.safetensors", "abc")
     loaded = load_features(tmp_path / "a.safetensors")
-    for name, tensor in vars(features).items():
-        if tensor is None:
-            assert getattr(loaded, name) is None
-        else:
-            assert torch.equal(getattr(loaded, name), tensor) and getattr(loaded, name).dtype == tensor.dtype, name
+    assert loaded.tensors().keys() == features.tensors().keys()
+    for name, tensor in features.tensors().items():
+        assert torch.equal(getattr(loaded, name), tensor) and getattr(loaded, name).dtype == tensor.dtype, name
+
+
+WHISPER = AudioEncoderSpec("whisper", 24, TokenTiming(50.0, 0.0), (0.25, -1e-3))
+
+
+def test_the_audio_encoder_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_features(replace(random_features(0), audio_encoder=WHISPER), path, "abc")
+    assert load_features(path).audio_encoder == read_audio_encoder(path) == WHISPER
+
+
+def test_files_of_earlier_releases_are_wav2vec2s(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_features(random_features(0), path, "abc")
+    assert load_features(path).audio_encoder == read_audio_encoder(path) == AudioEncoderSpec("wav2vec2", 24)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value"),
+    [
+        ({"dim": 23}, "audio", 24),
+        ({"dim": 0}, "audio_encoder.dim", 0),
+        ({"kind": ""}, "audio_encoder.kind", ""),
+        ({"tokens_per_second": "50"}, "audio_encoder.tokens_per_second", "50"),
+        ({"tokens_per_second": 0.0}, "audio_encoder.tokens_per_second", 0.0),
+        ({"first_center": -1.0}, "audio_encoder.first_center", -1.0),
+        ({"weights": [True]}, "audio_encoder.weights", [True]),
+        ({"weights": [0.0] * 65}, "audio_encoder.weights", [0.0] * 65),
+        ({"other": 1}, "audio_encoder", {**WHISPER.to_dict(), "other": 1}),
+    ],
+)
+def test_a_malformed_audio_encoder_is_refused(
+    tmp_path: Path, change: dict[str, object], field: str, value: object
+) -> None:
+    described = {"format": 1, "audio_encoder": {**WHISPER.to_dict(), **change}}
+    save_file(random_features(0).tensors(), tmp_path / "a", metadata={METADATA_KEY: json.dumps(described)})
+    for read in (load_features, read_audio_encoder):
+        with raises_input_error(ErrorCode.malformed_file, field, value):
+            read(tmp_path / "a")
 
 
 def test_other_processes_write_the_same_bytes(tmp_path: Path) -> None:
@@ -67,7 +105,7 @@ def test_malformed_tensors_are_named_when_written_and_when_read(
     with raises_input_error(ErrorCode.malformed_file, key, value):
         save_features(broken, tmp_path / "a.safetensors", "abc")
     assert not list(tmp_path.iterdir())
-    save_file(dict(vars(broken)), tmp_path / "b.safetensors", metadata={METADATA_KEY: json.dumps({"format": 1})})
+    save_file(broken.tensors(), tmp_path / "b.safetensors", metadata={METADATA_KEY: json.dumps({"format": 1})})
     with raises_input_error(ErrorCode.malformed_file, key, value):
         load_features(tmp_path / "b.safetensors")
 

@@ -15,10 +15,11 @@ from torch import nn
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.encoders.audio_features import AudioEncoder
+from fantasytalking.encoders.audio_loading import load_audio_encoder
 from fantasytalking.encoders.loading import load_component, load_model
 from fantasytalking.encoders.model_folder import weights_bounded_by_files
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
-from fantasytalking.encoders.wav2vec import AudioEncoder
 from tests.helpers.errors import raises_input_error
 
 CODE = "from pathlib import Path\nPath({path!r}).write_text('ran')\nfrom transformers import PreTrainedTokenizerFast\n"
@@ -60,7 +61,7 @@ KERNELS = {
 
 
 def audio_encoder(folder: Path) -> AudioEncoder:
-    return AudioEncoder.from_pretrained(folder, subfolder="audio_encoder")
+    return load_audio_encoder(folder, subfolder="audio_encoder")
 
 
 @pytest.mark.parametrize("component", LOADERS)

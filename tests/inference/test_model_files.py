@@ -65,6 +65,7 @@ def test_nano_is_one_thing_to_make(elsewhere):
 def test_a_download_into_checkpoints_is_found(elsewhere):
     for name in ("Wan2.1-I2V-14B-720P-Diffusers", "wav2vec2-base-960h", "fantasytalking_audio"):
         (elsewhere / "checkpoints" / name).mkdir(parents=True)
+    (elsewhere / "checkpoints" / "wav2vec2-base-960h" / "config.json").write_text('{"model_type": "wav2vec2"}')
     (elsewhere / "checkpoints" / "Wan2.1-I2V-14B-720P-Diffusers" / "vae").mkdir()
     (elsewhere / "checkpoints" / "Wan2.1-I2V-14B-720P-Diffusers" / "vae" / "config.json").write_text("{}")
     adapter = {"modules": ["audio"], "audio_window": "official"}

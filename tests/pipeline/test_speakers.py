@@ -7,7 +7,7 @@ import torch
 from fantasytalking.attention_regions import BackgroundAttention
 from fantasytalking.audio_windows import AudioWindows
 from fantasytalking.common.errors import ErrorCode
-from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.encoders.audio_loading import audio_encoder_from_components
 from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline import FantasyTalkingPipeline
@@ -38,7 +38,7 @@ def encode_speakers(pipe: FantasyTalkingPipeline, speakers: Speakers, timeline: 
         text=None,  # type: ignore[arg-type]
         image=None,  # type: ignore[arg-type]
         vae=None,  # type: ignore[arg-type]
-        audio=AudioEncoder(pipe.audio_encoder, pipe.audio_processor),
+        audio=audio_encoder_from_components(pipe.audio_encoder, pipe.audio_processor),
         face_encoder_path=None,
         transformer_config=pipe.transformer.config,
         max_text_tokens=pipe.config.text_length,

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from fantasytalking.audio_tokens import WAV2VEC2_TIMING
 from fantasytalking.common.errors import ErrorCode
+from fantasytalking.encoders.audio_loading import audio_encoder_from_components
 from fantasytalking.encoders.vae_streaming import StreamingVaeDecoder
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.encoders.wav2vec import AudioEncoder
+from fantasytalking.encoders.wav2vec import token_count
 from fantasytalking.media.audio_stream import AudioSampleQueue, DualRateAudio
 from fantasytalking.pipeline.condition_encoder import encode_audio
 from fantasytalking.pipeline.generation_plan import GenerationControls
@@ -214,7 +216,7 @@ def test_what_is_held_does_not_grow_with_the_length(pipe, portrait):
 
 @pytest.mark.parametrize("rule", ["seconds", "official"])
 def test_one_window_hears_what_a_whole_video_hears(pipe, rule):
-    encoder = AudioEncoder(pipe.audio_encoder, pipe.audio_processor)
+    encoder = audio_encoder_from_components(pipe.audio_encoder, pipe.audio_processor)
     samples = random_speech(0.6)
     timing = Timeline.from_samples(len(samples), 25.0, 4)
     hearing = StreamingAudioEncoder(encoder, AudioSampleQueue([samples]), 25.0, 4, rule, 0.34)
@@ -230,10 +232,11 @@ def test_later_windows_hear_the_same_time_as_in_a_whole_video(pipe, rule):
     """Sound whose token t is the number t: the token of a frame follows from its time, also late in the audio."""
 
     class Counted:
+        timing, stride, token_count = WAV2VEC2_TIMING, 320, staticmethod(token_count)
+
         def encode(self, samples):
             first = round(float(samples[0]) / 320)
-            count = (len(samples) - 400) // 320 + 1
-            return torch.arange(first, first + count, dtype=torch.float32)[:, None]
+            return torch.arange(first, first + token_count(len(samples)), dtype=torch.float32)[:, None]
 
     total = 24 * 16_000
     samples = np.arange(total, dtype=np.float32)

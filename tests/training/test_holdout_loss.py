@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fantasytalking.audio_tokens import AudioEncoderSpec
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import PortraitCollator
@@ -51,6 +52,13 @@ def test_errors_are_those_of_the_velocity_per_region(configure: Configure, other
         assert found["everywhere"][place] == pytest.approx(error.mean().item(), rel=1e-5)
         assert found["lips"][place] == pytest.approx(((error * lips).sum() / lips.sum()).item(), rel=1e-5)
         assert found["rest"][place] == pytest.approx(((error * (1 - lips)).sum() / (1 - lips).sum()).item(), rel=1e-5)
+
+
+def test_clips_of_another_audio_encoder_are_refused(configure: Configure, others: Path):
+    config = configure(holdout__interval=1, holdout__manifests=[str(others)])
+    HoldoutLoss(config, None, AudioEncoderSpec("wav2vec2", 128, weights=(0.5,)))
+    with raises_input_error(ErrorCode.conflict, "audio_encoder", "wav2vec2"):
+        HoldoutLoss(config, None, AudioEncoderSpec("hubert", 128))
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

@@ -1,14 +1,17 @@
 """Validation videos while a tiny model trains: they are made, they can be played, and training does not notice."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fantasytalking.audio_tokens import AudioEncoderSpec
 from fantasytalking.cli import run as run_command
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.data.features import load_features, save_features
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
 from fantasytalking.inference.validation_sampler import CONTACT_SHEET_FILE, VIDEO_FILE, PipelineValidationSampler
 from fantasytalking.media import probe, read_audio, read_image, read_video, write_image, write_video
@@ -149,6 +152,15 @@ def test_what_cannot_be_used_is_told_before_the_first_step(
 def test_validation_settings_out_of_range_raise(tmp_path: Path, places: dict[str, Path], field: str, value: float):
     with raises_input_error(ErrorCode.out_of_range, field, value):
         config_of(tmp_path / "run", places, **{**SHOWN, field.replace(".", "__"): value})
+
+
+def test_clips_of_another_audio_encoder_are_refused(tmp_path: Path, places: dict[str, Path]):
+    manifest = tiny_corpus.make_corpus(tmp_path / "corpus", clips=1)
+    path = manifest.parent / "features" / "clip000.safetensors"
+    features = load_features(path)
+    save_features(replace(features, audio_encoder=AudioEncoderSpec("hubert", features.audio.shape[1])), path, "test")
+    with raises_input_error(ErrorCode.conflict, "audio_encoder", "wav2vec2"):
+        PipelineValidationSampler(config_of(tmp_path, {**places, "manifest": manifest}, **SHOWN))
 
 
 def test_a_base_without_encoders_is_told(tmp_path: Path, places: dict[str, Path]):

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking import media
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.common.errors import InputError
 from fantasytalking.data.manifest import MAX_PEOPLE_PER_CLIP, ClipRejected, RejectionReason
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.plan import SceneClip
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 
 MULTI_SPEAKER_VIDEO = "video.mp4"
 """File name of videos beside which speech_0.wav, speech_1.wav, ... are the speech of its people from left to right."""
@@ -69,22 +69,22 @@ def speech_paths(video: Path) -> list[Path]:
 
 def _read_segment(path: Path, clip: SceneClip, config: PreparationConfig) -> NDArray[np.float32]:
     """Reads a clip's segment of an audio file."""
-    wanted = round(config.duration * WAV2VEC_SAMPLE_RATE)
+    wanted = round(config.duration * AUDIO_SAMPLE_RATE)
     try:
-        samples = media.read_audio(path, sample_rate=WAV2VEC_SAMPLE_RATE, start=clip.start, duration=config.duration)
+        samples = media.read_audio(path, sample_rate=AUDIO_SAMPLE_RATE, start=clip.start, duration=config.duration)
     except InputError as error:
         raise ClipRejected(
             RejectionReason.NO_AUDIO, clip.file.error_detail(error).replace(str(path), path.name)
         ) from error
-    if len(samples) < wanted - WAV2VEC_SAMPLE_RATE / config.fps:
-        detail = f"{len(samples) / WAV2VEC_SAMPLE_RATE:.2f} s of audio for {config.duration:.2f} s of video"
+    if len(samples) < wanted - AUDIO_SAMPLE_RATE / config.fps:
+        detail = f"{len(samples) / AUDIO_SAMPLE_RATE:.2f} s of audio for {config.duration:.2f} s of video"
         raise ClipRejected(RejectionReason.AUDIO_TOO_SHORT, detail)
     return np.pad(samples, (0, max(0, wanted - len(samples))))[:wanted]
 
 
 def clip_loudness_db(samples: NDArray[np.float32]) -> float:
     """Returns the level, in dB of full scale, that the loudest twentieth of the audio reaches; -120 for silence."""
-    length = round(_LOUDNESS_SECONDS * WAV2VEC_SAMPLE_RATE)
+    length = round(_LOUDNESS_SECONDS * AUDIO_SAMPLE_RATE)
     blocks = samples[: len(samples) // length * length].reshape(-1, length).astype(np.float64)
     powers = blocks.var(axis=1) if len(blocks) else np.zeros(1)
     return float(10 * np.log10(np.percentile(powers, _LOUDNESS_PERCENTILE) + 1e-12))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.data.prepare.clip_audio import clip_loudness_db
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.face_range import FacePlacement
 from fantasytalking.perception.active_speaker import detect_active_speaker
 from fantasytalking.perception.face_track import FaceTrack
@@ -29,7 +29,7 @@ def measure_kept_clip(
     """
     limits = MultiPersonFilterConfig(landmark_jitter=LANDMARK_JITTER * scale)
     qualities = assess_people(frames, tracks, limits).qualities
-    speech = detect_active_speaker(list(tracks), waveform, sample_rate=WAV2VEC_SAMPLE_RATE)
+    speech = detect_active_speaker(list(tracks), waveform, sample_rate=AUDIO_SAMPLE_RATE)
     measured = {
         "face_confidence": min(float(track.confidence[track.present].mean()) for track in tracks),
         "visible_fraction": min(person.visible_fraction for person in qualities),

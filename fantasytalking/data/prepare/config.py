@@ -28,7 +28,7 @@ class PreparationConfig:
     image_tokens: bool = True
     """Whether clips get CLIP tokens of their first frame, which Wan 2.1 attends to; Wan 2.2 has no CLIP."""
     audio_encoder: str | None = None
-    """wav2vec2 folder or hub id; None uses `base`/audio_encoder."""
+    """Folder or hub id of a wav2vec2, HuBERT, WavLM or Whisper model; None uses `base`/audio_encoder."""
     face_encoder: str | None = None
     """ArcFace .onnx file; None uses the only .onnx in `base`/face_encoder."""
     expression_encoder: str | None = None
@@ -81,7 +81,7 @@ class PreparationConfig:
     """motion_normaliser.json of another corpus; None fits a normalizer on this corpus."""
 
     dtype: Dtype = Dtype.float32
-    """Data type of the text and image encoders: float32 or bfloat16. The VAE and wav2vec2 always use float32."""
+    """Data type of the text and image encoders: float32 or bfloat16. VAE and audio encoder always use float32."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu or cuda."""
     num_threads: int = 1

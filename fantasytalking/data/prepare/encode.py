@@ -15,10 +15,11 @@ from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.clip import PreparedClip
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.encoders.audio_features import AudioEncoder
+from fantasytalking.encoders.audio_loading import load_audio_encoder
 from fantasytalking.encoders.base_geometry import VAE_CONFIG_FILE, read_geometry
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
-from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.perception.face_crop import five_points
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.lip_mask import project_mask
@@ -39,6 +40,7 @@ class FeatureEncoders:
     def __post_init__(self) -> None:
         # Most clips of a corpus share one caption.
         self._captions: tuple[str, Tensor] | None = None
+        self._audio_spec = self.audio.spec
 
     @classmethod
     def load(cls, config: PreparationConfig, device: torch.device) -> "FeatureEncoders":
@@ -62,7 +64,7 @@ class FeatureEncoders:
             video=video,
             face=FaceEncoder.from_pretrained(face, threads=config.num_threads),
             expression=None if expression is None else ExpressionEncoder.from_pretrained(expression, device=device),
-            audio=AudioEncoder.from_pretrained(audio, subfolder=folder, device=device),
+            audio=load_audio_encoder(audio, subfolder=folder, device=device),
             image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype) if config.image_tokens else None,
             text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
         )
@@ -91,6 +93,7 @@ class FeatureEncoders:
             lip_mask_causal=masks["causal"],
             lip_mask_trilinear=masks["trilinear"],
             speakers=self._speaker_features(clip),
+            audio_encoder=self._audio_spec,
             **self._expression_features(clip),
         )
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
 from fantasytalking.data.prepare.config import PreparationConfig
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.media.framing import Framing
 from fantasytalking.perception.active_speaker import detect_active_speaker, prominent_tracks
 from fantasytalking.perception.face_track import FaceTrack
@@ -46,7 +46,7 @@ def select_people(tracks: list[FaceTrack], waveform: NDArray[np.float32], config
 def _select_active_speaker(tracks: list[FaceTrack], waveform: NDArray[np.float32]) -> FaceTrack:
     if len(tracks) == 1:
         return tracks[0]
-    choice = detect_active_speaker(tracks, waveform, sample_rate=WAV2VEC_SAMPLE_RATE)
+    choice = detect_active_speaker(tracks, waveform, sample_rate=AUDIO_SAMPLE_RATE)
     if choice.track_index is None:
         raise ClipRejected(RejectionReason.MULTIPLE_PEOPLE, choice.reason)
     return tracks[choice.track_index]

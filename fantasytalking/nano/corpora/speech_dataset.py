@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.common.files import atomic_write
 from fantasytalking.common.worker_processes import worker_pool
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, token_count, token_times
+from fantasytalking.encoders.wav2vec import token_count, token_times
 from fantasytalking.nano.corpora.unique_utterances import vary_sentence
 from fantasytalking.nano.corpora.video_corpus import held_out_sentences, training_sentences
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, TRAINING_IDENTITIES, make_identity
@@ -110,7 +111,7 @@ def synthesize_utterance(utterance: Utterance) -> tuple[NDArray[np.int16], NDArr
     from scipy.signal import resample_poly
 
     speech = synthesize_speech(utterance.text, utterance.voice)
-    resampled = resample_poly(speech.samples.astype(np.float64), WAV2VEC_SAMPLE_RATE, speech.sample_rate)
+    resampled = resample_poly(speech.samples.astype(np.float64), AUDIO_SAMPLE_RATE, speech.sample_rate)
     samples = np.clip(np.round(resampled), -32768, 32767).astype(np.int16)
     return samples, phoneme_labels(speech.phonemes, token_times(token_count(len(samples))))
 

@@ -5,8 +5,8 @@ import logging
 from typing import Any
 
 from fantasytalking.encoders.arcface import FaceEncoder
+from fantasytalking.encoders.audio_loading import load_audio_encoder
 from fantasytalking.encoders.wan import VideoAutoencoder
-from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE
 from fantasytalking.nano.config import PortraitImagesConfig
 from fantasytalking.nano.context import BuildContext, corpus_summary
@@ -74,7 +74,7 @@ def train_audio_encoder(context: BuildContext) -> dict[str, Any]:
     save_audio_encoder(task.encoder, context.components / "audio_encoder")
     held_out_plan = plan_held_out_utterances(config.num_held_out_utterances, seed)
     held_out = load_or_synthesize(held_out_plan, folder / "speech_held_out.safetensors", context.processes)
-    shipped = AudioEncoder.from_pretrained(context.components, subfolder="audio_encoder")
+    shipped = load_audio_encoder(context.components, subfolder="audio_encoder")
     return report_values(report, task.encoder) | token_accuracy(shipped, task.head.cpu(), held_out)
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, AudioEncoder, token_count
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
+from fantasytalking.encoders.audio_features import AudioEncoder
+from fantasytalking.encoders.wav2vec import token_count
 from fantasytalking.nano.corpora.speech_dataset import PHONEME_CLASSES, SpeechDataset
 from fantasytalking.nano.half_precision import to_half_precision
 from fantasytalking.nano.trainers.config import AudioEncoderTraining
@@ -66,7 +68,7 @@ class AudioEncoderTask:
     def _sample_window(self, random: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Returns an augmented, normalized window of a random utterance and the classes of its tokens."""
         samples, labels = self._dataset[int(random.integers(len(self._dataset)))]
-        count = token_count(round(self._config.window_seconds * WAV2VEC_SAMPLE_RATE))
+        count = token_count(round(self._config.window_seconds * AUDIO_SAMPLE_RATE))
         first = int(random.integers(max(1, len(labels) - count + 1)))
         window_labels = labels[first : first + count]
         length = (count - 1) * 320 + 400
@@ -92,7 +94,7 @@ def augment_waveform(waveform: NDArray[np.float32], random: np.random.Generator)
     bands = np.interp(np.linspace(0, 1, len(spectrum)), np.linspace(0, 1, 9), random.normal(0, 4, 9))  # decibels
     augmented = np.fft.irfft(spectrum * 10 ** (bands / 20), 2 * length)[:length]
     if random.random() < 0.5:
-        decay = random.uniform(0.02, 0.15) * WAV2VEC_SAMPLE_RATE
+        decay = random.uniform(0.02, 0.15) * AUDIO_SAMPLE_RATE
         echo = random.standard_normal(round(3 * decay)) * np.exp(-np.arange(round(3 * decay)) / decay)
         echo *= random.uniform(0.05, 0.4) / np.sqrt((echo**2).sum())
         echo[0] = 1

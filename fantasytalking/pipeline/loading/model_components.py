@@ -15,9 +15,8 @@ from fantasytalking.checkpoints.released_adapter import load_any_adapter
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import HUB_ID, resolve_local
 from fantasytalking.common.text_files import read_json
+from fantasytalking.encoders.audio_loading import audio_encoder_from_components, load_audio_encoder
 from fantasytalking.encoders.loading import load_component, load_model
-from fantasytalking.encoders.single_files.wav2vec_file import is_wav2vec_file, load_wav2vec_file
-from fantasytalking.encoders.wav2vec import AudioEncoder
 from fantasytalking.face_range import face_ranges_to_dict
 from fantasytalking.models.experts import Expert
 from fantasytalking.models.guarded_loading import check_safe_serialization
@@ -25,6 +24,7 @@ from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
+from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_encoder, check_audio_encoder_config
 from fantasytalking.pipeline.loading.component_files import load_image_encoder, load_text_encoder, load_vae
 from fantasytalking.pipeline.loading.options import MODEL_COMPONENTS, LoadingOptions
 from fantasytalking.pipeline.model_facts import StoredModel
@@ -87,6 +87,8 @@ def load_saved_pipeline(
     _check_given(model, options, given)
     stored = [name for name in MODEL_COMPONENTS if (folder / name).is_dir()]
     options.check_variants(folder, [name for name in stored if name not in given])
+    if "audio_encoder" not in given:
+        check_audio_encoder_config(model, None, None)
     parts = load_encoders(
         folder,
         folder,
@@ -96,6 +98,7 @@ def load_saved_pipeline(
         processor_subfolder="audio_processor",
         has_image_encoder=model.has_image_encoder,
     )
+    _check_loaded_audio_encoder(model, {**parts, **given}, None)
     for expert in model.experts:
         if expert.component not in given:
             parts[expert.component] = load_transformer(model, {}, options, expert)
@@ -131,10 +134,10 @@ def load_pipeline_from_base(
 
     Args:
         module_config: sizes of the paper's modules (`dataclasses.asdict(load_model_config(PRESET).portrait)`).
-        audio_encoder: wav2vec2 folder or hub id; None: audio_encoder in the base.
+        audio_encoder: folder or hub id; None: audio_encoder in the base.
         scheduler: None: Euler with flow shift 5.
         text_length: tokens that prompts are padded to, as in training.
-        torch_dtype: of transformer, text and image encoder; VAE and wav2vec2 stay in float32.
+        torch_dtype: of transformer, text and image encoder; VAE and audio encoder stay in float32.
         progress: as in `load_saved_pipeline`.
 
     Returns:
@@ -144,6 +147,7 @@ def load_pipeline_from_base(
         InputError: a component is missing, damaged, incomplete or of another kind.
     """
     options, _ = LoadingOptions.split({"torch_dtype": torch_dtype}, [])
+    check_audio_encoder_config(model, audio_encoder, module_config["audio_dim"])
     parts = load_encoders(
         model.base,
         audio_encoder,
@@ -153,6 +157,7 @@ def load_pipeline_from_base(
         has_image_encoder=model.has_image_encoder,
         files=model.components,
     )
+    _check_loaded_audio_encoder(model, parts, module_config["audio_dim"])
     for expert in model.experts:
         parts[expert.component] = load_transformer(model, module_config, options, expert)
         progress(expert.component)
@@ -260,7 +265,7 @@ def load_encoders(
 
     Args:
         source: a diffusers folder or hub id.
-        audio_encoder: wav2vec2 folder, file or hub id; None: audio_encoder in `source`.
+        audio_encoder: folder, file or hub id; None: audio_encoder in `source`.
         options: dtypes and, for a saved pipeline, how its weights are stored and loaded.
         loaded: components that are already loaded; they are skipped.
         progress: called with the name of each component once it is loaded.
@@ -293,18 +298,13 @@ def load_encoders(
     if not {"audio_encoder", "audio_processor"} <= loaded.keys():
         is_separate = audio_encoder is not None and processor_subfolder is None
         folder, subfolder = (audio_encoder, "") if is_separate else (source, "audio_encoder")
-        file = Path(resolve_local(audio_encoder or source))
-        if is_separate and is_wav2vec_file(file):
-            model, processor = load_wav2vec_file(file, options.component_dtype("audio_encoder"))
-            parts |= {"audio_encoder": model, "audio_processor": processor}
-        else:
-            audio = AudioEncoder.from_pretrained(
-                folder or source,
-                subfolder=subfolder,
-                processor_subfolder=processor_subfolder,
-                **model_options("audio_encoder"),
-            )
-            parts |= {"audio_encoder": audio.model, "audio_processor": audio.feature_extractor}
+        audio = load_audio_encoder(
+            folder or source,
+            subfolder=subfolder,
+            processor_subfolder=processor_subfolder,
+            **model_options("audio_encoder"),
+        )
+        parts |= {"audio_encoder": audio.model, "audio_processor": audio.feature_extractor}
         progress("audio encoder")
     return {name: part for name, part in parts.items() if name not in loaded}
 
@@ -327,6 +327,14 @@ def _check_given(model: StoredModel, options: LoadingOptions, given: Mapping[str
             code=ErrorCode.conflict,
             field="quantization_config",
         )
+
+
+def _check_loaded_audio_encoder(model: StoredModel, components: Mapping[str, Any], audio_dim: int | None) -> None:
+    """Checks the loaded weights too: models of one kind and width differ by their training."""
+    if components["audio_encoder"] is None:
+        return
+    encoder = audio_encoder_from_components(components["audio_encoder"], components["audio_processor"])
+    check_audio_encoder(model, encoder.spec, audio_dim)
 
 
 def _stored_encoders(model: StoredModel) -> dict[str, Any]:

@@ -30,8 +30,8 @@ class LoadingOptions:
     """How the components of a saved pipeline are loaded."""
 
     dtype: Dtypes | None = None
-    """Of transformers, text and image encoder; VAE and wav2vec2 stay in float32. Or by component, `default` for all
-    others."""
+    """Of transformers, text and image encoder; VAE and audio encoder stay in float32. Or by component, `default` for
+    all others."""
     torch_dtype: Dtypes | None = None
     """The same, as diffusers called it earlier."""
     variant: str | None = None

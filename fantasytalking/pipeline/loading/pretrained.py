@@ -57,7 +57,7 @@ class PretrainedPipeline(DiffusionPipeline):
         )
 
     def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
-        """As in diffusers, but VAE and wav2vec2 (0.9 GB together) stay on the device: parts of them are called."""
+        """As in diffusers, but VAE and audio encoder, parts of which are called, stay on the device (0.9 GB)."""
         excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
         super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
 

@@ -1,8 +1,9 @@
-"""Encodes the audio of each window of a stream: wav2vec2 over a bounded stretch, read no further than needed.
+"""Encodes the audio of each window of a stream: a bounded stretch, read no further than needed.
 
 A video that is generated whole normalizes its audio over the whole length. A stream cannot: the stretch of each window
 is normalized by itself, with up to `LEFT_CONTEXT_SECONDS` of earlier audio, about the length that wav2vec2 was trained
-on. Frame 0, which starts every window, keeps the audio window of the first window.
+on. Whisper's encoder pads a stretch with silence to its 30 s. Frame 0, which starts every window, keeps the audio
+window of the first window.
 """
 
 import math
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.audio_windows import (
     RELEASED_WINDOW_MARGIN,
     AudioWindows,
@@ -21,23 +23,24 @@ from fantasytalking.audio_windows import (
     tokens_per_window,
 )
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, WAV2VEC_STRIDE, AudioEncoder, token_count
+from fantasytalking.encoders.audio_features import AudioEncoder
 from fantasytalking.latent_geometry import video_frame_count
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.pipeline.streaming.window_history import CausalWindow
 from fantasytalking.pipeline.timeline import Timeline
 
 LEFT_CONTEXT_SECONDS = 8.0
-"""Seconds of audio before a window that wav2vec2 reads."""
+"""Seconds of audio before a window that the audio encoder reads."""
 LOOKAHEAD_SECONDS = 0.5
-"""Seconds of audio after the last frame of a window that wav2vec2 reads; the audio windows end within 0.2 s of it."""
+"""Seconds of audio after the last frame of a window that the audio encoder reads; the audio windows end within 0.2 s of
+that frame."""
 
 
 class StreamingAudioEncoder:
     """Encodes the audio of a stream window by window.
 
     Args:
-        encoder: wav2vec2.
+        encoder: encoder of the speech.
         samples: audio at 16 kHz.
         fps: frames per second.
         temporal_stride: frames per latent frame.
@@ -67,14 +70,14 @@ class StreamingAudioEncoder:
         num_frames = self._padded_frames(num_latent_frames)
         # Whether there is a further frame is known one and a half frames later.
         seconds = max(num_frames / self.fps + LOOKAHEAD_SECONDS, (num_frames + 1.5) / self.fps)
-        self.samples.wait_for(math.ceil(seconds * WAV2VEC_SAMPLE_RATE))
+        self.samples.wait_for(math.ceil(seconds * AUDIO_SAMPLE_RATE))
         if not self.samples.ended:
             return None
         if not self.samples.available:
             raise InputError(
                 "the audio is empty; give audio with samples", code=ErrorCode.out_of_range, field="audio", value=0
             )
-        num_frames = max(1, round(self.samples.available / WAV2VEC_SAMPLE_RATE * self.fps))
+        num_frames = max(1, round(self.samples.available / AUDIO_SAMPLE_RATE * self.fps))
         timeline = Timeline(num_frames, self.fps, self.temporal_stride)
         return timeline if timeline.num_latent_frames <= num_latent_frames else None
 
@@ -100,13 +103,14 @@ class StreamingAudioEncoder:
         after it is not read.
         """
         begin = max(0.0, self._padded_frames(window.start) / self.fps - LEFT_CONTEXT_SECONDS)
-        first_token = math.floor(begin * WAV2VEC_SAMPLE_RATE / WAV2VEC_STRIDE)
+        stride = self.encoder.stride
+        first_token = math.floor(begin * AUDIO_SAMPLE_RATE / stride)
         until = self._padded_frames(window.end) / self.fps
-        last = round((until if window.is_last else until + LOOKAHEAD_SECONDS) * WAV2VEC_SAMPLE_RATE)
+        last = round((until if window.is_last else until + LOOKAHEAD_SECONDS) * AUDIO_SAMPLE_RATE)
         if self.window_rule == "seconds":
-            last = max(last, (tokens_per_window(self.window_seconds) + 1) * WAV2VEC_STRIDE)
-        samples: NDArray[np.float32] = self.samples.take(first_token * WAV2VEC_STRIDE, last)
-        samples = np.pad(samples, (0, max(0, last - first_token * WAV2VEC_STRIDE - len(samples))))
+            last = max(last, (tokens_per_window(self.window_seconds, self.encoder.timing) + 1) * stride)
+        samples: NDArray[np.float32] = self.samples.take(first_token * stride, last)
+        samples = np.pad(samples, (0, max(0, last - first_token * stride - len(samples))))
         return first_token, self.encoder.encode(samples)[None]
 
     def _timed_windows(self, window: CausalWindow, first_token: int, features: Tensor) -> AudioWindows:
@@ -116,9 +120,10 @@ class StreamingAudioEncoder:
         )
         windows = timed_frame_windows(
             features,
-            frames / self.fps - first_token * WAV2VEC_STRIDE / WAV2VEC_SAMPLE_RATE,
+            frames / self.fps - first_token * self.encoder.stride / AUDIO_SAMPLE_RATE,
             self.temporal_stride,
             self.window_seconds,
+            self.encoder.timing,
         )
         return windows if self._first_frame_window is None else AudioWindows(*(part[:, 1:] for part in windows))
 
@@ -128,7 +133,7 @@ class StreamingAudioEncoder:
         The length of the windows follows from that too and is fixed by the first window.
         """
         frames = self._padded_frames(window.end)
-        num_tokens = token_count(round(frames / self.fps * WAV2VEC_SAMPLE_RATE))
+        num_tokens = self.encoder.token_count(round(frames / self.fps * AUDIO_SAMPLE_RATE))
         ranges = released_token_ranges(num_tokens, frames, self.temporal_stride)
         if self._first_frame_window is None:
             self._released_window_length = ranges[0][1] - ranges[0][0] + 1 + 2 * RELEASED_WINDOW_MARGIN

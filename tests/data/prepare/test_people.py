@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.dataset import PortraitDataset, Sample
 from fantasytalking.data.features import ClipFeatures
@@ -18,7 +19,6 @@ from fantasytalking.data.prepare.encode import FeatureEncoders
 from fantasytalking.data.prepare.people import select_people
 from fantasytalking.data.prepare.plan import SceneClip, VideoFile
 from fantasytalking.encoders.expression import ExpressionEncoder
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE
 from fantasytalking.perception.face_crop import five_points
 from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.portrait_world.corpus.group_clip import GroupClipPlan, SpeakingRole, write_group_clip
@@ -108,7 +108,7 @@ def test_each_person_has_their_own_speech(pair: Pair) -> None:
     assert prepared.speaker_waveforms is not None
     assert np.abs(prepared.speaker_waveforms[0]).max() > 0.05 and np.abs(prepared.speaker_waveforms[1]).max() == 0
     assert all(
-        len(own) == len(prepared.waveform) == round(17 / 25 * WAV2VEC_SAMPLE_RATE) for own in prepared.speaker_waveforms
+        len(own) == len(prepared.waveform) == round(17 / 25 * AUDIO_SAMPLE_RATE) for own in prepared.speaker_waveforms
     )
     audio = FeatureEncoders.load(pair.config, torch.device("cpu")).audio
     for tokens, own in zip(speakers, prepared.speaker_waveforms, strict=True):
@@ -165,9 +165,8 @@ def test_max_people_does_not_change_a_clip_of_one_person(tmp_path: Path, compone
         records, _ = run_in_process(tmp_path / "in", output, config)
         found.append(PortraitDataset(output / "manifest.jsonl")[0])
         assert [record.people for record in records] == [1] and "people" not in (output / "manifest.jsonl").read_text()
-    for name, tensor in vars(found[0].features).items():
-        if tensor is not None:
-            assert torch.equal(getattr(found[1].features, name), tensor), name
+    for name, tensor in found[0].features.tensors().items():
+        assert torch.equal(getattr(found[1].features, name), tensor), name
     assert found[0].features.expression is None and found[0].features.boxes is None
     assert found[1].features.expression is not None and found[1].features.speakers is None
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fantasytalking.encoders.wav2vec import WAV2VEC_SAMPLE_RATE, AudioEncoder, token_count
+from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
+from fantasytalking.encoders.audio_loading import load_audio_encoder
+from fantasytalking.encoders.wav2vec import token_count
 from fantasytalking.nano.corpora.speech_dataset import (
     PHONEME_CLASSES,
     SpeechDataset,
@@ -91,9 +93,9 @@ def test_training_lowers_the_loss_and_the_encoder_can_be_saved(speech: SpeechDat
     report = train_component(task, tiny().fit, tmp_path / "run", CPU, 0)
     assert report.last_loss < 0.9 * report.first_loss
     save_audio_encoder(task.encoder, tmp_path / "audio_encoder")
-    encoder = AudioEncoder.from_pretrained(tmp_path, subfolder="audio_encoder")
+    encoder = load_audio_encoder(tmp_path, subfolder="audio_encoder")
     assert encoder.dim == 16
     found = token_accuracy(encoder, task.head, speech)
     assert found["utterances"] == 3 and 0 < found["accuracy"] <= 1
-    tokens = encoder.encode(np.zeros(WAV2VEC_SAMPLE_RATE, np.float32))
+    tokens = encoder.encode(np.zeros(AUDIO_SAMPLE_RATE, np.float32))
     assert tokens.shape == (49, 16) and bool(tokens.isfinite().all())
