@@ -144,6 +144,21 @@ def test_an_original_repository_is_a_base(folder: Path, expected: FantasyTalking
     assert found.tokenizer("talks").input_ids == expected.tokenizer("talks").input_ids
 
 
+def test_files_and_repositories_are_bases_in_python(folder: Path, expected: FantasyTalkingPipeline) -> None:
+    options = {"module_config": asdict(load_model_config("nano").portrait), "text_length": 12}
+    options["audio_encoder"] = folder / "base/audio_encoder"
+    found = FantasyTalkingPipeline.from_base(folder / "original", folder / "adapter", **options)
+    assert_equal(found, expected)
+    file = {"transformer": folder / "transformer.safetensors"}
+    assert_equal(
+        FantasyTalkingPipeline.from_base(folder / "base", folder / "adapter", components=file, **options), found
+    )
+    with raises_input_error(ErrorCode.unknown_key, "components", "unet"):
+        FantasyTalkingPipeline.from_base(
+            folder / "base", folder / "adapter", **{**options, "components": {"unet": "a"}}
+        )
+
+
 def components(folder: Path, **changes: Path | None) -> list[str]:
     """Settings of a model that is made of files alone."""
     files = {
