@@ -40,7 +40,7 @@ def test_lines_are_sorted_and_round_trip(tmp_path: Path) -> None:
     [
         ("features", "/etc/a.safetensors", "out of range"),
         ("features", "../a.safetensors", "out of range"),
-        ("frames", 10, "out of range"),
+        ("frames", 0, "out of range"),
         ("frames", "9", "type int"),
         ("expression", 1.5, "out of range"),
         ("fps", float("inf"), "type float"),

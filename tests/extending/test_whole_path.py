@@ -63,6 +63,7 @@ def test_a_corpus_becomes_a_talking_video(
         OmegaConf.save(OmegaConf.create({"model": preset, "max_text_tokens": 8, **adapters}), infer)
         changes = SHOWN | {"stage__name": "stage2", "stage__alignment": "frame", "stage__loss__weight": "lip"}
         changes |= {"validation__infer_config": infer, "batch_size": 1, "stage__steps": 1}
+        changes |= {"mixed_precision": "bf16", "gradient_checkpointing": True}
         changes |= {"holdout__interval": 1, "holdout__manifests": f"[{corpus / 'manifest.jsonl'}]"}
         changes |= {} if expert is None else {"stage__expert": expert.value}
         config = train_config(preset, tmp_path / f"run-{name}", corpus / "manifest.jsonl", base, **changes)
