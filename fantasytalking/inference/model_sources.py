@@ -19,7 +19,7 @@ from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.inference.optimizations import apply_optimizations, choose_offload, component_bytes
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_encoder_config
-from fantasytalking.pipeline.loading.component_files import check_complete, original_components
+from fantasytalking.pipeline.loading.component_files import resolve_components
 from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
@@ -217,16 +217,12 @@ def _read_stored_model(
     """The weights as read, with the expression adapter where the video needs it."""
     base = found["base"]
     assert base is not None, "the base is always named"
-    components = original_components(base) | {
+    given = {
         name.removeprefix("components."): path
         for name, path in found.items()
         if name.startswith("components.") and path is not None
     }
-    if base.is_file():
-        components.setdefault("transformer", base)
-    if components:
-        audio_encoder = found["audio_encoder"]
-        check_complete(base, components if audio_encoder is None else {**components, "audio_encoder": audio_encoder})
+    components = resolve_components(base, given, found["audio_encoder"])
     stored = StoredModel.read(
         base,
         found["adapter"],

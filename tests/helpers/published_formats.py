@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     CLIPVisionConfig,
@@ -29,14 +29,15 @@ from fantasytalking.checkpoints.released_adapter import load_any_adapter
 from fantasytalking.checkpoints.released_audio import to_released_audio
 from fantasytalking.checkpoints.released_portrait import to_released_expression
 from fantasytalking.common.errors import InputError
+from fantasytalking.encoders.audio_loading import load_audio_encoder
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.single_files.image_encoder import load_image_encoder_file
 from fantasytalking.encoders.single_files.text_encoder import load_text_encoder_file, load_tokenizer_file
 from fantasytalking.encoders.single_files.vae import load_vae_file
-from fantasytalking.encoders.single_files.wav2vec_file import load_wav2vec_file
 from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
 from tests.helpers import repacked_files as repacked
+from tests.helpers.tiny_audio_encoders import save_audio_encoder
 from tests.helpers.tiny_transformer import BASE, PORTRAIT, tiny_transformer
 
 READ = "read"
@@ -467,21 +468,29 @@ def _wav2vec() -> Wav2Vec2Model:
     return Wav2Vec2Model(Wav2Vec2Config(**sizes, conv_dim=(16,) * 7, **conv))
 
 
+@published("`wav2vec2-base-960h` (Facebook): a folder", "`audio_encoder`")
+def _(folder: Path) -> None:
+    save_audio_encoder(folder, "wav2vec2")
+    expected = load_file(folder / "model.safetensors")
+    expected.pop("masked_spec_embed")  # for training
+    assert_state(load_audio_encoder(folder).model, expected)
+
+
 @published("`chinese-wav2vec2-base` (TencentGameMate): a folder with `pytorch_model.bin`", "`audio_encoder`")
 def _(folder: Path) -> None:
     _wav2vec().config.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
     torch.save(repacked.published_wav2vec_names(_wav2vec()), folder / "pytorch_model.bin")
-    model, extractor = load_wav2vec_file(folder)
-    assert_state(model, _wav2vec().state_dict())
-    assert extractor.do_normalize
+    encoder = load_audio_encoder(folder)
+    assert_state(encoder.model, _wav2vec().state_dict())
+    assert encoder.feature_extractor.do_normalize
 
 
 @published("`chinese-wav2vec2-base-fairseq-ckpt.pt`, which contains code", "`components.audio_encoder`")
 def _(folder: Path) -> None:
     with (folder / "fairseq.pt").open("wb") as file:
         pickle.dump({"args": PublishedFormat, "model": {}}, file)
-    load_wav2vec_file(folder / "fairseq.pt")
+    load_audio_encoder(folder / "fairseq.pt")
 
 
 @published(
@@ -490,6 +499,19 @@ def _(folder: Path) -> None:
 def _(folder: Path) -> None:
     stored = repacked.published_wav2vec_names(_wav2vec(), dtype=torch.float16)
     save_file(stored, folder / "wav2vec2-chinese-base_fp16.safetensors")
-    model, extractor = load_wav2vec_file(folder / "wav2vec2-chinese-base_fp16.safetensors")
-    assert_state(model, {name: value.half() for name, value in _wav2vec().state_dict().items()})
-    assert not extractor.do_normalize
+    encoder = load_audio_encoder(folder / "wav2vec2-chinese-base_fp16.safetensors")
+    assert_state(encoder.model, {name: value.half() for name, value in _wav2vec().state_dict().items()})
+    assert not encoder.feature_extractor.do_normalize
+
+
+@published("`whisper-large-v3` (OpenAI): a folder; the encoder is read", "`audio_encoder`")
+def _(folder: Path) -> None:
+    save_audio_encoder(folder, "whisper")
+    stored = load_file(folder / "model.safetensors")
+    prefix = "model.encoder."
+    own = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+    state = load_audio_encoder(folder).model.state_dict()
+    assert len(own) > 20 and sum(value.numel() for value in state.values()) == sum(v.numel() for v in own.values())
+    for name, value in own.items():
+        found = next(other for key, other in state.items() if key.endswith(name))
+        assert torch.equal(found, value), name

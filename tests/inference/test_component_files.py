@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     CLIPImageProcessor,
@@ -35,8 +35,10 @@ from tests.helpers.repacked_files import (
     original_text_names,
     original_vae_names,
     sentencepiece_model,
+    write_quantized_gguf,
 )
 from tests.helpers.tiny_components import tiny_audio_model, tiny_tokenizer
+from tests.inference.cli_runner import run_infer
 
 TEXT_DIM, IMAGE_DIM = 32, 80
 
@@ -140,6 +142,21 @@ def test_an_original_repository_is_a_base(folder: Path, expected: FantasyTalking
     found = load(folder, f"base={folder / 'original'}", audio)
     assert_equal(found, expected)
     assert found.tokenizer("talks").input_ids == expected.tokenizer("talks").input_ids
+
+
+def test_files_and_repositories_are_bases_in_python(folder: Path, expected: FantasyTalkingPipeline) -> None:
+    options = {"module_config": asdict(load_model_config("nano").portrait), "text_length": 12}
+    options["audio_encoder"] = folder / "base/audio_encoder"
+    found = FantasyTalkingPipeline.from_base(folder / "original", folder / "adapter", **options)
+    assert_equal(found, expected)
+    file = {"transformer": folder / "transformer.safetensors"}
+    assert_equal(
+        FantasyTalkingPipeline.from_base(folder / "base", folder / "adapter", components=file, **options), found
+    )
+    with raises_input_error(ErrorCode.unknown_key, "components", "unet"):
+        FantasyTalkingPipeline.from_base(
+            folder / "base", folder / "adapter", **{**options, "components": {"unet": "a"}}
+        )
 
 
 def components(folder: Path, **changes: Path | None) -> list[str]:
@@ -281,3 +298,20 @@ def test_a_vae_file_is_that_of_the_transformer(folder: Path, tmp_path: Path) -> 
     files = components(folder, transformer=tmp_path / "wan2.2_ti2v_5B.safetensors")
     with raises_input_error(ErrorCode.conflict, "components.vae", 48):
         resolve_model(config(folder, f"base={folder / 'base'}", *files))
+
+
+def test_a_video_from_files_alone_is_reproduced(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """GGUF, fused LoRA and single files, by the settings of the 14B model in four steps."""
+    write_quantized_gguf(tmp_path / "wan.gguf", load_file(folder / "transformer.safetensors"))
+    save_file({"diffusion_model.blocks.0.ffn.2.diff_b": torch.ones(128)}, tmp_path / "lora.safetensors")
+    inputs = ["--image", "data/demo/portrait.png", "--audio", "data/demo/speech.wav", "--size", "32x32"]
+    inputs += ["--config", "configs/wan14b/fast.yaml", "--max-seconds", "0.2", "--output", tmp_path / "video.mp4"]
+    inputs += [f"--component={entry.removeprefix('components.')}" for entry in components(folder)[1:]]
+    small = ["model=nano", f"base={tmp_path / 'wan.gguf'}", f"adapter={folder / 'adapter'}", "face_scale=0"]
+    small += ["window_frames=9", "overlap_frames=4", "fps=25", "dtype=float32", "max_text_tokens=12"]
+    ended = run_infer(capsys, *inputs, *small, f"optimizations.few_step_lora={tmp_path / 'lora.safetensors'}")
+    assert ended.code == 0, ended.err
+    hashes = json.loads((tmp_path / "video.json").read_text())["hashes"]
+    assert {"base", "components.vae", "components.text_encoder", "components.image_encoder", "lora"} <= hashes.keys()
+    again = run_infer(capsys, "--reproduce", tmp_path / "video.json", "--output", tmp_path / "again.mp4")
+    assert again.code == 0 and "the same bits" in again.out, again.err

@@ -1,5 +1,7 @@
 """A Wan transformer in one file: every prefix, format and quantization that is published."""
 
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from fantasytalking.checkpoints.convert import convert_checkpoint
 from fantasytalking.common.errors import ErrorCode
-from fantasytalking.models.wan_loading import load_from_wan
+from fantasytalking.models.wan_loading import build_from_wan, load_from_wan, open_wan_single_file
 from tests.helpers.errors import raises_input_error
 from tests.helpers.repacked_files import ONE_HEAD, original_names, scaled_float8, write_quantized_gguf
 from tests.helpers.tiny_transformer import PORTRAIT, save_base
@@ -72,3 +74,20 @@ def test_a_tensor_too_few_or_too_many_is_named(base: WanTransformer3DModel, tmp_
     save_file(tensors, tmp_path / "fewer.safetensors")
     with raises_input_error(ErrorCode.shape_mismatch):
         load_from_wan(tmp_path / "fewer.safetensors", PORTRAIT)
+
+
+def test_quantized_tensors_are_held_one_at_a_time(base: WanTransformer3DModel, tmp_path: Path) -> None:
+    """Besides the model in its dtype, loading holds no more than the tensor that it reads."""
+    write_quantized_gguf(tmp_path / "wan.gguf", original_names(base))
+    config, stored = open_wan_single_file(tmp_path / "wan.gguf")
+    held: list[weakref.ref[Tensor]] = []
+
+    def read(name: str) -> Tensor:
+        assert not [one for one in held if one() is not None], "an earlier tensor is still held"
+        value = stored.read(name)
+        if ".attn" in name or ".ffn." in name:  # Wan keeps others in float32, which is how they are read
+            held.append(weakref.ref(value))
+        return value
+
+    model = build_from_wan(config, PORTRAIT, replace(stored, read=read), torch.bfloat16)
+    assert len(held) > 20 and model.blocks[0].attn1.to_q.weight.dtype is torch.bfloat16

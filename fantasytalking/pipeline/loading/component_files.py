@@ -69,6 +69,35 @@ def original_components(base: Path) -> dict[str, Path]:
     return found | {name: base / folder for name, folder in ORIGINAL_EXPERTS.items() if (base / folder).is_dir()}
 
 
+def resolve_components(
+    base: Path, given: Mapping[str, str | Path], audio_encoder: str | Path | None = None
+) -> dict[str, Path]:
+    """Returns the files of a model in place of components of its base, of which none may be missing.
+
+    Args:
+        base: a folder of diffusers or of an original repository, or the transformer's file.
+        given: files by component, which precede those of an original repository.
+        audio_encoder: folder, file or hub id; None: the one in `base`.
+
+    Raises:
+        InputError: a component is unknown, or some are missing; names how each is given.
+    """
+    unknown = [name for name in given if name not in COMPONENT_NAMES]
+    if unknown:
+        raise InputError(
+            f"components has '{unknown[0]}'; known are {', '.join(COMPONENT_NAMES)}",
+            code=ErrorCode.unknown_key,
+            field="components",
+            value=unknown[0],
+        )
+    files = original_components(base) | {name: Path(file) for name, file in given.items()}
+    if base.is_file():
+        files.setdefault("transformer", base)
+    if files:
+        check_complete(base, files if audio_encoder is None else {**files, "audio_encoder": Path(audio_encoder)})
+    return files
+
+
 def check_complete(base: Path, components: Mapping[str, Path]) -> None:
     """Checks that a model of single files has every component.
 

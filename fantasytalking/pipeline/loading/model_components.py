@@ -146,6 +146,7 @@ def load_pipeline_from_base(
     Raises:
         InputError: a component is missing, damaged, incomplete or of another kind.
     """
+    audio_encoder = model.components.get("audio_encoder", audio_encoder)
     options, _ = LoadingOptions.split({"torch_dtype": torch_dtype}, [])
     check_audio_encoder_config(model, audio_encoder, module_config["audio_dim"])
     parts = load_encoders(

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from diffusers import AutoencoderKLWan, DiffusionPipeline
@@ -12,6 +13,7 @@ from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.experts import Experts
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
+from fantasytalking.pipeline.loading.component_files import resolve_components
 from fantasytalking.pipeline.loading.model_components import (
     ComponentCallback,
     align_weights,
@@ -104,11 +106,28 @@ class PretrainedPipeline(DiffusionPipeline):
         adapter_2: str | Path | None = None,
         expression_adapter: str | Path | None = None,
         face_encoder: str | Path | None = None,
+        components: Mapping[str, str | Path] = MappingProxyType({}),
         **kwargs: Any,
     ) -> Self:
-        """Loads a Wan base with an adapter, or one for each expert, as `load_pipeline_from_base` does."""
+        """Loads a Wan base with an adapter, or one for each expert, as `load_pipeline_from_base` does.
+
+        Args:
+            base: a folder of diffusers or of Wan's own repository, or a transformer's file with `components`.
+            adapter, adapter_2, expression_adapter: adapter folders, or released files.
+            face_encoder: ArcFace .onnx.
+            components: single files in place of components of the base, by the names of `ComponentFiles`.
+            kwargs: as `load_pipeline_from_base`.
+
+        Raises:
+            InputError: a component is missing, damaged, incomplete or of another kind.
+        """
         model = StoredModel.read(
-            base, adapter, adapter_2=adapter_2, expression_adapter=expression_adapter, face_encoder=face_encoder
+            base,
+            adapter,
+            adapter_2=adapter_2,
+            expression_adapter=expression_adapter,
+            face_encoder=face_encoder,
+            components=resolve_components(Path(base), components, kwargs.get("audio_encoder")),
         )
         return cls._from_arguments(load_pipeline_from_base(model, **kwargs))
 
