@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import MISSING
 
 from fantasytalking.common.config import load_config, preset_path, presets_with
@@ -17,6 +16,7 @@ from fantasytalking.common.validation import check_range
 from fantasytalking.latent_geometry import WAN21_GEOMETRY, LatentGeometry
 from fantasytalking.models.experts import check_boundary_ratio
 from fantasytalking.models.image_conditioning import ImageConditioning
+from fantasytalking.models.meta_building import on_meta
 from fantasytalking.models.portrait_config import PortraitConfig
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
@@ -144,5 +144,5 @@ def transformer_kwargs(config: ModelConfig) -> dict[str, Any]:
 
 def build_meta_transformer(config: ModelConfig) -> FantasyTalkingTransformer3DModel:
     """Builds the transformer on the meta device, without memory for its weights."""
-    with torch.device("meta"):
+    with on_meta():
         return FantasyTalkingTransformer3DModel(**transformer_kwargs(config))

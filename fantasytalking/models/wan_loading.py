@@ -32,6 +32,7 @@ from fantasytalking.models.diffusers_internals import float32_module_names
 from fantasytalking.models.expression_config import upgrade_expression_keys
 from fantasytalking.models.expression_projector import ExpressionProjector
 from fantasytalking.models.face_resampler import FaceResampler
+from fantasytalking.models.meta_building import on_meta
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.registered_module import RegisteredModule
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -376,7 +377,7 @@ def check_transformer_folder(folder: Path) -> None:
 
 def _build_on_meta(config: Mapping[str, Any], source: str) -> FantasyTalkingTransformer3DModel:
     try:
-        with torch.device("meta"):
+        with on_meta():
             return FantasyTalkingTransformer3DModel(**config)
     except (ValueError, RuntimeError, TypeError, ArithmeticError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

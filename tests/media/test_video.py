@@ -222,7 +222,7 @@ def test_a_segment_far_from_a_key_frame_is_read(tmp_path: Path, start: float) ->
 
 def test_a_missing_tail_is_reported(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    write_video(tmp_path / "a.mp4", (rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(1500)), fps=25)
+    write_video(tmp_path / "a.mp4", (rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(1500)), fps=25)
     ffmpeg("-i", str(tmp_path / "a.mp4"), "-c", "copy", str(tmp_path / "a.mkv"))
     content = (tmp_path / "a.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(content[: int(len(content) * 0.97)])
