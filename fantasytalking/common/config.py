@@ -5,6 +5,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
@@ -42,7 +43,7 @@ def load_config(schema: type[ConfigT], path: str | Path | None, overrides: Seque
         InputError: the file is missing or not YAML, a key is unknown (with the nearest known one), a value has the
             wrong type, is an interpolation or is missing, or `validate` raised.
     """
-    merged = OmegaConf.structured(schema)
+    merged = _defaults(schema)
     if path is not None:
         merged = _merge(schema, merged, _read_yaml(resource_path(path)), str(path))
     return _finalize(schema, merged, overrides, str(path or "config"))
@@ -62,7 +63,19 @@ def config_from_dict(schema: type[ConfigT], values: dict[str, Any], source: str)
         raise InputError(
             f"{source}: {str(error).splitlines()[0]}", code=ErrorCode.invalid_type, field=source
         ) from error
-    return _finalize(schema, _merge(schema, OmegaConf.structured(schema), update, source), (), source)
+    return _finalize(schema, _merge(schema, _defaults(schema), update, source), (), source)
+
+
+def _defaults(schema: type) -> DictConfig:
+    """Returns the configuration of a dataclass's defaults, to be changed in place."""
+    return copy.deepcopy(_structured(schema))
+
+
+@cache
+def _structured(schema: type) -> DictConfig:
+    # Takes longer than all other steps of loading.
+    structured: DictConfig = OmegaConf.structured(schema)
+    return structured
 
 
 def _finalize(schema: type[ConfigT], merged: Any, overrides: Sequence[str], source: str) -> ConfigT:

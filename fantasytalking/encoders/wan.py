@@ -134,10 +134,11 @@ class VideoAutoencoder:
             yield from self.decode(latents)[0].split([1, *[self.temporal_stride] * (latents.shape[2] - 1)], dim=1)
             return
         mean, std = self._statistics(latents)
+        device = self._device
         self.vae.clear_cache()
         try:
             for number in range(latents.shape[2]):
-                frame = latents[:, :, number : number + 1].to(self._device, torch.float32) * std + mean
+                frame = latents[:, :, number : number + 1].to(device, torch.float32) * std + mean
                 self.vae._conv_idx = [0]
                 pixels = self.vae.decoder(
                     self.vae.post_quant_conv(frame.to(self.vae.dtype)),

@@ -4,6 +4,7 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,7 +129,7 @@ def _parser(description: str, prog: str | None) -> CommandParser:
     parser.add_path("--audio", action="append", help=AUDIO_HELP)
     parser.add_path("--driving-video", action="append", metavar="VIDEO", help=DRIVING_VIDEO_HELP)
     parser.add_argument("--face-index", type=int, action="append", help=FACE_INDEX_HELP)
-    defaults = _option_defaults(load_config(InferConfig, preset_path("nano", "infer")))
+    defaults = _option_defaults()
     for option in CONFIG_OPTIONS:
         shown = f"{option.help} (default: {defaults[option.name]})".replace("%", "%%")
         parser.add_argument(f"--{option.flag}", type=option.type, help=shown)
@@ -165,8 +166,10 @@ def _component_files(given: Sequence[str]) -> dict[str, str]:
     return files
 
 
-def _option_defaults(config: InferConfig) -> dict[str, str]:
-    """Returns what each option of a configuration is without it, as text, by name."""
+@cache
+def _option_defaults() -> dict[str, str]:
+    """Returns what each option is without it and without a configuration, as text, by name."""
+    config = load_config(InferConfig, preset_path("nano", "infer"))
     guidance = {f"{name}_guidance_scale": getattr(config.guidance, name).scale_end for name in GUIDANCE_CONDITIONS}
     values = {**vars(config), **guidance, "motion": config.expression_motion, "size": config.sizes[0]}
     shown = {option.name: _shown(values[option.name]) for option in CONFIG_OPTIONS}

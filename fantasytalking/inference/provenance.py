@@ -5,9 +5,10 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class GenerationRecord:
             image,
             tuple(audio_paths),
             hashes,
-            package_versions(),
+            dict(package_versions()),
             device_name(model.device),
             torch.get_num_threads(),
             output,
@@ -221,7 +222,8 @@ def _paths(value: str | list[str]) -> tuple[Path, ...]:
     return tuple(map(Path, [value] if isinstance(value, str) else value))
 
 
-def package_versions() -> dict[str, str]:
+@cache  # Reads all source files; what runs is what was imported.
+def package_versions() -> Mapping[str, str]:
     """Returns the versions of Python, this package, its source code and the packages that affect the result."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("fantasytalking", *RECORDED_PACKAGES):

@@ -11,7 +11,7 @@ from fantasytalking.common.errors import ErrorCode
 from fantasytalking.common.processes import WORLD_SIZE_VARIABLES, connect_processes, launched_processes
 from tests.app.conftest import free_port
 from tests.helpers.errors import raises_input_error
-from tests.helpers.fork_server import FORK_SERVER
+from tests.helpers.fork_server import FORK_SERVER, start_fork_server
 from tests.helpers.paths import ROOT
 
 SINGLE = ["--config_file", str(ROOT / "configs" / "accelerate" / "single.yaml")]
@@ -50,6 +50,7 @@ def connect_rank(rank: int, port: int, answer: SimpleQueue) -> None:
 
 
 def test_without_a_gpu_two_processes_divide_the_work():
+    start_fork_server()
     answer, port = FORK_SERVER.SimpleQueue(), free_port()
     processes = [FORK_SERVER.Process(target=connect_rank, args=(rank, port, answer)) for rank in (0, 1)]
     for process in processes:

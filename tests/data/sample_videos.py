@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,18 @@ from fantasytalking.portrait_world.corpus.rendered_clip import ClipPlan, Portrai
 from fantasytalking.portrait_world.people.identity import make_identity
 
 SENTENCE = "We took the early train to the sea."
-FPS = 25
+FPS, FRAMES = 25, 40
 NOT_UTF8 = os.fsdecode(b"lat\xe9.mp4")
 """Name of a file whose bytes are not UTF-8."""
 
 
 @cache
 def talking_clip(identity: int, size: int = 128) -> tuple[NDArray[np.uint8], NDArray[np.float32], int]:
-    """(T, size, size, 3) frames, samples and sample rate of a person who says a sentence."""
+    """(40, size, size, 3) frames, samples and sample rate of a person who says a sentence."""
     acted = perform_plan(make_identity(identity), ClipPlan(identity, 0, SENTENCE, seed=0, expression=0.7, body=0.5))
-    frames = np.stack(list(PortraitRenderer(make_identity(identity), size).frames(acted.animation)))
-    return frames, acted.speech.samples.astype(np.float32) / 32768, acted.speech.sample_rate
+    frames = np.stack(list(islice(PortraitRenderer(make_identity(identity), size).frames(acted.animation), FRAMES)))
+    samples = acted.speech.samples[: round(FRAMES / FPS * acted.speech.sample_rate)]
+    return frames, samples.astype(np.float32) / 32768, acted.speech.sample_rate
 
 
 def write_good_videos(folder: Path) -> None:

@@ -4,19 +4,24 @@ from xdist.scheduler import LoadFileScheduling
 
 TOGETHER = {
     "tests/app/": "the page's server",
+    "tests/common/test_processes.py": "the fork server",
     "tests/data/prepare/test_preparation.py": "the fork server",
-    "tests/evaluation/test_runner.py": "the fork server",
+    "tests/evaluation/": "the fork server",  # all share one rendered world as well
     "tests/inference/test_context_parallel_inference.py": "the fork server",
     "tests/inference/test_generate.py": "the fork server",
     "tests/models/test_context_parallel.py": "the fork server",
     "tests/portrait_world/corpus/test_clip_corpus.py": "the fork server",
+    "tests/training/test_interruptions.py": "the fork server",
     "tests/training/test_kill_and_resume.py": "the fork server",
+    "tests/training/test_trainer.py": "Weights & Biases",
+    "tests/training/test_validation_sampler.py": "Weights & Biases",
 }
 """What files share that takes seconds to start. Other files are units of their own."""
 LONGEST_FIRST = (
     "the fork server",
     "the page's server",
-    *("tests/evaluation/", "tests/training/", "tests/data/", "tests/inference/", "tests/nano/", "tests/perception/"),
+    "Weights & Biases",
+    *("tests/training/", "tests/data/", "tests/inference/", "tests/nano/", "tests/perception/"),
     *("tests/pipeline/", "tests/portrait_world/", "tests/media/", "tests/models/", "tests/encoders/", "tests/"),
 )
 """Units that begin so: the last ones of a run are short, so that the processes end together."""

@@ -13,6 +13,7 @@ MODULES = [
     "fantasytalking.pipeline.pipeline",
     "fantasytalking.evaluation.runner",
     "fantasytalking.portrait_world.corpus.clip_corpus",
+    "deepspeed",  # which accelerate imports as soon as it unwraps a model
 ]
 
 

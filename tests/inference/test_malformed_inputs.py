@@ -272,7 +272,7 @@ SAVED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "sound at another rate": (
         lambda folder: _edit(folder / "audio_processor" / "preprocessor_config.json", sampling_rate=8000),
-        "needs 8000 Hz",
+        "reads 8000 Hz; 16000 Hz is needed",
     ),
     "face network is text": (lambda folder: (folder / "face_encoder" / "tiny.onnx").write_text("x"), "face encoder"),
     "no face network": (lambda folder: shutil.rmtree(folder / "face_encoder"), "has no face encoder"),

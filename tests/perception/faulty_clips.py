@@ -43,10 +43,10 @@ States = list[FaceState]
 class FaultyClipRenderer:
     """Draws clips of `height` pixels; equal seeds give equal clips."""
 
-    def __init__(self, height: int, seed: int) -> None:
+    def __init__(self, height: int, seed: int, seconds: float = SECONDS) -> None:
         self.height = height
         self.random = np.random.default_rng([seed, height])
-        self.count = round(SECONDS * WORLD_FPS)
+        self.count = round(seconds * WORLD_FPS)
 
     def clip(self, kind: str) -> FaultyClip:
         """Renders one clip of a kind of `FAULT_KINDS`."""
@@ -122,7 +122,7 @@ class FaultyClipRenderer:
         identity = make_identity(self._next_identity())
         manner = sample_performance_style(identity, expression, body, self.random)
         speech = synthesize_speech("My father bought five big apples there.", manner.voice)
-        seconds = max(SECONDS, speech.seconds)
+        seconds = max(self.count / WORLD_FPS, speech.seconds)
         whole = pad_with_silence(speech, 0.0, seconds) if talks else silent_speech(seconds, speech.sample_rate)
         return list(perform_speech(whole, manner, self.random).animation.states[: self.count])
 

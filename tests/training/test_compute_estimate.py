@@ -9,6 +9,7 @@ from fantasytalking.training.compute_estimate import (
     TRAINABLE_SETS,
     ComputeEstimateConfig,
     FlopCounter,
+    build_shallow_models,
     compute_estimate_table,
     estimate_flops,
 )
@@ -44,10 +45,22 @@ def test_extrapolated_flops_equal_those_of_the_full_model():
 
 
 def test_training_everything_takes_three_forward_passes():
-    operations = estimate_flops(nano("gradient_checkpointing=false", "stage.trainable=['*']"), SIZE)
+    config = nano("gradient_checkpointing=false", "stage.trainable=['*']")
+    models = build_shallow_models(config)
+    operations = estimate_flops(config, SIZE, models)
     assert operations.training_step / operations.forward == pytest.approx(3, abs=0.05)
+    larger = estimate_flops(config, SIZE._replace(width=1024, height=1024), models)
+    assert larger.training_step > 16**2 * operations.training_step, "attention grows faster than the number of tokens"
 
 
+def test_table_has_a_row_per_trained_set():
+    table = compute_estimate_table(ComputeEstimateConfig(("wan1.3b",), (256,), 17, (1, 8), 100e12))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| wan")]
+    assert [row[2] for row in rows] == list(TRAINABLE_SETS)
+    assert float(rows[0][5]) < float(rows[0][4]) < float(rows[1][4]) < float(rows[2][4])
+
+
+@pytest.mark.slow
 def test_table_has_a_row_per_setting_and_grows_with_resolution():
     table = compute_estimate_table(ComputeEstimateConfig(("wan1.3b",), (256, 512), 17, (1, 8), 100e12))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| wan")]

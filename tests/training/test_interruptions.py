@@ -22,7 +22,7 @@ from fantasytalking.training.stop_request import TrainingInterrupted
 from fantasytalking.training.trainer import Trainer, ValidationResult
 from tests.app.conftest import free_port
 from tests.helpers.errors import raises_input_error
-from tests.helpers.fork_server import FORK_SERVER
+from tests.helpers.fork_server import FORK_SERVER, start_fork_server
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import bit_equal, load_adapter_tensors, load_checkpoint_tensors, read_log, read_losses
 from tests.training.tiny_corpus import make_corpus
@@ -203,6 +203,7 @@ def train_on_rank(config: TrainConfig, rank: int, port: int, number: int | None,
 
 
 def train_on_two_ranks(config: TrainConfig, signals: tuple[int | None, int | None] = (None, None)) -> list[tuple]:
+    start_fork_server()
     answer, port = FORK_SERVER.SimpleQueue(), free_port()
     processes = [
         FORK_SERVER.Process(target=train_on_rank, args=(config, rank, port, signals[rank], answer)) for rank in (0, 1)

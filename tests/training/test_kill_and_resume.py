@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from fantasytalking.common.config import load_config
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import Trainer
 from tests.helpers.fork_server import FORK_SERVER, start_fork_server
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import bit_equal, load_adapter_tensors, load_checkpoint_tensors, read_losses
+from tests.training.tiny_corpus import config_overrides
+
+CHANGES = {"stage__steps": 12, "checkpoints__interval": 2, "optimizer__ema_decay": 0.9}
 
 
 def train(config: TrainConfig) -> None:
@@ -26,13 +30,27 @@ def is_at(output: Path, moment: str) -> bool:
     return bool(saved) and bool(saving) == (moment == "while saving")
 
 
-@pytest.mark.parametrize("moment", ["while training", "while saving"])
-def test_a_killed_run_resumes_to_the_same_weights(moment: str, configure: Configure):
-    changes = {"stage__steps": 12, "checkpoints__interval": 2, "optimizer__ema_decay": 0.9}
-    killed, straight = configure("killed", **changes), configure("straight", **changes)
-    output = Path(killed.output)
-
+def train_in_process(config: TrainConfig) -> None:
+    """Trains in a process of its own, as a command does."""
     start_fork_server()
+    process = FORK_SERVER.Process(target=train, args=(config,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, corpus: Path, base: Path) -> Path:
+    """Output of a run that nothing interrupts."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "straight"
+    train_in_process(load_config(TrainConfig, None, config_overrides(output, corpus, base, **CHANGES)))
+    return output
+
+
+@pytest.mark.parametrize("moment", ["while training", "while saving"])
+def test_a_killed_run_resumes_to_the_same_weights(moment: str, configure: Configure, straight: Path):
+    killed = configure("killed", **CHANGES)
+    output = Path(killed.output)
     process = FORK_SERVER.Process(target=train, args=(killed,))
     process.start()
     while process.is_alive():
@@ -44,12 +62,8 @@ def test_a_killed_run_resumes_to_the_same_weights(moment: str, configure: Config
     assert process.exitcode == -signal.SIGKILL, "the run finished before it could be killed"
     assert not (output / "adapter").exists()
 
-    for config in (killed, straight):  # each a process of its own, as a command is
-        again = FORK_SERVER.Process(target=train, args=(config,))
-        again.start()
-        again.join()
-        assert again.exitcode == 0
-    assert bit_equal(load_checkpoint_tensors(output, 12), load_checkpoint_tensors(Path(straight.output), 12))
-    assert bit_equal(load_adapter_tensors(output), load_adapter_tensors(straight.output))
-    assert read_losses(output) == read_losses(straight.output)
+    train_in_process(killed)
+    assert bit_equal(load_checkpoint_tensors(output, 12), load_checkpoint_tensors(straight, 12))
+    assert bit_equal(load_adapter_tensors(output), load_adapter_tensors(straight))
+    assert read_losses(output) == read_losses(straight)
     assert not list((output / "checkpoints").glob(".*"))

@@ -36,6 +36,8 @@ def check_audio_encoder(model: StoredModel, found: AudioEncoderSpec, audio_dim: 
         InputError: the model reads tokens of another width, or an adapter was trained on another encoder.
     """
     audio_dim = _saved_audio_dim(model.base) if audio_dim is None else audio_dim
+    if audio_dim is None:
+        return  # loading reports the missing transformer
     check_audio_dim(found.dim, audio_dim)
     for path, adapter in model.adapters:
         if adapter is not None and (adapter.audio_encoder is not None or "audio" in adapter.modules):
@@ -63,8 +65,9 @@ def check_audio_dim(found: int, expected: int) -> None:
         )
 
 
-def _saved_audio_dim(folder: Path) -> int:
+def _saved_audio_dim(folder: Path) -> int | None:
     path = folder / "transformer" / "config.json"
-    values = read_json(path) if path.is_file() else {}  # loading reports a missing transformer
-    found = values.get("audio_dim", PortraitConfig.audio_dim)
+    if not path.is_file():
+        return None
+    found = read_json(path).get("audio_dim", PortraitConfig.audio_dim)
     return found if isinstance(found, int) else PortraitConfig.audio_dim

@@ -23,7 +23,7 @@ from tests.data.preparation_runs import run_in_process, small_config
 from tests.helpers.errors import raises_input_error
 from tests.perception.faulty_clips import STEP, FaultyClipRenderer
 
-HEIGHT, SEED, FRAMES, FPS = 96, 10, 29, WORLD_FPS / STEP
+HEIGHT, SEED, SECONDS, FRAMES, FPS = 96, 10, 1.4, 17, WORLD_FPS / STEP
 RATE = 16000
 
 
@@ -53,11 +53,11 @@ class Judged:
 def judged(tmp_path_factory: pytest.TempPathFactory, components: Path, driver: Path) -> Judged:
     cv2.setNumThreads(1)
     videos, output = tmp_path_factory.mktemp("several"), tmp_path_factory.mktemp("judged") / "out"
-    good = FaultyClipRenderer(HEIGHT, SEED).clip("two moving").frames
+    good = FaultyClipRenderer(HEIGHT, SEED, SECONDS).clip("two moving").frames
     blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.6) for frame in good])
     write(videos / "good.mp4", good)
     write(videos / "blurred.mp4", blurred)
-    write(videos / "still.mp4", FaultyClipRenderer(HEIGHT, SEED).clip("two still").frames)
+    write(videos / "still.mp4", FaultyClipRenderer(HEIGHT, SEED, SECONDS).clip("two still").frames)
     size = {"buckets": ["160x96"], "fps": FPS, "frames": FRAMES, "contact_sheet_clips": 0, "min_face_confidence": 0.5}
     config = small_config(components, max_people=2, expression_encoder=str(driver), filter_people=True, **size)
     records, _ = run_in_process(videos, output, config)
@@ -88,7 +88,7 @@ def test_people_are_not_filtered_by_default(judged: Judged, video: str) -> None:
 
 
 def test_a_single_static_person_is_not_filtered(judged: Judged, tmp_path: Path) -> None:
-    renderer = FaultyClipRenderer(HEIGHT, SEED)
+    renderer = FaultyClipRenderer(HEIGHT, SEED, SECONDS)
     write(tmp_path / "alone.mp4", np.stack(list(renderer.still(1))))
     config = replace(judged.config, buckets=["96x96"])
     assert len(prepare_clip(clip_of(tmp_path, "alone.mp4"), config).tracks) == 1
@@ -116,7 +116,7 @@ def test_every_limit_counts(
 
 def test_people_who_are_rarely_visible_together_are_rejected(judged: Judged, good: PreparedClip) -> None:
     in_turn = []
-    for track, seen in zip(good.tracks, (slice(0, 20), slice(9, FRAMES)), strict=True):
+    for track, seen in zip(good.tracks, (slice(0, 12), slice(5, FRAMES)), strict=True):
         part = np.zeros(FRAMES, bool)
         part[seen] = True
         landmarks = np.where(part[:, None, None], track.landmarks, np.nan).astype(np.float32)
@@ -124,7 +124,7 @@ def test_people_who_are_rarely_visible_together_are_rejected(judged: Judged, goo
             replace(track, landmarks=landmarks, present=track.present & part, interpolated=track.interpolated & part)
         )
     with pytest.raises(
-        ClipRejected, match=r"all 2 people are visible together in 38% of the frames; at least 65% are needed"
+        ClipRejected, match=r"all 2 people are visible together in 41% of the frames; at least 65% are needed"
     ):
         check_people_quality(good.frames, in_turn, 1.0, replace(judged.config, min_visible_fraction=0.65))
 
