@@ -209,7 +209,7 @@ class PipelineValidationSampler:
         """Writes video.mp4 and contact_sheet.png; see `fantasytalking.training.trainer.ValidationSampler`."""
         start = perf_counter()
         device = next(model.parameters()).device
-        pipe = self._pipeline(model, config, device)
+        pipe = self._pipeline(model, config, device, dtype or model.dtype)
         pipe.input_dtype = dtype
         # The model's own forward casts as in training; VAE and audio encoder stay in float32.
         with torch.autocast(device.type, enabled=False):
@@ -232,7 +232,11 @@ class PipelineValidationSampler:
         return ValidationResult(metrics, folder / CONTACT_SHEET_FILE, folder / VIDEO_FILE)
 
     def _pipeline(
-        self, model: FantasyTalkingTransformer3DModel, config: ValidationConfig, device: torch.device
+        self,
+        model: FantasyTalkingTransformer3DModel,
+        config: ValidationConfig,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> FantasyTalkingPipeline:
         options = LoadingOptions(dtype=self.infer_config.dtype.torch_dtype)
         components = load_encoders(
@@ -249,7 +253,7 @@ class PipelineValidationSampler:
         transformers = {Expert.high: model}
         if self.expert is not None:
             other = Expert.low if self.expert is Expert.high else Expert.high
-            transformers = {self.expert: model, other: self._load_other_expert(model, other).to(device)}
+            transformers = {self.expert: model, other: self._load_other_expert(model, other, dtype).to(device)}
         pipe = FantasyTalkingPipeline(
             transformer=transformers[Expert.high],
             transformer_2=transformers.get(Expert.low),
@@ -265,14 +269,14 @@ class PipelineValidationSampler:
         return pipe
 
     def _load_other_expert(
-        self, model: FantasyTalkingTransformer3DModel, expert: Expert
+        self, model: FantasyTalkingTransformer3DModel, expert: Expert, dtype: torch.dtype
     ) -> FantasyTalkingTransformer3DModel:
         """The expert that does not train, with the adapter that the inference configuration names for it.
 
-        While that adapter does not exist, it predicts as the base does.
+        While that adapter does not exist, it predicts as the base does. The trained model casts its inputs itself; this
+        one has their dtype.
         """
-        module_config, dtype = asdict(self._model_config.portrait), self.infer_config.dtype.torch_dtype
-        other = load_from_wan(self.base, module_config, dtype, subfolder=expert.component)
+        other = load_from_wan(self.base, asdict(self._model_config.portrait), dtype, subfolder=expert.component)
         if model.expression_config is not None:
             ensure_expression_modules(other, model.expression_config)
         adapter = self.infer_config.adapter if expert is Expert.high else self.infer_config.adapter_2

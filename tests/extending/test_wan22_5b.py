@@ -155,6 +155,18 @@ def test_a_fresh_model_denoises_as_diffusers_step_by_step(
     assert_equal_steps(*both, is_guided=scale > 1)
 
 
+def test_a_fresh_model_predicts_as_diffusers_in_bfloat16(base: Path) -> None:
+    ours = load_from_wan(base, PORTRAIT_SIZES, dtype=torch.bfloat16)
+    theirs = WanTransformer3DModel.from_pretrained(base / "transformer", torch_dtype=torch.bfloat16)
+    latents, timestep, conditions = model_inputs()
+    latents, conditions = latents.bfloat16(), conditions.to(dtype=torch.bfloat16)
+    replaced = torch.cat([conditions.image_latents, latents[:, :, 1:]], dim=2)
+    per_token = torch.cat([torch.zeros(2, 4), timestep[:, None].expand(2, 8)], dim=1)
+    with torch.no_grad():
+        expected = theirs(replaced, per_token, conditions.prompt_embeds).sample
+        assert torch.equal(ours(latents, timestep, conditions).sample, expected)
+
+
 def fresh_adapter(base: Path) -> Path:
     folder = base.parent / "fresh_adapter"
     if not folder.exists():
