@@ -17,14 +17,14 @@ AUDIO_ENCODER_FILE = "audio_encoder.json"
 """File in the folder of a run that describes the audio encoder of its clips."""
 
 
-def save_audio_encoder(found: AudioEncoderSpec | None, run: Path) -> None:
+def save_corpus_encoder(found: AudioEncoderSpec | None, run: Path) -> None:
     """Writes the description of a run's audio encoder to its folder, atomically; nothing where it is unknown."""
     if found is not None:
         with atomic_write(run / AUDIO_ENCODER_FILE) as temporary:
             temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def load_audio_encoder(run: Path) -> AudioEncoderSpec | None:
+def load_corpus_encoder(run: Path) -> AudioEncoderSpec | None:
     """Reads the description in the folder of a run; None: the run has none, as those of earlier releases.
 
     Raises:

@@ -25,7 +25,7 @@ from fantasytalking.training.checkpointer import (
     TrainingProgress,
 )
 from fantasytalking.training.config import TrainConfig
-from fantasytalking.training.corpus_audio import load_audio_encoder
+from fantasytalking.training.corpus_audio import load_corpus_encoder
 from fantasytalking.training.model_setup import build_model
 
 _FSDP_FOLDER, _DEEPSPEED_FOLDER = "pytorch_model_fsdp_0", "pytorch_model"
@@ -75,7 +75,7 @@ def export_checkpoint(
         for name, parameter in shapes.items():
             parameter.copy_(stored[name])
     adapter_config, base_names = provenance.adapter_config(config, progress.step)
-    audio_encoder = load_audio_encoder(run)
+    audio_encoder = load_corpus_encoder(run)
     adapter_config.audio_encoder = None if audio_encoder is None else audio_encoder.to_dict()
     adapter_config.face_ranges = face_ranges_to_dict(load_face_ranges(run))
     save_adapter_state(

@@ -39,7 +39,7 @@ from fantasytalking.training.checkpointer import (
     estimate_checkpoint_bytes,
 )
 from fantasytalking.training.config import MixedPrecision, TrainConfig, ValidationConfig
-from fantasytalking.training.corpus_audio import check_corpus_audio_encoder, save_audio_encoder
+from fantasytalking.training.corpus_audio import check_corpus_audio_encoder, save_corpus_encoder
 from fantasytalking.training.dataloader import BatchLayout, iter_micro_batches
 from fantasytalking.training.distributed import (
     build_accelerator,
@@ -266,7 +266,7 @@ class Trainer:
                 if self.motion_normalizer is not None:
                     self.motion_normalizer.save(self.output / MOTION_NORMALIZER_FILE)
                 save_face_ranges(self.face_ranges, self.output)
-                save_audio_encoder(self.dataset.audio_encoder, self.output)
+                save_corpus_encoder(self.dataset.audio_encoder, self.output)
                 for name in (LOG_FILE, HOLDOUT_LOG_FILE, NOT_FINITE_FILE):
                     truncate_log(self.output / name, progress.step)
         progress.bad.clear()  # the corpus may have been repaired; what is still unreadable is found again

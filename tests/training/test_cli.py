@@ -29,7 +29,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, 
     assert ended.code == 2
     assert ended.err.strip().splitlines() == [
         "error: override 'stage.stepz=3': unknown key 'stage.stepz'; did you mean 'steps'? known here: "
-        "name, alignment, steps, objective, trainable, init_from, expert, loss, dropout, lora, expression, distillation"
+        "name, alignment, steps, objective, trainable, init_from, expert, loss, dropout, lora, expression, conditions, "
+        "distillation"
     ]
 
 
