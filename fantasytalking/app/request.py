@@ -154,8 +154,8 @@ class PageRequest:
             )
         face = numbers.pop("face_index")
         values = {name: int(value) if name in INTEGER_FIELDS else value for name, value in numbers.items()}
-        config = apply_options(default, {**values, "prompt": self.prompt, "negative_prompt": self.negative_prompt})
-        config = replace(config, stream=self.stream)
+        texts = {"prompt": self.prompt, "negative_prompt": self.negative_prompt}
+        config = apply_options(default, {**values, **texts, "stream": self.stream})
         if face:
             config = apply_options(config, {"face_indices": [int(face)]})
         return config if self.size == AUTO_SIZE else self._with_size(config)

@@ -104,11 +104,9 @@ def parse_job(arguments: Sequence[str], description: str, prog: str | None = Non
     values = {option.name: getattr(options, option.name) for option in CONFIG_OPTIONS}
     scales = {name: _parse_scale(name, value) for name, value in _named(options, "condition_guidance_scale").items()}
     values |= {"face_indices": options.face_index, "condition_guidance_scales": scales}
-    config = apply_options(config, values)
+    config = apply_options(config, values | {"stream": options.stream or None})
     if options.component:
         config = replace(config, components=replace(config.components, **_component_files(options.component)))
-    if options.stream:
-        config = replace(config, stream=True)
     audio_paths, driving_videos = (
         tuple(map(resource_path, given or ())) for given in (options.audio, options.driving_video)
     )

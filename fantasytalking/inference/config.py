@@ -145,6 +145,14 @@ class InferConfig(GenerationControls):
                 field="optimizations.mag_ratios",
                 value=len(ratios),
             )
+        if self.stream and self.optimizations.vae_tiling:
+            raise InputError(
+                "optimizations.vae_tiling is set, but tiles need the whole video and stream=true writes it window by "
+                "window; leave out one",
+                code=ErrorCode.conflict,
+                field="optimizations.vae_tiling",
+                value=True,
+            )
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(
                 f"device is '{self.device}'; use auto, cpu or cuda",

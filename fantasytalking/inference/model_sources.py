@@ -182,6 +182,8 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
     if is_saved:
         _report_ignored_settings(pipe, config, model)
     apply_optimizations(pipe.experts, config.optimizations, model.device)
+    if config.optimizations.vae_tiling:
+        pipe.vae.enable_tiling()
     offload, limit = config.offload, config.optimizations.vram_limit_gib
     if limit is not None:
         offload = Offload(choose_offload(component_bytes(pipe.components), limit))

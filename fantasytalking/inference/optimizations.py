@@ -86,6 +86,9 @@ class OptimizationConfig:
     """Further LoRAs of the Wan base, fused in this order, each with its scale."""
     vram_limit_gib: float | None = None
     """GPU memory that may be used, 1 to 1024 GiB; selects the least offloading that fits, in place of `offload`."""
+    vae_tiling: bool = False
+    """The VAE works on overlapping tiles of 256 pixels (diffusers). The result differs slightly, since a tile sees no
+    other; the frames of the whole video are held at once, so that `stream` is rejected."""
 
     def validate(self) -> None:
         """Validates every value.

@@ -62,3 +62,8 @@ def test_one_selected_face_replaces_several(inputs: list[str]) -> None:
     job = parse(*inputs, "--face-index", "2", "face_indices=[1,3]")
     assert (job.config.face_index, job.config.face_indices) == (2, [])
     assert job.config.portrait_options().face_index == 2
+
+
+def test_an_option_is_checked_against_the_configuration(inputs: list[str]) -> None:
+    with raises_input_error(ErrorCode.conflict, "optimizations.vae_tiling", True):
+        parse(*inputs, "--stream", "optimizations.vae_tiling=true")

@@ -137,6 +137,11 @@ def assert_equal(found: FantasyTalkingPipeline, expected: FantasyTalkingPipeline
             assert not found.components[name].training
 
 
+def test_the_vae_uses_tiles_where_they_are_requested(folder: Path, expected: FantasyTalkingPipeline) -> None:
+    tiled = load(folder, f"base={folder / 'base'}", "optimizations.vae_tiling=true")
+    assert tiled.vae.use_tiling and not expected.vae.use_tiling
+
+
 def test_an_original_repository_is_a_base(folder: Path, expected: FantasyTalkingPipeline) -> None:
     audio = f"audio_encoder={folder / 'base/audio_encoder'}"
     found = load(folder, f"base={folder / 'original'}", audio)

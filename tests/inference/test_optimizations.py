@@ -158,12 +158,13 @@ def test_the_least_offloading_that_fits_is_chosen():
             "optimizations.loras[0].scale",
             9.0,
         ),
+        (["stream=true", "optimizations.vae_tiling=true"], ErrorCode.conflict, "optimizations.vae_tiling", True),
         ("optimizations.vram_limit_gib=0", ErrorCode.out_of_range, "optimizations.vram_limit_gib", 0.0),
     ],
 )
 def test_impossible_optimizations_are_refused_in_one_line(override, code, field, value):
     with raises_input_error(code, field, value) as refused:
-        infer_config(override)
+        infer_config(*([override] if isinstance(override, str) else override))
     assert "\n" not in str(refused.value)
 
 
