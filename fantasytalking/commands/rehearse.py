@@ -68,7 +68,7 @@ def _lines(done: "Rehearsal") -> Iterator[str]:
     """A Markdown table."""
     yield f"{done.preset} on {done.device}: {done.disk_bytes / 2**30:.2f} GiB of weights on the disk"
     yield ""
-    yield "| phase | s, planned at least | s | GiB, planned | GiB | GiB of mapped files |"
+    yield "| phase | s, planned | s | GiB, planned | GiB | GiB of mapped files |"
     yield "|---|---|---|---|---|---|"
     for phase in done.phases:
         planned = "" if phase.planned_seconds is None else f"{phase.planned_seconds:.1f}"
