@@ -26,6 +26,7 @@ COMMANDS = {
     "infer": Command("infer", "generate a talking video from a portrait and speech or a driving video"),
     "demo": Command("demo", "generate the demonstration video with nano"),
     "doctor": Command("doctor", "say what this machine has and lacks, and which settings fit"),
+    "rehearse": Command("rehearse", "generate with random weights of true sizes, and say what it takes"),
     "preview": Command("preview", "write an animation or a contact sheet of a video"),
     "app": Command("app", "serve the web page that generates videos"),
     "prepare": Command("prepare", "turn a folder of talking videos into training features"),

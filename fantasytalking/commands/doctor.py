@@ -66,6 +66,9 @@ def _lines(found: "Examination") -> Iterator[str]:
         yield f"  {component}: {_gib(size)} loaded"
     for fit in found.fits:
         yield f"  {fit.device}: {'does not fit' if fit.offload is None else f'offload={fit.offload}'} ({fit.detail})"
+        for phase in fit.phases:
+            planned = f"{_gib(phase.device_bytes)} on the device, {_gib(phase.main_bytes)} of main memory"
+            yield f"    {phase.phase}: planned {planned}"
     if found.duration is not None:
         least = found.duration
         yield (

@@ -16,16 +16,21 @@ from typing import Any
 
 import torch
 from packaging.requirements import Requirement
+from torch.nn import functional
 
 import fantasytalking
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError, install_command
 from fantasytalking.common.files import hash_file
 from fantasytalking.common.weight_files import WEIGHT_SUFFIXES, open_weights
+from fantasytalking.inference.component_shapes import build_meta_components
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.download_hints import download_hint
-from fantasytalking.inference.model_sources import find_source, source_names
+from fantasytalking.inference.memory_plan import Phase, PhasePlan, plan_phases, run_configuration
+from fantasytalking.inference.meta_run import MetaRun
+from fantasytalking.inference.model_sources import find_source, resolve_model, source_names
 from fantasytalking.inference.optimizations import choose_offload
+from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.generation_plan import resolve_num_inference_steps
 from fantasytalking.pipeline.loading.options import FLOAT32_COMPONENTS, MODEL_COMPONENTS
 from fantasytalking.pipeline.portrait import parse_sizes
@@ -96,6 +101,8 @@ class Fit:
     offload: str | None
     """The least offloading that fits; None: none does."""
     detail: str
+    phases: list[PhasePlan]
+    """What each phase of a window is planned to take with it; empty: nothing fits."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,12 @@ def examine(config: InferConfig, *, hashes: bool = False, duration: bool = True)
             sizes = component_bytes_on_disk(Path(base.path), config.dtype.torch_dtype, single)
         except InputError as error:
             problems.append(str(error))
-    fits = [fit_device(device, memory, sizes) for device, memory in _devices(machine)] if sizes else []
+    fits = []
+    if sizes and not problems:
+        try:
+            fits = [_fit_configuration(config, *device, sizes) for device in _devices(machine)]
+        except InputError as error:
+            problems.append(str(error))
     if fits and all(fit.offload is None for fit in fits):
         problems.append(f"the weights fit no device: {fits[0].detail}")
     least = estimate_duration(config) if duration else None
@@ -213,7 +225,7 @@ def measure_matmul_rate(dtype: torch.dtype) -> float:
     best = math.inf
     for _ in range(4):  # the first ones allocate and choose a kernel
         start = time.perf_counter()
-        (matrix @ matrix)[0, 0].item()
+        functional.linear(matrix, matrix)[0, 0].item()  # as layers multiply
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
 
@@ -298,13 +310,26 @@ def _devices(machine: Machine) -> list[tuple[str, int]]:
     return [(f"{item.type} ({item.name})", item.memory_bytes or 0) for item in known] or [("cpu", machine.memory_bytes)]
 
 
-def fit_device(device: str, memory: int, sizes: dict[str, int]) -> Fit:
-    """Returns the least offloading with which weights of these sizes fit a device of `memory` bytes."""
+def _fit_configuration(config: InferConfig, device: str, memory: int, sizes: dict[str, int]) -> Fit:
+    """Runs a window of the configuration on the meta device, which shows what its activations take."""
+    preset, model, kind = load_model_config(config.model), resolve_model(config), device.partition(" ")[0]
+    models = build_meta_components(preset, model.stored.base)
+    runs = run_configuration(config, model.facts, models, config.window_frames, kind, memory)
+    return fit_device(device, memory, sizes, runs)
+
+
+def fit_device(device: str, memory: int, sizes: dict[str, int], runs: Mapping[Phase, MetaRun]) -> Fit:
+    """Returns the least offloading with which weights of these sizes fit a device of `memory` bytes.
+
+    Args:
+        runs: what the activations of each phase take.
+    """
+    kind = device.partition(" ")[0]
     try:
-        offload = choose_offload(sizes, memory / GIB)
+        offload = Offload.none.value if kind == "cpu" else choose_offload(sizes, memory / GIB)
     except InputError as error:
-        return Fit(device, None, str(error))
-    total = sum(sizes.values()) / GIB
-    if device == "cpu" and offload != Offload.none.value:
-        return Fit(device, None, f"the weights take {total:.1f} GiB of {memory / GIB:.1f} GiB of memory")
-    return Fit(device, offload, f"weights {total:.1f} GiB, memory {memory / GIB:.1f} GiB")
+        return Fit(device, None, str(error), [])
+    phases = plan_phases(sizes, sizes, runs, offload, kind)
+    needed, total = max(phase.device_bytes for phase in phases), sum(sizes.values())
+    detail = f"weights {total / GIB:.1f} GiB, planned peak {needed / GIB:.1f} GiB, memory {memory / GIB:.1f} GiB"
+    return Fit(device, offload, detail, phases) if needed <= memory else Fit(device, None, detail, [])

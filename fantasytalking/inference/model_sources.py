@@ -158,7 +158,7 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
     Raises:
         InputError: a component is damaged, incomplete or of another kind.
     """
-    is_saved = model.stored.extends_saved_pipeline
+    is_saved, is_for_cpu = model.stored.extends_saved_pipeline, model.device.type == "cpu"
     total = NUM_ENCODERS + model.stored.has_image_encoder + len(model.stored.experts)
     with tqdm(total=total, desc="load", unit=" parts", leave=True) as bar:
 
@@ -168,10 +168,13 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
 
         if is_saved:
             _reject_encoder_overrides(config, model)
-            pipe = FantasyTalkingPipeline.from_stored_model(model.stored, torch_dtype=model.dtype, progress=progress)
+            pipe = FantasyTalkingPipeline.from_stored_model(
+                model.stored, is_for_cpu=is_for_cpu, torch_dtype=model.dtype, progress=progress
+            )
         else:
             pipe = FantasyTalkingPipeline.from_stored_model(
                 model.stored,
+                is_for_cpu=is_for_cpu,
                 module_config=asdict(load_model_config(config.model).portrait),
                 audio_encoder=model.audio_encoder,
                 scheduler=make_scheduler(config.scheduler, config.flow_shift),

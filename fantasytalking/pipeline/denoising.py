@@ -179,6 +179,16 @@ def _should_batch_branches(requested: bool | None, experts: Experts, conditions:
         )
     if requested:
         return True
+    return fits_in_one_call(experts, conditions, frames, _total_memory(conditions.motion_intensity.device))
+
+
+def fits_in_one_call(experts: Experts, conditions: VideoConditions, frames: int, memory: int) -> bool:
+    """Whether all branches run in one call on a device.
+
+    Args:
+        frames: latent frames of a window.
+        memory: total memory of the device in bytes.
+    """
     shape = experts.high.config
     tokens = frames * conditions.image_latents[0, 0, 0].numel() // math.prod(shape.patch_size)
     width = shape.num_attention_heads * shape.attention_head_dim
@@ -188,7 +198,7 @@ def _should_batch_branches(requested: bool | None, experts: Experts, conditions:
         * tokens
         * (8 * width + conditions.motion_intensity.itemsize * (8 * width + 2 * shape.ffn_dim))
     )
-    return needed * BATCH_MEMORY_DIVISOR <= _total_memory(conditions.motion_intensity.device)
+    return needed * BATCH_MEMORY_DIVISOR <= memory
 
 
 def _total_memory(device: torch.device) -> int:

@@ -12,6 +12,8 @@ from fantasytalking.cli import run
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.doctor import component_bytes_on_disk, estimate_duration, examine, fit_device
+from fantasytalking.inference.memory_plan import Phase
+from fantasytalking.inference.meta_run import MetaRun
 from fantasytalking.inference.optimizations import component_bytes
 from tests.helpers.paths import ROOT
 from tests.helpers.tiny_pipeline import adapters, base, pipe, saved
@@ -19,6 +21,9 @@ from tests.helpers.tiny_pipeline import adapters, base, pipe, saved
 __all__ = ["adapters", "base", "pipe", "saved"]
 
 NANO = ROOT / "checkpoints" / "nano"
+
+
+RUNS = {Phase.denoise: MetaRun(0, 0.0), Phase.decode: MetaRun(0, 0.0)}
 
 
 def nano() -> InferConfig:
@@ -53,6 +58,8 @@ def test_nano_can_run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert weights["formats"][".onnx"] == onnx.stat().st_size
     assert found["fits"][0]["offload"] == "none" and found["duration"]["seconds"] > 0
     assert found["problems"] == []
+    phases = {phase["phase"]: phase for phase in found["fits"][0]["phases"]}
+    assert phases["decode"]["main_bytes"] > phases["load"]["main_bytes"] > 0
 
 
 def test_missing_weights_are_named_with_their_command(
@@ -82,9 +89,9 @@ def test_damaged_weights_are_a_problem(tmp_path: Path, saved: Path) -> None:
 
 def test_the_least_offloading_that_fits_is_named() -> None:
     sizes = {"transformer": 30 << 30, "text_encoder": 10 << 30, "vae": 1 << 29, "audio_encoder": 1 << 29}
-    found = [fit_device("cuda", memory << 30, sizes).offload for memory in (80, 60, 24, 1)]
+    found = [fit_device("cuda", memory << 30, sizes, RUNS).offload for memory in (80, 60, 24, 1)]
     assert found == ["none", "model", "group", None]
-    assert fit_device("cpu", 24 << 30, sizes).offload is None, "a processor has nothing to offload to"
+    assert fit_device("cpu", 24 << 30, sizes, RUNS).offload is None, "a processor has nothing to offload to"
 
 
 def test_time_grows_with_steps_and_pixels() -> None:

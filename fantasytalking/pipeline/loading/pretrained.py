@@ -132,17 +132,23 @@ class PretrainedPipeline(DiffusionPipeline):
         return cls._from_arguments(load_pipeline_from_base(model, **kwargs))
 
     @classmethod
-    def from_stored_model(cls, model: StoredModel, **kwargs: Any) -> Self:
-        """Loads a model whose descriptions were read before: a saved pipeline in a dtype, or as `from_base`."""
+    def from_stored_model(cls, model: StoredModel, *, is_for_cpu: bool = True, **kwargs: Any) -> Self:
+        """Loads a model whose descriptions were read before: a saved pipeline in a dtype, or as `from_base`.
+
+        Args:
+            is_for_cpu: False: the weights are moved to another device, so that they need not be aligned, which copies
+                those of most files.
+        """
         if not model.extends_saved_pipeline:
-            return cls._from_arguments(load_pipeline_from_base(model, **kwargs))
+            return cls._from_arguments(load_pipeline_from_base(model, **kwargs), is_for_cpu)
         options, given = LoadingOptions.split(kwargs, ["progress"])
-        return cls._from_arguments(load_saved_pipeline(model, options, {}, **given))
+        return cls._from_arguments(load_saved_pipeline(model, options, {}, **given), is_for_cpu)
 
     @classmethod
-    def _from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+    def _from_arguments(cls, arguments: Mapping[str, Any], is_for_cpu: bool = True) -> Self:
         pipe = cls(**arguments)
-        align_weights(pipe.components)
+        if is_for_cpu:
+            align_weights(pipe.components)
         return pipe
 
     def save_pretrained(

@@ -1,0 +1,185 @@
+"""Rehearsals: random weights in true layouts, a video of them, and the plan beside what was measured."""
+
+import json
+import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fantasytalking.cli import run
+from fantasytalking.common.errors import ErrorCode
+from fantasytalking.common.process_memory import PeakMemory, memory_use
+from fantasytalking.common.tensor_io import open_model_folder, open_safetensors
+from fantasytalking.inference.component_shapes import build_meta_components
+from fantasytalking.inference.memory_plan import Phase, plan_phases
+from fantasytalking.inference.meta_run import MetaRun, run_on_meta
+from fantasytalking.inference.rehearsal import random_weights, work_folder
+from fantasytalking.inference.rehearsal.model_files import WeightFormat, files_bytes, plan_files
+from fantasytalking.inference.rehearsal.random_weights import write_safetensors, write_shards
+from fantasytalking.models.presets import load_model_config
+from tests.helpers.errors import raises_input_error
+from tests.helpers.paths import ROOT
+
+linux = pytest.mark.skipif(memory_use() is None, reason="needs /proc")
+SHAPES = {"a.weight": (3, 5), "a.bias": (7,), "norm.weight": (4,), "b.weight": (2, 3, 4)}
+
+
+def rehearse_nano(work: Path, *options: str) -> None:
+    run(["rehearse", "--preset", "nano", "--work", str(work), *options])
+
+
+@linux
+def test_nano_is_rehearsed_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    work = tmp_path / "work"
+    options = ["--size", "64x64", "--frames", "5", "--steps", "1", "--device", "cpu", "--json"]
+    rehearse_nano(work, *options)
+    found = json.loads(capsys.readouterr().out)
+    assert [phase["phase"] for phase in found["phases"]] == [phase.value for phase in Phase]
+    assert all(phase["seconds"] > 0 and phase["planned_bytes"] > 0 for phase in found["phases"])
+    assert found["peak"] > 0 and Path(found["video"]).is_file()
+    description = {"preset": "nano", "layers": None, "format": "safetensors", "aligned": False}
+    assert work_folder.holds_weights(work, description), "the next call uses them again"
+    assert not work_folder.holds_weights(work, {**description, "layers": 1})
+    rehearse_nano(work, "--clean")
+    assert not work.exists()
+
+
+def test_nothing_of_others_is_overwritten_or_removed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    for options in ((), ("--clean",)):
+        with raises_input_error(ErrorCode.output_exists, "--work", str(tmp_path)):
+            rehearse_nano(tmp_path, *options)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path: Path) -> None:
+    with raises_input_error(ErrorCode.insufficient_resources, "--work"):
+        work_folder.check_disk(tmp_path / "work", 1 << 60)
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("alignment", [8, 64])
+def test_random_weights_are_read_as_planned(tmp_path: Path, alignment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random_weights, "CHUNK_NUMBERS", 4)
+    write_safetensors(tmp_path / "a.safetensors", SHAPES, torch.bfloat16, alignment)
+    stored = open_safetensors(tmp_path / "a.safetensors")
+    assert stored.shapes == SHAPES
+    assert stored.read("a.weight").data_ptr() % 64 == alignment % 64
+    assert torch.equal(stored.read("a.bias"), torch.zeros(7, dtype=torch.bfloat16))
+    assert torch.equal(stored.read("norm.weight"), torch.ones(4, dtype=torch.bfloat16))
+    assert stored.read("b.weight").float().std() > 0
+
+
+def test_shards_have_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random_weights, "MAX_SHARD_BYTES", 70)
+    write_shards(tmp_path, "diffusion_pytorch_model", SHAPES, torch.float32, 8)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+    assert open_model_folder(tmp_path).shapes == SHAPES
+
+
+def test_files_have_the_published_sizes() -> None:
+    """Sizes of the files of Wan2.1-I2V-14B in half precision: docs/models.md."""
+    files = plan_files(build_meta_components(load_model_config("wan14b")), WeightFormat.safetensors)
+    transformer, text, image = (
+        files_bytes({name: files[name]}) for name in ("base/transformer", "base/text_encoder", "base/image_encoder")
+    )
+    assert transformer == pytest.approx(32.8e9, rel=0.01)
+    assert text == pytest.approx(11.36e9, rel=0.01)
+    assert image == pytest.approx(1.26e9, rel=0.01)
+
+
+def test_a_run_on_meta_counts_tensors_that_are_alive_at_once() -> None:
+    with torch.device("meta"):
+        layer = torch.nn.Linear(100, 200, bias=False)
+
+    def work() -> torch.Tensor:
+        hidden = layer(torch.empty(10, 100))
+        return layer(torch.empty(10, 100)) + hidden
+
+    found = run_on_meta(work, [layer], blocked_convolutions=False)
+    assert found.peak_bytes == 3 * 10 * 200 * 4
+    assert found.operations == 2 * 2 * 10 * 100 * 200
+
+
+def test_offloading_keeps_the_running_component_on_the_device() -> None:
+    weights = {"transformer": 100, "text_encoder": 50, "vae": 10, "audio_encoder": 5}
+    runs = {Phase.prompt: MetaRun(1, 0.0), Phase.denoise: MetaRun(2, 0.0), Phase.decode: MetaRun(3, 0.0)}
+
+    def device_bytes(offload: str) -> list[int]:
+        return [plan.device_bytes for plan in plan_phases(weights, weights, runs, offload, "cuda")]
+
+    assert device_bytes("none") == [165, 166, 167, 168]
+    assert device_bytes("model") == [0, 51, 102, 13]
+    assert device_bytes("group") == [0, 16, 17, 18]
+    cpu = plan_phases(weights, {"vae": 10}, {Phase.decode: MetaRun(100, 0.0)}, "none", "cpu")
+    assert [plan.main_bytes for plan in cpu] == [10, 138]
+
+
+LOADING = """
+import sys
+from pathlib import Path
+from diffusers import AutoencoderKLWan
+from fantasytalking.common.process_memory import PeakMemory, memory_use
+from fantasytalking.encoders.loading import load_model
+from fantasytalking.pipeline.loading.model_components import align_weights
+import torch
+for name in ("warm", "64", "8"):
+    with PeakMemory() as peak:
+        before = memory_use()
+        vae = load_model(AutoencoderKLWan, Path(sys.argv[1]), name, "VAE", torch_dtype=torch.float32)
+        align_weights({"vae": vae})
+        print(peak.take().own - before.own, sum(value.nbytes for value in vae.parameters()))
+"""
+
+
+@linux
+@pytest.mark.slow
+def test_loading_takes_what_stays_and_no_more(tmp_path: Path) -> None:
+    """Nothing where weights are used as they are mapped, otherwise their size and at most the largest tensor."""
+    from diffusers import AutoencoderKLWan
+
+    for name, width, alignment in (("warm", 8, 64), ("64", 48, 64), ("8", 48, 8)):
+        with torch.device("meta"):
+            vae = AutoencoderKLWan(base_dim=width)
+        shapes = {key: tuple(value.shape) for key, value in vae.state_dict().items()}
+        write_shards(tmp_path / name, "diffusion_pytorch_model", shapes, torch.float32, alignment)
+        vae.save_config(tmp_path / name)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, tmp_path], capture_output=True, text=True, env=environment, check=True
+    )
+    _, (mapped, _), (copied, stays) = (map(int, line.split()) for line in done.stdout.splitlines())
+    largest = 192 * 192 * 27 * 4
+    assert stays > 100e6 and mapped < 2 * largest and copied < stays + 2 * largest
+
+
+@linux
+def test_the_peak_of_a_block_is_seen() -> None:
+    with PeakMemory() as peak:
+        before = memory_use()
+        assert before is not None
+        with mmap.mmap(-1, 200 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
+            for page in range(0, len(block), mmap.PAGESIZE):
+                block[page] = 1
+        found = peak.take()
+    assert found is not None and found.own - before.own == pytest.approx(200 << 20, rel=0.1)
+
+
+@linux
+@pytest.mark.slow
+def test_planned_and_measured_peaks_agree(tmp_path: Path) -> None:
+    """With one layer of each model, weights dominate: 4 GiB on the disk and in memory."""
+    work = tmp_path / "work"
+    options = ["--preset", "wan1.3b", "--layers", "1", "--size", "64x64", "--frames", "5", "--steps", "1", "--json"]
+    command = [sys.executable, "-m", "fantasytalking", "rehearse", "--work", str(work), *options, "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True)
+    found = json.loads(done.stdout)
+    assert found["peak"] == pytest.approx(found["planned_peak"], rel=0.1)
