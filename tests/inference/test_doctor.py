@@ -68,7 +68,7 @@ def test_missing_weights_are_named_with_their_command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(SystemExit) as ended:
-        run(["doctor", "--config", str(ROOT / "configs" / "wan14b" / "infer.yaml")])
+        run(["doctor", "adapter=checkpoints/fantasytalking_audio"])
     assert ended.value.code == 1
     shown = capsys.readouterr().out
     assert "problem: missing weights 'checkpoints/fantasytalking_audio': hf download acvlab/FantasyTalking" in shown
