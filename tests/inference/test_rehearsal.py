@@ -78,7 +78,7 @@ def test_random_weights_are_read_as_planned(tmp_path: Path, alignment: int, monk
 
 
 def test_shards_have_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random_weights, "MAX_SHARD_BYTES", 70)
+    monkeypatch.setattr(random_weights, "SHARD_BYTES", 70)
     write_shards(tmp_path, "diffusion_pytorch_model", SHAPES, torch.float32, 8)
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
     assert open_model_folder(tmp_path).shapes == SHAPES

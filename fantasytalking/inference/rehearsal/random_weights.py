@@ -13,7 +13,7 @@ from fantasytalking.common.tensor_io import SAFETENSORS_DTYPES
 
 CHUNK_NUMBERS = 1 << 22
 """Random numbers that are drawn once and repeated."""
-MAX_SHARD_BYTES = 5 << 30
+SHARD_BYTES = 5 << 30
 """As of the published shards in diffusers' folders."""
 DTYPE_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 Shapes = Mapping[str, Sequence[int]]
@@ -25,7 +25,7 @@ def stored_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
 
 
 def write_shards(folder: Path, stem: str, shapes: Shapes, dtype: torch.dtype, alignment: int) -> None:
-    """Writes a model folder's weights: STEM.safetensors, or shards of at most `MAX_SHARD_BYTES` with their index.
+    """Writes a model folder's weights: STEM.safetensors, or shards of at most `SHARD_BYTES` with their index.
 
     Args:
         stem: diffusion_pytorch_model or model.
@@ -36,7 +36,7 @@ def write_shards(folder: Path, stem: str, shapes: Shapes, dtype: torch.dtype, al
     """
     shards: list[dict[str, Sequence[int]]] = [{}]
     for name, shape in shapes.items():
-        if shards[-1] and stored_bytes({**shards[-1], name: shape}, dtype) > MAX_SHARD_BYTES:
+        if shards[-1] and stored_bytes({**shards[-1], name: shape}, dtype) > SHARD_BYTES:
             shards.append({})
         shards[-1][name] = shape
     folder.mkdir(parents=True, exist_ok=True)
