@@ -115,7 +115,7 @@ class Coordinator:
 
         pipe = _load_on_all_ranks(load)
         assert pipe is not None, "the coordinator raises where a process fails"
-        for expert, transformer in zip(Expert, pipe.experts, strict=False):
+        for expert, transformer in pipe.experts.items():
             transformer.register_forward_pre_hook(partial(self._broadcast_forward, expert), with_kwargs=True)
         return pipe
 

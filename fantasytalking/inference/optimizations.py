@@ -178,7 +178,7 @@ def apply_optimizations(experts: Experts, config: OptimizationConfig, device: to
         InputError: a LoRA does not fit, or as `OptimizationConfig.check_experts`.
     """
     config.check_experts(experts.low is not None)
-    for expert, transformer in zip(Expert, experts, strict=False):
+    for expert, transformer in experts.items():
         files = [file for file in config.lora_files().values() if file.expert in (None, expert)]
         _optimize_transformer(transformer, files, config, device)
 

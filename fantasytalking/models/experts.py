@@ -59,9 +59,13 @@ class Experts:
 
     def __iter__(self) -> Iterator[FantasyTalkingTransformer3DModel]:
         """Yields the transformers."""
-        yield self.high
+        return (transformer for _, transformer in self.items())
+
+    def items(self) -> Iterator[tuple[Expert, FantasyTalkingTransformer3DModel]]:
+        """Yields each expert with its transformer."""
+        yield Expert.high, self.high
         if self.low is not None:
-            yield self.low
+            yield Expert.low, self.low
 
     def at(self, timestep: Tensor | float) -> Expert:
         """Returns the expert of a timestep in [0, 1000], as diffusers' pipelines choose it."""
