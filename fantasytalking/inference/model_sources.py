@@ -18,8 +18,8 @@ from fantasytalking.inference.console import notify
 from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.inference.optimizations import apply_optimizations, choose_offload, component_bytes
 from fantasytalking.models.presets import load_model_config
-from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_encoder_config
 from fantasytalking.pipeline.loading.component_files import resolve_components
+from fantasytalking.pipeline.loading.encoder_checks import check_audio_encoder_config
 from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler

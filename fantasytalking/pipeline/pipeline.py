@@ -72,7 +72,7 @@ from fantasytalking.pipeline.inputs import (
     load_condition_inputs,
     load_driving_inputs,
 )
-from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_dim
+from fantasytalking.pipeline.loading.encoder_checks import check_audio_dim, check_image_encoder
 from fantasytalking.pipeline.loading.lora_methods import LoraMethods, check_attention_kwargs
 from fantasytalking.pipeline.loading.pretrained import PretrainedPipeline
 from fantasytalking.pipeline.model_facts import check_pipeline_config
@@ -398,6 +398,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         extra_conditions: Sequence[str],
     ) -> GenerationPlan:
         check_audio_dim(self.audio_encoder.config.hidden_size, self.transformer.config.audio_dim)
+        check_image_encoder(self.image_encoder, self.transformer.config.image_dim)
         return plan_generation(
             self.facts,
             controls,

@@ -139,6 +139,22 @@ class TestComponents:
         with raises_input_error(ErrorCode.missing_file):
             again.face_encoder_path = tmp_path / "gone.onnx"
 
+    def test_optional_components_stay_absent(self, pipe, tmp_path, portrait):
+        bare = FantasyTalkingPipeline.from_pipe(pipe, **dict.fromkeys(ENCODERS))
+        bare.set_progress_bar_config(disable=True)
+        bare.save_pretrained(tmp_path)
+        again = FantasyTalkingPipeline.from_pretrained(tmp_path)
+        again.set_progress_bar_config(disable=True)
+        assert {name for name, part in again.components.items() if part is None} == {"transformer_2", *ENCODERS}
+        given = {"face_scale": 0.0}
+        assert torch.equal(latents(again, portrait, **given), latents(bare, portrait, **given))
+
+    def test_clip_is_optional_only_where_the_base_does_not_read_it(self, pipe, portrait):
+        """Refused before anything is encoded."""
+        without = FantasyTalkingPipeline.from_pipe(pipe, image_encoder=None, text_encoder=None)
+        with raises_input_error(ErrorCode.missing_value, "image_encoder"):
+            latents(without, portrait, face_scale=0.0)
+
     def test_they_are_written_before_the_upload(self, driven, tmp_path, monkeypatch):
         uploaded = []
         monkeypatch.setattr("diffusers.pipelines.pipeline_utils.create_repo", lambda name, **_: _Repository(name))

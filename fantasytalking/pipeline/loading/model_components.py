@@ -24,8 +24,8 @@ from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
 from fantasytalking.motion_normalizer import MotionNormalizer
 from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, FaceEncoderFile
-from fantasytalking.pipeline.loading.audio_encoder_check import check_audio_encoder, check_audio_encoder_config
 from fantasytalking.pipeline.loading.component_files import load_image_encoder, load_text_encoder, load_vae
+from fantasytalking.pipeline.loading.encoder_checks import check_audio_encoder, check_audio_encoder_config
 from fantasytalking.pipeline.loading.options import MODEL_COMPONENTS, LoadingOptions
 from fantasytalking.pipeline.model_facts import StoredModel
 from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler, check_scheduler_config, make_scheduler

@@ -1,4 +1,4 @@
-"""Checks that a pipeline's audio encoder is the one whose tokens its weights were trained on."""
+"""Checks that a pipeline's encoders are those whose tokens its weights were trained on."""
 
 from pathlib import Path
 
@@ -62,6 +62,25 @@ def check_audio_dim(found: int, expected: int) -> None:
             code=ErrorCode.shape_mismatch,
             field="audio_encoder",
             value=found,
+        )
+
+
+def check_image_encoder(image_encoder: object | None, image_dim: int | None) -> None:
+    """Checks that a pipeline has the CLIP encoder that its transformer attends to.
+
+    Args:
+        image_encoder: component of the pipeline; None: it was left out.
+        image_dim: width of the CLIP tokens that the transformer reads; None: it reads none.
+
+    Raises:
+        InputError: the transformer reads CLIP tokens and the pipeline has no encoder.
+    """
+    if image_encoder is None and image_dim is not None:
+        raise InputError(
+            f"the pipeline has no image_encoder, but its transformer reads CLIP tokens of width {image_dim} "
+            "(image_dim); load it with image_encoder and image_processor",
+            code=ErrorCode.missing_value,
+            field="image_encoder",
         )
 
 
