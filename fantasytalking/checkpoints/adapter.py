@@ -37,6 +37,7 @@ from fantasytalking.models.expression_config import ExpressionModuleConfig, upgr
 from fantasytalking.models.expression_projector import expression_tensor_shapes
 from fantasytalking.models.guidance_embedder import DistillationSpec, guidance_embedder_shapes
 from fantasytalking.models.registered_module import registered_tensor_shapes
+from fantasytalking.models.stored_linear import stored_weight_names
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import adapter_module_of, adapter_modules
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
@@ -301,7 +302,7 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
         shapes = guidance_embedder_shapes(distillation, len(model.motion_embedder.output.weight))
         expected |= {f"guidance_embedder.{name}": shape for name, shape in shapes.items()}
     _check_adapter_shapes(tensors, expected, folder)
-    base = _read_base(folder, config, state)
+    base = _read_base(folder, config, state, model)
     lora, settings = _read_lora(folder, config, model)
     for name, condition_sizes in config.conditions.items():
         ensure_condition(model, name, condition_sizes)
@@ -391,7 +392,9 @@ def trained_base_names(folder: str | Path) -> list[str]:
     return sorted(open_safetensors(Path(folder) / BASE_FILE).shapes) if config.base_tensors else []
 
 
-def _read_base(folder: Path, config: AdapterConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _read_base(
+    folder: Path, config: AdapterConfig, state: Mapping[str, Tensor], model: FantasyTalkingTransformer3DModel
+) -> dict[str, Tensor]:
     if not config.base_tensors:
         return {}
     tensors = _read_tensors(folder / BASE_FILE)
@@ -402,6 +405,14 @@ def _read_base(folder: Path, config: AdapterConfig, state: Mapping[str, Tensor])
             code=ErrorCode.shape_mismatch,
             field="base_tensors",
             value=len(tensors),
+        )
+    if stored := sorted(tensors.keys() & set(map(strip_peft_name, stored_weight_names(model)))):
+        raise InputError(
+            f"adapter '{folder}' replaces the base's '{stored[0]}', which stays quantized as stored; use "
+            "optimizations.quantization=none",
+            code=ErrorCode.conflict,
+            field="optimizations.quantization",
+            value="stored",
         )
     named = {name: tuple(state[name].shape) for name in tensors if name in state and adapter_module_of(name) is None}
     _check_adapter_shapes(tensors, named, folder)

@@ -1,17 +1,27 @@
 """Reads LoRA files of every spelling as an adapter: low-rank pairs in PEFT's names, and changes of whole parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fantasytalking.checkpoints.lora_fusion import checked_lora_layers, lora_scales, pair_product
+from fantasytalking.checkpoints.lora import strip_peft_name
+from fantasytalking.checkpoints.lora_fusion import (
+    checked_lora_layers,
+    fuse_lora_file,
+    lora_scales,
+    pair_product,
+    sort_by_layer,
+)
 from fantasytalking.checkpoints.lora_names import LoraTensorName
-from fantasytalking.checkpoints.lora_scale import note_assumed_scale
+from fantasytalking.checkpoints.lora_scale import note_assumed_scale, read_peft_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.stored_tensors import LazyTensors
+from fantasytalking.common.tensor_io import open_safetensors
+from fantasytalking.models.stored_linear import stored_weight_names
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 
@@ -50,7 +60,6 @@ def read_lora_adapter(
     note_assumed_scale(state, peft_config, source)
     pairs: dict[str, Tensor] = {}
     changes: dict[str, Tensor] = {}
-    dtype = next(value.dtype for value in model.parameters() if value.is_floating_point() and value.itemsize > 1)
     for layer, names in layers.items():
         if "magnitude" in names:
             raise InputError(
@@ -69,8 +78,8 @@ def read_lora_adapter(
         if "weight" in tensors and isinstance(model.get_submodule(layer), torch.nn.Linear | _tuner_layers()):
             factors.append(_full_rank_pair(tensors.pop("weight")))
         if factors:
-            pairs[f"{layer}.lora_A.weight"] = torch.cat([down for down, _ in factors]).to(dtype)
-            pairs[f"{layer}.lora_B.weight"] = torch.cat([up for _, up in factors], dim=1).to(dtype)
+            pairs[f"{layer}.lora_A.weight"] = torch.cat([down for down, _ in factors]).to(model.dtype)
+            pairs[f"{layer}.lora_B.weight"] = torch.cat([up for _, up in factors], dim=1).to(model.dtype)
         for part in tensors.keys() & {"weight", "bias", "modulation"}:
             changes[LoraTensorName(layer, part).parameter] = tensors[part]
     if not pairs:
@@ -82,6 +91,42 @@ def read_lora_adapter(
             value=source,
         )
     return LoraAdapter(pairs, changes)
+
+
+def apply_lora_files(model: FantasyTalkingTransformer3DModel, files: Sequence[tuple[Path, float]]) -> None:
+    """Adds the LoRAs of safetensors files, each with its scale.
+
+    They are fused, except those that change weights which stay as stored: the layers of these are computed beside
+    those of the base, which takes memory and time, and adds up to the same but for rounding.
+
+    Raises:
+        InputError: as `fuse_lora_file` or `read_lora_adapter`.
+    """
+    stored = set(map(strip_peft_name, stored_weight_names(model)))
+    unfused = [(path, scale) for path, scale in files if _changed_weights(model, path) & stored] if stored else []
+    for path, scale in files:
+        if (path, scale) not in unfused:
+            fuse_lora_file(model, path, scale)
+    if unfused:
+        _attach_lora_files(model, unfused)
+
+
+def _changed_weights(model: FantasyTalkingTransformer3DModel, path: Path) -> set[str]:
+    layers = sort_by_layer(open_safetensors(path), len(model.blocks))
+    return {f"{layer}.weight" for layer, parts in layers.items() if parts.keys() & {"down", "weight"}}
+
+
+def _attach_lora_files(model: FantasyTalkingTransformer3DModel, files: Sequence[tuple[Path, float]]) -> None:
+    """Adds the files as adapters; those that the model has stay active."""
+    scales = dict.fromkeys(getattr(model, "peft_config", {}), 1.0)
+    for number, (path, scale) in enumerate(files):
+        name, state = f"file_{number}", open_safetensors(path).read_all()
+        adapter = read_lora_adapter(model, state, str(path), read_peft_config(path))
+        model.load_lora_adapter(adapter.pairs, prefix=None, adapter_name=name, low_cpu_mem_usage=True)
+        model.add_full_changes(name, adapter.changes)
+        scales[name] = scale
+    model.set_adapters(list(scales), list(scales.values()))
+    model.requires_grad_(False)
 
 
 def _full_rank_pair(change: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from fantasytalking.checkpoints.lora_scale import note_assumed_scale, pair_scale
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import check_finite, open_safetensors
+from fantasytalking.models.stored_linear import logical_shape
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 LayerTensors = dict[str, str]
@@ -47,7 +48,7 @@ def fuse_lora_file(model: FantasyTalkingTransformer3DModel, path: Path, scale: f
     peft_config = read_peft_config(path)
     note_assumed_scale(stored.shapes, peft_config, source)
     scales = lora_scales(layers, stored, peft_config)
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = {strip_peft_name(name): value for name, value in model.named_parameters()}
     for layer, parts in layers.items():
         tensors = {part: stored.read(name).float() for part, name in parts.items()}
         if "down" in tensors:
@@ -68,7 +69,7 @@ def checked_lora_layers(model: FantasyTalkingTransformer3DModel, stored: LazyTen
         InputError: a tensor belongs to no layer of the model, has another shape, lacks its counterpart or is not
             finite.
     """
-    layers = _sort_by_layer(stored, len(model.blocks))
+    layers = sort_by_layer(stored, len(model.blocks))
     parameters: dict[str, Tensor] = {strip_peft_name(name): value for name, value in model.named_parameters()}
     for layer, parts in layers.items():
         shapes = {part: stored.shapes[name] for part, name in parts.items()}
@@ -81,7 +82,12 @@ def checked_lora_layers(model: FantasyTalkingTransformer3DModel, stored: LazyTen
     return layers
 
 
-def _sort_by_layer(stored: LazyTensors, num_layers: int) -> dict[str, LayerTensors]:
+def sort_by_layer(stored: LazyTensors, num_layers: int) -> dict[str, LayerTensors]:
+    """Returns the tensors of a LoRA by layer, in diffusers' names.
+
+    Raises:
+        InputError: there are none, one is no part of a LoRA, or two are spellings of one.
+    """
     layers: dict[str, LayerTensors] = {}
     if not stored.shapes:
         raise InputError(
@@ -127,15 +133,15 @@ def _check_layer(layer: str, shapes: dict[str, tuple[int, ...]], parameters: dic
             value=shapes["alpha"],
         )
     if "down" in shapes:
-        own = tuple(parameters[f"{layer}.weight"].shape)
+        own = logical_shape(parameters[f"{layer}.weight"])
         _check_pair(layer, shapes["up"], shapes["down"], own, source)
         _check_magnitude(layer, shapes.get("magnitude"), own, source)
     for part in ("weight", "bias", "modulation"):
         name = LoraTensorName(layer, part).parameter
-        if part in shapes and tuple(parameters[name].shape) != shapes[part]:
+        if part in shapes and logical_shape(parameters[name]) != shapes[part]:
             raise InputError(
                 f"'{source}': the change of '{name}' has shape {shapes[part]}, which does not fit the model's "
-                f"{tuple(parameters[name].shape)}; use a LoRA for its base",
+                f"{logical_shape(parameters[name])}; use a LoRA for its base",
                 code=ErrorCode.shape_mismatch,
                 field=name,
                 value=shapes[part],

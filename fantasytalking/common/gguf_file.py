@@ -6,6 +6,7 @@ Dequantization is diffusers'. Format: github.com/ggml-org/ggml/blob/master/docs/
 
 import math
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from torch import Tensor
 from fantasytalking.common.errors import ErrorCode, InputError, install_command
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.limits import MAX_GGUF_HEADER_BYTES
-from fantasytalking.common.stored_tensors import LazyTensors
+from fantasytalking.common.stored_tensors import LazyTensors, QuantizedTensor
 
 GGUF_SUFFIX = ".gguf"
 GGUF_VERSIONS = (2, 3)
@@ -78,7 +79,22 @@ def open_gguf(path: Path) -> LazyTensors:
         partial(_read_tensor, data, tensors),
         dtypes,
         torch.float32 if is_quantized else None,
+        {name: partial(_read_blocks, data, each) for name, each in tensors.items() if _has_rows_of_blocks(each)},
     )
+
+
+def _has_rows_of_blocks(stored: _StoredTensor) -> bool:
+    """Whether a tensor is a quantized matrix each of whose rows is whole blocks."""
+    is_matrix = len(stored.shape) == 2 and math.prod(stored.shape) > 0
+    return stored.quantization.name not in _PLAIN_DTYPES and is_matrix and stored.shape[1] % stored.block_size == 0
+
+
+def _read_blocks(data: NDArray[np.uint8], stored: _StoredTensor) -> QuantizedTensor:
+    """The blocks where the file is mapped, which takes no memory of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # nothing writes to it
+        values = torch.from_numpy(data[stored.start : stored.start + stored.num_bytes])
+    return QuantizedTensor(values.reshape(stored.shape[0], -1), block_format=stored.quantization)
 
 
 def _read_tensor(data: NDArray[np.uint8], tensors: Mapping[str, _StoredTensor], name: str) -> Tensor:

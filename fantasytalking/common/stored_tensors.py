@@ -8,6 +8,7 @@ in the metadata) must be of formats that are read so.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +37,18 @@ OTHER_QUANTIZATION_ENDINGS = (".weight_scale_2", ".weight_scale_inv", ".absmax",
 
 
 @dataclass(frozen=True)
+class QuantizedTensor:
+    """Values of a tensor as its file stores them."""
+
+    values: Tensor
+    """Of one byte each in the tensor's shape; of GGUF, rows of blocks: (rows, bytes) uint8."""
+    scale: Tensor | None = None
+    """Float32 factor of the values, of the whole tensor or per row; None: there is none."""
+    block_format: Any = None
+    """`gguf.GGMLQuantizationType` of the blocks; None: the values are numbers."""
+
+
+@dataclass(frozen=True)
 class LazyTensors:
     """Named tensors of known shapes and dtypes that are read one at a time."""
 
@@ -47,6 +60,8 @@ class LazyTensors:
     """As stored; tensors without an entry are not quantized."""
     dequantized_to: torch.dtype | None = None
     """Dtype in which quantized tensors are read; None: no tensor is quantized."""
+    quantized: Mapping[str, Callable[[], QuantizedTensor]] = field(default_factory=dict)
+    """Readers of weights as stored, by name, of those that can be kept so."""
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], source: str) -> "LazyTensors":
@@ -65,6 +80,7 @@ class LazyTensors:
             shapes={new: self.shapes[old] for new, old in names.items()},
             dtypes={new: self.dtypes[old] for new, old in names.items() if old in self.dtypes},
             read=lambda name: self.read(names[name]),
+            quantized={new: self.quantized[old] for new, old in names.items() if old in self.quantized},
         )
 
     def read_all(self) -> dict[str, Tensor]:
@@ -101,12 +117,23 @@ def dequantized(stored: LazyTensors, described: Mapping[str, Any] = MappingProxy
         return stored if not others else stored.renamed(kept)
     dtype = torch.float32 if scales else torch.bfloat16
 
+    def read_quantized(name: str) -> QuantizedTensor:
+        return QuantizedTensor(stored.read(name), _read_scale(stored, scales[name], name) if name in scales else None)
+
     def read(name: str) -> Tensor:
         if name in scales:
-            return stored.read(name).to(dtype) * _read_scale(stored, scales[name], name)
+            return scaled_values(stored.read(name), _read_scale(stored, scales[name], name))
         return stored.read(name).to(dtype) if name in float8 else stored.read(name)
 
-    return replace(stored.renamed(kept), read=read, dequantized_to=dtype)
+    of_one_byte = [name for name in float8 | scales.keys() if stored.dtypes[name].itemsize == 1]
+    quantized = {name: partial(read_quantized, name) for name in of_one_byte if name.endswith(".weight")}
+    return replace(stored.renamed(kept), read=read, dequantized_to=dtype, quantized=quantized)
+
+
+def scaled_values(values: Tensor, scale: Tensor | None) -> Tensor:
+    """Returns stored values times their scale in float32."""
+    numbers = values.to(torch.float32)
+    return numbers if scale is None else numbers * scale
 
 
 def _sort_names(stored: LazyTensors) -> tuple[dict[str, str], set[str]]:

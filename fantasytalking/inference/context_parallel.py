@@ -25,7 +25,7 @@ from fantasytalking.conditions import flatten_conditions, unflatten_conditions
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.model_sources import ResolvedModel, load_pipeline, resolve_model
-from fantasytalking.inference.optimizations import StepCache, apply_optimizations
+from fantasytalking.inference.optimizations import StepCache, WeightQuantization, apply_optimizations
 from fantasytalking.models.experts import Expert, Experts
 from fantasytalking.models.kv_cache import ConditionKVCache
 from fantasytalking.models.presets import load_model_config
@@ -258,7 +258,11 @@ def _load_worker_experts(command: LoadCommand) -> Experts:
     )
     module_config = asdict(load_model_config(config.model).portrait)
     options = LoadingOptions(dtype=model.dtype)
-    high, *rest = (load_transformer(model.stored, module_config, options, expert) for expert in model.stored.experts)
+    keep_quantized = config.optimizations.quantization is WeightQuantization.stored
+    high, *rest = (
+        load_transformer(model.stored, module_config, options, expert, keep_quantized)
+        for expert in model.stored.experts
+    )
     experts = Experts(high, rest[0] if rest else None, model.stored.boundary_ratio)
     apply_optimizations(experts, config.optimizations, model.device)
     for transformer in experts:

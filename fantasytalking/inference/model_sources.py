@@ -16,7 +16,12 @@ from fantasytalking.common.weight_files import WEIGHT_SUFFIXES
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.download_hints import download_hint
-from fantasytalking.inference.optimizations import apply_optimizations, choose_offload, component_bytes
+from fantasytalking.inference.optimizations import (
+    WeightQuantization,
+    apply_optimizations,
+    choose_offload,
+    component_bytes,
+)
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.loading.component_files import resolve_components
 from fantasytalking.pipeline.loading.encoder_checks import check_audio_encoder_config
@@ -95,6 +100,7 @@ def resolve_model(
     found = resolve_paths(names, base_source=names["base"])
     stored = _read_stored_model(found, has_driving_video=has_driving_video, is_multi_speaker=is_multi_speaker)
     config.optimizations.check_experts(len(stored.experts) > 1)
+    _check_stored_quantization(config, stored)
     if stored.extends_saved_pipeline:
         check_audio_encoder_config(stored, None, None)
     else:
@@ -180,6 +186,7 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
                 scheduler=make_scheduler(config.scheduler, config.flow_shift),
                 text_length=config.max_text_tokens,
                 torch_dtype=model.dtype,
+                keep_quantized=config.optimizations.quantization is WeightQuantization.stored,
                 progress=progress,
             )
     if is_saved:
@@ -300,6 +307,18 @@ def _resolve_device(config: InferConfig) -> torch.device:
             value=config.offload.value,
         )
     return device
+
+
+def _check_stored_quantization(config: InferConfig, model: StoredModel) -> None:
+    """A saved pipeline is in diffusers' layout, which has no quantized files."""
+    if config.optimizations.quantization is WeightQuantization.stored and model.extends_saved_pipeline:
+        raise InputError(
+            f"optimizations.quantization is stored, but '{model.base}' is a saved pipeline, whose weights are not "
+            "quantized; use none, int8 or float8",
+            code=ErrorCode.conflict,
+            field="optimizations.quantization",
+            value="stored",
+        )
 
 
 def _reject_encoder_overrides(config: InferConfig, model: ResolvedModel) -> None:

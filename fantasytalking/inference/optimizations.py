@@ -15,7 +15,7 @@ from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConf
 from omegaconf import MISSING
 from torch import nn
 
-from fantasytalking.checkpoints.lora_fusion import fuse_lora_file
+from fantasytalking.checkpoints.lora_adapter import apply_lora_files
 from fantasytalking.common.errors import ErrorCode, InputError, install_command
 from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.validation import check_ranges
@@ -44,11 +44,15 @@ class StepCache(Enum):
 
 
 class WeightQuantization(Enum):
-    """Storage of the blocks' linear layers (torchao); matrix products run in the model's dtype."""
+    """Storage of linear layers; matrix products run in the model's dtype."""
 
     none = "none"
     int8 = "int8"
+    """The blocks' layers, quantized once they are loaded (torchao)."""
     float8 = "float8"
+    """The same in float8."""
+    stored = "stored"
+    """As the transformer's file stores them: in GGUF blocks, float8 or int8 with scales."""
 
 
 @dataclass
@@ -120,7 +124,8 @@ class OptimizationConfig:
                     field=name,
                     value=file.path,
                 )
-        if self.quantization is not WeightQuantization.none and find_spec("torchao") is None:
+        needs_torchao = self.quantization in (WeightQuantization.int8, WeightQuantization.float8)
+        if needs_torchao and find_spec("torchao") is None:
             raise InputError(
                 f"optimizations.quantization is {self.quantization.value}, which needs torchao: "
                 f"{install_command('quantization')}",
@@ -189,9 +194,8 @@ def _optimize_transformer(
     config: OptimizationConfig,
     device: torch.device,
 ) -> None:
-    for file in loras:
-        fuse_lora_file(transformer, Path(resolve_local(file.path)), file.scale)
-    if config.quantization is not WeightQuantization.none:
+    apply_lora_files(transformer, [(Path(resolve_local(file.path)), file.scale) for file in loras])
+    if config.quantization in (WeightQuantization.int8, WeightQuantization.float8):
         quantize_blocks(transformer, config.quantization)
     if device.type == "cpu":  # before step caches, whose hooks wrap the blocks
         retain_freed_memory()

@@ -9,6 +9,7 @@ from diffusers import ModelMixin, WanTransformer3DModel
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.diffusers_internals import keep_modules_whole
 from fantasytalking.models.expression_config import upgrade_expression_keys
+from fantasytalking.models.stored_linear import stored_weight_names
 
 DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 """Arguments of `from_pretrained` that say where the files are."""
@@ -77,9 +78,19 @@ class GuardedLoading:
         **kwargs: Any,
     ) -> None:
         check_safe_serialization(safe_serialization)
+        check_no_stored_weights(self, "saved")
         super().save_pretrained(  # type: ignore[misc]
             save_directory, is_main_process=is_main_process, save_function=save_function, **kwargs
         )
+
+    def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers.
+
+        Raises:
+            InputError: weights stay as their file stores them, to which nothing can be added.
+        """
+        check_no_stored_weights(self, "changed by a LoRA")
+        super().fuse_lora(*args, **kwargs)  # type: ignore[misc]
 
     def load_lora_adapter(self, pretrained_model_name_or_path_or_dict: Any, **kwargs: Any) -> None:
         """As in diffusers.
@@ -97,6 +108,25 @@ class GuardedLoading:
                 field="prefix",
                 value=kwargs.get("prefix", "transformer"),
             )
+
+
+def check_no_stored_weights(model: Any, action: str) -> None:
+    """Checks that no weight of a model stays as its file stores it.
+
+    Args:
+        action: what is done to the weights, for the message: saved, ...
+
+    Raises:
+        InputError: some weights do.
+    """
+    if stored := stored_weight_names(model):
+        raise InputError(
+            f"{len(stored)} weights stay quantized as their file stores them ('{stored[0]}'), and cannot be {action}; "
+            "load the model with optimizations.quantization=none (keep_quantized=False)",
+            code=ErrorCode.unsupported,
+            field="optimizations.quantization",
+            value="stored",
+        )
 
 
 def check_safe_serialization(safe_serialization: bool) -> None:

@@ -35,6 +35,7 @@ from fantasytalking.models.face_resampler import FaceResampler
 from fantasytalking.models.meta_building import on_meta
 from fantasytalking.models.motion_embedder import MotionEmbedder
 from fantasytalking.models.registered_module import RegisteredModule
+from fantasytalking.models.stored_linear import keep_stored_weights
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.transformer_config import check_transformer_config
 
@@ -78,6 +79,7 @@ def load_from_wan(
     dtype: torch.dtype | None = None,
     materialize: bool = True,
     subfolder: str = "transformer",
+    keep_quantized: bool = False,
 ) -> FantasyTalkingTransformer3DModel:
     """Builds a new portrait transformer on a Wan image-to-video base, whose predictions it equals bit for bit.
 
@@ -94,13 +96,15 @@ def load_from_wan(
             receives them from another. Requires a dtype.
         subfolder: of the transformer in a pipeline's folder: transformer, or transformer_2 for the low-noise expert of
             a base with two.
+        keep_quantized: whether linear layers keep their weights as the source stores them, in GGUF blocks, float8 or
+            int8, and dequantize them in every call: for inference.
 
     Raises:
         InputError: the source is missing or not a Wan transformer, or tensors are missing, unexpected or of other
-            shapes.
+            shapes; or none of its weights is quantized, and they are to stay so.
     """
     config, tensors = _open_base(source, subfolder)
-    return build_from_wan(config, module_config or {}, tensors, dtype, materialize)
+    return build_from_wan(config, module_config or {}, tensors, dtype, materialize, keep_quantized)
 
 
 def build_from_wan(
@@ -109,11 +113,12 @@ def build_from_wan(
     tensors: LazyTensors,
     dtype: torch.dtype | None = None,
     materialize: bool = True,
+    keep_quantized: bool = False,
 ) -> FantasyTalkingTransformer3DModel:
     """Builds the model of `base_config` and `module_config` and loads every base tensor from `tensors`.
 
-    All shapes are compared before the first tensor is read, so a model is never partly loaded. `dtype` and
-    `materialize` are as in `load_from_wan`.
+    All shapes are compared before the first tensor is read, so a model is never partly loaded. `dtype`,
+    `materialize` and `keep_quantized` are as in `load_from_wan`.
 
     Raises:
         InputError: a configuration key is unknown, or `tensors` are not exactly the base's.
@@ -130,8 +135,10 @@ def build_from_wan(
 
     config = model.config
     model.rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
+    kept = keep_stored_weights(model, tensors, expected, dtype) if keep_quantized else set()
     if materialize:
-        state = {name: _cast_base_tensor(name, tensors.read(name), dtype, model) for name in expected}
+        read = [name for name in expected if name not in kept]
+        state = {name: _cast_base_tensor(name, tensors.read(name), dtype, model) for name in read}
     else:
         assert dtype is not None, "tensors that are not read need a dtype"
         state = {
@@ -140,7 +147,8 @@ def build_from_wan(
     fresh_dtype = dtype or state["proj_out.weight"].dtype
     for module in model.modules():
         initialize_new_module(module, fresh_dtype)
-    state.update({name: value for name, value in model.state_dict().items() if adapter_module_of(name)})
+    own = model.state_dict()
+    state.update({name: value for name, value in own.items() if name in kept or adapter_module_of(name)})
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 

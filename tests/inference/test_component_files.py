@@ -238,6 +238,12 @@ def test_a_saved_pipeline_has_its_own_components(folder: Path) -> None:
         resolve_model(settings)
 
 
+def test_a_saved_pipeline_stores_no_quantized_weights() -> None:
+    settings = load_config(InferConfig, preset_path("nano", "infer"), ["optimizations.quantization=stored"])
+    with raises_input_error(ErrorCode.conflict, "optimizations.quantization", "stored"):
+        resolve_model(settings)
+
+
 def test_a_file_that_is_not_there_is_named(folder: Path) -> None:
     with raises_input_error(ErrorCode.missing_weights, "components.vae", "nowhere.pth"):
         resolve_model(config(folder, f"base={folder / 'base'}", "components.vae=nowhere.pth"))
@@ -306,14 +312,23 @@ def test_a_vae_file_is_that_of_the_transformer(folder: Path, tmp_path: Path) -> 
 
 
 def test_a_video_from_files_alone_is_reproduced(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """GGUF, fused LoRA and single files, by the settings of the 14B model in four steps."""
+    """GGUF that stays quantized, a LoRA beside it and single files, by the settings of the 14B model in four steps."""
     write_quantized_gguf(tmp_path / "wan.gguf", load_file(folder / "transformer.safetensors"))
-    save_file({"diffusion_model.blocks.0.ffn.2.diff_b": torch.ones(128)}, tmp_path / "lora.safetensors")
+    layer = "diffusion_model.blocks.0.ffn.2"
+    lora = {f"{layer}.lora_down.weight": torch.ones(1, 64), f"{layer}.lora_up.weight": torch.ones(128, 1) / 64}
+    save_file(lora | {f"{layer}.diff_b": torch.ones(128)}, tmp_path / "lora.safetensors")
     inputs = ["--image", "data/demo/portrait.png", "--audio", "data/demo/speech.wav", "--size", "32x32"]
     inputs += ["--config", "configs/wan14b/fast.yaml", "--max-seconds", "0.2", "--output", tmp_path / "video.mp4"]
     inputs += [f"--component={entry.removeprefix('components.')}" for entry in components(folder)[1:]]
     small = ["model=nano", f"base={tmp_path / 'wan.gguf'}", f"adapter={folder / 'adapter'}", "face_scale=0"]
-    small += ["window_frames=9", "overlap_frames=4", "fps=25", "dtype=float32", "max_text_tokens=12"]
+    small += [
+        "optimizations.quantization=stored",
+        "window_frames=9",
+        "overlap_frames=4",
+        "fps=25",
+        "dtype=float32",
+        "max_text_tokens=12",
+    ]
     ended = run_infer(capsys, *inputs, *small, f"optimizations.few_step_lora={tmp_path / 'lora.safetensors'}")
     assert ended.code == 0, ended.err
     hashes = json.loads((tmp_path / "video.json").read_text())["hashes"]

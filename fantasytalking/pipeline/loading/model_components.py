@@ -19,7 +19,8 @@ from fantasytalking.encoders.audio_loading import audio_encoder_from_components,
 from fantasytalking.encoders.loading import load_component, load_model
 from fantasytalking.face_range import face_ranges_to_dict
 from fantasytalking.models.experts import Expert
-from fantasytalking.models.guarded_loading import check_safe_serialization
+from fantasytalking.models.guarded_loading import check_no_stored_weights, check_safe_serialization
+from fantasytalking.models.stored_linear import stored_weight_names
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import check_transformer_folder, load_from_wan
 from fantasytalking.motion_normalizer import MotionNormalizer
@@ -128,6 +129,7 @@ def load_pipeline_from_base(
     scheduler: SchedulerMixin | None = None,
     text_length: int = 512,
     torch_dtype: torch.dtype = torch.float32,
+    keep_quantized: bool = False,
     progress: ComponentCallback = lambda _: None,
 ) -> dict[str, Any]:
     """Loads a Wan image-to-video base with its adapters.
@@ -138,6 +140,7 @@ def load_pipeline_from_base(
         scheduler: None: Euler with flow shift 5.
         text_length: tokens that prompts are padded to, as in training.
         torch_dtype: of transformer, text and image encoder; VAE and audio encoder stay in float32.
+        keep_quantized: of the transformers, as in `load_from_wan`.
         progress: as in `load_saved_pipeline`.
 
     Returns:
@@ -160,7 +163,7 @@ def load_pipeline_from_base(
     )
     _check_loaded_audio_encoder(model, parts, module_config["audio_dim"])
     for expert in model.experts:
-        parts[expert.component] = load_transformer(model, module_config, options, expert)
+        parts[expert.component] = load_transformer(model, module_config, options, expert, keep_quantized)
         progress(expert.component)
     window_rule, window_seconds = model.audio_window
     folders = [folder for folder in (model.adapter, model.base) if folder is not None]
@@ -179,7 +182,11 @@ def load_pipeline_from_base(
 
 
 def load_transformer(
-    model: StoredModel, module_config: Mapping[str, Any], options: LoadingOptions, expert: Expert = Expert.high
+    model: StoredModel,
+    module_config: Mapping[str, Any],
+    options: LoadingOptions,
+    expert: Expert = Expert.high,
+    keep_quantized: bool = False,
 ) -> FantasyTalkingTransformer3DModel:
     """Loads one transformer, with its adapters.
 
@@ -187,6 +194,7 @@ def load_transformer(
         expert: of a base with two; the only transformer of another base is `high`.
         module_config: as in `load_pipeline_from_base`; not used with a saved pipeline, which has the modules.
         options: of the loading; for a Wan base, the dtype alone.
+        keep_quantized: as in `load_from_wan`; a saved pipeline has no such weights.
 
     Raises:
         InputError: it is missing, damaged or incomplete, or an adapter does not fit.
@@ -204,10 +212,11 @@ def load_transformer(
             **options.component_options(model.base, name),
         )
     else:
-        transformer = load_from_wan(model.components.get(name, model.base), module_config, dtype, subfolder=name)
+        source = model.components.get(name, model.base)
+        transformer = load_from_wan(source, module_config, dtype, subfolder=name, keep_quantized=keep_quantized)
     if adapter is not None:
         load_any_adapter(transformer, adapter)
-        if transformer.distillation is not None and has_lora(transformer):
+        if transformer.distillation is not None and has_lora(transformer) and not keep_quantized:
             fuse_lora(transformer)  # a distilled model no longer needs its teacher
         transformer.requires_grad_(False)
     if model.expression_adapter is not None:
@@ -224,9 +233,10 @@ def align_weights(components: Mapping[str, Any]) -> None:
     """
     for module in components.values():
         if isinstance(module, torch.nn.Module):
-            for tensor in (*module.parameters(), *module.buffers()):
+            stored = set(stored_weight_names(module))  # dequantized to other addresses in every call
+            for name, tensor in (*module.named_parameters(), *module.named_buffers()):
                 is_plain = type(tensor.data) is torch.Tensor and not tensor.is_meta  # not quantized, not offloaded
-                if is_plain and tensor.data_ptr() % 64:
+                if is_plain and name not in stored and tensor.data_ptr() % 64:
                     tensor.data = tensor.data.clone()
 
 
@@ -234,8 +244,10 @@ def check_can_be_saved(transformer: FantasyTalkingTransformer3DModel, folder: Pa
     """Checks that a pipeline can be saved to a folder so that it can be loaded again.
 
     Raises:
-        InputError: the transformer has an unfused LoRA, weights would be pickled, or the folder is a file.
+        InputError: weights stay as their file stores them, the transformer has an unfused LoRA, weights would be
+            pickled, or the folder is a file.
     """
+    check_no_stored_weights(transformer, "saved")
     if has_lora(transformer):
         raise InputError(
             "the transformer has a LoRA; first call fuse_lora() and unload_lora() of it",

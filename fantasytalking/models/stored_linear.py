@@ -1,0 +1,101 @@
+"""Linear layers whose weight stays as its file stores it, and is dequantized in every call."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.stored_tensors import LazyTensors, QuantizedTensor, scaled_values
+from fantasytalking.models.diffusers_internals import float32_module_names
+
+
+class ScaledLinear(nn.Linear):
+    """nn.Linear with a weight of one byte per value, float8 or int8, times a float32 scale.
+
+    Args:
+        stored: weight (out, in) with its scale.
+        has_bias: whether there is a bias, which is left on the meta device.
+        compute_dtype: dtype of the product, of its inputs and of the bias.
+    """
+
+    weight_scale: Tensor | None
+
+    def __init__(self, stored: QuantizedTensor, has_bias: bool, compute_dtype: torch.dtype) -> None:
+        rows, columns = stored.values.shape
+        super().__init__(columns, rows, has_bias, device="meta", dtype=compute_dtype)
+        self.weight = nn.Parameter(stored.values, requires_grad=False)
+        self.register_buffer("weight_scale", stored.scale, persistent=False)
+        self.compute_dtype = compute_dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., in) -> (..., out), as a linear layer with the dequantized weight computes it."""
+        weight = scaled_values(self.weight, self.weight_scale).to(self.compute_dtype)
+        return F.linear(inputs, weight, self.bias)
+
+
+def stored_linear(stored: QuantizedTensor, has_bias: bool, compute_dtype: torch.dtype) -> nn.Linear:
+    """Returns a layer that keeps the weight `stored`; of GGUF, diffusers' layer. Its bias is on the meta device."""
+    if stored.block_format is None:
+        return ScaledLinear(stored, has_bias, compute_dtype)
+    from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter  # needs the package gguf
+
+    weight: nn.Parameter = GGUFParameter(stored.values, quant_type=stored.block_format)
+    rows, columns = logical_shape(weight)
+    layer: nn.Linear = GGUFLinear(columns, rows, has_bias, compute_dtype, device="meta")
+    layer.weight = weight
+    return layer
+
+
+def keep_stored_weights(
+    model: nn.Module, tensors: LazyTensors, names: Iterable[str], dtype: torch.dtype | None
+) -> set[str]:
+    """Replaces linear layers by layers that keep their weights as stored, and returns the names of these weights.
+
+    Modules that diffusers keeps in float32 are left, whatever `dtype` is: code asks for the dtype of their weights.
+
+    Args:
+        model: on the meta device.
+        tensors: in the model's names.
+        names: tensors that may stay as stored.
+        dtype: of the products; None where no tensor is quantized.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    float32 = float32_module_names(model)
+    kept: set[str] = set()
+    for weight in names:
+        name, _, leaf = weight.rpartition(".")
+        if leaf != "weight" or weight not in tensors.quantized or any(part in float32 for part in name.split(".")):
+            continue
+        module = model.get_submodule(name)
+        if isinstance(module, nn.Linear):
+            assert dtype is not None, "quantized tensors have a dtype that they are computed with"
+            model.set_submodule(name, stored_linear(tensors.quantized[weight](), module.bias is not None, dtype))
+            kept.add(weight)
+    if not kept:
+        raise InputError(
+            f"'{tensors.source}' has no linear layer in GGUF blocks, float8 or int8 whose weight could stay as stored; "
+            "use optimizations.quantization=none, int8 or float8",
+            code=ErrorCode.conflict,
+            field="optimizations.quantization",
+            value="stored",
+        )
+    return kept
+
+
+def logical_shape(weight: Tensor) -> tuple[int, ...]:
+    """Returns the shape of a parameter once it is dequantized."""
+    return tuple(getattr(weight, "quant_shape", weight.shape))
+
+
+def stored_weight_names(model: nn.Module) -> list[str]:
+    """Returns the names of the weights that stay as stored."""
+    modules = dict(model.named_modules()).items()
+    return [f"{name}.weight" for name, module in modules if isinstance(module, ScaledLinear) or _has_blocks(module)]
+
+
+def _has_blocks(module: nn.Module) -> bool:
+    return hasattr(getattr(module, "weight", None), "quant_type")
