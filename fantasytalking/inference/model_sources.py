@@ -25,7 +25,8 @@ from fantasytalking.inference.optimizations import (
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.loading.component_files import resolve_components
 from fantasytalking.pipeline.loading.encoder_checks import check_audio_encoder_config
-from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
+from fantasytalking.pipeline.loading.stored_model import StoredModel
+from fantasytalking.pipeline.model_facts import ModelFacts
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 

@@ -25,6 +25,7 @@ from fantasytalking.data.dataset import corpus_audio_encoder
 from fantasytalking.data.manifest import ClipRecord, corpus_face_ranges, read_manifest
 from fantasytalking.encoders.audio_loading import load_audio_encoder
 from fantasytalking.encoders.base_geometry import read_geometry
+from fantasytalking.encoders.encoder_folders import find_expression_encoder, find_face_encoder
 from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.console import silence_libraries
@@ -50,7 +51,6 @@ from fantasytalking.pipeline import (
 )
 from fantasytalking.pipeline.loading.model_components import load_encoders
 from fantasytalking.pipeline.loading.options import LoadingOptions
-from fantasytalking.pipeline.model_facts import find_expression_encoder, find_face_encoder
 from fantasytalking.pipeline.portrait import report_framing
 from fantasytalking.pipeline.schedulers import make_scheduler
 from fantasytalking.training.config import TrainConfig, ValidationConfig

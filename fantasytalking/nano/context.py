@@ -15,12 +15,12 @@ from fantasytalking.common.config import CONFIGS_FOLDER
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.resources import IS_INSTALLED, ROOT
 from fantasytalking.data.manifest import MANIFEST_FILE, REJECTIONS_FILE
+from fantasytalking.encoders.encoder_folders import EXPRESSION_ENCODER_FOLDER
 from fantasytalking.models.presets import ModelConfig, load_model_config
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE
 from fantasytalking.nano.config import BuildConfig, ScriptRunConfig
 from fantasytalking.nano.trainers.config import NANO_GEOMETRY
 from fantasytalking.nano.training_log import training_summary
-from fantasytalking.pipeline.model_facts import EXPRESSION_ENCODER_FOLDER
 
 logger = logging.getLogger(__name__)
 

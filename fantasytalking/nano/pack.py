@@ -9,11 +9,11 @@ from torch import nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
+from fantasytalking.encoders.encoder_folders import EXPRESSION_ENCODER_FOLDER
 from fantasytalking.inference.model_sources import EXPRESSION_ADAPTER_FOLDER
 from fantasytalking.nano.config import MAX_PIPELINE_BYTES, MAX_PORTRAIT_PARTS_BYTES
 from fantasytalking.nano.half_precision import to_half_precision
 from fantasytalking.pipeline import FantasyTalkingPipeline
-from fantasytalking.pipeline.model_facts import EXPRESSION_ENCODER_FOLDER
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 
 PREPROCESSOR_FILE = "preprocessor_config.json"

@@ -14,9 +14,9 @@ from transformers import FeatureExtractionMixin
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, existing_file
+from fantasytalking.encoders.encoder_folders import only_onnx_file
 from fantasytalking.encoders.expression import copy_expression_encoder
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionNormalizer
-from fantasytalking.pipeline.model_facts import only_onnx_file
 
 
 class _StoredEncoder(FeatureExtractionMixin):

@@ -19,7 +19,7 @@ from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.model_sources import load_pipeline, resolve_model
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
-from fantasytalking.pipeline.model_facts import StoredModel
+from fantasytalking.pipeline.loading.stored_model import StoredModel
 from fantasytalking.training.model_setup import load_initial_weights
 from tests.checkpoints.test_expression_adapter import expression_of, expressive
 from tests.helpers.errors import raises_input_error

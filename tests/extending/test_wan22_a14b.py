@@ -18,7 +18,7 @@ from fantasytalking.inference.optimizations import OptimizationConfig, StepCache
 from fantasytalking.media.audio_stream import AudioSampleQueue
 from fantasytalking.models.experts import Expert, Experts
 from fantasytalking.pipeline import FantasyTalkingPipeline, GenerationControls, Portrait
-from fantasytalking.pipeline.model_facts import StoredModel
+from fantasytalking.pipeline.loading.stored_model import StoredModel
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import Trainer
 from tests.extending.diffusers_steps import SECONDS, assert_equal_steps, latents_of_both

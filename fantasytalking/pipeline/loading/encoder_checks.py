@@ -8,7 +8,7 @@ from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.text_files import read_json
 from fantasytalking.encoders.audio_loading import read_audio_encoder_spec
 from fantasytalking.models.portrait_config import PortraitConfig
-from fantasytalking.pipeline.model_facts import StoredModel
+from fantasytalking.pipeline.loading.stored_model import StoredModel
 
 
 def check_audio_encoder_config(model: StoredModel, audio_encoder: str | Path | None, audio_dim: int | None) -> None:

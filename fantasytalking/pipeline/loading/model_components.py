@@ -28,7 +28,7 @@ from fantasytalking.pipeline.encoder_components import ExpressionEncoderFolder, 
 from fantasytalking.pipeline.loading.component_files import load_image_encoder, load_text_encoder, load_vae
 from fantasytalking.pipeline.loading.encoder_checks import check_audio_encoder, check_audio_encoder_config
 from fantasytalking.pipeline.loading.options import MODEL_COMPONENTS, LoadingOptions
-from fantasytalking.pipeline.model_facts import StoredModel
+from fantasytalking.pipeline.loading.stored_model import StoredModel
 from fantasytalking.pipeline.schedulers import SchedulerType, check_scheduler, check_scheduler_config, make_scheduler
 
 ComponentCallback = Callable[[str], object]

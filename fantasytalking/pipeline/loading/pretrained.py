@@ -23,7 +23,8 @@ from fantasytalking.pipeline.loading.model_components import (
     read_saved_model,
 )
 from fantasytalking.pipeline.loading.options import LoadingOptions
-from fantasytalking.pipeline.model_facts import ModelFacts, StoredModel
+from fantasytalking.pipeline.loading.stored_model import StoredModel
+from fantasytalking.pipeline.model_facts import ModelFacts
 
 
 class PretrainedPipeline(DiffusionPipeline):
