@@ -91,7 +91,8 @@ def _convert_expression(source: Path, output: Path) -> str:
     if output.suffix:
         count = write_released_expression(tensors, output)
         return f"wrote {count} tensors in the released portrait format to '{output}'"
-    save_adapter_tensors(tensors, output, released_adapter_config(tensors, str(source)))
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    save_adapter_tensors(tensors, output, released_adapter_config(shapes, str(source)))
     return f"wrote an adapter of {len(tensors)} tensors to '{output}'; it contains expression only"
 
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, load_adapter, read_adapter_config
-from fantasytalking.checkpoints.released_portrait import read_released_expression, released_expression_config
+from fantasytalking.checkpoints.released_portrait import open_released_expression, released_expression_config
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.tensor_io import check_shapes
+from fantasytalking.common.stored_tensors import LazyTensors
+from fantasytalking.common.tensor_io import check_finite, check_shapes
 from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.expression_projector import expression_tensor_shapes
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -60,9 +60,9 @@ def load_expression_adapter(model: FantasyTalkingTransformer3DModel, source: str
             )
         load_adapter(model, source)
         return ExpressionModuleConfig.from_dict(config.expression, str(source))
-    tensors = read_released_expression(source)
-    sizes = released_expression_config(tensors, str(source))
-    _load_released_tensors(model, sizes, tensors, str(source))
+    released = open_released_expression(source)
+    sizes = released_expression_config(released.shapes, str(source))
+    _load_released_tensors(model, sizes, released)
     return sizes
 
 
@@ -72,11 +72,12 @@ def has_expression_module(config: AdapterConfig) -> bool:
 
 
 def _load_released_tensors(
-    model: FantasyTalkingTransformer3DModel, sizes: ExpressionModuleConfig, tensors: dict[str, Tensor], source: str
+    model: FantasyTalkingTransformer3DModel, sizes: ExpressionModuleConfig, released: LazyTensors
 ) -> None:
     expected = expression_tensor_shapes(sizes, len(model.motion_embedder.output.weight), len(model.blocks))
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    check_shapes(found, expected, f"'{source}'", "it was made for a model of another size")
+    check_shapes(released.shapes, expected, f"'{released.source}'", "it was made for a model of another size")
+    tensors = released.read_all()
+    check_finite(tensors, released.source)
     ensure_expression_modules(model, sizes)
     state = model.state_dict()
     with torch.no_grad():

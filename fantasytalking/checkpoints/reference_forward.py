@@ -12,7 +12,7 @@ from fantasytalking.attention_regions import regions_from_masks
 from fantasytalking.checkpoints.released_portrait import (
     RELEASED_PORTRAIT_PARTS,
     RELEASED_RESAMPLER_HEAD_DIM,
-    from_released_expression,
+    in_our_names,
     released_expression_config,
 )
 from fantasytalking.common.errors import ErrorCode, InputError
@@ -75,13 +75,9 @@ def _model(stored: LazyTensors, metadata: dict[str, str], source: str) -> Fantas
     original = [name.removeprefix("wan.") for name in stored.shapes if name.startswith("wan.")]
     base = stored.renamed({ours: f"wan.{name}" for ours, name in diffusers_to_wan_names(original, source).items()})
     config = infer_wan_config(base.shapes, {"num_heads": _required_metadata(metadata, "num_heads", source)}, source)
-    released = {
-        name: stored.read(name)
-        for name in stored.shapes
-        if name.startswith(tuple(f"{p}." for p in RELEASED_PORTRAIT_PARTS))
-    }
-    adapter = from_released_expression(released, source)
-    sizes = released_expression_config(adapter, source, _head_dim(metadata, source))
+    prefixes = tuple(f"{part}." for part in RELEASED_PORTRAIT_PARTS)
+    released = in_our_names(stored.renamed({name: name for name in stored.shapes if name.startswith(prefixes)}))
+    sizes = released_expression_config(released.shapes, source, _head_dim(metadata, source))
     scale = _parse_number(_required_metadata(metadata, "portrait_scale", source), "portrait_scale", source)
     # Audio, face and motion modules are new and add nothing, so they have the smallest sizes.
     small: dict[str, Any] = dict.fromkeys(
@@ -100,13 +96,13 @@ def _model(stored: LazyTensors, metadata: dict[str, str], source: str) -> Fantas
     )
     state = model.state_dict()
     check_shapes(
-        {name: tuple(value.shape) for name, value in adapter.items()},
+        released.shapes,
         {name: tuple(value.shape) for name, value in state.items() if "expression_" in name},
         source,
         "base and portrait parts differ",
     )
     with torch.no_grad():
-        for name, value in adapter.items():
+        for name, value in released.read_all().items():
             state[name].copy_(value)
     return model
 

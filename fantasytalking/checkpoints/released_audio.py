@@ -7,13 +7,15 @@ own beside the other one.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from fantasytalking.common.errors import ErrorCode, InputError
-from fantasytalking.common.tensor_io import check_finite, check_shapes, open_safetensors, read_parts, write_parts
+from fantasytalking.common.stored_tensors import LazyTensors
+from fantasytalking.common.tensor_io import check_finite, check_shapes, open_parts, open_safetensors, write_parts
+from fantasytalking.common.weight_files import without_prefix
 
 RELEASED_AUDIO_PARTS = ("proj_model", "audio_processor")
 
@@ -28,29 +30,35 @@ _PORTED_BLOCK = re.compile(r"(?:audio_processor\.)?blocks\.(\d+)\.cross_attn\.(?
 _OUR_BLOCK = re.compile(r"blocks\.(\d+)\.attn2\.audio_([kv])_proj\.weight")
 
 
-def read_released_audio(path: str | Path) -> dict[str, Tensor]:
-    """Reads the released audio weights from .ckpt, .pt or .pth (two parts) or .safetensors (prefixes), flat.
+def open_released_audio(path: str | Path) -> LazyTensors:
+    """Opens the released audio weights of .ckpt, .pt or .pth (two parts) or .safetensors (prefixes), flat.
 
-    Quantized tensors are dequantized, and those of ports have the released names. Where the file has no projector, it
-    is read from `PROJECTOR_FILE` beside it.
+    Quantized tensors are dequantized on reading, and those of ports have the released names. Where the file has no
+    projector, it is that in `PROJECTOR_FILE` beside it.
 
     Raises:
-        InputError: the file is not such a checkpoint, keys are missing, unexpected or duplicate, shapes disagree, or
-            tensors are not floating point.
+        InputError: the file is not such a checkpoint, keys are missing, unexpected or duplicate, or shapes disagree.
     """
     path = Path(path)
-    flat = _without_prefix(read_parts(path, RELEASED_AUDIO_PARTS))
-    if (projector := projector_beside(path)) is not None:
-        stored = open_safetensors(projector).read_all()
-        flat |= {f"proj_model.{name.removeprefix('proj_model.')}": value for name, value in stored.items()}
-    tensors = _with_released_names(flat, str(path))
-    check_released_audio(tensors, str(path))
+    stored = without_prefix(open_parts(path, RELEASED_AUDIO_PARTS), PORT_PREFIXES)
+    if (beside := projector_beside(path)) is not None:
+        projector = open_safetensors(beside)
+        names = {f"proj_model.{name.removeprefix('proj_model.')}": name for name in projector.shapes}
+        stored = stored.joined(projector.renamed(names))
+    stored = stored.renamed(_released_names(stored.shapes, str(path)))
+    _check_shapes(stored.shapes, str(path))
+    return stored
+
+
+def read_released_audio(path: str | Path) -> dict[str, Tensor]:
+    """Reads the released audio weights: see `open_released_audio`.
+
+    Raises:
+        InputError: as there, or tensors are not floating point and finite.
+    """
+    tensors = open_released_audio(path).read_all()
+    check_finite(tensors, str(path))
     return tensors
-
-
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = next((start for start in PORT_PREFIXES if all(name.startswith(start) for name in tensors)), "")
-    return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
 def projector_beside(path: Path) -> Path | None:
@@ -67,19 +75,20 @@ def projector_beside(path: Path) -> Path | None:
     return beside if has_blocks and not any(name.endswith("proj_model.proj.weight") for name in names) else None
 
 
-def _with_released_names(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    for name, value in tensors.items():
+def _released_names(names: Iterable[str], source: str) -> dict[str, str]:
+    """Returns the present name of each tensor by its released one."""
+    present: dict[str, str] = {}
+    for name in names:
         block = _PORTED_BLOCK.fullmatch(name)
         released = _released_block(int(block[1]), block[2]) if block else name
-        if released in renamed:
+        if released in present:
             raise InputError(
                 f"'{source}' contains '{released}' twice, the second time as '{name}'; get the file again",
                 code=ErrorCode.malformed_file,
                 field=name,
             )
-        renamed[released] = value
-    return renamed
+        present[released] = name
+    return present
 
 
 def write_released_audio(tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -125,21 +134,28 @@ def check_released_audio(tensors: Mapping[str, Tensor], source: str) -> None:
     Raises:
         InputError: names the first tensor that does not fit.
     """
-    blocks = {int(match[1]) for match in map(_BLOCK.fullmatch, tensors) if match}
+    _check_shapes({name: tuple(value.shape) for name, value in tensors.items()}, source)
+    check_finite(tensors, source)
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    blocks = {int(match[1]) for match in map(_BLOCK.fullmatch, shapes) if match}
     names = {*_PROJECTOR}
     names |= {_released_block(block, kind) for block in range(max(len(blocks), 1)) for kind in "kv"}
     hint = "it is not the released audio checkpoint; get it again from its source"
-    if not any(name in tensors for name in _PROJECTOR) and blocks:
+    if not any(name in shapes for name in _PROJECTOR) and blocks:
         hint = f"for Wan2GP's weights put {PROJECTOR_FILE} beside the file"
-    weight = tensors.get("proj_model.proj.weight")
-    first = tensors.get(_released_block(0, "k"))
-    token_dim = weight.shape[0] if weight is not None and weight.ndim == 2 else 0
-    dim = first.shape[0] if first is not None and first.ndim == 2 else 0
+    token_dim, audio_dim = _matrix_shape(shapes.get("proj_model.proj.weight"))
+    dim, _ = _matrix_shape(shapes.get(_released_block(0, "k")))
     expected: dict[str, tuple[int, ...]] = dict.fromkeys(names, (dim, token_dim))
-    expected["proj_model.proj.weight"] = (token_dim, weight.shape[1] if token_dim and weight is not None else 0)
+    expected["proj_model.proj.weight"] = (token_dim, audio_dim)
     expected["proj_model.norm.weight"] = expected["proj_model.norm.bias"] = (token_dim,)
-    check_shapes({name: tuple(value.shape) for name, value in tensors.items()}, expected, f"'{source}'", hint)
-    check_finite(tensors, source)
+    check_shapes(shapes, expected, f"'{source}'", hint)
+
+
+def _matrix_shape(shape: tuple[int, ...] | None) -> tuple[int, int]:
+    """Rows and columns; zeros where it is no matrix."""
+    return (shape[0], shape[1]) if shape is not None and len(shape) == 2 else (0, 0)
 
 
 def _our_name(name: str) -> str:

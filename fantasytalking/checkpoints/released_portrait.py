@@ -13,12 +13,13 @@ from torch import Tensor
 
 from fantasytalking.checkpoints.adapter import AdapterConfig
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import (
     PICKLE_SUFFIXES,
     check_finite,
     check_shapes,
+    open_parts,
     open_safetensors,
-    read_parts,
     write_parts,
 )
 from fantasytalking.common.torch_file import read_pickle
@@ -77,18 +78,27 @@ def is_released_portrait(path: Path) -> bool:
     return isinstance(loaded, Mapping) and "ip_adapter" in loaded
 
 
-def read_released_expression(path: str | Path) -> dict[str, Tensor]:
-    """Reads the released expression weights from a torch file of four parts or the flat port, in our names.
+def open_released_expression(path: str | Path) -> LazyTensors:
+    """Opens the released expression weights of a torch file of four parts or the flat port, in our names.
 
     An encoder in the port (`ENCODER_PREFIX`) is left to `encoders.fantasy_portrait.pd_fgc.load_pd_fgc`.
 
     Raises:
-        InputError: the file is not such a checkpoint, keys are missing or unexpected, shapes disagree, or tensors are
-            not floating point.
+        InputError: the file is not such a checkpoint, keys are missing or unexpected, or shapes disagree.
     """
-    tensors = read_parts(path, RELEASED_PORTRAIT_PARTS)
-    own = {name: value for name, value in tensors.items() if not name.startswith(ENCODER_PREFIX)}
-    return from_released_expression(own, str(path))
+    stored = open_parts(path, RELEASED_PORTRAIT_PARTS)
+    return in_our_names(stored.renamed({name: name for name in stored.shapes if not name.startswith(ENCODER_PREFIX)}))
+
+
+def read_released_expression(path: str | Path) -> dict[str, Tensor]:
+    """Reads the released expression weights: see `open_released_expression`.
+
+    Raises:
+        InputError: as there, or tensors are not floating point and finite.
+    """
+    tensors = open_released_expression(path).read_all()
+    check_finite(tensors, str(path))
+    return tensors
 
 
 def write_released_expression(tensors: Mapping[str, Tensor], path: str | Path) -> int:
@@ -105,23 +115,25 @@ def write_released_expression(tensors: Mapping[str, Tensor], path: str | Path) -
     return len(released)
 
 
-def from_released_expression(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def in_our_names(released: LazyTensors) -> LazyTensors:
     """Renames released tensors, in either form, to our names; the tensors are unchanged.
 
     Raises:
-        InputError: keys are missing, unexpected or duplicate, shapes disagree, or tensors are not floating point.
+        InputError: keys are missing, unexpected or duplicate, or shapes disagree.
     """
-    renamed: dict[str, Tensor] = {}
-    for name, value in tensors.items():
+    names: dict[str, str] = {}
+    for name in released.shapes:
         ours = _our_name(name)
-        if ours is None or ours in renamed:
+        if ours is None or ours in names:
             raise InputError(
-                f"'{source}': the tensor '{name}' is {'unknown' if ours is None else 'a duplicate'}; get it again",
+                f"'{released.source}': the tensor '{name}' is {'unknown' if ours is None else 'a duplicate'}; get it "
+                "again",
                 code=ErrorCode.malformed_file,
                 field=name,
             )
-        renamed[ours] = value
-    check_expression_tensors(renamed, source)
+        names[ours] = name
+    renamed = released.renamed(names)
+    _check_shapes(renamed.shapes, released.source)
     return renamed
 
 
@@ -131,19 +143,20 @@ def to_released_expression(tensors: Mapping[str, Tensor], flat: bool) -> dict[st
     Raises:
         InputError: the released format has no name for a tensor, such as learned tokens of head and eye.
     """
-    check_expression_tensors(tensors, "the adapter")
+    _check_shapes({name: tuple(value.shape) for name, value in tensors.items()}, "the adapter")
+    check_finite(tensors, "the adapter")
     return {_released_name(name, flat): value for name, value in tensors.items()}
 
 
 def released_expression_config(
-    tensors: Mapping[str, Tensor], source: str, head_dim: int = RELEASED_RESAMPLER_HEAD_DIM
+    shapes: Mapping[str, tuple[int, ...]], source: str, head_dim: int = RELEASED_RESAMPLER_HEAD_DIM
 ) -> ExpressionModuleConfig:
-    """Infers sizes from complete tensors in our names; `head_dim` does not follow from the shapes.
+    """Infers sizes from the shapes of complete tensors in our names; `head_dim` does not follow from them.
 
     Raises:
         InputError: the width of the resamplers is not a multiple of `head_dim`.
     """
-    inner = tensors["expression_projector.learned.mouth.layers.0.to_query.weight"].shape[0]
+    inner = shapes["expression_projector.learned.mouth.layers.0.to_query.weight"][0]
     if inner % head_dim:
         raise InputError(
             f"'{source}': the resamplers' width is {inner}; it must be a multiple of the head width {head_dim}",
@@ -151,21 +164,21 @@ def released_expression_config(
             field="head_dim",
             value=inner,
         )
-    queries = {part: tensors[f"expression_projector.learned.{part}.queries"].shape for part in _LEARNED.values()}
-    plain = {part: tensors[f"expression_projector.plain.{part}.weight"].shape for part in EXPRESSION_FEATURE_PARTS}
+    queries = {part: shapes[f"expression_projector.learned.{part}.queries"] for part in _LEARNED.values()}
+    plain = {part: shapes[f"expression_projector.plain.{part}.weight"] for part in EXPRESSION_FEATURE_PARTS}
     return ExpressionModuleConfig(
         dims=(plain["head"][1], plain["eye"][1], plain["emotion"][1], plain["mouth"][1]),
         learned=(0, 0, queries["emotion"][1], queries["mouth"][1]),
         token_dim=plain["head"][0],
         width=queries["mouth"][2],
-        depth=_depth(tensors),
+        depth=_depth(shapes),
         heads=inner // head_dim,
         head_dim=head_dim,
         padding=RELEASED_PADDING_MODE,
     )
 
 
-def released_adapter_config(tensors: Mapping[str, Tensor], source: str) -> AdapterConfig:
+def released_adapter_config(shapes: Mapping[str, tuple[int, ...]], source: str) -> AdapterConfig:
     """Returns the configuration of an adapter of released weights: padding attended, heads of width 64.
 
     Raises:
@@ -174,35 +187,29 @@ def released_adapter_config(tensors: Mapping[str, Tensor], source: str) -> Adapt
     return AdapterConfig(
         modules=["expression"],
         audio_window="official",
-        expression=released_expression_config(tensors, source).to_dict(),
+        expression=released_expression_config(shapes, source).to_dict(),
     )
 
 
-def check_expression_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Validates that tensors in our names are a complete, consistent, floating-point released adapter.
-
-    Raises:
-        InputError: names the first tensor that does not fit.
-    """
-    expected = _expected_shapes(tensors, source)
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    check_shapes(found, expected, f"'{source}'", "it is not a released portrait checkpoint; get it again")
-    check_finite(tensors, source)
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Checks that tensors in our names are a complete, consistent released adapter."""
+    expected = _expected_shapes(shapes, source)
+    check_shapes(shapes, expected, f"'{source}'", "it is not a released portrait checkpoint; get it again")
 
 
-def _expected_shapes(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, tuple[int, ...]]:
     """Returns every required name with the shape that follows from related tensors."""
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
-        found = tensors.get(name)
-        if found is None or found.ndim != axes or not found.numel():
+        found = shapes.get(name)
+        if found is None or len(found) != axes or 0 in found:
             raise InputError(
                 f"'{source}' has no tensor '{name}' with {axes} axes; it is not a released portrait checkpoint",
                 code=ErrorCode.shape_mismatch,
                 field=name,
-                value=None if found is None else tuple(found.shape),
+                value=found,
             )
-        return tuple(found.shape)
+        return found
 
     token_dim = shape("expression_projector.norm.weight", 1)[0]
     expected: dict[str, tuple[int, ...]] = {
@@ -218,9 +225,9 @@ def _expected_shapes(tensors: Mapping[str, Tensor], source: str) -> dict[str, tu
         prefix = f"expression_projector.learned.{part}"
         tokens = shape(f"{prefix}.queries", 3)[1]
         part_dim = expected[f"expression_projector.plain.{part}.weight"][1]
-        expected |= _resampler_shapes(prefix, tokens, part_dim, width, inner, token_dim, _depth(tensors))
+        expected |= _resampler_shapes(prefix, tokens, part_dim, width, inner, token_dim, _depth(shapes))
     dim = shape("blocks.0.attn2.expression_k_proj.weight", 2)[0]
-    blocks = {int(match[1]) for match in map(_OUR_BLOCK.fullmatch, tensors) if match}
+    blocks = {int(match[1]) for match in map(_OUR_BLOCK.fullmatch, shapes) if match}
     for block in range(len(blocks)):
         expected |= {f"blocks.{block}.attn2.expression_{kind}_proj.weight": (dim, token_dim) for kind in "kv"}
     return expected
@@ -247,9 +254,9 @@ def _resampler_shapes(
     return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
 
 
-def _depth(tensors: Mapping[str, Tensor]) -> int:
+def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
     prefix = "expression_projector.learned.mouth.layers."
-    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+    return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})
 
 
 def _our_name(released: str) -> str | None:

@@ -83,6 +83,24 @@ class LazyTensors:
             quantized={new: self.quantized[old] for new, old in names.items() if old in self.quantized},
         )
 
+    def joined(self, other: "LazyTensors") -> "LazyTensors":
+        """Returns the tensors of both.
+
+        Raises:
+            InputError: a name is in both.
+        """
+        for name in self.shapes:
+            if name in other.shapes:
+                raise _error(self, name, f"is also in '{other.source}'")
+        return replace(
+            self,
+            shapes={**self.shapes, **other.shapes},
+            dtypes={**self.dtypes, **other.dtypes},
+            read=lambda name: (self if name in self.shapes else other).read(name),
+            dequantized_to=self.dequantized_to or other.dequantized_to,
+            quantized={**self.quantized, **other.quantized},
+        )
+
     def read_all(self) -> dict[str, Tensor]:
         """Reads every tensor."""
         return {name: self.read(name) for name in self.shapes}

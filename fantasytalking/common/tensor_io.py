@@ -194,18 +194,18 @@ def flatten_parts(loaded: Any, parts: Sequence[str], source: str) -> dict[str, T
     return flat
 
 
-def read_parts(path: str | Path, parts: Sequence[str]) -> dict[str, Tensor]:
-    """Reads a released checkpoint, flat: a torch file of these parts, or safetensors with the parts as prefixes.
+def open_parts(path: str | Path, parts: Sequence[str]) -> LazyTensors:
+    """Opens a released checkpoint, flat: a torch file of these parts, or safetensors with the parts as prefixes.
 
     Raises:
         InputError: the file is missing or damaged, has another suffix or, as a torch file, other parts.
     """
     path = existing_file(path, "checkpoint")
     if path.suffix in PICKLE_SUFFIXES:
-        flat = flatten_parts(read_pickle(path), parts, str(path))
-        return dequantized(LazyTensors.from_tensors(flat, str(path))).read_all()
+        flat = flatten_parts(read_pickle(path, mapped=True), parts, str(path))
+        return dequantized(LazyTensors.from_tensors(flat, str(path)))
     _check_suffix(path, f"'{path}'")
-    return open_safetensors(path).read_all()
+    return open_safetensors(path)
 
 
 def write_parts(tensors: Mapping[str, Tensor], path: str | Path, parts: Sequence[str]) -> None:

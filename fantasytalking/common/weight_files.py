@@ -1,6 +1,6 @@
 """Opens the weights of one file by its format: safetensors, GGUF or a torch file of plain tensors."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from fantasytalking.common.tensor_io import PICKLE_SUFFIXES, open_safetensors
 from fantasytalking.common.torch_file import read_pickle
 
 TORCH_SUFFIXES = (*PICKLE_SUFFIXES, ".bin")
-WEIGHT_SUFFIXES = (".safetensors", GGUF_SUFFIX, *TORCH_SUFFIXES)
 WRAPPERS = ("state_dict", "model")
 """Only keys of torch files that contain the weights as their value."""
 
@@ -27,28 +26,41 @@ def open_weights(path: Path) -> LazyTensors:
         InputError: the file is missing or damaged, has another suffix, contains anything but named tensors, or is
             quantized in a way that is not supported.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        return open_safetensors(path)
-    if suffix == GGUF_SUFFIX:
-        return open_gguf(path)
-    if suffix in TORCH_SUFFIXES:
-        tensors: dict[str, Tensor] = {}
-        for name, tensor in _named_tensors("", _unwrapped(read_pickle(path, mapped=True)), str(path)):
-            if name in tensors:
-                raise InputError(
-                    f"'{path}' contains '{name}' twice; get it again from its source",
-                    code=ErrorCode.malformed_file,
-                    field=name,
-                )
-            tensors[name] = tensor
-        return dequantized(LazyTensors.from_tensors(tensors, str(path)))
-    raise InputError(
-        f"'{path}': the suffix is '{path.suffix}'; weights are read from {', '.join(WEIGHT_SUFFIXES)}",
-        code=ErrorCode.invalid_choice,
-        field=str(path),
-        value=path.suffix,
-    )
+    if path.suffix.lower() not in WEIGHT_FORMATS:
+        raise InputError(
+            f"'{path}': the suffix is '{path.suffix}'; weights are read from {', '.join(WEIGHT_FORMATS)}",
+            code=ErrorCode.invalid_choice,
+            field=str(path),
+            value=path.suffix,
+        )
+    return WEIGHT_FORMATS[path.suffix.lower()](path)
+
+
+def open_torch_file(path: Path) -> LazyTensors:
+    """Opens a torch file of named tensors, in parts or not, with or without one of the `WRAPPERS`.
+
+    Raises:
+        InputError: as `open_weights`.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _named_tensors("", _unwrapped(read_pickle(path, mapped=True)), str(path)):
+        if name in tensors:
+            raise InputError(
+                f"'{path}' contains '{name}' twice; get it again from its source",
+                code=ErrorCode.malformed_file,
+                field=name,
+            )
+        tensors[name] = tensor
+    return dequantized(LazyTensors.from_tensors(tensors, str(path)))
+
+
+WEIGHT_FORMATS: dict[str, Callable[[Path], LazyTensors]] = {
+    ".safetensors": open_safetensors,
+    GGUF_SUFFIX: open_gguf,
+    **dict.fromkeys(TORCH_SUFFIXES, open_torch_file),
+}
+"""What opens a file, by its suffix."""
+WEIGHT_SUFFIXES = tuple(WEIGHT_FORMATS)
 
 
 def without_prefix(stored: LazyTensors, prefixes: Sequence[str]) -> LazyTensors:

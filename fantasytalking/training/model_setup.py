@@ -17,9 +17,9 @@ from fantasytalking.checkpoints.adapter import (
     read_adapter_config,
     trained_base_names,
 )
+from fantasytalking.checkpoints.adapter_formats import load_any_adapter
 from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora, strip_peft_name
-from fantasytalking.checkpoints.released_adapter import load_any_adapter
 from fantasytalking.common.config import did_you_mean
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import resolve_local

@@ -24,8 +24,8 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+from fantasytalking.checkpoints.adapter_formats import load_any_adapter
 from fantasytalking.checkpoints.lora_fusion import fuse_lora_file
-from fantasytalking.checkpoints.released_adapter import load_any_adapter
 from fantasytalking.checkpoints.released_audio import to_released_audio
 from fantasytalking.checkpoints.released_portrait import to_released_expression
 from fantasytalking.common.errors import InputError

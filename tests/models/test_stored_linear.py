@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter, save_adapter_state
+from fantasytalking.checkpoints.adapter_formats import load_any_adapter
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.checkpoints.lora_adapter import apply_lora_files
-from fantasytalking.checkpoints.released_adapter import load_any_adapter
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.models.stored_linear import stored_weight_names
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fantasytalking.checkpoints.adapter import AdapterConfig, read_adapter_config
-from fantasytalking.checkpoints.released_adapter import describe_adapter
+from fantasytalking.checkpoints.adapter import AdapterConfig
+from fantasytalking.checkpoints.adapter_formats import describe_adapter
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.text_files import read_json
@@ -42,7 +42,7 @@ class StoredModel:
     adapter_config: AdapterConfig | None
     expression_adapter: Path | None
     expression_adapter_config: AdapterConfig | None
-    """None: there is no expression adapter, or it is FantasyPortrait's released checkpoint."""
+    """None: there is no expression adapter."""
     distillation: DistillationSpec | None
     face_encoder: Path | None
     expression_encoder: Path | None
@@ -96,7 +96,7 @@ class StoredModel:
             adapter,
             adapter_config,
             expression_adapter,
-            _read_expression_adapter_config(expression_adapter),
+            None if expression_adapter is None else describe_adapter(expression_adapter),
             _read_distillation(base, adapter, adapter_config),
             find_face_encoder(base) if face_encoder is None else existing_file(face_encoder, "face encoder"),
             expression_encoder or find_expression_encoder(expression_adapter, adapter, base),
@@ -123,7 +123,7 @@ class StoredModel:
         return replace(
             self,
             expression_adapter=expression_adapter,
-            expression_adapter_config=_read_expression_adapter_config(expression_adapter),
+            expression_adapter_config=None if expression_adapter is None else describe_adapter(expression_adapter),
             expression_encoder=expression_encoder
             or find_expression_encoder(expression_adapter, self.adapter, self.base),
         )
@@ -339,10 +339,6 @@ def read_boundary_ratio(base: Path) -> float | None:
         return None
     path = base / "model_index.json"
     return check_boundary_ratio(read_json(path).get("boundary_ratio") if path.is_file() else None, f"'{path}'")
-
-
-def _read_expression_adapter_config(path: Path | None) -> AdapterConfig | None:
-    return read_adapter_config(path) if path is not None and path.is_dir() else None
 
 
 def _read_distillation(

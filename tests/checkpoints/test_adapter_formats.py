@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fantasytalking.checkpoints.adapter_formats import describe_adapter, load_any_adapter
 from fantasytalking.checkpoints.convert import convert_checkpoint
-from fantasytalking.checkpoints.released_adapter import describe_adapter, load_any_adapter
 from fantasytalking.checkpoints.released_audio import to_released_audio
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode
