@@ -3,7 +3,6 @@
 Axes: T text tokens, F latent frames of the video, L latent frames of a window, h and w latent height and width.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,23 +25,16 @@ from fantasytalking.audio_windows import (
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.encoders.arcface import FaceEncoder
 from fantasytalking.encoders.audio_features import AudioEncoder
-from fantasytalking.encoders.wan import (
-    ImageEncoder,
-    TextEncoder,
-    VideoAutoencoder,
-    clean_prompt,
-    pad_prompt_embeds,
-)
+from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoencoder
 from fantasytalking.encoders.wan_layout import lay_out_image_latents
 from fantasytalking.latent_geometry import video_frame_count
 from fantasytalking.models.image_conditioning import ImageConditioning
 from fantasytalking.pipeline.generation_plan import GenerationPlan
 from fantasytalking.pipeline.portrait import Portrait
+from fantasytalking.pipeline.prompts import EncodedPrompts, encode_text
 from fantasytalking.pipeline.speakers import Speakers
 from fantasytalking.pipeline.timeline import Timeline
 from fantasytalking.pipeline.video_conditions import VideoConditions
-
-logger = logging.getLogger(__name__)
 
 NUM_ENCODING_STEPS = 5
 """Prompt, CLIP image (where the base attends to it), first frame, face, audio."""
@@ -52,7 +44,7 @@ NUM_ENCODING_STEPS = 5
 class ConditionEncoder:
     """The encoders of a pipeline and the sizes that the transformer reads."""
 
-    text: TextEncoder
+    text: TextEncoder | EncodedPrompts
     image: ImageEncoder | None
     """None: the base does not attend to CLIP tokens."""
     vae: VideoAutoencoder
@@ -199,31 +191,6 @@ class ConditionEncoder:
         encoder = FaceEncoder.from_pretrained(self.face_encoder_path)
         embeds = [torch.from_numpy(encoder.encode(portrait.pixels, points)) for points in portrait.face_points]
         return torch.stack(embeds)[None]
-
-
-def encode_text(encoder: TextEncoder, prompt: str, max_tokens: int, text_dim: int) -> Tensor:
-    """Returns the states of a prompt (1, max_tokens, text_dim), padded with zeros as in Wan.
-
-    An empty prompt is zeros throughout, like a dropped prompt in training. A longer prompt is truncated with a warning.
-    """
-    prompt = clean_prompt(prompt)
-    if not prompt:
-        return torch.zeros(1, max_tokens, text_dim)
-    tokens = len(encoder.tokenizer(prompt).input_ids)
-    if tokens > max_tokens:
-        logger.warning(
-            "note: the prompt '%.40s...' has %d tokens; the model reads the first %d", prompt, tokens, max_tokens
-        )
-    return pad_prompt_embeds(encoder.encode(prompt), max_tokens)[None].cpu()
-
-
-def encode_prompts(
-    encoder: TextEncoder, prompt: str, negative_prompt: str, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Returns the states (1, T, D) of two prompts: one object where they are the same."""
-    sizes = (encoder.max_tokens, encoder.model.config.d_model)
-    positive, negative = (encode_text(encoder, text, *sizes).to(device) for text in (prompt, negative_prompt))
-    return positive, positive if prompt == negative_prompt else negative
 
 
 def encode_audio(

@@ -44,7 +44,7 @@ from fantasytalking.pipeline.call_state import (
     callback_tensor_names,
     run_callback,
 )
-from fantasytalking.pipeline.condition_encoder import NUM_ENCODING_STEPS, ConditionEncoder, encode_prompts
+from fantasytalking.pipeline.condition_encoder import NUM_ENCODING_STEPS, ConditionEncoder
 from fantasytalking.pipeline.decoding import FantasyTalkingOutput, check_output_type, decode_latents, decode_output
 from fantasytalking.pipeline.denoising import denoise, noise_latents
 from fantasytalking.pipeline.encoder_components import (
@@ -84,6 +84,7 @@ from fantasytalking.pipeline.portrait import (
     portrait_from_image,
     report_framing,
 )
+from fantasytalking.pipeline.prompts import EncodedPrompts, encode_prompts
 from fantasytalking.pipeline.sliding_window import plan_windows
 from fantasytalking.pipeline.speakers import DrivingExpression, Speakers
 from fantasytalking.pipeline.streaming.streamer import Streamer
@@ -98,7 +99,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
     Args:
         transformer, vae, text_encoder, tokenizer, image_encoder, image_processor, scheduler: components of Wan, with
             the paper's transformer; the scheduler is FlowMatchEulerDiscrete or UniPC with flow sigmas. A base that
-            does not attend to CLIP tokens has neither image_encoder nor image_processor: None.
+            does not attend to CLIP tokens has neither image_encoder nor image_processor: None. Without text_encoder
+            and tokenizer, a pipeline follows its `encoded_prompts`, and prompts that are given as states.
         audio_encoder, audio_processor: wav2vec2, or another of `AUDIO_MODEL_KINDS`, and its feature extractor.
         face_encoder: the ArcFace network; None: the face cannot be attended to.
         expression_encoder: the encoder of driving videos; None: they cannot be read.
@@ -123,8 +125,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         self,
         transformer: FantasyTalkingTransformer3DModel,
         vae: AutoencoderKLWan,
-        text_encoder: UMT5EncoderModel,
-        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: UMT5EncoderModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
         image_encoder: CLIPVisionModel | None,
         image_processor: BaseImageProcessor | None,
         scheduler: SchedulerMixin,
@@ -169,6 +171,8 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         )
         self.input_dtype: torch.dtype | None = None
         """Type of the transformer's inputs; None: that of its weights."""
+        self.encoded_prompts = EncodedPrompts({})
+        """Prompts that are followed where there is no text encoder."""
         self._call_state = CallState()
 
     @torch.no_grad()
@@ -329,9 +333,11 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         Args:
             device: of the states; None: the pipeline's.
         """
-        encoder = TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length)
         device = execution_device(self) if device is None else device
-        prompt_embeds, negative_prompt_embeds = encode_prompts(encoder, prompt, negative_prompt or "", device)
+        sizes = (self.config.text_length, self.transformer.config.text_dim)
+        prompt_embeds, negative_prompt_embeds = encode_prompts(
+            self._prompt_encoder, prompt, negative_prompt or "", sizes, device
+        )
         return prompt_embeds, negative_prompt_embeds
 
     @torch.no_grad()
@@ -389,6 +395,12 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         """Yields the first `num_frames` frames (H, W, 3) uint8 RGB of latents (1, C, F, h, w), decoded on demand."""
         yield from decode_latents(VideoAutoencoder(self.vae), latents, num_frames, self.progress_bar)
 
+    @property
+    def _prompt_encoder(self) -> TextEncoder | EncodedPrompts:
+        if self.text_encoder is None:
+            return self.encoded_prompts
+        return TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length)
+
     def _plan(
         self,
         controls: GenerationControls,
@@ -419,7 +431,7 @@ class FantasyTalkingPipeline(CallStateProperties, EncoderPaths, LoraMethods, Pre
         registered: Mapping[str, Tensor],
     ) -> VideoConditions:
         encoder = ConditionEncoder(
-            TextEncoder(self.text_encoder, self.tokenizer, self.config.text_length),
+            self._prompt_encoder,
             None if self.image_encoder is None else ImageEncoder(self.image_encoder, self.image_processor),
             VideoAutoencoder(self.vae),
             audio_encoder_from_components(self.audio_encoder, self.audio_processor),

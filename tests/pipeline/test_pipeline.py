@@ -203,7 +203,7 @@ def test_the_audio_is_gated_not_zeroed(pipe, portrait):
 
 def test_an_empty_prompt_is_what_training_drops_to(pipe, caplog):
     from fantasytalking.encoders.wan import TextEncoder
-    from fantasytalking.pipeline.condition_encoder import encode_text
+    from fantasytalking.pipeline.prompts import encode_text
 
     encoder = TextEncoder(pipe.text_encoder, pipe.tokenizer, 12)
     assert not encode_text(encoder, "  ", 12, 32).any()
