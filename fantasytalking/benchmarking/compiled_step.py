@@ -28,7 +28,7 @@ def benchmark_compiled_step(device: torch.device, dtype: torch.dtype) -> str:
     Returns:
         a Markdown table.
     """
-    if device.type == "cuda":
+    if device.type != "cpu":
         return benchmark_training_step(
             GPU_TRAINING_STEP_SIZE,
             device,

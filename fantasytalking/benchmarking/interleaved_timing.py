@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fantasytalking.common.devices import synchronize
+
 Workload = Callable[[], object]
 TensorShape = tuple[int, ...]
 
@@ -69,8 +71,8 @@ def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, size: int)
 
 def peak_memory_gib(device: torch.device) -> float:
     """Returns the peak memory so far in GiB: of torch on a GPU, of the process on a CPU (Linux only)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+    if device.type != "cpu":
+        return torch.accelerator.max_memory_allocated(device) / 2**30
     # getrusage would include the memory of the parent at the start of this process.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 2**20  # kibibytes
@@ -83,10 +85,8 @@ def _attention_flops(query: TensorShape, key: TensorShape, value: TensorShape, *
 
 
 def _time_workload(workload: Workload, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     workload()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start

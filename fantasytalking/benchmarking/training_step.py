@@ -17,6 +17,7 @@ from torch import Tensor
 from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS
 from fantasytalking.benchmarking.interleaved_timing import peak_memory_gib
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
+from fantasytalking.common.devices import synchronize
 from fantasytalking.conditions import Conditions
 from fantasytalking.data.collate import TrainingBatch
 from fantasytalking.models.cpu.attention import use_matmul_attention
@@ -166,8 +167,7 @@ def _build_step(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
 
     return step, sum(value.numel() for value in model.parameters() if value.requires_grad)
 

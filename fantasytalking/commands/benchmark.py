@@ -24,13 +24,12 @@ def _guided_step(options: argparse.Namespace) -> str:
         GPU_GUIDED_STEP_SIZE,
         benchmark_guided_step,
     )
+    from fantasytalking.common.devices import resolve_device
 
-    device = torch.device(options.device)
+    device = resolve_device(options.device)
     default = ["float32", "bfloat16"] if device.type == "cpu" else ["bfloat16"]
     dtypes = [getattr(torch, name) for name in ([options.dtype] if options.dtype else default)]
-    return benchmark_guided_step(
-        GPU_GUIDED_STEP_SIZE if device.type == "cuda" else CPU_GUIDED_STEP_SIZE, device, dtypes
-    )
+    return benchmark_guided_step(CPU_GUIDED_STEP_SIZE if device.type == "cpu" else GPU_GUIDED_STEP_SIZE, device, dtypes)
 
 
 def _tracking(options: argparse.Namespace) -> str:
@@ -53,11 +52,12 @@ def _training_step(options: argparse.Namespace) -> str:
         GPU_TRAINING_STEP_SIZE,
         benchmark_training_step,
     )
+    from fantasytalking.common.devices import resolve_device
 
-    device = torch.device(options.device)
+    device = resolve_device(options.device)
     dtype = getattr(torch, options.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
     return benchmark_training_step(
-        GPU_TRAINING_STEP_SIZE if device.type == "cuda" else CPU_TRAINING_STEP_SIZE, device, dtype
+        CPU_TRAINING_STEP_SIZE if device.type == "cpu" else GPU_TRAINING_STEP_SIZE, device, dtype
     )
 
 
@@ -65,8 +65,9 @@ def _compiled_step(options: argparse.Namespace) -> str:
     import torch
 
     from fantasytalking.benchmarking.compiled_step import benchmark_compiled_step
+    from fantasytalking.common.devices import resolve_device
 
-    return benchmark_compiled_step(torch.device(options.device), getattr(torch, options.dtype or "bfloat16"))
+    return benchmark_compiled_step(resolve_device(options.device), getattr(torch, options.dtype or "bfloat16"))
 
 
 BENCHMARK_ROWS = {
@@ -80,7 +81,7 @@ BENCHMARK_ROWS = {
 
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments and prints one section per row."""
-    import torch
+    from fantasytalking.common.devices import DEVICE_NAMES
 
     parser = invocation.parser(DESCRIPTION)
     rows = sorted(BENCHMARK_ROWS)
@@ -94,8 +95,7 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
         metavar="ROW",
         help=f"any of {', '.join(rows)}; default: all",
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=device, choices=("cpu", "cuda"), help="device that is measured")
+    parser.add_argument("--device", default="auto", choices=DEVICE_NAMES, help="device that is measured")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),

@@ -172,11 +172,14 @@ class Wav2Vec2AudioEncoder(AudioEncoder):
             return None
         kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
         total = (len(samples) - kernel) // stride + 1
-        sums = torch.zeros(2, norm.num_channels, dtype=torch.float64, device=self._device)
+        device = torch.device("cpu") if self._device.type == "mps" else self._device  # mps has no float64
+        sums = torch.zeros(2, norm.num_channels, dtype=torch.float64, device=device)
         for start, stop in spans(total, self.window_tokens * self.geometry.stride // stride):
             piece = samples[start * stride : (stop - 1) * stride + kernel]
-            hidden = first.conv(rearrange(piece, "s -> 1 1 s").to(self._device, self.model.dtype))[0].double()
+            hidden = first.conv(rearrange(piece, "s -> 1 1 s").to(self._device, self.model.dtype))[0]
+            hidden = hidden.to(device).double()
             sums += torch.stack([hidden.sum(dim=1), hidden.square().sum(dim=1)])
         mean, square = sums / total
         inverse = (square - mean.square() + norm.eps).rsqrt()
-        return mean.to(self.model.dtype)[:, None], inverse.to(self.model.dtype)[:, None]
+        mean, inverse = (value.to(self.model.dtype)[:, None].to(self._device) for value in (mean, inverse))
+        return mean, inverse

@@ -4,7 +4,6 @@ Axes: B = 1 video, F latent frames of the video, L of a window.
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from diffusers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from fantasytalking.common.devices import total_memory
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.tensor_io import check_finite_result
 from fantasytalking.condition_specs import CONDITIONS
@@ -179,7 +179,7 @@ def _should_batch_branches(requested: bool | None, experts: Experts, conditions:
         )
     if requested:
         return True
-    return fits_in_one_call(experts, conditions, frames, _total_memory(conditions.motion_intensity.device))
+    return fits_in_one_call(experts, conditions, frames, total_memory(conditions.motion_intensity.device))
 
 
 def fits_in_one_call(experts: Experts, conditions: VideoConditions, frames: int, memory: int) -> bool:
@@ -199,13 +199,6 @@ def fits_in_one_call(experts: Experts, conditions: VideoConditions, frames: int,
         * (8 * width + conditions.motion_intensity.itemsize * (8 * width + 2 * shape.ffn_dim))
     )
     return needed * BATCH_MEMORY_DIVISOR <= memory
-
-
-def _total_memory(device: torch.device) -> int:
-    """Total memory in bytes, used or free, so that a machine always chooses alike."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def noise_latents(
