@@ -34,7 +34,7 @@ def run_inference_cli(arguments: Sequence[str], description: str, prog: str | No
     coordinator = Coordinator()
     try:
         job = parse_job(arguments, description, prog)
-        _report(job, run_job(job, coordinator.load_pipeline))
+        _report(job, run_job(job, lambda job, model: coordinator.load_pipeline(job, model, job.prompts)))
     except (InputError, SystemExit):
         coordinator.shutdown(2)
         raise
@@ -43,7 +43,16 @@ def run_inference_cli(arguments: Sequence[str], description: str, prog: str | No
     coordinator.shutdown(0)
 
 
-def run_job(job: GenerationJob, load: PipelineLoader = lambda job, model: load_pipeline(job.config, model)) -> str:
+def load_for_one_job(job: GenerationJob, model: ResolvedModel) -> FantasyTalkingPipeline:
+    """Loads a pipeline that follows the prompts of one job; its text encoder is freed before the transformer is loaded.
+
+    Raises:
+        InputError: as `load_pipeline`.
+    """
+    return load_pipeline(job.config, model, job.prompts)
+
+
+def run_job(job: GenerationJob, load: PipelineLoader = load_for_one_job) -> str:
     """Resolves the model of a job and generates its video; returns one line about it.
 
     Raises:

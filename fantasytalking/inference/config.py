@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
+from fantasytalking.common.devices import check_device_name
 from fantasytalking.common.dtype import Dtype
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.limits import MAX_VIDEO_SECONDS
@@ -65,7 +66,7 @@ class InferConfig(GenerationControls):
     dtype: Dtype = Dtype.float32
     """Of transformer, text and image encoder. VAE and audio encoder always work in float32."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu or cuda."""
+    """auto (the accelerator of this machine, or else the CPU), cpu, cuda, mps, xpu or npu."""
     offload: Offload = Offload.none
     optimizations: OptimizationConfig = field(default_factory=OptimizationConfig)
     notice: str = ""
@@ -153,12 +154,15 @@ class InferConfig(GenerationControls):
                 field="optimizations.vae_tiling",
                 value=True,
             )
-        if self.device not in ("auto", "cpu", "cuda"):
+        check_device_name(self.device)
+        blocks = self.optimizations.offload_blocks
+        if blocks is not None and self.offload is not Offload.group and self.optimizations.vram_limit_gib is None:
             raise InputError(
-                f"device is '{self.device}'; use auto, cpu or cuda",
-                code=ErrorCode.invalid_choice,
-                field="device",
-                value=self.device,
+                f"optimizations.offload_blocks is {blocks}, but offload is {self.offload.value}; set offload=group, or "
+                "leave it out",
+                code=ErrorCode.conflict,
+                field="optimizations.offload_blocks",
+                value=blocks,
             )
 
 

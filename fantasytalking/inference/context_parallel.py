@@ -9,7 +9,7 @@ process would decide by its own tokens which blocks to skip.
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -69,9 +69,10 @@ class ShutdownCommand(NamedTuple):
 def init_processes() -> int:
     """Joins the processes that torchrun launched, and returns the rank of this one."""
     backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        backend = "cpu:gloo,cuda:nccl"
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is not None:
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+        backend = f"cpu:gloo,{device.type}:{distributed.get_default_backend_for_device(device)}"
     distributed.init_process_group(backend, timeout=WORKER_TIMEOUT)
     return distributed.get_rank()
 
@@ -97,8 +98,13 @@ class Coordinator:
     def __init__(self) -> None:
         self._sent = {expert: _SentConditions() for expert in Expert}
 
-    def load_pipeline(self, job: GenerationJob, model: ResolvedModel) -> FantasyTalkingPipeline:
+    def load_pipeline(
+        self, job: GenerationJob, model: ResolvedModel, prompts: Collection[str] | None = None
+    ) -> FantasyTalkingPipeline:
         """Loads the pipeline of a job, with the transformers on every process.
+
+        Args:
+            prompts: as in `fantasytalking.inference.model_sources.load_pipeline`.
 
         Raises:
             InputError: a setting does not work with several processes, the pipeline cannot be loaded on one of them,
@@ -108,7 +114,7 @@ class Coordinator:
         _broadcast(LoadCommand(job.config, job.has_driving_video, job.is_multi_speaker))
 
         def load() -> FantasyTalkingPipeline:
-            pipe = load_pipeline(job.config, model)
+            pipe = load_pipeline(job.config, model, prompts)
             for transformer in pipe.experts:
                 _enable_context_parallel(transformer)
             return pipe
@@ -228,7 +234,7 @@ def _check_config(config: InferConfig) -> None:
     optimizations = config.optimizations
     refused = {
         "offload": (config.offload is not Offload.none, config.offload.value, "use offload=none"),
-        "device": (config.device == "cpu" and torch.cuda.is_available(), config.device, "leave device out"),
+        "device": (config.device == "cpu" and torch.accelerator.is_available(), config.device, "leave device out"),
         "optimizations.step_cache": (
             optimizations.step_cache is not StepCache.none,
             optimizations.step_cache.value,

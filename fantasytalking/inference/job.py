@@ -60,6 +60,11 @@ class GenerationJob:
         """All files that the video is generated from."""
         return (self.image, *self.audio_paths, *self.driving_videos, *self.conditions.values())
 
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """Prompt and negative prompt."""
+        return self.config.prompt, self.config.negative_prompt
+
     def plan(self, facts: ModelFacts) -> GenerationPlan:
         """Returns the checked plan of the video, before any weights are loaded.
 

@@ -1,15 +1,18 @@
 """Resolves the weights and the device of a configuration, and loads the pipeline with the requested optimizations."""
 
+import gc
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from fantasytalking.checkpoints.released_audio import projector_beside
+from fantasytalking.common.devices import resolve_device
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.hub import CHECKPOINTS_FOLDER, HUB_ID, resolve_local
 from fantasytalking.common.weight_files import WEIGHT_SUFFIXES
@@ -17,17 +20,20 @@ from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.download_hints import download_hint
 from fantasytalking.inference.optimizations import (
+    TextEncoderDevice,
     WeightQuantization,
     apply_optimizations,
-    choose_offload,
-    component_bytes,
 )
+from fantasytalking.inference.placement import place_pipeline, place_text_encoder
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.loading.component_files import resolve_components
 from fantasytalking.pipeline.loading.encoder_checks import check_audio_encoder_config
+from fantasytalking.pipeline.loading.model_components import align_weights
 from fantasytalking.pipeline.loading.stored_model import StoredModel
+from fantasytalking.pipeline.loading.stored_text_encoder import load_stored_text_encoder
 from fantasytalking.pipeline.model_facts import ModelFacts
 from fantasytalking.pipeline.pipeline import FantasyTalkingPipeline
+from fantasytalking.pipeline.prompts import EncodedPrompts
 from fantasytalking.pipeline.schedulers import SchedulerType, make_scheduler
 
 EXPRESSION_ADAPTER_FOLDER = "expression_adapter"
@@ -159,8 +165,14 @@ def resolve_paths(names: Mapping[str, str | None], base_source: str) -> dict[str
     return found
 
 
-def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPipeline:
+def load_pipeline(
+    config: InferConfig, model: ResolvedModel, prompts: Collection[str] | None = None
+) -> FantasyTalkingPipeline:
     """Loads the pipeline of a configuration on its device, with the requested optimizations.
+
+    Args:
+        prompts: the only prompts that the pipeline is to follow. They are encoded first, and the text encoder, umT5-XXL
+            with more than 5 billion weights, is freed before any other component is loaded; None: it is kept.
 
     Raises:
         InputError: a component is damaged, incomplete or of another kind.
@@ -173,15 +185,22 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
             bar.set_postfix_str(component)
             bar.update()
 
+        given: dict[str, Any] = {}
         if is_saved:
             _reject_encoder_overrides(config, model)
+        if prompts is not None:
+            encoded = _encode_prompts(config, model, prompts)
+            progress("text encoder")
+            given = {"text_encoder": None, "tokenizer": None}
+        if is_saved:
             pipe = FantasyTalkingPipeline.from_stored_model(
-                model.stored, is_for_cpu=is_for_cpu, torch_dtype=model.dtype, progress=progress
+                model.stored, is_for_cpu=is_for_cpu, given=given, torch_dtype=model.dtype, progress=progress
             )
         else:
             pipe = FantasyTalkingPipeline.from_stored_model(
                 model.stored,
                 is_for_cpu=is_for_cpu,
+                given=given,
                 module_config=asdict(load_model_config(config.model).portrait),
                 audio_encoder=model.audio_encoder,
                 scheduler=make_scheduler(config.scheduler, config.flow_shift),
@@ -190,26 +209,30 @@ def load_pipeline(config: InferConfig, model: ResolvedModel) -> FantasyTalkingPi
                 keep_quantized=config.optimizations.quantization is WeightQuantization.stored,
                 progress=progress,
             )
+    if prompts is not None:
+        pipe.encoded_prompts = encoded
     if is_saved:
         _report_ignored_settings(pipe, config, model)
     apply_optimizations(pipe.experts, config.optimizations, model.device)
     if config.optimizations.vae_tiling:
         pipe.vae.enable_tiling()
-    offload, limit = config.offload, config.optimizations.vram_limit_gib
-    if limit is not None:
-        offload = Offload(choose_offload(component_bytes(pipe.components), limit))
-    if offload is Offload.model:
-        pipe.enable_model_cpu_offload(device=model.device)
-    elif offload is Offload.group:
-        pipe.enable_group_offload(onload_device=model.device, offload_type="leaf_level", use_stream=True)
-    else:
-        pipe.to(model.device)
+    place_pipeline(pipe, config, model.device)
     return pipe
 
 
-def device_name(device: torch.device) -> str:
-    """Returns the name of a device as records store it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def _encode_prompts(config: InferConfig, model: ResolvedModel, prompts: Collection[str]) -> EncodedPrompts:
+    """Loads the text encoder, encodes the prompts and frees it."""
+    encoder = load_stored_text_encoder(model.stored, model.dtype, config.max_text_tokens)
+    is_for_cpu = model.device.type == "cpu" or config.optimizations.text_encoder_device is TextEncoderDevice.cpu
+    if is_for_cpu:
+        align_weights({"text_encoder": encoder.model})
+    place_text_encoder(encoder.model, config, model.device)
+    encoded = EncodedPrompts.encode(encoder, prompts)
+    del encoder
+    gc.collect()  # hooks of offloading refer to the modules that they belong to
+    if model.device.type != "cpu":
+        torch.accelerator.empty_cache()
+    return encoded
 
 
 @contextmanager
@@ -284,15 +307,7 @@ def _cached_snapshot(hub_id: str) -> Path | None:
 
 
 def _resolve_device(config: InferConfig) -> torch.device:
-    available, limit = torch.cuda.is_available(), config.optimizations.vram_limit_gib
-    if config.device == "cuda" and not available:
-        raise InputError(
-            "device is 'cuda', but there is no CUDA device; use device=cpu",
-            code=ErrorCode.unsupported,
-            field="device",
-            value="cuda",
-        )
-    device = torch.device("cuda" if available and config.device != "cpu" else "cpu")
+    device, limit = resolve_device(config.device), config.optimizations.vram_limit_gib
     if limit is not None and device.type == "cpu":
         raise InputError(
             f"optimizations.vram_limit_gib is {limit:g}, but the device is the CPU; leave it out",

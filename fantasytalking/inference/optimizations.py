@@ -43,6 +43,15 @@ class StepCache(Enum):
     """Extrapolates attention and feed-forward outputs between full steps as a Taylor series (arXiv 2503.06923)."""
 
 
+class TextEncoderDevice(Enum):
+    """Where prompts are encoded."""
+
+    auto = "auto"
+    """On the device that generates."""
+    cpu = "cpu"
+    """On the CPU: slower, and the text encoder takes no memory on the device."""
+
+
 class WeightQuantization(Enum):
     """Storage of linear layers; matrix products run in the model's dtype."""
 
@@ -90,6 +99,12 @@ class OptimizationConfig:
     """Further LoRAs of the Wan base, fused in this order, each with its scale."""
     vram_limit_gib: float | None = None
     """GPU memory that may be used, 1 to 1024 GiB; selects the least offloading that fits, in place of `offload`."""
+    offload_blocks: int | None = None
+    """Blocks of the transformer that wait and move together with offload=group, 1 to 100; null: single layers, which
+    take the least memory on the device."""
+    offload_prefetch: bool = True
+    """Copies the next group while one computes, with offload=group. All weights are then pinned in main memory."""
+    text_encoder_device: TextEncoderDevice = TextEncoderDevice.auto
     vae_tiling: bool = False
     """The VAE works on overlapping tiles of 256 pixels (diffusers). The result differs slightly, since a tile sees no
     other; the frames of the whole video are held at once, so that `stream` is rejected."""
@@ -105,8 +120,17 @@ class OptimizationConfig:
             "cache_interval": (2, 100),
             "few_step_lora_scale": (-4.0, 4.0),
             "vram_limit_gib": (1, 1024),
+            "offload_blocks": (1, 100),
         }
         check_ranges(self, limits, "optimizations.")
+        if self.offload_prefetch and (self.offload_blocks or 1) > 1:
+            raise InputError(
+                f"optimizations.offload_blocks is {self.offload_blocks}, but blocks are prefetched one at a time; set "
+                "offload_blocks=1, or offload_prefetch=false",
+                code=ErrorCode.conflict,
+                field="optimizations.offload_blocks",
+                value=self.offload_blocks,
+            )
         if self.step_cache is StepCache.mag_cache and not self.mag_ratios:
             raise InputError(
                 "optimizations.step_cache is mag_cache, which needs optimizations.mag_ratios of this model; give them",

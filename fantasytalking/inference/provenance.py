@@ -17,13 +17,14 @@ import torch
 
 import fantasytalking
 from fantasytalking.common.config import config_from_dict
+from fantasytalking.common.devices import device_name
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file, fingerprint, hash_file
 from fantasytalking.common.limits import MAX_RECORD_BYTES
 from fantasytalking.common.text import utf8_bytes
 from fantasytalking.common.text_files import read_json
 from fantasytalking.inference.config import InferConfig
-from fantasytalking.inference.model_sources import ResolvedModel, device_name
+from fantasytalking.inference.model_sources import ResolvedModel
 
 RECORD_FORMAT = 1
 RECORD_KEYS = frozenset(["config", "hashes", "video_sha256"])

@@ -77,5 +77,3 @@ def encode_prompts(
     """Returns the states (1, T, D) of two prompts, `sizes` (T, D): one object where they are the same."""
     positive, negative = (encode_text(encoder, text, *sizes).to(device) for text in (prompt, negative_prompt))
     return positive, positive if prompt == negative_prompt else negative
-
-

@@ -130,6 +130,7 @@ def load_pipeline_from_base(
     text_length: int = 512,
     torch_dtype: torch.dtype = torch.float32,
     keep_quantized: bool = False,
+    given: Mapping[str, Any] = MappingProxyType({}),
     progress: ComponentCallback = lambda _: None,
 ) -> dict[str, Any]:
     """Loads a Wan image-to-video base with its adapters.
@@ -141,6 +142,7 @@ def load_pipeline_from_base(
         text_length: tokens that prompts are padded to, as in training.
         torch_dtype: of transformer, text and image encoder; VAE and audio encoder stay in float32.
         keep_quantized: of the transformers, as in `load_from_wan`.
+        given: encoders that are already loaded, or left out as None, by name.
         progress: as in `load_saved_pipeline`.
 
     Returns:
@@ -156,12 +158,12 @@ def load_pipeline_from_base(
         model.base,
         audio_encoder,
         options,
-        {},
+        given,
         progress,
         has_image_encoder=model.has_image_encoder,
         files=model.components,
     )
-    _check_loaded_audio_encoder(model, parts, module_config["audio_dim"])
+    _check_loaded_audio_encoder(model, {**parts, **given}, module_config["audio_dim"])
     for expert in model.experts:
         parts[expert.component] = load_transformer(model, module_config, options, expert, keep_quantized)
         progress(expert.component)
@@ -178,7 +180,7 @@ def load_pipeline_from_base(
         "motion_normalizer": next((normalizer for normalizer in normalizers if normalizer is not None), None),
         "face_ranges": face_ranges_to_dict(model.face_ranges),
     }
-    return {**parts, **_stored_encoders(model), **settings}
+    return {**parts, **_stored_encoders(model), **settings, **given}
 
 
 def load_transformer(

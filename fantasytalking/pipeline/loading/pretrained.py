@@ -1,12 +1,14 @@
 """The pipeline as a whole: what it can do, and how it is loaded, saved and placed."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
 from diffusers import AutoencoderKLWan, DiffusionPipeline
+from transformers import UMT5EncoderModel
 
 from fantasytalking.face_range import face_ranges_from_dict
 from fantasytalking.latent_geometry import LatentGeometry
@@ -33,6 +35,7 @@ class PretrainedPipeline(DiffusionPipeline):
     transformer: FantasyTalkingTransformer3DModel
     transformer_2: FantasyTalkingTransformer3DModel | None
     vae: AutoencoderKLWan
+    text_encoder: UMT5EncoderModel | None
     face_encoder: FaceEncoderFile | None
     expression_encoder: ExpressionEncoderFolder | None
 
@@ -60,10 +63,33 @@ class PretrainedPipeline(DiffusionPipeline):
             conditions=self.transformer.config.conditions or {},
         )
 
+    text_encoder_on_cpu = False
+    """Whether the text encoder computes on the CPU, wherever the other components are moved."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        with self._without_text_encoder_on_cpu():
+            super().to(*args, **kwargs)
+        return self
+
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        with self._without_text_encoder_on_cpu():
+            super().enable_model_cpu_offload(*args, **kwargs)
+
     def enable_group_offload(self, *args: Any, exclude_modules: str | list[str] | None = None, **kwargs: Any) -> None:
         """As in diffusers, but VAE and audio encoder, parts of which are called, stay on the device (0.9 GB)."""
         excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
-        super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
+        with self._without_text_encoder_on_cpu():
+            super().enable_group_offload(*args, exclude_modules=[*excluded, "vae", "audio_encoder"], **kwargs)
+
+    @contextmanager
+    def _without_text_encoder_on_cpu(self) -> Iterator[None]:
+        encoder = self.text_encoder
+        if self.text_encoder_on_cpu:
+            self.text_encoder = None
+        try:
+            yield
+        finally:
+            self.text_encoder = encoder
 
     @classmethod
     def from_pretrained(
@@ -133,17 +159,25 @@ class PretrainedPipeline(DiffusionPipeline):
         return cls._from_arguments(load_pipeline_from_base(model, **kwargs))
 
     @classmethod
-    def from_stored_model(cls, model: StoredModel, *, is_for_cpu: bool = True, **kwargs: Any) -> Self:
+    def from_stored_model(
+        cls,
+        model: StoredModel,
+        *,
+        is_for_cpu: bool = True,
+        given: Mapping[str, Any] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> Self:
         """Loads a model whose descriptions were read before: a saved pipeline in a dtype, or as `from_base`.
 
         Args:
             is_for_cpu: False: the weights are moved to another device, so that they need not be aligned, which copies
                 those of most files.
+            given: components that are already loaded, or left out as None, by name.
         """
         if not model.extends_saved_pipeline:
-            return cls._from_arguments(load_pipeline_from_base(model, **kwargs), is_for_cpu)
-        options, given = LoadingOptions.split(kwargs, ["progress"])
-        return cls._from_arguments(load_saved_pipeline(model, options, {}, **given), is_for_cpu)
+            return cls._from_arguments(load_pipeline_from_base(model, given=given, **kwargs), is_for_cpu)
+        options, others = LoadingOptions.split(kwargs, ["progress"])
+        return cls._from_arguments(load_saved_pipeline(model, options, given, **others), is_for_cpu)
 
     @classmethod
     def _from_arguments(cls, arguments: Mapping[str, Any], is_for_cpu: bool = True) -> Self:
