@@ -408,8 +408,8 @@ def _read_base(
         )
     if stored := sorted(tensors.keys() & set(map(strip_peft_name, stored_weight_names(model)))):
         raise InputError(
-            f"adapter '{folder}' replaces the base's '{stored[0]}', which stays quantized as stored; use "
-            "optimizations.quantization=none",
+            f"adapter '{folder}' replaces the base's '{stored[0]}', which stays quantized; leave the base "
+            "unquantized: optimizations.quantization=none, or base_quantization=none in training",
             code=ErrorCode.conflict,
             field="optimizations.quantization",
             value="stored",

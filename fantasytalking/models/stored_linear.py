@@ -1,6 +1,7 @@
-"""Linear layers whose weight stays as its file stores it, and is dequantized in every call."""
+"""Linear layers whose weight stays quantized, as its file stores it or by row, and is dequantized in every call."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,37 @@ from torch.nn import functional as F
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.stored_tensors import LazyTensors, QuantizedTensor, scaled_values
 from fantasytalking.models.diffusers_internals import float32_module_names
+
+
+def quantize_rows(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
+    """Quantizes a matrix by row: values in `dtype` times a float32 scale, the largest of which is the row's.
+
+    Args:
+        weight: (out, in), of any floating-point dtype.
+        dtype: int8, symmetric around zero; or a float8.
+    """
+    largest = torch.iinfo(dtype).max if dtype is torch.int8 else torch.finfo(dtype).max
+    rows = weight.float()
+    scale = rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / largest
+    values = rows / scale
+    return QuantizedTensor((values.round() if dtype is torch.int8 else values).to(dtype), scale)
+
+
+class _DequantizedProduct(torch.autograd.Function):
+    """Product with a dequantized weight, which the backward pass dequantizes anew instead of keeping it."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, values: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(values, scale)
+        ctx.has_bias = bias is not None and bias.requires_grad
+        return F.linear(inputs, scaled_values(values, scale).to(inputs.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
+        (gradient,) = gradients
+        values, scale = ctx.saved_tensors
+        bias = gradient.flatten(0, -2).sum(0) if ctx.has_bias else None
+        return gradient @ scaled_values(values, scale).to(gradient.dtype), None, None, bias
 
 
 class ScaledLinear(nn.Linear):
@@ -31,8 +63,13 @@ class ScaledLinear(nn.Linear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in) -> (..., out), as a linear layer with the dequantized weight computes it."""
-        weight = scaled_values(self.weight, self.weight_scale).to(self.compute_dtype)
-        return F.linear(inputs, weight, self.bias)
+        device = inputs.device.type
+        is_autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if is_autocast else self.compute_dtype
+        if not (torch.is_grad_enabled() and inputs.requires_grad):
+            return F.linear(inputs, scaled_values(self.weight, self.weight_scale).to(dtype), self.bias)
+        inputs, bias = (value if value is None or not is_autocast else value.to(dtype) for value in (inputs, self.bias))
+        return _DequantizedProduct.apply(inputs, self.weight, self.weight_scale, bias)
 
 
 def stored_linear(stored: QuantizedTensor, has_bias: bool, compute_dtype: torch.dtype) -> nn.Linear:

@@ -97,13 +97,13 @@ def load_from_wan(
         subfolder: of the transformer in a pipeline's folder: transformer, or transformer_2 for the low-noise expert of
             a base with two.
         keep_quantized: whether linear layers keep their weights as the source stores them, in GGUF blocks, float8 or
-            int8, and dequantize them in every call: for inference.
+            int8, and dequantize them in every call.
 
     Raises:
         InputError: the source is missing or not a Wan transformer, or tensors are missing, unexpected or of other
             shapes; or none of its weights is quantized, and they are to stay so.
     """
-    config, tensors = _open_base(source, subfolder)
+    config, tensors = open_base(source, subfolder)
     return build_from_wan(config, module_config or {}, tensors, dtype, materialize, keep_quantized)
 
 
@@ -246,7 +246,15 @@ def _num_heads(dim: int, stated: str | None, source: str) -> int:
     return int(stated)
 
 
-def _open_base(source: str | Path, subfolder: str) -> tuple[dict[str, Any], LazyTensors]:
+def open_base(source: str | Path, subfolder: str) -> tuple[dict[str, Any], LazyTensors]:
+    """Opens a Wan base for `build_from_wan`: see `load_from_wan`.
+
+    Returns:
+        Configuration of the transformer, and its tensors in diffusers' names.
+
+    Raises:
+        InputError: the source is missing or not an image-to-video transformer.
+    """
     path = Path(resolve_local(source))
     if path.is_file():
         config, tensors = open_wan_single_file(path)
@@ -300,7 +308,7 @@ def read_base_config(source: str | Path) -> dict[str, Any]:
     """
     defaults = inspect.signature(WanTransformer3DModel.__init__).parameters.values()
     known = {each.name: each.default for each in defaults if each.default is not inspect.Parameter.empty}
-    return known | _open_base(source, "transformer")[0]
+    return known | open_base(source, "transformer")[0]
 
 
 def _select_base(config: dict[str, Any], tensors: LazyTensors) -> tuple[dict[str, Any], LazyTensors]:

@@ -43,6 +43,19 @@ class MixedPrecision(Enum):
     """bfloat16 autocast, and a frozen base in bfloat16."""
 
 
+class BaseQuantization(Enum):
+    """Storage of the linear layers of a frozen base."""
+
+    none = "none"
+    """As `mixed_precision` says."""
+    int8 = "int8"
+    """One byte per weight, with a scale per row."""
+    float8 = "float8"
+    """float8_e4m3fn, with a scale per row."""
+    stored = "stored"
+    """As the base's file stores them: in GGUF blocks, float8 or int8."""
+
+
 class WandbMode(Enum):
     """Where wandb writes."""
 
@@ -258,6 +271,9 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     """Forward passes per step. Global batch size = batch_size x gradient_accumulation_steps x processes."""
     mixed_precision: MixedPrecision = MixedPrecision.bf16
+    base_quantization: BaseQuantization = BaseQuantization.none
+    """Storage of the matrices in the base's blocks that do not train: int8 and float8 halve the memory of a base in
+    bf16, and the weights are dequantized in every call. Not under FSDP and DeepSpeed, which divide the base instead."""
     gradient_checkpointing: bool = True
     attention_backend: str | None = None
     """Attention backend by diffusers' name (native, _native_math, flash, ...); None: PyTorch's choice, or matrix

@@ -12,10 +12,12 @@ from accelerate.utils import (
 )
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.nn.parallel import DistributedDataParallel
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.processes import check_all_connected, launched_processes
-from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig
+from fantasytalking.models.stored_linear import stored_weight_names
+from fantasytalking.training.config import BaseQuantization, MixedPrecision, OptimizerType, TrainConfig
 from fantasytalking.training.trackers import check_trackers_installed
 
 PROCESS_GROUP_TIMEOUT = timedelta(hours=2)
@@ -82,7 +84,8 @@ def check_compatible(config: TrainConfig, accelerator: Accelerator) -> None:
     """Validates that the configuration works under the parallelism of the launcher.
 
     Raises:
-        InputError: the moving average needs weights that DeepSpeed does not show, or Muon needs whole matrices.
+        InputError: the moving average needs weights that DeepSpeed does not show, the base is quantized and would be
+            divided, or Muon needs whole matrices.
     """
     decay, is_bf16 = config.optimizer.ema_decay, config.mixed_precision is MixedPrecision.bf16
     if decay and is_sharded(accelerator) and accelerator.distributed_type is DistributedType.DEEPSPEED:
@@ -100,6 +103,14 @@ def check_compatible(config: TrainConfig, accelerator: Accelerator) -> None:
             code=ErrorCode.unsupported,
             field="optimizer.ema_decay",
             value=decay,
+        )
+    if config.base_quantization is not BaseQuantization.none and _uses_fsdp_or_deepspeed(accelerator):
+        raise InputError(
+            f"base_quantization is {config.base_quantization.value}, but FSDP and DeepSpeed divide the base over the "
+            "processes instead; use base_quantization=none, or one process or DDP",
+            code=ErrorCode.unsupported,
+            field="base_quantization",
+            value=config.base_quantization.value,
         )
     if config.optimizer.type is OptimizerType.muon and _uses_fsdp_or_deepspeed(accelerator):
         raise InputError(
@@ -123,6 +134,7 @@ def prepare_model_and_optimizer(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, AcceleratedOptimizer]:
     """Prepares model and optimizer by accelerate and sends the first process's weights to every process."""
+    _leave_quantized_weights(model)
     is_fsdp = accelerator.distributed_type is DistributedType.FSDP  # DDP and DeepSpeed broadcast weights themselves
     weights = model.state_dict() if is_fsdp and accelerator.is_main_process else {}
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
@@ -136,6 +148,13 @@ def prepare_model_and_optimizer(
             prepared, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
         )
     return prepared, prepared_optimizer
+
+
+def _leave_quantized_weights(model: nn.Module) -> None:
+    """Excludes quantized weights from DDP's first broadcast: every process has read them, and they do not train."""
+    weights = stored_weight_names(model)
+    scales = [f"{name}_scale" for name in weights]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [*weights, *scales])
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

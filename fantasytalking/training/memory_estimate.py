@@ -28,6 +28,7 @@ from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.presets import build_meta_transformer, load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig
+from fantasytalking.training.frozen_base import is_quantized, quantized_bytes
 from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.parameter_groups import BASE_GROUP, freeze_for_stage, group_of, trainable_table
 
@@ -125,10 +126,10 @@ def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTr
     is_bf16 = config.mixed_precision is MixedPrecision.bf16
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     # The adapter's modules are float32 whether they train or not.
-    frozen = sum(
+    frozen = quantized_bytes(config, model) + sum(
         value.numel() * (2 if is_bf16 and group_of(name) == BASE_GROUP else 4)
         for name, value in model.named_parameters()
-        if not value.requires_grad
+        if not value.requires_grad and not is_quantized(config, name)
     )
     return MemoryEstimate(
         frozen=frozen,

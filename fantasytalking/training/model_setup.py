@@ -31,8 +31,9 @@ from fantasytalking.models.experts import Expert
 from fantasytalking.models.expression_config import ExpressionModuleConfig, upgrade_expression_keys
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import adapter_module_of, adapter_modules, load_from_wan
+from fantasytalking.models.wan_loading import adapter_module_of, adapter_modules
 from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.frozen_base import load_base
 from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.parameter_groups import freeze_for_stage, group_of, set_trainable
 from fantasytalking.training.stage_config import LoraConfig
@@ -61,7 +62,7 @@ def build_model(
     _check_nano_base(base)
     expert = config.stage.expert
     subfolder = (expert or Expert.high).component
-    model = load_from_wan(base, asdict(preset.portrait), frozen_dtype, materialize, subfolder)
+    model = load_base(config, base, asdict(preset.portrait), frozen_dtype, materialize, subfolder)
     objective = build_objective(config.stage, config.sigma_range)
     objective.add_modules(model)
     if config.stage.expression is not None:
