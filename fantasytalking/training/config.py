@@ -30,6 +30,8 @@ class OptimizerType(Enum):
     """Update rule of the weights."""
 
     adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+    """AdamW with moments of one byte per weight (torchao)."""
     muon = "muon"
     """Orthogonalized momentum for matrices, AdamW for the rest: fewer steps for modules trained from scratch."""
 

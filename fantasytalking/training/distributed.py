@@ -1,6 +1,7 @@
 """Sets up accelerate for one process, DDP, FSDP or DeepSpeed."""
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
@@ -18,6 +19,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.processes import check_all_connected, launched_processes
 from fantasytalking.models.stored_linear import stored_weight_names
 from fantasytalking.training.config import BaseQuantization, MixedPrecision, OptimizerType, TrainConfig
+from fantasytalking.training.optimizers import optimizer_class
 from fantasytalking.training.trackers import check_trackers_installed
 
 PROCESS_GROUP_TIMEOUT = timedelta(hours=2)
@@ -85,39 +87,43 @@ def check_compatible(config: TrainConfig, accelerator: Accelerator) -> None:
 
     Raises:
         InputError: the moving average needs weights that DeepSpeed does not show, the base is quantized and would be
-            divided, or Muon needs whole matrices.
+            divided, the optimizer needs whole matrices, or a package that it needs is missing.
     """
+    optimizer_class(config.optimizer.type)
+    for field, value, reason in _conflicts(config, accelerator):
+        raise InputError(f"{field} is {value}, but {reason}", code=ErrorCode.unsupported, field=field, value=value)
+
+
+def _conflicts(config: TrainConfig, accelerator: Accelerator) -> Iterator[tuple[str, object, str]]:
+    """Settings that the launcher's parallelism does not support: field, value, reason and cure."""
+    optimizer, quantization = config.optimizer.type, config.base_quantization
     decay, is_bf16 = config.optimizer.ema_decay, config.mixed_precision is MixedPrecision.bf16
-    if decay and is_sharded(accelerator) and accelerator.distributed_type is DistributedType.DEEPSPEED:
-        raise InputError(
-            f"optimizer.ema_decay is {decay}, but DeepSpeed's ZeRO-3 keeps the weights where no average can replace "
-            "them; set it to 0, or use configs/accelerate/fsdp.yaml",
-            code=ErrorCode.unsupported,
-            field="optimizer.ema_decay",
-            value=decay,
+    is_deepspeed = accelerator.distributed_type is DistributedType.DEEPSPEED
+    if decay and is_deepspeed and is_sharded(accelerator):
+        yield (
+            *("optimizer.ema_decay", decay),
+            "DeepSpeed's ZeRO-3 keeps the weights where no average can replace them; set it to 0, or use "
+            "configs/accelerate/fsdp.yaml",
         )
-    if decay and is_bf16 and accelerator.distributed_type is DistributedType.DEEPSPEED:
-        raise InputError(
-            f"optimizer.ema_decay is {decay}, but DeepSpeed rounds the weights to bf16; set it to 0, or use "
-            "mixed_precision=no",
-            code=ErrorCode.unsupported,
-            field="optimizer.ema_decay",
-            value=decay,
+    if decay and is_deepspeed and is_bf16:
+        yield (
+            *("optimizer.ema_decay", decay),
+            "DeepSpeed rounds the weights to bf16; set it to 0, or use mixed_precision=no",
         )
-    if config.base_quantization is not BaseQuantization.none and _uses_fsdp_or_deepspeed(accelerator):
-        raise InputError(
-            f"base_quantization is {config.base_quantization.value}, but FSDP and DeepSpeed divide the base over the "
-            "processes instead; use base_quantization=none, or one process or DDP",
-            code=ErrorCode.unsupported,
-            field="base_quantization",
-            value=config.base_quantization.value,
+    if optimizer is OptimizerType.adamw_8bit and is_deepspeed:
+        yield (
+            *("optimizer.type", optimizer.value),
+            "DeepSpeed has optimizers of its own; use adamw, or one process, DDP or FSDP",
         )
-    if config.optimizer.type is OptimizerType.muon and _uses_fsdp_or_deepspeed(accelerator):
-        raise InputError(
-            "optimizer.type is muon, which needs whole matrices; use adamw, or one process or DDP",
-            code=ErrorCode.unsupported,
-            field="optimizer.type",
-            value="muon",
+    if quantization is not BaseQuantization.none and _uses_fsdp_or_deepspeed(accelerator):
+        yield (
+            *("base_quantization", quantization.value),
+            "FSDP and DeepSpeed divide the base over the processes instead; use none, or one process or DDP",
+        )
+    if optimizer is OptimizerType.muon and _uses_fsdp_or_deepspeed(accelerator):
+        yield (
+            *("optimizer.type", optimizer.value),
+            "it needs whole matrices; use adamw, or one process or DDP",
         )
 
 

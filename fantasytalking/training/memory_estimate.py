@@ -38,6 +38,11 @@ CLIP_IMAGE_TOKENS = 257
 """Tokens of a CLIP image embedding in Wan."""
 
 
+OPTIMIZER_BYTES = {OptimizerType.adamw: 8, OptimizerType.adamw_8bit: 2, OptimizerType.muon: 4}
+"""Bytes of optimizer state per trained weight: AdamW has two numbers, Muon one per matrix entry, and nearly all weights
+are matrices."""
+
+
 class ClipSize(NamedTuple):
     """Size of a bucket's clips, width and height in pixels."""
 
@@ -135,8 +140,7 @@ def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTr
         frozen=frozen,
         trainable=trained * 4,
         gradients=trained * 4,
-        # AdamW stores two numbers per weight, Muon one per matrix entry, and nearly all weights are matrices.
-        optimizer=trained * (4 if config.optimizer.type is OptimizerType.muon else 8),
+        optimizer=trained * OPTIMIZER_BYTES[config.optimizer.type],
         ema=trained * 4 if config.optimizer.ema_decay else 0,
         activations=activation_bytes(config, size),
     )

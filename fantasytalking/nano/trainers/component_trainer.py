@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write
 from fantasytalking.nano.trainers.config import ComponentTrainingConfig
-from fantasytalking.training.config import OptimizerType
-from fantasytalking.training.muon import Muon
+from fantasytalking.training.optimizers import optimizer_class, set_learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -82,15 +81,13 @@ def train_component(
         InputError: the saved state is damaged, or the loss is not finite.
     """
     model = task.model.to(device).train()
-    optimizer_class = {OptimizerType.adamw: torch.optim.AdamW, OptimizerType.muon: Muon}[config.optimizer]
-    optimizer = optimizer_class(
+    optimizer = optimizer_class(config.optimizer)(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
     losses, seconds = _load_state(folder / TRAINING_STATE_FILE, model, optimizer)
     for step in range(len(losses), config.steps):
         start = perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, config)
+        set_learning_rate(optimizer, _learning_rate(step, config))
         torch.manual_seed(seed * 1_000_003 + step)
         with autocast_context(device):
             loss = task.loss(np.random.default_rng([seed, step]), step)
