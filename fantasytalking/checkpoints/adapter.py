@@ -310,7 +310,7 @@ def load_adapter(model: FantasyTalkingTransformer3DModel, folder: str | Path) ->
         model.add_expression_modules(sizes)
     if distillation is not None and model.distillation is None:
         model.add_guidance_embedder(distillation)
-    state |= {name: value for name, value in model.state_dict().items() if adapter_module_of(name) in config.modules}
+    state |= {strip_peft_name(name): value for name, value in model.state_dict().items() if ".lora_" not in name}
     with torch.no_grad():
         for name, value in {**tensors, **base}.items():
             state[name].copy_(value)

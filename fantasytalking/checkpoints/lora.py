@@ -1,4 +1,4 @@
-"""Adds, fuses and validates low-rank adaptations (LoRA, by PEFT) of the base's linear layers."""
+"""Adds, fuses and validates low-rank adaptations (LoRA, by PEFT) of linear layers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.models.wan_loading import adapter_module_of
 
 PEFT_ADAPTER_NAME = "default"
 """PEFT's name of the trained LoRA; it is removed from names in files."""
@@ -113,7 +112,7 @@ def lora_tensor_shapes(model: nn.Module, spec: LoraSpec) -> dict[str, tuple[int,
     """Returns names (as in files) and shapes of the tensors of a LoRA with these settings on this model.
 
     Raises:
-        InputError: a target is not a linear layer of the base.
+        InputError: a target is no linear layer.
     """
     layers = {
         strip_peft_name(name): module
@@ -123,12 +122,10 @@ def lora_tensor_shapes(model: nn.Module, spec: LoraSpec) -> dict[str, tuple[int,
     shapes: dict[str, tuple[int, ...]] = {}
     for target in spec.targets:
         hits = [name for name in layers if name == target or name.endswith(f".{target}")]
-        ours = [name for name in hits if adapter_module_of(f"{name}.weight")]
-        if not hits or ours:
-            reason = f"matches '{ours[0]}', a layer of the paper's modules" if ours else "matches no linear layer"
+        if not hits:
             raise InputError(
-                f"LoRA target '{target}' {reason}; use names of the base's layers, such as attn1.to_q",
-                code=ErrorCode.unsupported if ours else ErrorCode.unknown_key,
+                f"LoRA target '{target}' matches no linear layer; use names such as attn1.to_q or attn2.audio_k_proj",
+                code=ErrorCode.unknown_key,
                 field="targets",
                 value=target,
             )

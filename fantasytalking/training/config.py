@@ -275,8 +275,12 @@ class TrainConfig:
     mixed_precision: MixedPrecision = MixedPrecision.bf16
     base_quantization: BaseQuantization = BaseQuantization.none
     """Storage of the matrices in the base's blocks that do not train: int8 and float8 halve the memory of a base in
-    bf16, and the weights are dequantized in every call. Not under FSDP and DeepSpeed, which divide the base instead."""
+    bf16, and the weights are dequantized in every call. Matrices of the adapter's modules that do not train are then in
+    the type of the base, also in the saved adapter. Not under FSDP and DeepSpeed, which divide the base instead."""
     gradient_checkpointing: bool = True
+    activation_offload: bool = False
+    """Keeps what the backward pass needs in main memory, which takes time for the transfers; with
+    `gradient_checkpointing` the inputs of the blocks."""
     attention_backend: str | None = None
     """Attention backend by diffusers' name (native, _native_math, flash, ...); None: PyTorch's choice, or matrix
     products in bfloat16 on a CPU."""

@@ -27,7 +27,7 @@ from fantasytalking.data.manifest import ClipRecord, read_manifest
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.presets import build_meta_transformer, load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
-from fantasytalking.training.config import MixedPrecision, OptimizerType, TrainConfig
+from fantasytalking.training.config import BaseQuantization, MixedPrecision, OptimizerType, TrainConfig
 from fantasytalking.training.frozen_base import is_quantized, quantized_bytes
 from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.parameter_groups import BASE_GROUP, freeze_for_stage, group_of, trainable_table
@@ -128,11 +128,9 @@ def _bytes_before_broadcast(model: FantasyTalkingTransformer3DModel) -> int:
 
 def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTransformer3DModel) -> MemoryEstimate:
     """Returns the memory of one process with whole parameters that trains `model` on clips of `size`."""
-    is_bf16 = config.mixed_precision is MixedPrecision.bf16
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    # The adapter's modules are float32 whether they train or not.
     frozen = quantized_bytes(config, model) + sum(
-        value.numel() * (2 if is_bf16 and group_of(name) == BASE_GROUP else 4)
+        value.numel() * _frozen_number_bytes(config, name, value)
         for name, value in model.named_parameters()
         if not value.requires_grad and not is_quantized(config, name)
     )
@@ -146,6 +144,12 @@ def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTr
     )
 
 
+def _frozen_number_bytes(config: TrainConfig, name: str, value: Tensor) -> int:
+    """The adapter's modules are float32 whether they train or not, but for matrices beside a quantized base."""
+    is_compact = config.base_quantization is not BaseQuantization.none and value.ndim == 2
+    return 2 if config.mixed_precision is MixedPrecision.bf16 and (group_of(name) == BASE_GROUP or is_compact) else 4
+
+
 def activation_bytes(config: TrainConfig, size: ClipSize) -> int:
     """Returns the bytes that autograd saves for the backward pass of one micro-batch."""
     preset = load_model_config(config.model)
@@ -155,6 +159,8 @@ def activation_bytes(config: TrainConfig, size: ClipSize) -> int:
     if not config.gradient_checkpointing:
         return rest + per_block * layers
     width = preset.wan.num_attention_heads * preset.wan.attention_head_dim
+    if config.activation_offload:  # the inputs of the blocks are in main memory
+        return rest + per_block
     # What is kept of a block is its input, which has autocast's type.
     number_bytes = 2 if config.mixed_precision is MixedPrecision.bf16 else 4
     return rest + per_block + layers * config.batch_size * size.tokens(preset.geometry) * width * number_bytes

@@ -32,7 +32,7 @@ from fantasytalking.models.expression_config import ExpressionModuleConfig, upgr
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import adapter_module_of, adapter_modules
-from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.config import BaseQuantization, TrainConfig
 from fantasytalking.training.frozen_base import load_base
 from fantasytalking.training.objectives import build_objective
 from fantasytalking.training.parameter_groups import freeze_for_stage, group_of, set_trainable
@@ -93,11 +93,21 @@ def build_model(
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # the LoRA of init_from has the type of its file
+    if config.base_quantization is not BaseQuantization.none:
+        _cast_frozen_matrices(model, frozen_dtype)
     if config.attention_backend is not None:
         _set_attention_backend(model, config.attention_backend)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model.train(), provenance
+
+
+def _cast_frozen_matrices(model: nn.Module, dtype: torch.dtype) -> None:
+    """Casts the matrices of adapter modules that do not train, as autocast would in every call."""
+    for name, module in model.named_modules():
+        is_ours = adapter_module_of(f"{strip_peft_name(name)}.weight") is not None and ".lora_" not in name
+        if isinstance(module, nn.Linear) and is_ours and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.to(dtype)
 
 
 class AdapterProvenance:
@@ -131,7 +141,9 @@ class AdapterProvenance:
     def adapter_config(self, config: TrainConfig, step: int) -> tuple[AdapterConfig, list[str]]:
         """Returns the adapter's configuration after `step` steps and the names of the base tensors that it contains."""
         parts = {group_of(name) for name in self.trained_names}
-        modules = [name for name in adapter_modules() if name in {*parts, *self.modules}]
+        # Of a module that has a LoRA, the layers beneath are part of the adapter, too.
+        adapted = {adapter_module_of(f"{name.split('.lora_')[0]}.weight") for name in self.trained_names}
+        modules = [name for name in adapter_modules() if name in {*parts, *adapted, *self.modules}]
         distillation = config.stage.distillation
         trained_base_names = {strip_peft_name(name) for name in self.trained_names if group_of(name) == "base"}
         base_names = trained_base_names | set(self.base_parameter_names)

@@ -20,7 +20,8 @@ from fantasytalking.training.stage_config import ObjectiveType
 logger = logging.getLogger(__name__)
 
 MUTABLE_ON_RESUME = (
-    *("output", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "attention_backend", "compile"),
+    *("output", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "activation_offload"),
+    *("attention_backend", "compile"),
     *("checkpoints", "logging", "validation", "holdout"),
     *("stage.steps", "data.num_workers", "data.max_unreadable_fraction", "data.manifests", "data.exclude"),
     *("optimizer.learning_rate", "optimizer.max_grad_norm", "optimizer.max_nonfinite_steps"),

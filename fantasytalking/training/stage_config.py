@@ -120,7 +120,8 @@ class LoraConfig:
             f"{attention}.{layer}" for attention in ("attn1", "attn2") for layer in ("to_q", "to_k", "to_v", "to_out.0")
         ]
     )
-    """Suffixes of the names of the adapted linear layers."""
+    """Suffixes of the names of the adapted linear layers: of the base, and of adapter modules such as
+    attn2.audio_k_proj, which is then trained at low rank instead of whole."""
 
     def validate(self) -> None:
         """Validates rank, alpha and the target modules."""

@@ -1,6 +1,7 @@
 """Runs one training step: forward and backward passes, and the update if all numbers are finite."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 
 from fantasytalking.common.agreement import errors_on_all, flags_of_all
 from fantasytalking.models.presets import load_model_config
@@ -87,9 +89,10 @@ class StepRunner:
             names += micro_batch.clip_names
             unreadable.update(micro_batch.unreadable)
             with accelerator.accumulate(self._model):
-                result = self._objective.compute_loss(
-                    self._model, micro_batch.batch, micro_batch.randomness, self._input_dtype
-                )
+                with self._saved_activations():
+                    result = self._objective.compute_loss(
+                        self._model, micro_batch.batch, micro_batch.randomness, self._input_dtype
+                    )
                 accelerator.backward(result.loss.mean())
                 loss = result.loss.detach()
                 measured.append(torch.stack([loss, result.sigmas, result.masked.to(loss)]))
@@ -108,6 +111,13 @@ class StepRunner:
         metrics = StepMetrics(losses, sigmas, masked > 0, grad_norm, tokens)
         skipped = None if is_finite else _skipped_step(names, own[:, 0])
         return StepOutcome(metrics, _merged(unreadable) if flags[1] else {}, skipped, flags[2])
+
+    def _saved_activations(self) -> AbstractContextManager[object]:
+        """Where the tensors are kept that the backward pass needs."""
+        if not self._config.activation_offload:
+            return nullcontext()
+        is_pinned = self._accelerator.device.type == "cuda"
+        return save_on_cpu(pin_memory=is_pinned, device_type=self._accelerator.device.type)
 
     def _clip_gradients(self) -> float:
         norm = self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.optimizer.max_grad_norm)

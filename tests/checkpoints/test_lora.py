@@ -109,16 +109,9 @@ def test_invalid_lora_settings_are_rejected(adapter: Path, lora: object, code: E
         read_adapter(adapter)
 
 
-@pytest.mark.parametrize(
-    ("target", "code"),
-    [
-        ("attn3.to_q", ErrorCode.unknown_key),
-        ("attn2.audio_k_proj", ErrorCode.unsupported),
-        ("norm_out", ErrorCode.unknown_key),
-    ],
-)
-def test_targets_must_be_linear_layers_of_the_base(target: str, code: ErrorCode):
-    with raises_input_error(code, "targets", target):
+@pytest.mark.parametrize("target", ["attn3.to_q", "norm_out"])
+def test_targets_must_be_linear_layers(target: str):
+    with raises_input_error(ErrorCode.unknown_key, "targets", target):
         add_lora(tiny_transformer(), LoraSpec(4, 8.0, (target,)), torch.float32)
 
 

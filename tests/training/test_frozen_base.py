@@ -1,5 +1,6 @@
 """Training with a quantized base: products and gradients, whole runs, resuming, memory of the plan."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,13 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from fantasytalking.checkpoints.adapter import read_adapter_config
+from fantasytalking.checkpoints.adapter_formats import load_any_adapter
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.common.stored_tensors import scaled_values
+from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.stored_linear import ScaledLinear, quantize_rows, stored_weight_names
+from fantasytalking.models.wan_loading import load_from_wan
 from fantasytalking.training.config import BaseQuantization, TrainConfig
 from fantasytalking.training.export import export_checkpoint
 from fantasytalking.training.frozen_base import is_quantized
@@ -115,3 +120,37 @@ def test_the_plan_counts_what_is_loaded(configure: Configure) -> None:
 
 def _frozen_bytes(config: TrainConfig) -> int:
     return estimate_memory(config, PAPER_CLIP_SIZE, build_meta_model(config)).frozen
+
+
+def test_low_rank_adapter_modules_beside_a_quantized_base(configure: Configure) -> None:
+    """The modules' own matrices are frozen, and part of the adapter."""
+    config = configure(
+        base_quantization=BaseQuantization.int8,
+        activation_offload=True,
+        gradient_checkpointing=True,
+        stage__steps=3,
+        stage__trainable="[motion]",
+        stage__lora__rank=4,
+        stage__lora__alpha=4.0,
+        stage__lora__target_modules="[attn1.to_q,attn2.audio_k_proj,attn2.audio_v_proj]",
+    )
+    fresh, _ = build_model(config, torch.float32)
+    folder = Trainer(config).train()
+    described = read_adapter_config(folder)
+    assert described.modules == ["audio", "motion"]
+    stored, lora = load_file(folder / "adapter.safetensors"), load_file(folder / "lora.safetensors")
+    name = "blocks.0.attn2.audio_v_proj"
+    assert torch.equal(stored[f"{name}.weight"], fresh.get_parameter(f"{name}.base_layer.weight"))
+    assert lora[f"{name}.lora_B.weight"].abs().max() > 0
+    whole = load_from_wan(config.base, asdict(load_model_config("nano").portrait))
+    assert load_any_adapter(whole, folder) == ["audio", "motion"]
+    assert torch.equal(whole.get_parameter(f"{name}.lora_B.default.weight"), lora[f"{name}.lora_B.weight"])
+
+
+def test_offloaded_activations_change_nothing(configure: Configure) -> None:
+    losses = []
+    for name, offload in (("kept", False), ("offloaded", True)):
+        config = configure(name, stage__steps=2, gradient_checkpointing=True, activation_offload=offload)
+        Trainer(config).train()
+        losses.append((read_losses(config.output), load_adapter_tensors(config.output)))
+    assert losses[0][0] == losses[1][0] and bit_equal(losses[0][1], losses[1][1])
