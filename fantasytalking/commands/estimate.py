@@ -6,7 +6,7 @@ from fantasytalking.commands.invocation import Invocation
 
 DESCRIPTION = """Estimates memory and time at full size, as a Markdown table.
 
-    {command} [--rate TFLOPS] [--gpus N ...]
+    {command} [--gpu NAME] [--gpus N ...]
     {command} --parameters          the number of parameters of every preset instead
 """
 
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str], invocation: Invocation, parameters: bool = Fa
     """
     from fantasytalking.models.parameter_counts import parameter_table
     from fantasytalking.training.compute_estimate import ComputeEstimateConfig, compute_estimate_table
+    from fantasytalking.training.gpus import GPUS
 
     default = ComputeEstimateConfig()
     parser = invocation.parser(DESCRIPTION)
@@ -32,18 +33,15 @@ def main(arguments: Sequence[str], invocation: Invocation, parameters: bool = Fa
         help="sides of square videos, rounded down to whole tokens",
     )
     parser.add_argument("--gpus", nargs="+", type=int, default=default.num_gpus, metavar="N", help="numbers of GPUs")
-    parser.add_argument(
-        "--rate",
-        type=float,
-        default=default.flops_per_second / 1e12,
-        help="TFLOP/s that a GPU attains",
-    )
+    parser.add_argument("--gpu", default=default.gpu, help=f"GPU whose time is estimated: {', '.join(GPUS)}")
+    parser.add_argument("--rate", type=float, metavar="TFLOPS", help="TFLOP/s that a GPU attains, in place of --gpu")
     parser.add_argument("--parameters", action="store_true", default=parameters, help="count the presets' parameters")
     given = parser.parse_args(arguments)
     if given.parameters:
         for line in parameter_table():
             print(line, flush=True)
         return
-    plan = ComputeEstimateConfig(given.presets, given.sizes, default.num_frames, given.gpus, given.rate * 1e12)
+    rate = None if given.rate is None else given.rate * 1e12
+    plan = ComputeEstimateConfig(given.presets, given.sizes, default.num_frames, given.gpus, given.gpu, rate)
     plan.validate()
     print(compute_estimate_table(plan))

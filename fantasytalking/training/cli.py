@@ -14,6 +14,7 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.processes import launched_processes
 from fantasytalking.common.terminal_log import TerminalFormatter
 from fantasytalking.training.config import TrainConfig
+from fantasytalking.training.gpus import GPUS
 
 if TYPE_CHECKING:
     from fantasytalking.training.trainer import ValidationSampler
@@ -49,6 +50,8 @@ def train(
     default = f"default: configs/nano/{config_name}.yaml" if config_name else "required; there is no default"
     parser.add_path("--config", help=f"the YAML of a stage; {default}")
     parser.add_argument("--dry-run", action="store_true", help="print settings, parameters and memory; no training")
+    parser.add_argument("--gpu", help=f"with --dry-run, also estimate the time on this GPU: {', '.join(GPUS)}")
+    parser.add_argument("--clip-size", metavar="WxHxFRAMES", help="with --dry-run, the size of the largest clips")
     parser.add_settings("settings: batch_size=4 stage.steps=1000")
     options = parser.parse_intermixed_args(arguments)
     if options.config is None and config_name is None:
@@ -61,10 +64,14 @@ def train(
     world_size = launched_processes()
     # Imported here, so that a wrong option is reported at once.
     if options.dry_run:
-        from fantasytalking.training.memory_estimate import describe_plan
+        from fantasytalking.training.compute_estimate import describe_time
+        from fantasytalking.training.memory_estimate import ClipSize, describe_plan
 
+        size = None if options.clip_size is None else ClipSize.parse(options.clip_size)
         if _is_first_process():
-            sys.stdout.write(describe_plan(config, world_size) + "\n")
+            sys.stdout.write(describe_plan(config, world_size, size) + "\n")
+            if options.gpu is not None:
+                sys.stdout.write(describe_time(config, world_size, options.gpu, size) + "\n")
         return
     configure_logging()
     from fantasytalking.training.model_setup import check_initial_weights_exist

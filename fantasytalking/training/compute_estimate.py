@@ -18,7 +18,14 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.models.presets import load_model_config, model_presets
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.training.config import TrainConfig
-from fantasytalking.training.memory_estimate import ClipSize, build_meta_model, estimate_memory, meta_inputs
+from fantasytalking.training.gpus import find_gpu
+from fantasytalking.training.memory_estimate import (
+    ClipSize,
+    build_meta_model,
+    estimate_memory,
+    largest_clip_size,
+    meta_inputs,
+)
 
 GUIDED_STEP_BRANCHES = 3
 """Forward passes per guided step."""
@@ -63,8 +70,10 @@ class ComputeEstimateConfig:
     """Sides of square clips in pixels, rounded down to whole tokens of each preset."""
     num_frames: int = 81
     num_gpus: Sequence[int] = (1, 8, 64)
-    flops_per_second: float = 400e12
-    """Operations per second and GPU."""
+    gpu: str = "A100"
+    """Name in `GPUS`, for the time; the paper's by default."""
+    flops_per_second: float | None = None
+    """Operations per second and GPU; None: what `gpu` attains."""
 
     def validate(self) -> None:
         """Validates resolutions, numbers of GPUs and rate.
@@ -88,7 +97,9 @@ class ComputeEstimateConfig:
                     field="num_gpus",
                     value=count,
                 )
-        if not 0 < self.flops_per_second <= 1e18:
+        if self.flops_per_second is None:
+            find_gpu(self.gpu)
+        elif not 0 < self.flops_per_second <= 1e18:
             raise InputError(
                 f"flops_per_second is {self.flops_per_second:g}; it must be above 0 and at most 1e18",
                 code=ErrorCode.out_of_range,
@@ -96,13 +107,22 @@ class ComputeEstimateConfig:
                 value=self.flops_per_second,
             )
 
+    @property
+    def rate(self) -> tuple[float, str]:
+        """Operations per second and GPU, and what is known of them."""
+        if self.flops_per_second is not None:
+            return self.flops_per_second, "assumed"
+        gpu = find_gpu(self.gpu)
+        return gpu.flops_per_second, f"of an {self.gpu}: {gpu.source}"
+
 
 def compute_estimate_table(config: ComputeEstimateConfig) -> str:
     """Returns a Markdown table with a row per preset, resolution and trained set: one clip per GPU, sharded weights."""
+    rate, source = config.rate
     memory = " | ".join(f"GiB per GPU of {count}" for count in config.num_gpus)
     lines = [
         f"{config.num_frames} frames, one clip per GPU, bf16, gradient checkpointing; "
-        f"{config.flops_per_second / 1e12:g} TFLOP/s per GPU assumed",
+        f"{rate / 1e12:g} TFLOP/s per GPU ({source})",
         "",
         f"| model | pixels | what trains | parameters | {memory} | s per training step | s per guided step |",
         "|" + "---|" * (6 + len(config.num_gpus)),
@@ -145,7 +165,30 @@ def estimate_flops(config: TrainConfig, size: ClipSize, models: ShallowModels | 
     )
 
 
+def describe_time(config: TrainConfig, world_size: int, gpu: str, clip_size: ClipSize | None = None) -> str:
+    """Returns the time of a run's steps on GPUs of one kind, as a line of text.
+
+    Args:
+        world_size: number of processes, each with a GPU.
+        gpu: name in `GPUS`.
+        clip_size: as in `memory_estimate.describe_plan`.
+
+    Raises:
+        InputError: the GPU is not known.
+    """
+    found = find_gpu(gpu)
+    per_clip = estimate_flops(config, clip_size or largest_clip_size(config)).training_step
+    seconds = per_clip * config.gradient_accumulation_steps / found.flops_per_second
+    hours = seconds * config.stage.steps / 3600
+    return (
+        f"time on {world_size} {gpu} at {found.flops_per_second / 1e12:g} TFLOP/s each ({found.source}): "
+        f"{seconds:.2f} s per step of the largest clip, {hours:,.1f} h for {config.stage.steps:,} steps; without "
+        "communication, data loading and validation"
+    )
+
+
 def _rows(estimate: ComputeEstimateConfig) -> Iterator[str]:
+    rate, _ = estimate.rate
     for preset in estimate.presets:
         path = preset_path(preset, "stage2")
         configs = {name: load_config(TrainConfig, path, overrides) for name, overrides in TRAINABLE_SETS.items()}
@@ -158,8 +201,8 @@ def _rows(estimate: ComputeEstimateConfig) -> Iterator[str]:
                 need = estimate_memory(config, size, models[name])
                 gib = " | ".join(f"{need.sharded(count) / 2**30:.1f}" for count in estimate.num_gpus)
                 operations = estimate_flops(config, size, shallow[name])
-                training = operations.training_step / estimate.flops_per_second
-                guided = GUIDED_STEP_BRANCHES * operations.forward / estimate.flops_per_second
+                training = operations.training_step / rate
+                guided = GUIDED_STEP_BRANCHES * operations.forward / rate
                 row = (
                     preset,
                     str(pixels),

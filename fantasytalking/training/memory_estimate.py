@@ -5,7 +5,9 @@ running one and two blocks on the meta device. Workspaces of kernels and of comm
 """
 
 import math
+import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from fantasytalking.checkpoints.adapter import ensure_condition
 from fantasytalking.checkpoints.expression_adapter import ensure_expression_modules
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
 from fantasytalking.common.config import config_to_yaml
+from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.condition_registry import registered_condition
 from fantasytalking.conditions import Conditions, ExpressionCondition, RegisteredValue
 from fantasytalking.data.collate import AudioAlignment
@@ -52,12 +55,31 @@ class ClipSize(NamedTuple):
     fps: float
     people: int = 1
 
+    @classmethod
+    def parse(cls, text: str) -> "ClipSize":
+        """Parses WIDTHxHEIGHTxFRAMES, as in 512x512x81, at the rate of the paper's clips.
+
+        Raises:
+            InputError: it is something else.
+        """
+        match = re.fullmatch(r"(\d{2,4})x(\d{2,4})x(\d{1,4})", text)
+        if match is None:
+            raise InputError(
+                f"--clip-size is '{text}'; give WIDTHxHEIGHTxFRAMES, as in 512x512x81",
+                code=ErrorCode.invalid_type,
+                field="--clip-size",
+                value=text,
+            )
+        width, height, frames = map(int, match.groups())
+        return cls(width, height, frames, PAPER_FPS)
+
     def tokens(self, geometry: LatentGeometry) -> int:
         """Returns the number of video tokens per clip."""
         return math.prod(geometry.token_grid(self.frames, self.height, self.width))
 
 
-PAPER_CLIP_SIZE = ClipSize(512, 512, 81, 23.0)
+PAPER_FPS = 23.0
+PAPER_CLIP_SIZE = ClipSize(512, 512, 81, PAPER_FPS)
 """Assumed while there is no corpus."""
 
 
@@ -71,22 +93,31 @@ class MemoryEstimate(NamedTuple):
     optimizer: int
     ema: int
     activations: int
+    gathered: int
+    """Whole weights of two blocks: what FSDP and ZeRO-3 gather of the block that runs and of the next."""
 
     @property
     def total(self) -> int:
-        """Sum of all parts."""
-        return sum(self)
+        """Memory of a single process: all parts but `gathered`."""
+        return sum(self) - self.gathered
+
+    @property
+    def data_parallel(self) -> int:
+        """Memory of a process under DDP, whose buckets are a second copy of the gradients."""
+        return self.total + self.gradients
 
     def sharded(self, world_size: int) -> int:
-        """Returns the bytes per process under FSDP or ZeRO-3, which divide everything but the activations."""
-        return (self.total - self.activations) // world_size + self.activations
+        """Returns the bytes per process under FSDP or ZeRO-3, which divide everything but activations and gathered
+        blocks."""
+        return (self.total - self.activations) // world_size + self.activations + self.gathered
 
 
-def describe_plan(config: TrainConfig, world_size: int = 1) -> str:
+def describe_plan(config: TrainConfig, world_size: int = 1, clip_size: ClipSize | None = None) -> str:
     """Returns the resolved configuration, the parameter table, the clip sizes and the memory estimate as text.
 
     Args:
         world_size: number of processes, which determines the global batch.
+        clip_size: size of the largest clips; None: that of the corpus, or the paper's while there is none.
 
     Raises:
         InputError: a manifest exists but is damaged, or a trainable pattern matches nothing.
@@ -94,13 +125,14 @@ def describe_plan(config: TrainConfig, world_size: int = 1) -> str:
     model = build_meta_model(config)
     sizes = _count_clip_sizes(config)
     geometry = load_model_config(config.model).geometry
-    largest = max(sizes or {PAPER_CLIP_SIZE: 0}, key=lambda size: size.tokens(geometry))
+    largest = clip_size or largest_clip_size(config, sizes)
     memory = estimate_memory(config, largest, model)
     lines = [config_to_yaml(config).rstrip(), "", trainable_table(model), ""]
     per_process = config.batch_size * config.gradient_accumulation_steps
     lines += [_bucket_line(size, clips, per_process * world_size) for size, clips in sorted(sizes.items())]
     if not sizes:
-        lines.append(f"no corpus yet at {', '.join(config.data.manifests)}; assuming the paper's clips:")
+        assumed = "the paper's clips" if clip_size is None else "clips of the given size"
+        lines.append(f"no corpus yet at {', '.join(config.data.manifests)}; assuming {assumed}:")
     lines.append(
         f"largest clip: {largest.width}x{largest.height}, {largest.frames} frames = {largest.tokens(geometry):,} tokens"
     )
@@ -108,17 +140,28 @@ def describe_plan(config: TrainConfig, world_size: int = 1) -> str:
     if sizes:
         epochs = config.stage.steps * per_process * world_size / sum(sizes.values())
         lines.append(f"{epochs:.1f} epochs")
-    gib = {name: f"{value / 2**30:.2f}" for name, value in memory._asdict().items()}
+    gib = {name: f"{value / 2**30:.2f}" for name, value in memory._asdict().items() if name != "gathered"}
     loading = (memory.frozen + memory.trainable) / 2**30
     lines += [
         "",
         "estimated memory per process, GiB: " + ", ".join(f"{name} {value}" for name, value in gib.items()),
-        f"one process or DDP: {memory.total / 2**30:.2f} GiB; "
+        f"one process: {memory.total / 2**30:.2f} GiB; DDP: {memory.data_parallel / 2**30:.2f} GiB; "
         f"FSDP or ZeRO-3 on {ESTIMATED_SHARDS}: {memory.sharded(ESTIMATED_SHARDS) / 2**30:.2f} GiB each",
         f"CPU memory while loading: first process {loading:.2f} GiB, every other process (receives the base) "
         f"{_bytes_before_broadcast(model) / 2**30:.2f} GiB",
     ]
     return "\n".join(lines)
+
+
+def largest_clip_size(config: TrainConfig, sizes: Iterable[ClipSize] | None = None) -> ClipSize:
+    """Returns the size of the clips with most tokens; the paper's where there is no corpus yet.
+
+    Args:
+        sizes: those of the corpus; None: they are read from the manifests.
+    """
+    geometry = load_model_config(config.model).geometry
+    sizes = _count_clip_sizes(config) if sizes is None else sizes
+    return max(sizes, key=lambda size: size.tokens(geometry), default=PAPER_CLIP_SIZE)
 
 
 def _bytes_before_broadcast(model: FantasyTalkingTransformer3DModel) -> int:
@@ -141,6 +184,7 @@ def estimate_memory(config: TrainConfig, size: ClipSize, model: FantasyTalkingTr
         optimizer=trained * OPTIMIZER_BYTES[config.optimizer.type],
         ema=trained * 4 if config.optimizer.ema_decay else 0,
         activations=activation_bytes(config, size),
+        gathered=2 * sum(value.numel() for value in model.blocks[0].parameters()) * _compute_bytes(config),
     )
 
 
@@ -162,8 +206,13 @@ def activation_bytes(config: TrainConfig, size: ClipSize) -> int:
     if config.activation_offload:  # the inputs of the blocks are in main memory
         return rest + per_block
     # What is kept of a block is its input, which has autocast's type.
-    number_bytes = 2 if config.mixed_precision is MixedPrecision.bf16 else 4
-    return rest + per_block + layers * config.batch_size * size.tokens(preset.geometry) * width * number_bytes
+    inputs = config.batch_size * size.tokens(preset.geometry) * width * _compute_bytes(config)
+    return rest + per_block + layers * inputs
+
+
+def _compute_bytes(config: TrainConfig) -> int:
+    """Bytes of a number of autocast's type."""
+    return 2 if config.mixed_precision is MixedPrecision.bf16 else 4
 
 
 def build_meta_model(config: TrainConfig, num_layers: int | None = None) -> FantasyTalkingTransformer3DModel:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.collate import PortraitCollator, TrainingBatch
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.models.presets import build_meta_transformer, load_model_config
@@ -21,6 +22,7 @@ from fantasytalking.training.memory_estimate import (
     estimate_memory,
 )
 from fantasytalking.training.parameter_groups import set_trainable
+from tests.helpers.errors import raises_input_error
 from tests.training.conftest import Configure
 from tests.training.tiny_corpus import make_corpus
 
@@ -96,7 +98,10 @@ def test_weights_are_counted():
     assert memory.frozen == 2 * 16_394_878_784
     assert memory.trainable == memory.gradients == memory.ema == 4 * 1_752_516_608
     assert memory.optimizer == 8 * 1_752_516_608
-    shared = memory.sharded(8) - memory.activations
+    block = (16_394_878_784 + 1_752_516_608) / 40  # nearly all weights are in the 40 blocks
+    assert memory.gathered == pytest.approx(2 * 2 * block, rel=0.1)
+    assert memory.data_parallel == memory.total + memory.gradients
+    shared = memory.sharded(8) - memory.activations - memory.gathered
     assert shared == (2 * 16_394_878_784 + 5 * 4 * 1_752_516_608) // 8
     whole = load_config(TrainConfig, CONFIGS_FOLDER / "wan14b" / "stage2.yaml", ["stage.trainable=['*']"])
     everything = estimate_memory(whole, PAPER_CLIP_SIZE, build_meta_model(whole))
@@ -118,3 +123,15 @@ def test_the_plan_counts_lora_and_needs_no_corpus(configure: Configure, tmp_path
     assert "no corpus yet" in text
     # 8 blocks, 8 layers of 256 to 256, two matrices of rank 8
     assert f"{8 * 8 * 2 * 8 * 256:,}" in text
+
+
+def test_a_card_of_24_gb_trains_14b_on_small_clips():
+    """int8 base, low-rank modules, 8-bit moments, activations in main memory: below 22 GiB, and 2 for the kernels."""
+    config = load_config(TrainConfig, CONFIGS_FOLDER / "wan14b" / "lora_24gb.yaml")
+    size = ClipSize.parse("256x256x81")
+    memory = estimate_memory(config, size, build_meta_model(config))
+    assert 20 * 2**30 < memory.total < 22 * 2**30
+    larger = load_config(TrainConfig, CONFIGS_FOLDER / "wan14b" / "lora_48gb.yaml")
+    assert 38 * 2**30 < estimate_memory(larger, PAPER_CLIP_SIZE, build_meta_model(larger)).total < 44 * 2**30
+    with raises_input_error(ErrorCode.invalid_type, "--clip-size", "512"):
+        ClipSize.parse("512")
