@@ -7,7 +7,7 @@ so that neither interruptions nor the number of processes change the result.
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -77,6 +77,10 @@ class TaskStage(Generic[TaskT]):
             atomic_write_text(self.result_path(task), json.dumps(result, ensure_ascii=False, allow_nan=False))
         process_state.wait_for_everyone()
 
+    def is_done(self, tasks: Iterable[TaskT]) -> bool:
+        """Whether every task has a result that can be read and still holds."""
+        return all(map(self._is_done, tasks))
+
     def _is_done(self, task: TaskT) -> bool:
         """Whether a task has a result that can be read and still holds; others are replaced."""
         if not self.result_path(task).is_file():
@@ -105,6 +109,12 @@ class TaskStage(Generic[TaskT]):
             ) from error
 
 
+def begun_fingerprint(folder: Path) -> str | None:
+    """Returns the hash of the settings with which a run began in `folder`; None if none did."""
+    mark = _settings_mark(folder)
+    return str(read_json(mark).get("fingerprint")) if mark.is_file() else None
+
+
 def check_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, str] | None = None) -> dict[str, str]:
     """Validates that `folder` is new, or belongs to a run with these settings and encoders; writes nothing.
 
@@ -119,9 +129,9 @@ def check_output_folder(folder: Path, fingerprint: str, encoders: Mapping[str, s
     Raises:
         InputError: the folder holds other files, or belongs to a run with other settings or encoders.
     """
-    mark = _settings_mark(folder)
-    if mark.is_file():
-        if read_json(mark) != {"fingerprint": fingerprint}:
+    begun_with = begun_fingerprint(folder)
+    if begun_with is not None:
+        if begun_with != fingerprint:
             raise InputError(
                 f"output '{folder}' was started with other settings; choose another folder, delete this one, or use "
                 "the settings in its data.yaml",

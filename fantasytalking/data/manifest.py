@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -59,6 +59,8 @@ class RejectionReason(StrEnum):
     """The face of one of several people barely moves, as in a photograph."""
     FACE_CUT_OFF = "face_cut_off"
     """The face leaves the cropped frame."""
+    NOT_PREPARED = "not_prepared"
+    """Changed limits keep the clip, but its features have not been computed."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,14 @@ class ClipRecord:
     """Median center of the area that the faces cover, from the left, relative to the prepared frame's width."""
     face_y: float | None = None
     """Median center of that area from the top, relative to the prepared frame's height."""
+    face_pixels: float | None = None
+    """Median height of the smallest face in pixels of the prepared frames."""
+    complete_fraction: float | None = None
+    """Fraction of the frames with the face in which all of it is within the frame, [0, 1]."""
+    together_fraction: float | None = None
+    """Fraction of the frames that show all people, [0, 1]."""
+    upscale: float | None = None
+    """Factor by which the source frames were enlarged; below 1 they were reduced."""
 
     @property
     def face_placement(self) -> FacePlacement | None:
@@ -173,6 +183,9 @@ class Rejection:
     reason: RejectionReason
     detail: str
     """The measured value and the limit, as text."""
+    measured: dict[str, float] = field(default_factory=dict)
+    """What was measured before the clip was rejected, by the names of `ClipRecord`, and the number of people. Lines of
+    earlier releases, of whole videos and of scenes lack it."""
 
 
 class ClipRejected(Exception):  # noqa: N818  (not an error: the clip is left out)
@@ -181,15 +194,19 @@ class ClipRejected(Exception):  # noqa: N818  (not an error: the clip is left ou
     Args:
         reason: the reason that rejected.jsonl records.
         detail: the measured value and the limit, as in `Rejection.detail`.
+
+    Attributes:
+        measured: what was measured before, as in `Rejection.measured`.
     """
 
     def __init__(self, reason: RejectionReason, detail: str) -> None:
         super().__init__(detail)
         self.reason, self.detail = reason, detail
+        self.measured: Mapping[str, float] = {}
 
 
 RecordT = TypeVar("RecordT", ClipRecord, Rejection)
-_DEFAULTS = {field.name: field.default for field in fields(ClipRecord) if field.default is not MISSING}
+_DEFAULTS = {item.name: item.default for item in fields(ClipRecord) if item.default is not MISSING} | {"measured": {}}
 
 
 def write_records(path: Path, records: Iterable[ClipRecord | Rejection]) -> None:
@@ -260,8 +277,8 @@ def parse_record(values: Any, record_type: type[RecordT]) -> RecordT:
             code=ErrorCode.invalid_type,
             value=type(values).__name__,
         )
-    known = {field.name: field.type for field in fields(record_type)}
-    absent = {field.name for field in fields(record_type) if field.default is not MISSING} - values.keys()
+    known = {item.name: item.type for item in fields(record_type)}
+    absent = {name for name in known if name in _DEFAULTS} - values.keys()
     wrong = sorted((known.keys() ^ values.keys()) - absent)
     if wrong:
         missing = wrong[0] in known
@@ -276,6 +293,15 @@ def parse_record(values: Any, record_type: type[RecordT]) -> RecordT:
 def _check_type(name: str, value: Any, expected_type: Any) -> Any:
     if expected_type is RejectionReason:
         return RejectionReason(value)
+    if expected_type == dict[str, float]:
+        if not isinstance(value, dict):
+            raise InputError(
+                f"{name} is {value!r}; it must be a JSON object",
+                code=ErrorCode.invalid_type,
+                field=name,
+                value=value,
+            )
+        return {key: _check_type(f"{name}.{key}", number, float) for key, number in value.items()}
     if expected_type == float | None:
         if value is None:
             return None

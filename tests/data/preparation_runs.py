@@ -31,12 +31,17 @@ def small_config(components: Path, **settings: object) -> PreparationConfig:
     return config
 
 
-def run_in_process(videos: Path, output: Path, config: PreparationConfig) -> tuple[list[ClipRecord], list[Rejection]]:
+def run_in_process(
+    videos: Path, output: Path, config: PreparationConfig, *, check: bool = False
+) -> tuple[list[ClipRecord], list[Rejection]]:
+    """Prepares; with `check`, after the checks of the output folder that the command makes."""
     import torch
 
     torch.set_num_threads(config.num_threads)
-    encoders = FeatureEncoders.load(config, torch.device("cpu"))
-    return CorpusPreparation(videos, output, config).run(SingleProcess(), encoders)
+    preparation = CorpusPreparation(videos, output, config)
+    if check:
+        preparation.check_output()
+    return preparation.run(SingleProcess(), FeatureEncoders.load(config, torch.device("cpu")))
 
 
 def _run(videos: Path, output: Path, config: PreparationConfig, environment: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Prepares one clip: reads its audio and frames, tracks and checks the faces, and frames it for its bucket."""
+"""Prepares one clip: reads its audio and frames, tracks and measures the faces, and frames it for its bucket."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,11 @@ from fantasytalking.common.limits import MAX_CAPTION_BYTES
 from fantasytalking.common.text_files import read_text_file
 from fantasytalking.condition_registry import registered_condition
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
-from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
-from fantasytalking.data.prepare.clip_measures import measure_kept_clip
+from fantasytalking.data.prepare.clip_audio import clip_loudness_db, read_clip_audio, read_speaker_audio
+from fantasytalking.data.prepare.clip_measures import ClipMeasures, measure_people, measure_visibility
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.crop import crop_frame
-from fantasytalking.data.prepare.people import (
-    check_face_placement,
-    check_people_quality,
-    select_people,
-    tracks_center,
-    transform_track,
-)
+from fantasytalking.data.prepare.people import select_people, tracks_center, transform_track
 from fantasytalking.data.prepare.plan import SceneClip
 from fantasytalking.media.framing import Framing
 from fantasytalking.perception.body_pose import track_body
@@ -60,7 +54,7 @@ class PreparedClip:
     speaker_waveforms: tuple[NDArray[np.float32], ...] | None
     """Speech of each person, as long as `waveform`; None if only the mixed audio is known."""
     measures: dict[str, float]
-    """Measured fields of the clip's line in the manifest; see `measure_kept_clip`."""
+    """What was measured, by the names of `ClipRecord`; see `ClipMeasures.values`."""
     conditions: dict[str, Tensor]
     """Values of registered conditions, by name."""
 
@@ -72,28 +66,37 @@ class PreparedClip:
 
 
 def prepare_clip(clip: SceneClip, config: PreparationConfig) -> PreparedClip:
-    """Reads, checks and frames a clip.
+    """Reads, measures and frames a clip.
 
     Raises:
-        ClipRejected: the clip cannot be used; states the reason.
+        ClipRejected: the clip cannot be used, or a measured value is beyond its limit; states the reason.
     """
+    measures = ClipMeasures(config)
+    try:
+        return _prepare(clip, config, measures)
+    except ClipRejected as rejected:
+        rejected.measured = measures.values
+        raise
+
+
+def _prepare(clip: SceneClip, config: PreparationConfig, measures: ClipMeasures) -> PreparedClip:
     samples = read_clip_audio(clip, config)
+    measures.add({"loudness_db": clip_loudness_db(samples)})
     caption = read_caption(clip, config.prompt)
     conditions = read_conditions(clip, config.conditions)
-    reader = _FrameReader(clip, config)
+    reader = _FrameReader(clip, config, measures)
     try:
         found = track_faces(reader, max_people=max(MIN_TRACKED_PEOPLE, config.max_people + 1))
     except InputError as error:
         raise ClipRejected(RejectionReason.DAMAGED, str(error)) from error
     frames, framing = reader.stacked_frames()
     people = select_people(found, samples, config)
+    measures.add(measure_visibility(people))
     speakers = None if config.max_people == 1 else read_speaker_audio(clip, len(people), config)
     offset = framing.offset(tracks_center(people))
     tracks = tuple(transform_track(track, framing, offset) for track in people)
-    for track in tracks:
-        check_face_placement(track, config)
     prepared = framing.crop_or_pad(frames, offset)
-    check_people_quality(prepared, tracks, framing.scale, config)
+    measures.add(measure_people(prepared, tracks, samples, framing.scale))
     expression, body = _measure_motion(prepared, tracks)
     mask = np.logical_or.reduce([lip_mask(track.landmarks, *prepared.shape[1:3]) for track in tracks])
     return PreparedClip(
@@ -106,7 +109,7 @@ def prepare_clip(clip: SceneClip, config: PreparationConfig) -> PreparedClip:
         expression,
         body,
         None if speakers is None else tuple(speakers),
-        measure_kept_clip(prepared, tracks, samples, framing.scale),
+        measures.values,
         conditions,
     )
 
@@ -178,8 +181,8 @@ class _FrameReader:
     Only one source frame, which may be large, is in memory at a time.
     """
 
-    def __init__(self, clip: SceneClip, config: PreparationConfig) -> None:
-        self.clip, self.config = clip, config
+    def __init__(self, clip: SceneClip, config: PreparationConfig, measures: ClipMeasures) -> None:
+        self.clip, self.config, self.measures = clip, config, measures
         self.framing: Framing | None = None
         self.resized_frames: list[NDArray[np.uint8]] = []
 
@@ -206,11 +209,7 @@ class _FrameReader:
     def _choose_framing(self, frame: NDArray[np.uint8]) -> Framing:
         height, width = frame.shape[:2]
         framing = Framing.for_nearest_bucket(width, height, self.config.parsed_buckets(), self.config.resize_mode)
-        if framing.scale > self.config.max_upscale:
-            limit = f"the limit is {self.config.max_upscale:g}"
-            raise ClipRejected(
-                RejectionReason.LOW_RESOLUTION, f"{width}x{height} would be upscaled {framing.scale:.2f} times; {limit}"
-            )
+        self.measures.add({"upscale": framing.scale})
         return framing
 
     def stacked_frames(self) -> tuple[NDArray[np.uint8], Framing]:

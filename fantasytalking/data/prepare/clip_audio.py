@@ -23,13 +23,9 @@ def read_clip_audio(clip: SceneClip, config: PreparationConfig) -> NDArray[np.fl
     """Reads the audio of the clip at 16 kHz, exactly as long as its frames.
 
     Raises:
-        ClipRejected: there is no audio, it ends more than a frame early, or it is too quiet.
+        ClipRejected: there is no audio, or it ends more than a frame early.
     """
-    samples = _read_segment(clip.file.path, clip, config)
-    level = clip_loudness_db(samples)
-    if level < config.min_loudness_db:
-        raise ClipRejected(RejectionReason.SILENT, f"{level:.1f} dB; at least {config.min_loudness_db:g} dB are needed")
-    return samples
+    return _read_segment(clip.file.path, clip, config)
 
 
 def read_speaker_audio(clip: SceneClip, people: int, config: PreparationConfig) -> list[NDArray[np.float32]] | None:

@@ -1,25 +1,67 @@
-"""Measures a clip that is kept, so that limits can be chosen from a manifest without preparing again."""
+"""Measures a clip, so that its limits can be chosen from the manifest and changed without preparing again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
-from fantasytalking.data.prepare.clip_audio import clip_loudness_db
+from fantasytalking.data.manifest import ClipRejected
+from fantasytalking.data.prepare.clip_limits import PEOPLE_KEY, ClipLimits, first_failure
 from fantasytalking.face_range import FacePlacement
 from fantasytalking.perception.active_speaker import detect_active_speaker
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.head_pose import head_pose
 from fantasytalking.perception.multi_person_filter import LANDMARK_JITTER, MultiPersonFilterConfig, assess_people
 
+MEASURE_DIGITS = 6
 _YAW_PERCENTILE = 95
 
 
-def measure_kept_clip(
+class ClipMeasures:
+    """What has been measured of one clip so far.
+
+    Args:
+        limits: the limits that reject a clip.
+    """
+
+    def __init__(self, limits: ClipLimits) -> None:
+        self._limits = limits
+        self.values: dict[str, float] = {}
+        """Values by their names in the manifest, and the number of people; what cannot be measured is absent."""
+
+    def add(self, found: Mapping[str, float]) -> None:
+        """Adds values, rounded, without those that are not finite.
+
+        Raises:
+            ClipRejected: a value is beyond its limit.
+        """
+        self.values |= {
+            name: value if isinstance(value, int) else round(value, MEASURE_DIGITS)
+            for name, value in found.items()
+            if np.isfinite(value)
+        }
+        failure = first_failure(self.values, self._limits)
+        if failure is not None:
+            raise ClipRejected(*failure)
+
+
+def measure_visibility(tracks: Sequence[FaceTrack]) -> dict[str, float]:
+    """Returns how many people there are, how often they are visible, and the scores of the face detector.
+
+    Of several people it is the least favorable value.
+    """
+    return {
+        PEOPLE_KEY: len(tracks),
+        "visible_fraction": min(float(track.known.mean()) for track in tracks),
+        "face_confidence": min(float(track.confidence[track.present].mean()) for track in tracks),
+    }
+
+
+def measure_people(
     frames: NDArray[np.uint8], tracks: Sequence[FaceTrack], waveform: NDArray[np.float32], scale: float
 ) -> dict[str, float]:
-    """Returns the measured fields of `ClipRecord`, by name; of several people, the least favorable value.
+    """Returns the measured fields of `ClipRecord` that concern faces, by name; of several people, the least favorable.
 
     Args:
         frames: (T, H, W, 3) uint8, the prepared frames.
@@ -30,19 +72,28 @@ def measure_kept_clip(
     limits = MultiPersonFilterConfig(landmark_jitter=LANDMARK_JITTER * scale)
     qualities = assess_people(frames, tracks, limits).qualities
     speech = detect_active_speaker(list(tracks), waveform, sample_rate=AUDIO_SAMPLE_RATE)
-    measured = {
-        "face_confidence": min(float(track.confidence[track.present].mean()) for track in tracks),
-        "visible_fraction": min(person.visible_fraction for person in qualities),
+    placement = _face_placement(tracks)
+    return {
+        "complete_fraction": min(_complete_fraction(track) for track in tracks),
+        "together_fraction": float(np.all([track.known for track in tracks], axis=0).mean()),
+        "face_height": placement.height,
+        "face_x": placement.x,
+        "face_y": placement.y,
+        "face_pixels": min(person.face_height for person in qualities) * frames.shape[1],
         "face_blur": max(person.blur for person in qualities),
         "face_movement": min(person.movement for person in qualities),
         "face_yaw": max(_yaw_degrees(track) for track in tracks),
         "mouth_speed": max(speech.mouth_speeds),
         "mouth_audio_correlation": max(speech.sync_correlations),
-        "loudness_db": clip_loudness_db(waveform),
     }
-    placement = _face_placement(tracks)
-    measured |= {"face_height": placement.height, "face_x": placement.x, "face_y": placement.y}
-    return {name: round(value, 6) for name, value in measured.items()}
+
+
+def _complete_fraction(track: FaceTrack) -> float:
+    """The fraction of the known frames in which the face's center and chin are within the frame."""
+    boxes = track.boxes[track.known]
+    middle_x, middle_y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    inside = (middle_x > 0) & (middle_x < track.width) & (middle_y > 0) & (boxes[:, 3] <= track.height * 1.02)
+    return float(inside.mean())
 
 
 def _face_placement(tracks: Sequence[FaceTrack]) -> FacePlacement:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -12,6 +13,7 @@ from fantasytalking.common.dtype import Dtype
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.features import FEATURE_FORMAT
 from fantasytalking.data.manifest import MAX_PEOPLE_PER_CLIP
+from fantasytalking.data.prepare.clip_limits import LIMIT_RANGES, ClipLimits
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 
@@ -19,8 +21,8 @@ MIN_CLIP_SECONDS = 0.5
 
 
 @dataclass
-class PreparationConfig:
-    """Configuration of `prepare_data`. The last four groups do not change the features."""
+class PreparationConfig(ClipLimits):
+    """Configuration of `prepare_data`. The last two groups and the limits do not change the features."""
 
     base: str = MISSING
     """Diffusers folder or hub id with vae, text_encoder, tokenizer and, for CLIP tokens, image_encoder and
@@ -37,15 +39,6 @@ class PreparationConfig:
     """Names of registered conditions whose values lie beside the videos (VIDEO.NAME.npy beside VIDEO.mp4)."""
     max_people: int = 1
     """Maximum number of people per clip, all of whom are encoded; 1 encodes the active speaker."""
-    filter_people: bool = False
-    """Reject clips of several people if one of them is blurred or static. Clips of one person are not filtered."""
-    max_face_blur: float = 0.62
-    """Maximum blur of a face in the prepared frames, [0.01, 1]; only with `filter_people`."""
-    min_face_movement: float = 0.0001
-    """Minimum variance of brows, lids and lips above the landmark jitter, in squared interocular distances; only with
-    `filter_people`."""
-    min_face_pixels: int = 32
-    """Minimum height of a face in pixels of the prepared frames; only with `filter_people`."""
 
     fps: float = 25.0
     """Frames per second of the clips; videos of other rates are resampled to the nearest frames, which their own rate
@@ -67,17 +60,6 @@ class PreparationConfig:
     """Difference of the color histograms of adjacent frames above which a scene is cut, [0, 1]."""
     min_fps_ratio: float = 0.9
     """Minimum frame rate of a video as a fraction of `fps`."""
-    max_upscale: float = 2.0
-    """Maximum factor by which frames are enlarged."""
-    min_loudness_db: float = -50.0
-    """Level in dB of full scale that the loudest twentieth of the audio must reach."""
-    min_face_confidence: float = 0.85
-    """Minimum mean score of the face detector. The paper uses 0.9 with a detector that it does not name; MediaPipe's,
-    which is used here, scores good frontal faces 0.89 to 0.94."""
-    min_visible_fraction: float = 0.95
-    """Minimum fraction of the frames that show the face."""
-    min_face_size: float = 0.1
-    """Minimum height of the face as a fraction of the height of the prepared frames."""
 
     motion_normalizer: str | None = None
     """motion_normaliser.json of another corpus; None fits a normalizer on this corpus."""
@@ -103,20 +85,12 @@ class PreparationConfig:
             "frames": (5, 1201),
             "clip_stride": (1, 100_000),
             "max_people": (1, MAX_PEOPLE_PER_CLIP),
-            "max_face_blur": (0.01, 1),
-            "min_face_movement": (0, 0.99),
-            "min_face_pixels": (8, 4096),
             "scene_cut_threshold": (0, 1),
             "min_fps_ratio": (0, 1),
-            "max_upscale": (0.1, 100),
-            "min_loudness_db": (-200, 0),
-            "min_face_confidence": (0, 1),
-            "min_visible_fraction": (0, 1),
-            "min_face_size": (0, 1),
             "num_threads": (1, 1024),
             "contact_sheet_clips": (0, 200),
         }
-        for name, (low, high) in limits.items():
+        for name, (low, high) in (limits | LIMIT_RANGES).items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InputError(
@@ -213,12 +187,23 @@ class PreparationConfig:
             )
         return [ResolutionBucket(int(match[1]), int(match[2])) for match in found if match]
 
+    def limits(self) -> dict[str, Any]:
+        """Returns the limits by name."""
+        return {name: getattr(self, name) for name in LIMIT_NAMES}
+
     def fingerprint(self) -> str:
-        """Returns the hash of all settings that change the features of a clip.
+        """Returns the hash of all settings that change the features of a clip or the times of clips.
 
         It is computed from the keys of earlier releases, so that a corpus that they began can be resumed.
         """
-        deciding = restore_old_keys(PreparationConfig, asdict(self)) | {
+        return self._hash(asdict(self) | asdict(ClipLimits()))
+
+    def fingerprint_with_limits(self) -> str:
+        """Returns the hash as earlier releases computed it, for which limits changed the features."""
+        return self._hash(asdict(self))
+
+    def _hash(self, settings: dict[str, Any]) -> str:
+        deciding = restore_old_keys(PreparationConfig, settings) | {
             "format": FEATURE_FORMAT,
             "fit": self.resize_mode.value,
             "precision": self.dtype.value,
@@ -234,7 +219,11 @@ class PreparationConfig:
             deciding.pop("conditions")
         if self.max_people == 1:
             deciding.pop("people")
-        if self.max_people == 1 or not self.filter_people:
+        if self.max_people == 1 or not deciding["judge_people"]:
             for name in ("judge_people", "max_face_blur", "min_face_movement", "min_face_pixels"):
                 deciding.pop(name)
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+LIMIT_NAMES = tuple(item.name for item in fields(ClipLimits))
+"""Settings that `fantasytalking prepare --refilter` can change."""

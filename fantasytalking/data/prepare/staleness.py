@@ -32,9 +32,9 @@ def companions_mark(clip: SceneClip, conditions: Sequence[str]) -> str:
 
 
 def result_holds(
-    clip: SceneClip, result: dict[str, Any], result_path: Path, features: Path, conditions: Sequence[str]
+    clip: SceneClip, result: dict[str, Any], result_path: Path, features: Path, conditions: Sequence[str], kept: bool
 ) -> bool:
-    """Whether a clip need not be prepared again.
+    """Whether a clip need not be prepared again: it is kept and its features are intact, or it is not kept.
 
     A feature file of the recorded size that is not newer than its result is taken for intact; the content of others is
     compared. Results of earlier releases recorded neither size nor content: what is not newer than they are holds.
@@ -45,7 +45,7 @@ def result_holds(
             return False
     elif any(path.stat().st_mtime_ns > written for path in _companions(clip, conditions)):
         return False
-    return "reason" in result or _is_intact(features, result.get(FEATURE_FILE_KEY), written)
+    return not kept or _is_intact(features, result.get(FEATURE_FILE_KEY), written)
 
 
 def _is_intact(path: Path, mark: dict[str, Any] | None, written: int) -> bool:

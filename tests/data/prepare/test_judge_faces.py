@@ -1,6 +1,5 @@
 """Clips of several people are accepted only if every face is sharp and moves; clips of one person are not filtered."""
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.manifest import ClipRecord, ClipRejected, Rejection, RejectionReason, read_rejections
 from fantasytalking.data.prepare.clip import PreparedClip, prepare_clip
+from fantasytalking.data.prepare.clip_limits import ClipLimits
+from fantasytalking.data.prepare.clip_measures import ClipMeasures, measure_people, measure_visibility
 from fantasytalking.data.prepare.config import PreparationConfig
-from fantasytalking.data.prepare.people import check_people_quality
 from fantasytalking.data.prepare.plan import SceneClip, VideoFile
 from fantasytalking.media import write_video
 from fantasytalking.models.presets import model_presets
@@ -31,6 +31,13 @@ def write(path: Path, frames: np.ndarray) -> None:
     """Writes a video whose audio is a tone."""
     tone = 0.3 * np.sin(2 * np.pi * 220 * np.arange(round(len(frames) / FPS * RATE)) / RATE)
     write_video(path, frames, fps=FPS, audio=tone.astype(np.float32), sample_rate=RATE)
+
+
+def judge(clip: PreparedClip, limits: ClipLimits) -> None:
+    """Measures the people of a clip again and applies limits."""
+    measures = ClipMeasures(limits)
+    measures.add(measure_visibility(clip.tracks))
+    measures.add(measure_people(clip.frames, clip.tracks, clip.waveform, 1.0))
 
 
 def clip_of(folder: Path, name: str) -> SceneClip:
@@ -108,9 +115,9 @@ def test_every_limit_counts(
 ) -> None:
     config = replace(judged.config, **limit)  # type: ignore[arg-type]
     config.validate()
-    check_people_quality(good.frames, good.tracks, 1.0, judged.config)
+    judge(good, judged.config)
     with pytest.raises(ClipRejected) as refused:
-        check_people_quality(good.frames, good.tracks, 1.0, config)
+        judge(good, config)
     assert refused.value.reason is reason and detail in refused.value.detail
 
 
@@ -123,20 +130,13 @@ def test_people_who_are_rarely_visible_together_are_rejected(judged: Judged, goo
         in_turn.append(
             replace(track, landmarks=landmarks, present=track.present & part, interpolated=track.interpolated & part)
         )
-    with pytest.raises(
-        ClipRejected, match=r"all 2 people are visible together in 41% of the frames; at least 65% are needed"
-    ):
-        check_people_quality(good.frames, in_turn, 1.0, replace(judged.config, min_visible_fraction=0.65))
+    with pytest.raises(ClipRejected, match=r"visible together in 41% of the frames; at least 65% are needed"):
+        judge(replace(good, tracks=tuple(in_turn)), replace(judged.config, min_visible_fraction=0.65))
 
 
-def test_upscaled_faces_are_allowed_more_jitter(judged: Judged, good: PreparedClip) -> None:
-    unreachable, left = replace(judged.config, min_face_movement=0.9), []
-    for scale in (0.0, 1.0):
-        with pytest.raises(ClipRejected) as refused:
-            check_people_quality(good.frames, good.tracks, scale, unreachable)
-        movement = re.search(r"the movement of a face is (\d\.\d+)", refused.value.detail)
-        assert movement
-        left.append(float(movement[1]))
+def test_upscaled_faces_are_allowed_more_jitter(good: PreparedClip) -> None:
+    samples = np.zeros(RATE, np.float32)
+    left = [measure_people(good.frames, good.tracks, samples, scale)["face_movement"] for scale in (0.0, 1.0)]
     assert left[1] < left[0]
 
 
@@ -147,10 +147,11 @@ def test_presets_filter_people_and_earlier_corpora_keep_their_fingerprints() -> 
     alone = PreparationConfig(base="somewhere")
     assert replace(alone, filter_people=True).fingerprint() == alone.fingerprint()
     several = replace(alone, max_people=2, expression_encoder="a")
-    assert several.fingerprint() == "33fc3a3b39d82123", "of earlier corpora"
-    assert replace(several, max_face_blur=0.5).fingerprint() == several.fingerprint()
+    assert several.fingerprint() == several.fingerprint_with_limits() == "33fc3a3b39d82123", "of earlier corpora"
     on = replace(several, filter_people=True)
-    assert len({several.fingerprint(), on.fingerprint(), replace(on, max_face_blur=0.5).fingerprint()}) == 3
+    assert on.fingerprint() == replace(on, max_face_blur=0.5).fingerprint() == several.fingerprint()
+    earlier = {config.fingerprint_with_limits() for config in (several, on, replace(on, max_face_blur=0.5))}
+    assert len(earlier) == 3
     assert on.max_face_blur == MultiPersonFilterConfig().max_blur
     assert on.min_face_movement == MultiPersonFilterConfig().min_movement
     assert on.min_face_pixels == MultiPersonFilterConfig().min_face_pixels

@@ -15,7 +15,7 @@ from fantasytalking.cli import run
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.dataset import PortraitDataset
 from fantasytalking.data.manifest import ClipRecord, corpus_face_ranges, read_manifest, write_records
-from fantasytalking.data.prepare.clip_measures import measure_kept_clip
+from fantasytalking.data.prepare.clip_measures import measure_people, measure_visibility
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.sharpness import face_blur
@@ -95,7 +95,7 @@ def test_intact_files_are_kept(prepared: Prepared) -> None:
     assert prepared.features.stat().st_mtime_ns == before
     # A result of an earlier release, which recorded neither content nor caption.
     result = json.loads(prepared.result.read_text())
-    for key in ("feature_file", "companions", "face_blur", "loudness_db"):
+    for key in ("feature_file", "companions", "face_blur", "loudness_db", "upscale"):
         del result[key]
     prepared.result.write_text(json.dumps(result))
     (record,) = prepared.again()
@@ -144,10 +144,10 @@ def test_measures_state_the_least_favorable_person() -> None:
     frames = generator.integers(0, 255, (30, 64, 128, 3), dtype=np.uint8)
     frames[:, :, 64:] = frames[:, :1, 64:65]  # the second face has no contrast
     tracks = [track(32, 0.9), track(96, 0.7)]
-    found = measure_kept_clip(frames, tracks, np.zeros(19200, np.float32), 1.0)
+    found = measure_visibility(tracks) | measure_people(frames, tracks, np.zeros(19200, np.float32), 1.0)
     assert found["face_confidence"] == pytest.approx(0.7, abs=1e-5)
     assert found["face_blur"] == pytest.approx(max(face_blur(frames[0], each.boxes[0]) for each in tracks), abs=0.05)
-    assert found["mouth_audio_correlation"] == 0 and found["loudness_db"] == pytest.approx(-120)
+    assert found["mouth_audio_correlation"] == 0 and found["people"] == 2
 
 
 @pytest.mark.parametrize("config", [[], ["--config", "configs/wan14b/data.yaml"]])
