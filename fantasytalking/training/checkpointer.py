@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -30,6 +31,12 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import apply_umask, report_write_errors
 from fantasytalking.common.text_files import read_json
 from fantasytalking.training.ema import EMAModel
+from fantasytalking.training.sharded_state import (
+    TRAINED_SHARDS_FOLDER,
+    gather_tensors,
+    load_trained_shards,
+    save_trained_shards,
+)
 
 PROGRESS_FILE = "progress.json"
 TRAINED_WEIGHTS_FILE = "trained.safetensors"
@@ -147,7 +154,7 @@ class RunState:
     """Saves and restores a run through accelerate, so that FSDP and DeepSpeed write their own shards.
 
     Args:
-        model: as prepared by `accelerator`.
+        model, optimizer: as prepared by `accelerator`.
         ema: moving average of the trained weights, or None.
         trained_names: names of the parameters that train.
     """
@@ -156,11 +163,12 @@ class RunState:
         self,
         accelerator: Accelerator,
         model: nn.Module,
+        optimizer: AcceleratedOptimizer,
         checkpoints: CheckpointManager,
         ema: EMAModel | None,
         trained_names: list[str],
     ) -> None:
-        self._accelerator, self._model = accelerator, model
+        self._accelerator, self._model, self._optimizer = accelerator, model, optimizer
         self._checkpoints, self._ema = checkpoints, ema
         self._trained_names = set(trained_names)
         accelerator.register_save_state_pre_hook(self._save_trained)
@@ -182,7 +190,10 @@ class RunState:
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["exclude_frozen_parameters"] = True
         with errors_on_all(), report_write_errors(folder):
-            accelerator.save_state(str(folder), **options)
+            if accelerator.distributed_type is DistributedType.FSDP:
+                save_trained_shards(self._model, self._optimizer.optimizer, folder)
+            else:
+                accelerator.save_state(str(folder), **options)
             if self._ema is not None and self._ema.is_sharded:
                 distributed_checkpoint.save(self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER)
         with errors_on_all(), report_write_errors(folder):
@@ -216,7 +227,10 @@ class RunState:
         if accelerator.distributed_type is DistributedType.DEEPSPEED:
             options["load_module_strict"] = False  # the checkpoint leaves out the frozen base
         with _reading_checkpoint(folder):
-            accelerator.load_state(str(folder), **options)
+            if (folder / TRAINED_SHARDS_FOLDER).is_dir():
+                load_trained_shards(self._model, self._optimizer.optimizer, folder)
+            else:  # under FSDP, a checkpoint of an earlier release
+                accelerator.load_state(str(folder), **options)
             if self._ema is not None and self._ema.is_sharded:
                 distributed_checkpoint.load(
                     self._ema.state_dict(), checkpoint_id=folder / EMA_SHARDS_FOLDER
@@ -236,6 +250,8 @@ class RunState:
         """
         if self._accelerator.distributed_type is DistributedType.DEEPSPEED:
             state = self._deepspeed_state_dict(is_needed)
+        elif self._accelerator.distributed_type is DistributedType.FSDP:
+            state = gather_tensors(self._model, is_needed, keep=self._accelerator.is_main_process)
         else:
             state = dict(self._accelerator.get_state_dict(self._model) or {})
         if self._ema is not None:
@@ -332,15 +348,10 @@ def _folder_bytes(folders: Iterable[Path]) -> int:
     return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
-def estimate_checkpoint_bytes(model: nn.Module, has_ema: bool, distributed_type: DistributedType) -> int:
-    """Returns the size of a checkpoint: float32 weights, two moments and, with `has_ema`, the average of what trains.
-
-    FSDP also writes the frozen weights.
-    """
+def estimate_checkpoint_bytes(model: nn.Module, has_ema: bool) -> int:
+    """Returns the bytes of a checkpoint: weights of what trains, two moments and, with `has_ema`, the average."""
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    frozen = sum(value.numel() * value.element_size() for value in model.parameters() if not value.requires_grad)
-    tensors = 4 if has_ema else 3
-    return trained * tensors * 4 + (frozen if distributed_type is DistributedType.FSDP else 0)
+    return trained * (4 if has_ema else 3) * 4
 
 
 def check_output_writable(output: Path, required_bytes: int) -> None:

@@ -27,6 +27,7 @@ from fantasytalking.training.checkpointer import (
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.corpus_audio import load_corpus_encoder
 from fantasytalking.training.model_setup import build_model
+from fantasytalking.training.sharded_state import MODEL_KEY, TRAINED_SHARDS_FOLDER
 
 _FSDP_FOLDER, _DEEPSPEED_FOLDER = "pytorch_model_fsdp_0", "pytorch_model"
 """Folders that accelerate writes the weights of sharded models into."""
@@ -116,6 +117,8 @@ def _read_weights(folder: Path, wanted: Mapping[str, Tensor], weights: ExportedW
         found = _read_shards(folder / EMA_SHARDS_FOLDER, wanted, "")
     elif (folder / TRAINED_WEIGHTS_FILE).is_file():
         found = load_file(folder / TRAINED_WEIGHTS_FILE)
+    elif (folder / TRAINED_SHARDS_FOLDER).is_dir():
+        found = _read_shards(folder / TRAINED_SHARDS_FOLDER, wanted, f"{MODEL_KEY}.")
     elif (folder / _FSDP_FOLDER).is_dir():
         found = _read_shards(folder / _FSDP_FOLDER, wanted, "model.")
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fantasytalking.checkpoints.lora import strip_peft_name
 from fantasytalking.common.stored_tensors import LazyTensors, QuantizedTensor
 from fantasytalking.models.stored_linear import quantize_rows
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -68,7 +69,7 @@ def is_quantized(config: TrainConfig, name: str) -> bool:
     """Whether a parameter is a matrix of the base that a run keeps quantized: one in a block that does not train."""
     return (
         config.base_quantization is not BaseQuantization.none
-        and _BLOCK_MATRIX.fullmatch(name.replace("base_layer.", "")) is not None
+        and _BLOCK_MATRIX.fullmatch(strip_peft_name(name)) is not None
         and group_of(name) == BASE_GROUP
         and not _trains(name, config.stage.trainable)
     )

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from fantasytalking.checkpoints.lora import strip_peft_name
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import AudioAlignment
 from fantasytalking.models.wan_loading import adapter_module_of, adapter_modules
@@ -18,6 +19,7 @@ AUDIO_POSITIONS = "audio_projector.positions"
 def matches_pattern(name: str, pattern: str) -> bool:
     """Whether a pattern selects a parameter: `base` (none of the adapter's modules), a module's name, or a shell
     pattern."""
+    name = strip_peft_name(name)
     if pattern == BASE_GROUP:
         return adapter_module_of(name) is None
     return any(fnmatchcase(name, part) for part in adapter_modules().get(pattern, (pattern,)))
@@ -67,7 +69,7 @@ def freeze_for_stage(model: nn.Module, stage: StageConfig) -> list[str]:
 
 def group_of(name: str) -> str:
     """Returns the part of a parameter: an adapter module (audio, face, motion, ...), lora or base."""
-    return "lora" if LORA_NAME_PART in name else adapter_module_of(name) or BASE_GROUP
+    return "lora" if LORA_NAME_PART in name else adapter_module_of(strip_peft_name(name)) or BASE_GROUP
 
 
 def trainable_table(model: nn.Module) -> str:

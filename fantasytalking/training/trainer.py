@@ -142,7 +142,9 @@ class Trainer:
         self.model, self.optimizer = self._build_optimizer(model)
         self._input_dtype = model_input_dtype(config, self.accelerator)
         self.ema = self._build_ema()
-        self.run_state = RunState(self.accelerator, self.model, checkpoints, self.ema, self.provenance.trained_names)
+        self.run_state = RunState(
+            self.accelerator, self.model, self.optimizer, checkpoints, self.ema, self.provenance.trained_names
+        )
         self.trackers = Trackers(self.accelerator, config)
 
     def _build_batch_layout(self) -> BatchLayout:
@@ -163,9 +165,9 @@ class Trainer:
         return model, provenance
 
     def _build_checkpoint_manager(self, model: nn.Module) -> CheckpointManager:
-        config, distributed_type = self.config, self.accelerator.distributed_type
+        config = self.config
         checkpoints = CheckpointManager(self.output, config.checkpoints.keep_last_n)
-        checkpoint_bytes = estimate_checkpoint_bytes(model, bool(config.optimizer.ema_decay), distributed_type)
+        checkpoint_bytes = estimate_checkpoint_bytes(model, bool(config.optimizer.ema_decay))
         check_output_writable(self.output, checkpoints.required_bytes(checkpoint_bytes))
         return checkpoints
 

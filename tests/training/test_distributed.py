@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
 
 from fantasytalking.common.config import CONFIGS_FOLDER
 from fantasytalking.common.errors import ErrorCode
@@ -22,7 +23,7 @@ from fantasytalking.training.holdout_loss import HOLDOUT_LOG_FILE as HELD_OUT
 from tests.helpers.errors import raises_input_error
 from tests.helpers.launching import accelerate_launch, cpu_environment
 from tests.training.conftest import Configure
-from tests.training.run_artifacts import bit_equal, load_adapter_tensors, read_log
+from tests.training.run_artifacts import bit_equal, load_adapter_tensors, load_checkpoint_tensors, read_log
 from tests.training.test_distillation import STAGE3 as DISTILLED
 from tests.training.tiny_corpus import PORTRAIT_STAGE, config_overrides, make_corpus, make_driven_corpus
 
@@ -115,6 +116,10 @@ def test_sharded_processes_equal_one(config: str, tmp_path: Path, corpus: Path, 
         # Adam turns a gradient of nearly nothing into a step of either sign; three steps of 1e-3 at most.
         torch.testing.assert_close(sharded[name], value, rtol=0, atol=3e-3)
         assert (sharded[name] - value).abs().mean() < 1e-5, name
+    if config == "fsdp":
+        shards = FileSystemReader(tmp_path / config / "checkpoints" / "step-00000003" / "trained").read_metadata()
+        names = {name.removeprefix("model.") for name in shards.state_dict_metadata if name.startswith("model.")}
+        assert names == load_checkpoint_tensors(str(tmp_path / "one"), 3).keys(), "the frozen base is not saved"
     export_checkpoint(tmp_path / config, tmp_path / "exported")
     assert bit_equal(load_file(tmp_path / "exported" / "adapter.safetensors"), sharded)
 
