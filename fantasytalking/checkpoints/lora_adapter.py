@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from fantasytalking.checkpoints.lora_scale import note_assumed_scale, read_peft_
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import open_safetensors
+from fantasytalking.models.lora_schedule import LoraSchedule, StepStrength
 from fantasytalking.models.stored_linear import stored_weight_names
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
@@ -93,20 +94,34 @@ def read_lora_adapter(
     return LoraAdapter(pairs, changes)
 
 
-def apply_lora_files(model: FantasyTalkingTransformer3DModel, files: Sequence[tuple[Path, float]]) -> None:
-    """Adds the LoRAs of safetensors files, each with its scale.
+class ScaledLora(NamedTuple):
+    """A LoRA file and how strongly it is applied."""
 
-    They are fused, except those that change weights which stay as stored: the layers of these are computed beside
-    those of the base, which takes memory and time, and adds up to the same but for rounding.
+    path: Path
+    """.safetensors file."""
+    scale: float = 1.0
+    strength: StepStrength = StepStrength()
+
+
+def apply_lora_files(model: FantasyTalkingTransformer3DModel, files: Sequence[ScaledLora]) -> None:
+    """Adds the LoRAs of safetensors files.
+
+    They are fused, except those that change weights which stay as stored, or whose strength changes from step to step:
+    the layers of these are computed beside those of the base, which takes memory and time, and adds up to the same but
+    for rounding. The model's `lora_schedule` then sets their strength.
 
     Raises:
         InputError: as `fuse_lora_file` or `read_lora_adapter`.
     """
     stored = set(map(strip_peft_name, stored_weight_names(model)))
-    unfused = [(path, scale) for path, scale in files if _changed_weights(model, path) & stored] if stored else []
-    for path, scale in files:
-        if (path, scale) not in unfused:
-            fuse_lora_file(model, path, scale)
+    unfused = [
+        file
+        for file in files
+        if not file.strength.is_constant or (stored and _changed_weights(model, file.path) & stored)
+    ]
+    for file in files:
+        if file not in unfused:
+            fuse_lora_file(model, file.path, file.scale)
     if unfused:
         _attach_lora_files(model, unfused)
 
@@ -116,17 +131,23 @@ def _changed_weights(model: FantasyTalkingTransformer3DModel, path: Path) -> set
     return {f"{layer}.weight" for layer, parts in layers.items() if parts.keys() & {"down", "weight"}}
 
 
-def _attach_lora_files(model: FantasyTalkingTransformer3DModel, files: Sequence[tuple[Path, float]]) -> None:
+def _attach_lora_files(model: FantasyTalkingTransformer3DModel, files: Sequence[ScaledLora]) -> None:
     """Adds the files as adapters; those that the model has stay active."""
+    changing: dict[str, tuple[float, StepStrength]] = {}
     scales = dict.fromkeys(getattr(model, "peft_config", {}), 1.0)
-    for number, (path, scale) in enumerate(files):
+    for number, (path, scale, strength) in enumerate(files):
         name, state = f"file_{number}", open_safetensors(path).read_all()
         adapter = read_lora_adapter(model, state, str(path), read_peft_config(path))
         model.load_lora_adapter(adapter.pairs, prefix=None, adapter_name=name, low_cpu_mem_usage=True)
         model.add_full_changes(name, adapter.changes)
         scales[name] = scale
+        if not strength.is_constant:
+            changing[name] = (scale, strength)
     model.set_adapters(list(scales), list(scales.values()))
     model.requires_grad_(False)
+    if changing:
+        constant = {name: scale for name, scale in scales.items() if name not in changing}
+        model.lora_schedule = LoraSchedule(model, constant, changing)
 
 
 def _full_rank_pair(change: Tensor) -> tuple[Tensor, Tensor]:

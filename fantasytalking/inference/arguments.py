@@ -13,6 +13,7 @@ from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import existing_file
 from fantasytalking.common.resources import resource_path
+from fantasytalking.inference.cards import CARD_NAMES, CARD_PRESET, card_settings, resolve_card
 from fantasytalking.inference.config import InferConfig, apply_options
 from fantasytalking.inference.console import notify
 from fantasytalking.inference.job import (
@@ -72,6 +73,10 @@ AUDIO_HELP = (
     "--driving-video or --reproduce"
 )
 DRIVING_VIDEO_HELP = "a video whose expression drives the face; several times like --audio (default: none)"
+CARD_HELP = (
+    "memory of the GPU, for which configs/wan14b/CARD.yaml has settings; with --config, only its settings about memory "
+    "(default: those of the configuration)"
+)
 COMPONENT_HELP = (
     f"a single file in place of a component of the base: {', '.join(COMPONENT_NAMES)}; several times (default: the "
     "base's)"
@@ -100,7 +105,7 @@ def parse_job(arguments: Sequence[str], description: str, prog: str | None = Non
     if options.reproduce is not None:
         _reject_other_options(options)
         return job_from_record(options.reproduce, options.output, options.contact_sheet)
-    config = load_config(InferConfig, options.config or preset_path("nano", "infer"), options.overrides)
+    config = load_config(InferConfig, *_configuration(options))
     values = {option.name: getattr(options, option.name) for option in CONFIG_OPTIONS}
     scales = {name: _parse_scale(name, value) for name, value in _named(options, "condition_guidance_scale").items()}
     values |= {"face_indices": options.face_index, "condition_guidance_scales": scales}
@@ -136,6 +141,16 @@ def parse_job(arguments: Sequence[str], description: str, prog: str | None = Non
         driving_videos=driving_videos,
         conditions=conditions,
     )
+
+
+def _configuration(options: argparse.Namespace) -> tuple[str | Path, list[str]]:
+    """Returns the configuration file and the settings that replace some of its values."""
+    if options.card is None:
+        return options.config or preset_path("nano", "infer"), options.overrides
+    card = resolve_card(options.card)
+    if options.config is None:
+        return preset_path(CARD_PRESET, card), options.overrides
+    return options.config, [*card_settings(card), *options.overrides]
 
 
 def _named(options: argparse.Namespace, name: str) -> dict[str, str]:
@@ -187,6 +202,7 @@ def _parser(description: str, prog: str | None) -> CommandParser:
         "--config",
         help="the model and its settings, whose values replace the defaults above (default: configs/nano/infer.yaml)",
     )
+    parser.add_argument("--card", choices=CARD_NAMES, help=CARD_HELP)
     parser.add_argument("--component", action="append", metavar="NAME=FILE", help=COMPONENT_HELP)
     parser.add_path(
         "--output", help="the video, .mp4 (default: outputs/IMAGE_AUDIO.mp4; of a record NAME.json, NAME.again.mp4)"
@@ -245,7 +261,7 @@ def _rename_old_options(arguments: Sequence[str]) -> list[str]:
 
 
 def _reject_other_options(options: argparse.Namespace) -> None:
-    flags = ["image", "audio", "driving-video", "face-index", "component", "config", "stream"]
+    flags = ["image", "audio", "driving-video", "face-index", "component", "card", "config", "stream"]
     flags += ["condition", "condition-guidance-scale"]
     flags += [option.flag for option in CONFIG_OPTIONS]
     others = [f"--{flag}" for flag in flags if getattr(options, flag.replace("-", "_")) is not None] + options.overrides

@@ -146,6 +146,15 @@ class InferConfig(GenerationControls):
                 field="optimizations.mag_ratios",
                 value=len(ratios),
             )
+        for name, file in self.optimizations.lora_files().items():
+            if file.strength and len(file.strength) != self.num_inference_steps:
+                raise InputError(
+                    f"optimizations.{name}.strength has {len(file.strength)} values; one per step is needed: set "
+                    f"num_inference_steps={len(file.strength)}",
+                    code=ErrorCode.conflict,
+                    field=f"optimizations.{name}.strength",
+                    value=len(file.strength),
+                )
         if self.stream and self.optimizations.vae_tiling:
             raise InputError(
                 "optimizations.vae_tiling is set, but tiles need the whole video and stream=true writes it window by "

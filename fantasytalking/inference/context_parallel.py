@@ -240,6 +240,11 @@ def _check_config(config: InferConfig) -> None:
             optimizations.step_cache.value,
             "use optimizations.step_cache=none",
         ),
+        "optimizations.loras": (
+            any(not file.step_strength().is_constant for file in optimizations.loras),
+            "a LoRA whose strength changes",
+            "use the same strength at every step",
+        ),
         "optimizations.vram_limit_gib": (
             optimizations.vram_limit_gib is not None,
             optimizations.vram_limit_gib,

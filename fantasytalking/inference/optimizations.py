@@ -15,7 +15,7 @@ from diffusers import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConf
 from omegaconf import MISSING
 from torch import nn
 
-from fantasytalking.checkpoints.lora_adapter import apply_lora_files
+from fantasytalking.checkpoints.lora_adapter import ScaledLora, apply_lora_files
 from fantasytalking.common.errors import ErrorCode, InputError, install_command
 from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.validation import check_ranges
@@ -23,6 +23,7 @@ from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.fused_block import fuse_blocks
 from fantasytalking.models.cpu.memory import retain_freed_memory
 from fantasytalking.models.experts import Expert, Experts
+from fantasytalking.models.lora_schedule import StepStrength
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
 GPU_RESIDENT_COMPONENTS = ("vae", "audio_encoder")
@@ -66,7 +67,7 @@ class WeightQuantization(Enum):
 
 @dataclass
 class LoraFile:
-    """A LoRA that is fused into the Wan base."""
+    """A LoRA of the Wan base, fused into it where its strength is the same at every step."""
 
     path: str = MISSING
     """.safetensors file."""
@@ -74,6 +75,43 @@ class LoraFile:
     """Scale of its changes, -4 to 4."""
     expert: Expert | None = None
     """Transformer of a base with two that it changes; null: every transformer."""
+    strength: list[float] = field(default_factory=list)
+    """Factors of the scale, -4 to 4, one per step; empty: 1 from `start` to `stop`, and 0 elsewhere."""
+    start: float = 0.0
+    """Fraction of the steps from which on it is applied, 0 to 1."""
+    stop: float = 1.0
+    """Fraction of the steps up to which it is applied, 0 to 1."""
+
+    def step_strength(self) -> StepStrength:
+        """Returns the factor of the scale by step."""
+        return StepStrength(tuple(self.strength), self.start, self.stop)
+
+    def check(self, name: str) -> None:
+        """Validates what is applied when.
+
+        Args:
+            name: of the file in the configuration.
+
+        Raises:
+            InputError: a value is outside its range, or two exclude each other.
+        """
+        check_ranges(self, {"scale": (-4.0, 4.0), "start": (0.0, 1.0), "stop": (0.0, 1.0)}, f"{name}.")
+        wrong = [factor for factor in self.strength if not -4 <= factor <= 4]
+        if wrong:
+            raise InputError(
+                f"{name}.strength has {wrong[0]}; numbers from -4 to 4 are needed, one per step",
+                code=ErrorCode.out_of_range,
+                field=f"{name}.strength",
+                value=wrong[0],
+            )
+        if self.start >= self.stop or (self.strength and (self.start, self.stop) != (0, 1)):
+            raise InputError(
+                f"{name}.start is {self.start:g} and stop {self.stop:g}; start must be below stop, and strength "
+                "excludes both",
+                code=ErrorCode.conflict,
+                field=f"{name}.start",
+                value=self.start,
+            )
 
 
 @dataclass
@@ -140,7 +178,7 @@ class OptimizationConfig:
         settings = {"lora": "few_step_lora", "lora_2": "few_step_lora_2"}
         for name, file in self.lora_files().items():
             name = f"optimizations.{settings.get(name, name)}"
-            check_ranges(file, {"scale": (-4.0, 4.0)}, f"{name}.")
+            file.check(name)
             if not file.path.endswith(".safetensors"):
                 raise InputError(
                     f"{name} is '{file.path}'; a .safetensors file is needed",
@@ -218,7 +256,9 @@ def _optimize_transformer(
     config: OptimizationConfig,
     device: torch.device,
 ) -> None:
-    apply_lora_files(transformer, [(Path(resolve_local(file.path)), file.scale) for file in loras])
+    apply_lora_files(
+        transformer, [ScaledLora(Path(resolve_local(file.path)), file.scale, file.step_strength()) for file in loras]
+    )
     if config.quantization in (WeightQuantization.int8, WeightQuantization.float8):
         quantize_blocks(transformer, config.quantization)
     if device.type == "cpu":  # before step caches, whose hooks wrap the blocks

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fantasytalking.models.lora_schedule import LoraSchedule
+
 
 @dataclass
 class _Book:
@@ -26,6 +28,9 @@ class FullChanges:
     A mixin that precedes a diffusers model with PEFT adapters. Its methods do what they do in diffusers, then the
     parameters are computed anew from their original values, so that removing an adapter restores them exactly.
     """
+
+    lora_schedule: LoraSchedule | None = None
+    """Strength of the adapters step by step; None: they are constant."""
 
     @property
     def has_full_changes(self) -> bool:

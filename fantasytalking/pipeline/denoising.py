@@ -95,6 +95,12 @@ class Denoiser:
         self._guidance_scales: dict[tuple[float, float], Tensor] = {}
         self._single_window = conditions.for_window(windows[0]) if len(windows) == 1 else None
 
+    def begin_step(self, step: int, num_steps: int) -> None:
+        """Sets the strength of LoRAs that change from step to step; what was computed with another one is dropped."""
+        for expert, transformer in self.experts.items():
+            if transformer.lora_schedule is not None and transformer.lora_schedule.begin_step(step, num_steps):
+                self._cache.conditions[expert] = ConditionKVCache()
+
     def use_prompts(self, conditions: VideoConditions) -> None:
         """Continues with the prompts of `conditions`, which differ from the present ones in nothing else."""
         if conditions is not self.conditions:
@@ -271,6 +277,7 @@ def denoise(
             check_supported_guidance(experts.high.distillation, schedules, plan.negative_prompt)
         schedules = schedules.for_expert(experts.at(timestep))
         guidance = guidance_at_step(schedules, step, len(timesteps), conditions.available)
+        denoiser.begin_step(step, len(timesteps))
         prediction = denoiser.predict(latents, timestep, guidance)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
         latents, conditions = on_step_end(step, timestep, latents, conditions)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fantasytalking.checkpoints.adapter import AdapterConfig, save_adapter, save_adapter_state
 from fantasytalking.checkpoints.adapter_formats import load_any_adapter
 from fantasytalking.checkpoints.lora import LoraSpec, add_lora
-from fantasytalking.checkpoints.lora_adapter import apply_lora_files
+from fantasytalking.checkpoints.lora_adapter import ScaledLora, apply_lora_files
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.models.stored_linear import stored_weight_names
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -131,7 +131,7 @@ def test_loras_are_added_beside_stored_weights(files: dict[str, Path], tmp_path:
     }
     save_file(pair, tmp_path / "pair.safetensors")
     save_file({"diffusion_model.blocks.0.ffn.2.diff_b": torch.ones(128)}, tmp_path / "bias.safetensors")
-    loras = [(tmp_path / "pair.safetensors", 0.5), (tmp_path / "bias.safetensors", 2.0)]
+    loras = [ScaledLora(tmp_path / "pair.safetensors", 0.5), ScaledLora(tmp_path / "bias.safetensors", 2.0)]
     kept, dense = load(files[kind]), load(files[kind], keep=False)
     before = predict(kept)
     for model in (kept, dense):

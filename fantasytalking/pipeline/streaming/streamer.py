@@ -125,6 +125,7 @@ class Streamer:
             self.state.current_timestep = timestep
             schedules = plan.guidance.for_expert(self.experts.at(timestep))
             guidance = guidance_at_step(schedules, step, len(timesteps), conditions.available)
+            denoiser.begin_step(step, len(timesteps))
             prediction = denoiser.predict(latents, timestep, guidance)
             velocity = blend_velocity(prediction, earlier, noise, window.overlap_weight)
             latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
