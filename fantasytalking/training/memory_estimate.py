@@ -108,7 +108,9 @@ class MemoryEstimate(NamedTuple):
 
     def sharded(self, world_size: int) -> int:
         """Returns the bytes per process under FSDP or ZeRO-3, which divide everything but activations and gathered
-        blocks."""
+        blocks; of a single process, those without them."""
+        if world_size == 1:
+            return self.total
         return (self.total - self.activations) // world_size + self.activations + self.gathered
 
 
