@@ -435,15 +435,3 @@ def test_training_starts_from_the_released_audio_weights(configure: Configure, t
     )
     with raises_input_error(ErrorCode.missing_file, "stage.init_from", str(tmp_path / "nothing")):
         run(configure("none", stage__init_from=tmp_path / "nothing"))
-
-
-def test_wandb_modes_offline_and_disabled(configure: Configure):
-    for mode in ("offline", "disabled"):
-        config = configure(mode, logging__trackers="[wandb]", logging__wandb_mode=mode)
-        run(config)
-        runs = list((Path(config.output) / "wandb").glob("offline-run-*/*.wandb"))
-        assert len(runs) == (mode == "offline")
-        run_id = (Path(config.output) / "wandb_id.txt").read_text().strip()
-        for path in runs:
-            assert path.name == f"run-{run_id}.wandb"
-            assert "optimizer.learning_rate" in (path.parent / "logs" / "debug.log").read_text()

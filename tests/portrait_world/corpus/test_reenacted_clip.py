@@ -24,7 +24,7 @@ MOVED = ("yaw", "pitch", "roll", "blink", "brow", "smile", "gaze_x", "gaze_y", "
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """one/: id1000_s0000, id1000_s0001 and id1001_s0000; two/: g1005_s0000. The other clips of the plans are not needed."""
+    """one/: id1000_s0000, id1000_s0001 and id1001_s0000; two/: g1005_s0000. No test needs the others of the plans."""
     world = tmp_path_factory.mktemp("reenactment")
     people = CorpusPlan(range(1000, 1002), ("Pip.", "Big bees."), size=96, seed=1)
     for plan, folder, count in ((people, "one", 3), (GROUPS, "two", 1)):
