@@ -64,7 +64,8 @@ def render_examples(folder: Path) -> Examples:
     performance = _perform(DRIVER)
     driver, second = folder / "example-driving-video.mp4", folder / "example-second-speech.wav"
     renderer = PortraitRenderer(make_identity(DRIVER), DRIVER_SIZE, DEMO_ZOOM)
-    media.write_video(driver, [renderer.frame(state) for state in performance.animation.states[:DRIVER_FRAMES]], fps=WORLD_FPS)
+    states = performance.animation.states[:DRIVER_FRAMES]
+    media.write_video(driver, [renderer.frame(state) for state in states], fps=WORLD_FPS)
     media.write_wav(second, performance.speech.samples, performance.speech.sample_rate)
     pair = folder / "example-pair.png"
     media.write_image(pair, GroupRenderer(PAIR, PAIR_SIZE, 1.0, np.random.default_rng(0)).portrait())

@@ -3,13 +3,13 @@
 import copy
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -79,7 +79,7 @@ def _structured(schema: type) -> DictConfig:
 
 
 @cache
-def _type_hints(schema: type) -> dict[str, Any]:
+def _type_hints(schema: Hashable) -> dict[str, Any]:
     return get_type_hints(schema)
 
 
@@ -282,7 +282,7 @@ def _reject_unknown_keys(schema: Any, update: Any, prefix: str, source: str) -> 
             field=prefix.rstrip("."),
             value=update,
         )
-    hints = _type_hints(schema)
+    hints = _type_hints(cast(Hashable, schema))
     known, renamed = (
         [field.name for field in fields(schema)],
         RENAMED_KEYS.get(str(getattr(schema, "__name__", "")), {}),
