@@ -56,7 +56,7 @@ def test_ten_steps_give_the_golden_losses(configure: Configure, stage: dict[str,
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"optimizer__ema_decay": 0.9, "gradient_accumulation_steps": 2, "batch_size": 1, **STAGE2},
         {"optimizer__type": OptimizerType.muon},
     ],
@@ -72,7 +72,9 @@ def test_two_steps_then_resumed_to_four_equal_four(configure: Configure, changes
     assert read_losses(resumed.output) == read_losses(straight.output)
 
 
-@pytest.mark.parametrize("stage", [{}, STAGE2], ids=["stage1", "stage2"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param({}, marks=pytest.mark.slow, id="stage1"), pytest.param(STAGE2, id="stage2")]
+)
 def test_twenty_steps_lower_the_loss(configure: Configure, stage: dict[str, str]):
     config = configure(stage__steps=20, batch_size=8, checkpoints__interval=20, optimizer__learning_rate=3e-3, **stage)
     fresh, _ = build_model(config, torch.float32)
